@@ -1,0 +1,1 @@
+"""Time maps, random numbers, samplers, guidance and losses: the mathematics of guided diffusion, in torch alone."""

@@ -1,0 +1,83 @@
+"""Weights as safetensors bytes, and loading them into a network with nothing missing, left over or misshaped.
+
+Promises that nothing is ever executed: a pickle, or anything else that is not safetensors, is refused. The same tensors give the same
+bytes. Where the bytes are stored, and published files in other formats, are left to others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import safetensors
+import safetensors.torch
+from torch import Tensor, nn
+
+SHOWN = 4
+"""Names that an error lists of each kind, before it counts the rest."""
+
+
+def save_weights(state_dict: Mapping[str, Tensor]) -> bytes:
+    """The tensors as one safetensors file, from any device. Equal names, dtypes, shapes and values give equal bytes."""
+    # Clones, because safetensors refuses tensors that share memory; sorted, because equal state dicts should not differ by their history.
+    return safetensors.torch.save({name: state_dict[name].detach().cpu().contiguous().clone() for name in sorted(state_dict)})
+
+
+def load_weights(data: bytes) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on the CPU.
+
+    Raises:
+        ValueError: the bytes are something else, or are not whole.
+    """
+    try:
+        return safetensors.torch.load(data)
+    except (safetensors.SafetensorError, KeyError) as error:  # KeyError: a number format that torch does not have
+        raise ValueError(f"expected a whole safetensors file, found {_guess(data)} ({error}): {_remedy(data)}") from error
+
+
+def load_into(network: nn.Module, state_dict: Mapping[str, Tensor], *, source: str) -> None:
+    """Copy `state_dict` into `network`, parameters and buffers alike, keeping the network's dtypes and devices.
+
+    Args:
+        source: where the weights come from, for the error.
+
+    Raises:
+        ValueError: names missing or unexpected, or shapes that differ; the network is then as it was.
+    """
+    expected = network.state_dict()
+    misshaped = [name for name in expected if name in state_dict and expected[name].shape != state_dict[name].shape]
+    problems = [
+        _listed("missing", [name for name in expected if name not in state_dict], str),
+        _listed("unexpected", [name for name in state_dict if name not in expected], str),
+        _listed("misshaped", misshaped, lambda n: f"{n} expected {list(expected[n].shape)} found {list(state_dict[n].shape)}"),
+    ]
+    found = [problem for problem in problems if problem]
+    if found:
+        kind = type(network).__name__
+        raise ValueError(
+            f"the weights of {source} do not fit this {kind} ({len(expected)} tensors): {'; '.join(found)}. Build the network "
+            "with the settings that it was trained with, or name the file that belongs to these settings."
+        )
+    network.load_state_dict(dict(state_dict), strict=True)
+
+
+def _listed(kind: str, names: list[str], describe: Callable[[str], str]) -> str:
+    if not names:
+        return ""
+    rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{len(names)} {kind} ({', '.join(describe(name) for name in names[:SHOWN])}{rest})"
+
+
+def _is_pickle(data: bytes) -> bool:
+    return data[:2] == b"PK" or data[:1] == b"\x80"
+
+
+def _guess(data: bytes) -> str:
+    if not data:
+        return "nothing, the file is empty"
+    return "a pickle or a torch.save archive" if _is_pickle(data) else f"{len(data)} bytes that are damaged, cut short or in another format"
+
+
+def _remedy(data: bytes) -> str:
+    if _is_pickle(data):
+        return "it is not opened, since reading it could run code; convert it to safetensors first"
+    return "fetch or write the file again"

@@ -1,0 +1,105 @@
+"""The sample grids of the page: the same first indices of every arm and of the reference, as PNG in data URIs.
+
+Promises pixels as they were committed and checksummed, magnified by a whole factor; large images are shrunk, and that is
+said. Nothing is selected.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+
+from dgflow.report.summary import Summary
+from dgflow.steps.binding import Root
+from dgflow.steps.evaluate import Evaluate
+from dgflow.steps.step import SampleStep, Slice
+from dgflow.store.objects import ObjectStore
+from dgflow.store.receipts import CorruptObject
+
+GRID = 8  # images a side
+LARGEST = 64  # pixels of an image's side, above which it is shrunk
+SHOWN_WIDTH = 400  # pixels that a magnified grid may take
+
+
+def grids(summary: Summary, store: ObjectStore) -> dict[str, Any]:
+    """The first images of every arm's first slice, and of the reference; `paired` where all arms share seed, indices and labels."""
+    target = summary.target
+    if not isinstance(target, Evaluate):
+        return {"items": [], "paired": False}
+    items, labels, begins = [], [], set()
+    for name, part in [*((name, arm[0]) for name, arm in target.arms.items()), ("real (reference)", target.reference)]:
+        is_arm = part is not target.reference
+        seed = getattr(part.step, "seed", None) if is_arm else None
+        item: dict[str, Any] = {"name": name, "caption": "", "uri": "", "problem": ""}
+        try:
+            shown = _first_images(part, summary, store)
+        except CorruptObject as error:
+            shown, item["problem"] = None, str(error)
+        if shown is not None:
+            images, own = shown
+            item |= _png(images)
+            item["caption"] = (
+                f"{f'seed {seed}, ' if seed is not None else ''}indices {part.start} to {part.start + len(images) - 1}{item['shrunk']}"
+            )
+            item["alt"] = f"Grid of the first {len(images)} images of {name}, {item['caption']}"
+            if is_arm:
+                labels.append(own.tolist())
+        elif not item["problem"]:
+            item["problem"] = "not made yet"
+        if is_arm:
+            begins.add((seed, part.start))
+        items.append(item)
+    paired = len(labels) == len(target.arms) > 1 and len(begins) == 1 and all(own == labels[0] for own in labels)
+    return {"items": items, "paired": paired}
+
+
+def _first_images(part: Slice, summary: Summary, store: ObjectStore) -> tuple[np.ndarray, np.ndarray] | None:
+    """Images uint8 [n, H, W, C] and labels [n] of the slice's first rows, None while they are not all committed."""
+    step = part.step
+    assert isinstance(step, SampleStep)
+    start, stop = part.start, min(part.stop, part.start + GRID * GRID)
+    receipts = {receipt.number: receipt for receipt in summary.receipts[step.name]}
+    numbers = step.shards_of(start, stop)
+    if any(number not in receipts for number in numbers):
+        return None
+    steps = Root(store).steps(step)
+    shards = [steps.read_shard(receipts[number], ["index", "image", "label"]) for number in numbers]
+    columns = {name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]}
+    chosen = (columns["index"] >= start) & (columns["index"] < stop)
+    return columns["image"][chosen], columns["label"][chosen]
+
+
+def _png(images: np.ndarray) -> dict[str, Any]:
+    """The images [n, H, W, C] as one PNG in a data URI, with transparent gaps; width in pixels and the whole factor to show it at."""
+    from PIL import Image
+
+    count, side = len(images), max(images.shape[1:3])
+    shrunk = side > LARGEST
+    if shrunk:
+        small = [round(length * LARGEST / side) for length in images.shape[1:3]]
+        images = np.stack(
+            [
+                np.asarray(Image.fromarray(image.squeeze()).resize((small[1], small[0]), Image.Resampling.BOX)).reshape(*small, -1)
+                for image in images
+            ]
+        )
+    height, width = images.shape[1:3]
+    rows = -(-count // GRID)
+    canvas = np.zeros((rows * (height + 1) - 1, GRID * (width + 1) - 1, 4), np.uint8)
+    for place, image in enumerate(images):
+        y, x = place // GRID * (height + 1), place % GRID * (width + 1)
+        canvas[y : y + height, x : x + width] = np.concatenate(
+            [np.broadcast_to(image, (height, width, 3)), np.full((height, width, 1), 255, np.uint8)], axis=2
+        )
+    out = io.BytesIO()
+    Image.fromarray(canvas).save(out, "PNG", optimize=True)
+    return {
+        "uri": "data:image/png;base64," + base64.b64encode(out.getvalue()).decode(),
+        "width": canvas.shape[1] * max(1, SHOWN_WIDTH // canvas.shape[1]),
+        "shrunk": f", shrunk from {side} pixels" if shrunk else "",
+    }
+
+

@@ -1,0 +1,68 @@
+"""How numbers, times, sizes and columns are written, the same in the terminal and on the page."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+METRICS = {"fid": ("FID", 2), "is": ("IS", 2), "precision": ("precision", 3), "recall": ("recall", 3)}  # heading and decimals
+
+
+def number(metric: str, value: float) -> str:
+    """A metric's value with its usual decimals."""
+    return f"{value:,.{METRICS[metric][1]}f}"
+
+
+def mean_and_spread(metric: str, values: Mapping[str, Any]) -> str:
+    """`29.49 ± 0.41`, and the mean alone where one seed gives no spread."""
+    spread = values["spread"]
+    return number(metric, values["mean"]) + ("" if spread is None else f" ± {number(metric, spread)}")
+
+
+def duration(seconds: float) -> str:
+    """`0.42 s`, `41 s`, `3 min 05 s`, `2 h 10 min`, `4 d 06 h`."""
+    if seconds < 59.5:
+        return f"{seconds:.2g} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86_400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86_400:,} d {whole % 86_400 // 3600:02d} h"
+
+
+def size(count: float) -> str:
+    """Bytes in powers of 1000: `812 B`, `4.2 MB`."""
+    for power, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= 0.9995 * power:
+            return f"{count / power:.3g} {unit}" if count < 999.5 * power else f"{count / power:,.0f} {unit}"
+    return f"{count:,.0f} B"
+
+
+def parts(count: int, unit: str) -> str:
+    """`1 shard`, `12 epochs`, `1 result`."""
+    return f"{count:,} {unit.removesuffix('s')}{'' if count == 1 else 's'}"
+
+
+def labels(steps: Iterable[tuple[str, str]]) -> list[str]:
+    """The titles of steps given as (title, name), with the beginning of the fingerprint where a title is not unique."""
+    pairs = list(steps)
+    times = Counter(title for title, _ in pairs)
+    return [title if times[title] == 1 else f"{title} ({name.rpartition('-')[2][:6]})" for title, name in pairs]
+
+
+def printable(text: str) -> str:
+    """One line without control characters: what a worker on another host wrote must not steer a terminal."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def aligned(rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list[str]:
+    """The rows as lines with columns of equal width, set to the right but for the columns in `left`."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell.ljust(width) if column in left else cell.rjust(width) for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

@@ -1,0 +1,238 @@
+"""The outcome of a recipe: the table of its arms, what each step cost, and both as JSON.
+
+Promises numbers as they were committed, verified against their checksum; what is missing is named and never filled in. Reads every
+receipt of the recipe's steps once; judging what is stale is left to `dgflow.steps.plan`.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dgflow.report.layout import METRICS, aligned, duration, labels, mean_and_spread, number, parts
+from dgflow.steps.binding import Root
+from dgflow.steps.evaluate import Evaluate
+from dgflow.steps.plan import StepPlan, plan
+from dgflow.steps.step import SampleStep, Slice, Step, TrainStep
+from dgflow.store.identity import canonical_json
+from dgflow.store.objects import ObjectStore
+from dgflow.store.receipts import Receipt
+
+FLOOR = "real against real"
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """What one step made, and what that cost."""
+
+    name: str
+    title: str
+    kind: str
+    fingerprint: str
+    unit: str
+    done: int
+    wanted: int
+    bytes: int
+    seconds: float  # of work, summed over all workers
+    elapsed: float  # from the first start to the last commit, pauses between two runs included
+    evaluations: int  # of the sampler's or the judge's network; 0 for training
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A recipe in a root.
+
+    `result` is what `Evaluate.compute` gave, None while it is not committed; `receipts` are by step name, in order of their parts.
+    """
+
+    target: Step
+    plans: list[StepPlan]
+    result: dict[str, Any] | None
+    steps: list[StepRow]
+    receipts: dict[str, list[Receipt]] = field(repr=False)
+
+
+def summarise(target: Step, store: ObjectStore) -> Summary:
+    """What `store` holds of `target`.
+
+    Raises:
+        CorruptObject: a receipt or the result cannot be read, or is not what was committed.
+    """
+    root, plans = Root(store), plan(target, store)
+    receipts = {made.step.name: root.steps(made.step).receipts(list(made.done.values())) for made in plans}
+    last = plans[-1]
+    found = receipts[target.name] if isinstance(target, Evaluate) and last.complete else []
+    result = json.loads(root.steps(target).read(found[0])) if found else None
+    return Summary(target, plans, result, [_row(made, receipts[made.step.name]) for made in plans], receipts)
+
+
+def _row(made: StepPlan, receipts: list[Receipt]) -> StepRow:
+    step = made.step
+    samples = sum((receipt.stop or 0) - (receipt.start or 0) for receipt in receipts)
+    return StepRow(
+        name=step.name,
+        title=step.title,
+        kind=step.kind,
+        fingerprint=step.fingerprint,
+        unit=made.unit,
+        done=len(made.done),
+        wanted=len(made.wanted),
+        bytes=sum(receipt.bytes for receipt in receipts),
+        seconds=sum(receipt.seconds for receipt in receipts),
+        elapsed=elapsed(receipts),
+        evaluations=step.network_evaluations(samples) if isinstance(step, SampleStep) else 0,
+    )
+
+
+def elapsed(receipts: list[Receipt]) -> float:
+    """Seconds from the first start to the last commit, by the clocks of those that wrote."""
+    return (
+        max(receipt.created for receipt in receipts) - min(receipt.created - receipt.seconds for receipt in receipts) if receipts else 0.0
+    )
+
+
+def as_json(summary: Summary) -> dict[str, Any]:
+    """`arms`, `floor`, `reference` (each empty while the result is missing) and `steps` by name."""
+    result = summary.result or {"arms": {}, "floor": {}, "reference": {}}
+    steps = {
+        row.name: {
+            "fingerprint": row.fingerprint,
+            "seconds": row.seconds,
+            "shards": row.done,
+            "title": row.title,
+            "elapsed": row.elapsed,
+            "bytes": row.bytes,
+        }
+        for row in summary.steps
+    }
+    return {"arms": result["arms"], "floor": result["floor"], "reference": result["reference"], "steps": steps}
+
+
+def table(summary: Summary) -> str:
+    """The result as text: an arm a row, the floor, what it was measured against, and what guidance changed; or what is missing."""
+    if summary.result is None:
+        return "\n".join(["no result yet", *(f"  {line}" for line in missing(summary))])
+    lines = aligned(table_rows(summary))
+    lines.insert(1, "-" * max(map(len, lines)))
+    return "\n".join([*lines, "", *notes(summary), *comparisons(summary)])
+
+
+def table_rows(summary: Summary) -> list[list[str]]:
+    """The table's cells: a heading, then arms in the recipe's order, then the floor."""
+    result, target = summary.result, summary.target
+    assert result is not None and isinstance(target, Evaluate)
+    rows = [["", *(heading for heading, _ in METRICS.values()), "samples", "seeds"]]
+    for name in target.arms:
+        arm = result["arms"][name]
+        rows.append([name, *(mean_and_spread(metric, arm[metric]) for metric in METRICS), f"{arm['n']:,}", f"{len(arm['seeds'])}"])
+    floor = result["floor"]
+    return [*rows, [FLOOR, *(number(metric, floor[metric]) for metric in METRICS), f"{floor['n']:,}", ""]]
+
+
+def notes(summary: Summary) -> list[str]:
+    """What the table's numbers depend on, a sentence each."""
+    target, result = summary.target, summary.result
+    assert result is not None and isinstance(target, Evaluate)
+    samples = next(iter(result["arms"].values()))["n"]
+    seeds = max(len(arm) for arm in target.arms.values())
+    spread = (
+        f"mean ± sample standard deviation over {seeds} sampling seeds" if seeds > 1 else "one sampling seed, so the spread is not known"
+    )
+    nearest = "" if target.floor.rows == samples else f", the nearest number to the arms' {samples:,}"
+    return [
+        f"{spread}; FID: lower is better, the others: higher",
+        f"reference: {_images(target.reference)}, {_seen(summary, target.reference)}",
+        f"{FLOOR}: {_images(target.floor)}, {_seen(summary, target.floor)}{nearest}",
+    ]
+
+
+def _images(part: Slice) -> str:
+    return f"{part.rows:,} real images [{part.start}:{part.stop}]"
+
+
+def _seen(summary: Summary, part: Slice) -> str:
+    """Which of the recipe's networks were trained on any of these images."""
+    by = [
+        made.step.kind
+        for made in summary.plans
+        if isinstance(made.step, TrainStep)
+        for read in made.step.inputs().values()
+        if isinstance(read, Slice) and read.step.fingerprint == part.step.fingerprint and read.start < part.stop and part.start < read.stop
+    ]
+    return f"seen in training ({', '.join(dict.fromkeys(by))})" if by else "unseen by training"
+
+
+def comparisons(summary: Summary) -> list[str]:
+    """FID of every arm against the first without guidance, beside the spreads; then over discriminators that differ in their seed alone."""
+    target, result = summary.target, summary.result
+    assert result is not None and isinstance(target, Evaluate)
+    arms = result["arms"]
+    base = next((name for name in target.arms if not _guidance(target, name)), next(iter(target.arms)))
+    lines = [_change(name, arms[name]["fid"], arms[base]["fid"]) for name in target.arms if name != base]
+    families: dict[str, list[str]] = {}
+    for name in target.arms:
+        if name != base and _guidance(target, name):
+            families.setdefault(_but_for_discriminator_seed(target.arms[name]), []).append(name)
+    for names in families.values():
+        if len(names) > 1:
+            means = [arms[name]["fid"]["mean"] for name in names]
+            over = {"mean": statistics.fmean(means), "spread": statistics.stdev(means)}
+            lines.append(
+                f"over {len(names)} discriminator seeds ({', '.join(names)}): FID {mean_and_spread('fid', over)}, spread of the arms' means"
+            )
+            lines.append(_change("their mean", over, arms[base]["fid"]))
+    return lines
+
+
+def _change(name: str, fid: Mapping[str, Any], base: Mapping[str, Any]) -> str:
+    change = fid["mean"] - base["mean"]
+    from_to = f"{number('fid', base['mean'])} to {number('fid', fid['mean'])}"
+    how = f"{name} {'lowers' if change <= 0 else 'raises'} FID by {number('fid', abs(change))} ({from_to})"
+    if fid["spread"] is None or base["spread"] is None:
+        return f"{how}; the spread over seeds is not known"
+    return f"{how}; the spreads together are {number('fid', fid['spread'] + base['spread'])}"
+
+
+def _guidance(target: Evaluate, arm: str) -> tuple[Any, ...]:
+    return getattr(target.arms[arm][0].step, "guidance", ())
+
+
+def _but_for_discriminator_seed(arm: tuple[Slice, ...]) -> str:
+    """One text for arms that differ in nothing but the seeds with which their discriminators were trained."""
+    documents = []
+    for part in arm:
+        document = part.step.document()
+        for plain, term in zip(document["fields"]["guidance"], getattr(part.step, "guidance", ()), strict=True):
+            discriminator = term.discriminator.step.document()
+            del discriminator["fields"]["seed"]
+            plain["discriminator"]["fingerprint"] = discriminator
+        documents.append([document, part.start, part.stop])
+    return canonical_json(documents)
+
+
+def missing(summary: Summary) -> list[str]:
+    """One line for each step that is not complete; for a recipe that measures nothing, that."""
+    lines = []
+    named = labels((made.step.title, made.step.name) for made in summary.plans)
+    for label, made in zip(named, summary.plans, strict=True):
+        if not made.complete:
+            why = f" ({made.reason})" if made.reason and made.action != "extend" else ""
+            there = (
+                f"{len(made.done):,} of {parts(len(made.wanted), made.unit)} there"
+                if made.missing
+                else f"all {made.unit} there, not sealed yet"
+            )
+            lines.append(f"{label}: {there}{why}")
+    if not isinstance(summary.target, Evaluate):
+        lines.append(f"the recipe ends with {summary.target.kind}, so there is no table; end it with Evaluate")
+    return lines
+
+
+def cost_line(summary: Summary) -> str:
+    """The whole recipe's cost in one line."""
+    everything = [receipt for receipts in summary.receipts.values() for receipt in receipts]
+    work = duration(sum(row.seconds for row in summary.steps))
+    return f"{work} of work, {duration(elapsed(everything))} from the first start to the last commit"

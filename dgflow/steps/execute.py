@@ -1,0 +1,188 @@
+"""Doing what a plan says is missing, step by step. Ray and torch are imported only when something is to be done."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from dgflow.steps.binding import Bound, Root, graph
+from dgflow.steps.evaluate import Evaluate
+from dgflow.steps.plan import StepPlan, look
+from dgflow.steps.step import SampleStep, Step, TrainStep
+from dgflow.store.identity import canonical_json, sha256_hex
+from dgflow.store.objects import ObjectStore
+from dgflow.store.step_store import StepStore
+
+if TYPE_CHECKING:
+    from dgflow.runtime.progress import Progress
+    from dgflow.runtime.placement import Placement
+    from dgflow.runtime.pool import Pool
+
+
+class StepFailed(RuntimeError):
+    """A step could not be completed; what it had committed stays."""
+
+
+def execute(target: Step, store: ObjectStore, placement: Placement, progress: Progress) -> None:
+    """Complete `target` and every step that it needs.
+
+    Raises:
+        StepFailed: a shard was given up, or training died again and again.
+        ValueError, StoreError: input, configuration or storage; the message says what to do.
+    """
+    root, known = Root(store), {}
+    session = _Session(store, placement)
+    try:
+        for node in graph(target):
+            state = look(root, node, known)
+            if state.complete:
+                progress.reused(state.step.title, len(state.wanted), state.unit)
+                continue
+            assert state.bound is not None, f"{node.step.name} is run before what it reads"
+            steps = root.steps(node.step)
+            steps.declare(node.step.document())
+            with progress.step(state.step.title, state.unit, total=len(state.wanted), done=len(state.done)) as advance:
+                _complete(state, state.bound, steps, session, advance)
+            _seal(state, state.bound, steps)
+            known[node.step.fingerprint] = state.bound
+    finally:
+        session.close()
+
+
+class _Session:
+    """Ray, connected when first needed; the pool is kept from step to step and given up while training needs its CPUs."""
+
+    def __init__(self, store: ObjectStore, placement: Placement) -> None:
+        self.store, self.placement = store, placement
+        self._pool: Pool | None = None
+
+    def connect(self) -> None:
+        from dgflow.runtime.cluster import connect
+
+        connect(self.store)
+
+    def pool(self) -> Pool:
+        if self._pool is None:
+            self.connect()
+            from dgflow.runtime.cluster import slots
+            from dgflow.runtime.pool import Pool
+
+            self._pool = Pool(self.placement.workers or slots(self.placement.num_gpus), num_gpus=self.placement.num_gpus)
+        return self._pool
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+
+
+def _complete(state: StepPlan, bound: Bound, steps: StepStore, session: _Session, advance: Callable[[int], None]) -> None:
+    step = state.step
+    if isinstance(step, SampleStep):
+        failures = session.pool().map(partial(shard_work, step, steps, bound), state.missing, lambda _number, _seconds: advance(1))
+        if failures:
+            first = failures[0]
+            raise StepFailed(
+                f"{step.title}: {len(failures)} of {len(state.missing)} shards could not be built; the others are committed. "
+                f"Shard {first.item} after {first.attempts} attempts: {first.error}"
+            ) from first.error
+    elif isinstance(step, TrainStep):
+        _train(step, steps, bound, session, state, advance)
+    else:
+        assert isinstance(step, Evaluate), step
+        _evaluate(step, steps, bound)
+        advance(1)
+
+
+def shard_work(step: SampleStep, steps: StepStore, inputs: Bound) -> Callable[[int], float]:
+    """What a worker of the pool does: load once, then build and commit one shard after another; gives the seconds that each took."""
+    import torch
+
+    from dgflow.runtime.environment import versions
+
+    build = step.shard_builder(inputs)
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
+    def work(number: int) -> float:
+        attempt: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
+        steps.note_attempt("shards", number, attempt)
+        began = time.monotonic()
+        try:
+            start, stop = step.shard_range(number)
+            columns = build(start, stop)
+            seconds = time.monotonic() - began
+            steps.write_shard(
+                number,
+                columns,
+                start=start,
+                stop=start + len(columns["index"]),
+                inputs=inputs.digests,
+                seconds=seconds,
+                device=device,
+                versions=versions(),
+            )
+        except Exception as error:
+            steps.note_attempt("shards", number, attempt | {"failed": time.time(), "error": str(error)})
+            raise
+        return seconds
+
+    return work
+
+
+def _train(step: TrainStep, steps: StepStore, bound: Bound, session: _Session, state: StepPlan, advance: Callable[[int], None]) -> None:
+    session.close()
+    session.connect()
+    from dgflow.runtime.train import TrainingFailed, fit
+
+    seen = len(state.done)
+
+    def on_epoch(newest: int) -> None:
+        nonlocal seen
+        advance(newest - seen)
+        seen = newest
+
+    try:
+        fit(
+            partial(step.training_task, bound),  # type: ignore[attr-defined]
+            steps,
+            bound.digests,
+            epochs=step.epochs,
+            placement=session.placement,
+            on_epoch=on_epoch,
+        )
+    except TrainingFailed as error:
+        raise StepFailed(str(error)) from error
+
+
+def _evaluate(step: Evaluate, steps: StepStore, bound: Bound) -> None:
+    from dgflow.runtime.environment import versions
+
+    began = time.monotonic()
+    data = canonical_json(step.compute(bound)).encode()
+    steps.commit(
+        "results",
+        0,
+        data,
+        suffix=".json",
+        rows_sha256=sha256_hex(data),
+        inputs=bound.digests,
+        seconds=time.monotonic() - began,
+        device="cpu",
+        versions=versions(),
+    )
+
+
+def _seal(state: StepPlan, bound: Bound, steps: StepStore) -> None:
+    """Write the manifests of the slices that the recipe takes."""
+    if not isinstance(state.step, SampleStep):
+        return
+    done = steps.done("shards", bound.digests)
+    for part in state.node.slices:
+        keys = [done[number] for number in state.step.shards_of(part.start, part.stop)]
+        if len(keys) and (end := steps.receipt(keys[-1]).stop) is not None and end < part.stop:
+            raise ValueError(f"{state.step.title} ends after {end:,} samples, but {part.stop:,} are asked for; take a smaller slice")
+        steps.seal(part.start, part.stop, bound.digests, keys)

@@ -1,0 +1,199 @@
+"""What a step is: a frozen description with an identity, and the two ways in which one step reads another.
+
+A step says *what* is made; it holds no state, touches no storage and imports neither torch nor ray, so that a recipe can be built
+and planned anywhere. Where and when it is made is `dgflow.steps.execute`'s business.
+
+Identity: the fingerprint of a step is the sha256 of its canonical JSON (kind, `schema_version`, every field with defaults filled in,
+the fingerprints of the steps it reads). Fields annotated with `PLACEMENT` say how much or where and not what, and stay out of it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
+
+from dgflow.store.identity import fingerprint
+
+PLACEMENT = "placement"  # metadata of fields that are not identity, as in `epochs: Annotated[int, PLACEMENT] = 10`
+
+
+class Spec(BaseModel):
+    """A frozen value with named fields; unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Step(Spec):
+    """Base of every step. A subclass is one kind: `TrainScore` is the kind `train-score`."""
+
+    schema_version: ClassVar[int] = 1  # raised by hand when the meaning of a kind changes
+
+    @cached_property
+    def kind(self) -> str:
+        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", type(self).__name__).lower()
+
+    def document(self) -> dict[str, Any]:
+        """The whole of the step as plain JSON data: what `step.json` holds and what the fingerprint is made from."""
+        return {"kind": self.kind, "schema_version": self.schema_version, "fields": _plain_fields(self)}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint(self.document())
+
+    @cached_property
+    def name(self) -> str:
+        """The folder of the step in a root."""
+        return f"{self.kind}-{self.fingerprint[:12]}"
+
+    @property
+    def title(self) -> str:
+        """For people; not unique."""
+        return self.kind
+
+    def inputs(self) -> dict[str, Slice | Weights]:
+        """What this step reads, by the path of the field that says so (`guidance.0.discriminator`)."""
+        return dict(_references("", self))
+
+    def outside_inputs(self) -> dict[str, str]:
+        """Digests of what the step reads from outside the root (files of images); name to digest."""
+        return {}
+
+
+class Slice(Spec):
+    """Samples `start` to `stop` (exclusive) of a step; what `step[start:stop]` gives."""
+
+    step: SerializeAsAny[Step]
+    start: int = Field(ge=0)
+    stop: int = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Slice:
+        if self.stop <= self.start:
+            raise ValueError(f"expected a slice with start < stop, found [{self.start}:{self.stop}] of {self.step.kind}")
+        return self
+
+    @property
+    def rows(self) -> int:
+        return self.stop - self.start
+
+
+class SampleStep(Step):
+    """A step that makes an indexed stream of samples in shards of a fixed size.
+
+    How many samples are made is decided by the slices that others take, and is not identity.
+    """
+
+    shard_size: int = Field(default=500, gt=0)
+
+    def __getitem__(self, key: slice) -> Slice:
+        if not isinstance(key, slice) or key.step is not None or key.stop is None:
+            raise ValueError(f"expected a slice with an end, as in step[:1000] or step[1000:2000], found {key!r}")
+        return Slice(step=self, start=key.start or 0, stop=key.stop)
+
+    @property
+    def length(self) -> int | None:
+        """How many samples there can be; None where the stream has no end, or none that is known beforehand."""
+        return None
+
+    def shard_range(self, number: int) -> tuple[int, int]:
+        """First index and end of shard `number`. Shards are whole, but for the last of a stream that ends: a slice reads part of its last one."""
+        stop = (number + 1) * self.shard_size
+        return number * self.shard_size, stop if self.length is None else min(stop, self.length)
+
+    def shards_of(self, start: int, stop: int) -> range:
+        """The numbers of the shards that cover [start, stop)."""
+        return range(start // self.shard_size, -(-stop // self.shard_size))
+
+    def network_evaluations(self, rows: int) -> int:
+        """Evaluations of networks that `rows` samples take, for `plan`; 0 where no network runs."""
+        del rows
+        return 0
+
+
+class Weights(Spec):
+    """One epoch's weights of a training step."""
+
+    step: SerializeAsAny[TrainStep]
+    which: str  # "last", "epoch:7" or "best:held_out_loss"
+
+    def choose(self, metrics: Mapping[int, Mapping[str, Any]]) -> int:
+        """The epoch that `which` names, given the metrics of every epoch up to `step.epochs`; the earliest of equals."""
+        how, _, what = self.which.partition(":")
+        if how == "last":
+            return self.step.epochs
+        if how == "epoch":
+            return int(what)
+        missing = [epoch for epoch, values in metrics.items() if what not in values]
+        if missing:
+            raise ValueError(f"{self.step.name} records no {what!r} for epoch {missing[0]}; it has {sorted(metrics[missing[0]])}")
+        return min(metrics, key=lambda epoch: (metrics[epoch][what], epoch))
+
+
+class TrainStep(Step):
+    """A step that trains a network and keeps every epoch's weights.
+
+    The number of epochs is not identity: raising it goes on from the last one. `held_out` is the share of the images, the last ones by index,
+    that are never trained on and are measured after every epoch.
+    """
+
+    epochs: Annotated[int, PLACEMENT] = Field(default=10, gt=0)
+    images_per_epoch: int | None = Field(default=None, gt=0)  # None: one pass over the training images
+    batch_size: int = Field(default=128, gt=0)  # over all workers together
+    learning_rate: float = Field(default=1e-3, gt=0)
+    held_out: float = Field(default=0.1, ge=0, lt=1)
+    seed: int = Field(default=0, ge=0)
+
+    def last(self) -> Weights:
+        return Weights(step=self, which="last")
+
+    def epoch(self, number: int) -> Weights:
+        """The weights after epoch `number`, counted from 1."""
+        if not 1 <= number <= self.epochs:
+            raise ValueError(f"expected an epoch of {self.kind} between 1 and {self.epochs}, found {number}")
+        return Weights(step=self, which=f"epoch:{number}")
+
+    def best(self, metric: str = "held_out_loss") -> Weights:
+        """The epoch with the smallest `metric` on the held-out images."""
+        if self.held_out == 0:
+            raise ValueError(f"{self.kind} keeps no held-out images (held_out=0), so no epoch can be chosen by {metric}; use .last() or .epoch(n)")
+        return Weights(step=self, which=f"best:{metric}")
+
+
+Weights.model_rebuild()
+
+
+def _references(path: str, value: Any) -> Iterator[tuple[str, Slice | Weights]]:
+    if isinstance(value, Slice | Weights):
+        yield path, value
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from _references(f"{path}.{name}".lstrip("."), getattr(value, name))
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _references(f"{path}.{name}".lstrip("."), item)
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            yield from _references(f"{path}.{number}".lstrip("."), item)
+
+
+def _plain_fields(model: BaseModel) -> dict[str, Any]:
+    fields = type(model).model_fields
+    return {name: _plain(getattr(model, name)) for name, info in fields.items() if PLACEMENT not in info.metadata}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Slice):
+        return {"step": value.step.kind, "fingerprint": value.step.fingerprint, "start": value.start, "stop": value.stop}
+    if isinstance(value, Weights):
+        return {"step": value.step.kind, "fingerprint": value.step.fingerprint, "which": value.which}
+    if isinstance(value, BaseModel):
+        return {"type": type(value).__name__, **_plain_fields(value)}
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value  # canonical JSON refuses what has no stable form

@@ -1,0 +1,193 @@
+"""Objects as files below a folder of this host.
+
+Promises what `ObjectStore` does, across threads and processes of one host and across a crash of either: an object is written to a
+temporary file in the same tree, flushed to the disk, and only then given its name, by `os.link` (which fails where the name exists) or
+`os.replace`. What a dead writer leaves is a file in `.tmp`, which no listing shows. Needs a file system with hard links.
+"""
+
+import contextlib
+import errno
+import os
+import stat
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from dgflow.store.objects import Entry, StoreError, check_key, check_new, store_error, under
+
+_TEMPORARY = ".tmp"
+_ABANDONED = 7 * 86_400.0  # seconds after which a temporary file cannot belong to a living writer
+
+_FOUND = {
+    errno.ENOSPC: ("the disk is full", "free some space there, or use another root, and run again: nothing is lost"),
+    errno.EDQUOT: ("the disk quota is used up", "free some space there, or use another root, and run again: nothing is lost"),
+    errno.EROFS: ("the file system is read-only", "use a root that can be written to"),
+    errno.EACCES: ("permission denied", "give this user access to it, or use another root"),
+    errno.ENOTDIR: ("the root, or a part of its path, is a file and not a folder", "use a folder as the root"),
+    errno.EEXIST: ("the root, or a part of its path, is a file and not a folder", "use a folder as the root"),
+    errno.EISDIR: ("there is a folder in the object's place", "use a root that nothing else writes to"),
+}
+_NO_LINKS = ("the file system has no hard links", "use a root on a file system that has them, or s3://bucket/prefix")
+
+
+class LocalStore:
+    """Objects below one folder, which the first write makes. Every key is the file of that name."""
+
+    shared = False
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        """`root` is made absolute here, for workers with another working directory. Raises StoreError where it is a file."""
+        self.root = Path(os.path.abspath(os.path.expanduser(root)))
+        self.url = self.root.as_uri()
+        self._swept = False
+        with self._errors("use it as a root"):
+            self._check_root()
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return LocalStore, (str(self.root),)
+
+    def get(self, key: str) -> bytes:
+        check_key(key)
+        with self._errors(f"read {key}"):
+            try:
+                return (self.root / key).read_bytes()
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                self._check_root()
+        raise FileNotFoundError(f"no object {key!r} in {self.url}")
+
+    def get_many(self, keys: Sequence[str]) -> list[bytes]:
+        return [self.get(key) for key in keys]
+
+    def put(self, key: str, data: bytes) -> None:
+        check_key(key)
+        with self._errors(f"write {key}"), self._written(key, data) as temporary:
+            os.replace(temporary, self.root / key)
+            _flush_folder((self.root / key).parent)
+
+    def create(self, key: str, data: bytes) -> bool:
+        check_new(key, data)
+        with self._errors(f"create {key}"), self._written(key, data) as temporary:
+            try:
+                os.link(temporary, self.root / key)
+            except FileExistsError:
+                # NFS repeats a link whose reply was lost, and the repetition fails: a second name on our file says that it was made.
+                return os.stat(temporary).st_nlink == 2
+            except OSError as error:
+                if error.errno in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+                    raise store_error(f"create {key}", self.url, *_NO_LINKS) from error
+                raise
+            _flush_folder((self.root / key).parent)
+            return True
+
+    def size(self, key: str) -> int | None:
+        check_key(key)
+        with self._errors(f"look up {key}"):
+            try:
+                status = os.stat(self.root / key)
+            except (FileNotFoundError, NotADirectoryError):
+                self._check_root()
+                return None
+            return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+    def list(self, prefix: str) -> list[Entry]:
+        folder = self.root / under(prefix)
+        with self._errors(f"list {prefix or 'all'}"):
+            self._check_root()
+            return sorted(_files(folder, under(prefix)), key=lambda entry: entry.key)
+
+    def names(self) -> "list[str]":  # quoted: `list` is a method here
+        with self._errors("list the root"):
+            try:
+                return sorted(item.name for item in os.scandir(self.root) if not item.name.startswith("."))
+            except FileNotFoundError:
+                return []
+
+    def delete(self, key: str) -> None:
+        check_key(key)
+        with self._errors(f"delete {key}"):
+            try:
+                os.unlink(self.root / key)
+            except (FileNotFoundError, NotADirectoryError):
+                self._check_root()
+
+    @contextlib.contextmanager
+    def _written(self, key: str, data: bytes) -> Iterator[Path]:
+        """A temporary file with these bytes, on the disk, and the folder for `key`; the file is gone afterwards."""
+        folder = self.root / _TEMPORARY
+        _make_folder(folder)
+        _make_folder((self.root / key).parent)
+        self._sweep(folder)
+        temporary = folder / f"{os.getpid()}-{uuid.uuid4().hex}"
+        try:
+            # Not tempfile.mkstemp: its files are for one user alone, and a root may be shared by a group.
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
+            try:
+                left = memoryview(data)
+                while left:
+                    left = left[os.write(descriptor, left) :]
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            yield temporary
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+
+    def _sweep(self, folder: Path) -> None:
+        """Once for each instance: remove the temporary files of writers that died a week ago."""
+        if not self._swept:
+            self._swept = True
+            with contextlib.suppress(OSError):
+                for entry in os.scandir(folder):
+                    if entry.stat().st_mtime < time.time() - _ABANDONED:
+                        os.unlink(entry.path)
+
+    @contextlib.contextmanager
+    def _errors(self, attempted: str) -> Iterator[None]:
+        try:
+            yield
+        except StoreError:
+            raise
+        except OSError as error:
+            other = (error.strerror or str(error), "see that the root can be read and written, and run again")
+            raise store_error(attempted, self.url, *_FOUND.get(error.errno or 0, other)) from error
+
+    def _check_root(self) -> None:
+        """Nothing was found: because it is not there, or because the root is no folder?"""
+        if self.root.exists() and not self.root.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+
+
+def _files(folder: Path, prefix: str) -> Iterator[Entry]:
+    """Every file below `folder`; what disappears meanwhile is left out."""
+    try:
+        found = list(os.scandir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for item in found:
+        if item.name.startswith("."):
+            continue
+        if item.is_dir():
+            yield from _files(folder / item.name, f"{prefix}{item.name}/")
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                status = item.stat()
+                yield Entry(f"{prefix}{item.name}", status.st_size, status.st_mtime)
+
+
+def _make_folder(folder: Path) -> None:
+    """As `mkdir -p`, with each new name flushed to the disk."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _flush_folder(folder.parent)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make a new name survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,134 @@
+"""The interface to a place that holds objects (bytes under a key), and the one error that such places raise.
+
+A key is relative to the store's root: names of letters, digits, `.`, `_`, `-`, `=` or `+`, joined by `/`. Promises of every backend:
+a reader sees an object whole or not at all; `create` has exactly one winner for a key and never alters what is there; `list` and `size`
+see every write that had returned. Names, checksums and what the objects mean are left to the modules above.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+from urllib.parse import unquote
+
+_KEY = re.compile(r"[A-Za-z0-9._=+-]+(/[A-Za-z0-9._=+-]+)*")
+
+
+class StoreError(RuntimeError):
+    """A place that holds objects could not do what it was asked: what was attempted, where, what was found and what to do."""
+
+
+def store_error(attempted: str, url: str, found: str, remedy: str) -> StoreError:
+    """The message's one form: `could not write KEY in URL: FOUND; REMEDY`."""
+    return StoreError(f"could not {attempted} in {url}: {found}; {remedy}")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One object of a listing."""
+
+    key: str
+    bytes: int
+    modified: float  # seconds since the epoch by the store's own clock, which may differ from this host's
+
+
+class ObjectStore(Protocol):
+    """A place that holds objects. Instances can be pickled and used after a fork; every method can be called from several threads."""
+
+    @property
+    def url(self) -> str:
+        """Where this is, fit for messages and for `open_store`; never carries a secret."""
+        ...
+
+    @property
+    def shared(self) -> bool:
+        """Whether other hosts see the same objects under this url."""
+        ...
+
+    def get(self, key: str) -> bytes:
+        """The object's bytes. Raises FileNotFoundError where there is none."""
+        ...
+
+    def get_many(self, keys: Sequence[str]) -> list[bytes]:
+        """As `get`, in the order of `keys`, concurrently where that helps."""
+        ...
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write or replace an object in one step. For content-addressed data and advisory records only: nothing guards the old bytes."""
+        ...
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write an object only where there is none. True: this call made it. False: it was there already, and is untouched.
+
+        `data` must not be empty: on S3 an empty exclusive write does not report that it lost.
+        """
+        ...
+
+    def size(self, key: str) -> int | None:
+        """The object's length in bytes, None where there is none."""
+        ...
+
+    def list(self, prefix: str) -> list[Entry]:
+        """All objects below a folder such as `generate-abc/shards`, at any depth, sorted by key; `""` is the root. Missing: []."""
+        ...
+
+    def names(self) -> "list[str]":  # quoted: `list` is a method here
+        """What lies directly in the root, folders and objects alike, sorted: one look, however much is below."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove an object; removing what is not there is fine."""
+        ...
+
+
+def check_key(key: str) -> str:
+    """Return `key`, or raise ValueError: one grammar for all backends, so that no key can leave the root or mean two things."""
+    if not _KEY.fullmatch(key) or any(part.startswith(".") for part in key.split("/")):
+        raise ValueError(
+            f"expected a key such as 'generate-0123/shards/00001.json' (letters, digits and ._=+- in names that do not begin with a dot,"
+            f" joined by single slashes), found {key!r}"
+        )
+    return key
+
+
+def check_new(key: str, data: bytes) -> None:
+    """What `create` accepts: a good key and at least one byte."""
+    check_key(key)
+    if not data:
+        raise ValueError(f"expected at least one byte to create {key!r}, found none: an empty exclusive write cannot report a loss")
+
+
+def under(prefix: str) -> str:
+    """The text that the keys below the folder `prefix` begin with: `a/b` -> `a/b/`, and nothing for the root."""
+    return f"{check_key(prefix)}/" if prefix else ""
+
+
+def open_store(url: str) -> ObjectStore:
+    """The store at a url: a path, `file:///path`, `memory://name` (one process) or `s3://bucket/prefix`.
+
+    S3 takes its endpoint and credentials from the usual AWS environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ..., or a profile or role).
+    No request is made here. Raises ValueError for a url that is not understood or carries credentials, StoreError where a local root
+    cannot be one.
+    """
+    scheme, separator, rest = url.partition("://")
+    if separator and scheme in ("s3", "memory") and re.search(r"[@?#]", rest):
+        # The url itself is not repeated: what stands before the @ or after the ? may be a secret.
+        raise ValueError(
+            f"expected {scheme}://NAME/PREFIX without '@', '?' or '#', found one of them: take credentials and options out of the url and"
+            " give them in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL)"
+        )
+    if separator and scheme == "s3":
+        from dgflow.store.s3 import S3Store  # s3fs takes half a second to import: only where it is used
+
+        return S3Store(rest)
+    if separator and scheme == "memory":
+        from dgflow.store.memory import MemoryStore
+
+        return MemoryStore(rest)
+    if not separator or scheme == "file":
+        from dgflow.store.local import LocalStore
+
+        if separator and not rest.startswith("/"):
+            raise ValueError(f"expected file:///path with three slashes, found {url!r}")
+        return LocalStore(unquote(rest) if separator else url)
+    raise ValueError(f"expected a path, file:///path, memory://name or s3://bucket/prefix, found a url of scheme {scheme!r}")

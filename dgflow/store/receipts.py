@@ -1,0 +1,150 @@
+"""What is written about a piece of work: the receipt that commits it, and the manifest that lists the receipts of a slice.
+
+Promises that what parses is well-formed and consistent with itself. Where these records are kept, and that the data they name is there,
+is left to `step_store`.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Annotated, Any, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dgflow.store.identity import canonical_json, differences, fingerprint
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class CorruptObject(RuntimeError):
+    """A committed object is missing, or is not what was recorded."""
+
+
+class StepMismatch(RuntimeError):
+    """What is recorded under a name is not what is asked for now."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def encoded(self) -> bytes:
+        """Canonical JSON. Raises ValueError, naming the field, for a value without a stable form (a NaN in `metrics`, say)."""
+        return canonical_json(self.model_dump()).encode()
+
+
+class Receipt(_Record):
+    """One committed piece of work: its data is complete, and has this digest."""
+
+    part: str  # folder and number, such as "shards/00042"
+    number: int
+    key: str  # of the data object, from the store's root
+    sha256: Sha256  # of the data object's bytes
+    rows_sha256: Sha256  # of the decoded rows, or whatever the step compares its artefacts by
+    bytes: int
+    start: int | None  # sample indices [start, stop), None for what is not samples
+    stop: int | None
+    inputs: dict[str, str]  # what it was made from: name -> digest of a manifest, or of weights as loaded
+    inputs_sha256: Sha256  # fingerprint(inputs)
+    seconds: float  # of work
+    created: float  # seconds since the epoch by the writer's clock
+    device: str
+    versions: dict[str, str]
+    metrics: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        _check_inputs(self.inputs, self.inputs_sha256)
+        return self
+
+
+class ManifestEntry(_Record):
+    """One whole shard of a slice."""
+
+    number: int
+    receipt: str  # key of the receipt
+    key: str  # key of the data object
+    start: int
+    stop: int
+    sha256: Sha256
+    rows_sha256: Sha256
+    bytes: int
+
+
+class Manifest(_Record):
+    """The samples [start, stop) as whole shards in index order; where a slice ends inside its last shard, readers trim."""
+
+    start: int
+    stop: int
+    inputs: dict[str, str]
+    inputs_sha256: Sha256
+    entries: tuple[ManifestEntry, ...]
+
+    @property
+    def digest(self) -> str:
+        """What steps that read this slice record: of the rows alone, so that times and file formats do not change it."""
+        rows = [[entry.start, entry.stop, entry.rows_sha256] for entry in self.entries]
+        return fingerprint({"start": self.start, "stop": self.stop, "rows": rows})
+
+    @classmethod
+    def of(cls, start: int, stop: int, inputs: Mapping[str, str], receipts: Mapping[str, Receipt]) -> Self:
+        """The manifest of [start, stop) from receipts by key, in index order. Raises ValueError where they are not exactly its shards."""
+        entries: list[ManifestEntry] = []
+        for key, receipt in receipts.items():
+            if changed := differences(receipt.inputs, dict(inputs)):
+                raise ValueError(f"{key}: expected a shard made from the inputs of this slice, found others: {'; '.join(changed)}")
+            if receipt.start is None or receipt.stop is None:
+                raise ValueError(f"{key}: expected a shard of samples, found an artefact without an index range")
+            fields = receipt.model_dump(include={"number", "key", "start", "stop", "sha256", "rows_sha256", "bytes"})
+            entries.append(ManifestEntry(receipt=key, **fields))
+        _check_cover(start, stop, entries)
+        return cls(start=start, stop=stop, inputs=dict(inputs), inputs_sha256=fingerprint(dict(inputs)), entries=tuple(entries))
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        _check_inputs(self.inputs, self.inputs_sha256)
+        _check_cover(self.start, self.stop, self.entries)
+        return self
+
+
+Record = TypeVar("Record", Receipt, Manifest)
+
+
+def parse_record(model: type[Record], data: bytes, key: str, url: str) -> Record:
+    """The receipt or manifest in these bytes, found at `key` in the store at `url`. Raises CorruptObject."""
+    try:
+        return model.model_validate(parse_json(data, key, url))
+    except ValidationError as error:
+        raise CorruptObject(f"{key} in {url}: expected a {model.__name__.lower()}, found one that is not consistent: {error}") from error
+
+
+def parse_json(data: bytes, key: str, url: str) -> dict[str, Any]:
+    """The JSON object in these bytes. Raises CorruptObject."""
+    try:
+        found = json.loads(data)
+    except ValueError as error:
+        raise CorruptObject(f"{key} in {url}: expected JSON, found {len(data)} bytes that are not ({error})") from error
+    if not isinstance(found, dict):
+        raise CorruptObject(f"{key} in {url}: expected a JSON object, found {type(found).__name__}")
+    return found
+
+
+def _check_cover(start: int, stop: int, entries: Sequence[ManifestEntry]) -> None:
+    """Raise ValueError unless these shards follow one another, each is needed, and together they hold [start, stop)."""
+    if not 0 <= start < stop:
+        raise ValueError(f"expected 0 <= start < stop, found start {start} and stop {stop}")
+    if not entries:
+        raise ValueError(f"expected shards that hold [{start}, {stop}), found none")
+    for entry in entries:
+        if not entry.start < entry.stop:
+            raise ValueError(f"expected a shard of at least one index, found [{entry.start}, {entry.stop}) at {entry.receipt}")
+    for before, after in pairwise(entries):
+        if before.stop != after.start:
+            raise ValueError(f"expected a shard that begins at {before.stop}, found [{after.start}, {after.stop}) at {after.receipt}")
+    first, last = entries[0], entries[-1]
+    if not first.start <= start < first.stop or not last.start < stop <= last.stop:
+        raise ValueError(f"expected whole shards that hold [{start}, {stop}) and no more, found [{first.start}, {last.stop})")
+
+
+def _check_inputs(inputs: dict[str, str], inputs_sha256: str) -> None:
+    if fingerprint(inputs) != inputs_sha256:
+        raise ValueError(f"expected inputs_sha256 {fingerprint(inputs)} for these inputs, found {inputs_sha256}")

@@ -1,0 +1,172 @@
+"""Shards: columns of rows as the bytes of one Parquet or npz file, and the digest of the rows themselves.
+
+Promises that decoding gives back the dtypes, shapes and bits that were encoded, that a damaged page is an error and never other rows, and
+that equal columns give equal bytes with the same library versions. `rows_sha256` is of the decoded rows and so compares across formats,
+compression and versions. Where the bytes are kept, and under which name, is left to `step_store`.
+"""
+
+import hashlib
+import io
+import math
+import zipfile
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dgflow.store.identity import canonical_json
+
+Columns = dict[str, np.ndarray]
+"""Column name -> array whose first dimension is the rows."""
+
+Format = Literal["parquet", "npz"]
+
+_ROW_GROUP = 8 * 2**20  # bytes of uncompressed rows in a row group: small enough to stream, large enough to compress
+_ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that zip can express
+
+
+def encode_shard(columns: Columns, format: Format = "parquet") -> bytes:
+    """The file of these columns: Parquet (multi-dimensional columns as fixed-shape tensors, zstd, page checksums) or npz (not compressed).
+
+    Raises ValueError for columns of unequal length, without rows, or of a dtype that is not bool, integer or float.
+    """
+    rows = _check_columns(columns)
+    little = {name: np.ascontiguousarray(values, values.dtype.newbyteorder("<")) for name, values in columns.items()}
+    if format == "npz":
+        return _encode_npz(little)
+    table = pa.table({name: _to_arrow(values) for name, values in little.items()})
+    row_bytes = sum(values.nbytes for values in little.values()) / rows
+    out = io.BytesIO()
+    pq.write_table(
+        table,
+        out,
+        row_group_size=max(1, int(_ROW_GROUP / row_bytes)),
+        compression="zstd",
+        write_page_checksum=True,
+        # Measured on smooth 32 x 32 images: 2.8 MB in 0.03 s, and 3.9 MB in 0.13 s plain (Parquet widens uint8 to 32 bits), and with
+        # dictionaries 2.8 MB in 0.06 s; float16 latents come out 8 % smaller than plain and dictionaries make them larger.
+        use_dictionary=False,
+        use_byte_stream_split=[_leaf(name, values) for name, values in little.items() if values.dtype != bool],
+    )
+    return out.getvalue()
+
+
+def decode_shard(data: bytes, format: Format = "parquet", columns: Sequence[str] | None = None) -> Columns:
+    """The columns of a file made by `encode_shard`, all or those named; page checksums are verified and nothing is unpickled.
+
+    Raises ValueError where the file is damaged, or has no such column.
+    """
+    try:
+        if format == "npz":
+            return _decode_npz(data, columns)
+        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+        names = file.schema_arrow.names if columns is None else list(columns)
+        _check_names(names, file.schema_arrow.names)
+        table = file.read(columns=names)
+        return {name: _from_arrow(table.column(name)) for name in names}
+    except (pa.ArrowException, OSError, zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        raise ValueError(f"expected a whole {format} shard, found one that does not decode ({type(error).__name__}: {error})") from error
+
+
+def rows_sha256(columns: Columns) -> str:
+    """The sha256 of the rows: for each column by name, its canonical JSON `[name, dtype, shape]`, a newline, and its C-order bytes.
+
+    dtypes and bytes are little-endian (`"<f4"`, `"|u1"`). Independent of the file format and of the order of the columns.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(columns):
+        values = np.ascontiguousarray(columns[name], columns[name].dtype.newbyteorder("<"))
+        digest.update(canonical_json([name, values.dtype.str, list(columns[name].shape)]).encode() + b"\n")
+        digest.update(values.tobytes())
+    return digest.hexdigest()
+
+
+def check_shard(columns: Columns, start: int, stop: int) -> None:
+    """Raise ValueError unless these are good rows for the indices [start, stop); the message names the column and the first bad index.
+
+    Good: an int64 column `index` equal to arange(start, stop), equal row counts, dtypes bool, integer or float, and finite floats.
+    """
+    if not 0 <= start < stop:
+        raise ValueError(f"expected 0 <= start < stop, found start {start} and stop {stop}")
+    rows = _check_columns(columns)
+    if "index" not in columns:
+        raise ValueError(f"expected a column 'index', found {sorted(columns)}")
+    index = columns["index"]
+    if index.dtype != np.int64 or index.ndim != 1:
+        raise ValueError(f"column 'index': expected int64 of shape (rows,), found {index.dtype} of shape {index.shape}")
+    if rows != stop - start:
+        raise ValueError(f"expected {stop - start} rows for the indices {start} to {stop}, found {rows}")
+    wrong = np.flatnonzero(index != np.arange(start, stop))
+    if wrong.size:
+        raise ValueError(f"column 'index': expected {start + wrong[0]} at row {wrong[0]}, found {index[wrong[0]]}")
+    for name, values in columns.items():
+        if values.dtype.kind == "f":
+            finite = np.isfinite(values).reshape(rows, -1).all(axis=1)
+            if not finite.all():
+                bad = np.flatnonzero(~finite)
+                raise ValueError(
+                    f"column {name!r}: expected finite values, found NaN or infinity at index {start + bad[0]} (and in {bad.size} of {rows}"
+                    " rows in all); look for an overflow in reduced precision or a diverged network"
+                )
+
+
+def _check_columns(columns: Columns) -> int:
+    """The number of rows that all columns have."""
+    counts: dict[str, int] = {}
+    for name, values in columns.items():
+        if not name.isidentifier():
+            raise ValueError(f"expected column names such as 'log_ratio', found {name!r}")
+        if not isinstance(values, np.ndarray) or values.ndim == 0:
+            raise ValueError(f"column {name!r}: expected an array with rows first, found {type(values).__name__}")
+        if values.dtype.kind not in "biuf" or values.dtype.itemsize > 8:
+            raise ValueError(f"column {name!r}: expected a dtype of bool, integer or float of at most 64 bits, found {values.dtype}")
+        if not values.size:
+            raise ValueError(f"column {name!r}: expected at least one value, found shape {values.shape}")
+        counts[name] = len(values)
+    if len(set(counts.values())) != 1:
+        raise ValueError(f"expected columns of equal length, found {counts or 'no columns'}")
+    return next(iter(counts.values()))
+
+
+def _to_arrow(values: np.ndarray) -> pa.Array:
+    if values.ndim == 1:
+        return pa.array(values)
+    flat = pa.array(values.reshape(-1))
+    kind = pa.fixed_shape_tensor(flat.type, values.shape[1:])
+    return pa.ExtensionArray.from_storage(kind, pa.FixedSizeListArray.from_arrays(flat, math.prod(values.shape[1:])))
+
+
+def _leaf(name: str, values: np.ndarray) -> str:
+    """Parquet's path of the values of a column."""
+    return name if values.ndim == 1 else f"{name}.list.element"
+
+
+def _from_arrow(column: pa.ChunkedArray) -> np.ndarray:
+    """Arrow bools are bits and have to be copied; the rest is copied too, so that callers may write into it."""
+    shape = (len(column), *(column.type.shape if isinstance(column.type, pa.FixedShapeTensorType) else ()))
+    chunks = [chunk.storage.flatten() if isinstance(chunk, pa.ExtensionArray) else chunk for chunk in column.chunks]
+    flat = np.concatenate([chunk.to_numpy(zero_copy_only=False) for chunk in chunks])
+    return flat.reshape(shape)
+
+
+def _check_names(columns: Sequence[str], found: Sequence[str]) -> None:
+    missing = [name for name in columns if name not in found]
+    if missing:
+        raise ValueError(f"expected the columns {list(columns)}, found {sorted(found)}: there is no {missing[0]!r}")
+
+
+def _encode_npz(columns: Columns) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
+        for name, values in columns.items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy", _ZIP_DATE), "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, values, allow_pickle=False)
+    return out.getvalue()
+
+
+def _decode_npz(data: bytes, columns: Sequence[str] | None) -> Columns:
+    with np.load(io.BytesIO(data), allow_pickle=False) as file:
+        _check_names(columns or (), file.files)
+        return {name: file[name] for name in (file.files if columns is None else columns)}

@@ -1,0 +1,308 @@
+"""One step's place in a store: what it is, what of it is done, and the commit of one more piece.
+
+    {kind}-{fingerprint[:12]}/
+        step.json                               what the step is
+        data/00042-<sha16>.parquet              data, named by its own digest
+        data/epochs-00007-<sha16>.safetensors
+        shards/00042-<inputs16>.json            receipts: the commits
+        epochs/00007-<inputs16>.json
+        manifests/0-50000-<inputs16>.json       sealed slices
+        attempts/shards-00042.json              advisory
+
+A receipt's name holds the digest of the inputs that its work was made from (`inputs16`: 16 hex digits of `fingerprint(inputs)`), which is
+the point of this layout. What was made from a discriminator trained anew has another name, so a stale result can never be mistaken for a
+fresh one, nor stand in its way; a receipt is only ever created, so a late writer cannot alter anything; and one listing, without a read,
+tells what is done.
+
+Promises: a receipt means complete data with that sha256; each (folder, number, inputs) has one receipt for ever; a manifest holds each
+index once. Deciding what to build, with which inputs, and repairing and removing are left to others.
+"""
+
+import logging
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from dgflow.store.identity import canonical_json, differences, fingerprint, sha256_hex
+from dgflow.store.objects import ObjectStore, StoreError
+from dgflow.store.receipts import CorruptObject, Manifest, ManifestEntry, Receipt, Record, StepMismatch, parse_json, parse_record
+from dgflow.store.shards import Columns, Format, check_shard, decode_shard, encode_shard, rows_sha256
+
+_RECEIPT = re.compile(r"(\d{5,})-([0-9a-f]{16})\.json")
+_log = logging.getLogger(__name__)
+
+
+class StepStore:
+    """The objects of one step. Holds no state beyond its name; can be pickled where its store can."""
+
+    def __init__(self, store: ObjectStore, kind: str, fingerprint: str) -> None:
+        """`kind` is the step's kind, such as `generate`; `fingerprint` is all 64 hex digits of its identity."""
+        if not re.fullmatch(r"[0-9a-f]{64}", fingerprint):
+            raise ValueError(f"expected a fingerprint of 64 hex digits, found {fingerprint!r}")
+        self.store = store
+        self.kind = kind
+        self.fingerprint = fingerprint
+        self.name = f"{kind}-{fingerprint[:12]}"
+
+    def declare(self, document: Mapping[str, Any]) -> None:
+        """Record what the step is, once. Raises StepMismatch, with the fields, where something else is recorded under this name."""
+        wanted = {"fingerprint": self.fingerprint, "document": dict(document)}
+        data = canonical_json(wanted).encode()
+        try:
+            if self.store.create(f"{self.name}/step.json", data):
+                return
+            recorded = self.recorded()
+        except StoreError:
+            if (recorded := self.recorded()) is None:
+                raise
+        if changed := differences(recorded, wanted):
+            raise StepMismatch(
+                f"{self.name}/step.json in {self.store.url} records another step: {'; '.join(changed)}."
+                " Use another root, undo the change, or remove that folder if nothing needs it"
+            )
+
+    def recorded(self) -> dict[str, Any] | None:
+        """What `declare` wrote, `{"fingerprint": ..., "document": ...}`; None where nothing is declared yet."""
+        return read_step(self.store, self.name)
+
+    def committed(self, folder: str) -> dict[int, dict[str, str]]:
+        """All receipts of a folder, by one listing: number -> {first 16 hex digits of the inputs' fingerprint: receipt key}."""
+        found: dict[int, dict[str, str]] = {}
+        prefix = f"{self.name}/{folder}"
+        for entry in self.store.list(prefix):
+            if match := _RECEIPT.fullmatch(entry.key.removeprefix(f"{prefix}/")):
+                found.setdefault(int(match[1]), {})[match[2]] = entry.key
+        return found
+
+    def done(self, folder: str, inputs: Mapping[str, str]) -> dict[int, str]:
+        """Those made from exactly these inputs: number -> receipt key."""
+        wanted = _short(inputs)
+        return {number: keys[wanted] for number, keys in self.committed(folder).items() if wanted in keys}
+
+    def receipt(self, key: str) -> Receipt:
+        """The receipt at a key. Raises FileNotFoundError where there is none, CorruptObject where it is not the receipt of that name."""
+        return self._checked_receipt(key, self.store.get(key))
+
+    def receipts(self, keys: Sequence[str]) -> list[Receipt]:
+        """As `receipt`, in the order of `keys`, read concurrently where that helps."""
+        return [self._checked_receipt(key, data) for key, data in zip(keys, self.store.get_many(keys), strict=True)]
+
+    def commit(
+        self,
+        folder: str,
+        number: int,
+        data: bytes,
+        *,
+        suffix: str,
+        rows_sha256: str,
+        inputs: Mapping[str, str],
+        start: int | None = None,
+        stop: int | None = None,
+        seconds: float,
+        device: str,
+        versions: Mapping[str, str],
+        metrics: Mapping[str, Any] = {},
+    ) -> Receipt:
+        """Store data and commit it with a receipt; returns the receipt that stands, which another attempt may have made before.
+
+        `folder` is `shards` or another, such as `epochs`; `suffix` the data's file name extension, such as `safetensors`. Safe to repeat
+        after any error, in any number of processes at once: the first receipt wins, and a later attempt's data, equal or not, is left for
+        `gc`. Repeating it also puts back data that was lost or damaged, if it comes out as the same bytes. Raises StoreError.
+        """
+        sha256 = sha256_hex(data)
+        prefix = "" if folder == "shards" else f"{folder}-"
+        receipt = Receipt(
+            part=f"{folder}/{number:05d}",
+            number=number,
+            key=f"{self.name}/data/{prefix}{number:05d}-{sha256[:16]}.{suffix.removeprefix('.')}",
+            sha256=sha256,
+            rows_sha256=rows_sha256,
+            bytes=len(data),
+            start=start,
+            stop=stop,
+            inputs=dict(inputs),
+            inputs_sha256=fingerprint(dict(inputs)),
+            seconds=seconds,
+            created=time.time(),
+            device=device,
+            versions=dict(versions),
+            metrics=dict(metrics),
+        )
+        encoded = receipt.encoded()
+        # Written even where it is there already: that renews its age, so that gc cannot take an old orphan before the receipt names it.
+        self.store.put(receipt.key, data)
+        return self._create_record(self._receipt_key(receipt), receipt, encoded)
+
+    def write_shard(
+        self,
+        number: int,
+        columns: Columns,
+        *,
+        start: int,
+        stop: int,
+        inputs: Mapping[str, str],
+        format: Format = "parquet",
+        seconds: float,
+        device: str,
+        versions: Mapping[str, str],
+        metrics: Mapping[str, Any] = {},
+    ) -> Receipt:
+        """Check, encode and commit the samples [start, stop) as shard `number`. Raises ValueError for bad rows, else as `commit`."""
+        check_shard(columns, start, stop)
+        return self.commit(
+            "shards",
+            number,
+            encode_shard(columns, format),
+            suffix=format,
+            rows_sha256=rows_sha256(columns),
+            inputs=inputs,
+            start=start,
+            stop=stop,
+            seconds=seconds,
+            device=device,
+            versions=versions,
+            metrics=metrics,
+        )
+
+    def read(self, entry: Receipt | ManifestEntry) -> bytes:
+        """The committed data, verified. Raises CorruptObject, naming the step and the part, where it is missing or altered."""
+        part = entry.part if isinstance(entry, Receipt) else f"shards/{entry.number:05d}"
+        try:
+            data = self.store.get(entry.key)
+        except FileNotFoundError:
+            found = "nothing"
+        else:
+            sha256 = sha256_hex(data)
+            if sha256 == entry.sha256:
+                return data
+            found = f"{len(data)} bytes with sha256 {sha256}"
+        raise CorruptObject(
+            f"{self.name} {part}: expected {entry.bytes} bytes with sha256 {entry.sha256} at {entry.key} in {self.store.url},"
+            f" found {found}; run `verify` to see what else is damaged, and `verify --repair` to rebuild it"
+        )
+
+    def read_shard(self, entry: Receipt | ManifestEntry, columns: Sequence[str] | None = None) -> Columns:
+        """The rows of a shard, all columns or those named. Raises CorruptObject as `read`, ValueError for a column that is not there."""
+        return decode_shard(self.read(entry), "npz" if entry.key.endswith(".npz") else "parquet", columns)
+
+    def seal(self, start: int, stop: int, inputs: Mapping[str, str], keys: Sequence[str]) -> Manifest:
+        """Write the manifest of the samples [start, stop): `keys` are the receipts, in index order, of the shards that hold them.
+
+        Raises ValueError where the shards do not follow one another or hold more or less than the slice, or were made from other inputs;
+        CorruptObject where a data object is missing or has another size; StepMismatch where the slice was sealed with other shards.
+        """
+        manifest = Manifest.of(start, stop, inputs, dict(zip(keys, self.receipts(keys), strict=True)))
+        self._check_present(manifest.entries)
+        key = self._manifest_key(start, stop, inputs)
+        standing = self._create_record(key, manifest, manifest.encoded())
+        if standing != manifest:
+            changed = differences(standing.model_dump(), manifest.model_dump())
+            found = "; ".join(changed[:5])
+            raise StepMismatch(f"{key} in {self.store.url} was sealed with other shards: {found}. Keep those, or use another root")
+        return manifest
+
+    def manifest(self, start: int, stop: int, inputs: Mapping[str, str]) -> Manifest | None:
+        """The sealed slice, None where it is not sealed. Raises CorruptObject where it cannot be read."""
+        key = self._manifest_key(start, stop, inputs)
+        try:
+            found = parse_record(Manifest, self.store.get(key), key, self.store.url)
+        except FileNotFoundError:
+            return None
+        if (found.start, found.stop, found.inputs) != (start, stop, dict(inputs)):
+            raise CorruptObject(f"{key} in {self.store.url}: expected the manifest of that slice and those inputs, found another")
+        return found
+
+    def discard(self, key: str) -> None:
+        """Remove a receipt and then its data: for scratch, such as checkpoints, that nothing refers to."""
+        try:
+            receipt = self.receipt(key)
+        except FileNotFoundError:
+            return
+        self.store.delete(key)
+        self.store.delete(receipt.key)
+
+    def note_attempt(self, folder: str, number: int, record: Mapping[str, Any]) -> None:
+        """Leave word of an attempt, for `status`. Advisory: a failure is logged and never raised."""
+        try:
+            self.store.put(f"{self.name}/attempts/{folder}-{number:05d}.json", canonical_json(dict(record)).encode())
+        except Exception as error:
+            _log.warning("could not note an attempt of %s %s/%05d: %s", self.name, folder, number, error)
+
+    def attempts(self, folder: str) -> dict[int, dict[str, Any]]:
+        """The latest attempt of each part of a folder, by number; parts whose record is missing or unreadable are left out."""
+        prefix = f"{self.name}/attempts"
+        pattern = re.compile(rf"{re.escape(f'{prefix}/{folder}')}-(\d+)\.json")
+        found: dict[int, dict[str, Any]] = {}
+        try:
+            keys = {entry.key: int(match[1]) for entry in self.store.list(prefix) if (match := pattern.fullmatch(entry.key))}
+            for (key, number), data in zip(keys.items(), self.store.get_many(list(keys)), strict=True):
+                found[number] = parse_json(data, key, self.store.url)
+        except (FileNotFoundError, CorruptObject) as error:
+            _log.warning("could not read all attempts of %s %s: %s", self.name, folder, error)
+        return found
+
+    def _create_record(self, key: str, record: Record, encoded: bytes) -> Record:
+        """Create the record, or return the one that stands: after a loss, or an error that may have come after the write."""
+        try:
+            if self.store.create(key, encoded):
+                return record
+        except StoreError:
+            try:
+                return parse_record(type(record), self.store.get(key), key, self.store.url)
+            except (FileNotFoundError, StoreError):
+                pass
+            raise  # the first error: nothing stands there, or nobody can tell
+        return parse_record(type(record), self.store.get(key), key, self.store.url)
+
+    def _checked_receipt(self, key: str, data: bytes) -> Receipt:
+        receipt = parse_record(Receipt, data, key, self.store.url)
+        if self._receipt_key(receipt) != key or receipt.sha256[:16] not in receipt.key:
+            raise CorruptObject(f"{key} in {self.store.url}: expected the receipt of that name, found one of {self._receipt_key(receipt)}")
+        return receipt
+
+    def _receipt_key(self, receipt: Receipt) -> str:
+        return f"{self.name}/{receipt.part}-{receipt.inputs_sha256[:16]}.json"
+
+    def _manifest_key(self, start: int, stop: int, inputs: Mapping[str, str]) -> str:
+        return f"{self.name}/manifests/{start}-{stop}-{_short(inputs)}.json"
+
+    def _check_present(self, entries: Sequence[ManifestEntry]) -> None:
+        """One listing, and a look at each object that the listing lacks or shows with another size."""
+        listed = {entry.key: entry.bytes for entry in self.store.list(f"{self.name}/data")}
+        for entry in entries:
+            if listed.get(entry.key) != entry.bytes and (size := self.store.size(entry.key)) != entry.bytes:
+                found = "nothing" if size is None else f"{size} bytes"
+                raise CorruptObject(
+                    f"{self.name} shards/{entry.number:05d}: expected {entry.bytes} bytes at {entry.key} in {self.store.url},"
+                    f" found {found}; run `verify --repair` to rebuild it"
+                )
+
+
+def read_step(store: ObjectStore, name: str) -> dict[str, Any] | None:
+    """What `StepStore.declare` wrote in the folder `name`; None where nothing is declared. Raises CorruptObject."""
+    key = f"{name}/step.json"
+    try:
+        return parse_json(store.get(key), key, store.url)
+    except FileNotFoundError:
+        return None
+
+
+def read_rows(
+    steps: StepStore, manifest: Manifest, start: int, stop: int, columns: Sequence[str] | None = None
+) -> Iterator[Columns]:
+    """The samples [start, stop) of a sealed slice, a shard at a time in index order, trimmed to the range.
+
+    Raises ValueError for a range that the manifest does not hold; CorruptObject as `StepStore.read`.
+    """
+    if not manifest.start <= start < stop <= manifest.stop:
+        raise ValueError(f"expected a range within the sealed samples [{manifest.start}, {manifest.stop}), found [{start}, {stop})")
+    for entry in manifest.entries:
+        first, last = max(start, entry.start), min(stop, entry.stop)
+        if first < last:
+            rows = steps.read_shard(entry, columns)
+            yield {name: values[first - entry.start : last - entry.start] for name, values in rows.items()}
+
+
+def _short(inputs: Mapping[str, str]) -> str:
+    return fingerprint(dict(inputs))[:16]

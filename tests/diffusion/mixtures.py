@@ -1,0 +1,53 @@
+"""Two-dimensional Gaussian mixtures: their noisy density, denoiser and log-ratio are known exactly at every noise level."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dgflow.diffusion.times import sigma_from_tau
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Components with `weights`, `means` and one common standard deviation `std` in each coordinate."""
+
+    weights: tuple[float, ...]
+    means: tuple[tuple[float, float], ...]
+    std: float
+
+    def log_density(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """log p [B] of x = x0 + sigma * z at x [B, 2], sigma [B]."""
+        return torch.logsumexp(self._joint(x, sigma), dim=1)
+
+    def denoiser(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        """E[x0 | x] by Bayes' rule: the posterior mean of each component, weighted by its posterior probability."""
+        variance = (self.std**2 + sigma**2)[:, None, None]
+        means = torch.tensor(self.means, dtype=x.dtype)
+        posterior = torch.softmax(self._joint(x, sigma), dim=1)
+        return (posterior[..., None] * (means + self.std**2 / variance * (x[:, None] - means))).sum(1)
+
+    def draw(self, uniform: Tensor, normal: Tensor) -> Tensor:
+        """Samples [B, 2] from uniforms [B] and normals [B, 2]."""
+        chosen = torch.searchsorted(torch.tensor(self.weights).double().cumsum(0), uniform.contiguous()).clamp_max(len(self.weights) - 1)
+        return torch.tensor(self.means).double()[chosen] + self.std * normal
+
+    def _joint(self, x: Tensor, sigma: Tensor) -> Tensor:
+        variance = (self.std**2 + sigma**2)[:, None]
+        means, weights = torch.tensor(self.means, dtype=x.dtype), torch.tensor(self.weights, dtype=x.dtype)
+        square = (x[:, None] - means).square().sum(2)
+        return weights.log() - square / (2 * variance) - torch.log(2 * math.pi * variance)
+
+
+REAL = Mixture((0.25, 0.75), ((-1.0, 0.5), (1.0, 0.0)), 0.3)
+MODEL = Mixture((0.6, 0.4), ((-1.1, 0.4), (0.9, 0.1)), 0.35)
+
+
+def exact_log_ratio(y: Tensor, tau: Tensor, class_labels: Tensor | None = None) -> Tensor:
+    """What a perfect discriminator of REAL and MODEL returns for y = x / sqrt(1 + sigma^2); computed in float64."""
+    sigma = sigma_from_tau(tau.double())
+    x = y.double() * (1 + sigma**2).sqrt()[:, None]
+    return REAL.log_density(x, sigma) - MODEL.log_density(x, sigma)

@@ -1,0 +1,110 @@
+"""Golden numbers of the reference implementations: find the cases, load them, compare with their tolerances.
+
+A golden folder holds `cases.json` (case name -> npz, weights, config, noise, scope), `<case>.npz` with `in_*` and `out_*` arrays
+and `*.safetensors` with whole state dicts. The folder is the one that the environment variable DGFLOW_GOLDENS names, else
+`shared/goldens/networks` beside the repository, else `tests/goldens/networks` (a small part of the same numbers). Tests choose cases
+by what a case's config says, so that another folder of the same layout (other widths, depths, seeds) runs through the same tests.
+What a case means, and which of its outputs are compared, is left to the tests.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+NOISE_FACTOR = 30.0
+"""A result may differ by this many times the measured noise of the reference run with its float32 operations reordered."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One entry of `cases.json`: a name, the folder that it was read from, and the entry itself."""
+
+    name: str
+    folder: Path
+    entry: dict[str, Any]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return self.entry["config"]
+
+    @property
+    def reference(self) -> str:
+        """Repositories and files the numbers come from, as one string to search in."""
+        return json.dumps(self.entry["reference"])
+
+    @property
+    def scope(self) -> str:
+        return self.entry["scope"]
+
+
+def folder() -> Path:
+    """The golden folder in use. FileNotFoundError when there is none, or when DGFLOW_GOLDENS names a folder without `cases.json`."""
+    named = os.environ.get("DGFLOW_GOLDENS")
+    beside, lean = REPOSITORY.parent / "shared" / "goldens" / "networks", REPOSITORY / "tests" / "goldens" / "networks"
+    places = [Path(named)] if named else [beside, lean]
+    for place in places:
+        if (place / "cases.json").is_file():
+            return place
+    raise FileNotFoundError(f"no cases.json in {' or '.join(map(str, places))}: point DGFLOW_GOLDENS at a folder of golden cases")
+
+
+@cache
+def _entries(place: Path) -> dict[str, dict[str, Any]]:
+    return json.loads((place / "cases.json").read_text())
+
+
+def cases(predicate: Callable[[Case], bool]) -> list[Any]:
+    """`pytest.param(case, id=name)` for every case that `predicate` accepts, in the file's order."""
+    place = folder()
+    found = [Case(name, place, entry) for name, entry in _entries(place).items()]
+    return [pytest.param(case, id=case.name) for case in found if predicate(case)]
+
+
+def load(case: Case) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, dict[str, Tensor]]]:
+    """The case's config, its arrays by full name (`in_x`, `out_logits`, with their stored dtypes) and its state dicts by model name."""
+    with np.load(case.folder / case.entry["npz"], allow_pickle=False) as file:
+        arrays = {name: torch.from_numpy(file[name]) for name in file.files}
+    weights = {model: load_file(case.folder / name) for model, name in (case.entry.get("weights") or {}).items()}
+    return case.config, arrays, weights
+
+
+def close(case: Case, key: str, actual: Tensor, expected: Tensor, *, rtol: float = 0.0, atol: float = 0.0, of_max: float = 0.0) -> None:
+    """Assert `actual` = `expected` within the tolerance: the stated one or 30 times the measured rounding noise, whichever is larger.
+
+    Args:
+        key: name of the output, with or without `out_`; the measured noise is looked up under it.
+        rtol, atol, of_max: the tolerance that the case states: |actual - expected| <= rtol * |expected| + atol + of_max * max|expected|.
+
+    NaN and infinities must stand in the same places. Compared in float64; shapes must be equal.
+    """
+    key = key.removeprefix("out_")
+    assert actual.shape == expected.shape, f"{case.name} {key}: shape {tuple(actual.shape)}, expected {tuple(expected.shape)}"
+    actual, expected = actual.detach().cpu().double(), expected.double()
+    finite = expected.isfinite()
+    assert torch.equal(actual.isfinite(), finite), f"{case.name} {key}: NaN or infinity where it is not expected, or the reverse"
+    torch.testing.assert_close(actual[~finite], expected[~finite], rtol=0, atol=0, equal_nan=True)
+    if not finite.any():
+        return
+    actual, expected = actual[finite], expected[finite]
+    largest = float(expected.abs().max())
+    noise = float(case.entry.get("rounding_noise_rel_to_max", {}).get(key, 0.0))
+    allowed = (rtol * expected.abs() + atol + of_max * largest).clamp_min(NOISE_FACTOR * noise * largest)
+    error = (actual - expected).abs()
+    worst = int((error - allowed).argmax())
+    assert bool((error <= allowed).all()), (
+        f"{case.name} {key}: found {float(actual[worst]):.9g}, expected {float(expected[worst]):.9g} (error {float(error[worst]):.3g}, "
+        f"allowed {float(allowed[worst]):.3g}; largest |expected| {largest:.3g}, measured noise {noise:.3g} of it)"
+    )
