@@ -2,9 +2,9 @@
 
 Promises: the numbers of sample i do not depend on batch, batch mates, shard, worker, thread count or device, and they are pinned by
 golden vectors. There is no state and no host sync, so it is fit for `torch.compile` and CUDA graphs. The bits agree everywhere because
-only operations with one right answer are used: integers below 2**63, and float64 +, -, *, / and sqrt, which IEEE 754 rounds correctly.
-Library logarithms and sines differ in the last bit between devices and vector lengths, so Box-Muller brings its own. A compiler that fuses
-multiply and add may change the last bit of a normal (never of a uniform or an integer); run eagerly where bits are promised.
+only operations with one right answer are used: integers below 2**63, and float64 +, -, * and /, which IEEE 754 rounds correctly. Library
+logarithms, sines and (MKL's) square roots differ in the last bit between devices and vector lengths, so Box-Muller brings its own. A compiler
+that fuses multiply and add may change the last bit of a normal (never of a uniform or an integer); run eagerly where bits are promised.
 
 Layout, which is part of every stored sample's identity and must not change:
     key      word 0   seed, low 32 bits               word 1   seed, high 32 bits
@@ -86,7 +86,7 @@ def uniform(seed: int, index_B: Tensor, shape: Sequence[int], *, step: int, draw
 def standard_normal(seed: int, index_B: Tensor, shape: Sequence[int], *, step: int, draw: int = 0) -> Tensor:
     """Independent standard normals, float64 [B, *shape], by Box-Muller; arguments as in `uniform`. Largest possible |value|: 8.57."""
     words = _words(seed, index_B, math.prod(shape), step, draw)
-    radius = torch.sqrt(-2.0 * _log(_unit(words[0], words[1])))
+    radius = _sqrt(-2.0 * _log(_unit(words[0], words[1])))
     cosine, sine = _cos_sin_turns(_unit(words[2], words[3]))
     return _elements(torch.stack([radius * cosine, radius * sine], dim=-1), shape)
 
@@ -148,6 +148,20 @@ def _log(u: Tensor) -> Tensor:
     for k in range(21, 0, -2):
         series = series * square + 1.0 / k
     return exponent * math.log(2.0) + 2.0 * z * series
+
+
+def _sqrt(x: Tensor) -> Tensor:
+    """Correctly rounded square root of float64 x > 0, whatever the library's last bit is (MKL's is wrong now and then).
+
+    One Newton step with the exact residual x - root^2, the square split into two floats as by Dekker 1971.
+    """
+    root = torch.sqrt(x)
+    scaled = 134217729.0 * root  # 2**27 + 1
+    high = scaled - (scaled - root)
+    low = root - high
+    square = root * root
+    error = ((high * high - square) + 2.0 * high * low) + low * low
+    return root + ((x - square) - error) / (2.0 * root)
 
 
 def _cos_sin_turns(u: Tensor) -> tuple[Tensor, Tensor]:

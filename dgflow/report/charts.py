@@ -9,9 +9,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Literal
 
 WIDTH, HEIGHT = 380, 236  # user units; shown at about that many pixels, so that text keeps its size
-LEFT, RIGHT, TOP, BOTTOM = 52, 14, 30, 40
+LEFT, RIGHT, TOP, BOTTOM = 52, 14, 40, 40
 LOG_RATIO = 20.0  # a y axis whose positive values span more than this is logarithmic
 FEW_POINTS = 16  # up to here each point gets a dot
 
@@ -20,10 +21,11 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Series:
-    """One line: its name in the legend and its points in order of x."""
+    """One line: its name in the legend, its points in order of x, and the data that it was measured on, which the style sheet colours."""
 
     label: str
     points: Sequence[Point]
+    data: Literal["training", "held-out"] = "held-out"
 
 
 def line_chart(
@@ -51,35 +53,38 @@ def line_chart(
     if level:
         y = y_axis.at(level[0])
         out.append(f'<line class="level" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>')
-        out.append(f'<text class="note" x="{WIDTH - RIGHT - 2}" y="{y - 4:g}" text-anchor="end">{escape(level[1])}</text>')
+        # At the end where the lines keep farther away from it.
+        apart = [min(abs(one.points[place][1] - level[0]) for one in series if one.points) for place in (0, -1)]
+        x, anchor = (LEFT + 4, "start") if apart[0] > apart[1] else (WIDTH - RIGHT - 2, "end")
+        out.append(f'<text class="note" x="{x}" y="{y - 4:g}" text-anchor="{anchor}">{escape(level[1])}</text>')
     if mark:
         x = x_axis.at(mark[0])
-        side, offset = ("end", -4) if x > (LEFT + WIDTH - RIGHT) / 2 else ("start", 4)
+        inside = min(max(x, LEFT + 24), WIDTH - RIGHT - 24)
         out.append(f'<line class="mark" x1="{x}" x2="{x}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
-        out.append(f'<text class="note" x="{x + offset:g}" y="{TOP + 10}" text-anchor="{side}">{escape(mark[1])}</text>')
-    for place, one in enumerate(series):
-        out += _line(one, place, x_axis, y_axis)
+        out.append(f'<text class="note" x="{inside:g}" y="{TOP - 4}" text-anchor="middle">{escape(mark[1])}</text>')
+    for one in series:
+        out += _line(one, x_axis, y_axis)
     return "".join([*out, *_legend(series, name, y_axis.log), "</svg>"])
 
 
-def _line(one: Series, place: int, x_axis: _Axis, y_axis: _Axis) -> list[str]:
+def _line(one: Series, x_axis: _Axis, y_axis: _Axis) -> list[str]:
     path = " ".join(f"{x_axis.at(x):g},{y_axis.at(y):g}" for x, y in one.points)
-    out = [f'<polyline class="line s{place}" points="{path}"/>']
+    out = [f'<polyline class="line {one.data}" points="{path}"/>']
     if len(one.points) <= FEW_POINTS:
         for x, y in one.points:
             words = f"<title>{escape(one.label)} at {x:.3g}: {y:.4g}</title>"
-            out.append(f'<circle class="s{place}" cx="{x_axis.at(x):g}" cy="{y_axis.at(y):g}" r="2.5">{words}</circle>')
+            out.append(f'<circle class="{one.data}" cx="{x_axis.at(x):g}" cy="{y_axis.at(y):g}" r="2.5">{words}</circle>')
     return out
 
 
 def _legend(series: Sequence[Series], name: str, log: bool) -> list[str]:
     out = [f'<text class="name" x="{LEFT}" y="14">{escape(name)}{" (log)" if log else ""}</text>']
     x = WIDTH - RIGHT
-    for place, one in reversed(list(enumerate(series))) if len(series) > 1 else []:
+    for one in reversed(series) if len(series) > 1 else []:
         out.append(f'<text class="note" x="{x}" y="14" text-anchor="end">{escape(one.label)}</text>')
-        x -= 7 * len(one.label) + 6
-        out.append(f'<line class="line s{place}" x1="{x - 18}" x2="{x}" y1="10" y2="10"/>')
-        x -= 30
+        x -= round(5.6 * len(one.label)) + 6
+        out.append(f'<line class="line {one.data}" x1="{x - 18}" x2="{x}" y1="10" y2="10"/>')
+        x -= 32
     return out
 
 
@@ -130,7 +135,7 @@ class _Axis:
                 if len(inside) >= 3:
                     break
             return [(value, f"{value:.6g}") for value in inside]
-        rough = (self.high - self.low) / 4
+        rough = (self.high - self.low) / 6
         power = 10.0 ** math.floor(math.log10(rough))
         step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
         step = max(step, 1.0) if self.whole else step

@@ -43,9 +43,8 @@ def render(target: Step, store: ObjectStore) -> str:
     summary = summarise(target, store)
     receipts = [receipt for made in summary.receipts.values() for receipt in made]
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    arms = list(target.arms) if isinstance(target, Evaluate) else [target.title]
     return environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8")).render(
-        title=", ".join(arms),
+        title=f"Evaluation of {_listed(list(target.arms))}" if isinstance(target, Evaluate) else target.title,
         target=target.name,
         root=store.url,
         commits=f"{_utc(min(r.created for r in receipts))} to {_utc(max(r.created for r in receipts))}" if receipts else "",
@@ -59,6 +58,10 @@ def render(target: Step, store: ObjectStore) -> str:
         steps=[_details(made, summary, store) for made in summary.plans],
         environments=_environments(summary),
     )
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join([*([", ".join(names[:-1])] if names[1:] else []), names[-1]])
 
 
 def _utc(seconds: float) -> str:
@@ -111,8 +114,8 @@ def _training(made: StepPlan, summary: Summary) -> dict[str, Any]:
     chosen, how = (used.choose(metrics), used.which) if used else (max(metrics), "the newest so far")
     how = how.replace("best:", "best ").replace("epoch:", "epoch ")
     series = [
-        Series(label, [(float(epoch), values[key]) for epoch, values in metrics.items() if key in values])
-        for key, label in (("train_loss", "training"), ("held_out_loss", "held-out"))
+        Series(data, [(float(epoch), values[key]) for epoch, values in metrics.items() if key in values], data)
+        for key, data in (("train_loss", "training"), ("held_out_loss", "held-out"))
     ]
     by_sigma = metrics[chosen].get("by_sigma", [])
     chance = (LOG_2, "chance, log 2") if by_sigma else None

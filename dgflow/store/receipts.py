@@ -54,6 +54,8 @@ class Receipt(_Record):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         _check_inputs(self.inputs, self.inputs_sha256)
+        if not self.part.endswith(f"/{self.number:05d}") or self.sha256[:16] not in self.key:
+            raise ValueError(f"expected number {self.number} in part {self.part!r} and sha256 {self.sha256[:16]}... in key {self.key!r}")
         return self
 
 
@@ -86,10 +88,10 @@ class Manifest(_Record):
         return fingerprint({"start": self.start, "stop": self.stop, "rows": rows})
 
     @classmethod
-    def of(cls, start: int, stop: int, inputs: Mapping[str, str], receipts: Mapping[str, Receipt]) -> Self:
-        """The manifest of [start, stop) from receipts by key, in index order. Raises ValueError where they are not exactly its shards."""
+    def of(cls, start: int, stop: int, inputs: Mapping[str, str], keys: Sequence[str], receipts: Sequence[Receipt]) -> Self:
+        """The manifest of [start, stop) from receipts and their keys, in index order. Raises ValueError where they are not its shards."""
         entries: list[ManifestEntry] = []
-        for key, receipt in receipts.items():
+        for key, receipt in zip(keys, receipts, strict=True):
             if changed := differences(receipt.inputs, dict(inputs)):
                 raise ValueError(f"{key}: expected a shard made from the inputs of this slice, found others: {'; '.join(changed)}")
             if receipt.start is None or receipt.stop is None:

@@ -8,7 +8,9 @@ compression and versions. Where the bytes are kept, and under which name, is lef
 import hashlib
 import io
 import math
+import struct
 import zipfile
+import zlib
 from collections.abc import Sequence
 from typing import Literal
 
@@ -24,6 +26,7 @@ Columns = dict[str, np.ndarray]
 Format = Literal["parquet", "npz"]
 
 _ROW_GROUP = 8 * 2**20  # bytes of uncompressed rows in a row group: small enough to stream, large enough to compress
+_UNREADABLE = (pa.ArrowException, OSError, EOFError, RuntimeError, KeyError, struct.error, zipfile.BadZipFile, zlib.error)
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that zip can express
 
 
@@ -66,7 +69,7 @@ def decode_shard(data: bytes, format: Format = "parquet", columns: Sequence[str]
         _check_names(names, file.schema_arrow.names)
         table = file.read(columns=names)
         return {name: _from_arrow(table.column(name)) for name in names}
-    except (pa.ArrowException, OSError, zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except _UNREADABLE as error:
         raise ValueError(f"expected a whole {format} shard, found one that does not decode ({type(error).__name__}: {error})") from error
 
 
@@ -167,6 +170,10 @@ def _encode_npz(columns: Columns) -> bytes:
 
 
 def _decode_npz(data: bytes, columns: Sequence[str] | None) -> Columns:
-    with np.load(io.BytesIO(data), allow_pickle=False) as file:
-        _check_names(columns or (), file.files)
-        return {name: file[name] for name in (file.files if columns is None else columns)}
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        found = [name.removesuffix(".npy") for name in archive.namelist()]
+        names = found if columns is None else list(columns)
+        _check_names(names, found)
+        # Read whole before it is parsed: zip verifies its checksum at the end of a member.
+        members = {name: io.BytesIO(archive.read(f"{name}.npy")) for name in names}
+    return {name: np.lib.format.read_array(member, allow_pickle=False) for name, member in members.items()}

@@ -150,6 +150,17 @@ def test_what_does_not_fit_the_layout_is_refused(options: dict, message: str) ->
         noise.uniform(arguments["seed"], arguments["index"], arguments["shape"], step=arguments["step"], draw=arguments["draw"])
 
 
+def test_the_square_root_is_correctly_rounded_even_where_the_library_s_is_not() -> None:
+    x = 73.0 * noise.uniform(4, torch.arange(50_000), (), step=0)
+    exact = torch.tensor([math.sqrt(value) for value in x.tolist()], dtype=torch.float64)
+    nearby = torch.stack([torch.nextafter(exact, torch.zeros_like(exact)), exact, torch.nextafter(exact, 100 * torch.ones_like(exact))])
+    assert torch.equal(noise._sqrt(x), exact)
+    with pytest.MonkeyPatch.context() as patch:
+        for wrong in nearby:
+            patch.setattr(torch, "sqrt", lambda _, wrong=wrong: wrong)
+            assert torch.equal(noise._sqrt(x), exact)
+
+
 @pytest.mark.parametrize("high", [0, 2**31 + 1])
 def test_a_range_that_integers_cannot_cover_is_refused(high: int) -> None:
     with pytest.raises(ValueError, match="high"):

@@ -176,7 +176,7 @@ def final_and_steps(
 @pytest.mark.parametrize("case", cases(is_edm_sampler))
 def test_heun_is_the_published_edm_sampler(case: Case) -> None:
     config, arrays, weights = load(case)
-    options = {key: float(value) for key, value in config["sampler"].items() if key != "num_steps"}
+    options: dict[str, Any] = {key: float(value) for key, value in config["sampler"].items() if key != "num_steps"}
     schedule = {key: options.pop(key) for key in ("sigma_min", "sigma_max", "rho") if key in options}
     sigmas = edm_sigmas(config["sampler"]["num_steps"], **schedule)
     net = Recorder(denoiser(config, weights))

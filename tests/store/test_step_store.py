@@ -263,21 +263,21 @@ def test_corruption_is_found_and_named_and_mended_by_the_same_work(steps: StepSt
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"number":1', '"number":2', None),
+        ('"number":1', '"number":2', "expected number 2 in part 'shards/00001'"),
         ('"seconds":1.5', '"seconds":"long"', "seconds"),
         ('"inputs":{"score":"0', '"inputs":{"score":"2', "expected inputs_sha256"),
-        ('"part":"shards/00001"', '"part":"shards/00002"', "expected the receipt of that name, found one of"),
+        ('"part":"shards/00001"', '"part":"epochs/00001"', "expected the receipt of that name, found one of"),
         ('"start":4', '"begin":4', "begin"),
         ("{", "", "expected JSON"),
     ],
 )
-def test_a_damaged_receipt_is_an_error_that_names_it(steps: StepStore, old: str, new: str, message: str | None) -> None:
+def test_a_damaged_receipt_is_an_error_that_names_it(steps: StepStore, old: str, new: str, message: str) -> None:
     write(steps, 1)
     key = steps.done("shards", INPUTS)[1]
     steps.store.put(key, steps.store.get(key).decode().replace(old, new, 1).encode())
     with pytest.raises(CorruptObject, match=key) as raised:
         steps.receipt(key)
-    assert message is None or message in str(raised.value)
+    assert message in str(raised.value)
 
 
 def test_the_digest_of_a_manifest_is_of_its_rows_and_not_of_times_or_formats(steps: StepStore, store: ObjectStore) -> None:

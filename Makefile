@@ -1,0 +1,31 @@
+# `make digits` runs the main job, `make test` the tests; both set themselves up in .venv on the first call.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: digits test test-slow lint clean
+
+digits: .venv/digits
+	$(BIN)/python workflows/digits.py run --root runs/digits
+
+test: .venv/dev
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-slow: .venv/dev
+	$(BIN)/python -m pytest -q -m slow
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+# The stamps are as new as the last complete installation of what pyproject.toml and constraints.txt ask for.
+.venv/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dgflow needs Python >= 3.11; name one with: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	touch $@
+
+.venv/digits .venv/dev: .venv/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(@F)]'
+	touch $@
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,189 @@
+"""The page: self-contained, escaped, the same for the same root, with the table's numbers; and what it shows of an incomplete root."""
+
+import base64
+import io
+import json
+import re
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+from report.fake_root import SHARD, digits, fill, new_store, recipe
+
+from dgflow.report.charts import Series, line_chart
+from dgflow.report.page import render
+from dgflow.report.summary import as_json, summarise
+from dgflow.steps.binding import Root
+from dgflow.steps.plan import plan
+
+HOSTILE = "</pre><script>alert('x')</script><img src=x onerror=alert(1)>"
+
+
+def write_source(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, image=np.zeros((1, 16, 16), np.uint8), label=np.zeros(1))
+    return str(path)
+
+
+@pytest.fixture
+def finished(tmp_path):
+    target, store = recipe(source=write_source(tmp_path / "digits.npz")), new_store()
+    fill(target, store)
+    return target, store
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text."""
+
+    VOID = frozenset({"meta", "img", "br", "link", "input", "hr"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text, self.open = "", []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_nothing_is_fetched_from_elsewhere(finished):
+    text = render(*finished)
+    page = Page(text)
+    addresses = [value or "" for _, attributes in page.tags for name, value in attributes.items() if name in ("src", "href", "srcset", "xlink:href", "data")]
+    assert addresses
+    assert all(address.startswith(("data:image/png;base64,", "#")) for address in addresses)
+    assert not re.search(r"url\(|@import|https?://", text)
+    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
+    assert any("default-src 'none'" in (attributes.get("content") or "") for tag, attributes in page.tags if tag == "meta")
+
+
+def test_every_tag_is_closed_and_every_link_leads_somewhere(finished):
+    page = Page(render(*finished))
+    assert page.open == []
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert {attributes["href"] for tag, attributes in page.tags if tag == "a"} <= {f"#{name}" for name in ids}
+
+
+def test_every_image_and_chart_has_words(finished):
+    tags = Page(render(*finished)).tags
+    images = [attributes for tag, attributes in tags if tag == "img"]
+    charts = [attributes for tag, attributes in tags if tag == "svg"]
+    assert len(images) == 3 and all(attributes["alt"] for attributes in images)
+    assert len(charts) == 1 + 2 + 2 + 3  # score loss; judge loss, accuracy; discriminator loss, accuracy; three by noise level
+    assert all(attributes["aria-label"] for attributes in charts)
+
+
+def test_the_page_shows_the_numbers_of_the_json(finished):
+    text = Page(render(*finished)).text
+    for arm in as_json(summarise(*finished))["arms"].values():
+        assert f"{arm['fid']['mean']:.2f} ± {arm['fid']['spread']:.2f}" in text
+        assert all(f"{value:.3f}" in text for value in arm["recall"]["per_seed"])
+
+
+def test_grids_hold_the_first_images_of_each_arm_and_of_the_reference(finished):
+    target, store = finished
+    uris = [attributes["src"] or "" for tag, attributes in Page(render(target, store)).tags if tag == "img"]
+    grids = [np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))) for uri in uris]
+    reference = np.concatenate([digits(SHARD, seed=1), digits(SHARD, seed=2)])[50:114]  # real[150:214], in shards 1 and 2
+    for grid, images in zip(grids, [digits(SHARD, seed=101_000)[:64], digits(SHARD, seed=101_000)[:64], reference], strict=True):
+        assert grid.shape == (8 * 17 - 1, 8 * 17 - 1, 4)
+        cells = np.stack([grid[17 * row : 17 * row + 16, 17 * column : 17 * column + 16] for row in range(8) for column in range(8)])
+        assert (cells[..., :3] == images).all()
+        assert (cells[..., 3] == 255).all()
+
+
+def test_the_chosen_epoch_of_the_discriminator_is_marked(finished):
+    page = Page(render(*finished))
+    assert "used: epoch 12 of 20 (best held_out_loss)" in page.text
+    assert "12, used" in page.text
+
+
+def test_every_step_shows_its_configuration_and_fingerprint(finished):
+    target, store = finished
+    text = Page(render(target, store)).text
+    for made in plan(target, store):
+        assert made.step.fingerprint in text
+        assert json.dumps(made.step.document(), indent=2, ensure_ascii=False) in text
+    assert "epochs = 20" in text  # not identity, and so not in the document
+
+
+def test_the_same_root_gives_the_same_page(finished):
+    assert render(*finished) == render(*finished)
+
+
+def test_hostile_text_from_the_store_and_from_paths_is_escaped(tmp_path):
+    target, store = recipe(source=write_source(tmp_path / f"{HOSTILE.replace('/', ' ')}.npz")), new_store()
+    fill(target, store, leave_out=[("generate seed 102, guided", 1)])
+    (made,) = [made for made in plan(target, store) if made.step.title == "generate seed 102, guided"]
+    Root(store).steps(made.step).note_attempt("shards", 1, {"host": HOSTILE, "started": 1.0, "error": HOSTILE})
+    text = render(target, store)
+    page = Page(text)
+    assert HOSTILE in page.text
+    assert "<script" not in text and "<img src=x" not in text
+    assert page.open == []
+
+
+def test_an_incomplete_root_shows_what_is_there_and_says_what_is_missing(tmp_path):
+    target, store = recipe(source=write_source(tmp_path / "digits.npz")), new_store()
+    fill(target, store, leave_out=[("generate seed 101, guided", 0), ("train-classifier", 8)])
+    page = Page(render(target, store))
+    assert "generate seed 101, guided: 1 of 2 shards there" in page.text
+    assert "train-classifier: 7 of 8 epochs there" in page.text
+    assert "No result yet." in page.text
+    assert "not made yet" in page.text
+    assert len([tag for tag, _ in page.tags if tag == "img"]) == 2  # unguided and the reference
+
+
+def test_an_empty_root_gives_a_page(tmp_path):
+    page = Page(render(recipe(source=write_source(tmp_path / "digits.npz")), new_store()))
+    assert "import-images: 0 of 3 shards there" in page.text
+    assert page.open == []
+
+
+def test_damaged_images_are_named_and_the_rest_is_shown(finished):
+    target, store = finished
+    steps = Root(store).steps(target.arms["guided"][0].step)
+    entry = next(entry for entry in store.list(f"{steps.name}/data") if "/00000-" in entry.key)
+    store.put(entry.key, b"torn")
+    page = Page(render(target, store))
+    assert f"{steps.name} shards/00000" in page.text
+    assert len([tag for tag, _ in page.tags if tag == "img"]) == 2
+
+
+def points_of(svg: str) -> list[tuple[float, float]]:
+    line = ElementTree.fromstring(svg).find("polyline")
+    assert line is not None
+    return [(float(x), float(y)) for x, y in (point.split(",") for point in line.attrib["points"].split())]
+
+
+def test_a_logarithmic_axis_spaces_equal_ratios_equally():
+    points = points_of(line_chart("loss", [Series("loss", [(0.1, 1.0), (1.0, 2.0), (10.0, 3.0)])], x_label="sigma", log_x=True))
+    gaps = np.diff([x for x, _ in points])
+    assert gaps[0] == pytest.approx(gaps[1], abs=0.2)
+    assert np.ptp(np.diff([y for _, y in points])) < 0.2  # and a linear one equal differences
+
+
+@pytest.mark.parametrize("values", [[0.5], [0.0, 0.0], [1e-9, 1e9], [-3.0, 4.0], [0.693, 0.6930001]])
+def test_charts_of_odd_ranges_stay_inside_their_frame(values):
+    svg = line_chart("loss", [Series("a < b", [(float(place + 1), value) for place, value in enumerate(values)])], x_label="epoch")
+    assert all(0 <= x <= 380 and 0 <= y <= 236 for x, y in points_of(svg))
+
+
+def test_a_chart_without_points_is_refused():
+    with pytest.raises(ValueError, match="expected finite points"):
+        line_chart("loss", [Series("training", [])], x_label="epoch")

@@ -1,0 +1,223 @@
+"""The training loop on real steps, in this process: what it learns, what it commits, and going on after a crash."""
+
+import numpy as np
+import pytest
+import torch
+from tiny import fakes, real, score, workflow, write_images
+
+from dgflow import TrainClassifier, TrainDiscriminator
+from dgflow.networks.checkpoints import load_weights
+from dgflow.runtime import training
+from dgflow.runtime.training import train
+from dgflow.steps.binding import Bound, BoundRows, Root
+from dgflow.steps.execute import shard_work
+from dgflow.steps.plan import look
+from dgflow.steps.binding import graph
+from dgflow.steps.train_discriminator import summarise
+from dgflow.store.objects import open_store
+
+
+class Crash(BaseException):
+    """A process that dies: nothing may catch it."""
+
+
+@pytest.fixture
+def store(tmp_path):
+    return open_store(str(tmp_path / "root"))
+
+
+@pytest.fixture
+def source(tmp_path):
+    return write_images(tmp_path / "images.npz")
+
+
+def complete(target, store):
+    """Build a step and all it needs, one after the other in here, without Ray; gives what it reads."""
+    root, known = Root(store), {}
+    for node in graph(target):
+        state = look(root, node, known)
+        steps = root.steps(node.step)
+        if state.complete:
+            continue
+        assert state.bound is not None
+        steps.declare(node.step.document())
+        if state.folder == "shards":
+            work = shard_work(node.step, steps, state.bound)
+            for number in state.missing:
+                work(number)
+            done = steps.done("shards", state.bound.digests)
+            for part in node.slices:
+                steps.seal(part.start, part.stop, state.bound.digests, [done[number] for number in node.step.shards_of(part.start, part.stop)])
+        elif state.folder == "epochs":
+            train(node.step.training_task(state.bound), steps, state.bound.digests, epochs=node.step.epochs)
+        known[node.step.fingerprint] = state.bound
+    return known[target.fingerprint]
+
+
+def digests(step, store, inputs):
+    """Epoch to digest of its weights."""
+    steps = Root(store).steps(step)
+    return {epoch: steps.receipt(key).rows_sha256 for epoch, key in steps.done("epochs", inputs.digests).items()}
+
+
+def test_every_epoch_is_kept_and_training_lowers_the_held_out_loss(source, store):
+    step = score(source, epochs=6)
+    inputs = complete(step, store)
+    steps = Root(store).steps(step)
+    losses = [steps.receipt(key).metrics["held_out_loss"] for _, key in sorted(steps.done("epochs", inputs.digests).items())]
+    assert len(losses) == 6
+    assert losses[-1] < losses[0]
+
+
+def test_more_epochs_go_on_from_the_last_and_change_no_earlier_one(source, store, tmp_path):
+    other = open_store(str(tmp_path / "other"))
+    inputs = complete(score(source, epochs=2), store)
+    before = digests(score(source), store, inputs)
+    complete(score(source, epochs=4), store)
+    complete(score(source, epochs=4), other)
+    after = digests(score(source), store, inputs)
+    assert {epoch: after[epoch] for epoch in before} == before
+    assert after == digests(score(source), other, inputs)
+
+
+@pytest.mark.parametrize("kind", ["score", "classifier", "discriminator"])
+def test_a_crash_in_mid_epoch_costs_that_epoch_and_changes_no_bit(source, store, tmp_path, kind):
+    def step(epochs):
+        if kind == "score":
+            return score(source, epochs)
+        if kind == "classifier":
+            return TrainClassifier(real=real(source)[:64], network=workflow(str(source)).features.step.network, batch_size=16, epochs=epochs, shift=1)
+        return workflow(str(source), epochs=epochs).arms["guided"][0].step.guidance[0].discriminator.step
+
+    undisturbed = open_store(str(tmp_path / "undisturbed"))
+    expected = digests(step(3), undisturbed, complete(step(3), undisturbed))
+
+    inputs = complete(step(1), store)
+    steps = Root(store).steps(step(3))
+    task = step(3).training_task(inputs)
+    loss, crash_at = task.loss, task.steps_per_epoch + 1
+
+    def crashing(network, slots, number):
+        if number == crash_at:
+            raise Crash
+        return loss(network, slots, number)
+
+    task.loss = crashing
+    with pytest.raises(Crash):
+        train(task, steps, inputs.digests, epochs=3)
+    complete(step(3), store)
+    assert digests(step(3), store, inputs) == expected
+
+
+def test_a_truncated_newest_checkpoint_is_passed_over_for_the_one_before(source, store, tmp_path, caplog):
+    undisturbed = open_store(str(tmp_path / "undisturbed"))
+    expected = digests(score(source), undisturbed, complete(score(source, epochs=4), undisturbed))
+    inputs = complete(score(source, epochs=3), store)
+    steps = Root(store).steps(score(source))
+    newest = steps.receipt(steps.done("checkpoints", inputs.digests)[3])
+    store.put(newest.key, store.get(newest.key)[:100])
+    complete(score(source, epochs=4), store)
+    assert digests(score(source), store, inputs) == expected
+    assert "checkpoint of epoch 3 cannot be used" in caplog.text
+
+
+def test_only_the_newest_checkpoints_are_kept(source, store):
+    inputs = complete(score(source, epochs=5), store)
+    assert sorted(Root(store).steps(score(source)).done("checkpoints", inputs.digests)) == [4, 5]
+    assert training.KEPT_CHECKPOINTS == 2
+
+
+def test_a_loss_that_is_not_finite_names_the_epoch_and_keeps_the_ones_before(source, store):
+    inputs = complete(score(source, epochs=1), store)
+    steps = Root(store).steps(score(source))
+    task = score(source).training_task(inputs)
+    task.loss = lambda network, slots, step: network(torch.zeros(len(slots), 1, 8, 8), torch.ones(len(slots))).sum((1, 2, 3)) * float("nan")
+    with pytest.raises(FloatingPointError, match="in epoch 2"):
+        train(task, steps, inputs.digests, epochs=2)
+    assert list(steps.done("epochs", inputs.digests)) == [1]
+
+
+def test_weights_do_not_depend_on_the_held_out_images(source, store, tmp_path):
+    """Changing a held-out image must leave the weights alone: it is measured and never trained on."""
+    inputs = complete(score(source), store)
+    rows = inputs.rows("real")
+    changed = {name: values.copy() for name, values in rows.items()}
+    changed["image"][-16:] = 255 - changed["image"][-16:]
+
+    class Other(Bound):
+        def rows(self, *_args, **_options):
+            return changed
+
+    other = Root(open_store(str(tmp_path / "other"))).steps(score(source))
+    train(score(source).training_task(Other()), other, {}, epochs=2)
+    own = Root(store).steps(score(source))
+    assert {e: own.receipt(k).rows_sha256 for e, k in own.done("epochs", inputs.digests).items()} == {
+        e: other.receipt(k).rows_sha256 for e, k in other.done("epochs", {}).items()
+    }
+
+
+def test_a_training_stream_shows_every_image_once_a_pass_and_never_a_held_out_one(source, store):
+    from dgflow.steps.training_data import ImageSet
+
+    data = ImageSet.of(complete(score(source, epochs=1), store).rows("real"), 0.25, num_classes=2, source="test")
+    assert (data.training, data.held) == (48, 16)
+    first, second = (data.drawn(7, torch.arange(48) + 48 * number) for number in range(2))
+    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(48))
+    assert first.tolist() != second.tolist()
+    across = data.drawn(7, torch.arange(40, 60))  # a batch that begins in one pass and ends in the next
+    assert across.tolist() == [*first[40:].tolist(), *second[:12].tolist()]
+
+
+def test_labels_outside_the_classes_are_refused_with_their_range(source):
+    from dgflow.steps.training_data import ImageSet
+
+    rows = {"label": np.array([0, 5]), "image": np.zeros((2, 8, 8, 1), np.uint8)}
+    with pytest.raises(ValueError, match="expected labels 0 to 1 in here, found 0 to 5"):
+        ImageSet.of(rows, 0.5, num_classes=2, source="here")
+
+
+def test_a_step_retrained_to_other_weights_makes_what_was_built_on_it_stale(source, store):
+    samples = fakes(source)[:16]
+    complete(samples.step, store)
+    target = TrainDiscriminator(real=real(source)[:64], fake=samples, batch_size=8, network=workflow(str(source)).arms["guided"][0].step.guidance[0].discriminator.step.network)
+    complete(target, store)
+    # Another machine's training gives other bits under the same recipe: put them in the place of epoch 2.
+    root, step = Root(store), score(source)
+    inputs = complete(step, store)
+    steps = root.steps(step)
+    key = steps.done("epochs", inputs.digests)[2]
+    store.delete(key)
+    tensors = {name: value + 1e-3 for name, value in load_weights(store.get(root_receipt_key(store, step))).items()}
+    training._commit(steps, "epochs", 2, tensors, inputs.digests, 1.0, {"held_out_loss": 0.1}, torch.device("cpu"))
+    known = {}
+    states = {node.step.kind: look(root, node, known) for node in graph(target)}
+    assert states["generate"].action == "rebuild"
+    assert "made from another score" in states["generate"].reason
+    assert states["train-discriminator"].bound is None
+
+
+def root_receipt_key(store, step):
+    name = Root(store).steps(step).name
+    return next(entry.key for entry in store.list(f"{name}/data") if "epochs-00002" in entry.key)
+
+
+def test_calibration_by_level_against_a_closed_form():
+    """Logits that are the true log-ratio are calibrated; doubling them overstates every probability by a known amount."""
+    generator = torch.Generator().manual_seed(0)
+    sigma = torch.full((200_000,), 1.0, dtype=torch.float64)
+    probability = torch.tensor([0.2, 0.8], dtype=torch.float64).repeat(100_000)
+    is_real = torch.rand(200_000, generator=generator, dtype=torch.float64) < probability
+    logit = torch.logit(probability)
+    values = {"logit": logit, "loss": torch.zeros_like(logit), "sigma": sigma, "is_real": is_real}
+    right = summarise(values, 0.5, 2.0)["by_sigma"][0]
+    assert right["calibration_error"] < 0.005
+    assert abs(right["accuracy"] - 0.8) < 0.005
+    doubled = summarise(values | {"logit": 2 * logit}, 0.5, 2.0)["by_sigma"][0]
+    assert abs(doubled["calibration_error"] - (0.8**2 / (0.8**2 + 0.2**2) - 0.8)) < 0.005
+
+
+def test_a_slice_is_read_across_shards_and_trimmed(source, store):
+    inputs = complete(score(source, epochs=1), store)
+    item = inputs.items["real"]
+    assert isinstance(item, BoundRows)
+    assert np.concatenate([part["index"] for part in item.read(["index"], 30, 50)]).tolist() == list(range(30, 50))
