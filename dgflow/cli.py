@@ -3,8 +3,6 @@
 Exit status: 0 when everything that was asked for is there, 1 when it is not, 2 for a command line that cannot be understood.
 """
 
-from __future__ import annotations
-
 import inspect
 import json
 import logging
@@ -12,16 +10,14 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, get_args, get_origin
 
 import typer
 from pydantic import ValidationError
 
+from dgflow.steps.step import Step
 from dgflow.store.objects import ObjectStore, StoreError, open_store
 from dgflow.store.receipts import CorruptObject, StepMismatch
-
-if TYPE_CHECKING:
-    from dgflow.steps.step import Step
 
 COMMANDS = ("run", "plan", "status", "verify", "report")
 ROOT_FORMAT = 1
@@ -50,15 +46,17 @@ def application(workflow: Callable[..., Step], name: str) -> typer.Typer:
     """The Typer application of a recipe; `name` is the default root's name."""
     app = typer.Typer(
         help=inspect.cleandoc(inspect.getmodule(workflow).__doc__ or workflow.__doc__ or ""),  # type: ignore[union-attr]
+        epilog="No command means run: `python RECIPE.py --root DIR` is `python RECIPE.py run --root DIR`.",
+        rich_markup_mode=None if not sys.stdout.isatty() else "rich",
         add_completion=False,
         no_args_is_help=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    recipe = list(inspect.signature(workflow, eval_str=True).parameters.values())
+    recipe = [_recipe_option(parameter) for parameter in inspect.signature(workflow, eval_str=True).parameters.values()]
 
     def command(body: Callable[..., Any]) -> None:
         """Register `body(target, store, ...own options)` with the recipe's parameters as further options."""
-        own = list(inspect.signature(body, eval_str=True).parameters.values())[2:]
+        own = list(inspect.signature(body).parameters.values())[2:]
 
         def call(**options: Any) -> int:
             given = {parameter.name: options.pop(parameter.name) for parameter in recipe}
@@ -75,6 +73,13 @@ def application(workflow: Callable[..., Step], name: str) -> typer.Typer:
     for body in (_run, _plan, _status, _verify, _report):
         command(body)
     return app
+
+
+def _recipe_option(parameter: inspect.Parameter) -> inspect.Parameter:
+    """A parameter of the recipe as an option; `Annotated[int, "what it is"]` gives its help."""
+    kind, *words = get_args(parameter.annotation) if get_origin(parameter.annotation) is Annotated else (parameter.annotation,)
+    option = typer.Option(help=" ".join(word for word in words if isinstance(word, str)), rich_help_panel="Recipe (changes what is made)")
+    return parameter.replace(annotation=Annotated[kind, option])
 
 
 def open_root(url: str) -> ObjectStore:
@@ -134,7 +139,7 @@ def _plan(target: Step, store: ObjectStore, json: AsJson = False) -> int:
     plans = plan(target, store)
     print(texts.plan_table(plans, store))
     if json:
-        _print_json(texts.plan_json(plans))
+        _print_json(texts.plan_json(plans, store))
     return 0
 
 

@@ -3,7 +3,7 @@
 Promises: the numbers of sample i do not depend on batch, batch mates, shard, worker, thread count or device, and they are pinned by
 golden vectors. There is no state and no host sync, so it is fit for `torch.compile` and CUDA graphs. The bits agree everywhere because
 only operations with one right answer are used: integers below 2**63, and float64 +, -, * and /, which IEEE 754 rounds correctly. Library
-logarithms, sines and (MKL's) square roots differ in the last bit between devices and vector lengths, so Box-Muller brings its own. A compiler
+logarithms, sines and (MKL's) square roots differ in the last bit between devices and vector lengths, so Box-Muller has its own. A compiler
 that fuses multiply and add may change the last bit of a normal (never of a uniform or an integer); run eagerly where bits are promised.
 
 Layout, which is part of every stored sample's identity and must not change:
@@ -137,10 +137,12 @@ def _unit(a: Tensor, b: Tensor) -> Tensor:
 
 def _log(u: Tensor) -> Tensor:
     """Natural logarithm of float64 u in (0, 1) by +, -, *, / alone; relative error below 5e-16."""
-    mantissa, exponent = torch.frexp(u)
+    # u = mantissa * 2**exponent by its bits, mantissa in [0.5, 1) at first; torch.frexp does not compile on the CPU (torch 2.14).
+    bits = u.view(torch.int64)
+    mantissa = ((bits & (2**52 - 1)) | (1022 << 52)).view(torch.float64)
     low = mantissa < math.sqrt(0.5)
     mantissa = torch.where(low, 2.0 * mantissa, mantissa)
-    exponent = torch.where(low, exponent - 1, exponent).double()
+    exponent = ((bits >> 52) - 1022 - low.long()).double()
     # log(m) = 2 atanh(z), z = (m - 1) / (m + 1), |z| < 0.1716: the first term left out is below 1e-18 of the sum.
     z = (mantissa - 1.0) / (mantissa + 1.0)
     square = z * z

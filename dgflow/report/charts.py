@@ -17,6 +17,7 @@ LOG_RATIO = 20.0  # a y axis whose positive values span more than this is logari
 FEW_POINTS = 16  # up to here each point gets a dot
 
 Point = tuple[float, float]
+Data = Literal["training", "held-out"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Series:
 
     label: str
     points: Sequence[Point]
-    data: Literal["training", "held-out"] = "held-out"
+    data: Data = "held-out"
 
 
 def line_chart(

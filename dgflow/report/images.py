@@ -101,5 +101,3 @@ def _png(images: np.ndarray) -> dict[str, Any]:
         "width": canvas.shape[1] * max(1, SHOWN_WIDTH // canvas.shape[1]),
         "shrunk": f", shrunk from {side} pixels" if shrunk else "",
     }
-
-

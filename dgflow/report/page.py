@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dgflow.report.charts import Series, line_chart
+from dgflow.report.charts import Data, Series, line_chart
 from dgflow.report.images import grids
 from dgflow.report.layout import METRICS, duration, labels, number, parts, size
 from dgflow.report.summary import Summary, comparisons, cost_line, missing, notes, summarise, table_rows
@@ -83,10 +83,10 @@ def _result(summary: Summary) -> dict[str, Any] | None:
 def _failures(summary: Summary, store: ObjectStore) -> list[dict[str, Any]]:
     """Failed attempts at parts that are still missing."""
     root, found = Root(store), []
-    for made in summary.plans:
+    for label, made in zip(labels((made.step.title, made.step.name) for made in summary.plans), summary.plans, strict=True):
         if not made.complete:
             notes = root.steps(made.step).attempts(made.folder)
-            found += [failure | {"step": made.step.title, "unit": made.unit.removesuffix("s")} for failure in failures(made, notes)]
+            found += [failure | {"step": label, "unit": made.unit.removesuffix("s")} for failure in failures(made, notes)]
     return found
 
 
@@ -113,9 +113,9 @@ def _training(made: StepPlan, summary: Summary) -> dict[str, Any]:
     used = _used(step, summary) if made.complete else None
     chosen, how = (used.choose(metrics), used.which) if used else (max(metrics), "the newest so far")
     how = how.replace("best:", "best ").replace("epoch:", "epoch ")
+    losses: tuple[tuple[str, Data], ...] = (("train_loss", "training"), ("held_out_loss", "held-out"))
     series = [
-        Series(data, [(float(epoch), values[key]) for epoch, values in metrics.items() if key in values], data)
-        for key, data in (("train_loss", "training"), ("held_out_loss", "held-out"))
+        Series(data, [(float(epoch), values[key]) for epoch, values in metrics.items() if key in values], data) for key, data in losses
     ]
     by_sigma = metrics[chosen].get("by_sigma", [])
     chance = (LOG_2, "chance, log 2") if by_sigma else None

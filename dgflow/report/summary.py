@@ -81,10 +81,15 @@ def _row(made: StepPlan, receipts: list[Receipt]) -> StepRow:
         done=len(made.done),
         wanted=len(made.wanted),
         bytes=sum(receipt.bytes for receipt in receipts),
-        seconds=sum(receipt.seconds for receipt in receipts),
+        seconds=sum(map(worker_seconds, receipts)),
         elapsed=elapsed(receipts),
         evaluations=step.network_evaluations(samples) if isinstance(step, SampleStep) else 0,
     )
+
+
+def worker_seconds(receipt: Receipt) -> float:
+    """What a part cost: an epoch's receipt has the seconds that its workers took together, side by side, and their number."""
+    return receipt.seconds * receipt.metrics.get("workers", 1)
 
 
 def elapsed(receipts: list[Receipt]) -> float:
@@ -141,7 +146,7 @@ def notes(summary: Summary) -> list[str]:
     spread = (
         f"mean ± sample standard deviation over {seeds} sampling seeds" if seeds > 1 else "one sampling seed, so the spread is not known"
     )
-    nearest = "" if target.floor.rows == samples else f", the nearest number to the arms' {samples:,}"
+    nearest = "" if target.floor.rows == samples else f", the nearest n to the arms' {samples:,}"
     return [
         f"{spread}; FID: lower is better, the others: higher",
         f"reference: {_images(target.reference)}, {_seen(summary, target.reference)}",

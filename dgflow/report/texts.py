@@ -14,6 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from dgflow.report.layout import aligned, duration, labels, parts, printable, size
+from dgflow.report.summary import worker_seconds
 from dgflow.steps.binding import Root
 from dgflow.steps.plan import StepPlan
 from dgflow.steps.step import SampleStep
@@ -32,7 +33,7 @@ REASON_WIDTH = 140
 class _Rate:
     """Mean cost of one sample, epoch or result."""
 
-    seconds: float
+    seconds: float  # of work, all workers together
     bytes: float
 
 
@@ -129,12 +130,9 @@ def _rates(plans: Sequence[StepPlan], store: ObjectStore) -> dict[str, _Rate]:
             keys = list(made.done.values()) or [key for of in steps.committed(made.folder).values() for key in of.values()]
             receipts = steps.receipts(_spread(keys, ESTIMATE_SAMPLE))
             if receipts:
-                work = sum(
-                    (receipt.stop - receipt.start) if receipt.stop is not None and receipt.start is not None else 1 for receipt in receipts
-                )
-                rates[made.step.fingerprint] = _Rate(
-                    sum(receipt.seconds for receipt in receipts) / work, sum(receipt.bytes for receipt in receipts) / work
-                )
+                work = sum(1 if receipt.start is None or receipt.stop is None else receipt.stop - receipt.start for receipt in receipts)
+                cost = sum(map(worker_seconds, receipts))
+                rates[made.step.fingerprint] = _Rate(cost / work, sum(receipt.bytes for receipt in receipts) / work)
     return rates
 
 
@@ -154,8 +152,8 @@ def status_rows(plans: Sequence[StepPlan], store: ObjectStore, now: float | None
 
     `state` is done, running (something was committed or begun lately), stopped (begun, and silent since), to do, or waiting (for what it
     reads). `in_flight` are the attempts under way, `failed` those that ended in an error, of parts that are not committed; `part` is the
-    number of the shard. `rate_per_minute` is that of the newest commits, `seconds_left` what it promises while the step is running,
-    `worker_seconds` the work so far (exact up to 64 parts, then estimated from 64).
+    number of the shard or epoch. `rate_per_minute` is that of the newest commits, `seconds_left` what it promises while the step is
+    running, `worker_seconds` the work so far (exact up to 64 parts, then estimated from 64).
     """
     root, moment = Root(store), time.time() if now is None else now
     return [_status_row(made, root.steps(made.step), moment) for made in plans]
@@ -163,10 +161,10 @@ def status_rows(plans: Sequence[StepPlan], store: ObjectStore, now: float | None
 
 def _status_row(made: StepPlan, steps: StepStore, now: float) -> dict[str, Any]:
     sample = steps.receipts(_spread(list(made.done.values()), STATUS_SAMPLE))
-    seconds = fmean(receipt.seconds for receipt in sample) if sample else 0.0
+    cost = fmean(map(worker_seconds, sample)) if sample else 0.0
     newest = [] if made.complete else steps.receipts(_newest(made, steps))
     created = sorted(receipt.created for receipt in newest)
-    patience = max(SILENCE, 3 * seconds)
+    patience = max(SILENCE, 3 * max((receipt.seconds for receipt in sample), default=0.0))
     notes = {} if made.complete else {number: note for number, note in steps.attempts(made.folder).items() if number not in made.done}
     in_flight = [
         {"part": number, "host": note.get("host"), "started": note["started"]}
@@ -190,7 +188,7 @@ def _status_row(made: StepPlan, steps: StepStore, now: float) -> dict[str, Any]:
         "failed": failed,
         "rate_per_minute": None if per_second is None else 60 * per_second,
         "seconds_left": len(made.missing) / per_second if per_second is not None and running else None,
-        "worker_seconds": seconds * len(made.done),
+        "worker_seconds": cost * len(made.done),
     }
 
 

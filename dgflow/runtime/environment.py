@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import socket
+import time
 from functools import cache
 from importlib.metadata import version
+from typing import Any
+
+
+def attempt() -> dict[str, Any]:
+    """Who is at work, for `status`."""
+    return {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
 
 
 @cache

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from dgflow.networks.checkpoints import load_weights, save_weights
-from dgflow.runtime.environment import versions
+from dgflow.runtime.environment import attempt, versions
 from dgflow.store.shards import rows_sha256
 from dgflow.store.receipts import CorruptObject
 from dgflow.store.step_store import StepStore
@@ -78,6 +78,8 @@ def train(
     slots = torch.arange(rank * share, (rank + 1) * share)
     for epoch in range(done + 1, epochs + 1):
         began = time.monotonic()
+        if rank == 0:
+            steps.note_attempt("epochs", epoch, attempt())
         network.train()
         total = torch.zeros((), dtype=torch.float64)
         for step in range((epoch - 1) * task.steps_per_epoch, epoch * task.steps_per_epoch):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dgflow.steps.binding import Bound, Root, graph
 from dgflow.steps.evaluate import Evaluate
@@ -102,14 +100,14 @@ def shard_work(step: SampleStep, steps: StepStore, inputs: Bound) -> Callable[[i
     """What a worker of the pool does: load once, then build and commit one shard after another; gives the seconds that each took."""
     import torch
 
-    from dgflow.runtime.environment import versions
+    from dgflow.runtime.environment import attempt, versions
 
     build = step.shard_builder(inputs)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
     def work(number: int) -> float:
-        attempt: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
-        steps.note_attempt("shards", number, attempt)
+        own = attempt()
+        steps.note_attempt("shards", number, own)
         began = time.monotonic()
         try:
             start, stop = step.shard_range(number)
@@ -126,7 +124,7 @@ def shard_work(step: SampleStep, steps: StepStore, inputs: Bound) -> Callable[[i
                 versions=versions(),
             )
         except Exception as error:
-            steps.note_attempt("shards", number, attempt | {"failed": time.time(), "error": str(error)})
+            steps.note_attempt("shards", number, own | {"failed": time.time(), "error": str(error)})
             raise
         return seconds
 

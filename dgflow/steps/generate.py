@@ -31,7 +31,8 @@ class Generate(SampleStep):
 
     @property
     def title(self) -> str:
-        return f"generate seed {self.seed}{', guided' if self.guidance else ''}"
+        guides = " and ".join(term.discriminator.step.title.removeprefix("train-") for term in self.guidance)
+        return f"generate seed {self.seed}{f', guided by {guides}' if guides else ''}"
 
     def network_evaluations(self, rows: int) -> int:
         return rows * self.sampler.nfe  # of the score network; the discriminator's come on top

@@ -147,6 +147,10 @@ class TrainStep(Step):
     held_out: float = Field(default=0.1, ge=0, lt=1)
     seed: int = Field(default=0, ge=0)
 
+    @property
+    def title(self) -> str:
+        return f"{self.kind} seed {self.seed}" if self.seed else self.kind
+
     def last(self) -> Weights:
         return Weights(step=self, which="last")
 

@@ -118,7 +118,8 @@ class S3Store:
 
     def names(self) -> "list[str]":  # quoted: `list` is a method here
         pages = self._pages("list the root", self._root, Delimiter="/")
-        keys = [item.get("Key") or item["Prefix"] for page in pages for item in (*page.get("Contents", []), *page.get("CommonPrefixes", []))]
+        found = [item for page in pages for item in (*page.get("Contents", []), *page.get("CommonPrefixes", []))]
+        keys = [item.get("Key") or item["Prefix"] for item in found]
         return sorted({key.removeprefix(self._root).rstrip("/") for key in keys} - {""})
 
     def _pages(self, attempted: str, folder: str, **options: str) -> Iterator[dict[str, Any]]:
@@ -198,7 +199,7 @@ class S3Store:
                 f"{where} does not answer after {len(BACK_OFF) + 1} attempts ({type(error).__name__}: {error})",
                 "check AWS_ENDPOINT_URL, the network and the server, and run again: nothing is lost",
             )
-        return f"{type(error).__name__}: {error}", "see the server's reply above; run again once it is resolved: nothing is lost"
+        return f"{type(error).__name__}: {error}", "resolve that and run again: nothing is lost"
 
 
 def _client_error(error: BaseException | None) -> boto.ClientError | None:

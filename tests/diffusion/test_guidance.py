@@ -240,6 +240,15 @@ def test_the_log_ratio_of_a_sample_is_that_of_its_last_step_inside_the_window() 
     assert torch.equal(sample.log_ratio, seen[-1].detach())
 
 
+def test_a_sample_that_leaves_the_window_before_its_mates_keeps_its_log_ratio() -> None:
+    def term(x: Tensor, sigma: Tensor, class_labels: Tensor | None, *, step: int, order: int, sigma_bounds: tuple[float, float]):
+        inside = torch.tensor([True, step < 1, False])
+        return torch.zeros_like(x), torch.where(inside, 10.0 + step, OUTSIDE_LOG_RATIO)
+
+    log_ratio = heun(zero, latents(3), (8.0, 4.0, 2.0, 1.0), guidance=[term]).log_ratio
+    assert log_ratio is not None and log_ratio.tolist() == [12.0, 10.0, OUTSIDE_LOG_RATIO]
+
+
 def test_the_published_route_has_no_gradient_beyond_its_clip_and_the_logit_has() -> None:
     x, sigma = torch.tensor([[10.0, 0.0], [1.0, 0.0], [-10.0, 0.0]]).double(), torch.ones(3).double()
     log_ratio, gradient = log_ratio_and_gradient(linear, x, sigma, None, saturate=True)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import statistics
 from collections.abc import Iterable
 
 import numpy as np
@@ -18,8 +19,8 @@ from dgflow import (
     TrainDiscriminator,
     TrainScore,
 )
-from dgflow.steps.binding import Root
-from dgflow.steps.plan import plan
+from dgflow.steps.binding import Root, graph
+from dgflow.steps.plan import look
 from dgflow.steps.step import SampleStep, TrainStep
 from dgflow.store.identity import canonical_json, sha256_hex
 from dgflow.store.memory import MemoryStore
@@ -37,17 +38,19 @@ def new_store() -> MemoryStore:
     return MemoryStore(f"fake-root-{next(_names)}")
 
 
-def recipe(*, source: str = "digits.npz", discriminators: int = 1, samples: int = 200, seeds: Iterable[int] = SEEDS, steps: int = 18) -> Evaluate:
+def recipe(
+    *, source: str = "digits.npz", discriminators: int = 1, samples: int = 200, seeds: Iterable[int] = SEEDS, shard_size: int = SHARD
+) -> Evaluate:
     """The digits recipe in small; `source` is a file of images that has to exist."""
-    real = ImportImages(source=source, num_classes=10, image_size=16, channels=1, shard_size=SHARD)
+    real = ImportImages(source=source, num_classes=10, image_size=16, channels=1, shard_size=shard_size)
     train, reference = real[:150], real[150:300]
     network = SongUNet(model_channels=16, channel_mult=(1, 2), num_blocks=2, attn_resolutions=(8,), dropout=0.0)
     score = TrainScore(real=train, network=network, epochs=24).last()
     judge = TrainClassifier(real=train, network=ADMEncoder(model_channels=32, pool="adaptive"), epochs=8)
-    fake = Generate(score=score, sampler=Heun(steps=steps), seed=1, shard_size=SHARD)[:200]
+    fake = Generate(score=score, sampler=Heun(), seed=1, shard_size=shard_size)[:200]
 
     def arm(*guidance: DiscriminatorGuidance):
-        return tuple(Generate(score=score, sampler=Heun(steps=steps), guidance=guidance, seed=seed, shard_size=SHARD)[:samples] for seed in seeds)
+        return tuple(Generate(score=score, sampler=Heun(), guidance=guidance, seed=seed, shard_size=shard_size)[:samples] for seed in seeds)
 
     arms = {"unguided": arm()}
     for seed in range(discriminators):
@@ -58,26 +61,19 @@ def recipe(*, source: str = "digits.npz", discriminators: int = 1, samples: int 
 
 def digits(count: int, seed: int) -> np.ndarray:
     """Images uint8 [n, 16, 16, 1] of a few random strokes."""
-    random = np.random.Generator(np.random.PCG64(seed))
-    y, x = np.mgrid[:16, :16]
-    images = np.zeros((count, 16, 16))
-    for image in images:
-        points = random.uniform(3, 13, (4, 2))
-        for share in np.linspace(0, 1, 24):
-            at = sum(
-                weight * point
-                for weight, point in zip([(1 - share) ** 3, 3 * share * (1 - share) ** 2, 3 * share**2 * (1 - share), share**3], points, strict=True)
-            )
-            image += 90 * np.exp(-((y - at[0]) ** 2 + (x - at[1]) ** 2) / 0.9)
-    return images.clip(0, 255).astype(np.uint8)[..., None]
+    share = np.linspace(0, 1, 16)
+    bezier = np.stack([(1 - share) ** 3, 3 * share * (1 - share) ** 2, 3 * share**2 * (1 - share), share**3], axis=1)
+    path = bezier @ np.random.Generator(np.random.PCG64(seed)).uniform(3, 13, (count, 4, 2))  # [n, 16, (y, x)]
+    y, x = (np.exp(-((np.arange(16) - path[..., axis, None]) ** 2) / 0.9) for axis in (0, 1))
+    return (135 * np.einsum("npy,npx->nyx", y, x)).clip(0, 255).astype(np.uint8)[..., None]
 
 
 def fill(target: Evaluate, store: ObjectStore, leave_out: Iterable[tuple[str, int]] = ()) -> None:
     """Make every step of `target`, but for the parts in `leave_out` (the step's title and the part's number) and what needs them."""
-    skipped, root = set(leave_out), Root(store)
-    for place in range(len(plan(target, store))):
-        made = plan(target, store)[place]
-        if made.bound is None:
+    skipped, root, known = set(leave_out), Root(store), {}
+    for node in graph(target):
+        made = look(root, node, known)
+        if made.bound is None or made.complete:
             continue
         step, steps, inputs = made.step, root.steps(made.step), made.bound.digests
         steps.declare(step.document())
@@ -87,8 +83,14 @@ def fill(target: Evaluate, store: ObjectStore, leave_out: Iterable[tuple[str, in
             if isinstance(step, SampleStep):
                 start, stop = step.shard_range(number)
                 index = np.arange(start, stop, dtype=np.int64)
-                columns = {"index": index, "label": index % 10, "image": digits(stop - start, seed=getattr(step, "seed", 0) * 1000 + number)}
-                steps.write_shard(number, columns, start=start, stop=stop, inputs=inputs, seconds=2.0 + number, device="cpu", versions=VERSIONS)
+                columns = {
+                    "index": index,
+                    "label": index % 10,
+                    "image": digits(stop - start, seed=getattr(step, "seed", 0) * 1000 + number),
+                }
+                steps.write_shard(
+                    number, columns, start=start, stop=stop, inputs=inputs, seconds=2.0 + number, device="cpu", versions=VERSIONS
+                )
             else:
                 metrics, data = (epoch_metrics(step, number), b"weights") if isinstance(step, TrainStep) else ({}, result_data(target))
                 suffix = "safetensors" if isinstance(step, TrainStep) else ".json"
@@ -111,6 +113,7 @@ def fill(target: Evaluate, store: ObjectStore, leave_out: Iterable[tuple[str, in
                 numbers = step.shards_of(part.start, part.stop)
                 if all(number in done for number in numbers):
                     steps.seal(part.start, part.stop, inputs, [done[number] for number in numbers])
+        look(root, node, known)
 
 
 def epoch_metrics(step: TrainStep, epoch: int) -> dict:
@@ -118,7 +121,11 @@ def epoch_metrics(step: TrainStep, epoch: int) -> dict:
     if step.kind == "train-score":
         return {"train_loss": 0.2 + 0.9 / epoch, "held_out_loss": 0.22 + 0.8 / epoch, "workers": 2}
     if step.kind == "train-classifier":
-        return {"train_loss": 2.2 * math.exp(-0.7 * epoch), "held_out_loss": 0.05 + 2 * math.exp(-epoch), "held_out_accuracy": 1 - 0.5 / epoch**2}
+        return {
+            "train_loss": 2.2 * math.exp(-0.7 * epoch),
+            "held_out_loss": 0.05 + 2 * math.exp(-epoch),
+            "held_out_accuracy": 1 - 0.5 / epoch**2,
+        }
     edges = [0.0447 * (80 / 0.0447) ** (level / 8) for level in range(9)]
     by_sigma = [
         {
@@ -128,7 +135,7 @@ def epoch_metrics(step: TrainStep, epoch: int) -> dict:
             "accuracy": 0.5 + 0.4 * math.exp(-level / 2),
             "calibration_error": 0.02 + 0.03 * math.exp(-level),
         }
-        for level, (low, high) in enumerate(zip(edges, edges[1:], strict=False))
+        for level, (low, high) in enumerate(itertools.pairwise(edges))
     ]
     held_out = 0.69 - 0.02 * min(epoch, 12) + 0.012 * max(0, epoch - 12)
     return {"train_loss": 0.69 - 0.022 * epoch, "held_out_loss": held_out, "held_out_accuracy": 0.6, "by_sigma": by_sigma, "workers": 2}
@@ -136,7 +143,6 @@ def epoch_metrics(step: TrainStep, epoch: int) -> dict:
 
 def result_data(target: Evaluate) -> bytes:
     """What Evaluate commits, with made-up numbers."""
-    import statistics
 
     def over(values: list[float]) -> dict:
         return {"mean": statistics.fmean(values), "spread": statistics.stdev(values) if len(values) > 1 else None, "per_seed": values}
@@ -144,7 +150,11 @@ def result_data(target: Evaluate) -> bytes:
     arms = {}
     for name, arm in target.arms.items():
         fid = FID[name][: len(arm)]
-        others = {"is": [8.9 - value / 100 for value in fid], "precision": [0.9 - value / 200 for value in fid], "recall": [0.6 + value / 500 for value in fid]}
+        others = {
+            "is": [8.9 - value / 100 for value in fid],
+            "precision": [0.9 - value / 200 for value in fid],
+            "recall": [0.6 + value / 500 for value in fid],
+        }
         arms[name] = {"fid": over(fid)} | {metric: over(values) for metric, values in others.items()}
         arms[name] |= {"n": arm[0].rows, "seeds": [getattr(part.step, "seed", None) for part in arm]}
     reference = {"n": target.reference.rows, "digest": "0" * 64, "features": target.features.step.fingerprint, "k": 3}

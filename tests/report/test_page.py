@@ -63,7 +63,12 @@ class Page(HTMLParser):
 def test_nothing_is_fetched_from_elsewhere(finished):
     text = render(*finished)
     page = Page(text)
-    addresses = [value or "" for _, attributes in page.tags for name, value in attributes.items() if name in ("src", "href", "srcset", "xlink:href", "data")]
+    addresses = [
+        value or ""
+        for _, attributes in page.tags
+        for name, value in attributes.items()
+        if name in ("src", "href", "srcset", "xlink:href", "data")
+    ]
     assert addresses
     assert all(address.startswith(("data:image/png;base64,", "#")) for address in addresses)
     assert not re.search(r"url\(|@import|https?://", text)

@@ -9,6 +9,7 @@ from report.fake_root import FID, FLOOR, fill, new_store, recipe
 
 from dgflow.report.summary import as_json, summarise, table
 from dgflow.steps.binding import Root
+from dgflow.steps.plan import plan
 from dgflow.store.receipts import CorruptObject
 
 
@@ -68,7 +69,7 @@ def test_the_floor_and_the_reference_say_what_they_are(finished):
     text = table(summarise(*finished))
     assert "reference: 150 real images [150:300], unseen by training" in text
     assert "real against real: 150 real images [0:150], seen in training (train-score, train-classifier, train-discriminator)" in text
-    assert "the nearest number to the arms' 200" in text
+    assert "the nearest n to the arms' 200" in text
 
 
 def test_json_has_the_keys_that_others_read(finished):
@@ -80,6 +81,12 @@ def test_json_has_the_keys_that_others_read(finished):
     generate = found["steps"][target.arms["guided"][0].step.name]
     assert set(generate) == {"fingerprint", "seconds", "shards", "title", "elapsed", "bytes"}
     assert (generate["shards"], generate["seconds"]) == (2, 2.0 + 3.0)  # what the receipts of its two shards say
+
+
+def test_an_epoch_costs_its_seconds_times_its_workers(finished):
+    target, store = finished
+    (step,) = [made.step for made in plan(target, store) if made.step.kind == "train-discriminator"]
+    assert as_json(summarise(target, store))["steps"][step.name]["seconds"] == 20 * 1.5 * 2  # 20 epochs of 1.5 s on 2 workers
 
 
 def test_a_missing_shard_is_named_instead_of_a_result(source):

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -77,8 +78,8 @@ def test_a_finished_plan_has_nothing_to_do(source):
 
 
 def test_an_estimate_reads_a_sample_of_the_receipts(source):
-    target, store = recipe(source=source, samples=10_000), new_store()
-    fill(recipe(source=source, samples=4_000), store)
+    target, store = recipe(source=source, shard_size=10, samples=1_000), new_store()
+    fill(recipe(source=source, shard_size=10, samples=400), store)
     plans = plan(target, store)
     read, get_many = [], store.get_many
     store.get_many = lambda keys: read.append(len(keys)) or get_many(keys)
@@ -115,13 +116,15 @@ def test_an_attempt_is_in_flight_for_ten_minutes(unfinished):
 
 
 def test_the_rate_is_that_of_the_newest_commits_and_gives_the_time_left(source, monkeypatch):
-    target, store = recipe(source=source, samples=4_000), new_store()
+    target, store = recipe(source=source, shard_size=10, samples=400), new_store()
     clock = iter(range(10_000, 10**9, 30))  # a commit every 30 s
-    monkeypatch.setattr("dgflow.store.step_store.time.time", lambda: float(next(clock)))
+    monkeypatch.setattr("dgflow.store.step_store.time", SimpleNamespace(time=lambda: float(next(clock))))
     fill(target, store, leave_out=[("generate seed 103", number) for number in range(30, 40)])
     plans = plan(target, store)
     steps = steps_of(target, store, "generate seed 103")
-    newest = max(receipt.created for receipt in steps.receipts([key for keys in steps.committed("shards").values() for key in keys.values()]))
+    newest = max(
+        receipt.created for receipt in steps.receipts([key for keys in steps.committed("shards").values() for key in keys.values()])
+    )
     row = row_of(status_rows(plans, store, now=newest + 5), "generate seed 103")
     assert row["rate_per_minute"] == pytest.approx(2.0)
     assert row["seconds_left"] == pytest.approx(10 * 30.0)
@@ -139,5 +142,6 @@ def test_what_waits_for_its_inputs_says_so(unfinished):
 
 
 def test_planning_loads_neither_torch_nor_ray_nor_matplotlib(tmp_path):
-    code = "import sys, dgflow, dgflow.report.texts, dgflow.report.summary, dgflow.steps.plan; print(sorted({'torch', 'ray', 'matplotlib'} & set(sys.modules)))"
+    modules = "dgflow, dgflow.report.texts, dgflow.report.summary, dgflow.report.page, dgflow.steps.plan"
+    code = f"import sys, {modules}; print(sorted({{'torch', 'ray', 'matplotlib', 'jinja2'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

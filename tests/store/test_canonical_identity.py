@@ -22,8 +22,16 @@ class Colour(enum.StrEnum):
     ("value", "text", "sha256"),
     # The digests are those of `printf %s TEXT | sha256sum`.
     [
-        ({"b": 1, "a": [True, None, "ä"]}, '{"a":[true,null,"ä"],"b":1}', "72ceb93632b72a35f5e2003e47bef9fd1071dc3341732e301fc7b51f040c666a"),
-        ({"steps": 18, "rho": 7.0, "sigma": (0.002, 80.0)}, '{"rho":7.0,"sigma":[0.002,80.0],"steps":18}', "cdb1d68f6e330dd6eaf137f2e378c66eed73e798878ccd59d66f68ae49d04d6e"),
+        (
+            {"b": 1, "a": [True, None, "ä"]},
+            '{"a":[true,null,"ä"],"b":1}',
+            "72ceb93632b72a35f5e2003e47bef9fd1071dc3341732e301fc7b51f040c666a",
+        ),
+        (
+            {"steps": 18, "rho": 7.0, "sigma": (0.002, 80.0)},
+            '{"rho":7.0,"sigma":[0.002,80.0],"steps":18}',
+            "cdb1d68f6e330dd6eaf137f2e378c66eed73e798878ccd59d66f68ae49d04d6e",
+        ),
         ({}, "{}", "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"),
         (1e-45, "1e-45", "8a61be277ab2db147cadcafeba3ef87aae71c48ffd89805bfc102864d5ff1184"),
     ],
@@ -44,7 +52,7 @@ def test_a_float_that_is_a_whole_number_stays_a_float() -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ({"fields": {"sampler": {"steps": max}}}, r"fields\.sampler\.steps: expected .* found a builtins\.builtin.*; a function has no stable"),
+        ({"fields": {"sampler": {"steps": max}}}, r"fields\.sampler\.steps: .* found a builtins\.builtin.*; a function has no stable"),
         ({"fields": {"loss": lambda: 0}}, r"fields\.loss: .* a function has no stable form"),
         ({"guidance": [{"weight": 1.0}, {"weight": math.nan}]}, r"guidance\[1\]\.weight: .* found the float nan; use None, or a finite"),
         ([math.inf], r"\[0\]: .* found the float inf"),

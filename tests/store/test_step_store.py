@@ -3,13 +3,14 @@
 import json
 import re
 import threading
+import uuid
 
 import numpy as np
 import pytest
 from store.step_examples import DOCUMENT, INPUTS, OTHER_INPUTS, ROWS, rows, same_rows, step, write
 
 from dgflow.store.identity import canonical_json, fingerprint, sha256_hex
-from dgflow.store.objects import ObjectStore
+from dgflow.store.objects import ObjectStore, open_store
 from dgflow.store.receipts import CorruptObject, Manifest, StepMismatch
 from dgflow.store.shards import rows_sha256
 from dgflow.store.step_store import StepStore, read_rows
@@ -18,6 +19,12 @@ from dgflow.store.step_store import StepStore, read_rows
 @pytest.fixture
 def steps(store: ObjectStore) -> StepStore:
     return step(store)
+
+
+@pytest.fixture
+def in_memory() -> StepStore:
+    """For what does not depend on the backend."""
+    return step(open_store(f"memory://{uuid.uuid4().hex}"))
 
 
 def sealed(steps: StepStore, shards: int = 3, stop: int | None = None) -> Manifest:
@@ -38,11 +45,11 @@ def test_a_committed_shard_is_where_the_layout_says_and_reads_back(steps: StepSt
     assert same_rows(steps.read_shard(receipt), rows(42))
 
 
-def test_some_columns_can_be_read_without_the_others(steps: StepStore) -> None:
-    receipt = write(steps, 0)
-    assert steps.read_shard(receipt, ["log_ratio"]).keys() == {"log_ratio"}
+def test_some_columns_can_be_read_without_the_others(in_memory: StepStore) -> None:
+    receipt = write(in_memory, 0)
+    assert in_memory.read_shard(receipt, ["log_ratio"]).keys() == {"log_ratio"}
     with pytest.raises(ValueError, match="there is no 'latent'"):
-        steps.read_shard(receipt, ["latent"])
+        in_memory.read_shard(receipt, ["latent"])
 
 
 def test_an_artefact_lies_beside_the_shards_under_its_own_folder(steps: StepStore) -> None:
@@ -69,17 +76,17 @@ def test_a_late_writer_with_other_bytes_alters_nothing(steps: StepStore) -> None
     assert same_rows(steps.read_shard(first), rows(0))
 
 
-def test_a_late_writer_of_another_file_format_alters_nothing(steps: StepStore) -> None:
-    first = write(steps, 0)
-    assert write(steps, 0, format="npz") == first
-    assert same_rows(steps.read_shard(first), rows(0))
+def test_a_late_writer_of_another_file_format_alters_nothing(in_memory: StepStore) -> None:
+    first = write(in_memory, 0)
+    assert write(in_memory, 0, format="npz") == first
+    assert same_rows(in_memory.read_shard(first), rows(0))
 
 
-def test_shards_can_be_npz(steps: StepStore) -> None:
-    receipt = write(steps, 0, format="npz")
+def test_shards_can_be_npz(in_memory: StepStore) -> None:
+    receipt = write(in_memory, 0, format="npz")
     assert receipt.key.endswith(".npz")
-    assert same_rows(steps.read_shard(receipt), rows(0))
-    assert steps.read_shard(receipt, ["index"]).keys() == {"index"}
+    assert same_rows(in_memory.read_shard(receipt), rows(0))
+    assert in_memory.read_shard(receipt, ["index"]).keys() == {"index"}
 
 
 def test_of_racing_writers_with_different_rows_all_return_one_receipt(steps: StepStore) -> None:
@@ -111,20 +118,29 @@ def test_what_was_made_from_other_inputs_is_neither_done_nor_in_the_way(steps: S
     assert same_rows(steps.read_shard(stale), rows(0))
 
 
-def test_bad_rows_are_refused_before_anything_is_written(steps: StepStore) -> None:
+def test_bad_rows_are_refused_before_anything_is_written(in_memory: StepStore) -> None:
     bad = rows(0)
     bad["log_ratio"][2] = np.nan
     with pytest.raises(ValueError, match=r"column 'log_ratio': expected finite values, found NaN or infinity at index 2"):
-        steps.write_shard(0, bad, start=0, stop=ROWS, inputs=INPUTS, seconds=1.0, device="cpu", versions={})
-    assert steps.store.list("") == []
+        in_memory.write_shard(0, bad, start=0, stop=ROWS, inputs=INPUTS, seconds=1.0, device="cpu", versions={})
+    assert in_memory.store.list("") == []
 
 
-def test_a_metric_without_a_stable_form_is_refused_before_anything_is_written(steps: StepStore) -> None:
+def test_a_metric_without_a_stable_form_is_refused_before_anything_is_written(in_memory: StepStore) -> None:
     with pytest.raises(ValueError, match=r"metrics\.loss: expected .* found the float nan"):
-        steps.commit(
+        in_memory.commit(
             "epochs", 0, b"x", suffix="bin", rows_sha256="0" * 64, inputs={}, seconds=1.0, device="", versions={}, metrics={"loss": np.nan}
         )
-    assert steps.store.list("") == []
+    assert in_memory.store.list("") == []
+
+
+def test_scratch_can_be_discarded_with_its_data_and_written_anew(steps: StepStore) -> None:
+    receipt = write(steps, 0)
+    key = steps.done("shards", INPUTS)[0]
+    steps.discard(key)
+    steps.discard(key)
+    assert steps.store.list(f"{steps.name}/data") == steps.store.list(f"{steps.name}/shards") == []
+    assert write(steps, 0).rows_sha256 == receipt.rows_sha256
 
 
 def test_receipts_come_in_the_order_of_their_keys(steps: StepStore) -> None:
@@ -150,10 +166,10 @@ def test_a_different_step_under_the_same_name_is_an_error_that_names_the_field(s
     assert steps.recorded() == {"fingerprint": fingerprint(DOCUMENT), "document": DOCUMENT}
 
 
-def test_two_fingerprints_with_the_same_first_digits_are_told_apart(steps: StepStore) -> None:
-    steps.declare(DOCUMENT)
-    twin = StepStore(steps.store, "generate", steps.fingerprint[:12] + "0" * 52)
-    with pytest.raises(StepMismatch, match=f'fingerprint: recorded "{steps.fingerprint}", now "{twin.fingerprint}"'):
+def test_two_fingerprints_with_the_same_first_digits_are_told_apart(in_memory: StepStore) -> None:
+    in_memory.declare(DOCUMENT)
+    twin = StepStore(in_memory.store, "generate", in_memory.fingerprint[:12] + "0" * 52)
+    with pytest.raises(StepMismatch, match=f'fingerprint: recorded "{in_memory.fingerprint}", now "{twin.fingerprint}"'):
         twin.declare(DOCUMENT)
 
 
@@ -168,18 +184,18 @@ def test_a_sealed_slice_lists_its_whole_shards_and_readers_trim(steps: StepStore
     assert [list(part) for part in read_rows(steps, manifest, 4, 8, ["image"])] == [["image"]]
 
 
-def test_reading_outside_a_sealed_slice_is_an_error(steps: StepStore) -> None:
-    manifest = sealed(steps, shards=3, stop=10)
+def test_reading_outside_a_sealed_slice_is_an_error(in_memory: StepStore) -> None:
+    manifest = sealed(in_memory, shards=3, stop=10)
     for start, stop in ((-1, 4), (0, 11), (4, 4)):
         with pytest.raises(ValueError, match=r"expected a range within the sealed samples \[0, 10\)"):
-            list(read_rows(steps, manifest, start, stop))
+            list(read_rows(in_memory, manifest, start, stop))
 
 
-def test_a_slice_may_begin_inside_a_shard(steps: StepStore) -> None:
-    sealed(steps)
-    keys = list(steps.done("shards", INPUTS).values())
-    manifest = steps.seal(5, 9, INPUTS, keys[1:])
-    assert np.concatenate([part["index"] for part in read_rows(steps, manifest, 5, 9)]).tolist() == [5, 6, 7, 8]
+def test_a_slice_may_begin_inside_a_shard(in_memory: StepStore) -> None:
+    sealed(in_memory)
+    keys = list(in_memory.done("shards", INPUTS).values())
+    manifest = in_memory.seal(5, 9, INPUTS, keys[1:])
+    assert np.concatenate([part["index"] for part in read_rows(in_memory, manifest, 5, 9)]).tolist() == [5, 6, 7, 8]
 
 
 def test_sealing_again_is_fine_and_sealing_otherwise_is_an_error(steps: StepStore) -> None:
@@ -211,19 +227,19 @@ def test_a_slice_is_not_sealed_for_other_inputs_or_another_range(steps: StepStor
         ([], 12, r"expected shards that hold \[0, 12\), found none"),
     ],
 )
-def test_shards_that_do_not_make_up_the_slice_are_refused(steps: StepStore, numbers: list[int], stop: int, message: str) -> None:
+def test_shards_that_do_not_make_up_the_slice_are_refused(in_memory: StepStore, numbers: list[int], stop: int, message: str) -> None:
     for number in range(3):
-        write(steps, number)
-    done = steps.done("shards", INPUTS)
+        write(in_memory, number)
+    done = in_memory.done("shards", INPUTS)
     with pytest.raises(ValueError, match=message):
-        steps.seal(0, stop, INPUTS, [done[number] for number in numbers])
-    assert steps.store.list(f"{steps.name}/manifests") == []
+        in_memory.seal(0, stop, INPUTS, [done[number] for number in numbers])
+    assert in_memory.store.list(f"{in_memory.name}/manifests") == []
 
 
-def test_a_shard_made_from_other_inputs_cannot_be_sealed(steps: StepStore) -> None:
-    write(steps, 0, inputs=OTHER_INPUTS)
+def test_a_shard_made_from_other_inputs_cannot_be_sealed(in_memory: StepStore) -> None:
+    write(in_memory, 0, inputs=OTHER_INPUTS)
     with pytest.raises(ValueError, match='expected a shard made from the inputs of this slice, found others: score: recorded "1111'):
-        steps.seal(0, 4, INPUTS, list(steps.done("shards", OTHER_INPUTS).values()))
+        in_memory.seal(0, 4, INPUTS, list(in_memory.done("shards", OTHER_INPUTS).values()))
 
 
 @pytest.mark.parametrize(("damage", "found"), [("delete", "nothing"), ("truncate", r"\d+ bytes")])
@@ -271,18 +287,18 @@ def test_corruption_is_found_and_named_and_mended_by_the_same_work(steps: StepSt
         ("{", "", "expected JSON"),
     ],
 )
-def test_a_damaged_receipt_is_an_error_that_names_it(steps: StepStore, old: str, new: str, message: str) -> None:
-    write(steps, 1)
-    key = steps.done("shards", INPUTS)[1]
-    steps.store.put(key, steps.store.get(key).decode().replace(old, new, 1).encode())
+def test_a_damaged_receipt_is_an_error_that_names_it(in_memory: StepStore, old: str, new: str, message: str) -> None:
+    write(in_memory, 1)
+    key = in_memory.done("shards", INPUTS)[1]
+    in_memory.store.put(key, in_memory.store.get(key).decode().replace(old, new, 1).encode())
     with pytest.raises(CorruptObject, match=key) as raised:
-        steps.receipt(key)
+        in_memory.receipt(key)
     assert message in str(raised.value)
 
 
-def test_the_digest_of_a_manifest_is_of_its_rows_and_not_of_times_or_formats(steps: StepStore, store: ObjectStore) -> None:
-    manifest = sealed(steps)
-    other = step(store, {"another": "step"})
+def test_the_digest_of_a_manifest_is_of_its_rows_and_not_of_times_or_formats(in_memory: StepStore) -> None:
+    manifest = sealed(in_memory)
+    other = step(in_memory.store, {"another": "step"})
     for number in range(3):
         write(other, number, format="npz")
     again = other.seal(0, 12, INPUTS, list(other.done("shards", INPUTS).values()))
@@ -290,7 +306,7 @@ def test_the_digest_of_a_manifest_is_of_its_rows_and_not_of_times_or_formats(ste
     assert manifest.digest == again.digest
     listed = [[entry.start, entry.stop, entry.rows_sha256] for entry in manifest.entries]
     assert manifest.digest == fingerprint({"start": 0, "stop": 12, "rows": listed})
-    assert steps.seal(0, 11, INPUTS, list(steps.done("shards", INPUTS).values())).digest != manifest.digest
+    assert in_memory.seal(0, 11, INPUTS, list(in_memory.done("shards", INPUTS).values())).digest != manifest.digest
 
 
 def test_the_latest_attempt_of_each_part_is_kept(steps: StepStore) -> None:
@@ -302,12 +318,12 @@ def test_the_latest_attempt_of_each_part_is_kept(steps: StepStore) -> None:
     assert steps.committed("shards") == {}
 
 
-def test_a_note_that_cannot_be_written_fails_nothing(steps: StepStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    steps.note_attempt("shards", 0, {"a value": object()})
-    monkeypatch.setattr(steps, "store", None)
-    steps.note_attempt("shards", 0, {"attempt": 1})
+def test_a_note_that_cannot_be_written_fails_nothing(in_memory: StepStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_memory.note_attempt("shards", 0, {"a value": object()})
+    monkeypatch.setattr(in_memory, "store", None)
+    in_memory.note_attempt("shards", 0, {"attempt": 1})
 
 
-def test_a_fingerprint_that_is_not_one_is_refused(store: ObjectStore) -> None:
+def test_a_fingerprint_that_is_not_one_is_refused(in_memory: StepStore) -> None:
     with pytest.raises(ValueError, match="expected a fingerprint of 64 hex digits, found 'abc'"):
-        StepStore(store, "generate", "abc")
+        StepStore(in_memory.store, "generate", "abc")

@@ -19,8 +19,8 @@ class TestS3Store(StoreSuite):
     races = 1  # SeaweedFS makes those who contend for a key wait for whole seconds
 
     @pytest.fixture
-    def store(self, s3_url: str) -> ObjectStore:
-        return open_store(s3_url)
+    def store(self, s3_store: ObjectStore) -> ObjectStore:
+        return s3_store
 
 
 @pytest.fixture

@@ -1,0 +1,160 @@
+"""Real processes, really killed: the same command again completes, builds only what was missing, and ends with the same samples and weights."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+
+sys.path.insert(0, str(Path(__file__).parent))
+import driver
+
+from dgflow.steps.binding import Root
+from dgflow.store.objects import open_store
+from dgflow.store.step_store import StepStore
+
+DEADLINE = 180.0  # seconds for anything that is waited for
+
+
+class Run:
+    """A driver process and the root that it works on."""
+
+    def __init__(self, what: str, root: Path, source: Path) -> None:
+        self.output = root.parent / f"{root.name}.log"
+        self.process = subprocess.Popen(
+            [sys.executable, driver.__file__, what, str(root), str(source)], stdout=self.output.open("w"), stderr=subprocess.STDOUT, start_new_session=True
+        )
+
+    def wait_for(self, condition, what: str):
+        """Poll until `condition()` gives something; the run may not end before."""
+        deadline = time.monotonic() + DEADLINE
+        while not (found := condition()):
+            assert self.process.poll() is None, f"the run ended before {what}:\n{self.output.read_text()}"
+            assert time.monotonic() < deadline, f"no {what} after {DEADLINE} s:\n{self.output.read_text()}"
+            time.sleep(0.02)
+        return found
+
+    def kill(self) -> None:
+        os.kill(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def finish(self) -> str:
+        status = self.process.wait(timeout=DEADLINE)
+        assert status == 0, self.output.read_text()
+        return self.output.read_text()
+
+
+def steps_of(root: Path, step) -> StepStore:
+    return Root(open_store(str(root))).steps(step)
+
+
+def receipts(root: Path, step, folder: str) -> dict[int, dict]:
+    """Number to receipt, as written: one for each part, or the test fails."""
+    steps = steps_of(root, step)
+    committed = steps.committed(folder)
+    assert all(len(keys) == 1 for keys in committed.values())
+    return {number: steps.receipt(next(iter(keys.values()))) for number, keys in committed.items()}
+
+
+def digests(root: Path, step, folder: str) -> dict[int, str]:
+    return {number: receipt.rows_sha256 for number, receipt in receipts(root, step, folder).items()}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return tiny.write_images(tmp_path_factory.mktemp("images") / "images.npz")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, source):
+    """A root with a trained score network."""
+    root = tmp_path_factory.mktemp("trained") / "root"
+    Run("score", root, source).finish()
+    return root
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, source, trained):
+    """The same root, completed by a run that nothing disturbs."""
+    root = tmp_path_factory.mktemp("undisturbed") / "root"
+    shutil.copytree(trained, root)
+    Run("samples", root, source).finish()
+    return root
+
+
+@pytest.fixture
+def root(tmp_path, trained):
+    shutil.copytree(trained, tmp_path / "root")
+    return tmp_path / "root"
+
+
+def samples(source):
+    return driver.target("samples", source).fake.step  # type: ignore[attr-defined]
+
+
+def test_killing_the_driver_while_it_samples_loses_only_what_was_in_flight(root, source, undisturbed):
+    first = Run("samples", root, source)
+    first.wait_for(lambda: len(steps_of(root, samples(source)).committed("shards")) >= 3, "third shard")
+    first.kill()
+    before = receipts(root, samples(source), "shards")
+    assert 3 <= len(before) < driver.SHARDS
+    Run("samples", root, source).finish()
+    after = receipts(root, samples(source), "shards")
+    assert len(after) == driver.SHARDS
+    assert {number: after[number] for number in before} == before  # not built again: the very receipts, times and all
+    assert digests(root, samples(source), "shards") == digests(undisturbed, samples(source), "shards")
+    assert steps_of(root, samples(source)).store.list(f"{samples(source).name}/manifests")
+
+
+def test_killing_a_worker_in_mid_shard_costs_that_shard_another_attempt(root, source, undisturbed):
+    run = Run("samples", root, source)
+    steps = steps_of(root, samples(source))
+    run.wait_for(lambda: len(steps.committed("shards")) >= 3, "third shard")
+
+    def in_flight():
+        committed = steps.committed("shards")
+        return [record["pid"] for number, record in steps.attempts("shards").items() if number not in committed]
+
+    os.kill(run.wait_for(in_flight, "shard in flight")[0], signal.SIGKILL)
+    output = run.finish()
+    assert "attempt 1 of 3" in output or len(receipts(root, samples(source), "shards")) == driver.SHARDS
+    assert digests(root, samples(source), "shards") == digests(undisturbed, samples(source), "shards")
+
+
+def test_killing_a_worker_in_training_goes_on_from_the_last_whole_checkpoint_with_the_same_bits(tmp_path, source):
+    step = driver.target("long", source)
+    run = Run("long", tmp_path / "killed", source)
+    steps = steps_of(tmp_path / "killed", step)
+    run.wait_for(lambda: len(steps.committed("epochs")) >= 4, "fourth epoch")
+    os.kill(max(steps.attempts("epochs").items())[1]["pid"], signal.SIGKILL)
+    output = run.finish()
+    assert "try 1 of 3" in output
+    killed_again = Run("long", tmp_path / "driver", source)
+    steps = steps_of(tmp_path / "driver", step)
+    killed_again.wait_for(lambda: len(steps.committed("epochs")) >= 4, "fourth epoch")
+    killed_again.kill()
+    before = receipts(tmp_path / "driver", step, "epochs")
+    assert len(before) < driver.EPOCHS
+    Run("long", tmp_path / "driver", source).finish()
+    after = receipts(tmp_path / "driver", step, "epochs")
+    assert {number: after[number] for number in before} == before
+    # Two disturbed runs, disturbed in different places, that agree in every epoch: and with the undisturbed one's first two.
+    assert digests(tmp_path / "driver", step, "epochs") == digests(tmp_path / "killed", step, "epochs")
+    assert len(after) == driver.EPOCHS
+
+
+def test_the_epochs_of_a_killed_training_equal_those_of_an_undisturbed_one(trained, source, tmp_path):
+    """`trained` ran undisturbed for two epochs; more epochs of the same step, with its driver killed, leave them and go on from them."""
+    shutil.copytree(trained, tmp_path / "root")
+    step = driver.target("long", source)
+    run = Run("long", tmp_path / "root", source)
+    steps = steps_of(tmp_path / "root", step)
+    run.wait_for(lambda: len(steps.committed("epochs")) >= 5, "fifth epoch")
+    run.kill()
+    before = digests(trained, step, "epochs")
+    assert {number: digest for number, digest in digests(tmp_path / "root", step, "epochs").items() if number in before} == before
