@@ -196,20 +196,18 @@ def _print_json(value: Any) -> None:
 
 def _guarded(call: Callable[[], Any]) -> int:
     """Errors that a person can act on become one message; others keep their traceback."""
-    import click
+    from typer.exceptions import TyperException
 
     from dgflow.steps.execute import StepFailed
 
     try:
         return int(call() or 0)
-    except click.exceptions.Exit as stop:
+    except typer.Exit as stop:
         return stop.exit_code
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except click.Abort:
-        return _said("interrupted; what was committed stays, the same command goes on from there", 130)
-    except KeyboardInterrupt:
+    except TyperException as error:  # an option that is unknown, or a value of the wrong type
+        error.show()  # type: ignore[attr-defined]
+        return error.exit_code  # type: ignore[attr-defined]
+    except (KeyboardInterrupt, typer.Abort):
         return _said("interrupted; what was committed stays, the same command goes on from there", 130)
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, part['loc'])) or error.title}: {part['msg'].removeprefix('Value error, ')}" for part in error.errors()]

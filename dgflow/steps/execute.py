@@ -37,12 +37,12 @@ def execute(target: Step, store: ObjectStore, placement: Placement, progress: Pr
     try:
         for node in graph(target):
             state = look(root, node, known)
+            steps = root.steps(node.step)
+            steps.declare(node.step.document())
             if state.complete:
                 progress.reused(state.step.title, len(state.wanted), state.unit)
                 continue
             assert state.bound is not None, f"{node.step.name} is run before what it reads"
-            steps = root.steps(node.step)
-            steps.declare(node.step.document())
             with progress.step(state.step.title, state.unit, total=len(state.wanted), done=len(state.done)) as advance:
                 _complete(state, state.bound, steps, session, advance)
             _seal(state, state.bound, steps)

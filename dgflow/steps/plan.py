@@ -84,6 +84,7 @@ def look(root: Root, node: Node, known: dict[str, Bound | None]) -> StepPlan:
     made = StepPlan(node, folder, wanted, root.bind(node.step, known))
     known[node.step.fingerprint] = None
     steps = root.steps(node.step)
+    steps.check(node.step.document())
     if made.bound is None:
         waiting = [reference.step.title for reference in node.step.inputs().values() if known[reference.step.fingerprint] is None]
         earlier = len(steps.committed(folder))
@@ -127,7 +128,7 @@ def _why_new(root: Root, step: Step, recorded: dict[str, list[str]]) -> str:
             changes.append(differences(found["document"], step.document()))
     if not changes:
         return "nothing like it is there"
-    nearest = min(changes, key=len)
+    nearest = min(changes, key=lambda lines: (len(lines), sum(map(len, lines))))
     return f"differs from the nearest one there: {_some(nearest)}"
 
 

@@ -47,16 +47,21 @@ class StepStore:
 
     def declare(self, document: Mapping[str, Any]) -> None:
         """Record what the step is, once. Raises StepMismatch, with the fields, where something else is recorded under this name."""
-        wanted = {"fingerprint": self.fingerprint, "document": dict(document)}
-        data = canonical_json(wanted).encode()
         try:
-            if self.store.create(f"{self.name}/step.json", data):
+            if self.store.create(f"{self.name}/step.json", canonical_json(self._declaration(document)).encode()):
                 return
-            recorded = self.recorded()
         except StoreError:
-            if (recorded := self.recorded()) is None:
+            if self.recorded() is None:
                 raise
-        if changed := differences(recorded, wanted):
+        self.check(document)
+
+    def _declaration(self, document: Mapping[str, Any]) -> dict[str, Any]:
+        return {"fingerprint": self.fingerprint, "document": dict(document)}
+
+    def check(self, document: Mapping[str, Any]) -> None:
+        """Raises StepMismatch, with the fields, where something else than this is recorded; nothing recorded is fine."""
+        recorded = self.recorded()
+        if recorded is not None and (changed := differences(recorded, self._declaration(document))):
             raise StepMismatch(
                 f"{self.name}/step.json in {self.store.url} records another step: {'; '.join(changed)}."
                 " Use another root, undo the change, or remove that folder if nothing needs it"

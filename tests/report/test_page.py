@@ -133,8 +133,8 @@ def test_the_same_root_gives_the_same_page(finished):
 
 def test_hostile_text_from_the_store_and_from_paths_is_escaped(tmp_path):
     target, store = recipe(source=write_source(tmp_path / f"{HOSTILE.replace('/', ' ')}.npz")), new_store()
-    fill(target, store, leave_out=[("generate seed 102, guided", 1)])
-    (made,) = [made for made in plan(target, store) if made.step.title == "generate seed 102, guided"]
+    fill(target, store, leave_out=[("generate seed 102, guided by discriminator", 1)])
+    (made,) = [made for made in plan(target, store) if made.step.title == "generate seed 102, guided by discriminator"]
     Root(store).steps(made.step).note_attempt("shards", 1, {"host": HOSTILE, "started": 1.0, "error": HOSTILE})
     text = render(target, store)
     page = Page(text)
@@ -145,9 +145,9 @@ def test_hostile_text_from_the_store_and_from_paths_is_escaped(tmp_path):
 
 def test_an_incomplete_root_shows_what_is_there_and_says_what_is_missing(tmp_path):
     target, store = recipe(source=write_source(tmp_path / "digits.npz")), new_store()
-    fill(target, store, leave_out=[("generate seed 101, guided", 0), ("train-classifier", 8)])
+    fill(target, store, leave_out=[("generate seed 101, guided by discriminator", 0), ("train-classifier", 8)])
     page = Page(render(target, store))
-    assert "generate seed 101, guided: 1 of 2 shards there" in page.text
+    assert "generate seed 101, guided by discriminator: 1 of 2 shards there" in page.text
     assert "train-classifier: 7 of 8 epochs there" in page.text
     assert "No result yet." in page.text
     assert "not made yet" in page.text

@@ -91,13 +91,13 @@ def test_an_epoch_costs_its_seconds_times_its_workers(finished):
 
 def test_a_missing_shard_is_named_instead_of_a_result(source):
     target, store = recipe(source=source), new_store()
-    fill(target, store, leave_out=[("generate seed 102, guided", 1)])
+    fill(target, store, leave_out=[("generate seed 102, guided by discriminator", 1)])
     summary = summarise(target, store)
     assert summary.result is None
     assert as_json(summary)["arms"] == {}
     text = table(summary)
     assert text.startswith("no result yet")
-    assert "generate seed 102, guided: 1 of 2 shards there" in text
+    assert "generate seed 102, guided by discriminator: 1 of 2 shards there" in text
     assert "generate seed 101" not in text
 
 

@@ -14,7 +14,7 @@ from dgflow.report.texts import plan_json, plan_table, status_rows, status_table
 from dgflow.steps.binding import Root
 from dgflow.steps.plan import plan
 
-UNFINISHED = "generate seed 102, guided"
+UNFINISHED = "generate seed 102, guided by discriminator"
 
 
 @pytest.fixture

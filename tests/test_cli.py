@@ -1,0 +1,232 @@
+"""The command line as a user meets it: options, exit status, and one clear message for what went wrong."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+from seaweed import seaweed
+
+TINY = Path(tiny.__file__)
+DIGITS = TINY.parents[1] / "workflows" / "digits.py"
+NO_CLOUD = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "DGFLOW_"))}
+NO_CLOUD |= {"AWS_EC2_METADATA_DISABLED": "true", "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent", "AWS_CONFIG_FILE": "/nonexistent"}
+
+
+def call(*arguments: object, recipe: Path = TINY, cwd: Path, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(recipe), *map(str, arguments)], cwd=cwd, env=NO_CLOUD | (environment or {}), capture_output=True, text=True, timeout=400
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    tiny.write_images(folder / "images.npz")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(folder):
+    """The toy recipe, run once; its root and what it printed."""
+    result = call("--root", "root", "--json", cwd=folder)  # no command means run
+    assert result.returncode == 0, result.stderr
+    return folder / "root", result
+
+
+def error(result: subprocess.CompletedProcess[str]) -> str:
+    """The one message of a command that failed: no traceback above it."""
+    assert result.returncode != 0
+    assert "Traceback" not in result.stderr
+    return result.stderr
+
+
+def test_run_prints_the_table_and_one_json_object_on_its_last_line(finished):
+    root, result = finished
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert set(found["arms"]) == {"unguided", "guided"}
+    assert set(found["arms"]["guided"]["fid"]) == {"mean", "spread", "per_seed"}
+    assert {"fid", "is", "precision", "recall"} <= set(found["arms"]["guided"])
+    assert found["floor"]["fid"] >= 0
+    assert all(set(step) >= {"fingerprint", "seconds", "shards"} for step in found["steps"].values())
+    assert "unguided" in result.stdout and "real against real" in result.stdout
+    assert (root / "report.html").read_text().lower().startswith("<!doctype html>")
+
+
+def test_progress_is_plain_lines_where_there_is_no_terminal(finished):
+    _, result = finished
+    assert "train-score: done, 2 epochs in" in result.stderr
+    assert "\x1b" not in result.stderr and "\r" not in result.stderr
+
+
+def test_a_second_run_does_nothing_and_does_not_start_ray(finished, folder):
+    root, first = finished
+    program = (
+        "import sys; sys.argv = ['tiny.py', 'run', '--root', 'root', '--json']; import tiny, dgflow\n"
+        "try: dgflow.main(tiny.workflow)\nfinally: print('ray loaded:', 'ray' in sys.modules)"
+    )
+    before = sorted(path.stat().st_mtime_ns for path in root.rglob("*.json"))
+    again = subprocess.run([sys.executable, "-c", program], cwd=folder, env=NO_CLOUD | {"PYTHONPATH": str(TINY.parent)}, capture_output=True, text=True, timeout=60)
+    *_, line, loaded = again.stdout.splitlines()
+    assert loaded == "ray loaded: False"
+    assert json.loads(line) == json.loads(first.stdout.splitlines()[-1])
+    assert sorted(path.stat().st_mtime_ns for path in root.rglob("*.json")) == before
+
+
+def test_plan_status_and_verify_of_a_complete_root(finished, folder):
+    plan = call("plan", "--root", "root", "--json", cwd=folder)
+    assert {step["action"] for step in json.loads(plan.stdout.splitlines()[-1])["steps"]} == {"reuse"}
+    assert call("status", "--root", "root", cwd=folder).returncode == 0
+    verify = call("verify", "--root", "root", "--json", cwd=folder)
+    assert verify.returncode == 0
+    assert json.loads(verify.stdout.splitlines()[-1])["damaged"] == []
+
+
+def test_plan_names_the_field_that_changed(finished, folder):
+    plan = call("plan", "--root", "root", "--guidance-weight", "2.0", cwd=folder)
+    assert plan.returncode == 0
+    assert "fields.guidance[0].weight: recorded 1.0, now 2.0" in " ".join(plan.stdout.split())
+
+
+def test_status_of_an_unfinished_run_is_not_zero(finished, folder):
+    assert call("status", "--root", "root", "--samples", "64", cwd=folder).returncode == 1
+
+
+def test_a_flipped_byte_is_found_and_named(finished, folder, tmp_path):
+    import shutil
+
+    shutil.copytree(finished[0], tmp_path / "root")
+    shutil.copy(folder / "images.npz", tmp_path)
+    victim = sorted((tmp_path / "root").glob("generate-*/data/00001-*.parquet"))[0]
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 1
+    victim.write_bytes(data)
+    result = call("verify", "--root", "root", cwd=tmp_path)
+    assert result.returncode == 1
+    assert f"{victim.parts[-3]} shards/00001" in result.stdout
+
+
+def test_a_truncated_and_a_missing_weight_file_are_found(finished, folder, tmp_path):
+    import shutil
+
+    shutil.copytree(finished[0], tmp_path / "root")
+    shutil.copy(folder / "images.npz", tmp_path)
+    truncated = sorted((tmp_path / "root").glob("train-score-*/data/epochs-00001-*"))[0]
+    truncated.write_bytes(truncated.read_bytes()[:50])
+    sorted((tmp_path / "root").glob("train-discriminator-*/data/epochs-00002-*"))[0].unlink()
+    result = call("verify", "--root", "root", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "2 damaged" in result.stdout
+    assert "epochs/00001" in result.stdout and "epochs/00002" in result.stdout
+
+
+def test_an_unknown_option_is_named(folder):
+    result = call("run", "--sampels", "3", cwd=folder)
+    assert result.returncode == 2
+    assert "--sampels" in error(result) and "--samples" in error(result)
+
+
+def test_a_value_of_the_wrong_type_is_named(folder):
+    result = call("run", "--samples", "many", cwd=folder)
+    assert result.returncode == 2
+    assert "--samples" in error(result) and "valid integer" in result.stderr
+
+
+def test_a_value_that_makes_no_sense_is_refused_before_anything_starts(folder):
+    result = call("run", "--root", "fresh", "--samples", "0", cwd=folder)
+    assert "greater than 0" in error(result)
+    assert not (folder / "fresh").exists()
+
+
+def test_a_folder_of_other_things_is_not_taken_for_a_root(tmp_path):
+    tiny.write_images(tmp_path / "images.npz")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.txt").write_text("meow")
+    result = call("run", "--root", "photos", cwd=tmp_path)
+    assert "expected a dgflow root" in error(result) and "cat.txt" in error(result)
+    assert [path.name for path in (tmp_path / "photos").iterdir()] == ["cat.txt"]
+
+
+def test_a_root_of_another_format_is_refused(tmp_path):
+    tiny.write_images(tmp_path / "images.npz")
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "dgflow.json").write_text('{"dgflow_root": 99}')
+    assert "root of format 1" in error(call("plan", "--root", "root", cwd=tmp_path))
+
+
+def test_a_file_as_root_is_refused(folder):
+    assert "is a file and not a folder" in error(call("plan", "--root", "images.npz", cwd=folder))
+
+
+def test_a_step_recorded_as_another_names_the_field(finished, folder, tmp_path):
+    import shutil
+
+    shutil.copytree(finished[0], tmp_path / "root")
+    shutil.copy(folder / "images.npz", tmp_path)
+    recorded = sorted((tmp_path / "root").glob("train-score-*/step.json"))[0]
+    recorded.write_text(recorded.read_text().replace('"batch_size":16', '"batch_size":17'))
+    found = error(call("run", "--root", "root", "--epochs", "3", cwd=tmp_path))
+    assert "batch_size" in found and "17" in found and "16" in found
+    assert "step.json" in call("verify", "--root", "root", cwd=tmp_path).stdout
+
+
+def test_a_source_that_is_not_there_is_named(tmp_path):
+    assert "expected images at images.npz, found nothing there" in error(call("run", "--root", "root", cwd=tmp_path))
+
+
+def test_missing_credentials_are_named_with_what_to_set(folder):
+    result = call("plan", "--root", "s3://bucket/prefix", cwd=folder, environment={"AWS_ENDPOINT_URL": "http://127.0.0.1:9"})
+    assert "AWS_ACCESS_KEY_ID" in error(result)
+
+
+def test_credentials_in_the_url_are_refused_and_not_repeated(folder):
+    result = call("plan", "--root", "s3://key:topsecret@bucket/prefix", cwd=folder)
+    assert "take credentials" in error(result)
+    assert "topsecret" not in result.stderr + result.stdout
+
+
+def test_an_image_that_cannot_be_used_fails_the_run_with_its_name_and_keeps_the_rest(tmp_path):
+    tiny.write_images(tmp_path / "images.npz")
+    with np.load(tmp_path / "images.npz") as arrays:
+        label = arrays["label"].copy()
+        label[17] = 7
+        np.savez(tmp_path / "images.npz", image=arrays["image"], label=label)
+    found = error(call("run", "--root", "root", cwd=tmp_path))
+    assert "expected labels 0 to 1, found 7 at image 17 of images.npz" in found
+    assert len(list((tmp_path / "root").glob("import-images-*/shards/*.json"))) == 2  # the other shards
+
+
+def test_the_whole_recipe_on_s3(folder, tmp_path):
+    """Against a real server, with the same numbers as on the local disk, and no secret in anything that is written."""
+    with seaweed(tmp_path) as environment:
+        url = f"{environment['BUCKET_URL']}/run"
+        result = call("run", "--root", url, "--json", cwd=folder, environment=environment)
+        assert result.returncode == 0, result.stderr
+        local = json.loads(call("--root", "root", "--json", cwd=folder).stdout.splitlines()[-1])
+        assert json.loads(result.stdout.splitlines()[-1])["arms"] == local["arms"]
+        assert call("verify", "--root", url, cwd=folder, environment=environment).returncode == 0
+
+        os.environ.update(environment)
+        try:
+            from dgflow.store.objects import open_store
+
+            store = open_store(url)
+            secret = environment["AWS_SECRET_ACCESS_KEY"]
+            for entry in store.list(""):
+                assert secret.encode() not in store.get(entry.key), entry.key
+        finally:
+            for name in environment:
+                os.environ.pop(name)
+        assert secret not in result.stdout + result.stderr
+
+
+def test_help_of_the_shipped_recipe_says_what_it_does_and_what_each_option_means(tmp_path):
+    text = call("run", "--help", recipe=DIGITS, cwd=tmp_path).stdout
+    assert "--guidance-weight" in text and "--discriminator-seeds" in text and "--root" in text
+    overview = call("--help", recipe=DIGITS, cwd=tmp_path).stdout
+    assert "Discriminator Guidance on handwritten digits" in overview
+    assert all(command in overview for command in ("run", "plan", "status", "verify", "report"))
