@@ -38,12 +38,13 @@ def main() -> None:
     blank = {"label": np.zeros(500, np.int64), "image": np.zeros((500, 16, 16, 1), np.uint8)}
     steps = root.steps(real)
     steps.declare(real.document())
-    key = steps.write_shard(0, {"index": np.arange(500), **blank}, start=0, stop=500, inputs=inputs, **made)
+    steps.write_shard(0, {"index": np.arange(500), **blank}, start=0, stop=500, inputs=inputs, **made)
     manifest = steps.seal(0, 500, inputs, [steps.done("shards", inputs)[0]])
-    del key
     steps = root.steps(score)
     steps.declare(score.document())
-    weights = steps.commit("epochs", 1, b"weights", suffix="safetensors", rows_sha256=sha256_hex(b"weights"), inputs={"real": manifest.digest}, **made)
+    weights = steps.commit(
+        "epochs", 1, b"weights", suffix=".safetensors", rows_sha256=sha256_hex(b"weights"), inputs={"real": manifest.digest}, **made
+    )
     steps = root.steps(fakes)
     steps.declare(fakes.document())
 

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
@@ -24,11 +24,17 @@ ROOT_FORMAT = 1
 
 Root = Annotated[
     str | None,
-    typer.Option(help="Where everything is kept: a folder or s3://bucket/prefix. By default $DGFLOW_ROOT, else runs/NAME.", show_default=False),
+    typer.Option(
+        help="Where everything is kept: a folder or s3://bucket/prefix. By default $DGFLOW_ROOT, else runs/NAME.", show_default=False
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on the last line of standard output.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Processes that make samples. By default one a CPU, or a GPU.", show_default=False)]
-TrainWorkers = Annotated[int | None, typer.Option(min=1, help="Processes that train together. By default one a CPU, or a GPU.", show_default=False)]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Processes that make samples. By default one a CPU, or a GPU.", show_default=False)
+]
+TrainWorkers = Annotated[
+    int | None, typer.Option(min=1, help="Processes that train together. By default one a CPU, or a GPU.", show_default=False)
+]
 NumGpus = Annotated[float, typer.Option(min=0, help="GPUs of each process; a fraction shares one.")]
 
 
@@ -45,7 +51,7 @@ def main(workflow: Callable[..., Step]) -> None:
 def application(workflow: Callable[..., Step], name: str) -> typer.Typer:
     """The Typer application of a recipe; `name` is the default root's name."""
     app = typer.Typer(
-        help=inspect.cleandoc(inspect.getmodule(workflow).__doc__ or workflow.__doc__ or ""),  # type: ignore[union-attr]
+        help=inspect.cleandoc(sys.modules[workflow.__module__].__doc__ or workflow.__doc__ or ""),
         epilog="No command means run: `python RECIPE.py --root DIR` is `python RECIPE.py run --root DIR`.",
         rich_markup_mode=None if not sys.stdout.isatty() else "rich",
         add_completion=False,
@@ -65,7 +71,7 @@ def application(workflow: Callable[..., Step], name: str) -> typer.Typer:
 
         parameters = [inspect.Parameter("root", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Root)]
         parameters += [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own + recipe]
-        call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        vars(call)["__signature__"] = inspect.Signature(parameters)
         call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         call.__doc__ = body.__doc__
         app.command(body.__name__.strip("_"))(call)
@@ -103,7 +109,10 @@ def open_root(url: str) -> ObjectStore:
         store.create("dgflow.json", wanted)
         return store
     if found != wanted:
-        raise ValueError(f"expected a root of format {ROOT_FORMAT} at {store.url}, found {found[:80]!r}; use another root, or the version of dgflow that wrote it")
+        raise ValueError(
+            f"expected a root of format {ROOT_FORMAT} at {store.url}, found {found[:80]!r}; "
+            "use another root, or the version of dgflow that wrote it"
+        )
     return store
 
 
@@ -117,8 +126,8 @@ def _run(
 ) -> int:
     """Do what is missing, print the table, write report.html. Stopped anywhere, the same command goes on from there."""
     from dgflow.report import page, summary
-    from dgflow.runtime.progress import Progress
     from dgflow.runtime.placement import Placement
+    from dgflow.runtime.progress import Progress
     from dgflow.steps.execute import execute
 
     execute(target, store, Placement(workers=workers, train_workers=train_workers, num_gpus=num_gpus), Progress())
@@ -144,7 +153,10 @@ def _plan(target: Step, store: ObjectStore, json: AsJson = False) -> int:
 
 
 def _status(target: Step, store: ObjectStore, json: AsJson = False) -> int:
-    """Show how far a run is, from the root alone: it can be somebody else's, on another machine. Exit status 1 while anything is missing."""
+    """Show how far a run is, from the root alone: it can be somebody else's, on another machine.
+
+    Exit status 1 while anything is missing.
+    """
     from dgflow.report import texts
     from dgflow.steps.plan import plan
 
@@ -205,12 +217,14 @@ def _guarded(call: Callable[[], Any]) -> int:
     except typer.Exit as stop:
         return stop.exit_code
     except TyperException as error:  # an option that is unknown, or a value of the wrong type
-        error.show()  # type: ignore[attr-defined]
-        return error.exit_code  # type: ignore[attr-defined]
+        error.show()  # pyright: ignore[reportAttributeAccessIssue] (what Typer raises has it, its public base class does not declare it)
+        return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return _said("interrupted; what was committed stays, the same command goes on from there", 130)
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, part['loc'])) or error.title}: {part['msg'].removeprefix('Value error, ')}" for part in error.errors()]
+        lines = [
+            f"{'.'.join(map(str, part['loc'])) or error.title}: {part['msg'].removeprefix('Value error, ')}" for part in error.errors()
+        ]
         return _said("; ".join(lines), 1)
     except (ValueError, FloatingPointError, StepFailed, StoreError, CorruptObject, StepMismatch) as error:
         return _said(str(error), 1)
@@ -221,4 +235,4 @@ def _said(message: str, status: int) -> int:
     return status
 
 
-__all__: Sequence[str] = ("application", "main", "open_root")
+__all__ = ["application", "main", "open_root"]

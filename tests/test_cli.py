@@ -19,7 +19,12 @@ NO_CLOUD |= {"AWS_EC2_METADATA_DISABLED": "true", "AWS_SHARED_CREDENTIALS_FILE":
 
 def call(*arguments: object, recipe: Path = TINY, cwd: Path, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(recipe), *map(str, arguments)], cwd=cwd, env=NO_CLOUD | (environment or {}), capture_output=True, text=True, timeout=400
+        [sys.executable, str(recipe), *map(str, arguments)],
+        cwd=cwd,
+        env=NO_CLOUD | (environment or {}),
+        capture_output=True,
+        text=True,
+        timeout=400,
     )
 
 
@@ -70,7 +75,14 @@ def test_a_second_run_does_nothing_and_does_not_start_ray(finished, folder):
         "try: dgflow.main(tiny.workflow)\nfinally: print('ray loaded:', 'ray' in sys.modules)"
     )
     before = sorted(path.stat().st_mtime_ns for path in root.rglob("*.json"))
-    again = subprocess.run([sys.executable, "-c", program], cwd=folder, env=NO_CLOUD | {"PYTHONPATH": str(TINY.parent)}, capture_output=True, text=True, timeout=60)
+    again = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=folder,
+        env=NO_CLOUD | {"PYTHONPATH": str(TINY.parent)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     *_, line, loaded = again.stdout.splitlines()
     assert loaded == "ray loaded: False"
     assert json.loads(line) == json.loads(first.stdout.splitlines()[-1])
@@ -200,6 +212,7 @@ def test_an_image_that_cannot_be_used_fails_the_run_with_its_name_and_keeps_the_
     assert len(list((tmp_path / "root").glob("import-images-*/shards/*.json"))) == 2  # the other shards
 
 
+@pytest.mark.slow
 def test_the_whole_recipe_on_s3(folder, tmp_path):
     """Against a real server, with the same numbers as on the local disk, and no secret in anything that is written."""
     with seaweed(tmp_path) as environment:

@@ -44,7 +44,8 @@ def test_imports_point_downwards(path):
 
 def test_building_and_planning_a_recipe_loads_neither_torch_nor_ray(tmp_path):
     program = (
-        "import sys; sys.path.insert(0, 'workflows'); import digits; from dgflow.steps.plan import plan; from dgflow.store.objects import open_store;"
+        "import sys; sys.path.insert(0, 'workflows'); import digits;"
+        "from dgflow.steps.plan import plan; from dgflow.store.objects import open_store;"
         f"plans = plan(digits.workflow(), open_store({str(tmp_path / 'root')!r})); assert len(plans) > 10;"
         "print(sorted({'torch', 'ray', 'matplotlib', 's3fs', 'jinja2'} & set(sys.modules)))"
     )

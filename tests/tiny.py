@@ -19,7 +19,8 @@ from dgflow import (
     TrainScore,
 )
 
-ENCODER = dict(model_channels=32, num_res_blocks=1, attention_resolutions=(), num_head_channels=32)
+ENCODER = ADMEncoder(model_channels=32, num_res_blocks=1, attention_resolutions=(), num_head_channels=32)
+JUDGE = ENCODER.model_copy(update={"pool": "adaptive"})
 
 
 def write_images(path: Path, count: int = 96, size: int = 8) -> Path:
@@ -47,16 +48,22 @@ def fakes(source: Path, seed: int = 1, shard_size: int = 8, steps: int = 3) -> G
     return Generate(score=score(source).last(), sampler=Heun(steps=steps), seed=seed, shard_size=shard_size)
 
 
+def discriminator(source: Path, epochs: int = 2) -> TrainDiscriminator:
+    return TrainDiscriminator(real=real(source)[:64], fake=fakes(source)[:64], network=ENCODER, epochs=epochs, batch_size=16, held_out=0.25)
+
+
 def workflow(source: str = "images.npz", samples: int = 32, epochs: int = 2, guidance_weight: float = 1.0) -> Evaluate:
     """The whole pipeline at toy size."""
     path = Path(source)
-    judge = TrainClassifier(real=real(path)[:64], network=ADMEncoder(**ENCODER, pool="adaptive"), epochs=1, batch_size=16)
-    disc = TrainDiscriminator(real=real(path)[:64], fake=fakes(path)[:64], network=ADMEncoder(**ENCODER), epochs=epochs, batch_size=16, held_out=0.25)
-    guidance = (DiscriminatorGuidance(discriminator=disc.best(), weight=guidance_weight),)
+    judge = TrainClassifier(real=real(path)[:64], network=JUDGE, epochs=1, batch_size=16)
+    guidance = (DiscriminatorGuidance(discriminator=discriminator(path, epochs).best(), weight=guidance_weight),)
     plain = Generate(score=score(path).last(), sampler=Heun(steps=3), seed=5, shard_size=8)
     guided = Generate(score=score(path).last(), sampler=Heun(steps=3), seed=5, shard_size=8, guidance=guidance)
     return Evaluate(
-        arms={"unguided": (plain[:samples],), "guided": (guided[:samples],)}, reference=real(path)[64:96], features=judge.last(), floor=real(path)[32:64]
+        arms={"unguided": (plain[:samples],), "guided": (guided[:samples],)},
+        reference=real(path)[64:96],
+        features=judge.last(),
+        floor=real(path)[32:64],
     )
 
 

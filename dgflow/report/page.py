@@ -71,10 +71,11 @@ def _utc(seconds: float) -> str:
 def _result(summary: Summary) -> dict[str, Any] | None:
     if summary.result is None:
         return None
+    assert isinstance(summary.target, Evaluate)
     heading, *rows = table_rows(summary)
     per_seed = [
         [name, "" if seed is None else str(seed), *(number(metric, arm[metric]["per_seed"][place]) for metric in METRICS)]
-        for name, arm in ((name, summary.result["arms"][name]) for name in summary.target.arms)  # type: ignore[attr-defined]
+        for name, arm in ((name, summary.result["arms"][name]) for name in summary.target.arms)
         for place, seed in enumerate(arm["seeds"])
     ]
     return {"heading": heading, "rows": rows, "per_seed": per_seed, "notes": notes(summary), "comparisons": comparisons(summary)}

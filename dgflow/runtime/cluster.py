@@ -30,7 +30,10 @@ def connect(store: ObjectStore) -> None:
             )
     nodes = [node for node in ray.nodes() if node["Alive"]]
     if len(nodes) > 1 and not store.shared:
-        raise ValueError(f"the cluster has {len(nodes)} nodes, which cannot all see the root {store.url}; give one that they share, as in --root s3://bucket/prefix")
+        raise ValueError(
+            f"the cluster has {len(nodes)} nodes, which cannot all see the root {store.url}; "
+            "give one that they share, as in --root s3://bucket/prefix"
+        )
 
 
 def slots(num_gpus: float) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import socket
+import sys
 import time
 from functools import cache
 from importlib.metadata import version
@@ -14,6 +15,12 @@ from typing import Any
 def attempt() -> dict[str, Any]:
     """Who is at work, for `status`."""
     return {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
+
+
+def device_name() -> str:
+    """The GPU that this process computes on, else `cpu`. Does not load torch: a step that has not needed it has used none."""
+    torch = sys.modules.get("torch")
+    return torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else "cpu"
 
 
 @cache

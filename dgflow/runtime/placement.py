@@ -9,7 +9,8 @@ from dataclasses import dataclass
 class Placement:
     """Where work is done. None of it is identity: it changes how long a run takes, and of sample values at most the rounding.
 
-    `workers` is the number of processes that make shards, and `train_workers` of those that train (None: one for each CPU, or each GPU where there are any).
+    `workers` is the number of processes that make shards, and `train_workers` of those that train (None: one for each CPU, or each GPU
+    where there are any).
     """
 
     workers: int | None = None

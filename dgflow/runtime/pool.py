@@ -1,8 +1,8 @@
 """A pool of Ray actors that each load what they need once and then work through items, two in flight each.
 
-Retries are the driver's, not Ray's: an exception or the death of a worker counts against the item that was being worked on, the loss of a node does not.
-An item that has failed `attempts` times is given up, the others go on, and the caller is told. Results do not pass through the driver: workers commit to the
-store and return receipts.
+Retries are the driver's, not Ray's: an exception or the death of a worker counts against the item that was being worked on, the loss of a
+node does not. An item that has failed `attempts` times is given up, the others go on, and the caller is told. Results do not pass through
+the driver: workers commit to the store and return receipts.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
+from ray import ObjectRef
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayTaskError
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class _Worker:
     def ready(self) -> None:
         pass
 
-    def run(self, job: int, make: list[Any], item: Any) -> Any:
+    def run(self, job: int, make: list[ObjectRef[Callable[[], Work]]], item: Any) -> Any:
         if self.job != job or self.work is None:
             self.work = None  # frees the last job's networks before the next one's are loaded
             self.work, self.job = ray.get(make[0])(), job
@@ -80,7 +81,10 @@ class Pool:
         self._members = []
 
     def map(self, make: Callable[[], Work], items: Sequence[Any], on_result: Callable[[Any, Any], None]) -> list[Failure]:
-        """Apply the function that `make()` gives to every item; `on_result(item, result)` is called here as each is done. Returns what was given up."""
+        """Apply the function that `make()` gives to every item; `on_result(item, result)` is called here as each is done.
+
+        Returns what was given up.
+        """
         self._jobs += 1
         job, make_ref = self._jobs, [ray.put(make)]  # in a list: Ray then leaves fetching it to the worker, once a job
         waiting: deque[Any] = deque(items)
@@ -94,7 +98,9 @@ class Pool:
                     if waiting and member.node is not None and len(member.queue) < IN_FLIGHT:
                         item = waiting.popleft()
                         member.queue.append((member.actor.run.remote(job, make_ref, item), item))
-            watched = [member.queue[0][0] if member.queue else member.ready for member in self._members if member.queue or member.node is None]
+            watched = [
+                member.queue[0][0] if member.queue else member.ready for member in self._members if member.queue or member.node is None
+            ]
             done, _ = ray.wait(watched, num_returns=1, timeout=5)
             for member in [member for member in self._members if (member.queue[0][0] if member.queue else member.ready) in done]:
                 if not member.queue:
@@ -111,7 +117,8 @@ class Pool:
                         self._members.remove(member)
                     cause = error.cause if isinstance(error, RayTaskError) and isinstance(error.cause, Exception) else error
                     log.warning("attempt %d of %d at %s failed: %s", attempts[item], self.attempts, item, _first_line(cause))
-                    if attempts[item] >= self.attempts or isinstance(cause, ValueError | FloatingPointError):  # the latter would only fail again
+                    hopeless = isinstance(cause, ValueError | FloatingPointError)  # it would only fail again
+                    if hopeless or attempts[item] >= self.attempts:
                         failures.append(Failure(item, attempts[item], cause))
                         open_items -= 1
                     else:

@@ -11,15 +11,13 @@ LINE_SECONDS = 15.0
 
 
 class Progress:
-    """Tells of each step as it is reused, worked on and done. `quiet` says nothing."""
+    """Tells of each step as it is reused, worked on and done."""
 
-    def __init__(self, *, quiet: bool = False) -> None:
-        self.quiet = quiet
-        self.terminal = sys.stderr.isatty() and not quiet
+    def __init__(self) -> None:
+        self.terminal = sys.stderr.isatty()
 
     def say(self, line: str) -> None:
-        if not self.quiet:
-            print(line, file=sys.stderr, flush=True)
+        print(line, file=sys.stderr, flush=True)
 
     def reused(self, title: str, total: int, unit: str) -> None:
         self.say(f"{title}: reused, {_count(total, unit)}")
@@ -35,17 +33,20 @@ class Progress:
 
     @contextmanager
     def _lines(self, title: str, unit: str, total: int, done: int) -> Iterator[Callable[[int], None]]:
-        state = {"done": done, "told": time.monotonic()}
-        began = time.monotonic()
+        told, first = time.monotonic(), None
         self.say(f"{title}: {done} of {_count(total, unit)} there, working")
 
         def advance(count: int) -> None:
-            state["done"] += count
-            now = time.monotonic()
-            if count and now - state["told"] >= LINE_SECONDS and state["done"] < total:
-                state["told"] = now
-                left = (now - began) / max(state["done"] - done, 1) * (total - state["done"])
-                self.say(f"{title}: {state['done']:.0f} of {_count(total, unit)}, about {left:.0f} s left")
+            nonlocal done, told, first
+            if not count:
+                return
+            done, now = done + count, time.monotonic()
+            if first is None:
+                first = (now, done)  # the rate is measured from here: what came before is the workers' start
+            if now - told >= LINE_SECONDS and done < total:
+                left = f", about {(now - first[0]) / (done - first[1]) * (total - done):.0f} s left" if done > first[1] else ""
+                self.say(f"{title}: {done} of {_count(total, unit)}{left}")
+                told = now
 
         yield advance
 
@@ -55,7 +56,14 @@ class Progress:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn(unit),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
         with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(title, total=total, completed=done)
             yield lambda count: bar.advance(task, count)

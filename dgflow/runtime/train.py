@@ -1,7 +1,8 @@
 """Training on many workers through Ray Train: this module starts the workers, `dgflow.runtime.training` is what they do.
 
-Checkpoints and weights go to the root and not through Ray, so what a run goes on from is the same whether a worker died, the driver died or another
-cluster took over. Restarts are the driver's: a training that keeps dying without finishing another epoch is given up after `ATTEMPTS`.
+Checkpoints and weights go to the root and not through Ray, so what a run goes on from is the same whether a worker died, the driver died or
+another cluster took over. Restarts are the driver's: a training that keeps dying without finishing another epoch is given up after
+`ATTEMPTS`.
 """
 
 from __future__ import annotations
@@ -12,10 +13,9 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import ray.train
 from ray.exceptions import RayError
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context
+from ray.train.torch import TorchConfig, TorchTrainer, prepare_model
 
 from dgflow.runtime.cluster import slots
 from dgflow.runtime.placement import Placement
@@ -60,22 +60,25 @@ def fit(
                 torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
                 run_config=RunConfig(name=steps.name, storage_path=scratch, failure_config=FailureConfig(max_failures=0)),
             )
-            error = _watched(trainer, lambda: _tell(steps, inputs, on_epoch))
+            error = _watched(trainer, lambda: on_epoch(_newest(steps, inputs)))
         if error is None:
             continue
         if (cause := _own_error(error)) is not None:
             raise cause
         newest = _newest(steps, inputs)
         tries, best = (tries + 1, best) if newest <= best else (1, newest)
-        log.warning("training %s stopped after epoch %d (try %d of %d): %s", steps.name, newest, tries, ATTEMPTS, str(error).strip().splitlines()[0])
+        log.warning(
+            "training %s stopped after epoch %d (try %d of %d): %s", steps.name, newest, tries, ATTEMPTS, str(error).strip().splitlines()[0]
+        )
         if tries >= ATTEMPTS:
             raise TrainingFailed(
-                f"training {steps.name} died {ATTEMPTS} times after epoch {newest} of {epochs}: {error}\nThe epochs up to {newest} are committed; the same command goes on from there"
+                f"training {steps.name} died {ATTEMPTS} times after epoch {newest} of {epochs}: {error}\n"
+                f"The epochs up to {newest} are committed; the same command goes on from there"
             ) from error
 
 
 def _worker(configuration: dict[str, Any]) -> None:
-    context = ray.train.get_context()
+    context = get_context()
     task = configuration["make_task"]()
     train(
         task,
@@ -84,7 +87,7 @@ def _worker(configuration: dict[str, Any]) -> None:
         epochs=configuration["epochs"],
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),
-        wrap=lambda network: ray.train.torch.prepare_model(network, parallel_strategy_kwargs={"broadcast_buffers": False}),
+        wrap=lambda network: prepare_model(network, parallel_strategy_kwargs={"broadcast_buffers": False}),
     )
 
 
@@ -107,16 +110,15 @@ def _watched(trainer: TorchTrainer, tell: Callable[[], None]) -> BaseException |
     return outcome[0]
 
 
-def _tell(steps: StepStore, inputs: Mapping[str, str], on_epoch: Callable[[int], None]) -> None:
-    on_epoch(_newest(steps, inputs))
-
-
 def _newest(steps: StepStore, inputs: Mapping[str, str]) -> int:
     return max(steps.done("epochs", inputs), default=0)
 
 
 def _own_error(error: BaseException) -> BaseException | None:
-    """What the workers' own code raised, which would only be raised again; None where a worker died (the others then lose it, and raise too)."""
+    """What the workers' own code raised, which would only be raised again.
+
+    None where a worker died (the others then lose it, and raise too).
+    """
     failures = [getattr(failure, "_base_exc", failure) for failure in getattr(error, "worker_failures", {}).values()]
     if not failures or any(isinstance(failure, RayError) or "onnection" in str(failure) for failure in failures):
         return None

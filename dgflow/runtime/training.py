@@ -1,9 +1,9 @@
 """The training loop: one for the score network, the classifier and the discriminator, which differ in their loss alone.
 
-A batch is a pure function of (seed, step): which images, which noise. So the loop keeps no random state, a resumed run draws what an undisturbed
-one draws, and every worker computes its own share of the same global batch. After every epoch the weights are committed with what was
-measured on the held-out images, then a checkpoint; a run that was killed goes on from the last whole checkpoint, and with the same number of workers
-on the CPU ends with the same bits.
+A batch is a pure function of (seed, step): which images, which noise. So the loop keeps no random state, a resumed run draws what an
+undisturbed one draws, and every worker computes its own share of the same global batch. After every epoch the weights are committed with
+what was measured on the held-out images, then a checkpoint; a run that was killed goes on from the last whole checkpoint, and with the same
+number of workers on the CPU ends with the same bits.
 
 Knows torch and the store, not Ray: `dgflow.runtime.train` runs it on many workers, tests run it in the process.
 """
@@ -19,11 +19,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from dgflow.networks.checkpoints import load_weights, save_weights
 from dgflow.runtime.environment import attempt, versions
-from dgflow.store.shards import rows_sha256
 from dgflow.store.receipts import CorruptObject
+from dgflow.store.shards import rows_sha256
 from dgflow.store.step_store import StepStore
 
 log = logging.getLogger(__name__)
@@ -35,9 +36,9 @@ KEPT_CHECKPOINTS = 2  # the newest may be torn by a dying disk; the one before i
 class TrainingTask:
     """What a kind of training differs in.
 
-    `loss(network, slots, step)` gives the loss [b] of this worker's `slots` (positions in the global batch of `batch_size`) at `step`, counted from 0 over all
-    epochs; `network` is to be called once in it, through its `forward`. `measure(network, items)` gives named values [n, ...] of held-out items, which `summarise`
-    turns into the epoch's metrics; it has to give `held_out_loss`.
+    `loss(network, slots, step)` gives the loss [b] of this worker's `slots` (positions in the global batch of `batch_size`) at `step`,
+    counted from 0 over all epochs; `network` is to be called once in it, through its `forward`. `measure(network, items)` gives named
+    values [n, ...] of held-out items, which `summarise` turns into the epoch's metrics; it has to give `held_out_loss`.
     """
 
     network: nn.Module
@@ -70,7 +71,10 @@ def train(
         ValueError: the batch does not divide among the workers.
     """
     if task.batch_size % world_size:
-        raise ValueError(f"expected a batch size that {world_size} training workers can share, found {task.batch_size}; change --train-workers or the batch size")
+        raise ValueError(
+            f"expected a batch size that {world_size} training workers can share, found {task.batch_size}; "
+            "change --train-workers or the batch size"
+        )
     averages = _Averages(task)
     done = _resume(task, averages, steps, inputs, rank, world_size)
     network = wrap(task.network) if wrap else task.network
@@ -125,9 +129,10 @@ class _Averages:
         halflife = min(self.task.ema_halflife or 1, images_seen * self.RAMP_UP)
         decay = 0.5 ** (self.task.batch_size / max(halflife, 1e-8))
         parameters = dict(self.task.trained.named_parameters())
-        torch._foreach_lerp_(list(self.values.values()), [parameters[name].detach() for name in self.values], 1 - decay)
+        average = get_ema_multi_avg_fn(decay)
+        average(tuple(self.values.values()), tuple(parameters[name] for name in self.values), None)
 
-    def applied(self):
+    def applied(self) -> _Swapped:
         return _Swapped(self)
 
 
@@ -177,7 +182,16 @@ def _mean_over_workers(value: Tensor, world_size: int) -> Tensor:
     return value
 
 
-def _commit(steps: StepStore, folder: str, epoch: int, tensors: dict[str, Tensor], inputs, seconds, metrics, device) -> None:
+def _commit(
+    steps: StepStore,
+    folder: str,
+    epoch: int,
+    tensors: dict[str, Tensor],
+    inputs: Mapping[str, str],
+    seconds: float,
+    metrics: dict[str, Any],
+    device: torch.device,
+) -> None:
     steps.commit(
         folder,
         epoch,
@@ -214,9 +228,9 @@ def _restore(task: TrainingTask, averages: _Averages, tensors: dict[str, Tensor]
     task.optimizer.load_state_dict(state | {"state": slots})
 
 
-def _resume(task: TrainingTask, averages: _Averages, steps: StepStore, inputs, rank: int, world_size: int) -> int:
+def _resume(task: TrainingTask, averages: _Averages, steps: StepStore, inputs: Mapping[str, str], rank: int, world_size: int) -> int:
     """Load the newest whole checkpoint; the number of epochs that it has behind it, 0 without one. Rank 0 chooses for all."""
-    choice: list[Any] = [0]
+    chosen = 0
     tensors: dict[str, Tensor] | None = None
     if rank == 0:
         done = steps.done("checkpoints", inputs)
@@ -226,15 +240,15 @@ def _resume(task: TrainingTask, averages: _Averages, steps: StepStore, inputs, r
             except (CorruptObject, FileNotFoundError) as error:
                 log.warning("checkpoint of epoch %d cannot be used, trying the one before: %s", epoch, error)
                 continue
-            choice = [epoch]
+            chosen = epoch
             break
     if world_size > 1:
-        shared: list[Any] = [choice[0], tensors]
+        shared: list[Any] = [chosen, tensors]
         dist.broadcast_object_list(shared, src=0)
-        choice, tensors = [shared[0]], shared[1]
+        chosen, tensors = shared
     if tensors is not None:
         _restore(task, averages, tensors)
-    return choice[0]
+    return chosen
 
 
 def _forget(steps: StepStore, inputs: Mapping[str, str]) -> None:

@@ -1,7 +1,7 @@
 """What a step reads, found in a root: manifests of slices, weights of epochs, and their digests.
 
-A fingerprint names a recipe and not bytes, and training does not give the same bytes everywhere. So what a step makes also carries the digests of what it was made
-from, and is reused only while both agree.
+A fingerprint names a recipe and not bytes, and training does not give the same bytes everywhere. So what a step makes also carries the
+digests of what it was made from, and is reused only while both agree.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ class Bound:
         item = self.items[name]
         assert isinstance(item, BoundWeights), name
         network = item.step.build(item.inputs)
-        load_into(item.step.trained_part(network), load_weights(item.steps.read(item.receipt)), source=f"{item.steps.name}/{item.receipt.key}")
+        weights = load_weights(item.steps.read(item.receipt))
+        load_into(item.step.trained_part(network), weights, source=f"{item.steps.name}/{item.receipt.key}")
         return network.eval().requires_grad_(False)
 
 
@@ -103,7 +104,9 @@ class Root:
         items: dict[str, BoundRows | BoundWeights] = {}
         for name, reference in step.inputs().items():
             source = known[reference.step.fingerprint]
-            item = None if source is None else self._slice(reference, source) if isinstance(reference, Slice) else self._weights(reference, source)
+            if source is None:
+                return None
+            item = self._slice(reference, source) if isinstance(reference, Slice) else self._weights(reference, source)
             if item is None:
                 return None
             items[name] = item
@@ -146,7 +149,8 @@ class Node:
 def graph(target: Step) -> list[Node]:
     """Every step that `target` needs and `target` itself, each after what it reads.
 
-    Of the steps that could come next, those that use the workers as the last one did come first: going from making samples to training and back starts processes anew.
+    Of the steps that could come next, those that use the workers as the last one did come first: going from making samples to training and
+    back starts processes anew.
     """
     found: dict[str, Step] = {}
     slices: dict[str, dict[tuple[int, int], Slice]] = {}
@@ -164,7 +168,11 @@ def graph(target: Step) -> list[Node]:
     order: dict[str, Step] = {}
     trains = False
     while len(order) < len(found):
-        ready = [step for key, step in found.items() if key not in order and all(item.step.fingerprint in order for item in step.inputs().values())]
+        ready = [
+            step
+            for key, step in found.items()
+            if key not in order and all(item.step.fingerprint in order for item in step.inputs().values())
+        ]
         chosen = next((step for step in ready if isinstance(step, TrainStep) == trains), ready[0])
         trains = isinstance(chosen, TrainStep)
         order[chosen.fingerprint] = chosen

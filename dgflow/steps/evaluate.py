@@ -20,8 +20,8 @@ METRICS = ("fid", "is", "precision", "recall")
 class Evaluate(Step):
     """FID, Inception score, precision and recall of every arm against `reference`, in the features of `features`.
 
-    An arm is one slice a sampling seed; its spread is the sample standard deviation over them. `floor` holds real images that are measured like an arm: what
-    samples could reach at best, at their own number.
+    An arm is one slice a sampling seed; its spread is the sample standard deviation over them. `floor` holds real images that are measured
+    like an arm: what samples could reach at best, at their own number.
     """
 
     arms: dict[str, tuple[Slice, ...]]
@@ -34,13 +34,20 @@ class Evaluate(Step):
     def _fair(self) -> Evaluate:
         sizes = {part.rows for arm in self.arms.values() for part in arm}
         if not self.arms or len(sizes) != 1:
-            raise ValueError(f"expected one or more arms of slices of one size (metrics depend on the number of samples), found sizes {sorted(sizes)}")
-        overlap = self.floor.step == self.reference.step and self.floor.start < self.reference.stop and self.reference.start < self.floor.stop
+            raise ValueError(
+                f"expected one or more arms of slices of one size (metrics depend on the number of samples), found sizes {sorted(sizes)}"
+            )
+        overlap = (
+            self.floor.step == self.reference.step and self.floor.start < self.reference.stop and self.reference.start < self.floor.stop
+        )
         if overlap:
             raise ValueError("expected a floor of other real images than the reference, found slices that overlap")
         for name, arm in self.arms.items():
             if any(step.fingerprint == self.features.step.fingerprint for part in arm for step in _behind(part.step)):
-                raise ValueError(f"arm {name!r} is made with {self.features.step.kind}, the network that is to judge it: what guides may not judge; train another")
+                raise ValueError(
+                    f"arm {name!r} is made with {self.features.step.kind}, the network that is to judge it: "
+                    "what guides may not judge; train another"
+                )
         return self
 
     def inputs(self) -> dict[str, Slice | Weights]:
@@ -70,8 +77,13 @@ class Evaluate(Step):
             arms[name] |= {"n": arm[0].rows, "seeds": [getattr(part.step, "seed", None) for part in arm]}
         return {
             "arms": arms,
-            "floor": {metric: value for metric, value in measured("floor").items()} | {"n": self.floor.rows},
-            "reference": {"n": self.reference.rows, "digest": inputs.digests["reference"], "features": self.features.step.fingerprint, "k": self.neighbours},
+            "floor": measured("floor") | {"n": self.floor.rows},
+            "reference": {
+                "n": self.reference.rows,
+                "digest": inputs.digests["reference"],
+                "features": self.features.step.fingerprint,
+                "k": self.neighbours,
+            },
         }
 
 
@@ -79,7 +91,11 @@ def _over_seeds(results: list[dict[str, float]]) -> dict[str, Any]:
     table: dict[str, Any] = {}
     for metric in METRICS:
         values = [result[metric] for result in results]
-        table[metric] = {"mean": statistics.fmean(values), "spread": statistics.stdev(values) if len(values) > 1 else None, "per_seed": values}
+        table[metric] = {
+            "mean": statistics.fmean(values),
+            "spread": statistics.stdev(values) if len(values) > 1 else None,
+            "per_seed": values,
+        }
     return table
 
 

@@ -16,9 +16,9 @@ from dgflow.store.objects import ObjectStore
 from dgflow.store.step_store import StepStore
 
 if TYPE_CHECKING:
-    from dgflow.runtime.progress import Progress
     from dgflow.runtime.placement import Placement
     from dgflow.runtime.pool import Pool
+    from dgflow.runtime.progress import Progress
 
 
 class StepFailed(RuntimeError):
@@ -98,12 +98,10 @@ def _complete(state: StepPlan, bound: Bound, steps: StepStore, session: _Session
 
 def shard_work(step: SampleStep, steps: StepStore, inputs: Bound) -> Callable[[int], float]:
     """What a worker of the pool does: load once, then build and commit one shard after another; gives the seconds that each took."""
-    import torch
-
-    from dgflow.runtime.environment import attempt, versions
+    from dgflow.runtime.environment import attempt, device_name, versions
 
     build = step.shard_builder(inputs)
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    device = device_name()
 
     def work(number: int) -> float:
         own = attempt()
@@ -145,7 +143,7 @@ def _train(step: TrainStep, steps: StepStore, bound: Bound, session: _Session, s
 
     try:
         fit(
-            partial(step.training_task, bound),  # type: ignore[attr-defined]
+            partial(step.training_task, bound),
             steps,
             bound.digests,
             epochs=step.epochs,

@@ -37,7 +37,9 @@ class Features(SampleStep):
     def _a_judge(self) -> Features:
         step = self.network.step
         if not isinstance(step, TrainClassifier) or step.noise != "none" or step.network.pool != "adaptive":
-            raise ValueError('expected the weights of a TrainClassifier with noise="none" and pool="adaptive" as the feature network, found ' + step.kind)
+            raise ValueError(
+                'expected the weights of a TrainClassifier with noise="none" and pool="adaptive" as the feature network, found ' + step.kind
+            )
         return self
 
     def network_evaluations(self, rows: int) -> int:
@@ -47,20 +49,22 @@ class Features(SampleStep):
         """Load the network; the function returned makes the rows [start, stop)."""
         import torch
 
+        from dgflow.networks.adm import ADMEncoder
         from dgflow.steps.training_data import scaled
 
         place = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         network = inputs.network("network").to(place)
+        assert isinstance(network, ADMEncoder)
 
         @torch.no_grad()
         def rows(start: int, stop: int) -> Columns:
             images = inputs.rows("samples", ["image"], start, stop)["image"]
             batch = scaled(torch.from_numpy(images).permute(0, 3, 1, 2)).to(place)
-            features = network.features(batch, torch.zeros(len(batch), device=place))  # type: ignore[operator]
+            features = network.features(batch, torch.zeros(len(batch), device=place))
             return {
                 "index": np.arange(start, stop, dtype=np.int64),
-                "features": network.pooled(features).float().cpu().numpy(),  # type: ignore[operator]
-                "logits": network.head(features).float().cpu().numpy(),  # type: ignore[operator]
+                "features": network.pooled(features).float().cpu().numpy(),
+                "logits": network.head(features).float().cpu().numpy(),
             }
 
         return rows

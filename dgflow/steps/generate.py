@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +12,10 @@ from dgflow.steps.specs import DiscriminatorGuidance, Heun
 from dgflow.steps.step import PLACEMENT, SampleStep, Weights
 
 if TYPE_CHECKING:
+    import torch
+
+    from dgflow.diffusion.guidance import GuidanceTerm
+    from dgflow.networks.edm import EDMPrecond
     from dgflow.steps.binding import Bound
     from dgflow.store.shards import Columns
 
@@ -19,8 +23,8 @@ if TYPE_CHECKING:
 class Generate(SampleStep):
     """Samples by index: noise and label of sample i depend on (`seed`, i) alone, whatever the shard, worker or cluster.
 
-    Columns: `index`, `label` (class, -1 without one), `image` (uint8 [H, W, C]), and with guidance `log_ratio` (the discriminator's logit at the last
-    guided step, float32).
+    Columns: `index`, `label` (class, -1 without one), `image` (uint8 [H, W, C]), and with guidance `log_ratio` (the discriminator's logit
+    at the last guided step, float32).
     """
 
     score: Weights
@@ -43,9 +47,11 @@ class Generate(SampleStep):
 
         from dgflow.diffusion.guidance import Boost
         from dgflow.diffusion.guidance import DiscriminatorGuidance as Term
+        from dgflow.networks.edm import EDMPrecond
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         denoiser = inputs.network("score").to(device)
+        assert isinstance(denoiser, EDMPrecond)
         terms = [
             Term(
                 inputs.network(f"guidance.{number}.discriminator").to(device),
@@ -59,13 +65,13 @@ class Generate(SampleStep):
         ]
         return partial(self._rows, denoiser, terms, device)
 
-    def _rows(self, denoiser, terms, device, start: int, stop: int) -> Columns:
+    def _rows(self, denoiser: EDMPrecond, terms: Sequence[GuidanceTerm], device: torch.device, start: int, stop: int) -> Columns:
         batches = -(-(stop - start) // self.batch_size)
         edges = [start + (stop - start) * number // batches for number in range(batches + 1)]
         parts = [self._batch(denoiser, terms, device, low, high) for low, high in zip(edges, edges[1:], strict=False)]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def _batch(self, denoiser, terms, device, start: int, stop: int) -> Columns:
+    def _batch(self, denoiser: EDMPrecond, terms: Sequence[GuidanceTerm], device: torch.device, start: int, stop: int) -> Columns:
         import torch
 
         from dgflow.diffusion import noise
@@ -89,8 +95,9 @@ class Generate(SampleStep):
         if not finite_B.all():
             bad = int(index_B[~finite_B][0])
             raise FloatingPointError(
-                f"expected finite pixels, found NaN or infinity in sample {bad} of {self.name} (and {int((~finite_B).sum()) - 1} more of its batch); "
-                "the score network or the discriminator gives them: look at its training curves, take an earlier epoch or a smaller guidance weight"
+                f"expected finite pixels, found NaN or infinity in sample {bad} of {self.name} "
+                f"(and {int((~finite_B).sum()) - 1} more of its batch); the score network or the discriminator gives them: "
+                "look at its training curves, take an earlier epoch or a smaller guidance weight"
             )
         pixels = (sample.x * 127.5 + 128).clip(0, 255).to(torch.uint8)  # truncation, as EDM writes its images
         columns = {

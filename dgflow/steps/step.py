@@ -10,13 +10,21 @@ the fingerprints of the steps it reads). Fields annotated with `PLACEMENT` say h
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
 
 from dgflow.store.identity import fingerprint
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dgflow.runtime.training import TrainingTask
+    from dgflow.steps.binding import Bound
+    from dgflow.store.shards import Columns
 
 PLACEMENT = "placement"  # metadata of fields that are not identity, as in `epochs: Annotated[int, PLACEMENT] = 10`
 
@@ -81,7 +89,7 @@ class Slice(Spec):
         return self.stop - self.start
 
 
-class SampleStep(Step):
+class SampleStep(Step, ABC):
     """A step that makes an indexed stream of samples in shards of a fixed size.
 
     How many samples are made is decided by the slices that others take, and is not identity.
@@ -100,7 +108,10 @@ class SampleStep(Step):
         return None
 
     def shard_range(self, number: int) -> tuple[int, int]:
-        """First index and end of shard `number`. Shards are whole, but for the last of a stream that ends: a slice reads part of its last one."""
+        """First index and end of shard `number`.
+
+        Shards are whole, but for the last of a stream that ends: a slice reads part of its last one.
+        """
         stop = (number + 1) * self.shard_size
         return number * self.shard_size, stop if self.length is None else min(stop, self.length)
 
@@ -112,6 +123,10 @@ class SampleStep(Step):
         """Evaluations of networks that `rows` samples take, for `plan`; 0 where no network runs."""
         del rows
         return 0
+
+    @abstractmethod
+    def shard_builder(self, inputs: Bound) -> Callable[[int, int], Columns]:
+        """Load what is needed, once a worker; the function returned makes the samples [start, stop)."""
 
 
 class Weights(Spec):
@@ -133,11 +148,11 @@ class Weights(Spec):
         return min(metrics, key=lambda epoch: (metrics[epoch][what], epoch))
 
 
-class TrainStep(Step):
+class TrainStep(Step, ABC):
     """A step that trains a network and keeps every epoch's weights.
 
-    The number of epochs is not identity: raising it goes on from the last one. `held_out` is the share of the images, the last ones by index,
-    that are never trained on and are measured after every epoch.
+    The number of epochs is not identity: raising it goes on from the last one. `held_out` is the share of the images, the last ones by
+    index, that are never trained on and are measured after every epoch.
     """
 
     epochs: Annotated[int, PLACEMENT] = Field(default=10, gt=0)
@@ -151,6 +166,18 @@ class TrainStep(Step):
     def title(self) -> str:
         return f"{self.kind} seed {self.seed}" if self.seed else self.kind
 
+    @abstractmethod
+    def build(self, inputs: Bound) -> nn.Module:
+        """The network, with fresh weights where it learns."""
+
+    @abstractmethod
+    def trained_part(self, network: nn.Module) -> nn.Module:
+        """The part of what `build` gave that learns and whose weights are kept."""
+
+    @abstractmethod
+    def training_task(self, inputs: Bound) -> TrainingTask:
+        """Data, loss and optimiser, for `dgflow.runtime.training`."""
+
     def last(self) -> Weights:
         return Weights(step=self, which="last")
 
@@ -163,7 +190,9 @@ class TrainStep(Step):
     def best(self, metric: str = "held_out_loss") -> Weights:
         """The epoch with the smallest `metric` on the held-out images."""
         if self.held_out == 0:
-            raise ValueError(f"{self.kind} keeps no held-out images (held_out=0), so no epoch can be chosen by {metric}; use .last() or .epoch(n)")
+            raise ValueError(
+                f"{self.kind} keeps no held-out images (held_out=0), so no epoch can be chosen by {metric}; use .last() or .epoch(n)"
+            )
         return Weights(step=self, which=f"best:{metric}")
 
 

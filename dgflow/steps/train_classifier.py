@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 class TrainClassifier(TrainStep):
     """Cross-entropy over the classes of `real`.
 
-    `noise="none"` sees clean images at time 0; with `network.pool="adaptive"` its pooled features and logits are what `Features` takes. `noise="linear_vp"` sees images
-    diffused to importance-sampled linear-VP times (Kim et al. 2023); it may guide, and then it may not judge. `shift` moves training images by up to
-    that many pixels each way.
+    `noise="none"` sees clean images at time 0; with `network.pool="adaptive"` its pooled features and logits are what `Features` takes.
+    `noise="linear_vp"` sees images diffused to importance-sampled linear-VP times (Kim et al. 2023); it may guide, and then it may not
+    judge. `shift` moves training images by up to that many pixels each way.
     """
 
     real: Slice
@@ -65,7 +65,9 @@ class TrainClassifier(TrainStep):
             positions = step * self.batch_size + slots
             images, labels = (part.to(place) for part in data.take(data.drawn(self.seed, positions)))
             if self.shift:
-                down, right = (noise.integers(self.seed, positions, 2 * self.shift + 1, step=axis, draw=noise.FLIP) - self.shift for axis in (0, 1))
+                down, right = (
+                    noise.integers(self.seed, positions, 2 * self.shift + 1, step=axis, draw=noise.FLIP) - self.shift for axis in (0, 1)
+                )
                 images = torch.stack([image.roll((int(y), int(x)), (1, 2)) for image, y, x in zip(images, down, right, strict=True)])
             return classifier_loss(network(*noisy(images, positions, noise.LEVEL, noise.NOISE)), labels)
 
@@ -83,6 +85,9 @@ class TrainClassifier(TrainStep):
             loss=loss,
             held_out=data.held,
             measure=measure,
-            summarise=lambda values: {"held_out_loss": float(values["loss"].double().mean()), "held_out_accuracy": float(values["right"].double().mean())},
+            summarise=lambda values: {
+                "held_out_loss": float(values["loss"].double().mean()),
+                "held_out_accuracy": float(values["right"].double().mean()),
+            },
             device=place,
         )

@@ -11,11 +11,11 @@ from dgflow.steps.specs import ADMEncoder
 from dgflow.steps.step import Slice, TrainStep, Weights
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
     from dgflow.runtime.training import TrainingTask
     from dgflow.steps.binding import Bound
+    from dgflow.steps.training_data import ImageSet
 
 MEASURED_LEVELS = 8  # noise levels at which each held-out image is measured, spread evenly over log sigma
 CALIBRATION_BINS = 8
@@ -24,11 +24,13 @@ CALIBRATION_BINS = 8
 class TrainDiscriminator(TrainStep):
     """Binary cross-entropy on diffused images (Kim et al. 2023, Algorithm 1): real = 1, fake = 0.
 
-    Batches are half real, half fake; an epoch is one pass over the real images. Noise levels are drawn with log sigma uniform on [`sigma_min`, `sigma_max`]: the
-    default is where guidance with its default window acts in EDM's sampler (the published range, tau in [1e-5, 1], spends a third of its draws below it). With
-    `features`, `network` reads the middle features of a frozen classifier of noisy images, as in the paper, else the images themselves.
+    Batches are half real, half fake; an epoch is one pass over the real images. Noise levels are drawn with log sigma uniform on
+    [`sigma_min`, `sigma_max`]: the default is where guidance with its default window acts in EDM's sampler (the published range, tau in
+    [1e-5, 1], spends a third of its draws below it). With `features`, `network` reads the middle features of a frozen classifier of noisy
+    images, as in the paper, else the images themselves.
 
-    Every epoch records its held-out loss, because more training is the best-known way to make FID worse, and its calibration by noise level.
+    Every epoch records its held-out loss, because more training is the best-known way to make FID worse, and its calibration by noise
+    level.
     """
 
     real: Slice
@@ -51,22 +53,25 @@ class TrainDiscriminator(TrainStep):
 
     def build(self, inputs: Bound) -> nn.Module:
         """The network with a fresh head on the trained features, if there are any."""
+        from dgflow.networks import adm
         from dgflow.networks.discriminator import Discriminator
 
         shape = data_shape(self.real.step)
-        features: Any = inputs.network("features") if self.features else None
-        return Discriminator(
-            features,
-            self.network.build(  # type: ignore[arg-type]
-                image_size=features.feature_size if features else shape.image_size,
-                in_channels=features.feature_channels if features else shape.channels,
-                out_channels=1,
-                num_classes=shape.num_classes if self.conditional else None,
-            ),
+        features = inputs.network("features") if self.features else None
+        assert features is None or isinstance(features, adm.ADMEncoder)
+        head = self.network.build(
+            image_size=features.feature_size if features else shape.image_size,
+            in_channels=features.feature_channels if features else shape.channels,
+            out_channels=1,
+            num_classes=shape.num_classes if self.conditional else None,
         )
+        return Discriminator(features, head)
 
     def trained_part(self, network: nn.Module) -> nn.Module:
-        return network.head  # type: ignore[return-value]
+        from dgflow.networks.discriminator import Discriminator
+
+        assert isinstance(network, Discriminator)
+        return network.head
 
     def training_task(self, inputs: Bound) -> TrainingTask:
         import torch
@@ -79,7 +84,12 @@ class TrainDiscriminator(TrainStep):
 
         shape = data_shape(self.real.step)
         real, fake = (
-            ImageSet.of(inputs.rows(name), self.held_out, num_classes=shape.num_classes if self.conditional else 0, source=getattr(self, name).step.name)
+            ImageSet.of(
+                inputs.rows(name),
+                self.held_out,
+                num_classes=shape.num_classes if self.conditional else 0,
+                source=getattr(self, name).step.name,
+            )
             for name in ("real", "fake")
         )
         torch.manual_seed(self.seed)
@@ -109,7 +119,12 @@ class TrainDiscriminator(TrainStep):
             offset = noise.uniform(self.seed, pair, (), step=0, draw=noise.EVALUATION_LEVEL)
             sigma_B = log_uniform_sigma((level + offset) / MEASURED_LEVELS, self.sigma_min, self.sigma_max)
             values = logits(network, images.to(place), labels.to(place), sigma_B, items, noise.EVALUATION_NOISE)
-            return {"logit": values.double(), "loss": discriminator_loss(values, is_real.to(place)).double(), "sigma": sigma_B.double(), "is_real": is_real}
+            return {
+                "logit": values.double(),
+                "loss": discriminator_loss(values, is_real.to(place)).double(),
+                "sigma": sigma_B.double(),
+                "is_real": is_real,
+            }
 
         return TrainingTask(
             network=network,
@@ -125,7 +140,7 @@ class TrainDiscriminator(TrainStep):
         )
 
 
-def _mixed(real, fake, is_real: Tensor, real_items: Tensor, fake_items: Tensor) -> tuple[Tensor, Tensor]:
+def _mixed(real: ImageSet, fake: ImageSet, is_real: Tensor, real_items: Tensor, fake_items: Tensor) -> tuple[Tensor, Tensor]:
     import torch
 
     real_images, real_labels = real.take(real_items)
@@ -133,11 +148,11 @@ def _mixed(real, fake, is_real: Tensor, real_items: Tensor, fake_items: Tensor) 
     return torch.where(is_real[:, None, None, None], real_images, fake_images), torch.where(is_real, real_labels, fake_labels)
 
 
-def summarise(values: dict[str, torch.Tensor], sigma_min: float, sigma_max: float) -> dict[str, Any]:
+def summarise(values: dict[str, Tensor], sigma_min: float, sigma_max: float) -> dict[str, Any]:
     """Held-out loss, accuracy, and calibration by noise level.
 
-    `calibration_error` is the expected calibration error: the mean over `CALIBRATION_BINS` bins of predicted probability, weighted by their share of the items, of
-    |share of real - mean prediction|. A discriminator at chance has loss log 2 = 0.693.
+    `calibration_error` is the expected calibration error: the mean over `CALIBRATION_BINS` bins of predicted probability, weighted by their
+    share of the items, of |share of real - mean prediction|. A discriminator at chance has loss log 2 = 0.693.
     """
     import torch
 

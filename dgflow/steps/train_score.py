@@ -20,7 +20,10 @@ MEASURED_LEVELS = 4  # noise levels at which each held-out image is measured
 
 
 class TrainScore(TrainStep):
-    """Denoising score matching as in EDM (Karras et al. 2022, Table 1): log-normal noise levels, weighted squared error, averaged weights."""
+    """Denoising score matching as in EDM (Karras et al. 2022, Table 1).
+
+    Log-normal noise levels, weighted squared error, averaged weights.
+    """
 
     real: Slice
     network: SongUNet = SongUNet()
@@ -33,7 +36,9 @@ class TrainScore(TrainStep):
         """The network with fresh weights."""
         del inputs
         shape = data_shape(self.real.step)
-        return self.network.build(image_size=shape.image_size, channels=shape.channels, num_classes=shape.num_classes if self.conditional else 0)
+        return self.network.build(
+            image_size=shape.image_size, channels=shape.channels, num_classes=shape.num_classes if self.conditional else 0
+        )
 
     def trained_part(self, network: nn.Module) -> nn.Module:
         return network
@@ -63,7 +68,9 @@ class TrainScore(TrainStep):
             return losses(network, data.drawn(self.seed, positions), positions, noise.LEVEL, noise.NOISE)
 
         def measure(network: nn.Module, items: torch.Tensor) -> dict[str, torch.Tensor]:
-            return {"loss": losses(network, data.kept_apart(items // MEASURED_LEVELS), items, noise.EVALUATION_LEVEL, noise.EVALUATION_NOISE)}
+            return {
+                "loss": losses(network, data.kept_apart(items // MEASURED_LEVELS), items, noise.EVALUATION_LEVEL, noise.EVALUATION_NOISE)
+            }
 
         return TrainingTask(
             network=network,

@@ -33,7 +33,9 @@ class ImageSet:
         images = torch.from_numpy(rows["image"]).permute(0, 3, 1, 2).contiguous()
         made = cls(images, labels, held_out)
         if made.training < 1 or (held_out and made.held < 1):
-            raise ValueError(f"expected enough images in {source} to hold out a share of {held_out}, found {len(images)}; take a larger slice")
+            raise ValueError(
+                f"expected enough images in {source} to hold out a share of {held_out}, found {len(images)}; take a larger slice"
+            )
         return made
 
     @property

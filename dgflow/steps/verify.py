@@ -9,7 +9,7 @@ from dgflow.steps.binding import Bound, Root, graph
 from dgflow.steps.plan import look
 from dgflow.steps.step import Step
 from dgflow.store.objects import ObjectStore
-from dgflow.store.receipts import CorruptObject, StepMismatch
+from dgflow.store.receipts import CorruptObject, Receipt, StepMismatch
 from dgflow.store.shards import check_shard, rows_sha256
 from dgflow.store.step_store import StepStore
 
@@ -25,7 +25,7 @@ class Verified:
 
 
 def verify(target: Step, store: ObjectStore, tell: Callable[[str], None]) -> Verified:
-    """Check the bytes of every committed part against its receipt, the rows of every shard against their digest, and every slice's manifest."""
+    """Check the bytes of every committed part against its receipt, the rows of every shard against their digest, every slice's manifest."""
     root, found = Root(store), Verified()
     known: dict[str, Bound | None] = {}
     for node in graph(target):
@@ -59,8 +59,12 @@ def verify(target: Step, store: ObjectStore, tell: Callable[[str], None]) -> Ver
     return found
 
 
-def _check_rows(steps: StepStore, receipt) -> None:
+def _check_rows(steps: StepStore, receipt: Receipt) -> None:
     columns = steps.read_shard(receipt)
+    assert receipt.start is not None and receipt.stop is not None, receipt.part
     check_shard(columns, receipt.start, receipt.stop)
     if rows_sha256(columns) != receipt.rows_sha256:
-        raise CorruptObject(f"{steps.name} {receipt.part}: expected rows with sha256 {receipt.rows_sha256}, found {rows_sha256(columns)}; run `verify --repair` to rebuild it")
+        raise CorruptObject(
+            f"{steps.name} {receipt.part}: expected rows with sha256 {receipt.rows_sha256}, found {rows_sha256(columns)}; "
+            "run `verify --repair` to rebuild it"
+        )

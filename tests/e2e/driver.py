@@ -19,14 +19,19 @@ SHARDS = 60
 
 
 def target(what: str, source: Path) -> Step:
-    """`score`: two epochs of the score network; `long`: many; `samples`: 60 shards of its samples, taken by a discriminator that learns for one epoch."""
+    """The step that WHAT names.
+
+    `score`: two epochs of the score network; `long`: many; `samples`: 60 shards of its samples, taken by a discriminator that learns for
+    one epoch.
+    """
     if what == "score":
         return tiny.score(source)
     if what == "long":
         return tiny.score(source, epochs=EPOCHS)
     fakes = tiny.fakes(source, steps=8)
-    network = tiny.ADMEncoder(**tiny.ENCODER)
-    return TrainDiscriminator(real=tiny.real(source)[:64], fake=fakes[: 8 * SHARDS], network=network, epochs=1, batch_size=16, held_out=0.25)
+    return TrainDiscriminator(
+        real=tiny.real(source)[:64], fake=fakes[: 8 * SHARDS], network=tiny.ENCODER, epochs=1, batch_size=16, held_out=0.25
+    )
 
 
 if __name__ == "__main__":

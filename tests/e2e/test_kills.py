@@ -1,4 +1,7 @@
-"""Real processes, really killed: the same command again completes, builds only what was missing, and ends with the same samples and weights."""
+"""Real processes, really killed: the same command again completes, builds only what was missing, and ends with the same bits.
+
+The bits are those of the samples and the weights.
+"""
 
 import os
 import shutil
@@ -15,7 +18,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 import driver
 
 from dgflow.steps.binding import Root
+from dgflow.steps.train_discriminator import TrainDiscriminator
 from dgflow.store.objects import open_store
+from dgflow.store.receipts import Receipt
 from dgflow.store.step_store import StepStore
 
 DEADLINE = 180.0  # seconds for anything that is waited for
@@ -27,7 +32,10 @@ class Run:
     def __init__(self, what: str, root: Path, source: Path) -> None:
         self.output = root.parent / f"{root.name}.log"
         self.process = subprocess.Popen(
-            [sys.executable, driver.__file__, what, str(root), str(source)], stdout=self.output.open("w"), stderr=subprocess.STDOUT, start_new_session=True
+            [sys.executable, driver.__file__, what, str(root), str(source)],
+            stdout=self.output.open("w"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
 
     def wait_for(self, condition, what: str):
@@ -53,7 +61,7 @@ def steps_of(root: Path, step) -> StepStore:
     return Root(open_store(str(root))).steps(step)
 
 
-def receipts(root: Path, step, folder: str) -> dict[int, dict]:
+def receipts(root: Path, step, folder: str) -> dict[int, Receipt]:
     """Number to receipt, as written: one for each part, or the test fails."""
     steps = steps_of(root, step)
     committed = steps.committed(folder)
@@ -94,7 +102,9 @@ def root(tmp_path, trained):
 
 
 def samples(source):
-    return driver.target("samples", source).fake.step  # type: ignore[attr-defined]
+    target = driver.target("samples", source)
+    assert isinstance(target, TrainDiscriminator)
+    return target.fake.step
 
 
 def test_killing_the_driver_while_it_samples_loses_only_what_was_in_flight(root, source, undisturbed):

@@ -7,8 +7,20 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from dgflow import ADMEncoder, Boost, DiscriminatorGuidance, Evaluate, Generate, Heun, ImportImages, SongUNet, TrainClassifier, TrainDiscriminator, TrainScore
-from dgflow.steps.step import PLACEMENT, Spec
+from dgflow import (
+    ADMEncoder,
+    Boost,
+    DiscriminatorGuidance,
+    Evaluate,
+    Generate,
+    Heun,
+    ImportImages,
+    SongUNet,
+    TrainClassifier,
+    TrainDiscriminator,
+    TrainScore,
+)
+from dgflow.steps.step import PLACEMENT, Spec, Step
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,17 +36,64 @@ EVALUATE = Evaluate(arms={"guided": (GUIDED[:100],)}, reference=REAL[100:200], f
 # One other value for every field, by the type that has it. A field that is missing here fails the test.
 OTHER = {
     ImportImages: dict(source="others.npz", num_classes=4, image_size=16, channels=3, average_pool=2, pad=1, seed=9, shard_size=7),
-    TrainScore: dict(real=REAL[:99], network=SongUNet(num_blocks=1), conditional=False, P_mean=-1.0, P_std=1.0, ema_halflife=1, images_per_epoch=5, batch_size=8,
-                     learning_rate=0.5, held_out=0.2, seed=9),
-    TrainClassifier: dict(real=REAL[:99], network=ADMEncoder(num_res_blocks=1), noise="linear_vp", weight_decay=0.5, shift=1, images_per_epoch=5, batch_size=8,
-                          learning_rate=0.5, held_out=0.2, seed=9),
-    TrainDiscriminator: dict(real=REAL[:99], fake=FAKES[:99], network=ADMEncoder(num_res_blocks=1), features=None, conditional=False, sigma_min=0.1, sigma_max=50.0,
-                             weight_decay=0.5, images_per_epoch=5, batch_size=8, learning_rate=0.5, held_out=0.2, seed=9),
+    TrainScore: dict(
+        real=REAL[:99],
+        network=SongUNet(num_blocks=1),
+        conditional=False,
+        P_mean=-1.0,
+        P_std=1.0,
+        ema_halflife=1,
+        images_per_epoch=5,
+        batch_size=8,
+        learning_rate=0.5,
+        held_out=0.2,
+        seed=9,
+    ),
+    TrainClassifier: dict(
+        real=REAL[:99],
+        network=ADMEncoder(num_res_blocks=1),
+        noise="linear_vp",
+        weight_decay=0.5,
+        shift=1,
+        images_per_epoch=5,
+        batch_size=8,
+        learning_rate=0.5,
+        held_out=0.2,
+        seed=9,
+    ),
+    TrainDiscriminator: dict(
+        real=REAL[:99],
+        fake=FAKES[:99],
+        network=ADMEncoder(num_res_blocks=1),
+        features=None,
+        conditional=False,
+        sigma_min=0.1,
+        sigma_max=50.0,
+        weight_decay=0.5,
+        images_per_epoch=5,
+        batch_size=8,
+        learning_rate=0.5,
+        held_out=0.2,
+        seed=9,
+    ),
     Generate: dict(score=SCORE.epoch(3), sampler=Heun(steps=9), guidance=(), seed=9, shard_size=7),
     Evaluate: dict(arms={"guided": (GUIDED[100:200],)}, reference=REAL[100:199], features=JUDGE.epoch(1), floor=REAL[:99], neighbours=5),
-    SongUNet: dict(model_channels=8, channel_mult=(1,), num_blocks=9, attn_resolutions=(), dropout=0.0, embedding_type="fourier", encoder_type="residual",
-                   decoder_type="skip", channel_mult_noise=2, resample_filter=(1, 3, 3, 1), sigma_data=1.0),
-    ADMEncoder: dict(model_channels=64, channel_mult=(1, 2), num_res_blocks=9, attention_resolutions=(), num_head_channels=32, pool="adaptive"),
+    SongUNet: dict(
+        model_channels=8,
+        channel_mult=(1,),
+        num_blocks=9,
+        attn_resolutions=(),
+        dropout=0.0,
+        embedding_type="fourier",
+        encoder_type="residual",
+        decoder_type="skip",
+        channel_mult_noise=2,
+        resample_filter=(1, 3, 3, 1),
+        sigma_data=1.0,
+    ),
+    ADMEncoder: dict(
+        model_channels=64, channel_mult=(1, 2), num_res_blocks=9, attention_resolutions=(), num_head_channels=32, pool="adaptive"
+    ),
     Heun: dict(steps=9, sigma_min=0.01, sigma_max=50.0, rho=5.0, S_churn=1.0, S_min=0.1, S_max=9.0, S_noise=1.1),
     Boost: dict(period=3, weight=3.0, churn_period=4, S_churn=1.0, S_noise=1.1),
     DiscriminatorGuidance: dict(discriminator=DISC.last(), weight=3.0, second_order_weight=1.0, tau_min=0.1, tau_max=0.5, boost=None),
@@ -55,7 +114,8 @@ def _identity(made: Spec) -> str:
         return Generate(score=SCORE.last(), guidance=(DiscriminatorGuidance(discriminator=DISC.best(), boost=made),)).fingerprint
     if isinstance(made, DiscriminatorGuidance):
         return Generate(score=SCORE.last(), guidance=(made,)).fingerprint
-    return made.fingerprint  # type: ignore[attr-defined]
+    assert isinstance(made, Step)
+    return made.fingerprint
 
 
 FIELDS = [(kind, name) for kind in OTHER for name, info in kind.model_fields.items() if PLACEMENT not in info.metadata]
@@ -86,7 +146,10 @@ def test_every_field_that_is_not_identity_is_known():
 
 
 def test_the_fingerprints_of_the_shipped_recipe_are_pinned():
-    """A fingerprint that changes makes every root that users have start anew: raise `schema_version` and write so in the notes if that is meant."""
+    """A fingerprint that changes makes every root that users have start anew.
+
+    Raise `schema_version` and write so in the notes if that is meant.
+    """
     program = "import sys; sys.path.insert(0, 'workflows'); import digits; print(digits.workflow().fingerprint)"
     found = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
     assert found == (ROOT / "tests" / "steps" / "digits.fingerprint").read_text().strip()
@@ -114,8 +177,16 @@ def test_a_network_that_guides_may_not_judge():
         (lambda: TrainScore(real=REAL[:100], held_out=0.0).best(), "held_out=0"),
         (lambda: TrainDiscriminator(real=REAL[:100], fake=FAKES[:100], batch_size=7), "even batch size"),
         (lambda: Evaluate(arms={"a": (GUIDED[:10],)}, reference=REAL[:50], features=JUDGE.last(), floor=REAL[40:90]), "overlap"),
-        (lambda: Evaluate(arms={"a": (GUIDED[:10],), "b": (FAKES[:20],)}, reference=REAL[:50], features=JUDGE.last(), floor=REAL[60:90]), "one size"),
-        (lambda: Evaluate(arms={"a": (GUIDED[:10],)}, reference=REAL[:50], features=TrainScore(real=REAL[:100], seed=4).last(), floor=REAL[60:90]).inputs(), "feature network"),
+        (
+            lambda: Evaluate(arms={"a": (GUIDED[:10],), "b": (FAKES[:20],)}, reference=REAL[:50], features=JUDGE.last(), floor=REAL[60:90]),
+            "one size",
+        ),
+        (
+            lambda: Evaluate(
+                arms={"a": (GUIDED[:10],)}, reference=REAL[:50], features=TrainScore(real=REAL[:100], seed=4).last(), floor=REAL[60:90]
+            ).inputs(),
+            "feature network",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused_with_what_was_expected(build, says):

@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 import torch
-from tiny import fakes, real, score, workflow, write_images
+from tiny import ENCODER, JUDGE, discriminator, fakes, real, score, write_images
 
 from dgflow import TrainClassifier, TrainDiscriminator
 from dgflow.networks.checkpoints import load_weights
 from dgflow.runtime import training
 from dgflow.runtime.training import train
-from dgflow.steps.binding import Bound, BoundRows, Root
+from dgflow.steps.binding import Bound, BoundRows, Root, graph
 from dgflow.steps.execute import shard_work
 from dgflow.steps.plan import look
-from dgflow.steps.binding import graph
+from dgflow.steps.step import SampleStep, TrainStep
 from dgflow.steps.train_discriminator import summarise
 from dgflow.store.objects import open_store
 
@@ -41,14 +41,15 @@ def complete(target, store):
             continue
         assert state.bound is not None
         steps.declare(node.step.document())
-        if state.folder == "shards":
+        if isinstance(node.step, SampleStep):
             work = shard_work(node.step, steps, state.bound)
             for number in state.missing:
                 work(number)
             done = steps.done("shards", state.bound.digests)
             for part in node.slices:
-                steps.seal(part.start, part.stop, state.bound.digests, [done[number] for number in node.step.shards_of(part.start, part.stop)])
-        elif state.folder == "epochs":
+                keys = [done[number] for number in node.step.shards_of(part.start, part.stop)]
+                steps.seal(part.start, part.stop, state.bound.digests, keys)
+        elif isinstance(node.step, TrainStep):
             train(node.step.training_task(state.bound), steps, state.bound.digests, epochs=node.step.epochs)
         known[node.step.fingerprint] = state.bound
     return known[target.fingerprint]
@@ -86,8 +87,8 @@ def test_a_crash_in_mid_epoch_costs_that_epoch_and_changes_no_bit(source, store,
         if kind == "score":
             return score(source, epochs)
         if kind == "classifier":
-            return TrainClassifier(real=real(source)[:64], network=workflow(str(source)).features.step.network, batch_size=16, epochs=epochs, shift=1)
-        return workflow(str(source), epochs=epochs).arms["guided"][0].step.guidance[0].discriminator.step
+            return TrainClassifier(real=real(source)[:64], network=JUDGE, batch_size=16, epochs=epochs, shift=1)
+        return discriminator(source, epochs)
 
     undisturbed = open_store(str(tmp_path / "undisturbed"))
     expected = digests(step(3), undisturbed, complete(step(3), undisturbed))
@@ -179,7 +180,7 @@ def test_labels_outside_the_classes_are_refused_with_their_range(source):
 def test_a_step_retrained_to_other_weights_makes_what_was_built_on_it_stale(source, store):
     samples = fakes(source)[:16]
     complete(samples.step, store)
-    target = TrainDiscriminator(real=real(source)[:64], fake=samples, batch_size=8, network=workflow(str(source)).arms["guided"][0].step.guidance[0].discriminator.step.network)
+    target = TrainDiscriminator(real=real(source)[:64], fake=samples, batch_size=8, network=ENCODER)
     complete(target, store)
     # Another machine's training gives other bits under the same recipe: put them in the place of epoch 2.
     root, step = Root(store), score(source)

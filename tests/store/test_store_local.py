@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from store.store_suite import StoreSuite, attempts
@@ -58,9 +59,9 @@ def test_a_writer_that_dies_before_the_name_is_given_leaves_nothing_visible(
 ) -> None:
     store.put("other", b"x")
 
-    def die(*arguments: object) -> None:
+    def die(*arguments: Any) -> None:
         if dies_in == "write":
-            write(arguments[0], bytes(arguments[1])[:3])  # type: ignore[arg-type]
+            write(arguments[0], bytes(arguments[1])[:3])
         raise Crash
 
     write = os.write

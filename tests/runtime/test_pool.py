@@ -1,0 +1,138 @@
+"""The actor pool on a real local Ray: retries, poison, innocent neighbours, and loading once."""
+
+import os
+import signal
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import ray
+
+from dgflow.runtime.cluster import connect
+from dgflow.runtime.pool import Pool
+from dgflow.store.objects import open_store
+
+
+@pytest.fixture(scope="module")
+def local_ray(tmp_path_factory):
+    connect(open_store(str(tmp_path_factory.mktemp("root"))))
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def pool(local_ray):
+    with Pool(2) as pool:
+        yield pool
+
+
+def run(pool, make, items):
+    """Results by item, and what was given up."""
+    results = {}
+    failures = pool.map(make, items, lambda item, result: results.update({item: result}))
+    return results, {failure.item: failure for failure in failures}
+
+
+def marks(folder: Path, name: str) -> int:
+    return len(list(folder.glob(f"{name}-*")))
+
+
+def mark(folder: Path, name: str) -> None:
+    """Leave a trace that outlives the process."""
+    number = 0
+    while True:
+        try:
+            (folder / f"{name}-{number}").touch(exist_ok=False)
+            return
+        except FileExistsError:
+            number += 1
+
+
+def test_every_item_is_done_once_and_each_worker_loads_once(pool, tmp_path):
+    def make():
+        mark(tmp_path, "loaded")
+        return lambda item: (item * item, os.getpid())
+
+    results, failures = run(pool, make, range(40))
+    assert {item: value for item, (value, _) in results.items()} == {item: item * item for item in range(40)}
+    assert not failures
+    assert marks(tmp_path, "loaded") == len({pid for _, pid in results.values()}) <= 2
+
+
+def test_the_same_workers_do_the_next_job_with_what_it_loads(pool):
+    first, _ = run(pool, lambda: lambda item: ("first", os.getpid()), range(8))
+    second, _ = run(pool, lambda: lambda item: ("second", os.getpid()), range(8))
+    assert {kind for kind, _ in second.values()} == {"second"}
+    assert {pid for _, pid in second.values()} <= {pid for _, pid in first.values()}
+
+
+def test_an_item_that_fails_twice_is_done_at_the_third_attempt(pool, tmp_path):
+    def make():
+        def work(item):
+            mark(tmp_path, f"item{item}")
+            if item == 3 and marks(tmp_path, "item3") < 3:
+                raise RuntimeError("not yet")
+            return item
+
+        return work
+
+    results, failures = run(pool, make, range(6))
+    assert sorted(results) == list(range(6)) and not failures
+    assert Counter(path.name.split("-")[0] for path in tmp_path.iterdir())["item3"] == 3
+
+
+def test_an_item_that_always_fails_is_given_up_with_its_error_and_the_others_are_done(pool, tmp_path):
+    def make():
+        def work(item):
+            mark(tmp_path, f"item{item}")
+            if item == 3:
+                raise RuntimeError("the third is poison")
+            return item
+
+        return work
+
+    results, failures = run(pool, make, range(8))
+    assert sorted(results) == [0, 1, 2, 4, 5, 6, 7]
+    assert failures[3].attempts == 3 and "the third is poison" in str(failures[3].error)
+    assert marks(tmp_path, "item3") == 3
+
+
+@pytest.mark.parametrize("kind", [ValueError, FloatingPointError])
+def test_bad_input_is_not_tried_again(pool, tmp_path, kind):
+    def make():
+        def work(item):
+            mark(tmp_path, f"item{item}")
+            if item == 1:
+                raise kind("bad")
+            return item
+
+        return work
+
+    results, failures = run(pool, make, range(3))
+    assert sorted(results) == [0, 2]
+    assert isinstance(failures[1].error, kind) and str(failures[1].error) == "bad"
+    assert marks(tmp_path, "item1") == 1
+
+
+def test_an_item_that_kills_its_worker_three_times_is_poison_and_its_neighbours_in_the_queue_are_innocent(pool, tmp_path):
+    def make():
+        def work(item):
+            mark(tmp_path, f"item{item}")
+            if item == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return item
+
+        return work
+
+    results, failures = run(pool, make, range(12))
+    assert sorted(results) == [item for item in range(12) if item != 2]
+    assert list(failures) == [2] and failures[2].attempts == 3
+    assert marks(tmp_path, "item2") == 3
+    assert all(marks(tmp_path, f"item{item}") == 1 for item in results)
+
+
+def test_leaving_the_pool_gives_its_cpus_back(local_ray):
+    with Pool(2) as pool:
+        run(pool, lambda: lambda item: item, range(2))
+    with Pool(2) as other:  # would wait for ever for CPUs that the first one still holds
+        assert run(other, lambda: lambda item: item, range(2))[0] == {0: 0, 1: 1}
