@@ -168,11 +168,30 @@ def _status(target: Step, store: ObjectStore, json: AsJson = False) -> int:
     return 0 if all(made.complete for made in plans) else 1
 
 
-def _verify(target: Step, store: ObjectStore, json: AsJson = False) -> int:
+def _verify(
+    target: Step,
+    store: ObjectStore,
+    json: AsJson = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Build damaged parts again, and check once more.")] = False,
+) -> int:
     """Read everything back and compare it with its checksums. Exit status 1 when anything is damaged or missing."""
     from dgflow.steps.verify import verify
 
-    found = verify(target, store, tell=lambda line: print(line, file=sys.stderr))
+    def tell(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    found = verify(target, store, tell)
+    if repair and found.receipts:
+        from dgflow.runtime.placement import Placement
+        from dgflow.runtime.progress import Progress
+        from dgflow.steps.execute import execute
+
+        for line in found.damaged:
+            tell(f"to be built again: {line}")
+        for key in found.receipts:
+            store.delete(key)  # without its receipt a part is missing; sealed slices keep its digest and refuse other rows in its place
+        execute(target, store, Placement(), Progress())
+        found = verify(target, store, tell)
     print(f"checked {found.checked:,} objects ({found.bytes / 1e6:,.1f} MB): {len(found.damaged)} damaged, {len(found.missing)} missing")
     for line in found.damaged + found.missing:
         print(f"  {line}")

@@ -136,6 +136,22 @@ def test_a_truncated_and_a_missing_weight_file_are_found(finished, folder, tmp_p
     assert "epochs/00001" in result.stdout and "epochs/00002" in result.stdout
 
 
+def test_repair_rebuilds_what_is_damaged_to_the_same_rows_and_weights(finished, folder, tmp_path):
+    import shutil
+
+    shutil.copytree(finished[0], tmp_path / "root")
+    shutil.copy(folder / "images.npz", tmp_path)
+    shard = sorted((tmp_path / "root").glob("generate-*/data/00001-*.parquet"))[0]
+    weights = sorted((tmp_path / "root").glob("train-discriminator-*/data/epochs-00001-*"))[0]
+    before = shard.read_bytes(), weights.read_bytes()
+    shard.write_bytes(before[0][:-100])
+    weights.unlink()
+    result = call("verify", "--repair", "--root", "root", cwd=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "0 damaged, 0 missing" in result.stdout
+    assert (shard.read_bytes(), weights.read_bytes()) == before
+
+
 def test_an_unknown_option_is_named(folder):
     result = call("run", "--sampels", "3", cwd=folder)
     assert result.returncode == 2

@@ -19,7 +19,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, prepare_model
 
 from dgflow.runtime.cluster import slots
 from dgflow.runtime.placement import Placement
-from dgflow.runtime.training import TrainingTask, train
+from dgflow.runtime.training import TrainingTask, train, unbroken
 from dgflow.store.step_store import StepStore
 
 log = logging.getLogger(__name__)
@@ -111,7 +111,8 @@ def _watched(trainer: TorchTrainer, tell: Callable[[], None]) -> BaseException |
 
 
 def _newest(steps: StepStore, inputs: Mapping[str, str]) -> int:
-    return max(steps.done("epochs", inputs), default=0)
+    """The last epoch that is committed with all before it."""
+    return unbroken(steps.done("epochs", inputs))
 
 
 def _own_error(error: BaseException) -> BaseException | None:

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import torch
@@ -234,7 +235,8 @@ def _resume(task: TrainingTask, averages: _Averages, steps: StepStore, inputs: M
     tensors: dict[str, Tensor] | None = None
     if rank == 0:
         done = steps.done("checkpoints", inputs)
-        for epoch in sorted(done, reverse=True):
+        usable = unbroken(steps.done("epochs", inputs))  # after a repair an epoch in the middle can be missing: it is trained again
+        for epoch in sorted((epoch for epoch in done if epoch <= usable), reverse=True):
             try:
                 tensors = load_weights(steps.read(steps.receipt(done[epoch])))
             except (CorruptObject, FileNotFoundError) as error:
@@ -249,6 +251,11 @@ def _resume(task: TrainingTask, averages: _Averages, steps: StepStore, inputs: M
     if tensors is not None:
         _restore(task, averages, tensors)
     return chosen
+
+
+def unbroken(epochs: Collection[int]) -> int:
+    """How many epochs, from the first, there are without a gap."""
+    return next(number for number in count() if number + 1 not in epochs)
 
 
 def _forget(steps: StepStore, inputs: Mapping[str, str]) -> None:

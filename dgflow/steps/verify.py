@@ -16,12 +16,13 @@ from dgflow.store.step_store import StepStore
 
 @dataclass
 class Verified:
-    """What was found. `damaged` and `missing` hold one line each, naming step and part."""
+    """What was found. `damaged` and `missing` hold one line each, naming step and part; `receipts` are the keys of those of damaged parts."""
 
     checked: int = 0
     bytes: int = 0
     damaged: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    receipts: list[str] = field(default_factory=list)
 
 
 def verify(target: Step, store: ObjectStore, tell: Callable[[str], None]) -> Verified:
@@ -50,6 +51,7 @@ def verify(target: Step, store: ObjectStore, tell: Callable[[str], None]) -> Ver
                     _check_rows(steps, receipt)
             except (CorruptObject, ValueError) as error:
                 found.damaged.append(str(error))
+                found.receipts.append(key)
             else:
                 found.checked, found.bytes = found.checked + 1, found.bytes + len(data)
         if state.missing:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +12,9 @@ import ray
 from dgflow.runtime.cluster import connect
 from dgflow.runtime.pool import Pool
 from dgflow.store.objects import open_store
+
+# The workers cannot import this file: they get its functions by value.
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 @pytest.fixture(scope="module")
