@@ -15,17 +15,18 @@ test-slow: .venv/dev
 
 lint: .venv/dev
 	$(BIN)/ruff check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 # The stamps are as new as the last complete installation of what pyproject.toml and constraints.txt ask for.
 .venv/python:
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dgflow needs Python >= 3.11; name one with: make PYTHON=python3.12 ...")'
-	$(PYTHON) -m venv .venv
-	touch $@
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dgflow needs Python >= 3.11: name one, as in make PYTHON=python3.12 digits")'
+	@$(PYTHON) -m venv .venv
+	@touch $@
 
 .venv/digits .venv/dev: .venv/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(@F)]'
-	touch $@
+	@echo "installing dgflow[$(@F)] with the versions of constraints.txt into .venv (some 7 GB, a few minutes)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(@F)]'
+	@touch $@
 
 clean:
 	rm -rf .venv

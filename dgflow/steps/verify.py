@@ -16,7 +16,7 @@ from dgflow.store.step_store import StepStore
 
 @dataclass
 class Verified:
-    """What was found. `damaged` and `missing` hold one line each, naming step and part; `receipts` are the keys of those of damaged parts."""
+    """What was found. `damaged` and `missing` hold one line each, naming step and part, `receipts` the keys of damaged ones."""
 
     checked: int = 0
     bytes: int = 0

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from inprocess import complete
 from tiny import ENCODER, JUDGE, discriminator, fakes, real, score, write_images
 
 from dgflow import TrainClassifier, TrainDiscriminator
@@ -10,9 +11,7 @@ from dgflow.networks.checkpoints import load_weights
 from dgflow.runtime import training
 from dgflow.runtime.training import train
 from dgflow.steps.binding import Bound, BoundRows, Root, graph
-from dgflow.steps.execute import shard_work
 from dgflow.steps.plan import look
-from dgflow.steps.step import SampleStep, TrainStep
 from dgflow.steps.train_discriminator import summarise
 from dgflow.store.objects import open_store
 
@@ -29,30 +28,6 @@ def store(tmp_path):
 @pytest.fixture
 def source(tmp_path):
     return write_images(tmp_path / "images.npz")
-
-
-def complete(target, store):
-    """Build a step and all it needs, one after the other in here, without Ray; gives what it reads."""
-    root, known = Root(store), {}
-    for node in graph(target):
-        state = look(root, node, known)
-        steps = root.steps(node.step)
-        if state.complete:
-            continue
-        assert state.bound is not None
-        steps.declare(node.step.document())
-        if isinstance(node.step, SampleStep):
-            work = shard_work(node.step, steps, state.bound)
-            for number in state.missing:
-                work(number)
-            done = steps.done("shards", state.bound.digests)
-            for part in node.slices:
-                keys = [done[number] for number in node.step.shards_of(part.start, part.stop)]
-                steps.seal(part.start, part.stop, state.bound.digests, keys)
-        elif isinstance(node.step, TrainStep):
-            train(node.step.training_task(state.bound), steps, state.bound.digests, epochs=node.step.epochs)
-        known[node.step.fingerprint] = state.bound
-    return known[target.fingerprint]
 
 
 def digests(step, store, inputs):

@@ -1,0 +1,35 @@
+"""Building steps in the test's own process, without Ray."""
+
+from dgflow.runtime.training import train
+from dgflow.steps.binding import Bound, Root, graph
+from dgflow.steps.execute import shard_work
+from dgflow.steps.plan import look
+from dgflow.steps.step import SampleStep, Step, TrainStep
+from dgflow.store.objects import ObjectStore
+
+
+def complete(target: Step, store: ObjectStore) -> Bound:
+    """Build a step and all it needs, one after the other in here, without Ray; gives what it reads."""
+    root = Root(store)
+    known: dict[str, Bound | None] = {}
+    for node in graph(target):
+        state = look(root, node, known)
+        steps = root.steps(node.step)
+        if state.complete:
+            continue
+        assert state.bound is not None
+        steps.declare(node.step.document())
+        if isinstance(node.step, SampleStep):
+            work = shard_work(node.step, steps, state.bound)
+            for number in state.missing:
+                work(number)
+            done = steps.done("shards", state.bound.digests)
+            for part in node.slices:
+                keys = [done[number] for number in node.step.shards_of(part.start, part.stop)]
+                steps.seal(part.start, part.stop, state.bound.digests, keys)
+        elif isinstance(node.step, TrainStep):
+            train(node.step.training_task(state.bound), steps, state.bound.digests, epochs=node.step.epochs)
+        known[node.step.fingerprint] = state.bound
+    bound = known[target.fingerprint]
+    assert bound is not None
+    return bound
