@@ -7,6 +7,7 @@ sides. The bare loop neither encodes nor stores anything, so the ratio is all th
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import sys
 import tempfile
@@ -18,7 +19,7 @@ from pathlib import Path
 import torch
 
 from dgflow.networks.checkpoints import save_weights
-from dgflow.runtime.cluster import connect
+from dgflow.runtime.cluster import ALLOCATOR, connect
 from dgflow.runtime.environment import versions
 from dgflow.runtime.pool import Pool
 from dgflow.steps.binding import Bound, BoundWeights, Root
@@ -38,6 +39,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
+    if not ALLOCATOR.items() <= os.environ.items():  # the workers have these settings, which a process reads when it starts
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ALLOCATOR)
 
     torch.set_num_threads(1)
     step = digits.workflow().arms["unguided"][0].step
