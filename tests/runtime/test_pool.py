@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 import ray
+from ray import cloudpickle
 
 from dgflow.runtime.cluster import connect
 from dgflow.runtime.pool import Pool
 from dgflow.store.objects import open_store
 
 # The workers cannot import this file: they get its functions by value.
-ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 @pytest.fixture(scope="module")

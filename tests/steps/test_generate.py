@@ -1,5 +1,7 @@
 """Samples by index: what they depend on and what they do not, and networks that give NaN."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import tiny
@@ -35,8 +37,9 @@ def rows(step: Generate, items, start: int, stop: int):
     return step.shard_builder(Bound(items))(start, stop)
 
 
-def generate(made, **fields) -> Generate:
-    return Generate(score=made[0].last(), sampler=Heun(steps=4), **({"seed": 3} | fields))
+def generate(made, **fields: Any) -> Generate:
+    options: dict[str, Any] = {"seed": 3} | fields
+    return Generate(score=made[0].last(), sampler=Heun(steps=4), **options)
 
 
 def guided(made, weight: float) -> Generate:
@@ -72,8 +75,8 @@ def test_nan_of_a_network_names_the_sample_the_step_and_what_to_do(made, victim,
     item = made[2][victim]
     tensors = {name: torch.full_like(value, float("nan")) for name, value in load_weights(item.steps.read(item.receipt)).items()}
     other = Root(open_store(str(tmp_path))).steps(item.step)
-    commit = dict(suffix="safetensors", rows_sha256="0" * 64, inputs={}, seconds=0.0, device="cpu", versions={})
-    receipt = other.commit("epochs", 1, save_weights(tensors), **commit)  # type: ignore[arg-type]
+    commit: dict[str, Any] = dict(suffix="safetensors", rows_sha256="0" * 64, inputs={}, seconds=0.0, device="cpu", versions={})
+    receipt = other.commit("epochs", 1, save_weights(tensors), **commit)
     items = made[2] | {victim: BoundWeights(item.step, other, receipt, item.inputs)}
     step = guided(made, 1.0)
     with pytest.raises(FloatingPointError, match=rf"found NaN or infinity in sample 8 of {step.name}.*earlier epoch"):
