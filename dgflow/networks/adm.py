@@ -14,7 +14,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from dgflow.networks.adm_layers import NUM_GROUPS, AttentionBlock, AttentionPool, Block, Downsample, GroupNorm, ResBlock, sinusoid, zeroed
+from dgflow.networks.adm_layers import AttentionPool, GroupNorm, TimeEmbedding, zeroed
+from dgflow.networks.adm_levels import Levels
+from dgflow.networks.labels import label_indices
 
 
 class ADMEncoder(nn.Module):
@@ -59,36 +61,28 @@ class ADMEncoder(nn.Module):
         time_scale: float = 999.0,
     ) -> None:
         super().__init__()
-        widths = [int(mult * model_channels) for mult in channel_mult]
-        reduction = 2 ** (len(widths) - 1)
-        _check(image_size, reduction, widths, num_head_channels, attention_resolutions)
-        self.image_size, self.in_channels, self.out_channels = image_size, in_channels, out_channels
-        self.feature_channels, self.feature_size = widths[-1], image_size // reduction
-        self.model_channels, self.num_classes, self.time_scale = model_channels, num_classes, time_scale
-
-        E = 4 * model_channels
-        self.time_embed = nn.Sequential(nn.Linear(model_channels, E), nn.SiLU(), nn.Linear(E, E))
-        if num_classes is not None:
-            self.label_emb = nn.Embedding(num_classes, E)
-
-        def attention(width: int) -> AttentionBlock:
-            return AttentionBlock(width, num_head_channels, new_attention_order)
-
-        width = widths[0]
-        self.input_blocks = nn.ModuleList([Block(nn.Conv2d(in_channels, width, 3, padding=1))])
-        for level, next_width in enumerate(widths):
-            for _ in range(num_res_blocks):
-                block = Block(ResBlock(width, next_width, E, use_scale_shift_norm))
-                width = next_width
-                if 2**level in attention_resolutions:
-                    block.append(attention(width))
-                self.input_blocks.append(block)
-            if level < len(widths) - 1:
-                down = ResBlock(width, width, E, use_scale_shift_norm, down=True) if resblock_updown else Downsample(width)
-                self.input_blocks.append(Block(down))
-        self.middle_block = Block(
-            ResBlock(width, width, E, use_scale_shift_norm), attention(width), ResBlock(width, width, E, use_scale_shift_norm)
+        levels = Levels(
+            image_size=image_size,
+            model_channels=model_channels,
+            num_res_blocks=num_res_blocks,
+            attention_resolutions=attention_resolutions,
+            channel_mult=channel_mult,
+            num_head_channels=num_head_channels,
+            num_heads=1,
+            use_scale_shift_norm=use_scale_shift_norm,
+            resblock_updown=resblock_updown,
+            new_attention_order=new_attention_order,
         )
+        width = levels.widths[-1]
+        self.image_size, self.in_channels, self.out_channels = image_size, in_channels, out_channels
+        self.feature_channels, self.feature_size = width, image_size // levels.reduction
+        self.num_classes, self.time_scale = num_classes, time_scale
+
+        self.time_embed = TimeEmbedding(model_channels)
+        if num_classes is not None:
+            self.label_emb = nn.Embedding(num_classes, 4 * model_channels)
+        self.input_blocks, _ = levels.input_blocks(in_channels)
+        self.middle_block = levels.middle_block()
         if pool == "attention":
             self.out = nn.Sequential(GroupNorm(width), nn.SiLU(), AttentionPool(self.feature_size, width, num_head_channels, out_channels))
         elif pool == "adaptive":
@@ -107,9 +101,9 @@ class ADMEncoder(nn.Module):
             class_labels: int64 [B] or one-hot [B, K] (its argmax is used), for a conditional network and for no other.
         """
         dtype = next(self.parameters()).dtype
-        emb_BE = self.time_embed(sinusoid(t_B.reshape(-1) * self.time_scale, self.model_channels).to(dtype))
+        emb_BE = self.time_embed(t_B.reshape(-1) * self.time_scale).to(dtype)
         if self.num_classes is not None:
-            emb_BE = emb_BE + self.label_emb(_label_indices(class_labels, self.num_classes))
+            emb_BE = emb_BE + self.label_emb(label_indices(class_labels, self.num_classes))
         elif class_labels is not None:
             raise ValueError("class_labels given to a network without classes: leave them out, or build it with num_classes")
         h = x_BCHW.to(dtype)
@@ -130,27 +124,3 @@ class ADMEncoder(nn.Module):
     def forward(self, x_BCHW: Tensor, t_B: Tensor, class_labels: Tensor | None = None) -> Tensor:
         """`head(features(...))`: [B, out_channels] logits. Arguments as in `features`."""
         return self.head(self.features(x_BCHW, t_B, class_labels))
-
-
-def _label_indices(class_labels: Tensor | None, num_classes: int) -> Tensor:
-    """int64 [B] from indices or from rows whose largest entry marks the class."""
-    if class_labels is None:
-        raise ValueError(f"this network has {num_classes} classes and needs class_labels: int64 [B] or one-hot [B, K]")
-    if class_labels.ndim == 2 and class_labels.shape[1] <= num_classes:
-        return class_labels.argmax(dim=1)
-    if class_labels.ndim != 1 or class_labels.is_floating_point():
-        found = f"{class_labels.dtype} {list(class_labels.shape)}"
-        raise ValueError(f"class_labels must be int64 [B] or one-hot [B, K] with K <= {num_classes}, found {found}")
-    return class_labels
-
-
-def _check(image_size: int, reduction: int, widths: list[int], num_head_channels: int, attention_resolutions: Sequence[int]) -> None:
-    for width in widths:
-        if width == 0 or width % NUM_GROUPS:
-            raise ValueError(f"every level's width must be a multiple of {NUM_GROUPS} (group norm), found {widths}")
-    attended = {width for level, width in enumerate(widths) if 2**level in attention_resolutions} | {widths[-1]}
-    for width in sorted(attended):
-        if width % num_head_channels:
-            raise ValueError(f"a width of {width} channels cannot be split into heads of {num_head_channels}: change num_head_channels")
-    if image_size % reduction:
-        raise ValueError(f"image_size {image_size} cannot be halved {len(widths) - 1} times, as {len(widths)} levels need")

@@ -1,20 +1,24 @@
 """Layers of the ADM networks (guided-diffusion), with the published parameter names.
 
-Source: Dhariwal & Nichol 2021. Group norms and softmaxes are computed in float32 at least, whatever the precision around them.
-Shape letters: B batch, C channels, H W height and width, N tokens, E embedding width.
+Promises numbers that do not depend on the memory format (channels first or last), and no conversion between the two inside.
+Source: Dhariwal & Nichol 2021. Group norms, softmaxes and time embeddings are computed in float32 at least, whatever the precision
+around them. Shape letters: B batch, C channels, H W height and width, N tokens, E embedding width.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dgflow.networks.attention import attend
+from dgflow.networks.precision import group_norm, wide_linear
 
 NUM_GROUPS = 32
+Resample = Literal["up", "down"]
 
 
 def sinusoid(t_B: Tensor, dim: int) -> Tensor:
@@ -25,6 +29,19 @@ def sinusoid(t_B: Tensor, dim: int) -> Tensor:
     return F.pad(torch.cat([angles.cos(), angles.sin()], dim=1), (0, dim % 2))
 
 
+class TimeEmbedding(nn.Sequential):
+    """Sinusoid, linear, silu, linear: steps [B] to [B, E], E = 4 dim, in float32 at least."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(nn.Linear(dim, 4 * dim), nn.SiLU(), nn.Linear(4 * dim, 4 * dim))
+        self.dim = dim
+
+    def forward(self, input: Tensor) -> Tensor:
+        first, silu, second = self
+        assert isinstance(first, nn.Linear) and isinstance(second, nn.Linear)
+        return wide_linear(second, silu(wide_linear(first, sinusoid(input, self.dim))))
+
+
 class GroupNorm(nn.GroupNorm):
     """32 groups, eps 1e-5, computed in float32 at least whatever the precision of the input."""
 
@@ -32,8 +49,7 @@ class GroupNorm(nn.GroupNorm):
         super().__init__(NUM_GROUPS, channels)
 
     def forward(self, input: Tensor) -> Tensor:
-        wide = torch.promote_types(input.dtype, torch.float32)
-        return F.group_norm(input.to(wide), self.num_groups, self.weight.to(wide), self.bias.to(wide), self.eps).to(input.dtype)
+        return group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
 
 
 class Block(nn.Sequential):
@@ -56,30 +72,56 @@ class Downsample(nn.Module):
         return self.op(x_BCHW)
 
 
-class ResBlock(nn.Module):
-    """Two norm, silu, 3x3 convolution passes with the embedding between them, and a skip. `down` halves the side by 2x2 means first."""
+class Upsample(nn.Module):
+    """Twice the side by nearest neighbours, then a 3x3 convolution."""
 
-    def __init__(self, channels: int, out_channels: int, emb_channels: int, use_scale_shift_norm: bool, down: bool = False) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.use_scale_shift_norm, self.down = use_scale_shift_norm, down
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return self.conv(resampled(x_BCHW, "up"))
+
+
+class ResBlock(nn.Module):
+    """Two norm, silu, 3x3 convolution passes with the embedding between them, and a skip.
+
+    Args:
+        use_scale_shift_norm: the embedding scales and shifts after the second norm; otherwise it is added before it.
+        resample: double ("up", nearest) or halve ("down", 2x2 means) the side before the first convolution, None for neither.
+        dropout: probability, before the second convolution, in training only.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        out_channels: int,
+        emb_channels: int,
+        *,
+        use_scale_shift_norm: bool,
+        resample: Resample | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.use_scale_shift_norm = use_scale_shift_norm
+        self.resample: Resample | None = resample
         self.in_layers = nn.Sequential(GroupNorm(channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1))
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, (2 if use_scale_shift_norm else 1) * out_channels))
-        # The Identity holds the place of the original's dropout, so that the convolution keeps its name, out_layers.3.
         last = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
-        self.out_layers = nn.Sequential(GroupNorm(out_channels), nn.SiLU(), nn.Identity(), last)
+        self.out_layers = nn.Sequential(GroupNorm(out_channels), nn.SiLU(), nn.Dropout(dropout), last)
         self.skip_connection = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
 
     def forward(self, x_BCHW: Tensor, emb_BE: Tensor) -> Tensor:
         norm, silu, conv = self.in_layers
         h = silu(norm(x_BCHW))
-        if self.down:
-            h, x_BCHW = F.avg_pool2d(h, 2), F.avg_pool2d(x_BCHW, 2)
+        if self.resample is not None:
+            h, x_BCHW = resampled(h, self.resample), resampled(x_BCHW, self.resample)
         h = conv(h)
         emb = self.emb_layers(emb_BE)[:, :, None, None]
         if self.use_scale_shift_norm:
             scale, shift = emb.chunk(2, dim=1)
-            norm, silu, _, conv = self.out_layers
-            h = conv(silu(norm(h) * (1 + scale) + shift))
+            norm, silu, dropout, conv = self.out_layers
+            h = conv(dropout(silu(torch.addcmul(shift, norm(h), 1 + scale))))
         else:
             h = self.out_layers(h + emb)
         return self.skip_connection(x_BCHW) + h
@@ -88,21 +130,21 @@ class ResBlock(nn.Module):
 class AttentionBlock(nn.Module):
     """Multi-head self-attention over all pixels, with a skip."""
 
-    def __init__(self, channels: int, num_head_channels: int, new_order: bool) -> None:
+    def __init__(self, channels: int, num_heads: int, new_order: bool) -> None:
         super().__init__()
-        self.num_heads, self.new_order = channels // num_head_channels, new_order
+        self.num_heads, self.new_order = num_heads, new_order
         self.norm = GroupNorm(channels)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.proj_out = zeroed(nn.Conv1d(channels, channels, 1))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         B, C, H, W = x_BCHW.shape
-        qkv = self.qkv(self.norm(x_BCHW).reshape(B, C, H * W))
+        qkv = _over_pixels(self.qkv, self.norm(x_BCHW)).flatten(2)
         if self.new_order:  # rows of qkv: q, k or v, then head, then channel
             q, k, v = qkv.reshape(B, 3, self.num_heads, -1, H * W).unbind(1)
         else:  # rows of qkv: head, then q, k or v, then channel
             q, k, v = qkv.reshape(B, self.num_heads, 3, -1, H * W).unbind(2)
-        return x_BCHW + self.proj_out(attend(q, k, v).reshape(B, C, H * W)).reshape(B, C, H, W)
+        return x_BCHW + _over_pixels(self.proj_out, attend(q, k, v).reshape(B, C, H, W))
 
 
 class AttentionPool(nn.Module):
@@ -123,8 +165,18 @@ class AttentionPool(nn.Module):
         return self.c_proj(attend(q[..., :1], k, v).reshape(B, C, 1)).flatten(1)
 
 
+def resampled(x_BCHW: Tensor, resample: Resample) -> Tensor:
+    """Twice the side by nearest neighbours, or half of it by 2x2 means."""
+    return F.interpolate(x_BCHW, scale_factor=2, mode="nearest") if resample == "up" else F.avg_pool2d(x_BCHW, 2)
+
+
 def zeroed(layer: nn.Conv1d | nn.Conv2d) -> nn.Conv1d | nn.Conv2d:
     """`layer` with its parameters zero, so that the branch it ends adds nothing at the start of training."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
+
+
+def _over_pixels(layer: nn.Conv1d | nn.Conv2d, x_BCHW: Tensor) -> Tensor:
+    """The 1x1 `layer`, stored as a one-dimensional convolution, on images: flattened, channels_last ones would be copied."""
+    return F.conv2d(x_BCHW, layer.weight[..., None], layer.bias)

@@ -1,22 +1,33 @@
 """Preconditioners: a raw network F becomes a denoiser D(x, sigma, labels) in the EDM convention, D = c_skip x + c_out F(c_in x, c_noise).
 
 Each is the published one (Karras et al. 2022, table 1) with the published numbers, float32 formulas included, since the networks were
-trained with them. x and sigma are cast to float32 and the result is float32. A preconditioner holds the network as `model`, so that
-state dicts have the published prefix. Noise schedules, guidance and sampling are left to others.
+trained with them. x, sigma and the coefficients are float32 and so is the result; the network alone may be in another precision. A
+preconditioner holds the network as `model`, so that state dicts have the published prefix. Noise schedules, guidance and sampling are
+left to others; that a schedule suits the network, callers learn from `check_sigmas` before they sample.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from dgflow.networks.dhariwal import DhariwalUNet
+from dgflow.networks.labels import one_hot_labels
+from dgflow.networks.precision import kept_wide
 from dgflow.networks.song import SongUNet
 
-__all__ = ["EDMPrecond", "SongUNet", "VEPrecond", "VPPrecond"]
+__all__ = ["DhariwalUNet", "EDMPrecond", "SongUNet", "VEPrecond", "VPPrecond", "check_sigmas", "iDDPMPrecond"]
+
+Network = SongUNet | DhariwalUNet
+Level = TypeVar("Level", float, Tensor)
+"""Noise levels: a number on the host, or a tensor where it is."""
+
+ROUNDING = 1e-6
+"""Relative error that a schedule computed in float32 may have at its ends."""
 
 
 class Coefficients(NamedTuple):
@@ -35,7 +46,7 @@ class EDMPrecond(nn.Module):
         sigma_data: standard deviation of the training images.
     """
 
-    def __init__(self, model: SongUNet, sigma_data: float = 0.5) -> None:
+    def __init__(self, model: Network, sigma_data: float = 0.5) -> None:
         super().__init__()
         self.img_resolution, self.img_channels, self.label_dim = model.img_resolution, model.img_channels, model.label_dim
         self.sigma_min, self.sigma_max, self.sigma_data = 0.0, math.inf, sigma_data
@@ -56,9 +67,9 @@ class EDMPrecond(nn.Module):
         """
         return _denoise(self, x_BCHW, sigma, class_labels, augment_labels)
 
-    def round_sigma(self, sigma: float | Tensor) -> Tensor:
+    def round_sigma(self, sigma: Level) -> Level:
         """The nearest sigma that the network knows: any, so `sigma` itself."""
-        return torch.as_tensor(sigma)
+        return sigma
 
 
 class VPPrecond(nn.Module):
@@ -70,7 +81,7 @@ class VPPrecond(nn.Module):
         epsilon_s: smallest time, which gives sigma_min.
     """
 
-    def __init__(self, model: SongUNet, beta_d: float = 19.9, beta_min: float = 0.1, M: int = 1000, epsilon_s: float = 1e-5) -> None:
+    def __init__(self, model: Network, beta_d: float = 19.9, beta_min: float = 0.1, M: int = 1000, epsilon_s: float = 1e-5) -> None:
         super().__init__()
         self.img_resolution, self.img_channels, self.label_dim = model.img_resolution, model.img_channels, model.label_dim
         self.beta_d, self.beta_min, self.M = beta_d, beta_min, M
@@ -94,15 +105,15 @@ class VPPrecond(nn.Module):
         """Denoised images, float32 [B, C, H, W]. Arguments as for `EDMPrecond`."""
         return _denoise(self, x_BCHW, sigma, class_labels, augment_labels)
 
-    def round_sigma(self, sigma: float | Tensor) -> Tensor:
+    def round_sigma(self, sigma: Level) -> Level:
         """The nearest sigma that the network knows: any, so `sigma` itself."""
-        return torch.as_tensor(sigma)
+        return sigma
 
 
 class VEPrecond(nn.Module):
     """Variance exploding, of Song et al. 2021 (NCSN++): the network predicts the scaled score, its condition is ln(sigma / 2)."""
 
-    def __init__(self, model: SongUNet, sigma_min: float = 0.02, sigma_max: float = 100.0) -> None:
+    def __init__(self, model: Network, sigma_min: float = 0.02, sigma_max: float = 100.0) -> None:
         super().__init__()
         self.img_resolution, self.img_channels, self.label_dim = model.img_resolution, model.img_channels, model.label_dim
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
@@ -115,33 +126,89 @@ class VEPrecond(nn.Module):
         """Denoised images, float32 [B, C, H, W]. Arguments as for `EDMPrecond`."""
         return _denoise(self, x_BCHW, sigma, class_labels, augment_labels)
 
-    def round_sigma(self, sigma: float | Tensor) -> Tensor:
+    def round_sigma(self, sigma: Level) -> Level:
         """The nearest sigma that the network knows: any, so `sigma` itself."""
-        return torch.as_tensor(sigma)
+        return sigma
 
 
-def _denoise(
-    precond: EDMPrecond | VPPrecond | VEPrecond, x: Tensor, sigma: Tensor, class_labels: Tensor | None, augment_labels: Tensor | None
-) -> Tensor:
+class iDDPMPrecond(nn.Module):
+    """Of Nichol & Dhariwal 2021: the network predicts noise, and knows the M levels of a cosine schedule only. C of 2 C outputs are used.
+
+    The state dict holds the levels as `u`: float32 [M + 1], descending, u[M] = 0. They stay in float32 where a network is converted.
+
+    Args:
+        C_1: bound on the ratio of successive alpha_bar, from below.
+        C_2: offset of the cosine.
+        M: number of steps.
+    """
+
+    u: Tensor
+
+    def __init__(self, model: Network, C_1: float = 0.001, C_2: float = 0.008, M: int = 1000) -> None:
+        super().__init__()
+        self.img_resolution, self.img_channels, self.label_dim = model.img_resolution, model.img_channels, model.label_dim
+        self.M = M
+        # In float32 as published. The cpu is named so that building on the meta device works.
+        angles = torch.arange(M + 1, dtype=torch.float32, device="cpu") * (0.5 * math.pi) / M / (C_2 + 1)
+        alpha_bar = angles.sin() ** 2
+        ratio = (alpha_bar[:-1] / alpha_bar[1:]).clamp_min(C_1)
+        u = torch.zeros(M + 1, device="cpu")
+        for j in range(M, 0, -1):
+            u[j - 1] = ((u[j] ** 2 + 1) / ratio[j - 1] - 1).sqrt()
+        self.sigma_min, self.sigma_max = float(u[M - 1]), float(u[0])
+        self.register_buffer("u", torch.tensor(u.tolist()))
+        self.model = model
+
+    def nearest(self, sigma: Tensor) -> Tensor:
+        """Index in `u` of the nearest level, the first of two that are equally near. int64, sigma's shape."""
+        return (sigma.to(torch.float32)[..., None] - self.u).abs().argmin(dim=-1)
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        return Coefficients(1.0, -sigma, 1 / (sigma**2 + 1).sqrt(), (self.M - 1 - self.nearest(sigma)).to(torch.float32))
+
+    def forward(self, x_BCHW: Tensor, sigma: Tensor, class_labels: Tensor | None = None, augment_labels: Tensor | None = None) -> Tensor:
+        """Denoised images, float32 [B, C, H, W]. Arguments as for `EDMPrecond`."""
+        return _denoise(self, x_BCHW, sigma, class_labels, augment_labels)
+
+    def round_sigma(self, sigma: Level) -> Level:
+        """The nearest sigma that the network knows, in sigma's dtype. A number is rounded on the host, which reads `u` there."""
+        if isinstance(sigma, Tensor):
+            return self.u[self.nearest(sigma)].to(sigma.dtype)
+        return float(self.u[self.nearest(torch.tensor(sigma, device=self.u.device))])
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        u = self.u
+        super()._apply(fn, recurse)
+        self.u = kept_wide(u, self.u)
+        return self
+
+
+Denoiser = EDMPrecond | VPPrecond | VEPrecond | iDDPMPrecond
+
+
+def check_sigmas(denoiser: Denoiser, sigmas: Sequence[float]) -> None:
+    """Refuse a schedule with levels that the network was not made for. A last level of 0 is the clean image and never enters the network.
+
+    Args:
+        sigmas: noise levels in the order of sampling, on the host.
+
+    Raises:
+        ValueError: a level outside [sigma_min, sigma_max] by more than float32's rounding, or not above 0; names the first.
+    """
+    low, high = denoiser.sigma_min * (1 - ROUNDING), denoiser.sigma_max * (1 + ROUNDING)
+    for i, sigma in enumerate(sigmas):
+        if sigma == 0 and i == len(sigmas) - 1:
+            continue
+        if not (low <= sigma <= high and 0 < sigma < math.inf):
+            raise ValueError(
+                f"{type(denoiser).__name__} knows sigma from {denoiser.sigma_min:.9g} to {denoiser.sigma_max:.9g} (and 0 as the last "
+                f"level), but level {i} of the schedule is {sigma:.9g}: choose sigma_min and sigma_max of the schedule within that range"
+            )
+
+
+def _denoise(precond: Denoiser, x: Tensor, sigma: Tensor, class_labels: Tensor | None, augment_labels: Tensor | None) -> Tensor:
     x = x.to(torch.float32)
     c_skip, c_out, c_in, c_noise = precond.coefficients(sigma.to(torch.float32).reshape(-1, 1, 1, 1))
     labels = one_hot_labels(class_labels, precond.label_dim, x.device)
-    return c_skip * x + c_out * precond.model(c_in * x, c_noise.flatten(), labels, augment_labels)
-
-
-def one_hot_labels(class_labels: Tensor | None, label_dim: int, device: torch.device) -> Tensor | None:
-    """Float32 rows for the network: None if it has no classes, zeros [1, label_dim] if no labels are given.
-
-    Raises:
-        ValueError: labels that are neither int64 [B] nor rows [B, label_dim].
-    """
-    if label_dim == 0:
-        return None
-    if class_labels is None:
-        return torch.zeros(1, label_dim, device=device)
-    if class_labels.ndim == 1 and not class_labels.is_floating_point():
-        return F.one_hot(class_labels.long(), label_dim).to(torch.float32)
-    if class_labels.ndim != 2 or class_labels.shape[1] != label_dim:
-        found = f"{class_labels.dtype} {list(class_labels.shape)}"
-        raise ValueError(f"class_labels must be int64 [B] or one-hot [B, {label_dim}], found {found}")
-    return class_labels.to(torch.float32)
+    F_x = precond.model(c_in * x, c_noise.flatten(), labels, augment_labels)[:, : precond.img_channels]
+    return c_skip * x + c_out * F_x.to(torch.float32)

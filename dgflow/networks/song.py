@@ -15,7 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dgflow.networks.edm_layers import INIT_SMALL, Conv2d, FourierEmbedding, PositionalEmbedding, UNetBlock, group_norm, linear
+from dgflow.networks.edm_layers import INIT_SMALL, Conv2d, FourierEmbedding, GroupNorm, PositionalEmbedding, UNetBlock, linear
+from dgflow.networks.precision import wide_linear
+
+EPS = 1e-6
+"""Of every group norm."""
 
 
 class SongUNet(nn.Module):
@@ -81,7 +85,17 @@ class SongUNet(nn.Module):
 
         def block(width_in: int, width_out: int, attention: bool = False, resample: Literal["up", "down"] | None = None) -> UNetBlock:
             return UNetBlock(
-                width_in, width_out, E, resample=resample, resample_filter=resample_filter, attention=attention, dropout=dropout
+                width_in,
+                width_out,
+                E,
+                resample=resample,
+                resample_filter=resample_filter,
+                num_heads=1 if attention else 0,
+                dropout=dropout,
+                adaptive_scale=False,
+                skip_scale=math.sqrt(0.5),
+                eps=EPS,
+                resample_proj=True,
             )
 
         self.enc = nn.ModuleDict()
@@ -122,7 +136,7 @@ class SongUNet(nn.Module):
             if decoder_type == "skip" or side == img_resolution:
                 if side != self.sides[-1] and decoder_type == "skip":
                     self.dec[f"{name}_aux_up"] = Conv2d(img_channels, img_channels, 0, resample="up", resample_filter=resample_filter)
-                self.dec[f"{name}_aux_norm"] = group_norm(width)
+                self.dec[f"{name}_aux_norm"] = GroupNorm(width, EPS)
                 self.dec[f"{name}_aux_conv"] = Conv2d(width, img_channels, 3, init_weight=INIT_SMALL)
 
     def forward(
@@ -131,14 +145,15 @@ class SongUNet(nn.Module):
         """Raw network output F [B, img_channels, H, W].
 
         Args:
-            x_BCHW: float32 image, scaled to unit variance by the preconditioner.
-            c_noise_B: noise condition [B] or [1].
+            x_BCHW: image, scaled to unit variance by the preconditioner; cast to the dtype of the parameters, which the result has.
+            c_noise_B: float32 noise condition [B] or [1].
             class_labels: one-hot (or zero) rows [B, label_dim] or [1, label_dim], for a conditional network.
             augment_labels: [B, augment_dim]; None stands for clean images, as when sampling.
         """
-        emb_BE = self._embedding(c_noise_B, class_labels, augment_labels)
+        dtype = self.map_layer0.weight.dtype
+        emb_BE = self._embedding(c_noise_B, class_labels, augment_labels).to(dtype)
         skips = []
-        x = aux = x_BCHW
+        x = aux = x_BCHW.to(dtype)
         for side in self.sides:
             name = f"{side}x{side}"
             if side == self.img_resolution:
@@ -177,10 +192,10 @@ class SongUNet(nn.Module):
                 raise ValueError(
                     f"this network has label_dim={self.label_dim} and needs class_labels [B, {self.label_dim}] (zeros for none)"
                 )
-            emb = emb + self.map_label(class_labels * math.sqrt(self.label_dim))
+            emb = emb + wide_linear(self.map_label, class_labels * math.sqrt(self.label_dim))
         if self.map_augment is not None and augment_labels is not None:
-            emb = emb + self.map_augment(augment_labels)
-        return F.silu(self.map_layer1(F.silu(self.map_layer0(emb))))
+            emb = emb + wide_linear(self.map_augment, augment_labels)
+        return F.silu(wide_linear(self.map_layer1, F.silu(wide_linear(self.map_layer0, emb))))
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

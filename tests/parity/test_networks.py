@@ -12,9 +12,10 @@ from torch import Tensor
 
 from dgflow.networks import edm
 from dgflow.networks.adm import ADMEncoder
+from dgflow.networks.adm_unet import ADMUNet
 from dgflow.networks.checkpoints import load_into
 from dgflow.networks.discriminator import Discriminator
-from dgflow.networks.edm import SongUNet
+from dgflow.networks.edm import DhariwalUNet, SongUNet
 from dgflow.networks.edm_layers import UNetBlock
 
 Arrays = dict[str, Tensor]
@@ -65,7 +66,7 @@ def run_factory_discriminator(config: dict[str, Any], arrays: Arrays, weights: W
         resblock_updown=config["classifier_resblock_updown"],
     )
     load_into(network, weights["disc"], source="disc")
-    features = network.features(arrays["in_x"], arrays["in_t"], arrays["in_y"])
+    features = network.features(arrays["in_x"], arrays["in_t"], arrays.get("in_y"))
     logit = network.head(features)
     return {"out_feature": features, "out_logit": logit, "out_sigmoid": logit.sigmoid()}
 
@@ -86,13 +87,34 @@ def run_upstream_classifier(config: dict[str, Any], arrays: Arrays, weights: Wei
     return outputs
 
 
-def is_song_unet(case: Case) -> bool:
-    return "precond" in case.config and case.config.get("kwargs", {}).get("model_type") == "SongUNet"
+def is_adm_unet(case: Case) -> bool:
+    """guided-diffusion's U-Net by itself, built by its factory from command-line options."""
+    return {"num_channels", "learn_sigma", "class_cond"} <= case.config.keys() and "out_out_t_int" in case.entry["arrays"]
 
 
-def run_song_unet(config: dict[str, Any], arrays: Arrays, weights: Weights) -> Outputs:
-    kwargs = {name: value for name, value in config["kwargs"].items() if name != "model_type"}
-    denoiser = getattr(edm, config["precond"])(SongUNet(**kwargs)).eval()
+def run_adm_unet(config: dict[str, Any], arrays: Arrays, weights: Weights) -> Outputs:
+    network = adm_unet(config).eval()
+    load_into(network, weights["net"], source="net")
+    labels = arrays.get("in_y")
+    outputs = {f"out_out_t_{kind}": network(arrays["in_x"], arrays[f"in_t_{kind}"], labels) for kind in ("int", "float")}
+    if labels is not None and network.num_classes is not None:
+        one_hot = torch.nn.functional.one_hot(labels, network.num_classes)
+        assert torch.equal(network(arrays["in_x"], arrays["in_t_int"], one_hot), outputs["out_out_t_int"])
+    return outputs
+
+
+def is_denoiser(case: Case) -> bool:
+    return "out_D" in case.entry["arrays"] and case.config.get("kwargs", {}).get("model_type") in ("SongUNet", "DhariwalUNet")
+
+
+def run_denoiser(config: dict[str, Any], arrays: Arrays, weights: Weights) -> Outputs:
+    kwargs = dict(config["kwargs"])
+    if kwargs.pop("model_type") == "SongUNet":
+        network = SongUNet(**kwargs)
+    else:
+        outputs_per_channel = 2 if config["precond"] == "iDDPMPrecond" else 1
+        network = DhariwalUNet(**kwargs, out_channels=outputs_per_channel * kwargs["img_channels"])
+    denoiser = getattr(edm, config["precond"])(network).eval()
     load_into(denoiser, weights["net"], source="net")
     x, sigma, labels, augment = arrays["in_x"], arrays["in_sigma"], arrays.get("in_labels"), arrays.get("in_augment")
     outputs: Outputs = {}
@@ -106,7 +128,7 @@ def run_song_unet(config: dict[str, Any], arrays: Arrays, weights: Weights) -> O
     if labels is not None:
         outputs["out_D_no_labels"] = denoiser(x, sigma)
         assert torch.equal(denoiser(x, sigma, labels.argmax(dim=1)), outputs["out_D"])
-    if augment is not None:
+    if augment is not None and network.augment_dim:
         outputs["out_D_augment"] = denoiser(x, sigma, labels, augment)
     outputs["out_sigma_min_max"] = torch.tensor([denoiser.sigma_min, denoiser.sigma_max], dtype=torch.float64)
     outputs["out_round_sigma"] = denoiser.round_sigma(arrays["out_round_sigma"])
@@ -116,19 +138,41 @@ def run_song_unet(config: dict[str, Any], arrays: Arrays, weights: Weights) -> O
     return outputs
 
 
-def is_song_block(case: Case) -> bool:
-    """One block with the choices that SongUNet always makes."""
-    fixed = {"adaptive_scale": False, "resample_proj": True, "num_heads": 1, "eps": 1e-6, "skip_scale": 0.5**0.5}
-    return "emb_channels" in case.config and all(case.config.get(key) == value for key, value in fixed.items())
+def is_edm_block(case: Case) -> bool:
+    return "emb_channels" in case.config and "block" in (case.entry["weights"] or {})
 
 
-def run_song_block(config: dict[str, Any], arrays: Arrays, weights: Weights) -> Outputs:
+def run_edm_block(config: dict[str, Any], arrays: Arrays, weights: Weights) -> Outputs:
+    """The reference gives attention a number of heads, or as many as there are whole `channels_per_head`."""
     widths = (config["in_channels"], config["out_channels"], config["emb_channels"])
+    options = {name: config[name] for name in ("resample_filter", "resample_proj", "adaptive_scale", "skip_scale", "eps") if name in config}
     resample = "down" if config.get("down") else "up" if config.get("up") else None
-    filter_taps = config.get("resample_filter", [1, 1])
-    block = UNetBlock(*widths, resample=resample, resample_filter=filter_taps, attention=config.get("attention", False))
+    heads = config.get("num_heads") or config["out_channels"] // config.get("channels_per_head", 64)
+    block = UNetBlock(*widths, resample=resample, num_heads=heads if config.get("attention") else 0, **options).eval()
     load_into(block, weights["block"], source="block")
     return {"out_out": block(arrays["in_x"], arrays["in_emb"])}
+
+
+def adm_unet(config: dict[str, Any]) -> ADMUNet:
+    """From the options of the reference's factory: resolutions are sides in pixels, and an empty `channel_mult` goes by the image size."""
+    size, mults = config["image_size"], config["channel_mult"]
+    by_size = {512: (0.5, 1, 1, 2, 2, 4, 4), 256: (1, 1, 2, 2, 4, 4), 128: (1, 1, 2, 3, 4), 64: (1, 2, 3, 4)}
+    assert not config["use_fp16"] and config["num_heads_upsample"] == -1
+    return ADMUNet(
+        image_size=size,
+        model_channels=config["num_channels"],
+        out_channels=6 if config["learn_sigma"] else 3,
+        num_res_blocks=config["num_res_blocks"],
+        attention_resolutions=[size // int(side) for side in config["attention_resolutions"].split(",")],
+        channel_mult=[float(mult) for mult in mults.split(",")] if mults else by_size[size],
+        num_classes=config["NUM_CLASSES"] if config["class_cond"] else None,
+        num_head_channels=None if config["num_head_channels"] == -1 else config["num_head_channels"],
+        num_heads=config["num_heads"],
+        use_scale_shift_norm=config["use_scale_shift_norm"],
+        resblock_updown=config["resblock_updown"],
+        new_attention_order=config["use_new_attention_order"],
+        dropout=config["dropout"],
+    )
 
 
 def adm_encoder(config: dict[str, Any], time_scale: float) -> ADMEncoder:
@@ -145,9 +189,11 @@ RUNS: list[tuple[Callable[[Case], bool], Callable[[dict[str, Any], Arrays, Weigh
     (has_encoder_and_heads, run_encoder_and_heads, ENCODER_TOLERANCE),
     (is_factory_discriminator, run_factory_discriminator, ENCODER_TOLERANCE),
     (is_upstream_classifier, run_upstream_classifier, ENCODER_TOLERANCE),
-    (is_song_unet, run_song_unet, DENOISER_TOLERANCE),
-    (is_song_block, run_song_block, ENCODER_TOLERANCE),
+    (is_adm_unet, run_adm_unet, ENCODER_TOLERANCE),
+    (is_denoiser, run_denoiser, DENOISER_TOLERANCE),
+    (is_edm_block, run_edm_block, ENCODER_TOLERANCE),
 ]
+CLAIMS: list[Callable[[Case], bool]] = [chosen for chosen, _, _ in RUNS]
 
 
 @pytest.mark.parametrize(
@@ -172,7 +218,11 @@ HEAD_8 |= {"channel_mult": (1,), "attention_resolutions": (0, 0, 1)}
 HEAD_16 = HEAD_8 | {"image_size": 16, "in_channels": 180, "num_res_blocks": 1, "channel_mult": (1, 2), "attention_resolutions": (1, 2)}
 
 
-def denoiser(side: int, channel_mult: tuple[int, ...]) -> torch.nn.Module:
+UNET_256: dict[str, Any] = {"image_size": 256, "model_channels": 256, "out_channels": 6, "num_res_blocks": 2, "num_classes": 1000}
+UNET_256 |= {"channel_mult": (1, 1, 2, 2, 4, 4), "attention_resolutions": (8, 16, 32)}
+
+
+def song(side: int, channel_mult: tuple[int, ...]) -> torch.nn.Module:
     return edm.EDMPrecond(SongUNet(side, 3, augment_dim=9, channel_mult=channel_mult))
 
 
@@ -183,8 +233,11 @@ def denoiser(side: int, channel_mult: tuple[int, ...]) -> torch.nn.Module:
         ("DG discriminator uncond (load_discriminator channel=512)", lambda: ADMEncoder(**HEAD_8)),
         ("DG_imagenet latent classifier (load_classifier)", lambda: ADMEncoder(**LATENT_32)),
         ("guided-diffusion 256x256_classifier", lambda: ADMEncoder(**ADM_256)),
-        ("edm-cifar10-32x32-uncond-vp", lambda: denoiser(32, (2, 2, 2))),
-        ("edm-ffhq-64x64-uncond-vp", lambda: denoiser(64, (1, 2, 2, 2))),
+        ("ED-DPM classifier 256 (defaults)", lambda: ADMEncoder(**ADM_256)),
+        ("guided-diffusion 256x256_diffusion (cond)", lambda: ADMUNet(**UNET_256)),
+        ("edm-cifar10-32x32-uncond-vp", lambda: song(32, (2, 2, 2))),
+        ("edm-ffhq-64x64-uncond-vp", lambda: song(64, (1, 2, 2, 2))),
+        ("edm-imagenet-64x64-cond-adm", lambda: edm.EDMPrecond(DhariwalUNet(64, 3, label_dim=1000))),
     ],
 )
 def test_full_size_networks_have_every_published_name_and_shape(published: str, build: Callable[[], torch.nn.Module]) -> None:
