@@ -1,0 +1,236 @@
+"""A weight file, kept in the root and checked against the sha256 that was locked when it was first used.
+
+Promises that the returned file has the locked digest, every time, and the digest that the caller or the catalogue knows, where one does;
+that what was locked once is never replaced; and that where the root has the file, no network is needed for it.
+
+    weights/NAME.json                   the lock: sha256, size, source and time, written once
+    weights/NAME/<sha16>/FILE           the bytes, put there before the lock
+    weights/NAME/FILE                   where a person puts a file that cannot be downloaded
+
+`ObjectStore` reads and writes objects whole, so a file is held in memory once while it goes into the root or comes out of it. What a root
+other than a local folder has, is copied to the scratch folder of each host.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from dgflow.store.identity import canonical_json, sha256_hex
+from dgflow.store.local import LocalStore
+from dgflow.store.objects import ObjectStore, open_store
+from dgflow.store.receipts import CorruptObject, Sha256, parse_json
+from dgflow.weights.entry import CatalogueFile
+from dgflow.weights.scratch import alone, copy_path, digest, kept, scratch_folder
+from dgflow.weights.sources import Source, obtain, parse_source
+
+_FOLDER = "weights"
+
+
+@dataclass(frozen=True)
+class LocalFile:
+    """A file on this host whose content is known. It belongs to the root or to the scratch folder: read it, and leave it as it is."""
+
+    path: Path
+    sha256: str
+    size: int  # bytes
+
+
+class Lock(BaseModel):
+    """What was found at first use."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    source: str
+    sha256: Sha256
+    bytes: int
+    key: str  # of the file, from the store's root
+    created: float  # seconds since the epoch by the writer's clock
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    name: str
+    file_name: str
+    source: Source | None  # None: only by hand
+    page: str
+    sha256: str | None
+
+    @property
+    def lock_key(self) -> str:
+        return f"{_FOLDER}/{self.name}.json"
+
+    @property
+    def placed_key(self) -> str:
+        return f"{_FOLDER}/{self.name}/{self.file_name}"
+
+
+def fetch(
+    root: ObjectStore | str, file: CatalogueFile | str, *, expected_sha256: str | None = None, scratch: Path | None = None
+) -> LocalFile:
+    """The file on this host, complete and checked, from the root if it is there, else from its source, which puts it there.
+
+    Args:
+        root: the store, or its url.
+        file: of the catalogue, or a source as in `dgflow.weights.sources`; a relative path names another file in another folder.
+        expected_sha256: 64 hex digits, where they are known from elsewhere.
+        scratch: folder for downloads and copies, by default `scratch_folder()`.
+
+    Raises:
+        ValueError: a source that is not understood; a file that has to be fetched by hand, with where to put it; or one that is not the
+            expected one, which is then not kept.
+        CorruptObject: the file is not the one that was locked, with both digests.
+        FileNotFoundError, StoreError: it cannot be had from its source, or the root cannot be used.
+    """
+    store = open_store(root) if isinstance(root, str) else root
+    scratch = scratch or scratch_folder()
+    wanted = _wanted(file, expected_sha256)
+    lock = _read_lock(store, wanted)
+    if lock is None:
+        with alone(scratch, wanted.name):
+            lock = _read_lock(store, wanted) or _first_use(store, wanted, scratch)
+    if wanted.sha256 and wanted.sha256 != lock.sha256:
+        raise _mismatch(store, wanted, lock, wanted.sha256, "the expected one")
+    here = Path(wanted.source.text) if wanted.source and wanted.source.kind == "file" else None
+    if here and here.is_file() and (found := digest(here)) != lock.sha256:
+        raise _mismatch(store, wanted, lock, found, f"the one that is now at {here}")
+    return _from_root(store, lock, scratch) or _repaired(store, wanted, lock, scratch)
+
+
+def _wanted(file: CatalogueFile | str, expected_sha256: str | None) -> _Wanted:
+    if expected_sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", expected_sha256):
+        raise ValueError(f"expected a sha256 of 64 lower-case hex digits, found {expected_sha256!r}")
+    if isinstance(file, CatalogueFile):
+        if expected_sha256 and file.sha256 and expected_sha256 != file.sha256:
+            raise ValueError(f"{file.name}: the catalogue has the sha256 {file.sha256}, expected_sha256 is {expected_sha256}: drop one")
+        source = parse_source(file.source) if file.source else None
+        return _Wanted(file.name, file.file_name, source, file.page, expected_sha256 or file.sha256)
+    source = parse_source(file)
+    file_name = re.sub(r"[^A-Za-z0-9._=+-]", "_", source.file_name).lstrip(".") or "file"
+    # The source is in the name, so that two files of one name from two places do not meet.
+    return _Wanted(f"{file_name}-{sha256_hex(source.public.encode())[:12]}", file_name, source, source.public, expected_sha256)
+
+
+def _read_lock(store: ObjectStore, wanted: _Wanted) -> Lock | None:
+    try:
+        return Lock.model_validate(parse_json(store.get(wanted.lock_key), wanted.lock_key, store.url))
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        raise CorruptObject(
+            f"{wanted.lock_key} in {store.url}: expected the lock of a weight file, found another record: {error}"
+        ) from error
+
+
+def _first_use(store: ObjectStore, wanted: _Wanted, scratch: Path) -> Lock:
+    """Put the file into the root and lock its digest."""
+    if store.size(wanted.placed_key) is not None:
+        key, origin = wanted.placed_key, f"{store.url}/{wanted.placed_key}"
+        path = store.root / key if isinstance(store, LocalStore) else kept(scratch, store.get(key), wanted.file_name)
+        sha256 = _checked(path, wanted, origin)
+    else:
+        path, sha256 = _obtained(store, wanted, scratch)
+        key, origin = f"{_FOLDER}/{wanted.name}/{sha256[:16]}/{wanted.file_name}", wanted.source.public if wanted.source else ""
+        store.put(key, path.read_bytes())
+    size = path.stat().st_size
+    lock = Lock(name=wanted.name, source=origin, sha256=sha256, bytes=size, key=key, created=time.time())
+    if not store.create(wanted.lock_key, canonical_json(lock.model_dump()).encode()):
+        standing = _read_lock(store, wanted)
+        if standing is None or standing.sha256 != sha256:
+            raise CorruptObject(f"{wanted.name}: locked with another sha256 while this process fetched it ({sha256}); run again")
+        lock = standing
+    _discard_download(wanted, scratch)
+    return lock
+
+
+def _from_root(store: ObjectStore, lock: Lock, scratch: Path) -> LocalFile | None:
+    """The file, None where the root has none or another one."""
+    if isinstance(store, LocalStore):
+        path = store.root / lock.key
+        return LocalFile(path, lock.sha256, lock.bytes) if path.is_file() and digest(path) == lock.sha256 else None
+    path = copy_path(scratch, lock.sha256, Path(lock.key).name)
+    if not path.is_file() or digest(path) != lock.sha256:
+        try:
+            data = store.get(lock.key)
+        except FileNotFoundError:
+            return None
+        if sha256_hex(data) != lock.sha256:
+            return None
+        path = kept(scratch, data, path.name)
+    return LocalFile(path, lock.sha256, lock.bytes)
+
+
+def _repaired(store: ObjectStore, wanted: _Wanted, lock: Lock, scratch: Path) -> LocalFile:
+    """The root's file is lost or altered: fetch it again, once, and keep it only if it is the locked one."""
+    size = store.size(lock.key)
+    damage = (
+        f"{wanted.name}: expected {lock.bytes} bytes with sha256 {lock.sha256} at {store.url}/{lock.key},"
+        f" found {'nothing' if size is None else f'{size} bytes that are others'}"
+    )
+    if wanted.source is None:
+        raise CorruptObject(f"{damage}; put the file {wanted.file_name} of {wanted.page} there again")
+    with alone(scratch, wanted.name):
+        path, sha256 = _obtained(store, wanted, scratch)
+        if sha256 != lock.sha256:
+            _discard_download(wanted, scratch)
+            raise CorruptObject(
+                f"{damage}; fetched again from {wanted.source.public}, it has the sha256 {sha256}: {_remedy(store, wanted)}"
+            )
+        store.put(lock.key, path.read_bytes())
+        _discard_download(wanted, scratch)
+    if found := _from_root(store, lock, scratch):
+        return found
+    raise CorruptObject(f"{damage}, and so again after a repair; see whether something else writes there")
+
+
+def _obtained(store: ObjectStore, wanted: _Wanted, scratch: Path) -> tuple[Path, str]:
+    """From the source, with its digest."""
+    if wanted.source is None:
+        raise ValueError(
+            f"{wanted.name} cannot be downloaded by a program: get {wanted.file_name} from {wanted.page} with a browser and put it at"
+            f" {_place(store, wanted)}, then run again"
+        )
+    path = obtain(wanted.source, _download(wanted, scratch))
+    try:
+        return path, _checked(path, wanted, wanted.source.public)
+    except ValueError:
+        _discard_download(wanted, scratch)
+        raise
+
+
+def _checked(path: Path, wanted: _Wanted, origin: str) -> str:
+    """The digest of what came from `origin`. Raises ValueError where it is empty or another one is expected."""
+    sha256 = digest(path)
+    if not path.stat().st_size:
+        raise ValueError(f"{wanted.name}: expected a weight file from {origin}, found an empty one")
+    if wanted.sha256 and wanted.sha256 != sha256:
+        raise ValueError(
+            f"{wanted.name}: expected the sha256 {wanted.sha256}, found {sha256} ({path.stat().st_size} bytes) from {origin}: it is not the"
+            " file that was asked for, or not all of it; it is not used"
+        )
+    return sha256
+
+
+def _mismatch(store: ObjectStore, wanted: _Wanted, lock: Lock, found: str, where: str) -> CorruptObject:
+    return CorruptObject(f"{wanted.name}: locked at first use with sha256 {lock.sha256}, {where} is {found}: {_remedy(store, wanted)}")
+
+
+def _remedy(store: ObjectStore, wanted: _Wanted) -> str:
+    return f"bring back the file of then, or, if the other one is meant, delete {wanted.lock_key} in {store.url} and run again"
+
+
+def _place(store: ObjectStore, wanted: _Wanted) -> str:
+    return str(store.root / wanted.placed_key) if isinstance(store, LocalStore) else f"{store.url}/{wanted.placed_key}"
+
+
+def _download(wanted: _Wanted, scratch: Path) -> Path:
+    return scratch / "downloads" / wanted.name / wanted.file_name
+
+
+def _discard_download(wanted: _Wanted, scratch: Path) -> None:
+    _download(wanted, scratch).unlink(missing_ok=True)

@@ -1,0 +1,132 @@
+"""What every reader returns, and what the readers share: naming a file in an error, and plain settings.
+
+Promises that `settings` hold nothing but None, bool, int, float, str, list and dict. What the names of the tensors mean is left to the
+networks, and checking them against a network to `dgflow.networks.checkpoints.load_into`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+File = bytes | str | os.PathLike[str]
+"""A file's bytes, or its path."""
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """The content of a weight file.
+
+    Attributes:
+        tensors: on the CPU, by the name that the network has for them. They may be views into the file, which has to stay as it is.
+        settings: what else the file says, as plain data: constructor arguments, epoch, step.
+    """
+
+    tensors: dict[str, Tensor]
+    settings: dict[str, Any]
+
+
+def called(file: File, source: str | None) -> str:
+    """What to call a file in an error: `source` where the caller gives one, else its path."""
+    return source or (f"{len(file)} bytes" if isinstance(file, bytes) else os.fspath(file))
+
+
+def as_path(file: str | os.PathLike[str]) -> Path:
+    """The path as an object. Raises FileNotFoundError where there is no file, before a library does with less to say."""
+    path = Path(file)
+    if not path.is_file():
+        raise FileNotFoundError(f"expected a weight file at {path}, found {'a folder' if path.is_dir() else 'nothing'}")
+    return path
+
+
+def plain(value: Any) -> Any:
+    """`value` as None, bool, int, float, str, list or dict, nested; tuples, sets and tensors of one number become these.
+
+    Raises:
+        ValueError: it has no such form.
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, set | frozenset) and all(isinstance(item, str) for item in value):
+        return sorted(value)
+    if isinstance(value, Tensor) and value.ndim == 0:
+        return value.item()
+    raise ValueError(f"a {type(value).__name__} has no plain form")
+
+
+def check_state_dict(found: Any, source: str, what: str = "the file") -> dict[str, Tensor]:
+    """`found` as names and dense tensors.
+
+    Raises:
+        ValueError: it is something else; the message names the first key that is wrong.
+    """
+    if not isinstance(found, Mapping):
+        raise ValueError(f"{source}: expected {what} to be a state dict (names and tensors), found a {type(found).__name__}")
+    for name, tensor in found.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise ValueError(
+                f"{source}: expected {what} to be a state dict (names and tensors), found a {type(tensor).__name__} at {name!r}:"
+                f" {_guess(found)}"
+            )
+        if tensor.layout != torch.strided or tensor.is_quantized:
+            raise ValueError(f"{source}: expected plain numbers at {name!r}, found {tensor.layout} {tensor.dtype}: save it dense")
+    return dict(found)
+
+
+def section(found: Any, key: str, source: str, kind: str) -> Any:
+    """`found[key]`. Raises ValueError, naming the keys that are there, where there is none."""
+    if not isinstance(found, Mapping) or key not in found:
+        there = some(list(found)) if isinstance(found, Mapping) else f"a {type(found).__name__}"
+        raise ValueError(f"{source}: expected {kind} with {key!r}, found {there}: {_guess(found)}")
+    return found[key]
+
+
+def replaced(tensors: Mapping[str, Tensor], averages: Mapping[str, Any], source: str) -> dict[str, Tensor]:
+    """`tensors` with those of `averages` in their place.
+
+    Raises:
+        ValueError: a name that `tensors` lack, or a shape or dtype that differs from theirs.
+    """
+    for name, average in averages.items():
+        if name not in tensors:
+            raise ValueError(f"{source}: expected the averaged {name!r} among the network's tensors, found {some(list(tensors))}: {ORDER}")
+        expected = tensors[name]
+        if not isinstance(average, Tensor) or (average.shape, average.dtype) != (expected.shape, expected.dtype):
+            raise ValueError(f"{source}: expected the average of {name!r} as {_form(expected)}, found {_form(average)}: {ORDER}")
+    return {**tensors, **averages}
+
+
+ORDER = "give the names in the order of this network's parameters, built with the settings that it was trained with"
+"""What to do where a list of averages does not fit its names."""
+
+
+def some(names: Collection[Any]) -> str:
+    """A few of the names, and how many there are."""
+    shown: Sequence[str] = [repr(name) for name in list(names)[:6]]
+    return f"{', '.join(shown) or 'none'}{f' and {len(names) - 6} more' if len(names) > 6 else ''}"
+
+
+def _form(value: Any) -> str:
+    return f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+
+
+_KINDS = {"dae_state_dict": "lsgm", "vae_state_dict": "lsgm", "shadow_params": "soft_truncation"}
+
+
+def _guess(found: Any) -> str:
+    """What to do about a file of another kind."""
+    keys = set(found) if isinstance(found, Mapping) else set()
+    kinds = {_KINDS[key] for key in keys & _KINDS.keys()}
+    if "ema" in keys and "model" in keys:
+        kinds.add("soft_truncation" if isinstance(found["ema"], Mapping) and "shadow_params" in found["ema"] else "dit")
+    return f"it looks like format {kinds.pop()!r}, read it as that" if len(kinds) == 1 else "name the format that this file has"

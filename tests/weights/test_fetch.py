@@ -1,0 +1,251 @@
+"""Files into the root and out of it: checked, locked at first use, found again without their source, repaired only as they were."""
+
+import json
+import threading
+import uuid
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+from seaweed import seaweed
+from weights.file_server import FileServer
+
+from dgflow.store import s3
+from dgflow.store.memory import MemoryStore
+from dgflow.store.objects import ObjectStore, StoreError, open_store
+from dgflow.store.receipts import CorruptObject
+from dgflow.weights.entry import CatalogueFile
+from dgflow.weights.fetch import LocalFile, fetch
+from dgflow.weights.scratch import scratch_folder
+
+DATA, OTHER = b"weights" * 1000, b"others!" * 1000
+SHA, OTHER_SHA = sha256(DATA).hexdigest(), sha256(OTHER).hexdigest()
+
+
+def _entry(source: str | None, **more: str) -> CatalogueFile:
+    page = "https://example.org/page"
+    return CatalogueFile("net", "net.pt", source, "state_dict", {}, "none stated", page, 32, 0, **more)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.fixture(params=["folder", "memory"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
+    return open_store(str(tmp_path / "root") if request.param == "folder" else f"memory://{uuid.uuid4().hex}")
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Path:
+    return tmp_path / "scratch"
+
+
+@pytest.fixture
+def url(server: FileServer) -> str:
+    server.files["/net.pt"] = DATA
+    return f"{server.url}/net.pt"
+
+
+def _lock(root: ObjectStore, name: str = "net") -> dict[str, object]:
+    return json.loads(root.get(f"weights/{name}.json"))
+
+
+def test_a_file_is_put_into_the_root_and_locked(root: ObjectStore, url: str, scratch: Path) -> None:
+    found = fetch(root, _entry(url), scratch=scratch)
+    assert found.path.read_bytes() == DATA and (found.sha256, found.size) == (SHA, len(DATA))
+    lock = _lock(root)
+    assert {key: lock[key] for key in ("sha256", "bytes", "source")} == {"sha256": SHA, "bytes": len(DATA), "source": url}
+    assert root.get(str(lock["key"])) == DATA
+
+
+def test_the_second_use_asks_the_root_alone_from_this_host_and_from_another(
+    root: ObjectStore, url: str, scratch: Path, tmp_path: Path, server: FileServer
+) -> None:
+    first = fetch(root, _entry(url), scratch=scratch)
+    asked = len(server.requests)
+    assert fetch(root, _entry(url), scratch=scratch) == first
+    assert fetch(root, _entry(url), scratch=tmp_path / "another host").path.read_bytes() == DATA
+    assert len(server.requests) == asked
+
+
+def test_no_download_is_left_behind(root: ObjectStore, url: str, scratch: Path) -> None:
+    fetch(root, _entry(url), scratch=scratch)
+    assert not [path for path in (scratch / "downloads").rglob("*") if path.is_file()]
+
+
+def test_a_source_without_an_entry_is_kept_under_its_file_name_and_place(
+    root: ObjectStore, url: str, server: FileServer, scratch: Path
+) -> None:
+    server.files["/elsewhere/net.pt"] = OTHER
+    fetch(root, f"{url}?token=secret", scratch=scratch)
+    fetch(root, f"{server.url}/elsewhere/net.pt", scratch=scratch)
+    locks = [entry.key for entry in root.list("weights") if entry.key.endswith(".json")]
+    assert len(locks) == 2 and all(key.startswith("weights/net.pt-") for key in locks)
+    assert not any(b"secret" in root.get(entry.key) for entry in root.list("weights"))
+
+
+@pytest.mark.parametrize("form", ["{}", "file://{}"])
+def test_a_file_of_this_host_can_be_the_source(root: ObjectStore, tmp_path: Path, scratch: Path, form: str) -> None:
+    (tmp_path / "my net.pt").write_bytes(DATA)
+    found = fetch(root, form.format(tmp_path / "my net.pt"), scratch=scratch)
+    assert found.path.read_bytes() == DATA and found.path != tmp_path / "my net.pt"
+
+
+def test_a_path_where_nothing_is_is_an_error_that_names_it(root: ObjectStore, tmp_path: Path, scratch: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"expected a weight file at .*/missing.pt, found nothing"):
+        fetch(root, str(tmp_path / "missing.pt"), scratch=scratch)
+
+
+def test_a_local_file_that_changed_after_its_first_use_is_refused_and_one_that_is_gone_is_not_needed(
+    root: ObjectStore, tmp_path: Path, scratch: Path
+) -> None:
+    path = tmp_path / "net.pt"
+    path.write_bytes(DATA)
+    fetch(root, str(path), scratch=scratch)
+    path.write_bytes(OTHER)
+    with pytest.raises(
+        CorruptObject, match=rf"net.pt.*locked at first use with sha256 {SHA}.*net.pt is {OTHER_SHA}: bring back .* delete weights/net"
+    ):
+        fetch(root, str(path), scratch=scratch)
+    path.unlink()
+    assert fetch(root, str(path), scratch=scratch).path.read_bytes() == DATA
+
+
+def test_a_download_that_is_not_the_expected_one_is_refused_and_neither_kept_nor_locked(root: ObjectStore, url: str, scratch: Path) -> None:
+    with pytest.raises(ValueError, match=rf"net: expected the sha256 {OTHER_SHA}, found {SHA} \(7000 bytes\) from {url}"):
+        fetch(root, _entry(url), expected_sha256=OTHER_SHA, scratch=scratch)
+    assert root.list("weights") == []
+    assert fetch(root, _entry(url, sha256=SHA), scratch=scratch).sha256 == SHA
+
+
+def test_an_expectation_that_the_lock_contradicts_is_an_error_with_both_digests(root: ObjectStore, url: str, scratch: Path) -> None:
+    fetch(root, _entry(url), scratch=scratch)
+    with pytest.raises(CorruptObject, match=f"locked at first use with sha256 {SHA}, the expected one is {OTHER_SHA}"):
+        fetch(root, _entry(url, sha256=OTHER_SHA), scratch=scratch)
+
+
+def test_an_empty_file_is_refused(root: ObjectStore, url: str, server: FileServer, scratch: Path) -> None:
+    server.files["/net.pt"] = b""
+    with pytest.raises(ValueError, match="net: expected a weight file from .*, found an empty one"):
+        fetch(root, _entry(url), scratch=scratch)
+
+
+@pytest.mark.parametrize("damage", [DATA[:100], OTHER, None])
+def test_a_damaged_or_lost_file_of_the_root_is_fetched_again_once(
+    root: ObjectStore, url: str, server: FileServer, scratch: Path, tmp_path: Path, damage: bytes | None
+) -> None:
+    fetch(root, _entry(url), scratch=scratch)
+    _damage(root, damage)
+    asked = len(server.requests)
+    assert fetch(root, _entry(url), scratch=tmp_path / "another host").path.read_bytes() == DATA
+    assert len(server.requests) == asked + 1 and root.get(str(_lock(root)["key"])) == DATA
+
+
+def test_a_source_that_changed_does_not_repair_and_the_error_has_both_digests(
+    root: ObjectStore, url: str, server: FileServer, scratch: Path, tmp_path: Path
+) -> None:
+    fetch(root, _entry(url), scratch=scratch)
+    _damage(root, DATA[:100])
+    server.files["/net.pt"] = OTHER
+    with pytest.raises(
+        CorruptObject, match=rf"net: expected 7000 bytes with sha256 {SHA} at .*, found 100 bytes.*sha256 {OTHER_SHA}: bring back"
+    ):
+        fetch(root, _entry(url), scratch=tmp_path / "another host")
+    assert root.get(str(_lock(root)["key"])) == DATA[:100]
+
+
+def _damage(root: ObjectStore, data: bytes | None) -> None:
+    key = str(_lock(root)["key"])
+    if data is None:
+        root.delete(key)
+    else:
+        root.put(key, data)
+
+
+def test_a_damaged_copy_on_this_host_is_replaced_from_the_root(url: str, scratch: Path) -> None:
+    root = MemoryStore(uuid.uuid4().hex)
+    found = fetch(root, _entry(url), scratch=scratch)
+    found.path.write_bytes(OTHER)
+    assert fetch(root, _entry(url), scratch=scratch).path.read_bytes() == DATA
+
+
+def test_a_file_for_the_hand_names_the_page_the_file_and_the_place_and_is_then_used_from_there(root: ObjectStore, scratch: Path) -> None:
+    place = "weights/net/net.pt"
+    with pytest.raises(ValueError, match=r"net cannot be downloaded .* get net.pt from https://example.org/page .* put it at .*" + place):
+        fetch(root, _entry(None), scratch=scratch)
+    root.put(place, DATA)
+    assert fetch(root, _entry(None), scratch=scratch).path.read_bytes() == DATA
+    assert _lock(root)["key"] == place
+    root.put(place, OTHER)
+    with pytest.raises(
+        CorruptObject, match=rf"sha256 {SHA} at .*{place}, found 7000 bytes that are others; put the file net.pt of https://"
+    ):
+        fetch(root, _entry(None), scratch=scratch / "another host")
+
+
+def test_a_file_that_somebody_put_in_its_place_needs_no_download(root: ObjectStore, url: str, server: FileServer, scratch: Path) -> None:
+    root.put("weights/net/net.pt", DATA)
+    assert fetch(root, _entry(url), scratch=scratch).sha256 == SHA and not server.requests
+
+
+def test_two_that_fetch_at_once_end_with_one_lock_and_the_same_file(root: ObjectStore, url: str, server: FileServer, scratch: Path) -> None:
+    found: list[LocalFile] = []
+    threads = [threading.Thread(target=lambda i=i: found.append(fetch(root, _entry(url), scratch=scratch / str(i % 2)))) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [file.sha256 for file in found] == [SHA] * 4 and 1 <= len(server.requests) <= 2
+
+
+def test_a_race_lost_to_other_bytes_is_an_error_and_leaves_the_winner_s(url: str, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = MemoryStore(uuid.uuid4().hex)
+    create = root.create
+
+    def slower(key: str, data: bytes) -> bool:
+        if key == "weights/net.json":
+            create(key, data.replace(SHA.encode(), OTHER_SHA.encode()))
+        return create(key, data)
+
+    monkeypatch.setattr(root, "create", slower)
+    with pytest.raises(CorruptObject, match="net: locked with another sha256 while this process fetched it"):
+        fetch(root, _entry(url), scratch=scratch)
+    assert _lock(root)["sha256"] == OTHER_SHA
+
+
+def test_a_crash_between_the_file_and_its_lock_is_made_good_by_the_next_run(
+    url: str, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = MemoryStore(uuid.uuid4().hex)
+
+    def crash(key: str, data: bytes) -> bool:
+        raise StoreError("gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(root, "create", crash)
+        with pytest.raises(StoreError):
+            fetch(root, _entry(url), scratch=scratch)
+    assert fetch(root, _entry(url), scratch=scratch).path.read_bytes() == DATA
+
+
+def test_a_lock_that_is_none_is_named(root: ObjectStore, url: str, scratch: Path) -> None:
+    root.put("weights/net.json", b'{"sha256": "12"}')
+    with pytest.raises(CorruptObject, match="weights/net.json in .*expected the lock of a weight file"):
+        fetch(root, _entry(url), scratch=scratch)
+
+
+def test_the_scratch_folder_is_the_user_s_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert scratch_folder() == tmp_path / "dgflow" / "weights"
+
+
+def test_a_root_on_s3_takes_a_file_from_s3_and_gives_it_to_every_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3, "BACK_OFF", (0.01,) * 5)
+    with seaweed(tmp_path) as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        bucket = environment["BUCKET_URL"]
+        open_store(f"{bucket}/published").put("net.pt", DATA)
+        found = fetch(f"{bucket}/root", f"{bucket}/published/net.pt", scratch=tmp_path / "one")
+        open_store(f"{bucket}/published").delete("net.pt")
+        again = fetch(f"{bucket}/root", f"{bucket}/published/net.pt", scratch=tmp_path / "two")
+        assert found.path.read_bytes() == again.path.read_bytes() == DATA
+        with pytest.raises(FileNotFoundError, match=r"no object 'other.pt'"):
+            fetch(f"{bucket}/root", f"{bucket}/published/other.pt", scratch=tmp_path / "one")
