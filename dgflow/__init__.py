@@ -7,8 +7,13 @@ from dgflow.cli import main
 from dgflow.steps.evaluate import Evaluate
 from dgflow.steps.features import Features
 from dgflow.steps.generate import Generate
+from dgflow.steps.guidance_specs import Boost, ClassifierFree, ClassifierGuidance, DiscriminatorGuidance, Switch
 from dgflow.steps.import_images import ImportImages
-from dgflow.steps.specs import ADMEncoder, Boost, DiscriminatorGuidance, Heun, SongUNet
+from dgflow.steps.network_specs import ADMEncoder, ADMUNet, DhariwalUNet, Discriminator, DiT, LSGMPrior, NCSNpp, SongUNet
+from dgflow.steps.official import official
+from dgflow.steps.presets import adm_gpp, dit_gpp, edm_gpp
+from dgflow.steps.pretrained import Pretrained
+from dgflow.steps.sampler_specs import DDIM, DDPM, RK45, EDMAblation, Heun
 from dgflow.steps.train_classifier import TrainClassifier
 from dgflow.steps.train_discriminator import TrainDiscriminator
 from dgflow.steps.train_score import TrainScore
@@ -17,16 +22,34 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ADMEncoder",
+    "ADMUNet",
     "Boost",
+    "ClassifierFree",
+    "ClassifierGuidance",
+    "DDIM",
+    "DDPM",
+    "DhariwalUNet",
+    "DiT",
+    "Discriminator",
     "DiscriminatorGuidance",
+    "EDMAblation",
     "Evaluate",
     "Features",
     "Generate",
     "Heun",
     "ImportImages",
+    "LSGMPrior",
+    "NCSNpp",
+    "Pretrained",
+    "RK45",
     "SongUNet",
+    "Switch",
     "TrainClassifier",
     "TrainDiscriminator",
     "TrainScore",
+    "adm_gpp",
+    "dit_gpp",
+    "edm_gpp",
     "main",
+    "official",
 ]

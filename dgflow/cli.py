@@ -245,7 +245,7 @@ def _guarded(call: Callable[[], Any]) -> int:
             f"{'.'.join(map(str, part['loc'])) or error.title}: {part['msg'].removeprefix('Value error, ')}" for part in error.errors()
         ]
         return _said("; ".join(lines), 1)
-    except (ValueError, FloatingPointError, StepFailed, StoreError, CorruptObject, StepMismatch) as error:
+    except (ValueError, FileNotFoundError, FloatingPointError, StepFailed, StoreError, CorruptObject, StepMismatch) as error:
         return _said(str(error), 1)
 
 

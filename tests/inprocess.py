@@ -2,7 +2,7 @@
 
 from dgflow.runtime.training import train
 from dgflow.steps.binding import Bound, Root, graph
-from dgflow.steps.execute import shard_work
+from dgflow.steps.execute import make_result, shard_work
 from dgflow.steps.plan import look
 from dgflow.steps.step import SampleStep, Step, TrainStep
 from dgflow.store.objects import ObjectStore
@@ -29,6 +29,8 @@ def complete(target: Step, store: ObjectStore) -> Bound:
                 steps.seal(part.start, part.stop, state.bound.digests, keys)
         elif isinstance(node.step, TrainStep):
             train(node.step.training_task(state.bound), steps, state.bound.digests, epochs=node.step.epochs)
+        else:
+            make_result(node.step, steps, state.bound, store)
         known[node.step.fingerprint] = state.bound
     bound = known[target.fingerprint]
     assert bound is not None

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dgflow.diffusion.guidance import LogRatio, log_ratio_and_gradient
+from dgflow.diffusion.discriminator_guidance import LogRatio, log_ratio_and_gradient
 from dgflow.diffusion.samplers import Denoiser
-from dgflow.diffusion.times import mean_std, per_sample
+from dgflow.diffusion.times import TimeMap, mean_std, per_sample, tau_from_sigma
 
 LINEAR_ABOVE = 10.0
 """Log-ratio from where on exp is continued by its tangent in the LSIF and UKL losses, so that one sample cannot overflow a batch."""
@@ -82,7 +82,7 @@ def gain(
     sigma_min: float,
     sigma_max: float,
     weight: float = 1.0,
-    cosine: bool = False,
+    time: TimeMap = tau_from_sigma,
 ) -> Tensor:
     """Per-sample estimates [B] whose mean is the fall in KL(real || model) that guidance brings (Kim et al. 2023, theorem 2).
 
@@ -91,16 +91,15 @@ def gain(
     better; above the window's sigma_min and up to sigma_max only.
 
     Args:
-        images: held-out real [B, ...]. noise: unit normals. cosine: as in `DiscriminatorGuidance`.
+        images: held-out real [B, ...]. noise: unit normals. time: as in `DiscriminatorGuidance`.
         sigma: [B], log-uniform on [sigma_min, sigma_max] (`times.log_uniform_sigma`), the levels that guidance acts on.
     """
     sigma = sigma.double()
     images = images.double()
     x = images + per_sample(sigma, images) * noise
     denoised = denoiser(x, sigma, class_labels).double()
-    _, gradient = log_ratio_and_gradient(discriminator, x, sigma, class_labels, cosine=cosine)
+    _, gradient = log_ratio_and_gradient(discriminator, x, sigma, class_labels, time=time)
     shift = weight * per_sample(sigma.square(), images) * gradient
     # |x0 - D|^2 - |x0 - D - shift|^2, multiplied out so that two large errors are not subtracted.
     difference = (shift * (2.0 * (images - denoised) - shift)).flatten(1).sum(1)
     return difference / sigma.square() * math.log(sigma_max / sigma_min)
-

@@ -1,6 +1,7 @@
-"""Samplers: plain functions of (denoiser, latents, sigmas).
+"""What all samplers share: the form of a denoiser and of a noise predictor, the result, and churn.
 
-Promises: float64 state; a schedule of Python floats and per-sample noise levels on the device, so that no step waits for the device; a
+A sampler is a plain function of (denoiser or predictor, latents, schedule), one a file: `heun`, `ablation`, `ddpm`, `rk45`. Each promises
+float64 state; a schedule of Python floats and per-sample noise levels on the device, so that no step waits for the device; and that a
 sample's result does not depend on its batch mates (as far as the networks' own arithmetic does not). Networks, random numbers and guidance
 terms are the caller's; nothing is drawn here.
 """
@@ -10,16 +11,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from dgflow.diffusion.guidance import OUTSIDE_LOG_RATIO, Boost, GuidanceTerm
-from dgflow.diffusion.times import per_sample
+from dgflow.diffusion.guidance import Boost
 
 Denoiser = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """(x [B, ...] float64, sigma [B] float64, class labels) -> the expected clean x0, like x in shape, of any float dtype."""
+
+Predictor = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
+"""(y [B, ...] float32, variance-preserving scaling y = x / sqrt(1 + sigma^2); time [B] float32 in the network's own unit; class labels) ->
+(epsilon: the noise in y, like y; v: like y, where between the two bounds of the reverse step's log variance it lies, -1 to 1, None for a
+network that learns none). What ADM, DiT, NCSN++ and LSGM's prior are; `denoisers` makes a `Denoiser` of it."""
+
+Noise = Callable[[int], Tensor]
+"""Number of a step -> unit normals [B, ...]. A counter-based stream answers in any order; one with state, in rising order."""
 
 MAX_GAMMA = math.sqrt(2.0) - 1.0
 
@@ -39,94 +46,14 @@ class Sample:
     log_ratio: Tensor | None
 
 
-def edm_sigmas(num_steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> tuple[float, ...]:
-    """The noise levels of Karras et al. 2022, equation 5: `num_steps` of them from sigma_max down to sigma_min, then 0.0."""
-    if num_steps < 2 or not 0.0 < sigma_min < sigma_max < math.inf or not rho > 0.0:
-        found = f"num_steps={num_steps}, sigma_min={sigma_min}, sigma_max={sigma_max}, rho={rho}"
-        raise ValueError(f"expected num_steps >= 2, 0 < sigma_min < sigma_max and rho > 0, found {found}")
-    top, bottom = sigma_max ** (1.0 / rho), sigma_min ** (1.0 / rho)
-    return *((top + i / (num_steps - 1) * (bottom - top)) ** rho for i in range(num_steps)), 0.0
-
-
-@torch.no_grad()
-def heun(
-    denoiser: Denoiser,
-    latents: Tensor,
-    sigmas: Sequence[float],
-    *,
-    class_labels: Tensor | None = None,
-    guidance: Sequence[GuidanceTerm] = (),
-    churn_noise: Callable[[int], Tensor] | None = None,
-    S_churn: float = 0.0,
-    S_min: float = 0.0,
-    S_max: float = math.inf,
-    S_noise: float = 1.0,
-) -> Sample:
-    """Heun's method with churn, Algorithm 2 of Karras et al. 2022, guided: d = (x - denoised) / sigma - sigma * sum of gradients.
-
-    Args:
-        latents: unit normals [B, ...], scaled by sigmas[0] in here.
-        sigmas: falling noise levels; a last one of 0 ends with an Euler step. Levels that a network must round are rounded by the caller.
-        class_labels: passed on to denoiser and guidance.
-        guidance: terms whose gradients are added up; see `guidance.GuidanceTerm`.
-        churn_noise: unit normals [B, ...] for a step. Called at most once a step and only where noise can be added: a counter-based stream
-            does not care, and a stream with state has to skip what was not asked for (the originals draw in every step).
-        S_churn, S_min, S_max, S_noise: as in the paper. A term's boost replaces S_churn and S_noise for the samples that it churns.
-
-    Raises ValueError for levels that do not fall, and for churn without `churn_noise`.
-    """
-    levels = [float(sigma) for sigma in sigmas]
-    falling = all(a > b for a, b in pairwise(levels))
-    if len(levels) < 2 or not falling or levels[-1] < 0.0 or not math.isfinite(levels[0]):
-        raise ValueError(f"expected two or more falling, finite noise levels >= 0, found {levels}")
-    boosts = [getattr(term, "boost", None) for term in guidance]
-    churns = S_churn > 0.0 or any(boost is not None and boost.S_churn > 0.0 for boost in boosts)
-    if churns and churn_noise is None:
-        raise ValueError("expected churn_noise, as S_churn or a term's boost adds noise: pass a function of the step, or set S_churn to 0")
-
-    num_steps, batch = len(levels) - 1, latents.shape[0]
-    x = latents.double() * levels[0]
-    ones = torch.ones(batch, dtype=torch.float64, device=x.device)
-    previous: list[Tensor | None] = [None] * len(guidance)  # log-ratios of the step before, None where a term was not evaluated
-    last: list[Tensor | None] = [None] * len(guidance)  # each sample's last log-ratio inside the window
-    nfe = guidance_nfe = 0
-
-    def slope(x: Tensor, sigma: Tensor, bounds: tuple[float, float], step: int, order: int) -> tuple[Tensor, list[Tensor | None]]:
-        nonlocal nfe, guidance_nfe
-        sigma_x = per_sample(sigma, x)
-        d = (x - denoiser(x, sigma, class_labels).double()) / sigma_x
-        nfe += 1
-        log_ratios: list[Tensor | None] = []
-        for term in guidance:
-            gradient, log_ratio = term(x, sigma, class_labels, step=step, order=order, sigma_bounds=bounds)
-            log_ratios.append(log_ratio)
-            if gradient is not None:
-                d = d - sigma_x * gradient
-                guidance_nfe += 1
-        return d, log_ratios
-
-    for step, (sigma_cur, sigma_next) in enumerate(pairwise(levels)):
-        sigma, sigma_high = ones * sigma_cur, sigma_cur
-        if churn_noise is not None and S_min <= sigma_cur <= S_max:
-            gamma, noise_scale, gamma_max = _churn(ones, S_churn, S_noise, num_steps, step, boosts, previous)
-            if gamma_max > 0.0:
-                # sqrt(sigma_hat^2 - sigma^2), without the difference.
-                added = sigma_cur * torch.sqrt(gamma * (2.0 + gamma)) * noise_scale
-                x = x + per_sample(added, x) * churn_noise(step).double()
-                sigma, sigma_high = sigma_cur * (1.0 + gamma), sigma_cur * (1.0 + gamma_max)
-        d, previous = slope(x, sigma, (sigma_cur, sigma_high), step, 1)
-        last = [_update(old, new) for old, new in zip(last, previous, strict=True)]
-        h = per_sample(sigma_next - sigma, x)
-        x_next = x + h * d
-        if sigma_next > 0.0:
-            d_next, _ = slope(x_next, ones * sigma_next, (sigma_next, sigma_next), step, 2)
-            x_next = x + h * (0.5 * d + 0.5 * d_next)
-        x = x_next
-    return Sample(x=x, nfe=nfe, guidance_nfe=guidance_nfe, log_ratio=next((value for value in last if value is not None), None))
-
-
-def _churn(
-    ones: Tensor, S_churn: float, S_noise: float, num_steps: int, step: int, boosts: list[Boost | None], previous: list[Tensor | None]
+def churn(
+    ones: Tensor,
+    S_churn: float,
+    S_noise: float,
+    num_steps: int,
+    step: int,
+    boosts: Sequence[Boost | None],
+    previous: Sequence[Tensor | None],
 ) -> tuple[Tensor, Tensor, float]:
     """Per-sample gamma and noise scale [B] of a step, and the largest gamma that is possible, as a host float."""
     gamma_max = min(S_churn / num_steps, MAX_GAMMA)
@@ -138,11 +65,3 @@ def _churn(
             noise_scale = torch.where(log_ratio < 0, boost.S_noise, noise_scale)
             gamma_max = max(gamma_max, boosted)
     return gamma, noise_scale, gamma_max
-
-
-def _update(old: Tensor | None, new: Tensor | None) -> Tensor | None:
-    """`new` where it is inside the window, else `old`."""
-    if new is None:
-        return old
-    new = new.double()
-    return new if old is None else torch.where(new == OUTSIDE_LOG_RATIO, old, new)

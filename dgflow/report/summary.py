@@ -15,6 +15,7 @@ from typing import Any
 from dgflow.report.layout import METRICS, aligned, duration, labels, mean_and_spread, number, parts
 from dgflow.steps.binding import Root
 from dgflow.steps.evaluate import Evaluate
+from dgflow.steps.guidance_specs import DiscriminatorGuidance
 from dgflow.steps.plan import StepPlan, plan
 from dgflow.steps.step import SampleStep, Slice, Step, TrainStep
 from dgflow.store.identity import canonical_json
@@ -211,9 +212,10 @@ def _but_for_discriminator_seed(arm: tuple[Slice, ...]) -> str:
     for part in arm:
         document = part.step.document()
         for plain, term in zip(document["fields"]["guidance"], getattr(part.step, "guidance", ()), strict=True):
-            discriminator = term.discriminator.step.document()
-            del discriminator["fields"]["seed"]
-            plain["discriminator"]["fingerprint"] = discriminator
+            if isinstance(term, DiscriminatorGuidance) and isinstance(term.discriminator.step, TrainStep):
+                discriminator = term.discriminator.step.document()
+                del discriminator["fields"]["seed"]
+                plain["discriminator"]["fingerprint"] = discriminator
         documents.append([document, part.start, part.stop])
     return canonical_json(documents)
 

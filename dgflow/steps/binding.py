@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dgflow.steps.step import SampleStep, Slice, Step, TrainStep, Weights
+from dgflow.steps.step import NetworkStep, SampleStep, Slice, Step, TrainStep, Weights
 from dgflow.store.objects import ObjectStore
 from dgflow.store.receipts import Manifest, Receipt
 from dgflow.store.shards import Columns
@@ -43,9 +43,9 @@ class BoundRows:
 
 @dataclass(frozen=True)
 class BoundWeights:
-    """One epoch of a training step, with what that step itself reads (a discriminator's frozen features)."""
+    """One epoch of a training step or a file's weights, with what that step itself reads (a discriminator's frozen features)."""
 
-    step: TrainStep
+    step: NetworkStep
     steps: StepStore
     receipt: Receipt
     inputs: Bound
@@ -75,7 +75,7 @@ class Bound:
         return {column: np.concatenate([part[column] for part in parts]) for column in parts[0]}
 
     def network(self, name: str) -> nn.Module:
-        """A trained network: evaluation mode, frozen, on the CPU.
+        """A network with its weights: evaluation mode, frozen, on the CPU.
 
         Raises:
             CorruptObject: the file is not the one that was committed.
@@ -119,6 +119,9 @@ class Root:
 
     def _weights(self, reference: Weights, inputs: Bound) -> BoundWeights | None:
         step, steps = reference.step, self.steps(reference.step)
+        if not isinstance(step, TrainStep):
+            key = steps.done("results", inputs.digests).get(0)
+            return None if key is None else BoundWeights(step, steps, steps.receipt(key), inputs)
         done = steps.done("epochs", inputs.digests)
         if missing_epochs(step, done):
             return None

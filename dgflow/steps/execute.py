@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from dgflow.steps.binding import Bound, Root, graph
 from dgflow.steps.evaluate import Evaluate
 from dgflow.steps.plan import StepPlan, look
+from dgflow.steps.pretrained import Pretrained
 from dgflow.steps.step import SampleStep, Step, TrainStep
 from dgflow.store.identity import canonical_json, sha256_hex
 from dgflow.store.objects import ObjectStore
@@ -91,8 +92,7 @@ def _complete(state: StepPlan, bound: Bound, steps: StepStore, session: _Session
     elif isinstance(step, TrainStep):
         _train(step, steps, bound, session, state, advance)
     else:
-        assert isinstance(step, Evaluate), step
-        _evaluate(step, steps, bound)
+        make_result(step, steps, bound, session.store)
         advance(1)
 
 
@@ -154,16 +154,21 @@ def _train(step: TrainStep, steps: StepStore, bound: Bound, session: _Session, s
         raise StepFailed(str(error)) from error
 
 
-def _evaluate(step: Evaluate, steps: StepStore, bound: Bound) -> None:
+def make_result(step: Step, steps: StepStore, bound: Bound, store: ObjectStore) -> None:
+    """Make and commit the one result of a step that is neither samples nor epochs."""
     from dgflow.runtime.environment import versions
 
     began = time.monotonic()
-    data = canonical_json(step.compute(bound)).encode()
+    if isinstance(step, Pretrained):
+        data, suffix = step.fetch(bound, store), ".safetensors"
+    else:
+        assert isinstance(step, Evaluate), step
+        data, suffix = canonical_json(step.compute(bound)).encode(), ".json"
     steps.commit(
         "results",
         0,
         data,
-        suffix=".json",
+        suffix=suffix,
         rows_sha256=sha256_hex(data),
         inputs=bound.digests,
         seconds=time.monotonic() - began,

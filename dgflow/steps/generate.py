@@ -1,21 +1,26 @@
-"""Generate: samples of a trained score network, guided or not."""
+"""Generate: samples of a score network, guided or not."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
+from pydantic import model_validator
 
-from dgflow.steps.specs import DiscriminatorGuidance, Heun
+from dgflow.steps.guidance_specs import ClassifierFree, ClassifierGuidance, Guidance
+from dgflow.steps.network_specs import DiT, LSGMPrior, time_map, time_of
+from dgflow.steps.sampler_specs import RK45, Heun, Sampler
 from dgflow.steps.step import PLACEMENT, SampleStep, Weights
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor, nn
 
     from dgflow.diffusion.guidance import GuidanceTerm
-    from dgflow.networks.edm import EDMPrecond
+    from dgflow.diffusion.samplers import Noise
+    from dgflow.diffusion.score_model import ScoreModel
     from dgflow.steps.binding import Bound
     from dgflow.store.shards import Columns
 
@@ -23,74 +28,111 @@ if TYPE_CHECKING:
 class Generate(SampleStep):
     """Samples by index: noise and label of sample i depend on (`seed`, i) alone, whatever the shard, worker or cluster.
 
-    Columns: `index`, `label` (class, -1 without one), `image` (uint8 [H, W, C]), and with guidance `log_ratio` (the discriminator's logit
-    at the last guided step, float32).
+    Columns: `index`, `label` (class, -1 without one), `image` (uint8 [H, W, C]) or, of a network of latents, `latent` (float16 [C, H, W],
+    as the sampler made it), and with a discriminator `log_ratio` (its logit at the last guided step, float32).
+
+    `seeding="edm"` draws what EDM's per-sample generators draw for the seeds `seed`, `seed` + 1, ...: 50,000 samples of seed 0, 50,000 and
+    100,000 are the three published sets. `precision` is that of the networks' weights and activations; the sampler's state is float64.
     """
 
     score: Weights
-    sampler: Heun = Heun()
-    guidance: tuple[DiscriminatorGuidance, ...] = ()
+    sampler: Sampler = Heun()
+    guidance: tuple[Guidance, ...] = ()
     seed: int = 0
+    seeding: Literal["counter", "edm"] = "counter"
+    precision: Literal["float32", "bfloat16"] = "float32"
     batch_size: Annotated[int, PLACEMENT] = 256  # an upper bound: a shard is cut into equal batches
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Generate:
+        block = self.sampler.shared_block if isinstance(self.sampler, RK45) else None
+        if block is not None and self.shard_size % block:
+            raise ValueError(f"expected a shard_size that is a multiple of the sampler's shared_block {block}, found {self.shard_size}")
+        if sum(isinstance(term, ClassifierFree) for term in self.guidance) > 1:
+            raise ValueError("expected at most one ClassifierFree in guidance")
+        return self
 
     @property
     def title(self) -> str:
-        guides = " and ".join(term.discriminator.step.title.removeprefix("train-") for term in self.guidance)
+        networks = (_network(term) for term in self.guidance)
+        guides = " and ".join(weights.step.title.removeprefix("train-") if weights else "its null class" for weights in networks)
         return f"generate seed {self.seed}{f', guided by {guides}' if guides else ''}"
 
+    @property
+    def latent(self) -> bool:
+        """Whether the samples are latents, for a decoder, and not images."""
+        return isinstance(getattr(self.score.step, "network", None), DiT | LSGMPrior)
+
     def network_evaluations(self, rows: int) -> int:
-        return rows * self.sampler.nfe  # of the score network; the discriminator's come on top
+        # Of the score network, twice where it is also asked without a class; the guides' come on top.
+        doubled = any(isinstance(term, ClassifierFree) for term in self.guidance)
+        return rows * self.sampler.nfe * (2 if doubled else 1)
 
     def shard_builder(self, inputs: Bound) -> Callable[[int, int], Columns]:
         """Load the networks; the function returned makes the samples [start, stop)."""
         import torch
 
-        from dgflow.diffusion.guidance import Boost
-        from dgflow.diffusion.guidance import DiscriminatorGuidance as Term
-        from dgflow.networks.edm import EDMPrecond
+        from dgflow.steps.shapes import data_shape
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        denoiser = inputs.network("score").to(device)
-        assert isinstance(denoiser, EDMPrecond)
-        terms = [
-            Term(
-                inputs.network(f"guidance.{number}.discriminator").to(device),
-                weight=spec.weight,
-                second_order_weight=spec.second_order_weight,
-                tau_min=spec.tau_min,
-                tau_max=spec.tau_max,
-                boost=Boost(**spec.boost.model_dump()) if spec.boost else None,
-            )
-            for number, spec in enumerate(self.guidance)
-        ]
-        return partial(self._rows, denoiser, terms, device)
+        dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float32
 
-    def _rows(self, denoiser: EDMPrecond, terms: Sequence[GuidanceTerm], device: torch.device, start: int, stop: int) -> Columns:
-        batches = -(-(stop - start) // self.batch_size)
-        edges = [start + (stop - start) * number // batches for number in range(batches + 1)]
-        parts = [self._batch(denoiser, terms, device, low, high) for low, high in zip(edges, edges[1:], strict=False)]
+        def loaded(name: str) -> nn.Module:
+            return inputs.network(name).to(device, dtype)
+
+        score, terms = self._score_model(loaded("score")), []
+        for number, spec in enumerate(self.guidance):
+            weights = _network(spec)
+            if weights is None:
+                assert isinstance(spec, ClassifierFree)
+                score = spec.apply(score)
+            else:
+                field = "classifier" if isinstance(spec, ClassifierGuidance) else "discriminator"
+                assert not isinstance(spec, ClassifierFree)
+                terms.append(spec.build(loaded(f"guidance.{number}.{field}"), time_map(time_of(weights.step))))
+        shape = data_shape(self)
+        classes = shape.num_classes if getattr(self.score.step, "conditional", True) else 0
+        return partial(self._rows, score, terms, (shape.channels, shape.image_size, shape.image_size), classes, device)
+
+    def _score_model(self, network: nn.Module) -> ScoreModel:
+        return self.score.step.network.score_model(network)  # type: ignore[attr-defined]
+
+    def _rows(
+        self,
+        score: ScoreModel,
+        terms: Sequence[GuidanceTerm],
+        shape: tuple[int, int, int],
+        classes: int,
+        device: torch.device,
+        start: int,
+        stop: int,
+    ) -> Columns:
+        edges = self._edges(start, stop)
+        parts = [self._batch(score, terms, shape, classes, device, low, high) for low, high in zip(edges, edges[1:], strict=False)]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def _batch(self, denoiser: EDMPrecond, terms: Sequence[GuidanceTerm], device: torch.device, start: int, stop: int) -> Columns:
+    def _edges(self, start: int, stop: int) -> list[int]:
+        """Where batches begin and end."""
+        if isinstance(self.sampler, RK45) and self.sampler.shared_block:
+            return [*range(start, stop, self.sampler.shared_block), stop]
+        batches = -(-(stop - start) // self.batch_size)
+        return [start + (stop - start) * number // batches for number in range(batches + 1)]
+
+    def _batch(
+        self,
+        score: ScoreModel,
+        terms: Sequence[GuidanceTerm],
+        shape: tuple[int, int, int],
+        classes: int,
+        device: torch.device,
+        start: int,
+        stop: int,
+    ) -> Columns:
         import torch
 
-        from dgflow.diffusion import noise
-        from dgflow.diffusion.samplers import edm_sigmas, heun
-
         index_B = torch.arange(start, stop, device=device)
-        shape = (denoiser.img_channels, denoiser.img_resolution, denoiser.img_resolution)
-        class_labels = noise.integers(self.seed, index_B, denoiser.label_dim, draw=noise.LABEL) if denoiser.label_dim else None
-        latents = noise.standard_normal(self.seed, index_B, shape, step=0, draw=noise.LATENT)
-        sampler = self.sampler
-        sample = heun(
-            denoiser,
-            latents,
-            edm_sigmas(sampler.steps, sampler.sigma_min, sampler.sigma_max, sampler.rho),
-            class_labels=class_labels,
-            guidance=terms,
-            churn_noise=lambda step: noise.standard_normal(self.seed, index_B, shape, step=step, draw=noise.CHURN),
-            **sampler.keywords(),
-        )
+        latents, class_labels, noise = self._draws(index_B, shape, classes)
+        sample = self.sampler.sample(score, latents, class_labels, terms, noise)
         finite_B = sample.x.isfinite().flatten(1).all(dim=1)
         if not finite_B.all():
             bad = int(index_B[~finite_B][0])
@@ -99,12 +141,36 @@ class Generate(SampleStep):
                 f"(and {int((~finite_B).sum()) - 1} more of its batch); the score network or the discriminator gives them: "
                 "look at its training curves, take an earlier epoch or a smaller guidance weight"
             )
-        pixels = (sample.x * 127.5 + 128).clip(0, 255).to(torch.uint8)  # truncation, as EDM writes its images
         columns = {
             "index": index_B.cpu().numpy(),
             "label": (torch.full_like(index_B, -1) if class_labels is None else class_labels).cpu().numpy(),
-            "image": pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy(),
         }
+        if self.latent:
+            columns["latent"] = sample.x.to(torch.float16).cpu().numpy()
+        else:
+            pixels = (sample.x * 127.5 + 128).clip(0, 255).to(torch.uint8)  # truncation, as EDM writes its images
+            columns["image"] = pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
         if sample.log_ratio is not None:
             columns["log_ratio"] = sample.log_ratio.float().cpu().numpy()
         return columns
+
+    def _draws(self, index_B: Tensor, shape: tuple[int, int, int], classes: int) -> tuple[Tensor, Tensor | None, Noise]:
+        """Latents, class labels and the noise of a step, of samples `index_B`."""
+        if self.seeding == "edm":
+            from dgflow.diffusion.edm_seeding import edm_draws
+
+            latents, class_labels, added = edm_draws((index_B + self.seed).tolist(), shape, classes)
+            labels = None if class_labels is None else class_labels.to(index_B.device)
+            return latents.to(index_B.device), labels, lambda step: added(step).to(index_B.device)
+        from dgflow.diffusion import noise
+
+        class_labels = noise.integers(self.seed, index_B, classes, draw=noise.LABEL) if classes else None
+        latents = noise.standard_normal(self.seed, index_B, shape, step=0, draw=noise.LATENT)
+        return latents, class_labels, lambda step: noise.standard_normal(self.seed, index_B, shape, step=step, draw=noise.CHURN)
+
+
+def _network(term: Guidance) -> Weights | None:
+    """The network that guides, None for classifier-free guidance."""
+    if isinstance(term, ClassifierFree):
+        return None
+    return term.classifier if isinstance(term, ClassifierGuidance) else term.discriminator

@@ -13,7 +13,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
 
@@ -39,6 +39,11 @@ class Step(Spec):
     """Base of every step. A subclass is one kind: `TrainScore` is the kind `train-score`."""
 
     schema_version: ClassVar[int] = 1  # raised by hand when the meaning of a kind changes
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """The step with other fields, validated. pydantic's own would also copy the fingerprint, of a step that has told it already."""
+        del deep  # all fields are frozen
+        return type(self)(**{name: getattr(self, name) for name in type(self).model_fields} | dict(update or {}))
 
     @cached_property
     def kind(self) -> str:
@@ -129,16 +134,29 @@ class SampleStep(Step, ABC):
         """Load what is needed, once a worker; the function returned makes the samples [start, stop)."""
 
 
-class Weights(Spec):
-    """One epoch's weights of a training step."""
+class NetworkStep(Step, ABC):
+    """A step whose result is the weights of a network: trained here (`TrainStep`) or elsewhere (`Pretrained`)."""
 
-    step: SerializeAsAny[TrainStep]
-    which: str  # "last", "epoch:7" or "best:held_out_loss"
+    @abstractmethod
+    def build(self, inputs: Bound) -> nn.Module:
+        """The network, with fresh weights where it learns."""
+
+    @abstractmethod
+    def trained_part(self, network: nn.Module) -> nn.Module:
+        """The part of what `build` gave whose weights are kept."""
+
+
+class Weights(Spec):
+    """One epoch's weights of a training step, or the weights that were trained elsewhere."""
+
+    step: SerializeAsAny[NetworkStep]
+    which: str  # "last", "epoch:7", "best:held_out_loss"; "file" for weights that were trained elsewhere
 
     def choose(self, metrics: Mapping[int, Mapping[str, Any]]) -> int:
         """The epoch that `which` names, given the metrics of every epoch up to `step.epochs`; the earliest of equals."""
         how, _, what = self.which.partition(":")
         if how == "last":
+            assert isinstance(self.step, TrainStep)
             return self.step.epochs
         if how == "epoch":
             return int(what)
@@ -148,7 +166,7 @@ class Weights(Spec):
         return min(metrics, key=lambda epoch: (metrics[epoch][what], epoch))
 
 
-class TrainStep(Step, ABC):
+class TrainStep(NetworkStep, ABC):
     """A step that trains a network and keeps every epoch's weights.
 
     The number of epochs is not identity: raising it goes on from the last one. `held_out` is the share of the images, the last ones by
@@ -165,14 +183,6 @@ class TrainStep(Step, ABC):
     @property
     def title(self) -> str:
         return f"{self.kind} seed {self.seed}" if self.seed else self.kind
-
-    @abstractmethod
-    def build(self, inputs: Bound) -> nn.Module:
-        """The network, with fresh weights where it learns."""
-
-    @abstractmethod
-    def trained_part(self, network: nn.Module) -> nn.Module:
-        """The part of what `build` gave that learns and whose weights are kept."""
 
     @abstractmethod
     def training_task(self, inputs: Bound) -> TrainingTask:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from dgflow.steps.network_specs import ADMEncoder, time_map
 from dgflow.steps.shapes import data_shape
-from dgflow.steps.specs import ADMEncoder
 from dgflow.steps.step import Slice, TrainStep
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ class TrainClassifier(TrainStep):
     """Cross-entropy over the classes of `real`.
 
     `noise="none"` sees clean images at time 0; with `network.pool="adaptive"` its pooled features and logits are what `Features` takes.
-    `noise="linear_vp"` sees images diffused to importance-sampled linear-VP times (Kim et al. 2023); it may guide, and then it may not
-    judge. `shift` moves training images by up to that many pixels each way.
+    `noise="linear_vp"` sees images diffused to importance-sampled linear-VP times (Kim et al. 2023), and is told them as `network.time`
+    says; it may guide, and then it may not judge. `shift` moves training images by up to that many pixels each way.
     """
 
     real: Slice
@@ -45,7 +45,7 @@ class TrainClassifier(TrainStep):
 
         from dgflow.diffusion import noise
         from dgflow.diffusion.losses import classifier_loss, perturb
-        from dgflow.diffusion.times import importance_tau
+        from dgflow.diffusion.times import importance_tau, sigma_from_tau
         from dgflow.runtime.training import TrainingTask, device
         from dgflow.steps.training_data import ImageSet
 
@@ -53,13 +53,14 @@ class TrainClassifier(TrainStep):
         data = ImageSet.of(inputs.rows("real"), self.held_out, num_classes=shape.num_classes, source=self.real.step.name)
         torch.manual_seed(self.seed)
         network, place = self.build(inputs).to(device()), device()
+        told = time_map(self.network.time)
 
         def noisy(images: torch.Tensor, index: torch.Tensor, level: int, draw: int) -> tuple[torch.Tensor, torch.Tensor]:
             if self.noise == "none":
                 return images, torch.zeros(len(images), device=place)
-            tau_B = importance_tau(noise.uniform(self.seed, index, (), step=0, draw=level)).float().to(place)
+            tau_B = importance_tau(noise.uniform(self.seed, index, (), step=0, draw=level)).to(place)
             added = noise.standard_normal(self.seed, index, images.shape[1:], step=0, draw=draw).float().to(place)
-            return perturb(images, tau_B, added), tau_B
+            return perturb(images, tau_B.float(), added), told(sigma_from_tau(tau_B.double())).float()
 
         def loss(network: nn.Module, slots: torch.Tensor, step: int) -> torch.Tensor:
             positions = step * self.batch_size + slots

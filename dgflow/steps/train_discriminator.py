@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
+from dgflow.steps.network_specs import ADMEncoder, Discriminator, time_map, time_of
 from dgflow.steps.shapes import data_shape
-from dgflow.steps.specs import ADMEncoder
 from dgflow.steps.step import Slice, TrainStep, Weights
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ class TrainDiscriminator(TrainStep):
     Batches are half real, half fake; an epoch is one pass over the real images. Noise levels are drawn with log sigma uniform on
     [`sigma_min`, `sigma_max`]: the default is where guidance with its default window acts in EDM's sampler (the published range, tau in
     [1e-5, 1], spends a third of its draws below it). With `features`, `network` reads the middle features of a frozen classifier of noisy
-    images, as in the paper, else the images themselves.
+    images, as in the paper, else the images themselves. The time that both are told is what those features were trained with
+    (`ADMEncoder.time`), here and when guiding; the published code trains on linear-VP time at 64 pixels and guides with cosine time.
 
     Every epoch records its held-out loss, because more training is the best-known way to make FID worse, and its calibration by noise
     level.
@@ -53,24 +54,18 @@ class TrainDiscriminator(TrainStep):
 
     def build(self, inputs: Bound) -> nn.Module:
         """The network with a fresh head on the trained features, if there are any."""
-        from dgflow.networks import adm
-        from dgflow.networks.discriminator import Discriminator
-
         shape = data_shape(self.real.step)
-        features = inputs.network("features") if self.features else None
-        assert features is None or isinstance(features, adm.ADMEncoder)
-        head = self.network.build(
-            image_size=features.feature_size if features else shape.image_size,
-            in_channels=features.feature_channels if features else shape.channels,
-            out_channels=1,
+        return Discriminator(head=self.network, features=self.features).build(
+            inputs.network("features") if self.features else None,
+            image_size=shape.image_size,
+            in_channels=shape.channels,
             num_classes=shape.num_classes if self.conditional else None,
         )
-        return Discriminator(features, head)
 
     def trained_part(self, network: nn.Module) -> nn.Module:
-        from dgflow.networks.discriminator import Discriminator
+        from dgflow.networks.discriminator import Discriminator as Network
 
-        assert isinstance(network, Discriminator)
+        assert isinstance(network, Network)
         return network.head
 
     def training_task(self, inputs: Bound) -> TrainingTask:
@@ -94,12 +89,14 @@ class TrainDiscriminator(TrainStep):
         )
         torch.manual_seed(self.seed)
         network, place = self.build(inputs).to(device()), device()
+        told = time_map(time_of(self))
         held = min(real.held, fake.held)  # as many of each, so that chance is log 2
 
         def logits(network: nn.Module, images: Tensor, labels: Tensor, sigma_B: Tensor, index: Tensor, draw: int) -> Tensor:
             tau_B = tau_from_sigma(sigma_B).float().to(place)
+            told_B = told(sigma_B.to(place)).float()
             added = noise.standard_normal(self.seed, index, images.shape[1:], step=0, draw=draw).float().to(place)
-            return network(perturb(images, tau_B, added), tau_B, labels if self.conditional else None)
+            return network(perturb(images, tau_B, added), told_B, labels if self.conditional else None)
 
         def loss(network: nn.Module, slots: Tensor, step: int) -> Tensor:
             # Slots alternate real and fake, so that every worker's share is balanced too.

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from dgflow.steps.network_specs import SongUNet
 from dgflow.steps.shapes import data_shape
-from dgflow.steps.specs import SongUNet
 from dgflow.steps.step import Slice, TrainStep
 
 if TYPE_CHECKING:

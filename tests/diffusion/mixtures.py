@@ -51,3 +51,32 @@ def exact_log_ratio(y: Tensor, tau: Tensor, class_labels: Tensor | None = None) 
     sigma = sigma_from_tau(tau.double())
     x = y.double() * (1 + sigma**2).sqrt()[:, None]
     return REAL.log_density(x, sigma) - MODEL.log_density(x, sigma)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A mixture whose class labels are the numbers of its components; the number after the last one means "no class"."""
+
+    mixture: Mixture
+
+    def log_density(self, x: Tensor, sigma: Tensor, class_labels: Tensor) -> Tensor:
+        """log p(x | class) [B] of x = x0 + sigma * z."""
+        return self._of_each(x, sigma).gather(1, class_labels[:, None])[:, 0]
+
+    def logits(self, y: Tensor, tau: Tensor) -> Tensor:
+        """What a perfect classifier returns for y = x / sqrt(1 + sigma^2), up to a constant a sample; computed in float64."""
+        sigma = sigma_from_tau(tau.double())
+        x = y.double() * (1 + sigma**2).sqrt()[:, None]
+        return self._of_each(x, sigma)[:, :-1] + torch.tensor(self.mixture.weights, dtype=torch.float64).log()
+
+    def denoiser(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None) -> Tensor:
+        """E[x0 | x, class]."""
+        assert class_labels is not None
+        each = torch.stack([part.denoiser(x, sigma) for part in self._parts()], dim=1)
+        return each.gather(1, class_labels[:, None, None].expand(-1, 1, 2))[:, 0]
+
+    def _parts(self) -> list[Mixture]:
+        return [*(Mixture((1.0,), (mean,), self.mixture.std) for mean in self.mixture.means), self.mixture]
+
+    def _of_each(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return torch.stack([part.log_density(x, sigma) for part in self._parts()], dim=1)

@@ -11,8 +11,11 @@ from diffusion.mixtures import MODEL, REAL, exact_log_ratio
 from torch import Tensor
 
 from dgflow.diffusion import noise
-from dgflow.diffusion.guidance import OUTSIDE_LOG_RATIO, Boost, DiscriminatorGuidance, log_ratio_and_gradient
-from dgflow.diffusion.samplers import Sample, edm_sigmas, heun
+from dgflow.diffusion.discriminator_guidance import DiscriminatorGuidance, log_ratio_and_gradient
+from dgflow.diffusion.guidance import OUTSIDE_LOG_RATIO, Boost, Point
+from dgflow.diffusion.heun import edm_sigmas, heun
+from dgflow.diffusion.samplers import Sample
+from dgflow.diffusion.times import TimeMap, cosine_from_sigma, tau_from_sigma
 
 BOUNDS = (0.002, 80.0)
 
@@ -77,20 +80,20 @@ def test_without_a_second_order_half_of_the_weight_takes_effect() -> None:
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("cosine", [False, True])
-def test_the_gradient_is_that_of_finite_differences_with_respect_to_x(cosine: bool) -> None:
+@pytest.mark.parametrize("time", [tau_from_sigma, cosine_from_sigma])
+def test_the_gradient_is_that_of_finite_differences_with_respect_to_x(time: TimeMap) -> None:
     x = 3 * latents(6)
     sigma = torch.tensor([0.05, 0.3, 1.0, 2.0, 10.0, 79.0], dtype=torch.float64)
 
     def value(x: Tensor) -> Tensor:
         return REAL.log_density(x, sigma) - MODEL.log_density(x, sigma)
 
-    def with_time(y: Tensor, time: Tensor, class_labels: Tensor | None) -> Tensor:
+    def with_time(y: Tensor, told: Tensor, class_labels: Tensor | None) -> Tensor:
         # The exact tau, so that the network's float32 time is not what is measured here.
         return value(y.double() * (1 + sigma**2).sqrt()[:, None])
 
-    term = DiscriminatorGuidance(with_time, weight=1.7, tau_min=0.0, cosine=cosine)
-    gradient, log_ratio = term(x, sigma, None, step=1, order=1, sigma_bounds=BOUNDS)
+    term = DiscriminatorGuidance(with_time, weight=1.7, tau_min=0.0, time=time)
+    gradient, log_ratio = term(Point(x, sigma, None, 1, 1, BOUNDS))
     assert gradient is not None and log_ratio is not None and gradient.dtype == torch.float64
     for i in range(2):
         h = torch.zeros(2, dtype=torch.float64)
@@ -103,7 +106,7 @@ def test_the_gradient_is_that_of_finite_differences_with_respect_to_x(cosine: bo
 def test_the_slope_changes_by_the_published_amount() -> None:
     """-sigma * gradient = -weight * sigma / sqrt(1 + sigma^2) * d log_ratio / dy."""
     sigma = torch.tensor([0.1, 5.0], dtype=torch.float64)
-    gradient, _ = DiscriminatorGuidance(linear, weight=2.0)(latents(2), sigma, None, step=1, order=1, sigma_bounds=(0.1, 5.0))
+    gradient, _ = DiscriminatorGuidance(linear, weight=2.0)(Point(latents(2), sigma, None, 1, 1, (0.1, 5.0)))
     assert gradient is not None
     expected = -2 * (sigma / (1 + sigma**2).sqrt())[:, None] * torch.tensor([3.0, -1.0])
     torch.testing.assert_close(-sigma[:, None] * gradient, expected, rtol=1e-6, atol=0)
@@ -139,7 +142,7 @@ def test_the_discriminator_is_evaluated_inside_the_window_only(second: float, ev
 
 def test_a_weight_of_0_is_not_evaluated() -> None:
     net = Signs()
-    assert DiscriminatorGuidance(net, weight=0.0)(latents(1), torch.ones(1), None, step=0, order=1, sigma_bounds=(1, 1)) == (None, None)
+    assert DiscriminatorGuidance(net, weight=0.0)(Point(latents(1), torch.ones(1), None, 0, 1, (1, 1))) == (None, None)
     assert net.taus == []
 
 
@@ -156,7 +159,7 @@ def test_the_window_is_per_sample_and_the_published_one_goes_by_the_smallest_tau
     batch_window: bool, sigma: list[float], inside: list[bool]
 ) -> None:
     term = DiscriminatorGuidance(linear, tau_max=0.5, batch_window=batch_window)
-    gradient, log_ratio = term(latents(4), torch.tensor(sigma).double(), None, step=1, order=1, sigma_bounds=(min(sigma), max(sigma)))
+    gradient, log_ratio = term(Point(latents(4), torch.tensor(sigma).double(), None, 1, 1, (min(sigma), max(sigma))))
     assert gradient is not None and log_ratio is not None
     assert (log_ratio != OUTSIDE_LOG_RATIO).tolist() == inside
     assert (gradient != 0).any(1).tolist() == inside
@@ -170,17 +173,16 @@ def test_a_nan_inside_the_window_is_passed_on_and_outside_it_is_not_evaluated() 
     assert heun(zero, latents(2), steps, guidance=[DiscriminatorGuidance(broken, tau_min=0.02)]).x.isfinite().all()
     assert heun(zero, latents(2), steps, guidance=[DiscriminatorGuidance(broken, tau_min=0.01)]).x.isnan().all()
     term, sigma = DiscriminatorGuidance(broken, tau_min=0.02), torch.tensor([0.01, 1.0]).double()
-    gradient, log_ratio = term(latents(2), sigma, None, step=1, order=1, sigma_bounds=(0.01, 1.0))
+    gradient, log_ratio = term(Point(latents(2), sigma, None, 1, 1, (0.01, 1.0)))
     assert gradient is not None and log_ratio is not None and gradient.isfinite().all() and log_ratio.isfinite().all()
 
 
 @pytest.mark.parametrize(("step", "order", "factor"), [(0, 1, 2.0), (1, 1, 1.0), (2, 1, 2.0), (4, 1, 2.0), (2, 2, 1.0)])
 def test_the_boost_doubles_first_order_gradients_of_fake_looking_samples_at_even_steps(step: int, order: int, factor: float) -> None:
     x, sigma = torch.tensor([[1.0, 0.0], [-1.0, 0.0]]).double(), torch.ones(2).double()
-    plain, log_ratio = DiscriminatorGuidance(linear, second_order_weight=1.0)(x, sigma, None, step=step, order=order, sigma_bounds=(1, 1))
-    boosted, same = DiscriminatorGuidance(linear, second_order_weight=1.0, boost=Boost())(
-        x, sigma, None, step=step, order=order, sigma_bounds=(1, 1)
-    )
+    point = Point(x, sigma, None, step, order, (1, 1))
+    plain, log_ratio = DiscriminatorGuidance(linear, second_order_weight=1.0)(point)
+    boosted, same = DiscriminatorGuidance(linear, second_order_weight=1.0, boost=Boost())(point)
     assert plain is not None and boosted is not None and log_ratio is not None and same is not None
     assert torch.equal(log_ratio, same) and (log_ratio < 0).tolist() == [False, True]
     torch.testing.assert_close(boosted / plain, torch.tensor([[1.0, 1.0], [factor, factor]]).double(), rtol=1e-12, atol=0)
@@ -241,9 +243,9 @@ def test_the_log_ratio_of_a_sample_is_that_of_its_last_step_inside_the_window() 
 
 
 def test_a_sample_that_leaves_the_window_before_its_mates_keeps_its_log_ratio() -> None:
-    def term(x: Tensor, sigma: Tensor, class_labels: Tensor | None, *, step: int, order: int, sigma_bounds: tuple[float, float]):
-        inside = torch.tensor([True, step < 1, False])
-        return torch.zeros_like(x), torch.where(inside, 10.0 + step, OUTSIDE_LOG_RATIO)
+    def term(point: Point) -> tuple[Tensor, Tensor]:
+        inside = torch.tensor([True, point.step < 1, False])
+        return torch.zeros_like(point.x), torch.where(inside, 10.0 + point.step, OUTSIDE_LOG_RATIO)
 
     log_ratio = heun(zero, latents(3), (8.0, 4.0, 2.0, 1.0), guidance=[term]).log_ratio
     assert log_ratio is not None and log_ratio.tolist() == [12.0, 10.0, OUTSIDE_LOG_RATIO]

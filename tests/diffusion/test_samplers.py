@@ -13,9 +13,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dgflow.diffusion import noise
+from dgflow.diffusion.classifier_free import ClassifierFreeDenoiser
+from dgflow.diffusion.classifier_guidance import ClassifierGuidance
+from dgflow.diffusion.discriminator_guidance import DiscriminatorGuidance
 from dgflow.diffusion.edm_seeding import edm_draws
-from dgflow.diffusion.guidance import Boost, DiscriminatorGuidance
-from dgflow.diffusion.samplers import edm_sigmas, heun
+from dgflow.diffusion.guidance import Boost, Switch
+from dgflow.diffusion.heun import edm_sigmas, heun
 
 INDEX = torch.arange(8)
 LATENTS = noise.standard_normal(1, INDEX, (2,), step=0, draw=noise.LATENT)
@@ -137,7 +140,7 @@ def test_churn_without_its_noise_is_refused_before_any_evaluation() -> None:
 
 
 def test_no_step_reads_a_number_back_from_the_device() -> None:
-    """Guidance, windows, boosts and churn included: no item(), no bool() of a tensor, no boolean indexing."""
+    """All guidance, windows, switches, boosts and churn included: no item(), no bool() of a tensor, no boolean indexing."""
 
     class Forbid(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -146,9 +149,21 @@ def test_no_step_reads_a_number_back_from_the_device() -> None:
             return func(*args, **(kwargs or {}))
 
     prepared = [churn_noise(step) for step in range(18)]
-    term = DiscriminatorGuidance(lambda y, tau, labels: y.sum(1), weight=2.0, second_order_weight=1.0, tau_max=0.5, boost=Boost())
+    switch = Switch(above=0.5, below=2.0, at=0.3)
+    terms = [
+        ClassifierGuidance(lambda y, time: y, weight=switch, tau_max=0.8, entropy_scaling=True),
+        DiscriminatorGuidance(
+            lambda y, tau, labels: y.sum(1),
+            weight=switch,
+            second_order_weight=1.0,
+            tau_max=0.5,
+            boost=Boost(weight=switch),
+            match_preceding_norm=True,
+        ),
+    ]
+    options: dict[str, Any] = {"class_labels": INDEX % 2, "churn_noise": prepared.__getitem__, "S_churn": 2.0, "S_max": 50.0}
     with Forbid():
-        heun(zero, LATENTS, edm_sigmas(18), guidance=[term], churn_noise=prepared.__getitem__, S_churn=2.0, S_max=50.0)
+        heun(ClassifierFreeDenoiser(zero, 2, switch), LATENTS, edm_sigmas(18), guidance=terms, **options)
 
 
 def test_no_graph_is_kept_for_the_denoiser() -> None:

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from dgflow.diffusion import times
-from dgflow.diffusion.samplers import edm_sigmas
+from dgflow.diffusion.heun import edm_sigmas
+from dgflow.diffusion.sde import Weighting, lsgm_times, soft_truncation_tau
 
 LEVELS = [1e-8, 1e-4, 0.002, 0.0447, 0.5, 1.0, 7.3, 80.0, 152.0]
 
@@ -18,7 +19,7 @@ def exact_tau(sigma: float) -> float:
     """The textbook formula, in 50 digits so that its cancellation does not matter."""
     with localcontext() as context:
         context.prec = 50
-        beta_0, slope = Decimal(times.BETA_0), Decimal(times.BETA_1) - Decimal(times.BETA_0)
+        beta_0, slope = Decimal(times.LINEAR_VP.beta_0), Decimal(times.LINEAR_VP.beta_1) - Decimal(times.LINEAR_VP.beta_0)
         beta = (1 + Decimal(sigma) ** 2).ln()
         return float((-beta_0 + (beta_0**2 + 2 * slope * beta).sqrt()) / slope)
 
@@ -80,7 +81,7 @@ def test_importance_times_have_density_beta_over_variance() -> None:
     tau = times.importance_tau(u)
     (slope,) = torch.autograd.grad(tau.sum(), u)
     tau = tau.detach()
-    beta = times.BETA_0 + (times.BETA_1 - times.BETA_0) * tau
+    beta = times.beta(tau)
     z = slope * beta / times.mean_std(tau)[1] ** 2
     torch.testing.assert_close(z, torch.full_like(z, 23.864), rtol=2e-5, atol=0)
 
@@ -118,3 +119,59 @@ def test_levels_without_a_logarithmic_range_are_refused(bounds: tuple[float, flo
 def test_a_tau_min_outside_0_to_1_is_refused(draw) -> None:
     with pytest.raises(ValueError, match="tau_min"):
         draw(torch.tensor([0.5]), 0.0)
+
+
+OTHER = times.LinearVP(0.3, 12.0, variance_0=0.04)
+
+
+def test_another_linear_vp_has_inverse_maps_and_its_noise_at_time_0() -> None:
+    tau = torch.linspace(0.0, 1.0, 21, dtype=torch.float64)
+    torch.testing.assert_close(times.tau_from_sigma(times.sigma_from_tau(tau, OTHER), OTHER), tau, rtol=1e-12, atol=1e-15)
+    mean, std = times.mean_std(tau, OTHER)
+    torch.testing.assert_close(mean**2 + std**2, torch.ones_like(tau), rtol=1e-14, atol=0)
+    assert float(std[0] ** 2) == pytest.approx(0.04) and float(mean[-1] ** 2) == pytest.approx(0.96 * math.exp(-0.3 - 11.7 / 2))
+
+
+@pytest.mark.parametrize("numbers", [(0.0, 20.0), (20.0, 0.1), (0.1, math.inf), (0.1, 20.0, 1.0), (0.1, math.nan)])
+def test_a_diffusion_that_cannot_be_is_refused(numbers: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="beta_0 < beta_1"):
+        times.LinearVP(*numbers)
+
+
+@pytest.mark.parametrize("k", [0.0, 0.8, 1.0, 1.0 + 1e-9, 2.0])
+def test_soft_truncation_draws_powers_of_time(k: float) -> None:
+    """Its distribution function is the integral of tau^-k, normalised."""
+    u = torch.linspace(0, 1, 101, dtype=torch.float64)
+    tau = soft_truncation_tau(u, k, 1e-4)
+    assert (float(tau[0]), float(tau[-1])) == pytest.approx((1e-4, 1.0), rel=1e-9)
+    share = (tau / 1e-4).log() / math.log(1e4) if abs(k - 1) < 1e-6 else (1e-4 ** (1 - k) - tau ** (1 - k)) / (1e-4 ** (1 - k) - 1)
+    torch.testing.assert_close(share, u, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("weighting", ["likelihood", "unweighted", "reweighted"])
+@pytest.mark.parametrize("vp", [times.LINEAR_VP, OTHER], ids=["the paper's", "another"])
+def test_lsgm_s_importance_weights_have_the_integral_of_the_plain_ones(weighting: Weighting, vp: times.LinearVP) -> None:
+    """The mean over u of w(tau) / r(tau) f(tau) is the integral of w f, whatever r: with f the loss of a standard normal prior."""
+    u = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
+    for kind in (1, 2):
+        means = []
+        for importance, length in ((True, 1.0), (False, 0.99)):
+            drawn = lsgm_times(u, weighting, importance=importance, tau_min=0.01, vp=vp)
+            means.append(length * float((drawn[kind] * times.mean_std(drawn.tau, vp)[0] ** 2).mean()))
+        assert means[0] == pytest.approx(means[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("weighting", ["likelihood", "unweighted", "reweighted"])
+def test_lsgm_s_importance_leaves_no_variance_for_a_standard_normal_prior(weighting: Weighting) -> None:
+    drawn = lsgm_times(torch.linspace(0, 1, 11), weighting, importance=True)
+    loss = drawn.weight * times.mean_std(drawn.tau)[0] ** 2
+    torch.testing.assert_close(loss, loss[:1].expand_as(loss), rtol=1e-6, atol=0)
+
+
+def test_training_times_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ValueError, match="importance=False"):
+        lsgm_times(torch.tensor([0.5]), "rescaled", importance=True)
+    with pytest.raises(ValueError, match="tau_min"):
+        lsgm_times(torch.tensor([0.5]), "likelihood", importance=True, tau_min=0.0)
+    with pytest.raises(ValueError, match="tau_min"):
+        soft_truncation_tau(torch.tensor([0.5]), 1.0, 0.0)

@@ -8,18 +8,34 @@ import pytest
 from pydantic import ValidationError
 
 from dgflow import (
+    DDIM,
+    DDPM,
+    RK45,
     ADMEncoder,
+    ADMUNet,
     Boost,
+    ClassifierFree,
+    ClassifierGuidance,
+    DhariwalUNet,
+    Discriminator,
     DiscriminatorGuidance,
+    DiT,
+    EDMAblation,
     Evaluate,
     Generate,
     Heun,
     ImportImages,
+    LSGMPrior,
+    NCSNpp,
+    Pretrained,
     SongUNet,
+    Switch,
     TrainClassifier,
     TrainDiscriminator,
     TrainScore,
 )
+from dgflow.steps.network_specs import ScoreNetwork
+from dgflow.steps.sampler_specs import Sampler
 from dgflow.steps.step import PLACEMENT, Spec, Step
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,7 +92,16 @@ OTHER = {
         held_out=0.2,
         seed=9,
     ),
-    Generate: dict(score=SCORE.epoch(3), sampler=Heun(steps=9), guidance=(), seed=9, shard_size=7),
+    Generate: dict(score=SCORE.epoch(3), sampler=DDPM(), guidance=(), seed=9, seeding="edm", precision="bfloat16", shard_size=7),
+    Pretrained: dict(
+        source="hf:someone/something/net.pt",
+        network=ADMEncoder(num_res_blocks=1),
+        image_size=16,
+        channels=1,
+        num_classes=4,
+        format="state_dict",
+        sha256="0" * 64,
+    ),
     Evaluate: dict(arms={"guided": (GUIDED[100:200],)}, reference=REAL[100:199], features=JUDGE.epoch(1), floor=REAL[:99], neighbours=5),
     SongUNet: dict(
         model_channels=8,
@@ -89,30 +114,112 @@ OTHER = {
         decoder_type="skip",
         channel_mult_noise=2,
         resample_filter=(1, 3, 3, 1),
+        augment_dim=9,
+        precond="vp",
         sigma_data=1.0,
     ),
+    DhariwalUNet: dict(
+        model_channels=8,
+        channel_mult=(1,),
+        num_blocks=9,
+        attn_resolutions=(),
+        dropout=0.0,
+        augment_dim=9,
+        precond="iddpm",
+        sigma_data=1.0,
+    ),
+    ADMUNet: dict(
+        model_channels=8,
+        channel_mult=(1,),
+        num_res_blocks=9,
+        attention_resolutions=(),
+        num_head_channels=None,
+        num_heads=1,
+        use_scale_shift_norm=False,
+        resblock_updown=False,
+        new_attention_order=True,
+        dropout=0.1,
+        learn_sigma=False,
+        schedule="cosine",
+    ),
+    DiT: dict(patch_size=4, hidden_size=8, depth=1, num_heads=1, mlp_ratio=2.0, learn_sigma=False),
+    NCSNpp: dict(nf=8, ch_mult=(1,), num_res_blocks=9, attn_resolutions=(), dropout=0.0, fir=True, progressive_input="input_skip"),
+    LSGMPrior: dict(
+        num_channels=8,
+        ch_mult=(1,),
+        num_res_blocks=9,
+        attn_resolutions=(),
+        dropout=0.0,
+        fir=False,
+        embedding_dim=8,
+        embedding_scale=1.0,
+    ),
+    Discriminator: dict(head=ADMEncoder(num_res_blocks=1), features=None),
     ADMEncoder: dict(
-        model_channels=64, channel_mult=(1, 2), num_res_blocks=9, attention_resolutions=(), num_head_channels=32, pool="adaptive"
+        model_channels=64,
+        channel_mult=(1, 2),
+        num_res_blocks=9,
+        attention_resolutions=(),
+        num_head_channels=32,
+        pool="adaptive",
+        time="cosine-vp",
     ),
     Heun: dict(steps=9, sigma_min=0.01, sigma_max=50.0, rho=5.0, S_churn=1.0, S_min=0.1, S_max=9.0, S_noise=1.1),
+    EDMAblation: dict(
+        steps=9,
+        solver="euler",
+        discretization="ve",
+        schedule="ve",
+        scaling="vp",
+        sigma_min=0.1,
+        sigma_max=9.0,
+        rho=5.0,
+        alpha=0.5,
+        S_churn=1.0,
+        S_min=0.1,
+        S_max=9.0,
+        S_noise=1.1,
+    ),
+    DDPM: dict(respacing="10", clip_denoised=False, variance="large"),
+    DDIM: dict(respacing="ddim10", eta=0.5, clip_denoised=False),
+    RK45: dict(tolerance=1e-3, tau_max=0.9, tau_min=0.1, denoise=True, shared_block=5),
     Boost: dict(period=3, weight=3.0, churn_period=4, S_churn=1.0, S_noise=1.1),
-    DiscriminatorGuidance: dict(discriminator=DISC.last(), weight=3.0, second_order_weight=1.0, tau_min=0.1, tau_max=0.5, boost=None),
+    DiscriminatorGuidance: dict(
+        discriminator=DISC.last(),
+        weight=Switch(above=1.0, below=2.0, timestep=9),
+        second_order_weight=1.0,
+        tau_min=0.1,
+        tau_max=0.5,
+        after_timestep=9,
+        boost=None,
+        match_norm=True,
+        saturate=True,
+    ),
+    ClassifierGuidance: dict(classifier=JUDGE.last(), weight=3.0, tau_min=0.1, tau_max=0.5, entropy_scaling=True),
+    ClassifierFree: dict(scale=3.0, channels=None),
+    Switch: dict(above=3.0, below=3.0, timestep=9),
 }
-SPECS = (SongUNet(), ADMEncoder(), Heun(), Boost(), GUIDED.guidance[0])
-INSTANCES: dict[type, Spec] = {type(made): made for made in (REAL, SCORE, NOISY, DISC, GUIDED, EVALUATE, *SPECS)}
+NETWORKS = (SongUNet(), DhariwalUNet(), ADMUNet(), DiT(), NCSNpp(), LSGMPrior(), Discriminator(features=NOISY.last()))
+SAMPLERS = (Heun(), EDMAblation(), DDPM(), DDIM(), RK45())
+TERMS = (GUIDED.guidance[0], ClassifierGuidance(classifier=NOISY.last()), ClassifierFree())
+SPECS = (*NETWORKS, *SAMPLERS, *TERMS, ADMEncoder(), Boost(), Switch(above=1.0, below=2.0, timestep=500))
+FILE = Pretrained(source="net.safetensors", network=DiT(), image_size=8, channels=4, num_classes=3)
+INSTANCES: dict[type, Spec] = {type(made): made for made in (REAL, SCORE, NOISY, DISC, GUIDED, EVALUATE, FILE, *SPECS)}
 
 
 def _identity(made: Spec) -> str:
     """The fingerprint of a step that has `made` in it."""
-    if isinstance(made, SongUNet):
-        return TrainScore(real=REAL[:100], network=made).fingerprint
     if isinstance(made, ADMEncoder):
         return TrainDiscriminator(real=REAL[:100], fake=FAKES[:100], network=made).fingerprint
-    if isinstance(made, Heun):
-        return Generate(score=SCORE.last(), sampler=made).fingerprint
+    if isinstance(made, ScoreNetwork | Discriminator):
+        return Pretrained(source="net.safetensors", network=made, image_size=8).fingerprint
+    if isinstance(made, Sampler):
+        return Generate(score=SCORE.last(), sampler=made, shard_size=10).fingerprint
     if isinstance(made, Boost):
-        return Generate(score=SCORE.last(), guidance=(DiscriminatorGuidance(discriminator=DISC.best(), boost=made),)).fingerprint
-    if isinstance(made, DiscriminatorGuidance):
+        made = DiscriminatorGuidance(discriminator=DISC.best(), boost=made)
+    if isinstance(made, Switch):
+        made = ClassifierFree(scale=made)
+    if isinstance(made, DiscriminatorGuidance | ClassifierGuidance | ClassifierFree):
         return Generate(score=SCORE.last(), guidance=(made,)).fingerprint
     assert isinstance(made, Step)
     return made.fingerprint
@@ -129,6 +236,12 @@ def test_changing_any_field_changes_the_fingerprint(kind, name):
     assert _identity(kind(**(fields | changed))) != _identity(made)
 
 
+def test_a_copy_with_another_field_has_another_fingerprint_and_is_validated():
+    assert SCORE.fingerprint != SCORE.model_copy(update={"P_mean": 9.0}).fingerprint
+    with pytest.raises(ValidationError, match="even batch size"):
+        DISC.model_copy(update={"batch_size": 7})
+
+
 @pytest.mark.parametrize(
     ("made", "changed"),
     [(SCORE, dict(epochs=99)), (JUDGE, dict(epochs=99)), (DISC, dict(epochs=99)), (FAKES, dict(batch_size=3))],
@@ -140,7 +253,7 @@ def test_how_much_and_where_are_not_identity(made, changed):
 
 
 def test_every_field_that_is_not_identity_is_known():
-    kinds = (ImportImages, TrainScore, TrainClassifier, TrainDiscriminator, Generate, Evaluate)
+    kinds = (ImportImages, TrainScore, TrainClassifier, TrainDiscriminator, Generate, Evaluate, Pretrained)
     assert {name for kind in kinds for name, info in kind.model_fields.items() if PLACEMENT in info.metadata} == {"epochs", "batch_size"}
     assert PLACEMENT not in TrainScore.model_fields["batch_size"].metadata  # what is trained depends on it; what is sampled does not
 

@@ -1,0 +1,221 @@
+"""EDM's general sampler, whose choices make it any of the samplers before it (Karras et al. 2022, Table 1, Algorithm 1, appendix D).
+
+Noise levels (`discretization`), the time in which the ODE is solved (`schedule`), the scale of its state (`scaling`) and the method
+(`solver`, `alpha`) combine freely. `heun` is the special case "edm", "linear", "none", "heun", 1, and the one to use for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dgflow.diffusion.guidance import GuidanceTerm, Point, boosts_of, guide, guided, latest
+from dgflow.diffusion.heun import edm_sigmas
+from dgflow.diffusion.samplers import MAX_GAMMA, Denoiser, Noise, Sample, churn
+from dgflow.diffusion.times import per_sample, sigma_from_tau
+
+Discretization = Literal["vp", "ve", "iddpm", "edm"]
+RoundSigma = Callable[[Tensor], Tensor]
+"""Noise levels, any shape, float64 -> the nearest ones that a network knows; on the device, without waiting for it."""
+
+EPSILON_S = 1e-3
+"""Last time of "vp" levels before 0."""
+
+
+def default_range(discretization: Discretization, epsilon_s: float = EPSILON_S) -> tuple[float, float]:
+    """(sigma_min, sigma_max) of Table 1; the published sampler narrows it to what the network knows."""
+    ranges = {"vp": (sigma_from_tau(epsilon_s), sigma_from_tau(1.0)), "ve": (0.02, 100.0), "iddpm": (0.002, 81.0), "edm": (0.002, 80.0)}
+    return ranges[_known("discretization", discretization, ranges)]
+
+
+def ablation_sigmas(
+    num_steps: int,
+    discretization: Discretization = "edm",
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+    *,
+    rho: float = 7.0,
+    epsilon_s: float = EPSILON_S,
+    C_1: float = 0.001,
+    C_2: float = 0.008,
+    M: int = 1000,
+) -> tuple[float, ...]:
+    """The `num_steps` falling noise levels of Table 1, then 0.0, not yet rounded to those of a network.
+
+    Args:
+        discretization: "vp": times from 1 to epsilon_s in equal steps; "ve": sigma^2 geometric; "iddpm": chosen among the M levels of a
+            cosine schedule that lie in the range (C_1, C_2 are its bound and offset); "edm": equation 5, by rho.
+        sigma_min, sigma_max: None for `default_range`. "vp" bends its schedule so that it passes both.
+
+    Raises ValueError for fewer than two steps, a range that cannot be, and more steps than "iddpm" has levels in the range.
+    """
+    low, high = default_range(discretization, epsilon_s)
+    low, high = low if sigma_min is None else sigma_min, high if sigma_max is None else sigma_max
+    if num_steps < 2 or not 0.0 < low < high < math.inf:
+        raise ValueError(f"expected num_steps >= 2 and 0 < sigma_min < sigma_max, found {num_steps} and {low}, {high}")
+    if discretization == "edm":
+        return edm_sigmas(num_steps, low, high, rho)
+    fractions = [i / (num_steps - 1) for i in range(num_steps)]
+    if discretization == "vp":
+        beta_d, beta_min = vp_betas(low, high, epsilon_s)
+        times = [1.0 + fraction * (epsilon_s - 1.0) for fraction in fractions]
+        return *(math.sqrt(math.expm1((0.5 * beta_d * t + beta_min) * t)) for t in times), 0.0
+    if discretization == "ve":
+        return *(high * (low / high) ** fraction for fraction in fractions), 0.0
+    known = [u for u in _iddpm_levels(C_1, C_2, M) if low <= u <= high]
+    if len(known) < num_steps:
+        raise ValueError(f"expected at most {len(known)} steps, as many as there are iDDPM levels in [{low}, {high}], found {num_steps}")
+    # round() is to even, as in the published code.
+    return *(known[round((len(known) - 1) / (num_steps - 1) * i)] for i in range(num_steps)), 0.0
+
+
+def vp_betas(sigma_min: float, sigma_max: float, epsilon_s: float = EPSILON_S) -> tuple[float, float]:
+    """(beta_d, beta_min) with which sigma(t) = sqrt(exp(beta_d t^2 / 2 + beta_min t) - 1) is sigma_min at epsilon_s and sigma_max at 1.
+
+    beta_min is negative for EDM's range, which does no harm between epsilon_s and 1.
+    """
+    bottom, top = math.log1p(sigma_min**2), math.log1p(sigma_max**2)
+    beta_d = 2.0 * (bottom / epsilon_s - top) / (epsilon_s - 1.0)
+    return beta_d, top - 0.5 * beta_d
+
+
+@torch.no_grad()
+def ablation(
+    denoiser: Denoiser,
+    latents: Tensor,
+    sigmas: Sequence[float],
+    *,
+    schedule: Literal["vp", "ve", "linear"] = "linear",
+    scaling: Literal["vp", "none"] = "none",
+    solver: Literal["euler", "heun"] = "heun",
+    alpha: float = 1.0,
+    vp_range: tuple[float, float] | None = None,
+    epsilon_s: float = EPSILON_S,
+    round_sigma: RoundSigma | None = None,
+    class_labels: Tensor | None = None,
+    guidance: Sequence[GuidanceTerm] = (),
+    churn_noise: Noise | None = None,
+    S_churn: float = 0.0,
+    S_min: float = 0.0,
+    S_max: float = math.inf,
+    S_noise: float = 1.0,
+) -> Sample:
+    """Algorithm 1 with the second-order family of appendix D.2 and churn; a step in t of state s(t) x, guided as `guidance.guided` says.
+
+    Args:
+        latents: unit normals [B, ...], scaled by s * sigmas[0] in here.
+        sigmas: falling noise levels, the last one 0, such as `ablation_sigmas`; check them against the network's range beforehand.
+        schedule: sigma(t) is `vp_betas`' form of t, sqrt(t), or t. scaling: s is 1 / sqrt(1 + sigma^2), or 1.
+        solver, alpha: "euler"; or "heun" with its second slope at the fraction alpha of a step (1 is Heun, 1/2 the midpoint rule).
+        vp_range: (sigma_min, sigma_max) for `vp_betas` of the "vp" schedule, None for the last level above 0 and the first.
+        round_sigma: of a network that knows some levels only: those of the schedule and those raised by churn are rounded by it.
+        class_labels, guidance, churn_noise, S_churn, S_min, S_max, S_noise: as in `heun`.
+
+    Raises ValueError for choices that are none, levels that do not fall to 0 after rounding, and churn without `churn_noise`.
+    """
+    levels = [float(sigma) for sigma in sigmas]
+    if round_sigma is not None and len(levels) > 1:
+        levels = [*round_sigma(torch.tensor(levels[:-1], dtype=torch.float64, device=latents.device)).tolist(), levels[-1]]
+    if len(levels) < 2 or not all(a > b for a, b in pairwise(levels)) or levels[-1] != 0.0 or not math.isfinite(levels[0]):
+        raise ValueError(f"expected falling, finite noise levels with a last one of 0, found {levels} (rounded to those of the network)")
+    if not 0.0 < alpha <= 1.0:
+        raise ValueError(f"expected 0 < alpha <= 1, found {alpha}")
+    time = _time(schedule, *vp_betas(*(vp_range or (levels[-2], levels[0])), epsilon_s))
+    vp_scaled = _known("scaling", scaling, ("vp", "none")) == "vp"
+    second_order = _known("solver", solver, ("euler", "heun")) == "heun"
+    boosts = boosts_of(guidance)
+    strongest = max([S_churn, *(boost.S_churn for boost in boosts if boost is not None)])
+    if strongest > 0.0 and churn_noise is None:
+        raise ValueError("expected churn_noise, as S_churn or a term's boost adds noise: pass a function of the step, or set S_churn to 0")
+
+    num_steps = len(levels) - 1
+    ones = torch.ones(len(latents), dtype=torch.float64, device=latents.device)
+    raised = [level * (1.0 + min(strongest / num_steps, MAX_GAMMA)) for level in levels]
+    if round_sigma is not None and strongest > 0.0:
+        raised = round_sigma(torch.tensor(raised, dtype=torch.float64, device=latents.device)).tolist()
+    times = [*(float(time.inverse(torch.tensor(level, dtype=torch.float64))) for level in levels[:-1]), 0.0]
+    previous: list[Tensor | None] = [None] * len(guidance)  # log-ratios of the step before, None where a term was not evaluated
+    last: list[Tensor | None] = [None] * len(guidance)  # each sample's last log-ratio inside the window
+    nfe = guidance_nfe = 0
+
+    def scale(sigma: Tensor) -> Tensor:
+        return (1.0 + sigma.square()).rsqrt() if vp_scaled else torch.ones_like(sigma)
+
+    def slope(x: Tensor, t: Tensor, bounds: tuple[float, float], step: int, order: int) -> tuple[Tensor, list[Tensor | None]]:
+        """dx/dt = (sigma'/sigma + s'/s) x - sigma' s / sigma * denoised (Algorithm 1, line 4), x the scaled state."""
+        nonlocal nfe, guidance_nfe
+        sigma = time.sigma(t).clamp(*bounds)  # the way there and back through t rounds
+        s, rate = scale(sigma), time.slope(t, sigma) / sigma
+        # s'/s = -sigma sigma' s^2 for "vp", which leaves sigma'/sigma * (1 - sigma^2 s^2) = sigma'/sigma * s^2; 1 likewise for "none".
+        x_0 = x / per_sample(s, x)
+        denoised = denoiser(x_0, sigma, class_labels)
+        advice = guide(guidance, Point(x_0, sigma, class_labels, step, order, bounds))
+        nfe, guidance_nfe = nfe + 1, guidance_nfe + advice.nfe
+        d = per_sample(rate * s.square(), x) * x - per_sample(rate * s, x) * guided(denoised, advice, sigma)
+        return d, advice.log_ratios
+
+    x = latents.double() * per_sample(levels[0] * scale(ones * levels[0]), latents)
+    for step, (sigma_cur, sigma_next) in enumerate(pairwise(levels)):
+        t, sigma_high = ones * times[step], sigma_cur
+        if churn_noise is not None and strongest > 0.0 and S_min <= sigma_cur <= S_max:
+            gamma, noise_scale, gamma_max = churn(ones, S_churn, S_noise, num_steps, step, boosts, previous)
+            if gamma_max > 0.0:
+                sigma = ones * sigma_cur
+                sigma_hat = sigma * (1.0 + gamma)
+                sigma_hat = sigma_hat if round_sigma is None else round_sigma(sigma_hat)
+                added = scale(sigma_hat) * ((sigma_hat - sigma) * (sigma_hat + sigma)).clamp_min(0.0).sqrt() * noise_scale
+                x = per_sample(scale(sigma_hat) / scale(sigma), x) * x + per_sample(added, x) * churn_noise(step).double()
+                t, sigma_high = time.inverse(sigma_hat), raised[step]
+        h = times[step + 1] - t
+        d, previous = slope(x, t, (sigma_cur, sigma_high), step, 1)
+        last = [latest(old, new) for old, new in zip(last, previous, strict=True)]
+        x_next = x + per_sample(h, x) * d
+        if second_order and sigma_next > 0.0:
+            inner = (sigma_next, sigma_next if alpha == 1.0 else sigma_high)
+            d_inner, _ = slope(x + per_sample(alpha * h, x) * d, t + alpha * h, inner, step, 2)
+            x_next = x + per_sample(h, x) * ((1.0 - 0.5 / alpha) * d + 0.5 / alpha * d_inner)
+        x = x_next
+    return Sample(x=x, nfe=nfe, guidance_nfe=guidance_nfe, log_ratio=next((value for value in last if value is not None), None))
+
+
+@dataclass(frozen=True)
+class _Time:
+    """sigma of t, its slope given (t, sigma), and its inverse."""
+
+    sigma: Callable[[Tensor], Tensor]
+    slope: Callable[[Tensor, Tensor], Tensor]
+    inverse: Callable[[Tensor], Tensor]
+
+
+def _time(schedule: str, beta_d: float, beta_min: float) -> _Time:
+    _known("schedule", schedule, ("vp", "ve", "linear"))
+    if schedule == "linear":
+        return _Time(lambda t: t, lambda t, sigma: torch.ones_like(t), lambda sigma: sigma)
+    if schedule == "ve":
+        return _Time(torch.sqrt, lambda t, sigma: 0.5 / sigma, torch.square)
+    return _Time(
+        lambda t: torch.expm1((0.5 * beta_d * t + beta_min) * t).sqrt(),
+        lambda t, sigma: 0.5 * (beta_d * t + beta_min) * (sigma + 1.0 / sigma),
+        lambda sigma: ((beta_min**2 + 2.0 * beta_d * torch.log1p(sigma.square())).sqrt() - beta_min) / beta_d,
+    )
+
+
+def _iddpm_levels(C_1: float, C_2: float, M: int) -> list[float]:
+    """The M + 1 levels of a cosine schedule, falling to 0 (Nichol and Dhariwal 2021, in the form of Table 1)."""
+    alpha_bar = [math.sin(0.5 * math.pi * j / M / (C_2 + 1.0)) ** 2 for j in range(M + 1)]
+    u = [0.0]
+    for j in range(M, 0, -1):
+        u.append(math.sqrt((u[-1] ** 2 + 1.0) / max(alpha_bar[j - 1] / alpha_bar[j], C_1) - 1.0))
+    return u[::-1]
+
+
+def _known(name: str, value: str, choices: Sequence[str] | dict[str, tuple[float, float]]) -> str:
+    if value not in choices:
+        raise ValueError(f"expected {name} to be one of {', '.join(choices)}, found {value!r}")
+    return value

@@ -1,0 +1,142 @@
+"""The samplers of discrete diffusions, guided: DDPM's ancestral one and DDIM.
+
+Both promise what `samplers` says, with a state y in variance-preserving scaling, kept in float64; the networks see it in float32. A step's
+index and all coefficients are on the host. Which network, which schedule and which random numbers is the caller's; `denoisers` makes
+predictors of networks and of EDM denoisers.
+
+Guidance terms are asked in EDM scaling, Point.x = y sqrt(1 + sigma^2), and the gradient with respect to y is sqrt(1 + sigma^2) times
+theirs. Point.step counts from 0, the noisiest, and Point.order is 1. A term's `Boost` multiplies its gradient here as anywhere; its churn
+does not apply, as these samplers add their noise themselves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dgflow.diffusion.discrete import DiscreteSchedule
+from dgflow.diffusion.guidance import Guidance, GuidanceTerm, Point, guide, guided, latest
+from dgflow.diffusion.samplers import Noise, Predictor, Sample
+from dgflow.diffusion.times import TimeMap
+
+Move = Callable[[int, int, Tensor, Tensor, Tensor | None, Tensor, Guidance], Tensor]
+"""(step, index, y, denoised, v, sigma [B], guidance) -> y at the next cleaner index."""
+
+
+@torch.no_grad()
+def ddpm(
+    predictor: Predictor,
+    latents: Tensor,
+    schedule: DiscreteSchedule,
+    *,
+    noise: Noise,
+    class_labels: Tensor | None = None,
+    guidance: Sequence[GuidanceTerm] = (),
+    time: TimeMap | None = None,
+    clip_denoised: bool = True,
+    fixed_variance: Literal["small", "large"] = "small",
+) -> Sample:
+    """Ancestral sampling (Ho et al. 2020, algorithm 2; learned variance of Nichol & Dhariwal 2021, equation 15), guided.
+
+    Guidance moves the mean by variance * sum of gradients with respect to y (Dhariwal & Nichol 2021, algorithm 1).
+
+    Args:
+        latents: unit normals [B, ...], the state at the noisiest index.
+        noise: unit normals [B, ...] for a step, asked for in every step but the last (the originals draw there, too, and drop it).
+        class_labels: passed on to predictor and guidance.
+        time: what the predictor is told for a noise level; None: the original diffusion's timestep.
+        clip_denoised: whether the denoised image is clipped to [-1, 1]: yes for ADM's images, no for latents.
+        fixed_variance: for a predictor without v: "small", the posterior's, or "large", beta.
+    """
+    if fixed_variance not in ("small", "large"):
+        raise ValueError(f'expected fixed_variance "small" or "large", found {fixed_variance!r}')
+    small = schedule.posterior_log_variance_clipped
+    betas = [math.log(beta) for beta in schedule.betas]
+    # At index 0 the posterior's: no noise is added there, and guidance moves the mean by it.
+    fixed = small if fixed_variance == "small" else [small[0], *betas[1:]]
+
+    def move(step: int, index: int, y: Tensor, denoised: Tensor, v: Tensor | None, sigma: Tensor, advice: Guidance) -> Tensor:
+        if v is None:
+            log_variance = torch.full_like(y, fixed[index])
+        else:
+            log_variance = small[index] + 0.5 * (v.double() + 1.0) * (betas[index] - small[index])
+        mean = schedule.posterior_mean_coef1[index] * denoised + schedule.posterior_mean_coef2[index] * y
+        if advice.gradient is not None:
+            mean = mean + log_variance.exp() * advice.gradient / math.sqrt(schedule.alphas_cumprod[index])
+        return mean if index == 0 else mean + (0.5 * log_variance).exp() * noise(step).double()
+
+    return _sample(predictor, latents, schedule, class_labels, guidance, time, clip_denoised, move)
+
+
+@torch.no_grad()
+def ddim(
+    predictor: Predictor,
+    latents: Tensor,
+    schedule: DiscreteSchedule,
+    *,
+    eta: float = 0.0,
+    noise: Noise | None = None,
+    class_labels: Tensor | None = None,
+    guidance: Sequence[GuidanceTerm] = (),
+    time: TimeMap | None = None,
+    clip_denoised: bool = True,
+) -> Sample:
+    """DDIM (Song et al. 2021, equation 12), guided: epsilon - sqrt(1 - abar) * sum of gradients (Dhariwal & Nichol 2021, algorithm 2).
+
+    The image that guided epsilon points at, denoised + sigma^2 * sum of gradients with respect to x, is not clipped again, as published.
+
+    Args:
+        eta: 0 is deterministic, 1 has the noise of ancestral sampling; in between, the standard deviation is multiplied by it.
+        noise: unit normals [B, ...] for a step, needed and asked for (but in the last step) where eta > 0.
+        others: as in `ddpm`. v is not used.
+    """
+    if not 0.0 <= eta <= 1.0:
+        raise ValueError(f"expected 0 <= eta <= 1, found {eta}")
+    if eta > 0.0 and noise is None:
+        raise ValueError(f"expected noise, as eta = {eta} adds some: pass a function of the step, or set eta to 0")
+
+    def move(step: int, index: int, y: Tensor, denoised: Tensor, v: Tensor | None, sigma: Tensor, advice: Guidance) -> Tensor:
+        abar, before = schedule.alphas_cumprod[index], schedule.alphas_cumprod_prev[index]
+        std = eta * math.sqrt((1 - before) / (1 - abar) * (1 - abar / before))
+        denoised = guided(denoised, advice, sigma)
+        epsilon = (y - math.sqrt(abar) * denoised) / math.sqrt(1 - abar)
+        y = math.sqrt(before) * denoised + math.sqrt(1 - before - std**2) * epsilon
+        return y if std == 0.0 or noise is None else y + std * noise(step).double()
+
+    return _sample(predictor, latents, schedule, class_labels, guidance, time, clip_denoised, move)
+
+
+def _sample(
+    predictor: Predictor,
+    latents: Tensor,
+    schedule: DiscreteSchedule,
+    class_labels: Tensor | None,
+    guidance: Sequence[GuidanceTerm],
+    time: TimeMap | None,
+    clip_denoised: bool,
+    move: Move,
+) -> Sample:
+    """What both share: from the noisiest index to 0, predict epsilon, denoise, ask for guidance, `move`."""
+    y = latents.double()
+    ones = torch.ones(y.shape[0], dtype=torch.float64, device=y.device)
+    last: list[Tensor | None] = [None] * len(guidance)  # each sample's last log-ratio inside the window
+    num_steps, guidance_nfe = len(schedule.timestep_map), 0
+    for step in range(num_steps):
+        index = num_steps - 1 - step
+        level = schedule.sigmas[index]
+        sigma = ones * level
+        time_B = ones * schedule.timestep_map[index] if time is None else time(sigma)
+        epsilon, v = predictor(y.float(), time_B.float(), class_labels)
+        x = y / math.sqrt(schedule.alphas_cumprod[index])
+        denoised = x - level * epsilon.double()
+        if clip_denoised:
+            denoised = denoised.clamp(-1.0, 1.0)
+        advice = guide(guidance, Point(x, sigma, class_labels, step, 1, (level, level)))
+        guidance_nfe += advice.nfe
+        last = [latest(old, new) for old, new in zip(last, advice.log_ratios, strict=True)]
+        y = move(step, index, y, denoised, v, sigma, advice)
+    return Sample(x=y, nfe=num_steps, guidance_nfe=guidance_nfe, log_ratio=next((value for value in last if value is not None), None))

@@ -1,0 +1,85 @@
+"""Between the two forms of networks, so that every network runs under every sampler.
+
+Networks that predict the noise in a variance-preserving state (ADM, DiT, NCSN++, LSGM's prior) become a `Predictor` by `learned_range` or
+`epsilon_only`; a predictor becomes an EDM denoiser by `VPDenoiser`, for Heun, the ablation sampler and RK45; an EDM denoiser becomes a
+predictor for DDPM and DDIM by `predictor_of`. Class labels are passed on as given. Nothing is rounded or clipped here, and nothing waits
+for the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from dgflow.diffusion.discrete import DiscreteSchedule, table
+from dgflow.diffusion.samplers import Denoiser, Predictor
+from dgflow.diffusion.times import TimeMap, per_sample
+
+Network = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""(y [B, C, ...] float32, time [B], class labels) -> output [B, C or 2 C, ...]."""
+
+
+@dataclass(frozen=True)
+class VPDenoiser:
+    """A `Denoiser` of a predictor: D(x, sigma) = x - sigma * epsilon(x / sqrt(1 + sigma^2), time(sigma)).
+
+    predictor: its v is not used. time: what it is told for a noise level, such as `schedule.timesteps_from_sigma()`.
+    float64 around the predictor, which gets float32: at sigma = 80 its rounding is multiplied by 80 as that of any denoiser.
+    """
+
+    predictor: Predictor
+    time: TimeMap
+
+    def __call__(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        """The denoised x [B, ...] of noise levels sigma [B], float64."""
+        x, sigma = x.double(), sigma.double()
+        y = per_sample((1.0 + sigma.square()).rsqrt(), x) * x
+        epsilon, _ = self.predictor(y.float(), self.time(sigma).float(), class_labels)
+        return x - per_sample(sigma, x) * epsilon.double()
+
+
+def learned_range(network: Network) -> Predictor:
+    """The predictor of a network with 2 C output channels: epsilon first, then v, as ADM and DiT with learned variance have.
+
+    It raises ValueError for a network with another number of channels.
+    """
+
+    def predict(y: Tensor, time: Tensor, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        output = network(y, time, class_labels)
+        if output.shape[1] != 2 * y.shape[1]:
+            found = f"{output.shape[1]} for an input of {y.shape[1]}"
+            raise ValueError(f"expected twice the input's channels (epsilon and v), found {found}: use epsilon_only if it has no v")
+        epsilon, v = output.chunk(2, dim=1)
+        return epsilon, v
+
+    return predict
+
+
+def epsilon_only(network: Network) -> Predictor:
+    """The predictor of a network that learns no variance. Raises ValueError when called, if the output is not like the input in shape."""
+
+    def predict(y: Tensor, time: Tensor, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        output = network(y, time, class_labels)
+        if output.shape != y.shape:
+            found = f"{list(output.shape)} for {list(y.shape)}"
+            raise ValueError(f"expected an output like y in shape, found {found}: use learned_range for a network with v")
+        return output, None
+
+    return predict
+
+
+def predictor_of(denoiser: Denoiser, schedule: DiscreteSchedule) -> Predictor:
+    """The predictor, without v, of an EDM denoiser at the schedule's noise levels: epsilon = (x - D(x, sigma)) / sigma.
+
+    Its time is the timestep of the original diffusion, which is what `ddpm` and `ddim` say by default.
+    """
+
+    def predict(y: Tensor, time: Tensor, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        sigma = table(schedule.original_sigmas, y.device)[time.round().long()]
+        sigma_y = per_sample(sigma, y)
+        x = y.double() * (1.0 + sigma_y.square()).sqrt()
+        return (x - denoiser(x, sigma, class_labels).double()) / sigma_y, None
+
+    return predict

@@ -1,0 +1,97 @@
+"""EDM's stochastic sampler: Heun's method with churn on a schedule of noise levels (Karras et al. 2022, Algorithm 2), guided."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from dgflow.diffusion.guidance import GuidanceTerm, Point, boosts_of, guide, latest
+from dgflow.diffusion.samplers import Denoiser, Noise, Sample, churn
+from dgflow.diffusion.times import per_sample
+
+
+def edm_sigmas(num_steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> tuple[float, ...]:
+    """The noise levels of Karras et al. 2022, equation 5: `num_steps` of them from sigma_max down to sigma_min, then 0.0."""
+    if num_steps < 2 or not 0.0 < sigma_min < sigma_max < math.inf or not rho > 0.0:
+        found = f"num_steps={num_steps}, sigma_min={sigma_min}, sigma_max={sigma_max}, rho={rho}"
+        raise ValueError(f"expected num_steps >= 2, 0 < sigma_min < sigma_max and rho > 0, found {found}")
+    top, bottom = sigma_max ** (1.0 / rho), sigma_min ** (1.0 / rho)
+    return *((top + i / (num_steps - 1) * (bottom - top)) ** rho for i in range(num_steps)), 0.0
+
+
+@torch.no_grad()
+def heun(
+    denoiser: Denoiser,
+    latents: Tensor,
+    sigmas: Sequence[float],
+    *,
+    class_labels: Tensor | None = None,
+    guidance: Sequence[GuidanceTerm] = (),
+    churn_noise: Noise | None = None,
+    S_churn: float = 0.0,
+    S_min: float = 0.0,
+    S_max: float = math.inf,
+    S_noise: float = 1.0,
+) -> Sample:
+    """Heun's method with churn, Algorithm 2 of Karras et al. 2022, guided: d = (x - denoised) / sigma - sigma * sum of gradients.
+
+    Args:
+        latents: unit normals [B, ...], scaled by sigmas[0] in here.
+        sigmas: falling noise levels; a last one of 0 ends with an Euler step. Levels that a network must round are rounded by the caller.
+        class_labels: passed on to denoiser and guidance.
+        guidance: terms whose gradients are added up; see `guidance.GuidanceTerm`.
+        churn_noise: unit normals [B, ...] for a step. Called at most once a step and only where noise can be added: a counter-based stream
+            does not care, and a stream with state has to skip what was not asked for (the originals draw in every step).
+        S_churn, S_min, S_max, S_noise: as in the paper. A term's boost replaces S_churn and S_noise for the samples that it churns.
+
+    Raises ValueError for levels that do not fall, and for churn without `churn_noise`.
+    """
+    levels = [float(sigma) for sigma in sigmas]
+    falling = all(a > b for a, b in pairwise(levels))
+    if len(levels) < 2 or not falling or levels[-1] < 0.0 or not math.isfinite(levels[0]):
+        raise ValueError(f"expected two or more falling, finite noise levels >= 0, found {levels}")
+    boosts = boosts_of(guidance)
+    churns = S_churn > 0.0 or any(boost is not None and boost.S_churn > 0.0 for boost in boosts)
+    if churns and churn_noise is None:
+        raise ValueError("expected churn_noise, as S_churn or a term's boost adds noise: pass a function of the step, or set S_churn to 0")
+
+    num_steps, batch = len(levels) - 1, latents.shape[0]
+    x = latents.double() * levels[0]
+    ones = torch.ones(batch, dtype=torch.float64, device=x.device)
+    previous: list[Tensor | None] = [None] * len(guidance)  # log-ratios of the step before, None where a term was not evaluated
+    last: list[Tensor | None] = [None] * len(guidance)  # each sample's last log-ratio inside the window
+    nfe = guidance_nfe = 0
+
+    def slope(x: Tensor, sigma: Tensor, bounds: tuple[float, float], step: int, order: int) -> tuple[Tensor, list[Tensor | None]]:
+        nonlocal nfe, guidance_nfe
+        sigma_x = per_sample(sigma, x)
+        d = (x - denoiser(x, sigma, class_labels).double()) / sigma_x
+        nfe += 1
+        advice = guide(guidance, Point(x, sigma, class_labels, step, order, bounds))
+        guidance_nfe += advice.nfe
+        if advice.gradient is not None:
+            d = d - sigma_x * advice.gradient
+        return d, advice.log_ratios
+
+    for step, (sigma_cur, sigma_next) in enumerate(pairwise(levels)):
+        sigma, sigma_high = ones * sigma_cur, sigma_cur
+        if churn_noise is not None and S_min <= sigma_cur <= S_max:
+            gamma, noise_scale, gamma_max = churn(ones, S_churn, S_noise, num_steps, step, boosts, previous)
+            if gamma_max > 0.0:
+                # sqrt(sigma_hat^2 - sigma^2), without the difference.
+                added = sigma_cur * torch.sqrt(gamma * (2.0 + gamma)) * noise_scale
+                x = x + per_sample(added, x) * churn_noise(step).double()
+                sigma, sigma_high = sigma_cur * (1.0 + gamma), sigma_cur * (1.0 + gamma_max)
+        d, previous = slope(x, sigma, (sigma_cur, sigma_high), step, 1)
+        last = [latest(old, new) for old, new in zip(last, previous, strict=True)]
+        h = per_sample(sigma_next - sigma, x)
+        x_next = x + h * d
+        if sigma_next > 0.0:
+            d_next, _ = slope(x_next, ones * sigma_next, (sigma_next, sigma_next), step, 2)
+            x_next = x + h * (0.5 * d + 0.5 * d_next)
+        x = x_next
+    return Sample(x=x, nfe=nfe, guidance_nfe=guidance_nfe, log_ratio=next((value for value in last if value is not None), None))

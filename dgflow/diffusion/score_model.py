@@ -1,0 +1,81 @@
+"""A score network as samplers need it: a denoiser for the ODE samplers, a noise predictor on its own schedule for the ancestral ones.
+
+Promises one seam for every backbone: whatever a network predicts, both forms can be had. How a sampler walks is left to the samplers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from dgflow.diffusion.classifier_free import ClassifierFree
+from dgflow.diffusion.denoisers import VPDenoiser, predictor_of
+from dgflow.diffusion.discrete import DiscreteSchedule
+from dgflow.diffusion.guidance import Switch
+from dgflow.diffusion.samplers import Denoiser, Predictor
+from dgflow.diffusion.times import integrated_beta
+
+VP_STEPS = 1000
+VP_SCHEDULE = DiscreteSchedule(
+    tuple(-math.expm1(integrated_beta(i / VP_STEPS) - integrated_beta((i + 1) / VP_STEPS)) for i in range(VP_STEPS)), tuple(range(VP_STEPS))
+)
+"""Linear VP at 1,000 equal steps of time, from sigma = 152.17, for networks that know no discrete schedule. DDPM's own is close to it
+(half a step at the clean end) but begins at 157.4, beyond the range of networks of continuous time."""
+
+
+@dataclass(frozen=True)
+class ScoreModel:
+    """Ways to ask one network.
+
+    denoiser: in the EDM convention. predictor, schedule: for a network of a discrete schedule (ADM, DiT), itself and that schedule.
+    null_label: the class that stands for none, for a network that has one. round_sigma: the nearest noise levels that the network knows,
+    None where it knows all of its range. sigma_range: the noise levels that it was made for, 0 to infinity if any.
+    """
+
+    denoiser: Denoiser
+    predictor: Predictor | None = None
+    schedule: DiscreteSchedule | None = None
+    null_label: int | None = None
+    round_sigma: Callable[[Tensor], Tensor] | None = None
+    sigma_range: tuple[float, float] = (0.0, math.inf)
+
+    def narrowed(self, sigma_min: float, sigma_max: float) -> tuple[float, float]:
+        """The part of [sigma_min, sigma_max] that the network was made for."""
+        return max(sigma_min, self.sigma_range[0]), min(sigma_max, self.sigma_range[1])
+
+    def check_sigmas(self, sigmas: Sequence[float]) -> None:
+        """Refuse noise levels that the network was not made for, but for a rounding.
+
+        Raises ValueError.
+        """
+        low, high = self.sigma_range
+        outside = [sigma for sigma in sigmas if not low * (1 - 1e-6) <= sigma <= high * (1 + 1e-6)]
+        if outside:
+            raise ValueError(
+                f"expected noise levels sigma between {low:.6g} and {high:.6g}, the range of this score network, found {outside[0]:.6g}: "
+                "change the sampler's sigma_min and sigma_max (tau_min and tau_max of RK45), or the sampler"
+            )
+
+    def discrete(self, respacing: str) -> tuple[Predictor, DiscreteSchedule]:
+        """For ancestral samplers: the network on its own schedule, or on `VP_SCHEDULE` where it has none, respaced.
+
+        Raises ValueError where the network was not made for that schedule's noise levels.
+        """
+        if self.predictor is not None and self.schedule is not None:
+            return self.predictor, self.schedule.respaced(respacing)
+        schedule = VP_SCHEDULE.respaced(respacing)
+        self.check_sigmas(schedule.sigmas)
+        return predictor_of(self.denoiser, schedule), schedule
+
+    def classifier_free(self, scale: float | Switch, channels: int | None) -> ScoreModel:
+        """The same under classifier-free guidance; a `Switch` of the scale is in the schedule's steps.
+
+        Raises ValueError for a network without a null class.
+        """
+        if self.predictor is None or self.schedule is None or self.null_label is None:
+            raise ValueError("classifier-free guidance needs a network with a null class (DiT): take it out of this recipe's guidance")
+        predictor = ClassifierFree(self.predictor, self.null_label, scale, channels=channels)
+        return replace(self, denoiser=VPDenoiser(predictor, self.schedule.timesteps_from_sigma()), predictor=predictor)

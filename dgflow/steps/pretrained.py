@@ -1,0 +1,99 @@
+"""Pretrained: a network that was trained elsewhere, fetched, checked and kept in the root as safetensors.
+
+The file is read without running anything in it, every tensor's name and shape is compared with the network's before anything is
+committed, and from then on the root's copy is what every worker loads. Where files come from and how they are read is left to
+`dgflow.weights`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, model_validator
+
+from dgflow.steps.network_specs import ADMEncoder, Discriminator, LSGMPrior, NCSNpp, ScoreNetwork
+from dgflow.steps.step import NetworkStep, Weights
+from dgflow.store.objects import ObjectStore
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+    from dgflow.steps.binding import Bound
+
+Format = Literal["safetensors", "state_dict", "edm_pickle", "dit", "diffusers_dit", "soft_truncation", "lsgm"]
+"""Of a file: as in `dgflow.weights.read`, and the hub's layout of DiT."""
+
+
+class Pretrained(NetworkStep):
+    """The weights at `source`, for `network` on data of `image_size`, `channels` and `num_classes` (0: it has no classes).
+
+    `source` is a path, `file:`, `https:`, `s3:`, `hf:owner/repository/file@revision`, or the name of a file of the catalogue. Its sha256 is
+    checked where `sha256` says it, and locked in the root at first use otherwise. A classifier has `num_classes` outputs; the head of a
+    published discriminator has 1,000 rows of labels whatever the data, so give `num_classes=1000`.
+    """
+
+    source: str
+    network: ScoreNetwork | ADMEncoder | Discriminator
+    image_size: int = Field(gt=0)
+    channels: int = Field(default=3, gt=0)
+    num_classes: int = Field(default=0, ge=0)
+    format: Format = "safetensors"
+    sha256: str | None = None
+
+    @model_validator(mode="after")
+    def _a_digest(self) -> Pretrained:
+        if self.sha256 is not None and (len(self.sha256) != 64 or set(self.sha256) - set("0123456789abcdef")):
+            raise ValueError(f"expected sha256 as 64 hexadecimal digits in lower case, found {self.sha256!r}")
+        return self
+
+    @property
+    def title(self) -> str:
+        return self.source.rsplit("/", 1)[-1]
+
+    def weights(self) -> Weights:
+        """What other steps take."""
+        return Weights(step=self, which="file")
+
+    def build(self, inputs: Bound) -> nn.Module:
+        """The network with fresh weights, a discriminator on its loaded features."""
+        network = self.network
+        if isinstance(network, Discriminator):
+            features = inputs.network("network.features") if network.features else None
+            classes = self.num_classes or None
+            return network.build(features, image_size=self.image_size, in_channels=self.channels, num_classes=classes)
+        if isinstance(network, ADMEncoder):
+            return network.build(image_size=self.image_size, in_channels=self.channels, out_channels=self.num_classes)
+        return network.build(image_size=self.image_size, channels=self.channels, num_classes=self.num_classes)
+
+    def trained_part(self, network: nn.Module) -> nn.Module:
+        return network.head if isinstance(self.network, Discriminator) else network  # type: ignore[return-value]
+
+    def fetch(self, inputs: Bound, store: ObjectStore) -> bytes:
+        """The weights as safetensors.
+
+        Raises:
+            ValueError: the file is not whole, not the one that was locked, of another format, or does not fit the network.
+        """
+        from dgflow.networks.checkpoints import load_into, save_weights
+        from dgflow.weights.catalogue import CATALOGUE
+        from dgflow.weights.fetch import fetch
+
+        # Built before anything is fetched: settings that cannot be are found in a second and not after gigabytes.
+        network = self.trained_part(self.build(inputs))
+        file = fetch(store, CATALOGUE.get(self.source, self.source), expected_sha256=self.sha256)
+        tensors = self._read(file.path, network)
+        load_into(network, tensors, source=self.source)
+        return save_weights(tensors)
+
+    def _read(self, path: Path, network: nn.Module) -> dict[str, Tensor]:
+        from dgflow.weights.read import read_weights
+
+        if self.format == "diffusers_dit":
+            from dgflow.networks.dit import from_diffusers
+
+            return from_diffusers(read_weights(path, "safetensors", source=self.source).tensors, self.image_size)
+        names = network.ema_names() if isinstance(self.network, NCSNpp | LSGMPrior) else None  # type: ignore[operator]
+        part = "prior" if self.format == "lsgm" else None
+        return read_weights(path, self.format, source=self.source, ema_names=names, part=part).tensors

@@ -1,0 +1,152 @@
+"""Recipes with every score network, sampler and guidance term: what is made, and what is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from inprocess import complete
+from steps.toy_networks import HEAD, SCORES, discriminator, pretrained
+
+import dgflow as dg
+from dgflow.store.objects import open_store
+
+SAMPLERS: dict[str, Any] = {
+    "Heun": dg.Heun(steps=3, sigma_min=0.05, sigma_max=50),
+    "EDMAblation": dg.EDMAblation(steps=3, solver="euler", discretization="ve", sigma_min=0.05, sigma_max=50),
+    "DDPM": dg.DDPM(respacing="4"),
+    "DDIM": dg.DDIM(respacing="ddim4", eta=0.5),
+    "RK45": dg.RK45(tolerance=1e-1, tau_min=0.02, tau_max=0.9),
+}
+
+
+def rows(step: dg.Generate, tmp_path: Path, count: int = 4) -> dict[str, np.ndarray]:
+    """The first samples, made in a root under `tmp_path`."""
+    store = open_store(str(tmp_path / "root"))
+    bound = complete(step, store)
+    return step.shard_builder(bound)(0, count)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("weights")
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("score", SCORES)
+def test_every_score_network_runs_under_every_sampler(folder, tmp_path, score, sampler):
+    step = pretrained(folder, score, **SCORES[score])
+    generate = dg.Generate(score=step.weights(), sampler=SAMPLERS[sampler], shard_size=4)
+    if score == "SongUNet VE" and sampler in ("DDPM", "DDIM"):
+        with pytest.raises(ValueError, match=r"between 0\.02 and 100, .*found 0\.0104"):
+            rows(generate, tmp_path)
+        return
+    made = rows(generate, tmp_path)
+    if score in ("DiT", "LSGMPrior"):
+        assert made["latent"].dtype == np.float16 and made["latent"].shape == (4, step.channels, 8, 8)
+        assert np.isfinite(made["latent"]).all() and "image" not in made
+    else:
+        assert made["image"].dtype == np.uint8 and made["image"].shape == (4, 8, 8, 3)
+    labels = made["label"]
+    assert (labels == -1).all() if step.num_classes == 0 else set(labels) <= {0, 1, 2}
+
+
+@pytest.fixture(scope="module")
+def guides(folder):
+    """A classifier and a discriminator on its features, for images of three and for latents of four channels."""
+
+    def pair(channels: int) -> tuple[dg.Pretrained, dg.Pretrained]:
+        told = HEAD.model_copy(update={"time": "ddpm-linear"})
+        classifier = pretrained(folder, f"classifier-{channels}", network=told, channels=channels, num_classes=3)
+        return classifier, discriminator(folder, classifier)
+
+    return {channels: pair(channels) for channels in (3, 4)}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("score", ["SongUNet", "ADMUNet", "DiT"])
+def test_every_guidance_term_runs_under_every_sampler_and_they_combine(folder, tmp_path, guides, score, sampler):
+    step = pretrained(folder, score, **SCORES[score])
+    classifier, disc = (guide.weights() for guide in guides[step.channels])
+    terms: list[Any] = [
+        dg.ClassifierGuidance(classifier=classifier, weight=dg.Switch(above=0.5, below=2.0, timestep=500), entropy_scaling=True),
+        dg.DiscriminatorGuidance(discriminator=disc, after_timestep=100, boost=dg.Boost(), match_norm=True),
+    ]
+    if score == "DiT":
+        terms.append(dg.ClassifierFree(scale=dg.Switch(above=1.25, below=3.0, timestep=200)))
+    plain, one, all_of_them = (
+        rows(dg.Generate(score=step.weights(), sampler=SAMPLERS[sampler], guidance=tuple(chosen), shard_size=4), tmp_path)
+        for chosen in ([], terms[:1], terms)
+    )
+    pixels = "latent" if score == "DiT" else "image"
+    assert (plain["label"] == all_of_them["label"]).all()
+    assert (plain[pixels] != one[pixels]).any() and (one[pixels] != all_of_them[pixels]).any()
+    assert "log_ratio" not in plain and np.isfinite(all_of_them["log_ratio"]).all()
+
+
+EDM_ROWS, ADM_ROWS = ("cifar10-uncond", "cifar10-cond", "ffhq-64"), ("3.18", "3.73", "4.66", "4.45")
+PRESETS: dict[str, Any] = {
+    **{f"EDM-G++ {row}": ("SongUNet", "Heun", lambda _, disc, row=row: dg.edm_gpp(row, disc)) for row in EDM_ROWS},
+    **{f"ADM-G++ {row}": ("ADMUNet", "DDPM", lambda classifier, disc, row=row: dg.adm_gpp(row, classifier, disc)) for row in ADM_ROWS},
+    "DiT-G++": ("DiT", "DDPM", lambda _, disc: dg.dit_gpp(disc)),
+}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_published_row_is_a_preset_that_runs(folder, tmp_path, guides, preset):
+    score, sampler, terms = PRESETS[preset]
+    step = pretrained(folder, score, **SCORES[score])
+    guidance = terms(*(guide.weights() for guide in guides[step.channels]))
+    made = rows(dg.Generate(score=step.weights(), sampler=SAMPLERS[sampler], guidance=guidance, shard_size=4), tmp_path)
+    assert np.isfinite(made["log_ratio"]).all()
+
+
+def test_a_row_that_was_not_published_is_refused(guides):
+    classifier, disc = (guide.weights() for guide in guides[3])
+    with pytest.raises(ValueError, match=r"published rows 3\.18, 3\.73, 4\.66, 4\.45, found '1\.0'"):
+        dg.adm_gpp("1.0", classifier, disc)
+
+
+def test_edm_seeding_draws_what_edm_draws_whatever_the_batch(folder, tmp_path):
+    """The labels are those that torch's generators of seeds 7 to 10 give after a latent of the sample's shape."""
+    step = pretrained(folder, "SongUNet", **SCORES["SongUNet"])
+    made = rows(dg.Generate(score=step.weights(), sampler=SAMPLERS["Heun"], seeding="edm", seed=7, batch_size=3, shard_size=4), tmp_path)
+    expected = []
+    for seed in range(7, 11):
+        generator = torch.Generator().manual_seed(seed)
+        torch.randn(3, 8, 8, generator=generator)
+        expected.append(int(torch.randint(3, size=[], generator=generator)))
+    assert made["label"].tolist() == expected
+
+
+def test_bfloat16_samples_are_close_to_float32_ones(folder, tmp_path):
+    step = pretrained(folder, "SongUNet", **SCORES["SongUNet"])
+    single, half = (
+        rows(dg.Generate(score=step.weights(), sampler=SAMPLERS["Heun"], precision=precision, shard_size=4), tmp_path)["image"].astype(int)
+        for precision in ("float32", "bfloat16")
+    )
+    assert (single != half).any() and abs(single - half).mean() < 3
+
+
+def test_a_schedule_outside_the_network_s_range_is_refused_with_the_range(folder, tmp_path):
+    step = pretrained(folder, "ADMUNet", **SCORES["ADMUNet"])
+    with pytest.raises(ValueError, match=r"sigma between 0\.01\d* and 157\.\d+, the range of this score network, found 0\.002"):
+        rows(dg.Generate(score=step.weights(), sampler=dg.Heun(steps=3), shard_size=4), tmp_path)
+
+
+def test_classifier_free_guidance_of_a_network_without_a_null_class_is_refused(folder, tmp_path):
+    step = pretrained(folder, "SongUNet", **SCORES["SongUNet"])
+    with pytest.raises(ValueError, match="needs a network with a null class"):
+        rows(dg.Generate(score=step.weights(), guidance=(dg.ClassifierFree(),), shard_size=4), tmp_path)
+
+
+def test_samples_that_share_a_step_size_are_cut_into_blocks_of_their_own_whatever_the_batch(folder, tmp_path):
+    step = pretrained(folder, "NCSNpp", **SCORES["NCSNpp"])
+    sampler = dg.RK45(tolerance=1e-2, tau_min=0.02, shared_block=2)
+    whole, small = (
+        rows(dg.Generate(score=step.weights(), sampler=sampler, batch_size=size, shard_size=4), tmp_path)["image"] for size in (256, 1)
+    )
+    assert (whole == small).all()
+    with pytest.raises(ValueError, match="multiple of the sampler's shared_block 3, found 4"):
+        dg.Generate(score=step.weights(), sampler=sampler.model_copy(update={"shared_block": 3}), shard_size=4)
