@@ -14,12 +14,13 @@ from dgflow.steps.binding import Bound
 
 HEAD = dg.ADMEncoder(model_channels=32, num_res_blocks=1, attention_resolutions=(), num_head_channels=32)
 EDM: dict[str, Any] = {"model_channels": 8, "channel_mult": (1, 2), "num_blocks": 1, "attn_resolutions": (4,), "dropout": 0.0}
+WIDE: dict[str, Any] = EDM | {"model_channels": 32}
 SCORES: dict[str, dict[str, Any]] = {
     "SongUNet": {"network": dg.SongUNet(**EDM), "num_classes": 3},
     "SongUNet VP": {"network": dg.SongUNet(**EDM, precond="vp"), "num_classes": 3},
     "SongUNet VE": {"network": dg.SongUNet(**EDM, precond="ve"), "num_classes": 3},
-    "DhariwalUNet": {"network": dg.DhariwalUNet(**EDM | {"model_channels": 32}), "num_classes": 3},
-    "DhariwalUNet iDDPM": {"network": dg.DhariwalUNet(**EDM | {"model_channels": 32}, precond="iddpm"), "num_classes": 3},
+    "DhariwalUNet": {"network": dg.DhariwalUNet(**WIDE), "num_classes": 3},
+    "DhariwalUNet iDDPM": {"network": dg.DhariwalUNet(**WIDE, precond="iddpm"), "num_classes": 3},
     "ADMUNet": {
         "network": dg.ADMUNet(model_channels=32, channel_mult=(1, 1), num_res_blocks=1, attention_resolutions=(2,), num_head_channels=32),
         "num_classes": 3,
