@@ -15,14 +15,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dgflow.diffusion.guidance import GuidanceTerm, Point, boosts_of, guide, guided, latest
+from dgflow.diffusion.guidance import GuidanceTerm, Point, boosts_of, first_of, guide, guided, latest
 from dgflow.diffusion.heun import edm_sigmas
-from dgflow.diffusion.samplers import MAX_GAMMA, Denoiser, Noise, Sample, churn
+from dgflow.diffusion.samplers import MAX_GAMMA, Denoiser, Noise, RoundSigma, Sample, churn, rounded
 from dgflow.diffusion.times import per_sample, sigma_from_tau
 
 Discretization = Literal["vp", "ve", "iddpm", "edm"]
-RoundSigma = Callable[[Tensor], Tensor]
-"""Noise levels, any shape, float64 -> the nearest ones that a network knows; on the device, without waiting for it."""
 
 EPSILON_S = 1e-3
 """Last time of "vp" levels before 0."""
@@ -119,9 +117,7 @@ def ablation(
 
     Raises ValueError for choices that are none, levels that do not fall to 0 after rounding, and churn without `churn_noise`.
     """
-    levels = [float(sigma) for sigma in sigmas]
-    if round_sigma is not None and len(levels) > 1:
-        levels = [*round_sigma(torch.tensor(levels[:-1], dtype=torch.float64, device=latents.device)).tolist(), levels[-1]]
+    levels = rounded([float(sigma) for sigma in sigmas], round_sigma, latents.device)
     if len(levels) < 2 or not all(a > b for a, b in pairwise(levels)) or levels[-1] != 0.0 or not math.isfinite(levels[0]):
         raise ValueError(f"expected falling, finite noise levels with a last one of 0, found {levels} (rounded to those of the network)")
     if not 0.0 < alpha <= 1.0:
@@ -136,9 +132,8 @@ def ablation(
 
     num_steps = len(levels) - 1
     ones = torch.ones(len(latents), dtype=torch.float64, device=latents.device)
-    raised = [level * (1.0 + min(strongest / num_steps, MAX_GAMMA)) for level in levels]
-    if round_sigma is not None and strongest > 0.0:
-        raised = round_sigma(torch.tensor(raised, dtype=torch.float64, device=latents.device)).tolist()
+    most = 1.0 + min(strongest / num_steps, MAX_GAMMA)
+    raised = rounded([level * most for level in levels], round_sigma if strongest > 0.0 else None, latents.device)
     times = [*(float(time.inverse(torch.tensor(level, dtype=torch.float64))) for level in levels[:-1]), 0.0]
     previous: list[Tensor | None] = [None] * len(guidance)  # log-ratios of the step before, None where a term was not evaluated
     last: list[Tensor | None] = [None] * len(guidance)  # each sample's last log-ratio inside the window
@@ -174,14 +169,14 @@ def ablation(
                 t, sigma_high = time.inverse(sigma_hat), raised[step]
         h = times[step + 1] - t
         d, previous = slope(x, t, (sigma_cur, sigma_high), step, 1)
-        last = [latest(old, new) for old, new in zip(last, previous, strict=True)]
+        last = latest(last, previous)
         x_next = x + per_sample(h, x) * d
         if second_order and sigma_next > 0.0:
             inner = (sigma_next, sigma_next if alpha == 1.0 else sigma_high)
             d_inner, _ = slope(x + per_sample(alpha * h, x) * d, t + alpha * h, inner, step, 2)
             x_next = x + per_sample(h, x) * ((1.0 - 0.5 / alpha) * d + 0.5 / alpha * d_inner)
         x = x_next
-    return Sample(x=x, nfe=nfe, guidance_nfe=guidance_nfe, log_ratio=next((value for value in last if value is not None), None))
+    return Sample(x=x, nfe=nfe, guidance_nfe=guidance_nfe, log_ratio=first_of(last))
 
 
 @dataclass(frozen=True)

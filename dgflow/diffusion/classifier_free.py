@@ -73,8 +73,9 @@ class ClassifierFreeDenoiser:
 
 def _guided(both: Tensor, scale: float | Switch, time_B: Tensor, channels: int | None) -> Tensor:
     """null + scale * (conditional - null) on the first `channels` of [2 B, C, ...], the conditional ones elsewhere: [B, C, ...]."""
-    conditional, null = both.chunk(2)
-    scale_B = per_sample(weight_at(scale, time_B), both).to(both.dtype)
+    # The difference is amplified: in float32 at least, whatever the network's precision.
+    conditional, null = both.to(torch.promote_types(both.dtype, torch.float32)).chunk(2)
+    scale_B = per_sample(weight_at(scale, time_B), both).to(conditional.dtype)
     guided = null[:, :channels] + scale_B * (conditional[:, :channels] - null[:, :channels])
     return guided if channels is None else torch.cat([guided, conditional[:, channels:]], dim=1)
 

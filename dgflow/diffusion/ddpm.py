@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from dgflow.diffusion.discrete import DiscreteSchedule
-from dgflow.diffusion.guidance import Guidance, GuidanceTerm, Point, guide, guided, latest
+from dgflow.diffusion.guidance import Guidance, GuidanceTerm, Point, first_of, guide, guided, latest
 from dgflow.diffusion.samplers import Noise, Predictor, Sample
 from dgflow.diffusion.times import TimeMap
 
@@ -137,6 +137,6 @@ def _sample(
             denoised = denoised.clamp(-1.0, 1.0)
         advice = guide(guidance, Point(x, sigma, class_labels, step, 1, (level, level)))
         guidance_nfe += advice.nfe
-        last = [latest(old, new) for old, new in zip(last, advice.log_ratios, strict=True)]
+        last = latest(last, advice.log_ratios)
         y = move(step, index, y, denoised, v, sigma, advice)
-    return Sample(x=y, nfe=num_steps, guidance_nfe=guidance_nfe, log_ratio=next((value for value in last if value is not None), None))
+    return Sample(x=y, nfe=num_steps, guidance_nfe=guidance_nfe, log_ratio=first_of(last))

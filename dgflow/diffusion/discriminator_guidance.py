@@ -126,7 +126,7 @@ def log_ratio_and_gradient(
     time: TimeMap = tau_from_sigma,
     saturate: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """The log-ratio [B] of x at noise levels sigma [B], in the discriminator's dtype, and its gradient with respect to x, float64.
+    """The log-ratio [B] of x at noise levels sigma [B], float32 at least, and its gradient with respect to x, float64.
 
     The discriminator sees float32 y = mean * x with mean = 1 / sqrt(1 + sigma^2), so grad_x = mean * grad_y. This is the published update:
     a slope (x - denoised) / sigma - sigma * w * grad_x adds -w * sigma / sqrt(1 + sigma^2) * grad_y = -w * std_vp * grad_y, where the code
@@ -140,6 +140,7 @@ def log_ratio_and_gradient(
         log_ratio = discriminator(y, t_B, class_labels)
         if log_ratio.shape != sigma.shape:
             raise ValueError(f"expected one logit a sample, {list(sigma.shape)}, found {list(log_ratio.shape)}: check the head")
+        log_ratio = log_ratio.to(torch.promote_types(log_ratio.dtype, torch.float32))
         if saturate:
             probability = log_ratio.sigmoid().clamp(PUBLISHED_CLIP, 1.0 - PUBLISHED_CLIP)
             log_ratio = torch.log(probability / (1.0 - probability))

@@ -165,13 +165,31 @@ def guided(denoised: Tensor, guidance: Guidance, sigma: Tensor) -> Tensor:
     return denoised if guidance.gradient is None else denoised + per_sample(sigma.square(), denoised) * guidance.gradient
 
 
+def edges_of(terms: Sequence[GuidanceTerm]) -> list[float]:
+    """The linear-VP times at which the terms' gradients jump."""
+    return [edge for term in terms for edge in getattr(term, "tau_edges", ())]
+
+
 def boosts_of(terms: Sequence[GuidanceTerm]) -> list[Boost | None]:
     """Every term's boost, None for those that have none."""
     return [getattr(term, "boost", None) for term in terms]
 
 
-def latest(old: Tensor | None, new: Tensor | None) -> Tensor | None:
-    """A term's log-ratio [B] to remember: `new` where it is inside the term's window, else `old`."""
+LogRatios = list[Tensor | None]
+"""One a term: [B], or None of a term that has none."""
+
+
+def latest(old: LogRatios, new: LogRatios) -> LogRatios:
+    """The log-ratios to remember: `new` where it is inside the term's window, else `old`."""
+    return [_latest(*pair) for pair in zip(old, new, strict=True)]
+
+
+def first_of(log_ratios: LogRatios) -> Tensor | None:
+    """That of the first term that has one: `samplers.Sample.log_ratio`."""
+    return next((value for value in log_ratios if value is not None), None)
+
+
+def _latest(old: Tensor | None, new: Tensor | None) -> Tensor | None:
     if new is None:
         return old
     new = new.double()

@@ -9,8 +9,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from dgflow.diffusion.guidance import GuidanceTerm, Point, boosts_of, guide, latest
-from dgflow.diffusion.samplers import Denoiser, Noise, Sample, churn
+from dgflow.diffusion.guidance import GuidanceTerm, Point, boosts_of, first_of, guide, latest
+from dgflow.diffusion.samplers import MAX_GAMMA, Denoiser, Noise, RoundSigma, Sample, churn, rounded
 from dgflow.diffusion.times import per_sample
 
 
@@ -32,6 +32,7 @@ def heun(
     class_labels: Tensor | None = None,
     guidance: Sequence[GuidanceTerm] = (),
     churn_noise: Noise | None = None,
+    round_sigma: RoundSigma | None = None,
     S_churn: float = 0.0,
     S_min: float = 0.0,
     S_max: float = math.inf,
@@ -41,7 +42,8 @@ def heun(
 
     Args:
         latents: unit normals [B, ...], scaled by sigmas[0] in here.
-        sigmas: falling noise levels; a last one of 0 ends with an Euler step. Levels that a network must round are rounded by the caller.
+        sigmas: falling noise levels; a last one of 0 ends with an Euler step.
+        round_sigma: of a network that knows some levels only: those of the schedule and those raised by churn are rounded by it.
         class_labels: passed on to denoiser and guidance.
         guidance: terms whose gradients are added up; see `guidance.GuidanceTerm`.
         churn_noise: unit normals [B, ...] for a step. Called at most once a step and only where noise can be added: a counter-based stream
@@ -50,16 +52,18 @@ def heun(
 
     Raises ValueError for levels that do not fall, and for churn without `churn_noise`.
     """
-    levels = [float(sigma) for sigma in sigmas]
+    levels = rounded([float(sigma) for sigma in sigmas], round_sigma, latents.device)
     falling = all(a > b for a, b in pairwise(levels))
     if len(levels) < 2 or not falling or levels[-1] < 0.0 or not math.isfinite(levels[0]):
         raise ValueError(f"expected two or more falling, finite noise levels >= 0, found {levels}")
     boosts = boosts_of(guidance)
-    churns = S_churn > 0.0 or any(boost is not None and boost.S_churn > 0.0 for boost in boosts)
-    if churns and churn_noise is None:
+    strongest = max([S_churn, *(boost.S_churn for boost in boosts if boost is not None)])
+    if strongest > 0.0 and churn_noise is None:
         raise ValueError("expected churn_noise, as S_churn or a term's boost adds noise: pass a function of the step, or set S_churn to 0")
 
     num_steps, batch = len(levels) - 1, latents.shape[0]
+    most = 1.0 + min(strongest / num_steps, MAX_GAMMA)
+    raised = rounded([level * most for level in levels], round_sigma if strongest > 0.0 else None, latents.device)
     x = latents.double() * levels[0]
     ones = torch.ones(batch, dtype=torch.float64, device=x.device)
     previous: list[Tensor | None] = [None] * len(guidance)  # log-ratios of the step before, None where a term was not evaluated
@@ -83,15 +87,18 @@ def heun(
             gamma, noise_scale, gamma_max = churn(ones, S_churn, S_noise, num_steps, step, boosts, previous)
             if gamma_max > 0.0:
                 # sqrt(sigma_hat^2 - sigma^2), without the difference.
-                added = sigma_cur * torch.sqrt(gamma * (2.0 + gamma)) * noise_scale
-                x = x + per_sample(added, x) * churn_noise(step).double()
+                added = sigma_cur * torch.sqrt(gamma * (2.0 + gamma))
                 sigma, sigma_high = sigma_cur * (1.0 + gamma), sigma_cur * (1.0 + gamma_max)
+                if round_sigma is not None:
+                    sigma, sigma_high = round_sigma(sigma), raised[step]
+                    added = ((sigma - sigma_cur) * (sigma + sigma_cur)).clamp_min(0.0).sqrt()
+                x = x + per_sample(added * noise_scale, x) * churn_noise(step).double()
         d, previous = slope(x, sigma, (sigma_cur, sigma_high), step, 1)
-        last = [latest(old, new) for old, new in zip(last, previous, strict=True)]
+        last = latest(last, previous)
         h = per_sample(sigma_next - sigma, x)
         x_next = x + h * d
         if sigma_next > 0.0:
             d_next, _ = slope(x_next, ones * sigma_next, (sigma_next, sigma_next), step, 2)
             x_next = x + h * (0.5 * d + 0.5 * d_next)
         x = x_next
-    return Sample(x=x, nfe=nfe, guidance_nfe=guidance_nfe, log_ratio=next((value for value in last if value is not None), None))
+    return Sample(x=x, nfe=nfe, guidance_nfe=guidance_nfe, log_ratio=first_of(last))

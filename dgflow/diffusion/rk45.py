@@ -13,7 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from dgflow.diffusion.guidance import OUTSIDE_LOG_RATIO, GuidanceTerm, Point, boosts_of, guide, guided, latest
+from dgflow.diffusion.guidance import OUTSIDE_LOG_RATIO, GuidanceTerm, Point, boosts_of, edges_of, first_of, guide, guided, latest
 from dgflow.diffusion.samplers import Denoiser, Sample
 from dgflow.diffusion.times import LINEAR_VP, LinearVP, beta, per_sample, sigma_from_tau, tau_from_sigma
 
@@ -46,6 +46,7 @@ def rk45(
     atol: float = 1e-5,
     class_labels: Tensor | None = None,
     guidance: Sequence[GuidanceTerm] = (),
+    tau_edges: Sequence[float] = (),
     shared_step: bool = False,
     vp: LinearVP = LINEAR_VP,
     denoise_last: bool = False,
@@ -63,9 +64,10 @@ def rk45(
         class_labels: passed on to denoiser and guidance.
         guidance: see `guidance.GuidanceTerm`. `Point.step` counts the attempts in the piece, and `order` is 1. The paper leaves a boost
             undefined for this solver: here it acts in attempts that are multiples of its period, its churn never.
+        tau_edges: times at which the denoiser itself jumps, beside those of the terms (a classifier-free scale that switches).
         shared_step: compatibility. One step size for the batch, by the error over all of its samples, as published: a sample's result
             then depends on its batch mates, so that the block of samples belongs to a result's identity.
-        vp: the diffusion that the network was trained with. `tau_edges` are times of `LINEAR_VP` all the same.
+        vp: the diffusion that the network was trained with. All edges are times of `LINEAR_VP` all the same.
         denoise_last: end with the denoised image at tau_min, guided, as if by one more step to time 0 without noise.
 
     Returns the state at tau_min as `x`. `nfe` is how often the batch was evaluated: in every piece as often as the sample that needed most.
@@ -88,9 +90,9 @@ def rk45(
 
     def record(ratios: list[Tensor | None], of: Tensor) -> None:
         new = [None if ratio is None else torch.where(of, ratio, OUTSIDE_LOG_RATIO) for ratio in ratios]
-        last[:] = [latest(old, ratio) for old, ratio in zip(last, new, strict=True)]
+        last[:] = latest(last, new)
 
-    for start, end in pairwise(_pieces(guidance, tau_max, tau_min, vp)):
+    for start, end in pairwise(_pieces([*tau_edges, *edges_of(guidance)], tau_max, tau_min, vp)):
         flow.enter(start, end)
         tau = ones * start
         first, ratios = flow(y, tau, 0)
@@ -131,7 +133,7 @@ def rk45(
             raise FloatingPointError(f"after {MAX_ATTEMPTS} attempts still at tau={at:.6g}: raise rtol ({rtol}) and atol ({atol})")
     if denoise_last:
         y, *_ = flow.denoised(y, tau_min * ones, 0)
-    return Sample(x=y, nfe=flow.nfe, guidance_nfe=flow.guidance_nfe, log_ratio=next((ratio for ratio in last if ratio is not None), None))
+    return Sample(x=y, nfe=flow.nfe, guidance_nfe=flow.guidance_nfe, log_ratio=first_of(last))
 
 
 Norm = Callable[[Tensor], Tensor]
@@ -164,11 +166,10 @@ class _Flow:
         return -0.5 * per_sample(beta(tau, self.vp), y) * (y + score), ratios
 
 
-def _pieces(guidance: Sequence[GuidanceTerm], tau_max: float, tau_min: float, vp: LinearVP) -> list[float]:
+def _pieces(edges: Sequence[float], tau_max: float, tau_min: float, vp: LinearVP) -> list[float]:
     """The times between which nothing jumps, falling, in the time of `vp`."""
-    edges = {edge for term in guidance for edge in getattr(term, "tau_edges", ()) if edge > 0.0}
     times = [tau_max]
-    for edge in sorted((tau_from_sigma(sigma_from_tau(edge), vp) for edge in edges), reverse=True):
+    for edge in sorted((tau_from_sigma(sigma_from_tau(edge), vp) for edge in set(edges) if edge > 0.0), reverse=True):
         # Nearer than this it is the same edge, up to the rounding of the maps.
         if tau_min * (1.0 + 1e-9) < edge < times[-1] * (1.0 - 1e-9):
             times.append(edge)

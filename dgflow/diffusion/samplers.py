@@ -28,6 +28,9 @@ network that learns none). What ADM, DiT, NCSN++ and LSGM's prior are; `denoiser
 Noise = Callable[[int], Tensor]
 """Number of a step -> unit normals [B, ...]. A counter-based stream answers in any order; one with state, in rising order."""
 
+RoundSigma = Callable[[Tensor], Tensor]
+"""Noise levels, any shape, float64 -> the nearest ones that a network knows; on the device, without waiting for it."""
+
 MAX_GAMMA = math.sqrt(2.0) - 1.0
 
 
@@ -44,6 +47,14 @@ class Sample:
     nfe: int
     guidance_nfe: int
     log_ratio: Tensor | None
+
+
+def rounded(levels: Sequence[float], round_sigma: RoundSigma | None, device: torch.device) -> list[float]:
+    """Levels as the network knows them, but for a last one of 0, on the host: waits for the device, once before the first step."""
+    if round_sigma is None:
+        return list(levels)
+    known = levels[:-1] if levels[-1] == 0.0 else levels
+    return [*round_sigma(torch.tensor(known, dtype=torch.float64, device=device)).tolist(), *levels[len(known) :]]
 
 
 def churn(

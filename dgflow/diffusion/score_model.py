@@ -6,16 +6,14 @@ Promises one seam for every backbone: whatever a network predicts, both forms ca
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-
-from torch import Tensor
 
 from dgflow.diffusion.classifier_free import ClassifierFree
 from dgflow.diffusion.denoisers import VPDenoiser, predictor_of
 from dgflow.diffusion.discrete import DiscreteSchedule
 from dgflow.diffusion.guidance import Switch
-from dgflow.diffusion.samplers import Denoiser, Predictor
+from dgflow.diffusion.samplers import Denoiser, Predictor, RoundSigma
 from dgflow.diffusion.times import integrated_beta
 
 VP_STEPS = 1000
@@ -32,22 +30,25 @@ class ScoreModel:
 
     denoiser: in the EDM convention. predictor, schedule: for a network of a discrete schedule (ADM, DiT), itself and that schedule.
     null_label: the class that stands for none, for a network that has one. round_sigma: the nearest noise levels that the network knows,
-    None where it knows all of its range. sigma_range: the noise levels that it was made for, 0 to infinity if any.
+    None where it knows all of its range. sigma_range: the noise levels that it was made for, 0 to infinity if any. tau_edges: linear-VP
+    times at which the denoiser jumps. latent: whether samples are latents, which have no bounds, and not images in [-1, 1].
     """
 
     denoiser: Denoiser
     predictor: Predictor | None = None
     schedule: DiscreteSchedule | None = None
     null_label: int | None = None
-    round_sigma: Callable[[Tensor], Tensor] | None = None
+    round_sigma: RoundSigma | None = None
     sigma_range: tuple[float, float] = (0.0, math.inf)
+    tau_edges: tuple[float, ...] = ()
+    latent: bool = False
 
     def narrowed(self, sigma_min: float, sigma_max: float) -> tuple[float, float]:
         """The part of [sigma_min, sigma_max] that the network was made for."""
         return max(sigma_min, self.sigma_range[0]), min(sigma_max, self.sigma_range[1])
 
     def check_sigmas(self, sigmas: Sequence[float]) -> None:
-        """Refuse noise levels that the network was not made for, but for a rounding.
+        """Refuse noise levels that the network was not made for, but for a rounding. Churn may still pass the upper end, as published.
 
         Raises ValueError.
         """
@@ -78,4 +79,12 @@ class ScoreModel:
         if self.predictor is None or self.schedule is None or self.null_label is None:
             raise ValueError("classifier-free guidance needs a network with a null class (DiT): take it out of this recipe's guidance")
         predictor = ClassifierFree(self.predictor, self.null_label, scale, channels=channels)
-        return replace(self, denoiser=VPDenoiser(predictor, self.schedule.timesteps_from_sigma()), predictor=predictor)
+        denoiser = VPDenoiser(predictor, self.schedule.timesteps_from_sigma())
+        edges = (self.schedule.tau_after(int(scale.at)),) if isinstance(scale, Switch) else ()
+        return replace(self, denoiser=denoiser, predictor=predictor, tau_edges=edges)
+
+    def without_labels(self) -> ScoreModel:
+        """The same for a network without classes under samplers whose guidance has them: labels do not reach it."""
+        denoiser, predictor = self.denoiser, self.predictor
+        alone = None if predictor is None else lambda y, time, _: predictor(y, time, None)
+        return replace(self, denoiser=lambda x, sigma, _: denoiser(x, sigma, None), predictor=alone)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dgflow.networks.attention import attend
-from dgflow.networks.precision import group_norm, wide_linear
+from dgflow.networks.precision import group_norm, wide, wide_linear
 
 NUM_GROUPS = 32
 Resample = Literal["up", "down"]
@@ -162,7 +162,10 @@ class AttentionPool(nn.Module):
         x_BCN = torch.cat([x_BCN.mean(dim=2, keepdim=True), x_BCN], dim=2) + self.positional_embedding
         B, C, N = x_BCN.shape
         q, k, v = self.qkv_proj(x_BCN).reshape(B, 3, self.num_heads, -1, N).unbind(1)
-        return self.c_proj(attend(q[..., :1], k, v).reshape(B, C, 1)).flatten(1)
+        # The last product in float32 at least: a log-ratio or an entropy has no use for eight bits.
+        dtype, last = wide(self.c_proj.weight.dtype), self.c_proj
+        assert last.bias is not None
+        return F.conv1d(attend(q[..., :1], k, v).reshape(B, C, 1).to(dtype), last.weight.to(dtype), last.bias.to(dtype)).flatten(1)
 
 
 def resampled(x_BCHW: Tensor, resample: Resample) -> Tensor:

@@ -13,6 +13,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     are those of images in the channels_last format: for these nothing is copied on the way in or out.
     """
     q, k, v = (_channels_adjacent(tensor.transpose(2, 3)) for tensor in (q, k, v))
+    # The CPU's kernels for this gain no time from bfloat16. Plain products would, a tenth of a guidance evaluation, but they round the
+    # softmax's arguments to eight bits: 4 % in the weights where these are 20.
     return F.scaled_dot_product_attention(q, k, v).transpose(2, 3)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dgflow.networks.ncsnpp import Combination, Progressive, ProgressiveInput, ScoreUNet, check_choice
 from dgflow.networks.ncsnpp_layers import FourierFeatures, sinusoid
+from dgflow.networks.precision import wide
 
 IMAGE_SIZES = {"cifar10": 32, "mnist": 32, "omniglot": 32}
 """Side of the images that the autoencoder sees (the last two are padded); data sets of 256 pixels are named `..._256`."""
@@ -140,9 +141,10 @@ class LSGMPrior(nn.Module):
         predicted = self(x_BCHW, t_B)
         if self.mixing_logit is None:
             return predicted
-        share = self.mixing_logit.sigmoid()
+        # Not in a narrower dtype of the parameters: `normal` is exact, and nearly all of the sum.
+        share = self.mixing_logit.to(wide(self.mixing_logit.dtype)).sigmoid()
         normal = variance_B.reshape(-1, 1, 1, 1).sqrt() * x_BCHW
-        return ((1 - share) * normal + share * predicted).to(predicted.dtype)
+        return ((1 - share) * normal + share * predicted).to(x_BCHW.dtype)
 
     def ema_names(self) -> list[str]:
         """All parameters, so that `dae_optimizer["state"][i]["ema"]` of a training checkpoint belongs to name i.

@@ -7,10 +7,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
-from dgflow.steps.guidance_specs import ClassifierFree, ClassifierGuidance, Guidance
-from dgflow.steps.network_specs import DiT, LSGMPrior, time_map, time_of
+from dgflow.steps.guidance_specs import ClassifierFree, Guidance
+from dgflow.steps.guides import FIELD, check_guides, classes_of, guide_of, guides_classes, title_of
+from dgflow.steps.network_specs import LATENT, time_map, time_of
 from dgflow.steps.sampler_specs import RK45, Heun, Sampler
 from dgflow.steps.step import PLACEMENT, SampleStep, Weights
 
@@ -31,16 +32,20 @@ class Generate(SampleStep):
     Columns: `index`, `label` (class, -1 without one), `image` (uint8 [H, W, C]) or, of a network of latents, `latent` (float16 [C, H, W],
     as the sampler made it), and with a discriminator `log_ratio` (its logit at the last guided step, float32).
 
+    Labels are drawn from the score network's classes, or from the guides' where only they have some.
+
     `seeding="edm"` draws what EDM's per-sample generators draw for the seeds `seed`, `seed` + 1, ...: 50,000 samples of seed 0, 50,000 and
     100,000 are the three published sets. `precision` is that of the networks' weights and activations; the sampler's state is float64.
+    `compile` has the score network compiled: minutes of start-up a worker, for runs of hours, and other roundings on other machines.
     """
 
     score: Weights
     sampler: Sampler = Heun()
     guidance: tuple[Guidance, ...] = ()
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**63)
     seeding: Literal["counter", "edm"] = "counter"
     precision: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False
     batch_size: Annotated[int, PLACEMENT] = 256  # an upper bound: a shard is cut into equal batches
 
     @model_validator(mode="after")
@@ -48,20 +53,18 @@ class Generate(SampleStep):
         block = self.sampler.shared_block if isinstance(self.sampler, RK45) else None
         if block is not None and self.shard_size % block:
             raise ValueError(f"expected a shard_size that is a multiple of the sampler's shared_block {block}, found {self.shard_size}")
-        if sum(isinstance(term, ClassifierFree) for term in self.guidance) > 1:
-            raise ValueError("expected at most one ClassifierFree in guidance")
+        check_guides(self.score, self.guidance)
         return self
 
     @property
     def title(self) -> str:
-        networks = (_network(term) for term in self.guidance)
-        guides = " and ".join(weights.step.title.removeprefix("train-") if weights else "its null class" for weights in networks)
+        guides = " and ".join(title_of(term) for term in self.guidance)
         return f"generate seed {self.seed}{f', guided by {guides}' if guides else ''}"
 
     @property
     def latent(self) -> bool:
         """Whether the samples are latents, for a decoder, and not images."""
-        return isinstance(getattr(self.score.step, "network", None), DiT | LSGMPrior)
+        return isinstance(getattr(self.score.step, "network", None), LATENT)
 
     def network_evaluations(self, rows: int) -> int:
         # Of the score network, twice where it is also asked without a class; the guides' come on top.
@@ -72,30 +75,31 @@ class Generate(SampleStep):
         """Load the networks; the function returned makes the samples [start, stop)."""
         import torch
 
+        from dgflow.diffusion.acceleration import prepared
         from dgflow.steps.shapes import data_shape
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float32
+        once: dict[tuple[str, str], nn.Module] = {}  # a network that guides twice is loaded once
 
-        def loaded(name: str) -> nn.Module:
-            return inputs.network(name).to(device, dtype)
+        def loaded(name: str, weights: Weights, compile: bool = False) -> nn.Module:
+            key = (weights.step.fingerprint, inputs.digests[name])
+            if key not in once:
+                once[key] = prepared(inputs.network(name), precision=self.precision, device=device, compile=compile)
+            return once[key]
 
-        score, terms = self._score_model(loaded("score")), []
+        score = self.score.step.network.score_model(loaded("score", self.score, self.compile))  # type: ignore[attr-defined]
+        shape, classes = data_shape(self), classes_of(self.score.step)
+        if classes == 0:
+            score, classes = score.without_labels(), min((known for known in guides_classes(self.guidance) if known), default=0)
+        terms = []
         for number, spec in enumerate(self.guidance):
-            weights = _network(spec)
-            if weights is None:
-                assert isinstance(spec, ClassifierFree)
+            if isinstance(spec, ClassifierFree):
                 score = spec.apply(score)
             else:
-                field = "classifier" if isinstance(spec, ClassifierGuidance) else "discriminator"
-                assert not isinstance(spec, ClassifierFree)
-                terms.append(spec.build(loaded(f"guidance.{number}.{field}"), time_map(time_of(weights.step))))
-        shape = data_shape(self)
-        classes = shape.num_classes if getattr(self.score.step, "conditional", True) else 0
+                weights = guide_of(spec)
+                term = loaded(f"guidance.{number}.{FIELD[type(spec)]}", weights)
+                terms.append(spec.build(term, time_map(time_of(weights.step))))
         return partial(self._rows, score, terms, (shape.channels, shape.image_size, shape.image_size), classes, device)
-
-    def _score_model(self, network: nn.Module) -> ScoreModel:
-        return self.score.step.network.score_model(network)  # type: ignore[attr-defined]
 
     def _rows(
         self,
@@ -167,10 +171,3 @@ class Generate(SampleStep):
         class_labels = noise.integers(self.seed, index_B, classes, draw=noise.LABEL) if classes else None
         latents = noise.standard_normal(self.seed, index_B, shape, step=0, draw=noise.LATENT)
         return latents, class_labels, lambda step: noise.standard_normal(self.seed, index_B, shape, step=step, draw=noise.CHURN)
-
-
-def _network(term: Guidance) -> Weights | None:
-    """The network that guides, None for classifier-free guidance."""
-    if isinstance(term, ClassifierFree):
-        return None
-    return term.classifier if isinstance(term, ClassifierGuidance) else term.discriminator

@@ -5,7 +5,10 @@ The names are those of the networks in `dgflow.networks`. A score network's spec
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
+
+from pydantic import model_validator
 
 from dgflow.steps.step import NetworkStep, Spec, Weights
 
@@ -15,6 +18,9 @@ if TYPE_CHECKING:
     from dgflow.diffusion.score_model import ScoreModel
     from dgflow.diffusion.times import TimeMap
     from dgflow.networks import adm
+
+UNBOUNDED_CONSTANT = 0.001
+"""The stabilizing constant of Soft Truncation's configurations."""
 
 Precond = Literal["edm", "vp", "ve", "iddpm"]
 TimeName = Literal["linear-vp", "cosine-vp", "ddpm-linear", "ddpm-cosine"]
@@ -42,9 +48,9 @@ class SongUNet(Spec):
     num_blocks: int = 4
     attn_resolutions: tuple[int, ...] = (16,)
     dropout: float = 0.1
-    embedding_type: str = "positional"
-    encoder_type: str = "standard"
-    decoder_type: str = "standard"
+    embedding_type: Literal["positional", "fourier"] = "positional"
+    encoder_type: Literal["standard", "skip", "residual"] = "standard"
+    decoder_type: Literal["standard", "skip"] = "standard"
     channel_mult_noise: int = 1
     resample_filter: tuple[int, ...] = (1, 1)
     augment_dim: int = 0
@@ -141,7 +147,6 @@ class DiT(Spec):
         """The network with fresh weights; `image_size` is the side of the latent."""
         from dgflow.networks.dit import DiT as Network
 
-        self._check(num_classes)
         return Network(input_size=image_size, in_channels=channels, num_classes=num_classes, **self.model_dump())
 
     def score_model(self, network: nn.Module) -> ScoreModel:
@@ -149,15 +154,15 @@ class DiT(Spec):
         from dgflow.networks.dit import DiT as Network
 
         assert isinstance(network, Network)
-        return _discrete_score_model(network, "linear", learn_sigma=self.learn_sigma, null_label=network.num_classes)
-
-    def _check(self, num_classes: int) -> None:
-        if num_classes < 1:
-            raise ValueError(f"DiT is conditional on a class: expected num_classes >= 1, found {num_classes}")
+        model = _discrete_score_model(network, "linear", learn_sigma=self.learn_sigma, null_label=network.null_label)
+        return replace(model, latent=True)
 
 
 class NCSNpp(Spec):
-    """score_sde's DDPM++ as Soft Truncation uses it for CelebA and CIFAR-10: it predicts the noise of the linear-VP diffusion."""
+    """score_sde's DDPM++ as Soft Truncation uses it for CelebA and CIFAR-10: it predicts the noise of the linear-VP diffusion.
+
+    `unbounded`: the time of its "u" models, log(sigma^2 / (1 + sigma^2) + 0.001) + log(1 + sigma^2) from time 1e-5 to 1, scaled to 0..999.
+    """
 
     nf: int = 128
     ch_mult: tuple[int, ...] = (1, 2, 2, 2)
@@ -165,24 +170,39 @@ class NCSNpp(Spec):
     attn_resolutions: tuple[int, ...] = (16,)
     dropout: float = 0.1
     fir: bool = False
-    progressive_input: str = "none"
+    progressive_input: Literal["none", "input_skip"] = "none"
+    embedding_dim: int | None = None  # None: nf
+    unbounded: bool = False
 
     def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
         """The network with fresh weights."""
         from dgflow.networks.ncsnpp import NCSNpp as Network
 
         _unconditional("NCSNpp", num_classes)
-        return Network(image_size=image_size, num_channels=channels, **self.model_dump())
+        return Network(image_size=image_size, num_channels=channels, **self.model_dump(exclude={"unbounded"}))
 
     def score_model(self, network: nn.Module) -> ScoreModel:
         """How samplers ask `network`."""
+        import torch
+
         from dgflow.diffusion.denoisers import VPDenoiser, epsilon_only
         from dgflow.diffusion.score_model import ScoreModel
         from dgflow.diffusion.times import sigma_from_tau, tau_from_sigma
 
         # Its own range in time is [1e-5, 1].
         levels = (sigma_from_tau(1e-5), sigma_from_tau(1.0))
-        return ScoreModel(VPDenoiser(epsilon_only(network), lambda sigma: 999.0 * tau_from_sigma(sigma)), sigma_range=levels)
+
+        def unbounded(sigma: torch.Tensor) -> torch.Tensor:
+            integral = torch.log1p(sigma.square())
+            return torch.log(-torch.expm1(-integral) + UNBOUNDED_CONSTANT) + integral
+
+        def told(sigma: torch.Tensor) -> torch.Tensor:
+            if not self.unbounded:
+                return 999.0 * tau_from_sigma(sigma)
+            low, high = (unbounded(torch.full_like(sigma, level)) for level in levels)
+            return 999.0 * (unbounded(sigma) - low) / (high - low)
+
+        return ScoreModel(VPDenoiser(epsilon_only(network), told), sigma_range=levels)
 
 
 class LSGMPrior(Spec):
@@ -216,10 +236,13 @@ class LSGMPrior(Spec):
         return ScoreModel(
             VPDenoiser(lambda y, tau, labels: (prior.epsilon(y, tau, mean_std(tau)[1].square()), None), tau_from_sigma),
             sigma_range=(sigma_from_tau(1e-6), sigma_from_tau(1.0)),
+            latent=True,
         )
 
 
 ScoreNetwork = SongUNet | DhariwalUNet | ADMUNet | DiT | NCSNpp | LSGMPrior
+LATENT = (DiT, LSGMPrior)
+"""Those whose samples are latents."""
 
 
 class ADMEncoder(Spec):
@@ -234,7 +257,7 @@ class ADMEncoder(Spec):
     num_res_blocks: int = 2
     attention_resolutions: tuple[int, ...] = (1,)
     num_head_channels: int = 64
-    pool: str = "attention"
+    pool: Literal["attention", "adaptive"] = "attention"
     time: TimeName = "linear-vp"
 
     def build(self, *, image_size: int, in_channels: int, out_channels: int, num_classes: int | None = None) -> adm.ADMEncoder:
@@ -252,10 +275,19 @@ class ADMEncoder(Spec):
 
 
 class Discriminator(Spec):
-    """A head, with one output, on the middle features of a frozen noisy classifier, or on the samples themselves."""
+    """A head, with one output, on the middle features of a frozen noisy classifier, or on the samples themselves.
+
+    With features, the time that both are told is the features' own, and the head's `time` has to be left alone.
+    """
 
     head: ADMEncoder = ADMEncoder()
     features: Weights | None = None
+
+    @model_validator(mode="after")
+    def _one_time(self) -> Discriminator:
+        if self.features is not None and self.head.time not in ("linear-vp", time_of(self.features.step)):
+            raise ValueError(f"expected the head's time to be that of its features, {time_of(self.features.step)}, found {self.head.time}")
+        return self
 
     def build(self, features: nn.Module | None, *, image_size: int, in_channels: int, num_classes: int | None) -> nn.Module:
         """The discriminator with a fresh head; size and channels are those of the samples, the head's follow from the features."""

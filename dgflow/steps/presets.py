@@ -40,13 +40,13 @@ def adm_gpp(row: str, classifier: Weights, discriminator: Weights) -> tuple[Guid
             weight=_scale(preset.discriminator_weight, at),
             after_timestep=preset.discriminator_after,
             boost=Boost(weight=_scale(preset.boost, at), S_churn=0.0),
-            match_norm=preset.match_preceding_norm,
+            match_preceding_norm=preset.match_preceding_norm,
         ),
     )
 
 
 def dit_gpp(discriminator: Weights) -> tuple[Guidance, ...]:
-    """DiT-XL/2-G++ on ImageNet 256, for `DDPM(respacing="250", clip_denoised=False)`: FID 1.83."""
+    """DiT-XL/2-G++ on ImageNet 256, for `DDPM(respacing="250")`: FID 1.83."""
     preset = DIT_GPP
     return (
         ClassifierFree(scale=_scale(preset.classifier_free_scale, preset.switch_timestep), channels=preset.channels),

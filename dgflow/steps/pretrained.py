@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from dgflow.steps.network_specs import ADMEncoder, Discriminator, LSGMPrior, NCSNpp, ScoreNetwork
+from dgflow.steps.network_specs import ADMEncoder, Discriminator, DiT, LSGMPrior, NCSNpp, ScoreNetwork
 from dgflow.steps.step import NetworkStep, Weights
 from dgflow.store.objects import ObjectStore
+from dgflow.weights.catalogue import CATALOGUE
+from dgflow.weights.sources import parse_source
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,6 +43,26 @@ class Pretrained(NetworkStep):
     num_classes: int = Field(default=0, ge=0)
     format: Format = "safetensors"
     sha256: str | None = None
+
+    @field_validator("source")
+    @classmethod
+    def _a_place(cls, source: str) -> str:
+        """The same file from every folder and on every host: a path becomes absolute. What can hold a secret stays out of records."""
+        if source in CATALOGUE:
+            return source
+        parsed = parse_source(source)
+        if parsed.kind == "https" and parsed.public != parsed.text:
+            raise ValueError(
+                f"expected a source without a query or credentials, which would be written down, found {parsed.public}?...; "
+                "put the file on s3: or on a disk, or by hand into the root, and name that"
+            )
+        return parsed.text
+
+    @model_validator(mode="after")
+    def _classes(self) -> Pretrained:
+        if self.num_classes == 0 and isinstance(self.network, ADMEncoder | DiT):
+            raise ValueError(f"expected num_classes >= 1 for {type(self.network).__name__}, found 0: give those that it was trained on")
+        return self
 
     @model_validator(mode="after")
     def _a_digest(self) -> Pretrained:
@@ -77,7 +99,6 @@ class Pretrained(NetworkStep):
             ValueError: the file is not whole, not the one that was locked, of another format, or does not fit the network.
         """
         from dgflow.networks.checkpoints import load_into, save_weights
-        from dgflow.weights.catalogue import CATALOGUE
         from dgflow.weights.fetch import fetch
 
         # Built before anything is fetched: settings that cannot be are found in a second and not after gigabytes.

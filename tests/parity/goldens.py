@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+SMALL = REPOSITORY / "tests" / "goldens" / "networks"
 NOISE_FACTOR = 30.0
 """A result may differ by this many times the measured noise of the reference run with its float32 operations reordered."""
 
@@ -53,8 +54,7 @@ class Case:
 def folder() -> Path:
     """The golden folder in use. FileNotFoundError when there is none, or when DGFLOW_GOLDENS names a folder without `cases.json`."""
     named = os.environ.get("DGFLOW_GOLDENS")
-    beside, lean = REPOSITORY.parent / "shared" / "goldens" / "networks", REPOSITORY / "tests" / "goldens" / "networks"
-    places = [Path(named)] if named else [beside, lean]
+    places = [Path(named)] if named else [REPOSITORY.parent / "shared" / "goldens" / "networks", SMALL]
     for place in places:
         if (place / "cases.json").is_file():
             return place

@@ -76,7 +76,9 @@ def adm_predictor(config: dict[str, Any], weights: dict[str, Tensor]) -> Predict
     )
     load_into(net, weights, source="net")
     net.eval().requires_grad_(False)
-    return learned_range(net) if config["learn_sigma"] else epsilon_only(net)
+    predictor = learned_range(net) if config["learn_sigma"] else epsilon_only(net)
+    # The original's sampler gives labels to the classifier only, where the network knows no classes.
+    return predictor if config["class_cond"] else lambda y, time, class_labels: predictor(y, time, None)
 
 
 class Recorder:
@@ -128,7 +130,7 @@ def test_ddpm_and_ddim_are_the_published_ones(case: Case) -> None:
         terms = [Recorder(ClassifierGuidance(classifier, weight=config["classifier_scale"], time=time))]
     noise = Recorder(arrays["in_noise"].__getitem__)
     options: dict[str, Any] = {
-        "class_labels": arrays["in_y"] if config["net"]["class_cond"] else None,
+        "class_labels": arrays.get("in_y"),
         "guidance": terms,
         "noise": noise,
         "time": time if config["rescale_timesteps"] else None,

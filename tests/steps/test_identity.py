@@ -92,7 +92,9 @@ OTHER = {
         held_out=0.2,
         seed=9,
     ),
-    Generate: dict(score=SCORE.epoch(3), sampler=DDPM(), guidance=(), seed=9, seeding="edm", precision="bfloat16", shard_size=7),
+    Generate: dict(
+        score=SCORE.epoch(3), sampler=DDPM(), guidance=(), seed=9, seeding="edm", precision="bfloat16", compile=True, shard_size=7
+    ),
     Pretrained: dict(
         source="hf:someone/something/net.pt",
         network=ADMEncoder(num_res_blocks=1),
@@ -143,7 +145,17 @@ OTHER = {
         schedule="cosine",
     ),
     DiT: dict(patch_size=4, hidden_size=8, depth=1, num_heads=1, mlp_ratio=2.0, learn_sigma=False),
-    NCSNpp: dict(nf=8, ch_mult=(1,), num_res_blocks=9, attn_resolutions=(), dropout=0.0, fir=True, progressive_input="input_skip"),
+    NCSNpp: dict(
+        nf=8,
+        ch_mult=(1,),
+        num_res_blocks=9,
+        attn_resolutions=(),
+        dropout=0.0,
+        fir=True,
+        progressive_input="input_skip",
+        embedding_dim=8,
+        unbounded=True,
+    ),
     LSGMPrior: dict(
         num_channels=8,
         ch_mult=(1,),
@@ -180,9 +192,9 @@ OTHER = {
         S_max=9.0,
         S_noise=1.1,
     ),
-    DDPM: dict(respacing="10", clip_denoised=False, variance="large"),
+    DDPM: dict(respacing="10", clip_denoised=False, fixed_variance="large"),
     DDIM: dict(respacing="ddim10", eta=0.5, clip_denoised=False),
-    RK45: dict(tolerance=1e-3, tau_max=0.9, tau_min=0.1, denoise=True, shared_block=5),
+    RK45: dict(tolerance=1e-3, tau_max=0.9, tau_min=0.1, denoise_last=True, shared_block=5),
     Boost: dict(period=3, weight=3.0, churn_period=4, S_churn=1.0, S_noise=1.1),
     DiscriminatorGuidance: dict(
         discriminator=DISC.last(),
@@ -192,10 +204,10 @@ OTHER = {
         tau_max=0.5,
         after_timestep=9,
         boost=None,
-        match_norm=True,
+        match_preceding_norm=True,
         saturate=True,
     ),
-    ClassifierGuidance: dict(classifier=JUDGE.last(), weight=3.0, tau_min=0.1, tau_max=0.5, entropy_scaling=True),
+    ClassifierGuidance: dict(classifier=JUDGE.last(), weight=3.0, tau_min=0.1, tau_max=0.5, entropy_scaling=True, entropy_floor=0.0),
     ClassifierFree: dict(scale=3.0, channels=None),
     Switch: dict(above=3.0, below=3.0, timestep=9),
 }
@@ -212,15 +224,18 @@ def _identity(made: Spec) -> str:
     if isinstance(made, ADMEncoder):
         return TrainDiscriminator(real=REAL[:100], fake=FAKES[:100], network=made).fingerprint
     if isinstance(made, ScoreNetwork | Discriminator):
-        return Pretrained(source="net.safetensors", network=made, image_size=8).fingerprint
+        return Pretrained(source="net.safetensors", network=made, image_size=8, num_classes=3).fingerprint
     if isinstance(made, Sampler):
         return Generate(score=SCORE.last(), sampler=made, shard_size=10).fingerprint
     if isinstance(made, Boost):
         made = DiscriminatorGuidance(discriminator=DISC.best(), boost=made)
     if isinstance(made, Switch):
         made = ClassifierFree(scale=made)
-    if isinstance(made, DiscriminatorGuidance | ClassifierGuidance | ClassifierFree):
-        return Generate(score=SCORE.last(), guidance=(made,)).fingerprint
+    if isinstance(made, ClassifierFree):
+        return Generate(score=FILE.weights(), guidance=(made,)).fingerprint
+    if isinstance(made, DiscriminatorGuidance | ClassifierGuidance):
+        made = made.model_copy(update={"tau_min": None}) if getattr(made, "after_timestep", None) else made
+        return Generate(score=SCORE.last(), guidance=(ClassifierGuidance(classifier=NOISY.last()), made)).fingerprint
     assert isinstance(made, Step)
     return made.fingerprint
 

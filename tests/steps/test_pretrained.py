@@ -111,4 +111,4 @@ def test_a_file_that_changed_after_its_first_use_is_refused(tmp_path):
 
 def test_a_published_file_that_only_a_person_can_fetch_is_asked_for_with_its_page_and_its_place(tmp_path):
     with pytest.raises(ValueError, match=r"drive\.google\.com.*weights/dg-cifar10-classifier/32x32_classifier\.pt"):
-        complete(dg.Generate(score=dg.official("dg-cifar10-classifier")), open_store(str(tmp_path / "root")))
+        complete(dg.official("dg-cifar10-classifier").step, open_store(str(tmp_path / "root")))

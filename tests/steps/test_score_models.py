@@ -71,7 +71,7 @@ def test_every_guidance_term_runs_under_every_sampler_and_they_combine(folder, t
     classifier, disc = (guide.weights() for guide in guides[step.channels])
     terms: list[Any] = [
         dg.ClassifierGuidance(classifier=classifier, weight=dg.Switch(above=0.5, below=2.0, timestep=500), entropy_scaling=True),
-        dg.DiscriminatorGuidance(discriminator=disc, after_timestep=100, boost=dg.Boost(), match_norm=True),
+        dg.DiscriminatorGuidance(discriminator=disc, after_timestep=100, boost=dg.Boost(), match_preceding_norm=True),
     ]
     if score == "DiT":
         terms.append(dg.ClassifierFree(scale=dg.Switch(above=1.25, below=3.0, timestep=200)))
@@ -131,14 +131,89 @@ def test_bfloat16_samples_are_close_to_float32_ones(folder, tmp_path):
 
 def test_a_schedule_outside_the_network_s_range_is_refused_with_the_range(folder, tmp_path):
     step = pretrained(folder, "ADMUNet", **SCORES["ADMUNet"])
+    rows(dg.Generate(score=step.weights(), sampler=dg.Heun(steps=3), shard_size=4), tmp_path)  # the default range is narrowed
     with pytest.raises(ValueError, match=r"sigma between 0\.01\d* and 157\.\d+, the range of this score network, found 0\.002"):
-        rows(dg.Generate(score=step.weights(), sampler=dg.Heun(steps=3), shard_size=4), tmp_path)
+        rows(dg.Generate(score=step.weights(), sampler=dg.Heun(steps=3, sigma_min=0.002), shard_size=4), tmp_path)
 
 
-def test_classifier_free_guidance_of_a_network_without_a_null_class_is_refused(folder, tmp_path):
+def test_an_unconditional_network_is_guided_by_a_classifier_whose_labels_do_not_reach_it(folder, tmp_path, guides):
+    """Dhariwal and Nichol's other setting: labels are drawn from the classifier's classes."""
+    fields: dict[str, Any] = SCORES["ADMUNet"] | {"num_classes": 0}
+    step = pretrained(folder, "ADMUNet without classes", **fields)
+    terms = (dg.ClassifierGuidance(classifier=guides[3][0].weights(), weight=3.0),)
+    plain, guided = (
+        rows(dg.Generate(score=step.weights(), sampler=SAMPLERS["DDPM"], guidance=chosen, shard_size=8), tmp_path, 8)
+        for chosen in ((), terms)
+    )
+    assert (plain["label"] == -1).all() and set(guided["label"]) == {0, 1, 2} and (plain["image"] != guided["image"]).any()
+
+
+def test_latents_are_not_clipped_and_images_are(folder, tmp_path):
+    for name, column in (("DiT", "latent"), ("ADMUNet", "image")):
+        step = pretrained(folder, name, **SCORES[name])
+        default, clipped = (
+            rows(dg.Generate(score=step.weights(), sampler=dg.DDPM(respacing="4", clip_denoised=clip), shard_size=4), tmp_path)[column]
+            for clip in (None, True)
+        )
+        assert (default == clipped).all() == (column == "image")
+
+
+def test_a_network_that_both_guides_and_carries_a_discriminator_gives_finite_log_ratios_in_bfloat16(folder, tmp_path, guides):
     step = pretrained(folder, "SongUNet", **SCORES["SongUNet"])
-    with pytest.raises(ValueError, match="needs a network with a null class"):
-        rows(dg.Generate(score=step.weights(), guidance=(dg.ClassifierFree(),), shard_size=4), tmp_path)
+    terms = (dg.DiscriminatorGuidance(discriminator=guides[3][1].weights(), saturate=True),)
+    made = rows(dg.Generate(score=step.weights(), sampler=SAMPLERS["RK45"], guidance=terms, precision="bfloat16", shard_size=4), tmp_path)
+    assert (abs(made["log_ratio"]) < 11.6).all()
+
+
+def test_heun_and_the_ablation_sampler_churn_alike_on_a_network_that_knows_some_levels_only(folder, tmp_path):
+    step = pretrained(folder, "DhariwalUNet iDDPM", **SCORES["DhariwalUNet iDDPM"])
+    same: dict[str, Any] = {"steps": 5, "sigma_min": 0.05, "sigma_max": 50, "S_churn": 2.0}
+    heun, ablation = (
+        rows(dg.Generate(score=step.weights(), sampler=sampler, shard_size=4), tmp_path)["image"].astype(int)
+        for sampler in (dg.Heun(**same), dg.EDMAblation(**same))
+    )
+    assert abs(heun - ablation).max() <= 1
+
+
+def refused(guides) -> dict[str, tuple[Any, str]]:
+    """Recipes that cannot work, and what is said when they are built."""
+    score = dg.Pretrained(source="net.pt", network=dg.SongUNet(), image_size=8, num_classes=3).weights()
+    larger = dg.Pretrained(source="net.pt", network=dg.SongUNet(), image_size=16, num_classes=3).weights()
+    many = dg.Pretrained(source="net.pt", network=dg.SongUNet(), image_size=8, num_classes=4).weights()
+    classifier, disc = (guide.weights() for guide in guides[3])
+    guided: Any = lambda term, score=score: dg.Generate(score=score, guidance=(term,))  # noqa: E731
+    return {
+        "score": (lambda: dg.Generate(score=classifier), r"expected a score network \(SongUNet, .*found pretrained of ADMEncoder"),
+        "kind": (lambda: guided(dg.DiscriminatorGuidance(discriminator=classifier)), r"guidance\.0\.discriminator: expected a Train"),
+        "other kind": (lambda: guided(dg.ClassifierGuidance(classifier=disc)), r"guidance\.0\.classifier: expected a TrainClassifier"),
+        "size": (
+            lambda: guided(dg.ClassifierGuidance(classifier=classifier), larger),
+            "3 channels of 16 pixels a side, found one for 3 of 8",
+        ),
+        "classes": (lambda: guided(dg.ClassifierGuidance(classifier=classifier), many), "knows the 4 classes .* found 3 classes"),
+        "null": (lambda: guided(dg.ClassifierFree()), "needs a network with a null class"),
+        "norm": (lambda: guided(dg.DiscriminatorGuidance(discriminator=disc, match_preceding_norm=True)), "list the classifier first"),
+        "levels": (lambda: dg.Heun(sigma_min=9, sigma_max=2), "sigma_min < sigma_max"),
+        "times": (lambda: dg.RK45(tau_min=0.5, tau_max=0.1), "tau_min < tau_max"),
+        "respacing": (lambda: dg.DDPM(respacing="abc"), "respacing"),
+        "churn": (lambda: dg.Heun(S_churn=-1), "S_churn"),
+        "windows": (lambda: dg.DiscriminatorGuidance(discriminator=disc, tau_min=0.5, after_timestep=9), "tau_min or after_timestep"),
+        "head's time": (
+            lambda: dg.Discriminator(head=HEAD.model_copy(update={"time": "cosine-vp"}), features=classifier),
+            "that of its features, ddpm-linear, found cosine-vp",
+        ),
+        "outputs": (lambda: dg.Pretrained(source="net.pt", network=HEAD, image_size=8), "num_classes"),
+        "DiT": (lambda: dg.Pretrained(source="net.pt", network=dg.DiT(), image_size=8), "num_classes"),
+        "source": (lambda: dg.Pretrained(source="nosuch:net.pt", network=dg.SongUNet(), image_size=8), "nosuch"),
+        "secret": (lambda: dg.Pretrained(source="https://h/n.pt?token=x", network=dg.SongUNet(), image_size=8), "without a query"),
+    }
+
+
+@pytest.mark.parametrize("what", refused({3: [dg.Pretrained(source="c.pt", network=HEAD, image_size=8, num_classes=3)] * 2}))
+def test_a_recipe_that_cannot_work_is_refused_when_it_is_built(guides, what):
+    build, says = refused(guides)[what]
+    with pytest.raises(ValueError, match=says):
+        build()
 
 
 def test_samples_that_share_a_step_size_are_cut_into_blocks_of_their_own_whatever_the_batch(folder, tmp_path):

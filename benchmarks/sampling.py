@@ -1,0 +1,303 @@
+"""Images per second and peak memory of sampling with and without discriminator guidance, for networks of the published sizes.
+
+    python benchmarks/sampling.py [--system edm adm dit] [--batch 1 16 64] [--variant plain f32-nhwc ...] [--threads 2] [--seconds 4]
+
+A whole run takes hours on a CPU, so the medians of one score evaluation and one guidance evaluation are measured, each variant in a fresh
+process and after a warm-up of its own, and images/s follow from how often the published schedule evaluates either; `--validate` runs a
+short schedule of the real sampler and compares its time with the prediction. Weights are random: the time is the same. The sampler's own
+arithmetic is left out: it is below the noise. With one CPU thread the clock is the process's CPU time, which others on the machine disturb
+less; otherwise it is the wall's.
+
+"plain" is what a guided sampler does without care: float32, NCHW, parameters that require gradients, a `.backward()` of the log-ratio, the
+discriminator asked in every step. The others are `acceleration.prepared` networks within the published window: f32 or bf16, channels_last
+(nhwc) or not (nchw), compiled (-c) or not. Beside each stand the largest differences of its denoised images and its guidance gradients
+from the plain way's on the same input, relative to the largest value of those.
+
+Peak memory is what the process held at most while sampling beyond what it held before it built the networks (compiled: with what the
+compiler left); on CUDA, what was allocated at most. The default, batch 1 without compilation, takes about ten minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dgflow.diffusion.acceleration import prepared
+from dgflow.diffusion.classifier_free import ClassifierFree
+from dgflow.diffusion.ddpm import ddpm
+from dgflow.diffusion.denoisers import learned_range
+from dgflow.diffusion.discrete import DiscreteSchedule
+from dgflow.diffusion.discriminator_guidance import DiscriminatorGuidance, log_ratio_and_gradient
+from dgflow.diffusion.guidance import GuidanceTerm, Point, Switch
+from dgflow.diffusion.heun import edm_sigmas, heun
+from dgflow.diffusion.samplers import Sample
+from dgflow.diffusion.times import per_sample, tau_from_sigma
+from dgflow.networks.adm import ADMEncoder
+from dgflow.networks.adm_unet import ADMUNet
+from dgflow.networks.discriminator import Discriminator
+from dgflow.networks.dit import SIZES, DiT
+from dgflow.networks.edm import VPPrecond
+from dgflow.networks.song import SongUNet
+
+VARIANTS = ("plain", "f32-nchw", "f32-nhwc", "bf16-nchw", "bf16-nhwc")
+COMPILED = tuple(f"{name}-c" for name in VARIANTS[1:])
+TITLES = {"edm": "EDM CIFAR-10, Heun 18 steps", "adm": "ADM ImageNet-64, DDPM 250 steps", "dit": "DiT-S/2 latents, DDPM 250 steps"}
+SHAPES = {"edm": (3, 32, 32), "adm": (3, 64, 64), "dit": (4, 32, 32)}
+F32_BOUND = 1e-3
+"""What a float32 variant may differ from the plain way."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Seconds of one evaluation, peak memory in bytes, predicted and measured seconds of a short run, and what was computed."""
+
+    score: float
+    guidance: float
+    peak: int
+    validation: tuple[float, float] | None
+    denoised: list[float]
+    gradient: list[float]
+
+
+def schedule_counts(system: str) -> tuple[int, int, int]:
+    """The published schedule's evaluations of the score, of the discriminator within its window, and of one asked in every step."""
+    if system == "edm":
+        sigmas = edm_sigmas(18)[:-1]
+        return 2 * len(sigmas) - 1, sum(tau_from_sigma(sigma) >= 0.01 for sigma in sigmas), len(sigmas)
+    timesteps = DiscreteSchedule.of(respacing="250").timestep_map
+    return len(timesteps), sum(timestep > 100 for timestep in timesteps), len(timesteps)
+
+
+def networks(system: str) -> tuple[nn.Module, Discriminator]:
+    """Score network and discriminator of published size; layers that start at or close to zero do not, lest all outputs be equal."""
+    torch.manual_seed(0)
+    classes = None if system == "edm" else 1000
+    if system == "edm":
+        score: nn.Module = VPPrecond(SongUNet(32, 3, augment_dim=9, channel_mult=(2, 2, 2)))
+        features = _classifier(32, 3, (1, 2, 4), 4, (1, 2, 4))
+    elif system == "adm":
+        mult, where = (1, 2, 3, 4), (2, 4, 8)
+        score = ADMUNet(
+            image_size=64,
+            model_channels=192,
+            out_channels=6,
+            num_res_blocks=3,
+            attention_resolutions=where,
+            channel_mult=mult,
+            num_classes=classes,
+            new_attention_order=True,
+        )
+        features = _classifier(64, 3, mult, 4, where)
+    else:
+        score = DiT(**SIZES["DiT-S/2"])
+        features = _classifier(32, 4, (1, 2, 3), 2, (1, 2, 4))
+    head = ADMEncoder(
+        image_size=8,
+        in_channels=features.feature_channels,
+        model_channels=128,
+        out_channels=1,
+        num_res_blocks=2,
+        attention_resolutions=(1,),
+        channel_mult=(1,),
+        num_classes=classes,
+    )
+    discriminator = Discriminator(features, head)
+    with torch.no_grad():
+        for parameter in (*score.parameters(), *discriminator.parameters()):
+            usual = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.0
+            if parameter.ndim > 1 and parameter.std() < 0.1 * usual:
+                parameter.normal_(std=usual)
+    return score.eval(), discriminator.eval()
+
+
+def _classifier(size: int, channels: int, mult: tuple[int, ...], depth: int, where: tuple[int, ...]) -> ADMEncoder:
+    return ADMEncoder(
+        image_size=size,
+        in_channels=channels,
+        model_channels=128,
+        out_channels=1000,
+        num_res_blocks=depth,
+        attention_resolutions=where,
+        channel_mult=mult,
+    )
+
+
+def plain_gradient(discriminator: Discriminator, x: Tensor, sigma: Tensor, class_labels: Tensor | None) -> Tensor:
+    """The log-ratio's gradient as an unthinking implementation has it: with those of all parameters, added up and never used."""
+    mean = per_sample((1.0 + sigma.square()).rsqrt(), x)
+    with torch.enable_grad():
+        y = (mean * x).float().requires_grad_()
+        discriminator(y, tau_from_sigma(sigma).float(), class_labels).sum().backward()
+    assert y.grad is not None
+    return mean * y.grad.double()
+
+
+def measure(system: str, batch: int, variant: str, threads: int, seconds: float, validate: bool) -> Measured:
+    """Everything about one variant; to be called in a process of its own."""
+    torch.set_num_threads(threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    idle = _memory("VmRSS")
+    score, discriminator = networks(system)
+    if variant == "plain":
+        score, discriminator = score.to(device).requires_grad_(True), discriminator.to(device).requires_grad_(True)
+    else:
+        precision, compile = "bfloat16" if variant.startswith("bf16") else "float32", variant.endswith("-c")
+        for network in (score, discriminator):
+            prepared(network, precision=precision, device=device, compile=compile)
+            if "nchw" in variant:
+                network.to(memory_format=torch.contiguous_format)
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(batch, *SHAPES[system], dtype=torch.float64, generator=generator).to(device)
+    sigma = torch.ones(batch, dtype=torch.float64, device=device)
+    labels = None if system == "edm" else (torch.arange(batch, device=device) * 7) % 1000
+    predictor = learned_range(score)
+    if system == "dit":
+        predictor = ClassifierFree(predictor, null_label=1000, scale=Switch(above=1.25, below=3.0, at=200))
+
+    @torch.no_grad()
+    def denoised() -> Tensor:
+        return score(x, sigma, labels) if system == "edm" else predictor(x.float(), 400 * sigma.float(), labels)[0]
+
+    def gradient() -> Tensor:
+        if variant == "plain":
+            return plain_gradient(discriminator, x, sigma, labels)
+        return log_ratio_and_gradient(discriminator, x, sigma, labels)[1]
+
+    outputs = denoised(), gradient()  # the warm-up; compiles
+    _forget_peak()
+    # One thread computes all the time: its CPU time is what the wall's would be on a machine of its own.
+    clock = time.process_time if threads == 1 and device.type == "cpu" else time.perf_counter
+    times = _median_seconds(denoised, seconds, clock), _median_seconds(gradient, seconds, clock)
+    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else _memory("VmHWM") - idle
+
+    def unthinking(point: Point) -> tuple[Tensor | None, Tensor | None]:
+        return plain_gradient(discriminator, point.x, point.sigma, point.class_labels), None
+
+    def run() -> Sample:
+        term: GuidanceTerm = unthinking if variant == "plain" else DiscriminatorGuidance(discriminator)
+        if system == "edm":
+            return heun(score, x, edm_sigmas(4), guidance=[term])
+        schedule = DiscreteSchedule.of(respacing="4")
+        return ddpm(predictor, x, schedule, noise=lambda step: x, class_labels=labels, guidance=[term])
+
+    validation = None
+    if validate:
+        began = clock()
+        sample = run()
+        _wait(device)
+        validation = sample.nfe * times[0] + sample.guidance_nfe * times[1], clock() - began
+    return Measured(*times, peak, validation, *(output.double().flatten().tolist() for output in outputs))
+
+
+def _median_seconds(evaluate: Callable[[], Tensor], seconds: float, clock: Callable[[], float]) -> float:
+    """Of calls within `seconds`, two at least."""
+    found, end = [], clock() + seconds
+    while len(found) < 2 or clock() < end:
+        began = clock()
+        _wait(evaluate().device)
+        found.append(clock() - began)
+    return statistics.median(found)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _memory(field: str) -> int:
+    """Bytes by the kernel's account of this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+
+
+def _forget_peak() -> None:
+    """Start the peak anew from what is held now."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def table_row(system: str, batch: int, variant: str, found: Measured, plain: Measured) -> dict[str, Any]:
+    """One row's numbers: images/s unguided and guided, the gain on the plain way, peak memory, differences, validation."""
+    nfe, inside, always = schedule_counts(system)
+
+    def seconds(of: Measured, evaluations: int) -> float:
+        return nfe * of.score + evaluations * of.guidance
+
+    evaluations = always if variant == "plain" else inside
+    row = {"system": system, "batch": batch, "variant": variant, "score_s": found.score, "guidance_s": found.guidance}
+    row |= {"unguided_images_per_s": batch / seconds(found, 0), "guided_images_per_s": batch / seconds(found, evaluations)}
+    row |= {"gain_unguided": plain.score / found.score, "gain_guided": seconds(plain, always) / seconds(found, evaluations)}
+    row |= {"peak_bytes": found.peak, "denoised_difference": _difference(found.denoised, plain.denoised)}
+    row |= {"gradient_difference": _difference(found.gradient, plain.gradient), "validation": found.validation}
+    return row
+
+
+def _difference(found: list[float], expected: list[float]) -> float:
+    return max(abs(a - b) for a, b in zip(found, expected, strict=True)) / max(map(abs, expected))
+
+
+def show(row: dict[str, Any]) -> None:
+    print(
+        f"| {row['system']} | {row['batch']} | {row['variant']} | {row['score_s']:.3f} | {row['guidance_s']:.3f} "
+        f"| {row['unguided_images_per_s']:.4g} | {row['guided_images_per_s']:.4g} | {row['gain_unguided']:.2f} | {row['gain_guided']:.2f} "
+        f"| {row['peak_bytes'] / 2**20:.0f} | {row['denoised_difference']:.1e} | {row['gradient_difference']:.1e} |",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--system", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--batch", nargs="+", type=int, default=[1])
+    parser.add_argument("--variant", nargs="+", choices=(*VARIANTS, *COMPILED), default=VARIANTS, help="plain is always measured too")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--seconds", type=float, default=4.0, help="time for each median; two evaluations at least")
+    parser.add_argument("--validate", action="store_true", help="also run a short schedule and compare it with its prediction")
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
+    options = parser.parse_args()
+
+    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {options.threads} thread(s)"
+    print(f"{machine}, torch {torch.__version__}; {'; '.join(f'{name}: {TITLES[name]}' for name in options.system)}\n")
+    columns = "system | batch | variant | score s | guidance s | images/s unguided | guided | gain unguided | guided | peak MiB"
+    print(f"| {columns} | denoised differs | gradient differs |\n|{'---|' * 12}", flush=True)
+    rows = []
+    for system in options.system:
+        for batch in options.batch:
+            plain = None
+            for variant in ("plain", *(name for name in options.variant if name != "plain")):
+                with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
+                    settings = (system, batch, variant, options.threads, options.seconds, options.validate)
+                    found = fresh.submit(measure, *settings).result()
+                plain = plain or found
+                rows.append(table_row(system, batch, variant, found, plain))
+                show(rows[-1])
+    for row in rows:
+        if row["validation"]:
+            predicted, took = row["validation"]
+            print(f"short run, {row['system']} batch {row['batch']} {row['variant']}: predicted {predicted:.2f} s, took {took:.2f} s")
+    if options.json:
+        options.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1))
+    float32 = (row for row in rows if row["variant"].startswith("f32"))
+    far = {row["variant"] for row in float32 if max(row["denoised_difference"], row["gradient_difference"]) > F32_BOUND}
+    if far:
+        raise SystemExit(f"expected float32 variants within {F32_BOUND} of the plain way, found beyond: {', '.join(sorted(far))}")
+
+
+if __name__ == "__main__":
+    main()
