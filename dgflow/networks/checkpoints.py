@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor, nn
 
 SHOWN = 4
@@ -30,8 +31,9 @@ def load_weights(data: bytes) -> dict[str, Tensor]:
     """
     try:
         return safetensors.torch.load(data)
-    except (safetensors.SafetensorError, KeyError) as error:  # KeyError: a number format that torch does not have
-        raise ValueError(f"expected a whole safetensors file, found {_guess(data)} ({error}): {_remedy(data)}") from error
+    except (safetensors.SafetensorError, KeyError, TypeError, RuntimeError) as error:  # a number format or a shape that torch does not have
+        found = (str(error).splitlines() or [""])[0]
+        raise ValueError(f"expected a whole safetensors file, found {_guess(data)} ({found}): {_remedy(data)}") from error
 
 
 def load_into(network: nn.Module, state_dict: Mapping[str, Tensor], *, source: str) -> None:
@@ -41,14 +43,26 @@ def load_into(network: nn.Module, state_dict: Mapping[str, Tensor], *, source: s
         source: where the weights come from, for the error.
 
     Raises:
-        ValueError: names missing or unexpected, or shapes that differ; the network is then as it was.
+        ValueError: as `check_fits`; the network is then as it was.
+    """
+    check_fits(network, state_dict, source=source)
+    network.load_state_dict(dict(state_dict), strict=True)
+
+
+def check_fits(network: nn.Module, state_dict: Mapping[str, Tensor], *, source: str) -> None:
+    """Compare the names, shapes and kinds of numbers of `state_dict` with those of `network`, which may be on the meta device.
+
+    Floating-point weights may have any of the formats of 16 bits and more; other numbers have to be of the network's kind.
+
+    Raises:
+        ValueError: names missing or unexpected, or tensors of another shape or kind.
     """
     expected = network.state_dict()
-    misshaped = [name for name in expected if name in state_dict and expected[name].shape != state_dict[name].shape]
+    misshaped = [name for name in expected if name in state_dict and not _fits(expected[name], state_dict[name])]
     problems = [
-        _listed("missing", [name for name in expected if name not in state_dict], str),
-        _listed("unexpected", [name for name in state_dict if name not in expected], str),
-        _listed("misshaped", misshaped, lambda n: f"{n} expected {list(expected[n].shape)} found {list(state_dict[n].shape)}"),
+        _listed("missing", [name for name in expected if name not in state_dict], _named),
+        _listed("unexpected", [name for name in state_dict if name not in expected], _named),
+        _listed("misshaped", misshaped, lambda n: f"{_named(n)} expected {_form(expected[n])} found {_form(state_dict[n])}"),
     ]
     found = [problem for problem in problems if problem]
     if found:
@@ -57,7 +71,30 @@ def load_into(network: nn.Module, state_dict: Mapping[str, Tensor], *, source: s
             f"the weights of {source} do not fit this {kind} ({len(expected)} tensors): {'; '.join(found)}. Build the network "
             "with the settings that it was trained with, or name the file that belongs to these settings."
         )
-    network.load_state_dict(dict(state_dict), strict=True)
+
+
+def _fits(expected: Tensor, found: object) -> bool:
+    return isinstance(found, Tensor) and not found.is_meta and (expected.shape, _kind(expected)) == (found.shape, _kind(found))
+
+
+def _kind(tensor: Tensor) -> str:
+    """What numbers they are, as far as copying them into another format would lose more than digits."""
+    dtype = tensor.dtype
+    if dtype.is_floating_point:
+        return "floating" if dtype.itemsize >= 2 else str(dtype)
+    return "complex" if dtype.is_complex else "boolean" if dtype == torch.bool else "integer" if not tensor.is_quantized else "quantized"
+
+
+def _form(value: object) -> str:
+    """A tensor's shape, and its dtype."""
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    return f"{list(value.shape)} of {str(value.dtype).removeprefix('torch.')}{' without values' if value.is_meta else ''}"
+
+
+def _named(name: object) -> str:
+    """A name as a file may have it, with nothing that a terminal would act on."""
+    return repr(str(name))[1:-1][:120]
 
 
 def _listed(kind: str, names: list[str], describe: Callable[[str], str]) -> str:

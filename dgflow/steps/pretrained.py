@@ -98,14 +98,21 @@ class Pretrained(NetworkStep):
         Raises:
             ValueError: the file is not whole, not the one that was locked, of another format, or does not fit the network.
         """
-        from dgflow.networks.checkpoints import load_into, save_weights
+        import torch
+
+        from dgflow.networks.checkpoints import check_fits, save_weights
         from dgflow.weights.fetch import fetch
 
-        # Built before anything is fetched: settings that cannot be are found in a second and not after gigabytes.
-        network = self.trained_part(self.build(inputs))
+        # Built before anything is fetched: settings that cannot be are found in a second and not after gigabytes. Without memory, but for
+        # a head, whose features are loaded.
+        with torch.device("cpu" if isinstance(self.network, Discriminator) else "meta"):
+            network = self.trained_part(self.build(inputs))
         file = fetch(store, CATALOGUE.get(self.source, self.source), expected_sha256=self.sha256)
-        tensors = self._read(file.path, network)
-        load_into(network, tensors, source=self.source)
+        try:
+            tensors = self._read(file.path, network)
+            check_fits(network, tensors, source=self.source)
+        except ValueError as error:
+            raise ValueError(f"{error} If the file was bad when it was first used, delete {file.lock_key} in {store.url} too.") from error
         return save_weights(tensors)
 
     def _read(self, path: Path, network: nn.Module) -> dict[str, Tensor]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from dgflow.weights.torch_file import Namespace, load_torch
-from dgflow.weights.weight_file import File, WeightFile, called, check_state_dict, plain
+from dgflow.weights.weight_file import File, WeightFile, called, check_state_dict, plain_items
 
 
 def read_dit(file: File, *, source: str | None = None) -> WeightFile:
@@ -16,8 +14,8 @@ def read_dit(file: File, *, source: str | None = None) -> WeightFile:
     """
     name = called(file, source)
     found = load_torch(file, name)
-    if not isinstance(found, Mapping) or "ema" not in found:
+    if not isinstance(found, dict) or "ema" not in found:
         return WeightFile(check_state_dict(found, name), {})
-    args = found.get("args")
-    settings = {"args": plain(vars(args))} if isinstance(args, Namespace) else {}
+    args = dict.get(found, "args")
+    settings = {"args": plain_items(vars(args))} if isinstance(args, Namespace) else {}
     return WeightFile(check_state_dict(found["ema"], name, "'ema'"), settings)

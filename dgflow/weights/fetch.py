@@ -7,50 +7,43 @@ that what was locked once is never replaced; and that where the root has the fil
     weights/NAME/<sha16>/FILE           the bytes, put there before the lock
     weights/NAME/FILE                   where a person puts a file that cannot be downloaded
 
+NAME is the catalogue's, else the file's name and 12 digits of the sha256 of the source as it was given, which shows no secret of it: two
+urls that differ in their query alone are two files, and a url whose signature changes names another file each time.
+
 `ObjectStore` reads and writes objects whole, so a file is held in memory once while it goes into the root or comes out of it. What a root
 other than a local folder has, is copied to the scratch folder of each host.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from dgflow.store.identity import canonical_json, sha256_hex
 from dgflow.store.local import LocalStore
 from dgflow.store.objects import ObjectStore, open_store
-from dgflow.store.receipts import CorruptObject, Sha256, parse_json
+from dgflow.store.receipts import CorruptObject
 from dgflow.weights.entry import CatalogueFile
-from dgflow.weights.scratch import alone, copy_path, digest, kept, scratch_folder
+from dgflow.weights.lock import Lock, read_lock
+from dgflow.weights.scratch import alone, copy_path, digest, file_errors, kept, scratch_folder
 from dgflow.weights.sources import Source, obtain, parse_source
-
-_FOLDER = "weights"
 
 
 @dataclass(frozen=True)
 class LocalFile:
-    """A file on this host whose content is known. It belongs to the root or to the scratch folder: read it, and leave it as it is."""
+    """A file on this host whose content is known. It belongs to the root or to the scratch folder: read it, and leave it as it is.
+
+    A file that turns out to be a bad one was locked all the same: an error about it should say that deleting `lock_key` in the root, once
+    the right file is there to be found, makes the next use a first one.
+    """
 
     path: Path
     sha256: str
     size: int  # bytes
-
-
-class Lock(BaseModel):
-    """What was found at first use."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    source: str
-    sha256: Sha256
-    bytes: int
-    key: str  # of the file, from the store's root
-    created: float  # seconds since the epoch by the writer's clock
+    lock_key: str  # of the record in the root which says that this is the file
 
 
 @dataclass(frozen=True)
@@ -62,12 +55,16 @@ class _Wanted:
     sha256: str | None
 
     @property
+    def folder(self) -> str:
+        return f"weights/{self.name}"
+
+    @property
     def lock_key(self) -> str:
-        return f"{_FOLDER}/{self.name}.json"
+        return f"{self.folder}.json"
 
     @property
     def placed_key(self) -> str:
-        return f"{_FOLDER}/{self.name}/{self.file_name}"
+        return f"{self.folder}/{self.file_name}"
 
 
 def fetch(
@@ -90,16 +87,16 @@ def fetch(
     store = open_store(root) if isinstance(root, str) else root
     scratch = scratch or scratch_folder()
     wanted = _wanted(file, expected_sha256)
-    lock = _read_lock(store, wanted)
+    lock = read_lock(store, wanted.lock_key, wanted.name, wanted.folder)
     if lock is None:
         with alone(scratch, wanted.name):
-            lock = _read_lock(store, wanted) or _first_use(store, wanted, scratch)
+            lock = read_lock(store, wanted.lock_key, wanted.name, wanted.folder) or _first_use(store, wanted, scratch)
     if wanted.sha256 and wanted.sha256 != lock.sha256:
         raise _mismatch(store, wanted, lock, wanted.sha256, "the expected one")
     here = Path(wanted.source.text) if wanted.source and wanted.source.kind == "file" else None
-    if here and here.is_file() and (found := digest(here)) != lock.sha256:
+    if here and os.path.isfile(here) and (found := digest(here)) != lock.sha256:
         raise _mismatch(store, wanted, lock, found, f"the one that is now at {here}")
-    return _from_root(store, lock, scratch) or _repaired(store, wanted, lock, scratch)
+    return _from_root(store, wanted, lock, scratch) or _repaired(store, wanted, lock, scratch)
 
 
 def _wanted(file: CatalogueFile | str, expected_sha256: str | None) -> _Wanted:
@@ -111,36 +108,24 @@ def _wanted(file: CatalogueFile | str, expected_sha256: str | None) -> _Wanted:
         source = parse_source(file.source) if file.source else None
         return _Wanted(file.name, file.file_name, source, file.page, expected_sha256 or file.sha256)
     source = parse_source(file)
-    file_name = re.sub(r"[^A-Za-z0-9._=+-]", "_", source.file_name).lstrip(".") or "file"
+    file_name = re.sub(r"[^A-Za-z0-9._=+-]", "_", source.file_name)[-80:].lstrip(".") or "file"
     # The source is in the name, so that two files of one name from two places do not meet.
-    return _Wanted(f"{file_name}-{sha256_hex(source.public.encode())[:12]}", file_name, source, source.public, expected_sha256)
-
-
-def _read_lock(store: ObjectStore, wanted: _Wanted) -> Lock | None:
-    try:
-        return Lock.model_validate(parse_json(store.get(wanted.lock_key), wanted.lock_key, store.url))
-    except FileNotFoundError:
-        return None
-    except ValidationError as error:
-        raise CorruptObject(
-            f"{wanted.lock_key} in {store.url}: expected the lock of a weight file, found another record: {error}"
-        ) from error
+    return _Wanted(f"{file_name}-{sha256_hex(source.text.encode())[:12]}", file_name, source, source.public, expected_sha256)
 
 
 def _first_use(store: ObjectStore, wanted: _Wanted, scratch: Path) -> Lock:
     """Put the file into the root and lock its digest."""
     if store.size(wanted.placed_key) is not None:
         key, origin = wanted.placed_key, f"{store.url}/{wanted.placed_key}"
-        path = store.root / key if isinstance(store, LocalStore) else kept(scratch, store.get(key), wanted.file_name)
-        sha256 = _checked(path, wanted, origin)
+        data = store.get(key)
+        sha256 = _checked(data, wanted, origin)
     else:
-        path, sha256 = _obtained(store, wanted, scratch)
-        key, origin = f"{_FOLDER}/{wanted.name}/{sha256[:16]}/{wanted.file_name}", wanted.source.public if wanted.source else ""
-        store.put(key, path.read_bytes())
-    size = path.stat().st_size
-    lock = Lock(name=wanted.name, source=origin, sha256=sha256, bytes=size, key=key, created=time.time())
+        data, sha256 = _obtained(store, wanted, scratch)
+        key, origin = f"{wanted.folder}/{sha256[:16]}/{wanted.file_name}", wanted.source.public if wanted.source else ""
+        store.put(key, data)
+    lock = Lock(name=wanted.name, source=origin, sha256=sha256, bytes=len(data), key=key, created=time.time())
     if not store.create(wanted.lock_key, canonical_json(lock.model_dump()).encode()):
-        standing = _read_lock(store, wanted)
+        standing = read_lock(store, wanted.lock_key, wanted.name, wanted.folder)
         if standing is None or standing.sha256 != sha256:
             raise CorruptObject(f"{wanted.name}: locked with another sha256 while this process fetched it ({sha256}); run again")
         lock = standing
@@ -148,11 +133,11 @@ def _first_use(store: ObjectStore, wanted: _Wanted, scratch: Path) -> Lock:
     return lock
 
 
-def _from_root(store: ObjectStore, lock: Lock, scratch: Path) -> LocalFile | None:
+def _from_root(store: ObjectStore, wanted: _Wanted, lock: Lock, scratch: Path) -> LocalFile | None:
     """The file, None where the root has none or another one."""
     if isinstance(store, LocalStore):
         path = store.root / lock.key
-        return LocalFile(path, lock.sha256, lock.bytes) if path.is_file() and digest(path) == lock.sha256 else None
+        return LocalFile(path, lock.sha256, lock.bytes, wanted.lock_key) if path.is_file() and digest(path) == lock.sha256 else None
     path = copy_path(scratch, lock.sha256, Path(lock.key).name)
     if not path.is_file() or digest(path) != lock.sha256:
         try:
@@ -162,7 +147,7 @@ def _from_root(store: ObjectStore, lock: Lock, scratch: Path) -> LocalFile | Non
         if sha256_hex(data) != lock.sha256:
             return None
         path = kept(scratch, data, path.name)
-    return LocalFile(path, lock.sha256, lock.bytes)
+    return LocalFile(path, lock.sha256, lock.bytes, wanted.lock_key)
 
 
 def _repaired(store: ObjectStore, wanted: _Wanted, lock: Lock, scratch: Path) -> LocalFile:
@@ -173,44 +158,54 @@ def _repaired(store: ObjectStore, wanted: _Wanted, lock: Lock, scratch: Path) ->
         f" found {'nothing' if size is None else f'{size} bytes that are others'}"
     )
     if wanted.source is None:
-        raise CorruptObject(f"{damage}; put the file {wanted.file_name} of {wanted.page} there again")
+        raise CorruptObject(
+            f"{damage}; put the file {wanted.file_name} of {wanted.page} there again; or, if the file was bad when it was first used,"
+            f" delete {wanted.lock_key} in {store.url} and run again with the right one there"
+        )
     with alone(scratch, wanted.name):
-        path, sha256 = _obtained(store, wanted, scratch)
+        data, sha256 = _obtained(store, wanted, scratch)
         if sha256 != lock.sha256:
             _discard_download(wanted, scratch)
             raise CorruptObject(
                 f"{damage}; fetched again from {wanted.source.public}, it has the sha256 {sha256}: {_remedy(store, wanted)}"
             )
-        store.put(lock.key, path.read_bytes())
+        store.put(lock.key, data)
         _discard_download(wanted, scratch)
-    if found := _from_root(store, lock, scratch):
+    if found := _from_root(store, wanted, lock, scratch):
         return found
     raise CorruptObject(f"{damage}, and so again after a repair; see whether something else writes there")
 
 
-def _obtained(store: ObjectStore, wanted: _Wanted, scratch: Path) -> tuple[Path, str]:
-    """From the source, with its digest."""
+def _obtained(store: ObjectStore, wanted: _Wanted, scratch: Path) -> tuple[bytes, str]:
+    """From the source, with its digest; read once, so that these are the bytes that have it."""
     if wanted.source is None:
         raise ValueError(
             f"{wanted.name} cannot be downloaded by a program: get {wanted.file_name} from {wanted.page} with a browser and put it at"
             f" {_place(store, wanted)}, then run again"
         )
-    path = obtain(wanted.source, _download(wanted, scratch))
+    path = obtain(wanted.source, _download(wanted, scratch), unsized=wanted.sha256 is not None)
+    with file_errors(f"read {path}"):
+        data = path.read_bytes()
     try:
-        return path, _checked(path, wanted, wanted.source.public)
+        return data, _checked(data, wanted, wanted.source.public)
     except ValueError:
         _discard_download(wanted, scratch)
         raise
 
 
-def _checked(path: Path, wanted: _Wanted, origin: str) -> str:
-    """The digest of what came from `origin`. Raises ValueError where it is empty or another one is expected."""
-    sha256 = digest(path)
-    if not path.stat().st_size:
+def _checked(data: bytes, wanted: _Wanted, origin: str) -> str:
+    """The digest of what came from `origin`. Raises ValueError where it is empty, a web page, or another one than the expected one."""
+    if not data:
         raise ValueError(f"{wanted.name}: expected a weight file from {origin}, found an empty one")
+    if data[:256].removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith((b"<!doctype", b"<html")):
+        raise ValueError(
+            f"{wanted.name}: expected a weight file from {origin}, found a web page: open {wanted.page} in a browser (a login, a"
+            f" question?), download the file by hand and put it at {wanted.placed_key} in the root"
+        )
+    sha256 = sha256_hex(data)
     if wanted.sha256 and wanted.sha256 != sha256:
         raise ValueError(
-            f"{wanted.name}: expected the sha256 {wanted.sha256}, found {sha256} ({path.stat().st_size} bytes) from {origin}: it is not the"
+            f"{wanted.name}: expected the sha256 {wanted.sha256}, found {sha256} ({len(data)} bytes) from {origin}: it is not the"
             " file that was asked for, or not all of it; it is not used"
         )
     return sha256

@@ -6,13 +6,13 @@ have no optimizer, and a prior that is averaged already. The NVAE has no average
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from torch import Tensor
 
 from dgflow.weights.torch_file import Namespace, load_torch
-from dgflow.weights.weight_file import ORDER, File, WeightFile, called, check_state_dict, plain, replaced, section
+from dgflow.weights.weight_file import ORDER, File, WeightFile, called, check_state_dict, plain_items, replaced, section, short
 
 _KIND = "a checkpoint of LSGM"
 _SETTINGS = ("epoch", "global_step", "best_score", "best_score_fid", "best_score_nll")
@@ -40,21 +40,26 @@ def read_lsgm(
     if part == "prior" and "dae_optimizer" in found:
         tensors = replaced(tensors, _averages(found["dae_optimizer"], ema_names, name), name)
     args = section(found, "args", name, _KIND)
-    settings: dict[str, Any] = {key: plain(found[key]) for key in _SETTINGS if key in found}
-    return WeightFile(tensors, {"args": plain(vars(args) if isinstance(args, Namespace) else args), **settings})
+    settings = plain_items({key: found[key] for key in _SETTINGS if key in found})
+    return WeightFile(tensors, {"args": plain_items(vars(args) if isinstance(args, Namespace) else args), **settings})
 
 
 def _averages(optimizer: Any, ema_names: Sequence[str] | None, source: str) -> dict[str, Tensor]:
     if ema_names is None:
         raise ValueError(f"{source}: the averages are in the optimizer's state, by position: {ORDER}")
     state = section(optimizer, "state", source, f"{_KIND}, its 'dae_optimizer'")
-    positions = [at for group in section(optimizer, "param_groups", source, f"{_KIND}, its 'dae_optimizer'") for at in group["params"]]
-    if not isinstance(state, Mapping) or len(positions) != len(ema_names):
-        raise ValueError(f"{source}: expected an optimizer of {len(ema_names)} parameters, found one of {len(positions)}: {ORDER}")
+    groups = section(optimizer, "param_groups", source, f"{_KIND}, its 'dae_optimizer'")
+    groups = groups if isinstance(groups, list) else []
+    lists = [section(group, "params", source, f"{_KIND}, its optimizer's groups") for group in groups]
+    lists = [positions for positions in lists if isinstance(positions, list)]
+    count = sum(len(positions) for positions in lists)  # before they are joined: one list may be in many
+    if count != len(ema_names):
+        raise ValueError(f"{source}: expected an optimizer of {len(ema_names)} parameters, found one of {count}: {ORDER}")
+    positions = [at for found in lists for at in found]
     averages = {}
     for name, at in zip(ema_names, positions, strict=True):
-        if at in state:
+        if isinstance(at, int) and isinstance(state, dict) and at in state:
             averages[name] = section(state[at], "ema", source, f"{_KIND}, its optimizer's state of {name!r}")
         elif name != _UNTRAINED:
-            raise ValueError(f"{source}: expected an average of {name!r}, the parameter at position {at}, found none: {ORDER}")
+            raise ValueError(f"{source}: expected an average of {name!r}, the parameter at position {short(at)}, found none: {ORDER}")
     return averages

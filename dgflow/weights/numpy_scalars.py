@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import reprlib
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ def number(dtype_args: tuple[Any, ...], dtype_state: Any, data: Any) -> bool | i
     code = dtype_args[0] if dtype_args else None
     order = dtype_state[1] if isinstance(dtype_state, tuple) and len(dtype_state) > 1 else "|"
     if not isinstance(code, str) or not re.fullmatch(r"[fiub][1248]", code) or order not in ("<", ">", "|", "="):
-        raise ValueError(f"expected a numpy number (f4, i8, ...), found {code!r}")
+        raise ValueError(f"expected a numpy number (f4, i8, ...), found {reprlib.repr(code)}")
     dtype = np.dtype(code).newbyteorder(order)
     if not isinstance(data, bytes) or len(data) != dtype.itemsize:
         raise ValueError(f"expected {dtype.itemsize} bytes of a numpy {code}")

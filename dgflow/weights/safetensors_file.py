@@ -20,10 +20,11 @@ def read_safetensors(file: File, *, source: str | None = None) -> WeightFile:
         if isinstance(file, bytes):
             tensors = safetensors.torch.load(file)
             header = json.loads(file[8 : 8 + int.from_bytes(file[:8], "little")])
-            return WeightFile(tensors, dict(header.get("__metadata__", {})))
+            return WeightFile(tensors, dict(header.get("__metadata__") or {}))
         with safetensors.safe_open(as_path(file), framework="pt") as opened:  # lazily: large files are mapped, not read
             return WeightFile({name: opened.get_tensor(name) for name in opened.keys()}, dict(opened.metadata() or {}))  # noqa: SIM118
-    except (safetensors.SafetensorError, KeyError, UnicodeDecodeError) as error:
+    except (safetensors.SafetensorError, KeyError, UnicodeDecodeError, TypeError, RuntimeError) as error:  # last: shapes beyond int64
+        found = (str(error).splitlines() or [""])[0][:200]
         raise ValueError(
-            f"{called(file, source)}: expected a whole safetensors file, found another or a damaged one ({error}): fetch it again"
+            f"{called(file, source)}: expected a whole safetensors file, found another or a damaged one ({found}): fetch it again"
         ) from error

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dgflow.weights.torch_file import load_torch
-from dgflow.weights.weight_file import ORDER, File, WeightFile, called, check_state_dict, plain, replaced, section
+from dgflow.weights.weight_file import ORDER, File, WeightFile, called, check_state_dict, plain_items, replaced, section
 
 _PREFIX = "module."
 _KIND = "a checkpoint of Soft Truncation"
@@ -37,5 +37,5 @@ def read_soft_truncation(file: File, ema_names: Sequence[str], *, source: str | 
             f"{name}: expected {len(ema_names)} averages in 'shadow_params', one a trainable parameter, found {count}: {ORDER}"
         )
     tensors = {key.removeprefix(_PREFIX): tensor for key, tensor in model.items()}
-    settings = {key: plain(part[key]) for part, keys in ((found, ["step"]), (ema, ["decay", "num_updates"])) for key in keys if key in part}
-    return WeightFile(replaced(tensors, dict(zip(ema_names, averages, strict=True)), name), settings)
+    settings = {key: part[key] for part, keys in ((found, ["step"]), (ema, ["decay", "num_updates"])) for key in keys if key in part}
+    return WeightFile(replaced(tensors, dict(zip(ema_names, averages, strict=True)), name), plain_items(settings))

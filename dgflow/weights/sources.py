@@ -19,8 +19,11 @@ from urllib.parse import unquote, urlsplit
 
 from dgflow.store.objects import StoreError, open_store
 from dgflow.weights import https
+from dgflow.weights.scratch import file_errors
 
-_HUB = re.compile(r"hf:(?P<repo>[^/@]+/[^/@]+)/(?P<path>[^@]+?)(@(?P<revision>[^@]+))?")
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+_PATH = r"[A-Za-z0-9][A-Za-z0-9._/-]*"
+_HUB = re.compile(rf"hf:(?P<repo>{_NAME}/{_NAME})/(?P<path>{_PATH})(@(?P<revision>{_PATH}))?")
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Source:
     """One place of one file.
 
     Attributes:
-        text: what was given.
+        text: what was given, its scheme in lower case; a path is absolute. It may hold a secret.
         public: the same without what may be a secret, and with an absolute path: for records and messages.
         file_name: the last part of its path.
     """
@@ -40,23 +43,26 @@ class Source:
 
 
 def parse_source(text: str) -> Source:
-    """Raises ValueError where the text is none of the forms above, or a url with a password in it."""
-    scheme = text.partition(":")[0] if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", text) else ""
+    """Raises ValueError where the text is none of the forms above, leads out of its place by `..`, or is a url with a password in it."""
+    if any(ord(character) < 32 or ord(character) == 127 for character in text):
+        raise ValueError("expected the source of a file as one line of text, found a control character in it")
+    scheme = text.partition(":")[0].lower() if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", text) else ""
+    text = scheme + text[len(scheme) :]
     if scheme in ("https", "http"):
         https.check_url(text)
         found = Source("https", text, https.public(text), unquote(urlsplit(text).path).rpartition("/")[2])
     elif scheme == "hf":
         match = _HUB.fullmatch(text)
-        if not match:
-            raise ValueError(f"expected hf:owner/repo/path/file@revision, found {text!r}")
+        if not match or _has_steps(text):
+            raise ValueError(f"expected hf:owner/repo/path/file@revision, found {re.split('[?#]', text)[0]!r}")
         found = Source("hf", text, text, match["path"].rpartition("/")[2])
     elif scheme == "s3":
         open_store(text)  # refuses credentials in the url
+        if _has_steps(text):
+            raise ValueError(f"expected s3://bucket/path/file without '.' and '..', found {text!r}")
         found = Source("s3", text, text, text.rpartition("/")[2])
     elif scheme in ("", "file"):
-        if scheme and not text.startswith("file:///"):
-            raise ValueError(f"expected file:///path with three slashes, found {text!r}")
-        path = Path(unquote(urlsplit(text).path) if scheme else text).expanduser().absolute()
+        path = _local(text, scheme)
         found = Source("file", str(path), path.as_uri(), path.name)
     else:
         raise ValueError(f"expected a path, file:///..., https://..., hf:owner/repo/path@revision or s3://..., found a {scheme!r} url")
@@ -65,25 +71,47 @@ def parse_source(text: str) -> Source:
     return found
 
 
-def obtain(source: Source, destination: Path) -> Path:
+def _local(text: str, scheme: str) -> Path:
+    if scheme and not text.startswith("file:///"):
+        raise ValueError(f"expected file:///path with three slashes, found {text!r}")
+    path = unquote(text.removeprefix("file://")) if scheme else text
+    if "\0" in path:
+        raise ValueError(f"expected a path, found a zero byte in {text!r}")
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError as error:
+        raise ValueError(f"expected a path, found a user who is not known on this host in {text!r}") from error
+
+
+def _has_steps(text: str) -> bool:
+    return any(part in (".", "..") for part in re.split("[/@]", text))
+
+
+def obtain(source: Source, destination: Path, *, unsized: bool = False) -> Path:
     """Get the file and return its path: `destination`, or where it lies on this host already.
+
+    Args:
+        unsized: as in `https.download`.
 
     Raises:
         FileNotFoundError: a path or an object where nothing is.
-        StoreError: it cannot be had from there.
+        StoreError: it cannot be had from there, or not be written here.
     """
     if source.kind == "file":
-        if not Path(source.text).is_file():
+        with file_errors(f"read {source.text}"):
+            is_there = Path(source.text).is_file()
+        if not is_there:
             raise FileNotFoundError(f"expected a weight file at {source.text}, found nothing; check the path")
         return Path(source.text)
     if source.kind == "https":
-        https.download(source.text, destination)
+        https.download(source.text, destination, unsized=unsized)
         return destination
     if source.kind == "s3":
         folder, _, name = source.text.rpartition("/")
         data = open_store(folder).get(name)
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        destination.write_bytes(data)
+        with file_errors(f"write {destination}"):
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            destination.write_bytes(data)
         return destination
     return _from_hub(source)
 
@@ -98,7 +126,7 @@ def _from_hub(source: Source) -> Path:
         endpoint = os.environ.get("HF_ENDPOINT")  # given by hand, for the library looks only when it is imported
         return Path(hf_hub_download(match["repo"], match["path"], revision=match["revision"], endpoint=endpoint))
     except Exception as error:  # huggingface_hub's own errors and its client's have no base class in common
-        found = (str(error).strip().splitlines() or [""])[0]
+        found = re.sub(r"[^ -~]", "?", (str(error).strip().splitlines() or [""])[0])[:200]  # partly the server's
         raise StoreError(
             f"could not download {source.public}: {type(error).__name__}: {found}; check the name and revision, the network, and"
             " HF_TOKEN where the repository is not public"

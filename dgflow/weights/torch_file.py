@@ -1,22 +1,23 @@
 """Files of `torch.save`, through torch's restricted unpickler, and the flat state dicts among them.
 
-Promises that nothing in a file is executed: beside what torch itself allows (tensors and containers), three globals are understood, each as
-an inert stand-in that only keeps what it is given: `argparse.Namespace`, and numpy's scalar and dtype. Any other is refused by name.
+Promises that nothing in a file is executed: before torch reads it, it is taken apart (`inert_pickle`) and refused, by name, for any global
+but those of tensors of numbers, plain containers, and three that get inert stand-ins, which only keep what they are given:
+`argparse.Namespace`, and numpy's scalar and dtype. Neither what torch allows beyond that nor what the process has allowed elsewhere is.
 """
 
 from __future__ import annotations
 
 import io
 import pickle
-import re
 import threading
 import zipfile
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
+from dgflow.weights.inert_pickle import Refused, load_records
 from dgflow.weights.numpy_scalars import number
-from dgflow.weights.weight_file import File, WeightFile, as_path, called, check_state_dict
+from dgflow.weights.weight_file import File, WeightFile, as_path, called, check_state_dict, reason, short
 
 _ALLOWING = threading.Lock()  # torch keeps the list of allowed globals for the whole process
 
@@ -48,27 +49,90 @@ _STAND_INS = [
     (_scalar, "numpy.core.multiarray.scalar"),
     (_scalar, "numpy._core.multiarray.scalar"),
 ]
+_SIZES = {"Float": 4, "Double": 8, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4, "Short": 2, "Char": 1, "Byte": 1, "Bool": 1}
+_STORAGES = {f"torch.{kind}Storage": size for kind, size in _SIZES.items()}  # bytes of one number
+_DTYPES = ("float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool")
+_ALLOWED = frozenset(
+    {
+        *(name for _, name in _STAND_INS),
+        *_STORAGES,
+        *(f"torch.{dtype}" for dtype in _DTYPES),
+        "collections.OrderedDict",
+        "torch._utils._rebuild_tensor_v2",
+        "torch._utils._rebuild_parameter",
+        "torch.Size",
+        "torch.device",
+        "builtins.set",
+        "__builtin__.set",  # as Python 2 calls it, and pickles of protocol 2
+        "_codecs.encode",
+    }
+)
+_LEGACY_PICKLES = ("magic number", "protocol", "sizes of this host's integers", "the object", "the names of its storages")
 
 
 def load_torch(file: File, source: str) -> Any:
-    """The object in a file of `torch.save`, tensors on the CPU; those of a path are mapped and not read where the format allows it.
+    """The object in a file of `torch.save`, tensors in memory.
 
     Raises:
-        ValueError: a global that is not understood, a file of another format, damaged or cut short.
+        ValueError: a global that is not understood, a file of another format, compressed, damaged or cut short.
     """
     opened = io.BytesIO(file) if isinstance(file, bytes) else as_path(file)
-    mapped = None if isinstance(opened, io.BytesIO) else zipfile.is_zipfile(opened)  # torch cannot map what it wrote before version 1.6
     try:
+        with io.BytesIO(file) if isinstance(file, bytes) else as_path(file).open("rb") as stream:
+            _check(stream)
         with _ALLOWING, torch.serialization.safe_globals(_STAND_INS):  # pyright: ignore[reportArgumentType]
-            return torch.load(opened, map_location="cpu", weights_only=True, mmap=mapped)
+            # Not mapped: torch maps a zip's records without looking at their sizes and at whether they are compressed.
+            return torch.load(opened, map_location="cpu", weights_only=True, mmap=False)
     except MemoryError:
         raise
+    except Refused as error:
+        raise ValueError(refusal(source, str(error))) from error
     except pickle.UnpicklingError as error:
-        raise ValueError(_refusal(source, str(error))) from error
+        raise ValueError(
+            f"{source}: expected a file of torch.save with weights and plain settings, found another, a damaged one, or more"
+            f" ({_first_line(error)}): fetch it again"
+        ) from error
     except Exception as error:  # a damaged stream can fail anywhere in torch's reader
         raise ValueError(
-            f"{source}: expected a whole file of torch.save, found another or a damaged one ({_first_line(error)}): fetch it again"
+            f"{source}: expected a whole file of torch.save, found another or a damaged one ({reason(error)}): fetch it again"
         ) from error
+
+
+def _check(stream: BinaryIO) -> None:
+    """Refuse what torch would read, and should not: globals beyond ours, and sizes that the file does not have."""
+    size = stream.seek(0, io.SEEK_END)
+    stream.seek(0)
+    zipped = stream.read(4) == b"PK\x03\x04"  # as torch decides it
+    stream.seek(0)
+    if zipped:
+        _check_archive(stream, size)
+        stream.seek(0)
+        pickled = torch._C.PyTorchFileReader(stream).get_record("data.pkl")
+        load_records(io.BytesIO(pickled), len(pickled), _ALLOWED, lambda pid: None)
+        return
+    claimed: dict[str, int] = {}
+
+    def storage(pid: Any) -> None:
+        kind, name, numel = pid[1], pid[2], pid[4]
+        if not isinstance(numel, int) or numel < 0:
+            raise pickle.UnpicklingError("a storage without a size")
+        claimed.setdefault(name, numel * _STORAGES[kind.name])
+        if sum(claimed.values()) > size:
+            raise EOFError("its tensors need more bytes than it has")
+
+    for _ in _LEGACY_PICKLES:
+        load_records(stream, size, _ALLOWED, storage)
+
+
+def _check_archive(stream: BinaryIO, size: int) -> None:
+    with zipfile.ZipFile(stream) as archive:
+        members = archive.infolist()
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise zipfile.BadZipFile("it is compressed, which torch.save never does")
+        if sum(member.file_size for member in members) > size:
+            raise zipfile.BadZipFile("its parts overlap")
+        if damaged := archive.testzip():  # torch does not look at checksums; 0.1 s for 230 MB
+            raise zipfile.BadZipFile(f"the checksum of {short(damaged)} is another")
 
 
 def read_state_dict(file: File, *, source: str | None = None) -> WeightFile:
@@ -89,14 +153,6 @@ def refusal(source: str, wanted: str) -> str:
     )
 
 
-def _refusal(source: str, message: str) -> str:
-    wanted = re.search(r"GLOBAL (\S+)", message)
-    if wanted:
-        return refusal(source, wanted[1])
-    lines = [line.strip() for line in message.splitlines() if "WeightsUnpickler error" in line]
-    found = (lines or message.splitlines() or ["no reason given"])[0]
-    return f"{source}: expected a file of torch.save with weights and plain settings, found a damaged one, or more ({found})"
-
-
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0] or type(error).__name__
+    lines = [line.strip() for line in str(error).splitlines()]
+    return ([line for line in lines if "WeightsUnpickler error" in line] or lines or [type(error).__name__])[0][:200]

@@ -1,19 +1,31 @@
-"""What every reader returns, and what the readers share: naming a file in an error, and plain settings.
+"""What every reader returns, and what the readers share: naming a file in an error, state dicts, and plain settings.
 
-Promises that `settings` hold nothing but None, bool, int, float, str, list and dict. What the names of the tensors mean is left to the
-networks, and checking them against a network to `dgflow.networks.checkpoints.load_into`.
+What a file says may be put together to harm: nothing here grows beyond what the file has, and nothing is asked of an object that its own
+attributes could answer. Promises that `settings` hold nothing but None, bool, int, float, str, list and dict. What the names of the tensors
+mean is left to the networks, and checking them against a network to `dgflow.networks.checkpoints.load_into`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Collection, Mapping, Sequence
+import reprlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
+
+VALUES = 1_000_000
+"""Of settings in one file: lists in lists can make a small file describe more than a host can hold."""
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 120
+short = _SHORT.repr
+"""As `repr`, but never long, and with nothing that a terminal would act on."""
 
 File = bytes | str | os.PathLike[str]
 """A file's bytes, or its path."""
@@ -45,48 +57,74 @@ def as_path(file: str | os.PathLike[str]) -> Path:
     return path
 
 
-def plain(value: Any) -> Any:
+def plain(value: Any, left: Iterator[int] | None = None) -> Any:
     """`value` as None, bool, int, float, str, list or dict, nested; tuples, sets and tensors of one number become these.
 
+    Args:
+        left: an iterator that is as long as there may be values; by default VALUES.
+
     Raises:
-        ValueError: it has no such form.
+        ValueError: it has no such form, or has more values.
+        RecursionError: it contains itself, or is very deep.
     """
+    left = iter(range(VALUES)) if left is None else left
+    if next(left, None) is None:
+        raise ValueError(f"there are more than {VALUES} values")
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {key: plain(item, left) for key, item in dict.items(value)}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [plain(item, left) for item in value]
     if isinstance(value, set | frozenset) and all(isinstance(item, str) for item in value):
         return sorted(value)
-    if isinstance(value, Tensor) and value.ndim == 0:
+    if isinstance(value, Tensor) and value.ndim == 0 and not value.is_complex():
         return value.item()
     raise ValueError(f"a {type(value).__name__} has no plain form")
 
 
+def plain_items(found: Any) -> dict[str, Any]:
+    """Those items of a dict that are plain data. What is not, is no setting, and no reason to lose the tensors beside it."""
+    kept: dict[str, Any] = {}
+    left = iter(range(VALUES))
+    for name, value in dict.items(found) if isinstance(found, dict) else ():
+        if isinstance(name, str):
+            with contextlib.suppress(ValueError, RecursionError):
+                kept[name] = plain(value, left)
+    return kept
+
+
 def check_state_dict(found: Any, source: str, what: str = "the file") -> dict[str, Tensor]:
-    """`found` as names and dense tensors.
+    """`found` as names and dense tensors on the CPU, detached and without anything else that a file may have tied to them.
 
     Raises:
         ValueError: it is something else; the message names the first key that is wrong.
     """
-    if not isinstance(found, Mapping):
+    if not isinstance(found, dict):
         raise ValueError(f"{source}: expected {what} to be a state dict (names and tensors), found a {type(found).__name__}")
-    for name, tensor in found.items():
-        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+    tensors = {}
+    for name, tensor in dict.items(found):
+        if not isinstance(name, str) or type(tensor) not in (Tensor, Parameter):
             raise ValueError(
-                f"{source}: expected {what} to be a state dict (names and tensors), found a {type(tensor).__name__} at {name!r}:"
+                f"{source}: expected {what} to be a state dict (names and tensors), found a {type(tensor).__name__} at {short(name)}:"
                 f" {_guess(found)}"
             )
-        if tensor.layout != torch.strided or tensor.is_quantized:
-            raise ValueError(f"{source}: expected plain numbers at {name!r}, found {tensor.layout} {tensor.dtype}: save it dense")
-    return dict(found)
+        tensors[name] = _numbers(tensor, name, source)
+    return tensors
+
+
+def _numbers(tensor: Tensor, name: str, source: str) -> Tensor:
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+        raise ValueError(
+            f"{source}: expected plain numbers at {short(name)}, found {tensor.layout} {tensor.dtype} on {tensor.device}: save it dense"
+        )
+    return Tensor.detach(tensor)
 
 
 def section(found: Any, key: str, source: str, kind: str) -> Any:
     """`found[key]`. Raises ValueError, naming the keys that are there, where there is none."""
-    if not isinstance(found, Mapping) or key not in found:
-        there = some(list(found)) if isinstance(found, Mapping) else f"a {type(found).__name__}"
+    if not isinstance(found, dict) or key not in found:
+        there = some(list(found)) if isinstance(found, dict) else f"a {type(found).__name__}"
         raise ValueError(f"{source}: expected {kind} with {key!r}, found {there}: {_guess(found)}")
     return found[key]
 
@@ -97,13 +135,23 @@ def replaced(tensors: Mapping[str, Tensor], averages: Mapping[str, Any], source:
     Raises:
         ValueError: a name that `tensors` lack, or a shape or dtype that differs from theirs.
     """
+    plain_averages = {}
     for name, average in averages.items():
         if name not in tensors:
-            raise ValueError(f"{source}: expected the averaged {name!r} among the network's tensors, found {some(list(tensors))}: {ORDER}")
+            raise ValueError(
+                f"{source}: expected the averaged {short(name)} among the network's tensors, found {some(list(tensors))}: {ORDER}"
+            )
         expected = tensors[name]
-        if not isinstance(average, Tensor) or (average.shape, average.dtype) != (expected.shape, expected.dtype):
+        if type(average) not in (Tensor, Parameter) or (average.shape, average.dtype) != (expected.shape, expected.dtype):
             raise ValueError(f"{source}: expected the average of {name!r} as {_form(expected)}, found {_form(average)}: {ORDER}")
-    return {**tensors, **averages}
+        plain_averages[name] = _numbers(average, name, source)
+    return {**tensors, **plain_averages}
+
+
+def reason(error: Exception) -> str:
+    """An error in a few words. Its own text is not asked for, as a file can make that endless."""
+    text = error.args[0] if error.args and isinstance(error.args[0], str) else ""
+    return f"{type(error).__name__}: {text.partition(chr(10))[0][:200]}"
 
 
 ORDER = "give the names in the order of this network's parameters, built with the settings that it was trained with"
@@ -112,7 +160,7 @@ ORDER = "give the names in the order of this network's parameters, built with th
 
 def some(names: Collection[Any]) -> str:
     """A few of the names, and how many there are."""
-    shown: Sequence[str] = [repr(name) for name in list(names)[:6]]
+    shown: Sequence[str] = [short(name) for name in list(names)[:6]]
     return f"{', '.join(shown) or 'none'}{f' and {len(names) - 6} more' if len(names) > 6 else ''}"
 
 
@@ -125,7 +173,7 @@ _KINDS = {"dae_state_dict": "lsgm", "vae_state_dict": "lsgm", "shadow_params": "
 
 def _guess(found: Any) -> str:
     """What to do about a file of another kind."""
-    keys = set(found) if isinstance(found, Mapping) else set()
+    keys = set(found) if isinstance(found, dict) else set()
     kinds = {_KINDS[key] for key in keys & _KINDS.keys()}
     if "ema" in keys and "model" in keys:
         kinds.add("soft_truncation" if isinstance(found["ema"], Mapping) and "shadow_params" in found["ema"] else "dit")

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dgflow.networks.checkpoints import load_into, load_weights, save_weights
+from dgflow.networks.checkpoints import check_fits, load_into, load_weights, save_weights
 
 TENSORS = {"b.weight": torch.arange(6.0).reshape(2, 3), "a": torch.tensor(3), "c": torch.tensor([1.5, -2.0], dtype=torch.bfloat16)}
 
@@ -73,6 +73,12 @@ def test_a_number_format_that_torch_does_not_have_is_refused() -> None:
         load_weights(len(header).to_bytes(8, "little") + header + bytes(4))
 
 
+def test_a_shape_beyond_torch_s_integers_is_refused() -> None:
+    header = json.dumps({"a": {"dtype": "F32", "shape": [0, 2**64 - 1], "data_offsets": [0, 0]}}).encode()
+    with pytest.raises(ValueError, match="expected a whole safetensors file"):
+        load_weights(len(header).to_bytes(8, "little") + header)
+
+
 @settings(deadline=None, max_examples=300)
 @given(position=st.integers(0, 250), value=st.integers(0, 255))
 def test_a_damaged_header_is_read_or_refused_but_never_fails_otherwise(position: int, value: int) -> None:
@@ -103,7 +109,7 @@ def test_weights_that_do_not_fit_are_refused_by_name_and_shape_and_change_nothin
         "Linear",
         "1 missing (bias)",
         "1 unexpected (scale)",
-        "weight expected [2, 3] found [2, 4]",
+        "weight expected [2, 3] of float32 found [2, 4] of float32",
     ):
         assert part in message
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
@@ -112,3 +118,43 @@ def test_weights_that_do_not_fit_are_refused_by_name_and_shape_and_change_nothin
 def test_a_long_list_of_differences_is_cut_to_a_few_names_and_the_count() -> None:
     with pytest.raises(ValueError, match=r"40 unexpected \(x0, x1, x2, x3 and 36 more\)"):
         load_into(torch.nn.Identity(), {f"x{i}": torch.zeros(1) for i in range(40)}, source="a test")
+
+
+@pytest.mark.parametrize(
+    ("weight", "shown"),
+    [
+        (torch.ones(4, dtype=torch.complex64), r"\[4\] of complex64"),
+        (torch.ones(4, dtype=torch.int64), r"\[4\] of int64"),
+        (torch.ones(4, dtype=torch.bool), r"\[4\] of bool"),
+        (torch.ones(4).to(torch.float8_e4m3fn), r"\[4\] of float8_e4m3fn"),
+        (torch.ones(4, device="meta"), r"\[4\] of float32 without values"),
+        (5, "a int"),
+    ],
+)
+def test_weights_of_another_kind_of_number_are_refused_with_both_kinds(weight: Any, shown: str) -> None:
+    network = torch.nn.LayerNorm(4, bias=False)
+    with pytest.raises(ValueError, match=rf"1 misshaped \(weight expected \[4\] of float32 found {shown}\)"):
+        load_into(network, {"weight": weight}, source="a test")
+    assert torch.equal(network.weight, torch.ones(4))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_floating_point_weights_may_have_another_format(dtype: torch.dtype) -> None:
+    network = torch.nn.LayerNorm(2, bias=False)
+    load_into(network, {"weight": torch.tensor([0.5, 2.0], dtype=dtype)}, source="a test")
+    assert torch.equal(network.weight, torch.tensor([0.5, 2.0]))
+
+
+def test_a_network_without_memory_can_be_compared() -> None:
+    with torch.device("meta"):
+        network = torch.nn.BatchNorm1d(3)
+    weights = torch.nn.BatchNorm1d(3).state_dict()
+    check_fits(network, weights, source="a test")
+    with pytest.raises(ValueError, match="1 missing .bias."):
+        check_fits(network, {name: tensor for name, tensor in weights.items() if name != "bias"}, source="a test")
+
+
+def test_a_name_is_shown_in_short_and_without_what_a_terminal_acts_on() -> None:
+    with pytest.raises(ValueError, match=r"1 unexpected \(we\\night\\x1b\[31m") as raised:
+        load_into(torch.nn.Identity(), {"we\night\x1b[31m" + 1000 * "x": torch.ones(1)}, source="a test")
+    assert len(str(raised.value)) < 400

@@ -15,7 +15,9 @@ class FileServer:
     url: str = ""
     files: dict[str, bytes] = field(default_factory=dict)  # path -> content
     headers: dict[str, str] = field(default_factory=dict)  # sent with every file
-    faults: list[Any] = field(default_factory=list)  # of the next requests: bytes to send before cutting, ("status", n), ("to", url), None
+    # Of the next requests: how many bytes to send before cutting, ("status", n), ("to", url), ("raw", bytes of the whole reply),
+    # ("stall", such bytes, after which nothing comes), None.
+    faults: list[Any] = field(default_factory=list)
     ranges: bool = True
     requests: list[dict[str, str]] = field(default_factory=list)
 
@@ -50,6 +52,12 @@ def _answer(handler: BaseHTTPRequestHandler, served: FileServer) -> None:
     served.requests.append({**{name.lower(): value for name, value in handler.headers.items()}, "path": handler.path})
     fault = served.faults.pop(0) if served.faults else None
     data = served.files.get(path)
+    if isinstance(fault, tuple) and fault[0] in ("raw", "stall"):
+        handler.close_connection = True
+        handler.wfile.write(fault[1])
+        if fault[0] == "stall":
+            handler.connection.recv(1)  # returns when the other side gives up
+        return
     if isinstance(fault, tuple):
         handler.send_response(fault[1] if fault[0] == "status" else 302)
         if fault[0] == "to":

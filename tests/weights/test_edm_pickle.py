@@ -3,6 +3,7 @@
 import collections
 import io
 import pickle
+import resource
 import struct
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from dgflow.networks.checkpoints import load_into
 from dgflow.networks.edm import EDMPrecond
 from dgflow.networks.song import SongUNet
 from dgflow.weights.edm_pickle import read_edm_pickle
+from dgflow.weights.inert_pickle import load_records
 
 KWARGS: dict[str, Any] = {
     "img_resolution": 8,
@@ -184,7 +186,7 @@ def test_a_pickle_that_was_cut_short_is_refused(file: bytes, part: float) -> Non
 
 
 def test_another_pickle_is_refused_with_what_was_found() -> None:
-    with pytest.raises(ValueError, match=r"expected EDM's pickle of a dict with 'ema', found \['weights'\]"):
+    with pytest.raises(ValueError, match=r"expected EDM's pickle of a dict with 'ema', found 'weights'"):
         read_edm_pickle(pickle.dumps({"weights": [1.0]}))
     with pytest.raises(ValueError, match="expected a module, found list"):
         read_edm_pickle(pickle.dumps({"ema": [1.0]}))
@@ -198,3 +200,63 @@ def test_modules_inside_each_other_without_end_are_refused() -> None:
     loop = nn.ModuleDict()
     with pytest.raises(ValueError, match="modules at most 100 deep"):
         read_edm_pickle(edm_pickle(nn.Linear(2, 2), init_kwargs={}, change=tie))
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        b"Nr" + struct.pack("<I", 2**31),  # a place in the memo
+        b"\x8e" + struct.pack("<Q", 2**36) + b"abc",  # bytes
+        b"\x96" + struct.pack("<Q", 2**36) + b"abc",  # a bytearray
+        b"\x95" + struct.pack("<Q", 2**36) + b"abc",  # a frame
+        b"\x8b" + struct.pack("<i", 2**31 - 1) + b"abc",  # an integer
+    ],
+)
+def test_a_claim_beyond_the_file_is_refused_before_any_memory_is_taken(claim: bytes, tmp_path: Path) -> None:
+    (tmp_path / "w.pkl").write_bytes(b"\x80\x05" + claim + b".")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for file in (b"\x80\x05" + claim + b".", tmp_path / "w.pkl"):
+        with pytest.raises(ValueError, match="expected a whole pickle.*(place 2147483648 in the memo|(was|were) announced)"):
+            read_edm_pickle(file)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
+
+
+def test_one_name_is_one_class_however_often_it_is_named() -> None:
+    allowed = ["collections.OrderedDict"]
+    both = _named("collections", "OrderedDict")
+    found = load_records(io.BytesIO(b"\x80\x04" + both + both + b"\x86."), 100, allowed)
+    assert found[0] is found[1]
+
+
+def _many() -> list[object]:
+    value: list[object] = ["x"]
+    for _ in range(40):
+        value = [value, value]
+    return value
+
+
+def test_settings_that_cannot_be_plain_are_left_out_and_the_tensors_kept() -> None:
+    itself: list[object] = []
+    itself.append(itself)
+    kwargs = {"": {"kept": 1, "numbers": {1: 2}, "many": _many(), "itself": itself}}
+    found = read_edm_pickle(edm_pickle(nn.Linear(2, 2), init_kwargs=kwargs, change=lambda state: state.update(_init_kwargs=kwargs[""])))
+    assert found.settings["init_kwargs"] == {"kept": 1} and found.tensors.keys() == {"weight", "bias"}
+
+
+def test_modules_that_are_in_each_other_many_times_are_refused() -> None:
+    module = nn.ModuleDict()
+    for _ in range(40):
+        outer = nn.ModuleDict()
+        outer.__dict__["_modules"] = {"a": module, "b": module}
+        module = outer
+    with pytest.raises(ValueError, match="at most 1000000 values"):
+        read_edm_pickle(edm_pickle(nn.Linear(2, 2), init_kwargs={}, change=lambda state: state.update(_modules={"model": module})))
+
+
+def test_a_value_that_is_shown_in_an_error_is_shown_in_short() -> None:
+    def plant(state: dict[str, object]) -> None:
+        state["_parameters"] = {"a\n\x1b[31mline" + 300 * "x": 3}
+
+    with pytest.raises(ValueError, match=r"expected a tensor at 'a\\n\\x1b\[31mline") as raised:
+        read_edm_pickle(edm_pickle(nn.Linear(2, 2), init_kwargs={}, change=plant))
+    assert len(str(raised.value)) < 300

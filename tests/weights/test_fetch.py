@@ -1,10 +1,12 @@
 """Files into the root and out of it: checked, locked at first use, found again without their source, repaired only as they were."""
 
 import json
+import logging
 import threading
 import uuid
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 from seaweed import seaweed
@@ -14,9 +16,11 @@ from dgflow.store import s3
 from dgflow.store.memory import MemoryStore
 from dgflow.store.objects import ObjectStore, StoreError, open_store
 from dgflow.store.receipts import CorruptObject
+from dgflow.weights import fetch as fetching
+from dgflow.weights import scratch as scratch_module
 from dgflow.weights.entry import CatalogueFile
 from dgflow.weights.fetch import LocalFile, fetch
-from dgflow.weights.scratch import scratch_folder
+from dgflow.weights.scratch import alone, scratch_folder
 
 DATA, OTHER = b"weights" * 1000, b"others!" * 1000
 SHA, OTHER_SHA = sha256(DATA).hexdigest(), sha256(OTHER).hexdigest()
@@ -183,6 +187,115 @@ def test_a_file_for_the_hand_names_the_page_the_file_and_the_place_and_is_then_u
 def test_a_file_that_somebody_put_in_its_place_needs_no_download(root: ObjectStore, url: str, server: FileServer, scratch: Path) -> None:
     root.put("weights/net/net.pt", DATA)
     assert fetch(root, _entry(url), scratch=scratch).sha256 == SHA and not server.requests
+
+
+def test_two_urls_that_differ_in_their_query_alone_are_two_files(root: ObjectStore, url: str, server: FileServer, scratch: Path) -> None:
+    first = fetch(root, f"{url}?id=1", scratch=scratch)
+    server.files["/net.pt"] = OTHER
+    second = fetch(root, f"{url}?id=2", scratch=scratch)
+    assert first.path.read_bytes() == DATA and second.path.read_bytes() == OTHER
+
+
+def test_a_file_says_which_lock_it_was_checked_against(root: ObjectStore, url: str, scratch: Path) -> None:
+    assert json.loads(root.get(fetch(root, url, scratch=scratch).lock_key))["sha256"] == SHA
+
+
+PAGE = b"\n<!DOCTYPE html><html>Google Drive - Virus scan warning"
+
+
+def test_a_web_page_put_there_by_hand_is_refused_and_not_locked(root: ObjectStore, scratch: Path) -> None:
+    root.put("weights/net/net.pt", PAGE)
+    with pytest.raises(ValueError, match=r"net: expected a weight file from .*net.pt, found a web page: open https://example.org/page"):
+        fetch(root, _entry(None), scratch=scratch)
+    root.put("weights/net/net.pt", DATA)
+    assert fetch(root, _entry(None), scratch=scratch).sha256 == SHA
+
+
+def test_a_web_page_from_elsewhere_is_refused_and_neither_kept_nor_locked(
+    root: ObjectStore, url: str, server: FileServer, scratch: Path
+) -> None:
+    server.files["/net.pt"] = PAGE
+    with pytest.raises(ValueError, match="found a web page"):
+        fetch(root, _entry(url), scratch=scratch)
+    assert root.list("weights") == []
+
+
+def test_a_file_put_there_by_hand_that_was_bad_at_first_use_has_a_way_out(root: ObjectStore, scratch: Path) -> None:
+    root.put("weights/net/net.pt", OTHER)
+    fetch(root, _entry(None), scratch=scratch)
+    root.put("weights/net/net.pt", DATA)
+    with pytest.raises(CorruptObject, match="if the file was bad when it was first used, delete weights/net.json in"):
+        fetch(root, _entry(None), scratch=scratch / "another host")
+    root.delete("weights/net.json")
+    assert fetch(root, _entry(None), scratch=scratch).sha256 == SHA
+
+
+@pytest.mark.parametrize("change", [{"key": "weights/net/../../secret"}, {"key": "weights/other/net.pt"}, {"name": "other"}])
+def test_a_lock_that_leads_elsewhere_is_refused(root: ObjectStore, url: str, scratch: Path, change: dict[str, str]) -> None:
+    fetch(root, _entry(url), scratch=scratch)
+    lock = {**_lock(root), **change}
+    root.put("weights/net.json", json.dumps(lock).encode())
+    with pytest.raises(CorruptObject, match=r"weights/net.json in .*expected the lock of net and a file below weights/net/, found"):
+        fetch(root, _entry(url), scratch=scratch)
+
+
+def test_a_local_file_that_changes_while_it_is_taken_is_kept_as_it_was_locked(
+    root: ObjectStore, tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "net.pt"
+    path.write_bytes(DATA)
+    checked = fetching._checked
+
+    def then_changed(*arguments: Any) -> str:
+        sha256 = checked(*arguments)
+        path.write_bytes(OTHER)
+        return sha256
+
+    monkeypatch.setattr(fetching, "_checked", then_changed)
+    with pytest.raises(CorruptObject, match=f"locked at first use with sha256 {SHA}, .* is {OTHER_SHA}"):
+        fetch(root, str(path), scratch=scratch)
+    path.unlink()
+    assert fetch(root, str(path), scratch=scratch).path.read_bytes() == DATA
+
+
+def test_a_very_long_file_name_is_shortened(root: ObjectStore, tmp_path: Path, scratch: Path) -> None:
+    path = tmp_path / f"{'n' * 240}.pt"
+    path.write_bytes(DATA)
+    found = fetch(root, str(path), scratch=scratch)
+    assert found.path.read_bytes() == DATA and found.path.name.endswith("nnn.pt") and len(found.path.name) == 80
+
+
+def test_a_scratch_folder_that_cannot_be_written_is_named_with_what_to_do(url: str, scratch: Path, root: ObjectStore) -> None:
+    scratch.write_text("a file")
+    with pytest.raises(StoreError, match=rf"could not write {scratch}/net.lock: .*set XDG_CACHE_HOME to a folder elsewhere"):
+        fetch(root, _entry(url), scratch=scratch)
+
+
+def test_who_waits_for_another_process_says_so(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scratch_module, "NOTICE_AFTER", 0.0)
+    said, entered = threading.Event(), threading.Event()
+    lines: list[str] = []
+
+    class Listening(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+            said.set()
+
+    def second() -> None:
+        with alone(scratch, "net"):
+            entered.set()
+
+    handler, log = Listening(), logging.getLogger("dgflow.weights.scratch")
+    with alone(scratch, "net"):
+        log.addHandler(handler)
+        try:
+            waiting = threading.Thread(target=second)
+            waiting.start()
+            assert said.wait(10) and not entered.is_set()
+        finally:
+            log.removeHandler(handler)
+    waiting.join(10)
+    assert entered.is_set() and f"{scratch}/net.lock" in lines[-1]
 
 
 def test_two_that_fetch_at_once_end_with_one_lock_and_the_same_file(root: ObjectStore, url: str, server: FileServer, scratch: Path) -> None:

@@ -2,6 +2,9 @@
 
 import argparse
 import io
+import json
+import struct
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from torch import Tensor, nn
 from weights.traps import Trap
 
 from dgflow.networks.checkpoints import load_into
+from dgflow.weights import npz_file
 from dgflow.weights.read import read_weights
 
 WEIGHTS = {"b.weight": torch.arange(6.0).reshape(2, 3), "a": torch.tensor(3), "c": torch.tensor([1.5, -2.0], dtype=torch.float16)}
@@ -189,7 +193,7 @@ def test_nothing_at_the_path_says_so(tmp_path: Path) -> None:
         ({"a": torch.ones(1), "epoch": 3}, "found a int at 'epoch'"),
         (argparse.Namespace(x=1), "found a Namespace"),
         ([torch.ones(1)], "found a list"),
-        ({"a": torch.eye(2).to_sparse()}, "expected plain numbers at 'a', found torch.sparse_coo"),
+        ({"a": torch.eye(2).to_sparse()}, "refused, .* need `torch._utils._rebuild_sparse_tensor`"),
         ({"model": {}, "ema": {}, "opt": {}, "args": None}, "looks like format 'dit'"),
         (soft_truncation(Net(), []), "looks like format 'soft_truncation'"),
         (lsgm(Net(), {}), "looks like format 'lsgm'"),
@@ -239,3 +243,66 @@ def test_averages_missing_from_lsgm_s_optimizer_are_named() -> None:
 def test_what_a_reader_needs_and_was_not_given_is_named(format: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_weights(saved(lsgm(Net(), {})), format, **options)
+
+
+def test_what_a_file_says_beside_its_weights_and_cannot_be_plain_is_left_out() -> None:
+    itself: list[Any] = []
+    itself.append(itself)
+    many: list[Any] = ["x"]
+    for _ in range(40):
+        many = [many, many]
+    args = argparse.Namespace(kept=1, itself=itself, many=many, device=torch.device("cpu"), numbers={1: 2})
+    found = read_weights(saved({"vae_state_dict": WEIGHTS, "args": args}), "lsgm", part="vae")
+    assert same(found.tensors, WEIGHTS) and found.settings == {"args": {"kept": 1}}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda header: header.update(__metadata__=None),
+        lambda header: header["a"].update(shape=[0, 2**64 - 1], data_offsets=[0, 0]),
+    ],
+)
+@pytest.mark.parametrize("as_path", [True, False])
+def test_a_strange_header_of_safetensors_is_read_or_refused(change: Any, as_path: bool, tmp_path: Path) -> None:
+    described = {"a": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}
+    change(described)
+    header = json.dumps(described).encode()
+    data = len(header).to_bytes(8, "little") + header
+    (tmp_path / "w.safetensors").write_bytes(data)
+    try:
+        assert read_weights(tmp_path / "w.safetensors" if as_path else data, "safetensors").settings == {}
+    except ValueError as error:
+        assert "expected a whole safetensors file" in str(error)
+
+
+def _npz_of(header: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", **options) as archive:
+        archive.writestr("mu.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + bytes(64))
+    return buffer.getvalue()
+
+
+def _claims(shape: str) -> str:
+    return f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}}}\n"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        _npz_of(_claims(f"({10**12},)")),
+        _npz_of(_claims(f"({2**70},)")),
+        _npz_of(_claims("(2,)")).replace(b"PK\x01\x02\x14\x03\x14\x00\x00", b"PK\x01\x02\x14\x03\x14\x00\x01"),  # encrypted
+        _npz_of(_claims("(2,)")).replace(b"\x00" * 2 + b"PK", b"PK"),
+    ],
+    ids=["more than memory", "more than an integer", "encrypted", "damaged"],
+)
+def test_a_strange_npz_is_refused(data: bytes) -> None:
+    with pytest.raises(ValueError, match=r"ref.npz: expected a whole .npz of numbers"):
+        read_weights(data, "npz", source="ref.npz")
+
+
+def test_the_arrays_of_an_npz_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(npz_file, "MOST", 400)
+    with pytest.raises(ValueError, match=r"bytes of arrays, which may have 400"):
+        read_weights(_npz(mu=np.zeros(50)), "npz")

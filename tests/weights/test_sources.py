@@ -17,6 +17,8 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
     [
         ("https://host/a/w.pkl?key=1#x", "https", "https://host/a/w.pkl", "w.pkl"),
         ("http://localhost:8000/w.pkl", "https", "http://localhost:8000/w.pkl", "w.pkl"),
+        ("HTTPS://host/w.pkl", "https", "https://host/w.pkl", "w.pkl"),
+        ("http://[::1]:8000/w.pkl?key=1", "https", "http://[::1]:8000/w.pkl", "w.pkl"),
         ("hf:owner/repo/vae/w.safetensors@v1", "hf", "hf:owner/repo/vae/w.safetensors@v1", "w.safetensors"),
         ("hf:owner/repo/w.safetensors", "hf", "hf:owner/repo/w.safetensors", "w.safetensors"),
         ("s3://bucket/a/w.pt", "s3", "s3://bucket/a/w.pt", "w.pt"),
@@ -36,7 +38,29 @@ def test_a_relative_path_is_recorded_as_an_absolute_one(tmp_path: Path, monkeypa
 
 @pytest.mark.parametrize(
     "text",
-    ["hf:repo/w.pt", "hf:owner/repo", "file:w.pt", "gs://bucket/w.pt", "https://host/", "s3://key:secret@bucket/w.pt", "http://host/w.pt"],
+    [
+        "hf:repo/w.pt",
+        "hf:owner/repo",
+        "hf:owner/../w.pt",
+        "hf:owner/repo/../../w.pt@v1",
+        "hf:owner/repo//etc/w.pt",
+        "hf:owner/repo/w.pt@../../v1",
+        "hf:owner/repo/w.pt@v1?token=secret",
+        "file:w.pt",
+        "w\0.pt",
+        "file:///w%00.pt",
+        "~nobody-of-that-name/w.pt",
+        "gs://bucket/w.pt",
+        "https://host/",
+        "https:///w.pt",
+        "https://host:port/w.pt",
+        "https://host:99999/w.pt",
+        "https://[::1/w.pt",
+        "https://host/w\n.pt?token=secret",
+        "s3://key:secret@bucket/w.pt",
+        "s3://bucket/../other/w.pt",
+        "http://host/w.pt",
+    ],
 )
 def test_what_is_no_source_is_refused_with_what_was_expected(text: str) -> None:
     with pytest.raises(ValueError, match="expected") as raised:
