@@ -116,7 +116,8 @@ def test_weights_in_bfloat16_change_the_output_by_its_rounding_and_not_by_that_o
     expected = ask(network).detach()
     # At step 999 a time rounded to bfloat16 would be off by up to 2, which turns the fastest sines around.
     rounded = ask(network.to(torch.bfloat16)).detach()
-    assert rounded.dtype == torch.bfloat16
+    # The prior's mix is float32, as nearly all of it is the exact noise of a normal prior.
+    assert rounded.dtype == (torch.float32 if isinstance(network, LSGMPrior) else torch.bfloat16)
     assert float((rounded.float() - expected).norm() / expected.norm()) < 0.03
 
 

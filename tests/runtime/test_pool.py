@@ -68,7 +68,8 @@ def test_the_same_workers_do_the_next_job_with_what_it_loads(pool):
     first, _ = run(pool, lambda: lambda item: ("first", os.getpid()), range(8))
     second, _ = run(pool, lambda: lambda item: ("second", os.getpid()), range(8))
     assert {kind for kind, _ in second.values()} == {"second"}
-    assert {pid for _, pid in second.values()} <= {pid for _, pid in first.values()}
+    # One of the two may have been too slow for a share of the first job; a third process would be a new worker.
+    assert len({pid for _, pid in [*first.values(), *second.values()]}) <= 2
 
 
 def test_an_item_that_fails_twice_is_done_at_the_third_attempt(pool, tmp_path):
