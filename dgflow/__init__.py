@@ -9,7 +9,7 @@ from dgflow.steps.features import Features
 from dgflow.steps.generate import Generate
 from dgflow.steps.guidance_specs import Boost, ClassifierFree, ClassifierGuidance, DiscriminatorGuidance, Switch
 from dgflow.steps.import_images import ImportImages
-from dgflow.steps.network_specs import ADMEncoder, ADMUNet, DhariwalUNet, Discriminator, DiT, LSGMPrior, NCSNpp, SongUNet
+from dgflow.steps.network_specs import ADMEncoder, ADMUNet, DDPMUNet, DhariwalUNet, Discriminator, DiT, LSGMPrior, NCSNpp, SongUNet
 from dgflow.steps.official import official
 from dgflow.steps.presets import adm_gpp, dit_gpp, edm_gpp
 from dgflow.steps.pretrained import Pretrained
@@ -28,6 +28,7 @@ __all__ = [
     "ClassifierGuidance",
     "DDIM",
     "DDPM",
+    "DDPMUNet",
     "DhariwalUNet",
     "DiT",
     "Discriminator",

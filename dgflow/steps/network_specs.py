@@ -240,7 +240,28 @@ class LSGMPrior(Spec):
         )
 
 
-ScoreNetwork = SongUNet | DhariwalUNet | ADMUNet | DiT | NCSNpp | LSGMPrior
+class DDPMUNet(Spec):
+    """DDPM's U-Net (Ho et al. 2020) as in SDEdit's checkpoints: noise at a step of the linear schedule. `attn_resolutions` are sides."""
+
+    ch: int = 128
+    ch_mult: tuple[int, ...] = (1, 1, 2, 2, 4, 4)
+    num_res_blocks: int = 2
+    attn_resolutions: tuple[int, ...] = (16,)
+    dropout: float = 0.0
+
+    def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
+        """The network with fresh weights."""
+        from dgflow.networks.ddpm_unet import DDPMUNet as Network
+
+        _unconditional("DDPMUNet", num_classes)
+        return Network(image_size=image_size, in_channels=channels, **self.model_dump())
+
+    def score_model(self, network: nn.Module) -> ScoreModel:
+        """How samplers ask `network`."""
+        return _discrete_score_model(network, "linear", learn_sigma=False, null_label=None)
+
+
+ScoreNetwork = SongUNet | DhariwalUNet | ADMUNet | DiT | NCSNpp | LSGMPrior | DDPMUNet
 LATENT = (DiT, LSGMPrior)
 """Those whose samples are latents."""
 

@@ -16,6 +16,7 @@ from dgflow import (
     Boost,
     ClassifierFree,
     ClassifierGuidance,
+    DDPMUNet,
     DhariwalUNet,
     Discriminator,
     DiscriminatorGuidance,
@@ -166,6 +167,7 @@ OTHER = {
         embedding_dim=8,
         embedding_scale=1.0,
     ),
+    DDPMUNet: dict(ch=8, ch_mult=(1,), num_res_blocks=9, attn_resolutions=(), dropout=0.1),
     Discriminator: dict(head=ADMEncoder(num_res_blocks=1), features=None),
     ADMEncoder: dict(
         model_channels=64,
@@ -211,7 +213,7 @@ OTHER = {
     ClassifierFree: dict(scale=3.0, channels=None),
     Switch: dict(above=3.0, below=3.0, timestep=9),
 }
-NETWORKS = (SongUNet(), DhariwalUNet(), ADMUNet(), DiT(), NCSNpp(), LSGMPrior(), Discriminator(features=NOISY.last()))
+NETWORKS = (SongUNet(), DhariwalUNet(), ADMUNet(), DiT(), NCSNpp(), LSGMPrior(), DDPMUNet(), Discriminator(features=NOISY.last()))
 SAMPLERS = (Heun(), EDMAblation(), DDPM(), DDIM(), RK45())
 TERMS = (GUIDED.guidance[0], ClassifierGuidance(classifier=NOISY.last()), ClassifierFree())
 SPECS = (*NETWORKS, *SAMPLERS, *TERMS, ADMEncoder(), Boost(), Switch(above=1.0, below=2.0, timestep=500))

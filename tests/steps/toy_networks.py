@@ -27,6 +27,7 @@ SCORES: dict[str, dict[str, Any]] = {
     },
     "DiT": {"network": dg.DiT(hidden_size=32, depth=1, num_heads=2), "num_classes": 3, "channels": 4},
     "NCSNpp": {"network": dg.NCSNpp(nf=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(4,), dropout=0.0)},
+    "DDPMUNet": {"network": dg.DDPMUNet(ch=32, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=(4,))},
     "LSGMPrior": {
         "network": dg.LSGMPrior(num_channels=8, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=(4,), embedding_dim=16),
         "channels": 6,
