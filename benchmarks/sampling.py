@@ -157,8 +157,7 @@ def measure(system: str, batch: int, variant: str, threads: int, seconds: float,
         precision, compile = "bfloat16" if variant.startswith("bf16") else "float32", variant.endswith("-c")
         for network in (score, discriminator):
             prepared(network, precision=precision, device=device, compile=compile)
-            if "nchw" in variant:
-                network.to(memory_format=torch.contiguous_format)
+            network.to(memory_format=torch.contiguous_format if "nchw" in variant else torch.channels_last)
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(batch, *SHAPES[system], dtype=torch.float64, generator=generator).to(device)
     sigma = torch.ones(batch, dtype=torch.float64, device=device)

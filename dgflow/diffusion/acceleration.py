@@ -19,7 +19,10 @@ Network = TypeVar("Network", bound=nn.Module)
 def prepared(
     network: Network, *, precision: Literal["float32", "bfloat16"] = "float32", device: torch.device | str = "cpu", compile: bool = False
 ) -> Network:
-    """`network` itself, ready to sample or to guide: on the device, in evaluation mode, with frozen parameters in channels_last format.
+    """`network` itself, ready to sample or to guide: on the device, in evaluation mode, with frozen parameters.
+
+    channels_last on CUDA and in bfloat16. In float32 on a CPU it gains nothing at the published sizes, and the gradient of a small encoder
+    (32 channels, 16 pixels a side) takes 1.8 times as long.
 
     Args:
         precision: of the weights and activations. What a network keeps in float32 all the same, it says itself (`networks.precision`).
@@ -31,9 +34,12 @@ def prepared(
     if precision not in ("float32", "bfloat16"):
         raise ValueError(f'expected precision "float32" or "bfloat16", found {precision!r}')
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    network.to(device=torch.device(device), dtype=dtype).to(memory_format=torch.channels_last).requires_grad_(False).eval()
+    place = torch.device(device)
+    network.to(device=place, dtype=dtype).requires_grad_(False).eval()
+    if place.type == "cuda" or dtype == torch.bfloat16:
+        network.to(memory_format=torch.channels_last)
     if compile:
         # Constant weights are laid out once for the CPU's convolutions. It has no effect where gradients flow to the input.
-        options: dict[str, Any] = {"freezing": True} if torch.device(device).type == "cpu" else {}
+        options: dict[str, Any] = {"freezing": True} if place.type == "cpu" else {}
         network.compile(dynamic=False, options=options)
     return network

@@ -64,8 +64,8 @@ def test_a_prepared_network_gives_the_numbers_of_the_plain_one(precision: Any, b
     assert_close(found[1:], (gradient,), gradient_bound)
 
 
-def test_images_stay_channels_last_through_a_prepared_network() -> None:
-    guide = prepared(discriminator())
+def test_images_stay_channels_last_through_a_network_prepared_in_bfloat16() -> None:
+    guide = prepared(discriminator(), precision="bfloat16")
     assert guide.features is not None
     x, sigma = images()
     assert guide.features.features(x.float(), sigma.float()).is_contiguous(memory_format=torch.channels_last)
