@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dgflow.diffusion.guidance import GuidanceTerm, Point, boosts_of, first_of, guide, guided, latest
 from dgflow.diffusion.heun import edm_sigmas
-from dgflow.diffusion.samplers import MAX_GAMMA, Denoiser, Noise, RoundSigma, Sample, churn, rounded
+from dgflow.diffusion.samplers import Churn, Denoiser, Noise, RoundSigma, Sample, rounded
 from dgflow.diffusion.times import per_sample, sigma_from_tau
 
 Discretization = Literal["vp", "ve", "iddpm", "edm"]
@@ -125,15 +125,10 @@ def ablation(
     time = _time(schedule, *vp_betas(*(vp_range or (levels[-2], levels[0])), epsilon_s))
     vp_scaled = _known("scaling", scaling, ("vp", "none")) == "vp"
     second_order = _known("solver", solver, ("euler", "heun")) == "heun"
-    boosts = boosts_of(guidance)
-    strongest = max([S_churn, *(boost.S_churn for boost in boosts if boost is not None)])
-    if strongest > 0.0 and churn_noise is None:
-        raise ValueError("expected churn_noise, as S_churn or a term's boost adds noise: pass a function of the step, or set S_churn to 0")
+    options = {"S_churn": S_churn, "S_min": S_min, "S_max": S_max, "S_noise": S_noise}
+    churn = Churn(levels, boosts_of(guidance), churn_noise, round_sigma, latents.device, **options)
 
-    num_steps = len(levels) - 1
     ones = torch.ones(len(latents), dtype=torch.float64, device=latents.device)
-    most = 1.0 + min(strongest / num_steps, MAX_GAMMA)
-    raised = rounded([level * most for level in levels], round_sigma if strongest > 0.0 else None, latents.device)
     times = [*(float(time.inverse(torch.tensor(level, dtype=torch.float64))) for level in levels[:-1]), 0.0]
     previous: list[Tensor | None] = [None] * len(guidance)  # log-ratios of the step before, None where a term was not evaluated
     last: list[Tensor | None] = [None] * len(guidance)  # each sample's last log-ratio inside the window
@@ -158,15 +153,11 @@ def ablation(
     x = latents.double() * per_sample(levels[0] * scale(ones * levels[0]), latents)
     for step, (sigma_cur, sigma_next) in enumerate(pairwise(levels)):
         t, sigma_high = ones * times[step], sigma_cur
-        if churn_noise is not None and strongest > 0.0 and S_min <= sigma_cur <= S_max:
-            gamma, noise_scale, gamma_max = churn(ones, S_churn, S_noise, num_steps, step, boosts, previous)
-            if gamma_max > 0.0:
-                sigma = ones * sigma_cur
-                sigma_hat = sigma * (1.0 + gamma)
-                sigma_hat = sigma_hat if round_sigma is None else round_sigma(sigma_hat)
-                added = scale(sigma_hat) * ((sigma_hat - sigma) * (sigma_hat + sigma)).clamp_min(0.0).sqrt() * noise_scale
-                x = per_sample(scale(sigma_hat) / scale(sigma), x) * x + per_sample(added, x) * churn_noise(step).double()
-                t, sigma_high = time.inverse(sigma_hat), raised[step]
+        raised = churn(step, ones, previous)
+        if raised is not None and churn_noise is not None:
+            s = scale(raised.sigma)
+            x = per_sample(s / scale(ones * sigma_cur), x) * x + per_sample(s * raised.added, x) * churn_noise(step).double()
+            t, sigma_high = time.inverse(raised.sigma), raised.high
         h = times[step + 1] - t
         d, previous = slope(x, t, (sigma_cur, sigma_high), step, 1)
         last = latest(last, previous)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dgflow.diffusion.guidance import GuidanceTerm, Point, boosts_of, first_of, guide, latest
-from dgflow.diffusion.samplers import MAX_GAMMA, Denoiser, Noise, RoundSigma, Sample, churn, rounded
+from dgflow.diffusion.samplers import Churn, Denoiser, Noise, RoundSigma, Sample, rounded
 from dgflow.diffusion.times import per_sample
 
 
@@ -56,16 +56,11 @@ def heun(
     falling = all(a > b for a, b in pairwise(levels))
     if len(levels) < 2 or not falling or levels[-1] < 0.0 or not math.isfinite(levels[0]):
         raise ValueError(f"expected two or more falling, finite noise levels >= 0, found {levels}")
-    boosts = boosts_of(guidance)
-    strongest = max([S_churn, *(boost.S_churn for boost in boosts if boost is not None)])
-    if strongest > 0.0 and churn_noise is None:
-        raise ValueError("expected churn_noise, as S_churn or a term's boost adds noise: pass a function of the step, or set S_churn to 0")
+    options = {"S_churn": S_churn, "S_min": S_min, "S_max": S_max, "S_noise": S_noise}
+    churn = Churn(levels, boosts_of(guidance), churn_noise, round_sigma, latents.device, **options)
 
-    num_steps, batch = len(levels) - 1, latents.shape[0]
-    most = 1.0 + min(strongest / num_steps, MAX_GAMMA)
-    raised = rounded([level * most for level in levels], round_sigma if strongest > 0.0 else None, latents.device)
     x = latents.double() * levels[0]
-    ones = torch.ones(batch, dtype=torch.float64, device=x.device)
+    ones = torch.ones(len(latents), dtype=torch.float64, device=x.device)
     previous: list[Tensor | None] = [None] * len(guidance)  # log-ratios of the step before, None where a term was not evaluated
     last: list[Tensor | None] = [None] * len(guidance)  # each sample's last log-ratio inside the window
     nfe = guidance_nfe = 0
@@ -83,16 +78,10 @@ def heun(
 
     for step, (sigma_cur, sigma_next) in enumerate(pairwise(levels)):
         sigma, sigma_high = ones * sigma_cur, sigma_cur
-        if churn_noise is not None and S_min <= sigma_cur <= S_max:
-            gamma, noise_scale, gamma_max = churn(ones, S_churn, S_noise, num_steps, step, boosts, previous)
-            if gamma_max > 0.0:
-                # sqrt(sigma_hat^2 - sigma^2), without the difference.
-                added = sigma_cur * torch.sqrt(gamma * (2.0 + gamma))
-                sigma, sigma_high = sigma_cur * (1.0 + gamma), sigma_cur * (1.0 + gamma_max)
-                if round_sigma is not None:
-                    sigma, sigma_high = round_sigma(sigma), raised[step]
-                    added = ((sigma - sigma_cur) * (sigma + sigma_cur)).clamp_min(0.0).sqrt()
-                x = x + per_sample(added * noise_scale, x) * churn_noise(step).double()
+        raised = churn(step, ones, previous)
+        if raised is not None and churn_noise is not None:
+            sigma, sigma_high = raised.sigma, raised.high
+            x = x + per_sample(raised.added, x) * churn_noise(step).double()
         d, previous = slope(x, sigma, (sigma_cur, sigma_high), step, 1)
         last = latest(last, previous)
         h = per_sample(sigma_next - sigma, x)

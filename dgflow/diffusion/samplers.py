@@ -57,22 +57,71 @@ def rounded(levels: Sequence[float], round_sigma: RoundSigma | None, device: tor
     return [*round_sigma(torch.tensor(known, dtype=torch.float64, device=device)).tolist(), *levels[len(known) :]]
 
 
-def churn(
-    ones: Tensor,
-    S_churn: float,
-    S_noise: float,
-    num_steps: int,
-    step: int,
-    boosts: Sequence[Boost | None],
-    previous: Sequence[Tensor | None],
-) -> tuple[Tensor, Tensor, float]:
-    """Per-sample gamma and noise scale [B] of a step, and the largest gamma that is possible, as a host float."""
-    gamma_max = min(S_churn / num_steps, MAX_GAMMA)
-    gamma, noise_scale = ones * gamma_max, ones * S_noise
-    for boost, log_ratio in zip(boosts, previous, strict=True):
-        if boost is not None and log_ratio is not None and step % boost.churn_period == 0:
-            boosted = min(boost.S_churn / num_steps, MAX_GAMMA)
-            gamma = torch.where(log_ratio < 0, boosted, gamma)
-            noise_scale = torch.where(log_ratio < 0, boost.S_noise, noise_scale)
-            gamma_max = max(gamma_max, boosted)
-    return gamma, noise_scale, gamma_max
+@dataclass(frozen=True)
+class Raised:
+    """What churn makes of a step: the levels sigma [B] that the samples are raised to, at most `high`, and the standard deviation [B] of
+    the noise that has to be added for it, S_noise included."""
+
+    sigma: Tensor
+    high: float
+    added: Tensor
+
+
+class Churn:
+    """EDM's churn (Karras et al. 2022, Algorithm 2, lines 4 to 6) along a schedule, with what the boosts of guidance terms ask for.
+
+    Args:
+        levels: the schedule, as the network knows it. noise, round_sigma: None where there is none.
+        S_churn, S_min, S_max, S_noise: as in the paper. A boost replaces S_churn and S_noise for the samples that it churns.
+
+    Raises ValueError where noise could be added and there is none.
+    """
+
+    def __init__(
+        self,
+        levels: Sequence[float],
+        boosts: Sequence[Boost | None],
+        noise: Noise | None,
+        round_sigma: RoundSigma | None,
+        device: torch.device,
+        *,
+        S_churn: float,
+        S_min: float,
+        S_max: float,
+        S_noise: float,
+    ) -> None:
+        self.levels, self.boosts, self.noise, self.round_sigma = levels, boosts, noise, round_sigma
+        self.S_churn, self.S_min, self.S_max, self.S_noise = S_churn, S_min, S_max, S_noise
+        gammas = {self._gamma(asked) for asked in (S_churn, *(boost.S_churn for boost in boosts if boost is not None))}
+        if max(gammas) > 0.0 and noise is None:
+            raise ValueError(
+                "expected churn_noise, as S_churn or a term's boost adds noise: pass a function of the step, or set S_churn to 0"
+            )
+        # The highest level of every step, by the gamma that makes it: on the host before the first step.
+        self.highest = {gamma: rounded([level * (1.0 + gamma) for level in levels], round_sigma, device) for gamma in gammas if gamma > 0.0}
+
+    def __call__(self, step: int, ones: Tensor, log_ratios: Sequence[Tensor | None]) -> Raised | None:
+        """For a step, given ones [B] and the log-ratios of the step before; None where nothing is raised."""
+        level = self.levels[step]
+        if self.noise is None or not self.S_min <= level <= self.S_max:
+            return None
+        gamma_max = self._gamma(self.S_churn)
+        gamma, scale = ones * gamma_max, ones * self.S_noise
+        for boost, log_ratio in zip(self.boosts, log_ratios, strict=True):
+            if boost is not None and log_ratio is not None and step % boost.churn_period == 0:
+                boosted = self._gamma(boost.S_churn)
+                gamma = torch.where(log_ratio < 0, boosted, gamma)
+                scale = torch.where(log_ratio < 0, boost.S_noise, scale)
+                gamma_max = max(gamma_max, boosted)
+        if gamma_max == 0.0:
+            return None
+        sigma = level * (1.0 + gamma)
+        if self.round_sigma is None:
+            added = level * torch.sqrt(gamma * (2.0 + gamma))  # sqrt(sigma^2 - level^2), without the difference
+        else:
+            sigma = self.round_sigma(sigma)
+            added = ((sigma - level) * (sigma + level)).clamp_min(0.0).sqrt()
+        return Raised(sigma, self.highest[gamma_max][step], added * scale)
+
+    def _gamma(self, S_churn: float) -> float:
+        return min(S_churn / (len(self.levels) - 1), MAX_GAMMA)

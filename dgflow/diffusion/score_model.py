@@ -15,6 +15,7 @@ from dgflow.diffusion.discrete import DiscreteSchedule
 from dgflow.diffusion.guidance import Switch
 from dgflow.diffusion.samplers import Denoiser, Predictor, RoundSigma
 from dgflow.diffusion.times import integrated_beta
+from dgflow.networks.edm import first_outside
 
 VP_STEPS = 1000
 VP_SCHEDULE = DiscreteSchedule(
@@ -53,10 +54,10 @@ class ScoreModel:
         Raises ValueError.
         """
         low, high = self.sigma_range
-        outside = [sigma for sigma in sigmas if not low * (1 - 1e-6) <= sigma <= high * (1 + 1e-6)]
-        if outside:
+        i = first_outside(sigmas, low, high)
+        if i is not None:
             raise ValueError(
-                f"expected noise levels sigma between {low:.6g} and {high:.6g}, the range of this score network, found {outside[0]:.6g}: "
+                f"expected noise levels sigma between {low:.6g} and {high:.6g}, the range of this score network, found {sigmas[i]:.6g}: "
                 "change the sampler's sigma_min and sigma_max (tau_min and tau_max of RK45), or the sampler"
             )
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dgflow.networks.adm_layers import AttentionPool, GroupNorm, TimeEmbedding, zeroed
 from dgflow.networks.adm_levels import Levels
-from dgflow.networks.labels import label_indices
+from dgflow.networks.labels import with_labels
 
 
 class ADMEncoder(nn.Module):
@@ -79,8 +79,7 @@ class ADMEncoder(nn.Module):
         self.num_classes, self.time_scale = num_classes, time_scale
 
         self.time_embed = TimeEmbedding(model_channels)
-        if num_classes is not None:
-            self.label_emb = nn.Embedding(num_classes, 4 * model_channels)
+        self.label_emb = nn.Embedding(num_classes, 4 * model_channels) if num_classes is not None else None
         self.input_blocks, _ = levels.input_blocks(in_channels)
         self.middle_block = levels.middle_block()
         if pool == "attention":
@@ -102,10 +101,7 @@ class ADMEncoder(nn.Module):
         """
         dtype = next(self.parameters()).dtype
         emb_BE = self.time_embed(t_B.reshape(-1) * self.time_scale).to(dtype)
-        if self.num_classes is not None:
-            emb_BE = emb_BE + self.label_emb(label_indices(class_labels, self.num_classes))
-        elif class_labels is not None:
-            raise ValueError("class_labels given to a network without classes: leave them out, or build it with num_classes")
+        emb_BE = with_labels(emb_BE, self.label_emb, class_labels)
         h = x_BCHW.to(dtype)
         for block in self.input_blocks:
             h = block(h, emb_BE)

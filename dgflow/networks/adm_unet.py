@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dgflow.networks.adm_layers import Block, GroupNorm, TimeEmbedding, zeroed
 from dgflow.networks.adm_levels import Levels
-from dgflow.networks.labels import label_indices
+from dgflow.networks.labels import with_labels
 
 
 class ADMUNet(nn.Module):
@@ -77,8 +77,7 @@ class ADMUNet(nn.Module):
         self.image_size, self.in_channels, self.out_channels, self.num_classes = image_size, in_channels, out_channels, num_classes
 
         self.time_embed = TimeEmbedding(model_channels)
-        if num_classes is not None:
-            self.label_emb = nn.Embedding(num_classes, 4 * model_channels)
+        self.label_emb = nn.Embedding(num_classes, 4 * model_channels) if num_classes is not None else None
         self.input_blocks, skip_widths = levels.input_blocks(in_channels)
         self.middle_block = levels.middle_block()
         self.output_blocks = nn.ModuleList()
@@ -107,10 +106,7 @@ class ADMUNet(nn.Module):
         """
         dtype = next(self.parameters()).dtype
         emb_BE = self.time_embed(timesteps_B.reshape(-1)).to(dtype)
-        if self.num_classes is not None:
-            emb_BE = emb_BE + self.label_emb(label_indices(class_labels, self.num_classes))
-        elif class_labels is not None:
-            raise ValueError("class_labels given to a network without classes: leave them out, or build it with num_classes")
+        emb_BE = with_labels(emb_BE, self.label_emb, class_labels)
         h, skips = x_BCHW.to(dtype), []
         for block in self.input_blocks:
             h = block(h, emb_BE)

@@ -186,6 +186,15 @@ class iDDPMPrecond(nn.Module):
 Denoiser = EDMPrecond | VPPrecond | VEPrecond | iDDPMPrecond
 
 
+def first_outside(sigmas: Sequence[float], sigma_min: float, sigma_max: float) -> int | None:
+    """Position of the first noise level that a network for [sigma_min, sigma_max] was not made for, but for float32's rounding.
+
+    Levels have to be finite and above 0, whatever the range. None where all are inside.
+    """
+    low, high = sigma_min * (1 - ROUNDING), sigma_max * (1 + ROUNDING)
+    return next((i for i, sigma in enumerate(sigmas) if not (low <= sigma <= high and 0 < sigma < math.inf)), None)
+
+
 def check_sigmas(denoiser: Denoiser, sigmas: Sequence[float]) -> None:
     """Refuse a schedule with levels that the network was not made for. A last level of 0 is the clean image and never enters the network.
 
@@ -195,15 +204,13 @@ def check_sigmas(denoiser: Denoiser, sigmas: Sequence[float]) -> None:
     Raises:
         ValueError: a level outside [sigma_min, sigma_max] by more than float32's rounding, or not above 0; names the first.
     """
-    low, high = denoiser.sigma_min * (1 - ROUNDING), denoiser.sigma_max * (1 + ROUNDING)
-    for i, sigma in enumerate(sigmas):
-        if sigma == 0 and i == len(sigmas) - 1:
-            continue
-        if not (low <= sigma <= high and 0 < sigma < math.inf):
-            raise ValueError(
-                f"{type(denoiser).__name__} knows sigma from {denoiser.sigma_min:.9g} to {denoiser.sigma_max:.9g} (and 0 as the last "
-                f"level), but level {i} of the schedule is {sigma:.9g}: choose sigma_min and sigma_max of the schedule within that range"
-            )
+    levels = sigmas[:-1] if len(sigmas) and sigmas[-1] == 0 else sigmas
+    i = first_outside(levels, denoiser.sigma_min, denoiser.sigma_max)
+    if i is not None:
+        raise ValueError(
+            f"{type(denoiser).__name__} knows sigma from {denoiser.sigma_min:.9g} to {denoiser.sigma_max:.9g} (and 0 as the last "
+            f"level), but level {i} of the schedule is {sigmas[i]:.9g}: choose sigma_min and sigma_max of the schedule within that range"
+        )
 
 
 def _denoise(precond: Denoiser, x: Tensor, sigma: Tensor, class_labels: Tensor | None, augment_labels: Tensor | None) -> Tensor:

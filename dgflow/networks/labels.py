@@ -7,7 +7,7 @@ indices out of range are refused by `check_labels` alone, which callers run once
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 
@@ -45,6 +45,19 @@ def label_indices(class_labels: Tensor | None, num_classes: int) -> Tensor:
     if class_labels.ndim != 1 or class_labels.is_floating_point():
         raise ValueError(f"class_labels must be int64 [B] or one-hot [B, K] with K <= {num_classes}, found {_form(class_labels)}")
     return class_labels
+
+
+def with_labels(emb_BE: Tensor, label_emb: nn.Embedding | None, class_labels: Tensor | None) -> Tensor:
+    """`emb_BE` plus the embedded labels; itself for a network without classes (`label_emb` None).
+
+    Raises:
+        ValueError: labels missing, unwanted or of another form.
+    """
+    if label_emb is not None:
+        return emb_BE + label_emb(label_indices(class_labels, label_emb.num_embeddings))
+    if class_labels is not None:
+        raise ValueError("class_labels given to a network without classes: leave them out, or build it with num_classes")
+    return emb_BE
 
 
 def one_hot_labels(class_labels: Tensor | None, label_dim: int, device: torch.device) -> Tensor | None:

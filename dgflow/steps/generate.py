@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Literal
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -24,6 +25,16 @@ if TYPE_CHECKING:
     from dgflow.diffusion.score_model import ScoreModel
     from dgflow.steps.binding import Bound
     from dgflow.store.shards import Columns
+
+
+class _Loaded(NamedTuple):
+    """What a worker keeps from shard to shard."""
+
+    score: ScoreModel
+    terms: Sequence[GuidanceTerm]
+    shape: tuple[int, int, int]
+    classes: int  # of the labels that are drawn, 0 for none
+    device: torch.device
 
 
 class Generate(SampleStep):
@@ -99,20 +110,10 @@ class Generate(SampleStep):
                 weights = guide_of(spec)
                 term = loaded(f"guidance.{number}.{FIELD[type(spec)]}", weights)
                 terms.append(spec.build(term, time_map(time_of(weights.step))))
-        return partial(self._rows, score, terms, (shape.channels, shape.image_size, shape.image_size), classes, device)
+        return partial(self._rows, _Loaded(score, terms, (shape.channels, shape.image_size, shape.image_size), classes, device))
 
-    def _rows(
-        self,
-        score: ScoreModel,
-        terms: Sequence[GuidanceTerm],
-        shape: tuple[int, int, int],
-        classes: int,
-        device: torch.device,
-        start: int,
-        stop: int,
-    ) -> Columns:
-        edges = self._edges(start, stop)
-        parts = [self._batch(score, terms, shape, classes, device, low, high) for low, high in zip(edges, edges[1:], strict=False)]
+    def _rows(self, loaded: _Loaded, start: int, stop: int) -> Columns:
+        parts = [self._batch(loaded, low, high) for low, high in pairwise(self._edges(start, stop))]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _edges(self, start: int, stop: int) -> list[int]:
@@ -122,21 +123,12 @@ class Generate(SampleStep):
         batches = -(-(stop - start) // self.batch_size)
         return [start + (stop - start) * number // batches for number in range(batches + 1)]
 
-    def _batch(
-        self,
-        score: ScoreModel,
-        terms: Sequence[GuidanceTerm],
-        shape: tuple[int, int, int],
-        classes: int,
-        device: torch.device,
-        start: int,
-        stop: int,
-    ) -> Columns:
+    def _batch(self, loaded: _Loaded, start: int, stop: int) -> Columns:
         import torch
 
-        index_B = torch.arange(start, stop, device=device)
-        latents, class_labels, noise = self._draws(index_B, shape, classes)
-        sample = self.sampler.sample(score, latents, class_labels, terms, noise)
+        index_B = torch.arange(start, stop, device=loaded.device)
+        latents, class_labels, noise = self._draws(index_B, loaded.shape, loaded.classes)
+        sample = self.sampler.sample(loaded.score, latents, class_labels, loaded.terms, noise)
         finite_B = sample.x.isfinite().flatten(1).all(dim=1)
         if not finite_B.all():
             bad = int(index_B[~finite_B][0])

@@ -6,7 +6,7 @@ the score network a sample.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -42,11 +42,8 @@ class _Churn(Spec):
         return {"S_churn": self.S_churn, "S_min": self.S_min, "S_max": top, "S_noise": self.S_noise}
 
 
-class Heun(_Churn):
-    """EDM's second-order sampler (Karras et al. 2022, Algorithm 2); 2 * steps - 1 evaluations of the denoiser.
-
-    None for `sigma_min`, `sigma_max` is 0.002 and 80, narrowed to what the network was made for.
-    """
+class _Levels(_Churn):
+    """Steps between two noise levels; None for `sigma_min`, `sigma_max` is the sampler's own, narrowed to what the network was made for."""
 
     steps: int = Field(default=18, gt=1)
     sigma_min: float | None = Field(default=None, gt=0)
@@ -54,9 +51,21 @@ class Heun(_Churn):
     rho: float = Field(default=7.0, gt=0)
 
     @model_validator(mode="after")
-    def _falls(self) -> Heun:
+    def _falls(self) -> Self:
         _check_range("sigma_min", self.sigma_min, "sigma_max", self.sigma_max)
         return self
+
+    def span(self, model: ScoreModel, own: tuple[float, float]) -> tuple[float, float]:
+        """(sigma_min, sigma_max) for `model`."""
+        low, high = model.narrowed(*own)
+        return low if self.sigma_min is None else self.sigma_min, high if self.sigma_max is None else self.sigma_max
+
+
+class Heun(_Levels):
+    """EDM's second-order sampler (Karras et al. 2022, Algorithm 2); 2 * steps - 1 evaluations of the denoiser.
+
+    None for `sigma_min`, `sigma_max` is 0.002 and 80, narrowed to what the network was made for.
+    """
 
     @property
     def nfe(self) -> int:
@@ -66,34 +75,23 @@ class Heun(_Churn):
         """One batch."""
         from dgflow.diffusion.heun import edm_sigmas, heun
 
-        low, high = model.narrowed(0.002, 80.0)
-        span = (low if self.sigma_min is None else self.sigma_min, high if self.sigma_max is None else self.sigma_max)
-        sigmas = edm_sigmas(self.steps, *span, self.rho)
+        sigmas = edm_sigmas(self.steps, *self.span(model, (0.002, 80.0)), self.rho)
         model.check_sigmas(sigmas[:-1])
         options: dict[str, Any] = self.churn() | {"round_sigma": model.round_sigma}
         return heun(model.denoiser, latents, sigmas, class_labels=class_labels, guidance=terms, churn_noise=noise, **options)
 
 
-class EDMAblation(_Churn):
+class EDMAblation(_Levels):
     """EDM's general sampler (Karras et al. 2022, Table 1): its discretisations, schedules, scalings and solvers in any combination.
 
     None for `sigma_min`, `sigma_max` is the discretisation's own range, narrowed to what the network was made for.
     """
 
-    steps: int = Field(default=18, gt=1)
     solver: Literal["euler", "heun"] = "heun"
     discretization: Literal["vp", "ve", "iddpm", "edm"] = "edm"
     schedule: Literal["vp", "ve", "linear"] = "linear"
     scaling: Literal["vp", "none"] = "none"
-    sigma_min: float | None = Field(default=None, gt=0)
-    sigma_max: float | None = Field(default=None, gt=0)
-    rho: float = Field(default=7.0, gt=0)
     alpha: float = Field(default=1.0, gt=0, le=1)
-
-    @model_validator(mode="after")
-    def _falls(self) -> EDMAblation:
-        _check_range("sigma_min", self.sigma_min, "sigma_max", self.sigma_max)
-        return self
 
     @property
     def nfe(self) -> int:
@@ -101,11 +99,9 @@ class EDMAblation(_Churn):
 
     def sample(self, model: ScoreModel, latents: Tensor, class_labels: Tensor | None, terms: Terms, noise: Noise) -> Sample:
         """One batch."""
-
         from dgflow.diffusion.ablation import ablation, ablation_sigmas, default_range
 
-        low, high = model.narrowed(*default_range(self.discretization))
-        span = (low if self.sigma_min is None else self.sigma_min, high if self.sigma_max is None else self.sigma_max)
+        span = self.span(model, default_range(self.discretization))
         sigmas = ablation_sigmas(self.steps, self.discretization, *span, rho=self.rho)
         model.check_sigmas(sigmas[:-1])
         options: dict[str, Any] = self.churn() | {"solver": self.solver, "alpha": self.alpha, "round_sigma": model.round_sigma}
