@@ -14,7 +14,7 @@ discriminator asked in every step. The others are `acceleration.prepared` networ
 from the plain way's on the same input, relative to the largest value of those.
 
 Peak memory is what the process held at most while sampling beyond what it held before it built the networks (compiled: with what the
-compiler left); on CUDA, what was allocated at most. The default, batch 1 without compilation, takes about ten minutes on two cores.
+compiler left); on CUDA, what was allocated at most. The default is batch 1 without compilation.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """
     q, k, v = (_channels_adjacent(tensor.transpose(2, 3)) for tensor in (q, k, v))
     # The CPU's kernels for this gain no time from bfloat16. Plain products would, a tenth of a guidance evaluation, but they round the
-    # softmax's arguments to eight bits: 4 % in the weights where these are 20.
+    # softmax's arguments to eight bits, and the weights by a few per cent where these are 20.
     return F.scaled_dot_product_attention(q, k, v).transpose(2, 3)
 
 

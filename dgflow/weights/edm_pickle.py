@@ -18,7 +18,7 @@ from torch import Tensor
 from dgflow.weights.inert_pickle import Record, Refused, load_records
 from dgflow.weights.numpy_scalars import number
 from dgflow.weights.torch_file import load_torch, refusal
-from dgflow.weights.weight_file import VALUES, File, WeightFile, as_path, called, plain, reason, short, some
+from dgflow.weights.weight_file import AGAIN, VALUES, File, WeightFile, as_path, called, plain, reason, short, some
 
 _PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
 _SCALARS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
@@ -61,7 +61,7 @@ def read_edm_pickle(file: File, *, source: str | None = None) -> WeightFile:
         raise
     except Exception as error:  # a damaged pickle can fail in any of its instructions
         raise ValueError(
-            f"{name}: expected a whole pickle of EDM's, found another file or a damaged one ({reason(error)}): fetch it again"
+            f"{name}: expected a whole pickle of EDM's, found another file or a damaged one ({reason(error)}): {AGAIN}"
         ) from error
     reader = _Reader(name)
     if not isinstance(found, dict) or "ema" not in found:

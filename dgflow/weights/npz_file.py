@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 import torch
 
-from dgflow.weights.weight_file import File, WeightFile, as_path, called
+from dgflow.weights.weight_file import AGAIN, File, WeightFile, as_path, called
 
 MOST = 8 * 2**30
 """Bytes of the arrays together: these files may be compressed, a thousand times where the numbers are all the same."""
@@ -33,5 +33,5 @@ def read_npz(file: File, *, source: str | None = None) -> WeightFile:
     except Exception as error:  # a MemoryError, too: an array's header may claim any size
         found = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise ValueError(
-            f"{called(file, source)}: expected a whole .npz of numbers, found another file or a damaged one ({found}): fetch it again"
+            f"{called(file, source)}: expected a whole .npz of numbers, found another file or a damaged one ({found}): {AGAIN}"
         ) from error

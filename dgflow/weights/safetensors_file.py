@@ -7,7 +7,7 @@ import json
 import safetensors
 import safetensors.torch
 
-from dgflow.weights.weight_file import File, WeightFile, as_path, called
+from dgflow.weights.weight_file import AGAIN, File, WeightFile, as_path, called
 
 
 def read_safetensors(file: File, *, source: str | None = None) -> WeightFile:
@@ -26,5 +26,5 @@ def read_safetensors(file: File, *, source: str | None = None) -> WeightFile:
     except (safetensors.SafetensorError, KeyError, UnicodeDecodeError, TypeError, RuntimeError) as error:  # last: shapes beyond int64
         found = (str(error).splitlines() or [""])[0][:200]
         raise ValueError(
-            f"{called(file, source)}: expected a whole safetensors file, found another or a damaged one ({found}): fetch it again"
+            f"{called(file, source)}: expected a whole safetensors file, found another or a damaged one ({found}): {AGAIN}"
         ) from error

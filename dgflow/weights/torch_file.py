@@ -17,7 +17,7 @@ import torch
 
 from dgflow.weights.inert_pickle import Refused, load_records
 from dgflow.weights.numpy_scalars import number
-from dgflow.weights.weight_file import File, WeightFile, as_path, called, check_state_dict, reason, short
+from dgflow.weights.weight_file import AGAIN, File, WeightFile, as_path, called, check_state_dict, reason, short
 
 _ALLOWING = threading.Lock()  # torch keeps the list of allowed globals for the whole process
 
@@ -94,7 +94,7 @@ def load_torch(file: File, source: str) -> Any:
         ) from error
     except Exception as error:  # a damaged stream can fail anywhere in torch's reader
         raise ValueError(
-            f"{source}: expected a whole file of torch.save, found another or a damaged one ({reason(error)}): fetch it again"
+            f"{source}: expected a whole file of torch.save, found another or a damaged one ({reason(error)}): {AGAIN}"
         ) from error
 
 

@@ -154,6 +154,8 @@ def reason(error: Exception) -> str:
     return f"{type(error).__name__}: {text.partition(chr(10))[0][:200]}"
 
 
+AGAIN = "fetch it again, or name the format that it has"
+"""What to do about a file that a reader cannot make out: a damaged one, or more often one of another format."""
 ORDER = "give the names in the order of this network's parameters, built with the settings that it was trained with"
 """What to do where a list of averages does not fit its names."""
 
