@@ -15,7 +15,10 @@ __all__ = ["CATALOGUE", "CatalogueFile", "Format", "catalogue_file"]
 _EDM = "https://nvlabs-fi-cdn.nvidia.com/edm"
 _EDM_PAGE, _EDM_LICENCE = "https://github.com/NVlabs/edm", "CC BY-NC-SA 4.0"
 _ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021"
+_ADM_PAGE = "https://github.com/openai/guided-diffusion"
 _DIT = "https://dl.fbaipublicfiles.com/DiT/models"
+_FIDELITY = "https://github.com/toshas/torch-fidelity"
+_PYTORCH_FID = "https://github.com/mseitzer/pytorch-fid"
 _DRIVE = "https://drive.google.com"
 _NONE = "none stated"
 
@@ -59,6 +62,34 @@ def _fid_reference(name: str, size: int) -> CatalogueFile:
     )
 
 
+_ADM_REFERENCE = CatalogueFile(
+    name="adm-reference-imagenet-256",
+    file_name="VIRTUAL_imagenet256_labeled.npz",
+    source=f"{_ADM}/ref_batches/imagenet/256/VIRTUAL_imagenet256_labeled.npz",
+    format="npz",
+    network={},
+    licence="MIT",
+    page=f"{_ADM_PAGE}/tree/main/evaluations",
+    image_size=256,
+    classes=0,
+)
+
+
+def _inception(publisher: str, source: str, format: Format, page: str) -> CatalogueFile:
+    """The network that FID is measured with. All are TensorFlow's weights of 2015-12-05, under the licence that those were shared under."""
+    return CatalogueFile(
+        name=f"inception-2015-12-05{publisher}",
+        file_name=source.rpartition("/")[2],
+        source=source,
+        format=format,
+        network=networks.INCEPTION,
+        licence="Apache 2.0",
+        page=page,
+        image_size=299,
+        classes=0,
+    )
+
+
 def _adm(file: str, network: networks.Network, size: int, classes: int = 0, fid: float | None = None, note: str = "") -> CatalogueFile:
     return CatalogueFile(
         name=f"adm-imagenet-{file.replace('_', '-')}",
@@ -67,7 +98,7 @@ def _adm(file: str, network: networks.Network, size: int, classes: int = 0, fid:
         format="state_dict",
         network=network,
         licence="MIT",
-        page="https://github.com/openai/guided-diffusion",
+        page=_ADM_PAGE,
         image_size=size,
         classes=classes,
         published_fid=fid,
@@ -157,6 +188,21 @@ _FILES = (
     _edm("imagenet-64x64-cond-adm", networks.EDM_IMAGENET_64, 64, 1000, 1.36, "EDM's best sampler"),
     _fid_reference("cifar10-32x32", 32),
     _fid_reference("ffhq-64x64", 64),
+    _ADM_REFERENCE,
+    _inception("", f"{_FIDELITY}/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth", "inception_pth", _FIDELITY),
+    _inception(
+        "-pytorch-fid",
+        f"{_PYTORCH_FID}/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
+        "inception_pth",
+        _PYTORCH_FID,
+    ),
+    _inception(
+        "-nvidia",
+        "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt",
+        "inception_torchscript",
+        "https://github.com/NVlabs/stylegan2-ada-pytorch",
+    ),
+    _inception("-openai", f"{_ADM}/ref_batches/classify_image_graph_def.pb", "inception_graph", f"{_ADM_PAGE}/tree/main/evaluations"),
     _adm("64x64_classifier", networks.CLASSIFIER_64, 64),
     _adm("256x256_classifier", networks.CLASSIFIER_256, 256),
     _adm("256x256_diffusion", networks.adm_unet_256(1000), 256, 1000, 10.94, "without guidance; 4.59 with its classifier"),

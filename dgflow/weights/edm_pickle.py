@@ -23,7 +23,7 @@ from dgflow.weights.weight_file import AGAIN, VALUES, File, WeightFile, as_path,
 _PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
 _SCALARS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
 _DICTS = ("collections.OrderedDict", "dnnlib.util.EasyDict")
-_ALLOWED = frozenset(
+ALLOWED = frozenset(
     {
         _PERSISTENT,
         *_DICTS,
@@ -54,7 +54,7 @@ def read_edm_pickle(file: File, *, source: str | None = None) -> WeightFile:
         with io.BytesIO(file) if isinstance(file, bytes) else as_path(file).open("rb") as opened:
             size = opened.seek(0, io.SEEK_END)
             opened.seek(0)
-            found = load_records(opened, size, _ALLOWED)
+            found = load_records(opened, size, ALLOWED)
     except Refused as error:
         raise ValueError(refusal(name, str(error))) from error
     except (MemoryError, FileNotFoundError):
@@ -63,7 +63,7 @@ def read_edm_pickle(file: File, *, source: str | None = None) -> WeightFile:
         raise ValueError(
             f"{name}: expected a whole pickle of EDM's, found another file or a damaged one ({reason(error)}): {AGAIN}"
         ) from error
-    reader = _Reader(name)
+    reader = Reader(name)
     if not isinstance(found, dict) or "ema" not in found:
         keys = some(list(found)) if isinstance(found, dict) else f"a {_kind(found)}"
         raise ValueError(f"{name}: expected EDM's pickle of a dict with 'ema', found {keys}: name the format that this file has")
@@ -78,7 +78,7 @@ def read_edm_pickle(file: File, *, source: str | None = None) -> WeightFile:
         ) from error
 
 
-class _Reader:
+class Reader:
     """Makes tensors and settings of the records of one file."""
 
     def __init__(self, source: str) -> None:

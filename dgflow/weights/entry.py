@@ -5,7 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Format = Literal["safetensors", "state_dict", "dit", "soft_truncation", "lsgm", "edm_pickle", "npz"]
+Format = Literal[
+    "safetensors",
+    "state_dict",
+    "dit",
+    "soft_truncation",
+    "lsgm",
+    "edm_pickle",
+    "inception_pth",
+    "inception_graph",
+    "inception_torchscript",
+    "inception_pickle",
+    "npz",
+]
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,8 @@ def dit_xl_2(image_size: int) -> Network:
     }
 
 
+INCEPTION: Network = {"class": "InceptionV3"}
+
 # `config` is what diffusers' AutoencoderKL is built with.
 STABLE_DIFFUSION_VAE: Network = {
     "class": "StableDiffusionVAE",

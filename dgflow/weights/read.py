@@ -11,7 +11,13 @@ publisher offers, because those could not be downloaded where this was written:
 | `soft_truncation` | Soft Truncation                                              | no                  |
 | `lsgm`            | LSGM: prior and NVAE                                         | no                  |
 | `edm_pickle`      | EDM                                                          | no                  |
-| `npz`             | EDM's FID references                                         | no                  |
+| `inception_pth`   | Inception of torch-fidelity and pytorch-fid                  | no                  |
+| `inception_graph` | Inception of OpenAI's evaluator, TensorFlow's frozen graph   | no                  |
+| `inception_torchscript` | Inception of StyleGAN2-ADA and clean-fid               | no                  |
+| `inception_pickle` | Inception of EDM's evaluator                                | no                  |
+| `npz`             | references for FID: EDM's, ADM's                             | no                  |
+
+The four of Inception give the same tensors by the same names.
 """
 
 from __future__ import annotations
@@ -22,11 +28,14 @@ from typing import Literal
 from dgflow.weights.dit_file import read_dit
 from dgflow.weights.edm_pickle import read_edm_pickle
 from dgflow.weights.entry import Format
+from dgflow.weights.inception_graph import read_inception_graph
+from dgflow.weights.inception_names import read_inception_pth
 from dgflow.weights.lsgm_file import read_lsgm
 from dgflow.weights.npz_file import read_npz
 from dgflow.weights.safetensors_file import read_safetensors
 from dgflow.weights.soft_truncation_file import read_soft_truncation
 from dgflow.weights.torch_file import read_state_dict
+from dgflow.weights.torchscript_file import read_inception_pickle, read_inception_torchscript
 from dgflow.weights.weight_file import File, WeightFile, called
 
 _SIMPLE = {
@@ -34,6 +43,10 @@ _SIMPLE = {
     "state_dict": read_state_dict,
     "dit": read_dit,
     "edm_pickle": read_edm_pickle,
+    "inception_pth": read_inception_pth,
+    "inception_graph": read_inception_graph,
+    "inception_torchscript": read_inception_torchscript,
+    "inception_pickle": read_inception_pickle,
     "npz": read_npz,
 }
 

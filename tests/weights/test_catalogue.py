@@ -18,15 +18,16 @@ from dgflow.weights.sources import parse_source
 
 OFFICIAL = Path(__file__).resolve().parents[1] / "goldens" / "networks" / "official_shapes.json"
 MODULES = {
-    "ADMEncoder": "adm",
-    "ADMUNet": "adm_unet",
-    "DhariwalUNet": "dhariwal",
-    "DiT": "dit",
-    "EDMPrecond": "edm",
-    "LSGMPrior": "lsgm_prior",
-    "NCSNpp": "ncsnpp",
-    "NVAE": "nvae",
-    "SongUNet": "song",
+    "ADMEncoder": "networks.adm",
+    "ADMUNet": "networks.adm_unet",
+    "DhariwalUNet": "networks.dhariwal",
+    "DiT": "networks.dit",
+    "EDMPrecond": "networks.edm",
+    "InceptionV3": "metrics.inception",
+    "LSGMPrior": "networks.lsgm_prior",
+    "NCSNpp": "networks.ncsnpp",
+    "NVAE": "networks.nvae",
+    "SongUNet": "networks.song",
 }
 # (entry, part) -> the official list of names and shapes
 PUBLISHED = {
@@ -50,7 +51,7 @@ PUBLISHED = {
 
 def _build(network: dict[str, Any]) -> nn.Module:
     arguments = {key: _build(value) if key == "model" else value for key, value in network.items() if key != "class"}
-    module = importlib.import_module(f"dgflow.networks.{MODULES[network['class']]}")
+    module = importlib.import_module(f"dgflow.{MODULES[network['class']]}")
     return getattr(module, network["class"])(**arguments)
 
 
