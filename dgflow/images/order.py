@@ -1,0 +1,131 @@
+"""The order, the classes and the indices of images, from the names of files or a column of indices.
+
+Promises that samples which carry a number come in the order of their numbers, each exactly once, or not at all. Reading is left to others.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+_SHOWN = 5  # indices that a message names
+_STEM = re.compile(r"\d{1,18}")
+_STYLEGAN = re.compile(r"img(\d{8})")
+
+
+class Layout(NamedTuple):
+    """How files are to be read."""
+
+    names: list[str]  # in row order
+    labels: np.ndarray | None  # int64 [rows]
+    first_index: int | None  # where the names are indices
+
+
+def lay_out(names: Sequence[str], labels_json: bytes | None, source: str) -> Layout:
+    """The order, labels and indices of picture files, from their paths.
+
+    Indices: where the paths are `000000/000123.png` (folders of a thousand, as EDM writes them), `00000/img00000123.png` (as StyleGAN's
+    and EDM's data sets have them) or plain numbers of which at least half are there (fewer: names such as COCO's, not indices), the rows
+    come in the order of the numbers. Labels: `dataset.json` (`{"labels": [[path, label], ...]}`) where there is one; else, of paths that
+    are not indices, the class is the first sub-folder below what all paths share, and classes are numbered in alphabetical order.
+
+    Raises:
+        ValueError: indices that are missing or doubled; a `dataset.json` of another form, or without a label for one of the files.
+    """
+    names = sorted(names)
+    index = _indices(names)
+    if index is not None:
+        order, first = ordered(index, source, names)
+        names = [names[item] for item in order]
+    else:
+        first = None
+    if labels_json is not None:
+        return Layout(names, _listed_labels(names, labels_json, source), first)
+    return Layout(names, None if index is not None else _folder_labels(names), first)
+
+
+def ordered(index: np.ndarray, source: str, names: Sequence[str] | None = None) -> tuple[np.ndarray, int]:
+    """The order (int64 [rows]) that sorts indices, and the first of them.
+
+    Raises:
+        ValueError: not each of first, first + 1, ..., last exactly once; names the first few that are missing or doubled.
+    """
+    order = np.argsort(index, kind="stable")
+    steps = np.diff(index[order])
+    twice = np.flatnonzero(steps == 0)
+    if twice.size:
+        where = f", such as {names[int(order[twice[0]])]} and {names[int(order[twice[0] + 1])]}" if names else ""
+        raise ValueError(
+            f"expected each index once in {source}, found {_shown(index[order[twice]], int(twice.size))} more than once{where};"
+            " remove those that do not belong to this set"
+        )
+    if (steps != 1).any():
+        missing = [
+            number
+            for gap in np.flatnonzero(steps > 1)[: _SHOWN + 1]
+            for number in range(index[order[gap]] + 1, min(int(index[order[gap + 1]]), int(index[order[gap]]) + _SHOWN + 2))
+        ]
+        first, last = int(index[order[0]]), int(index[order[-1]])
+        raise ValueError(
+            f"expected every index from {first} to {last} in {source}, found {len(index):,} of {last - first + 1:,}:"
+            f" {_shown(missing, last - first + 1 - len(index))} missing; make those, or give the others names that are no numbers"
+        )
+    return order, int(index[order[0]])
+
+
+def _indices(names: Sequence[str]) -> np.ndarray | None:
+    """The numbers of files whose names are numbers, None where they are names."""
+    if len({name.rpartition("/")[0].rpartition("/")[0] for name in names}) > 1:
+        return None  # further folders, above those that could be thousands
+    found, numbered = [], True
+    for name in names:
+        folder = name.rpartition("/")[0].rpartition("/")[2]
+        stem = name.rpartition("/")[2].rpartition(".")[0]
+        if match := _STYLEGAN.fullmatch(stem):
+            number, expected = int(match[1]), match[1][:5]
+        elif _STEM.fullmatch(stem):
+            number = int(stem)
+            expected = f"{number // 1000 * 1000:06d}"
+        else:
+            return None
+        found.append(number)
+        numbered &= folder == expected
+    index = np.array(found, np.int64)
+    one_folder = len({name.rpartition("/")[0] for name in names}) == 1
+    mostly_there = 2 * len(index) > index.max() - index.min()
+    return index if numbered or (one_folder and mostly_there) else None
+
+
+def _folder_labels(names: Sequence[str]) -> np.ndarray | None:
+    parts = [name.split("/")[:-1] for name in names]
+    while all(parts) and len({part[0] for part in parts}) == 1:
+        parts = [part[1:] for part in parts]
+    if not all(parts):
+        return None
+    classes = {name: number for number, name in enumerate(sorted({part[0] for part in parts}))}
+    return np.array([classes[part[0]] for part in parts], np.int64)
+
+
+def _listed_labels(names: Sequence[str], labels_json: bytes, source: str) -> np.ndarray | None:
+    try:
+        found = json.loads(labels_json)["labels"]
+        if found is None:
+            return None
+        labels = {name: label for name, label in found}
+        if not all(type(labels[name]) is int for name in names):
+            raise ValueError("labels that are not whole numbers")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f'expected {{"labels": [["PATH", NUMBER], ...]}} with every file in dataset.json of {source}, found {type(error).__name__}'
+            f" ({str(error)[:120]}); correct or remove that file"
+        ) from error
+    return np.array([labels[name] for name in names], np.int64)
+
+
+def _shown(values: Sequence[int] | np.ndarray, count: int) -> str:
+    text = ", ".join(str(int(value)) for value in values[:_SHOWN])
+    return f"{text} (and {count - _SHOWN:,} more)" if count > _SHOWN else text

@@ -1,0 +1,194 @@
+"""Where files of other tools lie: a local path or `s3://bucket/key`, a file or a folder, read by ranges.
+
+Promises files that can be opened in any process (a place is pickled as its name; an opened file keeps its own position after a fork), the
+endpoint and credentials of `dgflow.store.s3`, and no secret in a message. What the bytes mean is left to the readers.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+from urllib.parse import unquote
+
+from dgflow.store.objects import open_store
+
+if TYPE_CHECKING:
+    from dgflow.store.s3 import S3Store
+
+_AT_ONCE = 32  # requests of `read_many`
+_LOCAL_BUFFER, _S3_BUFFER = 2**16, 2**20  # bytes that small reads fetch at once: a request to S3 costs as much as 1 MiB
+
+
+class Place(Protocol):
+    """A file or a folder, which may not exist. Picklable."""
+
+    @property
+    def url(self) -> str:
+        """The path or url, fit for messages."""
+        ...
+
+    def kind(self) -> Literal["file", "folder"] | None:
+        """What is there now."""
+        ...
+
+    def files(self) -> list[str]:
+        """Of a folder: the paths of all files below it, relative, with `/`, sorted; hidden ones left out."""
+        ...
+
+    def open(self, name: str = "") -> io.BufferedReader:
+        """The file, or the file `name` of the folder, for reading and seeking. Raises FileNotFoundError."""
+        ...
+
+    def read_many(self, names: Sequence[str]) -> list[bytes]:
+        """Whole files of the folder, in order, concurrently where that helps."""
+        ...
+
+
+def open_place(source: str) -> Place:
+    """The place of a path, a `file:///path` or an `s3://bucket/key`. No request is made here.
+
+    Raises:
+        ValueError: another scheme, or a url that carries credentials (it is not repeated).
+    """
+    scheme, separator, rest = source.partition("://")
+    if not separator:
+        return LocalPlace(source)
+    if scheme == "memory":
+        raise ValueError("expected a path, file:///path or s3://bucket/key, found memory://, which holds steps only: add [start:stop]")
+    open_store(source)  # refuses other schemes, and urls with credentials in them
+    return S3Place(rest) if scheme == "s3" else LocalPlace(unquote(rest))
+
+
+class LocalPlace:
+    def __init__(self, path: str) -> None:
+        self.path = Path(os.path.abspath(os.path.expanduser(path)))  # for workers with another working directory
+        self.url = str(self.path)
+
+    def kind(self) -> Literal["file", "folder"] | None:
+        return "folder" if self.path.is_dir() else "file" if self.path.exists() else None
+
+    def files(self) -> list[str]:
+        found = []
+        for folder, folders, names in os.walk(self.path, followlinks=True):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            found += [(Path(folder) / name).relative_to(self.path).as_posix() for name in names]
+        return sorted(filter(is_shown, found))
+
+    def open(self, name: str = "") -> io.BufferedReader:
+        descriptor = os.open(self.path / name, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            raw = _Ranged(lambda start, stop: os.pread(descriptor, stop - start, start), os.fstat(descriptor).st_size, descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return io.BufferedReader(raw, _LOCAL_BUFFER)
+
+    def read_many(self, names: Sequence[str]) -> list[bytes]:
+        return [(self.path / name).read_bytes() for name in names]
+
+
+class S3Place:
+    def __init__(self, path: str) -> None:
+        bucket, _, key = path.partition("/")
+        self.bucket, self.key = bucket, "/".join(part for part in key.split("/") if part)
+        self.url = f"s3://{bucket}/{self.key}"
+
+    def kind(self) -> Literal["file", "folder"] | None:
+        if self.key and self.size(self.key) is not None:
+            return "file"
+        prefix = f"{self.key}/" if self.key else ""
+        page = self.request("list", lambda fs: fs.call_s3("list_objects_v2", Bucket=self.bucket, Prefix=prefix, MaxKeys=1))
+        return "folder" if page.get("Contents") else None
+
+    def files(self) -> list[str]:
+        return [entry.key for entry in self._store().list("") if is_shown(entry.key)]
+
+    def open(self, name: str = "") -> io.BufferedReader:
+        key = self._key(name)
+        size = self.size(key)
+        if size is None:
+            raise FileNotFoundError(f"no object at s3://{self.bucket}/{key}")
+        return io.BufferedReader(_Ranged(lambda start, stop: self._range(key, start, stop), size), _S3_BUFFER)
+
+    def read_many(self, names: Sequence[str]) -> list[bytes]:
+        def read(name: str) -> bytes:
+            key = self._key(name)
+            data = self.request(f"read {key}", lambda fs: fs.cat_file(f"{self.bucket}/{key}", max_concurrency=1), may_lack=True)
+            if data is None:
+                raise FileNotFoundError(f"no object at s3://{self.bucket}/{key}")
+            return data
+
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="s3-read") as pool:
+            return list(pool.map(read, names))
+
+    def request(self, attempted: str, call: Callable, may_lack: bool = False):
+        """A call of s3fs with the store's repetitions and errors. Below its methods, whose keys are fewer than those that S3 allows."""
+        return self._store()._request(attempted, call, may_lack)
+
+    def _store(self) -> S3Store:
+        if (store := _stores.get(self.url)) is None:
+            from dgflow.store.s3 import S3Store  # s3fs takes half a second to import: only where it is used
+
+            store = S3Store(f"{self.bucket}/{self.key}")
+            _stores[self.url] = store
+        return store
+
+    def _key(self, name: str) -> str:
+        return "/".join(part for part in (self.key, name) if part)
+
+    def size(self, key: str) -> int | None:
+        """Bytes of the object at a key of the bucket; None where there is none."""
+        found = self.request(f"look up {key}", lambda fs: fs.call_s3("head_object", Bucket=self.bucket, Key=key), may_lack=True)
+        return None if found is None else int(found["ContentLength"])
+
+    def _range(self, key: str, start: int, stop: int) -> bytes:
+        return self.request(f"read {key}", lambda fs: fs.cat_file(f"{self.bucket}/{key}", start=start, end=stop))
+
+
+_stores: dict[str, S3Store] = {}  # of this process: a connection takes a fifth of a second to make
+
+
+class _Ranged(io.RawIOBase):
+    """A file of which ranges are fetched. The position is the object's own, so that a fork does not share it."""
+
+    def __init__(self, fetch: Callable[[int, int], bytes], size: int, descriptor: int | None = None) -> None:
+        self._fetch, self._size, self._position, self._descriptor = fetch, size, 0, descriptor
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        if position < 0:
+            raise OSError(f"expected a position of at least 0, found {position}")  # as files do: zipfile looks for its end in this way
+        self._position = position
+        return position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer) -> int:  # pyright: ignore[reportIncompatibleMethodOverride] (the annotation of the base needs 3.12)
+        stop = min(self._position + len(buffer), self._size)
+        if stop <= self._position:
+            return 0
+        data = self._fetch(self._position, stop)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed and self._descriptor is not None:
+            os.close(self._descriptor)
+        super().close()
+
+
+def is_shown(name: str) -> bool:
+    """Whether a path is one of the user's files: not hidden, not a folder's marker, not what macOS adds to zips."""
+    return not name.endswith("/") and not any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))

@@ -1,0 +1,101 @@
+"""The images of a step of a run, by its address.
+
+Promises rows whose bytes were verified against their receipts, and the digest that steps record which read the same slice.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from dgflow.images.npz import as_labels
+from dgflow.store.address import Sealed, find_slice
+from dgflow.store.receipts import ManifestEntry
+from dgflow.store.shards import Columns
+from dgflow.store.step_store import read_rows
+
+
+class StepImages:
+    """Images of a sealed slice, a shard at a time."""
+
+    def __init__(self, address: str) -> None:
+        """Finds the slice and reads its first shard. Raises as `find_slice`; ValueError where the step makes something else."""
+        self.source = address
+        self._sealed: Sealed = find_slice(address)
+        self.rows = self._sealed.stop - self._sealed.start
+        self.first_index: int | None = self._sealed.start
+        fields = self._sealed.document.get("fields", {}) if self._sealed.document.get("kind") == "generate" else {}
+        self.seed: int | None = fields.get("seed")
+        self.seeding: Literal["counter", "edm"] | None = fields.get("seeding")
+        steps, first = self._sealed.steps, next(self._entries(0, 1))
+        columns = steps.read_shard(first)
+        if "image" not in columns:
+            if "latent" in columns:
+                found = "latents; decode them first: put a step that decodes them into the recipe, and give its address"
+            else:
+                found = f"the columns {sorted(columns)}; give the address of a step that makes images"
+            raise ValueError(f"expected images in {steps.name} in {steps.store.url}, found {found}")
+        self._labelled = "label" in columns
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_held"}
+
+    @property
+    def digest(self) -> str:
+        """The digest of the slice's manifest: of all its columns and its indices, without reading them."""
+        return self._sealed.digest
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """Read when they are first asked for, which reads every shard."""
+        return self._labels
+
+    @cached_property
+    def _labels(self) -> np.ndarray | None:
+        if not self._labelled:
+            return None
+        sealed = self._sealed
+        parts = [part["label"] for part in read_rows(sealed.steps, sealed.manifest, sealed.start, sealed.stop, ["label"])]
+        return as_labels(np.concatenate(parts), self.rows, f"label of {self.source}")
+
+    def labels_of(self, start: int, stop: int) -> np.ndarray | None:
+        """Of rows [start, stop), from the shards that `read` reads for them."""
+        if not self._labelled:
+            return None
+        return self._gathered(start, stop)[1]
+
+    def read(self, start: int, stop: int) -> list[np.ndarray]:
+        return [each.copy() for each in self._gathered(start, stop)[0]]
+
+    def _gathered(self, start: int, stop: int) -> tuple[list[np.ndarray], np.ndarray]:
+        """Images and labels of rows [start, stop)."""
+        start, stop, _ = slice(start, stop).indices(self.rows)
+        first = self._sealed.start
+        images: list[np.ndarray] = []
+        labels: list[np.ndarray] = [np.empty(0, dtype=np.int64)]
+        for entry in self._entries(start, stop):
+            low, shard = self._shard(entry)
+            wanted = slice(max(first + start - low, 0), first + stop - low)
+            images += list(shard["image"][wanted])
+            if self._labelled:
+                labels.append(shard["label"][wanted].astype(np.int64))
+        return images, np.concatenate(labels)
+
+    def _entries(self, start: int, stop: int):
+        first = self._sealed.start
+        return (
+            entry for entry in self._sealed.manifest.entries if start < stop and entry.start < first + stop and entry.stop > first + start
+        )
+
+    def _shard(self, entry: ManifestEntry) -> tuple[int, Columns]:
+        """The first index and the rows of a shard; the last one is kept."""
+        held = vars(self).get("_held")
+        if held is None or held[0] != entry.number:
+            sealed = self._sealed
+            low, high = max(entry.start, sealed.start), min(entry.stop, sealed.stop)
+            columns = ["image", "label"] if self._labelled else ["image"]
+            (rows,) = read_rows(sealed.steps, sealed.manifest, low, high, columns)
+            held = self._held = (entry.number, low, rows)
+        return held[1], held[2]

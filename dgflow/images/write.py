@@ -1,0 +1,176 @@
+"""Export: any images as the files that other tools read.
+
+Promises flat memory, outputs that are whole or not there, and that nothing is overwritten (`outputs`). What is written opens again with
+`open_images`: the same pixels, labels and, but for npz, which has no place for them, indices.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import zipfile
+from collections.abc import Iterator
+from typing import IO, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dgflow.images.outputs import OpenNew, new_file, new_folder
+from dgflow.images.pictures import encode_png
+from dgflow.images.sources import Images
+
+ExportFormat = Literal["npz", "png", "parquet"]
+
+_AT_ONCE = 64  # images that are read together
+_SHARD = 450 * 10**6  # bytes of pictures in a Parquet file: Hugging Face asks for files of at most 500 MB
+_ROW_GROUP = 8 * 2**20  # bytes of pictures in a row group
+_ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that zip can express: equal images give equal files
+
+
+class _Row(NamedTuple):
+    index: int
+    image: np.ndarray  # uint8 [H, W, C]
+    label: int | None
+
+
+def export_images(images: Images, out: str, format: ExportFormat) -> None:
+    """Write images to a path or an `s3://` url.
+
+    `npz`: OpenAI's, `arr_0` uint8 [N, H, W, C] and `arr_1` int64 labels. `png`: a folder or a `.zip` as EDM lays them out. `parquet`: a
+    folder that Hugging Face's `datasets` reads.
+
+    Raises:
+        ValueError: something is at `out`, its name does not fit the format, the images cannot be read, or (npz) differ in size.
+        StoreError: S3 cannot be reached.
+    """
+    {"npz": write_npz, "png": write_png, "parquet": write_parquet}[format](images, out)
+
+
+def write_npz(images: Images, out: str) -> None:
+    """`arr_0` uint8 [N, H, W, C] and, where there are labels, `arr_1` int64 [N], neither compressed; `numpy.load` reads it."""
+    _check_suffix(out, (".npz",), "npz")
+    shape = images.read(0, 1)[0].shape
+    with new_file(out) as file, zipfile.ZipFile(file, "w") as archive:
+        with _member(archive, "arr_0.npy") as member:
+            _write_header(member, "|u1", (images.rows, *shape))
+            for row in _rows(images):
+                if row.image.shape != shape:
+                    raise ValueError(
+                        f"expected images of one shape {shape} for an npz, found {row.image.shape} at row {row.index} of {images.source};"
+                        " export png or parquet, or make them of one size"
+                    )
+                member.write(np.ascontiguousarray(row.image).data)
+        if images.labels is not None:
+            with _member(archive, "arr_1.npy") as member:
+                _write_header(member, "<i8", (images.rows,))
+                member.write(images.labels.astype("<i8").tobytes())
+
+
+def write_png(images: Images, out: str) -> None:
+    """`000000/000123.png` by index, in folders of a thousand, and labels in `dataset.json`; a local folder, or a `.zip` anywhere."""
+    _check_suffix(out, ("", ".zip"), "png")
+    if out.lower().endswith(".zip"):
+        with new_file(out) as file, zipfile.ZipFile(file, "w") as archive:
+            _write_pngs(images, lambda name: _member(archive, name))
+        return
+    if out.startswith("s3://"):
+        raise ValueError(f"expected a .zip for png in S3, found {out}: so many objects cannot appear all at once; add .zip, or use parquet")
+    with new_folder(out) as open_new:
+        _write_pngs(images, open_new)
+
+
+def write_parquet(images: Images, out: str) -> None:
+    """Files `train-00000.parquet`, ... of at most 500 MB: `image` {bytes: a PNG, path}, `index`, and `label` where there are labels."""
+    _check_suffix(out, ("",), "parquet")
+    with new_folder(out) as open_new:
+        shard, size, waiting = -1, 0, 0  # bytes in this file, and of those in no row group yet
+        writer, pending = None, []
+        with contextlib.ExitStack() as files:
+            for row in _rows(images):
+                data = encode_png(row.image)
+                if writer is None or size + len(data) > _SHARD:
+                    _flush(writer, pending)
+                    files.close()
+                    shard, size, waiting = shard + 1, 0, 0
+                    writer = files.enter_context(_parquet_writer(open_new, shard, images.labels is not None))
+                size, waiting = size + len(data), waiting + len(data)
+                pending.append((row, data))
+                if waiting >= _ROW_GROUP:
+                    _flush(writer, pending)
+                    waiting = 0
+            _flush(writer, pending)
+
+
+def _rows(images: Images) -> Iterator[_Row]:
+    first = images.first_index or 0
+    labels = images.labels
+    for start in range(0, images.rows, _AT_ONCE):
+        stop = min(start + _AT_ONCE, images.rows)
+        block = images.read(start, stop)
+        if len(block) != stop - start:
+            raise ValueError(f"expected {stop - start} images at row {start} of {images.source}, found {len(block)}")
+        for row, image in enumerate(block, start):
+            yield _Row(first + row, image, None if labels is None else int(labels[row]))
+
+
+def _check_suffix(out: str, suffixes: tuple[str, ...], format: str) -> None:
+    name = out.rstrip("/").rpartition("/")[2].lower()
+    found = next((each for each in (".npz", ".zip", ".parquet", ".png") if name.endswith(each)), "")
+    if found not in suffixes:
+        wanted = " or ".join("a folder" if not each else f"a name that ends in {each}" for each in suffixes)
+        raise ValueError(f"expected {wanted} for {format}, found {name!r}; correct the name or the format")
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
+    return archive.open(zipfile.ZipInfo(name, _ZIP_DATE), "w", force_zip64=True)
+
+
+def _write_header(member: IO[bytes], descr: str, shape: tuple[int, ...]) -> None:
+    np.lib.format.write_array_header_1_0(member, {"descr": descr, "fortran_order": False, "shape": shape})
+
+
+def _write_pngs(images: Images, open_new: OpenNew) -> None:
+    labels = []
+    for row in _rows(images):
+        name = f"{row.index // 1000 * 1000:06d}/{row.index:06d}.png"
+        with open_new(name) as file:
+            file.write(encode_png(row.image))
+        labels.append([name, row.label])
+    if images.labels is not None:
+        with open_new("dataset.json") as file:
+            file.write(json.dumps({"labels": labels}).encode())
+
+
+@contextlib.contextmanager
+def _parquet_writer(open_new: OpenNew, shard: int, labelled: bool) -> Iterator[pq.ParquetWriter]:
+    schema = _schema(labelled)
+    with (
+        open_new(f"train-{shard:05d}.parquet") as file,
+        # PNG is compressed already.
+        pq.ParquetWriter(file, schema, compression="none", use_dictionary=False, write_page_checksum=True) as writer,
+    ):
+        yield writer
+
+
+def _schema(labelled: bool) -> pa.Schema:
+    """With the note by which `datasets` knows that the structs are pictures."""
+    fields = [pa.field("index", pa.int64()), pa.field("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))]
+    features = {"index": {"dtype": "int64", "_type": "Value"}, "image": {"_type": "Image"}}
+    if labelled:
+        fields.append(pa.field("label", pa.int64()))
+        features["label"] = {"dtype": "int64", "_type": "Value"}
+    return pa.schema(fields, {"huggingface": json.dumps({"info": {"features": features}})})
+
+
+def _flush(writer: pq.ParquetWriter | None, pending: list[tuple[_Row, bytes]]) -> None:
+    """Write the pending rows as one row group."""
+    if writer is not None and pending:
+        columns = {
+            "index": [row.index for row, _ in pending],
+            "image": [{"bytes": data, "path": f"{row.index:06d}.png"} for row, data in pending],
+            "label": [row.label for row, _ in pending],
+        }
+        names = writer.schema.names
+        writer.write_table(pa.table({name: columns[name] for name in names}, schema=writer.schema), row_group_size=len(pending))
+        pending.clear()

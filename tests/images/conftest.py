@@ -1,0 +1,18 @@
+"""The S3 server of the store's tests, a session's own one for this folder, and images that tests share."""
+
+import numpy as np
+import pytest
+from store.conftest import s3_environment, s3_url
+
+__all__ = ["s3_environment", "s3_url"]
+
+
+@pytest.fixture
+def pixels() -> np.ndarray:
+    """24 images of 6 x 5 pixels, uint8 [24, 6, 5, 3]."""
+    return np.random.default_rng(0).integers(0, 256, (24, 6, 5, 3), np.uint8)
+
+
+@pytest.fixture
+def labels() -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 4, 24)

@@ -1,0 +1,76 @@
+"""Reference moments: read as float64, with a digest of the numbers alone, and whatever else the file holds is left alone."""
+
+import numpy as np
+import pytest
+
+from dgflow.images.statistics import has_images, has_statistics, read_statistics
+
+
+def moments(width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rows = np.random.default_rng(seed).normal(size=(50, width))
+    return rows.mean(0), np.cov(rows.T)
+
+
+def test_both_pairs_are_read_without_the_images_beside_them(tmp_path):
+    (mu, sigma), (mu_s, sigma_s) = moments(8), moments(5, 1)
+    # An array of objects would be an error if it were touched.
+    np.savez(tmp_path / "a.npz", mu=mu, sigma=sigma, mu_s=mu_s, sigma_s=sigma_s, arr_0=np.array([{}], object))
+    found = read_statistics(str(tmp_path / "a.npz"))
+    assert found is not None and found.mu_s is not None and found.sigma_s is not None
+    for array, expected in [(found.mu, mu), (found.sigma, sigma), (found.mu_s, mu_s), (found.sigma_s, sigma_s)]:
+        assert array.dtype == np.float64 and (array == expected).all()
+    assert has_statistics(str(tmp_path / "a.npz")) and has_images(str(tmp_path / "a.npz"))
+
+
+def test_the_digest_depends_on_the_numbers_and_on_nothing_else(tmp_path):
+    mu, sigma = (each.astype(np.float32) for each in moments(8))
+    np.savez(tmp_path / "a.npz", mu=mu, sigma=sigma)
+    np.savez_compressed(tmp_path / "b.npz", sigma=np.asfortranarray(sigma.astype(">f8")), other=np.zeros(3), mu=mu.astype(np.float64))
+    np.savez(tmp_path / "c.npz", mu=mu, sigma=np.nextafter(sigma, np.float32(9)))
+    a, b, c = (read_statistics(str(tmp_path / f"{name}.npz")) for name in "abc")
+    assert a is not None and b is not None and c is not None
+    assert a.digest == b.digest != c.digest
+    assert (a.mu_s, a.sigma_s) == (None, None) and (b.sigma == sigma).all()
+
+
+def test_a_file_without_moments_has_none(tmp_path):
+    np.savez(tmp_path / "a.npz", np.zeros((2, 4, 4, 3), np.uint8))
+    assert read_statistics(str(tmp_path / "a.npz")) is None and not has_statistics(str(tmp_path / "a.npz"))
+    assert read_statistics(str(tmp_path)) is None and has_images(str(tmp_path))
+    np.savez(tmp_path / "b.npz", mu=np.zeros(2), sigma=np.eye(2))
+    assert not has_images(str(tmp_path / "b.npz"))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "says"),
+    [
+        (dict(mu=np.zeros(3)), "expected mu and sigma together"),
+        (dict(mu_s=np.zeros(3), sigma_s=np.eye(3)), "expected mu and sigma together"),
+        (dict(mu=np.zeros(3), sigma=np.eye(3), sigma_s=np.eye(3)), "expected mu_s and sigma_s together"),
+        (dict(mu=np.zeros(3), sigma=np.eye(4)), r"found \(3,\) and \(4, 4\)"),
+        (dict(mu=np.zeros((3, 1)), sigma=np.eye(3)), r"found \(3, 1\) and \(3, 3\)"),
+        (dict(mu=np.array([0, np.nan]), sigma=np.eye(2)), "finite numbers in mu"),
+        (dict(mu=np.array(["a", "b"]), sigma=np.eye(2)), "finite numbers in mu"),
+        (dict(mu=np.array([{}, {}], object), sigma=np.eye(2)), "allow_pickle"),
+    ],
+)
+def test_moments_of_another_form_say_what_was_found(tmp_path, arrays, says):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(ValueError, match=says):
+        read_statistics(str(tmp_path / "a.npz"))
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"expected an npz at .*a\.npz, found no file there"):
+        read_statistics(str(tmp_path / "a.npz"))
+
+
+def test_moments_are_read_from_s3(tmp_path, s3_url):
+    from dgflow.images.places import S3Place
+
+    mu, sigma = moments(8)
+    np.savez(tmp_path / "a.npz", mu=mu, sigma=sigma)
+    place = S3Place(f"{s3_url}/a.npz".removeprefix("s3://"))
+    place.request("write", lambda fs: fs.pipe_file(f"{place.bucket}/{place.key}", (tmp_path / "a.npz").read_bytes()))
+    local, remote = read_statistics(str(tmp_path / "a.npz")), read_statistics(f"{s3_url}/a.npz")
+    assert local is not None and remote is not None and local.digest == remote.digest
