@@ -54,7 +54,7 @@ def test_run_prints_the_table_and_one_json_object_on_its_last_line(finished):
     root, result = finished
     found = json.loads(result.stdout.splitlines()[-1])
     assert set(found["arms"]) == {"unguided", "guided"}
-    assert set(found["arms"]["guided"]["fid"]) == {"mean", "spread", "per_seed"}
+    assert set(found["arms"]["guided"]["fid"]) == {"mean", "spread", "per_seed", "errors"}
     assert {"fid", "is", "precision", "recall"} <= set(found["arms"]["guided"])
     assert found["floor"]["fid"] >= 0
     assert all(set(step) >= {"fingerprint", "seconds", "shards"} for step in found["steps"].values())

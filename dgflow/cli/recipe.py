@@ -4,7 +4,6 @@ Exit status: 0 when everything that was asked for is there, 1 when it is not, 2 
 """
 
 import inspect
-import json
 import logging
 import os
 import sys
@@ -13,14 +12,14 @@ from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
 import typer
-from pydantic import ValidationError
 
+from dgflow.cli.guard import guarded, print_json
+from dgflow.cli.options import AsJson, NumGpus, Workers
+from dgflow.cli.root import open_root
 from dgflow.steps.step import Step
-from dgflow.store.objects import ObjectStore, StoreError, open_store
-from dgflow.store.receipts import CorruptObject, StepMismatch
+from dgflow.store.objects import ObjectStore
 
 COMMANDS = ("run", "plan", "status", "verify", "report")
-ROOT_FORMAT = 1
 
 Root = Annotated[
     str | None,
@@ -28,14 +27,9 @@ Root = Annotated[
         help="Where everything is kept: a folder or s3://bucket/prefix. By default $DGFLOW_ROOT, else runs/NAME.", show_default=False
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on the last line of standard output.")]
-Workers = Annotated[
-    int | None, typer.Option(min=1, help="Processes that make samples. By default one a CPU, or a GPU.", show_default=False)
-]
 TrainWorkers = Annotated[
     int | None, typer.Option(min=1, help="Processes that train together. By default one a CPU, or a GPU.", show_default=False)
 ]
-NumGpus = Annotated[float, typer.Option(min=0, help="GPUs of each process; a fraction shares one.")]
 
 
 def main(workflow: Callable[..., Step]) -> None:
@@ -45,7 +39,7 @@ def main(workflow: Callable[..., Step]) -> None:
     if not arguments or (arguments[0] not in COMMANDS and arguments[0] not in ("--help", "-h")):
         arguments = ["run", *arguments]  # no command means run
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    sys.exit(_guarded(lambda: application(workflow, name)(args=arguments, standalone_mode=False)))
+    sys.exit(guarded(lambda: application(workflow, name)(args=arguments, standalone_mode=False)))
 
 
 def application(workflow: Callable[..., Step], name: str) -> typer.Typer:
@@ -88,34 +82,6 @@ def _recipe_option(parameter: inspect.Parameter) -> inspect.Parameter:
     return parameter.replace(annotation=Annotated[kind, option])
 
 
-def open_root(url: str) -> ObjectStore:
-    """The store at `url`.
-
-    Raises:
-        ValueError: the place holds something else than a dgflow root, or one of another format.
-        StoreError: it cannot be reached, or may not be written.
-    """
-    store = open_store(url)
-    wanted = json.dumps({"dgflow_root": ROOT_FORMAT}).encode()
-    try:
-        found = store.get("dgflow.json")
-    except FileNotFoundError:
-        others = store.names()
-        if others:
-            raise ValueError(
-                f"expected a dgflow root at {store.url}, found other things there ({', '.join(others[:3])}) and no dgflow.json; "
-                "give an empty or a new folder, as in --root runs/mine"
-            ) from None
-        store.create("dgflow.json", wanted)
-        return store
-    if found != wanted:
-        raise ValueError(
-            f"expected a root of format {ROOT_FORMAT} at {store.url}, found {found[:80]!r}; "
-            "use another root, or the version of dgflow that wrote it"
-        )
-    return store
-
-
 def _run(
     target: Step,
     store: ObjectStore,
@@ -136,7 +102,7 @@ def _run(
     store.put("report.html", page.render(target, store).encode())
     print(f"\nreport: {store.url}/report.html")
     if json:
-        _print_json(summary.as_json(found))
+        print_json(summary.as_json(found))
     return 0
 
 
@@ -148,7 +114,7 @@ def _plan(target: Step, store: ObjectStore, json: AsJson = False) -> int:
     plans = plan(target, store)
     print(texts.plan_table(plans, store))
     if json:
-        _print_json(texts.plan_json(plans, store))
+        print_json(texts.plan_json(plans, store))
     return 0
 
 
@@ -164,7 +130,7 @@ def _status(target: Step, store: ObjectStore, json: AsJson = False) -> int:
     rows = texts.status_rows(plans, store)
     print(texts.status_table(rows))
     if json:
-        _print_json({"steps": rows})
+        print_json({"steps": rows})
     return 0 if all(made.complete for made in plans) else 1
 
 
@@ -196,7 +162,7 @@ def _verify(
     for line in found.damaged + found.missing:
         print(f"  {line}")
     if json:
-        _print_json({"checked": found.checked, "bytes": found.bytes, "damaged": found.damaged, "missing": found.missing})
+        print_json({"checked": found.checked, "bytes": found.bytes, "damaged": found.damaged, "missing": found.missing})
     return 0 if not found.damaged and not found.missing else 1
 
 
@@ -217,41 +183,5 @@ def _report(
     print(summary.table(found))
     print(f"\nreport: {output or store.url + '/report.html'}")
     if json:
-        _print_json(summary.as_json(found))
+        print_json(summary.as_json(found))
     return 0 if found.result is not None else 1
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, allow_nan=False))
-
-
-def _guarded(call: Callable[[], Any]) -> int:
-    """Errors that a person can act on become one message; others keep their traceback."""
-    from typer.exceptions import TyperException
-
-    from dgflow.steps.execute import StepFailed
-
-    try:
-        return int(call() or 0)
-    except typer.Exit as stop:
-        return stop.exit_code
-    except TyperException as error:  # an option that is unknown, or a value of the wrong type
-        error.show()  # pyright: ignore[reportAttributeAccessIssue] (what Typer raises has it, its public base class does not declare it)
-        return error.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        return _said("interrupted; what was committed stays, the same command goes on from there", 130)
-    except ValidationError as error:
-        lines = [
-            f"{'.'.join(map(str, part['loc'])) or error.title}: {part['msg'].removeprefix('Value error, ')}" for part in error.errors()
-        ]
-        return _said("; ".join(lines), 1)
-    except (ValueError, FileNotFoundError, FloatingPointError, StepFailed, StoreError, CorruptObject, StepMismatch) as error:
-        return _said(str(error), 1)
-
-
-def _said(message: str, status: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
-    return status
-
-
-__all__ = ["application", "main", "open_root"]

@@ -1,33 +1,5 @@
-"""Metrics of generated images from arrays of features: Fréchet distance (FID, sFID), Inception score, precision and recall.
+"""Metrics of generated images: Inception's features, Fréchet distance and its error, Inception score, KID, precision and recall, protocols.
 
-Promises: float64, results that do not depend on how the features were sharded, errors that name the bad row. Leaves to others: reading
-images, the networks that give the features, and which results may be compared.
+Promises: float64, the same bits however the features were sharded, errors that name the bad row. Leaves to others: reading images, loading
+weights, and spreading the work. Some of its modules need no torch, so nothing is imported here.
 """
-
-from dgflow.metrics.frechet import Gaussian, Moments, MomentsAccumulator, frechet_distance
-from dgflow.metrics.inception_score import (
-    InceptionScore,
-    InceptionScoreAccumulator,
-    SplitSums,
-    inception_score,
-    inception_score_of,
-    merge_splits,
-)
-from dgflow.metrics.precision_recall import PrecisionRecall, inside_any_ball, precision_recall, squared_radii
-
-__all__ = [
-    "Gaussian",
-    "InceptionScore",
-    "InceptionScoreAccumulator",
-    "Moments",
-    "MomentsAccumulator",
-    "PrecisionRecall",
-    "SplitSums",
-    "frechet_distance",
-    "inception_score",
-    "inception_score_of",
-    "inside_any_ball",
-    "merge_splits",
-    "precision_recall",
-    "squared_radii",
-]

@@ -5,28 +5,17 @@ library version given), and a distance that holds for singular covariances. Leav
 layer) and refusing to compare unlike ones.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from dgflow.metrics.rows import BlockBuffer
+from dgflow.metrics.block_sums import BlockSums
+from dgflow.metrics.rows import BlockAccumulator, one_thread
 
-BLOCK_SIZE = 1000  # indices a block of moments; a change of it changes the last bits of every FID
 _ROUNDING = np.finfo(np.float64).eps
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """BLAS may split a sum differently for each thread count, so bits that must not depend on it are computed with one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,14 +54,14 @@ class Moments:
             raise ValueError(f"expected sum [D] and outer [D, D], found {list(self.sum.shape)} and {list(self.outer.shape)}")
 
     @classmethod
-    def of(cls, features_ND: np.ndarray, first_index: int = 0) -> "Moments":
-        """Moments of the rows whose first has position `first_index` in its slice. Raises ValueError as `MomentsAccumulator.add` does."""
-        accumulator = MomentsAccumulator(first_index)
+    def of(cls, features_ND: np.ndarray) -> Moments:
+        """Moments of all rows of a slice. Raises ValueError as `MomentsAccumulator` does."""
+        accumulator = MomentsAccumulator()
         accumulator.add(features_ND)
         return accumulator.moments()
 
-    def __add__(self, other: "Moments") -> "Moments":
-        """Moments of both sets of rows. Adding single blocks of 1,000 from the left in index order gives the bits of `Moments.of`."""
+    def __add__(self, other: Moments) -> Moments:
+        """Moments of both sets of rows; for sums whose bits do not depend on who added what, see `BlockSums`."""
         if self.sum.shape != other.sum.shape:
             raise ValueError(f"expected moments of one dimension, found {len(self.sum)} and {len(other.sum)}; use one network's layer")
         return Moments(self.n + other.n, self.sum + other.sum, self.outer + other.outer)
@@ -94,30 +83,39 @@ class Moments:
 
 
 class MomentsAccumulator:
-    """Moments of rows that arrive in pieces, in index order; blocks of 1,000 indices are summed alone, then added from the left."""
+    """Moments of rows that arrive in pieces, in index order, from `first_index` on: 0, or a multiple of 1000 for a part of a slice.
+
+    Parts may be summed by different workers, such as [0, 8000), [8000, 16000), ... Their `sums()`, added in any order, have the total that
+    one pass has, bit for bit.
+    """
 
     def __init__(self, first_index: int = 0):
-        self._buffer = BlockBuffer(BLOCK_SIZE, "features", first_index)
-        self._total: Moments | None = None
+        self._blocks = BlockAccumulator(_moments_of_block, "features", first_index)
 
     def add(self, features_ND: np.ndarray) -> None:
         """Take the next rows [N, D]. Raises ValueError that names the first row that is not finite, or both widths if they differ."""
-        for _, block in self._buffer.add(features_ND):
-            self._total = self._with(block)
+        self._blocks.add(features_ND)
+
+    def sums(self) -> BlockSums[Moments]:
+        """Sums of all rows so far, those of an unfinished block included; more rows may follow."""
+        return self._blocks.sums()
 
     def moments(self) -> Moments:
-        """Moments of all rows so far, those of an unfinished block included; more rows may follow. Raises ValueError if there are none."""
-        _, block = self._buffer.rest()
-        total = self._with(block) if len(block) else self._total
-        if total is None:
-            raise ValueError("moments need at least 1 row of features, found 0; check that the slice is not empty")
-        return total
+        """Moments of all rows so far. Raises ValueError if there are none."""
+        return self.sums().total()
 
-    def _with(self, block: np.ndarray) -> Moments:
-        with _one_thread():
-            block_ND = torch.from_numpy(block)
-            moments = Moments(len(block), block.sum(axis=0), (block_ND.T @ block_ND).numpy())
-        return moments if self._total is None else self._total + moments
+
+def _moments_of_block(_: int, block_ND: np.ndarray) -> Moments:
+    return Moments(len(block_ND), block_ND.sum(axis=0), _gram(torch.from_numpy(block_ND)).numpy())
+
+
+def _gram(x_ND: torch.Tensor, strip: int = 512) -> torch.Tensor:
+    """x^T x [D, D] from strips of its lower triangle, mirrored, which takes 0.7 of the time of the whole product."""
+    gram = x_ND.new_empty(x_ND.shape[1], x_ND.shape[1])
+    for first in range(0, len(gram), strip):
+        lower = x_ND[:, first:].T @ x_ND[:, first : first + strip]
+        gram[first:, first : first + strip], gram[first : first + strip, first:] = lower, lower.T
+    return gram
 
 
 def frechet_distance(a: Moments | Gaussian, b: Moments | Gaussian) -> float:
@@ -132,28 +130,36 @@ def frechet_distance(a: Moments | Gaussian, b: Moments | Gaussian) -> float:
     if mean_a.shape != mean_b.shape:
         raise ValueError(f"expected features of one dimension, found {len(mean_a)} and {len(mean_b)}; take one layer of one network")
     covariance_a, covariance_b = a.covariance, b.covariance
-    with _one_thread():
+    with one_thread():
         trace_sqrt = _trace_sqrt_of_product(torch.from_numpy(covariance_a), torch.from_numpy(covariance_b))
     distance = np.sum((mean_a - mean_b) ** 2) + np.trace(covariance_a) + np.trace(covariance_b) - 2 * trace_sqrt
     return max(float(distance), 0.0)  # equal sides leave a rounding error of either sign
 
 
 def _trace_sqrt_of_product(S_a: torch.Tensor, S_b: torch.Tensor) -> float:
-    L_a, L_b = _cholesky(S_a), _cholesky(S_b)
-    if L_a is not None and L_b is not None:
-        return float(torch.linalg.eigvalsh(L_a.T @ S_b @ L_a).clamp(min=0).sqrt().sum())
+    L_a = cholesky_factor(S_a)
+    if L_a is not None and cholesky_factor(S_b) is not None:
+        return float(torch.linalg.eigvalsh(congruence(L_a, S_b), UPLO="L").clamp(min=0).sqrt().sum())
     # Singular values, since the root of an eigenvalue that should be 0 would turn a rounding error of 1e-16 into one of 1e-8.
-    return float(torch.linalg.svdvals(_low_rank_factor(S_a).T @ _low_rank_factor(S_b)).sum())
+    return float(torch.linalg.svdvals(low_rank_factor(S_a).T @ low_rank_factor(S_b)).sum())
 
 
-def _cholesky(S: torch.Tensor) -> torch.Tensor | None:
+def cholesky_factor(S: torch.Tensor) -> torch.Tensor | None:
     """L with S = L L^T, or None where S is singular to working precision: no factor, or a pivot that is all rounding error."""
     L, failed_at = torch.linalg.cholesky_ex(S)
     pivots = L.diagonal().square()
     return None if failed_at or pivots.min() <= len(S) * _ROUNDING * pivots.max() else L
 
 
-def _low_rank_factor(S: torch.Tensor) -> torch.Tensor:
+def congruence(L: torch.Tensor, S: torch.Tensor, strip: int = 256) -> torch.Tensor:
+    """The lower triangle of L^T S L for a lower triangular L: a third of the work of two whole products. What is above is not set."""
+    lower = torch.zeros_like(S)
+    for first in range(0, len(S), strip):
+        lower[first:, first : first + strip] = L[first:, first:].T @ (S[first:, first:] @ L[first:, first : first + strip])
+    return lower
+
+
+def low_rank_factor(S: torch.Tensor) -> torch.Tensor:
     """A [D, rank] with S = A A^T, without the eigenvalues that are rounding error (the rank convention of `numpy.linalg.matrix_rank`)."""
     eigenvalues, vectors = torch.linalg.eigh(S)
     kept = eigenvalues > len(S) * _ROUNDING * eigenvalues[-1].clamp(min=0)

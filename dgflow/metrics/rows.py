@@ -1,12 +1,32 @@
 """Rows of features: the checks and the index blocks that every metric shares.
 
-Promises: a row that is not finite is named before it spoils a sum; rows that arrive in pieces of any size leave in the same whole blocks.
-Leaves to others: where the rows come from, and that they come in index order.
+Promises: a row that is not finite is named before it spoils a sum; rows that arrive in pieces of any size are summed in the same whole
+blocks, one thread a block. Leaves to others: where the rows come from, and that they come in index order.
 """
 
-from collections.abc import Iterator
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Generic
 
 import numpy as np
+import torch
+
+from dgflow.metrics.block_sums import BlockSums, T
+
+BLOCK_SIZE = 1000  # indices a block; another size changes the last bits of every sum
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """BLAS may split a sum differently for each thread count, so bits that must not depend on it are computed with one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def checked_rows(rows: np.ndarray, what: str, first_index: int = 0, width: int | None = None) -> np.ndarray:
@@ -31,38 +51,43 @@ def checked_rows(rows: np.ndarray, what: str, first_index: int = 0, width: int |
     return rows
 
 
-class BlockBuffer:
-    """Rows of any piece size in, float64 blocks [<= block_size, D] out, cut at the multiples of `block_size` counted from index 0.
+class BlockAccumulator(Generic[T]):
+    """Rows of any piece size in, the sums of their blocks out. Blocks are cut at the multiples of `block_size` counted from index 0.
 
-    Floating-point sums depend on their order. Cutting by index and not by piece makes them depend on the rows alone.
+    `summed(first, block)` makes the sum of one block, float64 [<= block_size, D], whose first row has index `first`. Cutting by index and
+    not by piece makes the sums depend on the rows alone; so a range of indices that is summed on its own must begin where a block does.
     """
 
-    def __init__(self, block_size: int, what: str, first_index: int = 0):
-        if block_size < 1 or first_index < 0:
-            raise ValueError(f"{what}: expected block_size >= 1 and first_index >= 0, found {block_size} and {first_index}")
-        self.next_index = first_index
-        self._block_size, self._what = block_size, what
+    def __init__(self, summed: Callable[[int, np.ndarray], T], what: str, first_index: int = 0, block_size: int = BLOCK_SIZE):
+        if first_index < 0 or first_index % block_size:
+            raise ValueError(
+                f"{what}: expected rows from an index that is a multiple of {block_size}, found {first_index}; cut ranges at block edges"
+            )
+        self._summed, self._what, self._block_size = summed, what, block_size
+        self._next_index = first_index
         self._width: int | None = None
-        self._pieces: list[np.ndarray] = []
+        self._pieces: list[np.ndarray] = []  # of the block that is not yet whole
+        self._sums: BlockSums[T] = BlockSums()
 
-    def add(self, rows_ND: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """Take the rows that follow those already taken; yields (index of its first row, block) for each block that they complete.
+    def add(self, rows_ND: np.ndarray) -> None:
+        """Take the next rows [N, D].
 
-        A generator: run it to its end. Raises ValueError, before any row is taken, if one is not finite or the width changed.
+        Raises ValueError, before any row is taken, if one is not finite (it is named) or the width changed (both are).
         """
-        rows_ND = checked_rows(rows_ND, self._what, self.next_index, self._width)
+        rows_ND = checked_rows(rows_ND, self._what, self._next_index, self._width)
         self._width = rows_ND.shape[1]
-        taken = 0
-        while taken < len(rows_ND):
-            piece = rows_ND[taken : taken + self._block_size - self.next_index % self._block_size]
+        while len(rows_ND):
+            piece, rows_ND = np.split(rows_ND, [self._block_size - self._next_index % self._block_size])
             self._pieces.append(piece.astype(np.float64))
-            taken, self.next_index = taken + len(piece), self.next_index + len(piece)
-            if self.next_index % self._block_size == 0:
-                whole = self.rest()
-                self._pieces = []
-                yield whole
+            self._next_index += len(piece)
+            if self._next_index % self._block_size == 0:
+                self._sums, self._pieces = self.sums(), []
 
-    def rest(self) -> tuple[int, np.ndarray]:
-        """(index of its first row, block) for the rows of the block that is not yet whole; it stays in the buffer."""
-        block = np.concatenate(self._pieces) if self._pieces else np.empty((0, self._width or 0))
-        return self.next_index - len(block), block
+    def sums(self) -> BlockSums[T]:
+        """Sums of all rows so far, those of an unfinished block included; more rows may follow."""
+        if not self._pieces:
+            return self._sums
+        block = np.concatenate(self._pieces)
+        first = self._next_index - len(block)
+        with one_thread():
+            return self._sums + BlockSums.of(first // self._block_size, self._summed(first, block))

@@ -30,7 +30,10 @@ def grids(summary: Summary, store: ObjectStore) -> dict[str, Any]:
     if not isinstance(target, Evaluate):
         return {"items": [], "paired": False}
     items, labels, begins = [], [], set()
-    for name, part in [*((name, arm[0]) for name, arm in target.arms.items()), ("real (reference)", target.reference)]:
+    shown_parts = [(name, arm[0]) for name, arm in target.arms.items()]
+    if isinstance(target.reference, Slice):  # what lies outside the root is not opened for a page
+        shown_parts.append(("real (reference)", target.reference))
+    for name, part in shown_parts:
         is_arm = part is not target.reference
         seed = getattr(part.step, "seed", None) if is_arm else None
         item: dict[str, Any] = {"name": name, "caption": "", "uri": "", "problem": ""}

@@ -6,7 +6,15 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-METRICS = {"fid": ("FID", 2), "is": ("IS", 2), "precision": ("precision", 3), "recall": ("recall", 3)}  # heading and decimals
+METRICS = {
+    "fid": ("FID", 2),
+    "sfid": ("sFID", 2),
+    "is": ("IS", 2),
+    "precision": ("precision", 3),
+    "recall": ("recall", 3),
+    "f1": ("F1", 3),
+    "kid": ("KID", 5),
+}  # heading and decimals
 
 
 def number(metric: str, value: float) -> str:
@@ -15,9 +23,15 @@ def number(metric: str, value: float) -> str:
 
 
 def mean_and_spread(metric: str, values: Mapping[str, Any]) -> str:
-    """`29.49 ± 0.41`, and the mean alone where one seed gives no spread."""
-    spread = values["spread"]
+    """`29.49 ± 0.41`: the spread over seeds, of one seed the value's own standard error, and nothing where neither is known."""
+    spread = values["spread"] if values["spread"] is not None else own_error(values)
     return number(metric, values["mean"]) + ("" if spread is None else f" ± {number(metric, spread)}")
+
+
+def own_error(values: Mapping[str, Any]) -> float | None:
+    """The standard error of the value of a single seed, as its samples tell it."""
+    errors = values.get("errors", [])
+    return errors[0] if len(errors) == 1 else None
 
 
 def duration(seconds: float) -> str:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from dgflow.report.charts import Data, Series, line_chart
 from dgflow.report.images import grids
-from dgflow.report.layout import METRICS, duration, labels, number, parts, size
-from dgflow.report.summary import Summary, comparisons, cost_line, missing, notes, summarise, table_rows
+from dgflow.report.layout import duration, labels, number, parts, size
+from dgflow.report.summary import Summary, comparisons, cost_line, measured, missing, notes, summarise, table_rows
 from dgflow.report.texts import failures
 from dgflow.steps.binding import Root
 from dgflow.steps.evaluate import Evaluate
@@ -74,7 +74,7 @@ def _result(summary: Summary) -> dict[str, Any] | None:
     assert isinstance(summary.target, Evaluate)
     heading, *rows = table_rows(summary)
     per_seed = [
-        [name, "" if seed is None else str(seed), *(number(metric, arm[metric]["per_seed"][place]) for metric in METRICS)]
+        [name, "" if seed is None else str(seed), *(number(metric, arm[metric]["per_seed"][place]) for metric in measured(summary.result))]
         for name, arm in ((name, summary.result["arms"][name]) for name in summary.target.arms)
         for place, seed in enumerate(arm["seeds"])
     ]

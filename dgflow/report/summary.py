@@ -7,15 +7,17 @@ receipt of the recipe's steps once; judging what is stale is left to `dgflow.ste
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dgflow.report.layout import METRICS, aligned, duration, labels, mean_and_spread, number, parts
+from dgflow.report.layout import METRICS, aligned, duration, labels, mean_and_spread, number, own_error, parts
 from dgflow.steps.binding import Root
 from dgflow.steps.evaluate import Evaluate
 from dgflow.steps.guidance_specs import DiscriminatorGuidance
+from dgflow.steps.image_set import ImageSet
 from dgflow.steps.plan import StepPlan, plan
 from dgflow.steps.step import SampleStep, Slice, Step, TrainStep
 from dgflow.store.identity import canonical_json
@@ -114,7 +116,7 @@ def as_json(summary: Summary) -> dict[str, Any]:
         }
         for row in summary.steps
     }
-    return {"arms": result["arms"], "floor": result["floor"], "reference": result["reference"], "steps": steps}
+    return {"arms": result["arms"], "floor": result["floor"] or {}, "reference": result["reference"], "steps": steps}
 
 
 def table(summary: Summary) -> str:
@@ -130,12 +132,20 @@ def table_rows(summary: Summary) -> list[list[str]]:
     """The table's cells: a heading, then arms in the recipe's order, then the floor."""
     result, target = summary.result, summary.target
     assert result is not None and isinstance(target, Evaluate)
-    rows = [["", *(heading for heading, _ in METRICS.values()), "samples", "seeds"]]
+    shown = measured(result)
+    rows = [["", *(METRICS[metric][0] for metric in shown), "samples", "seeds"]]
     for name in target.arms:
         arm = result["arms"][name]
-        rows.append([name, *(mean_and_spread(metric, arm[metric]) for metric in METRICS), f"{arm['n']:,}", f"{len(arm['seeds'])}"])
+        rows.append([name, *(mean_and_spread(metric, arm[metric]) for metric in shown), f"{arm['n']:,}", f"{len(arm['seeds'])}"])
     floor = result["floor"]
-    return [*rows, [FLOOR, *(number(metric, floor[metric]) for metric in METRICS), f"{floor['n']:,}", ""]]
+    if floor is None:
+        return rows
+    return [*rows, [FLOOR, *(number(metric, floor[metric]) for metric in shown), f"{floor['n']:,}", ""]]
+
+
+def measured(result: Mapping[str, Any]) -> list[str]:
+    """The metrics of a result, in the table's order."""
+    return [metric for metric in METRICS if metric in next(iter(result["arms"].values()))]
 
 
 def notes(summary: Summary) -> list[str]:
@@ -144,23 +154,41 @@ def notes(summary: Summary) -> list[str]:
     assert result is not None and isinstance(target, Evaluate)
     samples = next(iter(result["arms"].values()))["n"]
     seeds = max(len(arm) for arm in target.arms.values())
-    spread = (
-        f"mean ± sample standard deviation over {seeds} sampling seeds" if seeds > 1 else "one sampling seed, so the spread is not known"
-    )
-    nearest = "" if target.floor.rows == samples else f", the nearest n to the arms' {samples:,}"
-    return [
-        f"{spread}; FID: lower is better, the others: higher",
-        f"reference: {_images(target.reference)}, {_seen(summary, target.reference)}",
-        f"{FLOOR}: {_images(target.floor)}, {_seen(summary, target.floor)}{nearest}",
-    ]
+    spread = f"mean ± sample standard deviation over {seeds} sampling seeds"
+    if seeds == 1:
+        spread = "one sampling seed, so the spread is not known"
+        if any(own_error(arm[metric]) is not None for arm in result["arms"].values() for metric in measured(result)):
+            spread += ": ± is the standard error that the samples themselves tell"
+    lines = [f"{spread}; FID, sFID and KID: lower is better, the others: higher", *_references(summary, target)]
+    if target.floor is not None:
+        nearest = "" if target.floor.rows == samples else f", the nearest n to the arms' {samples:,}"
+        lines.append(f"{FLOOR}: {_images(target.floor)}, {_seen(summary, target.floor)}{nearest}")
+    for name, arm in result["arms"].items():
+        if lowest := arm.get("lowest"):
+            lines.append(f"{name}: FID {number('fid', lowest['fid'])}, {lowest['label']}")
+    warned = dict.fromkeys(line for arm in result["arms"].values() for line in arm.get("warnings", []))
+    return lines + [f"warning: {line}" for line in warned]
 
 
-def _images(part: Slice) -> str:
+def _references(summary: Summary, target: Evaluate) -> list[str]:
+    how = "" if target.protocol is None else f"protocol {target.protocol}; "
+    if target.statistics is None:
+        assert target.reference is not None
+        return [f"{how}reference: {_images(target.reference)}, {_seen(summary, target.reference)}"]
+    also = "" if target.reference is None else f"; for precision and recall {_images(target.reference)}"
+    return [f"{how}reference: the statistics in {target.statistics.title}{also}"]
+
+
+def _images(part: Slice | ImageSet) -> str:
+    if isinstance(part, ImageSet):
+        return f"{part.rows:,} images of {part.title}"
     return f"{part.rows:,} real images [{part.start}:{part.stop}]"
 
 
-def _seen(summary: Summary, part: Slice) -> str:
+def _seen(summary: Summary, part: Slice | ImageSet) -> str:
     """Which of the recipe's networks were trained on any of these images."""
+    if isinstance(part, ImageSet):
+        return "from outside the root"
     by = [
         made.step.kind
         for made in summary.plans
@@ -198,7 +226,10 @@ def _change(name: str, fid: Mapping[str, Any], base: Mapping[str, Any]) -> str:
     from_to = f"{number('fid', base['mean'])} to {number('fid', fid['mean'])}"
     how = f"{name} {'lowers' if change <= 0 else 'raises'} FID by {number('fid', abs(change))} ({from_to})"
     if fid["spread"] is None or base["spread"] is None:
-        return f"{how}; the spread over seeds is not known"
+        own, other = own_error(fid), own_error(base)
+        if own is None or other is None:
+            return f"{how}; the spread over seeds is not known"
+        return f"{how}; the standard error of that is {number('fid', math.hypot(own, other))}, and the spread over seeds is not known"
     return f"{how}; the spreads together are {number('fid', fid['spread'] + base['spread'])}"
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dgflow.steps.step import NetworkStep, SampleStep, Slice, Step, TrainStep, Weights
+from dgflow.steps.step import NetworkStep, Reference, SampleStep, Slice, Step, TrainStep, Weights
 from dgflow.store.objects import ObjectStore
 from dgflow.store.receipts import Manifest, Receipt
 from dgflow.store.shards import Columns
@@ -56,10 +56,22 @@ class BoundWeights:
 
 
 @dataclass(frozen=True)
+class BoundResult:
+    """The file of a step that makes one."""
+
+    steps: StepStore
+    receipt: Receipt
+
+    @property
+    def digest(self) -> str:
+        return self.receipt.rows_sha256
+
+
+@dataclass(frozen=True)
 class Bound:
     """Everything that one step reads. Picklable: it travels to the workers."""
 
-    items: Mapping[str, BoundRows | BoundWeights] = field(default_factory=dict)
+    items: Mapping[str, BoundRows | BoundWeights | BoundResult] = field(default_factory=dict)
     outside: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -67,12 +79,22 @@ class Bound:
         """By field path: what receipts record and reuse compares."""
         return {name: item.digest for name, item in self.items.items()} | dict(self.outside)
 
-    def rows(self, name: str, columns: Sequence[str] | None = None, start: int = 0, stop: int | None = None) -> Columns:
-        """The rows [start, stop) of a slice, counted from its start (all of them by default), in memory."""
+    def pieces(self, name: str, columns: Sequence[str] | None = None, start: int = 0, stop: int | None = None) -> Iterator[Columns]:
+        """The rows [start, stop) of a slice, counted from its start (all of them by default), shard by shard."""
         item = self.items[name]
         assert isinstance(item, BoundRows), name
-        parts = list(item.read(columns, start, stop))
+        return item.read(columns, start, stop)
+
+    def rows(self, name: str, columns: Sequence[str] | None = None, start: int = 0, stop: int | None = None) -> Columns:
+        """As `pieces`, all of them in memory at once."""
+        parts = list(self.pieces(name, columns, start, stop))
         return {column: np.concatenate([part[column] for part in parts]) for column in parts[0]}
+
+    def result(self, name: str) -> bytes:
+        """The file of a step that makes one. Raises CorruptObject where it is not the one that was committed."""
+        item = self.items[name]
+        assert isinstance(item, BoundResult), name
+        return item.steps.read(item.receipt)
 
     def network(self, name: str) -> nn.Module:
         """A network with its weights: evaluation mode, frozen, on the CPU.
@@ -101,16 +123,25 @@ class Root:
 
     def bind(self, step: Step, known: dict[str, Bound | None]) -> Bound | None:
         """What `step` reads, or None while any of it is not complete. `known` holds the bounds of the steps before it, by fingerprint."""
-        items: dict[str, BoundRows | BoundWeights] = {}
+        items: dict[str, BoundRows | BoundWeights | BoundResult] = {}
         for name, reference in step.inputs().items():
             source = known[reference.step.fingerprint]
             if source is None:
                 return None
-            item = self._slice(reference, source) if isinstance(reference, Slice) else self._weights(reference, source)
+            item = self._found(reference, source)
             if item is None:
                 return None
             items[name] = item
         return Bound(items, step.outside_inputs())
+
+    def _found(self, reference: Reference, inputs: Bound) -> BoundRows | BoundWeights | BoundResult | None:
+        if isinstance(reference, Slice):
+            return self._slice(reference, inputs)
+        if isinstance(reference, Weights):
+            return self._weights(reference, inputs)
+        steps = self.steps(reference.step)
+        key = steps.done("results", inputs.digests).get(0)
+        return None if key is None else BoundResult(steps, steps.receipt(key))
 
     def _slice(self, reference: Slice, inputs: Bound) -> BoundRows | None:
         steps = self.steps(reference.step)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dgflow.steps.binding import Bound, Root, graph
-from dgflow.steps.evaluate import Evaluate
 from dgflow.steps.plan import StepPlan, look
 from dgflow.steps.pretrained import Pretrained
-from dgflow.steps.step import SampleStep, Step, TrainStep
-from dgflow.store.identity import canonical_json, sha256_hex
+from dgflow.steps.step import ResultStep, SampleStep, Spread, Step, TrainStep, here
+from dgflow.store.identity import sha256_hex
 from dgflow.store.objects import ObjectStore
 from dgflow.store.step_store import StepStore
 
@@ -50,6 +49,17 @@ def execute(target: Step, store: ObjectStore, placement: Placement, progress: Pr
             known[node.step.fingerprint] = state.bound
     finally:
         session.close()
+
+
+def result_of(target: ResultStep, store: ObjectStore) -> bytes:
+    """The file that `execute` made of a step. Raises ValueError while it is not there."""
+    root, known = Root(store), {}
+    for node in graph(target):
+        state = look(root, node, known)
+    if not state.complete:
+        raise ValueError(f"{target.title}: expected its result in {store.url}, found none; run it first")
+    steps = root.steps(target)
+    return steps.read(steps.receipt(state.done[0]))
 
 
 class _Session:
@@ -92,8 +102,19 @@ def _complete(state: StepPlan, bound: Bound, steps: StepStore, session: _Session
     elif isinstance(step, TrainStep):
         _train(step, steps, bound, session, state, advance)
     else:
-        make_result(step, steps, bound, session.store)
+        make_result(step, steps, bound, session.store, partial(_over_pool, session, step))
         advance(1)
+
+
+def _over_pool(
+    session: _Session, step: Step, make: Callable[[], Callable[[Any], Any]], items: Sequence[Any], take: Callable[[Any, Any], None]
+) -> None:
+    """A `Spread` over the workers."""
+    failures = session.pool().map(make, items, take)
+    if failures:
+        raise StepFailed(f"{step.title}: part {failures[0].item} failed {failures[0].attempts} times: {failures[0].error}") from failures[
+            0
+        ].error
 
 
 def shard_work(step: SampleStep, steps: StepStore, inputs: Bound) -> Callable[[int], float]:
@@ -154,7 +175,7 @@ def _train(step: TrainStep, steps: StepStore, bound: Bound, session: _Session, s
         raise StepFailed(str(error)) from error
 
 
-def make_result(step: Step, steps: StepStore, bound: Bound, store: ObjectStore) -> None:
+def make_result(step: Step, steps: StepStore, bound: Bound, store: ObjectStore, spread: Spread = here) -> None:
     """Make and commit the one result of a step that is neither samples nor epochs."""
     from dgflow.runtime.environment import versions
 
@@ -162,8 +183,8 @@ def make_result(step: Step, steps: StepStore, bound: Bound, store: ObjectStore) 
     if isinstance(step, Pretrained):
         data, suffix = step.fetch(bound, store), ".safetensors"
     else:
-        assert isinstance(step, Evaluate), step
-        data, suffix = canonical_json(step.compute(bound)).encode(), ".json"
+        assert isinstance(step, ResultStep), step
+        data, suffix = step.compute(bound, spread), step.suffix
     steps.commit(
         "results",
         0,

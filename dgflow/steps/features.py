@@ -1,29 +1,45 @@
-"""Features: what a judge network makes of samples, computed once and shared by every comparison."""
+"""Features: what a judge network makes of images, computed once and shared by every comparison."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
-from dgflow.steps.step import SampleStep, Slice, Weights
+from dgflow.metrics.checks import constant_indices, pixel_digests
+from dgflow.metrics.protocols import FrontEndName
+from dgflow.steps.image_set import ImageSet
+from dgflow.steps.network_specs import InceptionV3
+from dgflow.steps.pretrained import Pretrained
+from dgflow.steps.step import PLACEMENT, SampleStep, Slice, Weights
 from dgflow.steps.train_classifier import TrainClassifier
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
     from dgflow.steps.binding import Bound
     from dgflow.store.shards import Columns
 
+Read = Callable[[int, int], tuple[list[np.ndarray], np.ndarray]]
+Judge = Callable[[list[np.ndarray]], "dict[str, torch.Tensor]"]
+
 
 class Features(SampleStep):
-    """Pooled features and logits of a classifier of clean images, for the rows of a slice, counted from 0.
+    """Features and logits of images, for the rows of a slice or of an image set, counted from 0.
 
-    Columns: `index`, `features` (float32 [d]), `logits` (float32 [classes]).
+    The network is Inception, whose input the `front_end` of a protocol makes (`adm`, `edm`, `clean`), or a classifier of clean images that
+    was trained here (no `front_end`). Columns: `index`, `label` (-1 where unknown), `features` (float32 [d]), `logits` (float32 [classes];
+    Inception's without the bias), of Inception `spatial` (float32 [2023], sFID's), and of the image itself `constant` (bool: it is of one
+    colour) and `pixels` (int64, a digest: equal images have equal ones).
     """
 
-    samples: Slice
+    samples: Slice | ImageSet
     network: Weights
+    front_end: FrontEndName | None = None
+    batch_size: Annotated[int, PLACEMENT] = Field(default=50, gt=0)
 
     @property
     def length(self) -> int:
@@ -31,15 +47,21 @@ class Features(SampleStep):
 
     @property
     def title(self) -> str:
-        return f"features of {self.samples.step.title} [{self.samples.start}:{self.samples.stop}]"
+        return f"features of {title_of(self.samples)}"
 
     @model_validator(mode="after")
     def _a_judge(self) -> Features:
         step = self.network.step
-        if not isinstance(step, TrainClassifier) or step.noise != "none" or step.network.pool != "adaptive":
+        if isinstance(step, Pretrained) and isinstance(step.network, InceptionV3):
+            if self.front_end is None:
+                raise ValueError('expected front_end "adm", "edm" or "clean" for Inception, found none: they give different features')
+        elif not isinstance(step, TrainClassifier) or step.noise != "none" or step.network.pool != "adaptive":
             raise ValueError(
-                'expected the weights of a TrainClassifier with noise="none" and pool="adaptive" as the feature network, found ' + step.kind
+                "expected as the feature network Inception's weights, or those of a TrainClassifier with "
+                f'noise="none" and pool="adaptive", found {step.kind}'
             )
+        elif self.front_end is not None:
+            raise ValueError(f"expected no front_end for a classifier that was trained here, found {self.front_end!r}: it is Inception's")
         return self
 
     def network_evaluations(self, rows: int) -> int:
@@ -49,22 +71,86 @@ class Features(SampleStep):
         """Load the network; the function returned makes the rows [start, stop)."""
         import torch
 
-        from dgflow.networks.adm import ADMEncoder
-        from dgflow.steps.training_data import scaled
-
         place = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         network = inputs.network("network").to(place)
-        assert isinstance(network, ADMEncoder)
+        judge = _classifier(network, place) if self.front_end is None else _inception(network, self.front_end, place)
+        reader = self._reader(inputs)
 
-        @torch.no_grad()
         def rows(start: int, stop: int) -> Columns:
-            images = inputs.rows("samples", ["image"], start, stop)["image"]
-            batch = scaled(torch.from_numpy(images).permute(0, 3, 1, 2)).to(place)
-            features = network.features(batch, torch.zeros(len(batch), device=place))
-            return {
-                "index": np.arange(start, stop, dtype=np.int64),
-                "features": network.pooled(features).float().cpu().numpy(),
-                "logits": network.head(features).float().cpu().numpy(),
-            }
+            read = reader(start, stop)
+            batches = [self._batch(judge, *read(first, last)) for first, last in self._batches(start, stop)]
+            columns = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+            return {"index": np.arange(start, stop, dtype=np.int64)} | columns
 
         return rows
+
+    def _batches(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Of nearly equal size, so that they depend on the shard and the bound alone."""
+        edges = np.linspace(start, stop, -(-(stop - start) // self.batch_size) + 1).astype(int)
+        yield from zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
+
+    def _reader(self, inputs: Bound) -> Callable[[int, int], Read]:
+        """For a shard [start, stop): what gives the images and labels of a batch in it."""
+        if isinstance(self.samples, ImageSet):
+            images = self.samples.open()
+
+            def read_set(start: int, stop: int) -> tuple[list[np.ndarray], np.ndarray]:
+                labels = images.labels_of(start, stop)
+                return images.read(start, stop), np.full(stop - start, -1, dtype=np.int64) if labels is None else labels
+
+            return lambda start, stop: read_set
+
+        def reader(start: int, stop: int) -> Read:
+            rows = inputs.rows("samples", ["image", "label"], start, stop)  # once, since a batch alone takes the whole shard to read
+            return lambda first, last: (list(rows["image"][first - start : last - start]), rows["label"][first - start : last - start])
+
+        return reader
+
+    @staticmethod
+    def _batch(judge: Judge, images: list[np.ndarray], labels: np.ndarray) -> Columns:
+        columns: Columns = {
+            "label": np.asarray(labels, dtype=np.int64),
+            "constant": np.isin(np.arange(len(images)), constant_indices(images)),
+            "pixels": np.frombuffer(b"".join(digest[:8] for digest in pixel_digests(images)), dtype="<i8"),
+        }
+        return columns | {name: values.float().cpu().numpy() for name, values in judge(images).items()}
+
+
+def _classifier(network: nn.Module, place: torch.device) -> Judge:
+    import torch
+
+    from dgflow.networks.adm import ADMEncoder
+    from dgflow.steps.training_data import scaled
+
+    assert isinstance(network, ADMEncoder)
+
+    @torch.no_grad()
+    def judge(images: list[np.ndarray]) -> dict[str, torch.Tensor]:
+        batch = scaled(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)).to(place)
+        features = network.features(batch, torch.zeros(len(batch), device=place))
+        return {"features": network.pooled(features), "logits": network.head(features)}
+
+    return judge
+
+
+def _inception(network: nn.Module, front_end: FrontEndName, place: torch.device) -> Judge:
+    import torch
+
+    from dgflow.metrics.front_ends import prepare
+    from dgflow.metrics.inception import InceptionV3 as Network
+    from dgflow.metrics.inception import accelerated
+
+    assert isinstance(network, Network)
+    fast = accelerated(network)
+
+    @torch.no_grad()
+    def judge(images: list[np.ndarray]) -> dict[str, torch.Tensor]:
+        found = fast(prepare(images, front_end, place))
+        return {"features": found.pooled, "spatial": found.spatial, "logits": found.logits}
+
+    return judge
+
+
+def title_of(part: Slice | ImageSet) -> str:
+    """What is read, for people."""
+    return part.title if isinstance(part, ImageSet) else f"{part.step.title} [{part.start}:{part.stop}]"

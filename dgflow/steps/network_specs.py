@@ -327,6 +327,17 @@ class Discriminator(Spec):
         return Network(features, head)
 
 
+class InceptionV3(Spec):
+    """The 2015-12-05 Inception network that FID is defined by. It judges images and neither samples nor guides."""
+
+    def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
+        from dgflow.metrics.inception import InceptionV3 as Network
+
+        if (image_size, channels, num_classes) != (299, 3, 1008):
+            raise ValueError(f"Inception takes 299 pixels and 3 channels to 1008 classes: found {image_size}, {channels} and {num_classes}")
+        return Network()
+
+
 def time_of(step: NetworkStep) -> TimeName:
     """What a classifier or discriminator is told for a noise level: what its frozen features were trained with, if it has any."""
     network = getattr(step, "network", None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar, get_args
 
-from dgflow.steps.network_specs import ADMEncoder, Discriminator, ScoreNetwork, TimeName
+from dgflow.steps.network_specs import ADMEncoder, Discriminator, InceptionV3, ScoreNetwork, TimeName
 from dgflow.steps.pretrained import Pretrained
 from dgflow.steps.step import Spec, Weights
 from dgflow.weights.catalogue import catalogue_file
@@ -29,7 +29,7 @@ FEATURES = {
 
 
 def official(name: str) -> Weights:
-    """The weights of a published score network, classifier or discriminator.
+    """The weights of a published score network, classifier, discriminator or feature network.
 
     Raises:
         ValueError: there is no such file, with the names there are; or it holds no network that a step can take.
@@ -37,6 +37,9 @@ def official(name: str) -> Weights:
     file = catalogue_file(name)
     network = file.network.get("prior", file.network)
     inner = network.get("model", network)
+    if inner.get("class") == "InceptionV3":
+        inception = InceptionV3()
+        return Pretrained(source=name, network=inception, image_size=299, num_classes=1008, format=file.format).weights()  # type: ignore[arg-type]
     kinds = {kind.__name__: kind for kind in get_args(ScoreNetwork)}
     if name in FEATURES:
         features = official(FEATURES[name])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from dgflow.steps.network_specs import ADMEncoder, Discriminator, DiT, LSGMPrior, NCSNpp, ScoreNetwork
+from dgflow.steps.network_specs import ADMEncoder, Discriminator, DiT, InceptionV3, LSGMPrior, NCSNpp, ScoreNetwork
 from dgflow.steps.step import NetworkStep, Weights
 from dgflow.store.objects import ObjectStore
 from dgflow.weights.catalogue import CATALOGUE
@@ -24,7 +24,19 @@ if TYPE_CHECKING:
 
     from dgflow.steps.binding import Bound
 
-Format = Literal["safetensors", "state_dict", "edm_pickle", "dit", "diffusers_dit", "soft_truncation", "lsgm"]
+Format = Literal[
+    "safetensors",
+    "state_dict",
+    "edm_pickle",
+    "dit",
+    "diffusers_dit",
+    "soft_truncation",
+    "lsgm",
+    "inception_pth",
+    "inception_graph",
+    "inception_torchscript",
+    "inception_pickle",
+]
 """Of a file: as in `dgflow.weights.read`, and the hub's layout of DiT."""
 
 
@@ -37,7 +49,7 @@ class Pretrained(NetworkStep):
     """
 
     source: str
-    network: ScoreNetwork | ADMEncoder | Discriminator
+    network: ScoreNetwork | ADMEncoder | Discriminator | InceptionV3
     image_size: int = Field(gt=0)
     channels: int = Field(default=3, gt=0)
     num_classes: int = Field(default=0, ge=0)

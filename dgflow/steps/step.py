@@ -1,4 +1,4 @@
-"""What a step is: a frozen description with an identity, and the two ways in which one step reads another.
+"""What a step is: a frozen description with an identity, and the three ways in which one step reads another.
 
 A step says *what* is made; it holds no state, touches no storage and imports neither torch nor ray, so that a recipe can be built
 and planned anywhere. Where and when it is made is `dgflow.steps.execute`'s business.
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
@@ -67,7 +67,7 @@ class Step(Spec):
         """For people; not unique."""
         return self.kind
 
-    def inputs(self) -> dict[str, Slice | Weights]:
+    def inputs(self) -> dict[str, Reference]:
         """What this step reads, by the path of the field that says so (`guidance.0.discriminator`)."""
         return dict(_references("", self))
 
@@ -166,6 +166,41 @@ class Weights(Spec):
         return min(metrics, key=lambda epoch: (metrics[epoch][what], epoch))
 
 
+class ResultStep(Step, ABC):
+    """A step whose result is one file: statistics, the numbers of one comparison, a table."""
+
+    suffix: ClassVar[str] = ".json"
+
+    def result(self) -> Result:
+        """What other steps take."""
+        return Result(step=self)
+
+    @abstractmethod
+    def compute(self, inputs: Bound, spread: Spread) -> bytes:
+        """The file. Work that is worth sharing goes through `spread`."""
+
+
+class Result(Spec):
+    """The one file that a step makes."""
+
+    step: SerializeAsAny[ResultStep]
+
+
+Reference = Slice | Weights | Result
+"""The ways in which one step reads another."""
+
+Spread = Callable[[Callable[[], Callable[[Any], Any]], Sequence[Any], Callable[[Any, Any], None]], None]
+"""`spread(make, items, take)`: workers each call `make()` once and apply the function that it gives to items (hashable ones); `take(item,
+result)` is called here as each is done, in any order. All are done when it returns."""
+
+
+def here(make: Callable[[], Callable[[Any], Any]], items: Sequence[Any], take: Callable[[Any, Any], None]) -> None:
+    """A `Spread` that does everything in this process, in order."""
+    work = make()
+    for item in items:
+        take(item, work(item))
+
+
 class TrainStep(NetworkStep, ABC):
     """A step that trains a network and keeps every epoch's weights.
 
@@ -207,10 +242,11 @@ class TrainStep(NetworkStep, ABC):
 
 
 Weights.model_rebuild()
+Result.model_rebuild()
 
 
-def _references(path: str, value: Any) -> Iterator[tuple[str, Slice | Weights]]:
-    if isinstance(value, Slice | Weights):
+def _references(path: str, value: Any) -> Iterator[tuple[str, Reference]]:
+    if isinstance(value, Slice | Weights | Result):
         yield path, value
     elif isinstance(value, BaseModel):
         for name in type(value).model_fields:
@@ -233,6 +269,8 @@ def _plain(value: Any) -> Any:
         return {"step": value.step.kind, "fingerprint": value.step.fingerprint, "start": value.start, "stop": value.stop}
     if isinstance(value, Weights):
         return {"step": value.step.kind, "fingerprint": value.step.fingerprint, "which": value.which}
+    if isinstance(value, Result):
+        return {"step": value.step.kind, "fingerprint": value.step.fingerprint}
     if isinstance(value, BaseModel):
         return {"type": type(value).__name__, **_plain_fields(value)}
     if isinstance(value, Mapping):

@@ -1,17 +1,16 @@
-"""Fréchet distance and moments: closed forms, clean-fid and torch-fidelity as oracles, bits that do not depend on sharding or threads."""
+"""Fréchet distance and moments: closed forms, bits that do not depend on sharding, arrival or threads."""
 
+import pickle
 from functools import reduce
 from operator import add
 
 import numpy as np
 import pytest
 import torch
-from cleanfid.fid import frechet_distance as cleanfid_frechet_distance
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
-from dgflow.metrics import Gaussian, Moments, MomentsAccumulator, frechet_distance
+from dgflow.metrics.frechet import Gaussian, Moments, MomentsAccumulator, frechet_distance
 
 
 def _features(n: int, d: int, seed: int, shift: float = 0.0) -> np.ndarray:
@@ -86,22 +85,6 @@ def test_mean_and_covariance_are_numpys():
     np.testing.assert_allclose(Moments.of(rows).covariance, np.cov(rows, rowvar=False), rtol=1e-11, atol=1e-13)
 
 
-# Oracles
-
-
-@pytest.mark.parametrize("n", [60, 700], ids=["few rows", "many rows"])
-def test_clean_fid_gives_the_same_distance(n):
-    a, b = Moments.of(_features(n, 32, seed=7)), Moments.of(_features(n + 50, 32, seed=8, shift=0.3))
-    assert frechet_distance(a, b) == pytest.approx(float(cleanfid_frechet_distance(a.mean, a.covariance, b.mean, b.covariance)), rel=1e-9)
-
-
-def test_torch_fidelity_gives_the_same_distance_from_float64_features():
-    real, fake = _features(700, 32, seed=9).astype(np.float64), _features(650, 32, seed=10).astype(np.float64)
-    statistics = [fid_features_to_statistics(torch.from_numpy(rows)) for rows in (fake, real)]
-    expected = fid_statistics_to_metric(*statistics, verbose=False)
-    assert frechet_distance(Moments.of(real), Moments.of(fake)) == pytest.approx(expected["frechet_inception_distance"], rel=1e-9)
-
-
 # Bits
 
 
@@ -115,16 +98,32 @@ def test_any_sharding_of_the_same_rows_gives_the_same_bits(cuts):
     assert _same_bits(accumulator.moments(), Moments.of(rows))
 
 
-def test_blocks_summed_elsewhere_and_added_in_index_order_give_the_same_bits():
-    rows = _features(3300, 5, seed=12, shift=2)
-    elsewhere = {first: Moments.of(rows[first : first + 1000], first_index=first) for first in (3000, 1000, 0, 2000)}
-    assert _same_bits(reduce(add, (elsewhere[first] for first in sorted(elsewhere))), Moments.of(rows))
+@pytest.mark.parametrize("workers", [1, 2, 3, 7])
+def test_ranges_summed_by_workers_and_merged_as_they_arrive_have_the_bits_of_one_pass(workers):
+    rows = _features(21_700, 5, seed=12, shift=2)
+    held = [[] for _ in range(workers)]
+    for number, first in enumerate(range(0, len(rows), 4000)):
+        accumulator = MomentsAccumulator(first)
+        for piece in np.array_split(rows[first : first + 4000], number + 1):
+            accumulator.add(piece)
+        held[number % workers].append(accumulator.sums())
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        states = [reduce(add, (sums[i] for i in rng.permutation(len(sums)))) for sums in held if sums]
+        merged = pickle.loads(pickle.dumps(reduce(add, (states[i] for i in rng.permutation(len(states))))))
+        assert _same_bits(merged.total(blocks=22), Moments.of(rows))
 
 
-def test_blocks_are_counted_from_the_slices_start_and_not_from_the_first_row():
-    rows = _features(1700, 5, seed=13, shift=2)
-    tail = Moments.of(rows[400:1000]) + Moments.of(rows[1000:])
-    assert _same_bits(Moments.of(rows[400:], first_index=400), tail)
+def test_a_range_that_begins_inside_a_block_is_refused():
+    with pytest.raises(ValueError, match="multiple of 1000, found 1200"):
+        MomentsAccumulator(1200)
+
+
+def test_a_range_counted_twice_is_found():
+    accumulator = MomentsAccumulator(2000)
+    accumulator.add(_features(1500, 5, seed=13))
+    with pytest.raises(ValueError, match="block 2 is in both"):
+        add(accumulator.sums(), accumulator.sums())
 
 
 def test_reading_the_moments_early_does_not_change_the_later_ones():
@@ -175,8 +174,10 @@ def test_dimensions_that_differ_are_both_named():
 def test_the_first_row_that_is_not_finite_is_named_by_its_index(bad):
     rows = _features(50, 3, seed=19)
     rows[[7, 31], 2] = bad
-    with pytest.raises(ValueError, match=r"row 1207 is not finite \(2 such rows in 50\)"):
-        Moments.of(rows, first_index=1200)
+    accumulator = MomentsAccumulator(3000)
+    accumulator.add(rows[:5])
+    with pytest.raises(ValueError, match=r"row 3012 is not finite \(2 such rows in 50\)"):
+        accumulator.add(rows)
 
 
 def test_rows_that_are_refused_leave_the_accumulator_as_it_was():

@@ -1,13 +1,14 @@
-"""Inception score: closed forms, torch-fidelity as the oracle, splits by index, bits that do not depend on sharding."""
+"""Inception score: closed forms, splits by index, bits that do not depend on sharding or arrival."""
+
+from functools import reduce
+from operator import add
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch_fidelity.metric_isc import isc_features_to_metric
 
-from dgflow.metrics import InceptionScoreAccumulator, SplitSums, inception_score, inception_score_of, merge_splits
+from dgflow.metrics.inception_score import InceptionScore, InceptionScoreAccumulator, SplitSums, inception_score
 
 
 def _logits(n: int, classes: int, seed: int) -> np.ndarray:
@@ -50,36 +51,31 @@ def test_the_default_split_has_5000_rows():
     assert len(inception_score(_logits(10_001, 2, seed=3)).per_split) == 3
 
 
-@pytest.mark.parametrize("splits", [1, 4])
-def test_torch_fidelity_gives_the_same_mean_and_deviation(splits):
-    logits = _logits(1000, 12, seed=4)
-    expected = isc_features_to_metric(torch.from_numpy(logits), splits=splits, shuffle=False)
-    score = inception_score(logits, split_size=1000 // splits)
-    assert score.mean == pytest.approx(expected["inception_score_mean"], rel=1e-10)
-    assert score.std == pytest.approx(expected["inception_score_std"], abs=1e-10)
-
-
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(0, 2600), max_size=10), st.sampled_from([5000, 1000, 700, 13]))
 def test_any_sharding_of_the_same_logits_gives_the_same_bits(cuts, split_size):
     logits = _logits(2600, 4, seed=5)
-    accumulator = InceptionScoreAccumulator(split_size)
+    accumulator = InceptionScoreAccumulator(split_size=split_size)
     for piece in np.split(logits, sorted(cuts)):
         accumulator.add(piece)
-    assert inception_score_of(accumulator.splits()) == inception_score(logits, split_size)
+    assert InceptionScore.of(accumulator.sums().total()) == inception_score(logits, split_size)
 
 
-def test_splits_summed_elsewhere_and_merged_in_any_order_give_the_same_bits():
-    logits = _logits(2600, 4, seed=6)
-    elsewhere = []
-    for first in (1400, 0, 2100, 700):
-        accumulator = InceptionScoreAccumulator(700, first_index=first)
-        accumulator.add(logits[first : first + 700])
-        elsewhere.append(accumulator.splits())
-    merged = {}
-    for splits in elsewhere:
-        merged = merge_splits(merged, splits)
-    assert inception_score_of(merged) == inception_score(logits, 700)
+@pytest.mark.parametrize("workers", [1, 2, 3, 7])
+def test_ranges_that_cut_splits_and_are_merged_as_they_arrive_have_the_bits_of_one_pass(workers):
+    logits = _logits(23_500, 4, seed=6)
+    held = [[] for _ in range(workers)]
+    for number, first in enumerate(range(0, len(logits), 8000)):
+        accumulator = InceptionScoreAccumulator(first)
+        accumulator.add(logits[first : first + 8000])
+        held[number % workers].append(accumulator.sums())
+    states = [reduce(add, reversed(sums)) for sums in held if sums]
+    assert InceptionScore.of(reduce(add, reversed(states)).total(blocks=24)) == inception_score(logits)
+
+
+def test_a_range_that_begins_inside_a_block_is_refused():
+    with pytest.raises(ValueError, match="logits: .* multiple of 1000, found 500"):
+        InceptionScoreAccumulator(500)
 
 
 def test_parts_of_one_split_add_up_to_it():
@@ -95,7 +91,7 @@ def test_a_row_that_is_not_finite_is_named():
 
 
 def test_no_rows_are_refused():
-    with pytest.raises(ValueError, match="at least 1 row of logits"):
+    with pytest.raises(ValueError, match="at least 1 row"):
         inception_score(np.empty((0, 4)))
 
 

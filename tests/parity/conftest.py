@@ -8,7 +8,6 @@ from parity import goldens
 
 LEFT_OUT = {
     "test_the_first_pass_of_sdedit_is_the_published_one",
-    "test_fid_of_2048_wide_features_of_fewer_images_equals_the_float64_truth",  # tests/goldens/metrics lacks those features
     "test_ddpm_and_ddim_are_the_published_ones",
     "test_every_output_of_the_original_is_reproduced_from_its_weights",
     "test_no_discriminator_guides_nowhere_and_one_noise_level_for_a_batch_is_refused",

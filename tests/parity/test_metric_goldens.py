@@ -1,43 +1,21 @@
 """The metrics against stored outputs of OpenAI's evaluator, EDM, clean-fid, pytorch-fid, torch-fidelity and float64 truths.
 
-The goldens' README gives the tolerances. Every case whose input is in the folder is tested, so that another set of goldens can be put in.
+The goldens' README gives the tolerances.
 """
 
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
+from parity.metric_goldens import ADM, FEATURE_CASES, FOLDER, LOGITS, LOGITS_CASES, RADII_CASES, STATS_CASES, TRUTH, features
 
-from dgflow.metrics import Gaussian, InceptionScore, Moments, frechet_distance, inception_score, precision_recall, squared_radii
+from dgflow.metrics.frechet import Gaussian, Moments, frechet_distance
+from dgflow.metrics.inception_score import InceptionScore, inception_score
+from dgflow.metrics.precision_recall import precision_recall, squared_radii
 
-
-def _folder() -> Path:
-    if named := os.environ.get("DGFLOW_METRIC_GOLDENS"):
-        return Path(named)
-    repository = Path(__file__).resolve().parents[2]
-    beside = repository.parent / "shared" / "goldens" / "metrics"
-    return beside if beside.is_dir() else repository / "tests" / "goldens" / "metrics"
-
-
-FOLDER = _folder()
-TRUTH = json.loads((FOLDER / "torch_scipy.json").read_text())
-ADM = json.loads((FOLDER / "adm.json").read_text())
-LOGITS = np.load(FOLDER / "logits.npz")
-
-FEATURE_CASES = [case for case in TRUTH["features"] if (FOLDER / f"feat_{case}.npz").exists()]
-STATS_CASES = [case for case in FEATURE_CASES if (FOLDER / f"stats_{case}.npz").exists()]
-RADII_CASES = [case for case in FEATURE_CASES if (FOLDER / f"exact_radii_{case}.npz").exists()]
-LOGITS_CASES = [case for case in TRUTH["logits"] if case in LOGITS.files]
 SINGULAR = {"degenerate_n_lt_d", "singular_cols"}
 ADM_IS_EXACT = {"duplicates_ties", "identical", "far", "fp16_overflow"}
 FLOAT32_MEANS = ["cleanfid_fid_from_feats", "pytorch_fid_0.3.0", "torch_fidelity_0.4.0_fid", "dgm_eval_fd"]
-
-
-def _features(case: str) -> tuple[np.ndarray, np.ndarray]:
-    stored = np.load(FOLDER / f"feat_{case}.npz")
-    return stored["real"], stored["fake"]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +24,7 @@ def fid_of():
 
     def fid(case: str) -> float:
         if case not in known:
-            real, fake = _features(case)
+            real, fake = features(case)
             known[case] = frechet_distance(Moments.of(real), Moments.of(fake))
         return known[case]
 
@@ -59,7 +37,7 @@ def precision_recall_of():
 
     def both(case: str):
         if case not in known:
-            known[case] = precision_recall(*_features(case))
+            known[case] = precision_recall(*features(case))
         return known[case]
 
     return both
@@ -94,16 +72,16 @@ def test_fid_agrees_with_openais_evaluator(case, fid_of):
 
 @pytest.mark.parametrize("stored", [path for path in [FOLDER / "e2e_activations.npz"] if path.exists()], ids=lambda path: path.stem)
 def test_fid_of_2048_wide_features_of_fewer_images_equals_the_float64_truth(stored):
-    features = np.load(stored)
+    arrays = np.load(stored)
     expected = json.loads((FOLDER / "adm_e2e.json").read_text())["exact_fid"]
-    found = frechet_distance(Moments.of(features["ref_pool"]), Moments.of(features["sample_pool"]))
+    found = frechet_distance(Moments.of(arrays["ref_pool"]), Moments.of(arrays["sample_pool"]))
     assert found == pytest.approx(expected, rel=1e-7)
 
 
 @pytest.mark.parametrize("case", STATS_CASES)
 def test_moments_equal_edm_style_statistics(case):
     stats = np.load(FOLDER / f"stats_{case}.npz")
-    for side, rows in zip(("real", "fake"), _features(case), strict=True):
+    for side, rows in zip(("real", "fake"), features(case), strict=True):
         moments = Moments.of(rows)
         scale = np.abs(stats[f"sigma_{side}"]).max()
         np.testing.assert_allclose(moments.mean, stats[f"mu_{side}"], rtol=1e-12, atol=1e-12 * np.sqrt(scale))
@@ -120,7 +98,7 @@ def test_fid_from_stored_statistics_equals_the_float64_truth(case):
 
 @pytest.mark.parametrize("case", FEATURE_CASES)
 def test_precision_and_recall_count_exactly_what_float64_differences_give(case, precision_recall_of):
-    real, fake = _features(case)
+    real, fake = features(case)
     found, truth = precision_recall_of(case), TRUTH["features"][case]
     assert round(found.precision * len(fake)) == round(truth["exact_precision"] * len(fake))
     assert round(found.recall * len(real)) == round(truth["exact_recall"] * len(real))
@@ -144,7 +122,7 @@ def test_precision_and_recall_agree_with_openais_evaluator(case, precision_recal
 @pytest.mark.parametrize("case", RADII_CASES)
 def test_radii_equal_the_float64_truth(case):
     expected = np.load(FOLDER / f"exact_radii_{case}.npz")
-    for side, rows in zip(("real", "fake"), _features(case), strict=True):
+    for side, rows in zip(("real", "fake"), features(case), strict=True):
         np.testing.assert_allclose(squared_radii(rows), expected[f"{side}_radii_sq"], rtol=1e-12, atol=0)
 
 

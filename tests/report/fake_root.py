@@ -21,7 +21,7 @@ from dgflow import (
 )
 from dgflow.steps.binding import Root, graph
 from dgflow.steps.plan import look
-from dgflow.steps.step import SampleStep, TrainStep
+from dgflow.steps.step import SampleStep, Slice, TrainStep
 from dgflow.store.identity import canonical_json, sha256_hex
 from dgflow.store.memory import MemoryStore
 from dgflow.store.objects import ObjectStore
@@ -157,5 +157,6 @@ def result_data(target: Evaluate) -> bytes:
         }
         arms[name] = {"fid": over(fid)} | {metric: over(values) for metric, values in others.items()}
         arms[name] |= {"n": arm[0].rows, "seeds": [getattr(part.step, "seed", None) for part in arm]}
+    assert isinstance(target.reference, Slice) and target.floor is not None
     reference = {"n": target.reference.rows, "digest": "0" * 64, "features": target.features.step.fingerprint, "k": 3}
     return canonical_json({"arms": arms, "floor": FLOOR | {"n": target.floor.rows}, "reference": reference}).encode()

@@ -23,6 +23,7 @@ from dgflow import (
     DiT,
     EDMAblation,
     Evaluate,
+    Features,
     Generate,
     Heun,
     ImportImages,
@@ -34,9 +35,13 @@ from dgflow import (
     TrainClassifier,
     TrainDiscriminator,
     TrainScore,
+    official,
 )
+from dgflow.steps.image_set import ImageSet, StatisticsFile
+from dgflow.steps.measure import Measure
 from dgflow.steps.network_specs import ScoreNetwork
 from dgflow.steps.sampler_specs import Sampler
+from dgflow.steps.statistics import Statistics
 from dgflow.steps.step import PLACEMENT, Spec, Step
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,7 +53,23 @@ JUDGE = TrainClassifier(real=REAL[:100])
 NOISY = TrainClassifier(real=REAL[:100], noise="linear_vp")
 DISC = TrainDiscriminator(real=REAL[:100], fake=FAKES[:100], features=NOISY.last())
 GUIDED = Generate(score=SCORE.last(), guidance=(DiscriminatorGuidance(discriminator=DISC.best(), boost=Boost()),), seed=2)
-EVALUATE = Evaluate(arms={"guided": (GUIDED[:100],)}, reference=REAL[100:200], features=JUDGE.last(), floor=REAL[:100])
+INCEPTION = official("inception-2015-12-05")
+OPENAIS = official("inception-2015-12-05-openai")
+IMAGES = ImageSet(source="images.npz", digest="0" * 64, rows=100)
+PUBLISHED = StatisticsFile(source="reference.npz", digest="0" * 64)
+FEATURES = Features(samples=REAL[:100], network=INCEPTION, front_end="adm")
+STATISTICS = Statistics(features=FEATURES[:100])
+MEASURE = Measure(samples=GUIDED[:100], reference=REAL[100:200], features=INCEPTION, protocol="adm")
+EVALUATE = Evaluate(arms={"guided": (GUIDED[:100],)}, reference=REAL[100:200], features=INCEPTION, floor=REAL[:100], protocol="adm")
+OTHER_YARDSTICK = dict(
+    reference=REAL[100:199],
+    features=OPENAIS,
+    protocol="clean",
+    statistics=PUBLISHED,
+    metrics=("fid",),
+    neighbours=5,
+    distances="openai-float16",
+)
 
 # One other value for every field, by the type that has it. A field that is missing here fails the test.
 OTHER = {
@@ -105,7 +126,12 @@ OTHER = {
         format="state_dict",
         sha256="0" * 64,
     ),
-    Evaluate: dict(arms={"guided": (GUIDED[100:200],)}, reference=REAL[100:199], features=JUDGE.epoch(1), floor=REAL[:99], neighbours=5),
+    Features: dict(samples=REAL[:99], network=OPENAIS, front_end="edm", shard_size=7),
+    Statistics: dict(features=FEATURES[:99]),
+    Measure: dict(samples=GUIDED[100:200], **OTHER_YARDSTICK),
+    Evaluate: dict(arms={"guided": (GUIDED[100:200],)}, floor=REAL[:99], **OTHER_YARDSTICK),
+    ImageSet: dict(digest="1" * 64, rows=99),
+    StatisticsFile: dict(digest="1" * 64),
     SongUNet: dict(
         model_channels=8,
         channel_mult=(1,),
@@ -218,7 +244,10 @@ SAMPLERS = (Heun(), EDMAblation(), DDPM(), DDIM(), RK45())
 TERMS = (GUIDED.guidance[0], ClassifierGuidance(classifier=NOISY.last()), ClassifierFree())
 SPECS = (*NETWORKS, *SAMPLERS, *TERMS, ADMEncoder(), Boost(), Switch(above=1.0, below=2.0, timestep=500))
 FILE = Pretrained(source="net.safetensors", network=DiT(), image_size=8, channels=4, num_classes=3)
-INSTANCES: dict[type, Spec] = {type(made): made for made in (REAL, SCORE, NOISY, DISC, GUIDED, EVALUATE, FILE, *SPECS)}
+INSTANCES: dict[type, Spec] = {
+    type(made): made
+    for made in (REAL, SCORE, NOISY, DISC, GUIDED, FEATURES, STATISTICS, MEASURE, EVALUATE, FILE, IMAGES, PUBLISHED, *SPECS)
+}
 
 
 def _identity(made: Spec) -> str:
@@ -238,6 +267,10 @@ def _identity(made: Spec) -> str:
     if isinstance(made, DiscriminatorGuidance | ClassifierGuidance):
         made = made.model_copy(update={"tau_min": None}) if getattr(made, "after_timestep", None) else made
         return Generate(score=SCORE.last(), guidance=(ClassifierGuidance(classifier=NOISY.last()), made)).fingerprint
+    if isinstance(made, ImageSet):
+        made = FEATURES.model_copy(update={"samples": made})
+    if isinstance(made, StatisticsFile):
+        made = MEASURE.model_copy(update={"statistics": made})
     assert isinstance(made, Step)
     return made.fingerprint
 
@@ -270,8 +303,11 @@ def test_how_much_and_where_are_not_identity(made, changed):
 
 
 def test_every_field_that_is_not_identity_is_known():
-    kinds = (ImportImages, TrainScore, TrainClassifier, TrainDiscriminator, Generate, Evaluate, Pretrained)
+    kinds = (ImportImages, TrainScore, TrainClassifier, TrainDiscriminator, Generate, Features, Statistics, Measure, Evaluate, Pretrained)
     assert {name for kind in kinds for name, info in kind.model_fields.items() if PLACEMENT in info.metadata} == {"epochs", "batch_size"}
+    # What lies outside is named by its content, and not by where it lies.
+    assert {name for name, info in ImageSet.model_fields.items() if PLACEMENT in info.metadata} == {"source", "seed", "seeding", "start"}
+    assert {name for name, info in StatisticsFile.model_fields.items() if PLACEMENT in info.metadata} == {"source"}
     assert PLACEMENT not in TrainScore.model_fields["batch_size"].metadata  # what is trained depends on it; what is sampled does not
 
 

@@ -1,0 +1,236 @@
+"""The evaluator beside torch-fidelity and clean-fid: `python benchmarks/metrics.py features|trace|neighbours|end-to-end`.
+
+No published weights are needed: both sides get the same random ones, and the outputs are compared before anything is timed. Sides take
+turns, and the least of their times counts, since other programs can only slow them down.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dgflow.metrics.front_ends import prepare
+from dgflow.metrics.inception import InceptionV3, accelerated
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from parity import inception_recipe
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["features", "trace", "neighbours", "end-to-end"])
+    parser.add_argument("--images", type=int, default=64, help="images a round (features), samples (end-to-end)")
+    parser.add_argument("--side", type=int, default=32, help="pixels of an image's side")
+    parser.add_argument("--rows", type=int, nargs="+", default=[5_000, 10_000, 20_000], help="samples (neighbours)")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--protocol", default="adm", choices=["adm", "edm", "clean"])
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    {"features": features, "trace": trace, "neighbours": neighbours, "end-to-end": end_to_end}[options.what](options)
+
+
+def network() -> InceptionV3:
+    """With random weights that keep its features in the range of real ones."""
+    made = InceptionV3()
+    shapes = {name: tuple(values.shape) for name, values in made.state_dict().items()}
+    made.load_state_dict(inception_recipe.weights(0, shapes))
+    return made
+
+
+def random_images(count: int, side: int) -> np.ndarray:
+    """Blocks of 8 x 8 pixels of one colour, with noise: uint8 [N, H, W, 3]."""
+    random = np.random.default_rng(0)
+    blocks = random.integers(0, 256, (count, -(-side // 8), -(-side // 8), 3))
+    whole = blocks.repeat(8, axis=1).repeat(8, axis=2)[:, :side, :side]
+    return np.clip(whole + random.normal(0, 20, whole.shape), 0, 255).astype(np.uint8)
+
+
+class Published(nn.Module):
+    """What clean-fid's wrapper asks of NVIDIA's file: `layers`, and the whole network on uint8-range images."""
+
+    def __init__(self, layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = layers
+
+
+class Layers(nn.Module):
+    def __init__(self, extractor: nn.Module) -> None:
+        super().__init__()
+        self.inner = extractor
+
+    def forward(self, x: Tensor) -> Tensor:
+        n = self.inner
+        x = n.MaxPool_1(n.Conv2d_2b_3x3(n.Conv2d_2a_3x3(n.Conv2d_1a_3x3(x))))  # type: ignore[operator]
+        x = n.MaxPool_2(n.Conv2d_4a_3x3(n.Conv2d_3b_1x1(x)))  # type: ignore[operator]
+        for name in ("5b", "5c", "5d", "6a", "6b", "6c", "6d", "6e", "7a", "7b", "7c"):
+            x = getattr(n, f"Mixed_{name}")(x)
+        return n.AvgPool(x)  # type: ignore[operator]
+
+
+def features(options: argparse.Namespace) -> None:
+    """Images a second from uint8 pixels to 2048 features."""
+    from cleanfid.inception_torchscript import InceptionV3W
+    from cleanfid.resize import build_resizer
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    ours = network()
+    images = random_images(options.images, options.side)
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save(ours.state_dict() | _counters(ours), f"{folder}/inception.pth")
+        fidelity = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], f"{folder}/inception.pth")
+        traced = torch.jit.trace(Layers(fidelity), torch.zeros(1, 3, 299, 299))
+        torch.jit.script(Published(traced)).save(f"{folder}/inception-2015-12-05.pt")  # type: ignore[union-attr]
+        clean = InceptionV3W(folder, download=False)
+    resize, fast = build_resizer("clean"), accelerated(ours)
+
+    def batches(run: Callable[[np.ndarray], Tensor]) -> Callable[[], Tensor]:
+        return lambda: torch.cat([run(images[first : first + 32]) for first in range(0, len(images), 32)])
+
+    @torch.no_grad()
+    def of_clean_fid(batch: np.ndarray) -> Tensor:
+        resized = np.stack([resize(image) for image in batch])
+        return clean(torch.from_numpy(resized).permute(0, 3, 1, 2))
+
+    sides = {
+        "torch-fidelity": batches(lambda batch: fidelity(torch.from_numpy(batch).permute(0, 3, 1, 2).contiguous())[0]),
+        "dgflow adm": batches(lambda batch: fast(prepare(batch, "adm")).pooled),
+        "clean-fid": batches(of_clean_fid),
+        "dgflow clean": batches(lambda batch: fast(prepare(batch, "clean")).pooled),
+    }
+    outputs = {name: run() for name, run in sides.items()}
+    for theirs, own in (("torch-fidelity", "dgflow adm"), ("clean-fid", "dgflow clean")):
+        worst = float((outputs[theirs] - outputs[own]).abs().max() / outputs[theirs].abs().max())
+        assert worst < 1e-4, f"{own} differs from {theirs} by {worst:.1e} of the maximum"
+        print(f"{own} against {theirs}: largest difference {worst:.1e} of the largest feature")
+    least = alternated(sides, options.rounds)
+    for name, seconds in least.items():
+        print(f"{name:15} {options.images / seconds:7.2f} images/s")
+    print(f"ratio to torch-fidelity {least['torch-fidelity'] / least['dgflow adm']:.2f}")
+    print(f"ratio to clean-fid      {least['clean-fid'] / least['dgflow clean']:.2f}")
+
+
+def _counters(made: InceptionV3) -> dict[str, Tensor]:
+    names = [name.removesuffix("running_mean") for name in made.state_dict() if name.endswith("running_mean")]
+    return {f"{name}num_batches_tracked": torch.tensor(0) for name in names}
+
+
+def trace(options: argparse.Namespace) -> None:
+    """The Fréchet distance at 2048 features, against clean-fid's, which is scipy's sqrtm."""
+    from cleanfid.fid import frechet_distance as of_clean_fid
+
+    from dgflow.metrics.frechet import Gaussian, frechet_distance
+
+    random = np.random.default_rng(0)
+    sides = []
+    for _ in range(2):
+        rows = random.standard_normal((5_000, 2048)) @ np.diag(random.uniform(0.2, 2.0, 2048))
+        sides.append((rows.mean(axis=0), np.cov(rows, rowvar=False)))
+    (mean_a, covariance_a), (mean_b, covariance_b) = sides
+    a, b = Gaussian(mean_a, covariance_a), Gaussian(mean_b, covariance_b)
+    found: dict[str, float] = {}
+    least = alternated(
+        {
+            "clean-fid": lambda: found.update(theirs=of_clean_fid(mean_a, covariance_a, mean_b, covariance_b)),
+            "dgflow": lambda: found.update(ours=frechet_distance(a, b)),
+        },
+        options.rounds,
+    )
+    print(f"relative difference {abs(found['ours'] / found['theirs'] - 1):.1e}")
+    for name, seconds in least.items():
+        print(f"{name:10} {seconds:7.2f} s")
+    print(f"ratio {least['clean-fid'] / least['dgflow']:.1f}")
+
+
+def neighbours(options: argparse.Namespace) -> None:
+    """Precision and recall from stored features against 10,000: seconds and a worker's peak memory, each in a process of its own."""
+    for rows in options.rows:
+        program = (
+            "import sys; sys.path.insert(0, 'benchmarks'); import metrics;"
+            f"metrics.neighbours_of({rows}, {min(rows, 10_000)}, {options.threads})"
+        )
+        found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
+        print(found.stdout.strip())
+
+
+def neighbours_of(samples: int, reference: int, threads: int) -> None:
+    """One line of `neighbours`. The features are not negative and of long tails, as Inception's are."""
+    from dgflow.metrics.protocols import PROTOCOLS
+    from dgflow.steps.binding import Bound, BoundRows
+    from dgflow.steps.feature_passes import Population
+    from dgflow.steps.feature_passes import neighbours as passes
+    from dgflow.steps.step import here
+    from dgflow.store.objects import open_store
+    from dgflow.store.step_store import StepStore
+
+    torch.set_num_threads(threads)
+    with tempfile.TemporaryDirectory() as folder:
+        store = open_store(folder)
+        items = {}
+        for place, (name, rows) in enumerate((("samples", samples), ("reference", reference))):
+            steps = StepStore(store, "features", f"{place:064x}")
+            keys = []
+            for number, start in enumerate(range(0, rows, 1000)):
+                stop = min(start + 1000, rows)
+                values = np.random.default_rng([place, number]).gamma(0.5, 0.8, (stop - start, 2048)).astype(np.float32)
+                columns = {"index": np.arange(start, stop), "features": values}
+                steps.write_shard(number, columns, start=start, stop=stop, inputs={}, seconds=0, device="cpu", versions={})
+                keys.append(steps.done("shards", {})[number])
+            items[name] = BoundRows(steps, steps.seal(0, rows, {}, keys), 0, rows)
+        bound = Bound(items)
+        before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+        real, fake = Population(bound, "reference", reference), Population(bound, "samples", samples)
+        found = passes(real, fake, PROTOCOLS["adm"].neighbours, "exact", here)
+        seconds, peak = time.monotonic() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        print(
+            f"{samples:,} x {reference:,} x 2048: {seconds:.1f} s with {threads} threads, peak memory {peak / 1024:,.0f} MiB "
+            f"(of which {before / 1024:,.0f} before); precision {found.precision:.4f}, recall {found.recall:.4f}"
+        )
+
+
+def end_to_end(options: argparse.Namespace) -> None:
+    """`dgflow metrics` on two .npz files with new roots: seconds by number of workers, of which the second should halve the first."""
+    from dgflow.networks.checkpoints import save_weights
+
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "inception.safetensors").write_bytes(save_weights(network().state_dict()))
+        images = random_images(2 * options.images, options.side)
+        np.savez(f"{folder}/samples.npz", arr_0=images[: options.images])
+        np.savez(f"{folder}/reference.npz", arr_0=images[options.images :])
+        for workers in options.workers:
+            command = [sys.executable, "-m", "dgflow", "metrics", f"{folder}/samples.npz", f"{folder}/reference.npz"]
+            command += ["--protocol", options.protocol, "--weights", f"{folder}/inception.safetensors", "--json"]
+            command += ["--root", f"{folder}/root-{workers}", "--workers", str(workers)]
+            began = time.monotonic()
+            found = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+            values = json.loads(found.stdout.splitlines()[-1])["values"]
+            shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+            print(f"{workers} workers: {time.monotonic() - began:.1f} s for {2 * options.images:,} images; {shown}", flush=True)
+
+
+def alternated(sides: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """The least seconds of each side over the rounds, in which they take turns."""
+    least = dict.fromkeys(sides, float("inf"))
+    for _ in range(rounds):
+        for name, run in sides.items():
+            began = time.monotonic()
+            run()
+            least[name] = min(least[name], time.monotonic() - began)
+    return least
+
+
+if __name__ == "__main__":
+    main()

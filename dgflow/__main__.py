@@ -1,0 +1,5 @@
+"""`python -m dgflow`: the command `dgflow`."""
+
+from dgflow.cli.tool import main
+
+main()

@@ -1,0 +1,6 @@
+"""The command lines: of a recipe (`main`), and of dgflow itself (`dgflow metrics`, `dgflow export`)."""
+
+from dgflow.cli.recipe import application, main
+from dgflow.cli.root import open_root
+
+__all__ = ["application", "main", "open_root"]

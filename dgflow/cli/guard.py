@@ -1,0 +1,52 @@
+"""What a command says when it cannot do what it was asked, and the exit status that goes with it."""
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import typer
+from pydantic import ValidationError
+
+from dgflow.store.objects import StoreError
+from dgflow.store.receipts import CorruptObject, StepMismatch
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, allow_nan=False))
+
+
+def guarded(call: Callable[[], Any]) -> int:
+    """Errors that a person can act on become one message; others keep their traceback."""
+    from typer.exceptions import TyperException
+
+    from dgflow.steps.execute import StepFailed
+
+    try:
+        return int(call() or 0)
+    except typer.Exit as stop:
+        return stop.exit_code
+    except TyperException as error:  # an option that is unknown, or a value of the wrong type
+        error.show()  # pyright: ignore[reportAttributeAccessIssue] (what Typer raises has it, its public base class does not declare it)
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return _said("interrupted; what was committed stays, the same command goes on from there", 130)
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(map(str, part['loc'])) or error.title}: {part['msg'].removeprefix('Value error, ')}" for part in error.errors()
+        ]
+        return _said("; ".join(lines), 1)
+    except (ValueError, FloatingPointError, StepFailed, StoreError, CorruptObject, StepMismatch) as error:
+        return _said(str(error), 1)
+    except OSError as error:
+        if isinstance(error.filename, str):  # of a file that was named: its rights, a full disk
+            reason = (error.strerror or str(error)).lower()
+            return _said(f"could not read or write {error.filename}: {reason}; check the path, the rights and the free space", 1)
+        if isinstance(error, FileNotFoundError):
+            return _said(str(error), 1)
+        raise
+
+
+def _said(message: str, status: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return status

@@ -1,0 +1,35 @@
+"""Opening the place where a run is kept."""
+
+import json
+
+from dgflow.store.objects import ObjectStore, open_store
+
+ROOT_FORMAT = 1
+
+
+def open_root(url: str) -> ObjectStore:
+    """The store at `url`.
+
+    Raises:
+        ValueError: the place holds something else than a dgflow root, or one of another format.
+        StoreError: it cannot be reached, or may not be written.
+    """
+    store = open_store(url)
+    wanted = json.dumps({"dgflow_root": ROOT_FORMAT}).encode()
+    try:
+        found = store.get("dgflow.json")
+    except FileNotFoundError:
+        others = store.names()
+        if others:
+            raise ValueError(
+                f"expected a dgflow root at {store.url}, found other things there ({', '.join(others[:3])}) and no dgflow.json; "
+                "give an empty or a new folder, as in --root runs/mine"
+            ) from None
+        store.create("dgflow.json", wanted)
+        return store
+    if found != wanted:
+        raise ValueError(
+            f"expected a root of format {ROOT_FORMAT} at {store.url}, found {found[:80]!r}; "
+            "use another root, or the version of dgflow that wrote it"
+        )
+    return store

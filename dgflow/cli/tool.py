@@ -1,0 +1,151 @@
+"""`dgflow metrics` and `dgflow export`: what works on any images, without a recipe.
+
+Exit status: 0 when it is done, 1 when it could not be, 2 for a command line that cannot be understood.
+"""
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from dgflow.cli.guard import guarded, print_json
+from dgflow.cli.options import AsJson, NumGpus, Workers
+from dgflow.cli.root import open_root
+from dgflow.metrics.protocols import Distances, MetricName
+from dgflow.store.objects import ObjectStore, StoreError
+
+if TYPE_CHECKING:
+    from dgflow.metrics.result import MetricResult
+
+PLACES = "A folder or zip of images, an .npz (arr_0 or samples), Parquet files, or a step of a run, ROOT/NAME[start:stop]; local or s3://."
+app = typer.Typer(
+    help="Metrics of generated images that can be published, and samples in the formats of other tools.",
+    rich_markup_mode=None if not sys.stdout.isatty() else "rich",
+    add_completion=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """The command `dgflow`."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    sys.exit(guarded(lambda: app(standalone_mode=False)))
+
+
+@app.command(short_help="Measure samples against a reference.")
+def metrics(
+    samples: Annotated[
+        str,
+        typer.Argument(metavar="SAMPLES", help=f"What was generated. {PLACES} Or an .npz with mu, sigma [mu_s, sigma_s], for FID [sFID]."),
+    ],
+    reference: Annotated[
+        str,
+        typer.Argument(
+            metavar="REFERENCE", help="What it is compared with: as SAMPLES. An .npz may hold mu, sigma [mu_s, sigma_s] and images."
+        ),
+    ],
+    protocol: Annotated[
+        Literal["adm", "edm", "clean"],
+        typer.Option(help="Whose numbers to be comparable with: adm (ImageNet), edm (CIFAR, FFHQ, CelebA), clean (clean-fid)."),
+    ],
+    weights: Annotated[
+        str, typer.Option(help="Inception: a name of the catalogue, or a file (.pth, .pt, .pb, .pkl, .safetensors).")
+    ] = "inception-2015-12-05",
+    metric: Annotated[
+        list[MetricName] | None,
+        typer.Option(
+            metavar="NAME",
+            help="fid, sfid, is, precision, recall, f1, kid; repeat it for several. By default the protocol's.",
+            show_default=False,
+        ),
+    ] = None,
+    distances: Annotated[
+        Distances,
+        typer.Option(help="Of precision and recall: exact, or rounded as OpenAI's evaluator rounds them."),
+    ] = "exact",
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="A file with what --json printed: what changed since, and whether it is more than noise.",
+            show_default=False,
+        ),
+    ] = None,
+    root: Annotated[
+        str | None,
+        typer.Option(
+            help="Where features are kept, for the next comparison and to go on after a stop. By default $DGFLOW_ROOT, else runs/metrics.",
+            show_default=False,
+        ),
+    ] = None,
+    workers: Workers = None,
+    num_gpus: NumGpus = 0.0,
+    json: AsJson = False,
+) -> int:
+    """FID, sFID, Inception score, precision, recall, F1 and KID of SAMPLES against REFERENCE, equal to the standard evaluators'."""
+    from dgflow.metrics.result import difference, read_result
+    from dgflow.report.metrics_table import metrics_table
+    from dgflow.runtime.placement import Placement
+    from dgflow.runtime.progress import Progress
+    from dgflow.steps.comparison import check_may_compare, comparison
+    from dgflow.steps.execute import execute, result_of
+
+    # What can be wrong is found before the first image goes through the network, as far as it can be.
+    before = None if against is None else _earlier(against)
+    target = comparison(samples, reference, protocol, weights=weights, metrics=metric, distances=distances)
+    if before is not None:
+        check_may_compare(target, before)
+    store = open_root(root or os.environ.get("DGFLOW_ROOT") or "runs/metrics")
+    try:
+        execute(target, store, Placement(workers=workers, train_workers=None, num_gpus=num_gpus), Progress())
+    except StoreError as error:
+        raise StoreError(f"{error}{_by_hand(weights, store)}") from error
+    found = read_result(result_of(target, store), target.title)
+    if before is not None:
+        difference(found, before)  # refuses unlike results before anything is printed
+    print(metrics_table(found, before))
+    if json:
+        print_json(found.model_dump(mode="json"))
+    return 0
+
+
+def _earlier(path: Path) -> MetricResult:
+    """The result in a file: alone, or on the last line, as when all that was printed is kept."""
+    from dgflow.metrics.result import read_result
+
+    data = path.read_bytes().strip()
+    return read_result(data if data.startswith(b"{") else data.rpartition(b"\n")[2], str(path))
+
+
+def _by_hand(weights: str, store: ObjectStore) -> str:
+    """What to do where published weights cannot be downloaded; nothing where they are in the root, and something else failed."""
+    from dgflow.weights.catalogue import CATALOGUE
+
+    file = CATALOGUE.get(weights)
+    if file is None or store.size(f"weights/{file.name}.json") is not None:
+        return ""
+    place = f"{store.url}/weights/{file.name}/{file.file_name}"
+    return f". Without a network: fetch that file elsewhere and put it at {place}, or give a copy that you have as --weights FILE"
+
+
+@app.command(short_help="Write samples as other tools read them.")
+def export(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help=f"{PLACES} Of a step of features: their mean and covariance, as .npz.")],
+    output: Annotated[
+        str, typer.Argument(metavar="OUTPUT", help="File or folder to write, on a disk or s3://; nothing that is there is overwritten.")
+    ],
+    format: Annotated[
+        Literal["npz", "png", "parquet"],
+        typer.Option(help="npz: arr_0, as OpenAI's evaluator reads it; png: EDM's folders or a zip; parquet: as Hugging Face reads it."),
+    ] = "npz",
+) -> int:
+    """Write samples, or statistics of features, as other tools read them."""
+    from dgflow.steps.export import export as write
+
+    print(write(source, output, format))
+    return 0

@@ -1,0 +1,148 @@
+"""The table that `dgflow metrics` prints: values with their errors, what they depend on, and every warning.
+
+Promises lines of at most 140 characters that need no documentation, and a comparison only of results that were measured alike. Leaves
+measuring to `dgflow.metrics`.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+
+from dgflow.metrics.protocols import CUSTOM, HEADINGS, METRICS
+from dgflow.metrics.result import NOISE, Change, MetricResult, Provenance, difference
+from dgflow.report.layout import aligned, printable
+
+WIDTH = 140
+# Decimals of a value without an error, and the most that any gets.
+_DECIMALS: dict[str, int] = {"fid": 3, "sfid": 3, "is": 2, "precision": 4, "recall": 4, "f1": 4, "kid": 6}
+
+
+def metrics_table(result: MetricResult, against: MetricResult | None = None) -> str:
+    """The table and its notes. With `against`: its row below, the change from it, and whether that is more than noise.
+
+    Raises ValueError if the two may not be compared.
+    """
+    changes = difference(result, against) if against else {}
+    shown = [name for name in METRICS if name in result.values or (against and name in against.values)]
+    rows = [["", *(HEADINGS[name] for name in shown), "samples"], _row("this result" if against else "", result, shown)]
+    if against:
+        rows.append(_row("against", against, shown))
+        rows.append(["change", *(_changed(name, changes.get(name)) for name in shown), ""])
+        rows.append(["more than noise?", *(_verdict(changes.get(name)) for name in shown), ""])
+    lines = aligned(rows if against else [row[1:] for row in rows], left=(0,) if against else ())
+    lines.insert(1, "-" * max(map(len, lines)))
+    lines.append("")
+    notes = [*_notes(result, against, shown, changes), *result.notes]
+    notes += [note for note in against.notes if note not in notes] if against else []
+    theirs = against.warnings if against else []
+    warnings = [f"warning: {'of both rows: ' if warning in theirs else ''}{warning}" for warning in result.warnings]
+    warnings += [f"warning: of the row 'against': {warning}" for warning in theirs if warning not in result.warnings]
+    return "\n".join([*lines, *(line for note in [*notes, *warnings] for line in _wrapped(note))])
+
+
+def _row(label: str, result: MetricResult, shown: Sequence[str]) -> list[str]:
+    cells = [_with_error(name, result.values[name], result.errors.get(name)) if name in result.values else "-" for name in shown]
+    n = result.provenance.n
+    return [label, *cells, "-" if n is None else f"{n:,}"]
+
+
+def _with_error(name: str, value: float, error: float | None, sign: str = "") -> str:
+    """`3.943 ± 0.021`: so many decimals that the error shows two significant digits, but never more than `_DECIMALS`."""
+    decimals = _DECIMALS[name]
+    if error is None:
+        return f"{value:{sign},.{decimals}f}"
+    if error > 0:
+        decimals = min(decimals, max(0, 1 - int(f"{error:.1e}".partition("e")[2])))
+    return f"{value:{sign},.{decimals}f} ± {error:,.{decimals}f}"
+
+
+def _changed(name: str, change: Change | None) -> str:
+    return "-" if change is None else _with_error(name, change.change, change.error, sign="+")
+
+
+def _verdict(change: Change | None) -> str:
+    if change is None:
+        return "-"
+    return {None: "unknown", True: "no", False: "yes"}[change.within_noise]
+
+
+def _notes(result: MetricResult, against: MetricResult | None, shown: Sequence[str], changes: dict[str, Change]) -> list[str]:
+    it = result.provenance
+    down = [name for name in shown if name in ("fid", "sfid", "kid")]
+    up = [name for name in shown if name not in down]
+    better = "; ".join(f"{_listed(names)}: {word} is better" for names, word in ((down, "lower"), (up, "higher")) if names)
+    made = [f"samples: {_samples(it)}"] if against is None else [f"this result: {_samples(it)}", f"against: {_samples(against.provenance)}"]
+    kind = "own settings, of no published protocol" if it.protocol == CUSTOM.name else f"protocol {it.protocol}"
+    resize = f", resized as protocol {it.front_end} does" if it.protocol == CUSTOM.name and it.front_end else ""
+    return [
+        f"{kind}{resize}; {better}",
+        *made,
+        *_references(it, shown),
+        f"features: network with digest {it.network_digest[:12]}" if it.network_digest else "features: network not known",
+        *_settings(it, shown, result.spreads if against is None else {}),
+        *_meaning_of_errors([result, *([against] if against else [])]),
+        *_meaning_of_change(changes),
+    ]
+
+
+def _samples(it: Provenance) -> str:
+    if it.n is None:
+        return f"statistics alone, of a number of images that is not known, digest {it.samples_digest[:12]}"
+    seed = "seed not known" if it.seed is None else f"seed {it.seed}"
+    where = "" if it.start is None or it.stop is None else f", indices {it.start:,} to {it.stop - 1:,}"
+    return f"{seed}{where}, digest {it.samples_digest[:12]}"
+
+
+def _references(it: Provenance, shown: Sequence[str]) -> list[str]:
+    images = f"{it.reference_n:,} images, digest {it.reference_digest[:12]}" if it.reference_digest else ""
+    if it.statistics_digest is None:
+        return [f"reference: {images}"]
+    parts = [
+        (f"published statistics, digest {it.statistics_digest[:12]}", [name for name in shown if name in ("fid", "sfid")]),
+        (images, [name for name in shown if name in ("precision", "recall", "f1", "kid")]),
+    ]
+    return [f"reference for {_listed(names)}: {what}" for what, names in parts if names]
+
+
+def _settings(it: Provenance, shown: Sequence[str], spreads: Mapping[str, float]) -> list[str]:
+    lines = []
+    if near := [name for name in shown if name in ("precision", "recall", "f1")]:
+        distances = "exact distances" if it.distances == "exact" else "distances rounded to float16 as OpenAI's evaluator does"
+        lines.append(f"{_listed(near)}: {it.k} nearest neighbours, {distances}")
+    std = {name: f"; standard deviation over them {spread:.4g}" for name, spread in spreads.items()}
+    if "is" in shown and it.n is not None:
+        splits = math.ceil(it.n / it.split_size)
+        what = "one split of all samples" if splits == 1 else f"mean over {splits} splits of {it.split_size:,} samples{std.get('is', '')}"
+        lines.append(f"IS: {what}")
+    if "kid" in shown:
+        lines.append(
+            f"KID: mean over {it.kid_subsets:,} subsets of {it.kid_subset_size:,}, drawn with seed {it.kid_seed}{std.get('kid', '')}"
+        )
+    return lines
+
+
+def _meaning_of_errors(results: Sequence[MetricResult]) -> list[str]:
+    if all(error is None for result in results for error in result.errors.values()):
+        return []
+    return ["± is one standard error: how far the number moves with the choice of samples, the reference staying as it is"]
+
+
+def _meaning_of_change(changes: dict[str, Change]) -> list[str]:
+    if not changes:
+        return []
+    unknown = [name for name, change in changes.items() if change.error is None]
+    of_unknown = f"; unknown where no error is known ({_listed(unknown)})" if unknown else ""
+    return [
+        f"change: this result minus the row below it; more than noise: more than {NOISE:g} times the change's standard error{of_unknown}"
+    ]
+
+
+def _listed(metrics: Sequence[str]) -> str:
+    names = [HEADINGS[name] for name in metrics]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(printable(text), WIDTH, subsequent_indent="  ")

@@ -1,0 +1,69 @@
+"""From two .npz files of images to every number of the `adm` protocol, as `dgflow metrics` makes them, against OpenAI's evaluator's."""
+
+import json
+
+import numpy as np
+import pytest
+from inprocess import complete
+from parity import inception_recipe
+from parity.metric_goldens import FOLDER
+
+from dgflow.metrics.inception import InceptionV3
+from dgflow.metrics.result import MetricResult
+from dgflow.networks.checkpoints import save_weights
+from dgflow.steps.comparison import comparison
+from dgflow.steps.execute import result_of
+from dgflow.store.memory import MemoryStore
+
+PUBLISHED = json.loads((FOLDER / "adm_e2e.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    shapes = {name: tuple(values.shape) for name, values in InceptionV3().state_dict().items()}
+    file = tmp_path_factory.mktemp("inception") / "inception.safetensors"
+    file.write_bytes(save_weights(inception_recipe.weights(inception_recipe.seed_of(FOLDER), shapes)))
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def store():
+    return MemoryStore("metrics")
+
+
+@pytest.fixture(scope="module")
+def measure(weights, store):
+    def measure(distances: str = "exact") -> MetricResult:
+        samples, reference = (str(FOLDER / f"e2e_{name}.npz") for name in ("sample", "ref"))
+        target = comparison(samples, reference, "adm", weights=weights, distances=distances)  # type: ignore[arg-type]
+        complete(target, store)
+        return MetricResult.model_validate_json(result_of(target, store))
+
+    return measure
+
+
+def test_fid_and_sfid_are_those_of_exact_arithmetic_on_openais_activations(measure):
+    values = measure().values
+    assert values["fid"] == pytest.approx(PUBLISHED["exact_fid"], rel=1e-5)
+    assert values["sfid"] == pytest.approx(PUBLISHED["exact_sfid"], rel=1e-5)
+    assert values["fid"] == pytest.approx(PUBLISHED["adm_fid"], rel=2e-4)  # its sqrtm errs where images are fewer than features
+    assert values["sfid"] == pytest.approx(PUBLISHED["adm_sfid"], rel=2e-4)
+
+
+def test_the_inception_score_is_openais(measure):
+    assert measure().values["is"] == pytest.approx(PUBLISHED["inception_score"], rel=5e-6)
+
+
+def test_precision_and_recall_are_openais(measure):
+    values = measure("openai-float16").values
+    assert values["precision"] == pytest.approx(PUBLISHED["precision"], abs=1e-9)
+    assert values["recall"] == pytest.approx(PUBLISHED["recall"], abs=1e-9)
+
+
+def test_the_result_says_what_it_depends_on(measure):
+    found = measure()
+    assert found.provenance.protocol == "adm"
+    assert (found.provenance.n, found.provenance.reference_n) == (PUBLISHED["n_sample"], PUBLISHED["n_ref"])
+    stored = np.load(FOLDER / "e2e_sample.npz")["arr_0"]
+    assert len(stored) == found.provenance.n
+    assert any("not meaningful" in line for line in found.warnings)
