@@ -8,8 +8,21 @@ from dgflow.steps.evaluate import Evaluate
 from dgflow.steps.features import Features
 from dgflow.steps.generate import Generate
 from dgflow.steps.guidance_specs import Boost, ClassifierFree, ClassifierGuidance, DiscriminatorGuidance, Switch
+from dgflow.steps.image_set import ImageSet, StatisticsFile
 from dgflow.steps.import_images import ImportImages
-from dgflow.steps.network_specs import ADMEncoder, ADMUNet, DDPMUNet, DhariwalUNet, Discriminator, DiT, LSGMPrior, NCSNpp, SongUNet
+from dgflow.steps.measure import Measure
+from dgflow.steps.network_specs import (
+    ADMEncoder,
+    ADMUNet,
+    DDPMUNet,
+    DhariwalUNet,
+    Discriminator,
+    DiT,
+    InceptionV3,
+    LSGMPrior,
+    NCSNpp,
+    SongUNet,
+)
 from dgflow.steps.official import official
 from dgflow.steps.presets import adm_gpp, dit_gpp, edm_gpp
 from dgflow.steps.pretrained import Pretrained
@@ -38,12 +51,16 @@ __all__ = [
     "Features",
     "Generate",
     "Heun",
+    "ImageSet",
     "ImportImages",
+    "InceptionV3",
     "LSGMPrior",
+    "Measure",
     "NCSNpp",
     "Pretrained",
     "RK45",
     "SongUNet",
+    "StatisticsFile",
     "Switch",
     "TrainClassifier",
     "TrainDiscriminator",
