@@ -202,14 +202,15 @@ def neighbours_of(samples: int, reference: int, threads: int) -> None:
 
 
 def end_to_end(options: argparse.Namespace) -> None:
-    """`dgflow metrics` on two .npz files with new roots: seconds by number of workers, of which the second should halve the first."""
+    """`dgflow metrics` on an .npz of images against statistics, each time with a new root: seconds by number of workers."""
     from dgflow.networks.checkpoints import save_weights
 
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "inception.safetensors").write_bytes(save_weights(network().state_dict()))
-        images = random_images(2 * options.images, options.side)
-        np.savez(f"{folder}/samples.npz", arr_0=images[: options.images])
-        np.savez(f"{folder}/reference.npz", arr_0=images[options.images :])
+        np.savez(f"{folder}/samples.npz", arr_0=random_images(options.images, options.side))
+        statistics = {f"mu{layer}": np.full(width, 0.4) for layer, width in (("", 2048), ("_s", 2023))}
+        statistics |= {f"sigma{layer}": 0.1 * np.eye(width) for layer, width in (("", 2048), ("_s", 2023))}
+        np.savez(f"{folder}/reference.npz", **statistics)  # type: ignore[arg-type]
         for workers in options.workers:
             command = [sys.executable, "-m", "dgflow", "metrics", f"{folder}/samples.npz", f"{folder}/reference.npz"]
             command += ["--protocol", options.protocol, "--weights", f"{folder}/inception.safetensors", "--json"]
@@ -217,8 +218,8 @@ def end_to_end(options: argparse.Namespace) -> None:
             began = time.monotonic()
             found = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
             values = json.loads(found.stdout.splitlines()[-1])["values"]
-            shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
-            print(f"{workers} workers: {time.monotonic() - began:.1f} s for {2 * options.images:,} images; {shown}", flush=True)
+            shown = ", ".join(f"{name} {value!r}" for name, value in values.items())
+            print(f"{workers} workers: {time.monotonic() - began:.1f} s for {options.images:,} images; {shown}", flush=True)
 
 
 def alternated(sides: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
