@@ -12,6 +12,9 @@ from dgflow.store.objects import StoreError
 from dgflow.store.receipts import CorruptObject, StepMismatch
 
 
+INTERRUPTED = 130  # exit status of a program that Ctrl-C ended
+
+
 def print_json(value: Any) -> None:
     print(json.dumps(value, allow_nan=False))
 
@@ -23,14 +26,17 @@ def guarded(call: Callable[[], Any]) -> int:
     from dgflow.steps.execute import StepFailed
 
     try:
-        return int(call() or 0)
+        status = int(call() or 0)
+        if status == INTERRUPTED:  # what Typer makes of Ctrl-C
+            raise KeyboardInterrupt
+        return status
     except typer.Exit as stop:
         return stop.exit_code
     except TyperException as error:  # an option that is unknown, or a value of the wrong type
         error.show()  # pyright: ignore[reportAttributeAccessIssue] (what Typer raises has it, its public base class does not declare it)
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        return _said("interrupted; what was committed stays, the same command goes on from there", 130)
+        return _said("interrupted; what was committed stays, the same command goes on from there", INTERRUPTED)
     except ValidationError as error:
         lines = [
             f"{'.'.join(map(str, part['loc'])) or error.title}: {part['msg'].removeprefix('Value error, ')}" for part in error.errors()

@@ -7,18 +7,16 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from dgflow.cli.guard import guarded, print_json
 from dgflow.cli.options import AsJson, NumGpus, Workers
 from dgflow.cli.root import open_root
-from dgflow.metrics.protocols import Distances, MetricName
+from dgflow.metrics.protocols import METRICS, Distances
+from dgflow.metrics.result import MetricResult, difference, read_result
 from dgflow.store.objects import ObjectStore, StoreError
-
-if TYPE_CHECKING:
-    from dgflow.metrics.result import MetricResult
 
 PLACES = "A folder or zip of images, an .npz (arr_0 or samples), Parquet files, or a step of a run, ROOT/NAME[start:stop]; local or s3://."
 app = typer.Typer(
@@ -56,10 +54,11 @@ def metrics(
         str, typer.Option(help="Inception: a name of the catalogue, or a file (.pth, .pt, .pb, .pkl, .safetensors).")
     ] = "inception-2015-12-05",
     metric: Annotated[
-        list[MetricName] | None,
+        list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="fid, sfid, is, precision, recall, f1, kid; repeat it for several. By default the protocol's.",
+            callback=lambda names: _known(names),
+            help=f"{', '.join(METRICS)}; repeat it for several. By default the protocol's.",
             show_default=False,
         ),
     ] = None,
@@ -88,7 +87,6 @@ def metrics(
     json: AsJson = False,
 ) -> int:
     """FID, sFID, Inception score, precision, recall, F1 and KID of SAMPLES against REFERENCE, equal to the standard evaluators'."""
-    from dgflow.metrics.result import difference, read_result
     from dgflow.report.metrics_table import metrics_table
     from dgflow.runtime.placement import Placement
     from dgflow.runtime.progress import Progress
@@ -104,7 +102,7 @@ def metrics(
     try:
         execute(target, store, Placement(workers=workers, train_workers=None, num_gpus=num_gpus), Progress())
     except StoreError as error:
-        raise StoreError(f"{error}{_by_hand(weights, store)}") from error
+        raise StoreError(f"{error}{_by_hand(weights, store) if target.features else ''}") from error
     found = read_result(result_of(target, store), target.title)
     if before is not None:
         difference(found, before)  # refuses unlike results before anything is printed
@@ -114,22 +112,27 @@ def metrics(
     return 0
 
 
+def _known(names: list[str] | None) -> list[str] | None:
+    if unknown := sorted(set(names or ()) - set(METRICS)):
+        raise typer.BadParameter(f"expected metrics of {', '.join(METRICS)}, found {', '.join(unknown)}")
+    return names or None
+
+
 def _earlier(path: Path) -> MetricResult:
     """The result in a file: alone, or on the last line, as when all that was printed is kept."""
-    from dgflow.metrics.result import read_result
-
     data = path.read_bytes().strip()
     return read_result(data if data.startswith(b"{") else data.rpartition(b"\n")[2], str(path))
 
 
 def _by_hand(weights: str, store: ObjectStore) -> str:
     """What to do where published weights cannot be downloaded; nothing where they are in the root, and something else failed."""
+    from dgflow.store.local import LocalStore
     from dgflow.weights.catalogue import CATALOGUE
 
     file = CATALOGUE.get(weights)
     if file is None or store.size(f"weights/{file.name}.json") is not None:
         return ""
-    place = f"{store.url}/weights/{file.name}/{file.file_name}"
+    place = f"{store.root if isinstance(store, LocalStore) else store.url}/weights/{file.name}/{file.file_name}"
     return f". Without a network: fetch that file elsewhere and put it at {place}, or give a copy that you have as --weights FILE"
 
 

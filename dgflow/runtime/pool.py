@@ -1,8 +1,8 @@
 """A pool of Ray actors that each load what they need once and then work through items, two in flight each.
 
 Retries are the driver's, not Ray's: an exception or the death of a worker counts against the item that was being worked on, the loss of a
-node does not. An item that has failed `attempts` times is given up, the others go on, and the caller is told. Results do not pass through
-the driver: workers commit to the store and return receipts.
+node does not. An item that has failed `attempts` times is given up, the others go on, and the caller is told. Results pass through the
+driver: large ones are committed to the store by the workers instead.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ a worker reads shard by shard, and keeps the rows that it compares others with o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,6 @@ from dgflow.metrics.frechet import Moments, MomentsAccumulator
 from dgflow.metrics.frechet_error import FrechetInfluence, InfluenceAccumulator, InfluenceSums
 from dgflow.metrics.inception_score import InceptionScoreAccumulator, ScoreSums
 from dgflow.metrics.kernel_distance import polynomial_mmd2, subset_indices
-from dgflow.metrics.openai_distances import BLOCK_ROWS
 from dgflow.metrics.openai_distances import BLOCK_ROWS
 from dgflow.metrics.precision_recall import PrecisionRecall, inside_any_ball_of, squared_radii_of
 from dgflow.metrics.protocols import Distances
@@ -108,8 +107,11 @@ def influence(inputs: Bound, name: str, rows: int, column: str, influence: Frech
 def _influencing(
     inputs: Bound, name: str, column: str, influence: FrechetInfluence
 ) -> Callable[[tuple[int, int]], BlockSums[InfluenceSums]]:
+    # Ray hands out arrays that cannot be written to, and torch warns of those.
+    own = replace(influence, bend=np.require(influence.bend, requirements="W"))
+
     def work(item: tuple[int, int]) -> BlockSums[InfluenceSums]:
-        accumulator = InfluenceAccumulator(influence, item[0])
+        accumulator = InfluenceAccumulator(own, item[0])
         for piece in inputs.pieces(name, [column], *item):
             accumulator.add(piece[column])
         return accumulator.sums()
