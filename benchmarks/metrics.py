@@ -167,7 +167,7 @@ def neighbours(options: argparse.Namespace) -> None:
 
 
 def neighbours_of(samples: int, reference: int, threads: int) -> None:
-    """One line of `neighbours`. The features are not negative and of long tails, as Inception's are."""
+    """One line of `neighbours`. The features are not negative and lie near 64 dimensions."""
     from dgflow.metrics.protocols import PROTOCOLS
     from dgflow.steps.binding import Bound, BoundRows
     from dgflow.steps.feature_passes import Population
@@ -179,14 +179,14 @@ def neighbours_of(samples: int, reference: int, threads: int) -> None:
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as folder:
         store = open_store(folder)
-        items = {}
+        mixing, items = np.random.default_rng(0).standard_normal((64, 2048)) / 8, {}
         for place, (name, rows) in enumerate((("samples", samples), ("reference", reference))):
             steps = StepStore(store, "features", f"{place:064x}")
             keys = []
             for number, start in enumerate(range(0, rows, 1000)):
                 stop = min(start + 1000, rows)
-                values = np.random.default_rng([place, number]).gamma(0.5, 0.8, (stop - start, 2048)).astype(np.float32)
-                columns = {"index": np.arange(start, stop), "features": values}
+                drawn = np.random.default_rng([place, number]).standard_normal((stop - start, 64)) * (1.1 if name == "samples" else 1.0)
+                columns = {"index": np.arange(start, stop), "features": np.maximum(drawn @ mixing, 0).astype(np.float32)}
                 steps.write_shard(number, columns, start=start, stop=stop, inputs={}, seconds=0, device="cpu", versions={})
                 keys.append(steps.done("shards", {})[number])
             items[name] = BoundRows(steps, steps.seal(0, rows, {}, keys), 0, rows)

@@ -11,7 +11,6 @@ from pydantic import ValidationError
 from dgflow.store.objects import StoreError
 from dgflow.store.receipts import CorruptObject, StepMismatch
 
-
 INTERRUPTED = 130  # exit status of a program that Ctrl-C ended
 
 

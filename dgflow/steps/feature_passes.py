@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from dgflow.store.shards import Columns
 
 SUMMED = 8_000  # rows an item of sums: blocks of 1,000 that add up to one node of their tree, 67 MB at 2048 and 2023 features
-QUERIES = 5_000  # rows an item of neighbours: 41 MB in float32 at 2048 features
+QUERIES = 2_500  # rows an item of neighbours: 20 MB in float32 at 2048 features, and 20 items of 50,000 samples
 KEPT = 2**29  # bytes of rows that a worker keeps between items instead of reading them again
 SUBSETS = 10  # subsets an item of kernel distances
 

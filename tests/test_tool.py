@@ -1,0 +1,432 @@
+"""`dgflow metrics` and `dgflow export` as a user types them: what is printed where, exit status, and one clear message for what went wrong.
+
+Where features are computed, it is in the test's own process, but for the last tests, which start Ray.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import tiny
+from inprocess import complete
+from parity import inception_recipe
+from PIL import Image
+
+from dgflow.cli import open_root, tool
+from dgflow.images.sources import open_images
+from dgflow.metrics.inception import InceptionV3
+from dgflow.networks.checkpoints import save_weights
+from dgflow.runtime.placement import Placement
+from dgflow.runtime.progress import Progress
+from dgflow.steps.step import Step
+from dgflow.store.objects import ObjectStore, StoreError
+
+NO_CLOUD = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "DGFLOW_", "RAY_"))}
+ADM = ("--protocol", "adm")
+
+
+class Called(NamedTuple):
+    status: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> dict:
+        """The object on the last line of standard output."""
+        return json.loads(self.stdout.splitlines()[-1])
+
+    @property
+    def error(self) -> str:
+        """The one message of a command that failed: no traceback, and nothing that could be taken for a result."""
+        assert self.status == 1, self.stderr
+        assert "Traceback" not in self.stderr and self.stdout == ""
+        (line,) = [line for line in self.stderr.splitlines() if line.startswith("error: ")]
+        return line
+
+
+@pytest.fixture
+def dgflow(monkeypatch, capsys, made, tmp_path):
+    """The command in this process and in a folder of its own; features are computed without Ray."""
+    monkeypatch.delenv("DGFLOW_ROOT", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(made / "cache"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("dgflow.steps.execute.execute", _without_ray)
+
+    def call(*arguments: object) -> Called:
+        monkeypatch.setattr(sys, "argv", ["dgflow", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            tool.main()
+        return Called(int(ended.value.code or 0), *capsys.readouterr())
+
+    return call
+
+
+def _without_ray(target: Step, store: ObjectStore, placement: Placement, progress: Progress) -> None:
+    complete(target, store)
+
+
+def write_statistics(path: Path, mean: float, variance: float, features: int = 4) -> Path:
+    np.savez(path, mu=np.full(features, mean), sigma=variance * np.eye(features))
+    return path
+
+
+def write_images(path: Path, count: int, seed: int) -> Path:
+    """Blocks of colours: noise alone looks all the same to the network."""
+    random = np.random.default_rng(seed)
+    blocks = random.integers(0, 256, (count, 4, 4, 3)).repeat(8, 1).repeat(8, 2)
+    np.savez(path, arr_0=(blocks // 2 + random.integers(0, 128, blocks.shape)).astype(np.uint8))
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder with `inception.safetensors` (random weights by recipe) and images `a.npz` and `b.npz`."""
+    folder = tmp_path_factory.mktemp("tool")
+    shapes = {name: tuple(values.shape) for name, values in InceptionV3().state_dict().items()}
+    (folder / "inception.safetensors").write_bytes(save_weights(inception_recipe.weights(7, shapes)))
+    write_images(folder / "a.npz", 6, seed=1)
+    write_images(folder / "b.npz", 5, seed=2)
+    return folder
+
+
+@pytest.fixture
+def statistics(tmp_path):
+    """Three files of statistics of four features: N(0, 1), N(1, 4) and N(2, 1)."""
+    return [
+        str(write_statistics(tmp_path / f"{name}.npz", mean, variance)) for name, mean, variance in (("x", 0, 1), ("y", 1, 4), ("z", 2, 1))
+    ]
+
+
+# Statistics against statistics: no network, no Ray.
+
+
+def test_statistics_against_statistics_give_the_closed_form_without_starting_ray(statistics, tmp_path):
+    program = (
+        "import sys; from dgflow.cli.tool import main\ntry: main()\nfinally: print('ray loaded:', 'ray' in sys.modules, file=sys.stderr)"
+    )
+    x, y, _ = statistics
+    found = subprocess.run(
+        [sys.executable, "-c", program, "metrics", x, y, *ADM, "--json"],
+        cwd=tmp_path,
+        env=NO_CLOUD,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert found.returncode == 0, found.stderr
+    assert found.stderr.splitlines()[-1] == "ray loaded: False"
+    assert json.loads(found.stdout.splitlines()[-1])["values"] == {"fid": pytest.approx(4 * 1 + 4 * (1 - 2) ** 2)}
+    assert (tmp_path / "runs" / "metrics" / "dgflow.json").exists()  # the root, where none is named
+
+
+def test_nothing_but_the_table_and_the_json_is_on_standard_output(dgflow, statistics):
+    found = dgflow("metrics", *statistics[:2], *ADM, "--json")
+    heading, line, *_, last = found.stdout.splitlines()
+    assert heading.split() == ["FID", "samples"] and set(line) == {"-"}
+    assert last.startswith("{") and "\n{" not in found.stdout.removesuffix(f"\n{last}\n")
+    assert "working" not in found.stdout
+
+
+def test_the_json_on_the_last_line_is_the_file_of_the_result(dgflow, statistics, tmp_path):
+    found = dgflow("metrics", *statistics[:2], *ADM, "--root", "root", "--json")
+    (file,) = (tmp_path / "root").glob("measure-*/data/*.json")
+    assert found.json == json.loads(file.read_text())
+
+
+def test_metrics_that_statistics_cannot_give_are_left_out_and_named(dgflow, statistics):
+    found = dgflow("metrics", *statistics[:2], *ADM, "--json")
+    notes = " ".join(found.json["notes"])
+    assert all(f"not measured: {name}, since" in notes for name in ("sFID", "IS", "precision", "recall", "F1"))
+    assert all(note.split(":")[0] in found.stdout for note in found.json["notes"])
+
+
+def test_the_environment_names_the_root(dgflow, statistics, tmp_path, monkeypatch):
+    monkeypatch.setenv("DGFLOW_ROOT", "elsewhere")
+    assert dgflow("metrics", *statistics[:2], *ADM).status == 0
+    assert (tmp_path / "elsewhere" / "dgflow.json").exists() and not (tmp_path / "runs").exists()
+
+
+# --against
+
+
+@pytest.mark.parametrize("kept", ["the last line", "all that was printed"])
+def test_against_prints_the_change(dgflow, statistics, tmp_path, kept):
+    x, y, z = statistics
+    before = dgflow("metrics", x, y, *ADM, "--json")
+    (tmp_path / "before").write_text(before.stdout.splitlines()[-1] if kept == "the last line" else before.stdout)
+    found = dgflow("metrics", z, y, *ADM, "--against", "before", "--json")
+    assert found.status == 0, found.stderr
+    rows = {line.split("  ")[0].strip(): line.split() for line in found.stdout.splitlines()[:6]}
+    assert rows["this result"][2] == rows["against"][1] == "8.000"
+    assert rows["change"][1] == "+0.000"
+    assert "provenance" in found.json  # of this result alone
+
+
+@pytest.mark.parametrize(
+    ("other", "named"), [(("--protocol", "edm"), "protocol: edm and adm"), ((*ADM, "--distances", "openai-float16"), "distances: ")]
+)
+def test_against_a_result_that_was_measured_otherwise_is_refused_before_work_begins(dgflow, statistics, tmp_path, other, named):
+    (tmp_path / "before").write_text(dgflow("metrics", *statistics[:2], *ADM, "--json").stdout)
+    found = dgflow("metrics", *statistics[:2], *other, "--against", "before", "--root", "fresh")
+    assert "measured alike" in found.error and named in found.error
+    assert not (tmp_path / "fresh").exists()
+
+
+def test_against_a_result_with_another_number_of_samples_or_reference_is_refused_before_work_begins(dgflow, statistics, made, tmp_path):
+    x, y, z = statistics
+    (tmp_path / "before").write_text(dgflow("metrics", x, y, *ADM, "--json").stdout)
+    assert "statistics_digest: " in dgflow("metrics", x, z, *ADM, "--against", "before", "--root", "fresh").error
+    images = dgflow("metrics", made / "a.npz", made / "b.npz", *ADM, "--against", "before", "--root", "fresh")
+    assert "n: 6 and None" in images.error and "reference_n: 5 and None" in images.error
+    assert not (tmp_path / "fresh").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00\xff", b"[]", b'{"values": {}}', b"table\nno json"])
+def test_against_a_file_that_is_no_result_names_it(dgflow, statistics, tmp_path, content):
+    (tmp_path / "before").write_bytes(content)
+    assert "before: expected " in dgflow("metrics", *statistics[:2], *ADM, "--against", "before").error
+
+
+# What a command line can have wrong
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["metrics", "a.npz"], "REFERENCE"),
+        (["metrics", "a.npz", "b.npz"], "--protocol"),
+        (["metrics", "a.npz", "b.npz", "--protocol", "fid"], "'adm', 'edm', 'clean'"),
+        (["metrics", "a.npz", "b.npz", *ADM, "--metric", "ssim"], "fid, sfid, is, precision, recall, f1, kid, found ssim"),
+        (["metrics", "a.npz", "b.npz", *ADM, "--against", "nowhere.json"], "nowhere.json"),
+        (["metrics", "a.npz", "b.npz", *ADM, "--wieghts", "x"], "--weights"),
+        (["metrics", "a.npz", "b.npz", *ADM, "--workers", "0"], "--workers"),
+        (["export", "a.npz"], "OUTPUT"),
+        (["export", "a.npz", "b.npz", "--format", "jpg"], "'npz', 'png', 'parquet'"),
+        (["metrisc"], "metrics"),
+    ],
+)
+def test_a_command_line_that_cannot_be_understood_ends_with_status_2(dgflow, arguments, named, tmp_path):
+    found = dgflow(*arguments)
+    assert found.status == 2 and found.stdout == ""
+    assert named in found.stderr and "Traceback" not in found.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def _write_sources(folder: Path) -> None:
+    images = np.zeros((3, 8, 8, 3), np.uint8)
+    np.savez(folder / "images.npz", arr_0=images)
+    np.savez(folder / "float.npz", arr_0=images / 255)
+    np.savez(folder / "latents.npz", arr_0=np.zeros((3, 4, 8, 8), np.uint8))
+    np.savez(folder / "empty.npz", arr_0=images[:0])
+    np.savez(folder / "half.npz", mu=np.zeros(4))
+    np.savez(folder / "other.npz", weights=np.zeros(4))
+    write_statistics(folder / "four.npz", 0, 1)
+    write_statistics(folder / "five.npz", 0, 1, features=5)
+    (folder / "damaged.npz").write_bytes((folder / "images.npz").read_bytes()[:-40])
+    (folder / "words.txt").write_text("words")
+    (folder / "folder").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("samples", "reference", "options", "named"),
+    [
+        ("nowhere.npz", "images.npz", [], ["nowhere.npz", "found no file", "correct the path"]),
+        ("images.npz", "nowhere", [], ["at nowhere, found nothing", "give an .npz"]),
+        ("float.npz", "images.npz", [], ["uint8", "arr_0 of float.npz", "float64", "save uint8"]),
+        ("latents.npz", "images.npz", [], ["(rows, height, width, 1 or 3)", "(3, 4, 8, 8)"]),
+        ("empty.npz", "images.npz", [], ["empty.npz", "(0, 8, 8, 3)"]),
+        ("damaged.npz", "images.npz", [], ["damaged.npz", "cut short"]),
+        ("other.npz", "images.npz", [], ["arr_0, samples", "['weights']"]),
+        ("words.txt", "images.npz", [], ["words.txt", "another kind"]),
+        ("folder", "images.npz", [], ["images or .parquet files in folder"]),
+        ("half.npz", "four.npz", [], ["mu and sigma together in half.npz"]),
+        ("five.npz", "four.npz", [], ["four.npz", "5 features", "found 4"]),
+        ("images.npz", "four.npz", [], ["four.npz", "2,048", "found 4"]),
+        ("four.npz", "four.npz", ["--metric", "is"], ["is cannot be measured", "four.npz holds statistics and no images"]),
+        ("images.npz", "four.npz", ["--metric", "kid"], ["kid cannot be measured", "the reference holds statistics"]),
+        ("images.npz", "images.npz", ["--weights", "inception"], ["inception-2015-12-05", ".safetensors", "'inception'"]),
+        ("images.npz[0:2]", "images.npz", [], ["a step's samples", "ROOT/STEP[start:stop]"]),
+        ("s3://key:topsecret@bucket/x.npz", "images.npz", [], ["credentials"]),
+    ],
+)
+def test_what_cannot_be_measured_is_one_message_before_a_root_is_made(dgflow, tmp_path, samples, reference, options, named):
+    _write_sources(tmp_path)
+    found = dgflow("metrics", samples, reference, *ADM, *options, "--root", "fresh")
+    assert all(part in found.error for part in named), found.error
+    assert "topsecret" not in found.stderr
+    assert not (tmp_path / "fresh").exists()
+
+
+def test_a_root_that_is_something_else_is_refused(dgflow, statistics, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.txt").write_text("meow")
+    assert "expected a dgflow root" in dgflow("metrics", *statistics[:2], *ADM, "--root", "photos").error
+    assert "is a file and not a folder" in dgflow("metrics", *statistics[:2], *ADM, "--root", "photos/cat.txt").error
+
+
+def test_a_weight_file_that_is_not_there_is_named(dgflow, made):
+    found = dgflow("metrics", made / "a.npz", made / "b.npz", *ADM, "--weights", "nowhere.pth")
+    assert "expected a weight file at" in found.error and "nowhere.pth" in found.error
+
+
+def test_weights_that_cannot_be_downloaded_say_where_to_put_them_by_hand_and_are_taken_from_there(dgflow, made, tmp_path, monkeypatch):
+    def fails(url: str, *_, **__) -> None:
+        raise StoreError(f"could not download {url}: no network")
+
+    monkeypatch.setattr("dgflow.weights.https.download", fails)
+    command = ("metrics", made / "a.npz", made / "a.npz", *ADM, "--metric", "f1", "--root", "my root")
+    found = dgflow(*command)
+    assert "no network" in found.error and "--weights FILE" in found.error
+    match = re.search(r"fetch that file elsewhere and put it at (.*?), or", found.error)
+    assert match
+    place = Path(match[1])
+    assert place.is_relative_to(tmp_path / "my root") and place.suffix == ".pth"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(b"<html>not the weights</html>")
+    assert f"from {place.as_uri()}, found a web page" in dgflow(*command).error
+
+
+# Images, in the features of a network with random weights
+
+
+@pytest.fixture(scope="module")
+def measured_root(made):
+    return made / "root"
+
+
+@pytest.fixture
+def measure(dgflow, made, measured_root):
+    """`dgflow metrics` with the random weights, in a root whose features the tests share."""
+
+    def call(samples: object, reference: object, *options: object) -> Called:
+        weights = ("--weights", made / "inception.safetensors", "--root", measured_root)
+        return dgflow("metrics", samples, reference, *weights, *(options or ADM), "--json")
+
+    return call
+
+
+def step_with_rows(root: Path, rows: int) -> str:
+    """The name of the step of features that has so many rows."""
+    (found,) = [path.parts[-3] for path in root.glob(f"features-*/manifests/0-{rows}-*.json")]
+    return found
+
+
+def test_samples_that_were_exported_are_the_reference_again(measure, dgflow, made, tmp_path):
+    assert dgflow("export", made / "a.npz", "again.npz").stdout == "6 images written to again.npz\n"
+    found = measure(made / "a.npz", "again.npz", *ADM, "--metric", "fid")
+    assert found.json["values"] == {"fid": pytest.approx(0, abs=1e-9)}
+    assert any("the same images" in line for line in found.json["warnings"])
+    assert "warning: samples and reference are the same images" in found.stdout
+
+
+def test_the_statistics_of_a_step_of_features_are_a_reference_with_the_same_fid_as_its_images(measure, dgflow, made, measured_root):
+    images = measure(made / "a.npz", made / "b.npz", *ADM, "--metric", "fid")
+    step = step_with_rows(measured_root, 5)
+    exported = dgflow("export", measured_root / step, "b-statistics.npz")
+    assert exported.stdout == "mu, sigma, mu_s, sigma_s of 5 samples written to b-statistics.npz\n"
+    found = measure(made / "a.npz", "b-statistics.npz", *ADM, "--metric", "fid")
+    assert found.json["values"]["fid"] == pytest.approx(images.json["values"]["fid"], rel=1e-10)
+    assert found.json["provenance"]["reference_digest"] is None and found.json["provenance"]["statistics_digest"]
+
+
+def test_exported_statistics_are_those_of_the_root_bit_for_bit(measure, dgflow, made, measured_root):
+    measure(made / "a.npz", made / "b.npz", *ADM, "--metric", "fid")
+    dgflow("export", measured_root / step_with_rows(measured_root, 5), "mine.npz")
+    kept = [np.load(path) for path in measured_root.glob("statistics-*/data/*.npz")]
+    (theirs,) = [arrays for arrays in kept if arrays["n"] == 5]
+    with np.load("mine.npz") as mine:
+        assert all(np.array_equal(mine[name], theirs[name]) for name in ("mu", "sigma", "mu_s", "sigma_s"))
+
+
+def test_pictures_of_several_sizes_can_be_measured(measure, made, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    with np.load(made / "a.npz") as arrays:
+        for number, image in enumerate(arrays["arr_0"][:4]):
+            Image.fromarray(image).resize((30 + number, 40)).save(tmp_path / "pictures" / f"{number}.jpg")
+    found = measure("pictures", made / "b.npz", *ADM, "--metric", "precision")
+    assert found.status == 0 and found.json["provenance"]["n"] == 4
+
+
+def test_a_step_of_a_run_is_measured_with_its_seed_and_indices(measure, made, tmp_path):
+    store = open_root(str(tmp_path / "run"))
+    step = tiny.discriminator(tiny.write_images(tmp_path / "real.npz"), epochs=1)  # which reads the first 64 samples
+    complete(step, store)
+    fakes = step.fake.step.name
+    found = measure(f"run/{fakes}[8:12]", made / "b.npz", *ADM, "--metric", "recall")
+    assert found.status == 0, found.stderr
+    it = found.json["provenance"]
+    assert (it["seed"], it["seeding"], it["start"], it["stop"], it["n"]) == (1, "counter", 8, 12, 4)
+    assert "seed 1, indices 8 to 11" in found.stdout
+
+
+@pytest.mark.parametrize("format", ["npz", "png", "parquet"])
+def test_every_format_of_an_export_holds_the_same_pixels(dgflow, made, tmp_path, format):
+    out = "out.npz" if format == "npz" else "out"
+    found = dgflow("export", made / "a.npz", out, "--format", format)
+    assert (found.status, found.stdout, found.stderr) == (0, f"6 images written to {out}\n", "")
+    assert np.array_equal(open_images(out).read(0, 6), np.load(made / "a.npz")["arr_0"])
+
+
+def test_an_export_leaves_what_is_there_as_it_was(dgflow, made, measured_root, measure, tmp_path):
+    (tmp_path / "out.npz").write_bytes(b"mine")
+    assert "found something there, which is not overwritten" in dgflow("export", made / "a.npz", "out.npz").error
+    measure(made / "a.npz", made / "b.npz", *ADM, "--metric", "precision")
+    features = measured_root / step_with_rows(measured_root, 5)
+    assert "found something there, which is not overwritten" in dgflow("export", features, "out.npz").error
+    assert [path.name for path in tmp_path.iterdir()] == ["out.npz"] and (tmp_path / "out.npz").read_bytes() == b"mine"
+
+
+def test_an_export_that_cannot_be_says_why(dgflow, made, measured_root, measure, tmp_path):
+    measure(made / "a.npz", made / "b.npz", *ADM, "--metric", "precision")
+    features = measured_root / step_with_rows(measured_root, 5)
+    assert "found the root of a run" in dgflow("export", measured_root, "out.npz").error
+    assert "expected --format npz for features" in dgflow("export", features, "out", "--format", "png").error
+    assert "a name that ends in .npz" in dgflow("export", features, "out.txt").error
+    assert "a name that ends in .npz" in dgflow("export", made / "a.npz", "out.txt").error
+    assert "holds [0:9]" in dgflow("export", f"{features}[0:9]", "out.npz").error
+    (tmp_path / "file").write_text("")
+    assert f"could not read or write {tmp_path / 'file'}" in dgflow("export", made / "a.npz", "file/out.npz").error
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+# With Ray, in a process of its own
+
+
+def test_ctrl_c_keeps_what_was_committed_and_the_same_command_does_only_what_is_missing(dgflow, made, tmp_path):
+    command = ["metrics", str(made / "a.npz"), str(made / "b.npz"), *ADM, "--metric", "precision", "--workers", "1", "--root", "root"]
+    command += ["--weights", str(made / "inception.safetensors")]
+    with (tmp_path / "stdout").open("w") as stdout, (tmp_path / "stderr").open("w") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dgflow", *command],
+            cwd=tmp_path,
+            env=NO_CLOUD | {"XDG_CACHE_HOME": str(made / "cache")},
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + 180
+        while not (done := list((tmp_path / "root").glob("features-*/shards/*.json"))):
+            assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "stderr").read_text()
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGINT)  # to all of them, as a terminal does
+        assert process.wait(timeout=60) == 130
+    finally:
+        if process.poll() is None:
+            process.kill()
+    errors = (tmp_path / "stderr").read_text()
+    assert (tmp_path / "stdout").read_text() == "" and "Traceback" not in errors
+    assert errors.splitlines()[-1].startswith("error: interrupted; what was committed stays")
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in done}
+    found = dgflow(*command, "--json")
+    assert found.status == 0, found.stderr
+    assert len(list((tmp_path / "root").glob("features-*/shards/*.json"))) == 2
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in done} == before
