@@ -127,6 +127,15 @@ def test_statistics_against_statistics_give_the_closed_form_without_starting_ray
     assert (tmp_path / "runs" / "metrics" / "dgflow.json").exists()  # the root, where none is named
 
 
+def test_a_published_reference_is_named_and_taken_from_where_a_person_put_it(dgflow, statistics, tmp_path):
+    placed = tmp_path / "root" / "weights" / "fid-cifar10-32x32" / "cifar10-32x32.npz"
+    assert dgflow("metrics", statistics[0], statistics[1], *ADM, "--root", tmp_path / "root").status == 0  # which makes the root
+    placed.parent.mkdir(parents=True)
+    placed.write_bytes(Path(statistics[2]).read_bytes())
+    found = dgflow("metrics", statistics[0], "fid-cifar10-32x32", *ADM, "--root", tmp_path / "root", "--json")
+    assert found.json["values"] == {"fid": pytest.approx(4 * 2**2)}
+
+
 def test_nothing_but_the_table_and_the_json_is_on_standard_output(dgflow, statistics):
     found = dgflow("metrics", *statistics[:2], *ADM, "--json")
     heading, line, *_, last = found.stdout.splitlines()

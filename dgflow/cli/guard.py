@@ -38,7 +38,7 @@ def guarded(call: Callable[[], Any]) -> int:
         return _said("interrupted; what was committed stays, the same command goes on from there", INTERRUPTED)
     except ValidationError as error:
         lines = [
-            f"{'.'.join(map(str, part['loc'])) or error.title}: {part['msg'].removeprefix('Value error, ')}" for part in error.errors()
+            f"{'.'.join(map(str, part['loc']))}: {part['msg'].removeprefix('Value error, ')}".removeprefix(": ") for part in error.errors()
         ]
         return _said("; ".join(lines), 1)
     except (ValueError, FloatingPointError, StepFailed, StoreError, CorruptObject, StepMismatch) as error:

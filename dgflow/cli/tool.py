@@ -43,7 +43,9 @@ def metrics(
     reference: Annotated[
         str,
         typer.Argument(
-            metavar="REFERENCE", help="What it is compared with: as SAMPLES. An .npz may hold mu, sigma [mu_s, sigma_s] and images."
+            metavar="REFERENCE",
+            help="What it is compared with: as SAMPLES; an .npz with mu, sigma [mu_s, sigma_s] too; or a published one, by its name: "
+            "fid-cifar10-32x32, fid-ffhq-64x64, adm-reference-imagenet-256.",
         ),
     ],
     protocol: Annotated[
@@ -92,13 +94,18 @@ def metrics(
     from dgflow.runtime.progress import Progress
     from dgflow.steps.comparison import check_may_compare, comparison
     from dgflow.steps.execute import execute, result_of
+    from dgflow.weights.catalogue import CATALOGUE
+    from dgflow.weights.fetch import fetch
 
     # What can be wrong is found before the first image goes through the network, as far as it can be.
     before = None if against is None else _earlier(against)
+    where = root or os.environ.get("DGFLOW_ROOT") or "runs/metrics"
+    if (published := CATALOGUE.get(reference)) is not None and published.format == "npz":
+        reference = str(fetch(open_root(where), published).path)
     target = comparison(samples, reference, protocol, weights=weights, metrics=metric, distances=distances)
     if before is not None:
         check_may_compare(target, before)
-    store = open_root(root or os.environ.get("DGFLOW_ROOT") or "runs/metrics")
+    store = open_root(where)
     try:
         execute(target, store, Placement(workers=workers, train_workers=None, num_gpus=num_gpus), Progress())
     except StoreError as error:

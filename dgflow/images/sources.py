@@ -139,9 +139,8 @@ def _open_folder(source: str, place: Place) -> Images:
         from dgflow.images.parquet import ParquetImages
 
         return ParquetImages(source, place, kinds[".parquet"])
-    there = (
-        ", ".join(f"{len(files):,} {kind} (such as {files[0]})" for kind, files in found.items())
-        or f"{len(names):,} files of no known kind"
+    there = ", ".join(f"{len(files):,} {kind} (such as {files[0]})" for kind, files in found.items()) or (
+        f"{len(names):,} files of no known kind" if names else "an empty folder"
     )
     raise ValueError(f"expected either images or .parquet files in {source}, found {there}; give one of {_FORMS}")
 

@@ -137,11 +137,15 @@ def frechet_distance(a: Moments | Gaussian, b: Moments | Gaussian) -> float:
 
 
 def _trace_sqrt_of_product(S_a: torch.Tensor, S_b: torch.Tensor) -> float:
-    L_a = cholesky_factor(S_a)
-    if L_a is not None and cholesky_factor(S_b) is not None:
-        return float(torch.linalg.eigvalsh(congruence(L_a, S_b), UPLO="L").clamp(min=0).sqrt().sum())
-    # Singular values, since the root of an eigenvalue that should be 0 would turn a rounding error of 1e-16 into one of 1e-8.
-    return float(torch.linalg.svdvals(low_rank_factor(S_a).T @ low_rank_factor(S_b)).sum())
+    L_a, L_b = cholesky_factor(S_a), cholesky_factor(S_b)
+    if L_a is None or L_b is None:
+        return float(torch.linalg.svdvals(low_rank_factor(S_a).T @ low_rank_factor(S_b)).sum())
+    eigenvalues = torch.linalg.eigvalsh(congruence(L_a, S_b), UPLO="L")
+    if eigenvalues[0] > len(S_a) * _ROUNDING * eigenvalues[-1]:
+        return float(eigenvalues.sqrt().sum())
+    # The root of an eigenvalue that is all rounding error would turn 1e-16 into 1e-8. Singular values do not; they take three times as
+    # long.
+    return float(torch.linalg.svdvals(L_a.T @ L_b).sum())
 
 
 def cholesky_factor(S: torch.Tensor) -> torch.Tensor | None:

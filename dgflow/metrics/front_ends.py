@@ -25,7 +25,7 @@ def prepare(images: Sequence[np.ndarray] | np.ndarray, front_end: FrontEndName, 
 
     Args:
         images: uint8 [H, W, 3], or [H, W, 1], which is repeated to three channels; in a list they may differ in size. Those of 299 x 299
-            pass through `adm` and `clean` unchanged; the rounding of `edm`'s grid moves them by up to 0.01 grey level, as it does there.
+            pass through `adm` and `clean` unchanged; the rounding of `edm`'s grid moves them by about 0.01 grey level, as it does there.
 
     Raises ValueError that names the first image of another dtype or shape, if there is none, or for another front end.
     """

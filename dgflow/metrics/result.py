@@ -215,12 +215,12 @@ def share_error(share: float, n: int) -> float:
 
 
 def subset_error(spread: float, subsets: int, subset_size: int, n: int) -> float | None:
-    """Standard error of KID, from the population standard deviation over random subsets of n samples; None if n does not exceed one.
+    """Standard error of KID, from the population standard deviation over random subsets of n samples; None for one subset, or n < 2 m.
 
     Subsets overlap, so spread / sqrt(subsets) is the error of choosing them and not of the samples. By Hoeffding's decomposition the
     variance over subsets of m of n samples is the variance over n fresh samples times (n - m) / m; the two add up. The reference's share
     of the spread counts as the samples', so this errs on the large side.
     """
-    if subsets < 2 or n <= subset_size:
+    if subsets < 2 or n < 2 * subset_size:
         return None
     return spread * math.sqrt(1 / (subsets - 1) + subset_size / (n - subset_size))

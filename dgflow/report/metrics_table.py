@@ -36,8 +36,9 @@ def metrics_table(result: MetricResult, against: MetricResult | None = None) -> 
     lines.append("")
     notes = [*_notes(result, against, shown, changes), *result.notes]
     notes += [note for note in against.notes if note not in notes] if against else []
-    warnings = [f"warning: {warning}" for warning in result.warnings]
-    warnings += [f"warning: of the row 'against': {warning}" for warning in against.warnings] if against else []
+    theirs = against.warnings if against else []
+    warnings = [f"warning: {'of both rows: ' if warning in theirs else ''}{warning}" for warning in result.warnings]
+    warnings += [f"warning: of the row 'against': {warning}" for warning in theirs if warning not in result.warnings]
     return "\n".join([*lines, *(line for note in [*notes, *warnings] for line in _wrapped(note))])
 
 

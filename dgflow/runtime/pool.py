@@ -16,11 +16,14 @@ from typing import Any
 
 import ray
 from ray import ObjectRef
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayTaskError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
 
 log = logging.getLogger(__name__)
 
 IN_FLIGHT = 2  # the second call waits in the worker's queue, so that it is never idle between items
+
+# Ray's memory monitor killed the worker (OutOfMemoryError is no RayActorError), or a result went with its node.
+_LOSSES = (RayActorError, RayTaskError, OutOfMemoryError, ObjectLostError)
 
 Work = Callable[[Any], Any]
 
@@ -109,10 +112,10 @@ class Pool:
                 reference, item = member.queue.popleft()
                 try:
                     result = ray.get(reference)
-                except (RayActorError, RayTaskError) as error:
+                except _LOSSES as error:
                     counted = not self._node_lost(member, error)
                     attempts[item] = attempts.get(item, 0) + counted
-                    if isinstance(error, RayActorError):
+                    if isinstance(error, RayActorError | OutOfMemoryError):
                         waiting.extendleft(queued for _, queued in member.queue)  # innocent: they had not begun
                         self._members.remove(member)
                     cause = error.cause if isinstance(error, RayTaskError) and isinstance(error.cause, Exception) else error
@@ -138,13 +141,14 @@ class Pool:
         try:
             ray.get(member.ready)
             member.node = _node_of(member.actor)
-        except RayActorError as error:
+        except _LOSSES as error:
             log.warning("a worker died before it was ready: %s", _first_line(error))
             self._members.remove(member)
             time.sleep(1)  # not a synchronisation: keeps a host that cannot start workers from being asked in a tight loop
 
     def _node_lost(self, member: _Member, error: BaseException) -> bool:
-        if not isinstance(error, ActorDiedError | ActorUnavailableError):
+        """Whether the worker's node is gone, and with it the worker, or a result that had been made."""
+        if not isinstance(error, ActorDiedError | ActorUnavailableError | ObjectLostError):
             return False
         return not any(node["Alive"] and node["NodeID"] == member.node for node in ray.nodes())
 

@@ -72,6 +72,8 @@ def summed(inputs: Bound, name: str, rows: int, columns: Sequence[str], split_si
         total = total + found
 
     spread(partial(_summing, inputs, name, tuple(columns), split_size), ranges(rows, SUMMED), take)
+    if (found := len(total.fact("label"))) != rows:
+        raise ValueError(f"expected {rows} rows of {name}, found {found}; run `verify` on the root")
     return total
 
 

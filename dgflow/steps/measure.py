@@ -107,6 +107,10 @@ class Measure(ResultStep):
             return f"{self.samples.title} holds statistics and no images"
         if metric in NEED_IMAGES and self.reference is None:
             return "the reference holds statistics and no images"
+        if metric in ("precision", "recall", "f1"):
+            fewest = min(part.rows for part in (self.samples, self.reference) if isinstance(part, Slice | ImageSet))
+            if fewest <= self.neighbours:
+                return f"{self.neighbours} nearest neighbours need more than {self.neighbours} images a side, and one has {fewest}"
         return ""
 
     def _features(self, part: Slice | ImageSet) -> Slice:

@@ -24,6 +24,8 @@ from dgflow.steps.shapes import data_shape
 from dgflow.steps.statistics import NAMES
 from dgflow.steps.step import Slice, Spread
 
+_FEW = 10  # samples a feature, below which the first order is a rough measure of a Fréchet distance's spread (`frechet_error`)
+
 
 def measured(step: Measure, inputs: Bound, spread: Spread) -> MetricResult:
     """The numbers, with what they depend on and what is odd about them."""
@@ -54,7 +56,7 @@ def measured(step: Measure, inputs: Bound, spread: Spread) -> MetricResult:
         spreads=spreads,
         provenance=_provenance(step, inputs),
         warnings=_warnings(step, inputs, sums),
-        notes=_notes(step),
+        notes=_notes(step, sums, errors),
     )
 
 
@@ -169,8 +171,15 @@ def _classes(step: Measure) -> int:
     return data_shape(step.samples.step).num_classes if isinstance(step.samples, Slice) else 0
 
 
-def _notes(step: Measure) -> list[str]:
+def _notes(step: Measure, sums: Sums | None, errors: Mapping[str, float | None]) -> list[str]:
     found = outside_protocol(step.yardstick, step.wanted)
+    for metric, column in FRECHET.items():
+        if sums is not None and errors.get(metric) is not None:
+            moments = sums.moments[column].total()
+            if moments.n < _FEW * len(moments.sum):
+                found.append(
+                    f"± of {HEADINGS[metric]} is rough with fewer than {_FEW} samples a feature: in trials 0.7 to 2 times the true spread"
+                )
     if step.metrics is None:
         left_out = {name: step.lacking(name) for name in step.yardstick.metrics if step.lacking(name)}
         found += [f"not measured: {HEADINGS[name]}, since {why}" for name, why in left_out.items()]

@@ -293,9 +293,7 @@ def read_step(store: ObjectStore, name: str) -> dict[str, Any] | None:
         return None
 
 
-def read_rows(
-    steps: StepStore, manifest: Manifest, start: int, stop: int, columns: Sequence[str] | None = None
-) -> Iterator[Columns]:
+def read_rows(steps: StepStore, manifest: Manifest, start: int, stop: int, columns: Sequence[str] | None = None) -> Iterator[Columns]:
     """The samples [start, stop) of a sealed slice, a shard at a time in index order, trimmed to the range.
 
     Raises ValueError for a range that the manifest does not hold; CorruptObject as `StepStore.read`.

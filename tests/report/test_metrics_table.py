@@ -89,7 +89,7 @@ def test_no_line_is_longer_than_140_characters_and_only_warnings_begin_with_the_
     lines = table.splitlines()
     assert max(map(len, lines)) <= 140
     assert [line for line in lines if line.startswith("warning: ")][1] == "warning: brief"
-    assert sum(line.startswith("warning: ") for line in lines) == 3
+    assert sum(line.startswith("warning: ") for line in lines) == 2
 
 
 def test_a_warning_cannot_steer_the_terminal():

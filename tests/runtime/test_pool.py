@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -142,3 +143,35 @@ def test_leaving_the_pool_gives_its_cpus_back(local_ray):
         run(pool, lambda: lambda item: item, range(2))
     with Pool(2) as other:  # would wait for ever for CPUs that the first one still holds
         assert run(other, lambda: lambda item: item, range(2))[0] == {0: 0, 1: 1}
+
+
+def test_an_item_that_takes_all_memory_is_given_up_and_the_others_are_done():
+    """Ray's memory monitor kills the worker, which is another error than its death. A Ray of its own, whose limit lies 1.5 GB above now."""
+    program = """
+import ray
+from dgflow.runtime.pool import Pool
+
+def share_in_use(more):
+    lines = dict(line.split(":") for line in open("/proc/meminfo"))
+    total, free = (int(lines[name].split()[0]) * 1024 for name in ("MemTotal", "MemAvailable"))
+    return (total - free + more) / total
+
+limit = {"memory_usage_threshold": share_in_use(1.5e9), "memory_monitor_refresh_ms": 100}
+ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1", _system_config=limit)
+
+def make():
+    def work(item):
+        if item == "large":
+            held = []
+            while True:
+                held.append(bytearray(b"x") * 10**8)
+        return item
+    return work
+
+done = []
+with Pool(1, attempts=2) as pool:
+    failures = pool.map(make, ["large", "a", "b"], lambda item, result: done.append(result))
+print(sorted(done), [(failure.item, failure.attempts, type(failure.error).__name__) for failure in failures])
+"""
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=300)
+    assert found.stdout.splitlines()[-1] == "['a', 'b'] [('large', 2, 'OutOfMemoryError')]"
