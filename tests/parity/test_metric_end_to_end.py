@@ -46,18 +46,19 @@ def test_fid_and_sfid_are_those_of_exact_arithmetic_on_openais_activations(measu
     values = measure().values
     assert values["fid"] == pytest.approx(PUBLISHED["exact_fid"], rel=1e-5)
     assert values["sfid"] == pytest.approx(PUBLISHED["exact_sfid"], rel=1e-5)
-    assert values["fid"] == pytest.approx(PUBLISHED["adm_fid"], rel=2e-4)  # its sqrtm errs where images are fewer than features
-    assert values["sfid"] == pytest.approx(PUBLISHED["adm_sfid"], rel=2e-4)
+    assert values["fid"] == pytest.approx(PUBLISHED["adm_fid"], rel=2e-4, abs=1e-3)  # its sqrtm errs where images are fewer than features
+    assert values["sfid"] == pytest.approx(PUBLISHED["adm_sfid"], rel=2e-4, abs=1e-3)
 
 
 def test_the_inception_score_is_openais(measure):
     assert measure().values["is"] == pytest.approx(PUBLISHED["inception_score"], rel=5e-6)
 
 
-def test_precision_and_recall_are_openais(measure):
+def test_precision_and_recall_are_openais_but_for_two_images(measure):
     values = measure("openai-float16").values
-    assert values["precision"] == pytest.approx(PUBLISHED["precision"], abs=1e-9)
-    assert values["recall"] == pytest.approx(PUBLISHED["recall"], abs=1e-9)
+    two_images = 2.01 / min(PUBLISHED["n_sample"], PUBLISHED["n_ref"])  # the network's rounding decides ties of float16 distances
+    assert values["precision"] == pytest.approx(PUBLISHED["precision"], abs=two_images)
+    assert values["recall"] == pytest.approx(PUBLISHED["recall"], abs=two_images)
 
 
 def test_the_result_says_what_it_depends_on(measure):

@@ -6,14 +6,15 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from parity.metric_goldens import ADM, FEATURE_CASES, FOLDER, RADII_CASES, TRUTH, features
+from parity.metric_goldens import ADM, FEATURE_CASES, FOLDER, RADII_CASES, TRUTH, features, having, longest_squared, openai_is_exact
 
 from dgflow.metrics.openai_distances import BLOCK_ROWS, distance_strips
 from dgflow.metrics.precision_recall import inside_any_ball_of, precision_recall, squared_radii_of
 
-ADM_CASES = [case for case in FEATURE_CASES if case in ADM["features"]]
-ADM_RADII_CASES = [case for case in ADM_CASES if (FOLDER / f"adm_radii_{case}.npz").exists()]
-ADM_IS_EXACT = {"duplicates_ties", "identical", "far", "fp16_overflow"}
+ADM_CASES = having("adm_precision", "adm_recall", library=ADM)
+ADM_RADII_CASES = [case for case in FEATURE_CASES if (FOLDER / f"adm_radii_{case}.npz").exists()]
+COUNTED_CASES = [case for case in RADII_CASES if case in having("exact_precision", "exact_recall")]
+WIDE = 512  # features; the products of more are added in another order than TensorFlow's
 E2E = [FOLDER / "e2e_activations.npz"] if (FOLDER / "e2e_activations.npz").exists() else []
 
 
@@ -33,14 +34,23 @@ def _openai_share_inside(queries: np.ndarray, centres: np.ndarray, radii: np.nda
     return float(np.concatenate([inside_any_ball_of(block, balls, distances="openai-float16") for block in blocks]).mean())
 
 
+def _is_float16(values: np.ndarray) -> bool:
+    limit = float(np.finfo(np.float16).max)
+    return bool((np.abs(values) <= limit).all() and (values == values.astype(np.float16)).all())
+
+
 @pytest.mark.parametrize("side", ["real", "fake"])
 @pytest.mark.parametrize("case", ADM_RADII_CASES)
 def test_openais_radii_are_equal(case, side):
-    # All are with the processors tried; another order of adding float32 products may move one in a thousand to the next float16 number.
     expected = np.load(FOLDER / f"adm_radii_{case}.npz")[f"{side}_radii_sq"]
     found = _openai_radii(case)[side].astype(np.float32)
-    assert (found != expected).sum() <= 1e-3 * len(found)
-    np.testing.assert_allclose(found, expected, rtol=2**-10)
+    is_half, is_wide = _is_float16(expected), features(case)[0].shape[1] > WIDE
+    if is_half and not is_wide:
+        # All are with the processors tried; another order of adding float32 products may move one in a thousand to the next float16 number.
+        assert (found != expected).sum() <= max(1, 1e-3 * len(found))
+        np.testing.assert_allclose(found, expected, rtol=2**-10)
+    else:  # differences of long vectors: a place of |x|^2, of both of them where that is float16, outweighs one of the distance
+        np.testing.assert_allclose(found, expected, rtol=0, atol=(2**-9 if is_half else 1e-6) * longest_squared(case))
 
 
 @pytest.mark.parametrize("case", ADM_CASES)
@@ -48,10 +58,11 @@ def test_openais_precision_and_recall_are_equal(case):
     (real, fake), radii = features(case), _openai_radii(case)
     for name, queries, centres, side in (("precision", fake, real, "real"), ("recall", real, fake, "fake")):
         found, expected = _openai_share_inside(queries, centres, radii[side]), ADM["features"][case][f"adm_{name}"]
-        assert found == pytest.approx(expected, abs=1e-9 if case in ADM_IS_EXACT else 1e-3)
+        one_image = 1.01 / len(queries) if real.shape[1] > WIDE else 0
+        assert found == pytest.approx(expected, abs=1e-9 if openai_is_exact(case) else max(1e-3, one_image))
 
 
-@pytest.mark.parametrize("case", ADM_CASES)
+@pytest.mark.parametrize("case", having("adm_block_first_is_fp16", library=ADM))
 def test_openais_first_block_is_float16_where_it_was(case):
     real, fake = (torch.from_numpy(rows[:BLOCK_ROWS]) for rows in features(case))
     _, distances = next(distance_strips(real, fake))
@@ -77,7 +88,7 @@ def test_radii_of_streamed_blocks_equal_the_float64_truth(case):
         np.testing.assert_allclose(np.concatenate(found), expected[f"{side}_radii_sq"], rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("case", RADII_CASES)
+@pytest.mark.parametrize("case", COUNTED_CASES)
 def test_precision_and_recall_of_streamed_blocks_count_exactly_what_float64_differences_give(case):
     (real, fake), truth = features(case), TRUTH["features"][case]
     stored = np.load(FOLDER / f"exact_radii_{case}.npz")
