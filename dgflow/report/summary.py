@@ -159,7 +159,9 @@ def notes(summary: Summary) -> list[str]:
         spread = "one sampling seed, so the spread is not known"
         if any(own_error(arm[metric]) is not None for arm in result["arms"].values() for metric in measured(result)):
             spread += ": ± is the standard error that the samples themselves tell"
-    lines = [f"{spread}; FID, sFID and KID: lower is better, the others: higher", *_references(summary, target)]
+    down = [METRICS[metric][0] for metric in measured(result) if metric in ("fid", "sfid", "kid")]
+    better = f"{', '.join(down)}: lower is better, the others: higher" if down else "higher is better"
+    lines = [f"{spread}; {better}", *_references(summary, target)]
     if target.floor is not None:
         nearest = "" if target.floor.rows == samples else f", the nearest n to the arms' {samples:,}"
         lines.append(f"{FLOOR}: {_images(target.floor)}, {_seen(summary, target.floor)}{nearest}")
