@@ -127,7 +127,7 @@ class S3Place:
 
     def request(self, attempted: str, call: Callable, may_lack: bool = False):
         """A call of s3fs with the store's repetitions and errors. Below its methods, whose keys are fewer than those that S3 allows."""
-        return self._store()._request(attempted, call, may_lack)
+        return self._store().request(attempted, call, may_lack)
 
     def _store(self) -> S3Store:
         if (store := _stores.get(self.url)) is None:

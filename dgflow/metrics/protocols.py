@@ -14,6 +14,8 @@ FrontEndName = Literal["adm", "edm", "clean"]
 Distances = Literal["exact", "openai-float16"]  # of precision and recall: float64, or rounded as OpenAI's evaluator rounds them
 
 METRICS: tuple[MetricName, ...] = get_args(MetricName)  # in the order of tables
+LOWER_IS_BETTER: tuple[MetricName, ...] = ("fid", "sfid", "kid")
+OF_NEIGHBOURS: tuple[MetricName, ...] = ("precision", "recall", "f1")
 HEADINGS: dict[str, str] = dict(zip(METRICS, ("FID", "sFID", "IS", "precision", "recall", "F1", "KID"), strict=True))
 
 

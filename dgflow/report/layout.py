@@ -6,15 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-METRICS = {
-    "fid": ("FID", 2),
-    "sfid": ("sFID", 2),
-    "is": ("IS", 2),
-    "precision": ("precision", 3),
-    "recall": ("recall", 3),
-    "f1": ("F1", 3),
-    "kid": ("KID", 5),
-}  # heading and decimals
+from dgflow.metrics.protocols import HEADINGS
+
+_DECIMALS = {"fid": 2, "sfid": 2, "is": 2, "precision": 3, "recall": 3, "f1": 3, "kid": 5}
+METRICS = {name: (heading, _DECIMALS[name]) for name, heading in HEADINGS.items()}  # heading and decimals
 
 
 def number(metric: str, value: float) -> str:

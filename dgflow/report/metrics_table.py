@@ -10,7 +10,7 @@ import math
 import textwrap
 from collections.abc import Mapping, Sequence
 
-from dgflow.metrics.protocols import CUSTOM, HEADINGS, METRICS
+from dgflow.metrics.protocols import CUSTOM, HEADINGS, LOWER_IS_BETTER, METRICS, OF_NEIGHBOURS
 from dgflow.metrics.result import NOISE, Change, MetricResult, Provenance, difference
 from dgflow.report.layout import aligned, printable
 
@@ -70,7 +70,7 @@ def _verdict(change: Change | None) -> str:
 
 def _notes(result: MetricResult, against: MetricResult | None, shown: Sequence[str], changes: dict[str, Change]) -> list[str]:
     it = result.provenance
-    down = [name for name in shown if name in ("fid", "sfid", "kid")]
+    down = [name for name in shown if name in LOWER_IS_BETTER]
     up = [name for name in shown if name not in down]
     better = "; ".join(f"{_listed(names)}: {word} is better" for names, word in ((down, "lower"), (up, "higher")) if names)
     made = [f"samples: {_samples(it)}"] if against is None else [f"this result: {_samples(it)}", f"against: {_samples(against.provenance)}"]
@@ -108,7 +108,7 @@ def _references(it: Provenance, shown: Sequence[str]) -> list[str]:
 
 def _settings(it: Provenance, shown: Sequence[str], spreads: Mapping[str, float]) -> list[str]:
     lines = []
-    if near := [name for name in shown if name in ("precision", "recall", "f1")]:
+    if near := [name for name in shown if name in OF_NEIGHBOURS]:
         distances = "exact distances" if it.distances == "exact" else "distances rounded to float16 as OpenAI's evaluator does"
         lines.append(f"{_listed(near)}: {it.k} nearest neighbours, {distances}")
     std = {name: f"; standard deviation over them {spread:.4g}" for name, spread in spreads.items()}

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from dgflow.metrics.protocols import LOWER_IS_BETTER
 from dgflow.report.layout import METRICS, aligned, duration, labels, mean_and_spread, number, own_error, parts
 from dgflow.steps.binding import Root
 from dgflow.steps.evaluate import Evaluate
@@ -159,7 +160,7 @@ def notes(summary: Summary) -> list[str]:
         spread = "one sampling seed, so the spread is not known"
         if any(own_error(arm[metric]) is not None for arm in result["arms"].values() for metric in measured(result)):
             spread += ": ± is the standard error that the samples themselves tell"
-    down = [METRICS[metric][0] for metric in measured(result) if metric in ("fid", "sfid", "kid")]
+    down = [METRICS[metric][0] for metric in measured(result) if metric in LOWER_IS_BETTER]
     better = f"{', '.join(down)}: lower is better, the others: higher" if down else "higher is better"
     lines = [f"{spread}; {better}", *_references(summary, target)]
     if target.floor is not None:

@@ -9,7 +9,7 @@ import numpy as np
 from dgflow.images.outputs import new_file
 from dgflow.images.sources import is_step, open_images
 from dgflow.images.write import export_images
-from dgflow.steps.statistics import NAMES
+from dgflow.steps.statistics import NAMES, arrays_of
 from dgflow.store.address import find_slice
 from dgflow.store.step_store import read_rows
 
@@ -38,14 +38,10 @@ def _export_statistics(sealed: Sealed, output: str) -> str:
         raise ValueError(f"expected a name that ends in .npz for statistics, found {output.rpartition('/')[2]!r}; correct the name")
     columns = [name for name in NAMES if name in sealed.steps.read_shard(sealed.manifest.entries[0])]
     found = {name: MomentsAccumulator() for name in columns}
-    arrays = {}
     with new_file(output) as file:  # opened first: that something is there already is told before the features are read
         for piece in read_rows(sealed.steps, sealed.manifest, sealed.start, sealed.stop, columns):
             for name, accumulator in found.items():
                 accumulator.add(piece[name])
-        for name, accumulator in found.items():
-            moments = accumulator.moments()
-            mean, covariance = NAMES[name]
-            arrays |= {mean: moments.mean, covariance: moments.covariance}
+        arrays = arrays_of({name: accumulator.moments() for name, accumulator in found.items()})
         np.savez(file, **arrays)  # type: ignore[arg-type]
     return f"{', '.join(arrays)} of {sealed.stop - sealed.start:,} samples written to {output}"

@@ -22,6 +22,7 @@ from dgflow.metrics.kernel_distance import polynomial_mmd2, subset_indices
 from dgflow.metrics.openai_distances import BLOCK_ROWS
 from dgflow.metrics.precision_recall import PrecisionRecall, inside_any_ball_of, squared_radii_of
 from dgflow.metrics.protocols import Distances
+from dgflow.metrics.rows import BLOCK_SIZE
 from dgflow.steps.step import Spread
 
 if TYPE_CHECKING:
@@ -39,6 +40,13 @@ def ranges(rows: int, size: int) -> list[tuple[int, int]]:
     return [(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 
+def _in_order(make: Callable[[], Callable[[tuple[int, int]], Any]], items: Sequence[tuple[int, int]], spread: Spread) -> list[Any]:
+    """What each item gives, in the order of the items."""
+    found: dict[tuple[int, int], Any] = {}
+    spread(make, items, found.__setitem__)
+    return [found[item] for item in items]
+
+
 @dataclass(frozen=True)
 class Sums:
     """What one pass gives.
@@ -54,6 +62,11 @@ class Sums:
         """Of the rows of both, which are different ones."""
         moments = {name: sums + other.moments[name] if name in other.moments else sums for name, sums in self.moments.items()}
         return Sums(other.moments | moments, self.scores + other.scores, self.facts | other.facts)
+
+    def totals(self) -> dict[str, Moments]:
+        """Moments of all rows, by column. Raises ValueError that names a block of rows that is missing."""
+        blocks = -(-len(self.fact("label")) // BLOCK_SIZE)
+        return {column: sums.total(blocks) for column, sums in self.moments.items()}
 
     def fact(self, column: str) -> np.ndarray:
         """One of the columns of `facts`, of all rows in order."""
@@ -97,13 +110,14 @@ def _summing(inputs: Bound, name: str, columns: tuple[str, ...], split_size: int
 
 def influence(inputs: Bound, name: str, rows: int, column: str, influence: FrechetInfluence, spread: Spread) -> BlockSums[InfluenceSums]:
     """The sums of the influence of every row of `column` on the Fréchet distance."""
-    total: list[BlockSums[InfluenceSums]] = []
+    total = BlockSums[InfluenceSums]()
 
     def take(_: Any, found: BlockSums[InfluenceSums]) -> None:
-        total[:] = [total[0] + found] if total else [found]
+        nonlocal total
+        total = total + found
 
     spread(partial(_influencing, inputs, name, column, influence), ranges(rows, SUMMED), take)
-    return total[0]
+    return total
 
 
 def _influencing(
@@ -133,10 +147,8 @@ class Population:
     @classmethod
     def at(cls, positions: np.ndarray, inputs: Bound, name: str, spread: Spread) -> Population:
         """The rows at `positions`, which ascend, held: for few of many, since finding them takes one look at every shard."""
-        found: dict[int, np.ndarray] = {}
         items = [(start, stop) for start, stop in ranges(int(positions[-1]) + 1, SUMMED) if len(_inside_of(positions, start, stop))]
-        spread(partial(_choosing, inputs, name, positions), items, lambda item, rows: found.update({item[0]: rows}))
-        return cls(inputs, name, len(positions), np.concatenate([found[start] for start in sorted(found)]))
+        return cls(inputs, name, len(positions), np.concatenate(_in_order(partial(_choosing, inputs, name, positions), items, spread)))
 
     def pieces(self, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
         """The features of its rows [start, stop), shard by shard."""
@@ -195,10 +207,8 @@ def neighbours(real: Population, fake: Population, k: int, distances: Distances,
     size = BLOCK_ROWS if distances == "openai-float16" else QUERIES
 
     def over(work: Callable[..., Any], population: Population, *arguments: Any) -> np.ndarray:
-        found: dict[int, np.ndarray] = {}
         make = partial(work, population, *arguments, distances)
-        spread(make, ranges(population.rows, size), lambda item, result: found.update({item[0]: result}))
-        return np.concatenate([found[start] for start in sorted(found)])
+        return np.concatenate(_in_order(make, ranges(population.rows, size), spread))
 
     real_radii, fake_radii = over(_radii, real, k), over(_radii, fake, k)
     return PrecisionRecall(
@@ -228,10 +238,8 @@ def _inside(
 
 def kernel_distances(real: Population, fake: Population, subsets: int, subset_size: int, seed: int, spread: Spread) -> np.ndarray:
     """The unbiased squared MMD of every subset, in their order."""
-    found: dict[int, list[float]] = {}
     make = partial(_kernel, real, fake, subsets, subset_size, seed)
-    spread(make, ranges(subsets, SUBSETS), lambda item, result: found.update({item[0]: result}))
-    return np.array([value for start in sorted(found) for value in found[start]])
+    return np.concatenate(_in_order(make, ranges(subsets, SUBSETS), spread))
 
 
 def _kernel(real: Population, fake: Population, subsets: int, subset_size: int, seed: int) -> Callable[[tuple[int, int]], list[float]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 
 from dgflow.metrics.checks import check_apart
-from dgflow.metrics.protocols import CUSTOM, HEADINGS, PROTOCOLS, Distances, MetricName, Protocol, chosen
+from dgflow.metrics.protocols import CUSTOM, HEADINGS, OF_NEIGHBOURS, PROTOCOLS, Distances, MetricName, Protocol, chosen
 from dgflow.steps.features import Features, title_of
 from dgflow.steps.image_set import ImageSet, StatisticsFile
 from dgflow.steps.statistics import Statistics
@@ -20,7 +20,7 @@ FRECHET = {"fid": "features", "sfid": "spatial"}
 """Metric to the column of `Features` whose Fréchet distance it is."""
 INCEPTIONS = {"fid": 2048, "sfid": 2023}
 """The width of these columns where Inception makes them."""
-NEED_IMAGES = ("precision", "recall", "f1", "kid")
+NEED_IMAGES = (*OF_NEIGHBOURS, "kid")
 """Metrics for which statistics of the reference are not enough."""
 
 
@@ -107,7 +107,7 @@ class Measure(ResultStep):
             return f"{self.samples.title} holds statistics and no images"
         if metric in NEED_IMAGES and self.reference is None:
             return "the reference holds statistics and no images"
-        if metric in ("precision", "recall", "f1"):
+        if metric in OF_NEIGHBOURS:
             fewest = min(part.rows for part in (self.samples, self.reference) if isinstance(part, Slice | ImageSet))
             if fewest <= self.neighbours:
                 return f"{self.neighbours} nearest neighbours need more than {self.neighbours} images a side, and one has {fewest}"

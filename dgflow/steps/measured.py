@@ -12,7 +12,7 @@ from dgflow.metrics import checks
 from dgflow.metrics.frechet import Gaussian, Moments, frechet_distance
 from dgflow.metrics.frechet_error import FrechetInfluence
 from dgflow.metrics.inception_score import InceptionScore
-from dgflow.metrics.protocols import HEADINGS, PROTOCOLS, outside_protocol
+from dgflow.metrics.protocols import HEADINGS, OF_NEIGHBOURS, PROTOCOLS, outside_protocol
 from dgflow.metrics.result import MetricResult, Provenance, share_error, split_error, subset_error
 from dgflow.runtime.environment import versions
 from dgflow.steps.binding import Bound, BoundRows
@@ -33,17 +33,18 @@ def measured(step: Measure, inputs: Bound, spread: Spread) -> MetricResult:
     errors: dict[str, float | None] = {}
     spreads: dict[str, float] = {}
     sums = None if isinstance(step.samples, StatisticsFile) else _sums(step, inputs, step.samples.rows, spread)
+    moments = {} if sums is None else sums.totals()
     for metric, column in FRECHET.items():
         if metric in step.wanted:
-            values[metric], errors[metric] = _frechet(step, inputs, sums, column, spread)
+            values[metric], errors[metric] = _frechet(step, inputs, metric, moments.get(column), spread)
     if sums is not None:
         assert not isinstance(step.samples, StatisticsFile)
         if "is" in step.wanted:
             score = InceptionScore.of(sums.scores.total())
             values["is"], spreads["is"] = score.mean, score.std
             errors["is"] = split_error(score.std, len(score.per_split))
-        if set(step.wanted) & {"precision", "recall", "f1"}:
-            shared = neighbours(*_populations(step, inputs, _manifold(step), spread), step.neighbours, step.distances, spread)
+        if set(step.wanted) & set(OF_NEIGHBOURS):
+            shared = neighbours(*_populations(step, inputs, _manifold_size(step), spread), step.neighbours, step.distances, spread)
             values |= {"precision": shared.precision, "recall": shared.recall, "f1": shared.f1}
             errors["precision"] = share_error(shared.precision, step.samples.rows)
         if "kid" in step.wanted:
@@ -55,8 +56,8 @@ def measured(step: Measure, inputs: Bound, spread: Spread) -> MetricResult:
         errors={name: error for name, error in errors.items() if name in step.wanted},
         spreads=spreads,
         provenance=_provenance(step, inputs),
-        warnings=_warnings(step, inputs, sums),
-        notes=_notes(step, sums, errors),
+        warnings=[] if sums is None else _warnings(step, inputs, sums, moments),
+        notes=_notes(step, moments, errors),
     )
 
 
@@ -65,43 +66,41 @@ def _sums(step: Measure, inputs: Bound, rows: int, spread: Spread) -> Sums:
     return summed(inputs, "samples", rows, [*columns, *(["logits"] if "is" in step.wanted else [])], step.yardstick.split_size, spread)
 
 
-def _frechet(step: Measure, inputs: Bound, sums: Sums | None, column: str, spread: Spread) -> tuple[float, float | None]:
-    """The Fréchet distance in `column`, and its standard error; None where that is not known."""
-    reference = _reference(step, inputs, column)
-    if sums is None:
+def _frechet(step: Measure, inputs: Bound, metric: str, moments: Moments | None, spread: Spread) -> tuple[float, float | None]:
+    """A Fréchet distance and its standard error, None where that is not known. `moments` are the samples', None of statistics alone."""
+    reference = _reference(step, inputs, metric)
+    if moments is None:
         assert isinstance(step.samples, StatisticsFile)
-        return frechet_distance(_gaussian(step.samples.read(), column, step.samples.title), reference), None
-    moments: Moments = sums.moments[column].total()
-    checks.check_statistics(len(reference.mean), len(moments.mean), HEADINGS["fid" if column == "features" else "sfid"])
+        return frechet_distance(_gaussian(step.samples.read(), metric, step.samples.title), reference), None
+    checks.check_statistics(len(reference.mean), len(moments.mean), HEADINGS[metric])
     distance = frechet_distance(moments, reference)
     try:
         found = FrechetInfluence.of(moments, reference)
     except ValueError:  # too few samples, of which there is a warning already
         return distance, None
-    return distance, influence(inputs, "samples", moments.n, column, found, spread).total().standard_error
+    return distance, influence(inputs, "samples", moments.n, FRECHET[metric], found, spread).total().standard_error
 
 
-def _reference(step: Measure, inputs: Bound, column: str) -> Gaussian:
+def _reference(step: Measure, inputs: Bound, metric: str) -> Gaussian:
     if step.statistics is not None:
-        return _gaussian(step.statistics.read(), column, step.statistics.title)
+        return _gaussian(step.statistics.read(), metric, step.statistics.title)
     with np.load(io.BytesIO(inputs.result("statistics")), allow_pickle=False) as arrays:
-        return _gaussian(arrays, column, "the reference")
+        return _gaussian(arrays, metric, "the reference")
 
 
-def _manifold(step: Measure) -> np.ndarray | None:
-    """Positions of the reference's images for precision and recall, where a protocol takes fewer than there are; None: all."""
+def _manifold_size(step: Measure) -> int:
+    """How many of the reference's images precision and recall take: all, where a protocol does not take fewer."""
     assert step.reference is not None
-    size = step.yardstick.manifold_images
-    if size is None or step.reference.rows <= size:
-        return None
-    # A folder is in the order of its classes, so the first ones would not do.
-    return np.sort(np.random.RandomState(0).permutation(step.reference.rows)[:size])
+    return min(step.reference.rows, step.yardstick.manifold_images or step.reference.rows)
 
 
-def _populations(step: Measure, inputs: Bound, manifold: np.ndarray | None, spread: Spread) -> tuple[Population, Population]:
+def _populations(step: Measure, inputs: Bound, size: int, spread: Spread) -> tuple[Population, Population]:
+    """`size` images of the reference, and the samples."""
     assert step.reference is not None and not isinstance(step.samples, StatisticsFile)
-    whole = Population(inputs, "reference", step.reference.rows)
-    real = whole if manifold is None else Population.at(manifold, inputs, "reference", spread)
+    real = Population(inputs, "reference", step.reference.rows)
+    if size < real.rows:  # a folder is in the order of its classes, so the first ones would not do
+        chosen = np.random.RandomState(0).permutation(real.rows)[:size]
+        real = Population.at(np.sort(chosen), inputs, "reference", spread)
     return real, Population(inputs, "samples", step.samples.rows)
 
 
@@ -113,7 +112,8 @@ def _kid_subset_size(step: Measure) -> int:
 
 def _kid(step: Measure, inputs: Bound, spread: Spread) -> np.ndarray:
     """The kernel distance of every subset."""
-    real, fake = _populations(step, inputs, None, spread)
+    assert step.reference is not None
+    real, fake = _populations(step, inputs, step.reference.rows, spread)
     return kernel_distances(real, fake, step.yardstick.kid_subsets, _kid_subset_size(step), step.yardstick.kid_seed, spread)
 
 
@@ -143,20 +143,16 @@ def _provenance(step: Measure, inputs: Bound) -> Provenance:
     )
 
 
-def _warnings(step: Measure, inputs: Bound, sums: Sums | None) -> list[str]:
-    if sums is None:
-        return []
+def _warnings(step: Measure, inputs: Bound, sums: Sums, moments: Mapping[str, Moments]) -> list[str]:
     assert not isinstance(step.samples, StatisticsFile)
     protocol = PROTOCOLS.get(step.yardstick.name)
     found: list[str] = []
     for metric, column in FRECHET.items():
         if metric in step.wanted:
-            width = len(sums.moments[column].total().sum)
-            found += [line for line in checks.sample_count(step.samples.rows, width, protocol, HEADINGS[metric]) if line not in found]
-    if set(step.wanted) & {"precision", "recall", "f1"}:
-        manifold = _manifold(step)
-        assert step.reference is not None
-        found += checks.manifold_count(step.reference.rows if manifold is None else len(manifold), protocol)
+            counted = checks.sample_count(step.samples.rows, len(moments[column].sum), protocol, HEADINGS[metric])
+            found += [line for line in counted if line not in found]
+    if set(step.wanted) & set(OF_NEIGHBOURS):
+        found += checks.manifold_count(_manifold_size(step), protocol)
     labels = sums.fact("label")
     found += checks.class_balance(labels, _classes(step) or int(labels.max()) + 1)
     found += checks.constant_images(np.flatnonzero(sums.fact("constant")).tolist(), step.samples.rows)
@@ -171,23 +167,20 @@ def _classes(step: Measure) -> int:
     return data_shape(step.samples.step).num_classes if isinstance(step.samples, Slice) else 0
 
 
-def _notes(step: Measure, sums: Sums | None, errors: Mapping[str, float | None]) -> list[str]:
+def _notes(step: Measure, moments: Mapping[str, Moments], errors: Mapping[str, float | None]) -> list[str]:
     found = outside_protocol(step.yardstick, step.wanted)
     for metric, column in FRECHET.items():
-        if sums is not None and errors.get(metric) is not None:
-            moments = sums.moments[column].total()
-            if moments.n < _FEW * len(moments.sum):
-                found.append(
-                    f"± of {HEADINGS[metric]} is rough with fewer than {_FEW} samples a feature: in trials 0.7 to 2 times the true spread"
-                )
+        if errors.get(metric) is not None and moments[column].n < _FEW * len(moments[column].sum):
+            found.append(
+                f"± of {HEADINGS[metric]} is rough with fewer than {_FEW} samples a feature: in trials 0.7 to 2 times the true spread"
+            )
     if step.metrics is None:
-        left_out = {name: step.lacking(name) for name in step.yardstick.metrics if step.lacking(name)}
+        left_out = {name: why for name in step.yardstick.metrics if (why := step.lacking(name))}
         found += [f"not measured: {HEADINGS[name]}, since {why}" for name, why in left_out.items()]
-    if set(step.wanted) & {"precision", "recall", "f1"} and _manifold(step) is not None:
-        assert step.reference is not None and step.yardstick.manifold_images is not None
+    if set(step.wanted) & set(OF_NEIGHBOURS) and step.reference is not None and _manifold_size(step) < step.reference.rows:
         found.append(
-            f"precision and recall use {step.yardstick.manifold_images:,} of the reference's {step.reference.rows:,} images, drawn once "
-            "for all by a fixed seed"
+            f"precision and recall use {_manifold_size(step):,} of the reference's {step.reference.rows:,} images, drawn once for all by a "
+            "fixed seed"
         )
     return found
 
@@ -217,10 +210,8 @@ def _digest(inputs: Bound, name: str, part: Slice | ImageSet | StatisticsFile) -
     return item.manifest.inputs["samples"]
 
 
-def _gaussian(arrays: Mapping[str, np.ndarray], column: str, where: str) -> Gaussian:
-    mean, covariance = NAMES[column]
+def _gaussian(arrays: Mapping[str, np.ndarray], metric: str, where: str) -> Gaussian:
+    mean, covariance = NAMES[FRECHET[metric]]
     if mean not in arrays or covariance not in arrays:
-        raise ValueError(
-            f"{where}: expected {mean} and {covariance} for {'FID' if column == 'features' else 'sFID'}, found {sorted(arrays)}"
-        )
+        raise ValueError(f"{where}: expected {mean} and {covariance} for {HEADINGS[metric]}, found {sorted(arrays)}")
     return Gaussian(arrays[mean], arrays[covariance])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -12,6 +13,7 @@ from dgflow.steps.features import Features, title_of
 from dgflow.steps.step import ResultStep, Slice, Spread
 
 if TYPE_CHECKING:
+    from dgflow.metrics.frechet import Moments
     from dgflow.steps.binding import Bound
 
 NAMES = {"features": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
@@ -46,11 +48,15 @@ class Statistics(ResultStep):
         from dgflow.steps.feature_passes import summed
 
         sums = summed(inputs, "features", self.features.rows, self.columns, 1000, spread)
-        arrays = {"n": np.int64(self.features.rows)}
-        for column, (mean, covariance) in NAMES.items():
-            if column in sums.moments:
-                moments = sums.moments[column].total()
-                arrays |= {mean: moments.mean, covariance: moments.covariance}
         file = io.BytesIO()
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+        np.savez(file, n=np.int64(self.features.rows), **arrays_of(sums.totals()))  # type: ignore[arg-type]
         return file.getvalue()
+
+
+def arrays_of(moments: Mapping[str, Moments]) -> dict[str, np.ndarray]:
+    """Mean and covariance by the names of `NAMES`, of moments by column."""
+    found = {}
+    for column, (mean, covariance) in NAMES.items():
+        if column in moments:
+            found |= {mean: moments[column].mean, covariance: moments[column].covariance}
+    return found

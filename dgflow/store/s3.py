@@ -64,7 +64,7 @@ class S3Store:
     def get(self, key: str) -> bytes:
         path = f"{self._bucket}/{self._root}{check_key(key)}"
         # One request, not s3fs's HEAD and ranges: receipts are many and small.
-        data = self._request(f"read {key}", lambda fs: fs.cat_file(path, max_concurrency=1), may_lack=True)
+        data = self.request(f"read {key}", lambda fs: fs.cat_file(path, max_concurrency=1), may_lack=True)
         if data is None:
             raise FileNotFoundError(f"no object {key!r} in {self.url}")
         return data
@@ -77,7 +77,7 @@ class S3Store:
 
     def put(self, key: str, data: bytes) -> None:
         path = f"{self._bucket}/{self._root}{check_key(key)}"
-        self._request(f"write {key}", lambda fs: fs.pipe_file(path, data))
+        self.request(f"write {key}", lambda fs: fs.pipe_file(path, data))
 
     def create(self, key: str, data: bytes) -> bool:
         check_new(key, data)
@@ -96,7 +96,7 @@ class S3Store:
             return True
 
         try:
-            return self._request(f"create {key}", attempt) or self._written_by(writer, key)
+            return self.request(f"create {key}", attempt) or self._written_by(writer, key)
         except StoreError:
             with contextlib.suppress(StoreError):
                 if self._written_by(writer, key):
@@ -126,7 +126,7 @@ class S3Store:
         """The replies to a listing of the keys that begin with `folder`, 1,000 keys each."""
         more: dict[str, str] | None = {}
         while more is not None:
-            page = self._request(
+            page = self.request(
                 attempted,
                 lambda fs, more=more: fs.call_s3("list_objects_v2", Bucket=self._bucket, Prefix=folder, **options, **more),
             )
@@ -135,7 +135,7 @@ class S3Store:
 
     def delete(self, key: str) -> None:
         name = self._root + check_key(key)
-        self._request(f"delete {key}", lambda fs: fs.call_s3("delete_object", Bucket=self._bucket, Key=name), may_lack=True)
+        self.request(f"delete {key}", lambda fs: fs.call_s3("delete_object", Bucket=self._bucket, Key=name), may_lack=True)
 
     def _written_by(self, writer: str, key: str) -> bool:
         found = self._head(key)
@@ -143,9 +143,9 @@ class S3Store:
 
     def _head(self, key: str) -> dict[str, Any] | None:
         name = self._root + check_key(key)
-        return self._request(f"look up {key}", lambda fs: fs.call_s3("head_object", Bucket=self._bucket, Key=name), may_lack=True)
+        return self.request(f"look up {key}", lambda fs: fs.call_s3("head_object", Bucket=self._bucket, Key=name), may_lack=True)
 
-    def _request(self, attempted: str, call: Callable[[s3fs.S3FileSystem], Any], may_lack: bool = False) -> Any:
+    def request(self, attempted: str, call: Callable[[s3fs.S3FileSystem], Any], may_lack: bool = False) -> Any:
         """Make a request, repeating it after errors that pass. `may_lack`: return None where there is no such object."""
         filesystem = self._filesystem()
         for pause in (*BACK_OFF, None):
