@@ -23,9 +23,11 @@ lint: .venv/dev
 	@$(PYTHON) -m venv .venv
 	@touch $@
 
+.venv/digits: EXTRAS = digits,dit
+.venv/dev: EXTRAS = dev
 .venv/digits .venv/dev: .venv/python pyproject.toml constraints.txt
-	@echo "installing dgflow[$(@F)] with the versions of constraints.txt into .venv (some 7 GB, a few minutes)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(@F)]'
+	@echo "installing dgflow[$(EXTRAS)] with the versions of constraints.txt into .venv (some 7 GB, a few minutes)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	@touch $@
 
 clean:

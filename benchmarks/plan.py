@@ -19,7 +19,7 @@ def main() -> None:
     options = parser.parse_args()
 
     from dgflow import ADMEncoder, Generate, ImportImages, SongUNet, TrainDiscriminator, TrainScore
-    from dgflow.report.texts import plan_table
+    from dgflow.report.plan_text import plan_table
     from dgflow.runtime.environment import versions
     from dgflow.steps.binding import Root
     from dgflow.steps.plan import plan
@@ -34,7 +34,11 @@ def main() -> None:
 
     root = Root(store)
     made = {"seconds": 1.0, "device": "cpu", "versions": versions()}
-    inputs = real.outside_inputs()
+    listing = real.listing_step()
+    steps = root.steps(listing)
+    steps.declare(listing.document())
+    listed = steps.commit("results", 0, b"listing", suffix=listing.suffix, rows_sha256=sha256_hex(b"listing"), inputs={}, **made)
+    inputs = {"listing": listed.rows_sha256}
     blank = {"label": np.zeros(500, np.int64), "image": np.zeros((500, 16, 16, 1), np.uint8)}
     steps = root.steps(real)
     steps.declare(real.document())

@@ -4,6 +4,8 @@ What a recipe needs is here. Importing it, building a recipe and planning one lo
 """
 
 from dgflow.cli import main
+from dgflow.steps.decode import Decode
+from dgflow.steps.encode import Encode
 from dgflow.steps.evaluate import Evaluate
 from dgflow.steps.features import Features
 from dgflow.steps.generate import Generate
@@ -24,12 +26,15 @@ from dgflow.steps.network_specs import (
     SongUNet,
 )
 from dgflow.steps.official import official
+from dgflow.steps.own_networks import OwnDenoiser, OwnFeatures
 from dgflow.steps.presets import adm_gpp, dit_gpp, edm_gpp
 from dgflow.steps.pretrained import Pretrained
+from dgflow.steps.published_reference import PublishedStatistics, reference
 from dgflow.steps.sampler_specs import DDIM, DDPM, RK45, EDMAblation, Heun
-from dgflow.steps.train_classifier import TrainClassifier
+from dgflow.steps.train_classifier import TrainClassifier, published_classifier
 from dgflow.steps.train_discriminator import TrainDiscriminator
 from dgflow.steps.train_score import TrainScore
+from dgflow.steps.vae_specs import NVAE, StableDiffusionVAE
 
 __version__ = "0.1.0"
 
@@ -42,11 +47,13 @@ __all__ = [
     "DDIM",
     "DDPM",
     "DDPMUNet",
+    "Decode",
     "DhariwalUNet",
     "DiT",
     "Discriminator",
     "DiscriminatorGuidance",
     "EDMAblation",
+    "Encode",
     "Evaluate",
     "Features",
     "Generate",
@@ -57,9 +64,14 @@ __all__ = [
     "LSGMPrior",
     "Measure",
     "NCSNpp",
+    "NVAE",
+    "OwnDenoiser",
+    "OwnFeatures",
     "Pretrained",
+    "PublishedStatistics",
     "RK45",
     "SongUNet",
+    "StableDiffusionVAE",
     "StatisticsFile",
     "Switch",
     "TrainClassifier",
@@ -70,4 +82,6 @@ __all__ = [
     "edm_gpp",
     "main",
     "official",
+    "published_classifier",
+    "reference",
 ]

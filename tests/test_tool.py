@@ -409,6 +409,7 @@ def test_an_export_that_cannot_be_says_why(dgflow, made, measured_root, measure,
 # With Ray, in a process of its own
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_was_committed_and_the_same_command_does_only_what_is_missing(dgflow, made, tmp_path):
     command = ["metrics", str(made / "a.npz"), str(made / "b.npz"), *ADM, "--metric", "precision", "--workers", "1", "--root", "root"]
     command += ["--weights", str(made / "inception.safetensors")]

@@ -7,6 +7,17 @@ import typer
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on the last line of standard output.")]
 Workers = Annotated[
     int | None,
-    typer.Option(min=1, help="Processes that make samples and features. By default one a CPU, or a GPU.", show_default=False),
+    typer.Option(
+        min=1,
+        help="Processes that make samples and features. By default one a GPU for networks, where there are any, and else one a CPU.",
+        show_default=False,
+    ),
 ]
-NumGpus = Annotated[float, typer.Option(min=0, help="GPUs of each process; a fraction shares one.")]
+NumGpus = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        help="GPUs of each process that runs networks; a fraction shares one, 0 computes on the CPU. By default 1 where there are any.",
+        show_default=False,
+    ),
+]

@@ -27,8 +27,18 @@ Root = Annotated[
         help="Where everything is kept: a folder or s3://bucket/prefix. By default $DGFLOW_ROOT, else runs/NAME.", show_default=False
     ),
 ]
+Smoke = Annotated[
+    bool,
+    typer.Option(
+        "--smoke",
+        help="The same recipe at toy size, on random weights and made images, in a root of its own (runs/NAME-smoke).",
+    ),
+]
 TrainWorkers = Annotated[
-    int | None, typer.Option(min=1, help="Processes that train together. By default one a CPU, or a GPU.", show_default=False)
+    int | None,
+    typer.Option(
+        min=1, help="Processes that train together. By default one a GPU or CPU, as many as divide the batch.", show_default=False
+    ),
 ]
 
 
@@ -60,10 +70,15 @@ def application(workflow: Callable[..., Step], name: str) -> typer.Typer:
 
         def call(**options: Any) -> int:
             given = {parameter.name: options.pop(parameter.name) for parameter in recipe}
-            root = options.pop("root") or os.environ.get("DGFLOW_ROOT") or f"runs/{name}"
-            return body(workflow(**given), open_root(root), **options)
+            root, smoke = options.pop("root"), options.pop("smoke")
+            root = root or (os.environ.get("DGFLOW_ROOT") or f"runs/{name}").rstrip("/") + ("-smoke" if smoke else "")
+            target, store = workflow(**given), open_root(root, smoke)
+            return body(_at_toy_size(target, store, write=body is _run) if smoke else target, store, **options)
 
-        parameters = [inspect.Parameter("root", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Root)]
+        parameters = [
+            inspect.Parameter("root", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Root),
+            inspect.Parameter("smoke", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Smoke),
+        ]
         parameters += [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own + recipe]
         vars(call)["__signature__"] = inspect.Signature(parameters)
         call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -82,13 +97,24 @@ def _recipe_option(parameter: inspect.Parameter) -> inspect.Parameter:
     return parameter.replace(annotation=Annotated[kind, option])
 
 
+def _at_toy_size(target: Step, store: ObjectStore, write: bool) -> Step:
+    """What is done in the place of `target` in a smoke run; `write` puts what it reads from outside into its root."""
+    from dgflow.steps.smoke import smoke
+
+    found = smoke(target, store.url)
+    print("smoke run: toy networks with random weights on made images; its numbers compare with nothing", flush=True)
+    if write:
+        found.write(store)
+    return found.target
+
+
 def _run(
     target: Step,
     store: ObjectStore,
     json: AsJson = False,
     workers: Workers = None,
     train_workers: TrainWorkers = None,
-    num_gpus: NumGpus = 0.0,
+    num_gpus: NumGpus = None,
 ) -> int:
     """Do what is missing, print the table, write report.html. Stopped anywhere, the same command goes on from there."""
     from dgflow.report import page, summary
@@ -106,15 +132,42 @@ def _run(
     return 0
 
 
-def _plan(target: Step, store: ObjectStore, json: AsJson = False) -> int:
-    """Show for every step what is there, what would be done, and why. Starts nothing."""
-    from dgflow.report import texts
+def _plan(
+    target: Step,
+    store: ObjectStore,
+    json: AsJson = False,
+    device: Annotated[str | None, typer.Option(help="Count hours of this device, such as h100 or l4.", show_default=False)] = None,
+    pilot: Annotated[bool, typer.Option("--pilot", help="Time one batch of everything on this machine, and count hours of it.")] = False,
+    price: Annotated[float | None, typer.Option(min=0, help="Money for an hour of the device.", show_default=False)] = None,
+    utilisation: Annotated[
+        float | None, typer.Option(help="Share of the device's peak that is reached. By default 0.35, an assumption.", show_default=False)
+    ] = None,
+) -> int:
+    """Show for every step what is there, what would be done, why, and what it takes. Starts nothing, and needs neither data nor weights.
+
+    With --device or --pilot also parameters, hours and, with --price, money.
+    """
+    from dgflow.report.plan_text import plan_json, plan_table
     from dgflow.steps.plan import plan
 
-    plans = plan(target, store)
-    print(texts.plan_table(plans, store))
+    if device is not None and pilot:
+        raise typer.BadParameter("expected --device or --pilot, found both: one counts for a device, the other times this machine")
+    if price is not None and device is None and not pilot:
+        raise typer.BadParameter("expected --device NAME or --pilot with --price, found neither: it is the price of an hour of a device")
+    if utilisation is not None and device is None:
+        raise typer.BadParameter("expected --device NAME with --utilisation, found none: it is a share of a device's peak")
+    plans, costs = plan(target, store), None
+    if device is not None:
+        from dgflow.steps.estimates import UTILISATION, counted
+
+        costs = counted(plans, device, utilisation=UTILISATION if utilisation is None else utilisation, price=price)
+    elif pilot:
+        from dgflow.steps.estimates import piloted
+
+        costs = piloted(plans, lambda line: print(line, file=sys.stderr), price=price)
+    print(plan_table(plans, store, costs))
     if json:
-        print_json(texts.plan_json(plans, store))
+        print_json(plan_json(plans, store, costs))
     return 0
 
 

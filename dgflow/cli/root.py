@@ -2,16 +2,17 @@
 
 import json
 
+from dgflow.steps.smoke_root import check_root
 from dgflow.store.objects import ObjectStore, open_store
 
 ROOT_FORMAT = 1
 
 
-def open_root(url: str) -> ObjectStore:
-    """The store at `url`.
+def open_root(url: str, smoke: bool = False) -> ObjectStore:
+    """The store at `url`, a smoke run's or a real one's.
 
     Raises:
-        ValueError: the place holds something else than a dgflow root, or one of another format.
+        ValueError: the place holds something else than a dgflow root, one of another format or of the other kind.
         StoreError: it cannot be reached, or may not be written.
     """
     store = open_store(url)
@@ -26,10 +27,11 @@ def open_root(url: str) -> ObjectStore:
                 "give an empty or a new folder, as in --root runs/mine"
             ) from None
         store.create("dgflow.json", wanted)
-        return store
+        found = wanted
     if found != wanted:
         raise ValueError(
             f"expected a root of format {ROOT_FORMAT} at {store.url}, found {found[:80]!r}; "
             "use another root, or the version of dgflow that wrote it"
         )
+    check_root(store, smoke)
     return store

@@ -85,7 +85,7 @@ def metrics(
         ),
     ] = None,
     workers: Workers = None,
-    num_gpus: NumGpus = 0.0,
+    num_gpus: NumGpus = None,
     json: AsJson = False,
 ) -> int:
     """FID, sFID, Inception score, precision, recall, F1 and KID of SAMPLES against REFERENCE, equal to the standard evaluators'."""

@@ -41,6 +41,8 @@ EVALUATION_LEVEL = 7
 """As LEVEL, for losses on held-out data, whose draws are the same in every epoch."""
 EVALUATION_NOISE = 8
 """As NOISE, for losses on held-out data."""
+POSTERIOR = 9
+"""The unit normal of a latent that is drawn from an encoder's posterior."""
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)

@@ -18,7 +18,9 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from dgflow.images.digests import pixels_sha256
+from dgflow.images.listing import Listing
 from dgflow.images.places import Place
+from dgflow.store.identity import fingerprint
 
 IMAGE_NAMES = ("arr_0", "samples", "image")
 """OpenAI's, another that is used, and dgflow's own."""
@@ -70,6 +72,15 @@ class NpzFile:
     def names(self) -> list[str]:
         """Names of the arrays, as in the file."""
         return [name.removesuffix(".npy") for name in self._archive.namelist() if name.endswith(".npy")]
+
+    def checksums(self) -> dict[str, int]:
+        """CRC-32 of the arrays, as the directory has them: nothing is read."""
+        return {entry.filename: entry.CRC for entry in self._archive.infolist()}
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self._file.seek(0, 2)
 
     def header(self, name: str) -> Header:
         """Raises ValueError for a member that is no array of numbers, or not of the size that its header says."""
@@ -146,8 +157,8 @@ class NpzImages:
     seeding: None = None
     first_index: int | None = None
 
-    def __init__(self, source: str, place: Place) -> None:
-        """Reads the header and the labels. Raises ValueError where there are no images, or images of another form."""
+    def __init__(self, source: str, place: Place, labelled: bool = True) -> None:
+        """Reads the header and the labels, if wanted. Raises ValueError where there are no images, or images of another form."""
         self.source = source
         self._npz = NpzFile(source, place)
         names = self._npz.names
@@ -158,8 +169,17 @@ class NpzImages:
         self._header = header = self._npz.header(self._name)
         self._shape = _image_shape(header, f"{self._name} of {source}")
         self.rows = self._shape[0]
-        label = next((name for name in _LABEL_NAMES[self._name] if name in names), None)
+        label = next((name for name in _LABEL_NAMES[self._name] if name in names), None) if labelled else None
         self.labels = None if label is None else as_labels(self._npz.array(label), self.rows, f"{label} of {source}")
+
+    def listing(self) -> Listing:
+        """For an import."""
+        return Listing("npz", self.rows, (("", self._npz.size),), labels=self.labels, digest=self.listed_digest)
+
+    @property
+    def listed_digest(self) -> str:
+        """Of the checksums in the file's directory: no values are read."""
+        return fingerprint(self._npz.checksums())
 
     @property
     def digest(self) -> str:

@@ -44,8 +44,37 @@ def lay_out(names: Sequence[str], labels_json: bytes | None, source: str) -> Lay
     else:
         first = None
     if labels_json is not None:
-        return Layout(names, _listed_labels(names, labels_json, source), first)
-    return Layout(names, None if index is not None else _folder_labels(names), first)
+        return Layout(names, listed_labels(names, labels_json, source), first)
+    return Layout(names, None if index is not None else folder_classes(names)[0], first)
+
+
+def folder_classes(names: Sequence[str]) -> tuple[np.ndarray | None, list[str]]:
+    """Labels (int64 [rows]) and class names from paths: the first sub-folder below what all share; alphabetical. None, [] without any."""
+    parts = [name.split("/")[:-1] for name in names]
+    while all(parts) and len({part[0] for part in parts}) == 1:
+        parts = [part[1:] for part in parts]
+    if not all(parts):
+        return None, []
+    classes = sorted({part[0] for part in parts})
+    number = {name: place for place, name in enumerate(classes)}
+    return np.array([number[part[0]] for part in parts], np.int64), classes
+
+
+def listed_labels(names: Sequence[str], labels_json: bytes, source: str) -> np.ndarray | None:
+    """Labels (int64 [rows]) of files from a `dataset.json`; None where it says that there are none. Raises ValueError as `lay_out`."""
+    try:
+        found = json.loads(labels_json)["labels"]
+        if found is None:
+            return None
+        labels = {name: label for name, label in found}
+        if not all(type(labels[name]) is int for name in names):
+            raise ValueError("labels that are not whole numbers")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f'expected {{"labels": [["PATH", NUMBER], ...]}} with every file in dataset.json of {source}, found {type(error).__name__}'
+            f" ({str(error)[:120]}); correct or remove that file"
+        ) from error
+    return np.array([labels[name] for name in names], np.int64)
 
 
 def ordered(index: np.ndarray, source: str, names: Sequence[str] | None = None) -> tuple[np.ndarray, int]:
@@ -98,32 +127,6 @@ def _indices(names: Sequence[str]) -> np.ndarray | None:
     one_folder = len({name.rpartition("/")[0] for name in names}) == 1
     mostly_there = 2 * len(index) > index.max() - index.min()
     return index if numbered or (one_folder and mostly_there) else None
-
-
-def _folder_labels(names: Sequence[str]) -> np.ndarray | None:
-    parts = [name.split("/")[:-1] for name in names]
-    while all(parts) and len({part[0] for part in parts}) == 1:
-        parts = [part[1:] for part in parts]
-    if not all(parts):
-        return None
-    classes = {name: number for number, name in enumerate(sorted({part[0] for part in parts}))}
-    return np.array([classes[part[0]] for part in parts], np.int64)
-
-
-def _listed_labels(names: Sequence[str], labels_json: bytes, source: str) -> np.ndarray | None:
-    try:
-        found = json.loads(labels_json)["labels"]
-        if found is None:
-            return None
-        labels = {name: label for name, label in found}
-        if not all(type(labels[name]) is int for name in names):
-            raise ValueError("labels that are not whole numbers")
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f'expected {{"labels": [["PATH", NUMBER], ...]}} with every file in dataset.json of {source}, found {type(error).__name__}'
-            f" ({str(error)[:120]}); correct or remove that file"
-        ) from error
-    return np.array([labels[name] for name in names], np.int64)
 
 
 def _shown(values: Sequence[int] | np.ndarray, count: int) -> str:

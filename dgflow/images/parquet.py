@@ -20,11 +20,15 @@ from dgflow.images.order import ordered
 from dgflow.images.pictures import decode_picture
 from dgflow.images.places import Place
 
+IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp")
+"""What data sets call the column of images; the first that is there."""
+LABEL_NAMES = ("label", "labels", "fine_label", "cls")
+
 _BLOCK = 64  # rows that are held, besides their row group, while a digest is made
 
 
 class ParquetImages:
-    """Images in the column `image`: uint8 tensors of one shape, or pictures as bytes or as `{bytes, path}`."""
+    """Images in the column `image` (or `img`, ...): uint8 tensors of one shape, or pictures as bytes or as `{bytes, path}`."""
 
     seed: int | None = None
     seeding: None = None
@@ -42,11 +46,13 @@ class ParquetImages:
         starts, parts, forms = [0], [], []
         for number, name in enumerate(self._names):
             file = self._open(number)
-            forms.append(_form(file.schema_arrow, self._where(name)))
+            forms.append(form_of(file.schema_arrow, self._where(name)))
             for group in range(file.num_row_groups):
                 self._groups.append((number, group))
                 starts.append(starts[-1] + file.metadata.row_group(group).num_rows)
-            parts.append(self._read(number, None, [each for each in ("index", "label") if each in file.schema_arrow.names]))
+            label = label_column(file.schema_arrow)
+            part = self._read(number, None, [each for each in ("index", label) if each and each in file.schema_arrow.names])
+            parts.append(part.rename_columns(["label" if each == label else each for each in part.column_names]))
         if len(set(forms)) > 1 or len({tuple(part.column_names) for part in parts}) > 1:
             found = " and ".join(
                 sorted({f"{form or 'pictures'} with {part.column_names}" for form, part in zip(forms, parts, strict=True)})
@@ -57,7 +63,7 @@ class ParquetImages:
         self.rows = starts[-1]
         if not self.rows:
             raise ValueError(f"expected images in {source}, found no rows")
-        columns = {name: _numbers(parts, name, source) for name in parts[0].column_names}
+        columns = {name: numbers(parts, name, source) for name in parts[0].column_names}
         self._order, self.first_index = np.arange(self.rows), None
         if "index" in columns:
             self._order, self.first_index = ordered(columns["index"], source)
@@ -100,18 +106,9 @@ class ParquetImages:
 
     def _load(self, group: int) -> Sequence[Any] | np.ndarray:
         """A row group's images: an array, or a list of bytes."""
-        column = self._read(*self._groups[group], ["image"]).column("image").combine_chunks()
-        chunk = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
-        if self._shape is not None:
-            return chunk.to_numpy_ndarray()
-        cells = (chunk.field("bytes") if pa.types.is_struct(chunk.type) else chunk).to_pylist()
-        if None in cells:
-            row = self._starts[group] + cells.index(None)
-            raise ValueError(
-                f"expected the pictures themselves in {self.source}, found only a path or nothing in row {row}; save them with their bytes"
-                " (in datasets: embed_external_files=True)"
-            )
-        return cells
+        number, place = self._groups[group]
+        name = image_column(self._open(number).schema_arrow, self.source)
+        return cells_of(self._read(number, place, [name]).column(0), self._shape, self.source, int(self._starts[group]))
 
     def _open(self, number: int) -> pq.ParquetFile:
         """Keeps the last one open: rows in order need one at a time."""
@@ -137,12 +134,42 @@ class ParquetImages:
         return f"{self.source}: {name}" if name else self.source
 
 
-def _form(schema: pa.Schema, where: str) -> tuple[int, int, int] | None:
+def image_column(schema: pa.Schema, where: str) -> str:
+    """The name of the column of images. Raises ValueError where there is none."""
+    for name in IMAGE_NAMES:
+        if name in schema.names:
+            return name
+    hint = ": these are latents; decode them first" if "latent" in schema.names else ""
+    raise ValueError(f"expected a column image (or {', '.join(IMAGE_NAMES[1:])}) in {where}, found {schema.names}{hint}")
+
+
+def label_column(schema: pa.Schema) -> str | None:
+    return next((name for name in LABEL_NAMES if name in schema.names), None)
+
+
+def cells_of(column: pa.ChunkedArray, shape: tuple[int, int, int] | None, source: str, first: int) -> Sequence[Any] | np.ndarray:
+    """What a column of images holds: an array of tensors, or a list of bytes; `first` is the row of its first.
+
+    Raises:
+        ValueError: a picture that is only a path.
+    """
+    whole = column.combine_chunks()
+    chunk = whole.chunk(0) if isinstance(whole, pa.ChunkedArray) else whole
+    if shape is not None:
+        return chunk.to_numpy_ndarray()
+    cells = (chunk.field("bytes") if pa.types.is_struct(chunk.type) else chunk).to_pylist()
+    if None in cells:
+        raise ValueError(
+            f"expected the pictures themselves in {source}, found only a path or nothing in row {first + cells.index(None)}; save them with"
+            " their bytes (in datasets: embed_external_files=True)"
+        )
+    return cells
+
+
+def form_of(schema: pa.Schema, where: str) -> tuple[int, int, int] | None:
     """[H, W, C] of tensors, None for pictures."""
-    if "image" not in schema.names:
-        hint = ": these are latents; decode them first" if "latent" in schema.names else ""
-        raise ValueError(f"expected a column image in {where}, found {schema.names}{hint}")
-    kind = schema.field("image").type
+    name = image_column(schema, where)
+    kind = schema.field(name).type
     if isinstance(kind, pa.FixedShapeTensorType):
         shape = tuple(kind.shape)
         shape = (*shape, 1) if len(shape) == 2 else shape
@@ -150,14 +177,14 @@ def _form(schema: pa.Schema, where: str) -> tuple[int, int, int] | None:
             return shape  # pyright: ignore[reportReturnType]
     elif _is_binary(kind) or (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 and _is_binary(kind.field("bytes").type)):
         return None
-    raise ValueError(f"expected uint8 images [H, W, 1 or 3], or pictures as bytes, in the column image of {where}, found {kind}")
+    raise ValueError(f"expected uint8 images [H, W, 1 or 3], or pictures as bytes, in the column {name} of {where}, found {kind}")
 
 
 def _is_binary(kind: pa.DataType) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
-def _numbers(parts: Sequence[pa.Table], name: str, source: str) -> np.ndarray:
+def numbers(parts: Sequence[pa.Table], name: str, source: str) -> np.ndarray:
     column = pa.chunked_array([chunk for part in parts for chunk in part.column(name).chunks], parts[0].column(name).type)
     if not pa.types.is_integer(column.type) or column.null_count:
         found = f"{column.null_count:,} empty cells of {column.type}" if column.null_count else str(column.type)

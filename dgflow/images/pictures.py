@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
@@ -26,6 +26,8 @@ def decode_picture(data: bytes, name: str) -> np.ndarray:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
             pixels = _as_grey_or_rgb(image)
+    except UnidentifiedImageError:  # whose own text names a place in memory, another each time
+        raise ValueError(f"expected an image at {name}, found what cannot be used (a file of another kind); mend or remove it") from None
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise ValueError(f"expected an image at {name}, found what cannot be used ({error}); mend or remove it") from error
     return pixels[:, :, None] if pixels.ndim == 2 else pixels

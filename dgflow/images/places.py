@@ -39,6 +39,10 @@ class Place(Protocol):
         """Of a folder: the paths of all files below it, relative, with `/`, sorted; hidden ones left out."""
         ...
 
+    def sizes(self) -> dict[str, int]:
+        """Of a folder: as `files`, with their bytes."""
+        ...
+
     def open(self, name: str = "") -> io.BufferedReader:
         """The file, or the file `name` of the folder, for reading and seeking. Raises FileNotFoundError."""
         ...
@@ -48,15 +52,15 @@ class Place(Protocol):
         ...
 
 
-def open_place(source: str) -> Place:
-    """The place of a path, a `file:///path` or an `s3://bucket/key`. No request is made here.
+def open_place(source: str, folder: str = "") -> Place:
+    """The place of a path (a relative one below `folder`), a `file:///path` or an `s3://bucket/key`. No request is made here.
 
     Raises:
         ValueError: another scheme, or a url that carries credentials (it is not repeated).
     """
     scheme, separator, rest = source.partition("://")
     if not separator:
-        return LocalPlace(source)
+        return LocalPlace(os.path.join(folder, os.path.expanduser(source)))
     if scheme == "memory":
         raise ValueError("expected a path, file:///path or s3://bucket/key, found memory://, which holds steps only: add [start:stop]")
     open_store(source)  # refuses other schemes, and urls with credentials in them
@@ -77,6 +81,32 @@ class LocalPlace:
             folders[:] = [name for name in folders if not name.startswith(".")]
             found += [(Path(folder) / name).relative_to(self.path).as_posix() for name in names]
         return sorted(filter(is_shown, found))
+
+    def sizes(self) -> dict[str, int]:
+        found: dict[str, int] = {}
+        level = [""]
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="list") as pool:  # on a network disk every look waits for an answer
+            while level:
+                below: list[str] = []
+                for folders, files in pool.map(self._scan, level):
+                    below += folders
+                    found |= files
+                level = below
+        return dict(sorted(found.items()))
+
+    def _scan(self, folder: str) -> tuple[list[str], dict[str, int]]:
+        """The folders and the files directly in a folder."""
+        folders, files = [], {}
+        with os.scandir(self.path / folder) as entries:
+            for entry in entries:
+                name = f"{folder}/{entry.name}" if folder else entry.name
+                if entry.name.startswith(".") or entry.name == "__MACOSX":
+                    continue
+                if entry.is_dir():
+                    folders.append(name)
+                else:
+                    files[name] = entry.stat().st_size
+        return folders, files
 
     def open(self, name: str = "") -> io.BufferedReader:
         descriptor = os.open(self.path / name, os.O_RDONLY | os.O_CLOEXEC)
@@ -105,7 +135,10 @@ class S3Place:
         return "folder" if page.get("Contents") else None
 
     def files(self) -> list[str]:
-        return [entry.key for entry in self._store().list("") if is_shown(entry.key)]
+        return list(self.sizes())
+
+    def sizes(self) -> dict[str, int]:
+        return {entry.key: entry.bytes for entry in self._store().list("") if is_shown(entry.key)}
 
     def open(self, name: str = "") -> io.BufferedReader:
         key = self._key(name)

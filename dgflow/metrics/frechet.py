@@ -138,8 +138,9 @@ def frechet_distance(a: Moments | Gaussian, b: Moments | Gaussian) -> float:
 
 def _trace_sqrt_of_product(S_a: torch.Tensor, S_b: torch.Tensor) -> float:
     L_a, L_b = cholesky_factor(S_a), cholesky_factor(S_b)
-    if L_a is None or L_b is None:
-        return float(torch.linalg.svdvals(low_rank_factor(S_a).T @ low_rank_factor(S_b)).sum())
+    if L_a is None or L_b is None:  # any factors do
+        A, B = (low_rank_factor(S) if L is None else L for S, L in ((S_a, L_a), (S_b, L_b)))
+        return float(torch.linalg.svdvals(A.T @ B).sum())
     eigenvalues = torch.linalg.eigvalsh(congruence(L_a, S_b), UPLO="L")
     if eigenvalues[0] > len(S_a) * _ROUNDING * eigenvalues[-1]:
         return float(eigenvalues.sqrt().sum())

@@ -14,6 +14,7 @@ import numpy as np
 
 from dgflow.report.summary import Summary
 from dgflow.steps.binding import Root
+from dgflow.steps.decode import origin
 from dgflow.steps.evaluate import Evaluate
 from dgflow.steps.step import SampleStep, Slice
 from dgflow.store.objects import ObjectStore
@@ -35,7 +36,8 @@ def grids(summary: Summary, store: ObjectStore) -> dict[str, Any]:
         shown_parts.append(("real (reference)", target.reference))
     for name, part in shown_parts:
         is_arm = part is not target.reference
-        seed = getattr(part.step, "seed", None) if is_arm else None
+        drawn = origin(part)
+        seed = getattr(drawn.step, "seed", None) if is_arm else None
         item: dict[str, Any] = {"name": name, "caption": "", "uri": "", "problem": ""}
         try:
             shown = _first_images(part, summary, store)
@@ -45,7 +47,7 @@ def grids(summary: Summary, store: ObjectStore) -> dict[str, Any]:
             images, own = shown
             item |= _png(images)
             item["caption"] = (
-                f"{f'seed {seed}, ' if seed is not None else ''}indices {part.start} to {part.start + len(images) - 1}{item['shrunk']}"
+                f"{f'seed {seed}, ' if seed is not None else ''}indices {drawn.start} to {drawn.start + len(images) - 1}{item['shrunk']}"
             )
             item["alt"] = f"Grid of the first {len(images)} images of {name}, {item['caption']}"
             if is_arm:
@@ -53,7 +55,7 @@ def grids(summary: Summary, store: ObjectStore) -> dict[str, Any]:
         elif not item["problem"]:
             item["problem"] = "not made yet"
         if is_arm:
-            begins.add((seed, part.start))
+            begins.add((seed, drawn.start))
         items.append(item)
     paired = len(labels) == len(target.arms) > 1 and len(begins) == 1 and all(own == labels[0] for own in labels)
     return {"items": items, "paired": paired}

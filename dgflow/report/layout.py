@@ -61,6 +61,17 @@ def labels(steps: Iterable[tuple[str, str]]) -> list[str]:
     return [title if times[title] == 1 else f"{title} ({name.rpartition('-')[2][:6]})" for title, name in pairs]
 
 
+def row_labels(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The labels of rows with a `title` and a `name`, printable."""
+    return [printable(label) for label in labels((row["title"], row["name"]) for row in rows)]
+
+
+def evenly(keys: Sequence[str], count: int) -> list[str]:
+    """At most `count` of the keys, evenly spaced."""
+    count = min(count, len(keys))
+    return [keys[position * len(keys) // count] for position in range(count)]
+
+
 def printable(text: str) -> str:
     """One line without control characters: what a worker on another host wrote must not steer a terminal."""
     return "".join(character if character.isprintable() else " " for character in text)

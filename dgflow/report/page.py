@@ -21,6 +21,7 @@ from dgflow.report.texts import failures
 from dgflow.steps.binding import Root
 from dgflow.steps.evaluate import Evaluate
 from dgflow.steps.plan import StepPlan
+from dgflow.steps.smoke_root import is_smoke_run
 from dgflow.steps.step import PLACEMENT, SampleStep, Step, TrainStep, Weights
 from dgflow.store.objects import ObjectStore
 from dgflow.store.receipts import Receipt
@@ -44,7 +45,7 @@ def render(target: Step, store: ObjectStore) -> str:
     receipts = [receipt for made in summary.receipts.values() for receipt in made]
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8")).render(
-        title=f"Evaluation of {_listed(list(target.arms))}" if isinstance(target, Evaluate) else target.title,
+        title=_title(target, store),
         target=target.name,
         root=store.url,
         commits=f"{_utc(min(r.created for r in receipts))} to {_utc(max(r.created for r in receipts))}" if receipts else "",
@@ -58,6 +59,11 @@ def render(target: Step, store: ObjectStore) -> str:
         steps=[_details(made, summary, store) for made in summary.plans],
         environments=_environments(summary),
     )
+
+
+def _title(target: Step, store: ObjectStore) -> str:
+    title = f"Evaluation of {_listed(list(target.arms))}" if isinstance(target, Evaluate) else target.title
+    return f"Smoke run, nothing to compare with: {title}" if is_smoke_run(store) else title
 
 
 def _listed(names: list[str]) -> str:

@@ -16,11 +16,13 @@ from typing import Any
 from dgflow.metrics.protocols import LOWER_IS_BETTER
 from dgflow.report.layout import METRICS, aligned, duration, labels, mean_and_spread, number, own_error, parts
 from dgflow.steps.binding import Root
+from dgflow.steps.decode import origin
+from dgflow.steps.encode import Encode
 from dgflow.steps.evaluate import Evaluate
 from dgflow.steps.guidance_specs import DiscriminatorGuidance
 from dgflow.steps.image_set import ImageSet
 from dgflow.steps.plan import StepPlan, plan
-from dgflow.steps.step import SampleStep, Slice, Step, TrainStep
+from dgflow.steps.step import Reference, Result, SampleStep, Slice, Step, TrainStep
 from dgflow.store.identity import canonical_json
 from dgflow.store.objects import ObjectStore
 from dgflow.store.receipts import Receipt
@@ -179,6 +181,8 @@ def _references(summary: Summary, target: Evaluate) -> list[str]:
         assert target.reference is not None
         return [f"{how}reference: {_images(target.reference)}, {_seen(summary, target.reference)}"]
     also = "" if target.reference is None else f"; for precision and recall {_images(target.reference)}"
+    if isinstance(target.statistics, Result):
+        return [f"{how}reference: the published {target.statistics.step.title}{also}"]
     return [f"{how}reference: the statistics in {target.statistics.title}{also}"]
 
 
@@ -196,10 +200,18 @@ def _seen(summary: Summary, part: Slice | ImageSet) -> str:
         made.step.kind
         for made in summary.plans
         if isinstance(made.step, TrainStep)
-        for read in made.step.inputs().values()
+        for read in map(_images_of, made.step.inputs().values())
         if isinstance(read, Slice) and read.step.fingerprint == part.step.fingerprint and read.start < part.stop and part.start < read.stop
     ]
     return f"seen in training ({', '.join(dict.fromkeys(by))})" if by else "unseen by training"
+
+
+def _images_of(read: Reference) -> Reference:
+    """The images that a slice of encoded ones was made from; anything else as it is."""
+    if not isinstance(read, Slice) or not isinstance(read.step, Encode):
+        return read
+    images = read.step.images
+    return Slice(step=images.step, start=images.start + read.start, stop=images.start + read.stop)
 
 
 def comparisons(summary: Summary) -> list[str]:
@@ -237,13 +249,13 @@ def _change(name: str, fid: Mapping[str, Any], base: Mapping[str, Any]) -> str:
 
 
 def _guidance(target: Evaluate, arm: str) -> tuple[Any, ...]:
-    return getattr(target.arms[arm][0].step, "guidance", ())
+    return getattr(origin(target.arms[arm][0]).step, "guidance", ())
 
 
 def _but_for_discriminator_seed(arm: tuple[Slice, ...]) -> str:
     """One text for arms that differ in nothing but the seeds with which their discriminators were trained."""
     documents = []
-    for part in arm:
+    for part in map(origin, arm):
         document = part.step.document()
         for plain, term in zip(document["fields"]["guidance"], getattr(part.step, "guidance", ()), strict=True):
             if isinstance(term, DiscriminatorGuidance) and isinstance(term.discriminator.step, TrainStep):

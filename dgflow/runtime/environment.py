@@ -19,8 +19,16 @@ def attempt() -> dict[str, Any]:
 
 def device_name() -> str:
     """The GPU that this process computes on, else `cpu`. Does not load torch: a step that has not needed it has used none."""
-    torch = sys.modules.get("torch")
-    return torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else "cpu"
+    if (torch := sys.modules.get("torch")) is None:
+        return "cpu"
+    from dgflow.diffusion.acceleration import device
+
+    return torch.cuda.get_device_name() if device().type == "cuda" else "cpu"
+
+
+def without_gpus() -> None:
+    """From now on this process computes on the CPU, whatever GPUs the machine has: Ray does not hide them from who asked for none."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @cache

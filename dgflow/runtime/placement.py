@@ -10,9 +10,11 @@ class Placement:
     """Where work is done. None of it is identity: it changes how long a run takes, and of sample values at most the rounding.
 
     `workers` is the number of processes that make shards, and `train_workers` of those that train (None: one for each CPU, or each GPU
-    where there are any).
+    where there are any; for training, as many as divide the batch).
+    `num_gpus` is the GPUs of each worker that runs networks: fractions share one, 0 computes on the CPU, and None is one where the cluster
+    has any, else none. Workers that run none have a CPU each.
     """
 
     workers: int | None = None
     train_workers: int | None = None
-    num_gpus: float = 0.0  # GPUs of each worker; fractions share one
+    num_gpus: float | None = None

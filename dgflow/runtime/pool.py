@@ -18,6 +18,8 @@ import ray
 from ray import ObjectRef
 from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
 
+from dgflow.runtime.environment import without_gpus
+
 log = logging.getLogger(__name__)
 
 IN_FLIGHT = 2  # the second call waits in the worker's queue, so that it is never idle between items
@@ -40,7 +42,9 @@ class Failure:
 class _Worker:
     """The actor: keeps the function that `make` gave for the latest job."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, gpu: bool) -> None:
+        if not gpu:
+            without_gpus()
         self.job: int | None = None
         self.work: Work | None = None
 
@@ -63,12 +67,17 @@ class _Member:
 
 
 class Pool:
-    """Up to `max_workers` actors. Use as a context; leaving it gives the resources back."""
+    """Up to `max_workers` actors, each with `num_gpus` GPUs, or with a CPU and no GPU where that is 0.
+
+    Those with GPUs ask for no CPU, so that a pool of each kind can stand side by side. Use as a context; leaving it gives the resources
+    back.
+    """
 
     def __init__(self, max_workers: int, *, num_gpus: float = 0.0, attempts: int = 3) -> None:
         self.max_workers = max_workers
         self.attempts = attempts
-        self._actor = ray.remote(num_cpus=1, num_gpus=num_gpus, max_restarts=0, max_task_retries=0)(_Worker)
+        self._gpu = num_gpus > 0
+        self._actor = ray.remote(num_cpus=0 if self._gpu else 1, num_gpus=num_gpus, max_restarts=0, max_task_retries=0)(_Worker)
         self._members: list[_Member] = []
         self._jobs = 0
 
@@ -134,7 +143,7 @@ class Pool:
     def _grow(self, open_items: int) -> None:
         """Ask for as many workers as the open items can use; Ray grants them as the cluster has room."""
         while len(self._members) < min(self.max_workers, open_items):
-            actor = self._actor.remote()
+            actor = self._actor.remote(gpu=self._gpu)
             self._members.append(_Member(actor, actor.ready.remote()))
 
     def _arrived(self, member: _Member) -> None:

@@ -13,11 +13,13 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context
-from ray.train.torch import TorchConfig, TorchTrainer, prepare_model
+from ray.train.torch import TorchConfig, TorchTrainer, get_device, prepare_model
 
 from dgflow.runtime.cluster import slots
+from dgflow.runtime.environment import without_gpus
 from dgflow.runtime.placement import Placement
 from dgflow.runtime.training import TrainingTask, train, unbroken
 from dgflow.store.step_store import StepStore
@@ -38,18 +40,22 @@ def fit(
     inputs: Mapping[str, str],
     *,
     epochs: int,
+    batch_size: int,
     placement: Placement,
     on_epoch: Callable[[int], None],
 ) -> None:
     """Train until the weights of `epochs` epochs are committed; `on_epoch(number)` is called as each new one appears in the root.
 
+    `placement` is one that `cluster.resolved` gave. Where it does not say how many workers, as many as there is room for and as divide
+    `batch_size`.
+
     Raises:
         TrainingFailed: the workers died `ATTEMPTS` times in a row without finishing another epoch.
         Exception: what the workers' own code raised, such as a ValueError about its data.
     """
-    use_gpu = placement.num_gpus > 0
-    workers = placement.train_workers or slots(1.0 if use_gpu else 0.0)
-    configuration = {"make_task": make_task, "steps": steps, "inputs": dict(inputs), "epochs": epochs}
+    use_gpu = bool(placement.num_gpus)
+    workers = placement.train_workers or sharers(batch_size, slots(1.0 if use_gpu else 0.0))
+    configuration = {"make_task": make_task, "steps": steps, "inputs": dict(inputs), "epochs": epochs, "use_gpu": use_gpu}
     tries, best = 0, _newest(steps, inputs)
     while _newest(steps, inputs) < epochs:
         with tempfile.TemporaryDirectory(prefix="dgflow-train-") as scratch:
@@ -77,8 +83,18 @@ def fit(
             ) from error
 
 
+def sharers(batch_size: int, most: int) -> int:
+    """How many workers, `most` at most, share a batch evenly."""
+    return max(number for number in range(1, most + 1) if batch_size % number == 0)
+
+
 def _worker(configuration: dict[str, Any]) -> None:
     context = get_context()
+    if configuration["use_gpu"]:
+        # Each sees all GPUs of its node. Before the task is made, and before the first collective: else all of them take the first one.
+        torch.cuda.set_device(get_device())
+    else:
+        without_gpus()
     task = configuration["make_task"]()
     train(
         task,

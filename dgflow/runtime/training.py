@@ -12,17 +12,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from dgflow.diffusion.acceleration import device as device
 from dgflow.networks.checkpoints import load_weights, save_weights
+from dgflow.runtime.averages import Averages
 from dgflow.runtime.environment import attempt, versions
 from dgflow.store.receipts import CorruptObject
 from dgflow.store.shards import rows_sha256
@@ -33,13 +34,21 @@ log = logging.getLogger(__name__)
 KEPT_CHECKPOINTS = 2  # the newest may be torn by a dying disk; the one before it then costs one epoch
 
 
+class Data(Protocol):
+    """What a task draws its batches from: how many seconds it has waited for them so far; `close` ends its threads."""
+
+    waited: float
+
+    def close(self) -> None: ...
+
+
 @dataclass
 class TrainingTask:
     """What a kind of training differs in.
 
     `loss(network, slots, step)` gives the loss [b] of this worker's `slots` (positions in the global batch of `batch_size`) at `step`,
     counted from 0 over all epochs; `network` is to be called once in it, through its `forward`. `measure(network, items)` gives named
-    values [n, ...] of held-out items, which `summarise` turns into the epoch's metrics; it has to give `held_out_loss`.
+    values [n, ...] of held-out items, in ascending order, which `summarise` turns into the epoch's metrics; it has to give `held_out_loss`.
     """
 
     network: nn.Module
@@ -51,6 +60,8 @@ class TrainingTask:
     held_out: int  # how many held-out items there are
     measure: Callable[[nn.Module, Tensor], dict[str, Tensor]]
     summarise: Callable[[dict[str, Tensor]], dict[str, Any]]
+    data: Sequence[Data] = ()
+    learning_rate: Callable[[int], float] | None = None  # of a step; None: the optimizer's own
     ema_halflife: int | None = None  # in images; None: the weights themselves are kept
     device: torch.device = torch.device("cpu")
 
@@ -67,6 +78,9 @@ def train(
 ) -> None:
     """Train to the end of epoch `epochs`, from the last whole checkpoint if there is one. Rank 0 commits.
 
+    Metrics of an epoch: `train_loss`, `data_wait` (the share of the training time that went by waiting for data, of the worker that waited
+    longest), `workers`, and what `task.summarise` gives.
+
     Raises:
         FloatingPointError: the loss is not finite; names the epoch and the step. What was committed before stands.
         ValueError: the batch does not divide among the workers.
@@ -76,13 +90,29 @@ def train(
             f"expected a batch size that {world_size} training workers can share, found {task.batch_size}; "
             "change --train-workers or the batch size"
         )
-    averages = _Averages(task)
+    try:
+        _train(task, steps, inputs, epochs, rank, world_size, wrap)
+    finally:
+        for data in task.data:
+            data.close()
+
+
+def _train(
+    task: TrainingTask,
+    steps: StepStore,
+    inputs: Mapping[str, str],
+    epochs: int,
+    rank: int,
+    world_size: int,
+    wrap: Callable[[nn.Module], nn.Module] | None,
+) -> None:
+    averages = Averages(task.trained, task.ema_halflife)
     done = _resume(task, averages, steps, inputs, rank, world_size)
     network = wrap(task.network) if wrap else task.network
     share = task.batch_size // world_size
     slots = torch.arange(rank * share, (rank + 1) * share)
     for epoch in range(done + 1, epochs + 1):
-        began = time.monotonic()
+        began, waited = time.monotonic(), _waited(task)
         if rank == 0:
             steps.note_attempt("epochs", epoch, attempt())
         network.train()
@@ -92,16 +122,21 @@ def train(
             loss = task.loss(network, slots, step).mean()
             task.optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            if task.learning_rate is not None:
+                for group in task.optimizer.param_groups:
+                    group["lr"] = task.learning_rate(step)
             task.optimizer.step()
-            averages.update((step + 1) * task.batch_size)
+            averages.update((step + 1) * task.batch_size, task.batch_size)
             total += loss.detach().double().cpu()
-        train_loss = _mean_over_workers(total / task.steps_per_epoch, world_size)
+        data_wait = (_waited(task) - waited) / (time.monotonic() - began)
+        train_loss = _of_workers(float(total / task.steps_per_epoch), world_size).mean()
         if not torch.isfinite(train_loss):
             raise FloatingPointError(
                 f"expected a finite training loss, found {float(train_loss)} in epoch {epoch} of {steps.name}; lower the learning rate. "
                 f"The epochs before it are committed and stay usable: take .epoch(n) with n < {epoch}, or set epochs below it"
             )
-        metrics = {"train_loss": float(train_loss), "workers": world_size}
+        data_wait = round(float(_of_workers(data_wait, world_size).max()), 4)
+        metrics = {"train_loss": float(train_loss), "data_wait": data_wait, "workers": world_size}
         with averages.applied():
             metrics |= _held_out(task, rank, world_size)
             weights = {name: value.detach().cpu().clone() for name, value in task.trained.state_dict().items()}
@@ -111,51 +146,8 @@ def train(
             _forget(steps, inputs)
 
 
-class _Averages:
-    """Exponential moving average of the trained weights, or nothing when `ema_halflife` is None.
-
-    The half-life is ramped up to 5 % of the images seen, as in EDM, so that early averages are not stuck at the initial weights.
-    """
-
-    RAMP_UP = 0.05
-
-    def __init__(self, task: TrainingTask) -> None:
-        self.task = task
-        self.values = {name: value.detach().clone() for name, value in task.trained.named_parameters()} if task.ema_halflife else {}
-
-    @torch.no_grad()
-    def update(self, images_seen: int) -> None:
-        if not self.values:
-            return
-        halflife = min(self.task.ema_halflife or 1, images_seen * self.RAMP_UP)
-        decay = 0.5 ** (self.task.batch_size / max(halflife, 1e-8))
-        parameters = dict(self.task.trained.named_parameters())
-        average = get_ema_multi_avg_fn(decay)
-        average(tuple(self.values.values()), tuple(parameters[name] for name in self.values), None)
-
-    def applied(self) -> _Swapped:
-        return _Swapped(self)
-
-
-class _Swapped:
-    """Context in which the network carries the averaged weights."""
-
-    def __init__(self, averages: _Averages) -> None:
-        self.averages = averages
-
-    def __enter__(self) -> None:
-        self._swap()
-
-    def __exit__(self, *_: object) -> None:
-        self._swap()
-
-    @torch.no_grad()
-    def _swap(self) -> None:
-        for name, parameter in self.averages.task.trained.named_parameters():
-            if name in self.averages.values:
-                held = parameter.detach().clone()
-                parameter.copy_(self.averages.values[name])
-                self.averages.values[name].copy_(held)
+def _waited(task: TrainingTask) -> float:
+    return sum(data.waited for data in task.data)
 
 
 def _held_out(task: TrainingTask, rank: int, world_size: int) -> dict[str, Any]:
@@ -175,12 +167,13 @@ def _held_out(task: TrainingTask, rank: int, world_size: int) -> dict[str, Any]:
     return task.summarise(own)
 
 
-def _mean_over_workers(value: Tensor, world_size: int) -> Tensor:
+def _of_workers(value: float, world_size: int) -> Tensor:
+    """The value of every worker, float64 [world_size]."""
+    parts: list[Any] = [value]
     if world_size > 1:
-        parts: list[Any] = [None] * world_size
-        dist.all_gather_object(parts, float(value))
-        return torch.tensor(parts, dtype=torch.float64).mean()
-    return value
+        parts = [None] * world_size
+        dist.all_gather_object(parts, value)
+    return torch.tensor(parts, dtype=torch.float64)
 
 
 def _commit(
@@ -207,7 +200,7 @@ def _commit(
     )
 
 
-def _state(task: TrainingTask, averages: _Averages) -> dict[str, Tensor]:
+def _state(task: TrainingTask, averages: Averages) -> dict[str, Tensor]:
     """Everything that the next step depends on, as flat named tensors."""
     tensors = {f"trained.{name}": value for name, value in task.trained.state_dict().items()}
     tensors |= {f"ema.{name}": value for name, value in averages.values.items()}
@@ -216,7 +209,7 @@ def _state(task: TrainingTask, averages: _Averages) -> dict[str, Tensor]:
     return {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
 
 
-def _restore(task: TrainingTask, averages: _Averages, tensors: dict[str, Tensor]) -> None:
+def _restore(task: TrainingTask, averages: Averages, tensors: dict[str, Tensor]) -> None:
     task.trained.load_state_dict({name.removeprefix("trained."): value for name, value in tensors.items() if name.startswith("trained.")})
     for name, value in averages.values.items():
         value.copy_(tensors[f"ema.{name}"])
@@ -229,7 +222,7 @@ def _restore(task: TrainingTask, averages: _Averages, tensors: dict[str, Tensor]
     task.optimizer.load_state_dict(state | {"state": slots})
 
 
-def _resume(task: TrainingTask, averages: _Averages, steps: StepStore, inputs: Mapping[str, str], rank: int, world_size: int) -> int:
+def _resume(task: TrainingTask, averages: Averages, steps: StepStore, inputs: Mapping[str, str], rank: int, world_size: int) -> int:
     """Load the newest whole checkpoint; the number of epochs that it has behind it, 0 without one. Rank 0 chooses for all."""
     chosen = 0
     tensors: dict[str, Tensor] | None = None
@@ -265,6 +258,6 @@ def _forget(steps: StepStore, inputs: Mapping[str, str]) -> None:
         steps.discard(done[epoch])
 
 
-def device() -> torch.device:
-    """Where this worker trains."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def autocast(place: torch.device, precision: Literal["float32", "bfloat16"]) -> torch.autocast:
+    """Context in which a network's activations have that precision; its weights keep their own."""
+    return torch.autocast(place.type, torch.bfloat16, enabled=precision == "bfloat16")

@@ -72,12 +72,11 @@ class Bound:
     """Everything that one step reads. Picklable: it travels to the workers."""
 
     items: Mapping[str, BoundRows | BoundWeights | BoundResult] = field(default_factory=dict)
-    outside: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def digests(self) -> dict[str, str]:
         """By field path: what receipts record and reuse compares."""
-        return {name: item.digest for name, item in self.items.items()} | dict(self.outside)
+        return {name: item.digest for name, item in self.items.items()}
 
     def pieces(self, name: str, columns: Sequence[str] | None = None, start: int = 0, stop: int | None = None) -> Iterator[Columns]:
         """The rows [start, stop) of a slice, counted from its start (all of them by default), shard by shard."""
@@ -132,7 +131,7 @@ class Root:
             if item is None:
                 return None
             items[name] = item
-        return Bound(items, step.outside_inputs())
+        return Bound(items)
 
     def _found(self, reference: Reference, inputs: Bound) -> BoundRows | BoundWeights | BoundResult | None:
         if isinstance(reference, Slice):
@@ -183,8 +182,9 @@ class Node:
 def graph(target: Step) -> list[Node]:
     """Every step that `target` needs and `target` itself, each after what it reads.
 
-    Of the steps that could come next, those that use the workers as the last one did come first: going from making samples to training and
-    back starts processes anew.
+    What is fetched from outside comes first, so that a file that cannot be had is found before hours of work. Of the other steps that could
+    come next, those that use the workers as the last one did come first: going from making samples to training and back starts processes
+    anew.
     """
     found: dict[str, Step] = {}
     slices: dict[str, dict[tuple[int, int], Slice]] = {}
@@ -207,7 +207,15 @@ def graph(target: Step) -> list[Node]:
             for key, step in found.items()
             if key not in order and all(item.step.fingerprint in order for item in step.inputs().values())
         ]
-        chosen = next((step for step in ready if isinstance(step, TrainStep) == trains), ready[0])
+        fetched = next((step for step in ready if is_fetched(step)), None)
+        chosen = fetched or next((step for step in ready if isinstance(step, TrainStep) == trains), ready[0])
         trains = isinstance(chosen, TrainStep)
         order[chosen.fingerprint] = chosen
     return [Node(step, tuple(slices.get(key, {}).values())) for key, step in order.items()]
+
+
+def is_fetched(step: Step) -> bool:
+    """Whether it comes from outside: a result that needs no samples and no training."""
+    return not isinstance(step, SampleStep | TrainStep) and not any(
+        isinstance(reference, Slice) or isinstance(reference.step, TrainStep) for reference in step.inputs().values()
+    )

@@ -61,6 +61,7 @@ def check_may_compare(target: Measure, before: MetricResult) -> None:
 
     images = target.compared
     assert isinstance(images, ImageSet | None) and isinstance(target.samples, ImageSet | StatisticsFile)
+    assert isinstance(target.statistics, StatisticsFile | None)
     known = {
         "protocol": target.yardstick.name,
         "front_end": target.yardstick.front_end,

@@ -17,6 +17,7 @@ from dgflow.store.identity import canonical_json
 
 if TYPE_CHECKING:
     from dgflow.steps.binding import Bound
+    from dgflow.store.objects import ObjectStore
 
 
 class Evaluate(ResultStep):
@@ -32,7 +33,7 @@ class Evaluate(ResultStep):
     features: Weights
     floor: Slice | ImageSet | None = None
     protocol: Literal["adm", "edm", "clean"] | None = None
-    statistics: StatisticsFile | None = None
+    statistics: StatisticsFile | Result | None = None
     metrics: tuple[MetricName, ...] | None = None
     neighbours: int = Field(default=3, gt=0)  # k of precision and recall
     distances: Distances = "exact"
@@ -65,8 +66,9 @@ class Evaluate(ResultStep):
         """The numbers of every slice: steps of their own, so that an arm more costs only what is new in it."""
         return {name: measure.result() for name, measure in self._measures()}
 
-    def compute(self, inputs: Bound, spread: Spread) -> bytes:
+    def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
         """The table as JSON: `arms`, `floor`, and what the numbers depend on."""
+        del store
         found = {name: json.loads(inputs.result(name)) for name in inputs.items}
         arms = {}
         for name, arm in self.arms.items():

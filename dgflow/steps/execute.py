@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from dgflow.steps.binding import Bound, Root, graph
+from dgflow.steps.binding import Bound, Root, graph, is_fetched
+from dgflow.steps.list_images import ListImages
 from dgflow.steps.plan import StepPlan, look
 from dgflow.steps.pretrained import Pretrained
 from dgflow.steps.step import ResultStep, SampleStep, Spread, Step, TrainStep, here
 from dgflow.store.identity import sha256_hex
-from dgflow.store.objects import ObjectStore
+from dgflow.store.objects import ObjectStore, StoreError
+from dgflow.store.receipts import CorruptObject
 from dgflow.store.step_store import StepStore
 
 if TYPE_CHECKING:
@@ -32,23 +34,54 @@ def execute(target: Step, store: ObjectStore, placement: Placement, progress: Pr
         StepFailed: a shard was given up, or training died again and again.
         ValueError, StoreError: input, configuration or storage; the message says what to do.
     """
+    check_train_workers(target, placement.train_workers)
     root, known = Root(store), {}
     session = _Session(store, placement)
+    lacking: list[Exception] = []  # what could not be had from outside: all of it is told at once
     try:
         for node in graph(target):
+            if lacking and not is_fetched(node.step):
+                break
             state = look(root, node, known)
             steps = root.steps(node.step)
             steps.declare(node.step.document())
             if state.complete:
+                if isinstance(node.step, ListImages):
+                    node.step.check_unchanged(steps.read(steps.receipt(state.done[0])), store)
                 progress.reused(state.step.title, len(state.wanted), state.unit)
                 continue
+            if state.bound is None and lacking:
+                continue  # reads what could not be had
             assert state.bound is not None, f"{node.step.name} is run before what it reads"
-            with progress.step(state.step.title, state.unit, total=len(state.wanted), done=len(state.done)) as advance:
-                _complete(state, state.bound, steps, session, advance)
+            try:
+                with progress.step(state.step.title, state.unit, total=len(state.wanted), done=len(state.done)) as advance:
+                    _complete(state, state.bound, steps, session, advance)
+            except (ValueError, OSError, StoreError, CorruptObject) as error:
+                if not is_fetched(node.step):
+                    raise
+                lacking.append(error)
+                continue
             _seal(state, state.bound, steps)
             known[node.step.fingerprint] = state.bound
+        if len(lacking) == 1:
+            raise lacking[0]
+        if lacking:
+            lines = "\n".join(f"- {error}" for error in lacking)
+            raise StepFailed(f"{len(lacking)} things that are needed from outside cannot be had:\n{lines}") from lacking[0]
     finally:
         session.close()
+
+
+def check_train_workers(target: Step, workers: int | None) -> None:
+    """Raises ValueError where `workers` cannot share the batch of every training, before any of them starts."""
+    trainings = [node.step for node in graph(target) if isinstance(node.step, TrainStep)]
+    uneven = [step for step in trainings if workers and step.batch_size % workers]
+    if uneven:
+        found = ", ".join(f"{step.batch_size} ({step.title})" for step in uneven)
+        raise ValueError(
+            f"expected batch sizes that {workers} training workers can share, found {found}; "
+            "give a --train-workers that divides them, or leave it out"
+        )
 
 
 def result_of(target: ResultStep, store: ObjectStore) -> bytes:
@@ -63,36 +96,40 @@ def result_of(target: ResultStep, store: ObjectStore) -> bytes:
 
 
 class _Session:
-    """Ray, connected when first needed; the pool is kept from step to step and given up while training needs its CPUs."""
+    """Ray, connected when first needed; pools are kept from step to step and given up while training needs their CPUs and GPUs."""
 
     def __init__(self, store: ObjectStore, placement: Placement) -> None:
         self.store, self.placement = store, placement
-        self._pool: Pool | None = None
+        self._pools: dict[float, Pool] = {}  # by the GPUs of a worker
 
     def connect(self) -> None:
-        from dgflow.runtime.cluster import connect
+        from dgflow.runtime.cluster import connect, resolved
 
         connect(self.store)
+        self.placement = resolved(self.placement)
 
-    def pool(self) -> Pool:
-        if self._pool is None:
-            self.connect()
-            from dgflow.runtime.cluster import slots
-            from dgflow.runtime.pool import Pool
+    def pool(self, *, gpu: bool) -> Pool:
+        """Workers for work that a GPU does, where they have some, or for other work, which would leave the CPUs without a GPU idle."""
+        self.connect()
+        from dgflow.runtime.cluster import slots
+        from dgflow.runtime.pool import Pool
 
-            self._pool = Pool(self.placement.workers or slots(self.placement.num_gpus), num_gpus=self.placement.num_gpus)
-        return self._pool
+        num_gpus = (self.placement.num_gpus or 0.0) if gpu else 0.0
+        if num_gpus not in self._pools:
+            self._pools[num_gpus] = Pool(self.placement.workers or slots(num_gpus), num_gpus=num_gpus)
+        return self._pools[num_gpus]
 
     def close(self) -> None:
-        if self._pool is not None:
-            self._pool.close()
-            self._pool = None
+        for pool in self._pools.values():
+            pool.close()
+        self._pools = {}
 
 
 def _complete(state: StepPlan, bound: Bound, steps: StepStore, session: _Session, advance: Callable[[int], None]) -> None:
     step = state.step
     if isinstance(step, SampleStep):
-        failures = session.pool().map(partial(shard_work, step, steps, bound), state.missing, lambda _number, _seconds: advance(1))
+        pool = session.pool(gpu=step.network_evaluations(1) > 0)
+        failures = pool.map(partial(shard_work, step, steps, bound), state.missing, lambda _number, _seconds: advance(1))
         if failures:
             first = failures[0]
             raise StepFailed(
@@ -110,7 +147,7 @@ def _over_pool(
     session: _Session, step: Step, make: Callable[[], Callable[[Any], Any]], items: Sequence[Any], take: Callable[[Any, Any], None]
 ) -> None:
     """A `Spread` over the workers."""
-    failures = session.pool().map(make, items, take)
+    failures = session.pool(gpu=False).map(make, items, take)
     if failures:
         raise StepFailed(f"{step.title}: part {failures[0].item} failed {failures[0].attempts} times: {failures[0].error}") from failures[
             0
@@ -168,6 +205,7 @@ def _train(step: TrainStep, steps: StepStore, bound: Bound, session: _Session, s
             steps,
             bound.digests,
             epochs=step.epochs,
+            batch_size=step.batch_size,
             placement=session.placement,
             on_epoch=on_epoch,
         )
@@ -184,7 +222,7 @@ def make_result(step: Step, steps: StepStore, bound: Bound, store: ObjectStore, 
         data, suffix = step.fetch(bound, store), ".safetensors"
     else:
         assert isinstance(step, ResultStep), step
-        data, suffix = step.compute(bound, spread), step.suffix
+        data, suffix = step.compute(bound, spread, store), step.suffix
     steps.commit(
         "results",
         0,
@@ -204,7 +242,9 @@ def _seal(state: StepPlan, bound: Bound, steps: StepStore) -> None:
         return
     done = steps.done("shards", bound.digests)
     for part in state.node.slices:
+        if steps.manifest(part.start, part.stop, bound.digests) is not None:
+            continue
         keys = [done[number] for number in state.step.shards_of(part.start, part.stop)]
         if len(keys) and (end := steps.receipt(keys[-1]).stop) is not None and end < part.stop:
             raise ValueError(f"{state.step.title} ends after {end:,} samples, but {part.stop:,} are asked for; take a smaller slice")
-        steps.seal(part.start, part.stop, bound.digests, keys)
+        steps.seal(part.start, part.stop, bound.digests, keys, state.step.remarks(bound))

@@ -262,6 +262,6 @@ def _gathered(pieces: Iterator[np.ndarray], wanted: list[np.ndarray]) -> tuple[n
 
 
 def _device() -> str:
-    import torch
+    from dgflow.diffusion.acceleration import device
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return device().type

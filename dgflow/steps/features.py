@@ -12,8 +12,10 @@ from dgflow.metrics.checks import constant_indices, pixel_digests
 from dgflow.metrics.protocols import FrontEndName
 from dgflow.steps.image_set import ImageSet
 from dgflow.steps.network_specs import InceptionV3
+from dgflow.steps.own_networks import OwnFeatures
 from dgflow.steps.pretrained import Pretrained
-from dgflow.steps.step import PLACEMENT, SampleStep, Slice, Weights
+from dgflow.steps.shapes import data_shape
+from dgflow.steps.step import PLACEMENT, Reference, SampleStep, Slice, Weights
 from dgflow.steps.train_classifier import TrainClassifier
 
 if TYPE_CHECKING:
@@ -30,10 +32,10 @@ Judge = Callable[[list[np.ndarray]], "dict[str, torch.Tensor]"]
 class Features(SampleStep):
     """Features and logits of images, for the rows of a slice or of an image set, counted from 0.
 
-    The network is Inception, whose input the `front_end` of a protocol makes (`adm`, `edm`, `clean`), or a classifier of clean images that
-    was trained here (no `front_end`). Columns: `index`, `label` (-1 where unknown), `features` (float32 [d]), `logits` (float32 [classes];
-    Inception's without the bias), of Inception `spatial` (float32 [2023], sFID's), and of the image itself `constant` (bool: it is of one
-    colour) and `pixels` (int64, a digest: equal images have equal ones).
+    The network is Inception, whose input the `front_end` of a protocol makes (`adm`, `edm`, `clean`), or without a `front_end` a classifier
+    of clean images that was trained here, or one's own network. Columns: `index`, `label` (-1 where unknown), `features` (float32 [d]),
+    `logits` where the network has some (float32 [classes]; Inception's without the bias), of Inception `spatial` (float32 [2023], sFID's),
+    and of the image itself `constant` (bool: it is of one colour) and `pixels` (int64, a digest: equal images have equal ones).
     """
 
     samples: Slice | ImageSet
@@ -55,25 +57,50 @@ class Features(SampleStep):
         if isinstance(step, Pretrained) and isinstance(step.network, InceptionV3):
             if self.front_end is None:
                 raise ValueError('expected front_end "adm", "edm" or "clean" for Inception, found none: they give different features')
+            return self
+        if isinstance(step, Pretrained) and isinstance(step.network, OwnFeatures):
+            self._check_fits(step)
         elif not isinstance(step, TrainClassifier) or step.noise != "none" or step.network.pool != "adaptive":
             raise ValueError(
-                "expected as the feature network Inception's weights, or those of a TrainClassifier with "
+                "expected as the feature network Inception's weights, those of OwnFeatures, or those of a TrainClassifier with "
                 f'noise="none" and pool="adaptive", found {step.kind}'
             )
-        elif self.front_end is not None:
-            raise ValueError(f"expected no front_end for a classifier that was trained here, found {self.front_end!r}: it is Inception's")
+        if self.front_end is not None:
+            raise ValueError(
+                f"expected no front_end, nor protocol, for another network than Inception, found {self.front_end!r}: it is Inception's"
+            )
         return self
+
+    def _check_fits(self, own: Pretrained) -> None:
+        """Raises ValueError where images are of another shape than one's own network says that it takes."""
+        if not isinstance(self.samples, Slice):
+            return
+        found = data_shape(self.samples.step)
+        if (found.image_size, found.channels) != (own.image_size, own.channels):
+            raise ValueError(
+                f"expected images for {own.title}, {own.channels} channels of {own.image_size} pixels a side, found {found.channels} of "
+                f"{found.image_size} ({title_of(self.samples)}); give its Pretrained the image_size and channels of the images"
+            )
+
+    def inputs(self) -> dict[str, Reference]:
+        """The network first: one that cannot be had is found before samples are made."""
+        found = super().inputs()
+        return {"network": found.pop("network")} | found
 
     def network_evaluations(self, rows: int) -> int:
         return rows
 
     def shard_builder(self, inputs: Bound) -> Callable[[int, int], Columns]:
         """Load the network; the function returned makes the rows [start, stop)."""
-        import torch
+        from dgflow.diffusion.acceleration import device
 
-        place = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        place = device()
         network = inputs.network("network").to(place)
-        judge = _classifier(network, place) if self.front_end is None else _inception(network, self.front_end, place)
+        if self.front_end is not None:
+            judge = _inception(network, self.front_end, place)
+        else:
+            own = getattr(self.network.step, "network", None)
+            judge = _own(own, network, place) if isinstance(own, OwnFeatures) else _classifier(network, place)
         reader = self._reader(inputs)
 
         def rows(start: int, stop: int) -> Columns:
@@ -120,17 +147,33 @@ def _classifier(network: nn.Module, place: torch.device) -> Judge:
     import torch
 
     from dgflow.networks.adm import ADMEncoder
-    from dgflow.steps.training_data import scaled
 
     assert isinstance(network, ADMEncoder)
 
     @torch.no_grad()
     def judge(images: list[np.ndarray]) -> dict[str, torch.Tensor]:
-        batch = scaled(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)).to(place)
+        batch = _stacked(images, place)
         features = network.features(batch, torch.zeros(len(batch), device=place))
         return {"features": network.pooled(features), "logits": network.head(features)}
 
     return judge
+
+
+def _own(spec: OwnFeatures, network: nn.Module, place: torch.device) -> Judge:
+    import torch
+
+    return torch.no_grad()(lambda images: spec.judged(network, _stacked(images, place)))
+
+
+def _stacked(images: list[np.ndarray], place: torch.device) -> torch.Tensor:
+    """uint8 [H, W, C] each to float32 [B, C, H, W] in [-1, 1]. Raises ValueError where their sizes differ."""
+    import torch
+
+    from dgflow.steps.training_rows import scaled
+
+    if shapes := sorted({image.shape for image in images})[1:]:
+        raise ValueError(f"expected images of one size for another network than Inception, found {images[0].shape} and {shapes[-1]}")
+    return scaled(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)).to(place)
 
 
 def _inception(network: nn.Module, front_end: FrontEndName, place: torch.device) -> Judge:

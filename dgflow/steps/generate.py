@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
-from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import numpy as np
@@ -14,12 +14,13 @@ from dgflow.steps.guidance_specs import ClassifierFree, Guidance
 from dgflow.steps.guides import FIELD, check_guides, classes_of, guide_of, guides_classes, title_of
 from dgflow.steps.network_specs import LATENT, time_map, time_of
 from dgflow.steps.sampler_specs import RK45, Heun, Sampler
-from dgflow.steps.step import PLACEMENT, SampleStep, Weights
+from dgflow.steps.step import PLACEMENT, SampleStep, Slice, Weights
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from dgflow.diffusion.batches import Batches
     from dgflow.diffusion.guidance import GuidanceTerm
     from dgflow.diffusion.samplers import Noise
     from dgflow.diffusion.score_model import ScoreModel
@@ -35,6 +36,7 @@ class _Loaded(NamedTuple):
     shape: tuple[int, int, int]
     classes: int  # of the labels that are drawn, 0 for none
     device: torch.device
+    batches: Batches
 
 
 class Generate(SampleStep):
@@ -46,8 +48,9 @@ class Generate(SampleStep):
     Labels are drawn from the score network's classes, or from the guides' where only they have some.
 
     `seeding="edm"` draws what EDM's per-sample generators draw for the seeds `seed`, `seed` + 1, ...: 50,000 samples of seed 0, 50,000 and
-    100,000 are the three published sets. `precision` is that of the networks' weights and activations; the sampler's state is float64.
-    `compile` has the score network compiled: minutes of start-up a worker, for runs of hours, and other roundings on other machines.
+    100,000 are the three published sets. `precision` is that of the networks' weights and activations, "tf32" that of CUDA's products
+    alone; the sampler's state is float64. `compile` has the score network compiled:
+    minutes of start-up a worker, for runs of hours, and other roundings on other machines.
     """
 
     score: Weights
@@ -55,9 +58,9 @@ class Generate(SampleStep):
     guidance: tuple[Guidance, ...] = ()
     seed: int = Field(default=0, ge=0, lt=2**63)
     seeding: Literal["counter", "edm"] = "counter"
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     compile: bool = False
-    batch_size: Annotated[int, PLACEMENT] = 256  # an upper bound: a shard is cut into equal batches
+    batch_size: Annotated[int, PLACEMENT] = Field(default=256, gt=0)  # an upper bound: a shard is cut into equal batches that fit
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Generate:
@@ -75,7 +78,11 @@ class Generate(SampleStep):
     @property
     def latent(self) -> bool:
         """Whether the samples are latents, for a decoder, and not images."""
-        return isinstance(getattr(self.score.step, "network", None), LATENT)
+        from dgflow.steps.shapes import gives_latents
+
+        network, real = getattr(self.score.step, "network", None), getattr(self.score.step, "real", None)
+        trained_on_latents = isinstance(real, Slice) and gives_latents(real.step)
+        return trained_on_latents or isinstance(network, LATENT) or getattr(network, "latent", False)
 
     def network_evaluations(self, rows: int) -> int:
         # Of the score network, twice where it is also asked without a class; the guides' come on top.
@@ -84,21 +91,20 @@ class Generate(SampleStep):
 
     def shard_builder(self, inputs: Bound) -> Callable[[int, int], Columns]:
         """Load the networks; the function returned makes the samples [start, stop)."""
-        import torch
-
-        from dgflow.diffusion.acceleration import prepared
+        from dgflow.diffusion.acceleration import device, prepared
         from dgflow.steps.shapes import data_shape
 
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        place = device()
         once: dict[tuple[str, str], nn.Module] = {}  # a network that guides twice is loaded once
 
         def loaded(name: str, weights: Weights, compile: bool = False) -> nn.Module:
             key = (weights.step.fingerprint, inputs.digests[name])
             if key not in once:
-                once[key] = prepared(inputs.network(name), precision=self.precision, device=device, compile=compile)
+                once[key] = prepared(inputs.network(name), precision=self.precision, device=place, compile=compile)
             return once[key]
 
         score = self.score.step.network.score_model(loaded("score", self.score, self.compile))  # type: ignore[attr-defined]
+        score = replace(score, latent=self.latent)
         shape, classes = data_shape(self), classes_of(self.score.step)
         if classes == 0:
             score, classes = score.without_labels(), min((known for known in guides_classes(self.guidance) if known), default=0)
@@ -110,18 +116,21 @@ class Generate(SampleStep):
                 weights = guide_of(spec)
                 term = loaded(f"guidance.{number}.{FIELD[type(spec)]}", weights)
                 terms.append(spec.build(term, time_map(time_of(weights.step))))
-        return partial(self._rows, _Loaded(score, terms, (shape.channels, shape.image_size, shape.image_size), classes, device))
+        sides = (shape.channels, shape.image_size, shape.image_size)
+        return partial(self._rows, _Loaded(score, terms, sides, classes, place, self._batches()))
 
     def _rows(self, loaded: _Loaded, start: int, stop: int) -> Columns:
-        parts = [self._batch(loaded, low, high) for low, high in pairwise(self._edges(start, stop))]
+        from dgflow.diffusion.acceleration import products
+
+        with products(self.precision):
+            parts = loaded.batches.map(partial(self._batch, loaded), start, stop)
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def _edges(self, start: int, stop: int) -> list[int]:
-        """Where batches begin and end."""
-        if isinstance(self.sampler, RK45) and self.sampler.shared_block:
-            return [*range(start, stop, self.sampler.shared_block), stop]
-        batches = -(-(stop - start) // self.batch_size)
-        return [start + (stop - start) * number // batches for number in range(batches + 1)]
+    def _batches(self) -> Batches:
+        from dgflow.diffusion.batches import Batches
+
+        block = self.sampler.shared_block if isinstance(self.sampler, RK45) else None
+        return Batches(block or self.batch_size, of=self.name, fixed=block is not None)
 
     def _batch(self, loaded: _Loaded, start: int, stop: int) -> Columns:
         import torch
@@ -144,8 +153,7 @@ class Generate(SampleStep):
         if self.latent:
             columns["latent"] = sample.x.to(torch.float16).cpu().numpy()
         else:
-            pixels = (sample.x * 127.5 + 128).clip(0, 255).to(torch.uint8)  # truncation, as EDM writes its images
-            columns["image"] = pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+            columns["image"] = pixels(sample.x)
         if sample.log_ratio is not None:
             columns["log_ratio"] = sample.log_ratio.float().cpu().numpy()
         return columns
@@ -163,3 +171,10 @@ class Generate(SampleStep):
         class_labels = noise.integers(self.seed, index_B, classes, draw=noise.LABEL) if classes else None
         latents = noise.standard_normal(self.seed, index_B, shape, step=0, draw=noise.LATENT)
         return latents, class_labels, lambda step: noise.standard_normal(self.seed, index_B, shape, step=step, draw=noise.CHURN)
+
+
+def pixels(images_BCHW: Tensor) -> np.ndarray:
+    """uint8 [B, H, W, C] of images in [-1, 1]; truncated, as EDM and DiT write theirs."""
+    import torch
+
+    return (images_BCHW * 127.5 + 128).clip(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()

@@ -10,11 +10,15 @@ from dgflow.metrics.checks import check_apart
 from dgflow.metrics.protocols import CUSTOM, HEADINGS, OF_NEIGHBOURS, PROTOCOLS, Distances, MetricName, Protocol, chosen
 from dgflow.steps.features import Features, title_of
 from dgflow.steps.image_set import ImageSet, StatisticsFile
+from dgflow.steps.own_networks import OwnFeatures
+from dgflow.steps.published_reference import PublishedStatistics
+from dgflow.steps.shapes import check_images, data_shape
 from dgflow.steps.statistics import Statistics
 from dgflow.steps.step import Result, ResultStep, Slice, Spread, Weights
 
 if TYPE_CHECKING:
     from dgflow.steps.binding import Bound
+    from dgflow.store.objects import ObjectStore
 
 FRECHET = {"fid": "features", "sfid": "spatial"}
 """Metric to the column of `Features` whose Fréchet distance it is."""
@@ -31,6 +35,7 @@ class Measure(ResultStep):
         samples: images, or nothing but their statistics, which give FID and sFID alone.
         features: the network; not needed where both sides are statistics.
         reference: images. Where there are `statistics` too, those are what FID and sFID are measured against, as OpenAI publishes them.
+        statistics: a file, looked at when the recipe is built; or the result of a `PublishedStatistics`, which is fetched when it runs.
         metrics: which, in the table's order; by default all of the protocol that can be had from what is given.
         neighbours: k of precision and recall.
         distances: of precision and recall; "openai-float16" is what OpenAI's evaluator computes.
@@ -40,7 +45,7 @@ class Measure(ResultStep):
     reference: Slice | ImageSet | None = None
     features: Weights | None = None
     protocol: Literal["adm", "edm", "clean"] | None = None
-    statistics: StatisticsFile | None = None
+    statistics: StatisticsFile | Result | None = None
     metrics: tuple[MetricName, ...] | None = None
     neighbours: int = Field(default=3, gt=0)
     distances: Distances = "exact"
@@ -53,6 +58,10 @@ class Measure(ResultStep):
     def _can_be(self) -> Measure:
         if self.reference is None and self.statistics is None:
             raise ValueError("expected a reference: images, statistics (mu and sigma), or both; found neither")
+        if isinstance(self.statistics, Result) and self.published is None:
+            kind = self.statistics.step.kind
+            raise ValueError(f"expected as statistics a StatisticsFile or the result of a PublishedStatistics, found that of {kind}")
+        self._check_sides()
         if isinstance(self.samples, Slice) and isinstance(self.reference, Slice):
             mine, theirs = ((part.step.fingerprint, part.start, part.stop) for part in (self.samples, self.reference))
             check_apart(mine, theirs)
@@ -63,10 +72,32 @@ class Measure(ResultStep):
             raise ValueError(f"nothing of the protocol {self.yardstick.name!r} can be measured from what is given")
         self._check_widths()
         if self.features is not None:
-            self._features(ImageSet(source="", digest="", rows=1))  # which checks network and protocol
+            self._features(ImageSet(source="", digest="", rows=1))  # which checks network and protocol,
+            self.inputs()  # and that its images are of the shape that it takes
         elif self.compared is not None or not isinstance(self.samples, StatisticsFile):
             raise ValueError("expected the weights of the feature network, found none: images are measured in its features")
         return self
+
+    def _check_sides(self) -> None:
+        """Images are of one size, and none are latents. Of files from outside nobody knows before they are read."""
+        sides = {}
+        for name, part in (("the samples", self.samples), ("the reference", self.reference)):
+            if isinstance(part, Slice):
+                check_images(part)
+                sides[name] = data_shape(part.step).image_size
+        if self.published is not None:
+            sides[f"the {self.published.title}"] = self.published.image_size
+        if len(set(sides.values())) > 1:
+            found = ", ".join(f"{side} x {side} pixels in {name}" for name, side in sides.items())
+            raise ValueError(
+                f"expected samples and reference of one size, found {found}; take the reference that was measured at the samples' size"
+            )
+
+    @property
+    def published(self) -> PublishedStatistics | None:
+        """The step of the statistics, where they are one's result."""
+        step = self.statistics.step if isinstance(self.statistics, Result) else None
+        return step if isinstance(step, PublishedStatistics) else None
 
     def _check_widths(self) -> None:
         """Statistics that cannot be compared are found here, and not when the features of all images are there."""
@@ -103,6 +134,12 @@ class Measure(ResultStep):
         for file in (self.samples, self.statistics):
             if metric == "sfid" and isinstance(file, StatisticsFile) and len(file.widths) == 1:
                 return f"{file.title} holds no mu_s and sigma_s"
+        if metric == "sfid" and self.published is not None and not self.published.spatial:
+            return f"{self.published.title} have no mu_s and sigma_s"
+        if metric == "is" and self.features is not None:
+            own = getattr(self.features.step, "network", None)
+            if isinstance(own, OwnFeatures) and not own.logits:
+                return f"{own.factory} gives features without logits"
         if metric not in FRECHET and isinstance(self.samples, StatisticsFile):
             return f"{self.samples.title} holds statistics and no images"
         if metric in NEED_IMAGES and self.reference is None:
@@ -124,18 +161,24 @@ class Measure(ResultStep):
         return self.reference if self.statistics is None or set(self.wanted) & set(NEED_IMAGES) else None
 
     def inputs(self) -> dict[str, Slice | Weights | Result]:
-        """Features, and statistics of the reference: steps of their own, shared with every other comparison."""
+        """Features, and statistics of the reference: steps of their own, shared with every other comparison.
+
+        The reference comes first: what is wrong with it is found before samples are made.
+        """
         found: dict[str, Slice | Weights | Result] = {}
-        if not isinstance(self.samples, StatisticsFile):
-            found["samples"] = self._features(self.samples)
+        if isinstance(self.statistics, Result) and set(self.wanted) & set(FRECHET):
+            found["statistics"] = self.statistics
         if self.compared is not None:
             found["reference"] = self._features(self.compared)
             if self.statistics is None and set(self.wanted) & set(FRECHET):
                 found["statistics"] = Statistics(features=found["reference"]).result()
+        if not isinstance(self.samples, StatisticsFile):
+            found["samples"] = self._features(self.samples)
         return found
 
-    def compute(self, inputs: Bound, spread: Spread) -> bytes:
+    def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
         """A `MetricResult` as JSON."""
+        del store
         from dgflow.steps.measured import measured
 
         return measured(self, inputs, spread).encoded()

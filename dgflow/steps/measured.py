@@ -15,7 +15,8 @@ from dgflow.metrics.inception_score import InceptionScore
 from dgflow.metrics.protocols import HEADINGS, OF_NEIGHBOURS, PROTOCOLS, outside_protocol
 from dgflow.metrics.result import MetricResult, Provenance, share_error, split_error, subset_error
 from dgflow.runtime.environment import versions
-from dgflow.steps.binding import Bound, BoundRows
+from dgflow.steps.binding import Bound, BoundRows, graph
+from dgflow.steps.decode import origin
 from dgflow.steps.feature_passes import Population, Sums, influence, kernel_distances, neighbours, summed
 from dgflow.steps.generate import Generate
 from dgflow.steps.image_set import ImageSet, StatisticsFile
@@ -23,6 +24,7 @@ from dgflow.steps.measure import FRECHET, Measure
 from dgflow.steps.shapes import data_shape
 from dgflow.steps.statistics import NAMES
 from dgflow.steps.step import Slice, Spread
+from dgflow.store.shards import rows_sha256
 
 _FEW = 10  # samples a feature, below which the first order is a rough measure of a Fréchet distance's spread (`frechet_error`)
 
@@ -56,7 +58,7 @@ def measured(step: Measure, inputs: Bound, spread: Spread) -> MetricResult:
         errors={name: error for name, error in errors.items() if name in step.wanted},
         spreads=spreads,
         provenance=_provenance(step, inputs),
-        warnings=[] if sums is None else _warnings(step, inputs, sums, moments),
+        warnings=[*_made_up(step), *([] if sums is None else _warnings(step, inputs, sums, moments))],
         notes=_notes(step, moments, errors),
     )
 
@@ -82,10 +84,15 @@ def _frechet(step: Measure, inputs: Bound, metric: str, moments: Moments | None,
 
 
 def _reference(step: Measure, inputs: Bound, metric: str) -> Gaussian:
-    if step.statistics is not None:
+    if isinstance(step.statistics, StatisticsFile):
         return _gaussian(step.statistics.read(), metric, step.statistics.title)
+    return _gaussian(_arrays(inputs), metric, "the reference" if step.published is None else step.published.title)
+
+
+def _arrays(inputs: Bound) -> dict[str, np.ndarray]:
+    """Those of the step of statistics, by name."""
     with np.load(io.BytesIO(inputs.result("statistics")), allow_pickle=False) as arrays:
-        return _gaussian(arrays, metric, "the reference")
+        return dict(arrays)
 
 
 def _manifold_size(step: Measure) -> int:
@@ -131,7 +138,7 @@ def _provenance(step: Measure, inputs: Bound) -> Provenance:
         samples_digest=_digest(inputs, "samples", step.samples),
         reference_digest=None if step.compared is None else _digest(inputs, "reference", step.compared),
         reference_n=None if step.compared is None else step.compared.rows,
-        statistics_digest=None if step.statistics is None else step.statistics.digest,
+        statistics_digest=_statistics_digest(step, inputs),
         network_digest=behind.get("network"),
         k=step.neighbours,
         distances=step.distances,
@@ -141,6 +148,20 @@ def _provenance(step: Measure, inputs: Bound) -> Provenance:
         kid_seed=step.yardstick.kid_seed,
         dgflow_version=versions()["dgflow"],
     )
+
+
+def _statistics_digest(step: Measure, inputs: Bound) -> str | None:
+    """Of the numbers alone, so that it is the same however a published file came here."""
+    if isinstance(step.statistics, StatisticsFile):
+        return step.statistics.digest
+    return None if step.published is None or "statistics" not in inputs.items else rows_sha256(_arrays(inputs))
+
+
+def _made_up(step: Measure) -> list[str]:
+    """One text, whatever is made up: a table has it once."""
+    if not any(getattr(node.step, "made_up", False) for node in graph(step)):
+        return []
+    return ["a smoke run: random weights or statistics stand in for trained or published ones; these numbers compare with nothing"]
 
 
 def _warnings(step: Measure, inputs: Bound, sums: Sums, moments: Mapping[str, Moments]) -> list[str]:
@@ -195,7 +216,8 @@ class _Seeds(NamedTuple):
 def _seeds(part: Slice | ImageSet | StatisticsFile) -> _Seeds:
     """With what samples were drawn, as far as that is known."""
     if isinstance(part, Slice):  # the seed of real images is that of their order
-        return _Seeds(part.step.seed, part.step.seeding, part.start, part.stop) if isinstance(part.step, Generate) else _Seeds()
+        drawn = origin(part)
+        return _Seeds(drawn.step.seed, drawn.step.seeding, drawn.start, drawn.stop) if isinstance(drawn.step, Generate) else _Seeds()
     if isinstance(part, ImageSet) and part.start is not None:
         return _Seeds(part.seed, part.seeding, part.start, part.start + part.rows)
     return _Seeds()

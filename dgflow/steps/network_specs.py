@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import model_validator
 
+from dgflow.steps.own_networks import OwnDenoiser
 from dgflow.steps.step import NetworkStep, Spec, Weights
 
 if TYPE_CHECKING:
@@ -261,7 +262,7 @@ class DDPMUNet(Spec):
         return _discrete_score_model(network, "linear", learn_sigma=False, null_label=None)
 
 
-ScoreNetwork = SongUNet | DhariwalUNet | ADMUNet | DiT | NCSNpp | LSGMPrior | DDPMUNet
+ScoreNetwork = SongUNet | DhariwalUNet | ADMUNet | DiT | NCSNpp | LSGMPrior | DDPMUNet | OwnDenoiser
 LATENT = (DiT, LSGMPrior)
 """Those whose samples are latents."""
 

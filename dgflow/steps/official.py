@@ -6,11 +6,12 @@ under which licence, in `dgflow.weights.catalogue`.
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from dgflow.steps.network_specs import ADMEncoder, Discriminator, InceptionV3, ScoreNetwork, TimeName
 from dgflow.steps.pretrained import Pretrained
 from dgflow.steps.step import Spec, Weights
+from dgflow.steps.vae_specs import NVAE, StableDiffusionVAE
 from dgflow.weights.catalogue import catalogue_file
 
 Kind = TypeVar("Kind", bound=Spec)
@@ -28,19 +29,24 @@ FEATURES = {
 }
 
 
-def official(name: str) -> Weights:
-    """The weights of a published score network, classifier, discriminator or feature network.
+def official(name: str, part: Literal["prior", "vae"] | None = None) -> Weights:
+    """The weights of a published score network, classifier, discriminator, autoencoder or feature network.
+
+    Args:
+        part: which network of a file that has two, LSGM's: the prior (None too), or the autoencoder.
 
     Raises:
-        ValueError: there is no such file, with the names there are; or it holds no network that a step can take.
+        ValueError: there is no such file, with the names there are; or it has no such part, or no network that a step can take.
     """
     file = catalogue_file(name)
-    network = file.network.get("prior", file.network)
+    if part is not None and part not in file.network:
+        raise ValueError(f"expected no part of {name}, which is one network, found {part!r}: only the files of LSGM have parts")
+    network = file.network.get(part or "prior", file.network)
     inner = network.get("model", network)
     if inner.get("class") == "InceptionV3":
         inception = InceptionV3()
         return Pretrained(source=name, network=inception, image_size=299, num_classes=1008, format=file.format).weights()  # type: ignore[arg-type]
-    kinds = {kind.__name__: kind for kind in get_args(ScoreNetwork)}
+    kinds = {kind.__name__: kind for kind in (*get_args(ScoreNetwork), NVAE)}
     if name in FEATURES:
         features = official(FEATURES[name])
         assert isinstance(features.step, Pretrained)
@@ -53,12 +59,16 @@ def official(name: str) -> Weights:
     elif inner.get("class") == "ADMEncoder":
         told = _spec(ADMEncoder, network).model_copy(update={"time": TIMES.get(name, "linear-vp")})
         found = {"network": told, "channels": network["in_channels"], "num_classes": network["out_channels"]}
+    elif inner.get("class") == "StableDiffusionVAE":
+        found = {"network": _spec(StableDiffusionVAE, {**network["config"], "scale": network["scale"]})}
     elif inner.get("class") in kinds:
         channels = next(inner[key] for key in ("num_input_channels", "img_channels", "in_channels", "num_channels") if key in inner)
         classes = inner.get("label_dim", inner.get("num_classes")) or 0
         found = {"network": _spec(kinds[inner["class"]], inner), "channels": channels, "num_classes": classes}
     else:
-        raise ValueError(f"expected a score network, a classifier or a discriminator, found {name}: {inner.get('class', 'no network')}")
+        raise ValueError(
+            f"expected a score network, a classifier, a discriminator or an autoencoder, found {name}: {inner.get('class', 'no network')}"
+        )
     side = next((inner[key] for key in ("image_size", "img_resolution", "input_size") if key in inner), file.image_size)
     return Pretrained(source=name, format=file.format, **{"image_size": side, **found}).weights()  # type: ignore[arg-type]
 

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, field_validator, model_validator
 
 from dgflow.steps.network_specs import ADMEncoder, Discriminator, DiT, InceptionV3, LSGMPrior, NCSNpp, ScoreNetwork
+from dgflow.steps.own_networks import OwnFeatures
 from dgflow.steps.step import NetworkStep, Weights
+from dgflow.steps.vae_specs import NVAE, VAE, StableDiffusionVAE
 from dgflow.store.objects import ObjectStore
 from dgflow.weights.catalogue import CATALOGUE
 from dgflow.weights.sources import parse_source
@@ -45,16 +47,18 @@ class Pretrained(NetworkStep):
 
     `source` is a path, `file:`, `https:`, `s3:`, `hf:owner/repository/file@revision`, or the name of a file of the catalogue. Its sha256 is
     checked where `sha256` says it, and locked in the root at first use otherwise. A classifier has `num_classes` outputs; the head of a
-    published discriminator has 1,000 rows of labels whatever the data, so give `num_classes=1000`.
+    published discriminator has 1,000 rows of labels whatever the data, so give `num_classes=1000`. `made_up`: random weights, written for a
+    smoke run; nothing that is measured with them compares with anything.
     """
 
     source: str
-    network: ScoreNetwork | ADMEncoder | Discriminator | InceptionV3
+    network: ScoreNetwork | ADMEncoder | Discriminator | InceptionV3 | VAE | OwnFeatures
     image_size: int = Field(gt=0)
     channels: int = Field(default=3, gt=0)
     num_classes: int = Field(default=0, ge=0)
     format: Format = "safetensors"
     sha256: str | None = None
+    made_up: bool = False
 
     @field_validator("source")
     @classmethod
@@ -102,7 +106,8 @@ class Pretrained(NetworkStep):
         return network.build(image_size=self.image_size, channels=self.channels, num_classes=self.num_classes)
 
     def trained_part(self, network: nn.Module) -> nn.Module:
-        return network.head if isinstance(self.network, Discriminator) else network  # type: ignore[return-value]
+        part = {Discriminator: "head", StableDiffusionVAE: "autoencoder"}.get(type(self.network))
+        return getattr(network, part) if part else network
 
     def fetch(self, inputs: Bound, store: ObjectStore) -> bytes:
         """The weights as safetensors.
@@ -135,5 +140,10 @@ class Pretrained(NetworkStep):
 
             return from_diffusers(read_weights(path, "safetensors", source=self.source).tensors, self.image_size)
         names = network.ema_names() if isinstance(self.network, NCSNpp | LSGMPrior) else None  # type: ignore[operator]
-        part = "prior" if self.format == "lsgm" else None
-        return read_weights(path, self.format, source=self.source, ema_names=names, part=part).tensors
+        part = None if self.format != "lsgm" else "vae" if isinstance(self.network, NVAE) else "prior"
+        tensors = read_weights(path, self.format, source=self.source, ema_names=names, part=part).tensors
+        if isinstance(self.network, StableDiffusionVAE):
+            from dgflow.networks.latents import present_names
+
+            return present_names(tensors)
+        return tensors

@@ -15,6 +15,7 @@ from dgflow.steps.step import ResultStep, Slice, Spread
 if TYPE_CHECKING:
     from dgflow.metrics.frechet import Moments
     from dgflow.steps.binding import Bound
+    from dgflow.store.objects import ObjectStore
 
 NAMES = {"features": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
 """Column of `Features` to the arrays of its mean and covariance, as OpenAI's and EDM's reference files call them."""
@@ -43,8 +44,9 @@ class Statistics(ResultStep):
         assert isinstance(self.features.step, Features)
         return ("features",) if self.features.step.front_end is None else ("features", "spatial")
 
-    def compute(self, inputs: Bound, spread: Spread) -> bytes:
+    def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
         """The file."""
+        del store
         from dgflow.steps.feature_passes import summed
 
         sums = summed(inputs, "features", self.features.rows, self.columns, 1000, spread)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from dgflow.runtime.training import TrainingTask
     from dgflow.steps.binding import Bound
+    from dgflow.store.objects import ObjectStore
     from dgflow.store.shards import Columns
 
 PLACEMENT = "placement"  # metadata of fields that are not identity, as in `epochs: Annotated[int, PLACEMENT] = 10`
@@ -71,10 +72,6 @@ class Step(Spec):
         """What this step reads, by the path of the field that says so (`guidance.0.discriminator`)."""
         return dict(_references("", self))
 
-    def outside_inputs(self) -> dict[str, str]:
-        """Digests of what the step reads from outside the root (files of images); name to digest."""
-        return {}
-
 
 class Slice(Spec):
     """Samples `start` to `stop` (exclusive) of a step; what `step[start:stop]` gives."""
@@ -111,6 +108,17 @@ class SampleStep(Step, ABC):
     def length(self) -> int | None:
         """How many samples there can be; None where the stream has no end, or none that is known beforehand."""
         return None
+
+    def all(self) -> Slice:
+        """Every sample. Raises ValueError where it is not known beforehand how many there are."""
+        if self.length is None:
+            raise ValueError(f"expected a {self.kind} whose number of samples is known beforehand; name the samples, as in step[:1000]")
+        return self[: self.length]
+
+    def remarks(self, inputs: Bound) -> tuple[str, ...]:
+        """What whoever reads a slice of it should know, such as images that were left out; kept in the manifest."""
+        del inputs
+        return ()
 
     def shard_range(self, number: int) -> tuple[int, int]:
         """First index and end of shard `number`.
@@ -176,8 +184,8 @@ class ResultStep(Step, ABC):
         return Result(step=self)
 
     @abstractmethod
-    def compute(self, inputs: Bound, spread: Spread) -> bytes:
-        """The file. Work that is worth sharing goes through `spread`."""
+    def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
+        """The file. Work that is worth sharing goes through `spread`; files from outside are fetched into the root, `store`."""
 
 
 class Result(Spec):
@@ -209,7 +217,7 @@ class TrainStep(NetworkStep, ABC):
     """
 
     epochs: Annotated[int, PLACEMENT] = Field(default=10, gt=0)
-    images_per_epoch: int | None = Field(default=None, gt=0)  # None: one pass over the training images
+    images_per_epoch: int | None = Field(default=None, gt=0)  # None: one pass over the training images (of two kinds, the real ones)
     batch_size: int = Field(default=128, gt=0)  # over all workers together
     learning_rate: float = Field(default=1e-3, gt=0)
     held_out: float = Field(default=0.1, ge=0, lt=1)
@@ -222,6 +230,23 @@ class TrainStep(NetworkStep, ABC):
     @abstractmethod
     def training_task(self, inputs: Bound) -> TrainingTask:
         """Data, loss and optimiser, for `dgflow.runtime.training`."""
+
+    def split(self, rows: int, *, of: str, least: int = 1) -> tuple[int, int]:
+        """How many of `rows` are trained on, and how many are kept apart. `of` says whose rows they are.
+
+        Raises:
+            ValueError: fewer than `least` to train on, or none to keep apart where some were to be.
+        """
+        held = round(rows * self.held_out)
+        if rows - held < least or (self.held_out and not held):
+            few = "one" if least == 1 else f"{least:,}"
+            kept = f" besides a share of {self.held_out} to hold out" if self.held_out else ""
+            raise ValueError(f"{self.kind}: expected at least {few} to train on{kept} in {of}, found {rows:,} rows; take a larger slice")
+        return rows - held, held
+
+    def steps_per_epoch(self, rows: int, share: int = 1) -> int:
+        """Whole batches in an epoch over `rows` (or `images_per_epoch`), one at least; a batch takes 1 / `share` of its rows from them."""
+        return max(1, (self.images_per_epoch or rows) * share // self.batch_size)
 
     def last(self) -> Weights:
         return Weights(step=self, which="last")

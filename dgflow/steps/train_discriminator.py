@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -15,24 +15,30 @@ if TYPE_CHECKING:
 
     from dgflow.runtime.training import TrainingTask
     from dgflow.steps.binding import Bound
-    from dgflow.steps.training_data import ImageSet
 
 MEASURED_LEVELS = 8  # noise levels at which each held-out image is measured, spread evenly over log sigma
 CALIBRATION_BINS = 8
+TAU_MIN = 1e-5  # of the published times
 
 
 class TrainDiscriminator(TrainStep):
     """Binary cross-entropy on diffused images (Kim et al. 2023, Algorithm 1): real = 1, fake = 0.
 
-    Batches are half real, half fake; an epoch is one pass over the real images. Noise levels are drawn with log sigma uniform on
-    [`sigma_min`, `sigma_max`]: the default is where guidance with its default window acts in EDM's sampler (the published range, tau in
-    [1e-5, 1], spends a third of its draws below it). With `features`, `network` reads the middle features of a frozen classifier of noisy
-    images, as in the paper, else the images themselves. The time that both are told is what those features were trained with
-    (`ADMEncoder.time`), here and when guiding; the published code trains on linear-VP time at 64 pixels and guides with cosine time.
+    Batches are half real, half fake; an epoch is one pass over the real images, and where there are fewer fakes, these come round more
+    often. Noise levels are drawn with log sigma uniform on [`sigma_min`, `sigma_max`]: the default is where guidance with its default
+    window acts in EDM's sampler. `times="importance"` draws them as published, tau in [1e-5, 1] importance-sampled, which is log sigma
+    uniform on [0.001, 152] and spends a third of its draws below that window; the two limits then say where is measured. `precision` is
+    that of activations; weights, optimiser and loss are float32.
+
+    With `features`, `network` reads the middle features of a frozen classifier of noisy images, as in the paper, else the images
+    themselves. The time that both are told is what those features were trained with (`ADMEncoder.time`), here and when guiding; the
+    published code trains on linear-VP time at 64 pixels and guides with cosine time.
 
     Every epoch records its held-out loss, because more training is the best-known way to make FID worse, and its calibration by noise
     level.
     """
+
+    schema_version: ClassVar[int] = 2  # batches are drawn by lanes
 
     real: Slice
     fake: Slice
@@ -41,15 +47,27 @@ class TrainDiscriminator(TrainStep):
     conditional: bool = True
     sigma_min: float = Field(default=0.0447, gt=0)
     sigma_max: float = Field(default=80.0, gt=0)
+    times: Literal["log-uniform", "importance"] = "log-uniform"
     weight_decay: float = Field(default=1e-7, ge=0)
+    precision: Literal["float32", "bfloat16"] = "float32"
 
     @model_validator(mode="after")
-    def _same_shape(self) -> TrainDiscriminator:
+    def _fits(self) -> TrainDiscriminator:
         real, fake = data_shape(self.real.step), data_shape(self.fake.step)
-        if real != fake:
-            raise ValueError(f"expected fakes of the real images' shape {real}, found {fake}")
+        if (real.image_size, real.channels) != (fake.image_size, fake.channels):
+            raise ValueError(
+                f"expected fakes of the real ones' {real.channels} channels and {real.image_size} pixels a side, found {fake.channels} "
+                f"and {fake.image_size}"
+            )
+        if self.conditional and real.num_classes != fake.num_classes:
+            raise ValueError(
+                f"expected fakes of the real ones' {real.num_classes} classes, found {fake.num_classes}; use conditional=False for a "
+                "discriminator that is told no class"
+            )
         if self.batch_size % 2:
             raise ValueError(f"expected an even batch size (half real, half fake), found {self.batch_size}")
+        for part in (self.real, self.fake):
+            self.split(part.rows, of=part.step.title, least=self.batch_size // 2)
         return self
 
     def build(self, inputs: Bound) -> nn.Module:
@@ -73,49 +91,46 @@ class TrainDiscriminator(TrainStep):
 
         from dgflow.diffusion import noise
         from dgflow.diffusion.losses import discriminator_loss, perturb
-        from dgflow.diffusion.times import log_uniform_sigma, tau_from_sigma
-        from dgflow.runtime.training import TrainingTask, device
-        from dgflow.steps.training_data import ImageSet
+        from dgflow.diffusion.times import log_uniform_sigma, sigma_from_tau, tau_from_sigma
+        from dgflow.runtime.training import TrainingTask, autocast, device
+        from dgflow.steps.training_data import Stream
+        from dgflow.steps.training_rows import normals
 
-        shape = data_shape(self.real.step)
+        place = device()
+        classes = data_shape(self.real.step).num_classes if self.conditional else 0
+        # Slots alternate real and fake, so that every worker's share is balanced too.
         real, fake = (
-            ImageSet.of(
-                inputs.rows(name),
-                self.held_out,
-                num_classes=shape.num_classes if self.conditional else 0,
-                source=getattr(self, name).step.name,
-            )
-            for name in ("real", "fake")
+            Stream(self, inputs, name, num_classes=classes, device=place, first=first, every=2)
+            for first, name in enumerate(("real", "fake"))
         )
         torch.manual_seed(self.seed)
-        network, place = self.build(inputs).to(device()), device()
+        network = self.build(inputs).to(place)
         told = time_map(time_of(self))
+        range_drawn = (self.sigma_min, self.sigma_max) if self.times == "log-uniform" else (sigma_from_tau(TAU_MIN), sigma_from_tau(1.0))
         held = min(real.held, fake.held)  # as many of each, so that chance is log 2
 
-        def logits(network: nn.Module, images: Tensor, labels: Tensor, sigma_B: Tensor, index: Tensor, draw: int) -> Tensor:
+        def logits(network: nn.Module, batch: tuple[Tensor, Tensor], sigma_B: Tensor, index: Tensor, draw: int) -> Tensor:
+            images, labels = batch
             tau_B = tau_from_sigma(sigma_B).float().to(place)
             told_B = told(sigma_B.to(place)).float()
-            added = noise.standard_normal(self.seed, index, images.shape[1:], step=0, draw=draw).float().to(place)
-            return network(perturb(images, tau_B, added), told_B, labels if self.conditional else None)
+            added = normals(self.seed, index, images.shape[1:], draw=draw, device=place)
+            with autocast(place, self.precision):
+                return network(perturb(images, tau_B, added), told_B, labels if self.conditional else None).float()
 
         def loss(network: nn.Module, slots: Tensor, step: int) -> Tensor:
-            # Slots alternate real and fake, so that every worker's share is balanced too.
-            index = step * self.batch_size + slots
-            is_real = slots % 2 == 0
-            halves = index // 2
-            images, labels = _mixed(real, fake, is_real, real.drawn(self.seed, halves), fake.drawn(self.seed, halves))
-            sigma_B = log_uniform_sigma(noise.uniform(self.seed, index, (), step=0, draw=noise.LEVEL), self.sigma_min, self.sigma_max)
-            values = logits(network, images.to(place), labels.to(place), sigma_B, index, noise.NOISE)
-            return discriminator_loss(values, is_real.to(place))
+            index, is_real = step * self.batch_size + slots, slots % 2 == 0
+            batch = _together(is_real, real.take(step, slots[is_real]), fake.take(step, slots[~is_real]))
+            sigma_B = log_uniform_sigma(noise.uniform(self.seed, index, (), step=0, draw=noise.LEVEL), *range_drawn)
+            return discriminator_loss(logits(network, batch, sigma_B, index, noise.NOISE), is_real.to(place))
 
         def measure(network: nn.Module, items: Tensor) -> dict[str, Tensor]:
             # Real and fake items follow each other with the same level, so that no bin has more of one than of the other.
             is_real, pair = items % 2 == 0, items // 2
             kept, level = pair // MEASURED_LEVELS, pair % MEASURED_LEVELS
-            images, labels = _mixed(real, fake, is_real, real.kept_apart(kept), fake.kept_apart(kept))
+            batch = _together(is_real, real.kept_apart(kept[is_real]), fake.kept_apart(kept[~is_real]))
             offset = noise.uniform(self.seed, pair, (), step=0, draw=noise.EVALUATION_LEVEL)
             sigma_B = log_uniform_sigma((level + offset) / MEASURED_LEVELS, self.sigma_min, self.sigma_max)
-            values = logits(network, images.to(place), labels.to(place), sigma_B, items, noise.EVALUATION_NOISE)
+            values = logits(network, batch, sigma_B, items, noise.EVALUATION_NOISE)
             return {
                 "logit": values.double(),
                 "loss": discriminator_loss(values, is_real.to(place)).double(),
@@ -128,21 +143,22 @@ class TrainDiscriminator(TrainStep):
             trained=self.trained_part(network),
             optimizer=torch.optim.Adam(self.trained_part(network).parameters(), lr=self.learning_rate, weight_decay=self.weight_decay),
             batch_size=self.batch_size,
-            steps_per_epoch=max(1, 2 * (self.images_per_epoch or real.training) // self.batch_size),
+            steps_per_epoch=self.steps_per_epoch(real.training, share=2),
             loss=loss,
             held_out=2 * held * MEASURED_LEVELS,
             measure=measure,
             summarise=lambda values: summarise(values, self.sigma_min, self.sigma_max),
+            data=(real, fake),
             device=place,
         )
 
 
-def _mixed(real: ImageSet, fake: ImageSet, is_real: Tensor, real_items: Tensor, fake_items: Tensor) -> tuple[Tensor, Tensor]:
+def _together(is_real: Tensor, real: tuple[Tensor, Tensor], fake: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Images and labels of both kinds, each where `is_real` says."""
     import torch
 
-    real_images, real_labels = real.take(real_items)
-    fake_images, fake_labels = fake.take(fake_items)
-    return torch.where(is_real[:, None, None, None], real_images, fake_images), torch.where(is_real, real_labels, fake_labels)
+    place = torch.where(is_real, is_real.cumsum(0) - 1, (~is_real).cumsum(0) - 1 + is_real.sum()).to(real[0].device)
+    return torch.cat([real[0], fake[0]])[place], torch.cat([real[1], fake[1]])[place]
 
 
 def summarise(values: dict[str, Tensor], sigma_min: float, sigma_max: float) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dgflow.steps.network_specs import SongUNet
 from dgflow.steps.shapes import data_shape
@@ -25,12 +25,19 @@ class TrainScore(TrainStep):
     Log-normal noise levels, weighted squared error, averaged weights.
     """
 
+    schema_version: ClassVar[int] = 2  # batches are drawn by lanes
+
     real: Slice
     network: SongUNet = SongUNet()
     conditional: bool = True
     P_mean: float = -1.2
     P_std: float = 1.2
     ema_halflife: int = Field(default=500_000, gt=0)  # images
+
+    @model_validator(mode="after")
+    def _enough(self) -> TrainScore:
+        self.split(self.real.rows, of=self.real.step.title)
+        return self
 
     def build(self, inputs: Bound) -> nn.Module:
         """The network with fresh weights."""
@@ -49,39 +56,41 @@ class TrainScore(TrainStep):
         from dgflow.diffusion import noise
         from dgflow.diffusion.losses import edm_loss, lognormal_sigma
         from dgflow.runtime.training import TrainingTask, device
-        from dgflow.steps.training_data import ImageSet
+        from dgflow.steps.training_data import Stream
+        from dgflow.steps.training_rows import normals
 
-        shape = data_shape(self.real.step)
-        data = ImageSet.of(inputs.rows("real"), self.held_out, num_classes=shape.num_classes, source=self.real.step.name)
+        place = device()
+        data = Stream(self, inputs, "real", num_classes=data_shape(self.real.step).num_classes, device=place)
         torch.manual_seed(self.seed)
-        network, place = self.build(inputs).to(device()), device()
+        network = self.build(inputs).to(place)
 
-        def losses(network: nn.Module, items: torch.Tensor, index: torch.Tensor, level: int, draw: int) -> torch.Tensor:
-            images, labels = (part.to(place) for part in data.take(items))
+        def losses(
+            network: nn.Module, batch: tuple[torch.Tensor, torch.Tensor], index: torch.Tensor, level: int, draw: int
+        ) -> torch.Tensor:
+            images, labels = batch
             normal = noise.standard_normal(self.seed, index, (), step=0, draw=level).float().to(place)
-            added = noise.standard_normal(self.seed, index, images.shape[1:], step=0, draw=draw).float().to(place)
+            added = normals(self.seed, index, images.shape[1:], draw=draw, device=place)
             sigma_B = lognormal_sigma(normal, self.P_mean, self.P_std)
             return edm_loss(network, images, sigma_B, added, labels if self.conditional else None, self.network.sigma_data)
 
         def loss(network: nn.Module, slots: torch.Tensor, step: int) -> torch.Tensor:
-            positions = step * self.batch_size + slots
-            return losses(network, data.drawn(self.seed, positions), positions, noise.LEVEL, noise.NOISE)
+            return losses(network, data.take(step, slots), step * self.batch_size + slots, noise.LEVEL, noise.NOISE)
 
         def measure(network: nn.Module, items: torch.Tensor) -> dict[str, torch.Tensor]:
-            return {
-                "loss": losses(network, data.kept_apart(items // MEASURED_LEVELS), items, noise.EVALUATION_LEVEL, noise.EVALUATION_NOISE)
-            }
+            kept = data.kept_apart(items // MEASURED_LEVELS)
+            return {"loss": losses(network, kept, items, noise.EVALUATION_LEVEL, noise.EVALUATION_NOISE)}
 
         return TrainingTask(
             network=network,
             trained=network,
             optimizer=torch.optim.Adam(network.parameters(), lr=self.learning_rate),
             batch_size=self.batch_size,
-            steps_per_epoch=max(1, (self.images_per_epoch or data.training) // self.batch_size),
+            steps_per_epoch=self.steps_per_epoch(data.training),
             loss=loss,
             held_out=data.held * MEASURED_LEVELS,
             measure=measure,
             summarise=lambda values: {"held_out_loss": float(values["loss"].double().mean())},
+            data=(data,),
             ema_halflife=self.ema_halflife,
             device=place,
         )

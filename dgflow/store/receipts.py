@@ -80,6 +80,7 @@ class Manifest(_Record):
     inputs: dict[str, str]
     inputs_sha256: Sha256
     entries: tuple[ManifestEntry, ...]
+    remarks: tuple[str, ...] = ()  # for people, such as the images that were left out
 
     @property
     def digest(self) -> str:
@@ -88,7 +89,15 @@ class Manifest(_Record):
         return fingerprint({"start": self.start, "stop": self.stop, "rows": rows})
 
     @classmethod
-    def of(cls, start: int, stop: int, inputs: Mapping[str, str], keys: Sequence[str], receipts: Sequence[Receipt]) -> Self:
+    def of(
+        cls,
+        start: int,
+        stop: int,
+        inputs: Mapping[str, str],
+        keys: Sequence[str],
+        receipts: Sequence[Receipt],
+        remarks: Sequence[str] = (),
+    ) -> Self:
         """The manifest of [start, stop) from receipts and their keys, in index order. Raises ValueError where they are not its shards."""
         entries: list[ManifestEntry] = []
         for key, receipt in zip(keys, receipts, strict=True):
@@ -99,7 +108,14 @@ class Manifest(_Record):
             fields = receipt.model_dump(include={"number", "key", "start", "stop", "sha256", "rows_sha256", "bytes"})
             entries.append(ManifestEntry(receipt=key, **fields))
         _check_cover(start, stop, entries)
-        return cls(start=start, stop=stop, inputs=dict(inputs), inputs_sha256=fingerprint(dict(inputs)), entries=tuple(entries))
+        return cls(
+            start=start,
+            stop=stop,
+            inputs=dict(inputs),
+            inputs_sha256=fingerprint(dict(inputs)),
+            entries=tuple(entries),
+            remarks=tuple(remarks),
+        )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -191,13 +191,13 @@ class StepStore:
         """The rows of a shard, all columns or those named. Raises CorruptObject as `read`, ValueError for a column that is not there."""
         return decode_shard(self.read(entry), "npz" if entry.key.endswith(".npz") else "parquet", columns)
 
-    def seal(self, start: int, stop: int, inputs: Mapping[str, str], keys: Sequence[str]) -> Manifest:
+    def seal(self, start: int, stop: int, inputs: Mapping[str, str], keys: Sequence[str], remarks: Sequence[str] = ()) -> Manifest:
         """Write the manifest of the samples [start, stop): `keys` are the receipts, in index order, of the shards that hold them.
 
         Raises ValueError where the shards do not follow one another or hold more or less than the slice, or were made from other inputs;
         CorruptObject where a data object is missing or has another size; StepMismatch where the slice was sealed with other shards.
         """
-        manifest = Manifest.of(start, stop, inputs, keys, self.receipts(keys))
+        manifest = Manifest.of(start, stop, inputs, keys, self.receipts(keys), remarks)
         self._check_present(manifest.entries)
         key = self._manifest_key(start, stop, inputs)
         standing = self._create_record(key, manifest, manifest.encoded())

@@ -47,11 +47,12 @@ _PARTS = {
     "batchnorm/moving_mean": "bn.running_mean",
     "batchnorm/moving_variance": "bn.running_var",
 }
-_NODES = {
+NODES = {
     **{f"{scope}/{part}": f"{module}.{ours}" for scope, module in SCOPES.items() for part, ours in _PARTS.items()},
     "softmax/weights": "fc.weight",
     "softmax/biases": "fc.bias",
 }
+"""A constant of the graph -> its name in PyTorch's ports."""
 _PASSED = 10  # Identity nodes between a constant and who reads it; freezing leaves one
 
 
@@ -66,24 +67,24 @@ def read_inception_graph(file: File, *, source: str | None = None) -> WeightFile
     name = called(file, source)
     try:
         data = file if isinstance(file, bytes) else as_path(file).read_bytes()
-        graph = _message("Graph").FromString(data)
+        graph = message("Graph").FromString(data)
     except DecodeError as error:
         raise ValueError(f"{name}: expected a whole frozen TensorFlow graph, found another file or a damaged one: {AGAIN}") from error
     nodes = {node.name: node for node in graph.node}
-    constants = {wanted: _constant(nodes, wanted) for wanted in _NODES}
+    constants = {wanted: _constant(nodes, wanted) for wanted in NODES}
     missing = [wanted for wanted, node in constants.items() if node is None]
     used = {node.name for node in constants.values() if node is not None}
     others = [node.name for node in graph.node if node.op == "Const" and node.name.endswith(tuple(_PARTS)) and node.name not in used]
     if missing or others or len(nodes) != len(graph.node):
         raise ValueError(
-            f"{name}: expected Inception's frozen graph, its {len(_NODES)} constants once each, found {len(graph.node)} nodes;"
+            f"{name}: expected Inception's frozen graph, its {len(NODES)} constants once each, found {len(graph.node)} nodes;"
             f" missing: {some(missing)}; unexpected: {some(others)}; {len(graph.node) - len(nodes)} names twice: {AGAIN}"
         )
     unscaled = _unscaled(nodes, name)
     tensors: dict[str, Tensor] = {}
     for wanted, node in constants.items():
         assert node is not None
-        ours, tensor = _NODES[wanted], _tensor(node, len(data), name)
+        ours, tensor = NODES[wanted], _tensor(node, len(data), name)
         if node.name in unscaled:
             tensor = torch.ones(()).expand(tensor.shape)
         if ours.endswith("conv.weight") and tensor.ndim == 4:
@@ -93,7 +94,7 @@ def read_inception_graph(file: File, *, source: str | None = None) -> WeightFile
 
 
 @cache
-def _message(name: str) -> type[Any]:
+def message(name: str) -> type[Any]:
     """The class of messages of that name, in a pool of its own."""
     kinds = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name="graph.proto", package="dgflow", syntax="proto3")
@@ -144,7 +145,7 @@ def _unscaled(nodes: dict[str, Any], source: str) -> set[str]:
 
 def _tensor(node: Any, size: int, source: str) -> Tensor:
     """The constant's numbers in TensorFlow's order: raw, as a list, or one number that stands for all."""
-    value = _attributes(node).get("value", _message("Value")()).tensor
+    value = _attributes(node).get("value", message("Value")()).tensor
     shape = [dim.size for dim in value.tensor_shape.dim[:9]]
     where = f"{source}: expected numbers at {short(node.name)}"
     if value.dtype not in _DTYPES:

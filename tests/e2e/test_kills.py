@@ -136,6 +136,7 @@ def test_killing_a_worker_in_mid_shard_costs_that_shard_another_attempt(root, so
     assert digests(root, samples(source), "shards") == digests(undisturbed, samples(source), "shards")
 
 
+@pytest.mark.slow
 def test_killing_a_worker_in_training_goes_on_from_the_last_whole_checkpoint_with_the_same_bits(tmp_path, source):
     step = driver.target("long", source)
     run = Run("long", tmp_path / "killed", source)
@@ -158,6 +159,7 @@ def test_killing_a_worker_in_training_goes_on_from_the_last_whole_checkpoint_wit
     assert len(after) == driver.EPOCHS
 
 
+@pytest.mark.slow
 def test_the_epochs_of_a_killed_training_equal_those_of_an_undisturbed_one(trained, source, tmp_path):
     """`trained` ran undisturbed for two epochs; more epochs of the same step, with its driver killed, leave them and go on from them."""
     shutil.copytree(trained, tmp_path / "root")

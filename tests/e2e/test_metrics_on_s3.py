@@ -75,6 +75,7 @@ def shards(root: ObjectStore) -> dict[str, bytes]:
     return dict(zip(keys, root.get_many(keys), strict=True))
 
 
+@pytest.mark.slow
 def test_a_comparison_in_s3_whose_driver_was_killed_goes_on_to_the_same_numbers_and_writes_no_secret(tmp_path, cloud, images, weights):
     bucket = open_store(f"{cloud['BUCKET_URL']}/images")
     for name in ("a.npz", "b.npz"):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dgflow.diffusion.acceleration import prepared
+from dgflow.diffusion.acceleration import prepared, products
 from dgflow.diffusion.discriminator_guidance import DiscriminatorGuidance, log_ratio_and_gradient
 from dgflow.diffusion.heun import edm_sigmas, heun
 from dgflow.networks.adm import ADMEncoder
@@ -130,3 +130,12 @@ def test_guided_sampling_with_prepared_networks_waits_for_no_number_of_the_devic
         heun(score, images()[0], edm_sigmas(3), guidance=[DiscriminatorGuidance(prepared(guide, precision="bfloat16"))])
     assert any("convolution_backward" in name for name in asked)
     assert not [name for name in asked if any(word in name for word in ("_local_scalar_dense", "nonzero", "equal.default"))]
+
+
+def test_products_are_rounded_only_where_tf32_is_asked_for_and_only_for_so_long():
+    before = torch.get_float32_matmul_precision()
+    with products("tf32"):
+        assert torch.get_float32_matmul_precision() == "high"
+        with products("float32"):
+            assert torch.get_float32_matmul_precision() == "highest"
+    assert torch.get_float32_matmul_precision() == before

@@ -1,40 +1,39 @@
-"""The wrapper around Stable Diffusion's autoencoder gives diffusers' numbers, scaled, from files that are at hand."""
+"""The wrapper around Stable Diffusion's autoencoder gives diffusers' numbers, scaled."""
 
 import builtins
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from safetensors.torch import load_file, save_file
 
-from dgflow.networks.latents import OLD_ATTENTION_NAMES, PUBLISHED_CONFIG, StableDiffusionVAE
+from dgflow.networks.latents import OLD_ATTENTION_NAMES, StableDiffusionVAE, present_names
+from dgflow.weights.published_networks import STABLE_DIFFUSION_VAE
 
 IMAGES = torch.linspace(-1, 1, 2 * 3 * 16 * 16).reshape(2, 3, 16, 16)
 LATENTS = torch.linspace(-0.5, 0.5, 2 * 4 * 8 * 8).reshape(2, 4, 8, 8)
 SCALES = [0.18215, 0.5]
+CONFIG: dict[str, Any] = {"block_out_channels": (8, 16), "norm_num_groups": 4, "latent_channels": 4, "sample_size": 16}
+CONFIG |= {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
 
 
 @pytest.fixture
 def theirs() -> Any:
     torch.manual_seed(0)
-    config: dict[str, Any] = {"block_out_channels": (8, 16), "norm_num_groups": 4, "latent_channels": 4, "sample_size": 16}
-    config |= {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
-    return AutoencoderKL(**config).eval()
+    return AutoencoderKL(**CONFIG).eval()
 
 
-@pytest.fixture
-def folder(theirs: Any, tmp_path: Path) -> Path:
-    theirs.save_pretrained(tmp_path)
-    return tmp_path
+def wrapped(theirs: Any, scale: float) -> StableDiffusionVAE:
+    """A network of the same configuration with the same weights."""
+    vae = StableDiffusionVAE.from_config(CONFIG, scale=scale)
+    vae.autoencoder.load_state_dict(theirs.state_dict())
+    return vae
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("scale", SCALES)
-def test_encoding_gives_the_moments_of_diffusers_times_the_scale(theirs: Any, folder: Path, scale: float) -> None:
-    mean, std = StableDiffusionVAE.from_folder(folder, scale=scale).encode(IMAGES)
+def test_encoding_gives_the_moments_of_diffusers_times_the_scale(theirs: Any, scale: float) -> None:
+    mean, std = wrapped(theirs, scale).encode(IMAGES)
     moments = theirs.quant_conv(theirs.encoder(IMAGES))
     torch.testing.assert_close(mean / scale, moments[:, :4])
     torch.testing.assert_close(std / scale, (moments[:, 4:] / 2).exp())
@@ -42,55 +41,34 @@ def test_encoding_gives_the_moments_of_diffusers_times_the_scale(theirs: Any, fo
 
 @torch.no_grad()
 @pytest.mark.parametrize("scale", SCALES)
-def test_decoding_gives_the_images_of_diffusers_for_unscaled_latents(theirs: Any, folder: Path, scale: float) -> None:
-    images = StableDiffusionVAE.from_folder(folder, scale=scale).decode(LATENTS * scale)
+def test_decoding_gives_the_images_of_diffusers_for_unscaled_latents(theirs: Any, scale: float) -> None:
+    images = wrapped(theirs, scale).decode(LATENTS * scale)
     torch.testing.assert_close(images, theirs.decode(LATENTS).sample)
 
 
 @torch.no_grad()
-def test_the_scale_cancels_between_encoding_and_decoding(folder: Path) -> None:
-    reconstructed = [vae.decode(vae.encode(IMAGES)[0]) for vae in (StableDiffusionVAE.from_folder(folder, scale=scale) for scale in SCALES)]
+def test_the_scale_cancels_between_encoding_and_decoding(theirs: Any) -> None:
+    reconstructed = [vae.decode(vae.encode(IMAGES)[0]) for vae in (wrapped(theirs, scale) for scale in SCALES)]
     torch.testing.assert_close(reconstructed[0], reconstructed[1])
 
 
 @torch.no_grad()
-def test_files_with_the_old_names_of_the_attention_are_read(theirs: Any, folder: Path) -> None:
-    path = folder / "diffusion_pytorch_model.safetensors"
-    weights = load_file(path)
+def test_files_with_the_old_names_of_the_attention_are_read(theirs: Any) -> None:
+    weights = theirs.state_dict()
     for old, new in OLD_ATTENTION_NAMES.items():
         weights = {name.replace(f".{new}.", f".{old}."): tensor for name, tensor in weights.items()}
     assert any(".query." in name for name in weights) and not any(".to_" in name for name in weights)
-    save_file(weights, path)
-    torch.testing.assert_close(StableDiffusionVAE.from_folder(folder).decode(LATENTS * 0.18215), theirs.decode(LATENTS).sample)
-
-
-@torch.no_grad()
-def test_a_state_dict_with_its_configuration_gives_the_same_as_the_folder(theirs: Any, folder: Path) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    ours = StableDiffusionVAE.from_state_dict(config, theirs.state_dict(), source="memory")
-    assert torch.equal(ours.decode(LATENTS), StableDiffusionVAE.from_folder(folder).decode(LATENTS))
+    theirs.load_state_dict(present_names(weights))  # strict: no name is missing or left over
 
 
 def test_the_published_configuration_has_the_published_size() -> None:
     with torch.device("meta"):
-        autoencoder: Any = AutoencoderKL(**PUBLISHED_CONFIG)
-    assert sum(parameter.numel() for parameter in autoencoder.parameters()) == 83_653_863
-    assert autoencoder.encode(torch.zeros(1, 3, 256, 256, device="meta")).latent_dist.mean.shape == (1, 4, 32, 32)
+        vae = StableDiffusionVAE.from_config(STABLE_DIFFUSION_VAE["config"])
+    assert sum(parameter.numel() for parameter in vae.parameters()) == 83_653_863
+    assert vae.encode(torch.zeros(1, 3, 256, 256, device="meta"))[0].shape == (1, 4, 32, 32)
 
 
-def test_a_folder_without_weights_is_refused_by_name(folder: Path) -> None:
-    (folder / "diffusion_pytorch_model.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match=r"diffusion_pytorch_model\.safetensors"):
-        StableDiffusionVAE.from_folder(folder)
-
-
-def test_weights_of_another_size_are_refused(theirs: Any, folder: Path) -> None:
-    config = json.loads((folder / "config.json").read_text()) | {"latent_channels": 3}
-    with pytest.raises(ValueError, match="misshaped"):
-        StableDiffusionVAE.from_state_dict(config, theirs.state_dict(), source="memory")
-
-
-def test_without_diffusers_the_error_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_diffusers_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     real_import = builtins.__import__
 
     def no_diffusers(name: str, *args: Any, **kwargs: Any) -> Any:
@@ -99,5 +77,5 @@ def test_without_diffusers_the_error_says_what_to_install(folder: Path, monkeypa
         return real_import(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", no_diffusers)
-    with pytest.raises(ImportError, match="pip install"):
-        StableDiffusionVAE.from_folder(folder)
+    with pytest.raises(ImportError, match=r"pip install 'dgflow\[dit\]'"):
+        StableDiffusionVAE.from_config(CONFIG)

@@ -68,7 +68,7 @@ def test_several_discriminator_seeds_get_a_mean_over_their_arms(source):
 def test_the_floor_and_the_reference_say_what_they_are(finished):
     text = table(summarise(*finished))
     assert "reference: 150 real images [150:300], unseen by training" in text
-    assert "real against real: 150 real images [0:150], seen in training (train-score, train-classifier, train-discriminator)" in text
+    assert "real against real: 150 real images [0:150], seen in training (train-classifier, train-score, train-discriminator)" in text
     assert "the nearest n to the arms' 200" in text
 
 

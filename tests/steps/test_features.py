@@ -26,7 +26,7 @@ from dgflow.steps.features import Features
 from dgflow.steps.image_set import ImageSet, StatisticsFile
 from dgflow.steps.measure import Measure
 from dgflow.steps.step import Weights
-from dgflow.steps.training_data import scaled
+from dgflow.steps.training_rows import scaled
 from dgflow.store.memory import MemoryStore
 from dgflow.store.objects import open_store
 from dgflow.store.shards import Columns

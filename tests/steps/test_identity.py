@@ -37,16 +37,24 @@ from dgflow import (
     TrainScore,
     official,
 )
+from dgflow.steps.check_images import CheckImages
+from dgflow.steps.decode import Decode
+from dgflow.steps.encode import Encode
 from dgflow.steps.image_set import ImageSet, StatisticsFile
+from dgflow.steps.list_images import ListImages
 from dgflow.steps.measure import Measure
 from dgflow.steps.network_specs import ScoreNetwork
+from dgflow.steps.published_reference import PublishedStatistics
 from dgflow.steps.sampler_specs import Sampler
 from dgflow.steps.statistics import Statistics
 from dgflow.steps.step import PLACEMENT, Spec, Step
+from dgflow.steps.vae_specs import NVAE, VAE, StableDiffusionVAE
 
 ROOT = Path(__file__).resolve().parents[2]
 
-REAL = ImportImages(source="images.npz", num_classes=3, image_size=8, channels=1)
+REAL = ImportImages(source="images.npz", num_images=1000, num_classes=3, image_size=8, channels=1)
+CHECKS = CheckImages(source="images.npz", num_images=1000, num_classes=3, image_size=8, channels=1)
+REFERENCE = PublishedStatistics(source="fid-cifar10-32x32", image_size=32)
 SCORE = TrainScore(real=REAL[:100])
 FAKES = Generate(score=SCORE.last(), seed=1)
 JUDGE = TrainClassifier(real=REAL[:100])
@@ -61,6 +69,12 @@ FEATURES = Features(samples=REAL[:100], network=INCEPTION, front_end="adm")
 STATISTICS = Statistics(features=FEATURES[:100])
 MEASURE = Measure(samples=GUIDED[:100], reference=REAL[100:200], features=INCEPTION, protocol="adm")
 EVALUATE = Evaluate(arms={"guided": (GUIDED[:100],)}, reference=REAL[100:200], features=INCEPTION, floor=REAL[:100], protocol="adm")
+COLOUR = ImportImages(source="images.npz", num_classes=3, image_size=16)
+HIERARCHICAL = Pretrained(source="vae.safetensors", network=NVAE(num_groups_per_scale=2), image_size=16).weights()
+OTHER_VAE = Pretrained(source="other.safetensors", network=NVAE(num_groups_per_scale=2), image_size=16).weights()
+ENCODED = Encode(images=COLOUR[:100], vae=HIERARCHICAL)
+LATENTS = Generate(score=Pretrained(source="prior.safetensors", network=LSGMPrior(), image_size=8, channels=18).weights())
+DECODED = Decode(latents=LATENTS[:100], vae=HIERARCHICAL)
 OTHER_YARDSTICK = dict(
     reference=REAL[100:199],
     features=OPENAIS,
@@ -73,7 +87,32 @@ OTHER_YARDSTICK = dict(
 
 # One other value for every field, by the type that has it. A field that is missing here fails the test.
 OTHER = {
-    ImportImages: dict(source="others.npz", num_classes=4, image_size=16, channels=3, average_pool=2, pad=1, seed=9, shard_size=7),
+    ImportImages: dict(
+        source="others.npz",
+        num_images=999,
+        num_classes=4,
+        image_size=16,
+        channels=3,
+        preparation="lanczos",
+        average_pool=2,
+        pad=1,
+        skip_broken=2,
+        seed=9,
+        shard_size=7,
+    ),
+    ListImages: dict(source="others.npz", num_classes=4, num_images=999),
+    CheckImages: dict(
+        source="others.npz",
+        num_images=999,
+        num_classes=4,
+        image_size=16,
+        channels=3,
+        preparation="lanczos",
+        average_pool=2,
+        pad=1,
+        shard_size=7,
+    ),
+    PublishedStatistics: dict(source="fid-ffhq-64x64", sha256="0" * 64, image_size=64, made_up=True, spatial=True),
     TrainScore: dict(
         real=REAL[:99],
         network=SongUNet(num_blocks=1),
@@ -91,8 +130,12 @@ OTHER = {
         real=REAL[:99],
         network=ADMEncoder(num_res_blocks=1),
         noise="linear_vp",
+        times="uniform",
         weight_decay=0.5,
         shift=1,
+        flip=True,
+        anneal=1000,
+        precision="bfloat16",
         images_per_epoch=5,
         batch_size=8,
         learning_rate=0.5,
@@ -107,7 +150,9 @@ OTHER = {
         conditional=False,
         sigma_min=0.1,
         sigma_max=50.0,
+        times="importance",
         weight_decay=0.5,
+        precision="bfloat16",
         images_per_epoch=5,
         batch_size=8,
         learning_rate=0.5,
@@ -125,6 +170,39 @@ OTHER = {
         num_classes=4,
         format="state_dict",
         sha256="0" * 64,
+        made_up=True,
+    ),
+    Encode: dict(
+        images=COLOUR[:99],
+        vae=OTHER_VAE,
+        draws=2,
+        seed=9,
+        precision="bfloat16",
+        shard_size=7,
+    ),
+    Decode: dict(
+        latents=LATENTS[:99],
+        vae=OTHER_VAE,
+        precision="bfloat16",
+        shard_size=7,
+    ),
+    StableDiffusionVAE: dict(block_out_channels=(32, 32), layers_per_block=1, latent_channels=3, norm_num_groups=8, scale=0.5),
+    NVAE: dict(
+        decoder_dist="normal",
+        arch_instance="res_mbconv",
+        channel_mult=(1, 1),
+        num_channels_enc=8,
+        num_channels_dec=8,
+        num_preprocess_blocks=2,
+        num_preprocess_cells=1,
+        num_postprocess_blocks=2,
+        num_postprocess_cells=1,
+        num_groups_per_scale=2,
+        num_latent_per_group=3,
+        num_cell_per_cond_enc=1,
+        num_cell_per_cond_dec=1,
+        use_se=False,
+        num_nf=1,
     ),
     Features: dict(samples=REAL[:99], network=OPENAIS, front_end="edm", shard_size=7),
     Statistics: dict(features=FEATURES[:99]),
@@ -242,11 +320,30 @@ OTHER = {
 NETWORKS = (SongUNet(), DhariwalUNet(), ADMUNet(), DiT(), NCSNpp(), LSGMPrior(), DDPMUNet(), Discriminator(features=NOISY.last()))
 SAMPLERS = (Heun(), EDMAblation(), DDPM(), DDIM(), RK45())
 TERMS = (GUIDED.guidance[0], ClassifierGuidance(classifier=NOISY.last()), ClassifierFree())
-SPECS = (*NETWORKS, *SAMPLERS, *TERMS, ADMEncoder(), Boost(), Switch(above=1.0, below=2.0, timestep=500))
+SPECS = (*NETWORKS, StableDiffusionVAE(), NVAE(), *SAMPLERS, *TERMS, ADMEncoder(), Boost(), Switch(above=1.0, below=2.0, timestep=500))
 FILE = Pretrained(source="net.safetensors", network=DiT(), image_size=8, channels=4, num_classes=3)
 INSTANCES: dict[type, Spec] = {
     type(made): made
-    for made in (REAL, SCORE, NOISY, DISC, GUIDED, FEATURES, STATISTICS, MEASURE, EVALUATE, FILE, IMAGES, PUBLISHED, *SPECS)
+    for made in (
+        REAL,
+        REAL.listing_step(),
+        CHECKS,
+        REFERENCE,
+        SCORE,
+        NOISY,
+        DISC,
+        GUIDED,
+        FEATURES,
+        STATISTICS,
+        MEASURE,
+        EVALUATE,
+        ENCODED,
+        DECODED,
+        FILE,
+        IMAGES,
+        PUBLISHED,
+        *SPECS,
+    )
 }
 
 
@@ -254,6 +351,8 @@ def _identity(made: Spec) -> str:
     """The fingerprint of a step that has `made` in it."""
     if isinstance(made, ADMEncoder):
         return TrainDiscriminator(real=REAL[:100], fake=FAKES[:100], network=made).fingerprint
+    if isinstance(made, VAE):
+        return Pretrained(source="net.safetensors", network=made, image_size=8).fingerprint
     if isinstance(made, ScoreNetwork | Discriminator):
         return Pretrained(source="net.safetensors", network=made, image_size=8, num_classes=3).fingerprint
     if isinstance(made, Sampler):
@@ -311,14 +410,16 @@ def test_every_field_that_is_not_identity_is_known():
     assert PLACEMENT not in TrainScore.model_fields["batch_size"].metadata  # what is trained depends on it; what is sampled does not
 
 
-def test_the_fingerprints_of_the_shipped_recipe_are_pinned():
+def test_the_fingerprints_of_the_shipped_recipes_are_pinned():
     """A fingerprint that changes makes every root that users have start anew.
 
-    Raise `schema_version` and write so in the notes if that is meant.
+    Raise `schema_version` and write so in the notes if that is meant. To pin them again: the output of tests/steps/recipe_fingerprints.py.
     """
-    program = "import sys; sys.path.insert(0, 'workflows'); import digits; print(digits.workflow().fingerprint)"
-    found = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-    assert found == (ROOT / "tests" / "steps" / "digits.fingerprint").read_text().strip()
+    program = ROOT / "tests" / "steps" / "recipe_fingerprints.py"
+    found = subprocess.run([sys.executable, program], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert found == (ROOT / "tests" / "steps" / "recipes.fingerprints").read_text()
+    names = {path.stem for path in (ROOT / "workflows").glob("*.py")}
+    assert {line.split()[0] for line in found.splitlines()} == names
 
 
 def test_a_field_that_does_not_exist_is_refused_by_name():

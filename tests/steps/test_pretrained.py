@@ -16,7 +16,7 @@ from dgflow.store.objects import open_store
 from dgflow.weights.catalogue import CATALOGUE
 
 SHAPES = json.loads((Path(__file__).resolve().parents[1] / "goldens" / "networks" / "official_shapes.json").read_text())
-NETWORKS = [name for name, file in CATALOGUE.items() if file.network and not name.startswith("sd-vae")]
+NETWORKS = [name for name, file in CATALOGUE.items() if file.network]
 
 
 def built(weights: dg.Pretrained) -> torch.nn.Module:
@@ -54,10 +54,11 @@ def test_every_published_network_is_named_in_one_word(name):
         ("dg-cifar10-classifier", "DG classifier 32 (load_classifier img_resolution=32)"),
         ("dg-cifar10-uncond", "DG discriminator uncond (load_discriminator channel=512)"),
         ("dg-imagenet256-classifier", "DG_imagenet latent classifier (load_classifier)"),
+        ("lsgm-cifar10 vae", "LSGM CIFAR-10 best FID VAE (vae2)"),
     ],
 )
 def test_a_published_network_has_every_name_and_shape_of_its_file(name, published):
-    step = dg.official(name).step
+    step = dg.official(*name.split()).step
     assert isinstance(step, dg.Pretrained)
     assert {key: list(tensor.shape) for key, tensor in built(step).state_dict().items()} == SHAPES[published]
 
@@ -65,7 +66,7 @@ def test_a_published_network_has_every_name_and_shape_of_its_file(name, publishe
 def test_a_name_that_is_not_published_is_refused_with_those_that_are():
     with pytest.raises(ValueError, match=r"expected one of edm-cifar10-32x32-uncond-vp, .*found 'edm-cifar11'"):
         dg.official("edm-cifar11")
-    with pytest.raises(ValueError, match="score network, a classifier or a discriminator, found fid-cifar10-32x32"):
+    with pytest.raises(ValueError, match="a discriminator or an autoencoder, found fid-cifar10-32x32"):
         dg.official("fid-cifar10-32x32")
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from inprocess import complete
+from steps.streaming import sealed
 from tiny import ENCODER, JUDGE, discriminator, fakes, real, score, write_images
 
 from dgflow import TrainClassifier, TrainDiscriminator
@@ -117,39 +118,16 @@ def test_weights_do_not_depend_on_the_held_out_images(source, store, tmp_path):
     """Changing a held-out image must leave the weights alone: it is measured and never trained on."""
     inputs = complete(score(source), store)
     rows = inputs.rows("real")
-    changed = {name: values.copy() for name, values in rows.items()}
-    changed["image"][-16:] = 255 - changed["image"][-16:]
-
-    class Other(Bound):
-        def rows(self, *_args, **_options):
-            return changed
-
-    other = Root(open_store(str(tmp_path / "other"))).steps(score(source))
-    train(score(source).training_task(Other()), other, {}, epochs=2)
-    own = Root(store).steps(score(source))
-    assert {e: own.receipt(k).rows_sha256 for e, k in own.done("epochs", inputs.digests).items()} == {
-        e: other.receipt(k).rows_sha256 for e, k in other.done("epochs", {}).items()
-    }
-
-
-def test_a_training_stream_shows_every_image_once_a_pass_and_never_a_held_out_one(source, store):
-    from dgflow.steps.training_data import ImageSet
-
-    data = ImageSet.of(complete(score(source, epochs=1), store).rows("real"), 0.25, num_classes=2, source="test")
-    assert (data.training, data.held) == (48, 16)
-    first, second = (data.drawn(7, torch.arange(48) + 48 * number) for number in range(2))
-    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(48))
-    assert first.tolist() != second.tolist()
-    across = data.drawn(7, torch.arange(40, 60))  # a batch that begins in one pass and ends in the next
-    assert across.tolist() == [*first[40:].tolist(), *second[:12].tolist()]
-
-
-def test_labels_outside_the_classes_are_refused_with_their_range(source):
-    from dgflow.steps.training_data import ImageSet
-
-    rows = {"label": np.array([0, 5]), "image": np.zeros((2, 8, 8, 1), np.uint8)}
-    with pytest.raises(ValueError, match="expected labels 0 to 1 in here, found 0 to 5"):
-        ImageSet.of(rows, 0.5, num_classes=2, source="here")
+    rows["image"][-16:] = 255 - rows["image"][-16:]
+    elsewhere = open_store(str(tmp_path / "other"))
+    own, other = Root(store).steps(score(source)), Root(elsewhere).steps(score(source))
+    train(score(source).training_task(Bound({"real": sealed(elsewhere, rows, 32)})), other, {}, epochs=2)
+    ours, theirs = (
+        [steps.receipt(key) for _, key in sorted(steps.done("epochs", made).items())]
+        for steps, made in ((own, inputs.digests), (other, {}))
+    )
+    assert [epoch.rows_sha256 for epoch in ours] == [epoch.rows_sha256 for epoch in theirs]
+    assert all(a.metrics["held_out_loss"] != b.metrics["held_out_loss"] for a, b in zip(ours, theirs, strict=True))
 
 
 def test_a_step_retrained_to_other_weights_makes_what_was_built_on_it_stale(source, store):

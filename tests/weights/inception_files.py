@@ -15,8 +15,8 @@ from unittest import mock
 
 import torch
 from torch import Tensor, nn
-from weights.edm_files import SOURCE
-from weights.edm_files import _Persistent as Persistent
+
+from dgflow.weights.edm_writer import SOURCE, Persistent
 
 # Block by block: the scope in TensorFlow's graph, the module in PyTorch's ports, height and width of the kernel.
 _A = "conv branch1x1 1 1, tower/conv branch5x5_1 1 1, tower/conv_1 branch5x5_2 5 5, tower_1/conv branch3x3dbl_1 1 1, "

@@ -13,13 +13,14 @@ import pytest
 import torch
 from torch import nn
 from torch._utils import _rebuild_tensor_v2
-from weights.edm_files import Buffered, edm_pickle
+from weights.edm_files import Buffered
 from weights.traps import GLOBALS, Trap
 
 from dgflow.networks.checkpoints import load_into
 from dgflow.networks.edm import EDMPrecond
 from dgflow.networks.song import SongUNet
 from dgflow.weights.edm_pickle import read_edm_pickle
+from dgflow.weights.edm_writer import write_edm_pickle
 from dgflow.weights.inert_pickle import load_records
 
 KWARGS: dict[str, Any] = {
@@ -39,7 +40,7 @@ def _network(seed: int = 0, **more: Any) -> EDMPrecond:
 
 @pytest.fixture(scope="module")
 def file() -> bytes:
-    return edm_pickle(_network(), init_kwargs=KWARGS)
+    return write_edm_pickle(_network(), init_kwargs=KWARGS)
 
 
 def test_a_pickled_network_gives_its_state_dict_bit_for_bit(file: bytes) -> None:
@@ -51,7 +52,7 @@ def test_a_pickled_network_gives_its_state_dict_bit_for_bit(file: bytes) -> None
 @pytest.mark.parametrize("more", [{"embedding_type": "fourier", "resample_filter": [1, 3, 3, 1], "label_dim": 3, "augment_dim": 9}])
 def test_its_tensors_load_into_another_network_of_the_same_settings(more: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "network.pkl"
-    path.write_bytes(edm_pickle(_network(**more), init_kwargs={**KWARGS, **more}))
+    path.write_bytes(write_edm_pickle(_network(**more), init_kwargs={**KWARGS, **more}))
     found = read_edm_pickle(path)
     other = _network(seed=1, **more)
     load_into(other, found.tensors, source=str(path))
@@ -69,14 +70,14 @@ def test_its_settings_are_enough_to_build_the_network_anew(file: bytes) -> None:
 
 def test_buffers_that_are_not_stored_are_left_out_and_views_of_one_storage_come_out_right() -> None:
     expected = Buffered().state_dict()
-    tensors = read_edm_pickle(edm_pickle(Buffered(), init_kwargs={})).tensors
+    tensors = read_edm_pickle(write_edm_pickle(Buffered(), init_kwargs={})).tensors
     assert tensors.keys() == {"small", "kept", "same_storage"}
     assert all(torch.equal(tensors[name], expected[name]) and tensors[name].dtype == expected[name].dtype for name in tensors)
 
 
 def test_nothing_is_imported_and_the_source_inside_is_not_executed(file: bytes, tmp_path: Path) -> None:
     mark = tmp_path / "executed"
-    hostile = edm_pickle(_network(), init_kwargs=KWARGS, source=f"open({str(mark)!r}, 'w').close()")
+    hostile = write_edm_pickle(_network(), init_kwargs=KWARGS, source=f"open({str(mark)!r}, 'w').close()")
     before = set(sys.modules)
     read_edm_pickle(hostile)
     assert not mark.exists()
@@ -98,7 +99,7 @@ def test_a_global_beyond_those_of_the_format_is_refused_by_name_and_not_called(w
             else:
                 state["_modules"] = {"model": trap}
 
-        data = edm_pickle(_network(), init_kwargs=KWARGS, change=plant)
+        data = write_edm_pickle(_network(), init_kwargs=KWARGS, change=plant)
     with pytest.raises(ValueError, match=rf"a test: refused.*`{GLOBALS[way]}`.*nothing was run"):
         read_edm_pickle(data, source="a test")
     assert not mark.exists()
@@ -123,7 +124,7 @@ class _Tensor:
 
 
 def _with_tensor(tensor: object) -> bytes:
-    return edm_pickle(nn.Linear(2, 2), init_kwargs={}, change=lambda state: state.update(_parameters={"weight": tensor}))
+    return write_edm_pickle(nn.Linear(2, 2), init_kwargs={}, change=lambda state: state.update(_parameters={"weight": tensor}))
 
 
 @pytest.mark.parametrize("form", ["torch.save", "legacy torch.save", "pickle"])
@@ -199,7 +200,7 @@ def test_modules_inside_each_other_without_end_are_refused() -> None:
 
     loop = nn.ModuleDict()
     with pytest.raises(ValueError, match="modules at most 100 deep"):
-        read_edm_pickle(edm_pickle(nn.Linear(2, 2), init_kwargs={}, change=tie))
+        read_edm_pickle(write_edm_pickle(nn.Linear(2, 2), init_kwargs={}, change=tie))
 
 
 @pytest.mark.parametrize(
@@ -239,7 +240,9 @@ def test_settings_that_cannot_be_plain_are_left_out_and_the_tensors_kept() -> No
     itself: list[object] = []
     itself.append(itself)
     kwargs = {"": {"kept": 1, "numbers": {1: 2}, "many": _many(), "itself": itself}}
-    found = read_edm_pickle(edm_pickle(nn.Linear(2, 2), init_kwargs=kwargs, change=lambda state: state.update(_init_kwargs=kwargs[""])))
+    found = read_edm_pickle(
+        write_edm_pickle(nn.Linear(2, 2), init_kwargs=kwargs, change=lambda state: state.update(_init_kwargs=kwargs[""]))
+    )
     assert found.settings["init_kwargs"] == {"kept": 1} and found.tensors.keys() == {"weight", "bias"}
 
 
@@ -250,7 +253,7 @@ def test_modules_that_are_in_each_other_many_times_are_refused() -> None:
         outer.__dict__["_modules"] = {"a": module, "b": module}
         module = outer
     with pytest.raises(ValueError, match="at most 1000000 values"):
-        read_edm_pickle(edm_pickle(nn.Linear(2, 2), init_kwargs={}, change=lambda state: state.update(_modules={"model": module})))
+        read_edm_pickle(write_edm_pickle(nn.Linear(2, 2), init_kwargs={}, change=lambda state: state.update(_modules={"model": module})))
 
 
 def test_a_value_that_is_shown_in_an_error_is_shown_in_short() -> None:
@@ -258,5 +261,5 @@ def test_a_value_that_is_shown_in_an_error_is_shown_in_short() -> None:
         state["_parameters"] = {"a\n\x1b[31mline" + 300 * "x": 3}
 
     with pytest.raises(ValueError, match=r"expected a tensor at 'a\\n\\x1b\[31mline") as raised:
-        read_edm_pickle(edm_pickle(nn.Linear(2, 2), init_kwargs={}, change=plant))
+        read_edm_pickle(write_edm_pickle(nn.Linear(2, 2), init_kwargs={}, change=plant))
     assert len(str(raised.value)) < 300

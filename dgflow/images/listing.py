@@ -1,0 +1,107 @@
+"""What a source of images holds, looked at once: which pictures, where each lies, its class. As one compact file.
+
+Promises that two sources of the same content give the same bytes, and that what is listed can be read from without a second look at the
+whole (`listed.open_listed`). Nothing in it depends on where the source lies. How the forms are told apart is `look`'s business.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import socket
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+Form = Literal["folder", "zip", "tar", "npz", "parquet", "cifar", "mnist-5k"]
+
+_META = b"dgflow"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The images of a source in row order.
+
+    `files` are what is opened to read (path within the source, "" for the source itself; bytes), but for a folder of pictures, where these
+    are the rows themselves. `digest` is of the content, where looking reads it or its checksums anyway: of tars and of Parquet (its
+    footers) one for each of `files`, with a space between, "-" for a tar that is not compressed. `columns` say where a row lies (int64
+    [rows] each): `size` bytes of the picture, `file` its place in `files`, `offset` in that file (its row, in Parquet), `group` of
+    Parquet's row groups, counted over all files, `stored` bytes in a zip, and `crc` of a zip's picture or of a tar's header.
+    """
+
+    form: Form
+    rows: int
+    files: tuple[tuple[str, int], ...] = ()
+    names: pa.StringArray | None = None  # of pictures
+    labels: np.ndarray | None = None  # int64 [rows]
+    classes: tuple[str, ...] = ()  # the names of class folders, in the order of the labels
+    digest: str = ""
+    columns: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def name(self, row: int) -> str:
+        """What to call a row in messages."""
+        return f"image {row}" if self.names is None else self.names[row].as_py()
+
+    def paths(self, rows: list[int]) -> list[str]:
+        """The names of pictures."""
+        assert self.names is not None
+        return self.names.take(pa.array(rows, pa.int64())).to_pylist()
+
+    def encoded(self) -> bytes:
+        """A Parquet file; equal listings give equal bytes with the same version of pyarrow."""
+        columns: dict[str, pa.Array | np.ndarray] = {} if self.names is None else {"name": self.names}
+        columns |= {} if self.labels is None else {"label": self.labels}
+        columns |= self.columns
+        if not columns:
+            columns = {"row": np.arange(self.rows)}
+        meta = {"form": self.form, "files": self.files, "classes": self.classes, "digest": self.digest}
+        table = pa.table(columns).replace_schema_metadata({_META: json.dumps(meta)})
+        out = io.BytesIO()
+        pq.write_table(table, out, compression="zstd", write_page_checksum=True)
+        return out.getvalue()
+
+    @classmethod
+    def decoded(cls, data: bytes) -> Listing:
+        """The listing in a file that `encoded` made."""
+        table = pq.read_table(io.BytesIO(data))
+        meta = json.loads((table.schema.metadata or {})[_META])
+        columns = {name: table.column(name) for name in table.column_names if name != "row"}
+        names, labels = columns.pop("name", None), columns.pop("label", None)
+        return cls(
+            form=meta["form"],
+            rows=table.num_rows,
+            files=tuple((name, size) for name, size in meta["files"]),
+            names=None if names is None else _one(names),  # pyright: ignore[reportArgumentType] (a column of strings)
+            labels=None if labels is None else labels.to_numpy(),
+            classes=tuple(meta["classes"]),
+            digest=meta["digest"],
+            columns={name: column.to_numpy() for name, column in columns.items()},
+        )
+
+
+def _one(column: pa.ChunkedArray) -> pa.Array:
+    whole = column.combine_chunks()
+    return whole.chunk(0) if isinstance(whole, pa.ChunkedArray) else whole
+
+
+class Changed(ValueError):
+    """The source holds something else than when it was listed."""
+
+
+def changed(where: str, expected: int, found: int) -> Changed:
+    return Changed(f"expected {expected:,} bytes at {where}, as when it was listed, found {found:,}: the data changed since")
+
+
+def replaced(where: str) -> Changed:
+    return Changed(f"expected {where} as when it was listed, found other content of the same size: the data changed since")
+
+
+def unseen(what: str) -> ValueError:
+    """Of a file that is not there, here."""
+    return ValueError(
+        f"{socket.gethostname()} cannot see {what}, which was there when it was listed: put the data where every node sees it, such as"
+        " s3://, or bring it back"
+    )

@@ -1,0 +1,108 @@
+"""Decode: the images of latents, for people and for the evaluation. Discriminators are trained on the latents themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from dgflow.steps.encode import Encode
+from dgflow.steps.generate import Generate, pixels
+from dgflow.steps.step import PLACEMENT, SampleStep, Slice, Weights
+from dgflow.steps.vae_specs import vae_of
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from dgflow.steps.binding import Bound
+    from dgflow.store.shards import Columns
+
+
+class Decode(SampleStep):
+    """Images of latents, for the rows of a slice, counted from 0.
+
+    Columns: `index`, `label`, `image` (uint8 [H, W, C]), and `log_ratio` where the samples have it. Of an `Encode`, the posterior's means
+    are decoded: reconstructions.
+    """
+
+    latents: Slice
+    vae: Weights
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the convolutions
+    batch_size: Annotated[int, PLACEMENT] = Field(default=32, gt=0)  # an upper bound: a shard is cut into equal batches that fit
+
+    @model_validator(mode="after")
+    def _fits(self) -> Decode:
+        from dgflow.steps.shapes import data_shape, gives_latents, network_shape
+
+        spec = vae_of(self.vae)
+        if not gives_latents(self.latents.step):
+            raise ValueError(f"expected latents (a Generate of a network of latents, or an Encode), found {self.latents.step.title}")
+        found, side_channels = data_shape(self.latents.step), spec.latent_shape(network_shape(self.vae.step).image_size)
+        if (found.image_size, found.channels) != side_channels:
+            raise ValueError(
+                f"expected latents of the autoencoder's shape, {side_channels[1]} channels of {side_channels[0]} a side, found "
+                f"{found.channels} of {found.image_size}: name the autoencoder that the score network was trained with"
+            )
+        if isinstance(self.latents.step, Encode) and "mean" not in self.latents.step.columns:
+            raise ValueError("expected latents with a posterior mean, found NVAE's, which has none: decode samples")
+        return self
+
+    @property
+    def length(self) -> int:
+        return self.latents.rows
+
+    @property
+    def title(self) -> str:
+        return f"decoded {self.latents.step.title}"
+
+    @property
+    def seed(self) -> int | None:
+        """Of the samples, None for encoded images."""
+        return self.latents.step.seed if isinstance(self.latents.step, Generate) else None
+
+    @property
+    def seeding(self) -> Literal["counter", "edm"] | None:
+        """Of the samples, None for encoded images."""
+        return self.latents.step.seeding if isinstance(self.latents.step, Generate) else None
+
+    def network_evaluations(self, rows: int) -> int:
+        return rows
+
+    def shard_builder(self, inputs: Bound) -> Callable[[int, int], Columns]:
+        """Load the autoencoder; the function returned decodes the rows [start, stop)."""
+        import torch
+
+        from dgflow.diffusion.acceleration import device, prepared
+        from dgflow.diffusion.batches import Batches
+
+        place = device()
+        network = prepared(inputs.network("vae"), device=place)
+        batches = Batches(self.batch_size, of=self.name)
+        encoded = isinstance(self.latents.step, Encode)
+
+        def rows(start: int, stop: int) -> Columns:
+            found = inputs.rows("latents", ["label", "mean"] if encoded else None, start, stop)
+            latents = torch.from_numpy(found["mean" if encoded else "latent"])
+            parts = batches.map(lambda first, last: self._images(network, latents[first - start : last - start].to(place)), start, stop)
+            carried = {name: found[name] for name in ("label", "log_ratio") if name in found}
+            return {"index": np.arange(start, stop, dtype=np.int64), "image": np.concatenate(parts), **carried}
+
+        return rows
+
+    def _images(self, network: nn.Module, latents_BCHW: Tensor) -> np.ndarray:
+        import torch
+
+        device = latents_BCHW.device.type
+        with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            images = vae_of(self.vae).decode(network, latents_BCHW.float())
+        return pixels(images.float())
+
+
+def origin(part: Slice) -> Slice:
+    """The samples that were drawn: those behind decoded images, else `part` itself."""
+    if not isinstance(part.step, Decode):
+        return part
+    latents = part.step.latents
+    return Slice(step=latents.step, start=latents.start + part.start, stop=latents.start + part.stop)

@@ -1,0 +1,126 @@
+"""Encode: the latents of real images, flipped and not, as an autoencoder gives them.
+
+Promises what the encoder says before anything is drawn, wherever that exists: a training draws anew in every epoch. Latents that a sampler
+made need no step of this kind and get none: an encoder sees pixels alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from dgflow.steps.step import PLACEMENT, SampleStep, Slice, Weights
+from dgflow.steps.vae_specs import NVAE, vae_of
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from dgflow.steps.binding import Bound
+    from dgflow.store.shards import Columns
+
+
+class Encode(SampleStep):
+    """Latents of images, for the rows of a slice, counted from 0.
+
+    Columns: `index`, `label`, and float16 latents as score networks see them (scaled). Of Stable Diffusion's VAE `mean`, `std`,
+    `mean_flipped` and `std_flipped` [C, H, W]: a latent is mean + std * normal. Of NVAE, whose later groups depend on what is drawn of the
+    earlier ones, `latent` [2 * draws, C, H, W]: `draws` of the image, then `draws` of the flipped one, with noise by (`seed`, index).
+    Flipped is mirrored, left to right, before encoding: a flipped latent is another thing.
+    """
+
+    images: Slice
+    vae: Weights
+    draws: int = Field(default=1, gt=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)  # of the draws
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the convolutions
+    batch_size: Annotated[int, PLACEMENT] = Field(default=32, gt=0)  # an upper bound: a shard is cut into equal batches that fit
+
+    @model_validator(mode="after")
+    def _fits(self) -> Encode:
+        from dgflow.steps.shapes import check_images, data_shape, network_shape
+
+        spec = vae_of(self.vae)
+        check_images(self.images)
+        found, expected = data_shape(self.images.step), network_shape(self.vae.step)
+        if (found.image_size, found.channels) != (expected.image_size, expected.channels):
+            raise ValueError(
+                f"expected images of the autoencoder's {expected.channels} channels and {expected.image_size} pixels a side, found "
+                f"{found.channels} channels and {found.image_size} pixels: import them at that size"
+            )
+        spec.latent_shape(expected.image_size)
+        if not isinstance(spec, NVAE) and (self.draws, self.seed) != (1, 0):
+            raise ValueError(
+                f"expected draws=1 and seed=0, found {self.draws} and {self.seed}: of {type(spec).__name__}, mean and spread are stored, "
+                "and nothing is drawn"
+            )
+        return self
+
+    @property
+    def length(self) -> int:
+        return self.images.rows
+
+    @property
+    def title(self) -> str:
+        return f"encoded {self.images.step.title} [{self.images.start}:{self.images.stop}]"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of latents."""
+        return ("latent",) if isinstance(vae_of(self.vae), NVAE) else ("mean", "std", "mean_flipped", "std_flipped")
+
+    def network_evaluations(self, rows: int) -> int:
+        return rows * 2 * self.draws
+
+    def shard_builder(self, inputs: Bound) -> Callable[[int, int], Columns]:
+        """Load the autoencoder; the function returned encodes the rows [start, stop)."""
+        import torch
+
+        from dgflow.diffusion.acceleration import device, prepared
+        from dgflow.diffusion.batches import Batches
+
+        place = device()
+        network = prepared(inputs.network("vae"), device=place)
+        batches = Batches(self.batch_size, of=self.name)
+
+        def rows(start: int, stop: int) -> Columns:
+            found = inputs.rows("images", ["label", "image"], start, stop)
+
+            def batch(first: int, last: int) -> Columns:
+                return self._batch(network, found["image"][first - start : last - start], torch.arange(first, last, device=place))
+
+            parts = batches.map(batch, start, stop)
+            latents = {name: np.concatenate([part[name] for part in parts]) for name in self.columns}
+            return {"index": np.arange(start, stop, dtype=np.int64), "label": found["label"].astype(np.int64), **latents}
+
+        return rows
+
+    def _batch(self, network: nn.Module, images_BHWC: np.ndarray, index_B: Tensor) -> Columns:
+        import torch
+
+        from dgflow.steps.training_rows import scaled
+
+        images = scaled(torch.from_numpy(images_BHWC).to(index_B.device).permute(0, 3, 1, 2))
+        with torch.no_grad(), torch.autocast(index_B.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            found = self._latents(network, images, index_B)
+        return {name: values.to(torch.float16).cpu().numpy() for name, values in zip(self.columns, found, strict=True)}
+
+    def _latents(self, network: nn.Module, images_BCHW: Tensor, index_B: Tensor) -> list[Tensor]:
+        """In the order of `columns`."""
+        import torch
+
+        spec, both = vae_of(self.vae), (images_BCHW, images_BCHW.flip(-1))
+        if not isinstance(spec, NVAE):
+            return [values for images in both for values in spec.encode(network, images)]
+        side, channels = spec.latent_shape(images_BCHW.shape[-1])
+
+        def drawn(images: Tensor, number: int) -> Tensor:
+            from dgflow.diffusion import noise
+
+            normal = noise.standard_normal(self.seed, index_B, (channels, side, side), step=number, draw=noise.POSTERIOR)
+            return spec.encode(network, images, normal.float())
+
+        draws = [drawn(images, flip * self.draws + number) for flip, images in enumerate(both) for number in range(self.draws)]
+        return [torch.stack(draws, dim=1)]

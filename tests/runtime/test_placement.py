@@ -1,0 +1,185 @@
+"""Which workers get a GPU, how many there are, and what is refused before any of them starts."""
+
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import ray
+import tiny
+import torch
+
+from dgflow.diffusion.acceleration import device
+from dgflow.runtime import cluster, pool
+from dgflow.runtime import train as ray_train
+from dgflow.runtime.environment import device_name
+from dgflow.runtime.placement import Placement
+from dgflow.runtime.progress import Progress
+from dgflow.steps import execute as execution
+from dgflow.steps.binding import graph
+from dgflow.steps.step import SampleStep
+from dgflow.store.memory import MemoryStore
+
+GPU_HOST, CPU_HOST = {"CPU": 12.0, "GPU": 2.0}, {"CPU": 12.0}
+
+
+@pytest.fixture
+def on(monkeypatch):
+    """Pretends that Ray is connected to a machine with such resources."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(cluster, "connect", lambda store: None)
+    return lambda resources: monkeypatch.setattr(ray, "cluster_resources", lambda: resources)
+
+
+@pytest.mark.parametrize(
+    ("asked", "resources", "each"),
+    [(None, GPU_HOST, 1.0), (None, CPU_HOST, 0.0), (0.0, GPU_HOST, 0.0), (0.5, GPU_HOST, 0.5), (0.0, CPU_HOST, 0.0)],
+)
+def test_a_worker_has_the_gpus_that_were_asked_for_else_one_where_there_are_any(on, asked, resources, each):
+    on(resources)
+    assert cluster.resolved(Placement(workers=3, num_gpus=asked)) == Placement(workers=3, num_gpus=each)
+
+
+def test_gpus_that_this_machine_has_not_are_refused_and_those_of_a_cluster_waited_for(on, monkeypatch):
+    on(CPU_HOST)
+    with pytest.raises(ValueError, match="expected GPUs for --num-gpus 0.5, found none on this machine"):
+        cluster.resolved(Placement(num_gpus=0.5))
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    assert cluster.resolved(Placement(num_gpus=0.5)).num_gpus == 0.5
+
+
+@pytest.fixture
+def pools(monkeypatch):
+    """The pools that are made and closed, in order."""
+    told = []
+
+    class FakePool:
+        def __init__(self, max_workers, *, num_gpus):
+            self.made = (max_workers, num_gpus)
+            told.append(self.made)
+
+        def close(self):
+            told.append(("closed", *self.made))
+
+    monkeypatch.setattr(pool, "Pool", FakePool)
+    return told
+
+
+def test_without_gpus_all_steps_share_one_pool(on, pools):
+    on(CPU_HOST)
+    session = execution._Session(MemoryStore(uuid4().hex), Placement())
+    assert session.pool(gpu=True) is session.pool(gpu=False)
+    assert pools == [(12, 0.0)]
+
+
+def test_with_gpus_networks_get_one_worker_a_gpu_and_other_work_one_a_cpu(on, pools):
+    on(GPU_HOST)
+    session = execution._Session(MemoryStore(uuid4().hex), Placement())
+    for gpu in (False, True, False, True):
+        session.pool(gpu=gpu)
+    assert pools == [(12, 0.0), (2, 1.0)]
+    session.close()
+    assert pools[2:] == [("closed", 12, 0.0), ("closed", 2, 1.0)]
+
+
+def test_only_steps_that_run_networks_ask_for_gpus(tmp_path):
+    asked = {}
+    for node in graph(tiny.workflow(str(tmp_path / "images.npz"))):
+        if isinstance(node.step, SampleStep):
+            state: Any = SimpleNamespace(step=node.step, missing=[])
+            session: Any = SimpleNamespace(
+                pool=lambda gpu, kind=node.step.kind: asked.update({kind: gpu}) or SimpleNamespace(map=lambda *_: [])
+            )
+            unused: Any = None
+            execution._complete(state, unused, unused, session, lambda _: None)
+    assert asked == {"import-images": False, "generate": True, "features": True}
+
+
+@pytest.mark.parametrize(("visible", "expected"), [(None, "cuda"), ("0", "cuda"), ("", "cpu")])
+def test_a_process_without_visible_gpus_computes_on_the_cpu_even_after_torch_has_counted_them(monkeypatch, visible, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "cuda")
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert device().type == device_name() == expected
+
+
+def test_workers_without_a_gpu_see_none_and_those_with_one_start_though_all_cpus_are_taken():
+    """On a Ray of its own, with one CPU and two GPUs that are not there."""
+    program = """
+import json, os, ray
+from dgflow.runtime.pool import Pool
+ray.init(num_cpus=1, num_gpus=2, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
+seen = lambda: lambda item: os.environ.get("CUDA_VISIBLE_DEVICES")
+with Pool(1) as cpus, Pool(2, num_gpus=1.0) as gpus:
+    for pool in (cpus, gpus):
+        found = set()
+        assert not pool.map(seen, range(12), lambda item, result: found.add(result))
+        print(json.dumps(sorted(found)))
+"""
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    without, with_one = map(json.loads, found.stdout.splitlines()[-2:])
+    assert without == [""] and with_one and set(with_one) <= {"0", "1"}
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "most", "workers"), [(128, 3, 2), (128, 6, 4), (256, 12, 8), (1024, 96, 64), (250, 12, 10), (5, 96, 5), (7, 6, 1)]
+)
+def test_training_starts_as_many_workers_as_share_the_batch(batch_size, most, workers):
+    assert ray_train.sharers(batch_size, most) == workers
+
+
+@pytest.mark.parametrize(
+    ("resources", "placement", "expected"),
+    [
+        (CPU_HOST, Placement(num_gpus=0.0), (8, False, "gloo")),
+        (GPU_HOST, Placement(num_gpus=0.0), (8, False, "gloo")),
+        (GPU_HOST, Placement(num_gpus=0.5), (2, True, "nccl")),
+        (GPU_HOST, Placement(num_gpus=1.0, train_workers=1), (1, True, "nccl")),
+    ],
+)
+def test_training_takes_whole_gpus_or_none(on, monkeypatch, resources, placement, expected):
+    on(resources)
+    started = []
+
+    class Trainer:
+        def __init__(self, _worker, *, scaling_config, torch_config, **_):
+            started.append((scaling_config.num_workers, scaling_config.use_gpu, torch_config.backend))
+
+        def fit(self):
+            pass
+
+    monkeypatch.setattr(ray_train, "TorchTrainer", Trainer)
+    monkeypatch.setattr(ray_train, "_newest", lambda *_: len(started))
+    steps: Any = SimpleNamespace(name="train-score-0")
+    make_task: Any = None
+    ray_train.fit(make_task, steps, {}, epochs=1, batch_size=16, placement=placement, on_epoch=lambda _: None)
+    assert started == [expected]
+
+
+@pytest.mark.parametrize(("use_gpu", "expected"), [(True, ["cuda:1", "cuda", "train"]), (False, ["cpu", "train"])])
+def test_a_training_worker_takes_its_own_device_before_anything_is_loaded(monkeypatch, use_gpu, expected):
+    order = []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda place: order.append(str(place)))
+    monkeypatch.setattr(ray_train, "get_device", lambda: torch.device("cuda:1"))
+    monkeypatch.setattr(ray_train, "get_context", lambda: SimpleNamespace(get_world_rank=lambda: 1, get_world_size=lambda: 2))
+    monkeypatch.setattr(ray_train, "train", lambda *_, **__: order.append("train"))
+    ray_train._worker({"make_task": lambda: order.append(device().type), "steps": None, "inputs": {}, "epochs": 1, "use_gpu": use_gpu})
+    assert order == expected
+
+
+def test_training_workers_that_cannot_share_a_batch_are_refused_before_anything_starts(tmp_path):
+    store = MemoryStore(uuid4().hex)
+    with pytest.raises(
+        ValueError, match=r"expected batch sizes that 3 training workers can share, found 16 \(train-classifier\), 16 \(train-score\), "
+    ):
+        execution.execute(tiny.workflow(str(tmp_path / "images.npz")), store, Placement(train_workers=3), Progress())
+    assert not list(store.list(""))
+    execution.check_train_workers(tiny.workflow(str(tmp_path / "images.npz")), 4)

@@ -1,0 +1,34 @@
+"""The shipped recipes of the paper's systems, as tests call them: by file name, with the options that make another system of one."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from dgflow.steps.step import Step
+
+WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
+SYSTEMS: dict[str, tuple[str, dict[str, Any]]] = {
+    "dit": ("imagenet256_dit", {}),
+    "dit-own-classifier": ("imagenet256_dit", {"train_classifier": True}),
+    "adm": ("imagenet256_adm", {}),
+    "edm-cifar10-uncond": ("cifar10_edm", {}),
+    "edm-cifar10-cond": ("cifar10_edm", {"conditional": True, "seeding": "edm", "seeds": [0, 50_000, 100_000]}),
+    "edm-cifar10-own-classifier": ("cifar10_edm", {"classifier_data": "data/imagenet"}),
+    "edm-ffhq": ("ffhq64_edm", {"skip_broken": 2}),
+    "lsgm": ("cifar10_lsgm", {"shared_block": 100}),
+    "soft-truncation": ("celeba64_soft_truncation", {"data": "celeba.zip"}),
+    "digits": ("digits", {}),
+}
+"""Name of the case to recipe and options."""
+
+
+def built(system: str) -> Step:
+    """What the recipe of a system returns."""
+    name, options = SYSTEMS[system]
+    spec = importlib.util.spec_from_file_location(f"shipped_{name}", WORKFLOWS / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.workflow(**options)
