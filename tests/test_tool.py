@@ -421,6 +421,8 @@ def test_ctrl_c_keeps_what_was_committed_and_the_same_command_does_only_what_is_
             stdout=stdout,
             stderr=stderr,
             start_new_session=True,
+            # A shell without job control has what it starts in the background ignore interrupts, these tests and their children too.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
     try:
         deadline = time.monotonic() + 180

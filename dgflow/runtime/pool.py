@@ -18,7 +18,6 @@ import ray
 from ray import ObjectRef
 from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
 
-from dgflow.runtime import interrupts
 from dgflow.runtime.environment import without_gpus
 
 log = logging.getLogger(__name__)
@@ -98,7 +97,6 @@ class Pool:
 
         Returns what was given up.
         """
-        interrupts.remember()
         self._jobs += 1
         job, make_ref = self._jobs, [ray.put(make)]  # in a list: Ray then leaves fetching it to the worker, once a job
         waiting: deque[Any] = deque(items)
@@ -116,7 +114,6 @@ class Pool:
                 member.queue[0][0] if member.queue else member.ready for member in self._members if member.queue or member.node is None
             ]
             done, _ = ray.wait(watched, num_returns=1, timeout=5)
-            interrupts.check()
             for member in [member for member in self._members if (member.queue[0][0] if member.queue else member.ready) in done]:
                 if not member.queue:
                     self._arrived(member)
@@ -141,7 +138,6 @@ class Pool:
                 else:
                     on_result(item, result)
                     open_items -= 1
-        interrupts.check()
         return failures
 
     def _grow(self, open_items: int) -> None:
