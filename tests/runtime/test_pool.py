@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -126,6 +127,7 @@ def test_an_item_that_kills_its_worker_three_times_is_poison_and_its_neighbours_
         def work(item):
             mark(tmp_path, f"item{item}")
             if item == 2:
+                time.sleep(0.5)  # the result before is on its way out of this process, and would die with it
                 os.kill(os.getpid(), signal.SIGKILL)
             return item
 
