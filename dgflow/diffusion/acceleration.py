@@ -69,3 +69,8 @@ def products(precision: Precision) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def autocast(place: torch.device, precision: Precision) -> torch.autocast:
+    """Context in which, with "bfloat16", a network's activations have that precision; its weights keep their own."""
+    return torch.autocast(place.type, torch.bfloat16, enabled=precision == "bfloat16")

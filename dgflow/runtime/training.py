@@ -15,13 +15,12 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from dgflow.diffusion.acceleration import device as device
 from dgflow.networks.checkpoints import load_weights, save_weights
 from dgflow.runtime.averages import Averages
 from dgflow.runtime.environment import attempt, versions
@@ -256,8 +255,3 @@ def _forget(steps: StepStore, inputs: Mapping[str, str]) -> None:
     done = steps.done("checkpoints", inputs)
     for epoch in sorted(done)[:-KEPT_CHECKPOINTS]:
         steps.discard(done[epoch])
-
-
-def autocast(place: torch.device, precision: Literal["float32", "bfloat16"]) -> torch.autocast:
-    """Context in which a network's activations have that precision; its weights keep their own."""
-    return torch.autocast(place.type, torch.bfloat16, enabled=precision == "bfloat16")

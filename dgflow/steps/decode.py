@@ -94,8 +94,9 @@ class Decode(SampleStep):
     def _images(self, network: nn.Module, latents_BCHW: Tensor) -> np.ndarray:
         import torch
 
-        device = latents_BCHW.device.type
-        with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=self.precision == "bfloat16"):
+        from dgflow.diffusion.acceleration import autocast
+
+        with torch.no_grad(), autocast(latents_BCHW.device, self.precision):
             images = vae_of(self.vae).decode(network, latents_BCHW.float())
         return pixels(images.float())
 

@@ -100,10 +100,11 @@ class Encode(SampleStep):
     def _batch(self, network: nn.Module, images_BHWC: np.ndarray, index_B: Tensor) -> Columns:
         import torch
 
+        from dgflow.diffusion.acceleration import autocast
         from dgflow.steps.training_rows import scaled
 
         images = scaled(torch.from_numpy(images_BHWC).to(index_B.device).permute(0, 3, 1, 2))
-        with torch.no_grad(), torch.autocast(index_B.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+        with torch.no_grad(), autocast(index_B.device, self.precision):
             found = self._latents(network, images, index_B)
         return {name: values.to(torch.float16).cpu().numpy() for name, values in zip(self.columns, found, strict=True)}
 

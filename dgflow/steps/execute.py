@@ -110,7 +110,8 @@ class _Session:
 
     def pool(self, *, gpu: bool) -> Pool:
         """Workers for work that a GPU does, where they have some, or for other work, which would leave the CPUs without a GPU idle."""
-        self.connect()
+        if not self._pools:
+            self.connect()
         from dgflow.runtime.cluster import slots
         from dgflow.runtime.pool import Pool
 

@@ -7,7 +7,6 @@ Promises that counting and timing exercise the same calls. FLOP are floating-poi
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast, get_args
 
@@ -84,12 +83,12 @@ def timed(step: NetworkStep, network: nn.Module, use: Use, rows: int, precision:
     """Seconds that `use` of a batch of `rows` takes where `network` is, when the device has done all of it."""
     import torch
 
-    from dgflow.diffusion.acceleration import products
+    from dgflow.diffusion.acceleration import autocast, products
 
     place = _place(network)
     wait = torch.cuda.synchronize if place.type == "cuda" else lambda: None
-    halved = precision == "bfloat16" and use not in ("forward", "gradient")
-    with products(precision), torch.autocast(place.type, torch.bfloat16) if halved else nullcontext():
+    activations = "float32" if use in ("forward", "gradient") else precision  # samplers convert the weights, and not what flows
+    with products(precision), autocast(place, activations):
         wait()
         began = time.perf_counter()
         run(step, network, use, rows)

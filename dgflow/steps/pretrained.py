@@ -17,7 +17,7 @@ from dgflow.steps.step import NetworkStep, Weights
 from dgflow.steps.vae_specs import NVAE, VAE, StableDiffusionVAE
 from dgflow.store.objects import ObjectStore
 from dgflow.weights.catalogue import CATALOGUE
-from dgflow.weights.sources import parse_source
+from dgflow.weights.sources import recordable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,15 +64,7 @@ class Pretrained(NetworkStep):
     @classmethod
     def _a_place(cls, source: str) -> str:
         """The same file from every folder and on every host: a path becomes absolute. What can hold a secret stays out of records."""
-        if source in CATALOGUE:
-            return source
-        parsed = parse_source(source)
-        if parsed.kind == "https" and parsed.public != parsed.text:
-            raise ValueError(
-                f"expected a source without a query or credentials, which would be written down, found {parsed.public}?...; "
-                "put the file on s3: or on a disk, or by hand into the root, and name that"
-            )
-        return parsed.text
+        return source if source in CATALOGUE else recordable(source).text
 
     @model_validator(mode="after")
     def _classes(self) -> Pretrained:

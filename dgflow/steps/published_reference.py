@@ -17,7 +17,7 @@ from dgflow.steps.import_images import ImportImages
 from dgflow.steps.official import official
 from dgflow.steps.step import ResultStep, Spread
 from dgflow.weights.catalogue import CATALOGUE, catalogue_file
-from dgflow.weights.sources import parse_source
+from dgflow.weights.sources import recordable
 
 if TYPE_CHECKING:
     from dgflow.steps.binding import Bound
@@ -52,12 +52,7 @@ class PublishedStatistics(ResultStep):
             if CATALOGUE[source].format != "npz":
                 raise ValueError(f"expected published statistics ({_names()}), found {source}, which holds a network")
             return source
-        parsed = parse_source(source)
-        if parsed.kind == "https" and parsed.public != parsed.text:
-            raise ValueError(
-                f"expected a source without a query or credentials, which would be written down, found {parsed.public}?...; "
-                "put the file on s3: or on a disk, and name that"
-            )
+        parsed = recordable(source)
         if not parsed.file_name.lower().endswith(".npz"):
             raise ValueError(f"expected an .npz with mu and sigma, or one of {_names()}, found {source!r}")
         return parsed.text

@@ -71,9 +71,10 @@ class TrainClassifier(TrainStep):
         import torch
 
         from dgflow.diffusion import noise
+        from dgflow.diffusion.acceleration import autocast, device
         from dgflow.diffusion.losses import classifier_loss, perturb
         from dgflow.diffusion.times import importance_tau, sigma_from_tau, uniform_tau
-        from dgflow.runtime.training import TrainingTask, autocast, device
+        from dgflow.runtime.training import TrainingTask
         from dgflow.steps.training_data import Stream
         from dgflow.steps.training_rows import normals
 

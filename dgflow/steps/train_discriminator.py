@@ -90,9 +90,10 @@ class TrainDiscriminator(TrainStep):
         import torch
 
         from dgflow.diffusion import noise
+        from dgflow.diffusion.acceleration import autocast, device
         from dgflow.diffusion.losses import discriminator_loss, perturb
         from dgflow.diffusion.times import log_uniform_sigma, sigma_from_tau, tau_from_sigma
-        from dgflow.runtime.training import TrainingTask, autocast, device
+        from dgflow.runtime.training import TrainingTask
         from dgflow.steps.training_data import Stream
         from dgflow.steps.training_rows import normals
 

@@ -54,8 +54,9 @@ class TrainScore(TrainStep):
         import torch
 
         from dgflow.diffusion import noise
+        from dgflow.diffusion.acceleration import device
         from dgflow.diffusion.losses import edm_loss, lognormal_sigma
-        from dgflow.runtime.training import TrainingTask, device
+        from dgflow.runtime.training import TrainingTask
         from dgflow.steps.training_data import Stream
         from dgflow.steps.training_rows import normals
 

@@ -71,6 +71,21 @@ def parse_source(text: str) -> Source:
     return found
 
 
+def recordable(text: str) -> Source:
+    """The place that a recipe names, fit to be written down.
+
+    Raises:
+        ValueError: as `parse_source`, and for a url with a query, which can hold a secret.
+    """
+    found = parse_source(text)
+    if found.kind == "https" and found.public != found.text:
+        raise ValueError(
+            f"expected a source without a query or credentials, which would be written down, found {found.public}?...; "
+            "put the file on s3: or on a disk, or by hand into the root, and name that"
+        )
+    return found
+
+
 def _local(text: str, scheme: str) -> Path:
     if scheme and not text.startswith("file:///"):
         raise ValueError(f"expected file:///path with three slashes, found {text!r}")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from inprocess import complete
 from safetensors.torch import load_file, save_file
-from steps.toy_networks import SCORES, pretrained
+from steps.toy_networks import HEAD, HIERARCHICAL, SCORES, SD, pretrained
 
 import dgflow as dg
 from dgflow.diffusion import noise
@@ -19,26 +19,14 @@ from dgflow.steps.binding import Bound, Root
 from dgflow.steps.decode import Decode, origin
 from dgflow.steps.encode import Encode
 from dgflow.steps.shapes import DataShape, check_images, data_shape
-from dgflow.steps.vae_specs import NVAE, VAE, StableDiffusionVAE
+from dgflow.steps.vae_specs import VAE
 from dgflow.store.memory import MemoryStore
 from dgflow.store.objects import open_store
 from dgflow.store.shards import Columns
 
 SIDE, COUNT = 16, 10
-SD = StableDiffusionVAE(block_out_channels=(16, 16, 16), layers_per_block=1, norm_num_groups=8)
-HIERARCHICAL = NVAE(
-    num_channels_enc=8,
-    num_channels_dec=8,
-    num_preprocess_cells=1,
-    num_postprocess_cells=1,
-    num_groups_per_scale=2,
-    num_latent_per_group=3,
-    num_cell_per_cond_enc=1,
-    num_cell_per_cond_dec=1,
-)
 PIXELS = np.random.default_rng(1).integers(0, 256, (COUNT, SIDE, SIDE, 3), np.uint8)
 HALF = 2.0**-11  # largest relative error of float16
-GUIDE = dg.ADMEncoder(model_channels=32, num_res_blocks=1, attention_resolutions=(), num_head_channels=32)
 
 
 def imported(folder: Path, pixels: np.ndarray = PIXELS) -> dg.ImportImages:
@@ -118,7 +106,7 @@ def test_decoded_images_are_the_autoencoders_own_with_label_and_log_ratio_carrie
     channels, side = (4, 4) if spec is SD else (6, 8)
     fields: dict[str, Any] = SCORES["LSGMPrior"] if spec is HIERARCHICAL else {"network": dg.DiT(hidden_size=32, depth=1, num_heads=2)}
     fields = fields | {"channels": channels, "image_size": side, "num_classes": 0 if spec is HIERARCHICAL else 3}
-    discriminates: dict[str, Any] = fields | {"network": dg.Discriminator(head=GUIDE)}
+    discriminates: dict[str, Any] = fields | {"network": dg.Discriminator(head=HEAD)}
     discriminator = pretrained(tmp_path, "discriminator", **discriminates)
     sampler = dg.Heun(steps=2, sigma_max=10.0, sigma_min=0.1)
     guide = dg.DiscriminatorGuidance(discriminator=discriminator.weights())

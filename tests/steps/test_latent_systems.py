@@ -7,26 +7,13 @@ from uuid import uuid4
 import numpy as np
 import pytest
 from inprocess import complete
-from steps.toy_networks import HEAD, SCORES, pretrained
+from steps.toy_networks import HEAD, HIERARCHICAL, SCORES, SD, pretrained
 
 import dgflow as dg
 from dgflow.steps.decode import Decode
 from dgflow.steps.encode import Encode
 from dgflow.steps.plan import plan
-from dgflow.steps.vae_specs import NVAE, StableDiffusionVAE
 from dgflow.store.memory import MemoryStore
-
-SD = StableDiffusionVAE(block_out_channels=(16, 16, 16), layers_per_block=1, norm_num_groups=8)
-HIERARCHICAL = NVAE(
-    num_channels_enc=8,
-    num_channels_dec=8,
-    num_preprocess_cells=1,
-    num_postprocess_cells=1,
-    num_groups_per_scale=2,
-    num_latent_per_group=3,
-    num_cell_per_cond_enc=1,
-    num_cell_per_cond_dec=1,
-)
 
 
 def imported(folder: Path) -> dg.ImportImages:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from inprocess import complete
-from steps.toy_networks import SCORES, pretrained
+from steps.toy_networks import SCORES, SD, pretrained
 
 import dgflow as dg
 from dgflow.diffusion import acceleration
@@ -18,8 +18,6 @@ from dgflow.steps.decode import Decode
 from dgflow.steps.encode import Encode
 from dgflow.steps.vae_specs import StableDiffusionVAE
 from dgflow.store.memory import MemoryStore
-
-SD = StableDiffusionVAE(block_out_channels=(16, 16, 16), layers_per_block=1, norm_num_groups=8)
 
 
 def refusing(most: int, sizes: list[int]):

@@ -13,6 +13,17 @@ from dgflow.networks.checkpoints import save_weights
 from dgflow.steps.binding import Bound
 
 HEAD = dg.ADMEncoder(model_channels=32, num_res_blocks=1, attention_resolutions=(), num_head_channels=32)
+SD = dg.StableDiffusionVAE(block_out_channels=(16, 16, 16), layers_per_block=1, norm_num_groups=8)
+HIERARCHICAL = dg.NVAE(
+    num_channels_enc=8,
+    num_channels_dec=8,
+    num_preprocess_cells=1,
+    num_postprocess_cells=1,
+    num_groups_per_scale=2,
+    num_latent_per_group=3,
+    num_cell_per_cond_enc=1,
+    num_cell_per_cond_dec=1,
+)
 EDM: dict[str, Any] = {"model_channels": 8, "channel_mult": (1, 2), "num_blocks": 1, "attn_resolutions": (4,), "dropout": 0.0}
 WIDE: dict[str, Any] = EDM | {"model_channels": 32}
 SCORES: dict[str, dict[str, Any]] = {
