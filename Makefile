@@ -2,16 +2,20 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: digits test test-slow lint clean
+.PHONY: digits test test-slow test-cluster lint clean
 
 digits: .venv/digits
 	$(BIN)/python workflows/digits.py run --root runs/digits
 
 test: .venv/dev
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -m "not slow" --ignore=tests/cluster
 
 test-slow: .venv/dev
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -m slow --ignore=tests/cluster
+
+# Hosts as network namespaces: wants root, iproute2 and faketime (Debian's packages of these names).
+test-cluster: .venv/dev
+	$(BIN)/python -m pytest -q tests/cluster
 
 lint: .venv/dev
 	$(BIN)/ruff check .

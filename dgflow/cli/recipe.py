@@ -1,4 +1,4 @@
-"""The command line of a recipe: `main(workflow)` turns the function's parameters into options of run, plan, status, verify and report.
+"""The command line of a recipe: `main(workflow)` turns the function's parameters into options of run, plan, status, verify, gc and report.
 
 Exit status: 0 when everything that was asked for is there, 1 when it is not, 2 for a command line that cannot be understood.
 """
@@ -19,7 +19,7 @@ from dgflow.cli.root import open_root
 from dgflow.steps.step import Step
 from dgflow.store.objects import ObjectStore
 
-COMMANDS = ("run", "plan", "status", "verify", "report")
+COMMANDS = ("run", "plan", "status", "verify", "gc", "report")
 
 Root = Annotated[
     str | None,
@@ -85,7 +85,7 @@ def application(workflow: Callable[..., Step], name: str) -> typer.Typer:
         call.__doc__ = body.__doc__
         app.command(body.__name__.strip("_"))(call)
 
-    for body in (_run, _plan, _status, _verify, _report):
+    for body in (_run, _plan, _status, _verify, _gc, _report):
         command(body)
     return app
 
@@ -171,19 +171,26 @@ def _plan(
     return 0
 
 
-def _status(target: Step, store: ObjectStore, json: AsJson = False) -> int:
-    """Show how far a run is, from the root alone: it can be somebody else's, on another machine.
+def _status(
+    target: Step,
+    store: ObjectStore,
+    json: AsJson = False,
+    price: Annotated[
+        float | None, typer.Option(min=0, help="Money for an hour of one worker, to tell the cost so far.", show_default=False)
+    ] = None,
+) -> int:
+    """Show how far a run is, how fast, what it has cost and what failed where, from the root alone: it can run on another machine.
 
-    Exit status 1 while anything is missing.
+    Work and cost are those of what is committed: starting, waiting and lost attempts come on top. Exit status 1 while anything is missing.
     """
     from dgflow.report import texts
     from dgflow.steps.plan import plan
 
-    plans = plan(target, store)
-    rows = texts.status_rows(plans, store)
-    print(texts.status_table(rows))
+    plans, now = plan(target, store), store.now()
+    rows = texts.status_rows(plans, store, now=now, price=price)
+    print(texts.status_table(rows, now=now))
     if json:
-        print_json({"steps": rows})
+        print_json({"steps": rows, "total": texts.status_total(rows)})
     return 0 if all(made.complete for made in plans) else 1
 
 
@@ -194,29 +201,53 @@ def _verify(
     repair: Annotated[bool, typer.Option("--repair", help="Build damaged parts again, and check once more.")] = False,
 ) -> int:
     """Read everything back and compare it with its checksums. Exit status 1 when anything is damaged or missing."""
+    from dgflow.steps.verify import repair as repaired
     from dgflow.steps.verify import verify
 
     def tell(line: str) -> None:
         print(line, file=sys.stderr)
 
-    found = verify(target, store, tell)
-    if repair and found.receipts:
+    def build() -> None:
         from dgflow.runtime.placement import Placement
         from dgflow.runtime.progress import Progress
         from dgflow.steps.execute import execute
 
-        for line in found.damaged:
-            tell(f"to be built again: {line}")
-        for key in found.receipts:
-            store.delete(key)  # without its receipt a part is missing; sealed slices keep its digest and refuse other rows in its place
         execute(target, store, Placement(), Progress())
-        found = verify(target, store, tell)
+
+    found = repaired(target, store, tell, build) if repair else verify(target, store, tell)
     print(f"checked {found.checked:,} objects ({found.bytes / 1e6:,.1f} MB): {len(found.damaged)} damaged, {len(found.missing)} missing")
     for line in found.damaged + found.missing:
         print(f"  {line}")
     if json:
         print_json({"checked": found.checked, "bytes": found.bytes, "damaged": found.damaged, "missing": found.missing})
     return 0 if not found.damaged and not found.missing else 1
+
+
+def _gc(
+    target: Step,
+    store: ObjectStore,
+    json: AsJson = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it. Without this, only tell what would go.")] = False,
+) -> int:
+    """Remove what nothing names, in the whole root: data without a receipt and notes of finished work, older than a week.
+
+    A run may be at work meanwhile. Without --yes nothing is removed.
+    """
+    from dgflow.steps.gc import collect
+
+    del target  # whatever recipe asks: a root is one
+    found = collect(store, delete=yes, tell=print)
+    print(f"{'removed' if yes else 'would remove'} {found.number:,} objects ({found.bytes / 1e6:,.1f} MB)")
+    for line in found.left:
+        print(f"  not touched: {line}")
+    for key in found.restored:
+        print(f"  put back, as it was committed meanwhile: {key}")
+    if found.number and not yes:
+        print("nothing was removed; add --yes to remove it")
+    if json:
+        steps = [{"step": each.step, "data": len(each.data), "notes": len(each.notes), "bytes": each.bytes} for each in found.steps]
+        print_json({"deleted": yes, "objects": found.number, "bytes": found.bytes, "steps": steps, "not_touched": found.left})
+    return 0
 
 
 def _report(

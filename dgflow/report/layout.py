@@ -8,6 +8,7 @@ from typing import Any
 
 from dgflow.metrics.protocols import HEADINGS
 
+LABEL_WIDTH, LABEL_HEAD = 58, 28  # characters of a label in a table, and of its beginning
 _DECIMALS = {"fid": 2, "sfid": 2, "is": 2, "precision": 3, "recall": 3, "f1": 3, "kid": 5}
 METRICS = {name: (heading, _DECIMALS[name]) for name, heading in HEADINGS.items()}  # heading and decimals
 
@@ -64,6 +65,11 @@ def labels(steps: Iterable[tuple[str, str]]) -> list[str]:
 def row_labels(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The labels of rows with a `title` and a `name`, printable."""
     return [printable(label) for label in labels((row["title"], row["name"]) for row in rows)]
+
+
+def shortened(label: str) -> str:
+    """The ends of a long label: they tell more than its middle."""
+    return label if len(label) <= LABEL_WIDTH else f"{label[:LABEL_HEAD]}…{label[LABEL_HEAD + 1 - LABEL_WIDTH :]}"
 
 
 def evenly(keys: Sequence[str], count: int) -> list[str]:

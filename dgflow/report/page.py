@@ -13,11 +13,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dgflow.report.attempts import open_attempts
 from dgflow.report.charts import Data, Series, line_chart
 from dgflow.report.images import grids
 from dgflow.report.layout import duration, labels, number, parts, size
 from dgflow.report.summary import Summary, comparisons, cost_line, measured, missing, notes, summarise, table_rows
-from dgflow.report.texts import failures
 from dgflow.steps.binding import Root
 from dgflow.steps.evaluate import Evaluate
 from dgflow.steps.plan import StepPlan
@@ -92,8 +92,9 @@ def _failures(summary: Summary, store: ObjectStore) -> list[dict[str, Any]]:
     root, found = Root(store), []
     for label, made in zip(labels((made.step.title, made.step.name) for made in summary.plans), summary.plans, strict=True):
         if not made.complete:
-            notes = root.steps(made.step).attempts(made.folder)
-            found += [failure | {"step": label, "unit": made.unit.removesuffix("s")} for failure in failures(made, notes)]
+            attempts = sorted(open_attempts(root.steps(made.step), made.folder, made.missing), key=lambda attempt: attempt.part)
+            about = {"step": label, "unit": made.unit.removesuffix("s")}
+            found += [attempt.failure() | about for attempt in attempts if attempt.has_failed]
     return found
 
 

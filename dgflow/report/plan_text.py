@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from dgflow.report.layout import aligned, duration, evenly, printable, row_labels, size
+from dgflow.report.layout import aligned, duration, evenly, printable, row_labels, shortened, size
 from dgflow.report.summary import worker_seconds
 from dgflow.steps.binding import Root
 from dgflow.steps.costs import amount
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 ESTIMATE_SAMPLE = 16  # receipts of a step that an estimate reads: planning 10,000 shards must not read 10,000 receipts
 WIDTH = 140
-TITLE_WIDTH, TITLE_HEAD = 58, 28
 HINT = "hours and money: --device NAME, such as h100, by its published rate, or --pilot, by one batch here; and --price P an hour"
 
 
@@ -77,7 +76,16 @@ def plan_table(plans: Sequence[StepPlan], store: ObjectStore, costs: Costs | Non
     for label, step in zip(row_labels(steps), steps, strict=True):
         mine = [_hours_left(step), step["name"]] if costs is None else _costs_shown(step, costs)
         rows.append(
-            [step["action"], _cut(label), f"{step['done']:,}", f"{step['todo']:,}", step["unit"], _size(step), _evaluations(step), *mine]
+            [
+                step["action"],
+                shortened(label),
+                f"{step['done']:,}",
+                f"{step['todo']:,}",
+                step["unit"],
+                _size(step),
+                _evaluations(step),
+                *mine,
+            ]
         )
     unknown = " + ?" if total["unknown"] else ""
     mine = [_hours_left(total) + unknown, ""] if costs is None else _costs_shown(total | {"parameters": 0}, costs)
@@ -91,11 +99,6 @@ def plan_table(plans: Sequence[StepPlan], store: ObjectStore, costs: Costs | Non
         if step["reason"]:
             out += textwrap.wrap(printable(step["reason"]), WIDTH, initial_indent=" " * 9, subsequent_indent=" " * 9)
     return "\n".join([*out, lines[-1], *_notes(total, costs)])
-
-
-def _cut(label: str) -> str:
-    """The ends of a long label: they tell more than its middle."""
-    return label if len(label) <= TITLE_WIDTH else f"{label[:TITLE_HEAD]}…{label[TITLE_HEAD + 1 - TITLE_WIDTH :]}"
 
 
 def _notes(total: dict[str, Any], costs: Costs | None) -> list[str]:

@@ -1,36 +1,58 @@
-"""Connecting to Ray: a cluster if one is named, else a Ray of our own on loopback that ends with the process."""
+"""Connecting to Ray: a cluster if one is named, else a Ray of our own on loopback that ends with the process.
+
+Says also how many workers there is room for, now and with all the hosts that the cluster's autoscaler may bring.
+"""
 
 from __future__ import annotations
 
 import logging
+import math
 import os
+import socket
+import sys
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import ray
+import yaml
+from ray._private import ray_constants
+from ray.exceptions import AuthenticationError
 
 from dgflow.runtime.placement import Placement
 from dgflow.store.objects import ObjectStore
 
 log = logging.getLogger(__name__)
 
+ANSWER_SECONDS = 10.0
+
 # glibc gives large blocks back to the system at once and then pays for their page faults again. Kept, a training step of the digits'
 # discriminator takes 44 ms of CPU instead of 61, and 250 guided samples 2.4 s instead of 2.8 (one thread, AMD EPYC).
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "268435456", "MALLOC_TRIM_THRESHOLD_": "268435456", "MALLOC_TOP_PAD_": "67108864"}
 
 
+def elastic() -> bool:
+    """Whether `RAY_ADDRESS` names a cluster (`ray job submit` sets it), whose hosts may come and go."""
+    return os.environ.get("RAY_ADDRESS", "local") not in ("", "local")
+
+
 def connect(store: ObjectStore) -> None:
-    """Join the cluster that `RAY_ADDRESS` names (`ray job submit` sets it), else start Ray in here, on loopback, without a dashboard.
+    """Join the cluster that `RAY_ADDRESS` names, else start Ray in here, on loopback, without a dashboard.
 
     Raises:
-        ValueError: the cluster has other nodes, which cannot see the root.
+        ValueError: the cluster cannot be reached or does not take our token; or it has, or may start, other hosts, which cannot see the
+            root.
     """
     if not ray.is_initialized():
-        if os.environ.get("RAY_ADDRESS"):
-            ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        if elastic():
+            _join(os.environ["RAY_ADDRESS"])
         else:
             for name, value in ALLOCATOR.items():
                 os.environ.setdefault(name, value)  # the workers inherit it
             os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # one host: polling is cheap, and a death is seen sooner
+            # Else Ray takes this host's own address for 127.0.0.1, and listens on all. Its variable would go on to processes of ours.
+            ray_constants.ENABLE_RAY_CLUSTER = False
             ray.init(
                 address="local",
                 _node_ip_address="127.0.0.1",
@@ -38,31 +60,114 @@ def connect(store: ObjectStore) -> None:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    if len(nodes) > 1 and not store.shared:
+    if store.shared:
+        return
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    if nodes > 1 or autoscaler_maximum() is not None:
+        found = f"has {nodes} nodes" if nodes > 1 else "has an autoscaler that may start nodes"
         raise ValueError(
-            f"the cluster has {len(nodes)} nodes, which cannot all see the root {store.url}; "
-            "give one that they share, as in --root s3://bucket/prefix"
+            f"the cluster {found}, which cannot all see the root {store.url}; give one that they share, as in --root s3://bucket/prefix"
         )
 
 
+def _join(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "://" not in address:  # else Ray tries for minutes and then ends the process
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
+        except OSError as error:
+            raise ValueError(f"expected a Ray cluster at RAY_ADDRESS={address}, found nothing that answers there: {error}") from error
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    except (AuthenticationError, ConnectionError) as error:
+        raise ValueError(
+            f"the Ray cluster at RAY_ADDRESS={address} does not let us in: {_first_line(error)}. "
+            "If it asks for a token, give its own in RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, with RAY_AUTH_MODE=token"
+        ) from error
+
+
 def resolved(placement: Placement) -> Placement:
-    """`placement` with the GPUs of each worker decided: as asked for, else one where the cluster has any and none where it has none.
+    """`placement` with the GPUs of each worker decided: as asked for, else one where the cluster has any or may start some, else none.
 
     Raises:
         ValueError: GPUs are asked for, and this machine has none.
     """
-    gpus = ray.cluster_resources().get("GPU", 0)
+    now = ray.cluster_resources().get("GPU", 0)
     if placement.num_gpus is None:
-        return replace(placement, num_gpus=1.0 if gpus else 0.0)
-    if placement.num_gpus and not gpus:
-        if not os.environ.get("RAY_ADDRESS"):
+        return replace(placement, num_gpus=1.0 if now or (autoscaler_maximum() or {}).get("GPU", 0) else 0.0)
+    if placement.num_gpus and not now:
+        if not elastic():
             raise ValueError(f"expected GPUs for --num-gpus {placement.num_gpus:g}, found none on this machine; leave the option out")
         log.warning("the cluster has no GPU now; waiting until it starts nodes that have some")
     return placement
 
 
 def slots(num_gpus: float) -> int:
-    """How many workers the cluster has room for now."""
-    resources = ray.cluster_resources()
-    return max(1, int(resources.get("GPU", 0) / num_gpus) if num_gpus else int(resources.get("CPU", 1)))
+    """How many workers, with `num_gpus` GPUs or else a CPU each, fit on the hosts that are alive now: 0 is possible on a cluster."""
+    fit = _fit(ray.cluster_resources(), num_gpus)
+    return fit if elastic() else max(1, fit)
+
+
+def most_slots(num_gpus: float) -> int:
+    """How many workers fit at most, with all the hosts that the autoscaler may bring; `sys.maxsize` where nobody here knows its limits."""
+    return max(slots(num_gpus), _fit(autoscaler_maximum() or {}, num_gpus))
+
+
+def _fit(resources: Mapping[str, float], num_gpus: float) -> int:
+    fit = resources.get("GPU", 0) / num_gpus if num_gpus else resources.get("CPU", 0)
+    return int(min(fit, sys.maxsize))
+
+
+def autoscaler_maximum() -> Mapping[str, float] | None:
+    """The CPUs and GPUs that the cluster's autoscaler may bring it to, infinite where its limits are not known; None without an autoscaler.
+
+    Some autoscalers report their limits to the cluster. `ray up`'s leaves its configuration, with the resources of every node type, in the
+    head's home folder, where a submitted job finds it. KubeRay's is known by its switch alone.
+    """
+    if not elastic():
+        return None
+    if (reported := _reported_maximum()) is not None:
+        return reported
+    try:
+        return configured_maximum(yaml.safe_load(Path("~/ray_bootstrap_config.yaml").expanduser().read_text()))
+    except OSError:
+        return {"CPU": math.inf, "GPU": math.inf} if _has_autoscaler() else None
+
+
+def _reported_maximum() -> Mapping[str, float] | None:
+    """What an autoscaler has reported. Ray 2.60 has no public way to ask; its own libraries ask in this one."""
+    try:
+        from ray._private.state import state
+
+        return state.get_max_resources_from_cluster_config()
+    except (ImportError, AttributeError):
+        return None
+
+
+def _has_autoscaler() -> bool:
+    """Whether the cluster was started for Ray's present autoscaler, as `ray up` and KubeRay do. Not public either."""
+    try:
+        from ray.autoscaler.v2.utils import is_autoscaler_v2
+
+        return is_autoscaler_v2(fetch_from_server=True)
+    except (ImportError, AttributeError):
+        return False
+
+
+def configured_maximum(configuration: dict[str, Any]) -> dict[str, float]:
+    """The CPUs and GPUs of a cluster that has all the nodes that `ray up`'s configuration allows."""
+    workers = configuration.get("max_workers", 2)  # Ray's own default
+    types = dict(configuration["available_node_types"])
+    head = types.pop(configuration["head_node_type"])
+    found = {}
+    for resource in ("CPU", "GPU"):
+        found[resource], left = head.get("resources", {}).get(resource, 0), workers
+        amounts = [(node.get("resources", {}).get(resource, 0), node.get("max_workers", workers)) for node in types.values()]
+        for amount, nodes in sorted(amounts, reverse=True):
+            found[resource] += amount * min(nodes, left)
+            left -= min(nodes, left)
+    return found
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0]

@@ -7,14 +7,33 @@ import platform
 import socket
 import sys
 import time
+import traceback
 from functools import cache
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 
 def attempt() -> dict[str, Any]:
-    """Who is at work, for `status`."""
-    return {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
+    """Who is at work, for `status`: host, process, since when by its own clock, and the log file that Ray keeps of it on that host."""
+    found: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
+    return found | ({"log": Path(log).name} if (log := _log_file()) else {})
+
+
+def failed(error: BaseException) -> dict[str, Any]:
+    """What `attempt` is completed with after an error: when, what, and the innermost line of the program that raised it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = {"where": f"{Path(frames[-1].filename).name}:{frames[-1].lineno} in {frames[-1].name}"} if frames else {}
+    return {"failed": time.time(), "error": str(error).strip() or type(error).__name__, **where}
+
+
+def _log_file() -> str:
+    """Where Ray writes this worker's standard error, empty where this is none of Ray's workers."""
+    if "ray" not in sys.modules:
+        return ""
+    from ray._private.worker import global_worker  # Ray tells it nowhere else
+
+    return global_worker.get_err_file_path() if global_worker.connected else ""
 
 
 def device_name() -> str:

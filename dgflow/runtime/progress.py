@@ -19,6 +19,10 @@ class Progress:
     def say(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
+    def tell(self, line: str) -> None:
+        """Of the workers and where they are, with the time: a log of them."""
+        self.say(f"{time.strftime('%H:%M:%S')} {line}")
+
     def reused(self, title: str, total: int, unit: str) -> None:
         self.say(f"{title}: reused, {_count(total, unit)}")
 

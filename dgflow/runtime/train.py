@@ -1,33 +1,55 @@
-"""Training on many workers through Ray Train: this module starts the workers, `dgflow.runtime.training` is what they do.
+"""Training on many workers through Ray Train: this module starts the workers, `dgflow.runtime.train_worker` is what they run.
 
 Checkpoints and weights go to the root and not through Ray, so what a run goes on from is the same whether a worker died, the driver died or
-another cluster took over. Restarts are the driver's: a training that keeps dying without finishing another epoch is given up after
-`ATTEMPTS`.
+another cluster took over. On a cluster the number of workers follows its hosts: after the loss of one training goes on with those that are
+left, and where there is room for more it stops at the end of an epoch and starts again with them. A loss costs the epoch in flight.
+
+Restarts are the driver's, Ray Train's own are off. A training that keeps dying without finishing another epoch is given up after
+`ATTEMPTS`; deaths with which a host was lost, and starts for which there was no room, do not count.
+
+A worker that died is noticed at once, one that hangs or whose host is cut off after a minute (`SETTINGS`, or before, when Ray finds the
+host dead); the others are then ended too. `COLLECTIVE_SECONDS` is the last resort, for workers that wait for each other where Ray sees all
+of them alive; it is long because all wait while one commits an epoch.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import re
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from contextlib import suppress
+from functools import partial
 
-import torch
+import ray
 from ray.exceptions import RayError
-from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context
-from ray.train.torch import TorchConfig, TorchTrainer, get_device, prepare_model
+from ray.train import FailureConfig, PreemptionError, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.exceptions import RayTrainError
+from torch.distributed import DistError
 
-from dgflow.runtime.cluster import slots
-from dgflow.runtime.environment import without_gpus
+from dgflow.runtime import metrics
+from dgflow.runtime.checkpoints import unbroken
+from dgflow.runtime.cluster import elastic
 from dgflow.runtime.placement import Placement
-from dgflow.runtime.training import TrainingTask, train, unbroken
+from dgflow.runtime.train_room import Room
+from dgflow.runtime.train_worker import Job, ProcessGroup, work
+from dgflow.runtime.training import TrainingTask
+from dgflow.store.objects import StoreError
 from dgflow.store.step_store import StepStore
 
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 3
 POLL_SECONDS = 2.0
+COLLECTIVE_SECONDS = 900
+SETTINGS = {
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",  # for room, which was there when it was looked for: a host died meanwhile
+}
+_OF_A_PEER = re.compile(r"onnection|[Tt]imed? ?out|[Ss]ocket|[Bb]roken pipe|gloo|NCCL")
 
 
 class TrainingFailed(RuntimeError):
@@ -43,77 +65,84 @@ def fit(
     batch_size: int,
     placement: Placement,
     on_epoch: Callable[[int], None],
+    tell: Callable[[str], None] = log.info,
 ) -> None:
     """Train until the weights of `epochs` epochs are committed; `on_epoch(number)` is called as each new one appears in the root.
 
-    `placement` is one that `cluster.resolved` gave. Where it does not say how many workers, as many as there is room for and as divide
-    `batch_size`.
+    `placement` is one that `cluster.resolved` gave. It starts with as many workers as there is room for, `placement.train_workers` and the
+    slots of a batch at most, and waits on a cluster that has room for none. `tell` is told how many they are and why, and of waiting.
 
     Raises:
         TrainingFailed: the workers died `ATTEMPTS` times in a row without finishing another epoch.
         Exception: what the workers' own code raised, such as a ValueError about its data.
     """
-    use_gpu = bool(placement.num_gpus)
-    workers = placement.train_workers or sharers(batch_size, slots(1.0 if use_gpu else 0.0))
-    configuration = {"make_task": make_task, "steps": steps, "inputs": dict(inputs), "epochs": epochs, "use_gpu": use_gpu}
-    tries, best = 0, _newest(steps, inputs)
-    while _newest(steps, inputs) < epochs:
-        with tempfile.TemporaryDirectory(prefix="dgflow-train-") as scratch:
-            trainer = TorchTrainer(
-                _worker,
-                train_loop_config=configuration,
-                scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu),
-                torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
-                run_config=RunConfig(name=steps.name, storage_path=scratch, failure_config=FailureConfig(max_failures=0)),
-            )
-            error = _watched(trainer, lambda: on_epoch(_newest(steps, inputs)))
-        if error is None:
-            continue
-        if (cause := _own_error(error)) is not None:
-            raise cause
-        newest = _newest(steps, inputs)
-        tries, best = (tries + 1, best) if newest <= best else (1, newest)
-        log.warning(
-            "training %s stopped after epoch %d (try %d of %d): %s", steps.name, newest, tries, ATTEMPTS, str(error).strip().splitlines()[0]
-        )
-        if tries >= ATTEMPTS:
-            raise TrainingFailed(
-                f"training {steps.name} died {ATTEMPTS} times after epoch {newest} of {epochs}: {error}\n"
-                f"The epochs up to {newest} are committed; the same command goes on from there"
-            ) from error
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    use_gpu, may_grow, wish = bool(placement.num_gpus), elastic(), placement.train_workers
+    room = Room(use_gpu, min(wish or batch_size, batch_size), asked=wish is not None, tell=tell)
+    newest = unbroken(steps.done("epochs", inputs))
+    deaths: list[set[str]] = []  # since the last new epoch: for each, the hosts that were there when its workers were started
+    before, lost, refused = 0, False, False
+    try:
+        while newest < epochs:
+            workers, hosts = room.taken(), _hosts()
+            if not (refused and workers == before):
+                tell(_said(workers, before, lost))
+            metrics.workers(steps.name, workers)
+            before, best = workers, newest
+
+            def look() -> None:
+                nonlocal newest
+                room.ask()
+                if (found := _newest(steps, inputs, newest)) > newest:
+                    newest = found
+                    room.settled()
+                    on_epoch(newest)
+
+            job = Job(make_task, steps, dict(inputs), epochs, newest, batch_size, use_gpu, may_grow, wish)
+            error = _watched(job, workers, look)
+            look()
+            if newest > best:
+                deaths = []
+            lost, refused = error is not None, error is not None and room.refused(error)
+            if error is not None:
+                room.release()
+            if error is not None and not refused:
+                if (cause := _own_error(error)) is not None:
+                    raise cause
+                _count(deaths, hosts, error, steps.name, newest, epochs)
+    finally:
+        metrics.workers(steps.name, 0)
+        room.leave()
 
 
-def sharers(batch_size: int, most: int) -> int:
-    """How many workers, `most` at most, share a batch evenly."""
-    return max(number for number in range(1, most + 1) if batch_size % number == 0)
+def _said(workers: int, before: int, lost: bool) -> str:
+    number = f"{workers} worker{'s' if workers > 1 else ''}"
+    if workers > before and before:
+        return f"training grows to {number}"
+    if workers < before and lost:
+        gone = before - workers
+        return f"training goes on with {number}: {gone if gone > 1 else 'one'} {'were' if gone > 1 else 'was'} lost"
+    return f"training {'goes on ' if before else ''}with {number}"
 
 
-def _worker(configuration: dict[str, Any]) -> None:
-    context = get_context()
-    if configuration["use_gpu"]:
-        # Each sees all GPUs of its node. Before the task is made, and before the first collective: else all of them take the first one.
-        torch.cuda.set_device(get_device())
-    else:
-        without_gpus()
-    task = configuration["make_task"]()
-    train(
-        task,
-        configuration["steps"],
-        configuration["inputs"],
-        epochs=configuration["epochs"],
-        rank=context.get_world_rank(),
-        world_size=context.get_world_size(),
-        wrap=lambda network: prepare_model(network, parallel_strategy_kwargs={"broadcast_buffers": False}),
-    )
-
-
-def _watched(trainer: TorchTrainer, tell: Callable[[], None]) -> BaseException | None:
-    """Run `trainer.fit()` beside a look at the root every few seconds; its error, if it had one."""
+def _watched(job: Job, workers: int, look: Callable[[], None]) -> BaseException | None:
+    """Run the workers beside a look at the root every few seconds; their error, if they had one."""
     outcome: list[BaseException | None] = []
 
     def target() -> None:
         try:
-            trainer.fit()
+            with tempfile.TemporaryDirectory(prefix="dgflow-train-") as scratch:
+                TorchTrainer(
+                    partial(work, job),
+                    scaling_config=ScalingConfig(num_workers=workers, use_gpu=job.use_gpu),
+                    torch_config=ProcessGroup(backend="nccl" if job.use_gpu else "gloo", timeout_s=COLLECTIVE_SECONDS),
+                    run_config=RunConfig(
+                        name=job.steps.name,
+                        storage_path=scratch,
+                        failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
+                    ),
+                ).fit()
             outcome.append(None)
         except BaseException as error:
             outcome.append(error)
@@ -122,21 +151,56 @@ def _watched(trainer: TorchTrainer, tell: Callable[[], None]) -> BaseException |
     thread.start()
     while thread.is_alive():
         thread.join(POLL_SECONDS)
-        tell()
+        with suppress(StoreError):  # the workers may get through; what they are to the root, the look after their end tells
+            look()
     return outcome[0]
 
 
-def _newest(steps: StepStore, inputs: Mapping[str, str]) -> int:
-    """The last epoch that is committed with all before it."""
-    return unbroken(steps.done("epochs", inputs))
+def _newest(steps: StepStore, inputs: Mapping[str, str], known: int) -> int:
+    """The last epoch that is committed with all before it, of which `known` are."""
+    while steps.is_committed("epochs", known + 1, inputs):
+        known += 1
+    return known
 
 
-def _own_error(error: BaseException) -> BaseException | None:
-    """What the workers' own code raised, which would only be raised again.
+def _hosts() -> set[str]:
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
-    None where a worker died (the others then lose it, and raise too).
+
+def _count(deaths: list[set[str]], hosts: set[str], error: BaseException, name: str, newest: int, epochs: int) -> None:
+    """Another death, of workers that were started on `hosts`. Raises TrainingFailed after too many.
+
+    Ray may find a host dead only after its workers are missed, so each time all are looked at again.
     """
+    text = str(error).strip()
+    deaths.append(set() if isinstance(error, PreemptionError) else hosts)
+    alive = _hosts()
+    of_its_own = [bool(started) and started <= alive for started in deaths]
+    counted = sum(of_its_own)
+    note = f"try {counted} of {ATTEMPTS}" if of_its_own[-1] else "with a host, which does not count"
+    log.warning("training %s stopped after epoch %d (%s): %s", name, newest, note, _first_line(error))
+    if counted >= ATTEMPTS:
+        raise TrainingFailed(
+            f"training {name} died {ATTEMPTS} times after epoch {newest} of {epochs}: {text}\n"
+            f"The epochs up to {newest} are committed; the same command goes on from there"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    """Of what went wrong, for a log: of the controller's error, or of the first worker's."""
+    inner = [getattr(error, "controller_failure", None), *getattr(error, "worker_failures", {}).values(), error]
+    lines = str(next(each for each in inner if each is not None)).strip().splitlines()
+    return next((line for line in reversed(lines) if "rror" in line), lines[0] if lines else type(error).__name__)
+
+
+def _own_error(error: BaseException) -> Exception | None:
+    """What a worker's own code raised, which would only be raised again; None where it is that a worker died, hung or was not reached."""
     failures = [getattr(failure, "_base_exc", failure) for failure in getattr(error, "worker_failures", {}).values()]
-    if not failures or any(isinstance(failure, RayError) or "onnection" in str(failure) for failure in failures):
-        return None
-    return failures[0]
+    return next((failure for failure in failures if not _from_outside(failure)), None)
+
+
+def _from_outside(failure: Exception) -> bool:
+    """Whether Ray lost the worker, or the worker another one or the root."""
+    if isinstance(failure, RayError | RayTrainError | DistError | StoreError):
+        return True
+    return isinstance(failure, RuntimeError | OSError) and bool(_OF_A_PEER.search(str(failure)))

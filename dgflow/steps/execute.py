@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -11,6 +12,7 @@ from dgflow.steps.binding import Bound, Root, graph, is_fetched
 from dgflow.steps.list_images import ListImages
 from dgflow.steps.plan import StepPlan, look
 from dgflow.steps.pretrained import Pretrained
+from dgflow.steps.shard_work import shard_work
 from dgflow.steps.step import ResultStep, SampleStep, Spread, Step, TrainStep, here
 from dgflow.store.identity import sha256_hex
 from dgflow.store.objects import ObjectStore, StoreError
@@ -34,11 +36,11 @@ def execute(target: Step, store: ObjectStore, placement: Placement, progress: Pr
         StepFailed: a shard was given up, or training died again and again.
         ValueError, StoreError: input, configuration or storage; the message says what to do.
     """
-    check_train_workers(target, placement.train_workers)
     root, known = Root(store), {}
-    session = _Session(store, placement)
+    session = _Session(store, placement, progress)
     lacking: list[Exception] = []  # what could not be had from outside: all of it is told at once
     try:
+        session.check_root()
         for node in graph(target):
             if lacking and not is_fetched(node.step):
                 break
@@ -55,7 +57,7 @@ def execute(target: Step, store: ObjectStore, placement: Placement, progress: Pr
             assert state.bound is not None, f"{node.step.name} is run before what it reads"
             try:
                 with progress.step(state.step.title, state.unit, total=len(state.wanted), done=len(state.done)) as advance:
-                    _complete(state, state.bound, steps, session, advance)
+                    _complete(state, state.bound, steps, session, _gauged(state, advance))
             except (ValueError, OSError, StoreError, CorruptObject) as error:
                 if not is_fetched(node.step):
                     raise
@@ -72,18 +74,6 @@ def execute(target: Step, store: ObjectStore, placement: Placement, progress: Pr
         session.close()
 
 
-def check_train_workers(target: Step, workers: int | None) -> None:
-    """Raises ValueError where `workers` cannot share the batch of every training, before any of them starts."""
-    trainings = [node.step for node in graph(target) if isinstance(node.step, TrainStep)]
-    uneven = [step for step in trainings if workers and step.batch_size % workers]
-    if uneven:
-        found = ", ".join(f"{step.batch_size} ({step.title})" for step in uneven)
-        raise ValueError(
-            f"expected batch sizes that {workers} training workers can share, found {found}; "
-            "give a --train-workers that divides them, or leave it out"
-        )
-
-
 def result_of(target: ResultStep, store: ObjectStore) -> bytes:
     """The file that `execute` made of a step. Raises ValueError while it is not there."""
     root, known = Root(store), {}
@@ -98,9 +88,14 @@ def result_of(target: ResultStep, store: ObjectStore) -> bytes:
 class _Session:
     """Ray, connected when first needed; pools are kept from step to step and given up while training needs their CPUs and GPUs."""
 
-    def __init__(self, store: ObjectStore, placement: Placement) -> None:
-        self.store, self.placement = store, placement
+    def __init__(self, store: ObjectStore, placement: Placement, progress: Progress) -> None:
+        self.store, self.placement, self.progress = store, placement, progress
         self._pools: dict[float, Pool] = {}  # by the GPUs of a worker
+
+    def check_root(self) -> None:
+        """Refuse a root that other hosts of a cluster cannot see, before anything is put into it. Raises as `cluster.connect`."""
+        if not self.store.shared and os.environ.get("RAY_ADDRESS"):
+            self.connect()
 
     def connect(self) -> None:
         from dgflow.runtime.cluster import connect, resolved
@@ -112,13 +107,46 @@ class _Session:
         """Workers for work that a GPU does, where they have some, or for other work, which would leave the CPUs without a GPU idle."""
         if not self._pools:
             self.connect()
-        from dgflow.runtime.cluster import slots
+        from dgflow.runtime.cluster import elastic
         from dgflow.runtime.pool import Pool
 
         num_gpus = (self.placement.num_gpus or 0.0) if gpu else 0.0
         if num_gpus not in self._pools:
-            self._pools[num_gpus] = Pool(self.placement.workers or slots(num_gpus), num_gpus=num_gpus)
+            tell = self.progress.tell if elastic() else None  # on one machine they are what was asked for, from the beginning
+            self._pools[num_gpus] = Pool(self.placement.workers, num_gpus=num_gpus, tell=tell)
         return self._pools[num_gpus]
+
+    def spread(
+        self,
+        step: Step,
+        unit: str,
+        gpu: bool,
+        make: Callable[[], Callable[[Any], Any]],
+        items: Sequence[Any],
+        take: Callable[[Any, Any], None],
+    ) -> None:
+        """A `Spread` over the workers. Raises StepFailed where an item was given up, or no worker could be started."""
+        from dgflow.runtime import metrics
+        from dgflow.runtime.pool import WorkersFailed
+
+        pool = self.pool(gpu=gpu)
+
+        def on_result(item: Any, result: Any) -> None:
+            metrics.workers(step.name, pool.workers)
+            take(item, result)
+
+        try:
+            failures = pool.map(make, items, on_result, title=step.title, unit=unit)
+        except WorkersFailed as error:
+            raise StepFailed(f"{step.title}: {error}") from error
+        finally:
+            metrics.workers(step.name, 0)
+        if failures:
+            first = failures[0]
+            raise StepFailed(
+                f"{step.title}: {len(failures)} of {len(items)} {unit}s could not be made; what is committed stays. "
+                f"{unit.capitalize()} {first.item} after {first.attempts} attempts: {first.error}"
+            ) from first.error
 
     def close(self) -> None:
         for pool in self._pools.values():
@@ -129,63 +157,29 @@ class _Session:
 def _complete(state: StepPlan, bound: Bound, steps: StepStore, session: _Session, advance: Callable[[int], None]) -> None:
     step = state.step
     if isinstance(step, SampleStep):
-        pool = session.pool(gpu=step.network_evaluations(1) > 0)
-        failures = pool.map(partial(shard_work, step, steps, bound), state.missing, lambda _number, _seconds: advance(1))
-        if failures:
-            first = failures[0]
-            raise StepFailed(
-                f"{step.title}: {len(failures)} of {len(state.missing)} shards could not be built; the others are committed. "
-                f"Shard {first.item} after {first.attempts} attempts: {first.error}"
-            ) from first.error
+        gpu = step.network_evaluations(1) > 0
+        work = partial(shard_work, step, steps, bound)
+        session.spread(step, "shard", gpu, work, state.missing, lambda _number, _seconds: advance(1))
     elif isinstance(step, TrainStep):
         _train(step, steps, bound, session, state, advance)
     else:
-        make_result(step, steps, bound, session.store, partial(_over_pool, session, step))
+        make_result(step, steps, bound, session.store, partial(session.spread, step, "part", False))
         advance(1)
 
 
-def _over_pool(
-    session: _Session, step: Step, make: Callable[[], Callable[[Any], Any]], items: Sequence[Any], take: Callable[[Any, Any], None]
-) -> None:
-    """A `Spread` over the workers."""
-    failures = session.pool(gpu=False).map(make, items, take)
-    if failures:
-        raise StepFailed(f"{step.title}: part {failures[0].item} failed {failures[0].attempts} times: {failures[0].error}") from failures[
-            0
-        ].error
+def _gauged(state: StepPlan, advance: Callable[[int], None]) -> Callable[[int], None]:
+    """`advance` that also keeps Ray's metrics of how far the step is."""
+    from dgflow.runtime import metrics
 
+    done = len(state.done)
 
-def shard_work(step: SampleStep, steps: StepStore, inputs: Bound) -> Callable[[int], float]:
-    """What a worker of the pool does: load once, then build and commit one shard after another; gives the seconds that each took."""
-    from dgflow.runtime.environment import attempt, device_name, versions
+    def both(count: int) -> None:
+        nonlocal done
+        advance(count)
+        done += count
+        metrics.parts(state.step.name, done, len(state.wanted))
 
-    build = step.shard_builder(inputs)
-    device = device_name()
-
-    def work(number: int) -> float:
-        own = attempt()
-        steps.note_attempt("shards", number, own)
-        began = time.monotonic()
-        try:
-            start, stop = step.shard_range(number)
-            columns = build(start, stop)
-            seconds = time.monotonic() - began
-            steps.write_shard(
-                number,
-                columns,
-                start=start,
-                stop=start + len(columns["index"]),
-                inputs=inputs.digests,
-                seconds=seconds,
-                device=device,
-                versions=versions(),
-            )
-        except Exception as error:
-            steps.note_attempt("shards", number, own | {"failed": time.time(), "error": str(error)})
-            raise
-        return seconds
-
-    return work
+    return both
 
 
 def _train(step: TrainStep, steps: StepStore, bound: Bound, session: _Session, state: StepPlan, advance: Callable[[int], None]) -> None:
@@ -209,6 +203,7 @@ def _train(step: TrainStep, steps: StepStore, bound: Bound, session: _Session, s
             batch_size=step.batch_size,
             placement=session.placement,
             on_epoch=on_epoch,
+            tell=session.progress.tell,
         )
     except TrainingFailed as error:
         raise StepFailed(str(error)) from error
@@ -241,11 +236,10 @@ def _seal(state: StepPlan, bound: Bound, steps: StepStore) -> None:
     """Write the manifests of the slices that the recipe takes."""
     if not isinstance(state.step, SampleStep):
         return
-    done = steps.done("shards", bound.digests)
     for part in state.node.slices:
         if steps.manifest(part.start, part.stop, bound.digests) is not None:
             continue
-        keys = [done[number] for number in state.step.shards_of(part.start, part.stop)]
+        keys = [steps.key("shards", number, bound.digests) for number in state.step.shards_of(part.start, part.stop)]
         if len(keys) and (end := steps.receipt(keys[-1]).stop) is not None and end < part.stop:
             raise ValueError(f"{state.step.title} ends after {end:,} samples, but {part.stop:,} are asked for; take a smaller slice")
         steps.seal(part.start, part.stop, bound.digests, keys, state.step.remarks(bound))

@@ -10,7 +10,7 @@ from dgflow.steps.binding import Bound, Node, Root, graph
 from dgflow.steps.step import SampleStep, Step, TrainStep
 from dgflow.store.identity import differences
 from dgflow.store.objects import ObjectStore
-from dgflow.store.step_store import StepStore, read_step
+from dgflow.store.step_store import StepStore, made_from, read_step
 
 Action = Literal["reuse", "extend", "build", "rebuild"]
 SHOWN_REASONS = 3
@@ -85,23 +85,23 @@ def look(root: Root, node: Node, known: dict[str, Bound | None]) -> StepPlan:
     known[node.step.fingerprint] = None
     steps = root.steps(node.step)
     steps.check(node.step.document())
+    committed = steps.committed(folder)  # the one listing of what the step has made
     if made.bound is None:
         inputs = node.step.inputs().values()
         waiting = dict.fromkeys(reference.step.title for reference in inputs if known[reference.step.fingerprint] is None)
-        earlier = len(steps.committed(folder))
+        earlier = len(committed)
         kept = f"; {earlier} {made.unit} of earlier inputs are kept and reused if the inputs come out the same" if earlier else ""
         made.reason = f"after {_some(waiting)}{kept}"
         return made
-    made.done = {number: key for number, key in steps.done(folder, made.bound.digests).items() if number in set(wanted)}
+    asked = set(wanted)
+    made.done = {number: key for number, key in made_from(committed, made.bound.digests).items() if number in asked}
     if not made.missing and _sealed(steps, node, made.bound):
         made.action = "reuse"
         known[node.step.fingerprint] = made.bound
     elif made.done:
         made.action, made.reason = "extend", f"{len(made.done):,} of {len(wanted):,} {made.unit} are there"
-    else:
-        stale = steps.committed(folder)
-        if stale:
-            made.action, made.reason = "rebuild", _why_stale(steps, stale, made.bound)
+    elif committed:
+        made.action, made.reason = "rebuild", _why_stale(steps, committed, made.bound)
     return made
 
 

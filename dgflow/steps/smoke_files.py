@@ -63,7 +63,7 @@ def write_pictures(store: ObjectStore, pictures: Iterable[Pictures]) -> None:
 
 def write_file(store: ObjectStore, key: str, make: Callable[[], bytes]) -> None:
     if store.size(key) is None:
-        store.create(key, make())
+        store.put(key, make())  # the same bytes whoever writes them, and more than S3 takes as an exclusive write
 
 
 def checkpoint(steps: Iterable[Pretrained]) -> bytes:

@@ -66,6 +66,9 @@ class MemoryStore:
         with _lock:
             self._objects.pop(check_key(key), None)
 
+    def now(self) -> float:
+        return time.time()
+
 
 def _reopen(name: str, pid: int) -> MemoryStore:
     if pid != os.getpid():

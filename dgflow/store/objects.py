@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import unquote
 
+LARGEST_CREATE = 64 * 2**20  # bytes; of racing multipart uploads two have been seen to win, of single-part ones never more than one
+
 _KEY = re.compile(r"[A-Za-z0-9._=+-]+(/[A-Za-z0-9._=+-]+)*")
 
 
@@ -60,7 +62,7 @@ class ObjectStore(Protocol):
     def create(self, key: str, data: bytes) -> bool:
         """Write an object only where there is none. True: this call made it. False: it was there already, and is untouched.
 
-        `data` must not be empty: on S3 an empty exclusive write does not report that it lost.
+        `data` must not be empty: on S3 an empty exclusive write does not report that it lost. Nor may it be larger than LARGEST_CREATE.
         """
         ...
 
@@ -78,6 +80,10 @@ class ObjectStore(Protocol):
 
     def delete(self, key: str) -> None:
         """Remove an object; removing what is not there is fine."""
+        ...
+
+    def now(self) -> float:
+        """The time by the store's own clock, to compare with `Entry.modified`: seconds since the epoch, good to a second."""
         ...
 
 

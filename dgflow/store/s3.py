@@ -8,37 +8,41 @@ turned off here, and so does aiohttp beneath them, which cannot be: so every cre
 looks up whose name the object bears.
 """
 
-import asyncio
 import contextlib
+import logging
 import os
 import random
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import urlsplit
 
-import aiohttp
-import botocore.exceptions as boto
 import s3fs
-from botocore.parsers import ResponseParserError
-from fsspec.exceptions import FSTimeoutError
 
-from dgflow.store.objects import Entry, StoreError, check_key, check_new, store_error, under
+from dgflow.store.objects import LARGEST_CREATE, Entry, StoreError, check_key, check_new, store_error, under
+from dgflow.store.s3_errors import (
+    RAISED,
+    check_configuration,
+    check_endpoint,
+    client_error,
+    configured_endpoint,
+    explained,
+    is_missing,
+    is_transient,
+    status,
+)
 
 BACK_OFF = (0.25, 0.5, 1.0, 2.0, 4.0)  # seconds before each repetition, halved to doubled at random: six attempts, about 8 s
+PATIENCE = 300.0  # seconds in which a request is repeated to a store that has answered before
+_LONGEST_PAUSE = 20.0  # seconds
+_CONNECT_SECONDS, _SILENT_SECONDS = 10, 60  # without a connection; without a byte of a reply
+_SLOWEST = 250_000  # bytes a second: a write that is slower has been cut off
 _WRITER = "dgflow-writer"  # the metadata of a created object that names the call which made it
 _MANY = 32  # concurrent reads of `get_many`
-_LARGEST_CREATE = 64 * 2**20  # bytes; of racing multipart uploads two have been seen to win, of single-part ones never more than one
 
-_TRANSIENT_STATUS = {408, 409, 425, 429, 500, 502, 503, 504}
-_TRANSIENT_CODES = {"RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "InternalError", "BadDigest"}
-_TRANSIENT = (boto.ConnectionError, boto.HTTPClientError, ResponseParserError, FSTimeoutError, asyncio.TimeoutError, aiohttp.ClientError)
-_RAISED = (OSError, boto.BotoCoreError, boto.ClientError, *_TRANSIENT)
-_NO_CREDENTIALS = (boto.NoCredentialsError, boto.PartialCredentialsError, boto.TokenRetrievalError)
-
-_LOGIN = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give this host a role"
+_log = logging.getLogger(__name__)
 
 
 class S3Store:
@@ -57,9 +61,11 @@ class S3Store:
         self._bucket = bucket
         self._root = f"{prefix}/" if prefix else ""
         self._connections: dict[int, s3fs.S3FileSystem] = {}
+        self._answered = False  # it is there, and worth waiting for
+        self._silent_since: float | None = None  # since when this process has been waiting and has said so, by `time.monotonic`
 
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return S3Store, (self._path,)
+    def __reduce__(self) -> tuple[object, tuple[str], dict[str, Any]]:
+        return S3Store, (self._path,), {"_answered": self._answered}
 
     def get(self, key: str) -> bytes:
         path = f"{self._bucket}/{self._root}{check_key(key)}"
@@ -77,20 +83,20 @@ class S3Store:
 
     def put(self, key: str, data: bytes) -> None:
         path = f"{self._bucket}/{self._root}{check_key(key)}"
-        self.request(f"write {key}", lambda fs: fs.pipe_file(path, data))
+        self.request(f"write {key}", lambda fs: fs.pipe_file(path, data, timeout=_write_seconds(data)))
 
     def create(self, key: str, data: bytes) -> bool:
         check_new(key, data)
-        if len(data) > _LARGEST_CREATE:
-            raise ValueError(f"expected at most {_LARGEST_CREATE} bytes to create {key!r}, found {len(data)}: use put for large data")
+        if len(data) > LARGEST_CREATE:
+            raise ValueError(f"expected at most {LARGEST_CREATE} bytes to create {key!r}, found {len(data)}: use put for large data")
         path = f"{self._bucket}/{self._root}{key}"
         writer = uuid.uuid4().hex
 
         def attempt(filesystem: s3fs.S3FileSystem) -> bool:
             try:
-                filesystem.pipe_file(path, data, mode="create", Metadata={_WRITER: writer})
+                filesystem.pipe_file(path, data, mode="create", Metadata={_WRITER: writer}, timeout=_write_seconds(data))
             except OSError as error:  # s3fs has no exception of its own for a precondition that failed
-                if _status(error) == 412:
+                if status(error) == 412:
                     return False
                 raise
             return True
@@ -137,6 +143,20 @@ class S3Store:
         name = self._root + check_key(key)
         self.request(f"delete {key}", lambda fs: fs.call_s3("delete_object", Bucket=self._bucket, Key=name), may_lack=True)
 
+    def now(self) -> float:
+        name = f"{self._root}dgflow.json"
+
+        def date(filesystem: s3fs.S3FileSystem) -> str:
+            try:
+                reply: Any = filesystem.call_s3("head_object", Bucket=self._bucket, Key=name)
+            except OSError as error:
+                if status(error) != 404 or (found := client_error(error)) is None:
+                    raise
+                reply = found.response  # every reply tells the time
+            return reply["ResponseMetadata"]["HTTPHeaders"]["date"]
+
+        return parsedate_to_datetime(self.request("ask the time", date)).timestamp()
+
     def _written_by(self, writer: str, key: str) -> bool:
         found = self._head(key)
         return found is not None and found.get("Metadata", {}).get(_WRITER) == writer
@@ -146,18 +166,43 @@ class S3Store:
         return self.request(f"look up {key}", lambda fs: fs.call_s3("head_object", Bucket=self._bucket, Key=name), may_lack=True)
 
     def request(self, attempted: str, call: Callable[[s3fs.S3FileSystem], Any], may_lack: bool = False) -> Any:
-        """Make a request, repeating it after errors that pass. `may_lack`: return None where there is no such object."""
-        filesystem = self._filesystem()
-        for pause in (*BACK_OFF, None):
+        """Make a request, repeating it after errors that pass. `may_lack`: return None where there is no such object.
+
+        A store that has answered before, in this process or in that which this instance was pickled in, is waited for: for PATIENCE in
+        all, so that a run goes on when the store is up again. One that never answered has a wrong address, and fails after `BACK_OFF`.
+        """
+        began, attempts = time.monotonic(), 0
+        while True:
+            attempts += 1
             try:
-                return call(filesystem)
-            except _RAISED as error:
-                if may_lack and _status(error) == 404 and _code(error) != "NoSuchBucket":
+                found = call(self._filesystem())
+            except RAISED as error:
+                if may_lack and is_missing(error):
+                    self._heard()
                     return None
-                if pause is None or not _transient(error):
-                    raise store_error(attempted, self.url, *self._explained(error)) from error
-            time.sleep(pause * random.uniform(0.5, 2.0))
-        raise AssertionError("unreachable")
+                transient, waited = is_transient(error), time.monotonic() - began
+                if not transient or (attempts > len(BACK_OFF) and not (self._answered and waited < PATIENCE)):
+                    # What was silent for that long has to answer once more before anybody waits for it again.
+                    self._answered, self._silent_since = self._answered and not transient, None
+                    tried = f"{attempts} attempts" + (f" in {waited:.0f} s" if waited > PATIENCE else "")
+                    raise store_error(attempted, self.url, *explained(error, self._bucket, configured_endpoint(), tried)) from error
+                if attempts > len(BACK_OFF):
+                    self._tell_of_silence(error)
+            else:
+                self._heard()
+                return found
+            time.sleep(_pause(attempts))
+
+    def _tell_of_silence(self, error: Exception) -> None:
+        if self._silent_since is None:
+            self._silent_since = time.monotonic()
+            _log.warning("%s does not answer (%s: %s); waiting up to %.0f s for it", self.url, type(error).__name__, error, PATIENCE)
+
+    def _heard(self) -> None:
+        self._answered = True
+        since, self._silent_since = self._silent_since, None
+        if since is not None:
+            _log.warning("%s answers again, %.0f s later", self.url, time.monotonic() - since)
 
     def _filesystem(self) -> s3fs.S3FileSystem:
         """This process's connection: fsspec's event loop does not survive a fork.
@@ -165,71 +210,29 @@ class S3Store:
         What a fork inherited is kept and not closed, as its sockets belong to the parent.
         """
         if (pid := os.getpid()) not in self._connections:
-            _check_endpoint()
+            check_configuration()
             config = {
-                "connect_timeout": 10,
-                "read_timeout": 60,
+                "connect_timeout": _CONNECT_SECONDS,
+                "read_timeout": _SILENT_SECONDS,
                 "max_pool_connections": _MANY,
                 "retries": {"total_max_attempts": 1},
             }
             filesystem = s3fs.S3FileSystem(anon=False, use_listings_cache=False, skip_instance_cache=True, config_kwargs=config)
             filesystem.retries = 1
             self._connections.setdefault(pid, filesystem)  # one for all threads: connecting takes a tenth of a second
-        return self._connections[pid]
-
-    def _explained(self, error: Exception) -> tuple[str, str]:
-        """What was found and what to do."""
-        code, status = _code(error), _status(error)
-        if isinstance(error, _NO_CREDENTIALS):
-            return "found no credentials", _LOGIN
-        if code in ("NoSuchBucket", "InvalidBucketName"):
-            return f"there is no bucket {self._bucket!r} ({code})", "create it, or correct the url or AWS_ENDPOINT_URL"
-        if code == "RequestTimeTooSkewed":
-            return f"this host's clock is off ({code})", "set the clock"
-        if status in (401, 403) or code in ("ExpiredToken", "InvalidToken"):
-            return (
-                f"access denied ({code or status})",
-                f"check the credentials, and that they may get, put, list and delete in bucket {self._bucket!r}",
-            )
-        if status == 507 or code in ("QuotaExceeded", "XMinioStorageFull"):
-            return f"the storage is full ({code or status})", "free some space there, or use another root, and run again: nothing is lost"
-        if code is None and isinstance(error, _TRANSIENT):
-            where = _endpoint() or "the AWS endpoint of the region"
-            return (
-                f"{where} does not answer after {len(BACK_OFF) + 1} attempts ({type(error).__name__}: {error})",
-                "check AWS_ENDPOINT_URL, the network and the server, and run again: nothing is lost",
-            )
-        return f"{type(error).__name__}: {error}", "resolve that and run again: nothing is lost"
+        filesystem = self._connections[pid]
+        client: Any = filesystem.s3
+        check_endpoint(client.meta.endpoint_url)  # that of a configuration file, too
+        return filesystem
 
 
-def _client_error(error: BaseException | None) -> boto.ClientError | None:
-    """s3fs raises OSErrors whose cause is botocore's reply."""
-    while error is not None and not isinstance(error, boto.ClientError):
-        error = error.__cause__
-    return error
+def _pause(attempts: int) -> float:
+    """Seconds before the next of a request's attempts, at random, so that many workers do not come back at once."""
+    if attempts <= len(BACK_OFF):
+        return BACK_OFF[attempts - 1] * random.uniform(0.5, 2.0)
+    return min(_LONGEST_PAUSE, BACK_OFF[-1] * 2 ** (attempts - len(BACK_OFF))) * random.uniform(0.5, 1.0)
 
 
-def _code(error: BaseException) -> str | None:
-    found = _client_error(error)
-    return found.response.get("Error", {}).get("Code") if found else None
-
-
-def _status(error: BaseException) -> int | None:
-    found = _client_error(error)
-    return found.response.get("ResponseMetadata", {}).get("HTTPStatusCode") if found else None
-
-
-def _transient(error: BaseException) -> bool:
-    if _client_error(error):
-        return _status(error) in _TRANSIENT_STATUS or _code(error) in _TRANSIENT_CODES
-    return isinstance(error, _TRANSIENT) or (isinstance(error, OSError) and not isinstance(error, FileNotFoundError | PermissionError))
-
-
-def _endpoint() -> str | None:
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-
-
-def _check_endpoint() -> None:
-    """An endpoint with a password in it would be in every error of the libraries below."""
-    if (endpoint := _endpoint()) and "@" in urlsplit(endpoint).netloc:
-        raise ValueError(f"expected AWS_ENDPOINT_URL without credentials; {_LOGIN}")
+def _write_seconds(data: bytes) -> float:
+    """How long a write may take in all: nothing below ends one whose server falls silent before it has the whole of the body."""
+    return _SILENT_SECONDS + len(data) / _SLOWEST

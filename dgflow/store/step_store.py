@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dgflow.store.identity import canonical_json, differences, fingerprint, sha256_hex
-from dgflow.store.objects import ObjectStore, StoreError
+from dgflow.store.objects import LARGEST_CREATE, ObjectStore, StoreError
 from dgflow.store.receipts import CorruptObject, Manifest, ManifestEntry, Receipt, Record, StepMismatch, parse_json, parse_record
 from dgflow.store.shards import Columns, Format, check_shard, decode_shard, encode_shard, rows_sha256
 
@@ -82,8 +82,15 @@ class StepStore:
 
     def done(self, folder: str, inputs: Mapping[str, str]) -> dict[int, str]:
         """Those made from exactly these inputs: number -> receipt key."""
-        wanted = _short(inputs)
-        return {number: keys[wanted] for number, keys in self.committed(folder).items() if wanted in keys}
+        return made_from(self.committed(folder), inputs)
+
+    def key(self, folder: str, number: int, inputs: Mapping[str, str]) -> str:
+        """The key of the receipt of one part, made from exactly these inputs, whether it is there or not."""
+        return f"{self.name}/{folder}/{number:05d}-{_short(inputs)}.json"
+
+    def is_committed(self, folder: str, number: int, inputs: Mapping[str, str]) -> bool:
+        """Whether that receipt is there: one look at one object, and no listing."""
+        return self.store.size(self.key(folder, number, inputs)) is not None
 
     def receipt(self, key: str) -> Receipt:
         """The receipt at a key. Raises FileNotFoundError where there is none, CorruptObject where it is not the receipt of that name."""
@@ -135,9 +142,13 @@ class StepStore:
             metrics=dict(metrics),
         )
         encoded = receipt.encoded()
-        # Written even where it is there already: that renews its age, so that gc cannot take an old orphan before the receipt names it.
-        self.store.put(receipt.key, data)
-        return self._create_record(self._receipt_key(receipt), receipt, encoded)
+        made = 0 < len(data) <= LARGEST_CREATE and self.store.create(receipt.key, data)
+        if not made:  # there already, perhaps damaged, perhaps an old orphan: written again, it is whole, and too young for gc
+            self.store.put(receipt.key, data)
+        standing = self._create_record(self._receipt_key(receipt), receipt, encoded)
+        if not made and standing.key == receipt.key and self.store.size(receipt.key) is None:
+            self.store.put(receipt.key, data)  # a gc that had seen the orphan took what was written over it (see steps/gc.py)
+        return standing
 
     def write_shard(
         self,
@@ -199,7 +210,7 @@ class StepStore:
         """
         manifest = Manifest.of(start, stop, inputs, keys, self.receipts(keys), remarks)
         self._check_present(manifest.entries)
-        key = self._manifest_key(start, stop, inputs)
+        key = self.manifest_key(start, stop, inputs)
         standing = self._create_record(key, manifest, manifest.encoded())
         if standing != manifest:
             changed = differences(standing.model_dump(), manifest.model_dump())
@@ -209,7 +220,7 @@ class StepStore:
 
     def manifest(self, start: int, stop: int, inputs: Mapping[str, str]) -> Manifest | None:
         """The sealed slice, None where it is not sealed. Raises CorruptObject where it cannot be read."""
-        key = self._manifest_key(start, stop, inputs)
+        key = self.manifest_key(start, stop, inputs)
         try:
             found = parse_record(Manifest, self.store.get(key), key, self.store.url)
         except FileNotFoundError:
@@ -269,7 +280,8 @@ class StepStore:
     def _receipt_key(self, receipt: Receipt) -> str:
         return f"{self.name}/{receipt.part}-{receipt.inputs_sha256[:16]}.json"
 
-    def _manifest_key(self, start: int, stop: int, inputs: Mapping[str, str]) -> str:
+    def manifest_key(self, start: int, stop: int, inputs: Mapping[str, str]) -> str:
+        """Where `seal` puts the manifest of a slice."""
         return f"{self.name}/manifests/{start}-{stop}-{_short(inputs)}.json"
 
     def _check_present(self, entries: Sequence[ManifestEntry]) -> None:
@@ -282,6 +294,12 @@ class StepStore:
                     f"{self.name} shards/{entry.number:05d}: expected {entry.bytes} bytes at {entry.key} in {self.store.url},"
                     f" found {found}; run `verify --repair` to rebuild it"
                 )
+
+
+def made_from(committed: Mapping[int, Mapping[str, str]], inputs: Mapping[str, str]) -> dict[int, str]:
+    """Of what `StepStore.committed` found, that made from exactly these inputs: number -> receipt key."""
+    wanted = _short(inputs)
+    return {number: keys[wanted] for number, keys in committed.items() if wanted in keys}
 
 
 def read_step(store: ObjectStore, name: str) -> dict[str, Any] | None:

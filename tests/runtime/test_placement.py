@@ -13,11 +13,10 @@ import tiny
 import torch
 
 from dgflow.diffusion.acceleration import device
-from dgflow.runtime import cluster, pool
+from dgflow.runtime import cluster, pool, train_worker
 from dgflow.runtime import train as ray_train
 from dgflow.runtime.environment import device_name
 from dgflow.runtime.placement import Placement
-from dgflow.runtime.progress import Progress
 from dgflow.steps import execute as execution
 from dgflow.steps.binding import graph
 from dgflow.steps.step import SampleStep
@@ -128,23 +127,22 @@ with Pool(1) as cpus, Pool(2, num_gpus=1.0) as gpus:
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "most", "workers"), [(128, 3, 2), (128, 6, 4), (256, 12, 8), (1024, 96, 64), (250, 12, 10), (5, 96, 5), (7, 6, 1)]
-)
-def test_training_starts_as_many_workers_as_share_the_batch(batch_size, most, workers):
-    assert ray_train.sharers(batch_size, most) == workers
-
-
-@pytest.mark.parametrize(
     ("resources", "placement", "expected"),
     [
-        (CPU_HOST, Placement(num_gpus=0.0), (8, False, "gloo")),
-        (GPU_HOST, Placement(num_gpus=0.0), (8, False, "gloo")),
+        (CPU_HOST, Placement(num_gpus=0.0), (12, False, "gloo")),
+        (CPU_HOST, Placement(num_gpus=0.0, train_workers=5), (5, False, "gloo")),
+        (CPU_HOST, Placement(num_gpus=0.0, train_workers=14), (12, False, "gloo")),
+        ({"CPU": 64.0}, Placement(num_gpus=0.0), (16, False, "gloo")),
+        (GPU_HOST, Placement(num_gpus=0.0), (12, False, "gloo")),
         (GPU_HOST, Placement(num_gpus=0.5), (2, True, "nccl")),
         (GPU_HOST, Placement(num_gpus=1.0, train_workers=1), (1, True, "nccl")),
     ],
 )
-def test_training_takes_whole_gpus_or_none(on, monkeypatch, resources, placement, expected):
+def test_training_takes_whole_gpus_or_none_and_as_many_workers_as_fit_and_have_a_slot_of_the_batch_each(
+    on, monkeypatch, resources, placement, expected
+):
     on(resources)
+    monkeypatch.setattr(ray, "nodes", list)
     started = []
 
     class Trainer:
@@ -155,31 +153,25 @@ def test_training_takes_whole_gpus_or_none(on, monkeypatch, resources, placement
             pass
 
     monkeypatch.setattr(ray_train, "TorchTrainer", Trainer)
-    monkeypatch.setattr(ray_train, "_newest", lambda *_: len(started))
-    steps: Any = SimpleNamespace(name="train-score-0")
+    steps: Any = SimpleNamespace(name="train-score-0", done=lambda *_: {}, is_committed=lambda _, number, __: number <= len(started))
     make_task: Any = None
     ray_train.fit(make_task, steps, {}, epochs=1, batch_size=16, placement=placement, on_epoch=lambda _: None)
     assert started == [expected]
 
 
-@pytest.mark.parametrize(("use_gpu", "expected"), [(True, ["cuda:1", "cuda", "train"]), (False, ["cpu", "train"])])
-def test_a_training_worker_takes_its_own_device_before_anything_is_loaded(monkeypatch, use_gpu, expected):
+@pytest.mark.parametrize(
+    ("use_gpu", "seen", "expected"),
+    [(True, True, ["cuda:1", "cuda", "train"]), (False, True, ["cpu", "train"]), (True, False, ["cpu", "train"])],
+)
+def test_a_training_worker_takes_its_own_device_before_anything_is_loaded(monkeypatch, use_gpu, seen, expected):
     order = []
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: seen)
     monkeypatch.setattr(torch.cuda, "set_device", lambda place: order.append(str(place)))
-    monkeypatch.setattr(ray_train, "get_device", lambda: torch.device("cuda:1"))
-    monkeypatch.setattr(ray_train, "get_context", lambda: SimpleNamespace(get_world_rank=lambda: 1, get_world_size=lambda: 2))
-    monkeypatch.setattr(ray_train, "train", lambda *_, **__: order.append("train"))
-    ray_train._worker({"make_task": lambda: order.append(device().type), "steps": None, "inputs": {}, "epochs": 1, "use_gpu": use_gpu})
+    monkeypatch.setattr(train_worker, "get_device", lambda: torch.device("cuda:1"))
+    monkeypatch.setattr(train_worker, "get_context", lambda: SimpleNamespace(get_world_rank=lambda: 1, get_world_size=lambda: 2))
+    monkeypatch.setattr(train_worker, "train", lambda *_, **__: order.append("train"))
+    make_task: Any = lambda: order.append(device().type)  # noqa: E731
+    steps: Any = None
+    train_worker.work(train_worker.Job(make_task, steps, {}, 1, 0, 16, use_gpu, False, None))
     assert order == expected
-
-
-def test_training_workers_that_cannot_share_a_batch_are_refused_before_anything_starts(tmp_path):
-    store = MemoryStore(uuid4().hex)
-    with pytest.raises(
-        ValueError, match=r"expected batch sizes that 3 training workers can share, found 16 \(train-classifier\), 16 \(train-score\), "
-    ):
-        execution.execute(tiny.workflow(str(tmp_path / "images.npz")), store, Placement(train_workers=3), Progress())
-    assert not list(store.list(""))
-    execution.check_train_workers(tiny.workflow(str(tmp_path / "images.npz")), 4)

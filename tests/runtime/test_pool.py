@@ -13,6 +13,7 @@ import ray
 from ray import cloudpickle
 
 from dgflow.runtime.cluster import connect
+from dgflow.runtime.fleet import RayFleet
 from dgflow.runtime.pool import Pool
 from dgflow.store.objects import open_store
 
@@ -147,8 +148,63 @@ def test_leaving_the_pool_gives_its_cpus_back(local_ray):
         assert run(other, lambda: lambda item: item, range(2))[0] == {0: 0, 1: 1}
 
 
+def test_what_waits_behind_a_long_item_is_done_by_an_idle_worker_and_by_no_other(pool, tmp_path):
+    def make():
+        def work(item):
+            mark(tmp_path, f"item{item}")
+            deadline = time.monotonic() + 60
+            while item == "long" and len(list(tmp_path.iterdir())) < 7 and time.monotonic() < deadline:
+                time.sleep(0.05)
+            return os.getpid()
+
+        return work
+
+    # The long one ends when all others are done, the one that waited behind it included.
+    results, failures = run(pool, make, ["long", *range(6)])
+    assert not failures and len(results) == 7
+    assert all(marks(tmp_path, f"item{item}") == 1 for item in results)
+
+
+def test_an_item_whose_worker_was_killed_runs_again_within_15_seconds(local_ray, tmp_path):
+    def make():
+        def work(item):
+            mark(tmp_path, "began")
+            if marks(tmp_path, "began") == 1:
+                mark(tmp_path, "killed")
+                os.kill(os.getpid(), signal.SIGKILL)
+            return time.time()
+
+        return work
+
+    with Pool(1) as alone:  # no other worker is there to take it
+        results, failures = run(alone, make, ["item"])
+    assert not failures
+    assert results["item"] - (tmp_path / "killed-0").stat().st_mtime < 15
+
+
+def test_a_job_that_was_interrupted_leaves_nothing_to_the_next_one(pool):
+    def stop(item, result):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pool.map(lambda: lambda item: item, range(20), stop)
+    assert run(pool, lambda: lambda item: -item, range(20, 30)) == ({item: -item for item in range(20, 30)}, {})
+
+
+def test_no_worker_is_placed_on_a_host_that_was_set_aside(local_ray):
+    fleet = RayFleet(0.0)
+    (here,) = fleet.hosts()
+    kept_away, never = fleet.start({here})
+    placed, ready = fleet.start({"0" * len(here)})
+    try:
+        assert fleet.wait([never, ready], 60) == [ready] and fleet.end(ready).value == here
+    finally:
+        fleet.stop(kept_away)
+        fleet.stop(placed)
+
+
 def test_an_item_that_takes_all_memory_is_given_up_and_the_others_are_done():
-    """Ray's memory monitor kills the worker, which is another error than its death. A Ray of its own, whose limit lies 1.5 GB above now."""
+    """Ray's memory monitor kills the worker, which is another error than its death. A Ray of its own, whose limit lies 2.5 GB above now."""
     program = """
 import ray
 from dgflow.runtime.pool import Pool
@@ -158,7 +214,7 @@ def share_in_use(more):
     total, free = (int(lines[name].split()[0]) * 1024 for name in ("MemTotal", "MemAvailable"))
     return (total - free + more) / total
 
-limit = {"memory_usage_threshold": share_in_use(1.5e9), "memory_monitor_refresh_ms": 100}
+limit = {"memory_usage_threshold": share_in_use(2.5e9), "memory_monitor_refresh_ms": 100}
 ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1", _system_config=limit)
 
 def make():

@@ -9,7 +9,7 @@ from tiny import ENCODER, JUDGE, discriminator, fakes, real, score, write_images
 
 from dgflow import TrainClassifier, TrainDiscriminator
 from dgflow.networks.checkpoints import load_weights
-from dgflow.runtime import training
+from dgflow.runtime import checkpoints, training
 from dgflow.runtime.training import train
 from dgflow.steps.binding import Bound, BoundRows, Root, graph
 from dgflow.steps.plan import look
@@ -142,7 +142,7 @@ def test_a_step_retrained_to_other_weights_makes_what_was_built_on_it_stale(sour
     key = steps.done("epochs", inputs.digests)[2]
     store.delete(key)
     tensors = {name: value + 1e-3 for name, value in load_weights(store.get(root_receipt_key(store, step))).items()}
-    training._commit(steps, "epochs", 2, tensors, inputs.digests, 1.0, {"held_out_loss": 0.1}, torch.device("cpu"))
+    checkpoints.commit(steps, "epochs", 2, tensors, inputs.digests, 1.0, {"held_out_loss": 0.1}, torch.device("cpu"))
     known = {}
     states = {node.step.kind: look(root, node, known) for node in graph(target)}
     assert states["generate"].action == "rebuild"

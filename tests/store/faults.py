@@ -64,6 +64,9 @@ class FaultyStore:
     def delete(self, key: str) -> None:
         self._do(self.inner.delete, key)
 
+    def now(self) -> float:
+        return self.inner.now()
+
 
 FAULTS: tuple[tuple[When, type[BaseException]], ...] = (
     ("before", Crash),

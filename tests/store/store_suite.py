@@ -120,6 +120,12 @@ class StoreSuite:
         store.put("old", b"x")
         assert store.list("")[0].modified >= first > 1.6e9
 
+    def test_now_is_the_time_that_objects_are_given(self, store: ObjectStore) -> None:
+        before = store.now()
+        store.put("a", b"x")
+        assert before - 1 <= store.list("")[0].modified <= store.now() + 1  # both in whole seconds on S3
+        assert [entry.key for entry in store.list("")] == ["a"]
+
     def test_deleting_what_is_not_there_is_fine(self, store: ObjectStore) -> None:
         store.put("a", b"x")
         store.delete("a")

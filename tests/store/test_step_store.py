@@ -327,3 +327,12 @@ def test_a_note_that_cannot_be_written_fails_nothing(in_memory: StepStore, monke
 def test_a_fingerprint_that_is_not_one_is_refused(in_memory: StepStore) -> None:
     with pytest.raises(ValueError, match="expected a fingerprint of 64 hex digits, found 'abc'"):
         StepStore(in_memory.store, "generate", "abc")
+
+
+def test_a_part_is_committed_for_the_inputs_that_it_was_made_from(store: ObjectStore) -> None:
+    steps = step(store)
+    assert not steps.is_committed("shards", 3, INPUTS)
+    write(steps, 3)
+    assert steps.is_committed("shards", 3, INPUTS)
+    assert not steps.is_committed("shards", 3, OTHER_INPUTS) and not steps.is_committed("epochs", 3, INPUTS)
+    assert steps.done("shards", INPUTS) == {3: steps.key("shards", 3, INPUTS)}

@@ -1,0 +1,194 @@
+"""What 1.28 million guided DiT-XL/2 samples take on 8, 64 and 512 GPUs: `python benchmarks/scale.py [--gpus 8 64 512] [--price 2.5]`.
+
+Arithmetic on the recipe's own plan (`plan --device`), on pieces that were measured one by one (below, with the command of each), and on
+assumptions (below, called so). Nothing here ran on such a cluster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from dgflow.report.layout import aligned, duration, shortened, size
+from dgflow.steps.estimates import Costs, counted
+from dgflow.steps.generate import Generate
+from dgflow.steps.plan import StepPlan, plan
+from dgflow.steps.step import NetworkStep, SampleStep, Slice, Step, TrainStep, Weights
+from dgflow.steps.storage import row_bytes, stored_bytes
+from dgflow.store.memory import MemoryStore
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from workflows import imagenet256_dit
+
+# Measured, on two cores that other programs used as well.
+PUTS, HEADS, GETS = 3, 1, 1  # requests a shard, sealing included: python -m pytest tests/store/test_requests.py
+SHARD_OVERHEAD = 0.037  # s of a worker besides samples, on S3 (SeaweedFS on the same cores): python -m pytest tests/cluster/test_flat.py -s
+DRIVER_CPU = 0.0015  # s a shard: the same
+SEAL_SECONDS, SEAL_BYTES = 0.0026, 1_400  # of the driver, a shard: the same
+IMPORTS = 312  # JPEGs a second and CPU, with ADM's centre crop: README, Figures
+NEIGHBOURS = 274  # CPU seconds of precision and recall, 50,000 x 10,000: README, Figures (137 s on two cores)
+
+# Assumed.
+CPUS = 8  # a GPU
+TRAIN_START = 20  # s until Ray Train's workers begin; seen on two cores: 14 to 23
+BOOT = 180  # s from a host's request to its worker
+CONNECTION = 90e6  # bytes/s of one connection to S3: Amazon's advice says 85 to 90 MB/s
+TRAINERS = 8  # GPUs that share a batch of 1,024; more are not counted on
+PUT_PRICE, GET_PRICE = 0.005 / 1000, 0.0004 / 1000  # dollars a request: S3 Standard, us-east-1
+PUT_RATE, GET_RATE = 3_500, 5_500  # requests/s and prefix that S3 promises at least
+
+
+@dataclass(frozen=True)
+class Row:
+    """One step on a cluster."""
+
+    shards: int
+    busy: float  # GPU seconds of work
+    loading: float  # s until a worker has its weights
+    seconds: float  # from its start to its end
+    read: float  # bytes
+    written: float
+
+
+@dataclass(frozen=True)
+class Model:
+    """The recipe on clusters; `shard_size` is that of the samples that are generated."""
+
+    plans: list[StepPlan]
+    costs: Costs
+    shard_size: int
+
+    def row(self, made: StepPlan, gpus: int) -> Row:
+        """A step on so many GPUs: whole rounds of shards, as each takes the same time, after the weights are there."""
+        step, busy, loading = made.step, self.busy(made), self.weights(made) / CONNECTION
+        written = float(stored_bytes(made) or self.kept(step))
+        if isinstance(step, TrainStep):
+            return Row(0, busy, loading, TRAIN_START + loading + busy / min(gpus, TRAINERS), step.epochs * read_bytes(made), written)
+        if not isinstance(step, SampleStep):
+            return Row(0, busy, 0.0, NEIGHBOURS / (gpus * CPUS) if step.kind == "measure" else 0.0, read_bytes(made), written)
+        shards, workers = self.shards(made), gpus
+        seconds = busy / shards
+        if not step.network_evaluations(1):
+            seconds, workers = sum(part.rows for part in made.node.slices) / IMPORTS / shards, gpus * CPUS
+        whole = loading + math.ceil(shards / workers) * (seconds + SHARD_OVERHEAD) + shards * SEAL_SECONDS
+        return Row(shards, busy, loading, whole, read_bytes(made) + min(shards, workers) * self.weights(made), written)
+
+    def shards(self, made: StepPlan) -> int:
+        step = made.step
+        scale = step.shard_size / self.shard_size if isinstance(step, Generate) else 1
+        return math.ceil(len(made.wanted) * scale) if isinstance(step, SampleStep) else 0
+
+    def busy(self, made: StepPlan) -> float:
+        found = self.costs.steps.get(made.step.fingerprint)
+        return 0.0 if found is None else found.seconds
+
+    def kept(self, step: Step) -> float:
+        """Bytes of the weights that a step keeps."""
+        found = self.costs.steps.get(step.fingerprint)
+        return float(found.bytes or 0) if found is not None and isinstance(step, NetworkStep) else 0.0
+
+    def weights(self, made: StepPlan) -> float:
+        """Bytes of the weights that each worker reads."""
+        found = [reference.step for reference in made.step.inputs().values() if isinstance(reference, Weights)]
+        return sum(self.kept(step) / (step.epochs if isinstance(step, TrainStep) else 1) for step in found)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--gpus", type=int, nargs="+", default=[8, 64, 512])
+    parser.add_argument("--device", default="h100")
+    parser.add_argument("--price", type=float, default=2.5, help="of an hour of one GPU, an assumption")
+    parser.add_argument("--shard-size", type=int, default=500, help="of the samples that are generated")
+    options = parser.parse_args()
+    plans = plan(imagenet256_dit.workflow(), MemoryStore("scale"))
+    model = Model(plans, counted(plans, options.device, price=options.price), options.shard_size)
+    print("\n".join(aligned(steps(model, options.gpus))))
+    print("\n" + "\n".join(aligned(totals(model, options.gpus, options.price))))
+    print(f"money: at {options.price:g} an hour of a GPU, all of them held from the first step to the last\n")
+    print("\n".join(limits(model, options.gpus)))
+
+
+def steps(model: Model, gpus: list[int]) -> list[list[str]]:
+    cells = [["step", "shards", f"{model.costs.device} hours", *(f"on {number}" for number in gpus), f"read on {gpus[-1]}", "written"]]
+    for made in model.plans:
+        rows = [model.row(made, number) for number in gpus]
+        last = rows[-1]
+        hours = f"{last.busy / 3600:,.2f}" if last.busy else ""
+        times = [duration(row.seconds) if row.seconds else "" for row in rows]
+        cells.append(
+            [shortened(made.step.title), f"{last.shards:,}" if last.shards else "", hours, *times, size(last.read), size(last.written)]
+        )
+    return cells
+
+
+def totals(model: Model, gpus: list[int], price: float) -> list[list[str]]:
+    cells = [
+        ["GPUs", "time", "GPU hours held", "at work", "money", "GPU hours loading", "PUT", "HEAD", "GET", "their price", "read", "written"]
+    ]
+    for number in gpus:
+        rows = [model.row(made, number) for made in model.plans]
+        whole = BOOT + sum(row.seconds for row in rows)
+        held, shards = number * whole / 3600, sum(row.shards for row in rows)
+        loading = sum(min(number, row.shards or TRAINERS) * row.loading for row in rows) / 3600
+        gets = shards * GETS + sum(map(shards_read, model.plans))
+        dollars = shards * PUTS * PUT_PRICE + (shards * HEADS + gets) * GET_PRICE
+        share = sum(row.busy for row in rows) / 3600 / held
+        bytes_ = [size(sum(row.read for row in rows)), size(sum(row.written for row in rows))]
+        counts = [f"{count:,}" for count in (shards * PUTS, shards * HEADS, gets)]
+        cells.append(
+            [
+                f"{number}",
+                duration(whole),
+                f"{held:,.0f}",
+                f"{share:.0%}",
+                f"{held * price:,.0f}",
+                f"{loading:,.1f}",
+                *counts,
+                f"{dollars:.2f}",
+                *bytes_,
+            ]
+        )
+    return cells
+
+
+def limits(model: Model, gpus: list[int]) -> list[str]:
+    """At how many GPUs each thing that is shared is full, in the step that makes the most samples."""
+    largest = max((made for made in model.plans if isinstance(made.step, SampleStep)), key=model.busy)
+    count = model.shards(largest)
+    seconds = model.busy(largest) / count
+    lines = [f"{largest.step.title}: {count:,} shards of {model.shard_size} samples, {seconds:.0f} s each"]
+    rates = {"S3's writes of a prefix": PUT_RATE / PUTS, "S3's reads of a prefix": GET_RATE / (HEADS + GETS), "the driver": 1 / DRIVER_CPU}
+    for what, most in rates.items():
+        lines.append(
+            f"  {what}: full at {most:,.0f} shards/s, which are {most * seconds:,.0f} GPUs; 512 reach it with shards of {512 / most:.2f} s"
+        )
+    lines.append(f"  sealing in the driver: {duration(count * SEAL_SECONDS)} and {size(count * SEAL_BYTES)} of memory")
+    for number in gpus:
+        rounds = count / number
+        whole = math.ceil(rounds)
+        lines.append(f"  {number} GPUs: {rounds:.2f} rounds of shards take the time of {whole:,}: {rounds / whole:.0%} of it is work")
+    return lines
+
+
+def slices_of(made: StepPlan) -> list[tuple[SampleStep, Slice]]:
+    """The samples that a step reads."""
+    parts = [reference for reference in made.step.inputs().values() if isinstance(reference, Slice)]
+    return [(part.step, part) for part in parts if isinstance(part.step, SampleStep)]
+
+
+def read_bytes(made: StepPlan) -> float:
+    """Of the samples that a step reads, once, at most."""
+    return sum(float(part.rows * (row_bytes(step) or 0)) for step, part in slices_of(made))
+
+
+def shards_read(made: StepPlan) -> int:
+    """GETs of other steps' shards, each once a pass."""
+    passes = made.step.epochs if isinstance(made.step, TrainStep) else 1
+    return passes * sum(len(step.shards_of(part.start, part.stop)) for step, part in slices_of(made))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""What is run on a cluster's head, to be disturbed: `cluster_driver.py WHAT ROOT SOURCE [WORKERS]` completes a toy step."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import tiny
+
+from dgflow import DiscriminatorGuidance, Evaluate, Generate, Heun, TrainClassifier, TrainScore
+from dgflow.runtime.placement import Placement
+from dgflow.runtime.progress import Progress
+from dgflow.steps.binding import Bound
+from dgflow.steps.execute import execute
+from dgflow.steps.step import ResultStep, Slice, Spread, Step
+from dgflow.store.objects import ObjectStore, open_store
+
+if TYPE_CHECKING:
+    from dgflow.runtime.train_worker import Job
+
+SHARDS = 30
+EPOCHS = 80  # of the training that is disturbed
+
+
+class Taken(ResultStep):
+    """Takes a slice, so that it is made and sealed, and makes nothing much of it."""
+
+    samples: Slice
+
+    @property
+    def title(self) -> str:
+        return "taken"
+
+    def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
+        del spread, store
+        return inputs.items["samples"].digest.encode()
+
+
+def samples(source: Path) -> Generate:
+    """Shards that take a few tenths of a second each, so that most faults meet one half done."""
+    return Generate(score=tiny.score(source).last(), sampler=Heun(steps=80), seed=1, shard_size=8)
+
+
+def training(source: Path) -> TrainScore:
+    return tiny.score(source, epochs=EPOCHS)
+
+
+def guided(source: Path) -> Generate:
+    guidance = DiscriminatorGuidance(discriminator=tiny.discriminator(source, epochs=1).best(), weight=1.0)
+    return samples(source).model_copy(update={"sampler": Heun(steps=20), "guidance": (guidance,)})
+
+
+def table(source: Path) -> Evaluate:
+    judge = TrainClassifier(real=tiny.real(source)[:64], network=tiny.JUDGE, epochs=1, batch_size=16)
+    arms = {"unguided": (samples(source)[:96],), "guided": (guided(source)[:96],)}
+    return Evaluate(arms=arms, reference=tiny.real(source)[:96], features=judge.last())
+
+
+def target(what: str, source: Path) -> Step:
+    """The step that WHAT names.
+
+    `samples`: 30 shards, by workers with a GPU each where there are any; `training`: many epochs of the score network that makes them, by
+    up to three workers; `table`: samples and guided samples compared.
+    """
+    made: dict[str, Callable[[], Step]] = {
+        "samples": lambda: Taken(samples=samples(source)[: 8 * SHARDS]),
+        "training": lambda: training(source),
+        "table": lambda: table(source),
+    }
+    return made[what]()
+
+
+def soon(job: Job) -> None:
+    """A worker of a training that may grow after 5 s and not only after a minute."""
+    from dgflow.runtime import train_worker
+
+    train_worker.GROWTH_SECONDS = 5.0
+    train_worker.work(job)
+
+
+if __name__ == "__main__":
+    from dgflow.runtime import train
+
+    what, root, source, *workers = sys.argv[1:]
+    train.work = soon
+    placement = Placement(
+        workers=int(workers[0]) if workers else None,
+        train_workers=3 if what == "training" else 1,  # one gives the same bits wherever it runs
+        num_gpus=0 if what == "training" else None,
+    )
+    execute(target(what, Path(source)), open_store(root), placement, Progress())

@@ -1,0 +1,159 @@
+"""A cluster to be disturbed, the runs on it, and what has to come out whatever happens to it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster import cluster_driver
+from cluster.hosts import GCS_PORT, Host, Network, Process, ray_head, ray_worker
+
+from dgflow import Generate
+from dgflow.steps.binding import Root
+from dgflow.steps.step import Step
+from dgflow.store.objects import open_store
+from dgflow.store.receipts import Receipt
+from dgflow.store.step_store import StepStore
+
+
+class Cluster:
+    """A head without CPUs or GPUs for work, and worker hosts with a CPU and a pretended GPU each."""
+
+    def __init__(self, network: Network, name: str, *options: str, head: Host | None = None, env: dict[str, str] | None = None) -> None:
+        self.network, self.name = network, name
+        self.head = head or network.host(f"{name}-head")
+        self.ray = ray_head(self.head, *options, env=env)
+        self.workers: list[Host] = []
+        self._added = 0
+
+    def add(self, count: int = 1, *, disk_mb: float | None = None, env: dict[str, str] | None = None, ready: bool = True) -> list[Host]:
+        """More worker hosts, which start at the same time. With `ready` they have joined when this returns."""
+        numbers = range(self._added + 1, self._added + count + 1)
+        self._added += count
+        hosts = [self.network.host(f"{self.name}-worker-{number}", disk_mb=disk_mb) for number in numbers]
+        started = [ray_worker(host, self.head, num_gpus=1, env=env, ready=False) for host in hosts]
+        for ray in started if ready else ():
+            ray.says("Ray runtime started")
+        self.workers += hosts
+        return hosts
+
+    def lose(self, host: Host) -> None:
+        host.kill()
+        self.workers.remove(host)
+
+    def have(self, count: int) -> list[Host]:
+        """Worker hosts that work, as many as `count`: more are added, or some lost."""
+        for host in self.workers[count:]:
+            self.lose(host)
+        return self.workers + self.add(count - len(self.workers))
+
+    def drive(self, what: str, root: str, source: Path, workers: int | None = None) -> Process:
+        return drive(self.head, what, root, source, workers, {"RAY_ADDRESS": f"{self.head.address}:{GCS_PORT}"})
+
+    def close(self) -> None:
+        for host in [*self.workers, self.head]:
+            host.kill()
+
+
+@contextmanager
+def running(network: Network, name: str, workers: int = 0) -> Iterator[Cluster]:
+    made = Cluster(network, name)
+    try:
+        made.add(workers)
+        yield made
+    finally:
+        made.close()
+
+
+def drive(host: Host, what: str, root: str, source: Path, workers: int | None = None, env: dict[str, str] | None = None) -> Process:
+    """Start a driver on a host: on the cluster that `env` names with RAY_ADDRESS, else with Ray of its own."""
+    return host.run([sys.executable, cluster_driver.__file__, what, root, str(source), *([str(workers)] if workers else [])], env)
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """What a run on one machine made that nothing happened to: what every other one has to come to."""
+
+    root: str
+    source: Path
+
+    @property
+    def samples(self) -> Generate:
+        return cluster_driver.samples(self.source)
+
+    def begun(self, name: str, *without: str) -> str:
+        """A new root, with what is in this one but for the steps whose names begin like this."""
+        root = f"{self.root.rsplit('/', 1)[0]}/{name}"
+        source, target = open_store(self.root), open_store(root)
+        for entry in source.list(""):
+            if not entry.key.startswith(without):
+                target.put(entry.key, source.get(entry.key))
+        return root
+
+    def check(self, root: str, step: Generate) -> None:
+        """Every index is in the sealed slice once, every shard has one receipt, and every row is the undisturbed run's to the bit."""
+        assert digests(root, step) == digests(self.root, step)
+        assert sealed_indices(root, step) == list(range(step.shard_size * len(parts(self.root, step))))
+
+
+def store_of(root: str, step: Step) -> StepStore:
+    return Root(open_store(root)).steps(step)
+
+
+def parts(root: str, step: Step, folder: str = "shards") -> dict[int, Receipt]:
+    """Number to receipt, as committed: one for each part, or the test fails."""
+    steps = store_of(root, step)
+    committed = steps.committed(folder)
+    assert all(len(keys) == 1 for keys in committed.values())
+    return {number: steps.receipt(next(iter(keys.values()))) for number, keys in committed.items()}
+
+
+def digests(root: str, step: Step, folder: str = "shards") -> dict[int, str]:
+    """Number to the digest of what was made: two runs with the same ones made the same bits."""
+    return {number: receipt.rows_sha256 for number, receipt in parts(root, step, folder).items()}
+
+
+def in_flight(root: str, step: Step, host: Host, folder: str = "shards") -> dict[int, int]:
+    """The parts that were last begun on a host and are not committed: number to the process there."""
+    steps = store_of(root, step)
+    begun = {number: note["pid"] for number, note in steps.attempts(folder).items() if note["host"] == host.name and "failed" not in note}
+    done = steps.committed(folder)
+    return {number: pid for number, pid in begun.items() if number not in done}
+
+
+def stopped_in_a_shard(run: Process, root: str, step: Step, host: Host) -> dict[int, int]:
+    """Stop a worker process of a host while it makes a shard; gives the shard's number and the process."""
+
+    def caught() -> dict[int, int]:
+        for number, pid in in_flight(root, step, host).items():
+            host.signal("STOP", pid)
+            if number in in_flight(root, step, host):
+                return {number: pid}
+            host.signal("CONT", pid)
+        return {}
+
+    return run.wait_for(caught, f"shard in flight on {host.name}")
+
+
+def taken_over(root: str, step: Step, number: int, host: Host, folder: str = "shards") -> bool:
+    """Whether a part that was begun on `host` was since begun on another one."""
+    return store_of(root, step).attempts(folder)[number]["host"] != host.name
+
+
+def hosts_of(root: str, step: Step, folder: str = "shards") -> set[str]:
+    """Names of the hosts that parts were last begun on."""
+    return {note["host"] for note in store_of(root, step).attempts(folder).values()}
+
+
+def sealed_indices(root: str, step: Step) -> list[int]:
+    """All indices in the shards of the step's only manifest, in its order."""
+    steps = store_of(root, step)
+    [entry] = steps.store.list(f"{steps.name}/manifests")
+    start, stop, _ = entry.key.rsplit("/", 1)[1].split("-")
+    inputs = next(iter(parts(root, step).values())).inputs
+    manifest = steps.manifest(int(start), int(stop), inputs)
+    assert manifest is not None
+    return [int(index) for part in manifest.entries for index in steps.read_shard(part, ["index"])["index"]]

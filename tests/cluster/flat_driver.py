@@ -1,0 +1,98 @@
+"""A driver whose memory is watched: `flat_driver.py ROOT SHARDS EVERY` makes shards of nothing with two workers and a Ray of its own.
+
+Prints a JSON line whenever so many more shards are done, and one after all is sealed: `done`, `seconds` since the first result, and the
+memory that this process, and the largest of its workers, holds for itself, in bytes; `cpu` are the seconds of CPU that this process took.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import flat_steps
+
+from dgflow.runtime.placement import Placement
+from dgflow.runtime.progress import Progress
+from dgflow.steps.execute import execute
+from dgflow.store.objects import open_store
+
+
+class Watch(Progress):
+    """Progress that measures instead of telling."""
+
+    def __init__(self, every: int) -> None:
+        super().__init__()
+        self.every, self.done, self.began = every, 0, 0.0
+
+    def say(self, line: str) -> None:
+        pass
+
+    @contextmanager
+    def step(self, title: str, unit: str, *, total: int, done: int) -> Iterator[Callable[[int], None]]:
+        def advance(count: int) -> None:
+            if unit != "shards":
+                return
+            self.began = self.began or time.monotonic()
+            self.done += count
+            if self.done % self.every == 0:
+                self.measure()
+
+        del title, total, done
+        yield advance
+
+    def measure(self) -> None:
+        print(
+            json.dumps(
+                {
+                    "done": self.done,
+                    "seconds": time.monotonic() - self.began,
+                    "driver": own_memory(os.getpid()),
+                    "worker": max(map(own_memory, workers()), default=0),
+                    "cpu": time.process_time(),
+                }
+            ),
+            flush=True,
+        )
+
+
+def own_memory(pid: int) -> int:
+    """Bytes that are resident and no file's or another process's: `RssAnon`; 0 of a process that has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:")), 0)
+
+
+def workers() -> list[int]:
+    """Our Ray's worker processes at work in a pool."""
+    parents: dict[int, int] = {}
+    names: dict[int, bytes] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                names[int(entry.name)] = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+
+    def ours(pid: int) -> bool:
+        while pid in parents:
+            pid = parents[pid]
+            if pid == os.getpid():
+                return True
+        return False
+
+    return [pid for pid, name in names.items() if name.startswith(b"ray::") and not name.startswith(b"ray::IDLE") and ours(pid)]
+
+
+if __name__ == "__main__":
+    root, shards, every = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    watch = Watch(every)
+    execute(flat_steps.target(shards), open_store(root), Placement(workers=2), watch)
+    watch.measure()

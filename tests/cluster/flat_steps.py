@@ -1,0 +1,38 @@
+"""A generator that makes nothing but an index, so that what is measured is what a shard costs besides its samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from dgflow.steps.binding import Bound
+from dgflow.steps.step import ResultStep, SampleStep, Slice, Spread
+from dgflow.store.identity import canonical_json
+from dgflow.store.objects import ObjectStore
+from dgflow.store.shards import Columns
+
+
+class Nothing(SampleStep):
+    """Samples that are their own index."""
+
+    shard_size: int = 2
+
+    def shard_builder(self, inputs: Bound) -> Callable[[int, int], Columns]:
+        del inputs
+        return lambda start, stop: {"index": np.arange(start, stop), "label": np.zeros(stop - start, np.int64)}
+
+
+class Counted(ResultStep):
+    """How many there are: what asks for the samples."""
+
+    samples: Slice
+
+    def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
+        del inputs, spread, store
+        return canonical_json({"rows": self.samples.rows}).encode()
+
+
+def target(shards: int) -> Counted:
+    step = Nothing()
+    return Counted(samples=step[: shards * step.shard_size])

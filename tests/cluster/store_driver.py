@@ -1,0 +1,27 @@
+"""A run whose store fails: `store_driver.py ROOT SOURCE` takes 40 shards of samples, made by Ray of its own with two workers."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import tiny
+from cluster.cluster_driver import Taken
+
+from dgflow import Generate, Heun
+from dgflow.runtime.placement import Placement
+from dgflow.runtime.progress import Progress
+from dgflow.steps.execute import execute
+from dgflow.store.objects import open_store
+
+SHARDS = 40
+
+
+def samples(source: Path) -> Generate:
+    """Shards that take about a quarter of a second each."""
+    return Generate(score=tiny.score(source).last(), sampler=Heun(steps=60), seed=1, shard_size=8)
+
+
+if __name__ == "__main__":
+    root, source = sys.argv[1:]
+    execute(Taken(samples=samples(Path(source))[: 8 * SHARDS]), open_store(root), Placement(workers=2), Progress())

@@ -1,0 +1,111 @@
+"""Hosts, links and drivers that go while samples are made: every index once, and each row as in a run that nothing happened to."""
+
+import time
+
+import pytest
+from cluster.disturbed import Cluster, Undisturbed, hosts_of, in_flight, parts, running, stopped_in_a_shard, taken_over
+from cluster.hosts import Network, Process
+
+from dgflow import Generate
+
+SECONDS = 300.0  # for a run to end, with what happened to it
+
+
+@pytest.fixture(scope="module")
+def shared(network: Network):
+    """One head for all of these tests; each takes the worker hosts that it needs, and leaves what works."""
+    with running(network, "gen") as made:
+        yield made
+
+
+@pytest.fixture
+def step(undisturbed: Undisturbed) -> Generate:
+    return undisturbed.samples
+
+
+@pytest.fixture
+def root(undisturbed: Undisturbed, step: Generate, request: pytest.FixtureRequest) -> str:
+    """Everything is there but the samples."""
+    return undisturbed.begun(request.node.name.removeprefix("test_"), step.name, "taken-")
+
+
+def at_work(shared: Cluster, undisturbed: Undisturbed, root: str, hosts: int) -> Process:
+    """A run on so many hosts that has done three shards and is at work on all of them."""
+    step, workers = undisturbed.samples, shared.have(hosts)
+    run = shared.drive("samples", root, undisturbed.source)
+    run.wait_for(lambda: len(parts(root, step)) >= 3 and all(in_flight(root, step, host) for host in workers), "work on all hosts")
+    return run
+
+
+def test_a_lost_hosts_shard_runs_again_within_a_minute_and_another_host_joins_in(shared, undisturbed, root, step):
+    run = at_work(shared, undisturbed, root, hosts=2)
+    lost = shared.workers[0]
+    [number] = stopped_in_a_shard(run, root, step, lost)
+    shared.lose(lost)
+    began = time.monotonic()
+    [another] = shared.add(ready=False)
+    run.wait_for(lambda: taken_over(root, step, number, lost), "second attempt")
+    seconds = time.monotonic() - began
+    print(f"shard {number} runs again {seconds:.1f} s after its host was lost")
+    run.wait_for(lambda: another.name in hosts_of(root, step), "work on the new host")
+    run.finish(SECONDS)
+    undisturbed.check(root, step)
+    assert seconds < 60
+
+
+def test_a_host_that_was_cut_off_and_comes_back_changes_nothing(shared, network, undisturbed, root, step):
+    run = at_work(shared, undisturbed, root, hosts=2)
+    away = shared.workers[0]
+    [(number, pid)] = stopped_in_a_shard(run, root, step, away).items()
+    network.link(away, "down")
+    away.signal("CONT", pid)
+    run.wait_for(lambda: taken_over(root, step, number, away), "second attempt")
+    network.link(away, "up")
+    run.finish(SECONDS)
+    undisturbed.check(root, step)
+    shared.lose(away)
+
+
+def test_a_host_that_only_the_store_still_hears_writes_what_others_write_too_and_each_shard_stands_once(
+    shared, network, undisturbed, root, step
+):
+    run = at_work(shared, undisturbed, root, hosts=2)
+    away = shared.workers[0]
+    [(number, pid)] = stopped_in_a_shard(run, root, step, away).items()
+    network.cut(away, shared.head)
+    run.wait_for(lambda: number in parts(root, step), "the shard made elsewhere")
+    made = parts(root, step)[number]
+    away.signal("CONT", pid)  # it goes on in the middle of the shard, and commits it to the store late
+    run.finish(SECONDS)
+    undisturbed.check(root, step)
+    assert parts(root, step)[number] == made
+    shared.lose(away)
+
+
+def test_with_all_workers_lost_the_driver_waits_says_so_and_goes_on_with_new_ones(shared, undisturbed, root, step):
+    run = at_work(shared, undisturbed, root, hosts=2)
+    for host in list(shared.workers):
+        shared.lose(host)
+    run.says("workers: 0 on 0 hosts")
+    run.says("s, waiting: ")
+    shared.add()
+    run.finish(SECONDS)
+    undisturbed.check(root, step)
+
+
+def test_a_killed_driver_that_is_started_again_builds_only_what_was_missing(shared, undisturbed, root, step):
+    run = at_work(shared, undisturbed, root, hosts=2)
+    run.kill()
+    before = parts(root, step)
+    shared.drive("samples", root, undisturbed.source).finish(SECONDS)
+    after = parts(root, step)
+    assert {number: after[number] for number in before} == before  # the very receipts, times and all
+    undisturbed.check(root, step)
+
+
+def test_two_drivers_on_one_root_at_once_both_end_well(shared, undisturbed, root, step):
+    shared.have(2)
+    runs = [shared.drive("samples", root, undisturbed.source, workers=1) for _ in range(2)]
+    for run in runs:
+        run.finish(SECONDS)
+    undisturbed.check(root, step)

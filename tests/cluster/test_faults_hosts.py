@@ -1,0 +1,59 @@
+"""Hosts that are there but cannot do their work: a clock that is a day off, a disk that is full. The others do it."""
+
+from pathlib import Path
+
+import pytest
+from cluster.disturbed import hosts_of, in_flight, parts, running
+from cluster.hosts import Network
+
+SECONDS = 300.0  # for a run to end
+
+
+@pytest.fixture(scope="module")
+def shared(network: Network):
+    with running(network, "host", workers=1) as made:
+        yield made
+
+
+def libfaketime() -> str:
+    """Gives the processes that load it another time (Debian's package `faketime`)."""
+    found = list(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+    assert found, "expected libfaketime, found none: install the package faketime"
+    return str(found[0])
+
+
+def test_a_host_whose_clock_is_a_day_off_is_set_aside_with_its_error_and_the_run_completes(shared, undisturbed):
+    step = undisturbed.samples
+    root = undisturbed.begun("clock", step.name, "taken-")
+    clock = {"LD_PRELOAD": libfaketime(), "RAY_LD_PRELOAD_ON_WORKERS": "1", "FAKETIME": "+1d", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    [wrong] = shared.add(env=clock)
+    output = shared.drive("samples", root, undisturbed.source).finish(SECONDS)
+    undisturbed.check(root, step)
+    told = [line for line in output.splitlines() if wrong.name in line and "set aside" in line]
+    assert len(told) == 1 and "clock" in told[0], output
+    assert wrong.name not in hosts_of(root, step)  # S3 takes nothing that is signed with another day
+    shared.lose(wrong)
+
+
+def test_a_host_whose_disk_fills_up_does_not_keep_the_run_from_completing(shared, undisturbed):
+    step = undisturbed.samples
+    root = undisturbed.begun("disk", step.name, "taken-")
+    [full] = shared.add(disk_mb=64)
+    run = shared.drive("samples", root, undisturbed.source)
+    run.wait_for(lambda: len(parts(root, step)) >= 2 and in_flight(root, step, full), "work on both hosts")
+    filler = full.run(["dd", "if=/dev/zero", "of=/mnt/tmp/everything", "bs=64k"])
+    filler.wait()
+    assert "No space left on device" in filler.output
+    run.finish(SECONDS)
+    undisturbed.check(root, step)
+    shared.lose(full)
+
+
+def test_a_host_whose_disk_is_full_before_it_gets_work_does_not_keep_the_run_from_completing(shared, undisturbed):
+    step = undisturbed.samples
+    root = undisturbed.begun("full-disk", step.name, "taken-")
+    [full] = shared.add(disk_mb=64)
+    full.run(["dd", "if=/dev/zero", "of=/mnt/tmp/everything", "bs=64k"]).wait()
+    shared.drive("samples", root, undisturbed.source).finish(SECONDS)
+    undisturbed.check(root, step)
+    shared.lose(full)

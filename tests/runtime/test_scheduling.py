@@ -1,0 +1,415 @@
+"""The pool's policy on simulated hosts with a clock of their own: growth, losses, bad hosts, the tail, giving back, and waiting."""
+
+import logging
+import tracemalloc
+from collections import Counter
+
+import pytest
+from runtime.simulated_fleet import Does, SimulatedFleet
+
+from dgflow.runtime.hosts import Hosts, Item
+from dgflow.runtime.pool import Pool, WorkersFailed
+
+
+def nothing():
+    raise AssertionError("workers are simulated")
+
+
+def run(fleet, items, *, workers=None, told=None, attempts=3, **names):
+    """Results in the order they came, and what was given up."""
+    results = []
+    pool = Pool(workers, attempts=attempts, tell=None if told is None else lambda line: told.append((fleet.now, line)), fleet=fleet)
+    with pool:
+        failures = pool.map(nothing, items, lambda item, result: results.append((fleet.now, item, result[1])), **names)
+    return results, failures
+
+
+def items_of(results):
+    return sorted(item for _, item, _ in results)
+
+
+def test_no_more_workers_are_asked_for_than_items_are_open_nor_than_there_is_room_nor_than_is_allowed():
+    for items, workers, places, expected in [(3, None, 8, 3), (100, None, 8, 8), (100, 5, 8, 5)]:
+        fleet = SimulatedFleet()
+        fleet.join("a", places=places)
+        asked = []
+        fleet.at(1.0, lambda fleet=fleet, asked=asked: asked.append(fleet.workers_on("a") + len(fleet.pending)))
+        results, failures = run(fleet, range(items), workers=workers)
+        assert asked == [expected] and items_of(results) == list(range(items)) and not failures
+
+
+def test_an_autoscaler_sees_as_many_workers_as_it_may_bring_hosts_for_and_a_thousand_at_most():
+    for most, expected in [(64, 64), (5000, 1000)]:
+        fleet = SimulatedFleet(most=most)
+        asked = []
+        fleet.at(1.0, lambda fleet=fleet, asked=asked: asked.append(len(fleet.pending)))
+        fleet.at(2.0, lambda fleet=fleet, most=most: fleet.join("late", places=most) and None)
+        results, _ = run(fleet, range(1200))
+        assert asked == [expected] and len(results) == 1200
+
+
+def test_hosts_that_join_while_it_runs_get_work_without_a_restart():
+    fleet = SimulatedFleet(lambda item, host: Does(10.0))
+    fleet.join("first")
+    fleet.at(100.0, lambda: fleet.join("second", places=3) and None)
+    results, failures = run(fleet, range(60))
+    assert items_of(results) == list(range(60)) and not failures
+    assert len({host for _, _, host in results}) == 2
+    assert min(when for when, _, host in fleet.runs if host == "second") <= 105  # looked for every 2 s, and 2 s to start
+    assert max(when for when, _, _ in results) < 260  # one alone takes 600
+
+
+def test_an_item_on_a_host_that_is_lost_is_done_elsewhere_and_nothing_is_counted_against_it():
+    fleet = SimulatedFleet(lambda item, host: Does(30.0))
+    fleet.join("stays")
+    lost = [fleet.join(f"lost{number}") for number in range(3)]
+    for number, host in enumerate(lost):  # three times in a row is what would make it poison
+        fleet.at(10.0 + number, lambda host=host: fleet.lose(host))
+    results, failures = run(fleet, range(4), attempts=1)
+    assert items_of(results) == list(range(4)) and not failures
+
+
+def test_a_death_that_is_told_before_its_host_is_known_to_be_lost_is_taken_back():
+    fleet = SimulatedFleet(lambda item, host: Does(30.0 if item else 31.0))
+    fleet.join("stays")
+    for number in range(4):  # each takes the item, and dies under it
+        host = fleet.join(f"lost{number}")
+        fleet.at(20.0 + 60 * number, lambda host=host: fleet.lose(host, noticed=15.0))
+    results, failures = run(fleet, range(200))
+    assert items_of(results) == list(range(200)) and not failures
+
+
+def test_the_items_of_a_host_that_was_cut_off_are_given_to_others_as_soon_as_the_cluster_gives_it_up():
+    fleet = SimulatedFleet(lambda item, host: Does(10.0))
+    fleet.join("stays")
+    cut = fleet.join("cut")
+    fleet.at(15.0, lambda: fleet.cut(cut, noticed=30.0))
+    results, failures = run(fleet, range(20))
+    assert items_of(results) == list(range(20)) and not failures
+    held = {item for when, item, host in fleet.runs if host == "cut"} - {item for _, item, host in results if host == "cut"}
+    assert held and all(host == "stays" and when >= 45 for when, item, host in results if item in held)
+
+
+def test_what_a_lost_worker_had_is_begun_again_within_seconds():
+    fleet = SimulatedFleet(lambda item, host: Does(60.0))
+    for name in "abcd":
+        fleet.join(name)
+    lost = fleet.running[0]
+    fleet.at(30.0, lambda: fleet.lose(lost))
+    fleet.at(33.0, lambda: fleet.join("new") and None)
+    run(fleet, range(4))
+    begun = Counter(item for _, item, _ in fleet.runs)
+    (again,) = [item for item, number in begun.items() if number == 2]
+    assert max(when for when, item, _ in fleet.runs if item == again) <= 30 + 3 + 2 + 2 + 1
+
+
+def test_a_pending_worker_is_not_given_up_while_hosts_come_and_go():
+    fleet = SimulatedFleet()
+    first = fleet.join("first")
+    fleet.at(5.0, lambda: fleet.lose(first))
+    fleet.at(400.0, lambda: fleet.join("second") and None)
+    results, _ = run(fleet, range(30), workers=1)
+    assert items_of(results) == list(range(30))
+    assert len(fleet.stopped) == 2  # the lost one, and the last one at the end
+
+
+def test_an_error_counts_against_its_item_and_not_against_the_one_that_waits_behind_it():
+    fleet = SimulatedFleet(lambda item, host: Does(5.0, dies=item == 2))
+    fleet.join("a", places=2)
+    results, failures = run(fleet, range(12))
+    assert items_of(results) == [item for item in range(12) if item != 2]
+    assert [(failure.item, failure.attempts) for failure in failures] == [(2, 3)]
+    assert all(number == 1 for item, number in Counter(item for _, item, _ in fleet.runs).items() if item != 2)
+
+
+@pytest.mark.parametrize("kind", [ValueError, FloatingPointError])
+def test_bad_input_is_given_up_at_once(kind):
+    fleet = SimulatedFleet(lambda item, host: Does(1.0, error=kind("bad") if item == 1 else None))
+    fleet.join("a")
+    _, failures = run(fleet, range(3))
+    assert [(failure.item, failure.attempts) for failure in failures] == [(1, 1)]
+
+
+def test_a_retry_goes_to_a_host_where_the_item_has_not_failed():
+    fleet = SimulatedFleet(lambda item, host: Does(1.0, error=OSError("no") if item == 7 and host != "c" else None))
+    for name in "abc":
+        fleet.join(name)
+    results, failures = run(fleet, range(40))
+    assert items_of(results) == list(range(40)) and not failures
+    assert len({host for _, item, host in fleet.runs if item == 7}) == len([1 for _, item, _ in fleet.runs if item == 7])
+
+
+def test_a_retry_goes_to_the_same_host_where_there_is_no_other():
+    fleet = SimulatedFleet(lambda item, host: Does(1.0, error=OSError("no") if item == 7 else None))
+    fleet.join("a", places=2)
+    results, failures = run(fleet, range(9))
+    assert len(results) == 8 and failures[0].attempts == 3
+
+
+def test_a_host_on_which_everything_fails_that_others_can_do_is_set_aside_with_one_warning(caplog):
+    fleet = SimulatedFleet(lambda item, host: Does(0.1, error=OSError("no space left on device")) if host == "full" else Does(10.0))
+    fleet.join("full", places=2)
+    fleet.join("good", places=2)
+    with caplog.at_level(logging.WARNING):
+        results, failures = run(fleet, range(100))
+    assert items_of(results) == list(range(100)) and not failures
+    warnings = [record.getMessage() for record in caplog.records if "set aside" in record.getMessage()]
+    assert len(warnings) == 1 and "host full" in warnings[0] and "no space left on device" in warnings[0]
+    assert fleet.workers_on("full") == 0 and all(worker.avoid == {"id0"} for worker in fleet.pending)
+    assert len([1 for _, _, host in fleet.runs if host == "full"]) <= 8  # it does not go through all items first
+
+
+def test_a_host_that_joins_later_is_used_in_the_place_of_one_that_was_set_aside():
+    fleet = SimulatedFleet(lambda item, host: Does(1.0, error=OSError("no")) if host == "full" else Does(10.0))
+    fleet.join("full")
+    fleet.join("good")
+    fleet.at(100.0, lambda: fleet.join("new") and None)
+    results, failures = run(fleet, range(40), workers=2)
+    assert not failures and {host for _, _, host in results} == {"good", "new"}
+
+
+def test_a_few_bad_items_do_not_bring_a_host_down():
+    fleet = SimulatedFleet(lambda item, host: Does(1.0, error=OSError("bad item") if item % 10 == 3 else None))
+    for name in "abc":
+        fleet.join(name, places=2)
+    results, failures = run(fleet, range(100))
+    assert len(results) == 90 and {failure.attempts for failure in failures} == {3} and len(failures) == 10
+    last = max(when for when, _, _ in fleet.runs)
+    assert {host for when, _, host in fleet.runs if when > last - 10} == {"a", "b", "c"}
+
+
+def test_a_host_that_does_some_items_is_not_set_aside_for_those_that_it_fails():
+    hosts = Hosts()
+    hosts.seen({"x": "x", "y": "y"}, 0.0)
+    first, second, third = (Item(number, number) for number in range(3))
+    for item in (first, second):
+        hosts.failed(item, "x", OSError("no"), died=False, now=0.0)
+    assert hosts.usable({"x", "y"}) == {"y"} and hosts.usable({"x"}) == {"x"}
+    hosts.succeeded(third, "x")
+    assert hosts.usable({"x", "y"}) == {"x", "y"}
+    assert hosts.succeeded(first, "y") == hosts.succeeded(second, "y") == []
+
+
+def test_a_worker_that_was_on_its_way_to_a_host_when_that_was_set_aside_is_stopped():
+    starts = iter([Does(1.0), Does(60.0)])
+    fleet = SimulatedFleet(lambda item, host: Does(1.0, error=OSError("no")) if host == "bad" else Does(5.0))
+    fleet.join("bad", places=2, starts=lambda: next(starts))
+    fleet.join("good")
+    run(fleet, range(40))
+    assert [host for when, host in fleet.stopped if when >= 60][0] == "bad"  # when it was ready
+    assert not [when for when, _, host in fleet.runs if host == "bad" and when > 30]
+
+
+def test_failures_everywhere_at_once_set_no_host_aside(caplog):
+    """The store is away for a while: that is nobody's fault but its own."""
+    fleet = SimulatedFleet()
+    fleet.does = lambda item, host: Does(1.0, error=OSError("503") if 20 <= fleet.now < 21 else None)
+    for name in "abc":
+        fleet.join(name)
+    results, failures = run(fleet, range(200))
+    assert items_of(results) == list(range(200)) and not failures
+    assert "set aside" not in caplog.text
+
+
+def test_an_idle_worker_takes_what_waits_behind_a_slow_one():
+    fleet = SimulatedFleet(lambda item, host: Does(100.0 if host == "slow" else 1.0))
+    fleet.join("slow")
+    fleet.join("fast")
+    results, _ = run(fleet, range(10))
+    assert items_of(results) == list(range(10))
+    assert len([1 for _, item, host in fleet.runs if host == "slow"]) == 1
+    assert max(when for when, _, _ in results) == pytest.approx(102.0)  # and not two of the slow one's items one after the other
+
+
+def test_of_two_copies_the_first_to_end_counts_and_the_other_is_ignored_good_or_bad():
+    for late in (Does(50.0), Does(50.0, error=OSError("late")), Does(50.0, dies=True)):
+        fleet = SimulatedFleet()
+        # The queued item had begun when it was taken back: the withdrawal has no effect.
+        fleet.cancel = lambda call: None
+        fleet.does = lambda item, host, late=late: late if (item, host) == (2, "slow") else Does(60.0 if host == "slow" else 10.0)
+        fleet.join("slow")
+        fleet.join("fast", places=1)
+        results = []
+        with Pool(None, fleet=fleet) as pool:
+            for items in (range(6), range(10, 16)):
+                assert not pool.map(nothing, items, lambda item, _, results=results: results.append(item))
+        assert sorted(results) == [*range(6), *range(10, 16)]
+
+
+def test_workers_without_work_are_given_back_so_that_a_whole_host_becomes_free():
+    long = []  # the first two items on the first host
+
+    def does(item, host):
+        if host == "a" and len(long) < 2:
+            long.append(item)
+            return Does(200.0)
+        return Does(1.0)
+
+    fleet = SimulatedFleet(does)
+    fleet.join("a", places=4)
+    fleet.join("b", places=4)
+    left = []
+    for when in (14.0, 100.0):
+        fleet.at(when, lambda: left.append((fleet.workers_on("a"), fleet.workers_on("b"))))
+    run(fleet, range(12))
+    assert left[0] == (4, 4)
+    assert left[1] == (2, 0)
+
+
+def test_on_a_machine_of_our_own_no_worker_is_given_back():
+    fleet = SimulatedFleet(lambda item, host: Does(200.0 if item == 0 else 1.0), elastic=False)
+    fleet.join("a", places=4)
+    left = []
+    fleet.at(150.0, lambda: left.append(fleet.workers_on("a")))
+    run(fleet, range(12))
+    assert left == [4]
+
+
+def test_what_was_asked_for_and_has_not_come_is_taken_back_when_the_items_run_out():
+    fleet = SimulatedFleet(most=8)
+    fleet.join("a")
+    with Pool(None, fleet=fleet) as pool:
+        pool.map(nothing, range(10), lambda *_: None)
+        assert not fleet.pending and fleet.workers_on("a") == 1
+
+
+def test_an_interrupted_job_leaves_no_demand_for_hosts_behind():
+    fleet = SimulatedFleet(most=8)
+    fleet.at(5.0, lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+    with Pool(None, fleet=fleet) as pool:
+        with pytest.raises(KeyboardInterrupt):
+            pool.map(nothing, range(10), lambda *_: None)
+        assert not fleet.pending
+
+
+def test_one_worker_is_asked_for_even_where_no_host_is_known_to_come():
+    fleet, told = SimulatedFleet(), []
+    fleet.at(20.0, lambda: fleet.join("late", places=2) and None)
+    results, _ = run(fleet, range(30), told=told)
+    assert len(results) == 30 and told[0][1].startswith("no worker for 15 s, waiting: 1 asked for, each needs 1 GPU;")
+    assert {line for _, line in told[1:]} == {"workers: 1 on 1 host, 1 asked for", "workers: 2 on 1 host, 0 asked for"}
+
+
+def test_without_any_worker_it_waits_and_says_for_what_and_goes_on_when_a_host_comes():
+    fleet, told = SimulatedFleet(most=8), []
+    fleet.at(140.0, lambda: fleet.join("late") and None)
+    results, failures = run(fleet, range(3), told=told)
+    assert items_of(results) == [0, 1, 2] and not failures
+    waits = [(when, line) for when, line in told if "waiting" in line]
+    assert [round(when) for when, _ in waits] == [15, 75, 135]
+    assert waits[0][1] == "no worker for 15 s, waiting: 3 asked for, each needs 1 GPU; the cluster has room for 0 now, for 8 at most"
+
+
+def test_all_hosts_lost_and_new_ones_later_costs_only_what_was_in_flight():
+    fleet = SimulatedFleet(lambda item, host: Does(10.0))
+    old = [fleet.join(f"old{number}") for number in range(3)]
+    for host in old:
+        fleet.at(25.0, lambda host=host: fleet.lose(host, noticed=10.0))
+    fleet.at(200.0, lambda: fleet.join("new", places=3) and None)
+    results, failures = run(fleet, range(30))
+    assert items_of(results) == list(range(30)) and not failures
+    assert len(fleet.runs) <= 30 + 3
+
+
+@pytest.mark.parametrize(("elastic", "least", "most"), [(False, 9, 30), (True, 60, 90)])
+def test_workers_that_never_become_ready_end_the_run(elastic, least, most):
+    """After ten deaths, a second apart; on a cluster after a minute, in which a lost host would have been noticed."""
+    fleet = SimulatedFleet(elastic=elastic)
+    fleet.join("a", places=2, starts=lambda: Does(0.1, dies=True))
+    with pytest.raises(WorkersFailed, match=r"workers died \d+ times before any was ready; .*no memory to start in"):
+        run(fleet, range(5))
+    assert least <= fleet.now <= most
+
+
+def test_deaths_on_the_way_to_ready_are_borne_while_others_work():
+    fleet = SimulatedFleet(lambda item, host: Does(10.0))
+    fleet.join("bad", starts=lambda: Does(0.1, dies=True))
+    fleet.join("good")
+    results, failures = run(fleet, range(10))
+    assert items_of(results) == list(range(10)) and not failures
+
+
+def test_deaths_on_one_host_after_another_are_not_added_up():
+    fleet = SimulatedFleet(lambda item, host: Does(1.0))
+    first, second = fleet.join("bad", starts=lambda: Does(0.1, dies=True)), []
+    fleet.at(40.0, lambda: fleet.lose(first))
+    fleet.at(41.0, lambda: second.append(fleet.join("bad too", starts=lambda: Does(0.1, dies=True))))
+    fleet.at(80.0, lambda: fleet.lose(second[0]))
+    fleet.at(81.0, lambda: fleet.join("good") and None)
+    results, failures = run(fleet, range(10))
+    assert len(results) == 10 and not failures
+
+
+def test_hosts_that_are_lost_while_many_workers_start_on_them_are_no_reason_to_give_up():
+    fleet = SimulatedFleet(lambda item, host: Does(1.0))
+    for number in range(3):
+        host = fleet.join(f"lost{number}", places=16, starts=lambda: Does(60.0))
+        fleet.at(10.0 + number, lambda host=host: fleet.lose(host))
+    fleet.at(20.0, lambda: fleet.join("stays", places=16) and None)
+    results, failures = run(fleet, range(100))
+    assert len(results) == 100 and not failures
+
+
+def test_it_tells_of_workers_that_come_and_go_every_two_seconds_at_most():
+    fleet, told = SimulatedFleet(lambda item, host: Does(10.0), most=4), []
+    fleet.join("a", places=2)
+    second: list = []
+    fleet.at(20.0, lambda: second.append(fleet.join("b")))
+    fleet.at(50.0, lambda: fleet.lose(second[0]))
+    run(fleet, range(30), told=told)
+    assert [line for _, line in told[:4]] == [
+        "workers: 1 on 1 host, 3 asked for",  # the second was there a moment later
+        "workers: 2 on 1 host, 2 asked for",
+        "workers: 3 on 2 hosts, 1 asked for",
+        "workers: 2 on 1 host, 2 asked for",
+    ]
+    times = [when for when, _ in told]
+    assert all(later - earlier >= 2 for earlier, later in zip(times, times[1:], strict=False))
+
+
+def test_calls_are_named_after_their_step_so_that_ray_keeps_one_series_a_step_and_not_one_an_item():
+    fleet = SimulatedFleet()
+    fleet.join("a")
+    run(fleet, [4, 5], title="generate-0123", unit="shard")
+    run(fleet, [object(), "x"], unit="part")
+    assert fleet.names == ["generate-0123: shard", "generate-0123: shard", "part", "part"]
+
+
+def test_an_interrupted_job_leaves_nothing_to_the_next_one():
+    fleet = SimulatedFleet()
+    fleet.join("a", places=2)
+
+    def stop(item, _):
+        raise KeyboardInterrupt
+
+    with Pool(None, fleet=fleet) as pool:
+        with pytest.raises(KeyboardInterrupt):
+            pool.map(nothing, range(10), stop)
+        results = []
+        pool.map(nothing, range(100, 110), lambda item, _: results.append(item))
+    assert sorted(results) == list(range(100, 110))
+
+
+def test_the_drivers_memory_does_not_grow_with_the_number_of_items():
+    fleet = SimulatedFleet(lambda item, host: Does(1.0, error=OSError("once") if item % 7 == 0 and host == "a" else None))
+    fleet.runs = fleet.names = fleet.idle = type("Forgetful", (list,), {"append": lambda self, _: None})()
+    fleet.join("a", places=4)
+    fleet.join("b", places=4)
+    seen = {}
+
+    def result(item, _):
+        nonlocal done
+        done += 1
+        if done in (2_000, 20_000):
+            seen[done] = tracemalloc.get_traced_memory()[0]
+
+    done = 0
+    logging.disable(logging.WARNING)
+    tracemalloc.start()
+    try:
+        with Pool(None, fleet=fleet) as pool:
+            assert not pool.map(nothing, range(20_001), result)
+    finally:
+        tracemalloc.stop()
+        logging.disable(logging.NOTSET)
+    assert seen[20_000] - seen[2_000] < 50_000

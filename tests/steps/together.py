@@ -1,0 +1,66 @@
+"""Trainings by several processes of this machine, over gloo and without Ray: one start of the processes for any number of trainings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.multiprocessing.spawn import start_processes
+from torch.nn.parallel import DistributedDataParallel
+
+from dgflow.runtime.training import train
+from dgflow.steps.binding import Bound, Root
+from dgflow.steps.step import TrainStep
+from dgflow.store.objects import open_store
+
+
+@dataclass
+class Training:
+    """Of `step` in the root to its last epoch by so many workers, or until there are `stop` epochs. Receipts name no inputs."""
+
+    step: TrainStep
+    root: Path
+    inputs: Bound
+    workers: int
+    stop: int | None = None
+    plain: bool = False  # steps of plain gradient descent of rate 1, whose change of the weights is the gradient
+
+
+def run(folder: Path, trainings: list[Training]) -> None:
+    """One after the other. Raises what the first worker that failed has raised."""
+    most = max(training.workers for training in trainings)
+    start_processes(_process, args=(folder, trainings), nprocs=most, start_method="spawn")
+
+
+def _process(rank: int, folder: Path, trainings: list[Training]) -> None:
+    torch.set_num_threads(1)
+    for number, each in enumerate(trainings):
+        if rank >= each.workers:
+            continue
+        meeting = f"file://{folder}/meeting-{number}"
+        dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=each.workers, timeout=timedelta(seconds=120))
+        try:
+            _train(rank, each)
+        finally:
+            dist.destroy_process_group()
+
+
+def _train(rank: int, each: Training) -> None:
+    task = each.step.training_task(each.inputs)
+    if each.plain:
+        task.optimizer, task.learning_rate = torch.optim.SGD(task.trained.parameters(), lr=1.0), None
+    steps = Root(open_store(str(each.root))).steps(each.step)
+
+    def enough() -> bool:
+        return steps.is_committed("epochs", each.stop or 0, {})
+
+    options: dict[str, Any] = (
+        {"wrap": lambda network: DistributedDataParallel(network, broadcast_buffers=False)} if each.workers > 1 else {}
+    )
+    if each.stop is not None:
+        options["enough"] = enough
+    train(task, steps, {}, epochs=each.step.epochs, rank=rank, world_size=each.workers, **options)
