@@ -237,7 +237,8 @@ def _gc(
 
     del target  # whatever recipe asks: a root is one
     found = collect(store, delete=yes, tell=print)
-    print(f"{'removed' if yes else 'would remove'} {found.number:,} objects ({found.bytes / 1e6:,.1f} MB)")
+    objects = "1 object" if found.number == 1 else f"{found.number:,} objects"
+    print(f"{'removed' if yes else 'would remove'} {objects} ({found.bytes / 1e6:,.1f} MB)")
     for line in found.left:
         print(f"  not touched: {line}")
     for key in found.restored:

@@ -6,6 +6,7 @@ What they work on is the pool's: a worker that is dropped hands back the items t
 from __future__ import annotations
 
 import logging
+import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ IDLE_SECONDS = 15.0  # before a worker is given back, and before the lack of any
 REMIND_SECONDS = 60.0
 START_DEATHS = 10
 START_PAUSE = 1.0  # seconds: keeps a host that cannot start workers from being asked in a tight loop
+LONGEST_PAUSE = 60.0  # while others are at work: each start costs that host seconds of computing
 
 
 class WorkersFailed(RuntimeError):
@@ -113,12 +115,12 @@ class Staff:
                 self.drop(member)
             return
         self.drop(member)
-        log.warning("a worker died before it was ready: %s", first_line(end.error))
+        log.warning("a worker died before it was ready%s: %s", _place(end.error), first_line(end.error))
         if now < self._start_after:
             return  # together with others, as when their host is lost: one death
         self._first_death = self._first_death if self._start_deaths else now
         self._start_deaths += 1
-        self._start_after = now + START_PAUSE
+        self._start_after = now + (min(START_PAUSE * 2 ** (self._start_deaths - 1), LONGEST_PAUSE) if self.ready else START_PAUSE)
         long = not self._fleet.elastic or now - self._first_death >= HOST_DEATH_SECONDS  # else a lost host may be behind it
         if self._start_deaths >= START_DEATHS and long and not self.ready:
             raise WorkersFailed(
@@ -158,6 +160,12 @@ class Staff:
                 f"no worker for {now - self._none_since:.0f} s, waiting: {len(self.members)} asked for, each needs {self._fleet.needs}; "
                 f"the cluster has room for {self._room.now} now, for {most}"
             )
+
+
+def _place(error: BaseException) -> str:
+    """Where a worker died, as far as Ray says: what it is at fault for is for a person to find out."""
+    found = re.search(r"^\s*ip: (\S+)", str(error), re.MULTILINE)
+    return f" on the host at {found[1]}" if found else ""
 
 
 def first_line(error: BaseException | None) -> str:

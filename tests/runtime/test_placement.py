@@ -17,6 +17,7 @@ from dgflow.runtime import cluster, pool, train_worker
 from dgflow.runtime import train as ray_train
 from dgflow.runtime.environment import device_name
 from dgflow.runtime.placement import Placement
+from dgflow.runtime.progress import Progress
 from dgflow.steps import execute as execution
 from dgflow.steps.binding import graph
 from dgflow.steps.step import SampleStep
@@ -56,12 +57,13 @@ def pools(monkeypatch):
     told = []
 
     class FakePool:
-        def __init__(self, max_workers, *, num_gpus):
-            self.made = (max_workers, num_gpus)
+        def __init__(self, max_workers, *, num_gpus, tell):
+            assert max_workers is None and tell is None  # as many as there is room for, on this one machine
+            self.made = num_gpus
             told.append(self.made)
 
         def close(self):
-            told.append(("closed", *self.made))
+            told.append(("closed", self.made))
 
     monkeypatch.setattr(pool, "Pool", FakePool)
     return told
@@ -69,19 +71,19 @@ def pools(monkeypatch):
 
 def test_without_gpus_all_steps_share_one_pool(on, pools):
     on(CPU_HOST)
-    session = execution._Session(MemoryStore(uuid4().hex), Placement())
+    session = execution._Session(MemoryStore(uuid4().hex), Placement(), Progress())
     assert session.pool(gpu=True) is session.pool(gpu=False)
-    assert pools == [(12, 0.0)]
+    assert pools == [0.0]
 
 
-def test_with_gpus_networks_get_one_worker_a_gpu_and_other_work_one_a_cpu(on, pools):
+def test_with_gpus_networks_get_workers_with_a_gpu_and_other_work_those_with_a_cpu(on, pools):
     on(GPU_HOST)
-    session = execution._Session(MemoryStore(uuid4().hex), Placement())
+    session = execution._Session(MemoryStore(uuid4().hex), Placement(), Progress())
     for gpu in (False, True, False, True):
         session.pool(gpu=gpu)
-    assert pools == [(12, 0.0), (2, 1.0)]
+    assert pools == [0.0, 1.0]
     session.close()
-    assert pools[2:] == [("closed", 12, 0.0), ("closed", 2, 1.0)]
+    assert pools[2:] == [("closed", 0.0), ("closed", 1.0)]
 
 
 def test_only_steps_that_run_networks_ask_for_gpus(tmp_path):
@@ -89,9 +91,7 @@ def test_only_steps_that_run_networks_ask_for_gpus(tmp_path):
     for node in graph(tiny.workflow(str(tmp_path / "images.npz"))):
         if isinstance(node.step, SampleStep):
             state: Any = SimpleNamespace(step=node.step, missing=[])
-            session: Any = SimpleNamespace(
-                pool=lambda gpu, kind=node.step.kind: asked.update({kind: gpu}) or SimpleNamespace(map=lambda *_: [])
-            )
+            session: Any = SimpleNamespace(spread=lambda step, _unit, gpu, *_: asked.update({step.kind: gpu}))
             unused: Any = None
             execution._complete(state, unused, unused, session, lambda _: None)
     assert asked == {"import-images": False, "generate": True, "features": True}

@@ -310,7 +310,7 @@ def test_gc_on_the_command_line_tells_what_would_go_and_removes_it_when_told(tmp
         "not_touched": [],
     }
     assert (root / key).exists()
-    assert "removed 1 objects" in call("--yes").output
+    assert "removed 1 object (" in call("--yes").output
     assert not (root / key).exists()
 
 
