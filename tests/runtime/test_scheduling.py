@@ -3,6 +3,7 @@
 import logging
 import tracemalloc
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 from runtime.simulated_fleet import Does, SimulatedFleet
@@ -327,6 +328,17 @@ def test_deaths_on_the_way_to_ready_are_borne_while_others_work():
     fleet.join("good")
     results, failures = run(fleet, range(10))
     assert items_of(results) == list(range(10)) and not failures
+
+
+def test_a_host_that_cannot_start_workers_is_asked_less_and_less_often_while_others_work():
+    fleet, started = SimulatedFleet(lambda item, host: Does(60.0)), []
+    fleet.join("good")
+    fleet.join("bad", starts=lambda: started.append(fleet.now) or Does(0.1, dies=True))
+    results, _ = run(fleet, range(20))
+    assert len(results) == 20 and fleet.now >= 1200.0
+    pauses = [after - before for before, after in pairwise(started)]
+    assert all(after > before - 1.0 for before, after in pairwise(pauses)) and pauses[-1] == pytest.approx(60.0, abs=1.5)
+    assert len(started) < 30  # of 1,200 with a second between them
 
 
 def test_deaths_on_one_host_after_another_are_not_added_up():
