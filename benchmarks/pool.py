@@ -66,7 +66,7 @@ def overhead(options: argparse.Namespace, folder: str) -> str:
     build = step.shard_builder(inputs)
     with Pool(options.workers) as pool:
         for number in range(options.rounds + 1):
-            steps = StepStore(store, step.kind, f"{number:064x}")  # a place of its own, so that every round makes all its shards
+            steps = StepStore(store, step.kind, f"{number:012x}".ljust(64, "0"))  # a folder of its own: every round makes all
             alone = seconds_alone(step, build, options.shards)
             through = seconds_through(pool, partial(shard_work, step, steps, inputs), options.shards, options.workers)
             if number > 0:  # the first round warms both sides up

@@ -37,7 +37,7 @@ Smoke = Annotated[
 TrainWorkers = Annotated[
     int | None,
     typer.Option(
-        min=1, help="Processes that train together. By default one a GPU or CPU, as many as divide the batch.", show_default=False
+        min=1, help="The most processes that train together. By default one a GPU or CPU that is there.", show_default=False
     ),
 ]
 

@@ -82,7 +82,8 @@ class Staff:
         before = self.hosts.names.keys()
         self.hosts.seen(self._fleet.hosts(), now)
         if self.hosts.names.keys() != before:
-            self._start_deaths = 0  # workers that died on their way died with a host, or were to start on it
+            # Workers that died on their way died with a host, or were to start on it; and a new host is not made to wait for a bad one.
+            self._start_deaths, self._start_after = 0, float("-inf")
         gone = [member for member in self.ready if member.host not in self.hosts.names]
         return [item for member in gone for item in self.drop(member)]
 

@@ -352,6 +352,15 @@ def test_deaths_on_one_host_after_another_are_not_added_up():
     assert len(results) == 10 and not failures
 
 
+def test_a_new_host_does_not_wait_for_one_that_cannot_start_workers():
+    fleet = SimulatedFleet(lambda item, host: Does(10.0), most=3)
+    fleet.join("good")
+    fleet.join("bad", starts=lambda: Does(0.1, dies=True))
+    fleet.at(300.0, lambda: fleet.join("new") and None)
+    run(fleet, range(60))
+    assert min(when for when, _, host in fleet.runs if host == "new") <= 306
+
+
 def test_hosts_that_are_lost_while_many_workers_start_on_them_are_no_reason_to_give_up():
     fleet = SimulatedFleet(lambda item, host: Does(1.0))
     for number in range(3):
