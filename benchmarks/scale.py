@@ -34,9 +34,10 @@ NEIGHBOURS = 274  # CPU seconds of precision and recall, 50,000 x 10,000: README
 # Assumed.
 CPUS = 8  # a GPU
 TRAIN_START = 20  # s until Ray Train's workers begin; seen on two cores: 14 to 23
-BOOT = 180  # s from a host's request to its worker
+BOOT = 300  # s from a host's request to its worker, paid for: cluster.yaml, `setup_commands`
+IDLE = 300  # s that a host is held after its last work: cluster.yaml, `idle_timeout_minutes`
 CONNECTION = 90e6  # bytes/s of one connection to S3: Amazon's advice says 85 to 90 MB/s
-TRAINERS = 8  # GPUs that share a batch of 1,024; more are not counted on
+TRAINERS = 8  # GPUs that share a batch of 1,024: `run --train-workers 8`, as without it all that are there take part
 PUT_PRICE, GET_PRICE = 0.005 / 1000, 0.0004 / 1000  # dollars a request: S3 Standard, us-east-1
 PUT_RATE, GET_RATE = 3_500, 5_500  # requests/s and prefix that S3 promises at least
 
@@ -77,9 +78,16 @@ class Model:
         return Row(shards, busy, loading, whole, read_bytes(made) + min(shards, workers) * self.weights(made), written)
 
     def shards(self, made: StepPlan) -> int:
-        step = made.step
-        scale = step.shard_size / self.shard_size if isinstance(step, Generate) else 1
-        return math.ceil(len(made.wanted) * scale) if isinstance(step, SampleStep) else 0
+        return self.scaled(made.step, len(made.wanted)) if isinstance(made.step, SampleStep) else 0
+
+    def shards_read(self, made: StepPlan) -> int:
+        """GETs of other steps' shards, each once a pass."""
+        passes = made.step.epochs if isinstance(made.step, TrainStep) else 1
+        return passes * sum(self.scaled(step, len(step.shards_of(part.start, part.stop))) for step, part in slices_of(made))
+
+    def scaled(self, step: SampleStep, shards: int) -> int:
+        """As many shards of the recipe as shards of `shard_size`, where they are generated."""
+        return math.ceil(shards * step.shard_size / self.shard_size) if isinstance(step, Generate) else shards
 
     def busy(self, made: StepPlan) -> float:
         found = self.costs.steps.get(made.step.fingerprint)
@@ -107,7 +115,10 @@ def main() -> None:
     model = Model(plans, counted(plans, options.device, price=options.price), options.shard_size)
     print("\n".join(aligned(steps(model, options.gpus))))
     print("\n" + "\n".join(aligned(totals(model, options.gpus, options.price))))
-    print(f"money: at {options.price:g} an hour of a GPU, all of them held from the first step to the last\n")
+    print(
+        f"money: at {options.price:g} an hour of a GPU, all of them held from {BOOT} s before the first step to {IDLE} s after the last; "
+        "without the head, CPU hosts and shards that are made again\n"
+    )
     print("\n".join(limits(model, options.gpus)))
 
 
@@ -131,9 +142,9 @@ def totals(model: Model, gpus: list[int], price: float) -> list[list[str]]:
     for number in gpus:
         rows = [model.row(made, number) for made in model.plans]
         whole = BOOT + sum(row.seconds for row in rows)
-        held, shards = number * whole / 3600, sum(row.shards for row in rows)
+        held, shards = number * (whole + IDLE) / 3600, sum(row.shards for row in rows)
         loading = sum(min(number, row.shards or TRAINERS) * row.loading for row in rows) / 3600
-        gets = shards * GETS + sum(map(shards_read, model.plans))
+        gets = shards * GETS + sum(map(model.shards_read, model.plans))
         dollars = shards * PUTS * PUT_PRICE + (shards * HEADS + gets) * GET_PRICE
         share = sum(row.busy for row in rows) / 3600 / held
         bytes_ = [size(sum(row.read for row in rows)), size(sum(row.written for row in rows))]
@@ -182,12 +193,6 @@ def slices_of(made: StepPlan) -> list[tuple[SampleStep, Slice]]:
 def read_bytes(made: StepPlan) -> float:
     """Of the samples that a step reads, once, at most."""
     return sum(float(part.rows * (row_bytes(step) or 0)) for step, part in slices_of(made))
-
-
-def shards_read(made: StepPlan) -> int:
-    """GETs of other steps' shards, each once a pass."""
-    passes = made.step.epochs if isinstance(made.step, TrainStep) else 1
-    return passes * sum(len(step.shards_of(part.start, part.stop)) for step, part in slices_of(made))
 
 
 if __name__ == "__main__":

@@ -4,11 +4,14 @@ KubeRay's own schema is in no package of PyPI or npm, so what is outside of the 
 fields that its reference documents (KubeRay 1.6), and by Ray's own autoscaler, which reads the manifest as it would in the cluster.
 """
 
+import json
 import os
 import re
 import subprocess
+import time
 import tomllib
 import zipfile
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,6 +91,9 @@ def test_workers_are_spot_hosts_down_to_none_and_the_head_offers_nothing() -> No
     for kind in found["available_node_types"].values():
         assert kind["min_workers"] == 0 < kind["max_workers"]
         assert kind["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
+        assert kind["node_config"]["InstanceInitiatedShutdownBehavior"] == "terminate"
+        assert kind["node_config"]["UserData"].startswith("#!/bin/sh\n")
+    assert "UserData" not in head["node_config"]
     assert found["max_workers"] == sum(kind["max_workers"] for kind in found["available_node_types"].values())
     assert found["provider"]["cache_stopped_nodes"] is False
 
@@ -123,7 +129,10 @@ def test_ray_starts_with_the_root_the_region_and_the_token_mode(where: str, tmp_
     found = cluster()
     programs = tmp_path / "venv" / "bin"
     programs.mkdir(parents=True)
-    for name, script in {"ray": 'echo "ray $@ $DGFLOW_ROOT $AWS_DEFAULT_REGION $RAY_AUTH_MODE"', "cloud-init": "echo eu-central-1"}.items():
+    for name, script in {
+        "ray": 'echo "ray $@ $DGFLOW_ROOT $AWS_DEFAULT_REGION $AWS_METADATA_SERVICE_TIMEOUT $RAY_AUTH_MODE"',
+        "cloud-init": "echo eu-central-1",
+    }.items():
         (programs / name).write_text(f"#!/bin/sh\n{script}\n")
         (programs / name).chmod(0o755)
     written = [command for command in found[f"{where}_setup_commands"] if command.endswith("~/dgflow.env")]
@@ -133,10 +142,32 @@ def test_ray_starts_with_the_root_the_region_and_the_token_mode(where: str, tmp_
         done = subprocess.run(["bash", "-c", f"true && ({command})"], env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{command}: {done.stderr}"
         lines += done.stdout.splitlines()
-    inherited = f"{FILLED_IN['s3://BUCKET/PREFIX']} eu-central-1 token"
+    inherited = f"{FILLED_IN['s3://BUCKET/PREFIX']} eu-central-1 5 token"
     assert [line.endswith(inherited) for line in lines] == [True, True]
     assert lines[0].startswith("ray stop ")
     assert lines[1].startswith("ray start --head --port=6379" if where == "head" else "ray start --address=10.0.0.1:6379")
+
+
+@pytest.mark.parametrize(("ray", "looks"), [("0" * 60, 60), ("0" * 12 + "1" * 5 + "0" * 20, 37), ("1" + "0" * 19 + "1" + "0" * 20, 41)])
+def test_a_worker_ends_itself_after_ten_minutes_without_ray(ray: str, looks: int, tmp_path: Path) -> None:
+    """`UserData` as it stands; at its n-th look a raylet is there where the n-th digit is 1. A look is half a minute: `sleep 30`."""
+    scripts = {
+        "sleep": 'echo "$1" >> slept',
+        "pgrep": f'[ "$*" = "-x raylet" ] && [ "$(cut -c "$(wc -l < slept)" <<< {ray})" = 1 ]',
+        "shutdown": 'echo "$@" > ended',
+    }
+    for name, script in scripts.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "user-data").write_text(cluster()["available_node_types"]["gpu"]["node_config"]["UserData"])
+    (tmp_path / "user-data").chmod(0o755)
+    subprocess.run([tmp_path / "user-data"], env={"PATH": f"{tmp_path}:{os.environ['PATH']}"}, cwd=tmp_path, check=True, timeout=10)
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "ended").exists() or not (tmp_path / "ended").read_text():
+        assert time.monotonic() < deadline, (tmp_path / "slept").read_text()
+        time.sleep(0.05)
+    assert (tmp_path / "ended").read_text() == "-h now\n"
+    assert (tmp_path / "slept").read_text().splitlines() == ["30"] * looks
 
 
 def test_what_is_installed_are_the_dependencies_in_the_versions_of_constraints(tmp_path: Path) -> None:
@@ -245,6 +276,20 @@ def test_pods_share_a_root_and_a_role_and_are_reached_by_nobody_outside() -> Non
     own = {"matchLabels": {"ray.io/cluster": found["RayCluster"]["metadata"]["name"]}}
     assert found["NetworkPolicy"]["spec"]["podSelector"] == own
     assert found["NetworkPolicy"]["spec"]["ingress"] == [{"from": [{"podSelector": own}]}]
+
+
+def test_the_documented_role_may_read_the_documented_data_and_every_command_names_it() -> None:
+    text = (PROJECT / "docs" / "cluster.md").read_text()
+    policy = json.loads(text.partition("```json\n")[2].partition("```")[0])
+    readable = [
+        statement["Resource"].removeprefix("arn:aws:s3:::") for statement in policy["Statement"] if "s3:GetObject" in statement["Action"]
+    ]
+    commands = re.findall(r"^ *python workflows/imagenet256_dit\.py (.*)$", text, flags=re.MULTILINE)
+    assert len(commands) == 3
+    for command in commands:
+        assert "--smoke" in command or "--data s3://BUCKET/imagenet/train" in command
+        for name in re.findall(r"s3://(\S+)", command):
+            assert any(fnmatchcase(f"{name}/any", pattern) for pattern in readable), name
 
 
 def test_a_job_carries_the_package_and_the_recipes_and_little_else(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ Workers = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="The most processes that make samples and features. By default one a GPU for networks, where there are any, and else one a CPU; "
+        help="The most processes that make samples and features. By default one a GPU for networks, where there are any, else one a CPU; "
         "on a cluster as many as its autoscaler may make room for.",
         show_default=False,
     ),

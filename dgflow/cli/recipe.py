@@ -36,9 +36,7 @@ Smoke = Annotated[
 ]
 TrainWorkers = Annotated[
     int | None,
-    typer.Option(
-        min=1, help="The most processes that train together. By default one a GPU or CPU that is there.", show_default=False
-    ),
+    typer.Option(min=1, help="The most processes that train together. By default one a GPU or CPU that is there.", show_default=False),
 ]
 
 

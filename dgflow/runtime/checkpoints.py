@@ -85,6 +85,8 @@ def newest_whole(steps: StepStore, inputs: Mapping[str, str], epochs: int, kept:
     for epoch in sorted((epoch for epoch in older if epoch <= epochs - kept), reverse=True):
         if (tensors := _read(steps, older[epoch], epoch)) is not None:
             return epoch, tensors
+    if epochs:
+        log.warning("%s: %d epochs are committed, but no checkpoint is left to go on from; training begins anew", steps.name, epochs)
     return 0, None
 
 

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 IN_FLIGHT = 2  # the second call waits in the worker's queue, so that it is never idle between items
 POLL_SECONDS = 1.0
 DEATH_LOOK_SECONDS = 0.1  # after a worker's death, how old the list of living hosts may be
+NOTHING_WORKS = 10  # items given up in a row, and two a worker, after which the rest is not tried: each costs as much as one that is done
 
 
 @dataclass
@@ -46,6 +47,7 @@ class _Job:
         self.begun = 0
         self.again: deque[Item] = deque()
         self.failures: list[Failure] = []
+        self.in_a_row = 0  # given up since the last one that was done
 
     @property
     def waits(self) -> bool:
@@ -114,7 +116,8 @@ class Pool:
     ) -> list[Failure]:
         """Apply the function that `make()` gives to every item; `on_result(item, result)` is called here, once, as each is done.
 
-        Returns what was given up. Waits for ever where a cluster has no room for a worker. `title` and `unit` name the calls.
+        Returns what was given up; where nothing works at all the rest is not tried. Waits for ever where a cluster has no room for a
+        worker. `title` and `unit` name the calls.
 
         Raises:
             WorkersFailed: workers died, one after another, before any was ready.
@@ -125,6 +128,9 @@ class Pool:
         staff.rest()
         try:
             while job.open:
+                if job.in_a_row >= max(NOTHING_WORKS, IN_FLIGHT * len(staff.ready)):
+                    log.warning("%d in a row were given up: the other %d of %s are not tried", job.in_a_row, job.open, job.name)
+                    break
                 job.put_back(staff.look())
                 staff.adjust(job.open)
                 self._assign(job)
@@ -202,6 +208,7 @@ class Pool:
         else:
             item.done = True
             job.open -= 1
+            job.in_a_row = 0
             for guilty in self._staff.hosts.succeeded(item, host):
                 self._set_aside(job, guilty)
             job.on_result(item.value, end.value)
@@ -222,10 +229,13 @@ class Pool:
         hosts.failed(item, host, error, died=died, now=self._fleet.clock())
         what = f"{job.name} {item.label} failed on {hosts.name(host)}: {first_line(error)}"
         log.warning("attempt %d of %d at %s", item.attempts, self.attempts, what)
-        hopeless = isinstance(error, ValueError | FloatingPointError)  # it would only fail again
+        # Bad input or bad numbers would only fail again. A bad host (its set-up, its GPU) can raise the same: so once more elsewhere.
+        elsewhere = any(member.host not in (host, *hosts.aside) for member in self._staff.ready)
+        hopeless = isinstance(error, ValueError | FloatingPointError) and (len(item.failed_on) > 1 or not elsewhere)
         if hopeless or item.attempts >= self.attempts:
             item.done = True
             job.open -= 1
+            job.in_a_row += 1
             hosts.closed(item)
             job.failures.append(Failure(item.value, item.attempts, error))
         else:

@@ -159,8 +159,14 @@ class Staff:
             most = f"{self._room.most} at most" if self._room.most < MOST_WORKERS else "as many as its autoscaler starts"
             self._tell(
                 f"no worker for {now - self._none_since:.0f} s, waiting: {len(self.members)} asked for, each needs {self._fleet.needs}; "
-                f"the cluster has room for {self._room.now} now, for {most}"
+                f"the cluster has room for {self._room.now} now, for {most}{self._ways_out()}"
             )
+
+    def _ways_out(self) -> str:
+        aside = ", ".join(sorted(self.hosts.name(host) for host in self.hosts.aside))
+        bad = f"; set aside, and not counted on: {aside}" if aside else ""
+        sure = 0 < self._room.most < MOST_WORKERS  # that hosts with GPUs can come
+        return f"{bad}; --num-gpus 0 would compute on CPUs" if "GPU" in self._fleet.needs and not sure else bad
 
 
 def _place(error: BaseException) -> str:

@@ -19,8 +19,10 @@ import os
 import re
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 
 import ray
@@ -32,7 +34,8 @@ from torch.distributed import DistError
 
 from dgflow.runtime import metrics
 from dgflow.runtime.checkpoints import unbroken
-from dgflow.runtime.cluster import elastic
+from dgflow.runtime.cluster import elastic, most_slots
+from dgflow.runtime.hosts import HOST_DEATH_SECONDS
 from dgflow.runtime.placement import Placement
 from dgflow.runtime.train_room import Room
 from dgflow.runtime.train_worker import Job, ProcessGroup, work
@@ -81,19 +84,25 @@ def fit(
     use_gpu, may_grow, wish = bool(placement.num_gpus), elastic(), placement.train_workers
     room = Room(use_gpu, min(wish or batch_size, batch_size), asked=wish is not None, tell=tell)
     newest = unbroken(steps.done("epochs", inputs))
-    deaths: list[set[str]] = []  # since the last new epoch: for each, the hosts that were there when its workers were started
+    deaths: list[_Death] = []  # since the last new epoch
     before, lost, refused = 0, False, False
     try:
         while newest < epochs:
             workers, hosts = room.taken(), _hosts()
+            if (found := _newest(steps, inputs, newest)) > newest:  # another driver has trained while this one waited
+                newest = found
+                on_epoch(newest)
+                continue
             if not (refused and workers == before):
-                tell(_said(workers, before, lost))
+                could = wish is None and may_grow and most_slots(1.0 if use_gpu else 0.0) > workers
+                tell(_said(workers, before, lost) + ("; --train-workers N asks the autoscaler for more" if could else ""))
             metrics.workers(steps.name, workers)
             before, best = workers, newest
 
             def look() -> None:
                 nonlocal newest
                 room.ask()
+                _settle(deaths)
                 if (found := _newest(steps, inputs, newest)) > newest:
                     newest = found
                     room.settled()
@@ -103,7 +112,7 @@ def fit(
             error = _watched(job, workers, look)
             look()
             if newest > best:
-                deaths = []
+                deaths.clear()
             lost, refused = error is not None, error is not None and room.refused(error)
             if error is not None:
                 room.release()
@@ -167,17 +176,34 @@ def _hosts() -> set[str]:
     return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
-def _count(deaths: list[set[str]], hosts: set[str], error: BaseException, name: str, newest: int, epochs: int) -> None:
-    """Another death, of workers that were started on `hosts`. Raises TrainingFailed after too many.
+@dataclass
+class _Death:
+    """Of workers that were started while `hosts` were alive. `own` is None while a lost host may yet turn out to be behind it."""
 
-    Ray may find a host dead only after its workers are missed, so each time all are looked at again.
-    """
-    text = str(error).strip()
-    deaths.append(set() if isinstance(error, PreemptionError) else hosts)
+    hosts: set[str]
+    when: float
+    own: bool | None = None
+
+
+def _settle(deaths: list[_Death]) -> None:
+    """Decide which deaths came of a lost host, as far as is known by now: Ray may find a host dead only after its workers are missed."""
+    if all(death.own is not None for death in deaths):
+        return
     alive = _hosts()
-    of_its_own = [bool(started) and started <= alive for started in deaths]
-    counted = sum(of_its_own)
-    note = f"try {counted} of {ATTEMPTS}" if of_its_own[-1] else "with a host, which does not count"
+    for death in deaths:
+        if death.own is None and not death.hosts <= alive:
+            death.own = False
+        elif death.own is None and time.monotonic() - death.when >= HOST_DEATH_SECONDS:
+            death.own = True
+
+
+def _count(deaths: list[_Death], hosts: set[str], error: BaseException, name: str, newest: int, epochs: int) -> None:
+    """Another death, of workers that were started on `hosts`. Raises TrainingFailed after too many."""
+    text = str(error).strip()
+    deaths.append(_Death(hosts, time.monotonic(), False if isinstance(error, PreemptionError) or not hosts else None))
+    _settle(deaths)
+    counted = sum(death.own is not False for death in deaths)
+    note = "with a host, which does not count" if deaths[-1].own is False else f"try {counted} of {ATTEMPTS}"
     log.warning("training %s stopped after epoch %d (%s): %s", name, newest, note, _first_line(error))
     if counted >= ATTEMPTS:
         raise TrainingFailed(

@@ -45,10 +45,10 @@ class Room:
         return self._taken
 
     def refused(self, error: BaseException) -> bool:
-        """Whether workers could not be started for want of room, such as after the death of a host: one fewer is tried next."""
+        """Whether workers could not be started for want of room, such as after the death of a host: fewer are tried next."""
         if not isinstance(getattr(error, "controller_failure", None), WorkerGroupStartupTimeoutError):
             return False
-        self._limit = max(1, self._taken - 1)
+        self._limit = max(1, self._taken - max(1, self._taken // 4))  # other work may hold much of a cluster: each try costs half a minute
         self._wait()
         return True
 

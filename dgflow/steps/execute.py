@@ -104,17 +104,31 @@ class _Session:
         self.placement = resolved(self.placement)
 
     def pool(self, *, gpu: bool) -> Pool:
-        """Workers for work that a GPU does, where they have some, or for other work, which would leave the CPUs without a GPU idle."""
+        """Workers for work that a GPU does, where they have some, or for other work, which would leave the CPUs without a GPU idle.
+
+        On one machine both kinds stay. On a cluster one kind is given back before the other is asked for: hosts whose workers have nothing
+        to do are paid for.
+        """
         if not self._pools:
             self.connect()
         from dgflow.runtime.cluster import elastic
         from dgflow.runtime.pool import Pool
 
         num_gpus = (self.placement.num_gpus or 0.0) if gpu else 0.0
+        if elastic() and num_gpus not in self._pools:
+            self.close()
         if num_gpus not in self._pools:
             tell = self.progress.tell if elastic() else None  # on one machine they are what was asked for, from the beginning
             self._pools[num_gpus] = Pool(self.placement.workers, num_gpus=num_gpus, tell=tell)
         return self._pools[num_gpus]
+
+    def release_gpus(self) -> None:
+        """Before work that needs no GPU: on a cluster, give back the workers that have some."""
+        if any(self._pools):  # only then Ray is there to be asked what it is
+            from dgflow.runtime.cluster import elastic
+
+            if elastic():
+                self.close()
 
     def spread(
         self,
@@ -163,6 +177,7 @@ def _complete(state: StepPlan, bound: Bound, steps: StepStore, session: _Session
     elif isinstance(step, TrainStep):
         _train(step, steps, bound, session, state, advance)
     else:
+        session.release_gpus()
         make_result(step, steps, bound, session.store, partial(session.spread, step, "part", False))
         advance(1)
 

@@ -112,7 +112,7 @@ class LocalStore:
                 self._check_root()
 
     def now(self) -> float:
-        """As a file system of the network tells it, whose clock is its server's; this host's own where nothing may be written."""
+        """As a file system of the network tells it, whose clock is its server's; this host's own where nothing can be written."""
         temporary = self.root / _TEMPORARY / f"{os.getpid()}-{uuid.uuid4().hex}"
         with self._errors("ask the time"):
             try:
@@ -122,7 +122,7 @@ class LocalStore:
                     file.flush()
                     return os.stat(temporary).st_mtime
             except OSError as error:
-                if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+                if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT):
                     return time.time()
                 raise
             finally:

@@ -182,8 +182,7 @@ class S3Store:
                     return None
                 transient, waited = is_transient(error), time.monotonic() - began
                 if not transient or (attempts > len(BACK_OFF) and not (self._answered and waited < PATIENCE)):
-                    # What was silent for that long has to answer once more before anybody waits for it again.
-                    self._answered, self._silent_since = self._answered and not transient, None
+                    self._silent_since = None
                     tried = f"{attempts} attempts" + (f" in {waited:.0f} s" if waited > PATIENCE else "")
                     raise store_error(attempted, self.url, *explained(error, self._bucket, configured_endpoint(), tried)) from error
                 if attempts > len(BACK_OFF):
