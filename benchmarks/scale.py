@@ -32,7 +32,7 @@ IMPORTS = 312  # JPEGs a second and CPU, with ADM's centre crop: README, Figures
 NEIGHBOURS = 274  # CPU seconds of precision and recall, 50,000 x 10,000: README, Figures (137 s on two cores)
 
 # Assumed.
-CPUS = 8  # a GPU
+CPUS = 32  # of CPU hosts: cluster.yaml's four of eight. Its GPU hosts offer none
 TRAIN_START = 20  # s until Ray Train's workers begin; seen on two cores: 14 to 23
 BOOT = 300  # s from a host's request to its worker, paid for: cluster.yaml, `setup_commands`
 IDLE = 300  # s that a host is held after its last work: cluster.yaml, `idle_timeout_minutes`
@@ -69,11 +69,11 @@ class Model:
         if isinstance(step, TrainStep):
             return Row(0, busy, loading, TRAIN_START + loading + busy / min(gpus, TRAINERS), step.epochs * read_bytes(made), written)
         if not isinstance(step, SampleStep):
-            return Row(0, busy, 0.0, NEIGHBOURS / (gpus * CPUS) if step.kind == "measure" else 0.0, read_bytes(made), written)
+            return Row(0, busy, 0.0, NEIGHBOURS / CPUS if step.kind == "measure" else 0.0, read_bytes(made), written)
         shards, workers = self.shards(made), gpus
         seconds = busy / shards
         if not step.network_evaluations(1):
-            seconds, workers = sum(part.rows for part in made.node.slices) / IMPORTS / shards, gpus * CPUS
+            seconds, workers = sum(part.rows for part in made.node.slices) / IMPORTS / shards, CPUS
         whole = loading + math.ceil(shards / workers) * (seconds + SHARD_OVERHEAD) + shards * SEAL_SECONDS
         return Row(shards, busy, loading, whole, read_bytes(made) + min(shards, workers) * self.weights(made), written)
 
