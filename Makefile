@@ -13,7 +13,7 @@ test: .venv/dev
 test-slow: .venv/dev
 	$(BIN)/python -m pytest -q -m slow --ignore=tests/cluster
 
-# Hosts as network namespaces: wants root, iproute2 and faketime (Debian's packages of these names).
+# Hosts as network namespaces: wants root and iproute2.
 test-cluster: .venv/dev
 	$(BIN)/python -m pytest -q tests/cluster
 
