@@ -22,7 +22,7 @@ from dgflow.store.objects import ObjectStore, open_store
 if TYPE_CHECKING:
     from dgflow.runtime.train_worker import Job
 
-SHARDS = 30
+SHARDS = 20
 EPOCHS = 80  # of the training that is disturbed
 
 
@@ -63,7 +63,7 @@ def table(source: Path) -> Evaluate:
 def target(what: str, source: Path) -> Step:
     """The step that WHAT names.
 
-    `samples`: 30 shards, by workers with a GPU each where there are any; `training`: many epochs of the score network that makes them, by
+    `samples`: 20 shards, by workers with a GPU each where there are any; `training`: many epochs of the score network that makes them, by
     up to three workers; `table`: samples and guided samples compared.
     """
     made: dict[str, Callable[[], Step]] = {

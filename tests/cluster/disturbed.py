@@ -148,6 +148,12 @@ def hosts_of(root: str, step: Step, folder: str = "shards") -> set[str]:
     return {note["host"] for note in store_of(root, step).attempts(folder).values()}
 
 
+def written(root: str, key: str) -> float:
+    """When an object was last written, by the store's clock."""
+    [found] = [entry for entry in open_store(root).list(key.rpartition("/")[0]) if entry.key == key]
+    return found.modified
+
+
 def sealed_indices(root: str, step: Step) -> list[int]:
     """All indices in the shards of the step's only manifest, in its order."""
     steps = store_of(root, step)

@@ -3,8 +3,19 @@
 import time
 
 import pytest
-from cluster.disturbed import Cluster, Undisturbed, hosts_of, in_flight, parts, running, stopped_in_a_shard, taken_over
-from cluster.hosts import Network, Process
+from cluster.disturbed import (
+    Cluster,
+    Undisturbed,
+    hosts_of,
+    in_flight,
+    parts,
+    running,
+    stopped_in_a_shard,
+    store_of,
+    taken_over,
+    written,
+)
+from cluster.hosts import Network, Process, wait_for
 
 from dgflow import Generate
 
@@ -75,8 +86,10 @@ def test_a_host_that_only_the_store_still_hears_writes_what_others_write_too_and
     network.cut(away, shared.head)
     run.wait_for(lambda: number in parts(root, step), "the shard made elsewhere")
     made = parts(root, step)[number]
+    first = written(root, made.key)
     away.signal("CONT", pid)  # it goes on in the middle of the shard, and commits it to the store late
     run.finish(SECONDS)
+    wait_for(lambda: written(root, made.key) > first, "the late write of the same bytes")
     undisturbed.check(root, step)
     assert parts(root, step)[number] == made
     shared.lose(away)
@@ -97,9 +110,11 @@ def test_a_killed_driver_that_is_started_again_builds_only_what_was_missing(shar
     run = at_work(shared, undisturbed, root, hosts=2)
     run.kill()
     before = parts(root, step)
+    begun = {number: note for number, note in store_of(root, step).attempts("shards").items() if number in before}
     shared.drive("samples", root, undisturbed.source).finish(SECONDS)
-    after = parts(root, step)
+    after, notes = parts(root, step), store_of(root, step).attempts("shards")
     assert {number: after[number] for number in before} == before  # the very receipts, times and all
+    assert {number: notes[number] for number in before} == begun  # nor was any of them begun again
     undisturbed.check(root, step)
 
 
@@ -108,4 +123,5 @@ def test_two_drivers_on_one_root_at_once_both_end_well(shared, undisturbed, root
     runs = [shared.drive("samples", root, undisturbed.source, workers=1) for _ in range(2)]
     for run in runs:
         run.finish(SECONDS)
+    assert len(hosts_of(root, step)) == 2  # each has a worker, on a host of its own
     undisturbed.check(root, step)
