@@ -206,11 +206,8 @@ class Network:
         self._ip(self._switch, f"link set {_port(host)} {state}")
 
     def cut(self, host: Host, other: Host) -> None:
-        """What a host sends to another one is lost, what it sends to others is not; until `mend`."""
+        """What a host sends to another one is lost, what it sends to others is not."""
         self._ip(host, f"neighbour replace {other.address} lladdr 02:00:00:00:00:01 nud permanent dev eth0")
-
-    def mend(self, host: Host, other: Host) -> None:
-        self._ip(host, f"neighbour delete {other.address} dev eth0")
 
     def start_s3(self, host: Host) -> dict[str, str]:
         """An S3 server on a host; the environment for its clients, which all hosts have from now on, with `BUCKET_URL`."""

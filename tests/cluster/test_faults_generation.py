@@ -50,7 +50,7 @@ def at_work(shared: Cluster, undisturbed: Undisturbed, root: str, hosts: int) ->
 
 def test_a_lost_hosts_shard_runs_again_within_a_minute_and_another_host_joins_in(shared, undisturbed, root, step):
     run = at_work(shared, undisturbed, root, hosts=2)
-    lost = shared.workers[0]
+    lost, left = shared.workers
     [number] = stopped_in_a_shard(run, root, step, lost)
     shared.lose(lost)
     began = time.monotonic()
@@ -58,7 +58,9 @@ def test_a_lost_hosts_shard_runs_again_within_a_minute_and_another_host_joins_in
     run.wait_for(lambda: taken_over(root, step, number, lost), "second attempt")
     seconds = time.monotonic() - began
     print(f"shard {number} runs again {seconds:.1f} s after its host was lost")
+    [pid] = stopped_in_a_shard(run, root, step, left).values()  # so that something is left for the new host
     run.wait_for(lambda: another.name in hosts_of(root, step), "work on the new host")
+    left.signal("CONT", pid)
     run.finish(SECONDS)
     undisturbed.check(root, step)
     assert seconds < 60
