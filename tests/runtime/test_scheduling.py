@@ -133,7 +133,8 @@ def test_bad_input_is_given_up_at_once(kind):
 
 def test_what_looks_like_bad_input_is_tried_once_more_on_another_host_and_a_bad_host_is_found_out():
     fleet = SimulatedFleet(lambda item, host: Does(0.1, ValueError("no certificates here")) if host == "bad" else Does(2.0))
-    fleet.join("bad"), fleet.join("good")
+    fleet.join("bad")
+    fleet.join("good")
     results, failures = run(fleet, range(40))
     assert items_of(results) == list(range(40)) and not failures
     assert sum(host == "bad" for _, _, host in fleet.runs) <= 4
@@ -141,7 +142,8 @@ def test_what_looks_like_bad_input_is_tried_once_more_on_another_host_and_a_bad_
 
 def test_where_nothing_works_at_all_the_rest_is_not_tried():
     fleet = SimulatedFleet(lambda item, host: Does(1.0, RuntimeError("may not write")))
-    fleet.join("one", places=2), fleet.join("two", places=2)
+    fleet.join("one", places=2)
+    fleet.join("two", places=2)
     results, failures = run(fleet, range(1000))
     assert not results and 10 <= len(failures) <= 14
     assert len(fleet.runs) < 60  # three attempts each, and what was under way
