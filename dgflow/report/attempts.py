@@ -6,7 +6,6 @@ Reads one listing and the newest notes alone: a step of 20,000 shards leaves a n
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -43,10 +42,9 @@ class Attempt:
 
 def open_attempts(steps: StepStore, folder: str, missing: Collection[int]) -> list[Attempt]:
     """The latest attempt at each of the `missing` parts of a folder, newest first, of the newest `NOTES`; unreadable ones are left out."""
-    prefix, missing = f"{steps.name}/attempts", set(missing)
-    pattern = re.compile(rf"{re.escape(f'{prefix}/{folder}')}-(\d+)\.json")
-    listed = [(entry, int(match[1])) for entry in steps.store.list(prefix) if (match := pattern.fullmatch(entry.key))]
-    newest = sorted(((entry, part) for entry, part in listed if part in missing), key=lambda item: item[0].modified, reverse=True)[:NOTES]
+    missing = set(missing)
+    noted = [(entry, part) for part, entry in steps.noted(folder).items() if part in missing]
+    newest = sorted(noted, key=lambda item: item[0].modified, reverse=True)[:NOTES]
     found = []
     try:
         notes = steps.store.get_many([entry.key for entry, _ in newest])

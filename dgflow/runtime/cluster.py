@@ -20,6 +20,7 @@ import yaml
 from ray._private import ray_constants
 from ray.exceptions import AuthenticationError
 
+from dgflow.runtime.environment import first_line
 from dgflow.runtime.placement import Placement
 from dgflow.store.objects import ObjectStore
 
@@ -62,7 +63,7 @@ def connect(store: ObjectStore) -> None:
             )
     if store.shared:
         return
-    nodes = sum(node["Alive"] for node in ray.nodes())
+    nodes = len(hosts())
     if nodes > 1 or autoscaler_maximum() is not None:
         found = f"has {nodes} nodes" if nodes > 1 else "has an autoscaler that may start nodes"
         raise ValueError(
@@ -81,9 +82,14 @@ def _join(address: str) -> None:
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
     except (AuthenticationError, ConnectionError) as error:
         raise ValueError(
-            f"the Ray cluster at RAY_ADDRESS={address} does not let us in: {_first_line(error)}. "
+            f"the Ray cluster at RAY_ADDRESS={address} does not let us in: {first_line(error)}. "
             "If it asks for a token, give its own in RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, with RAY_AUTH_MODE=token"
         ) from error
+
+
+def hosts() -> dict[str, str]:
+    """Names of the hosts that are alive, by id. A host that was lost and comes back has another id."""
+    return {node["NodeID"]: node["NodeManagerHostname"] or node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
 
 
 def resolved(placement: Placement) -> Placement:
@@ -167,7 +173,3 @@ def configured_maximum(configuration: dict[str, Any]) -> dict[str, float]:
             found[resource] += amount * min(nodes, left)
             left -= min(nodes, left)
     return found
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0]

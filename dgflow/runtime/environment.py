@@ -27,6 +27,11 @@ def failed(error: BaseException) -> dict[str, Any]:
     return {"failed": time.time(), "error": str(error).strip() or type(error).__name__, **where}
 
 
+def first_line(error: BaseException | None) -> str:
+    """Of an error's message, for a log; its kind where it says nothing."""
+    return (str(error or "").strip() or type(error).__name__).splitlines()[0]
+
+
 def _log_file() -> str:
     """Where Ray writes this worker's standard error, empty where this is none of Ray's workers."""
     if "ray" not in sys.modules:

@@ -189,7 +189,7 @@ class RayFleet:
         ray.kill(worker)
 
     def hosts(self) -> dict[str, str]:
-        return {node["NodeID"]: node["NodeManagerHostname"] or node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+        return cluster.hosts()
 
     def room(self) -> Room:
         return Room(cluster.slots(self._num_gpus), cluster.most_slots(self._num_gpus))

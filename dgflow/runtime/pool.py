@@ -15,9 +15,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dgflow.runtime.environment import first_line
 from dgflow.runtime.fleet import CANCELLED_LATE, Fleet, RayFleet, Work
 from dgflow.runtime.hosts import Item
-from dgflow.runtime.staff import Call, Member, Staff, WorkersFailed, first_line
+from dgflow.runtime.staff import Call, Member, Staff, WorkersFailed
 
 __all__ = ["Failure", "Pool", "WorkersFailed"]
 

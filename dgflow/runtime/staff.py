@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from dgflow.runtime.environment import first_line
 from dgflow.runtime.fleet import Fleet, Room
 from dgflow.runtime.hosts import HOST_DEATH_SECONDS, Hosts, Item
 
@@ -173,7 +174,3 @@ def _place(error: BaseException) -> str:
     """Where a worker died, as far as Ray says: what it is at fault for is for a person to find out."""
     found = re.search(r"^\s*ip: (\S+)", str(error), re.MULTILINE)
     return f" on the host at {found[1]}" if found else ""
-
-
-def first_line(error: BaseException | None) -> str:
-    return (str(error or "").strip() or type(error).__name__).splitlines()[0]

@@ -25,7 +25,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
-import ray
 from ray.exceptions import RayError
 from ray.train import FailureConfig, PreemptionError, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
@@ -35,6 +34,7 @@ from torch.distributed import DistError
 from dgflow.runtime import metrics
 from dgflow.runtime.checkpoints import unbroken
 from dgflow.runtime.cluster import elastic, most_slots
+from dgflow.runtime.cluster import hosts as hosts_alive
 from dgflow.runtime.hosts import HOST_DEATH_SECONDS
 from dgflow.runtime.placement import Placement
 from dgflow.runtime.train_room import Room
@@ -88,7 +88,7 @@ def fit(
     before, lost, refused = 0, False, False
     try:
         while newest < epochs:
-            workers, hosts = room.taken(), _hosts()
+            workers, hosts = room.taken(), set(hosts_alive())
             if (found := _newest(steps, inputs, newest)) > newest:  # another driver has trained while this one waited
                 newest = found
                 on_epoch(newest)
@@ -172,10 +172,6 @@ def _newest(steps: StepStore, inputs: Mapping[str, str], known: int) -> int:
     return known
 
 
-def _hosts() -> set[str]:
-    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-
-
 @dataclass
 class _Death:
     """Of workers that were started while `hosts` were alive. `own` is None while a lost host may yet turn out to be behind it."""
@@ -189,7 +185,7 @@ def _settle(deaths: list[_Death]) -> None:
     """Decide which deaths came of a lost host, as far as is known by now: Ray may find a host dead only after its workers are missed."""
     if all(death.own is not None for death in deaths):
         return
-    alive = _hosts()
+    alive = hosts_alive().keys()
     for death in deaths:
         if death.own is None and not death.hosts <= alive:
             death.own = False

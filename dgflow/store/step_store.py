@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dgflow.store.identity import canonical_json, differences, fingerprint, sha256_hex
-from dgflow.store.objects import LARGEST_CREATE, ObjectStore, StoreError
+from dgflow.store.objects import LARGEST_CREATE, Entry, ObjectStore, StoreError
 from dgflow.store.receipts import CorruptObject, Manifest, ManifestEntry, Receipt, Record, StepMismatch, parse_json, parse_record
 from dgflow.store.shards import Columns, Format, check_shard, decode_shard, encode_shard, rows_sha256
 
@@ -245,13 +245,17 @@ class StepStore:
         except Exception as error:
             _log.warning("could not note an attempt of %s %s/%05d: %s", self.name, folder, number, error)
 
-    def attempts(self, folder: str) -> dict[int, dict[str, Any]]:
-        """The latest attempt of each part of a folder, by number; parts whose record is missing or unreadable are left out."""
+    def noted(self, folder: str) -> dict[int, Entry]:
+        """The objects that hold the latest attempt of each part of a folder, by number: one listing, and nothing is read."""
         prefix = f"{self.name}/attempts"
         pattern = re.compile(rf"{re.escape(f'{prefix}/{folder}')}-(\d+)\.json")
+        return {int(match[1]): entry for entry in self.store.list(prefix) if (match := pattern.fullmatch(entry.key))}
+
+    def attempts(self, folder: str) -> dict[int, dict[str, Any]]:
+        """The latest attempt of each part of a folder, by number; parts whose record is missing or unreadable are left out."""
         found: dict[int, dict[str, Any]] = {}
         try:
-            keys = {entry.key: int(match[1]) for entry in self.store.list(prefix) if (match := pattern.fullmatch(entry.key))}
+            keys = {entry.key: number for number, entry in self.noted(folder).items()}
             for (key, number), data in zip(keys.items(), self.store.get_many(list(keys)), strict=True):
                 found[number] = parse_json(data, key, self.store.url)
         except (FileNotFoundError, CorruptObject) as error:

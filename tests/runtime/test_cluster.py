@@ -28,13 +28,18 @@ CONFIGURATION = {
 }
 
 
+def nodes(*alive):
+    """What Ray tells of nodes, of which some are alive."""
+    return [{"NodeID": str(number), "NodeManagerHostname": f"host-{number}", "Alive": each} for number, each in enumerate(alive)]
+
+
 @pytest.fixture
 def joined(monkeypatch, tmp_path):
     """Pretends that Ray is connected to a cluster with such resources; its home folder is empty."""
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
-    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True}])
+    monkeypatch.setattr(ray, "nodes", lambda: nodes(True))
     monkeypatch.setattr(cluster, "_reported_maximum", lambda: None)
     monkeypatch.setattr(cluster, "_has_autoscaler", lambda: False)
     return lambda resources: monkeypatch.setattr(ray, "cluster_resources", lambda: resources)
@@ -101,7 +106,7 @@ def test_a_root_on_one_disk_is_refused_where_there_are_other_hosts_or_may_be(joi
         ValueError, match=r"the cluster has an autoscaler that may start nodes, which cannot all see the root mem.*--root s3://"
     ):
         cluster.connect(store)
-    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True}, {"Alive": False}, {"Alive": True}])
+    monkeypatch.setattr(ray, "nodes", lambda: nodes(True, False, True))
     with pytest.raises(ValueError, match="the cluster has 2 nodes, which cannot all see the root"):
         cluster.connect(store)
 

@@ -49,7 +49,7 @@ class Cluster:
         monkeypatch.setattr(train_room, "remove_placement_group", self.places.remove)
         monkeypatch.setattr(train_room.Room, "release", lambda _: self.released.append(len(self.started)))
         monkeypatch.setattr(train_room, "time", SimpleNamespace(monotonic=lambda: self.now, sleep=self._sleep))
-        monkeypatch.setattr(ray, "nodes", lambda: [{"NodeID": host, "Alive": True} for host in self.hosts])
+        monkeypatch.setattr(ray, "nodes", lambda: [{"NodeID": host, "NodeManagerHostname": host, "Alive": True} for host in self.hosts])
         monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0} | ({"GPU": float(self.gpus)} if self.gpus else {}))
         monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 2.0})
 
