@@ -4,6 +4,8 @@ import itertools
 import math
 import statistics
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,18 +22,37 @@ from dgflow import (
     TrainScore,
 )
 from dgflow.steps.binding import Root, graph
-from dgflow.steps.plan import look
+from dgflow.steps.plan import look, plan
 from dgflow.steps.step import SampleStep, Slice, TrainStep
 from dgflow.store.identity import canonical_json, sha256_hex
 from dgflow.store.memory import MemoryStore
 from dgflow.store.objects import ObjectStore
+from dgflow.store.step_store import StepStore
 
+UNFINISHED = "generate seed 102, guided by discriminator"  # a step that tests leave a shard of out
 SHARD = 100
 SEEDS = (101, 102, 103)
 FID = {"unguided": [39.3, 38.4, 38.9], "guided": [29.1, 29.9, 28.7], "guided-2": [30.2, 30.0, 31.1], "guided-3": [28.2, 28.8, 28.5]}
 FLOOR = {"fid": 3.4, "is": 9.71, "precision": 0.912, "recall": 0.934}
 VERSIONS = {"python": "3.11.9", "torch": "2.9.0", "dgflow": "0.1.0"}
 _names = itertools.count()
+
+
+def write_source(path: Path) -> str:
+    """The file of images that a recipe names: it is looked at, and not read."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, image=np.zeros((1, 16, 16), np.uint8), label=np.zeros(1))
+    return str(path)
+
+
+def row_of(rows: Iterable[dict[str, Any]], title: str) -> dict[str, Any]:
+    (row,) = [row for row in rows if row["title"] == title]
+    return row
+
+
+def steps_of(target: Evaluate, store: MemoryStore, title: str = UNFINISHED) -> StepStore:
+    (made,) = [made for made in plan(target, store) if made.step.title == title]
+    return Root(store).steps(made.step)
 
 
 def new_store() -> MemoryStore:

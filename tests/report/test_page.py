@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from PIL import Image
-from report.fake_root import SHARD, digits, fill, new_store, recipe
+from report.fake_root import SHARD, digits, fill, new_store, recipe, write_source
 
 from dgflow.report.charts import Series, line_chart
 from dgflow.report.page import render
@@ -19,19 +19,6 @@ from dgflow.steps.binding import Root
 from dgflow.steps.plan import plan
 
 HOSTILE = "</pre><script>alert('x')</script><img src=x onerror=alert(1)>"
-
-
-def write_source(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, image=np.zeros((1, 16, 16), np.uint8), label=np.zeros(1))
-    return str(path)
-
-
-@pytest.fixture
-def finished(tmp_path):
-    target, store = recipe(source=write_source(tmp_path / "digits.npz")), new_store()
-    fill(target, store)
-    return target, store
 
 
 class Page(HTMLParser):

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from report.fake_root import fill, new_store, recipe
+from report.fake_root import fill, new_store, recipe, row_of
 
 import dgflow as dg
 from dgflow.cli.guard import guarded
@@ -30,11 +30,6 @@ def cifar(samples: int = 50_000, fakes: int = 20_000) -> dg.Evaluate:
 
 def call(*arguments: object, workflow=cifar) -> int:
     return guarded(lambda: application(workflow, "cifar")(args=[*map(str, arguments)], standalone_mode=False))
-
-
-def row_of(rows, title):
-    (row,) = [row for row in rows if row["title"] == title]
-    return row
 
 
 def made_up(plans, seconds: float = 7200.0, **more) -> Costs:

@@ -5,29 +5,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from report.fake_root import fill, new_store, recipe
+from report.fake_root import UNFINISHED, fill, new_store, recipe, row_of, steps_of
 
 from dgflow.report.texts import SHOWN_ERRORS, status_rows, status_table, status_total
-from dgflow.steps.binding import Root
 from dgflow.steps.plan import plan
 
-UNFINISHED = "generate seed 102, guided by discriminator"
 DAY = 86_400.0
-
-
-@pytest.fixture
-def source(tmp_path):
-    path = tmp_path / "digits.npz"
-    np.savez(path, image=np.zeros((1, 16, 16), np.uint8), label=np.zeros(1))
-    return str(path)
-
-
-@pytest.fixture
-def unfinished(source):
-    """Shard 1 of one guided step is missing, and so all that needs it."""
-    target, store = recipe(source=source), new_store()
-    fill(target, store, leave_out=[(UNFINISHED, 1)])
-    return target, store
 
 
 class Clock:
@@ -40,16 +23,6 @@ class Clock:
     def __call__(self) -> float:
         self.now += self.each
         return self.now
-
-
-def row_of(rows, title):
-    (row,) = [row for row in rows if row["title"] == title]
-    return row
-
-
-def steps_of(target, store, title=UNFINISHED):
-    (made,) = [made for made in plan(target, store) if made.step.title == title]
-    return Root(store).steps(made.step)
 
 
 def many(source, monkeypatch, each=30.0, missing=10, took=2.0):

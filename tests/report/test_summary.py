@@ -3,7 +3,6 @@
 import json
 import re
 
-import numpy as np
 import pytest
 from report.fake_root import FID, FLOOR, fill, new_store, recipe
 
@@ -11,20 +10,6 @@ from dgflow.report.summary import as_json, summarise, table
 from dgflow.steps.binding import Root
 from dgflow.steps.plan import plan
 from dgflow.store.receipts import CorruptObject
-
-
-@pytest.fixture
-def source(tmp_path):
-    path = tmp_path / "digits.npz"
-    np.savez(path, image=np.zeros((1, 16, 16), np.uint8), label=np.zeros(1))
-    return str(path)
-
-
-@pytest.fixture
-def finished(source):
-    target, store = recipe(source=source), new_store()
-    fill(target, store)
-    return target, store
 
 
 def test_the_table_shows_the_numbers_of_the_json(finished):

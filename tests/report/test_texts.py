@@ -4,40 +4,11 @@ import json
 import subprocess
 import sys
 
-import numpy as np
 import pytest
-from report.fake_root import fill, new_store, recipe
+from report.fake_root import UNFINISHED, fill, new_store, recipe, row_of, steps_of
 
 from dgflow.report.plan_text import plan_json, plan_table
-from dgflow.steps.binding import Root
 from dgflow.steps.plan import plan
-
-UNFINISHED = "generate seed 102, guided by discriminator"
-
-
-@pytest.fixture
-def source(tmp_path):
-    path = tmp_path / "digits.npz"
-    np.savez(path, image=np.zeros((1, 16, 16), np.uint8), label=np.zeros(1))
-    return str(path)
-
-
-@pytest.fixture
-def unfinished(source):
-    """Shard 1 of one guided step is missing, and so all that needs it."""
-    target, store = recipe(source=source), new_store()
-    fill(target, store, leave_out=[(UNFINISHED, 1)])
-    return target, store
-
-
-def row_of(rows, title):
-    (row,) = [row for row in rows if row["title"] == title]
-    return row
-
-
-def steps_of(target, store, title=UNFINISHED):
-    (made,) = [made for made in plan(target, store) if made.step.title == title]
-    return Root(store).steps(made.step)
 
 
 def test_an_unfinished_step_is_estimated_from_its_own_receipts(unfinished):
