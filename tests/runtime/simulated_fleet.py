@@ -9,12 +9,13 @@ from __future__ import annotations
 import heapq
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
 from dgflow.runtime.fleet import End, Room
+from dgflow.runtime.pool import Failure, Pool
 
 
 @dataclass
@@ -248,3 +249,28 @@ class SimulatedFleet:
         if worker.begun_at is not None:
             self.busy_seconds += self.now - worker.begun_at
             worker.begun_at = None
+
+
+def nothing() -> Any:
+    raise AssertionError("workers are simulated")
+
+
+def run(
+    fleet: SimulatedFleet,
+    items: Sequence[Any],
+    *,
+    workers: int | None = None,
+    told: list[tuple[float, str]] | None = None,
+    attempts: int = 3,
+    **names: str,
+) -> tuple[list[tuple[float, Any, Any]], list[Failure]]:
+    """Results in the order they came, and what was given up."""
+    results: list[tuple[float, Any, Any]] = []
+    pool = Pool(workers, attempts=attempts, tell=None if told is None else lambda line: told.append((fleet.now, line)), fleet=fleet)
+    with pool:
+        failures = pool.map(nothing, items, lambda item, result: results.append((fleet.now, item, result[1])), **names)
+    return results, failures
+
+
+def items_of(results: list[tuple[float, Any, Any]]) -> list[Any]:
+    return sorted(item for _, item, _ in results)
