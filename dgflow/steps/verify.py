@@ -14,8 +14,8 @@ from dgflow.steps.plan import wanted_parts
 from dgflow.steps.step import Step
 from dgflow.store.objects import ObjectStore
 from dgflow.store.receipts import CorruptObject, Receipt, StepMismatch
-from dgflow.store.shards import check_shard, decode_shard, rows_sha256
-from dgflow.store.step_store import StepStore
+from dgflow.store.shards import check_shard, rows_sha256
+from dgflow.store.step_store import StepStore, decoded
 
 
 @dataclass
@@ -118,7 +118,7 @@ def _check_parts(steps: StepStore, folder: str, parts: dict[int, str], found: Ve
 
 
 def _check_rows(steps: StepStore, receipt: Receipt, data: bytes) -> None:
-    columns = decode_shard(data, "npz" if receipt.key.endswith(".npz") else "parquet")
+    columns = decoded(receipt, data)
     assert receipt.start is not None and receipt.stop is not None, receipt.part
     check_shard(columns, receipt.start, receipt.stop)
     if rows_sha256(columns) != receipt.rows_sha256:

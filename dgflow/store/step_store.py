@@ -200,7 +200,7 @@ class StepStore:
 
     def read_shard(self, entry: Receipt | ManifestEntry, columns: Sequence[str] | None = None) -> Columns:
         """The rows of a shard, all columns or those named. Raises CorruptObject as `read`, ValueError for a column that is not there."""
-        return decode_shard(self.read(entry), "npz" if entry.key.endswith(".npz") else "parquet", columns)
+        return decoded(entry, self.read(entry), columns)
 
     def seal(self, start: int, stop: int, inputs: Mapping[str, str], keys: Sequence[str], remarks: Sequence[str] = ()) -> Manifest:
         """Write the manifest of the samples [start, stop): `keys` are the receipts, in index order, of the shards that hold them.
@@ -304,6 +304,11 @@ def made_from(committed: Mapping[int, Mapping[str, str]], inputs: Mapping[str, s
     """Of what `StepStore.committed` found, that made from exactly these inputs: number -> receipt key."""
     wanted = _short(inputs)
     return {number: keys[wanted] for number, keys in committed.items() if wanted in keys}
+
+
+def decoded(entry: Receipt | ManifestEntry, data: bytes, columns: Sequence[str] | None = None) -> Columns:
+    """The rows in a shard's data, all columns or those named. Raises ValueError for a column that is not there."""
+    return decode_shard(data, "npz" if entry.key.endswith(".npz") else "parquet", columns)
 
 
 def read_step(store: ObjectStore, name: str) -> dict[str, Any] | None:

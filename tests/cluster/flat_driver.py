@@ -14,7 +14,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import flat_steps
+from listening import family
 
 from dgflow.runtime.placement import Placement
 from dgflow.runtime.progress import Progress
@@ -71,24 +74,15 @@ def own_memory(pid: int) -> int:
 
 def workers() -> list[int]:
     """Our Ray's worker processes at work in a pool."""
-    parents: dict[int, int] = {}
-    names: dict[int, bytes] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                names[int(entry.name)] = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
+    return [pid for pid in family(os.getpid()) if (name := command(pid)).startswith(b"ray::") and not name.startswith(b"ray::IDLE")]
 
-    def ours(pid: int) -> bool:
-        while pid in parents:
-            pid = parents[pid]
-            if pid == os.getpid():
-                return True
-        return False
 
-    return [pid for pid, name in names.items() if name.startswith(b"ray::") and not name.startswith(b"ray::IDLE") and ours(pid)]
+def command(pid: int) -> bytes:
+    """What a process calls itself; nothing where it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 if __name__ == "__main__":
