@@ -1,9 +1,9 @@
-"""Writes `fingerprints.json`: of every catalogue entry, of the steps of every shipped recipe, and of their smoke runs.
+"""Writes the fingerprints of every catalogue entry, of every step of the shipped recipes, and of their smoke runs.
 
     python tests/frozen/fingerprints.py > tests/frozen/fingerprints.json
 
-A difference means that roots which people have are no longer valid: raise the `schema_version` of the kind that changed,
-say so in CHANGELOG.md, and only then write the file again.
+A difference means that roots which people have are no longer valid. Raise the `schema_version` of the kind that
+changed, say so in CHANGELOG.md, and only then write the file again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The digits recipe at the size of a test asset: the root beside this file was made by it, with dgflow at f502e90."""
+"""The digits recipe at the size of a test asset. dgflow at f502e90 made the root beside this file with it."""
 
 import dgflow as dg
 
