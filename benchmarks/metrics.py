@@ -1,6 +1,8 @@
-"""The evaluator beside torch-fidelity and clean-fid: `python benchmarks/metrics.py features|trace|neighbours|end-to-end`.
+"""The evaluator beside torch-fidelity and clean-fid: `python benchmarks/metrics.py
+features|trace|neighbours|end-to-end`.
 
-No published weights are needed: both sides get the same random ones, and the outputs are compared before anything is timed. Sides take
+No published weights are needed: both sides get the same random ones, and the outputs are compared before
+    anything is timed. Sides take
 turns, and the least of their times counts, since other programs can only slow them down.
 """
 
@@ -22,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from dgflow.metrics.front_ends import prepare
-from dgflow.metrics.inception import InceptionV3, accelerated
+from dgflow.networks.inception.module import InceptionV3, accelerated
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from parity import inception_recipe
@@ -31,16 +33,22 @@ from parity import inception_recipe
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["features", "trace", "neighbours", "end-to-end"])
-    parser.add_argument("--images", type=int, default=64, help="images a round (features), samples (end-to-end)")
+    parser.add_argument(
+        "--images", type=int, default=64, help="images a round (features), samples (end-to-end)"
+    )
     parser.add_argument("--side", type=int, default=32, help="pixels of an image's side")
-    parser.add_argument("--rows", type=int, nargs="+", default=[5_000, 10_000, 20_000], help="samples (neighbours)")
+    parser.add_argument(
+        "--rows", type=int, nargs="+", default=[5_000, 10_000, 20_000], help="samples (neighbours)"
+    )
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--protocol", default="adm", choices=["adm", "edm", "clean"])
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    {"features": features, "trace": trace, "neighbours": neighbours, "end-to-end": end_to_end}[options.what](options)
+    {"features": features, "trace": trace, "neighbours": neighbours, "end-to-end": end_to_end}[options.what](
+        options
+    )
 
 
 def network() -> InceptionV3:
@@ -91,7 +99,9 @@ def features(options: argparse.Namespace) -> None:
     images = random_images(options.images, options.side)
     with tempfile.TemporaryDirectory() as folder:
         torch.save(ours.state_dict() | _counters(ours), f"{folder}/inception.pth")
-        fidelity = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], f"{folder}/inception.pth")
+        fidelity = FeatureExtractorInceptionV3(
+            "inception", ["2048", "logits_unbiased"], f"{folder}/inception.pth"
+        )
         traced = torch.jit.trace(Layers(fidelity), torch.zeros(1, 3, 299, 299))
         torch.jit.script(Published(traced)).save(f"{folder}/inception-2015-12-05.pt")  # type: ignore[union-attr]
         clean = InceptionV3W(folder, download=False)
@@ -106,7 +116,9 @@ def features(options: argparse.Namespace) -> None:
         return clean(torch.from_numpy(resized).permute(0, 3, 1, 2))
 
     sides = {
-        "torch-fidelity": batches(lambda batch: fidelity(torch.from_numpy(batch).permute(0, 3, 1, 2).contiguous())[0]),
+        "torch-fidelity": batches(
+            lambda batch: fidelity(torch.from_numpy(batch).permute(0, 3, 1, 2).contiguous())[0]
+        ),
         "dgflow adm": batches(lambda batch: fast(prepare(batch, "adm")).pooled),
         "clean-fid": batches(of_clean_fid),
         "dgflow clean": batches(lambda batch: fast(prepare(batch, "clean")).pooled),
@@ -144,7 +156,9 @@ def trace(options: argparse.Namespace) -> None:
     found: dict[str, float] = {}
     least = alternated(
         {
-            "clean-fid": lambda: found.update(theirs=of_clean_fid(mean_a, covariance_a, mean_b, covariance_b)),
+            "clean-fid": lambda: found.update(
+                theirs=of_clean_fid(mean_a, covariance_a, mean_b, covariance_b)
+            ),
             "dgflow": lambda: found.update(ours=frechet_distance(a, b)),
         },
         options.rounds,
@@ -156,23 +170,30 @@ def trace(options: argparse.Namespace) -> None:
 
 
 def neighbours(options: argparse.Namespace) -> None:
-    """Precision and recall from stored features against 10,000: seconds and a worker's peak memory, each in a process of its own."""
+    """Precision and recall from stored features against 10,000: seconds and a worker's peak memory, each in a
+    process of its own."""
     for rows in options.rows:
         program = (
             "import sys; sys.path.insert(0, 'benchmarks'); import metrics;"
             f"metrics.neighbours_of({rows}, {min(rows, 10_000)}, {options.threads})"
         )
-        found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
+        found = subprocess.run(
+            [sys.executable, "-c", program],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=Path(__file__).parents[1],
+        )
         print(found.stdout.strip())
 
 
 def neighbours_of(samples: int, reference: int, threads: int) -> None:
     """One line of `neighbours`. The features are not negative and lie near 64 dimensions."""
     from dgflow.metrics.protocols import PROTOCOLS
-    from dgflow.steps.binding import Bound, BoundRows
-    from dgflow.steps.feature_passes import Population
-    from dgflow.steps.feature_passes import neighbours as passes
-    from dgflow.steps.step import here
+    from dgflow.specs.bound import Bound, BoundRows
+    from dgflow.specs.step import here
+    from dgflow.steps.judging.feature_passes import Population
+    from dgflow.steps.judging.feature_passes import neighbours as passes
     from dgflow.store.objects import open_store
     from dgflow.store.step_store import StepStore
 
@@ -185,9 +206,16 @@ def neighbours_of(samples: int, reference: int, threads: int) -> None:
             keys = []
             for number, start in enumerate(range(0, rows, 1000)):
                 stop = min(start + 1000, rows)
-                drawn = np.random.default_rng([place, number]).standard_normal((stop - start, 64)) * (1.1 if name == "samples" else 1.0)
-                columns = {"index": np.arange(start, stop), "features": np.maximum(drawn @ mixing, 0).astype(np.float32)}
-                steps.write_shard(number, columns, start=start, stop=stop, inputs={}, seconds=0, device="cpu", versions={})
+                drawn = np.random.default_rng([place, number]).standard_normal((stop - start, 64)) * (
+                    1.1 if name == "samples" else 1.0
+                )
+                columns = {
+                    "index": np.arange(start, stop),
+                    "features": np.maximum(drawn @ mixing, 0).astype(np.float32),
+                }
+                steps.write_shard(
+                    number, columns, start=start, stop=stop, inputs={}, seconds=0, device="cpu", versions={}
+                )
                 keys.append(steps.done("shards", {})[number])
             items[name] = BoundRows(steps, steps.seal(0, rows, {}, keys), 0, rows)
         bound = Bound(items)
@@ -196,14 +224,16 @@ def neighbours_of(samples: int, reference: int, threads: int) -> None:
         found = passes(real, fake, PROTOCOLS["adm"].neighbours, "exact", here)
         seconds, peak = time.monotonic() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         print(
-            f"{samples:,} x {reference:,} x 2048: {seconds:.1f} s with {threads} threads, peak memory {peak / 1024:,.0f} MiB "
-            f"(of which {before / 1024:,.0f} before); precision {found.precision:.4f}, recall {found.recall:.4f}"
+            f"{samples:,} x {reference:,} x 2048: {seconds:.1f} s with {threads} threads, peak memory "
+            f"{peak / 1024:,.0f} MiB (of which {before / 1024:,.0f} before); precision "
+            f"{found.precision:.4f}, recall {found.recall:.4f}"
         )
 
 
 def end_to_end(options: argparse.Namespace) -> None:
-    """`dgflow metrics` on an .npz of images against statistics, each time with a new root: seconds by number of workers."""
-    from dgflow.networks.checkpoints import save_weights
+    """`dgflow metrics` on an .npz of images against statistics, each time with a new root: seconds by number
+    of workers."""
+    from dgflow.weights.tensors import save_weights
 
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "inception.safetensors").write_bytes(save_weights(network().state_dict()))
@@ -212,14 +242,32 @@ def end_to_end(options: argparse.Namespace) -> None:
         statistics |= {f"sigma{layer}": 0.1 * np.eye(width) for layer, width in (("", 2048), ("_s", 2023))}
         np.savez(f"{folder}/reference.npz", **statistics)  # type: ignore[arg-type]
         for workers in options.workers:
-            command = [sys.executable, "-m", "dgflow", "metrics", f"{folder}/samples.npz", f"{folder}/reference.npz"]
-            command += ["--protocol", options.protocol, "--weights", f"{folder}/inception.safetensors", "--json"]
+            command = [
+                sys.executable,
+                "-m",
+                "dgflow",
+                "metrics",
+                f"{folder}/samples.npz",
+                f"{folder}/reference.npz",
+            ]
+            command += [
+                "--protocol",
+                options.protocol,
+                "--weights",
+                f"{folder}/inception.safetensors",
+                "--json",
+            ]
             command += ["--root", f"{folder}/root-{workers}", "--workers", str(workers)]
             began = time.monotonic()
-            found = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+            found = subprocess.run(
+                command, capture_output=True, text=True, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+            )
             values = json.loads(found.stdout.splitlines()[-1])["values"]
             shown = ", ".join(f"{name} {value!r}" for name, value in values.items())
-            print(f"{workers} workers: {time.monotonic() - began:.1f} s for {options.images:,} images; {shown}", flush=True)
+            print(
+                f"{workers} workers: {time.monotonic() - began:.1f} s for {options.images:,} images; {shown}",
+                flush=True,
+            )
 
 
 def alternated(sides: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:

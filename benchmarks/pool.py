@@ -1,8 +1,10 @@
-"""What the pool costs on real Ray, on this machine: `python benchmarks/pool.py [overhead|empty|scaling|killed ...]`.
+"""What the pool costs on real Ray, on this machine: `python benchmarks/pool.py [overhead|empty|scaling|killed
+...]`.
 
-- overhead: samples per second through the pool against the same sampler in a bare loop. Both sides sample the digits recipe's score network
-  (fresh weights: the time is the same) with one thread; start-up is left out on both sides. The bare loop neither encodes nor stores
-  anything, so the ratio is all that shards, receipts, attempts, Ray and the driver cost.
+- overhead: samples per second through the pool against the same sampler in a bare loop. Both sides sample the
+  digits recipe's score network (fresh weights: the time is the same) with one thread; start-up is left out on
+  both sides. The bare loop neither encodes nor stores anything, so the ratio is all that shards, receipts,
+  attempts, Ray and the driver cost.
 - empty: milliseconds for an item with nothing to do, which is Ray and the driver alone.
 - scaling: a fixed computation of one thread by one worker and by two.
 - killed: seconds from SIGKILL of the only worker until its item runs again in a new process.
@@ -24,30 +26,35 @@ from pathlib import Path
 
 import torch
 
-from dgflow.networks.checkpoints import save_weights
+from dgflow.engine.root import Root
+from dgflow.engine.shard_work import shard_work
 from dgflow.runtime.cluster import ALLOCATOR, connect
 from dgflow.runtime.environment import versions
-from dgflow.runtime.pool import Pool
-from dgflow.steps.binding import Bound, BoundWeights, Root
+from dgflow.runtime.pool.pool import Pool
+from dgflow.specs.bound import Bound, BoundWeights
 from dgflow.steps.generate import Generate
-from dgflow.steps.shard_work import shard_work
 from dgflow.store.objects import ObjectStore, open_store
 from dgflow.store.shards import Columns, rows_sha256
 from dgflow.store.step_store import StepStore
+from dgflow.weights.tensors import save_weights
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from workflows import digits
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     measures = {"overhead": overhead, "empty": empty, "scaling": scaling, "killed": killed}
     parser.add_argument("what", nargs="*", default=[], help=f"any of {', '.join(measures)}; all by default")
     parser.add_argument("--shards", type=int, default=24)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    if not ALLOCATOR.items() <= os.environ.items():  # the workers have these settings, which a process reads when it starts
+    if (
+        not ALLOCATOR.items() <= os.environ.items()
+    ):  # the workers have these settings, which a process reads when it starts
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ALLOCATOR)
     with tempfile.TemporaryDirectory() as folder:
         connect(open_store(folder))
@@ -66,23 +73,30 @@ def overhead(options: argparse.Namespace, folder: str) -> str:
     build = step.shard_builder(inputs)
     with Pool(options.workers) as pool:
         for number in range(options.rounds + 1):
-            steps = StepStore(store, step.kind, f"{number:012x}".ljust(64, "0"))  # a folder of its own: every round makes all
+            steps = StepStore(
+                store, step.kind, f"{number:012x}".ljust(64, "0")
+            )  # a folder of its own: every round makes all
             alone = seconds_alone(step, build, options.shards)
-            through = seconds_through(pool, partial(shard_work, step, steps, inputs), options.shards, options.workers)
+            through = seconds_through(
+                pool, partial(shard_work, step, steps, inputs), options.shards, options.workers
+            )
             if number > 0:  # the first round warms both sides up
                 bare.append(samples / alone)
                 pooled.append(samples / through)
     loop, shared = statistics.median(bare), statistics.median(pooled)
     return (
-        f"overhead: bare loop, 1 thread: {loop:.0f} samples/s; pool, {options.workers} worker(s) of 1 thread: {shared:.0f} samples/s; "
-        f"ratio {shared / loop:.3f}; a shard costs {1000 * step.shard_size * (1 / shared - 1 / loop):.1f} ms more "
-        f"(medians of {options.rounds})"
+        f"overhead: bare loop, 1 thread: {loop:.0f} samples/s; pool, {options.workers} worker(s) of 1 "
+        f"thread: {shared:.0f} samples/s; ratio {shared / loop:.3f}; a shard costs "
+        f"{1000 * step.shard_size * (1 / shared - 1 / loop):.1f} ms more (medians of {options.rounds})"
     )
 
 
 def empty(options: argparse.Namespace, folder: str) -> str:
     with Pool(options.workers) as pool:
-        seconds = [seconds_through(pool, lambda: lambda item: 0.0, 1000, options.workers) for _ in range(options.rounds)]
+        seconds = [
+            seconds_through(pool, lambda: lambda item: 0.0, 1000, options.workers)
+            for _ in range(options.rounds)
+        ]
     return f"empty: {statistics.median(seconds):.2f} ms an item over 1000 items, {options.workers} worker(s) (median of {options.rounds})"
 
 
@@ -97,7 +111,9 @@ def scaling(options: argparse.Namespace, folder: str) -> str:
     for workers in (1, 2):
         with Pool(workers) as pool:
             times = [seconds_through(pool, make, 20, workers) for _ in range(options.rounds)]
-        rates[workers] = 20 / min(times)  # of the quietest round: other work on the machine disturbs two more than one
+        rates[workers] = 20 / min(
+            times
+        )  # of the quietest round: other work on the machine disturbs two more than one
     return f"scaling: 1 worker {rates[1]:.2f} items/s, 2 workers {rates[2]:.2f} items/s, {rates[2] / rates[1]:.2f} times as many"
 
 
@@ -166,8 +182,11 @@ def seconds_alone(step: Generate, build: Callable[[int, int], Columns], shards: 
     return time.monotonic() - began
 
 
-def seconds_through(pool: Pool, make: Callable[[], Callable[[int], float]], shards: int, workers: int) -> float:
-    """Seconds for `shards` shards through the pool; the clock starts after one more for each worker, which has its network by then."""
+def seconds_through(
+    pool: Pool, make: Callable[[], Callable[[int], float]], shards: int, workers: int
+) -> float:
+    """Seconds for `shards` shards through the pool; the clock starts after one more for each worker, which
+    has its network by then."""
     finished: list[float] = []
     pool.map(make, range(workers + shards), lambda _number, _seconds: finished.append(time.monotonic()))
     return finished[-1] - finished[workers - 1]

@@ -1,20 +1,25 @@
-"""Images per second and peak memory of sampling with and without discriminator guidance, for networks of the published sizes.
+"""Images per second and peak memory of sampling with and without discriminator guidance, for networks of the
+published sizes.
 
-    python benchmarks/sampling.py [--system edm adm dit] [--batch 1 16 64] [--variant plain f32-nhwc ...] [--threads 2] [--seconds 4]
+    python benchmarks/sampling.py [--system edm adm dit] [--batch 1 16 64] [--variant plain f32-nhwc ...]
+    [--threads 2] [--seconds 4]
 
-A whole run takes hours on a CPU, so the medians of one score evaluation and one guidance evaluation are measured, each variant in a fresh
-process and after a warm-up of its own, and images/s follow from how often the published schedule evaluates either; `--validate` runs a
-short schedule of the real sampler and compares its time with the prediction. Weights are random: the time is the same. The sampler's own
-arithmetic is left out: it is below the noise. With one CPU thread the clock is the process's CPU time, which others on the machine disturb
-less; otherwise it is the wall's.
+A whole run takes hours on a CPU, so the medians of one score evaluation and one guidance evaluation are
+measured, each variant in a fresh process and after a warm-up of its own, and images/s follow from how often
+the published schedule evaluates either; `--validate` runs a short schedule of the real sampler and compares
+its time with the prediction. Weights are random: the time is the same. The sampler's own arithmetic is left
+out: it is below the noise. With one CPU thread the clock is the process's CPU time, which others on the
+machine disturb less; otherwise it is the wall's.
 
-"plain" is what a guided sampler does without care: float32, NCHW, parameters that require gradients, a `.backward()` of the log-ratio, the
-discriminator asked in every step. The others are `acceleration.prepared` networks within the published window: f32 or bf16, channels_last
-(nhwc) or not (nchw), compiled (-c) or not. Beside each stand the largest differences of its denoised images and its guidance gradients
-from the plain way's on the same input, relative to the largest value of those.
+"plain" is what a guided sampler does without care: float32, NCHW, parameters that require gradients, a
+`.backward()` of the log-ratio, the discriminator asked in every step. The others are `acceleration.prepared`
+networks within the published window: f32 or bf16, channels_last (nhwc) or not (nchw), compiled (-c) or not.
+Beside each stand the largest differences of its denoised images and its guidance gradients from the plain
+way's on the same input, relative to the largest value of those.
 
-Peak memory is what the process held at most while sampling beyond what it held before it built the networks (compiled: with what the
-compiler left); on CUDA, what was allocated at most. The default is batch 1 without compilation.
+Peak memory is what the process held at most while sampling beyond what it held before it built the networks
+(compiled: with what the compiler left); on CUDA, what was allocated at most. The default is batch 1 without
+compilation.
 """
 
 from __future__ import annotations
@@ -45,16 +50,20 @@ from dgflow.diffusion.guidance import GuidanceTerm, Point, Switch
 from dgflow.diffusion.heun import edm_sigmas, heun
 from dgflow.diffusion.samplers import Sample
 from dgflow.diffusion.times import per_sample, tau_from_sigma
-from dgflow.networks.adm import ADMEncoder
-from dgflow.networks.adm_unet import ADMUNet
-from dgflow.networks.discriminator import Discriminator
-from dgflow.networks.dit import SIZES, DiT
-from dgflow.networks.edm import VPPrecond
-from dgflow.networks.song import SongUNet
+from dgflow.networks.adm.encoder import ADMEncoder
+from dgflow.networks.adm.unet import ADMUNet
+from dgflow.networks.discriminator.module import Discriminator
+from dgflow.networks.dit.module import SIZES, DiT
+from dgflow.networks.edm.preconditioners import VPPrecond
+from dgflow.networks.edm.song import SongUNet
 
 VARIANTS = ("plain", "f32-nchw", "f32-nhwc", "bf16-nchw", "bf16-nhwc")
 COMPILED = tuple(f"{name}-c" for name in VARIANTS[1:])
-TITLES = {"edm": "EDM CIFAR-10, Heun 18 steps", "adm": "ADM ImageNet-64, DDPM 250 steps", "dit": "DiT-S/2 latents, DDPM 250 steps"}
+TITLES = {
+    "edm": "EDM CIFAR-10, Heun 18 steps",
+    "adm": "ADM ImageNet-64, DDPM 250 steps",
+    "dit": "DiT-S/2 latents, DDPM 250 steps",
+}
 SHAPES = {"edm": (3, 32, 32), "adm": (3, 64, 64), "dit": (4, 32, 32)}
 F32_BOUND = 1e-3
 """What a float32 variant may differ from the plain way."""
@@ -62,7 +71,8 @@ F32_BOUND = 1e-3
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds of one evaluation, peak memory in bytes, predicted and measured seconds of a short run, and what was computed."""
+    """Seconds of one evaluation, peak memory in bytes, predicted and measured seconds of a short run, and
+    what was computed."""
 
     score: float
     guidance: float
@@ -73,7 +83,8 @@ class Measured:
 
 
 def schedule_counts(system: str) -> tuple[int, int, int]:
-    """The published schedule's evaluations of the score, of the discriminator within its window, and of one asked in every step."""
+    """The published schedule's evaluations of the score, of the discriminator within its window, and of one
+    asked in every step."""
     if system == "edm":
         sigmas = edm_sigmas(18)[:-1]
         return 2 * len(sigmas) - 1, sum(tau_from_sigma(sigma) >= 0.01 for sigma in sigmas), len(sigmas)
@@ -82,7 +93,8 @@ def schedule_counts(system: str) -> tuple[int, int, int]:
 
 
 def networks(system: str) -> tuple[nn.Module, Discriminator]:
-    """Score network and discriminator of published size; layers that start at or close to zero do not, lest all outputs be equal."""
+    """Score network and discriminator of published size; layers that start at or close to zero do not, lest
+    all outputs be equal."""
     torch.manual_seed(0)
     classes = None if system == "edm" else 1000
     if system == "edm":
@@ -123,7 +135,9 @@ def networks(system: str) -> tuple[nn.Module, Discriminator]:
     return score.eval(), discriminator.eval()
 
 
-def _classifier(size: int, channels: int, mult: tuple[int, ...], depth: int, where: tuple[int, ...]) -> ADMEncoder:
+def _classifier(
+    size: int, channels: int, mult: tuple[int, ...], depth: int, where: tuple[int, ...]
+) -> ADMEncoder:
     return ADMEncoder(
         image_size=size,
         in_channels=channels,
@@ -135,8 +149,11 @@ def _classifier(size: int, channels: int, mult: tuple[int, ...], depth: int, whe
     )
 
 
-def plain_gradient(discriminator: Discriminator, x: Tensor, sigma: Tensor, class_labels: Tensor | None) -> Tensor:
-    """The log-ratio's gradient as an unthinking implementation has it: with those of all parameters, added up and never used."""
+def plain_gradient(
+    discriminator: Discriminator, x: Tensor, sigma: Tensor, class_labels: Tensor | None
+) -> Tensor:
+    """The log-ratio's gradient as an unthinking implementation has it: with those of all parameters, added up
+    and never used."""
     mean = per_sample((1.0 + sigma.square()).rsqrt(), x)
     with torch.enable_grad():
         y = (mean * x).float().requires_grad_()
@@ -152,7 +169,10 @@ def measure(system: str, batch: int, variant: str, threads: int, seconds: float,
     idle = _memory("VmRSS")
     score, discriminator = networks(system)
     if variant == "plain":
-        score, discriminator = score.to(device).requires_grad_(True), discriminator.to(device).requires_grad_(True)
+        score, discriminator = (
+            score.to(device).requires_grad_(True),
+            discriminator.to(device).requires_grad_(True),
+        )
     else:
         precision, compile = "bfloat16" if variant.startswith("bf16") else "float32", variant.endswith("-c")
         for network in (score, discriminator):
@@ -168,7 +188,11 @@ def measure(system: str, batch: int, variant: str, threads: int, seconds: float,
 
     @torch.no_grad()
     def denoised() -> Tensor:
-        return score(x, sigma, labels) if system == "edm" else predictor(x.float(), 400 * sigma.float(), labels)[0]
+        return (
+            score(x, sigma, labels)
+            if system == "edm"
+            else predictor(x.float(), 400 * sigma.float(), labels)[0]
+        )
 
     def gradient() -> Tensor:
         if variant == "plain":
@@ -232,18 +256,34 @@ def _forget_peak() -> None:
 
 
 def table_row(system: str, batch: int, variant: str, found: Measured, plain: Measured) -> dict[str, Any]:
-    """One row's numbers: images/s unguided and guided, the gain on the plain way, peak memory, differences, validation."""
+    """One row's numbers: images/s unguided and guided, the gain on the plain way, peak memory, differences,
+    validation."""
     nfe, inside, always = schedule_counts(system)
 
     def seconds(of: Measured, evaluations: int) -> float:
         return nfe * of.score + evaluations * of.guidance
 
     evaluations = always if variant == "plain" else inside
-    row = {"system": system, "batch": batch, "variant": variant, "score_s": found.score, "guidance_s": found.guidance}
-    row |= {"unguided_images_per_s": batch / seconds(found, 0), "guided_images_per_s": batch / seconds(found, evaluations)}
-    row |= {"gain_unguided": plain.score / found.score, "gain_guided": seconds(plain, always) / seconds(found, evaluations)}
+    row = {
+        "system": system,
+        "batch": batch,
+        "variant": variant,
+        "score_s": found.score,
+        "guidance_s": found.guidance,
+    }
+    row |= {
+        "unguided_images_per_s": batch / seconds(found, 0),
+        "guided_images_per_s": batch / seconds(found, evaluations),
+    }
+    row |= {
+        "gain_unguided": plain.score / found.score,
+        "gain_guided": seconds(plain, always) / seconds(found, evaluations),
+    }
     row |= {"peak_bytes": found.peak, "denoised_difference": _difference(found.denoised, plain.denoised)}
-    row |= {"gradient_difference": _difference(found.gradient, plain.gradient), "validation": found.validation}
+    row |= {
+        "gradient_difference": _difference(found.gradient, plain.gradient),
+        "validation": found.validation,
+    }
     return row
 
 
@@ -253,26 +293,44 @@ def _difference(found: list[float], expected: list[float]) -> float:
 
 def show(row: dict[str, Any]) -> None:
     print(
-        f"| {row['system']} | {row['batch']} | {row['variant']} | {row['score_s']:.3f} | {row['guidance_s']:.3f} "
-        f"| {row['unguided_images_per_s']:.4g} | {row['guided_images_per_s']:.4g} | {row['gain_unguided']:.2f} | {row['gain_guided']:.2f} "
-        f"| {row['peak_bytes'] / 2**20:.0f} | {row['denoised_difference']:.1e} | {row['gradient_difference']:.1e} |",
+        f"| {row['system']} | {row['batch']} | {row['variant']} | {row['score_s']:.3f} | "
+        f"{row['guidance_s']:.3f} | {row['unguided_images_per_s']:.4g} | {row['guided_images_per_s']:.4g} | "
+        f"{row['gain_unguided']:.2f} | {row['gain_guided']:.2f} | {row['peak_bytes'] / 2**20:.0f} | "
+        f"{row['denoised_difference']:.1e} | {row['gradient_difference']:.1e} |",
         flush=True,
     )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--system", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--batch", nargs="+", type=int, default=[1])
-    parser.add_argument("--variant", nargs="+", choices=(*VARIANTS, *COMPILED), default=VARIANTS, help="plain is always measured too")
+    parser.add_argument(
+        "--variant",
+        nargs="+",
+        choices=(*VARIANTS, *COMPILED),
+        default=VARIANTS,
+        help="plain is always measured too",
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--seconds", type=float, default=4.0, help="time for each median; two evaluations at least")
-    parser.add_argument("--validate", action="store_true", help="also run a short schedule and compare it with its prediction")
+    parser.add_argument(
+        "--seconds", type=float, default=4.0, help="time for each median; two evaluations at least"
+    )
+    parser.add_argument(
+        "--validate", action="store_true", help="also run a short schedule and compare it with its prediction"
+    )
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     options = parser.parse_args()
 
-    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {options.threads} thread(s)"
-    print(f"{machine}, torch {torch.__version__}; {'; '.join(f'{name}: {TITLES[name]}' for name in options.system)}\n")
+    machine = (
+        torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {options.threads} thread(s)"
+    )
+    print(
+        f"{machine}, torch {torch.__version__}; "
+        f"{'; '.join(f'{name}: {TITLES[name]}' for name in options.system)}\n"
+    )
     columns = "system | batch | variant | score s | guidance s | images/s unguided | guided | gain unguided | guided | peak MiB"
     print(f"| {columns} | denoised differs | gradient differs |\n|{'---|' * 12}", flush=True)
     rows = []
@@ -289,13 +347,23 @@ def main() -> None:
     for row in rows:
         if row["validation"]:
             predicted, took = row["validation"]
-            print(f"short run, {row['system']} batch {row['batch']} {row['variant']}: predicted {predicted:.2f} s, took {took:.2f} s")
+            print(
+                f"short run, {row['system']} batch {row['batch']} {row['variant']}: predicted "
+                f"{predicted:.2f} s, took {took:.2f} s"
+            )
     if options.json:
         options.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1))
     float32 = (row for row in rows if row["variant"].startswith("f32"))
-    far = {row["variant"] for row in float32 if max(row["denoised_difference"], row["gradient_difference"]) > F32_BOUND}
+    far = {
+        row["variant"]
+        for row in float32
+        if max(row["denoised_difference"], row["gradient_difference"]) > F32_BOUND
+    }
     if far:
-        raise SystemExit(f"expected float32 variants within {F32_BOUND} of the plain way, found beyond: {', '.join(sorted(far))}")
+        raise SystemExit(
+            f"expected float32 variants within {F32_BOUND} of the plain way, found beyond: "
+            f"{', '.join(sorted(far))}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""What 1.28 million guided DiT-XL/2 samples take on 8, 64 and 512 GPUs: `python benchmarks/scale.py [--gpus 8 64 512] [--price 2.5]`.
+"""What 1.28 million guided DiT-XL/2 samples take on 8, 64 and 512 GPUs: `python benchmarks/scale.py [--gpus 8
+64 512] [--price 2.5]`.
 
-Arithmetic on the recipe's own plan (`plan --device`), on pieces that were measured one by one (below, with the command of each), and on
-assumptions (below, called so). Nothing here ran on such a cluster.
+Arithmetic on the recipe's own plan (`plan --device`), on pieces that were measured one by one (below, with
+the command of each), and on assumptions (below, called so). Nothing here ran on such a cluster.
 """
 
 from __future__ import annotations
@@ -12,20 +13,26 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from dgflow.engine.plan import StepPlan, plan
+from dgflow.estimate.estimates import Costs, counted
+from dgflow.estimate.storage import row_bytes, stored_bytes
 from dgflow.report.layout import aligned, duration, shortened, size
-from dgflow.steps.estimates import Costs, counted
+from dgflow.specs.step import NetworkStep, SampleStep, Slice, Step, TrainStep, Weights
 from dgflow.steps.generate import Generate
-from dgflow.steps.plan import StepPlan, plan
-from dgflow.steps.step import NetworkStep, SampleStep, Slice, Step, TrainStep, Weights
-from dgflow.steps.storage import row_bytes, stored_bytes
 from dgflow.store.memory import MemoryStore
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from workflows import imagenet256_dit
 
 # Measured, on two cores that other programs used as well.
-PUTS, HEADS, GETS = 3, 1, 1  # requests a shard, sealing included: python -m pytest tests/store/test_requests.py
-SHARD_OVERHEAD = 0.037  # s of a worker besides samples, on S3 (SeaweedFS on the same cores): python -m pytest tests/cluster/test_flat.py -s
+PUTS, HEADS, GETS = (
+    3,
+    1,
+    1,
+)  # requests a shard, sealing included: python -m pytest tests/store/test_requests.py
+# S of a worker besides samples, on S3 (SeaweedFS on the same cores): python -m pytest
+# tests/cluster/test_flat.py -s
+SHARD_OVERHEAD = 0.037
 DRIVER_CPU = 0.0015  # s a shard: the same
 SEAL_SECONDS, SEAL_BYTES = 0.0026, 1_400  # of the driver, a shard: the same
 IMPORTS = 312  # JPEGs a second and CPU, with ADM's centre crop: README, Figures
@@ -37,7 +44,9 @@ TRAIN_START = 20  # s until Ray Train's workers begin; seen on two cores: 14 to 
 BOOT = 300  # s from a host's request to its worker, paid for: cluster.yaml, `setup_commands`
 IDLE = 300  # s that a host is held after its last work: cluster.yaml, `idle_timeout_minutes`
 CONNECTION = 90e6  # bytes/s of one connection to S3: Amazon's advice says 85 to 90 MB/s
-TRAINERS = 8  # GPUs that share a batch of 1,024: `run --train-workers 8`, as without it all that are there take part
+TRAINERS = (
+    8  # GPUs that share a batch of 1,024: `run --train-workers 8`, as without it all that are there take part
+)
 PUT_PRICE, GET_PRICE = 0.005 / 1000, 0.0004 / 1000  # dollars a request: S3 Standard, us-east-1
 PUT_RATE, GET_RATE = 3_500, 5_500  # requests/s and prefix that S3 promises at least
 
@@ -63,19 +72,36 @@ class Model:
     shard_size: int
 
     def row(self, made: StepPlan, gpus: int) -> Row:
-        """A step on so many GPUs: whole rounds of shards, as each takes the same time, after the weights are there."""
+        """A step on so many GPUs: whole rounds of shards, as each takes the same time, after the weights are
+        there."""
         step, busy, loading = made.step, self.busy(made), self.weights(made) / CONNECTION
         written = float(stored_bytes(made) or self.kept(step))
         if isinstance(step, TrainStep):
-            return Row(0, busy, loading, TRAIN_START + loading + busy / min(gpus, TRAINERS), step.epochs * read_bytes(made), written)
+            return Row(
+                0,
+                busy,
+                loading,
+                TRAIN_START + loading + busy / min(gpus, TRAINERS),
+                step.epochs * read_bytes(made),
+                written,
+            )
         if not isinstance(step, SampleStep):
-            return Row(0, busy, 0.0, NEIGHBOURS / CPUS if step.kind == "measure" else 0.0, read_bytes(made), written)
+            return Row(
+                0, busy, 0.0, NEIGHBOURS / CPUS if step.kind == "measure" else 0.0, read_bytes(made), written
+            )
         shards, workers = self.shards(made), gpus
         seconds = busy / shards
         if not step.network_evaluations(1):
             seconds, workers = sum(part.rows for part in made.node.slices) / IMPORTS / shards, CPUS
         whole = loading + math.ceil(shards / workers) * (seconds + SHARD_OVERHEAD) + shards * SEAL_SECONDS
-        return Row(shards, busy, loading, whole, read_bytes(made) + min(shards, workers) * self.weights(made), written)
+        return Row(
+            shards,
+            busy,
+            loading,
+            whole,
+            read_bytes(made) + min(shards, workers) * self.weights(made),
+            written,
+        )
 
     def shards(self, made: StepPlan) -> int:
         return self.scaled(made.step, len(made.wanted)) if isinstance(made.step, SampleStep) else 0
@@ -83,7 +109,9 @@ class Model:
     def shards_read(self, made: StepPlan) -> int:
         """GETs of other steps' shards, each once a pass."""
         passes = made.step.epochs if isinstance(made.step, TrainStep) else 1
-        return passes * sum(self.scaled(step, len(step.shards_of(part.start, part.stop))) for step, part in slices_of(made))
+        return passes * sum(
+            self.scaled(step, len(step.shards_of(part.start, part.stop))) for step, part in slices_of(made)
+        )
 
     def scaled(self, step: SampleStep, shards: int) -> int:
         """As many shards of the recipe as shards of `shard_size`, where they are generated."""
@@ -100,7 +128,9 @@ class Model:
 
     def weights(self, made: StepPlan) -> float:
         """Bytes of the weights that each worker reads."""
-        found = [reference.step for reference in made.step.inputs().values() if isinstance(reference, Weights)]
+        found = [
+            reference.step for reference in made.step.inputs().values() if isinstance(reference, Weights)
+        ]
         return sum(self.kept(step) / (step.epochs if isinstance(step, TrainStep) else 1) for step in found)
 
 
@@ -116,28 +146,58 @@ def main() -> None:
     print("\n".join(aligned(steps(model, options.gpus))))
     print("\n" + "\n".join(aligned(totals(model, options.gpus, options.price))))
     print(
-        f"money: at {options.price:g} an hour of a GPU, all of them held from {BOOT} s before the first step to {IDLE} s after the last; "
+        f"money: at {options.price:g} an hour of a GPU, all of them held from {BOOT} s before the first "
+        f"step to {IDLE} s after the last; "
         "without the head, CPU hosts and shards that are made again\n"
     )
     print("\n".join(limits(model, options.gpus)))
 
 
 def steps(model: Model, gpus: list[int]) -> list[list[str]]:
-    cells = [["step", "shards", f"{model.costs.device} hours", *(f"on {number}" for number in gpus), f"read on {gpus[-1]}", "written"]]
+    cells = [
+        [
+            "step",
+            "shards",
+            f"{model.costs.device} hours",
+            *(f"on {number}" for number in gpus),
+            f"read on {gpus[-1]}",
+            "written",
+        ]
+    ]
     for made in model.plans:
         rows = [model.row(made, number) for number in gpus]
         last = rows[-1]
         hours = f"{last.busy / 3600:,.2f}" if last.busy else ""
         times = [duration(row.seconds) if row.seconds else "" for row in rows]
         cells.append(
-            [shortened(made.step.title), f"{last.shards:,}" if last.shards else "", hours, *times, size(last.read), size(last.written)]
+            [
+                shortened(made.step.title),
+                f"{last.shards:,}" if last.shards else "",
+                hours,
+                *times,
+                size(last.read),
+                size(last.written),
+            ]
         )
     return cells
 
 
 def totals(model: Model, gpus: list[int], price: float) -> list[list[str]]:
     cells = [
-        ["GPUs", "time", "GPU hours held", "at work", "money", "GPU hours loading", "PUT", "HEAD", "GET", "their price", "read", "written"]
+        [
+            "GPUs",
+            "time",
+            "GPU hours held",
+            "at work",
+            "money",
+            "GPU hours loading",
+            "PUT",
+            "HEAD",
+            "GET",
+            "their price",
+            "read",
+            "written",
+        ]
     ]
     for number in gpus:
         rows = [model.row(made, number) for made in model.plans]
@@ -171,16 +231,26 @@ def limits(model: Model, gpus: list[int]) -> list[str]:
     count = model.shards(largest)
     seconds = model.busy(largest) / count
     lines = [f"{largest.step.title}: {count:,} shards of {model.shard_size} samples, {seconds:.0f} s each"]
-    rates = {"S3's writes of a prefix": PUT_RATE / PUTS, "S3's reads of a prefix": GET_RATE / (HEADS + GETS), "the driver": 1 / DRIVER_CPU}
+    rates = {
+        "S3's writes of a prefix": PUT_RATE / PUTS,
+        "S3's reads of a prefix": GET_RATE / (HEADS + GETS),
+        "the driver": 1 / DRIVER_CPU,
+    }
     for what, most in rates.items():
         lines.append(
-            f"  {what}: full at {most:,.0f} shards/s, which are {most * seconds:,.0f} GPUs; 512 reach it with shards of {512 / most:.2f} s"
+            f"  {what}: full at {most:,.0f} shards/s, which are {most * seconds:,.0f} GPUs; 512 reach it "
+            f"with shards of {512 / most:.2f} s"
         )
-    lines.append(f"  sealing in the driver: {duration(count * SEAL_SECONDS)} and {size(count * SEAL_BYTES)} of memory")
+    lines.append(
+        f"  sealing in the driver: {duration(count * SEAL_SECONDS)} and {size(count * SEAL_BYTES)} of memory"
+    )
     for number in gpus:
         rounds = count / number
         whole = math.ceil(rounds)
-        lines.append(f"  {number} GPUs: {rounds:.2f} rounds of shards take the time of {whole:,}: {rounds / whole:.0%} of it is work")
+        lines.append(
+            f"  {number} GPUs: {rounds:.2f} rounds of shards take the time of {whole:,}: "
+            f"{rounds / whole:.0%} of it is work"
+        )
     return lines
 
 

@@ -1,8 +1,12 @@
-"""What scheduling costs the driver with hundreds of workers: `python benchmarks/scheduling.py [--workers 512] [--items 5120]`.
+"""What scheduling costs the driver with hundreds of workers: `python benchmarks/scheduling.py [--workers 512]
+[--items 5120]`.
 
-The real pool on simulated hosts of 8 workers each and a simulated clock: an item takes 60 s +- 20 %, hosts take up to ten minutes to come,
-and every two minutes one is preempted, which the cluster notices within 15 s, and another comes three minutes later. Ray's own time is not
-in it: `benchmarks/pool.py` has that. Utilisation is the workers' time with work as a share of all their time, which begins when they are
+The real pool on simulated hosts of 8 workers each and a simulated clock: an item takes 60 s +- 20 %, hosts
+    take up to ten minutes to come,
+and every two minutes one is preempted, which the cluster notices within 15 s, and another comes three minutes
+    later. Ray's own time is not
+in it: `benchmarks/pool.py` has that. Utilisation is the workers' time with work as a share of all their time,
+    which begins when they are
 ready and ends when they are lost, given back, or the last item is done.
 """
 
@@ -15,7 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-from dgflow.runtime.pool import Pool
+from dgflow.runtime.pool.pool import Pool
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from runtime.simulated_fleet import Does, SimulatedFleet
@@ -41,7 +45,9 @@ def simulated(workers: int, items: int, seconds: float) -> str:
     hosts = workers // A_HOST
 
     def come() -> None:
-        fleet.join(f"host{len(fleet.running)}", places=A_HOST, starts=lambda: Does(chance.uniform(10.0, 20.0)))
+        fleet.join(
+            f"host{len(fleet.running)}", places=A_HOST, starts=lambda: Does(chance.uniform(10.0, 20.0))
+        )
 
     def preempt() -> None:
         if living := [host for host in fleet.running if not host.dead]:
@@ -59,12 +65,14 @@ def simulated(workers: int, items: int, seconds: float) -> str:
         took = fleet.now
     cpu = time.process_time() - began - fleet.own_cpu
     assert not failures and sorted(done) == list(range(items))
-    handed_out = next(when for when, item, _ in fleet.runs if item == items - 1)  # after that, idle workers have nothing left to do
+    handed_out = next(
+        when for when, item, _ in fleet.runs if item == items - 1
+    )  # after that, idle workers have nothing left to do
     idle = [seconds for when, seconds in fleet.idle if when <= handed_out]
     return (
-        f"{workers} workers, {items} items of {seconds:g} s, {len(fleet.runs) - items} begun again: {took / 60:.0f} simulated minutes; "
-        f"driver {1000 * cpu / items:.2f} ms of CPU an item; idle before an item at most {max(idle):.2f} s; "
-        f"utilisation {fleet.busy_seconds / fleet.worker_seconds:.3f}"
+        f"{workers} workers, {items} items of {seconds:g} s, {len(fleet.runs) - items} begun again: "
+        f"{took / 60:.0f} simulated minutes; driver {1000 * cpu / items:.2f} ms of CPU an item; idle before "
+        f"an item at most {max(idle):.2f} s; utilisation {fleet.busy_seconds / fleet.worker_seconds:.3f}"
     )
 
 

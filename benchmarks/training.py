@@ -1,10 +1,12 @@
-"""Does a discriminator's training wait for its data? `python benchmarks/training.py [--systems digits latents pixels] [--stores disk s3]`.
+"""Does a discriminator's training wait for its data? `python benchmarks/training.py [--systems digits latents
+pixels] [--stores disk s3]`.
 
-Random rows of published shapes in shards on the local disk and on a real S3 server on loopback; then, for each system, the training loop
-itself for some steps, with the share of its time that went by waiting for data, and the reader alone, at the published batch, with nothing
-to train. The second says what the first cannot on a CPU: how fast a network may be before it waits 5 % of its time (rows/s of the wall's
-clock depend on what else the machine does; the CPU's time a row does not). What an H100 would do is an estimate: `--utilisation` of its 989
-TFLOP/s in bfloat16, and no less than 8 us for each operation that is launched.
+Random rows of published shapes in shards on the local disk and on a real S3 server on loopback; then, for
+each system, the training loop itself for some steps, with the share of its time that went by waiting for
+data, and the reader alone, at the published batch, with nothing to train. The second says what the first
+cannot on a CPU: how fast a network may be before it waits 5 % of its time (rows/s of the wall's clock depend
+on what else the machine does; the CPU's time a row does not). What an H100 would do is an estimate:
+`--utilisation` of its 989 TFLOP/s in bfloat16, and no less than 8 us for each operation that is launched.
 """
 
 from __future__ import annotations
@@ -26,13 +28,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from dgflow import ADMEncoder, Encode, Generate, ImportImages, TrainClassifier, TrainDiscriminator, official
-from dgflow.networks.checkpoints import save_weights
-from dgflow.runtime.training import TrainingTask, train
-from dgflow.steps.binding import Bound, BoundRows, BoundWeights, Root
-from dgflow.steps.training_data import Stream
+from dgflow.engine.root import Root
+from dgflow.runtime.training.loop import train
+from dgflow.specs.bound import Bound, BoundRows, BoundWeights
+from dgflow.specs.training_task import TrainingTask
+from dgflow.steps.training.stream import Stream
 from dgflow.store.objects import ObjectStore, open_store
 from dgflow.store.shards import Columns, rows_sha256
 from dgflow.store.step_store import StepStore
+from dgflow.weights.tensors import save_weights
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from seaweed import seaweed
@@ -52,13 +56,23 @@ class System(NamedTuple):
     shard: int
 
 
-DIGITS = ADMEncoder(model_channels=32, channel_mult=(1, 1, 2), num_res_blocks=1, attention_resolutions=(), num_head_channels=32)
+DIGITS = ADMEncoder(
+    model_channels=32,
+    channel_mult=(1, 1, 2),
+    num_res_blocks=1,
+    attention_resolutions=(),
+    num_head_channels=32,
+)
 LATENT = ADMEncoder(channel_mult=(1, 2, 3), attention_resolutions=(1, 2, 4), time="ddpm-linear")
-PIXEL = ADMEncoder(channel_mult=(1, 2, 3, 4), num_res_blocks=4, attention_resolutions=(2, 4, 8), time="cosine-vp")
+PIXEL = ADMEncoder(
+    channel_mult=(1, 2, 3, 4), num_res_blocks=4, attention_resolutions=(2, 4, 8), time="cosine-vp"
+)
 SYSTEMS = {
     "digits": System(16, 1, DIGITS, None, encoded=False, batch=64, published=64, shard=500),
     "latents": System(32, 4, ADMEncoder(), LATENT, encoded=True, batch=8, published=1024, shard=250),
-    "pixels": System(64, 3, ADMEncoder(num_res_blocks=4), PIXEL, encoded=False, batch=4, published=128, shard=500),
+    "pixels": System(
+        64, 3, ADMEncoder(num_res_blocks=4), PIXEL, encoded=False, batch=4, published=128, shard=500
+    ),
 }
 
 
@@ -71,7 +85,10 @@ def main() -> None:
     parser.add_argument("--utilisation", type=float, default=0.3, help="of an H100's FLOP/s")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; one thread trains")
+    print(
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load "
+        f"{os.getloadavg()[0]:.1f}; one thread trains"
+    )
     for kind in options.stores:
         with store_of(kind) as store:
             for name in options.systems:
@@ -103,10 +120,13 @@ def measure(name: str, system: System, kind: str, store: ObjectStore, options: a
     rows, processor = reader_alone(system, inputs, options.rows)
     h100 = system.published / max(flops * system.published / (H100 * options.utilisation), launches * LAUNCH)
     print(
-        f"{name:8}{kind:5} batch {system.batch}: {rate:.2f} steps/s ({rate * system.batch:.0f} rows/s), waits {waited:.2%}\n"
-        f"{'':13} reader alone, batch {system.published}: {rows:,.0f} rows/s, {rows * bytes_a_row / 1e6:,.0f} MB/s as stored; "
+        f"{name:8}{kind:5} batch {system.batch}: {rate:.2f} steps/s ({rate * system.batch:.0f} rows/s), "
+        f"waits {waited:.2%}\n"
+        f"{'':13} reader alone, batch {system.published}: {rows:,.0f} rows/s, "
+        f"{rows * bytes_a_row / 1e6:,.0f} MB/s as stored; "
         f"networks up to {rows / 0.95:,.0f} rows/s wait below 5 %; {processor * 1e6:.0f} us of CPU a row\n"
-        f"{'':13} {flops / 1e9:.1f} GFLOP a row, {launches:,} operations a step: an H100 would do about {h100:,.0f} rows/s, estimated",
+        f"{'':13} {flops / 1e9:.1f} GFLOP a row, {launches:,} operations a step: an H100 would do about "
+        f"{h100:,.0f} rows/s, estimated",
         flush=True,
     )
 
@@ -119,10 +139,22 @@ def discriminator(system: System, rows: int, batch: int) -> TrainDiscriminator:
         fake = Generate(score=official("dit-xl-2-256"))[:rows]
     else:
         channels = 1 if system.channels == 1 else 3
-        real = fake = ImportImages(source="unused.npz", num_classes=1000, image_size=system.side, channels=channels)[:rows]
-    features = TrainClassifier(real=real, network=system.features, noise="linear_vp").last() if system.features else None
+        real = fake = ImportImages(
+            source="unused.npz", num_classes=1000, image_size=system.side, channels=channels
+        )[:rows]
+    features = (
+        TrainClassifier(real=real, network=system.features, noise="linear_vp").last()
+        if system.features
+        else None
+    )
     return TrainDiscriminator(
-        real=real, fake=fake, network=system.head, features=features, batch_size=batch, held_out=0.0, learning_rate=3e-4
+        real=real,
+        fake=fake,
+        network=system.head,
+        features=features,
+        batch_size=batch,
+        held_out=0.0,
+        learning_rate=3e-4,
     )
 
 
@@ -135,23 +167,38 @@ def bound(system: System, store: ObjectStore, rows: int) -> tuple[Bound, float]:
         if not system.encoded:
             return fake(count)
         names = ("mean", "std", "mean_flipped", "std_flipped")
-        return {name: random.standard_normal((count, *shape), np.float32).astype(np.float16) for name in names}
+        return {
+            name: random.standard_normal((count, *shape), np.float32).astype(np.float16) for name in names
+        }
 
     def fake(count: int) -> Columns:
         if system.encoded:
             return {"latent": random.standard_normal((count, *shape), np.float32).astype(np.float16)}
-        return {"image": random.integers(0, 256, (count, system.side, system.side, system.channels), np.uint8)}
+        return {
+            "image": random.integers(0, 256, (count, system.side, system.side, system.channels), np.uint8)
+        }
 
     items: dict[str, BoundRows | BoundWeights] = {}
     for name, make, digit in (("real", real, "0"), ("fake", fake, "1")):
         steps = StepStore(store, f"{name}-{system.side}", digit * 64)
         for number, start in enumerate(range(0, rows, system.shard)):
             stop = min(rows, start + system.shard)
-            columns = {"index": np.arange(start, stop), "label": random.integers(0, 1000, stop - start), **make(stop - start)}
-            steps.write_shard(number, columns, start=start, stop=stop, inputs={}, seconds=0.0, device="cpu", versions={})
+            columns = {
+                "index": np.arange(start, stop),
+                "label": random.integers(0, 1000, stop - start),
+                **make(stop - start),
+            }
+            steps.write_shard(
+                number, columns, start=start, stop=stop, inputs={}, seconds=0.0, device="cpu", versions={}
+            )
         manifest = steps.seal(0, rows, {}, [key for _, key in sorted(steps.done("shards", {}).items())])
         items[name] = BoundRows(steps, manifest, 0, rows)
-    stored = sum(entry.bytes for item in items.values() if isinstance(item, BoundRows) for entry in item.manifest.entries)
+    stored = sum(
+        entry.bytes
+        for item in items.values()
+        if isinstance(item, BoundRows)
+        for entry in item.manifest.entries
+    )
     step = discriminator(system, rows, system.batch)
     if step.features is not None:
         classifier = step.features.step
@@ -161,7 +208,15 @@ def bound(system: System, store: ObjectStore, rows: int) -> tuple[Bound, float]:
         steps = Root(store).steps(classifier)
         data = save_weights(weights)
         receipt = steps.commit(
-            "epochs", 1, data, suffix=".safetensors", rows_sha256=digest, inputs={}, seconds=0.0, device="cpu", versions={}
+            "epochs",
+            1,
+            data,
+            suffix=".safetensors",
+            rows_sha256=digest,
+            inputs={},
+            seconds=0.0,
+            device="cpu",
+            versions={},
         )
         items["features"] = BoundWeights(classifier, steps, receipt, Bound())
     return Bound(items), stored / (2 * rows)
@@ -178,7 +233,8 @@ class Launches(TorchDispatchMode):
 
 
 def operations(task: TrainingTask) -> tuple[int, int]:
-    """FLOP a row, and operations a step, forwards and backwards. Of the optimiser none: it has one for all weights."""
+    """FLOP a row, and operations a step, forwards and backwards. Of the optimiser none: it has one for all
+    weights."""
     with FlopCounterMode(display=False) as flops, Launches() as launches:
         task.loss(task.network, torch.arange(task.batch_size), 0).mean().backward()
     return flops.get_total_flops() // task.batch_size, launches.count
@@ -198,7 +254,8 @@ def reader_alone(system: System, inputs: Bound, rows: int) -> tuple[float, float
     step = discriminator(system, rows, system.published)
     nowhere = torch.device("meta")
     streams = [
-        Stream(step, inputs, name, num_classes=1000, device=nowhere, first=first, every=2) for first, name in enumerate(("real", "fake"))
+        Stream(step, inputs, name, num_classes=1000, device=nowhere, first=first, every=2)
+        for first, name in enumerate(("real", "fake"))
     ]
     slots, steps = torch.arange(system.published), 2 * rows // system.published  # one pass over both
     began = processor = 0.0

@@ -1,42 +1,44 @@
-"""dgflow: Discriminator Guidance for pretrained diffusion models as one distributed, resumable workflow on Ray.
+"""dgflow: Discriminator Guidance for pretrained diffusion models as one distributed, resumable workflow on
+Ray.
 
 What a recipe needs is here. Importing it, building a recipe and planning one load neither torch nor ray.
 """
 
+from dgflow._version import __version__
 from dgflow.cli import main
+from dgflow.diffusion.guidance_presets import adm_gpp, dit_gpp, edm_gpp
+from dgflow.diffusion.guidance_specs import (
+    Boost,
+    ClassifierFree,
+    ClassifierGuidance,
+    DiscriminatorGuidance,
+    Switch,
+)
+from dgflow.diffusion.sampler_specs import DDIM, DDPM, RK45, EDMAblation, Heun
+from dgflow.networks.adm.spec import ADMEncoder, ADMUNet
+from dgflow.networks.ddpm.spec import DDPMUNet
+from dgflow.networks.discriminator.spec import Discriminator
+from dgflow.networks.dit.spec import DiT
+from dgflow.networks.edm.spec import DhariwalUNet, SongUNet
+from dgflow.networks.inception.spec import InceptionV3
+from dgflow.networks.lsgm.spec import NVAE, LSGMPrior
+from dgflow.networks.ncsnpp.spec import NCSNpp
+from dgflow.networks.own.spec import OwnDenoiser, OwnFeatures
+from dgflow.networks.stable_diffusion.spec import StableDiffusionVAE
 from dgflow.steps.decode import Decode
 from dgflow.steps.encode import Encode
-from dgflow.steps.evaluate import Evaluate
-from dgflow.steps.features import Features
 from dgflow.steps.generate import Generate
-from dgflow.steps.guidance_specs import Boost, ClassifierFree, ClassifierGuidance, DiscriminatorGuidance, Switch
-from dgflow.steps.image_set import ImageSet, StatisticsFile
-from dgflow.steps.import_images import ImportImages
-from dgflow.steps.measure import Measure
-from dgflow.steps.network_specs import (
-    ADMEncoder,
-    ADMUNet,
-    DDPMUNet,
-    DhariwalUNet,
-    Discriminator,
-    DiT,
-    InceptionV3,
-    LSGMPrior,
-    NCSNpp,
-    SongUNet,
-)
+from dgflow.steps.judging.evaluate import Evaluate
+from dgflow.steps.judging.features import Features
+from dgflow.steps.judging.measure import Measure
+from dgflow.steps.judging.published_reference import PublishedStatistics, reference
 from dgflow.steps.official import official
-from dgflow.steps.own_networks import OwnDenoiser, OwnFeatures
-from dgflow.steps.presets import adm_gpp, dit_gpp, edm_gpp
 from dgflow.steps.pretrained import Pretrained
-from dgflow.steps.published_reference import PublishedStatistics, reference
-from dgflow.steps.sampler_specs import DDIM, DDPM, RK45, EDMAblation, Heun
-from dgflow.steps.train_classifier import TrainClassifier, published_classifier
-from dgflow.steps.train_discriminator import TrainDiscriminator
-from dgflow.steps.train_score import TrainScore
-from dgflow.steps.vae_specs import NVAE, StableDiffusionVAE
-
-__version__ = "0.1.0"
+from dgflow.steps.sources.image_set import ImageSet, StatisticsFile
+from dgflow.steps.sources.import_images import ImportImages
+from dgflow.steps.training.train_classifier import TrainClassifier, published_classifier
+from dgflow.steps.training.train_discriminator import TrainDiscriminator
+from dgflow.steps.training.train_score import TrainScore
 
 __all__ = [
     "ADMEncoder",
@@ -77,6 +79,7 @@ __all__ = [
     "TrainClassifier",
     "TrainDiscriminator",
     "TrainScore",
+    "__version__",
     "adm_gpp",
     "dit_gpp",
     "edm_gpp",

@@ -1,10 +1,12 @@
 """Building steps in the test's own process, without Ray."""
 
-from dgflow.runtime.training import train
-from dgflow.steps.binding import Bound, Root, graph
-from dgflow.steps.execute import make_result, shard_work
-from dgflow.steps.plan import look
-from dgflow.steps.step import SampleStep, Step, TrainStep
+from dgflow.engine.execute import make_result, shard_work
+from dgflow.engine.plan import look
+from dgflow.engine.root import Root
+from dgflow.runtime.training.loop import train
+from dgflow.specs.bound import Bound
+from dgflow.specs.graph import graph
+from dgflow.specs.step import SampleStep, Step, TrainStep
 from dgflow.store.objects import ObjectStore
 
 

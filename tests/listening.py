@@ -30,5 +30,9 @@ def listening(pids: list[int]) -> set[str]:
             sockets |= {os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()}
         except OSError:  # ended meanwhile
             continue
-    rows = [row.split() for table in ("tcp", "tcp6") for row in Path(f"/proc/net/{table}").read_text().splitlines()[1:]]
+    rows = [
+        row.split()
+        for table in ("tcp", "tcp6")
+        for row in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
+    ]
     return {row[1].partition(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets}

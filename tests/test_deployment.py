@@ -1,7 +1,9 @@
-"""cluster.yaml, docs/kuberay.yaml and .rayignore, held against the schemas of Ray, EC2 and Kubernetes, without a network.
+"""cluster.yaml, docs/kuberay.yaml and .rayignore, held against the schemas of Ray, EC2 and Kubernetes,
+without a network.
 
-KubeRay's own schema is in no package of PyPI or npm, so what is outside of the pods is checked by `RayCluster` below, strict and with the
-fields that its reference documents (KubeRay 1.6), and by Ray's own autoscaler, which reads the manifest as it would in the cluster.
+KubeRay's own schema is in no package of PyPI or npm, so what is outside of the pods is checked by
+`RayCluster` below, strict and with the fields that its reference documents (KubeRay 1.6), and by Ray's own
+autoscaler, which reads the manifest as it would in the cluster.
 """
 
 import json
@@ -34,7 +36,9 @@ FILLED_IN = {
     "s3://BUCKET/PREFIX": "s3://a-bucket/dgflow",
     "IMAGE": "registry.example/dgflow@sha256:" + 64 * "0",
 }
-PINS = dict(line.split("==") for line in (PROJECT / "constraints.txt").read_text().splitlines() if "==" in line)
+PINS = dict(
+    line.split("==") for line in (PROJECT / "constraints.txt").read_text().splitlines() if "==" in line
+)
 
 
 def filled_in(file: Path) -> str:
@@ -42,7 +46,9 @@ def filled_in(file: Path) -> str:
     lines = []
     for line in file.read_text().splitlines():
         if "# FILL IN" in line:
-            example = next(name for name in FILLED_IN if re.search(rf"\b{re.escape(name)}\b", line.partition("#")[0]))
+            example = next(
+                name for name in FILLED_IN if re.search(rf"\b{re.escape(name)}\b", line.partition("#")[0])
+            )
             line = line.replace(example, FILLED_IN[example], 1)
         lines.append(line)
     return "\n".join(lines)
@@ -68,7 +74,9 @@ def test_three_fields_are_marked_and_nothing_else_is_to_be_filled_in(file: Path)
 @pytest.mark.parametrize("file", [CLUSTER, KUBERAY], ids=lambda file: file.name)
 def test_no_key_is_written_there(file: Path) -> None:
     text = file.read_text()
-    assert not re.search(r"AKIA|ASIA|BEGIN [A-Z ]*PRIVATE KEY|(?i:secret_access_key|password)|RAY_AUTH_TOKEN\b", text)
+    assert not re.search(
+        r"AKIA|ASIA|BEGIN [A-Z ]*PRIVATE KEY|(?i:secret_access_key|password)|RAY_AUTH_TOKEN\b", text
+    )
     assert not re.search(r"\b[0-9a-f]{32,}\b", text)
 
 
@@ -101,31 +109,46 @@ def test_workers_are_spot_hosts_down_to_none_and_the_head_offers_nothing() -> No
 def test_hosts_have_a_role_and_guard_its_credentials() -> None:
     for kind in cluster()["available_node_types"].values():
         assert kind["node_config"]["IamInstanceProfile"] == {"Arn": FILLED_IN["INSTANCE_PROFILE_ARN"]}
-        assert kind["node_config"]["MetadataOptions"] == {"HttpTokens": "required", "HttpPutResponseHopLimit": 1}
+        assert kind["node_config"]["MetadataOptions"] == {
+            "HttpTokens": "required",
+            "HttpPutResponseHopLimit": 1,
+        }
         assert all(disk["Ebs"]["Encrypted"] for disk in kind["node_config"]["BlockDeviceMappings"])
 
 
 def test_only_ssh_is_open_and_the_dashboard_is_on_loopback() -> None:
     found = cluster()
-    assert "IpPermissions" not in found["provider"]["security_group"]  # Ray's own rules: SSH, and all within the group
+    assert (
+        "IpPermissions" not in found["provider"]["security_group"]
+    )  # Ray's own rules: SSH, and all within the group
     for kind in found["available_node_types"].values():
         assert not {"SecurityGroupIds", "NetworkInterfaces", "LaunchTemplate"} & set(kind["node_config"])
     (start,) = [line for line in found["head_start_ray_commands"] if "ray start" in line]
     assert "--dashboard-host=127.0.0.1" in start
-    assert not any("0.0.0.0" in line for line in found["head_start_ray_commands"] + found["worker_start_ray_commands"])
+    assert not any(
+        "0.0.0.0" in line for line in found["head_start_ray_commands"] + found["worker_start_ray_commands"]
+    )
 
 
 def test_every_command_is_shell_even_in_the_brackets_that_ray_puts_around_it() -> None:
     found = cluster()
-    for group in ("head_setup_commands", "worker_setup_commands", "head_start_ray_commands", "worker_start_ray_commands"):
+    for group in (
+        "head_setup_commands",
+        "worker_setup_commands",
+        "head_start_ray_commands",
+        "worker_start_ray_commands",
+    ):
         for command in found[group]:
-            checked = subprocess.run(["bash", "-n", "-c", f"true && ({command})"], capture_output=True, text=True)
+            checked = subprocess.run(
+                ["bash", "-n", "-c", f"true && ({command})"], capture_output=True, text=True
+            )
             assert checked.returncode == 0, f"{command}: {checked.stderr}"
 
 
 @pytest.mark.parametrize("where", ["head", "worker"])
 def test_ray_starts_with_the_root_the_region_and_the_token_mode(where: str, tmp_path: Path) -> None:
-    """The commands as they stand, with programs in the place of `ray`, `cloud-init` and `pip` that tell what they were given."""
+    """The commands as they stand, with programs in the place of `ray`, `cloud-init` and `pip` that tell what
+    they were given."""
     found = cluster()
     programs = tmp_path / "venv" / "bin"
     programs.mkdir(parents=True)
@@ -138,19 +161,33 @@ def test_ray_starts_with_the_root_the_region_and_the_token_mode(where: str, tmp_
     written = [command for command in found[f"{where}_setup_commands"] if command.endswith("~/dgflow.env")]
     lines = []
     for command in written + found[f"{where}_start_ray_commands"]:
-        environment = {"HOME": str(tmp_path), "PATH": f"{programs}:{os.environ['PATH']}", "RAY_HEAD_IP": "10.0.0.1"}
-        done = subprocess.run(["bash", "-c", f"true && ({command})"], env=environment, capture_output=True, text=True)
+        environment = {
+            "HOME": str(tmp_path),
+            "PATH": f"{programs}:{os.environ['PATH']}",
+            "RAY_HEAD_IP": "10.0.0.1",
+        }
+        done = subprocess.run(
+            ["bash", "-c", f"true && ({command})"], env=environment, capture_output=True, text=True
+        )
         assert done.returncode == 0, f"{command}: {done.stderr}"
         lines += done.stdout.splitlines()
     inherited = f"{FILLED_IN['s3://BUCKET/PREFIX']} eu-central-1 5 token"
     assert [line.endswith(inherited) for line in lines] == [True, True]
     assert lines[0].startswith("ray stop ")
-    assert lines[1].startswith("ray start --head --port=6379" if where == "head" else "ray start --address=10.0.0.1:6379")
+    assert lines[1].startswith(
+        "ray start --head --port=6379" if where == "head" else "ray start --address=10.0.0.1:6379"
+    )
 
 
-@pytest.mark.parametrize(("ray", "looks"), [("0" * 60, 60), ("0" * 12 + "1" * 5 + "0" * 20, 37), ("1" + "0" * 19 + "1" + "0" * 20, 41)])
+@pytest.mark.parametrize(
+    ("ray", "looks"),
+    [("0" * 60, 60), ("0" * 12 + "1" * 5 + "0" * 20, 37), ("1" + "0" * 19 + "1" + "0" * 20, 41)],
+)
 def test_a_worker_ends_itself_after_ten_minutes_without_ray(ray: str, looks: int, tmp_path: Path) -> None:
-    """`UserData` as it stands; at its n-th look a raylet is there where the n-th digit is 1. A look is half a minute: `sleep 30`."""
+    """`UserData` as it stands; at its n-th look a raylet is there where the n-th digit is 1.
+
+    A look is half a minute: `sleep 30`.
+    """
     scripts = {
         "sleep": 'echo "$1" >> slept',
         "pgrep": f'[ "$*" = "-x raylet" ] && [ "$(cut -c "$(wc -l < slept)" <<< {ray})" = 1 ]',
@@ -161,7 +198,13 @@ def test_a_worker_ends_itself_after_ten_minutes_without_ray(ray: str, looks: int
         (tmp_path / name).chmod(0o755)
     (tmp_path / "user-data").write_text(cluster()["available_node_types"]["gpu"]["node_config"]["UserData"])
     (tmp_path / "user-data").chmod(0o755)
-    subprocess.run([tmp_path / "user-data"], env={"PATH": f"{tmp_path}:{os.environ['PATH']}"}, cwd=tmp_path, check=True, timeout=10)
+    subprocess.run(
+        [tmp_path / "user-data"],
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        cwd=tmp_path,
+        check=True,
+        timeout=10,
+    )
     deadline = time.monotonic() + 30
     while not (tmp_path / "ended").exists() or not (tmp_path / "ended").read_text():
         assert time.monotonic() < deadline, (tmp_path / "slept").read_text()
@@ -175,11 +218,17 @@ def test_what_is_installed_are_the_dependencies_in_the_versions_of_constraints(t
     assert found["file_mounts"]["~/dgflow/pyproject.toml"] == "./pyproject.toml"
     assert found["file_mounts"]["~/dgflow/constraints.txt"] == "./constraints.txt"
     assert found["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
-    (command,) = [command for command in found["setup_commands"] if command.endswith("> ~/dgflow/requirements.txt")]
+    (command,) = [
+        command for command in found["setup_commands"] if command.endswith("> ~/dgflow/requirements.txt")
+    ]
     (tmp_path / "dgflow").mkdir()
     (tmp_path / "dgflow" / "pyproject.toml").write_bytes((PROJECT / "pyproject.toml").read_bytes())
     command = command.replace("~/venv/bin/python", "python3", 1)
-    subprocess.run(["bash", "-c", f"true && ({command})"], env={"HOME": str(tmp_path), "PATH": os.environ["PATH"]}, check=True)
+    subprocess.run(
+        ["bash", "-c", f"true && ({command})"],
+        env={"HOME": str(tmp_path), "PATH": os.environ["PATH"]},
+        check=True,
+    )
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     asked = (tmp_path / "dgflow" / "requirements.txt").read_text().splitlines()
     assert asked == project["dependencies"] + project["optional-dependencies"]["dit"]
@@ -242,7 +291,12 @@ def test_kubernetes_accepts_the_manifest() -> None:
     found = manifests()
     spec = RayCluster.model_validate(found.pop("RayCluster")).spec
     for group in (spec.headGroupSpec, *spec.workerGroupSpecs):
-        found[str(len(found))] = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "any"}, **group.template}
+        found[str(len(found))] = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "any"},
+            **group.template,
+        }
     for manifest in found.values():
         kubernetes_validate.validate(manifest, "1.37", strict=True)
 
@@ -268,7 +322,9 @@ def test_pods_share_a_root_and_a_role_and_are_reached_by_nobody_outside() -> Non
         pod = group["template"]["spec"]
         assert pod["serviceAccountName"] == found["ServiceAccount"]["metadata"]["name"]
         assert pod["restartPolicy"] == "Never"
-        assert pod["nodeSelector"]["eks.amazonaws.com/capacityType"] == ("ON_DEMAND" if group is spec["headGroupSpec"] else "SPOT")
+        assert pod["nodeSelector"]["eks.amazonaws.com/capacityType"] == (
+            "ON_DEMAND" if group is spec["headGroupSpec"] else "SPOT"
+        )
         (container,) = pod["containers"]
         assert container["env"] == [{"name": "DGFLOW_ROOT", "value": FILLED_IN["s3://BUCKET/PREFIX"]}]
         assert container["image"] == FILLED_IN["IMAGE"]
@@ -282,7 +338,9 @@ def test_the_documented_role_may_read_the_documented_data_and_every_command_name
     text = (PROJECT / "docs" / "cluster.md").read_text()
     policy = json.loads(text.partition("```json\n")[2].partition("```")[0])
     readable = [
-        statement["Resource"].removeprefix("arn:aws:s3:::") for statement in policy["Statement"] if "s3:GetObject" in statement["Action"]
+        statement["Resource"].removeprefix("arn:aws:s3:::")
+        for statement in policy["Statement"]
+        if "s3:GetObject" in statement["Action"]
     ]
     commands = re.findall(r"^ *python workflows/imagenet256_dit\.py (.*)$", text, flags=re.MULTILINE)
     assert len(commands) == 3
@@ -296,9 +354,23 @@ def test_a_job_carries_the_package_and_the_recipes_and_little_else(tmp_path: Pat
     create_package(str(PROJECT), tmp_path / "job.zip", include_gitignore=True)
     carried = zipfile.ZipFile(tmp_path / "job.zip").namelist()
     for folder in ("dgflow", "workflows"):
-        files = {str(path.relative_to(PROJECT)) for path in (PROJECT / folder).rglob("*") if path.suffix in (".py", ".html")}
+        files = {
+            str(path.relative_to(PROJECT))
+            for path in (PROJECT / folder).rglob("*")
+            if path.suffix in (".py", ".html")
+        }
         assert files <= set(carried)
-    left_behind = (".", "tests/", "docs/", "benchmarks/", "runs/", "data/", "cluster.yaml", "README.md", "Makefile")
+    left_behind = (
+        ".",
+        "tests/",
+        "docs/",
+        "benchmarks/",
+        "runs/",
+        "data/",
+        "cluster.yaml",
+        "README.md",
+        "Makefile",
+    )
     assert not [name for name in carried if name.startswith(left_behind)]
     assert not any("__pycache__" in name for name in carried)
     assert (tmp_path / "job.zip").stat().st_size < 2e6  # bytes; 1.25 MB now, not compressed

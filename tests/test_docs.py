@@ -1,4 +1,5 @@
-"""What the docs say about published files is what the catalogue and the readers know, and they name every public class."""
+"""What the docs say about published files is what the catalogue and the readers know, and they name every
+public class."""
 
 import ast
 from pathlib import Path
@@ -27,7 +28,10 @@ def test_every_format_is_listed_among_those_that_never_met_an_original(format):
     assert f"| `{format}` |" in MODELS
 
 
-@pytest.mark.parametrize("name", [name for name in dgflow.__all__ if name[0].isupper() and not name.startswith(("Train", "Import"))])
+@pytest.mark.parametrize(
+    "name",
+    [name for name in dgflow.__all__ if name[0].isupper() and not name.startswith(("Train", "Import"))],
+)
 def test_every_public_class_is_named(name):
     assert name in MODELS or name in METRICS
 
@@ -40,17 +44,33 @@ RECIPES = (Path(__file__).resolve().parents[1] / "docs" / "recipes.md").read_tex
 def test_a_recipe_can_be_read_at_a_glance(path):
     lines = path.read_text().splitlines()
     assert len(lines) <= 50 and max(map(len, lines)) <= 140
-    assert all(line.split()[0] != "from" or "dgflow" not in line for line in lines if line)  # the public API only
+    assert all(
+        line.split()[0] != "from" or "dgflow" not in line for line in lines if line
+    )  # the public API only
 
 
-@pytest.mark.parametrize("path", [path for path in WORKFLOWS if path.stem != "digits"], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [path for path in WORKFLOWS if path.stem != "digits"], ids=lambda path: path.stem
+)
 def test_a_recipe_of_a_published_system_says_what_was_published_and_where_its_files_are_from(path):
     text = " ".join((ast.get_docstring(ast.parse(path.read_text())) or "").split())
     assert f"`{path.name}`" in RECIPES
-    for word in ("Published", "to be reached", "not measured here", "eeds", "Weights:", "Data:", "Budget of the paper"):
+    for word in (
+        "Published",
+        "to be reached",
+        "not measured here",
+        "eeds",
+        "Weights:",
+        "Data:",
+        "Budget of the paper",
+    ):
         assert word in text, word
     named = [file for file in CATALOGUE.values() if f'"{file.name}"' in path.read_text() and file.network]
     assert named or path.stem == "cifar10_edm"  # whose names are put together
     for file in named:
-        licences = ("no licence stated",) if file.licence == "none stated" else (file.licence, file.licence.partition(" (")[0])
+        licences = (
+            ("no licence stated",)
+            if file.licence == "none stated"
+            else (file.licence, file.licence.partition(" (")[0])
+        )
         assert any(licence in text for licence in licences) or file.name.startswith("inception"), file.name

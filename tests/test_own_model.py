@@ -41,7 +41,9 @@ def folder(tmp_path, monkeypatch):
     for label, kind in enumerate(("cats", "dogs")):
         Path("data/images", kind).mkdir(parents=True)
         for number in range(60):
-            Image.fromarray(random.integers(80 * label, 80 * label + 160, (16, 16, 3), np.uint8)).save(f"data/images/{kind}/{number}.png")
+            Image.fromarray(random.integers(80 * label, 80 * label + 160, (16, 16, 3), np.uint8)).save(
+                f"data/images/{kind}/{number}.png"
+            )
     yield tmp_path
     for name in FILES:
         sys.modules.pop(name.removesuffix(".py"), None)
@@ -49,11 +51,16 @@ def folder(tmp_path, monkeypatch):
 
 def test_the_denoiser_is_twenty_lines():
     denoiser = FILES["my_model.py"].partition("class Features")[0].splitlines()
-    assert sorted(FILES) == ["my_model.py", "own_recipe.py"] and len([line for line in denoiser if line.strip()]) <= 20
+    assert (
+        sorted(FILES) == ["my_model.py", "own_recipe.py"]
+        and len([line for line in denoiser if line.strip()]) <= 20
+    )
 
 
 def test_the_recipe_runs_from_the_files_to_a_table_of_finite_numbers(folder):
-    target = importlib.import_module("own_recipe").workflow(real=48, samples=32, epochs=1, image_size=16, shard_size=16)
+    target = importlib.import_module("own_recipe").workflow(
+        real=48, samples=32, epochs=1, image_size=16, shard_size=16
+    )
     store = MemoryStore("own-model")
     complete(target, store)
     summary = summarise(target, store)
@@ -89,7 +96,9 @@ def test_what_predicts_something_else_becomes_a_denoiser_by_the_lines_of_the_tab
     for name, prediction in exact.items():
         ((predicts, lines),) = ((row, lines) for row, lines in ROWS.items() if row.startswith(name))
         asked = []
-        network = SimpleNamespace(net=lambda *arguments, prediction=prediction, asked=asked: asked.extend(arguments) or prediction)
+        network = SimpleNamespace(
+            net=lambda *arguments, prediction=prediction, asked=asked: asked.extend(arguments) or prediction
+        )
         body = lines.replace("`", "").replace("<br>", "\n    ")
         forward: dict[str, Any] = {"time": tau_from_sigma}
         exec(f"def forward(self, x, sigma, s):\n    {body}", forward)

@@ -1,4 +1,5 @@
-"""docs/security.md, where code can be held to it: nothing is unpickled, no secret is written anywhere, Ray stays on loopback."""
+"""docs/security.md, where code can be held to it: nothing is unpickled, no secret is written anywhere, Ray
+stays on loopback."""
 
 import ast
 import io
@@ -49,7 +50,8 @@ RUNS_CODE = {
 RUN_CODE_WHOLE = {"cloudpickle", "ray.cloudpickle", "dill", "joblib", "marshal", "shelve", "_pickle"}
 """Modules that have no other use."""
 ALLOWED = {
-    # The two readers of published pickles: subclasses of Unpickler whose globals are records, never the things that are named.
+    # The two readers of published pickles: subclasses of Unpickler whose globals are records, never the
+    # things that are named.
     ("weights/inert_pickle.py", "pickle.Unpickler"),
     ("images/cifar_pickle.py", "pickle.Unpickler"),
     # Behind the first of them, and with weights_only=True.
@@ -65,7 +67,9 @@ def used(tree: ast.Module) -> Iterator[tuple[str, ast.AST]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                known[alias.asname or alias.name.partition(".")[0]] = alias.name if alias.asname else alias.name.partition(".")[0]
+                known[alias.asname or alias.name.partition(".")[0]] = (
+                    alias.name if alias.asname else alias.name.partition(".")[0]
+                )
                 yield alias.name, node
         elif isinstance(node, ast.ImportFrom):
             for alias in node.names:
@@ -92,10 +96,21 @@ def test_nothing_in_dgflow_unpickles_or_runs_what_it_reads() -> None:
 def test_the_readers_of_pickles_make_nothing_that_a_pickle_names() -> None:
     for name in ("weights/inert_pickle.py", "images/cifar_pickle.py"):
         tree = ast.parse((DGFLOW / name).read_text())
-        readers = {base: node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for base in map(ast.unparse, node.bases)}
-        (body,) = [part for part in readers["pickle.Unpickler"].body if isinstance(part, ast.FunctionDef) and part.name == "find_class"]
+        readers = {
+            base: node
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ClassDef)
+            for base in map(ast.unparse, node.bases)
+        }
+        (body,) = [
+            part
+            for part in readers["pickle.Unpickler"].body
+            if isinstance(part, ast.FunctionDef) and part.name == "find_class"
+        ]
         assert any(isinstance(node, ast.Raise) for node in ast.walk(body))
-        assert not {"getattr", "super", "import_module", "__import__"} & {node.id for node in ast.walk(body) if isinstance(node, ast.Name)}
+        assert not {"getattr", "super", "import_module", "__import__"} & {
+            node.id for node in ast.walk(body) if isinstance(node, ast.Name)
+        }
 
 
 def test_no_array_file_is_read_with_the_objects_in_it() -> None:
@@ -111,14 +126,22 @@ def test_no_array_file_is_read_with_the_objects_in_it() -> None:
 
 def test_torch_reads_weights_alone() -> None:
     tree = ast.parse((DGFLOW / "weights" / "torch_file.py").read_text())
-    (call,) = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load"]
+    (call,) = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load"
+    ]
     assert {word.arg: ast.unparse(word.value) for word in call.keywords}["weights_only"] == "True"
 
 
 # Everything secret that a run can meet, as nobody else writes it.
 KEY_ID, KEY = "AKIADISTINCTIVE00001", "distinctive-secret-key-00002"
 TOKEN = "d15c" * 16
-ELSEWHERE = {"HF_TOKEN": "hf_distinctive00003", "DATABASE_PASSWORD": "distinctive-password-00004", "WANDB_API_KEY": "distinctive-00005"}
+ELSEWHERE = {
+    "HF_TOKEN": "hf_distinctive00003",
+    "DATABASE_PASSWORD": "distinctive-password-00004",
+    "WANDB_API_KEY": "distinctive-00005",
+}
 IN_ENDPOINT, WRONG = "distinctive-password-00006", "distinctive-wrong-key-00007"
 SECRETS = (KEY_ID, KEY, TOKEN, *ELSEWHERE.values(), IN_ENDPOINT, WRONG)
 
@@ -147,13 +170,18 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
-    """A run that succeeds, one whose worker fails and three that cannot reach their root, all with secrets around them: what they leave."""
+    """A run that succeeds, one whose worker fails and three that cannot reach their root, all with secrets
+    around them: what they leave."""
     folder = tmp_path_factory.mktemp("secrets")
     server = Server(folder)
     server.environment |= {"AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": KEY}
     server.start()
-    ray_folder = Path(tempfile.mkdtemp(prefix="dgx-", dir="/tmp"))  # short, as the path of a Unix socket has to be
-    own = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "DGFLOW_", "RAY_"))}
+    ray_folder = Path(
+        tempfile.mkdtemp(prefix="dgx-", dir="/tmp")
+    )  # short, as the path of a Unix socket has to be
+    own = {
+        name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "DGFLOW_", "RAY_"))
+    }
     environment = own | server.environment | ELSEWHERE | {"RAY_AUTH_TOKEN": TOKEN, "RAY_AUTH_MODE": "token"}
     environment |= {"RAY_TMPDIR": str(ray_folder), "OMP_NUM_THREADS": "1", "HOME": str(folder)}
     root = environment.pop("BUCKET_URL")
@@ -164,7 +192,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
 
     def run(*command: str, **other: str) -> tuple[int, str]:
         arguments = [sys.executable, *command]
-        done = subprocess.run(arguments, cwd=folder, env=environment | other, capture_output=True, text=True, timeout=400)
+        done = subprocess.run(
+            arguments, cwd=folder, env=environment | other, capture_output=True, text=True, timeout=400
+        )
         return done.returncode, done.stdout + done.stderr
 
     endpoint = environment["AWS_ENDPOINT_URL"]
@@ -176,7 +206,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
             "denied": run("broken.py", "run", "--root", f"{root}/denied", AWS_SECRET_ACCESS_KEY=WRONG),
             "lost": run("broken.py", "run", "--root", "s3://no-such-bucket/x"),
             "endpoint": run(
-                "broken.py", "run", "--root", f"{root}/x", AWS_ENDPOINT_URL=endpoint.replace("//", f"//somebody:{IN_ENDPOINT}@", 1)
+                "broken.py",
+                "run",
+                "--root",
+                f"{root}/x",
+                AWS_ENDPOINT_URL=endpoint.replace("//", f"//somebody:{IN_ENDPOINT}@", 1),
             ),
         }
         with pytest.MonkeyPatch.context() as patch:
@@ -188,7 +222,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
                 written |= {f"{part}/{entry.key}": store.get(entry.key) for entry in store.list("")}
             connected = open_store(f"{root}/whole")
             connected.get("dgflow.json")
-        logs = {str(path.relative_to(ray_folder)): path.read_bytes() for path in ray_folder.rglob("*") if path.is_file()}
+        logs = {
+            str(path.relative_to(ray_folder)): path.read_bytes()
+            for path in ray_folder.rglob("*")
+            if path.is_file()
+        }
         yield SimpleNamespace(ended=ended, written=written, logs=logs, store=connected)
     finally:
         server.kill()
@@ -201,7 +239,9 @@ def pictures(folder: Path) -> None:
         (folder / str(number)).mkdir(parents=True)
         Image.fromarray(np.full((8, 8, 3), 99, np.uint8)).save(folder / str(number) / "picture.png")
     whole = (folder / "1" / "picture.png").read_bytes()
-    (folder / "1" / "picture.png").write_bytes(whole[:41] + bytes(len(whole) - 41))  # the header says the same, the pixels are gone
+    (folder / "1" / "picture.png").write_bytes(
+        whole[:41] + bytes(len(whole) - 41)
+    )  # the header says the same, the pixels are gone
 
 
 def holds_a_secret(data: bytes) -> list[str]:
@@ -213,7 +253,9 @@ def test_the_runs_ended_as_they_should(runs: SimpleNamespace) -> None:
         "whole": 0, "broken": 1, "status": 1, "denied": 1, "lost": 1, "endpoint": 1
     }, runs.ended  # fmt: skip
     said = {name: text for name, (_, text) in runs.ended.items()}
-    assert "picture.png" in said["broken"] and "access denied" in said["denied"] and "no bucket" in said["lost"]
+    assert (
+        "picture.png" in said["broken"] and "access denied" in said["denied"] and "no bucket" in said["lost"]
+    )
     assert "without credentials" in said["endpoint"]
     assert {"whole/report.html", "whole/dgflow.json"} <= set(runs.written)
     assert any("/shards/" in key for key in runs.written)
@@ -255,8 +297,12 @@ print("listening", *sorted(listening(family(os.getpid()))))
 
 
 def test_without_a_cluster_ray_listens_on_loopback_alone(tmp_path: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "DGFLOW_", "RAY_"))}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "DGFLOW_", "RAY_"))
+    }
     command = [sys.executable, "-c", LISTENING, str(TESTS), str(tmp_path / "root")]
-    done = subprocess.run(command, env=environment | {"HOME": str(tmp_path)}, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(
+        command, env=environment | {"HOME": str(tmp_path)}, capture_output=True, text=True, timeout=200
+    )
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("listening ")] or [done.stderr]
     assert set(line.split()[1:]) <= LOOPBACK, line

@@ -1,4 +1,5 @@
-"""`dgflow metrics` and `dgflow export` as a user types them: what is printed where, exit status, and one clear message for what went wrong.
+"""`dgflow metrics` and `dgflow export` as a user types them: what is printed where, exit status, and one
+clear message for what went wrong.
 
 Where features are computed, it is in the test's own process, but for the last tests, which start Ray.
 """
@@ -22,14 +23,16 @@ from PIL import Image
 
 from dgflow.cli import open_root, tool
 from dgflow.images.sources import open_images
-from dgflow.metrics.inception import InceptionV3
-from dgflow.networks.checkpoints import save_weights
+from dgflow.networks.inception.module import InceptionV3
 from dgflow.runtime.placement import Placement
 from dgflow.runtime.progress import Progress
-from dgflow.steps.step import Step
+from dgflow.specs.step import Step
 from dgflow.store.objects import ObjectStore, StoreError
+from dgflow.weights.tensors import save_weights
 
-NO_CLOUD = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "DGFLOW_", "RAY_"))}
+NO_CLOUD = {
+    name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "DGFLOW_", "RAY_"))
+}
 ADM = ("--protocol", "adm")
 
 
@@ -45,7 +48,8 @@ class Called(NamedTuple):
 
     @property
     def error(self) -> str:
-        """The one message of a command that failed: no traceback, and nothing that could be taken for a result."""
+        """The one message of a command that failed: no traceback, and nothing that could be taken for a
+        result."""
         assert self.status == 1, self.stderr
         assert "Traceback" not in self.stderr and self.stdout == ""
         (line,) = [line for line in self.stderr.splitlines() if line.startswith("error: ")]
@@ -58,7 +62,7 @@ def dgflow(monkeypatch, capsys, made, tmp_path):
     monkeypatch.delenv("DGFLOW_ROOT", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(made / "cache"))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("dgflow.steps.execute.execute", _without_ray)
+    monkeypatch.setattr("dgflow.engine.execute.execute", _without_ray)
 
     def call(*arguments: object) -> Called:
         monkeypatch.setattr(sys, "argv", ["dgflow", *map(str, arguments)])
@@ -101,7 +105,8 @@ def made(tmp_path_factory):
 def statistics(tmp_path):
     """Three files of statistics of four features: N(0, 1), N(1, 4) and N(2, 1)."""
     return [
-        str(write_statistics(tmp_path / f"{name}.npz", mean, variance)) for name, mean, variance in (("x", 0, 1), ("y", 1, 4), ("z", 2, 1))
+        str(write_statistics(tmp_path / f"{name}.npz", mean, variance))
+        for name, mean, variance in (("x", 0, 1), ("y", 1, 4), ("z", 2, 1))
     ]
 
 
@@ -109,9 +114,7 @@ def statistics(tmp_path):
 
 
 def test_statistics_against_statistics_give_the_closed_form_without_starting_ray(statistics, tmp_path):
-    program = (
-        "import sys; from dgflow.cli.tool import main\ntry: main()\nfinally: print('ray loaded:', 'ray' in sys.modules, file=sys.stderr)"
-    )
+    program = "import sys; from dgflow.cli.tool import main\ntry: main()\nfinally: print('ray loaded:', 'ray' in sys.modules, file=sys.stderr)"
     x, y, _ = statistics
     found = subprocess.run(
         [sys.executable, "-c", program, "metrics", x, y, *ADM, "--json"],
@@ -123,13 +126,17 @@ def test_statistics_against_statistics_give_the_closed_form_without_starting_ray
     )
     assert found.returncode == 0, found.stderr
     assert found.stderr.splitlines()[-1] == "ray loaded: False"
-    assert json.loads(found.stdout.splitlines()[-1])["values"] == {"fid": pytest.approx(4 * 1 + 4 * (1 - 2) ** 2)}
+    assert json.loads(found.stdout.splitlines()[-1])["values"] == {
+        "fid": pytest.approx(4 * 1 + 4 * (1 - 2) ** 2)
+    }
     assert (tmp_path / "runs" / "metrics" / "dgflow.json").exists()  # the root, where none is named
 
 
 def test_a_published_reference_is_named_and_taken_from_where_a_person_put_it(dgflow, statistics, tmp_path):
     placed = tmp_path / "root" / "weights" / "fid-cifar10-32x32" / "cifar10-32x32.npz"
-    assert dgflow("metrics", statistics[0], statistics[1], *ADM, "--root", tmp_path / "root").status == 0  # which makes the root
+    assert (
+        dgflow("metrics", statistics[0], statistics[1], *ADM, "--root", tmp_path / "root").status == 0
+    )  # which makes the root
     placed.parent.mkdir(parents=True)
     placed.write_bytes(Path(statistics[2]).read_bytes())
     found = dgflow("metrics", statistics[0], "fid-cifar10-32x32", *ADM, "--root", tmp_path / "root", "--json")
@@ -153,7 +160,9 @@ def test_the_json_on_the_last_line_is_the_file_of_the_result(dgflow, statistics,
 def test_metrics_that_statistics_cannot_give_are_left_out_and_named(dgflow, statistics):
     found = dgflow("metrics", *statistics[:2], *ADM, "--json")
     notes = " ".join(found.json["notes"])
-    assert all(f"not measured: {name}, since" in notes for name in ("sFID", "IS", "precision", "recall", "F1"))
+    assert all(
+        f"not measured: {name}, since" in notes for name in ("sFID", "IS", "precision", "recall", "F1")
+    )
     assert all(note.split(":")[0] in found.stdout for note in found.json["notes"])
 
 
@@ -170,7 +179,9 @@ def test_the_environment_names_the_root(dgflow, statistics, tmp_path, monkeypatc
 def test_against_prints_the_change(dgflow, statistics, tmp_path, kept):
     x, y, z = statistics
     before = dgflow("metrics", x, y, *ADM, "--json")
-    (tmp_path / "before").write_text(before.stdout.splitlines()[-1] if kept == "the last line" else before.stdout)
+    (tmp_path / "before").write_text(
+        before.stdout.splitlines()[-1] if kept == "the last line" else before.stdout
+    )
     found = dgflow("metrics", z, y, *ADM, "--against", "before", "--json")
     assert found.status == 0, found.stderr
     rows = {line.split("  ")[0].strip(): line.split() for line in found.stdout.splitlines()[:6]}
@@ -180,19 +191,29 @@ def test_against_prints_the_change(dgflow, statistics, tmp_path, kept):
 
 
 @pytest.mark.parametrize(
-    ("other", "named"), [(("--protocol", "edm"), "protocol: edm and adm"), ((*ADM, "--distances", "openai-float16"), "distances: ")]
+    ("other", "named"),
+    [
+        (("--protocol", "edm"), "protocol: edm and adm"),
+        ((*ADM, "--distances", "openai-float16"), "distances: "),
+    ],
 )
-def test_against_a_result_that_was_measured_otherwise_is_refused_before_work_begins(dgflow, statistics, tmp_path, other, named):
+def test_against_a_result_that_was_measured_otherwise_is_refused_before_work_begins(
+    dgflow, statistics, tmp_path, other, named
+):
     (tmp_path / "before").write_text(dgflow("metrics", *statistics[:2], *ADM, "--json").stdout)
     found = dgflow("metrics", *statistics[:2], *other, "--against", "before", "--root", "fresh")
     assert "measured alike" in found.error and named in found.error
     assert not (tmp_path / "fresh").exists()
 
 
-def test_against_a_result_with_another_number_of_samples_or_reference_is_refused_before_work_begins(dgflow, statistics, made, tmp_path):
+def test_against_a_result_with_another_number_of_samples_or_reference_is_refused_before_work_begins(
+    dgflow, statistics, made, tmp_path
+):
     x, y, z = statistics
     (tmp_path / "before").write_text(dgflow("metrics", x, y, *ADM, "--json").stdout)
-    assert "statistics_digest: " in dgflow("metrics", x, z, *ADM, "--against", "before", "--root", "fresh").error
+    assert (
+        "statistics_digest: " in dgflow("metrics", x, z, *ADM, "--against", "before", "--root", "fresh").error
+    )
     images = dgflow("metrics", made / "a.npz", made / "b.npz", *ADM, "--against", "before", "--root", "fresh")
     assert "n: 6 and None" in images.error and "reference_n: 5 and None" in images.error
     assert not (tmp_path / "fresh").exists()
@@ -213,7 +234,10 @@ def test_against_a_file_that_is_no_result_names_it(dgflow, statistics, tmp_path,
         (["metrics", "a.npz"], "REFERENCE"),
         (["metrics", "a.npz", "b.npz"], "--protocol"),
         (["metrics", "a.npz", "b.npz", "--protocol", "fid"], "'adm', 'edm', 'clean'"),
-        (["metrics", "a.npz", "b.npz", *ADM, "--metric", "ssim"], "fid, sfid, is, precision, recall, f1, kid, found ssim"),
+        (
+            ["metrics", "a.npz", "b.npz", *ADM, "--metric", "ssim"],
+            "fid, sfid, is, precision, recall, f1, kid, found ssim",
+        ),
         (["metrics", "a.npz", "b.npz", *ADM, "--against", "nowhere.json"], "nowhere.json"),
         (["metrics", "a.npz", "b.npz", *ADM, "--wieghts", "x"], "--weights"),
         (["metrics", "a.npz", "b.npz", *ADM, "--workers", "0"], "--workers"),
@@ -259,14 +283,31 @@ def _write_sources(folder: Path) -> None:
         ("half.npz", "four.npz", [], ["mu and sigma together in half.npz"]),
         ("five.npz", "four.npz", [], ["four.npz", "5 features", "found 4"]),
         ("images.npz", "four.npz", [], ["four.npz", "2,048", "found 4"]),
-        ("four.npz", "four.npz", ["--metric", "is"], ["is cannot be measured", "four.npz holds statistics and no images"]),
-        ("images.npz", "four.npz", ["--metric", "kid"], ["kid cannot be measured", "the reference holds statistics"]),
-        ("images.npz", "images.npz", ["--weights", "inception"], ["inception-2015-12-05", ".safetensors", "'inception'"]),
+        (
+            "four.npz",
+            "four.npz",
+            ["--metric", "is"],
+            ["is cannot be measured", "four.npz holds statistics and no images"],
+        ),
+        (
+            "images.npz",
+            "four.npz",
+            ["--metric", "kid"],
+            ["kid cannot be measured", "the reference holds statistics"],
+        ),
+        (
+            "images.npz",
+            "images.npz",
+            ["--weights", "inception"],
+            ["inception-2015-12-05", ".safetensors", "'inception'"],
+        ),
         ("images.npz[0:2]", "images.npz", [], ["a step's samples", "ROOT/STEP[start:stop]"]),
         ("s3://key:topsecret@bucket/x.npz", "images.npz", [], ["credentials"]),
     ],
 )
-def test_what_cannot_be_measured_is_one_message_before_a_root_is_made(dgflow, tmp_path, samples, reference, options, named):
+def test_what_cannot_be_measured_is_one_message_before_a_root_is_made(
+    dgflow, tmp_path, samples, reference, options, named
+):
     _write_sources(tmp_path)
     found = dgflow("metrics", samples, reference, *ADM, *options, "--root", "fresh")
     assert all(part in found.error for part in named), found.error
@@ -278,7 +319,10 @@ def test_a_root_that_is_something_else_is_refused(dgflow, statistics, tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.txt").write_text("meow")
     assert "expected a dgflow root" in dgflow("metrics", *statistics[:2], *ADM, "--root", "photos").error
-    assert "is a file and not a folder" in dgflow("metrics", *statistics[:2], *ADM, "--root", "photos/cat.txt").error
+    assert (
+        "is a file and not a folder"
+        in dgflow("metrics", *statistics[:2], *ADM, "--root", "photos/cat.txt").error
+    )
 
 
 def test_a_weight_file_that_is_not_there_is_named(dgflow, made):
@@ -286,7 +330,9 @@ def test_a_weight_file_that_is_not_there_is_named(dgflow, made):
     assert "expected a weight file at" in found.error and "nowhere.pth" in found.error
 
 
-def test_weights_that_cannot_be_downloaded_say_where_to_put_them_by_hand_and_are_taken_from_there(dgflow, made, tmp_path, monkeypatch):
+def test_weights_that_cannot_be_downloaded_say_where_to_put_them_by_hand_and_are_taken_from_there(
+    dgflow, made, tmp_path, monkeypatch
+):
     def fails(url: str, *_, **__) -> None:
         raise StoreError(f"could not download {url}: no network")
 
@@ -336,14 +382,18 @@ def test_samples_that_were_exported_are_the_reference_again(measure, dgflow, mad
     assert "warning: samples and reference are the same images" in found.stdout
 
 
-def test_the_statistics_of_a_step_of_features_are_a_reference_with_the_same_fid_as_its_images(measure, dgflow, made, measured_root):
+def test_the_statistics_of_a_step_of_features_are_a_reference_with_the_same_fid_as_its_images(
+    measure, dgflow, made, measured_root
+):
     images = measure(made / "a.npz", made / "b.npz", *ADM, "--metric", "fid")
     step = step_with_rows(measured_root, 5)
     exported = dgflow("export", measured_root / step, "b-statistics.npz")
     assert exported.stdout == "mu, sigma, mu_s, sigma_s of 5 samples written to b-statistics.npz\n"
     found = measure(made / "a.npz", "b-statistics.npz", *ADM, "--metric", "fid")
     assert found.json["values"]["fid"] == pytest.approx(images.json["values"]["fid"], rel=1e-10)
-    assert found.json["provenance"]["reference_digest"] is None and found.json["provenance"]["statistics_digest"]
+    assert (
+        found.json["provenance"]["reference_digest"] is None and found.json["provenance"]["statistics_digest"]
+    )
 
 
 def test_exported_statistics_are_those_of_the_root_bit_for_bit(measure, dgflow, made, measured_root):
@@ -366,7 +416,9 @@ def test_pictures_of_several_sizes_can_be_measured(measure, made, tmp_path):
 
 def test_a_step_of_a_run_is_measured_with_its_seed_and_indices(measure, made, tmp_path):
     store = open_root(str(tmp_path / "run"))
-    step = tiny.discriminator(tiny.write_images(tmp_path / "real.npz"), epochs=1)  # which reads the first 64 samples
+    step = tiny.discriminator(
+        tiny.write_images(tmp_path / "real.npz"), epochs=1
+    )  # which reads the first 64 samples
     complete(step, store)
     fakes = step.fake.step.name
     found = measure(f"run/{fakes}[8:12]", made / "b.npz", *ADM, "--metric", "recall")
@@ -386,11 +438,15 @@ def test_every_format_of_an_export_holds_the_same_pixels(dgflow, made, tmp_path,
 
 def test_an_export_leaves_what_is_there_as_it_was(dgflow, made, measured_root, measure, tmp_path):
     (tmp_path / "out.npz").write_bytes(b"mine")
-    assert "found something there, which is not overwritten" in dgflow("export", made / "a.npz", "out.npz").error
+    assert (
+        "found something there, which is not overwritten" in dgflow("export", made / "a.npz", "out.npz").error
+    )
     measure(made / "a.npz", made / "b.npz", *ADM, "--metric", "precision")
     features = measured_root / step_with_rows(measured_root, 5)
     assert "found something there, which is not overwritten" in dgflow("export", features, "out.npz").error
-    assert [path.name for path in tmp_path.iterdir()] == ["out.npz"] and (tmp_path / "out.npz").read_bytes() == b"mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["out.npz"] and (
+        tmp_path / "out.npz"
+    ).read_bytes() == b"mine"
 
 
 def test_an_export_that_cannot_be_says_why(dgflow, made, measured_root, measure, tmp_path):
@@ -402,7 +458,10 @@ def test_an_export_that_cannot_be_says_why(dgflow, made, measured_root, measure,
     assert "a name that ends in .npz" in dgflow("export", made / "a.npz", "out.txt").error
     assert "holds [0:9]" in dgflow("export", f"{features}[0:9]", "out.npz").error
     (tmp_path / "file").write_text("")
-    assert f"could not read or write {tmp_path / 'file'}" in dgflow("export", made / "a.npz", "file/out.npz").error
+    assert (
+        f"could not read or write {tmp_path / 'file'}"
+        in dgflow("export", made / "a.npz", "file/out.npz").error
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -410,8 +469,21 @@ def test_an_export_that_cannot_be_says_why(dgflow, made, measured_root, measure,
 
 
 @pytest.mark.slow
-def test_ctrl_c_keeps_what_was_committed_and_the_same_command_does_only_what_is_missing(dgflow, made, tmp_path):
-    command = ["metrics", str(made / "a.npz"), str(made / "b.npz"), *ADM, "--metric", "precision", "--workers", "1", "--root", "root"]
+def test_ctrl_c_keeps_what_was_committed_and_the_same_command_does_only_what_is_missing(
+    dgflow, made, tmp_path
+):
+    command = [
+        "metrics",
+        str(made / "a.npz"),
+        str(made / "b.npz"),
+        *ADM,
+        "--metric",
+        "precision",
+        "--workers",
+        "1",
+        "--root",
+        "root",
+    ]
     command += ["--weights", str(made / "inception.safetensors")]
     with (tmp_path / "stdout").open("w") as stdout, (tmp_path / "stderr").open("w") as stderr:
         process = subprocess.Popen(
@@ -421,7 +493,8 @@ def test_ctrl_c_keeps_what_was_committed_and_the_same_command_does_only_what_is_
             stdout=stdout,
             stderr=stderr,
             start_new_session=True,
-            # A shell without job control has what it starts in the background ignore interrupts, these tests and their children too.
+            # A shell without job control has what it starts in the background ignore interrupts, these tests
+            # and their children too.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
     try:

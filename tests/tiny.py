@@ -1,4 +1,5 @@
-"""A recipe small enough to run again and again: two classes of 8 x 8 blobs, networks of a few thousand parameters."""
+"""A recipe small enough to run again and again: two classes of 8 x 8 blobs, networks of a few thousand
+parameters."""
 
 from __future__ import annotations
 
@@ -41,7 +42,9 @@ def real(source: Path) -> ImportImages:
 
 def score(source: Path, epochs: int = 2) -> TrainScore:
     network = SongUNet(model_channels=8, channel_mult=(1, 1), num_blocks=1, attn_resolutions=(), dropout=0.1)
-    return TrainScore(real=real(source)[:64], network=network, epochs=epochs, batch_size=16, held_out=0.25, ema_halflife=64)
+    return TrainScore(
+        real=real(source)[:64], network=network, epochs=epochs, batch_size=16, held_out=0.25, ema_halflife=64
+    )
 
 
 def fakes(source: Path, seed: int = 1, shard_size: int = 8, steps: int = 3) -> Generate:
@@ -49,16 +52,29 @@ def fakes(source: Path, seed: int = 1, shard_size: int = 8, steps: int = 3) -> G
 
 
 def discriminator(source: Path, epochs: int = 2) -> TrainDiscriminator:
-    return TrainDiscriminator(real=real(source)[:64], fake=fakes(source)[:64], network=ENCODER, epochs=epochs, batch_size=16, held_out=0.25)
+    return TrainDiscriminator(
+        real=real(source)[:64],
+        fake=fakes(source)[:64],
+        network=ENCODER,
+        epochs=epochs,
+        batch_size=16,
+        held_out=0.25,
+    )
 
 
-def workflow(source: str = "images.npz", samples: int = 32, epochs: int = 2, guidance_weight: float = 1.0) -> Evaluate:
+def workflow(
+    source: str = "images.npz", samples: int = 32, epochs: int = 2, guidance_weight: float = 1.0
+) -> Evaluate:
     """The whole pipeline at toy size."""
     path = Path(source)
     judge = TrainClassifier(real=real(path)[:64], network=JUDGE, epochs=1, batch_size=16)
-    guidance = (DiscriminatorGuidance(discriminator=discriminator(path, epochs).best(), weight=guidance_weight),)
+    guidance = (
+        DiscriminatorGuidance(discriminator=discriminator(path, epochs).best(), weight=guidance_weight),
+    )
     plain = Generate(score=score(path).last(), sampler=Heun(steps=3), seed=5, shard_size=8)
-    guided = Generate(score=score(path).last(), sampler=Heun(steps=3), seed=5, shard_size=8, guidance=guidance)
+    guided = Generate(
+        score=score(path).last(), sampler=Heun(steps=3), seed=5, shard_size=8, guidance=guidance
+    )
     return Evaluate(
         arms={"unguided": (plain[:samples],), "guided": (guided[:samples],)},
         reference=real(path)[64:96],

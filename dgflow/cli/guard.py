@@ -22,7 +22,7 @@ def guarded(call: Callable[[], Any]) -> int:
     """Errors that a person can act on become one message; others keep their traceback."""
     from typer.exceptions import TyperException
 
-    from dgflow.steps.execute import StepFailed
+    from dgflow.engine.execute import StepFailed
 
     try:
         status = int(call() or 0)
@@ -35,10 +35,15 @@ def guarded(call: Callable[[], Any]) -> int:
         error.show()  # pyright: ignore[reportAttributeAccessIssue] (what Typer raises has it, its public base class does not declare it)
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        return _said("interrupted; what was committed stays, the same command goes on from there", INTERRUPTED)
+        return _said(
+            "interrupted; what was committed stays, the same command goes on from there", INTERRUPTED
+        )
     except ValidationError as error:
         lines = [
-            f"{'.'.join(map(str, part['loc']))}: {part['msg'].removeprefix('Value error, ')}".removeprefix(": ") for part in error.errors()
+            f"{'.'.join(map(str, part['loc']))}: {part['msg'].removeprefix('Value error, ')}".removeprefix(
+                ": "
+            )
+            for part in error.errors()
         ]
         return _said("; ".join(lines), 1)
     except (ValueError, FloatingPointError, StepFailed, StoreError, CorruptObject, StepMismatch) as error:
@@ -46,7 +51,11 @@ def guarded(call: Callable[[], Any]) -> int:
     except OSError as error:
         if isinstance(error.filename, str):  # of a file that was named: its rights, a full disk
             reason = (error.strerror or str(error)).lower()
-            return _said(f"could not read or write {error.filename}: {reason}; check the path, the rights and the free space", 1)
+            return _said(
+                f"could not read or write {error.filename}: {reason}; check the path, the rights and the "
+                "free space",
+                1,
+            )
         if isinstance(error, FileNotFoundError):
             return _said(str(error), 1)
         raise

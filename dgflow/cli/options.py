@@ -4,12 +4,15 @@ from typing import Annotated
 
 import typer
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on the last line of standard output.")]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on the last line of standard output.")
+]
 Workers = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="The most processes that make samples and features. By default one a GPU for networks, where there are any, else one a CPU; "
+        help="The most processes that make samples and features. By default one a GPU for networks, where "
+        "there are any, else one a CPU; "
         "on a cluster as many as its autoscaler may make room for.",
         show_default=False,
     ),
@@ -18,7 +21,8 @@ NumGpus = Annotated[
     float | None,
     typer.Option(
         min=0,
-        help="GPUs of each process that runs networks; a fraction shares one, 0 computes on the CPU. By default 1 where there are any.",
+        help="GPUs of each process that runs networks; a fraction shares one, 0 computes on the CPU. By "
+        "default 1 where there are any.",
         show_default=False,
     ),
 ]

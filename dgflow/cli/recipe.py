@@ -1,6 +1,8 @@
-"""The command line of a recipe: `main(workflow)` turns the function's parameters into options of run, plan, status, verify, gc and report.
+"""The command line of a recipe: `main(workflow)` turns the function's parameters into options of run, plan,
+status, verify, gc and report.
 
-Exit status: 0 when everything that was asked for is there, 1 when it is not, 2 for a command line that cannot be understood.
+Exit status: 0 when everything that was asked for is there, 1 when it is not, 2 for a command line that cannot
+    be understood.
 """
 
 import inspect
@@ -16,7 +18,7 @@ import typer
 from dgflow.cli.guard import guarded, print_json
 from dgflow.cli.options import AsJson, NumGpus, Workers
 from dgflow.cli.root import open_root
-from dgflow.steps.step import Step
+from dgflow.specs.step import Step
 from dgflow.store.objects import ObjectStore
 
 COMMANDS = ("run", "plan", "status", "verify", "gc", "report")
@@ -24,19 +26,26 @@ COMMANDS = ("run", "plan", "status", "verify", "gc", "report")
 Root = Annotated[
     str | None,
     typer.Option(
-        help="Where everything is kept: a folder or s3://bucket/prefix. By default $DGFLOW_ROOT, else runs/NAME.", show_default=False
+        help="Where everything is kept: a folder or s3://bucket/prefix. By default $DGFLOW_ROOT, else "
+        "runs/NAME.",
+        show_default=False,
     ),
 ]
 Smoke = Annotated[
     bool,
     typer.Option(
         "--smoke",
-        help="The same recipe at toy size, on random weights and made images, in a root of its own (runs/NAME-smoke).",
+        help="The same recipe at toy size, on random weights and made images, in a root of its own "
+        "(runs/NAME-smoke).",
     ),
 ]
 TrainWorkers = Annotated[
     int | None,
-    typer.Option(min=1, help="The most processes that train together. By default one a GPU or CPU that is there.", show_default=False),
+    typer.Option(
+        min=1,
+        help="The most processes that train together. By default one a GPU or CPU that is there.",
+        show_default=False,
+    ),
 ]
 
 
@@ -60,7 +69,10 @@ def application(workflow: Callable[..., Step], name: str) -> typer.Typer:
         no_args_is_help=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    recipe = [_recipe_option(parameter) for parameter in inspect.signature(workflow, eval_str=True).parameters.values()]
+    recipe = [
+        _recipe_option(parameter)
+        for parameter in inspect.signature(workflow, eval_str=True).parameters.values()
+    ]
 
     def command(body: Callable[..., Any]) -> None:
         """Register `body(target, store, ...own options)` with the recipe's parameters as further options."""
@@ -69,9 +81,13 @@ def application(workflow: Callable[..., Step], name: str) -> typer.Typer:
         def call(**options: Any) -> int:
             given = {parameter.name: options.pop(parameter.name) for parameter in recipe}
             root, smoke = options.pop("root"), options.pop("smoke")
-            root = root or (os.environ.get("DGFLOW_ROOT") or f"runs/{name}").rstrip("/") + ("-smoke" if smoke else "")
+            root = root or (os.environ.get("DGFLOW_ROOT") or f"runs/{name}").rstrip("/") + (
+                "-smoke" if smoke else ""
+            )
             target, store = workflow(**given), open_root(root, smoke)
-            return body(_at_toy_size(target, store, write=body is _run) if smoke else target, store, **options)
+            return body(
+                _at_toy_size(target, store, write=body is _run) if smoke else target, store, **options
+            )
 
         parameters = [
             inspect.Parameter("root", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Root),
@@ -90,17 +106,28 @@ def application(workflow: Callable[..., Step], name: str) -> typer.Typer:
 
 def _recipe_option(parameter: inspect.Parameter) -> inspect.Parameter:
     """A parameter of the recipe as an option; `Annotated[int, "what it is"]` gives its help."""
-    kind, *words = get_args(parameter.annotation) if get_origin(parameter.annotation) is Annotated else (parameter.annotation,)
-    option = typer.Option(help=" ".join(word for word in words if isinstance(word, str)), rich_help_panel="Recipe (changes what is made)")
+    kind, *words = (
+        get_args(parameter.annotation)
+        if get_origin(parameter.annotation) is Annotated
+        else (parameter.annotation,)
+    )
+    option = typer.Option(
+        help=" ".join(word for word in words if isinstance(word, str)),
+        rich_help_panel="Recipe (changes what is made)",
+    )
     return parameter.replace(annotation=Annotated[kind, option])
 
 
 def _at_toy_size(target: Step, store: ObjectStore, write: bool) -> Step:
-    """What is done in the place of `target` in a smoke run; `write` puts what it reads from outside into its root."""
-    from dgflow.steps.smoke import smoke
+    """What is done in the place of `target` in a smoke run; `write` puts what it reads from outside into its
+    root."""
+    from dgflow.testing.smoke import smoke
 
     found = smoke(target, store.url)
-    print("smoke run: toy networks with random weights on made images; its numbers compare with nothing", flush=True)
+    print(
+        "smoke run: toy networks with random weights on made images; its numbers compare with nothing",
+        flush=True,
+    )
     if write:
         found.write(store)
     return found.target
@@ -114,13 +141,18 @@ def _run(
     train_workers: TrainWorkers = None,
     num_gpus: NumGpus = None,
 ) -> int:
-    """Do what is missing, print the table, write report.html. Stopped anywhere, the same command goes on from there."""
+    """Do what is missing, print the table, write report.html.
+
+    Stopped anywhere, the same command goes on from there.
+    """
+    from dgflow.engine.execute import execute
     from dgflow.report import page, summary
     from dgflow.runtime.placement import Placement
     from dgflow.runtime.progress import Progress
-    from dgflow.steps.execute import execute
 
-    execute(target, store, Placement(workers=workers, train_workers=train_workers, num_gpus=num_gpus), Progress())
+    execute(
+        target, store, Placement(workers=workers, train_workers=train_workers, num_gpus=num_gpus), Progress()
+    )
     found = summary.summarise(target, store)
     print(summary.table(found))
     store.put("report.html", page.render(target, store).encode())
@@ -134,33 +166,54 @@ def _plan(
     target: Step,
     store: ObjectStore,
     json: AsJson = False,
-    device: Annotated[str | None, typer.Option(help="Count hours of this device, such as h100 or l4.", show_default=False)] = None,
-    pilot: Annotated[bool, typer.Option("--pilot", help="Time one batch of everything on this machine, and count hours of it.")] = False,
-    price: Annotated[float | None, typer.Option(min=0, help="Money for an hour of the device.", show_default=False)] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Count hours of this device, such as h100 or l4.", show_default=False)
+    ] = None,
+    pilot: Annotated[
+        bool,
+        typer.Option("--pilot", help="Time one batch of everything on this machine, and count hours of it."),
+    ] = False,
+    price: Annotated[
+        float | None, typer.Option(min=0, help="Money for an hour of the device.", show_default=False)
+    ] = None,
     utilisation: Annotated[
-        float | None, typer.Option(help="Share of the device's peak that is reached. By default 0.35, an assumption.", show_default=False)
+        float | None,
+        typer.Option(
+            help="Share of the device's peak that is reached. By default 0.35, an assumption.",
+            show_default=False,
+        ),
     ] = None,
 ) -> int:
-    """Show for every step what is there, what would be done, why, and what it takes. Starts nothing, and needs neither data nor weights.
+    """Show for every step what is there, what would be done, why, and what it takes. Starts nothing, and
+    needs neither data nor weights.
 
     With --device or --pilot also parameters, hours and, with --price, money.
     """
+    from dgflow.engine.plan import plan
     from dgflow.report.plan_text import plan_json, plan_table
-    from dgflow.steps.plan import plan
 
     if device is not None and pilot:
-        raise typer.BadParameter("expected --device or --pilot, found both: one counts for a device, the other times this machine")
+        raise typer.BadParameter(
+            "expected --device or --pilot, found both: one counts for a device, the other times this machine"
+        )
     if price is not None and device is None and not pilot:
-        raise typer.BadParameter("expected --device NAME or --pilot with --price, found neither: it is the price of an hour of a device")
+        raise typer.BadParameter(
+            "expected --device NAME or --pilot with --price, found neither: it is the price of an hour of "
+            "a device"
+        )
     if utilisation is not None and device is None:
-        raise typer.BadParameter("expected --device NAME with --utilisation, found none: it is a share of a device's peak")
+        raise typer.BadParameter(
+            "expected --device NAME with --utilisation, found none: it is a share of a device's peak"
+        )
     plans, costs = plan(target, store), None
     if device is not None:
-        from dgflow.steps.estimates import UTILISATION, counted
+        from dgflow.estimate.estimates import UTILISATION, counted
 
-        costs = counted(plans, device, utilisation=UTILISATION if utilisation is None else utilisation, price=price)
+        costs = counted(
+            plans, device, utilisation=UTILISATION if utilisation is None else utilisation, price=price
+        )
     elif pilot:
-        from dgflow.steps.estimates import piloted
+        from dgflow.estimate.estimates import piloted
 
         costs = piloted(plans, lambda line: print(line, file=sys.stderr), price=price)
     print(plan_table(plans, store, costs))
@@ -174,15 +227,20 @@ def _status(
     store: ObjectStore,
     json: AsJson = False,
     price: Annotated[
-        float | None, typer.Option(min=0, help="Money for an hour of one worker, to tell the cost so far.", show_default=False)
+        float | None,
+        typer.Option(
+            min=0, help="Money for an hour of one worker, to tell the cost so far.", show_default=False
+        ),
     ] = None,
 ) -> int:
-    """Show how far a run is, how fast, what it has cost and what failed where, from the root alone: it can run on another machine.
+    """Show how far a run is, how fast, what it has cost and what failed where, from the root alone: it can
+    run on another machine.
 
-    Work and cost are those of what is committed: starting, waiting and lost attempts come on top. Exit status 1 while anything is missing.
+    Work and cost are those of what is committed: starting, waiting and lost attempts come on top. Exit status
+        1 while anything is missing.
     """
+    from dgflow.engine.plan import plan
     from dgflow.report import texts
-    from dgflow.steps.plan import plan
 
     plans, now = plan(target, store), store.now()
     rows = texts.status_rows(plans, store, now=now, price=price)
@@ -196,28 +254,43 @@ def _verify(
     target: Step,
     store: ObjectStore,
     json: AsJson = False,
-    repair: Annotated[bool, typer.Option("--repair", help="Build damaged parts again, and check once more.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Build damaged parts again, and check once more.")
+    ] = False,
 ) -> int:
-    """Read everything back and compare it with its checksums. Exit status 1 when anything is damaged or missing."""
-    from dgflow.steps.verify import repair as repaired
-    from dgflow.steps.verify import verify
+    """Read everything back and compare it with its checksums.
+
+    Exit status 1 when anything is damaged or missing.
+    """
+    from dgflow.engine.verify import repair as repaired
+    from dgflow.engine.verify import verify
 
     def tell(line: str) -> None:
         print(line, file=sys.stderr)
 
     def build() -> None:
+        from dgflow.engine.execute import execute
         from dgflow.runtime.placement import Placement
         from dgflow.runtime.progress import Progress
-        from dgflow.steps.execute import execute
 
         execute(target, store, Placement(), Progress())
 
     found = repaired(target, store, tell, build) if repair else verify(target, store, tell)
-    print(f"checked {found.checked:,} objects ({found.bytes / 1e6:,.1f} MB): {len(found.damaged)} damaged, {len(found.missing)} missing")
+    print(
+        f"checked {found.checked:,} objects ({found.bytes / 1e6:,.1f} MB): {len(found.damaged)} damaged, "
+        f"{len(found.missing)} missing"
+    )
     for line in found.damaged + found.missing:
         print(f"  {line}")
     if json:
-        print_json({"checked": found.checked, "bytes": found.bytes, "damaged": found.damaged, "missing": found.missing})
+        print_json(
+            {
+                "checked": found.checked,
+                "bytes": found.bytes,
+                "damaged": found.damaged,
+                "missing": found.missing,
+            }
+        )
     return 0 if not found.damaged and not found.missing else 1
 
 
@@ -225,13 +298,16 @@ def _gc(
     target: Step,
     store: ObjectStore,
     json: AsJson = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Remove it. Without this, only tell what would go.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Remove it. Without this, only tell what would go.")
+    ] = False,
 ) -> int:
-    """Remove what nothing names, in the whole root: data without a receipt and notes of finished work, older than a week.
+    """Remove what nothing names, in the whole root: data without a receipt and notes of finished work, older
+    than a week.
 
     A run may be at work meanwhile. Without --yes nothing is removed.
     """
-    from dgflow.steps.gc import collect
+    from dgflow.engine.gc import collect
 
     del target  # whatever recipe asks: a root is one
     found = collect(store, delete=yes, tell=print)
@@ -244,8 +320,19 @@ def _gc(
     if found.number and not yes:
         print("nothing was removed; add --yes to remove it")
     if json:
-        steps = [{"step": each.step, "data": len(each.data), "notes": len(each.notes), "bytes": each.bytes} for each in found.steps]
-        print_json({"deleted": yes, "objects": found.number, "bytes": found.bytes, "steps": steps, "not_touched": found.left})
+        steps = [
+            {"step": each.step, "data": len(each.data), "notes": len(each.notes), "bytes": each.bytes}
+            for each in found.steps
+        ]
+        print_json(
+            {
+                "deleted": yes,
+                "objects": found.number,
+                "bytes": found.bytes,
+                "steps": steps,
+                "not_touched": found.left,
+            }
+        )
     return 0
 
 
@@ -253,9 +340,12 @@ def _report(
     target: Step,
     store: ObjectStore,
     json: AsJson = False,
-    output: Annotated[Path | None, typer.Option(help="Write the page here as well as into the root.", show_default=False)] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the page here as well as into the root.", show_default=False)
+    ] = None,
 ) -> int:
-    """Write report.html from what the root holds. Exit status 1 while the result is missing: the page then shows what is there."""
+    """Write report.html from what the root holds. Exit status 1 while the result is missing: the page then
+    shows what is there."""
     from dgflow.report import page, summary
 
     text = page.render(target, store)

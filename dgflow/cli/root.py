@@ -2,8 +2,8 @@
 
 import json
 
-from dgflow.steps.smoke_root import check_root
 from dgflow.store.objects import ObjectStore, open_store
+from dgflow.testing.smoke_root import check_root
 
 ROOT_FORMAT = 1
 
@@ -12,7 +12,8 @@ def open_root(url: str, smoke: bool = False) -> ObjectStore:
     """The store at `url`, a smoke run's or a real one's.
 
     Raises:
-        ValueError: the place holds something else than a dgflow root, one of another format or of the other kind.
+        ValueError: the place holds something else than a dgflow root, one of another format or of the other
+            kind.
         StoreError: it cannot be reached, or may not be written.
     """
     store = open_store(url)
@@ -23,8 +24,8 @@ def open_root(url: str, smoke: bool = False) -> ObjectStore:
         others = store.names()
         if others:
             raise ValueError(
-                f"expected a dgflow root at {store.url}, found other things there ({', '.join(others[:3])}) and no dgflow.json; "
-                "give an empty or a new folder, as in --root runs/mine"
+                f"expected a dgflow root at {store.url}, found other things there ({', '.join(others[:3])}) "
+                "and no dgflow.json; give an empty or a new folder, as in --root runs/mine"
             ) from None
         store.create("dgflow.json", wanted)
         found = wanted

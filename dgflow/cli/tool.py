@@ -38,22 +38,32 @@ def main() -> None:
 def metrics(
     samples: Annotated[
         str,
-        typer.Argument(metavar="SAMPLES", help=f"What was generated. {PLACES} Or an .npz with mu, sigma [mu_s, sigma_s], for FID [sFID]."),
+        typer.Argument(
+            metavar="SAMPLES",
+            help=f"What was generated. {PLACES} Or an .npz with mu, sigma [mu_s, sigma_s], for FID [sFID].",
+        ),
     ],
     reference: Annotated[
         str,
         typer.Argument(
             metavar="REFERENCE",
-            help="What it is compared with: as SAMPLES; an .npz with mu, sigma [mu_s, sigma_s] too; or a published one, by its name: "
+            help="What it is compared with: as SAMPLES; an .npz with mu, sigma [mu_s, sigma_s] too; or a "
+            "published one, by its name: "
             "fid-cifar10-32x32, fid-ffhq-64x64, adm-reference-imagenet-256.",
         ),
     ],
     protocol: Annotated[
         Literal["adm", "edm", "clean"],
-        typer.Option(help="Whose numbers to be comparable with: adm (ImageNet), edm (CIFAR, FFHQ, CelebA), clean (clean-fid)."),
+        typer.Option(
+            help="Whose numbers to be comparable with: adm (ImageNet), edm (CIFAR, FFHQ, CelebA), clean "
+            "(clean-fid)."
+        ),
     ],
     weights: Annotated[
-        str, typer.Option(help="Inception: a name of the catalogue, or a file (.pth, .pt, .pb, .pkl, .safetensors).")
+        str,
+        typer.Option(
+            help="Inception: a name of the catalogue, or a file (.pth, .pt, .pb, .pkl, .safetensors)."
+        ),
     ] = "inception-2015-12-05",
     metric: Annotated[
         list[str] | None,
@@ -80,7 +90,8 @@ def metrics(
     root: Annotated[
         str | None,
         typer.Option(
-            help="Where features are kept, for the next comparison and to go on after a stop. By default $DGFLOW_ROOT, else runs/metrics.",
+            help="Where features are kept, for the next comparison and to go on after a stop. By default "
+            "$DGFLOW_ROOT, else runs/metrics.",
             show_default=False,
         ),
     ] = None,
@@ -88,12 +99,13 @@ def metrics(
     num_gpus: NumGpus = None,
     json: AsJson = False,
 ) -> int:
-    """FID, sFID, Inception score, precision, recall, F1 and KID of SAMPLES against REFERENCE, equal to the standard evaluators'."""
+    """FID, sFID, Inception score, precision, recall, F1 and KID of SAMPLES against REFERENCE, equal to the
+    standard evaluators'."""
+    from dgflow.engine.execute import execute, result_of
     from dgflow.report.metrics_table import metrics_table
     from dgflow.runtime.placement import Placement
     from dgflow.runtime.progress import Progress
-    from dgflow.steps.comparison import check_may_compare, comparison
-    from dgflow.steps.execute import execute, result_of
+    from dgflow.steps.judging.comparison import check_may_compare, comparison
     from dgflow.weights.catalogue import CATALOGUE
     from dgflow.weights.fetch import fetch
 
@@ -132,30 +144,45 @@ def _earlier(path: Path) -> MetricResult:
 
 
 def _by_hand(weights: str, store: ObjectStore) -> str:
-    """What to do where published weights cannot be downloaded; nothing where they are in the root, and something else failed."""
+    """What to do where published weights cannot be downloaded; nothing where they are in the root, and
+    something else failed."""
     from dgflow.store.local import LocalStore
     from dgflow.weights.catalogue import CATALOGUE
 
     file = CATALOGUE.get(weights)
     if file is None or store.size(f"weights/{file.name}.json") is not None:
         return ""
-    place = f"{store.root if isinstance(store, LocalStore) else store.url}/weights/{file.name}/{file.file_name}"
+    place = (
+        f"{store.root if isinstance(store, LocalStore) else store.url}/weights/{file.name}/{file.file_name}"
+    )
     return f". Without a network: fetch that file elsewhere and put it at {place}, or give a copy that you have as --weights FILE"
 
 
 @app.command(short_help="Write samples as other tools read them.")
 def export(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help=f"{PLACES} Of a step of features: their mean and covariance, as .npz.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE", help=f"{PLACES} Of a step of features: their mean and covariance, as .npz."
+        ),
+    ],
     output: Annotated[
-        str, typer.Argument(metavar="OUTPUT", help="File or folder to write, on a disk or s3://; nothing that is there is overwritten.")
+        str,
+        typer.Argument(
+            metavar="OUTPUT",
+            help="File or folder to write, on a disk or s3://; nothing that is there is overwritten.",
+        ),
     ],
     format: Annotated[
         Literal["npz", "png", "parquet"],
-        typer.Option(help="npz: arr_0, as OpenAI's evaluator reads it; png: EDM's folders or a zip; parquet: as Hugging Face reads it."),
+        typer.Option(
+            help="npz: arr_0, as OpenAI's evaluator reads it; png: EDM's folders or a zip; parquet: as "
+            "Hugging Face reads it."
+        ),
     ] = "npz",
 ) -> int:
     """Write samples, or statistics of features, as other tools read them."""
-    from dgflow.steps.export import export as write
+    from dgflow.cli.export import export as write
 
     print(write(source, output, format))
     return 0

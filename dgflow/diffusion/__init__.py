@@ -1,1 +1,2 @@
-"""Time maps, random numbers, samplers, guidance and losses: the mathematics of guided diffusion, in torch alone."""
+"""Time maps, random numbers, samplers, guidance and losses: the mathematics of guided diffusion, in torch
+alone."""

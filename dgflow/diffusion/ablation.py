@@ -1,7 +1,9 @@
-"""EDM's general sampler, whose choices make it any of the samplers before it (Karras et al. 2022, Table 1, Algorithm 1, appendix D).
+"""EDM's general sampler, whose choices make it any of the samplers before it (Karras et al. 2022, Table 1,
+Algorithm 1, appendix D).
 
-Noise levels (`discretization`), the time in which the ODE is solved (`schedule`), the scale of its state (`scaling`) and the method
-(`solver`, `alpha`) combine freely. `heun` is the special case "edm", "linear", "none", "heun", 1, and the one to use for it.
+Noise levels (`discretization`), the time in which the ODE is solved (`schedule`), the scale of its state
+(`scaling`) and the method (`solver`, `alpha`) combine freely. `heun` is the special case "edm", "linear",
+"none", "heun", 1, and the one to use for it.
 """
 
 from __future__ import annotations
@@ -28,7 +30,12 @@ EPSILON_S = 1e-3
 
 def default_range(discretization: Discretization, epsilon_s: float = EPSILON_S) -> tuple[float, float]:
     """(sigma_min, sigma_max) of Table 1; the published sampler narrows it to what the network knows."""
-    ranges = {"vp": (sigma_from_tau(epsilon_s), sigma_from_tau(1.0)), "ve": (0.02, 100.0), "iddpm": (0.002, 81.0), "edm": (0.002, 80.0)}
+    ranges = {
+        "vp": (sigma_from_tau(epsilon_s), sigma_from_tau(1.0)),
+        "ve": (0.02, 100.0),
+        "iddpm": (0.002, 81.0),
+        "edm": (0.002, 80.0),
+    }
     return ranges[_known("discretization", discretization, ranges)]
 
 
@@ -47,16 +54,20 @@ def ablation_sigmas(
     """The `num_steps` falling noise levels of Table 1, then 0.0, not yet rounded to those of a network.
 
     Args:
-        discretization: "vp": times from 1 to epsilon_s in equal steps; "ve": sigma^2 geometric; "iddpm": chosen among the M levels of a
-            cosine schedule that lie in the range (C_1, C_2 are its bound and offset); "edm": equation 5, by rho.
+        discretization: "vp": times from 1 to epsilon_s in equal steps; "ve": sigma^2 geometric; "iddpm":
+            chosen among the M levels of a cosine schedule that lie in the range (C_1, C_2 are its bound and
+            offset); "edm": equation 5, by rho.
         sigma_min, sigma_max: None for `default_range`. "vp" bends its schedule so that it passes both.
 
-    Raises ValueError for fewer than two steps, a range that cannot be, and more steps than "iddpm" has levels in the range.
+    Raises ValueError for fewer than two steps, a range that cannot be, and more steps than "iddpm" has levels
+    in the range.
     """
     low, high = default_range(discretization, epsilon_s)
     low, high = low if sigma_min is None else sigma_min, high if sigma_max is None else sigma_max
     if num_steps < 2 or not 0.0 < low < high < math.inf:
-        raise ValueError(f"expected num_steps >= 2 and 0 < sigma_min < sigma_max, found {num_steps} and {low}, {high}")
+        raise ValueError(
+            f"expected num_steps >= 2 and 0 < sigma_min < sigma_max, found {num_steps} and {low}, {high}"
+        )
     if discretization == "edm":
         return edm_sigmas(num_steps, low, high, rho)
     fractions = [i / (num_steps - 1) for i in range(num_steps)]
@@ -68,13 +79,17 @@ def ablation_sigmas(
         return *(high * (low / high) ** fraction for fraction in fractions), 0.0
     known = [u for u in _iddpm_levels(C_1, C_2, M) if low <= u <= high]
     if len(known) < num_steps:
-        raise ValueError(f"expected at most {len(known)} steps, as many as there are iDDPM levels in [{low}, {high}], found {num_steps}")
+        raise ValueError(
+            f"expected at most {len(known)} steps, as many as there are iDDPM levels in [{low}, {high}], "
+            f"found {num_steps}"
+        )
     # round() is to even, as in the published code.
     return *(known[round((len(known) - 1) / (num_steps - 1) * i)] for i in range(num_steps)), 0.0
 
 
 def vp_betas(sigma_min: float, sigma_max: float, epsilon_s: float = EPSILON_S) -> tuple[float, float]:
-    """(beta_d, beta_min) with which sigma(t) = sqrt(exp(beta_d t^2 / 2 + beta_min t) - 1) is sigma_min at epsilon_s and sigma_max at 1.
+    """(beta_d, beta_min) with which sigma(t) = sqrt(exp(beta_d t^2 / 2 + beta_min t) - 1) is sigma_min at
+    epsilon_s and sigma_max at 1.
 
     beta_min is negative for EDM's range, which does no harm between epsilon_s and 1.
     """
@@ -104,22 +119,36 @@ def ablation(
     S_max: float = math.inf,
     S_noise: float = 1.0,
 ) -> Sample:
-    """Algorithm 1 with the second-order family of appendix D.2 and churn; a step in t of state s(t) x, guided as `guidance.guided` says.
+    """Algorithm 1 with the second-order family of appendix D.2 and churn; a step in t of state s(t) x, guided
+    as `guidance.guided` says.
 
     Args:
         latents: unit normals [B, ...], scaled by s * sigmas[0] in here.
-        sigmas: falling noise levels, the last one 0, such as `ablation_sigmas`; check them against the network's range beforehand.
+        sigmas: falling noise levels, the last one 0, such as `ablation_sigmas`; check them against the
+            network's range beforehand.
         schedule: sigma(t) is `vp_betas`' form of t, sqrt(t), or t. scaling: s is 1 / sqrt(1 + sigma^2), or 1.
-        solver, alpha: "euler"; or "heun" with its second slope at the fraction alpha of a step (1 is Heun, 1/2 the midpoint rule).
-        vp_range: (sigma_min, sigma_max) for `vp_betas` of the "vp" schedule, None for the last level above 0 and the first.
-        round_sigma: of a network that knows some levels only: those of the schedule and those raised by churn are rounded by it.
+        solver, alpha: "euler"; or "heun" with its second slope at the fraction alpha of a step (1 is Heun,
+            1/2 the midpoint rule).
+        vp_range: (sigma_min, sigma_max) for `vp_betas` of the "vp" schedule, None for the last level above 0
+            and the first.
+        round_sigma: of a network that knows some levels only: those of the schedule and those raised by churn
+            are rounded by it.
         class_labels, guidance, churn_noise, S_churn, S_min, S_max, S_noise: as in `heun`.
 
-    Raises ValueError for choices that are none, levels that do not fall to 0 after rounding, and churn without `churn_noise`.
+    Raises ValueError for choices that are none, levels that do not fall to 0 after rounding, and churn
+    without `churn_noise`.
     """
     levels = rounded([float(sigma) for sigma in sigmas], round_sigma, latents.device)
-    if len(levels) < 2 or not all(a > b for a, b in pairwise(levels)) or levels[-1] != 0.0 or not math.isfinite(levels[0]):
-        raise ValueError(f"expected falling, finite noise levels with a last one of 0, found {levels} (rounded to those of the network)")
+    if (
+        len(levels) < 2
+        or not all(a > b for a, b in pairwise(levels))
+        or levels[-1] != 0.0
+        or not math.isfinite(levels[0])
+    ):
+        raise ValueError(
+            f"expected falling, finite noise levels with a last one of 0, found {levels} (rounded to those "
+            "of the network)"
+        )
     if not 0.0 < alpha <= 1.0:
         raise ValueError(f"expected 0 < alpha <= 1, found {alpha}")
     time = _time(schedule, *vp_betas(*(vp_range or (levels[-2], levels[0])), epsilon_s))
@@ -130,19 +159,25 @@ def ablation(
 
     ones = torch.ones(len(latents), dtype=torch.float64, device=latents.device)
     times = [*(float(time.inverse(torch.tensor(level, dtype=torch.float64))) for level in levels[:-1]), 0.0]
-    previous: list[Tensor | None] = [None] * len(guidance)  # log-ratios of the step before, None where a term was not evaluated
+    previous: list[Tensor | None] = [None] * len(
+        guidance
+    )  # log-ratios of the step before, None where a term was not evaluated
     last: list[Tensor | None] = [None] * len(guidance)  # each sample's last log-ratio inside the window
     nfe = guidance_nfe = 0
 
     def scale(sigma: Tensor) -> Tensor:
         return (1.0 + sigma.square()).rsqrt() if vp_scaled else torch.ones_like(sigma)
 
-    def slope(x: Tensor, t: Tensor, bounds: tuple[float, float], step: int, order: int) -> tuple[Tensor, list[Tensor | None]]:
-        """dx/dt = (sigma'/sigma + s'/s) x - sigma' s / sigma * denoised (Algorithm 1, line 4), x the scaled state."""
+    def slope(
+        x: Tensor, t: Tensor, bounds: tuple[float, float], step: int, order: int
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        """dx/dt = (sigma'/sigma + s'/s) x - sigma' s / sigma * denoised (Algorithm 1, line 4), x the scaled
+        state."""
         nonlocal nfe, guidance_nfe
         sigma = time.sigma(t).clamp(*bounds)  # the way there and back through t rounds
         s, rate = scale(sigma), time.slope(t, sigma) / sigma
-        # s'/s = -sigma sigma' s^2 for "vp", which leaves sigma'/sigma * (1 - sigma^2 s^2) = sigma'/sigma * s^2; 1 likewise for "none".
+        # s'/s = -sigma sigma' s^2 for "vp", which leaves sigma'/sigma * (1 - sigma^2 s^2) = sigma'/sigma *
+        # s^2; 1 likewise for "none".
         x_0 = x / per_sample(s, x)
         denoised = denoiser(x_0, sigma, class_labels)
         advice = guide(guidance, Point(x_0, sigma, class_labels, step, order, bounds))
@@ -156,7 +191,10 @@ def ablation(
         raised = churn(step, ones, previous)
         if raised is not None and churn_noise is not None:
             s = scale(raised.sigma)
-            x = per_sample(s / scale(ones * sigma_cur), x) * x + per_sample(s * raised.added, x) * churn_noise(step).double()
+            x = (
+                per_sample(s / scale(ones * sigma_cur), x) * x
+                + per_sample(s * raised.added, x) * churn_noise(step).double()
+            )
             t, sigma_high = time.inverse(raised.sigma), raised.high
         h = times[step + 1] - t
         d, previous = slope(x, t, (sigma_cur, sigma_high), step, 1)

@@ -1,9 +1,9 @@
 """Where a process computes, and how a network is set up for sampling: placed, converted, frozen, compiled.
 
-Promises the same numbers but for rounding (of bfloat16, where that is asked for), and gradients with respect to inputs only: sampling
-never needs those of parameters, and computing them makes a guidance evaluation 1.4 times as expensive (CIFAR-10, one CPU thread). Which
-terms are evaluated at which step is left to the samplers and terms, which skip what lies outside a window. Figures:
-`benchmarks/sampling.py`.
+Promises the same numbers but for rounding (of bfloat16, where that is asked for), and gradients with respect
+to inputs only: sampling never needs those of parameters, and computing them makes a guidance evaluation 1.4
+times as expensive (CIFAR-10, one CPU thread). Which terms are evaluated at which step is left to the samplers
+and terms, which skip what lies outside a window. Figures: `benchmarks/sampling.py`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ Precision = Literal["float32", "tf32", "bfloat16"]
 
 
 def device() -> torch.device:
-    """Where this process computes: on the GPU that it was given, else on the CPU. One without GPUs has `CUDA_VISIBLE_DEVICES` set empty.
+    """Where this process computes: on the GPU that it was given, else on the CPU. One without GPUs has
+    `CUDA_VISIBLE_DEVICES` set empty.
 
     The variable is read here too: once torch has counted the GPUs it no longer looks.
     """
@@ -29,17 +30,25 @@ def device() -> torch.device:
     return torch.device("cuda" if not hidden and torch.cuda.is_available() else "cpu")
 
 
-def prepared(network: Network, *, precision: Precision = "float32", device: torch.device | str = "cpu", compile: bool = False) -> Network:
-    """`network` itself, ready to sample or to guide: on the device, in evaluation mode, with frozen parameters.
+def prepared(
+    network: Network,
+    *,
+    precision: Precision = "float32",
+    device: torch.device | str = "cpu",
+    compile: bool = False,
+) -> Network:
+    """`network` itself, ready to sample or to guide: on the device, in evaluation mode, with frozen
+    parameters.
 
-    channels_last on CUDA and in bfloat16. In float32 on a CPU it gains nothing at the published sizes, and the gradient of a small encoder
-    (32 channels, 16 pixels a side) takes 1.8 times as long.
+    channels_last on CUDA and in bfloat16. In float32 on a CPU it gains nothing at the published sizes, and
+    the gradient of a small encoder (32 channels, 16 pixels a side) takes 1.8 times as long.
 
     Args:
-        precision: of the weights and activations; "tf32" is float32 here, and `products` rounds. What a network keeps in float32 all the
-            same, it says itself (`networks.precision`).
-        compile: build kernels for each batch size at its first call: two minutes on a CPU for CIFAR-10's score network, which is then a
-            tenth faster, three for its discriminator, which gains nothing. Bits then depend on the machine's compiler, too.
+        precision: of the weights and activations; "tf32" is float32 here, and `products` rounds. What a
+            network keeps in float32 all the same, it says itself (`networks.precision`).
+        compile: build kernels for each batch size at its first call: two minutes on a CPU for CIFAR-10's
+            score network, which is then a tenth faster, three for its discriminator, which gains nothing.
+            Bits then depend on the machine's compiler, too.
 
     Raises ValueError for another precision.
     """
@@ -51,7 +60,8 @@ def prepared(network: Network, *, precision: Precision = "float32", device: torc
     if place.type == "cuda" or dtype == torch.bfloat16:
         network.to(memory_format=torch.channels_last)
     if compile:
-        # Constant weights are laid out once for the CPU's convolutions. It has no effect where gradients flow to the input.
+        # Constant weights are laid out once for the CPU's convolutions. It has no effect where gradients flow
+        # to the input.
         options: dict[str, Any] = {"freezing": True} if place.type == "cpu" else {}
         network.compile(dynamic=False, options=options)
     return network
@@ -59,7 +69,8 @@ def prepared(network: Network, *, precision: Precision = "float32", device: torc
 
 @contextmanager
 def products(precision: Precision) -> Iterator[None]:
-    """With "tf32", CUDA may round the factors of float32 products to ten bits, seven times as fast on an H100; else it may not.
+    """With "tf32", CUDA may round the factors of float32 products to ten bits, seven times as fast on an
+    H100; else it may not.
 
     Convolutions may by torch's own default, in either case. Nothing changes on a CPU.
     """
@@ -72,5 +83,6 @@ def products(precision: Precision) -> Iterator[None]:
 
 
 def autocast(place: torch.device, precision: Precision) -> torch.autocast:
-    """Context in which, with "bfloat16", a network's activations have that precision; its weights keep their own."""
+    """Context in which, with "bfloat16", a network's activations have that precision; its weights keep their
+    own."""
     return torch.autocast(place.type, torch.bfloat16, enabled=precision == "bfloat16")

@@ -1,7 +1,7 @@
 """Batches that fit: a range of rows is cut evenly, and finer where a GPU's memory does not suffice.
 
-A recipe's batch size is a bound that suits a large GPU. On a smaller one a worker finds its own, once, and does the shard again. Which
-batches a row was in changes its values by rounding at most.
+A recipe's batch size is a bound that suits a large GPU. On a smaller one a worker finds its own, once, and
+does the shard again. Which batches a row was in changes its values by rounding at most.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ log = logging.getLogger(__name__)
 
 
 class Batches:
-    """At most `size` rows at a time, in parts of nearly equal size. Out of memory, the size is halved and stays so.
+    """At most `size` rows at a time, in parts of nearly equal size. Out of memory, the size is halved and
+    stays so.
 
     Args:
         of: whose rows they are, for messages.
@@ -30,7 +31,8 @@ class Batches:
         self.size, self.of, self.fixed = size, of, fixed
 
     def map(self, make: Callable[[int, int], Made], start: int, stop: int) -> list[Made]:
-        """`make(first, last)` of every batch of [start, stop), in order. Where memory runs out, all of them are made again.
+        """`make(first, last)` of every batch of [start, stop), in order. Where memory runs out, all of them
+        are made again.
 
         Raises:
             ValueError: memory does not suffice for one row, or for a batch that is fixed.
@@ -43,17 +45,20 @@ class Batches:
                 largest = max(last - first for first, last in pairwise(edges))
                 if self.fixed:
                     raise ValueError(
-                        f"{self.of}: expected GPU memory for a shared_block of {self.size} samples, found too little ({error}); the "
-                        "block is part of what is computed and is not cut: take GPUs with more memory, or one process a GPU (--num-gpus 1)"
+                        f"{self.of}: expected GPU memory for a shared_block of {self.size} samples, found "
+                        f"too little ({error}); the block is part of what is computed and is not cut: take "
+                        "GPUs with more memory, or one process a GPU (--num-gpus 1)"
                     ) from error
                 if largest == 1:
                     raise ValueError(
-                        f"{self.of}: expected GPU memory for one row at a time, found too little ({error}); take GPUs with more memory, "
+                        f"{self.of}: expected GPU memory for one row at a time, found too little "
+                        f"({error}); take GPUs with more memory, "
                         "one process a GPU (--num-gpus 1), the CPU (--num-gpus 0), or precision='bfloat16'"
                     ) from error
                 self.size = largest // 2
                 log.warning(
-                    "%s: out of GPU memory with batches of %d; this worker goes on with at most %d, which can change rounding",
+                    "%s: out of GPU memory with batches of %d; this worker goes on with at most %d, which "
+                    "can change rounding",
                     self.of,
                     largest,
                     self.size,

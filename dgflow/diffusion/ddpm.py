@@ -1,12 +1,13 @@
 """The samplers of discrete diffusions, guided: DDPM's ancestral one and DDIM.
 
-Both promise what `samplers` says, with a state y in variance-preserving scaling, kept in float64; the networks see it in float32. A step's
-index and all coefficients are on the host. Which network, which schedule and which random numbers is the caller's; `denoisers` makes
-predictors of networks and of EDM denoisers.
+Both promise what `samplers` says, with a state y in variance-preserving scaling, kept in float64; the
+networks see it in float32. A step's index and all coefficients are on the host. Which network, which schedule
+and which random numbers is the caller's; `denoisers` makes predictors of networks and of EDM denoisers.
 
-Guidance terms are asked in EDM scaling, Point.x = y sqrt(1 + sigma^2), and the gradient with respect to y is sqrt(1 + sigma^2) times
-theirs. Point.step counts from 0, the noisiest, and Point.order is 1. A term's `Boost` multiplies its gradient here as anywhere; its churn
-does not apply, as these samplers add their noise themselves.
+Guidance terms are asked in EDM scaling, Point.x = y sqrt(1 + sigma^2), and the gradient with respect to y is
+sqrt(1 + sigma^2) times theirs. Point.step counts from 0, the noisiest, and Point.order is 1. A term's `Boost`
+multiplies its gradient here as anywhere; its churn does not apply, as these samplers add their noise
+themselves.
 """
 
 from __future__ import annotations
@@ -40,13 +41,16 @@ def ddpm(
     clip_denoised: bool = True,
     fixed_variance: Literal["small", "large"] = "small",
 ) -> Sample:
-    """Ancestral sampling (Ho et al. 2020, algorithm 2; learned variance of Nichol & Dhariwal 2021, equation 15), guided.
+    """Ancestral sampling (Ho et al. 2020, algorithm 2; learned variance of Nichol & Dhariwal 2021, equation
+    15), guided.
 
-    Guidance moves the mean by variance * sum of gradients with respect to y (Dhariwal & Nichol 2021, algorithm 1).
+    Guidance moves the mean by variance * sum of gradients with respect to y (Dhariwal & Nichol 2021,
+    algorithm 1).
 
     Args:
         latents: unit normals [B, ...], the state at the noisiest index.
-        noise: unit normals [B, ...] for a step, asked for in every step but the last (the originals draw there, too, and drop it).
+        noise: unit normals [B, ...] for a step, asked for in every step but the last (the originals draw
+            there, too, and drop it).
         class_labels: passed on to predictor and guidance.
         time: what the predictor is told for a noise level; None: the original diffusion's timestep.
         clip_denoised: whether the denoised image is clipped to [-1, 1]: yes for ADM's images, no for latents.
@@ -59,7 +63,9 @@ def ddpm(
     # At index 0 the posterior's: no noise is added there, and guidance moves the mean by it.
     fixed = small if fixed_variance == "small" else [small[0], *betas[1:]]
 
-    def move(step: int, index: int, y: Tensor, denoised: Tensor, v: Tensor | None, sigma: Tensor, advice: Guidance) -> Tensor:
+    def move(
+        step: int, index: int, y: Tensor, denoised: Tensor, v: Tensor | None, sigma: Tensor, advice: Guidance
+    ) -> Tensor:
         if v is None:
             log_variance = torch.full_like(y, fixed[index])
         else:
@@ -85,21 +91,28 @@ def ddim(
     time: TimeMap | None = None,
     clip_denoised: bool = True,
 ) -> Sample:
-    """DDIM (Song et al. 2021, equation 12), guided: epsilon - sqrt(1 - abar) * sum of gradients (Dhariwal & Nichol 2021, algorithm 2).
+    """DDIM (Song et al. 2021, equation 12), guided: epsilon - sqrt(1 - abar) * sum of gradients (Dhariwal &
+    Nichol 2021, algorithm 2).
 
-    The image that guided epsilon points at, denoised + sigma^2 * sum of gradients with respect to x, is not clipped again, as published.
+    The image that guided epsilon points at, denoised + sigma^2 * sum of gradients with respect to x, is not
+    clipped again, as published.
 
     Args:
-        eta: 0 is deterministic, 1 has the noise of ancestral sampling; in between, the standard deviation is multiplied by it.
+        eta: 0 is deterministic, 1 has the noise of ancestral sampling; in between, the standard deviation is
+            multiplied by it.
         noise: unit normals [B, ...] for a step, needed and asked for (but in the last step) where eta > 0.
         others: as in `ddpm`. v is not used.
     """
     if not 0.0 <= eta <= 1.0:
         raise ValueError(f"expected 0 <= eta <= 1, found {eta}")
     if eta > 0.0 and noise is None:
-        raise ValueError(f"expected noise, as eta = {eta} adds some: pass a function of the step, or set eta to 0")
+        raise ValueError(
+            f"expected noise, as eta = {eta} adds some: pass a function of the step, or set eta to 0"
+        )
 
-    def move(step: int, index: int, y: Tensor, denoised: Tensor, v: Tensor | None, sigma: Tensor, advice: Guidance) -> Tensor:
+    def move(
+        step: int, index: int, y: Tensor, denoised: Tensor, v: Tensor | None, sigma: Tensor, advice: Guidance
+    ) -> Tensor:
         abar, before = schedule.alphas_cumprod[index], schedule.alphas_cumprod_prev[index]
         std = eta * math.sqrt((1 - before) / (1 - abar) * (1 - abar / before))
         denoised = guided(denoised, advice, sigma)

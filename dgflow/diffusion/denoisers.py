@@ -1,9 +1,9 @@
 """Between the two forms of networks, so that every network runs under every sampler.
 
-Networks that predict the noise in a variance-preserving state (ADM, DiT, NCSN++, LSGM's prior) become a `Predictor` by `learned_range` or
-`epsilon_only`; a predictor becomes an EDM denoiser by `VPDenoiser`, for Heun, the ablation sampler and RK45; an EDM denoiser becomes a
-predictor for DDPM and DDIM by `predictor_of`. Class labels are passed on as given. Nothing is rounded or clipped here, and nothing waits
-for the device.
+Networks that predict the noise in a variance-preserving state (ADM, DiT, NCSN++, LSGM's prior) become a
+`Predictor` by `learned_range` or `epsilon_only`; a predictor becomes an EDM denoiser by `VPDenoiser`, for
+Heun, the ablation sampler and RK45; an EDM denoiser becomes a predictor for DDPM and DDIM by `predictor_of`.
+Class labels are passed on as given. Nothing is rounded or clipped here, and nothing waits for the device.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ Network = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 class VPDenoiser:
     """A `Denoiser` of a predictor: D(x, sigma) = x - sigma * epsilon(x / sqrt(1 + sigma^2), time(sigma)).
 
-    predictor: its v is not used. time: what it is told for a noise level, such as `schedule.timesteps_from_sigma()`.
-    float64 around the predictor, which gets float32: at sigma = 80 its rounding is multiplied by 80 as that of any denoiser.
+    predictor: its v is not used. time: what it is told for a noise level, such as
+        `schedule.timesteps_from_sigma()`.
+    float64 around the predictor, which gets float32: at sigma = 80 its rounding is multiplied by 80 as that
+        of any denoiser.
     """
 
     predictor: Predictor
@@ -41,7 +43,8 @@ class VPDenoiser:
 
 
 def learned_range(network: Network) -> Predictor:
-    """The predictor of a network with 2 C output channels: epsilon first, then v, as ADM and DiT with learned variance have.
+    """The predictor of a network with 2 C output channels: epsilon first, then v, as ADM and DiT with learned
+    variance have.
 
     It raises ValueError for a network with another number of channels.
     """
@@ -50,7 +53,10 @@ def learned_range(network: Network) -> Predictor:
         output = network(y, time, class_labels)
         if output.shape[1] != 2 * y.shape[1]:
             found = f"{output.shape[1]} for an input of {y.shape[1]}"
-            raise ValueError(f"expected twice the input's channels (epsilon and v), found {found}: use epsilon_only if it has no v")
+            raise ValueError(
+                f"expected twice the input's channels (epsilon and v), found {found}: use epsilon_only if "
+                "it has no v"
+            )
         epsilon, v = output.chunk(2, dim=1)
         return epsilon, v
 
@@ -58,20 +64,26 @@ def learned_range(network: Network) -> Predictor:
 
 
 def epsilon_only(network: Network) -> Predictor:
-    """The predictor of a network that learns no variance. Raises ValueError when called, if the output is not like the input in shape."""
+    """The predictor of a network that learns no variance.
+
+    Raises ValueError when called, if the output is not like the input in shape.
+    """
 
     def predict(y: Tensor, time: Tensor, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         output = network(y, time, class_labels)
         if output.shape != y.shape:
             found = f"{list(output.shape)} for {list(y.shape)}"
-            raise ValueError(f"expected an output like y in shape, found {found}: use learned_range for a network with v")
+            raise ValueError(
+                f"expected an output like y in shape, found {found}: use learned_range for a network with v"
+            )
         return output, None
 
     return predict
 
 
 def predictor_of(denoiser: Denoiser, schedule: DiscreteSchedule) -> Predictor:
-    """The predictor, without v, of an EDM denoiser at the schedule's noise levels: epsilon = (x - D(x, sigma)) / sigma.
+    """The predictor, without v, of an EDM denoiser at the schedule's noise levels: epsilon = (x - D(x,
+    sigma)) / sigma.
 
     Its time is the timestep of the original diffusion, which is what `ddpm` and `ddim` say by default.
     """

@@ -1,12 +1,17 @@
-"""Discrete diffusions, as ADM and DiT were trained with: betas, respacing, and how timesteps and noise levels correspond.
+"""Discrete diffusions, as ADM and DiT were trained with: betas, respacing, and how timesteps and noise levels
+correspond.
 
-A discrete diffusion adds noise in `original_num_steps` steps: y_i = sqrt(abar_i) x0 + sqrt(1 - abar_i) z, abar_i the product of 1 - beta up
-to i. A respaced one samples with a few of these steps, `timestep_map`. Its `index` 0 .. n - 1 counts the kept ones, cleanest first; its
-`timestep` is the number in the original diffusion, which is what networks are told. Index i is at EDM noise level
+A discrete diffusion adds noise in `original_num_steps` steps: y_i = sqrt(abar_i) x0 + sqrt(1 - abar_i) z,
+    abar_i the product of 1 - beta up
+to i. A respaced one samples with a few of these steps, `timestep_map`. Its `index` 0 .. n - 1 counts the kept
+    ones, cleanest first; its
+`timestep` is the number in the original diffusion, which is what networks are told. Index i is at EDM noise
+    level
 sqrt((1 - abar_i) / abar_i), so guidance terms and ODE samplers need not know about indices.
 
-All numbers are Python floats (float64) in the order of operations of the originals, since 1 - abar loses four digits near 0; the samplers
-are in `ddpm`. Sources: Ho et al. 2020, equations 4 to 7; Nichol & Dhariwal 2021, section 3.2 (cosine), section 4 (respacing).
+All numbers are Python floats (float64) in the order of operations of the originals, since 1 - abar loses four
+digits near 0; the samplers are in `ddpm`. Sources: Ho et al. 2020, equations 4 to 7; Nichol & Dhariwal 2021,
+section 3.2 (cosine), section 4 (respacing).
 """
 
 from __future__ import annotations
@@ -28,19 +33,25 @@ MAX_BETA = 0.999
 
 
 def linear_betas(num_steps: int) -> tuple[float, ...]:
-    """Evenly spaced from 1e-4 to 0.02 for 1000 steps (Ho et al. 2020); for other numbers both ends are multiplied by 1000 / num_steps.
+    """Evenly spaced from 1e-4 to 0.02 for 1000 steps (Ho et al. 2020); for other numbers both ends are
+    multiplied by 1000 / num_steps.
 
     Raises ValueError for fewer than 21 steps, where the last beta would not be below 1.
     """
     if num_steps < 21:
-        raise ValueError(f"expected 21 or more steps, found {num_steps}: for fewer, respace a longer schedule")
+        raise ValueError(
+            f"expected 21 or more steps, found {num_steps}: for fewer, respace a longer schedule"
+        )
     low, high = 1000 / num_steps * 1e-4, 1000 / num_steps * 0.02
     return tuple(low + i * ((high - low) / (num_steps - 1)) for i in range(num_steps))
 
 
 def cosine_betas(num_steps: int) -> tuple[float, ...]:
-    """Those that give abar ~ cos^2((t + s) / (1 + s) * pi / 2) at t = (i + 1) / num_steps, s = 0.008, at most 0.999 each."""
-    levels = [math.cos((i / num_steps + COSINE_S) / (1 + COSINE_S) * math.pi / 2) ** 2 for i in range(num_steps + 1)]
+    """Those that give abar ~ cos^2((t + s) / (1 + s) * pi / 2) at t = (i + 1) / num_steps, s = 0.008, at most
+    0.999 each."""
+    levels = [
+        math.cos((i / num_steps + COSINE_S) / (1 + COSINE_S) * math.pi / 2) ** 2 for i in range(num_steps + 1)
+    ]
     return tuple(min(1 - after / before, MAX_BETA) for before, after in pairwise(levels))
 
 
@@ -48,9 +59,9 @@ def respaced_timesteps(num_steps: int, respacing: str | Sequence[int] = "") -> t
     """The timesteps to keep of 0 .. num_steps - 1, rising.
 
     Args:
-        respacing: "" keeps all; "ddim25" keeps every k-th from 0, k such that 25 remain; "250", "10,20,30" or the numbers themselves divide
-            the steps into as many equal sections (the first ones longer by one where they must) and keep so many of each, evenly spaced
-            from a section's first to its last.
+        respacing: "" keeps all; "ddim25" keeps every k-th from 0, k such that 25 remain; "250", "10,20,30" or
+            the numbers themselves divide the steps into as many equal sections (the first ones longer by one
+            where they must) and keep so many of each, evenly spaced from a section's first to its last.
 
     Raises ValueError where no stride gives that number, and for a section with fewer steps than are wanted.
     """
@@ -59,18 +70,28 @@ def respaced_timesteps(num_steps: int, respacing: str | Sequence[int] = "") -> t
         for stride in range(1, num_steps + 1):
             if len(range(0, num_steps, stride)) == wanted:
                 return tuple(range(0, num_steps, stride))
-        raise ValueError(f"no stride keeps {wanted} of {num_steps} steps, as respacing {respacing!r} asks: use {wanted} without 'ddim'")
+        raise ValueError(
+            f"no stride keeps {wanted} of {num_steps} steps, as respacing {respacing!r} asks: use {wanted} "
+            "without 'ddim'"
+        )
     if respacing == "":
         return tuple(range(num_steps))
-    counts = [_count(count, respacing) for count in (respacing.split(",") if isinstance(respacing, str) else respacing)]
+    counts = [
+        _count(count, respacing)
+        for count in (respacing.split(",") if isinstance(respacing, str) else respacing)
+    ]
     kept: list[int] = []
     start = 0
     for section, count in enumerate(counts):
         size = num_steps // len(counts) + (section < num_steps % len(counts))
         if count > size:
-            raise ValueError(f"respacing {respacing!r} wants {count} steps of a section of {size}: ask for no more than it has")
+            raise ValueError(
+                f"respacing {respacing!r} wants {count} steps of a section of {size}: ask for no more than "
+                "it has"
+            )
         stride = (size - 1) / (count - 1) if count > 1 else 1.0
-        # Summed up and not multiplied, as published: where the exact place is half-way, the sum's rounding decides.
+        # Summed up and not multiplied, as published: where the exact place is half-way, the sum's rounding
+        # decides.
         place = 0.0
         for _ in range(count):
             kept.append(start + round(place))
@@ -81,9 +102,11 @@ def respaced_timesteps(num_steps: int, respacing: str | Sequence[int] = "") -> t
 
 @dataclass(frozen=True)
 class DiscreteSchedule:
-    """A discrete diffusion, of which the steps in `timestep_map` are sampled; tuples hold one number an index.
+    """A discrete diffusion, of which the steps in `timestep_map` are sampled; tuples hold one number an
+    index.
 
-    original_betas: in (0, 1), of the diffusion that the network was trained with. timestep_map: rising, 0 .. original_num_steps - 1.
+    original_betas: in (0, 1), of the diffusion that the network was trained with. timestep_map: rising, 0 ..
+        original_num_steps - 1.
     ValueError for others, and for fewer than two steps.
     """
 
@@ -92,14 +115,26 @@ class DiscreteSchedule:
 
     def __post_init__(self) -> None:
         if not all(0.0 < beta < 1.0 for beta in self.original_betas):
-            raise ValueError(f"expected betas in (0, 1), found {min(self.original_betas)} to {max(self.original_betas)}")
+            raise ValueError(
+                f"expected betas in (0, 1), found {min(self.original_betas)} to {max(self.original_betas)}"
+            )
         steps = self.timestep_map
-        if len(steps) < 2 or steps[0] < 0 or steps[-1] >= self.original_num_steps or any(a >= b for a, b in pairwise(steps)):
-            raise ValueError(f"expected two or more rising timesteps of 0 .. {self.original_num_steps - 1}, found {steps}")
+        if (
+            len(steps) < 2
+            or steps[0] < 0
+            or steps[-1] >= self.original_num_steps
+            or any(a >= b for a, b in pairwise(steps))
+        ):
+            raise ValueError(
+                f"expected two or more rising timesteps of 0 .. {self.original_num_steps - 1}, found {steps}"
+            )
 
     @classmethod
-    def of(cls, betas: str = "linear", num_steps: int = 1000, respacing: str | Sequence[int] = "") -> DiscreteSchedule:
-        """The schedule of the named betas, "linear" (ADM's 256-pixel networks, DiT) or "cosine" (ADM's 64-pixel ones), respaced."""
+    def of(
+        cls, betas: str = "linear", num_steps: int = 1000, respacing: str | Sequence[int] = ""
+    ) -> DiscreteSchedule:
+        """The schedule of the named betas, "linear" (ADM's 256-pixel networks, DiT) or "cosine" (ADM's
+        64-pixel ones), respaced."""
         makers = {"linear": linear_betas, "cosine": cosine_betas}
         if betas not in makers:
             raise ValueError(f'expected betas "linear" or "cosine", found {betas!r}')
@@ -152,8 +187,11 @@ class DiscreteSchedule:
 
     @cached_property
     def posterior_log_variance_clipped(self) -> tuple[float, ...]:
-        """log of `posterior_variance`, with index 1's in place of -infinity at index 0, where no noise is added."""
-        return tuple(math.log(variance) for variance in (self.posterior_variance[1], *self.posterior_variance[1:]))
+        """log of `posterior_variance`, with index 1's in place of -infinity at index 0, where no noise is
+        added."""
+        return tuple(
+            math.log(variance) for variance in (self.posterior_variance[1], *self.posterior_variance[1:])
+        )
 
     @cached_property
     def posterior_mean_coef1(self) -> tuple[float, ...]:
@@ -168,26 +206,37 @@ class DiscreteSchedule:
         return tuple((1 - before) * math.sqrt(1 - beta) / (1 - abar) for beta, abar, before in rows)
 
     def q_sample(self, x0: Tensor, index: Tensor, noise: Tensor) -> Tensor:
-        """y = sqrt(abar) x0 + sqrt(1 - abar) noise [B, ...] at indices [B] (int64), in the dtype of x0: what networks are trained on."""
+        """y = sqrt(abar) x0 + sqrt(1 - abar) noise [B, ...] at indices [B] (int64), in the dtype of x0: what
+        networks are trained on."""
         abar = table(self.alphas_cumprod, x0.device)[index]
-        return per_sample(abar.sqrt().to(x0.dtype), x0) * x0 + per_sample((1 - abar).sqrt().to(x0.dtype), x0) * noise
+        return (
+            per_sample(abar.sqrt().to(x0.dtype), x0) * x0
+            + per_sample((1 - abar).sqrt().to(x0.dtype), x0) * noise
+        )
 
     def tau_after(self, timestep: int) -> float:
-        """A linear-VP time strictly between those of `timestep` and `timestep` + 1 of the original diffusion (half-way in log sigma).
+        """A linear-VP time strictly between those of `timestep` and `timestep` + 1 of the original diffusion
+        (half-way in log sigma).
 
-        Windows and switches in tau that begin here are exactly the published "t > timestep", under every sampler. Above 1 for the last few
-        timesteps, whose noise levels (up to 157) are beyond those of linear VP. Raises ValueError unless both timesteps exist.
+        Windows and switches in tau that begin here are exactly the published "t > timestep", under every
+        sampler. Above 1 for the last few timesteps, whose noise levels (up to 157) are beyond those of linear
+        VP. Raises ValueError unless both timesteps exist.
         """
         if not 0 <= timestep < self.original_num_steps - 1:
-            raise ValueError(f"expected a timestep in 0 .. {self.original_num_steps - 2}, found {timestep}: no timestep lies beyond it")
+            raise ValueError(
+                f"expected a timestep in 0 .. {self.original_num_steps - 2}, found {timestep}: no timestep "
+                "lies beyond it"
+            )
         return tau_from_sigma(math.sqrt(self.original_sigmas[timestep] * self.original_sigmas[timestep + 1]))
 
     def timesteps_from_sigma(self, scale: float = 1.0) -> TimeMap:
-        """What networks trained on this diffusion are told: noise levels [B] to timesteps of the original one, times `scale`.
+        """What networks trained on this diffusion are told: noise levels [B] to timesteps of the original
+        one, times `scale`.
 
-        Linear in log sigma between timesteps and, up to float32 rounding, equal to them at their own levels; levels outside count as the
-        first or the last timestep. `scale` is 1 for networks that take timesteps, 1 / (original_num_steps - 1) for discriminators that take
-        [0, 1], and 1000 / original_num_steps for networks trained with rescaled timesteps.
+        Linear in log sigma between timesteps and, up to float32 rounding, equal to them at their own levels;
+        levels outside count as the first or the last timestep. `scale` is 1 for networks that take timesteps,
+        1 / (original_num_steps - 1) for discriminators that take [0, 1], and 1000 / original_num_steps for
+        networks trained with rescaled timesteps.
         """
         log_sigmas = tuple(math.log(sigma) for sigma in self.original_sigmas)
 
@@ -203,7 +252,8 @@ class DiscreteSchedule:
 
 @cache
 def table(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """`values` as a float64 tensor, made once a device: the first call copies from the host, so it cannot be inside a CUDA graph."""
+    """`values` as a float64 tensor, made once a device: the first call copies from the host, so it cannot be
+    inside a CUDA graph."""
     return torch.tensor(values, dtype=torch.float64, device=device)
 
 
@@ -213,5 +263,7 @@ def _count(text: str | int, respacing: str | Sequence[int]) -> int:
     except ValueError:
         count = 0
     if count < 1:
-        raise ValueError(f'expected respacing like "250", "ddim25" or "10,20,30" with numbers above 0, found {respacing!r}')
+        raise ValueError(
+            f'expected respacing like "250", "ddim25" or "10,20,30" with numbers above 0, found {respacing!r}'
+        )
     return count

@@ -1,7 +1,9 @@
-"""Compatibility: the random numbers of EDM's `generate.py`, where every sample has a torch generator of its own with its own seed.
+"""Compatibility: the random numbers of EDM's `generate.py`, where every sample has a torch generator of its
+own with its own seed.
 
-A generator's order: the latent (float32), the class label if the network has labels, then one float64 normal for each sampler step,
-asked for or not. The numbers are those of torch's CPU generator; on CUDA the originals draw others. `noise.py` is what new runs use.
+A generator's order: the latent (float32), the class label if the network has labels, then one float64 normal
+for each sampler step, asked for or not. The numbers are those of torch's CPU generator; on CUDA the originals
+draw others. `noise.py` is what new runs use.
 """
 
 from __future__ import annotations
@@ -12,28 +14,40 @@ import torch
 from torch import Tensor
 
 
-def edm_draws(seeds: Iterable[int], shape: Sequence[int], label_dim: int = 0) -> tuple[Tensor, Tensor | None, Callable[[int], Tensor]]:
+def edm_draws(
+    seeds: Iterable[int], shape: Sequence[int], label_dim: int = 0
+) -> tuple[Tensor, Tensor | None, Callable[[int], Tensor]]:
     """What EDM draws for these seeds, on the CPU.
 
     Args:
-        seeds: one for each sample, taken modulo 2**32 as in the original. shape: of one sample. label_dim: number of classes, 0 for none.
+        seeds: one for each sample, taken modulo 2**32 as in the original. shape: of one sample. label_dim:
+            number of classes, 0 for none.
 
-    Returns (latents float32 [B, *shape]; class labels int64 [B], or None; churn_noise(step), float64 [B, *shape]). The steps must be asked
-    for in rising order, ValueError otherwise; those left out are drawn and dropped.
+    Returns (latents float32 [B, *shape]; class labels int64 [B], or None; churn_noise(step), float64 [B,
+    *shape]). The steps must be asked for in rising order, ValueError otherwise; those left out are drawn and
+    dropped.
     """
     generators = [torch.Generator().manual_seed(int(seed) % 2**32) for seed in seeds]
 
     def normals(dtype: torch.dtype) -> Tensor:
-        return torch.stack([torch.randn(*shape, generator=generator, dtype=dtype) for generator in generators])
+        return torch.stack(
+            [torch.randn(*shape, generator=generator, dtype=dtype) for generator in generators]
+        )
 
     latents = normals(torch.float32)
-    labels = torch.stack([torch.randint(label_dim, size=[], generator=generator) for generator in generators]) if label_dim else None
+    labels = (
+        torch.stack([torch.randint(label_dim, size=[], generator=generator) for generator in generators])
+        if label_dim
+        else None
+    )
     drawn = 0
 
     def churn_noise(step: int) -> Tensor:
         nonlocal drawn
         if step < drawn:
-            raise ValueError(f"expected a step not before {drawn}, found {step}: these generators cannot go back")
+            raise ValueError(
+                f"expected a step not before {drawn}, found {step}: these generators cannot go back"
+            )
         while drawn < step:
             normals(torch.float64)
             drawn += 1

@@ -1,4 +1,7 @@
-"""EDM's stochastic sampler: Heun's method with churn on a schedule of noise levels (Karras et al. 2022, Algorithm 2), guided."""
+"""EDM's stochastic sampler: Heun's method with churn on a schedule of noise levels (Karras et al.
+
+2022, Algorithm 2), guided.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,11 @@ from dgflow.diffusion.samplers import Churn, Denoiser, Noise, RoundSigma, Sample
 from dgflow.diffusion.times import per_sample
 
 
-def edm_sigmas(num_steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> tuple[float, ...]:
-    """The noise levels of Karras et al. 2022, equation 5: `num_steps` of them from sigma_max down to sigma_min, then 0.0."""
+def edm_sigmas(
+    num_steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
+) -> tuple[float, ...]:
+    """The noise levels of Karras et al. 2022, equation 5: `num_steps` of them from sigma_max down to
+    sigma_min, then 0.0."""
     if num_steps < 2 or not 0.0 < sigma_min < sigma_max < math.inf or not rho > 0.0:
         found = f"num_steps={num_steps}, sigma_min={sigma_min}, sigma_max={sigma_max}, rho={rho}"
         raise ValueError(f"expected num_steps >= 2, 0 < sigma_min < sigma_max and rho > 0, found {found}")
@@ -38,17 +44,21 @@ def heun(
     S_max: float = math.inf,
     S_noise: float = 1.0,
 ) -> Sample:
-    """Heun's method with churn, Algorithm 2 of Karras et al. 2022, guided: d = (x - denoised) / sigma - sigma * sum of gradients.
+    """Heun's method with churn, Algorithm 2 of Karras et al. 2022, guided: d = (x - denoised) / sigma - sigma
+    * sum of gradients.
 
     Args:
         latents: unit normals [B, ...], scaled by sigmas[0] in here.
         sigmas: falling noise levels; a last one of 0 ends with an Euler step.
-        round_sigma: of a network that knows some levels only: those of the schedule and those raised by churn are rounded by it.
+        round_sigma: of a network that knows some levels only: those of the schedule and those raised by churn
+            are rounded by it.
         class_labels: passed on to denoiser and guidance.
         guidance: terms whose gradients are added up; see `guidance.GuidanceTerm`.
-        churn_noise: unit normals [B, ...] for a step. Called at most once a step and only where noise can be added: a counter-based stream
-            does not care, and a stream with state has to skip what was not asked for (the originals draw in every step).
-        S_churn, S_min, S_max, S_noise: as in the paper. A term's boost replaces S_churn and S_noise for the samples that it churns.
+        churn_noise: unit normals [B, ...] for a step. Called at most once a step and only where noise can be
+            added: a counter-based stream does not care, and a stream with state has to skip what was not
+            asked for (the originals draw in every step).
+        S_churn, S_min, S_max, S_noise: as in the paper. A term's boost replaces S_churn and S_noise for the
+            samples that it churns.
 
     Raises ValueError for levels that do not fall, and for churn without `churn_noise`.
     """
@@ -61,11 +71,15 @@ def heun(
 
     x = latents.double() * levels[0]
     ones = torch.ones(len(latents), dtype=torch.float64, device=x.device)
-    previous: list[Tensor | None] = [None] * len(guidance)  # log-ratios of the step before, None where a term was not evaluated
+    previous: list[Tensor | None] = [None] * len(
+        guidance
+    )  # log-ratios of the step before, None where a term was not evaluated
     last: list[Tensor | None] = [None] * len(guidance)  # each sample's last log-ratio inside the window
     nfe = guidance_nfe = 0
 
-    def slope(x: Tensor, sigma: Tensor, bounds: tuple[float, float], step: int, order: int) -> tuple[Tensor, list[Tensor | None]]:
+    def slope(
+        x: Tensor, sigma: Tensor, bounds: tuple[float, float], step: int, order: int
+    ) -> tuple[Tensor, list[Tensor | None]]:
         nonlocal nfe, guidance_nfe
         sigma_x = per_sample(sigma, x)
         d = (x - denoiser(x, sigma, class_labels).double()) / sigma_x

@@ -1,7 +1,8 @@
-"""Training losses, one number a sample, and the gain estimator that selects a discriminator without generating.
+"""Training losses, one number a sample, and the gain estimator that selects a discriminator without
+generating.
 
-Every function returns per-sample values [B], so that a caller can weight, average over workers or report by noise level. Drawing noise
-levels and noise is left to `noise.py` and `times.py`; real = 1, fake = 0.
+Every function returns per-sample values [B], so that a caller can weight, average over workers or report by
+noise level. Drawing noise levels and noise is left to `noise.py` and `times.py`; real = 1, fake = 0.
 """
 
 from __future__ import annotations
@@ -18,16 +19,25 @@ from dgflow.diffusion.samplers import Denoiser
 from dgflow.diffusion.times import TimeMap, mean_std, per_sample, tau_from_sigma
 
 LINEAR_ABOVE = 10.0
-"""Log-ratio from where on exp is continued by its tangent in the LSIF and UKL losses, so that one sample cannot overflow a batch."""
+"""Log-ratio from where on exp is continued by its tangent in the LSIF and UKL losses, so that one sample
+cannot overflow a batch."""
 
 
 def lognormal_sigma(normal: Tensor, P_mean: float = -1.2, P_std: float = 1.2) -> Tensor:
-    """EDM's training noise levels from unit normals: exp(P_mean + P_std * normal) (Karras et al. 2022, table 1)."""
+    """EDM's training noise levels from unit normals: exp(P_mean + P_std * normal) (Karras et al.
+
+    2022, table 1).
+    """
     return torch.exp(P_mean + P_std * normal)
 
 
 def edm_loss(
-    denoiser: Denoiser, images: Tensor, sigma: Tensor, noise: Tensor, class_labels: Tensor | None = None, sigma_data: float = 0.5
+    denoiser: Denoiser,
+    images: Tensor,
+    sigma: Tensor,
+    noise: Tensor,
+    class_labels: Tensor | None = None,
+    sigma_data: float = 0.5,
 ) -> Tensor:
     """Weighted denoising error [B], averaged over pixels (Karras et al. 2022, equation 8).
 
@@ -40,23 +50,27 @@ def edm_loss(
 
 
 def perturb(images: Tensor, tau: Tensor, noise: Tensor) -> Tensor:
-    """y = mean * x0 + std * noise at linear-VP times tau [B]: what classifier and discriminator are trained on and see when guiding."""
+    """y = mean * x0 + std * noise at linear-VP times tau [B]: what classifier and discriminator are trained
+    on and see when guiding."""
     mean, std = mean_std(tau)
     return per_sample(mean, images) * images + per_sample(std, images) * noise
 
 
 def discriminator_loss(logit: Tensor, is_real: Tensor, kind: Literal["bce", "lsif", "ukl"] = "bce") -> Tensor:
-    """Bregman loss [B] of log-ratio estimates: its mean over real and fake samples in equal numbers is least at log(p_real / p_fake).
+    """Bregman loss [B] of log-ratio estimates: its mean over real and fake samples in equal numbers is least
+    at log(p_real / p_fake).
 
     Args:
         logit: [B], the estimated log-ratio. is_real: [B], bool or 0 and 1.
-        kind: with r = exp(logit): "bce" softplus(-+logit); "lsif" r^2 / 2 for fake, -r for real; "ukl" r for fake, -logit for real.
-            Of lsif and ukl, r is continued linearly above exp(10): the gradient there stays bounded and does not vanish.
+        kind: with r = exp(logit): "bce" softplus(-+logit); "lsif" r^2 / 2 for fake, -r for real; "ukl" r for
+            fake, -logit for real. Of lsif and ukl, r is continued linearly above exp(10): the gradient there
+            stays bounded and does not vanish.
     """
     real = is_real.to(torch.bool)
     if kind == "bce":
         return torch.where(real, F.softplus(-logit), F.softplus(logit))
-    # r(min(l, c)) * (1 + max(l - c, 0)): value and slope are continuous at c, and no branch of the where can overflow.
+    # r(min(l, c)) * (1 + max(l - c, 0)): value and slope are continuous at c, and no branch of the where can
+    # overflow.
     ratio = torch.exp(logit.clamp(max=LINEAR_ABOVE)) * (1.0 + F.relu(logit - LINEAR_ABOVE))
     if kind == "lsif":
         return torch.where(real, -ratio, 0.5 * ratio.square())
@@ -84,15 +98,18 @@ def gain(
     weight: float = 1.0,
     time: TimeMap = tau_from_sigma,
 ) -> Tensor:
-    """Per-sample estimates [B] whose mean is the fall in KL(real || model) that guidance brings (Kim et al. 2023, theorem 2).
+    """Per-sample estimates [B] whose mean is the fall in KL(real || model) that guidance brings (Kim et al.
+    2023, theorem 2).
 
-    Theorem 2's difference of score errors equals the difference of denoising errors on held-out real images, where the unknown score
-    cancels: Gain = integral of sigma^-3 E[|x0 - D|^2 - |x0 - D'|^2] d sigma, D' = D + weight * sigma^2 * grad_x log_ratio. Positive is
-    better; above the window's sigma_min and up to sigma_max only.
+    Theorem 2's difference of score errors equals the difference of denoising errors on held-out real images,
+    where the unknown score cancels: Gain = integral of sigma^-3 E[|x0 - D|^2 - |x0 - D'|^2] d sigma, D' = D +
+    weight * sigma^2 * grad_x log_ratio. Positive is better; above the window's sigma_min and up to sigma_max
+    only.
 
     Args:
         images: held-out real [B, ...]. noise: unit normals. time: as in `DiscriminatorGuidance`.
-        sigma: [B], log-uniform on [sigma_min, sigma_max] (`times.log_uniform_sigma`), the levels that guidance acts on.
+        sigma: [B], log-uniform on [sigma_min, sigma_max] (`times.log_uniform_sigma`), the levels that
+            guidance acts on.
     """
     sigma = sigma.double()
     images = images.double()

@@ -1,18 +1,26 @@
-"""Random numbers as a pure function of (seed, sample index, step, draw): Philox 4x32-10 (Salmon et al. 2011, "Random123") in torch.
+"""Random numbers as a pure function of (seed, sample index, step, draw): Philox 4x32-10 (Salmon et al. 2011,
+"Random123") in torch.
 
-Promises: the numbers of sample i do not depend on batch, batch mates, shard, worker, thread count or device, and they are pinned by
-golden vectors. There is no state and no host sync, so it is fit for `torch.compile` and CUDA graphs. The bits agree everywhere because
-only operations with one right answer are used: integers below 2**63, and float64 +, -, * and /, which IEEE 754 rounds correctly. Library
-logarithms, sines and (MKL's) square roots differ in the last bit between devices and vector lengths, so Box-Muller has its own. A compiler
-that fuses multiply and add may change the last bit of a normal (never of a uniform or an integer); run eagerly where bits are promised.
+Promises: the numbers of sample i do not depend on batch, batch mates, shard, worker, thread count or device,
+    and they are pinned by
+golden vectors. There is no state and no host sync, so it is fit for `torch.compile` and CUDA graphs. The bits
+    agree everywhere because
+only operations with one right answer are used: integers below 2**63, and float64 +, -, * and /, which IEEE
+    754 rounds correctly. Library
+logarithms, sines and (MKL's) square roots differ in the last bit between devices and vector lengths, so
+    Box-Muller has its own. A compiler
+that fuses multiply and add may change the last bit of a normal (never of a uniform or an integer); run
+    eagerly where bits are promised.
 
 Layout, which is part of every stored sample's identity and must not change:
     key      word 0   seed, low 32 bits               word 1   seed, high 32 bits
     counter  word 0   block (two elements a block)    word 1   sample index, low 32 bits
              word 2   sample index, high 31 bits      word 3   draw << 24 | step
-    ranges   0 <= seed < 2**64, 0 <= index < 2**63, 0 <= step < 2**24, 0 <= draw < 2**8, elements a sample <= 2**33.
-    element 2k of a sample comes from words 0, 1 of block k's output, element 2k + 1 from words 2, 3 (a normal pair uses all four).
-`uniform`, `standard_normal` and `integers` read the same stream, so two uses need different (step, draw): the draws in use are named below.
+    ranges   0 <= seed < 2**64, 0 <= index < 2**63, 0 <= step < 2**24, 0 <= draw < 2**8, elements a sample <=
+    2**33. element 2k of a sample comes from words 0, 1 of block k's output, element 2k + 1 from words 2, 3 (a
+    normal pair uses all four).
+`uniform`, `standard_normal` and `integers` read the same stream, so two uses need different (step, draw): the
+draws in use are named below.
 """
 
 from __future__ import annotations
@@ -75,8 +83,10 @@ def uniform(seed: int, index_B: Tensor, shape: Sequence[int], *, step: int, draw
     """Uniform numbers in the open interval (0, 1), float64 [B, *shape], odd multiples of 2**-53.
 
     Args:
-        seed: 64-bit seed. index_B: int64 [B], the samples' indices (a negative one is refused on the CPU, where looking costs no sync).
-        shape: shape of one sample, () for a single number. step, draw: which numbers of that sample; see the layout above.
+        seed: 64-bit seed. index_B: int64 [B], the samples' indices (a negative one is refused on the CPU,
+            where looking costs no sync).
+        shape: shape of one sample, () for a single number. step, draw: which numbers of that sample; see the
+            layout above.
 
     Raises ValueError for what does not fit the layout.
     """
@@ -86,7 +96,10 @@ def uniform(seed: int, index_B: Tensor, shape: Sequence[int], *, step: int, draw
 
 
 def standard_normal(seed: int, index_B: Tensor, shape: Sequence[int], *, step: int, draw: int = 0) -> Tensor:
-    """Independent standard normals, float64 [B, *shape], by Box-Muller; arguments as in `uniform`. Largest possible |value|: 8.57."""
+    """Independent standard normals, float64 [B, *shape], by Box-Muller; arguments as in `uniform`.
+
+    Largest possible |value|: 8.57.
+    """
     words = _words(seed, index_B, math.prod(shape), step, draw)
     radius = _sqrt(-2.0 * _log(_unit(words[0], words[1])))
     cosine, sine = _cos_sin_turns(_unit(words[2], words[3]))
@@ -94,7 +107,10 @@ def standard_normal(seed: int, index_B: Tensor, shape: Sequence[int], *, step: i
 
 
 def integers(seed: int, index_B: Tensor, high: int, *, step: int = 0, draw: int = 0) -> Tensor:
-    """One integer a sample, uniform on [0, high), int64 [B]; 1 <= high <= 2**31. The bias is below high / 2**64."""
+    """One integer a sample, uniform on [0, high), int64 [B]; 1 <= high <= 2**31.
+
+    The bias is below high / 2**64.
+    """
     if not 1 <= high <= 2**31:
         raise ValueError(f"expected 1 <= high <= 2**31, found {high}")
     words = _words(seed, index_B, 1, step, draw)
@@ -111,11 +127,18 @@ def _words(seed: int, index_B: Tensor, size: int, step: int, draw: int) -> Words
         raise ValueError(f"expected sample indices int64 [B], found {index_B.dtype} {list(index_B.shape)}")
     if size > 2**33:
         raise ValueError(f"expected at most 2**33 elements a sample, found {size}")
-    if index_B.device.type == "cpu" and not torch.compiler.is_compiling() and index_B.numel() and int(index_B.min()) < 0:
+    if (
+        index_B.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and index_B.numel()
+        and int(index_B.min()) < 0
+    ):
         raise ValueError(f"expected sample indices >= 0, found {int(index_B.min())}")
     block = torch.arange((size + 1) // 2, device=index_B.device)[None, :]
     low, high = (index_B & _MASK)[:, None], ((index_B >> 32) & _MASK)[:, None]
-    return philox((block, low, high, torch.full_like(block[:, :1], (draw << 24) | step)), (seed & _MASK, seed >> 32))
+    return philox(
+        (block, low, high, torch.full_like(block[:, :1], (draw << 24) | step)), (seed & _MASK, seed >> 32)
+    )
 
 
 def _elements(pairs: Tensor, shape: Sequence[int]) -> Tensor:
@@ -124,7 +147,8 @@ def _elements(pairs: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def _multiply(a: Tensor, b: int) -> tuple[Tensor, Tensor]:
-    """High and low 32 bits of a * b for 32-bit a, b, in halves of b so that nothing passes 2**63 (signed overflow is undefined in C++)."""
+    """High and low 32 bits of a * b for 32-bit a, b, in halves of b so that nothing passes 2**63 (signed
+    overflow is undefined in C++)."""
     upper, lower = a * (b >> 16), a * (b & 0xFFFF)
     high = (upper + (lower >> 16)) >> 16
     low = (lower + ((upper & 0xFFFF) << 16)) & _MASK
@@ -139,13 +163,15 @@ def _unit(a: Tensor, b: Tensor) -> Tensor:
 
 def _log(u: Tensor) -> Tensor:
     """Natural logarithm of float64 u in (0, 1) by +, -, *, / alone; relative error below 5e-16."""
-    # u = mantissa * 2**exponent by its bits, mantissa in [0.5, 1) at first; torch.frexp does not compile on the CPU (torch 2.14).
+    # u = mantissa * 2**exponent by its bits, mantissa in [0.5, 1) at first; torch.frexp does not compile on
+    # the CPU (torch 2.14).
     bits = u.view(torch.int64)
     mantissa = ((bits & (2**52 - 1)) | (1022 << 52)).view(torch.float64)
     low = mantissa < math.sqrt(0.5)
     mantissa = torch.where(low, 2.0 * mantissa, mantissa)
     exponent = ((bits >> 52) - 1022 - low.long()).double()
-    # log(m) = 2 atanh(z), z = (m - 1) / (m + 1), |z| < 0.1716: the first term left out is below 1e-18 of the sum.
+    # log(m) = 2 atanh(z), z = (m - 1) / (m + 1), |z| < 0.1716: the first term left out is below 1e-18 of the
+    # sum.
     z = (mantissa - 1.0) / (mantissa + 1.0)
     square = z * z
     series = torch.full_like(z, 1.0 / 23.0)
@@ -155,7 +181,8 @@ def _log(u: Tensor) -> Tensor:
 
 
 def _sqrt(x: Tensor) -> Tensor:
-    """Correctly rounded square root of float64 x > 0, whatever the library's last bit is (MKL's is wrong now and then).
+    """Correctly rounded square root of float64 x > 0, whatever the library's last bit is (MKL's is wrong now
+    and then).
 
     One Newton step with the exact residual x - root^2, the square split into two floats as by Dekker 1971.
     """

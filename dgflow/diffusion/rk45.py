@@ -1,8 +1,10 @@
-"""The probability-flow ODE in linear-VP time, solved by Dormand and Prince's 5(4) method with adaptive steps, guided.
+"""The probability-flow ODE in linear-VP time, solved by Dormand and Prince's 5(4) method with adaptive steps,
+guided.
 
-dy/dtau = -beta / 2 * (y + score_y) of Song et al. 2021 (equation 13), with the method and step control of Hairer, Norsett and Wanner 1993
-(section II.4) as scipy's `solve_ivp(method="RK45")` has them. Published results of LSGM and Soft Truncation share one step size over a
-batch of samples; here every sample has its own, and the shared one is a compatibility mode.
+dy/dtau = -beta / 2 * (y + score_y) of Song et al. 2021 (equation 13), with the method and step control of
+Hairer, Norsett and Wanner 1993 (section II.4) as scipy's `solve_ivp(method="RK45")` has them. Published
+results of LSGM and Soft Truncation share one step size over a batch of samples; here every sample has its
+own, and the shared one is a compatibility mode.
 """
 
 from __future__ import annotations
@@ -13,7 +15,17 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from dgflow.diffusion.guidance import OUTSIDE_LOG_RATIO, GuidanceTerm, Point, boosts_of, edges_of, first_of, guide, guided, latest
+from dgflow.diffusion.guidance import (
+    OUTSIDE_LOG_RATIO,
+    GuidanceTerm,
+    Point,
+    boosts_of,
+    edges_of,
+    first_of,
+    guide,
+    guided,
+    latest,
+)
 from dgflow.diffusion.samplers import Denoiser, Sample
 from dgflow.diffusion.times import LINEAR_VP, LinearVP, beta, per_sample, sigma_from_tau, tau_from_sigma
 
@@ -25,14 +37,16 @@ STAGES = (
     (1.0, (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656)),
     (1.0, (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84)),
 )
-"""(fraction of the step, weights of the slopes so far) of the second to the seventh stage; the seventh is the new state itself."""
+"""(fraction of the step, weights of the slopes so far) of the second to the seventh stage; the seventh is the
+new state itself."""
 ERROR = (-71 / 57600, 0.0, 71 / 16695, -71 / 1920, 17253 / 339200, -22 / 525, 1 / 40)
 """Weights of the slopes in the difference of the orders 5 and 4."""
 SAFETY, LEAST_FACTOR, LARGEST_FACTOR = 0.9, 0.2, 10.0
 MAX_ATTEMPTS = 10_000
 """Attempts in one piece before giving up; published runs at tolerance 1e-5 need 25 to 100."""
 INSIDE = 1e-12
-"""Relative distance of all evaluations from the edges of a piece: above rounding, so that a term sees them on the inner side."""
+"""Relative distance of all evaluations from the edges of a piece: above rounding, so that a term sees them on
+the inner side."""
 
 
 @torch.no_grad()
@@ -51,35 +65,48 @@ def rk45(
     vp: LinearVP = LINEAR_VP,
     denoise_last: bool = False,
 ) -> Sample:
-    """Solve from `tau_max` to `tau_min`; score_y = sqrt(1 + sigma^2) * ((denoised - x) / sigma^2 + sum of gradients).
+    """Solve from `tau_max` to `tau_min`; score_y = sqrt(1 + sigma^2) * ((denoised - x) / sigma^2 + sum of
+    gradients).
 
-    All unfinished samples attempt a step at the same time, each from its own time with its own size; a finished one idles, and its result
-    stays. The only wait for the device is between attempts. The solution stops and begins anew at every time in the terms' `tau_edges`,
-    where the slope jumps, and no term is evaluated beyond an edge. An attempt takes six evaluations, or seven if a term has a boost.
+    All unfinished samples attempt a step at the same time, each from its own time with its own size; a
+    finished one idles, and its result stays. The only wait for the device is between attempts. The solution
+    stops and begins anew at every time in the terms' `tau_edges`, where the slope jumps, and no term is
+    evaluated beyond an edge. An attempt takes six evaluations, or seven if a term has a boost.
 
     Args:
         latents: unit normals [B, ...], the state y at tau_max.
         tau_max, tau_min: in the time of `vp`. Soft Truncation ends at 1e-5, LSGM at 1e-5 or 1e-6.
-        rtol, atol: allowed error of a step, relative to |y| and absolute; the root mean square over a sample is below 1.
+        rtol, atol: allowed error of a step, relative to |y| and absolute; the root mean square over a sample
+            is below 1.
         class_labels: passed on to denoiser and guidance.
-        guidance: see `guidance.GuidanceTerm`. `Point.step` counts the attempts in the piece, and `order` is 1. The paper leaves a boost
-            undefined for this solver: here it acts in attempts that are multiples of its period, its churn never.
-        tau_edges: times at which the denoiser itself jumps, beside those of the terms (a classifier-free scale that switches).
-        shared_step: compatibility. One step size for the batch, by the error over all of its samples, as published: a sample's result
-            then depends on its batch mates, so that the block of samples belongs to a result's identity.
+        guidance: see `guidance.GuidanceTerm`. `Point.step` counts the attempts in the piece, and `order` is
+            1. The paper leaves a boost undefined for this solver: here it acts in attempts that are multiples
+            of its period, its churn never.
+        tau_edges: times at which the denoiser itself jumps, beside those of the terms (a classifier-free
+            scale that switches).
+        shared_step: compatibility. One step size for the batch, by the error over all of its samples, as
+            published: a sample's result then depends on its batch mates, so that the block of samples belongs
+            to a result's identity.
         vp: the diffusion that the network was trained with. All edges are times of `LINEAR_VP` all the same.
-        denoise_last: end with the denoised image at tau_min, guided, as if by one more step to time 0 without noise.
+        denoise_last: end with the denoised image at tau_min, guided, as if by one more step to time 0 without
+            noise.
 
-    Returns the state at tau_min as `x`. `nfe` is how often the batch was evaluated: in every piece as often as the sample that needed most.
+    Returns the state at tau_min as `x`. `nfe` is how often the batch was evaluated: in every piece as often
+    as the sample that needed most.
 
-    Raises ValueError for times and tolerances that cannot be, FloatingPointError where a solution cannot go on (NaN, above all).
+    Raises ValueError for times and tolerances that cannot be, FloatingPointError where a solution cannot go
+    on (NaN, above all).
     """
     if not 0.0 < tau_min < tau_max <= 1.0:
         raise ValueError(f"expected 0 < tau_min < tau_max <= 1, found tau_min={tau_min}, tau_max={tau_max}")
     if not (rtol >= 1e-13 and atol >= 0.0):
-        raise ValueError(f"expected rtol >= 1e-13 (float64 has no more) and atol >= 0, found rtol={rtol}, atol={atol}")
+        raise ValueError(
+            f"expected rtol >= 1e-13 (float64 has no more) and atol >= 0, found rtol={rtol}, atol={atol}"
+        )
     flow = _Flow(denoiser, class_labels, guidance, vp)
-    reuse = all(boost is None for boost in boosts_of(guidance))  # a boost makes the last slope of an attempt another than the next's first
+    reuse = all(
+        boost is None for boost in boosts_of(guidance)
+    )  # a boost makes the last slope of an attempt another than the next's first
     last: list[Tensor | None] = [None] * len(guidance)
     y = latents.double()
     ones = torch.ones(len(y), dtype=torch.float64, device=y.device)
@@ -130,7 +157,9 @@ def rk45(
                 break
         else:
             at = float(tau.max())
-            raise FloatingPointError(f"after {MAX_ATTEMPTS} attempts still at tau={at:.6g}: raise rtol ({rtol}) and atol ({atol})")
+            raise FloatingPointError(
+                f"after {MAX_ATTEMPTS} attempts still at tau={at:.6g}: raise rtol ({rtol}) and atol ({atol})"
+            )
     if denoise_last:
         y, *_ = flow.denoised(y, tau_min * ones, 0)
     return Sample(x=y, nfe=flow.nfe, guidance_nfe=flow.guidance_nfe, log_ratio=first_of(last))
@@ -143,15 +172,22 @@ Norm = Callable[[Tensor], Tensor]
 class _Flow:
     """The slope dy/dtau, inside one piece at a time, and a count of evaluations."""
 
-    def __init__(self, denoiser: Denoiser, class_labels: Tensor | None, guidance: Sequence[GuidanceTerm], vp: LinearVP) -> None:
+    def __init__(
+        self, denoiser: Denoiser, class_labels: Tensor | None, guidance: Sequence[GuidanceTerm], vp: LinearVP
+    ) -> None:
         self.denoiser, self.class_labels, self.guidance, self.vp = denoiser, class_labels, guidance, vp
         self.bounds = (0.0, 0.0)
         self.nfe = self.guidance_nfe = 0
 
     def enter(self, start: float, end: float) -> None:
-        self.bounds = (sigma_from_tau(end, self.vp) * (1.0 + INSIDE), sigma_from_tau(start, self.vp) * (1.0 - INSIDE))
+        self.bounds = (
+            sigma_from_tau(end, self.vp) * (1.0 + INSIDE),
+            sigma_from_tau(start, self.vp) * (1.0 - INSIDE),
+        )
 
-    def denoised(self, y: Tensor, tau: Tensor, attempt: int) -> tuple[Tensor, Tensor, Tensor, list[Tensor | None]]:
+    def denoised(
+        self, y: Tensor, tau: Tensor, attempt: int
+    ) -> tuple[Tensor, Tensor, Tensor, list[Tensor | None]]:
         """(guided denoised image, x, sigma [B], log-ratios)."""
         sigma = sigma_from_tau(tau, self.vp).clamp(*self.bounds)
         x = y * per_sample((1.0 + sigma.square()).sqrt(), y)
@@ -169,15 +205,20 @@ class _Flow:
 def _pieces(edges: Sequence[float], tau_max: float, tau_min: float, vp: LinearVP) -> list[float]:
     """The times between which nothing jumps, falling, in the time of `vp`."""
     times = [tau_max]
-    for edge in sorted((tau_from_sigma(sigma_from_tau(edge), vp) for edge in set(edges) if edge > 0.0), reverse=True):
+    for edge in sorted(
+        (tau_from_sigma(sigma_from_tau(edge), vp) for edge in set(edges) if edge > 0.0), reverse=True
+    ):
         # Nearer than this it is the same edge, up to the rounding of the maps.
         if tau_min * (1.0 + 1e-9) < edge < times[-1] * (1.0 - 1e-9):
             times.append(edge)
     return [*times, tau_min]
 
 
-def _first_step(flow: _Flow, y: Tensor, tau: Tensor, first: Tensor, length: float, norm: Norm, rtol: float, atol: float) -> Tensor:
-    """Sizes [B] of the first attempt (Hairer et al., section II.4, as in scipy: order 4, one more evaluation)."""
+def _first_step(
+    flow: _Flow, y: Tensor, tau: Tensor, first: Tensor, length: float, norm: Norm, rtol: float, atol: float
+) -> Tensor:
+    """Sizes [B] of the first attempt (Hairer et al., section II.4, as in scipy: order 4, one more
+    evaluation)."""
     scale = atol + rtol * y.abs()
     size, speed = norm(y / scale), norm(first / scale)
     h = torch.where((size < 1e-5) | (speed < 1e-5), 1e-6, 0.01 * size / speed).clamp_max(length)
@@ -204,6 +245,6 @@ def _smallest_step(tau: Tensor) -> Tensor:
 def _lost(tau: Tensor, stuck: Tensor) -> str:
     index = int(stuck.long().argmax())
     return (
-        f"sample {index} of the batch cannot go on from tau={float(tau[index]):.6g}: no step is small enough for the tolerance. "
-        "Look for NaN or infinity in what denoiser and guidance return there"
+        f"sample {index} of the batch cannot go on from tau={float(tau[index]):.6g}: no step is small enough "
+        "for the tolerance. Look for NaN or infinity in what denoiser and guidance return there"
     )

@@ -1,9 +1,10 @@
 """What all samplers share: the form of a denoiser and of a noise predictor, the result, and churn.
 
-A sampler is a plain function of (denoiser or predictor, latents, schedule), one a file: `heun`, `ablation`, `ddpm`, `rk45`. Each promises
-float64 state; a schedule of Python floats and per-sample noise levels on the device, so that no step waits for the device; and that a
-sample's result does not depend on its batch mates (as far as the networks' own arithmetic does not). Networks, random numbers and guidance
-terms are the caller's; nothing is drawn here.
+A sampler is a plain function of (denoiser or predictor, latents, schedule), one a file: `heun`, `ablation`,
+`ddpm`, `rk45`. Each promises float64 state; a schedule of Python floats and per-sample noise levels on the
+device, so that no step waits for the device; and that a sample's result does not depend on its batch mates
+(as far as the networks' own arithmetic does not). Networks, random numbers and guidance terms are the
+caller's; nothing is drawn here.
 """
 
 from __future__ import annotations
@@ -18,18 +19,22 @@ from torch import Tensor
 from dgflow.diffusion.guidance import Boost
 
 Denoiser = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""(x [B, ...] float64, sigma [B] float64, class labels) -> the expected clean x0, like x in shape, of any float dtype."""
+"""(x [B, ...] float64, sigma [B] float64, class labels) -> the expected clean x0, like x in shape, of any
+float dtype."""
 
 Predictor = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
-"""(y [B, ...] float32, variance-preserving scaling y = x / sqrt(1 + sigma^2); time [B] float32 in the network's own unit; class labels) ->
-(epsilon: the noise in y, like y; v: like y, where between the two bounds of the reverse step's log variance it lies, -1 to 1, None for a
-network that learns none). What ADM, DiT, NCSN++ and LSGM's prior are; `denoisers` makes a `Denoiser` of it."""
+"""(y [B, ...] float32, variance-preserving scaling y = x / sqrt(1 + sigma^2); time [B] float32 in the
+network's own unit; class labels) -> (epsilon: the noise in y, like y; v: like y, where between the two bounds
+of the reverse step's log variance it lies, -1 to 1, None for a network that learns none). What ADM, DiT,
+NCSN++ and LSGM's prior are; `denoisers` makes a `Denoiser` of it."""
 
 Noise = Callable[[int], Tensor]
-"""Number of a step -> unit normals [B, ...]. A counter-based stream answers in any order; one with state, in rising order."""
+"""Number of a step -> unit normals [B, ...]. A counter-based stream answers in any order; one with state, in
+rising order."""
 
 RoundSigma = Callable[[Tensor], Tensor]
-"""Noise levels, any shape, float64 -> the nearest ones that a network knows; on the device, without waiting for it."""
+"""Noise levels, any shape, float64 -> the nearest ones that a network knows; on the device, without waiting
+for it."""
 
 MAX_GAMMA = math.sqrt(2.0) - 1.0
 
@@ -38,8 +43,10 @@ MAX_GAMMA = math.sqrt(2.0) - 1.0
 class Sample:
     """What a sampler returns.
 
-    x: [B, ...] float64, the samples, not clipped. nfe: evaluations of the denoiser for each sample. guidance_nfe: evaluations of guidance
-    terms. log_ratio: [B] float64, the first-order log-ratio of each sample in its last step inside the window, by the first term that has
+    x: [B, ...] float64, the samples, not clipped. nfe: evaluations of the denoiser for each sample.
+        guidance_nfe: evaluations of guidance
+    terms. log_ratio: [B] float64, the first-order log-ratio of each sample in its last step inside the
+        window, by the first term that has
     one; OUTSIDE_LOG_RATIO (1e7) for a sample that was never inside; None when no term ever gave one.
     """
 
@@ -50,17 +57,21 @@ class Sample:
 
 
 def rounded(levels: Sequence[float], round_sigma: RoundSigma | None, device: torch.device) -> list[float]:
-    """Levels as the network knows them, but for a last one of 0, on the host: waits for the device, once before the first step."""
+    """Levels as the network knows them, but for a last one of 0, on the host: waits for the device, once
+    before the first step."""
     if round_sigma is None:
         return list(levels)
     known = levels[:-1] if levels[-1] == 0.0 else levels
-    return [*round_sigma(torch.tensor(known, dtype=torch.float64, device=device)).tolist(), *levels[len(known) :]]
+    return [
+        *round_sigma(torch.tensor(known, dtype=torch.float64, device=device)).tolist(),
+        *levels[len(known) :],
+    ]
 
 
 @dataclass(frozen=True)
 class Raised:
-    """What churn makes of a step: the levels sigma [B] that the samples are raised to, at most `high`, and the standard deviation [B] of
-    the noise that has to be added for it, S_noise included."""
+    """What churn makes of a step: the levels sigma [B] that the samples are raised to, at most `high`, and
+    the standard deviation [B] of the noise that has to be added for it, S_noise included."""
 
     sigma: Tensor
     high: float
@@ -68,11 +79,13 @@ class Raised:
 
 
 class Churn:
-    """EDM's churn (Karras et al. 2022, Algorithm 2, lines 4 to 6) along a schedule, with what the boosts of guidance terms ask for.
+    """EDM's churn (Karras et al. 2022, Algorithm 2, lines 4 to 6) along a schedule, with what the boosts of
+    guidance terms ask for.
 
     Args:
         levels: the schedule, as the network knows it. noise, round_sigma: None where there is none.
-        S_churn, S_min, S_max, S_noise: as in the paper. A boost replaces S_churn and S_noise for the samples that it churns.
+        S_churn, S_min, S_max, S_noise: as in the paper. A boost replaces S_churn and S_noise for the samples
+            that it churns.
 
     Raises ValueError where noise could be added and there is none.
     """
@@ -92,13 +105,21 @@ class Churn:
     ) -> None:
         self.levels, self.boosts, self.noise, self.round_sigma = levels, boosts, noise, round_sigma
         self.S_churn, self.S_min, self.S_max, self.S_noise = S_churn, S_min, S_max, S_noise
-        gammas = {self._gamma(asked) for asked in (S_churn, *(boost.S_churn for boost in boosts if boost is not None))}
+        gammas = {
+            self._gamma(asked)
+            for asked in (S_churn, *(boost.S_churn for boost in boosts if boost is not None))
+        }
         if max(gammas) > 0.0 and noise is None:
             raise ValueError(
-                "expected churn_noise, as S_churn or a term's boost adds noise: pass a function of the step, or set S_churn to 0"
+                "expected churn_noise, as S_churn or a term's boost adds noise: pass a function of the "
+                "step, or set S_churn to 0"
             )
         # The highest level of every step, by the gamma that makes it: on the host before the first step.
-        self.highest = {gamma: rounded([level * (1.0 + gamma) for level in levels], round_sigma, device) for gamma in gammas if gamma > 0.0}
+        self.highest = {
+            gamma: rounded([level * (1.0 + gamma) for level in levels], round_sigma, device)
+            for gamma in gammas
+            if gamma > 0.0
+        }
 
     def __call__(self, step: int, ones: Tensor, log_ratios: Sequence[Tensor | None]) -> Raised | None:
         """For a step, given ones [B] and the log-ratios of the step before; None where nothing is raised."""
@@ -117,7 +138,9 @@ class Churn:
             return None
         sigma = level * (1.0 + gamma)
         if self.round_sigma is None:
-            added = level * torch.sqrt(gamma * (2.0 + gamma))  # sqrt(sigma^2 - level^2), without the difference
+            added = level * torch.sqrt(
+                gamma * (2.0 + gamma)
+            )  # sqrt(sigma^2 - level^2), without the difference
         else:
             sigma = self.round_sigma(sigma)
             added = ((sigma - level) * (sigma + level)).clamp_min(0.0).sqrt()

@@ -1,6 +1,8 @@
-"""A score network as samplers need it: a denoiser for the ODE samplers, a noise predictor on its own schedule for the ancestral ones.
+"""A score network as samplers need it: a denoiser for the ODE samplers, a noise predictor on its own schedule
+for the ancestral ones.
 
-Promises one seam for every backbone: whatever a network predicts, both forms can be had. How a sampler walks is left to the samplers.
+Promises one seam for every backbone: whatever a network predicts, both forms can be had. How a sampler walks
+    is left to the samplers.
 """
 
 from __future__ import annotations
@@ -15,24 +17,35 @@ from dgflow.diffusion.discrete import DiscreteSchedule
 from dgflow.diffusion.guidance import Switch
 from dgflow.diffusion.samplers import Denoiser, Predictor, RoundSigma
 from dgflow.diffusion.times import integrated_beta
-from dgflow.networks.edm import first_outside
+
+ROUNDING = 1e-6
+"""Relative error that a schedule computed in float32 may have at its ends."""
 
 VP_STEPS = 1000
 VP_SCHEDULE = DiscreteSchedule(
-    tuple(-math.expm1(integrated_beta(i / VP_STEPS) - integrated_beta((i + 1) / VP_STEPS)) for i in range(VP_STEPS)), tuple(range(VP_STEPS))
+    tuple(
+        -math.expm1(integrated_beta(i / VP_STEPS) - integrated_beta((i + 1) / VP_STEPS))
+        for i in range(VP_STEPS)
+    ),
+    tuple(range(VP_STEPS)),
 )
-"""Linear VP at 1,000 equal steps of time, from sigma = 152.17, for networks that know no discrete schedule. DDPM's own is close to it
-(half a step at the clean end) but begins at 157.4, beyond the range of networks of continuous time."""
+"""Linear VP at 1,000 equal steps of time, from sigma = 152.17, for networks that know no discrete schedule.
+DDPM's own is close to it (half a step at the clean end) but begins at 157.4, beyond the range of networks of
+continuous time."""
 
 
 @dataclass(frozen=True)
 class ScoreModel:
     """Ways to ask one network.
 
-    denoiser: in the EDM convention. predictor, schedule: for a network of a discrete schedule (ADM, DiT), itself and that schedule.
-    null_label: the class that stands for none, for a network that has one. round_sigma: the nearest noise levels that the network knows,
-    None where it knows all of its range. sigma_range: the noise levels that it was made for, 0 to infinity if any. tau_edges: linear-VP
-    times at which the denoiser jumps. latent: whether samples are latents, which have no bounds, and not images in [-1, 1].
+    denoiser: in the EDM convention. predictor, schedule: for a network of a discrete schedule (ADM, DiT),
+        itself and that schedule.
+    null_label: the class that stands for none, for a network that has one. round_sigma: the nearest noise
+        levels that the network knows,
+    None where it knows all of its range. sigma_range: the noise levels that it was made for, 0 to infinity if
+        any. tau_edges: linear-VP
+    times at which the denoiser jumps. latent: whether samples are latents, which have no bounds, and not
+        images in [-1, 1].
     """
 
     denoiser: Denoiser
@@ -49,7 +62,8 @@ class ScoreModel:
         return max(sigma_min, self.sigma_range[0]), min(sigma_max, self.sigma_range[1])
 
     def check_sigmas(self, sigmas: Sequence[float]) -> None:
-        """Refuse noise levels that the network was not made for, but for a rounding. Churn may still pass the upper end, as published.
+        """Refuse noise levels that the network was not made for, but for a rounding. Churn may still pass the
+        upper end, as published.
 
         Raises ValueError.
         """
@@ -57,12 +71,14 @@ class ScoreModel:
         i = first_outside(sigmas, low, high)
         if i is not None:
             raise ValueError(
-                f"expected noise levels sigma between {low:.6g} and {high:.6g}, the range of this score network, found {sigmas[i]:.6g}: "
+                f"expected noise levels sigma between {low:.6g} and {high:.6g}, the range of this score "
+                f"network, found {sigmas[i]:.6g}: "
                 "change the sampler's sigma_min and sigma_max (tau_min and tau_max of RK45), or the sampler"
             )
 
     def discrete(self, respacing: str) -> tuple[Predictor, DiscreteSchedule]:
-        """For ancestral samplers: the network on its own schedule, or on `VP_SCHEDULE` where it has none, respaced.
+        """For ancestral samplers: the network on its own schedule, or on `VP_SCHEDULE` where it has none,
+        respaced.
 
         Raises ValueError where the network was not made for that schedule's noise levels.
         """
@@ -78,14 +94,30 @@ class ScoreModel:
         Raises ValueError for a network without a null class.
         """
         if self.predictor is None or self.schedule is None or self.null_label is None:
-            raise ValueError("classifier-free guidance needs a network with a null class (DiT): take it out of this recipe's guidance")
+            raise ValueError(
+                "classifier-free guidance needs a network with a null class (DiT): take it out of this "
+                "recipe's guidance"
+            )
         predictor = ClassifierFree(self.predictor, self.null_label, scale, channels=channels)
         denoiser = VPDenoiser(predictor, self.schedule.timesteps_from_sigma())
         edges = (self.schedule.tau_after(int(scale.at)),) if isinstance(scale, Switch) else ()
         return replace(self, denoiser=denoiser, predictor=predictor, tau_edges=edges)
 
     def without_labels(self) -> ScoreModel:
-        """The same for a network without classes under samplers whose guidance has them: labels do not reach it."""
+        """The same for a network without classes under samplers whose guidance has them: labels do not reach
+        it."""
         denoiser, predictor = self.denoiser, self.predictor
         alone = None if predictor is None else lambda y, time, _: predictor(y, time, None)
         return replace(self, denoiser=lambda x, sigma, _: denoiser(x, sigma, None), predictor=alone)
+
+
+def first_outside(sigmas: Sequence[float], sigma_min: float, sigma_max: float) -> int | None:
+    """Position of the first noise level that a network for [sigma_min, sigma_max] was not made for, but for
+    float32's rounding.
+
+    Levels have to be finite and above 0, whatever the range. None where all are inside.
+    """
+    low, high = sigma_min * (1 - ROUNDING), sigma_max * (1 + ROUNDING)
+    return next(
+        (i for i, sigma in enumerate(sigmas) if not (low <= sigma <= high and 0 < sigma < math.inf)), None
+    )

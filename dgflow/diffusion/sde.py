@@ -1,8 +1,10 @@
-"""What the trainings of Soft Truncation and of LSGM add to the linear-VP diffusion: times, weights, and discretised steps.
+"""What the trainings of Soft Truncation and of LSGM add to the linear-VP diffusion: times, weights, and
+discretised steps.
 
-Sampling needs none of it. Marginals, time maps and Soft Truncation's own importance times are in `times`; drawing the random numbers is
-left to `noise`. Everything is float64 unless it says otherwise, on the device of its argument. Sources: Song et al. 2021 (score-based
-SDEs), Kim et al. 2022 (Soft Truncation), Vahdat et al. 2021 (LSGM).
+Sampling needs none of it. Marginals, time maps and Soft Truncation's own importance times are in `times`;
+drawing the random numbers is left to `noise`. Everything is float64 unless it says otherwise, on the device
+of its argument. Sources: Song et al. 2021 (score-based SDEs), Kim et al. 2022 (Soft Truncation), Vahdat et
+al. 2021 (LSGM).
 """
 
 from __future__ import annotations
@@ -14,14 +16,22 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from dgflow.diffusion.times import LINEAR_VP, LinearVP, beta, integrated_beta, mean_std, tau_from_integrated_beta
+from dgflow.diffusion.times import (
+    LINEAR_VP,
+    LinearVP,
+    beta,
+    integrated_beta,
+    mean_std,
+    tau_from_integrated_beta,
+)
 
 Weighting = Literal["likelihood", "unweighted", "reweighted", "rescaled"]
 
 
 @dataclass(frozen=True)
 class GeometricVE:
-    """The variance-exploding diffusion of Song et al. 2021, of CelebA's NCSN++ too: sigma(tau) is geometric and x is not scaled."""
+    """The variance-exploding diffusion of Song et al. 2021, of CelebA's NCSN++ too: sigma(tau) is geometric
+    and x is not scaled."""
 
     sigma_min: float = 0.01
     sigma_max: float = 90.0
@@ -35,11 +45,14 @@ class GeometricVE:
         return self.sigma(tau) * math.sqrt(2.0 * math.log(self.sigma_max / self.sigma_min))
 
     def step_noise(self, tau: Tensor, num_scales: int = 1000) -> Tensor:
-        """Noise of the discretised step (SMLD) that ends at tau's scale: sqrt(sigma_i^2 - sigma_{i-1}^2), i = floor(tau (N - 1))."""
+        """Noise of the discretised step (SMLD) that ends at tau's scale: sqrt(sigma_i^2 - sigma_{i-1}^2), i =
+        floor(tau (N - 1))."""
         index = (tau * (num_scales - 1)).long()
         growth = self.sigma_max / self.sigma_min
         sigma = self.sigma_min * growth ** (index.double() / (num_scales - 1))
-        return torch.where(index > 0, sigma * math.sqrt(-math.expm1(-2.0 * math.log(growth) / (num_scales - 1))), sigma)
+        return torch.where(
+            index > 0, sigma * math.sqrt(-math.expm1(-2.0 * math.log(growth) / (num_scales - 1))), sigma
+        )
 
 
 def vp_step(tau: Tensor, num_scales: int = 1000, vp: LinearVP = LINEAR_VP) -> tuple[Tensor, Tensor]:
@@ -53,9 +66,11 @@ def vp_step(tau: Tensor, num_scales: int = 1000, vp: LinearVP = LINEAR_VP) -> tu
 
 
 def soft_truncation_tau(u: Tensor, k: float, tau_min: float = 1e-5) -> Tensor:
-    """A batch's smallest time, with density proportional to tau^-k on [tau_min, 1], from `u` uniform on [0, 1] (Kim et al. 2022).
+    """A batch's smallest time, with density proportional to tau^-k on [tau_min, 1], from `u` uniform on [0,
+    1] (Kim et al. 2022).
 
-    Training times of the batch are then drawn between it and 1. k = 1 is log-uniform; larger k, closer to tau_min.
+    Training times of the batch are then drawn between it and 1. k = 1 is log-uniform; larger k, closer to
+    tau_min.
     """
     if not 0.0 < tau_min < 1.0:
         raise ValueError(f"expected 0 < tau_min < 1, found {tau_min}")
@@ -68,7 +83,8 @@ def soft_truncation_tau(u: Tensor, k: float, tau_min: float = 1e-5) -> Tensor:
 class LSGMTimes(NamedTuple):
     """Training times [B] of LSGM's prior, and what each one's |epsilon - prediction|^2 is multiplied by.
 
-    weight: for the prior. likelihood_weight: for the autoencoder, which always sees the likelihood's weighting.
+    weight: for the prior. likelihood_weight: for the autoencoder, which always sees the likelihood's
+        weighting.
     """
 
     tau: Tensor
@@ -76,20 +92,24 @@ class LSGMTimes(NamedTuple):
     likelihood_weight: Tensor
 
 
-def lsgm_times(u: Tensor, weighting: Weighting, *, importance: bool, tau_min: float = 0.01, vp: LinearVP = LINEAR_VP) -> LSGMTimes:
-    """Times in [tau_min, 1] and weights, from `u` [B] uniform on [0, 1] (Vahdat et al. 2021, sections 3.3 and 3.4).
+def lsgm_times(
+    u: Tensor, weighting: Weighting, *, importance: bool, tau_min: float = 0.01, vp: LinearVP = LINEAR_VP
+) -> LSGMTimes:
+    """Times in [tau_min, 1] and weights, from `u` [B] uniform on [0, 1] (Vahdat et al. 2021, sections 3.3 and
+    3.4).
 
-    The losses are integrals over tau of w(tau) |epsilon - prediction|^2, with std^2 the variance of the noise:
+    The losses are integrals over tau of w(tau) |epsilon - prediction|^2, with std^2 the variance of the
+    noise:
 
-        weighting        w                          importance density r
-        likelihood       beta / (2 std^2)           slope of log std^2
-        unweighted       1                          1 - std^2
-        reweighted       beta / 2                   slope of std^2
-        rescaled         1 / (2 (1 - std^2))        none: the likelihood's w / r up to a constant, at uniform times
+        weighting        w                          importance density r likelihood       beta / (2 std^2)
+        slope of log std^2 unweighted       1                          1 - std^2 reweighted       beta / 2
+        slope of std^2 rescaled         1 / (2 (1 - std^2))        none: the likelihood's w / r up to a
+        constant, at uniform times
 
-    r is proportional to w * (1 - std^2), which is what the loss is for a standard normal prior, so that w / r varies least. With
-    `importance`, tau is drawn from r and both weights are divided by r; else tau is uniform and they are w as above. (Published weights are
-    for an average over uniform u, that is, not divided by the length 1 - tau_min; so are these.)
+    r is proportional to w * (1 - std^2), which is what the loss is for a standard normal prior, so that w / r
+    varies least. With `importance`, tau is drawn from r and both weights are divided by r; else tau is
+    uniform and they are w as above. (Published weights are for an average over uniform u, that is, not
+    divided by the length 1 - tau_min; so are these.)
     """
     if not 0.0 < tau_min < 1.0:
         raise ValueError(f"expected 0 < tau_min < 1, found {tau_min}")
@@ -111,10 +131,18 @@ def lsgm_times(u: Tensor, weighting: Weighting, *, importance: bool, tau_min: fl
         tau = tau_from_integrated_beta(-torch.log1p(-variance), vp)
         mass = math.log(end / first) if weighting == "likelihood" else end - first
 
-    rate, kept = beta(tau, vp), torch.exp(-integrated_beta(tau, vp))  # kept = 1 - std^2; the slope of std^2 is rate * kept
+    rate, kept = (
+        beta(tau, vp),
+        torch.exp(-integrated_beta(tau, vp)),
+    )  # kept = 1 - std^2; the slope of std^2 is rate * kept
     variance = mean_std(tau, vp)[1].square()
     likelihood = rate / (2.0 * variance)
-    weights = {"likelihood": likelihood, "unweighted": torch.ones_like(rate), "reweighted": rate / 2.0, "rescaled": 1.0 / (2.0 * kept)}
+    weights = {
+        "likelihood": likelihood,
+        "unweighted": torch.ones_like(rate),
+        "reweighted": rate / 2.0,
+        "rescaled": 1.0 / (2.0 * kept),
+    }
     densities = {"likelihood": rate * kept / variance, "unweighted": kept, "reweighted": rate * kept}
     density = densities[weighting] / mass if importance else torch.ones_like(rate)
     return LSGMTimes(tau, weights[weighting] / density, likelihood / density)

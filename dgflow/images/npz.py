@@ -1,7 +1,9 @@
 """Numpy's npz: members by name, arrays of images by ranges of rows.
 
-Promises flat memory: rows of a member that is not compressed are read where they lie, of one that is as a stream (rows in order are cheap,
-going back starts anew). Nothing is unpickled. A member's checksum is verified where it is read whole (`digest`, labels, statistics).
+Promises flat memory: rows of a member that is not compressed are read where they lie, of one that is as a
+    stream (rows in order are cheap,
+going back starts anew). Nothing is unpickled. A member's checksum is verified where it is read whole
+    (`digest`, labels, statistics).
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ IMAGE_NAMES = ("arr_0", "samples", "image")
 
 _LABEL_NAMES = {"arr_0": ("arr_1",), "samples": ("label", "labels"), "image": ("label", "labels")}
 _BLOCK = 16 * 2**20  # bytes that are held while a digest is made
-_LOCAL_HEADER = struct.Struct("<26xHH")  # of a zip member: the lengths of its name and its extra field end the fixed part
+_LOCAL_HEADER = struct.Struct(
+    "<26xHH"
+)  # of a zip member: the lengths of its name and its extra field end the fixed part
 
 
 class Header(NamedTuple):
@@ -47,7 +51,11 @@ class NpzFile:
         self._place = place
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_file", "_archive", "_streams", "_starts")}
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if name not in ("_file", "_archive", "_streams", "_starts")
+        }
 
     @cached_property
     def _file(self) -> io.BufferedReader:
@@ -58,7 +66,9 @@ class NpzFile:
         try:
             return zipfile.ZipFile(self._file)
         except zipfile.BadZipFile as error:
-            raise ValueError(f"expected an npz at {self.source}, found another file or one that is cut short ({error})") from error
+            raise ValueError(
+                f"expected an npz at {self.source}, found another file or one that is cut short ({error})"
+            ) from error
 
     @cached_property
     def _streams(self) -> dict[str, IO[bytes]]:
@@ -83,24 +93,35 @@ class NpzFile:
         return self._file.seek(0, 2)
 
     def header(self, name: str) -> Header:
-        """Raises ValueError for a member that is no array of numbers, or not of the size that its header says."""
+        """Raises ValueError for a member that is no array of numbers, or not of the size that its header
+        says."""
         member = self._archive.getinfo(f"{name}.npy")
         try:
             with self._archive.open(member) as stream:
                 version = np.lib.format.read_magic(stream)
-                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                read = (
+                    np.lib.format.read_array_header_1_0
+                    if version == (1, 0)
+                    else np.lib.format.read_array_header_2_0
+                )
                 shape, fortran, dtype = read(stream)
                 offset = stream.tell()
         except (zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise _damaged(name, self.source, error) from error
         except (ValueError, NotImplementedError) as error:
-            raise ValueError(f"expected an array {name} in {self.source}, found a member that is none ({error})") from error
+            raise ValueError(
+                f"expected an array {name} in {self.source}, found a member that is none ({error})"
+            ) from error
         if dtype.hasobject:
             raise ValueError(
-                f"expected an array of numbers {name} in {self.source}, found Python objects, which are not opened: allow_pickle"
+                f"expected an array of numbers {name} in {self.source}, found Python objects, which are "
+                "not opened: allow_pickle"
             )
         if offset + math.prod(shape) * dtype.itemsize != member.file_size:
-            raise ValueError(f"expected {shape} values of {dtype} in {name} of {self.source}, found {member.file_size - offset:,} bytes")
+            raise ValueError(
+                f"expected {shape} values of {dtype} in {name} of {self.source}, found "
+                f"{member.file_size - offset:,} bytes"
+            )
         return Header(shape, dtype, offset, fortran)
 
     def array(self, name: str) -> np.ndarray:
@@ -139,10 +160,14 @@ class NpzFile:
             self._streams.pop(name, None)
             raise _damaged(name, self.source, error) from error
         if count != out.nbytes:
-            raise ValueError(f"expected a whole array {name} in {self.source}, found one that is cut short; fetch or make that file again")
+            raise ValueError(
+                f"expected a whole array {name} in {self.source}, found one that is cut short; fetch or "
+                "make that file again"
+            )
 
     def _start(self, member: zipfile.ZipInfo) -> int:
-        """Where a member's data begins: its own header's name and extra field may be longer than those of the directory."""
+        """Where a member's data begins: its own header's name and extra field may be longer than those of the
+        directory."""
         if member.filename not in self._starts:
             self._file.seek(member.header_offset)
             name, extra = _LOCAL_HEADER.unpack(self._file.read(_LOCAL_HEADER.size))
@@ -158,23 +183,33 @@ class NpzImages:
     first_index: int | None = None
 
     def __init__(self, source: str, place: Place, labelled: bool = True) -> None:
-        """Reads the header and the labels, if wanted. Raises ValueError where there are no images, or images of another form."""
+        """Reads the header and the labels, if wanted.
+
+        Raises ValueError where there are no images, or images of another form.
+        """
         self.source = source
         self._npz = NpzFile(source, place)
         names = self._npz.names
         found = [name for name in IMAGE_NAMES if name in names]
         if len(found) != 1:
-            raise ValueError(f"expected one array of images ({', '.join(IMAGE_NAMES)}) in {source}, found the arrays {sorted(names)}")
+            raise ValueError(
+                f"expected one array of images ({', '.join(IMAGE_NAMES)}) in {source}, found the arrays "
+                f"{sorted(names)}"
+            )
         self._name = found[0]
         self._header = header = self._npz.header(self._name)
         self._shape = _image_shape(header, f"{self._name} of {source}")
         self.rows = self._shape[0]
         label = next((name for name in _LABEL_NAMES[self._name] if name in names), None) if labelled else None
-        self.labels = None if label is None else as_labels(self._npz.array(label), self.rows, f"{label} of {source}")
+        self.labels = (
+            None if label is None else as_labels(self._npz.array(label), self.rows, f"{label} of {source}")
+        )
 
     def listing(self) -> Listing:
         """For an import."""
-        return Listing("npz", self.rows, (("", self._npz.size),), labels=self.labels, digest=self.listed_digest)
+        return Listing(
+            "npz", self.rows, (("", self._npz.size),), labels=self.labels, digest=self.listed_digest
+        )
 
     @property
     def listed_digest(self) -> str:
@@ -208,26 +243,41 @@ def as_labels(values: np.ndarray, rows: int, where: str) -> np.ndarray | None:
         ValueError: another number, shape or type of them.
     """
     if values.ndim != 1 or values.dtype.kind not in "iu" or len(values) != rows:
-        raise ValueError(f"expected {rows:,} labels as whole numbers in {where}, found {values.dtype} of shape {values.shape}")
+        raise ValueError(
+            f"expected {rows:,} labels as whole numbers in {where}, found {values.dtype} of shape "
+            f"{values.shape}"
+        )
     labels = values.astype(np.int64)
     return None if (labels == -1).all() else labels
 
 
 def _damaged(name: str, source: str, error: Exception) -> ValueError:
-    return ValueError(f"expected a whole array {name} in {source}, found one that is damaged ({error}); fetch or make that file again")
+    return ValueError(
+        f"expected a whole array {name} in {source}, found one that is damaged ({error}); fetch or make "
+        "that file again"
+    )
 
 
 def _image_shape(header: Header, where: str) -> tuple[int, int, int, int]:
     """[rows, H, W, C] of uint8 images in C order."""
     shape, dtype = header.shape, header.dtype
     if dtype != np.uint8:
-        remedy = "scale them to 0 to 255, round as your sampler's authors do, and save uint8" if dtype.kind == "f" else "save them as uint8"
+        remedy = (
+            "scale them to 0 to 255, round as your sampler's authors do, and save uint8"
+            if dtype.kind == "f"
+            else "save them as uint8"
+        )
         raise ValueError(f"expected uint8 images in {where}, found {dtype}; {remedy}")
     if len(shape) == 3:
         shape = (*shape, 1)
     if len(shape) != 4 or shape[3] not in (1, 3) or not all(shape):
         remedy = "; put the channels last" if len(shape) == 4 and shape[1] in (1, 3) else ""
-        raise ValueError(f"expected images of shape (rows, height, width, 1 or 3) in {where}, found {header.shape}{remedy}")
+        raise ValueError(
+            f"expected images of shape (rows, height, width, 1 or 3) in {where}, found {header.shape}{remedy}"
+        )
     if header.fortran and len(header.shape) > 1:
-        raise ValueError(f"expected rows one after another in {where}, found Fortran order; save numpy.ascontiguousarray of it")
+        raise ValueError(
+            f"expected rows one after another in {where}, found Fortran order; save "
+            "numpy.ascontiguousarray of it"
+        )
     return shape  # pyright: ignore[reportReturnType] (four of them, as was checked)

@@ -1,6 +1,7 @@
 """The order, the classes and the indices of images, from the names of files or a column of indices.
 
-Promises that samples which carry a number come in the order of their numbers, each exactly once, or not at all. Reading is left to others.
+Promises that samples which carry a number come in the order of their numbers, each exactly once, or not at
+all. Reading is left to others.
 """
 
 from __future__ import annotations
@@ -28,13 +29,18 @@ class Layout(NamedTuple):
 def lay_out(names: Sequence[str], labels_json: bytes | None, source: str) -> Layout:
     """The order, labels and indices of picture files, from their paths.
 
-    Indices: where the paths are `000000/000123.png` (folders of a thousand, as EDM writes them), `00000/img00000123.png` (as StyleGAN's
-    and EDM's data sets have them) or plain numbers of which at least half are there (fewer: names such as COCO's, not indices), the rows
-    come in the order of the numbers. Labels: `dataset.json` (`{"labels": [[path, label], ...]}`) where there is one; else, of paths that
-    are not indices, the class is the first sub-folder below what all paths share, and classes are numbered in alphabetical order.
+    Indices: where the paths are `000000/000123.png` (folders of a thousand, as EDM writes them),
+        `00000/img00000123.png` (as StyleGAN's
+    and EDM's data sets have them) or plain numbers of which at least half are there (fewer: names such as
+        COCO's, not indices), the rows
+    come in the order of the numbers. Labels: `dataset.json` (`{"labels": [[path, label], ...]}`) where there
+        is one; else, of paths that
+    are not indices, the class is the first sub-folder below what all paths share, and classes are numbered in
+        alphabetical order.
 
     Raises:
-        ValueError: indices that are missing or doubled; a `dataset.json` of another form, or without a label for one of the files.
+        ValueError: indices that are missing or doubled; a `dataset.json` of another form, or without a label
+            for one of the files.
     """
     names = sorted(names)
     index = _indices(names)
@@ -49,7 +55,8 @@ def lay_out(names: Sequence[str], labels_json: bytes | None, source: str) -> Lay
 
 
 def folder_classes(names: Sequence[str]) -> tuple[np.ndarray | None, list[str]]:
-    """Labels (int64 [rows]) and class names from paths: the first sub-folder below what all share; alphabetical. None, [] without any."""
+    """Labels (int64 [rows]) and class names from paths: the first sub-folder below what all share;
+    alphabetical. None, [] without any."""
     parts = [name.split("/")[:-1] for name in names]
     while all(parts) and len({part[0] for part in parts}) == 1:
         parts = [part[1:] for part in parts]
@@ -61,7 +68,10 @@ def folder_classes(names: Sequence[str]) -> tuple[np.ndarray | None, list[str]]:
 
 
 def listed_labels(names: Sequence[str], labels_json: bytes, source: str) -> np.ndarray | None:
-    """Labels (int64 [rows]) of files from a `dataset.json`; None where it says that there are none. Raises ValueError as `lay_out`."""
+    """Labels (int64 [rows]) of files from a `dataset.json`; None where it says that there are none.
+
+    Raises ValueError as `lay_out`.
+    """
     try:
         found = json.loads(labels_json)["labels"]
         if found is None:
@@ -71,7 +81,8 @@ def listed_labels(names: Sequence[str], labels_json: bytes, source: str) -> np.n
             raise ValueError("labels that are not whole numbers")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f'expected {{"labels": [["PATH", NUMBER], ...]}} with every file in dataset.json of {source}, found {type(error).__name__}'
+            f'expected {{"labels": [["PATH", NUMBER], ...]}} with every file in dataset.json of {source}, '
+            f"found {type(error).__name__}"
             f" ({str(error)[:120]}); correct or remove that file"
         ) from error
     return np.array([labels[name] for name in names], np.int64)
@@ -81,27 +92,33 @@ def ordered(index: np.ndarray, source: str, names: Sequence[str] | None = None) 
     """The order (int64 [rows]) that sorts indices, and the first of them.
 
     Raises:
-        ValueError: not each of first, first + 1, ..., last exactly once; names the first few that are missing or doubled.
+        ValueError: not each of first, first + 1, ..., last exactly once; names the first few that are missing
+            or doubled.
     """
     order = np.argsort(index, kind="stable")
     steps = np.diff(index[order])
     twice = np.flatnonzero(steps == 0)
     if twice.size:
-        where = f", such as {names[int(order[twice[0]])]} and {names[int(order[twice[0] + 1])]}" if names else ""
+        where = (
+            f", such as {names[int(order[twice[0]])]} and {names[int(order[twice[0] + 1])]}" if names else ""
+        )
         raise ValueError(
-            f"expected each index once in {source}, found {_shown(index[order[twice]], int(twice.size))} more than once{where};"
-            " remove those that do not belong to this set"
+            f"expected each index once in {source}, found {_shown(index[order[twice]], int(twice.size))} "
+            f"more than once{where}; remove those that do not belong to this set"
         )
     if (steps != 1).any():
         missing = [
             number
             for gap in np.flatnonzero(steps > 1)[: _SHOWN + 1]
-            for number in range(index[order[gap]] + 1, min(int(index[order[gap + 1]]), int(index[order[gap]]) + _SHOWN + 2))
+            for number in range(
+                index[order[gap]] + 1, min(int(index[order[gap + 1]]), int(index[order[gap]]) + _SHOWN + 2)
+            )
         ]
         first, last = int(index[order[0]]), int(index[order[-1]])
         raise ValueError(
-            f"expected every index from {first} to {last} in {source}, found {len(index):,} of {last - first + 1:,}:"
-            f" {_shown(missing, last - first + 1 - len(index))} missing; make those, or give the others names that are no numbers"
+            f"expected every index from {first} to {last} in {source}, found {len(index):,} of "
+            f"{last - first + 1:,}: {_shown(missing, last - first + 1 - len(index))} missing; make those, or "
+            "give the others names that are no numbers"
         )
     return order, int(index[order[0]])
 

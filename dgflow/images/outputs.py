@@ -1,7 +1,9 @@
-"""New files and folders, local or in S3, that are there whole or not at all, and never take the place of what is there.
+"""New files and folders, local or in S3, that are there whole or not at all, and never take the place of what
+is there.
 
-A local output is written under a hidden name beside its own and then renamed; an object is a multipart upload that is completed at the end.
-What a killed process leaves is such a hidden name (to be removed by hand) or an upload (which a bucket's lifecycle rules remove).
+A local output is written under a hidden name beside its own and then renamed; an object is a multipart upload
+that is completed at the end. What a killed process leaves is such a hidden name (to be removed by hand) or an
+upload (which a bucket's lifecycle rules remove).
 """
 
 from __future__ import annotations
@@ -88,7 +90,10 @@ def _check_new(place: LocalPlace | S3Place | Any, out: str) -> None:
 
 
 def _exists(out: str) -> ValueError:
-    return ValueError(f"expected nothing at {out} yet, found something there, which is not overwritten; give another place or remove it")
+    return ValueError(
+        f"expected nothing at {out} yet, found something there, which is not overwritten; give another "
+        "place or remove it"
+    )
 
 
 @contextlib.contextmanager
@@ -122,7 +127,8 @@ def _uploads(place: S3Place, out: str) -> Iterator[Callable[[str], IO[bytes]]]:
 
 
 class _Upload(io.RawIOBase):
-    """A multipart upload. Closing it keeps it open in S3: `complete` makes the object, `abort` removes what was sent."""
+    """A multipart upload. Closing it keeps it open in S3: `complete` makes the object, `abort` removes what
+    was sent."""
 
     def __init__(self, place: S3Place, key: str) -> None:
         self._place, self._key = place, key
@@ -152,8 +158,13 @@ class _Upload(io.RawIOBase):
             if _precondition_failed(error):
                 return False
             raise
-        if done is None and self._place.size(self._key) is None:  # the reply to the first attempt may have been lost
-            raise StoreError(f"could not complete {self._key} in s3://{self._place.bucket}: the upload is gone; export again")
+        if (
+            done is None and self._place.size(self._key) is None
+        ):  # the reply to the first attempt may have been lost
+            raise StoreError(
+                f"could not complete {self._key} in s3://{self._place.bucket}: the upload is gone; export "
+                "again"
+            )
         self._id = None
         return True
 

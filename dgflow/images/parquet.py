@@ -1,7 +1,8 @@
-"""Images in Parquet, one file or a folder of them: dgflow's shards (tensors) and the form of Hugging Face's data sets (encoded pictures).
+"""Images in Parquet, one file or a folder of them: dgflow's shards (tensors) and the form of Hugging Face's
+data sets (encoded pictures).
 
-Promises flat memory (one row group is held) and rows in the order of the column `index` where there is one, each index exactly once. Page
-checksums are verified where a file has them.
+Promises flat memory (one row group is held) and rows in the order of the column `index` where there is one,
+each index exactly once. Page checksums are verified where a file has them.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ _BLOCK = 64  # rows that are held, besides their row group, while a digest is ma
 
 
 class ParquetImages:
-    """Images in the column `image` (or `img`, ...): uint8 tensors of one shape, or pictures as bytes or as `{bytes, path}`."""
+    """Images in the column `image` (or `img`, ...): uint8 tensors of one shape, or pictures as bytes or as
+    `{bytes, path}`."""
 
     seed: int | None = None
     seeding: None = None
@@ -37,7 +39,8 @@ class ParquetImages:
         """`files` are names within `place`; [""] is the place itself. Reads footers, indices and labels.
 
         Raises:
-            ValueError: no or other images, files that do not fit together, or indices that are missing or doubled.
+            ValueError: no or other images, files that do not fit together, or indices that are missing or
+                doubled.
         """
         self.source = source
         self._place = place
@@ -51,13 +54,25 @@ class ParquetImages:
                 self._groups.append((number, group))
                 starts.append(starts[-1] + file.metadata.row_group(group).num_rows)
             label = label_column(file.schema_arrow)
-            part = self._read(number, None, [each for each in ("index", label) if each and each in file.schema_arrow.names])
-            parts.append(part.rename_columns(["label" if each == label else each for each in part.column_names]))
+            part = self._read(
+                number, None, [each for each in ("index", label) if each and each in file.schema_arrow.names]
+            )
+            parts.append(
+                part.rename_columns(["label" if each == label else each for each in part.column_names])
+            )
         if len(set(forms)) > 1 or len({tuple(part.column_names) for part in parts}) > 1:
             found = " and ".join(
-                sorted({f"{form or 'pictures'} with {part.column_names}" for form, part in zip(forms, parts, strict=True)})
+                sorted(
+                    {
+                        f"{form or 'pictures'} with {part.column_names}"
+                        for form, part in zip(forms, parts, strict=True)
+                    }
+                )
             )
-            raise ValueError(f"expected images of one form and shape in all files of {source}, found {found}; open them one at a time")
+            raise ValueError(
+                f"expected images of one form and shape in all files of {source}, found {found}; open them "
+                "one at a time"
+            )
         self._shape: tuple[int, int, int] | None = forms[0]  # of tensors, None: pictures
         self._starts = np.array(starts)
         self.rows = starts[-1]
@@ -67,14 +82,19 @@ class ParquetImages:
         self._order, self.first_index = np.arange(self.rows), None
         if "index" in columns:
             self._order, self.first_index = ordered(columns["index"], source)
-        self.labels = as_labels(columns["label"][self._order], self.rows, f"label of {source}") if "label" in columns else None
+        self.labels = (
+            as_labels(columns["label"][self._order], self.rows, f"label of {source}")
+            if "label" in columns
+            else None
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name not in ("_opened", "_held")}
 
     @property
     def digest(self) -> str:
-        """Of pixels and labels where the images are tensors, else of the pictures' bytes and labels; reads everything once."""
+        """Of pixels and labels where the images are tensors, else of the pictures' bytes and labels; reads
+        everything once."""
         return self._digest
 
     @cached_property
@@ -89,7 +109,9 @@ class ParquetImages:
 
     def read(self, start: int, stop: int) -> list[np.ndarray]:
         if self._shape is None:
-            return [decode_picture(data, f"row {row} of {self.source}") for row, data in self._cells(start, stop)]
+            return [
+                decode_picture(data, f"row {row} of {self.source}") for row, data in self._cells(start, stop)
+            ]
         return [pixels.reshape(self._shape).copy() for _, pixels in self._cells(start, stop)]
 
     def _cells(self, start: int, stop: int) -> Iterator[tuple[int, Any]]:
@@ -108,7 +130,9 @@ class ParquetImages:
         """A row group's images: an array, or a list of bytes."""
         number, place = self._groups[group]
         name = image_column(self._open(number).schema_arrow, self.source)
-        return cells_of(self._read(number, place, [name]).column(0), self._shape, self.source, int(self._starts[group]))
+        return cells_of(
+            self._read(number, place, [name]).column(0), self._shape, self.source, int(self._starts[group])
+        )
 
     def _open(self, number: int) -> pq.ParquetFile:
         """Keeps the last one open: rows in order need one at a time."""
@@ -119,16 +143,22 @@ class ParquetImages:
             file = pq.ParquetFile(self._place.open(self._names[number]), page_checksum_verification=True)
         except (pa.ArrowException, OSError) as error:
             where = self._where(self._names[number])
-            raise ValueError(f"expected Parquet at {where}, found another file or one that is cut short ({error})") from error
+            raise ValueError(
+                f"expected Parquet at {where}, found another file or one that is cut short ({error})"
+            ) from error
         self._opened = (number, file)
         return file
 
     def _read(self, number: int, group: int | None, columns: list[str]) -> pa.Table:
         try:
             file = self._open(number)
-            return file.read(columns=columns) if group is None else file.read_row_group(group, columns=columns)
+            return (
+                file.read(columns=columns) if group is None else file.read_row_group(group, columns=columns)
+            )
         except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"expected whole rows at {self._where(self._names[number])}, found damaged ones ({error})") from error
+            raise ValueError(
+                f"expected whole rows at {self._where(self._names[number])}, found damaged ones ({error})"
+            ) from error
 
     def _where(self, name: str) -> str:
         return f"{self.source}: {name}" if name else self.source
@@ -140,15 +170,20 @@ def image_column(schema: pa.Schema, where: str) -> str:
         if name in schema.names:
             return name
     hint = ": these are latents; decode them first" if "latent" in schema.names else ""
-    raise ValueError(f"expected a column image (or {', '.join(IMAGE_NAMES[1:])}) in {where}, found {schema.names}{hint}")
+    raise ValueError(
+        f"expected a column image (or {', '.join(IMAGE_NAMES[1:])}) in {where}, found {schema.names}{hint}"
+    )
 
 
 def label_column(schema: pa.Schema) -> str | None:
     return next((name for name in LABEL_NAMES if name in schema.names), None)
 
 
-def cells_of(column: pa.ChunkedArray, shape: tuple[int, int, int] | None, source: str, first: int) -> Sequence[Any] | np.ndarray:
-    """What a column of images holds: an array of tensors, or a list of bytes; `first` is the row of its first.
+def cells_of(
+    column: pa.ChunkedArray, shape: tuple[int, int, int] | None, source: str, first: int
+) -> Sequence[Any] | np.ndarray:
+    """What a column of images holds: an array of tensors, or a list of bytes; `first` is the row of its
+    first.
 
     Raises:
         ValueError: a picture that is only a path.
@@ -160,7 +195,8 @@ def cells_of(column: pa.ChunkedArray, shape: tuple[int, int, int] | None, source
     cells = (chunk.field("bytes") if pa.types.is_struct(chunk.type) else chunk).to_pylist()
     if None in cells:
         raise ValueError(
-            f"expected the pictures themselves in {source}, found only a path or nothing in row {first + cells.index(None)}; save them with"
+            f"expected the pictures themselves in {source}, found only a path or nothing in row "
+            f"{first + cells.index(None)}; save them with"
             " their bytes (in datasets: embed_external_files=True)"
         )
     return cells
@@ -175,9 +211,16 @@ def form_of(schema: pa.Schema, where: str) -> tuple[int, int, int] | None:
         shape = (*shape, 1) if len(shape) == 2 else shape
         if kind.value_type == pa.uint8() and len(shape) == 3 and shape[2] in (1, 3):
             return shape  # pyright: ignore[reportReturnType]
-    elif _is_binary(kind) or (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 and _is_binary(kind.field("bytes").type)):
+    elif _is_binary(kind) or (
+        pa.types.is_struct(kind)
+        and kind.get_field_index("bytes") >= 0
+        and _is_binary(kind.field("bytes").type)
+    ):
         return None
-    raise ValueError(f"expected uint8 images [H, W, 1 or 3], or pictures as bytes, in the column {name} of {where}, found {kind}")
+    raise ValueError(
+        f"expected uint8 images [H, W, 1 or 3], or pictures as bytes, in the column {name} of {where}, "
+        f"found {kind}"
+    )
 
 
 def _is_binary(kind: pa.DataType) -> bool:
@@ -185,8 +228,12 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 
 def numbers(parts: Sequence[pa.Table], name: str, source: str) -> np.ndarray:
-    column = pa.chunked_array([chunk for part in parts for chunk in part.column(name).chunks], parts[0].column(name).type)
+    column = pa.chunked_array(
+        [chunk for part in parts for chunk in part.column(name).chunks], parts[0].column(name).type
+    )
     if not pa.types.is_integer(column.type) or column.null_count:
-        found = f"{column.null_count:,} empty cells of {column.type}" if column.null_count else str(column.type)
+        found = (
+            f"{column.null_count:,} empty cells of {column.type}" if column.null_count else str(column.type)
+        )
         raise ValueError(f"expected whole numbers in the column {name} of {source}, found {found}")
     return column.to_numpy().astype(np.int64)

@@ -1,6 +1,7 @@
 """Rows of Parquet files in any order, as a listing says where they lie.
 
-Promises one row group in memory at a time; asked for rows in the order of their places, it reads each group once.
+Promises one row group in memory at a time; asked for rows in the order of their places, it reads each group
+once.
 """
 
 from __future__ import annotations
@@ -21,12 +22,21 @@ from dgflow.images.pictures import decode_picture
 from dgflow.images.places import Place
 
 _SPLIT = re.compile(r"([A-Za-z]\w*)-\d+-of-\d+(?:-[0-9a-f]+)?\.parquet")
-_SPLITS = ("train", "test", "validation", "val", "valid", "dev", "extra")  # that are meant, whatever the others are
+_SPLITS = (
+    "train",
+    "test",
+    "validation",
+    "val",
+    "valid",
+    "dev",
+    "extra",
+)  # that are meant, whatever the others are
 _OPEN = 128  # files that are kept open
 
 
 def training_split(names: Sequence[str], source: str) -> list[str]:
-    """Of the files of a Hugging Face data set (`train-00000-of-00040.parquet`, `test/0000.parquet`), those of `train`; else all.
+    """Of the files of a Hugging Face data set (`train-00000-of-00040.parquet`, `test/0000.parquet`), those of
+    `train`; else all.
 
     Raises:
         ValueError: there are splits, but none is `train`, or some files are of none.
@@ -36,10 +46,12 @@ def training_split(names: Sequence[str], source: str) -> list[str]:
     if not set(found) & set(_SPLITS):
         return list(names)
     if "train" not in found or "" in found:
-        there = ", ".join(split or f"{[name for name in names if not splits[name]][0]} of none" for split in found)
+        there = ", ".join(
+            split or f"{[name for name in names if not splits[name]][0]} of none" for split in found
+        )
         raise ValueError(
-            f"expected Parquet with a split train, or of no split, in {source}, found {there}; give one file, or for another split a folder"
-            " of its own with names that say no split, such as 0.parquet"
+            f"expected Parquet with a split train, or of no split, in {source}, found {there}; give one "
+            "file, or for another split a folder of its own with names that say no split, such as 0.parquet"
         )
     return [name for name in names if splits[name] == "train"]
 
@@ -70,13 +82,18 @@ def list_parquet(source: str, place: Place, files: dict[str, int], labelled: boo
             try:
                 parts.append(file.read(columns=[label] if label else []))
             except (pa.ArrowException, OSError) as error:
-                raise ValueError(f"expected whole rows at {where}, found damaged ones ({error}); fetch that file again") from error
+                raise ValueError(
+                    f"expected whole rows at {where}, found damaged ones ({error}); fetch that file again"
+                ) from error
             rows.append(file.metadata.num_rows)
             groups += _counts(file)
             digests.append(footer_sha256(handle))
     names = {tuple(part.column_names) for part in parts}
     if len(forms) > 1 or len(names) > 1:
-        raise ValueError(f"expected images and labels of one form in all files of {source}, found several; give a folder of one data set")
+        raise ValueError(
+            f"expected images and labels of one form in all files of {source}, found several; give a "
+            "folder of one data set"
+        )
     total = sum(rows)
     (columns,) = names
     found = numbers(parts, columns[0], source) if columns else None
@@ -125,7 +142,9 @@ class ParquetRows:
             try:
                 column = file.read_row_group(group, columns=[name]).column(0)
             except (pa.ArrowException, OSError) as error:
-                raise ValueError(f"expected whole rows at {where}, found damaged ones ({error}); fetch that file again") from error
+                raise ValueError(
+                    f"expected whole rows at {where}, found damaged ones ({error}); fetch that file again"
+                ) from error
             cells = cells_of(column, shape, where, int(starts[group]))
             self._held = ((number, group), cells)
         return cells[offset - int(starts[group])], shape  # pyright: ignore[reportOptionalSubscript]
@@ -168,7 +187,9 @@ def _opened(handle: Any, where: str) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(handle, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"expected Parquet at {where}, found another file or one that is cut short ({error})") from error
+        raise ValueError(
+            f"expected Parquet at {where}, found another file or one that is cut short ({error})"
+        ) from error
 
 
 def _where(source: str, name: str) -> str:

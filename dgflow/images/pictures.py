@@ -1,7 +1,8 @@
-"""One picture file as pixels, as PIL decodes it and as the standard evaluators see it: EXIF rotation is not applied.
+"""One picture file as pixels, as PIL decodes it and as the standard evaluators see it: EXIF rotation is not
+applied.
 
-Transparency has no one meaning (evaluators drop it, viewers draw it over white), so pictures that have any are refused; an alpha channel
-that is opaque everywhere is dropped.
+Transparency has no one meaning (evaluators drop it, viewers draw it over white), so pictures that have any
+are refused; an alpha channel that is opaque everywhere is dropped.
 """
 
 from __future__ import annotations
@@ -27,9 +28,14 @@ def decode_picture(data: bytes, name: str) -> np.ndarray:
             image.load()
             pixels = _as_grey_or_rgb(image)
     except UnidentifiedImageError:  # whose own text names a place in memory, another each time
-        raise ValueError(f"expected an image at {name}, found what cannot be used (a file of another kind); mend or remove it") from None
+        raise ValueError(
+            f"expected an image at {name}, found what cannot be used (a file of another kind); mend or "
+            "remove it"
+        ) from None
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise ValueError(f"expected an image at {name}, found what cannot be used ({error}); mend or remove it") from error
+        raise ValueError(
+            f"expected an image at {name}, found what cannot be used ({error}); mend or remove it"
+        ) from error
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
 

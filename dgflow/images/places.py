@@ -1,7 +1,8 @@
 """Where files of other tools lie: a local path or `s3://bucket/key`, a file or a folder, read by ranges.
 
-Promises files that can be opened in any process (a place is pickled as its name; an opened file keeps its own position after a fork), the
-endpoint and credentials of `dgflow.store.s3`, and no secret in a message. What the bytes mean is left to the readers.
+Promises files that can be opened in any process (a place is pickled as its name; an opened file keeps its own
+position after a fork), the endpoint and credentials of `dgflow.store.s3`, and no secret in a message. What
+the bytes mean is left to the readers.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
     from dgflow.store.s3 import S3Store
 
 _AT_ONCE = 32  # requests of `read_many`
-_LOCAL_BUFFER, _S3_BUFFER = 2**16, 2**20  # bytes that small reads fetch at once: a request to S3 costs as much as 1 MiB
+_LOCAL_BUFFER, _S3_BUFFER = (
+    2**16,
+    2**20,
+)  # bytes that small reads fetch at once: a request to S3 costs as much as 1 MiB
 
 
 class Place(Protocol):
@@ -53,7 +57,8 @@ class Place(Protocol):
 
 
 def open_place(source: str, folder: str = "") -> Place:
-    """The place of a path (a relative one below `folder`), a `file:///path` or an `s3://bucket/key`. No request is made here.
+    """The place of a path (a relative one below `folder`), a `file:///path` or an `s3://bucket/key`. No
+    request is made here.
 
     Raises:
         ValueError: another scheme, or a url that carries credentials (it is not repeated).
@@ -62,14 +67,19 @@ def open_place(source: str, folder: str = "") -> Place:
     if not separator:
         return LocalPlace(os.path.join(folder, os.path.expanduser(source)))
     if scheme == "memory":
-        raise ValueError("expected a path, file:///path or s3://bucket/key, found memory://, which holds steps only: add [start:stop]")
+        raise ValueError(
+            "expected a path, file:///path or s3://bucket/key, found memory://, which holds steps only: "
+            "add [start:stop]"
+        )
     open_store(source)  # refuses other schemes, and urls with credentials in them
     return S3Place(rest) if scheme == "s3" else LocalPlace(unquote(rest))
 
 
 class LocalPlace:
     def __init__(self, path: str) -> None:
-        self.path = Path(os.path.abspath(os.path.expanduser(path)))  # for workers with another working directory
+        self.path = Path(
+            os.path.abspath(os.path.expanduser(path))
+        )  # for workers with another working directory
         self.url = str(self.path)
 
     def kind(self) -> Literal["file", "folder"] | None:
@@ -85,7 +95,9 @@ class LocalPlace:
     def sizes(self) -> dict[str, int]:
         found: dict[str, int] = {}
         level = [""]
-        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="list") as pool:  # on a network disk every look waits for an answer
+        with ThreadPoolExecutor(
+            _AT_ONCE, thread_name_prefix="list"
+        ) as pool:  # on a network disk every look waits for an answer
             while level:
                 below: list[str] = []
                 for folders, files in pool.map(self._scan, level):
@@ -111,7 +123,11 @@ class LocalPlace:
     def open(self, name: str = "") -> io.BufferedReader:
         descriptor = os.open(self.path / name, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            raw = _Ranged(lambda start, stop: os.pread(descriptor, stop - start, start), os.fstat(descriptor).st_size, descriptor)
+            raw = _Ranged(
+                lambda start, stop: os.pread(descriptor, stop - start, start),
+                os.fstat(descriptor).st_size,
+                descriptor,
+            )
         except BaseException:
             os.close(descriptor)
             raise
@@ -131,7 +147,9 @@ class S3Place:
         if self.key and self.size(self.key) is not None:
             return "file"
         prefix = f"{self.key}/" if self.key else ""
-        page = self.request("list", lambda fs: fs.call_s3("list_objects_v2", Bucket=self.bucket, Prefix=prefix, MaxKeys=1))
+        page = self.request(
+            "list", lambda fs: fs.call_s3("list_objects_v2", Bucket=self.bucket, Prefix=prefix, MaxKeys=1)
+        )
         return "folder" if page.get("Contents") else None
 
     def files(self) -> list[str]:
@@ -150,7 +168,11 @@ class S3Place:
     def read_many(self, names: Sequence[str]) -> list[bytes]:
         def read(name: str) -> bytes:
             key = self._key(name)
-            data = self.request(f"read {key}", lambda fs: fs.cat_file(f"{self.bucket}/{key}", max_concurrency=1), may_lack=True)
+            data = self.request(
+                f"read {key}",
+                lambda fs: fs.cat_file(f"{self.bucket}/{key}", max_concurrency=1),
+                may_lack=True,
+            )
             if data is None:
                 raise FileNotFoundError(f"no object at s3://{self.bucket}/{key}")
             return data
@@ -159,7 +181,10 @@ class S3Place:
             return list(pool.map(read, names))
 
     def request(self, attempted: str, call: Callable, may_lack: bool = False):
-        """A call of s3fs with the store's repetitions and errors. Below its methods, whose keys are fewer than those that S3 allows."""
+        """A call of s3fs with the store's repetitions and errors.
+
+        Below its methods, whose keys are fewer than those that S3 allows.
+        """
         return self._store().request(attempted, call, may_lack)
 
     def _store(self) -> S3Store:
@@ -175,18 +200,25 @@ class S3Place:
 
     def size(self, key: str) -> int | None:
         """Bytes of the object at a key of the bucket; None where there is none."""
-        found = self.request(f"look up {key}", lambda fs: fs.call_s3("head_object", Bucket=self.bucket, Key=key), may_lack=True)
+        found = self.request(
+            f"look up {key}", lambda fs: fs.call_s3("head_object", Bucket=self.bucket, Key=key), may_lack=True
+        )
         return None if found is None else int(found["ContentLength"])
 
     def _range(self, key: str, start: int, stop: int) -> bytes:
-        return self.request(f"read {key}", lambda fs: fs.cat_file(f"{self.bucket}/{key}", start=start, end=stop))
+        return self.request(
+            f"read {key}", lambda fs: fs.cat_file(f"{self.bucket}/{key}", start=start, end=stop)
+        )
 
 
 _stores: dict[str, S3Store] = {}  # of this process: a connection takes a fifth of a second to make
 
 
 class _Ranged(io.RawIOBase):
-    """A file of which ranges are fetched. The position is the object's own, so that a fork does not share it."""
+    """A file of which ranges are fetched.
+
+    The position is the object's own, so that a fork does not share it.
+    """
 
     def __init__(self, fetch: Callable[[int, int], bytes], size: int, descriptor: int | None = None) -> None:
         self._fetch, self._size, self._position, self._descriptor = fetch, size, 0, descriptor
@@ -200,7 +232,9 @@ class _Ranged(io.RawIOBase):
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
         if position < 0:
-            raise OSError(f"expected a position of at least 0, found {position}")  # as files do: zipfile looks for its end in this way
+            raise OSError(
+                f"expected a position of at least 0, found {position}"
+            )  # as files do: zipfile looks for its end in this way
         self._position = position
         return position
 
@@ -223,5 +257,8 @@ class _Ranged(io.RawIOBase):
 
 
 def is_shown(name: str) -> bool:
-    """Whether a path is one of the user's files: not hidden, not a folder's marker, not what macOS adds to zips."""
-    return not name.endswith("/") and not any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+    """Whether a path is one of the user's files: not hidden, not a folder's marker, not what macOS adds to
+    zips."""
+    return not name.endswith("/") and not any(
+        part.startswith(".") or part == "__MACOSX" for part in name.split("/")
+    )

@@ -1,7 +1,8 @@
-"""From a picture to the square that a network sees: the resizing and cropping that published reference statistics were made with.
+"""From a picture to the square that a network sees: the resizing and cropping that published reference
+statistics were made with.
 
-Promises what the data sets' own preparations compute, from and to uint8 [H, W, C] with C 1 or 3, and a ValueError for a picture that a
-preparation is not defined on. Decoding is left to `pictures`.
+Promises what the data sets' own preparations compute, from and to uint8 [H, W, C] with C 1 or 3, and a
+ValueError for a picture that a preparation is not defined on. Decoding is left to `pictures`.
 """
 
 from __future__ import annotations
@@ -16,22 +17,36 @@ Preparation = Literal["none", "adm-center-crop", "score-sde-celeba", "lanczos"]
 _CELEBA_CROP = 140  # pixels, of pictures of 178 x 218
 
 
-def prepare(pixels: np.ndarray, preparation: Preparation, size: int, channels: int, *, average_pool: int = 1, pad: int = 0) -> np.ndarray:
+def prepare(
+    pixels: np.ndarray,
+    preparation: Preparation,
+    size: int,
+    channels: int,
+    *,
+    average_pool: int = 1,
+    pad: int = 0,
+) -> np.ndarray:
     """One picture as uint8 [size, size, channels].
 
     Args:
-        pixels: uint8 [H, W] or [H, W, 1 or 3]. A grey one becomes three equal channels where three are wanted.
+        pixels: uint8 [H, W] or [H, W, 1 or 3]. A grey one becomes three equal channels where three are
+            wanted.
         average_pool: shrink by this whole factor, with preparation "none".
         pad: then add that many black pixels on every side, with preparation "none".
 
     Raises:
-        ValueError: of another type, colour where one channel is wanted, or of a size that the preparation does not take.
+        ValueError: of another type, colour where one channel is wanted, or of a size that the preparation
+            does not take.
     """
     pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
-        raise ValueError(f"expected uint8 pixels [H, W, 1 or 3], found {pixels.dtype} of shape {pixels.shape}")
+        raise ValueError(
+            f"expected uint8 pixels [H, W, 1 or 3], found {pixels.dtype} of shape {pixels.shape}"
+        )
     if pixels.shape[2] == 3 and channels == 1:
-        raise ValueError("expected a grey picture, found one in colour; import with channels=3, or convert the pictures")
+        raise ValueError(
+            "expected a grey picture, found one in colour; import with channels=3, or convert the pictures"
+        )
     if preparation == "adm-center-crop":
         pixels = adm_center_crop(pixels, size)
     elif preparation == "score-sde-celeba":
@@ -44,8 +59,9 @@ def prepare(pixels: np.ndarray, preparation: Preparation, size: int, channels: i
 
 
 def adm_center_crop(pixels: np.ndarray, size: int) -> np.ndarray:
-    """ImageNet as ADM and DiT are trained on it: halve with a box filter while the shorter side is at least 2 `size`, bring it to `size`
-    with PIL's bicubic filter, crop the centre (offsets rounded down). A smaller picture is enlarged.
+    """ImageNet as ADM and DiT are trained on it: halve with a box filter while the shorter side is at least 2
+    `size`, bring it to `size` with PIL's bicubic filter, crop the centre (offsets rounded down). A smaller
+    picture is enlarged.
     """
     image = _to_pil(pixels)
     while min(image.size) >= 2 * size:
@@ -56,32 +72,47 @@ def adm_center_crop(pixels: np.ndarray, size: int) -> np.ndarray:
 
 
 def score_sde_celeba(pixels: np.ndarray, size: int) -> np.ndarray:
-    """CelebA as score_sde's models are trained on it: the centre 140 x 140 (offsets rounded down) of the aligned pictures, resized with
-    an antialiased linear filter in floating point, then rounded to the nearest whole value (halves up).
+    """CelebA as score_sde's models are trained on it: the centre 140 x 140 (offsets rounded down) of the
+    aligned pictures, resized with an antialiased linear filter in floating point, then rounded to the nearest
+    whole value (halves up).
     """
     if min(pixels.shape[:2]) < _CELEBA_CROP:
         raise ValueError(
-            f"expected a picture of at least {_CELEBA_CROP} x {_CELEBA_CROP} for score-sde-celeba, found {_sides(pixels)};"
-            " take the aligned and cropped pictures of CelebA (178 x 218)"
+            f"expected a picture of at least {_CELEBA_CROP} x {_CELEBA_CROP} for score-sde-celeba, found "
+            f"{_sides(pixels)}; take the aligned and cropped pictures of CelebA (178 x 218)"
         )
     crop = _center(pixels, _CELEBA_CROP).astype(np.float32)
     # PIL filters floating-point pictures ("F") one channel at a time.
-    planes = [Image.fromarray(crop[:, :, channel]).resize((size, size), Image.Resampling.BILINEAR) for channel in range(crop.shape[2])]
-    return np.clip(np.floor(np.stack([np.asarray(plane) for plane in planes], axis=2) + 0.5), 0, 255).astype(np.uint8)
+    planes = [
+        Image.fromarray(crop[:, :, channel]).resize((size, size), Image.Resampling.BILINEAR)
+        for channel in range(crop.shape[2])
+    ]
+    return np.clip(np.floor(np.stack([np.asarray(plane) for plane in planes], axis=2) + 0.5), 0, 255).astype(
+        np.uint8
+    )
 
 
 def lanczos(pixels: np.ndarray, size: int) -> np.ndarray:
     """A square picture resized with PIL's Lanczos filter, as FFHQ's 64 x 64 are made of its 1024 x 1024."""
     if pixels.shape[0] != pixels.shape[1]:
-        raise ValueError(f"expected a square picture for lanczos, found {_sides(pixels)}; crop the pictures first, or use adm-center-crop")
+        raise ValueError(
+            f"expected a square picture for lanczos, found {_sides(pixels)}; crop the pictures first, or "
+            "use adm-center-crop"
+        )
     return _from_pil(_to_pil(pixels).resize((size, size), Image.Resampling.LANCZOS))
 
 
 def _pooled(pixels: np.ndarray, size: int, pool: int, pad: int) -> np.ndarray:
     height, width, channels = pixels.shape
     if height % pool or width % pool or (height // pool + 2 * pad, width // pool + 2 * pad) != (size, size):
-        made = f" that average_pool={pool} and pad={pad} make {size} x {size}" if (pool, pad) != (1, 0) else ""
-        remedy = "correct image_size, average_pool or pad" if made else "correct image_size, or choose a preparation that resizes"
+        made = (
+            f" that average_pool={pool} and pad={pad} make {size} x {size}" if (pool, pad) != (1, 0) else ""
+        )
+        remedy = (
+            "correct image_size, average_pool or pad"
+            if made
+            else "correct image_size, or choose a preparation that resizes"
+        )
         expected = f"a picture{made}" if made else f"{size} x {size}"
         raise ValueError(f"expected {expected}, found {_sides(pixels)}; {remedy}")
     if pool > 1:

@@ -1,7 +1,7 @@
 """The seeded random order of what is imported.
 
-Promises that the order depends on the seed and on what is listed alone, and not on a library's version: Philox's raw bits are fixed by its
-definition, unlike numpy's permutation.
+Promises that the order depends on the seed and on what is listed alone, and not on a library's version:
+Philox's raw bits are fixed by its definition, unlike numpy's permutation.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import numpy as np
 def shuffled(rows: np.ndarray, seed: int, groups: np.ndarray | None = None, window: int = 0) -> np.ndarray:
     """`rows` (int64 [N]) in a random order.
 
-    `groups` (int64 [N]) says the row group of each, of which one row costs as much to read as all. Then the groups are put in random order,
-    neighbours are gathered into windows of `window` rows or more, and rows are shuffled within a window: neighbours in the order come from
-    few groups.
+    `groups` (int64 [N]) says the row group of each, of which one row costs as much to read as all. Then the
+    groups are put in random order, neighbours are gathered into windows of `window` rows or more, and rows
+    are shuffled within a window: neighbours in the order come from few groups.
     """
     keys = np.random.Philox(seed).random_raw(len(rows))
     if groups is None:

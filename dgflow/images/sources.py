@@ -1,8 +1,9 @@
 """Images to evaluate, from wherever they lie: `open_images` tells the forms apart.
 
-Promises that what cannot be what was meant is refused when it is opened, with what was found; that reading needs memory for the rows asked
-for and no more than a row group or a shard beside; and that a reader can be pickled and used in another process. A file that changes while
-it is read is not noticed. One reader is for one thread.
+Promises that what cannot be what was meant is refused when it is opened, with what was found; that reading
+needs memory for the rows asked for and no more than a row group or a shard beside; and that a reader can be
+pickled and used in another process. A file that changes while it is read is not noticed. One reader is for
+one thread.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ class Images(Protocol):
 
     @property
     def digest(self) -> str:
-        """A sha256 of what decides the pixels, their order and the labels, and of nothing else, such as the path.
+        """A sha256 of what decides the pixels, their order and the labels, and of nothing else, such as the
+        path.
 
-        Arrays (npz, tensors in Parquet): of pixels and labels, equal across those. Pictures (folder, zip, Hugging Face's Parquet): of the
-        files' bytes and the labels, equal across those. Steps: the digest of the slice's manifest. Made when first asked for, which reads
-        everything once, except for steps.
+        Arrays (npz, tensors in Parquet): of pixels and labels, equal across those. Pictures (folder, zip,
+        Hugging Face's Parquet): of the files' bytes and the labels, equal across those. Steps: the digest of
+        the slice's manifest. Made when first asked for, which reads everything once, except for steps.
         """
         ...
 
@@ -63,12 +65,18 @@ class Images(Protocol):
         ...
 
     def read(self, start: int, stop: int) -> list[np.ndarray]:
-        """Rows [start, stop), as a slice of a list would: uint8 [H, W, 1|3] each, sizes may differ. Raises ValueError for damaged ones."""
+        """Rows [start, stop), as a slice of a list would: uint8 [H, W, 1|3] each, sizes may differ.
+
+        Raises ValueError for damaged ones.
+        """
         ...
 
 
 def is_step(source: str) -> bool:
-    """Whether this addresses a step: it ends in `[start:stop]`, or is no file and its parent is a root. Raises as `open_images`."""
+    """Whether this addresses a step: it ends in `[start:stop]`, or is no file and its parent is a root.
+
+    Raises as `open_images`.
+    """
     if names_range(source):
         return True
     place = open_place(source)
@@ -78,10 +86,12 @@ def is_step(source: str) -> bool:
 def open_images(source: str) -> Images:
     """Open images at a path or an `s3://` url, or the samples at the address of a step.
 
-    Told apart by suffix (`.npz`, `.zip`, `.parquet`), by `[start:stop]` or a parent that is a root (a step), else by what a folder holds.
+    Told apart by suffix (`.npz`, `.zip`, `.parquet`), by `[start:stop]` or a parent that is a root (a step),
+    else by what a folder holds.
 
     Raises:
-        ValueError: nothing is there, or none of these forms, or a mixture; images of another form (see the readers).
+        ValueError: nothing is there, or none of these forms, or a mixture; images of another form (see the
+            readers).
         StoreError: S3 or a root cannot be reached.
     """
     # pyarrow and PIL are only needed by some.
@@ -124,7 +134,8 @@ def _open_folder(source: str, place: Place) -> Images:
 
         steps = ", ".join(step_names(open_store(source)))
         raise ValueError(
-            f"expected images at {source}, found the root of a run; add the name of one of its steps: {steps or 'it has none'}"
+            f"expected images at {source}, found the root of a run; add the name of one of its steps: "
+            f"{steps or 'it has none'}"
         )
     kinds = {
         "images": [name for name in names if is_picture(name)],
@@ -142,7 +153,9 @@ def _open_folder(source: str, place: Place) -> Images:
     there = ", ".join(f"{len(files):,} {kind} (such as {files[0]})" for kind, files in found.items()) or (
         f"{len(names):,} files of no known kind" if names else "an empty folder"
     )
-    raise ValueError(f"expected either images or .parquet files in {source}, found {there}; give one of {_FORMS}")
+    raise ValueError(
+        f"expected either images or .parquet files in {source}, found {there}; give one of {_FORMS}"
+    )
 
 
 def _parent_is_root(place: Place) -> bool:

@@ -1,6 +1,8 @@
-"""Means and covariances of features, as references for FID and sFID are published: an npz with `mu` and `sigma`, and `mu_s` and `sigma_s`.
+"""Means and covariances of features, as references for FID and sFID are published: an npz with `mu` and
+`sigma`, and `mu_s` and `sigma_s`.
 
-Promises float64 and a digest of the numbers alone; the images that such a file may hold beside them are not loaded.
+Promises float64 and a digest of the numbers alone; the images that such a file may hold beside them are not
+loaded.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ class Statistics:
     """Moments of the features of a reference, float64."""
 
     source: str
-    digest: str  # `rows_sha256` of the arrays that are there, as float64: independent of the file and its other arrays
+    # `rows_sha256` of the arrays that are there, as float64: independent of the file and its other arrays
+    digest: str
     mu: np.ndarray  # [D] of pool_3
     sigma: np.ndarray  # [D, D]
     mu_s: np.ndarray | None  # [D_s] of the spatial features, for sFID
@@ -29,12 +32,16 @@ class Statistics:
 
 
 def has_statistics(source: str) -> bool:
-    """Whether this is an npz with any of the moments. Raises as `open_place`; ValueError for an .npz that is none."""
+    """Whether this is an npz with any of the moments. Raises as `open_place`; ValueError for an .npz that is
+    none."""
     return any(name in _npz_names(source) for pair in _PAIRS for name in pair)
 
 
 def has_images(source: str) -> bool:
-    """False for an npz without images; True for every other source, of which `open_images` tells more. Raises as `has_statistics`."""
+    """False for an npz without images; True for every other source, of which `open_images` tells more.
+
+    Raises as `has_statistics`.
+    """
     names = _npz_names(source)
     return not names or any(name in names for name in IMAGE_NAMES)
 
@@ -43,7 +50,8 @@ def read_statistics(source: str) -> Statistics | None:
     """The moments in an npz at a path or `s3://` url; None where the source holds none.
 
     Raises:
-        ValueError: one of a pair without the other, shapes that do not fit, or values that are not finite numbers.
+        ValueError: one of a pair without the other, shapes that do not fit, or values that are not finite
+            numbers.
     """
     if not has_statistics(source):
         return None
@@ -52,11 +60,16 @@ def read_statistics(source: str) -> Statistics | None:
     arrays: dict[str, np.ndarray] = {}
     for mean, covariance in _PAIRS:
         if (mean in names) != (covariance in names) or (mean == "mu" and mean not in names):
-            raise ValueError(f"expected {mean} and {covariance} together in {source}, found the arrays {sorted(names)}")
+            raise ValueError(
+                f"expected {mean} and {covariance} together in {source}, found the arrays {sorted(names)}"
+            )
         if mean in names:
             width, shape = npz.header(mean).shape, npz.header(covariance).shape
             if len(width) != 1 or not width[0] or shape != width * 2:
-                raise ValueError(f"expected {mean} of shape (D,) and {covariance} of shape (D, D) in {source}, found {width} and {shape}")
+                raise ValueError(
+                    f"expected {mean} of shape (D,) and {covariance} of shape (D, D) in {source}, found "
+                    f"{width} and {shape}"
+                )
             arrays |= {name: _finite(npz.array(name), f"{name} of {source}") for name in (mean, covariance)}
     moments = (arrays["mu"], arrays["sigma"], arrays.get("mu_s"), arrays.get("sigma_s"))
     return Statistics(source, rows_sha256(arrays), *moments)
@@ -73,5 +86,7 @@ def _npz_names(source: str) -> list[str]:
 
 def _finite(values: np.ndarray, where: str) -> np.ndarray:
     if values.dtype.kind not in "fiu" or not np.isfinite(values).all():
-        raise ValueError(f"expected finite numbers in {where}, found {values.dtype} with NaN, infinity or no numbers")
+        raise ValueError(
+            f"expected finite numbers in {where}, found {values.dtype} with NaN, infinity or no numbers"
+        )
     return values.astype(np.float64)

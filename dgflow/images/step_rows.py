@@ -1,6 +1,7 @@
 """The images of a step of a run, by its address.
 
-Promises rows whose bytes were verified against their receipts, and the digest that steps record which read the same slice.
+Promises rows whose bytes were verified against their receipts, and the digest that steps record which read
+the same slice.
 """
 
 from __future__ import annotations
@@ -21,12 +22,15 @@ class StepImages:
     """Images of a sealed slice, a shard at a time."""
 
     def __init__(self, address: str) -> None:
-        """Finds the slice and reads its first shard. Raises as `find_slice`; ValueError where the step makes something else."""
+        """Finds the slice and reads its first shard. Raises as `find_slice`; ValueError where the step makes
+        something else."""
         self.source = address
         self._sealed: Sealed = find_slice(address)
         self.rows = self._sealed.stop - self._sealed.start
         self.first_index: int | None = self._sealed.start
-        fields = self._sealed.document.get("fields", {}) if self._sealed.document.get("kind") == "generate" else {}
+        fields = (
+            self._sealed.document.get("fields", {}) if self._sealed.document.get("kind") == "generate" else {}
+        )
         self.seed: int | None = fields.get("seed")
         self.seeding: Literal["counter", "edm"] | None = fields.get("seeding")
         steps, first = self._sealed.steps, next(self._entries(0, 1))
@@ -57,7 +61,10 @@ class StepImages:
         if not self._labelled:
             return None
         sealed = self._sealed
-        parts = [part["label"] for part in read_rows(sealed.steps, sealed.manifest, sealed.start, sealed.stop, ["label"])]
+        parts = [
+            part["label"]
+            for part in read_rows(sealed.steps, sealed.manifest, sealed.start, sealed.stop, ["label"])
+        ]
         return as_labels(np.concatenate(parts), self.rows, f"label of {self.source}")
 
     def labels_of(self, start: int, stop: int) -> np.ndarray | None:
@@ -86,7 +93,9 @@ class StepImages:
     def _entries(self, start: int, stop: int):
         first = self._sealed.start
         return (
-            entry for entry in self._sealed.manifest.entries if start < stop and entry.start < first + stop and entry.stop > first + start
+            entry
+            for entry in self._sealed.manifest.entries
+            if start < stop and entry.start < first + stop and entry.stop > first + start
         )
 
     def _shard(self, entry: ManifestEntry) -> tuple[int, Columns]:

@@ -1,7 +1,8 @@
 """Pictures in tars: one tar, one tar of tars, or a folder of tars; plain, or compressed with gzip.
 
-Promises that members are read where they lie, by offset. A compressed tar is decompressed once a process, into a temporary file that goes
-with the process. What a tar within a tar or a folder holds, is listed below the name of that tar, so that it is the name of the class.
+Promises that members are read where they lie, by offset. A compressed tar is decompressed once a process,
+into a temporary file that goes with the process. What a tar within a tar or a folder holds, is listed below
+the name of that tar, so that it is the name of the class.
 """
 
 from __future__ import annotations
@@ -46,7 +47,10 @@ def stem(name: str) -> str:
 
 
 def open_tar(place: Place, name: str) -> IO[bytes]:
-    """The decompressed tar at `place`, or in the folder there. Raises ValueError where a compressed one is damaged or cut short."""
+    """The decompressed tar at `place`, or in the folder there.
+
+    Raises ValueError where a compressed one is damaged or cut short.
+    """
     where = f"{place.url}/{name}".rstrip("/")
     file = place.open(name)
     if not is_compressed(where):
@@ -58,12 +62,18 @@ def open_tar(place: Place, name: str) -> IO[bytes]:
             shutil.copyfileobj(stream, whole, 2**20)
     except _DAMAGED as error:
         whole.close()
-        raise ValueError(f"expected a whole compressed tar at {where}, found a damaged one or one that is cut short ({error})") from error
+        raise ValueError(
+            f"expected a whole compressed tar at {where}, found a damaged one or one that is cut short "
+            f"({error})"
+        ) from error
     return whole
 
 
 def members(file: IO[bytes], where: str) -> Iterator[Member]:
-    """Every shown regular file of a tar, and of the tars in it. Raises ValueError for what is no tar, or is cut short."""
+    """Every shown regular file of a tar, and of the tars in it.
+
+    Raises ValueError for what is no tar, or is cut short.
+    """
     yield from _members(file, where, 0)
 
 
@@ -101,7 +111,8 @@ def _members(file: IO[bytes], where: str, start: int) -> Iterator[Member]:
             raise tarfile.ReadError("no mark at its end")
     except tarfile.TarError as error:
         raise ValueError(
-            f"expected a whole tar at {where}, found another file, or one that is cut short ({error}); fetch it again"
+            f"expected a whole tar at {where}, found another file, or one that is cut short ({error}); "
+            "fetch it again"
         ) from error
 
 
@@ -118,7 +129,9 @@ class _Window(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = (
+            offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        )
         return self._position
 
     def tell(self) -> int:

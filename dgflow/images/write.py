@@ -1,7 +1,8 @@
 """Export: any images as the files that other tools read.
 
-Promises flat memory, outputs that are whole or not there, and that nothing is overwritten (`outputs`). What is written opens again with
-`open_images`: the same pixels, labels and, but for npz, which has no place for them, indices.
+Promises flat memory, outputs that are whole or not there, and that nothing is overwritten (`outputs`). What
+is written opens again with `open_images`: the same pixels, labels and, but for npz, which has no place for
+them, indices.
 """
 
 from __future__ import annotations
@@ -37,18 +38,21 @@ class _Row(NamedTuple):
 def export_images(images: Images, out: str, format: ExportFormat) -> None:
     """Write images to a path or an `s3://` url.
 
-    `npz`: OpenAI's, `arr_0` uint8 [N, H, W, C] and `arr_1` int64 labels. `png`: a folder or a `.zip` as EDM lays them out. `parquet`: a
+    `npz`: OpenAI's, `arr_0` uint8 [N, H, W, C] and `arr_1` int64 labels. `png`: a folder or a `.zip` as EDM
+        lays them out. `parquet`: a
     folder that Hugging Face's `datasets` reads.
 
     Raises:
-        ValueError: something is at `out`, its name does not fit the format, the images cannot be read, or (npz) differ in size.
+        ValueError: something is at `out`, its name does not fit the format, the images cannot be read, or
+            (npz) differ in size.
         StoreError: S3 cannot be reached.
     """
     {"npz": write_npz, "png": write_png, "parquet": write_parquet}[format](images, out)
 
 
 def write_npz(images: Images, out: str) -> None:
-    """`arr_0` uint8 [N, H, W, C] and, where there are labels, `arr_1` int64 [N], neither compressed; `numpy.load` reads it."""
+    """`arr_0` uint8 [N, H, W, C] and, where there are labels, `arr_1` int64 [N], neither compressed;
+    `numpy.load` reads it."""
     _check_suffix(out, (".npz",), "npz")
     shape = images.read(0, 1)[0].shape
     with new_file(out) as file, zipfile.ZipFile(file, "w") as archive:
@@ -57,8 +61,8 @@ def write_npz(images: Images, out: str) -> None:
             for row in _rows(images):
                 if row.image.shape != shape:
                     raise ValueError(
-                        f"expected images of one shape {shape} for an npz, found {row.image.shape} at row {row.index} of {images.source};"
-                        " export png or parquet, or make them of one size"
+                        f"expected images of one shape {shape} for an npz, found {row.image.shape} at row "
+                        f"{row.index} of {images.source}; export png or parquet, or make them of one size"
                     )
                 member.write(np.ascontiguousarray(row.image).data)
         if images.labels is not None:
@@ -68,20 +72,25 @@ def write_npz(images: Images, out: str) -> None:
 
 
 def write_png(images: Images, out: str) -> None:
-    """`000000/000123.png` by index, in folders of a thousand, and labels in `dataset.json`; a local folder, or a `.zip` anywhere."""
+    """`000000/000123.png` by index, in folders of a thousand, and labels in `dataset.json`; a local folder,
+    or a `.zip` anywhere."""
     _check_suffix(out, ("", ".zip"), "png")
     if out.lower().endswith(".zip"):
         with new_file(out) as file, zipfile.ZipFile(file, "w") as archive:
             _write_pngs(images, lambda name: _member(archive, name))
         return
     if out.startswith("s3://"):
-        raise ValueError(f"expected a .zip for png in S3, found {out}: so many objects cannot appear all at once; add .zip, or use parquet")
+        raise ValueError(
+            f"expected a .zip for png in S3, found {out}: so many objects cannot appear all at once; add "
+            ".zip, or use parquet"
+        )
     with new_folder(out) as open_new:
         _write_pngs(images, open_new)
 
 
 def write_parquet(images: Images, out: str) -> None:
-    """Files `train-00000.parquet`, ... of at most 500 MB: `image` {bytes: a PNG, path}, `index`, and `label` where there are labels."""
+    """Files `train-00000.parquet`, ... of at most 500 MB: `image` {bytes: a PNG, path}, `index`, and `label`
+    where there are labels."""
     _check_suffix(out, ("",), "parquet")
     with new_folder(out) as open_new:
         shard, size, waiting = -1, 0, 0  # bytes in this file, and of those in no row group yet
@@ -109,7 +118,9 @@ def _rows(images: Images) -> Iterator[_Row]:
         stop = min(start + _AT_ONCE, images.rows)
         block = images.read(start, stop)
         if len(block) != stop - start:
-            raise ValueError(f"expected {stop - start} images at row {start} of {images.source}, found {len(block)}")
+            raise ValueError(
+                f"expected {stop - start} images at row {start} of {images.source}, found {len(block)}"
+            )
         for row, image in enumerate(block, start):
             yield _Row(first + row, image, None if labels is None else int(labels[row]))
 
@@ -148,14 +159,19 @@ def _parquet_writer(open_new: OpenNew, shard: int, labelled: bool) -> Iterator[p
     with (
         open_new(f"train-{shard:05d}.parquet") as file,
         # PNG is compressed already.
-        pq.ParquetWriter(file, schema, compression="none", use_dictionary=False, write_page_checksum=True) as writer,
+        pq.ParquetWriter(
+            file, schema, compression="none", use_dictionary=False, write_page_checksum=True
+        ) as writer,
     ):
         yield writer
 
 
 def _schema(labelled: bool) -> pa.Schema:
     """With the note by which `datasets` knows that the structs are pictures."""
-    fields = [pa.field("index", pa.int64()), pa.field("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))]
+    fields = [
+        pa.field("index", pa.int64()),
+        pa.field("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+    ]
     features = {"index": {"dtype": "int64", "_type": "Value"}, "image": {"_type": "Image"}}
     if labelled:
         fields.append(pa.field("label", pa.int64()))
@@ -172,5 +188,8 @@ def _flush(writer: pq.ParquetWriter | None, pending: list[tuple[_Row, bytes]]) -
             "label": [row.label for row, _ in pending],
         }
         names = writer.schema.names
-        writer.write_table(pa.table({name: columns[name] for name in names}, schema=writer.schema), row_group_size=len(pending))
+        writer.write_table(
+            pa.table({name: columns[name] for name in names}, schema=writer.schema),
+            row_group_size=len(pending),
+        )
         pending.clear()

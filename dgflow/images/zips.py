@@ -12,7 +12,9 @@ from typing import IO, NamedTuple
 
 from dgflow.images.places import Place, is_shown
 
-_LOCAL_HEADER = struct.Struct("<8xH16xHH")  # of a member: how it is compressed, the lengths of its name and its extra field
+_LOCAL_HEADER = struct.Struct(
+    "<8xH16xHH"
+)  # of a member: how it is compressed, the lengths of its name and its extra field
 _ENCRYPTED = 1
 
 
@@ -25,16 +27,31 @@ class Member(NamedTuple):
 
 
 def members(place: Place, source: str) -> list[Member]:
-    """Every shown file of a zip. Raises ValueError for what is no zip, is cut short, or is encrypted or compressed in a rare way."""
+    """Every shown file of a zip.
+
+    Raises ValueError for what is no zip, is cut short, or is encrypted or compressed in a rare way.
+    """
     try:
         with place.open() as file, zipfile.ZipFile(file) as archive:
             entries = [entry for entry in archive.infolist() if is_shown(entry.filename)]
     except zipfile.BadZipFile as error:
-        raise ValueError(f"expected a zip at {source}, found another file or one that is cut short ({error}); fetch it again") from error
+        raise ValueError(
+            f"expected a zip at {source}, found another file or one that is cut short ({error}); fetch it "
+            "again"
+        ) from error
     for entry in entries:
-        if entry.flag_bits & _ENCRYPTED or entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise ValueError(f"expected files that are stored or deflated in {source}, found {entry.filename}; write that zip anew")
-    return [Member(entry.filename, entry.file_size, entry.header_offset, entry.compress_size, entry.CRC) for entry in entries]
+        if entry.flag_bits & _ENCRYPTED or entry.compress_type not in (
+            zipfile.ZIP_STORED,
+            zipfile.ZIP_DEFLATED,
+        ):
+            raise ValueError(
+                f"expected files that are stored or deflated in {source}, found {entry.filename}; write "
+                "that zip anew"
+            )
+    return [
+        Member(entry.filename, entry.file_size, entry.header_offset, entry.compress_size, entry.CRC)
+        for entry in entries
+    ]
 
 
 def read_member(file: IO[bytes], offset: int, stored: int, size: int, crc: int) -> bytes:

@@ -1,7 +1,9 @@
 """What can be wrong with samples, a reference or their features before a number is believed.
 
-Promises: functions on plain values. Those called `check_...` raise ValueError, the others give warnings, [] where all is well. What looks
-at images does so a batch at a time and gives facts to be gathered. Leaves to others: reading the images, and where warnings are shown.
+Promises: functions on plain values. Those called `check_...` raise ValueError, the others give warnings, []
+    where all is well. What looks
+at images does so a batch at a time and gives facts to be gathered. Leaves to others: reading the images, and
+    where warnings are shown.
 """
 
 from __future__ import annotations
@@ -19,17 +21,18 @@ _FEW_EXPECTED = 5.0  # samples a class below which the chi-square law does not h
 
 
 def sample_count(n: int, width: int, protocol: Protocol | None, metric: str = "FID") -> list[str]:
-    """Warns of a singular covariance where n <= `width`, the number of `metric`'s features, and if n is not the protocol's."""
+    """Warns of a singular covariance where n <= `width`, the number of `metric`'s features, and if n is not
+    the protocol's."""
     warnings = []
     if n <= width:
         warnings.append(
-            f"{metric} is not meaningful: the covariance of {width:,} features from {n:,} samples is singular, so {metric} is mostly bias; "
-            f"take far more than {width:,} samples"
+            f"{metric} is not meaningful: the covariance of {width:,} features from {n:,} samples is "
+            f"singular, so {metric} is mostly bias; take far more than {width:,} samples"
         )
     if protocol is not None and protocol.samples not in (None, n):
         warnings.append(
-            f"{n:,} samples, but protocol {protocol.name} takes {protocol.samples:,}: FID and sFID fall as n grows, so compare only with "
-            f"others at n = {n:,}"
+            f"{n:,} samples, but protocol {protocol.name} takes {protocol.samples:,}: FID and sFID fall as n "
+            f"grows, so compare only with others at n = {n:,}"
         )
     return warnings
 
@@ -39,13 +42,15 @@ def manifold_count(reference_n: int, protocol: Protocol | None) -> list[str]:
     if protocol is None or protocol.manifold_images in (None, reference_n):
         return []
     return [
-        f"precision and recall use {reference_n:,} reference images, but protocol {protocol.name} takes {protocol.manifold_images:,}: "
+        f"precision and recall use {reference_n:,} reference images, but protocol {protocol.name} takes "
+        f"{protocol.manifold_images:,}: "
         "both depend on that number, so do not compare them with published ones"
     ]
 
 
 def class_balance(labels_N: np.ndarray | None, classes: int) -> list[str]:
-    """Warns if labels in [0, classes) are far from uniform: chi-square p < 1e-6. Not looked at: None, any -1, or < 5 samples a class.
+    """Warns if labels in [0, classes) are far from uniform: chi-square p < 1e-6. Not looked at: None, any -1,
+    or < 5 samples a class.
 
     Raises ValueError for a label outside.
     """
@@ -53,7 +58,9 @@ def class_balance(labels_N: np.ndarray | None, classes: int) -> list[str]:
         return []
     labels_N = np.asarray(labels_N)
     if labels_N.min() < 0 or labels_N.max() >= classes:
-        raise ValueError(f"expected labels from 0 to {classes - 1}, found {labels_N.min()} to {labels_N.max()}")
+        raise ValueError(
+            f"expected labels from 0 to {classes - 1}, found {labels_N.min()} to {labels_N.max()}"
+        )
     counts, expected = np.bincount(labels_N, minlength=classes), len(labels_N) / classes
     if expected < _FEW_EXPECTED:
         return []
@@ -79,29 +86,43 @@ def _classes(word: str, places: Sequence[int], counts: np.ndarray) -> str:
 
 
 def constant_indices(images: Iterable[np.ndarray], first_index: int = 0) -> list[int]:
-    """Indices of the images [H, W] or [H, W, C] of a batch whose pixels all have one colour; for `constant_images`."""
+    """Indices of the images [H, W] or [H, W, C] of a batch whose pixels all have one colour; for
+    `constant_images`."""
     return [first_index + number for number, image in enumerate(images) if (image == image[:1, :1]).all()]
 
 
 def constant_images(indices: Sequence[int], n: int) -> list[str]:
-    """Warns of the images, of n, that have one colour; `indices` as `constant_indices` gave them for all batches."""
-    return [f"{len(indices):,} of {n:,} images have a single colour: index {_first(sorted(indices))}"] if indices else []
+    """Warns of the images, of n, that have one colour; `indices` as `constant_indices` gave them for all
+    batches."""
+    return (
+        [f"{len(indices):,} of {n:,} images have a single colour: index {_first(sorted(indices))}"]
+        if indices
+        else []
+    )
 
 
 def pixel_digests(images: Iterable[np.ndarray]) -> list[bytes]:
     """16 bytes an image that are equal for equal pixels, shape and dtype; for `repeated_images`."""
-    return [hashlib.blake2b(f"{image.dtype.str}{image.shape}".encode() + image.tobytes(), digest_size=16).digest() for image in images]
+    return [
+        hashlib.blake2b(f"{image.dtype.str}{image.shape}".encode() + image.tobytes(), digest_size=16).digest()
+        for image in images
+    ]
 
 
 def repeated_images(digests_N: Sequence[bytes]) -> list[str]:
-    """Warns of images that equal an earlier one pixel for pixel; digests of `pixel_digests`, in index order from 0."""
+    """Warns of images that equal an earlier one pixel for pixel; digests of `pixel_digests`, in index order
+    from 0."""
     seen: dict[bytes, int] = {}
-    pairs = [(first, index) for index, digest in enumerate(digests_N) if (first := seen.setdefault(digest, index)) != index]
+    pairs = [
+        (first, index)
+        for index, digest in enumerate(digests_N)
+        if (first := seen.setdefault(digest, index)) != index
+    ]
     if not pairs:
         return []
     return [
-        f"{len(pairs):,} of {len(digests_N):,} images repeat an earlier one pixel for pixel; the first is index {pairs[0][1]}, "
-        f"equal to {pairs[0][0]}"
+        f"{len(pairs):,} of {len(digests_N):,} images repeat an earlier one pixel for pixel; the first is "
+        f"index {pairs[0][1]}, equal to {pairs[0][0]}"
     ]
 
 
@@ -109,8 +130,8 @@ def check_statistics(statistics_width: int, features_width: int, metric: str = "
     """Raises ValueError unless published statistics [D], [D, D] have the features' dimension."""
     if statistics_width != features_width:
         raise ValueError(
-            f"{metric}: expected reference statistics of {features_width:,} features, found {statistics_width:,}; "
-            "take statistics of the same network and layer"
+            f"{metric}: expected reference statistics of {features_width:,} features, found "
+            f"{statistics_width:,}; take statistics of the same network and layer"
         )
 
 
@@ -119,7 +140,8 @@ def check_apart(samples: tuple[str, int, int], reference: tuple[str, int, int]) 
     (source, start, stop), (other, other_start, other_stop) = samples, reference
     if source == other and start < other_stop and other_start < stop:
         raise ValueError(
-            f"samples are measured against themselves: expected other images than the reference's [{other_start}:{other_stop}], "
+            "samples are measured against themselves: expected other images than the reference's "
+            f"[{other_start}:{other_stop}], "
             f"found [{start}:{stop}] of the same source; give slices that do not overlap"
         )
 

@@ -1,7 +1,7 @@
 """Which pairs of rows are near, by bounds from a fast matrix product, and their exact squared distances.
 
-Promises bounds that hold with all rounding errors, in float32 or float64, and distances with the same bits on every device. What the pairs
-are for is left to `precision_recall`.
+Promises bounds that hold with all rounding errors, in float32 or float64, and distances with the same bits on
+every device. What the pairs are for is left to `precision_recall`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,14 @@ from collections.abc import Iterator
 
 import torch
 
-# Shape suffixes: N rows, Q queries, S a strip of them, C centres, K the k + 1 nearest, P pairs of a query and a centre, D features.
+# Shape suffixes: N rows, Q queries, S a strip of them, C centres, K the k + 1 nearest, P pairs of a query and
+# a centre, D features.
 _STRIP_ROWS = 1024  # queries compared with centres at once: 8 MB of float32 bounds, 17 MB of float64 ones
-_PAIR_ELEMENTS = 2**17  # pairs x features held at once by the exact distances: 1 MB an array, which stays in the cache
-_UNCLEAR = 64  # pairs a query, of 2,048, that float32 bounds may leave open before float64 bounds are the cheaper way
+_PAIR_ELEMENTS = (
+    2**17
+)  # pairs x features held at once by the exact distances: 1 MB an array, which stays in the cache
+# Pairs a query, of 2,048, that float32 bounds may leave open before float64 bounds are the cheaper way
+_UNCLEAR = 64
 _UNDERFLOW = 2.0**-99  # added to squared norms in error bounds: covers products too small for float32
 _LARGEST = 1e37  # squared norm that float32 bounds take
 _WIDEST = 2**17  # features for which (D + 16) eps is still the small number that the bounds take it for
@@ -30,12 +34,19 @@ def index_strips(rows_Q: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 class Shifted:
-    """Rows about an origin amid them, near which the rounding errors of `_bounds` are small. Any origin is correct."""
+    """Rows about an origin amid them, near which the rounding errors of `_bounds` are small.
+
+    Any origin is correct.
+    """
 
     def __init__(self, rows_ND: torch.Tensor, origin: torch.Tensor):
         self.rows, self.origin = rows_ND, origin
         self.norms = torch.empty(len(rows_ND), dtype=torch.float64, device=rows_ND.device)
-        self.low = torch.empty(rows_ND.shape, dtype=torch.float32) if rows_ND.device.type == "cpu" and rows_ND.shape[1] < _WIDEST else None
+        self.low = (
+            torch.empty(rows_ND.shape, dtype=torch.float32)
+            if rows_ND.device.type == "cpu" and rows_ND.shape[1] < _WIDEST
+            else None
+        )
         for strip in strips(len(rows_ND)):
             shifted = self.precise(strip)
             self.norms[strip] = torch.linalg.vecdot(shifted, shifted)
@@ -52,12 +63,15 @@ class Shifted:
         return self.rows[rows].double() - self.origin
 
 
-def _bounds(a: Shifted, rows_S: slice | torch.Tensor, b: Shifted, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _bounds(
+    a: Shifted, rows_S: slice | torch.Tensor, b: Shifted, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(lower [S, C], slack [S, 1], slack [C]): each `squared_distance` is in [lower, lower + slack + slack].
 
-    From |a|^2 + |b|^2 - 2 a.b. A sum of D products rounds by at most about D eps / 2 of the sum of their magnitudes (Higham 2002,
-    section 3.1), here at most (|a|^2 + |b|^2) / 2. So the float32 term covers the product, its rounded factors, and the additions here and
-    in comparisons with radii; the float64 one the norms, the shift of origin and the rounding of the exact form too.
+    From |a|^2 + |b|^2 - 2 a.b. A sum of D products rounds by at most about D eps / 2 of the sum of their
+    magnitudes (Higham 2002, section 3.1), here at most (|a|^2 + |b|^2) / 2. So the float32 term covers the
+    product, its rounded factors, and the additions here and in comparisons with radii; the float64 one the
+    norms, the shift of origin and the rounding of the exact form too.
     """
     width = a.rows.shape[1]
     error = 4 * (width + 8) * torch.finfo(torch.float64).eps
@@ -83,14 +97,19 @@ def _up(bound: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return torch.nextafter(bound.to(dtype), torch.tensor(torch.inf, dtype=dtype, device=bound.device))
 
 
-def nearest_pairs(a: Shifted, strip: slice, b: Shifted, reach_S: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(q [P], c [P]), q ascending: the pairs that may be among the k + 1 nearest of a query that `reach_S` [S] bounds so far."""
+def nearest_pairs(
+    a: Shifted, strip: slice, b: Shifted, reach_S: torch.Tensor, k: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(q [P], c [P]), q ascending: the pairs that may be among the k + 1 nearest of a query that `reach_S`
+    [S] bounds so far."""
     # A reach of 0 is final: rows that are all the same need not be compared one by one.
     reach_S = torch.where(reach_S > 0, reach_S, -torch.inf)
     for dtype in _precisions(a, b):
         lower_SC, slack_S, slack_C = _bounds(a, strip, b, dtype)
         near = ~(lower_SC > _up(reach_S, dtype)[:, None])  # NaN, from an overflow, is not clear
-        if lower_SC.shape[1] > k and near.count_nonzero() > 8 * (k + 1) * len(near):  # the first centres, or ones that are much nearer
+        if lower_SC.shape[1] > k and near.count_nonzero() > 8 * (k + 1) * len(
+            near
+        ):  # the first centres, or ones that are much nearer
             lower_SK, c_SK = lower_SC.topk(k + 1, largest=False)
             upper_S = (lower_SK + slack_S + slack_C[c_SK]).amax(dim=1)
             near &= ~(lower_SC > _up(upper_S, dtype)[:, None])
@@ -100,8 +119,11 @@ def nearest_pairs(a: Shifted, strip: slice, b: Shifted, reach_S: torch.Tensor, k
     return q, c
 
 
-def open_pairs(a: Shifted, rows_S: torch.Tensor, b: Shifted, radii_C: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(inside [S], q [P], c [P]): queries that are surely in a ball, and pairs of the others that only the exact distance decides."""
+def open_pairs(
+    a: Shifted, rows_S: torch.Tensor, b: Shifted, radii_C: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(inside [S], q [P], c [P]): queries that are surely in a ball, and pairs of the others that only the
+    exact distance decides."""
     for dtype in _precisions(a, b):
         lower_SC, slack_S, slack_C = _bounds(a, rows_S, b, dtype)
         near = ~(lower_SC > _up(radii_C, dtype))
@@ -115,23 +137,31 @@ def open_pairs(a: Shifted, rows_S: torch.Tensor, b: Shifted, radii_C: torch.Tens
 
 
 def smallest_of(smallest_QK: torch.Tensor, q_P: torch.Tensor, values_P: torch.Tensor) -> torch.Tensor:
-    """The K smallest of each row of `smallest_QK` and of the values that belong to it; `q_P`, their rows, ascends."""
+    """The K smallest of each row of `smallest_QK` and of the values that belong to it; `q_P`, their rows,
+    ascends."""
     if not len(q_P):
         return smallest_QK
     count_Q = torch.bincount(q_P, minlength=len(smallest_QK))
     place_P = torch.arange(len(q_P), device=q_P.device) - (count_Q.cumsum(0) - count_Q)[q_P]
-    added = torch.full((len(smallest_QK), int(count_Q.max())), torch.inf, dtype=torch.float64, device=q_P.device)
+    added = torch.full(
+        (len(smallest_QK), int(count_Q.max())), torch.inf, dtype=torch.float64, device=q_P.device
+    )
     added[q_P, place_P] = values_P
     return torch.cat([smallest_QK, added], dim=1).topk(smallest_QK.shape[1], largest=False).values
 
 
-def squared_distance(a: torch.Tensor, rows_P: torch.Tensor, b: torch.Tensor, columns_P: torch.Tensor) -> torch.Tensor:
-    """Squared distance [P] of the pairs a[rows], b[columns], from float64 differences added in one fixed order on every device."""
+def squared_distance(
+    a: torch.Tensor, rows_P: torch.Tensor, b: torch.Tensor, columns_P: torch.Tensor
+) -> torch.Tensor:
+    """Squared distance [P] of the pairs a[rows], b[columns], from float64 differences added in one fixed
+    order on every device."""
     distances = []
     chunk = max(1, _PAIR_ELEMENTS // a.shape[1])
     for rows, columns in zip(rows_P.split(chunk), columns_P.split(chunk), strict=True):
         terms_PD = (a[rows].double() - b[columns].double()).square()
-        while (width := terms_PD.shape[1]) > 1:  # halves added: a device's own reduction chooses its order by the shape
+        while (
+            width := terms_PD.shape[1]
+        ) > 1:  # halves added: a device's own reduction chooses its order by the shape
             half = width // 2
             halves = terms_PD[:, :half] + terms_PD[:, half : 2 * half]
             terms_PD = halves if width % 2 == 0 else torch.cat([halves, terms_PD[:, 2 * half :]], dim=1)

@@ -1,7 +1,9 @@
 """Inception score (Salimans et al. 2016) from logits.
 
-Promises: float64 and a log-softmax, so that probabilities which underflow give a number and not NaN; contiguous splits by index; sums whose
-bits depend on the stored logits and not on how they were sharded. Leaves to others: the logits (the published protocol drops the layer's
+Promises: float64 and a log-softmax, so that probabilities which underflow give a number and not NaN;
+    contiguous splits by index; sums whose
+bits depend on the stored logits and not on how they were sharded. Leaves to others: the logits (the published
+    protocol drops the layer's
 bias and keeps 1008 ways).
 """
 
@@ -22,7 +24,8 @@ SPLIT_SIZE = 5000  # of OpenAI's evaluator; 50,000 samples make 10 splits
 
 @dataclass(frozen=True, eq=False)
 class SplitSums:
-    """What one split is known by: n rows, the sum of p [K] and the sum of p log p over rows and classes, in float64."""
+    """What one split is known by: n rows, the sum of p [K] and the sum of p log p over rows and classes, in
+    float64."""
 
     n: int
     sum_p: np.ndarray
@@ -54,7 +57,10 @@ class ScoreSums:
 
     def __add__(self, other: ScoreSums) -> ScoreSums:
         """The sums of both, split by split."""
-        shared = {split: self.splits[split] + sums if split in self.splits else sums for split, sums in other.splits.items()}
+        shared = {
+            split: self.splits[split] + sums if split in self.splits else sums
+            for split, sums in other.splits.items()
+        }
         return ScoreSums({**self.splits, **shared})
 
 
@@ -74,16 +80,19 @@ class InceptionScore:
 
 
 class InceptionScoreAccumulator:
-    """Sums by split of logits that arrive in pieces, in index order, from `first_index` on: 0, or a multiple of `block_size`.
+    """Sums by split of logits that arrive in pieces, in index order, from `first_index` on: 0, or a multiple
+    of `block_size`.
 
-    Parts may be summed by different workers, and need not end where a split does. Their `sums()`, added in any order, have the total that
-    one pass has, bit for bit.
+    Parts may be summed by different workers, and need not end where a split does. Their `sums()`, added in
+    any order, have the total that one pass has, bit for bit.
     """
 
     def __init__(self, first_index: int = 0, split_size: int = SPLIT_SIZE):
         if split_size < 1:
             raise ValueError(f"expected split_size >= 1, found {split_size}")
-        self.block_size = gcd(BLOCK_SIZE, split_size)  # blocks that never straddle two splits; 1000 for the published splits
+        self.block_size = gcd(
+            BLOCK_SIZE, split_size
+        )  # blocks that never straddle two splits; 1000 for the published splits
 
         def of_block(first: int, block_NK: np.ndarray) -> ScoreSums:
             return ScoreSums({first // split_size: SplitSums.of(block_NK)})
@@ -91,7 +100,10 @@ class InceptionScoreAccumulator:
         self._blocks = BlockAccumulator(of_block, "logits", first_index, self.block_size)
 
     def add(self, logits_NK: np.ndarray) -> None:
-        """Take the next rows [N, K]. Raises ValueError that names the first row that is not finite, or both widths if they differ."""
+        """Take the next rows [N, K].
+
+        Raises ValueError that names the first row that is not finite, or both widths if they differ.
+        """
         self._blocks.add(logits_NK)
 
     def sums(self) -> BlockSums[ScoreSums]:
@@ -100,7 +112,8 @@ class InceptionScoreAccumulator:
 
 
 def inception_score(logits_NK: np.ndarray, split_size: int = SPLIT_SIZE) -> InceptionScore:
-    """Inception score of logits [N, K] over the contiguous splits [0, split_size), [split_size, 2 split_size), ...
+    """Inception score of logits [N, K] over the contiguous splits [0, split_size), [split_size, 2
+    split_size), ...
 
     Raises ValueError if there are no rows or one is not finite.
     """

@@ -1,10 +1,15 @@
 """Improved precision and recall (Kynkäänniemi et al. 2019), exact, by blocks of queries over streamed rows.
 
-Promises: the counts that float64 squared differences give, ties counted as inside; the same bits however queries and rows are cut, in any
-order of rows, on every device and with any number of threads, since a fast matrix product only sorts out the clear cases: what is within
-its rounding error is computed again one way everywhere. Memory is that of the queries and some blocks, whatever the number of rows.
-Leaves to others: which features these are, and how many (10,000 reference images against 50,000 samples in the `adm` protocol), where the
-rows come from, spreading queries over workers, and the rounding of `distances="openai-float16"` (`openai_distances`, which see).
+Promises: the counts that float64 squared differences give, ties counted as inside; the same bits however
+    queries and rows are cut, in any
+order of rows, on every device and with any number of threads, since a fast matrix product only sorts out the
+    clear cases: what is within
+its rounding error is computed again one way everywhere. Memory is that of the queries and some blocks,
+    whatever the number of rows.
+Leaves to others: which features these are, and how many (10,000 reference images against 50,000 samples in
+    the `adm` protocol), where the
+rows come from, spreading queries over workers, and the rounding of `distances="openai-float16"`
+    (`openai_distances`, which see).
 """
 
 from __future__ import annotations
@@ -16,7 +21,15 @@ from typing import get_args
 import numpy as np
 import torch
 
-from dgflow.metrics.exact_distances import Shifted, index_strips, nearest_pairs, open_pairs, smallest_of, squared_distance, strips
+from dgflow.metrics.exact_distances import (
+    Shifted,
+    index_strips,
+    nearest_pairs,
+    open_pairs,
+    smallest_of,
+    squared_distance,
+    strips,
+)
 from dgflow.metrics.openai_distances import BLOCK_ROWS, distance_strips
 from dgflow.metrics.protocols import Distances
 from dgflow.metrics.rows import checked_rows
@@ -28,7 +41,8 @@ _CENTRE_ROWS = 2048  # rows compared at once, in whatever pieces they come
 
 @dataclass(frozen=True)
 class PrecisionRecall:
-    """precision: share of the fakes inside the reals' manifold; recall: share of the reals inside the fakes' manifold; both in [0, 1]."""
+    """precision: share of the fakes inside the reals' manifold; recall: share of the reals inside the fakes'
+    manifold; both in [0, 1]."""
 
     precision: float
     recall: float
@@ -41,30 +55,45 @@ class PrecisionRecall:
 
 
 def precision_recall(
-    real_ND: np.ndarray, fake_MD: np.ndarray, k: int = 3, *, distances: Distances = "exact", device: torch.device | str = "cpu"
+    real_ND: np.ndarray,
+    fake_MD: np.ndarray,
+    k: int = 3,
+    *,
+    distances: Distances = "exact",
+    device: torch.device | str = "cpu",
 ) -> PrecisionRecall:
     """Precision and recall of the fakes with k nearest neighbours, of arrays in memory.
 
-    A manifold is the union of the closed balls around its samples, each reaching its sample's k-th nearest other sample. Costs about
-    2 D (N^2 + M^2 + 2 N M) operations. Raises ValueError if a row is not finite, the dimensions differ or a side has fewer than k + 1 rows.
+    A manifold is the union of the closed balls around its samples, each reaching its sample's k-th nearest
+    other sample. Costs about 2 D (N^2 + M^2 + 2 N M) operations. Raises ValueError if a row is not finite,
+    the dimensions differ or a side has fewer than k + 1 rows.
     """
     real = checked_rows(real_ND, "real features")
     fake = checked_rows(fake_MD, "fake features", width=real.shape[1])
     for rows in (real, fake):
         _check_neighbours(k, len(rows))
-    real_radii, fake_radii = (squared_radii(rows, k, distances=distances, device=device) for rows in (real, fake))
+    real_radii, fake_radii = (
+        squared_radii(rows, k, distances=distances, device=device) for rows in (real, fake)
+    )
     return PrecisionRecall(
         precision=float(inside_any_ball(fake, real, real_radii, distances=distances, device=device).mean()),
         recall=float(inside_any_ball(real, fake, fake_radii, distances=distances, device=device).mean()),
     )
 
 
-def squared_radii(features_ND: np.ndarray, k: int = 3, *, distances: Distances = "exact", device: torch.device | str = "cpu") -> np.ndarray:
-    """Squared distance [N], float64, of each row to its k-th nearest other row. Errors as `precision_recall`."""
+def squared_radii(
+    features_ND: np.ndarray, k: int = 3, *, distances: Distances = "exact", device: torch.device | str = "cpu"
+) -> np.ndarray:
+    """Squared distance [N], float64, of each row to its k-th nearest other row.
+
+    Errors as `precision_recall`.
+    """
     features = checked_rows(features_ND, "features")
     _check_neighbours(k, len(features))
     blocks = _query_blocks(features, distances)
-    return np.concatenate([squared_radii_of(block, [features], k, distances=distances, device=device) for block in blocks])
+    return np.concatenate(
+        [squared_radii_of(block, [features], k, distances=distances, device=device) for block in blocks]
+    )
 
 
 def inside_any_ball(
@@ -78,7 +107,9 @@ def inside_any_ball(
     """Whether [Q] each query lies in a closed ball around some centre. Errors as `precision_recall`."""
     blocks = _query_blocks(checked_rows(queries_QD, "queries"), distances)
     balls = [(centres_CD, squared_radii_C)]
-    return np.concatenate([inside_any_ball_of(block, balls, distances=distances, device=device) for block in blocks])
+    return np.concatenate(
+        [inside_any_ball_of(block, balls, distances=distances, device=device) for block in blocks]
+    )
 
 
 def squared_radii_of(
@@ -89,12 +120,16 @@ def squared_radii_of(
     distances: Distances = "exact",
     device: torch.device | str = "cpu",
 ) -> np.ndarray:
-    """Squared distance [Q], float64, of each query to its k-th nearest other row of a population that holds the queries too.
+    """Squared distance [Q], float64, of each query to its k-th nearest other row of a population that holds
+    the queries too.
 
-    `population`: pieces [n, D] of any sizes and in any order, kept until 2,048 rows are together, so not to be overwritten. With
-    "openai-float16" the queries are one whole block of 10,000 rows (the last of a set may be shorter) and pieces come in index order,
-    kept until 10,000 rows are together.
-    Raises ValueError if a row is not finite, widths differ, k < 1 or the population has fewer than k + 1 rows.
+    `population`: pieces [n, D] of any sizes and in any order, kept until 2,048 rows are together, so not to
+        be overwritten. With
+    "openai-float16" the queries are one whole block of 10,000 rows (the last of a set may be shorter) and
+        pieces come in index order,
+    kept until 10,000 rows are together. Raises ValueError if a row is not finite, widths differ, k < 1 or the
+    population has fewer than k + 1
+        rows.
     """
     if k < 1:
         raise ValueError(f"expected k >= 1 nearest neighbours, found {k}")
@@ -107,12 +142,16 @@ def squared_radii_of(
         if near is None:
             for strip, distances_SC in distance_strips(queries, centres):
                 nearest = distances_SC.topk(min(k + 1, len(rows)), largest=False).values.double()
-                smallest_QK[strip] = torch.cat([smallest_QK[strip], nearest], dim=1).topk(k + 1, largest=False).values
+                smallest_QK[strip] = (
+                    torch.cat([smallest_QK[strip], nearest], dim=1).topk(k + 1, largest=False).values
+                )
             continue
         shifted = Shifted(centres, near.origin)
         for strip in strips(len(queries)):
             q, c = nearest_pairs(near, strip, shifted, smallest_QK[strip, -1], k)
-            smallest_QK[strip] = smallest_of(smallest_QK[strip], q, squared_distance(queries[strip], q, centres, c))
+            smallest_QK[strip] = smallest_of(
+                smallest_QK[strip], q, squared_distance(queries[strip], q, centres, c)
+            )
     _check_neighbours(k, seen)
     return smallest_QK[:, -1].cpu().numpy()
 
@@ -126,7 +165,8 @@ def inside_any_ball_of(
 ) -> np.ndarray:
     """Whether [Q] each query lies in a closed ball around some centre.
 
-    `centres`: pieces (rows [n, D], their squared radii [n]), otherwise as the population of `squared_radii_of`; errors as there.
+    `centres`: pieces (rows [n, D], their squared radii [n]), otherwise as the population of
+        `squared_radii_of`; errors as there.
     """
     queries = _queries(queries_QD, distances, device)
     inside = torch.zeros(len(queries), dtype=torch.bool, device=device)
@@ -147,7 +187,9 @@ def inside_any_ball_of(
 
 def _check_neighbours(k: int, rows: int) -> None:
     if not 1 <= k < rows:
-        raise ValueError(f"expected k >= 1 and at least k + 1 = {k + 1} rows of features, found {rows}; use more samples")
+        raise ValueError(
+            f"expected k >= 1 and at least k + 1 = {k + 1} rows of features, found {rows}; use more samples"
+        )
 
 
 def _query_blocks(rows_ND: np.ndarray, distances: Distances) -> list[np.ndarray]:
@@ -160,19 +202,24 @@ def _queries(rows_QD: np.ndarray, distances: Distances, device: torch.device | s
         raise ValueError(f"expected distances of {', '.join(get_args(Distances))}, found {distances!r}")
     if distances == "openai-float16" and len(rows_QD) > BLOCK_ROWS:
         raise ValueError(
-            f"expected one block of at most {BLOCK_ROWS} queries for {distances!r}, found {len(rows_QD)}; cut at its multiples"
+            f"expected one block of at most {BLOCK_ROWS} queries for {distances!r}, found {len(rows_QD)}; "
+            "cut at its multiples"
         )
     return _tensor(checked_rows(rows_QD, "queries"), device)
 
 
 def _tensor(rows: np.ndarray, device: torch.device | str) -> torch.Tensor:
-    # Torch warns of arrays that it could write to and must not, such as those that Parquet hands out: copied then, and only then.
+    # Torch warns of arrays that it could write to and must not, such as those that Parquet hands out: copied
+    # then, and only then.
     kept = rows if rows.dtype in (np.float16, np.float32) else rows.astype(np.float64, copy=False)
     return torch.from_numpy(np.require(kept, requirements=["C", "W"])).to(device)
 
 
-def _groups(pieces: Iterable[tuple[np.ndarray, ...]], what: str, width: int, distances: Distances) -> Iterator[tuple[np.ndarray, ...]]:
-    """The pieces, each rows and what belongs to them, checked and joined to groups of one size; the last may be shorter."""
+def _groups(
+    pieces: Iterable[tuple[np.ndarray, ...]], what: str, width: int, distances: Distances
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """The pieces, each rows and what belongs to them, checked and joined to groups of one size; the last may
+    be shorter."""
     size = BLOCK_ROWS if distances == "openai-float16" else _CENTRE_ROWS
     held: list[tuple[np.ndarray, ...]] = []
     seen = count = 0
@@ -180,7 +227,10 @@ def _groups(pieces: Iterable[tuple[np.ndarray, ...]], what: str, width: int, dis
         rows, others = checked_rows(rows, what, seen, width), [np.asarray(other) for other in others]
         for other in others:
             if other.shape != (len(rows),):
-                raise ValueError(f"{what}: expected one squared radius a row, shape [{len(rows)}], found shape {list(other.shape)}")
+                raise ValueError(
+                    f"{what}: expected one squared radius a row, shape [{len(rows)}], found shape "
+                    f"{list(other.shape)}"
+                )
         seen += len(rows)
         while len(rows):
             part, rest = slice(size - count), slice(size - count, None)

@@ -1,7 +1,8 @@
 """The forms in which class labels come: indices int64 [B], or rows [B, K] that mark the class.
 
-Promises that a form or width that does not fit is a `ValueError`. No value is read on the host inside a network's forward, so that
-indices out of range are refused by `check_labels` alone, which callers run once, before sampling or training.
+Promises that a form or width that does not fit is a `ValueError`. No value is read on the host inside a
+network's forward, so that indices out of range are refused by `check_labels` alone, which callers run once,
+before sampling or training.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from torch.nn import functional as F
 
 
 def check_labels(class_labels: Tensor, num_classes: int) -> None:
-    """Refuse labels that a network with `num_classes` classes cannot use. Reads values: not for use inside a forward or a step.
+    """Refuse labels that a network with `num_classes` classes cannot use. Reads values: not for use inside a
+    forward or a step.
 
     Args:
         class_labels: integer [B], or rows [B, num_classes].
@@ -25,25 +27,33 @@ def check_labels(class_labels: Tensor, num_classes: int) -> None:
         if outside:
             first = outside[0]
             raise ValueError(
-                f"class_labels must be in 0..{num_classes - 1}: {len(outside)} of {len(class_labels)} are not, "
-                f"the first is {int(class_labels[first])} at position {first}"
+                f"class_labels must be in 0..{num_classes - 1}: {len(outside)} of {len(class_labels)} are "
+                f"not, the first is {int(class_labels[first])} at position {first}"
             )
     elif class_labels.ndim != 2 or class_labels.shape[1] != num_classes:
-        raise ValueError(f"class_labels must be int64 [B] or one-hot [B, {num_classes}], found {_form(class_labels)}")
+        raise ValueError(
+            f"class_labels must be int64 [B] or one-hot [B, {num_classes}], found {_form(class_labels)}"
+        )
 
 
 def label_indices(class_labels: Tensor | None, num_classes: int) -> Tensor:
-    """Integer [B] for a label embedding, from indices or from rows [B, K], K <= num_classes, whose largest entry marks the class.
+    """Integer [B] for a label embedding, from indices or from rows [B, K], K <= num_classes, whose largest
+    entry marks the class.
 
     Raises:
         ValueError: no labels, or labels of another form.
     """
     if class_labels is None:
-        raise ValueError(f"this network has {num_classes} classes and needs class_labels: int64 [B] or one-hot [B, K]")
+        raise ValueError(
+            f"this network has {num_classes} classes and needs class_labels: int64 [B] or one-hot [B, K]"
+        )
     if class_labels.ndim == 2 and class_labels.shape[1] <= num_classes:
         return class_labels.argmax(dim=1)
     if class_labels.ndim != 1 or class_labels.is_floating_point():
-        raise ValueError(f"class_labels must be int64 [B] or one-hot [B, K] with K <= {num_classes}, found {_form(class_labels)}")
+        raise ValueError(
+            f"class_labels must be int64 [B] or one-hot [B, K] with K <= {num_classes}, found "
+            f"{_form(class_labels)}"
+        )
     return class_labels
 
 
@@ -56,12 +66,15 @@ def with_labels(emb_BE: Tensor, label_emb: nn.Embedding | None, class_labels: Te
     if label_emb is not None:
         return emb_BE + label_emb(label_indices(class_labels, label_emb.num_embeddings))
     if class_labels is not None:
-        raise ValueError("class_labels given to a network without classes: leave them out, or build it with num_classes")
+        raise ValueError(
+            "class_labels given to a network without classes: leave them out, or build it with num_classes"
+        )
     return emb_BE
 
 
 def one_hot_labels(class_labels: Tensor | None, label_dim: int, device: torch.device) -> Tensor | None:
-    """Float32 rows for a linear layer: None if the network has no classes, zeros [1, label_dim] if no labels are given.
+    """Float32 rows for a linear layer: None if the network has no classes, zeros [1, label_dim] if no labels
+    are given.
 
     Raises:
         ValueError: labels that are neither int64 [B] nor rows [B, label_dim].
@@ -73,7 +86,9 @@ def one_hot_labels(class_labels: Tensor | None, label_dim: int, device: torch.de
     if class_labels.ndim == 1 and not class_labels.is_floating_point():
         return F.one_hot(class_labels.long(), label_dim).to(torch.float32)
     if class_labels.ndim != 2 or class_labels.shape[1] != label_dim:
-        raise ValueError(f"class_labels must be int64 [B] or one-hot [B, {label_dim}], found {_form(class_labels)}")
+        raise ValueError(
+            f"class_labels must be int64 [B] or one-hot [B, {label_dim}], found {_form(class_labels)}"
+        )
     return class_labels.to(torch.float32)
 
 

@@ -1,7 +1,8 @@
 """What stays in float32 when a network's weights are converted to half precision with `.to(torch.bfloat16)`.
 
-Promises that group norms, time embeddings and their frequencies lose no precision to it, and that float32 and float64 networks pay
-nothing for that: where nothing has to be widened, nothing is copied. What else stays wide (a softmax) is said where it is computed.
+Promises that group norms, time embeddings and their frequencies lose no precision to it, and that float32 and
+float64 networks pay nothing for that: where nothing has to be widened, nothing is copied. What else stays
+wide (a softmax) is said where it is computed.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ def wide(dtype: torch.dtype) -> torch.dtype:
 
 def group_norm(x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """Group norm with statistics and affine map in float32 at least; the result has x's dtype."""
-    # Not the kernels for half precision: CUDA's rounds the means to x's dtype, and the CPU's takes five times as long for channels_last
-    # images of 16x16 as this does. Compiled, the conversions are part of the same kernel.
+    # Not the kernels for half precision: CUDA's rounds the means to x's dtype, and the CPU's takes five times
+    # as long for channels_last images of 16x16 as this does. Compiled, the conversions are part of the same
+    # kernel.
     dtype = wide(x.dtype)
     return F.group_norm(x.to(dtype), num_groups, weight.to(dtype), bias.to(dtype), eps).to(x.dtype)
 
@@ -31,5 +33,6 @@ def wide_linear(layer: nn.Linear, x: Tensor) -> Tensor:
 
 
 def kept_wide(before: Tensor, after: Tensor) -> Tensor:
-    """A buffer that `Module._apply` turned from `before` into `after`, with the values of `before` if it was made narrower than float32."""
+    """A buffer that `Module._apply` turned from `before` into `after`, with the values of `before` if it was
+    made narrower than float32."""
     return before.to(after.device) if wide(after.dtype) != after.dtype else after

@@ -1,6 +1,8 @@
-"""Line charts as inline SVG, coloured by the page's style sheet so that they follow its light and dark schemes.
+"""Line charts as inline SVG, coloured by the page's style sheet so that they follow its light and dark
+schemes.
 
-Promises the same text for the same numbers, a name and values that a screen reader finds, and no script, font or address from elsewhere.
+Promises the same text for the same numbers, a name and values that a screen reader finds, and no script, font
+or address from elsewhere.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ Data = Literal["training", "held-out"]
 
 @dataclass(frozen=True)
 class Series:
-    """One line: its name in the legend, its points in order of x, and the data that it was measured on, which the style sheet colours."""
+    """One line: its name in the legend, its points in order of x, and the data that it was measured on, which
+    the style sheet colours."""
 
     label: str
     points: Sequence[Point]
@@ -38,31 +41,54 @@ def line_chart(
     mark: tuple[float, str] | None = None,
     level: tuple[float, str] | None = None,
 ) -> str:
-    """One chart as an `<svg>` element. `mark` is an x to point out, `level` a y to compare with, each with its caption.
+    """One chart as an `<svg>` element. `mark` is an x to point out, `level` a y to compare with, each with
+    its caption.
 
     Raises:
         ValueError: there is no point to draw, or one that its axis cannot show.
     """
     points = [point for one in series for point in one.points]
     values = [y for _, y in points] + ([level[0]] if level else [])
-    if not points or not all(math.isfinite(value) for point in points for value in point) or (log_x and min(x for x, _ in points) <= 0):
-        raise ValueError(f"expected finite points for the chart {name!r}, positive in x on a logarithmic axis, found {points[:4]}")
+    if (
+        not points
+        or not all(math.isfinite(value) for point in points for value in point)
+        or (log_x and min(x for x, _ in points) <= 0)
+    ):
+        raise ValueError(
+            f"expected finite points for the chart {name!r}, positive in x on a logarithmic axis, found "
+            f"{points[:4]}"
+        )
     x_axis = _Axis.over([x for x, _ in points], LEFT, WIDTH - RIGHT, log=log_x, whole=not log_x)
-    y_axis = _Axis.over(values, HEIGHT - BOTTOM, TOP, log=min(values) > 0 and max(values) > LOG_RATIO * min(values), margin=0.06)
+    y_axis = _Axis.over(
+        values,
+        HEIGHT - BOTTOM,
+        TOP,
+        log=min(values) > 0 and max(values) > LOG_RATIO * min(values),
+        margin=0.06,
+    )
     label = escape(f"{name}: {', '.join(one.label for one in series)} by {x_label}")
-    out = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">', *_grid(x_axis, y_axis, x_label)]
+    out = [
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">',
+        *_grid(x_axis, y_axis, x_label),
+    ]
     if level:
         y = y_axis.at(level[0])
         out.append(f'<line class="level" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>')
         # At the end where the lines keep farther away from it.
-        apart = [min(abs(one.points[place][1] - level[0]) for one in series if one.points) for place in (0, -1)]
+        apart = [
+            min(abs(one.points[place][1] - level[0]) for one in series if one.points) for place in (0, -1)
+        ]
         x, anchor = (LEFT + 4, "start") if apart[0] > apart[1] else (WIDTH - RIGHT - 2, "end")
-        out.append(f'<text class="note" x="{x}" y="{y - 4:g}" text-anchor="{anchor}">{escape(level[1])}</text>')
+        out.append(
+            f'<text class="note" x="{x}" y="{y - 4:g}" text-anchor="{anchor}">{escape(level[1])}</text>'
+        )
     if mark:
         x = x_axis.at(mark[0])
         inside = min(max(x, LEFT + 24), WIDTH - RIGHT - 24)
         out.append(f'<line class="mark" x1="{x}" x2="{x}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
-        out.append(f'<text class="note" x="{inside:g}" y="{TOP - 4}" text-anchor="middle">{escape(mark[1])}</text>')
+        out.append(
+            f'<text class="note" x="{inside:g}" y="{TOP - 4}" text-anchor="middle">{escape(mark[1])}</text>'
+        )
     for one in series:
         out += _line(one, x_axis, y_axis)
     return "".join([*out, *_legend(series, name, y_axis.log), "</svg>"])
@@ -74,7 +100,10 @@ def _line(one: Series, x_axis: _Axis, y_axis: _Axis) -> list[str]:
     if len(one.points) <= FEW_POINTS:
         for x, y in one.points:
             words = f"<title>{escape(one.label)} at {x:.3g}: {y:.4g}</title>"
-            out.append(f'<circle class="{one.data}" cx="{x_axis.at(x):g}" cy="{y_axis.at(y):g}" r="2.5">{words}</circle>')
+            out.append(
+                f'<circle class="{one.data}" cx="{x_axis.at(x):g}" cy="{y_axis.at(y):g}" '
+                f'r="2.5">{words}</circle>'
+            )
     return out
 
 
@@ -97,10 +126,19 @@ def _grid(x_axis: _Axis, y_axis: _Axis, x_label: str) -> list[str]:
         out.append(f'<text class="tick" x="{LEFT - 6}" y="{y + 4:g}" text-anchor="end">{text}</text>')
     for value, text in x_axis.ticks():
         x = x_axis.at(value)
-        out.append(f'<line class="axis" x1="{x}" x2="{x}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM + 4}"/>')
-        out.append(f'<text class="tick" x="{x}" y="{HEIGHT - BOTTOM + 17}" text-anchor="middle">{text}</text>')
-    out.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM}"/>')
-    out.append(f'<text class="note" x="{(LEFT + WIDTH - RIGHT) / 2:g}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x_label)}</text>')
+        out.append(
+            f'<line class="axis" x1="{x}" x2="{x}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM + 4}"/>'
+        )
+        out.append(
+            f'<text class="tick" x="{x}" y="{HEIGHT - BOTTOM + 17}" text-anchor="middle">{text}</text>'
+        )
+    out.append(
+        f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM}"/>'
+    )
+    out.append(
+        f'<text class="note" x="{(LEFT + WIDTH - RIGHT) / 2:g}" y="{HEIGHT - 6}" '
+        f'text-anchor="middle">{escape(x_label)}</text>'
+    )
     return out
 
 
@@ -116,7 +154,16 @@ class _Axis:
     whole: bool  # ticks at whole numbers only
 
     @classmethod
-    def over(cls, values: Sequence[float], first: float, last: float, *, log: bool, whole: bool = False, margin: float = 0.0) -> _Axis:
+    def over(
+        cls,
+        values: Sequence[float],
+        first: float,
+        last: float,
+        *,
+        log: bool,
+        whole: bool = False,
+        margin: float = 0.0,
+    ) -> _Axis:
         low, high = (math.log10(min(values)), math.log10(max(values))) if log else (min(values), max(values))
         room = margin * (high - low) or (0.0 if high > low else max(0.5 * whole, 0.1 * abs(low), 1e-3))
         return cls(low - room, high + room, first, last, log, whole)
@@ -132,7 +179,9 @@ class _Axis:
             decades = range(math.floor(self.low), math.ceil(self.high) + 1)
             for factors in ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 4, 5, 6, 7, 8, 9)):
                 values = [factor * 10.0**decade for decade in decades for factor in factors]
-                inside = [value for value in values if self.low - 1e-9 <= math.log10(value) <= self.high + 1e-9]
+                inside = [
+                    value for value in values if self.low - 1e-9 <= math.log10(value) <= self.high + 1e-9
+                ]
                 if len(inside) >= 3:
                     break
             return [(value, f"{value:.6g}") for value in inside]

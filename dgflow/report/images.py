@@ -1,7 +1,8 @@
-"""The sample grids of the page: the same first indices of every arm and of the reference, as PNG in data URIs.
+"""The sample grids of the page: the same first indices of every arm and of the reference, as PNG in data
+URIs.
 
-Promises pixels as they were committed and checksummed, magnified by a whole factor; large images are shrunk, and that is
-said. Nothing is selected.
+Promises pixels as they were committed and checksummed, magnified by a whole factor; large images are shrunk,
+and that is said. Nothing is selected.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from dgflow.engine.root import Root
 from dgflow.report.summary import Summary
-from dgflow.steps.binding import Root
+from dgflow.specs.step import SampleStep, Slice
 from dgflow.steps.decode import origin
-from dgflow.steps.evaluate import Evaluate
-from dgflow.steps.step import SampleStep, Slice
+from dgflow.steps.judging.evaluate import Evaluate
 from dgflow.store.objects import ObjectStore
 from dgflow.store.receipts import CorruptObject
 
@@ -26,7 +27,8 @@ SHOWN_WIDTH = 400  # pixels that a magnified grid may take
 
 
 def grids(summary: Summary, store: ObjectStore) -> dict[str, Any]:
-    """The first images of every arm's first slice, and of the reference; `paired` where all arms share seed, indices and labels."""
+    """The first images of every arm's first slice, and of the reference; `paired` where all arms share seed,
+    indices and labels."""
     target = summary.target
     if not isinstance(target, Evaluate):
         return {"items": [], "paired": False}
@@ -47,7 +49,8 @@ def grids(summary: Summary, store: ObjectStore) -> dict[str, Any]:
             images, own = shown
             item |= _png(images)
             item["caption"] = (
-                f"{f'seed {seed}, ' if seed is not None else ''}indices {drawn.start} to {drawn.start + len(images) - 1}{item['shrunk']}"
+                f"{f'seed {seed}, ' if seed is not None else ''}indices {drawn.start} to "
+                f"{drawn.start + len(images) - 1}{item['shrunk']}"
             )
             item["alt"] = f"Grid of the first {len(images)} images of {name}, {item['caption']}"
             if is_arm:
@@ -57,12 +60,15 @@ def grids(summary: Summary, store: ObjectStore) -> dict[str, Any]:
         if is_arm:
             begins.add((seed, drawn.start))
         items.append(item)
-    paired = len(labels) == len(target.arms) > 1 and len(begins) == 1 and all(own == labels[0] for own in labels)
+    paired = (
+        len(labels) == len(target.arms) > 1 and len(begins) == 1 and all(own == labels[0] for own in labels)
+    )
     return {"items": items, "paired": paired}
 
 
 def _first_images(part: Slice, summary: Summary, store: ObjectStore) -> tuple[np.ndarray, np.ndarray] | None:
-    """Images uint8 [n, H, W, C] and labels [n] of the slice's first rows, None while they are not all committed."""
+    """Images uint8 [n, H, W, C] and labels [n] of the slice's first rows, None while they are not all
+    committed."""
     step = part.step
     assert isinstance(step, SampleStep)
     start, stop = part.start, min(part.stop, part.start + GRID * GRID)
@@ -78,7 +84,8 @@ def _first_images(part: Slice, summary: Summary, store: ObjectStore) -> tuple[np
 
 
 def _png(images: np.ndarray) -> dict[str, Any]:
-    """The images [n, H, W, C] as one PNG in a data URI, with transparent gaps; width in pixels and the whole factor to show it at."""
+    """The images [n, H, W, C] as one PNG in a data URI, with transparent gaps; width in pixels and the whole
+    factor to show it at."""
     from PIL import Image
 
     count, side = len(images), max(images.shape[1:3])
@@ -87,7 +94,9 @@ def _png(images: np.ndarray) -> dict[str, Any]:
         small = [round(length * LARGEST / side) for length in images.shape[1:3]]
         images = np.stack(
             [
-                np.asarray(Image.fromarray(image.squeeze()).resize((small[1], small[0]), Image.Resampling.BOX)).reshape(*small, -1)
+                np.asarray(
+                    Image.fromarray(image.squeeze()).resize((small[1], small[0]), Image.Resampling.BOX)
+                ).reshape(*small, -1)
                 for image in images
             ]
         )

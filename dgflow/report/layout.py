@@ -19,7 +19,8 @@ def number(metric: str, value: float) -> str:
 
 
 def mean_and_spread(metric: str, values: Mapping[str, Any]) -> str:
-    """`29.49 ± 0.41`: the spread over seeds, of one seed the value's own standard error, and nothing where neither is known."""
+    """`29.49 ± 0.41`: the spread over seeds, of one seed the value's own standard error, and nothing where
+    neither is known."""
     spread = values["spread"] if values["spread"] is not None else own_error(values)
     return number(metric, values["mean"]) + ("" if spread is None else f" ± {number(metric, spread)}")
 
@@ -56,10 +57,13 @@ def parts(count: int, unit: str) -> str:
 
 
 def labels(steps: Iterable[tuple[str, str]]) -> list[str]:
-    """The titles of steps given as (title, name), with the beginning of the fingerprint where a title is not unique."""
+    """The titles of steps given as (title, name), with the beginning of the fingerprint where a title is not
+    unique."""
     pairs = list(steps)
     times = Counter(title for title, _ in pairs)
-    return [title if times[title] == 1 else f"{title} ({name.rpartition('-')[2][:6]})" for title, name in pairs]
+    return [
+        title if times[title] == 1 else f"{title} ({name.rpartition('-')[2][:6]})" for title, name in pairs
+    ]
 
 
 def row_labels(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -69,7 +73,11 @@ def row_labels(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def shortened(label: str) -> str:
     """The ends of a long label: they tell more than its middle."""
-    return label if len(label) <= LABEL_WIDTH else f"{label[:LABEL_HEAD]}…{label[LABEL_HEAD + 1 - LABEL_WIDTH :]}"
+    return (
+        label
+        if len(label) <= LABEL_WIDTH
+        else f"{label[:LABEL_HEAD]}…{label[LABEL_HEAD + 1 - LABEL_WIDTH :]}"
+    )
 
 
 def evenly(keys: Sequence[str], count: int) -> list[str]:
@@ -88,7 +96,8 @@ def aligned(rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list[s
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
         "  ".join(
-            cell.ljust(width) if column in left else cell.rjust(width) for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            cell.ljust(width) if column in left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
     ]

@@ -1,7 +1,7 @@
 """The table that `dgflow metrics` prints: values with their errors, what they depend on, and every warning.
 
-Promises lines of at most 140 characters that need no documentation, and a comparison only of results that were measured alike. Leaves
-measuring to `dgflow.metrics`.
+Promises lines of at most 140 characters that need no documentation, and a comparison only of results that
+were measured alike. Leaves measuring to `dgflow.metrics`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,17 @@ _DECIMALS: dict[str, int] = {"fid": 3, "sfid": 3, "is": 2, "precision": 4, "reca
 
 
 def metrics_table(result: MetricResult, against: MetricResult | None = None) -> str:
-    """The table and its notes. With `against`: its row below, the change from it, and whether that is more than noise.
+    """The table and its notes. With `against`: its row below, the change from it, and whether that is more
+    than noise.
 
     Raises ValueError if the two may not be compared.
     """
     changes = difference(result, against) if against else {}
     shown = [name for name in METRICS if name in result.values or (against and name in against.values)]
-    rows = [["", *(HEADINGS[name] for name in shown), "samples"], _row("this result" if against else "", result, shown)]
+    rows = [
+        ["", *(HEADINGS[name] for name in shown), "samples"],
+        _row("this result" if against else "", result, shown),
+    ]
     if against:
         rows.append(_row("against", against, shown))
         rows.append(["change", *(_changed(name, changes.get(name)) for name in shown), ""])
@@ -37,19 +41,27 @@ def metrics_table(result: MetricResult, against: MetricResult | None = None) -> 
     notes = [*_notes(result, against, shown, changes), *result.notes]
     notes += [note for note in against.notes if note not in notes] if against else []
     theirs = against.warnings if against else []
-    warnings = [f"warning: {'of both rows: ' if warning in theirs else ''}{warning}" for warning in result.warnings]
-    warnings += [f"warning: of the row 'against': {warning}" for warning in theirs if warning not in result.warnings]
+    warnings = [
+        f"warning: {'of both rows: ' if warning in theirs else ''}{warning}" for warning in result.warnings
+    ]
+    warnings += [
+        f"warning: of the row 'against': {warning}" for warning in theirs if warning not in result.warnings
+    ]
     return "\n".join([*lines, *(line for note in [*notes, *warnings] for line in _wrapped(note))])
 
 
 def _row(label: str, result: MetricResult, shown: Sequence[str]) -> list[str]:
-    cells = [_with_error(name, result.values[name], result.errors.get(name)) if name in result.values else "-" for name in shown]
+    cells = [
+        _with_error(name, result.values[name], result.errors.get(name)) if name in result.values else "-"
+        for name in shown
+    ]
     n = result.provenance.n
     return [label, *cells, "-" if n is None else f"{n:,}"]
 
 
 def _with_error(name: str, value: float, error: float | None, sign: str = "") -> str:
-    """`3.943 ± 0.021`: so many decimals that the error shows two significant digits, but never more than `_DECIMALS`."""
+    """`3.943 ± 0.021`: so many decimals that the error shows two significant digits, but never more than
+    `_DECIMALS`."""
     decimals = _DECIMALS[name]
     if error is None:
         return f"{value:{sign},.{decimals}f}"
@@ -68,19 +80,33 @@ def _verdict(change: Change | None) -> str:
     return {None: "unknown", True: "no", False: "yes"}[change.within_noise]
 
 
-def _notes(result: MetricResult, against: MetricResult | None, shown: Sequence[str], changes: dict[str, Change]) -> list[str]:
+def _notes(
+    result: MetricResult, against: MetricResult | None, shown: Sequence[str], changes: dict[str, Change]
+) -> list[str]:
     it = result.provenance
     down = [name for name in shown if name in LOWER_IS_BETTER]
     up = [name for name in shown if name not in down]
-    better = "; ".join(f"{_listed(names)}: {word} is better" for names, word in ((down, "lower"), (up, "higher")) if names)
-    made = [f"samples: {_samples(it)}"] if against is None else [f"this result: {_samples(it)}", f"against: {_samples(against.provenance)}"]
-    kind = "own settings, of no published protocol" if it.protocol == CUSTOM.name else f"protocol {it.protocol}"
-    resize = f", resized as protocol {it.front_end} does" if it.protocol == CUSTOM.name and it.front_end else ""
+    better = "; ".join(
+        f"{_listed(names)}: {word} is better" for names, word in ((down, "lower"), (up, "higher")) if names
+    )
+    made = (
+        [f"samples: {_samples(it)}"]
+        if against is None
+        else [f"this result: {_samples(it)}", f"against: {_samples(against.provenance)}"]
+    )
+    kind = (
+        "own settings, of no published protocol" if it.protocol == CUSTOM.name else f"protocol {it.protocol}"
+    )
+    resize = (
+        f", resized as protocol {it.front_end} does" if it.protocol == CUSTOM.name and it.front_end else ""
+    )
     return [
         f"{kind}{resize}; {better}",
         *made,
         *_references(it, shown),
-        f"features: network with digest {it.network_digest[:12]}" if it.network_digest else "features: network not known",
+        f"features: network with digest {it.network_digest[:12]}"
+        if it.network_digest
+        else "features: network not known",
         *_settings(it, shown, result.spreads if against is None else {}),
         *_meaning_of_errors([result, *([against] if against else [])]),
         *_meaning_of_change(changes),
@@ -100,7 +126,10 @@ def _references(it: Provenance, shown: Sequence[str]) -> list[str]:
     if it.statistics_digest is None:
         return [f"reference: {images}"]
     parts = [
-        (f"published statistics, digest {it.statistics_digest[:12]}", [name for name in shown if name in ("fid", "sfid")]),
+        (
+            f"published statistics, digest {it.statistics_digest[:12]}",
+            [name for name in shown if name in ("fid", "sfid")],
+        ),
         (images, [name for name in shown if name in ("precision", "recall", "f1", "kid")]),
     ]
     return [f"reference for {_listed(names)}: {what}" for what, names in parts if names]
@@ -109,16 +138,25 @@ def _references(it: Provenance, shown: Sequence[str]) -> list[str]:
 def _settings(it: Provenance, shown: Sequence[str], spreads: Mapping[str, float]) -> list[str]:
     lines = []
     if near := [name for name in shown if name in OF_NEIGHBOURS]:
-        distances = "exact distances" if it.distances == "exact" else "distances rounded to float16 as OpenAI's evaluator does"
+        distances = (
+            "exact distances"
+            if it.distances == "exact"
+            else "distances rounded to float16 as OpenAI's evaluator does"
+        )
         lines.append(f"{_listed(near)}: {it.k} nearest neighbours, {distances}")
     std = {name: f"; standard deviation over them {spread:.4g}" for name, spread in spreads.items()}
     if "is" in shown and it.n is not None:
         splits = math.ceil(it.n / it.split_size)
-        what = "one split of all samples" if splits == 1 else f"mean over {splits} splits of {it.split_size:,} samples{std.get('is', '')}"
+        what = (
+            "one split of all samples"
+            if splits == 1
+            else f"mean over {splits} splits of {it.split_size:,} samples{std.get('is', '')}"
+        )
         lines.append(f"IS: {what}")
     if "kid" in shown:
         lines.append(
-            f"KID: mean over {it.kid_subsets:,} subsets of {it.kid_subset_size:,}, drawn with seed {it.kid_seed}{std.get('kid', '')}"
+            f"KID: mean over {it.kid_subsets:,} subsets of {it.kid_subset_size:,}, drawn with seed "
+            f"{it.kid_seed}{std.get('kid', '')}"
         )
     return lines
 
@@ -126,7 +164,10 @@ def _settings(it: Provenance, shown: Sequence[str], spreads: Mapping[str, float]
 def _meaning_of_errors(results: Sequence[MetricResult]) -> list[str]:
     if all(error is None for result in results for error in result.errors.values()):
         return []
-    return ["± is one standard error: how far the number moves with the choice of samples, the reference staying as it is"]
+    return [
+        "± is one standard error: how far the number moves with the choice of samples, the reference "
+        "staying as it is"
+    ]
 
 
 def _meaning_of_change(changes: dict[str, Change]) -> list[str]:
@@ -135,7 +176,8 @@ def _meaning_of_change(changes: dict[str, Change]) -> list[str]:
     unknown = [name for name, change in changes.items() if change.error is None]
     of_unknown = f"; unknown where no error is known ({_listed(unknown)})" if unknown else ""
     return [
-        f"change: this result minus the row below it; more than noise: more than {NOISE:g} times the change's standard error{of_unknown}"
+        f"change: this result minus the row below it; more than noise: more than {NOISE:g} times the "
+        f"change's standard error{of_unknown}"
     ]
 
 

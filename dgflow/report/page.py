@@ -1,7 +1,9 @@
 """A run as one self-contained HTML page.
 
-Promises: no request leaves the page, everything that comes from the store is escaped, and the same root gives the same bytes (no time of
-writing). An incomplete root shows what is there and says what is missing. The numbers are `summary`'s; the looks are `page.html`'s.
+Promises: no request leaves the page, everything that comes from the store is escaped, and the same root gives
+    the same bytes (no time of
+writing). An incomplete root shows what is there and says what is missing. The numbers are `summary`'s; the
+    looks are `page.html`'s.
 """
 
 from __future__ import annotations
@@ -13,18 +15,28 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dgflow.engine.plan import StepPlan
+from dgflow.engine.root import Root
 from dgflow.report.attempts import open_attempts
 from dgflow.report.charts import Data, Series, line_chart
 from dgflow.report.images import grids
 from dgflow.report.layout import duration, labels, number, parts, size
-from dgflow.report.summary import Summary, comparisons, cost_line, measured, missing, notes, summarise, table_rows
-from dgflow.steps.binding import Root
-from dgflow.steps.evaluate import Evaluate
-from dgflow.steps.plan import StepPlan
-from dgflow.steps.smoke_root import is_smoke_run
-from dgflow.steps.step import PLACEMENT, SampleStep, Step, TrainStep, Weights
+from dgflow.report.summary import (
+    Summary,
+    comparisons,
+    cost_line,
+    measured,
+    missing,
+    notes,
+    summarise,
+    table_rows,
+)
+from dgflow.specs.spec import PLACEMENT
+from dgflow.specs.step import SampleStep, Step, TrainStep, Weights
+from dgflow.steps.judging.evaluate import Evaluate
 from dgflow.store.objects import ObjectStore
 from dgflow.store.receipts import Receipt
+from dgflow.testing.smoke_root import is_smoke_run
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -37,18 +49,23 @@ def render(target: Step, store: ObjectStore) -> str:
     """The page of `target` in `store`.
 
     Raises:
-        CorruptObject: a receipt or the result cannot be read, or is not what was committed. Damaged images are only named on the page.
+        CorruptObject: a receipt or the result cannot be read, or is not what was committed. Damaged images
+            are only named on the page.
     """
     from jinja2 import Environment, StrictUndefined
 
     summary = summarise(target, store)
     receipts = [receipt for made in summary.receipts.values() for receipt in made]
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     return environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8")).render(
         title=_title(target, store),
         target=target.name,
         root=store.url,
-        commits=f"{_utc(min(r.created for r in receipts))} to {_utc(max(r.created for r in receipts))}" if receipts else "",
+        commits=f"{_utc(min(r.created for r in receipts))} to {_utc(max(r.created for r in receipts))}"
+        if receipts
+        else "",
         cost=cost_line(summary),
         missing=missing(summary),
         failures=_failures(summary, store),
@@ -80,19 +97,34 @@ def _result(summary: Summary) -> dict[str, Any] | None:
     assert isinstance(summary.target, Evaluate)
     heading, *rows = table_rows(summary)
     per_seed = [
-        [name, "" if seed is None else str(seed), *(number(metric, arm[metric]["per_seed"][place]) for metric in measured(summary.result))]
+        [
+            name,
+            "" if seed is None else str(seed),
+            *(number(metric, arm[metric]["per_seed"][place]) for metric in measured(summary.result)),
+        ]
         for name, arm in ((name, summary.result["arms"][name]) for name in summary.target.arms)
         for place, seed in enumerate(arm["seeds"])
     ]
-    return {"heading": heading, "rows": rows, "per_seed": per_seed, "notes": notes(summary), "comparisons": comparisons(summary)}
+    return {
+        "heading": heading,
+        "rows": rows,
+        "per_seed": per_seed,
+        "notes": notes(summary),
+        "comparisons": comparisons(summary),
+    }
 
 
 def _failures(summary: Summary, store: ObjectStore) -> list[dict[str, Any]]:
     """Failed attempts at parts that are still missing."""
     root, found = Root(store), []
-    for label, made in zip(labels((made.step.title, made.step.name) for made in summary.plans), summary.plans, strict=True):
+    for label, made in zip(
+        labels((made.step.title, made.step.name) for made in summary.plans), summary.plans, strict=True
+    ):
         if not made.complete:
-            attempts = sorted(open_attempts(root.steps(made.step), made.folder, made.missing), key=lambda attempt: attempt.part)
+            attempts = sorted(
+                open_attempts(root.steps(made.step), made.folder, made.missing),
+                key=lambda attempt: attempt.part,
+            )
             about = {"step": label, "unit": made.unit.removesuffix("s")}
             found += [attempt.failure() | about for attempt in attempts if attempt.has_failed]
     return found
@@ -123,7 +155,10 @@ def _training(made: StepPlan, summary: Summary) -> dict[str, Any]:
     how = how.replace("best:", "best ").replace("epoch:", "epoch ")
     losses: tuple[tuple[str, Data], ...] = (("train_loss", "training"), ("held_out_loss", "held-out"))
     series = [
-        Series(data, [(float(epoch), values[key]) for epoch, values in metrics.items() if key in values], data) for key, data in losses
+        Series(
+            data, [(float(epoch), values[key]) for epoch, values in metrics.items() if key in values], data
+        )
+        for key, data in losses
     ]
     by_sigma = metrics[chosen].get("by_sigma", [])
     chance = (LOG_2, "chance, log 2") if by_sigma else None
@@ -131,7 +166,11 @@ def _training(made: StepPlan, summary: Summary) -> dict[str, Any]:
     if curves:
         mark = (float(chosen), f"epoch {chosen}") if used else None
         found["charts"].append(_chart("loss", curves, x_label="epoch", mark=mark, level=chance))
-    accuracy = [(float(epoch), values["held_out_accuracy"]) for epoch, values in metrics.items() if "held_out_accuracy" in values]
+    accuracy = [
+        (float(epoch), values["held_out_accuracy"])
+        for epoch, values in metrics.items()
+        if "held_out_accuracy" in values
+    ]
     if accuracy:
         found["charts"].append(
             _chart(
@@ -144,14 +183,21 @@ def _training(made: StepPlan, summary: Summary) -> dict[str, Any]:
     found["chosen"] = f"{'used' if used else 'shown'}: epoch {chosen} of {len(made.wanted)} ({how})"
     columns = ("train_loss", "held_out_loss", "held_out_accuracy")
     found["epochs"] = [
-        [epoch, *(_value(values.get(key)) for key in columns), epoch == chosen and bool(used)] for epoch, values in metrics.items()
+        [epoch, *(_value(values.get(key)) for key in columns), epoch == chosen and bool(used)]
+        for epoch, values in metrics.items()
     ]
     for key, label in CALIBRATION.items() if by_sigma else ():
         points = [(math.sqrt(level["sigma"][0] * level["sigma"][1]), level[key]) for level in by_sigma]
         expected = {"loss": chance, "accuracy": (0.5, "chance")}.get(key)
-        found["calibration"].append(_chart(label, [Series(label, points)], x_label="sigma", log_x=True, level=expected))
+        found["calibration"].append(
+            _chart(label, [Series(label, points)], x_label="sigma", log_x=True, level=expected)
+        )
     found["by_sigma"] = [
-        [f"{level['sigma'][0]:.3g} to {level['sigma'][1]:.3g}", f"{level['n']:,}", *(_value(level[key]) for key in CALIBRATION)]
+        [
+            f"{level['sigma'][0]:.3g} to {level['sigma'][1]:.3g}",
+            f"{level['n']:,}",
+            *(_value(level[key]) for key in CALIBRATION),
+        ]
         for level in by_sigma
     ]
     return found
@@ -183,14 +229,18 @@ def _costs(summary: Summary) -> dict[str, Any]:
     rows = [
         {
             "title": label,
-            "done": f"{row.done:,} of {parts(row.wanted, row.unit)}" if row.done != row.wanted else parts(row.done, row.unit),
+            "done": f"{row.done:,} of {parts(row.wanted, row.unit)}"
+            if row.done != row.wanted
+            else parts(row.done, row.unit),
             "share": round(100 * row.seconds / longest, 1),
             "work": duration(row.seconds),
             "elapsed": duration(row.elapsed),
             "bytes": size(row.bytes),
             "evaluations": f"{row.evaluations:,}" if row.evaluations else "",
         }
-        for label, row in zip(labels((row.title, row.name) for row in summary.steps), summary.steps, strict=True)
+        for label, row in zip(
+            labels((row.title, row.name) for row in summary.steps), summary.steps, strict=True
+        )
     ]
     evaluations = sum(row.evaluations for row in summary.steps)
     total = {
@@ -208,10 +258,18 @@ def _details(made: StepPlan, summary: Summary, store: ObjectStore) -> dict[str, 
     inputs = made.bound.digests if made.bound is not None else {}
     if isinstance(step, SampleStep):
         sealed = [(part, steps.manifest(part.start, part.stop, inputs)) for part in made.node.slices]
-        digests = {f"[{part.start}:{part.stop}]": manifest.digest for part, manifest in sealed if manifest is not None}
+        digests = {
+            f"[{part.start}:{part.stop}]": manifest.digest
+            for part, manifest in sealed
+            if manifest is not None
+        }
     else:
         digests = {receipt.part: receipt.rows_sha256 for receipt in summary.receipts[step.name]}
-    placement = {name: getattr(step, name) for name, info in type(step).model_fields.items() if PLACEMENT in info.metadata}
+    placement = {
+        name: getattr(step, name)
+        for name, info in type(step).model_fields.items()
+        if PLACEMENT in info.metadata
+    }
     return {
         "title": step.title,
         "name": step.name,
@@ -227,7 +285,12 @@ def _environments(summary: Summary) -> list[dict[str, Any]]:
     """The devices and versions under which parts were made, with how many parts."""
 
     def where(receipt: Receipt) -> tuple[str, str]:
-        return receipt.device, ", ".join(f"{name} {version}" for name, version in sorted(receipt.versions.items()))
+        return receipt.device, ", ".join(
+            f"{name} {version}" for name, version in sorted(receipt.versions.items())
+        )
 
     counts = Counter(where(receipt) for receipts in summary.receipts.values() for receipt in receipts)
-    return [{"device": device, "versions": versions, "parts": f"{count:,}"} for (device, versions), count in sorted(counts.items())]
+    return [
+        {"device": device, "versions": versions, "parts": f"{count:,}"}
+        for (device, versions), count in sorted(counts.items())
+    ]

@@ -1,7 +1,8 @@
 """The text of `plan`: what a recipe still takes.
 
 It reads little of the store: listings, and a sample of each step's receipts. So sizes and times to come are
-estimates from that sample; where there is none, sizes are upper bounds from the steps' fields, and hours those of `Costs`, if asked for.
+estimates from that sample; where there is none, sizes are upper bounds from the steps' fields, and hours
+    those of `Costs`, if asked for.
 """
 
 from __future__ import annotations
@@ -12,26 +13,31 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from dgflow.engine.plan import StepPlan
+from dgflow.engine.root import Root
+from dgflow.estimate.costs import amount
+from dgflow.estimate.storage import row_bytes, stored_bytes
 from dgflow.report.layout import aligned, duration, evenly, printable, row_labels, shortened, size
 from dgflow.report.summary import worker_seconds
-from dgflow.steps.binding import Root
-from dgflow.steps.costs import amount
-from dgflow.steps.plan import StepPlan
-from dgflow.steps.step import SampleStep, Step
-from dgflow.steps.storage import row_bytes, stored_bytes
+from dgflow.specs.step import SampleStep, Step
 from dgflow.store.objects import ObjectStore
 
 if TYPE_CHECKING:
-    from dgflow.steps.estimates import Costs, Estimate
+    from dgflow.estimate.estimates import Costs, Estimate
 
-ESTIMATE_SAMPLE = 16  # receipts of a step that an estimate reads: planning 10,000 shards must not read 10,000 receipts
+ESTIMATE_SAMPLE = (
+    16  # receipts of a step that an estimate reads: planning 10,000 shards must not read 10,000 receipts
+)
 WIDTH = 140
 HINT = "hours and money: --device NAME, such as h100, by its published rate, or --pilot, by one batch here; and --price P an hour"
 
 
 @dataclass(frozen=True)
 class _Rate:
-    """Mean cost of one sample, epoch or result. `row` is what its fields say of a sample's bytes, None of a step that makes none."""
+    """Mean cost of one sample, epoch or result.
+
+    `row` is what its fields say of a sample's bytes, None of a step that makes none.
+    """
 
     seconds: float  # of work, all workers together
     bytes: float
@@ -39,13 +45,16 @@ class _Rate:
     own: bool = False  # from receipts of the step itself
 
 
-def plan_json(plans: Sequence[StepPlan], store: ObjectStore | None = None, costs: Costs | None = None) -> dict[str, Any]:
+def plan_json(
+    plans: Sequence[StepPlan], store: ObjectStore | None = None, costs: Costs | None = None
+) -> dict[str, Any]:
     """`steps`, in the order in which they are run, and their `total`, all of what is still to do.
 
-    `worker_hours` and `bytes` are estimates from receipts of the same step, else of others of the same kind in this plan. Where there are
-    none, or no `store` to read them from, `worker_hours` is None, and `bytes` an upper bound from the step's fields (`bytes_from` is then
-    "fields", else "receipts") or None. With `costs`, `parameters`, `flops` (None of a pilot), `device_hours` and, where an hour has a
-    price, `money` are added, and `costs` says what they are of.
+    `worker_hours` and `bytes` are estimates from receipts of the same step, else of others of the same kind
+    in this plan. Where there are none, or no `store` to read them from, `worker_hours` is None, and `bytes`
+    an upper bound from the step's fields (`bytes_from` is then "fields", else "receipts") or None. With
+    `costs`, `parameters`, `flops` (None of a pilot), `device_hours` and, where an hour has a price, `money`
+    are added, and `costs` says what they are of.
     """
     rates = _rates(plans, store) if store is not None else {}
     found = {} if costs is None else costs.steps
@@ -61,8 +70,15 @@ def plan_json(plans: Sequence[StepPlan], store: ObjectStore | None = None, costs
     for step, made in zip(steps, plans, strict=True):
         step |= _cost(found.get(made.step.fingerprint), costs.price)
     keys = ["flops", "device_hours", *(["money"] if costs.price is not None else [])]
-    total |= {key: sum(step[key] for step in steps) if all(step[key] is not None for step in steps) else None for key in keys}
-    return {"steps": steps, "total": total, "costs": {"device": costs.device, "assumptions": costs.assumptions, "price": costs.price}}
+    total |= {
+        key: sum(step[key] for step in steps) if all(step[key] is not None for step in steps) else None
+        for key in keys
+    }
+    return {
+        "steps": steps,
+        "total": total,
+        "costs": {"device": costs.device, "assumptions": costs.assumptions, "price": costs.price},
+    }
 
 
 def plan_table(plans: Sequence[StepPlan], store: ObjectStore, costs: Costs | None = None) -> str:
@@ -88,16 +104,33 @@ def plan_table(plans: Sequence[StepPlan], store: ObjectStore, costs: Costs | Non
             ]
         )
     unknown = " + ?" if total["unknown"] else ""
-    mine = [_hours_left(total) + unknown, ""] if costs is None else _costs_shown(total | {"parameters": 0}, costs)
+    mine = (
+        [_hours_left(total) + unknown, ""]
+        if costs is None
+        else _costs_shown(total | {"parameters": 0}, costs)
+    )
     bound = {"bytes_from": "fields" if any(step["bytes_from"] == "fields" for step in steps) else "receipts"}
     whole = _size(total | bound) + (" + ?" if total["unknown_bytes"] else "")
-    rows.append(["total", f"{len(steps):,} steps", f"{total['done']:,}", f"{total['todo']:,}", "", whole, _evaluations(total), *mine])
+    rows.append(
+        [
+            "total",
+            f"{len(steps):,} steps",
+            f"{total['done']:,}",
+            f"{total['todo']:,}",
+            "",
+            whole,
+            _evaluations(total),
+            *mine,
+        ]
+    )
     lines = aligned(rows, left=(0, 1, 4, *((8,) if costs is None else ())))
     out = [lines[0]]
     for line, step in zip(lines[1:-1], steps, strict=True):
         out.append(line)
         if step["reason"]:
-            out += textwrap.wrap(printable(step["reason"]), WIDTH, initial_indent=" " * 9, subsequent_indent=" " * 9)
+            out += textwrap.wrap(
+                printable(step["reason"]), WIDTH, initial_indent=" " * 9, subsequent_indent=" " * 9
+            )
     return "\n".join([*out, lines[-1], *_notes(total, costs)])
 
 
@@ -108,18 +141,29 @@ def _notes(total: dict[str, Any], costs: Costs | None) -> list[str]:
     notes = ["≤: at most, uncompressed, where no receipt of such a step says more"]
     if costs is None:
         if total["unknown"]:
-            notes.append("?: no receipt of such a step to estimate from yet, or of weights; the latter are known with --device")
+            notes.append(
+                "?: no receipt of such a step to estimate from yet, or of weights; the latter are known "
+                "with --device"
+            )
         return [*notes, HINT]
-    notes.append("evaluations: of score networks, feature networks and autoencoders; hours have those of guides and training in them, too")
+    notes.append(
+        "evaluations: of score networks, feature networks and autoencoders; hours have those of guides and "
+        "training in them, too"
+    )
     notes.append(f"{costs.device} hours: {costs.assumptions}.")
-    notes.append("Not in them: reading and writing data, metrics on features, optimisers, talk between devices, waiting.")
+    notes.append(
+        "Not in them: reading and writing data, metrics on features, optimisers, talk between devices, "
+        "waiting."
+    )
     return [line for note in notes for line in textwrap.wrap(note, WIDTH)]
 
 
 def _size(row: dict[str, Any]) -> str:
     if not row["todo"]:
         return ""
-    return "?" if row["bytes"] is None else ("≤ " if row["bytes_from"] == "fields" else "") + size(row["bytes"])
+    return (
+        "?" if row["bytes"] is None else ("≤ " if row["bytes_from"] == "fields" else "") + size(row["bytes"])
+    )
 
 
 def _evaluations(row: dict[str, Any]) -> str:
@@ -178,7 +222,9 @@ def _plan_row(made: StepPlan, rate: _Rate | None, estimate: Estimate | None) -> 
 
 def _cost(estimate: Estimate | None, price: float | None) -> dict[str, Any]:
     if estimate is None:
-        return {"parameters": 0, "flops": 0.0, "device_hours": 0.0} | ({} if price is None else {"money": 0.0})
+        return {"parameters": 0, "flops": 0.0, "device_hours": 0.0} | (
+            {} if price is None else {"money": 0.0}
+        )
     hours = estimate.seconds / 3600
     found = {"parameters": estimate.parameters, "flops": estimate.flops, "device_hours": hours}
     return found | ({} if price is None else {"money": hours * price})
@@ -197,10 +243,15 @@ def _rates(plans: Sequence[StepPlan], store: ObjectStore) -> dict[str, _Rate]:
         if made.step.kind in kinds:
             steps = root.steps(made.step)
             # Made from earlier inputs is as good for an estimate.
-            keys = list(made.done.values()) or [key for of in steps.committed(made.folder).values() for key in of.values()]
+            keys = list(made.done.values()) or [
+                key for of in steps.committed(made.folder).values() for key in of.values()
+            ]
             receipts = steps.receipts(evenly(keys, ESTIMATE_SAMPLE))
             if receipts:
-                work = sum(1 if receipt.start is None or receipt.stop is None else receipt.stop - receipt.start for receipt in receipts)
+                work = sum(
+                    1 if receipt.start is None or receipt.stop is None else receipt.stop - receipt.start
+                    for receipt in receipts
+                )
                 seconds, kept = sum(map(worker_seconds, receipts)), sum(receipt.bytes for receipt in receipts)
                 rates[made.step.fingerprint] = _Rate(seconds / work, kept / work, _row(made.step), own=True)
     return rates
@@ -210,7 +261,11 @@ def _rate(made: StepPlan, plans: Sequence[StepPlan], rates: dict[str, _Rate]) ->
     """The step's own, else the mean of the others of its kind; of several sizes of samples, their time alone."""
     if made.step.fingerprint in rates:
         return rates[made.step.fingerprint]
-    alike = [rates[other.step.fingerprint] for other in plans if other.step.kind == made.step.kind and other.step.fingerprint in rates]
+    alike = [
+        rates[other.step.fingerprint]
+        for other in plans
+        if other.step.kind == made.step.kind and other.step.fingerprint in rates
+    ]
     if not alike:
         return None
     same = [rate for rate in alike if rate.row == _row(made.step)]

@@ -1,7 +1,8 @@
 """The outcome of a recipe: the table of its arms, what each step cost, and both as JSON.
 
-Promises numbers as they were committed, verified against their checksum; what is missing is named and never filled in. Reads every
-receipt of the recipe's steps once; judging what is stale is left to `dgflow.steps.plan`.
+Promises numbers as they were committed, verified against their checksum; what is missing is named and never
+filled in. Reads every receipt of the recipe's steps once; judging what is stale is left to
+`dgflow.engine.plan`.
 """
 
 from __future__ import annotations
@@ -13,16 +14,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from dgflow.diffusion.guidance_specs import DiscriminatorGuidance
+from dgflow.engine.plan import StepPlan, plan
+from dgflow.engine.root import Root
 from dgflow.metrics.protocols import LOWER_IS_BETTER
 from dgflow.report.layout import METRICS, aligned, duration, labels, mean_and_spread, number, own_error, parts
-from dgflow.steps.binding import Root
+from dgflow.specs.step import Reference, Result, SampleStep, Slice, Step, TrainStep
 from dgflow.steps.decode import origin
 from dgflow.steps.encode import Encode
-from dgflow.steps.evaluate import Evaluate
-from dgflow.steps.guidance_specs import DiscriminatorGuidance
-from dgflow.steps.image_set import ImageSet
-from dgflow.steps.plan import StepPlan, plan
-from dgflow.steps.step import Reference, Result, SampleStep, Slice, Step, TrainStep
+from dgflow.steps.judging.evaluate import Evaluate
+from dgflow.steps.sources.image_set import ImageSet
 from dgflow.store.identity import canonical_json
 from dgflow.store.objects import ObjectStore
 from dgflow.store.receipts import Receipt
@@ -51,7 +52,8 @@ class StepRow:
 class Summary:
     """A recipe in a root.
 
-    `result` is what `Evaluate.compute` gave, None while it is not committed; `receipts` are by step name, in order of their parts.
+    `result` is what `Evaluate.compute` gave, None while it is not committed; `receipts` are by step name, in
+    order of their parts.
     """
 
     target: Step
@@ -94,14 +96,18 @@ def _row(made: StepPlan, receipts: list[Receipt]) -> StepRow:
 
 
 def worker_seconds(receipt: Receipt) -> float:
-    """What a part cost: an epoch's receipt has the seconds that its workers took together, side by side, and their number."""
+    """What a part cost: an epoch's receipt has the seconds that its workers took together, side by side, and
+    their number."""
     return receipt.seconds * receipt.metrics.get("workers", 1)
 
 
 def elapsed(receipts: list[Receipt]) -> float:
     """Seconds from the first start to the last commit, by the clocks of those that wrote."""
     return (
-        max(receipt.created for receipt in receipts) - min(receipt.created - receipt.seconds for receipt in receipts) if receipts else 0.0
+        max(receipt.created for receipt in receipts)
+        - min(receipt.created - receipt.seconds for receipt in receipts)
+        if receipts
+        else 0.0
     )
 
 
@@ -119,11 +125,17 @@ def as_json(summary: Summary) -> dict[str, Any]:
         }
         for row in summary.steps
     }
-    return {"arms": result["arms"], "floor": result["floor"] or {}, "reference": result["reference"], "steps": steps}
+    return {
+        "arms": result["arms"],
+        "floor": result["floor"] or {},
+        "reference": result["reference"],
+        "steps": steps,
+    }
 
 
 def table(summary: Summary) -> str:
-    """The result as text: an arm a row, the floor, what it was measured against, and what guidance changed; or what is missing."""
+    """The result as text: an arm a row, the floor, what it was measured against, and what guidance changed;
+    or what is missing."""
     if summary.result is None:
         return "\n".join(["no result yet", *(f"  {line}" for line in missing(summary))])
     lines = aligned(table_rows(summary))
@@ -139,7 +151,14 @@ def table_rows(summary: Summary) -> list[list[str]]:
     rows = [["", *(METRICS[metric][0] for metric in shown), "samples", "seeds"]]
     for name in target.arms:
         arm = result["arms"][name]
-        rows.append([name, *(mean_and_spread(metric, arm[metric]) for metric in shown), f"{arm['n']:,}", f"{len(arm['seeds'])}"])
+        rows.append(
+            [
+                name,
+                *(mean_and_spread(metric, arm[metric]) for metric in shown),
+                f"{arm['n']:,}",
+                f"{len(arm['seeds'])}",
+            ]
+        )
     floor = result["floor"]
     if floor is None:
         return rows
@@ -160,7 +179,11 @@ def notes(summary: Summary) -> list[str]:
     spread = f"mean ± sample standard deviation over {seeds} sampling seeds"
     if seeds == 1:
         spread = "one sampling seed, so the spread is not known"
-        if any(own_error(arm[metric]) is not None for arm in result["arms"].values() for metric in measured(result)):
+        if any(
+            own_error(arm[metric]) is not None
+            for arm in result["arms"].values()
+            for metric in measured(result)
+        ):
             spread += ": ± is the standard error that the samples themselves tell"
     down = [METRICS[metric][0] for metric in measured(result) if metric in LOWER_IS_BETTER]
     better = f"{', '.join(down)}: lower is better, the others: higher" if down else "higher is better"
@@ -201,7 +224,10 @@ def _seen(summary: Summary, part: Slice | ImageSet) -> str:
         for made in summary.plans
         if isinstance(made.step, TrainStep)
         for read in map(_images_of, made.step.inputs().values())
-        if isinstance(read, Slice) and read.step.fingerprint == part.step.fingerprint and read.start < part.stop and part.start < read.stop
+        if isinstance(read, Slice)
+        and read.step.fingerprint == part.step.fingerprint
+        and read.start < part.stop
+        and part.start < read.stop
     ]
     return f"seen in training ({', '.join(dict.fromkeys(by))})" if by else "unseen by training"
 
@@ -215,7 +241,8 @@ def _images_of(read: Reference) -> Reference:
 
 
 def comparisons(summary: Summary) -> list[str]:
-    """FID of every arm against the first without guidance, beside the spreads; then over discriminators that differ in their seed alone."""
+    """FID of every arm against the first without guidance, beside the spreads; then over discriminators that
+    differ in their seed alone."""
     target, result = summary.target, summary.result
     assert result is not None and isinstance(target, Evaluate)
     arms = result["arms"]
@@ -230,7 +257,8 @@ def comparisons(summary: Summary) -> list[str]:
             means = [arms[name]["fid"]["mean"] for name in names]
             over = {"mean": statistics.fmean(means), "spread": statistics.stdev(means)}
             lines.append(
-                f"over {len(names)} discriminator seeds ({', '.join(names)}): FID {mean_and_spread('fid', over)}, spread of the arms' means"
+                f"over {len(names)} discriminator seeds ({', '.join(names)}): FID "
+                f"{mean_and_spread('fid', over)}, spread of the arms' means"
             )
             lines.append(_change("their mean", over, arms[base]["fid"]))
     return lines
@@ -257,7 +285,9 @@ def _but_for_discriminator_seed(arm: tuple[Slice, ...]) -> str:
     documents = []
     for part in map(origin, arm):
         document = part.step.document()
-        for plain, term in zip(document["fields"]["guidance"], getattr(part.step, "guidance", ()), strict=True):
+        for plain, term in zip(
+            document["fields"]["guidance"], getattr(part.step, "guidance", ()), strict=True
+        ):
             if isinstance(term, DiscriminatorGuidance) and isinstance(term.discriminator.step, TrainStep):
                 discriminator = term.discriminator.step.document()
                 del discriminator["fields"]["seed"]
@@ -280,7 +310,9 @@ def missing(summary: Summary) -> list[str]:
             )
             lines.append(f"{label}: {there}{why}")
     if not isinstance(summary.target, Evaluate):
-        lines.append(f"the recipe ends with {summary.target.kind}, so there is no table; end it with Evaluate")
+        lines.append(
+            f"the recipe ends with {summary.target.kind}, so there is no table; end it with Evaluate"
+        )
     return lines
 
 

@@ -1,6 +1,7 @@
 """Connecting to Ray: a cluster if one is named, else a Ray of our own on loopback that ends with the process.
 
-Says also how many workers there is room for, now and with all the hosts that the cluster's autoscaler may bring.
+Says also how many workers there is room for, now and with all the hosts that the cluster's autoscaler may
+bring.
 """
 
 from __future__ import annotations
@@ -28,9 +29,14 @@ log = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 10.0
 
-# glibc gives large blocks back to the system at once and then pays for their page faults again. Kept, a training step of the digits'
-# discriminator takes 44 ms of CPU instead of 61, and 250 guided samples 2.4 s instead of 2.8 (one thread, AMD EPYC).
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "268435456", "MALLOC_TRIM_THRESHOLD_": "268435456", "MALLOC_TOP_PAD_": "67108864"}
+# glibc gives large blocks back to the system at once and then pays for their page faults again. Kept, a
+# training step of the digits' discriminator takes 44 ms of CPU instead of 61, and 250 guided samples 2.4 s
+# instead of 2.8 (one thread, AMD EPYC).
+ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": "268435456",
+    "MALLOC_TRIM_THRESHOLD_": "268435456",
+    "MALLOC_TOP_PAD_": "67108864",
+}
 
 
 def elastic() -> bool:
@@ -42,8 +48,8 @@ def connect(store: ObjectStore) -> None:
     """Join the cluster that `RAY_ADDRESS` names, else start Ray in here, on loopback, without a dashboard.
 
     Raises:
-        ValueError: the cluster cannot be reached or does not take our token; or it has, or may start, other hosts, which cannot see the
-            root.
+        ValueError: the cluster cannot be reached or does not take our token; or it has, or may start, other
+            hosts, which cannot see the root.
     """
     if not ray.is_initialized():
         if elastic():
@@ -51,8 +57,11 @@ def connect(store: ObjectStore) -> None:
         else:
             for name, value in ALLOCATOR.items():
                 os.environ.setdefault(name, value)  # the workers inherit it
-            os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # one host: polling is cheap, and a death is seen sooner
-            # Else Ray takes this host's own address for 127.0.0.1, and listens on all. Its variable would go on to processes of ours.
+            os.environ.setdefault(
+                "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5"
+            )  # one host: polling is cheap, and a death is seen sooner
+            # Else Ray takes this host's own address for 127.0.0.1, and listens on all. Its variable would go
+            # on to processes of ours.
             ray_constants.ENABLE_RAY_CLUSTER = False
             ray.init(
                 address="local",
@@ -67,33 +76,43 @@ def connect(store: ObjectStore) -> None:
     if nodes > 1 or autoscaler_maximum() is not None:
         found = f"has {nodes} nodes" if nodes > 1 else "has an autoscaler that may start nodes"
         raise ValueError(
-            f"the cluster {found}, which cannot all see the root {store.url}; give one that they share, as in --root s3://bucket/prefix"
+            f"the cluster {found}, which cannot all see the root {store.url}; give one that they share, as "
+            "in --root s3://bucket/prefix"
         )
 
 
 def _join(address: str) -> None:
     host, _, port = address.rpartition(":")
-    if host and port.isdigit() and "://" not in address:  # else Ray tries for minutes and then ends the process
+    if (
+        host and port.isdigit() and "://" not in address
+    ):  # else Ray tries for minutes and then ends the process
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
         except OSError as error:
-            raise ValueError(f"expected a Ray cluster at RAY_ADDRESS={address}, found nothing that answers there: {error}") from error
+            raise ValueError(
+                f"expected a Ray cluster at RAY_ADDRESS={address}, found nothing that answers there: {error}"
+            ) from error
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
     except (AuthenticationError, ConnectionError) as error:
         raise ValueError(
-            f"the Ray cluster at RAY_ADDRESS={address} does not let us in: {first_line(error)}. "
-            "If it asks for a token, give its own in RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, with RAY_AUTH_MODE=token"
+            f"the Ray cluster at RAY_ADDRESS={address} does not let us in: {first_line(error)}. If it asks "
+            "for a token, give its own in RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, with RAY_AUTH_MODE=token"
         ) from error
 
 
 def hosts() -> dict[str, str]:
     """Names of the hosts that are alive, by id. A host that was lost and comes back has another id."""
-    return {node["NodeID"]: node["NodeManagerHostname"] or node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+    return {
+        node["NodeID"]: node["NodeManagerHostname"] or node["NodeManagerAddress"]
+        for node in ray.nodes()
+        if node["Alive"]
+    }
 
 
 def resolved(placement: Placement) -> Placement:
-    """`placement` with the GPUs of each worker decided: as asked for, else one where the cluster has any or may start some, else none.
+    """`placement` with the GPUs of each worker decided: as asked for, else one where the cluster has any or
+    may start some, else none.
 
     Raises:
         ValueError: GPUs are asked for, and this machine has none.
@@ -103,19 +122,24 @@ def resolved(placement: Placement) -> Placement:
         return replace(placement, num_gpus=1.0 if now or (autoscaler_maximum() or {}).get("GPU", 0) else 0.0)
     if placement.num_gpus and not now:
         if not elastic():
-            raise ValueError(f"expected GPUs for --num-gpus {placement.num_gpus:g}, found none on this machine; leave the option out")
+            raise ValueError(
+                f"expected GPUs for --num-gpus {placement.num_gpus:g}, found none on this machine; leave "
+                "the option out"
+            )
         log.warning("the cluster has no GPU now; waiting until it starts nodes that have some")
     return placement
 
 
 def slots(num_gpus: float) -> int:
-    """How many workers, with `num_gpus` GPUs or else a CPU each, fit on the hosts that are alive now: 0 is possible on a cluster."""
+    """How many workers, with `num_gpus` GPUs or else a CPU each, fit on the hosts that are alive now: 0 is
+    possible on a cluster."""
     fit = _fit(ray.cluster_resources(), num_gpus)
     return fit if elastic() else max(1, fit)
 
 
 def most_slots(num_gpus: float) -> int:
-    """How many workers fit at most, with all the hosts that the autoscaler may bring; `sys.maxsize` where nobody here knows its limits."""
+    """How many workers fit at most, with all the hosts that the autoscaler may bring; `sys.maxsize` where
+    nobody here knows its limits."""
     return max(slots(num_gpus), _fit(autoscaler_maximum() or {}, num_gpus))
 
 
@@ -125,17 +149,21 @@ def _fit(resources: Mapping[str, float], num_gpus: float) -> int:
 
 
 def autoscaler_maximum() -> Mapping[str, float] | None:
-    """The CPUs and GPUs that the cluster's autoscaler may bring it to, infinite where its limits are not known; None without an autoscaler.
+    """The CPUs and GPUs that the cluster's autoscaler may bring it to, infinite where its limits are not
+    known; None without an autoscaler.
 
-    Some autoscalers report their limits to the cluster. `ray up`'s leaves its configuration, with the resources of every node type, in the
-    head's home folder, where a submitted job finds it. KubeRay's is known by its switch alone.
+    Some autoscalers report their limits to the cluster. `ray up`'s leaves its configuration, with the
+    resources of every node type, in the head's home folder, where a submitted job finds it. KubeRay's is
+    known by its switch alone.
     """
     if not elastic():
         return None
     if (reported := _reported_maximum()) is not None:
         return reported
     try:
-        return configured_maximum(yaml.safe_load(Path("~/ray_bootstrap_config.yaml").expanduser().read_text()))
+        return configured_maximum(
+            yaml.safe_load(Path("~/ray_bootstrap_config.yaml").expanduser().read_text())
+        )
     except OSError:
         return {"CPU": math.inf, "GPU": math.inf} if _has_autoscaler() else None
 
@@ -151,7 +179,10 @@ def _reported_maximum() -> Mapping[str, float] | None:
 
 
 def _has_autoscaler() -> bool:
-    """Whether the cluster was started for Ray's present autoscaler, as `ray up` and KubeRay do. Not public either."""
+    """Whether the cluster was started for Ray's present autoscaler, as `ray up` and KubeRay do.
+
+    Not public either.
+    """
     try:
         from ray.autoscaler.v2.utils import is_autoscaler_v2
 
@@ -168,7 +199,10 @@ def configured_maximum(configuration: dict[str, Any]) -> dict[str, float]:
     found = {}
     for resource in ("CPU", "GPU"):
         found[resource], left = head.get("resources", {}).get(resource, 0), workers
-        amounts = [(node.get("resources", {}).get(resource, 0), node.get("max_workers", workers)) for node in types.values()]
+        amounts = [
+            (node.get("resources", {}).get(resource, 0), node.get("max_workers", workers))
+            for node in types.values()
+        ]
         for amount, nodes in sorted(amounts, reverse=True):
             found[resource] += amount * min(nodes, left)
             left -= min(nodes, left)

@@ -15,15 +15,21 @@ from typing import Any
 
 
 def attempt() -> dict[str, Any]:
-    """Who is at work, for `status`: host, process, since when by its own clock, and the log file that Ray keeps of it on that host."""
+    """Who is at work, for `status`: host, process, since when by its own clock, and the log file that Ray
+    keeps of it on that host."""
     found: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
     return found | ({"log": Path(log).name} if (log := _log_file()) else {})
 
 
 def failed(error: BaseException) -> dict[str, Any]:
-    """What `attempt` is completed with after an error: when, what, and the innermost line of the program that raised it."""
+    """What `attempt` is completed with after an error: when, what, and the innermost line of the program that
+    raised it."""
     frames = traceback.extract_tb(error.__traceback__)
-    where = {"where": f"{Path(frames[-1].filename).name}:{frames[-1].lineno} in {frames[-1].name}"} if frames else {}
+    where = (
+        {"where": f"{Path(frames[-1].filename).name}:{frames[-1].lineno} in {frames[-1].name}"}
+        if frames
+        else {}
+    )
     return {"failed": time.time(), "error": str(error).strip() or type(error).__name__, **where}
 
 
@@ -42,7 +48,8 @@ def _log_file() -> str:
 
 
 def device_name() -> str:
-    """The GPU that this process computes on, else `cpu`. Does not load torch: a step that has not needed it has used none."""
+    """The GPU that this process computes on, else `cpu`. Does not load torch: a step that has not needed it
+    has used none."""
     if (torch := sys.modules.get("torch")) is None:
         return "cpu"
     from dgflow.diffusion.acceleration import device
@@ -51,14 +58,17 @@ def device_name() -> str:
 
 
 def without_gpus() -> None:
-    """From now on this process computes on the CPU, whatever GPUs the machine has: Ray does not hide them from who asked for none."""
+    """From now on this process computes on the CPU, whatever GPUs the machine has: Ray does not hide them
+    from who asked for none."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @cache
 def versions() -> dict[str, str]:
     """Versions that can change the numbers."""
-    from dgflow import __version__  # not the package's metadata: a job's working directory is not installed
+    from dgflow._version import (
+        __version__,
+    )  # not the package's metadata: a job's working directory is not installed
 
     own = {"dgflow": __version__, "python": platform.python_version(), "machine": platform.machine()}
     return own | {name: version(name) for name in ("torch", "numpy", "ray")}

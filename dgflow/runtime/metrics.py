@@ -1,9 +1,14 @@
-"""What a run tells Prometheus, through Ray's own metrics export: shards, samples, failures, times, workers, parts.
+"""What a run tells Prometheus, through Ray's own metrics export: shards, samples, failures, times, workers,
+parts.
 
-Promises that nothing here ever fails or holds up the work: without Ray nothing happens, and what goes wrong is dropped. Ray puts `ray_`
-before each name. Every metric has the one tag `step`, the name of the step's folder: Ray and Prometheus keep a series for every value of a
-tag, so that one which differed from shard to shard would grow with the shards. The counters are by worker (sum over it), and a worker's are
-gone with it, so how far a run is tell `dgflow_parts_done` of the driver here and `status` from the root, which also knows of earlier runs.
+Promises that nothing here ever fails or holds up the work: without Ray nothing happens, and what goes wrong
+    is dropped. Ray puts `ray_`
+before each name. Every metric has the one tag `step`, the name of the step's folder: Ray and Prometheus keep
+    a series for every value of a
+tag, so that one which differed from shard to shard would grow with the shards. The counters are by worker
+    (sum over it), and a worker's are
+gone with it, so how far a run is tell `dgflow_parts_done` of the driver here and `status` from the root,
+    which also knows of earlier runs.
 """
 
 from __future__ import annotations
@@ -16,7 +21,25 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ray.util.metrics import Counter, Gauge, Histogram
 
-BUCKETS = [0.1, 0.3, 1, 3, 10, 30, 60, 120, 300, 600, 1200, 1800, 2700, 3600, 5400, 7200, 10_800]  # seconds: 0.1 s to 3 h
+BUCKETS = [
+    0.1,
+    0.3,
+    1,
+    3,
+    10,
+    30,
+    60,
+    120,
+    300,
+    600,
+    1200,
+    1800,
+    2700,
+    3600,
+    5400,
+    7200,
+    10_800,
+]  # seconds: 0.1 s to 3 h
 
 
 class _Metrics:
@@ -35,7 +58,10 @@ class _Metrics:
         self.samples = counter("dgflow_samples_total", "Samples in them.")
         self.failures = counter("dgflow_shard_failures_total", "Attempts at shards that ended in an error.")
         self.seconds: Histogram = Histogram(
-            "dgflow_shard_seconds", description="Seconds that a shard took, without its commit.", boundaries=BUCKETS, tag_keys=("step",)
+            "dgflow_shard_seconds",
+            description="Seconds that a shard took, without its commit.",
+            boundaries=BUCKETS,
+            tag_keys=("step",),
         )
         self.workers = gauge("dgflow_workers", "Workers that are there for this step.")
         self.done = gauge("dgflow_parts_done", "Shards or epochs of this step that are committed.")
@@ -43,7 +69,8 @@ class _Metrics:
 
 
 def shard_done(kind: str, seconds: float, rows: int) -> None:
-    """In a worker: a shard of `rows` samples of the step named `kind` (such as `generate-0123456789ab`) is committed."""
+    """In a worker: a shard of `rows` samples of the step named `kind` (such as `generate-0123456789ab`) is
+    committed."""
     with contextlib.suppress(Exception):
         if (metrics := _metrics()) is not None:
             tags = {"step": kind}

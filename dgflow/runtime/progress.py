@@ -28,7 +28,8 @@ class Progress:
 
     @contextmanager
     def step(self, title: str, unit: str, *, total: int, done: int) -> Iterator[Callable[[int], None]]:
-        """A context for the work on one step; gives the function to call with the number of parts that are newly done."""
+        """A context for the work on one step; gives the function to call with the number of parts that are
+        newly done."""
         began = time.monotonic()
         body = self._bar if self.terminal else self._lines
         with body(title, unit, total, done) as advance:
@@ -48,7 +49,11 @@ class Progress:
             if first is None:
                 first = (now, done)  # the rate is measured from here: what came before is the workers' start
             if now - told >= LINE_SECONDS and done < total:
-                left = f", about {(now - first[0]) / (done - first[1]) * (total - done):.0f} s left" if done > first[1] else ""
+                left = (
+                    f", about {(now - first[0]) / (done - first[1]) * (total - done):.0f} s left"
+                    if done > first[1]
+                    else ""
+                )
                 self.say(f"{title}: {done} of {_count(total, unit)}{left}")
                 told = now
 
@@ -57,7 +62,13 @@ class Progress:
     @contextmanager
     def _bar(self, title: str, unit: str, total: int, done: int) -> Iterator[Callable[[int], None]]:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
         from rich.progress import Progress as Bar
 
         columns = (

@@ -1,4 +1,7 @@
-"""Decode: the images of latents, for people and for the evaluation. Discriminators are trained on the latents themselves."""
+"""Decode: the images of latents, for people and for the evaluation.
+
+Discriminators are trained on the latents themselves.
+"""
 
 from __future__ import annotations
 
@@ -8,29 +11,33 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
+from dgflow.networks.autoencoders import vae_of
+from dgflow.specs.spec import PLACEMENT
+from dgflow.specs.step import SampleStep, Slice, Weights
 from dgflow.steps.encode import Encode
 from dgflow.steps.generate import Generate, pixels
-from dgflow.steps.step import PLACEMENT, SampleStep, Slice, Weights
-from dgflow.steps.vae_specs import vae_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from dgflow.steps.binding import Bound
+    from dgflow.specs.bound import Bound
     from dgflow.store.shards import Columns
 
 
 class Decode(SampleStep):
     """Images of latents, for the rows of a slice, counted from 0.
 
-    Columns: `index`, `label`, `image` (uint8 [H, W, C]), and `log_ratio` where the samples have it. Of an `Encode`, the posterior's means
+    Columns: `index`, `label`, `image` (uint8 [H, W, C]), and `log_ratio` where the samples have it. Of an
+        `Encode`, the posterior's means
     are decoded: reconstructions.
     """
 
     latents: Slice
     vae: Weights
     precision: Literal["float32", "bfloat16"] = "float32"  # of the convolutions
-    batch_size: Annotated[int, PLACEMENT] = Field(default=32, gt=0)  # an upper bound: a shard is cut into equal batches that fit
+    batch_size: Annotated[int, PLACEMENT] = Field(
+        default=32, gt=0
+    )  # an upper bound: a shard is cut into equal batches that fit
 
     @model_validator(mode="after")
     def _fits(self) -> Decode:
@@ -38,15 +45,24 @@ class Decode(SampleStep):
 
         spec = vae_of(self.vae)
         if not gives_latents(self.latents.step):
-            raise ValueError(f"expected latents (a Generate of a network of latents, or an Encode), found {self.latents.step.title}")
-        found, side_channels = data_shape(self.latents.step), spec.latent_shape(network_shape(self.vae.step).image_size)
+            raise ValueError(
+                "expected latents (a Generate of a network of latents, or an Encode), found "
+                f"{self.latents.step.title}"
+            )
+        found, side_channels = (
+            data_shape(self.latents.step),
+            spec.latent_shape(network_shape(self.vae.step).image_size),
+        )
         if (found.image_size, found.channels) != side_channels:
             raise ValueError(
-                f"expected latents of the autoencoder's shape, {side_channels[1]} channels of {side_channels[0]} a side, found "
-                f"{found.channels} of {found.image_size}: name the autoencoder that the score network was trained with"
+                f"expected latents of the autoencoder's shape, {side_channels[1]} channels of "
+                f"{side_channels[0]} a side, found {found.channels} of {found.image_size}: name the "
+                "autoencoder that the score network was trained with"
             )
         if isinstance(self.latents.step, Encode) and "mean" not in self.latents.step.columns:
-            raise ValueError("expected latents with a posterior mean, found NVAE's, which has none: decode samples")
+            raise ValueError(
+                "expected latents with a posterior mean, found NVAE's, which has none: decode samples"
+            )
         return self
 
     @property
@@ -85,9 +101,17 @@ class Decode(SampleStep):
         def rows(start: int, stop: int) -> Columns:
             found = inputs.rows("latents", ["label", "mean"] if encoded else None, start, stop)
             latents = torch.from_numpy(found["mean" if encoded else "latent"])
-            parts = batches.map(lambda first, last: self._images(network, latents[first - start : last - start].to(place)), start, stop)
+            parts = batches.map(
+                lambda first, last: self._images(network, latents[first - start : last - start].to(place)),
+                start,
+                stop,
+            )
             carried = {name: found[name] for name in ("label", "log_ratio") if name in found}
-            return {"index": np.arange(start, stop, dtype=np.int64), "image": np.concatenate(parts), **carried}
+            return {
+                "index": np.arange(start, stop, dtype=np.int64),
+                "image": np.concatenate(parts),
+                **carried,
+            }
 
         return rows
 

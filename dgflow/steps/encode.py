@@ -1,6 +1,7 @@
 """Encode: the latents of real images, flipped and not, as an autoencoder gives them.
 
-Promises what the encoder says before anything is drawn, wherever that exists: a training draws anew in every epoch. Latents that a sampler
+Promises what the encoder says before anything is drawn, wherever that exists: a training draws anew in every
+    epoch. Latents that a sampler
 made need no step of this kind and get none: an encoder sees pixels alone.
 """
 
@@ -12,22 +13,27 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from dgflow.steps.step import PLACEMENT, SampleStep, Slice, Weights
-from dgflow.steps.vae_specs import NVAE, vae_of
+from dgflow.networks.autoencoders import vae_of
+from dgflow.networks.lsgm.spec import NVAE
+from dgflow.specs.spec import PLACEMENT
+from dgflow.specs.step import SampleStep, Slice, Weights
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from dgflow.steps.binding import Bound
+    from dgflow.specs.bound import Bound
     from dgflow.store.shards import Columns
 
 
 class Encode(SampleStep):
     """Latents of images, for the rows of a slice, counted from 0.
 
-    Columns: `index`, `label`, and float16 latents as score networks see them (scaled). Of Stable Diffusion's VAE `mean`, `std`,
-    `mean_flipped` and `std_flipped` [C, H, W]: a latent is mean + std * normal. Of NVAE, whose later groups depend on what is drawn of the
-    earlier ones, `latent` [2 * draws, C, H, W]: `draws` of the image, then `draws` of the flipped one, with noise by (`seed`, index).
+    Columns: `index`, `label`, and float16 latents as score networks see them (scaled). Of Stable Diffusion's
+        VAE `mean`, `std`,
+    `mean_flipped` and `std_flipped` [C, H, W]: a latent is mean + std * normal. Of NVAE, whose later groups
+        depend on what is drawn of the
+    earlier ones, `latent` [2 * draws, C, H, W]: `draws` of the image, then `draws` of the flipped one, with
+        noise by (`seed`, index).
     Flipped is mirrored, left to right, before encoding: a flipped latent is another thing.
     """
 
@@ -36,7 +42,9 @@ class Encode(SampleStep):
     draws: int = Field(default=1, gt=0)
     seed: int = Field(default=0, ge=0, lt=2**63)  # of the draws
     precision: Literal["float32", "bfloat16"] = "float32"  # of the convolutions
-    batch_size: Annotated[int, PLACEMENT] = Field(default=32, gt=0)  # an upper bound: a shard is cut into equal batches that fit
+    batch_size: Annotated[int, PLACEMENT] = Field(
+        default=32, gt=0
+    )  # an upper bound: a shard is cut into equal batches that fit
 
     @model_validator(mode="after")
     def _fits(self) -> Encode:
@@ -47,14 +55,15 @@ class Encode(SampleStep):
         found, expected = data_shape(self.images.step), network_shape(self.vae.step)
         if (found.image_size, found.channels) != (expected.image_size, expected.channels):
             raise ValueError(
-                f"expected images of the autoencoder's {expected.channels} channels and {expected.image_size} pixels a side, found "
+                f"expected images of the autoencoder's {expected.channels} channels and "
+                f"{expected.image_size} pixels a side, found "
                 f"{found.channels} channels and {found.image_size} pixels: import them at that size"
             )
         spec.latent_shape(expected.image_size)
         if not isinstance(spec, NVAE) and (self.draws, self.seed) != (1, 0):
             raise ValueError(
-                f"expected draws=1 and seed=0, found {self.draws} and {self.seed}: of {type(spec).__name__}, mean and spread are stored, "
-                "and nothing is drawn"
+                f"expected draws=1 and seed=0, found {self.draws} and {self.seed}: of {type(spec).__name__}, "
+                "mean and spread are stored, and nothing is drawn"
             )
         return self
 
@@ -69,7 +78,11 @@ class Encode(SampleStep):
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns of latents."""
-        return ("latent",) if isinstance(vae_of(self.vae), NVAE) else ("mean", "std", "mean_flipped", "std_flipped")
+        return (
+            ("latent",)
+            if isinstance(vae_of(self.vae), NVAE)
+            else ("mean", "std", "mean_flipped", "std_flipped")
+        )
 
     def network_evaluations(self, rows: int) -> int:
         return rows * 2 * self.draws
@@ -89,11 +102,19 @@ class Encode(SampleStep):
             found = inputs.rows("images", ["label", "image"], start, stop)
 
             def batch(first: int, last: int) -> Columns:
-                return self._batch(network, found["image"][first - start : last - start], torch.arange(first, last, device=place))
+                return self._batch(
+                    network,
+                    found["image"][first - start : last - start],
+                    torch.arange(first, last, device=place),
+                )
 
             parts = batches.map(batch, start, stop)
             latents = {name: np.concatenate([part[name] for part in parts]) for name in self.columns}
-            return {"index": np.arange(start, stop, dtype=np.int64), "label": found["label"].astype(np.int64), **latents}
+            return {
+                "index": np.arange(start, stop, dtype=np.int64),
+                "label": found["label"].astype(np.int64),
+                **latents,
+            }
 
         return rows
 
@@ -101,12 +122,15 @@ class Encode(SampleStep):
         import torch
 
         from dgflow.diffusion.acceleration import autocast
-        from dgflow.steps.training_rows import scaled
+        from dgflow.steps.training.rows import scaled
 
         images = scaled(torch.from_numpy(images_BHWC).to(index_B.device).permute(0, 3, 1, 2))
         with torch.no_grad(), autocast(index_B.device, self.precision):
             found = self._latents(network, images, index_B)
-        return {name: values.to(torch.float16).cpu().numpy() for name, values in zip(self.columns, found, strict=True)}
+        return {
+            name: values.to(torch.float16).cpu().numpy()
+            for name, values in zip(self.columns, found, strict=True)
+        }
 
     def _latents(self, network: nn.Module, images_BCHW: Tensor, index_B: Tensor) -> list[Tensor]:
         """In the order of `columns`."""
@@ -120,8 +144,14 @@ class Encode(SampleStep):
         def drawn(images: Tensor, number: int) -> Tensor:
             from dgflow.diffusion import noise
 
-            normal = noise.standard_normal(self.seed, index_B, (channels, side, side), step=number, draw=noise.POSTERIOR)
+            normal = noise.standard_normal(
+                self.seed, index_B, (channels, side, side), step=number, draw=noise.POSTERIOR
+            )
             return spec.encode(network, images, normal.float())
 
-        draws = [drawn(images, flip * self.draws + number) for flip, images in enumerate(both) for number in range(self.draws)]
+        draws = [
+            drawn(images, flip * self.draws + number)
+            for flip, images in enumerate(both)
+            for number in range(self.draws)
+        ]
         return [torch.stack(draws, dim=1)]

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 import numpy as np
 from pydantic import Field, model_validator
 
-from dgflow.steps.guidance_specs import ClassifierFree, Guidance
+from dgflow.diffusion.guidance_specs import ClassifierFree, Guidance
+from dgflow.diffusion.sampler_specs import RK45, Heun, Sampler
+from dgflow.networks.adm.times import time_map
+from dgflow.networks.discriminator.spec import time_of
+from dgflow.networks.families import LATENT
+from dgflow.specs.spec import PLACEMENT
+from dgflow.specs.step import SampleStep, Slice, Weights
 from dgflow.steps.guides import FIELD, check_guides, classes_of, guide_of, guides_classes, title_of
-from dgflow.steps.network_specs import LATENT, time_map, time_of
-from dgflow.steps.sampler_specs import RK45, Heun, Sampler
-from dgflow.steps.step import PLACEMENT, SampleStep, Slice, Weights
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     from dgflow.diffusion.guidance import GuidanceTerm
     from dgflow.diffusion.samplers import Noise
     from dgflow.diffusion.score_model import ScoreModel
-    from dgflow.steps.binding import Bound
+    from dgflow.specs.bound import Bound
     from dgflow.store.shards import Columns
 
 
@@ -40,17 +43,21 @@ class _Loaded(NamedTuple):
 
 
 class Generate(SampleStep):
-    """Samples by index: noise and label of sample i depend on (`seed`, i) alone, whatever the shard, worker or cluster.
+    """Samples by index: noise and label of sample i depend on (`seed`, i) alone, whatever the shard, worker
+    or cluster.
 
-    Columns: `index`, `label` (class, -1 without one), `image` (uint8 [H, W, C]) or, of a network of latents, `latent` (float16 [C, H, W],
-    as the sampler made it), and with a discriminator `log_ratio` (its logit at the last guided step, float32).
+    Columns: `index`, `label` (class, -1 without one), `image` (uint8 [H, W, C]) or, of a network of latents,
+        `latent` (float16 [C, H, W],
+    as the sampler made it), and with a discriminator `log_ratio` (its logit at the last guided step,
+        float32).
 
     Labels are drawn from the score network's classes, or from the guides' where only they have some.
 
-    `seeding="edm"` draws what EDM's per-sample generators draw for the seeds `seed`, `seed` + 1, ...: 50,000 samples of seed 0, 50,000 and
-    100,000 are the three published sets. `precision` is that of the networks' weights and activations, "tf32" that of CUDA's products
-    alone; the sampler's state is float64. `compile` has the score network compiled:
-    minutes of start-up a worker, for runs of hours, and other roundings on other machines.
+    `seeding="edm"` draws what EDM's per-sample generators draw for the seeds `seed`, `seed` + 1, ...: 50,000
+    samples of seed 0, 50,000 and 100,000 are the three published sets. `precision` is that of the networks'
+    weights and activations, "tf32" that of CUDA's products alone; the sampler's state is float64. `compile`
+    has the score network compiled: minutes of start-up a worker, for runs of hours, and other roundings on
+    other machines.
     """
 
     score: Weights
@@ -60,13 +67,18 @@ class Generate(SampleStep):
     seeding: Literal["counter", "edm"] = "counter"
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     compile: bool = False
-    batch_size: Annotated[int, PLACEMENT] = Field(default=256, gt=0)  # an upper bound: a shard is cut into equal batches that fit
+    batch_size: Annotated[int, PLACEMENT] = Field(
+        default=256, gt=0
+    )  # an upper bound: a shard is cut into equal batches that fit
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Generate:
         block = self.sampler.shared_block if isinstance(self.sampler, RK45) else None
         if block is not None and self.shard_size % block:
-            raise ValueError(f"expected a shard_size that is a multiple of the sampler's shared_block {block}, found {self.shard_size}")
+            raise ValueError(
+                f"expected a shard_size that is a multiple of the sampler's shared_block {block}, found "
+                f"{self.shard_size}"
+            )
         check_guides(self.score, self.guidance)
         return self
 
@@ -100,14 +112,19 @@ class Generate(SampleStep):
         def loaded(name: str, weights: Weights, compile: bool = False) -> nn.Module:
             key = (weights.step.fingerprint, inputs.digests[name])
             if key not in once:
-                once[key] = prepared(inputs.network(name), precision=self.precision, device=place, compile=compile)
+                once[key] = prepared(
+                    inputs.network(name), precision=self.precision, device=place, compile=compile
+                )
             return once[key]
 
         score = self.score.step.network.score_model(loaded("score", self.score, self.compile))  # type: ignore[attr-defined]
         score = replace(score, latent=self.latent)
         shape, classes = data_shape(self), classes_of(self.score.step)
         if classes == 0:
-            score, classes = score.without_labels(), min((known for known in guides_classes(self.guidance) if known), default=0)
+            score, classes = (
+                score.without_labels(),
+                min((known for known in guides_classes(self.guidance) if known), default=0),
+            )
         terms = []
         for number, spec in enumerate(self.guidance):
             if isinstance(spec, ClassifierFree):
@@ -142,9 +159,9 @@ class Generate(SampleStep):
         if not finite_B.all():
             bad = int(index_B[~finite_B][0])
             raise FloatingPointError(
-                f"expected finite pixels, found NaN or infinity in sample {bad} of {self.name} "
-                f"(and {int((~finite_B).sum()) - 1} more of its batch); the score network or the discriminator gives them: "
-                "look at its training curves, take an earlier epoch or a smaller guidance weight"
+                f"expected finite pixels, found NaN or infinity in sample {bad} of {self.name} (and "
+                f"{int((~finite_B).sum()) - 1} more of its batch); the score network or the discriminator "
+                "gives them: look at its training curves, take an earlier epoch or a smaller guidance weight"
             )
         columns = {
             "index": index_B.cpu().numpy(),
@@ -158,7 +175,9 @@ class Generate(SampleStep):
             columns["log_ratio"] = sample.log_ratio.float().cpu().numpy()
         return columns
 
-    def _draws(self, index_B: Tensor, shape: tuple[int, int, int], classes: int) -> tuple[Tensor, Tensor | None, Noise]:
+    def _draws(
+        self, index_B: Tensor, shape: tuple[int, int, int], classes: int
+    ) -> tuple[Tensor, Tensor | None, Noise]:
         """Latents, class labels and the noise of a step, of samples `index_B`."""
         if self.seeding == "edm":
             from dgflow.diffusion.edm_seeding import edm_draws
@@ -170,11 +189,23 @@ class Generate(SampleStep):
 
         class_labels = noise.integers(self.seed, index_B, classes, draw=noise.LABEL) if classes else None
         latents = noise.standard_normal(self.seed, index_B, shape, step=0, draw=noise.LATENT)
-        return latents, class_labels, lambda step: noise.standard_normal(self.seed, index_B, shape, step=step, draw=noise.CHURN)
+        return (
+            latents,
+            class_labels,
+            lambda step: noise.standard_normal(self.seed, index_B, shape, step=step, draw=noise.CHURN),
+        )
 
 
 def pixels(images_BCHW: Tensor) -> np.ndarray:
     """uint8 [B, H, W, C] of images in [-1, 1]; truncated, as EDM and DiT write theirs."""
     import torch
 
-    return (images_BCHW * 127.5 + 128).clip(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return (
+        (images_BCHW * 127.5 + 128)
+        .clip(0, 255)
+        .to(torch.uint8)
+        .permute(0, 2, 3, 1)
+        .contiguous()
+        .cpu()
+        .numpy()
+    )

@@ -1,6 +1,7 @@
 """Which networks may guide which: what `Generate` checks when a recipe is built, before any work.
 
-A guide sees the score network's own samples and labels, so that shapes have to be equal, and a guide with classes has to know them all.
+A guide sees the score network's own samples and labels, so that shapes have to be equal, and a guide with
+classes has to know them all.
 """
 
 from __future__ import annotations
@@ -8,9 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import get_args
 
-from dgflow.steps.guidance_specs import ClassifierFree, ClassifierGuidance, DiscriminatorGuidance, Guidance
-from dgflow.steps.network_specs import ADMEncoder, Discriminator, DiT, ScoreNetwork
-from dgflow.steps.step import NetworkStep, Weights
+from dgflow.diffusion.guidance_specs import (
+    ClassifierFree,
+    ClassifierGuidance,
+    DiscriminatorGuidance,
+    Guidance,
+)
+from dgflow.networks.adm.spec import ADMEncoder
+from dgflow.networks.discriminator.spec import Discriminator
+from dgflow.networks.dit.spec import DiT
+from dgflow.networks.families import ScoreNetwork
+from dgflow.specs.step import NetworkStep, Weights
 
 FIELD = {ClassifierGuidance: "classifier", DiscriminatorGuidance: "discriminator"}
 
@@ -22,7 +31,11 @@ def guide_of(term: ClassifierGuidance | DiscriminatorGuidance) -> Weights:
 
 def title_of(term: Guidance) -> str:
     """What guides, for people."""
-    return "its null class" if isinstance(term, ClassifierFree) else guide_of(term).step.title.removeprefix("train-")
+    return (
+        "its null class"
+        if isinstance(term, ClassifierFree)
+        else guide_of(term).step.title.removeprefix("train-")
+    )
 
 
 def classes_of(step: NetworkStep) -> int:
@@ -38,7 +51,8 @@ def guides_classes(guidance: Iterable[Guidance]) -> list[int]:
 
 
 def check_guides(score: Weights, guidance: tuple[Guidance, ...]) -> None:
-    """Raises ValueError, with the field and what was expected, for networks that cannot play their parts together."""
+    """Raises ValueError, with the field and what was expected, for networks that cannot play their parts
+    together."""
     from dgflow.steps.shapes import network_shape
 
     network = getattr(score.step, "network", None)
@@ -52,21 +66,30 @@ def check_guides(score: Weights, guidance: tuple[Guidance, ...]) -> None:
         where = f"guidance.{number}"
         if isinstance(term, ClassifierFree):
             if not isinstance(network, DiT):
-                raise ValueError(f"{where}: classifier-free guidance needs a network with a null class (DiT), found {_kind(score)}")
+                raise ValueError(
+                    f"{where}: classifier-free guidance needs a network with a null class (DiT), found "
+                    f"{_kind(score)}"
+                )
             continue
         weights = guide_of(term)
         _check_kind(f"{where}.{FIELD[type(term)]}", term, weights)
         found = network_shape(weights.step)
         if (found.image_size, found.channels) != (shape.image_size, shape.channels):
             raise ValueError(
-                f"{where}: expected a network for the score network's samples, {shape.channels} channels of {shape.image_size} pixels a "
-                f"side, found one for {found.channels} of {found.image_size}"
+                f"{where}: expected a network for the score network's samples, {shape.channels} channels of "
+                f"{shape.image_size} pixels a side, found one for {found.channels} of {found.image_size}"
             )
         known = classes_of(weights.step)
         if known and known < classes:
-            raise ValueError(f"{where}: expected a network that knows the {classes} classes of the score network, found {known} classes")
+            raise ValueError(
+                f"{where}: expected a network that knows the {classes} classes of the score network, found "
+                f"{known} classes"
+            )
         if isinstance(term, DiscriminatorGuidance) and term.match_preceding_norm and before == 0:
-            raise ValueError(f"{where}: match_preceding_norm has no term before it whose norm could be matched: list the classifier first")
+            raise ValueError(
+                f"{where}: match_preceding_norm has no term before it whose norm could be matched: list "
+                "the classifier first"
+            )
         before += 1
 
 
@@ -75,9 +98,13 @@ def _check_kind(where: str, term: Guidance, weights: Weights) -> None:
     is_discriminator = trained == "train-discriminator" or isinstance(network, Discriminator)
     is_classifier = isinstance(network, ADMEncoder) and not is_discriminator
     if isinstance(term, DiscriminatorGuidance) and not is_discriminator:
-        raise ValueError(f"{where}: expected a TrainDiscriminator or a Pretrained Discriminator, found {_kind(weights)}")
+        raise ValueError(
+            f"{where}: expected a TrainDiscriminator or a Pretrained Discriminator, found {_kind(weights)}"
+        )
     if isinstance(term, ClassifierGuidance) and not is_classifier:
-        raise ValueError(f"{where}: expected a TrainClassifier or a Pretrained ADMEncoder, found {_kind(weights)}")
+        raise ValueError(
+            f"{where}: expected a TrainClassifier or a Pretrained ADMEncoder, found {_kind(weights)}"
+        )
 
 
 def _kind(weights: Weights) -> str:

@@ -1,8 +1,8 @@
 """Pretrained: a network that was trained elsewhere, fetched, checked and kept in the root as safetensors.
 
-The file is read without running anything in it, every tensor's name and shape is compared with the network's before anything is
-committed, and from then on the root's copy is what every worker loads. Where files come from and how they are read is left to
-`dgflow.weights`.
+The file is read without running anything in it, every tensor's name and shape is compared with the network's
+before anything is committed, and from then on the root's copy is what every worker loads. Where files come
+from and how they are read is left to `dgflow.weights`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,17 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from dgflow.steps.network_specs import ADMEncoder, Discriminator, DiT, InceptionV3, LSGMPrior, NCSNpp, ScoreNetwork
-from dgflow.steps.own_networks import OwnFeatures
-from dgflow.steps.step import NetworkStep, Weights
-from dgflow.steps.vae_specs import NVAE, VAE, StableDiffusionVAE
+from dgflow.networks.adm.spec import ADMEncoder
+from dgflow.networks.autoencoders import VAE
+from dgflow.networks.discriminator.spec import Discriminator
+from dgflow.networks.dit.spec import DiT
+from dgflow.networks.families import ScoreNetwork
+from dgflow.networks.inception.spec import InceptionV3
+from dgflow.networks.lsgm.spec import NVAE, LSGMPrior
+from dgflow.networks.ncsnpp.spec import NCSNpp
+from dgflow.networks.own.spec import OwnFeatures
+from dgflow.networks.stable_diffusion.spec import StableDiffusionVAE
+from dgflow.specs.step import NetworkStep, Weights
 from dgflow.store.objects import ObjectStore
 from dgflow.weights.catalogue import CATALOGUE
 from dgflow.weights.sources import recordable
@@ -24,7 +31,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from dgflow.steps.binding import Bound
+    from dgflow.specs.bound import Bound
 
 Format = Literal[
     "safetensors",
@@ -39,16 +46,18 @@ Format = Literal[
     "inception_torchscript",
     "inception_pickle",
 ]
-"""Of a file: as in `dgflow.weights.read`, and the hub's layout of DiT."""
+"""Of a file: as in `dgflow.networks.read`, and the hub's layout of DiT."""
 
 
 class Pretrained(NetworkStep):
-    """The weights at `source`, for `network` on data of `image_size`, `channels` and `num_classes` (0: it has no classes).
+    """The weights at `source`, for `network` on data of `image_size`, `channels` and `num_classes` (0: it has
+    no classes).
 
-    `source` is a path, `file:`, `https:`, `s3:`, `hf:owner/repository/file@revision`, or the name of a file of the catalogue. Its sha256 is
-    checked where `sha256` says it, and locked in the root at first use otherwise. A classifier has `num_classes` outputs; the head of a
-    published discriminator has 1,000 rows of labels whatever the data, so give `num_classes=1000`. `made_up`: random weights, written for a
-    smoke run; nothing that is measured with them compares with anything.
+    `source` is a path, `file:`, `https:`, `s3:`, `hf:owner/repository/file@revision`, or the name of a file
+    of the catalogue. Its sha256 is checked where `sha256` says it, and locked in the root at first use
+    otherwise. A classifier has `num_classes` outputs; the head of a published discriminator has 1,000 rows of
+    labels whatever the data, so give `num_classes=1000`. `made_up`: random weights, written for a smoke run;
+    nothing that is measured with them compares with anything.
     """
 
     source: str
@@ -63,13 +72,19 @@ class Pretrained(NetworkStep):
     @field_validator("source")
     @classmethod
     def _a_place(cls, source: str) -> str:
-        """The same file from every folder and on every host: a path becomes absolute. What can hold a secret stays out of records."""
+        """The same file from every folder and on every host: a path becomes absolute.
+
+        What can hold a secret stays out of records.
+        """
         return source if source in CATALOGUE else recordable(source).text
 
     @model_validator(mode="after")
     def _classes(self) -> Pretrained:
         if self.num_classes == 0 and isinstance(self.network, ADMEncoder | DiT):
-            raise ValueError(f"expected num_classes >= 1 for {type(self.network).__name__}, found 0: give those that it was trained on")
+            raise ValueError(
+                f"expected num_classes >= 1 for {type(self.network).__name__}, found 0: give those that it "
+                "was trained on"
+            )
         return self
 
     @model_validator(mode="after")
@@ -92,9 +107,13 @@ class Pretrained(NetworkStep):
         if isinstance(network, Discriminator):
             features = inputs.network("network.features") if network.features else None
             classes = self.num_classes or None
-            return network.build(features, image_size=self.image_size, in_channels=self.channels, num_classes=classes)
+            return network.build(
+                features, image_size=self.image_size, in_channels=self.channels, num_classes=classes
+            )
         if isinstance(network, ADMEncoder):
-            return network.build(image_size=self.image_size, in_channels=self.channels, out_channels=self.num_classes)
+            return network.build(
+                image_size=self.image_size, in_channels=self.channels, out_channels=self.num_classes
+            )
         return network.build(image_size=self.image_size, channels=self.channels, num_classes=self.num_classes)
 
     def trained_part(self, network: nn.Module) -> nn.Module:
@@ -105,15 +124,16 @@ class Pretrained(NetworkStep):
         """The weights as safetensors.
 
         Raises:
-            ValueError: the file is not whole, not the one that was locked, of another format, or does not fit the network.
+            ValueError: the file is not whole, not the one that was locked, of another format, or does not fit
+                the network.
         """
         import torch
 
-        from dgflow.networks.checkpoints import check_fits, save_weights
         from dgflow.weights.fetch import fetch
+        from dgflow.weights.tensors import check_fits, save_weights
 
-        # Built before anything is fetched: settings that cannot be are found in a second and not after gigabytes. Without memory, but for
-        # a head, whose features are loaded.
+        # Built before anything is fetched: settings that cannot be are found in a second and not after
+        # gigabytes. Without memory, but for a head, whose features are loaded.
         with torch.device("cpu" if isinstance(self.network, Discriminator) else "meta"):
             network = self.trained_part(self.build(inputs))
         file = fetch(store, CATALOGUE.get(self.source, self.source), expected_sha256=self.sha256)
@@ -121,21 +141,26 @@ class Pretrained(NetworkStep):
             tensors = self._read(file.path, network)
             check_fits(network, tensors, source=self.source)
         except ValueError as error:
-            raise ValueError(f"{error} If the file was bad when it was first used, delete {file.lock_key} in {store.url} too.") from error
+            raise ValueError(
+                f"{error} If the file was bad when it was first used, delete {file.lock_key} in "
+                f"{store.url} too."
+            ) from error
         return save_weights(tensors)
 
     def _read(self, path: Path, network: nn.Module) -> dict[str, Tensor]:
-        from dgflow.weights.read import read_weights
+        from dgflow.networks.read import read_weights
 
         if self.format == "diffusers_dit":
-            from dgflow.networks.dit import from_diffusers
+            from dgflow.networks.dit.module import from_diffusers
 
-            return from_diffusers(read_weights(path, "safetensors", source=self.source).tensors, self.image_size)
+            return from_diffusers(
+                read_weights(path, "safetensors", source=self.source).tensors, self.image_size
+            )
         names = network.ema_names() if isinstance(self.network, NCSNpp | LSGMPrior) else None  # type: ignore[operator]
         part = None if self.format != "lsgm" else "vae" if isinstance(self.network, NVAE) else "prior"
         tensors = read_weights(path, self.format, source=self.source, ema_names=names, part=part).tensors
         if isinstance(self.network, StableDiffusionVAE):
-            from dgflow.networks.latents import present_names
+            from dgflow.networks.stable_diffusion.module import present_names
 
             return present_names(tensors)
         return tensors

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from dgflow.networks.autoencoders import vae_of
+from dgflow.specs.step import NetworkStep, Slice, Step
 from dgflow.steps.decode import Decode
 from dgflow.steps.encode import Encode
 from dgflow.steps.generate import Generate
-from dgflow.steps.import_images import ImportImages
 from dgflow.steps.pretrained import Pretrained
-from dgflow.steps.step import NetworkStep, Slice, Step
-from dgflow.steps.vae_specs import vae_of
+from dgflow.steps.sources.import_images import ImportImages
 
 
 class DataShape(NamedTuple):
@@ -35,7 +35,10 @@ def data_shape(step: Step) -> DataShape:
     if isinstance(step, Decode):
         decoder = network_shape(step.vae.step)
         return DataShape(decoder.image_size, decoder.channels, data_shape(step.latents.step).num_classes)
-    raise ValueError(f"expected a step that gives images or latents (ImportImages, Generate, Encode or Decode), found {step.kind}")
+    raise ValueError(
+        "expected a step that gives images or latents (ImportImages, Generate, Encode or Decode), found "
+        f"{step.kind}"
+    )
 
 
 def network_shape(step: NetworkStep) -> DataShape:
@@ -44,7 +47,9 @@ def network_shape(step: NetworkStep) -> DataShape:
         return DataShape(step.image_size, step.channels, step.num_classes)
     real = getattr(step, "real", None)
     if not isinstance(real, Slice):
-        raise ValueError(f"expected a step that makes a network (Pretrained or a training), found {step.kind}")
+        raise ValueError(
+            f"expected a step that makes a network (Pretrained or a training), found {step.kind}"
+        )
     return data_shape(real.step)
 
 
@@ -57,4 +62,7 @@ def check_images(part: Slice) -> None:
     """Raises ValueError for a slice of latents, and of what gives neither images nor latents."""
     data_shape(part.step)
     if gives_latents(part.step):
-        raise ValueError(f"expected images, found the latents of {part.step.title}: decode them first, with Decode(latents=..., vae=...)")
+        raise ValueError(
+            f"expected images, found the latents of {part.step.title}: decode them first, with "
+            "Decode(latents=..., vae=...)"
+        )

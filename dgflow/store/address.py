@@ -1,7 +1,7 @@
 """The address of samples in a root, `ROOT/NAME[start:stop]`, and the sealed slice that it names.
 
-Promises that what is found is whole as its manifest says, and is the only slice that the address can mean; everything else is a ValueError
-that lists what is there. Reading the rows is left to `step_store.read_rows`.
+Promises that what is found is whole as its manifest says, and is the only slice that the address can mean;
+everything else is a ValueError that lists what is there. Reading the rows is left to `step_store.read_rows`.
 """
 
 import re
@@ -12,7 +12,8 @@ from dgflow.store.objects import ObjectStore, open_store
 from dgflow.store.receipts import Manifest, parse_record
 from dgflow.store.step_store import StepStore, read_step
 
-# The name has the letters of a step's folder only, so that what a message repeats of an address cannot be a secret.
+# The name has the letters of a step's folder only, so that what a message repeats of an address cannot be a
+# secret.
 _ADDRESS = re.compile(r"((?P<root>.+?)/+)?(?P<name>[a-z0-9-]+)/*(\[(?P<start>\d*):(?P<stop>\d+)\])?")
 _RANGE = re.compile(r"\[[^/\[\]]*\]$")
 _STEP = re.compile(r"(?P<kind>[a-z0-9]+(-[a-z0-9]+)*)-[0-9a-f]{12}")
@@ -32,9 +33,16 @@ class Sealed:
 
     @property
     def digest(self) -> str:
-        """The digest that the manifest of just these samples has: the same whether they, or more, were sealed."""
-        entries = tuple(entry for entry in self.manifest.entries if entry.start < self.stop and entry.stop > self.start)
-        fields = {"inputs": self.manifest.inputs, "inputs_sha256": self.manifest.inputs_sha256, "entries": entries}
+        """The digest that the manifest of just these samples has: the same whether they, or more, were
+        sealed."""
+        entries = tuple(
+            entry for entry in self.manifest.entries if entry.start < self.stop and entry.stop > self.start
+        )
+        fields = {
+            "inputs": self.manifest.inputs,
+            "inputs_sha256": self.manifest.inputs_sha256,
+            "entries": entries,
+        }
         return Manifest(start=self.start, stop=self.stop, **fields).digest
 
 
@@ -51,11 +59,12 @@ def is_root(url: str) -> bool:
 def find_slice(address: str) -> Sealed:
     """The samples at `ROOT/NAME[start:stop]`.
 
-    ROOT is anything that `open_store` opens and that holds `dgflow.json`; NAME a step's folder or a beginning that only one has; without a
-    range, the longest sealed slice.
+    ROOT is anything that `open_store` opens and that holds `dgflow.json`; NAME a step's folder or a beginning
+    that only one has; without a range, the longest sealed slice.
 
     Raises:
-        ValueError: there is no such root, step or sealed slice, or the address fits more than one. The message lists what is there.
+        ValueError: there is no such root, step or sealed slice, or the address fits more than one. The
+            message lists what is there.
         CorruptObject: a record that does not parse.
         StoreError: the root cannot be reached.
     """
@@ -84,7 +93,9 @@ def step_names(store: ObjectStore) -> list[str]:
 
 def _check_root(store: ObjectStore) -> None:
     if store.size("dgflow.json") is None:
-        raise ValueError(f"expected a dgflow root at {store.url}, found no dgflow.json there; an address is {_FORM}")
+        raise ValueError(
+            f"expected a dgflow root at {store.url}, found no dgflow.json there; an address is {_FORM}"
+        )
 
 
 def _step_name(store: ObjectStore, name: str) -> str:
@@ -92,7 +103,11 @@ def _step_name(store: ObjectStore, name: str) -> str:
     found = [name] if name in names else [each for each in names if each.startswith(name)]
     if len(found) != 1:
         listed = ", ".join(found or names) or "none"
-        what = f"{len(found)} that do: {listed}; give more of its name" if found else f"the steps {listed}; give one of these"
+        what = (
+            f"{len(found)} that do: {listed}; give more of its name"
+            if found
+            else f"the steps {listed}; give one of these"
+        )
         raise ValueError(f"expected one step in {store.url} whose name begins with {name!r}, found {what}")
     return found[0]
 
@@ -115,14 +130,16 @@ def _choose(steps: StepStore, wanted: tuple[int, int] | None) -> Manifest:
         )
     if len({each.inputs_sha256 for each in fitting}) > 1:
         raise ValueError(
-            f"expected {asked} of {where}, found several, made from different inputs: {_listed(fitting, inputs=True)};"
-            f" give a range that only one of them holds, or remove the files of those that are out of date from {steps.name}/manifests"
+            f"expected {asked} of {where}, found several, made from different inputs: "
+            f"{_listed(fitting, inputs=True)}; give a range that only one of them holds, or remove the files "
+            f"of those that are out of date from {steps.name}/manifests"
         )
     longest = max(each.stop - each.start for each in fitting)
     best = [each for each in fitting if each.stop - each.start == longest]
     if wanted is None and len(best) > 1:
         raise ValueError(
-            f"expected {asked} of {where}, found several of the same length: {_listed(best)}; add the one you mean, [start:stop]"
+            f"expected {asked} of {where}, found several of the same length: {_listed(best)}; add the one "
+            "you mean, [start:stop]"
         )
     return best[0]
 
@@ -137,4 +154,7 @@ def _manifests(steps: StepStore) -> list[Manifest]:
 
 
 def _listed(manifests: list[Manifest], inputs: bool = False) -> str:
-    return ", ".join(f"[{each.start}:{each.stop}]{f' from {each.inputs_sha256[:16]}' if inputs else ''}" for each in manifests)
+    return ", ".join(
+        f"[{each.start}:{each.stop}]{f' from {each.inputs_sha256[:16]}' if inputs else ''}"
+        for each in manifests
+    )

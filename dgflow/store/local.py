@@ -1,8 +1,11 @@
 """Objects as files below a folder of this host.
 
-Promises what `ObjectStore` does, across threads and processes of one host and across a crash of either: an object is written to a
-temporary file in the same tree, flushed to the disk, and only then given its name, by `os.link` (which fails where the name exists) or
-`os.replace`. What a dead writer leaves is a file in `.tmp`, which no listing shows. Needs a file system with hard links.
+Promises what `ObjectStore` does, across threads and processes of one host and across a crash of either: an
+    object is written to a
+temporary file in the same tree, flushed to the disk, and only then given its name, by `os.link` (which fails
+    where the name exists) or
+`os.replace`. What a dead writer leaves is a file in `.tmp`, which no listing shows. Needs a file system with
+    hard links.
 """
 
 import contextlib
@@ -20,15 +23,27 @@ _TEMPORARY = ".tmp"
 _ABANDONED = 7 * 86_400.0  # seconds after which a temporary file cannot belong to a living writer
 
 _FOUND = {
-    errno.ENOSPC: ("the disk is full", "free some space there, or use another root, and run again: nothing is lost"),
-    errno.EDQUOT: ("the disk quota is used up", "free some space there, or use another root, and run again: nothing is lost"),
+    errno.ENOSPC: (
+        "the disk is full",
+        "free some space there, or use another root, and run again: nothing is lost",
+    ),
+    errno.EDQUOT: (
+        "the disk quota is used up",
+        "free some space there, or use another root, and run again: nothing is lost",
+    ),
     errno.EROFS: ("the file system is read-only", "use a root that can be written to"),
     errno.EACCES: ("permission denied", "give this user access to it, or use another root"),
-    errno.ENOTDIR: ("the root, or a part of its path, is a file and not a folder", "use a folder as the root"),
+    errno.ENOTDIR: (
+        "the root, or a part of its path, is a file and not a folder",
+        "use a folder as the root",
+    ),
     errno.EEXIST: ("the root, or a part of its path, is a file and not a folder", "use a folder as the root"),
     errno.EISDIR: ("there is a folder in the object's place", "use a root that nothing else writes to"),
 }
-_NO_LINKS = ("the file system has no hard links", "use a root on a file system that has them, or s3://bucket/prefix")
+_NO_LINKS = (
+    "the file system has no hard links",
+    "use a root on a file system that has them, or s3://bucket/prefix",
+)
 
 
 class LocalStore:
@@ -37,7 +52,10 @@ class LocalStore:
     shared = False
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
-        """`root` is made absolute here, for workers with another working directory. Raises StoreError where it is a file."""
+        """`root` is made absolute here, for workers with another working directory.
+
+        Raises StoreError where it is a file.
+        """
         self.root = Path(os.path.abspath(os.path.expanduser(root)))
         self.url = self.root.as_uri()
         self._swept = False
@@ -71,7 +89,8 @@ class LocalStore:
             try:
                 os.link(temporary, self.root / key)
             except FileExistsError:
-                # NFS repeats a link whose reply was lost, and the repetition fails: a second name on our file says that it was made.
+                # NFS repeats a link whose reply was lost, and the repetition fails: a second name on our file
+                # says that it was made.
                 return os.stat(temporary).st_nlink == 2
             except OSError as error:
                 if error.errno in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
@@ -112,7 +131,8 @@ class LocalStore:
                 self._check_root()
 
     def now(self) -> float:
-        """As a file system of the network tells it, whose clock is its server's; this host's own where nothing can be written."""
+        """As a file system of the network tells it, whose clock is its server's; this host's own where
+        nothing can be written."""
         temporary = self.root / _TEMPORARY / f"{os.getpid()}-{uuid.uuid4().hex}"
         with self._errors("ask the time"):
             try:
@@ -131,7 +151,8 @@ class LocalStore:
 
     @contextlib.contextmanager
     def _written(self, key: str, data: bytes) -> Iterator[Path]:
-        """A temporary file with these bytes, on the disk, and the folder for `key`; the file is gone afterwards."""
+        """A temporary file with these bytes, on the disk, and the folder for `key`; the file is gone
+        afterwards."""
         folder = self.root / _TEMPORARY
         _make_folder(folder)
         _make_folder((self.root / key).parent)
@@ -139,7 +160,9 @@ class LocalStore:
         temporary = folder / f"{os.getpid()}-{uuid.uuid4().hex}"
         try:
             # Not tempfile.mkstemp: its files are for one user alone, and a root may be shared by a group.
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
+            descriptor = os.open(
+                temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666
+            )
             try:
                 left = memoryview(data)
                 while left:

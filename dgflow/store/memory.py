@@ -1,7 +1,7 @@
 """Objects in this process's memory, under `memory://name`: for tests and for trying things out.
 
-Promises what `ObjectStore` does, to the threads of one process. Another process cannot see these objects, and unpickling there is an
-error rather than an empty store.
+Promises what `ObjectStore` does, to the threads of one process. Another process cannot see these objects, and
+unpickling there is an error rather than an empty store.
 """
 
 import os
@@ -55,7 +55,11 @@ class MemoryStore:
     def list(self, prefix: str) -> list[Entry]:
         folder = under(prefix)
         with _lock:
-            found = [Entry(key, len(data), modified) for key, (data, modified) in self._objects.items() if key.startswith(folder)]
+            found = [
+                Entry(key, len(data), modified)
+                for key, (data, modified) in self._objects.items()
+                if key.startswith(folder)
+            ]
         return sorted(found, key=lambda entry: entry.key)
 
     def names(self) -> "list[str]":  # quoted: `list` is a method here
@@ -72,5 +76,10 @@ class MemoryStore:
 
 def _reopen(name: str, pid: int) -> MemoryStore:
     if pid != os.getpid():
-        raise store_error("open it", f"memory://{name}", "it lives in another process", "use a path or s3://bucket/prefix as the root")
+        raise store_error(
+            "open it",
+            f"memory://{name}",
+            "it lives in another process",
+            "use a path or s3://bucket/prefix as the root",
+        )
     return MemoryStore(name)

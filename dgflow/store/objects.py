@@ -1,8 +1,9 @@
 """The interface to a place that holds objects (bytes under a key), and the one error that such places raise.
 
-A key is relative to the store's root: names of letters, digits, `.`, `_`, `-`, `=` or `+`, joined by `/`. Promises of every backend:
-a reader sees an object whole or not at all; `create` has exactly one winner for a key and never alters what is there; `list` and `size`
-see every write that had returned. Names, checksums and what the objects mean are left to the modules above.
+A key is relative to the store's root: names of letters, digits, `.`, `_`, `-`, `=` or `+`, joined by `/`.
+Promises of every backend: a reader sees an object whole or not at all; `create` has exactly one winner for a
+key and never alters what is there; `list` and `size` see every write that had returned. Names, checksums and
+what the objects mean are left to the modules above.
 """
 
 import re
@@ -11,13 +12,16 @@ from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import unquote
 
-LARGEST_CREATE = 64 * 2**20  # bytes; of racing multipart uploads two have been seen to win, of single-part ones never more than one
+LARGEST_CREATE = (
+    64 * 2**20
+)  # bytes; of racing multipart uploads two have been seen to win, of single-part ones never more than one
 
 _KEY = re.compile(r"[A-Za-z0-9._=+-]+(/[A-Za-z0-9._=+-]+)*")
 
 
 class StoreError(RuntimeError):
-    """A place that holds objects could not do what it was asked: what was attempted, where, what was found and what to do."""
+    """A place that holds objects could not do what it was asked: what was attempted, where, what was found
+    and what to do."""
 
 
 def store_error(attempted: str, url: str, found: str, remedy: str) -> StoreError:
@@ -35,7 +39,8 @@ class Entry:
 
 
 class ObjectStore(Protocol):
-    """A place that holds objects. Instances can be pickled and used after a fork; every method can be called from several threads."""
+    """A place that holds objects. Instances can be pickled and used after a fork; every method can be called
+    from several threads."""
 
     @property
     def url(self) -> str:
@@ -56,13 +61,16 @@ class ObjectStore(Protocol):
         ...
 
     def put(self, key: str, data: bytes) -> None:
-        """Write or replace an object in one step. For content-addressed data and advisory records only: nothing guards the old bytes."""
+        """Write or replace an object in one step. For content-addressed data and advisory records only:
+        nothing guards the old bytes."""
         ...
 
     def create(self, key: str, data: bytes) -> bool:
-        """Write an object only where there is none. True: this call made it. False: it was there already, and is untouched.
+        """Write an object only where there is none. True: this call made it. False: it was there already, and
+        is untouched.
 
-        `data` must not be empty: on S3 an empty exclusive write does not report that it lost. Nor may it be larger than LARGEST_CREATE.
+        `data` must not be empty: on S3 an empty exclusive write does not report that it lost. Nor may it be
+            larger than LARGEST_CREATE.
         """
         ...
 
@@ -71,7 +79,8 @@ class ObjectStore(Protocol):
         ...
 
     def list(self, prefix: str) -> list[Entry]:
-        """All objects below a folder such as `generate-abc/shards`, at any depth, sorted by key; `""` is the root. Missing: []."""
+        """All objects below a folder such as `generate-abc/shards`, at any depth, sorted by key; `""` is the
+        root. Missing: []."""
         ...
 
     def names(self) -> "list[str]":  # quoted: `list` is a method here
@@ -83,16 +92,18 @@ class ObjectStore(Protocol):
         ...
 
     def now(self) -> float:
-        """The time by the store's own clock, to compare with `Entry.modified`: seconds since the epoch, good to a second."""
+        """The time by the store's own clock, to compare with `Entry.modified`: seconds since the epoch, good
+        to a second."""
         ...
 
 
 def check_key(key: str) -> str:
-    """Return `key`, or raise ValueError: one grammar for all backends, so that no key can leave the root or mean two things."""
+    """Return `key`, or raise ValueError: one grammar for all backends, so that no key can leave the root or
+    mean two things."""
     if not _KEY.fullmatch(key) or any(part.startswith(".") for part in key.split("/")):
         raise ValueError(
-            f"expected a key such as 'generate-0123/shards/00001.json' (letters, digits and ._=+- in names that do not begin with a dot,"
-            f" joined by single slashes), found {key!r}"
+            "expected a key such as 'generate-0123/shards/00001.json' (letters, digits and ._=+- in names "
+            f"that do not begin with a dot, joined by single slashes), found {key!r}"
         )
     return key
 
@@ -101,7 +112,10 @@ def check_new(key: str, data: bytes) -> None:
     """What `create` accepts: a good key and at least one byte."""
     check_key(key)
     if not data:
-        raise ValueError(f"expected at least one byte to create {key!r}, found none: an empty exclusive write cannot report a loss")
+        raise ValueError(
+            f"expected at least one byte to create {key!r}, found none: an empty exclusive write cannot "
+            "report a loss"
+        )
 
 
 def under(prefix: str) -> str:
@@ -112,15 +126,16 @@ def under(prefix: str) -> str:
 def open_store(url: str) -> ObjectStore:
     """The store at a url: a path, `file:///path`, `memory://name` (one process) or `s3://bucket/prefix`.
 
-    S3 takes its endpoint and credentials from the usual AWS environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ..., or a profile or role).
-    No request is made here. Raises ValueError for a url that is not understood or carries credentials, StoreError where a local root
-    cannot be one.
+    S3 takes its endpoint and credentials from the usual AWS environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID,
+    ..., or a profile or role). No request is made here. Raises ValueError for a url that is not understood or
+    carries credentials, StoreError where a local root cannot be one.
     """
     scheme, separator, rest = url.partition("://")
     if separator and scheme in ("s3", "memory") and re.search(r"[@?#]", rest):
         # The url itself is not repeated: what stands before the @ or after the ? may be a secret.
         raise ValueError(
-            f"expected {scheme}://NAME/PREFIX without '@', '?' or '#', found one of them: take credentials and options out of the url and"
+            f"expected {scheme}://NAME/PREFIX without '@', '?' or '#', found one of them: take credentials "
+            "and options out of the url and"
             " give them in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL)"
         )
     if separator and scheme == "s3":
@@ -137,4 +152,7 @@ def open_store(url: str) -> ObjectStore:
         if separator and not rest.startswith("/"):
             raise ValueError(f"expected file:///path with three slashes, found {url!r}")
         return LocalStore(unquote(rest) if separator else url)
-    raise ValueError(f"expected a path, file:///path, memory://name or s3://bucket/prefix, found a url of scheme {scheme!r}")
+    raise ValueError(
+        "expected a path, file:///path, memory://name or s3://bucket/prefix, found a url of scheme "
+        f"{scheme!r}"
+    )

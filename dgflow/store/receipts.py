@@ -1,7 +1,8 @@
-"""What is written about a piece of work: the receipt that commits it, and the manifest that lists the receipts of a slice.
+"""What is written about a piece of work: the receipt that commits it, and the manifest that lists the
+receipts of a slice.
 
-Promises that what parses is well-formed and consistent with itself. Where these records are kept, and that the data they name is there,
-is left to `step_store`.
+Promises that what parses is well-formed and consistent with itself. Where these records are kept, and that
+the data they name is there, is left to `step_store`.
 """
 
 import json
@@ -28,7 +29,8 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def encoded(self) -> bytes:
-        """Canonical JSON. Raises ValueError, naming the field, for a value without a stable form (a NaN in `metrics`, say)."""
+        """Canonical JSON. Raises ValueError, naming the field, for a value without a stable form (a NaN in
+        `metrics`, say)."""
         return canonical_json(self.model_dump()).encode()
 
 
@@ -55,7 +57,10 @@ class Receipt(_Record):
     def _consistent(self) -> Self:
         _check_inputs(self.inputs, self.inputs_sha256)
         if not self.part.endswith(f"/{self.number:05d}") or self.sha256[:16] not in self.key:
-            raise ValueError(f"expected number {self.number} in part {self.part!r} and sha256 {self.sha256[:16]}... in key {self.key!r}")
+            raise ValueError(
+                f"expected number {self.number} in part {self.part!r} and sha256 {self.sha256[:16]}... in "
+                f"key {self.key!r}"
+            )
         return self
 
 
@@ -73,7 +78,8 @@ class ManifestEntry(_Record):
 
 
 class Manifest(_Record):
-    """The samples [start, stop) as whole shards in index order; where a slice ends inside its last shard, readers trim."""
+    """The samples [start, stop) as whole shards in index order; where a slice ends inside its last shard,
+    readers trim."""
 
     start: int
     stop: int
@@ -84,7 +90,8 @@ class Manifest(_Record):
 
     @property
     def digest(self) -> str:
-        """What steps that read this slice record: of the rows alone, so that times and file formats do not change it."""
+        """What steps that read this slice record: of the rows alone, so that times and file formats do not
+        change it."""
         rows = [[entry.start, entry.stop, entry.rows_sha256] for entry in self.entries]
         return fingerprint({"start": self.start, "stop": self.stop, "rows": rows})
 
@@ -98,14 +105,24 @@ class Manifest(_Record):
         receipts: Sequence[Receipt],
         remarks: Sequence[str] = (),
     ) -> Self:
-        """The manifest of [start, stop) from receipts and their keys, in index order. Raises ValueError where they are not its shards."""
+        """The manifest of [start, stop) from receipts and their keys, in index order.
+
+        Raises ValueError where they are not its shards.
+        """
         entries: list[ManifestEntry] = []
         for key, receipt in zip(keys, receipts, strict=True):
             if changed := differences(receipt.inputs, dict(inputs)):
-                raise ValueError(f"{key}: expected a shard made from the inputs of this slice, found others: {'; '.join(changed)}")
+                raise ValueError(
+                    f"{key}: expected a shard made from the inputs of this slice, found others: "
+                    f"{'; '.join(changed)}"
+                )
             if receipt.start is None or receipt.stop is None:
-                raise ValueError(f"{key}: expected a shard of samples, found an artefact without an index range")
-            fields = receipt.model_dump(include={"number", "key", "start", "stop", "sha256", "rows_sha256", "bytes"})
+                raise ValueError(
+                    f"{key}: expected a shard of samples, found an artefact without an index range"
+                )
+            fields = receipt.model_dump(
+                include={"number", "key", "start", "stop", "sha256", "rows_sha256", "bytes"}
+            )
             entries.append(ManifestEntry(receipt=key, **fields))
         _check_cover(start, stop, entries)
         return cls(
@@ -132,7 +149,9 @@ def parse_record(model: type[Record], data: bytes, key: str, url: str) -> Record
     try:
         return model.model_validate(parse_json(data, key, url))
     except ValidationError as error:
-        raise CorruptObject(f"{key} in {url}: expected a {model.__name__.lower()}, found one that is not consistent: {error}") from error
+        raise CorruptObject(
+            f"{key} in {url}: expected a {model.__name__.lower()}, found one that is not consistent: {error}"
+        ) from error
 
 
 def parse_json(data: bytes, key: str, url: str) -> dict[str, Any]:
@@ -140,29 +159,43 @@ def parse_json(data: bytes, key: str, url: str) -> dict[str, Any]:
     try:
         found = json.loads(data)
     except ValueError as error:
-        raise CorruptObject(f"{key} in {url}: expected JSON, found {len(data)} bytes that are not ({error})") from error
+        raise CorruptObject(
+            f"{key} in {url}: expected JSON, found {len(data)} bytes that are not ({error})"
+        ) from error
     if not isinstance(found, dict):
         raise CorruptObject(f"{key} in {url}: expected a JSON object, found {type(found).__name__}")
     return found
 
 
 def _check_cover(start: int, stop: int, entries: Sequence[ManifestEntry]) -> None:
-    """Raise ValueError unless these shards follow one another, each is needed, and together they hold [start, stop)."""
+    """Raise ValueError unless these shards follow one another, each is needed, and together they hold [start,
+    stop)."""
     if not 0 <= start < stop:
         raise ValueError(f"expected 0 <= start < stop, found start {start} and stop {stop}")
     if not entries:
         raise ValueError(f"expected shards that hold [{start}, {stop}), found none")
     for entry in entries:
         if not entry.start < entry.stop:
-            raise ValueError(f"expected a shard of at least one index, found [{entry.start}, {entry.stop}) at {entry.receipt}")
+            raise ValueError(
+                f"expected a shard of at least one index, found [{entry.start}, {entry.stop}) at "
+                f"{entry.receipt}"
+            )
     for before, after in pairwise(entries):
         if before.stop != after.start:
-            raise ValueError(f"expected a shard that begins at {before.stop}, found [{after.start}, {after.stop}) at {after.receipt}")
+            raise ValueError(
+                f"expected a shard that begins at {before.stop}, found [{after.start}, {after.stop}) at "
+                f"{after.receipt}"
+            )
     first, last = entries[0], entries[-1]
     if not first.start <= start < first.stop or not last.start < stop <= last.stop:
-        raise ValueError(f"expected whole shards that hold [{start}, {stop}) and no more, found [{first.start}, {last.stop})")
+        raise ValueError(
+            f"expected whole shards that hold [{start}, {stop}) and no more, found [{first.start}, "
+            f"{last.stop})"
+        )
 
 
 def _check_inputs(inputs: dict[str, str], inputs_sha256: str) -> None:
     if fingerprint(inputs) != inputs_sha256:
-        raise ValueError(f"expected inputs_sha256 {fingerprint(inputs)} for these inputs, found {inputs_sha256}")
+        raise ValueError(
+            f"expected inputs_sha256 {fingerprint(inputs)} for these inputs, found {inputs_sha256}"
+        )

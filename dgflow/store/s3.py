@@ -1,11 +1,13 @@
-"""Objects in an S3 bucket, or in anything that speaks S3 and honours `If-None-Match: *` (AWS, SeaweedFS, MinIO, Ceph, R2, ...).
+"""Objects in an S3 bucket, or in anything that speaks S3 and honours `If-None-Match: *` (AWS, SeaweedFS,
+MinIO, Ceph, R2, ...).
 
-Promises what `ObjectStore` does. Endpoint, region and credentials come from the usual AWS environment, profile or role, and are read
-where the first request is made: an instance carries the bucket and prefix only, so that it can be pickled into a log without harm.
+Promises what `ObjectStore` does. Endpoint, region and credentials come from the usual AWS environment,
+profile or role, and are read where the first request is made: an instance carries the bucket and prefix only,
+so that it can be pickled into a log without harm.
 
-A create that was repeated after a lost reply meets its own object, and looks like a loss. botocore and s3fs repeat requests, which is
-turned off here, and so does aiohttp beneath them, which cannot be: so every create carries a name of its own, and one that seems lost
-looks up whose name the object bears.
+A create that was repeated after a lost reply meets its own object, and looks like a loss. botocore and s3fs
+repeat requests, which is turned off here, and so does aiohttp beneath them, which cannot be: so every create
+carries a name of its own, and one that seems lost looks up whose name the object bears.
 """
 
 import contextlib
@@ -34,7 +36,13 @@ from dgflow.store.s3_errors import (
     status,
 )
 
-BACK_OFF = (0.25, 0.5, 1.0, 2.0, 4.0)  # seconds before each repetition, halved to doubled at random: six attempts, about 8 s
+BACK_OFF = (
+    0.25,
+    0.5,
+    1.0,
+    2.0,
+    4.0,
+)  # seconds before each repetition, halved to doubled at random: six attempts, about 8 s
 PATIENCE = 300.0  # seconds in which a request is repeated to a store that has answered before
 _LONGEST_PAUSE = 20.0  # seconds
 _CONNECT_SECONDS, _SILENT_SECONDS = 10, 60  # without a connection; without a byte of a reply
@@ -51,7 +59,10 @@ class S3Store:
     shared = True
 
     def __init__(self, path: str) -> None:
-        """`path` is `bucket` or `bucket/prefix`. Makes no request. Raises ValueError where there is no bucket name."""
+        """`path` is `bucket` or `bucket/prefix`. Makes no request.
+
+        Raises ValueError where there is no bucket name.
+        """
         bucket, _, prefix = path.partition("/")
         if not bucket:
             raise ValueError("expected s3://bucket/prefix, found no bucket")
@@ -62,7 +73,9 @@ class S3Store:
         self._root = f"{prefix}/" if prefix else ""
         self._connections: dict[int, s3fs.S3FileSystem] = {}
         self._answered = False  # it is there, and worth waiting for
-        self._silent_since: float | None = None  # since when this process has been waiting and has said so, by `time.monotonic`
+        self._silent_since: float | None = (
+            None  # since when this process has been waiting and has said so, by `time.monotonic`
+        )
 
     def __reduce__(self) -> tuple[object, tuple[str], dict[str, Any]]:
         return S3Store, (self._path,), {"_answered": self._answered}
@@ -88,13 +101,18 @@ class S3Store:
     def create(self, key: str, data: bytes) -> bool:
         check_new(key, data)
         if len(data) > LARGEST_CREATE:
-            raise ValueError(f"expected at most {LARGEST_CREATE} bytes to create {key!r}, found {len(data)}: use put for large data")
+            raise ValueError(
+                f"expected at most {LARGEST_CREATE} bytes to create {key!r}, found {len(data)}: use put "
+                "for large data"
+            )
         path = f"{self._bucket}/{self._root}{key}"
         writer = uuid.uuid4().hex
 
         def attempt(filesystem: s3fs.S3FileSystem) -> bool:
             try:
-                filesystem.pipe_file(path, data, mode="create", Metadata={_WRITER: writer}, timeout=_write_seconds(data))
+                filesystem.pipe_file(
+                    path, data, mode="create", Metadata={_WRITER: writer}, timeout=_write_seconds(data)
+                )
             except OSError as error:  # s3fs has no exception of its own for a precondition that failed
                 if status(error) == 412:
                     return False
@@ -124,7 +142,9 @@ class S3Store:
 
     def names(self) -> "list[str]":  # quoted: `list` is a method here
         pages = self._pages("list the root", self._root, Delimiter="/")
-        found = [item for page in pages for item in (*page.get("Contents", []), *page.get("CommonPrefixes", []))]
+        found = [
+            item for page in pages for item in (*page.get("Contents", []), *page.get("CommonPrefixes", []))
+        ]
         keys = [item.get("Key") or item["Prefix"] for item in found]
         return sorted({key.removeprefix(self._root).rstrip("/") for key in keys} - {""})
 
@@ -134,14 +154,20 @@ class S3Store:
         while more is not None:
             page = self.request(
                 attempted,
-                lambda fs, more=more: fs.call_s3("list_objects_v2", Bucket=self._bucket, Prefix=folder, **options, **more),
+                lambda fs, more=more: fs.call_s3(
+                    "list_objects_v2", Bucket=self._bucket, Prefix=folder, **options, **more
+                ),
             )
             yield page
             more = {"ContinuationToken": page["NextContinuationToken"]} if page.get("IsTruncated") else None
 
     def delete(self, key: str) -> None:
         name = self._root + check_key(key)
-        self.request(f"delete {key}", lambda fs: fs.call_s3("delete_object", Bucket=self._bucket, Key=name), may_lack=True)
+        self.request(
+            f"delete {key}",
+            lambda fs: fs.call_s3("delete_object", Bucket=self._bucket, Key=name),
+            may_lack=True,
+        )
 
     def now(self) -> float:
         name = f"{self._root}dgflow.json"
@@ -163,13 +189,22 @@ class S3Store:
 
     def _head(self, key: str) -> dict[str, Any] | None:
         name = self._root + check_key(key)
-        return self.request(f"look up {key}", lambda fs: fs.call_s3("head_object", Bucket=self._bucket, Key=name), may_lack=True)
+        return self.request(
+            f"look up {key}",
+            lambda fs: fs.call_s3("head_object", Bucket=self._bucket, Key=name),
+            may_lack=True,
+        )
 
-    def request(self, attempted: str, call: Callable[[s3fs.S3FileSystem], Any], may_lack: bool = False) -> Any:
-        """Make a request, repeating it after errors that pass. `may_lack`: return None where there is no such object.
+    def request(
+        self, attempted: str, call: Callable[[s3fs.S3FileSystem], Any], may_lack: bool = False
+    ) -> Any:
+        """Make a request, repeating it after errors that pass. `may_lack`: return None where there is no such
+        object.
 
-        A store that has answered before, in this process or in that which this instance was pickled in, is waited for: for PATIENCE in
-        all, so that a run goes on when the store is up again. One that never answered has a wrong address, and fails after `BACK_OFF`.
+        A store that has answered before, in this process or in that which this instance was pickled in, is
+            waited for: for PATIENCE in
+        all, so that a run goes on when the store is up again. One that never answered has a wrong address,
+            and fails after `BACK_OFF`.
         """
         began, attempts = time.monotonic(), 0
         while True:
@@ -184,7 +219,9 @@ class S3Store:
                 if not transient or (attempts > len(BACK_OFF) and not (self._answered and waited < PATIENCE)):
                     self._silent_since = None
                     tried = f"{attempts} attempts" + (f" in {waited:.0f} s" if waited > PATIENCE else "")
-                    raise store_error(attempted, self.url, *explained(error, self._bucket, configured_endpoint(), tried)) from error
+                    raise store_error(
+                        attempted, self.url, *explained(error, self._bucket, configured_endpoint(), tried)
+                    ) from error
                 if attempts > len(BACK_OFF):
                     self._tell_of_silence(error)
             else:
@@ -195,7 +232,13 @@ class S3Store:
     def _tell_of_silence(self, error: Exception) -> None:
         if self._silent_since is None:
             self._silent_since = time.monotonic()
-            _log.warning("%s does not answer (%s: %s); waiting up to %.0f s for it", self.url, type(error).__name__, error, PATIENCE)
+            _log.warning(
+                "%s does not answer (%s: %s); waiting up to %.0f s for it",
+                self.url,
+                type(error).__name__,
+                error,
+                PATIENCE,
+            )
 
     def _heard(self) -> None:
         self._answered = True
@@ -216,9 +259,13 @@ class S3Store:
                 "max_pool_connections": _MANY,
                 "retries": {"total_max_attempts": 1},
             }
-            filesystem = s3fs.S3FileSystem(anon=False, use_listings_cache=False, skip_instance_cache=True, config_kwargs=config)
+            filesystem = s3fs.S3FileSystem(
+                anon=False, use_listings_cache=False, skip_instance_cache=True, config_kwargs=config
+            )
             filesystem.retries = 1
-            self._connections.setdefault(pid, filesystem)  # one for all threads: connecting takes a tenth of a second
+            self._connections.setdefault(
+                pid, filesystem
+            )  # one for all threads: connecting takes a tenth of a second
         filesystem = self._connections[pid]
         client: Any = filesystem.s3
         check_endpoint(client.meta.endpoint_url)  # that of a configuration file, too
@@ -226,12 +273,14 @@ class S3Store:
 
 
 def _pause(attempts: int) -> float:
-    """Seconds before the next of a request's attempts, at random, so that many workers do not come back at once."""
+    """Seconds before the next of a request's attempts, at random, so that many workers do not come back at
+    once."""
     if attempts <= len(BACK_OFF):
         return BACK_OFF[attempts - 1] * random.uniform(0.5, 2.0)
     return min(_LONGEST_PAUSE, BACK_OFF[-1] * 2 ** (attempts - len(BACK_OFF))) * random.uniform(0.5, 1.0)
 
 
 def _write_seconds(data: bytes) -> float:
-    """How long a write may take in all: nothing below ends one whose server falls silent before it has the whole of the body."""
+    """How long a write may take in all: nothing below ends one whose server falls silent before it has the
+    whole of the body."""
     return _SILENT_SECONDS + len(data) / _SLOWEST

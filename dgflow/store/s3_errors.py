@@ -1,6 +1,8 @@
-"""What an error of S3 means: whether it passes, what was found, what to do; and which endpoints are refused before a request is made.
+"""What an error of S3 means: whether it passes, what was found, what to do; and which endpoints are refused
+before a request is made.
 
-s3fs raises OSErrors whose cause is botocore's reply, and botocore and aiohttp have errors of their own; all of them are told apart here.
+s3fs raises OSErrors whose cause is botocore's reply, and botocore and aiohttp have errors of their own; all
+of them are told apart here.
 """
 
 import asyncio
@@ -17,8 +19,23 @@ from fsspec.exceptions import FSTimeoutError
 PLAIN_HTTP = "DGFLOW_PLAIN_HTTP"  # set to 1 to allow an endpoint without TLS
 
 _TRANSIENT_STATUS = {408, 409, 425, 429, 500, 502, 503, 504}
-_TRANSIENT_CODES = {"RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "InternalError", "BadDigest"}
-_TRANSIENT = (boto.ConnectionError, boto.HTTPClientError, ResponseParserError, FSTimeoutError, asyncio.TimeoutError, aiohttp.ClientError)
+_TRANSIENT_CODES = {
+    "RequestTimeout",
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "RequestLimitExceeded",
+    "InternalError",
+    "BadDigest",
+}
+_TRANSIENT = (
+    boto.ConnectionError,
+    boto.HTTPClientError,
+    ResponseParserError,
+    FSTimeoutError,
+    asyncio.TimeoutError,
+    aiohttp.ClientError,
+)
 RAISED = (OSError, boto.BotoCoreError, boto.ClientError, *_TRANSIENT)
 _NO_CREDENTIALS = (boto.NoCredentialsError, boto.PartialCredentialsError, boto.TokenRetrievalError)
 
@@ -53,7 +70,9 @@ def is_transient(error: BaseException) -> bool:
         return status(error) in _TRANSIENT_STATUS or code(error) in _TRANSIENT_CODES
     if _certificate_error(error):
         return False
-    return isinstance(error, _TRANSIENT) or (isinstance(error, OSError) and not isinstance(error, FileNotFoundError | PermissionError))
+    return isinstance(error, _TRANSIENT) or (
+        isinstance(error, OSError) and not isinstance(error, FileNotFoundError | PermissionError)
+    )
 
 
 def explained(error: Exception, bucket: str, endpoint: str | None, tried: str) -> tuple[str, str]:
@@ -65,8 +84,8 @@ def explained(error: Exception, bucket: str, endpoint: str | None, tried: str) -
     if untrusted := _certificate_error(error):
         return (
             f"the certificate of {where} is not trusted ({untrusted.verify_message})",
-            "for a server with a certificate of its own, give the file of the authority that signed it in AWS_CA_BUNDLE, on every host;"
-            " for any other, find out who answers there",
+            "for a server with a certificate of its own, give the file of the authority that signed it in "
+            "AWS_CA_BUNDLE, on every host; for any other, find out who answers there",
         )
     if found in ("NoSuchBucket", "InvalidBucketName"):
         return f"there is no bucket {bucket!r} ({found})", "create it, or correct the url or AWS_ENDPOINT_URL"
@@ -78,7 +97,10 @@ def explained(error: Exception, bucket: str, endpoint: str | None, tried: str) -
             f"check the credentials, and that they may get, put, list and delete in bucket {bucket!r}",
         )
     if number == 507 or found in ("QuotaExceeded", "XMinioStorageFull"):
-        return f"the storage is full ({found or number})", "free some space there, or use another root, and run again: nothing is lost"
+        return (
+            f"the storage is full ({found or number})",
+            "free some space there, or use another root, and run again: nothing is lost",
+        )
     if found is None and isinstance(error, _TRANSIENT):
         return (
             f"{where} does not answer after {tried} ({type(error).__name__}: {error})",
@@ -96,11 +118,14 @@ def check_configuration() -> None:
     """Raises ValueError for what the environment says and no request should be made with."""
     check_endpoint(configured_endpoint())
     if (bundle := os.environ.get("AWS_CA_BUNDLE")) and not os.path.exists(bundle):
-        raise ValueError(f"expected a file of certificates at {bundle}, which AWS_CA_BUNDLE names, found none on this host")
+        raise ValueError(
+            f"expected a file of certificates at {bundle}, which AWS_CA_BUNDLE names, found none on this host"
+        )
 
 
 def check_endpoint(endpoint: str | None) -> None:
-    """Raises ValueError for one that holds credentials, or that is reached over a network without TLS although nobody allowed it."""
+    """Raises ValueError for one that holds credentials, or that is reached over a network without TLS
+    although nobody allowed it."""
     if endpoint is None:
         return
     parts = urlsplit(endpoint)
@@ -108,9 +133,10 @@ def check_endpoint(endpoint: str | None) -> None:
         raise ValueError(f"expected AWS_ENDPOINT_URL without credentials; {_LOGIN}")
     if parts.scheme == "http" and not _is_loopback(parts.hostname) and os.environ.get(PLAIN_HTTP) != "1":
         raise ValueError(
-            f"expected an endpoint of S3 that begins with https://, found {endpoint}: without TLS whoever is on the way can read and alter"
-            " the data, and read the requests' signatures (secret keys are not sent). Use https://, with AWS_CA_BUNDLE for a certificate"
-            f" of your own, or set {PLAIN_HTTP}=1, on every host, where the network is yours alone"
+            f"expected an endpoint of S3 that begins with https://, found {endpoint}: without TLS whoever is "
+            "on the way can read and alter the data, and read the requests' signatures (secret keys are not "
+            f"sent). Use https://, with AWS_CA_BUNDLE for a certificate of your own, or set {PLAIN_HTTP}=1, "
+            "on every host, where the network is yours alone"
         )
 
 

@@ -1,8 +1,9 @@
 """Shards: columns of rows as the bytes of one Parquet or npz file, and the digest of the rows themselves.
 
-Promises that decoding gives back the dtypes, shapes and bits that were encoded, that a damaged page is an error and never other rows, and
-that equal columns give equal bytes with the same library versions. `rows_sha256` is of the decoded rows and so compares across formats,
-compression and versions. Where the bytes are kept, and under which name, is left to `step_store`.
+Promises that decoding gives back the dtypes, shapes and bits that were encoded, that a damaged page is an
+error and never other rows, and that equal columns give equal bytes with the same library versions.
+`rows_sha256` is of the decoded rows and so compares across formats, compression and versions. Where the bytes
+are kept, and under which name, is left to `step_store`.
 """
 
 import hashlib
@@ -25,18 +26,33 @@ Columns = dict[str, np.ndarray]
 
 Format = Literal["parquet", "npz"]
 
-_ROW_GROUP = 8 * 2**20  # bytes of uncompressed rows in a row group: small enough to stream, large enough to compress
-_UNREADABLE = (pa.ArrowException, OSError, EOFError, RuntimeError, KeyError, struct.error, zipfile.BadZipFile, zlib.error)
+_ROW_GROUP = (
+    8 * 2**20
+)  # bytes of uncompressed rows in a row group: small enough to stream, large enough to compress
+_UNREADABLE = (
+    pa.ArrowException,
+    OSError,
+    EOFError,
+    RuntimeError,
+    KeyError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that zip can express
 
 
 def encode_shard(columns: Columns, format: Format = "parquet") -> bytes:
-    """The file of these columns: Parquet (multi-dimensional columns as fixed-shape tensors, zstd, page checksums) or npz (not compressed).
+    """The file of these columns: Parquet (multi-dimensional columns as fixed-shape tensors, zstd, page
+    checksums) or npz (not compressed).
 
-    Raises ValueError for columns of unequal length, without rows, or of a dtype that is not bool, integer or float.
+    Raises ValueError for columns of unequal length, without rows, or of a dtype that is not bool, integer or
+    float.
     """
     rows = _check_columns(columns)
-    little = {name: np.ascontiguousarray(values, values.dtype.newbyteorder("<")) for name, values in columns.items()}
+    little = {
+        name: np.ascontiguousarray(values, values.dtype.newbyteorder("<")) for name, values in columns.items()
+    }
     if format == "npz":
         return _encode_npz(little)
     table = pa.table({name: _to_arrow(values) for name, values in little.items()})
@@ -49,8 +65,9 @@ def encode_shard(columns: Columns, format: Format = "parquet") -> bytes:
         row_group_size=max(1, int(_ROW_GROUP / row_bytes)),
         compression="zstd",
         write_page_checksum=True,
-        # Measured on smooth 32 x 32 images: 2.8 MB in 0.03 s, and 3.9 MB in 0.13 s plain (Parquet widens uint8 to 32 bits), and with
-        # dictionaries 2.8 MB in 0.06 s; float16 latents come out 8 % smaller than plain and dictionaries make them larger.
+        # Measured on smooth 32 x 32 images: 2.8 MB in 0.03 s, and 3.9 MB in 0.13 s plain (Parquet widens
+        # uint8 to 32 bits), and with dictionaries 2.8 MB in 0.06 s; float16 latents come out 8 % smaller than
+        # plain and dictionaries make them larger.
         use_dictionary=False,
         use_byte_stream_split=split,  # pyright: ignore[reportArgumentType] (a list of columns is documented, bool is annotated)
     )
@@ -58,7 +75,8 @@ def encode_shard(columns: Columns, format: Format = "parquet") -> bytes:
 
 
 def decode_shard(data: bytes, format: Format = "parquet", columns: Sequence[str] | None = None) -> Columns:
-    """The columns of a file made by `encode_shard`, all or those named; page checksums are verified and nothing is unpickled.
+    """The columns of a file made by `encode_shard`, all or those named; page checksums are verified and
+    nothing is unpickled.
 
     Raises ValueError where the file is damaged, or has no such column.
     """
@@ -71,13 +89,18 @@ def decode_shard(data: bytes, format: Format = "parquet", columns: Sequence[str]
         table = file.read(columns=names)
         return {name: _from_arrow(table.column(name)) for name in names}
     except _UNREADABLE as error:
-        raise ValueError(f"expected a whole {format} shard, found one that does not decode ({type(error).__name__}: {error})") from error
+        raise ValueError(
+            f"expected a whole {format} shard, found one that does not decode ({type(error).__name__}: "
+            f"{error})"
+        ) from error
 
 
 def rows_sha256(columns: Columns) -> str:
-    """The sha256 of the rows: for each column by name, its canonical JSON `[name, dtype, shape]`, a newline, and its C-order bytes.
+    """The sha256 of the rows: for each column by name, its canonical JSON `[name, dtype, shape]`, a newline,
+    and its C-order bytes.
 
-    dtypes and bytes are little-endian (`"<f4"`, `"|u1"`). Independent of the file format and of the order of the columns.
+    dtypes and bytes are little-endian (`"<f4"`, `"|u1"`). Independent of the file format and of the order of
+    the columns.
     """
     digest = hashlib.sha256()
     for name in sorted(columns):
@@ -88,9 +111,11 @@ def rows_sha256(columns: Columns) -> str:
 
 
 def check_shard(columns: Columns, start: int, stop: int) -> None:
-    """Raise ValueError unless these are good rows for the indices [start, stop); the message names the column and the first bad index.
+    """Raise ValueError unless these are good rows for the indices [start, stop); the message names the column
+    and the first bad index.
 
-    Good: an int64 column `index` equal to arange(start, stop), equal row counts, dtypes bool, integer or float, and finite floats.
+    Good: an int64 column `index` equal to arange(start, stop), equal row counts, dtypes bool, integer or
+        float, and finite floats.
     """
     if not 0 <= start < stop:
         raise ValueError(f"expected 0 <= start < stop, found start {start} and stop {stop}")
@@ -99,19 +124,24 @@ def check_shard(columns: Columns, start: int, stop: int) -> None:
         raise ValueError(f"expected a column 'index', found {sorted(columns)}")
     index = columns["index"]
     if index.dtype != np.int64 or index.ndim != 1:
-        raise ValueError(f"column 'index': expected int64 of shape (rows,), found {index.dtype} of shape {index.shape}")
+        raise ValueError(
+            f"column 'index': expected int64 of shape (rows,), found {index.dtype} of shape {index.shape}"
+        )
     if rows != stop - start:
         raise ValueError(f"expected {stop - start} rows for the indices {start} to {stop}, found {rows}")
     wrong = np.flatnonzero(index != np.arange(start, stop))
     if wrong.size:
-        raise ValueError(f"column 'index': expected {start + wrong[0]} at row {wrong[0]}, found {index[wrong[0]]}")
+        raise ValueError(
+            f"column 'index': expected {start + wrong[0]} at row {wrong[0]}, found {index[wrong[0]]}"
+        )
     for name, values in columns.items():
         if values.dtype.kind == "f":
             finite = np.isfinite(values).reshape(rows, -1).all(axis=1)
             if not finite.all():
                 bad = np.flatnonzero(~finite)
                 raise ValueError(
-                    f"column {name!r}: expected finite values, found NaN or infinity at index {start + bad[0]} (and in {bad.size} of {rows}"
+                    f"column {name!r}: expected finite values, found NaN or infinity at index "
+                    f"{start + bad[0]} (and in {bad.size} of {rows}"
                     " rows in all); look for an overflow in reduced precision or a diverged network"
                 )
 
@@ -123,9 +153,14 @@ def _check_columns(columns: Columns) -> int:
         if not name.isidentifier():
             raise ValueError(f"expected column names such as 'log_ratio', found {name!r}")
         if not isinstance(values, np.ndarray) or values.ndim == 0:
-            raise ValueError(f"column {name!r}: expected an array with rows first, found {type(values).__name__}")
+            raise ValueError(
+                f"column {name!r}: expected an array with rows first, found {type(values).__name__}"
+            )
         if values.dtype.kind not in "biuf" or values.dtype.itemsize > 8:
-            raise ValueError(f"column {name!r}: expected a dtype of bool, integer or float of at most 64 bits, found {values.dtype}")
+            raise ValueError(
+                f"column {name!r}: expected a dtype of bool, integer or float of at most 64 bits, found "
+                f"{values.dtype}"
+            )
         if not values.size:
             raise ValueError(f"column {name!r}: expected at least one value, found shape {values.shape}")
         counts[name] = len(values)
@@ -139,7 +174,9 @@ def _to_arrow(values: np.ndarray) -> pa.Array:
         return pa.array(values)
     flat = pa.array(values.reshape(-1))
     kind = pa.fixed_shape_tensor(flat.type, values.shape[1:])
-    return pa.ExtensionArray.from_storage(kind, pa.FixedSizeListArray.from_arrays(flat, math.prod(values.shape[1:])))
+    return pa.ExtensionArray.from_storage(
+        kind, pa.FixedSizeListArray.from_arrays(flat, math.prod(values.shape[1:]))
+    )
 
 
 def _leaf(name: str, values: np.ndarray) -> str:
@@ -150,7 +187,9 @@ def _leaf(name: str, values: np.ndarray) -> str:
 def _from_arrow(column: pa.ChunkedArray) -> np.ndarray:
     """Arrow bools are bits and have to be copied; the rest is copied too, so that callers may write into it."""
     shape = (len(column), *(column.type.shape if isinstance(column.type, pa.FixedShapeTensorType) else ()))
-    chunks = [chunk.storage.flatten() if isinstance(chunk, pa.ExtensionArray) else chunk for chunk in column.chunks]
+    chunks = [
+        chunk.storage.flatten() if isinstance(chunk, pa.ExtensionArray) else chunk for chunk in column.chunks
+    ]
     flat = np.concatenate([chunk.to_numpy(zero_copy_only=False) for chunk in chunks])
     return flat.reshape(shape)
 
@@ -158,7 +197,9 @@ def _from_arrow(column: pa.ChunkedArray) -> np.ndarray:
 def _check_names(columns: Sequence[str], found: Sequence[str]) -> None:
     missing = [name for name in columns if name not in found]
     if missing:
-        raise ValueError(f"expected the columns {list(columns)}, found {sorted(found)}: there is no {missing[0]!r}")
+        raise ValueError(
+            f"expected the columns {list(columns)}, found {sorted(found)}: there is no {missing[0]!r}"
+        )
 
 
 def _encode_npz(columns: Columns) -> bytes:

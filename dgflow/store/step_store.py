@@ -9,12 +9,13 @@
         manifests/0-50000-<inputs16>.json       sealed slices
         attempts/shards-00042.json              advisory
 
-A receipt's name holds the digest of the inputs that its work was made from (`inputs16`: 16 hex digits of `fingerprint(inputs)`), which is
-the point of this layout. What was made from a discriminator trained anew has another name, so a stale result can never be mistaken for a
-fresh one, nor stand in its way; a receipt is only ever created, so a late writer cannot alter anything; and one listing, without a read,
-tells what is done.
+A receipt's name holds the digest of the inputs that its work was made from (`inputs16`: 16 hex digits of
+`fingerprint(inputs)`), which is the point of this layout. What was made from a discriminator trained anew has
+another name, so a stale result can never be mistaken for a fresh one, nor stand in its way; a receipt is only
+ever created, so a late writer cannot alter anything; and one listing, without a read, tells what is done.
 
-Promises: a receipt means complete data with that sha256; each (folder, number, inputs) has one receipt for ever; a manifest holds each
+Promises: a receipt means complete data with that sha256; each (folder, number, inputs) has one receipt for
+    ever; a manifest holds each
 index once. Deciding what to build, with which inputs, and repairing and removing are left to others.
 """
 
@@ -26,7 +27,16 @@ from typing import Any
 
 from dgflow.store.identity import canonical_json, differences, fingerprint, sha256_hex
 from dgflow.store.objects import LARGEST_CREATE, Entry, ObjectStore, StoreError
-from dgflow.store.receipts import CorruptObject, Manifest, ManifestEntry, Receipt, Record, StepMismatch, parse_json, parse_record
+from dgflow.store.receipts import (
+    CorruptObject,
+    Manifest,
+    ManifestEntry,
+    Receipt,
+    Record,
+    StepMismatch,
+    parse_json,
+    parse_record,
+)
 from dgflow.store.shards import Columns, Format, check_shard, decode_shard, encode_shard, rows_sha256
 
 _RECEIPT = re.compile(r"(\d{5,})-([0-9a-f]{16})\.json")
@@ -46,9 +56,14 @@ class StepStore:
         self.name = f"{kind}-{fingerprint[:12]}"
 
     def declare(self, document: Mapping[str, Any]) -> None:
-        """Record what the step is, once. Raises StepMismatch, with the fields, where something else is recorded under this name."""
+        """Record what the step is, once.
+
+        Raises StepMismatch, with the fields, where something else is recorded under this name.
+        """
         try:
-            if self.store.create(f"{self.name}/step.json", canonical_json(self._declaration(document)).encode()):
+            if self.store.create(
+                f"{self.name}/step.json", canonical_json(self._declaration(document)).encode()
+            ):
                 return
         except StoreError:
             if self.recorded() is None:
@@ -59,7 +74,8 @@ class StepStore:
         return {"fingerprint": self.fingerprint, "document": dict(document)}
 
     def check(self, document: Mapping[str, Any]) -> None:
-        """Raises StepMismatch, with the fields, where something else than this is recorded; nothing recorded is fine."""
+        """Raises StepMismatch, with the fields, where something else than this is recorded; nothing recorded
+        is fine."""
         recorded = self.recorded()
         if recorded is not None and (changed := differences(recorded, self._declaration(document))):
             raise StepMismatch(
@@ -72,7 +88,8 @@ class StepStore:
         return read_step(self.store, self.name)
 
     def committed(self, folder: str) -> dict[int, dict[str, str]]:
-        """All receipts of a folder, by one listing: number -> {first 16 hex digits of the inputs' fingerprint: receipt key}."""
+        """All receipts of a folder, by one listing: number -> {first 16 hex digits of the inputs'
+        fingerprint: receipt key}."""
         found: dict[int, dict[str, str]] = {}
         prefix = f"{self.name}/{folder}"
         for entry in self.store.list(prefix):
@@ -93,12 +110,16 @@ class StepStore:
         return self.store.size(self.key(folder, number, inputs)) is not None
 
     def receipt(self, key: str) -> Receipt:
-        """The receipt at a key. Raises FileNotFoundError where there is none, CorruptObject where it is not the receipt of that name."""
+        """The receipt at a key. Raises FileNotFoundError where there is none, CorruptObject where it is not
+        the receipt of that name."""
         return self._checked_receipt(key, self.store.get(key))
 
     def receipts(self, keys: Sequence[str]) -> list[Receipt]:
         """As `receipt`, in the order of `keys`, read concurrently where that helps."""
-        return [self._checked_receipt(key, data) for key, data in zip(keys, self.store.get_many(keys), strict=True)]
+        return [
+            self._checked_receipt(key, data)
+            for key, data in zip(keys, self.store.get_many(keys), strict=True)
+        ]
 
     def commit(
         self,
@@ -116,11 +137,13 @@ class StepStore:
         versions: Mapping[str, str],
         metrics: Mapping[str, Any] = {},
     ) -> Receipt:
-        """Store data and commit it with a receipt; returns the receipt that stands, which another attempt may have made before.
+        """Store data and commit it with a receipt; returns the receipt that stands, which another attempt may
+        have made before.
 
-        `folder` is `shards` or another, such as `epochs`; `suffix` the data's file name extension, such as `safetensors`. Safe to repeat
-        after any error, in any number of processes at once: the first receipt wins, and a later attempt's data, equal or not, is left for
-        `gc`. Repeating it also puts back data that was lost or damaged, if it comes out as the same bytes. Raises StoreError.
+        `folder` is `shards` or another, such as `epochs`; `suffix` the data's file name extension, such as
+        `safetensors`. Safe to repeat after any error, in any number of processes at once: the first receipt
+        wins, and a later attempt's data, equal or not, is left for `gc`. Repeating it also puts back data
+        that was lost or damaged, if it comes out as the same bytes. Raises StoreError.
         """
         sha256 = sha256_hex(data)
         prefix = "" if folder == "shards" else f"{folder}-"
@@ -143,11 +166,15 @@ class StepStore:
         )
         encoded = receipt.encoded()
         made = 0 < len(data) <= LARGEST_CREATE and self.store.create(receipt.key, data)
-        if not made:  # there already, perhaps damaged, perhaps an old orphan: written again, it is whole, and too young for gc
+        # There already, perhaps damaged, perhaps an old orphan: written again, it is whole, and too young for
+        # gc
+        if not made:
             self.store.put(receipt.key, data)
         standing = self._create_record(self._receipt_key(receipt), receipt, encoded)
         if not made and standing.key == receipt.key and self.store.size(receipt.key) is None:
-            self.store.put(receipt.key, data)  # a gc that had seen the orphan took what was written over it (see steps/gc.py)
+            self.store.put(
+                receipt.key, data
+            )  # a gc that had seen the orphan took what was written over it (see steps/gc.py)
         return standing
 
     def write_shard(
@@ -164,7 +191,10 @@ class StepStore:
         versions: Mapping[str, str],
         metrics: Mapping[str, Any] = {},
     ) -> Receipt:
-        """Check, encode and commit the samples [start, stop) as shard `number`. Raises ValueError for bad rows, else as `commit`."""
+        """Check, encode and commit the samples [start, stop) as shard `number`.
+
+        Raises ValueError for bad rows, else as `commit`.
+        """
         check_shard(columns, start, stop)
         return self.commit(
             "shards",
@@ -182,7 +212,10 @@ class StepStore:
         )
 
     def read(self, entry: Receipt | ManifestEntry) -> bytes:
-        """The committed data, verified. Raises CorruptObject, naming the step and the part, where it is missing or altered."""
+        """The committed data, verified.
+
+        Raises CorruptObject, naming the step and the part, where it is missing or altered.
+        """
         part = entry.part if isinstance(entry, Receipt) else f"shards/{entry.number:05d}"
         try:
             data = self.store.get(entry.key)
@@ -194,19 +227,32 @@ class StepStore:
                 return data
             found = f"{len(data)} bytes with sha256 {sha256}"
         raise CorruptObject(
-            f"{self.name} {part}: expected {entry.bytes} bytes with sha256 {entry.sha256} at {entry.key} in {self.store.url},"
+            f"{self.name} {part}: expected {entry.bytes} bytes with sha256 {entry.sha256} at {entry.key} "
+            f"in {self.store.url},"
             f" found {found}; run `verify` to see what else is damaged, and `verify --repair` to rebuild it"
         )
 
     def read_shard(self, entry: Receipt | ManifestEntry, columns: Sequence[str] | None = None) -> Columns:
-        """The rows of a shard, all columns or those named. Raises CorruptObject as `read`, ValueError for a column that is not there."""
+        """The rows of a shard, all columns or those named.
+
+        Raises CorruptObject as `read`, ValueError for a column that is not there.
+        """
         return decoded(entry, self.read(entry), columns)
 
-    def seal(self, start: int, stop: int, inputs: Mapping[str, str], keys: Sequence[str], remarks: Sequence[str] = ()) -> Manifest:
-        """Write the manifest of the samples [start, stop): `keys` are the receipts, in index order, of the shards that hold them.
+    def seal(
+        self,
+        start: int,
+        stop: int,
+        inputs: Mapping[str, str],
+        keys: Sequence[str],
+        remarks: Sequence[str] = (),
+    ) -> Manifest:
+        """Write the manifest of the samples [start, stop): `keys` are the receipts, in index order, of the
+        shards that hold them.
 
-        Raises ValueError where the shards do not follow one another or hold more or less than the slice, or were made from other inputs;
-        CorruptObject where a data object is missing or has another size; StepMismatch where the slice was sealed with other shards.
+        Raises ValueError where the shards do not follow one another or hold more or less than the slice, or
+        were made from other inputs; CorruptObject where a data object is missing or has another size;
+        StepMismatch where the slice was sealed with other shards.
         """
         manifest = Manifest.of(start, stop, inputs, keys, self.receipts(keys), remarks)
         self._check_present(manifest.entries)
@@ -215,7 +261,10 @@ class StepStore:
         if standing != manifest:
             changed = differences(standing.model_dump(), manifest.model_dump())
             found = "; ".join(changed[:5])
-            raise StepMismatch(f"{key} in {self.store.url} was sealed with other shards: {found}. Keep those, or use another root")
+            raise StepMismatch(
+                f"{key} in {self.store.url} was sealed with other shards: {found}. Keep those, or use "
+                "another root"
+            )
         return manifest
 
     def manifest(self, start: int, stop: int, inputs: Mapping[str, str]) -> Manifest | None:
@@ -226,7 +275,10 @@ class StepStore:
         except FileNotFoundError:
             return None
         if (found.start, found.stop, found.inputs) != (start, stop, dict(inputs)):
-            raise CorruptObject(f"{key} in {self.store.url}: expected the manifest of that slice and those inputs, found another")
+            raise CorruptObject(
+                f"{key} in {self.store.url}: expected the manifest of that slice and those inputs, found "
+                "another"
+            )
         return found
 
     def discard(self, key: str) -> None:
@@ -241,18 +293,26 @@ class StepStore:
     def note_attempt(self, folder: str, number: int, record: Mapping[str, Any]) -> None:
         """Leave word of an attempt, for `status`. Advisory: a failure is logged and never raised."""
         try:
-            self.store.put(f"{self.name}/attempts/{folder}-{number:05d}.json", canonical_json(dict(record)).encode())
+            self.store.put(
+                f"{self.name}/attempts/{folder}-{number:05d}.json", canonical_json(dict(record)).encode()
+            )
         except Exception as error:
             _log.warning("could not note an attempt of %s %s/%05d: %s", self.name, folder, number, error)
 
     def noted(self, folder: str) -> dict[int, Entry]:
-        """The objects that hold the latest attempt of each part of a folder, by number: one listing, and nothing is read."""
+        """The objects that hold the latest attempt of each part of a folder, by number: one listing, and
+        nothing is read."""
         prefix = f"{self.name}/attempts"
         pattern = re.compile(rf"{re.escape(f'{prefix}/{folder}')}-(\d+)\.json")
-        return {int(match[1]): entry for entry in self.store.list(prefix) if (match := pattern.fullmatch(entry.key))}
+        return {
+            int(match[1]): entry
+            for entry in self.store.list(prefix)
+            if (match := pattern.fullmatch(entry.key))
+        }
 
     def attempts(self, folder: str) -> dict[int, dict[str, Any]]:
-        """The latest attempt of each part of a folder, by number; parts whose record is missing or unreadable are left out."""
+        """The latest attempt of each part of a folder, by number; parts whose record is missing or unreadable
+        are left out."""
         found: dict[int, dict[str, Any]] = {}
         try:
             keys = {entry.key: number for number, entry in self.noted(folder).items()}
@@ -263,7 +323,8 @@ class StepStore:
         return found
 
     def _create_record(self, key: str, record: Record, encoded: bytes) -> Record:
-        """Create the record, or return the one that stands: after a loss, or an error that may have come after the write."""
+        """Create the record, or return the one that stands: after a loss, or an error that may have come
+        after the write."""
         try:
             if self.store.create(key, encoded):
                 return record
@@ -278,7 +339,10 @@ class StepStore:
     def _checked_receipt(self, key: str, data: bytes) -> Receipt:
         receipt = parse_record(Receipt, data, key, self.store.url)
         if self._receipt_key(receipt) != key:
-            raise CorruptObject(f"{key} in {self.store.url}: expected the receipt of that name, found one of {self._receipt_key(receipt)}")
+            raise CorruptObject(
+                f"{key} in {self.store.url}: expected the receipt of that name, found one of "
+                f"{self._receipt_key(receipt)}"
+            )
         return receipt
 
     def _receipt_key(self, receipt: Receipt) -> str:
@@ -295,8 +359,8 @@ class StepStore:
             if listed.get(entry.key) != entry.bytes and (size := self.store.size(entry.key)) != entry.bytes:
                 found = "nothing" if size is None else f"{size} bytes"
                 raise CorruptObject(
-                    f"{self.name} shards/{entry.number:05d}: expected {entry.bytes} bytes at {entry.key} in {self.store.url},"
-                    f" found {found}; run `verify --repair` to rebuild it"
+                    f"{self.name} shards/{entry.number:05d}: expected {entry.bytes} bytes at {entry.key} in "
+                    f"{self.store.url}, found {found}; run `verify --repair` to rebuild it"
                 )
 
 
@@ -307,12 +371,18 @@ def made_from(committed: Mapping[int, Mapping[str, str]], inputs: Mapping[str, s
 
 
 def decoded(entry: Receipt | ManifestEntry, data: bytes, columns: Sequence[str] | None = None) -> Columns:
-    """The rows in a shard's data, all columns or those named. Raises ValueError for a column that is not there."""
+    """The rows in a shard's data, all columns or those named.
+
+    Raises ValueError for a column that is not there.
+    """
     return decode_shard(data, "npz" if entry.key.endswith(".npz") else "parquet", columns)
 
 
 def read_step(store: ObjectStore, name: str) -> dict[str, Any] | None:
-    """What `StepStore.declare` wrote in the folder `name`; None where nothing is declared. Raises CorruptObject."""
+    """What `StepStore.declare` wrote in the folder `name`; None where nothing is declared.
+
+    Raises CorruptObject.
+    """
     key = f"{name}/step.json"
     try:
         return parse_json(store.get(key), key, store.url)
@@ -320,13 +390,18 @@ def read_step(store: ObjectStore, name: str) -> dict[str, Any] | None:
         return None
 
 
-def read_rows(steps: StepStore, manifest: Manifest, start: int, stop: int, columns: Sequence[str] | None = None) -> Iterator[Columns]:
+def read_rows(
+    steps: StepStore, manifest: Manifest, start: int, stop: int, columns: Sequence[str] | None = None
+) -> Iterator[Columns]:
     """The samples [start, stop) of a sealed slice, a shard at a time in index order, trimmed to the range.
 
     Raises ValueError for a range that the manifest does not hold; CorruptObject as `StepStore.read`.
     """
     if not manifest.start <= start < stop <= manifest.stop:
-        raise ValueError(f"expected a range within the sealed samples [{manifest.start}, {manifest.stop}), found [{start}, {stop})")
+        raise ValueError(
+            f"expected a range within the sealed samples [{manifest.start}, {manifest.stop}), found "
+            f"[{start}, {stop})"
+        )
     for entry in manifest.entries:
         first, last = max(start, entry.start), min(stop, entry.stop)
         if first < last:

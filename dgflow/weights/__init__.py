@@ -1,1 +1,2 @@
-"""Published weight files: where they are, getting them whole, and reading them without running anything that is in them."""
+"""Published weight files: where they are, getting them whole, and reading them without running anything that
+is in them."""

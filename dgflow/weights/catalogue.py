@@ -1,7 +1,10 @@
-"""The official files: where they are, which network they fit, under which licence, and what was published with them.
+"""The official files: where they are, which network they fit, under which licence, and what was published
+with them.
 
-Promises facts that were looked up and nothing guessed: no checksum is listed, since none is known, and EDM's baseline pickles are left out,
-since the arguments of their networks are not. Loads no torch, so that recipes can be planned with it. Fetching is left to `fetch` and
+Promises facts that were looked up and nothing guessed: no checksum is listed, since none is known, and EDM's
+    baseline pickles are left out,
+since the arguments of their networks are not. Loads no torch, so that recipes can be planned with it.
+    Fetching is left to `fetch` and
 reading to `read`.
 """
 
@@ -23,7 +26,14 @@ _DRIVE = "https://drive.google.com"
 _NONE = "none stated"
 
 
-def _edm(data: str, network: networks.Network, size: int, classes: int = 0, fid: float | None = None, note: str = "") -> CatalogueFile:
+def _edm(
+    data: str,
+    network: networks.Network,
+    size: int,
+    classes: int = 0,
+    fid: float | None = None,
+    note: str = "",
+) -> CatalogueFile:
     return CatalogueFile(
         name=f"edm-{data}",
         file_name=f"edm-{data}.pkl",
@@ -40,7 +50,13 @@ def _edm(data: str, network: networks.Network, size: int, classes: int = 0, fid:
 
 
 def _edm_pair(
-    data: str, size: int, classes: int, channel_mult: list[int], dropout: float, fid: float | None = None, note: str = ""
+    data: str,
+    size: int,
+    classes: int,
+    channel_mult: list[int],
+    dropout: float,
+    fid: float | None = None,
+    note: str = "",
 ) -> list[CatalogueFile]:
     """The vp and the ve network of one data set; what was published, of the former."""
     vp, ve = (networks.edm(size, classes, kind, channel_mult, dropout) for kind in ("vp", "ve"))
@@ -76,7 +92,10 @@ _ADM_REFERENCE = CatalogueFile(
 
 
 def _inception(publisher: str, source: str, format: Format, page: str) -> CatalogueFile:
-    """The network that FID is measured with. All are TensorFlow's weights of 2015-12-05, under the licence that those were shared under."""
+    """The network that FID is measured with.
+
+    All are TensorFlow's weights of 2015-12-05, under the licence that those were shared under.
+    """
     return CatalogueFile(
         name=f"inception-2015-12-05{publisher}",
         file_name=source.rpartition("/")[2],
@@ -90,7 +109,14 @@ def _inception(publisher: str, source: str, format: Format, page: str) -> Catalo
     )
 
 
-def _adm(file: str, network: networks.Network, size: int, classes: int = 0, fid: float | None = None, note: str = "") -> CatalogueFile:
+def _adm(
+    file: str,
+    network: networks.Network,
+    size: int,
+    classes: int = 0,
+    fid: float | None = None,
+    note: str = "",
+) -> CatalogueFile:
     return CatalogueFile(
         name=f"adm-imagenet-{file.replace('_', '-')}",
         file_name=f"{file}.pt",
@@ -138,7 +164,9 @@ def _vae(kind: str, commit: str) -> CatalogueFile:
     )
 
 
-def _dg(name: str, file_name: str, drive_id: str, network: networks.Network, classes: int = 0) -> CatalogueFile:
+def _dg(
+    name: str, file_name: str, drive_id: str, network: networks.Network, classes: int = 0
+) -> CatalogueFile:
     """Discriminator Guidance's own files. They are on Google Drive, which answers programs with questions."""
     return CatalogueFile(
         name=f"dg-{name}",
@@ -173,7 +201,8 @@ _SOFT_TRUNCATION = CatalogueFile(
     format="soft_truncation",
     network=networks.SOFT_TRUNCATION_CELEBA,
     licence=_NONE,
-    page=f"{_DRIVE}/drive/folders/1Wyk0ucFW-QDS_g1EcPm361LWWgWqJ6L_ (CelebA, DDPM++ VP FID with ST, whatever it is called there)",
+    page=f"{_DRIVE}/drive/folders/1Wyk0ucFW-QDS_g1EcPm361LWWgWqJ6L_ (CelebA, DDPM++ VP FID with ST, "
+    "whatever it is called there)",
     image_size=64,
     classes=0,
     published_fid=1.90,
@@ -181,15 +210,36 @@ _SOFT_TRUNCATION = CatalogueFile(
 )
 
 _FILES = (
-    *_edm_pair("cifar10-32x32-uncond", 32, 0, [2, 2, 2], 0.13, 2.03, "35 evaluations, random seeds; 1.97 with EDM's seeds"),
-    *_edm_pair("cifar10-32x32-cond", 32, 10, [2, 2, 2], 0.13, 1.82, "35 evaluations, random seeds; 1.79 with EDM's seeds"),
+    *_edm_pair(
+        "cifar10-32x32-uncond",
+        32,
+        0,
+        [2, 2, 2],
+        0.13,
+        2.03,
+        "35 evaluations, random seeds; 1.97 with EDM's seeds",
+    ),
+    *_edm_pair(
+        "cifar10-32x32-cond",
+        32,
+        10,
+        [2, 2, 2],
+        0.13,
+        1.82,
+        "35 evaluations, random seeds; 1.79 with EDM's seeds",
+    ),
     *_edm_pair("ffhq-64x64-uncond", 64, 0, [1, 2, 2, 2], 0.05, 2.39, "79 evaluations"),
     *_edm_pair("afhqv2-64x64-uncond", 64, 0, [1, 2, 2, 2], 0.25),
     _edm("imagenet-64x64-cond-adm", networks.EDM_IMAGENET_64, 64, 1000, 1.36, "EDM's best sampler"),
     _fid_reference("cifar10-32x32", 32),
     _fid_reference("ffhq-64x64", 64),
     _ADM_REFERENCE,
-    _inception("", f"{_FIDELITY}/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth", "inception_pth", _FIDELITY),
+    _inception(
+        "",
+        f"{_FIDELITY}/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
+        "inception_pth",
+        _FIDELITY,
+    ),
     _inception(
         "-pytorch-fid",
         f"{_PYTORCH_FID}/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
@@ -202,20 +252,59 @@ _FILES = (
         "inception_torchscript",
         "https://github.com/NVlabs/stylegan2-ada-pytorch",
     ),
-    _inception("-openai", f"{_ADM}/ref_batches/classify_image_graph_def.pb", "inception_graph", f"{_ADM_PAGE}/tree/main/evaluations"),
+    _inception(
+        "-openai",
+        f"{_ADM}/ref_batches/classify_image_graph_def.pb",
+        "inception_graph",
+        f"{_ADM_PAGE}/tree/main/evaluations",
+    ),
     _adm("64x64_classifier", networks.CLASSIFIER_64, 64),
     _adm("256x256_classifier", networks.CLASSIFIER_256, 256),
-    _adm("256x256_diffusion", networks.adm_unet_256(1000), 256, 1000, 10.94, "without guidance; 4.59 with its classifier"),
+    _adm(
+        "256x256_diffusion",
+        networks.adm_unet_256(1000),
+        256,
+        1000,
+        10.94,
+        "without guidance; 4.59 with its classifier",
+    ),
     _adm("256x256_diffusion_uncond", networks.adm_unet_256(None), 256),
     _dit(256, 9.62, "without guidance; 2.27 with cfg_scale 1.5"),
     _dit(512, 3.04, "with guidance"),
     _vae("ema", "8937891f91ef6e9946cb7cf1b2e0207b1d8180bf"),
     _vae("mse", "ad7ac2cf88578c68f660449f60fe9496f35a1cbf"),
-    _dg("cifar10-classifier", "32x32_classifier.pt", "1gb68C13-QOt8yA6ZnnS6G5pVIlPO7j_y", networks.CLASSIFIER_32),
-    _dg("cifar10-uncond", "discriminator_60.pt", "1Mf3F1yGfWT8bO0_iOBX-PWG3O-OLROE2", networks.discriminator(512, False)),
-    _dg("cifar10-cond", "discriminator_250.pt", "1P1u7cz7kY1BJDPVrPNiFcksy_HCHY_bI", networks.discriminator(512, True), 10),
-    _dg("imagenet256-classifier", "32x32_classifier.pt", "1yxjvfIW6HvLSJHACkC5-5U46Mny81SSI", networks.CLASSIFIER_LATENT),
-    _dg("imagenet256-dit", "discriminator_7.pt", "1-2ytbvo7yG2X3Z65XNugBhPRKangvZgg", networks.discriminator(384, True), 1000),
+    _dg(
+        "cifar10-classifier",
+        "32x32_classifier.pt",
+        "1gb68C13-QOt8yA6ZnnS6G5pVIlPO7j_y",
+        networks.CLASSIFIER_32,
+    ),
+    _dg(
+        "cifar10-uncond",
+        "discriminator_60.pt",
+        "1Mf3F1yGfWT8bO0_iOBX-PWG3O-OLROE2",
+        networks.discriminator(512, False),
+    ),
+    _dg(
+        "cifar10-cond",
+        "discriminator_250.pt",
+        "1P1u7cz7kY1BJDPVrPNiFcksy_HCHY_bI",
+        networks.discriminator(512, True),
+        10,
+    ),
+    _dg(
+        "imagenet256-classifier",
+        "32x32_classifier.pt",
+        "1yxjvfIW6HvLSJHACkC5-5U46Mny81SSI",
+        networks.CLASSIFIER_LATENT,
+    ),
+    _dg(
+        "imagenet256-dit",
+        "discriminator_7.pt",
+        "1-2ytbvo7yG2X3Z65XNugBhPRKangvZgg",
+        networks.discriminator(384, True),
+        1000,
+    ),
     _LSGM,
     _SOFT_TRUNCATION,
 )

@@ -1,17 +1,19 @@
 """A weight file, kept in the root and checked against the sha256 that was locked when it was first used.
 
-Promises that the returned file has the locked digest, every time, and the digest that the caller or the catalogue knows, where one does;
-that what was locked once is never replaced; and that where the root has the file, no network is needed for it.
+Promises that the returned file has the locked digest, every time, and the digest that the caller or the
+catalogue knows, where one does; that what was locked once is never replaced; and that where the root has the
+file, no network is needed for it.
 
     weights/NAME.json                   the lock: sha256, size, source and time, written once
-    weights/NAME/<sha16>/FILE           the bytes, put there before the lock
-    weights/NAME/FILE                   where a person puts a file that cannot be downloaded
+    weights/NAME/<sha16>/FILE           the bytes, put there before the lock weights/NAME/FILE
+    where a person puts a file that cannot be downloaded
 
-NAME is the catalogue's, else the file's name and 12 digits of the sha256 of the source as it was given, which shows no secret of it: two
-urls that differ in their query alone are two files, and a url whose signature changes names another file each time.
+NAME is the catalogue's, else the file's name and 12 digits of the sha256 of the source as it was given, which
+shows no secret of it: two urls that differ in their query alone are two files, and a url whose signature
+changes names another file each time.
 
-`ObjectStore` reads and writes objects whole, so a file is held in memory once while it goes into the root or comes out of it. What a root
-other than a local folder has, is copied to the scratch folder of each host.
+`ObjectStore` reads and writes objects whole, so a file is held in memory once while it goes into the root or
+comes out of it. What a root other than a local folder has, is copied to the scratch folder of each host.
 """
 
 from __future__ import annotations
@@ -34,9 +36,11 @@ from dgflow.weights.sources import Source, obtain, parse_source
 
 @dataclass(frozen=True)
 class LocalFile:
-    """A file on this host whose content is known. It belongs to the root or to the scratch folder: read it, and leave it as it is.
+    """A file on this host whose content is known. It belongs to the root or to the scratch folder: read it,
+    and leave it as it is.
 
-    A file that turns out to be a bad one was locked all the same: an error about it should say that deleting `lock_key` in the root, once
+    A file that turns out to be a bad one was locked all the same: an error about it should say that deleting
+        `lock_key` in the root, once
     the right file is there to be found, makes the next use a first one.
     """
 
@@ -68,19 +72,25 @@ class _Wanted:
 
 
 def fetch(
-    root: ObjectStore | str, file: CatalogueFile | str, *, expected_sha256: str | None = None, scratch: Path | None = None
+    root: ObjectStore | str,
+    file: CatalogueFile | str,
+    *,
+    expected_sha256: str | None = None,
+    scratch: Path | None = None,
 ) -> LocalFile:
-    """The file on this host, complete and checked, from the root if it is there, else from its source, which puts it there.
+    """The file on this host, complete and checked, from the root if it is there, else from its source, which
+    puts it there.
 
     Args:
         root: the store, or its url.
-        file: of the catalogue, or a source as in `dgflow.weights.sources`; a relative path names another file in another folder.
+        file: of the catalogue, or a source as in `dgflow.weights.sources`; a relative path names another file
+            in another folder.
         expected_sha256: 64 hex digits, where they are known from elsewhere.
         scratch: folder for downloads and copies, by default `scratch_folder()`.
 
     Raises:
-        ValueError: a source that is not understood; a file that has to be fetched by hand, with where to put it; or one that is not the
-            expected one, which is then not kept.
+        ValueError: a source that is not understood; a file that has to be fetched by hand, with where to put
+            it; or one that is not the expected one, which is then not kept.
         CorruptObject: the file is not the one that was locked, with both digests.
         FileNotFoundError, StoreError: it cannot be had from its source, or the root cannot be used.
     """
@@ -90,7 +100,9 @@ def fetch(
     lock = read_lock(store, wanted.lock_key, wanted.name, wanted.folder)
     if lock is None:
         with alone(scratch, wanted.name):
-            lock = read_lock(store, wanted.lock_key, wanted.name, wanted.folder) or _first_use(store, wanted, scratch)
+            lock = read_lock(store, wanted.lock_key, wanted.name, wanted.folder) or _first_use(
+                store, wanted, scratch
+            )
     if wanted.sha256 and wanted.sha256 != lock.sha256:
         raise _mismatch(store, wanted, lock, wanted.sha256, "the expected one")
     here = Path(wanted.source.text) if wanted.source and wanted.source.kind == "file" else None
@@ -104,13 +116,22 @@ def _wanted(file: CatalogueFile | str, expected_sha256: str | None) -> _Wanted:
         raise ValueError(f"expected a sha256 of 64 lower-case hex digits, found {expected_sha256!r}")
     if isinstance(file, CatalogueFile):
         if expected_sha256 and file.sha256 and expected_sha256 != file.sha256:
-            raise ValueError(f"{file.name}: the catalogue has the sha256 {file.sha256}, expected_sha256 is {expected_sha256}: drop one")
+            raise ValueError(
+                f"{file.name}: the catalogue has the sha256 {file.sha256}, expected_sha256 is "
+                f"{expected_sha256}: drop one"
+            )
         source = parse_source(file.source) if file.source else None
         return _Wanted(file.name, file.file_name, source, file.page, expected_sha256 or file.sha256)
     source = parse_source(file)
     file_name = re.sub(r"[^A-Za-z0-9._=+-]", "_", source.file_name)[-80:].lstrip(".") or "file"
     # The source is in the name, so that two files of one name from two places do not meet.
-    return _Wanted(f"{file_name}-{sha256_hex(source.text.encode())[:12]}", file_name, source, source.public, expected_sha256)
+    return _Wanted(
+        f"{file_name}-{sha256_hex(source.text.encode())[:12]}",
+        file_name,
+        source,
+        source.public,
+        expected_sha256,
+    )
 
 
 def _first_use(store: ObjectStore, wanted: _Wanted, scratch: Path) -> Lock:
@@ -121,13 +142,19 @@ def _first_use(store: ObjectStore, wanted: _Wanted, scratch: Path) -> Lock:
         sha256 = _checked(data, wanted, origin)
     else:
         data, sha256 = _obtained(store, wanted, scratch)
-        key, origin = f"{wanted.folder}/{sha256[:16]}/{wanted.file_name}", wanted.source.public if wanted.source else ""
+        key, origin = (
+            f"{wanted.folder}/{sha256[:16]}/{wanted.file_name}",
+            wanted.source.public if wanted.source else "",
+        )
         store.put(key, data)
     lock = Lock(name=wanted.name, source=origin, sha256=sha256, bytes=len(data), key=key, created=time.time())
     if not store.create(wanted.lock_key, canonical_json(lock.model_dump()).encode()):
         standing = read_lock(store, wanted.lock_key, wanted.name, wanted.folder)
         if standing is None or standing.sha256 != sha256:
-            raise CorruptObject(f"{wanted.name}: locked with another sha256 while this process fetched it ({sha256}); run again")
+            raise CorruptObject(
+                f"{wanted.name}: locked with another sha256 while this process fetched it ({sha256}); run "
+                "again"
+            )
         lock = standing
     _discard_download(wanted, scratch)
     return lock
@@ -137,7 +164,11 @@ def _from_root(store: ObjectStore, wanted: _Wanted, lock: Lock, scratch: Path) -
     """The file, None where the root has none or another one."""
     if isinstance(store, LocalStore):
         path = store.root / lock.key
-        return LocalFile(path, lock.sha256, lock.bytes, wanted.lock_key) if path.is_file() and digest(path) == lock.sha256 else None
+        return (
+            LocalFile(path, lock.sha256, lock.bytes, wanted.lock_key)
+            if path.is_file() and digest(path) == lock.sha256
+            else None
+        )
     path = copy_path(scratch, lock.sha256, Path(lock.key).name)
     if not path.is_file() or digest(path) != lock.sha256:
         try:
@@ -159,7 +190,8 @@ def _repaired(store: ObjectStore, wanted: _Wanted, lock: Lock, scratch: Path) ->
     )
     if wanted.source is None:
         raise CorruptObject(
-            f"{damage}; put the file {wanted.file_name} of {wanted.page} there again; or, if the file was bad when it was first used,"
+            f"{damage}; put the file {wanted.file_name} of {wanted.page} there again; or, if the file was "
+            "bad when it was first used,"
             f" delete {wanted.lock_key} in {store.url} and run again with the right one there"
         )
     with alone(scratch, wanted.name):
@@ -167,7 +199,8 @@ def _repaired(store: ObjectStore, wanted: _Wanted, lock: Lock, scratch: Path) ->
         if sha256 != lock.sha256:
             _discard_download(wanted, scratch)
             raise CorruptObject(
-                f"{damage}; fetched again from {wanted.source.public}, it has the sha256 {sha256}: {_remedy(store, wanted)}"
+                f"{damage}; fetched again from {wanted.source.public}, it has the sha256 {sha256}: "
+                f"{_remedy(store, wanted)}"
             )
         store.put(lock.key, data)
         _discard_download(wanted, scratch)
@@ -180,8 +213,8 @@ def _obtained(store: ObjectStore, wanted: _Wanted, scratch: Path) -> tuple[bytes
     """From the source, with its digest; read once, so that these are the bytes that have it."""
     if wanted.source is None:
         raise ValueError(
-            f"{wanted.name} cannot be downloaded by a program: get {wanted.file_name} from {wanted.page} with a browser and put it at"
-            f" {_place(store, wanted)}, then run again"
+            f"{wanted.name} cannot be downloaded by a program: get {wanted.file_name} from {wanted.page} "
+            f"with a browser and put it at {_place(store, wanted)}, then run again"
         )
     path = obtain(wanted.source, _download(wanted, scratch), unsized=wanted.sha256 is not None)
     with file_errors(f"read {path}"):
@@ -194,25 +227,32 @@ def _obtained(store: ObjectStore, wanted: _Wanted, scratch: Path) -> tuple[bytes
 
 
 def _checked(data: bytes, wanted: _Wanted, origin: str) -> str:
-    """The digest of what came from `origin`. Raises ValueError where it is empty, a web page, or another one than the expected one."""
+    """The digest of what came from `origin`.
+
+    Raises ValueError where it is empty, a web page, or another one than the expected one.
+    """
     if not data:
         raise ValueError(f"{wanted.name}: expected a weight file from {origin}, found an empty one")
     if data[:256].removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith((b"<!doctype", b"<html")):
         raise ValueError(
-            f"{wanted.name}: expected a weight file from {origin}, found a web page: open {wanted.page} in a browser (a login, a"
+            f"{wanted.name}: expected a weight file from {origin}, found a web page: open {wanted.page} in "
+            "a browser (a login, a"
             f" question?), download the file by hand and put it at {wanted.placed_key} in the root"
         )
     sha256 = sha256_hex(data)
     if wanted.sha256 and wanted.sha256 != sha256:
         raise ValueError(
-            f"{wanted.name}: expected the sha256 {wanted.sha256}, found {sha256} ({len(data)} bytes) from {origin}: it is not the"
-            " file that was asked for, or not all of it; it is not used"
+            f"{wanted.name}: expected the sha256 {wanted.sha256}, found {sha256} ({len(data)} bytes) from "
+            f"{origin}: it is not the file that was asked for, or not all of it; it is not used"
         )
     return sha256
 
 
 def _mismatch(store: ObjectStore, wanted: _Wanted, lock: Lock, found: str, where: str) -> CorruptObject:
-    return CorruptObject(f"{wanted.name}: locked at first use with sha256 {lock.sha256}, {where} is {found}: {_remedy(store, wanted)}")
+    return CorruptObject(
+        f"{wanted.name}: locked at first use with sha256 {lock.sha256}, {where} is {found}: "
+        f"{_remedy(store, wanted)}"
+    )
 
 
 def _remedy(store: ObjectStore, wanted: _Wanted) -> str:
@@ -220,7 +260,11 @@ def _remedy(store: ObjectStore, wanted: _Wanted) -> str:
 
 
 def _place(store: ObjectStore, wanted: _Wanted) -> str:
-    return str(store.root / wanted.placed_key) if isinstance(store, LocalStore) else f"{store.url}/{wanted.placed_key}"
+    return (
+        str(store.root / wanted.placed_key)
+        if isinstance(store, LocalStore)
+        else f"{store.url}/{wanted.placed_key}"
+    )
 
 
 def _download(wanted: _Wanted, scratch: Path) -> Path:

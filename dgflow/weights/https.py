@@ -1,9 +1,10 @@
 """Downloads over HTTPS that go on where they stopped, in the same call or a later one.
 
-Promises that the destination appears only when all of the file is there, as the server counts it, that no server can send more than it
-announced, and that bytes of two versions of a file are never joined: a partial download goes on only if the server says (ETag or
-Last-Modified) that the file is still the same one. What is right beyond that, the caller knows by a sha256. Errors show of a url what is
-no secret, and nothing that a server wrote. One process at a time may download to a destination.
+Promises that the destination appears only when all of the file is there, as the server counts it, that no
+server can send more than it announced, and that bytes of two versions of a file are never joined: a partial
+download goes on only if the server says (ETag or Last-Modified) that the file is still the same one. What is
+right beyond that, the caller knows by a sha256. Errors show of a url what is no secret, and nothing that a
+server wrote. One process at a time may download to a destination.
 """
 
 from __future__ import annotations
@@ -37,20 +38,32 @@ class _Again(Exception):
 
 
 def check_url(url: str) -> str:
-    """Return `url`, or raise ValueError: https, or http on this host's loopback, in ASCII without spaces, and no password in it."""
+    """Return `url`, or raise ValueError: https, or http on this host's loopback, in ASCII without spaces, and
+    no password in it."""
     if re.search(r"[^!-~]", url):
-        raise ValueError("expected a url of ASCII letters, digits and signs, found a space or another character in it: write %20 and so on")
+        raise ValueError(
+            "expected a url of ASCII letters, digits and signs, found a space or another character in it: "
+            "write %20 and so on"
+        )
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
     except ValueError as error:
-        raise ValueError("expected a url with a host's name and a port from 0 to 65535, found another") from error
+        raise ValueError(
+            "expected a url with a host's name and a port from 0 to 65535, found another"
+        ) from error
     if parts.username or parts.password:
-        raise ValueError(f"expected a url without user name and password, found some for {host}: download the file by hand instead")
+        raise ValueError(
+            f"expected a url without user name and password, found some for {host}: download the file by "
+            "hand instead"
+        )
     if not host:
         raise ValueError("expected https://HOST/PATH, found a url without a host")
     if parts.scheme != "https" and not _is_loopback_http(url):
-        raise ValueError(f"expected https://, found {parts.scheme}://{_host(url)}: over http anybody on the way could change the file")
+        raise ValueError(
+            f"expected https://, found {parts.scheme}://{_host(url)}: over http anybody on the way could "
+            "change the file"
+        )
     return url
 
 
@@ -74,7 +87,8 @@ def download(url: str, destination: Path, *, unsized: bool = False) -> None:
     """Download to `destination`, by way of a `.partial` file beside it that a later call goes on with.
 
     Args:
-        unsized: whether to take a reply that does not say where it ends, so that nobody can tell a cut one. For callers with a sha256.
+        unsized: whether to take a reply that does not say where it ends, so that nobody can tell a cut one.
+            For callers with a sha256.
 
     Raises:
         ValueError: a url that `check_url` refuses.
@@ -88,22 +102,37 @@ def download(url: str, destination: Path, *, unsized: bool = False) -> None:
             _attempt(url, partial, unsized)
             partial.finish()
             return
-        except (_Again, urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
+        except (
+            _Again,
+            urllib.error.URLError,
+            http.client.HTTPException,
+            ConnectionError,
+            TimeoutError,
+            ssl.SSLError,
+        ) as error:
             if pause is None:
                 # An HTTPException's text is the server's.
-                shown = type(error).__name__ if isinstance(error, http.client.HTTPException) else f"{error or type(error).__name__}"
+                shown = (
+                    type(error).__name__
+                    if isinstance(error, http.client.HTTPException)
+                    else f"{error or type(error).__name__}"
+                )
                 found = f"{shown}, after {len(BACK_OFF) + 1} attempts; {partial.size()} bytes are kept"
-                raise StoreError(f"could not download {public(url)}: {found}; run again to go on from there") from error
+                raise StoreError(
+                    f"could not download {public(url)}: {found}; run again to go on from there"
+                ) from error
             time.sleep(pause * random.uniform(0.5, 2.0))
         except OSError as error:
             raise StoreError(
-                f"could not download {public(url)} to {partial.path}: {error.strerror or error}; see that it is no link, that it can be"
-                " written and that the disk has room, or set XDG_CACHE_HOME to a folder elsewhere, and run again"
+                f"could not download {public(url)} to {partial.path}: {error.strerror or error}; see that it "
+                "is no link, that it can be written and that the disk has room, or set XDG_CACHE_HOME to a "
+                "folder elsewhere, and run again"
             ) from error
 
 
 def _attempt(url: str, partial: Partial, unsized: bool) -> None:
-    """Receive what is missing. Raises _Again, or one of the libraries' errors, where something is still missing then."""
+    """Receive what is missing. Raises _Again, or one of the libraries' errors, where something is still
+    missing then."""
     known = partial.version(url)
     start = partial.size() if known else 0
     if known and known["size"] == start:
@@ -115,13 +144,22 @@ def _attempt(url: str, partial: Partial, unsized: bool) -> None:
         _check_reply(reply, url)
         validator = _validator(reply)
         begins, size = _range(reply) if reply.status == 206 else (0, _length(reply, url))
-        if start and reply.status == 206 and (begins, validator) == (start, known["validator"]) and known["size"] in (None, size):
+        if (
+            start
+            and reply.status == 206
+            and (begins, validator) == (start, known["validator"])
+            and known["size"] in (None, size)
+        ):
             partial.describe(url, validator, size)
         elif reply.status == 200:
-            if size is None and not unsized and reply.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            if (
+                size is None
+                and not unsized
+                and reply.headers.get("Transfer-Encoding", "").lower() != "chunked"
+            ):
                 raise StoreError(
-                    f"could not download {public(url)}: the server does not say where the file ends; give its sha256, or download it by"
-                    " hand"
+                    f"could not download {public(url)}: the server does not say where the file ends; give "
+                    "its sha256, or download it by hand"
                 )
             partial.begin(url, validator, size)
         else:
@@ -140,8 +178,9 @@ def _receive(reply: Any, url: str, partial: Partial, size: int | None) -> None:
             if received > (MOST if size is None else size):
                 partial.begin(url, None, None)
                 raise StoreError(
-                    f"could not download {public(url)}: the server sends more than {MOST if size is None else size} bytes, which is"
-                    f" {'as much as is taken from one that does not say how many' if size is None else 'what it announced'}"
+                    f"could not download {public(url)}: the server sends more than "
+                    f"{MOST if size is None else size} bytes, which is "
+                    f"{'as much as is taken from one that does not say how many' if size is None else 'what it announced'}"
                 )
             left = memoryview(chunk)
             while left:
@@ -161,18 +200,20 @@ def _opened(request: urllib.request.Request, partial: Partial) -> Any:
         if error.code in _TRANSIENT_STATUS:
             raise _Again(f"the server answers {status}") from error
         raise StoreError(
-            f"could not download {public(url)}: the server answers {status}; see on the publisher's page whether the file has moved or"
-            " needs a login"
+            f"could not download {public(url)}: the server answers {status}; see on the publisher's page "
+            "whether the file has moved or needs a login"
         ) from error
     except urllib.error.URLError as error:
         if isinstance(error.reason, ssl.SSLCertVerificationError):
             raise StoreError(
-                f"could not download {public(url)}: its certificate cannot be verified ({error.reason.verify_message}); check this host's"
-                " clock and certificates (SSL_CERT_FILE)"
+                f"could not download {public(url)}: its certificate cannot be verified "
+                f"({error.reason.verify_message}); check this host's clock and certificates (SSL_CERT_FILE)"
             ) from error
         raise
     except (http.client.InvalidURL, ValueError) as error:
-        raise StoreError(f"could not download {public(url)}: it redirects to what is no address; download the file by hand") from error
+        raise StoreError(
+            f"could not download {public(url)}: it redirects to what is no address; download the file by hand"
+        ) from error
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -181,23 +222,31 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     def __init__(self, first: str) -> None:
         self._first = first
 
-    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> urllib.request.Request | None:
+    def redirect_request(
+        self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
         try:
             check_url(newurl)
             if _is_loopback_http(newurl) and not _is_loopback_http(self._first):
                 raise ValueError(f"expected https://, found http://{_host(newurl)}, which is this host")
         except ValueError as error:
-            raise StoreError(f"could not download {public(self._first)}: it redirects to a place that is not trusted; {error}") from error
+            raise StoreError(
+                f"could not download {public(self._first)}: it redirects to a place that is not trusted; "
+                f"{error}"
+            ) from error
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _check_reply(reply: Any, url: str) -> None:
     if reply.headers.get("Content-Encoding", "identity") != "identity":
-        raise StoreError(f"could not download {public(url)}: the server sends it encoded, which was not asked for; download it by hand")
+        raise StoreError(
+            f"could not download {public(url)}: the server sends it encoded, which was not asked for; "
+            "download it by hand"
+        )
     if reply.headers.get_content_type() == "text/html":
         raise StoreError(
-            f"could not download {public(url)}: expected a file, found a web page; open it in a browser (a login, a question, a proxy?)"
-            " and download the file by hand"
+            f"could not download {public(url)}: expected a file, found a web page; open it in a browser (a "
+            "login, a question, a proxy?) and download the file by hand"
         )
 
 
@@ -208,17 +257,25 @@ def _validator(reply: Any) -> str | None:
 
 
 def _length(reply: Any, url: str) -> int | None:
-    """What the server announces. Raises StoreError for what is no number, which the libraries may understand in another way."""
+    """What the server announces.
+
+    Raises StoreError for what is no number, which the libraries may understand in another way.
+    """
     found = set(reply.headers.get_all("Content-Length", []))
     if not found:
         return None
     length = found.pop()
     if found or not re.fullmatch(r"[0-9]{1,18}", length):
-        raise StoreError(f"could not download {public(url)}: the server's length of the file is no number; download it by hand")
+        raise StoreError(
+            f"could not download {public(url)}: the server's length of the file is no number; download it "
+            "by hand"
+        )
     return int(length)
 
 
 def _range(reply: Any) -> tuple[int | None, int | None]:
     """Where the bytes of a 206 begin, and how many the whole file has; None twice where it does not say both."""
-    found = re.fullmatch(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18})", reply.headers.get("Content-Range", ""))
+    found = re.fullmatch(
+        r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18})", reply.headers.get("Content-Range", "")
+    )
     return (int(found[1]), int(found[2])) if found else (None, None)

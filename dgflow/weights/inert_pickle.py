@@ -1,7 +1,10 @@
-"""Pickles taken apart without running them: what they call becomes records, and they take no more memory than their bytes pay for.
+"""Pickles taken apart without running them: what they call becomes records, and they take no more memory than
+their bytes pay for.
 
-Promises that nothing is executed or imported: a pickle may name only the globals that the caller allows, and gets for each a class of
-records, which keep what they are given. Every claim of a length or of a place in the memo is checked before the pickle machine sees it.
+Promises that nothing is executed or imported: a pickle may name only the globals that the caller allows, and
+    gets for each a class of
+records, which keep what they are given. Every claim of a length or of a place in the memo is checked before
+    the pickle machine sees it.
 What the records mean is left to the callers.
 """
 
@@ -16,7 +19,8 @@ _MEMO = {"PUT", "BINPUT", "LONG_BINPUT"}
 
 
 class Record:
-    """An object that a pickle describes, not made: what its class or function was called with, its items, and its state."""
+    """An object that a pickle describes, not made: what its class or function was called with, its items, and
+    its state."""
 
     name: str  # the global's
     args: tuple[Any, ...]
@@ -42,7 +46,9 @@ class Refused(pickle.UnpicklingError):
     """The pickle names a global that is not allowed; the text is that name."""
 
 
-def load_records(stream: BinaryIO, size: int, allowed: Collection[str], persistent: Callable[[Any], Any] | None = None) -> Any:
+def load_records(
+    stream: BinaryIO, size: int, allowed: Collection[str], persistent: Callable[[Any], Any] | None = None
+) -> Any:
     """The object of the pickle that begins where `stream` stands; the stream is left at the pickle's end.
 
     Args:
@@ -64,10 +70,14 @@ def load_records(stream: BinaryIO, size: int, allowed: Collection[str], persiste
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, stream: BinaryIO, allowed: Collection[str], persistent: Callable[[Any], Any] | None) -> None:
+    def __init__(
+        self, stream: BinaryIO, allowed: Collection[str], persistent: Callable[[Any], Any] | None
+    ) -> None:
         super().__init__(stream)
         self._allowed, self._persistent = allowed, persistent
-        self._classes: dict[str, type[Record]] = {}  # of this file alone, so that it can alter nothing that outlives it
+        self._classes: dict[
+            str, type[Record]
+        ] = {}  # of this file alone, so that it can alter nothing that outlives it
 
     def find_class(self, module_name: str, global_name: str) -> type[Record]:
         name = f"{module_name}.{global_name}"
@@ -100,7 +110,8 @@ class _Bounded:
 
 
 def _check_claims(stream: _Bounded) -> None:
-    # The pickle machine's memo is an array as long as the highest index: 9 bytes could ask for gigabytes. Picklers count up from 0 or 1.
+    # The pickle machine's memo is an array as long as the highest index: 9 bytes could ask for gigabytes.
+    # Picklers count up from 0 or 1.
     for number, (instruction, argument, _) in enumerate(pickletools.genops(stream)):  # pyright: ignore[reportArgumentType]
         if instruction.name in _MEMO and argument is not None and int(argument) > number:
             raise pickle.UnpicklingError(f"place {argument} in the memo after {number} instructions")

@@ -1,4 +1,5 @@
-"""What was found when a weight file was first used: the record in the root that every later use is checked against."""
+"""What was found when a weight file was first used: the record in the root that every later use is checked
+against."""
 
 from __future__ import annotations
 
@@ -32,17 +33,21 @@ def read_lock(store: ObjectStore, key: str, name: str, folder: str) -> Lock | No
     except FileNotFoundError:
         return None
     except ValidationError as error:
-        raise CorruptObject(f"{key} in {store.url}: expected the lock of a weight file, found another record: {error}") from error
+        raise CorruptObject(
+            f"{key} in {store.url}: expected the lock of a weight file, found another record: {error}"
+        ) from error
     if lock.name != name or not _is_below(lock.key, folder):
         raise CorruptObject(
-            f"{key} in {store.url}: expected the lock of {name} and a file below {folder}/, found one of {lock.name!r} and {lock.key!r}:"
-            " delete it and run again"
+            f"{key} in {store.url}: expected the lock of {name} and a file below {folder}/, found one of "
+            f"{lock.name!r} and {lock.key!r}: delete it and run again"
         )
     return lock
 
 
 def _is_below(key: str, folder: str) -> bool:
     try:
-        return check_key(key).startswith(f"{folder}/")  # no part of a good key begins with a dot: none leads up
+        return check_key(key).startswith(
+            f"{folder}/"
+        )  # no part of a good key begins with a dot: none leads up
     except ValueError:
         return False

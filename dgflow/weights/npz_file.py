@@ -1,4 +1,5 @@
-"""Numpy's `.npz`, such as the `mu` and `sigma` of a published FID reference; arrays of objects, which would be pickles, are refused."""
+"""Numpy's `.npz`, such as the `mu` and `sigma` of a published FID reference; arrays of objects, which would
+be pickles, are refused."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ import torch
 from dgflow.weights.weight_file import AGAIN, File, WeightFile, as_path, called
 
 MOST = 8 * 2**30
-"""Bytes of the arrays together: these files may be compressed, a thousand times where the numbers are all the same."""
+"""Bytes of the arrays together: these files may be compressed, a thousand times where the numbers are all the
+same."""
 
 
 def read_npz(file: File, *, source: str | None = None) -> WeightFile:
@@ -33,5 +35,6 @@ def read_npz(file: File, *, source: str | None = None) -> WeightFile:
     except Exception as error:  # a MemoryError, too: an array's header may claim any size
         found = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise ValueError(
-            f"{called(file, source)}: expected a whole .npz of numbers, found another file or a damaged one ({found}): {AGAIN}"
+            f"{called(file, source)}: expected a whole .npz of numbers, found another file or a damaged "
+            f"one ({found}): {AGAIN}"
         ) from error

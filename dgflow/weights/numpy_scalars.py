@@ -1,4 +1,5 @@
-"""Numbers that numpy pickled, without numpy's unpickling code: its scalars are a dtype's code, a byte order and bytes."""
+"""Numbers that numpy pickled, without numpy's unpickling code: its scalars are a dtype's code, a byte order
+and bytes."""
 
 from __future__ import annotations
 
@@ -22,7 +23,11 @@ def number(dtype_args: tuple[Any, ...], dtype_state: Any, data: Any) -> bool | i
     """
     code = dtype_args[0] if dtype_args else None
     order = dtype_state[1] if isinstance(dtype_state, tuple) and len(dtype_state) > 1 else "|"
-    if not isinstance(code, str) or not re.fullmatch(r"[fiub][1248]", code) or order not in ("<", ">", "|", "="):
+    if (
+        not isinstance(code, str)
+        or not re.fullmatch(r"[fiub][1248]", code)
+        or order not in ("<", ">", "|", "=")
+    ):
         raise ValueError(f"expected a numpy number (f4, i8, ...), found {reprlib.repr(code)}")
     dtype = np.dtype(code).newbyteorder(order)
     if not isinstance(data, bytes) or len(data) != dtype.itemsize:

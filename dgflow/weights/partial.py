@@ -1,7 +1,8 @@
 """A download that is not complete: its bytes so far, and a note beside them of what they are a part of.
 
-Promises that a note which is damaged, or of another url, counts as none, that a link in the place of either file is not followed, and that
-the destination's name is given only to what is on the disk. Talking to the server is left to `https`.
+Promises that a note which is damaged, or of another url, counts as none, that a link in the place of either
+file is not followed, and that the destination's name is given only to what is on the disk. Talking to the
+server is left to `https`.
 """
 
 from __future__ import annotations
@@ -48,9 +49,12 @@ class Partial:
         self.describe(url, validator, size)
 
     def describe(self, url: str, validator: str | None, size: int | None) -> None:
-        """Write the note: the digest of `url`, which may be secret; the ETag or date that the server gave; and the whole file's bytes."""
+        """Write the note: the digest of `url`, which may be secret; the ETag or date that the server gave;
+        and the whole file's bytes."""
         with _opened_to_write(self.note, os.O_TRUNC) as file:
-            file.write(json.dumps({"url_sha256": _digest(url), "validator": validator, "size": size}).encode())
+            file.write(
+                json.dumps({"url_sha256": _digest(url), "validator": validator, "size": size}).encode()
+            )
 
     def opened(self, flag: int) -> BinaryIO:
         """To write with O_TRUNC or O_APPEND."""
@@ -59,13 +63,16 @@ class Partial:
     def finish(self) -> None:
         """Give the bytes the destination's name."""
         with self.opened(os.O_APPEND) as file:
-            os.fsync(file.fileno())  # before it has its name: after a crash of the host, what has it must be whole
+            os.fsync(
+                file.fileno()
+            )  # before it has its name: after a crash of the host, what has it must be whole
         os.replace(self.path, self.destination)
         self.note.unlink(missing_ok=True)
 
 
 def _opened_to_write(path: Path, flag: int) -> BinaryIO:
-    """Unbuffered, so that a full disk is met where bytes are written. A link in the file's place is refused: it may lead anywhere."""
+    """Unbuffered, so that a full disk is met where bytes are written. A link in the file's place is refused:
+    it may lead anywhere."""
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | flag, 0o666), "wb", buffering=0)
 
 

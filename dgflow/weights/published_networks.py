@@ -1,7 +1,8 @@
-"""The networks of published files, as plain data: class of `dgflow.networks`, constructor's arguments, and a network inside under `model`.
+"""The networks of published files, as plain data: class of `dgflow.networks`, constructor's arguments, and a
+network inside under `model`.
 
-Promises the argument names of the constructors, and that building one gives the published names and shapes. Loads no torch. The encoders
-take time in [0, 1], which they multiply by 999 themselves.
+Promises the argument names of the constructors, and that building one gives the published names and shapes.
+Loads no torch. The encoders take time in [0, 1], which they multiply by 999 themselves.
 """
 
 from __future__ import annotations
@@ -10,15 +11,32 @@ from typing import Any
 
 Network = dict[str, Any]
 
-_NCSNPP: Network = {"embedding_type": "fourier", "encoder_type": "residual", "channel_mult_noise": 2, "resample_filter": [1, 3, 3, 1]}
+_NCSNPP: Network = {
+    "embedding_type": "fourier",
+    "encoder_type": "residual",
+    "channel_mult_noise": 2,
+    "resample_filter": [1, 3, 3, 1],
+}
 
 
 def edm(size: int, label_dim: int, kind: str, channel_mult: list[int], dropout: float) -> Network:
-    """EDM's own SongUNets; "vp" and "ve" name the architecture (DDPM++, NCSN++), the preconditioning is EDM's in both."""
-    model = {"class": "SongUNet", "img_resolution": size, "img_channels": 3, "label_dim": label_dim, "augment_dim": 9}
+    """EDM's own SongUNets; "vp" and "ve" name the architecture (DDPM++, NCSN++), the preconditioning is EDM's
+    in both."""
+    model = {
+        "class": "SongUNet",
+        "img_resolution": size,
+        "img_channels": 3,
+        "label_dim": label_dim,
+        "augment_dim": 9,
+    }
     return {
         "class": "EDMPrecond",
-        "model": {**model, "channel_mult": channel_mult, "dropout": dropout, **(_NCSNPP if kind == "ve" else {})},
+        "model": {
+            **model,
+            "channel_mult": channel_mult,
+            "dropout": dropout,
+            **(_NCSNPP if kind == "ve" else {}),
+        },
     }
 
 
@@ -28,7 +46,14 @@ EDM_IMAGENET_64: Network = {
 }
 
 
-def _encoder(size: int, in_channels: int, depth: int, attention: list[int], channel_mult: list[int], out_channels: int = 1000) -> Network:
+def _encoder(
+    size: int,
+    in_channels: int,
+    depth: int,
+    attention: list[int],
+    channel_mult: list[int],
+    out_channels: int = 1000,
+) -> Network:
     return {
         "class": "ADMEncoder",
         "image_size": size,
@@ -49,7 +74,10 @@ CLASSIFIER_LATENT = _encoder(32, 4, 2, [1, 2, 4], [1, 2, 3])
 
 def discriminator(in_channels: int, conditional: bool) -> Network:
     """The head on an extractor's 8x8 features; a conditional one has 1000 rows of labels, whatever the data."""
-    return {**_encoder(8, in_channels, 2, [1], [1], out_channels=1), "num_classes": 1000 if conditional else None}
+    return {
+        **_encoder(8, in_channels, 2, [1], [1], out_channels=1),
+        "num_classes": 1000 if conditional else None,
+    }
 
 
 def adm_unet_256(num_classes: int | None) -> Network:

@@ -21,10 +21,18 @@ def read_safetensors(file: File, *, source: str | None = None) -> WeightFile:
             tensors = safetensors.torch.load(file)
             header = json.loads(file[8 : 8 + int.from_bytes(file[:8], "little")])
             return WeightFile(tensors, dict(header.get("__metadata__") or {}))
-        with safetensors.safe_open(as_path(file), framework="pt") as opened:  # lazily: large files are mapped, not read
-            return WeightFile({name: opened.get_tensor(name) for name in opened.keys()}, dict(opened.metadata() or {}))  # noqa: SIM118
-    except (safetensors.SafetensorError, KeyError, UnicodeDecodeError, TypeError, RuntimeError) as error:  # last: shapes beyond int64
+        with safetensors.safe_open(as_path(file), framework="pt") as opened:  # maps large files
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            return WeightFile(tensors, dict(opened.metadata() or {}))
+    except (
+        safetensors.SafetensorError,
+        KeyError,
+        UnicodeDecodeError,
+        TypeError,
+        RuntimeError,
+    ) as error:  # last: shapes beyond int64
         found = (str(error).splitlines() or [""])[0][:200]
         raise ValueError(
-            f"{called(file, source)}: expected a whole safetensors file, found another or a damaged one ({found}): {AGAIN}"
+            f"{called(file, source)}: expected a whole safetensors file, found another or a damaged one "
+            f"({found}): {AGAIN}"
         ) from error

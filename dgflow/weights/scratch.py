@@ -1,4 +1,5 @@
-"""The folder of this host where downloads and copies of weight files lie: atomic copies, digests, and one process at a time."""
+"""The folder of this host where downloads and copies of weight files lie: atomic copies, digests, and one
+process at a time."""
 
 from __future__ import annotations
 
@@ -57,8 +58,8 @@ def file_errors(attempted: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise StoreError(
-            f"could not {attempted}: {error.strerror or error}; see that it can be read and written and that the disk has room, or set"
-            " XDG_CACHE_HOME to a folder elsewhere, and run again"
+            f"could not {attempted}: {error.strerror or error}; see that it can be read and written and that "
+            "the disk has room, or set XDG_CACHE_HOME to a folder elsewhere, and run again"
         ) from error
 
 
@@ -70,7 +71,11 @@ def alone(scratch: Path, name: str) -> Iterator[None]:
         scratch.mkdir(parents=True, exist_ok=True)
         file = path.open("a")
     with file:
-        notice = threading.Timer(NOTICE_AFTER, _log.warning, ["waiting for another process, which fetches %s and holds %s", name, path])
+        notice = threading.Timer(
+            NOTICE_AFTER,
+            _log.warning,
+            ["waiting for another process, which fetches %s and holds %s", name, path],
+        )
         notice.daemon = True
         notice.start()
         try:

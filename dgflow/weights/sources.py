@@ -1,9 +1,9 @@
 """Where a weight file comes from, as one line of text, and getting it from there.
 
-    /path/file.pt, file:///path/file.pt       a file of this host
-    https://host/path/file.pt                 a download that can go on after an interruption
-    hf:owner/repo/path/file.pt@revision       a file on the Hugging Face hub; without @revision the main branch, which may move
-    s3://bucket/path/file.pt                  an object, with the credentials of the environment
+    /path/file.pt, file:///path/file.pt       a file of this host https://host/path/file.pt                 a
+    download that can go on after an interruption hf:owner/repo/path/file.pt@revision       a file on the
+    Hugging Face hub; without @revision the main branch, which may move s3://bucket/path/file.pt an object,
+    with the credentials of the environment
 
 Checksums and where the file is kept are left to `fetch`.
 """
@@ -43,7 +43,8 @@ class Source:
 
 
 def parse_source(text: str) -> Source:
-    """Raises ValueError where the text is none of the forms above, leads out of its place by `..`, or is a url with a password in it."""
+    """Raises ValueError where the text is none of the forms above, leads out of its place by `..`, or is a
+    url with a password in it."""
     if any(ord(character) < 32 or ord(character) == 127 for character in text):
         raise ValueError("expected the source of a file as one line of text, found a control character in it")
     scheme = text.partition(":")[0].lower() if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", text) else ""
@@ -54,7 +55,9 @@ def parse_source(text: str) -> Source:
     elif scheme == "hf":
         match = _HUB.fullmatch(text)
         if not match or _has_steps(text):
-            raise ValueError(f"expected hf:owner/repo/path/file@revision, found {re.split('[?#]', text)[0]!r}")
+            raise ValueError(
+                f"expected hf:owner/repo/path/file@revision, found {re.split('[?#]', text)[0]!r}"
+            )
         found = Source("hf", text, text, match["path"].rpartition("/")[2])
     elif scheme == "s3":
         open_store(text)  # refuses credentials in the url
@@ -65,7 +68,10 @@ def parse_source(text: str) -> Source:
         path = _local(text, scheme)
         found = Source("file", str(path), path.as_uri(), path.name)
     else:
-        raise ValueError(f"expected a path, file:///..., https://..., hf:owner/repo/path@revision or s3://..., found a {scheme!r} url")
+        raise ValueError(
+            "expected a path, file:///..., https://..., hf:owner/repo/path@revision or s3://..., found a "
+            f"{scheme!r} url"
+        )
     if not found.file_name:
         raise ValueError(f"expected the source of one file, found no file name in {found.public}")
     return found
@@ -80,8 +86,8 @@ def recordable(text: str) -> Source:
     found = parse_source(text)
     if found.kind == "https" and found.public != found.text:
         raise ValueError(
-            f"expected a source without a query or credentials, which would be written down, found {found.public}?...; "
-            "put the file on s3: or on a disk, or by hand into the root, and name that"
+            "expected a source without a query or credentials, which would be written down, found "
+            f"{found.public}?...; put the file on s3: or on a disk, or by hand into the root, and name that"
         )
     return found
 
@@ -95,7 +101,9 @@ def _local(text: str, scheme: str) -> Path:
     try:
         return Path(path).expanduser().absolute()
     except RuntimeError as error:
-        raise ValueError(f"expected a path, found a user who is not known on this host in {text!r}") from error
+        raise ValueError(
+            f"expected a path, found a user who is not known on this host in {text!r}"
+        ) from error
 
 
 def _has_steps(text: str) -> bool:
@@ -138,11 +146,17 @@ def _from_hub(source: Source) -> Path:
     match = _HUB.fullmatch(source.text)
     assert match  # parse_source has seen to it
     try:
-        endpoint = os.environ.get("HF_ENDPOINT")  # given by hand, for the library looks only when it is imported
-        return Path(hf_hub_download(match["repo"], match["path"], revision=match["revision"], endpoint=endpoint))
+        endpoint = os.environ.get(
+            "HF_ENDPOINT"
+        )  # given by hand, for the library looks only when it is imported
+        return Path(
+            hf_hub_download(match["repo"], match["path"], revision=match["revision"], endpoint=endpoint)
+        )
     except Exception as error:  # huggingface_hub's own errors and its client's have no base class in common
-        found = re.sub(r"[^ -~]", "?", (str(error).strip().splitlines() or [""])[0])[:200]  # partly the server's
+        found = re.sub(r"[^ -~]", "?", (str(error).strip().splitlines() or [""])[0])[
+            :200
+        ]  # partly the server's
         raise StoreError(
-            f"could not download {source.public}: {type(error).__name__}: {found}; check the name and revision, the network, and"
-            " HF_TOKEN where the repository is not public"
+            f"could not download {source.public}: {type(error).__name__}: {found}; check the name and "
+            "revision, the network, and HF_TOKEN where the repository is not public"
         ) from error

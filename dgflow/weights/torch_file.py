@@ -1,8 +1,11 @@
 """Files of `torch.save`, through torch's restricted unpickler, and the flat state dicts among them.
 
-Promises that nothing in a file is executed: before torch reads it, it is taken apart (`inert_pickle`) and refused, by name, for any global
-but those of tensors of numbers, plain containers, and three that get inert stand-ins, which only keep what they are given:
-`argparse.Namespace`, and numpy's scalar and dtype. Neither what torch allows beyond that nor what the process has allowed elsewhere is.
+Promises that nothing in a file is executed: before torch reads it, it is taken apart (`inert_pickle`) and
+    refused, by name, for any global
+but those of tensors of numbers, plain containers, and three that get inert stand-ins, which only keep what
+    they are given:
+`argparse.Namespace`, and numpy's scalar and dtype. Neither what torch allows beyond that nor what the process
+    has allowed elsewhere is.
 """
 
 from __future__ import annotations
@@ -17,7 +20,16 @@ import torch
 
 from dgflow.weights.inert_pickle import Refused, load_records
 from dgflow.weights.numpy_scalars import number
-from dgflow.weights.weight_file import AGAIN, File, WeightFile, as_path, called, check_state_dict, reason, short
+from dgflow.weights.weight_file import (
+    AGAIN,
+    File,
+    WeightFile,
+    as_path,
+    called,
+    check_state_dict,
+    reason,
+    short,
+)
 
 _ALLOWING = threading.Lock()  # torch keeps the list of allowed globals for the whole process
 
@@ -49,7 +61,18 @@ _STAND_INS = [
     (_scalar, "numpy.core.multiarray.scalar"),
     (_scalar, "numpy._core.multiarray.scalar"),
 ]
-_SIZES = {"Float": 4, "Double": 8, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4, "Short": 2, "Char": 1, "Byte": 1, "Bool": 1}
+_SIZES = {
+    "Float": 4,
+    "Double": 8,
+    "Half": 2,
+    "BFloat16": 2,
+    "Long": 8,
+    "Int": 4,
+    "Short": 2,
+    "Char": 1,
+    "Byte": 1,
+    "Bool": 1,
+}
 _STORAGES = {f"torch.{kind}Storage": size for kind, size in _SIZES.items()}  # bytes of one number
 _DTYPES = ("float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool")
 _ALLOWED = frozenset(
@@ -67,21 +90,29 @@ _ALLOWED = frozenset(
         "_codecs.encode",
     }
 )
-_LEGACY_PICKLES = ("magic number", "protocol", "sizes of this host's integers", "the object", "the names of its storages")
+_LEGACY_PICKLES = (
+    "magic number",
+    "protocol",
+    "sizes of this host's integers",
+    "the object",
+    "the names of its storages",
+)
 
 
 def load_torch(file: File, source: str) -> Any:
     """The object in a file of `torch.save`, tensors in memory.
 
     Raises:
-        ValueError: a global that is not understood, a file of another format, compressed, damaged or cut short.
+        ValueError: a global that is not understood, a file of another format, compressed, damaged or cut
+            short.
     """
     opened = io.BytesIO(file) if isinstance(file, bytes) else as_path(file)
     try:
         with io.BytesIO(file) if isinstance(file, bytes) else as_path(file).open("rb") as stream:
             _check(stream)
         with _ALLOWING, torch.serialization.safe_globals(_STAND_INS):  # pyright: ignore[reportArgumentType]
-            # Not mapped: torch maps a zip's records without looking at their sizes and at whether they are compressed.
+            # Not mapped: torch maps a zip's records without looking at their sizes and at whether they are
+            # compressed.
             return torch.load(opened, map_location="cpu", weights_only=True, mmap=False)
     except MemoryError:
         raise
@@ -89,17 +120,19 @@ def load_torch(file: File, source: str) -> Any:
         raise ValueError(refusal(source, str(error))) from error
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{source}: expected a file of torch.save with weights and plain settings, found another, a damaged one, or more"
-            f" ({_first_line(error)}): fetch it again"
+            f"{source}: expected a file of torch.save with weights and plain settings, found another, a "
+            f"damaged one, or more ({_first_line(error)}): fetch it again"
         ) from error
     except Exception as error:  # a damaged stream can fail anywhere in torch's reader
         raise ValueError(
-            f"{source}: expected a whole file of torch.save, found another or a damaged one ({reason(error)}): {AGAIN}"
+            f"{source}: expected a whole file of torch.save, found another or a damaged one "
+            f"({reason(error)}): {AGAIN}"
         ) from error
 
 
 def _check(stream: BinaryIO) -> None:
-    """Refuse what torch would read, and should not: globals beyond ours, and sizes that the file does not have."""
+    """Refuse what torch would read, and should not: globals beyond ours, and sizes that the file does not
+    have."""
     size = stream.seek(0, io.SEEK_END)
     stream.seek(0)
     zipped = stream.read(4) == b"PK\x03\x04"  # as torch decides it
@@ -136,7 +169,8 @@ def _check_archive(stream: BinaryIO, size: int) -> None:
 
 
 def read_state_dict(file: File, *, source: str | None = None) -> WeightFile:
-    """A flat `.pt`, `.pth` or `.ckpt`, names and tensors and nothing around them: ADM, DG's `discriminator_N.pt`, released DiT files.
+    """A flat `.pt`, `.pth` or `.ckpt`, names and tensors and nothing around them: ADM, DG's
+    `discriminator_N.pt`, released DiT files.
 
     Raises:
         ValueError: as `load_torch`, or the file holds something else, whose first key is named.
@@ -148,11 +182,13 @@ def read_state_dict(file: File, *, source: str | None = None) -> WeightFile:
 def refusal(source: str, wanted: str) -> str:
     """The message for a file that asks for a global which weights do not need."""
     return (
-        f"{source}: refused, since reading it would need `{wanted}`, which plain weights do not; nothing was run. "
-        "Get the file from its publisher's page, or convert it to safetensors where it was made"
+        f"{source}: refused, since reading it would need `{wanted}`, which plain weights do not; nothing was "
+        "run. Get the file from its publisher's page, or convert it to safetensors where it was made"
     )
 
 
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines()]
-    return ([line for line in lines if "WeightsUnpickler error" in line] or lines or [type(error).__name__])[0][:200]
+    return ([line for line in lines if "WeightsUnpickler error" in line] or lines or [type(error).__name__])[
+        0
+    ][:200]

@@ -1,8 +1,11 @@
-"""What every reader returns, and what the readers share: naming a file in an error, state dicts, and plain settings.
+"""What every reader returns, and what the readers share: naming a file in an error, state dicts, and plain
+settings.
 
-What a file says may be put together to harm: nothing here grows beyond what the file has, and nothing is asked of an object that its own
-attributes could answer. Promises that `settings` hold nothing but None, bool, int, float, str, list and dict. What the names of the tensors
-mean is left to the networks, and checking them against a network to `dgflow.networks.checkpoints.load_into`.
+What a file says may be put together to harm: nothing here grows beyond what the file has, and nothing is
+    asked of an object that its own
+attributes could answer. Promises that `settings` hold nothing but None, bool, int, float, str, list and dict.
+    What the names of the tensors
+mean is left to the networks, and checking them against a network to `dgflow.weights.tensors.load_into`.
 """
 
 from __future__ import annotations
@@ -36,7 +39,8 @@ class WeightFile:
     """The content of a weight file.
 
     Attributes:
-        tensors: on the CPU, by the name that the network has for them. They may be views into the file, which has to stay as it is.
+        tensors: on the CPU, by the name that the network has for them. They may be views into the file, which
+            has to stay as it is.
         settings: what else the file says, as plain data: constructor arguments, epoch, step.
     """
 
@@ -50,15 +54,19 @@ def called(file: File, source: str | None) -> str:
 
 
 def as_path(file: str | os.PathLike[str]) -> Path:
-    """The path as an object. Raises FileNotFoundError where there is no file, before a library does with less to say."""
+    """The path as an object. Raises FileNotFoundError where there is no file, before a library does with less
+    to say."""
     path = Path(file)
     if not path.is_file():
-        raise FileNotFoundError(f"expected a weight file at {path}, found {'a folder' if path.is_dir() else 'nothing'}")
+        raise FileNotFoundError(
+            f"expected a weight file at {path}, found {'a folder' if path.is_dir() else 'nothing'}"
+        )
     return path
 
 
 def plain(value: Any, left: Iterator[int] | None = None) -> Any:
-    """`value` as None, bool, int, float, str, list or dict, nested; tuples, sets and tensors of one number become these.
+    """`value` as None, bool, int, float, str, list or dict, nested; tuples, sets and tensors of one number
+    become these.
 
     Args:
         left: an iterator that is as long as there may be values; by default VALUES.
@@ -84,7 +92,10 @@ def plain(value: Any, left: Iterator[int] | None = None) -> Any:
 
 
 def plain_items(found: Any) -> dict[str, Any]:
-    """Those items of a dict that are plain data. What is not, is no setting, and no reason to lose the tensors beside it."""
+    """Those items of a dict that are plain data.
+
+    What is not, is no setting, and no reason to lose the tensors beside it.
+    """
     kept: dict[str, Any] = {}
     left = iter(range(VALUES))
     for name, value in dict.items(found) if isinstance(found, dict) else ():
@@ -95,19 +106,23 @@ def plain_items(found: Any) -> dict[str, Any]:
 
 
 def check_state_dict(found: Any, source: str, what: str = "the file") -> dict[str, Tensor]:
-    """`found` as names and dense tensors on the CPU, detached and without anything else that a file may have tied to them.
+    """`found` as names and dense tensors on the CPU, detached and without anything else that a file may have
+    tied to them.
 
     Raises:
         ValueError: it is something else; the message names the first key that is wrong.
     """
     if not isinstance(found, dict):
-        raise ValueError(f"{source}: expected {what} to be a state dict (names and tensors), found a {type(found).__name__}")
+        raise ValueError(
+            f"{source}: expected {what} to be a state dict (names and tensors), found a "
+            f"{type(found).__name__}"
+        )
     tensors = {}
     for name, tensor in dict.items(found):
         if not isinstance(name, str) or type(tensor) not in (Tensor, Parameter):
             raise ValueError(
-                f"{source}: expected {what} to be a state dict (names and tensors), found a {type(tensor).__name__} at {short(name)}:"
-                f" {_guess(found)}"
+                f"{source}: expected {what} to be a state dict (names and tensors), found a "
+                f"{type(tensor).__name__} at {short(name)}: {_guess(found)}"
             )
         tensors[name] = _numbers(tensor, name, source)
     return tensors
@@ -116,7 +131,8 @@ def check_state_dict(found: Any, source: str, what: str = "the file") -> dict[st
 def _numbers(tensor: Tensor, name: str, source: str) -> Tensor:
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
         raise ValueError(
-            f"{source}: expected plain numbers at {short(name)}, found {tensor.layout} {tensor.dtype} on {tensor.device}: save it dense"
+            f"{source}: expected plain numbers at {short(name)}, found {tensor.layout} {tensor.dtype} on "
+            f"{tensor.device}: save it dense"
         )
     return Tensor.detach(tensor)
 
@@ -139,11 +155,18 @@ def replaced(tensors: Mapping[str, Tensor], averages: Mapping[str, Any], source:
     for name, average in averages.items():
         if name not in tensors:
             raise ValueError(
-                f"{source}: expected the averaged {short(name)} among the network's tensors, found {some(list(tensors))}: {ORDER}"
+                f"{source}: expected the averaged {short(name)} among the network's tensors, found "
+                f"{some(list(tensors))}: {ORDER}"
             )
         expected = tensors[name]
-        if type(average) not in (Tensor, Parameter) or (average.shape, average.dtype) != (expected.shape, expected.dtype):
-            raise ValueError(f"{source}: expected the average of {name!r} as {_form(expected)}, found {_form(average)}: {ORDER}")
+        if type(average) not in (Tensor, Parameter) or (average.shape, average.dtype) != (
+            expected.shape,
+            expected.dtype,
+        ):
+            raise ValueError(
+                f"{source}: expected the average of {name!r} as {_form(expected)}, found {_form(average)}: "
+                f"{ORDER}"
+            )
         plain_averages[name] = _numbers(average, name, source)
     return {**tensors, **plain_averages}
 
@@ -155,7 +178,8 @@ def reason(error: Exception) -> str:
 
 
 AGAIN = "fetch it again, or name the format that it has"
-"""What to do about a file that a reader cannot make out: a damaged one, or more often one of another format."""
+"""What to do about a file that a reader cannot make out: a damaged one, or more often one of another format.
+"""
 ORDER = "give the names in the order of this network's parameters, built with the settings that it was trained with"
 """What to do where a list of averages does not fit its names."""
 
@@ -178,5 +202,13 @@ def _guess(found: Any) -> str:
     keys = set(found) if isinstance(found, dict) else set()
     kinds = {_KINDS[key] for key in keys & _KINDS.keys()}
     if "ema" in keys and "model" in keys:
-        kinds.add("soft_truncation" if isinstance(found["ema"], Mapping) and "shadow_params" in found["ema"] else "dit")
-    return f"it looks like format {kinds.pop()!r}, read it as that" if len(kinds) == 1 else "name the format that this file has"
+        kinds.add(
+            "soft_truncation"
+            if isinstance(found["ema"], Mapping) and "shadow_params" in found["ema"]
+            else "dit"
+        )
+    return (
+        f"it looks like format {kinds.pop()!r}, read it as that"
+        if len(kinds) == 1
+        else "name the format that this file has"
+    )

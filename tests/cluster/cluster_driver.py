@@ -1,4 +1,5 @@
-"""What is run on a cluster's head, to be disturbed: `cluster_driver.py WHAT ROOT SOURCE [WORKERS]` completes a toy step."""
+"""What is run on a cluster's head, to be disturbed: `cluster_driver.py WHAT ROOT SOURCE [WORKERS]` completes
+a toy step."""
 
 from __future__ import annotations
 
@@ -12,15 +13,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import tiny
 
 from dgflow import DiscriminatorGuidance, Evaluate, Generate, Heun, TrainClassifier, TrainScore
+from dgflow.engine.execute import execute
 from dgflow.runtime.placement import Placement
 from dgflow.runtime.progress import Progress
-from dgflow.steps.binding import Bound
-from dgflow.steps.execute import execute
-from dgflow.steps.step import ResultStep, Slice, Spread, Step
+from dgflow.specs.bound import Bound
+from dgflow.specs.step import ResultStep, Slice, Spread, Step
 from dgflow.store.objects import ObjectStore, open_store
 
 if TYPE_CHECKING:
-    from dgflow.runtime.train_worker import Job
+    from dgflow.runtime.training.worker import Job
 
 SHARDS = 20
 EPOCHS = 80  # of the training that is disturbed
@@ -63,7 +64,8 @@ def table(source: Path) -> Evaluate:
 def target(what: str, source: Path) -> Step:
     """The step that WHAT names.
 
-    `samples`: 20 shards, by workers with a GPU each where there are any; `training`: many epochs of the score network that makes them, by
+    `samples`: 20 shards, by workers with a GPU each where there are any; `training`: many epochs of the score
+        network that makes them, by
     up to three workers; `table`: samples and guided samples compared.
     """
     made: dict[str, Callable[[], Step]] = {
@@ -76,14 +78,14 @@ def target(what: str, source: Path) -> Step:
 
 def soon(job: Job) -> None:
     """A worker of a training that may grow after 5 s and not only after a minute."""
-    from dgflow.runtime import train_worker
+    from dgflow.runtime.training import worker as train_worker
 
     train_worker.GROWTH_SECONDS = 5.0
     train_worker.work(job)
 
 
 if __name__ == "__main__":
-    from dgflow.runtime import train
+    from dgflow.runtime.training import fit as train
 
     what, root, source, *workers = sys.argv[1:]
     train.work = soon

@@ -11,7 +11,8 @@ from cluster.hosts import Network, lacking
 
 @pytest.fixture(scope="session")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
-    """Hosts can be added to it; `network.s3` is the environment of the S3 server's clients, and this process has it too."""
+    """Hosts can be added to it; `network.s3` is the environment of the S3 server's clients, and this process
+    has it too."""
     if reason := lacking():
         pytest.skip(reason)
     with Network(tmp_path_factory.mktemp("hosts")) as network, pytest.MonkeyPatch.context() as patch:

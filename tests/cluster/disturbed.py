@@ -12,8 +12,8 @@ from cluster import cluster_driver
 from cluster.hosts import GCS_PORT, Host, Network, Process, ray_head, ray_worker
 
 from dgflow import Generate
-from dgflow.steps.binding import Root
-from dgflow.steps.step import Step
+from dgflow.engine.root import Root
+from dgflow.specs.step import Step
 from dgflow.store.objects import open_store
 from dgflow.store.receipts import Receipt
 from dgflow.store.step_store import StepStore
@@ -22,15 +22,32 @@ from dgflow.store.step_store import StepStore
 class Cluster:
     """A head without CPUs or GPUs for work, and worker hosts with a CPU and a pretended GPU each."""
 
-    def __init__(self, network: Network, name: str, *options: str, head: Host | None = None, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        network: Network,
+        name: str,
+        *options: str,
+        head: Host | None = None,
+        env: dict[str, str] | None = None,
+    ) -> None:
         self.network, self.name = network, name
         self.head = head or network.host(f"{name}-head")
         self.ray = ray_head(self.head, *options, env=env)
         self.workers: list[Host] = []
         self._added = 0
 
-    def add(self, count: int = 1, *, disk_mb: float | None = None, env: dict[str, str] | None = None, ready: bool = True) -> list[Host]:
-        """More worker hosts, which start at the same time. With `ready` they have joined when this returns."""
+    def add(
+        self,
+        count: int = 1,
+        *,
+        disk_mb: float | None = None,
+        env: dict[str, str] | None = None,
+        ready: bool = True,
+    ) -> list[Host]:
+        """More worker hosts, which start at the same time.
+
+        With `ready` they have joined when this returns.
+        """
         numbers = range(self._added + 1, self._added + count + 1)
         self._added += count
         hosts = [self.network.host(f"{self.name}-worker-{number}", disk_mb=disk_mb) for number in numbers]
@@ -51,7 +68,9 @@ class Cluster:
         return self.workers + self.add(count - len(self.workers))
 
     def drive(self, what: str, root: str, source: Path, workers: int | None = None) -> Process:
-        return drive(self.head, what, root, source, workers, {"RAY_ADDRESS": f"{self.head.address}:{GCS_PORT}"})
+        return drive(
+            self.head, what, root, source, workers, {"RAY_ADDRESS": f"{self.head.address}:{GCS_PORT}"}
+        )
 
     def close(self) -> None:
         for host in [*self.workers, self.head]:
@@ -68,9 +87,26 @@ def running(network: Network, name: str, workers: int = 0) -> Iterator[Cluster]:
         made.close()
 
 
-def drive(host: Host, what: str, root: str, source: Path, workers: int | None = None, env: dict[str, str] | None = None) -> Process:
+def drive(
+    host: Host,
+    what: str,
+    root: str,
+    source: Path,
+    workers: int | None = None,
+    env: dict[str, str] | None = None,
+) -> Process:
     """Start a driver on a host: on the cluster that `env` names with RAY_ADDRESS, else with Ray of its own."""
-    return host.run([sys.executable, cluster_driver.__file__, what, root, str(source), *([str(workers)] if workers else [])], env)
+    return host.run(
+        [
+            sys.executable,
+            cluster_driver.__file__,
+            what,
+            root,
+            str(source),
+            *([str(workers)] if workers else []),
+        ],
+        env,
+    )
 
 
 @dataclass(frozen=True)
@@ -94,7 +130,8 @@ class Undisturbed:
         return root
 
     def check(self, root: str, step: Generate) -> None:
-        """Every index is in the sealed slice once, every shard has one receipt, and every row is the undisturbed run's to the bit."""
+        """Every index is in the sealed slice once, every shard has one receipt, and every row is the
+        undisturbed run's to the bit."""
         assert digests(root, step) == digests(self.root, step)
         assert sealed_indices(root, step) == list(range(step.shard_size * len(parts(self.root, step))))
 
@@ -119,7 +156,11 @@ def digests(root: str, step: Step, folder: str = "shards") -> dict[int, str]:
 def in_flight(root: str, step: Step, host: Host, folder: str = "shards") -> dict[int, int]:
     """The parts that were last begun on a host and are not committed: number to the process there."""
     steps = store_of(root, step)
-    begun = {number: note["pid"] for number, note in steps.attempts(folder).items() if note["host"] == host.name and "failed" not in note}
+    begun = {
+        number: note["pid"]
+        for number, note in steps.attempts(folder).items()
+        if note["host"] == host.name and "failed" not in note
+    }
     done = steps.committed(folder)
     return {number: pid for number, pid in begun.items() if number not in done}
 

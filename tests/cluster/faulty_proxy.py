@@ -1,4 +1,5 @@
-"""An HTTP proxy on loopback in front of an S3 server, whose faults a test switches while a run goes on; it also counts the requests."""
+"""An HTTP proxy on loopback in front of an S3 server, whose faults a test switches while a run goes on; it
+also counts the requests."""
 
 import contextlib
 import random
@@ -12,8 +13,10 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 _BUSY = (
-    b"HTTP/1.1 503 Slow Down\r\nContent-Type: application/xml\r\nContent-Length: %d\r\nConnection: close\r\n\r\n",
-    b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>',
+    b"HTTP/1.1 503 Slow Down\r\nContent-Type: application/xml\r\nContent-Length: %d\r\nConnection: "
+    b"close\r\n\r\n",
+    b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>SlowDown</Code><Message>Please reduce your '
+    b"request rate.</Message></Error>",
 )
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _PIECE = 65536
@@ -21,7 +24,8 @@ _PIECE = 65536
 
 @dataclass
 class FaultyProxy:
-    """Forwards requests to `server`. Every fault is off at first; all of them may be changed at any time, by any thread."""
+    """Forwards requests to `server`. Every fault is off at first; all of them may be changed at any time, by
+    any thread."""
 
     server: tuple[str, int]
     latency: float = 0.0  # seconds added to every request
@@ -29,8 +33,12 @@ class FaultyProxy:
     busy: float = 0.0  # share of the requests that are answered 503 SlowDown and go no further
     silent: bool = False  # take requests and answer nothing, with the connection open
     cuts: int = 0  # the next PUTs whose body is cut in the middle, on both sides
-    meanwhile: Callable[[], object] | None = None  # called when a body is half sent, before it is cut: the server may be killed there
-    requests: Counter[str] = field(default_factory=Counter)  # by verb, listings as LIST: those that were taken
+    meanwhile: Callable[[], object] | None = (
+        None  # called when a body is half sent, before it is cut: the server may be killed there
+    )
+    requests: Counter[str] = field(
+        default_factory=Counter
+    )  # by verb, listings as LIST: those that were taken
     refused: int = 0  # answered 503
     cut: int = 0  # bodies that were cut
     seed: int = 0

@@ -1,7 +1,10 @@
-"""A driver whose memory is watched: `flat_driver.py ROOT SHARDS EVERY` makes shards of nothing with two workers and a Ray of its own.
+"""A driver whose memory is watched: `flat_driver.py ROOT SHARDS EVERY` makes shards of nothing with two
+workers and a Ray of its own.
 
-Prints a JSON line whenever so many more shards are done, and one after all is sealed: `done`, `seconds` since the first result, and the
-memory that this process, and the largest of its workers, holds for itself, in bytes; `cpu` are the seconds of CPU that this process took.
+Prints a JSON line whenever so many more shards are done, and one after all is sealed: `done`, `seconds` since
+    the first result, and the
+memory that this process, and the largest of its workers, holds for itself, in bytes; `cpu` are the seconds of
+    CPU that this process took.
 """
 
 from __future__ import annotations
@@ -19,9 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import flat_steps
 from listening import family
 
+from dgflow.engine.execute import execute
 from dgflow.runtime.placement import Placement
 from dgflow.runtime.progress import Progress
-from dgflow.steps.execute import execute
 from dgflow.store.objects import open_store
 
 
@@ -74,7 +77,11 @@ def own_memory(pid: int) -> int:
 
 def workers() -> list[int]:
     """Our Ray's worker processes at work in a pool."""
-    return [pid for pid in family(os.getpid()) if (name := command(pid)).startswith(b"ray::") and not name.startswith(b"ray::IDLE")]
+    return [
+        pid
+        for pid in family(os.getpid())
+        if (name := command(pid)).startswith(b"ray::") and not name.startswith(b"ray::IDLE")
+    ]
 
 
 def command(pid: int) -> bytes:

@@ -1,4 +1,5 @@
-"""A generator that makes nothing but an index, so that what is measured is what a shard costs besides its samples."""
+"""A generator that makes nothing but an index, so that what is measured is what a shard costs besides its
+samples."""
 
 from __future__ import annotations
 
@@ -6,8 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from dgflow.steps.binding import Bound
-from dgflow.steps.step import ResultStep, SampleStep, Slice, Spread
+from dgflow.specs.bound import Bound
+from dgflow.specs.step import ResultStep, SampleStep, Slice, Spread
 from dgflow.store.identity import canonical_json
 from dgflow.store.objects import ObjectStore
 from dgflow.store.shards import Columns
@@ -20,7 +21,10 @@ class Nothing(SampleStep):
 
     def shard_builder(self, inputs: Bound) -> Callable[[int, int], Columns]:
         del inputs
-        return lambda start, stop: {"index": np.arange(start, stop), "label": np.zeros(stop - start, np.int64)}
+        return lambda start, stop: {
+            "index": np.arange(start, stop),
+            "label": np.zeros(stop - start, np.int64),
+        }
 
 
 class Counted(ResultStep):

@@ -1,9 +1,11 @@
-"""Hosts for tests as namespaces of this machine: a network, a host name, processes, `/tmp/ray` and `/dev/shm` of each one's own.
+"""Hosts for tests as namespaces of this machine: a network, a host name, processes, `/tmp/ray` and `/dev/shm`
+of each one's own.
 
-A `Network` is a switch (a bridge in a namespace of its own) and the hosts on it, in 10.99.0.0/24; nothing is added to this machine's own
-network, and nothing leads out of it. All of it ends with the context, and with this process however it ends: the first process of a host
-dies with this one, and the kernel ends the others with the first. Files are not each host's own: beside `/tmp/ray` all see the same ones,
-and `/mnt` is where each keeps what is its own (temporary files, caches).
+A `Network` is a switch (a bridge in a namespace of its own) and the hosts on it, in 10.99.0.0/24; nothing is
+added to this machine's own network, and nothing leads out of it. All of it ends with the context, and with
+this process however it ends: the first process of a host dies with this one, and the kernel ends the others
+with the first. Files are not each host's own: beside `/tmp/ray` all see the same ones, and `/mnt` is where
+each keeps what is its own (temporary files, caches).
 
 Needs root and iproute2, and util-linux' `unshare`, `nsenter`, `setpriv`; `lacking` says what is not there.
 """
@@ -42,10 +44,18 @@ def lacking() -> str | None:
     if missing:
         return f"hosts as network namespaces need {', '.join(missing)} (packages iproute2 and util-linux)"
     try:
-        tried = subprocess.run(["unshare", "--net", "--uts", "--mount", "--pid", "--fork", "true"], capture_output=True, text=True)
+        tried = subprocess.run(
+            ["unshare", "--net", "--uts", "--mount", "--pid", "--fork", "true"],
+            capture_output=True,
+            text=True,
+        )
     except OSError as error:
         return f"hosts as network namespaces cannot be made here: {error}"
-    return f"hosts as network namespaces cannot be made here: {tried.stderr.strip()}" if tried.returncode else None
+    return (
+        f"hosts as network namespaces cannot be made here: {tried.stderr.strip()}"
+        if tried.returncode
+        else None
+    )
 
 
 def wait_for(condition: Callable[[], T], what: str, seconds: float = DEADLINE) -> T:
@@ -64,7 +74,12 @@ class Process:
         self.log = log
         with log.open("wb") as output:
             self._outside = subprocess.Popen(
-                command, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+                command,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
             )
 
     @property
@@ -112,9 +127,16 @@ class Process:
 class Host:
     """One host: a first process that does nothing, and the namespaces that it holds."""
 
-    def __init__(self, name: str, address: str, folder: Path, env: dict[str, str], disk_mb: float | None) -> None:
+    def __init__(
+        self, name: str, address: str, folder: Path, env: dict[str, str], disk_mb: float | None
+    ) -> None:
         self.name, self.address, self.folder = name, address, folder
-        self.env = {**env, "TMPDIR": f"{_DISK}/tmp", "XDG_CACHE_HOME": f"{_DISK}/cache", "HOME": f"{_DISK}/home"}
+        self.env = {
+            **env,
+            "TMPDIR": f"{_DISK}/tmp",
+            "XDG_CACHE_HOME": f"{_DISK}/cache",
+            "HOME": f"{_DISK}/home",
+        }
         self._commands = 0
         (folder / "disk").mkdir(parents=True)
         Path("/tmp/ray").mkdir(exist_ok=True)
@@ -127,10 +149,21 @@ class Host:
             f"mount --bind {_DISK}/ray /tmp/ray",
             "mount -t tmpfs tmpfs /dev/shm",
             "echo ready",
-            "exec env --ignore-signal=CHLD sleep infinity",  # so that the kernel takes away whatever ends in here
+            # So that the kernel takes away whatever ends in here
+            "exec env --ignore-signal=CHLD sleep infinity",
         )
         self._outside = subprocess.Popen(
-            [*_DIES_WITH_ITS_PARENT, "unshare", "--net", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+            [
+                *_DIES_WITH_ITS_PARENT,
+                "unshare",
+                "--net",
+                "--uts",
+                "--mount",
+                "--pid",
+                "--fork",
+                "--kill-child",
+                "--mount-proc",
+            ]
             + ["sh", "-ec", "\n".join(lines)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -138,13 +171,21 @@ class Host:
         )
         assert self._outside.stdout is not None
         if self._outside.stdout.readline() != "ready\n":
-            raise RuntimeError(f"the host {name} did not come up; its commands are on the standard error above")
+            raise RuntimeError(
+                f"the host {name} did not come up; its commands are on the standard error above"
+            )
         children = Path(f"/proc/{self._outside.pid}/task/{self._outside.pid}/children").read_text().split()
         self.pid = int(children[0])  # of its first process, as this machine counts them
 
     def enter(self, *namespaces: str) -> list[str]:
         """The beginning of a command that runs in the host (all of it, or only its network)."""
-        return ["nsenter", "--target", str(self.pid), *(namespaces or ("--net", "--uts", "--mount", "--pid")), "--"]
+        return [
+            "nsenter",
+            "--target",
+            str(self.pid),
+            *(namespaces or ("--net", "--uts", "--mount", "--pid")),
+            "--",
+        ]
 
     def run(self, command: Sequence[str], env: dict[str, str] | None = None) -> Process:
         """Start a command on the host."""
@@ -168,7 +209,8 @@ class Host:
 
 
 class Network:
-    """A switch and hosts on it. Use as a context; while it is open, this thread is on it too, as the host `laptop`."""
+    """A switch and hosts on it. Use as a context; while it is open, this thread is on it too, as the host
+    `laptop`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -191,14 +233,19 @@ class Network:
         self._closing.close()
 
     def host(self, name: str, *, disk_mb: float | None = None) -> Host:
-        """A new host; its name may not have been used. `disk_mb`: the size of its disk, None as large as this machine's."""
-        host = Host(name, f"10.99.0.{len(self.hosts) + 1}", self.folder / name, {**_base_env(), **self.s3}, disk_mb)
+        """A new host; its name may not have been used. `disk_mb`: the size of its disk, None as large as this
+        machine's."""
+        host = Host(
+            name, f"10.99.0.{len(self.hosts) + 1}", self.folder / name, {**_base_env(), **self.s3}, disk_mb
+        )
         self.hosts[name] = host
         self._ip(self._switch, f"link add {_port(host)} type veth peer name eth0 netns {host.pid}")
         self._ip(self._switch, f"link set {_port(host)} master bridge up")
         self._ip(host, f"address add {host.address}/24 dev eth0")
         self._ip(host, "link set eth0 up")
-        self._ip(host, "route add default dev eth0")  # leads nowhere; Ray learns its own address from there being one
+        self._ip(
+            host, "route add default dev eth0"
+        )  # leads nowhere; Ray learns its own address from there being one
         return host
 
     def link(self, host: Host, state: str) -> None:
@@ -210,7 +257,8 @@ class Network:
         self._ip(host, f"neighbour replace {other.address} lladdr 02:00:00:00:00:01 nud permanent dev eth0")
 
     def start_s3(self, host: Host) -> dict[str, str]:
-        """An S3 server on a host; the environment for its clients, which all hosts have from now on, with `BUCKET_URL`."""
+        """An S3 server on a host; the environment for its clients, which all hosts have from now on, with
+        `BUCKET_URL`."""
         start = seaweed(host.folder, address=host.address, prefix=[*host.enter(), *_DIES_WITH_ITS_PARENT])
         self.s3 = {**self._closing.enter_context(start), "DGFLOW_PLAIN_HTTP": "1"}
         for each in self.hosts.values():
@@ -231,24 +279,58 @@ class Network:
 
 
 def ray_head(host: Host, *options: str, env: dict[str, str] | None = None, num_cpus: int = 0) -> Process:
-    """Ray's head on a host, ready. Without a dashboard, and without a token, unless `options` and `env` say otherwise."""
-    dashboard = [] if any(option.startswith("--include-dashboard") for option in options) else ["--include-dashboard=false"]
+    """Ray's head on a host, ready.
+
+    Without a dashboard, and without a token, unless `options` and `env` say otherwise.
+    """
+    dashboard = (
+        []
+        if any(option.startswith("--include-dashboard") for option in options)
+        else ["--include-dashboard=false"]
+    )
     return _ray(
-        host, ["--head", f"--port={GCS_PORT}", "--temp-dir=/tmp/ray", f"--num-cpus={num_cpus}", "--num-gpus=0", *dashboard, *options], env
+        host,
+        [
+            "--head",
+            f"--port={GCS_PORT}",
+            "--temp-dir=/tmp/ray",
+            f"--num-cpus={num_cpus}",
+            "--num-gpus=0",
+            *dashboard,
+            *options,
+        ],
+        env,
     )
 
 
 def ray_worker(
-    host: Host, head: Host, *, num_cpus: int = 1, num_gpus: int = 0, env: dict[str, str] | None = None, ready: bool = True
+    host: Host,
+    head: Host,
+    *,
+    num_cpus: int = 1,
+    num_gpus: int = 0,
+    env: dict[str, str] | None = None,
+    ready: bool = True,
 ) -> Process:
-    """Ray on a host that joins a head's; `num_gpus` are pretended. With `ready` it has joined when this returns."""
+    """Ray on a host that joins a head's; `num_gpus` are pretended.
+
+    With `ready` it has joined when this returns.
+    """
     options = [f"--address={head.address}:{GCS_PORT}", f"--num-cpus={num_cpus}", f"--num-gpus={num_gpus}"]
     return _ray(host, options, env, ready)
 
 
 def _ray(host: Host, options: Sequence[str], env: dict[str, str] | None, ready: bool = True) -> Process:
-    common = [f"--node-ip-address={host.address}", f"--object-store-memory={_OBJECT_STORE_BYTES}", "--disable-usage-stats", "--block"]
-    ray = host.run([str(Path(sys.executable).parent / "ray"), "start", *options, *common], {"RAY_AUTH_MODE": "disabled", **(env or {})})
+    common = [
+        f"--node-ip-address={host.address}",
+        f"--object-store-memory={_OBJECT_STORE_BYTES}",
+        "--disable-usage-stats",
+        "--block",
+    ]
+    ray = host.run(
+        [str(Path(sys.executable).parent / "ray"), "start", *options, *common],
+        {"RAY_AUTH_MODE": "disabled", **(env or {})},
+    )
     if ready:
         ray.says("Ray runtime started")
     return ray
@@ -284,5 +366,7 @@ def _enter_network(namespace: int) -> None:
     import fsspec.asyn
     import s3fs
 
-    fsspec.asyn.iothread[0] = fsspec.asyn.loop[0] = None  # s3fs' thread stays where it was: the next user starts another
+    fsspec.asyn.iothread[0] = fsspec.asyn.loop[0] = (
+        None  # s3fs' thread stays where it was: the next user starts another
+    )
     s3fs.S3FileSystem.clear_instance_cache()

@@ -1,8 +1,9 @@
 """A cloud whose hosts are namespaces, and Ray's node provider for it.
 
-`Cloud` runs in the test's process, which alone can make hosts; `NamespaceProvider` in the autoscaler on the head's host asks it by a socket
-file. Ray's autoscaler (v2) takes a provider of one's own as `provider: {type: external, module: ...}`. It does not log in to the hosts
-(`disable_node_updaters`): they start Ray themselves, as images with a start script do.
+`Cloud` runs in the test's process, which alone can make hosts; `NamespaceProvider` in the autoscaler on the
+head's host asks it by a socket file. Ray's autoscaler (v2) takes a provider of one's own as `provider: {type:
+external, module: ...}`. It does not log in to the hosts (`disable_node_updaters`): they start Ray themselves,
+as images with a start script do.
 """
 
 from __future__ import annotations
@@ -20,13 +21,20 @@ HEAD = "head"  # the head's id at the cloud
 
 
 class Cloud:
-    """Starts and ends hosts for whoever asks at `socket`, in one thread: a host dies with the thread that has started it."""
+    """Starts and ends hosts for whoever asks at `socket`, in one thread: a host dies with the thread that has
+    started it."""
 
     def __init__(self, socket: Path, start: Callable[[dict[str, str]], Callable[[], None]]) -> None:
         """`start(environment)` starts a host whose Ray has this environment, and gives what ends it."""
         self._start = start
         self._ends: dict[str, Callable[[], None]] = {}
-        self._tags = {HEAD: {TAG_RAY_NODE_KIND: NODE_KIND_HEAD, TAG_RAY_USER_NODE_TYPE: HEAD, TAG_RAY_NODE_STATUS: "up-to-date"}}
+        self._tags = {
+            HEAD: {
+                TAG_RAY_NODE_KIND: NODE_KIND_HEAD,
+                TAG_RAY_USER_NODE_TYPE: HEAD,
+                TAG_RAY_NODE_STATUS: "up-to-date",
+            }
+        }
         self.started = 0
         self._listener = Listener(str(socket), "AF_UNIX")
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -58,7 +66,10 @@ class Cloud:
         for _ in range(count):
             self.started += 1
             identity = f"i-{self.started}"
-            environment = {"RAY_CLOUD_INSTANCE_ID": identity, "RAY_NODE_TYPE_NAME": tags[TAG_RAY_USER_NODE_TYPE]}
+            environment = {
+                "RAY_CLOUD_INSTANCE_ID": identity,
+                "RAY_NODE_TYPE_NAME": tags[TAG_RAY_USER_NODE_TYPE],
+            }
             self._ends[identity] = self._start(environment)
             self._tags[identity] = {**tags, TAG_RAY_NODE_STATUS: "up-to-date"}
 
@@ -72,7 +83,9 @@ class NamespaceProvider(NodeProvider):
     """What Ray's autoscaler asks, passed on to the cloud at the socket that its configuration names."""
 
     def non_terminated_nodes(self, tag_filters: dict[str, str]) -> list[str]:
-        return [identity for identity, tags in self._ask("nodes").items() if tag_filters.items() <= tags.items()]
+        return [
+            identity for identity, tags in self._ask("nodes").items() if tag_filters.items() <= tags.items()
+        ]
 
     def is_running(self, node_id: str) -> bool:
         return node_id in self._ask("nodes")

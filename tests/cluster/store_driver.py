@@ -1,4 +1,5 @@
-"""A run whose store fails: `store_driver.py ROOT SOURCE` takes 40 shards of samples, made by Ray of its own with two workers."""
+"""A run whose store fails: `store_driver.py ROOT SOURCE` takes 40 shards of samples, made by Ray of its own
+with two workers."""
 
 import sys
 from pathlib import Path
@@ -9,9 +10,9 @@ import tiny
 from cluster.cluster_driver import Taken
 
 from dgflow import Generate, Heun
+from dgflow.engine.execute import execute
 from dgflow.runtime.placement import Placement
 from dgflow.runtime.progress import Progress
-from dgflow.steps.execute import execute
 from dgflow.store.objects import open_store
 
 SHARDS = 40
@@ -24,4 +25,6 @@ def samples(source: Path) -> Generate:
 
 if __name__ == "__main__":
     root, source = sys.argv[1:]
-    execute(Taken(samples=samples(Path(source))[: 8 * SHARDS]), open_store(root), Placement(workers=2), Progress())
+    execute(
+        Taken(samples=samples(Path(source))[: 8 * SHARDS]), open_store(root), Placement(workers=2), Progress()
+    )

@@ -1,4 +1,5 @@
-"""Ray's own autoscaler (v2) with hosts of namespaces: a run asks for workers, hosts come, the run ends, hosts go."""
+"""Ray's own autoscaler (v2) with hosts of namespaces: a run asks for workers, hosts come, the run ends, hosts
+go."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -28,8 +29,17 @@ def scaled(network: Network, tmp_path: Path):
 
     cloud = Cloud(socket, start)
     tests = str(Path(__file__).resolve().parents[1])
-    env = {"RAY_enable_autoscaler_v2": "1", "RAY_CLOUD_INSTANCE_ID": HEAD, "RAY_NODE_TYPE_NAME": HEAD, "PYTHONPATH": tests}
-    made.append(Cluster(network, "scaled", "--autoscaling-config=/mnt/home/ray_bootstrap_config.yaml", head=head, env=env))
+    env = {
+        "RAY_enable_autoscaler_v2": "1",
+        "RAY_CLOUD_INSTANCE_ID": HEAD,
+        "RAY_NODE_TYPE_NAME": HEAD,
+        "PYTHONPATH": tests,
+    }
+    made.append(
+        Cluster(
+            network, "scaled", "--autoscaling-config=/mnt/home/ray_bootstrap_config.yaml", head=head, env=env
+        )
+    )
     yield made[0], cloud
     made[0].close()
     cloud.close(socket)
@@ -38,7 +48,9 @@ def scaled(network: Network, tmp_path: Path):
 def configuration(socket: Path) -> dict:
     commands = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
     return {
-        **{f"{name}_commands": [] for name in commands},  # of an external provider's configuration nothing is filled in
+        **{
+            f"{name}_commands": [] for name in commands
+        },  # of an external provider's configuration nothing is filled in
         "file_mounts": {},
         "cluster_synced_files": [],
         "cluster_name": "namespaces",

@@ -1,4 +1,5 @@
-"""Hosts, links and drivers that go while samples are made: every index once, and each row as in a run that nothing happened to."""
+"""Hosts, links and drivers that go while samples are made: every index once, and each row as in a run that
+nothing happened to."""
 
 import time
 
@@ -44,11 +45,16 @@ def at_work(shared: Cluster, undisturbed: Undisturbed, root: str, hosts: int) ->
     """A run on so many hosts that has done three shards and is at work on all of them."""
     step, workers = undisturbed.samples, shared.have(hosts)
     run = shared.drive("samples", root, undisturbed.source)
-    run.wait_for(lambda: len(parts(root, step)) >= 3 and all(in_flight(root, step, host) for host in workers), "work on all hosts")
+    run.wait_for(
+        lambda: len(parts(root, step)) >= 3 and all(in_flight(root, step, host) for host in workers),
+        "work on all hosts",
+    )
     return run
 
 
-def test_a_lost_hosts_shard_runs_again_within_a_minute_and_another_host_joins_in(shared, undisturbed, root, step):
+def test_a_lost_hosts_shard_runs_again_within_a_minute_and_another_host_joins_in(
+    shared, undisturbed, root, step
+):
     run = at_work(shared, undisturbed, root, hosts=2)
     lost, left = shared.workers
     [number] = stopped_in_a_shard(run, root, step, lost)
@@ -97,7 +103,9 @@ def test_a_host_that_only_the_store_still_hears_writes_what_others_write_too_and
     shared.lose(away)
 
 
-def test_with_all_workers_lost_the_driver_waits_says_so_and_goes_on_with_new_ones(shared, undisturbed, root, step):
+def test_with_all_workers_lost_the_driver_waits_says_so_and_goes_on_with_new_ones(
+    shared, undisturbed, root, step
+):
     run = at_work(shared, undisturbed, root, hosts=2)
     for host in list(shared.workers):
         shared.lose(host)
@@ -112,7 +120,9 @@ def test_a_killed_driver_that_is_started_again_builds_only_what_was_missing(shar
     run = at_work(shared, undisturbed, root, hosts=2)
     run.kill()
     before = parts(root, step)
-    begun = {number: note for number, note in store_of(root, step).attempts("shards").items() if number in before}
+    begun = {
+        number: note for number, note in store_of(root, step).attempts("shards").items() if number in before
+    }
     shared.drive("samples", root, undisturbed.source).finish(SECONDS)
     after, notes = parts(root, step), store_of(root, step).attempts("shards")
     assert {number: after[number] for number in before} == before  # the very receipts, times and all

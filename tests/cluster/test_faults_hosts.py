@@ -1,4 +1,7 @@
-"""Hosts that are there but cannot do their work: a clock that is a day off, a disk that is full. The others do it."""
+"""Hosts that are there but cannot do their work: a clock that is a day off, a disk that is full.
+
+The others do it.
+"""
 
 from pathlib import Path
 
@@ -15,7 +18,9 @@ def shared(network: Network):
         yield made
 
 
-def test_a_host_whose_clock_is_a_day_off_is_set_aside_with_its_error_and_the_run_completes(shared, undisturbed):
+def test_a_host_whose_clock_is_a_day_off_is_set_aside_with_its_error_and_the_run_completes(
+    shared, undisturbed
+):
     step = undisturbed.samples
     root = undisturbed.begun("clock", step.name, "taken-")
     [wrong] = shared.add(env={"PYTHONPATH": str(Path(__file__).with_name("tomorrow"))})
@@ -41,7 +46,9 @@ def test_a_host_whose_disk_fills_up_does_not_keep_the_run_from_completing(shared
     shared.lose(full)
 
 
-def test_a_host_whose_disk_is_full_before_it_gets_work_does_not_keep_the_run_from_completing(shared, undisturbed):
+def test_a_host_whose_disk_is_full_before_it_gets_work_does_not_keep_the_run_from_completing(
+    shared, undisturbed
+):
     step = undisturbed.samples
     root = undisturbed.begun("full-disk", step.name, "taken-")
     [full] = shared.add(disk_mb=64)

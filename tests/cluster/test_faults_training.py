@@ -1,4 +1,5 @@
-"""Worker hosts that are lost while networks are trained, and after: training goes on with those that are left, and grows again."""
+"""Worker hosts that are lost while networks are trained, and after: training goes on with those that are
+left, and grows again."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from cluster import cluster_driver
 from cluster.disturbed import Undisturbed, drive, parts, running, stopped_in_a_shard, store_of
 from cluster.hosts import Network
 
-from dgflow.steps.execute import result_of
+from dgflow.engine.execute import result_of
 from dgflow.store.objects import open_store
 
 SECONDS = 400.0  # for a run to end
@@ -32,7 +33,10 @@ def trained(network: Network, undisturbed: Undisturbed) -> str:
 
 def epochs(root: str, undisturbed: Undisturbed) -> dict[int, dict]:
     """What was measured in each epoch that is committed."""
-    return {number: receipt.metrics for number, receipt in parts(root, cluster_driver.training(undisturbed.source), "epochs").items()}
+    return {
+        number: receipt.metrics
+        for number, receipt in parts(root, cluster_driver.training(undisturbed.source), "epochs").items()
+    }
 
 
 def closest(root: str, trained: str, undisturbed: Undisturbed) -> float:
@@ -61,7 +65,9 @@ def test_training_goes_on_with_one_of_two_workers(shared, undisturbed, trained):
     assert closest(root, trained, undisturbed) < TOLERANCE
 
 
-def test_training_goes_on_with_two_of_three_workers_and_grows_again_when_a_host_joins(shared, undisturbed, trained):
+def test_training_goes_on_with_two_of_three_workers_and_grows_again_when_a_host_joins(
+    shared, undisturbed, trained
+):
     root = undisturbed.begun("three", "train-", "generate-", "taken-")
     step = cluster_driver.training(undisturbed.source)
     hosts = {host.name: host for host in shared.have(3)}
@@ -69,7 +75,10 @@ def test_training_goes_on_with_two_of_three_workers_and_grows_again_when_a_host_
     run.wait_for(lambda: len(parts(root, step, "epochs")) >= 3, "third epoch")
     [first] = {store_of(root, step).attempts("epochs")[3]["host"]}  # the one that commits
     shared.lose(hosts[first])
-    run.wait_for(lambda: any(epoch["workers"] == 2 for epoch in epochs(root, undisturbed).values()), "epoch of two workers")
+    run.wait_for(
+        lambda: any(epoch["workers"] == 2 for epoch in epochs(root, undisturbed).values()),
+        "epoch of two workers",
+    )
     shared.add()
     run.says("training grows to 3 workers")
     run.finish(SECONDS)

@@ -1,4 +1,5 @@
-"""Memory over 20,000 shards through the real plan, pool, store and seal: as much at the end as at the beginning.
+"""Memory over 20,000 shards through the real plan, pool, store and seal: as much at the end as at the
+beginning.
 
 `python -m pytest tests/cluster/test_flat.py -s` prints what was measured.
 """
@@ -20,7 +21,9 @@ DRIVER = Path(__file__).with_name("flat_driver.py")
 SHARDS, EVERY = 20_000, 1_000
 FIRST = 2_000  # by here everything is loaded that a run loads once
 S3_SHARDS, S3_EVERY, S3_FIRST = 1_500, 250, 500
-GROWTH = 20e6  # bytes: what an allocator may keep in pieces; measured 2.9 MB of the driver, 9.2 MB of a worker
+GROWTH = (
+    20e6  # bytes: what an allocator may keep in pieces; measured 2.9 MB of the driver, 9.2 MB of a worker
+)
 SEALING = 3_000  # bytes a shard: its receipt in memory and its line in the manifest; measured 0.8 to 1.4 kB
 OVERHEAD = 0.020  # seconds a shard
 
@@ -39,12 +42,17 @@ def watched(root: str, shards: int, every: int, **environment: str) -> list[Mome
     """What the driver told: every so many shards, and after sealing."""
     command = [sys.executable, str(DRIVER), root, str(shards), str(every)]
     threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    run = subprocess.run(command, env={**os.environ, **threads, **environment}, capture_output=True, text=True, timeout=1_200)
+    run = subprocess.run(
+        command, env={**os.environ, **threads, **environment}, capture_output=True, text=True, timeout=1_200
+    )
     assert run.returncode == 0, run.stderr[-4000:]
     moments = [Moment(**json.loads(line)) for line in run.stdout.splitlines()]
     for moment in moments:
         memory = f"driver {moment.driver / 1e6:6.1f} MB, worker {moment.worker / 1e6:6.1f} MB"
-        print(f"{moment.done:6,} shards {moment.seconds:6.1f} s, {moment.cpu:6.1f} s of the driver's CPU, {memory}")
+        print(
+            f"{moment.done:6,} shards {moment.seconds:6.1f} s, {moment.cpu:6.1f} s of the driver's CPU, "
+            f"{memory}"
+        )
     assert [moment.done for moment in moments] == [*range(every, shards + 1, every), shards]
     return moments
 

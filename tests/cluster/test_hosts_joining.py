@@ -8,13 +8,17 @@ from cluster.hosts import Network, Process
 WORKERS = re.compile(r"\d\d:\d\d:\d\d workers: (\d) on (\d) hosts?")
 
 
-def test_a_run_goes_from_one_host_to_three_and_back_to_one_without_a_restart(network: Network, undisturbed: Undisturbed):
+def test_a_run_goes_from_one_host_to_three_and_back_to_one_without_a_restart(
+    network: Network, undisturbed: Undisturbed
+):
     step = undisturbed.samples
     root = undisturbed.begun("joining", step.name, "taken-")
     with running(network, "join", workers=1) as cluster:
         [first] = cluster.workers
         run = cluster.drive("samples", root, undisturbed.source)
-        [pid] = stopped_in_a_shard(run, root, step, first).values()  # so that something is left for the others
+        [pid] = stopped_in_a_shard(
+            run, root, step, first
+        ).values()  # so that something is left for the others
         cluster.add(2)
         run.wait_for(lambda: told(run)[-1:] == [(3, 3)], "three hosts at work")
         for host in cluster.workers[1:]:

@@ -1,4 +1,5 @@
-"""The object store fails while a run samples: it ends well, with every index once and the bits of a run that nothing disturbed.
+"""The object store fails while a run samples: it ends well, with every index once and the bits of a run that
+nothing disturbed.
 
 A driver with Ray of its own and two workers, on loopback, and a proxy between them and a real S3 server.
 """
@@ -45,10 +46,14 @@ def trained(server: Server, images: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(server: Server, trained: str, images: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
+def undisturbed(
+    server: Server, trained: str, images: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[int, str]:
     """Number to digest of the shards of a run that nothing disturbs."""
     root = copied(trained, "undisturbed")
-    run = drive(root, images, tmp_path_factory.mktemp("undisturbed") / "log", server.environment["AWS_ENDPOINT_URL"])
+    run = drive(
+        root, images, tmp_path_factory.mktemp("undisturbed") / "log", server.environment["AWS_ENDPOINT_URL"]
+    )
     try:
         run.finish(DEADLINE)
     finally:
@@ -78,12 +83,19 @@ class Run:
     def ends_as(self, undisturbed: dict[int, str]) -> None:
         self.process.finish(DEADLINE)
         assert digests(self.root, self.samples) == undisturbed
-        assert sealed_indices(self.root, self.samples) == list(range(self.samples.shard_size * store_driver.SHARDS))
+        assert sealed_indices(self.root, self.samples) == list(
+            range(self.samples.shard_size * store_driver.SHARDS)
+        )
 
 
 @pytest.fixture
 def run(
-    proxy: FaultyProxy, trained: str, images: Path, undisturbed: dict[int, str], tmp_path: Path, request: pytest.FixtureRequest
+    proxy: FaultyProxy,
+    trained: str,
+    images: Path,
+    undisturbed: dict[int, str],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
 ) -> Iterator[Run]:
     del undisturbed  # is made before, and not beside
     root = copied(trained, request.node.name)
@@ -109,7 +121,9 @@ def drive(root: str, source: Path, log: Path, endpoint: str) -> Process:
     return Process([sys.executable, store_driver.__file__, root, str(source)], environment, log)
 
 
-def test_a_store_that_refuses_all_connections_for_a_while_is_waited_for(run: Run, proxy: FaultyProxy, undisturbed: dict[int, str]) -> None:
+def test_a_store_that_refuses_all_connections_for_a_while_is_waited_for(
+    run: Run, proxy: FaultyProxy, undisturbed: dict[int, str]
+) -> None:
     proxy.refuse()
     up_again = time.monotonic() + OUTAGE
     run.process.wait_for(lambda: time.monotonic() > up_again, "end of the outage")
@@ -119,7 +133,9 @@ def test_a_store_that_refuses_all_connections_for_a_while_is_waited_for(run: Run
     assert "attempt 1 of 3" not in run.process.output  # nobody's shard was counted as failed
 
 
-def test_a_slow_store_costs_time_and_nothing_else(run: Run, proxy: FaultyProxy, undisturbed: dict[int, str]) -> None:
+def test_a_slow_store_costs_time_and_nothing_else(
+    run: Run, proxy: FaultyProxy, undisturbed: dict[int, str]
+) -> None:
     proxy.latency, proxy.rate = 0.2, 20_000
     assert run.has_more_to_do()
     run.ends_as(undisturbed)

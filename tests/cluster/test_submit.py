@@ -1,7 +1,8 @@
-"""`ray job submit` as docs/cluster.md has it: a head with dashboard and token, the root on S3, and a laptop that has neither of the two.
+"""`ray job submit` as docs/cluster.md has it: a head with dashboard and token, the root on S3, and a laptop
+that has neither of the two.
 
-The project that is submitted is a copy whose version says so. Every receipt tells the version of the process that made it, so what ran on
-the cluster is what the job carried, and not the dgflow that is installed here.
+The project that is submitted is a copy whose version says so. Every receipt tells the version of the process
+that made it, so what ran on the cluster is what the job carried, and not the dgflow that is installed here.
 """
 
 import json
@@ -27,11 +28,20 @@ from seaweed import _free_ports, seaweed
 PROJECT = Path(__file__).resolve().parents[2]
 RAY = str(Path(sys.executable).with_name("ray"))
 CARRIED = "0.0.0+carried"
-CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "DGFLOW_", "RAY_", "PYTHON"))}
-# The job's `python` is that of the cluster; idle threads would only fight for the two cores.
-# Ray takes 127.0.0.1 for a host's address only where it thinks that hosts cannot form clusters: else it listens everywhere.
+CLEAN = {
+    name: value
+    for name, value in os.environ.items()
+    if not name.startswith(("AWS_", "DGFLOW_", "RAY_", "PYTHON"))
+}
+# The job's `python` is that of the cluster; idle threads would only fight for the two cores. Ray takes
+# 127.0.0.1 for a host's address only where it thinks that hosts cannot form clusters: else it listens
+# everywhere.
 CLEAN |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-CLEAN |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{CLEAN['PATH']}", "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+CLEAN |= {
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{CLEAN['PATH']}",
+    "OMP_NUM_THREADS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
 
 
 def end(pids: list[int]) -> None:
@@ -51,7 +61,14 @@ class Laptop:
         self.environment = {**CLEAN, "HOME": str(home), "RAY_AUTH_MODE": "token"}
 
     def ray(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([RAY, *arguments], cwd=self.project, env=self.environment, capture_output=True, text=True, timeout=570)
+        return subprocess.run(
+            [RAY, *arguments],
+            cwd=self.project,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=570,
+        )
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +96,33 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
         root = s3.pop("BUCKET_URL")
         home = folder / "head"
         home.mkdir()
-        environment = {**CLEAN, **s3, "HOME": str(home), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
-        command = [RAY, "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={gcs}", "--dashboard-host=127.0.0.1"]
-        command += [f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}", f"--runtime-env-agent-port={runtime_env}"]
-        command += [f"--metrics-export-port={metrics}", f"--ray-client-server-port={client}", f"--temp-dir={temporary}", "--num-cpus=2"]
+        environment = {
+            **CLEAN,
+            **s3,
+            "HOME": str(home),
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(token),
+        }
+        command = [
+            RAY,
+            "start",
+            "--head",
+            "--block",
+            "--node-ip-address=127.0.0.1",
+            f"--port={gcs}",
+            "--dashboard-host=127.0.0.1",
+        ]
+        command += [
+            f"--dashboard-port={dashboard}",
+            f"--dashboard-agent-listen-port={agent}",
+            f"--runtime-env-agent-port={runtime_env}",
+        ]
+        command += [
+            f"--metrics-export-port={metrics}",
+            f"--ray-client-server-port={client}",
+            f"--temp-dir={temporary}",
+            "--num-cpus=2",
+        ]
         with (folder / "head.log").open("wb") as log:
             head = subprocess.Popen(
                 [*command, "--object-store-memory=200000000"],
@@ -91,7 +131,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
                 stdout=log,
                 stderr=log,
             )
-        found = SimpleNamespace(head=head, s3=s3, root=root, laptop=laptop, folder=folder, token=token.read_text().strip())
+        found = SimpleNamespace(
+            head=head, s3=s3, root=root, laptop=laptop, folder=folder, token=token.read_text().strip()
+        )
         found.address = f"http://127.0.0.1:{dashboard}"
         try:
             _wait_until_ready(found)
@@ -111,7 +153,9 @@ def _wait_until_ready(site: SimpleNamespace, seconds: float = 120) -> None:
                 return
         except OSError:
             pass
-        assert site.head.poll() is None and time.monotonic() < deadline, (site.folder / "head.log").read_text()[-3000:]
+        assert site.head.poll() is None and time.monotonic() < deadline, (
+            site.folder / "head.log"
+        ).read_text()[-3000:]
         time.sleep(0.2)
 
 
@@ -119,14 +163,19 @@ def asked(site: SimpleNamespace, token: str | None) -> int:
     """The HTTP status of a list of the jobs."""
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     try:
-        with urllib.request.urlopen(urllib.request.Request(f"{site.address}/api/jobs/", headers=headers), timeout=10) as reply:
+        with urllib.request.urlopen(
+            urllib.request.Request(f"{site.address}/api/jobs/", headers=headers), timeout=10
+        ) as reply:
             return reply.status
     except urllib.error.HTTPError as error:
         return error.code
 
 
-def submit(site: SimpleNamespace, name: str, *command: str, laptop: Laptop | None = None) -> subprocess.CompletedProcess[str]:
-    """What docs/cluster.md tells to type, with a name for the job; returns when the job has ended, with its log."""
+def submit(
+    site: SimpleNamespace, name: str, *command: str, laptop: Laptop | None = None
+) -> subprocess.CompletedProcess[str]:
+    """What docs/cluster.md tells to type, with a name for the job; returns when the job has ended, with its
+    log."""
     arguments = ["--address", site.address, "--submission-id", name, "--working-dir", "."]
     return (laptop or site.laptop).ray("job", "submit", *arguments, "--", "python", *command)
 
@@ -147,8 +196,15 @@ def objects(site: SimpleNamespace, prefix: str) -> dict[str, bytes]:
     )
     bucket = site.root.removeprefix("s3://")
     pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/")
-    keys = [item["Key"] for page in pages for item in page.get("Contents", []) if item["Key"].endswith((".json", ".html"))]
-    return {key.removeprefix(f"{prefix}/"): s3.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys}
+    keys = [
+        item["Key"]
+        for page in pages
+        for item in page.get("Contents", [])
+        if item["Key"].endswith((".json", ".html"))
+    ]
+    return {
+        key.removeprefix(f"{prefix}/"): s3.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys
+    }
 
 
 def made_by(receipts: dict[str, bytes]) -> set[str]:
@@ -195,10 +251,15 @@ def test_nothing_listens_beyond_loopback(site: SimpleNamespace) -> None:
 
 @pytest.mark.parametrize(
     ("token", "status", "message"),
-    [(None, 401, "Missing authentication token"), ("0" * 64, 403, "the authentication token is invalid or incorrect")],
+    [
+        (None, 401, "Missing authentication token"),
+        ("0" * 64, 403, "the authentication token is invalid or incorrect"),
+    ],
     ids=["none", "wrong"],
 )
-def test_who_has_not_the_token_is_refused(site: SimpleNamespace, token: str | None, status: int, message: str, tmp_path: Path) -> None:
+def test_who_has_not_the_token_is_refused(
+    site: SimpleNamespace, token: str | None, status: int, message: str, tmp_path: Path
+) -> None:
     assert asked(site, token) == status and asked(site, site.token) == 200
     stranger = Laptop(tmp_path / "stranger", site.laptop.project)
     if token is None:
@@ -214,7 +275,11 @@ def test_who_has_not_the_token_is_refused(site: SimpleNamespace, token: str | No
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("no-bucket", ("run", "--source", "images.npz", "--root", "s3://no-such-bucket/x"), "there is no bucket 'no-such-bucket'"),
+        (
+            "no-bucket",
+            ("run", "--source", "images.npz", "--root", "s3://no-such-bucket/x"),
+            "there is no bucket 'no-such-bucket'",
+        ),
         ("bad-option", ("run", "--samples", "many"), "Invalid value for '--samples'"),
     ],
 )

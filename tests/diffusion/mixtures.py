@@ -1,4 +1,5 @@
-"""Two-dimensional Gaussian mixtures: their noisy density, denoiser and log-ratio are known exactly at every noise level."""
+"""Two-dimensional Gaussian mixtures: their noisy density, denoiser and log-ratio are known exactly at every
+noise level."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ class Mixture:
         return torch.logsumexp(self._joint(x, sigma), dim=1)
 
     def denoiser(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """E[x0 | x] by Bayes' rule: the posterior mean of each component, weighted by its posterior probability."""
+        """E[x0 | x] by Bayes' rule: the posterior mean of each component, weighted by its posterior
+        probability."""
         variance = (self.std**2 + sigma**2)[:, None, None]
         means = torch.tensor(self.means, dtype=x.dtype)
         posterior = torch.softmax(self._joint(x, sigma), dim=1)
@@ -32,7 +34,9 @@ class Mixture:
 
     def draw(self, uniform: Tensor, normal: Tensor) -> Tensor:
         """Samples [B, 2] from uniforms [B] and normals [B, 2]."""
-        chosen = torch.searchsorted(torch.tensor(self.weights).double().cumsum(0), uniform.contiguous()).clamp_max(len(self.weights) - 1)
+        chosen = torch.searchsorted(
+            torch.tensor(self.weights).double().cumsum(0), uniform.contiguous()
+        ).clamp_max(len(self.weights) - 1)
         return torch.tensor(self.means).double()[chosen] + self.std * normal
 
     def _joint(self, x: Tensor, sigma: Tensor) -> Tensor:
@@ -47,7 +51,8 @@ MODEL = Mixture((0.6, 0.4), ((-1.1, 0.4), (0.9, 0.1)), 0.35)
 
 
 def exact_log_ratio(y: Tensor, tau: Tensor, class_labels: Tensor | None = None) -> Tensor:
-    """What a perfect discriminator of REAL and MODEL returns for y = x / sqrt(1 + sigma^2); computed in float64."""
+    """What a perfect discriminator of REAL and MODEL returns for y = x / sqrt(1 + sigma^2); computed in
+    float64."""
     sigma = sigma_from_tau(tau.double())
     x = y.double() * (1 + sigma**2).sqrt()[:, None]
     return REAL.log_density(x, sigma) - MODEL.log_density(x, sigma)
@@ -55,7 +60,8 @@ def exact_log_ratio(y: Tensor, tau: Tensor, class_labels: Tensor | None = None) 
 
 @dataclass(frozen=True)
 class Labelled:
-    """A mixture whose class labels are the numbers of its components; the number after the last one means "no class"."""
+    """A mixture whose class labels are the numbers of its components; the number after the last one means "no
+    class"."""
 
     mixture: Mixture
 
@@ -64,7 +70,8 @@ class Labelled:
         return self._of_each(x, sigma).gather(1, class_labels[:, None])[:, 0]
 
     def logits(self, y: Tensor, tau: Tensor) -> Tensor:
-        """What a perfect classifier returns for y = x / sqrt(1 + sigma^2), up to a constant a sample; computed in float64."""
+        """What a perfect classifier returns for y = x / sqrt(1 + sigma^2), up to a constant a sample;
+        computed in float64."""
         sigma = sigma_from_tau(tau.double())
         x = y.double() * (1 + sigma**2).sqrt()[:, None]
         return self._of_each(x, sigma)[:, :-1] + torch.tensor(self.mixture.weights, dtype=torch.float64).log()

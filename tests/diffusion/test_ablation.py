@@ -1,4 +1,5 @@
-"""EDM's general sampler: as Heun where it is Heun, orders of convergence on a Gaussian in every setting, levels, rounding, refusals."""
+"""EDM's general sampler: as Heun where it is Heun, orders of convergence on a Gaussian in every setting,
+levels, rounding, refusals."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ from dgflow.diffusion.times import sigma_from_tau
 INDEX = torch.arange(8)
 LATENTS = noise.standard_normal(1, INDEX, (2,), step=0, draw=noise.LATENT)
 SETTINGS: list[dict[str, Any]] = [
-    {"schedule": schedule, "scaling": scaling} for schedule, scaling in product(("vp", "ve", "linear"), ("vp", "none"))
+    {"schedule": schedule, "scaling": scaling}
+    for schedule, scaling in product(("vp", "ve", "linear"), ("vp", "none"))
 ]
 
 
@@ -43,10 +45,20 @@ def error(num_steps: int, **options: Any) -> float:
 
 
 def test_its_edm_setting_is_heun_with_guidance_boost_and_churn() -> None:
-    options: dict[str, Any] = {"churn_noise": churn_noise, "S_churn": 3.0, "S_min": 0.05, "S_max": 50.0, "S_noise": 1.01}
-    options["guidance"] = [DiscriminatorGuidance(exact_log_ratio, weight=1.5, second_order_weight=0.5, boost=Boost())]
+    options: dict[str, Any] = {
+        "churn_noise": churn_noise,
+        "S_churn": 3.0,
+        "S_min": 0.05,
+        "S_max": 50.0,
+        "S_noise": 1.01,
+    }
+    options["guidance"] = [
+        DiscriminatorGuidance(exact_log_ratio, weight=1.5, second_order_weight=0.5, boost=Boost())
+    ]
     assert ablation_sigmas(18) == edm_sigmas(18)
-    found, expected = (sampler(MODEL.denoiser, LATENTS, edm_sigmas(18), **options) for sampler in (ablation, heun))
+    found, expected = (
+        sampler(MODEL.denoiser, LATENTS, edm_sigmas(18), **options) for sampler in (ablation, heun)
+    )
     torch.testing.assert_close(found.x, expected.x, rtol=1e-12, atol=1e-12)
     assert found.log_ratio is not None and expected.log_ratio is not None
     torch.testing.assert_close(found.log_ratio, expected.log_ratio, rtol=1e-9, atol=1e-6)
@@ -55,9 +67,13 @@ def test_its_edm_setting_is_heun_with_guidance_boost_and_churn() -> None:
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: "-".join(setting.values()))
 @pytest.mark.parametrize(
-    ("method", "order"), [({"solver": "euler"}, 1), ({"alpha": 1.0}, 2), ({"alpha": 0.5}, 2)], ids=["euler", "heun", "midpoint"]
+    ("method", "order"),
+    [({"solver": "euler"}, 1), ({"alpha": 1.0}, 2), ({"alpha": 0.5}, 2)],
+    ids=["euler", "heun", "midpoint"],
 )
-def test_every_setting_converges_with_the_order_of_its_solver(setting: dict, method: dict, order: int) -> None:
+def test_every_setting_converges_with_the_order_of_its_solver(
+    setting: dict, method: dict, order: int
+) -> None:
     errors = [error(n, **setting, **method) for n in (100, 200, 400)]
     assert [math.log2(a / b) for a, b in pairwise(errors)][-1] > order - 0.35
 
@@ -74,8 +90,13 @@ def test_every_setting_turns_the_model_into_the_data_by_the_exact_ratio(setting:
 
 
 @pytest.mark.parametrize(("scaling", "sigmas"), [("none", (8.0, 4.0, 2.0, 0.0)), ("vp", (8.0, 0.0))])
-def test_churn_adds_the_noise_between_the_two_levels_whatever_the_scale_of_the_state(scaling: Any, sigmas: tuple[float, ...]) -> None:
-    """Zero denoiser: x / sigma is kept in between. (One step with "vp", whose ODE Euler's method does not solve exactly.)"""
+def test_churn_adds_the_noise_between_the_two_levels_whatever_the_scale_of_the_state(
+    scaling: Any, sigmas: tuple[float, ...]
+) -> None:
+    """Zero denoiser: x / sigma is kept in between.
+
+    (One step with "vp", whose ODE Euler's method does not solve exactly.)
+    """
     seen: list[tuple[Tensor, Tensor]] = []
 
     def zero(x: Tensor, sigma: Tensor, class_labels: Tensor | None) -> Tensor:
@@ -83,7 +104,11 @@ def test_churn_adds_the_noise_between_the_two_levels_whatever_the_scale_of_the_s
         return torch.zeros_like(x)
 
     gamma, x = 0.3, LATENTS * 8
-    churn: dict[str, Any] = {"churn_noise": churn_noise, "S_churn": gamma * (len(sigmas) - 1), "S_noise": 1.003}
+    churn: dict[str, Any] = {
+        "churn_noise": churn_noise,
+        "S_churn": gamma * (len(sigmas) - 1),
+        "S_noise": 1.003,
+    }
     ablation(zero, LATENTS, sigmas, scaling=scaling, solver="euler", **churn)
     for step, (found, sigma_hat) in enumerate(seen):
         x = x + math.sqrt(gamma * (2 + gamma)) * sigmas[step] * 1.003 * churn_noise(step)
@@ -117,15 +142,30 @@ def test_a_network_that_knows_some_levels_sees_no_others_and_terms_get_bounds_th
 
     churn: dict[str, Any] = {"churn_noise": churn_noise, "S_churn": 2.0}
     for schedule in ("vp", "ve", "linear"):
-        ablation(record, LATENTS, edm_sigmas(12), schedule=schedule, round_sigma=nearest, solver=solver, guidance=[Term()], **churn)
+        ablation(
+            record,
+            LATENTS,
+            edm_sigmas(12),
+            schedule=schedule,
+            round_sigma=nearest,
+            solver=solver,
+            guidance=[Term()],
+            **churn,
+        )
     levels = torch.cat(seen)
     torch.testing.assert_close(levels, nearest(levels), rtol=1e-12, atol=0)
-    assert any(len(sigma.unique()) > 1 for sigma in seen)  # boosted samples are churned further than the others
+    assert any(
+        len(sigma.unique()) > 1 for sigma in seen
+    )  # boosted samples are churned further than the others
 
 
 def test_the_ranges_are_those_of_table_1() -> None:
     assert default_range("vp") == pytest.approx((sigma_from_tau(1e-3), 152.167), rel=1e-6)
-    assert (default_range("ve"), default_range("iddpm"), default_range("edm")) == ((0.02, 100.0), (0.002, 81.0), (0.002, 80.0))
+    assert (default_range("ve"), default_range("iddpm"), default_range("edm")) == (
+        (0.02, 100.0),
+        (0.002, 81.0),
+        (0.002, 80.0),
+    )
 
 
 def test_vp_betas_pass_both_levels_and_are_the_published_ones_for_their_range() -> None:
@@ -141,14 +181,22 @@ def test_ve_levels_are_geometric_and_vp_levels_equidistant_in_time() -> None:
     assert [a / b for a, b in pairwise(ve[:-1])] == pytest.approx([5000 ** (1 / 8)] * 8)
     vp = ablation_sigmas(9, "vp")
     beta_d, beta_min = vp_betas(vp[-2], vp[0])
-    times = [(math.sqrt(beta_min**2 + 2 * beta_d * math.log1p(sigma**2)) - beta_min) / beta_d for sigma in vp[:-1]]
+    times = [
+        (math.sqrt(beta_min**2 + 2 * beta_d * math.log1p(sigma**2)) - beta_min) / beta_d for sigma in vp[:-1]
+    ]
     assert [a - b for a, b in pairwise(times)] == pytest.approx([(1 - 1e-3) / 8] * 8)
 
 
 def test_iddpm_levels_are_those_of_a_cosine_schedule() -> None:
-    """1 / (1 + sigma^2) is the square of a sine at equidistant angles, divided by the last one's, where C_1 does not bound the ratio."""
+    """1 / (1 + sigma^2) is the square of a sine at equidistant angles, divided by the last one's, where C_1
+    does not bound the ratio."""
     every = ablation_sigmas(992, "iddpm")
-    assert len(every) == 993 and every[-1] == 0.0 and 80 < every[0] < 81 and all(a > b for a, b in pairwise(every))
+    assert (
+        len(every) == 993
+        and every[-1] == 0.0
+        and 80 < every[0] < 81
+        and all(a > b for a, b in pairwise(every))
+    )
     last = math.sin(math.pi / 2 / 1.008)
     angles = [math.asin(last / math.sqrt(1 + sigma**2)) for sigma in every[:-1]]
     assert [b - a for a, b in pairwise(angles)] == pytest.approx([math.pi / 2 / 1000 / 1.008] * 991, rel=1e-6)
@@ -206,7 +254,14 @@ def test_no_step_reads_a_number_back_from_the_device() -> None:
         return gaussian(x, sigma, class_labels)
 
     prepared = [churn_noise(step) for step in range(18)]
-    term = DiscriminatorGuidance(lambda y, tau, labels: y.sum(1), weight=2.0, second_order_weight=1.0, tau_max=0.5, boost=Boost())
-    options: dict[str, Any] = {"guidance": [term], "churn_noise": prepared.__getitem__, "S_churn": 2.0, "round_sigma": nearest}
+    term = DiscriminatorGuidance(
+        lambda y, tau, labels: y.sum(1), weight=2.0, second_order_weight=1.0, tau_max=0.5, boost=Boost()
+    )
+    options: dict[str, Any] = {
+        "guidance": [term],
+        "churn_noise": prepared.__getitem__,
+        "S_churn": 2.0,
+        "round_sigma": nearest,
+    }
     with ForbidReads(lambda: bool(started)):
         ablation(denoiser, LATENTS, edm_sigmas(18), schedule="vp", scaling="vp", **options)

@@ -1,4 +1,5 @@
-"""Classifier-free guidance: what is asked of the network, the formula, and mixtures whose conditional densities are known."""
+"""Classifier-free guidance: what is asked of the network, the formula, and mixtures whose conditional
+densities are known."""
 
 from __future__ import annotations
 
@@ -69,7 +70,9 @@ def test_a_network_without_v_has_none_when_guided() -> None:
 
 
 def test_the_scale_switches_in_the_predictor_s_own_time() -> None:
-    epsilon, _ = ClassifierFree(Network(), NULL, Switch(above=1.25, below=3.0, at=200), channels=None)(Y, TIME, LABELS)
+    epsilon, _ = ClassifierFree(Network(), NULL, Switch(above=1.25, below=3.0, at=200), channels=None)(
+        Y, TIME, LABELS
+    )
     expected = factor(torch.tensor([3.0, 3.0, 1.25])).reshape(3, 1, 1, 1) * Y
     torch.testing.assert_close(epsilon, expected, rtol=1e-6, atol=1e-6)
 
@@ -78,7 +81,12 @@ def test_the_scale_switches_in_the_predictor_s_own_time() -> None:
 def test_at_scale_1_nothing_is_doubled(scale: float | Switch) -> None:
     net = Network()
     epsilon, v = ClassifierFree(net, NULL, scale)(Y, TIME, LABELS)
-    assert len(net.calls[0][0]) == 3 and torch.equal(epsilon, (LABELS + 1).reshape(3, 1, 1, 1) * Y) and v is not None and len(v) == 3
+    assert (
+        len(net.calls[0][0]) == 3
+        and torch.equal(epsilon, (LABELS + 1).reshape(3, 1, 1, 1) * Y)
+        and v is not None
+        and len(v) == 3
+    )
 
 
 def test_scale_0_is_the_unconditional_network() -> None:
@@ -104,13 +112,17 @@ def test_one_hot_labels_have_a_row_of_zeros_for_no_class() -> None:
     assert torch.equal(seen[0], torch.cat([torch.eye(3), torch.zeros(3, 3)]))
 
 
-@pytest.mark.parametrize(("labels", "null"), [(None, NULL), (torch.eye(3), NULL), (LABELS, None)], ids=["none", "rows", "indices"])
+@pytest.mark.parametrize(
+    ("labels", "null"), [(None, NULL), (torch.eye(3), NULL), (LABELS, None)], ids=["none", "rows", "indices"]
+)
 def test_labels_that_do_not_fit_the_null_label_are_refused(labels: Tensor | None, null: int | None) -> None:
     with pytest.raises(ValueError, match="class_labels"):
         ClassifierFree(Network(), null, 1.5)(Y, TIME, labels)
 
 
-@pytest.mark.parametrize("options", [{"scale": math.nan}, {"scale": Switch(1.0, math.inf, 0.5)}, {"scale": 1.5, "channels": 0}])
+@pytest.mark.parametrize(
+    "options", [{"scale": math.nan}, {"scale": Switch(1.0, math.inf, 0.5)}, {"scale": 1.5, "channels": 0}]
+)
 def test_settings_that_cannot_be_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="finite scale and channels"):
         ClassifierFree(Network(), NULL, **options)
@@ -129,10 +141,18 @@ def test_a_scale_is_the_weight_of_an_exact_classifier_on_the_unconditional_model
     """null + s * (conditional - null) is grad log p(x) + s * grad log p(class | x)."""
     labels = INDEX % 2
     guided = heun(ClassifierFreeDenoiser(CLASSES.denoiser, 2, scale), LATENTS, SIGMAS, class_labels=labels).x
-    wanted = heun(REAL.denoiser, LATENTS, SIGMAS, class_labels=labels, guidance=[ClassifierGuidance(CLASSES.logits, weight=scale)]).x
+    wanted = heun(
+        REAL.denoiser,
+        LATENTS,
+        SIGMAS,
+        class_labels=labels,
+        guidance=[ClassifierGuidance(CLASSES.logits, weight=scale)],
+    ).x
     torch.testing.assert_close(guided, wanted, rtol=0, atol=2e-4)
     if scale == 1.0:
-        torch.testing.assert_close(guided, heun(CLASSES.denoiser, LATENTS, SIGMAS, class_labels=labels).x, rtol=0, atol=0)
+        torch.testing.assert_close(
+            guided, heun(CLASSES.denoiser, LATENTS, SIGMAS, class_labels=labels).x, rtol=0, atol=0
+        )
 
 
 def test_noise_predictor_and_denoiser_are_guided_alike() -> None:
@@ -153,4 +173,9 @@ def test_a_sample_does_not_depend_on_its_batch() -> None:
     denoiser = ClassifierFreeDenoiser(CLASSES.denoiser, 2, Switch(above=1.5, below=3.0, at=0.4))
     whole = heun(denoiser, LATENTS[:12], SIGMAS, class_labels=labels[:12]).x
     for part in (slice(0, 1), slice(3, 8)):
-        torch.testing.assert_close(heun(denoiser, LATENTS[part], SIGMAS, class_labels=labels[part]).x, whole[part], rtol=0, atol=1e-12)
+        torch.testing.assert_close(
+            heun(denoiser, LATENTS[part], SIGMAS, class_labels=labels[part]).x,
+            whole[part],
+            rtol=0,
+            atol=1e-12,
+        )

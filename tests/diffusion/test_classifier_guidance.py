@@ -1,4 +1,5 @@
-"""Classifier guidance on mixtures whose class probabilities are known, entropy scaling on closed forms, and all guidance together."""
+"""Classifier guidance on mixtures whose class probabilities are known, entropy scaling on closed forms, and
+all guidance together."""
 
 from __future__ import annotations
 
@@ -12,7 +13,13 @@ from torch import Tensor
 
 from dgflow.diffusion import noise
 from dgflow.diffusion.classifier_free import ClassifierFreeDenoiser
-from dgflow.diffusion.classifier_guidance import ENTROPY_FLOOR, ClassifierGuidance, entropy, entropy_scale, logits_and_gradient
+from dgflow.diffusion.classifier_guidance import (
+    ENTROPY_FLOOR,
+    ClassifierGuidance,
+    entropy,
+    entropy_scale,
+    logits_and_gradient,
+)
 from dgflow.diffusion.discriminator_guidance import DiscriminatorGuidance
 from dgflow.diffusion.guidance import Boost, GuidanceTerm, Point, Switch
 from dgflow.diffusion.heun import edm_sigmas, heun
@@ -44,15 +51,20 @@ def test_weight_1_with_an_exact_classifier_makes_the_unconditional_model_conditi
     x = latents(INDEX)
     wanted = heun(CLASSES.denoiser, x, SIGMAS, class_labels=LABELS).x
     plain = heun(REAL.denoiser, x, SIGMAS, class_labels=LABELS).x
-    found = heun(REAL.denoiser, x, SIGMAS, class_labels=LABELS, guidance=[ClassifierGuidance(CLASSES.logits)]).x
+    found = heun(
+        REAL.denoiser, x, SIGMAS, class_labels=LABELS, guidance=[ClassifierGuidance(CLASSES.logits)]
+    ).x
     assert float((found - wanted).abs().max()) < 1e-4 < 0.3 < float((plain - wanted).abs().mean())
     assert float(((found[:, 0] > 0) == (LABELS == 1)).double().mean()) > 0.99
 
 
 @pytest.mark.parametrize("entropy_scaling", [False, True])
 @pytest.mark.parametrize("time", [tau_from_sigma, cosine_from_sigma])
-def test_the_gradient_is_that_of_finite_differences_with_a_scale_that_is_held(time: TimeMap, entropy_scaling: bool) -> None:
-    """d/dx of log p(class | x), times weight and entropy scale; the latter depends on x and is not differentiated."""
+def test_the_gradient_is_that_of_finite_differences_with_a_scale_that_is_held(
+    time: TimeMap, entropy_scaling: bool
+) -> None:
+    """d/dx of log p(class | x), times weight and entropy scale; the latter depends on x and is not
+    differentiated."""
     sigma = torch.tensor([0.3, 1.0, 2.0, 5.0, 20.0], dtype=torch.float64)
     x, labels = 2 * latents(torch.arange(5)), torch.tensor([0, 1, 0, 1, 0])
     tau = tau_from_sigma(sigma)
@@ -65,16 +77,20 @@ def test_the_gradient_is_that_of_finite_differences_with_a_scale_that_is_held(ti
         torch.testing.assert_close(told.double(), time(sigma), rtol=1e-6, atol=1e-7)
         return CLASSES.logits(y, tau)
 
-    gradient, log_ratio = ClassifierGuidance(with_time, weight=1.7, time=time, entropy_scaling=entropy_scaling)(
-        at(sigma, labels=labels, x=x)
-    )
+    gradient, log_ratio = ClassifierGuidance(
+        with_time, weight=1.7, time=time, entropy_scaling=entropy_scaling
+    )(at(sigma, labels=labels, x=x))
     assert gradient is not None and gradient.dtype == torch.float64 and log_ratio is None
     p = logits(x).softmax(dim=1)
-    scale = math.log(1000) / (p * -p.log()).sum(dim=1) if entropy_scaling else torch.ones(5, dtype=torch.float64)
+    scale = (
+        math.log(1000) / (p * -p.log()).sum(dim=1) if entropy_scaling else torch.ones(5, dtype=torch.float64)
+    )
     for i in range(2):
         h = torch.zeros(2, dtype=torch.float64)
         h[i] = 1e-6
-        rise = (logits(x + h).log_softmax(dim=1) - logits(x - h).log_softmax(dim=1)).gather(1, labels[:, None])[:, 0]
+        rise = (logits(x + h).log_softmax(dim=1) - logits(x - h).log_softmax(dim=1)).gather(
+            1, labels[:, None]
+        )[:, 0]
         torch.testing.assert_close(gradient[:, i], 1.7 * scale * rise / 2e-6, rtol=2e-5, atol=2e-5)
 
 
@@ -93,7 +109,12 @@ def test_the_weight_switches_at_its_tau_and_multiplies(entropy_scaling: bool) ->
     plain, _ = ClassifierGuidance(linear, **options)(at(sigma))
     switched, _ = ClassifierGuidance(linear, weight=switch, **options)(at(sigma))
     assert plain is not None and switched is not None
-    torch.testing.assert_close(switched / plain, torch.tensor([1.5, 1.5, 0.25, 0.25]).double()[:, None].expand(4, 2), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        switched / plain,
+        torch.tensor([1.5, 1.5, 0.25, 0.25]).double()[:, None].expand(4, 2),
+        rtol=1e-12,
+        atol=0,
+    )
 
 
 @pytest.mark.parametrize(
@@ -107,7 +128,9 @@ def test_the_weight_switches_at_its_tau_and_multiplies(entropy_scaling: bool) ->
         ({}, [False, False]),
     ],
 )
-def test_where_it_has_no_effect_the_classifier_is_not_evaluated(options: dict[str, Any], asleep: list[bool]) -> None:
+def test_where_it_has_no_effect_the_classifier_is_not_evaluated(
+    options: dict[str, Any], asleep: list[bool]
+) -> None:
     """At tau 0.2 and at tau 0.8."""
     calls: list[Tensor] = []
 
@@ -118,7 +141,9 @@ def test_where_it_has_no_effect_the_classifier_is_not_evaluated(options: dict[st
     found = []
     for tau in (0.2, 0.8):
         calls.clear()
-        gradient, _ = ClassifierGuidance(counting, **options)(at(sigma_from_tau(torch.full((3,), tau, dtype=torch.float64))))
+        gradient, _ = ClassifierGuidance(counting, **options)(
+            at(sigma_from_tau(torch.full((3,), tau, dtype=torch.float64)))
+        )
         assert (gradient is None) == (not calls)
         found.append(gradient is None)
     assert found == asleep
@@ -143,7 +168,11 @@ def test_samples_outside_the_window_get_nothing_even_where_the_classifier_fails(
 
 def test_the_times_at_which_the_gradient_jumps_are_told() -> None:
     assert ClassifierGuidance(linear).tau_edges == ()
-    assert ClassifierGuidance(linear, weight=Switch(1.0, 2.0, 0.4), tau_min=0.1, tau_max=0.7).tau_edges == (0.7, 0.4, 0.1)
+    assert ClassifierGuidance(linear, weight=Switch(1.0, 2.0, 0.4), tau_min=0.1, tau_max=0.7).tau_edges == (
+        0.7,
+        0.4,
+        0.1,
+    )
 
 
 def test_labels_are_required() -> None:
@@ -152,7 +181,11 @@ def test_labels_are_required() -> None:
         ClassifierGuidance(linear)(point)
 
 
-@pytest.mark.parametrize("labels", [torch.zeros(3, dtype=torch.int64), torch.zeros(2), torch.zeros(3, 2)], ids=["three", "float", "rows"])
+@pytest.mark.parametrize(
+    "labels",
+    [torch.zeros(3, dtype=torch.int64), torch.zeros(2), torch.zeros(3, 2)],
+    ids=["three", "float", "rows"],
+)
 def test_labels_of_another_shape_are_refused(labels: Tensor) -> None:
     with pytest.raises(ValueError, match=r"class_labels int64 \[2\]"):
         ClassifierGuidance(linear)(at(torch.ones(2), labels=labels))
@@ -164,7 +197,8 @@ def test_a_classifier_without_a_class_axis_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"weight": math.nan}, {"entropy_floor": -1.0}, {"entropy_classes": 1}, {"tau_min": 0.5, "tau_max": 0.4}]
+    "options",
+    [{"weight": math.nan}, {"entropy_floor": -1.0}, {"entropy_classes": 1}, {"tau_min": 0.5, "tau_max": 0.4}],
 )
 def test_settings_that_cannot_be_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="expected"):
@@ -173,7 +207,9 @@ def test_settings_that_cannot_be_are_refused(options: dict[str, Any]) -> None:
 
 def test_the_gradient_leaves_the_classifier_s_parameters_alone() -> None:
     net = torch.nn.Linear(2, 5)
-    logits, gradient = logits_and_gradient(lambda y, time: net(y), latents(torch.arange(3)), torch.ones(3), torch.tensor([0, 4, 1]))
+    logits, gradient = logits_and_gradient(
+        lambda y, time: net(y), latents(torch.arange(3)), torch.ones(3), torch.tensor([0, 4, 1])
+    )
     assert net.weight.grad is None and not logits.requires_grad and not gradient.requires_grad
 
 
@@ -185,7 +221,9 @@ def test_the_entropy_scale_of_a_uniform_answer_is_log_1000_over_log_k() -> None:
 
 def test_entropy_is_in_nats() -> None:
     logits = torch.tensor([[0.9, 0.1], [0.5, 0.5]]).log()
-    assert entropy(logits).tolist() == pytest.approx([-0.9 * math.log(0.9) - 0.1 * math.log(0.1), math.log(2)], rel=1e-6)
+    assert entropy(logits).tolist() == pytest.approx(
+        [-0.9 * math.log(0.9) - 0.1 * math.log(0.1), math.log(2)], rel=1e-6
+    )
 
 
 def test_the_floor_bounds_the_scale_where_the_published_form_is_infinite() -> None:
@@ -199,7 +237,10 @@ def test_guidance_of_a_classifier_that_is_sure_is_finite() -> None:
         return 300 * linear(y, time)
 
     x, sigma = torch.tensor([[1.0, 0.0], [-1.0, 0.0]]).double(), torch.ones(2)
-    found = [ClassifierGuidance(sure, entropy_scaling=True, entropy_floor=floor)(at(sigma, x=x))[0] for floor in (ENTROPY_FLOOR, 0.0)]
+    found = [
+        ClassifierGuidance(sure, entropy_scaling=True, entropy_floor=floor)(at(sigma, x=x))[0]
+        for floor in (ENTROPY_FLOOR, 0.0)
+    ]
     assert found[0] is not None and bool(found[0].isfinite().all())
     assert found[1] is not None and not bool(found[1].isfinite().any())
 
@@ -209,11 +250,14 @@ def conditional_ratio(y: Tensor, tau: Tensor, class_labels: Tensor | None) -> Te
     assert class_labels is not None
     sigma = sigma_from_tau(tau.double())
     x = y.double() * (1 + sigma**2).sqrt()[:, None]
-    return Labelled(REAL).log_density(x, sigma, class_labels) - Labelled(MODEL).log_density(x, sigma, class_labels)
+    return Labelled(REAL).log_density(x, sigma, class_labels) - Labelled(MODEL).log_density(
+        x, sigma, class_labels
+    )
 
 
 def test_classifier_free_guidance_classifier_and_discriminator_add_up_to_the_conditional_data() -> None:
-    """grad log p + 0.4 grad log p(c | x) + 0.6 grad log p(c | x) + grad log q(x | c) / p(x | c) is the score of q(x | c)."""
+    """grad log p + 0.4 grad log p(c | x) + 0.6 grad log p(c | x) + grad log q(x | c) / p(x | c) is the score
+    of q(x | c)."""
     x, model = latents(INDEX), Labelled(MODEL)
     denoiser = ClassifierFreeDenoiser(model.denoiser, null_label=2, scale=0.4)
     terms: list[GuidanceTerm] = [
@@ -222,7 +266,11 @@ def test_classifier_free_guidance_classifier_and_discriminator_add_up_to_the_con
     ]
     wanted = heun(CLASSES.denoiser, x, SIGMAS, class_labels=LABELS).x
     found = heun(denoiser, x, SIGMAS, class_labels=LABELS, guidance=terms)
-    assert float((found.x - wanted).abs().max()) < 2e-3 and found.guidance_nfe == 2 * 35 and found.log_ratio is not None
+    assert (
+        float((found.x - wanted).abs().max()) < 2e-3
+        and found.guidance_nfe == 2 * 35
+        and found.log_ratio is not None
+    )
     halves = [heun(denoiser, x, SIGMAS, class_labels=LABELS, guidance=[term]).x for term in terms]
     assert all(float((half - wanted).abs().mean()) > 0.02 for half in halves)
 
@@ -266,7 +314,9 @@ def test_a_float32_classifier_moves_gradients_by_rounding_only() -> None:
     sigma = torch.tensor([0.3, 1.0, 5.0, 40.0])
     found = []
     for dtype in (torch.float32, torch.float64):
-        term = ClassifierGuidance(lambda y, time, dtype=dtype: CLASSES.logits(y, time).to(dtype), entropy_scaling=True)
+        term = ClassifierGuidance(
+            lambda y, time, dtype=dtype: CLASSES.logits(y, time).to(dtype), entropy_scaling=True
+        )
         gradient, _ = term(at(sigma))
         assert gradient is not None and gradient.dtype == torch.float64
         found.append(gradient)

@@ -1,4 +1,5 @@
-"""Between noise predictors and denoisers: exact on Gaussians and mixtures, and every form of network under every form of sampler."""
+"""Between noise predictors and denoisers: exact on Gaussians and mixtures, and every form of network under
+every form of sampler."""
 
 from __future__ import annotations
 
@@ -68,7 +69,9 @@ def test_a_predictor_on_continuous_time_runs_under_heun_as_the_denoiser_that_it_
 
 def test_learned_range_splits_epsilon_from_v() -> None:
     y = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    epsilon, v = learned_range(lambda y, time, labels: torch.cat([2 * y, 3 * y], dim=1))(y, torch.ones(2), None)
+    epsilon, v = learned_range(lambda y, time, labels: torch.cat([2 * y, 3 * y], dim=1))(
+        y, torch.ones(2), None
+    )
     assert v is not None and torch.equal(epsilon, 2 * y) and torch.equal(v, 3 * y)
 
 

@@ -1,4 +1,5 @@
-"""Discrete schedules: timesteps and noise levels into each other, windows that begin after a timestep, and what is refused."""
+"""Discrete schedules: timesteps and noise levels into each other, windows that begin after a timestep, and
+what is refused."""
 
 from __future__ import annotations
 
@@ -58,18 +59,25 @@ def test_a_respaced_schedule_has_the_levels_of_the_timesteps_that_it_keeps() -> 
     whole = DiscreteSchedule.of("cosine")
     schedule = whole.respaced("10,20,30")
     assert schedule.sigmas == pytest.approx([whole.sigmas[step] for step in schedule.timestep_map], rel=1e-9)
-    assert schedule.original_sigmas == whole.sigmas and schedule == DiscreteSchedule.of("cosine", 1000, [10, 20, 30])
+    assert schedule.original_sigmas == whole.sigmas and schedule == DiscreteSchedule.of(
+        "cosine", 1000, [10, 20, 30]
+    )
 
 
 def test_the_posterior_is_bayes_rule() -> None:
-    """Precision of y_{i-1} given x0 and y_i: that of y_{i-1} given x0, plus that of y_i given y_{i-1}, (1 - beta) / beta."""
+    """Precision of y_{i-1} given x0 and y_i: that of y_{i-1} given x0, plus that of y_i given y_{i-1}, (1 -
+    beta) / beta."""
     schedule = DiscreteSchedule.of("linear", respacing="50")
     for index in range(1, 50):
         beta, before = schedule.betas[index], schedule.alphas_cumprod_prev[index]
         variance = 1 / (1 / (1 - before) + (1 - beta) / beta)
         assert schedule.posterior_variance[index] == pytest.approx(variance, rel=1e-9)
-        assert schedule.posterior_mean_coef1[index] == pytest.approx(variance * math.sqrt(before) / (1 - before), rel=1e-9)
-        assert schedule.posterior_mean_coef2[index] == pytest.approx(variance * math.sqrt(1 - beta) / beta, rel=1e-9)
+        assert schedule.posterior_mean_coef1[index] == pytest.approx(
+            variance * math.sqrt(before) / (1 - before), rel=1e-9
+        )
+        assert schedule.posterior_mean_coef2[index] == pytest.approx(
+            variance * math.sqrt(1 - beta) / beta, rel=1e-9
+        )
 
 
 @pytest.mark.parametrize("respacing", ["0", "ten", "10,", "ddim", "ddimx", "-5", [10, 0]])

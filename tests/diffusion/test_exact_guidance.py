@@ -1,4 +1,5 @@
-"""Every sampler with the exact scores of MODEL and the exact ratio to REAL: guided samples have REAL's distribution, at weight 1 alone.
+"""Every sampler with the exact scores of MODEL and the exact ratio to REAL: guided samples have REAL's
+distribution, at weight 1 alone.
 
 Also theorem 2 of Kim et al. 2023 on the same pair of mixtures, by quadrature.
 """
@@ -60,14 +61,28 @@ SAMPLERS: dict[str, Guided] = {
     "heun of a noise predictor": lambda denoiser, terms: (
         heun(VPDenoiser(as_predictor(denoiser), tau_from_sigma), LATENTS, EDM, guidance=terms).x
     ),
-    "heun with churn": lambda denoiser, terms: heun(denoiser, LATENTS, EDM, guidance=terms, churn_noise=normals, S_churn=10.0).x,
-    "ablation vp": lambda denoiser, terms: ablation(denoiser, LATENTS, VP, schedule="vp", scaling="vp", guidance=terms).x,
-    "ablation ve": lambda denoiser, terms: ablation(denoiser, LATENTS, VE, schedule="ve", alpha=0.7, guidance=terms).x,
-    "ablation euler": lambda denoiser, terms: ablation(denoiser, LATENTS, ablation_sigmas(120), solver="euler", guidance=terms).x,
+    "heun with churn": lambda denoiser, terms: (
+        heun(denoiser, LATENTS, EDM, guidance=terms, churn_noise=normals, S_churn=10.0).x
+    ),
+    "ablation vp": lambda denoiser, terms: (
+        ablation(denoiser, LATENTS, VP, schedule="vp", scaling="vp", guidance=terms).x
+    ),
+    "ablation ve": lambda denoiser, terms: (
+        ablation(denoiser, LATENTS, VE, schedule="ve", alpha=0.7, guidance=terms).x
+    ),
+    "ablation euler": lambda denoiser, terms: (
+        ablation(denoiser, LATENTS, ablation_sigmas(120), solver="euler", guidance=terms).x
+    ),
     "rk45": lambda denoiser, terms: rk45(denoiser, LATENTS, guidance=terms, **LOOSE).x,
-    "rk45 shared": lambda denoiser, terms: rk45(denoiser, LATENTS, guidance=terms, shared_step=True, **LOOSE).x,
-    "ddim": lambda denoiser, terms: ddim(discrete(denoiser), LATENTS, SCHEDULE, guidance=terms, clip_denoised=False).x,
-    "ddpm": lambda denoiser, terms: ddpm(discrete(denoiser), LATENTS, SCHEDULE, noise=normals, guidance=terms, clip_denoised=False).x,
+    "rk45 shared": lambda denoiser, terms: (
+        rk45(denoiser, LATENTS, guidance=terms, shared_step=True, **LOOSE).x
+    ),
+    "ddim": lambda denoiser, terms: (
+        ddim(discrete(denoiser), LATENTS, SCHEDULE, guidance=terms, clip_denoised=False).x
+    ),
+    "ddpm": lambda denoiser, terms: (
+        ddpm(discrete(denoiser), LATENTS, SCHEDULE, noise=normals, guidance=terms, clip_denoised=False).x
+    ),
 }
 
 
@@ -83,7 +98,10 @@ def mean_distance(a: Tensor, b: Tensor) -> Tensor:
 def real_samples() -> tuple[Tensor, Tensor]:
     """(samples of REAL, their mean distance from each other)."""
     count = 3000
-    x = REAL.draw(noise.uniform(5, torch.arange(count), (), step=0), noise.standard_normal(5, torch.arange(count), (2,), step=1))
+    x = REAL.draw(
+        noise.uniform(5, torch.arange(count), (), step=0),
+        noise.standard_normal(5, torch.arange(count), (2,), step=1),
+    )
     return x, mean_distance(x, x) * count / (count - 1)
 
 
@@ -96,7 +114,9 @@ def energy_distance(x: Tensor) -> float:
 @pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
 def test_the_exact_ratio_at_weight_1_gives_the_data_and_at_0_and_2_does_not(sampler: Guided) -> None:
     """The target is real^w model^(1 - w): at 0 the model; at 2 too far by about as much."""
-    distance = {weight: energy_distance(sampler(MODEL.denoiser, [term(weight)])) for weight in (0.0, 1.0, 2.0)}
+    distance = {
+        weight: energy_distance(sampler(MODEL.denoiser, [term(weight)])) for weight in (0.0, 1.0, 2.0)
+    }
     assert abs(distance[1.0]) < 0.006 and distance[0.0] > 0.1 and distance[2.0] > 0.03
 
 
@@ -104,7 +124,8 @@ def test_the_exact_ratio_at_weight_1_gives_the_data_and_at_0_and_2_does_not(samp
 def test_guided_paths_are_those_of_the_data_s_own_denoiser(name: str) -> None:
     """From the same latents and noise, sample for sample.
 
-    DDPM moves its mean by the variance times the gradient, which agrees with a change of the score at small steps only.
+    DDPM moves its mean by the variance times the gradient, which agrees with a change of the score at small
+    steps only.
     """
     right = SAMPLERS[name](REAL.denoiser, [])
     found = SAMPLERS[name](MODEL.denoiser, [term(1.0)])
@@ -114,14 +135,22 @@ def test_guided_paths_are_those_of_the_data_s_own_denoiser(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["heun", "ablation vp", "rk45"])
 def test_the_published_window_leaves_out_next_to_nothing(name: str) -> None:
-    """Below tau = 0.01, sigma = 0.045, mixtures of deviation 0.3 hardly move: the distance stays within the noise."""
+    """Below tau = 0.01, sigma = 0.045, mixtures of deviation 0.3 hardly move: the distance stays within the
+    noise."""
     windowed = SAMPLERS[name](MODEL.denoiser, [term(1.0, tau_min=0.01)])
     late = SAMPLERS[name](MODEL.denoiser, [term(1.0, tau_min=0.5)])
-    assert abs(energy_distance(windowed)) < 0.006 < 0.02 < energy_distance(late) < 0.9 * energy_distance(SAMPLERS[name](MODEL.denoiser, []))
+    assert (
+        abs(energy_distance(windowed))
+        < 0.006
+        < 0.02
+        < energy_distance(late)
+        < 0.9 * energy_distance(SAMPLERS[name](MODEL.denoiser, []))
+    )
 
 
 def grid(sigma: float, of: Mixture) -> tuple[Tensor, Tensor]:
-    """(points [n, 2], probability of each under `of` noised to sigma) of a square lattice wide enough for both mixtures."""
+    """(points [n, 2], probability of each under `of` noised to sigma) of a square lattice wide enough for
+    both mixtures."""
     reach = 1.5 + 6.5 * math.hypot(0.35, sigma)
     axis = torch.linspace(-reach, reach, 101, dtype=torch.float64)
     points = torch.cartesian_prod(axis, axis)
@@ -133,7 +162,8 @@ WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0)
 
 
 def gain_densities(sigma: float) -> Tensor:
-    """E_real[|s_real - s_model|^2 - |s_real - s_model - weight * gradient|^2] of each weight; the gradient as guidance has it."""
+    """E_real[|s_real - s_model|^2 - |s_real - s_model - weight * gradient|^2] of each weight; the gradient as
+    guidance has it."""
     x, probability = grid(sigma, REAL)
     levels = torch.full((len(x),), sigma, dtype=torch.float64)
     error = (REAL.denoiser(x, levels) - MODEL.denoiser(x, levels)) / sigma**2
@@ -144,7 +174,8 @@ def gain_densities(sigma: float) -> Tensor:
 
 @cache
 def gains() -> dict[float, float]:
-    """Theorem 2 for each weight: half the integral of g^2 = 2 sigma over sigma, by Simpson's rule in log(sigma), from 0.003 to 300."""
+    """Theorem 2 for each weight: half the integral of g^2 = 2 sigma over sigma, by Simpson's rule in
+    log(sigma), from 0.003 to 300."""
     logs = torch.linspace(math.log(0.003), math.log(300.0), 61, dtype=torch.float64)
     values = torch.stack([math.exp(2 * log) * gain_densities(math.exp(log)) for log in logs.tolist()])
     simpson = values[0] + values[-1] + 4 * values[1::2].sum(0) + 2 * values[2:-1:2].sum(0)
@@ -152,7 +183,8 @@ def gains() -> dict[float, float]:
 
 
 def test_the_divergence_is_the_integral_of_the_score_error() -> None:
-    """KL(real || model) = integral of sigma * E_real |s_real - s_model|^2: theorem 2 with equality, as both become one Gaussian."""
+    """KL(real || model) = integral of sigma * E_real |s_real - s_model|^2: theorem 2 with equality, as both
+    become one Gaussian."""
     x, probability = grid(0.0, REAL)
     sigma = torch.zeros(len(x), dtype=torch.float64)
     divergence = float((probability * (REAL.log_density(x, sigma) - MODEL.log_density(x, sigma))).sum())

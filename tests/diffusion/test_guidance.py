@@ -1,4 +1,5 @@
-"""Discriminator guidance on mixtures whose log-ratio is known, and its windows, boosts and switches on closed forms."""
+"""Discriminator guidance on mixtures whose log-ratio is known, and its windows, boosts and switches on closed
+forms."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ def guided(x: Tensor, num_steps: int, weight: float, second: float) -> Tensor:
 
 
 class Signs:
-    """A discriminator with zero gradient whose logit is +1 or -1 by the sample's class label, and a log of its calls."""
+    """A discriminator with zero gradient whose logit is +1 or -1 by the sample's class label, and a log of
+    its calls."""
 
     def __init__(self) -> None:
         self.taus: list[Tensor] = []
@@ -51,7 +53,8 @@ def zero(x: Tensor, sigma: Tensor, class_labels: Tensor | None) -> Tensor:
 
 
 def test_weight_1_with_an_exact_ratio_turns_the_model_into_the_data() -> None:
-    """The corrected score is the score of REAL, so the same latents end where the denoiser of REAL takes them."""
+    """The corrected score is the score of REAL, so the same latents end where the denoiser of REAL takes
+    them."""
     x = latents(4000)
     right, wrong = heun(REAL.denoiser, x, edm_sigmas(18)).x, heun(MODEL.denoiser, x, edm_sigmas(18)).x
     found = guided(x, 18, 1.0, 1.0)
@@ -62,20 +65,24 @@ def test_weight_1_with_an_exact_ratio_turns_the_model_into_the_data() -> None:
 
 def test_weights_2_and_0_approach_weights_1_and_1_with_the_step_size() -> None:
     x = latents(500)
-    differences = [float((guided(x, n, 2.0, 0.0) - guided(x, n, 1.0, 1.0)).abs().mean()) for n in (32, 64, 128)]
+    differences = [
+        float((guided(x, n, 2.0, 0.0) - guided(x, n, 1.0, 1.0)).abs().mean()) for n in (32, 64, 128)
+    ]
     moved = float((guided(x, 128, 1.0, 1.0) - guided(x, 128, 0.0, 0.0)).abs().mean())
     assert differences[2] < 0.03 * moved
     assert differences[0] / differences[1] > 1.7 and differences[1] / differences[2] > 1.7
 
 
 def test_without_a_second_order_half_of_the_weight_takes_effect() -> None:
-    """Zero denoiser, one Heun step 2 -> 1: x_1 = x_2 / 2 + (1 - 2) * d / 2 with d the mean of both orders' guidance slopes."""
+    """Zero denoiser, one Heun step 2 -> 1: x_1 = x_2 / 2 + (1 - 2) * d / 2 with d the mean of both orders'
+    guidance slopes."""
     x, sigma = latents(3), 2.0
     slope = -sigma / math.sqrt(1 + sigma**2) * torch.tensor([3.0, -1.0]).double()
     plain = heun(zero, x, (2.0, 1.0)).x
     for weight in (1.0, 2.0):
         found = heun(zero, x, (2.0, 1.0), guidance=[DiscriminatorGuidance(linear, weight=weight)]).x
-        # The correction's own denoising slope is taken at the predictor, which felt the whole weight: x_next / 1 adds w * slope once more.
+        # The correction's own denoising slope is taken at the predictor, which felt the whole weight: x_next
+        # / 1 adds w * slope once more.
         expected = plain + 0.5 * (1 - 2) * weight * slope + 0.5 * (1 - 2) * (1 - 2) * weight * slope / 1.0
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
@@ -115,8 +122,13 @@ def test_the_slope_changes_by_the_published_amount() -> None:
 def run_boosted(index: Tensor) -> Sample:
     """Everything on: window, boosts, churn, both orders, on samples of the given indices."""
     x = noise.standard_normal(3, index, (2,), step=0, draw=noise.LATENT)
-    term = DiscriminatorGuidance(exact_log_ratio, weight=1.5, second_order_weight=0.5, tau_max=0.8, boost=Boost())
-    churn = {"S_churn": 2.0, "churn_noise": lambda step: noise.standard_normal(3, index, (2,), step=step, draw=noise.CHURN)}
+    term = DiscriminatorGuidance(
+        exact_log_ratio, weight=1.5, second_order_weight=0.5, tau_max=0.8, boost=Boost()
+    )
+    churn = {
+        "S_churn": 2.0,
+        "churn_noise": lambda step: noise.standard_normal(3, index, (2,), step=step, draw=noise.CHURN),
+    }
     return heun(MODEL.denoiser, x, edm_sigmas(18), guidance=[term], **churn)
 
 
@@ -135,14 +147,19 @@ def test_a_sample_does_not_depend_on_its_batch() -> None:
 def test_the_discriminator_is_evaluated_inside_the_window_only(second: float, evaluated: int) -> None:
     net = Signs()
     term = DiscriminatorGuidance(net, second_order_weight=second)
-    sample = heun(zero, latents(4), edm_sigmas(18), class_labels=torch.ones(4, dtype=torch.int64), guidance=[term])
+    sample = heun(
+        zero, latents(4), edm_sigmas(18), class_labels=torch.ones(4, dtype=torch.int64), guidance=[term]
+    )
     assert sample.guidance_nfe == len(net.taus) == evaluated and sample.nfe == 35
     assert float(torch.cat(net.taus).min()) >= 0.01
 
 
 def test_a_weight_of_0_is_not_evaluated() -> None:
     net = Signs()
-    assert DiscriminatorGuidance(net, weight=0.0)(Point(latents(1), torch.ones(1), None, 0, 1, (1, 1))) == (None, None)
+    assert DiscriminatorGuidance(net, weight=0.0)(Point(latents(1), torch.ones(1), None, 0, 1, (1, 1))) == (
+        None,
+        None,
+    )
     assert net.taus == []
 
 
@@ -159,7 +176,9 @@ def test_the_window_is_per_sample_and_the_published_one_goes_by_the_smallest_tau
     batch_window: bool, sigma: list[float], inside: list[bool]
 ) -> None:
     term = DiscriminatorGuidance(linear, tau_max=0.5, batch_window=batch_window)
-    gradient, log_ratio = term(Point(latents(4), torch.tensor(sigma).double(), None, 1, 1, (min(sigma), max(sigma))))
+    gradient, log_ratio = term(
+        Point(latents(4), torch.tensor(sigma).double(), None, 1, 1, (min(sigma), max(sigma)))
+    )
     assert gradient is not None and log_ratio is not None
     assert (log_ratio != OUTSIDE_LOG_RATIO).tolist() == inside
     assert (gradient != 0).any(1).tolist() == inside
@@ -170,22 +189,39 @@ def test_a_nan_inside_the_window_is_passed_on_and_outside_it_is_not_evaluated() 
         return y.sum(1) * torch.where(tau < 0.02, math.nan, 1.0)
 
     steps = edm_sigmas(18)
-    assert heun(zero, latents(2), steps, guidance=[DiscriminatorGuidance(broken, tau_min=0.02)]).x.isfinite().all()
-    assert heun(zero, latents(2), steps, guidance=[DiscriminatorGuidance(broken, tau_min=0.01)]).x.isnan().all()
+    assert (
+        heun(zero, latents(2), steps, guidance=[DiscriminatorGuidance(broken, tau_min=0.02)])
+        .x.isfinite()
+        .all()
+    )
+    assert (
+        heun(zero, latents(2), steps, guidance=[DiscriminatorGuidance(broken, tau_min=0.01)]).x.isnan().all()
+    )
     term, sigma = DiscriminatorGuidance(broken, tau_min=0.02), torch.tensor([0.01, 1.0]).double()
     gradient, log_ratio = term(Point(latents(2), sigma, None, 1, 1, (0.01, 1.0)))
-    assert gradient is not None and log_ratio is not None and gradient.isfinite().all() and log_ratio.isfinite().all()
+    assert (
+        gradient is not None
+        and log_ratio is not None
+        and gradient.isfinite().all()
+        and log_ratio.isfinite().all()
+    )
 
 
-@pytest.mark.parametrize(("step", "order", "factor"), [(0, 1, 2.0), (1, 1, 1.0), (2, 1, 2.0), (4, 1, 2.0), (2, 2, 1.0)])
-def test_the_boost_doubles_first_order_gradients_of_fake_looking_samples_at_even_steps(step: int, order: int, factor: float) -> None:
+@pytest.mark.parametrize(
+    ("step", "order", "factor"), [(0, 1, 2.0), (1, 1, 1.0), (2, 1, 2.0), (4, 1, 2.0), (2, 2, 1.0)]
+)
+def test_the_boost_doubles_first_order_gradients_of_fake_looking_samples_at_even_steps(
+    step: int, order: int, factor: float
+) -> None:
     x, sigma = torch.tensor([[1.0, 0.0], [-1.0, 0.0]]).double(), torch.ones(2).double()
     point = Point(x, sigma, None, step, order, (1, 1))
     plain, log_ratio = DiscriminatorGuidance(linear, second_order_weight=1.0)(point)
     boosted, same = DiscriminatorGuidance(linear, second_order_weight=1.0, boost=Boost())(point)
     assert plain is not None and boosted is not None and log_ratio is not None and same is not None
     assert torch.equal(log_ratio, same) and (log_ratio < 0).tolist() == [False, True]
-    torch.testing.assert_close(boosted / plain, torch.tensor([[1.0, 1.0], [factor, factor]]).double(), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        boosted / plain, torch.tensor([[1.0, 1.0], [factor, factor]]).double(), rtol=1e-12, atol=0
+    )
 
 
 def test_the_boost_churns_fake_looking_samples_at_every_fifth_step_of_the_window() -> None:
@@ -261,7 +297,10 @@ def test_the_published_route_has_no_gradient_beyond_its_clip_and_the_logit_has()
 
 
 def test_terms_add_up() -> None:
-    half, whole = DiscriminatorGuidance(exact_log_ratio, weight=0.5), DiscriminatorGuidance(exact_log_ratio, weight=1.0)
+    half, whole = (
+        DiscriminatorGuidance(exact_log_ratio, weight=0.5),
+        DiscriminatorGuidance(exact_log_ratio, weight=1.0),
+    )
     twice = heun(MODEL.denoiser, latents(5), edm_sigmas(18), guidance=[half, half])
     once = heun(MODEL.denoiser, latents(5), edm_sigmas(18), guidance=[whole])
     torch.testing.assert_close(twice.x, once.x, rtol=0, atol=1e-9)
@@ -270,8 +309,14 @@ def test_terms_add_up() -> None:
 
 def test_the_gradient_leaves_the_discriminator_s_parameters_alone() -> None:
     net = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.SiLU(), torch.nn.Linear(8, 1))
-    log_ratio, gradient = log_ratio_and_gradient(lambda y, tau, labels: net(y).squeeze(1), latents(3), torch.ones(3), None)
-    assert all(parameter.grad is None for parameter in net.parameters()) and not log_ratio.requires_grad and not gradient.requires_grad
+    log_ratio, gradient = log_ratio_and_gradient(
+        lambda y, tau, labels: net(y).squeeze(1), latents(3), torch.ones(3), None
+    )
+    assert (
+        all(parameter.grad is None for parameter in net.parameters())
+        and not log_ratio.requires_grad
+        and not gradient.requires_grad
+    )
 
 
 def test_a_discriminator_with_a_second_axis_is_refused() -> None:
@@ -279,7 +324,9 @@ def test_a_discriminator_with_a_second_axis_is_refused() -> None:
         log_ratio_and_gradient(lambda y, tau, labels: y[:, :1], latents(3), torch.ones(3), None)
 
 
-@pytest.mark.parametrize("options", [{"tau_min": -0.1}, {"tau_min": 0.5, "tau_max": 0.4}, {"tau_max": 1.1}, {"weight": math.nan}])
+@pytest.mark.parametrize(
+    "options", [{"tau_min": -0.1}, {"tau_min": 0.5, "tau_max": 0.4}, {"tau_max": 1.1}, {"weight": math.nan}]
+)
 def test_a_window_or_weight_that_cannot_be_is_refused(options: dict) -> None:
     with pytest.raises(ValueError, match=r"tau_min|finite weights"):
         DiscriminatorGuidance(linear, **options)

@@ -1,4 +1,5 @@
-"""Discriminator guidance whose weights switch in time, and whose gradient is scaled to the norm of the terms before it."""
+"""Discriminator guidance whose weights switch in time, and whose gradient is scaled to the norm of the terms
+before it."""
 
 from __future__ import annotations
 
@@ -33,12 +34,16 @@ def spread(step: int = 0, order: int = 1, x: Tensor | None = None) -> Point:
 
 
 def test_both_orders_weights_may_switch_in_tau() -> None:
-    term = DiscriminatorGuidance(linear, weight=Switch(2.0, 0.5, 0.5), second_order_weight=Switch(0.0, 3.0, 0.5))
+    term = DiscriminatorGuidance(
+        linear, weight=Switch(2.0, 0.5, 0.5), second_order_weight=Switch(0.0, 3.0, 0.5)
+    )
     plain, _ = DiscriminatorGuidance(linear)(spread())
     for order, expected in ((1, [0.5, 0.5, 2.0, 2.0]), (2, [3.0, 3.0, 0.0, 0.0])):
         gradient, _ = term(spread(order=order))
         assert gradient is not None and plain is not None
-        torch.testing.assert_close(gradient[:, 0] / plain[:, 0], torch.tensor(expected).double(), rtol=1e-12, atol=0)
+        torch.testing.assert_close(
+            gradient[:, 0] / plain[:, 0], torch.tensor(expected).double(), rtol=1e-12, atol=0
+        )
 
 
 def test_on_the_side_where_the_weight_is_0_the_discriminator_is_not_evaluated() -> None:
@@ -48,7 +53,12 @@ def test_on_the_side_where_the_weight_is_0_the_discriminator_is_not_evaluated() 
         calls.append(tau)
         return linear(y, tau, class_labels)
 
-    sample = heun(zero, torch.ones(2, 2), edm_sigmas(18), guidance=[DiscriminatorGuidance(counting, weight=Switch(1.0, 0.0, 0.5))])
+    sample = heun(
+        zero,
+        torch.ones(2, 2),
+        edm_sigmas(18),
+        guidance=[DiscriminatorGuidance(counting, weight=Switch(1.0, 0.0, 0.5))],
+    )
     expected = sum(tau_from_sigma(sigma) > 0.5 for sigma in edm_sigmas(18)[:-1])
     assert sample.guidance_nfe == len(calls) == expected > 0
     assert float(torch.cat(calls).min()) > 0.5
@@ -58,8 +68,15 @@ def test_the_boost_may_switch_in_tau() -> None:
     x = torch.tensor([[-1.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [1.0, 0.0]]).double()
     boosted, _ = DiscriminatorGuidance(linear, boost=Boost(weight=Switch(3.0, 0.75, 0.5)))(spread(x=x))
     plain, log_ratio = DiscriminatorGuidance(linear)(spread(x=x))
-    assert boosted is not None and plain is not None and log_ratio is not None and (log_ratio < 0).tolist() == [True, False, True, False]
-    torch.testing.assert_close(boosted[:, 0] / plain[:, 0], torch.tensor([0.75, 1.0, 3.0, 1.0]).double(), rtol=1e-12, atol=0)
+    assert (
+        boosted is not None
+        and plain is not None
+        and log_ratio is not None
+        and (log_ratio < 0).tolist() == [True, False, True, False]
+    )
+    torch.testing.assert_close(
+        boosted[:, 0] / plain[:, 0], torch.tensor([0.75, 1.0, 3.0, 1.0]).double(), rtol=1e-12, atol=0
+    )
 
 
 def test_a_window_up_to_1_has_no_upper_end_but_in_the_published_form() -> None:
@@ -89,24 +106,34 @@ def test_a_matched_gradient_has_its_direction_and_the_norm_of_the_terms_before_i
     total = guide([fixed(0.25 * before), fixed(0.75 * before), term], spread()).gradient
     assert plain is not None and total is not None
     found = total - before
-    torch.testing.assert_close(found.norm(dim=1), torch.tensor([5.0, 0.1, 2.0, 0.0]).double(), rtol=1e-12, atol=1e-15)
-    torch.testing.assert_close(found[:3] / found[:3].norm(dim=1, keepdim=True), plain[:3] / plain[:3].norm(dim=1, keepdim=True))
+    torch.testing.assert_close(
+        found.norm(dim=1), torch.tensor([5.0, 0.1, 2.0, 0.0]).double(), rtol=1e-12, atol=1e-15
+    )
+    torch.testing.assert_close(
+        found[:3] / found[:3].norm(dim=1, keepdim=True), plain[:3] / plain[:3].norm(dim=1, keepdim=True)
+    )
 
 
 def test_weight_and_boost_come_after_the_matching() -> None:
     before = torch.tensor([[3.0, 4.0]]).double().expand(4, 2)
     x = torch.tensor([[-1.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [1.0, 0.0]]).double()
-    term = DiscriminatorGuidance(linear, weight=Switch(2.0, 0.5, 0.5), boost=Boost(weight=3.0), match_preceding_norm=True)
+    term = DiscriminatorGuidance(
+        linear, weight=Switch(2.0, 0.5, 0.5), boost=Boost(weight=3.0), match_preceding_norm=True
+    )
     total = guide([fixed(before), term], spread(x=x)).gradient
     assert total is not None
-    torch.testing.assert_close((total - before).norm(dim=1) / 5, torch.tensor([1.5, 0.5, 6.0, 2.0]).double(), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        (total - before).norm(dim=1) / 5, torch.tensor([1.5, 0.5, 6.0, 2.0]).double(), rtol=1e-12, atol=0
+    )
 
 
 def test_matching_scales_up_by_no_more_than_its_bound() -> None:
     before = torch.tensor([[1.0, 0.0], [0.0, 0.0]]).double()
     point = Point(torch.ones(2, 2).double(), torch.ones(2).double(), None, 0, 1, (1.0, 1.0))
     for strength in (1e-9, 0.0):
-        term = DiscriminatorGuidance(lambda y, tau, labels, k=strength: k * linear(y, tau, labels), match_preceding_norm=True)
+        term = DiscriminatorGuidance(
+            lambda y, tau, labels, k=strength: k * linear(y, tau, labels), match_preceding_norm=True
+        )
         total = guide([fixed(before), term], point).gradient
         assert total is not None
         expected = torch.tensor([[3.0, -1.0], [0.0, 0.0]]).double() * strength * MAX_NORM_RATIO / math.sqrt(2)
@@ -126,7 +153,11 @@ def test_matching_with_no_term_before_it_is_refused_before_any_evaluation() -> N
 def test_a_term_before_it_that_is_silent_for_now_is_no_mistake_and_silences_the_matched_one() -> None:
     silent: GuidanceTerm = lambda point: (None, None)  # noqa: E731
     advice = guide([silent, DiscriminatorGuidance(linear, match_preceding_norm=True)], spread())
-    assert advice.gradient is not None and bool((advice.gradient == 0).all()) and advice.log_ratios[1] is not None
+    assert (
+        advice.gradient is not None
+        and bool((advice.gradient == 0).all())
+        and advice.log_ratios[1] is not None
+    )
 
 
 def test_a_bound_that_cannot_be_is_refused() -> None:

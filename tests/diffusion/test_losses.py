@@ -16,7 +16,8 @@ INDEX = torch.arange(100_000)
 
 
 def test_the_edm_loss_of_gaussian_data_is_1() -> None:
-    """Data N(0, sigma_data^2): the best denoiser leaves sigma^2 sigma_data^2 / (sigma^2 + sigma_data^2), the inverse of the weight."""
+    """Data N(0, sigma_data^2): the best denoiser leaves sigma^2 sigma_data^2 / (sigma^2 + sigma_data^2), the
+    inverse of the weight."""
     images = 0.5 * noise.standard_normal(1, INDEX[:500], (3, 8, 8), step=0)
     sigma = losses.lognormal_sigma(noise.standard_normal(1, INDEX[:500], (), step=0, draw=noise.LEVEL))
     z = noise.standard_normal(1, INDEX[:500], (3, 8, 8), step=0, draw=noise.NOISE)
@@ -29,7 +30,12 @@ def test_the_edm_loss_of_gaussian_data_is_1() -> None:
 
 
 def test_the_edm_loss_passes_noisy_images_levels_and_labels_to_the_denoiser() -> None:
-    images, z, sigma, labels = torch.ones(2, 1, 2, 2), torch.full((2, 1, 2, 2), 2.0), torch.tensor([0.5, 3.0]), torch.tensor([4, 7])
+    images, z, sigma, labels = (
+        torch.ones(2, 1, 2, 2),
+        torch.full((2, 1, 2, 2), 2.0),
+        torch.tensor([0.5, 3.0]),
+        torch.tensor([4, 7]),
+    )
 
     def check(x: Tensor, level: Tensor, class_labels: Tensor | None) -> Tensor:
         assert x[:, 0, 0, 0].tolist() == [2.0, 7.0] and level is sigma and class_labels is labels
@@ -46,8 +52,11 @@ def test_training_levels_are_lognormal() -> None:
 
 @pytest.mark.parametrize("kind", ["bce", "lsif", "ukl"])
 def test_each_discriminator_loss_is_least_at_the_log_of_the_density_ratio(kind) -> None:
-    """Where real is 3 times as dense as fake, d/dl of 3 * loss(real) + 1 * loss(fake) is 0 at l = log 3, and positive curvature there."""
-    logit = torch.tensor([math.log(3) - 0.01, math.log(3), math.log(3) + 0.01], dtype=torch.float64, requires_grad=True)
+    """Where real is 3 times as dense as fake, d/dl of 3 * loss(real) + 1 * loss(fake) is 0 at l = log 3, and
+    positive curvature there."""
+    logit = torch.tensor(
+        [math.log(3) - 0.01, math.log(3), math.log(3) + 0.01], dtype=torch.float64, requires_grad=True
+    )
     real, fake = torch.ones(3, dtype=torch.bool), torch.zeros(3, dtype=torch.bool)
     total = 3 * losses.discriminator_loss(logit, real, kind) + losses.discriminator_loss(logit, fake, kind)
     (slope,) = torch.autograd.grad(total.sum(), logit)
@@ -63,7 +72,9 @@ def test_each_discriminator_loss_is_least_at_the_log_of_the_density_ratio(kind) 
     ],
 )
 def test_each_discriminator_loss_has_its_value(kind, real: float, fake: float) -> None:
-    found = losses.discriminator_loss(torch.tensor([0.7, 0.7], dtype=torch.float64), torch.tensor([1, 0]), kind)
+    found = losses.discriminator_loss(
+        torch.tensor([0.7, 0.7], dtype=torch.float64), torch.tensor([1, 0]), kind
+    )
     assert found.tolist() == pytest.approx([real, fake], rel=1e-14)
 
 
@@ -81,7 +92,9 @@ def test_an_unknown_loss_is_refused() -> None:
 
 
 def test_the_classifier_loss_of_uniform_logits_is_the_log_of_the_number_of_classes() -> None:
-    assert losses.classifier_loss(torch.zeros(3, 10), torch.tensor([0, 5, 9])).tolist() == pytest.approx([math.log(10)] * 3)
+    assert losses.classifier_loss(torch.zeros(3, 10), torch.tensor([0, 5, 9])).tolist() == pytest.approx(
+        [math.log(10)] * 3
+    )
 
 
 def test_perturbed_samples_keep_unit_variance() -> None:
@@ -93,15 +106,23 @@ def test_perturbed_samples_keep_unit_variance() -> None:
 
 def gains(weights: list[float]) -> list[float]:
     bounds: dict[str, Any] = {"sigma_min": 0.002, "sigma_max": 152.0}
-    real = REAL.draw(noise.uniform(2, INDEX, (), step=0), noise.standard_normal(2, INDEX, (2,), step=0, draw=1))
+    real = REAL.draw(
+        noise.uniform(2, INDEX, (), step=0), noise.standard_normal(2, INDEX, (2,), step=0, draw=1)
+    )
     sigma = times.log_uniform_sigma(noise.uniform(2, INDEX, (), step=0, draw=noise.LEVEL), **bounds)
     z = noise.standard_normal(2, INDEX, (2,), step=0, draw=noise.NOISE)
-    return [float(losses.gain(MODEL.denoiser, exact_log_ratio, real, sigma, z, weight=w, **bounds).mean()) for w in weights]
+    return [
+        float(losses.gain(MODEL.denoiser, exact_log_ratio, real, sigma, z, weight=w, **bounds).mean())
+        for w in weights
+    ]
 
 
 def test_the_gain_of_an_exact_ratio_is_the_divergence_between_data_and_model() -> None:
-    """Theorem 2: KL(real || model) falls to (almost) 0; the divergence itself is estimated from exact densities."""
-    real = REAL.draw(noise.uniform(2, INDEX, (), step=0), noise.standard_normal(2, INDEX, (2,), step=0, draw=1))
+    """Theorem 2: KL(real || model) falls to (almost) 0; the divergence itself is estimated from exact
+    densities."""
+    real = REAL.draw(
+        noise.uniform(2, INDEX, (), step=0), noise.standard_normal(2, INDEX, (2,), step=0, draw=1)
+    )
     at_0 = torch.zeros(len(INDEX), dtype=torch.float64)
     divergence = float((REAL.log_density(real, at_0) - MODEL.log_density(real, at_0)).mean())
     assert gains([1.0])[0] == pytest.approx(divergence, rel=0.04)

@@ -1,4 +1,5 @@
-"""The counter-based generator against Random123's vectors, a plain-integer implementation, and the laws that it promises."""
+"""The counter-based generator against Random123's vectors, a plain-integer implementation, and the laws that
+it promises."""
 
 from __future__ import annotations
 
@@ -43,21 +44,30 @@ def philox_in_torch(counter: tuple[int, ...], key: tuple[int, int]) -> tuple[int
     ],
     ids=["zeros", "ones", "pi"],
 )
-def test_philox_gives_the_published_known_answers(counter: tuple[int, ...], key: tuple[int, int], expected: tuple[int, ...]) -> None:
+def test_philox_gives_the_published_known_answers(
+    counter: tuple[int, ...], key: tuple[int, int], expected: tuple[int, ...]
+) -> None:
     assert philox_in_torch(counter, key) == expected == philox_in_plain_integers(counter, key)
 
 
 @given(st.tuples(WORD, WORD, WORD, WORD), st.tuples(WORD, WORD))
 @settings(max_examples=200, deadline=None)
-def test_philox_is_the_plain_integer_one_for_any_words(counter: tuple[int, ...], key: tuple[int, int]) -> None:
+def test_philox_is_the_plain_integer_one_for_any_words(
+    counter: tuple[int, ...], key: tuple[int, int]
+) -> None:
     assert philox_in_torch(counter, key) == philox_in_plain_integers(counter, key)
 
 
 @given(st.integers(0, 2**64 - 1), st.integers(0, 2**63 - 1), st.integers(0, 2**24 - 1), st.integers(0, 255))
 @settings(max_examples=100, deadline=None)
-def test_the_layout_of_seed_index_step_and_draw_is_the_documented_one(seed: int, index: int, step: int, draw: int) -> None:
+def test_the_layout_of_seed_index_step_and_draw_is_the_documented_one(
+    seed: int, index: int, step: int, draw: int
+) -> None:
     key = (seed % 2**32, seed // 2**32)
-    blocks = [philox_in_plain_integers((block, index % 2**32, index // 2**32, draw * 2**24 + step), key) for block in range(2)]
+    blocks = [
+        philox_in_plain_integers((block, index % 2**32, index // 2**32, draw * 2**24 + step), key)
+        for block in range(2)
+    ]
     units = [(((a << 20) | (b >> 12)) + 0.5) / 2**52 for block in blocks for a, b in (block[:2], block[2:])]
     normals = []
     for first, second in (units[:2], units[2:]):
@@ -66,7 +76,9 @@ def test_the_layout_of_seed_index_step_and_draw_is_the_documented_one(seed: int,
     at = torch.tensor([index])
     assert noise.uniform(seed, at, (3,), step=step, draw=draw)[0].tolist() == units[:3]
     expected = torch.tensor([normals[:3]], dtype=torch.float64)
-    torch.testing.assert_close(noise.standard_normal(seed, at, (3,), step=step, draw=draw), expected, rtol=2e-15, atol=1e-14)
+    torch.testing.assert_close(
+        noise.standard_normal(seed, at, (3,), step=step, draw=draw), expected, rtol=2e-15, atol=1e-14
+    )
     bits = (blocks[0][0] << 32) | blocks[0][1]
     assert int(noise.integers(seed, at, 1000, step=step, draw=draw)) == bits * 1000 >> 64
 
@@ -75,7 +87,9 @@ def test_golden_vectors_of_every_kind_are_unchanged() -> None:
     index = torch.tensor([0, 1, 123_456_789_012])
     normal = noise.standard_normal(2**63 + 5, index, (3,), step=7, draw=noise.CHURN)
     assert [[value.hex() for value in row] for row in normal.tolist()] == NORMALS
-    assert [value.hex() for value in noise.uniform(1, index, (), step=0, draw=noise.LEVEL).tolist()] == UNIFORMS
+    assert [
+        value.hex() for value in noise.uniform(1, index, (), step=0, draw=noise.LEVEL).tolist()
+    ] == UNIFORMS
     assert noise.integers(1, index, 10, draw=noise.LABEL).tolist() == INTEGERS
 
 
@@ -83,9 +97,13 @@ def test_numbers_do_not_depend_on_the_batch_or_its_order() -> None:
     index = torch.tensor([3, 999, 0, 2**40, 17, 18, 19])
     whole = noise.standard_normal(11, index, (3, 5, 5), step=2, draw=noise.LATENT)
     for i in range(len(index)):
-        assert torch.equal(noise.standard_normal(11, index[i : i + 1], (3, 5, 5), step=2, draw=noise.LATENT)[0], whole[i])
+        assert torch.equal(
+            noise.standard_normal(11, index[i : i + 1], (3, 5, 5), step=2, draw=noise.LATENT)[0], whole[i]
+        )
     order = torch.randperm(len(index), generator=torch.Generator().manual_seed(0))
-    assert torch.equal(noise.standard_normal(11, index[order], (3, 5, 5), step=2, draw=noise.LATENT), whole[order])
+    assert torch.equal(
+        noise.standard_normal(11, index[order], (3, 5, 5), step=2, draw=noise.LATENT), whole[order]
+    )
     assert torch.equal(noise.standard_normal(11, index, (75,), step=2, draw=noise.LATENT), whole.flatten(1))
 
 
@@ -147,13 +165,25 @@ def test_the_named_draws_do_not_collide() -> None:
 def test_what_does_not_fit_the_layout_is_refused(options: dict, message: str) -> None:
     arguments = {"seed": 0, "index": torch.tensor([0]), "shape": (1,), "step": 0, "draw": 0} | options
     with pytest.raises(ValueError, match=message):
-        noise.uniform(arguments["seed"], arguments["index"], arguments["shape"], step=arguments["step"], draw=arguments["draw"])
+        noise.uniform(
+            arguments["seed"],
+            arguments["index"],
+            arguments["shape"],
+            step=arguments["step"],
+            draw=arguments["draw"],
+        )
 
 
 def test_the_square_root_is_correctly_rounded_even_where_the_library_s_is_not() -> None:
     x = 73.0 * noise.uniform(4, torch.arange(50_000), (), step=0)
     exact = torch.tensor([math.sqrt(value) for value in x.tolist()], dtype=torch.float64)
-    nearby = torch.stack([torch.nextafter(exact, torch.zeros_like(exact)), exact, torch.nextafter(exact, 100 * torch.ones_like(exact))])
+    nearby = torch.stack(
+        [
+            torch.nextafter(exact, torch.zeros_like(exact)),
+            exact,
+            torch.nextafter(exact, 100 * torch.ones_like(exact)),
+        ]
+    )
     assert torch.equal(noise._sqrt(x), exact)
     with pytest.MonkeyPatch.context() as patch:
         for wrong in nearby:
@@ -168,7 +198,11 @@ def test_a_range_that_integers_cannot_cover_is_refused(high: int) -> None:
 
 
 def test_the_generator_is_one_graph_for_torch_compile() -> None:
-    compiled = torch.compile(lambda index: noise.standard_normal(3, index, (4, 4), step=1, draw=2), backend="aot_eager", fullgraph=True)
+    compiled = torch.compile(
+        lambda index: noise.standard_normal(3, index, (4, 4), step=1, draw=2),
+        backend="aot_eager",
+        fullgraph=True,
+    )
     index = torch.arange(5)
     assert torch.equal(compiled(index), noise.standard_normal(3, index, (4, 4), step=1, draw=2))
 

@@ -1,4 +1,5 @@
-"""The published settings, built into terms: the effective weight at each timestep, side of the log-ratio and parity of the step."""
+"""The published settings, built into terms: the effective weight at each timestep, side of the log-ratio and
+parity of the step."""
 
 from __future__ import annotations
 
@@ -36,7 +37,9 @@ def adm_terms(row: ADMGuidance, entropy_scaling: bool) -> list[GuidanceTerm]:
     edge = SCHEDULE.tau_after(row.switch_timestep)
     boost = Boost(weight=Switch(*row.boost, edge), S_churn=0.0)
     return [
-        ClassifierGuidance(half, weight=Switch(*row.classifier_weight, edge), entropy_scaling=entropy_scaling),
+        ClassifierGuidance(
+            half, weight=Switch(*row.classifier_weight, edge), entropy_scaling=entropy_scaling
+        ),
         DiscriminatorGuidance(
             two_signs,
             weight=Switch(*row.discriminator_weight, edge),
@@ -51,13 +54,16 @@ def gradient_at(terms: list[GuidanceTerm], timestep: int, step: int) -> Tensor:
     """In y, of two samples."""
     sigma = SCHEDULE.original_sigmas[timestep]
     levels = torch.full((2,), sigma, dtype=torch.float64)
-    point = Point(torch.zeros(2, 2).double(), levels, torch.zeros(2, dtype=torch.int64), step, 1, (sigma, sigma))
+    point = Point(
+        torch.zeros(2, 2).double(), levels, torch.zeros(2, dtype=torch.int64), step, 1, (sigma, sigma)
+    )
     gradient = guide(terms, point).gradient
     assert gradient is not None
     return gradient * (1 + sigma**2) ** 0.5
 
 
-# (classifier above, below), discriminator of samples that look (real, fake) in even steps, above and below; the switch's timestep.
+# (classifier above, below), discriminator of samples that look (real, fake) in even steps, above and below;
+# the switch's timestep.
 DECODED = {
     "3.18": ((0.75, 1.5), (1.0, 1.0), (1.0, 0.75), 650),
     "3.73": ((0.25, 1.5), (1.0, 3.0), (1.0, 0.75), 650),
@@ -75,19 +81,28 @@ def test_adm_gpp_has_the_published_weights_at_every_timestep(name: str) -> None:
         side = 0 if timestep > switch else 1
         for step in (0, 1):
             found = gradient_at(adm_terms(row, entropy_scaling=False), timestep, step)
-            # The classifier's own gradient is 1 - p = 1/2 of the second coordinate, and the discriminator's is scaled to its norm.
+            # The classifier's own gradient is 1 - p = 1/2 of the second coordinate, and the discriminator's
+            # is scaled to its norm.
             strength = 0.5 * classifier[side]
             real, fake = (above, below)[side]
-            wanted = torch.tensor([real, fake if step % 2 == 0 else real]).double() * strength * (timestep > 100)
-            torch.testing.assert_close(found[:, 1], torch.full((2,), strength, dtype=torch.float64), rtol=1e-6, atol=0)
+            wanted = (
+                torch.tensor([real, fake if step % 2 == 0 else real]).double() * strength * (timestep > 100)
+            )
+            torch.testing.assert_close(
+                found[:, 1], torch.full((2,), strength, dtype=torch.float64), rtol=1e-6, atol=0
+            )
             torch.testing.assert_close(found[:, 0], wanted, rtol=1e-6, atol=1e-12)
 
 
 def test_with_entropy_scaling_both_terms_of_adm_gpp_grow_alike() -> None:
     """The classifier's entropy is log 2: log(1000) / log(2) = 9.966 times as much."""
     row = ADM_GPP["3.18"]
-    plain, scaled = (gradient_at(adm_terms(row, entropy_scaling), 651, 0) for entropy_scaling in (False, True))
-    torch.testing.assert_close(scaled / plain, torch.full((2, 2), 9.965784, dtype=torch.float64), rtol=1e-6, atol=0)
+    plain, scaled = (
+        gradient_at(adm_terms(row, entropy_scaling), 651, 0) for entropy_scaling in (False, True)
+    )
+    torch.testing.assert_close(
+        scaled / plain, torch.full((2, 2), 9.965784, dtype=torch.float64), rtol=1e-6, atol=0
+    )
 
 
 def test_dit_gpp_has_the_published_scales_and_window() -> None:
@@ -103,9 +118,16 @@ def test_dit_gpp_has_the_published_scales_and_window() -> None:
     epsilon, _ = predictor(torch.zeros(4, 4, 1, 1), time, torch.zeros(4, dtype=torch.int64))
     assert epsilon[:, :, 0, 0].tolist() == [[1.25] * 3 + [1.0]] * 2 + [[3.0] * 3 + [1.0]] * 2
 
-    term = DiscriminatorGuidance(two_signs, weight=DIT_GPP.discriminator_weight, tau_min=SCHEDULE.tau_after(DIT_GPP.discriminator_after))
+    term = DiscriminatorGuidance(
+        two_signs,
+        weight=DIT_GPP.discriminator_weight,
+        tau_min=SCHEDULE.tau_after(DIT_GPP.discriminator_after),
+    )
     kept = DiscreteSchedule.of("linear", 1000, str(DIT_GPP.num_steps)).timestep_map
-    advised = [term(Point(torch.zeros(2, 2).double(), torch.ones(2) * s, None, 0, 1, (s, s)))[0] for s in SCHEDULE.original_sigmas]
+    advised = [
+        term(Point(torch.zeros(2, 2).double(), torch.ones(2) * s, None, 0, 1, (s, s)))[0]
+        for s in SCHEDULE.original_sigmas
+    ]
     assert [step for step in range(1000) if advised[step] is not None] == list(range(101, 1000))
     assert sum(advised[step] is not None for step in kept) == 224
 
@@ -120,7 +142,9 @@ def test_dit_gpp_has_the_published_scales_and_window() -> None:
         ("ffhq-64-plain", 1.0, 1.0, 71, 2.04),
     ],
 )
-def test_edm_gpp_has_the_published_weights(name: str, weight: float, looks_fake: float, nfe: int, fid: float) -> None:
+def test_edm_gpp_has_the_published_weights(
+    name: str, weight: float, looks_fake: float, nfe: int, fid: float
+) -> None:
     row = EDM_GPP[name]
     term = DiscriminatorGuidance(
         two_signs,
@@ -131,11 +155,20 @@ def test_edm_gpp_has_the_published_weights(name: str, weight: float, looks_fake:
         boost=Boost() if row.boost else None,
     )
     for step, fake in ((0, looks_fake), (1, weight)):
-        gradient, _ = term(Point(torch.zeros(2, 2).double(), torch.ones(2).double(), None, step, 1, (1.0, 1.0)))
+        gradient, _ = term(
+            Point(torch.zeros(2, 2).double(), torch.ones(2).double(), None, step, 1, (1.0, 1.0))
+        )
         assert gradient is not None
-        torch.testing.assert_close(gradient[:, 0] * 2**0.5, torch.tensor([weight, fake]).double(), rtol=1e-6, atol=0)
-    assert term(Point(torch.zeros(2, 2).double(), torch.ones(2).double(), None, 0, 2, (1.0, 1.0))) == (None, None)
-    assert term(Point(torch.zeros(2, 2).double(), torch.ones(2).double() * 0.0446, None, 0, 1, (0.0446, 0.0446))) == (None, None)
+        torch.testing.assert_close(
+            gradient[:, 0] * 2**0.5, torch.tensor([weight, fake]).double(), rtol=1e-6, atol=0
+        )
+    assert term(Point(torch.zeros(2, 2).double(), torch.ones(2).double(), None, 0, 2, (1.0, 1.0))) == (
+        None,
+        None,
+    )
+    assert term(
+        Point(torch.zeros(2, 2).double(), torch.ones(2).double() * 0.0446, None, 0, 1, (0.0446, 0.0446))
+    ) == (None, None)
     assert (2 * row.num_steps - 1, row.published_fid) == (nfe, fid) and fid < row.baseline_fid
 
 

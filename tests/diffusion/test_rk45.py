@@ -1,4 +1,5 @@
-"""The adaptive solver against scipy's, closed forms of Gaussians, and what it promises about batches, windows and failures."""
+"""The adaptive solver against scipy's, closed forms of Gaussians, and what it promises about batches, windows
+and failures."""
 
 from __future__ import annotations
 
@@ -52,12 +53,22 @@ def scipy_solution(latents: Tensor, tolerance: float, tau_min: float) -> tuple[T
     """The same ODE of REAL, flattened, by scipy."""
 
     def slope(tau: float, y: np.ndarray) -> np.ndarray:
-        state, sigma = torch.from_numpy(y).reshape(latents.shape), torch.full((len(latents),), sigma_from_tau(tau), dtype=torch.float64)
+        state, sigma = (
+            torch.from_numpy(y).reshape(latents.shape),
+            torch.full((len(latents),), sigma_from_tau(tau), dtype=torch.float64),
+        )
         scale = math.sqrt(1 + float(sigma[0]) ** 2)
         epsilon = (scale * state - REAL.denoiser(scale * state, sigma)) / sigma[:, None]
         return (-0.5 * beta(tau) * (state - epsilon / mean_std(tau)[1])).flatten().numpy()
 
-    solution = solve_ivp(slope, (1.0, tau_min), latents.double().flatten().numpy(), method="RK45", rtol=tolerance, atol=tolerance)
+    solution = solve_ivp(
+        slope,
+        (1.0, tau_min),
+        latents.double().flatten().numpy(),
+        method="RK45",
+        rtol=tolerance,
+        atol=tolerance,
+    )
     return torch.from_numpy(solution.y[:, -1]).reshape(latents.shape), solution.nfev
 
 
@@ -92,7 +103,9 @@ def test_another_linear_vp_has_its_own_closed_form() -> None:
 def test_the_last_denoising_is_the_denoiser_at_the_end() -> None:
     plain, denoised = (rk45(gaussian, LATENTS, tau_min=0.05, denoise_last=last) for last in (False, True))
     mean, std = mean_std(0.05)
-    torch.testing.assert_close(denoised.x, plain.x / mean * 0.25 / (0.25 + (std / mean) ** 2), rtol=1e-9, atol=0)
+    torch.testing.assert_close(
+        denoised.x, plain.x / mean * 0.25 / (0.25 + (std / mean) ** 2), rtol=1e-9, atol=0
+    )
     assert denoised.nfe == plain.nfe + 1
 
 
@@ -109,7 +122,9 @@ def test_a_sample_does_not_depend_on_its_batch_and_a_finished_one_does_not_chang
     whole = rk45(stiff, LATENTS, class_labels=labels, guidance=[term], rtol=1e-4, atol=1e-4)
     needed = []
     for i in range(5):
-        alone = rk45(stiff, LATENTS[i : i + 1], class_labels=labels[i : i + 1], guidance=[term], rtol=1e-4, atol=1e-4)
+        alone = rk45(
+            stiff, LATENTS[i : i + 1], class_labels=labels[i : i + 1], guidance=[term], rtol=1e-4, atol=1e-4
+        )
         torch.testing.assert_close(alone.x, whole.x[i : i + 1], rtol=0, atol=1e-9)
         assert alone.log_ratio is not None and whole.log_ratio is not None
         torch.testing.assert_close(alone.log_ratio, whole.log_ratio[i : i + 1], rtol=0, atol=1e-5)
@@ -119,14 +134,18 @@ def test_a_sample_does_not_depend_on_its_batch_and_a_finished_one_does_not_chang
 
 def test_with_a_shared_step_a_sample_depends_on_its_batch() -> None:
     labels = torch.tensor([0, 1, 0, 1, 0])
-    whole, wide = (rk45(stiff, LATENTS[::n], class_labels=labels[::n], shared_step=True, rtol=1e-4, atol=1e-4) for n in (1, 2))
+    whole, wide = (
+        rk45(stiff, LATENTS[::n], class_labels=labels[::n], shared_step=True, rtol=1e-4, atol=1e-4)
+        for n in (1, 2)
+    )
     assert float((whole.x[::2] - wide.x).abs().max()) > 1e-7 and wide.nfe < whole.nfe
 
 
 @pytest.mark.parametrize("edges", [(0.1, 0.7), (1e-3, 1.0), (0.01, 1 / 3), (0.123456789, 0.98765432)])
 @pytest.mark.parametrize("vp", [LinearVP(), LinearVP(0.2, 15.0)], ids=["the paper's", "another"])
 def test_no_piece_reaches_over_an_edge(edges: tuple[float, float], vp: LinearVP) -> None:
-    """Every evaluation's levels and bounds lie on one side, up to the edge itself, and on the right side of it."""
+    """Every evaluation's levels and bounds lie on one side, up to the edge itself, and on the right side of
+    it."""
     term = Edges(*edges)
     rk45(gaussian, LATENTS, guidance=[term], rtol=1e-2, atol=1e-2, tau_max=0.95, tau_min=5e-3, vp=vp)
     sides = []
@@ -136,7 +155,11 @@ def test_no_piece_reaches_over_an_edge(edges: tuple[float, float], vp: LinearVP)
         tau = tau_from_sigma(point.sigma)
         inside = (tau >= edges[0]) & (tau <= edges[1])
         assert bool(inside.all()) or not bool(inside.any())
-        assert (edges[0] <= low and high <= edges[1]) if bool(inside.all()) else (high < edges[0] or low > edges[1])
+        assert (
+            (edges[0] <= low and high <= edges[1])
+            if bool(inside.all())
+            else (high < edges[0] or low > edges[1])
+        )
         sides.append(bool(inside.all()))
     assert sides == sorted(sides) or not sides[-1]
     # 0.95 and 5e-3 in the time of vp.
@@ -157,7 +180,9 @@ def test_no_discriminator_is_evaluated_outside_its_window(window: tuple[float, f
     term = DiscriminatorGuidance(discriminator, tau_min=window[0], tau_max=window[1])
     sample = rk45(gaussian, LATENTS, guidance=[term], **LOOSE)
     tau = torch.cat(seen).double()
-    assert float(tau.min()) == pytest.approx(window[0], rel=1e-6) and float(tau.max()) == pytest.approx(window[1], rel=1e-6)
+    assert float(tau.min()) == pytest.approx(window[0], rel=1e-6) and float(tau.max()) == pytest.approx(
+        window[1], rel=1e-6
+    )
     assert 0 < sample.guidance_nfe == len(seen) < sample.nfe
 
 
@@ -172,7 +197,10 @@ def test_stopping_at_edges_takes_fewer_evaluations_than_stepping_across_a_jump()
 
 def test_the_log_ratio_is_that_of_the_last_state_inside_the_window() -> None:
     term = DiscriminatorGuidance(exact_log_ratio, weight=0.5, tau_min=0.3)
-    whole, upper = rk45(MODEL.denoiser, LATENTS, guidance=[term]), rk45(MODEL.denoiser, LATENTS, guidance=[term], tau_min=0.3)
+    whole, upper = (
+        rk45(MODEL.denoiser, LATENTS, guidance=[term]),
+        rk45(MODEL.denoiser, LATENTS, guidance=[term], tau_min=0.3),
+    )
     expected = exact_log_ratio(upper.x, torch.full((5,), 0.3))
     assert whole.log_ratio is not None
     torch.testing.assert_close(whole.log_ratio, expected.double(), rtol=0, atol=1e-5)
@@ -184,15 +212,29 @@ def constant(logit: float, slope: float = 1.0):
 
 
 def test_a_boost_of_every_attempt_doubles_the_weight_and_one_of_none_does_nothing() -> None:
-    plain, double = (rk45(gaussian, LATENTS, guidance=[DiscriminatorGuidance(constant(-1.0), weight=w)], **LOOSE) for w in (0.3, 0.6))
-    boosted = rk45(gaussian, LATENTS, guidance=[DiscriminatorGuidance(constant(-1.0), weight=0.3, boost=Boost(period=1))], **LOOSE)
-    real = rk45(gaussian, LATENTS, guidance=[DiscriminatorGuidance(constant(1.0), weight=0.3, boost=Boost(period=1))], **LOOSE)
+    plain, double = (
+        rk45(gaussian, LATENTS, guidance=[DiscriminatorGuidance(constant(-1.0), weight=w)], **LOOSE)
+        for w in (0.3, 0.6)
+    )
+    boosted = rk45(
+        gaussian,
+        LATENTS,
+        guidance=[DiscriminatorGuidance(constant(-1.0), weight=0.3, boost=Boost(period=1))],
+        **LOOSE,
+    )
+    real = rk45(
+        gaussian,
+        LATENTS,
+        guidance=[DiscriminatorGuidance(constant(1.0), weight=0.3, boost=Boost(period=1))],
+        **LOOSE,
+    )
     torch.testing.assert_close(boosted.x, double.x, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(real.x, plain.x, rtol=1e-12, atol=1e-12)
 
 
 def test_a_boost_acts_in_whole_attempts_of_its_period() -> None:
-    """All seven slopes of an attempt have the same factor: its first is evaluated anew, unlike without a boost."""
+    """All seven slopes of an attempt have the same factor: its first is evaluated anew, unlike without a
+    boost."""
     factors: list[tuple[int, float]] = []
     term = DiscriminatorGuidance(constant(-1.0), weight=0.3, boost=Boost(period=3))
 
@@ -208,7 +250,9 @@ def test_a_boost_acts_in_whole_attempts_of_its_period() -> None:
     rk45(gaussian, LATENTS[:1], guidance=[Spy()], tau_min=0.1, rtol=1e-4, atol=1e-4)
     assert all(factor == pytest.approx(0.6 if step % 3 == 0 else 0.3) for step, factor in factors)
     counts = np.bincount([step for step, _ in factors])
-    assert counts[0] == 8 and set(counts[1:]) == {7} and len(counts) > 4  # one more to choose the first step's size
+    assert (
+        counts[0] == 8 and set(counts[1:]) == {7} and len(counts) > 4
+    )  # one more to choose the first step's size
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -233,7 +277,10 @@ def test_a_network_that_returns_nothing_but_nan_is_found_at_once() -> None:
     assert len(calls) == 8
 
 
-@pytest.mark.parametrize("options", [{"tau_min": 0.0}, {"tau_min": 0.5, "tau_max": 0.5}, {"tau_max": 1.5}, {"rtol": 0.0}, {"atol": -1.0}])
+@pytest.mark.parametrize(
+    "options",
+    [{"tau_min": 0.0}, {"tau_min": 0.5, "tau_max": 0.5}, {"tau_max": 1.5}, {"rtol": 0.0}, {"atol": -1.0}],
+)
 def test_times_and_tolerances_that_cannot_be_are_refused(options: dict) -> None:
     with pytest.raises(ValueError, match="expected"):
         rk45(gaussian, LATENTS, **options)

@@ -29,7 +29,8 @@ def churn_noise(step: int) -> Tensor:
 
 
 def zero(x: Tensor, sigma: Tensor, class_labels: Tensor | None) -> Tensor:
-    """The denoiser of data that are all 0: then dx/dsigma = x / sigma, and any method solves it exactly: x(sigma) = x * sigma / sigma_0."""
+    """The denoiser of data that are all 0: then dx/dsigma = x / sigma, and any method solves it exactly:
+    x(sigma) = x * sigma / sigma_0."""
     return torch.zeros_like(x)
 
 
@@ -38,16 +39,23 @@ def test_the_schedule_is_equation_5_of_karras_et_al() -> None:
     assert len(sigmas) == 19 and sigmas[-1] == 0.0
     assert (sigmas[0], sigmas[17]) == pytest.approx((80.0, 0.002), rel=1e-13)
     roots = [sigma ** (1 / 7) for sigma in sigmas[:-1]]
-    assert [a - b for a, b in pairwise(roots)] == pytest.approx([(80 ** (1 / 7) - 0.002 ** (1 / 7)) / 17] * 17)
+    assert [a - b for a, b in pairwise(roots)] == pytest.approx(
+        [(80 ** (1 / 7) - 0.002 ** (1 / 7)) / 17] * 17
+    )
 
 
-@pytest.mark.parametrize("options", [{"num_steps": 1}, {"sigma_min": 0.0}, {"sigma_min": 90.0}, {"sigma_max": math.inf}, {"rho": 0.0}])
+@pytest.mark.parametrize(
+    "options",
+    [{"num_steps": 1}, {"sigma_min": 0.0}, {"sigma_min": 90.0}, {"sigma_max": math.inf}, {"rho": 0.0}],
+)
 def test_a_schedule_that_cannot_be_is_refused(options: dict) -> None:
     with pytest.raises(ValueError, match="sigma_min < sigma_max"):
         edm_sigmas(**{"num_steps": 18} | options)
 
 
-@pytest.mark.parametrize("sigmas", [(1.0,), (1.0, 2.0), (1.0, 1.0, 0.0), (1.0, -0.1), (math.inf, 0.0), (1.0, math.nan)])
+@pytest.mark.parametrize(
+    "sigmas", [(1.0,), (1.0, 2.0), (1.0, 1.0, 0.0), (1.0, -0.1), (math.inf, 0.0), (1.0, math.nan)]
+)
 def test_levels_that_do_not_fall_are_refused(sigmas: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="falling"):
         heun(zero, LATENTS, sigmas)
@@ -71,7 +79,9 @@ def test_heun_converges_with_the_square_of_the_number_of_steps() -> None:
         return x * (0.25 / (0.25 + sigma**2))[:, None]
 
     exact = LATENTS * 80 * math.sqrt(0.25 + 0.002**2) / math.sqrt(0.25 + 80**2)
-    errors = [float((heun(gaussian, LATENTS, edm_sigmas(n)[:-1]).x - exact).abs().max()) for n in (32, 64, 128, 256)]
+    errors = [
+        float((heun(gaussian, LATENTS, edm_sigmas(n)[:-1]).x - exact).abs().max()) for n in (32, 64, 128, 256)
+    ]
     orders = [math.log2(a / b) for a, b in pairwise(errors)]
     assert orders[-1] == pytest.approx(2, abs=0.1) and errors[-1] < 3e-4
 
@@ -80,7 +90,8 @@ def test_samples_of_a_mixture_have_its_moments() -> None:
     index = torch.arange(20_000)
     latents = noise.standard_normal(2, index, (2,), step=0, draw=noise.LATENT)
     x = heun(REAL.denoiser, latents, edm_sigmas(64)).x
-    # Mean 0.5, variance 0.09 + 0.25 * 0.75 * 4 = 0.84 in the first coordinate; 0.125, 0.09 + 0.1875 * 0.25 in the second.
+    # Mean 0.5, variance 0.09 + 0.25 * 0.75 * 4 = 0.84 in the first coordinate; 0.125, 0.09 + 0.1875 * 0.25 in
+    # the second.
     assert x.mean(0).tolist() == pytest.approx([0.5, 0.125], abs=4 * math.sqrt(0.84 / len(index)))
     assert x.var(0).tolist() == pytest.approx([0.84, 0.136875], rel=0.03)
     assert float((x[:, 0] < 0).double().mean()) == pytest.approx(0.25, abs=0.013)
@@ -94,7 +105,10 @@ def test_a_float32_denoiser_moves_float64_samples_by_rounding_only() -> None:
     rounded, exact = heun(single, LATENTS, sigmas).x, heun(REAL.denoiser, LATENTS, sigmas).x
     assert rounded.dtype == exact.dtype == torch.float64
     torch.testing.assert_close(rounded, exact, rtol=0, atol=2e-5)
-    assert torch.equal(heun(REAL.denoiser, LATENTS.float().double(), sigmas).x, heun(REAL.denoiser, LATENTS.float(), sigmas).x)
+    assert torch.equal(
+        heun(REAL.denoiser, LATENTS.float().double(), sigmas).x,
+        heun(REAL.denoiser, LATENTS.float(), sigmas).x,
+    )
 
 
 def test_churn_adds_noise_up_to_the_raised_level_inside_its_range_only() -> None:
@@ -112,7 +126,9 @@ def test_churn_adds_noise_up_to_the_raised_level_inside_its_range_only() -> None
         asked.append(step)
         return churn_noise(step)
 
-    found = heun(zero, LATENTS, sigmas, churn_noise=record, S_churn=S_churn, S_min=3.0, S_max=5.0, S_noise=S_noise).x
+    found = heun(
+        zero, LATENTS, sigmas, churn_noise=record, S_churn=S_churn, S_min=3.0, S_max=5.0, S_noise=S_noise
+    ).x
     torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-13)
     assert asked == [1]
 
@@ -140,7 +156,8 @@ def test_churn_without_its_noise_is_refused_before_any_evaluation() -> None:
 
 
 def test_no_step_reads_a_number_back_from_the_device() -> None:
-    """All guidance, windows, switches, boosts and churn included: no item(), no bool() of a tensor, no boolean indexing."""
+    """All guidance, windows, switches, boosts and churn included: no item(), no bool() of a tensor, no
+    boolean indexing."""
 
     prepared = [churn_noise(step) for step in range(18)]
     switch = Switch(above=0.5, below=2.0, at=0.3)
@@ -155,7 +172,12 @@ def test_no_step_reads_a_number_back_from_the_device() -> None:
             match_preceding_norm=True,
         ),
     ]
-    options: dict[str, Any] = {"class_labels": INDEX % 2, "churn_noise": prepared.__getitem__, "S_churn": 2.0, "S_max": 50.0}
+    options: dict[str, Any] = {
+        "class_labels": INDEX % 2,
+        "churn_noise": prepared.__getitem__,
+        "S_churn": 2.0,
+        "S_max": 50.0,
+    }
     with ForbidReads():
         heun(ClassifierFreeDenoiser(zero, 2, switch), LATENTS, edm_sigmas(18), guidance=terms, **options)
 
@@ -178,7 +200,8 @@ def test_edm_seeding_does_not_depend_on_the_batch_and_skips_what_is_not_asked_fo
 
 
 def test_edm_seeding_draws_what_the_original_drew() -> None:
-    """Numbers of EDM's generate.py at commit 008a4e5 for 3x16x16 samples of 10 classes: latents, labels, noise of the first two steps."""
+    """Numbers of EDM's generate.py at commit 008a4e5 for 3x16x16 samples of 10 classes: latents, labels,
+    noise of the first two steps."""
     latents, labels, draw = edm_draws([0, 1, 2], (3, 16, 16), label_dim=10)
     assert labels is not None and labels.tolist() == [7, 0, 7]
     begin = [[-1.1258398, -1.1523602], [-1.5255959, -0.7502318], [-1.0408012, 0.91660416]]

@@ -19,7 +19,10 @@ def exact_tau(sigma: float) -> float:
     """The textbook formula, in 50 digits so that its cancellation does not matter."""
     with localcontext() as context:
         context.prec = 50
-        beta_0, slope = Decimal(times.LINEAR_VP.beta_0), Decimal(times.LINEAR_VP.beta_1) - Decimal(times.LINEAR_VP.beta_0)
+        beta_0, slope = (
+            Decimal(times.LINEAR_VP.beta_0),
+            Decimal(times.LINEAR_VP.beta_1) - Decimal(times.LINEAR_VP.beta_0),
+        )
         beta = (1 + Decimal(sigma) ** 2).ln()
         return float((-beta_0 + (beta_0**2 + 2 * slope * beta).sqrt()) / slope)
 
@@ -64,7 +67,9 @@ def test_mean_and_std_are_those_of_the_scaled_sample(sigma: float) -> None:
 
 def test_std_keeps_its_accuracy_near_0_in_float32() -> None:
     tau = torch.tensor([1e-7, 1e-5, 1e-3])
-    torch.testing.assert_close(times.mean_std(tau)[1].double(), times.mean_std(tau.double())[1], rtol=3e-7, atol=0)
+    torch.testing.assert_close(
+        times.mean_std(tau)[1].double(), times.mean_std(tau.double())[1], rtol=3e-7, atol=0
+    )
 
 
 def test_cosine_time_has_the_same_signal_to_noise_ratio() -> None:
@@ -72,7 +77,9 @@ def test_cosine_time_has_the_same_signal_to_noise_ratio() -> None:
     time, s = times.cosine_time(tau), times.COSINE_S
     alpha_bar = torch.cos((time + s) / (1 + s) * math.pi / 2) ** 2 / math.cos(s / (1 + s) * math.pi / 2) ** 2
     torch.testing.assert_close(alpha_bar, times.mean_std(tau)[0] ** 2, rtol=1e-10, atol=1e-14)
-    assert float(time[0]) == pytest.approx(0, abs=1e-15) and times.cosine_time(0.37) == pytest.approx(float(time[37]), rel=1e-14)
+    assert float(time[0]) == pytest.approx(0, abs=1e-15) and times.cosine_time(0.37) == pytest.approx(
+        float(time[37]), rel=1e-14
+    )
 
 
 def test_importance_times_have_density_beta_over_variance() -> None:
@@ -126,13 +133,19 @@ OTHER = times.LinearVP(0.3, 12.0, variance_0=0.04)
 
 def test_another_linear_vp_has_inverse_maps_and_its_noise_at_time_0() -> None:
     tau = torch.linspace(0.0, 1.0, 21, dtype=torch.float64)
-    torch.testing.assert_close(times.tau_from_sigma(times.sigma_from_tau(tau, OTHER), OTHER), tau, rtol=1e-12, atol=1e-15)
+    torch.testing.assert_close(
+        times.tau_from_sigma(times.sigma_from_tau(tau, OTHER), OTHER), tau, rtol=1e-12, atol=1e-15
+    )
     mean, std = times.mean_std(tau, OTHER)
     torch.testing.assert_close(mean**2 + std**2, torch.ones_like(tau), rtol=1e-14, atol=0)
-    assert float(std[0] ** 2) == pytest.approx(0.04) and float(mean[-1] ** 2) == pytest.approx(0.96 * math.exp(-0.3 - 11.7 / 2))
+    assert float(std[0] ** 2) == pytest.approx(0.04) and float(mean[-1] ** 2) == pytest.approx(
+        0.96 * math.exp(-0.3 - 11.7 / 2)
+    )
 
 
-@pytest.mark.parametrize("numbers", [(0.0, 20.0), (20.0, 0.1), (0.1, math.inf), (0.1, 20.0, 1.0), (0.1, math.nan)])
+@pytest.mark.parametrize(
+    "numbers", [(0.0, 20.0), (20.0, 0.1), (0.1, math.inf), (0.1, 20.0, 1.0), (0.1, math.nan)]
+)
 def test_a_diffusion_that_cannot_be_is_refused(numbers: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="beta_0 < beta_1"):
         times.LinearVP(*numbers)
@@ -144,14 +157,21 @@ def test_soft_truncation_draws_powers_of_time(k: float) -> None:
     u = torch.linspace(0, 1, 101, dtype=torch.float64)
     tau = soft_truncation_tau(u, k, 1e-4)
     assert (float(tau[0]), float(tau[-1])) == pytest.approx((1e-4, 1.0), rel=1e-9)
-    share = (tau / 1e-4).log() / math.log(1e4) if abs(k - 1) < 1e-6 else (1e-4 ** (1 - k) - tau ** (1 - k)) / (1e-4 ** (1 - k) - 1)
+    share = (
+        (tau / 1e-4).log() / math.log(1e4)
+        if abs(k - 1) < 1e-6
+        else (1e-4 ** (1 - k) - tau ** (1 - k)) / (1e-4 ** (1 - k) - 1)
+    )
     torch.testing.assert_close(share, u, rtol=1e-7, atol=1e-7)
 
 
 @pytest.mark.parametrize("weighting", ["likelihood", "unweighted", "reweighted"])
 @pytest.mark.parametrize("vp", [times.LINEAR_VP, OTHER], ids=["the paper's", "another"])
-def test_lsgm_s_importance_weights_have_the_integral_of_the_plain_ones(weighting: Weighting, vp: times.LinearVP) -> None:
-    """The mean over u of w(tau) / r(tau) f(tau) is the integral of w f, whatever r: with f the loss of a standard normal prior."""
+def test_lsgm_s_importance_weights_have_the_integral_of_the_plain_ones(
+    weighting: Weighting, vp: times.LinearVP
+) -> None:
+    """The mean over u of w(tau) / r(tau) f(tau) is the integral of w f, whatever r: with f the loss of a
+    standard normal prior."""
     u = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
     for kind in (1, 2):
         means = []

@@ -1,4 +1,5 @@
-"""A driver to be killed: `driver.py WHAT ROOT SOURCE` completes a toy step in a root, with Ray and worker processes of its own."""
+"""A driver to be killed: `driver.py WHAT ROOT SOURCE` completes a toy step in a root, with Ray and worker
+processes of its own."""
 
 import sys
 from pathlib import Path
@@ -7,11 +8,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import tiny
 
+from dgflow.engine.execute import execute
 from dgflow.runtime.placement import Placement
 from dgflow.runtime.progress import Progress
-from dgflow.steps.execute import execute
-from dgflow.steps.step import Step
-from dgflow.steps.train_discriminator import TrainDiscriminator
+from dgflow.specs.step import Step
+from dgflow.steps.training.train_discriminator import TrainDiscriminator
 from dgflow.store.objects import open_store
 
 EPOCHS = 40  # of the trainings that are killed: each takes some 0.2 s
@@ -21,7 +22,8 @@ SHARDS = 60
 def target(what: str, source: Path) -> Step:
     """The step that WHAT names.
 
-    `score`: two epochs of the score network; `long`: many; `samples`: 60 shards of its samples, taken by a discriminator that learns for
+    `score`: two epochs of the score network; `long`: many; `samples`: 60 shards of its samples, taken by a
+        discriminator that learns for
     one epoch.
     """
     if what == "score":
@@ -30,7 +32,12 @@ def target(what: str, source: Path) -> Step:
         return tiny.score(source, epochs=EPOCHS)
     fakes = tiny.fakes(source, steps=8)
     return TrainDiscriminator(
-        real=tiny.real(source)[:64], fake=fakes[: 8 * SHARDS], network=tiny.ENCODER, epochs=1, batch_size=16, held_out=0.25
+        real=tiny.real(source)[:64],
+        fake=fakes[: 8 * SHARDS],
+        network=tiny.ENCODER,
+        epochs=1,
+        batch_size=16,
+        held_out=0.25,
     )
 
 

@@ -1,4 +1,5 @@
-"""Real processes, really killed: the same command again completes, builds only what was missing, and ends with the same bits.
+"""Real processes, really killed: the same command again completes, builds only what was missing, and ends
+with the same bits.
 
 The bits are those of the samples and the weights.
 """
@@ -17,8 +18,8 @@ import tiny
 sys.path.insert(0, str(Path(__file__).parent))
 import driver
 
-from dgflow.steps.binding import Root
-from dgflow.steps.train_discriminator import TrainDiscriminator
+from dgflow.engine.root import Root
+from dgflow.steps.training.train_discriminator import TrainDiscriminator
 from dgflow.store.objects import open_store
 from dgflow.store.receipts import Receipt
 from dgflow.store.step_store import StepStore
@@ -116,7 +117,9 @@ def test_killing_the_driver_while_it_samples_loses_only_what_was_in_flight(root,
     Run("samples", root, source).finish()
     after = receipts(root, samples(source), "shards")
     assert len(after) == driver.SHARDS
-    assert {number: after[number] for number in before} == before  # not built again: the very receipts, times and all
+    assert {
+        number: after[number] for number in before
+    } == before  # not built again: the very receipts, times and all
     assert digests(root, samples(source), "shards") == digests(undisturbed, samples(source), "shards")
     assert steps_of(root, samples(source)).store.list(f"{samples(source).name}/manifests")
 
@@ -128,7 +131,9 @@ def test_killing_a_worker_in_mid_shard_costs_that_shard_another_attempt(root, so
 
     def in_flight():
         committed = steps.committed("shards")
-        return [record["pid"] for number, record in steps.attempts("shards").items() if number not in committed]
+        return [
+            record["pid"] for number, record in steps.attempts("shards").items() if number not in committed
+        ]
 
     os.kill(run.wait_for(in_flight, "shard in flight")[0], signal.SIGKILL)
     output = run.finish()
@@ -137,7 +142,9 @@ def test_killing_a_worker_in_mid_shard_costs_that_shard_another_attempt(root, so
 
 
 @pytest.mark.slow
-def test_killing_a_worker_in_training_goes_on_from_the_last_whole_checkpoint_with_the_same_bits(tmp_path, source):
+def test_killing_a_worker_in_training_goes_on_from_the_last_whole_checkpoint_with_the_same_bits(
+    tmp_path, source
+):
     step = driver.target("long", source)
     run = Run("long", tmp_path / "killed", source)
     steps = steps_of(tmp_path / "killed", step)
@@ -154,14 +161,16 @@ def test_killing_a_worker_in_training_goes_on_from_the_last_whole_checkpoint_wit
     Run("long", tmp_path / "driver", source).finish()
     after = receipts(tmp_path / "driver", step, "epochs")
     assert {number: after[number] for number in before} == before
-    # Two disturbed runs, disturbed in different places, that agree in every epoch: and with the undisturbed one's first two.
+    # Two disturbed runs, disturbed in different places, that agree in every epoch: and with the undisturbed
+    # one's first two.
     assert digests(tmp_path / "driver", step, "epochs") == digests(tmp_path / "killed", step, "epochs")
     assert len(after) == driver.EPOCHS
 
 
 @pytest.mark.slow
 def test_the_epochs_of_a_killed_training_equal_those_of_an_undisturbed_one(trained, source, tmp_path):
-    """`trained` ran undisturbed for two epochs; more epochs of the same step, with its driver killed, leave them and go on from them."""
+    """`trained` ran undisturbed for two epochs; more epochs of the same step, with its driver killed, leave
+    them and go on from them."""
     shutil.copytree(trained, tmp_path / "root")
     step = driver.target("long", source)
     run = Run("long", tmp_path / "root", source)
@@ -169,4 +178,8 @@ def test_the_epochs_of_a_killed_training_equal_those_of_an_undisturbed_one(train
     run.wait_for(lambda: len(steps.committed("epochs")) >= 5, "fifth epoch")
     run.kill()
     before = digests(trained, step, "epochs")
-    assert {number: digest for number, digest in digests(tmp_path / "root", step, "epochs").items() if number in before} == before
+    assert {
+        number: digest
+        for number, digest in digests(tmp_path / "root", step, "epochs").items()
+        if number in before
+    } == before

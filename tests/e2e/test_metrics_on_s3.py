@@ -15,13 +15,13 @@ from inprocess import complete
 from parity import inception_recipe
 from seaweed import seaweed
 
-from dgflow.metrics.inception import InceptionV3
+from dgflow.engine.execute import result_of
 from dgflow.metrics.result import read_result
-from dgflow.networks.checkpoints import save_weights
-from dgflow.steps.comparison import comparison
-from dgflow.steps.execute import result_of
+from dgflow.networks.inception.module import InceptionV3
+from dgflow.steps.judging.comparison import comparison
 from dgflow.store.memory import MemoryStore
 from dgflow.store.objects import ObjectStore, open_store
+from dgflow.weights.tensors import save_weights
 
 DEADLINE = 180.0  # seconds for anything that is waited for
 SHARD = re.compile(r"features-[0-9a-f]{12}/shards/.+\.json")
@@ -42,7 +42,10 @@ def images(tmp_path_factory):
     folder = tmp_path_factory.mktemp("images")
     random = np.random.default_rng(0)
     for name, count in (("a", 6), ("b", 5)):
-        np.savez(folder / f"{name}.npz", arr_0=random.integers(0, 256, (count, 4, 4, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2))
+        np.savez(
+            folder / f"{name}.npz",
+            arr_0=random.integers(0, 256, (count, 4, 4, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2),
+        )
     return folder
 
 
@@ -63,7 +66,9 @@ class Command:
         self.stdout, self.stderr = folder / f"{name}.stdout", folder / f"{name}.stderr"
         with self.stdout.open("w") as stdout, self.stderr.open("w") as stderr:
             command = [sys.executable, "-m", "dgflow", *arguments]
-            self.process = subprocess.Popen(command, cwd=folder, stdout=stdout, stderr=stderr, start_new_session=True)
+            self.process = subprocess.Popen(
+                command, cwd=folder, stdout=stdout, stderr=stderr, start_new_session=True
+            )
 
     def said(self) -> str:
         return self.stdout.read_text() + self.stderr.read_text()
@@ -76,12 +81,24 @@ def shards(root: ObjectStore) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_a_comparison_in_s3_whose_driver_was_killed_goes_on_to_the_same_numbers_and_writes_no_secret(tmp_path, cloud, images, weights):
+def test_a_comparison_in_s3_whose_driver_was_killed_goes_on_to_the_same_numbers_and_writes_no_secret(
+    tmp_path, cloud, images, weights
+):
     bucket = open_store(f"{cloud['BUCKET_URL']}/images")
     for name in ("a.npz", "b.npz"):
         bucket.put(name, (images / name).read_bytes())
     root = open_store(f"{cloud['BUCKET_URL']}/metrics")
-    command = ["metrics", f"{bucket.url}/a.npz", f"{bucket.url}/b.npz", "--protocol", "adm", "--metric", "precision", "--metric", "kid"]
+    command = [
+        "metrics",
+        f"{bucket.url}/a.npz",
+        f"{bucket.url}/b.npz",
+        "--protocol",
+        "adm",
+        "--metric",
+        "precision",
+        "--metric",
+        "kid",
+    ]
     command += ["--weights", str(weights), "--root", root.url, "--workers", "1", "--json"]
 
     killed = Command(tmp_path, "killed", *command)
@@ -101,7 +118,13 @@ def test_a_comparison_in_s3_whose_driver_was_killed_goes_on_to_the_same_numbers_
     assert len(after) == 2 and before.items() <= after.items()  # not made again: the very receipts
 
     found = read_result(again.stdout.read_text().splitlines()[-1], "again")
-    target = comparison(str(images / "a.npz"), str(images / "b.npz"), "adm", weights=str(weights), metrics=["precision", "kid"])
+    target = comparison(
+        str(images / "a.npz"),
+        str(images / "b.npz"),
+        "adm",
+        weights=str(weights),
+        metrics=["precision", "kid"],
+    )
     store = MemoryStore("local")
     complete(target, store)
     local = read_result(result_of(target, store), "local")

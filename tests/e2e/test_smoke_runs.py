@@ -1,4 +1,5 @@
-"""Every shipped system from the command line at toy size: `python workflows/X.py run --smoke`, with Ray, to a table of finite numbers."""
+"""Every shipped system from the command line at toy size: `python workflows/X.py run --smoke`, with Ray, to a
+table of finite numbers."""
 
 import json
 import math
@@ -20,12 +21,19 @@ RUNS = {
     "celeba64_soft_truncation": (("fid",), ("Soft Truncation", "Soft-Truncation-G++")),
 }
 """Recipe to the metrics of its protocol and its arms."""
-ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "DGFLOW_", "RAY_"))}
+ENVIRONMENT = {
+    name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "DGFLOW_", "RAY_"))
+}
 
 
 def command(recipe: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(WORKFLOWS / f"{recipe}.py"), *arguments], cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=500
+        [sys.executable, str(WORKFLOWS / f"{recipe}.py"), *arguments],
+        cwd=cwd,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=500,
     )
 
 

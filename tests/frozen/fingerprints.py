@@ -1,9 +1,10 @@
-"""Writes the fingerprints of every catalogue entry, of every step of the shipped recipes, and of their smoke runs.
+"""Writes the fingerprints of every catalogue entry, of every step of the shipped recipes, and of their smoke
+runs.
 
     python tests/frozen/fingerprints.py > tests/frozen/fingerprints.json
 
-A difference means that roots which people have are no longer valid. Raise the `schema_version` of the kind that
-changed, say so in CHANGELOG.md, and only then write the file again.
+A difference means that roots which people have are no longer valid. Raise the `schema_version` of the kind
+that changed, say so in CHANGELOG.md, and only then write the file again.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from dgflow import official
-from dgflow.steps.binding import graph
-from dgflow.steps.smoke import smoke
-from dgflow.steps.step import Step
+from dgflow.specs.graph import graph
+from dgflow.specs.step import Step
+from dgflow.testing.smoke import smoke
 from dgflow.weights.catalogue import CATALOGUE
 
 HERE = Path(__file__).resolve().parent

@@ -20,11 +20,12 @@ from typer.testing import CliRunner
 from dgflow import Evaluate
 from dgflow.cli.recipe import application
 from dgflow.cli.tool import main as tool
+from dgflow.engine.plan import look, plan
+from dgflow.engine.root import Root
+from dgflow.engine.shard_work import shard_work
 from dgflow.images.sources import open_images
-from dgflow.steps.binding import Root, graph
-from dgflow.steps.plan import look, plan
-from dgflow.steps.shard_work import shard_work
-from dgflow.steps.step import SampleStep
+from dgflow.specs.graph import graph
+from dgflow.specs.step import SampleStep
 from dgflow.store.objects import open_store
 
 HERE = Path(__file__).resolve().parent
@@ -146,6 +147,7 @@ def test_deleted_shards_are_rebuilt_to_the_same_rows(root: Path, target: Evaluat
         step, steps = state.step, view.steps(state.step)
         if not isinstance(step, SampleStep) or step.kind not in ("import-images", "generate"):
             continue
+        assert state.bound is not None
         receipts = {number: steps.receipt(key) for number, key in state.done.items()}
         rows = {number: steps.read_shard(receipt) for number, receipt in receipts.items()}
         for number, key in state.done.items():

@@ -1,4 +1,5 @@
-"""Data sets as they are published, made small: trees of pictures in tars and zips, CIFAR's archives with the pickles of Python 2."""
+"""Data sets as they are published, made small: trees of pictures in tars and zips, CIFAR's archives with the
+pickles of Python 2."""
 
 from __future__ import annotations
 
@@ -72,16 +73,31 @@ def as_images(records: np.ndarray) -> np.ndarray:
     return images
 
 
-def python2_batch(records: np.ndarray, labels: np.ndarray, label_key: bytes, reconstruct: bytes = b"numpy.core.multiarray\n_reconstruct\n"):
+def python2_batch(
+    records: np.ndarray,
+    labels: np.ndarray,
+    label_key: bytes,
+    reconstruct: bytes = b"numpy.core.multiarray\n_reconstruct\n",
+):
     """The pickle that Python 2 wrote: protocol 2, strings as bytes, the array through numpy's `_reconstruct`."""
 
     def text(value: bytes) -> bytes:
-        return b"U" + bytes([len(value)]) + value if len(value) < 256 else b"T" + struct.pack("<i", len(value)) + value
+        return (
+            b"U" + bytes([len(value)]) + value
+            if len(value) < 256
+            else b"T" + struct.pack("<i", len(value)) + value
+        )
 
     def number(value: int) -> bytes:
         return b"J" + struct.pack("<i", value)
 
-    dtype = b"cnumpy\ndtype\n(" + text(b"u1") + b"K\x00K\x01tR(K\x03" + text(b"|") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    dtype = (
+        b"cnumpy\ndtype\n("
+        + text(b"u1")
+        + b"K\x00K\x01tR(K\x03"
+        + text(b"|")
+        + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    )
     shape = b"(" + number(len(records)) + number(records.shape[1]) + b"t"
     array = b"c" + reconstruct + b"(cnumpy\nndarray\n(K\x00t" + text(b"b") + b"tR"
     array += b"(K\x01" + shape + dtype + b"\x89" + text(records.tobytes()) + b"tb"
@@ -90,17 +106,25 @@ def python2_batch(records: np.ndarray, labels: np.ndarray, label_key: bytes, rec
     return b"\x80\x02}(" + items + b"u."
 
 
-def cifar10_files(per_batch: int = 6, binary: bool = False) -> tuple[dict[str, bytes], np.ndarray, np.ndarray]:
+def cifar10_files(
+    per_batch: int = 6, binary: bool = False
+) -> tuple[dict[str, bytes], np.ndarray, np.ndarray]:
     """The archive's files, and the images and labels of its training batches."""
     parts = [cifar_records(per_batch, 10, number) for number in range(6)]
     files = {}
     for number, (records, labels) in enumerate(parts):
         name = "test_batch" if number == 0 else f"data_batch_{number}"
         if binary:
-            files[f"cifar-10-batches-bin/{name}.bin"] = np.concatenate([labels[:, None].astype(np.uint8), records], axis=1).tobytes()
+            files[f"cifar-10-batches-bin/{name}.bin"] = np.concatenate(
+                [labels[:, None].astype(np.uint8), records], axis=1
+            ).tobytes()
         else:
             files[f"cifar-10-batches-py/{name}"] = python2_batch(records, labels, b"labels")
-    files |= {"cifar-10-batches-bin/batches.meta.txt": b"airplane\n"} if binary else {"cifar-10-batches-py/batches.meta": b"\x80\x02}."}
+    files |= (
+        {"cifar-10-batches-bin/batches.meta.txt": b"airplane\n"}
+        if binary
+        else {"cifar-10-batches-py/batches.meta": b"\x80\x02}."}
+    )
     records, labels = (np.concatenate(values) for values in zip(*parts[1:], strict=True))
     return files, as_images(records), labels
 
@@ -115,5 +139,9 @@ def cifar100_files(count: int = 8, binary: bool = False) -> tuple[dict[str, byte
         }
     else:
         train = python2_batch(records, labels, b"fine_labels")
-        files = {"cifar-100-python/train": train, "cifar-100-python/test": train, "cifar-100-python/meta": b"\x80\x02}."}
+        files = {
+            "cifar-100-python/train": train,
+            "cifar-100-python/test": train,
+            "cifar-100-python/meta": b"\x80\x02}.",
+        }
     return files, as_images(records), labels

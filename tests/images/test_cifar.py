@@ -1,4 +1,5 @@
-"""CIFAR's own archives: the pixels and labels that were put in, packed and unpacked, and no pickle that runs anything."""
+"""CIFAR's own archives: the pixels and labels that were put in, packed and unpacked, and no pickle that runs
+anything."""
 
 import os
 import pickle
@@ -18,12 +19,20 @@ FORMS = [(cifar10_files, False), (cifar10_files, True), (cifar100_files, False),
 
 
 @pytest.mark.parametrize("packed", [True, False], ids=["archive", "folder"])
-@pytest.mark.parametrize(("files_of", "binary"), FORMS, ids=["10 python", "10 binary", "100 python", "100 binary"])
+@pytest.mark.parametrize(
+    ("files_of", "binary"), FORMS, ids=["10 python", "10 binary", "100 python", "100 binary"]
+)
 def test_every_archive_gives_the_training_images_in_order(tmp_path, files_of, binary, packed):
     files, images, labels = files_of(binary=binary)
-    source = str(write_tar(tmp_path / "cifar.tar.gz", files) if packed else write_tree(tmp_path / "cifar", files))
+    source = str(
+        write_tar(tmp_path / "cifar.tar.gz", files) if packed else write_tree(tmp_path / "cifar", files)
+    )
     listing = Listing.decoded(list_images(source).encoded())
-    assert listing.rows == len(images) and listing.labels is not None and listing.labels.tolist() == labels.tolist()
+    assert (
+        listing.rows == len(images)
+        and listing.labels is not None
+        and listing.labels.tolist() == labels.tolist()
+    )
     reader = cloudpickle.loads(cloudpickle.dumps(open_listed(source, listing)))
     backwards = list(range(len(images)))[::-1]
     assert np.array_equal(np.stack(list(reader.read(backwards))), images[::-1])
@@ -53,7 +62,9 @@ def test_a_pickle_that_would_run_something_is_refused_by_name_and_runs_nothing(t
     assert (tmp_path / "ran").exists()  # the pickle was a live one
 
 
-@pytest.mark.parametrize("name", [b"builtins\neval\n", b"numpy\nload\n", b"copyreg\n_reconstructor\n", b"numpy\ncore.multiarray\n"])
+@pytest.mark.parametrize(
+    "name", [b"builtins\neval\n", b"numpy\nload\n", b"copyreg\n_reconstructor\n", b"numpy\ncore.multiarray\n"]
+)
 def test_other_globals_are_refused(name):
     records, labels = cifar_records(2, 10, 0)
     with pytest.raises(ValueError, match="it names " + name.decode().strip().replace("\n", r"\.")):
@@ -80,7 +91,9 @@ def test_a_batch_that_is_cut_short_is_named(tmp_path, cut):
 def test_a_binary_batch_that_is_cut_short_is_named(tmp_path):
     files, _, _ = cifar10_files(binary=True)
     files["cifar-10-batches-bin/data_batch_2.bin"] = files["cifar-10-batches-bin/data_batch_2.bin"][:-1]
-    with pytest.raises(ValueError, match=r"records of 3,073 bytes in .*data_batch_2\.bin, found 18,437 bytes"):
+    with pytest.raises(
+        ValueError, match=r"records of 3,073 bytes in .*data_batch_2\.bin, found 18,437 bytes"
+    ):
         list_images(str(write_tree(tmp_path / "a", files)))
 
 

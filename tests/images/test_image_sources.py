@@ -1,4 +1,5 @@
-"""Every form that images come in: the pixels that PIL, numpy and pyarrow see, in the right order, and what is wrong is named."""
+"""Every form that images come in: the pixels that PIL, numpy and pyarrow see, in the right order, and what is
+wrong is named."""
 
 import io
 import os
@@ -20,7 +21,9 @@ from dgflow.store.shards import encode_shard, rows_sha256
 
 def read_all(source, block: int = 7) -> np.ndarray:
     images = open_images(str(source))
-    return np.stack([each for start in range(0, images.rows, block) for each in images.read(start, start + block)])
+    return np.stack(
+        [each for start in range(0, images.rows, block) for each in images.read(start, start + block)]
+    )
 
 
 def write_pictures(folder: Path, names: list[str], pixels: np.ndarray) -> Path:
@@ -40,12 +43,18 @@ def png(image: np.ndarray) -> bytes:
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-@pytest.mark.parametrize("names", [("arr_0", "arr_1"), ("samples", "label"), ("samples", "labels"), ("image", "label")])
+@pytest.mark.parametrize(
+    "names", [("arr_0", "arr_1"), ("samples", "label"), ("samples", "labels"), ("image", "label")]
+)
 def test_an_npz_gives_its_rows_and_labels(tmp_path, pixels, labels, save, names):
     save(tmp_path / "a.npz", **{names[0]: pixels, names[1]: labels})
     images = open_images(str(tmp_path / "a.npz"))
     assert (images.rows, images.seed, images.first_index) == (24, None, None)
-    assert images.labels is not None and images.labels.tolist() == labels.tolist() and images.labels.dtype == np.int64
+    assert (
+        images.labels is not None
+        and images.labels.tolist() == labels.tolist()
+        and images.labels.dtype == np.int64
+    )
     assert (read_all(tmp_path / "a.npz") == pixels).all()
 
 
@@ -63,7 +72,9 @@ def test_the_digest_of_arrays_is_of_pixels_and_labels_alone(tmp_path, pixels, la
     index = np.arange(24)
     (tmp_path / "c.parquet").write_bytes(encode_shard({"index": index, "image": pixels, "label": labels}))
     expected = rows_sha256({"image": pixels, "label": labels})
-    assert [open_images(str(tmp_path / name)).digest for name in ("a.npz", "b.npz", "c.parquet")] == [expected] * 3
+    assert [open_images(str(tmp_path / name)).digest for name in ("a.npz", "b.npz", "c.parquet")] == [
+        expected
+    ] * 3
     np.savez(tmp_path / "d.npz", pixels)
     assert open_images(str(tmp_path / "d.npz")).digest == rows_sha256({"image": pixels})
 
@@ -89,8 +100,14 @@ def test_labels_that_are_all_minus_one_are_no_labels(tmp_path, pixels):
         (dict(arr_0=np.asfortranarray(np.ones((2, 4, 4, 3), np.uint8))), "ascontiguousarray"),
         (dict(arr_0=np.array([{}], object)), "allow_pickle"),
         (dict(mu=np.zeros(3), sigma=np.zeros((3, 3))), r"found the arrays \['mu', 'sigma'\]"),
-        (dict(arr_0=np.zeros((2, 4, 4, 3), np.uint8), samples=np.zeros((2, 4, 4, 3), np.uint8)), "expected one array of images"),
-        (dict(arr_0=np.zeros((2, 4, 4, 3), np.uint8), arr_1=np.zeros(3, int)), r"expected 2 labels .* of shape \(3,\)"),
+        (
+            dict(arr_0=np.zeros((2, 4, 4, 3), np.uint8), samples=np.zeros((2, 4, 4, 3), np.uint8)),
+            "expected one array of images",
+        ),
+        (
+            dict(arr_0=np.zeros((2, 4, 4, 3), np.uint8), arr_1=np.zeros(3, int)),
+            r"expected 2 labels .* of shape \(3,\)",
+        ),
         (dict(arr_0=np.zeros((2, 4, 4, 3), np.uint8), arr_1=np.zeros(2)), "found float64"),
     ],
 )
@@ -103,7 +120,9 @@ def test_an_npz_of_another_form_says_what_it_holds(tmp_path, arrays, says):
 def test_a_cut_or_foreign_npz_is_named(tmp_path, pixels):
     np.savez(tmp_path / "a.npz", pixels)
     (tmp_path / "a.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:500])
-    with pytest.raises(ValueError, match=r"expected an npz at .*a\.npz, found another file or one that is cut short"):
+    with pytest.raises(
+        ValueError, match=r"expected an npz at .*a\.npz, found another file or one that is cut short"
+    ):
         open_images(str(tmp_path / "a.npz"))
 
 
@@ -120,7 +139,9 @@ def test_a_flipped_bit_in_an_npz_is_found_by_its_digest(tmp_path, pixels, save):
 def test_rows_of_a_large_npz_are_read_without_the_rest(tmp_path):
     """300 MB, of which three rows are read: less than 30 MB more than before."""
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive, archive.open("arr_0.npy", "w") as member:
-        np.lib.format.write_array_header_1_0(member, {"descr": "|u1", "fortran_order": False, "shape": (1526, 256, 256, 3)})
+        np.lib.format.write_array_header_1_0(
+            member, {"descr": "|u1", "fortran_order": False, "shape": (1526, 256, 256, 3)}
+        )
         for row in range(1526):
             member.write(bytes([row % 251]) * (256 * 256 * 3))
     program = (
@@ -129,7 +150,9 @@ def test_rows_of_a_large_npz_are_read_without_the_rest(tmp_path):
         "rows = open_images(sys.argv[1]).read(1500, 1503);"
         "print([int(row[-1, -1, -1]) for row in rows], peak() - before < 30 * 1024)"
     )
-    found = subprocess.run([sys.executable, "-c", program, str(tmp_path / "a.npz")], capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "a.npz")], capture_output=True, text=True, check=True
+    )
     assert found.stdout.strip() == f"[{1500 % 251}, {1501 % 251}, {1502 % 251}] True"
 
 
@@ -143,7 +166,9 @@ def test_sub_folders_are_classes_in_alphabetical_order(tmp_path, pixels):
     assert np.array_equal(images.read(0, 24), list(pixels)) and images.first_index is None
 
 
-@pytest.mark.parametrize("names", [[f"{item}.png" for item in range(24)], [f"all/{item:04d}.png" for item in range(24)]])
+@pytest.mark.parametrize(
+    "names", [[f"{item}.png" for item in range(24)], [f"all/{item:04d}.png" for item in range(24)]]
+)
 def test_numbered_files_come_in_the_order_of_their_numbers(tmp_path, pixels, names):
     images = open_images(str(write_pictures(tmp_path / "a", names, pixels)))
     assert np.array_equal(images.read(0, 24), list(pixels))
@@ -157,7 +182,10 @@ def test_folders_of_a_thousand_are_indices_and_no_classes(tmp_path, pixels):
     assert np.array_equal(images.read(0, 24), list(pixels))
 
 
-@pytest.mark.parametrize(("lost", "says"), [([3], "found 23 of 24: 3 missing"), (range(2, 10), r"2, 3, 4, 5, 6 \(and 3 more\) missing")])
+@pytest.mark.parametrize(
+    ("lost", "says"),
+    [([3], "found 23 of 24: 3 missing"), (range(2, 10), r"2, 3, 4, 5, 6 \(and 3 more\) missing")],
+)
 def test_a_missing_index_is_named(tmp_path, pixels, lost, says):
     write_pictures(tmp_path / "a", [f"000000/{item:06d}.png" for item in range(24)], pixels)
     for item in lost:
@@ -169,12 +197,16 @@ def test_a_missing_index_is_named(tmp_path, pixels, lost, says):
 def test_an_index_that_is_there_twice_is_named(tmp_path, pixels):
     write_pictures(tmp_path / "a", [f"000000/{item:06d}.png" for item in range(24)], pixels)
     Image.fromarray(pixels[0]).save(tmp_path / "a" / "000000" / "000007.jpg")
-    with pytest.raises(ValueError, match=r"found 7 more than once, such as 000000/000007\.jpg and 000000/000007\.png"):
+    with pytest.raises(
+        ValueError, match=r"found 7 more than once, such as 000000/000007\.jpg and 000000/000007\.png"
+    ):
         open_images(str(tmp_path / "a"))
 
 
 def test_numbers_that_are_mostly_missing_are_names(tmp_path, pixels):
-    images = open_images(str(write_pictures(tmp_path / "a", [f"{139 + 1000 * item:012d}.png" for item in range(24)], pixels)))
+    images = open_images(
+        str(write_pictures(tmp_path / "a", [f"{139 + 1000 * item:012d}.png" for item in range(24)], pixels))
+    )
     assert (images.rows, images.first_index) == (24, None)
 
 
@@ -182,7 +214,9 @@ def test_the_data_sets_of_stylegan_have_their_labels_in_a_file(tmp_path, pixels)
     names = [f"00000/img{item:08d}.png" for item in range(24)]
     folder = write_pictures(tmp_path / "a", names, pixels)
     assert open_images(str(folder)).labels is None
-    (folder / "dataset.json").write_text(f'{{"labels": [{", ".join(f"""["{name}", {i % 5}]""" for i, name in enumerate(names))}]}}')
+    (folder / "dataset.json").write_text(
+        f'{{"labels": [{", ".join(f"""["{name}", {i % 5}]""" for i, name in enumerate(names))}]}}'
+    )
     labels = open_images(str(folder)).labels
     assert labels is not None and labels.tolist() == [item % 5 for item in range(24)]
     (folder / "dataset.json").write_text('{"labels": [["00000/img00000000.png", 1]]}')
@@ -199,7 +233,12 @@ def test_a_zip_is_the_folder_that_it_was_made_from(tmp_path, pixels, compression
         for name in reversed(names):
             archive.write(folder / name, name)
     a, b = open_images(str(folder)), open_images(str(tmp_path / "a.zip"))
-    assert a.digest == b.digest and a.labels is not None and b.labels is not None and a.labels.tolist() == b.labels.tolist()
+    assert (
+        a.digest == b.digest
+        and a.labels is not None
+        and b.labels is not None
+        and a.labels.tolist() == b.labels.tolist()
+    )
     assert np.array_equal(b.read(0, 24), list(pixels))
 
 
@@ -253,7 +292,11 @@ def test_a_broken_file_is_named(tmp_path, pixels, data):
 def write_shards(folder: Path, pixels: np.ndarray, ranges: list[tuple[int, int]]) -> Path:
     folder.mkdir()
     for number, (start, stop) in enumerate(ranges):
-        shard = {"index": np.arange(start, stop), "label": np.arange(start, stop) % 3, "image": pixels[start:stop]}
+        shard = {
+            "index": np.arange(start, stop),
+            "label": np.arange(start, stop) % 3,
+            "image": pixels[start:stop],
+        }
         (folder / f"{number:05d}.parquet").write_bytes(encode_shard(shard))
     return folder
 
@@ -284,9 +327,14 @@ def test_the_form_of_hugging_face_is_read_by_row_group(tmp_path, pixels, labels)
     table = pa.table({"image": pa.array(cells, kind), "label": labels})
     pq.write_table(table, tmp_path / "train-00000-of-00001.parquet", row_group_size=5)
     images = open_images(str(tmp_path))
-    assert images.first_index is None and images.labels is not None and images.labels.tolist() == labels.tolist()
+    assert (
+        images.first_index is None and images.labels is not None and images.labels.tolist() == labels.tolist()
+    )
     assert (read_all(tmp_path) == pixels).all()
-    pq.write_table(pa.table({"image": [cell["bytes"] for cell in cells], "label": labels}), tmp_path.parent / "plain.parquet")
+    pq.write_table(
+        pa.table({"image": [cell["bytes"] for cell in cells], "label": labels}),
+        tmp_path.parent / "plain.parquet",
+    )
     assert open_images(str(tmp_path.parent / "plain.parquet")).digest == images.digest
 
 
@@ -296,7 +344,10 @@ def test_the_form_of_hugging_face_is_read_by_row_group(tmp_path, pixels, labels)
         ({"index": np.arange(2), "latent": np.zeros((2, 4, 4, 4), np.float16)}, "latents; decode them first"),
         ({"index": np.arange(2), "features": np.zeros((2, 4), np.float32)}, r"found \['index', 'features'\]"),
         ({"index": np.arange(2), "image": np.zeros((2, 4, 4, 3), np.float32)}, "expected uint8 images"),
-        ({"index": np.zeros(2), "image": np.zeros((2, 4, 4, 3), np.uint8)}, "expected whole numbers in the column index"),
+        (
+            {"index": np.zeros(2), "image": np.zeros((2, 4, 4, 3), np.uint8)},
+            "expected whole numbers in the column index",
+        ),
     ],
 )
 def test_parquet_of_something_else_says_what_it_holds(tmp_path, columns, says):
@@ -306,7 +357,9 @@ def test_parquet_of_something_else_says_what_it_holds(tmp_path, columns, says):
 
 
 def test_a_path_without_a_picture_is_refused(tmp_path):
-    cells = pa.array([{"bytes": None, "path": "a.png"}], pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    cells = pa.array(
+        [{"bytes": None, "path": "a.png"}], pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    )
     pq.write_table(pa.table({"image": cells}), tmp_path / "a.parquet")
     with pytest.raises(ValueError, match="only a path or nothing in row 0"):
         open_images(str(tmp_path / "a.parquet")).read(0, 1)
@@ -375,7 +428,11 @@ def test_everything_reads_the_same_from_s3(source, s3_url, pixels):
     name, path = Path(source).name, Path(source)
     place = S3Place(s3_url.removeprefix("s3://"))
     for file in [path] if path.is_file() else path.rglob("*.*"):
-        key = f"{place.bucket}/{place.key}/{name}" if path.is_file() else f"{place.bucket}/{place.key}/{name}/{file.relative_to(path)}"
+        key = (
+            f"{place.bucket}/{place.key}/{name}"
+            if path.is_file()
+            else f"{place.bucket}/{place.key}/{name}/{file.relative_to(path)}"
+        )
         place.request("write", lambda fs, key=key, file=file: fs.pipe_file(key, file.read_bytes()))
     images, local = open_images(f"{s3_url}/{name}"), open_images(source)
     assert (images.rows, images.digest, images.first_index) == (local.rows, local.digest, local.first_index)

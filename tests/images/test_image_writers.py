@@ -1,4 +1,5 @@
-"""Export: what other tools read has the same pixels, labels and indices; nothing is overwritten and nothing half is left."""
+"""Export: what other tools read has the same pixels, labels and indices; nothing is overwritten and nothing
+half is left."""
 
 import io
 import json
@@ -22,7 +23,9 @@ FORMATS = [("npz", "out.npz"), ("png", "out"), ("png", "out.zip"), ("parquet", "
 @pytest.fixture
 def shards(tmp_path, pixels, labels) -> str:
     """Images with the indices 1990 to 2013 and labels."""
-    (tmp_path / "in.parquet").write_bytes(encode_shard({"index": np.arange(1990, 2014), "image": pixels, "label": labels}))
+    (tmp_path / "in.parquet").write_bytes(
+        encode_shard({"index": np.arange(1990, 2014), "image": pixels, "label": labels})
+    )
     return str(tmp_path / "in.parquet")
 
 
@@ -38,7 +41,9 @@ def broken(tmp_path, pixels) -> str:
 
 
 @pytest.mark.parametrize(("format", "name"), FORMATS)
-def test_what_is_written_opens_again_with_the_same_pixels_labels_and_indices(tmp_path, shards, pixels, labels, format, name):
+def test_what_is_written_opens_again_with_the_same_pixels_labels_and_indices(
+    tmp_path, shards, pixels, labels, format, name
+):
     export_images(open_images(shards), str(tmp_path / name), format)
     images = open_images(str(tmp_path / name))
     assert np.array_equal(images.read(0, 24), list(pixels))
@@ -62,10 +67,15 @@ def test_numpy_loads_the_npz(tmp_path, shards, pixels, labels):
         assert (arrays["arr_1"] == labels).all() and arrays["arr_1"].dtype == np.int64
 
 
-def test_pictures_lie_in_folders_of_a_thousand_with_their_labels_beside_them(tmp_path, shards, pixels, labels):
+def test_pictures_lie_in_folders_of_a_thousand_with_their_labels_beside_them(
+    tmp_path, shards, pixels, labels
+):
     export_images(open_images(shards), str(tmp_path / "out"), "png")
     expected = [f"{index // 1000 * 1000:06d}/{index:06d}.png" for index in range(1990, 2014)]
-    assert sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png")) == expected
+    assert (
+        sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png"))
+        == expected
+    )
     assert np.array_equal(np.array(Image.open(tmp_path / "out" / expected[10])), pixels[10])
     listed = json.loads((tmp_path / "out" / "dataset.json").read_text())
     assert listed == {"labels": [[name, int(label)] for name, label in zip(expected, labels, strict=True)]}
@@ -87,8 +97,12 @@ def test_parquet_files_end_before_they_are_too_large(tmp_path, shards, pixels, m
     monkeypatch.setattr(write, "_ROW_GROUP", 300)
     export_images(open_images(shards), str(tmp_path / "out"), "parquet")
     files = sorted((tmp_path / "out").iterdir())
-    assert [path.name for path in files] == [f"train-{number:05d}.parquet" for number in range(len(files))] and len(files) > 5
-    sizes = [sum(len(cell["bytes"]) for cell in pq.read_table(path).column("image").to_pylist()) for path in files]
+    assert [path.name for path in files] == [
+        f"train-{number:05d}.parquet" for number in range(len(files))
+    ] and len(files) > 5
+    sizes = [
+        sum(len(cell["bytes"]) for cell in pq.read_table(path).column("image").to_pylist()) for path in files
+    ]
     assert max(sizes) <= 700
     assert np.array_equal(open_images(str(tmp_path / "out")).read(0, 24), list(pixels))
 
@@ -146,7 +160,9 @@ def test_images_of_many_sizes_do_not_fit_an_npz_and_do_fit_the_others(tmp_path, 
     assert [each.shape[0] for each in open_images(str(tmp_path / "out")).read(0, 4)] == [3, 4, 3, 4]
 
 
-@pytest.mark.parametrize(("format", "name"), [("npz", "out"), ("npz", "out.zip"), ("png", "out.npz"), ("parquet", "out.parquet")])
+@pytest.mark.parametrize(
+    ("format", "name"), [("npz", "out"), ("npz", "out.zip"), ("png", "out.npz"), ("parquet", "out.parquet")]
+)
 def test_a_name_that_does_not_fit_the_format_is_refused(tmp_path, shards, format, name):
     with pytest.raises(ValueError, match=f"for {format}, found '{name}'"):
         export_images(open_images(shards), str(tmp_path / name), format)
@@ -156,11 +172,15 @@ def test_a_name_that_does_not_fit_the_format_is_refused(tmp_path, shards, format
 
 
 @pytest.mark.parametrize(("format", "name"), [("npz", "out.npz"), ("png", "out.zip"), ("parquet", "out")])
-def test_an_export_to_s3_arrives_in_parts_and_whole(s3_url, shards, pixels, labels, monkeypatch, format, name):
+def test_an_export_to_s3_arrives_in_parts_and_whole(
+    s3_url, shards, pixels, labels, monkeypatch, format, name
+):
     calls: list[str] = []
     call = outputs._Upload._call
     monkeypatch.setattr(
-        outputs._Upload, "_call", lambda self, name, *args, **kwargs: (calls.append(name), call(self, name, *args, **kwargs))[1]
+        outputs._Upload,
+        "_call",
+        lambda self, name, *args, **kwargs: (calls.append(name), call(self, name, *args, **kwargs))[1],
     )
     export_images(open_images(shards), f"{s3_url}/{name}", format)
     images = open_images(f"{s3_url}/{name}")
@@ -185,7 +205,9 @@ def test_an_export_to_s3_that_fails_leaves_nothing_and_no_parts(s3_url, broken, 
         export_images(open_images(broken), f"{s3_url}/{name}", format)
     place = S3Place(s3_url.removeprefix("s3://"))
     assert place.kind() is None
-    uploads = place.request("list", lambda fs: fs.call_s3("list_multipart_uploads", Bucket=place.bucket, Prefix=place.key))
+    uploads = place.request(
+        "list", lambda fs: fs.call_s3("list_multipart_uploads", Bucket=place.bucket, Prefix=place.key)
+    )
     assert not uploads.get("Uploads")
 
 

@@ -1,4 +1,5 @@
-"""Listings: every form of the same pictures gives the same rows, in any process, and a source that is cut or changed is refused."""
+"""Listings: every form of the same pictures gives the same rows, in any process, and a source that is cut or
+changed is refused."""
 
 import os
 import socket
@@ -32,13 +33,23 @@ def write(form: str, folder: Path, files: dict[str, bytes]) -> str:
     if form == "folder":
         path = write_tree(folder / "tree", backwards)
     elif form == "folder of tars":
-        path = write_tree(folder / "tars", {f"{name}.tar": tar_bytes(inner) for name, inner in by_class(files).items()})
+        path = write_tree(
+            folder / "tars", {f"{name}.tar": tar_bytes(inner) for name, inner in by_class(files).items()}
+        )
     elif form == "folder of tgz":
-        path = write_tree(folder / "tars", {f"{name}.tgz": tar_bytes(inner, "w:gz") for name, inner in by_class(files).items()})
+        path = write_tree(
+            folder / "tars",
+            {f"{name}.tgz": tar_bytes(inner, "w:gz") for name, inner in by_class(files).items()},
+        )
     elif form == "tar of tars":
-        path = write_tar(folder / "a.tar", {f"{name}.tar": tar_bytes(inner) for name, inner in reversed(by_class(files).items())})
+        path = write_tar(
+            folder / "a.tar",
+            {f"{name}.tar": tar_bytes(inner) for name, inner in reversed(by_class(files).items())},
+        )
     elif form.startswith("zip"):
-        path = write_zip(folder / "a.zip", backwards, zipfile.ZIP_STORED if form == "zip stored" else zipfile.ZIP_DEFLATED)
+        path = write_zip(
+            folder / "a.zip", backwards, zipfile.ZIP_STORED if form == "zip stored" else zipfile.ZIP_DEFLATED
+        )
     else:
         path = write_tar(folder / f"a.{form}", {"./" + name: data for name, data in backwards.items()})
     return str(path)
@@ -50,21 +61,42 @@ def same(found, expected) -> bool:
     return not any(isinstance(image, ValueError) for image in images) and np.array_equal(images, expected)
 
 
-PICTURES = ["folder", "zip", "zip stored", "tar", "tar.gz", "tgz", "tar of tars", "folder of tars", "folder of tgz"]
+PICTURES = [
+    "folder",
+    "zip",
+    "zip stored",
+    "tar",
+    "tar.gz",
+    "tgz",
+    "tar of tars",
+    "folder of tars",
+    "folder of tgz",
+]
 
 
-def parquet(path: Path, pixels: np.ndarray, labels: np.ndarray, image: str = "image", label: str = "label") -> Path:
-    cells = pa.array([{"bytes": png(each), "path": None} for each in pixels], pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+def parquet(
+    path: Path, pixels: np.ndarray, labels: np.ndarray, image: str = "image", label: str = "label"
+) -> Path:
+    cells = pa.array(
+        [{"bytes": png(each), "path": None} for each in pixels],
+        pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table({image: cells, label: labels}), path, row_group_size=5)
     return path
 
 
 @pytest.mark.parametrize("form", PICTURES)
-def test_every_form_of_the_same_pictures_gives_the_same_rows_in_any_order_and_process(tmp_path, files, pixels, form):
+def test_every_form_of_the_same_pictures_gives_the_same_rows_in_any_order_and_process(
+    tmp_path, files, pixels, form
+):
     source = write(form, tmp_path, files)
     listing = Listing.decoded(list_images(source).encoded())
-    assert listing.classes == CLASSES and listing.labels is not None and listing.labels.tolist() == [0] * 8 + [1] * 8 + [2] * 8
+    assert (
+        listing.classes == CLASSES
+        and listing.labels is not None
+        and listing.labels.tolist() == [0] * 8 + [1] * 8 + [2] * 8
+    )
     assert listing.paths(list(range(24))) == list(files)
     reader = cloudpickle.loads(cloudpickle.dumps(open_listed(source, listing)))
     for rows in (list(range(24)), [23, 0, 7, 7, 12]):
@@ -89,17 +121,24 @@ def test_another_pixel_in_a_file_of_the_same_size_changes_the_listing(tmp_path, 
     (tmp_path / "two").mkdir()
     data = b"BM" + bytes(100)
     one, two = (
-        list_images(write(form, tmp_path / name, {"a/0.bmp": data, "b/0.bmp": data + end})) for name, end in (("one", b"x"), ("two", b"y"))
+        list_images(write(form, tmp_path / name, {"a/0.bmp": data, "b/0.bmp": data + end}))
+        for name, end in (("one", b"x"), ("two", b"y"))
     )
     assert one.encoded() != two.encoded()
 
 
-@pytest.mark.parametrize(("image", "label"), [("image", "label"), ("img", "label"), ("img", "fine_label"), ("jpg", "cls")])
+@pytest.mark.parametrize(
+    ("image", "label"), [("image", "label"), ("img", "label"), ("img", "fine_label"), ("jpg", "cls")]
+)
 def test_the_columns_of_published_parquet_are_found(tmp_path, pixels, labels, image, label):
     for number in range(3):
         rows = slice(8 * number, 8 * number + 8)
-        parquet(tmp_path / f"a/data/train-{number:05d}-of-00003.parquet", pixels[rows], labels[rows], image, label)
-    parquet(tmp_path / "a/data/test-00000-of-00001.parquet", pixels[:3], labels[:3], image, label)  # is not trained on
+        parquet(
+            tmp_path / f"a/data/train-{number:05d}-of-00003.parquet", pixels[rows], labels[rows], image, label
+        )
+    parquet(
+        tmp_path / "a/data/test-00000-of-00001.parquet", pixels[:3], labels[:3], image, label
+    )  # is not trained on
     listing = Listing.decoded(list_images(str(tmp_path / "a")).encoded())
     assert listing.labels is not None and listing.labels.tolist() == labels.tolist()
     reader = cloudpickle.loads(cloudpickle.dumps(open_listed(str(tmp_path / "a"), listing)))
@@ -118,7 +157,9 @@ def test_the_columns_of_published_parquet_are_found(tmp_path, pixels, labels, im
 def test_of_the_splits_of_a_data_set_train_is_listed(tmp_path, pixels, labels, train, test):
     parquet(tmp_path / "a" / train, pixels[:9], labels[:9])
     parquet(tmp_path / "a" / test, pixels[9:], labels[9:])
-    assert list_images(str(tmp_path / "a")).files[0][0] == train and list_images(str(tmp_path / "a")).rows == 9
+    assert (
+        list_images(str(tmp_path / "a")).files[0][0] == train and list_images(str(tmp_path / "a")).rows == 9
+    )
 
 
 @pytest.mark.parametrize(
@@ -147,7 +188,11 @@ def test_labels_that_are_not_wanted_are_not_looked_at(tmp_path, files, pixels):
     pq.write_table(pa.table({"image": cells, "label": ["ant"] * 24}), tmp_path / "a.parquet")
     np.savez(tmp_path / "a.npz", pixels, np.eye(24))
     vectors = files | {"dataset.json": b'{"labels": [["ant/00.png", [0.5, 1.0]]]}'}
-    sources = [str(tmp_path / "a.parquet"), str(tmp_path / "a.npz"), *(write(form, tmp_path, vectors) for form in ("folder", "zip", "tar"))]
+    sources = [
+        str(tmp_path / "a.parquet"),
+        str(tmp_path / "a.npz"),
+        *(write(form, tmp_path, vectors) for form in ("folder", "zip", "tar")),
+    ]
     for source in sources:
         listing = list_images(source, labelled=False)
         assert listing.labels is None and same(open_listed(source, listing).read(range(24)), pixels)
@@ -173,14 +218,18 @@ def test_an_npz_is_listed_by_its_checksums(tmp_path, pixels, labels, save):
 
 
 def test_a_list_of_labels_beside_the_pictures_comes_before_their_folders(tmp_path, files):
-    labelled = files | {"dataset.json": ('{"labels": [' + ", ".join(f'["{name}", 7]' for name in files) + "]}").encode()}
+    labelled = files | {
+        "dataset.json": ('{"labels": [' + ", ".join(f'["{name}", 7]' for name in files) + "]}").encode()
+    }
     for form in ("folder", "zip", "tar"):
         listing = list_images(write(form, tmp_path, labelled))
         assert listing.labels is not None and set(listing.labels.tolist()) == {7} and not listing.classes
 
 
 def test_pictures_without_folders_have_no_labels_and_gaps_in_their_numbers_are_no_fault(tmp_path, pixels):
-    listing = list_images(str(write_tree(tmp_path / "a", {f"{item}.png": png(pixels[item]) for item in (1, 2, 5, 9)})))
+    listing = list_images(
+        str(write_tree(tmp_path / "a", {f"{item}.png": png(pixels[item]) for item in (1, 2, 5, 9)}))
+    )
     assert (listing.rows, listing.labels) == (4, None)
 
 
@@ -242,7 +291,10 @@ def test_a_source_that_has_changed_since_is_refused(tmp_path, files, form):
     path = Path(source)
     for found in [each for each in path.rglob("*") if each.is_file()] if path.is_dir() else [path]:
         found.write_bytes(found.read_bytes() + b"more")
-    with pytest.raises(Changed, match=r"expected [\d,]+ bytes at .*, as when it was listed, found [\d,]+: the data changed since"):
+    with pytest.raises(
+        Changed,
+        match=r"expected [\d,]+ bytes at .*, as when it was listed, found [\d,]+: the data changed since",
+    ):
         list(open_listed(source, listing).read([0]))
 
 
@@ -253,11 +305,16 @@ def test_a_source_that_has_gone_since_is_refused(tmp_path, files, form):
     path = Path(source)
     for found in [each for each in path.rglob("*") if each.is_file()] if path.is_dir() else [path]:
         os.unlink(found)
-    with pytest.raises(ValueError, match=rf"{socket.gethostname()} cannot see /.*: put the data where every node sees it, such as s3://"):
+    with pytest.raises(
+        ValueError,
+        match=rf"{socket.gethostname()} cannot see /.*: put the data where every node sees it, such as s3://",
+    ):
         list(open_listed(source, listing).read([0]))
 
 
-def other(form: str, folder: Path, number: int, files: dict[str, bytes], pixels: np.ndarray, labels: np.ndarray) -> str:
+def other(
+    form: str, folder: Path, number: int, files: dict[str, bytes], pixels: np.ndarray, labels: np.ndarray
+) -> str:
     """The source `number` of two of equal size whose content differs."""
     folder.mkdir()
     if form == "npz":
@@ -267,16 +324,23 @@ def other(form: str, folder: Path, number: int, files: dict[str, bytes], pixels:
         return str(parquet(folder / "a.parquet", pixels, labels))
     if form == "cifar":
         batches, _, _ = cifar10_files(binary=True)
-        batches["cifar-10-batches-bin/data_batch_1.bin"] = batches["cifar-10-batches-bin/data_batch_1.bin"][:-1] + bytes([number])
+        batches["cifar-10-batches-bin/data_batch_1.bin"] = batches["cifar-10-batches-bin/data_batch_1.bin"][
+            :-1
+        ] + bytes([number])
         return str(write_tree(folder / "a", batches))
     if form.startswith("zip"):
         return write(form, folder, {name: b"BM" + bytes(200) + bytes([number]) for name in files})
-    return write(form, folder, {name.replace("0.png", f"{8 + number}.png"): b"BM" + bytes(200) for name in files})
+    return write(
+        form, folder, {name.replace("0.png", f"{8 + number}.png"): b"BM" + bytes(200) for name in files}
+    )
 
 
 @pytest.mark.parametrize("form", ["tar", "tar.gz", "tar of tars", "npz", "cifar", "parquet"])
 def test_other_content_of_the_same_size_is_refused_when_it_is_read(tmp_path, files, pixels, labels, form):
-    sources = [other(form, tmp_path / str(number), number, files, pixels[:: 1 - 2 * number], labels) for number in range(2)]
+    sources = [
+        other(form, tmp_path / str(number), number, files, pixels[:: 1 - 2 * number], labels)
+        for number in range(2)
+    ]
     listing = list_images(sources[0])
     if form in ("tar.gz", "parquet"):  # as if it had come out as long as the other
         listing = replace(listing, files=(("", Path(sources[1]).stat().st_size),))
@@ -298,7 +362,10 @@ def test_parquet_that_has_changed_since_is_refused(tmp_path, pixels, labels):
     [
         ([], "found an empty folder"),
         (["a.txt", "b/c.txt"], "found 2 files of no known kind"),
-        (["a/0.png", "b.parquet"], r"found 1 images \(such as a/0\.png\), 1 \.parquet \(such as b\.parquet\)"),
+        (
+            ["a/0.png", "b.parquet"],
+            r"found 1 images \(such as a/0\.png\), 1 \.parquet \(such as b\.parquet\)",
+        ),
     ],
 )
 def test_a_folder_of_something_else_says_what_it_holds(tmp_path, names, says):
@@ -323,12 +390,17 @@ def test_an_archive_with_a_name_twice_is_refused(tmp_path, files):
 def test_more_compressed_tars_than_a_worker_can_hold_are_refused(tmp_path):
     tgz = tar_bytes({"0.png": b"x"}, "w:gz")
     source = str(write_tree(tmp_path / "tars", {f"{number}.tgz": tgz for number in range(OPEN_TARS + 1)}))
-    with pytest.raises(ValueError, match=r"at most 256 compressed tars in .*, found 257.*recompress them as plain \.tar, or unpack them"):
+    with pytest.raises(
+        ValueError,
+        match=r"at most 256 compressed tars in .*, found 257.*recompress them as plain \.tar, or unpack them",
+    ):
         list_images(source)
 
 
 @pytest.mark.parametrize("form", [*PICTURES, "npz", "parquet", "cifar"])
-def test_a_source_as_it_was_is_unchanged_and_one_that_is_gone_is_no_change(tmp_path, files, pixels, labels, form):
+def test_a_source_as_it_was_is_unchanged_and_one_that_is_gone_is_no_change(
+    tmp_path, files, pixels, labels, form
+):
     source = other(form, tmp_path / "a", 0, files, pixels, labels)
     listing = Listing.decoded(list_images(source).encoded())
     check_unchanged(source, listing)
@@ -337,10 +409,17 @@ def test_a_source_as_it_was_is_unchanged_and_one_that_is_gone_is_no_change(tmp_p
 
 
 @pytest.mark.parametrize("form", ["zip", "zip stored", "npz", "parquet"])
-def test_other_content_of_the_same_size_is_seen_from_checksums_and_footers(tmp_path, files, pixels, labels, form):
-    sources = [other(form, tmp_path / str(number), number, files, pixels[:: 1 - 2 * number], labels) for number in range(2)]
+def test_other_content_of_the_same_size_is_seen_from_checksums_and_footers(
+    tmp_path, files, pixels, labels, form
+):
+    sources = [
+        other(form, tmp_path / str(number), number, files, pixels[:: 1 - 2 * number], labels)
+        for number in range(2)
+    ]
     listing = replace(list_images(sources[0]), files=(("", Path(sources[1]).stat().st_size),))
-    with pytest.raises(Changed, match="expected the data at .* as when it was listed, found files: (1|24) changed"):
+    with pytest.raises(
+        Changed, match="expected the data at .* as when it was listed, found files: (1|24) changed"
+    ):
         check_unchanged(sources[1], listing)
 
 

@@ -1,4 +1,5 @@
-"""Reference moments: read as float64, with a digest of the numbers alone, and whatever else the file holds is left alone."""
+"""Reference moments: read as float64, with a digest of the numbers alone, and whatever else the file holds is
+left alone."""
 
 import numpy as np
 import pytest
@@ -17,7 +18,12 @@ def test_both_pairs_are_read_without_the_images_beside_them(tmp_path):
     np.savez(tmp_path / "a.npz", mu=mu, sigma=sigma, mu_s=mu_s, sigma_s=sigma_s, arr_0=np.array([{}], object))
     found = read_statistics(str(tmp_path / "a.npz"))
     assert found is not None and found.mu_s is not None and found.sigma_s is not None
-    for array, expected in [(found.mu, mu), (found.sigma, sigma), (found.mu_s, mu_s), (found.sigma_s, sigma_s)]:
+    for array, expected in [
+        (found.mu, mu),
+        (found.sigma, sigma),
+        (found.mu_s, mu_s),
+        (found.sigma_s, sigma_s),
+    ]:
         assert array.dtype == np.float64 and (array == expected).all()
     assert has_statistics(str(tmp_path / "a.npz")) and has_images(str(tmp_path / "a.npz"))
 
@@ -25,7 +31,12 @@ def test_both_pairs_are_read_without_the_images_beside_them(tmp_path):
 def test_the_digest_depends_on_the_numbers_and_on_nothing_else(tmp_path):
     mu, sigma = (each.astype(np.float32) for each in moments(8))
     np.savez(tmp_path / "a.npz", mu=mu, sigma=sigma)
-    np.savez_compressed(tmp_path / "b.npz", sigma=np.asfortranarray(sigma.astype(">f8")), other=np.zeros(3), mu=mu.astype(np.float64))
+    np.savez_compressed(
+        tmp_path / "b.npz",
+        sigma=np.asfortranarray(sigma.astype(">f8")),
+        other=np.zeros(3),
+        mu=mu.astype(np.float64),
+    )
     np.savez(tmp_path / "c.npz", mu=mu, sigma=np.nextafter(sigma, np.float32(9)))
     a, b, c = (read_statistics(str(tmp_path / f"{name}.npz")) for name in "abc")
     assert a is not None and b is not None and c is not None
@@ -71,6 +82,8 @@ def test_moments_are_read_from_s3(tmp_path, s3_url):
     mu, sigma = moments(8)
     np.savez(tmp_path / "a.npz", mu=mu, sigma=sigma)
     place = S3Place(f"{s3_url}/a.npz".removeprefix("s3://"))
-    place.request("write", lambda fs: fs.pipe_file(f"{place.bucket}/{place.key}", (tmp_path / "a.npz").read_bytes()))
+    place.request(
+        "write", lambda fs: fs.pipe_file(f"{place.bucket}/{place.key}", (tmp_path / "a.npz").read_bytes())
+    )
     local, remote = read_statistics(str(tmp_path / "a.npz")), read_statistics(f"{s3_url}/a.npz")
     assert local is not None and remote is not None and local.digest == remote.digest

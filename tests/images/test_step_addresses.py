@@ -1,4 +1,5 @@
-"""The address of a step's samples: the one sealed slice that it can mean, and what is there where it can mean none or several."""
+"""The address of a step's samples: the one sealed slice that it can mean, and what is there where it can mean
+none or several."""
 
 import pickle
 
@@ -16,7 +17,9 @@ ROWS = 10  # in a shard
 INPUTS, OTHER_INPUTS = {"score": "0" * 64}, {"score": "1" * 64}
 
 
-def make_step(store: ObjectStore, kind: str = "generate", seed: int = 7, shards: int = 4, column: str = "image") -> StepStore:
+def make_step(
+    store: ObjectStore, kind: str = "generate", seed: int = 7, shards: int = 4, column: str = "image"
+) -> StepStore:
     document = {"kind": kind, "schema_version": 1, "fields": {"seed": seed}}
     steps = StepStore(store, kind, fingerprint(document))
     steps.declare(document)
@@ -25,19 +28,29 @@ def make_step(store: ObjectStore, kind: str = "generate", seed: int = 7, shards:
 
 
 def images_of(number: int, inputs: dict[str, str]) -> np.ndarray:
-    return np.random.default_rng([number, int(inputs["score"][0])]).integers(0, 256, (ROWS, 4, 4, 3), np.uint8)
+    return np.random.default_rng([number, int(inputs["score"][0])]).integers(
+        0, 256, (ROWS, 4, 4, 3), np.uint8
+    )
 
 
 def write_shards(steps: StepStore, shards: int, inputs: dict[str, str], column: str = "image") -> None:
     for number in range(shards):
         start, stop = number * ROWS, (number + 1) * ROWS
-        columns = {"index": np.arange(start, stop), "label": np.arange(start, stop) % 3, column: images_of(number, inputs)}
-        steps.write_shard(number, columns, start=start, stop=stop, inputs=inputs, seconds=1.0, device="cpu", versions={})
+        columns = {
+            "index": np.arange(start, stop),
+            "label": np.arange(start, stop) % 3,
+            column: images_of(number, inputs),
+        }
+        steps.write_shard(
+            number, columns, start=start, stop=stop, inputs=inputs, seconds=1.0, device="cpu", versions={}
+        )
 
 
 def seal(steps: StepStore, start: int, stop: int, inputs: dict[str, str] = INPUTS):
     done = steps.done("shards", inputs)
-    return steps.seal(start, stop, inputs, [done[number] for number in range(start // ROWS, -(-stop // ROWS))])
+    return steps.seal(
+        start, stop, inputs, [done[number] for number in range(start // ROWS, -(-stop // ROWS))]
+    )
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -68,7 +81,11 @@ def test_an_address_gives_images_labels_seed_and_digest_of_the_slice(root):
 def test_a_step_is_told_from_files_and_folders(root):
     steps = make_step(open_store(root))
     assert is_step(f"{root}/{steps.name}") and is_step(f"{root}/gen") and is_step(f"{root}/gen[0:3]")
-    assert not is_step(root) and not is_step(f"{root}/dgflow.json") and not is_step(f"{root}/{steps.name}/shards")
+    assert (
+        not is_step(root)
+        and not is_step(f"{root}/dgflow.json")
+        and not is_step(f"{root}/{steps.name}/shards")
+    )
 
 
 def test_a_part_of_a_sealed_slice_has_the_digest_that_it_has_when_it_is_sealed(local_root):
@@ -92,7 +109,9 @@ def test_slices_of_one_length_are_listed(local_root):
     steps = make_step(open_store(local_root))
     seal(steps, 0, 20)
     seal(steps, 20, 40)
-    with pytest.raises(ValueError, match=r"several of the same length: \[0:20\], \[20:40\]; add the one you mean"):
+    with pytest.raises(
+        ValueError, match=r"several of the same length: \[0:20\], \[20:40\]; add the one you mean"
+    ):
         find_slice(f"{local_root}/{steps.name}")
 
 
@@ -106,7 +125,9 @@ def test_slices_made_from_different_inputs_are_listed_unless_a_range_tells_them_
         with pytest.raises(ValueError, match="made from different inputs") as raised:
             find_slice(address)
         assert all(each in str(raised.value) for each in ids)
-    assert np.array_equal(open_images(f"{local_root}/{steps.name}[20:30]").read(0, 10), list(images_of(2, OTHER_INPUTS)))
+    assert np.array_equal(
+        open_images(f"{local_root}/{steps.name}[20:30]").read(0, 10), list(images_of(2, OTHER_INPUTS))
+    )
 
 
 def test_a_slice_that_is_not_sealed_says_what_is_there(local_root):
@@ -114,7 +135,9 @@ def test_a_slice_that_is_not_sealed_says_what_is_there(local_root):
     with pytest.raises(ValueError, match=r"found none \(4 shards are done\); run the recipe"):
         find_slice(f"{local_root}/{steps.name}")
     seal(steps, 0, 20)
-    with pytest.raises(ValueError, match=r"holds \[10:40\] of .* found the sealed slices \[0:20\] \(4 shards are done\)"):
+    with pytest.raises(
+        ValueError, match=r"holds \[10:40\] of .* found the sealed slices \[0:20\] \(4 shards are done\)"
+    ):
         find_slice(f"{local_root}/{steps.name}[10:40]")
 
 
@@ -129,7 +152,9 @@ def test_a_name_that_none_or_several_steps_have_lists_them(local_root):
 
 def test_the_root_itself_lists_its_steps(root):
     name = make_step(open_store(root)).name
-    with pytest.raises(ValueError, match=f"found the root of a run; add the name of one of its steps: {name}"):
+    with pytest.raises(
+        ValueError, match=f"found the root of a run; add the name of one of its steps: {name}"
+    ):
         open_images(root)
 
 
@@ -159,7 +184,9 @@ def test_a_step_of_the_working_folder_needs_no_slash(local_root, monkeypatch):
     assert open_images(steps.name[:12]).digest == open_images(f"{steps.name}[:40]").digest
 
 
-@pytest.mark.parametrize(("column", "says"), [("latent", "found latents; decode them first"), ("features", "makes images")])
+@pytest.mark.parametrize(
+    ("column", "says"), [("latent", "found latents; decode them first"), ("features", "makes images")]
+)
 def test_a_step_that_makes_no_images_says_what_it_makes(local_root, column, says):
     steps = make_step(open_store(local_root), column=column)
     seal(steps, 0, 40)

@@ -4,8 +4,24 @@ from typing import Any
 
 from dgflow.metrics.result import MetricResult
 
-VALUES = {"fid": 3.943, "sfid": 6.14, "is": 215.84, "precision": 0.8265, "recall": 0.5309, "f1": 0.6465, "kid": 0.00041}
-ERRORS = {"fid": 0.0213, "sfid": 0.0311, "is": 1.62, "precision": 0.00169, "recall": None, "f1": None, "kid": 1.2e-5}
+VALUES = {
+    "fid": 3.943,
+    "sfid": 6.14,
+    "is": 215.84,
+    "precision": 0.8265,
+    "recall": 0.5309,
+    "f1": 0.6465,
+    "kid": 0.00041,
+}
+ERRORS = {
+    "fid": 0.0213,
+    "sfid": 0.0311,
+    "is": 1.62,
+    "precision": 0.00169,
+    "recall": None,
+    "f1": None,
+    "kid": 1.2e-5,
+}
 
 
 def provenance(**changes: Any) -> dict[str, Any]:
@@ -32,8 +48,12 @@ def provenance(**changes: Any) -> dict[str, Any]:
     return fields | changes
 
 
-def result(values: dict[str, float] = VALUES, errors: dict[str, float | None] | None = None, **changes: Any) -> MetricResult:
+def result(
+    values: dict[str, float] = VALUES, errors: dict[str, float | None] | None = None, **changes: Any
+) -> MetricResult:
     """A result; `changes` are fields of the provenance, or `spreads`, `warnings` and `notes`."""
     own = {name: changes.pop(name) for name in ("spreads", "warnings", "notes") if name in changes}
     known = {name: ERRORS[name] for name in values} if errors is None else errors
-    return MetricResult.model_validate({"values": values, "errors": known, "provenance": provenance(**changes), **own})
+    return MetricResult.model_validate(
+        {"values": values, "errors": known, "provenance": provenance(**changes), **own}
+    )

@@ -1,4 +1,5 @@
-"""Sums of blocks: one total whatever the partition and the order of arrival, missing and repeated blocks found, few nodes."""
+"""Sums of blocks: one total whatever the partition and the order of arrival, missing and repeated blocks
+found, few nodes."""
 
 import pickle
 from functools import reduce
@@ -30,7 +31,10 @@ def test_any_partition_into_states_merged_in_any_order_has_the_same_bits(data):
     values = _values(blocks)
     owner = data.draw(st.lists(st.integers(0, 6), min_size=blocks, max_size=blocks))
     arrival = data.draw(st.permutations(range(blocks)))
-    states = [_of([block for block in arrival if owner[block] == worker], values) for worker in data.draw(st.permutations(range(7)))]
+    states = [
+        _of([block for block in arrival if owner[block] == worker], values)
+        for worker in data.draw(st.permutations(range(7)))
+    ]
     while len(states) > 1:  # any tree of merges, not only one from the left
         other = states.pop(data.draw(st.integers(0, len(states) - 1)))
         states[data.draw(st.integers(0, len(states) - 1))] += other
@@ -53,7 +57,9 @@ def test_the_order_of_the_tree_is_the_order_of_the_blocks():
     assert sums.total(7) == tuple(range(7))
 
 
-@pytest.mark.parametrize(("blocks", "nodes"), [(range(64), 1), (range(50), 3), (range(8, 16), 1), (range(1, 63), 10)], ids=str)
+@pytest.mark.parametrize(
+    ("blocks", "nodes"), [(range(64), 1), (range(50), 3), (range(8, 16), 1), (range(1, 63), 10)], ids=str
+)
 def test_contiguous_blocks_are_few_nodes(blocks, nodes):
     assert len(_of(blocks, _values(64)).nodes) == nodes
 
@@ -89,7 +95,9 @@ def test_the_first_block_that_both_sides_hold_is_named(blocks, data):
     one = data.draw(st.sets(st.integers(0, blocks - 1), min_size=1))
     shared = data.draw(st.sets(st.sampled_from(sorted(one)), min_size=1))
     values = _values(blocks)
-    other = shared | set(data.draw(st.lists(st.sampled_from([b for b in range(blocks) if b not in one] or sorted(shared)))))
+    other = shared | set(
+        data.draw(st.lists(st.sampled_from([b for b in range(blocks) if b not in one] or sorted(shared))))
+    )
     with pytest.raises(ValueError, match=f"^block {min(shared)} is in both sums"):
         add(_of(sorted(one), values), _of(sorted(other), values))
 

@@ -1,4 +1,5 @@
-"""What is doubtful gets a warning with its numbers, what is wrong an error that names it, and what is well gets neither."""
+"""What is doubtful gets a warning with its numbers, what is wrong an error that names it, and what is well
+gets neither."""
 
 import numpy as np
 import pytest
@@ -13,7 +14,12 @@ ADM = PROTOCOLS["adm"]
 def test_another_number_of_samples_than_the_protocols_is_said_with_both_numbers():
     (warning,) = checks.sample_count(10_000, 2048, ADM)
     assert "10,000 samples, but protocol adm takes 50,000: FID and sFID fall as n grows" in warning
-    assert checks.sample_count(50_000, 2048, ADM) == checks.sample_count(7000, 2048, CUSTOM) == checks.sample_count(7000, 2048, None) == []
+    assert (
+        checks.sample_count(50_000, 2048, ADM)
+        == checks.sample_count(7000, 2048, CUSTOM)
+        == checks.sample_count(7000, 2048, None)
+        == []
+    )
 
 
 def test_fid_and_sfid_say_the_same_of_the_protocol_so_that_one_line_is_enough():
@@ -26,18 +32,28 @@ def test_fid_and_sfid_say_the_same_of_the_protocol_so_that_one_line_is_enough():
 def test_a_covariance_is_singular_up_to_as_many_samples_as_features(n, warned):
     found = checks.sample_count(n, 2048, None)
     assert len(found) == warned
-    assert all(f"FID is not meaningful: the covariance of 2,048 features from {n:,} samples is singular" in line for line in found)
+    assert all(
+        f"FID is not meaningful: the covariance of 2,048 features from {n:,} samples is singular" in line
+        for line in found
+    )
 
 
 def test_that_limit_is_the_rank_of_a_covariance():
     features = np.random.default_rng(0).standard_normal((9, 8))
-    assert [np.linalg.matrix_rank(np.cov(features[:n].T)) == 8 for n in (8, 9)] == [not checks.sample_count(n, 8, None) for n in (8, 9)]
+    assert [np.linalg.matrix_rank(np.cov(features[:n].T)) == 8 for n in (8, 9)] == [
+        not checks.sample_count(n, 8, None) for n in (8, 9)
+    ]
 
 
 def test_another_number_of_reference_images_than_the_protocols_is_said():
     (warning,) = checks.manifold_count(50_000, ADM)
     assert "50,000 reference images, but protocol adm takes 10,000" in warning
-    assert checks.manifold_count(10_000, ADM) == checks.manifold_count(50_000, PROTOCOLS["clean"]) == checks.manifold_count(5, None) == []
+    assert (
+        checks.manifold_count(10_000, ADM)
+        == checks.manifold_count(50_000, PROTOCOLS["clean"])
+        == checks.manifold_count(5, None)
+        == []
+    )
 
 
 def test_missing_and_frequent_classes_are_named():
@@ -63,7 +79,9 @@ def test_the_warning_comes_where_scipys_chi_square_test_falls_below_one_in_a_mil
     assert bool(checks.class_balance(np.repeat(np.arange(20), counts), 20)) == (p < 1e-6)
 
 
-@pytest.mark.parametrize("labels", [None, np.array([-1] * 500), np.array([0] * 499 + [-1]), np.zeros(0, int), np.zeros(49, int)])
+@pytest.mark.parametrize(
+    "labels", [None, np.array([-1] * 500), np.array([0] * 499 + [-1]), np.zeros(0, int), np.zeros(49, int)]
+)
 def test_labels_that_are_unknown_or_too_few_are_not_judged(labels):
     assert checks.class_balance(labels, 10) == []
 
@@ -85,9 +103,13 @@ def test_images_of_one_colour_are_counted_and_named():
 
 
 def test_images_that_repeat_pixel_for_pixel_are_counted():
-    images = [np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8) for seed in (0, 1, 0, 2, 1, 0)]
+    images = [
+        np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8) for seed in (0, 1, 0, 2, 1, 0)
+    ]
     (warning,) = checks.repeated_images(checks.pixel_digests(images))
-    assert warning.startswith("3 of 6 images repeat an earlier one pixel for pixel; the first is index 2, equal to 0")
+    assert warning.startswith(
+        "3 of 6 images repeat an earlier one pixel for pixel; the first is index 2, equal to 0"
+    )
     assert checks.repeated_images(checks.pixel_digests(images[:2])) == []
 
 

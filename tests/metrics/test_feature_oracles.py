@@ -1,4 +1,5 @@
-"""torch-fidelity and clean-fid on the same random features: Fréchet distance, kernel distance, Inception score."""
+"""torch-fidelity and clean-fid on the same random features: Fréchet distance, kernel distance, Inception
+score."""
 
 import numpy as np
 import pytest
@@ -22,14 +23,18 @@ def _features(n: int, d: int, seed: int, shift: float = 0.0) -> np.ndarray:
 @pytest.mark.parametrize("n", [60, 700], ids=["few rows", "many rows"])
 def test_clean_fid_gives_the_same_frechet_distance(n):
     a, b = Moments.of(_features(n, 32, seed=7)), Moments.of(_features(n + 50, 32, seed=8, shift=0.3))
-    assert frechet_distance(a, b) == pytest.approx(float(cleanfid_frechet_distance(a.mean, a.covariance, b.mean, b.covariance)), rel=1e-9)
+    assert frechet_distance(a, b) == pytest.approx(
+        float(cleanfid_frechet_distance(a.mean, a.covariance, b.mean, b.covariance)), rel=1e-9
+    )
 
 
 def test_torch_fidelity_gives_the_same_frechet_distance():
     real, fake = _features(700, 32, seed=9), _features(650, 32, seed=10)
     statistics = [fid_features_to_statistics(torch.from_numpy(rows)) for rows in (fake, real)]
     expected = fid_statistics_to_metric(*statistics, verbose=False)
-    assert frechet_distance(Moments.of(real), Moments.of(fake)) == pytest.approx(expected["frechet_inception_distance"], rel=1e-9)
+    assert frechet_distance(Moments.of(real), Moments.of(fake)) == pytest.approx(
+        expected["frechet_inception_distance"], rel=1e-9
+    )
 
 
 @pytest.mark.parametrize(("subsets", "size", "seed"), [(7, 100, 2020), (3, 400, 5)])
@@ -50,7 +55,9 @@ def test_clean_fid_gives_the_same_kernel_distance_from_its_seed():
         expected = cleanfid_kernel_distance(real, fake, num_subsets=6, max_subset_size=150)
     finally:
         np.random.set_state(state)
-    assert kernel_distance(real, fake, subsets=6, subset_size=150, seed=3).mean == pytest.approx(expected, rel=1e-9)
+    assert kernel_distance(real, fake, subsets=6, subset_size=150, seed=3).mean == pytest.approx(
+        expected, rel=1e-9
+    )
 
 
 @pytest.mark.parametrize("splits", [1, 4])

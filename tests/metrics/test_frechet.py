@@ -38,7 +38,9 @@ def test_two_by_two_covariances_that_do_not_commute_have_the_closed_form():
     # tr M^(1/2) = (tr M + 2 det(M)^(1/2))^(1/2) for a 2 x 2 matrix.
     trace_sqrt = np.sqrt(np.trace(a @ b) + 2 * np.sqrt(np.linalg.det(a) * np.linalg.det(b)))
     expected = np.trace(a) + np.trace(b) - 2 * trace_sqrt
-    assert frechet_distance(Gaussian(np.zeros(2), a), Gaussian(np.zeros(2), b)) == pytest.approx(expected, rel=1e-13)
+    assert frechet_distance(Gaussian(np.zeros(2), a), Gaussian(np.zeros(2), b)) == pytest.approx(
+        expected, rel=1e-13
+    )
 
 
 def test_covariances_of_rank_one_have_the_closed_form():
@@ -49,7 +51,10 @@ def test_covariances_of_rank_one_have_the_closed_form():
 
 
 def test_a_point_mass_is_as_far_as_its_mean_and_the_others_variance():
-    point, spread = Gaussian(np.full(3, 2.0), np.zeros((3, 3))), Gaussian(np.zeros(3), np.diag([1.0, 2.0, 3.0]))
+    point, spread = (
+        Gaussian(np.full(3, 2.0), np.zeros((3, 3))),
+        Gaussian(np.zeros(3), np.diag([1.0, 2.0, 3.0])),
+    )
     assert frechet_distance(point, spread) == pytest.approx(12 + 6, rel=1e-14)
 
 
@@ -71,7 +76,9 @@ def test_a_set_is_at_distance_zero_from_itself_and_from_itself_permuted(n):
 
 def test_a_shift_of_all_rows_adds_its_squared_length():
     rows = _features(400, 8, seed=3).astype(np.float64)
-    assert frechet_distance(Moments.of(rows), Moments.of(rows + 0.25)) == pytest.approx(8 * 0.25**2, rel=1e-10)
+    assert frechet_distance(Moments.of(rows), Moments.of(rows + 0.25)) == pytest.approx(
+        8 * 0.25**2, rel=1e-10
+    )
 
 
 def test_the_distance_is_symmetric_where_one_side_is_singular():
@@ -82,7 +89,9 @@ def test_the_distance_is_symmetric_where_one_side_is_singular():
 def test_mean_and_covariance_are_numpys():
     rows = _features(2345, 7, seed=6, shift=1).astype(np.float64)
     np.testing.assert_allclose(Moments.of(rows).mean, rows.mean(axis=0), rtol=1e-13)
-    np.testing.assert_allclose(Moments.of(rows).covariance, np.cov(rows, rowvar=False), rtol=1e-11, atol=1e-13)
+    np.testing.assert_allclose(
+        Moments.of(rows).covariance, np.cov(rows, rowvar=False), rtol=1e-11, atol=1e-13
+    )
 
 
 # Bits

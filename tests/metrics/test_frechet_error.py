@@ -1,4 +1,5 @@
-"""Standard error of the Fréchet distance: derivatives, the jackknife in full, the spread over independent draws, singular covariances."""
+"""Standard error of the Fréchet distance: derivatives, the jackknife in full, the spread over independent
+draws, singular covariances."""
 
 import pickle
 from functools import reduce
@@ -8,7 +9,12 @@ import numpy as np
 import pytest
 
 from dgflow.metrics.frechet import Gaussian, Moments, frechet_distance
-from dgflow.metrics.frechet_error import FrechetInfluence, InfluenceAccumulator, InfluenceSums, frechet_standard_error
+from dgflow.metrics.frechet_error import (
+    FrechetInfluence,
+    InfluenceAccumulator,
+    InfluenceSums,
+    frechet_standard_error,
+)
 
 
 def _mixing(d: int, seed: int = 0) -> np.ndarray:
@@ -40,10 +46,16 @@ def test_influences_of_one_feature_have_the_closed_form():
     rows, reference = _features(200, 1, seed=1), Gaussian(np.array([0.5]), np.array([[4.0]]))
     m, s = rows.mean(), rows.std(ddof=1)
     expected = 2 * (m - 0.5) * (rows[:, 0] - m) + (1 - 2.0 / s) * ((rows[:, 0] - m) ** 2 - s**2)
-    np.testing.assert_allclose(FrechetInfluence.of(Moments.of(rows), reference).rows(rows), expected, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        FrechetInfluence.of(Moments.of(rows), reference).rows(rows), expected, rtol=1e-9, atol=1e-12
+    )
 
 
-@pytest.mark.parametrize(("n", "constant"), [(300, 0), (300, 3), (15, 0)], ids=["full rank", "constant columns", "fewer rows than columns"])
+@pytest.mark.parametrize(
+    ("n", "constant"),
+    [(300, 0), (300, 3), (15, 0)],
+    ids=["full rank", "constant columns", "fewer rows than columns"],
+)
 def test_an_influence_is_the_derivative_of_the_distance_as_the_sample_gains_weight(n, constant):
     rows = np.hstack([_features(n, 20, seed=2), np.ones((n, constant))])
     reference = Moments.of(np.hstack([_features(500, 20, seed=3) + 0.4, np.ones((500, constant))]))
@@ -65,9 +77,13 @@ def test_an_influence_is_the_derivative_of_the_distance_as_the_sample_gains_weig
 @pytest.mark.parametrize("law", [_gaussian, _skewed])
 def test_it_agrees_with_the_delete_one_jackknife(law):
     rows, reference = law(np.random.default_rng(4), 400, 4), _reference(4)
-    without = np.array([frechet_distance(Moments.of(np.delete(rows, i, axis=0)), reference) for i in range(len(rows))])
+    without = np.array(
+        [frechet_distance(Moments.of(np.delete(rows, i, axis=0)), reference) for i in range(len(rows))]
+    )
     jackknife = np.sqrt((len(rows) - 1) * np.var(without))
-    assert frechet_standard_error(rows, reference) == pytest.approx(jackknife, rel=0.05)  # they differ by O(1 / n)
+    assert frechet_standard_error(rows, reference) == pytest.approx(
+        jackknife, rel=0.05
+    )  # they differ by O(1 / n)
 
 
 @pytest.mark.parametrize("d", [8, 32])
@@ -76,7 +92,9 @@ def test_it_is_the_spread_of_the_distance_over_independent_draws(law, d):
     draws = [law(np.random.default_rng([55, draw]), 2000, d) for draw in range(300)]
     spread = np.std([frechet_distance(Moments.of(rows), _reference(d)) for rows in draws], ddof=1)
     predicted = np.mean([frechet_standard_error(rows, _reference(d)) for rows in draws[::20]])
-    assert predicted == pytest.approx(spread, rel=0.15)  # the spread of 300 draws is itself known to 5 % or so
+    assert predicted == pytest.approx(
+        spread, rel=0.15
+    )  # the spread of 300 draws is itself known to 5 % or so
 
 
 @pytest.mark.parametrize("n", [12, 48, 480], ids=lambda n: f"{n} samples of 24 features")
@@ -89,7 +107,9 @@ def test_it_is_at_worst_half_too_large_where_samples_have_the_law_of_the_referen
 
 def test_constant_and_collinear_columns_change_nothing():
     rows, reference = _features(300, 6, seed=7), _features(500, 6, seed=8) + 0.3
-    wider, _ = np.linalg.qr(np.random.default_rng(9).standard_normal((10, 10)))  # a rotation keeps the distance; ranks stay 6 of 10
+    wider, _ = np.linalg.qr(
+        np.random.default_rng(9).standard_normal((10, 10))
+    )  # a rotation keeps the distance; ranks stay 6 of 10
     padded, padded_reference = (np.hstack([x, np.ones((len(x), 4))]) @ wider for x in (rows, reference))
     expected = frechet_standard_error(rows, Moments.of(reference))
     assert frechet_standard_error(padded, Moments.of(padded_reference)) == pytest.approx(expected, rel=1e-7)

@@ -1,4 +1,5 @@
-"""The three ways into the network against closed forms, torch-fidelity's interpolation and clean-fid's resizer."""
+"""The three ways into the network against closed forms, torch-fidelity's interpolation and clean-fid's
+resizer."""
 
 import numpy as np
 import pytest
@@ -33,7 +34,9 @@ def test_a_constant_image_of_any_size_stays_constant(front_end, height, width, l
 
 @pytest.mark.parametrize(("front_end", "atol"), [("adm", 2e-4), ("edm", 0.01)])
 @pytest.mark.parametrize(("height", "width"), [(40, 80), (80, 40), (255, 17)])
-def test_without_half_pixel_centres_a_ramp_is_read_at_multiples_of_its_length_over_299(front_end, atol, height, width):
+def test_without_half_pixel_centres_a_ramp_is_read_at_multiples_of_its_length_over_299(
+    front_end, atol, height, width
+):
     down_HW, across_HW = np.indices((height, width))
     image = np.stack([down_HW, across_HW, np.zeros((height, width))], axis=-1).astype(np.uint8)
     down_S, across_S = (np.minimum(np.arange(299) * size / 299, size - 1) for size in (height, width))
@@ -44,22 +47,30 @@ def test_without_half_pixel_centres_a_ramp_is_read_at_multiples_of_its_length_ov
 
 def test_the_clean_front_end_reads_a_ramp_at_the_pixels_centres():
     ramp = np.broadcast_to(np.arange(0, 240, 3, dtype=np.uint8)[None, :, None], (40, 80, 3))
-    found = _grey_levels(prepare([ramp], "clean"))[0, :, 12:-12]  # bicubic weights need two pixels to either side
+    found = _grey_levels(prepare([ramp], "clean"))[
+        0, :, 12:-12
+    ]  # bicubic weights need two pixels to either side
     expected = 3 * ((np.arange(299) + 0.5) * 80 / 299 - 0.5)[12:-12]
-    np.testing.assert_allclose(found, np.broadcast_to(expected[None, :, None], found.shape), rtol=0, atol=1e-3)
+    np.testing.assert_allclose(
+        found, np.broadcast_to(expected[None, :, None], found.shape), rtol=0, atol=1e-3
+    )
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (61, 200), (298, 300), (512, 500), (1, 7)])
 def test_the_adm_front_end_has_the_bits_of_torch_fidelitys(height, width):
     images = _images(3, height, width, 3)
     x = torch.from_numpy(images).permute(0, 3, 1, 2).float()
-    expected = (interpolate_bilinear_2d_like_tensorflow1x(x, size=(299, 299), align_corners=False) - 128) / 128
+    expected = (
+        interpolate_bilinear_2d_like_tensorflow1x(x, size=(299, 299), align_corners=False) - 128
+    ) / 128
     assert torch.equal(prepare(images, "adm"), expected)
 
 
 def test_the_clean_front_end_has_the_bits_of_clean_fids():
     images = [_images(50, 80, 3, seed=1), _images(400, 320, 3, seed=2)]
-    expected = [torch.from_numpy(build_resizer("clean")(image)).permute(2, 0, 1).sub(128).div(128) for image in images]
+    expected = [
+        torch.from_numpy(build_resizer("clean")(image)).permute(2, 0, 1).sub(128).div(128) for image in images
+    ]
     assert torch.equal(prepare(images, "clean"), torch.stack(expected))
 
 
@@ -71,8 +82,13 @@ def test_images_of_the_networks_own_size_keep_their_grey_levels(front_end, atol)
 
 @pytest.mark.parametrize("front_end", FRONT_ENDS)
 def test_an_image_is_prepared_the_same_alone_and_among_others_of_other_sizes(front_end):
-    images = [_images(*shape, seed=seed) for seed, shape in enumerate([(32, 32, 3), (299, 299, 3), (32, 32, 3), (20, 45, 1), (64, 50, 3)])]
-    assert torch.equal(prepare(images, front_end), torch.cat([prepare([image], front_end) for image in images]))
+    images = [
+        _images(*shape, seed=seed)
+        for seed, shape in enumerate([(32, 32, 3), (299, 299, 3), (32, 32, 3), (20, 45, 1), (64, 50, 3)])
+    ]
+    assert torch.equal(
+        prepare(images, front_end), torch.cat([prepare([image], front_end) for image in images])
+    )
 
 
 @pytest.mark.parametrize("front_end", FRONT_ENDS)

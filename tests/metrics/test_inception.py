@@ -8,13 +8,15 @@ from parity.inception_recipe import weights
 from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from dgflow.metrics.inception import InceptionFeatures, InceptionV3, accelerated
+from dgflow.networks.inception.module import InceptionFeatures, InceptionV3, accelerated
 
 
 @pytest.fixture(scope="module")
 def network() -> InceptionV3:
     network = InceptionV3()
-    network.load_state_dict(weights(77, {name: tuple(value.shape) for name, value in network.state_dict().items()}))
+    network.load_state_dict(
+        weights(77, {name: tuple(value.shape) for name, value in network.state_dict().items()})
+    )
     return network
 
 
@@ -25,12 +27,17 @@ def fast(network) -> InceptionV3:
 
 @pytest.fixture(scope="module")
 def theirs(network, tmp_path_factory) -> FeatureExtractorInceptionV3:
-    """torch-fidelity's extractor; it loads its weights strictly, so that every name and shape of ours is one of its."""
-    norms = [name.removesuffix("running_mean") for name in network.state_dict() if name.endswith(".running_mean")]
+    """torch-fidelity's extractor; it loads its weights strictly, so that every name and shape of ours is one
+    of its."""
+    norms = [
+        name.removesuffix("running_mean") for name in network.state_dict() if name.endswith(".running_mean")
+    ]
     counters = {f"{norm}num_batches_tracked": torch.tensor(0) for norm in norms}
     path = tmp_path_factory.mktemp("weights") / "inception.pth"
     torch.save({**network.state_dict(), **counters}, path)
-    return FeatureExtractorInceptionV3("theirs", ["2048", "logits_unbiased", "logits"], feature_extractor_weights_path=str(path))
+    return FeatureExtractorInceptionV3(
+        "theirs", ["2048", "logits_unbiased", "logits"], feature_extractor_weights_path=str(path)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +65,11 @@ def _assert_close(found: Tensor, expected: Tensor, of_max: float) -> None:
 
 
 def test_names_and_shapes_are_torch_fidelitys_but_for_the_counters(network, theirs):
-    published = {name: value.shape for name, value in theirs.state_dict().items() if not name.endswith(".num_batches_tracked")}
+    published = {
+        name: value.shape
+        for name, value in theirs.state_dict().items()
+        if not name.endswith(".num_batches_tracked")
+    }
     assert {name: value.shape for name, value in network.state_dict().items()} == published
     assert len(published) == 472
 
@@ -72,12 +83,16 @@ def test_features_and_logits_equal_torch_fidelitys(network, theirs, images, feat
 
 def test_spatial_features_are_seven_channels_of_a_branch_with_the_channel_last(network, prepared, features):
     seen = []
-    hook = network.Mixed_6d.branch1x1.register_forward_hook(lambda module, inputs, output: seen.append(output.clone()))
+    hook = network.Mixed_6d.branch1x1.register_forward_hook(
+        lambda module, inputs, output: seen.append(output.clone())
+    )
     network(prepared)
     hook.remove()
     assert features.spatial.shape == (3, 17 * 17 * 7)
     for row, column, channel in ((0, 0, 0), (4, 11, 6), (16, 16, 3)):
-        assert torch.equal(features.spatial[:, (row * 17 + column) * 7 + channel], seen[0][:, channel, row, column])
+        assert torch.equal(
+            features.spatial[:, (row * 17 + column) * 7 + channel], seen[0][:, channel, row, column]
+        )
 
 
 def test_the_accelerated_network_computes_the_same(fast, prepared, features):
@@ -101,7 +116,9 @@ def test_features_do_not_depend_on_the_batch_size(fast, prepared):
 
 def test_features_do_not_depend_on_how_the_images_lie_in_memory(fast, prepared):
     expected = fast(prepared)
-    for found, value in zip(fast(prepared.contiguous(memory_format=torch.channels_last)), expected, strict=True):
+    for found, value in zip(
+        fast(prepared.contiguous(memory_format=torch.channels_last)), expected, strict=True
+    ):
         _assert_close(found, value, 1e-5)
 
 

@@ -8,7 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dgflow.metrics.inception_score import InceptionScore, InceptionScoreAccumulator, SplitSums, inception_score
+from dgflow.metrics.inception_score import (
+    InceptionScore,
+    InceptionScoreAccumulator,
+    SplitSums,
+    inception_score,
+)
 
 
 def _logits(n: int, classes: int, seed: int) -> np.ndarray:
@@ -80,7 +85,9 @@ def test_a_range_that_begins_inside_a_block_is_refused():
 
 def test_parts_of_one_split_add_up_to_it():
     logits = _logits(900, 4, seed=7)
-    assert (SplitSums.of(logits[:350]) + SplitSums.of(logits[350:])).score == pytest.approx(SplitSums.of(logits).score, rel=1e-13)
+    assert (SplitSums.of(logits[:350]) + SplitSums.of(logits[350:])).score == pytest.approx(
+        SplitSums.of(logits).score, rel=1e-13
+    )
 
 
 def test_a_row_that_is_not_finite_is_named():

@@ -13,9 +13,13 @@ def _features(n: int, d: int, seed: int, shift: float = 0.0) -> np.ndarray:
 
 def _written_out(real: np.ndarray, fake: np.ndarray) -> float:
     real, fake = real.astype(np.float64), fake.astype(np.float64)
-    within_real, within_fake, across = ((a @ b.T / a.shape[1] + 1) ** 3 for a, b in ((real, real), (fake, fake), (real, fake)))
+    within_real, within_fake, across = (
+        (a @ b.T / a.shape[1] + 1) ** 3 for a, b in ((real, real), (fake, fake), (real, fake))
+    )
     n, m = len(real), len(fake)
-    pairs = (within_real.sum() - within_real.trace()) / (n * (n - 1)) + (within_fake.sum() - within_fake.trace()) / (m * (m - 1))
+    pairs = (within_real.sum() - within_real.trace()) / (n * (n - 1)) + (
+        within_fake.sum() - within_fake.trace()
+    ) / (m * (m - 1))
     return float(pairs - 2 * across.mean())
 
 
@@ -25,9 +29,12 @@ def test_points_have_the_distance_counted_by_hand():
 
 
 def test_two_laws_have_the_distance_of_their_moments_in_expectation():
-    # (x y + 1)^3 is the inner product of (1, sqrt(3) x, sqrt(3) x^2, x^3): for N(0, 1) against N(1, 1) the means differ by 0, 1, 1, 4.
+    # (x y + 1)^3 is the inner product of (1, sqrt(3) x, sqrt(3) x^2, x^3): for N(0, 1) against N(1, 1) the
+    # means differ by 0, 1, 1, 4.
     rng = np.random.default_rng(0)
-    found = [polynomial_mmd2(rng.standard_normal((400, 1)), rng.standard_normal((400, 1)) + 1) for _ in range(200)]
+    found = [
+        polynomial_mmd2(rng.standard_normal((400, 1)), rng.standard_normal((400, 1)) + 1) for _ in range(200)
+    ]
     assert np.mean(found) == pytest.approx(3 * 1 + 3 * 1 + 16, abs=4 * np.std(found) / np.sqrt(200))
 
 
@@ -44,7 +51,12 @@ def test_the_sides_may_change_places():
 
 
 def test_the_number_of_threads_changes_no_bit_and_is_left_as_it_was():
-    real, fake, before, found = _features(700, 301, seed=5), _features(700, 301, seed=6), torch.get_num_threads(), []
+    real, fake, before, found = (
+        _features(700, 301, seed=5),
+        _features(700, 301, seed=6),
+        torch.get_num_threads(),
+        [],
+    )
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
@@ -61,7 +73,9 @@ def test_each_subset_can_be_measured_alone():
     alone = {j: polynomial_mmd2(real[drawn[j][0]], fake[drawn[j][1]]) for j in (5, 0, 7, 2, 1, 6, 4, 3)}
     whole = kernel_distance(real, fake, subsets=8, subset_size=50, seed=3)
     assert KernelDistance.of([alone[j] for j in range(8)]) == whole
-    assert (whole.mean, whole.std) == pytest.approx((np.mean(whole.per_subset), np.std(whole.per_subset)), rel=1e-14)
+    assert (whole.mean, whole.std) == pytest.approx(
+        (np.mean(whole.per_subset), np.std(whole.per_subset)), rel=1e-14
+    )
 
 
 def test_a_subset_has_no_row_twice_and_stays_in_range():

@@ -1,4 +1,5 @@
-"""Precision and recall: cases by hand, ties, the same bits for every cut, order and thread count, memory, and what is refused."""
+"""Precision and recall: cases by hand, ties, the same bits for every cut, order and thread count, memory, and
+what is refused."""
 
 import subprocess
 import sys
@@ -32,7 +33,9 @@ def _cut(rows: np.ndarray, sizes: list[int]) -> list[np.ndarray]:
 
 def test_a_case_on_the_line_counts_a_fake_on_the_edge_of_a_ball_as_inside():
     real, fake = np.array([[0.0], [1.0]]), np.array([[2.0], [10.0]])
-    assert precision_recall(real, fake, k=1) == PrecisionRecall(precision=0.5, recall=1.0)  # radii 1, 1 and 8, 8
+    assert precision_recall(real, fake, k=1) == PrecisionRecall(
+        precision=0.5, recall=1.0
+    )  # radii 1, 1 and 8, 8
 
 
 def test_radii_reach_the_kth_other_row():
@@ -57,7 +60,9 @@ def test_identical_sets_have_precision_and_recall_one():
 
 
 def test_disjoint_sets_have_precision_and_recall_zero():
-    assert precision_recall(_features(100, 16, seed=2), _features(120, 16, seed=3) + 100) == PrecisionRecall(0, 0)
+    assert precision_recall(_features(100, 16, seed=2), _features(120, 16, seed=3) + 100) == PrecisionRecall(
+        0, 0
+    )
 
 
 def test_fakes_from_one_mode_of_two_have_full_precision_and_half_recall():
@@ -94,7 +99,9 @@ sizes = st.lists(st.integers(0, 40), min_size=1, max_size=8)
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 40), sizes, sizes, st.booleans(), st.randoms(use_true_random=False))
-def test_no_cut_and_no_order_changes_a_bit(centre_rows, strip_rows, query_sizes, piece_sizes, lattice, random):
+def test_no_cut_and_no_order_changes_a_bit(
+    centre_rows, strip_rows, query_sizes, piece_sizes, lattice, random
+):
     # A lattice has ties and repeated rows everywhere, pi times random numbers has none.
     rows, others = _features(90, 5, seed=23, scale=np.pi), _features(60, 5, seed=24, scale=np.pi)
     if lattice:
@@ -102,7 +109,10 @@ def test_no_cut_and_no_order_changes_a_bit(centre_rows, strip_rows, query_sizes,
     radii = squared_radii(rows)
     inside = inside_any_ball(others, rows, radii)
     order = random.sample(range(90), 90)
-    with mock.patch.multiple(module, _CENTRE_ROWS=centre_rows), mock.patch.object(exact_distances, "_STRIP_ROWS", strip_rows):
+    with (
+        mock.patch.multiple(module, _CENTRE_ROWS=centre_rows),
+        mock.patch.object(exact_distances, "_STRIP_ROWS", strip_rows),
+    ):
         found = [squared_radii_of(part, _cut(rows[order], piece_sizes)) for part in _cut(rows, query_sizes)]
         balls = list(zip(_cut(rows[order], piece_sizes), _cut(radii[order], piece_sizes), strict=True))
         found_inside = [inside_any_ball_of(part, balls) for part in _cut(others, query_sizes)]
@@ -165,7 +175,9 @@ for n in (4000, 16000):
 
 def test_no_queries_give_no_answers():
     rows = _features(10, 4, seed=19)
-    assert squared_radii_of(rows[:0], [rows]).shape == inside_any_ball(rows[:0], rows, np.ones(10)).shape == (0,)
+    assert (
+        squared_radii_of(rows[:0], [rows]).shape == inside_any_ball(rows[:0], rows, np.ones(10)).shape == (0,)
+    )
 
 
 def test_read_only_arrays_are_taken_without_a_warning(recwarn):
@@ -223,12 +235,15 @@ def test_distances_of_another_name_are_refused_with_those_there_are():
         squared_radii(_features(10, 4, seed=19), distances="float16")  # pyright: ignore[reportArgumentType]
 
 
-# OpenAI's float16: [32, 32, 1] is sqrt(2049) from the origin, and 2049 lies between the float16 numbers 2048 and 2050; 300^2 overflows.
+# OpenAI's float16: [32, 32, 1] is sqrt(2049) from the origin, and 2049 lies between the float16 numbers 2048
+# and 2050; 300^2 overflows.
 NEAR, FAR = [[0, 0, 0], [32, 32, 1]], [[300, 0, 0], [300, 32, 0]]
 
 
 def test_openais_distances_are_float16_where_a_block_is_finite():
-    np.testing.assert_array_equal(squared_radii(np.array(NEAR), k=1, distances="openai-float16"), [2048, 2048])
+    np.testing.assert_array_equal(
+        squared_radii(np.array(NEAR), k=1, distances="openai-float16"), [2048, 2048]
+    )
 
 
 def test_openais_distances_are_float32_in_a_whole_block_where_one_overflows():
@@ -248,7 +263,10 @@ def test_openais_blocks_do_not_depend_on_the_pieces():
         whole = squared_radii(rows, distances="openai-float16")
         for piece in (1, 3, 8, 20):
             pieces = [rows[start : start + piece] for start in range(0, 50, piece)]
-            found = [squared_radii_of(rows[start : start + 8], pieces, distances="openai-float16") for start in range(0, 50, 8)]
+            found = [
+                squared_radii_of(rows[start : start + 8], pieces, distances="openai-float16")
+                for start in range(0, 50, 8)
+            ]
             np.testing.assert_array_equal(np.concatenate(found), whole)
     halves = whole == whole.astype(np.float16)
     assert 0 < halves.sum() < 50

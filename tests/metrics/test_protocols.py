@@ -13,7 +13,11 @@ def test_the_protocols_measure_what_their_evaluators_do():
         "clean": ("fid", "kid"),
     }
     assert {protocol.samples for protocol in PROTOCOLS.values()} == {50_000}
-    assert {name: protocol.front_end for name, protocol in PROTOCOLS.items()} == {"adm": "adm", "edm": "edm", "clean": "clean"}
+    assert {name: protocol.front_end for name, protocol in PROTOCOLS.items()} == {
+        "adm": "adm",
+        "edm": "edm",
+        "clean": "clean",
+    }
 
 
 def test_adm_compares_with_10000_reference_images_3_neighbours_and_splits_of_5000():
@@ -22,7 +26,11 @@ def test_adm_compares_with_10000_reference_images_3_neighbours_and_splits_of_500
 
 
 def test_the_seed_ranges_of_edm_follow_each_other_and_hold_50000_samples_each():
-    assert [(first, stop - 1) for first, stop in PROTOCOLS["edm"].seed_ranges] == [(0, 49_999), (50_000, 99_999), (100_000, 149_999)]
+    assert [(first, stop - 1) for first, stop in PROTOCOLS["edm"].seed_ranges] == [
+        (0, 49_999),
+        (50_000, 99_999),
+        (100_000, 149_999),
+    ]
 
 
 def test_the_kernel_distance_is_set_as_in_torch_fidelity():
@@ -36,7 +44,9 @@ def test_metrics_are_chosen_in_the_order_of_the_table_and_once():
     assert chosen(PROTOCOLS["edm"], ["kid", "precision", "fid", "kid"]) == ("fid", "precision", "kid")
 
 
-@pytest.mark.parametrize(("names", "found"), [(["fid", "lpips"], "'lpips'"), (["FID"], "'FID'"), ([], "none")])
+@pytest.mark.parametrize(
+    ("names", "found"), [(["fid", "lpips"], "'lpips'"), (["FID"], "'FID'"), ([], "none")]
+)
 def test_unknown_metrics_are_named_beside_the_known_ones(names, found):
     with pytest.raises(ValueError, match=f"{', '.join(METRICS)}, found {found}"):
         chosen(PROTOCOLS["adm"], names)

@@ -1,4 +1,5 @@
-"""Results: exact JSON, refusal of unlike results, changes against their noise, and standard errors against repeated draws."""
+"""Results: exact JSON, refusal of unlike results, changes against their noise, and standard errors against
+repeated draws."""
 
 import json
 import math
@@ -14,7 +15,15 @@ from torch_fidelity.metric_kid import kid_features_to_metric
 
 from dgflow.metrics.inception_score import inception_score
 from dgflow.metrics.protocols import METRICS
-from dgflow.metrics.result import check_comparable, difference, lowest, read_result, share_error, split_error, subset_error
+from dgflow.metrics.result import (
+    check_comparable,
+    difference,
+    lowest,
+    read_result,
+    share_error,
+    split_error,
+    subset_error,
+)
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 
@@ -35,7 +44,10 @@ def test_a_result_reads_back_exactly(values, text):
         (b"\x93NUMPY", "a.json: expected the JSON that `dgflow metrics` writes, found none"),
         (b"[3.1]", "found a list"),
         (b'{"fid": 3.1}', "with format, values and provenance, found the keys fid"),
-        (b'{"format": 7, "values": {}, "provenance": {"dgflow_version": "9.1"}}', "expected format 1, found 7, written by dgflow 9.1"),
+        (
+            b'{"format": 7, "values": {}, "provenance": {"dgflow_version": "9.1"}}',
+            "expected format 1, found 7, written by dgflow 9.1",
+        ),
     ],
 )
 def test_another_file_is_refused_with_what_it_is(content, message):
@@ -110,13 +122,17 @@ def test_every_field_that_differs_is_named_at_once():
 
 
 def test_other_samples_seeds_and_versions_may_be_compared():
-    check_comparable(result(), result(seed=7, start=100, stop=50_100, samples_digest="f" * 64, dgflow_version="9.9.9"))
+    check_comparable(
+        result(), result(seed=7, start=100, stop=50_100, samples_digest="f" * 64, dgflow_version="9.9.9")
+    )
     check_comparable(result(), result(seed=None, start=None, stop=None))
 
 
 def test_a_change_has_the_error_of_both_and_is_noise_below_two_of_them():
     a = result({"fid": 4.0, "sfid": 6.0, "recall": 0.5}, {"fid": 0.03, "sfid": 0.3, "recall": None})
-    b = result({"recall": 0.4, "sfid": 5.1, "fid": 4.099, "f1": 0.3}, {"recall": None, "sfid": 0.4, "fid": 0.04})
+    b = result(
+        {"recall": 0.4, "sfid": 5.1, "fid": 4.099, "f1": 0.3}, {"recall": None, "sfid": 0.4, "fid": 0.04}
+    )
     changes = difference(a, b)
     assert list(changes) == ["fid", "sfid", "recall"]
     assert changes["fid"] == pytest.approx((-0.099, 0.05, True))
@@ -143,7 +159,11 @@ def _edm(fid: float, first: int, seed: int = 0, **changes):
 def test_the_lowest_of_the_published_seed_ranges_is_named_as_such():
     found = lowest([_edm(1.99, 100_000), _edm(1.97, 0), _edm(1.98, 0, seed=50_000)])
     assert (found.label, found.fid) == ("lowest of 3 seed ranges, as published", 1.97)
-    assert [one.provenance.seed_range for one in found.results] == [(0, 50_000), (50_000, 100_000), (100_000, 150_000)]
+    assert [one.provenance.seed_range for one in found.results] == [
+        (0, 50_000),
+        (50_000, 100_000),
+        (100_000, 150_000),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -158,7 +178,9 @@ def test_the_lowest_of_the_published_seed_ranges_is_named_as_such():
 )
 def test_other_seed_ranges_than_the_published_have_no_published_lowest(starts, found):
     with pytest.raises(
-        ValueError, match=rf"ranges 0-49999, 50000-99999, 100000-149999, .*{found} the lowest of these is not the published"
+        ValueError,
+        match=rf"ranges 0-49999, 50000-99999, 100000-149999, .*{found} the lowest of these is not the "
+        r"published",
     ):
         lowest([_edm(2.0, start) for start in starts])
 
@@ -176,7 +198,9 @@ def test_the_error_of_an_inception_score_is_its_spread_over_repeated_draws():
     rng = np.random.default_rng(0)
     scores = [inception_score(3 * rng.standard_normal((1000, 10)), split_size=100) for _ in range(300)]
     predicted = np.sqrt(np.mean([split_error(score.std, 10) ** 2 for score in scores]))  # pyright: ignore[reportOptionalOperand]
-    assert predicted == pytest.approx(np.std([score.mean for score in scores]), rel=0.15)  # 4 % each from 300 draws
+    assert predicted == pytest.approx(
+        np.std([score.mean for score in scores]), rel=0.15
+    )  # 4 % each from 300 draws
     assert split_error(0.0, 1) is None
 
 
@@ -199,9 +223,13 @@ def test_the_error_of_a_kernel_distance_is_its_spread_over_repeated_draws_where_
         )
         for _ in range(150)
     ]
-    means, stds = np.array([[one[f"kernel_inception_distance_{what}"] for what in ("mean", "std")] for one in found]).T
+    means, stds = np.array(
+        [[one[f"kernel_inception_distance_{what}"] for what in ("mean", "std")] for one in found]
+    ).T
     predicted = np.sqrt(np.mean([subset_error(std, subsets, size, n) ** 2 for std in stds]))  # pyright: ignore[reportOptionalOperand]
-    assert 1.0 < predicted / means.std() < 2.0  # the reference's share of the spread makes it too large, by root 2 if both sides are alike
+    assert (
+        1.0 < predicted / means.std() < 2.0
+    )  # the reference's share of the spread makes it too large, by root 2 if both sides are alike
     assert stds.mean() / np.sqrt(subsets) < 0.7 * means.std()  # what is often given is too small
 
 

@@ -1,4 +1,5 @@
-"""Networks prepared for sampling: the same numbers in another memory format, precision or compiled, and no more gradients than needed."""
+"""Networks prepared for sampling: the same numbers in another memory format, precision or compiled, and no
+more gradients than needed."""
 
 from typing import Any
 
@@ -10,11 +11,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dgflow.diffusion.acceleration import prepared, products
 from dgflow.diffusion.discriminator_guidance import DiscriminatorGuidance, log_ratio_and_gradient
 from dgflow.diffusion.heun import edm_sigmas, heun
-from dgflow.networks.adm import ADMEncoder
-from dgflow.networks.discriminator import Discriminator
-from dgflow.networks.edm import EDMPrecond, SongUNet, VPPrecond, iDDPMPrecond
+from dgflow.networks.adm.encoder import ADMEncoder
+from dgflow.networks.discriminator.module import Discriminator
+from dgflow.networks.edm.preconditioners import EDMPrecond, SongUNet, VPPrecond, iDDPMPrecond
 
-SMALL: dict[str, Any] = {"image_size": 16, "in_channels": 3, "model_channels": 32, "out_channels": 10, "num_res_blocks": 1}
+SMALL: dict[str, Any] = {
+    "image_size": 16,
+    "in_channels": 3,
+    "model_channels": 32,
+    "out_channels": 10,
+    "num_res_blocks": 1,
+}
 SMALL |= {"attention_resolutions": (1, 2), "channel_mult": (1, 2), "num_head_channels": 16}
 HEAD = SMALL | {"image_size": 8, "in_channels": 64, "out_channels": 1, "channel_mult": (1,)}
 
@@ -25,7 +32,9 @@ def randomised(network: nn.Module) -> Any:
     with torch.no_grad():
         for parameter in network.parameters():
             noise = torch.randn_like(parameter)
-            parameter.copy_(parameter + 0.1 * noise if parameter.ndim < 2 else 0.5 * noise / parameter[0].numel() ** 0.5)
+            parameter.copy_(
+                parameter + 0.1 * noise if parameter.ndim < 2 else 0.5 * noise / parameter[0].numel() ** 0.5
+            )
     return network.eval()
 
 
@@ -34,12 +43,18 @@ def discriminator() -> Discriminator:
 
 
 def score_network() -> VPPrecond:
-    return randomised(VPPrecond(SongUNet(16, 3, model_channels=32, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(8,))))
+    return randomised(
+        VPPrecond(
+            SongUNet(16, 3, model_channels=32, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(8,))
+        )
+    )
 
 
 def images(size: int = 2) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
-    return torch.randn(size, 3, 16, 16, dtype=torch.float64, generator=generator), torch.linspace(0.5, 2.0, size, dtype=torch.float64)
+    return torch.randn(size, 3, 16, 16, dtype=torch.float64, generator=generator), torch.linspace(
+        0.5, 2.0, size, dtype=torch.float64
+    )
 
 
 def denoised_and_gradient(score: nn.Module, guide: Discriminator) -> tuple[Tensor, Tensor]:
@@ -55,11 +70,17 @@ def assert_close(found: tuple[Tensor, ...], expected: tuple[Tensor, ...], bound:
         assert float((a - b).norm() / b.norm()) < bound
 
 
-@pytest.mark.parametrize(("precision", "bound", "gradient_bound"), [("float32", 1e-5, 3e-5), ("bfloat16", 0.02, 0.1)])
-def test_a_prepared_network_gives_the_numbers_of_the_plain_one(precision: Any, bound: float, gradient_bound: float) -> None:
+@pytest.mark.parametrize(
+    ("precision", "bound", "gradient_bound"), [("float32", 1e-5, 3e-5), ("bfloat16", 0.02, 0.1)]
+)
+def test_a_prepared_network_gives_the_numbers_of_the_plain_one(
+    precision: Any, bound: float, gradient_bound: float
+) -> None:
     # The gradient of a random network is a small difference of large terms.
     denoised, gradient = denoised_and_gradient(score_network(), discriminator())
-    found = denoised_and_gradient(prepared(score_network(), precision=precision), prepared(discriminator(), precision=precision))
+    found = denoised_and_gradient(
+        prepared(score_network(), precision=precision), prepared(discriminator(), precision=precision)
+    )
     assert_close(found[:1], (denoised,), bound)
     assert_close(found[1:], (gradient,), gradient_bound)
 
@@ -118,7 +139,12 @@ def test_a_compiled_network_gives_the_same_numbers_and_gradients() -> None:
 
 
 def test_guided_sampling_with_prepared_networks_waits_for_no_number_of_the_device() -> None:
-    score, guide = prepared(randomised(EDMPrecond(SongUNet(16, 3, model_channels=32, channel_mult=(1, 2), num_blocks=1)))), discriminator()
+    score, guide = (
+        prepared(
+            randomised(EDMPrecond(SongUNet(16, 3, model_channels=32, channel_mult=(1, 2), num_blocks=1)))
+        ),
+        discriminator(),
+    )
     asked = []
 
     class Forbid(TorchDispatchMode):
@@ -127,9 +153,18 @@ def test_guided_sampling_with_prepared_networks_waits_for_no_number_of_the_devic
             return func(*args, **(kwargs or {}))
 
     with Forbid():
-        heun(score, images()[0], edm_sigmas(3), guidance=[DiscriminatorGuidance(prepared(guide, precision="bfloat16"))])
+        heun(
+            score,
+            images()[0],
+            edm_sigmas(3),
+            guidance=[DiscriminatorGuidance(prepared(guide, precision="bfloat16"))],
+        )
     assert any("convolution_backward" in name for name in asked)
-    assert not [name for name in asked if any(word in name for word in ("_local_scalar_dense", "nonzero", "equal.default"))]
+    assert not [
+        name
+        for name in asked
+        if any(word in name for word in ("_local_scalar_dense", "nonzero", "equal.default"))
+    ]
 
 
 def test_products_are_rounded_only_where_tf32_is_asked_for_and_only_for_so_long():

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dgflow.networks.adm_layers import AttentionBlock, ResBlock
-from dgflow.networks.adm_unet import ADMUNet
+from dgflow.networks.adm.layers import AttentionBlock, ResBlock
+from dgflow.networks.adm.unet import ADMUNet
 from dgflow.networks.labels import check_labels
 
 SMALL: dict[str, Any] = {"image_size": 16, "model_channels": 32, "out_channels": 6, "num_res_blocks": 1}
@@ -23,7 +23,9 @@ def unet(randomise: bool = True, **changes: Any) -> ADMUNet:
         with torch.no_grad():
             for parameter in network.parameters():
                 noise = torch.randn_like(parameter)
-                parameter.copy_(parameter + 0.2 * noise if parameter.ndim < 2 else noise / parameter[0].numel() ** 0.5)
+                parameter.copy_(
+                    parameter + 0.2 * noise if parameter.ndim < 2 else noise / parameter[0].numel() ** 0.5
+                )
     return network.eval()
 
 
@@ -42,7 +44,9 @@ def test_a_sample_gets_the_same_output_whoever_its_batch_mates_are(changes: dict
     given = (labels, labels.flip(0)) if network.num_classes else (None, None)
     expected = network(x, t, given[0])[1]
     others = torch.cat([5 * x[2:], x[1:2], x[:1] - 3])
-    torch.testing.assert_close(network(others, torch.tensor([7, 300, 999]), given[1])[1], expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        network(others, torch.tensor([7, 300, 999]), given[1])[1], expected, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_one_step_for_the_batch_equals_the_same_step_for_each_sample_and_whole_steps_equal_floats() -> None:
@@ -60,7 +64,10 @@ def test_one_hot_rows_mean_the_same_as_indices_and_other_labels_change_the_outpu
 
 
 def test_a_number_of_heads_means_the_same_as_channels_a_head() -> None:
-    by_channels, by_number = unet(channel_mult=(1, 1)), unet(channel_mult=(1, 1), num_head_channels=None, num_heads=2)
+    by_channels, by_number = (
+        unet(channel_mult=(1, 1)),
+        unet(channel_mult=(1, 1), num_head_channels=None, num_heads=2),
+    )
     by_number.load_state_dict(by_channels.state_dict())
     assert torch.equal(by_number(*batch()), by_channels(*batch()))
 
@@ -72,7 +79,9 @@ def test_dropout_acts_in_training_only() -> None:
 
 
 @pytest.mark.parametrize("changes", [{}, PLAIN], ids=["published", "plain"])
-def test_weights_in_bfloat16_give_nearly_the_same_numbers_in_the_dtype_of_the_input(changes: dict[str, Any]) -> None:
+def test_weights_in_bfloat16_give_nearly_the_same_numbers_in_the_dtype_of_the_input(
+    changes: dict[str, Any],
+) -> None:
     network, (x, t, labels) = unet(**changes), batch()
     labels = labels if network.num_classes else None
     expected = network(x, t, labels)
@@ -93,7 +102,9 @@ def test_layers_given_channels_last_images_give_channels_last_images(new_order: 
     x, emb = torch.randn(2, 64, 8, 8).contiguous(memory_format=torch.channels_last), torch.randn(2, 16)
     layers = (
         AttentionBlock(64, 2, new_order),
-        lambda x: ResBlock(64, 64, 16, use_scale_shift_norm=True, resample="up").to(memory_format=torch.channels_last)(x, emb),
+        lambda x: ResBlock(64, 64, 16, use_scale_shift_norm=True, resample="up").to(
+            memory_format=torch.channels_last
+        )(x, emb),
     )
     for layer in layers:
         assert layer(x).is_contiguous(memory_format=torch.channels_last)
@@ -142,6 +153,8 @@ def test_labels_in_range_pass_the_check(labels: Tensor) -> None:
     ],
     ids=["range", "width", "float"],
 )
-def test_labels_out_of_range_or_of_another_form_are_refused_by_the_check(labels: Tensor, message: str) -> None:
+def test_labels_out_of_range_or_of_another_form_are_refused_by_the_check(
+    labels: Tensor, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         check_labels(labels, 5)

@@ -1,4 +1,5 @@
-"""DhariwalUNet, the iDDPM preconditioner and precision of the EDM networks: closed forms, initialisation, rounding, and refusals."""
+"""DhariwalUNet, the iDDPM preconditioner and precision of the EDM networks: closed forms, initialisation,
+rounding, and refusals."""
 
 import math
 from typing import Any
@@ -7,12 +8,31 @@ import pytest
 import torch
 from torch import Tensor
 
-from dgflow.networks.edm import DhariwalUNet, EDMPrecond, SongUNet, VEPrecond, VPPrecond, check_sigmas, iDDPMPrecond
-from dgflow.networks.edm_layers import FourierEmbedding
+from dgflow.networks.edm.layers import FourierEmbedding
+from dgflow.networks.edm.preconditioners import (
+    DhariwalUNet,
+    EDMPrecond,
+    SongUNet,
+    VEPrecond,
+    VPPrecond,
+    check_sigmas,
+    iDDPMPrecond,
+)
 
-SMALL: dict[str, Any] = {"img_resolution": 8, "img_channels": 3, "model_channels": 32, "channel_mult": (1, 2), "num_blocks": 1}
+SMALL: dict[str, Any] = {
+    "img_resolution": 8,
+    "img_channels": 3,
+    "model_channels": 32,
+    "channel_mult": (1, 2),
+    "num_blocks": 1,
+}
 SMALL |= {"attn_resolutions": (4,), "dropout": 0.0}
-NCSNPP: dict[str, Any] = {"embedding_type": "fourier", "encoder_type": "residual", "channel_mult_noise": 2, "resample_filter": (1, 3, 3, 1)}
+NCSNPP: dict[str, Any] = {
+    "embedding_type": "fourier",
+    "encoder_type": "residual",
+    "channel_mult_noise": 2,
+    "resample_filter": (1, 3, 3, 1),
+}
 
 
 def dhariwal(**changes: Any) -> DhariwalUNet:
@@ -26,7 +46,9 @@ def randomised(network: torch.nn.Module) -> torch.nn.Module:
     with torch.no_grad():
         for parameter in network.parameters():
             noise = torch.randn_like(parameter)
-            parameter.copy_(parameter + 0.2 * noise if parameter.ndim < 2 else noise / parameter[0].numel() ** 0.5)
+            parameter.copy_(
+                parameter + 0.2 * noise if parameter.ndim < 2 else noise / parameter[0].numel() ** 0.5
+            )
     return network.eval()
 
 
@@ -60,7 +82,11 @@ def test_every_block_of_a_listed_side_has_attention_and_narrow_ones_have_none() 
 
 
 def test_labels_may_be_indices_or_rows_and_none_means_rows_of_zeros() -> None:
-    denoiser, sigma, labels = randomised(EDMPrecond(dhariwal(label_dim=5))), torch.tensor([0.5, 1.0, 2.0]), torch.tensor([0, 4, 2])
+    denoiser, sigma, labels = (
+        randomised(EDMPrecond(dhariwal(label_dim=5))),
+        torch.tensor([0.5, 1.0, 2.0]),
+        torch.tensor([0, 4, 2]),
+    )
     assert torch.equal(denoiser(images(), sigma, labels), denoiser(images(), sigma, torch.eye(5)[labels]))
     torch.testing.assert_close(denoiser(images(), sigma), denoiser(images(), sigma, torch.zeros(3, 5)))
     assert not torch.allclose(denoiser(images(), sigma, labels), denoiser(images(), sigma), atol=1e-3)
@@ -70,10 +96,15 @@ def test_a_sample_is_denoised_the_same_whoever_its_batch_mates_are() -> None:
     denoiser, sigma = randomised(EDMPrecond(dhariwal())), torch.tensor([0.5, 1.0, 2.0])
     others = torch.cat([images()[:1], 10 * images()[1:].flip(0)])
     expected = denoiser(images(), sigma)[:1]
-    torch.testing.assert_close(denoiser(others, torch.tensor([0.5, 40.0, 0.01]))[:1], expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        denoiser(others, torch.tensor([0.5, 40.0, 0.01]))[:1], expected, rtol=1e-4, atol=1e-5
+    )
 
 
-@pytest.mark.parametrize("changes", [{"img_resolution": 9}, {"model_channels": 100, "attn_resolutions": (4, 8), "channel_mult": (2, 2)}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"img_resolution": 9}, {"model_channels": 100, "attn_resolutions": (4, 8), "channel_mult": (2, 2)}],
+)
 def test_settings_that_cannot_work_are_refused_with_the_reason(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="cannot be halved 1 times|cannot be split into 3 attention heads"):
         dhariwal(**changes)
@@ -82,15 +113,28 @@ def test_settings_that_cannot_work_are_refused_with_the_reason(changes: dict[str
 def test_the_levels_of_iddpm_are_those_of_the_cosine_schedule() -> None:
     denoiser, steps = iddpm(), torch.arange(1, 1001, dtype=torch.float64)
     alpha_bar = (0.5 * math.pi * steps / 1000 / 1.008).sin() ** 2
-    torch.testing.assert_close(denoiser.u[1:].double(), (alpha_bar[-1] / alpha_bar - 1).sqrt(), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(denoiser.u[0].double() ** 2 + 1, 1000 * (denoiser.u[1].double() ** 2 + 1), rtol=1e-5, atol=0)
-    assert (denoiser.sigma_min, denoiser.sigma_max) == (pytest.approx(0.0064223, rel=1e-5), pytest.approx(20291.17, rel=1e-6))
+    torch.testing.assert_close(
+        denoiser.u[1:].double(), (alpha_bar[-1] / alpha_bar - 1).sqrt(), rtol=1e-4, atol=1e-5
+    )
+    torch.testing.assert_close(
+        denoiser.u[0].double() ** 2 + 1, 1000 * (denoiser.u[1].double() ** 2 + 1), rtol=1e-5, atol=0
+    )
+    assert (denoiser.sigma_min, denoiser.sigma_max) == (
+        pytest.approx(0.0064223, rel=1e-5),
+        pytest.approx(20291.17, rel=1e-6),
+    )
 
 
 def test_sigma_is_rounded_to_the_nearest_level_on_the_host_as_on_the_device() -> None:
     denoiser = iddpm()
     u = denoiser.u.double()
-    sigmas = torch.cat([u[300:600:50] * 0.6 + u[301:601:50] * 0.4, u[[0]] * 9, torch.tensor([0.0, 1e-5], dtype=torch.float64)])
+    sigmas = torch.cat(
+        [
+            u[300:600:50] * 0.6 + u[301:601:50] * 0.4,
+            u[[0]] * 9,
+            torch.tensor([0.0, 1e-5], dtype=torch.float64),
+        ]
+    )
     expected = torch.cat([u[300:600:50], u[[0]], u[[1000, 1000]]])
     assert torch.equal(denoiser.round_sigma(sigmas), expected)
     assert torch.equal(denoiser.round_sigma(sigmas[:6].reshape(2, 3)), expected[:6].reshape(2, 3))
@@ -117,7 +161,9 @@ def test_iddpm_uses_the_first_half_of_the_outputs_only() -> None:
 
 
 @pytest.mark.parametrize(
-    "build", [lambda: SongUNet(**SMALL | NCSNPP), lambda: SongUNet(**SMALL), dhariwal], ids=["ncsn++", "ddpm++", "adm"]
+    "build",
+    [lambda: SongUNet(**SMALL | NCSNPP), lambda: SongUNet(**SMALL), dhariwal],
+    ids=["ncsn++", "ddpm++", "adm"],
 )
 def test_weights_in_bfloat16_give_nearly_the_same_numbers_in_float32(build: Any) -> None:
     denoiser, sigma = randomised(EDMPrecond(build())), torch.tensor([0.01, 0.5, 80.0])
@@ -132,7 +178,9 @@ def test_weights_in_bfloat16_give_nearly_the_same_numbers_in_float32(build: Any)
 def test_the_memory_format_changes_nothing(build: Any) -> None:
     denoiser, sigma = randomised(EDMPrecond(build())), torch.tensor([0.01, 0.5, 80.0])
     expected = denoiser(images(), sigma)
-    torch.testing.assert_close(denoiser.to(memory_format=torch.channels_last)(images(), sigma), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        denoiser.to(memory_format=torch.channels_last)(images(), sigma), expected, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_levels_and_frequencies_keep_float32_when_the_rest_is_converted_and_follow_wider_types() -> None:
@@ -148,7 +196,12 @@ def test_levels_and_frequencies_keep_float32_when_the_rest_is_converted_and_foll
 @pytest.mark.parametrize("labels", [torch.tensor([0, 1]), torch.eye(5)[:2]], ids=["indices", "one-hot"])
 def test_the_forward_pass_needs_no_value_on_the_host(labels: Tensor) -> None:
     denoiser = iddpm(label_dim=5).to("meta")
-    assert denoiser(images(2).to("meta"), torch.ones(2, device="meta"), labels.to("meta")).shape == (2, 3, 8, 8)
+    assert denoiser(images(2).to("meta"), torch.ones(2, device="meta"), labels.to("meta")).shape == (
+        2,
+        3,
+        8,
+        8,
+    )
 
 
 @pytest.mark.parametrize(
@@ -167,13 +220,19 @@ def test_schedules_within_the_range_of_the_network_pass_the_check(denoiser: Any,
 @pytest.mark.parametrize(
     ("denoiser", "sigmas", "message"),
     [
-        (VEPrecond(dhariwal()), [120.0, 1.0, 0.0], r"VEPrecond knows sigma from 0.02 to 100 .*level 0 of the schedule is 120"),
+        (
+            VEPrecond(dhariwal()),
+            [120.0, 1.0, 0.0],
+            r"VEPrecond knows sigma from 0.02 to 100 .*level 0 of the schedule is 120",
+        ),
         (VPPrecond(dhariwal()), [80.0, 0.0001, 0.0], r"VPPrecond .* level 1 of the schedule is 0.0001"),
         (EDMPrecond(dhariwal()), [80.0, 0.0, 0.0], r"level 1 of the schedule is 0:"),
         (EDMPrecond(dhariwal()), [math.inf, 0.0], r"level 0 of the schedule is inf"),
         (EDMPrecond(dhariwal()), [80.0, math.nan], r"level 1 of the schedule is nan"),
     ],
 )
-def test_schedules_beyond_the_range_of_the_network_are_refused_with_the_level(denoiser: Any, sigmas: list[float], message: str) -> None:
+def test_schedules_beyond_the_range_of_the_network_are_refused_with_the_level(
+    denoiser: Any, sigmas: list[float], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         check_sigmas(denoiser, sigmas)

@@ -1,4 +1,5 @@
-"""The discriminator and its ADM encoders: gradients, independence of samples, frozen features, training, and refusals."""
+"""The discriminator and its ADM encoders: gradients, independence of samples, frozen features, training, and
+refusals."""
 
 from typing import Any
 
@@ -6,23 +7,40 @@ import pytest
 import torch
 from torch import Tensor
 
-from dgflow.networks.adm import ADMEncoder
-from dgflow.networks.adm_layers import GroupNorm
-from dgflow.networks.discriminator import Discriminator
+from dgflow.networks.adm.encoder import ADMEncoder
+from dgflow.networks.adm.layers import GroupNorm
+from dgflow.networks.discriminator.module import Discriminator
 
-EXTRACTOR: dict[str, Any] = {"image_size": 16, "in_channels": 3, "model_channels": 32, "out_channels": 10, "num_res_blocks": 1}
+EXTRACTOR: dict[str, Any] = {
+    "image_size": 16,
+    "in_channels": 3,
+    "model_channels": 32,
+    "out_channels": 10,
+    "num_res_blocks": 1,
+}
 EXTRACTOR |= {"attention_resolutions": (2,), "channel_mult": (1, 1), "num_head_channels": 16}
-HEAD = EXTRACTOR | {"image_size": 8, "in_channels": 32, "out_channels": 1, "attention_resolutions": (0, 1), "channel_mult": (1,)}
+HEAD = EXTRACTOR | {
+    "image_size": 8,
+    "in_channels": 32,
+    "out_channels": 1,
+    "attention_resolutions": (0, 1),
+    "channel_mult": (1,),
+}
 
 
 def discriminator(num_classes: int | None = 10, **changes: Any) -> Discriminator:
-    """In float64, with every parameter random: freshly built networks are almost constant, since their branches end in zeros."""
+    """In float64, with every parameter random: freshly built networks are almost constant, since their
+    branches end in zeros."""
     torch.manual_seed(0)
-    network = Discriminator(ADMEncoder(**EXTRACTOR, **changes), ADMEncoder(**HEAD, num_classes=num_classes, **changes)).double()
+    network = Discriminator(
+        ADMEncoder(**EXTRACTOR, **changes), ADMEncoder(**HEAD, num_classes=num_classes, **changes)
+    ).double()
     with torch.no_grad():
         for parameter in network.parameters():
             noise = torch.randn_like(parameter)
-            parameter.copy_(parameter + 0.2 * noise if parameter.ndim < 2 else noise / parameter[0].numel() ** 0.5)
+            parameter.copy_(
+                parameter + 0.2 * noise if parameter.ndim < 2 else noise / parameter[0].numel() ** 0.5
+            )
     return network
 
 
@@ -34,17 +52,27 @@ def batch(size: int = 3) -> tuple[Tensor, Tensor, Tensor]:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"pool": "adaptive"}, {"use_scale_shift_norm": False}, {"resblock_updown": False}, {"new_attention_order": True}],
+    [
+        {},
+        {"pool": "adaptive"},
+        {"use_scale_shift_norm": False},
+        {"resblock_updown": False},
+        {"new_attention_order": True},
+    ],
     ids=lambda changes: "-".join(changes) or "published",
 )
-def test_the_gradient_with_respect_to_the_sample_agrees_with_finite_differences(changes: dict[str, Any]) -> None:
+def test_the_gradient_with_respect_to_the_sample_agrees_with_finite_differences(
+    changes: dict[str, Any],
+) -> None:
     network = discriminator(**changes)
     x, t, labels = batch()
     gradient = torch.autograd.grad(network(x.requires_grad_(), t, labels).sum(), x)[0]
     direction = torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     step = 1e-5
     with torch.no_grad():
-        difference = (network(x + step * direction, t, labels) - network(x - step * direction, t, labels)) / (2 * step)
+        difference = (network(x + step * direction, t, labels) - network(x - step * direction, t, labels)) / (
+            2 * step
+        )
     torch.testing.assert_close((gradient * direction).sum((1, 2, 3)), difference, rtol=1e-6, atol=1e-9)
     assert difference.abs().min() > 1e-3
 
@@ -61,14 +89,22 @@ def test_a_sample_gets_the_same_logit_and_gradient_whoever_its_batch_mates_are()
     logit, gradient = evaluate(x, t, labels)
     x_other, t_other, labels_other = x.clone(), t.clone(), labels.clone()
     x_other[1:], t_other[1:], labels_other[1:] = 5 * x[1:].flip(0), 0.5, 7
-    for logit_other, gradient_other in (evaluate(x_other, t_other, labels_other), evaluate(x[:1], t[:1], labels[:1])):
+    for logit_other, gradient_other in (
+        evaluate(x_other, t_other, labels_other),
+        evaluate(x[:1], t[:1], labels[:1]),
+    ):
         torch.testing.assert_close(logit_other[:1], logit[:1], rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(gradient_other[:1], gradient[:1], rtol=1e-11, atol=1e-12)
 
 
 def test_one_time_for_the_batch_equals_the_same_time_given_for_each_sample() -> None:
     network, (x, _, labels) = discriminator(), batch()
-    torch.testing.assert_close(network(x, torch.tensor([0.3]), labels), network(x, torch.full((3,), 0.3), labels), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        network(x, torch.tensor([0.3]), labels),
+        network(x, torch.full((3,), 0.3), labels),
+        rtol=1e-12,
+        atol=1e-12,
+    )
 
 
 def test_time_in_unit_interval_times_999_equals_the_integer_step() -> None:
@@ -83,7 +119,9 @@ def test_the_logit_is_the_head_on_the_features_of_the_extractor() -> None:
     network, (x, t, labels) = discriminator(), batch()
     assert network.features is not None
     assert torch.equal(network(x, t, labels), network.head(network.features.features(x, t), t, labels)[:, 0])
-    assert torch.equal(Discriminator(None, network.head)(network.features.features(x, t), t, labels), network(x, t, labels))
+    assert torch.equal(
+        Discriminator(None, network.head)(network.features.features(x, t), t, labels), network(x, t, labels)
+    )
 
 
 def test_labels_change_the_logit_and_one_hot_rows_mean_the_same_as_indices() -> None:
@@ -116,7 +154,9 @@ def test_one_training_step_lowers_the_loss_and_leaves_the_extractor_alone() -> N
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     x, t, is_real = torch.randn(16, 3, 16, 16), torch.rand(16), (torch.arange(16) % 2).float()
     x += is_real[:, None, None, None]
-    optimizer = torch.optim.Adam([parameter for parameter in network.parameters() if parameter.requires_grad], lr=1e-3)
+    optimizer = torch.optim.Adam(
+        [parameter for parameter in network.parameters() if parameter.requires_grad], lr=1e-3
+    )
 
     def loss() -> Tensor:
         return torch.nn.functional.binary_cross_entropy_with_logits(network(x, t), is_real)
@@ -127,7 +167,11 @@ def test_one_training_step_lowers_the_loss_and_leaves_the_extractor_alone() -> N
     assert loss() < first
     changed = {name for name, tensor in network.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed and all(name.startswith("head.") for name in changed)
-    assert all(parameter.grad is None for name, parameter in network.named_parameters() if name.startswith("features."))
+    assert all(
+        parameter.grad is None
+        for name, parameter in network.named_parameters()
+        if name.startswith("features.")
+    )
 
 
 def test_pooled_features_times_the_last_layer_are_the_adaptive_logits() -> None:
@@ -147,7 +191,9 @@ def test_group_norm_is_computed_in_float32_when_the_network_is_in_half_precision
     torch.manual_seed(5)
     norm = GroupNorm(32).bfloat16()
     x = (1000 + torch.randn(2, 32, 8, 8)).bfloat16()
-    expected = torch.nn.functional.group_norm(x.float(), 32, torch.ones(32), torch.zeros(32), norm.eps).bfloat16()
+    expected = torch.nn.functional.group_norm(
+        x.float(), 32, torch.ones(32), torch.zeros(32), norm.eps
+    ).bfloat16()
     assert torch.equal(norm(x), expected)
 
 
@@ -185,6 +231,8 @@ def test_labels_that_an_encoder_cannot_use_are_refused() -> None:
         ({}, {"image_size": 16}, "the head takes 32 of 16"),
     ],
 )
-def test_parts_that_do_not_fit_are_refused(extractor: dict[str, Any], head: dict[str, Any], message: str) -> None:
+def test_parts_that_do_not_fit_are_refused(
+    extractor: dict[str, Any], head: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         Discriminator(ADMEncoder(**EXTRACTOR | extractor), ADMEncoder(**HEAD | head))

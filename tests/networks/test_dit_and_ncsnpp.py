@@ -1,4 +1,5 @@
-"""DiT, NCSN++ and LSGM's prior: closed forms, conventions of times and labels, precision, independence of batch mates, and refusals."""
+"""DiT, NCSN++ and LSGM's prior: closed forms, conventions of times and labels, precision, independence of
+batch mates, and refusals."""
 
 import math
 from collections.abc import Callable
@@ -8,14 +9,25 @@ import pytest
 import torch
 from torch import Tensor
 
-from dgflow.networks.dit import SIZES, DiT, from_diffusers, position_table
-from dgflow.networks.lsgm_prior import LSGMPrior
-from dgflow.networks.ncsnpp import NCSNpp
-from dgflow.networks.ncsnpp_layers import Resample
+from dgflow.networks.dit.module import SIZES, DiT, from_diffusers, position_table
+from dgflow.networks.lsgm.prior import LSGMPrior
+from dgflow.networks.ncsnpp.layers import Resample
+from dgflow.networks.ncsnpp.module import NCSNpp
 
 TINY_DIT: dict[str, Any] = {"input_size": 4, "hidden_size": 16, "depth": 2, "num_heads": 2, "num_classes": 5}
-TINY: dict[str, Any] = {"image_size": 8, "ch_mult": (1, 2), "num_res_blocks": 1, "attn_resolutions": (4,), "dropout": 0.0}
-NCSNPP: dict[str, Any] = {"embedding_type": "fourier", "fir": True, "progressive_input": "residual", "scale_by_sigma": True}
+TINY: dict[str, Any] = {
+    "image_size": 8,
+    "ch_mult": (1, 2),
+    "num_res_blocks": 1,
+    "attn_resolutions": (4,),
+    "dropout": 0.0,
+}
+NCSNPP: dict[str, Any] = {
+    "embedding_type": "fourier",
+    "fir": True,
+    "progressive_input": "residual",
+    "scale_by_sigma": True,
+}
 
 Network = TypeVar("Network", bound=torch.nn.Module)
 
@@ -27,7 +39,9 @@ def randomised(network: Network) -> Network:
         for parameter in network.parameters():
             if parameter.requires_grad:
                 noise = torch.randn(parameter.shape, generator=generator)
-                parameter.copy_(parameter + 0.2 * noise if parameter.ndim < 2 else noise / parameter[0].numel() ** 0.5)
+                parameter.copy_(
+                    parameter + 0.2 * noise if parameter.ndim < 2 else noise / parameter[0].numel() ** 0.5
+                )
     return network.eval()
 
 
@@ -44,7 +58,13 @@ def ncsnpp(**changes: Any) -> NCSNpp:
 
 def prior(**changes: Any) -> LSGMPrior:
     torch.manual_seed(0)
-    settings: dict[str, Any] = {"num_input_channels": 3, "num_channels": 8, "embedding_dim": 16, **TINY, **changes}
+    settings: dict[str, Any] = {
+        "num_input_channels": 3,
+        "num_channels": 8,
+        "embedding_dim": 16,
+        **TINY,
+        **changes,
+    }
     return randomised(LSGMPrior(**settings))
 
 
@@ -57,7 +77,9 @@ ASKED: dict[str, Callable[[Tensor, slice], Tensor]] = {
     "dit": lambda x, rows: dit()(x, TIMES[rows], LABELS[rows]),
     "ddpm++": lambda x, rows: ncsnpp()(x, TIMES[rows]),
     "ncsn++": lambda x, rows: ncsnpp(**NCSNPP)(x, TIMES[rows]),
-    "skips": lambda x, rows: ncsnpp(progressive="output_skip", progressive_input="input_skip", progressive_combine="cat")(x, TIMES[rows]),
+    "skips": lambda x, rows: ncsnpp(
+        progressive="output_skip", progressive_input="input_skip", progressive_combine="cat"
+    )(x, TIMES[rows]),
     "residual without fir": lambda x, rows: ncsnpp(progressive_input="residual")(x, TIMES[rows]),
     "prior": lambda x, rows: prior().epsilon(x, TIMES[rows] / 1000, TIMES[rows] / 1000),
 }
@@ -71,11 +93,16 @@ def test_a_sample_has_the_same_output_whoever_its_batch_mates_are(name: str) -> 
     torch.testing.assert_close(ASKED[name](x[1:2], slice(1, 2)), together[1:2], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "millions"), [("DiT-S/2", 33), ("DiT-B/2", 130), ("DiT-L/2", 458), ("DiT-XL/2", 675)])
+@pytest.mark.parametrize(
+    ("name", "millions"), [("DiT-S/2", 33), ("DiT-B/2", 130), ("DiT-L/2", 458), ("DiT-XL/2", 675)]
+)
 def test_the_sizes_by_name_have_the_parameters_of_the_paper(name: str, millions: int) -> None:
     with torch.device("meta"):
         network = DiT(**SIZES[name])
-    assert round(sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad) / 1e6) == millions
+    assert (
+        round(sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad) / 1e6)
+        == millions
+    )
 
 
 def test_a_fresh_dit_predicts_zero_and_its_blocks_are_the_identity() -> None:
@@ -97,7 +124,9 @@ def test_one_hot_rows_equal_indices_and_the_null_label_is_a_class_of_its_own() -
     network = dit()
     expected = network(images(4, 4), TIMES, LABELS)
     assert torch.equal(network(images(4, 4), TIMES, torch.eye(6)[LABELS]), expected)
-    assert network.null_label == 5 and not torch.allclose(network(images(4, 4), TIMES, LABELS * 0), expected, atol=1e-3)
+    assert network.null_label == 5 and not torch.allclose(
+        network(images(4, 4), TIMES, LABELS * 0), expected, atol=1e-3
+    )
     assert dit(null_class=False).y_embedder.embedding_table.num_embeddings == 5
 
 
@@ -111,7 +140,9 @@ def test_one_hot_rows_equal_indices_and_the_null_label_is_a_class_of_its_own() -
     ],
     ids=["dit", "ncsn++", "ddpm++", "prior"],
 )
-def test_weights_in_bfloat16_change_the_output_by_its_rounding_and_not_by_that_of_times(build: Any, ask: Any) -> None:
+def test_weights_in_bfloat16_change_the_output_by_its_rounding_and_not_by_that_of_times(
+    build: Any, ask: Any
+) -> None:
     network = build()
     expected = ask(network).detach()
     # At step 999 a time rounded to bfloat16 would be off by up to 2, which turns the fastest sines around.
@@ -137,7 +168,9 @@ def test_the_filter_doubles_a_ramp_by_linear_interpolation_and_halves_it_to_midp
     torch.testing.assert_close(coarser[..., 1:-1, 1:-1], torch.tensor([2.5, 4.5]).expand(1, 2, 2, 2))
 
 
-def test_fourier_networks_divide_by_the_sigma_given_and_positional_ones_by_the_stored_sigma_of_the_step() -> None:
+def test_fourier_networks_divide_by_the_sigma_given_and_positional_ones_by_the_stored_sigma_of_the_step() -> (
+    None
+):
     ve, plain_ve = ncsnpp(**NCSNPP), ncsnpp(**NCSNPP | {"scale_by_sigma": False})
     torch.testing.assert_close(ve(images(), TIMES) * TIMES[:, None, None, None], plain_ve(images(), TIMES))
     vp, plain_vp = ncsnpp(scale_by_sigma=True, sigma_min=0.5, sigma_max=8.0), ncsnpp()
@@ -156,37 +189,66 @@ def test_the_vp_score_is_minus_the_noise_over_its_standard_deviation_at_step_999
 
 
 @pytest.mark.parametrize("logit", [-math.inf, 0.0, math.inf])
-def test_the_prior_s_noise_goes_from_that_of_a_normal_prior_to_the_network_s_with_the_mixing_logit(logit: float) -> None:
+def test_the_prior_s_noise_goes_from_that_of_a_normal_prior_to_the_network_s_with_the_mixing_logit(
+    logit: float,
+) -> None:
     network, t, variance = prior(), torch.tensor(0.3), torch.tensor([0.25, 0.5, 1.0])
     assert network.mixing_logit is not None
     network.mixing_logit.data.fill_(logit)
     share = 1 / (1 + math.exp(-logit))
     expected = (1 - share) * variance.sqrt()[:, None, None, None] * images() + share * network(images(), t)
     torch.testing.assert_close(network.epsilon(images(), t, variance), expected)
-    assert torch.equal(prior(mixed_prediction=False).epsilon(images(), t, variance), prior(mixed_prediction=False)(images(), t))
+    assert torch.equal(
+        prior(mixed_prediction=False).epsilon(images(), t, variance),
+        prior(mixed_prediction=False)(images(), t),
+    )
 
 
 @pytest.mark.parametrize("kind", [{}, {"embedding_type": "fourier"}], ids=["positional", "fourier"])
-def test_averaged_weights_are_named_in_the_order_in_which_the_optimizers_hold_them(kind: dict[str, Any]) -> None:
+def test_averaged_weights_are_named_in_the_order_in_which_the_optimizers_hold_them(
+    kind: dict[str, Any],
+) -> None:
     fourier = bool(kind)
     score_network, latent_prior = ncsnpp(**kind), prior(**kind)
     shadow_params = [parameter.shape for parameter in score_network.parameters() if parameter.requires_grad]
     score_network.requires_grad_(False)
     assert [score_network.get_parameter(name).shape for name in score_network.ema_names()] == shadow_params
     assert score_network.ema_names()[0] == ("all_modules.1.weight" if fourier else "all_modules.0.weight")
-    assert latent_prior.ema_names()[:2] == ["mixing_logit", "temb_fun.w" if fourier else "all_modules.0.weight"]
+    assert latent_prior.ema_names()[:2] == [
+        "mixing_logit",
+        "temb_fun.w" if fourier else "all_modules.0.weight",
+    ]
     assert len(latent_prior.ema_names()) == len(list(latent_prior.parameters()))
 
 
 def test_fixed_frequencies_get_no_gradient_and_everything_else_does() -> None:
     for network in (ncsnpp(**NCSNPP), ncsnpp(progressive="output_skip", progressive_input="input_skip")):
         network(images(), TIMES).square().sum().backward()
-        assert {name for name, parameter in network.named_parameters() if parameter.grad is not None} == set(network.ema_names())
+        assert {name for name, parameter in network.named_parameters() if parameter.grad is not None} == set(
+            network.ema_names()
+        )
 
 
-ARGS: dict[str, Any] = {"dataset": "celeba_256", "num_scales_dae": 4, "num_channels_dae": 16, "num_cell_per_scale_dae": 1, "dropout": 0.2}
-ARGS |= {"num_preprocess_blocks": 2, "num_latent_scales": 2, "fir": True, "progressive": "none", "progressive_input": "none"}
-ARGS |= {"progressive_combine": "sum", "embedding_dim": 16, "embedding_type": "positional", "embedding_scale": 1000.0}
+ARGS: dict[str, Any] = {
+    "dataset": "celeba_256",
+    "num_scales_dae": 4,
+    "num_channels_dae": 16,
+    "num_cell_per_scale_dae": 1,
+    "dropout": 0.2,
+}
+ARGS |= {
+    "num_preprocess_blocks": 2,
+    "num_latent_scales": 2,
+    "fir": True,
+    "progressive": "none",
+    "progressive_input": "none",
+}
+ARGS |= {
+    "progressive_combine": "sum",
+    "embedding_dim": 16,
+    "embedding_type": "positional",
+    "embedding_scale": 1000.0,
+}
 ARGS |= {"mixed_prediction": True}
 
 
@@ -194,7 +256,9 @@ def test_a_prior_from_old_arguments_has_the_side_the_levels_and_the_first_mixing
     network = LSGMPrior.from_args(ARGS, num_input_channels=5)
     assert network.image_size == 32 and network.mixing_logit is not None
     assert torch.equal(network.mixing_logit, torch.full((1, 5, 1, 1), -3.0))
-    widths = {module.weight.shape[0] for module in network.modules() if isinstance(module, torch.nn.Conv2d)} - {5}
+    widths = {
+        module.weight.shape[0] for module in network.modules() if isinstance(module, torch.nn.Conv2d)
+    } - {5}
     assert widths == {16, 32}  # multipliers (1, 2, 2, 2)
 
 
@@ -207,12 +271,23 @@ DIFFUSERS = {
             f"transformer_blocks.{i}.{part}.{end}"
             for i in range(2)
             for part in (
-                *("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "ff.net.0.proj", "ff.net.2", "norm1.linear"),
+                *(
+                    "attn1.to_q",
+                    "attn1.to_k",
+                    "attn1.to_v",
+                    "attn1.to_out.0",
+                    "ff.net.0.proj",
+                    "ff.net.2",
+                    "norm1.linear",
+                ),
                 *("norm1.emb.timestep_embedder.linear_1", "norm1.emb.timestep_embedder.linear_2"),
             )
         ),
     )
-} | {f"transformer_blocks.{i}.norm1.emb.class_embedder.embedding_table.weight": torch.zeros(6, 2) for i in range(2)}
+} | {
+    f"transformer_blocks.{i}.norm1.emb.class_embedder.embedding_table.weight": torch.zeros(6, 2)
+    for i in range(2)
+}
 
 
 @pytest.mark.parametrize(
@@ -221,10 +296,15 @@ DIFFUSERS = {
         ({"proj_out_2.bias": None}, "proj_out_2.bias is missing"),
         ({"transformer_blocks.1.attn1.to_k.bias": None}, r"transformer_blocks.1.attn1.to_k.bias is missing"),
         ({"caption_projection.weight": torch.zeros(1)}, "found 1 more, such as caption_projection.weight"),
-        ({"transformer_blocks.1.norm1.emb.timestep_embedder.linear_1.bias": torch.ones(2)}, "of block 1 differs from that of block 0"),
+        (
+            {"transformer_blocks.1.norm1.emb.timestep_embedder.linear_1.bias": torch.ones(2)},
+            "of block 1 differs from that of block 0",
+        ),
     ],
 )
-def test_weights_that_are_not_a_dit_of_diffusers_are_refused_with_the_name(changes: dict[str, Tensor | None], message: str) -> None:
+def test_weights_that_are_not_a_dit_of_diffusers_are_refused_with_the_name(
+    changes: dict[str, Tensor | None], message: str
+) -> None:
     state_dict = {name: value for name, value in (DIFFUSERS | changes).items() if value is not None}
     with pytest.raises(ValueError, match=message):
         from_diffusers(state_dict)
@@ -234,20 +314,37 @@ def test_weights_that_are_not_a_dit_of_diffusers_are_refused_with_the_name(chang
     ("build", "message"),
     [
         (lambda: dit(input_size=5), "input_size must be a multiple of patch_size, found 5 and 2"),
-        (lambda: dit(num_heads=3), "hidden_size must be a multiple of 4 and of num_heads, found 16 and 3 heads"),
+        (
+            lambda: dit(num_heads=3),
+            "hidden_size must be a multiple of 4 and of num_heads, found 16 and 3 heads",
+        ),
         (lambda: dit(num_classes=0), "num_classes >= 1"),
         (lambda: dit()(images(4, 8), TIMES, LABELS), r"takes latents \[B, 4, 4, 4\], found \[3, 4, 8, 8\]"),
         (lambda: dit()(images(4, 4), TIMES, None), "needs class_labels"),
         (lambda: ncsnpp(image_size=9), "cannot be halved 1 times"),
-        (lambda: ncsnpp(progressive="residual", fir=True), "progressive must be one of none, output_skip, found 'residual'"),
-        (lambda: ncsnpp(progressive_input="skip"), "progressive_input must be one of none, input_skip, residual"),
+        (
+            lambda: ncsnpp(progressive="residual", fir=True),
+            "progressive must be one of none, output_skip, found 'residual'",
+        ),
+        (
+            lambda: ncsnpp(progressive_input="skip"),
+            "progressive_input must be one of none, input_skip, residual",
+        ),
         (lambda: ncsnpp(progressive_combine="mean"), "progressive_combine must be one of sum, cat"),
         (lambda: ncsnpp(embedding_type="sine"), "embedding_type must be one of positional, fourier"),
         (lambda: prior(embedding_type="sine"), "embedding_type must be one of positional, fourier"),
-        (lambda: LSGMPrior.from_args(ARGS | {"dataset": "mine"}, 5), "expected a data set of cifar10, mnist, omniglot"),
-        (lambda: LSGMPrior.from_args(ARGS | {"num_scales_dae": 2}, 5), "3, 4 or 5 levels, found num_scales_dae=2"),
+        (
+            lambda: LSGMPrior.from_args(ARGS | {"dataset": "mine"}, 5),
+            "expected a data set of cifar10, mnist, omniglot",
+        ),
+        (
+            lambda: LSGMPrior.from_args(ARGS | {"num_scales_dae": 2}, 5),
+            "3, 4 or 5 levels, found num_scales_dae=2",
+        ),
     ],
 )
-def test_settings_and_inputs_that_cannot_work_are_refused_with_the_reason(build: Callable[[], Any], message: str) -> None:
+def test_settings_and_inputs_that_cannot_work_are_refused_with_the_reason(
+    build: Callable[[], Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         build()

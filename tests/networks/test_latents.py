@@ -7,13 +7,18 @@ import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-from dgflow.networks.latents import OLD_ATTENTION_NAMES, StableDiffusionVAE, present_names
+from dgflow.networks.stable_diffusion.module import OLD_ATTENTION_NAMES, StableDiffusionVAE, present_names
 from dgflow.weights.published_networks import STABLE_DIFFUSION_VAE
 
 IMAGES = torch.linspace(-1, 1, 2 * 3 * 16 * 16).reshape(2, 3, 16, 16)
 LATENTS = torch.linspace(-0.5, 0.5, 2 * 4 * 8 * 8).reshape(2, 4, 8, 8)
 SCALES = [0.18215, 0.5]
-CONFIG: dict[str, Any] = {"block_out_channels": (8, 16), "norm_num_groups": 4, "latent_channels": 4, "sample_size": 16}
+CONFIG: dict[str, Any] = {
+    "block_out_channels": (8, 16),
+    "norm_num_groups": 4,
+    "latent_channels": 4,
+    "sample_size": 16,
+}
 CONFIG |= {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
 
 
@@ -48,7 +53,9 @@ def test_decoding_gives_the_images_of_diffusers_for_unscaled_latents(theirs: Any
 
 @torch.no_grad()
 def test_the_scale_cancels_between_encoding_and_decoding(theirs: Any) -> None:
-    reconstructed = [vae.decode(vae.encode(IMAGES)[0]) for vae in (wrapped(theirs, scale) for scale in SCALES)]
+    reconstructed = [
+        vae.decode(vae.encode(IMAGES)[0]) for vae in (wrapped(theirs, scale) for scale in SCALES)
+    ]
     torch.testing.assert_close(reconstructed[0], reconstructed[1])
 
 

@@ -1,4 +1,5 @@
-"""SongUNet and its preconditioners: closed forms, conventions of sigma and labels, initialisation, independence, and refusals."""
+"""SongUNet and its preconditioners: closed forms, conventions of sigma and labels, initialisation,
+independence, and refusals."""
 
 import math
 from typing import Any
@@ -7,12 +8,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from dgflow.networks.edm import EDMPrecond, SongUNet, VEPrecond, VPPrecond
-from dgflow.networks.edm_layers import Conv2d
+from dgflow.networks.edm.layers import Conv2d
+from dgflow.networks.edm.preconditioners import EDMPrecond, SongUNet, VEPrecond, VPPrecond
 
-SMALL: dict[str, Any] = {"img_resolution": 8, "img_channels": 3, "model_channels": 8, "channel_mult": (1, 2), "num_blocks": 1}
+SMALL: dict[str, Any] = {
+    "img_resolution": 8,
+    "img_channels": 3,
+    "model_channels": 8,
+    "channel_mult": (1, 2),
+    "num_blocks": 1,
+}
 SMALL |= {"attn_resolutions": (4,), "dropout": 0.0}
-NCSNPP: dict[str, Any] = {"embedding_type": "fourier", "encoder_type": "residual", "channel_mult_noise": 2, "resample_filter": (1, 3, 3, 1)}
+NCSNPP: dict[str, Any] = {
+    "embedding_type": "fourier",
+    "encoder_type": "residual",
+    "channel_mult_noise": 2,
+    "resample_filter": (1, 3, 3, 1),
+}
 
 
 def song_unet(**changes: Any) -> SongUNet:
@@ -25,7 +37,9 @@ def randomised(network: torch.nn.Module) -> torch.nn.Module:
     with torch.no_grad():
         for parameter in network.parameters():
             noise = torch.randn_like(parameter)
-            parameter.copy_(parameter + 0.2 * noise if parameter.ndim < 2 else noise / parameter[0].numel() ** 0.5)
+            parameter.copy_(
+                parameter + 0.2 * noise if parameter.ndim < 2 else noise / parameter[0].numel() ** 0.5
+            )
     return network
 
 
@@ -41,27 +55,37 @@ def test_a_fresh_edm_denoiser_is_the_optimal_one_for_gaussian_data_since_its_net
 
 @pytest.mark.parametrize("precond", [VPPrecond, VEPrecond])
 def test_a_fresh_denoiser_of_noise_or_score_is_the_identity(precond: Any) -> None:
-    torch.testing.assert_close(precond(song_unet())(images(), torch.tensor([0.5])), images(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        precond(song_unet())(images(), torch.tensor([0.5])), images(), atol=1e-4, rtol=0
+    )
 
 
 def test_edm_inputs_and_targets_have_unit_variance() -> None:
     sigma = torch.logspace(-3, 2, 20, dtype=torch.float64)
     c_skip, c_out, c_in, c_noise = EDMPrecond(song_unet(), sigma_data=0.7).coefficients(sigma)
     torch.testing.assert_close(c_in**2 * (sigma**2 + 0.49), torch.ones_like(sigma))
-    # The target is (y - c_skip (y + n)) / c_out with independent y and n of variances sigma_data^2 and sigma^2.
-    torch.testing.assert_close(((1 - c_skip) ** 2 * 0.49 + c_skip**2 * sigma**2) / c_out**2, torch.ones_like(sigma))
+    # The target is (y - c_skip (y + n)) / c_out with independent y and n of variances sigma_data^2 and
+    # sigma^2.
+    torch.testing.assert_close(
+        ((1 - c_skip) ** 2 * 0.49 + c_skip**2 * sigma**2) / c_out**2, torch.ones_like(sigma)
+    )
     torch.testing.assert_close(c_noise.exp() ** 4, sigma)
 
 
 def test_vp_time_and_noise_level_are_the_closed_forms_and_inverse_to_each_other() -> None:
     precond = VPPrecond(song_unet())
     tau = torch.linspace(0.01, 1, 50, dtype=torch.float64)
-    torch.testing.assert_close(precond.sigma(tau), torch.expm1(9.95 * tau**2 + 0.1 * tau).sqrt(), rtol=1e-10, atol=0)
+    torch.testing.assert_close(
+        precond.sigma(tau), torch.expm1(9.95 * tau**2 + 0.1 * tau).sqrt(), rtol=1e-10, atol=0
+    )
     torch.testing.assert_close(precond.sigma_inv(precond.sigma(tau)), tau, rtol=1e-10, atol=0)
 
 
 def test_the_ranges_of_sigma_are_the_published_ones() -> None:
-    ranges = [(net.sigma_min, net.sigma_max) for net in (EDMPrecond(song_unet()), VPPrecond(song_unet()), VEPrecond(song_unet()))]
+    ranges = [
+        (net.sigma_min, net.sigma_max)
+        for net in (EDMPrecond(song_unet()), VPPrecond(song_unet()), VEPrecond(song_unet()))
+    ]
     assert ranges[0] == (0.0, math.inf) and ranges[2] == (0.02, 100.0)
     assert ranges[1] == (0.0009765625, pytest.approx(152.167, abs=1e-3))
 
@@ -82,18 +106,32 @@ def test_one_sigma_for_the_batch_equals_the_same_sigma_for_each_sample(changes: 
 
 
 def test_indices_equal_one_hot_rows_and_no_labels_equal_rows_of_zeros() -> None:
-    denoiser, labels, sigma = randomised(EDMPrecond(song_unet(label_dim=5))), torch.tensor([0, 4, 2]), torch.tensor([0.5])
-    assert torch.equal(denoiser(images(), sigma, labels), denoiser(images(), sigma, torch.eye(5, dtype=torch.float64)[labels]))
-    torch.testing.assert_close(denoiser(images(), sigma), denoiser(images(), sigma, torch.zeros(3, 5)), rtol=1e-5, atol=1e-6)
+    denoiser, labels, sigma = (
+        randomised(EDMPrecond(song_unet(label_dim=5))),
+        torch.tensor([0, 4, 2]),
+        torch.tensor([0.5]),
+    )
+    assert torch.equal(
+        denoiser(images(), sigma, labels),
+        denoiser(images(), sigma, torch.eye(5, dtype=torch.float64)[labels]),
+    )
+    torch.testing.assert_close(
+        denoiser(images(), sigma), denoiser(images(), sigma, torch.zeros(3, 5)), rtol=1e-5, atol=1e-6
+    )
     assert not torch.allclose(denoiser(images(), sigma, labels), denoiser(images(), sigma), atol=1e-3)
 
 
 def test_an_unconditional_denoiser_ignores_labels() -> None:
     denoiser = randomised(EDMPrecond(song_unet()))
-    assert torch.equal(denoiser(images(), torch.tensor([0.5]), torch.tensor([0, 1, 2])), denoiser(images(), torch.tensor([0.5])))
+    assert torch.equal(
+        denoiser(images(), torch.tensor([0.5]), torch.tensor([0, 1, 2])),
+        denoiser(images(), torch.tensor([0.5])),
+    )
 
 
-@pytest.mark.parametrize("labels", [torch.zeros(3, 4), torch.zeros(3), torch.zeros(3, 1, 5)], ids=["width", "float", "rank"])
+@pytest.mark.parametrize(
+    "labels", [torch.zeros(3, 4), torch.zeros(3), torch.zeros(3, 1, 5)], ids=["width", "float", "rank"]
+)
 def test_labels_of_another_form_are_refused(labels: Tensor) -> None:
     with pytest.raises(ValueError, match=r"one-hot \[B, 5\]"):
         EDMPrecond(song_unet(label_dim=5))(images(), torch.tensor([0.5]), labels)
@@ -122,7 +160,9 @@ def test_dropout_acts_in_training_only() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, NCSNPP, NCSNPP | {"encoder_type": "skip", "decoder_type": "skip"}], ids=["ddpm++", "ncsn++", "skip"]
+    "changes",
+    [{}, NCSNPP, NCSNPP | {"encoder_type": "skip", "decoder_type": "skip"}],
+    ids=["ddpm++", "ncsn++", "skip"],
 )
 def test_one_training_step_from_the_published_initialisation_lowers_the_loss(changes: dict[str, Any]) -> None:
     denoiser = EDMPrecond(song_unet(label_dim=5, **changes))
@@ -132,7 +172,9 @@ def test_one_training_step_from_the_published_initialisation_lowers_the_loss(cha
     optimizer = torch.optim.Adam(denoiser.parameters(), lr=1e-3)
 
     def loss() -> Tensor:
-        return (weight * (denoiser(clean + sigma[:, None, None, None] * noise, sigma, labels) - clean) ** 2).mean()
+        return (
+            weight * (denoiser(clean + sigma[:, None, None, None] * noise, sigma, labels) - clean) ** 2
+        ).mean()
 
     first = loss()
     first.backward()
@@ -142,7 +184,9 @@ def test_one_training_step_from_the_published_initialisation_lowers_the_loss(cha
 
 
 @pytest.mark.parametrize("resample", ["up", "down"])
-def test_nearest_neighbour_and_means_equal_the_depthwise_convolutions_with_the_stored_filter(resample: Any) -> None:
+def test_nearest_neighbour_and_means_equal_the_depthwise_convolutions_with_the_stored_filter(
+    resample: Any,
+) -> None:
     layer, x = Conv2d(3, 3, 0, resample=resample), images()
     fast = layer(x)
     layer.is_box = False

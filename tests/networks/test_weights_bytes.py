@@ -1,4 +1,5 @@
-"""Weights as bytes: exact round trips, the same bytes every time, and refusal of everything that is not a whole safetensors file."""
+"""Weights as bytes: exact round trips, the same bytes every time, and refusal of everything that is not a
+whole safetensors file."""
 
 import io
 import json
@@ -11,15 +12,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dgflow.networks.checkpoints import check_fits, load_into, load_weights, save_weights
+from dgflow.weights.tensors import check_fits, load_into, load_weights, save_weights
 
-TENSORS = {"b.weight": torch.arange(6.0).reshape(2, 3), "a": torch.tensor(3), "c": torch.tensor([1.5, -2.0], dtype=torch.bfloat16)}
+TENSORS = {
+    "b.weight": torch.arange(6.0).reshape(2, 3),
+    "a": torch.tensor(3),
+    "c": torch.tensor([1.5, -2.0], dtype=torch.bfloat16),
+}
 
 
 def test_tensors_come_back_with_their_names_dtypes_shapes_and_bits() -> None:
     loaded = load_weights(save_weights(TENSORS))
     assert loaded.keys() == TENSORS.keys()
-    assert all(loaded[name].dtype == tensor.dtype and torch.equal(loaded[name], tensor) for name, tensor in TENSORS.items())
+    assert all(
+        loaded[name].dtype == tensor.dtype and torch.equal(loaded[name], tensor)
+        for name, tensor in TENSORS.items()
+    )
 
 
 def test_the_same_tensors_give_the_same_bytes_whatever_their_order_and_layout() -> None:
@@ -151,7 +159,9 @@ def test_a_network_without_memory_can_be_compared() -> None:
     weights = torch.nn.BatchNorm1d(3).state_dict()
     check_fits(network, weights, source="a test")
     with pytest.raises(ValueError, match="1 missing .bias."):
-        check_fits(network, {name: tensor for name, tensor in weights.items() if name != "bias"}, source="a test")
+        check_fits(
+            network, {name: tensor for name, tensor in weights.items() if name != "bias"}, source="a test"
+        )
 
 
 def test_a_name_is_shown_in_short_and_without_what_a_terminal_acts_on() -> None:

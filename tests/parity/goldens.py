@@ -1,10 +1,11 @@
 """Golden numbers of the reference implementations: find the cases, load them, compare with their tolerances.
 
-A golden folder holds `cases.json` (case name -> npz, weights, config, noise, scope), `<case>.npz` with `in_*` and `out_*` arrays
-and `*.safetensors` with whole state dicts. The folder is the one that the environment variable DGFLOW_GOLDENS names, else
-`shared/goldens/networks` beside the repository, else `tests/goldens/networks` (a small part of the same numbers). Tests choose cases
-by what a case's config says, so that another folder of the same layout (other widths, depths, seeds) runs through the same tests.
-What a case means, and which of its outputs are compared, is left to the tests.
+A golden folder holds `cases.json` (case name -> npz, weights, config, noise, scope), `<case>.npz` with `in_*`
+and `out_*` arrays and `*.safetensors` with whole state dicts. The folder is the one that the environment
+variable DGFLOW_GOLDENS names, else `shared/goldens/networks` beside the repository, else
+`tests/goldens/networks` (a small part of the same numbers). Tests choose cases by what a case's config says,
+so that another folder of the same layout (other widths, depths, seeds) runs through the same tests. What a
+case means, and which of its outputs are compared, is left to the tests.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from torch import Tensor
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = REPOSITORY / "tests" / "goldens" / "networks"
 NOISE_FACTOR = 30.0
-"""A result may differ by this many times the measured noise of the reference run with its float32 operations reordered."""
+"""A result may differ by this many times the measured noise of the reference run with its float32 operations
+reordered."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +54,16 @@ class Case:
 
 
 def folder() -> Path:
-    """The golden folder in use. FileNotFoundError when there is none, or when DGFLOW_GOLDENS names a folder without `cases.json`."""
+    """The golden folder in use. FileNotFoundError when there is none, or when DGFLOW_GOLDENS names a folder
+    without `cases.json`."""
     named = os.environ.get("DGFLOW_GOLDENS")
     places = [Path(named)] if named else [REPOSITORY.parent / "shared" / "goldens" / "networks", SMALL]
     for place in places:
         if (place / "cases.json").is_file():
             return place
-    raise FileNotFoundError(f"no cases.json in {' or '.join(map(str, places))}: point DGFLOW_GOLDENS at a folder of golden cases")
+    raise FileNotFoundError(
+        f"no cases.json in {' or '.join(map(str, places))}: point DGFLOW_GOLDENS at a folder of golden cases"
+    )
 
 
 @cache
@@ -74,27 +79,45 @@ def cases(predicate: Callable[[Case], bool]) -> list[Any]:
 
 
 def load(case: Case) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, dict[str, Tensor]]]:
-    """The case's config, its arrays by full name (`in_x`, `out_logits`, with their stored dtypes) and its state dicts by model name."""
+    """The case's config, its arrays by full name (`in_x`, `out_logits`, with their stored dtypes) and its
+    state dicts by model name."""
     with np.load(case.folder / case.entry["npz"], allow_pickle=False) as file:
         arrays = {name: torch.from_numpy(file[name]) for name in file.files}
-    weights = {model: load_file(case.folder / name) for model, name in (case.entry.get("weights") or {}).items()}
+    weights = {
+        model: load_file(case.folder / name) for model, name in (case.entry.get("weights") or {}).items()
+    }
     return case.config, arrays, weights
 
 
-def close(case: Case, key: str, actual: Tensor, expected: Tensor, *, rtol: float = 0.0, atol: float = 0.0, of_max: float = 0.0) -> None:
-    """Assert `actual` = `expected` within the tolerance: the stated one or 30 times the measured rounding noise, whichever is larger.
+def close(
+    case: Case,
+    key: str,
+    actual: Tensor,
+    expected: Tensor,
+    *,
+    rtol: float = 0.0,
+    atol: float = 0.0,
+    of_max: float = 0.0,
+) -> None:
+    """Assert `actual` = `expected` within the tolerance: the stated one or 30 times the measured rounding
+    noise, whichever is larger.
 
     Args:
         key: name of the output, with or without `out_`; the measured noise is looked up under it.
-        rtol, atol, of_max: the tolerance that the case states: |actual - expected| <= rtol * |expected| + atol + of_max * max|expected|.
+        rtol, atol, of_max: the tolerance that the case states: |actual - expected| <= rtol * |expected| +
+            atol + of_max * max|expected|.
 
     NaN and infinities must stand in the same places. Compared in float64; shapes must be equal.
     """
     key = key.removeprefix("out_")
-    assert actual.shape == expected.shape, f"{case.name} {key}: shape {tuple(actual.shape)}, expected {tuple(expected.shape)}"
+    assert actual.shape == expected.shape, (
+        f"{case.name} {key}: shape {tuple(actual.shape)}, expected {tuple(expected.shape)}"
+    )
     actual, expected = actual.detach().cpu().double(), expected.double()
     finite = expected.isfinite()
-    assert torch.equal(actual.isfinite(), finite), f"{case.name} {key}: NaN or infinity where it is not expected, or the reverse"
+    assert torch.equal(actual.isfinite(), finite), (
+        f"{case.name} {key}: NaN or infinity where it is not expected, or the reverse"
+    )
     torch.testing.assert_close(actual[~finite], expected[~finite], rtol=0, atol=0, equal_nan=True)
     if not finite.any():
         return
@@ -105,6 +128,7 @@ def close(case: Case, key: str, actual: Tensor, expected: Tensor, *, rtol: float
     error = (actual - expected).abs()
     worst = int((error - allowed).argmax())
     assert bool((error <= allowed).all()), (
-        f"{case.name} {key}: found {float(actual[worst]):.9g}, expected {float(expected[worst]):.9g} (error {float(error[worst]):.3g}, "
-        f"allowed {float(allowed[worst]):.3g}; largest |expected| {largest:.3g}, measured noise {noise:.3g} of it)"
+        f"{case.name} {key}: found {float(actual[worst]):.9g}, expected {float(expected[worst]):.9g} (error "
+        f"{float(error[worst]):.3g}, allowed {float(allowed[worst]):.3g}; largest |expected| {largest:.3g}, "
+        f"measured noise {noise:.3g} of it)"
     )

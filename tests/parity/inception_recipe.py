@@ -18,7 +18,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def weights(seed: int, shapes: Shapes) -> dict[str, Tensor]:
-    """A float32 tensor for each name of `shapes`, each from its own stream, so that their order does not matter."""
+    """A float32 tensor for each name of `shapes`, each from its own stream, so that their order does not
+    matter."""
     return {name: _tensor(seed, name, shape) for name, shape in shapes.items()}
 
 

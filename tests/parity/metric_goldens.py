@@ -1,8 +1,9 @@
 """Which folder of metric goldens the tests run against, and its cases.
 
-$DGFLOW_METRIC_GOLDENS names the folder; else it is the full set beside the repository, or, where that is absent, the small set of the
-repository. Every number whose input is in the folder is tested, so that another set, with other seeds, shapes, cases and versions of the
-libraries, can be put in; what may be asked of a case is decided from its features, not from its name.
+$DGFLOW_METRIC_GOLDENS names the folder; else it is the full set beside the repository, or, where that is
+absent, the small set of the repository. Every number whose input is in the folder is tested, so that another
+set, with other seeds, shapes, cases and versions of the libraries, can be put in; what may be asked of a case
+is decided from its features, not from its name.
 """
 
 import json
@@ -45,7 +46,8 @@ def having(*keys: str, library: dict = TRUTH) -> list[str]:
 
 
 def numbers(pattern: str, library: dict = TRUTH) -> list:
-    """Parameters (case, stored number, the integers in the groups of `pattern`) of every number whose whole name `pattern` matches."""
+    """Parameters (case, stored number, the integers in the groups of `pattern`) of every number whose whole
+    name `pattern` matches."""
     return [
         pytest.param(case, value, *(int(number) for number in match.groups()), id=f"{case}-{key}")
         for case in FEATURE_CASES
@@ -62,13 +64,15 @@ def features(case: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def is_stated(case: str) -> bool:
-    """Whether the README's tolerances were stated for this very case, and not for one of that name from other seeds."""
+    """Whether the README's tolerances were stated for this very case, and not for one of that name from other
+    seeds."""
     return TRUTH["features"][case] == STATED.get(case)
 
 
 @cache
 def is_singular(case: str) -> bool:
-    """Whether a covariance is: fewer rows than features, or columns that depend on one another up to the rounding of float32."""
+    """Whether a covariance is: fewer rows than features, or columns that depend on one another up to the
+    rounding of float32."""
     for rows in features(case):
         spread = np.linalg.svd(rows - rows.mean(axis=0, dtype=np.float64), compute_uv=False)
         if len(rows) <= rows.shape[1] or spread[-1] <= np.finfo(np.float32).eps * spread[0]:
@@ -88,9 +92,13 @@ def is_beyond_float16(case: str) -> bool:
 
 
 def openai_is_exact(case: str) -> bool:
-    """Whether OpenAI's evaluator counts what exact distances do: in one float32 block, of equal sides, of integers that float16 holds."""
+    """Whether OpenAI's evaluator counts what exact distances do: in one float32 block, of equal sides, of
+    integers that float16 holds."""
     real, fake = features(case)
-    if not ADM["features"][case].get("adm_block_first_is_fp16", True) and max(len(real), len(fake)) <= BLOCK_ROWS:
+    if (
+        not ADM["features"][case].get("adm_block_first_is_fp16", True)
+        and max(len(real), len(fake)) <= BLOCK_ROWS
+    ):
         return True
     integers = all(bool((rows == np.round(rows)).all()) for rows in (real, fake))
     return np.array_equal(real, fake) or (integers and 4 * longest_squared(case) <= 2048)

@@ -11,15 +11,17 @@ from torch import Tensor
 
 from dgflow.diffusion.ablation import ablation, ablation_sigmas, default_range
 from dgflow.diffusion.times import per_sample
-from dgflow.networks import edm
-from dgflow.networks.checkpoints import load_into
+from dgflow.networks.edm import preconditioners as edm
+from dgflow.weights.tensors import load_into
 
 LEVELS = {"rho": float, "epsilon_s": float, "C_1": float, "C_2": float, "M": int}
 CHURN = ("S_churn", "S_min", "S_max", "S_noise")
 
 
 def is_ablation(case: Case) -> bool:
-    return "generate.py: ablation_sampler" in case.reference and "discretization" in case.config.get("sampler", {})
+    return "generate.py: ablation_sampler" in case.reference and "discretization" in case.config.get(
+        "sampler", {}
+    )
 
 
 CLAIMS = [is_ablation]
@@ -43,7 +45,9 @@ def network(config: dict[str, Any], weights: dict[str, Tensor]) -> Any:
         net = edm.SongUNet(**options)
     else:
         channels = options["img_channels"]
-        net = edm.DhariwalUNet(**options, out_channels=2 * channels if config["precond"] == "iDDPMPrecond" else channels)
+        net = edm.DhariwalUNet(
+            **options, out_channels=2 * channels if config["precond"] == "iDDPMPrecond" else channels
+        )
     denoiser = getattr(edm, config["precond"])(net)
     load_into(denoiser, weights, source="net")
     return denoiser.eval().requires_grad_(False)
@@ -61,7 +65,9 @@ def test_the_ablation_sampler_is_the_published_one(case: Case) -> None:
     high = min(high if options.get("sigma_max") is None else options["sigma_max"], net.sigma_max)
     table: dict[str, Any] = {key: kind(options[key]) for key, kind in LEVELS.items() if key in options}
     sigmas = ablation_sigmas(options["num_steps"], discretization, low, high, **table)
-    choices: dict[str, Any] = {key: options[key] for key in ("schedule", "scaling", "solver", "alpha", "epsilon_s") if key in options}
+    choices: dict[str, Any] = {
+        key: options[key] for key in ("schedule", "scaling", "solver", "alpha", "epsilon_s") if key in options
+    }
     churn: dict[str, Any] = {key: float(options[key]) for key in CHURN if key in options}
     recorder, noise = Recorder(net), arrays["in_noise"].double()
     sample = ablation(
@@ -84,7 +90,8 @@ def test_the_ablation_sampler_is_the_published_one(case: Case) -> None:
 
     first_order = recorder.calls[:: 2 if options.get("solver", "heun") == "heun" else 1]
     for step, (x_hat, sigma_hat) in enumerate(first_order):
-        # The network sees the unscaled state with its churn noise: that is taken off again and the scale put back.
+        # The network sees the unscaled state with its churn noise: that is taken off again and the scale put
+        # back.
         sigma = net.round_sigma(torch.tensor(sigmas[step], dtype=torch.float64))
         added = (sigma_hat**2 - sigma**2).clamp_min(0).sqrt() * churn.get("S_noise", 1.0)
         x = x_hat - per_sample(added, x_hat) * noise[step]

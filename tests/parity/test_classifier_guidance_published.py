@@ -1,6 +1,7 @@
 """The guidance gradients of ADM, ED-DPM and DiT-G++ against the numbers of the reference implementations.
 
-Their state is y = x / sqrt(1 + sigma^2) at a timestep of the linear schedule of 1000 steps; terms are asked in x, as samplers do.
+Their state is y = x / sqrt(1 + sigma^2) at a timestep of the linear schedule of 1000 steps; terms are asked
+in x, as samplers do.
 """
 
 from __future__ import annotations
@@ -16,14 +17,20 @@ import torch
 from parity.goldens import Case, cases, close, load
 from torch import Tensor
 
-from dgflow.diffusion.classifier_guidance import Classifier, ClassifierGuidance, entropy, entropy_scale, logits_and_gradient
+from dgflow.diffusion.classifier_guidance import (
+    Classifier,
+    ClassifierGuidance,
+    entropy,
+    entropy_scale,
+    logits_and_gradient,
+)
 from dgflow.diffusion.discrete import DiscreteSchedule
 from dgflow.diffusion.discriminator_guidance import DiscriminatorGuidance
 from dgflow.diffusion.guidance import GuidanceTerm, Point
 from dgflow.diffusion.times import per_sample
-from dgflow.networks.adm import ADMEncoder
-from dgflow.networks.checkpoints import load_into
-from dgflow.networks.discriminator import Discriminator
+from dgflow.networks.adm.encoder import ADMEncoder
+from dgflow.networks.discriminator.module import Discriminator
+from dgflow.weights.tensors import load_into
 
 SCHEDULE = DiscreteSchedule.of("linear", 1000)
 
@@ -41,7 +48,9 @@ def is_entropy_scaling_of_a_network(case: Case) -> bool:
 
 
 def is_entropy_scaling_of_logits(case: Case) -> bool:
-    return "in_logits" in case.entry["arrays"] and {"out_scale", "out_entropy", "out_guidance"} <= outputs(case)
+    return "in_logits" in case.entry["arrays"] and {"out_scale", "out_entropy", "out_guidance"} <= outputs(
+        case
+    )
 
 
 def is_latent_discriminator(case: Case) -> bool:
@@ -57,8 +66,12 @@ CLAIMS: list[Callable[[Case], bool]] = [
 
 
 def encoder(config: dict[str, Any], weights: dict[str, Tensor], name: str, time_scale: float) -> ADMEncoder:
-    options = {key: value for key, value in config.items() if key not in ("use_fp16", "condition", "num_class")}
-    net = ADMEncoder(**options, num_classes=config["num_class"] if config.get("condition") else None, time_scale=time_scale)
+    options = {
+        key: value for key, value in config.items() if key not in ("use_fp16", "condition", "num_class")
+    }
+    net = ADMEncoder(
+        **options, num_classes=config["num_class"] if config.get("condition") else None, time_scale=time_scale
+    )
     load_into(net, weights, source=name)
     return net.eval().requires_grad_(False)
 
@@ -76,7 +89,9 @@ def gradient_in_y(term: GuidanceTerm, y: Tensor, timesteps: Tensor, labels: Tens
     return torch.zeros_like(x) if gradient is None else gradient * per_sample((1 + sigma**2).sqrt(), y)
 
 
-def plain_and_logits(classifier: Classifier, arrays: dict[str, Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
+def plain_and_logits(
+    classifier: Classifier, arrays: dict[str, Tensor], labels: Tensor
+) -> tuple[Tensor, Tensor]:
     """Logits and gradient in y, without weight."""
     x, sigma = in_x(arrays["in_x"], arrays["in_t"])
     logits, gradient = logits_and_gradient(classifier, x, sigma, labels, time=SCHEDULE.timesteps_from_sigma())
@@ -95,7 +110,13 @@ def test_the_gradient_of_the_classifier_is_the_published_one(case: Case) -> None
     close(case, "logits", logits, arrays["out_logits"], rtol=1e-4, of_max=1e-5)
     term = ClassifierGuidance(net, weight=config["classifier_scale"], time=SCHEDULE.timesteps_from_sigma())
     for labels in (arrays["in_y"], one_hot(arrays["in_y"], logits.shape[1])):
-        close(case, "grad", gradient_in_y(term, arrays["in_x"], arrays["in_t"], labels), arrays["out_grad"], of_max=1e-4)
+        close(
+            case,
+            "grad",
+            gradient_in_y(term, arrays["in_x"], arrays["in_t"], labels),
+            arrays["out_grad"],
+            of_max=1e-4,
+        )
 
 
 @pytest.mark.parametrize("case", cases(is_entropy_scaling_of_a_network))
@@ -118,19 +139,29 @@ def test_entropy_scaling_of_a_network_is_the_published_one(case: Case) -> None:
     )
     for floor in (plain.entropy_floor, 0.0):
         term = replace(plain, entropy_scaling=True, entropy_classes=classes, entropy_floor=floor)
-        close(case, "guidance", gradient_in_y(term, arrays["in_x"], arrays["in_t"], arrays["in_y"]), arrays["out_guidance"], of_max=1e-4)
+        close(
+            case,
+            "guidance",
+            gradient_in_y(term, arrays["in_x"], arrays["in_t"], arrays["in_y"]),
+            arrays["out_guidance"],
+            of_max=1e-4,
+        )
 
 
-# A sure answer's softmax sums to 1 and a little more: float32 knows that sum, and so an entropy and 1 - p, to a few 2^-24.
+# A sure answer's softmax sums to 1 and a little more: float32 knows that sum, and so an entropy and 1 - p, to
+# a few 2^-24.
 ENTROPY_ROUNDING = 8 * 2**-24  # nats
 GRADIENT_ROUNDING = 16 * ENTROPY_ROUNDING  # of 1 - p, which is a sixteenth of the entropy or so
 
 
 def rows_of(case: Case, key: str, found: Tensor, expected: Tensor, entropies: Tensor) -> None:
-    """Row by row, as rows differ by forty orders of magnitude: relative, with what float32 leaves of each row's entropy."""
+    """Row by row, as rows differ by forty orders of magnitude: relative, with what float32 leaves of each
+    row's entropy."""
     fine, rounding = (1e-4, GRADIENT_ROUNDING) if found.ndim > 1 else (1e-5, ENTROPY_ROUNDING)
     for i, nats in enumerate(entropies.tolist()):
-        relative = fine + (rounding / nats if nats else 0.0)  # of an entropy of 0 all is exact: infinite, or 0
+        relative = fine + (
+            rounding / nats if nats else 0.0
+        )  # of an entropy of 0 all is exact: infinite, or 0
         close(case, key, found[i : i + 1], expected[i : i + 1], of_max=relative)
 
 
@@ -138,9 +169,16 @@ def rows_of(case: Case, key: str, found: Tensor, expected: Tensor, entropies: Te
 def test_entropy_scaling_of_logits_is_the_published_one_to_its_infinities(case: Case) -> None:
     """The classifier's logits are as given at y = 0, plus a linear function of y."""
     config, arrays, _ = load(case)
-    logits, matrix, labels, scale = arrays["in_logits"], arrays["in_W"], arrays["in_y"], float(arrays["in_classifier_scale"])
+    logits, matrix, labels, scale = (
+        arrays["in_logits"],
+        arrays["in_W"],
+        arrays["in_y"],
+        float(arrays["in_classifier_scale"]),
+    )
     classes, nats = config["NUM_CLASSES"], arrays["out_entropy"]
-    assert arrays["out_scale_full_shape"].tolist() == list(arrays["out_gradient"].shape)  # one scale a sample, published as full tensors
+    assert arrays["out_scale_full_shape"].tolist() == list(
+        arrays["out_gradient"].shape
+    )  # one scale a sample, published as full tensors
 
     def classifier(y: Tensor, time: Tensor) -> Tensor:
         return logits + y.flatten(1) @ matrix
@@ -148,13 +186,29 @@ def test_entropy_scaling_of_logits_is_the_published_one_to_its_infinities(case: 
     y, timesteps = torch.zeros_like(arrays["out_gradient"]), torch.full((len(labels),), 500)
     rows_of(case, "scale", scale * entropy_scale(logits, classes, floor=0.0), arrays["out_scale"], nats)
     rows_of(case, "entropy", entropy(logits), nats, nats)
-    rows_of(case, "normalized_entropy", entropy(logits) / math.log(classes), arrays["out_normalized_entropy"], nats)
+    rows_of(
+        case,
+        "normalized_entropy",
+        entropy(logits) / math.log(classes),
+        arrays["out_normalized_entropy"],
+        nats,
+    )
 
     plain = ClassifierGuidance(classifier, weight=scale)
-    rows_of(case, "gradient", gradient_in_y(replace(plain, weight=1.0), y, timesteps, labels), arrays["out_gradient"], nats)
-    rows_of(case, "plain_guidance", gradient_in_y(plain, y, timesteps, labels), arrays["out_plain_guidance"], nats)
+    rows_of(
+        case,
+        "gradient",
+        gradient_in_y(replace(plain, weight=1.0), y, timesteps, labels),
+        arrays["out_gradient"],
+        nats,
+    )
+    rows_of(
+        case, "plain_guidance", gradient_in_y(plain, y, timesteps, labels), arrays["out_plain_guidance"], nats
+    )
     without_floor = replace(plain, entropy_scaling=True, entropy_classes=classes, entropy_floor=0.0)
-    rows_of(case, "guidance", gradient_in_y(without_floor, y, timesteps, labels), arrays["out_guidance"], nats)
+    rows_of(
+        case, "guidance", gradient_in_y(without_floor, y, timesteps, labels), arrays["out_guidance"], nats
+    )
 
     floored = gradient_in_y(replace(without_floor, entropy_floor=1e-4), y, timesteps, labels)
     assert bool(floored.isfinite().all())
@@ -165,7 +219,8 @@ def test_entropy_scaling_of_logits_is_the_published_one_to_its_infinities(case: 
 @pytest.mark.parametrize("saturate", [False, True], ids=["logit", "saturate"])
 @pytest.mark.parametrize("case", cases(is_latent_discriminator))
 def test_the_gradient_of_the_latent_discriminator_is_the_published_one(case: Case, saturate: bool) -> None:
-    """The published batch holds every sample twice, for classifier-free guidance; its second half gets a copy of the first's gradient."""
+    """The published batch holds every sample twice, for classifier-free guidance; its second half gets a copy
+    of the first's gradient."""
     config, arrays, weights = load(case)
     features, head = (encoder(config[name], weights[name], name, 999.0) for name in ("classifier", "disc"))
     net, seen = Discriminator(features, head).eval(), {}
@@ -173,7 +228,11 @@ def test_the_gradient_of_the_latent_discriminator_is_the_published_one(case: Cas
     y, labels = arrays["in_x"][:n], arrays["in_y"][:n]
     time = SCHEDULE.timesteps_from_sigma(1 / (SCHEDULE.original_num_steps - 1))
     term = DiscriminatorGuidance(
-        net, weight=config["dg_scale"], tau_min=SCHEDULE.tau_after(config["time_min"]), time=time, saturate=saturate
+        net,
+        weight=config["dg_scale"],
+        tau_min=SCHEDULE.tau_after(config["time_min"]),
+        time=time,
+        saturate=saturate,
     )
     for name in sorted(outputs(case)):
         timestep = int(re.sub(r"\D*", "", name))

@@ -1,7 +1,10 @@
-"""Guided DDPM and DDIM against the samplers of guided-diffusion, ED-DPM and DG's DiT, step by step and with their networks.
+"""Guided DDPM and DDIM against the samplers of guided-diffusion, ED-DPM and DG's DiT, step by step and with
+their networks.
 
-Wrappers that remember their calls show the states: what the predictor sees in step k + 1 is the sample after step k. The originals draw
-noise in every step and drop what they draw in the last; these samplers do not ask for it, and DDIM asks for none with eta = 0.
+Wrappers that remember their calls show the states: what the predictor sees in step k + 1 is the sample after
+    step k. The originals draw
+noise in every step and drop what they draw in the last; these samplers do not ask for it, and DDIM asks for
+    none with eta = 0.
 """
 
 from __future__ import annotations
@@ -22,11 +25,11 @@ from dgflow.diffusion.discrete import DiscreteSchedule
 from dgflow.diffusion.discriminator_guidance import DiscriminatorGuidance
 from dgflow.diffusion.guidance import Point, Switch
 from dgflow.diffusion.samplers import Predictor, Sample
-from dgflow.networks.adm import ADMEncoder
-from dgflow.networks.adm_unet import ADMUNet
-from dgflow.networks.checkpoints import load_into
-from dgflow.networks.discriminator import Discriminator
-from dgflow.networks.dit import DiT
+from dgflow.networks.adm.encoder import ADMEncoder
+from dgflow.networks.adm.unet import ADMUNet
+from dgflow.networks.discriminator.module import Discriminator
+from dgflow.networks.dit.module import DiT
+from dgflow.weights.tensors import load_into
 
 TRAINED_STEPS = 1000
 """Length of the diffusion that ED-DPM and DiT respace, which their cases do not repeat."""
@@ -41,14 +44,20 @@ def is_eds(case: Case) -> bool:
 
 
 def is_dit(case: Case) -> bool:
-    return case.scope == "core" and "DiT.forward_with_dg" in case.reference and "num_sampling_steps" in case.config
+    return (
+        case.scope == "core"
+        and "DiT.forward_with_dg" in case.reference
+        and "num_sampling_steps" in case.config
+    )
 
 
 CLAIMS: list[Callable[[Case], bool]] = [is_guided_diffusion, is_eds, is_dit]
 
 
 def encoder(config: dict[str, Any], weights: dict[str, Tensor], time_scale: float) -> ADMEncoder:
-    options = {key: value for key, value in config.items() if key not in ("use_fp16", "condition", "num_class")}
+    options = {
+        key: value for key, value in config.items() if key not in ("use_fp16", "condition", "num_class")
+    }
     classes = config["num_class"] if config.get("condition") else None
     net = ADMEncoder(**options, num_classes=classes, time_scale=time_scale)
     load_into(net, weights, source="encoder")
@@ -121,9 +130,12 @@ def gradients(term: Recorder, like: Tensor) -> Tensor:
 def test_ddpm_and_ddim_are_the_published_ones(case: Case) -> None:
     config, arrays, weights = load(case)
     schedule = DiscreteSchedule.of(config["noise_schedule"], config["steps"], config["timestep_respacing"])
-    # Networks trained with rescaled timesteps, and the classifiers beside them, are told 0 .. 1000 whatever the number of steps.
+    # Networks trained with rescaled timesteps, and the classifiers beside them, are told 0 .. 1000 whatever
+    # the number of steps.
     time = schedule.timesteps_from_sigma(1000 / config["steps"] if config["rescale_timesteps"] else 1.0)
-    predictor = Recorder(adm_predictor(config["net"] | {"learn_sigma": config["learn_sigma"]}, weights["net"]))
+    predictor = Recorder(
+        adm_predictor(config["net"] | {"learn_sigma": config["learn_sigma"]}, weights["net"])
+    )
     terms = []
     if config["classifier_scale"] is not None:
         classifier = encoder(config["classifier"], weights["classifier"], time_scale=1.0)
@@ -156,7 +168,8 @@ def test_ddpm_and_ddim_are_the_published_ones(case: Case) -> None:
         for found, expected in zip(gradient, arrays["out_cond_grads"], strict=True):
             close(case, "cond_grads", found, expected, of_max=1e-4)
         if config["eta"] is not None:
-            # DDIM's is the guided one: epsilon - sqrt(1 - abar) * gradient moves it by (1 - abar) / sqrt(abar) * gradient.
+            # DDIM's is the guided one: epsilon - sqrt(1 - abar) * gradient moves it by (1 - abar) /
+            # sqrt(abar) * gradient.
             abar = torch.tensor(schedule.alphas_cumprod, dtype=torch.float64).flip(0).reshape(-1, 1, 1, 1, 1)
             denoised = denoised + (1 - abar) / abar.sqrt() * gradient
     close(case, "pred_xstart", denoised, arrays["out_pred_xstart"], atol=1e-2)
@@ -171,14 +184,41 @@ def test_entropy_scaled_guidance_samples_as_published(case: Case, entropy_scalin
     config, arrays, weights = load(case)
     respacing = f"ddim{config['steps']}" if config["ddim"] else str(config["steps"])
     schedule = DiscreteSchedule.of(config["noise_schedule"], TRAINED_STEPS, respacing)
-    predictor = Recorder(adm_predictor(config["net"] | {"learn_sigma": config["learn_sigma"]}, weights["net"]))
-    classifier, time = encoder(config["classifier"], weights["classifier"], time_scale=1.0), schedule.timesteps_from_sigma()
-    term = Recorder(ClassifierGuidance(classifier, weight=config["classifier_scale"], time=time, entropy_scaling=entropy_scaling))
-    options: dict[str, Any] = {"class_labels": arrays["in_y"], "guidance": [term], "noise": arrays["in_noise"].__getitem__}
+    predictor = Recorder(
+        adm_predictor(config["net"] | {"learn_sigma": config["learn_sigma"]}, weights["net"])
+    )
+    classifier, time = (
+        encoder(config["classifier"], weights["classifier"], time_scale=1.0),
+        schedule.timesteps_from_sigma(),
+    )
+    term = Recorder(
+        ClassifierGuidance(
+            classifier, weight=config["classifier_scale"], time=time, entropy_scaling=entropy_scaling
+        )
+    )
+    options: dict[str, Any] = {
+        "class_labels": arrays["in_y"],
+        "guidance": [term],
+        "noise": arrays["in_noise"].__getitem__,
+    }
     if config["ddim"]:
-        sample = ddim(predictor, arrays["in_x_T"], schedule, eta=config["eta"], clip_denoised=config["clip_denoised"], **options)
+        sample = ddim(
+            predictor,
+            arrays["in_x_T"],
+            schedule,
+            eta=config["eta"],
+            clip_denoised=config["clip_denoised"],
+            **options,
+        )
     else:
-        sample = ddpm(predictor, arrays["in_x_T"], schedule, fixed_variance="large", clip_denoised=config["clip_denoised"], **options)
+        sample = ddpm(
+            predictor,
+            arrays["in_x_T"],
+            schedule,
+            fixed_variance="large",
+            clip_denoised=config["clip_denoised"],
+            **options,
+        )
 
     kind = "eds" if entropy_scaling else "plain"
     assert arrays["out_timestep_map"].tolist() == list(schedule.timestep_map)
@@ -189,17 +229,26 @@ def test_entropy_scaled_guidance_samples_as_published(case: Case, entropy_scalin
     for ((point,), (gradient, _)), expected in zip(term.calls, arrays[f"out_scale_{kind}"], strict=True):
         unscaled, _ = plain(point)
         assert unscaled is not None
-        close(case, f"scale_{kind}", gradient.flatten(1).norm(dim=1) / unscaled.flatten(1).norm(dim=1), expected, rtol=1e-5)
+        close(
+            case,
+            f"scale_{kind}",
+            gradient.flatten(1).norm(dim=1) / unscaled.flatten(1).norm(dim=1),
+            expected,
+            rtol=1e-5,
+        )
 
 
 def doubled(net: DiT, config: dict[str, Any]) -> Predictor:
-    """The original's network: 2 n states of which the first n are shown to both labels; both halves get the guided epsilon."""
+    """The original's network: 2 n states of which the first n are shown to both labels; both halves get the
+    guided epsilon."""
 
     def predict(y: Tensor, time: Tensor, class_labels: Tensor | None) -> tuple[Tensor, Tensor]:
         half = y[: len(y) // 2]
         epsilon, v = net(torch.cat([half, half]), time, class_labels).chunk(2, dim=1)
         conditional, null = epsilon[:, :3].chunk(2)
-        scale = torch.where(time[: len(half)] > config["branch_time"], config["LT_cfg"], config["ST_cfg"]).reshape(-1, 1, 1, 1)
+        scale = torch.where(
+            time[: len(half)] > config["branch_time"], config["LT_cfg"], config["ST_cfg"]
+        ).reshape(-1, 1, 1, 1)
         guided = null + scale * (conditional - null)
         return torch.cat([torch.cat([guided, guided]), epsilon[:, 3:]], dim=1), v
 
@@ -212,7 +261,9 @@ def on_first_half(term: DiscriminatorGuidance) -> Callable[[Point], tuple[Tensor
     def guide(point: Point) -> tuple[Tensor | None, Tensor | None]:
         n = len(point.x) // 2
         labels = None if point.class_labels is None else point.class_labels[:n]
-        gradient, _ = term(Point(point.x[:n], point.sigma[:n], labels, point.step, point.order, point.sigma_bounds))
+        gradient, _ = term(
+            Point(point.x[:n], point.sigma[:n], labels, point.step, point.order, point.sigma_bounds)
+        )
         return None if gradient is None else torch.cat([gradient, gradient]), None
 
     return guide
@@ -245,7 +296,9 @@ def test_guided_dit_samples_as_published(case: Case, form: str) -> None:
     else:
         rows //= 2
         scale = Switch(above=config["LT_cfg"], below=config["ST_cfg"], at=config["branch_time"])
-        predictor = Recorder(ClassifierFree(learned_range(net), config["net"]["num_classes"], scale, channels=3))
+        predictor = Recorder(
+            ClassifierFree(learned_range(net), config["net"]["num_classes"], scale, channels=3)
+        )
     noise = Recorder(lambda step: arrays["in_noise"][step][:rows])
     sample = ddpm(
         predictor,
@@ -264,13 +317,23 @@ def test_guided_dit_samples_as_published(case: Case, form: str) -> None:
     if "out_cond_t" in arrays:
         assert arrays["out_cond_t"].tolist() == [float(args[1][0]) for args, _ in predictor.calls]
     for key in ("betas", "posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2"):
-        close(case, key, torch.tensor(getattr(schedule, key), dtype=torch.float64), arrays[f"out_{key}"], rtol=1e-12)
+        close(
+            case,
+            key,
+            torch.tensor(getattr(schedule, key), dtype=torch.float64),
+            arrays[f"out_{key}"],
+            rtol=1e-12,
+        )
     for found, expected in zip(states(predictor, sample), arrays["out_samples"], strict=True):
         close(case, "samples", found, expected[:rows], of_max=1e-4)
-    for found, expected in zip(denoised_images(predictor, schedule, config["clip_denoised"]), arrays["out_pred_xstart"], strict=True):
+    for found, expected in zip(
+        denoised_images(predictor, schedule, config["clip_denoised"]), arrays["out_pred_xstart"], strict=True
+    ):
         close(case, "pred_xstart", found, expected[:rows], of_max=1e-4)
     close(case, "kept_half", sample.x[: len(arrays["out_kept_half"])], arrays["out_kept_half"], of_max=1e-4)
-    assert sample.guidance_nfe == (sum(timestep > config["time_min"] for timestep in schedule.timestep_map) if guidance else 0)
+    assert sample.guidance_nfe == (
+        sum(timestep > config["time_min"] for timestep in schedule.timestep_map) if guidance else 0
+    )
     for recorded in guidance:
         for found, expected in zip(gradients(recorded, sample.x), arrays["out_cond_grads"], strict=True):
             close(case, "cond_grads", found, expected[:rows], of_max=1e-4)

@@ -1,4 +1,5 @@
-"""DDPM's U-Net: the names of the full-size network, and the numbers of SDEdit's first pass, which walks it down from a noised picture."""
+"""DDPM's U-Net: the names of the full-size network, and the numbers of SDEdit's first pass, which walks it
+down from a noised picture."""
 
 from __future__ import annotations
 
@@ -10,19 +11,23 @@ import torch
 from parity.goldens import SMALL, Case, cases, close, load
 
 from dgflow.diffusion.discrete import DiscreteSchedule
-from dgflow.networks.checkpoints import load_into
-from dgflow.networks.ddpm_unet import DDPMUNet
+from dgflow.networks.ddpm.unet import DDPMUNet
+from dgflow.weights.tensors import load_into
 
 
 def is_sdedit(case: Case) -> bool:
-    return "image_editing_sample" in case.reference and "num_diffusion_timesteps" in case.config.get("diffusion", {})
+    return "image_editing_sample" in case.reference and "num_diffusion_timesteps" in case.config.get(
+        "diffusion", {}
+    )
 
 
 CLAIMS = [is_sdedit]
 
 
 def test_the_full_size_network_has_every_published_name_and_shape() -> None:
-    shapes = json.loads((SMALL / "official_shapes.json").read_text())["SDEdit Model (configs/celeba.yml; bedroom identical)"]
+    shapes = json.loads((SMALL / "official_shapes.json").read_text())[
+        "SDEdit Model (configs/celeba.yml; bedroom identical)"
+    ]
     with torch.device("meta"):
         network = DDPMUNet()
     assert {name: list(tensor.shape) for name, tensor in network.state_dict().items()} == shapes
@@ -30,11 +35,17 @@ def test_the_full_size_network_has_every_published_name_and_shape() -> None:
 
 def test_the_network_runs_in_bfloat16_and_says_which_widths_it_cannot_have() -> None:
     torch.manual_seed(0)
-    network = DDPMUNet(image_size=16, ch=32, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(8,)).eval().requires_grad_(False)
+    network = (
+        DDPMUNet(image_size=16, ch=32, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(8,))
+        .eval()
+        .requires_grad_(False)
+    )
     x, steps = torch.randn(2, 3, 16, 16), torch.tensor([10, 999])
     exact = network(x, steps)
     assert exact.shape == x.shape
-    torch.testing.assert_close(network.bfloat16()(x, steps), exact, rtol=0, atol=0.05 * float(exact.abs().max()))
+    torch.testing.assert_close(
+        network.bfloat16()(x, steps), exact, rtol=0, atol=0.05 * float(exact.abs().max())
+    )
     with pytest.raises(ValueError, match="multiples of 32"):
         DDPMUNet(ch=48)
 
@@ -43,15 +54,31 @@ def test_the_network_runs_in_bfloat16_and_says_which_widths_it_cannot_have() -> 
 def test_the_first_pass_of_sdedit_is_the_published_one(case: Case) -> None:
     config, arrays, weights = load(case)
     model, steps = config["model"], config["diffusion"]["num_diffusion_timesteps"]
-    assert model["resamp_with_conv"] and model["out_ch"] == model["in_channels"] and config["var_type"] == "fixedsmall"
+    assert (
+        model["resamp_with_conv"]
+        and model["out_ch"] == model["in_channels"]
+        and config["var_type"] == "fixedsmall"
+    )
     names = ("in_channels", "ch", "ch_mult", "num_res_blocks", "attn_resolutions", "dropout")
     network = DDPMUNet(image_size=config["image_size"], **{name: model[name] for name in names}).eval()
     load_into(network, weights["net"], source="net")
     low, high = config["diffusion"]["beta_start"], config["diffusion"]["beta_end"]
-    schedule = DiscreteSchedule(tuple(low + (high - low) * i / (steps - 1) for i in range(steps)), tuple(range(steps)))
-    close(case, "out_betas", torch.tensor(schedule.betas, dtype=torch.float64), arrays["out_betas"].double(), rtol=1e-6)
+    schedule = DiscreteSchedule(
+        tuple(low + (high - low) * i / (steps - 1) for i in range(steps)), tuple(range(steps))
+    )
+    close(
+        case,
+        "out_betas",
+        torch.tensor(schedule.betas, dtype=torch.float64),
+        arrays["out_betas"].double(),
+        rtol=1e-6,
+    )
 
-    image, keep, noise = 2 * arrays["in_img"].double() - 1, arrays["in_mask"] == 1, arrays["in_noise"].double()
+    image, keep, noise = (
+        2 * arrays["in_img"].double() - 1,
+        arrays["in_mask"] == 1,
+        arrays["in_noise"].double(),
+    )
 
     def noised(index: int) -> torch.Tensor:
         abar = schedule.alphas_cumprod[index]

@@ -1,4 +1,5 @@
-"""Discrete diffusions against the numbers of guided-diffusion and DiT: betas, respacing, coefficients, and the noisy classifier's loss."""
+"""Discrete diffusions against the numbers of guided-diffusion and DiT: betas, respacing, coefficients, and
+the noisy classifier's loss."""
 
 from __future__ import annotations
 
@@ -13,15 +14,19 @@ from torch import Tensor
 
 from dgflow.diffusion.discrete import DiscreteSchedule, cosine_betas, linear_betas, respaced_timesteps
 from dgflow.diffusion.losses import classifier_loss
-from dgflow.networks.adm import ADMEncoder
-from dgflow.networks.checkpoints import load_into
+from dgflow.networks.adm.encoder import ADMEncoder
+from dgflow.weights.tensors import load_into
 
 BETAS = {"linear": linear_betas, "cosine": cosine_betas, "squaredcos": cosine_betas}
 """By the names that the originals use."""
 
 
 def is_schedule(case: Case) -> bool:
-    return "respace.py" in case.reference and {"timestep_respacing", "noise_schedule"} <= set(case.config) and "net" not in case.config
+    return (
+        "respace.py" in case.reference
+        and {"timestep_respacing", "noise_schedule"} <= set(case.config)
+        and "net" not in case.config
+    )
 
 
 def is_named_betas(case: Case) -> bool:
@@ -73,7 +78,8 @@ def test_every_number_of_a_schedule_is_the_published_one(case: Case) -> None:
 
 @pytest.mark.parametrize("case", cases(is_named_betas))
 def test_named_betas_and_respacings_are_the_published_ones(case: Case) -> None:
-    """Outputs are named after what they hold: `cosine_50` betas, `space_300_10,15,20` timesteps, `space_1000_[1000]` from a list."""
+    """Outputs are named after what they hold: `cosine_50` betas, `space_300_10,15,20` timesteps,
+    `space_1000_[1000]` from a list."""
     _, arrays, _ = load(case)
     compared = 0
     for key, expected in arrays.items():
@@ -114,7 +120,10 @@ def test_noising_and_the_posterior_are_the_published_ones(case: Case) -> None:
         compare(f"q_mean_{name}", schedule.q_sample(x0, index, torch.zeros_like(x0)), **tolerance)
         compare(f"q_var_{name}", 1 - at(schedule.alphas_cumprod), **tolerance)
         compare(f"q_logvar_{name}", (1 - at(schedule.alphas_cumprod)).log(), **tolerance)
-        coef1, coef2 = (at(values)[:, None, None, None] for values in (schedule.posterior_mean_coef1, schedule.posterior_mean_coef2))
+        coef1, coef2 = (
+            at(values)[:, None, None, None]
+            for values in (schedule.posterior_mean_coef1, schedule.posterior_mean_coef2)
+        )
         compare(f"post_mean_{name}", coef1 * x0 + coef2 * y, **tolerance)
         compare(f"post_var_{name}", at(schedule.posterior_variance), **tolerance)
         compare(f"post_logvar_clipped_{name}", at(schedule.posterior_log_variance_clipped), **tolerance)
@@ -123,7 +132,8 @@ def test_noising_and_the_posterior_are_the_published_ones(case: Case) -> None:
 
 @pytest.mark.parametrize("case", cases(is_classifier_loss))
 def test_the_noisy_classifier_s_loss_and_gradients_are_the_published_ones(case: Case) -> None:
-    """The classifier is told timesteps; its parameters, and so the published gradient norms, come in the published order."""
+    """The classifier is told timesteps; its parameters, and so the published gradient norms, come in the
+    published order."""
     config, arrays, weights = load(case)
     options = {key: value for key, value in config["classifier"].items() if key != "use_fp16"}
     net = ADMEncoder(**options, time_scale=1.0)
@@ -135,7 +145,9 @@ def test_the_noisy_classifier_s_loss_and_gradients_are_the_published_ones(case: 
     loss = classifier_loss(logits, labels)
     loss.mean().backward()
     rank = (logits > logits.gather(1, labels[:, None])).sum(1)
-    gradients = {name: parameter.grad for name, parameter in net.named_parameters() if parameter.grad is not None}
+    gradients = {
+        name: parameter.grad for name, parameter in net.named_parameters() if parameter.grad is not None
+    }
     found = {
         "x_t": (y, {"rtol": 1e-4, "atol": 1e-6}),
         "logits": (logits, {"rtol": 1e-4, "of_max": 1e-5}),
@@ -143,7 +155,10 @@ def test_the_noisy_classifier_s_loss_and_gradients_are_the_published_ones(case: 
         "log_train_acc_1": ((rank < 1).float(), {}),
         "log_train_acc_5": ((rank < 5).float(), {}),
         "loss_mean": (loss.mean(), {"rtol": 1e-4}),
-        "grad_norms": (torch.stack([gradient.double().norm() for gradient in gradients.values()]), {"rtol": 1e-4}),
+        "grad_norms": (
+            torch.stack([gradient.double().norm() for gradient in gradients.values()]),
+            {"rtol": 1e-4},
+        ),
     }
     for key in arrays:
         if key.startswith("out_grad."):

@@ -1,4 +1,5 @@
-"""From two .npz files of images to every number of the `adm` protocol, as `dgflow metrics` makes them, against OpenAI's evaluator's."""
+"""From two .npz files of images to every number of the `adm` protocol, as `dgflow metrics` makes them,
+against OpenAI's evaluator's."""
 
 import json
 
@@ -8,12 +9,12 @@ from inprocess import complete
 from parity import inception_recipe
 from parity.metric_goldens import FOLDER
 
-from dgflow.metrics.inception import InceptionV3
+from dgflow.engine.execute import result_of
 from dgflow.metrics.result import MetricResult
-from dgflow.networks.checkpoints import save_weights
-from dgflow.steps.comparison import comparison
-from dgflow.steps.execute import result_of
+from dgflow.networks.inception.module import InceptionV3
+from dgflow.steps.judging.comparison import comparison
 from dgflow.store.memory import MemoryStore
+from dgflow.weights.tensors import save_weights
 
 PUBLISHED = json.loads((FOLDER / "adm_e2e.json").read_text())
 
@@ -46,7 +47,9 @@ def test_fid_and_sfid_are_those_of_exact_arithmetic_on_openais_activations(measu
     values = measure().values
     assert values["fid"] == pytest.approx(PUBLISHED["exact_fid"], rel=1e-5)
     assert values["sfid"] == pytest.approx(PUBLISHED["exact_sfid"], rel=1e-5)
-    assert values["fid"] == pytest.approx(PUBLISHED["adm_fid"], rel=2e-4, abs=1e-3)  # its sqrtm errs where images are fewer than features
+    assert values["fid"] == pytest.approx(
+        PUBLISHED["adm_fid"], rel=2e-4, abs=1e-3
+    )  # its sqrtm errs where images are fewer than features
     assert values["sfid"] == pytest.approx(PUBLISHED["adm_sfid"], rel=2e-4, abs=1e-3)
 
 
@@ -56,7 +59,9 @@ def test_the_inception_score_is_openais(measure):
 
 def test_precision_and_recall_are_openais_but_for_two_images(measure):
     values = measure("openai-float16").values
-    two_images = 2.01 / min(PUBLISHED["n_sample"], PUBLISHED["n_ref"])  # the network's rounding decides ties of float16 distances
+    two_images = 2.01 / min(
+        PUBLISHED["n_sample"], PUBLISHED["n_ref"]
+    )  # the network's rounding decides ties of float16 distances
     assert values["precision"] == pytest.approx(PUBLISHED["precision"], abs=two_images)
     assert values["recall"] == pytest.approx(PUBLISHED["recall"], abs=two_images)
 

@@ -1,4 +1,5 @@
-"""The three front ends against TensorFlow, NVIDIA's form and clean-fid, at every size in the goldens (channel 0 of one image a size)."""
+"""The three front ends against TensorFlow, NVIDIA's form and clean-fid, at every size in the goldens (channel
+0 of one image a size)."""
 
 import re
 
@@ -26,12 +27,15 @@ def _channel0(size: int, front_end: FrontEndName) -> np.ndarray:
 
 @pytest.mark.parametrize("size", _with(TENSORFLOW, "tf_resize_bilinear"))
 def test_the_adm_front_end_equals_tensorflow(size):
-    np.testing.assert_allclose(_channel0(size, "adm"), TENSORFLOW[f"tf_resize_bilinear_{size}"], rtol=0, atol=GREY_LEVELS)
+    np.testing.assert_allclose(
+        _channel0(size, "adm"), TENSORFLOW[f"tf_resize_bilinear_{size}"], rtol=0, atol=GREY_LEVELS
+    )
 
 
 @pytest.mark.parametrize("size", _with(IMAGES, "tf1_bilinear_gridsample_nvidia"))
 def test_the_edm_front_end_equals_nvidias_form(size):
-    # A place of the grid's float32 numbers in [-1, 1] is up to size * 2^-23 pixels, and those differ by up to 255.
+    # A place of the grid's float32 numbers in [-1, 1] is up to size * 2^-23 pixels, and those differ by up to
+    # 255.
     expected, of_grid = IMAGES[f"tf1_bilinear_gridsample_nvidia_{size}"], 255 * size * 2**-23
     np.testing.assert_allclose(_channel0(size, "edm"), expected, rtol=0, atol=max(GREY_LEVELS, of_grid))
 
@@ -45,7 +49,9 @@ def test_the_edm_front_end_is_nearer_to_nvidias_form_than_the_adm_one_is(size):
 
 @pytest.mark.parametrize("size", _with(IMAGES, "cleanfid_pil_bicubic"))
 def test_the_clean_front_end_equals_clean_fid(size):
-    np.testing.assert_allclose(_channel0(size, "clean"), IMAGES[f"cleanfid_pil_bicubic_{size}"], rtol=0, atol=GREY_LEVELS)
+    np.testing.assert_allclose(
+        _channel0(size, "clean"), IMAGES[f"cleanfid_pil_bicubic_{size}"], rtol=0, atol=GREY_LEVELS
+    )
 
 
 def test_the_folder_holds_every_front_end():

@@ -1,4 +1,5 @@
-"""The metrics against stored outputs of OpenAI's evaluator, EDM, clean-fid, pytorch-fid, torch-fidelity and float64 truths.
+"""The metrics against stored outputs of OpenAI's evaluator, EDM, clean-fid, pytorch-fid, torch-fidelity and
+float64 truths.
 
 The goldens' README gives the tolerances.
 """
@@ -30,7 +31,9 @@ from dgflow.metrics.frechet import Gaussian, Moments, frechet_distance
 from dgflow.metrics.inception_score import InceptionScore, inception_score
 from dgflow.metrics.precision_recall import PrecisionRecall, precision_recall, squared_radii
 
-FLOAT32_MEANS = numbers(r"cleanfid_fid\w*|pytorch_fid_[\w.]+|torch_fidelity_[\w.]+_fid|dgm_eval_fd\w*") + numbers(r"adm_fid", ADM)
+FLOAT32_MEANS = numbers(
+    r"cleanfid_fid\w*|pytorch_fid_[\w.]+|torch_fidelity_[\w.]+_fid|dgm_eval_fd\w*"
+) + numbers(r"adm_fid", ADM)
 
 
 @cache
@@ -42,7 +45,9 @@ def _fid(case: str) -> float:
 @cache
 def _fid_of_float32_means(case: str) -> float:
     # NumPy averages float32 rows in float32.
-    real, fake = (Gaussian(np.asarray(np.mean(rows, axis=0)), Moments.of(rows).covariance) for rows in features(case))
+    real, fake = (
+        Gaussian(np.asarray(np.mean(rows, axis=0)), Moments.of(rows).covariance) for rows in features(case)
+    )
     return frechet_distance(real, fake)
 
 
@@ -71,17 +76,23 @@ def test_fid_equals_edms(case, stored):
 
 @pytest.mark.parametrize(("case", "stored"), FLOAT32_MEANS)
 def test_fid_of_float32_means_is_that_of_libraries_that_average_in_float32(case, stored):
-    tolerance = 2e-6 if is_beyond_float16(case) else 1e-6  # worst seen: 7e-8, of it nearly all from their sqrtm of singular matrices
+    tolerance = (
+        2e-6 if is_beyond_float16(case) else 1e-6
+    )  # worst seen: 7e-8, of it nearly all from their sqrtm of singular matrices
     assert _fid_of_float32_means(case) == pytest.approx(stored, rel=tolerance, abs=1e-10)
 
 
 @pytest.mark.parametrize(("case", "stored"), FLOAT32_MEANS)
 def test_fid_agrees_with_libraries_that_average_in_float32(case, stored):
     stated = 2e-6 if is_beyond_float16(case) else 1e-6
-    assert _fid(case) == pytest.approx(stored, rel=stated if is_stated(case) else 5e-6, abs=1e-10)  # other means, other rounding
+    assert _fid(case) == pytest.approx(
+        stored, rel=stated if is_stated(case) else 5e-6, abs=1e-10
+    )  # other means, other rounding
 
 
-@pytest.mark.parametrize("stored", [path for path in [FOLDER / "e2e_activations.npz"] if path.exists()], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "stored", [path for path in [FOLDER / "e2e_activations.npz"] if path.exists()], ids=lambda path: path.stem
+)
 def test_fid_of_2048_wide_features_of_fewer_images_equals_the_float64_truth(stored):
     arrays = np.load(stored)
     expected = json.loads((FOLDER / "adm_e2e.json").read_text())["exact_fid"]
@@ -103,7 +114,9 @@ def test_moments_equal_edm_style_statistics(case):
 def test_fid_from_stored_statistics_equals_the_float64_truth(case):
     stats = np.load(FOLDER / f"stats_{case}.npz")
     real, fake = (Gaussian(stats[f"mu_{side}"], stats[f"sigma_{side}"]) for side in ("real", "fake"))
-    assert frechet_distance(real, fake) == pytest.approx(TRUTH["features"][case]["exact_fid"], rel=_rounding(case), abs=1e-10)
+    assert frechet_distance(real, fake) == pytest.approx(
+        TRUTH["features"][case]["exact_fid"], rel=_rounding(case), abs=1e-10
+    )
 
 
 @pytest.mark.parametrize("case", having("exact_precision", "exact_recall"))
@@ -119,15 +132,21 @@ def test_precision_and_recall_count_exactly_what_float64_differences_give(case):
 @pytest.mark.parametrize(("case", "stored"), numbers(r"torch_fidelity_f_score"))
 def test_f1_agrees_with_torch_fidelity(case, stored):
     found, truth = _precision_recall(case), TRUTH["features"][case]
-    miscounted = [abs(truth.get(f"torch_fidelity_f32_{name}", exact) - exact) for name, exact in vars(found).items()]
-    assert found.f1 == pytest.approx(stored, abs=1e-6 + 2 * sum(miscounted))  # by float32 distances; below 1e-7 in the README's cases
+    miscounted = [
+        abs(truth.get(f"torch_fidelity_f32_{name}", exact) - exact) for name, exact in vars(found).items()
+    ]
+    assert found.f1 == pytest.approx(
+        stored, abs=1e-6 + 2 * sum(miscounted)
+    )  # by float32 distances; below 1e-7 in the README's cases
 
 
 @pytest.mark.parametrize("case", having("adm_precision", "adm_recall", library=ADM))
 def test_precision_and_recall_agree_with_openais_evaluator(case):
     found, published = _precision_recall(case), ADM["features"][case]
     for name, queries in zip(("recall", "precision"), features(case), strict=True):
-        rounded = 0.01 if is_stated(case) else max(0.01, 2 / len(queries))  # its distances are float16 unless they overflow
+        rounded = (
+            0.01 if is_stated(case) else max(0.01, 2 / len(queries))
+        )  # its distances are float16 unless they overflow
         tolerance = 0 if openai_is_exact(case) else rounded
         assert getattr(found, name) == pytest.approx(published[f"adm_{name}"], abs=tolerance + 1e-9)
 
@@ -142,7 +161,10 @@ def test_radii_equal_the_float64_truth(case):
 def _scores(case: str, library: dict, prefix: str) -> list[tuple[InceptionScore, list[float]]]:
     found = [(key, value) for key, value in library["logits"][case].items() if key.startswith(prefix)]
     assert found
-    return [(inception_score(LOGITS[case], int(key.rsplit("_", 1)[1])), np.atleast_1d(np.float64(value)).tolist()) for key, value in found]
+    return [
+        (inception_score(LOGITS[case], int(key.rsplit("_", 1)[1])), np.atleast_1d(np.float64(value)).tolist())
+        for key, value in found
+    ]
 
 
 @pytest.mark.parametrize("case", LOGITS_CASES)

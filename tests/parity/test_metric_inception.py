@@ -1,7 +1,9 @@
-"""The Inception network against torch-fidelity, clean-fid's and NVIDIA's front ends, and OpenAI's evaluator on TensorFlow.
+"""The Inception network against torch-fidelity, clean-fid's and NVIDIA's front ends, and OpenAI's evaluator
+on TensorFlow.
 
-Weights by recipe; every size and output in the goldens is tested. Tolerances are of the largest value: 1e-5 against float32 (worst seen:
-4e-6), 1e-4 against torch-fidelity in float64, which also resizes in float64 (worst seen: 1.3e-5, of it nearly all from the resize).
+Weights by recipe; every size and output in the goldens is tested. Tolerances are of the largest value: 1e-5
+against float32 (worst seen: 4e-6), 1e-4 against torch-fidelity in float64, which also resizes in float64
+(worst seen: 1.3e-5, of it nearly all from the resize).
 """
 
 import copy
@@ -17,8 +19,8 @@ from parity.metric_goldens import FOLDER
 from torch import Tensor
 
 from dgflow.metrics.front_ends import prepare
-from dgflow.metrics.inception import InceptionFeatures, InceptionV3, accelerated
 from dgflow.metrics.protocols import FrontEndName
+from dgflow.networks.inception.module import InceptionFeatures, InceptionV3, accelerated
 
 STORED = np.load(FOLDER / "inception.npz")
 TENSORFLOW = np.load(FOLDER / "adm_tf_activations.npz")
@@ -61,10 +63,17 @@ def _assert_close(found: Tensor, expected: np.ndarray, of_max: float) -> None:
     assert float(np.abs(found.double().numpy() - expected).max()) <= of_max * float(np.abs(expected).max())
 
 
-def _assert_features_close(network: InceptionV3, found: InceptionFeatures, size: int, dtype: str, of_max: float) -> None:
+def _assert_features_close(
+    network: InceptionV3, found: InceptionFeatures, size: int, dtype: str, of_max: float
+) -> None:
     """Every stored output of the first images of that size, as many as were found."""
     logits = network.with_bias(found.logits)
-    outputs = {"2048": found.pooled, "sfid2023_nhwc": found.spatial, "logits_unbiased": found.logits, "logits": logits}
+    outputs = {
+        "2048": found.pooled,
+        "sfid2023_nhwc": found.spatial,
+        "logits_unbiased": found.logits,
+        "logits": logits,
+    }
     for name, value in outputs.items():
         if (key := f"{name}_{size}_{dtype}") in STORED.files:
             _assert_close(value, STORED[key][: len(value)], of_max)
@@ -87,9 +96,15 @@ def test_all_outputs_equal_torch_fidelitys(fast, of_size, dtype, size):
 @pytest.mark.parametrize("size", (_sizes("64_{}_f32") or _sizes("2048_{}_f32"))[:1])
 def test_inner_maps_of_the_published_form_equal_torch_fidelitys(network, size):
     means = {}
-    taps = {"64": network.Conv2d_3b_1x1, "192": network.Mixed_5b, "768": network.Mixed_7a}  # what goes into these
+    taps = {
+        "64": network.Conv2d_3b_1x1,
+        "192": network.Mixed_5b,
+        "768": network.Mixed_7a,
+    }  # what goes into these
     hooks = [
-        module.register_forward_pre_hook(lambda module, inputs, name=name: means.update({name: inputs[0].mean(dim=(2, 3))}))
+        module.register_forward_pre_hook(
+            lambda module, inputs, name=name: means.update({name: inputs[0].mean(dim=(2, 3))})
+        )
         for name, module in taps.items()
     ]
     found = network(_prepared(size, "adm"))
@@ -102,7 +117,9 @@ def test_inner_maps_of_the_published_form_equal_torch_fidelitys(network, size):
 
 
 @pytest.mark.parametrize(("dtype", "size"), STORED_OUTPUTS[:1])
-def test_a_float64_network_gives_the_float64_truth_or_where_none_is_stored_the_float32_one(network, dtype, size):
+def test_a_float64_network_gives_the_float64_truth_or_where_none_is_stored_the_float32_one(
+    network, dtype, size
+):
     exact = copy.deepcopy(network).double()
     _assert_features_close(exact, exact(_prepared(size, "adm")[:1].double()), size, dtype, FLOAT64)
 
@@ -112,7 +129,9 @@ def test_all_outputs_equal_openais_evaluators_on_tensorflow(of_size, size):
     found = of_size(size)
     _assert_close(found.pooled, TENSORFLOW[f"pool3_{size}"], FLOAT32)
     _assert_close(found.spatial, TENSORFLOW[f"spatial2023_{size}"], FLOAT32)
-    _assert_close(torch.softmax(found.logits.double(), dim=1), TENSORFLOW[f"softmax_unbiased_{size}"], 2 * FLOAT32)
+    _assert_close(
+        torch.softmax(found.logits.double(), dim=1), TENSORFLOW[f"softmax_unbiased_{size}"], 2 * FLOAT32
+    )
 
 
 @pytest.mark.parametrize("size", _sizes("2048_{}_edmresize_f32"))
@@ -128,7 +147,11 @@ def test_features_behind_the_clean_front_end_equal_those_behind_clean_fids(fast,
 @pytest.mark.parametrize("side", ["ref", "sample"])
 def test_the_first_images_of_a_batch_file_give_openais_activations(fast, side):
     images = np.load(FOLDER / f"e2e_{side}.npz")["arr_0"][:8]
-    _assert_close(fast(prepare(images, "adm")).pooled, np.load(FOLDER / "e2e_activations.npz")[f"{side}_pool"][:8], FLOAT32)
+    _assert_close(
+        fast(prepare(images, "adm")).pooled,
+        np.load(FOLDER / "e2e_activations.npz")[f"{side}_pool"][:8],
+        FLOAT32,
+    )
 
 
 @pytest.mark.slow
@@ -137,4 +160,8 @@ def test_a_whole_batch_file_gives_openais_activations(fast, side):
     images, expected = np.load(FOLDER / f"e2e_{side}.npz")["arr_0"], np.load(FOLDER / "e2e_activations.npz")
     found = [fast(prepare(images[first : first + 16], "adm")) for first in range(0, len(images), 16)]
     _assert_close(torch.cat([features.pooled for features in found]), expected[f"{side}_pool"], FLOAT32)
-    _assert_close(torch.cat([features.spatial for features in found]).mean(dim=0), expected[f"{side}_spatial_mean"], FLOAT32)
+    _assert_close(
+        torch.cat([features.spatial for features in found]).mean(dim=0),
+        expected[f"{side}_spatial_mean"],
+        FLOAT32,
+    )

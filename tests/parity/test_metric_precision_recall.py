@@ -1,4 +1,5 @@
-"""Precision and recall by blocks, and with the rounding of OpenAI's evaluator, against its stored radii and against float64 truths."""
+"""Precision and recall by blocks, and with the rounding of OpenAI's evaluator, against its stored radii and
+against float64 truths."""
 
 import json
 from functools import cache
@@ -6,7 +7,17 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from parity.metric_goldens import ADM, FEATURE_CASES, FOLDER, RADII_CASES, TRUTH, features, having, longest_squared, openai_is_exact
+from parity.metric_goldens import (
+    ADM,
+    FEATURE_CASES,
+    FOLDER,
+    RADII_CASES,
+    TRUTH,
+    features,
+    having,
+    longest_squared,
+    openai_is_exact,
+)
 
 from dgflow.metrics.openai_distances import BLOCK_ROWS, distance_strips
 from dgflow.metrics.precision_recall import inside_any_ball_of, precision_recall, squared_radii_of
@@ -24,14 +35,22 @@ def _openai_radii(case: str) -> dict[str, np.ndarray]:
     for side, rows in zip(("real", "fake"), features(case), strict=True):
         pieces = [rows[start : start + 700] for start in range(0, len(rows), 700)]
         blocks = [rows[start : start + BLOCK_ROWS] for start in range(0, len(rows), BLOCK_ROWS)]
-        found[side] = np.concatenate([squared_radii_of(block, pieces, distances="openai-float16") for block in blocks])
+        found[side] = np.concatenate(
+            [squared_radii_of(block, pieces, distances="openai-float16") for block in blocks]
+        )
     return found
 
 
 def _openai_share_inside(queries: np.ndarray, centres: np.ndarray, radii: np.ndarray) -> float:
-    balls = [(centres[start : start + 900], radii[start : start + 900]) for start in range(0, len(centres), 900)]
+    balls = [
+        (centres[start : start + 900], radii[start : start + 900]) for start in range(0, len(centres), 900)
+    ]
     blocks = [queries[start : start + BLOCK_ROWS] for start in range(0, len(queries), BLOCK_ROWS)]
-    return float(np.concatenate([inside_any_ball_of(block, balls, distances="openai-float16") for block in blocks]).mean())
+    return float(
+        np.concatenate(
+            [inside_any_ball_of(block, balls, distances="openai-float16") for block in blocks]
+        ).mean()
+    )
 
 
 def _is_float16(values: np.ndarray) -> bool:
@@ -46,18 +65,26 @@ def test_openais_radii_are_equal(case, side):
     found = _openai_radii(case)[side].astype(np.float32)
     is_half, is_wide = _is_float16(expected), features(case)[0].shape[1] > WIDE
     if is_half and not is_wide:
-        # All are with the processors tried; another order of adding float32 products may move one in a thousand to the next float16 number.
+        # All are with the processors tried; another order of adding float32 products may move one in a
+        # thousand to the next float16 number.
         assert (found != expected).sum() <= max(1, 1e-3 * len(found))
         np.testing.assert_allclose(found, expected, rtol=2**-10)
-    else:  # differences of long vectors: a place of |x|^2, of both of them where that is float16, outweighs one of the distance
-        np.testing.assert_allclose(found, expected, rtol=0, atol=(2**-9 if is_half else 1e-6) * longest_squared(case))
+    # Differences of long vectors: a place of |x|^2, of both of them where that is float16, outweighs one of
+    # the distance
+    else:
+        np.testing.assert_allclose(
+            found, expected, rtol=0, atol=(2**-9 if is_half else 1e-6) * longest_squared(case)
+        )
 
 
 @pytest.mark.parametrize("case", ADM_CASES)
 def test_openais_precision_and_recall_are_equal(case):
     (real, fake), radii = features(case), _openai_radii(case)
     for name, queries, centres, side in (("precision", fake, real, "real"), ("recall", real, fake, "fake")):
-        found, expected = _openai_share_inside(queries, centres, radii[side]), ADM["features"][case][f"adm_{name}"]
+        found, expected = (
+            _openai_share_inside(queries, centres, radii[side]),
+            ADM["features"][case][f"adm_{name}"],
+        )
         one_image = 1.01 / len(queries) if real.shape[1] > WIDE else 0
         assert found == pytest.approx(expected, abs=1e-9 if openai_is_exact(case) else max(1e-3, one_image))
 

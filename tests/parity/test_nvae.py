@@ -11,17 +11,21 @@ from parity import goldens
 from parity.goldens import Case
 from torch import Tensor
 
-from dgflow.networks.checkpoints import load_into
-from dgflow.networks.nvae import NVAE
-from dgflow.networks.nvae_heads import image_mean, logistic_mixture
-from dgflow.networks.nvae_layers import FlowCell, soft_clamp
+from dgflow.networks.lsgm.nvae import NVAE
+from dgflow.networks.lsgm.nvae_heads import image_mean, logistic_mixture
+from dgflow.networks.lsgm.nvae_layers import FlowCell, soft_clamp
+from dgflow.weights.tensors import load_into
 
 Arrays = dict[str, Tensor]
 
 
 def is_vae(case: Case) -> bool:
     """An NVAE by itself, that decodes latents which the case supplies."""
-    return "nvae.py" in case.reference and (case.entry["weights"] or {}).keys() == {"vae"} and "in_eps_scale0" in case.entry["arrays"]
+    return (
+        "nvae.py" in case.reference
+        and (case.entry["weights"] or {}).keys() == {"vae"}
+        and "in_eps_scale0" in case.entry["arrays"]
+    )
 
 
 CLAIMS: list[Callable[[Case], bool]] = [is_vae]
@@ -40,11 +44,17 @@ def run_vae(args: dict[str, Any], arrays: Arrays, weights: dict[str, Tensor]) ->
         "out_logits": logits,
         "out_output_mean": image_mean(args["decoder_dist"], logits),
         "out_decompose_first_group": vae.decompose(latents)[0],
-        "out_image_bn_train_mode": built(args, weights, image_shape=shape, batch_statistics=True).decode(latents),
+        "out_image_bn_train_mode": built(args, weights, image_shape=shape, batch_statistics=True).decode(
+            latents
+        ),
     }
     if args["decoder_dist"] == "dml":
         mixture = logistic_mixture(logits)
-        parts = {"logit_probs": mixture.logits_BMHW, "means": mixture.means_BCMHW, "coeffs": mixture.coefficients_BCMHW}
+        parts = {
+            "logit_probs": mixture.logits_BMHW,
+            "means": mixture.means_BCMHW,
+            "coeffs": mixture.coefficients_BCMHW,
+        }
         outputs |= {f"out_dist_{name}": part for name, part in parts.items()}
     if args["decoder_dist"] == "normal":
         mu, log_sigma = soft_clamp(logits, 5.0).chunk(2, dim=1)
@@ -65,7 +75,9 @@ def run_vae(args: dict[str, Any], arrays: Arrays, weights: dict[str, Tensor]) ->
     per_scale = args["num_groups_per_scale"]
     for scale, latent in enumerate(encoded):
         outputs[f"out_enc_eps_scale{scale}"] = latent
-        outputs[f"out_enc_log_q_scale{scale}"] = torch.cat(log_q[scale * per_scale : (scale + 1) * per_scale], dim=1)
+        outputs[f"out_enc_log_q_scale{scale}"] = torch.cat(
+            log_q[scale * per_scale : (scale + 1) * per_scale], dim=1
+        )
     outputs["out_recon_logits"] = vae.logits(encoded)
     outputs["out_recon_mean"] = image_mean(args["decoder_dist"], outputs["out_recon_logits"])
     return outputs
@@ -162,7 +174,9 @@ def test_the_network_compiles_as_one_graph() -> None:
         return vae.decode(vae.encode(images))
 
     with torch.no_grad():
-        assert torch.equal(torch.compile(there_and_back, fullgraph=True, backend="eager")(images), there_and_back(images))
+        assert torch.equal(
+            torch.compile(there_and_back, fullgraph=True, backend="eager")(images), there_and_back(images)
+        )
 
 
 CIFAR10_BEST_FID: dict[str, Any] = {
@@ -186,9 +200,21 @@ CIFAR10_BEST_FID: dict[str, Any] = {
     "progressive_input_vae": "none",
     "log_sig_q_scale": 5.0,
 }
-TWO_SCALES = CIFAR10_BEST_FID | {"channel_mult": [1, 1, 2], "num_latent_scales": 2, "num_channels_enc": 4, "num_channels_dec": 4}
-TWO_SCALES |= {"num_groups_per_scale": 2, "num_latent_per_group": 1, "num_nf": 1, "progressive_input_vae": "input_skip"}
-TWO_SCALES |= dict.fromkeys(("num_cell_per_cond_enc", "num_cell_per_cond_dec", "num_preprocess_cells", "num_postprocess_cells"), 1)
+TWO_SCALES = CIFAR10_BEST_FID | {
+    "channel_mult": [1, 1, 2],
+    "num_latent_scales": 2,
+    "num_channels_enc": 4,
+    "num_channels_dec": 4,
+}
+TWO_SCALES |= {
+    "num_groups_per_scale": 2,
+    "num_latent_per_group": 1,
+    "num_nf": 1,
+    "progressive_input_vae": "input_skip",
+}
+TWO_SCALES |= dict.fromkeys(
+    ("num_cell_per_cond_enc", "num_cell_per_cond_dec", "num_preprocess_cells", "num_postprocess_cells"), 1
+)
 
 
 def built(args: dict[str, Any], weights: dict[str, Tensor], **options: Any) -> NVAE:

@@ -1,4 +1,5 @@
-"""The probability-flow ODE of Soft Truncation and LSGM against the numbers of their reference implementations."""
+"""The probability-flow ODE of Soft Truncation and LSGM against the numbers of their reference
+implementations."""
 
 from __future__ import annotations
 
@@ -15,18 +16,46 @@ from torch.nn import functional as F
 from dgflow.diffusion.denoisers import VPDenoiser
 from dgflow.diffusion.rk45 import rk45
 from dgflow.diffusion.samplers import Denoiser, Sample
-from dgflow.diffusion.times import LinearVP, TimeMap, beta, integrated_beta, mean_std, per_sample, sigma_from_tau, tau_from_sigma
-from dgflow.networks.checkpoints import load_into
-from dgflow.networks.lsgm_prior import LSGMPrior
-from dgflow.networks.ncsnpp import VP_TIME_SCALE, NCSNpp
-from dgflow.networks.nvae import NVAE
+from dgflow.diffusion.times import (
+    LinearVP,
+    TimeMap,
+    beta,
+    integrated_beta,
+    mean_std,
+    per_sample,
+    sigma_from_tau,
+    tau_from_sigma,
+)
+from dgflow.networks.lsgm.nvae import NVAE
+from dgflow.networks.lsgm.prior import LSGMPrior
+from dgflow.networks.ncsnpp.module import VP_TIME_SCALE, NCSNpp
+from dgflow.weights.tensors import load_into
 
-NETWORK_OPTIONS = ("nf", "ch_mult", "num_res_blocks", "attn_resolutions", "dropout", "fir", "progressive", "progressive_input")
-NETWORK_OPTIONS += ("progressive_combine", "embedding_type", "fourier_scale", "scale_by_sigma", "sigma_min", "sigma_max")
+NETWORK_OPTIONS = (
+    "nf",
+    "ch_mult",
+    "num_res_blocks",
+    "attn_resolutions",
+    "dropout",
+    "fir",
+    "progressive",
+    "progressive_input",
+)
+NETWORK_OPTIONS += (
+    "progressive_combine",
+    "embedding_type",
+    "fourier_scale",
+    "scale_by_sigma",
+    "sigma_min",
+    "sigma_max",
+)
 
 
 def is_soft_truncation(case: Case) -> bool:
-    return "get_ode_sampler" in case.reference and case.config.get("full", {}).get("training", {}).get("sde") == "vpsde"
+    return (
+        "get_ode_sampler" in case.reference
+        and case.config.get("full", {}).get("training", {}).get("sde") == "vpsde"
+    )
 
 
 def has_toy_prior(case: Case) -> bool:
@@ -43,7 +72,9 @@ def is_geometric_toy_prior(case: Case) -> bool:
 
 
 def is_end_to_end(case: Case) -> bool:
-    return {"dae", "vae", "sde", "ode_eps"} <= case.config.keys() and case.config["sde"]["sde_type"] == "vpsde"
+    return {"dae", "vae", "sde", "ode_eps"} <= case.config.keys() and case.config["sde"][
+        "sde_type"
+    ] == "vpsde"
 
 
 CLAIMS = [is_soft_truncation, is_toy_prior, is_end_to_end]
@@ -54,13 +85,30 @@ def lsgm_vp(config: dict[str, Any]) -> LinearVP:
 
 
 def solve(
-    denoiser: Denoiser, latents: Tensor, tau_min: float, tolerance: float, vp: LinearVP, tau_max: float = 1.0, **options: Any
+    denoiser: Denoiser,
+    latents: Tensor,
+    tau_min: float,
+    tolerance: float,
+    vp: LinearVP,
+    tau_max: float = 1.0,
+    **options: Any,
 ) -> Sample:
-    return rk45(denoiser, latents, tau_max=tau_max, tau_min=tau_min, rtol=tolerance, atol=tolerance, vp=vp, shared_step=True, **options)
+    return rk45(
+        denoiser,
+        latents,
+        tau_max=tau_max,
+        tau_min=tau_min,
+        rtol=tolerance,
+        atol=tolerance,
+        vp=vp,
+        shared_step=True,
+        **options,
+    )
 
 
 def soft_truncation_time(config: dict[str, Any], vp: LinearVP) -> TimeMap:
-    """What the networks are told: tau or, with the unbounded parametrisation, nearly the log of sigma, scaled to [0, 1]; times 999."""
+    """What the networks are told: tau or, with the unbounded parametrisation, nearly the log of sigma, scaled
+    to [0, 1]; times 999."""
     training = config["full"]["training"]
     if not training["unbounded_parametrization"]:
         return lambda sigma: VP_TIME_SCALE * tau_from_sigma(sigma, vp)
@@ -87,7 +135,8 @@ class LastState:
 
 @pytest.mark.parametrize("case", cases(is_soft_truncation))
 def test_the_ode_of_soft_truncation_is_the_published_one(case: Case) -> None:
-    """At every tolerance, and with the last denoising where the case has it; extra cases at their loosest tolerance."""
+    """At every tolerance, and with the last denoising where the case has it; extra cases at their loosest
+    tolerance."""
     config, arrays, weights = load(case)
     data, model = config["full"]["data"], config["full"]["model"]
     options: dict[str, Any] = {key: model[key] for key in NETWORK_OPTIONS if key in model}
@@ -103,15 +152,31 @@ def test_the_ode_of_soft_truncation_is_the_published_one(case: Case) -> None:
         of_max = 2e-3 if tolerance >= 1e-3 else 5e-3
         denoised = arrays.get(f"out_x_denoised_tol{tolerance}")
         recorder = LastState(denoiser)
-        sample = solve(recorder, arrays["in_x_T"], config["eps"], tolerance, vp, config["T"], denoise_last=denoised is not None)
+        sample = solve(
+            recorder,
+            arrays["in_x_T"],
+            config["eps"],
+            tolerance,
+            vp,
+            config["T"],
+            denoise_last=denoised is not None,
+        )
         nfe, x, expected = sample.nfe, sample.x, arrays[f"out_x_tol{tolerance}"]
         if denoised is not None:
             nfe, x = nfe - 1, recorder.y
             close(case, f"out_x_denoised_tol{tolerance}", sample.x, denoised, of_max=of_max)
-            # The last step itself, which is smaller than the tolerance of the solution; the published one has beta * tau for B(tau).
-            published, rate = denoised - expected, config["eps"] * beta(config["eps"], vp) / integrated_beta(config["eps"], vp)
-            if config["full"]["training"]["truncation_time"] == config["eps"]:  # where the original takes its last step from
-                assert float((rate * (sample.x - x) - published).abs().max()) < 0.1 * float(published.abs().max())
+            # The last step itself, which is smaller than the tolerance of the solution; the published one has
+            # beta * tau for B(tau).
+            published, rate = (
+                denoised - expected,
+                config["eps"] * beta(config["eps"], vp) / integrated_beta(config["eps"], vp),
+            )
+            if (
+                config["full"]["training"]["truncation_time"] == config["eps"]
+            ):  # where the original takes its last step from
+                assert float((rate * (sample.x - x) - published).abs().max()) < 0.1 * float(
+                    published.abs().max()
+                )
         close(case, f"out_x_tol{tolerance}", x, expected, of_max=of_max)
         image = (x + 1) / 2 if data["centered"] else x
         close(case, f"out_x01_tol{tolerance}", image, arrays[f"out_x01_tol{tolerance}"], of_max=of_max)
@@ -121,9 +186,10 @@ def test_the_ode_of_soft_truncation_is_the_published_one(case: Case) -> None:
 def lsgm_denoiser(epsilon: Callable[[Tensor, Tensor, Tensor], Tensor], vp: LinearVP) -> Denoiser:
     """LSGM's denoiser of epsilon(y, tau, variance), with the published rounding.
 
-    The published variance is 1 - exp(-B) in float32, 10 % off at tau = 1e-6, and the slope is divided by its root. What a solver with the
-    tolerance 1e-3 does there depends on it: exact variances move its solutions by 9e-3 of the largest value, as far as it is from the
-    exact solution. At 1e-5 both agree with the published one.
+    The published variance is 1 - exp(-B) in float32, 10 % off at tau = 1e-6, and the slope is divided by its
+    root. What a solver with the tolerance 1e-3 does there depends on it: exact variances move its solutions
+    by 9e-3 of the largest value, as far as it is from the exact solution. At 1e-5 both agree with the
+    published one.
     """
 
     def predictor(y: Tensor, tau: Tensor, class_labels: Tensor | None) -> tuple[Tensor, None]:
@@ -151,14 +217,23 @@ def test_the_ode_of_lsgm_is_the_published_one(case: Case) -> None:
     config, arrays, weights = load(case)
     epsilon, vp = toy_prior(weights["dae"]), lsgm_vp(config)
     for tolerance in config["tolerances"]:
-        sample = solve(lsgm_denoiser(epsilon, vp), config["temp"] * arrays["in_noise"], config["ode_eps"], tolerance, vp)
-        close(case, f"out_x_tol{tolerance}", sample.x, arrays[f"out_x_tol{tolerance}"], of_max=1e-4 if tolerance <= 1e-5 else 1e-2)
+        sample = solve(
+            lsgm_denoiser(epsilon, vp), config["temp"] * arrays["in_noise"], config["ode_eps"], tolerance, vp
+        )
+        close(
+            case,
+            f"out_x_tol{tolerance}",
+            sample.x,
+            arrays[f"out_x_tol{tolerance}"],
+            of_max=1e-4 if tolerance <= 1e-5 else 1e-2,
+        )
         assert sample.nfe == pytest.approx(int(arrays[f"out_nfe_tol{tolerance}"]), abs=12)
 
 
 @pytest.mark.parametrize("case", cases(is_geometric_toy_prior))
 def test_the_geometric_ode_of_lsgm_has_the_same_solution_in_linear_vp_time(case: Case) -> None:
-    """It preserves variance too and differs in its time alone, hence in its steps: the number of evaluations is not compared."""
+    """It preserves variance too and differs in its time alone, hence in its steps: the number of evaluations
+    is not compared."""
     config, arrays, weights = load(case)
     low, ratio = config["sigma2_min"], config["sigma2_max"] / config["sigma2_min"]
     epsilon = toy_prior(weights["dae"])
@@ -174,7 +249,13 @@ def test_the_geometric_ode_of_lsgm_has_the_same_solution_in_linear_vp_time(case:
     tau_min, tau_max = (tau_from_sigma(math.sqrt(value / (1 - value))) for value in variances)
     for tolerance in config["tolerances"]:
         sample = solve(denoiser, config["temp"] * arrays["in_noise"], tau_min, tolerance, LinearVP(), tau_max)
-        close(case, f"out_x_tol{tolerance}", sample.x, arrays[f"out_x_tol{tolerance}"], of_max=1e-4 if tolerance <= 1e-5 else 1e-2)
+        close(
+            case,
+            f"out_x_tol{tolerance}",
+            sample.x,
+            arrays[f"out_x_tol{tolerance}"],
+            of_max=1e-4 if tolerance <= 1e-5 else 1e-2,
+        )
 
 
 @pytest.mark.parametrize("case", cases(is_end_to_end))
@@ -188,7 +269,19 @@ def test_lsgm_from_noise_to_images_is_the_published_one(case: Case) -> None:
         network.eval().requires_grad_(False)
     vp = lsgm_vp(config["sde"])
     for tolerance in config["tolerances"]:
-        sample = solve(lsgm_denoiser(prior.epsilon, vp), config["temp"] * arrays["in_noise"], config["ode_eps"], tolerance, vp)
+        sample = solve(
+            lsgm_denoiser(prior.epsilon, vp),
+            config["temp"] * arrays["in_noise"],
+            config["ode_eps"],
+            tolerance,
+            vp,
+        )
         close(case, f"out_eps_tol{tolerance}", sample.x, arrays[f"out_eps_tol{tolerance}"], of_max=5e-3)
-        close(case, f"out_image_tol{tolerance}", vae.decode(sample.x.float()), arrays[f"out_image_tol{tolerance}"], atol=3e-3)
+        close(
+            case,
+            f"out_image_tol{tolerance}",
+            vae.decode(sample.x.float()),
+            arrays[f"out_image_tol{tolerance}"],
+            atol=3e-3,
+        )
         assert sample.nfe == pytest.approx(float(arrays[f"out_nfe_tol{tolerance}"]), rel=0.15)

@@ -1,4 +1,5 @@
-"""Diffusions and training times of Soft Truncation and LSGM against the numbers of their reference implementations."""
+"""Diffusions and training times of Soft Truncation and LSGM against the numbers of their reference
+implementations."""
 
 from __future__ import annotations
 
@@ -23,7 +24,12 @@ from dgflow.diffusion.times import (
     uniform_tau,
 )
 
-WEIGHTINGS: dict[str, Weighting] = {"ll": "likelihood", "drop_all": "unweighted", "drop_sigma2t": "reweighted", "rescale": "rescaled"}
+WEIGHTINGS: dict[str, Weighting] = {
+    "ll": "likelihood",
+    "drop_all": "unweighted",
+    "drop_sigma2t": "reweighted",
+    "rescale": "rescaled",
+}
 FLOAT32 = {"rtol": 1e-5, "atol": 1e-6}
 
 
@@ -46,13 +52,17 @@ def published_variance(tau: Tensor, vp: LinearVP) -> Tensor:
 @pytest.mark.parametrize("case", cases(is_soft_truncation))
 def test_soft_truncation_s_diffusions_are_the_published_ones(case: Case) -> None:
     config, arrays, _ = load(case)
-    vp, ve = LinearVP(config["vp"]["beta_min"], config["vp"]["beta_max"]), GeometricVE(config["ve"]["sigma_min"], config["ve"]["sigma_max"])
+    vp, ve = (
+        LinearVP(config["vp"]["beta_min"], config["vp"]["beta_max"]),
+        GeometricVE(config["ve"]["sigma_min"], config["ve"]["sigma_max"]),
+    )
     tau, x = arrays["in_t"], arrays["in_x"]
     kept, noise = vp_step(tau, config["vp"]["N"], vp)
     std = mean_std(tau, vp)[1]
     actual = {
         "vp_mean": per_sample(mean_std(tau, vp)[0], x) * x,
-        # Where the published rounding is within the tolerance, ours has to be as well; elsewhere the rounding is what is compared.
+        # Where the published rounding is within the tolerance, ours has to be as well; elsewhere the rounding
+        # is what is compared.
         "vp_std": torch.where(std < 0.2, published_variance(tau, vp).sqrt(), std),
         "vp_drift": -0.5 * per_sample(beta(tau, vp), x) * x,
         "vp_diffusion": beta(tau, vp).sqrt(),
@@ -69,24 +79,38 @@ def test_soft_truncation_s_diffusions_are_the_published_ones(case: Case) -> None
         # The published step's drift is a difference of two states, sqrt(1 - beta_i / N) x - x in float32.
         atol = 2**-23 * float(x.abs().max()) if key == "vp_disc_f" else 0.0
         close(case, f"out_{key}", value, arrays[f"out_{key}"], rtol=1e-5, atol=atol)
-    # A difference of two float32 squares that are 1.7 % apart (2 log(sigma_max / sigma_min) / N): rounding is multiplied by 60.
+    # A difference of two float32 squares that are 1.7 % apart (2 log(sigma_max / sigma_min) / N): rounding is
+    # multiplied by 60.
     close(case, "out_ve_disc_G", ve.step_noise(tau, config["ve"]["N"]), arrays["out_ve_disc_G"], rtol=5e-5)
 
 
 @pytest.mark.parametrize("case", cases(is_soft_truncation))
 def test_soft_truncation_s_times_are_the_published_ones(case: Case) -> None:
     config, arrays, _ = load(case)
-    vp, ve = LinearVP(config["vp"]["beta_min"], config["vp"]["beta_max"]), GeometricVE(config["ve"]["sigma_min"], config["ve"]["sigma_max"])
+    vp, ve = (
+        LinearVP(config["vp"]["beta_min"], config["vp"]["beta_max"]),
+        GeometricVE(config["ve"]["sigma_min"], config["ve"]["sigma_max"]),
+    )
     for key, expected in arrays.items():
         found = re.fullmatch(r"out_(vp|ve)_(time_|Z_|tmin_k)(.*)", key)
         if found is None:
             continue
         diffusion, kind, number = found[1], found[2], float(found[3])
         if kind == "tmin_k":
-            close(case, key, soft_truncation_tau(arrays["in_u_tmin"], number, config["truncation_time"]), expected, rtol=1e-10)
+            close(
+                case,
+                key,
+                soft_truncation_tau(arrays["in_u_tmin"], number, config["truncation_time"]),
+                expected,
+                rtol=1e-10,
+            )
         elif kind == "time_":
             # g^2 / sigma^2 is constant for VE, so that its importance times are uniform.
-            drawn = importance_tau_published(arrays["in_u"], number, vp) if diffusion == "vp" else uniform_tau(arrays["in_u"], number)
+            drawn = (
+                importance_tau_published(arrays["in_u"], number, vp)
+                if diffusion == "vp"
+                else uniform_tau(arrays["in_u"], number)
+            )
             close(case, key, drawn, expected, rtol=1e-5, atol=1e-6)
         elif diffusion == "vp":
             low, high = importance_range_published(number, vp)
@@ -125,8 +149,8 @@ def test_lsgm_s_diffusion_is_the_published_one(case: Case) -> None:
 def test_lsgm_s_training_times_and_weights_are_the_published_ones(case: Case) -> None:
     config, arrays, _ = load(case)
     vp, tau_min = LinearVP(config["beta_start"], config["beta_end"], config["sigma2_0"]), config["time_eps"]
-    # The published integral of exp(-B) has exp(beta_0 / (2 (beta_1 - beta_0))) where the Gaussian's completed square gives beta_0^2, a
-    # constant factor on the weights (1.002 at the published betas).
+    # The published integral of exp(-B) has exp(beta_0 / (2 (beta_1 - beta_0))) where the Gaussian's completed
+    # square gives beta_0^2, a constant factor on the weights (1.002 at the published betas).
     published_factor = math.exp(0.5 * vp.beta_0 * (1 - vp.beta_0) / vp.slope)
     compared = set()
     for key in arrays:
@@ -145,9 +169,14 @@ def test_lsgm_s_training_times_and_weights_are_the_published_ones(case: Case) ->
         weight, likelihood_weight = factor * times.weight, factor * times.likelihood_weight
         expected = arrays[f"{prefix}obj_weight_t"].expand_as(weight)
         if weighting == "rescaled":
-            # Divided by the published 1 - var, whose float32 rounding is 6e-8: the errors of the weight are 6e-8 / (1 - var)^2.
+            # Divided by the published 1 - var, whose float32 rounding is 6e-8: the errors of the weight are
+            # 6e-8 / (1 - var)^2.
             weight, expected = weight * mean**4, expected * mean**4
         close(case, f"{prefix}obj_weight_t", weight, expected, **FLOAT32)
-        close(case, f"{prefix}obj_weight_t_ll", likelihood_weight, arrays[f"{prefix}obj_weight_t_ll"], **FLOAT32)
-        compared |= {f"{prefix}{name}" for name in ("t", "var_t", "m_t", "g2_t", "obj_weight_t", "obj_weight_t_ll")}
+        close(
+            case, f"{prefix}obj_weight_t_ll", likelihood_weight, arrays[f"{prefix}obj_weight_t_ll"], **FLOAT32
+        )
+        compared |= {
+            f"{prefix}{name}" for name in ("t", "var_t", "m_t", "g2_t", "obj_weight_t", "obj_weight_t_ll")
+        }
     assert compared == {key for key in arrays if key.startswith("out_iw_")}

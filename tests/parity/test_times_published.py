@@ -1,4 +1,5 @@
-"""Time maps and training times against the numbers of the reference implementations, driven by each case's config."""
+"""Time maps and training times against the numbers of the reference implementations, driven by each case's
+config."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ OF_TAU = ("marg_mean", "marg_std", "integral_beta", "t_cos", "antiderivative")
 
 
 def rounding(key: str, tau: Tensor, vp: times.LinearVP, s: float, eps: float) -> Tensor:
-    """What the published form of an output loses where 1, a variance near 0 or a cosine near 1 is rounded to `eps`."""
+    """What the published form of an output loses where 1, a variance near 0 or a cosine near 1 is rounded to
+    `eps`."""
     std = times.mean_std(tau, vp)[1]
     if key in ("tau", "tr_tau"):
         return eps / times.beta(tau, vp)
@@ -53,13 +55,20 @@ def test_times_are_the_published_ones(case: Case) -> None:
         "t_cos": times.cosine_time(tau, s, vp),
         "antiderivative": 2 * times.sigma_from_tau(tau, vp).log(),
     }
-    # Near 0 the published forms cancel (1 - exp(-B), log(1 + sigma^2), arccos) and ours do not: there, float32 numbers are compared to the
-    # 1 % that the case states, and all to the rounding of 1 divided by what is left after the cancellation.
+    # Near 0 the published forms cancel (1 - exp(-B), log(1 + sigma^2), arccos) and ours do not: there,
+    # float32 numbers are compared to the 1 % that the case states, and all to the rounding of 1 divided by
+    # what is left after the cancellation.
     single, eps = sigma.dtype == torch.float32, torch.finfo(sigma.dtype).eps
-    above, near_0 = ({"rtol": 2e-6}, {"rtol": 1e-2, "atol": 1e-6}) if single else ({"rtol": 1e-12}, {"rtol": 1e-11, "atol": 1e-13})
+    above, near_0 = (
+        ({"rtol": 2e-6}, {"rtol": 1e-2, "atol": 1e-6})
+        if single
+        else ({"rtol": 1e-12}, {"rtol": 1e-11, "atol": 1e-13})
+    )
     for key, value in actual.items():
         of_tau = key in OF_TAU
-        level, time = (times.sigma_from_tau(tau, vp), tau) if of_tau else (sigma, times.tau_from_sigma(sigma, vp))
+        level, time = (
+            (times.sigma_from_tau(tau, vp), tau) if of_tau else (sigma, times.tau_from_sigma(sigma, vp))
+        )
         lost = rounding(key, time, vp, s, eps).expand_as(time)
         for i in range(len(value)):
             tolerance = above if level[i] > 0.1 else near_0
@@ -74,7 +83,14 @@ def test_training_times_are_the_published_ones(case: Case) -> None:
     for key, expected in arrays.items():
         kind, _, tau_min = key.partition("_tmin")
         if kind == "out_is_time":
-            close(case, key, times.importance_tau_published(u, float(tau_min), vp), expected, rtol=1e-5, atol=1e-6)
+            close(
+                case,
+                key,
+                times.importance_tau_published(u, float(tau_min), vp),
+                expected,
+                rtol=1e-5,
+                atol=1e-6,
+            )
         elif kind == "out_unif_time":
             close(case, key, times.uniform_tau(u, float(tau_min)), expected, rtol=1e-5, atol=1e-6)
 
@@ -88,7 +104,9 @@ def test_the_constants_of_the_training_times_are_the_published_ones(case: Case) 
         found = re.fullmatch(r"out_(is_Z_tmin|Z_|antiderivative_of_float_)(.+)", key)
         if found is not None:
             tau_min = float(found[2]) if found[1] == "is_Z_tmin" else float(found[2].replace("e", "e-"))
-            low, high = times.importance_range_published(tau_min, times.LinearVP(config["beta_0"], config["beta_1"]))
+            low, high = times.importance_range_published(
+                tau_min, times.LinearVP(config["beta_0"], config["beta_1"])
+            )
             close(case, key, low if "antiderivative" in key else high - low, expected, rtol=2e-6)
             compared += 1
     assert compared == sum(array.ndim == 0 for array in arrays.values())
@@ -96,11 +114,18 @@ def test_the_constants_of_the_training_times_are_the_published_ones(case: Case) 
 
 @pytest.mark.parametrize("case", cases(is_time))
 def test_perturb_scales_like_the_published_marginals(case: Case) -> None:
-    """Where they are those of the linear VP of the paper, which `perturb` means; the others have been compared above."""
+    """Where they are those of the linear VP of the paper, which `perturb` means; the others have been
+    compared above."""
     config, arrays, _ = load(case)
     tau = arrays["in_t"].double()
-    images, noise = torch.full((len(tau), 1, 2, 2), 0.5).double(), torch.full((len(tau), 1, 2, 2), -2.0).double()
+    images, noise = (
+        torch.full((len(tau), 1, 2, 2), 0.5).double(),
+        torch.full((len(tau), 1, 2, 2), -2.0).double(),
+    )
     found = perturb(images, tau, noise)[:, 0, 1, 1]
-    published = times.LinearVP(config["beta_0"], config["beta_1"]) == times.LINEAR_VP and tau.dtype == arrays["in_t"].dtype
+    published = (
+        times.LinearVP(config["beta_0"], config["beta_1"]) == times.LINEAR_VP
+        and tau.dtype == arrays["in_t"].dtype
+    )
     mean, std = (arrays["out_marg_mean"], arrays["out_marg_std"]) if published else times.mean_std(tau)
     torch.testing.assert_close(found, 0.5 * mean - 2.0 * std, rtol=1e-9, atol=0)

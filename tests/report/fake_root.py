@@ -1,4 +1,5 @@
-"""A finished digits-like run in a memory store, made by the real store from made-up numbers: for tests of what only reads."""
+"""A finished digits-like run in a memory store, made by the real store from made-up numbers: for tests of
+what only reads."""
 
 import itertools
 import math
@@ -21,9 +22,10 @@ from dgflow import (
     TrainDiscriminator,
     TrainScore,
 )
-from dgflow.steps.binding import Root, graph
-from dgflow.steps.plan import look, plan
-from dgflow.steps.step import SampleStep, Slice, TrainStep
+from dgflow.engine.plan import look, plan
+from dgflow.engine.root import Root
+from dgflow.specs.graph import graph
+from dgflow.specs.step import SampleStep, Slice, TrainStep
 from dgflow.store.identity import canonical_json, sha256_hex
 from dgflow.store.memory import MemoryStore
 from dgflow.store.objects import ObjectStore
@@ -32,7 +34,12 @@ from dgflow.store.step_store import StepStore
 UNFINISHED = "generate seed 102, guided by discriminator"  # a step that tests leave a shard of out
 SHARD = 100
 SEEDS = (101, 102, 103)
-FID = {"unguided": [39.3, 38.4, 38.9], "guided": [29.1, 29.9, 28.7], "guided-2": [30.2, 30.0, 31.1], "guided-3": [28.2, 28.8, 28.5]}
+FID = {
+    "unguided": [39.3, 38.4, 38.9],
+    "guided": [29.1, 29.9, 28.7],
+    "guided-2": [30.2, 30.0, 31.1],
+    "guided-3": [28.2, 28.8, 28.5],
+}
 FLOOR = {"fid": 3.4, "is": 9.71, "precision": 0.912, "recall": 0.934}
 VERSIONS = {"python": "3.11.9", "torch": "2.9.0", "dgflow": "0.1.0"}
 _names = itertools.count()
@@ -60,37 +67,60 @@ def new_store() -> MemoryStore:
 
 
 def recipe(
-    *, source: str = "digits.npz", discriminators: int = 1, samples: int = 200, seeds: Iterable[int] = SEEDS, shard_size: int = SHARD
+    *,
+    source: str = "digits.npz",
+    discriminators: int = 1,
+    samples: int = 200,
+    seeds: Iterable[int] = SEEDS,
+    shard_size: int = SHARD,
 ) -> Evaluate:
     """The digits recipe in small; `source` is a file of images that has to exist."""
     real = ImportImages(source=source, num_classes=10, image_size=16, channels=1, shard_size=shard_size)
     train, reference = real[:150], real[150:300]
-    network = SongUNet(model_channels=16, channel_mult=(1, 2), num_blocks=2, attn_resolutions=(8,), dropout=0.0)
+    network = SongUNet(
+        model_channels=16, channel_mult=(1, 2), num_blocks=2, attn_resolutions=(8,), dropout=0.0
+    )
     score = TrainScore(real=train, network=network, epochs=24).last()
     judge = TrainClassifier(real=train, network=ADMEncoder(model_channels=32, pool="adaptive"), epochs=8)
     fake = Generate(score=score, sampler=Heun(), seed=1, shard_size=shard_size)[:200]
 
     def arm(*guidance: DiscriminatorGuidance):
-        return tuple(Generate(score=score, sampler=Heun(), guidance=guidance, seed=seed, shard_size=shard_size)[:samples] for seed in seeds)
+        return tuple(
+            Generate(score=score, sampler=Heun(), guidance=guidance, seed=seed, shard_size=shard_size)[
+                :samples
+            ]
+            for seed in seeds
+        )
 
     arms = {"unguided": arm()}
     for seed in range(discriminators):
-        disc = TrainDiscriminator(real=train, fake=fake, network=ADMEncoder(model_channels=32), epochs=20, seed=seed)
-        arms["guided" if not seed else f"guided-{seed + 1}"] = arm(DiscriminatorGuidance(discriminator=disc.best(), weight=2.0))
+        disc = TrainDiscriminator(
+            real=train, fake=fake, network=ADMEncoder(model_channels=32), epochs=20, seed=seed
+        )
+        arms["guided" if not seed else f"guided-{seed + 1}"] = arm(
+            DiscriminatorGuidance(discriminator=disc.best(), weight=2.0)
+        )
     return Evaluate(arms=arms, reference=reference, features=judge.last(), floor=train)
 
 
 def digits(count: int, seed: int) -> np.ndarray:
     """Images uint8 [n, 16, 16, 1] of a few random strokes."""
     share = np.linspace(0, 1, 16)
-    bezier = np.stack([(1 - share) ** 3, 3 * share * (1 - share) ** 2, 3 * share**2 * (1 - share), share**3], axis=1)
-    path = bezier @ np.random.Generator(np.random.PCG64(seed)).uniform(3, 13, (count, 4, 2))  # [n, 16, (y, x)]
+    bezier = np.stack(
+        [(1 - share) ** 3, 3 * share * (1 - share) ** 2, 3 * share**2 * (1 - share), share**3], axis=1
+    )
+    path = bezier @ np.random.Generator(np.random.PCG64(seed)).uniform(
+        3, 13, (count, 4, 2)
+    )  # [n, 16, (y, x)]
     y, x = (np.exp(-((np.arange(16) - path[..., axis, None]) ** 2) / 0.9) for axis in (0, 1))
     return (135 * np.einsum("npy,npx->nyx", y, x)).clip(0, 255).astype(np.uint8)[..., None]
 
 
-def fill(target: Evaluate, store: ObjectStore, leave_out: Iterable[tuple[str, int]] = (), took: float = 2.0) -> None:
-    """Make every step of `target`, but for the parts in `leave_out` (the step's title and the part's number) and what needs them.
+def fill(
+    target: Evaluate, store: ObjectStore, leave_out: Iterable[tuple[str, int]] = (), took: float = 2.0
+) -> None:
+    """Make every step of `target`, but for the parts in `leave_out` (the step's title and the part's number)
+    and what needs them.
 
     Receipts say that the first shard took `took` seconds, each further one a second more.
     """
@@ -113,10 +143,21 @@ def fill(target: Evaluate, store: ObjectStore, leave_out: Iterable[tuple[str, in
                     "image": digits(stop - start, seed=getattr(step, "seed", 0) * 1000 + number),
                 }
                 steps.write_shard(
-                    number, columns, start=start, stop=stop, inputs=inputs, seconds=took + number, device="cpu", versions=VERSIONS
+                    number,
+                    columns,
+                    start=start,
+                    stop=stop,
+                    inputs=inputs,
+                    seconds=took + number,
+                    device="cpu",
+                    versions=VERSIONS,
                 )
             else:
-                metrics, data = (epoch_metrics(step, number), b"weights") if isinstance(step, TrainStep) else ({}, result_data(target))
+                metrics, data = (
+                    (epoch_metrics(step, number), b"weights")
+                    if isinstance(step, TrainStep)
+                    else ({}, result_data(target))
+                )
                 suffix = "safetensors" if isinstance(step, TrainStep) else ".json"
                 digest = sha256_hex(f"{step.name}/{number}".encode())
                 steps.commit(
@@ -162,14 +203,24 @@ def epoch_metrics(step: TrainStep, epoch: int) -> dict:
         for level, (low, high) in enumerate(itertools.pairwise(edges))
     ]
     held_out = 0.69 - 0.02 * min(epoch, 12) + 0.012 * max(0, epoch - 12)
-    return {"train_loss": 0.69 - 0.022 * epoch, "held_out_loss": held_out, "held_out_accuracy": 0.6, "by_sigma": by_sigma, "workers": 2}
+    return {
+        "train_loss": 0.69 - 0.022 * epoch,
+        "held_out_loss": held_out,
+        "held_out_accuracy": 0.6,
+        "by_sigma": by_sigma,
+        "workers": 2,
+    }
 
 
 def result_data(target: Evaluate) -> bytes:
     """What Evaluate commits, with made-up numbers."""
 
     def over(values: list[float]) -> dict:
-        return {"mean": statistics.fmean(values), "spread": statistics.stdev(values) if len(values) > 1 else None, "per_seed": values}
+        return {
+            "mean": statistics.fmean(values),
+            "spread": statistics.stdev(values) if len(values) > 1 else None,
+            "per_seed": values,
+        }
 
     arms = {}
     for name, arm in target.arms.items():
@@ -182,5 +233,12 @@ def result_data(target: Evaluate) -> bytes:
         arms[name] = {"fid": over(fid)} | {metric: over(values) for metric, values in others.items()}
         arms[name] |= {"n": arm[0].rows, "seeds": [getattr(part.step, "seed", None) for part in arm]}
     assert isinstance(target.reference, Slice) and target.floor is not None
-    reference = {"n": target.reference.rows, "digest": "0" * 64, "features": target.features.step.fingerprint, "k": 3}
-    return canonical_json({"arms": arms, "floor": FLOOR | {"n": target.floor.rows}, "reference": reference}).encode()
+    reference = {
+        "n": target.reference.rows,
+        "digest": "0" * 64,
+        "features": target.features.step.fingerprint,
+        "k": 3,
+    }
+    return canonical_json(
+        {"arms": arms, "floor": FLOOR | {"n": target.floor.rows}, "reference": reference}
+    ).encode()

@@ -1,4 +1,5 @@
-"""The table of `dgflow metrics`: every number with as many digits as its error warrants, and every line plain to a reader."""
+"""The table of `dgflow metrics`: every number with as many digits as its error warrants, and every line plain
+to a reader."""
 
 import pytest
 from metrics.metric_results import VALUES, result
@@ -53,7 +54,10 @@ def test_one_result_is_a_row_with_everything_that_it_depends_on():
 def test_two_results_show_the_change_and_whether_it_is_noise():
     a = result({"fid": 3.9, "recall": 0.5309}, {"fid": 0.03, "recall": None}, warnings=["one thing"])
     of_b = {"seed": None, "start": None, "stop": None, "samples_digest": "e" * 64, "warnings": ["another"]}
-    assert metrics_table(a, result({"fid": 4.1, "recall": 0.53}, {"fid": 0.04, "recall": None}, **of_b)) == COMPARED
+    assert (
+        metrics_table(a, result({"fid": 4.1, "recall": 0.53}, {"fid": 0.04, "recall": None}, **of_b))
+        == COMPARED
+    )
 
 
 @pytest.mark.parametrize(
@@ -85,7 +89,9 @@ def test_a_metric_that_one_result_lacks_has_no_change():
 
 
 def test_no_line_is_longer_than_140_characters_and_only_warnings_begin_with_the_word():
-    table = metrics_table(result(warnings=["word " * 60, "brief"], notes=["note " * 60]), result(warnings=["word " * 60]))
+    table = metrics_table(
+        result(warnings=["word " * 60, "brief"], notes=["note " * 60]), result(warnings=["word " * 60])
+    )
     lines = table.splitlines()
     assert max(map(len, lines)) <= 140
     assert [line for line in lines if line.startswith("warning: ")][1] == "warning: brief"
@@ -97,7 +103,9 @@ def test_a_warning_cannot_steer_the_terminal():
 
 
 def test_own_settings_are_said_to_be_of_no_protocol():
-    table = metrics_table(result(VALUES, {}, protocol="custom", front_end="clean", distances="openai-float16", n=900, stop=900))
+    table = metrics_table(
+        result(VALUES, {}, protocol="custom", front_end="clean", distances="openai-float16", n=900, stop=900)
+    )
     assert "own settings, of no published protocol, resized as protocol clean does; FID" in table
     assert "distances rounded to float16 as OpenAI's evaluator does" in table
     assert "IS: one split of all samples" in table
@@ -105,11 +113,20 @@ def test_own_settings_are_said_to_be_of_no_protocol():
 
 
 def test_a_reference_of_images_alone_is_named_once():
-    assert "\nreference: 10,000 images, digest bbbbbbbbbbbb\n" in metrics_table(result(statistics_digest=None))
+    assert "\nreference: 10,000 images, digest bbbbbbbbbbbb\n" in metrics_table(
+        result(statistics_digest=None)
+    )
 
 
 def test_statistics_without_their_images_say_what_is_not_known():
-    unknown = {"n": None, "start": None, "stop": None, "reference_digest": None, "reference_n": None, "network_digest": None}
+    unknown = {
+        "n": None,
+        "start": None,
+        "stop": None,
+        "reference_digest": None,
+        "reference_n": None,
+        "network_digest": None,
+    }
     lines = metrics_table(result({"fid": 3.9}, {}, **unknown)).splitlines()
     assert lines[2].split() == ["3.900", "-"]
     assert "samples: statistics alone, of a number of images that is not known, digest aaaaaaaaaaaa" in lines

@@ -1,4 +1,5 @@
-"""The page: self-contained, escaped, the same for the same root, with the table's numbers; and what it shows of an incomplete root."""
+"""The page: self-contained, escaped, the same for the same root, with the table's numbers; and what it shows
+of an incomplete root."""
 
 import base64
 import io
@@ -12,11 +13,11 @@ import pytest
 from PIL import Image
 from report.fake_root import SHARD, digits, fill, new_store, recipe, write_source
 
+from dgflow.engine.plan import plan
+from dgflow.engine.root import Root
 from dgflow.report.charts import Series, line_chart
 from dgflow.report.page import render
 from dgflow.report.summary import as_json, summarise
-from dgflow.steps.binding import Root
-from dgflow.steps.plan import plan
 
 HOSTILE = "</pre><script>alert('x')</script><img src=x onerror=alert(1)>"
 
@@ -60,7 +61,11 @@ def test_nothing_is_fetched_from_elsewhere(finished):
     assert all(address.startswith(("data:image/png;base64,", "#")) for address in addresses)
     assert not re.search(r"url\(|@import|https?://", text)
     assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
-    assert any("default-src 'none'" in (attributes.get("content") or "") for tag, attributes in page.tags if tag == "meta")
+    assert any(
+        "default-src 'none'" in (attributes.get("content") or "")
+        for tag, attributes in page.tags
+        if tag == "meta"
+    )
 
 
 def test_every_tag_is_closed_and_every_link_leads_somewhere(finished):
@@ -76,7 +81,9 @@ def test_every_image_and_chart_has_words(finished):
     images = [attributes for tag, attributes in tags if tag == "img"]
     charts = [attributes for tag, attributes in tags if tag == "svg"]
     assert len(images) == 3 and all(attributes["alt"] for attributes in images)
-    assert len(charts) == 1 + 2 + 2 + 3  # score loss; judge loss, accuracy; discriminator loss, accuracy; three by noise level
+    assert (
+        len(charts) == 1 + 2 + 2 + 3
+    )  # score loss; judge loss, accuracy; discriminator loss, accuracy; three by noise level
     assert all(attributes["aria-label"] for attributes in charts)
 
 
@@ -91,10 +98,20 @@ def test_grids_hold_the_first_images_of_each_arm_and_of_the_reference(finished):
     target, store = finished
     uris = [attributes["src"] or "" for tag, attributes in Page(render(target, store)).tags if tag == "img"]
     grids = [np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))) for uri in uris]
-    reference = np.concatenate([digits(SHARD, seed=1), digits(SHARD, seed=2)])[50:114]  # real[150:214], in shards 1 and 2
-    for grid, images in zip(grids, [digits(SHARD, seed=101_000)[:64], digits(SHARD, seed=101_000)[:64], reference], strict=True):
+    reference = np.concatenate([digits(SHARD, seed=1), digits(SHARD, seed=2)])[
+        50:114
+    ]  # real[150:214], in shards 1 and 2
+    for grid, images in zip(
+        grids, [digits(SHARD, seed=101_000)[:64], digits(SHARD, seed=101_000)[:64], reference], strict=True
+    ):
         assert grid.shape == (8 * 17 - 1, 8 * 17 - 1, 4)
-        cells = np.stack([grid[17 * row : 17 * row + 16, 17 * column : 17 * column + 16] for row in range(8) for column in range(8)])
+        cells = np.stack(
+            [
+                grid[17 * row : 17 * row + 16, 17 * column : 17 * column + 16]
+                for row in range(8)
+                for column in range(8)
+            ]
+        )
         assert (cells[..., :3] == images).all()
         assert (cells[..., 3] == 255).all()
 
@@ -121,8 +138,14 @@ def test_the_same_root_gives_the_same_page(finished):
 def test_hostile_text_from_the_store_and_from_paths_is_escaped(tmp_path):
     target, store = recipe(source=write_source(tmp_path / f"{HOSTILE.replace('/', ' ')}.npz")), new_store()
     fill(target, store, leave_out=[("generate seed 102, guided by discriminator", 1)])
-    (made,) = [made for made in plan(target, store) if made.step.title == "generate seed 102, guided by discriminator"]
-    Root(store).steps(made.step).note_attempt("shards", 1, {"host": HOSTILE, "started": 1.0, "error": HOSTILE})
+    (made,) = [
+        made
+        for made in plan(target, store)
+        if made.step.title == "generate seed 102, guided by discriminator"
+    ]
+    Root(store).steps(made.step).note_attempt(
+        "shards", 1, {"host": HOSTILE, "started": 1.0, "error": HOSTILE}
+    )
     text = render(target, store)
     page = Page(text)
     assert HOSTILE in page.text
@@ -132,7 +155,9 @@ def test_hostile_text_from_the_store_and_from_paths_is_escaped(tmp_path):
 
 def test_an_incomplete_root_shows_what_is_there_and_says_what_is_missing(tmp_path):
     target, store = recipe(source=write_source(tmp_path / "digits.npz")), new_store()
-    fill(target, store, leave_out=[("generate seed 101, guided by discriminator", 0), ("train-classifier", 8)])
+    fill(
+        target, store, leave_out=[("generate seed 101, guided by discriminator", 0), ("train-classifier", 8)]
+    )
     page = Page(render(target, store))
     assert "generate seed 101, guided by discriminator: 1 of 2 shards there" in page.text
     assert "train-classifier: 7 of 8 epochs there" in page.text
@@ -164,7 +189,11 @@ def points_of(svg: str) -> list[tuple[float, float]]:
 
 
 def test_a_logarithmic_axis_spaces_equal_ratios_equally():
-    points = points_of(line_chart("loss", [Series("loss", [(0.1, 1.0), (1.0, 2.0), (10.0, 3.0)])], x_label="sigma", log_x=True))
+    points = points_of(
+        line_chart(
+            "loss", [Series("loss", [(0.1, 1.0), (1.0, 2.0), (10.0, 3.0)])], x_label="sigma", log_x=True
+        )
+    )
     gaps = np.diff([x for x, _ in points])
     assert gaps[0] == pytest.approx(gaps[1], abs=0.2)
     assert np.ptp(np.diff([y for _, y in points])) < 0.2  # and a linear one equal differences
@@ -172,7 +201,11 @@ def test_a_logarithmic_axis_spaces_equal_ratios_equally():
 
 @pytest.mark.parametrize("values", [[0.5], [0.0, 0.0], [1e-9, 1e9], [-3.0, 4.0], [0.693, 0.6930001]])
 def test_charts_of_odd_ranges_stay_inside_their_frame(values):
-    svg = line_chart("loss", [Series("a < b", [(float(place + 1), value) for place, value in enumerate(values)])], x_label="epoch")
+    svg = line_chart(
+        "loss",
+        [Series("a < b", [(float(place + 1), value) for place, value in enumerate(values)])],
+        x_label="epoch",
+    )
     assert all(0 <= x <= 380 and 0 <= y <= 236 for x, y in points_of(svg))
 
 

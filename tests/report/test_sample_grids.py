@@ -1,4 +1,5 @@
-"""The sample grids of latent systems: decoded images under the seed and the indices of the samples behind them."""
+"""The sample grids of latent systems: decoded images under the seed and the indices of the samples behind
+them."""
 
 from __future__ import annotations
 
@@ -7,24 +8,34 @@ import pytest
 from report.fake_root import SHARD, fill, new_store
 
 import dgflow as dg
+from dgflow.networks.stable_diffusion.spec import StableDiffusionVAE
 from dgflow.report.images import grids
 from dgflow.report.summary import summarise
+from dgflow.specs.step import Slice
 from dgflow.steps.decode import Decode
-from dgflow.steps.step import Slice
-from dgflow.steps.vae_specs import StableDiffusionVAE
 
-VAE = dg.Pretrained(source="vae", network=StableDiffusionVAE(block_out_channels=(32, 32, 32)), image_size=16, channels=1)
+VAE = dg.Pretrained(
+    source="vae", network=StableDiffusionVAE(block_out_channels=(32, 32, 32)), image_size=16, channels=1
+)
 DIT = dg.Pretrained(source="dit", network=dg.DiT(depth=1), image_size=4, channels=4, num_classes=10)
 
 
 def latents(scale: float) -> dg.Generate:
-    return dg.Generate(score=DIT.weights(), sampler=dg.DDPM(), guidance=(dg.ClassifierFree(scale=scale),), seed=7, shard_size=SHARD)
+    return dg.Generate(
+        score=DIT.weights(),
+        sampler=dg.DDPM(),
+        guidance=(dg.ClassifierFree(scale=scale),),
+        seed=7,
+        shard_size=SHARD,
+    )
 
 
 @pytest.fixture
 def real(tmp_path):
     np.savez(tmp_path / "digits.npz", image=np.zeros((1, 16, 16), np.uint8), label=np.zeros(1))
-    return dg.ImportImages(source=str(tmp_path / "digits.npz"), num_classes=10, image_size=16, channels=1, shard_size=SHARD)
+    return dg.ImportImages(
+        source=str(tmp_path / "digits.npz"), num_classes=10, image_size=16, channels=1, shard_size=SHARD
+    )
 
 
 def evaluate(real: dg.ImportImages, **arms: Slice) -> dg.Evaluate:
@@ -41,7 +52,9 @@ def test_decoded_arms_are_shown_with_the_seed_and_the_indices_of_their_samples(r
     target, store = evaluate(real, **arms), new_store()
     fill(target, store)
     found = grids(summarise(target, store), store)
-    assert [item["caption"] for item in found["items"]] == ["seed 7, indices 100 to 163"] * 2 + ["indices 150 to 213"]
+    assert [item["caption"] for item in found["items"]] == ["seed 7, indices 100 to 163"] * 2 + [
+        "indices 150 to 213"
+    ]
     assert found["paired"] and all(item["uri"].startswith("data:image/png") for item in found["items"])
 
 

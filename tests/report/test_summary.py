@@ -6,9 +6,9 @@ import re
 import pytest
 from report.fake_root import FID, FLOOR, fill, new_store, recipe
 
+from dgflow.engine.plan import plan
+from dgflow.engine.root import Root
 from dgflow.report.summary import as_json, summarise, table
-from dgflow.steps.binding import Root
-from dgflow.steps.plan import plan
 from dgflow.store.receipts import CorruptObject
 
 
@@ -27,11 +27,15 @@ def test_mean_and_spread_are_those_of_the_seeds(finished):
     fid = as_json(summarise(*finished))["arms"]["guided"]["fid"]
     assert fid["per_seed"] == FID["guided"]
     assert fid["mean"] == pytest.approx(29.2333333)  # of 29.1, 29.9, 28.7
-    assert fid["spread"] == pytest.approx(0.6110101)  # their sample standard deviation, by hand: sqrt((0.1333^2 + 0.6667^2 + 0.5333^2) / 2)
+    assert fid["spread"] == pytest.approx(
+        0.6110101
+    )  # their sample standard deviation, by hand: sqrt((0.1333^2 + 0.6667^2 + 0.5333^2) / 2)
 
 
 def test_the_improvement_stands_beside_the_sum_of_the_spreads(finished):
-    assert "guided lowers FID by 9.63 (38.87 to 29.23); the spreads together are 1.06" in table(summarise(*finished))
+    assert "guided lowers FID by 9.63 (38.87 to 29.23); the spreads together are 1.06" in table(
+        summarise(*finished)
+    )
 
 
 def test_one_seed_shows_no_spread(source):
@@ -53,7 +57,10 @@ def test_several_discriminator_seeds_get_a_mean_over_their_arms(source):
 def test_the_floor_and_the_reference_say_what_they_are(finished):
     text = table(summarise(*finished))
     assert "reference: 150 real images [150:300], unseen by training" in text
-    assert "real against real: 150 real images [0:150], seen in training (train-classifier, train-score, train-discriminator)" in text
+    assert (
+        "real against real: 150 real images [0:150], seen in training (train-classifier, train-score, "
+        "train-discriminator)" in text
+    )
     assert "the nearest n to the arms' 200" in text
 
 
@@ -65,13 +72,18 @@ def test_json_has_the_keys_that_others_read(finished):
     assert found["floor"] == FLOOR | {"n": 150}
     generate = found["steps"][target.arms["guided"][0].step.name]
     assert set(generate) == {"fingerprint", "seconds", "shards", "title", "elapsed", "bytes"}
-    assert (generate["shards"], generate["seconds"]) == (2, 2.0 + 3.0)  # what the receipts of its two shards say
+    assert (generate["shards"], generate["seconds"]) == (
+        2,
+        2.0 + 3.0,
+    )  # what the receipts of its two shards say
 
 
 def test_an_epoch_costs_its_seconds_times_its_workers(finished):
     target, store = finished
     (step,) = [made.step for made in plan(target, store) if made.step.kind == "train-discriminator"]
-    assert as_json(summarise(target, store))["steps"][step.name]["seconds"] == 20 * 1.5 * 2  # 20 epochs of 1.5 s on 2 workers
+    assert (
+        as_json(summarise(target, store))["steps"][step.name]["seconds"] == 20 * 1.5 * 2
+    )  # 20 epochs of 1.5 s on 2 workers
 
 
 def test_a_missing_shard_is_named_instead_of_a_result(source):

@@ -7,8 +7,8 @@ import sys
 import pytest
 from report.fake_root import UNFINISHED, fill, new_store, recipe, row_of, steps_of
 
+from dgflow.engine.plan import plan
 from dgflow.report.plan_text import plan_json, plan_table
-from dgflow.steps.plan import plan
 
 
 def test_an_unfinished_step_is_estimated_from_its_own_receipts(unfinished):
@@ -17,7 +17,12 @@ def test_an_unfinished_step_is_estimated_from_its_own_receipts(unfinished):
     assert (row["action"], row["done"], row["todo"], row["unit"]) == ("extend", 1, 1, "shards")
     assert row["evaluations"] == 100 * 35  # a shard of 100, 18 Heun steps
     assert row["worker_hours"] == pytest.approx(2.0 / 3600)  # shard 0 took 2 s
-    assert row["bytes"] == steps_of(target, store).receipts(list(steps_of(target, store).committed("shards")[0].values()))[0].bytes
+    assert (
+        row["bytes"]
+        == steps_of(target, store)
+        .receipts(list(steps_of(target, store).committed("shards")[0].values()))[0]
+        .bytes
+    )
 
 
 def test_a_new_step_is_estimated_from_others_of_its_kind(source):
@@ -26,7 +31,9 @@ def test_a_new_step_is_estimated_from_others_of_its_kind(source):
     new = recipe(source=source, seeds=[101, 102, 103, 104])
     row = row_of(plan_json(plan(new, store), store)["steps"], "generate seed 104")
     assert row["action"] == "build"
-    assert row["worker_hours"] == pytest.approx(2 * 2.5 / 3600)  # the others took 2 s and 3 s for their two shards
+    assert row["worker_hours"] == pytest.approx(
+        2 * 2.5 / 3600
+    )  # the others took 2 s and 3 s for their two shards
 
 
 def test_time_that_nothing_is_known_of_is_a_question_mark_and_null(source):
@@ -43,7 +50,15 @@ def test_a_finished_plan_has_nothing_to_do(source):
     fill(target, store)
     found = plan_json(plan(target, store), store)
     assert {step["action"] for step in found["steps"]} == {"reuse"}
-    assert found["total"] == {"done": 87, "todo": 0, "evaluations": 0, "bytes": 0, "worker_hours": 0, "unknown": [], "unknown_bytes": []}
+    assert found["total"] == {
+        "done": 87,
+        "todo": 0,
+        "evaluations": 0,
+        "bytes": 0,
+        "worker_hours": 0,
+        "unknown": [],
+        "unknown_bytes": [],
+    }
 
 
 def test_an_estimate_reads_a_sample_of_the_receipts(source):
@@ -57,6 +72,13 @@ def test_an_estimate_reads_a_sample_of_the_receipts(source):
 
 
 def test_planning_loads_neither_torch_nor_ray_nor_matplotlib(tmp_path):
-    modules = "dgflow, dgflow.report.plan_text, dgflow.report.texts, dgflow.report.summary, dgflow.report.page, dgflow.steps.plan"
-    code = f"import sys, {modules}; print(sorted({{'torch', 'ray', 'matplotlib', 'jinja2'}} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    modules = "dgflow, dgflow.report.plan_text, dgflow.report.texts, dgflow.report.summary, dgflow.report.page, dgflow.engine.plan"
+    code = (
+        f"import sys, {modules}; print(sorted({{'torch', 'ray', 'matplotlib', 'jinja2'}} & set(sys.modules)))"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )

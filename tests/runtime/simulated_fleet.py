@@ -1,7 +1,9 @@
-"""Hosts, workers and time that are simulated, for the pool's scheduling policy: what it does in hours with hundreds of hosts, in seconds.
+"""Hosts, workers and time that are simulated, for the pool's scheduling policy: what it does in hours with
+hundreds of hosts, in seconds.
 
-The clock moves only while the pool waits. Hosts join, are lost, are cut off and die by the test's own schedule (`at`); what an item does on
-a host is the test's function: it gives the seconds that it takes, and may name an error.
+The clock moves only while the pool waits. Hosts join, are lost, are cut off and die by the test's own
+schedule (`at`); what an item does on a host is the test's function: it gives the seconds that it takes, and
+may name an error.
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-from dgflow.runtime.fleet import End, Room
-from dgflow.runtime.pool import Failure, Pool
+from dgflow.runtime.pool.fleet import End, Room
+from dgflow.runtime.pool.pool import Failure, Pool
 
 
 @dataclass
@@ -61,12 +63,17 @@ class SimulatedHost:
 
 
 class SimulatedFleet:
-    """`does(item, host name)` says what an item does where; `most` is what an autoscaler may bring (None: there is none)."""
+    """`does(item, host name)` says what an item does where; `most` is what an autoscaler may bring (None:
+    there is none)."""
 
     needs = "1 GPU"
 
     def __init__(
-        self, does: Callable[[Any, str], Does] = lambda item, host: Does(), *, elastic: bool = True, most: int | None = None
+        self,
+        does: Callable[[Any, str], Does] = lambda item, host: Does(),
+        *,
+        elastic: bool = True,
+        most: int | None = None,
     ) -> None:
         self.elastic, self.most, self.does = elastic, most, does
         self.now = 0.0
@@ -75,7 +82,9 @@ class SimulatedFleet:
         self.runs: list[tuple[float, Any, str]] = []  # (when, item, host) for every begin
         self.names: list[str] = []  # of calls
         self.stopped: list[tuple[float, str | None]] = []
-        self.idle: list[tuple[float, float]] = []  # (when, seconds that a worker had been idle) for every begin after idling
+        self.idle: list[
+            tuple[float, float]
+        ] = []  # (when, seconds that a worker had been idle) for every begin after idling
         self.busy_seconds = 0.0  # of items that were done or died under way
         self.worker_seconds = 0.0  # that workers were there, from ready on
         self.own_cpu = 0.0  # seconds of CPU that the simulation itself took
@@ -88,7 +97,9 @@ class SimulatedFleet:
     def at(self, when: float, what: Callable[[], SimulatedCall | None]) -> None:
         heapq.heappush(self._events, (when, next(self._order), what))
 
-    def join(self, name: str, places: int = 1, starts: Callable[[], Does] = lambda: Does(2.0)) -> SimulatedHost:
+    def join(
+        self, name: str, places: int = 1, starts: Callable[[], Does] = lambda: Does(2.0)
+    ) -> SimulatedHost:
         host = SimulatedHost(f"id{next(self._ids)}", name, places, starts)
         self.running.append(host)
         self._place()
@@ -105,7 +116,10 @@ class SimulatedFleet:
             host.listed = False
 
     def cut(self, host: SimulatedHost, *, noticed: float) -> None:
-        """Nothing from it arrives any more; the cluster stops listing it `noticed` seconds later. No call to it ever ends."""
+        """Nothing from it arrives any more; the cluster stops listing it `noticed` seconds later.
+
+        No call to it ever ends.
+        """
         host.cut = True
         self.at(self.now + noticed, lambda: self._unlist(host))
 
@@ -216,13 +230,21 @@ class SimulatedFleet:
             worker.begun_at = self.now
         self.at(self.now + does.seconds, lambda: self._done(worker, call, does, withdrawn=call.withdrawn))
 
-    def _done(self, worker: SimulatedWorker, call: SimulatedCall, does: Does, *, withdrawn: bool) -> SimulatedCall:
+    def _done(
+        self, worker: SimulatedWorker, call: SimulatedCall, does: Does, *, withdrawn: bool
+    ) -> SimulatedCall:
         if call.end is not None or worker.host is None or worker not in worker.host.workers:
             return call  # it died or was stopped before
         if does.dies:
             self._worker_dies(worker, "killed")
             return call
-        call.end = End(cancelled=True) if withdrawn else End(error=does.error) if does.error else End(value=(call.item, worker.host.name))
+        call.end = (
+            End(cancelled=True)
+            if withdrawn
+            else End(error=does.error)
+            if does.error
+            else End(value=(call.item, worker.host.name))
+        )
         worker.queue.popleft()
         self._worked(worker)
         if worker.queue:
@@ -266,9 +288,16 @@ def run(
 ) -> tuple[list[tuple[float, Any, Any]], list[Failure]]:
     """Results in the order they came, and what was given up."""
     results: list[tuple[float, Any, Any]] = []
-    pool = Pool(workers, attempts=attempts, tell=None if told is None else lambda line: told.append((fleet.now, line)), fleet=fleet)
+    pool = Pool(
+        workers,
+        attempts=attempts,
+        tell=None if told is None else lambda line: told.append((fleet.now, line)),
+        fleet=fleet,
+    )
     with pool:
-        failures = pool.map(nothing, items, lambda item, result: results.append((fleet.now, item, result[1])), **names)
+        failures = pool.map(
+            nothing, items, lambda item, result: results.append((fleet.now, item, result[1])), **names
+        )
     return results, failures
 
 

@@ -22,7 +22,11 @@ CONFIGURATION = {
     "head_node_type": "head",
     "available_node_types": {
         "head": {"resources": {"CPU": 0, "GPU": 0}},
-        "gpu": {"min_workers": 0, "max_workers": 8, "resources": {"CPU": 4, "GPU": 1, "accelerator_type:L4": 1}},
+        "gpu": {
+            "min_workers": 0,
+            "max_workers": 8,
+            "resources": {"CPU": 4, "GPU": 1, "accelerator_type:L4": 1},
+        },
         "cpu": {"min_workers": 0, "max_workers": 4, "resources": {"CPU": 8}},
     },
 }
@@ -30,7 +34,10 @@ CONFIGURATION = {
 
 def nodes(*alive):
     """What Ray tells of nodes, of which some are alive."""
-    return [{"NodeID": str(number), "NodeManagerHostname": f"host-{number}", "Alive": each} for number, each in enumerate(alive)]
+    return [
+        {"NodeID": str(number), "NodeManagerHostname": f"host-{number}", "Alive": each}
+        for number, each in enumerate(alive)
+    ]
 
 
 @pytest.fixture
@@ -63,7 +70,9 @@ def test_a_cluster_may_have_no_room_and_a_machine_always_has_some(joined, monkey
     assert (cluster.slots(0.0), cluster.slots(1.0), cluster.most_slots(1.0)) == (1, 1, 1)
 
 
-def test_the_autoscalers_limits_are_read_from_the_configuration_that_ray_up_leaves_on_the_head(joined, tmp_path):
+def test_the_autoscalers_limits_are_read_from_the_configuration_that_ray_up_leaves_on_the_head(
+    joined, tmp_path
+):
     joined(HEAD)
     (tmp_path / "ray_bootstrap_config.yaml").write_text(yaml.safe_dump(CONFIGURATION))
     assert cluster.autoscaler_maximum() == {"CPU": 4 * 8 + 8 * 4, "GPU": 8}
@@ -103,7 +112,9 @@ def test_a_root_on_one_disk_is_refused_where_there_are_other_hosts_or_may_be(joi
     cluster.connect(store)  # one host, and no other to come
     monkeypatch.setattr(cluster, "_reported_maximum", lambda: {"CPU": 8})
     with pytest.raises(
-        ValueError, match=r"the cluster has an autoscaler that may start nodes, which cannot all see the root mem.*--root s3://"
+        ValueError,
+        match=r"the cluster has an autoscaler that may start nodes, which cannot all see the root "
+        r"mem.*--root s3://",
     ):
         cluster.connect(store)
     monkeypatch.setattr(ray, "nodes", lambda: nodes(True, False, True))
@@ -116,11 +127,16 @@ def test_an_address_where_nothing_answers_is_told_before_ray_tries_for_minutes(m
         address = f"127.0.0.1:{server.getsockname()[1]}"
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setenv("RAY_ADDRESS", address)
-    with pytest.raises(ValueError, match=f"expected a Ray cluster at RAY_ADDRESS={address}, found nothing that answers there"):
+    with pytest.raises(
+        ValueError, match=f"expected a Ray cluster at RAY_ADDRESS={address}, found nothing that answers there"
+    ):
         cluster.connect(open_store(str(tmp_path)))
 
 
-@pytest.mark.parametrize("error", [ConnectionError("Failed to connect to Ray cluster at 10.0.0.1"), AuthenticationError("no token")])
+@pytest.mark.parametrize(
+    "error",
+    [ConnectionError("Failed to connect to Ray cluster at 10.0.0.1"), AuthenticationError("no token")],
+)
 def test_a_cluster_that_refuses_us_is_told_with_what_to_do(monkeypatch, tmp_path, error):
     """What Ray 2.60 raises for a wrong token, after 20 s, and for a missing one."""
 

@@ -27,7 +27,8 @@ def free_port() -> int:
 
 
 def scraped(port: int) -> dict[str, float]:
-    """What the endpoint says of our metrics, summed over processes: `name` or, of a histogram's buckets, `name{le}` to value."""
+    """What the endpoint says of our metrics, summed over processes: `name` or, of a histogram's buckets,
+    `name{le}` to value."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as reply:
         lines = reply.read().decode().splitlines()
     found: dict[str, float] = {}
@@ -74,7 +75,9 @@ def found():
                 told = scraped(port)
             except OSError:
                 told = {}  # Ray's agent is not up yet
-            if (told.get("ray_dgflow_shards_total") == 7 and "ray_dgflow_parts_wanted" in told) or time.monotonic() > deadline:
+            if (
+                told.get("ray_dgflow_shards_total") == 7 and "ray_dgflow_parts_wanted" in told
+            ) or time.monotonic() > deadline:
                 yield told
                 return
             time.sleep(0.5)
@@ -105,8 +108,14 @@ def test_times_of_shards_fall_into_buckets_from_a_tenth_of_a_second_to_three_hou
 
 def test_every_metric_of_ours_that_the_dashboard_asks_for_is_exported(found):
     exported = {name.partition("{")[0] for name in found}
-    variables = [variable["query"]["query"] for variable in DASHBOARD["templating"]["list"] if variable["type"] == "query"]
-    asked = {name for expression in expressions() + variables for name in re.findall(r"\w*dgflow_\w+", expression)}
+    variables = [
+        variable["query"]["query"]
+        for variable in DASHBOARD["templating"]["list"]
+        if variable["type"] == "query"
+    ]
+    asked = {
+        name for expression in expressions() + variables for name in re.findall(r"\w*dgflow_\w+", expression)
+    }
     assert asked and asked <= exported
     assert {name.removesuffix("_bucket") for name in asked} >= {
         "ray_dgflow_parts_done",
@@ -129,8 +138,14 @@ def test_every_label_that_the_dashboard_groups_by_or_shows_is_one_that_its_metri
 
     for target in (target for panel in PANELS for target in panel["targets"]):
         carried = [{"step", "le"}] if "ray_dgflow_" in target["expr"] else []
-        carried += [set(METRICS_GAUGES[name].view.columns) for name in re.findall(r"\bray_(node_\w+)", target["expr"])]
-        grouped = {label for labels in re.findall(r"\bby \(([^)]*)\)", target["expr"]) for label in labels.split(", ")}
+        carried += [
+            set(METRICS_GAUGES[name].view.columns) for name in re.findall(r"\bray_(node_\w+)", target["expr"])
+        ]
+        grouped = {
+            label
+            for labels in re.findall(r"\bby \(([^)]*)\)", target["expr"])
+            for label in labels.split(", ")
+        }
         matched = set(re.findall(r"[{,]\s*(\w+)\s*[=!]", target["expr"]))
         shown = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
         assert shown and shown <= grouped
@@ -145,8 +160,12 @@ def expressions() -> list[str]:
 def test_a_panel_has_a_title_a_unit_and_an_expression_on_the_data_source_that_was_chosen(panel):
     assert panel["title"] and panel["fieldConfig"]["defaults"]["unit"]
     assert panel["targets"] and all(target["expr"] for target in panel["targets"])
-    assert {panel["datasource"]["uid"], *(target["datasource"]["uid"] for target in panel["targets"])} == {"${datasource}"}
-    assert [variable["type"] for variable in DASHBOARD["templating"]["list"] if variable["name"] == "datasource"] == ["datasource"]
+    assert {panel["datasource"]["uid"], *(target["datasource"]["uid"] for target in panel["targets"])} == {
+        "${datasource}"
+    }
+    assert [
+        variable["type"] for variable in DASHBOARD["templating"]["list"] if variable["name"] == "datasource"
+    ] == ["datasource"]
 
 
 def test_panels_do_not_lie_on_one_another():
@@ -162,10 +181,10 @@ def test_panels_do_not_lie_on_one_another():
 
 def test_without_ray_nothing_happens_and_ray_is_not_loaded():
     program = (
-        "import sys; from dgflow.runtime import metrics;"
-        "metrics.shard_done('generate-0', 1.0, 5); metrics.shard_failed('generate-0');"
-        "metrics.workers('generate-0', 1); metrics.parts('generate-0', 1, 2);"
-        "print('ray' in sys.modules); import ray; metrics.parts('generate-0', 1, 2); print(ray.is_initialized())"
+        "import sys; from dgflow.runtime import metrics;metrics.shard_done('generate-0', 1.0, 5); "
+        "metrics.shard_failed('generate-0');metrics.workers('generate-0', 1); metrics.parts('generate-0', 1, "
+        "2);print('ray' in sys.modules); import ray; metrics.parts('generate-0', 1, 2); "
+        "print(ray.is_initialized())"
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["False", "False"]

@@ -13,14 +13,16 @@ import tiny
 import torch
 
 from dgflow.diffusion.acceleration import device
-from dgflow.runtime import cluster, pool, train_worker
-from dgflow.runtime import train as ray_train
+from dgflow.engine import execute as execution
+from dgflow.runtime import cluster
 from dgflow.runtime.environment import device_name
 from dgflow.runtime.placement import Placement
+from dgflow.runtime.pool import pool
 from dgflow.runtime.progress import Progress
-from dgflow.steps import execute as execution
-from dgflow.steps.binding import graph
-from dgflow.steps.step import SampleStep
+from dgflow.runtime.training import fit as ray_train
+from dgflow.runtime.training import worker as train_worker
+from dgflow.specs.graph import graph
+from dgflow.specs.step import SampleStep
 from dgflow.store.memory import MemoryStore
 
 GPU_HOST, CPU_HOST = {"CPU": 12.0, "GPU": 2.0}, {"CPU": 12.0}
@@ -36,7 +38,13 @@ def on(monkeypatch):
 
 @pytest.mark.parametrize(
     ("asked", "resources", "each"),
-    [(None, GPU_HOST, 1.0), (None, CPU_HOST, 0.0), (0.0, GPU_HOST, 0.0), (0.5, GPU_HOST, 0.5), (0.0, CPU_HOST, 0.0)],
+    [
+        (None, GPU_HOST, 1.0),
+        (None, CPU_HOST, 0.0),
+        (0.0, GPU_HOST, 0.0),
+        (0.5, GPU_HOST, 0.5),
+        (0.0, CPU_HOST, 0.0),
+    ],
 )
 def test_a_worker_has_the_gpus_that_were_asked_for_else_one_where_there_are_any(on, asked, resources, each):
     on(resources)
@@ -98,7 +106,9 @@ def test_only_steps_that_run_networks_ask_for_gpus(tmp_path):
 
 
 @pytest.mark.parametrize(("visible", "expected"), [(None, "cuda"), ("0", "cuda"), ("", "cpu")])
-def test_a_process_without_visible_gpus_computes_on_the_cpu_even_after_torch_has_counted_them(monkeypatch, visible, expected):
+def test_a_process_without_visible_gpus_computes_on_the_cpu_even_after_torch_has_counted_them(
+    monkeypatch, visible, expected
+):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "cuda")
     if visible is None:
@@ -112,7 +122,7 @@ def test_workers_without_a_gpu_see_none_and_those_with_one_start_though_all_cpus
     """On a Ray of its own, with one CPU and two GPUs that are not there."""
     program = """
 import json, os, ray
-from dgflow.runtime.pool import Pool
+from dgflow.runtime.pool.pool import Pool
 ray.init(num_cpus=1, num_gpus=2, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
 seen = lambda: lambda item: os.environ.get("CUDA_VISIBLE_DEVICES")
 with Pool(1) as cpus, Pool(2, num_gpus=1.0) as gpus:
@@ -121,7 +131,9 @@ with Pool(1) as cpus, Pool(2, num_gpus=1.0) as gpus:
         assert not pool.map(seen, range(12), lambda item, result: found.add(result))
         print(json.dumps(sorted(found)))
 """
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    found = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120
+    )
     without, with_one = map(json.loads, found.stdout.splitlines()[-2:])
     assert without == [""] and with_one and set(with_one) <= {"0", "1"}
 
@@ -153,7 +165,9 @@ def test_training_takes_whole_gpus_or_none_and_as_many_workers_as_fit_and_have_a
             pass
 
     monkeypatch.setattr(ray_train, "TorchTrainer", Trainer)
-    steps: Any = SimpleNamespace(name="train-score-0", done=lambda *_: {}, is_committed=lambda _, number, __: number <= len(started))
+    steps: Any = SimpleNamespace(
+        name="train-score-0", done=lambda *_: {}, is_committed=lambda _, number, __: number <= len(started)
+    )
     make_task: Any = None
     ray_train.fit(make_task, steps, {}, epochs=1, batch_size=16, placement=placement, on_epoch=lambda _: None)
     assert started == [expected]
@@ -161,15 +175,25 @@ def test_training_takes_whole_gpus_or_none_and_as_many_workers_as_fit_and_have_a
 
 @pytest.mark.parametrize(
     ("use_gpu", "seen", "expected"),
-    [(True, True, ["cuda:1", "cuda", "train"]), (False, True, ["cpu", "train"]), (True, False, ["cpu", "train"])],
+    [
+        (True, True, ["cuda:1", "cuda", "train"]),
+        (False, True, ["cpu", "train"]),
+        (True, False, ["cpu", "train"]),
+    ],
 )
-def test_a_training_worker_takes_its_own_device_before_anything_is_loaded(monkeypatch, use_gpu, seen, expected):
+def test_a_training_worker_takes_its_own_device_before_anything_is_loaded(
+    monkeypatch, use_gpu, seen, expected
+):
     order = []
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: seen)
     monkeypatch.setattr(torch.cuda, "set_device", lambda place: order.append(str(place)))
     monkeypatch.setattr(train_worker, "get_device", lambda: torch.device("cuda:1"))
-    monkeypatch.setattr(train_worker, "get_context", lambda: SimpleNamespace(get_world_rank=lambda: 1, get_world_size=lambda: 2))
+    monkeypatch.setattr(
+        train_worker,
+        "get_context",
+        lambda: SimpleNamespace(get_world_rank=lambda: 1, get_world_size=lambda: 2),
+    )
     monkeypatch.setattr(train_worker, "train", lambda *_, **__: order.append("train"))
     make_task: Any = lambda: order.append(device().type)  # noqa: E731
     steps: Any = None

@@ -13,8 +13,8 @@ import ray
 from ray import cloudpickle
 
 from dgflow.runtime.cluster import connect
-from dgflow.runtime.fleet import RayFleet
-from dgflow.runtime.pool import Pool
+from dgflow.runtime.pool.fleet import RayFleet
+from dgflow.runtime.pool.pool import Pool
 from dgflow.store.objects import open_store
 
 # The workers cannot import this file: they get its functions by value.
@@ -71,7 +71,8 @@ def test_the_same_workers_do_the_next_job_with_what_it_loads(pool):
     first, _ = run(pool, lambda: lambda item: ("first", os.getpid()), range(8))
     second, _ = run(pool, lambda: lambda item: ("second", os.getpid()), range(8))
     assert {kind for kind, _ in second.values()} == {"second"}
-    # One of the two may have been too slow for a share of the first job; a third process would be a new worker.
+    # One of the two may have been too slow for a share of the first job; a third process would be a new
+    # worker.
     assert len({pid for _, pid in [*first.values(), *second.values()]}) <= 2
 
 
@@ -123,7 +124,9 @@ def test_bad_input_is_not_tried_again(pool, tmp_path, kind):
     assert marks(tmp_path, "item1") == 1
 
 
-def test_an_item_that_kills_its_worker_three_times_is_poison_and_its_neighbours_in_the_queue_are_innocent(pool, tmp_path):
+def test_an_item_that_kills_its_worker_three_times_is_poison_and_its_neighbours_in_the_queue_are_innocent(
+    pool, tmp_path
+):
     def make():
         def work(item):
             mark(tmp_path, f"item{item}")
@@ -188,7 +191,10 @@ def test_a_job_that_was_interrupted_leaves_nothing_to_the_next_one(pool):
 
     with pytest.raises(KeyboardInterrupt):
         pool.map(lambda: lambda item: item, range(20), stop)
-    assert run(pool, lambda: lambda item: -item, range(20, 30)) == ({item: -item for item in range(20, 30)}, {})
+    assert run(pool, lambda: lambda item: -item, range(20, 30)) == (
+        {item: -item for item in range(20, 30)},
+        {},
+    )
 
 
 def test_no_worker_is_placed_on_a_host_that_was_set_aside(local_ray):
@@ -204,10 +210,13 @@ def test_no_worker_is_placed_on_a_host_that_was_set_aside(local_ray):
 
 
 def test_an_item_that_takes_all_memory_is_given_up_and_the_others_are_done():
-    """Ray's memory monitor kills the worker, which is another error than its death. A Ray of its own, whose limit lies 2.5 GB above now."""
+    """Ray's memory monitor kills the worker, which is another error than its death.
+
+    A Ray of its own, whose limit lies 2.5 GB above now.
+    """
     program = """
 import ray
-from dgflow.runtime.pool import Pool
+from dgflow.runtime.pool.pool import Pool
 
 def share_in_use(more):
     lines = dict(line.split(":") for line in open("/proc/meminfo"))
@@ -231,5 +240,7 @@ with Pool(1, attempts=2) as pool:
     failures = pool.map(make, ["large", "a", "b"], lambda item, result: done.append(result))
 print(sorted(done), [(failure.item, failure.attempts, type(failure.error).__name__) for failure in failures])
 """
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=300)
+    found = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=300
+    )
     assert found.stdout.splitlines()[-1] == "['a', 'b'] [('large', 2, 'OutOfMemoryError')]"

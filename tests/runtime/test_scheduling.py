@@ -1,4 +1,5 @@
-"""The pool's policy on simulated hosts with a clock of their own: who gets which item, what a failure means, bad hosts, the tail."""
+"""The pool's policy on simulated hosts with a clock of their own: who gets which item, what a failure means,
+bad hosts, the tail."""
 
 import logging
 import tracemalloc
@@ -7,8 +8,8 @@ from collections import Counter
 import pytest
 from runtime.simulated_fleet import Does, SimulatedFleet, items_of, nothing, run
 
-from dgflow.runtime.hosts import Hosts, Item
-from dgflow.runtime.pool import Pool
+from dgflow.runtime.pool.hosts import Hosts, Item
+from dgflow.runtime.pool.pool import Pool
 
 
 def test_an_item_on_a_host_that_is_lost_is_done_elsewhere_and_nothing_is_counted_against_it():
@@ -38,7 +39,9 @@ def test_the_items_of_a_host_that_was_cut_off_are_given_to_others_as_soon_as_the
     fleet.at(15.0, lambda: fleet.cut(cut, noticed=30.0))
     results, failures = run(fleet, range(20))
     assert items_of(results) == list(range(20)) and not failures
-    held = {item for when, item, host in fleet.runs if host == "cut"} - {item for _, item, host in results if host == "cut"}
+    held = {item for when, item, host in fleet.runs if host == "cut"} - {
+        item for _, item, host in results if host == "cut"
+    }
     assert held and all(host == "stays" and when >= 45 for when, item, host in results if item in held)
 
 
@@ -61,7 +64,9 @@ def test_an_error_counts_against_its_item_and_not_against_the_one_that_waits_beh
     results, failures = run(fleet, range(12))
     assert items_of(results) == [item for item in range(12) if item != 2]
     assert [(failure.item, failure.attempts) for failure in failures] == [(2, 3)]
-    assert all(number == 1 for item, number in Counter(item for _, item, _ in fleet.runs).items() if item != 2)
+    assert all(
+        number == 1 for item, number in Counter(item for _, item, _ in fleet.runs).items() if item != 2
+    )
 
 
 @pytest.mark.parametrize("kind", [ValueError, FloatingPointError])
@@ -73,7 +78,9 @@ def test_bad_input_is_given_up_at_once(kind):
 
 
 def test_what_looks_like_bad_input_is_tried_once_more_on_another_host_and_a_bad_host_is_found_out():
-    fleet = SimulatedFleet(lambda item, host: Does(0.1, ValueError("no certificates here")) if host == "bad" else Does(2.0))
+    fleet = SimulatedFleet(
+        lambda item, host: Does(0.1, ValueError("no certificates here")) if host == "bad" else Does(2.0)
+    )
     fleet.join("bad")
     fleet.join("good")
     results, failures = run(fleet, range(40))
@@ -91,12 +98,16 @@ def test_where_nothing_works_at_all_the_rest_is_not_tried():
 
 
 def test_a_retry_goes_to_a_host_where_the_item_has_not_failed():
-    fleet = SimulatedFleet(lambda item, host: Does(1.0, error=OSError("no") if item == 7 and host != "c" else None))
+    fleet = SimulatedFleet(
+        lambda item, host: Does(1.0, error=OSError("no") if item == 7 and host != "c" else None)
+    )
     for name in "abc":
         fleet.join(name)
     results, failures = run(fleet, range(40))
     assert items_of(results) == list(range(40)) and not failures
-    assert len({host for _, item, host in fleet.runs if item == 7}) == len([1 for _, item, _ in fleet.runs if item == 7])
+    assert len({host for _, item, host in fleet.runs if item == 7}) == len(
+        [1 for _, item, _ in fleet.runs if item == 7]
+    )
 
 
 def test_a_retry_goes_to_the_same_host_where_there_is_no_other():
@@ -107,7 +118,11 @@ def test_a_retry_goes_to_the_same_host_where_there_is_no_other():
 
 
 def test_a_host_on_which_everything_fails_that_others_can_do_is_set_aside_with_one_warning(caplog):
-    fleet = SimulatedFleet(lambda item, host: Does(0.1, error=OSError("no space left on device")) if host == "full" else Does(10.0))
+    fleet = SimulatedFleet(
+        lambda item, host: (
+            Does(0.1, error=OSError("no space left on device")) if host == "full" else Does(10.0)
+        )
+    )
     fleet.join("full", places=2)
     fleet.join("good", places=2)
     with caplog.at_level(logging.WARNING):
@@ -116,11 +131,15 @@ def test_a_host_on_which_everything_fails_that_others_can_do_is_set_aside_with_o
     warnings = [record.getMessage() for record in caplog.records if "set aside" in record.getMessage()]
     assert len(warnings) == 1 and "host full" in warnings[0] and "no space left on device" in warnings[0]
     assert fleet.workers_on("full") == 0 and all(worker.avoid == {"id0"} for worker in fleet.pending)
-    assert len([1 for _, _, host in fleet.runs if host == "full"]) <= 8  # it does not go through all items first
+    assert (
+        len([1 for _, _, host in fleet.runs if host == "full"]) <= 8
+    )  # it does not go through all items first
 
 
 def test_a_host_that_joins_later_is_used_in_the_place_of_one_that_was_set_aside():
-    fleet = SimulatedFleet(lambda item, host: Does(1.0, error=OSError("no")) if host == "full" else Does(10.0))
+    fleet = SimulatedFleet(
+        lambda item, host: Does(1.0, error=OSError("no")) if host == "full" else Does(10.0)
+    )
     fleet.join("full")
     fleet.join("good")
     fleet.at(100.0, lambda: fleet.join("new") and None)
@@ -129,7 +148,9 @@ def test_a_host_that_joins_later_is_used_in_the_place_of_one_that_was_set_aside(
 
 
 def test_a_few_bad_items_do_not_bring_a_host_down():
-    fleet = SimulatedFleet(lambda item, host: Does(1.0, error=OSError("bad item") if item % 10 == 3 else None))
+    fleet = SimulatedFleet(
+        lambda item, host: Does(1.0, error=OSError("bad item") if item % 10 == 3 else None)
+    )
     for name in "abc":
         fleet.join(name, places=2)
     results, failures = run(fleet, range(100))
@@ -178,7 +199,9 @@ def test_an_idle_worker_takes_what_waits_behind_a_slow_one():
     results, _ = run(fleet, range(10))
     assert items_of(results) == list(range(10))
     assert len([1 for _, item, host in fleet.runs if host == "slow"]) == 1
-    assert max(when for when, _, _ in results) == pytest.approx(102.0)  # and not two of the slow one's items one after the other
+    assert max(when for when, _, _ in results) == pytest.approx(
+        102.0
+    )  # and not two of the slow one's items one after the other
 
 
 def test_of_two_copies_the_first_to_end_counts_and_the_other_is_ignored_good_or_bad():
@@ -186,7 +209,9 @@ def test_of_two_copies_the_first_to_end_counts_and_the_other_is_ignored_good_or_
         fleet = SimulatedFleet()
         # The queued item had begun when it was taken back: the withdrawal has no effect.
         fleet.cancel = lambda call: None
-        fleet.does = lambda item, host, late=late: late if (item, host) == (2, "slow") else Does(60.0 if host == "slow" else 10.0)
+        fleet.does = lambda item, host, late=late: (
+            late if (item, host) == (2, "slow") else Does(60.0 if host == "slow" else 10.0)
+        )
         fleet.join("slow")
         fleet.join("fast", places=1)
         results = []
@@ -231,7 +256,9 @@ def test_an_interrupted_job_leaves_nothing_to_the_next_one():
 
 
 def test_the_drivers_memory_does_not_grow_with_the_number_of_items():
-    fleet = SimulatedFleet(lambda item, host: Does(1.0, error=OSError("once") if item % 7 == 0 and host == "a" else None))
+    fleet = SimulatedFleet(
+        lambda item, host: Does(1.0, error=OSError("once") if item % 7 == 0 and host == "a" else None)
+    )
     fleet.runs = fleet.names = fleet.idle = type("Forgetful", (list,), {"append": lambda self, _: None})()
     fleet.join("a", places=4)
     fleet.join("b", places=4)

@@ -1,11 +1,12 @@
-"""How many workers a pool has on simulated hosts with a clock of their own: growth, losses, giving back, waiting, starts that fail."""
+"""How many workers a pool has on simulated hosts with a clock of their own: growth, losses, giving back,
+waiting, starts that fail."""
 
 from itertools import pairwise
 
 import pytest
 from runtime.simulated_fleet import Does, SimulatedFleet, items_of, nothing, run
 
-from dgflow.runtime.pool import Pool, WorkersFailed
+from dgflow.runtime.pool.pool import Pool, WorkersFailed
 
 
 def test_no_more_workers_are_asked_for_than_items_are_open_nor_than_there_is_room_nor_than_is_allowed():
@@ -13,7 +14,9 @@ def test_no_more_workers_are_asked_for_than_items_are_open_nor_than_there_is_roo
         fleet = SimulatedFleet()
         fleet.join("a", places=places)
         asked = []
-        fleet.at(1.0, lambda fleet=fleet, asked=asked: asked.append(fleet.workers_on("a") + len(fleet.pending)))
+        fleet.at(
+            1.0, lambda fleet=fleet, asked=asked: asked.append(fleet.workers_on("a") + len(fleet.pending))
+        )
         results, failures = run(fleet, range(items), workers=workers)
         assert asked == [expected] and items_of(results) == list(range(items)) and not failures
 
@@ -35,7 +38,9 @@ def test_hosts_that_join_while_it_runs_get_work_without_a_restart():
     results, failures = run(fleet, range(60))
     assert items_of(results) == list(range(60)) and not failures
     assert len({host for _, _, host in results}) == 2
-    assert min(when for when, _, host in fleet.runs if host == "second") <= 105  # looked for every 2 s, and 2 s to start
+    assert (
+        min(when for when, _, host in fleet.runs if host == "second") <= 105
+    )  # looked for every 2 s, and 2 s to start
     assert max(when for when, _, _ in results) < 260  # one alone takes 600
 
 
@@ -99,8 +104,13 @@ def test_one_worker_is_asked_for_even_where_no_host_is_known_to_come():
     fleet, told = SimulatedFleet(), []
     fleet.at(20.0, lambda: fleet.join("late", places=2) and None)
     results, _ = run(fleet, range(30), told=told)
-    assert len(results) == 30 and told[0][1].startswith("no worker for 15 s, waiting: 1 asked for, each needs 1 GPU;")
-    assert {line for _, line in told[1:]} == {"workers: 1 on 1 host, 1 asked for", "workers: 2 on 1 host, 0 asked for"}
+    assert len(results) == 30 and told[0][1].startswith(
+        "no worker for 15 s, waiting: 1 asked for, each needs 1 GPU;"
+    )
+    assert {line for _, line in told[1:]} == {
+        "workers: 1 on 1 host, 1 asked for",
+        "workers: 2 on 1 host, 0 asked for",
+    }
 
 
 def test_without_any_worker_it_waits_and_says_for_what_and_goes_on_when_a_host_comes():
@@ -110,15 +120,22 @@ def test_without_any_worker_it_waits_and_says_for_what_and_goes_on_when_a_host_c
     assert items_of(results) == [0, 1, 2] and not failures
     waits = [(when, line) for when, line in told if "waiting" in line]
     assert [round(when) for when, _ in waits] == [15, 75, 135]
-    assert waits[0][1] == "no worker for 15 s, waiting: 3 asked for, each needs 1 GPU; the cluster has room for 0 now, for 8 at most"
+    assert (
+        waits[0][1]
+        == "no worker for 15 s, waiting: 3 asked for, each needs 1 GPU; the cluster has room for 0 now, "
+        "for 8 at most"
+    )
 
 
 @pytest.mark.parametrize(("elastic", "least", "most"), [(False, 9, 30), (True, 60, 90)])
 def test_workers_that_never_become_ready_end_the_run(elastic, least, most):
-    """After ten deaths, a second apart; on a cluster after a minute, in which a lost host would have been noticed."""
+    """After ten deaths, a second apart; on a cluster after a minute, in which a lost host would have been
+    noticed."""
     fleet = SimulatedFleet(elastic=elastic)
     fleet.join("a", places=2, starts=lambda: Does(0.1, dies=True))
-    with pytest.raises(WorkersFailed, match=r"workers died \d+ times before any was ready; .*no memory to start in"):
+    with pytest.raises(
+        WorkersFailed, match=r"workers died \d+ times before any was ready; .*no memory to start in"
+    ):
         run(fleet, range(5))
     assert least <= fleet.now <= most
 
@@ -138,7 +155,9 @@ def test_a_host_that_cannot_start_workers_is_asked_less_and_less_often_while_oth
     results, _ = run(fleet, range(20))
     assert len(results) == 20 and fleet.now >= 1200.0
     pauses = [after - before for before, after in pairwise(started)]
-    assert all(after > before - 1.0 for before, after in pairwise(pauses)) and pauses[-1] == pytest.approx(60.0, abs=1.5)
+    assert all(after > before - 1.0 for before, after in pairwise(pauses)) and pauses[-1] == pytest.approx(
+        60.0, abs=1.5
+    )
     assert len(started) < 30  # of 1,200 with a second between them
 
 

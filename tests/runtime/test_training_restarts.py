@@ -1,4 +1,5 @@
-"""What becomes of a training when workers or hosts die, and when there is no room or more: the driver's loop, without workers."""
+"""What becomes of a training when workers or hosts die, and when there is no room or more: the driver's loop,
+without workers."""
 
 import socket
 from types import SimpleNamespace
@@ -10,15 +11,20 @@ from ray.exceptions import ActorDiedError
 from ray.train import ControllerError, WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError, WorkerHealthCheckFailedError
 
-from dgflow.runtime import train as ray_train
-from dgflow.runtime import train_room, train_worker
 from dgflow.runtime.placement import Placement
+from dgflow.runtime.training import capacity as train_room
+from dgflow.runtime.training import fit as ray_train
+from dgflow.runtime.training import worker as train_worker
 from dgflow.store.objects import StoreError
 from dgflow.store.receipts import CorruptObject
 
 DIED = WorkerHealthCheckFailedError("A worker health check failed.", ActorDiedError())
-CLOSED = RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:41234")
-HUNG = RuntimeError("[../gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 900000ms for recv operation to complete")
+CLOSED = RuntimeError(
+    "[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:41234"
+)
+HUNG = RuntimeError(
+    "[../gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 900000ms for recv operation to complete"
+)
 
 
 def died(*failures: Exception) -> WorkerGroupError:
@@ -45,20 +51,39 @@ class Cluster:
         monkeypatch.setattr(train_room, "elastic", lambda: True)
         monkeypatch.setattr(train_room, "slots", lambda _: self.gpus)
         monkeypatch.setattr(train_room, "request_resources", lambda bundles: self.asked.append(bundles))
-        monkeypatch.setattr(train_room, "placement_group", lambda _: self.places.append(place := object()) or place)
+        monkeypatch.setattr(
+            train_room, "placement_group", lambda _: self.places.append(place := object()) or place
+        )
         monkeypatch.setattr(train_room, "remove_placement_group", self.places.remove)
         monkeypatch.setattr(train_room.Room, "release", lambda _: self.released.append(len(self.started)))
-        monkeypatch.setattr(train_room, "time", SimpleNamespace(monotonic=lambda: self.now, sleep=self._sleep))
-        monkeypatch.setattr(ray, "nodes", lambda: [{"NodeID": host, "NodeManagerHostname": host, "Alive": True} for host in self.hosts])
-        monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0} | ({"GPU": float(self.gpus)} if self.gpus else {}))
+        monkeypatch.setattr(
+            train_room, "time", SimpleNamespace(monotonic=lambda: self.now, sleep=self._sleep)
+        )
+        monkeypatch.setattr(
+            ray,
+            "nodes",
+            lambda: [{"NodeID": host, "NodeManagerHostname": host, "Alive": True} for host in self.hosts],
+        )
+        monkeypatch.setattr(
+            ray, "cluster_resources", lambda: {"CPU": 2.0} | ({"GPU": float(self.gpus)} if self.gpus else {})
+        )
         monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 2.0})
 
     def fit(self, *, epochs: int = 3, wish: int | None = None, batch_size: int = 16) -> "Cluster":
-        steps: Any = SimpleNamespace(name="train-score-0", done=lambda *_: {}, is_committed=lambda _, number, __: number <= self.epochs)
+        steps: Any = SimpleNamespace(
+            name="train-score-0", done=lambda *_: {}, is_committed=lambda _, number, __: number <= self.epochs
+        )
         unused: Any = None
         placement = Placement(train_workers=wish, num_gpus=1.0)
         ray_train.fit(
-            unused, steps, {}, epochs=epochs, batch_size=batch_size, placement=placement, on_epoch=lambda _: None, tell=self.told.append
+            unused,
+            steps,
+            {},
+            epochs=epochs,
+            batch_size=batch_size,
+            placement=placement,
+            on_epoch=lambda _: None,
+            tell=self.told.append,
         )
         return self
 
@@ -95,7 +120,11 @@ def test_after_the_loss_of_a_host_training_goes_on_with_fewer_and_grows_again(cl
     cluster.events = [lost, joined]
     cluster.fit()
     assert cluster.started == [2, 1, 3]
-    assert cluster.told == ["training with 2 workers", "training goes on with 1 worker: one was lost", "training grows to 3 workers"]
+    assert cluster.told == [
+        "training with 2 workers",
+        "training goes on with 1 worker: one was lost",
+        "training grows to 3 workers",
+    ]
 
 
 def test_a_training_whose_workers_die_three_times_in_one_epoch_is_given_up(cluster):
@@ -115,14 +144,19 @@ def test_deaths_with_which_a_host_was_lost_do_not_count_though_ray_finds_it_dead
 
         return lost
 
-    cluster.events = [loses(host) for host in "abcde"] + [died(), died()]  # the last but one is that of a host that is yet to be found dead
+    cluster.events = [loses(host) for host in "abcde"] + [
+        died(),
+        died(),
+    ]  # the last but one is that of a host that is yet to be found dead
     cluster.fit()
     assert len(cluster.started) == 8
     assert caplog.text.count("with a host, which does not count") == 5
     assert "try 2 of 3" in caplog.text
 
 
-def test_a_host_that_still_counts_though_it_is_dead_costs_one_more_start_with_one_worker_fewer(cluster, caplog):
+def test_a_host_that_still_counts_though_it_is_dead_costs_one_more_start_with_one_worker_fewer(
+    cluster, caplog
+):
     def seen():
         cluster.gpus = 2
         return 1
@@ -156,7 +190,12 @@ def test_a_wish_that_does_not_fit_yet_is_asked_for_while_training_and_taken_back
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError("expected labels 0 to 9"), FloatingPointError("expected a finite training loss"), CorruptObject("shards/00001")]
+    "error",
+    [
+        ValueError("expected labels 0 to 9"),
+        FloatingPointError("expected a finite training loss"),
+        CorruptObject("shards/00001"),
+    ],
 )
 def test_what_the_workers_own_code_raised_ends_the_training_whatever_the_others_say(cluster, error):
     cluster.events = [died(CLOSED, error)]
@@ -183,11 +222,16 @@ def test_a_root_that_cannot_be_reached_is_tried_again(cluster, caplog):
         (5, 16, 2, 0, False),
     ],
 )
-def test_two_workers_make_room_for_more_where_a_gpu_is_free_and_wanted(monkeypatch, wish, batch, gpus, free, more):
+def test_two_workers_make_room_for_more_where_a_gpu_is_free_and_wanted(
+    monkeypatch, wish, batch, gpus, free, more
+):
     monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 4.0, "GPU": float(free)})
     monkeypatch.setattr(train_worker, "slots", lambda _: gpus)
     unused: Any = None
-    assert train_worker.room_for_more(train_worker.Job(unused, unused, {}, 3, 0, batch, True, True, wish), 2) is more
+    assert (
+        train_worker.room_for_more(train_worker.Job(unused, unused, {}, 3, 0, batch, True, True, wish), 2)
+        is more
+    )
 
 
 def test_gloo_is_bound_to_the_interface_of_the_address_that_ray_knows():

@@ -1,4 +1,5 @@
-"""What the steps that measure read, without a network: rows that are committed as the steps before would; and a pool without Ray."""
+"""What the steps that measure read, without a network: rows that are committed as the steps before would; and
+a pool without Ray."""
 
 from __future__ import annotations
 
@@ -10,27 +11,32 @@ import numpy as np
 from inprocess import complete
 
 from dgflow import Generate, Heun, Pretrained, SongUNet
+from dgflow.engine.execute import result_of
+from dgflow.engine.plan import look
+from dgflow.engine.root import Root
 from dgflow.metrics.result import MetricResult
-from dgflow.steps.binding import Bound, BoundRows, Root, graph
-from dgflow.steps.execute import result_of
-from dgflow.steps.features import Features
-from dgflow.steps.image_set import ImageSet
-from dgflow.steps.measure import Measure
-from dgflow.steps.network_specs import InceptionV3
-from dgflow.steps.plan import look
-from dgflow.steps.step import SampleStep, Slice, Spread, Step, Weights
+from dgflow.networks.inception.spec import InceptionV3
+from dgflow.specs.bound import Bound, BoundRows
+from dgflow.specs.graph import graph
+from dgflow.specs.step import SampleStep, Slice, Spread, Step, Weights
+from dgflow.steps.judging.features import Features
+from dgflow.steps.judging.measure import Measure
+from dgflow.steps.sources.image_set import ImageSet
 from dgflow.store.identity import sha256_hex
 from dgflow.store.objects import ObjectStore
 from dgflow.store.shards import Columns
 from dgflow.store.step_store import StepStore
 
 COMMITTED: dict[str, Any] = {"seconds": 0.0, "device": "cpu", "versions": {}}
-INCEPTION = Pretrained(source="/inception.safetensors", network=InceptionV3(), image_size=299, num_classes=1008).weights()
+INCEPTION = Pretrained(
+    source="/inception.safetensors", network=InceptionV3(), image_size=299, num_classes=1008
+).weights()
 SCORE = Pretrained(source="/score.safetensors", network=SongUNet(), image_size=2, num_classes=10).weights()
 
 
 def rows_of(seed: int, count: int, width: int = 6, classes: int = 10) -> Columns:
-    """Columns of `Features`: features of long tails and not negative, as Inception's; uneven logits; images all different."""
+    """Columns of `Features`: features of long tails and not negative, as Inception's; uneven logits; images
+    all different."""
     random = np.random.default_rng(seed)
     return {
         "label": random.permutation(count) % classes,
@@ -45,12 +51,16 @@ def rows_of(seed: int, count: int, width: int = 6, classes: int = 10) -> Columns
 def bound_rows(store: ObjectStore, name: str, columns: Columns, shard_size: int) -> BoundRows:
     """These rows as a sealed slice of a step called `name`."""
     steps = StepStore(store, "features", sha256_hex(f"{name} {shard_size}".encode()))
-    return _sealed(steps, Slice.model_construct(start=0, stop=len(columns["features"])), shard_size, columns, {})
+    return _sealed(
+        steps, Slice.model_construct(start=0, stop=len(columns["features"])), shard_size, columns, {}
+    )
 
 
 def bound(store: ObjectStore, shard_size: int, **populations: Columns) -> Bound:
     """What a step that measures reads, of rows in memory."""
-    return Bound({name: bound_rows(store, name, columns, shard_size) for name, columns in populations.items()})
+    return Bound(
+        {name: bound_rows(store, name, columns, shard_size) for name, columns in populations.items()}
+    )
 
 
 def image_set(name: str, rows: int, **origin: Any) -> ImageSet:
@@ -62,18 +72,30 @@ def generated(store: ObjectStore, start: int, stop: int, seed: int = 0, **fields
     """A slice of samples, black images of 2 x 2 pixels, committed."""
     step = Generate(score=SCORE, sampler=Heun(steps=2), seed=seed, **fields)
     count = stop - start
-    commit(store, step[start:stop], {"label": np.arange(count) % 10, "image": np.zeros((count, 2, 2, 3), np.uint8)})
+    commit(
+        store,
+        step[start:stop],
+        {"label": np.arange(count) % 10, "image": np.zeros((count, 2, 2, 3), np.uint8)},
+    )
     return step[start:stop]
 
 
-def judged(store: ObjectStore, part: Slice | ImageSet, columns: Columns, *, front_end: Any = "adm", network: Weights = INCEPTION) -> None:
+def judged(
+    store: ObjectStore,
+    part: Slice | ImageSet,
+    columns: Columns,
+    *,
+    front_end: Any = "adm",
+    network: Weights = INCEPTION,
+) -> None:
     """Commit `columns` as the features of `part`, so that `Measure` finds them there."""
     step = Features(samples=part, network=network, front_end=front_end)
     commit(store, step[: part.rows], columns)
 
 
 def commit(store: ObjectStore, part: Slice, columns: Columns) -> None:
-    """Commit `columns` as the rows of a slice that begins with a shard. Weights before it are given a digest; samples must be there."""
+    """Commit `columns` as the rows of a slice that begins with a shard. Weights before it are given a digest;
+    samples must be there."""
     step, root, known = part.step, Root(store), {}
     assert isinstance(step, SampleStep)
     for node in graph(step):
@@ -90,16 +112,22 @@ def commit(store: ObjectStore, part: Slice, columns: Columns) -> None:
 def _given(steps: StepStore, step: Step) -> None:
     steps.declare(step.document())
     data = step.fingerprint.encode()
-    steps.commit("results", 0, data, suffix=".safetensors", rows_sha256=sha256_hex(data), inputs={}, **COMMITTED)
+    steps.commit(
+        "results", 0, data, suffix=".safetensors", rows_sha256=sha256_hex(data), inputs={}, **COMMITTED
+    )
 
 
-def _sealed(steps: StepStore, part: Slice, shard_size: int, columns: Columns, inputs: dict[str, str]) -> BoundRows:
+def _sealed(
+    steps: StepStore, part: Slice, shard_size: int, columns: Columns, inputs: dict[str, str]
+) -> BoundRows:
     assert part.start % shard_size == 0
     for start in range(part.start, part.stop, shard_size):
         stop = min(start + shard_size, part.stop)
         rows = {name: values[start - part.start : stop - part.start] for name, values in columns.items()}
         index = {"index": np.arange(start, stop)}
-        steps.write_shard(start // shard_size, index | rows, start=start, stop=stop, inputs=inputs, **COMMITTED)
+        steps.write_shard(
+            start // shard_size, index | rows, start=start, stop=stop, inputs=inputs, **COMMITTED
+        )
     done = steps.done("shards", inputs)
     keys = [done[number] for number in range(part.start // shard_size, -(-part.stop // shard_size))]
     return BoundRows(steps, steps.seal(part.start, part.stop, inputs, keys), part.start, part.stop)
@@ -113,12 +141,18 @@ def measured(store: ObjectStore, samples: Any, **fields: Any) -> MetricResult:
 
 
 def scattered(seed: int, workers: int) -> Spread:
-    """Workers in any order, results in another, and everything that travels travels as with Ray: pickled, and arrays are read-only."""
+    """Workers in any order, results in another, and everything that travels travels as with Ray: pickled, and
+    arrays are read-only."""
 
-    def spread(make: Callable[[], Callable[[Any], Any]], items: Sequence[Any], take: Callable[[Any, Any], None]) -> None:
+    def spread(
+        make: Callable[[], Callable[[Any], Any]], items: Sequence[Any], take: Callable[[Any, Any], None]
+    ) -> None:
         random = np.random.default_rng(seed)
         works = [_sent(make)() for _ in range(workers)]
-        results = [(items[place], _sent(works[random.integers(workers)](_sent(items[place])))) for place in random.permutation(len(items))]
+        results = [
+            (items[place], _sent(works[random.integers(workers)](_sent(items[place]))))
+            for place in random.permutation(len(items))
+        ]
         for place in random.permutation(len(results)):
             take(*results[place])
 

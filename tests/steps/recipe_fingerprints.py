@@ -1,4 +1,5 @@
-"""Prints the fingerprint of every shipped recipe, with its defaults and with the options that make it another system."""
+"""Prints the fingerprint of every shipped recipe, with its defaults and with the options that make it another
+system."""
 
 import importlib
 import sys

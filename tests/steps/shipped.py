@@ -1,4 +1,5 @@
-"""The shipped recipes of the paper's systems, as tests call them: by file name, with the options that make another system of one."""
+"""The shipped recipes of the paper's systems, as tests call them: by file name, with the options that make
+another system of one."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from dgflow.steps.step import Step
+from dgflow.specs.step import Step
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 SYSTEMS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -14,7 +15,10 @@ SYSTEMS: dict[str, tuple[str, dict[str, Any]]] = {
     "dit-own-classifier": ("imagenet256_dit", {"train_classifier": True}),
     "adm": ("imagenet256_adm", {}),
     "edm-cifar10-uncond": ("cifar10_edm", {}),
-    "edm-cifar10-cond": ("cifar10_edm", {"conditional": True, "seeding": "edm", "seeds": [0, 50_000, 100_000]}),
+    "edm-cifar10-cond": (
+        "cifar10_edm",
+        {"conditional": True, "seeding": "edm", "seeds": [0, 50_000, 100_000]},
+    ),
     "edm-cifar10-own-classifier": ("cifar10_edm", {"classifier_data": "data/imagenet"}),
     "edm-ffhq": ("ffhq64_edm", {"skip_broken": 2}),
     "lsgm": ("cifar10_lsgm", {"shared_block": 100}),

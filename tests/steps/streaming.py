@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from dgflow.steps.binding import BoundRows
+from dgflow.specs.bound import BoundRows
 from dgflow.store.objects import ObjectStore
 from dgflow.store.shards import Columns
 from dgflow.store.step_store import StepStore
 
 
-def sealed(store: ObjectStore, columns: Columns, shard_size: int, start: int = 0, stop: int | None = None, name: str = "0") -> BoundRows:
+def sealed(
+    store: ObjectStore,
+    columns: Columns,
+    shard_size: int,
+    start: int = 0,
+    stop: int | None = None,
+    name: str = "0",
+) -> BoundRows:
     """The rows [start, stop) of these columns, in shards; `name` is one hex digit, for several in one store."""
     steps, rows = StepStore(store, "import-images", name * 64), len(columns["label"])
     stop = rows if stop is None else stop
@@ -18,9 +25,13 @@ def sealed(store: ObjectStore, columns: Columns, shard_size: int, start: int = 0
     for number in range(-(-rows // shard_size)):
         low, high = number * shard_size, min(rows, (number + 1) * shard_size)
         part = {name: values[low:high] for name, values in columns.items()} | {"index": np.arange(low, high)}
-        steps.write_shard(number, part, start=low, stop=high, inputs={}, seconds=0.0, device="cpu", versions={})
+        steps.write_shard(
+            number, part, start=low, stop=high, inputs={}, seconds=0.0, device="cpu", versions={}
+        )
         keys.append(steps.done("shards", {})[number])
-    return BoundRows(steps, steps.seal(start, stop, {}, keys[start // shard_size : -(-stop // shard_size)]), start, stop)
+    return BoundRows(
+        steps, steps.seal(start, stop, {}, keys[start // shard_size : -(-stop // shard_size)]), start, stop
+    )
 
 
 def numbered(rows: int) -> Columns:

@@ -7,14 +7,14 @@ from inprocess import complete
 
 import dgflow as dg
 from dgflow.diffusion.discrete import DiscreteSchedule
-from dgflow.steps.costs import Use, Work, work_of
+from dgflow.engine.plan import plan
+from dgflow.estimate.costs import Use, Work, work_of
+from dgflow.estimate.estimates import counted, piloted
+from dgflow.estimate.exercise import count, fresh
+from dgflow.estimate.guide_evaluations import guide_evaluations
+from dgflow.estimate.storage import stored_bytes
 from dgflow.steps.decode import Decode
-from dgflow.steps.estimates import counted, piloted
-from dgflow.steps.exercise import count, fresh
-from dgflow.steps.guide_evaluations import guide_evaluations
 from dgflow.steps.official import official
-from dgflow.steps.plan import plan
-from dgflow.steps.storage import stored_bytes
 from dgflow.store.memory import MemoryStore
 from dgflow.store.objects import open_store
 
@@ -75,10 +75,16 @@ def test_parameters_are_the_published_ones(name, parameters):
 
 def test_a_transformers_operations_are_its_closed_form():
     spec = dg.DiT(hidden_size=64, depth=3, num_heads=2, learn_sigma=False)
-    step = dg.Pretrained(source="/nowhere.pt", network=spec, image_size=16, channels=4, num_classes=10, format="dit")
+    step = dg.Pretrained(
+        source="/nowhere.pt", network=spec, image_size=16, channels=4, num_classes=10, format="dit"
+    )
     d, tokens, depth, frequencies = 64, 64, 3, 256
-    block = 2 * 12 * d * d * tokens + 2 * 2 * d * tokens * tokens + 2 * d * 6 * d  # layers, attention, modulation
-    ends = 2 * (4 * 4) * d * tokens + 2 * d * (4 * 4) * tokens + 2 * d * 2 * d  # patches in and out, last modulation
+    block = (
+        2 * 12 * d * d * tokens + 2 * 2 * d * tokens * tokens + 2 * d * 6 * d
+    )  # layers, attention, modulation
+    ends = (
+        2 * (4 * 4) * d * tokens + 2 * d * (4 * 4) * tokens + 2 * d * 2 * d
+    )  # patches in and out, last modulation
     assert flops(step) == depth * block + ends + 2 * (frequencies * d + d * d)
 
 
@@ -98,23 +104,31 @@ def test_training_on_frozen_features_pays_for_their_forward_pass_alone():
     alone = dg.TrainDiscriminator(real=real, fake=fake, network=head, conditional=False)
     on_features = alone.model_copy(update={"features": official("dg-cifar10-classifier")})
     forward, train = flops(on_features), flops(on_features, "train")
-    heads = forward - flops(official("dg-cifar10-classifier").step)  # small against the features: 0.2 of 13 GFLOP
+    heads = forward - flops(
+        official("dg-cifar10-classifier").step
+    )  # small against the features: 0.2 of 13 GFLOP
     assert 0 < heads < 0.05 * forward
     assert train == pytest.approx(forward + 2 * heads, rel=0.02)
 
 
 def test_edms_discriminator_acts_in_15_of_18_steps():
-    guided = dg.Generate(score=EDM, sampler=dg.Heun(steps=18), guidance=dg.edm_gpp("cifar10-uncond", CIFAR_DISCRIMINATOR))
+    guided = dg.Generate(
+        score=EDM, sampler=dg.Heun(steps=18), guidance=dg.edm_gpp("cifar10-uncond", CIFAR_DISCRIMINATOR)
+    )
     assert guide_evaluations(guided) == [15]
 
 
 def test_a_corrector_with_a_weight_is_counted_too():
     term = dg.DiscriminatorGuidance(discriminator=CIFAR_DISCRIMINATOR, weight=1.0, second_order_weight=1.0)
-    assert guide_evaluations(dg.Generate(score=EDM, guidance=(term,))) == [15 + 14]  # the last correction is below the window
+    assert guide_evaluations(dg.Generate(score=EDM, guidance=(term,))) == [
+        15 + 14
+    ]  # the last correction is below the window
 
 
 def test_a_window_in_timesteps_is_counted_on_the_respaced_schedule():
-    guided = dg.Generate(score=DIT, sampler=dg.DDPM(respacing="250"), guidance=dg.dit_gpp(official("dg-imagenet256-dit")))
+    guided = dg.Generate(
+        score=DIT, sampler=dg.DDPM(respacing="250"), guidance=dg.dit_gpp(official("dg-imagenet256-dit"))
+    )
     kept = DiscreteSchedule.of("linear").respaced("250").timestep_map
     assert guide_evaluations(guided) == [sum(timestep > 100 for timestep in kept)]
 
@@ -122,18 +136,30 @@ def test_a_window_in_timesteps_is_counted_on_the_respaced_schedule():
 def test_of_rk45_the_share_of_tau_is_taken():
     term = dg.DiscriminatorGuidance(discriminator=CIFAR_DISCRIMINATOR, tau_min=0.1, tau_max=0.6)
     sampler = dg.RK45(tau_min=1e-5)
-    assert guide_evaluations(dg.Generate(score=EDM, sampler=sampler, guidance=(term,))) == [pytest.approx(140 * 0.5 / (1 - 1e-5))]
+    assert guide_evaluations(dg.Generate(score=EDM, sampler=sampler, guidance=(term,))) == [
+        pytest.approx(140 * 0.5 / (1 - 1e-5))
+    ]
 
 
 def test_guidance_by_the_null_class_asks_the_score_network_twice():
-    fakes = dg.Generate(score=DIT, sampler=dg.DDPM(respacing="250"), guidance=dg.dit_gpp(official("dg-imagenet256-dit")), shard_size=10)
+    fakes = dg.Generate(
+        score=DIT,
+        sampler=dg.DDPM(respacing="250"),
+        guidance=dg.dit_gpp(official("dg-imagenet256-dit")),
+        shard_size=10,
+    )
     images = Decode(latents=fakes[:20], vae=official("sd-vae-ft-mse"), shard_size=10)
     real = dg.ImportImages(source="/nowhere", num_classes=1000, image_size=256)
     inception = official("inception-2015-12-05-openai")
-    plans = plans_of(dg.Evaluate(arms={"guided": (images.all(),)}, reference=real[:40], features=inception, protocol="adm"))
+    plans = plans_of(
+        dg.Evaluate(arms={"guided": (images.all(),)}, reference=real[:40], features=inception, protocol="adm")
+    )
     score, guide = work_of(row_of(plans, "generate"))
     assert (score.times, score.use) == (20 * 250 * 2, "forward")
-    assert (guide.network.fingerprint, guide.use) == (official("dg-imagenet256-dit").step.fingerprint, "gradient")
+    assert (guide.network.fingerprint, guide.use) == (
+        official("dg-imagenet256-dit").step.fingerprint,
+        "gradient",
+    )
     decoder = row_of(plans, "decode")
     assert work_of(decoder) == [Work(official("sd-vae-ft-mse").step, "decode", 20, 32)]
     assert stored_bytes(decoder) == round(1.001 * 20 * (16 + 4 + 3 * 256**2)) + 2 * 4096
@@ -142,15 +168,22 @@ def test_guidance_by_the_null_class_asks_the_score_network_twice():
 def test_a_training_sees_as_many_fakes_as_real_images_and_measures_pairs():
     real = dg.ImportImages(source="/nowhere", num_classes=10, image_size=32)[:1000]
     fake = dg.Generate(score=EDM)[:500]
-    step = dg.TrainDiscriminator(real=real, fake=fake, conditional=False, epochs=3, batch_size=128, held_out=0.1)
+    step = dg.TrainDiscriminator(
+        real=real, fake=fake, conditional=False, epochs=3, batch_size=128, held_out=0.1
+    )
     train, measure = work_of(row_of(plans_of(step), "train-discriminator"))
     assert (train.use, train.times) == ("train", 3 * (1800 // 128) * 128)
-    assert (measure.use, measure.times) == ("forward", 3 * 2 * 8 * 50)  # pairs at eight levels; 50 of the fakes are held out
+    assert (measure.use, measure.times) == (
+        "forward",
+        3 * 2 * 8 * 50,
+    )  # pairs at eight levels; 50 of the fakes are held out
 
 
 def test_hours_and_money_are_operations_over_the_assumed_rate():
     spec = dg.SongUNet(model_channels=16, channel_mult=(1,), num_blocks=1, attn_resolutions=())
-    score = dg.Pretrained(source="/nowhere.pt", network=spec, image_size=16, channels=1, format="state_dict").weights()
+    score = dg.Pretrained(
+        source="/nowhere.pt", network=spec, image_size=16, channels=1, format="state_dict"
+    ).weights()
     fake = dg.Generate(score=score, sampler=dg.Heun(steps=5), shard_size=100)
     real = dg.ImportImages(source="/nowhere", num_classes=10, image_size=16, channels=1)[:1000]
     target = dg.TrainDiscriminator(real=real, fake=fake[:1000], conditional=False)
@@ -177,7 +210,11 @@ def test_nothing_takes_more_room_than_was_said_before(finished):
     before, after, store = finished
     estimates = counted(before, "h100").steps
     for then, now in zip(before, after, strict=True):
-        kept = sum(len(store.get(entry.key)) for entry in store.list(now.step.name) if not entry.key.endswith(".json"))
+        kept = sum(
+            len(store.get(entry.key))
+            for entry in store.list(now.step.name)
+            if not entry.key.endswith(".json")
+        )
         estimate = estimates.get(then.step.fingerprint)
         bound = stored_bytes(then) if estimate is None or estimate.bytes is None else estimate.bytes
         if bound is not None:  # the listing of a source that may hold any number of images

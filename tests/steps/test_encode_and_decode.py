@@ -1,4 +1,5 @@
-"""Latents of images and images of latents: what the autoencoder says, both flips, and what is refused when a recipe is built."""
+"""Latents of images and images of latents: what the autoencoder says, both flips, and what is refused when a
+recipe is built."""
 
 import sys
 from pathlib import Path
@@ -14,12 +15,13 @@ from steps.toy_networks import HEAD, HIERARCHICAL, SCORES, SD, pretrained
 
 import dgflow as dg
 from dgflow.diffusion import noise
-from dgflow.networks.latents import OLD_ATTENTION_NAMES
-from dgflow.steps.binding import Bound, Root
+from dgflow.engine.root import Root
+from dgflow.networks.autoencoders import VAE
+from dgflow.networks.stable_diffusion.module import OLD_ATTENTION_NAMES
+from dgflow.specs.bound import Bound
 from dgflow.steps.decode import Decode, origin
 from dgflow.steps.encode import Encode
 from dgflow.steps.shapes import DataShape, check_images, data_shape
-from dgflow.steps.vae_specs import VAE
 from dgflow.store.memory import MemoryStore
 from dgflow.store.objects import open_store
 from dgflow.store.shards import Columns
@@ -32,7 +34,9 @@ HALF = 2.0**-11  # largest relative error of float16
 def imported(folder: Path, pixels: np.ndarray = PIXELS) -> dg.ImportImages:
     path = folder / "images.npz"
     np.savez(path, image=pixels, label=np.arange(len(pixels)) % 3)
-    return dg.ImportImages(source=str(path), num_classes=3, image_size=pixels.shape[1], channels=pixels.shape[3], shard_size=4)
+    return dg.ImportImages(
+        source=str(path), num_classes=3, image_size=pixels.shape[1], channels=pixels.shape[3], shard_size=4
+    )
 
 
 def vae(folder: Path, spec: VAE = SD, **fields: Any) -> dg.Pretrained:
@@ -45,7 +49,14 @@ def encode(folder: Path, spec: VAE = SD, **fields: Any) -> Encode:
 
 def samples(folder: Path, **fields: Any) -> dg.Generate:
     """Latents of the shape of `SD`'s."""
-    score = pretrained(folder, "DiT", network=dg.DiT(hidden_size=32, depth=1, num_heads=2), channels=4, num_classes=3, image_size=4)
+    score = pretrained(
+        folder,
+        "DiT",
+        network=dg.DiT(hidden_size=32, depth=1, num_heads=2),
+        channels=4,
+        num_classes=3,
+        image_size=4,
+    )
     return dg.Generate(score=score.weights(), sampler=dg.DDPM(respacing="2"), shard_size=4, **fields)
 
 
@@ -76,7 +87,9 @@ def test_encoded_moments_are_the_autoencoders_own_for_the_image_and_for_its_mirr
         for name, theirs in (("mean", moments[:, :4]), ("std", (moments[:, 4:] / 2).exp())):
             ours = rows[name + flipped]
             assert ours.dtype == np.float16 and ours.shape == (COUNT, 4, 4, 4)
-            np.testing.assert_allclose(ours.astype(np.float32), 0.18215 * theirs.numpy(), rtol=2 * HALF, atol=1e-6)
+            np.testing.assert_allclose(
+                ours.astype(np.float32), 0.18215 * theirs.numpy(), rtol=2 * HALF, atol=1e-6
+            )
 
 
 @torch.no_grad()
@@ -86,9 +99,13 @@ def test_draws_of_a_hierarchical_autoencoder_are_those_of_its_own_with_noise_by_
     images, network = inputs.rows("images")["image"], network_of(vae(tmp_path, HIERARCHICAL))
     assert rows["latent"].shape == (COUNT, 4, 6, 8, 8) and rows["latent"].dtype == np.float16
     for number, pixels in enumerate((images, images, images[:, :, ::-1], images[:, :, ::-1])):
-        normal = noise.standard_normal(5, torch.arange(COUNT), (6, 8, 8), step=number, draw=noise.POSTERIOR).float()
+        normal = noise.standard_normal(
+            5, torch.arange(COUNT), (6, 8, 8), step=number, draw=noise.POSTERIOR
+        ).float()
         theirs = network.encode((scaled(pixels) + 1) / 2, [normal])[0].numpy()
-        np.testing.assert_allclose(rows["latent"][:, number].astype(np.float32), theirs, rtol=2 * HALF, atol=2e-5)
+        np.testing.assert_allclose(
+            rows["latent"][:, number].astype(np.float32), theirs, rtol=2 * HALF, atol=2e-5
+        )
     assert (rows["latent"][:, 0] != rows["latent"][:, 1]).any()
 
 
@@ -96,25 +113,47 @@ def test_mirror_images_trade_places_with_their_flips(tmp_path):
     twins = np.concatenate([PIXELS[:1], PIXELS[:1, :, ::-1]])
     step = Encode(images=imported(tmp_path, twins)[:2], vae=vae(tmp_path).weights())
     rows, _ = made(step)
-    np.testing.assert_allclose(rows["mean"][::-1].astype(np.float32), rows["mean_flipped"].astype(np.float32), rtol=4 * HALF, atol=1e-6)
-    assert abs(rows["mean"][0, :, :, ::-1] - rows["mean_flipped"][0]).max() > 1e-3  # the flip of a latent is not the latent of the flip
+    np.testing.assert_allclose(
+        rows["mean"][::-1].astype(np.float32),
+        rows["mean_flipped"].astype(np.float32),
+        rtol=4 * HALF,
+        atol=1e-6,
+    )
+    assert (
+        abs(rows["mean"][0, :, :, ::-1] - rows["mean_flipped"][0]).max() > 1e-3
+    )  # the flip of a latent is not the latent of the flip
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("spec", [SD, HIERARCHICAL], ids=lambda spec: type(spec).__name__)
 def test_decoded_images_are_the_autoencoders_own_with_label_and_log_ratio_carried_along(tmp_path, spec):
     channels, side = (4, 4) if spec is SD else (6, 8)
-    fields: dict[str, Any] = SCORES["LSGMPrior"] if spec is HIERARCHICAL else {"network": dg.DiT(hidden_size=32, depth=1, num_heads=2)}
-    fields = fields | {"channels": channels, "image_size": side, "num_classes": 0 if spec is HIERARCHICAL else 3}
+    fields: dict[str, Any] = (
+        SCORES["LSGMPrior"]
+        if spec is HIERARCHICAL
+        else {"network": dg.DiT(hidden_size=32, depth=1, num_heads=2)}
+    )
+    fields = fields | {
+        "channels": channels,
+        "image_size": side,
+        "num_classes": 0 if spec is HIERARCHICAL else 3,
+    }
     discriminates: dict[str, Any] = fields | {"network": dg.Discriminator(head=HEAD)}
     discriminator = pretrained(tmp_path, "discriminator", **discriminates)
     sampler = dg.Heun(steps=2, sigma_max=10.0, sigma_min=0.1)
     guide = dg.DiscriminatorGuidance(discriminator=discriminator.weights())
-    latents = dg.Generate(score=pretrained(tmp_path, "score", **fields).weights(), sampler=sampler, guidance=(guide,), shard_size=4)
+    latents = dg.Generate(
+        score=pretrained(tmp_path, "score", **fields).weights(),
+        sampler=sampler,
+        guidance=(guide,),
+        shard_size=4,
+    )
     rows, inputs = made(Decode(latents=latents[2:9], vae=vae(tmp_path, spec).weights(), batch_size=3))
     read = inputs.rows("latents")
     images = network_of(vae(tmp_path, spec)).decode(torch.from_numpy(read["latent"]).float())
-    in_255 = 255 * images if spec is HIERARCHICAL else 127.5 * images + 127.5  # NVAE's own images are in [0, 1]
+    in_255 = (
+        255 * images if spec is HIERARCHICAL else 127.5 * images + 127.5
+    )  # NVAE's own images are in [0, 1]
     expected = np.floor(in_255.numpy() + 0.5).clip(0, 255).transpose(0, 2, 3, 1)
     assert rows["image"].dtype == np.uint8 and rows["image"].shape == (7, SIDE, SIDE, 3)
     assert (
@@ -136,10 +175,14 @@ def test_decoding_what_was_encoded_gives_the_reconstruction_of_the_posterior_mea
 
 @pytest.mark.parametrize("spec", [SD, HIERARCHICAL], ids=lambda spec: type(spec).__name__)
 def test_bfloat16_is_near_float32_and_has_its_dtype(tmp_path, spec):
-    wide, narrow = (made(encode(tmp_path, spec, precision=precision))[0] for precision in ("float32", "bfloat16"))
+    wide, narrow = (
+        made(encode(tmp_path, spec, precision=precision))[0] for precision in ("float32", "bfloat16")
+    )
     name = encode(tmp_path, spec).columns[0]
     assert narrow[name].dtype == np.float16 and (wide[name] != narrow[name]).any()
-    np.testing.assert_allclose(narrow[name].astype(np.float32), wide[name].astype(np.float32), rtol=0.05, atol=0.05)
+    np.testing.assert_allclose(
+        narrow[name].astype(np.float32), wide[name].astype(np.float32), rtol=0.05, atol=0.05
+    )
 
 
 def test_batches_follow_from_the_shard_and_the_bound_alone(tmp_path):
@@ -148,14 +191,18 @@ def test_batches_follow_from_the_shard_and_the_bound_alone(tmp_path):
     first, again = step.shard_builder(inputs)(5, 10), step.shard_builder(inputs)(5, 10)
     whole = step.shard_builder(inputs)(0, 10)
     assert all((first[name] == again[name]).all() for name in first)
-    np.testing.assert_allclose(first["mean"].astype(np.float32), whole["mean"][5:].astype(np.float32), rtol=4 * HALF, atol=1e-6)
+    np.testing.assert_allclose(
+        first["mean"].astype(np.float32), whole["mean"][5:].astype(np.float32), rtol=4 * HALF, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("loud", [1e6, float("nan")])
 def test_latents_that_float16_cannot_hold_are_refused_and_nothing_is_committed(tmp_path, loud):
     weights, store = vae(tmp_path), MemoryStore(uuid4().hex)
     tensors = load_file(weights.source)
-    save_file(tensors | {"quant_conv.bias": torch.full_like(tensors["quant_conv.bias"], loud)}, weights.source)
+    save_file(
+        tensors | {"quant_conv.bias": torch.full_like(tensors["quant_conv.bias"], loud)}, weights.source
+    )
     step = Encode(images=imported(tmp_path)[:COUNT], vae=weights.weights())
     with pytest.raises(ValueError, match="mean.*finite|finite.*mean"):
         complete(Decode(latents=step.all(), vae=weights.weights()), store)
@@ -180,7 +227,9 @@ def test_files_with_the_old_names_of_the_attention_load_as_a_pretrained(tmp_path
 def test_shapes_follow_from_the_recipe(tmp_path):
     assert data_shape(encode(tmp_path)) == DataShape(4, 4, 3)
     assert data_shape(encode(tmp_path, HIERARCHICAL)) == DataShape(8, 6, 3)
-    assert data_shape(Decode(latents=samples(tmp_path)[:8], vae=vae(tmp_path).weights())) == DataShape(SIDE, 3, 3)
+    assert data_shape(Decode(latents=samples(tmp_path)[:8], vae=vae(tmp_path).weights())) == DataShape(
+        SIDE, 3, 3
+    )
     dit = dg.official("dit-xl-2-256").step
     vaes = [dg.official(name).step for name in ("sd-vae-ft-ema", "sd-vae-ft-mse")]
     for step in vaes:
@@ -194,7 +243,12 @@ def test_shapes_follow_from_the_recipe(tmp_path):
 def test_decoded_samples_have_the_seed_and_the_indices_of_those_that_were_drawn(tmp_path):
     latents = samples(tmp_path, seed=7)
     decoded = Decode(latents=latents[100:200], vae=vae(tmp_path).weights())
-    assert (decoded.seed, decoded.seeding, decoded.length, decoded.title) == (7, "counter", 100, "decoded generate seed 7")
+    assert (decoded.seed, decoded.seeding, decoded.length, decoded.title) == (
+        7,
+        "counter",
+        100,
+        "decoded generate seed 7",
+    )
     assert origin(decoded[10:20]) == latents[110:120] and origin(latents[3:4]) == latents[3:4]
 
 
@@ -203,23 +257,42 @@ def test_what_does_not_fit_is_refused_when_the_recipe_is_built(tmp_path):
     large = imported(tmp_path, np.zeros((4, 32, 32, 3), np.uint8))
     pixel_score = pretrained(tmp_path, "NCSNpp", **SCORES["NCSNpp"])
     refused: list[tuple[str, Any]] = [
-        ("expected images, found the latents of generate seed 0: decode them", lambda: Encode(images=latents[:8], vae=weights)),
+        (
+            "expected images, found the latents of generate seed 0: decode them",
+            lambda: Encode(images=latents[:8], vae=weights),
+        ),
         ("16 pixels a side, found 3 channels and 32 pixels", lambda: Encode(images=large[:4], vae=weights)),
-        ("weights of an autoencoder .*found pretrained of DiT", lambda: Encode(images=images[:4], vae=latents.score)),
+        (
+            "weights of an autoencoder .*found pretrained of DiT",
+            lambda: Encode(images=images[:4], vae=latents.score),
+        ),
         ("draws=1 and seed=0, found 2 and 0", lambda: Encode(images=images[:4], vae=weights, draws=2)),
         ("expected latents .*found import-images", lambda: Decode(latents=images[:4], vae=weights)),
-        ("expected latents .*found generate", lambda: Decode(latents=dg.Generate(score=pixel_score.weights())[:4], vae=weights)),
+        (
+            "expected latents .*found generate",
+            lambda: Decode(latents=dg.Generate(score=pixel_score.weights())[:4], vae=weights),
+        ),
         (
             "6 channels of 8 a side, found 4 of 4: name the autoencoder",
             lambda: Decode(latents=latents[:4], vae=vae(tmp_path, HIERARCHICAL).weights()),
         ),
         (
             "NVAE's, which has none",
-            lambda: Decode(latents=encode(tmp_path, HIERARCHICAL).all(), vae=vae(tmp_path, HIERARCHICAL).weights()),
+            lambda: Decode(
+                latents=encode(tmp_path, HIERARCHICAL).all(), vae=vae(tmp_path, HIERARCHICAL).weights()
+            ),
         ),
-        ("expected a score network .*found pretrained of StableDiffusionVAE", lambda: dg.Generate(score=weights)),
+        (
+            "expected a score network .*found pretrained of StableDiffusionVAE",
+            lambda: dg.Generate(score=weights),
+        ),
         ("found the latents of encoded import-images", lambda: check_images(encode(tmp_path).all())),
-        ("halved 2 times, found 18", lambda: Encode(images=imported(tmp_path, np.zeros((4, 18, 18, 3), np.uint8))[:4], vae=odd.weights())),
+        (
+            "halved 2 times, found 18",
+            lambda: Encode(
+                images=imported(tmp_path, np.zeros((4, 18, 18, 3), np.uint8))[:4], vae=odd.weights()
+            ),
+        ),
         ("which is one network, found 'vae'", lambda: dg.official("dit-xl-2-256", part="vae")),
     ]
     odd = dg.Pretrained(source=str(tmp_path / "odd.safetensors"), network=SD, image_size=18)

@@ -1,4 +1,5 @@
-"""Passes over stored features: the same bits however the rows lie in shards, whoever works and in whatever order results come back."""
+"""Passes over stored features: the same bits however the rows lie in shards, whoever works and in whatever
+order results come back."""
 
 import subprocess
 import sys
@@ -15,9 +16,9 @@ from dgflow.metrics.frechet_error import FrechetInfluence, frechet_standard_erro
 from dgflow.metrics.inception_score import InceptionScore, inception_score
 from dgflow.metrics.kernel_distance import kernel_distance
 from dgflow.metrics.precision_recall import precision_recall
-from dgflow.steps import feature_passes
-from dgflow.steps.feature_passes import Population, influence, kernel_distances, neighbours, summed
-from dgflow.steps.step import here
+from dgflow.specs.step import here
+from dgflow.steps.judging import feature_passes
+from dgflow.steps.judging.feature_passes import Population, influence, kernel_distances, neighbours, summed
 from dgflow.store.memory import MemoryStore
 
 # Torch warns of arrays that cannot be written to, and those that Ray hands out cannot.
@@ -74,7 +75,9 @@ def test_moments_have_the_bits_of_one_pass_over_the_rows_in_memory(stored, sprea
 def test_the_frechet_distance_and_its_error_are_those_of_the_rows_in_memory(stored, spread):
     moments = sums_of(stored, spread).moments["features"].total()
     assert frechet_distance(moments, REFERENCE) == frechet_distance(Moments.of(FAKE["features"]), REFERENCE)
-    found = influence(stored, "samples", 2_600, "features", FrechetInfluence.of(moments, REFERENCE), spread).total(3)
+    found = influence(
+        stored, "samples", 2_600, "features", FrechetInfluence.of(moments, REFERENCE), spread
+    ).total(3)
     assert found.standard_error == frechet_standard_error(FAKE["features"], REFERENCE)
 
 
@@ -104,7 +107,9 @@ def test_rows_that_are_too_many_to_keep_give_the_same_neighbours(stored, monkeyp
 
 def test_kernel_distances_are_those_of_the_rows_in_memory(stored, spread):
     found = kernel_distances(*populations(stored, 2_300, 2_600), 25, 100, 2020, spread)
-    assert tuple(found.tolist()) == kernel_distance(REAL["features"], FAKE["features"], 25, 100, 2020).per_subset
+    assert (
+        tuple(found.tolist()) == kernel_distance(REAL["features"], FAKE["features"], 25, 100, 2020).per_subset
+    )
 
 
 def test_held_rows_are_those_at_the_positions(stored, spread):
@@ -126,10 +131,16 @@ def test_neighbours_of_held_rows_are_those_of_the_rows_in_memory(stored, spread)
 @pytest.mark.parametrize("shard_size", [7, 1000])
 @pytest.mark.parametrize("name", SPREADS)
 def test_openais_rounding_is_that_of_the_rows_in_memory(name, shard_size):
-    # Of the blocks of 300, some overflow float16 and some do not, and rounding makes ties: another cut gives other numbers.
+    # Of the blocks of 300, some overflow float16 and some do not, and rounding makes ties: another cut gives
+    # other numbers.
     real, fake = (rows["features"][:count] + 4 for rows, count in ((REAL, 650), (FAKE, 700)))
     real[5], fake[310] = 400.0, 500.0
-    stored = bound(MemoryStore(f"rounding {shard_size}".replace(" ", "-")), shard_size, samples=_only(fake), reference=_only(real))
+    stored = bound(
+        MemoryStore(f"rounding {shard_size}".replace(" ", "-")),
+        shard_size,
+        samples=_only(fake),
+        reference=_only(real),
+    )
     sides = Population(stored, "reference", len(real)), Population(stored, "samples", len(fake))
     expected = precision_recall(real, fake, distances="openai-float16")
     assert expected != precision_recall(real, fake)
@@ -142,11 +153,14 @@ def _only(features):
 
 def test_memory_does_not_grow_with_the_rows():
     few, many = (_peak(rows) for rows in (4_000, 16_000))
-    assert many - few < 60, f"expected a peak within 60 MB of the {few:.0f} MB of 4,000 rows, found {many:.0f} MB of 16,000"
+    assert many - few < 60, (
+        f"expected a peak within 60 MB of the {few:.0f} MB of 4,000 rows, found {many:.0f} MB of 16,000"
+    )
 
 
 def _peak(rows: int) -> float:
-    """Peak memory in MB of sums and neighbours over so many stored rows of 256 features, in a process of its own."""
+    """Peak memory in MB of sums and neighbours over so many stored rows of 256 features, in a process of its
+    own."""
     program = f"""
 import resource
 import sys
@@ -154,9 +168,9 @@ import tempfile
 
 sys.path.insert(0, {str(Path(__file__).resolve().parents[1])!r})
 import numpy as np
-from dgflow.steps.binding import Bound, BoundRows
-from dgflow.steps.feature_passes import Population, neighbours, summed
-from dgflow.steps.step import here
+from dgflow.specs.bound import Bound, BoundRows
+from dgflow.steps.judging.feature_passes import Population, neighbours, summed
+from dgflow.specs.step import here
 from dgflow.store.objects import open_store
 from dgflow.store.step_store import StepStore
 
@@ -179,5 +193,7 @@ with tempfile.TemporaryDirectory() as folder:
     neighbours(Population(bound, "reference", 1000), Population(bound, "samples", {rows}), 3, "exact", here)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)
 """
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=300)
+    found = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=300
+    )
     return float(found.stdout)

@@ -1,4 +1,5 @@
-"""Features of images from every kind of source, with Inception and with a classifier; and what names images that lie outside a root."""
+"""Features of images from every kind of source, with Inception and with a classifier; and what names images
+that lie outside a root."""
 
 import io
 import subprocess
@@ -18,19 +19,19 @@ from tiny import JUDGE, real, write_images
 
 from dgflow import Generate, Heun, Pretrained, TrainClassifier
 from dgflow.metrics.front_ends import prepare
-from dgflow.metrics.inception import InceptionV3, accelerated
-from dgflow.networks.checkpoints import save_weights
-from dgflow.steps import features as features_module
-from dgflow.steps import network_specs
-from dgflow.steps.features import Features
-from dgflow.steps.image_set import ImageSet, StatisticsFile
-from dgflow.steps.measure import Measure
-from dgflow.steps.step import Weights
-from dgflow.steps.training_rows import scaled
+from dgflow.networks.inception import spec as network_specs
+from dgflow.networks.inception.module import InceptionV3, accelerated
+from dgflow.specs.step import Weights
+from dgflow.steps.judging import features as features_module
+from dgflow.steps.judging.features import Features
+from dgflow.steps.judging.measure import Measure
+from dgflow.steps.sources.image_set import ImageSet, StatisticsFile
+from dgflow.steps.training.rows import scaled
 from dgflow.store.memory import MemoryStore
 from dgflow.store.objects import open_store
 from dgflow.store.shards import Columns
 from dgflow.store.step_store import StepStore
+from dgflow.weights.tensors import save_weights
 
 LABELS = np.array([3, 1, 4, 1])
 
@@ -44,7 +45,12 @@ def blocks(seed: int, height: int, width: int, channels: int = 3) -> np.ndarray:
 
 
 PIXELS = np.stack([blocks(seed, 32, 32) for seed in range(4)])
-MIXED = [blocks(5, 32, 32), blocks(6, 24, 40), blocks(7, 48, 48, channels=1), np.full((32, 32, 3), 90, np.uint8)]
+MIXED = [
+    blocks(5, 32, 32),
+    blocks(6, 24, 40),
+    blocks(7, 48, 48, channels=1),
+    np.full((32, 32, 3), 90, np.uint8),
+]
 
 
 def columns_of(step: Features, store: Any, start: int = 0, stop: int | None = None) -> Columns:
@@ -73,7 +79,8 @@ def fast(network) -> InceptionV3:
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory) -> dict[str, str]:
-    """The same four images as an npz, a zip and a step of a run; and a folder of four images that have little in common."""
+    """The same four images as an npz, a zip and a step of a run; and a folder of four images that have little
+    in common."""
     folder = tmp_path_factory.mktemp("images")
     np.savez(folder / "images.npz", arr_0=PIXELS, arr_1=LABELS)
     with zipfile.ZipFile(folder / "images.zip", "w") as archive:
@@ -86,7 +93,12 @@ def sources(tmp_path_factory) -> dict[str, str]:
     store.put("dgflow.json", b'{"dgflow_root": 1}')
     step = Generate(score=SCORE, sampler=Heun(steps=2), shard_size=3)
     commit(store, step[:4], {"label": LABELS, "image": PIXELS})
-    return {"npz": f"{folder}/images.npz", "zip": f"{folder}/images.zip", "step": f"{folder}/root/{step.name}", "mixed": f"{folder}/mixed"}
+    return {
+        "npz": f"{folder}/images.npz",
+        "zip": f"{folder}/images.zip",
+        "step": f"{folder}/root/{step.name}",
+        "mixed": f"{folder}/mixed",
+    }
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +110,8 @@ def found(network, sources, tmp_path_factory) -> dict[str, Columns]:
     weights = Pretrained(source=str(file), network=spec, image_size=299, num_classes=1008).weights()
     store = MemoryStore("features-of-inception")
     steps = {
-        name: Features(samples=ImageSet.at(source), network=weights, front_end="adm", batch_size=3) for name, source in sources.items()
+        name: Features(samples=ImageSet.at(source), network=weights, front_end="adm", batch_size=3)
+        for name, source in sources.items()
     }
     return {name: columns_of(step, store) for name, step in steps.items()}
 
@@ -122,8 +135,14 @@ def test_columns_are_what_the_step_says(found):
 def test_features_are_the_networks_of_the_prepared_images(found, fast):
     with torch.no_grad():
         expected = fast(prepare(PIXELS, "adm"))
-    for column, values in (("features", expected.pooled), ("spatial", expected.spatial), ("logits", expected.logits)):
-        np.testing.assert_allclose(found["npz"][column], values.numpy(), rtol=0, atol=1e-5 * float(values.abs().max()))
+    for column, values in (
+        ("features", expected.pooled),
+        ("spatial", expected.spatial),
+        ("logits", expected.logits),
+    ):
+        np.testing.assert_allclose(
+            found["npz"][column], values.numpy(), rtol=0, atol=1e-5 * float(values.abs().max())
+        )
 
 
 @pytest.mark.parametrize("source", ["zip", "step"])
@@ -140,7 +159,9 @@ def test_labels_are_those_of_the_source_and_minus_one_without_any(found):
 def test_images_of_several_sizes_and_greyscale_ones_are_each_as_if_alone(found, fast):
     with torch.no_grad():
         expected = torch.cat([fast(prepare([pixels], "adm")).pooled for pixels in MIXED])
-    np.testing.assert_allclose(found["mixed"]["features"], expected.numpy(), rtol=0, atol=1e-5 * float(expected.abs().max()))
+    np.testing.assert_allclose(
+        found["mixed"]["features"], expected.numpy(), rtol=0, atol=1e-5 * float(expected.abs().max())
+    )
 
 
 def test_images_of_one_colour_are_marked_and_equal_images_have_equal_digests(found):
@@ -155,7 +176,10 @@ def test_images_of_one_colour_are_marked_and_equal_images_have_equal_digests(fou
 def judge(tmp_path_factory) -> tuple[Path, Weights, MemoryStore]:
     """Images, a classifier of them, and where it is."""
     source = write_images(tmp_path_factory.mktemp("judge") / "images.npz")
-    step, store = TrainClassifier(real=real(source)[:64], network=JUDGE, epochs=1, batch_size=16), MemoryStore("features-of-a-judge")
+    step, store = (
+        TrainClassifier(real=real(source)[:64], network=JUDGE, epochs=1, batch_size=16),
+        MemoryStore("features-of-a-judge"),
+    )
     complete(step, store)
     return source, step.last(), store
 
@@ -188,7 +212,15 @@ def test_a_classifier_judges_an_image_set_as_it_does_a_slice(judge, tmp_path):
 
 def test_the_batch_is_not_identity(judge):
     source, weights, _ = judge
-    assert len({Features(samples=real(source)[64:96], network=weights, batch_size=size).fingerprint for size in (1, 7, 50)}) == 1
+    assert (
+        len(
+            {
+                Features(samples=real(source)[64:96], network=weights, batch_size=size).fingerprint
+                for size in (1, 7, 50)
+            }
+        )
+        == 1
+    )
 
 
 def test_a_shard_is_cut_into_batches_of_nearly_equal_size_whatever_came_before(judge, monkeypatch):
@@ -215,7 +247,11 @@ def test_a_shard_of_samples_is_read_once_whatever_the_batch(judge, monkeypatch):
     step = Features(samples=real(source)[64:96], network=weights, batch_size=3)
     rows = step.shard_builder(complete(step, store))
     reads, read_shard = [], StepStore.read_shard
-    monkeypatch.setattr(StepStore, "read_shard", lambda self, entry, columns=None: reads.append(entry) or read_shard(self, entry, columns))
+    monkeypatch.setattr(
+        StepStore,
+        "read_shard",
+        lambda self, entry, columns=None: reads.append(entry) or read_shard(self, entry, columns),
+    )
     rows(0, 32)
     assert len(reads) == 1
 
@@ -228,7 +264,9 @@ def features_of(source: str) -> Features:
 
 
 def measure_of(source: str) -> Measure:
-    return Measure(samples=StatisticsFile.at(source), statistics=StatisticsFile(source="r.npz", digest="0" * 64))
+    return Measure(
+        samples=StatisticsFile.at(source), statistics=StatisticsFile(source="r.npz", digest="0" * 64)
+    )
 
 
 def write_set(path: Path, change: int = 0) -> Path:
@@ -247,7 +285,9 @@ KINDS = {"images": (write_set, features_of), "statistics": (write_statistics, me
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_was_moved_has_the_same_fingerprint_and_what_was_changed_another(tmp_path, kind):
     write, step_of = KINDS[kind]
-    first, moved, changed = (str(write(tmp_path / f"{name}.npz", change)) for name, change in (("a", 0), ("b", 0), ("c", 1)))
+    first, moved, changed = (
+        str(write(tmp_path / f"{name}.npz", change)) for name, change in (("a", 0), ("b", 0), ("c", 1))
+    )
     assert step_of(first).fingerprint == step_of(moved).fingerprint != step_of(changed).fingerprint
 
 
@@ -256,21 +296,29 @@ def test_what_was_moved_has_the_same_fingerprint_and_what_was_changed_another(tm
     [(write_set, ImageSet.at, "open()"), (write_statistics, StatisticsFile.at, "read()")],
     ids=["images", "statistics"],
 )
-def test_what_changed_after_the_recipe_was_built_is_refused_where_it_is_opened_anew(tmp_path, write, look, read):
+def test_what_changed_after_the_recipe_was_built_is_refused_where_it_is_opened_anew(
+    tmp_path, write, look, read
+):
     path = write(tmp_path / "set.npz")
     made = look(str(path))
-    program = (
-        f"import sys\nfrom dgflow.steps.image_set import *\nmade = {type(made).__name__}.model_validate_json(sys.argv[1])\nmade.{read}"
-    )
+    program = f"import sys\nfrom dgflow.steps.sources.image_set import *\nmade = {type(made).__name__}.model_validate_json(sys.argv[1])\nmade.{read}"
 
     def opened_anew() -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-c", program, made.model_dump_json()], capture_output=True, text=True, timeout=120)
+        return subprocess.run(
+            [sys.executable, "-c", program, made.model_dump_json()],
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
 
     assert opened_anew().returncode == 0
     write(path, change=1)
     found = opened_anew()
     assert found.returncode == 1
-    assert f"ValueError: set.npz: expected {'images' if write is write_set else 'statistics'} with digest {made.digest}" in found.stderr
+    assert (
+        f"ValueError: set.npz: expected {'images' if write is write_set else 'statistics'} with digest "
+        f"{made.digest}" in found.stderr
+    )
 
 
 def test_the_result_of_images_in_a_root_depends_on_their_content_alone(sources):

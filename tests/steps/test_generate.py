@@ -9,9 +9,10 @@ import torch
 from inprocess import complete
 
 from dgflow import DiscriminatorGuidance, Generate, Heun
-from dgflow.networks.checkpoints import load_weights, save_weights
-from dgflow.steps.binding import Bound, BoundWeights, Root
+from dgflow.engine.root import Root
+from dgflow.specs.bound import Bound, BoundWeights
 from dgflow.store.objects import open_store
+from dgflow.weights.tensors import load_weights, save_weights
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,14 @@ def made(tmp_path_factory):
         done = steps.done("epochs", bound.digests)
         return BoundWeights(step, steps, steps.receipt(done[max(done)]), bound)
 
-    return score, disc, {"score": weights(score, score_steps, score_inputs), "guidance.0.discriminator": weights(disc, disc_steps, inputs)}
+    return (
+        score,
+        disc,
+        {
+            "score": weights(score, score_steps, score_inputs),
+            "guidance.0.discriminator": weights(disc, disc_steps, inputs),
+        },
+    )
 
 
 def rows(step: Generate, items, start: int, stop: int):
@@ -43,7 +51,12 @@ def generate(made, **fields: Any) -> Generate:
 
 
 def guided(made, weight: float) -> Generate:
-    return generate(made, guidance=(DiscriminatorGuidance(discriminator=made[1].last(), weight=weight, second_order_weight=weight),))
+    return generate(
+        made,
+        guidance=(
+            DiscriminatorGuidance(discriminator=made[1].last(), weight=weight, second_order_weight=weight),
+        ),
+    )
 
 
 def test_labels_are_exact_and_pixels_equal_to_rounding_whatever_the_batch(made):
@@ -51,7 +64,9 @@ def test_labels_are_exact_and_pixels_equal_to_rounding_whatever_the_batch(made):
     parts = [rows(generate(made, batch_size=5), made[2], start, start + 8) for start in (0, 8, 16)]
     assert (whole["label"] == np.concatenate([part["label"] for part in parts])).all()
     difference = whole["image"].astype(int) - np.concatenate([part["image"] for part in parts])
-    assert abs(difference).max() <= 1  # the stated tolerance: one grey level, where a rounding falls on the other side
+    assert (
+        abs(difference).max() <= 1
+    )  # the stated tolerance: one grey level, where a rounding falls on the other side
 
 
 def test_the_same_batches_give_the_same_bits(made):
@@ -60,11 +75,15 @@ def test_the_same_batches_give_the_same_bits(made):
 
 
 def test_a_seed_is_another_stream(made):
-    assert (rows(generate(made), made[2], 0, 16)["image"] != rows(generate(made, seed=4), made[2], 0, 16)["image"]).any()
+    assert (
+        rows(generate(made), made[2], 0, 16)["image"] != rows(generate(made, seed=4), made[2], 0, 16)["image"]
+    ).any()
 
 
 def test_guidance_of_weight_zero_changes_no_bit_and_of_weight_one_changes_pixels_but_no_label(made):
-    plain, none, one = (rows(step, made[2], 0, 16) for step in (generate(made), guided(made, 0.0), guided(made, 1.0)))
+    plain, none, one = (
+        rows(step, made[2], 0, 16) for step in (generate(made), guided(made, 0.0), guided(made, 1.0))
+    )
     assert (plain["image"] == none["image"]).all()
     assert (plain["label"] == one["label"]).all() and (plain["image"] != one["image"]).any()
     assert one["log_ratio"].dtype == np.float32 and np.isfinite(one["log_ratio"]).all()
@@ -73,11 +92,18 @@ def test_guidance_of_weight_zero_changes_no_bit_and_of_weight_one_changes_pixels
 @pytest.mark.parametrize("victim", ["score", "guidance.0.discriminator"])
 def test_nan_of_a_network_names_the_sample_the_step_and_what_to_do(made, victim, tmp_path):
     item = made[2][victim]
-    tensors = {name: torch.full_like(value, float("nan")) for name, value in load_weights(item.steps.read(item.receipt)).items()}
+    tensors = {
+        name: torch.full_like(value, float("nan"))
+        for name, value in load_weights(item.steps.read(item.receipt)).items()
+    }
     other = Root(open_store(str(tmp_path))).steps(item.step)
-    commit: dict[str, Any] = dict(suffix="safetensors", rows_sha256="0" * 64, inputs={}, seconds=0.0, device="cpu", versions={})
+    commit: dict[str, Any] = dict(
+        suffix="safetensors", rows_sha256="0" * 64, inputs={}, seconds=0.0, device="cpu", versions={}
+    )
     receipt = other.commit("epochs", 1, save_weights(tensors), **commit)
     items = made[2] | {victim: BoundWeights(item.step, other, receipt, item.inputs)}
     step = guided(made, 1.0)
-    with pytest.raises(FloatingPointError, match=rf"found NaN or infinity in sample 8 of {step.name}.*earlier epoch"):
+    with pytest.raises(
+        FloatingPointError, match=rf"found NaN or infinity in sample 8 of {step.name}.*earlier epoch"
+    ):
         rows(step, items, 8, 16)

@@ -37,18 +37,21 @@ from dgflow import (
     TrainScore,
     official,
 )
-from dgflow.steps.check_images import CheckImages
+from dgflow.diffusion.sampler_specs import Sampler
+from dgflow.networks.autoencoders import VAE
+from dgflow.networks.families import ScoreNetwork
+from dgflow.networks.lsgm.spec import NVAE
+from dgflow.networks.stable_diffusion.spec import StableDiffusionVAE
+from dgflow.specs.spec import PLACEMENT, Spec
+from dgflow.specs.step import Step
 from dgflow.steps.decode import Decode
 from dgflow.steps.encode import Encode
-from dgflow.steps.image_set import ImageSet, StatisticsFile
-from dgflow.steps.list_images import ListImages
-from dgflow.steps.measure import Measure
-from dgflow.steps.network_specs import ScoreNetwork
-from dgflow.steps.published_reference import PublishedStatistics
-from dgflow.steps.sampler_specs import Sampler
-from dgflow.steps.statistics import Statistics
-from dgflow.steps.step import PLACEMENT, Spec, Step
-from dgflow.steps.vae_specs import NVAE, VAE, StableDiffusionVAE
+from dgflow.steps.judging.measure import Measure
+from dgflow.steps.judging.published_reference import PublishedStatistics
+from dgflow.steps.judging.statistics import Statistics
+from dgflow.steps.sources.check_images import CheckImages
+from dgflow.steps.sources.image_set import ImageSet, StatisticsFile
+from dgflow.steps.sources.list_images import ListImages
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -60,7 +63,9 @@ FAKES = Generate(score=SCORE.last(), seed=1)
 JUDGE = TrainClassifier(real=REAL[:100])
 NOISY = TrainClassifier(real=REAL[:100], noise="linear_vp")
 DISC = TrainDiscriminator(real=REAL[:100], fake=FAKES[:100], features=NOISY.last())
-GUIDED = Generate(score=SCORE.last(), guidance=(DiscriminatorGuidance(discriminator=DISC.best(), boost=Boost()),), seed=2)
+GUIDED = Generate(
+    score=SCORE.last(), guidance=(DiscriminatorGuidance(discriminator=DISC.best(), boost=Boost()),), seed=2
+)
 INCEPTION = official("inception-2015-12-05")
 OPENAIS = official("inception-2015-12-05-openai")
 IMAGES = ImageSet(source="images.npz", digest="0" * 64, rows=100)
@@ -68,12 +73,24 @@ PUBLISHED = StatisticsFile(source="reference.npz", digest="0" * 64)
 FEATURES = Features(samples=REAL[:100], network=INCEPTION, front_end="adm")
 STATISTICS = Statistics(features=FEATURES[:100])
 MEASURE = Measure(samples=GUIDED[:100], reference=REAL[100:200], features=INCEPTION, protocol="adm")
-EVALUATE = Evaluate(arms={"guided": (GUIDED[:100],)}, reference=REAL[100:200], features=INCEPTION, floor=REAL[:100], protocol="adm")
+EVALUATE = Evaluate(
+    arms={"guided": (GUIDED[:100],)},
+    reference=REAL[100:200],
+    features=INCEPTION,
+    floor=REAL[:100],
+    protocol="adm",
+)
 COLOUR = ImportImages(source="images.npz", num_classes=3, image_size=16)
-HIERARCHICAL = Pretrained(source="vae.safetensors", network=NVAE(num_groups_per_scale=2), image_size=16).weights()
-OTHER_VAE = Pretrained(source="other.safetensors", network=NVAE(num_groups_per_scale=2), image_size=16).weights()
+HIERARCHICAL = Pretrained(
+    source="vae.safetensors", network=NVAE(num_groups_per_scale=2), image_size=16
+).weights()
+OTHER_VAE = Pretrained(
+    source="other.safetensors", network=NVAE(num_groups_per_scale=2), image_size=16
+).weights()
 ENCODED = Encode(images=COLOUR[:100], vae=HIERARCHICAL)
-LATENTS = Generate(score=Pretrained(source="prior.safetensors", network=LSGMPrior(), image_size=8, channels=18).weights())
+LATENTS = Generate(
+    score=Pretrained(source="prior.safetensors", network=LSGMPrior(), image_size=8, channels=18).weights()
+)
 DECODED = Decode(latents=LATENTS[:100], vae=HIERARCHICAL)
 OTHER_YARDSTICK = dict(
     reference=REAL[100:199],
@@ -112,7 +129,9 @@ OTHER = {
         pad=1,
         shard_size=7,
     ),
-    PublishedStatistics: dict(source="fid-ffhq-64x64", sha256="0" * 64, image_size=64, made_up=True, spatial=True),
+    PublishedStatistics: dict(
+        source="fid-ffhq-64x64", sha256="0" * 64, image_size=64, made_up=True, spatial=True
+    ),
     TrainScore: dict(
         real=REAL[:99],
         network=SongUNet(num_blocks=1),
@@ -160,7 +179,14 @@ OTHER = {
         seed=9,
     ),
     Generate: dict(
-        score=SCORE.epoch(3), sampler=DDPM(), guidance=(), seed=9, seeding="edm", precision="bfloat16", compile=True, shard_size=7
+        score=SCORE.epoch(3),
+        sampler=DDPM(),
+        guidance=(),
+        seed=9,
+        seeding="edm",
+        precision="bfloat16",
+        compile=True,
+        shard_size=7,
     ),
     Pretrained: dict(
         source="hf:someone/something/net.pt",
@@ -172,21 +198,11 @@ OTHER = {
         sha256="0" * 64,
         made_up=True,
     ),
-    Encode: dict(
-        images=COLOUR[:99],
-        vae=OTHER_VAE,
-        draws=2,
-        seed=9,
-        precision="bfloat16",
-        shard_size=7,
+    Encode: dict(images=COLOUR[:99], vae=OTHER_VAE, draws=2, seed=9, precision="bfloat16", shard_size=7),
+    Decode: dict(latents=LATENTS[:99], vae=OTHER_VAE, precision="bfloat16", shard_size=7),
+    StableDiffusionVAE: dict(
+        block_out_channels=(32, 32), layers_per_block=1, latent_channels=3, norm_num_groups=8, scale=0.5
     ),
-    Decode: dict(
-        latents=LATENTS[:99],
-        vae=OTHER_VAE,
-        precision="bfloat16",
-        shard_size=7,
-    ),
-    StableDiffusionVAE: dict(block_out_channels=(32, 32), layers_per_block=1, latent_channels=3, norm_num_groups=8, scale=0.5),
     NVAE: dict(
         decoder_dist="normal",
         arch_instance="res_mbconv",
@@ -282,7 +298,9 @@ OTHER = {
         pool="adaptive",
         time="cosine-vp",
     ),
-    Heun: dict(steps=9, sigma_min=0.01, sigma_max=50.0, rho=5.0, S_churn=1.0, S_min=0.1, S_max=9.0, S_noise=1.1),
+    Heun: dict(
+        steps=9, sigma_min=0.01, sigma_max=50.0, rho=5.0, S_churn=1.0, S_min=0.1, S_max=9.0, S_noise=1.1
+    ),
     EDMAblation: dict(
         steps=9,
         solver="euler",
@@ -313,14 +331,34 @@ OTHER = {
         match_preceding_norm=True,
         saturate=True,
     ),
-    ClassifierGuidance: dict(classifier=JUDGE.last(), weight=3.0, tau_min=0.1, tau_max=0.5, entropy_scaling=True, entropy_floor=0.0),
+    ClassifierGuidance: dict(
+        classifier=JUDGE.last(), weight=3.0, tau_min=0.1, tau_max=0.5, entropy_scaling=True, entropy_floor=0.0
+    ),
     ClassifierFree: dict(scale=3.0, channels=None),
     Switch: dict(above=3.0, below=3.0, timestep=9),
 }
-NETWORKS = (SongUNet(), DhariwalUNet(), ADMUNet(), DiT(), NCSNpp(), LSGMPrior(), DDPMUNet(), Discriminator(features=NOISY.last()))
+NETWORKS = (
+    SongUNet(),
+    DhariwalUNet(),
+    ADMUNet(),
+    DiT(),
+    NCSNpp(),
+    LSGMPrior(),
+    DDPMUNet(),
+    Discriminator(features=NOISY.last()),
+)
 SAMPLERS = (Heun(), EDMAblation(), DDPM(), DDIM(), RK45())
 TERMS = (GUIDED.guidance[0], ClassifierGuidance(classifier=NOISY.last()), ClassifierFree())
-SPECS = (*NETWORKS, StableDiffusionVAE(), NVAE(), *SAMPLERS, *TERMS, ADMEncoder(), Boost(), Switch(above=1.0, below=2.0, timestep=500))
+SPECS = (
+    *NETWORKS,
+    StableDiffusionVAE(),
+    NVAE(),
+    *SAMPLERS,
+    *TERMS,
+    ADMEncoder(),
+    Boost(),
+    Switch(above=1.0, below=2.0, timestep=500),
+)
 FILE = Pretrained(source="net.safetensors", network=DiT(), image_size=8, channels=4, num_classes=3)
 INSTANCES: dict[type, Spec] = {
     type(made): made
@@ -365,7 +403,9 @@ def _identity(made: Spec) -> str:
         return Generate(score=FILE.weights(), guidance=(made,)).fingerprint
     if isinstance(made, DiscriminatorGuidance | ClassifierGuidance):
         made = made.model_copy(update={"tau_min": None}) if getattr(made, "after_timestep", None) else made
-        return Generate(score=SCORE.last(), guidance=(ClassifierGuidance(classifier=NOISY.last()), made)).fingerprint
+        return Generate(
+            score=SCORE.last(), guidance=(ClassifierGuidance(classifier=NOISY.last()), made)
+        ).fingerprint
     if isinstance(made, ImageSet):
         made = FEATURES.model_copy(update={"samples": made})
     if isinstance(made, StatisticsFile):
@@ -374,7 +414,12 @@ def _identity(made: Spec) -> str:
     return made.fingerprint
 
 
-FIELDS = [(kind, name) for kind in OTHER for name, info in kind.model_fields.items() if PLACEMENT not in info.metadata]
+FIELDS = [
+    (kind, name)
+    for kind in OTHER
+    for name, info in kind.model_fields.items()
+    if PLACEMENT not in info.metadata
+]
 
 
 @pytest.mark.parametrize(("kind", "name"), FIELDS, ids=lambda value: getattr(value, "__name__", value))
@@ -393,7 +438,12 @@ def test_a_copy_with_another_field_has_another_fingerprint_and_is_validated():
 
 @pytest.mark.parametrize(
     ("made", "changed"),
-    [(SCORE, dict(epochs=99)), (JUDGE, dict(epochs=99)), (DISC, dict(epochs=99)), (FAKES, dict(batch_size=3))],
+    [
+        (SCORE, dict(epochs=99)),
+        (JUDGE, dict(epochs=99)),
+        (DISC, dict(epochs=99)),
+        (FAKES, dict(batch_size=3)),
+    ],
     ids=["score epochs", "classifier epochs", "discriminator epochs", "sampling batch"],
 )
 def test_how_much_and_where_are_not_identity(made, changed):
@@ -402,21 +452,46 @@ def test_how_much_and_where_are_not_identity(made, changed):
 
 
 def test_every_field_that_is_not_identity_is_known():
-    kinds = (ImportImages, TrainScore, TrainClassifier, TrainDiscriminator, Generate, Features, Statistics, Measure, Evaluate, Pretrained)
-    assert {name for kind in kinds for name, info in kind.model_fields.items() if PLACEMENT in info.metadata} == {"epochs", "batch_size"}
+    kinds = (
+        ImportImages,
+        TrainScore,
+        TrainClassifier,
+        TrainDiscriminator,
+        Generate,
+        Features,
+        Statistics,
+        Measure,
+        Evaluate,
+        Pretrained,
+    )
+    assert {
+        name for kind in kinds for name, info in kind.model_fields.items() if PLACEMENT in info.metadata
+    } == {"epochs", "batch_size"}
     # What lies outside is named by its content, and not by where it lies.
-    assert {name for name, info in ImageSet.model_fields.items() if PLACEMENT in info.metadata} == {"source", "seed", "seeding", "start"}
-    assert {name for name, info in StatisticsFile.model_fields.items() if PLACEMENT in info.metadata} == {"source"}
-    assert PLACEMENT not in TrainScore.model_fields["batch_size"].metadata  # what is trained depends on it; what is sampled does not
+    assert {name for name, info in ImageSet.model_fields.items() if PLACEMENT in info.metadata} == {
+        "source",
+        "seed",
+        "seeding",
+        "start",
+    }
+    assert {name for name, info in StatisticsFile.model_fields.items() if PLACEMENT in info.metadata} == {
+        "source"
+    }
+    assert (
+        PLACEMENT not in TrainScore.model_fields["batch_size"].metadata
+    )  # what is trained depends on it; what is sampled does not
 
 
 def test_the_fingerprints_of_the_shipped_recipes_are_pinned():
     """A fingerprint that changes makes every root that users have start anew.
 
-    Raise `schema_version` and write so in the notes if that is meant. To pin them again: the output of tests/steps/recipe_fingerprints.py.
+    Raise `schema_version` and write so in the notes if that is meant. To pin them again: the output of
+    tests/steps/recipe_fingerprints.py.
     """
     program = ROOT / "tests" / "steps" / "recipe_fingerprints.py"
-    found = subprocess.run([sys.executable, program], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    found = subprocess.run(
+        [sys.executable, program], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     assert found == (ROOT / "tests" / "steps" / "recipes.fingerprints").read_text()
     names = {path.stem for path in (ROOT / "workflows").glob("*.py")}
     assert {line.split()[0] for line in found.splitlines()} == names
@@ -432,7 +507,12 @@ def test_a_network_that_guides_may_not_judge():
     disc = TrainDiscriminator(real=REAL[:100], fake=FAKES[:100], features=guiding_judge.last())
     guided = Generate(score=SCORE.last(), guidance=(DiscriminatorGuidance(discriminator=disc.best()),))
     with pytest.raises(ValidationError, match="what guides may not judge"):
-        Evaluate(arms={"guided": (guided[:100],)}, reference=REAL[100:200], features=guiding_judge.last(), floor=REAL[:100])
+        Evaluate(
+            arms={"guided": (guided[:100],)},
+            reference=REAL[100:200],
+            features=guiding_judge.last(),
+            floor=REAL[:100],
+        )
 
 
 @pytest.mark.parametrize(
@@ -443,14 +523,27 @@ def test_a_network_that_guides_may_not_judge():
         (lambda: SCORE.epoch(11), "between 1 and 10"),
         (lambda: TrainScore(real=REAL[:100], held_out=0.0).best(), "held_out=0"),
         (lambda: TrainDiscriminator(real=REAL[:100], fake=FAKES[:100], batch_size=7), "even batch size"),
-        (lambda: Evaluate(arms={"a": (GUIDED[:10],)}, reference=REAL[:50], features=JUDGE.last(), floor=REAL[40:90]), "overlap"),
         (
-            lambda: Evaluate(arms={"a": (GUIDED[:10],), "b": (FAKES[:20],)}, reference=REAL[:50], features=JUDGE.last(), floor=REAL[60:90]),
+            lambda: Evaluate(
+                arms={"a": (GUIDED[:10],)}, reference=REAL[:50], features=JUDGE.last(), floor=REAL[40:90]
+            ),
+            "overlap",
+        ),
+        (
+            lambda: Evaluate(
+                arms={"a": (GUIDED[:10],), "b": (FAKES[:20],)},
+                reference=REAL[:50],
+                features=JUDGE.last(),
+                floor=REAL[60:90],
+            ),
             "one size",
         ),
         (
             lambda: Evaluate(
-                arms={"a": (GUIDED[:10],)}, reference=REAL[:50], features=TrainScore(real=REAL[:100], seed=4).last(), floor=REAL[60:90]
+                arms={"a": (GUIDED[:10],)},
+                reference=REAL[:50],
+                features=TrainScore(real=REAL[:100], seed=4).last(),
+                floor=REAL[60:90],
             ).inputs(),
             "feature network",
         ),

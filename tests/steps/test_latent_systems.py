@@ -1,4 +1,5 @@
-"""DiT and LSGM at toy size, from images to decoded samples: real latents are encoded, fake ones stay as the sampler made them."""
+"""DiT and LSGM at toy size, from images to decoded samples: real latents are encoded, fake ones stay as the
+sampler made them."""
 
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,22 @@ from inprocess import complete
 from steps.toy_networks import HEAD, HIERARCHICAL, SCORES, SD, pretrained
 
 import dgflow as dg
+from dgflow.engine.plan import plan
 from dgflow.steps.decode import Decode
 from dgflow.steps.encode import Encode
-from dgflow.steps.plan import plan
 from dgflow.store.memory import MemoryStore
 
 
 def imported(folder: Path) -> dg.ImportImages:
     random = np.random.default_rng(1)
-    np.savez(folder / "images.npz", image=random.integers(0, 256, (24, 16, 16, 3), np.uint8), label=np.arange(24) % 3)
-    return dg.ImportImages(source=str(folder / "images.npz"), num_classes=3, image_size=16, channels=3, shard_size=8)
+    np.savez(
+        folder / "images.npz",
+        image=random.integers(0, 256, (24, 16, 16, 3), np.uint8),
+        label=np.arange(24) % 3,
+    )
+    return dg.ImportImages(
+        source=str(folder / "images.npz"), num_classes=3, image_size=16, channels=3, shard_size=8
+    )
 
 
 def dit(folder: Path) -> tuple[dg.Generate, dg.Generate, Decode]:
@@ -27,9 +34,15 @@ def dit(folder: Path) -> tuple[dg.Generate, dg.Generate, Decode]:
     vae = pretrained(folder, "vae", network=SD, image_size=16)
     shape: dict[str, Any] = {"image_size": 4, "channels": 4, "num_classes": 3}
     score = pretrained(folder, "DiT", network=dg.DiT(hidden_size=32, depth=1, num_heads=2), **shape)
-    classifier = pretrained(folder, "classifier", network=HEAD.model_copy(update={"time": "ddpm-linear"}), **shape)
+    classifier = pretrained(
+        folder, "classifier", network=HEAD.model_copy(update={"time": "ddpm-linear"}), **shape
+    )
     generate = dg.Generate(
-        score=score.weights(), sampler=dg.DDPM(respacing="4"), guidance=(dg.ClassifierFree(scale=1.5),), seed=1, shard_size=8
+        score=score.weights(),
+        sampler=dg.DDPM(respacing="4"),
+        guidance=(dg.ClassifierFree(scale=1.5),),
+        seed=1,
+        shard_size=8,
     )
     disc = dg.TrainDiscriminator(
         real=Encode(images=imported(folder)[:24], vae=vae.weights(), shard_size=8).all(),
@@ -48,7 +61,9 @@ def dit(folder: Path) -> tuple[dg.Generate, dg.Generate, Decode]:
 def lsgm(folder: Path) -> tuple[dg.Generate, dg.Generate, Decode]:
     vae = pretrained(folder, "vae", network=HIERARCHICAL, image_size=16)
     score = pretrained(folder, "prior", **SCORES["LSGMPrior"])
-    plain = dg.Generate(score=score.weights(), sampler=dg.RK45(tolerance=1e-2, tau_min=1e-3), seed=1, shard_size=8)
+    plain = dg.Generate(
+        score=score.weights(), sampler=dg.RK45(tolerance=1e-2, tau_min=1e-3), seed=1, shard_size=8
+    )
     disc = dg.TrainDiscriminator(
         real=Encode(images=imported(folder)[:24], vae=vae.weights(), draws=2, shard_size=8).all(),
         fake=plain[:24],
@@ -72,7 +87,9 @@ def test_a_latent_system_goes_from_images_to_decoded_guided_samples(tmp_path, sy
     assert images["image"].shape == (12, 16, 16, 3) and images["image"].dtype == np.uint8
     assert np.isfinite(latents["log_ratio"]).all() and (images["log_ratio"] == latents["log_ratio"]).all()
     unguided = plain.shard_builder(complete(plain, store))(0, 8)
-    assert (unguided["label"] == latents["label"][:8]).all() and (unguided["latent"] != latents["latent"][:8]).any()
+    assert (unguided["label"] == latents["label"][:8]).all() and (
+        unguided["latent"] != latents["latent"][:8]
+    ).any()
     assert all(state.action == "reuse" for state in plan(decoded, store)[:-1])
 
 
@@ -82,5 +99,7 @@ def test_the_discriminator_reads_encoded_images_and_the_samplers_own_latents(tmp
     disc, store = guided.guidance[-1].discriminator.step, MemoryStore(uuid4().hex)
     inputs = complete(disc, store)
     made = disc.fake.step.shard_builder(complete(disc.fake.step, store))(8, 16)
-    assert (inputs.rows("fake", None, 8, 16)["latent"] == made["latent"]).all()  # no codec, no decoder and no encoder in between
+    assert (
+        inputs.rows("fake", None, 8, 16)["latent"] == made["latent"]
+    ).all()  # no codec, no decoder and no encoder in between
     assert set(inputs.rows("real")) == {"index", "label", *disc.real.step.columns}

@@ -1,4 +1,5 @@
-"""Measure, Statistics and Evaluate over stored features: the numbers, what is refused, warned of and noted, and what is computed at all."""
+"""Measure, Statistics and Evaluate over stored features: the numbers, what is refused, warned of and noted,
+and what is computed at all."""
 
 import io
 import itertools
@@ -11,6 +12,9 @@ from inprocess import complete
 from steps.judging import INCEPTION, generated, image_set, judged, measured, rows_of
 
 from dgflow import Evaluate, Generate
+from dgflow.cli.export import export
+from dgflow.engine.execute import result_of
+from dgflow.engine.plan import plan
 from dgflow.images.statistics import read_statistics
 from dgflow.metrics.frechet import Gaussian, Moments, frechet_distance
 from dgflow.metrics.frechet_error import frechet_standard_error
@@ -19,13 +23,10 @@ from dgflow.metrics.kernel_distance import kernel_distance
 from dgflow.metrics.precision_recall import precision_recall
 from dgflow.metrics.protocols import PROTOCOLS
 from dgflow.metrics.result import check_comparable, difference
-from dgflow.steps.execute import result_of
-from dgflow.steps.export import export
-from dgflow.steps.features import Features
-from dgflow.steps.image_set import StatisticsFile
-from dgflow.steps.measure import Measure
-from dgflow.steps.plan import plan
-from dgflow.steps.statistics import Statistics
+from dgflow.steps.judging.features import Features
+from dgflow.steps.judging.measure import Measure
+from dgflow.steps.judging.statistics import Statistics
+from dgflow.steps.sources.image_set import StatisticsFile
 from dgflow.store.memory import MemoryStore
 from dgflow.store.objects import open_store
 
@@ -45,7 +46,8 @@ def store():
 
 @pytest.fixture
 def small_protocols(monkeypatch):
-    """Protocols that take few images: 60 of the reference, 4 splits, 7 subsets of 50, and seed ranges of 40 samples."""
+    """Protocols that take few images: 60 of the reference, 4 splits, 7 subsets of 50, and seed ranges of 40
+    samples."""
 
     def change(name, **fields):
         monkeypatch.setitem(PROTOCOLS, name, replace(PROTOCOLS[name], **fields))
@@ -79,8 +81,13 @@ def kinds(store):
 def test_every_metric_is_that_of_the_rows_in_memory(store):
     everything = ("fid", "sfid", "is", "precision", "recall", "f1", "kid")
     found = measured(store, SAMPLES, reference=REFERENCE.model_copy(), metrics=everything)
-    moments = {column: (Moments.of(FAKE[column]), Moments.of(REAL[column])) for column in ("features", "spatial")}
-    score, kid = inception_score(FAKE["logits"], 60), kernel_distance(REAL["features"], FAKE["features"], 7, 50, 2020)
+    moments = {
+        column: (Moments.of(FAKE[column]), Moments.of(REAL[column])) for column in ("features", "spatial")
+    }
+    score, kid = (
+        inception_score(FAKE["logits"], 60),
+        kernel_distance(REAL["features"], FAKE["features"], 7, 50, 2020),
+    )
     chosen = np.sort(np.random.RandomState(0).permutation(200)[:60])
     shared = precision_recall(REAL["features"][chosen], FAKE["features"])
     assert found.values == {
@@ -97,7 +104,14 @@ def test_every_metric_is_that_of_the_rows_in_memory(store):
 
 
 def test_openais_rounding_is_that_of_the_rows_in_memory(store):
-    found = measured(store, SAMPLES, reference=REFERENCE, metrics=("precision", "recall"), distances="openai-float16", neighbours=5)
+    found = measured(
+        store,
+        SAMPLES,
+        reference=REFERENCE,
+        metrics=("precision", "recall"),
+        distances="openai-float16",
+        neighbours=5,
+    )
     expected = precision_recall(REAL["features"], FAKE["features"], 5, distances="openai-float16")
     assert found.values == {"precision": expected.precision, "recall": expected.recall}
     assert (found.provenance.distances, found.provenance.k) == ("openai-float16", 5)
@@ -116,22 +130,37 @@ def test_fid_of_two_statistics_needs_no_network(store, tmp_path):
         a, b = (Gaussian(file.read()[mean], file.read()[covariance]) for file in files)
         assert found.values[metric] == frechet_distance(a, b)
     assert set(found.values) == {"fid", "sfid"}
-    assert (found.provenance.samples_digest, found.provenance.statistics_digest) == (files[0].digest, files[1].digest)
+    assert (found.provenance.samples_digest, found.provenance.statistics_digest) == (
+        files[0].digest,
+        files[1].digest,
+    )
     assert (found.provenance.n, found.provenance.network_digest) == (None, None)
 
 
 def test_fid_is_against_the_statistics_where_there_are_some_and_precision_against_the_images(store, tmp_path):
     file = statistics_file(tmp_path / "published.npz", known=False)
-    found = measured(store, SAMPLES, reference=REFERENCE, statistics=file, metrics=("fid", "sfid", "precision", "recall"))
-    assert found.values["fid"] == frechet_distance(Moments.of(FAKE["features"]), Gaussian(file.read()["mu"], file.read()["sigma"]))
-    assert found.values["sfid"] == frechet_distance(Moments.of(FAKE["spatial"]), Gaussian(file.read()["mu_s"], file.read()["sigma_s"]))
+    found = measured(
+        store, SAMPLES, reference=REFERENCE, statistics=file, metrics=("fid", "sfid", "precision", "recall")
+    )
+    assert found.values["fid"] == frechet_distance(
+        Moments.of(FAKE["features"]), Gaussian(file.read()["mu"], file.read()["sigma"])
+    )
+    assert found.values["sfid"] == frechet_distance(
+        Moments.of(FAKE["spatial"]), Gaussian(file.read()["mu_s"], file.read()["sigma_s"])
+    )
     assert found.values["precision"] == precision_recall(REAL["features"], FAKE["features"]).precision
-    assert (found.provenance.statistics_digest, found.provenance.reference_digest) == (file.digest, REFERENCE.digest)
+    assert (found.provenance.statistics_digest, found.provenance.reference_digest) == (
+        file.digest,
+        REFERENCE.digest,
+    )
     assert "statistics" not in kinds(store)
 
 
 def test_published_statistics_make_the_references_images_needless_for_fid(tmp_path):
-    file, other = statistics_file(tmp_path / "published.npz", known=False), MemoryStore(f"measure-{next(NUMBERS)}")
+    file, other = (
+        statistics_file(tmp_path / "published.npz", known=False),
+        MemoryStore(f"measure-{next(NUMBERS)}"),
+    )
     judged(other, SAMPLES, FAKE)
     found = measured(other, SAMPLES, reference=REFERENCE, statistics=file, metrics=("fid",))
     assert (found.provenance.reference_digest, found.provenance.reference_n) == (None, None)
@@ -161,7 +190,8 @@ def test_images_of_the_reference_that_are_not_chosen_change_neither_precision_no
     changed["features"][chosen] = REAL["features"][chosen]
     judged(store, image_set("changed", 200), changed)
     values = [
-        measured(store, SAMPLES, reference=part, metrics=("precision", "recall")).values for part in (REFERENCE, image_set("changed", 200))
+        measured(store, SAMPLES, reference=part, metrics=("precision", "recall")).values
+        for part in (REFERENCE, image_set("changed", 200))
     ]
     assert values[0] == values[1]
 
@@ -172,17 +202,31 @@ def test_images_of_the_reference_that_are_not_chosen_change_neither_precision_no
 @pytest.mark.parametrize(
     ("metric", "fields", "says"),
     [
-        ("precision", {"reference": None}, "precision cannot be measured: the reference holds statistics and no images"),
+        (
+            "precision",
+            {"reference": None},
+            "precision cannot be measured: the reference holds statistics and no images",
+        ),
         ("kid", {"reference": None}, "kid cannot be measured: the reference holds statistics and no images"),
         ("is", {"samples": None}, "is cannot be measured: mean.npz holds statistics and no images"),
         ("recall", {"samples": None}, "recall cannot be measured: mean.npz holds statistics and no images"),
         ("sfid", {"samples": None}, "sfid cannot be measured: mean.npz holds no mu_s and sigma_s"),
-        ("sfid", {"protocol": None}, "sfid cannot be measured: sFID is of Inception's features, and the judge is another network"),
+        (
+            "sfid",
+            {"protocol": None},
+            "sfid cannot be measured: sFID is of Inception's features, and the judge is another network",
+        ),
     ],
 )
 def test_a_metric_that_cannot_be_had_is_refused_with_the_reason(tmp_path, metric, fields, says):
     file = statistics_file(tmp_path / "mean.npz", width=2048, spatial=0)
-    given = {"samples": SAMPLES, "reference": REFERENCE, "features": INCEPTION, "protocol": "adm", "metrics": (metric,)} | fields
+    given = {
+        "samples": SAMPLES,
+        "reference": REFERENCE,
+        "features": INCEPTION,
+        "protocol": "adm",
+        "metrics": (metric,),
+    } | fields
     if given["reference"] is None:
         given["statistics"] = file
     if given["samples"] is None:
@@ -204,13 +248,18 @@ def test_images_without_a_network_are_refused():
 @pytest.mark.parametrize(("widths", "metric"), [((64, 3), "FID"), ((2048, 768), "sFID")])
 def test_statistics_of_another_layer_are_refused_before_any_image_is_looked_at(tmp_path, widths, metric):
     file = statistics_file(tmp_path / "other.npz", width=widths[0], spatial=widths[1])
-    with pytest.raises(ValueError, match=rf"other.npz: expected statistics of 2,0\d\d features for {metric}, as Inception has, found "):
+    with pytest.raises(
+        ValueError,
+        match=rf"other.npz: expected statistics of 2,0\d\d features for {metric}, as Inception has, found ",
+    ):
         Measure(samples=SAMPLES, statistics=file, features=INCEPTION, protocol="adm")
 
 
 def test_two_statistics_of_different_widths_are_refused(tmp_path):
     files = [statistics_file(tmp_path / f"{width}.npz", width=width, spatial=0) for width in (6, 7)]
-    with pytest.raises(ValueError, match="7.npz: expected statistics of 6 features for FID, as the other side has, found 7"):
+    with pytest.raises(
+        ValueError, match="7.npz: expected statistics of 6 features for FID, as the other side has, found 7"
+    ):
         Measure(samples=files[0], statistics=files[1])
 
 
@@ -222,7 +271,9 @@ def test_statistics_that_do_not_fit_the_features_are_refused(store, tmp_path):
 
 def test_statistics_without_spatial_features_are_refused_for_sfid_when_they_are_read(store, tmp_path):
     file = statistics_file(tmp_path / "mean.npz", spatial=0, known=False)
-    with pytest.raises(ValueError, match=r"mean.npz: expected mu_s and sigma_s for sFID, found \['mu', 'sigma'\]"):
+    with pytest.raises(
+        ValueError, match=r"mean.npz: expected mu_s and sigma_s for sFID, found \['mu', 'sigma'\]"
+    ):
         measured(store, SAMPLES, statistics=file)
 
 
@@ -246,7 +297,10 @@ def test_by_default_what_cannot_be_had_is_left_out_and_noted(store, tmp_path):
 
 
 def test_sfid_is_left_out_where_statistics_have_none_of_it(store, tmp_path):
-    files = [statistics_file(tmp_path / f"{seed}.npz", seed=seed, spatial=spatial) for seed, spatial in ((1, 3), (2, 0))]
+    files = [
+        statistics_file(tmp_path / f"{seed}.npz", seed=seed, spatial=spatial)
+        for seed, spatial in ((1, 3), (2, 0))
+    ]
     found = measured(store, files[0], statistics=files[1], features=None)
     assert list(found.values) == ["fid"]
     assert "not measured: sFID, since 2.npz holds no mu_s and sigma_s" in found.notes
@@ -269,7 +323,10 @@ def test_fewer_samples_than_features_are_warned_of(store):
     few = image_set("few", 6)
     judged(store, few, rows_of(4, 6))
     found = measured(store, few, reference=REFERENCE, metrics=("fid", "sfid"))
-    assert any("FID is not meaningful: the covariance of 6 features from 6 samples" in line for line in found.warnings)
+    assert any(
+        "FID is not meaningful: the covariance of 6 features from 6 samples" in line
+        for line in found.warnings
+    )
     assert found.errors["fid"] is None  # 10 are needed
 
 
@@ -280,7 +337,10 @@ def test_constant_and_repeated_images_are_warned_of_with_their_number(store):
     judged(store, image_set("spoilt", 240), rows)
     warnings = measured(store, image_set("spoilt", 240), reference=REFERENCE, metrics=("fid",)).warnings
     assert any("2 of 240 images have a single colour: index 7, 11" in line for line in warnings)
-    assert any("3 of 240 images repeat an earlier one pixel for pixel; the first is index 50, equal to 3" in line for line in warnings)
+    assert any(
+        "3 of 240 images repeat an earlier one pixel for pixel; the first is index 50, equal to 3" in line
+        for line in warnings
+    )
 
 
 def test_labels_that_are_far_from_uniform_are_warned_of(store):
@@ -301,11 +361,16 @@ def test_classes_that_the_network_has_and_no_sample_is_of_are_warned_of(store):
 def test_samples_without_labels_or_of_all_classes_alike_are_not_warned_of(store):
     judged(store, image_set("unlabelled", 240), rows_of(6, 240) | {"label": np.full(240, -1)})
     for samples in (SAMPLES, image_set("unlabelled", 240)):
-        assert not any("label" in line for line in measured(store, samples, reference=REFERENCE, metrics=("fid",)).warnings)
+        assert not any(
+            "label" in line
+            for line in measured(store, samples, reference=REFERENCE, metrics=("fid",)).warnings
+        )
 
 
 def test_samples_that_are_the_reference_are_warned_of(store):
-    found = measured(store, SAMPLES, reference=SAMPLES.model_copy(update={"source": "copy.npz"}), metrics=("fid",))
+    found = measured(
+        store, SAMPLES, reference=SAMPLES.model_copy(update={"source": "copy.npz"}), metrics=("fid",)
+    )
     assert any("the same images" in line for line in found.warnings)
     assert found.values["fid"] < 1e-10
 
@@ -319,7 +384,11 @@ def test_results_with_one_reference_compare_and_with_another_do_not(store):
     judged(store, image_set("more.npz", 240), fewer)
     found, alike, unlike = (
         measured(store, samples, reference=reference, metrics=("fid",))
-        for samples, reference in ((SAMPLES, REFERENCE), (image_set("more.npz", 240), REFERENCE), (SAMPLES, other))
+        for samples, reference in (
+            (SAMPLES, REFERENCE),
+            (image_set("more.npz", 240), REFERENCE),
+            (SAMPLES, other),
+        )
     )
     assert found.provenance.reference_digest == alike.provenance.reference_digest
     assert difference(found, alike)["fid"].change == found.values["fid"] - alike.values["fid"]
@@ -331,10 +400,19 @@ def test_generated_samples_carry_seed_and_range_and_the_digest_of_their_images(s
     samples = generated(store, 40, 80, seed=7, seeding="edm", shard_size=20)
     judged(store, samples, rows_of(3, 40))
     found = measured(store, samples, reference=REFERENCE, metrics=("fid",)).provenance
-    assert (found.seed, found.seeding, found.start, found.stop, found.seed_range) == (7, "edm", 40, 80, (47, 87))
+    assert (found.seed, found.seeding, found.start, found.stop, found.seed_range) == (
+        7,
+        "edm",
+        40,
+        80,
+        (47, 87),
+    )
     samples_again = image_set("exported", 40, seed=7, seeding="edm", start=40)
     judged(store, samples_again, rows_of(3, 40))
-    assert measured(store, samples_again, reference=REFERENCE, metrics=("fid",)).provenance.seed_range == (47, 87)
+    assert measured(store, samples_again, reference=REFERENCE, metrics=("fid",)).provenance.seed_range == (
+        47,
+        87,
+    )
     assert len(found.samples_digest) == 64 and found.samples_digest != SAMPLES.digest
 
 
@@ -351,7 +429,9 @@ def test_statistics_are_numpys_mean_and_covariance_in_a_file_that_everybody_read
     for column, mean, covariance in (("features", "mu", "sigma"), ("spatial", "mu_s", "sigma_s")):
         values = REAL[column].astype(np.float64)
         np.testing.assert_allclose(getattr(found, mean), values.mean(axis=0), rtol=1e-12)
-        np.testing.assert_allclose(getattr(found, covariance), np.cov(values, rowvar=False), rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(
+            getattr(found, covariance), np.cov(values, rowvar=False), rtol=1e-12, atol=1e-12
+        )
     with np.load(path) as arrays:
         assert sorted(arrays.files) == ["mu", "mu_s", "n", "sigma", "sigma_s"] and arrays["n"] == 200
 
@@ -365,7 +445,10 @@ def test_statistics_that_were_exported_give_the_same_distance_as_the_images(tmp_
     expected = measured(store, SAMPLES, reference=REFERENCE, metrics=("fid", "sfid")).values
     step = Features(samples=REFERENCE, network=INCEPTION, front_end="adm")
     export(f"{root}/{step.name}[0:200]", str(tmp_path / "reference.npz"), "npz")
-    file = StatisticsFile(source=str(tmp_path / "reference.npz"), digest=StatisticsFile.at(str(tmp_path / "reference.npz")).digest)
+    file = StatisticsFile(
+        source=str(tmp_path / "reference.npz"),
+        digest=StatisticsFile.at(str(tmp_path / "reference.npz")).digest,
+    )
     assert measured(store, SAMPLES, statistics=file, metrics=("fid", "sfid")).values == expected
 
 
@@ -411,11 +494,18 @@ def evaluated(store, table, **fields):
 @pytest.mark.usefixtures("small_protocols")
 def test_the_lowest_fid_is_named_for_the_three_published_seed_ranges_and_for_nothing_else(store):
     judged(store, REFERENCE, REAL, front_end="edm")
-    table = {"published": arms(store, (0, 40, 80)), "shifted": arms(store, (0, 40, 120)), "two": arms(store, (0, 40))}
+    table = {
+        "published": arms(store, (0, 40, 80)),
+        "shifted": arms(store, (0, 40, 120)),
+        "two": arms(store, (0, 40)),
+    }
     table["ours"] = arms(store, (0, 40, 80), seeding="counter")
     found = evaluated(store, table)["arms"]
     fids = found["published"]["fid"]["per_seed"]
-    assert found["published"]["lowest"] == {"label": "lowest of 3 seed ranges, as published", "fid": min(fids)}
+    assert found["published"]["lowest"] == {
+        "label": "lowest of 3 seed ranges, as published",
+        "fid": min(fids),
+    }
     assert found["published"]["fid"]["mean"] == pytest.approx(np.mean(fids)) and len(set(fids)) == 3
     assert [found[name]["lowest"] for name in ("shifted", "two", "ours")] == [None] * 3
 
@@ -448,7 +538,9 @@ def test_an_arm_more_costs_only_what_is_new_in_it(store):
     judged(store, REFERENCE, REAL, front_end="edm")
     one, two = arms(store, (0, 40))
     evaluated(store, {"first": (one,)})
-    target = Evaluate(arms={"first": (one,), "second": (two,)}, features=INCEPTION, reference=REFERENCE, protocol="edm")
+    target = Evaluate(
+        arms={"first": (one,), "second": (two,)}, features=INCEPTION, reference=REFERENCE, protocol="edm"
+    )
     new = [made.step for made in plan(target, store) if made.action != "reuse"]
     assert [step.kind for step in new] == ["measure", "evaluate"]
     assert isinstance(new[0], Measure) and new[0].samples == two
@@ -459,5 +551,12 @@ def test_an_arm_more_costs_only_what_is_new_in_it(store):
 
 def test_metrics_that_need_no_reference_images_read_none(tmp_path, store):
     file = statistics_file(tmp_path / "published.npz", known=False)
-    step = Measure(samples=SAMPLES, reference=REFERENCE, statistics=file, features=INCEPTION, protocol="adm", metrics=("fid", "is"))
+    step = Measure(
+        samples=SAMPLES,
+        reference=REFERENCE,
+        statistics=file,
+        features=INCEPTION,
+        protocol="adm",
+        metrics=("fid", "is"),
+    )
     assert list(step.inputs()) == ["samples"]

@@ -1,4 +1,5 @@
-"""A batch that does not fit in a GPU's memory is halved, by whoever meets it, and the rows are those of smaller batches."""
+"""A batch that does not fit in a GPU's memory is halved, by whoever meets it, and the rows are those of
+smaller batches."""
 
 import logging
 from pathlib import Path
@@ -14,9 +15,9 @@ from steps.toy_networks import SCORES, SD, pretrained
 import dgflow as dg
 from dgflow.diffusion import acceleration
 from dgflow.diffusion.batches import Batches
+from dgflow.networks.stable_diffusion.spec import StableDiffusionVAE
 from dgflow.steps.decode import Decode
 from dgflow.steps.encode import Encode
-from dgflow.steps.vae_specs import StableDiffusionVAE
 from dgflow.store.memory import MemoryStore
 
 
@@ -72,14 +73,18 @@ def test_sampling_halves_its_batch_once_and_gives_what_the_smaller_batch_gives(t
     evaluations = sum(size == 3 for size in sizes)
     assert sizes == [12, 6] + [3] * evaluations and evaluations == 3 * 8  # Heun's 3 evaluations of 8 batches
     assert [record.getMessage() for record in caplog.records] == [
-        f"{step.name}: out of GPU memory with batches of {size}; this worker goes on with at most {size // 2}, which can change rounding"
+        f"{step.name}: out of GPU memory with batches of {size}; this worker goes on with at most "
+        f"{size // 2}, which can change rounding"
         for size in (12, 6)
     ]
 
 
 def test_a_sample_that_does_not_fit_alone_is_an_error_that_says_what_to_do(tmp_path, small_gpu):
     sizes = small_gpu(0)
-    with pytest.raises(ValueError, match=r"^generate-.*for one row at a time, found too little .*; take GPUs with more memory"):
+    with pytest.raises(
+        ValueError,
+        match=r"^generate-.*for one row at a time, found too little .*; take GPUs with more memory",
+    ):
         builder(generate(tmp_path))(0, 12)
     assert sizes == [12, 6, 3, 1]
 
@@ -92,7 +97,11 @@ def test_a_shared_block_is_never_cut(tmp_path, small_gpu):
 
 
 def test_encoding_and_decoding_halve_theirs(tmp_path, monkeypatch):
-    np.savez(tmp_path / "images.npz", image=np.random.default_rng(1).integers(0, 256, (10, 16, 16, 3), np.uint8), label=np.zeros(10, int))
+    np.savez(
+        tmp_path / "images.npz",
+        image=np.random.default_rng(1).integers(0, 256, (10, 16, 16, 3), np.uint8),
+        label=np.zeros(10, int),
+    )
     images = dg.ImportImages(source=str(tmp_path / "images.npz"), num_classes=1, image_size=16, shard_size=10)
     vae = pretrained(tmp_path, "VAE", network=SD, image_size=16).weights()
     encoded = Encode(images=images[:10], vae=vae, shard_size=10)
@@ -117,4 +126,8 @@ def test_encoding_and_decoding_halve_theirs(tmp_path, monkeypatch):
 
 def test_batches_are_even_and_at_most_as_large_as_asked():
     assert Batches(4, of="x").map(lambda first, last: (first, last), 10, 20) == [(10, 13), (13, 16), (16, 20)]
-    assert Batches(4, of="x", fixed=True).map(lambda first, last: (first, last), 10, 20) == [(10, 14), (14, 18), (18, 20)]
+    assert Batches(4, of="x", fixed=True).map(lambda first, last: (first, last), 10, 20) == [
+        (10, 14),
+        (14, 18),
+        (18, 20),
+    ]

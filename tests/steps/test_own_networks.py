@@ -10,14 +10,16 @@ from inprocess import complete
 from torch import nn
 
 import dgflow as dg
-from dgflow.networks.checkpoints import save_weights
-from dgflow.steps.binding import Bound, Root, graph
-from dgflow.steps.features import Features
-from dgflow.steps.image_set import ImageSet
-from dgflow.steps.measure import Measure
-from dgflow.steps.plan import plan
+from dgflow.engine.plan import plan
+from dgflow.engine.root import Root
+from dgflow.specs.bound import Bound
+from dgflow.specs.graph import graph
+from dgflow.steps.judging.features import Features
+from dgflow.steps.judging.measure import Measure
+from dgflow.steps.sources.image_set import ImageSet
 from dgflow.store.memory import MemoryStore
 from dgflow.weights.catalogue import CATALOGUE
+from dgflow.weights.tensors import save_weights
 
 MODULE = '''
 import torch
@@ -66,7 +68,9 @@ def own(tmp_path, monkeypatch):
 
     def pretrained(network: dg.OwnDenoiser | dg.OwnFeatures, **fields) -> dg.Pretrained:
         file = tmp_path / f"{len(list(tmp_path.iterdir()))}.safetensors"
-        step = dg.Pretrained(**{"source": str(file), "network": network, "image_size": 4, "num_classes": 3} | fields)
+        step = dg.Pretrained(
+            **{"source": str(file), "network": network, "image_size": 4, "num_classes": 3} | fields
+        )
         module = step.build(Bound())
         with torch.no_grad():
             for parameter in module.parameters():
@@ -93,8 +97,14 @@ def test_a_denoiser_of_ones_own_samples_its_own_distribution_of_each_class(own):
     rows = sampled(dg.Generate(score=step.weights(), sampler=dg.Heun(steps=18), shard_size=300), 300)
     for label, mean in enumerate((-0.5, 0.0, 0.5)):
         images = rows["image"][rows["label"] == label] / 127.5 - 1
-        clipped = 0.9166 * mean  # of a Gaussian of mean and deviation 0.5, what is above 1 cut off: 0.5 - 0.5 (phi(1) - 1 + Phi(1))
-        assert len(images) > 60 and abs(images.mean() - clipped) < 0.03 and abs(images.std() - (0.48 if mean == 0 else 0.432)) < 0.03
+        clipped = (
+            0.9166 * mean
+        )  # of a Gaussian of mean and deviation 0.5, what is above 1 cut off: 0.5 - 0.5 (phi(1) - 1 + Phi(1))
+        assert (
+            len(images) > 60
+            and abs(images.mean() - clipped) < 0.03
+            and abs(images.std() - (0.48 if mean == 0 else 0.432)) < 0.03
+        )
 
 
 def test_a_denoiser_without_classes_is_given_no_labels(own):
@@ -104,10 +114,15 @@ def test_a_denoiser_without_classes_is_given_no_labels(own):
 
 
 def test_options_reach_the_factory_and_are_identity_and_so_is_the_version(own):
-    plain, wide = (dg.OwnDenoiser(factory="brought:Gaussian", options=options) for options in ({}, {"spread": 4.0}))
+    plain, wide = (
+        dg.OwnDenoiser(factory="brought:Gaussian", options=options) for options in ({}, {"spread": 4.0})
+    )
     assert wide.build(image_size=4, channels=3, num_classes=3).spread == 4.0
     steps = [own(plain)]
-    steps += [steps[0].model_copy(update={"network": other}) for other in (wide, plain.model_copy(update={"version": 2}))]
+    steps += [
+        steps[0].model_copy(update={"network": other})
+        for other in (wide, plain.model_copy(update={"version": 2}))
+    ]
     assert len({step.fingerprint for step in steps}) == 3
 
 
@@ -130,8 +145,15 @@ def test_latents_of_ones_own_network_are_kept_as_latents(own):
 @pytest.mark.parametrize(
     ("factory", "message"),
     [
-        ("absent_module:Net", r"expected a Python module absent_module.*looked for it in .*--working-dir FOLDER"),
-        ("brought:Gausian", r"expected a function Gausian in .*brought\.py, found nothing; what can be called there: Corners, Gaussian"),
+        (
+            "absent_module:Net",
+            r"expected a Python module absent_module.*looked for it in .*--working-dir FOLDER",
+        ),
+        (
+            "brought:Gausian",
+            r"expected a function Gausian in .*brought\.py, found nothing; what can be called there: "
+            r"Corners, Gaussian",
+        ),
         ("brought:setting", r"expected a function setting in .*brought\.py, found a int"),
         ("brought:linear", r"brought:linear: expected a torch\.nn\.Module from the factory, found function"),
         ("brought:forgetful", r"takes image_size, channels, num_classes by name, found \(width\)"),
@@ -146,30 +168,43 @@ def test_a_factory_that_cannot_be_used_is_refused_where_it_is_built(factory, mes
 @pytest.mark.usefixtures("own")
 def test_an_option_that_the_factory_does_not_take_is_refused():
     with pytest.raises(ValueError, match="unexpected keyword argument 'width'"):
-        dg.OwnDenoiser(factory="brought:Gaussian", options={"width": 3}).build(image_size=4, channels=3, num_classes=3)
+        dg.OwnDenoiser(factory="brought:Gaussian", options={"width": 3}).build(
+            image_size=4, channels=3, num_classes=3
+        )
 
 
-@pytest.mark.parametrize("factory", ["brought", "brought.Gaussian", "my model:Net", "/path/model.py:Net", ":Net", "brought:"])
+@pytest.mark.parametrize(
+    "factory", ["brought", "brought.Gaussian", "my model:Net", "/path/model.py:Net", ":Net", "brought:"]
+)
 def test_a_factory_is_named_by_module_and_function(factory):
     with pytest.raises(ValueError, match=r'expected a factory as "package\.module:function"'):
         dg.OwnDenoiser(factory=factory)
 
 
 def test_an_option_that_the_data_decides_is_refused():
-    with pytest.raises(ValueError, match="other than image_size, channels, num_classes, which are those of the Pretrained, found channels"):
+    with pytest.raises(
+        ValueError,
+        match="other than image_size, channels, num_classes, which are those of the Pretrained, found "
+        "channels",
+    ):
         dg.OwnFeatures(factory="brought:Corners", options={"channels": 1})
 
 
 def test_a_denoiser_that_gives_another_shape_is_refused_by_name(own):
     step = own(dg.OwnDenoiser(factory="brought:Half"))
-    with pytest.raises(ValueError, match=r"brought:Half: expected denoised images of shape \[4, 3, 4, 4\], found \[4, 3, 2, 4\]"):
+    with pytest.raises(
+        ValueError,
+        match=r"brought:Half: expected denoised images of shape \[4, 3, 4, 4\], found \[4, 3, 2, 4\]",
+    ):
         sampled(dg.Generate(score=step.weights(), sampler=dg.Heun(steps=2), shard_size=4), 4)
 
 
 def test_sampling_ones_own_network_in_fewer_bits_is_refused(own):
     step = own(dg.OwnDenoiser(factory="brought:Gaussian"))
     with pytest.raises(ValueError, match=r'expected precision="float32", found torch\.bfloat16'):
-        sampled(dg.Generate(score=step.weights(), sampler=dg.Heun(steps=2), precision="bfloat16", shard_size=4), 4)
+        sampled(
+            dg.Generate(score=step.weights(), sampler=dg.Heun(steps=2), precision="bfloat16", shard_size=4), 4
+        )
 
 
 def test_weights_of_another_network_are_refused_by_name(own, tmp_path):
@@ -184,7 +219,11 @@ def test_weights_of_another_network_are_refused_by_name(own, tmp_path):
 
 def images(tmp_path: Path, count: int = 20, size: int = 4) -> ImageSet:
     random = np.random.default_rng(0)
-    np.savez(tmp_path / "images.npz", image=random.integers(0, 256, (count, size, size, 3), np.uint8), label=np.arange(count) % 3)
+    np.savez(
+        tmp_path / "images.npz",
+        image=random.integers(0, 256, (count, size, size, 3), np.uint8),
+        label=np.arange(count) % 3,
+    )
     return ImageSet.at(str(tmp_path / "images.npz"))
 
 
@@ -201,7 +240,10 @@ def judged(step: dg.Pretrained, samples: ImageSet) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize(("form", "logits"), [("features", False), ("both", True)])
 def test_features_are_what_the_network_gives_for_images_from_minus_one_to_one(own, tmp_path, form, logits):
-    step, samples = own(dg.OwnFeatures(factory="brought:Corners", options={"form": form}, logits=logits)), images(tmp_path)
+    step, samples = (
+        own(dg.OwnFeatures(factory="brought:Corners", options={"form": form}, logits=logits)),
+        images(tmp_path),
+    )
     rows = judged(step, samples)
     pixels = np.stack(samples.open().read(0, 20)).transpose(0, 3, 1, 2) / 127.5 - 1
     np.testing.assert_allclose(rows["features"], pixels[:, :2, :2, 0].reshape(20, 4), atol=1e-6)
@@ -211,8 +253,16 @@ def test_features_are_what_the_network_gives_for_images_from_minus_one_to_one(ow
 @pytest.mark.parametrize(
     ("form", "logits", "message"),
     [
-        ("features", True, r"expected \(features, logits\) of shape \[20, d\] with logits=True, found \[20, 4\]"),
-        ("both", False, r"expected features of shape \[20, d\] with logits=False, found \[20, 4\], \[20, 3\]"),
+        (
+            "features",
+            True,
+            r"expected \(features, logits\) of shape \[20, d\] with logits=True, found \[20, 4\]",
+        ),
+        (
+            "both",
+            False,
+            r"expected features of shape \[20, d\] with logits=False, found \[20, 4\], \[20, 3\]",
+        ),
         ("image", False, r"expected features of shape \[20, d\] with logits=False, found \[20, 3, 4, 4\]"),
         ("number", False, r"found float"),
     ],
@@ -224,18 +274,39 @@ def test_an_output_of_another_form_is_refused_by_name(own, tmp_path, form, logit
 
 
 def test_the_inception_score_is_measured_only_where_there_are_logits(own):
-    part, other = (ImageSet(source=name, digest=digit * 64, rows=100) for name, digit in (("a", "1"), ("b", "2")))
-    without, with_logits = (own(dg.OwnFeatures(factory="brought:Corners", logits=logits)).weights() for logits in (False, True))
-    assert Measure(samples=part, reference=other, features=with_logits).wanted == ("fid", "is", "precision", "recall")
+    part, other = (
+        ImageSet(source=name, digest=digit * 64, rows=100) for name, digit in (("a", "1"), ("b", "2"))
+    )
+    without, with_logits = (
+        own(dg.OwnFeatures(factory="brought:Corners", logits=logits)).weights() for logits in (False, True)
+    )
+    assert Measure(samples=part, reference=other, features=with_logits).wanted == (
+        "fid",
+        "is",
+        "precision",
+        "recall",
+    )
     assert Measure(samples=part, reference=other, features=without).wanted == ("fid", "precision", "recall")
-    with pytest.raises(ValueError, match="is cannot be measured: brought:Corners gives features without logits"):
+    with pytest.raises(
+        ValueError, match="is cannot be measured: brought:Corners gives features without logits"
+    ):
         Measure(samples=part, reference=other, features=without, metrics=("is",))
 
 
 def test_a_protocol_is_inceptions_and_refused_with_another_network(own):
-    part, other = (ImageSet(source=name, digest=digit * 64, rows=100) for name, digit in (("a", "1"), ("b", "2")))
-    with pytest.raises(ValueError, match="expected no front_end, nor protocol, for another network than Inception, found 'edm'"):
-        Measure(samples=part, reference=other, protocol="edm", features=own(dg.OwnFeatures(factory="brought:Corners")).weights())
+    part, other = (
+        ImageSet(source=name, digest=digit * 64, rows=100) for name, digit in (("a", "1"), ("b", "2"))
+    )
+    with pytest.raises(
+        ValueError,
+        match="expected no front_end, nor protocol, for another network than Inception, found 'edm'",
+    ):
+        Measure(
+            samples=part,
+            reference=other,
+            protocol="edm",
+            features=own(dg.OwnFeatures(factory="brought:Corners")).weights(),
+        )
 
 
 def test_images_of_another_shape_than_the_network_takes_are_refused_when_the_recipe_is_built(own):
@@ -248,6 +319,8 @@ def test_images_of_another_shape_than_the_network_takes_are_refused_when_the_rec
 def test_a_denoiser_does_not_judge_and_a_published_classifier_neither(own):
     score = own(dg.OwnDenoiser(factory="brought:Gaussian")).weights()
     for weights in (score, dg.official("adm-imagenet-64x64-classifier")):
-        with pytest.raises(ValueError, match=r"Inception's weights, those of OwnFeatures, or those of a TrainClassifier"):
+        with pytest.raises(
+            ValueError, match=r"Inception's weights, those of OwnFeatures, or those of a TrainClassifier"
+        ):
             Features(samples=ImageSet(source="a", digest="1" * 64, rows=9), network=weights)
     assert "inception-2015-12-05" in CATALOGUE

@@ -1,4 +1,5 @@
-"""Weights that were trained elsewhere: published ones as specs, files fetched once, and files that do not fit."""
+"""Weights that were trained elsewhere: published ones as specs, files fetched once, and files that do not
+fit."""
 
 import json
 from pathlib import Path
@@ -9,13 +10,16 @@ from inprocess import complete
 from steps.toy_networks import SCORES, pretrained
 
 import dgflow as dg
-from dgflow.networks.checkpoints import save_weights
-from dgflow.steps.binding import Bound, BoundWeights, Root
-from dgflow.steps.plan import plan
+from dgflow.engine.plan import plan
+from dgflow.engine.root import Root
+from dgflow.specs.bound import Bound, BoundWeights
 from dgflow.store.objects import open_store
 from dgflow.weights.catalogue import CATALOGUE
+from dgflow.weights.tensors import save_weights
 
-SHAPES = json.loads((Path(__file__).resolve().parents[1] / "goldens" / "networks" / "official_shapes.json").read_text())
+SHAPES = json.loads(
+    (Path(__file__).resolve().parents[1] / "goldens" / "networks" / "official_shapes.json").read_text()
+)
 NETWORKS = [name for name, file in CATALOGUE.items() if file.network]
 
 
@@ -64,7 +68,9 @@ def test_a_published_network_has_every_name_and_shape_of_its_file(name, publishe
 
 
 def test_a_name_that_is_not_published_is_refused_with_those_that_are():
-    with pytest.raises(ValueError, match=r"expected one of edm-cifar10-32x32-uncond-vp, .*found 'edm-cifar11'"):
+    with pytest.raises(
+        ValueError, match=r"expected one of edm-cifar10-32x32-uncond-vp, .*found 'edm-cifar11'"
+    ):
         dg.official("edm-cifar11")
     with pytest.raises(ValueError, match="a discriminator or an autoencoder, found fid-cifar10-32x32"):
         dg.official("fid-cifar10-32x32")
@@ -87,7 +93,10 @@ def test_a_file_is_fetched_once_and_then_read_from_the_root(tmp_path):
 def test_a_file_that_does_not_fit_is_refused_by_name_key_and_shape_before_anything_is_committed(tmp_path):
     step, store = pretrained(tmp_path, "NCSNpp", **SCORES["NCSNpp"]), open_store(str(tmp_path / "root"))
     other = step.model_copy(update={"network": step.network.model_copy(update={"nf": 16})})
-    with pytest.raises(ValueError, match=r"NCSNpp\.safetensors do not fit this NCSNpp .*misshaped \(all_modules\.0\.weight expected"):
+    with pytest.raises(
+        ValueError,
+        match=r"NCSNpp\.safetensors do not fit this NCSNpp .*misshaped \(all_modules\.0\.weight expected",
+    ):
         complete(dg.Generate(score=other.weights()), store)
     assert not Root(store).steps(other).committed("results")
 
@@ -101,9 +110,13 @@ def test_another_file_than_the_expected_one_is_refused_with_both_digests(tmp_pat
 
 def test_a_file_that_changed_after_its_first_use_is_refused(tmp_path):
     step, root = pretrained(tmp_path, "NCSNpp", **SCORES["NCSNpp"]), tmp_path / "root"
-    complete(dg.Generate(score=step.weights(), sampler=dg.Heun(steps=2, sigma_min=0.1)), open_store(str(root)))
+    complete(
+        dg.Generate(score=step.weights(), sampler=dg.Heun(steps=2, sigma_min=0.1)), open_store(str(root))
+    )
     network = step.build(Bound())
-    Path(step.source).write_bytes(save_weights({name: 2 * tensor for name, tensor in network.state_dict().items()}))
+    Path(step.source).write_bytes(
+        save_weights({name: 2 * tensor for name, tensor in network.state_dict().items()})
+    )
     again = step.model_copy(update={"image_size": 16})  # another step that reads the same file
     with pytest.raises(Exception, match=r"locked") as refused:
         complete(dg.Generate(score=again.weights()), open_store(str(root)))
@@ -111,5 +124,7 @@ def test_a_file_that_changed_after_its_first_use_is_refused(tmp_path):
 
 
 def test_a_published_file_that_only_a_person_can_fetch_is_asked_for_with_its_page_and_its_place(tmp_path):
-    with pytest.raises(ValueError, match=r"drive\.google\.com.*weights/dg-cifar10-classifier/32x32_classifier\.pt"):
+    with pytest.raises(
+        ValueError, match=r"drive\.google\.com.*weights/dg-cifar10-classifier/32x32_classifier\.pt"
+    ):
         complete(dg.official("dg-cifar10-classifier").step, open_store(str(tmp_path / "root")))

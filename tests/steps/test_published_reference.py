@@ -1,4 +1,5 @@
-"""Published references: by name and offline, checked when fetched, the same numbers as from a file, and refused for other sizes."""
+"""Published references: by name and offline, checked when fetched, the same numbers as from a file, and
+refused for other sizes."""
 
 import io
 import itertools
@@ -12,15 +13,15 @@ from inprocess import complete
 from steps.judging import INCEPTION, SCORE, commit, generated, image_set, judged, measured, rows_of
 
 import dgflow as dg
+from dgflow.engine.execute import result_of
+from dgflow.engine.plan import plan
 from dgflow.metrics.frechet import Moments, frechet_distance
 from dgflow.report.metrics_table import metrics_table
 from dgflow.report.page import render
 from dgflow.report.summary import notes, summarise, table
-from dgflow.steps.binding import graph
-from dgflow.steps.execute import result_of
-from dgflow.steps.image_set import StatisticsFile
-from dgflow.steps.measure import Measure
-from dgflow.steps.plan import plan
+from dgflow.specs.graph import graph
+from dgflow.steps.judging.measure import Measure
+from dgflow.steps.sources.image_set import StatisticsFile
 from dgflow.store.memory import MemoryStore
 from dgflow.store.objects import open_store
 
@@ -45,7 +46,10 @@ def published_file(path: Path, *, width: int = 6, spatial: int = 3, **more: np.n
     for place, (mean, covariance, size) in enumerate((("mu", "sigma", width), ("mu_s", "sigma_s", spatial))):
         if size:
             random = np.random.default_rng([5, place])
-            arrays |= {mean: random.random(size).astype(np.float32), covariance: np.diag(random.random(size)).astype(np.float32)}
+            arrays |= {
+                mean: random.random(size).astype(np.float32),
+                covariance: np.diag(random.random(size)).astype(np.float32),
+            }
     np.savez(path, **arrays, **more)  # type: ignore[arg-type]
     return str(path)
 
@@ -60,7 +64,10 @@ def as_file(source: str) -> StatisticsFile:
 
 
 def score(**fields) -> dg.Generate:
-    step = dg.Pretrained(**{"source": "/score.safetensors", "network": dg.SongUNet(), "image_size": 2, "num_classes": 10} | fields)
+    step = dg.Pretrained(
+        **{"source": "/score.safetensors", "network": dg.SongUNet(), "image_size": 2, "num_classes": 10}
+        | fields
+    )
     return dg.Generate(score=step.weights(), sampler=dg.Heun(steps=2))
 
 
@@ -71,7 +78,9 @@ def test_the_numbers_are_those_of_the_same_file_given_as_a_file(store, tmp_path)
     source = published_file(tmp_path / "published.npz")
     names = ("fid", "sfid", "precision", "recall")
     file = measured(store, SAMPLES, reference=REFERENCE, statistics=as_file(source), metrics=names)
-    step = measured(store, SAMPLES, reference=REFERENCE, statistics=statistics(source).result(), metrics=names)
+    step = measured(
+        store, SAMPLES, reference=REFERENCE, statistics=statistics(source).result(), metrics=names
+    )
     assert step == file
     assert step.provenance.statistics_digest == StatisticsFile.at(source).digest
 
@@ -113,7 +122,10 @@ def test_the_reference_and_its_network_are_fetched_before_any_sample_is_made():
     target = dg.Evaluate(arms={"plain": (score(image_size=32)[:20],)}, **dg.reference("fid-cifar10-32x32"))
     titles = [node.step.title for node in graph(target)]
     first = titles.index("generate seed 0")
-    assert titles.index("statistics of fid-cifar10-32x32") < first and titles.index("inception-2015-12-05") < first
+    assert (
+        titles.index("statistics of fid-cifar10-32x32") < first
+        and titles.index("inception-2015-12-05") < first
+    )
 
 
 # By name, and offline
@@ -121,11 +133,19 @@ def test_the_reference_and_its_network_are_fetched_before_any_sample_is_made():
 
 @pytest.mark.parametrize(
     ("name", "protocol", "side", "images"),
-    [("adm-reference-imagenet-256", "adm", 256, 10_000), ("fid-cifar10-32x32", "edm", 32, 0), ("fid-ffhq-64x64", "edm", 64, 0)],
+    [
+        ("adm-reference-imagenet-256", "adm", 256, 10_000),
+        ("fid-cifar10-32x32", "edm", 32, 0),
+        ("fid-ffhq-64x64", "edm", 64, 0),
+    ],
 )
 def test_a_published_reference_is_what_its_papers_were_measured_against(name, protocol, side, images):
     found = dg.reference(name)
-    assert (found["protocol"], found["statistics"].step.image_size, found["statistics"].step.source) == (protocol, side, name)
+    assert (found["protocol"], found["statistics"].step.image_size, found["statistics"].step.source) == (
+        protocol,
+        side,
+        name,
+    )
     assert (found["reference"].rows if images else found.get("reference", 0)) == images
     target = dg.Evaluate(arms={"plain": (score(image_size=side)[:50_000],)}, **found)
     (measure,) = (reference.step for reference in target.inputs().values())
@@ -134,21 +154,33 @@ def test_a_published_reference_is_what_its_papers_were_measured_against(name, pr
 
 
 def test_another_file_of_inception_can_be_named(tmp_path):
-    assert dg.reference("fid-cifar10-32x32", inception="inception-2015-12-05-nvidia")["features"].step.format == "inception_torchscript"
-    assert dg.reference("fid-cifar10-32x32", inception=str(tmp_path / "mine.pb"))["features"].step.format == "inception_graph"
+    assert (
+        dg.reference("fid-cifar10-32x32", inception="inception-2015-12-05-nvidia")["features"].step.format
+        == "inception_torchscript"
+    )
+    assert (
+        dg.reference("fid-cifar10-32x32", inception=str(tmp_path / "mine.pb"))["features"].step.format
+        == "inception_graph"
+    )
 
 
 def test_an_unknown_reference_is_refused_with_those_there_are():
-    with pytest.raises(ValueError, match=r"expected a published reference, one of adm-reference-imagenet-256, .*found 'imagenet'"):
+    with pytest.raises(
+        ValueError,
+        match=r"expected a published reference, one of adm-reference-imagenet-256, .*found 'imagenet'",
+    ):
         dg.reference("imagenet")
 
 
 def test_planning_against_a_published_reference_needs_no_file_torch_or_network(tmp_path):
     program = (
         "import socket, sys; socket.socket.connect = None\n"
-        "import dgflow as dg; from dgflow.steps.plan import plan; from dgflow.store.objects import open_store\n"
-        "fake = dg.Generate(score=dg.official('adm-imagenet-256x256-diffusion'), sampler=dg.DDPM(respacing='250'))\n"
-        "target = dg.Evaluate(arms={'plain': (fake[:50_000],)}, **dg.reference('adm-reference-imagenet-256'))\n"
+        "import dgflow as dg; from dgflow.engine.plan import plan; from dgflow.store.objects import "
+        "open_store\n"
+        "fake = dg.Generate(score=dg.official('adm-imagenet-256x256-diffusion'), "
+        "sampler=dg.DDPM(respacing='250'))\n"
+        "target = dg.Evaluate(arms={'plain': (fake[:50_000],)}, "
+        "**dg.reference('adm-reference-imagenet-256'))\n"
         f"states = plan(target, open_store({str(tmp_path)!r}))\n"
         "print(len(states), sorted({'torch', 'ray'} & set(sys.modules)))"
     )
@@ -158,16 +190,23 @@ def test_planning_against_a_published_reference_needs_no_file_torch_or_network(t
 
 
 def test_fid_alone_can_be_against_images_that_are_imported_as_the_celeba_recipe_does(tmp_path):
-    store, black = MemoryStore(f"published-{next(NUMBERS)}"), {"image": np.zeros((200, 2, 2, 3), np.uint8), "label": np.arange(200) % 10}
+    store, black = (
+        MemoryStore(f"published-{next(NUMBERS)}"),
+        {"image": np.zeros((200, 2, 2, 3), np.uint8), "label": np.arange(200) % 10},
+    )
     np.savez(tmp_path / "real.npz", **black)  # type: ignore[arg-type]
-    real = dg.ImportImages(source=str(tmp_path / "real.npz"), num_classes=10, image_size=2, num_images=200).all()
+    real = dg.ImportImages(
+        source=str(tmp_path / "real.npz"), num_classes=10, image_size=2, num_images=200
+    ).all()
     complete(real.step.inputs()["listing"].step, store)
     commit(store, real, black)
     part = generated(store, 0, 240)
     judged(store, part, FAKE, front_end="edm")
     judged(store, real, REAL, front_end="edm")
     found = measured(store, part, reference=real, protocol="edm")
-    assert found.values == {"fid": frechet_distance(Moments.of(FAKE["features"]), Moments.of(REAL["features"]))}
+    assert found.values == {
+        "fid": frechet_distance(Moments.of(FAKE["features"]), Moments.of(REAL["features"]))
+    }
     assert (found.provenance.statistics_digest, found.provenance.reference_n) == (None, 200)
 
 
@@ -176,18 +215,25 @@ def test_fid_alone_can_be_against_images_that_are_imported_as_the_celeba_recipe_
 
 @pytest.mark.parametrize("name", ["fid-cifar10-32x32", "adm-reference-imagenet-256"])
 def test_a_reference_of_another_resolution_is_refused_when_the_recipe_is_built(name):
-    with pytest.raises(ValueError, match=r"of one size, found 64 x 64 pixels in the samples, .*take the reference"):
+    with pytest.raises(
+        ValueError, match=r"of one size, found 64 x 64 pixels in the samples, .*take the reference"
+    ):
         dg.Evaluate(arms={"plain": (score(image_size=64)[:100],)}, **dg.reference(name))
 
 
 def test_reference_images_of_another_resolution_are_refused_when_the_recipe_is_built():
     real = dg.ImportImages(source="/nowhere", num_classes=10, image_size=4)
     with pytest.raises(ValueError, match="found 2 x 2 pixels in the samples, 4 x 4 pixels in the reference"):
-        dg.Evaluate(arms={"plain": (score()[:100],)}, reference=real[:100], features=INCEPTION, protocol="edm")
+        dg.Evaluate(
+            arms={"plain": (score()[:100],)}, reference=real[:100], features=INCEPTION, protocol="edm"
+        )
 
 
 def test_latents_in_an_arm_are_refused_with_the_step_that_decodes_them():
-    network, autoencoder = dg.DiT(hidden_size=32, depth=1, num_heads=2), dg.Pretrained(source="/vae", network=VAE, image_size=16)
+    network, autoencoder = (
+        dg.DiT(hidden_size=32, depth=1, num_heads=2),
+        dg.Pretrained(source="/vae", network=VAE, image_size=16),
+    )
     latents = score(network=network, image_size=8, channels=4)[:100]
     real = dg.ImportImages(source="/nowhere", num_classes=10, image_size=16)[:100]
     with pytest.raises(ValueError, match=r"latents of generate seed 0: decode them first"):
@@ -198,19 +244,26 @@ def test_latents_in_an_arm_are_refused_with_the_step_that_decodes_them():
 
 def test_the_result_of_another_step_is_not_taken_for_statistics():
     other = Measure(samples=SAMPLES, reference=REFERENCE, features=INCEPTION, protocol="adm")
-    with pytest.raises(ValueError, match=r"a StatisticsFile or the result of a PublishedStatistics, found that of measure"):
+    with pytest.raises(
+        ValueError, match=r"a StatisticsFile or the result of a PublishedStatistics, found that of measure"
+    ):
         Measure(samples=SAMPLES, statistics=other.result(), features=INCEPTION, protocol="adm")
 
 
 def test_sfid_is_refused_against_statistics_that_have_none_of_it():
     without = statistics("fid-cifar10-32x32", spatial=False).result()
-    with pytest.raises(ValueError, match="sfid cannot be measured: statistics of fid-cifar10-32x32 have no mu_s and sigma_s"):
+    with pytest.raises(
+        ValueError, match="sfid cannot be measured: statistics of fid-cifar10-32x32 have no mu_s and sigma_s"
+    ):
         Measure(samples=SAMPLES, features=INCEPTION, protocol="edm", metrics=("sfid",), statistics=without)
 
 
 @pytest.mark.parametrize(
     ("source", "message"),
-    [("dit-xl-2-256", "found dit-xl-2-256, which holds a network"), ("/stats.pkl", r"expected an \.npz .*found '/stats.pkl'")],
+    [
+        ("dit-xl-2-256", "found dit-xl-2-256, which holds a network"),
+        ("/stats.pkl", r"expected an \.npz .*found '/stats.pkl'"),
+    ],
 )
 def test_a_source_that_holds_no_statistics_is_refused_when_it_is_named(source, message):
     with pytest.raises(ValueError, match=message):
@@ -226,7 +279,10 @@ def test_a_source_that_may_hold_a_secret_is_refused():
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"arr_0": np.zeros((2, 2, 2, 3), np.uint8)}, "expected mu and sigma, mu_s and sigma_s in .*found none"),
+        (
+            {"arr_0": np.zeros((2, 2, 2, 3), np.uint8)},
+            "expected mu and sigma, mu_s and sigma_s in .*found none",
+        ),
         ({"mu": np.zeros(3), "sigma": np.eye(3)}, "expected mu and sigma, mu_s and sigma_s in .*found none"),
         ({"mu": np.zeros(3)}, "expected mu and sigma together"),
         ({"mu": np.zeros(3), "sigma": np.eye(4)}, "of shape"),
@@ -241,7 +297,10 @@ def test_a_file_that_is_no_statistics_is_refused_with_the_lock_to_delete(tmp_pat
 
 def test_another_file_than_the_expected_one_is_refused(tmp_path):
     with pytest.raises(ValueError, match="0" * 64):
-        complete(statistics(published_file(tmp_path / "a.npz"), sha256="0" * 64), MemoryStore(f"published-{next(NUMBERS)}"))
+        complete(
+            statistics(published_file(tmp_path / "a.npz"), sha256="0" * 64),
+            MemoryStore(f"published-{next(NUMBERS)}"),
+        )
 
 
 # What is made up
@@ -282,12 +341,18 @@ def test_made_up_weights_behind_samples_or_features_are_warned_of(which):
     commit(store, step[:240], {"label": np.arange(240) % 10, "image": np.zeros((240, 2, 2, 3), np.uint8)})
     judged(store, step[:240], FAKE, network=judge)
     judged(store, REFERENCE, REAL, network=judge)
-    assert measured(store, step[:240], reference=REFERENCE, features=judge, metrics=("fid",)).warnings[0] == MADE_UP
+    assert (
+        measured(store, step[:240], reference=REFERENCE, features=judge, metrics=("fid",)).warnings[0]
+        == MADE_UP
+    )
 
 
 def test_decoded_images_are_known_by_the_seed_of_their_latents():
     store = MemoryStore(f"published-{next(NUMBERS)}")
-    network, autoencoder = dg.DiT(hidden_size=32, depth=1, num_heads=2), dg.Pretrained(source="/vae", network=VAE, image_size=4)
+    network, autoencoder = (
+        dg.DiT(hidden_size=32, depth=1, num_heads=2),
+        dg.Pretrained(source="/vae", network=VAE, image_size=4),
+    )
     latents = score(network=network, image_size=2, channels=4).model_copy(update={"seed": 7})[500:740]
     commit(store, latents, {"label": np.arange(240) % 10, "latent": np.zeros((240, 4, 2, 2), np.float16)})
     images = dg.Decode(latents=latents, vae=autoencoder.weights()).all()

@@ -58,7 +58,9 @@ def guides(folder):
 
     def pair(channels: int) -> tuple[dg.Pretrained, dg.Pretrained]:
         told = HEAD.model_copy(update={"time": "ddpm-linear"})
-        classifier = pretrained(folder, f"classifier-{channels}", network=told, channels=channels, num_classes=3)
+        classifier = pretrained(
+            folder, f"classifier-{channels}", network=told, channels=channels, num_classes=3
+        )
         return classifier, discriminator(folder, classifier)
 
     return {channels: pair(channels) for channels in (3, 4)}
@@ -66,17 +68,28 @@ def guides(folder):
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("score", ["SongUNet", "ADMUNet", "DiT"])
-def test_every_guidance_term_runs_under_every_sampler_and_they_combine(folder, tmp_path, guides, score, sampler):
+def test_every_guidance_term_runs_under_every_sampler_and_they_combine(
+    folder, tmp_path, guides, score, sampler
+):
     step = pretrained(folder, score, **SCORES[score])
     classifier, disc = (guide.weights() for guide in guides[step.channels])
     terms: list[Any] = [
-        dg.ClassifierGuidance(classifier=classifier, weight=dg.Switch(above=0.5, below=2.0, timestep=500), entropy_scaling=True),
-        dg.DiscriminatorGuidance(discriminator=disc, after_timestep=100, boost=dg.Boost(), match_preceding_norm=True),
+        dg.ClassifierGuidance(
+            classifier=classifier, weight=dg.Switch(above=0.5, below=2.0, timestep=500), entropy_scaling=True
+        ),
+        dg.DiscriminatorGuidance(
+            discriminator=disc, after_timestep=100, boost=dg.Boost(), match_preceding_norm=True
+        ),
     ]
     if score == "DiT":
         terms.append(dg.ClassifierFree(scale=dg.Switch(above=1.25, below=3.0, timestep=200)))
     plain, one, all_of_them = (
-        rows(dg.Generate(score=step.weights(), sampler=SAMPLERS[sampler], guidance=tuple(chosen), shard_size=4), tmp_path)
+        rows(
+            dg.Generate(
+                score=step.weights(), sampler=SAMPLERS[sampler], guidance=tuple(chosen), shard_size=4
+            ),
+            tmp_path,
+        )
         for chosen in ([], terms[:1], terms)
     )
     pixels = "latent" if score == "DiT" else "image"
@@ -87,8 +100,18 @@ def test_every_guidance_term_runs_under_every_sampler_and_they_combine(folder, t
 
 EDM_ROWS, ADM_ROWS = ("cifar10-uncond", "cifar10-cond", "ffhq-64"), ("3.18", "3.73", "4.66", "4.45")
 PRESETS: dict[str, Any] = {
-    **{f"EDM-G++ {row}": ("SongUNet", "Heun", lambda _, disc, row=row: dg.edm_gpp(row, disc)) for row in EDM_ROWS},
-    **{f"ADM-G++ {row}": ("ADMUNet", "DDPM", lambda classifier, disc, row=row: dg.adm_gpp(row, classifier, disc)) for row in ADM_ROWS},
+    **{
+        f"EDM-G++ {row}": ("SongUNet", "Heun", lambda _, disc, row=row: dg.edm_gpp(row, disc))
+        for row in EDM_ROWS
+    },
+    **{
+        f"ADM-G++ {row}": (
+            "ADMUNet",
+            "DDPM",
+            lambda classifier, disc, row=row: dg.adm_gpp(row, classifier, disc),
+        )
+        for row in ADM_ROWS
+    },
     "DiT-G++": ("DiT", "DDPM", lambda _, disc: dg.dit_gpp(disc)),
 }
 
@@ -98,7 +121,10 @@ def test_every_published_row_is_a_preset_that_runs(folder, tmp_path, guides, pre
     score, sampler, terms = PRESETS[preset]
     step = pretrained(folder, score, **SCORES[score])
     guidance = terms(*(guide.weights() for guide in guides[step.channels]))
-    made = rows(dg.Generate(score=step.weights(), sampler=SAMPLERS[sampler], guidance=guidance, shard_size=4), tmp_path)
+    made = rows(
+        dg.Generate(score=step.weights(), sampler=SAMPLERS[sampler], guidance=guidance, shard_size=4),
+        tmp_path,
+    )
     assert np.isfinite(made["log_ratio"]).all()
 
 
@@ -109,9 +135,15 @@ def test_a_row_that_was_not_published_is_refused(guides):
 
 
 def test_edm_seeding_draws_what_edm_draws_whatever_the_batch(folder, tmp_path):
-    """The labels are those that torch's generators of seeds 7 to 10 give after a latent of the sample's shape."""
+    """The labels are those that torch's generators of seeds 7 to 10 give after a latent of the sample's
+    shape."""
     step = pretrained(folder, "SongUNet", **SCORES["SongUNet"])
-    made = rows(dg.Generate(score=step.weights(), sampler=SAMPLERS["Heun"], seeding="edm", seed=7, batch_size=3, shard_size=4), tmp_path)
+    made = rows(
+        dg.Generate(
+            score=step.weights(), sampler=SAMPLERS["Heun"], seeding="edm", seed=7, batch_size=3, shard_size=4
+        ),
+        tmp_path,
+    )
     expected = []
     for seed in range(7, 11):
         generator = torch.Generator().manual_seed(seed)
@@ -123,7 +155,10 @@ def test_edm_seeding_draws_what_edm_draws_whatever_the_batch(folder, tmp_path):
 def test_bfloat16_samples_are_close_to_float32_ones(folder, tmp_path):
     step = pretrained(folder, "SongUNet", **SCORES["SongUNet"])
     single, half = (
-        rows(dg.Generate(score=step.weights(), sampler=SAMPLERS["Heun"], precision=precision, shard_size=4), tmp_path)["image"].astype(int)
+        rows(
+            dg.Generate(score=step.weights(), sampler=SAMPLERS["Heun"], precision=precision, shard_size=4),
+            tmp_path,
+        )["image"].astype(int)
         for precision in ("float32", "bfloat16")
     )
     assert (single != half).any() and abs(single - half).mean() < 3
@@ -131,37 +166,67 @@ def test_bfloat16_samples_are_close_to_float32_ones(folder, tmp_path):
 
 def test_a_schedule_outside_the_network_s_range_is_refused_with_the_range(folder, tmp_path):
     step = pretrained(folder, "ADMUNet", **SCORES["ADMUNet"])
-    rows(dg.Generate(score=step.weights(), sampler=dg.Heun(steps=3), shard_size=4), tmp_path)  # the default range is narrowed
-    with pytest.raises(ValueError, match=r"sigma between 0\.01\d* and 157\.\d+, the range of this score network, found 0\.002"):
-        rows(dg.Generate(score=step.weights(), sampler=dg.Heun(steps=3, sigma_min=0.002), shard_size=4), tmp_path)
+    rows(
+        dg.Generate(score=step.weights(), sampler=dg.Heun(steps=3), shard_size=4), tmp_path
+    )  # the default range is narrowed
+    with pytest.raises(
+        ValueError,
+        match=r"sigma between 0\.01\d* and 157\.\d+, the range of this score network, found 0\.002",
+    ):
+        rows(
+            dg.Generate(score=step.weights(), sampler=dg.Heun(steps=3, sigma_min=0.002), shard_size=4),
+            tmp_path,
+        )
 
 
-def test_an_unconditional_network_is_guided_by_a_classifier_whose_labels_do_not_reach_it(folder, tmp_path, guides):
+def test_an_unconditional_network_is_guided_by_a_classifier_whose_labels_do_not_reach_it(
+    folder, tmp_path, guides
+):
     """Dhariwal and Nichol's other setting: labels are drawn from the classifier's classes."""
     fields: dict[str, Any] = SCORES["ADMUNet"] | {"num_classes": 0}
     step = pretrained(folder, "ADMUNet without classes", **fields)
     terms = (dg.ClassifierGuidance(classifier=guides[3][0].weights(), weight=3.0),)
     plain, guided = (
-        rows(dg.Generate(score=step.weights(), sampler=SAMPLERS["DDPM"], guidance=chosen, shard_size=8), tmp_path, 8)
+        rows(
+            dg.Generate(score=step.weights(), sampler=SAMPLERS["DDPM"], guidance=chosen, shard_size=8),
+            tmp_path,
+            8,
+        )
         for chosen in ((), terms)
     )
-    assert (plain["label"] == -1).all() and set(guided["label"]) == {0, 1, 2} and (plain["image"] != guided["image"]).any()
+    assert (
+        (plain["label"] == -1).all()
+        and set(guided["label"]) == {0, 1, 2}
+        and (plain["image"] != guided["image"]).any()
+    )
 
 
 def test_latents_are_not_clipped_and_images_are(folder, tmp_path):
     for name, column in (("DiT", "latent"), ("ADMUNet", "image")):
         step = pretrained(folder, name, **SCORES[name])
         default, clipped = (
-            rows(dg.Generate(score=step.weights(), sampler=dg.DDPM(respacing="4", clip_denoised=clip), shard_size=4), tmp_path)[column]
+            rows(
+                dg.Generate(
+                    score=step.weights(), sampler=dg.DDPM(respacing="4", clip_denoised=clip), shard_size=4
+                ),
+                tmp_path,
+            )[column]
             for clip in (None, True)
         )
         assert (default == clipped).all() == (column == "image")
 
 
-def test_a_network_that_both_guides_and_carries_a_discriminator_gives_finite_log_ratios_in_bfloat16(folder, tmp_path, guides):
+def test_a_network_that_both_guides_and_carries_a_discriminator_gives_finite_log_ratios_in_bfloat16(
+    folder, tmp_path, guides
+):
     step = pretrained(folder, "SongUNet", **SCORES["SongUNet"])
     terms = (dg.DiscriminatorGuidance(discriminator=guides[3][1].weights(), saturate=True),)
-    made = rows(dg.Generate(score=step.weights(), sampler=SAMPLERS["RK45"], guidance=terms, precision="bfloat16", shard_size=4), tmp_path)
+    made = rows(
+        dg.Generate(
+            score=step.weights(), sampler=SAMPLERS["RK45"], guidance=terms, precision="bfloat16", shard_size=4
+        ),
+        tmp_path,
+    )
     assert (abs(made["log_ratio"]) < 11.6).all()
 
 
@@ -183,33 +248,59 @@ def refused(guides) -> dict[str, tuple[Any, str]]:
     classifier, disc = (guide.weights() for guide in guides[3])
     guided: Any = lambda term, score=score: dg.Generate(score=score, guidance=(term,))  # noqa: E731
     return {
-        "score": (lambda: dg.Generate(score=classifier), r"expected a score network \(SongUNet, .*found pretrained of ADMEncoder"),
-        "kind": (lambda: guided(dg.DiscriminatorGuidance(discriminator=classifier)), r"guidance\.0\.discriminator: expected a Train"),
-        "other kind": (lambda: guided(dg.ClassifierGuidance(classifier=disc)), r"guidance\.0\.classifier: expected a TrainClassifier"),
+        "score": (
+            lambda: dg.Generate(score=classifier),
+            r"expected a score network \(SongUNet, .*found pretrained of ADMEncoder",
+        ),
+        "kind": (
+            lambda: guided(dg.DiscriminatorGuidance(discriminator=classifier)),
+            r"guidance\.0\.discriminator: expected a Train",
+        ),
+        "other kind": (
+            lambda: guided(dg.ClassifierGuidance(classifier=disc)),
+            r"guidance\.0\.classifier: expected a TrainClassifier",
+        ),
         "size": (
             lambda: guided(dg.ClassifierGuidance(classifier=classifier), larger),
             "3 channels of 16 pixels a side, found one for 3 of 8",
         ),
-        "classes": (lambda: guided(dg.ClassifierGuidance(classifier=classifier), many), "knows the 4 classes .* found 3 classes"),
+        "classes": (
+            lambda: guided(dg.ClassifierGuidance(classifier=classifier), many),
+            "knows the 4 classes .* found 3 classes",
+        ),
         "null": (lambda: guided(dg.ClassifierFree()), "needs a network with a null class"),
-        "norm": (lambda: guided(dg.DiscriminatorGuidance(discriminator=disc, match_preceding_norm=True)), "list the classifier first"),
+        "norm": (
+            lambda: guided(dg.DiscriminatorGuidance(discriminator=disc, match_preceding_norm=True)),
+            "list the classifier first",
+        ),
         "levels": (lambda: dg.Heun(sigma_min=9, sigma_max=2), "sigma_min < sigma_max"),
         "times": (lambda: dg.RK45(tau_min=0.5, tau_max=0.1), "tau_min < tau_max"),
         "respacing": (lambda: dg.DDPM(respacing="abc"), "respacing"),
         "churn": (lambda: dg.Heun(S_churn=-1), "S_churn"),
-        "windows": (lambda: dg.DiscriminatorGuidance(discriminator=disc, tau_min=0.5, after_timestep=9), "tau_min or after_timestep"),
+        "windows": (
+            lambda: dg.DiscriminatorGuidance(discriminator=disc, tau_min=0.5, after_timestep=9),
+            "tau_min or after_timestep",
+        ),
         "head's time": (
             lambda: dg.Discriminator(head=HEAD.model_copy(update={"time": "cosine-vp"}), features=classifier),
             "that of its features, ddpm-linear, found cosine-vp",
         ),
         "outputs": (lambda: dg.Pretrained(source="net.pt", network=HEAD, image_size=8), "num_classes"),
         "DiT": (lambda: dg.Pretrained(source="net.pt", network=dg.DiT(), image_size=8), "num_classes"),
-        "source": (lambda: dg.Pretrained(source="nosuch:net.pt", network=dg.SongUNet(), image_size=8), "nosuch"),
-        "secret": (lambda: dg.Pretrained(source="https://h/n.pt?token=x", network=dg.SongUNet(), image_size=8), "without a query"),
+        "source": (
+            lambda: dg.Pretrained(source="nosuch:net.pt", network=dg.SongUNet(), image_size=8),
+            "nosuch",
+        ),
+        "secret": (
+            lambda: dg.Pretrained(source="https://h/n.pt?token=x", network=dg.SongUNet(), image_size=8),
+            "without a query",
+        ),
     }
 
 
-@pytest.mark.parametrize("what", refused({3: [dg.Pretrained(source="c.pt", network=HEAD, image_size=8, num_classes=3)] * 2}))
+@pytest.mark.parametrize(
+    "what", refused({3: [dg.Pretrained(source="c.pt", network=HEAD, image_size=8, num_classes=3)] * 2})
+)
 def test_a_recipe_that_cannot_work_is_refused_when_it_is_built(guides, what):
     build, says = refused(guides)[what]
     with pytest.raises(ValueError, match=says):
@@ -220,8 +311,13 @@ def test_samples_that_share_a_step_size_are_cut_into_blocks_of_their_own_whateve
     step = pretrained(folder, "NCSNpp", **SCORES["NCSNpp"])
     sampler = dg.RK45(tolerance=1e-2, tau_min=0.02, shared_block=2)
     whole, small = (
-        rows(dg.Generate(score=step.weights(), sampler=sampler, batch_size=size, shard_size=4), tmp_path)["image"] for size in (256, 1)
+        rows(dg.Generate(score=step.weights(), sampler=sampler, batch_size=size, shard_size=4), tmp_path)[
+            "image"
+        ]
+        for size in (256, 1)
     )
     assert (whole == small).all()
     with pytest.raises(ValueError, match="multiple of the sampler's shared_block 3, found 4"):
-        dg.Generate(score=step.weights(), sampler=sampler.model_copy(update={"shared_block": 3}), shard_size=4)
+        dg.Generate(
+            score=step.weights(), sampler=sampler.model_copy(update={"shared_block": 3}), shard_size=4
+        )

@@ -17,15 +17,15 @@ from dgflow.cli import open_root
 from dgflow.images.listed import open_listed
 from dgflow.images.look import list_images
 from dgflow.images.preparation import prepare
-from dgflow.steps.binding import graph
+from dgflow.specs.graph import graph
+from dgflow.specs.step import SampleStep, Step, TrainStep
 from dgflow.steps.shapes import data_shape
-from dgflow.steps.smoke import smoke
-from dgflow.steps.smoke_files import write_pictures
-from dgflow.steps.smoke_images import CIFAR, Pictures
-from dgflow.steps.smoke_networks import toy_shape
-from dgflow.steps.smoke_root import check_root
-from dgflow.steps.step import SampleStep, Step, TrainStep
 from dgflow.store.objects import open_store
+from dgflow.testing.smoke import smoke
+from dgflow.testing.smoke_files import write_pictures
+from dgflow.testing.smoke_images import CIFAR, Pictures
+from dgflow.testing.smoke_networks import toy_shape
+from dgflow.testing.smoke_root import check_root
 
 PLACE = "file:///somewhere/a%20root"
 
@@ -48,8 +48,14 @@ def both(request):
 def test_a_recipe_keeps_its_steps_and_what_reads_what(both):
     target, made = both
     assert Counter(map(type, steps(made.target))) == Counter(map(type, steps(target)))
-    read = [[type(step), sorted((name, part.step.kind) for name, part in step.inputs().items())] for step in steps(target)]
-    assert [[type(step), sorted((name, part.step.kind) for name, part in step.inputs().items())] for step in steps(made.target)] == read
+    read = [
+        [type(step), sorted((name, part.step.kind) for name, part in step.inputs().items())]
+        for step in steps(target)
+    ]
+    assert [
+        [type(step), sorted((name, part.step.kind) for name, part in step.inputs().items())]
+        for step in steps(made.target)
+    ] == read
 
 
 def test_protocol_metrics_judge_and_arms_stay(both):
@@ -64,7 +70,10 @@ def test_protocol_metrics_judge_and_arms_stay(both):
 def test_networks_keep_their_classes_and_numbers_of_classes_and_are_marked(both):
     target, made = both
     before, after = (of_kind(part, dg.Pretrained) for part in (target, made.target))
-    described = [[(step.source, type(step.network), step.num_classes, step.format) for step in part] for part in (before, after)]
+    described = [
+        [(step.source, type(step.network), step.num_classes, step.format) for step in part]
+        for part in (before, after)
+    ]
     assert sorted(described[0], key=str) == sorted(described[1], key=str)
     assert all(step.made_up for step in (*after, *of_kind(made.target, dg.PublishedStatistics)))
     assert not any(step.made_up for step in (*before, *of_kind(target, dg.PublishedStatistics)))
@@ -108,7 +117,9 @@ def test_planning_a_toy_loads_neither_torch_nor_ray(tmp_path):
         f"try: runpy.run_path({str(WORKFLOWS / 'imagenet256_dit.py')!r}, run_name='__main__')\n"
         "finally: print(sorted({'torch', 'ray', 'matplotlib', 'diffusers'} & set(sys.modules)))"
     )
-    found = subprocess.run([sys.executable, "-c", program, str(tmp_path / "root")], capture_output=True, text=True)
+    found = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "root")], capture_output=True, text=True
+    )
     assert found.returncode == 0, found.stderr
     assert found.stdout.startswith("smoke run: ") and found.stdout.splitlines()[-1] == "[]"
     assert open_store(str(tmp_path / "root")).names() == ["dgflow.json", "smoke.json"]
@@ -135,18 +146,26 @@ def test_epochs_that_are_named_become_the_toy_s(tmp_path):
     disc = tiny.discriminator(tmp_path / "images.npz", epochs=7)
     for number, toy in ((7, "epoch:2"), (4, "epoch:1"), (1, "epoch:1")):
         guide = dg.DiscriminatorGuidance(discriminator=disc.epoch(number))
-        made = smoke(dg.Generate(score=tiny.score(tmp_path / "images.npz").last(), guidance=(guide,)), PLACE).target
+        made = smoke(
+            dg.Generate(score=tiny.score(tmp_path / "images.npz").last(), guidance=(guide,)), PLACE
+        ).target
         assert isinstance(made, dg.Generate) and isinstance(made.guidance[0], dg.DiscriminatorGuidance)
         assert made.guidance[0].discriminator.which == toy
 
 
 def test_a_checkpoint_of_the_user_s_own_is_made_in_the_root_too(tmp_path):
     network = dg.SongUNet(model_channels=64, num_blocks=4)
-    own = dg.Pretrained(source="/models/my net@home.safetensors", network=network, image_size=64, sha256="0" * 64)
+    own = dg.Pretrained(
+        source="/models/my net@home.safetensors", network=network, image_size=64, sha256="0" * 64
+    )
     small = network.model_copy(update={"model_channels": 16, "num_blocks": 1, "attn_resolutions": (4,)})
     made = smoke(dg.Generate(score=own.weights()), f"file://{tmp_path}")
     [(key, (toy,))] = made.checkpoints.items()
-    assert toy.sha256 is None and toy.source == f"{tmp_path}/{key}" and (toy.image_size, toy.network) == (16, small)
+    assert (
+        toy.sha256 is None
+        and toy.source == f"{tmp_path}/{key}"
+        and (toy.image_size, toy.network) == (16, small)
+    )
     store = open_store(str(tmp_path))
     made.write(store)
     complete(toy, store)
@@ -154,7 +173,9 @@ def test_a_checkpoint_of_the_user_s_own_is_made_in_the_root_too(tmp_path):
 
 def test_an_image_set_from_outside_is_refused():
     step = dg.Features(
-        samples=dg.ImageSet(source="x.npz", digest="0", rows=5), network=dg.official("inception-2015-12-05"), front_end="adm"
+        samples=dg.ImageSet(source="x.npz", digest="0", rows=5),
+        network=dg.official("inception-2015-12-05"),
+        front_end="adm",
     )
     with pytest.raises(ValueError, match="found the image set x.npz: a smoke run makes its own images"):
         smoke(step, PLACE)
@@ -169,7 +190,9 @@ def test_a_made_archive_of_cifar_is_read_as_the_pictures_that_went_in(name, tmp_
     listing = list_images(str(tmp_path / name))
     found = [np.asarray(pixels) for pixels in open_listed(str(tmp_path / name), listing).read(range(23))]
     assert np.array_equal(found, list(pictures.pixels()))
-    assert listing.labels is not None and listing.labels.tolist() == [number % CIFAR[name] for number in range(23)]
+    assert listing.labels is not None and listing.labels.tolist() == [
+        number % CIFAR[name] for number in range(23)
+    ]
 
 
 @pytest.mark.parametrize("system", ["dit", "edm-ffhq", "lsgm", "soft-truncation"])
@@ -180,10 +203,21 @@ def test_made_images_are_real_ones_that_differ_and_are_larger_than_what_is_cut_f
         if not step.source.startswith("/"):
             continue
         listing = list_images(step.source)
-        assert listing.rows == step.num_images and (not step.num_classes or len(listing.classes) == step.num_classes)
+        assert listing.rows == step.num_images and (
+            not step.num_classes or len(listing.classes) == step.num_classes
+        )
         pixels = next(iter(open_listed(step.source, listing).read([7])))
-        assert isinstance(pixels, np.ndarray) and min(pixels.shape[:2]) > step.image_size and pixels.std() > 10
-        prepared = prepare(pixels, step.preparation, step.image_size, step.channels, average_pool=step.average_pool, pad=step.pad)
+        assert (
+            isinstance(pixels, np.ndarray) and min(pixels.shape[:2]) > step.image_size and pixels.std() > 10
+        )
+        prepared = prepare(
+            pixels,
+            step.preparation,
+            step.image_size,
+            step.channels,
+            average_pool=step.average_pool,
+            pad=step.pad,
+        )
         assert prepared.shape == (step.image_size, step.image_size, 3)
 
 
@@ -191,7 +225,11 @@ def test_files_are_written_once_and_a_data_set_that_was_cut_short_is_finished(tm
     store = open_store(str(tmp_path))
     pictures = Pictures(form="folder", name="images", count=6, classes=3, width=8, height=8)
     files = dict(pictures.files())
-    assert len(files) == 6 and {Path(key).parent.name for key in files} == {"class-0000", "class-0001", "class-0002"}
+    assert len(files) == 6 and {Path(key).parent.name for key in files} == {
+        "class-0000",
+        "class-0001",
+        "class-0002",
+    }
     store.put(next(iter(files)), b"cut")
     write_pictures(store, [pictures])
     assert {key: store.get(key) for key in files} == files
@@ -207,14 +245,21 @@ def test_a_smoke_run_needs_a_root_of_its_own_and_keeps_it(tmp_path):
     check_root(store, smoke=False)
     check_root(store, smoke=True)
     check_root(store, smoke=True)
-    with pytest.raises(ValueError, match="expected a root of real runs, found the smoke run of .*give another root, or --smoke"):
+    with pytest.raises(
+        ValueError,
+        match="expected a root of real runs, found the smoke run of .*give another root, or --smoke",
+    ):
         check_root(store, smoke=False)
 
 
 def test_a_smoke_run_is_refused_where_other_work_is(tmp_path):
     store = open_store(str(tmp_path))
     store.put("weights/dit-xl-2-256.json", b"{}")
-    with pytest.raises(ValueError, match=r"expected a new root for a smoke run, found other work in .*\(weights\).*--root runs/mine-smoke"):
+    with pytest.raises(
+        ValueError,
+        match=r"expected a new root for a smoke run, found other work in .*\(weights\).*--root "
+        r"runs/mine-smoke",
+    ):
         check_root(store, smoke=True)
     assert store.size("smoke.json") is None
 
@@ -222,7 +267,9 @@ def test_a_smoke_run_is_refused_where_other_work_is(tmp_path):
 def test_a_smoke_run_of_another_version_is_refused(tmp_path):
     store = open_store(str(tmp_path))
     store.create("smoke.json", b'{"smoke":0}')
-    with pytest.raises(ValueError, match="expected the smoke run of this version of dgflow, found another one's"):
+    with pytest.raises(
+        ValueError, match="expected the smoke run of this version of dgflow, found another one's"
+    ):
         check_root(store, smoke=True)
 
 

@@ -1,4 +1,5 @@
-"""Training whose workers share a batch unevenly, and change in number: the same gradient, every row once a pass, hardly another loss."""
+"""Training whose workers share a batch unevenly, and change in number: the same gradient, every row once a
+pass, hardly another loss."""
 
 from collections import Counter
 
@@ -13,13 +14,14 @@ from steps.together import Training, run
 from tiny import ENCODER, fakes, real, score, write_images
 
 from dgflow import ImportImages, SongUNet, TrainDiscriminator, TrainScore
-from dgflow.networks.checkpoints import load_weights
-from dgflow.runtime.training import share, train
-from dgflow.steps.binding import Bound, Root
-from dgflow.steps.training_data import Stream
+from dgflow.engine.root import Root
+from dgflow.runtime.training.loop import share, train
+from dgflow.specs.bound import Bound
+from dgflow.steps.training.stream import Stream
 from dgflow.store.memory import MemoryStore
 from dgflow.store.objects import open_store
 from dgflow.store.receipts import Receipt
+from dgflow.weights.tensors import load_weights
 
 
 @given(batch=st.integers(1, 300), workers=st.integers(1, 40))
@@ -52,7 +54,9 @@ def test_more_workers_than_slots_are_refused(tmp_path):
     store = open_store(str(tmp_path / "root"))
     inputs = complete(score(source, epochs=1), store)
     steps = Root(store).steps(score(source))
-    with pytest.raises(ValueError, match="expected at most 16 training workers, one for each slot of a batch, found 17"):
+    with pytest.raises(
+        ValueError, match="expected at most 16 training workers, one for each slot of a batch, found 17"
+    ):
         train(score(source).training_task(inputs), steps, inputs.digests, epochs=2, world_size=17)
 
 
@@ -68,7 +72,10 @@ def test_training_returns_after_an_epoch_when_it_is_enough_and_goes_on_from_ther
         return len(asked) == 2
 
     train(score(source).training_task(inputs[0]), stopped, inputs[0].digests, epochs=4, enough=enough)
-    assert asked == [[1, 2], [1, 2, 3]]  # asked after what an epoch made is committed, and not before the first
+    assert asked == [
+        [1, 2],
+        [1, 2, 3],
+    ]  # asked after what an epoch made is committed, and not before the first
     train(score(source).training_task(inputs[0]), stopped, inputs[0].digests, epochs=4, enough=enough)
     assert len(asked) == 2  # nor after the last
     train(score(source).training_task(inputs[1]), undisturbed, inputs[1].digests, epochs=4)
@@ -76,18 +83,28 @@ def test_training_returns_after_an_epoch_when_it_is_enough_and_goes_on_from_ther
 
 
 def digests(steps, inputs) -> dict[int, str]:
-    return {epoch: steps.receipt(key).rows_sha256 for epoch, key in steps.done("epochs", inputs.digests).items()}
+    return {
+        epoch: steps.receipt(key).rows_sha256 for epoch, key in steps.done("epochs", inputs.digests).items()
+    }
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """What several processes trained, with one start of them for all tests: from its name to the receipt and the weights of every epoch."""
+    """What several processes trained, with one start of them for all tests: from its name to the receipt and
+    the weights of every epoch."""
     folder = tmp_path_factory.mktemp("together")
     store = open_store(str(folder / "rows"))
     images = dict(np.load(write_images(folder / "images.npz")))
-    inputs = Bound({"real": sealed(store, images, 32), "fake": sealed(store, images | {"image": 255 - images["image"]}, 32, name="1")})
+    inputs = Bound(
+        {
+            "real": sealed(store, images, 32),
+            "fake": sealed(store, images | {"image": 255 - images["image"]}, 32, name="1"),
+        }
+    )
     source = folder / "images.npz"
-    network = SongUNet(model_channels=8, channel_mult=(1, 1), num_blocks=1, attn_resolutions=(), dropout=0.0)  # dropout knows the workers
+    network = SongUNet(
+        model_channels=8, channel_mult=(1, 1), num_blocks=1, attn_resolutions=(), dropout=0.0
+    )  # dropout knows the workers
 
     def trainscore(**fields) -> TrainScore:
         return TrainScore(real=real(source)[:96], network=network, held_out=0.25, **fields)
@@ -95,11 +112,24 @@ def made(tmp_path_factory):
     five = trainscore(batch_size=5, images_per_epoch=5, epochs=1)
     long = trainscore(batch_size=16, epochs=6, ema_halflife=64)
     pair = TrainDiscriminator(
-        real=real(source)[:96], fake=fakes(source)[:96], network=ENCODER, batch_size=2, images_per_epoch=1, epochs=1, held_out=0.03
+        real=real(source)[:96],
+        fake=fakes(source)[:96],
+        network=ENCODER,
+        batch_size=2,
+        images_per_epoch=1,
+        epochs=1,
+        held_out=0.03,
     )
-    trainings = [Training(five, folder / f"five-{workers}", inputs, workers, plain=True) for workers in (1, 2, 3)]
-    trainings += [Training(pair, folder / f"pair-{workers}", inputs, workers, plain=True) for workers in (1, 2)]
-    trainings += [Training(long, folder / "changing", inputs, workers, stop) for workers, stop in ((3, 2), (2, 4), (3, None))]
+    trainings = [
+        Training(five, folder / f"five-{workers}", inputs, workers, plain=True) for workers in (1, 2, 3)
+    ]
+    trainings += [
+        Training(pair, folder / f"pair-{workers}", inputs, workers, plain=True) for workers in (1, 2)
+    ]
+    trainings += [
+        Training(long, folder / "changing", inputs, workers, stop)
+        for workers, stop in ((3, 2), (2, 4), (3, None))
+    ]
     trainings += [Training(long, folder / "same", inputs, 1)]
     run(folder, trainings)
 

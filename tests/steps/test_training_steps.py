@@ -1,4 +1,5 @@
-"""The training loop on real steps, in this process: what it learns, what it commits, and going on after a crash."""
+"""The training loop on real steps, in this process: what it learns, what it commits, and going on after a
+crash."""
 
 import numpy as np
 import pytest
@@ -8,13 +9,16 @@ from steps.streaming import sealed
 from tiny import ENCODER, JUDGE, discriminator, fakes, real, score, write_images
 
 from dgflow import TrainClassifier, TrainDiscriminator
-from dgflow.networks.checkpoints import load_weights
-from dgflow.runtime import checkpoints, training
-from dgflow.runtime.training import train
-from dgflow.steps.binding import Bound, BoundRows, Root, graph
-from dgflow.steps.plan import look
-from dgflow.steps.train_discriminator import summarise
+from dgflow.engine.plan import look
+from dgflow.engine.root import Root
+from dgflow.runtime.training import checkpoints
+from dgflow.runtime.training import loop as training
+from dgflow.runtime.training.loop import train
+from dgflow.specs.bound import Bound, BoundRows
+from dgflow.specs.graph import graph
+from dgflow.steps.training.train_discriminator import summarise
 from dgflow.store.objects import open_store
+from dgflow.weights.tensors import load_weights
 
 
 class Crash(BaseException):
@@ -34,14 +38,19 @@ def source(tmp_path):
 def digests(step, store, inputs):
     """Epoch to digest of its weights."""
     steps = Root(store).steps(step)
-    return {epoch: steps.receipt(key).rows_sha256 for epoch, key in steps.done("epochs", inputs.digests).items()}
+    return {
+        epoch: steps.receipt(key).rows_sha256 for epoch, key in steps.done("epochs", inputs.digests).items()
+    }
 
 
 def test_every_epoch_is_kept_and_training_lowers_the_held_out_loss(source, store):
     step = score(source, epochs=6)
     inputs = complete(step, store)
     steps = Root(store).steps(step)
-    losses = [steps.receipt(key).metrics["held_out_loss"] for _, key in sorted(steps.done("epochs", inputs.digests).items())]
+    losses = [
+        steps.receipt(key).metrics["held_out_loss"]
+        for _, key in sorted(steps.done("epochs", inputs.digests).items())
+    ]
     assert len(losses) == 6
     assert losses[-1] < losses[0]
 
@@ -63,7 +72,9 @@ def test_a_crash_in_mid_epoch_costs_that_epoch_and_changes_no_bit(source, store,
         if kind == "score":
             return score(source, epochs)
         if kind == "classifier":
-            return TrainClassifier(real=real(source)[:64], network=JUDGE, batch_size=16, epochs=epochs, shift=1)
+            return TrainClassifier(
+                real=real(source)[:64], network=JUDGE, batch_size=16, epochs=epochs, shift=1
+            )
         return discriminator(source, epochs)
 
     undisturbed = open_store(str(tmp_path / "undisturbed"))
@@ -108,7 +119,9 @@ def test_a_loss_that_is_not_finite_names_the_epoch_and_keeps_the_ones_before(sou
     inputs = complete(score(source, epochs=1), store)
     steps = Root(store).steps(score(source))
     task = score(source).training_task(inputs)
-    task.loss = lambda network, slots, step: network(torch.zeros(len(slots), 1, 8, 8), torch.ones(len(slots))).sum((1, 2, 3)) * float("nan")
+    task.loss = lambda network, slots, step: (
+        network(torch.zeros(len(slots), 1, 8, 8), torch.ones(len(slots))).sum((1, 2, 3)) * float("nan")
+    )
     with pytest.raises(FloatingPointError, match="in epoch 2"):
         train(task, steps, inputs.digests, epochs=2)
     assert list(steps.done("epochs", inputs.digests)) == [1]
@@ -127,7 +140,9 @@ def test_weights_do_not_depend_on_the_held_out_images(source, store, tmp_path):
         for steps, made in ((own, inputs.digests), (other, {}))
     )
     assert [epoch.rows_sha256 for epoch in ours] == [epoch.rows_sha256 for epoch in theirs]
-    assert all(a.metrics["held_out_loss"] != b.metrics["held_out_loss"] for a, b in zip(ours, theirs, strict=True))
+    assert all(
+        a.metrics["held_out_loss"] != b.metrics["held_out_loss"] for a, b in zip(ours, theirs, strict=True)
+    )
 
 
 def test_a_step_retrained_to_other_weights_makes_what_was_built_on_it_stale(source, store):
@@ -141,8 +156,12 @@ def test_a_step_retrained_to_other_weights_makes_what_was_built_on_it_stale(sour
     steps = root.steps(step)
     key = steps.done("epochs", inputs.digests)[2]
     store.delete(key)
-    tensors = {name: value + 1e-3 for name, value in load_weights(store.get(root_receipt_key(store, step))).items()}
-    checkpoints.commit(steps, "epochs", 2, tensors, inputs.digests, 1.0, {"held_out_loss": 0.1}, torch.device("cpu"))
+    tensors = {
+        name: value + 1e-3 for name, value in load_weights(store.get(root_receipt_key(store, step))).items()
+    }
+    checkpoints.commit(
+        steps, "epochs", 2, tensors, inputs.digests, 1.0, {"held_out_loss": 0.1}, torch.device("cpu")
+    )
     known = {}
     states = {node.step.kind: look(root, node, known) for node in graph(target)}
     assert states["generate"].action == "rebuild"
@@ -156,7 +175,8 @@ def root_receipt_key(store, step):
 
 
 def test_calibration_by_level_against_a_closed_form():
-    """Logits that are the true log-ratio are calibrated; doubling them overstates every probability by a known amount."""
+    """Logits that are the true log-ratio are calibrated; doubling them overstates every probability by a
+    known amount."""
     generator = torch.Generator().manual_seed(0)
     sigma = torch.full((200_000,), 1.0, dtype=torch.float64)
     probability = torch.tensor([0.2, 0.8], dtype=torch.float64).repeat(100_000)
@@ -174,4 +194,6 @@ def test_a_slice_is_read_across_shards_and_trimmed(source, store):
     inputs = complete(score(source, epochs=1), store)
     item = inputs.items["real"]
     assert isinstance(item, BoundRows)
-    assert np.concatenate([part["index"] for part in item.read(["index"], 30, 50)]).tolist() == list(range(30, 50))
+    assert np.concatenate([part["index"] for part in item.read(["index"], 30, 50)]).tolist() == list(
+        range(30, 50)
+    )

@@ -1,4 +1,5 @@
-"""What a stream gives a training: every row once a pass whatever the workers, anew drawn latents, bounded memory, named faults."""
+"""What a stream gives a training: every row once a pass whatever the workers, anew drawn latents, bounded
+memory, named faults."""
 
 import numpy as np
 import pytest
@@ -9,9 +10,9 @@ from steps.streaming import numbered, sealed
 
 from dgflow import ImportImages, TrainDiscriminator, TrainScore
 from dgflow.diffusion import noise
-from dgflow.steps.binding import Bound, BoundRows
-from dgflow.steps.training_data import Stream
-from dgflow.steps.training_order import MOST_LANES, Order
+from dgflow.specs.bound import Bound, BoundRows
+from dgflow.steps.training.order import MOST_LANES, Order
+from dgflow.steps.training.stream import Stream
 from dgflow.store.memory import MemoryStore
 from dgflow.store.objects import open_store
 from dgflow.store.receipts import CorruptObject
@@ -24,9 +25,13 @@ def store(tmp_path):
     return open_store(str(tmp_path / "root"))
 
 
-def stream(rows: BoundRows, batch_size: int, *, held_out: float = 0.0, seed: int = 3, classes: int = 0, **options) -> Stream:
+def stream(
+    rows: BoundRows, batch_size: int, *, held_out: float = 0.0, seed: int = 3, classes: int = 0, **options
+) -> Stream:
     images = ImportImages(source="unused.npz", num_classes=10, image_size=1, channels=3)
-    step = TrainScore(real=images[: rows.stop - rows.start], batch_size=batch_size, held_out=held_out, seed=seed)
+    step = TrainScore(
+        real=images[: rows.stop - rows.start], batch_size=batch_size, held_out=held_out, seed=seed
+    )
     return Stream(step, Bound({"real": rows}), "real", num_classes=classes, device=CPU, **options)
 
 
@@ -37,7 +42,11 @@ def numbers(images: torch.Tensor) -> list[int]:
 
 
 @settings(max_examples=80, deadline=None)
-@given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=12), batch=st.integers(1, 70), seed=st.integers(0, 2**63))
+@given(
+    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=12),
+    batch=st.integers(1, 70),
+    seed=st.integers(0, 2**63),
+)
 def test_every_lane_goes_through_its_rows_once_a_pass_and_together_they_hold_every_row(sizes, batch, seed):
     order, rows, passes = Order(tuple(sizes), batch, seed), sum(sizes), 2
     lanes, share = order.lanes, batch // order.lanes
@@ -59,7 +68,11 @@ def test_every_lane_goes_through_its_rows_once_a_pass_and_together_they_hold_eve
 
 
 @settings(max_examples=40, deadline=None)
-@given(sizes=st.lists(st.integers(1, 30), min_size=1, max_size=8), share=st.integers(1, 8), step=st.integers(0, 10**9))
+@given(
+    sizes=st.lists(st.integers(1, 30), min_size=1, max_size=8),
+    share=st.integers(1, 8),
+    step=st.integers(0, 10**9),
+)
 def test_workers_take_their_own_part_of_the_same_batch(sizes, share, step):
     for workers in (2, 3):
         order = Order(tuple(sizes), share * workers, 5)
@@ -71,14 +84,21 @@ def test_workers_take_their_own_part_of_the_same_batch(sizes, share, step):
 
 def test_two_workers_read_half_of_the_shards_each_and_a_few_that_lanes_share():
     order, steps = Order((8,) * 128, 32, 0), 8 * 128 // 32
-    both = [{p for step in range(steps) for p in order.places(step, slots).piece.tolist()} for slots in (np.arange(16), np.arange(16, 32))]
+    both = [
+        {p for step in range(steps) for p in order.places(step, slots).piece.tolist()}
+        for slots in (np.arange(16), np.arange(16, 32))
+    ]
     assert [len(pieces) for pieces in both] == [64, 64]
 
 
 def test_the_first_epoch_shows_no_image_twice_and_never_a_held_out_one(store):
     rows = stream(sealed(store, numbered(1000), 64, start=30, stop=950), 48, held_out=0.25)
     assert (rows.training, rows.held) == (690, 230)
-    seen = [number for step in range(rows.training // 48) for number in numbers(rows.take(step, torch.arange(48))[0])]
+    seen = [
+        number
+        for step in range(rows.training // 48)
+        for number in numbers(rows.take(step, torch.arange(48))[0])
+    ]
     assert len(seen) == len(set(seen)) == 14 * 48
     assert set(seen) <= set(range(30, 720))
     assert numbers(rows.kept_apart(torch.arange(230))[0]) == list(range(720, 950))
@@ -91,10 +111,14 @@ def test_a_batch_is_a_pure_function_of_seed_and_step_in_whatever_order_it_is_ask
     slots = torch.arange(20)
     in_order = [numbers(rows.take(step, slots)[0]) for step in range(40)]
     again = stream(bound, 20)
-    assert {step: numbers(again.take(step, slots)[0]) for step in (39, 3, 17, 4, 5, 17)} == {s: in_order[s] for s in (39, 3, 17, 4, 5)}
+    assert {step: numbers(again.take(step, slots)[0]) for step in (39, 3, 17, 4, 5, 17)} == {
+        s: in_order[s] for s in (39, 3, 17, 4, 5)
+    }
     halves = [stream(bound, 20) for _ in range(2)]
     for step in (0, 1, 2, 30):
-        parts = [numbers(half.take(step, part)[0]) for half, part in zip(halves, slots.split(10), strict=True)]
+        parts = [
+            numbers(half.take(step, part)[0]) for half, part in zip(halves, slots.split(10), strict=True)
+        ]
         assert parts[0] + parts[1] == in_order[step]
     other = stream(bound, 20, seed=4)
     assert numbers(other.take(0, slots)[0]) != in_order[0]
@@ -154,9 +178,13 @@ def test_fewer_fakes_than_reals_come_round_more_often_and_halves_stay_balanced(s
     both = {"real": sealed(store, numbered(512), 32), "fake": sealed(store, numbered(96), 32, name="1")}
     images = ImportImages(source="unused.npz", num_classes=10, image_size=1, channels=3)
     step = TrainDiscriminator(real=images[:512], fake=images[:96], batch_size=32, held_out=0.0)
-    streams = [Stream(step, Bound(both), name, num_classes=0, device=CPU, first=first, every=2) for first, name in enumerate(both)]
+    streams = [
+        Stream(step, Bound(both), name, num_classes=0, device=CPU, first=first, every=2)
+        for first, name in enumerate(both)
+    ]
     seen = [
-        [n for number in range(32) for n in numbers(rows.take(number, torch.arange(first, 32, 2))[0])] for first, rows in enumerate(streams)
+        [n for number in range(32) for n in numbers(rows.take(number, torch.arange(first, 32, 2))[0])]
+        for first, rows in enumerate(streams)
     ]
     assert np.bincount(seen[0]).tolist() == [1] * 512
     times = np.bincount(seen[1])
@@ -206,8 +234,11 @@ def test_held_out_latents_are_the_same_at_every_use(store):
 
 
 def test_stored_draws_of_a_hierarchical_encoder_are_all_used(store):
-    """Three draws of the image, then three of its mirror image; each row's draws are its number times ten and their own number."""
-    values = (np.arange(32)[:, None] * 10 + np.arange(6)).astype(np.float16)[:, :, None, None, None] * np.ones((1, 1, 2, 2, 2), np.float16)
+    """Three draws of the image, then three of its mirror image; each row's draws are its number times ten and
+    their own number."""
+    values = (np.arange(32)[:, None] * 10 + np.arange(6)).astype(np.float16)[
+        :, :, None, None, None
+    ] * np.ones((1, 1, 2, 2, 2), np.float16)
     rows = stream(sealed(store, {"label": np.zeros(32, np.int64), "latent": values}, 8), 32)
     seen = torch.cat([rows.take(step, torch.arange(32))[0][:, 0, 0, 0] for step in range(60)]).long()
     assert np.bincount(seen // 10).tolist() == [60] * 32
@@ -229,7 +260,9 @@ def test_latents_of_a_sampler_are_taken_as_they_are(store):
 def test_mirrored_images_are_half_of_the_uses_and_none_of_the_held_out_ones(store):
     image = np.zeros((64, 2, 3, 1), np.uint8)
     image[:, :, 0] = 255
-    rows = stream(sealed(store, {"label": np.zeros(64, np.int64), "image": image}, 16), 32, held_out=0.5, mirror=True)
+    rows = stream(
+        sealed(store, {"label": np.zeros(64, np.int64), "image": image}, 16), 32, held_out=0.5, mirror=True
+    )
     left = torch.cat([rows.take(step, torch.arange(32))[0][:, 0, 1] for step in range(40)])
     assert set(map(tuple, left.tolist())) == {(1, -1, -1), (-1, -1, 1)}
     assert abs((left[:, 0] > 0).float().mean() - 0.5) < 0.056  # four standard errors of 1280
@@ -254,11 +287,15 @@ def test_a_corrupt_shard_is_named_by_the_step_that_needs_it(store):
 def test_labels_outside_the_classes_are_refused_with_their_range(store):
     images = numbered(32) | {"label": np.arange(32)}
     rows = stream(sealed(store, images, 16), 32, classes=20)
-    with pytest.raises(ValueError, match="expected labels 0 to 19 in import-images-.*, found 16 to 31 in shard 1"):
+    with pytest.raises(
+        ValueError, match="expected labels 0 to 19 in import-images-.*, found 16 to 31 in shard 1"
+    ):
         rows.take(0, torch.arange(32))
     rows.close()
 
 
 def test_rows_without_images_or_latents_are_refused(store):
-    with pytest.raises(ValueError, match=r"expected a column image, latent or mean .* found \['feature', 'index', 'label'\]"):
+    with pytest.raises(
+        ValueError, match=r"expected a column image, latent or mean .* found \['feature', 'index', 'label'\]"
+    ):
         stream(sealed(store, {"label": np.zeros(4, np.int64), "feature": np.zeros((4, 2))}, 4), 2)

@@ -1,4 +1,5 @@
-"""Trainings by several processes of this machine, over gloo and without Ray: one start of the processes for any number of trainings."""
+"""Trainings by several processes of this machine, over gloo and without Ray: one start of the processes for
+any number of trainings."""
 
 from __future__ import annotations
 
@@ -12,22 +13,28 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import start_processes
 from torch.nn.parallel import DistributedDataParallel
 
-from dgflow.runtime.training import train
-from dgflow.steps.binding import Bound, Root
-from dgflow.steps.step import TrainStep
+from dgflow.engine.root import Root
+from dgflow.runtime.training.loop import train
+from dgflow.specs.bound import Bound
+from dgflow.specs.step import TrainStep
 from dgflow.store.objects import open_store
 
 
 @dataclass
 class Training:
-    """Of `step` in the root to its last epoch by so many workers, or until there are `stop` epochs. Receipts name no inputs."""
+    """Of `step` in the root to its last epoch by so many workers, or until there are `stop` epochs.
+
+    Receipts name no inputs.
+    """
 
     step: TrainStep
     root: Path
     inputs: Bound
     workers: int
     stop: int | None = None
-    plain: bool = False  # steps of plain gradient descent of rate 1, whose change of the weights is the gradient
+    plain: bool = (
+        False  # steps of plain gradient descent of rate 1, whose change of the weights is the gradient
+    )
 
 
 def run(folder: Path, trainings: list[Training]) -> None:
@@ -42,7 +49,9 @@ def _process(rank: int, folder: Path, trainings: list[Training]) -> None:
         if rank >= each.workers:
             continue
         meeting = f"file://{folder}/meeting-{number}"
-        dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=each.workers, timeout=timedelta(seconds=120))
+        dist.init_process_group(
+            "gloo", init_method=meeting, rank=rank, world_size=each.workers, timeout=timedelta(seconds=120)
+        )
         try:
             _train(rank, each)
         finally:
@@ -59,7 +68,9 @@ def _train(rank: int, each: Training) -> None:
         return steps.is_committed("epochs", each.stop or 0, {})
 
     options: dict[str, Any] = (
-        {"wrap": lambda network: DistributedDataParallel(network, broadcast_buffers=False)} if each.workers > 1 else {}
+        {"wrap": lambda network: DistributedDataParallel(network, broadcast_buffers=False)}
+        if each.workers > 1
+        else {}
     )
     if each.stop is not None:
         options["enough"] = enough

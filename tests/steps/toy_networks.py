@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import dgflow as dg
-from dgflow.networks.checkpoints import save_weights
-from dgflow.steps.binding import Bound
+from dgflow.specs.bound import Bound
+from dgflow.weights.tensors import save_weights
 
 HEAD = dg.ADMEncoder(model_channels=32, num_res_blocks=1, attention_resolutions=(), num_head_channels=32)
 SD = dg.StableDiffusionVAE(block_out_channels=(16, 16, 16), layers_per_block=1, norm_num_groups=8)
@@ -24,7 +24,13 @@ HIERARCHICAL = dg.NVAE(
     num_cell_per_cond_enc=1,
     num_cell_per_cond_dec=1,
 )
-EDM: dict[str, Any] = {"model_channels": 8, "channel_mult": (1, 2), "num_blocks": 1, "attn_resolutions": (4,), "dropout": 0.0}
+EDM: dict[str, Any] = {
+    "model_channels": 8,
+    "channel_mult": (1, 2),
+    "num_blocks": 1,
+    "attn_resolutions": (4,),
+    "dropout": 0.0,
+}
 WIDE: dict[str, Any] = EDM | {"model_channels": 32}
 SCORES: dict[str, dict[str, Any]] = {
     "SongUNet": {"network": dg.SongUNet(**EDM), "num_classes": 3},
@@ -33,14 +39,24 @@ SCORES: dict[str, dict[str, Any]] = {
     "DhariwalUNet": {"network": dg.DhariwalUNet(**WIDE), "num_classes": 3},
     "DhariwalUNet iDDPM": {"network": dg.DhariwalUNet(**WIDE, precond="iddpm"), "num_classes": 3},
     "ADMUNet": {
-        "network": dg.ADMUNet(model_channels=32, channel_mult=(1, 1), num_res_blocks=1, attention_resolutions=(2,), num_head_channels=32),
+        "network": dg.ADMUNet(
+            model_channels=32,
+            channel_mult=(1, 1),
+            num_res_blocks=1,
+            attention_resolutions=(2,),
+            num_head_channels=32,
+        ),
         "num_classes": 3,
     },
     "DiT": {"network": dg.DiT(hidden_size=32, depth=1, num_heads=2), "num_classes": 3, "channels": 4},
-    "NCSNpp": {"network": dg.NCSNpp(nf=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(4,), dropout=0.0)},
+    "NCSNpp": {
+        "network": dg.NCSNpp(nf=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(4,), dropout=0.0)
+    },
     "DDPMUNet": {"network": dg.DDPMUNet(ch=32, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=(4,))},
     "LSGMPrior": {
-        "network": dg.LSGMPrior(num_channels=8, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=(4,), embedding_dim=16),
+        "network": dg.LSGMPrior(
+            num_channels=8, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=(4,), embedding_dim=16
+        ),
         "channels": 6,
     },
 }
@@ -65,10 +81,13 @@ def pretrained(folder: Path, name: str, inputs: Bound | None = None, **fields: A
 
 
 def discriminator(folder: Path, classifier: dg.Pretrained) -> dg.Pretrained:
-    """A head, with 1,000 rows of labels as the published ones, on the features of a classifier that is a `HEAD` itself."""
+    """A head, with 1,000 rows of labels as the published ones, on the features of a classifier that is a
+    `HEAD` itself."""
     file = folder / f"{Path(classifier.source).stem}-head.safetensors"
     torch.manual_seed(0)
     head = HEAD.build(image_size=8, in_channels=HEAD.model_channels, out_channels=1, num_classes=1000)
     file.write_bytes(save_weights(randomised(head)))
     network = dg.Discriminator(head=HEAD, features=classifier.weights())
-    return dg.Pretrained(source=str(file), network=network, image_size=8, channels=classifier.channels, num_classes=1000)
+    return dg.Pretrained(
+        source=str(file), network=network, image_size=8, channels=classifier.channels, num_classes=1000
+    )

@@ -1,4 +1,5 @@
-"""A store whose clock the test sets, and two who use it at once, whose single operations the test puts in an order."""
+"""A store whose clock the test sets, and two who use it at once, whose single operations the test puts in an
+order."""
 
 import threading
 from collections.abc import Callable, Iterable
@@ -13,7 +14,10 @@ DAY = 86_400.0
 
 @dataclass
 class AgingStore(FaultyStore):
-    """Passes everything on to `inner`; objects have the times of a clock that only the test moves. `clock` is seconds since the epoch."""
+    """Passes everything on to `inner`; objects have the times of a clock that only the test moves.
+
+    `clock` is seconds since the epoch.
+    """
 
     clock: float = 1e9
     times: dict[str, float] = field(default_factory=dict)
@@ -35,7 +39,8 @@ class AgingStore(FaultyStore):
 
 
 class Stepped:
-    """One who works in a thread of its own, and waits before each of its store's operations until it is told to do one."""
+    """One who works in a thread of its own, and waits before each of its store's operations until it is told
+    to do one."""
 
     def __init__(self, store: AgingStore, work: Callable[["SteppedStore"], object]) -> None:
         self._turn, self._done = threading.Semaphore(0), threading.Semaphore(0)
@@ -44,7 +49,11 @@ class Stepped:
 
         def run() -> None:
             try:
-                work(SteppedStore(store.inner, clock=store.clock, times=store.times, turn=self._turn, done=self._done))
+                work(
+                    SteppedStore(
+                        store.inner, clock=store.clock, times=store.times, turn=self._turn, done=self._done
+                    )
+                )
             except BaseException as error:
                 self.error = error
             self.finished = True
@@ -81,7 +90,8 @@ class SteppedStore(AgingStore):
 
 
 def interleave(first: Stepped, second: Stepped, turns: Iterable[bool]) -> None:
-    """Let the first do an operation for each True, the second for each False, then both to their ends, the second before."""
+    """Let the first do an operation for each True, the second for each False, then both to their ends, the
+    second before."""
     for turn in turns:
         one = first if turn else second
         if not one.finished:

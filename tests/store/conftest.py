@@ -1,4 +1,5 @@
-"""Stores for the tests of this folder: one S3 server for all of them, and a fresh, empty place in it for each test."""
+"""Stores for the tests of this folder: one S3 server for all of them, and a fresh, empty place in it for each
+test."""
 
 import uuid
 from collections.abc import Iterator
@@ -22,7 +23,8 @@ def s3_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[st
 
 @pytest.fixture
 def s3_url(s3_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
-    """An empty prefix of the running server, with its credentials in the environment and short pauses between repetitions."""
+    """An empty prefix of the running server, with its credentials in the environment and short pauses between
+    repetitions."""
     for name, value in s3_environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(s3, "BACK_OFF", (0.01,) * 5)
@@ -31,7 +33,8 @@ def s3_url(s3_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> s
 
 @pytest.fixture(scope="session")
 def s3_connections() -> dict[int, Any]:
-    """One connection for all tests that use the same credentials: each costs a fifth of a second of computing."""
+    """One connection for all tests that use the same credentials: each costs a fifth of a second of
+    computing."""
     return {}
 
 

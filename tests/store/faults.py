@@ -1,4 +1,5 @@
-"""A store that fails on purpose: a writer that dies, or a reply that is an error, before or after any of its operations."""
+"""A store that fails on purpose: a writer that dies, or a reply that is an error, before or after any of its
+operations."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,5 @@
-"""A TCP proxy on loopback that loses replies: the request reaches the server, and the client never hears of it."""
+"""A TCP proxy on loopback that loses replies: the request reaches the server, and the client never hears of
+it."""
 
 import contextlib
 import socket
@@ -8,7 +9,8 @@ from urllib.parse import urlsplit
 
 
 class LossyProxy:
-    """Forwards connections to a server; cuts the client off instead of passing on the next `lose` replies to PUT requests."""
+    """Forwards connections to a server; cuts the client off instead of passing on the next `lose` replies to
+    PUT requests."""
 
     def __init__(self, listener: socket.socket, server: tuple[str, int]) -> None:
         self.url = "http://{}:{}".format(*listener.getsockname())

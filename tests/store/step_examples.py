@@ -30,7 +30,13 @@ def rows(number: int, salt: int = 0) -> Columns:
     }
 
 
-def write(steps: StepStore, number: int, inputs: dict[str, str] | None = None, salt: int = 0, format: Any = "parquet") -> Receipt:
+def write(
+    steps: StepStore,
+    number: int,
+    inputs: dict[str, str] | None = None,
+    salt: int = 0,
+    format: Any = "parquet",
+) -> Receipt:
     return steps.write_shard(
         number,
         rows(number, salt),
@@ -47,5 +53,6 @@ def write(steps: StepStore, number: int, inputs: dict[str, str] | None = None, s
 
 def same_rows(found: Columns, expected: Columns) -> bool:
     return found.keys() == expected.keys() and all(
-        found[name].dtype == values.dtype and np.array_equal(found[name], values) for name, values in expected.items()
+        found[name].dtype == values.dtype and np.array_equal(found[name], values)
+        for name, values in expected.items()
     )

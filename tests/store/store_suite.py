@@ -87,10 +87,21 @@ class StoreSuite:
         assert [store.size(key) for key in ("folder", "other", "folder/object/below")] == [None, None, None]
 
     def test_a_listing_shows_a_folder_at_any_depth_sorted_by_key(self, store: ObjectStore) -> None:
-        for key in ("step/shards/00010.json", "step/shards/00002.json", "step/shards/deep/er", "step/shards-other/x", "step/shards0", "x"):
+        for key in (
+            "step/shards/00010.json",
+            "step/shards/00002.json",
+            "step/shards/deep/er",
+            "step/shards-other/x",
+            "step/shards0",
+            "x",
+        ):
             store.put(key, key.encode())
         listed = store.list("step/shards")
-        assert [entry.key for entry in listed] == ["step/shards/00002.json", "step/shards/00010.json", "step/shards/deep/er"]
+        assert [entry.key for entry in listed] == [
+            "step/shards/00002.json",
+            "step/shards/00010.json",
+            "step/shards/deep/er",
+        ]
         assert [entry.bytes for entry in listed] == [len(entry.key) for entry in listed]
         assert len(store.list("")) == 6
 
@@ -133,9 +144,20 @@ class StoreSuite:
         store.delete("never/was")
         assert store.size("a") is None
 
-    @pytest.mark.parametrize("key", ["", "/a", "a/", "a//b", "../a", "a/../b", "a/.hidden", ".tmp/x", "a b", "ä", "a\\b", "a?b", "a\n"])
-    def test_a_key_that_could_leave_the_root_or_mean_two_things_is_refused(self, store: ObjectStore, key: str) -> None:
-        for attempt in (store.get, store.size, store.delete, lambda key: store.put(key, b"x"), lambda key: store.create(key, b"x")):
+    @pytest.mark.parametrize(
+        "key",
+        ["", "/a", "a/", "a//b", "../a", "a/../b", "a/.hidden", ".tmp/x", "a b", "ä", "a\\b", "a?b", "a\n"],
+    )
+    def test_a_key_that_could_leave_the_root_or_mean_two_things_is_refused(
+        self, store: ObjectStore, key: str
+    ) -> None:
+        for attempt in (
+            store.get,
+            store.size,
+            store.delete,
+            lambda key: store.put(key, b"x"),
+            lambda key: store.create(key, b"x"),
+        ):
             with pytest.raises(ValueError, match="expected a key"):
                 attempt(key)
 
@@ -144,7 +166,9 @@ class StoreSuite:
             wins: list[int] = []
             gate = threading.Barrier(RACERS)
 
-            def racer(i: int, race: int = race, wins: list[int] = wins, gate: threading.Barrier = gate) -> None:
+            def racer(
+                i: int, race: int = race, wins: list[int] = wins, gate: threading.Barrier = gate
+            ) -> None:
                 gate.wait()
                 if store.create(f"race/{race}", f"racer {i}".encode()):
                     wins.append(i)
@@ -163,7 +187,16 @@ class StoreSuite:
 
         def racer(i: int) -> None:
             gate.wait()
-            wins.put((i, [race for race in range(self.races) if store.create(f"race/{race}", f"racer {i}".encode())]))
+            wins.put(
+                (
+                    i,
+                    [
+                        race
+                        for race in range(self.races)
+                        if store.create(f"race/{race}", f"racer {i}".encode())
+                    ],
+                )
+            )
 
         racers = [context.Process(target=racer, args=(i,)) for i in range(RACERS)]
         for each in racers:
@@ -174,7 +207,9 @@ class StoreSuite:
             assert each.exitcode == 0
         winner = {race: i for i, races in results for race in races}
         assert sum(len(races) for _, races in results) == len(winner) == self.races
-        assert {race: store.get(f"race/{race}") for race in winner} == {race: f"racer {i}".encode() for race, i in winner.items()}
+        assert {race: store.get(f"race/{race}") for race in winner} == {
+            race: f"racer {i}".encode() for race, i in winner.items()
+        }
         assert store.get("before") == b"the parent's connection is open"
 
     def test_readers_see_old_or_new_bytes_and_never_a_mixture(self, store: ObjectStore) -> None:

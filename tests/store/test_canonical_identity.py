@@ -42,7 +42,9 @@ def test_a_value_has_one_text_and_one_fingerprint(value: Any, text: str, sha256:
 
 
 def test_the_order_of_keys_and_the_kind_of_sequence_do_not_matter() -> None:
-    assert canonical_json({"a": (1, 2), "b": {"d": 1, "c": 2}}) == canonical_json({"b": {"c": 2, "d": 1}, "a": [1, 2]})
+    assert canonical_json({"a": (1, 2), "b": {"d": 1, "c": 2}}) == canonical_json(
+        {"b": {"c": 2, "d": 1}, "a": [1, 2]}
+    )
 
 
 def test_a_float_that_is_a_whole_number_stays_a_float() -> None:
@@ -52,9 +54,15 @@ def test_a_float_that_is_a_whole_number_stays_a_float() -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ({"fields": {"sampler": {"steps": max}}}, r"fields\.sampler\.steps: .* found a builtins\.builtin.*; a function has no stable"),
+        (
+            {"fields": {"sampler": {"steps": max}}},
+            r"fields\.sampler\.steps: .* found a builtins\.builtin.*; a function has no stable",
+        ),
         ({"fields": {"loss": lambda: 0}}, r"fields\.loss: .* a function has no stable form"),
-        ({"guidance": [{"weight": 1.0}, {"weight": math.nan}]}, r"guidance\[1\]\.weight: .* found the float nan; use None, or a finite"),
+        (
+            {"guidance": [{"weight": 1.0}, {"weight": math.nan}]},
+            r"guidance\[1\]\.weight: .* found the float nan; use None, or a finite",
+        ),
         ([math.inf], r"\[0\]: .* found the float inf"),
         ({"a": b"x"}, r"a: .* found a builtins\.bytes; give text"),
         ({"a": np.float64(1.0)}, r"a: .* found a numpy\.float64; call \.item\(\)"),
@@ -65,7 +73,10 @@ def test_a_float_that_is_a_whole_number_stays_a_float() -> None:
         ({"a": {"x", "y"}}, r"a: .* found a builtins\.set; give its plain fields"),
         ({"a": ("x", object())}, r"a\[1\]: .* found a builtins\.object"),
         ({"a": "\ud800"}, r"a: .* a lone surrogate"),
-        (object(), r"value: expected None, bool, int, float, str, list, tuple or dict, found a builtins\.object"),
+        (
+            object(),
+            r"value: expected None, bool, int, float, str, list, tuple or dict, found a builtins\.object",
+        ),
     ],
 )
 def test_a_value_without_a_stable_text_is_refused_by_its_path(value: Any, message: str) -> None:
@@ -75,8 +86,19 @@ def test_a_value_without_a_stable_text_is_refused_by_its_path(value: Any, messag
 
 
 names = st.text("abcdef", min_size=1, max_size=3)
-leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=4)
-plain = st.recursive(leaves, lambda inner: st.lists(inner, min_size=1, max_size=3) | st.dictionaries(names, inner, min_size=1, max_size=3))
+leaves = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=4)
+)
+plain = st.recursive(
+    leaves,
+    lambda inner: (
+        st.lists(inner, min_size=1, max_size=3) | st.dictionaries(names, inner, min_size=1, max_size=3)
+    ),
+)
 
 
 def paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -88,7 +110,9 @@ def paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 @given(st.data(), st.dictionaries(names, plain, min_size=1, max_size=4))
-def test_changing_any_field_changes_the_fingerprint_and_is_named(data: st.DataObject, value: dict[str, Any]) -> None:
+def test_changing_any_field_changes_the_fingerprint_and_is_named(
+    data: st.DataObject, value: dict[str, Any]
+) -> None:
     path = data.draw(st.sampled_from(paths(value)))
     changed = copy.deepcopy(value)
     inside = changed
@@ -98,7 +122,9 @@ def test_changing_any_field_changes_the_fingerprint_and_is_named(data: st.DataOb
     inside[path[-1]] = new = data.draw(leaves.filter(lambda new: canonical_json(new) != canonical_json(old)))
     assert fingerprint(changed) != fingerprint(value)
     name = re.sub(r"^\.", "", "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path))
-    assert differences(value, changed) == [f"{name}: recorded {canonical_json(old)}, now {canonical_json(new)}"]
+    assert differences(value, changed) == [
+        f"{name}: recorded {canonical_json(old)}, now {canonical_json(new)}"
+    ]
 
 
 @given(plain)

@@ -17,9 +17,9 @@ from store.step_examples import DOCUMENT, INPUTS, OTHER_INPUTS, ROWS, step, writ
 from typer.testing import CliRunner
 
 from dgflow.cli.recipe import application
-from dgflow.steps import gc
-from dgflow.steps.binding import Root
-from dgflow.steps.gc import collect
+from dgflow.engine import gc
+from dgflow.engine.gc import collect
+from dgflow.engine.root import Root
 from dgflow.store.identity import sha256_hex
 from dgflow.store.objects import ObjectStore, open_store
 from dgflow.store.step_store import StepStore
@@ -114,7 +114,10 @@ def test_parts_of_different_folders_are_told_apart(aging: AgingStore) -> None:
             step(FaultyStore(aging, 1)).commit(folder, 3, folder.encode(), suffix="safetensors", **options)
     steps.commit("epochs", 3, b"whole", suffix="safetensors", **options)
     aging.clock += 8 * DAY
-    orphans = [f"{folder}-00003-{sha256_hex(folder.encode())[:16]}.safetensors" for folder in ("checkpoints", "epochs")]
+    orphans = [
+        f"{folder}-00003-{sha256_hex(folder.encode())[:16]}.safetensors"
+        for folder in ("checkpoints", "epochs")
+    ]
     assert gone(aging) == [f"{steps.name}/data/{name}" for name in orphans]
 
 
@@ -126,7 +129,10 @@ def test_a_dry_run_removes_nothing_and_tells_the_same(aging: AgingStore) -> None
     before = keys(aging)
     dry = collect(aging, delete=False, tell=lines.append)
     assert keys(aging) == before
-    assert (dry.number, dry.bytes) == (2, sum(entry.bytes for entry in aging.list(f"{step(aging).name}/data")))
+    assert (dry.number, dry.bytes) == (
+        2,
+        sum(entry.bytes for entry in aging.list(f"{step(aging).name}/data")),
+    )
     assert lines == [f"{step(aging).name}: 2 data objects and 0 notes, {dry.bytes / 1e6:.1f} MB"]
     assert collect(aging, delete=True, tell=lines.append).steps == dry.steps
     assert collect(aging, delete=True, tell=lines.append).number == 0
@@ -136,7 +142,9 @@ def test_a_dry_run_removes_nothing_and_tells_the_same(aging: AgingStore) -> None
     ("description", "why"),
     [(None, "no step.json"), (b"{", "expected JSON"), (b'{"fingerprint": "0"}', "of another step")],
 )
-def test_a_folder_that_does_not_say_what_it_is_is_not_touched(aging: AgingStore, description: bytes | None, why: str) -> None:
+def test_a_folder_that_does_not_say_what_it_is_is_not_touched(
+    aging: AgingStore, description: bytes | None, why: str
+) -> None:
     orphan(aging)
     if description is None:
         aging.delete(f"{step(aging).name}/step.json")
@@ -163,7 +171,13 @@ def test_a_step_with_a_record_that_cannot_be_read_is_not_touched(aging: AgingSto
 
 
 def test_nothing_outside_the_folders_of_steps_is_touched(aging: AgingStore) -> None:
-    others = ["dgflow.json", "report.html", "weights/x.safetensors", "data/00000-0123456789abcdef.parquet", "notes-1/data/00000-0.parquet"]
+    others = [
+        "dgflow.json",
+        "report.html",
+        "weights/x.safetensors",
+        "data/00000-0123456789abcdef.parquet",
+        "notes-1/data/00000-0.parquet",
+    ]
     for key in others:
         aging.put(key, b"x")
     aging.put(f"{step(aging).name}/data/by-hand.parquet", b"x")
@@ -258,11 +272,7 @@ def test_what_stops_gc_between_a_delete_and_the_look_after_it_puts_everything_ba
 
 
 @settings(max_examples=300, deadline=None)
-@given(
-    turns=st.lists(st.booleans(), max_size=30),
-    dies_at=st.none() | st.integers(0, 1),
-    same=st.booleans(),
-)
+@given(turns=st.lists(st.booleans(), max_size=30), dies_at=st.none() | st.integers(0, 1), same=st.booleans())
 def test_no_order_of_the_operations_of_a_commit_and_a_gc_loses_what_is_committed(
     turns: list[bool], dies_at: int | None, same: bool
 ) -> None:

@@ -1,4 +1,5 @@
-"""`verify` and its repair of a damaged root, on every backend: each damage is named, and mended or told why not."""
+"""`verify` and its repair of a damaged root, on every backend: each damage is named, and mended or told why
+not."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,10 +9,12 @@ import tiny
 from inprocess import complete
 
 from dgflow import ImportImages
-from dgflow.steps import import_images
-from dgflow.steps.binding import Bound, Root, graph
-from dgflow.steps.step import ResultStep, Slice, Spread
-from dgflow.steps.verify import Verified, repair, verify
+from dgflow.engine.root import Root
+from dgflow.engine.verify import Verified, repair, verify
+from dgflow.specs.bound import Bound
+from dgflow.specs.graph import graph
+from dgflow.specs.step import ResultStep, Slice, Spread
+from dgflow.steps.sources import import_images
 from dgflow.store.objects import ObjectStore
 from dgflow.store.step_store import StepStore, read_rows
 
@@ -29,7 +32,9 @@ class Means(ResultStep):
 
     def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
         del spread, store
-        return repr([float(image.mean()) for piece in inputs.pieces("samples", ["image"]) for image in piece["image"]]).encode()
+        return repr(
+            [float(image.mean()) for piece in inputs.pieces("samples", ["image"]) for image in piece["image"]]
+        ).encode()
 
 
 @pytest.fixture
@@ -49,7 +54,10 @@ def made(target: Means, store: ObjectStore) -> Iterator[StepStore]:
 
 
 def digests(steps: StepStore) -> list[str]:
-    return [receipt.rows_sha256 for receipt in steps.receipts([entry.key for entry in steps.store.list(f"{steps.name}/shards")])]
+    return [
+        receipt.rows_sha256
+        for receipt in steps.receipts([entry.key for entry in steps.store.list(f"{steps.name}/shards")])
+    ]
 
 
 def the(steps: StepStore, folder: str, number: int = 0) -> str:
@@ -67,11 +75,18 @@ def mended(target: Means, store: ObjectStore) -> Verified:
 
 def test_a_whole_root_has_nothing_to_tell(target: Means, made: StepStore) -> None:
     found = verify(target, made.store, lambda _: None)
-    assert (found.checked, found.damaged, found.missing, found.records) == (4, [], [], [])  # listing, two shards, means
+    assert (found.checked, found.damaged, found.missing, found.records) == (
+        4,
+        [],
+        [],
+        [],
+    )  # listing, two shards, means
 
 
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "missing"])
-def test_damaged_data_is_named_and_comes_back_with_the_same_rows(target: Means, made: StepStore, damage: str) -> None:
+def test_damaged_data_is_named_and_comes_back_with_the_same_rows(
+    target: Means, made: StepStore, damage: str
+) -> None:
     key = the(made, "data", 1)
     data = made.store.get(key)
     if damage == "missing":
@@ -87,7 +102,9 @@ def test_damaged_data_is_named_and_comes_back_with_the_same_rows(target: Means, 
 
 @pytest.mark.parametrize("record", ["shards", "manifests", "step.json"])
 @pytest.mark.parametrize("kept", [0, 40])
-def test_a_truncated_record_is_named_and_written_again(target: Means, made: StepStore, record: str, kept: int) -> None:
+def test_a_truncated_record_is_named_and_written_again(
+    target: Means, made: StepStore, record: str, kept: int
+) -> None:
     key = f"{made.name}/step.json" if record == "step.json" else the(made, record)
     data = made.store.get(key)
     made.store.put(key, data[:kept])
@@ -99,9 +116,17 @@ def test_a_truncated_record_is_named_and_written_again(target: Means, made: Step
         assert made.store.get(key) == data
 
 
-def test_everything_damaged_at_once_is_found_and_mended_layer_by_layer(target: Means, made: StepStore) -> None:
+def test_everything_damaged_at_once_is_found_and_mended_layer_by_layer(
+    target: Means, made: StepStore
+) -> None:
     store, own = made.store, Root(made.store).steps(target)
-    for key in (the(made, "manifests"), the(made, "shards"), the(made, "data", 1), the(own, "results"), f"{own.name}/step.json"):
+    for key in (
+        the(made, "manifests"),
+        the(made, "shards"),
+        the(made, "data", 1),
+        the(own, "results"),
+        f"{own.name}/step.json",
+    ):
         store.put(key, b"{")
     found = mended(target, store)
     assert (found.damaged, found.missing, found.checked) == ([], [], 4)
@@ -128,14 +153,21 @@ def test_rows_that_come_out_otherwise_are_not_put_in_the_place_of_sealed_ones(
     assert (found.damaged, found.missing) == ([], [])
 
 
-def test_the_same_rows_in_other_bytes_are_sealed_again_with_the_same_digest(target: Means, made: StepStore) -> None:
+def test_the_same_rows_in_other_bytes_are_sealed_again_with_the_same_digest(
+    target: Means, made: StepStore
+) -> None:
     """As another version of pyarrow writes them."""
-    key, manifest = the(made, "shards"), Root(made.store).bind(target, {target.samples.step.fingerprint: _bound(target, made.store)})
+    key, manifest = (
+        the(made, "shards"),
+        Root(made.store).bind(target, {target.samples.step.fingerprint: _bound(target, made.store)}),
+    )
     assert manifest is not None
     old = made.receipt(key)
     rows = made.read_shard(old)
     made.discard(key)
-    fields = {name: getattr(old, name) for name in ("start", "stop", "inputs", "seconds", "device", "versions")}
+    fields = {
+        name: getattr(old, name) for name in ("start", "stop", "inputs", "seconds", "device", "versions")
+    }
     made.write_shard(0, rows, format="npz", **fields)
     (line,) = verify(target, made.store, lambda _: None).damaged
     assert the(made, "manifests") in line and old.key in line
@@ -148,7 +180,9 @@ def test_the_same_rows_in_other_bytes_are_sealed_again_with_the_same_digest(targ
 
 def _bound(target: Means, store: ObjectStore) -> Bound:
     root, step = Root(store), target.samples.step
-    known: dict[str, Bound | None] = {reference.step.fingerprint: Bound() for reference in step.inputs().values()}
+    known: dict[str, Bound | None] = {
+        reference.step.fingerprint: Bound() for reference in step.inputs().values()
+    }
     bound = root.bind(step, known)
     assert bound is not None
     return bound

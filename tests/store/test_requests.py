@@ -9,7 +9,7 @@ import pytest
 from cluster.faulty_proxy import FaultyProxy, faulty_proxy
 from store.step_examples import DOCUMENT, INPUTS, ROWS, step, write
 
-from dgflow.steps.gc import collect
+from dgflow.engine.gc import collect
 from dgflow.store.objects import ObjectStore, open_store
 from dgflow.store.step_store import StepStore
 
@@ -29,7 +29,7 @@ def store(s3_url: str, proxy: FaultyProxy) -> ObjectStore:
 
 
 def work(steps: StepStore, shards: int) -> None:
-    """As a worker does it (`dgflow/steps/shard_work.py`)."""
+    """As a worker does it (`dgflow/engine/shard_work.py`)."""
     for number in range(shards):
         if not steps.is_committed("shards", number, INPUTS):
             steps.note_attempt("shards", number, {"host": "a", "pid": 1})
@@ -47,9 +47,14 @@ def counted(proxy: FaultyProxy, call, *arguments) -> Counter[str]:
     return proxy.requests - before
 
 
-def test_a_shard_takes_three_writes_and_one_look_and_no_listing(store: ObjectStore, proxy: FaultyProxy) -> None:
+def test_a_shard_takes_three_writes_and_one_look_and_no_listing(
+    store: ObjectStore, proxy: FaultyProxy
+) -> None:
     steps = step(store)
-    assert counted(proxy, work, steps, SHARDS) == {"PUT": 3 * SHARDS, "HEAD": SHARDS}  # note, data, receipt; is it committed?
+    assert counted(proxy, work, steps, SHARDS) == {
+        "PUT": 3 * SHARDS,
+        "HEAD": SHARDS,
+    }  # note, data, receipt; is it committed?
 
 
 def test_a_shard_that_is_there_takes_one_look(store: ObjectStore, proxy: FaultyProxy) -> None:
@@ -65,7 +70,9 @@ def test_sealing_reads_each_receipt_once_and_lists_once(store: ObjectStore, prox
 
 
 @pytest.mark.parametrize("shards", [2, SHARDS])
-def test_looking_at_a_step_takes_the_same_requests_however_many_shards_it_has(store: ObjectStore, proxy: FaultyProxy, shards: int) -> None:
+def test_looking_at_a_step_takes_the_same_requests_however_many_shards_it_has(
+    store: ObjectStore, proxy: FaultyProxy, shards: int
+) -> None:
     steps = step(store)
     steps.declare(DOCUMENT)
     work(steps, shards)

@@ -45,9 +45,13 @@ def test_columns_come_back_with_their_dtypes_shapes_and_bits(format: Format) -> 
 
 
 @pytest.mark.parametrize("format", FORMATS)
-@given(data=st.data(), dtype=st.sampled_from(DTYPES), shape=hnp.array_shapes(min_dims=1, max_dims=4, max_side=4))
+@given(
+    data=st.data(), dtype=st.sampled_from(DTYPES), shape=hnp.array_shapes(min_dims=1, max_dims=4, max_side=4)
+)
 @settings(deadline=None, max_examples=40)
-def test_any_values_come_back_bit_for_bit(format: Format, data: st.DataObject, dtype: str, shape: tuple[int, ...]) -> None:
+def test_any_values_come_back_bit_for_bit(
+    format: Format, data: st.DataObject, dtype: str, shape: tuple[int, ...]
+) -> None:
     columns = {"values": data.draw(hnp.arrays(dtype, shape))}
     assert_same(decode_shard(encode_shard(columns, format), format), columns)
 
@@ -56,7 +60,9 @@ def test_any_values_come_back_bit_for_bit(format: Format, data: st.DataObject, d
 def test_named_columns_come_in_the_order_of_their_names(format: Format) -> None:
     found = decode_shard(encode_shard(example(), format), format, ["mask", "index"])
     assert_same(found, {name: example()[name] for name in ("mask", "index")})
-    with pytest.raises(ValueError, match=r"expected the columns \['index', 'nfe'\], found .*: there is no 'nfe'"):
+    with pytest.raises(
+        ValueError, match=r"expected the columns \['index', 'nfe'\], found .*: there is no 'nfe'"
+    ):
         decode_shard(encode_shard(example(), format), format, ["index", "nfe"])
 
 
@@ -95,7 +101,8 @@ def test_npz_is_readable_by_numpy() -> None:
 
 
 def test_a_flipped_byte_in_any_page_is_found() -> None:
-    """Page bodies have checksums; a flip in a page's header is found as well, or changes nothing that is read."""
+    """Page bodies have checksums; a flip in a page's header is found as well, or changes nothing that is
+    read."""
     columns = example(3)
     data = encode_shard(columns)
     group = pq.ParquetFile(io.BytesIO(data)).metadata.row_group(0)
@@ -119,7 +126,9 @@ def test_a_flipped_byte_in_npz_data_is_found() -> None:
         first = data.index(values.tobytes())
         for position in range(first, first + values.nbytes):
             flipped = data[:position] + bytes([data[position] ^ 0x01]) + data[position + 1 :]
-            with pytest.raises(ValueError, match="expected a whole npz shard, found one that does not decode"):
+            with pytest.raises(
+                ValueError, match="expected a whole npz shard, found one that does not decode"
+            ):
                 decode_shard(flipped, "npz")
 
 
@@ -127,7 +136,9 @@ def test_a_flipped_byte_in_npz_data_is_found() -> None:
 def test_a_truncated_file_is_found(format: Format) -> None:
     data = encode_shard(example(), format)
     for length in (0, 3, len(data) // 2, len(data) - 1):
-        with pytest.raises(ValueError, match=f"expected a whole {format} shard, found one that does not decode"):
+        with pytest.raises(
+            ValueError, match=f"expected a whole {format} shard, found one that does not decode"
+        ):
             decode_shard(data[:length], format)
 
 
@@ -140,7 +151,12 @@ def test_an_npz_with_a_pickle_in_it_is_not_unpickled() -> None:
 
 def test_the_digest_of_rows_is_of_names_dtypes_shapes_and_bytes() -> None:
     columns = {"index": np.array([5, 6]), "half": np.array([[1.5], [-2.0]], np.float16)}
-    by_hand = b'["half","<f2",[2,1]]\n' + struct.pack("<2e", 1.5, -2.0) + b'["index","<i8",[2]]\n' + struct.pack("<2q", 5, 6)
+    by_hand = (
+        b'["half","<f2",[2,1]]\n'
+        + struct.pack("<2e", 1.5, -2.0)
+        + b'["index","<i8",[2]]\n'
+        + struct.pack("<2q", 5, 6)
+    )
     assert rows_sha256(columns) == hashlib.sha256(by_hand).hexdigest()
 
 
@@ -151,7 +167,10 @@ def test_the_digest_of_rows_does_not_depend_on_format_byte_order_layout_or_order
         assert rows_sha256(decode_shard(encode_shard(columns, format), format)) == digest
     assert rows_sha256(dict(reversed(columns.items()))) == digest
     assert rows_sha256({name: np.asfortranarray(values) for name, values in columns.items()}) == digest
-    assert rows_sha256({name: values.astype(values.dtype.newbyteorder(">")) for name, values in columns.items()}) == digest
+    assert (
+        rows_sha256({name: values.astype(values.dtype.newbyteorder(">")) for name, values in columns.items()})
+        == digest
+    )
 
 
 def test_the_digest_of_rows_tells_names_dtypes_shapes_and_values_apart() -> None:
@@ -169,7 +188,12 @@ def test_the_digest_of_rows_tells_names_dtypes_shapes_and_values_apart() -> None
 
 
 def shard(**changes: Any) -> Columns:
-    return {"index": np.arange(8, 12), "image": np.zeros((4, 2, 2, 3), np.uint8), "log_ratio": np.zeros(4, np.float32), **changes}
+    return {
+        "index": np.arange(8, 12),
+        "image": np.zeros((4, 2, 2, 3), np.uint8),
+        "log_ratio": np.zeros(4, np.float32),
+        **changes,
+    }
 
 
 def test_good_rows_are_accepted() -> None:
@@ -181,14 +205,32 @@ def test_good_rows_are_accepted() -> None:
     [
         (shard(index=np.array([8, 9, 11, 10])), r"column 'index': expected 10 at row 2, found 11"),
         (shard(index=np.arange(4)), r"column 'index': expected 8 at row 0, found 0"),
-        (shard(index=np.arange(8, 12, dtype=np.int32)), r"column 'index': expected int64 of shape \(rows,\), found int32"),
-        (shard(index=np.arange(8, 12).reshape(4, 1)), r"column 'index': expected int64 of shape \(rows,\), found int64 of shape \(4, 1\)"),
+        (
+            shard(index=np.arange(8, 12, dtype=np.int32)),
+            r"column 'index': expected int64 of shape \(rows,\), found int32",
+        ),
+        (
+            shard(index=np.arange(8, 12).reshape(4, 1)),
+            r"column 'index': expected int64 of shape \(rows,\), found int64 of shape \(4, 1\)",
+        ),
         ({"image": np.zeros((4, 2))}, r"expected a column 'index', found \['image'\]"),
-        ({name: values[:3] for name, values in shard().items()}, r"expected 4 rows for the indices 8 to 12, found 3"),
+        (
+            {name: values[:3] for name, values in shard().items()},
+            r"expected 4 rows for the indices 8 to 12, found 3",
+        ),
         (shard(log_ratio=np.zeros(3)), r"expected columns of equal length, found .*'log_ratio': 3"),
-        (shard(log_ratio=np.array([0, 1, np.nan, np.inf])), r"column 'log_ratio': .* NaN or infinity at index 10 \(and in 2 of 4 rows"),
-        (shard(latent=np.full((4, 2), np.inf, np.float16)), r"column 'latent': expected finite values, found NaN or infinity at index 8"),
-        (shard(label=np.array(["a"] * 4, dtype=object)), r"column 'label': expected a dtype of bool, integer or float .* found object"),
+        (
+            shard(log_ratio=np.array([0, 1, np.nan, np.inf])),
+            r"column 'log_ratio': .* NaN or infinity at index 10 \(and in 2 of 4 rows",
+        ),
+        (
+            shard(latent=np.full((4, 2), np.inf, np.float16)),
+            r"column 'latent': expected finite values, found NaN or infinity at index 8",
+        ),
+        (
+            shard(label=np.array(["a"] * 4, dtype=object)),
+            r"column 'label': expected a dtype of bool, integer or float .* found object",
+        ),
         (shard(label=np.zeros(4, complex)), r"column 'label': expected a dtype .* found complex128"),
         (shard(label=np.array(["a"] * 4)), r"column 'label': expected a dtype .* found <U1"),
         (shard(label=[0, 1, 2, 3]), r"column 'label': expected an array with rows first, found list"),

@@ -1,4 +1,5 @@
-"""Several writers, crashes, lost and late requests, stale listings and changed inputs, in any order that Hypothesis can think of."""
+"""Several writers, crashes, lost and late requests, stale listings and changed inputs, in any order that
+Hypothesis can think of."""
 
 import contextlib
 import uuid
@@ -71,14 +72,22 @@ class ManyWriters(RuleBasedStateMachine):
         assert self.steps.receipt(self.steps.done("shards", inputs)[number]) == receipt
         assert rows_sha256(self.steps.read_shard(receipt)) == receipt.rows_sha256
 
-    @rule(number=shards, inputs=some_inputs, salt=salts, at=st.integers(0, 2), when=st.sampled_from(["before", "after"]))
+    @rule(
+        number=shards,
+        inputs=some_inputs,
+        salt=salts,
+        at=st.integers(0, 2),
+        when=st.sampled_from(["before", "after"]),
+    )
     def a_writer_dies(self, number: int, inputs: dict[str, str], salt: int, at: int, when: str) -> None:
         faulty = FaultyStore(self.store, at, "before" if when == "before" else "after")
         with contextlib.suppress(Crash):
             write(step(faulty), number, inputs=inputs, salt=salt)
 
     @rule(number=shards, inputs=some_inputs, salt=salts, at=st.integers(0, 1))
-    def a_writer_dies_with_a_request_in_flight(self, number: int, inputs: dict[str, str], salt: int, at: int) -> None:
+    def a_writer_dies_with_a_request_in_flight(
+        self, number: int, inputs: dict[str, str], salt: int, at: int
+    ) -> None:
         faulty = InFlightStore(self.store, at)
         with contextlib.suppress(Crash):
             write(step(faulty), number, inputs=inputs, salt=salt)
@@ -119,7 +128,10 @@ class ManyWriters(RuleBasedStateMachine):
     @invariant()
     def committed_bytes_never_change(self) -> None:
         for folder, known in (("shards", self.receipts), ("manifests", self.manifests)):
-            now = {entry.key: self.store.get(entry.key) for entry in self.store.list(f"{self.steps.name}/{folder}")}
+            now = {
+                entry.key: self.store.get(entry.key)
+                for entry in self.store.list(f"{self.steps.name}/{folder}")
+            }
             assert known.items() <= now.items()
             known.update(now)
         for key, before in self.data.items():
@@ -130,7 +142,9 @@ class ManyWriters(RuleBasedStateMachine):
         for receipt in self.steps.receipts(list(self.receipts)):
             if receipt.key not in self.data:
                 found = self.steps.read_shard(receipt)
-                assert found["index"].tolist() == list(range(receipt.number * ROWS, (receipt.number + 1) * ROWS))
+                assert found["index"].tolist() == list(
+                    range(receipt.number * ROWS, (receipt.number + 1) * ROWS)
+                )
                 possible = [rows_sha256(rows(receipt.number, salt)) for salt in range(3)]
                 assert rows_sha256(found) == receipt.rows_sha256
                 assert receipt.rows_sha256 in possible
@@ -138,7 +152,9 @@ class ManyWriters(RuleBasedStateMachine):
 
     @invariant()
     def each_shard_has_at_most_one_receipt_for_the_same_inputs(self) -> None:
-        made_from = [(receipt.number, receipt.inputs_sha256) for receipt in self.steps.receipts(list(self.receipts))]
+        made_from = [
+            (receipt.number, receipt.inputs_sha256) for receipt in self.steps.receipts(list(self.receipts))
+        ]
         assert len(made_from) == len(set(made_from))
 
     @invariant()
@@ -146,7 +162,9 @@ class ManyWriters(RuleBasedStateMachine):
         for data in self.manifests.values():
             manifest = Manifest.model_validate_json(data)
             parts = list(read_rows(self.steps, manifest, manifest.start, manifest.stop, ["index"]))
-            assert [index for part in parts for index in part["index"].tolist()] == list(range(manifest.start, manifest.stop))
+            assert [index for part in parts for index in part["index"].tolist()] == list(
+                range(manifest.start, manifest.stop)
+            )
             receipts = self.steps.receipts([entry.receipt for entry in manifest.entries])
             assert {receipt.inputs_sha256 for receipt in receipts} == {manifest.inputs_sha256}
             assert [receipt.sha256 for receipt in receipts] == [entry.sha256 for entry in manifest.entries]

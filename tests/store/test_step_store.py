@@ -28,7 +28,10 @@ def in_memory() -> StepStore:
 
 
 def sealed(steps: StepStore, shards: int = 3, stop: int | None = None) -> Manifest:
-    keys = [f"{steps.name}/{write(steps, number).part}-{fingerprint(INPUTS)[:16]}.json" for number in range(shards)]
+    keys = [
+        f"{steps.name}/{write(steps, number).part}-{fingerprint(INPUTS)[:16]}.json"
+        for number in range(shards)
+    ]
     return steps.seal(0, stop or shards * ROWS, INPUTS, keys)
 
 
@@ -37,7 +40,12 @@ def test_a_committed_shard_is_where_the_layout_says_and_reads_back(steps: StepSt
     key = f"{steps.name}/shards/00042-{fingerprint(INPUTS)[:16]}.json"
     assert steps.name == f"generate-{fingerprint(DOCUMENT)[:12]}"
     assert receipt.key == f"{steps.name}/data/00042-{receipt.sha256[:16]}.parquet"
-    assert (receipt.part, receipt.start, receipt.stop, receipt.metrics) == ("shards/00042", 168, 172, {"nfe": 35})
+    assert (receipt.part, receipt.start, receipt.stop, receipt.metrics) == (
+        "shards/00042",
+        168,
+        172,
+        {"nfe": 35},
+    )
     assert sha256_hex(steps.store.get(receipt.key)) == receipt.sha256
     assert receipt.rows_sha256 == rows_sha256(rows(42))
     assert steps.committed("shards") == {42: {fingerprint(INPUTS)[:16]: key}}
@@ -54,7 +62,9 @@ def test_some_columns_can_be_read_without_the_others(in_memory: StepStore) -> No
 
 def test_an_artefact_lies_beside_the_shards_under_its_own_folder(steps: StepStore) -> None:
     common = {"inputs": {}, "seconds": 1.0, "device": "cpu", "versions": {}}
-    receipt = steps.commit("epochs", 7, b"weights", suffix=".safetensors", rows_sha256=sha256_hex(b"weights"), **common)
+    receipt = steps.commit(
+        "epochs", 7, b"weights", suffix=".safetensors", rows_sha256=sha256_hex(b"weights"), **common
+    )
     assert receipt.key == f"{steps.name}/data/epochs-00007-{sha256_hex(b'weights')[:16]}.safetensors"
     assert (receipt.part, receipt.start, receipt.stop) == ("epochs/00007", None, None)
     assert steps.read(receipt) == b"weights"
@@ -121,15 +131,28 @@ def test_what_was_made_from_other_inputs_is_neither_done_nor_in_the_way(steps: S
 def test_bad_rows_are_refused_before_anything_is_written(in_memory: StepStore) -> None:
     bad = rows(0)
     bad["log_ratio"][2] = np.nan
-    with pytest.raises(ValueError, match=r"column 'log_ratio': expected finite values, found NaN or infinity at index 2"):
-        in_memory.write_shard(0, bad, start=0, stop=ROWS, inputs=INPUTS, seconds=1.0, device="cpu", versions={})
+    with pytest.raises(
+        ValueError, match=r"column 'log_ratio': expected finite values, found NaN or infinity at index 2"
+    ):
+        in_memory.write_shard(
+            0, bad, start=0, stop=ROWS, inputs=INPUTS, seconds=1.0, device="cpu", versions={}
+        )
     assert in_memory.store.list("") == []
 
 
 def test_a_metric_without_a_stable_form_is_refused_before_anything_is_written(in_memory: StepStore) -> None:
     with pytest.raises(ValueError, match=r"metrics\.loss: expected .* found the float nan"):
         in_memory.commit(
-            "epochs", 0, b"x", suffix="bin", rows_sha256="0" * 64, inputs={}, seconds=1.0, device="", versions={}, metrics={"loss": np.nan}
+            "epochs",
+            0,
+            b"x",
+            suffix="bin",
+            rows_sha256="0" * 64,
+            inputs={},
+            seconds=1.0,
+            device="",
+            versions={},
+            metrics={"loss": np.nan},
         )
     assert in_memory.store.list("") == []
 
@@ -161,7 +184,10 @@ def test_declaring_twice_is_fine_and_is_recorded_once(steps: StepStore) -> None:
 def test_a_different_step_under_the_same_name_is_an_error_that_names_the_field(steps: StepStore) -> None:
     steps.declare(DOCUMENT)
     changed = {"kind": "generate", "fields": {"seed": 1, "sampler": {"steps": 35}}}
-    with pytest.raises(StepMismatch, match=r"document\.fields\.sampler\.steps: recorded 18, now 35\. Use another root, undo the change"):
+    with pytest.raises(
+        StepMismatch,
+        match=r"document\.fields\.sampler\.steps: recorded 18, now 35\. Use another root, undo the change",
+    ):
         steps.declare(changed)
     assert steps.recorded() == {"fingerprint": fingerprint(DOCUMENT), "document": DOCUMENT}
 
@@ -169,14 +195,20 @@ def test_a_different_step_under_the_same_name_is_an_error_that_names_the_field(s
 def test_two_fingerprints_with_the_same_first_digits_are_told_apart(in_memory: StepStore) -> None:
     in_memory.declare(DOCUMENT)
     twin = StepStore(in_memory.store, "generate", in_memory.fingerprint[:12] + "0" * 52)
-    with pytest.raises(StepMismatch, match=f'fingerprint: recorded "{in_memory.fingerprint}", now "{twin.fingerprint}"'):
+    with pytest.raises(
+        StepMismatch, match=f'fingerprint: recorded "{in_memory.fingerprint}", now "{twin.fingerprint}"'
+    ):
         twin.declare(DOCUMENT)
 
 
 def test_a_sealed_slice_lists_its_whole_shards_and_readers_trim(steps: StepStore) -> None:
     manifest = sealed(steps, shards=3, stop=10)
     assert steps.manifest(0, 10, INPUTS) == manifest
-    assert [(entry.number, entry.start, entry.stop) for entry in manifest.entries] == [(0, 0, 4), (1, 4, 8), (2, 8, 12)]
+    assert [(entry.number, entry.start, entry.stop) for entry in manifest.entries] == [
+        (0, 0, 4),
+        (1, 4, 8),
+        (2, 8, 12),
+    ]
     parts = list(read_rows(steps, manifest, 3, 10))
     assert [part["index"].tolist() for part in parts] == [[3], [4, 5, 6, 7], [8, 9]]
     assert same_rows(parts[1], rows(1))
@@ -195,7 +227,12 @@ def test_a_slice_may_begin_inside_a_shard(in_memory: StepStore) -> None:
     sealed(in_memory)
     keys = list(in_memory.done("shards", INPUTS).values())
     manifest = in_memory.seal(5, 9, INPUTS, keys[1:])
-    assert np.concatenate([part["index"] for part in read_rows(in_memory, manifest, 5, 9)]).tolist() == [5, 6, 7, 8]
+    assert np.concatenate([part["index"] for part in read_rows(in_memory, manifest, 5, 9)]).tolist() == [
+        5,
+        6,
+        7,
+        8,
+    ]
 
 
 def test_sealing_again_is_fine_and_sealing_otherwise_is_an_error(steps: StepStore) -> None:
@@ -205,7 +242,9 @@ def test_sealing_again_is_fine_and_sealing_otherwise_is_an_error(steps: StepStor
     other = json.loads(steps.store.get(key))
     other["entries"][1]["rows_sha256"] = "f" * 64
     steps.store.put(key, canonical_json(other).encode())
-    with pytest.raises(StepMismatch, match=r"was sealed with other shards: entries\[1\]\.rows_sha256: recorded \"ffff"):
+    with pytest.raises(
+        StepMismatch, match=r"was sealed with other shards: entries\[1\]\.rows_sha256: recorded \"ffff"
+    ):
         sealed(steps)
 
 
@@ -227,7 +266,9 @@ def test_a_slice_is_not_sealed_for_other_inputs_or_another_range(steps: StepStor
         ([], 12, r"expected shards that hold \[0, 12\), found none"),
     ],
 )
-def test_shards_that_do_not_make_up_the_slice_are_refused(in_memory: StepStore, numbers: list[int], stop: int, message: str) -> None:
+def test_shards_that_do_not_make_up_the_slice_are_refused(
+    in_memory: StepStore, numbers: list[int], stop: int, message: str
+) -> None:
     for number in range(3):
         write(in_memory, number)
     done = in_memory.done("shards", INPUTS)
@@ -238,12 +279,17 @@ def test_shards_that_do_not_make_up_the_slice_are_refused(in_memory: StepStore, 
 
 def test_a_shard_made_from_other_inputs_cannot_be_sealed(in_memory: StepStore) -> None:
     write(in_memory, 0, inputs=OTHER_INPUTS)
-    with pytest.raises(ValueError, match='expected a shard made from the inputs of this slice, found others: score: recorded "1111'):
+    with pytest.raises(
+        ValueError,
+        match='expected a shard made from the inputs of this slice, found others: score: recorded "1111',
+    ):
         in_memory.seal(0, 4, INPUTS, list(in_memory.done("shards", OTHER_INPUTS).values()))
 
 
 @pytest.mark.parametrize(("damage", "found"), [("delete", "nothing"), ("truncate", r"\d+ bytes")])
-def test_a_slice_with_missing_or_short_data_cannot_be_sealed(steps: StepStore, damage: str, found: str) -> None:
+def test_a_slice_with_missing_or_short_data_cannot_be_sealed(
+    steps: StepStore, damage: str, found: str
+) -> None:
     receipt = write(steps, 0)
     if damage == "delete":
         steps.store.delete(receipt.key)
@@ -287,7 +333,9 @@ def test_corruption_is_found_and_named_and_mended_by_the_same_work(steps: StepSt
         ("{", "", "expected JSON"),
     ],
 )
-def test_a_damaged_receipt_is_an_error_that_names_it(in_memory: StepStore, old: str, new: str, message: str) -> None:
+def test_a_damaged_receipt_is_an_error_that_names_it(
+    in_memory: StepStore, old: str, new: str, message: str
+) -> None:
     write(in_memory, 1)
     key = in_memory.done("shards", INPUTS)[1]
     in_memory.store.put(key, in_memory.store.get(key).decode().replace(old, new, 1).encode())
@@ -306,7 +354,10 @@ def test_the_digest_of_a_manifest_is_of_its_rows_and_not_of_times_or_formats(in_
     assert manifest.digest == again.digest
     listed = [[entry.start, entry.stop, entry.rows_sha256] for entry in manifest.entries]
     assert manifest.digest == fingerprint({"start": 0, "stop": 12, "rows": listed})
-    assert in_memory.seal(0, 11, INPUTS, list(in_memory.done("shards", INPUTS).values())).digest != manifest.digest
+    assert (
+        in_memory.seal(0, 11, INPUTS, list(in_memory.done("shards", INPUTS).values())).digest
+        != manifest.digest
+    )
 
 
 def test_the_latest_attempt_of_each_part_is_kept(steps: StepStore) -> None:
@@ -318,7 +369,9 @@ def test_the_latest_attempt_of_each_part_is_kept(steps: StepStore) -> None:
     assert steps.committed("shards") == {}
 
 
-def test_a_note_that_cannot_be_written_fails_nothing(in_memory: StepStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_note_that_cannot_be_written_fails_nothing(
+    in_memory: StepStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     in_memory.note_attempt("shards", 0, {"a value": object()})
     monkeypatch.setattr(in_memory, "store", None)
     in_memory.note_attempt("shards", 0, {"attempt": 1})

@@ -92,7 +92,9 @@ def test_a_writer_that_dies_around_the_naming_leaves_all_or_nothing(
 
 
 @pytest.mark.parametrize("operation", ["put", "create"])
-def test_a_process_killed_in_mid_write_leaves_nothing_visible_and_blocks_nobody(store: LocalStore, operation: str) -> None:
+def test_a_process_killed_in_mid_write_leaves_nothing_visible_and_blocks_nobody(
+    store: LocalStore, operation: str
+) -> None:
     write = os.write
     if (pid := os.fork()) == 0:
 
@@ -121,7 +123,9 @@ def test_temporary_files_of_long_dead_writers_are_removed_by_the_next_one(store:
     assert (old.exists(), young.exists()) == (False, True)
 
 
-def test_a_link_that_was_made_although_its_reply_was_lost_counts_as_ours(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_link_that_was_made_although_its_reply_was_lost_counts_as_ours(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As NFS does it: the repeated request finds the name that the first one gave."""
     link = os.link
 
@@ -143,7 +147,9 @@ def test_a_link_that_was_made_although_its_reply_was_lost_counts_as_ours(store: 
         (errno.EIO, "Input/output error; see that the root can be read and written"),
     ],
 )
-@pytest.mark.parametrize(("operation", "call"), [("put", "write"), ("put", "replace"), ("create", "open"), ("create", "link")])
+@pytest.mark.parametrize(
+    ("operation", "call"), [("put", "write"), ("put", "replace"), ("create", "open"), ("create", "link")]
+)
 def test_a_failing_disk_is_one_clear_error_that_leaves_nothing(
     store: LocalStore, monkeypatch: pytest.MonkeyPatch, operation: str, call: str, number: int, message: str
 ) -> None:
@@ -162,18 +168,24 @@ def test_a_failing_disk_is_one_clear_error_that_leaves_nothing(
 
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP])
-def test_a_file_system_without_hard_links_is_named(store: LocalStore, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+def test_a_file_system_without_hard_links_is_named(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
     def fail(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "link", fail)
-    with pytest.raises(StoreError, match=r"could not create a in file://.*: the file system has no hard links; use a root"):
+    with pytest.raises(
+        StoreError, match=r"could not create a in file://.*: the file system has no hard links; use a root"
+    ):
         store.create("a", b"x")
 
 
 def test_a_file_as_the_root_is_refused_when_it_is_opened(tmp_path: Path) -> None:
     (tmp_path / "root").write_text("not a folder")
-    with pytest.raises(StoreError, match=r"could not use it as a root in file://.*/root: the root, or a part"):
+    with pytest.raises(
+        StoreError, match=r"could not use it as a root in file://.*/root: the root, or a part"
+    ):
         open_store(str(tmp_path / "root"))
 
 

@@ -1,4 +1,7 @@
-"""A store that falls silent: one that has answered before is waited for, one that never did is not. And TLS."""
+"""A store that falls silent: one that has answered before is waited for, one that never did is not.
+
+And TLS.
+"""
 
 import logging
 import os
@@ -16,7 +19,9 @@ from seaweed import Server
 from dgflow.store import s3
 from dgflow.store.objects import ObjectStore, StoreError, open_store
 
-pytestmark = pytest.mark.filterwarnings("ignore:Unverified HTTPS request")  # of the server's own readiness check
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Unverified HTTPS request"
+)  # of the server's own readiness check
 
 
 @pytest.fixture
@@ -34,7 +39,11 @@ def store(s3_url: str, proxy: FaultyProxy) -> ObjectStore:
 
 
 def silences(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.name == "dgflow.store.s3" and record.levelno == logging.WARNING]
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if record.name == "dgflow.store.s3" and record.levelno == logging.WARNING
+    ]
 
 
 def test_a_store_that_has_answered_is_waited_for_and_it_is_said_once(
@@ -52,18 +61,24 @@ def test_a_store_that_has_answered_is_waited_for_and_it_is_said_once(
     reader.join(30)
     assert read == [[b"x"] * 8]
     begins, ends = silences(caplog)
-    assert begins.startswith(f"{store.url} does not answer (") and begins.endswith("waiting up to 300 s for it")
+    assert begins.startswith(f"{store.url} does not answer (") and begins.endswith(
+        "waiting up to 300 s for it"
+    )
     assert ends.startswith(f"{store.url} answers again, ")
 
 
-def test_a_worker_waits_for_the_store_that_answered_its_driver(store: ObjectStore, proxy: FaultyProxy) -> None:
+def test_a_worker_waits_for_the_store_that_answered_its_driver(
+    store: ObjectStore, proxy: FaultyProxy
+) -> None:
     store.put("a", b"x")
     pickled = pickle.dumps(store)
     proxy.refuse()
     answers: list[bytes] = []
     worker = threading.Thread(target=lambda: answers.append(pickle.loads(pickled).get("a")))
     worker.start()
-    worker.join(1.5)  # all that one which never answered would be given is 0.05 s, five times, doubled at most
+    worker.join(
+        1.5
+    )  # all that one which never answered would be given is 0.05 s, five times, doubled at most
     assert worker.is_alive()
     proxy.accept()
     worker.join(30)
@@ -116,7 +131,9 @@ def test_most_requests_answered_with_slow_down_cost_time_and_nothing_else(
 
 
 @pytest.mark.parametrize("size", [100_000, 20_000_000])
-def test_a_body_that_is_cut_in_the_middle_leaves_nothing_and_is_sent_again(store: ObjectStore, proxy: FaultyProxy, size: int) -> None:
+def test_a_body_that_is_cut_in_the_middle_leaves_nothing_and_is_sent_again(
+    store: ObjectStore, proxy: FaultyProxy, size: int
+) -> None:
     store.put("first", b"x")
     proxy.cuts = 2
     store.put("data", data := os.urandom(size))
@@ -139,20 +156,31 @@ def test_a_server_that_takes_requests_and_says_nothing_is_left_after_a_time(
         "list all": lambda: store.list(""),
     }[attempted]
     monkeypatch.setattr(s3, "_SLOWEST", 100e6)
-    with pytest.raises(StoreError, match=f"could not {attempted} in {store.url}: {proxy.url} does not answer after 1 attempts"):
+    with pytest.raises(
+        StoreError,
+        match=f"could not {attempted} in {store.url}: {proxy.url} does not answer after 1 attempts",
+    ):
         attempt()
 
 
-@pytest.mark.parametrize("endpoint", ["http://10.99.0.2:8333", "http://minio.lan", "HTTP://storage.example.org/x"])
-def test_an_endpoint_without_tls_is_refused_before_any_request(s3_url: str, monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+@pytest.mark.parametrize(
+    "endpoint", ["http://10.99.0.2:8333", "http://minio.lan", "HTTP://storage.example.org/x"]
+)
+def test_an_endpoint_without_tls_is_refused_before_any_request(
+    s3_url: str, monkeypatch: pytest.MonkeyPatch, endpoint: str
+) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
     with pytest.raises(
-        ValueError, match=r"expected an endpoint of S3 that begins with https://, found (http|HTTP)://.*set DGFLOW_PLAIN_HTTP=1"
+        ValueError,
+        match=r"expected an endpoint of S3 that begins with https://, found (http|HTTP)://.*set "
+        r"DGFLOW_PLAIN_HTTP=1",
     ):
         open_store(s3_url).get("a")
 
 
-def test_an_endpoint_without_tls_in_the_configuration_file_is_refused(s3_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_endpoint_without_tls_in_the_configuration_file_is_refused(
+    s3_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / "config").write_text("[default]\nendpoint_url = http://10.99.0.2:8333\n")
     monkeypatch.delenv("AWS_ENDPOINT_URL")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
@@ -160,7 +188,9 @@ def test_an_endpoint_without_tls_in_the_configuration_file_is_refused(s3_url: st
         open_store(s3_url).get("a")
 
 
-def test_an_endpoint_without_tls_is_used_where_it_is_allowed(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endpoint_without_tls_is_used_where_it_is_allowed(
+    s3_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DGFLOW_PLAIN_HTTP", "1")
     monkeypatch.setattr(s3, "BACK_OFF", ())
     with socket.socket() as taken:
@@ -175,8 +205,29 @@ def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Serve
     """A server with a certificate that it made itself, and the file of that certificate."""
     folder = tmp_path_factory.mktemp("tls")
     key, certificate = folder / "key.pem", folder / "certificate.pem"
-    names = ["-subj", "/CN=dgflow tests", "-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:TRUE"]
-    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-keyout", key, "-out", certificate, *names]
+    names = [
+        "-subj",
+        "/CN=dgflow tests",
+        "-addext",
+        "subjectAltName=IP:127.0.0.1",
+        "-addext",
+        "basicConstraints=critical,CA:TRUE",
+    ]
+    made = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-keyout",
+        key,
+        "-out",
+        certificate,
+        *names,
+    ]
     subprocess.run(made, check=True, capture_output=True)
     server = Server(folder, scheme="https", options=[f"-s3.cert.file={certificate}", f"-s3.key.file={key}"])
     server.start()
@@ -191,10 +242,14 @@ def tls_url(tls_server: tuple[Server, Path], monkeypatch: pytest.MonkeyPatch) ->
     return f"{tls_server[0].environment['BUCKET_URL']}/tls"
 
 
-def test_a_certificate_that_nobody_vouches_for_is_refused_at_once(tls_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_certificate_that_nobody_vouches_for_is_refused_at_once(
+    tls_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(s3, "BACK_OFF", (60.0,))
     with pytest.raises(
-        StoreError, match=r"the certificate of https://127.0.0.1:\d+ is not trusted \(self.signed certificate\); .*AWS_CA_BUNDLE"
+        StoreError,
+        match=r"the certificate of https://127.0.0.1:\d+ is not trusted \(self.signed certificate\); "
+        r".*AWS_CA_BUNDLE",
     ):
         open_store(tls_url).put("a", b"x")
 
@@ -209,7 +264,11 @@ def test_a_certificate_is_accepted_with_its_authority(
     assert [entry.key for entry in store.list("")] == ["a", "b"]
 
 
-def test_a_bundle_that_is_not_there_is_named(tls_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_bundle_that_is_not_there_is_named(
+    tls_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "missing.pem"))
-    with pytest.raises(ValueError, match=r"expected a file of certificates at .*/missing.pem, which AWS_CA_BUNDLE names"):
+    with pytest.raises(
+        ValueError, match=r"expected a file of certificates at .*/missing.pem, which AWS_CA_BUNDLE names"
+    ):
         open_store(tls_url).get("a")

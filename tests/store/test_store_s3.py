@@ -93,7 +93,9 @@ def test_a_busy_service_is_asked_again(s3_url: str, monkeypatch: pytest.MonkeyPa
 
     def busy(*arguments: Any, **options: Any) -> Any:
         for status in replies:
-            raise OSError("busy") from ClientError({"Error": {"Code": "x"}, "ResponseMetadata": {"HTTPStatusCode": status}}, "PutObject")
+            raise OSError("busy") from ClientError(
+                {"Error": {"Code": "x"}, "ResponseMetadata": {"HTTPStatusCode": status}}, "PutObject"
+            )
         return pipe_file(*arguments, **options)
 
     monkeypatch.setattr(filesystem, "pipe_file", busy)
@@ -112,14 +114,20 @@ def test_missing_credentials_say_what_to_set(s3_url: str, monkeypatch: pytest.Mo
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
     monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
     for attempted, attempt in attempts(open_store(s3_url)).items():
-        with pytest.raises(StoreError, match=f"could not {attempted} in {s3_url}: found no credentials; set AWS_ACCESS_KEY_ID and"):
+        with pytest.raises(
+            StoreError,
+            match=f"could not {attempted} in {s3_url}: found no credentials; set AWS_ACCESS_KEY_ID and",
+        ):
             attempt()
 
 
 def test_wrong_credentials_are_an_access_error(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     for attempted, attempt in attempts(open_store(s3_url)).items():
-        with pytest.raises(StoreError, match=rf"could not {attempted} in {s3_url}: access denied \(\w+\); check the credentials"):
+        with pytest.raises(
+            StoreError,
+            match=rf"could not {attempted} in {s3_url}: access denied \(\w+\); check the credentials",
+        ):
             attempt()
 
 
@@ -127,7 +135,10 @@ def test_a_bucket_that_does_not_exist_is_named(s3_url: str) -> None:
     for attempted, attempt in attempts(open_store("s3://no-such-bucket/prefix")).items():
         if attempted == "look up k":
             continue  # S3's HEAD says 404 alike for an object and for a bucket
-        with pytest.raises(StoreError, match=f"could not {attempted} in s3://no-such-bucket/prefix: there is no bucket 'no-such-bucket'"):
+        with pytest.raises(
+            StoreError,
+            match=f"could not {attempted} in s3://no-such-bucket/prefix: there is no bucket 'no-such-bucket'",
+        ):
             attempt()
 
 
@@ -137,18 +148,26 @@ def test_an_endpoint_that_does_not_answer_is_named(s3_url: str, monkeypatch: pyt
         endpoint = f"http://127.0.0.1:{taken.getsockname()[1]}"
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
         for attempted, attempt in attempts(open_store(s3_url)).items():
-            with pytest.raises(StoreError, match=rf"could not {attempted} in {s3_url}: {endpoint} does not answer after 6 attempts"):
+            with pytest.raises(
+                StoreError,
+                match=rf"could not {attempted} in {s3_url}: {endpoint} does not answer after 6 attempts",
+            ):
                 attempt()
 
 
-@pytest.mark.parametrize("url", ["s3://key:hunter2@bucket/prefix", "s3://bucket/prefix?token=hunter2", "memory://user:hunter2@name"])
+@pytest.mark.parametrize(
+    "url",
+    ["s3://key:hunter2@bucket/prefix", "s3://bucket/prefix?token=hunter2", "memory://user:hunter2@name"],
+)
 def test_credentials_in_a_url_are_refused_without_repeating_them(url: str) -> None:
     with pytest.raises(ValueError, match="take credentials and options out of the url") as raised:
         open_store(url)
     assert "hunter2" not in str(raised.value)
 
 
-def test_credentials_in_the_endpoint_are_refused_without_repeating_them(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_credentials_in_the_endpoint_are_refused_without_repeating_them(
+    s3_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://user:hunter2@127.0.0.1:1")
     with pytest.raises(ValueError, match="expected AWS_ENDPOINT_URL without credentials") as raised:
         open_store(s3_url).get("a")

@@ -1,4 +1,5 @@
-"""A real HTTP server on loopback with ranges and ETags, and the faults that downloads meet, one after the other."""
+"""A real HTTP server on loopback with ranges and ETags, and the faults that downloads meet, one after the
+other."""
 
 import contextlib
 import threading
@@ -10,13 +11,14 @@ from typing import Any
 
 @dataclass
 class FileServer:
-    """What it serves, and how. `url` is its address; `requests` are the headers of each request so far, with the path as "path"."""
+    """What it serves, and how. `url` is its address; `requests` are the headers of each request so far, with
+    the path as "path"."""
 
     url: str = ""
     files: dict[str, bytes] = field(default_factory=dict)  # path -> content
     headers: dict[str, str] = field(default_factory=dict)  # sent with every file
-    # Of the next requests: how many bytes to send before cutting, ("status", n), ("to", url), ("raw", bytes of the whole reply),
-    # ("stall", such bytes, after which nothing comes), None.
+    # Of the next requests: how many bytes to send before cutting, ("status", n), ("to", url), ("raw", bytes
+    # of the whole reply), ("stall", such bytes, after which nothing comes), None.
     faults: list[Any] = field(default_factory=list)
     ranges: bool = True
     requests: list[dict[str, str]] = field(default_factory=list)
@@ -49,7 +51,9 @@ def file_server() -> Iterator[FileServer]:
 
 def _answer(handler: BaseHTTPRequestHandler, served: FileServer) -> None:
     path = handler.path.partition("?")[0]
-    served.requests.append({**{name.lower(): value for name, value in handler.headers.items()}, "path": handler.path})
+    served.requests.append(
+        {**{name.lower(): value for name, value in handler.headers.items()}, "path": handler.path}
+    )
     fault = served.faults.pop(0) if served.faults else None
     data = served.files.get(path)
     if isinstance(fault, tuple) and fault[0] in ("raw", "stall"):
@@ -75,7 +79,11 @@ def _answer(handler: BaseHTTPRequestHandler, served: FileServer) -> None:
     handler.send_response(206 if start else 200)
     if start:
         handler.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
-    for name, value in {"Content-Length": str(len(data) - start), "Content-Type": "application/octet-stream", **served.headers}.items():
+    for name, value in {
+        "Content-Length": str(len(data) - start),
+        "Content-Type": "application/octet-stream",
+        **served.headers,
+    }.items():
         handler.send_header(name, value)
     handler.end_headers()
     if handler.command == "GET":
@@ -89,4 +97,8 @@ def _start(handler: BaseHTTPRequestHandler, served: FileServer) -> int:
         return 0
     condition = handler.headers.get("If-Range")
     current = (served.headers.get("ETag"), served.headers.get("Last-Modified"))
-    return int(wanted.removeprefix("bytes=").partition("-")[0]) if condition is None or condition in current else 0
+    return (
+        int(wanted.removeprefix("bytes=").partition("-")[0])
+        if condition is None or condition in current
+        else 0
+    )

@@ -1,7 +1,8 @@
-"""Inception's published files as they are described, with any weights: state dict, TensorFlow's frozen graph, TorchScript and pickle.
+"""Inception's published files as they are described, with any weights: state dict, TensorFlow's frozen graph,
+TorchScript and pickle.
 
-The graph is written byte by byte, without the library and the declarations that the reader has. The names are those of the whole network,
-written out here by block; the tensors may be thin.
+The graph is written byte by byte, without the library and the declarations that the reader has. The names are
+those of the whole network, written out here by block; the tensors may be thin.
 """
 
 import io
@@ -16,14 +17,17 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from dgflow.weights.edm_writer import SOURCE, Persistent
+from dgflow.networks.edm.pickle_writer import SOURCE, Persistent
 
-# Block by block: the scope in TensorFlow's graph, the module in PyTorch's ports, height and width of the kernel.
+# Block by block: the scope in TensorFlow's graph, the module in PyTorch's ports, height and width of the
+# kernel.
 _A = "conv branch1x1 1 1, tower/conv branch5x5_1 1 1, tower/conv_1 branch5x5_2 5 5, tower_1/conv branch3x3dbl_1 1 1, "
 _A += "tower_1/conv_1 branch3x3dbl_2 3 3, tower_1/conv_2 branch3x3dbl_3 3 3, tower_2/conv branch_pool 1 1"
 _B = "conv branch3x3 3 3, tower/conv branch3x3dbl_1 1 1, tower/conv_1 branch3x3dbl_2 3 3, tower/conv_2 branch3x3dbl_3 3 3"
 _C = "conv branch1x1 1 1, tower/conv branch7x7_1 1 1, tower/conv_1 branch7x7_2 1 7, tower/conv_2 branch7x7_3 7 1, "
-_C += "tower_1/conv branch7x7dbl_1 1 1, tower_1/conv_1 branch7x7dbl_2 7 1, tower_1/conv_2 branch7x7dbl_3 1 7, "
+_C += (
+    "tower_1/conv branch7x7dbl_1 1 1, tower_1/conv_1 branch7x7dbl_2 7 1, tower_1/conv_2 branch7x7dbl_3 1 7, "
+)
 _C += "tower_1/conv_3 branch7x7dbl_4 7 1, tower_1/conv_4 branch7x7dbl_5 1 7, tower_2/conv branch_pool 1 1"
 _D = "tower/conv branch3x3_1 1 1, tower/conv_1 branch3x3_2 3 3, tower_1/conv branch7x7x3_1 1 1, tower_1/conv_1 branch7x7x3_2 1 7, "
 _D += "tower_1/conv_2 branch7x7x3_3 7 1, tower_1/conv_3 branch7x7x3_4 3 3"
@@ -63,7 +67,8 @@ PARTS = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "runn
 
 
 def thin_weights(seed: int = 0, scaled: bool = True) -> dict[str, Tensor]:
-    """A state dict with two channels in and three out everywhere, in the order of torch-fidelity's; gamma is ones where not `scaled`."""
+    """A state dict with two channels in and three out everywhere, in the order of torch-fidelity's; gamma is
+    ones where not `scaled`."""
     made = torch.Generator().manual_seed(seed)
     state: dict[str, Tensor] = {}
     for _, module, height, width in CONVOLUTIONS:
@@ -72,10 +77,15 @@ def thin_weights(seed: int = 0, scaled: bool = True) -> dict[str, Tensor]:
             state[f"{module}.bn.{part}"] = torch.randn(3, generator=made)
         if not scaled:
             state[f"{module}.bn.weight"] = torch.ones(3)
-    return {**state, "fc.weight": torch.randn(5, 4, generator=made), "fc.bias": torch.randn(5, generator=made)}
+    return {
+        **state,
+        "fc.weight": torch.randn(5, 4, generator=made),
+        "fc.bias": torch.randn(5, generator=made),
+    }
 
 
-# TensorFlow's frozen graph: protocol buffers by hand. A field is number and wire type in one varint, then its value.
+# TensorFlow's frozen graph: protocol buffers by hand. A field is number and wire type in one varint, then its
+# value.
 def varint(value: int) -> bytes:
     out = b""
     while value > 0x7F:
@@ -103,11 +113,18 @@ def attribute(key: str, value: bytes) -> bytes:
 
 def node(name: str, op: str, inputs: tuple[str, ...] = (), attributes: bytes = b"") -> bytes:
     """GraphDef.node, field 1."""
-    return block(1, block(1, name.encode()) + block(2, op.encode()) + b"".join(block(3, i.encode()) for i in inputs) + attributes)
+    return block(
+        1,
+        block(1, name.encode())
+        + block(2, op.encode())
+        + b"".join(block(3, i.encode()) for i in inputs)
+        + attributes,
+    )
 
 
 def tensor_proto(values: Tensor | bytes, shape: tuple[int, ...], form: str = "raw") -> bytes:
-    """A TensorProto: dtype (1), tensor_shape (2) of dims (2) with a size (1), and numbers: raw (4), as floats (5) or as halves (13)."""
+    """A TensorProto: dtype (1), tensor_shape (2) of dims (2) with a size (1), and numbers: raw (4), as floats
+    (5) or as halves (13)."""
     sides = block(2, b"".join(block(2, number(1, side & 2**64 - 1)) for side in shape))
     if isinstance(values, bytes):
         return number(1, 1) + sides + block(4, values)
@@ -129,7 +146,8 @@ def constant(name: str, proto: bytes) -> bytes:
 def graph_nodes(
     state: dict[str, Tensor], *, scales: bool | None = True, epsilon: float | None = 1e-3, form: str = "raw"
 ) -> dict[str, bytes]:
-    """The nodes of the frozen graph by name; `scales` and `epsilon` are attributes of every batch norm, None to leave one out."""
+    """The nodes of the frozen graph by name; `scales` and `epsilon` are attributes of every batch norm, None
+    to leave one out."""
     nodes = {"ExpandDims/dim": constant("ExpandDims/dim", number(1, 3) + block(2, b"") + number(7, 0))}
 
     def add(name: str, tensor: Tensor) -> None:
@@ -141,8 +159,13 @@ def graph_nodes(
             add(f"{scope}/batchnorm/{theirs}", state[f"{module}.bn.{ours}"])
         settings = b"" if scales is None else attribute("scale_after_normalization", number(5, int(scales)))
         settings += b"" if epsilon is None else attribute("variance_epsilon", real(4, epsilon))
-        inputs = (f"{scope}/Conv2D", *(f"{scope}/batchnorm/{part}" for part in ("moving_mean", "moving_variance", "beta", "gamma")))
-        nodes[f"{scope}/batchnorm"] = node(f"{scope}/batchnorm", "BatchNormWithGlobalNormalization", inputs, settings)
+        inputs = (
+            f"{scope}/Conv2D",
+            *(f"{scope}/batchnorm/{part}" for part in ("moving_mean", "moving_variance", "beta", "gamma")),
+        )
+        nodes[f"{scope}/batchnorm"] = node(
+            f"{scope}/batchnorm", "BatchNormWithGlobalNormalization", inputs, settings
+        )
         nodes[scope] = node(scope, "Relu", (f"{scope}/batchnorm",))
     add("softmax/weights", state["fc.weight"].t())
     add("softmax/biases", state["fc.bias"])
@@ -153,10 +176,13 @@ def graph(state: dict[str, Tensor], **options: Any) -> bytes:
     return b"".join(graph_nodes(state, **options).values())
 
 
-# NVIDIA's port: modules named by scope, with dots in the blocks up to mixed_8 and with underscores in mixed_9 and mixed_10.
+# NVIDIA's port: modules named by scope, with dots in the blocks up to mixed_8 and with underscores in mixed_9
+# and mixed_10.
 def _dotted(scope: str) -> str:
     block_name, _, rest = scope.partition("/")
-    return f"{block_name}.{rest.replace('/', '_' if block_name in ('mixed_9', 'mixed_10') else '.')}".rstrip(".")
+    return f"{block_name}.{rest.replace('/', '_' if block_name in ('mixed_9', 'mixed_10') else '.')}".rstrip(
+        "."
+    )
 
 
 class Convolution(nn.Module):
@@ -167,7 +193,11 @@ class Convolution(nn.Module):
         self.mean, self.var = nn.Parameter(mean), nn.Parameter(var)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.nn.functional.conv2d(x, self.weight, stride=self.stride) * self.var[0] + self.beta[0] - self.mean[0]
+        return (
+            torch.nn.functional.conv2d(x, self.weight, stride=self.stride) * self.var[0]
+            + self.beta[0]
+            - self.mean[0]
+        )
 
 
 class WithNorm(nn.Module):
@@ -179,7 +209,13 @@ class WithNorm(nn.Module):
         self.conv.weight = nn.Parameter(weight)
         self.bn = nn.BatchNorm2d(3, eps=1e-3)
         self.bn.load_state_dict(
-            {"weight": gamma, "bias": beta, "running_mean": mean, "running_var": var, "num_batches_tracked": torch.tensor(0)}
+            {
+                "weight": gamma,
+                "bias": beta,
+                "running_mean": mean,
+                "running_var": var,
+                "num_batches_tracked": torch.tensor(0),
+            }
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -191,7 +227,10 @@ def port(state: dict[str, Tensor], *, with_norm: bool = False) -> nn.Module:
     root = nn.Sequential()
     root.add_module("layers", nn.Sequential())
     for scope, module, _, _ in CONVOLUTIONS:
-        weight, (gamma, beta, mean, var) = state[f"{module}.conv.weight"], (state[f"{module}.bn.{part}"] for part in PARTS)
+        weight, (gamma, beta, mean, var) = (
+            state[f"{module}.conv.weight"],
+            (state[f"{module}.bn.{part}"] for part in PARTS),
+        )
         made = WithNorm(weight, beta, mean, var, gamma) if with_norm else Convolution(weight, beta, mean, var)
         at = root.get_submodule("layers")
         *path, leaf = _dotted(scope).split(".")
@@ -226,17 +265,27 @@ def pickled(network: nn.Module) -> bytes:
     modules = {name: types.ModuleType(name) for name in ("torch_utils", "torch_utils.persistence")}
     setattr(modules["torch_utils.persistence"], "_reconstruct_persistent_obj", _reconstruct_persistent_obj)  # noqa: B010
     with mock.patch.dict(sys.modules, modules):
-        root = _object({**network.__dict__, "_modules": {name: _plain(child) for name, child in network.named_children()}}, "InceptionV3")
+        root = _object(
+            {
+                **network.__dict__,
+                "_modules": {name: _plain(child) for name, child in network.named_children()},
+            },
+            "InceptionV3",
+        )
         return pickle.dumps(root)
 
 
 def _object(state: dict[str, Any], name: str) -> Persistent:
-    return Persistent({"type": "class", "version": 6, "module_src": SOURCE, "class_name": name, "state": state})
+    return Persistent(
+        {"type": "class", "version": 6, "module_src": SOURCE, "class_name": name, "state": state}
+    )
 
 
 def _plain(module: nn.Module) -> Any:
     if isinstance(module, nn.Sequential | nn.Linear):
         made = module.__class__.__new__(module.__class__)
-        made.__dict__.update(module.__dict__, _modules={name: _plain(child) for name, child in module.named_children()})
+        made.__dict__.update(
+            module.__dict__, _modules={name: _plain(child) for name, child in module.named_children()}
+        )
         return made
     return _object(module.__dict__, "Conv2dLayer")

@@ -1,4 +1,5 @@
-"""The catalogue's entries: complete, plain, loaded without torch, and of networks that have the published names and shapes."""
+"""The catalogue's entries: complete, plain, loaded without torch, and of networks that have the published
+names and shapes."""
 
 import importlib
 import json
@@ -18,16 +19,16 @@ from dgflow.weights.sources import parse_source
 
 OFFICIAL = Path(__file__).resolve().parents[1] / "goldens" / "networks" / "official_shapes.json"
 MODULES = {
-    "ADMEncoder": "networks.adm",
-    "ADMUNet": "networks.adm_unet",
-    "DhariwalUNet": "networks.dhariwal",
-    "DiT": "networks.dit",
-    "EDMPrecond": "networks.edm",
-    "InceptionV3": "metrics.inception",
-    "LSGMPrior": "networks.lsgm_prior",
-    "NCSNpp": "networks.ncsnpp",
-    "NVAE": "networks.nvae",
-    "SongUNet": "networks.song",
+    "ADMEncoder": "networks.adm.encoder",
+    "ADMUNet": "networks.adm.unet",
+    "DhariwalUNet": "networks.edm.dhariwal",
+    "DiT": "networks.dit.module",
+    "EDMPrecond": "networks.edm.preconditioners",
+    "InceptionV3": "networks.inception.module",
+    "LSGMPrior": "networks.lsgm.prior",
+    "NCSNpp": "networks.ncsnpp.module",
+    "NVAE": "networks.lsgm.nvae",
+    "SongUNet": "networks.edm.song",
 }
 # (entry, part) -> the official list of names and shapes
 PUBLISHED = {
@@ -45,12 +46,15 @@ PUBLISHED = {
     (
         "soft-truncation-celeba64",
         None,
-    ): "Soft-Truncation CELEBA ddpmpp (configs/vp/CELEBA/ddpmpp_fid.py; same keys for all vp/CELEBA/*ddpmpp*)",
+    ): "Soft-Truncation CELEBA ddpmpp (configs/vp/CELEBA/ddpmpp_fid.py; same keys for all "
+    "vp/CELEBA/*ddpmpp*)",
 }
 
 
 def _build(network: dict[str, Any]) -> nn.Module:
-    arguments = {key: _build(value) if key == "model" else value for key, value in network.items() if key != "class"}
+    arguments = {
+        key: _build(value) if key == "model" else value for key, value in network.items() if key != "class"
+    }
     module = importlib.import_module(f"dgflow.{MODULES[network['class']]}")
     return getattr(module, network["class"])(**arguments)
 
@@ -94,7 +98,9 @@ def test_the_published_figures_are_those_of_the_papers() -> None:
 
 
 def test_a_name_that_is_not_there_is_refused_with_those_that_are() -> None:
-    with pytest.raises(ValueError, match="expected one of edm-cifar10-32x32-uncond-vp, .*; found 'edm-cifar10'"):
+    with pytest.raises(
+        ValueError, match="expected one of edm-cifar10-32x32-uncond-vp, .*; found 'edm-cifar10'"
+    ):
         catalogue_file("edm-cifar10")
 
 

@@ -1,4 +1,5 @@
-"""EDM's pickles: the tensors and settings of the published layout, and refusal of everything that would have to be run."""
+"""EDM's pickles: the tensors and settings of the published layout, and refusal of everything that would have
+to be run."""
 
 import collections
 import io
@@ -16,12 +17,12 @@ from torch._utils import _rebuild_tensor_v2
 from weights.edm_files import Buffered
 from weights.traps import GLOBALS, Trap
 
-from dgflow.networks.checkpoints import load_into
-from dgflow.networks.edm import EDMPrecond
-from dgflow.networks.song import SongUNet
-from dgflow.weights.edm_pickle import read_edm_pickle
-from dgflow.weights.edm_writer import write_edm_pickle
+from dgflow.networks.edm.pickle_file import read_edm_pickle
+from dgflow.networks.edm.pickle_writer import write_edm_pickle
+from dgflow.networks.edm.preconditioners import EDMPrecond
+from dgflow.networks.edm.song import SongUNet
 from dgflow.weights.inert_pickle import load_records
+from dgflow.weights.tensors import load_into
 
 KWARGS: dict[str, Any] = {
     "img_resolution": 8,
@@ -46,11 +47,18 @@ def file() -> bytes:
 def test_a_pickled_network_gives_its_state_dict_bit_for_bit(file: bytes) -> None:
     tensors, expected = read_edm_pickle(file).tensors, _network().state_dict()
     assert list(tensors) == list(expected)
-    assert all(torch.equal(tensors[name], expected[name]) and tensors[name].dtype == expected[name].dtype for name in expected)
+    assert all(
+        torch.equal(tensors[name], expected[name]) and tensors[name].dtype == expected[name].dtype
+        for name in expected
+    )
 
 
-@pytest.mark.parametrize("more", [{"embedding_type": "fourier", "resample_filter": [1, 3, 3, 1], "label_dim": 3, "augment_dim": 9}])
-def test_its_tensors_load_into_another_network_of_the_same_settings(more: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "more", [{"embedding_type": "fourier", "resample_filter": [1, 3, 3, 1], "label_dim": 3, "augment_dim": 9}]
+)
+def test_its_tensors_load_into_another_network_of_the_same_settings(
+    more: dict[str, Any], tmp_path: Path
+) -> None:
     path = tmp_path / "network.pkl"
     path.write_bytes(write_edm_pickle(_network(**more), init_kwargs={**KWARGS, **more}))
     found = read_edm_pickle(path)
@@ -64,15 +72,23 @@ def test_its_settings_are_enough_to_build_the_network_anew(file: bytes) -> None:
     settings = read_edm_pickle(file).settings
     assert settings["class_name"] == "EDMPrecond" and settings["init_kwargs"] == {"sigma_data": 0.5}
     assert settings["model"]["class_name"] == "SongUNet" and settings["model"]["init_kwargs"] == KWARGS
-    assert settings["attributes"]["img_resolution"] == 8 and settings["attributes"]["sigma_max"] == float("inf")
-    assert SongUNet(**settings["model"]["init_kwargs"]).state_dict().keys() == _network().model.state_dict().keys()
+    assert settings["attributes"]["img_resolution"] == 8 and settings["attributes"]["sigma_max"] == float(
+        "inf"
+    )
+    assert (
+        SongUNet(**settings["model"]["init_kwargs"]).state_dict().keys()
+        == _network().model.state_dict().keys()
+    )
 
 
 def test_buffers_that_are_not_stored_are_left_out_and_views_of_one_storage_come_out_right() -> None:
     expected = Buffered().state_dict()
     tensors = read_edm_pickle(write_edm_pickle(Buffered(), init_kwargs={})).tensors
     assert tensors.keys() == {"small", "kept", "same_storage"}
-    assert all(torch.equal(tensors[name], expected[name]) and tensors[name].dtype == expected[name].dtype for name in tensors)
+    assert all(
+        torch.equal(tensors[name], expected[name]) and tensors[name].dtype == expected[name].dtype
+        for name in tensors
+    )
 
 
 def test_nothing_is_imported_and_the_source_inside_is_not_executed(file: bytes, tmp_path: Path) -> None:
@@ -86,7 +102,9 @@ def test_nothing_is_imported_and_the_source_inside_is_not_executed(file: bytes, 
 
 @pytest.mark.parametrize("way", ["os.system", "eval", "getattr"])
 @pytest.mark.parametrize("place", ["top", "attribute", "module"])
-def test_a_global_beyond_those_of_the_format_is_refused_by_name_and_not_called(way: str, place: str, tmp_path: Path) -> None:
+def test_a_global_beyond_those_of_the_format_is_refused_by_name_and_not_called(
+    way: str, place: str, tmp_path: Path
+) -> None:
     mark = tmp_path / "executed"
     trap = Trap(mark, way)
     if place == "top":
@@ -124,7 +142,9 @@ class _Tensor:
 
 
 def _with_tensor(tensor: object) -> bytes:
-    return write_edm_pickle(nn.Linear(2, 2), init_kwargs={}, change=lambda state: state.update(_parameters={"weight": tensor}))
+    return write_edm_pickle(
+        nn.Linear(2, 2), init_kwargs={}, change=lambda state: state.update(_parameters={"weight": tensor})
+    )
 
 
 @pytest.mark.parametrize("form", ["torch.save", "legacy torch.save", "pickle"])
@@ -139,10 +159,16 @@ def test_code_within_the_bytes_of_a_storage_is_refused(form: str, tmp_path: Path
     assert not mark.exists()
 
 
-@pytest.mark.parametrize("layout", [(0, (5,), (1,)), (3, (2,), (1,)), (0, (2, 2), (9, 1)), (-1, (2,), (1,)), (0, ("a",), (1,))])
+@pytest.mark.parametrize(
+    "layout", [(0, (5,), (1,)), (3, (2,), (1,)), (0, (2, 2), (9, 1)), (-1, (2,), (1,)), (0, ("a",), (1,))]
+)
 def test_a_tensor_that_reaches_beyond_its_storage_is_refused(layout: tuple[object, ...]) -> None:
     buffer = io.BytesIO()
-    torch.save(torch.TypedStorage(4, dtype=torch.float32, _internal=True), buffer, _use_new_zipfile_serialization=False)
+    torch.save(
+        torch.TypedStorage(4, dtype=torch.float32, _internal=True),
+        buffer,
+        _use_new_zipfile_serialization=False,
+    )
     with pytest.raises(ValueError, match="'weight'"):
         read_edm_pickle(_with_tensor(_Tensor(_Storage(buffer.getvalue()), *layout)))
 
@@ -161,12 +187,18 @@ def _named(module: str, name: str) -> bytes:
         ("torch.storage", "_load_from_bytes.__globals__", "torch.storage._load_from_bytes.__globals__"),
         ("collections", "OrderedDict.__init__.__globals__", "collections.OrderedDict.__init__.__globals__"),
         ("builtins", "set.__class__", "builtins.set.__class__"),
-        ("torch.nn.modules.container", "ModuleDict.__init__", "torch.nn.modules.container.ModuleDict.__init__"),
-        ("dgflow.weights.edm_pickle", "_Record", "dgflow.weights.edm_pickle._Record"),
+        (
+            "torch.nn.modules.container",
+            "ModuleDict.__init__",
+            "torch.nn.modules.container.ModuleDict.__init__",
+        ),
+        ("dgflow.networks.edm.pickle_file", "_Record", "dgflow.networks.edm.pickle_file._Record"),
         ("torch", "load", "torch.load"),
     ],
 )
-def test_a_name_with_dots_does_not_lead_from_an_allowed_global_to_another(module: str, name: str, shown: str) -> None:
+def test_a_name_with_dots_does_not_lead_from_an_allowed_global_to_another(
+    module: str, name: str, shown: str
+) -> None:
     with pytest.raises(ValueError, match=rf"refused.*`{shown}`"):
         read_edm_pickle(b"\x80\x04" + _named(module, name) + b".")
 
@@ -217,7 +249,9 @@ def test_a_claim_beyond_the_file_is_refused_before_any_memory_is_taken(claim: by
     (tmp_path / "w.pkl").write_bytes(b"\x80\x05" + claim + b".")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for file in (b"\x80\x05" + claim + b".", tmp_path / "w.pkl"):
-        with pytest.raises(ValueError, match="expected a whole pickle.*(place 2147483648 in the memo|(was|were) announced)"):
+        with pytest.raises(
+            ValueError, match="expected a whole pickle.*(place 2147483648 in the memo|(was|were) announced)"
+        ):
             read_edm_pickle(file)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
 
@@ -241,7 +275,9 @@ def test_settings_that_cannot_be_plain_are_left_out_and_the_tensors_kept() -> No
     itself.append(itself)
     kwargs = {"": {"kept": 1, "numbers": {1: 2}, "many": _many(), "itself": itself}}
     found = read_edm_pickle(
-        write_edm_pickle(nn.Linear(2, 2), init_kwargs=kwargs, change=lambda state: state.update(_init_kwargs=kwargs[""]))
+        write_edm_pickle(
+            nn.Linear(2, 2), init_kwargs=kwargs, change=lambda state: state.update(_init_kwargs=kwargs[""])
+        )
     )
     assert found.settings["init_kwargs"] == {"kept": 1} and found.tensors.keys() == {"weight", "bias"}
 
@@ -253,7 +289,11 @@ def test_modules_that_are_in_each_other_many_times_are_refused() -> None:
         outer.__dict__["_modules"] = {"a": module, "b": module}
         module = outer
     with pytest.raises(ValueError, match="at most 1000000 values"):
-        read_edm_pickle(write_edm_pickle(nn.Linear(2, 2), init_kwargs={}, change=lambda state: state.update(_modules={"model": module})))
+        read_edm_pickle(
+            write_edm_pickle(
+                nn.Linear(2, 2), init_kwargs={}, change=lambda state: state.update(_modules={"model": module})
+            )
+        )
 
 
 def test_a_value_that_is_shown_in_an_error_is_shown_in_short() -> None:

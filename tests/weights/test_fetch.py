@@ -1,4 +1,5 @@
-"""Files into the root and out of it: checked, locked at first use, found again without their source, repaired only as they were."""
+"""Files into the root and out of it: checked, locked at first use, found again without their source, repaired
+only as they were."""
 
 import json
 import logging
@@ -55,7 +56,11 @@ def test_a_file_is_put_into_the_root_and_locked(root: ObjectStore, url: str, scr
     found = fetch(root, _entry(url), scratch=scratch)
     assert found.path.read_bytes() == DATA and (found.sha256, found.size) == (SHA, len(DATA))
     lock = _lock(root)
-    assert {key: lock[key] for key in ("sha256", "bytes", "source")} == {"sha256": SHA, "bytes": len(DATA), "source": url}
+    assert {key: lock[key] for key in ("sha256", "bytes", "source")} == {
+        "sha256": SHA,
+        "bytes": len(DATA),
+        "source": url,
+    }
     assert root.get(str(lock["key"])) == DATA
 
 
@@ -86,13 +91,17 @@ def test_a_source_without_an_entry_is_kept_under_its_file_name_and_place(
 
 
 @pytest.mark.parametrize("form", ["{}", "file://{}"])
-def test_a_file_of_this_host_can_be_the_source(root: ObjectStore, tmp_path: Path, scratch: Path, form: str) -> None:
+def test_a_file_of_this_host_can_be_the_source(
+    root: ObjectStore, tmp_path: Path, scratch: Path, form: str
+) -> None:
     (tmp_path / "my net.pt").write_bytes(DATA)
     found = fetch(root, form.format(tmp_path / "my net.pt"), scratch=scratch)
     assert found.path.read_bytes() == DATA and found.path != tmp_path / "my net.pt"
 
 
-def test_a_path_where_nothing_is_is_an_error_that_names_it(root: ObjectStore, tmp_path: Path, scratch: Path) -> None:
+def test_a_path_where_nothing_is_is_an_error_that_names_it(
+    root: ObjectStore, tmp_path: Path, scratch: Path
+) -> None:
     with pytest.raises(FileNotFoundError, match=r"expected a weight file at .*/missing.pt, found nothing"):
         fetch(root, str(tmp_path / "missing.pt"), scratch=scratch)
 
@@ -105,23 +114,33 @@ def test_a_local_file_that_changed_after_its_first_use_is_refused_and_one_that_i
     fetch(root, str(path), scratch=scratch)
     path.write_bytes(OTHER)
     with pytest.raises(
-        CorruptObject, match=rf"net.pt.*locked at first use with sha256 {SHA}.*net.pt is {OTHER_SHA}: bring back .* delete weights/net"
+        CorruptObject,
+        match=rf"net.pt.*locked at first use with sha256 {SHA}.*net.pt is {OTHER_SHA}: bring back .* "
+        r"delete weights/net",
     ):
         fetch(root, str(path), scratch=scratch)
     path.unlink()
     assert fetch(root, str(path), scratch=scratch).path.read_bytes() == DATA
 
 
-def test_a_download_that_is_not_the_expected_one_is_refused_and_neither_kept_nor_locked(root: ObjectStore, url: str, scratch: Path) -> None:
-    with pytest.raises(ValueError, match=rf"net: expected the sha256 {OTHER_SHA}, found {SHA} \(7000 bytes\) from {url}"):
+def test_a_download_that_is_not_the_expected_one_is_refused_and_neither_kept_nor_locked(
+    root: ObjectStore, url: str, scratch: Path
+) -> None:
+    with pytest.raises(
+        ValueError, match=rf"net: expected the sha256 {OTHER_SHA}, found {SHA} \(7000 bytes\) from {url}"
+    ):
         fetch(root, _entry(url), expected_sha256=OTHER_SHA, scratch=scratch)
     assert root.list("weights") == []
     assert fetch(root, _entry(url, sha256=SHA), scratch=scratch).sha256 == SHA
 
 
-def test_an_expectation_that_the_lock_contradicts_is_an_error_with_both_digests(root: ObjectStore, url: str, scratch: Path) -> None:
+def test_an_expectation_that_the_lock_contradicts_is_an_error_with_both_digests(
+    root: ObjectStore, url: str, scratch: Path
+) -> None:
     fetch(root, _entry(url), scratch=scratch)
-    with pytest.raises(CorruptObject, match=f"locked at first use with sha256 {SHA}, the expected one is {OTHER_SHA}"):
+    with pytest.raises(
+        CorruptObject, match=f"locked at first use with sha256 {SHA}, the expected one is {OTHER_SHA}"
+    ):
         fetch(root, _entry(url, sha256=OTHER_SHA), scratch=scratch)
 
 
@@ -149,7 +168,9 @@ def test_a_source_that_changed_does_not_repair_and_the_error_has_both_digests(
     _damage(root, DATA[:100])
     server.files["/net.pt"] = OTHER
     with pytest.raises(
-        CorruptObject, match=rf"net: expected 7000 bytes with sha256 {SHA} at .*, found 100 bytes.*sha256 {OTHER_SHA}: bring back"
+        CorruptObject,
+        match=rf"net: expected 7000 bytes with sha256 {SHA} at .*, found 100 bytes.*sha256 {OTHER_SHA}: "
+        r"bring back",
     ):
         fetch(root, _entry(url), scratch=tmp_path / "another host")
     assert root.get(str(_lock(root)["key"])) == DATA[:100]
@@ -170,26 +191,37 @@ def test_a_damaged_copy_on_this_host_is_replaced_from_the_root(url: str, scratch
     assert fetch(root, _entry(url), scratch=scratch).path.read_bytes() == DATA
 
 
-def test_a_file_for_the_hand_names_the_page_the_file_and_the_place_and_is_then_used_from_there(root: ObjectStore, scratch: Path) -> None:
+def test_a_file_for_the_hand_names_the_page_the_file_and_the_place_and_is_then_used_from_there(
+    root: ObjectStore, scratch: Path
+) -> None:
     place = "weights/net/net.pt"
-    with pytest.raises(ValueError, match=r"net cannot be downloaded .* get net.pt from https://example.org/page .* put it at .*" + place):
+    with pytest.raises(
+        ValueError,
+        match=r"net cannot be downloaded .* get net.pt from https://example.org/page .* put it at .*" + place,
+    ):
         fetch(root, _entry(None), scratch=scratch)
     root.put(place, DATA)
     assert fetch(root, _entry(None), scratch=scratch).path.read_bytes() == DATA
     assert _lock(root)["key"] == place
     root.put(place, OTHER)
     with pytest.raises(
-        CorruptObject, match=rf"sha256 {SHA} at .*{place}, found 7000 bytes that are others; put the file net.pt of https://"
+        CorruptObject,
+        match=rf"sha256 {SHA} at .*{place}, found 7000 bytes that are others; put the file net.pt of "
+        r"https://",
     ):
         fetch(root, _entry(None), scratch=scratch / "another host")
 
 
-def test_a_file_that_somebody_put_in_its_place_needs_no_download(root: ObjectStore, url: str, server: FileServer, scratch: Path) -> None:
+def test_a_file_that_somebody_put_in_its_place_needs_no_download(
+    root: ObjectStore, url: str, server: FileServer, scratch: Path
+) -> None:
     root.put("weights/net/net.pt", DATA)
     assert fetch(root, _entry(url), scratch=scratch).sha256 == SHA and not server.requests
 
 
-def test_two_urls_that_differ_in_their_query_alone_are_two_files(root: ObjectStore, url: str, server: FileServer, scratch: Path) -> None:
+def test_two_urls_that_differ_in_their_query_alone_are_two_files(
+    root: ObjectStore, url: str, server: FileServer, scratch: Path
+) -> None:
     first = fetch(root, f"{url}?id=1", scratch=scratch)
     server.files["/net.pt"] = OTHER
     second = fetch(root, f"{url}?id=2", scratch=scratch)
@@ -205,7 +237,10 @@ PAGE = b"\n<!DOCTYPE html><html>Google Drive - Virus scan warning"
 
 def test_a_web_page_put_there_by_hand_is_refused_and_not_locked(root: ObjectStore, scratch: Path) -> None:
     root.put("weights/net/net.pt", PAGE)
-    with pytest.raises(ValueError, match=r"net: expected a weight file from .*net.pt, found a web page: open https://example.org/page"):
+    with pytest.raises(
+        ValueError,
+        match=r"net: expected a weight file from .*net.pt, found a web page: open https://example.org/page",
+    ):
         fetch(root, _entry(None), scratch=scratch)
     root.put("weights/net/net.pt", DATA)
     assert fetch(root, _entry(None), scratch=scratch).sha256 == SHA
@@ -220,22 +255,33 @@ def test_a_web_page_from_elsewhere_is_refused_and_neither_kept_nor_locked(
     assert root.list("weights") == []
 
 
-def test_a_file_put_there_by_hand_that_was_bad_at_first_use_has_a_way_out(root: ObjectStore, scratch: Path) -> None:
+def test_a_file_put_there_by_hand_that_was_bad_at_first_use_has_a_way_out(
+    root: ObjectStore, scratch: Path
+) -> None:
     root.put("weights/net/net.pt", OTHER)
     fetch(root, _entry(None), scratch=scratch)
     root.put("weights/net/net.pt", DATA)
-    with pytest.raises(CorruptObject, match="if the file was bad when it was first used, delete weights/net.json in"):
+    with pytest.raises(
+        CorruptObject, match="if the file was bad when it was first used, delete weights/net.json in"
+    ):
         fetch(root, _entry(None), scratch=scratch / "another host")
     root.delete("weights/net.json")
     assert fetch(root, _entry(None), scratch=scratch).sha256 == SHA
 
 
-@pytest.mark.parametrize("change", [{"key": "weights/net/../../secret"}, {"key": "weights/other/net.pt"}, {"name": "other"}])
-def test_a_lock_that_leads_elsewhere_is_refused(root: ObjectStore, url: str, scratch: Path, change: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "change", [{"key": "weights/net/../../secret"}, {"key": "weights/other/net.pt"}, {"name": "other"}]
+)
+def test_a_lock_that_leads_elsewhere_is_refused(
+    root: ObjectStore, url: str, scratch: Path, change: dict[str, str]
+) -> None:
     fetch(root, _entry(url), scratch=scratch)
     lock = {**_lock(root), **change}
     root.put("weights/net.json", json.dumps(lock).encode())
-    with pytest.raises(CorruptObject, match=r"weights/net.json in .*expected the lock of net and a file below weights/net/, found"):
+    with pytest.raises(
+        CorruptObject,
+        match=r"weights/net.json in .*expected the lock of net and a file below weights/net/, found",
+    ):
         fetch(root, _entry(url), scratch=scratch)
 
 
@@ -262,12 +308,18 @@ def test_a_very_long_file_name_is_shortened(root: ObjectStore, tmp_path: Path, s
     path = tmp_path / f"{'n' * 240}.pt"
     path.write_bytes(DATA)
     found = fetch(root, str(path), scratch=scratch)
-    assert found.path.read_bytes() == DATA and found.path.name.endswith("nnn.pt") and len(found.path.name) == 80
+    assert (
+        found.path.read_bytes() == DATA and found.path.name.endswith("nnn.pt") and len(found.path.name) == 80
+    )
 
 
-def test_a_scratch_folder_that_cannot_be_written_is_named_with_what_to_do(url: str, scratch: Path, root: ObjectStore) -> None:
+def test_a_scratch_folder_that_cannot_be_written_is_named_with_what_to_do(
+    url: str, scratch: Path, root: ObjectStore
+) -> None:
     scratch.write_text("a file")
-    with pytest.raises(StoreError, match=rf"could not write {scratch}/net.lock: .*set XDG_CACHE_HOME to a folder elsewhere"):
+    with pytest.raises(
+        StoreError, match=rf"could not write {scratch}/net.lock: .*set XDG_CACHE_HOME to a folder elsewhere"
+    ):
         fetch(root, _entry(url), scratch=scratch)
 
 
@@ -298,9 +350,16 @@ def test_who_waits_for_another_process_says_so(scratch: Path, monkeypatch: pytes
     assert entered.is_set() and f"{scratch}/net.lock" in lines[-1]
 
 
-def test_two_that_fetch_at_once_end_with_one_lock_and_the_same_file(root: ObjectStore, url: str, server: FileServer, scratch: Path) -> None:
+def test_two_that_fetch_at_once_end_with_one_lock_and_the_same_file(
+    root: ObjectStore, url: str, server: FileServer, scratch: Path
+) -> None:
     found: list[LocalFile] = []
-    threads = [threading.Thread(target=lambda i=i: found.append(fetch(root, _entry(url), scratch=scratch / str(i % 2)))) for i in range(4)]
+    threads = [
+        threading.Thread(
+            target=lambda i=i: found.append(fetch(root, _entry(url), scratch=scratch / str(i % 2)))
+        )
+        for i in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -308,7 +367,9 @@ def test_two_that_fetch_at_once_end_with_one_lock_and_the_same_file(root: Object
     assert [file.sha256 for file in found] == [SHA] * 4 and 1 <= len(server.requests) <= 2
 
 
-def test_a_race_lost_to_other_bytes_is_an_error_and_leaves_the_winner_s(url: str, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_race_lost_to_other_bytes_is_an_error_and_leaves_the_winner_s(
+    url: str, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = MemoryStore(uuid.uuid4().hex)
     create = root.create
 
@@ -349,7 +410,9 @@ def test_the_scratch_folder_is_the_user_s_cache(monkeypatch: pytest.MonkeyPatch,
     assert scratch_folder() == tmp_path / "dgflow" / "weights"
 
 
-def test_a_root_on_s3_takes_a_file_from_s3_and_gives_it_to_every_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_root_on_s3_takes_a_file_from_s3_and_gives_it_to_every_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(s3, "BACK_OFF", (0.01,) * 5)
     with seaweed(tmp_path) as environment:
         for name, value in environment.items():

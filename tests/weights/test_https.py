@@ -1,4 +1,5 @@
-"""Downloads from a real server that cuts connections, changes its file, and answers with other things than the file."""
+"""Downloads from a real server that cuts connections, changes its file, and answers with other things than
+the file."""
 
 import http.client
 import io
@@ -40,7 +41,9 @@ def test_a_file_arrives_whole_and_leaves_nothing_beside_it(server: FileServer, p
 
 
 @pytest.mark.parametrize("headers", [ETAG, {"Last-Modified": "Sat, 22 Nov 2025 00:00:00 GMT"}])
-def test_a_cut_connection_goes_on_where_it_stopped(server: FileServer, place: Path, headers: dict[str, str]) -> None:
+def test_a_cut_connection_goes_on_where_it_stopped(
+    server: FileServer, place: Path, headers: dict[str, str]
+) -> None:
     download(_serve(server, [300_000, 200_000], **headers), place)
     assert place.read_bytes() == DATA
     assert _ranges(server) == [None, "bytes=300000-", "bytes=500000-"]
@@ -49,7 +52,9 @@ def test_a_cut_connection_goes_on_where_it_stopped(server: FileServer, place: Pa
 def test_a_later_call_goes_on_with_what_an_earlier_one_kept(server: FileServer, place: Path) -> None:
     url = _serve(server, [100_000, 0, 0, 0], **ETAG)
     with pytest.raises(
-        StoreError, match=r"w.pkl: the connection ended after 100000 of 1048576 bytes, after 4 attempts; 100000 bytes are kept"
+        StoreError,
+        match=r"w.pkl: the connection ended after 100000 of 1048576 bytes, after 4 attempts; 100000 bytes "
+        r"are kept",
     ):
         download(url, place)
     assert not place.exists()
@@ -57,7 +62,9 @@ def test_a_later_call_goes_on_with_what_an_earlier_one_kept(server: FileServer, 
     assert place.read_bytes() == DATA and _ranges(server)[-1] == "bytes=100000-"
 
 
-def test_a_download_that_was_complete_when_its_process_died_is_not_repeated(server: FileServer, place: Path) -> None:
+def test_a_download_that_was_complete_when_its_process_died_is_not_repeated(
+    server: FileServer, place: Path
+) -> None:
     url = _serve(server, [len(DATA) - 1, 0, 0, 0], **ETAG)
     with pytest.raises(StoreError):
         download(url, place)
@@ -78,7 +85,9 @@ def test_a_file_that_changed_meanwhile_is_fetched_from_its_beginning(server: Fil
 
 
 @pytest.mark.parametrize("headers", [{}, {"ETag": 'W/"one"'}])
-def test_without_a_strong_validator_a_cut_download_begins_anew(server: FileServer, place: Path, headers: dict[str, str]) -> None:
+def test_without_a_strong_validator_a_cut_download_begins_anew(
+    server: FileServer, place: Path, headers: dict[str, str]
+) -> None:
     download(_serve(server, [300_000], **headers), place)
     assert place.read_bytes() == DATA and _ranges(server) == [None, None]
 
@@ -117,7 +126,9 @@ def test_errors_that_do_not_pass_end_it_at_once(server: FileServer, place: Path,
 
 
 def test_nobody_there_is_an_error_that_says_so(place: Path, server: FileServer) -> None:
-    with pytest.raises(StoreError, match=r"could not download http://127.0.0.1:9/w.pkl: .*refused.*4 attempts"):
+    with pytest.raises(
+        StoreError, match=r"could not download http://127.0.0.1:9/w.pkl: .*refused.*4 attempts"
+    ):
         download("http://127.0.0.1:9/w.pkl", place)
 
 
@@ -127,26 +138,33 @@ def test_a_web_page_in_the_file_s_place_is_refused(server: FileServer, place: Pa
     assert not place.exists()
 
 
-def test_a_redirect_is_followed_but_not_to_a_place_without_encryption(server: FileServer, place: Path) -> None:
+def test_a_redirect_is_followed_but_not_to_a_place_without_encryption(
+    server: FileServer, place: Path
+) -> None:
     url = _serve(server, [("to", "/w.pkl")])
     download(url, place)
     assert place.read_bytes() == DATA
     server.faults = [("to", "http://elsewhere.example/w.pkl?key=1")]
     with pytest.raises(
-        StoreError, match="redirects to a place that is not trusted; expected https://, found http://elsewhere.example:"
+        StoreError,
+        match="redirects to a place that is not trusted; expected https://, found http://elsewhere.example:",
     ) as raised:
         download(url, place)
     assert "w.pkl?key" not in str(raised.value)
 
 
-@pytest.mark.parametrize("url", ["http://example.org/w.pkl", "https://user:pass@example.org/w.pkl", "ftp://example.org/w.pkl"])
+@pytest.mark.parametrize(
+    "url", ["http://example.org/w.pkl", "https://user:pass@example.org/w.pkl", "ftp://example.org/w.pkl"]
+)
 def test_a_url_that_is_not_safe_is_refused_before_any_request(url: str, place: Path) -> None:
     with pytest.raises(ValueError, match="expected") as raised:
         download(url, place)
     assert "pass" not in str(raised.value).replace("password", "")
 
 
-def test_what_follows_a_question_mark_is_sent_but_shown_and_kept_nowhere(server: FileServer, place: Path) -> None:
+def test_what_follows_a_question_mark_is_sent_but_shown_and_kept_nowhere(
+    server: FileServer, place: Path
+) -> None:
     url = _serve(server, [100_000, 0, 0, 0], **ETAG) + "?token=secret"
     with pytest.raises(StoreError) as raised:
         download(url, place)
@@ -167,9 +185,13 @@ def _reply(*headers: str, body: bytes = b"", status: str = "200 OK") -> tuple[st
     return "raw", "\r\n".join([f"HTTP/1.1 {status}", *headers, "", ""]).encode() + body
 
 
-def test_a_reply_that_does_not_say_where_it_ends_is_taken_only_by_who_can_check_it(server: FileServer, place: Path) -> None:
+def test_a_reply_that_does_not_say_where_it_ends_is_taken_only_by_who_can_check_it(
+    server: FileServer, place: Path
+) -> None:
     url = _serve(server, [_reply(body=b"half of th"), _reply(body=b"half of th")])
-    with pytest.raises(StoreError, match=r"w.pkl: the server does not say where the file ends; give its sha256"):
+    with pytest.raises(
+        StoreError, match=r"w.pkl: the server does not say where the file ends; give its sha256"
+    ):
         download(url, place)
     assert not place.exists()
     download(url, place, unsized=True)
@@ -177,17 +199,25 @@ def test_a_reply_that_does_not_say_where_it_ends_is_taken_only_by_who_can_check_
 
 
 @pytest.mark.parametrize("length", ["+5", "-5", "9" * 25, "5\r\nContent-Length: 8"])
-def test_a_length_that_could_be_understood_in_two_ways_is_refused(server: FileServer, place: Path, length: str) -> None:
+def test_a_length_that_could_be_understood_in_two_ways_is_refused(
+    server: FileServer, place: Path, length: str
+) -> None:
     with pytest.raises(StoreError, match="the server's length of the file is no number"):
         download(_serve(server, [_reply(f"Content-Length: {length}", body=b"abcdefgh")]), place)
 
 
-def test_of_a_file_without_a_length_the_range_s_total_says_when_it_is_whole(server: FileServer, place: Path) -> None:
+def test_of_a_file_without_a_length_the_range_s_total_says_when_it_is_whole(
+    server: FileServer, place: Path
+) -> None:
     start = DATA + DATA[:10]  # in chunks, then cut in the second one; 1 MiB is kept
     chunks = b"%x\r\n" % len(DATA) + DATA + b"\r\n" + b"%x\r\n" % 500 + DATA[:10]
     total = len(start) + 90
     ranged = _reply(
-        'ETag: "one"', f"Content-Range: bytes {len(DATA)}-{total - 1}/{total}", "Content-Length: 100", body=b"abc", status="206 P"
+        'ETag: "one"',
+        f"Content-Range: bytes {len(DATA)}-{total - 1}/{total}",
+        "Content-Length: 100",
+        body=b"abc",
+        status="206 P",
     )
     url = _serve(server, [_reply('ETag: "one"', "Transfer-Encoding: chunked", body=chunks), ranged], **ETAG)
     server.files["/w.pkl"] = whole = DATA + DATA[:100]
@@ -201,20 +231,26 @@ def test_more_than_was_announced_is_refused(server: FileServer, place: Path) -> 
         download(_serve(server, [reply]), place)
 
 
-def test_a_file_of_unknown_length_is_bounded(server: FileServer, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_of_unknown_length_is_bounded(
+    server: FileServer, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(https, "MOST", 1000)
     with pytest.raises(StoreError, match="the server sends more than 1000 bytes"):
         download(_serve(server, [_reply(body=bytes(1001))]), place, unsized=True)
 
 
-def test_a_connection_on_which_nothing_comes_is_given_up(server: FileServer, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connection_on_which_nothing_comes_is_given_up(
+    server: FileServer, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(https, "TIMEOUT", 0.05)
     stall = ("stall", _reply("Content-Length: 8", body=b"abc")[1])
     with pytest.raises(StoreError, match="timed out, after 4 attempts"):
         download(_serve(server, [stall] * 4), place)
 
 
-def test_a_link_in_the_place_of_the_partial_file_is_not_written_through(server: FileServer, place: Path, tmp_path: Path) -> None:
+def test_a_link_in_the_place_of_the_partial_file_is_not_written_through(
+    server: FileServer, place: Path, tmp_path: Path
+) -> None:
     (tmp_path / "precious").write_text("precious")
     os.symlink(tmp_path / "precious", place.with_name("w.pkl.partial"))
     with pytest.raises(StoreError, match=r"w.pkl.partial: .*see that it is no link"):
@@ -238,7 +274,10 @@ def test_a_full_disk_is_an_error_with_the_path_and_what_to_do(server: FileServer
     url = _serve(server, [], **ETAG)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, before[1]))
-        with pytest.raises(StoreError, match=r"to .*w.pkl.partial: .*the disk has room, or set XDG_CACHE_HOME .* and run again"):
+        with pytest.raises(
+            StoreError,
+            match=r"to .*w.pkl.partial: .*the disk has room, or set XDG_CACHE_HOME .* and run again",
+        ):
             download(url, place)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -274,15 +313,25 @@ def test_a_redirect_that_cannot_be_followed_ends_it_at_once_and_shows_no_query(
 def test_another_host_cannot_redirect_to_this_one() -> None:
     first = "https://example.org/w.pkl?sig=SECRET"
     redirects = https._Redirects(first)
-    with pytest.raises(StoreError, match=r"example.org/w.pkl: .*found http://127.0.0.1:8265, which is this host") as raised:
+    with pytest.raises(
+        StoreError, match=r"example.org/w.pkl: .*found http://127.0.0.1:8265, which is this host"
+    ) as raised:
         headers = http.client.HTTPMessage()
-        redirects.redirect_request(Request(first), io.BytesIO(), 302, "Found", headers, "http://127.0.0.1:8265/api/jobs?x=SECRET")
+        redirects.redirect_request(
+            Request(first), io.BytesIO(), 302, "Found", headers, "http://127.0.0.1:8265/api/jobs?x=SECRET"
+        )
     assert "SECRET" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
     "url",
-    ["https://h/a b?token=SECRET", "https://h/a\r\nX: SECRET", "https://h/\u00e9?SECRET", "https://h:99999/SECRET", "https:///SECRET"],
+    [
+        "https://h/a b?token=SECRET",
+        "https://h/a\r\nX: SECRET",
+        "https://h/\u00e9?SECRET",
+        "https://h:99999/SECRET",
+        "https:///SECRET",
+    ],
 )
 def test_a_url_that_is_none_is_refused_without_being_shown(url: str) -> None:
     with pytest.raises(ValueError, match="expected") as raised:

@@ -1,4 +1,5 @@
-"""Inception's published files: the same tensors from each, and refusal of what is not whole, not Inception, or would have to be run."""
+"""Inception's published files: the same tensors from each, and refusal of what is not whole, not Inception,
+or would have to be run."""
 
 import io
 import pickle
@@ -28,12 +29,12 @@ from weights.inception_files import (
 )
 from weights.traps import GLOBALS, Trap
 
-from dgflow.metrics.inception import InceptionV3
-from dgflow.networks.checkpoints import check_fits, save_weights
+from dgflow.networks.inception.module import InceptionV3
+from dgflow.networks.inception.names import NAMES, SCOPES, checked
+from dgflow.networks.read import read_weights
 from dgflow.weights.catalogue import CATALOGUE
 from dgflow.weights.entry import Format
-from dgflow.weights.inception_names import NAMES, SCOPES, checked
-from dgflow.weights.read import read_weights
+from dgflow.weights.tensors import check_fits, save_weights
 
 
 def _saved(value: Any) -> bytes:
@@ -82,7 +83,10 @@ def test_every_file_gives_the_same_tensors_bit_for_bit(format: Format, as_path: 
 def test_a_graph_of_the_published_size_fits_the_network() -> None:
     with torch.device("meta"):
         network = InceptionV3()
-    state = {name: torch.empty(tensor.shape).fill_(index % 7 + 0.5) for index, (name, tensor) in enumerate(network.state_dict().items())}
+    state = {
+        name: torch.empty(tensor.shape).fill_(index % 7 + 0.5)
+        for index, (name, tensor) in enumerate(network.state_dict().items())
+    }
     found = read_weights(graph(state), "inception_graph").tensors
     check_fits(network, found, source="a test")
     assert all(torch.equal(found[name], state[name]) for name in state)
@@ -117,7 +121,8 @@ def test_a_constant_that_is_handed_on_is_found_and_one_number_stands_for_all() -
     name = "mixed_6/tower/conv_2/batchnorm/gamma"
     nodes = {
         **graph_nodes(thin_weights(), scales=False),
-        name: node(name, "Identity", ("frozen/mixed_6",)) + constant("frozen/mixed_6", tensor_proto(torch.tensor([4.0]), (3,), "floats")),
+        name: node(name, "Identity", ("frozen/mixed_6",))
+        + constant("frozen/mixed_6", tensor_proto(torch.tensor([4.0]), (3,), "floats")),
         "softmax/biases": constant("softmax/biases", tensor_proto(torch.tensor([2.5]), (5,), "floats")),
     }
     found = read_weights(b"".join(nodes.values()), "inception_graph").tensors
@@ -135,16 +140,37 @@ def test_a_constant_that_is_handed_on_is_found_and_one_number_stands_for_all() -
             r"unexpected: 'mixed_11/conv/conv2d_params'",
         ),
         ({"twice": constant("softmax/biases", tensor_proto(torch.ones(5), (5,)))}, "1 names twice"),
-        ({"softmax/biases": node("softmax/biases", "Identity", ("softmax/biases",))}, "missing: 'softmax/biases'"),
-        ({"softmax/biases": constant("softmax/biases", tensor_proto(bytes(19), (5,)))}, r"'softmax/biases' of shape \[5\], found -1"),
-        ({"softmax/biases": constant("softmax/biases", tensor_proto(bytes(16), (5,)))}, r"'softmax/biases' of shape \[5\], found 4"),
-        ({"softmax/biases": constant("softmax/biases", tensor_proto(torch.ones(3), (5,), "floats"))}, r"of shape \[5\], found 3"),
+        (
+            {"softmax/biases": node("softmax/biases", "Identity", ("softmax/biases",))},
+            "missing: 'softmax/biases'",
+        ),
+        (
+            {"softmax/biases": constant("softmax/biases", tensor_proto(bytes(19), (5,)))},
+            r"'softmax/biases' of shape \[5\], found -1",
+        ),
+        (
+            {"softmax/biases": constant("softmax/biases", tensor_proto(bytes(16), (5,)))},
+            r"'softmax/biases' of shape \[5\], found 4",
+        ),
+        (
+            {"softmax/biases": constant("softmax/biases", tensor_proto(torch.ones(3), (5,), "floats"))},
+            r"of shape \[5\], found 3",
+        ),
         ({"softmax/biases": constant("softmax/biases", tensor_proto(b"", (5,)))}, r"of shape \[5\], found 0"),
         ({"softmax/biases": constant("softmax/biases", tensor_proto(bytes(20), (-5,)))}, "has room for"),
-        ({"softmax/biases": constant("softmax/biases", tensor_proto(torch.ones(5), (1, 5)))}, r"'fc.bias' as float32 of 1 dim.*\[1, 5\]"),
+        (
+            {"softmax/biases": constant("softmax/biases", tensor_proto(torch.ones(5), (1, 5)))},
+            r"'fc.bias' as float32 of 1 dim.*\[1, 5\]",
+        ),
         ({"softmax/biases": constant("softmax/biases", varint(8) + varint(3))}, "found TensorFlow's type 3"),
-        ({"softmax/biases": constant("softmax/biases", tensor_proto(torch.ones(1), (10**12,), "floats"))}, "has room for, found"),
-        ({"softmax/biases": constant("softmax/biases", tensor_proto(bytes(8), (2**62, 2**62)))}, "has room for, found"),
+        (
+            {"softmax/biases": constant("softmax/biases", tensor_proto(torch.ones(1), (10**12,), "floats"))},
+            "has room for, found",
+        ),
+        (
+            {"softmax/biases": constant("softmax/biases", tensor_proto(bytes(8), (2**62, 2**62)))},
+            "has room for, found",
+        ),
     ],
 )
 def test_another_graph_is_refused_with_what_is_wrong(changes: dict[str, bytes | None], message: str) -> None:
@@ -161,7 +187,9 @@ def test_a_batch_norm_with_another_epsilon_is_refused() -> None:
 # What NVIDIA's port may look like beside what is known of it.
 def test_a_port_with_modules_inside_its_convolutions_is_read_with_its_gamma() -> None:
     weights = thin_weights()
-    assert _same(read_weights(_scripted(port(weights, with_norm=True)), "inception_torchscript").tensors, weights)
+    assert _same(
+        read_weights(_scripted(port(weights, with_norm=True)), "inception_torchscript").tensors, weights
+    )
 
 
 def test_the_output_layer_is_known_by_its_shape_in_either_order() -> None:
@@ -199,16 +227,23 @@ def _square(network: nn.Module) -> None:
     ],
 )
 @pytest.mark.parametrize("format", ["inception_pickle", "inception_torchscript"])
-def test_a_port_that_is_not_known_is_refused_with_what_was_found(change: Callable[[nn.Module], None], message: str, format: Format) -> None:
+def test_a_port_that_is_not_known_is_refused_with_what_was_found(
+    change: Callable[[nn.Module], None], message: str, format: Format
+) -> None:
     network = port(PLAIN)
     change(network)
     with pytest.raises(ValueError, match=f"p: .*{message}"):
-        read_weights(pickled(network) if format == "inception_pickle" else _scripted(network), format, source="p")
+        read_weights(
+            pickled(network) if format == "inception_pickle" else _scripted(network), format, source="p"
+        )
 
 
 def test_a_state_dict_of_another_network_is_refused_with_the_names() -> None:
     others = {name.replace("Mixed_5b", "Block"): tensor for name, tensor in PLAIN.items()}
-    with pytest.raises(ValueError, match=r"i.pth: expected the 472 .*missing: 'Mixed_5b.* and 29 more; unexpected: 'Block.* and 29 more"):
+    with pytest.raises(
+        ValueError,
+        match=r"i.pth: expected the 472 .*missing: 'Mixed_5b.* and 29 more; unexpected: 'Block.* and 29 more",
+    ):
         read_weights(_saved(others), "inception_pth", source="i.pth")
 
 
@@ -238,7 +273,10 @@ def test_a_file_of_another_format_is_refused(format: Format) -> None:
 def _archive(changes: dict[str, bytes] | None = None, how: dict[str, int] | None = None) -> bytes:
     """The archive of FILES with other members, and some of them compressed."""
     changes, how, buffer = changes or {}, how or {}, io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(FILES["inception_torchscript"])) as old, zipfile.ZipFile(buffer, "w") as new:
+    with (
+        zipfile.ZipFile(io.BytesIO(FILES["inception_torchscript"])) as old,
+        zipfile.ZipFile(buffer, "w") as new,
+    ):
         for name in old.namelist():
             inner = name.partition("/")[2]
             new.writestr(f"x/{inner}", changes.get(inner, old.read(name)), how.get(inner, zipfile.ZIP_STORED))
@@ -247,7 +285,9 @@ def _archive(changes: dict[str, bytes] | None = None, how: dict[str, int] | None
 
 def _pickle_of(old: bytes, new: bytes) -> bytes:
     with zipfile.ZipFile(io.BytesIO(FILES["inception_torchscript"])) as archive:
-        pickled_modules = archive.read(next(name for name in archive.namelist() if name.endswith("/data.pkl")))
+        pickled_modules = archive.read(
+            next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+        )
     assert old in pickled_modules
     return pickled_modules.replace(old, new, 1)
 
@@ -255,9 +295,14 @@ def _pickle_of(old: bytes, new: bytes) -> bytes:
 @pytest.mark.parametrize("way", GLOBALS)
 def test_a_call_in_an_archive_s_pickle_is_refused_by_name_and_not_made(way: str, tmp_path: Path) -> None:
     mark = tmp_path / "executed"
-    for data in (_archive({"data.pkl": pickle.dumps(Trap(mark, way), protocol=2)}), pickle.dumps(Trap(mark, way))):
+    for data in (
+        _archive({"data.pkl": pickle.dumps(Trap(mark, way), protocol=2)}),
+        pickle.dumps(Trap(mark, way)),
+    ):
         format: Format = "inception_torchscript" if data[:2] == b"PK" else "inception_pickle"
-        with pytest.raises(ValueError, match=rf"i: refused.*`.*{GLOBALS[way].rpartition('.')[2]}`.*nothing was run"):
+        with pytest.raises(
+            ValueError, match=rf"i: refused.*`.*{GLOBALS[way].rpartition('.')[2]}`.*nothing was run"
+        ):
             read_weights(data, format, source="i")
     assert not mark.exists()
 
@@ -284,7 +329,12 @@ def test_a_storage_that_is_shorter_than_its_tensors_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "shape", [b"K\x03K\x02K\x03K\x04", b"J\xff\xff\xff\x7fJ\xff\xff\xff\x7fK\x03K\x03", b"J\xff\xff\xff\xffK\x02K\x03K\x03"]
+    "shape",
+    [
+        b"K\x03K\x02K\x03K\x04",
+        b"J\xff\xff\xff\x7fJ\xff\xff\xff\x7fK\x03K\x03",
+        b"J\xff\xff\xff\xffK\x02K\x03K\x03",
+    ],
 )
 def test_a_tensor_that_reaches_beyond_its_storage_is_refused_without_taking_memory(shape: bytes) -> None:
     data = _archive({"data.pkl": _pickle_of(b"(K\x03K\x02K\x03K\x03t", b"(" + shape + b"t")})
@@ -296,7 +346,9 @@ def test_a_tensor_that_reaches_beyond_its_storage_is_refused_without_taking_memo
 
 @pytest.mark.parametrize("shape", [(10**12,), (2**62,)])
 @pytest.mark.parametrize("format", ["inception_pickle", "inception_torchscript"])
-def test_a_small_storage_that_is_shown_as_terabytes_is_refused(shape: tuple[int, ...], format: Format) -> None:
+def test_a_small_storage_that_is_shown_as_terabytes_is_refused(
+    shape: tuple[int, ...], format: Format
+) -> None:
     if format == "inception_pickle":
         network = port(PLAIN)
         convolution: Any = network.get_submodule("layers.conv")

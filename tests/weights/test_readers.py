@@ -1,4 +1,5 @@
-"""The readers of safetensors, torch.save and npz files, each on a file made to the published description of its format."""
+"""The readers of safetensors, torch.save and npz files, each on a file made to the published description of
+its format."""
 
 import argparse
 import io
@@ -15,11 +16,15 @@ import torch
 from torch import Tensor, nn
 from weights.traps import Trap
 
-from dgflow.networks.checkpoints import load_into
+from dgflow.networks.read import read_weights
 from dgflow.weights import npz_file
-from dgflow.weights.read import read_weights
+from dgflow.weights.tensors import load_into
 
-WEIGHTS = {"b.weight": torch.arange(6.0).reshape(2, 3), "a": torch.tensor(3), "c": torch.tensor([1.5, -2.0], dtype=torch.float16)}
+WEIGHTS = {
+    "b.weight": torch.arange(6.0).reshape(2, 3),
+    "a": torch.tensor(3),
+    "c": torch.tensor([1.5, -2.0], dtype=torch.float16),
+}
 
 
 class Net(nn.Module):
@@ -29,12 +34,16 @@ class Net(nn.Module):
         super().__init__()
         made = torch.Generator().manual_seed(seed)
         self.first = nn.Parameter(torch.randn(3, 2, generator=made))
-        self.temb_fun = nn.ParameterDict({"w": nn.Parameter(torch.randn(1, 4, generator=made), requires_grad=False)})
+        self.temb_fun = nn.ParameterDict(
+            {"w": nn.Parameter(torch.randn(1, 4, generator=made), requires_grad=False)}
+        )
         self.last = nn.Parameter(torch.randn(2, generator=made))
         self.register_buffer("sigmas", torch.randn(5, generator=made, dtype=torch.float64))
 
     def names(self, trainable: bool) -> list[str]:
-        return [name for name, parameter in self.named_parameters() if parameter.requires_grad or not trainable]
+        return [
+            name for name, parameter in self.named_parameters() if parameter.requires_grad or not trainable
+        ]
 
 
 def saved(value: Any, **options: Any) -> bytes:
@@ -45,7 +54,8 @@ def saved(value: Any, **options: Any) -> bytes:
 
 def same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
     return found.keys() == expected.keys() and all(
-        found[name].dtype == expected[name].dtype and torch.equal(found[name], expected[name]) for name in expected
+        found[name].dtype == expected[name].dtype and torch.equal(found[name], expected[name])
+        for name in expected
     )
 
 
@@ -56,18 +66,41 @@ def averaged(net: Net) -> dict[str, Tensor]:
 
 def soft_truncation(net: Net, averages: list[Tensor]) -> dict[str, Any]:
     model = {f"module.{name}": tensor for name, tensor in net.state_dict().items()}
-    optimizer = torch.optim.Adam([parameter for parameter in net.parameters() if parameter.requires_grad]).state_dict()
-    return {"optimizer": optimizer, "model": model, "ema": {"decay": 0.9999, "num_updates": 7, "shadow_params": averages}, "step": 7}
+    optimizer = torch.optim.Adam(
+        [parameter for parameter in net.parameters() if parameter.requires_grad]
+    ).state_dict()
+    return {
+        "optimizer": optimizer,
+        "model": model,
+        "ema": {"decay": 0.9999, "num_updates": 7, "shadow_params": averages},
+        "step": 7,
+    }
 
 
 def lsgm(net: Net, averages: dict[str, Tensor] | None) -> dict[str, Any]:
     names = net.names(trainable=False)
-    args = argparse.Namespace(dataset="cifar10", num_channels_dae=16, channel_mult=[1, 2], fir=True, embedding_scale=1000.0, root=None)
-    found = {"epoch": 3, "global_step": 12, "args": args, "best_score_fid": np.float64(2.25), "best_score_nll": torch.tensor(3.5)}
+    args = argparse.Namespace(
+        dataset="cifar10",
+        num_channels_dae=16,
+        channel_mult=[1, 2],
+        fir=True,
+        embedding_scale=1000.0,
+        root=None,
+    )
+    found = {
+        "epoch": 3,
+        "global_step": 12,
+        "args": args,
+        "best_score_fid": np.float64(2.25),
+        "best_score_nll": torch.tensor(3.5),
+    }
     found |= {"dae_state_dict": net.state_dict(), "vae_state_dict": {"stem.weight": torch.ones(2)}}
     if averages is not None:
         state = {i: {"step": 12, "ema": averages[name]} for i, name in enumerate(names) if name in averages}
-        found["dae_optimizer"] = {"state": state, "param_groups": [{"lr": 1e-4, "params": list(range(len(names)))}]}
+        found["dae_optimizer"] = {
+            "state": state,
+            "param_groups": [{"lr": 1e-4, "params": list(range(len(names)))}],
+        }
     return found
 
 
@@ -81,7 +114,9 @@ def test_safetensors_give_their_tensors_and_their_texts(as_path: bool, tmp_path:
 
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("as_path", [True, False])
-def test_a_flat_state_dict_is_read_from_bytes_and_paths_in_torch_s_old_and_new_form(zipped: bool, as_path: bool, tmp_path: Path) -> None:
+def test_a_flat_state_dict_is_read_from_bytes_and_paths_in_torch_s_old_and_new_form(
+    zipped: bool, as_path: bool, tmp_path: Path
+) -> None:
     net = nn.BatchNorm1d(3)
     data = saved(net.state_dict(), _use_new_zipfile_serialization=zipped)
     (tmp_path / "w.pt").write_bytes(data)
@@ -90,7 +125,12 @@ def test_a_flat_state_dict_is_read_from_bytes_and_paths_in_torch_s_old_and_new_f
 
 
 def test_of_dit_s_training_file_the_averages_are_read_and_a_released_file_is_read_as_it_is() -> None:
-    file = {"model": {"w": torch.zeros(2)}, "ema": {"w": torch.ones(2)}, "opt": {"state": {}}, "args": argparse.Namespace(image_size=256)}
+    file = {
+        "model": {"w": torch.zeros(2)},
+        "ema": {"w": torch.ones(2)},
+        "opt": {"state": {}},
+        "args": argparse.Namespace(image_size=256),
+    }
     found = read_weights(saved(file), "dit")
     assert same(found.tensors, {"w": torch.ones(2)}) and found.settings == {"args": {"image_size": 256}}
     assert same(read_weights(saved(WEIGHTS), "dit").tensors, WEIGHTS)
@@ -99,7 +139,11 @@ def test_of_dit_s_training_file_the_averages_are_read_and_a_released_file_is_rea
 def test_soft_truncation_s_averages_are_put_over_the_names_and_the_rest_stays() -> None:
     net = Net()
     averages = averaged(net)
-    found = read_weights(saved(soft_truncation(net, list(averages.values()))), "soft_truncation", ema_names=net.names(trainable=True))
+    found = read_weights(
+        saved(soft_truncation(net, list(averages.values()))),
+        "soft_truncation",
+        ema_names=net.names(trainable=True),
+    )
     assert same(found.tensors, {**net.state_dict(), **averages})
     assert found.settings == {"step": 7, "decay": 0.9999, "num_updates": 7}
     load_into(Net(seed=1), found.tensors, source="a test")
@@ -142,7 +186,9 @@ def test_an_npz_gives_its_arrays(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("format", ["state_dict", "dit", "soft_truncation", "lsgm"])
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_torch_file_with_code_is_refused_by_name_and_nothing_runs(format: Any, zipped: bool, tmp_path: Path) -> None:
+def test_a_torch_file_with_code_is_refused_by_name_and_nothing_runs(
+    format: Any, zipped: bool, tmp_path: Path
+) -> None:
     mark = tmp_path / "executed"
     file = saved({"ema": {"w": torch.ones(1)}, "args": Trap(mark)}, _use_new_zipfile_serialization=zipped)
     with pytest.raises(ValueError, match="dg.pt: refused.*`posix.system`.*nothing was run"):
@@ -174,7 +220,9 @@ def _npz(**arrays: np.ndarray) -> bytes:
 @pytest.mark.parametrize("format", FILES)
 @pytest.mark.parametrize("part", [0.0, 0.2, 0.6, 0.98])
 @pytest.mark.parametrize("as_path", [True, False])
-def test_a_file_that_was_cut_short_is_refused_by_name(format: Any, part: float, as_path: bool, tmp_path: Path) -> None:
+def test_a_file_that_was_cut_short_is_refused_by_name(
+    format: Any, part: float, as_path: bool, tmp_path: Path
+) -> None:
     data = FILES[format]()
     data = data[: int(part * len(data))]
     (tmp_path / "cut").write_bytes(data)
@@ -209,15 +257,23 @@ def test_averages_that_do_not_fit_the_names_are_refused() -> None:
     names, averages = net.names(trainable=True), list(averaged(net).values())
 
     def read(averages: list[Tensor], names: list[str]) -> None:
-        read_weights(saved(soft_truncation(net, averages)), "soft_truncation", source="st.pth", ema_names=names)
+        read_weights(
+            saved(soft_truncation(net, averages)), "soft_truncation", source="st.pth", ema_names=names
+        )
 
-    with pytest.raises(ValueError, match="st.pth: expected 3 averages in 'shadow_params', one a trainable parameter, found 2"):
+    with pytest.raises(
+        ValueError, match="st.pth: expected 3 averages in 'shadow_params', one a trainable parameter, found 2"
+    ):
         read(averages, net.names(trainable=False))
-    with pytest.raises(ValueError, match=r"average of 'first' as torch.float32 \[3, 2\], found torch.float32 \[2\]"):
+    with pytest.raises(
+        ValueError, match=r"average of 'first' as torch.float32 \[3, 2\], found torch.float32 \[2\]"
+    ):
         read(averages[::-1], names)
     with pytest.raises(ValueError, match="average of 'first' as torch.float32 .*found torch.float64"):
         read([average.double() for average in averages], names)
-    with pytest.raises(ValueError, match="expected the averaged 'other' among the network's tensors, found 'first'"):
+    with pytest.raises(
+        ValueError, match="expected the averaged 'other' among the network's tensors, found 'first'"
+    ):
         read(averages, ["first", "other"])
 
 
@@ -225,7 +281,10 @@ def test_averages_missing_from_lsgm_s_optimizer_are_named() -> None:
     net = Net()
     file, names = lsgm(net, averaged(net)), net.names(trainable=False)
     del file["dae_optimizer"]["state"][names.index("last")]
-    with pytest.raises(ValueError, match=f"expected an average of 'last', the parameter at position {names.index('last')}, found none"):
+    with pytest.raises(
+        ValueError,
+        match=f"expected an average of 'last', the parameter at position {names.index('last')}, found none",
+    ):
         read_weights(saved(file), "lsgm", part="prior", ema_names=names)
     with pytest.raises(ValueError, match="expected an optimizer of 2 parameters, found one of 3"):
         read_weights(saved(file), "lsgm", part="prior", ema_names=names[:2])
@@ -240,7 +299,9 @@ def test_averages_missing_from_lsgm_s_optimizer_are_named() -> None:
         ("ckpt", {}, "expected one of the formats safetensors.*found 'ckpt'"),
     ],
 )
-def test_what_a_reader_needs_and_was_not_given_is_named(format: Any, options: dict[str, Any], message: str) -> None:
+def test_what_a_reader_needs_and_was_not_given_is_named(
+    format: Any, options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         read_weights(saved(lsgm(Net(), {})), format, **options)
 
@@ -264,7 +325,9 @@ def test_what_a_file_says_beside_its_weights_and_cannot_be_plain_is_left_out() -
     ],
 )
 @pytest.mark.parametrize("as_path", [True, False])
-def test_a_strange_header_of_safetensors_is_read_or_refused(change: Any, as_path: bool, tmp_path: Path) -> None:
+def test_a_strange_header_of_safetensors_is_read_or_refused(
+    change: Any, as_path: bool, tmp_path: Path
+) -> None:
     described = {"a": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}
     change(described)
     header = json.dumps(described).encode()
@@ -279,7 +342,9 @@ def test_a_strange_header_of_safetensors_is_read_or_refused(change: Any, as_path
 def _npz_of(header: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", **options) as archive:
-        archive.writestr("mu.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + bytes(64))
+        archive.writestr(
+            "mu.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + bytes(64)
+        )
     return buffer.getvalue()
 
 
@@ -292,7 +357,9 @@ def _claims(shape: str) -> str:
     [
         _npz_of(_claims(f"({10**12},)")),
         _npz_of(_claims(f"({2**70},)")),
-        _npz_of(_claims("(2,)")).replace(b"PK\x01\x02\x14\x03\x14\x00\x00", b"PK\x01\x02\x14\x03\x14\x00\x01"),  # encrypted
+        _npz_of(_claims("(2,)")).replace(
+            b"PK\x01\x02\x14\x03\x14\x00\x00", b"PK\x01\x02\x14\x03\x14\x00\x01"
+        ),  # encrypted
         _npz_of(_claims("(2,)")).replace(b"\x00" * 2 + b"PK", b"PK"),
     ],
     ids=["more than memory", "more than an integer", "encrypted", "damaged"],

@@ -31,7 +31,9 @@ def test_each_form_of_source_is_understood(text: str, kind: str, public: str, fi
     assert (found.kind, found.public, found.file_name) == (kind, public, file_name)
 
 
-def test_a_relative_path_is_recorded_as_an_absolute_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_path_is_recorded_as_an_absolute_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert parse_source("w.pt").public == (tmp_path / "w.pt").as_uri()
 
@@ -83,6 +85,12 @@ def test_a_file_of_the_hub_is_fetched_at_its_revision(hub: FileServer, tmp_path:
     assert found.read_bytes() == b"tensors"
 
 
-def test_a_file_that_the_hub_does_not_have_is_named_with_what_to_check(hub: FileServer, tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=rf"could not download hf:owner/repo/other.bin@{COMMIT}: .*check the name and revision.*HF_TOKEN"):
+def test_a_file_that_the_hub_does_not_have_is_named_with_what_to_check(
+    hub: FileServer, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        StoreError,
+        match=rf"could not download hf:owner/repo/other.bin@{COMMIT}: .*check the name and "
+        r"revision.*HF_TOKEN",
+    ):
         obtain(parse_source(f"hf:owner/repo/other.bin@{COMMIT}"), tmp_path / "unused")

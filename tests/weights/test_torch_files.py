@@ -1,4 +1,5 @@
-"""Files of torch.save that torch itself would read, and should not be: more globals, other sizes, compressed or damaged parts."""
+"""Files of torch.save that torch itself would read, and should not be: more globals, other sizes, compressed
+or damaged parts."""
 
 import argparse
 import io
@@ -29,7 +30,9 @@ def _rewritten(data: bytes, compressed: str = "", pickled: bytes | None = None) 
     with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(buffer, "w") as new:
         for name in old.namelist():
             how = zipfile.ZIP_DEFLATED if compressed and name.endswith(compressed) else zipfile.ZIP_STORED
-            new.writestr(name, pickled if pickled is not None and name.endswith("data.pkl") else old.read(name), how)
+            new.writestr(
+                name, pickled if pickled is not None and name.endswith("data.pkl") else old.read(name), how
+            )
     return buffer.getvalue()
 
 
@@ -58,7 +61,13 @@ def _state_dict(weight: bytes) -> bytes:
 def _tensor(storage: bytes, size: int) -> bytes:
     one = b"(" + _int(1) + b"t"
     return _call(
-        "torch._utils._rebuild_tensor_v2", storage, _int(0), b"(" + _int(size) + b"t", one, b"\x89", _call("collections.OrderedDict")
+        "torch._utils._rebuild_tensor_v2",
+        storage,
+        _int(0),
+        b"(" + _int(size) + b"t",
+        one,
+        b"\x89",
+        _call("collections.OrderedDict"),
     )
 
 
@@ -68,8 +77,16 @@ def _zipped(weight: bytes) -> bytes:
 
 def _legacy(weight: bytes, numbers: int) -> bytes:
     """In the form before version 1.6, with one storage of so many 32-bit numbers."""
-    head = b"".join(pickle.dumps(value, protocol=2) for value in (MAGIC_NUMBER, PROTOCOL_VERSION, {"little_endian": True}))
-    return head + _state_dict(weight) + pickle.dumps(["0"], protocol=2) + struct.pack("<q", numbers) + bytes(4 * numbers)
+    head = b"".join(
+        pickle.dumps(value, protocol=2) for value in (MAGIC_NUMBER, PROTOCOL_VERSION, {"little_endian": True})
+    )
+    return (
+        head
+        + _state_dict(weight)
+        + pickle.dumps(["0"], protocol=2)
+        + struct.pack("<q", numbers)
+        + bytes(4 * numbers)
+    )
 
 
 def _both(data: bytes, tmp_path: Path) -> list[bytes | Path]:
@@ -83,7 +100,11 @@ CALLS = {
     "torch.Tensor": _call("torch.Tensor", _int(1000)),  # memory as it is found
     "torch.storage.UntypedStorage": _call("torch.storage.UntypedStorage", _int(1000)),
     "torch._utils._rebuild_meta_tensor_no_storage": _call(
-        "torch._utils._rebuild_meta_tensor_no_storage", _global("torch.float32"), b"(" + _int(4) + b"t", b"(" + _int(1) + b"t", b"\x89"
+        "torch._utils._rebuild_meta_tensor_no_storage",
+        _global("torch.float32"),
+        b"(" + _int(4) + b"t",
+        b"(" + _int(1) + b"t",
+        b"\x89",
     ),
     "torch._tensor._rebuild_from_type_v2": _call(
         "torch._tensor._rebuild_from_type_v2", _global("torch.Size"), _global("torch.Size"), b")", b"}"
@@ -107,13 +128,26 @@ def test_what_the_process_allows_elsewhere_is_not_allowed_here() -> None:
 @pytest.mark.parametrize("zipped", [True, False])
 def test_what_plain_checkpoints_hold_is_read(zipped: bool) -> None:
     value = {
-        "tensors": [torch.ones(2, dtype=dtype) for dtype in (torch.bfloat16, torch.int64, torch.uint8, torch.bool)],
+        "tensors": [
+            torch.ones(2, dtype=dtype) for dtype in (torch.bfloat16, torch.int64, torch.uint8, torch.bool)
+        ],
         "parameter": nn.Parameter(torch.ones(2)),
         "optimizer": torch.optim.Adam([nn.Parameter(torch.ones(1))]).state_dict(),
-        "others": [torch.float16, torch.ones(2).shape, {1, 2}, b"bytes", torch.device("cpu"), argparse.Namespace(a=1)],
+        "others": [
+            torch.float16,
+            torch.ones(2).shape,
+            {1, 2},
+            b"bytes",
+            torch.device("cpu"),
+            argparse.Namespace(a=1),
+        ],
     }
     found = load_torch(_saved(value, _use_new_zipfile_serialization=zipped), "a test")
-    assert found.keys() == value.keys() and found["others"][:5] == value["others"][:5] and found["others"][5].a == 1
+    assert (
+        found.keys() == value.keys()
+        and found["others"][:5] == value["others"][:5]
+        and found["others"][5].a == 1
+    )
     assert all(map(torch.equal, found["tensors"], value["tensors"]))
 
 
@@ -144,7 +178,9 @@ def test_parts_that_share_their_bytes_do_not_make_a_small_file_large(tmp_path: P
 
 
 @pytest.mark.parametrize(("claimed", "size"), [(4, 1000), (10**11, 10**11)])
-def test_a_tensor_beyond_the_file_s_bytes_is_refused_without_taking_memory(claimed: int, size: int, tmp_path: Path) -> None:
+def test_a_tensor_beyond_the_file_s_bytes_is_refused_without_taking_memory(
+    claimed: int, size: int, tmp_path: Path
+) -> None:
     head = _text("storage") + _global("torch.FloatStorage") + _text("0") + _text("cpu") + _int(claimed)
     zipped = _zipped(_tensor(b"(" + head + b"tQ", size))
     legacy = _legacy(_tensor(b"(" + head + b"NtQ", size), 4)
@@ -155,7 +191,13 @@ def test_a_tensor_beyond_the_file_s_bytes_is_refused_without_taking_memory(claim
 
 def test_a_state_dict_cannot_answer_for_its_own_items() -> None:
     state = (
-        _call("collections.OrderedDict") + _text("weight") + _int(5) + b"s}" + _text("items") + _global("collections.OrderedDict") + b"sb"
+        _call("collections.OrderedDict")
+        + _text("weight")
+        + _int(5)
+        + b"s}"
+        + _text("items")
+        + _global("collections.OrderedDict")
+        + b"sb"
     )
     with pytest.raises(ValueError, match="found a int at 'weight'"):
         read_state_dict(_rewritten(_saved({}), pickled=b"\x80\x02" + state + b"."))

@@ -1,7 +1,8 @@
-"""Python that finds this folder on PYTHONPATH believes that it is this time tomorrow; clocks that only count on are left as they are.
+"""Python that finds this folder on PYTHONPATH believes that it is this time tomorrow; clocks that only count
+on are left as they are.
 
-Of a host that is started so, Ray's daemons keep the right time. libfaketime would give them another one too, but Debian 12's breaks
-`time.sleep` of Python 3.11.
+Of a host that is started so, Ray's daemons keep the right time. libfaketime would give them another one too,
+but Debian 12's breaks `time.sleep` of Python 3.11.
 """
 
 import datetime

@@ -1,0 +1,57 @@
+"""Export: samples as the files that other tools read, and the statistics of features as references are
+published."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from dgflow.images.outputs import new_file
+from dgflow.images.sources import is_step, open_images
+from dgflow.images.write import export_images
+from dgflow.steps.judging.statistics import NAMES, arrays_of
+from dgflow.store.address import find_slice
+from dgflow.store.step_store import read_rows
+
+if TYPE_CHECKING:
+    from dgflow.store.address import Sealed
+
+
+def export(source: str, output: str, format: Literal["npz", "png", "parquet"]) -> str:
+    """Write the images at `source` (as `open_images` takes it) to `output`; of a step of features, `mu`,
+    `sigma` [`mu_s`, `sigma_s`].
+
+    Returns what was written, in a sentence. Raises ValueError where something is at `output`, or the format
+    does not fit.
+    """
+    if is_step(source) and (sealed := find_slice(source)).document["kind"] == "features":
+        if format != "npz":
+            raise ValueError(
+                f"expected --format npz for features, whose mean and covariance are written, found {format}"
+            )
+        return _export_statistics(sealed, output)
+    images = open_images(source)
+    export_images(images, output, format)
+    return f"{images.rows:,} images written to {output}"
+
+
+def _export_statistics(sealed: Sealed, output: str) -> str:
+    from dgflow.metrics.frechet import MomentsAccumulator
+
+    if not output.lower().endswith(".npz"):
+        raise ValueError(
+            f"expected a name that ends in .npz for statistics, found {output.rpartition('/')[2]!r}; "
+            "correct the name"
+        )
+    columns = [name for name in NAMES if name in sealed.steps.read_shard(sealed.manifest.entries[0])]
+    found = {name: MomentsAccumulator() for name in columns}
+    with new_file(
+        output
+    ) as file:  # opened first: that something is there already is told before the features are read
+        for piece in read_rows(sealed.steps, sealed.manifest, sealed.start, sealed.stop, columns):
+            for name, accumulator in found.items():
+                accumulator.add(piece[name])
+        arrays = arrays_of({name: accumulator.moments() for name, accumulator in found.items()})
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+    return f"{', '.join(arrays)} of {sealed.stop - sealed.start:,} samples written to {output}"

@@ -1,0 +1,267 @@
+"""What recipes say about samplers: plain frozen values with a `sample` that runs where torch is.
+
+Every sampler takes every guidance term, and every score network that was made for its noise levels. `nfe` is
+the number of evaluations of the score network a sample.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from dgflow.specs.spec import Spec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from dgflow.diffusion.guidance import GuidanceTerm
+    from dgflow.diffusion.samplers import Noise, Sample
+    from dgflow.diffusion.score_model import ScoreModel
+
+    Terms = Sequence[GuidanceTerm]
+
+
+Respacing = Annotated[str, Field(pattern=r"^(ddim[1-9]\d*|[1-9]\d*(,[1-9]\d*)*)?$")]
+"""Which of a schedule's steps are walked: "250" evenly, "10,20,30" in each of equal sections, "ddim25" by a
+fixed stride, "" all."""
+
+
+class _Churn(Spec):
+    """EDM's stochasticity: noise of `S_churn` / steps of the level is added and removed again, between
+    `S_min` and `S_max`."""
+
+    S_churn: float = Field(default=0.0, ge=0)
+    S_min: float = Field(default=0.0, ge=0)
+    S_max: float | None = Field(default=None, ge=0)  # None: no upper end
+    S_noise: float = Field(default=1.0, ge=0)
+
+    def churn(self) -> dict[str, float]:
+        """Keyword arguments of the sampler functions."""
+        top = float("inf") if self.S_max is None else self.S_max
+        return {"S_churn": self.S_churn, "S_min": self.S_min, "S_max": top, "S_noise": self.S_noise}
+
+
+class _Levels(_Churn):
+    """Steps between two noise levels; None for `sigma_min`, `sigma_max` is the sampler's own, narrowed to
+    what the network was made for."""
+
+    steps: int = Field(default=18, gt=1)
+    sigma_min: float | None = Field(default=None, gt=0)
+    sigma_max: float | None = Field(default=None, gt=0)
+    rho: float = Field(default=7.0, gt=0)
+
+    @model_validator(mode="after")
+    def _falls(self) -> Self:
+        _check_range("sigma_min", self.sigma_min, "sigma_max", self.sigma_max)
+        return self
+
+    def span(self, model: ScoreModel, own: tuple[float, float]) -> tuple[float, float]:
+        """(sigma_min, sigma_max) for `model`."""
+        low, high = model.narrowed(*own)
+        return (
+            low if self.sigma_min is None else self.sigma_min,
+            high if self.sigma_max is None else self.sigma_max,
+        )
+
+
+class Heun(_Levels):
+    """EDM's second-order sampler (Karras et al. 2022, Algorithm 2); 2 * steps - 1 evaluations of the
+    denoiser.
+
+    None for `sigma_min`, `sigma_max` is 0.002 and 80, narrowed to what the network was made for.
+    """
+
+    @property
+    def nfe(self) -> int:
+        return 2 * self.steps - 1
+
+    def sample(
+        self, model: ScoreModel, latents: Tensor, class_labels: Tensor | None, terms: Terms, noise: Noise
+    ) -> Sample:
+        """One batch."""
+        from dgflow.diffusion.heun import edm_sigmas, heun
+
+        sigmas = edm_sigmas(self.steps, *self.span(model, (0.002, 80.0)), self.rho)
+        model.check_sigmas(sigmas[:-1])
+        options: dict[str, Any] = self.churn() | {"round_sigma": model.round_sigma}
+        return heun(
+            model.denoiser,
+            latents,
+            sigmas,
+            class_labels=class_labels,
+            guidance=terms,
+            churn_noise=noise,
+            **options,
+        )
+
+
+class EDMAblation(_Levels):
+    """EDM's general sampler (Karras et al. 2022, Table 1): its discretisations, schedules, scalings and
+    solvers in any combination.
+
+    None for `sigma_min`, `sigma_max` is the discretisation's own range, narrowed to what the network was made
+    for.
+    """
+
+    solver: Literal["euler", "heun"] = "heun"
+    discretization: Literal["vp", "ve", "iddpm", "edm"] = "edm"
+    schedule: Literal["vp", "ve", "linear"] = "linear"
+    scaling: Literal["vp", "none"] = "none"
+    alpha: float = Field(default=1.0, gt=0, le=1)
+
+    @property
+    def nfe(self) -> int:
+        return self.steps if self.solver == "euler" else 2 * self.steps - 1
+
+    def sample(
+        self, model: ScoreModel, latents: Tensor, class_labels: Tensor | None, terms: Terms, noise: Noise
+    ) -> Sample:
+        """One batch."""
+        from dgflow.diffusion.ablation import ablation, ablation_sigmas, default_range
+
+        span = self.span(model, default_range(self.discretization))
+        sigmas = ablation_sigmas(self.steps, self.discretization, *span, rho=self.rho)
+        model.check_sigmas(sigmas[:-1])
+        options: dict[str, Any] = self.churn() | {
+            "solver": self.solver,
+            "alpha": self.alpha,
+            "round_sigma": model.round_sigma,
+        }
+        options |= {"schedule": self.schedule, "scaling": self.scaling, "vp_range": span}
+        return ablation(
+            model.denoiser,
+            latents,
+            sigmas,
+            class_labels=class_labels,
+            guidance=terms,
+            churn_noise=noise,
+            **options,
+        )
+
+
+class DDPM(Spec):
+    """Ancestral sampling (Ho et al. 2020) on a network's discrete schedule, with the variance that it learned
+    if it learned one.
+
+    Networks without a schedule are sampled on linear VP at 1,000 steps. `clip_denoised`, None: images are
+    clipped to [-1, 1] in every step, latents are not.
+
+    `respacing`: how many of the steps, "250", or how many of each of several equal sections, "10,20,30".
+    """
+
+    respacing: Respacing = "250"
+    clip_denoised: bool | None = None
+    fixed_variance: Literal["small", "large"] = "small"  # for networks that learn none
+
+    @property
+    def nfe(self) -> int:
+        return _steps(self.respacing)
+
+    def sample(
+        self, model: ScoreModel, latents: Tensor, class_labels: Tensor | None, terms: Terms, noise: Noise
+    ) -> Sample:
+        """One batch."""
+        from dgflow.diffusion.ddpm import ddpm
+
+        predictor, schedule = model.discrete(self.respacing)
+        options: dict[str, Any] = {
+            "clip_denoised": _clips(self.clip_denoised, model),
+            "fixed_variance": self.fixed_variance,
+        }
+        return ddpm(
+            predictor, latents, schedule, noise=noise, class_labels=class_labels, guidance=terms, **options
+        )
+
+
+class DDIM(Spec):
+    """Song et al. 2021 on a network's discrete schedule; `eta` 0 is deterministic, 1 as noisy as DDPM.
+
+    `respacing` "ddim25": 25 steps.
+    """
+
+    respacing: Respacing = "ddim50"
+    eta: float = Field(default=0.0, ge=0, le=1)
+    clip_denoised: bool | None = None  # None: images are clipped, latents are not
+
+    @property
+    def nfe(self) -> int:
+        return _steps(self.respacing)
+
+    def sample(
+        self, model: ScoreModel, latents: Tensor, class_labels: Tensor | None, terms: Terms, noise: Noise
+    ) -> Sample:
+        """One batch."""
+        from dgflow.diffusion.ddpm import ddim
+
+        predictor, schedule = model.discrete(self.respacing)
+        options: dict[str, Any] = {"eta": self.eta, "clip_denoised": _clips(self.clip_denoised, model)}
+        return ddim(
+            predictor, latents, schedule, noise=noise, class_labels=class_labels, guidance=terms, **options
+        )
+
+
+class RK45(Spec):
+    """The probability-flow ODE solved by Dormand and Prince's 5(4) in linear-VP time, from `tau_max` down to
+    `tau_min`.
+
+    Every sample has its own step size, so that batch mates do not matter. `shared_block`: compatibility with
+    the originals, in which a block of so many samples shares one step size; the block's samples then depend
+    on each other. `denoise_last` ends with a denoising step.
+    """
+
+    tolerance: float = Field(default=1e-5, gt=0)
+    tau_max: float = Field(default=1.0, gt=0, le=1)
+    tau_min: float = Field(default=1e-5, gt=0, lt=1)
+    denoise_last: bool = False
+    shared_block: int | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _falls(self) -> RK45:
+        _check_range("tau_min", self.tau_min, "tau_max", self.tau_max)
+        return self
+
+    @property
+    def nfe(self) -> int:
+        return 140  # typical: the published runs took 131 (Soft Truncation) and 138 (LSGM)
+
+    def sample(
+        self, model: ScoreModel, latents: Tensor, class_labels: Tensor | None, terms: Terms, noise: Noise
+    ) -> Sample:
+        """One batch."""
+
+        from dgflow.diffusion.rk45 import rk45
+        from dgflow.diffusion.times import sigma_from_tau
+
+        model.check_sigmas((sigma_from_tau(self.tau_max), sigma_from_tau(self.tau_min)))
+        options: dict[str, Any] = {
+            "tau_max": self.tau_max,
+            "tau_min": self.tau_min,
+            "rtol": self.tolerance,
+            "atol": self.tolerance,
+        }
+        options |= {
+            "shared_step": self.shared_block is not None,
+            "denoise_last": self.denoise_last,
+            "tau_edges": model.tau_edges,
+        }
+        return rk45(model.denoiser, latents, class_labels=class_labels, guidance=terms, **options)
+
+
+Sampler = Heun | EDMAblation | DDPM | DDIM | RK45
+
+
+def _steps(respacing: str) -> int:
+    """Number of steps of a respacing."""
+    return sum(int(part) for part in respacing.removeprefix("ddim").split(",")) if respacing else 1000
+
+
+def _clips(asked: bool | None, model: ScoreModel) -> bool:
+    return not model.latent if asked is None else asked
+
+
+def _check_range(low_name: str, low: float | None, high_name: str, high: float | None) -> None:
+    if low is not None and high is not None and not low < high:
+        raise ValueError(f"expected {low_name} < {high_name}, found {low} and {high}")

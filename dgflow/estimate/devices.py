@@ -1,0 +1,65 @@
+"""Devices as their vendors describe them, for estimates of runs that nobody has started yet.
+
+Dense rates, without sparsity; of bfloat16 with float32 sums. No prices: they are the user's to give.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dgflow.estimate.costs import Precision
+
+UTILISATION = 0.35
+"""Share of the vendor's rate that networks are assumed to reach. An assumption and no measurement: large
+batches of large networks reach more, small networks and short runs less."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """Rates are in TFLOP/s; where a device has no unit for a format, the rate of float32."""
+
+    title: str
+    memory_gb: int
+    float32: float
+    tf32: float
+    bfloat16: float
+
+    def rates(self, precision: Precision, *, whole: bool = False) -> tuple[float, float]:
+        """(convolutions, other products), TFLOP/s, as torch computes them.
+
+        In float32 its default lets convolutions use TF32 and products of matrices not; `whole` keeps both in
+        float32, as for Inception.
+        """
+        if precision == "bfloat16":
+            return self.bfloat16, self.bfloat16
+        if precision == "tf32":
+            return self.tf32, self.tf32
+        return self.float32 if whole else self.tf32, self.float32
+
+
+DEVICES = {
+    "b200": Device("NVIDIA B200", 180, 75, 1125, 2250),
+    "h200": Device("NVIDIA H200 SXM", 141, 67, 494.7, 989.4),
+    "h100": Device("NVIDIA H100 SXM", 80, 67, 494.7, 989.4),
+    "h100-pcie": Device("NVIDIA H100 PCIe", 80, 51, 378, 756),
+    "a100": Device("NVIDIA A100 80 GB", 80, 19.5, 156, 312),
+    "a100-40": Device("NVIDIA A100 40 GB", 40, 19.5, 156, 312),
+    "l40s": Device("NVIDIA L40S", 48, 91.6, 183, 362),
+    "a10": Device("NVIDIA A10", 24, 31.2, 62.5, 125),
+    "l4": Device("NVIDIA L4", 24, 30.3, 60, 121),
+    "v100": Device("NVIDIA V100 SXM2", 32, 15.7, 15.7, 15.7),
+    "t4": Device("NVIDIA T4", 16, 8.1, 8.1, 8.1),
+    "rtx4090": Device("NVIDIA RTX 4090", 24, 82.6, 82.6, 165.2),
+    "rtx3090": Device("NVIDIA RTX 3090", 24, 35.6, 35.6, 71),
+}
+
+
+def device_named(name: str) -> Device:
+    """Raises ValueError for a name that is not in the table, with those that are."""
+    found = DEVICES.get(name.lower())
+    if found is None:
+        raise ValueError(
+            f"expected a device of {', '.join(DEVICES)}, found {name!r}; of others, `--pilot` on one of "
+            "them measures"
+        )
+    return found

@@ -1,0 +1,86 @@
+"""ADM's networks as recipes name them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from dgflow.networks.adm.times import TimeName
+from dgflow.networks.discrete import discrete_score_model
+from dgflow.specs.spec import Spec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dgflow.diffusion.score_model import ScoreModel
+    from dgflow.networks.adm import encoder
+
+
+class ADMUNet(Spec):
+    """ADM's U-Net of Dhariwal & Nichol 2021, which predicts noise and the variance of the reverse step on a
+    discrete schedule.
+
+    `attention_resolutions` are downsampling factors. The defaults are those of `256x256_diffusion`.
+    """
+
+    model_channels: int = 256
+    channel_mult: tuple[float, ...] = (1, 1, 2, 2, 4, 4)
+    num_res_blocks: int = 2
+    attention_resolutions: tuple[int, ...] = (8, 16, 32)
+    num_head_channels: int | None = 64
+    num_heads: int = 4  # where num_head_channels is None
+    use_scale_shift_norm: bool = True
+    resblock_updown: bool = True
+    new_attention_order: bool = False
+    dropout: float = 0.0
+    learn_sigma: bool = True
+    schedule: Literal["linear", "cosine"] = "linear"
+
+    def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
+        """The network with fresh weights; `num_classes` 0 for an unconditional one."""
+        from dgflow.networks.adm.unet import ADMUNet as Network
+
+        return Network(
+            image_size=image_size,
+            in_channels=channels,
+            out_channels=(2 if self.learn_sigma else 1) * channels,
+            num_classes=num_classes or None,
+            **self.model_dump(exclude={"learn_sigma", "schedule"}),
+        )
+
+    def score_model(self, network: nn.Module) -> ScoreModel:
+        """How samplers ask `network`."""
+        return discrete_score_model(network, self.schedule, learn_sigma=self.learn_sigma, null_label=None)
+
+
+class ADMEncoder(Spec):
+    """ADM's encoder half: the noise-conditioned classifier, the discriminator, and with `pool="adaptive"` a
+    feature network.
+
+    `attention_resolutions` are downsampling factors (1 is the full image). Widths have to be multiples of 32.
+    `time` is what the network is told: published 256-pixel and latent classifiers know DDPM's steps, the
+    64-pixel one the cosine schedule.
+    """
+
+    model_channels: int = 128
+    channel_mult: tuple[int, ...] = (1,)
+    num_res_blocks: int = 2
+    attention_resolutions: tuple[int, ...] = (1,)
+    num_head_channels: int = 64
+    pool: Literal["attention", "adaptive"] = "attention"
+    time: TimeName = "linear-vp"
+
+    def build(
+        self, *, image_size: int, in_channels: int, out_channels: int, num_classes: int | None = None
+    ) -> encoder.ADMEncoder:
+        """The network with fresh weights; `num_classes` rows of label embedding, None for an unconditional
+        one."""
+        from dgflow.networks.adm.encoder import ADMEncoder as Network
+
+        return Network(
+            image_size=image_size,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            num_classes=num_classes,
+            time_scale=1.0 if self.time.startswith("ddpm") else 999.0,
+            **self.model_dump(exclude={"time"}),
+        )

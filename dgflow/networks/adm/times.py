@@ -1,0 +1,26 @@
+"""What ADM's noisy classifiers, and discriminators, are told for a noise level."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from dgflow.diffusion.times import TimeMap
+
+TimeName = Literal["linear-vp", "cosine-vp", "ddpm-linear", "ddpm-cosine"]
+"""What a network is told for a noise level: time in [0, 1] of the linear or the cosine schedule, or the step
+0..999 of a DDPM schedule."""
+
+
+def time_map(name: TimeName) -> TimeMap:
+    """The function of sigma that `name` stands for."""
+    from dgflow.diffusion.discrete import DiscreteSchedule
+    from dgflow.diffusion.times import cosine_from_sigma, tau_from_sigma
+
+    if name == "linear-vp":
+        return tau_from_sigma
+    return (
+        cosine_from_sigma
+        if name == "cosine-vp"
+        else DiscreteSchedule.of(name.removeprefix("ddpm-")).timesteps_from_sigma()
+    )

@@ -1,0 +1,37 @@
+"""DDPM's U-Net as recipes name it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dgflow.networks.discrete import check_unconditional, discrete_score_model
+from dgflow.specs.spec import Spec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dgflow.diffusion.score_model import ScoreModel
+
+
+class DDPMUNet(Spec):
+    """DDPM's U-Net (Ho et al. 2020) as in SDEdit's checkpoints: noise at a step of the linear schedule.
+
+    `attn_resolutions` are sides.
+    """
+
+    ch: int = 128
+    ch_mult: tuple[int, ...] = (1, 1, 2, 2, 4, 4)
+    num_res_blocks: int = 2
+    attn_resolutions: tuple[int, ...] = (16,)
+    dropout: float = 0.0
+
+    def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
+        """The network with fresh weights."""
+        from dgflow.networks.ddpm.unet import DDPMUNet as Network
+
+        check_unconditional("DDPMUNet", num_classes)
+        return Network(image_size=image_size, in_channels=channels, **self.model_dump())
+
+    def score_model(self, network: nn.Module) -> ScoreModel:
+        """How samplers ask `network`."""
+        return discrete_score_model(network, "linear", learn_sigma=False, null_label=None)

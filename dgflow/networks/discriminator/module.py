@@ -1,0 +1,64 @@
+"""The discriminator: log-ratio of real to generated density of a noisy sample, as a logit.
+
+Promises gradients with respect to the sample, through the frozen feature extractor, and logits without
+clipping or sigmoid (real = 1, fake = 0). Leaves to others: scaling of the sample, the time map, the loss, and
+the weights. The trained part is `head`; its state dict alone is the published `discriminator_N.pt`.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from dgflow.networks.adm.encoder import ADMEncoder
+
+
+class Discriminator(nn.Module):
+    """`head` on the sample itself, or on the features of a frozen classifier of noisy images (Kim et al.
+    2023, section 4.2 and table 8).
+
+    Args:
+        features: extractor whose middle block's output the head reads, None if the head reads the sample. Its
+            parameters are frozen here; its own head (`out`) is not used.
+        head: encoder with `out_channels=1`, conditional or not.
+
+    Raises:
+        ValueError: a head with more than one output, an extractor that needs labels, or sizes of the two that
+            do not fit.
+    """
+
+    def __init__(self, features: ADMEncoder | None, head: ADMEncoder) -> None:
+        super().__init__()
+        if head.out_channels != 1:
+            raise ValueError(
+                f"the head must have one output, the log-ratio, found out_channels={head.out_channels}"
+            )
+        if features is not None:
+            if features.num_classes is not None:
+                raise ValueError(
+                    "the feature extractor must be unconditional (num_classes=None): labels go to the head"
+                )
+            given, wanted = (
+                (features.feature_channels, features.feature_size),
+                (head.in_channels, head.image_size),
+            )
+            if given != wanted:
+                raise ValueError(
+                    f"the extractor gives {given[0]} channels of {given[1]} pixels a side, the head takes "
+                    f"{wanted[0]} of {wanted[1]}: "
+                    "build the head with in_channels and image_size of the former"
+                )
+            features.requires_grad_(False)
+        self.features, self.head = features, head
+
+    def forward(self, x_BCHW: Tensor, t_B: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        """Logit [B] = log p_real(x | t) - log p_fake(x | t).
+
+        Args:
+            x_BCHW: noisy samples, scaled as in training (variance preserving in the published networks).
+            t_B: times [B] or [1] in the networks' unit, the same for extractor and head.
+            class_labels: int64 [B] or one-hot [B, K]. An unconditional head ignores them, so that it can
+                guide a conditional sampler; a conditional one must be given them (ValueError).
+        """
+        if self.features is not None:
+            x_BCHW = self.features.features(x_BCHW, t_B)
+        return self.head(x_BCHW, t_B, class_labels if self.head.num_classes is not None else None).squeeze(1)

@@ -1,0 +1,321 @@
+"""DiT, the diffusion transformer on latents (Peebles & Xie 2023), with the published parameter names.
+
+Promises that official state dicts load key for key, that weights in the layout of the diffusers library can
+be renamed to it (`from_diffusers`), and that in half precision norms, softmaxes and the time embedding still
+compute in float32. Leaves to others: the diffusion, classifier-free guidance, and the autoencoder between
+images and latents. Shape letters: B batch, C channels, H W height and width of the latent, N tokens (patches,
+row by row), D width of a token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypedDict
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dgflow.networks.adm.layers import sinusoid
+from dgflow.networks.labels import label_indices
+from dgflow.networks.precision import wide_linear
+
+TIME_FREQUENCIES = 256
+"""Width of the sinusoid that timesteps are embedded as: 128 cosines, 128 sines."""
+
+
+class Size(TypedDict):
+    patch_size: int
+    hidden_size: int
+    depth: int
+    num_heads: int
+
+
+_WIDTHS = {"XL": (1152, 28, 16), "L": (1024, 24, 16), "B": (768, 12, 12), "S": (384, 12, 6)}
+SIZES: dict[str, Size] = {
+    f"DiT-{size}/{patch}": Size(patch_size=patch, hidden_size=width, depth=depth, num_heads=heads)
+    for size, (width, depth, heads) in _WIDTHS.items()
+    for patch in (2, 4, 8)
+}
+"""The published networks by name, such as "DiT-XL/2": constructor arguments."""
+
+
+class DiT(nn.Module):
+    """Latent, timestep and class to predicted noise and, with `learn_sigma`, as many channels that
+    interpolate the reverse variance.
+
+    Args:
+        input_size: side of the latent: 32 for images of 256 pixels, 64 for 512.
+        patch_size: side of the square of latent pixels that becomes one token.
+        in_channels: channels of the latent.
+        hidden_size: width of a token, a multiple of 4 and of `num_heads`.
+        depth: number of transformer blocks.
+        num_heads: attention heads, each `hidden_size / num_heads` wide.
+        mlp_ratio: width of a block's hidden layer as a multiple of `hidden_size`.
+        num_classes: classes, at least 1.
+        learn_sigma: twice as many output channels as input channels: noise, then variance.
+        null_class: one more row of the label embedding, `null_label` = `num_classes`, which stands for no
+            class.
+
+    Raises:
+        ValueError: sizes that do not divide as said above.
+    """
+
+    def __init__(
+        self,
+        *,
+        input_size: int = 32,
+        patch_size: int = 2,
+        in_channels: int = 4,
+        hidden_size: int = 1152,
+        depth: int = 28,
+        num_heads: int = 16,
+        mlp_ratio: float = 4.0,
+        num_classes: int = 1000,
+        learn_sigma: bool = True,
+        null_class: bool = True,
+    ) -> None:
+        super().__init__()
+        if input_size % patch_size:
+            raise ValueError(
+                f"input_size must be a multiple of patch_size, found {input_size} and {patch_size}"
+            )
+        if hidden_size % 4 or hidden_size % num_heads:
+            raise ValueError(
+                f"hidden_size must be a multiple of 4 and of num_heads, found {hidden_size} and "
+                f"{num_heads} heads"
+            )
+        if num_classes < 1:
+            raise ValueError(f"expected num_classes >= 1, found {num_classes}")
+        self.input_size, self.patch_size, self.in_channels = input_size, patch_size, in_channels
+        self.out_channels = 2 * in_channels if learn_sigma else in_channels
+        self.num_classes, self.null_label = num_classes, num_classes if null_class else None
+
+        # A parameter and not a buffer, and in this place, because the published files and optimizers have it
+        # so.
+        self.pos_embed = nn.Parameter(
+            position_table(hidden_size, input_size // patch_size), requires_grad=False
+        )
+        self.x_embedder = PatchEmbedding(in_channels, patch_size, hidden_size)
+        self.t_embedder = TimestepEmbedding(hidden_size)
+        self.y_embedder = LabelEmbedding(num_classes + null_class, hidden_size)
+        self.blocks = nn.ModuleList([Block(hidden_size, num_heads, mlp_ratio) for _ in range(depth)])
+        self.final_layer = FinalLayer(hidden_size, patch_size**2 * self.out_channels)
+
+    def forward(self, x_BCHW: Tensor, timesteps_B: Tensor, class_labels: Tensor | None) -> Tensor:
+        """[B, out_channels, H, W] in the dtype of the parameters.
+
+        Args:
+            x_BCHW: noisy latents [B, in_channels, input_size, input_size]; cast to the dtype of the
+                parameters.
+            timesteps_B: steps 0..999 of the full schedule, [B], [1] or 0-d, integer or float.
+            class_labels: int64 [B] with `null_label` for no class, or one-hot rows.
+
+        Raises:
+            ValueError: latents or labels of another form.
+        """
+        side, patch = self.input_size, self.patch_size
+        if x_BCHW.shape[1:] != (self.in_channels, side, side):
+            raise ValueError(
+                f"this network takes latents [B, {self.in_channels}, {side}, {side}], found "
+                f"{list(x_BCHW.shape)}"
+            )
+        labels_B = label_indices(class_labels, self.y_embedder.embedding_table.num_embeddings)
+        x_BND = self.x_embedder(x_BCHW.to(self.pos_embed.dtype)) + self.pos_embed
+        c_BD = (self.t_embedder(timesteps_B.reshape(-1)) + self.y_embedder(labels_B)).to(x_BND.dtype)
+        for block in self.blocks:
+            x_BND = block(x_BND, c_BD)
+        # A token's numbers: row of the patch, column of the patch, channel.
+        h = self.final_layer(x_BND, c_BD).reshape(
+            -1, side // patch, side // patch, patch, patch, self.out_channels
+        )
+        return h.permute(0, 5, 1, 3, 2, 4).reshape(-1, self.out_channels, side, side)
+
+
+class PatchEmbedding(nn.Module):
+    """Latent [B, C, H, W] to tokens [B, N, D], one a patch."""
+
+    def __init__(self, channels: int, patch_size: int, width: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(channels, width, patch_size, stride=patch_size)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return self.proj(x_BCHW).flatten(2).transpose(1, 2)
+
+
+class TimestepEmbedding(nn.Module):
+    """Timesteps [B] to [B, D], in float32 at least."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(TIME_FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, timesteps_B: Tensor) -> Tensor:
+        first, silu, second = self.mlp
+        assert isinstance(first, nn.Linear) and isinstance(second, nn.Linear)
+        return wide_linear(second, silu(wide_linear(first, sinusoid(timesteps_B, TIME_FREQUENCIES))))
+
+
+class LabelEmbedding(nn.Module):
+    """Class indices [B] to [B, D]."""
+
+    def __init__(self, rows: int, width: int) -> None:
+        super().__init__()
+        self.embedding_table = nn.Embedding(rows, width)
+
+    def forward(self, labels_B: Tensor) -> Tensor:
+        return self.embedding_table(labels_B)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over all tokens. Rows of qkv: q, k or v, then head, then channel."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        B, N, D = x_BND.shape
+        q, k, v = (
+            self.qkv(x_BND)
+            .reshape(B, N, 3, self.num_heads, D // self.num_heads)
+            .permute(2, 0, 3, 1, 4)
+            .unbind(0)
+        )
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, N, D))
+
+
+class MLP(nn.Module):
+    """Linear, GELU (tanh approximation), linear."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x_BND), approximate="tanh"))
+
+
+class Block(nn.Module):
+    """Transformer block whose norms are shifted, scaled and gated by the condition (adaLN-Zero: a fresh block
+    is the identity)."""
+
+    def __init__(self, width: int, num_heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.attn = Attention(width, num_heads)
+        self.mlp = MLP(width, int(width * mlp_ratio))
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), _zeroed(nn.Linear(width, 6 * width)))
+
+    def forward(self, x_BND: Tensor, c_BD: Tensor) -> Tensor:
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(c_BD)[:, None].chunk(6, dim=2)
+        x_BND = x_BND + gate1 * self.attn(_modulated(x_BND, shift1, scale1))
+        return x_BND + gate2 * self.mlp(_modulated(x_BND, shift2, scale2))
+
+
+class FinalLayer(nn.Module):
+    """Modulated norm, then the numbers of a token's patch."""
+
+    def __init__(self, width: int, out_features: int) -> None:
+        super().__init__()
+        self.linear = _zeroed(nn.Linear(width, out_features))
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), _zeroed(nn.Linear(width, 2 * width)))
+
+    def forward(self, x_BND: Tensor, c_BD: Tensor) -> Tensor:
+        return self.linear(_modulated(x_BND, *self.adaLN_modulation(c_BD)[:, None].chunk(2, dim=2)))
+
+
+def position_table(width: int, grid: int) -> Tensor:
+    """Sines and cosines of each token's place, float32 [1, grid^2, width], computed in float64.
+
+    The first half of the width is [sin, cos] of the column times width / 4 frequencies 10000^(-i / (width /
+    4)), the second of the row.
+    """
+    frequencies = 10_000.0 ** (-torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    angles = torch.arange(grid, dtype=torch.float64)[:, None] * frequencies
+    places = torch.cat([angles.sin(), angles.cos()], dim=1)
+    columns = places[None, :].expand(grid, -1, -1)
+    rows = places[:, None].expand(-1, grid, -1)
+    return torch.cat([columns, rows], dim=2).reshape(1, grid**2, width).float()
+
+
+_FROM_DIFFUSERS_SHARED = {
+    "t_embedder.mlp.0": "timestep_embedder.linear_1",
+    "t_embedder.mlp.2": "timestep_embedder.linear_2",
+    "y_embedder.embedding_table": "class_embedder.embedding_table",
+}
+_FROM_DIFFUSERS_BLOCK = {
+    "attn.proj": "attn1.to_out.0",
+    "mlp.fc1": "ff.net.0.proj",
+    "mlp.fc2": "ff.net.2",
+    "adaLN_modulation.1": "norm1.linear",
+}
+_FROM_DIFFUSERS_ENDS = {
+    "x_embedder.proj": "pos_embed.proj",
+    "final_layer.adaLN_modulation.1": "proj_out_1",
+    "final_layer.linear": "proj_out_2",
+}
+
+
+def from_diffusers(state_dict: Mapping[str, Tensor], input_size: int = 32) -> dict[str, Tensor]:
+    """Weights of diffusers' `DiTTransformer2DModel` (hub folders `transformer/`) under the names of `DiT`.
+
+    q, k and v are joined; the time and label embedders, of which diffusers stores a copy a block, must be
+    equal in all blocks and become one; `pos_embed`, which diffusers computes, is added for latents of side
+    `input_size`. Only weights are taken over: diffusers' own forward has slightly different time frequencies
+    (10000^(-i/127) for 10000^(-i/128)) and, by default, another epsilon in the second norm of a block; `DiT`
+    computes what the weights were trained with.
+
+    Raises:
+        ValueError: names missing or left over, or embedders that differ between blocks.
+    """
+    rest = dict(state_dict)
+    depth = len({name.split(".")[1] for name in rest if name.startswith("transformer_blocks.")})
+    found: dict[str, Tensor] = {}
+    try:
+        for kind in ("weight", "bias"):
+            for ours, theirs in _FROM_DIFFUSERS_ENDS.items():
+                found[f"{ours}.{kind}"] = rest.pop(f"{theirs}.{kind}")
+            for i in range(depth):
+                block = f"transformer_blocks.{i}"
+                qkv = [rest.pop(f"{block}.attn1.to_{part}.{kind}") for part in "qkv"]
+                found[f"blocks.{i}.attn.qkv.{kind}"] = torch.cat(qkv)
+                for ours, theirs in _FROM_DIFFUSERS_BLOCK.items():
+                    found[f"blocks.{i}.{ours}.{kind}"] = rest.pop(f"{block}.{theirs}.{kind}")
+                for ours, theirs in _FROM_DIFFUSERS_SHARED.items():
+                    if ours.startswith("y_embedder") and kind == "bias":
+                        continue
+                    copy = rest.pop(f"{block}.norm1.emb.{theirs}.{kind}")
+                    if not torch.equal(found.setdefault(f"{ours}.{kind}", copy), copy):
+                        raise ValueError(
+                            f"{theirs}.{kind} of block {i} differs from that of block 0: expected one "
+                            "embedder for all blocks, as in "
+                            "published weights; weights fine-tuned apart cannot be expressed as a DiT"
+                        )
+    except KeyError as error:
+        raise ValueError(
+            f"expected the names of diffusers' DiTTransformer2DModel: {error.args[0]} is missing"
+        ) from error
+    rest.pop("pos_embed.pos_embed", None)  # stored by some versions
+    if rest:
+        raise ValueError(
+            f"expected the names of diffusers' DiTTransformer2DModel, found {len(rest)} more, such as "
+            f"{sorted(rest)[0]}"
+        )
+    projection = found["x_embedder.proj.weight"]
+    found["pos_embed"] = position_table(projection.shape[0], input_size // projection.shape[-1]).to(
+        projection
+    )
+    return found
+
+
+def _modulated(x_BND: Tensor, shift_B1D: Tensor, scale_B1D: Tensor) -> Tensor:
+    # Layer norm's kernels compute in float32 inside, whatever the precision of x.
+    return torch.addcmul(shift_B1D, F.layer_norm(x_BND, x_BND.shape[-1:], eps=1e-6), 1 + scale_B1D)
+
+
+def _zeroed(layer: nn.Linear) -> nn.Linear:
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer

@@ -1,0 +1,260 @@
+"""EDM's `.pkl` files, read without running them: pickles of a whole network, with its source code inside.
+
+Promises that nothing in the file is executed or imported: it is taken apart into records (`inert_pickle`),
+    and only the globals that such
+files are known to name may be in it; any other is refused by name. The network's own source (`module_src`) is
+    never looked at. The tensors
+are built afterwards, from the records, and checked against the storage that they view.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dgflow.weights.inert_pickle import Record, Refused, load_records
+from dgflow.weights.numpy_scalars import number
+from dgflow.weights.torch_file import load_torch, refusal
+from dgflow.weights.weight_file import (
+    AGAIN,
+    VALUES,
+    File,
+    WeightFile,
+    as_path,
+    called,
+    plain,
+    reason,
+    short,
+    some,
+)
+
+_PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
+_SCALARS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+_DICTS = ("collections.OrderedDict", "dnnlib.util.EasyDict")
+ALLOWED = frozenset(
+    {
+        _PERSISTENT,
+        *_DICTS,
+        *_SCALARS,
+        "builtins.set",
+        "numpy.dtype",
+        "torch._utils._rebuild_parameter",
+        "torch._utils._rebuild_tensor_v2",
+        "torch.nn.modules.container.ModuleDict",
+        "torch.storage._load_from_bytes",
+    }
+)
+_DEEPEST = 100  # modules within modules; EDM's networks have five
+
+
+def read_edm_pickle(file: File, *, source: str | None = None) -> WeightFile:
+    """The tensors of the pickle's `ema` network, by their state-dict names, which begin with `model.`.
+
+    Returns:
+        Settings: `class_name` (such as "EDMPrecond"), `init_args`, `init_kwargs` (what it was constructed
+            with) and `attributes` (its plain
+        ones, such as sigma_min), and under `model` the same of the network inside.
+
+    Raises:
+        ValueError: a global that is not among those of such files, a file of another kind, damaged or cut
+            short.
+    """
+    name = called(file, source)
+    try:
+        with io.BytesIO(file) if isinstance(file, bytes) else as_path(file).open("rb") as opened:
+            size = opened.seek(0, io.SEEK_END)
+            opened.seek(0)
+            found = load_records(opened, size, ALLOWED)
+    except Refused as error:
+        raise ValueError(refusal(name, str(error))) from error
+    except (MemoryError, FileNotFoundError):
+        raise
+    except Exception as error:  # a damaged pickle can fail in any of its instructions
+        raise ValueError(
+            f"{name}: expected a whole pickle of EDM's, found another file or a damaged one "
+            f"({reason(error)}): {AGAIN}"
+        ) from error
+    reader = Reader(name)
+    if not isinstance(found, dict) or "ema" not in found:
+        keys = some(list(found)) if isinstance(found, dict) else f"a {_kind(found)}"
+        raise ValueError(
+            f"{name}: expected EDM's pickle of a dict with 'ema', found {keys}: name the format that this "
+            "file has"
+        )
+    network = found["ema"]
+    try:
+        return WeightFile(dict(reader.tensors(network, "", 0)), reader.settings(network))
+    except (ValueError, MemoryError):
+        raise
+    except Exception as error:  # records may be put together in any way
+        raise ValueError(
+            f"{name}: expected a network of EDM's under 'ema', found records that are none "
+            f"({reason(error)}): fetch it again"
+        ) from error
+
+
+class Reader:
+    """Makes tensors and settings of the records of one file."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self._storages: dict[int, torch.UntypedStorage] = {}
+        self._dtypes: dict[int, torch.dtype] = {}
+        self._values = 0
+
+    def tensors(self, module: Any, prefix: str, depth: int) -> Iterator[tuple[str, Tensor]]:
+        """As `state_dict()`: parameters, then persistent buffers, then those of the modules inside."""
+        if depth > _DEEPEST:
+            raise self._error(prefix, f"modules at most {_DEEPEST} deep", "more")
+        state = self._state(module, prefix)
+        transient = self._value(state.get("_non_persistent_buffers_set") or set(), prefix)
+        for name, value in self._members(state, "_parameters", prefix):
+            yield name, self._tensor(value, name)
+        for name, value in self._members(state, "_buffers", prefix):
+            if name.removeprefix(prefix) not in transient:
+                yield name, self._tensor(value, name)
+        for name, child in self._members(state, "_modules", prefix):
+            yield from self.tensors(child, f"{name}.", depth + 1)
+
+    def _members(self, state: dict[Any, Any], kind: str, prefix: str) -> Iterator[tuple[str, Any]]:
+        for name, value in self._dict(state.get(kind, {}), prefix).items():
+            self._count(prefix)
+            if not isinstance(name, str):
+                raise self._error(prefix, f"names in {kind}", short(name))
+            if value is not None:
+                yield f"{prefix}{name}", value
+
+    def settings(self, module: Any) -> dict[str, Any]:
+        """Of a persistent module, and of its child `model` where it has one."""
+        found = self._described(module)
+        child = self._dict(self._state(module, "").get("_modules", {}), "").get("model")
+        return found if child is None else {**found, "model": self._described(child)}
+
+    def _described(self, module: Any) -> dict[str, Any]:
+        state = self._state(module, "")
+        meta = self._dict(module.args[0], "") if module.name == _PERSISTENT else {}
+        called_with = {
+            "class_name": meta.get("class_name", module.name.rpartition(".")[2]),
+            "init_args": state.get("_init_args", ()),
+        }
+        return {
+            **self._plain(called_with),
+            "init_kwargs": self._plain(self._dict(state.get("_init_kwargs", {}), "_init_kwargs")),
+            "attributes": self._plain(
+                {
+                    name: value
+                    for name, value in state.items()
+                    if not (isinstance(name, str) and name.startswith("_"))
+                }
+            ),
+        }
+
+    def _plain(self, values: dict[Any, Any]) -> dict[str, Any]:
+        """Those of the values that are plain data, by the names that are text."""
+        found = {}
+        for name, value in values.items():
+            if isinstance(name, str):
+                with contextlib.suppress(ValueError, RecursionError):
+                    found[name] = plain(self._value(value, name))
+        return found
+
+    def _count(self, at: str) -> None:
+        """Lists in lists, or modules in modules, can make a small file describe more values than a host can
+        hold."""
+        self._values += 1
+        if self._values > VALUES:
+            raise self._error(at, f"at most {VALUES} values", "more")
+
+    def _state(self, module: Any, at: str) -> dict[Any, Any]:
+        """The attributes of a module: of a persistent one, the `state` of its record; of torch's own, what it
+        was given."""
+        if not isinstance(module, Record):
+            raise self._error(at, "a module", _kind(module))
+        if module.name != _PERSISTENT:
+            return self._dict(module.state, at)
+        meta = self._dict(module.args[0] if len(module.args) == 1 else None, at)
+        if meta.get("type") != "class":
+            raise self._error(at, "a persistent class", short(meta.get("type")))
+        return self._dict(meta.get("state"), at)
+
+    def _dict(self, value: Any, at: str) -> dict[Any, Any]:
+        if isinstance(value, Record) and value.name in _DICTS:
+            if value.args not in ((), ([],)):
+                value.items.update(value.args[0])
+            return value.items
+        if not isinstance(value, dict):
+            raise self._error(at, "a dict", _kind(value))
+        return value
+
+    def _value(self, value: Any, at: str) -> Any:
+        """Plain containers of what records stand for, as far as that is plain; other records stay as they
+        are."""
+        self._count(at)
+        if isinstance(value, Record):
+            if value.name in _DICTS:
+                return {key: self._value(item, at) for key, item in self._dict(value, at).items()}
+            if value.name == "builtins.set":
+                return set(value.args[0]) if value.args else set()
+            if value.name in _SCALARS:
+                dtype, data = value.args if len(value.args) == 2 else (None, None)
+                if not isinstance(dtype, Record):
+                    raise self._error(at, "a numpy number", "another record")
+                return number(dtype.args, dtype.state, data)
+            return value
+        if isinstance(value, Mapping):
+            return {key: self._value(item, at) for key, item in value.items()}
+        return [self._value(item, at) for item in value] if isinstance(value, list | tuple) else value
+
+    def _tensor(self, value: Any, at: str) -> Tensor:
+        if isinstance(value, Record) and value.name == "torch._utils._rebuild_parameter" and value.args:
+            value = value.args[0]
+        if (
+            not isinstance(value, Record)
+            or value.name != "torch._utils._rebuild_tensor_v2"
+            or len(value.args) < 4
+        ):
+            raise self._error(at, "a tensor", _kind(value))
+        storage, offset, size, stride = value.args[:4]
+        try:
+            untyped, dtype = self._storage(storage, at)
+            flat = torch.empty(0, dtype=dtype).set_(untyped)
+            return flat.as_strided(size, stride, offset)  # refuses a view beyond the storage
+        except (RuntimeError, TypeError) as error:
+            raise self._error(at, "a tensor within its storage", str(error).partition("\n")[0]) from error
+
+    def _storage(self, record: Any, at: str) -> tuple[torch.UntypedStorage, torch.dtype]:
+        """The storage in the record's bytes, which are a torch.save of one; the same one for all tensors that
+        share it."""
+        if (
+            not isinstance(record, Record)
+            or record.name != "torch.storage._load_from_bytes"
+            or len(record.args) != 1
+        ):
+            raise self._error(at, "a tensor's storage", _kind(record))
+        if not isinstance(record.args[0], bytes):
+            raise self._error(at, "the bytes of a storage", _kind(record.args[0]))
+        key = id(
+            record.args[0]
+        )  # they live as long as this reader, and many records of the same ones must not make many storages
+        if key not in self._storages:
+            storage = load_torch(record.args[0], f"{self.source}, the storage of {short(at)}")
+            if not isinstance(storage, torch.TypedStorage):
+                raise self._error(at, "a storage", _kind(storage))
+            self._storages[key], self._dtypes[key] = storage._untyped_storage, storage.dtype
+        return self._storages[key], self._dtypes[key]
+
+    def _error(self, at: str, expected: str, found: str) -> ValueError:
+        where = f" at {short(at)}" if at else ""
+        return ValueError(
+            f"{self.source}: expected {expected}{where}, found {found}: this is not a network of EDM's, or "
+            "it is damaged"
+        )
+
+
+def _kind(value: Any) -> str:
+    return value.name if isinstance(value, Record) else type(value).__name__

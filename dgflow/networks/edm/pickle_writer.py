@@ -1,0 +1,125 @@
+"""Pickles in EDM's published format, made of any network: what `edm_pickle` reads, for runs without the
+published files and for tests.
+
+Every module is a persistent object with its source text, ModuleDicts are torch's own. The modules and classes
+that such pickles name exist only while one is written, so that a reader which imported them would fail; the
+source text, where it is run, says so and stops.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import sys
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+SOURCE = "raise AssertionError('the source code of a pickled network was executed')"
+
+
+class Persistent:
+    """Reduces as EDM's persistent objects do: a function by name, with one dict."""
+
+    def __init__(self, meta: dict[str, Any]) -> None:
+        self.meta = meta
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (
+            sys.modules["torch_utils.persistence"].__dict__["_reconstruct_persistent_obj"],
+            (self.meta,),
+            None,
+        )
+
+
+def write_edm_pickle(
+    network: nn.Module,
+    *,
+    init_kwargs: dict[str, Any],
+    source: str = SOURCE,
+    change: Callable[[dict[str, Any]], None] | None = None,
+) -> bytes:
+    """The file for `network`, under "ema".
+
+    Args:
+        network: one of EDM's preconditioners with a network inside.
+        init_kwargs: what the network inside was constructed with.
+        source: the text that each module carries as its source code.
+        change: edits the outermost module's state.
+    """
+    with _named_modules() as easy_dict:
+        outer = _persistent(
+            network,
+            {"": easy_dict(sigma_data=np.float64(0.5)), "model": easy_dict(init_kwargs)},
+            source,
+            "",
+            change,
+        )
+        return pickle.dumps(
+            {"ema": outer, "augment_pipe": None, "dataset_kwargs": easy_dict(resolution=8, use_labels=False)}
+        )
+
+
+@contextlib.contextmanager
+def _named_modules() -> Iterator[type[dict[str, Any]]]:
+    """The modules that the pickle names, while it is written; gives `dnnlib.util.EasyDict`."""
+
+    def _reconstruct_persistent_obj(meta: Any) -> Any:
+        raise AssertionError("called while writing")
+
+    class EasyDict(dict[str, Any]):
+        pass
+
+    modules = {
+        name: types.ModuleType(name)
+        for name in ("torch_utils", "torch_utils.persistence", "dnnlib", "dnnlib.util")
+    }
+    for value, name in ((_reconstruct_persistent_obj, "torch_utils.persistence"), (EasyDict, "dnnlib.util")):
+        value.__module__, value.__qualname__ = name, value.__name__
+        setattr(modules[name], value.__name__, value)
+    before = {name: sys.modules.get(name) for name in modules}
+    sys.modules.update(modules)
+    try:
+        yield EasyDict
+    finally:
+        for name, module in before.items():
+            if module is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = module
+
+
+def _persistent(
+    module: nn.Module,
+    kwargs: dict[str, Any],
+    source: str,
+    path: str,
+    change: Callable[[dict[str, Any]], None] | None = None,
+) -> Any:
+    children = {
+        name: None if child is None else _persistent(child, kwargs, source, f"{path}.{name}".lstrip("."))
+        for name, child in module._modules.items()
+    }
+    state = {**module.__dict__, "_modules": children}
+    if isinstance(module, nn.ModuleDict):
+        container = nn.ModuleDict()
+        container.__dict__.update(state)
+        return container
+    for name in ("img_resolution", "label_dim"):
+        if name in state:
+            state[name] = np.int64(state[name])
+    state |= {"_init_args": (), "_init_kwargs": kwargs.get(path, {})}
+    if change:
+        change(state)
+    return Persistent(
+        {
+            "type": "class",
+            "version": 6,
+            "module_src": source,
+            "class_name": type(module).__name__,
+            "state": state,
+        }
+    )

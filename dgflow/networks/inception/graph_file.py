@@ -1,0 +1,219 @@
+"""OpenAI's `classify_image_graph_def.pb`: the Inception network as a frozen TensorFlow graph, read as data
+and without TensorFlow.
+
+Promises that no graph is built or run: of the file, which is a protocol buffer, only constants are taken, and
+    two attributes of the batch
+norms that consume them. The messages are declared below with the field numbers of TensorFlow's published
+    `.proto` files (graph, node_def,
+attr_value, tensor, tensor_shape); fields that are not declared are passed over.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError
+from torch import Tensor
+
+from dgflow.networks.inception.names import SCOPES, checked
+from dgflow.weights.weight_file import AGAIN, File, WeightFile, as_path, called, short, some
+
+# name, number, type (a message's name where it is one), repeated. The enum DataType and the oneof in
+# AttrValue are plain fields here, and the map of attributes a list of its entries: on the wire these are the
+# same.
+_FIELDS: dict[str, list[tuple[str, int, str, bool]]] = {
+    "Dim": [("size", 1, "int64", False)],
+    "Shape": [("dim", 2, "Dim", True), ("unknown_rank", 3, "bool", False)],
+    "Tensor": [
+        ("dtype", 1, "int32", False),
+        ("tensor_shape", 2, "Shape", False),
+        ("tensor_content", 4, "bytes", False),
+        ("float_val", 5, "float", True),
+        ("half_val", 13, "int32", True),
+    ],
+    "Value": [("f", 4, "float", False), ("b", 5, "bool", False), ("tensor", 8, "Tensor", False)],
+    "Attr": [("key", 1, "string", False), ("value", 2, "Value", False)],
+    "Node": [
+        ("name", 1, "string", False),
+        ("op", 2, "string", False),
+        ("input", 3, "string", True),
+        ("attr", 5, "Attr", True),
+    ],
+    "Graph": [("node", 1, "Node", True)],
+}
+_DTYPES = {1: torch.float32, 19: torch.float16}  # DT_FLOAT, DT_HALF
+_SCALING = "BatchNormWithGlobalNormalization"  # inputs: what it normalizes, mean, variance, beta, gamma
+_EPSILON = 1e-3
+_PARTS = {
+    "conv2d_params": "conv.weight",
+    "batchnorm/gamma": "bn.weight",
+    "batchnorm/beta": "bn.bias",
+    "batchnorm/moving_mean": "bn.running_mean",
+    "batchnorm/moving_variance": "bn.running_var",
+}
+NODES = {
+    **{
+        f"{scope}/{part}": f"{module}.{ours}"
+        for scope, module in SCOPES.items()
+        for part, ours in _PARTS.items()
+    },
+    "softmax/weights": "fc.weight",
+    "softmax/biases": "fc.bias",
+}
+"""A constant of the graph -> its name in PyTorch's ports."""
+_PASSED = 10  # Identity nodes between a constant and who reads it; freezing leaves one
+
+
+def read_inception_graph(file: File, *, source: str | None = None) -> WeightFile:
+    """The graph's constants by the names of PyTorch's ports.
+
+    Where a batch norm does not scale after normalizing, its gamma is not applied, and the weight is ones.
+
+    Raises:
+        ValueError: another graph, a tensor whose size is not its shape's, a batch norm with another epsilon,
+            damaged or cut short.
+    """
+    name = called(file, source)
+    try:
+        data = file if isinstance(file, bytes) else as_path(file).read_bytes()
+        graph = message("Graph").FromString(data)
+    except DecodeError as error:
+        raise ValueError(
+            f"{name}: expected a whole frozen TensorFlow graph, found another file or a damaged one: {AGAIN}"
+        ) from error
+    nodes = {node.name: node for node in graph.node}
+    constants = {wanted: _constant(nodes, wanted) for wanted in NODES}
+    missing = [wanted for wanted, node in constants.items() if node is None]
+    used = {node.name for node in constants.values() if node is not None}
+    others = [
+        node.name
+        for node in graph.node
+        if node.op == "Const" and node.name.endswith(tuple(_PARTS)) and node.name not in used
+    ]
+    if missing or others or len(nodes) != len(graph.node):
+        raise ValueError(
+            f"{name}: expected Inception's frozen graph, its {len(NODES)} constants once each, found "
+            f"{len(graph.node)} nodes; missing: {some(missing)}; unexpected: {some(others)}; "
+            f"{len(graph.node) - len(nodes)} names twice: {AGAIN}"
+        )
+    unscaled = _unscaled(nodes, name)
+    tensors: dict[str, Tensor] = {}
+    for wanted, node in constants.items():
+        assert node is not None
+        ours, tensor = NODES[wanted], _tensor(node, len(data), name)
+        if node.name in unscaled:
+            tensor = torch.ones(()).expand(tensor.shape)
+        if ours.endswith("conv.weight") and tensor.ndim == 4:
+            tensor = tensor.permute(3, 2, 0, 1)  # HWIO -> OIHW
+        tensors[ours] = tensor.t() if ours == "fc.weight" and tensor.ndim == 2 else tensor
+    return checked(tensors, name)
+
+
+@cache
+def message(name: str) -> type[Any]:
+    """The class of messages of that name, in a pool of its own."""
+    kinds = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name="graph.proto", package="dgflow", syntax="proto3")
+    for message, fields in _FIELDS.items():
+        declared = file.message_type.add(name=message)
+        for field, number, kind, repeated in fields:
+            label = kinds.LABEL_REPEATED if repeated else kinds.LABEL_OPTIONAL
+            if kind in _FIELDS:
+                declared.field.add(
+                    name=field,
+                    number=number,
+                    label=label,
+                    type=kinds.TYPE_MESSAGE,
+                    type_name=f".dgflow.{kind}",
+                )
+            else:
+                declared.field.add(
+                    name=field, number=number, label=label, type=kinds.Type.Value(f"TYPE_{kind.upper()}")
+                )
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"dgflow.{name}"))
+
+
+def _constant(nodes: dict[str, Any], name: str) -> Any | None:
+    """The Const that `name` is, or that it hands on."""
+    for _ in range(_PASSED):
+        node = nodes.get(name.removesuffix(":0"))
+        if node is None or node.op == "Const":
+            return node
+        if node.op != "Identity" or not node.input:
+            return None
+        name = node.input[0]
+    return None
+
+
+def _attributes(node: Any) -> dict[str, Any]:
+    return {attribute.key: attribute.value for attribute in node.attr}
+
+
+def _unscaled(nodes: dict[str, Any], source: str) -> set[str]:
+    """The constants that are gamma of a batch norm that leaves it out."""
+    found = set()
+    for node in nodes.values():
+        if node.op != _SCALING:
+            continue
+        attributes = _attributes(node)
+        if "variance_epsilon" in attributes and abs(attributes["variance_epsilon"].f - _EPSILON) > 1e-9:
+            epsilon = attributes["variance_epsilon"].f
+            raise ValueError(
+                f"{source}: expected variance_epsilon {_EPSILON} at {short(node.name)}, found "
+                f"{epsilon:.6g}: another network"
+            )
+        gamma = _constant(nodes, node.input[4]) if len(node.input) > 4 else None
+        if (
+            gamma is not None
+            and "scale_after_normalization" in attributes
+            and not attributes["scale_after_normalization"].b
+        ):
+            found.add(gamma.name)
+    return found
+
+
+def _tensor(node: Any, size: int, source: str) -> Tensor:
+    """The constant's numbers in TensorFlow's order: raw, as a list, or one number that stands for all."""
+    value = _attributes(node).get("value", message("Value")()).tensor
+    shape = [dim.size for dim in value.tensor_shape.dim[:9]]
+    where = f"{source}: expected numbers at {short(node.name)}"
+    if value.dtype not in _DTYPES:
+        raise ValueError(
+            f"{where} as float32, found TensorFlow's type {value.dtype}: this is another network"
+        )
+    if (
+        value.tensor_shape.unknown_rank
+        or len(shape) > 8
+        or any(side <= 0 for side in shape)
+        or (count := math.prod(shape)) > size
+    ):
+        raise ValueError(
+            f"{where} of a shape that its file has room for, found {shape[:8]} in {size} bytes: it is damaged"
+        )
+    dtype = _DTYPES[value.dtype]
+    if content := value.tensor_content:
+        found = len(content) // dtype.itemsize if len(content) % dtype.itemsize == 0 else -1
+        if found == count:
+            return torch.frombuffer(bytearray(content), dtype=dtype).reshape(shape)
+    else:
+        numbers = (
+            torch.from_numpy(np.array(value.float_val, np.float32))
+            if dtype == torch.float32
+            else _halves(value.half_val)
+        )
+        found = len(numbers)
+        if found in (1, count):
+            return numbers.expand(count).reshape(shape)
+    raise ValueError(f"{where} of shape {shape}, found {found}: it is damaged")
+
+
+def _halves(bits: Any) -> Tensor:
+    """Half-precision numbers from their bits, one an integer."""
+    return torch.from_numpy((np.array(bits, np.int64) & 0xFFFF).astype(np.uint16).view(np.float16))

@@ -1,0 +1,199 @@
+"""NVIDIA's Inception network, a TorchScript archive (`.pt`) or a pickle (`.pkl`), both taken apart and not
+run.
+
+Promises that nothing in a file is executed or imported: torch.jit never sees it, code and source in it are
+    never looked at, and its pickle
+becomes records (`inert_pickle`), of which the modules' tensors are picked out by name. Numbers come from the
+    archive's own members, whose
+sizes and checksums are checked, and a tensor reaches nothing beyond its storage.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from dgflow.networks.edm.pickle_file import ALLOWED as _OF_EDM
+from dgflow.networks.edm.pickle_file import Reader
+from dgflow.networks.inception.names import from_modules
+from dgflow.weights.inert_pickle import Record, Refused, load_records
+from dgflow.weights.torch_file import refusal
+from dgflow.weights.weight_file import AGAIN, VALUES, File, WeightFile, as_path, called, reason, short
+
+_MODULE = "__torch__."  # what TorchScript puts before the names of a program's classes
+_TENSOR, _PARAMETER = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"
+_DTYPES = {
+    "torch.FloatStorage": torch.float32,
+    "torch.HalfStorage": torch.float16,
+    "torch.DoubleStorage": torch.float64,
+    "torch.LongStorage": torch.int64,
+}
+_DEEPEST = 100  # modules within modules; the network has four
+
+
+class _Names(frozenset[str]):
+    """Those, and the archive's own classes."""
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or (isinstance(name, str) and name.startswith(_MODULE))
+
+
+_ALLOWED = _Names(
+    {
+        *_DTYPES,
+        _TENSOR,
+        _PARAMETER,
+        "collections.OrderedDict",
+        # What attributes that are lists and dicts are wrapped in.
+        "torch.jit._pickle.restore_type_tag",
+        "torch.jit._pickle.build_intlist",
+        "torch.jit._pickle.build_doublelist",
+        "torch.jit._pickle.build_boollist",
+        "torch.jit._pickle.build_tensorlist",
+    }
+)
+_LAYERS = {
+    f"torch.nn.modules.{kind}"
+    for kind in ("container.Sequential", "linear.Linear", "pooling.AvgPool2d", "pooling.MaxPool2d")
+}
+
+
+def read_inception_torchscript(file: File, *, source: str | None = None) -> WeightFile:
+    """The tensors of the archive's modules, by the names of PyTorch's ports.
+
+    Raises:
+        ValueError: a global that weights do not need, another network, another file, damaged or cut short.
+    """
+    name = called(file, source)
+    with _opened(file, name, "archive of TorchScript") as (stream, size), zipfile.ZipFile(stream) as archive:
+        tensors = _Archive(archive, size).tensors()
+    return from_modules(tensors, name)
+
+
+def read_inception_pickle(file: File, *, source: str | None = None) -> WeightFile:
+    """The tensors of the pickled network, as `read_inception_torchscript`; it is pickled as EDM's networks
+    are, but with nothing around it.
+
+    Raises:
+        ValueError: as there.
+    """
+    name = called(file, source)
+    with _opened(file, name, "pickle of NVIDIA's Inception network") as (stream, size):
+        network = load_records(stream, size, _OF_EDM | _LAYERS)
+        tensors = dict(Reader(name).tensors(network, "", 0))
+    return from_modules(tensors, name)
+
+
+@contextlib.contextmanager
+def _opened(file: File, source: str, kind: str) -> Iterator[tuple[BinaryIO, int]]:
+    """The file and its size. What fails while it is open is the file's fault, and becomes a ValueError."""
+    try:
+        with io.BytesIO(file) if isinstance(file, bytes) else as_path(file).open("rb") as stream:
+            size = stream.seek(0, io.SEEK_END)
+            stream.seek(0)
+            yield stream, size
+    except Refused as error:
+        raise ValueError(refusal(source, str(error))) from error
+    except (MemoryError, FileNotFoundError):
+        raise
+    except Exception as error:  # a damaged file can fail in any of its instructions
+        raise ValueError(
+            f"{source}: expected a whole {kind}, found another file or a damaged one ({reason(error)}): "
+            f"{AGAIN}"
+        ) from error
+
+
+@dataclass(frozen=True)
+class _Storage:
+    """What a persistent id stands for: numbers in a member of the archive."""
+
+    key: str
+    dtype: torch.dtype
+    numbers: int
+
+
+class _Archive:
+    """Tensors of one archive of `ScriptModule.save`, whose parts are in one folder: `data.pkl`, `data/0`,
+    `data/1`, and code."""
+
+    def __init__(self, archive: zipfile.ZipFile, size: int) -> None:
+        members = archive.infolist()
+        if sum(member.compress_size for member in members) > size:
+            raise zipfile.BadZipFile("its parts overlap")
+        pickles = [member.filename for member in members if member.filename.split("/")[1:] == ["data.pkl"]]
+        if len(pickles) != 1:
+            raise zipfile.BadZipFile(f"{len(pickles)} members that are data.pkl in the one folder")
+        self._archive, self._folder = archive, pickles[0].removesuffix("data.pkl")
+        self._bytes: dict[str, bytearray] = {}
+        self._values = 0
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Those of all modules, by dotted names."""
+        pickled = self._member("data.pkl")
+        network = load_records(io.BytesIO(pickled), len(pickled), _ALLOWED, _storage)
+        if not isinstance(network, Record) or not network.name.startswith(_MODULE):
+            raise ValueError("its data.pkl is no module")
+        return dict(self._walk(network, "", 0))
+
+    def _member(self, name: str) -> bytes:
+        member = self._archive.getinfo(self._folder + name)
+        if (
+            member.compress_type != zipfile.ZIP_STORED
+        ):  # the code in these archives is compressed; it is not read
+            raise zipfile.BadZipFile(f"its {short(name)} is compressed, which torch never does")
+        return self._archive.read(member)  # with its checksum
+
+    def _walk(self, module: Record, prefix: str, depth: int) -> Iterator[tuple[str, Tensor]]:
+        state = {} if module.state is None else module.state
+        if not isinstance(state, dict) or depth > _DEEPEST:
+            raise ValueError(f"a module at {short(prefix)} without attributes, or {_DEEPEST} deep")
+        for name, value in state.items():
+            # Modules that are in each other many times can make a small file describe more than a host can
+            # hold
+            self._values += 1
+            if not isinstance(name, str) or self._values > VALUES:
+                raise ValueError(
+                    f"an attribute at {short(prefix)} without a name, or more than {VALUES} of them"
+                )
+            if isinstance(value, Record) and value.name in (_TENSOR, _PARAMETER):
+                yield f"{prefix}{name}", self._tensor(value)
+            elif isinstance(value, Record) and value.name.startswith(_MODULE):
+                yield from self._walk(value, f"{prefix}{name}.", depth + 1)
+
+    def _tensor(self, record: Record) -> Tensor:
+        if record.name == _PARAMETER:
+            record = record.args[0]
+        if (
+            not isinstance(record, Record)
+            or record.name != _TENSOR
+            or not isinstance(record.args[0], _Storage)
+        ):
+            raise ValueError("a tensor without a storage")
+        storage, offset, shape, stride = record.args[:4]
+        if storage.key not in self._bytes:
+            self._bytes[storage.key] = bytearray(self._member(f"data/{storage.key}"))
+        data = self._bytes[storage.key]
+        if storage.numbers * storage.dtype.itemsize > len(data):
+            raise EOFError(
+                f"a storage of {storage.numbers} numbers was announced, {len(data)} bytes are there"
+            )
+        flat = (
+            torch.frombuffer(data, dtype=storage.dtype, count=storage.numbers)
+            if storage.numbers
+            else torch.empty(0)
+        )
+        return flat.as_strided(shape, stride, offset)  # refuses a view beyond the storage
+
+
+def _storage(pid: Any) -> _Storage:
+    _, kind, key, _, numbers = pid
+    if kind.name not in _DTYPES or not isinstance(key, str) or not isinstance(numbers, int) or numbers < 0:
+        raise ValueError(f"a storage {short(key)} of {short(numbers)} numbers")
+    return _Storage(key, _DTYPES[kind.name], numbers)

@@ -1,0 +1,91 @@
+"""LSGM's checkpoints: prior (`dae`) and NVAE (`vae`) in one file, with the run's arguments.
+
+In `checkpoint.pt` the prior is the raw one, and its averages lie in the optimizer's state by position;
+`checkpoint_fid.pt` and its like have no optimizer, and a prior that is averaged already. The NVAE has no
+averages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from torch import Tensor
+
+from dgflow.weights.torch_file import Namespace, load_torch
+from dgflow.weights.weight_file import (
+    ORDER,
+    File,
+    WeightFile,
+    called,
+    check_state_dict,
+    plain_items,
+    replaced,
+    section,
+    short,
+)
+
+_KIND = "a checkpoint of LSGM"
+_SETTINGS = ("epoch", "global_step", "best_score", "best_score_fid", "best_score_nll")
+# The Fourier frequencies: a parameter with a position, but never stepped, so without an average
+_UNTRAINED = "temb_fun.w"
+
+
+def read_lsgm(
+    file: File,
+    part: Literal["prior", "vae"],
+    ema_names: Sequence[str] | None = None,
+    *,
+    source: str | None = None,
+) -> WeightFile:
+    """The weights of one of the two networks, the prior's averaged.
+
+    Args:
+        ema_names: for the prior, the names of its parameters in `parameters()` order; needed where the file
+            has an optimizer.
+
+    Returns:
+        Settings: `args` (the run's arguments) and, where the file has them, `epoch`, `global_step` and the
+            best scores.
+
+    Raises:
+        ValueError: something else, damaged or cut short; or the averages fit the names in neither number,
+            shape nor dtype.
+    """
+    name = called(file, source)
+    found = load_torch(file, name)
+    key = "dae_state_dict" if part == "prior" else "vae_state_dict"
+    tensors = check_state_dict(section(found, key, name, _KIND), name, f"{key!r}")
+    if part == "prior" and "dae_optimizer" in found:
+        tensors = replaced(tensors, _averages(found["dae_optimizer"], ema_names, name), name)
+    args = section(found, "args", name, _KIND)
+    settings = plain_items({key: found[key] for key in _SETTINGS if key in found})
+    return WeightFile(
+        tensors, {"args": plain_items(vars(args) if isinstance(args, Namespace) else args), **settings}
+    )
+
+
+def _averages(optimizer: Any, ema_names: Sequence[str] | None, source: str) -> dict[str, Tensor]:
+    if ema_names is None:
+        raise ValueError(f"{source}: the averages are in the optimizer's state, by position: {ORDER}")
+    state = section(optimizer, "state", source, f"{_KIND}, its 'dae_optimizer'")
+    groups = section(optimizer, "param_groups", source, f"{_KIND}, its 'dae_optimizer'")
+    groups = groups if isinstance(groups, list) else []
+    lists = [section(group, "params", source, f"{_KIND}, its optimizer's groups") for group in groups]
+    lists = [positions for positions in lists if isinstance(positions, list)]
+    count = sum(len(positions) for positions in lists)  # before they are joined: one list may be in many
+    if count != len(ema_names):
+        raise ValueError(
+            f"{source}: expected an optimizer of {len(ema_names)} parameters, found one of {count}: {ORDER}"
+        )
+    positions = [at for found in lists for at in found]
+    averages = {}
+    for name, at in zip(ema_names, positions, strict=True):
+        if isinstance(at, int) and isinstance(state, dict) and at in state:
+            averages[name] = section(state[at], "ema", source, f"{_KIND}, its optimizer's state of {name!r}")
+        elif name != _UNTRAINED:
+            raise ValueError(
+                f"{source}: expected an average of {name!r}, the parameter at position {short(at)}, found "
+                f"none: {ORDER}"
+            )
+    return averages

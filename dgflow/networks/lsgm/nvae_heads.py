@@ -1,0 +1,72 @@
+"""Output heads of LSGM's NVAE: from the decoder's logits to the mean of the image that they describe.
+
+Source: Salimans et al. 2017 (PixelCNN++) for the mixture of logistics with linear dependence between colours.
+    Images are scaled to
+[-1, 1]. Only the mean is taken: no image is drawn from a head, so that one latent gives one image.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dgflow.networks.lsgm.nvae_layers import soft_clamp
+
+NUM_MIXTURES = 10
+HEAD_CHANNELS = {"dml": 10 * NUM_MIXTURES, "normal": 6, "dl": 6, "bin": 1}
+"""Logit channels of each `decoder_dist`: mixture of discretised logistics, normal, discretised logistic,
+Bernoulli."""
+IMAGE_CHANNELS = {"dml": 3, "normal": 3, "dl": 3, "bin": 1}
+
+
+class LogisticMixture(NamedTuple):
+    """What the means of the mixture need; its scales, which only a likelihood needs, are left out."""
+
+    logits_BMHW: Tensor
+    """Unnormalised log-probabilities of the M = 10 components."""
+    means_BCMHW: Tensor
+    """Means of the C = 3 colours."""
+    coefficients_BCMHW: Tensor
+    """In (-1, 1): of green on red, of blue on red, of blue on green."""
+
+
+def logistic_mixture(logits_BCHW: Tensor) -> LogisticMixture:
+    """The parts of 100 logit channels: 10 mixture logits, then 10 means, log-scales and coefficients for each
+    colour."""
+    rest = logits_BCHW[:, NUM_MIXTURES:].unflatten(1, (3, 3 * NUM_MIXTURES))
+    means, _, coefficients = rest.split(NUM_MIXTURES, dim=2)
+    return LogisticMixture(logits_BCHW[:, :NUM_MIXTURES], means, coefficients.tanh())
+
+
+def image_mean(decoder_dist: str, logits_BCHW: Tensor) -> Tensor:
+    """Mean image [B, C, H, W] of a head. In [-1, 1], except "normal" and "dl", whose means may lie outside.
+
+    Args:
+        decoder_dist: one of `HEAD_CHANNELS`.
+        logits_BCHW: with the channels stated there.
+
+    Raises:
+        ValueError: another head.
+    """
+    if decoder_dist == "dml":
+        return _mixture_mean(logistic_mixture(logits_BCHW))
+    if decoder_dist == "normal":
+        return soft_clamp(logits_BCHW, 5.0)[:, :3]
+    if decoder_dist == "dl":
+        return logits_BCHW[:, :3]
+    if decoder_dist == "bin":
+        return 2 * logits_BCHW.sigmoid() - 1
+    raise ValueError(f"expected decoder_dist to be one of {', '.join(HEAD_CHANNELS)}, found {decoder_dist!r}")
+
+
+def _mixture_mean(mixture: LogisticMixture) -> Tensor:
+    """Each colour's mean, with the dependence on the colours before it applied to their clipped means."""
+    weights = mixture.logits_BMHW.softmax(dim=1)[:, None]
+    mean_red, mean_green, mean_blue = (weights * mixture.means_BCMHW).sum(dim=2).unbind(1)
+    green_red, blue_red, blue_green = (weights * mixture.coefficients_BCMHW).sum(dim=2).unbind(1)
+    red = mean_red.clamp(-1, 1)
+    green = (mean_green + green_red * red).clamp(-1, 1)
+    blue = (mean_blue + blue_red * red + blue_green * green).clamp(-1, 1)
+    return torch.stack([red, green, blue], dim=1)

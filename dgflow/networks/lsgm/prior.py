@@ -1,0 +1,185 @@
+"""The score network of LSGM's latent prior (Vahdat et al. 2021), with the published parameter names.
+
+Promises official state dicts (`dae_state_dict`) load key for key, and the noise prediction mixed with that of
+a normal prior, which is how LSGM samples. The diffusion's variances, the ODE, and the autoencoder between
+latents and images are left to others, as are class labels: the prior has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from dgflow.networks.ncsnpp.layers import FourierFeatures, sinusoid
+from dgflow.networks.ncsnpp.module import Combination, Progressive, ProgressiveInput, ScoreUNet, check_choice
+from dgflow.networks.precision import wide
+
+IMAGE_SIZES = {"cifar10": 32, "mnist": 32, "omniglot": 32}
+"""Side of the images that the autoencoder sees (the last two are padded); data sets of 256 pixels are named
+`..._256`."""
+CHANNEL_MULTIPLIERS_256 = {3: (1, 1, 1), 4: (1, 2, 2, 2), 5: (1, 1, 2, 2, 2)}
+"""`ch_mult` of the priors of 256-pixel images by their number of levels; for small images all are 1."""
+
+
+class LSGMPrior(nn.Module):
+    """Noise predictor on latents. The defaults are those of the CIFAR-10 model with the best FID (180
+    channels of 16x16).
+
+    Args:
+        image_size: side of the latent.
+        num_input_channels: channels of the latent.
+        num_channels: base width of the U-Net.
+        ch_mult: width of each level as a multiple of `num_channels`.
+        num_res_blocks: residual blocks a level (one more in the decoder).
+        attn_resolutions: sides at which there is attention, 16 alone in published priors; between encoder and
+            decoder there always is.
+        dropout: probability, in training only.
+        fir, progressive, progressive_input, progressive_combine: as for `NCSNpp`.
+        embedding_dim: width of the features of the time; the time embedding is four times as wide.
+        embedding_type: "positional", or "fourier" with fixed random frequencies.
+        embedding_scale: factor on the time before it is embedded; with "fourier" the standard deviation of
+            the frequencies.
+        mixed_prediction: the noise is a learned mixture, channel by channel, of the network's and a normal
+            prior's (`epsilon`).
+        mixing_logit_init: first value of the mixture's logit, the network's share: -3, for MNIST -6.
+
+    Raises:
+        ValueError: an unknown choice, or a latent that the levels cannot halve.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int = 16,
+        num_input_channels: int = 180,
+        num_channels: int = 512,
+        ch_mult: Sequence[int] = (1, 1, 1),
+        num_res_blocks: int = 8,
+        attn_resolutions: Sequence[int] = (16,),
+        dropout: float = 0.2,
+        fir: bool = True,
+        progressive: Progressive = "none",
+        progressive_input: ProgressiveInput = "none",
+        progressive_combine: Combination = "sum",
+        embedding_dim: int = 128,
+        embedding_type: Literal["positional", "fourier"] = "positional",
+        embedding_scale: float = 1000.0,
+        mixed_prediction: bool = True,
+        mixing_logit_init: float = -3.0,
+    ) -> None:
+        super().__init__()
+        check_choice("embedding_type", embedding_type, ("positional", "fourier"))
+        self.image_size, self.num_input_channels = image_size, num_input_channels
+        self.mixing_logit = (
+            nn.Parameter(torch.full((1, num_input_channels, 1, 1), mixing_logit_init))
+            if mixed_prediction
+            else None
+        )
+        self.temb_fun = (
+            PositionalFeatures(embedding_dim, embedding_scale)
+            if embedding_type == "positional"
+            else FourierFeatures("w", (1, embedding_dim // 2), embedding_scale)
+        )
+        self.all_modules = ScoreUNet(
+            image_size=image_size,
+            channels=num_input_channels,
+            nf=num_channels,
+            ch_mult=ch_mult,
+            num_res_blocks=num_res_blocks,
+            attn_resolutions=attn_resolutions,
+            dropout=dropout,
+            fir=fir,
+            progressive=progressive,
+            progressive_input=progressive_input,
+            progressive_combine=progressive_combine,
+            time_features=embedding_dim,
+            emb_channels=4 * embedding_dim,
+        )
+
+    @classmethod
+    def from_args(cls, args: Mapping[str, Any], num_input_channels: int) -> LSGMPrior:
+        """The prior that a checkpoint's `args` describe.
+
+        Args:
+            args: the argparse names of the original; one that old checkpoints lack, `mixing_logit_init`, may
+                be missing.
+            num_input_channels: channels of the latent: latents per group times groups of the autoencoder's
+                first scale.
+
+        Raises:
+            ValueError: a data set whose image size is not known here, or a number of levels that has no
+                multipliers.
+        """
+        dataset, levels = args["dataset"], args["num_scales_dae"]
+        side = 256 if dataset.endswith("_256") else IMAGE_SIZES.get(dataset)
+        if side is None:
+            raise ValueError(
+                f"expected a data set of {', '.join(IMAGE_SIZES)} or ..._256, found {dataset!r}: construct "
+                "LSGMPrior directly"
+            )
+        ch_mult = CHANNEL_MULTIPLIERS_256.get(levels) if side == 256 else (1,) * levels
+        if ch_mult is None:
+            raise ValueError(
+                f"priors of 256-pixel images have 3, 4 or 5 levels, found num_scales_dae={levels}"
+            )
+        names = ("dropout", "fir", "progressive", "progressive_input", "progressive_combine")
+        names += ("embedding_dim", "embedding_type", "embedding_scale", "mixed_prediction")
+        return cls(
+            image_size=side // 2 ** (args["num_preprocess_blocks"] + args["num_latent_scales"] - 1),
+            num_input_channels=num_input_channels,
+            num_channels=args["num_channels_dae"],
+            ch_mult=ch_mult,
+            num_res_blocks=args["num_cell_per_scale_dae"],
+            mixing_logit_init=args.get("mixing_logit_init", -3.0),
+            **{name: args[name] for name in names},
+        )
+
+    def forward(self, x_BCHW: Tensor, t_B: Tensor) -> Tensor:
+        """The network's own output, before it is mixed: [B, num_input_channels, H, W] in the dtype of the
+        parameters.
+
+        Args:
+            x_BCHW: latents of the diffusion; cast to the dtype of the parameters.
+            t_B: times in [0, 1], [B], [1] or 0-d.
+        """
+        return self.all_modules(x_BCHW, self.temb_fun(t_B.reshape(-1)))
+
+    def epsilon(self, x_BCHW: Tensor, t_B: Tensor, variance_B: Tensor) -> Tensor:
+        """Predicted noise, like `forward`: (1 - a) sqrt(variance) x + a network, a = sigmoid(mixing_logit);
+        LSGM, equation 9.
+
+        sqrt(variance) x is the noise that belongs to a standard normal prior under a variance-preserving
+        diffusion, LSGM's geometric one included. Without `mixed_prediction` it is the network's output.
+
+        Args:
+            variance_B: variance of the diffusion at `t_B`, [B], [1] or 0-d.
+        """
+        predicted = self(x_BCHW, t_B)
+        if self.mixing_logit is None:
+            return predicted
+        # Not in a narrower dtype of the parameters: `normal` is exact, and nearly all of the sum.
+        share = self.mixing_logit.to(wide(self.mixing_logit.dtype)).sigmoid()
+        normal = variance_B.reshape(-1, 1, 1, 1).sqrt() * x_BCHW
+        return ((1 - share) * normal + share * predicted).to(x_BCHW.dtype)
+
+    def ema_names(self) -> list[str]:
+        """All parameters, so that `dae_optimizer["state"][i]["ema"]` of a training checkpoint belongs to name
+        i.
+
+        A parameter that is not trained (`temb_fun.w`) has no entry there.
+        """
+        return [name for name, _ in self.named_parameters()]
+
+
+class PositionalFeatures(nn.Module):
+    """Sines and cosines of times [B], [B, dim]."""
+
+    def __init__(self, dim: int, scale: float) -> None:
+        super().__init__()
+        self.dim, self.scale = dim, scale
+
+    def forward(self, t_B: Tensor) -> Tensor:
+        return sinusoid(t_B * self.scale, self.dim)

@@ -1,0 +1,112 @@
+"""LSGM's prior and its autoencoder NVAE as recipes name them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from dgflow.networks.discrete import check_unconditional
+from dgflow.networks.latent_shapes import halved
+from dgflow.specs.spec import Spec
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from dgflow.diffusion.score_model import ScoreModel
+
+
+class LSGMPrior(Spec):
+    """LSGM's latent prior with its mixed parametrisation; the defaults are those of the CIFAR-10 model with
+    the best FID."""
+
+    num_channels: int = 512
+    ch_mult: tuple[int, ...] = (1, 1, 1)
+    num_res_blocks: int = 8
+    attn_resolutions: tuple[int, ...] = (16,)
+    dropout: float = 0.2
+    fir: bool = True
+    embedding_dim: int = 128
+    embedding_scale: float = 1000.0
+
+    def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
+        """The network with fresh weights; `image_size` and `channels` are those of the latent."""
+        from dgflow.networks.lsgm.prior import LSGMPrior as Network
+
+        check_unconditional("LSGMPrior", num_classes)
+        return Network(image_size=image_size, num_input_channels=channels, **self.model_dump())
+
+    def score_model(self, network: nn.Module) -> ScoreModel:
+        """How samplers ask `network`."""
+        from dgflow.diffusion.denoisers import VPDenoiser
+        from dgflow.diffusion.score_model import ScoreModel
+        from dgflow.diffusion.times import mean_std, sigma_from_tau, tau_from_sigma
+        from dgflow.networks.lsgm.prior import LSGMPrior as Network
+
+        assert isinstance(network, Network)
+        prior = network
+        return ScoreModel(
+            VPDenoiser(
+                lambda y, tau, labels: (prior.epsilon(y, tau, mean_std(tau)[1].square()), None),
+                tau_from_sigma,
+            ),
+            sigma_range=(sigma_from_tau(1e-6), sigma_from_tau(1.0)),
+            latent=True,
+        )
+
+
+class NVAE(Spec):
+    """LSGM's hierarchical VAE with one scale of latents; the defaults are those of the CIFAR-10 model with
+    the best FID."""
+
+    decoder_dist: Literal["dml", "normal", "dl", "bin"] = "dml"
+    arch_instance: Literal["res_bnswish", "res_mbconv"] = "res_bnswish"
+    channel_mult: tuple[int, ...] = (1, 2)
+    num_channels_enc: int = 128
+    num_channels_dec: int = 128
+    num_preprocess_blocks: int = 1
+    num_preprocess_cells: int = 2
+    num_postprocess_blocks: int = 1
+    num_postprocess_cells: int = 2
+    num_groups_per_scale: int = 20
+    num_latent_per_group: int = 9
+    num_cell_per_cond_enc: int = 2
+    num_cell_per_cond_dec: int = 2
+    use_se: bool = True
+    num_nf: int = 0
+
+    def latent_shape(self, image_size: int) -> tuple[int, int]:
+        """(side, channels) of the latents of images of that side.
+
+        Raises ValueError where it cannot be halved often enough.
+        """
+        return halved(
+            image_size, len(self.channel_mult) - 1
+        ), self.num_groups_per_scale * self.num_latent_per_group
+
+    def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
+        """The network with fresh weights.
+
+        Raises ValueError for numbers that do not fit each other, and for classes, which it has not.
+        """
+        from dgflow.networks.lsgm.nvae import NVAE as Network
+
+        check_unconditional(type(self).__name__, num_classes)
+        return Network(image_size=image_size, in_channels=channels, num_latent_scales=1, **self.model_dump())
+
+    def encode(self, network: nn.Module, images_BCHW: Tensor, noise_BCHW: Tensor) -> Tensor:
+        """Latents [B, C, H, W] of images in [-1, 1], each group drawn from its posterior given those before
+        it.
+
+        Args:
+            noise_BCHW: standard normal, shaped like the latents.
+        """
+        from dgflow.networks.lsgm.nvae import NVAE as Network
+
+        assert isinstance(network, Network)
+        return network.encode((images_BCHW + 1) / 2, [noise_BCHW])[0]
+
+    def decode(self, network: nn.Module, latents_BCHW: Tensor) -> Tensor:
+        """Images in [-1, 1]: the mean of the output head."""
+        from dgflow.networks.lsgm.nvae import NVAE as Network
+
+        assert isinstance(network, Network)
+        return 2 * network.decode(latents_BCHW) - 1

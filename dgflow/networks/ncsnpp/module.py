@@ -1,0 +1,321 @@
+"""The U-Net of score_sde (NCSN++, DDPM++) and the networks of Soft Truncation that are built of it.
+
+Promises the published parameter names, `all_modules.N` in the order of construction, so that official state
+dicts load key for key. LSGM's prior shares the U-Net (`lsgm_prior`). Diffusions, their standard deviations
+and sampling are left to others. Sources: Song et al. 2021 (score-based SDEs), Kim et al. 2022 (Soft
+Truncation). Shape letters: B batch, C channels, H W height and width, E embedding width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dgflow.networks.ncsnpp.layers import (
+    INIT_SMALL,
+    Attention,
+    FourierFeatures,
+    GroupNorm,
+    ResBlock,
+    ResidualInput,
+    SkipInput,
+    SkipOutput,
+    conv,
+    linear,
+    sinusoid,
+)
+from dgflow.networks.precision import wide_linear
+
+Progressive = Literal["none", "output_skip"]
+ProgressiveInput = Literal["none", "input_skip", "residual"]
+Combination = Literal["sum", "cat"]
+
+VP_TIME_SCALE = 999.0
+"""Networks of the variance-preserving diffusion are told this times tau in [0, 1]."""
+
+
+class ScoreUNet(nn.ModuleList):
+    """The U-Net as the flat list of its modules; image and features of the time in, image out.
+
+    `forward` takes the modules in the order in which the constructor added them: the two are to be read side
+        by side.
+
+    Args:
+        image_size: side of the image in pixels, divisible by 2 for every level but the first.
+        channels: channels of input and output.
+        time_features: width of the features of the time.
+        emb_channels: width of the time embedding made of them.
+        before: modules that the owner wants to have the first numbers; they are not called here.
+
+    The other arguments are those of `NCSNpp`, where they are explained.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        channels: int,
+        nf: int,
+        ch_mult: Sequence[int],
+        num_res_blocks: int,
+        attn_resolutions: Sequence[int],
+        dropout: float,
+        fir: bool,
+        progressive: Progressive,
+        progressive_input: ProgressiveInput,
+        progressive_combine: Combination,
+        time_features: int,
+        emb_channels: int,
+        before: Sequence[nn.Module] = (),
+    ) -> None:
+        super().__init__(before)
+        _check(image_size, ch_mult, progressive, progressive_input, progressive_combine)
+        self.first, self.num_res_blocks = len(before), num_res_blocks
+        self.sides, self.attn_resolutions = (
+            [image_size >> level for level in range(len(ch_mult))],
+            tuple(attn_resolutions),
+        )
+        self.progressive, self.progressive_input = progressive, progressive_input
+        widths = [nf * mult for mult in ch_mult]
+
+        def block(
+            in_channels: int, out_channels: int, resample: Literal["up", "down"] | None = None
+        ) -> ResBlock:
+            return ResBlock(
+                in_channels, out_channels, emb_channels, resample=resample, fir=fir, dropout=dropout
+            )
+
+        self.extend(
+            [linear(time_features, emb_channels), linear(emb_channels, emb_channels), conv(channels, nf)]
+        )
+        width, image_width = nf, channels
+        skips = [width]
+        for side, next_width in zip(self.sides, widths, strict=True):
+            if side != image_size:
+                self.append(block(width, width, "down"))
+                if progressive_input == "residual":
+                    self.append(ResidualInput(image_width, width, fir))
+                    image_width = width
+                elif progressive_input == "input_skip":
+                    self.append(SkipInput(image_width, width, fir, progressive_combine))
+                    width = 2 * width if progressive_combine == "cat" else width
+                skips.append(width)
+            for _ in range(num_res_blocks):
+                self.append(block(width, next_width))
+                width = next_width
+                if side in attn_resolutions:
+                    self.append(Attention(width))
+                skips.append(width)
+
+        self.extend([block(width, width), Attention(width), block(width, width)])
+
+        for side, next_width in zip(reversed(self.sides), reversed(widths), strict=True):
+            for _ in range(num_res_blocks + 1):
+                self.append(block(width + skips.pop(), next_width))
+                width = next_width
+            if side in attn_resolutions:
+                self.append(Attention(width))
+            if progressive == "output_skip":
+                self.extend([GroupNorm(width), SkipOutput(width, channels, fir)])
+            if side != image_size:
+                self.append(block(width, width, "up"))
+        if progressive == "none":
+            self.extend([GroupNorm(width), conv(width, channels, init=INIT_SMALL)])
+
+    def forward(self, x_BCHW: Tensor, time_features: Tensor) -> Tensor:
+        """[B, channels, H, W] in the dtype of the parameters, from images in any and features [B, F] or [1,
+        F] as wide or wider."""
+        layers: Any = iter(list(self)[self.first :])  # modules that take different arguments
+        first, second = next(layers), next(layers)
+        emb_BE = F.silu(wide_linear(first, time_features))
+        emb_BE = F.silu(wide_linear(second, emb_BE))  # every block would begin with this silu
+
+        image = x_BCHW.to(first.weight.dtype)
+        h = next(layers)(image)
+        skips = [h]
+        for side in self.sides:
+            if side != self.sides[0]:
+                h = next(layers)(h, emb_BE)
+                if self.progressive_input != "none":
+                    image, h = next(layers)(image, h)
+                skips.append(h)
+            for _ in range(self.num_res_blocks):
+                h = next(layers)(h, emb_BE)
+                if side in self.attn_resolutions:
+                    h = next(layers)(h)
+                skips.append(h)
+
+        h = next(layers)(h, emb_BE)
+        h = next(layers)(h)
+        h = next(layers)(h, emb_BE)
+
+        image = None
+        for side in reversed(self.sides):
+            for _ in range(self.num_res_blocks + 1):
+                h = next(layers)(torch.cat([h, skips.pop()], dim=1), emb_BE)
+            if side in self.attn_resolutions:
+                h = next(layers)(h)
+            if self.progressive == "output_skip":
+                norm, head = next(layers), next(layers)
+                image = head(F.silu(norm(h)), image)
+            if side != self.sides[0]:
+                h = next(layers)(h, emb_BE)
+        if image is None:
+            norm, head = next(layers), next(layers)
+            image = head(F.silu(norm(h)))
+        return image
+
+
+class NCSNpp(nn.Module):
+    """Soft Truncation's score network. The defaults are DDPM++ on CelebA, which predicts the noise of the
+    linear-VP diffusion.
+
+    What the published networks are told and give, by their diffusion:
+    variance preserving: 999 tau with tau in [0, 1], and the noise (`vp_score`);
+    variance exploding (also reciprocal): sigma, and the score.
+
+    Args:
+        image_size: side of the image in pixels.
+        num_channels: channels of input and output.
+        nf: base width; the time embedding is four times as wide.
+        ch_mult: width of each level as a multiple of `nf`.
+        num_res_blocks: residual blocks a level (one more in the decoder).
+        attn_resolutions: sides in pixels at which there is attention; between encoder and decoder there
+            always is.
+        dropout: probability, in training only.
+        fir: resample by the filter [1, 3, 3, 1] instead of nearest neighbours and 2x2 means.
+        progressive: "output_skip" sums images of all levels; "none" has one at the end.
+        progressive_input: how smaller copies of the input join the encoder: by a 1x1 convolution
+            ("input_skip"), or learned ("residual").
+        progressive_combine: whether "input_skip" adds to the main branch ("sum") or widens it ("cat").
+        embedding_type: of the label: "positional" in 0..999, or "fourier" of log(sigma) at fixed random
+            frequencies.
+        embedding_dim: width of the positional features in place of `nf` (networks with `lsgm`), None for
+            `nf`.
+        fourier_scale: standard deviation of those frequencies.
+        scale_by_sigma: divide the output by sigma: the label itself if "fourier", `sigmas[label]` if
+            "positional".
+        centered: images are in [-1, 1]; otherwise they are in [0, 1] and the network itself maps them to [-1,
+            1].
+        num_scales, sigma_min, sigma_max: the stored `sigmas`, float64 [num_scales], geometric from sigma_max
+            down to sigma_min.
+
+    Raises:
+        ValueError: an unknown choice, or an image that the levels cannot halve.
+    """
+
+    sigmas: Tensor
+
+    def __init__(
+        self,
+        *,
+        image_size: int = 64,
+        num_channels: int = 3,
+        nf: int = 128,
+        ch_mult: Sequence[int] = (1, 2, 2, 2),
+        num_res_blocks: int = 4,
+        attn_resolutions: Sequence[int] = (16,),
+        dropout: float = 0.1,
+        fir: bool = False,
+        progressive: Progressive = "none",
+        progressive_input: ProgressiveInput = "none",
+        progressive_combine: Combination = "sum",
+        embedding_type: Literal["positional", "fourier"] = "positional",
+        embedding_dim: int | None = None,
+        fourier_scale: float = 16.0,
+        scale_by_sigma: bool = False,
+        centered: bool = True,
+        num_scales: int = 1000,
+        sigma_min: float = 0.01,
+        sigma_max: float = 90.0,
+    ) -> None:
+        super().__init__()
+        check_choice("embedding_type", embedding_type, ("positional", "fourier"))
+        self.image_size, self.num_channels = image_size, num_channels
+        self.scale_by_sigma, self.centered = scale_by_sigma, centered
+        features = nf if embedding_dim is None else embedding_dim
+        self.register_buffer(
+            "sigmas",
+            torch.linspace(math.log(sigma_max), math.log(sigma_min), num_scales, dtype=torch.float64).exp(),
+        )
+        self.positional_features = features if embedding_type == "positional" else None
+        self.all_modules = ScoreUNet(
+            image_size=image_size,
+            channels=num_channels,
+            nf=nf,
+            ch_mult=ch_mult,
+            num_res_blocks=num_res_blocks,
+            attn_resolutions=attn_resolutions,
+            dropout=dropout,
+            fir=fir,
+            progressive=progressive,
+            progressive_input=progressive_input,
+            progressive_combine=progressive_combine,
+            time_features=features if embedding_type == "positional" else 2 * nf,
+            emb_channels=4 * features,
+            before=[] if embedding_type == "positional" else [FourierFeatures("W", (nf,), fourier_scale)],
+        )
+
+    def forward(self, x_BCHW: Tensor, labels_B: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        """Noise or score, [B, num_channels, H, W] in the dtype of the parameters.
+
+        Args:
+            x_BCHW: noisy images; cast to the dtype of the parameters.
+            labels_B: [B], [1] or 0-d; 999 tau, or the noise level sigma > 0 with "fourier".
+            class_labels: ignored, since the network has no classes; taken so that all networks can be asked
+                alike.
+        """
+        labels_B = labels_B.reshape(-1)
+        if self.positional_features is not None:
+            features, sigma = sinusoid(labels_B, self.positional_features), None
+        else:
+            features, sigma = self.all_modules[0](labels_B.log()), labels_B
+        h = self.all_modules(x_BCHW if self.centered else 2 * x_BCHW - 1, features)
+        if not self.scale_by_sigma:
+            return h
+        sigma = self.sigmas[labels_B.long()] if sigma is None else sigma
+        return h / sigma.to(h.dtype)[:, None, None, None]
+
+    def vp_score(self, x_BCHW: Tensor, tau_B: Tensor, std_B: Tensor) -> Tensor:
+        """Score of the variance-preserving diffusion, from a network that was trained on it.
+
+        Args:
+            tau_B: times in [0, 1], [B], [1] or 0-d.
+            std_B: standard deviation of the diffusion's noise at `tau_B`, of the same shape.
+        """
+        return -self(x_BCHW, VP_TIME_SCALE * tau_B) / std_B.reshape(-1, 1, 1, 1)
+
+    def ema_names(self) -> list[str]:
+        """Names of the tensors in a checkpoint's `ema.shadow_params`, in its order: the trainable parameters."""
+        # By name and not by requires_grad, which sampling turns off everywhere. These are the Fourier
+        # frequencies, if there are any.
+        return [name for name, _ in self.named_parameters() if name != "all_modules.0.W"]
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Refuse a setting that is none of `choices` with a ValueError that says what they are."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, found {value!r}")
+
+
+def _check(
+    image_size: int,
+    ch_mult: Sequence[int],
+    progressive: str,
+    progressive_input: str,
+    progressive_combine: str,
+) -> None:
+    if image_size % 2 ** (len(ch_mult) - 1):
+        raise ValueError(
+            f"image_size {image_size} cannot be halved {len(ch_mult) - 1} times, as {len(ch_mult)} levels "
+            "need"
+        )
+    # "residual" outputs fail in the original implementation, so no weights with them exist.
+    check_choice("progressive", progressive, ("none", "output_skip"))
+    check_choice("progressive_input", progressive_input, ("none", "input_skip", "residual"))
+    check_choice("progressive_combine", progressive_combine, ("sum", "cat"))

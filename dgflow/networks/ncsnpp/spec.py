@@ -1,0 +1,66 @@
+"""score_sde's networks as recipes name them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from dgflow.networks.discrete import check_unconditional
+from dgflow.specs.spec import Spec
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from dgflow.diffusion.score_model import ScoreModel
+
+UNBOUNDED_CONSTANT = 0.001
+"""The stabilizing constant of Soft Truncation's configurations."""
+
+
+class NCSNpp(Spec):
+    """score_sde's DDPM++ as Soft Truncation uses it for CelebA and CIFAR-10: it predicts the noise of the
+    linear-VP diffusion.
+
+    `unbounded`: the time of its "u" models, log(sigma^2 / (1 + sigma^2) + 0.001) + log(1 + sigma^2) from time
+        1e-5 to 1, scaled to 0..999.
+    """
+
+    nf: int = 128
+    ch_mult: tuple[int, ...] = (1, 2, 2, 2)
+    num_res_blocks: int = 4
+    attn_resolutions: tuple[int, ...] = (16,)
+    dropout: float = 0.1
+    fir: bool = False
+    progressive_input: Literal["none", "input_skip"] = "none"
+    embedding_dim: int | None = None  # None: nf
+    unbounded: bool = False
+
+    def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
+        """The network with fresh weights."""
+        from dgflow.networks.ncsnpp.module import NCSNpp as Network
+
+        check_unconditional("NCSNpp", num_classes)
+        return Network(image_size=image_size, num_channels=channels, **self.model_dump(exclude={"unbounded"}))
+
+    def score_model(self, network: nn.Module) -> ScoreModel:
+        """How samplers ask `network`."""
+        import torch
+
+        from dgflow.diffusion.denoisers import VPDenoiser, epsilon_only
+        from dgflow.diffusion.score_model import ScoreModel
+        from dgflow.diffusion.times import sigma_from_tau, tau_from_sigma
+
+        # Its own range in time is [1e-5, 1].
+        levels = (sigma_from_tau(1e-5), sigma_from_tau(1.0))
+
+        def unbounded(sigma: torch.Tensor) -> torch.Tensor:
+            integral = torch.log1p(sigma.square())
+            return torch.log(-torch.expm1(-integral) + UNBOUNDED_CONSTANT) + integral
+
+        def told(sigma: torch.Tensor) -> torch.Tensor:
+            if not self.unbounded:
+                return 999.0 * tau_from_sigma(sigma)
+            low, high = (unbounded(torch.full_like(sigma, level)) for level in levels)
+            return 999.0 * (unbounded(sigma) - low) / (high - low)
+
+        return ScoreModel(VPDenoiser(epsilon_only(network), told), sigma_range=levels)

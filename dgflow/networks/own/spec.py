@@ -1,0 +1,217 @@
+"""Networks that a user brings: named by where their code can be imported from, as `package.module:function`.
+
+Promises that the user's module is imported only where a network is built, and that a factory which cannot be
+had or gives something else is refused with what to do. What the code does is the user's: its text is no part
+of a step's identity, so `version` is raised by hand when its numbers change. Weights are `Pretrained`'s.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import re
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from dgflow.specs.spec import Spec
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from dgflow.diffusion.score_model import ScoreModel
+
+Option = bool | int | float | str | tuple[int, ...]
+
+_FACTORY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+_GIVEN = ("image_size", "channels", "num_classes")
+
+
+class OwnNetwork(Spec):
+    """What `factory(image_size=, channels=, num_classes=, **options)` makes: a function that gives a module,
+    or the module's class."""
+
+    factory: str
+    options: Mapping[str, Option] = {}
+    version: int = Field(default=1, ge=1)
+
+    @field_validator("factory")
+    @classmethod
+    def _a_name(cls, factory: str) -> str:
+        if not _FACTORY.fullmatch(factory):
+            raise ValueError(f'expected a factory as "package.module:function", found {factory!r}')
+        return factory
+
+    @field_validator("options")
+    @classmethod
+    def _not_given_twice(cls, options: Mapping[str, Option]) -> Mapping[str, Option]:
+        if twice := sorted(set(options) & set(_GIVEN)):
+            raise ValueError(
+                f"expected options other than {', '.join(_GIVEN)}, which are those of the Pretrained, "
+                f"found {', '.join(twice)}"
+            )
+        return options
+
+    def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
+        """The network with fresh weights, on the CPU.
+
+        Raises:
+            ValueError: there is no such factory, it does not take these arguments, or what it returns is no
+                torch module.
+        """
+        import torch
+
+        factory = _imported(self.factory)
+        arguments: dict[str, Any] = {
+            "image_size": image_size,
+            "channels": channels,
+            "num_classes": num_classes,
+            **self.options,
+        }
+        _check_takes(factory, arguments, self.factory)
+        with torch.device(
+            "cpu"
+            # Shapes are checked without memory elsewhere; code that reads its own tensors could not be built
+            # so
+        ):
+            network = factory(**arguments)
+        if not isinstance(network, torch.nn.Module):
+            raise ValueError(
+                f"{self.factory}: expected a torch.nn.Module from the factory, found {type(network).__name__}"
+            )
+        return network
+
+
+class OwnDenoiser(OwnNetwork):
+    """A score network in EDM's convention: `network(x, sigma, class_labels)` gives the expected clean images.
+
+    x: float32 [B, C, H, W], clean images in [-1, 1] plus noise of standard deviation sigma. sigma: float32
+        [B]. class_labels: int64 [B], or
+    None where `num_classes` is 0. `sigma_min` and `sigma_max` are the noise levels it was trained for;
+        samplers stay within them. `latent`:
+    its samples are latents, for a decoder. It samples in float32.
+    """
+
+    sigma_min: float = Field(default=0.002, gt=0)
+    sigma_max: float = Field(default=80.0, gt=0)
+    latent: bool = False
+
+    @model_validator(mode="after")
+    def _a_range(self) -> Self:
+        if self.sigma_min >= self.sigma_max:
+            raise ValueError(
+                f"expected sigma_min below sigma_max, found {self.sigma_min} and {self.sigma_max}"
+            )
+        return self
+
+    def score_model(self, network: nn.Module) -> ScoreModel:
+        """How samplers ask `network`.
+
+        Raises ValueError for one that was converted to another precision than float32.
+        """
+        import torch
+
+        from dgflow.diffusion.score_model import ScoreModel
+
+        if converted := {
+            str(p.dtype) for p in network.parameters() if p.is_floating_point() and p.dtype != torch.float32
+        }:
+            raise ValueError(
+                f'{self.factory}: expected precision="float32", found {", ".join(sorted(converted))}: '
+                "which layers of one's own network "
+                "bear fewer bits nobody else knows; convert them inside its forward"
+            )
+
+        def denoiser(x: Tensor, sigma: Tensor, class_labels: Tensor | None) -> Tensor:
+            denoised = network(x.float(), sigma.float(), class_labels)
+            if not isinstance(denoised, torch.Tensor) or denoised.shape != x.shape:
+                raise ValueError(
+                    f"{self.factory}: expected denoised images of shape {list(x.shape)}, found "
+                    f"{_described(denoised)}"
+                )
+            return denoised
+
+        return ScoreModel(denoiser, sigma_range=(self.sigma_min, self.sigma_max), latent=self.latent)
+
+
+class OwnFeatures(OwnNetwork):
+    """A feature network for the evaluation: `network(images)` gives features [B, d], or with `logits`
+    (features, logits [B, classes]).
+
+    images: float32 [B, C, H, W] in [-1, 1], of the `image_size` and `channels` of its `Pretrained`. Logits
+        are for the Inception score.
+    """
+
+    logits: bool = False
+
+    def judged(self, network: nn.Module, images: Tensor) -> dict[str, Tensor]:
+        """`features` and, where it has them, `logits`. Raises ValueError for an output of another form."""
+        import torch
+
+        found = network(images)
+        parts = list(found) if isinstance(found, tuple | list) else [found]
+        named: dict[str, Tensor] = dict(zip(("features", "logits", "more"), parts, strict=False))
+        wanted = ("features", "logits") if self.logits else ("features",)
+        if tuple(named) != wanted or any(
+            not isinstance(values, torch.Tensor) or values.ndim != 2 or len(values) != len(images)
+            for values in named.values()
+        ):
+            expected = "(features, logits)" if self.logits else "features"
+            raise ValueError(
+                f"{self.factory}: expected {expected} of shape [{len(images)}, d] with logits={self.logits}, "
+                f"found {', '.join(map(_described, named.values()))}"
+            )
+        return named
+
+
+def _imported(factory: str) -> Any:
+    """The callable of that name."""
+    module_name, _, name = factory.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        folders = ", ".join(
+            folder or os.getcwd()
+            for folder in sys.path
+            if not folder.endswith(("-packages", ".zip", "lib-dynload"))
+        )
+        raise ValueError(
+            f"{factory}: expected a Python module {module_name}, found none that can be imported ({error}); "
+            f"looked for it in {folders} and among the installed packages. Put it beside the recipe, or "
+            "install it; on a cluster, submit the folder of both: ray job submit --working-dir FOLDER -- "
+            "python RECIPE.py"
+        ) from error
+    found = getattr(module, name, None)
+    if not callable(found):
+        names = (
+            ", ".join(
+                sorted(
+                    key for key, value in vars(module).items() if callable(value) and not key.startswith("_")
+                )
+            )
+            or "none"
+        )
+        what = f"a {type(found).__name__}" if hasattr(module, name) else "nothing"
+        raise ValueError(
+            f"{factory}: expected a function {name} in {module.__file__}, found {what}; what can be called "
+            f"there: {names}"
+        )
+    return found
+
+
+def _check_takes(factory: Any, arguments: dict[str, Any], name: str) -> None:
+    try:
+        inspect.signature(factory).bind(**arguments)
+    except TypeError as error:
+        raise ValueError(
+            f"{name}: expected a function that takes {', '.join(arguments)} by name, found "
+            f"{inspect.signature(factory)} ({error}); add **_ for those it has no use for"
+        ) from error
+
+
+def _described(value: object) -> str:
+    shape = getattr(value, "shape", None)
+    return type(value).__name__ if shape is None else f"{list(shape)}"

@@ -1,0 +1,75 @@
+"""Images to and from the latent space of DiT: Stable Diffusion's KL autoencoder, with diffusers (`pip install
+"dgflow[dit]"`).
+
+Promises diffusers' numbers times the scale, and the names of published files. Leaves to others: fetching and
+loading weights, drawing latents from (mean, std), and clamping images. diffusers is imported on first use, so
+that this module can be imported without it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Self
+
+from torch import Tensor, nn
+
+SCALE = 0.18215
+"""Factor on the latents that brings them to about unit variance (Rombach et al. 2022; DiT)."""
+OLD_ATTENTION_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+"""Names in files that early versions of diffusers wrote, to today's."""
+
+
+class StableDiffusionVAE(nn.Module):
+    """KL autoencoder whose latents are scaled by `scale`.
+
+    Args:
+        autoencoder: a diffusers `AutoencoderKL`, put into evaluation mode here. Its weights are those of
+            published files.
+        scale: factor on the latents.
+    """
+
+    def __init__(self, autoencoder: nn.Module, *, scale: float = SCALE) -> None:
+        super().__init__()
+        self.autoencoder: Any = autoencoder.eval()
+        self.scale = scale
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], *, scale: float = SCALE) -> Self:
+        """With fresh weights, of `AutoencoderKL`'s configuration as in a published config.json.
+
+        Raises:
+            ImportError: diffusers is not installed.
+        """
+        try:
+            from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+        except ImportError as error:
+            raise ImportError(
+                "Stable Diffusion's autoencoder needs the package diffusers, which cannot be imported "
+                f"({error}): pip install 'dgflow[dit]'"
+            ) from error
+        autoencoder: Any = AutoencoderKL.from_config(dict(config))
+        return cls(autoencoder, scale=scale)
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the latents, [B, 4, H/8, W/8] for the published sizes, of `images`
+        [B, 3, H, W] in [-1, 1]."""
+        posterior = self.autoencoder.encode(images).latent_dist
+        return self.scale * posterior.mean, self.scale * posterior.std
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images [B, 3, H, W] of scaled latents. In [-1, 1] for the most part; not clamped."""
+        return self.autoencoder.decode(latents / self.scale).sample
+
+
+def present_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of an `AutoencoderKL` under the names that diffusers gives them today."""
+    return {_present_name(name): tensor for name, tensor in state_dict.items()}
+
+
+def _present_name(name: str) -> str:
+    return re.sub(
+        r"(\.attentions\.\d+\.)(query|key|value|proj_attn)\.",
+        lambda match: f"{match[1]}{OLD_ATTENTION_NAMES[match[2]]}.",
+        name,
+    )

@@ -1,0 +1,67 @@
+"""Stable Diffusion's autoencoder as recipes name it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dgflow.networks.discrete import check_unconditional
+from dgflow.networks.latent_shapes import halved
+from dgflow.specs.spec import Spec
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class StableDiffusionVAE(Spec):
+    """diffusers' `AutoencoderKL` (`pip install "dgflow[dit]"`), its latents scaled by `scale`; the defaults
+    are those of DiT's."""
+
+    block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
+    layers_per_block: int = 2
+    latent_channels: int = 4
+    norm_num_groups: int = 32
+    scale: float = 0.18215
+
+    def latent_shape(self, image_size: int) -> tuple[int, int]:
+        """(side, channels) of the latents of images of that side.
+
+        Raises ValueError where it cannot be halved often enough.
+        """
+        return halved(image_size, len(self.block_out_channels) - 1), self.latent_channels
+
+    def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
+        """The network with fresh weights.
+
+        Raises:
+            ValueError: diffusers is not installed, or classes, which it has not.
+        """
+        from dgflow.networks.stable_diffusion.module import StableDiffusionVAE as Network
+
+        check_unconditional(type(self).__name__, num_classes)
+        levels = len(self.block_out_channels)
+        config = {
+            "in_channels": channels,
+            "out_channels": channels,
+            "down_block_types": ("DownEncoderBlock2D",) * levels,
+            "up_block_types": ("UpDecoderBlock2D",) * levels,
+            "sample_size": image_size,
+            **self.model_dump(exclude={"scale"}),
+        }
+        try:
+            return Network.from_config(config, scale=self.scale)
+        except ImportError as error:
+            raise ValueError(str(error)) from error
+
+    def encode(self, network: nn.Module, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the latents [B, C, H, W] of images in [-1, 1]."""
+        from dgflow.networks.stable_diffusion.module import StableDiffusionVAE as Network
+
+        assert isinstance(network, Network)
+        return network.encode(images_BCHW)
+
+    def decode(self, network: nn.Module, latents_BCHW: Tensor) -> Tensor:
+        """Images in [-1, 1] for the most part, not clamped."""
+        from dgflow.networks.stable_diffusion.module import StableDiffusionVAE as Network
+
+        assert isinstance(network, Network)
+        return network.decode(latents_BCHW)

@@ -1,0 +1,211 @@
+"""Workers as Ray actors, behind the few calls that `dgflow.runtime.pool.pool` makes.
+
+A fleet starts and stops workers, hands them items and says how a call ended and which hosts are alive. It
+decides nothing: which worker gets what, how many there are and what a failure means is the pool's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any, Protocol
+from uuid import uuid4
+
+import ray
+from ray import ObjectRef
+from ray.exceptions import RayError, RayTaskError
+from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_exists, _internal_kv_put
+
+from dgflow.runtime import cluster
+from dgflow.runtime.environment import without_gpus
+
+Work = Callable[[Any], Any]
+
+CANCELLED_LATE = (
+    1.0  # seconds: only a call that has waited this long is taken back, so after shorter ones nobody looks
+)
+
+
+@dataclass(frozen=True)
+class End:
+    """How a call ended: with `value`; with `error`, raised by the work itself or, where `died`, because the
+    worker is gone or out of reach; or `cancelled` before it began."""
+
+    value: Any = None
+    error: BaseException | None = None
+    died: bool = False
+    cancelled: bool = False
+
+
+@dataclass(frozen=True)
+class Room:
+    """How many workers fit: on the hosts that are alive now, and at most, with all hosts that an autoscaler
+    may bring."""
+
+    now: int
+    most: int
+
+
+class Fleet(Protocol):
+    """What the pool needs of wherever its workers run."""
+
+    needs: str  # what a worker takes, in words: "1 GPU"
+    elastic: bool  # whether hosts come and go, so that workers are worth giving back
+
+    def clock(self) -> float:
+        """Seconds since some moment; never goes back."""
+        ...
+
+    def load(self, make: Callable[[], Work]) -> None:
+        """From now on items are for the function that `make()` gives; a worker calls it when it gets its
+        first such item."""
+        ...
+
+    def start(self, avoid: Collection[str]) -> tuple[Any, Any]:
+        """A worker on any host but those in `avoid`, and the call that ends, with its host's id, once it is
+        ready."""
+        ...
+
+    def submit(self, worker: Any, item: Any, name: str) -> Any:
+        """The call that does `item`, after what the worker already has."""
+        ...
+
+    def cancel(self, call: Any) -> None:
+        """Take back a call that has waited for `CANCELLED_LATE` and has not begun; one that has begun goes
+        on."""
+        ...
+
+    def wait(self, calls: list[Any], seconds: float) -> list[Any]:
+        """Those of `calls` that have ended, as soon as one has, and none after `seconds`."""
+        ...
+
+    def end(self, call: Any) -> End:
+        """How an ended call ended."""
+        ...
+
+    def stop(self, worker: Any) -> None:
+        """End a worker at once, whatever it does, or take back the wish for one."""
+        ...
+
+    def hosts(self) -> dict[str, str]:
+        """Names of the hosts that are alive, by id. A host that was lost and comes back has another id."""
+        ...
+
+    def room(self) -> Room: ...
+
+
+class Worker:
+    """The actor: keeps the function that `make` gave for the latest job."""
+
+    def __init__(self, *, gpu: bool) -> None:
+        if not gpu:
+            without_gpus()
+        self.job: int | None = None
+        self.work: Work | None = None
+        self.seconds = 0.0  # of the last item
+
+    def ready(self) -> str:
+        """The id of the host that it runs on."""
+        return ray.get_runtime_context().get_node_id()
+
+    def run(self, job: int, make: list[ObjectRef[Callable[[], Work]]], item: Any) -> Any:
+        if self.seconds >= CANCELLED_LATE and _internal_kv_exists(
+            _note(ray.get_runtime_context().get_task_id())
+        ):
+            return _Skipped()
+        began = time.monotonic()
+        if self.job != job or self.work is None:
+            self.work = None  # frees the last job's networks before the next one's are loaded
+            self.work, self.job = ray.get(make[0])(), job
+        try:
+            return self.work(item)
+        finally:
+            self.seconds = time.monotonic() - began
+
+
+class _Skipped:
+    """What a call gives that was taken back before it began."""
+
+
+def _note(task: str | None) -> bytes:
+    return f"dgflow-skip-{task}".encode()
+
+
+class RayFleet:
+    """Actors that have `num_gpus` GPUs each, or a CPU and no GPU where that is 0.
+
+    Those with GPUs ask for no CPU, so that pools of both kinds can stand side by side. Ray itself repeats
+    nothing: attempts are counted in the pool. An actor that does not fit yet is what Ray's autoscaler sees as
+    demand, and it goes with its job; what `ray.autoscaler.sdk.request_resources` asks for would stand after a
+    driver that was killed.
+    """
+
+    def __init__(self, num_gpus: float) -> None:
+        self.needs = f"{num_gpus:g} GPU" if num_gpus else "1 CPU"
+        self.elastic = cluster.elastic()
+        self._num_gpus = num_gpus
+        self._actor = ray.remote(
+            num_cpus=0 if num_gpus else 1, num_gpus=num_gpus, max_restarts=0, max_task_retries=0
+        )(Worker)
+        self._kind, self._started = f"{'gpu' if num_gpus else 'cpu'}-{uuid4().hex[:6]}", 0
+        self._job, self._make = 0, []
+        self._cancelled: set[str] = set()
+
+    def clock(self) -> float:
+        return time.monotonic()
+
+    def load(self, make: Callable[[], Work]) -> None:
+        self._job += 1
+        self._make = [ray.put(make)]  # in a list: Ray then leaves fetching it to the worker, once a job
+
+    def start(self, avoid: Collection[str]) -> tuple[Any, Any]:
+        self._started += 1
+        options: dict[str, Any] = {
+            "name": f"dgflow worker {self._kind}-{self._started}"
+        }  # unique: two drivers may share a namespace
+        if avoid:
+            options["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(avoid))})"}
+        actor = self._actor.options(**options).remote(gpu=self._num_gpus > 0)
+        return actor, actor.ready.remote()
+
+    def submit(self, worker: Any, item: Any, name: str) -> Any:
+        return worker.run.options(name=name).remote(self._job, self._make, item)
+
+    def cancel(self, call: Any) -> None:
+        # Not `ray.cancel`: Ray 2.60 runs an actor's queued call all the same, and then drops its result
+        # (measured).
+        self._cancelled.add(call.task_id().hex())
+        _internal_kv_put(_note(call.task_id().hex()), b"1")
+
+    def wait(self, calls: list[Any], seconds: float) -> list[Any]:
+        if not calls:
+            time.sleep(seconds)
+            return []
+        ended, others = ray.wait(calls, num_returns=1, timeout=seconds)
+        if ended and others:
+            ended += ray.wait(others, num_returns=len(others), timeout=0)[0]
+        return ended
+
+    def end(self, call: Any) -> End:
+        if (task := call.task_id().hex()) in self._cancelled:
+            self._cancelled.remove(task)
+            _internal_kv_del(_note(task))
+        try:
+            value = ray.get(call)
+            return End(cancelled=True) if isinstance(value, _Skipped) else End(value=value)
+        except RayTaskError as error:
+            return End(error=error.cause if isinstance(error.cause, Exception) else error)
+        except (
+            RayError
+        ) as error:  # the actor's death, the memory monitor's kill, a result that was lost with its host
+            return End(error=error, died=True)
+
+    def stop(self, worker: Any) -> None:
+        ray.kill(worker)
+
+    def hosts(self) -> dict[str, str]:
+        return cluster.hosts()
+
+    def room(self) -> Room:
+        return Room(cluster.slots(self._num_gpus), cluster.most_slots(self._num_gpus))

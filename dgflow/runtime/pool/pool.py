@@ -1,0 +1,277 @@
+"""The scheduling policy: which worker gets which item, and what a failure means. No Ray call is made here.
+
+Workers load what they need once and then work through items, two in flight each. An exception or a worker's
+death counts against the item that was being worked on, the loss of a host does not. An item that has failed
+`attempts` times is given up, the others go on, and the caller is told. Results pass through the driver: large
+ones are committed to the store by the workers instead. Memory here does not grow with the number of items.
+How many workers there are is decided in `dgflow.runtime.pool.staff`, which hosts to keep away from in
+`dgflow.runtime.pool.hosts`; where workers run is the fleet's (`dgflow.runtime.pool.fleet`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dgflow.runtime.environment import first_line
+from dgflow.runtime.pool.fleet import CANCELLED_LATE, Fleet, RayFleet, Work
+from dgflow.runtime.pool.hosts import Item
+from dgflow.runtime.pool.staff import Call, Member, Staff, WorkersFailed
+
+__all__ = ["Failure", "Pool", "WorkersFailed"]
+
+log = logging.getLogger(__name__)
+
+IN_FLIGHT = 2  # the second call waits in the worker's queue, so that it is never idle between items
+POLL_SECONDS = 1.0
+DEATH_LOOK_SECONDS = 0.1  # after a worker's death, how old the list of living hosts may be
+# Items given up in a row, and two a worker, after which the rest is not tried: each costs as much as one that
+# is done
+NOTHING_WORKS = 10
+
+
+@dataclass
+class Failure:
+    """An item that was given up, with the error of its last attempt."""
+
+    item: Any
+    attempts: int
+    error: BaseException
+
+
+class _Job:
+    """The items of one `map`, and those of them that have to be tried again."""
+
+    def __init__(self, items: Sequence[Any], on_result: Callable[[Any, Any], None], name: str) -> None:
+        self.items, self.on_result, self.name = items, on_result, name
+        self.open = len(items)
+        self.begun = 0
+        self.again: deque[Item] = deque()
+        self.failures: list[Failure] = []
+        self.in_a_row = 0  # given up since the last one that was done
+
+    @property
+    def waits(self) -> bool:
+        return bool(self.again) or self.begun < len(self.items)
+
+    def take(self, host: str, usable: set[str]) -> Item | None:
+        """The next item for a worker on `host`: one that failed goes elsewhere as long as there is an
+        elsewhere."""
+        for place, item in enumerate(self.again):
+            if host not in item.failed_on or usable <= item.failed_on.keys():
+                del self.again[place]
+                return item
+        if self.begun == len(self.items):
+            return None
+        value = self.items[self.begun]
+        self.begun += 1
+        return Item(value, value if isinstance(value, int | str) else self.begun - 1)
+
+    def put_back(self, items: list[Item]) -> None:
+        """These have to be tried again, unless they are done or another worker has them."""
+        self.again.extendleft(item for item in reversed(items) if not item.done and item.calls == 0)
+
+
+class Pool:
+    """Up to `max_workers` workers (None: as many as there is room for), with `num_gpus` GPUs each, or a CPU
+    and no GPU where that is 0.
+
+    `tell` gets a line when workers or hosts come or go, and while there are none. `fleet` is where they run,
+    Ray by default. Use as a context; leaving it gives the resources back.
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None,
+        *,
+        num_gpus: float = 0.0,
+        attempts: int = 3,
+        tell: Callable[[str], None] | None = None,
+        fleet: Fleet | None = None,
+    ) -> None:
+        self.attempts = attempts
+        self._fleet: Fleet = fleet or RayFleet(num_gpus)
+        self._staff = Staff(self._fleet, max_workers, tell or (lambda _line: None))
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for member in list(self._staff.members):
+            self._staff.drop(member)
+
+    @property
+    def workers(self) -> int:
+        """How many are ready now."""
+        return len(self._staff.ready)
+
+    def map(
+        self,
+        make: Callable[[], Work],
+        items: Sequence[Any],
+        on_result: Callable[[Any, Any], None],
+        *,
+        title: str = "",
+        unit: str = "shard",
+    ) -> list[Failure]:
+        """Apply the function that `make()` gives to every item; `on_result(item, result)` is called here,
+        once, as each is done.
+
+        Returns what was given up; where nothing works at all the rest is not tried. Waits for ever where a
+        cluster has no room for a worker. `title` and `unit` name the calls.
+
+        Raises:
+            WorkersFailed: workers died, one after another, before any was ready.
+        """
+        job = _Job(items, on_result, f"{title}: {unit}" if title else unit)
+        staff = self._staff
+        self._fleet.load(make)
+        staff.rest()
+        try:
+            while job.open:
+                if job.in_a_row >= max(NOTHING_WORKS, IN_FLIGHT * len(staff.ready)):
+                    log.warning(
+                        "%d in a row were given up: the other %d of %s are not tried",
+                        job.in_a_row,
+                        job.open,
+                        job.name,
+                    )
+                    break
+                job.put_back(staff.look())
+                staff.adjust(job.open)
+                self._assign(job)
+                staff.report()
+                watched = {
+                    member.queue[0].reference if member.queue else member.ready: member
+                    for member in staff.members
+                    if member.queue or member.host is None
+                }
+                for reference in self._fleet.wait(list(watched), POLL_SECONDS):
+                    if (member := watched[reference]) not in staff.members:
+                        continue  # dropped a moment ago, with its host
+                    if member.host is None:
+                        staff.arrived(member)
+                    else:
+                        self._ended(job, member, member.host)
+        finally:
+            for member in staff.members:
+                for call in member.queue:
+                    call.item.done = True  # a copy that is still running: its end concerns nobody
+            staff.drop_pending()
+        return job.failures
+
+    def _assign(self, job: _Job) -> None:
+        ready = self._staff.ready
+        usable = self._staff.hosts.usable({member.host for member in ready if member.host is not None})
+        for length in range(IN_FLIGHT):  # idle workers are served before busy ones
+            for member in ready:
+                if not job.waits:
+                    break
+                if (
+                    len(member.queue) == length
+                    and member.host in usable
+                    and (item := job.take(member.host, usable)) is not None
+                ):
+                    self._give(job, member, item)
+        if idle := [member for member in ready if not member.queue and member.host in usable]:
+            self._steal(job, ready, idle)
+
+    def _steal(self, job: _Job, ready: list[Member], idle: list[Member]) -> None:
+        """Give idle workers what waits as second elsewhere.
+
+        Where it had begun after all, whichever ends first counts.
+        """
+        now = self._fleet.clock()
+        for victim in ready:
+            if len(victim.queue) < IN_FLIGHT:
+                continue
+            call = victim.queue[-1]
+            if call.cancelled or call.item.done or now - call.began < CANCELLED_LATE:
+                continue
+            taker = next((member for member in idle if member.host not in call.item.failed_on), None)
+            if taker is None:
+                continue
+            call.cancelled = True
+            self._fleet.cancel(call.reference)
+            idle.remove(taker)
+            self._give(job, taker, call.item)
+            if not idle:
+                return
+
+    def _give(self, job: _Job, member: Member, item: Item) -> None:
+        item.calls += 1
+        # Named after the job alone: Ray keeps a series of metrics for every name, some 20 KB an item in the
+        # driver.
+        reference = self._fleet.submit(member.worker, item.value, job.name)
+        member.queue.append(Call(reference, item, self._fleet.clock()))
+
+    def _ended(self, job: _Job, member: Member, host: str) -> None:
+        end = self._fleet.end(member.queue[0].reference)
+        if end.died:
+            self._died(job, member, host, end.error)
+            return
+        item = member.queue.popleft().item
+        item.calls -= 1
+        member.idle_since = self._fleet.clock()
+        if item.done:
+            return
+        if end.cancelled:
+            job.put_back([item])
+        elif end.error is not None:
+            self._failed(job, item, host, end.error, died=False)
+        else:
+            item.done = True
+            job.open -= 1
+            job.in_a_row = 0
+            for guilty in self._staff.hosts.succeeded(item, host):
+                self._set_aside(job, guilty)
+            job.on_result(item.value, end.value)
+
+    def _died(self, job: _Job, member: Member, host: str, error: BaseException | None) -> None:
+        job.put_back(self._staff.look(oldest=DEATH_LOOK_SECONDS))
+        if member not in self._staff.members:
+            return  # its host is gone, and with it what it had: nobody's fault
+        blamed, *behind = self._staff.drop(member)
+        job.put_back(behind)
+        if not blamed.done:
+            assert error is not None
+            self._failed(job, blamed, host, error, died=True)
+
+    def _failed(self, job: _Job, item: Item, host: str, error: BaseException, *, died: bool) -> None:
+        item.attempts += 1
+        hosts = self._staff.hosts
+        hosts.failed(item, host, error, died=died, now=self._fleet.clock())
+        what = f"{job.name} {item.label} failed on {hosts.name(host)}: {first_line(error)}"
+        log.warning("attempt %d of %d at %s", item.attempts, self.attempts, what)
+        # Bad input or bad numbers would only fail again. A bad host (its set-up, its GPU) can raise the same:
+        # so once more elsewhere.
+        elsewhere = any(member.host not in (host, *hosts.aside) for member in self._staff.ready)
+        hopeless = isinstance(error, ValueError | FloatingPointError) and (
+            len(item.failed_on) > 1 or not elsewhere
+        )
+        if hopeless or item.attempts >= self.attempts:
+            item.done = True
+            job.open -= 1
+            job.in_a_row += 1
+            hosts.closed(item)
+            job.failures.append(Failure(item.value, item.attempts, error))
+        else:
+            job.put_back([item])
+
+    def _set_aside(self, job: _Job, host: str) -> None:
+        hosts = self._staff.hosts
+        hosts.aside.add(host)
+        log.warning(
+            "host %s is set aside: what failed there was done elsewhere, and nothing was done there since; "
+            "its last error: %s",
+            hosts.name(host),
+            first_line(hosts.last_error(host)),
+        )
+        for member in [member for member in self._staff.members if member.host == host]:
+            job.put_back(self._staff.drop(member))

@@ -1,0 +1,205 @@
+"""The workers of a pool: how many are asked for, which are there, which hosts they are on, and when some are
+given back.
+
+What they work on is the pool's: a worker that is dropped hands back the items that it had. Makes no Ray call;
+that is the fleet's.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from dgflow.runtime.environment import first_line
+from dgflow.runtime.pool.fleet import Fleet, Room
+from dgflow.runtime.pool.hosts import HOST_DEATH_SECONDS, Hosts, Item
+
+log = logging.getLogger(__name__)
+
+MOST_WORKERS = 1000  # what one driver can watch
+LOOK_SECONDS = 2.0  # hosts and room are asked for, and changes told, at most this often
+IDLE_SECONDS = 15.0  # before a worker is given back, and before the lack of any is told
+REMIND_SECONDS = 60.0
+START_DEATHS = 10
+START_PAUSE = 1.0  # seconds: keeps a host that cannot start workers from being asked in a tight loop
+LONGEST_PAUSE = 60.0  # while others are at work: each start costs that host seconds of computing
+
+
+class WorkersFailed(RuntimeError):
+    """Workers cannot be started at all; carries the last one's error as its cause."""
+
+
+@dataclass(eq=False)
+class Call:
+    reference: Any
+    item: Item
+    began: float  # when it was handed over
+    cancelled: bool = False
+
+
+@dataclass(eq=False)
+class Member:
+    worker: Any
+    ready: Any
+    host: str | None = None  # None while it is pending
+    idle_since: float = 0.0
+    queue: deque[Call] = field(default_factory=deque)  # the first is being worked on
+
+
+class Staff:
+    """Up to `max_workers` workers (None: as many as there is room for) of `fleet`; `tell` gets a line when
+    their number changes."""
+
+    def __init__(self, fleet: Fleet, max_workers: int | None, tell: Callable[[str], None]) -> None:
+        self.members: list[Member] = []
+        self.hosts = Hosts()
+        self._fleet, self._max_workers, self._tell = fleet, max_workers, tell
+        self._room, self._looked = Room(0, 0), float("-inf")
+        self._told, self._told_at = (0, 0), float("-inf")
+        self._none_since: float | None = None  # since when no worker is ready
+        self._reminded = float("-inf")
+        self._start_deaths, self._first_death, self._start_after = 0, 0.0, float("-inf")
+
+    @property
+    def ready(self) -> list[Member]:
+        return [member for member in self.members if member.host is not None]
+
+    def rest(self) -> None:
+        """A job begins: time that passed between two jobs was not spent idle or waiting."""
+        self._none_since = None
+        for member in self.members:
+            member.idle_since = self._fleet.clock()
+
+    def look(self, *, oldest: float = LOOK_SECONDS) -> list[Item]:
+        """Ask which hosts are alive and how much room there is, unless that was asked less than `oldest`
+        seconds ago.
+
+        Workers whose host is gone are dropped at once: Ray can take minutes to fail a call to a host that was
+            cut off. Returns their items.
+        """
+        now = self._fleet.clock()
+        if now - self._looked < oldest:
+            return []
+        self._room, self._looked = self._fleet.room(), now
+        before = self.hosts.names.keys()
+        self.hosts.seen(self._fleet.hosts(), now)
+        if self.hosts.names.keys() != before:
+            # Workers that died on their way died with a host, or were to start on it; and a new host is not
+            # made to wait for a bad one.
+            self._start_deaths, self._start_after = 0, float("-inf")
+        gone = [member for member in self.ready if member.host not in self.hosts.names]
+        return [item for member in gone for item in self.drop(member)]
+
+    def adjust(self, open_items: int) -> None:
+        """Ask for as many workers as the open items can use, and give back what they cannot."""
+        now = self._fleet.clock()
+        # One is asked for even where there is no room at all: whatever starts hosts then sees that one is
+        # wanted.
+        wanted = min(open_items, max(self._room.most, 1), self._max_workers or MOST_WORKERS, MOST_WORKERS)
+        while len(self.members) < wanted and now >= self._start_after:
+            self.members.append(Member(*self._fleet.start(self.hosts.aside)))
+        # On a machine of our own nothing is given back: starting a process costs seconds, and the next step
+        # wants it.
+        if self._fleet.elastic and len(self.members) > open_items:
+            pending = [member for member in reversed(self.members) if member.host is None]
+            idle = [
+                member
+                for member in self.ready
+                if not member.queue and now - member.idle_since >= IDLE_SECONDS
+            ]
+            # Every idle one goes, so that a host is free, and the autoscaler can take it, as soon as its last
+            # item has ended.
+            for member in (pending + idle)[: len(self.members) - open_items]:
+                self.drop(member)
+
+    def arrived(self, member: Member) -> None:
+        """A pending worker is ready, or has died.
+
+        Raises:
+            WorkersFailed: none is ready, and `START_DEATHS` times those that were asked for died before they
+                were, on the same hosts.
+        """
+        now, end = self._fleet.clock(), self._fleet.end(member.ready)
+        if end.error is None:
+            member.host, member.idle_since = end.value, now
+            self._start_deaths = 0
+            if member.host in self.hosts.aside:  # was on its way there when that was found out
+                self.drop(member)
+            return
+        self.drop(member)
+        log.warning("a worker died before it was ready%s: %s", _place(end.error), first_line(end.error))
+        if now < self._start_after:
+            return  # together with others, as when their host is lost: one death
+        self._first_death = self._first_death if self._start_deaths else now
+        self._start_deaths += 1
+        self._start_after = now + (
+            min(START_PAUSE * 2 ** (self._start_deaths - 1), LONGEST_PAUSE) if self.ready else START_PAUSE
+        )
+        long = (
+            not self._fleet.elastic or now - self._first_death >= HOST_DEATH_SECONDS
+        )  # else a lost host may be behind it
+        if self._start_deaths >= START_DEATHS and long and not self.ready:
+            raise WorkersFailed(
+                f"workers died {self._start_deaths} times before any was ready; the last one's error: "
+                f"{first_line(end.error)}"
+            ) from end.error
+
+    def drop(self, member: Member) -> list[Item]:
+        """Stop a worker and forget it; gives the items that it had, in order."""
+        self.members.remove(member)
+        self._fleet.stop(member.worker)
+        items = [call.item for call in member.queue]
+        for item in items:
+            item.calls -= 1
+        return items
+
+    def drop_pending(self) -> None:
+        """Take back what was asked for and has not come, so that no host is started for work that is done."""
+        if self._fleet.elastic:
+            for member in [member for member in self.members if member.host is None]:
+                self.drop(member)
+
+    def report(self) -> None:
+        """Tell of workers that came or went, and of waiting for any."""
+        now, ready = self._fleet.clock(), self.ready
+        state = len(ready), len({member.host for member in ready})
+        if state != self._told and now - self._told_at >= LOOK_SECONDS:
+            self._told, self._told_at = state, now
+            self._tell(
+                f"workers: {state[0]} on {state[1]} host{'s' * (state[1] != 1)}, "
+                f"{len(self.members) - len(ready)} asked for"
+            )
+        if ready:
+            self._none_since, self._reminded = None, float("-inf")
+        elif self._none_since is None:
+            self._none_since = now
+        elif now - self._none_since >= IDLE_SECONDS and now - self._reminded >= REMIND_SECONDS:
+            self._reminded = now
+            most = (
+                f"{self._room.most} at most"
+                if self._room.most < MOST_WORKERS
+                else "as many as its autoscaler starts"
+            )
+            self._tell(
+                f"no worker for {now - self._none_since:.0f} s, waiting: {len(self.members)} asked for, "
+                f"each needs {self._fleet.needs}; "
+                f"the cluster has room for {self._room.now} now, for {most}{self._ways_out()}"
+            )
+
+    def _ways_out(self) -> str:
+        aside = ", ".join(sorted(self.hosts.name(host) for host in self.hosts.aside))
+        bad = f"; set aside, and not counted on: {aside}" if aside else ""
+        sure = 0 < self._room.most < MOST_WORKERS  # that hosts with GPUs can come
+        return (
+            f"{bad}; --num-gpus 0 would compute on CPUs" if "GPU" in self._fleet.needs and not sure else bad
+        )
+
+
+def _place(error: BaseException) -> str:
+    """Where a worker died, as far as Ray says: what it is at fault for is for a person to find out."""
+    found = re.search(r"^\s*ip: (\S+)", str(error), re.MULTILINE)
+    return f" on the host at {found[1]}" if found else ""

@@ -1,0 +1,221 @@
+"""The training loop: one for the score network, the classifier and the discriminator, which differ in their
+loss alone.
+
+A batch is a pure function of (seed, step): which images, which noise. So the loop keeps no random state, a
+resumed run draws what an undisturbed one draws, and every worker computes its own share of the same global
+batch. After every epoch the weights are committed with what was measured on the held-out images, then a
+checkpoint; a run that was killed goes on from the last whole checkpoint, and with the same number of workers
+on the CPU ends with the same bits. With another number, which may change from epoch to epoch, each batch and
+its gradient are the same but for rounding (and for dropout, where a network has it).
+
+Knows torch and the store, not Ray: `dgflow.runtime.training.fit` runs it on many workers, tests run it in the
+    process.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from dgflow.runtime.environment import attempt, failed
+from dgflow.runtime.training.averages import Averages
+from dgflow.runtime.training.checkpoints import commit, forget, newest_whole, restore, state, unbroken
+from dgflow.specs.training_task import TrainingTask
+from dgflow.store.step_store import StepStore
+
+KEPT_CHECKPOINTS = 2  # the newest may be torn by a dying disk; the one before it then costs one epoch
+
+
+def train(
+    task: TrainingTask,
+    steps: StepStore,
+    inputs: Mapping[str, str],
+    *,
+    epochs: int,
+    rank: int = 0,
+    world_size: int = 1,
+    wrap: Callable[[nn.Module], nn.Module] | None = None,
+    done: int | None = None,
+    enough: Callable[[], bool] | None = None,
+) -> None:
+    """Train to the end of epoch `epochs`, from the last whole checkpoint if there is one. Rank 0 commits.
+
+    `done` is how many epochs are known to be committed without a gap; None looks. `enough` is asked by rank 0
+    after each epoch but the last, once that is committed; where it says so all workers return, to be started
+    again in another number.
+
+    Metrics of an epoch: `train_loss`, `data_wait` (the share of the training time that went by waiting for
+        data, of the worker that waited
+    longest), `workers`, and what `task.summarise` gives.
+
+    Raises:
+        FloatingPointError: the loss is not finite; names the epoch and the step. What was committed before
+            stands.
+        ValueError: more workers than a batch has slots.
+    """
+    if task.batch_size < world_size:
+        raise ValueError(
+            f"expected at most {task.batch_size} training workers, one for each slot of a batch, found "
+            f"{world_size}"
+        )
+    try:
+        _train(task, steps, inputs, epochs, rank, world_size, wrap, done, enough)
+    finally:
+        for data in task.data:
+            data.close()
+
+
+def share(batch_size: int, rank: int, world_size: int) -> range:
+    """The slots of a batch that a worker takes: all of them together take each once, and none has more than
+    one more than another."""
+    return range(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
+
+
+def _train(
+    task: TrainingTask,
+    steps: StepStore,
+    inputs: Mapping[str, str],
+    epochs: int,
+    rank: int,
+    world_size: int,
+    wrap: Callable[[nn.Module], nn.Module] | None,
+    done: int | None,
+    enough: Callable[[], bool] | None,
+) -> None:
+    averages = Averages(task.trained, task.ema_halflife)
+    begun = _resume(task, averages, steps, inputs, rank, world_size, done)
+    network = wrap(task.network) if wrap else task.network
+    for epoch in range(begun + 1, epochs + 1):
+        with _noted(steps, epoch, rank):
+            _epoch(task, network, averages, steps, inputs, epoch, rank, world_size)
+        if (
+            enough is not None
+            and epoch < epochs
+            and _of_workers(float(rank == 0 and enough()), world_size)[0]
+        ):
+            return
+
+
+def _epoch(
+    task: TrainingTask,
+    network: nn.Module,
+    averages: Averages,
+    steps: StepStore,
+    inputs: Mapping[str, str],
+    epoch: int,
+    rank: int,
+    world_size: int,
+) -> None:
+    slots = torch.tensor(share(task.batch_size, rank, world_size))
+    # The workers' gradients are averaged, each counting the same: so that the mean is one over the batch, a
+    # larger share weighs more. It is exactly 1 where shares are even.
+    weight = len(slots) * world_size / task.batch_size
+    began, waited = time.monotonic(), _waited(task)
+    network.train()
+    total = torch.zeros((), dtype=torch.float64)
+    for step in range((epoch - 1) * task.steps_per_epoch, epoch * task.steps_per_epoch):
+        torch.manual_seed(step * world_size + rank)  # dropout alone draws from it
+        loss = task.loss(network, slots, step).mean() * weight
+        task.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if task.learning_rate is not None:
+            for group in task.optimizer.param_groups:
+                group["lr"] = task.learning_rate(step)
+        task.optimizer.step()
+        averages.update((step + 1) * task.batch_size, task.batch_size)
+        total += loss.detach().double().cpu()
+    data_wait = (_waited(task) - waited) / (time.monotonic() - began)
+    train_loss = _of_workers(float(total / task.steps_per_epoch), world_size).mean()
+    if not torch.isfinite(train_loss):
+        raise FloatingPointError(
+            f"expected a finite training loss, found {float(train_loss)} in epoch {epoch} of {steps.name}; "
+            "lower the learning rate. The epochs before it are committed and stay usable: take .epoch(n) "
+            f"with n < {epoch}, or set epochs below it"
+        )
+    data_wait = round(float(_of_workers(data_wait, world_size).max()), 4)
+    metrics = {"train_loss": float(train_loss), "data_wait": data_wait, "workers": world_size}
+    with averages.applied():
+        metrics |= _held_out(task, rank, world_size)
+        weights = {name: value.detach().cpu().clone() for name, value in task.trained.state_dict().items()}
+    if rank == 0:
+        commit(steps, "epochs", epoch, weights, inputs, time.monotonic() - began, metrics, task.device)
+        whole = state(task.trained, task.optimizer, averages)
+        commit(steps, "checkpoints", epoch, whole, inputs, 0.0, {"workers": world_size}, task.device)
+        forget(steps, inputs, epoch, KEPT_CHECKPOINTS)
+
+
+@contextmanager
+def _noted(steps: StepStore, epoch: int, rank: int) -> Iterator[None]:
+    """Leave word of who is at the epoch, and of what ended it before its time."""
+    own = attempt()
+    if rank == 0:
+        steps.note_attempt("epochs", epoch, own)
+    try:
+        yield
+    except Exception as error:
+        if rank == 0:
+            steps.note_attempt("epochs", epoch, own | failed(error))
+        raise
+
+
+def _waited(task: TrainingTask) -> float:
+    return sum(data.waited for data in task.data)
+
+
+def _held_out(task: TrainingTask, rank: int, world_size: int) -> dict[str, Any]:
+    """Metrics of the held-out items, each worker measuring every `world_size`-th of them."""
+    if not task.held_out:
+        return {}
+    task.network.eval()
+    items = torch.arange(rank, task.held_out, world_size)  # none, where there are more workers than items
+    with torch.no_grad():
+        parts = [task.measure(task.network, chunk) for chunk in items.split(256) if len(chunk)]
+    own = {name: torch.cat([part[name] for part in parts]).cpu() for name in (parts[0] if parts else ())}
+    if world_size > 1:
+        gathered: list[Any] = [None] * world_size
+        dist.all_gather_object(gathered, (items, own))
+        gathered = [part for part in gathered if len(part[0])]
+        order = torch.cat([part[0] for part in gathered]).argsort()
+        own = {name: torch.cat([part[1][name] for part in gathered])[order] for name in gathered[0][1]}
+    return task.summarise(own)
+
+
+def _of_workers(value: float, world_size: int) -> Tensor:
+    """The value of every worker, float64 [world_size]."""
+    parts: list[Any] = [value]
+    if world_size > 1:
+        parts = [None] * world_size
+        dist.all_gather_object(parts, value)
+    return torch.tensor(parts, dtype=torch.float64)
+
+
+def _resume(
+    task: TrainingTask,
+    averages: Averages,
+    steps: StepStore,
+    inputs: Mapping[str, str],
+    rank: int,
+    world_size: int,
+    done: int | None,
+) -> int:
+    """Load the newest whole checkpoint; the number of epochs that it has behind it, 0 without one.
+
+    Rank 0 chooses for all.
+    """
+    shared: list[Any] = [0, None]
+    if rank == 0:
+        usable = unbroken(steps.done("epochs", inputs)) if done is None else done
+        shared = list(newest_whole(steps, inputs, usable, KEPT_CHECKPOINTS))
+        forget(steps, inputs, shared[0], KEPT_CHECKPOINTS)  # who saved it may have died before it could
+    if world_size > 1:
+        dist.broadcast_object_list(shared, src=0)
+    chosen, tensors = shared
+    if tensors is not None:
+        restore(task.trained, task.optimizer, averages, tensors)
+    return chosen

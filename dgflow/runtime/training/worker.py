@@ -1,0 +1,135 @@
+"""One worker of a training, as Ray Train starts it: its device, its process group, its part of the loop, and
+whether more could help.
+
+Promises NCCL where every worker has a GPU that torch sees, else gloo: where only Ray knows of a GPU, the CPU
+    computes.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+import torch
+from ray.train import get_context
+from ray.train.torch import TorchConfig, get_device
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from dgflow.diffusion.acceleration import device
+from dgflow.runtime.cluster import slots
+from dgflow.runtime.environment import without_gpus
+from dgflow.runtime.training.loop import train
+from dgflow.specs.training_task import TrainingTask
+from dgflow.store.step_store import StepStore
+
+GROWTH_SECONDS = 60.0  # at least between two starts: each costs 15 to 30 s
+_SIOCGIFADDR = 0x8915  # Linux: the address of an interface
+
+
+@dataclass
+class Job:
+    """What every worker is told.
+
+    `wish` is the most workers that are wanted, None for as many as there is room for.
+    """
+
+    make_task: Callable[[], TrainingTask]
+    steps: StepStore
+    inputs: Mapping[str, str]
+    epochs: int
+    done: int
+    batch_size: int
+    use_gpu: bool
+    may_grow: bool
+    wish: int | None
+
+
+def work(job: Job) -> None:
+    """What each worker runs."""
+    context, began = get_context(), time.monotonic()
+    world_size = context.get_world_size()
+    if job.use_gpu and torch.cuda.is_available():
+        # Each sees all GPUs of its node. Before the task is made, and before the first collective: else all
+        # of them take the first one.
+        torch.cuda.set_device(get_device())
+    else:
+        without_gpus()
+
+    def enough() -> bool:
+        return time.monotonic() - began >= GROWTH_SECONDS and room_for_more(job, world_size)
+
+    train(
+        job.make_task(),
+        job.steps,
+        job.inputs,
+        epochs=job.epochs,
+        rank=context.get_world_rank(),
+        world_size=world_size,
+        wrap=_shared if world_size > 1 else None,
+        done=job.done,
+        enough=enough if job.may_grow else None,
+    )
+
+
+def room_for_more(job: Job, workers: int) -> bool:
+    """Whether more than these workers are wanted, and the cluster has room for another one now."""
+    if workers >= min(job.wish or job.batch_size, job.batch_size):
+        return False
+    # What is there, and what of it nobody holds: other work on the cluster may hold some.
+    free = ray.available_resources().get("GPU" if job.use_gpu else "CPU", 0)
+    return free >= 1 and slots(1.0 if job.use_gpu else 0.0) > workers
+
+
+def _shared(network: nn.Module) -> nn.Module:
+    own = [torch.cuda.current_device()] if device().type == "cuda" else None
+    return DistributedDataParallel(network, device_ids=own, broadcast_buffers=False)
+
+
+class ProcessGroup(TorchConfig):
+    """Ray's own set-up of the process group, but for two things.
+
+    Where a worker's torch sees no GPU, it is gloo instead of NCCL. The workers are asked: the driver's host
+    may have no GPU where theirs have some. And gloo listens at the address under which Ray knows the host; of
+    itself it would at what the host's name stands for, which on many systems is loopback.
+    """
+
+    @property
+    def backend_cls(self) -> type:
+        return _Backend
+
+
+class _Backend(TorchConfig().backend_cls):
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        if backend_config.backend == "nccl" and not all(worker_group.execute(torch.cuda.is_available)):
+            backend_config = replace(backend_config, backend="gloo")
+        worker_group.execute(_listen_where_ray_does)
+        super().on_start(worker_group, backend_config)
+
+
+def _listen_where_ray_does() -> None:
+    if name := interface_of(ray.util.get_node_ip_address()):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+
+
+def interface_of(address: str) -> str | None:
+    """The network interface with an IPv4 address; None where there is none, or this is not Linux."""
+    if sys.platform != "linux":
+        return None
+    import fcntl
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        for _, name in socket.if_nameindex():
+            with suppress(OSError):  # an interface without an address
+                answer = fcntl.ioctl(any_socket, _SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
+                if socket.inet_ntoa(answer[20:24]) == address:
+                    return name
+    return None

@@ -1,0 +1,127 @@
+"""What a step reads, found in a root: manifests of slices, weights of epochs, and their digests.
+
+A fingerprint names a recipe and not bytes, and training does not give the same bytes everywhere. So what a
+step makes also carries the digests of what it was made from, and is reused only while both agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from dgflow.store.receipts import Manifest, Receipt
+from dgflow.store.shards import Columns
+from dgflow.store.step_store import StepStore, read_rows
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class BoundRows:
+    """A sealed slice."""
+
+    steps: StepStore
+    manifest: Manifest
+    start: int
+    stop: int
+
+    @property
+    def digest(self) -> str:
+        return self.manifest.digest
+
+    def read(
+        self, columns: Sequence[str] | None = None, start: int = 0, stop: int | None = None
+    ) -> Iterator[Columns]:
+        """Its rows [start, stop), counted from the slice's own start, in order, shard by shard."""
+        end = self.stop if stop is None else self.start + stop
+        return read_rows(self.steps, self.manifest, self.start + start, end, columns)
+
+
+class BuildsNetwork(Protocol):
+    """A step whose result is the weights of a network."""
+
+    def build(self, inputs: Bound) -> nn.Module: ...
+
+    def trained_part(self, network: nn.Module) -> nn.Module: ...
+
+
+@dataclass(frozen=True)
+class BoundWeights:
+    """One epoch of a training step or a file's weights, with what that step itself reads (a discriminator's
+    frozen features)."""
+
+    step: BuildsNetwork
+    steps: StepStore
+    receipt: Receipt
+    inputs: Bound
+
+    @property
+    def digest(self) -> str:
+        return self.receipt.rows_sha256
+
+
+@dataclass(frozen=True)
+class BoundResult:
+    """The file of a step that makes one."""
+
+    steps: StepStore
+    receipt: Receipt
+
+    @property
+    def digest(self) -> str:
+        return self.receipt.rows_sha256
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Everything that one step reads. Picklable: it travels to the workers."""
+
+    items: Mapping[str, BoundRows | BoundWeights | BoundResult] = field(default_factory=dict)
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """By field path: what receipts record and reuse compares."""
+        return {name: item.digest for name, item in self.items.items()}
+
+    def pieces(
+        self, name: str, columns: Sequence[str] | None = None, start: int = 0, stop: int | None = None
+    ) -> Iterator[Columns]:
+        """The rows [start, stop) of a slice, counted from its start (all of them by default), shard by shard."""
+        item = self.items[name]
+        assert isinstance(item, BoundRows), name
+        return item.read(columns, start, stop)
+
+    def rows(
+        self, name: str, columns: Sequence[str] | None = None, start: int = 0, stop: int | None = None
+    ) -> Columns:
+        """As `pieces`, all of them in memory at once."""
+        parts = list(self.pieces(name, columns, start, stop))
+        return {column: np.concatenate([part[column] for part in parts]) for column in parts[0]}
+
+    def result(self, name: str) -> bytes:
+        """The file of a step that makes one.
+
+        Raises CorruptObject where it is not the one that was committed.
+        """
+        item = self.items[name]
+        assert isinstance(item, BoundResult), name
+        return item.steps.read(item.receipt)
+
+    def network(self, name: str) -> nn.Module:
+        """A network with its weights: evaluation mode, frozen, on the CPU.
+
+        Raises:
+            CorruptObject: the file is not the one that was committed.
+        """
+        from dgflow.weights.tensors import load_into, load_weights
+
+        item = self.items[name]
+        assert isinstance(item, BoundWeights), name
+        network = item.step.build(item.inputs)
+        weights = load_weights(item.steps.read(item.receipt))
+        load_into(item.step.trained_part(network), weights, source=f"{item.steps.name}/{item.receipt.key}")
+        return network.eval().requires_grad_(False)

@@ -1,0 +1,338 @@
+"""What a step is: a frozen description with an identity, and the three ways in which one step reads another.
+
+A step says *what* is made; it holds no state, touches no storage and imports neither torch nor ray, so that a
+recipe can be built and planned anywhere. Where and when it is made is `dgflow.engine.execute`'s business.
+
+Identity: the fingerprint of a step is the sha256 of its canonical JSON (kind, `schema_version`, every field
+    with defaults filled in,
+the fingerprints of the steps it reads). Fields annotated with `PLACEMENT` say how much or where and not what,
+    and stay out of it.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+
+from pydantic import BaseModel, Field, SerializeAsAny, model_validator
+
+from dgflow.specs.bound import Bound
+from dgflow.specs.spec import PLACEMENT, Spec
+from dgflow.store.identity import fingerprint
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dgflow.specs.training_task import TrainingTask
+    from dgflow.store.objects import ObjectStore
+    from dgflow.store.shards import Columns
+
+
+class Step(Spec):
+    """Base of every step. A subclass is one kind: `TrainScore` is the kind `train-score`."""
+
+    schema_version: ClassVar[int] = 1  # raised by hand when the meaning of a kind changes
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """The step with other fields, validated.
+
+        pydantic's own would also copy the fingerprint, of a step that has told it already.
+        """
+        del deep  # all fields are frozen
+        return type(self)(
+            **{name: getattr(self, name) for name in type(self).model_fields} | dict(update or {})
+        )
+
+    @cached_property
+    def kind(self) -> str:
+        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", type(self).__name__).lower()
+
+    def document(self) -> dict[str, Any]:
+        """The whole of the step as plain JSON data: what `step.json` holds and what the fingerprint is made
+        from."""
+        return {"kind": self.kind, "schema_version": self.schema_version, "fields": _plain_fields(self)}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint(self.document())
+
+    @cached_property
+    def name(self) -> str:
+        """The folder of the step in a root."""
+        return f"{self.kind}-{self.fingerprint[:12]}"
+
+    @property
+    def title(self) -> str:
+        """For people; not unique."""
+        return self.kind
+
+    def inputs(self) -> dict[str, Reference]:
+        """What this step reads, by the path of the field that says so (`guidance.0.discriminator`)."""
+        return dict(_references("", self))
+
+
+class Slice(Spec):
+    """Samples `start` to `stop` (exclusive) of a step; what `step[start:stop]` gives."""
+
+    step: SerializeAsAny[Step]
+    start: int = Field(ge=0)
+    stop: int = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Slice:
+        if self.stop <= self.start:
+            raise ValueError(
+                f"expected a slice with start < stop, found [{self.start}:{self.stop}] of {self.step.kind}"
+            )
+        return self
+
+    @property
+    def rows(self) -> int:
+        return self.stop - self.start
+
+
+class SampleStep(Step, ABC):
+    """A step that makes an indexed stream of samples in shards of a fixed size.
+
+    How many samples are made is decided by the slices that others take, and is not identity.
+    """
+
+    shard_size: int = Field(default=500, gt=0)
+
+    def __getitem__(self, key: slice) -> Slice:
+        if not isinstance(key, slice) or key.step is not None or key.stop is None:
+            raise ValueError(
+                f"expected a slice with an end, as in step[:1000] or step[1000:2000], found {key!r}"
+            )
+        return Slice(step=self, start=key.start or 0, stop=key.stop)
+
+    @property
+    def length(self) -> int | None:
+        """How many samples there can be; None where the stream has no end, or none that is known beforehand."""
+        return None
+
+    def all(self) -> Slice:
+        """Every sample. Raises ValueError where it is not known beforehand how many there are."""
+        if self.length is None:
+            raise ValueError(
+                f"expected a {self.kind} whose number of samples is known beforehand; name the samples, as "
+                "in step[:1000]"
+            )
+        return self[: self.length]
+
+    def remarks(self, inputs: Bound) -> tuple[str, ...]:
+        """What whoever reads a slice of it should know, such as images that were left out; kept in the
+        manifest."""
+        del inputs
+        return ()
+
+    def shard_range(self, number: int) -> tuple[int, int]:
+        """First index and end of shard `number`.
+
+        Shards are whole, but for the last of a stream that ends: a slice reads part of its last one.
+        """
+        stop = (number + 1) * self.shard_size
+        return number * self.shard_size, stop if self.length is None else min(stop, self.length)
+
+    def shards_of(self, start: int, stop: int) -> range:
+        """The numbers of the shards that cover [start, stop)."""
+        return range(start // self.shard_size, -(-stop // self.shard_size))
+
+    def network_evaluations(self, rows: int) -> int:
+        """Evaluations of networks that `rows` samples take, for `plan`; 0 where no network runs."""
+        del rows
+        return 0
+
+    @abstractmethod
+    def shard_builder(self, inputs: Bound) -> Callable[[int, int], Columns]:
+        """Load what is needed, once a worker; the function returned makes the samples [start, stop)."""
+
+
+class NetworkStep(Step, ABC):
+    """A step whose result is the weights of a network: trained here (`TrainStep`) or elsewhere
+    (`Pretrained`)."""
+
+    @abstractmethod
+    def build(self, inputs: Bound) -> nn.Module:
+        """The network, with fresh weights where it learns."""
+
+    @abstractmethod
+    def trained_part(self, network: nn.Module) -> nn.Module:
+        """The part of what `build` gave whose weights are kept."""
+
+
+class Weights(Spec):
+    """One epoch's weights of a training step, or the weights that were trained elsewhere."""
+
+    step: SerializeAsAny[NetworkStep]
+    which: str  # "last", "epoch:7", "best:held_out_loss"; "file" for weights that were trained elsewhere
+
+    def choose(self, metrics: Mapping[int, Mapping[str, Any]]) -> int:
+        """The epoch that `which` names, given the metrics of every epoch up to `step.epochs`; the earliest of
+        equals."""
+        how, _, what = self.which.partition(":")
+        if how == "last":
+            assert isinstance(self.step, TrainStep)
+            return self.step.epochs
+        if how == "epoch":
+            return int(what)
+        missing = [epoch for epoch, values in metrics.items() if what not in values]
+        if missing:
+            raise ValueError(
+                f"{self.step.name} records no {what!r} for epoch {missing[0]}; it has "
+                f"{sorted(metrics[missing[0]])}"
+            )
+        return min(metrics, key=lambda epoch: (metrics[epoch][what], epoch))
+
+
+class ResultStep(Step, ABC):
+    """A step whose result is one file: statistics, the numbers of one comparison, a table."""
+
+    suffix: ClassVar[str] = ".json"
+
+    def result(self) -> Result:
+        """What other steps take."""
+        return Result(step=self)
+
+    @abstractmethod
+    def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
+        """The file. Work that is worth sharing goes through `spread`; files from outside are fetched into the
+        root, `store`."""
+
+
+class Result(Spec):
+    """The one file that a step makes."""
+
+    step: SerializeAsAny[ResultStep]
+
+
+Reference = Slice | Weights | Result
+"""The ways in which one step reads another."""
+
+Spread = Callable[[Callable[[], Callable[[Any], Any]], Sequence[Any], Callable[[Any, Any], None]], None]
+"""`spread(make, items, take)`: workers each call `make()` once and apply the function that it gives to items
+(hashable ones); `take(item, result)` is called here as each is done, in any order. All are done when it
+returns."""
+
+
+def here(
+    make: Callable[[], Callable[[Any], Any]], items: Sequence[Any], take: Callable[[Any, Any], None]
+) -> None:
+    """A `Spread` that does everything in this process, in order."""
+    work = make()
+    for item in items:
+        take(item, work(item))
+
+
+class TrainStep(NetworkStep, ABC):
+    """A step that trains a network and keeps every epoch's weights.
+
+    The number of epochs is not identity: raising it goes on from the last one. `held_out` is the share of the
+        images, the last ones by
+    index, that are never trained on and are measured after every epoch.
+    """
+
+    epochs: Annotated[int, PLACEMENT] = Field(default=10, gt=0)
+    images_per_epoch: int | None = Field(
+        default=None, gt=0
+    )  # None: one pass over the training images (of two kinds, the real ones)
+    batch_size: int = Field(default=128, gt=0)  # over all workers together
+    learning_rate: float = Field(default=1e-3, gt=0)
+    held_out: float = Field(default=0.1, ge=0, lt=1)
+    seed: int = Field(default=0, ge=0)
+
+    @property
+    def title(self) -> str:
+        return f"{self.kind} seed {self.seed}" if self.seed else self.kind
+
+    @abstractmethod
+    def training_task(self, inputs: Bound) -> TrainingTask:
+        """Data, loss and optimiser, for `dgflow.runtime.training.loop`."""
+
+    def split(self, rows: int, *, of: str, least: int = 1) -> tuple[int, int]:
+        """How many of `rows` are trained on, and how many are kept apart. `of` says whose rows they are.
+
+        Raises:
+            ValueError: fewer than `least` to train on, or none to keep apart where some were to be.
+        """
+        held = round(rows * self.held_out)
+        if rows - held < least or (self.held_out and not held):
+            few = "one" if least == 1 else f"{least:,}"
+            kept = f" besides a share of {self.held_out} to hold out" if self.held_out else ""
+            raise ValueError(
+                f"{self.kind}: expected at least {few} to train on{kept} in {of}, found {rows:,} rows; "
+                "take a larger slice"
+            )
+        return rows - held, held
+
+    def steps_per_epoch(self, rows: int, share: int = 1) -> int:
+        """Whole batches in an epoch over `rows` (or `images_per_epoch`), one at least; a batch takes 1 /
+        `share` of its rows from them."""
+        return max(1, (self.images_per_epoch or rows) * share // self.batch_size)
+
+    def last(self) -> Weights:
+        return Weights(step=self, which="last")
+
+    def epoch(self, number: int) -> Weights:
+        """The weights after epoch `number`, counted from 1."""
+        if not 1 <= number <= self.epochs:
+            raise ValueError(f"expected an epoch of {self.kind} between 1 and {self.epochs}, found {number}")
+        return Weights(step=self, which=f"epoch:{number}")
+
+    def best(self, metric: str = "held_out_loss") -> Weights:
+        """The epoch with the smallest `metric` on the held-out images."""
+        if self.held_out == 0:
+            raise ValueError(
+                f"{self.kind} keeps no held-out images (held_out=0), so no epoch can be chosen by "
+                f"{metric}; use .last() or .epoch(n)"
+            )
+        return Weights(step=self, which=f"best:{metric}")
+
+
+Weights.model_rebuild()
+Result.model_rebuild()
+
+
+def _references(path: str, value: Any) -> Iterator[tuple[str, Reference]]:
+    if isinstance(value, Slice | Weights | Result):
+        yield path, value
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from _references(f"{path}.{name}".lstrip("."), getattr(value, name))
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _references(f"{path}.{name}".lstrip("."), item)
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            yield from _references(f"{path}.{number}".lstrip("."), item)
+
+
+def _plain_fields(model: BaseModel) -> dict[str, Any]:
+    fields = type(model).model_fields
+    return {
+        name: _plain(getattr(model, name)) for name, info in fields.items() if PLACEMENT not in info.metadata
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Slice):
+        return {
+            "step": value.step.kind,
+            "fingerprint": value.step.fingerprint,
+            "start": value.start,
+            "stop": value.stop,
+        }
+    if isinstance(value, Weights):
+        return {"step": value.step.kind, "fingerprint": value.step.fingerprint, "which": value.which}
+    if isinstance(value, Result):
+        return {"step": value.step.kind, "fingerprint": value.step.fingerprint}
+    if isinstance(value, BaseModel):
+        return {"type": type(value).__name__, **_plain_fields(value)}
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value  # canonical JSON refuses what has no stable form

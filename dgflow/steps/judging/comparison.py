@@ -1,0 +1,104 @@
+"""What `dgflow metrics SAMPLES REFERENCE` means: the `Measure` of two places, with Inception's published
+weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from dgflow.images.statistics import has_images, has_statistics
+from dgflow.networks.inception.spec import InceptionV3
+from dgflow.specs.step import Weights
+from dgflow.steps.judging.measure import Measure
+from dgflow.steps.official import official
+from dgflow.steps.pretrained import Format, Pretrained
+from dgflow.steps.sources.image_set import ImageSet, StatisticsFile
+from dgflow.weights.catalogue import CATALOGUE
+
+if TYPE_CHECKING:
+    from dgflow.metrics.result import MetricResult
+
+FORMATS: dict[str, Format] = {
+    ".pth": "inception_pth",
+    ".pt": "inception_torchscript",
+    ".pb": "inception_graph",
+    ".pkl": "inception_pickle",
+    ".safetensors": "safetensors",
+}
+
+
+def comparison(
+    samples: str,
+    reference: str,
+    protocol: Literal["adm", "edm", "clean"],
+    *,
+    weights: str = "inception-2015-12-05",
+    metrics: Sequence[str] | None = None,
+    distances: Literal["exact", "openai-float16"] = "exact",
+) -> Measure:
+    """The step that measures `samples` against `reference`, each a place of images, of statistics, or (the
+    reference) of both.
+
+    Raises ValueError and FileNotFoundError where a place holds neither, or the metrics cannot be had from
+    what is there.
+    """
+    images, statistics = _population(reference)
+    own_images, own_statistics = _population(samples)
+    return Measure(
+        samples=own_images or own_statistics,  # type: ignore[arg-type]
+        reference=images,
+        statistics=statistics,
+        features=inception(weights) if own_images or images else None,
+        protocol=protocol,
+        metrics=None if metrics is None else tuple(metrics),  # type: ignore[arg-type]
+        distances=distances,
+    )
+
+
+def check_may_compare(target: Measure, before: MetricResult) -> None:
+    """Raises ValueError where the result of `target`, of images or files, will not be one that `difference`
+    compares with `before`.
+
+    For what is known before anything is measured: that is all but the network.
+    """
+    from dgflow.metrics.result import MetricResult, difference
+
+    images = target.compared
+    assert isinstance(images, ImageSet | None) and isinstance(target.samples, ImageSet | StatisticsFile)
+    assert isinstance(target.statistics, StatisticsFile | None)
+    known = {
+        "protocol": target.yardstick.name,
+        "front_end": target.yardstick.front_end,
+        "n": target.samples.rows if isinstance(target.samples, ImageSet) else None,
+        "reference_digest": None if images is None else images.digest,
+        "reference_n": None if images is None else images.rows,
+        "statistics_digest": None if target.statistics is None else target.statistics.digest,
+        "k": target.neighbours,
+        "distances": target.distances,
+    }
+    provenance = before.provenance.model_copy(update=known)
+    difference(MetricResult(values=dict.fromkeys(target.wanted, 0.0), provenance=provenance), before)
+
+
+def inception(source: str) -> Weights:
+    """Inception's weights: of the catalogue, or the file at a path, whose format its suffix tells."""
+    if source in CATALOGUE:
+        return official(source)
+    suffix = next((suffix for suffix in FORMATS if source.lower().partition("@")[0].endswith(suffix)), None)
+    if suffix is None:
+        names = ", ".join(
+            name for name, file in CATALOGUE.items() if file.network.get("class") == "InceptionV3"
+        )
+        raise ValueError(
+            f"expected one of {names}, or a file that ends in {', '.join(FORMATS)}, found {source!r}"
+        )
+    return Pretrained(
+        source=source, network=InceptionV3(), image_size=299, num_classes=1008, format=FORMATS[suffix]
+    ).weights()
+
+
+def _population(source: str) -> tuple[ImageSet | None, StatisticsFile | None]:
+    """The images at a place, and the statistics: at least one of the two."""
+    if not has_statistics(source):
+        return ImageSet.at(source), None
+    return (ImageSet.at(source) if has_images(source) else None), StatisticsFile.at(source)

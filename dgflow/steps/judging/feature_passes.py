@@ -1,0 +1,311 @@
+"""Passes over stored features, spread over workers: sums, influences, neighbours, kernel distances.
+
+Promises the same bits however the work was cut and in whatever order it came back, and memory that does not
+grow with the number of rows: a worker reads shard by shard, and keeps the rows that it compares others with
+only while they are small. What the numbers mean is left to `dgflow.metrics`, which of them are wanted to
+`Measure`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dgflow.metrics.block_sums import BlockSums
+from dgflow.metrics.frechet import Moments, MomentsAccumulator
+from dgflow.metrics.frechet_error import FrechetInfluence, InfluenceAccumulator, InfluenceSums
+from dgflow.metrics.inception_score import InceptionScoreAccumulator, ScoreSums
+from dgflow.metrics.kernel_distance import polynomial_mmd2, subset_indices
+from dgflow.metrics.openai_distances import BLOCK_ROWS
+from dgflow.metrics.precision_recall import PrecisionRecall, inside_any_ball_of, squared_radii_of
+from dgflow.metrics.protocols import Distances
+from dgflow.metrics.rows import BLOCK_SIZE
+from dgflow.specs.step import Spread
+
+if TYPE_CHECKING:
+    from dgflow.specs.bound import Bound
+    from dgflow.store.shards import Columns
+
+# Rows an item of sums: blocks of 1,000 that add up to one node of their tree, 67 MB at 2048 and 2023 features
+SUMMED = 8_000
+QUERIES = (
+    2_500  # rows an item of neighbours: 20 MB in float32 at 2048 features, and 20 items of 50,000 samples
+)
+KEPT = 2**29  # bytes of rows that a worker keeps between items instead of reading them again
+SUBSETS = 10  # subsets an item of kernel distances
+
+
+def ranges(rows: int, size: int) -> list[tuple[int, int]]:
+    """[0, rows) in pieces of `size`."""
+    return [(start, min(start + size, rows)) for start in range(0, rows, size)]
+
+
+def _in_order(
+    make: Callable[[], Callable[[tuple[int, int]], Any]], items: Sequence[tuple[int, int]], spread: Spread
+) -> list[Any]:
+    """What each item gives, in the order of the items."""
+    found: dict[tuple[int, int], Any] = {}
+    spread(make, items, found.__setitem__)
+    return [found[item] for item in items]
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What one pass gives.
+
+    `moments` by column; `scores` of the logits; `facts`: the columns that tell of the images themselves, by
+    the index of the first row.
+    """
+
+    moments: dict[str, BlockSums[Moments]] = field(default_factory=dict)
+    scores: BlockSums[ScoreSums] = field(default_factory=BlockSums[ScoreSums])
+    facts: dict[int, Columns] = field(default_factory=dict)
+
+    def __add__(self, other: Sums) -> Sums:
+        """Of the rows of both, which are different ones."""
+        moments = {
+            name: sums + other.moments[name] if name in other.moments else sums
+            for name, sums in self.moments.items()
+        }
+        return Sums(other.moments | moments, self.scores + other.scores, self.facts | other.facts)
+
+    def totals(self) -> dict[str, Moments]:
+        """Moments of all rows, by column. Raises ValueError that names a block of rows that is missing."""
+        blocks = -(-len(self.fact("label")) // BLOCK_SIZE)
+        return {column: sums.total(blocks) for column, sums in self.moments.items()}
+
+    def fact(self, column: str) -> np.ndarray:
+        """One of the columns of `facts`, of all rows in order."""
+        return np.concatenate([self.facts[start][column] for start in sorted(self.facts)])
+
+
+FACTS = ("label", "constant", "pixels")
+
+
+def summed(
+    inputs: Bound, name: str, rows: int, columns: Sequence[str], split_size: int, spread: Spread
+) -> Sums:
+    """Moments of the columns `features` and `spatial`, and sums of `logits`, of those that `columns` names;
+    and the images' facts."""
+    total = Sums()
+
+    def take(_: Any, found: Sums) -> None:
+        nonlocal total
+        total = total + found
+
+    spread(partial(_summing, inputs, name, tuple(columns), split_size), ranges(rows, SUMMED), take)
+    if (found := len(total.fact("label"))) != rows:
+        raise ValueError(f"expected {rows} rows of {name}, found {found}; run `verify` on the root")
+    return total
+
+
+def _summing(
+    inputs: Bound, name: str, columns: tuple[str, ...], split_size: int
+) -> Callable[[tuple[int, int]], Sums]:
+    def work(item: tuple[int, int]) -> Sums:
+        start, stop = item
+        moments = {column: MomentsAccumulator(start) for column in columns if column != "logits"}
+        scores = InceptionScoreAccumulator(start, split_size)
+        facts: list[Columns] = []
+        for piece in inputs.pieces(name, [*columns, *FACTS], start, stop):
+            for column, accumulator in moments.items():
+                accumulator.add(piece[column])
+            if "logits" in columns:
+                scores.add(piece["logits"])
+            facts.append({fact: piece[fact] for fact in FACTS})
+        told = {fact: np.concatenate([piece[fact] for piece in facts]) for fact in FACTS}
+        return Sums({column: found.sums() for column, found in moments.items()}, scores.sums(), {start: told})
+
+    return work
+
+
+def influence(
+    inputs: Bound, name: str, rows: int, column: str, influence: FrechetInfluence, spread: Spread
+) -> BlockSums[InfluenceSums]:
+    """The sums of the influence of every row of `column` on the Fréchet distance."""
+    total = BlockSums[InfluenceSums]()
+
+    def take(_: Any, found: BlockSums[InfluenceSums]) -> None:
+        nonlocal total
+        total = total + found
+
+    spread(partial(_influencing, inputs, name, column, influence), ranges(rows, SUMMED), take)
+    return total
+
+
+def _influencing(
+    inputs: Bound, name: str, column: str, influence: FrechetInfluence
+) -> Callable[[tuple[int, int]], BlockSums[InfluenceSums]]:
+    # Ray hands out arrays that cannot be written to, and torch warns of those.
+    own = replace(influence, bend=np.require(influence.bend, requirements="W"))
+
+    def work(item: tuple[int, int]) -> BlockSums[InfluenceSums]:
+        accumulator = InfluenceAccumulator(own, item[0])
+        for piece in inputs.pieces(name, [column], *item):
+            accumulator.add(piece[column])
+        return accumulator.sums()
+
+    return work
+
+
+@dataclass(frozen=True)
+class Population:
+    """Rows of features that are compared with others: the first `rows` of a slice, or those that are `held`,
+    which travel with it."""
+
+    inputs: Bound
+    name: str
+    rows: int
+    held: np.ndarray | None = None
+
+    @classmethod
+    def at(cls, positions: np.ndarray, inputs: Bound, name: str, spread: Spread) -> Population:
+        """The rows at `positions`, which ascend, held: for few of many, since finding them takes one look at
+        every shard."""
+        items = [
+            (start, stop)
+            for start, stop in ranges(int(positions[-1]) + 1, SUMMED)
+            if len(_inside_of(positions, start, stop))
+        ]
+        return cls(
+            inputs,
+            name,
+            len(positions),
+            np.concatenate(_in_order(partial(_choosing, inputs, name, positions), items, spread)),
+        )
+
+    def pieces(self, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
+        """The features of its rows [start, stop), shard by shard."""
+        stop = self.rows if stop is None else stop
+        if self.held is not None:
+            yield self.held[start:stop]
+            return
+        for piece in self.inputs.pieces(self.name, ["features"], start, stop):
+            yield piece["features"]
+
+    def block(self, start: int, stop: int) -> np.ndarray:
+        """Its rows [start, stop) in memory."""
+        return np.concatenate(list(self.pieces(start, stop)))
+
+    def again(self) -> Callable[[], Iterator[np.ndarray]]:
+        """Gives all rows each time that it is called; kept in memory from the first time on where they are
+        small."""
+        kept: list[np.ndarray] = []
+
+        def pieces() -> Iterator[np.ndarray]:
+            if kept:
+                yield from kept
+                return
+            seen: list[np.ndarray] = []
+            for piece in self.pieces():
+                if self.rows * piece.shape[1] * piece.itemsize <= KEPT:
+                    seen.append(piece)
+                yield piece
+            kept.extend(seen)
+
+        return pieces
+
+
+def _inside_of(positions: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """Those of `positions`, which ascend, that are in [start, stop), counted from `start`."""
+    return positions[np.searchsorted(positions, start) : np.searchsorted(positions, stop)] - start
+
+
+def _choosing(inputs: Bound, name: str, positions: np.ndarray) -> Callable[[tuple[int, int]], np.ndarray]:
+    def work(item: tuple[int, int]) -> np.ndarray:
+        return _picked(
+            (piece["features"] for piece in inputs.pieces(name, ["features"], *item)),
+            _inside_of(positions, *item),
+        )
+
+    return work
+
+
+def _picked(pieces: Iterator[np.ndarray], positions: np.ndarray) -> np.ndarray:
+    """The rows at `positions`, which ascend, of rows that come in pieces."""
+    rows, first = [], 0
+    for piece in pieces:
+        rows.append(piece[_inside_of(positions, first, first + len(piece))])
+        first += len(piece)
+    return np.concatenate(rows)
+
+
+def neighbours(
+    real: Population, fake: Population, k: int, distances: Distances, spread: Spread
+) -> PrecisionRecall:
+    """Precision and recall by blocks of rows: radii of both sides first, then who lies in whose balls."""
+    size = BLOCK_ROWS if distances == "openai-float16" else QUERIES
+
+    def over(work: Callable[..., Any], population: Population, *arguments: Any) -> np.ndarray:
+        make = partial(work, population, *arguments, distances)
+        return np.concatenate(_in_order(make, ranges(population.rows, size), spread))
+
+    real_radii, fake_radii = over(_radii, real, k), over(_radii, fake, k)
+    return PrecisionRecall(
+        precision=float(over(_inside, fake, real, real_radii).mean()),
+        recall=float(over(_inside, real, fake, fake_radii).mean()),
+    )
+
+
+def _radii(population: Population, k: int, distances: Distances) -> Callable[[tuple[int, int]], np.ndarray]:
+    everybody = population.again()
+    return lambda item: squared_radii_of(
+        population.block(*item), everybody(), k, distances=distances, device=_device()
+    )
+
+
+def _inside(
+    queries: Population, centres: Population, squared_radii: np.ndarray, distances: Distances
+) -> Callable[[tuple[int, int]], np.ndarray]:
+    everybody = centres.again()
+
+    def balls() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        first = 0
+        for piece in everybody():
+            yield piece, squared_radii[first : first + len(piece)]
+            first += len(piece)
+
+    return lambda item: inside_any_ball_of(
+        queries.block(*item), balls(), distances=distances, device=_device()
+    )
+
+
+def kernel_distances(
+    real: Population, fake: Population, subsets: int, subset_size: int, seed: int, spread: Spread
+) -> np.ndarray:
+    """The unbiased squared MMD of every subset, in their order."""
+    make = partial(_kernel, real, fake, subsets, subset_size, seed)
+    return np.concatenate(_in_order(make, ranges(subsets, SUBSETS), spread))
+
+
+def _kernel(
+    real: Population, fake: Population, subsets: int, subset_size: int, seed: int
+) -> Callable[[tuple[int, int]], list[float]]:
+    drawn = subset_indices(real.rows, fake.rows, subsets, subset_size, seed)
+    all_real, all_fake = real.again(), fake.again()
+
+    def work(item: tuple[int, int]) -> list[float]:
+        pairs = drawn[slice(*item)]
+        real_rows, real_places = _gathered(all_real(), [pair[0] for pair in pairs])
+        fake_rows, fake_places = _gathered(all_fake(), [pair[1] for pair in pairs])
+        return [
+            polynomial_mmd2(real_rows[r], fake_rows[f]) for r, f in zip(real_places, fake_places, strict=True)
+        ]
+
+    return work
+
+
+def _gathered(pieces: Iterator[np.ndarray], wanted: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The rows that any of `wanted` names, once each, and where those of each are among them."""
+    needed = np.unique(np.concatenate(wanted))
+    return _picked(pieces, needed), [np.searchsorted(needed, indices) for indices in wanted]
+
+
+def _device() -> str:
+    from dgflow.diffusion.acceleration import device
+
+    return device().type

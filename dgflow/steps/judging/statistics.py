@@ -1,0 +1,67 @@
+"""Statistics: mean and covariance of the features of a reference, computed once for all that is compared with
+it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from pydantic import model_validator
+
+from dgflow.specs.step import ResultStep, Slice, Spread
+from dgflow.steps.judging.features import Features, title_of
+
+if TYPE_CHECKING:
+    from dgflow.metrics.frechet import Moments
+    from dgflow.specs.bound import Bound
+    from dgflow.store.objects import ObjectStore
+
+NAMES = {"features": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
+"""Column of `Features` to the arrays of its mean and covariance, as OpenAI's and EDM's reference files call
+them."""
+
+
+class Statistics(ResultStep):
+    """`mu` [D] and `sigma` [D, D] of `features`, of Inception `mu_s` and `sigma_s` of sFID's too, and their
+    number `n`, as an `.npz`."""
+
+    suffix: ClassVar[str] = ".npz"
+
+    features: Slice
+
+    @property
+    def title(self) -> str:
+        step = self.features.step
+        return f"statistics of {title_of(step.samples) if isinstance(step, Features) else step.title}"
+
+    @model_validator(mode="after")
+    def _of_features(self) -> Statistics:
+        if not isinstance(self.features.step, Features):
+            raise ValueError(f"expected a slice of Features, found one of {self.features.step.kind}")
+        return self
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        assert isinstance(self.features.step, Features)
+        return ("features",) if self.features.step.front_end is None else ("features", "spatial")
+
+    def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
+        """The file."""
+        del store
+        from dgflow.steps.judging.feature_passes import summed
+
+        sums = summed(inputs, "features", self.features.rows, self.columns, 1000, spread)
+        file = io.BytesIO()
+        np.savez(file, n=np.int64(self.features.rows), **arrays_of(sums.totals()))  # type: ignore[arg-type]
+        return file.getvalue()
+
+
+def arrays_of(moments: Mapping[str, Moments]) -> dict[str, np.ndarray]:
+    """Mean and covariance by the names of `NAMES`, of moments by column."""
+    found = {}
+    for column, (mean, covariance) in NAMES.items():
+        if column in moments:
+            found |= {mean: moments[column].mean, covariance: moments[column].covariance}
+    return found

@@ -1,0 +1,141 @@
+"""ImportImages: real images with their labels, as shards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from dgflow.specs.step import Result, Slice
+from dgflow.steps.sources.check_images import CheckImages, ListedImages, Reader
+
+if TYPE_CHECKING:
+    from dgflow.specs.bound import Bound
+    from dgflow.store.shards import Columns
+
+_SHOWN = 3  # broken images that a message names
+_REASON = 200  # characters of a reason that are kept
+
+
+class ImportImages(ListedImages):
+    """Real images in a seeded random order, so that streaming never meets one class after another. Parquet is
+    read by row groups: those are in random order, and rows are shuffled within windows of a few
+    (`dgflow.images.shuffle`).
+
+    Columns: `index`, `label` (-1 without classes), `image` (uint8 [image_size, image_size, channels]). The
+        fields that say what is read and
+    how are those of `ListedImages`.
+
+    Args:
+        skip_broken: up to so many pictures that cannot be decoded or prepared are left out, and named in the
+            manifest; needs `num_images`, and reads everything once before. Where fewer are broken, whole ones
+            are left out too: the number of images is always `num_images` - `skip_broken`. With 0 the first
+            broken picture ends the import.
+        seed: of the order.
+    """
+
+    schema_version: ClassVar[int] = 2
+
+    skip_broken: int = Field(default=0, ge=0)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _known_number(self) -> ImportImages:
+        if self.skip_broken and self.num_images is None:
+            raise ValueError(
+                f"expected num_images with skip_broken={self.skip_broken}, found none: what the source holds "
+                "decides how many are left; give num_images"
+            )
+        if self.num_images is not None and self.skip_broken >= self.num_images:
+            raise ValueError(
+                f"expected fewer broken images than the {self.num_images:,} there are, found "
+                f"skip_broken={self.skip_broken}"
+            )
+        return self
+
+    @property
+    def length(self) -> int | None:
+        """As many as there are in any case: fewer broken ones than `skip_broken` change nothing."""
+        return None if self.num_images is None else self.num_images - self.skip_broken
+
+    def inputs(self) -> dict[str, Result | Slice]:  # type: ignore[override]
+        found: dict[str, Result | Slice] = dict(super().inputs())
+        if self.skip_broken:
+            shared = {name: getattr(self, name) for name in ListedImages.model_fields if name != "shard_size"}
+            checks = CheckImages(**shared)
+            checks._folder = self._folder
+            found["checks"] = checks.all()
+        return found
+
+    def shard_builder(self, inputs: Bound) -> Callable[[int, int], Columns]:
+        """Open the source; the function returned gives the rows [start, stop), fewer where the source ends."""
+        from dgflow.images.shuffle import shuffled
+
+        reader = Reader(self, inputs)
+        listing = reader.listing
+        kept = np.setdiff1d(np.arange(listing.rows), self._broken(inputs, reader))
+        groups = listing.columns.get("group")
+        order = shuffled(kept, self.seed, None if groups is None else groups[kept], 2 * self.shard_size)
+        end = len(order) if self.length is None else self.length
+
+        def rows(start: int, stop: int) -> Columns:
+            if start >= end:
+                raise ValueError(
+                    f"expected more than {start:,} images in {self.source}, found {end:,}; take a smaller "
+                    "slice"
+                )
+            stop = min(stop, end)
+            items = order[start:stop]
+            label = (
+                np.full(len(items), -1, np.int64)
+                if listing.labels is None
+                else listing.labels[items].astype(np.int64)
+            )
+            image = np.empty((len(items), self.image_size, self.image_size, self.channels), np.uint8)
+            as_they_lie = np.argsort(items)  # archives and row groups are read forwards
+            for place, found in zip(as_they_lie, reader.read(items[as_they_lie]), strict=True):
+                if isinstance(found, ValueError):
+                    raise ValueError(
+                        f"{found}. To leave out up to N broken images: skip_broken=N (of a shipped recipe: "
+                        "--skip-broken N); it is part of the import's identity, so all are imported anew"
+                    )
+                image[place] = found
+            return {"index": np.arange(start, stop, dtype=np.int64), "label": label, "image": image}
+
+        return rows
+
+    def remarks(self, inputs: Bound) -> tuple[str, ...]:
+        """The images that were left out, and why."""
+        if not self.skip_broken:
+            return ()
+        reader = Reader(self, inputs)
+        broken = self._broken(inputs, reader)
+        lines = [f"left out {line}" for line in _reasons(reader, broken)]
+        if whole := self.skip_broken - len(broken):
+            lines.append(
+                f"and {whole:,} whole ones, so that the number of images is num_images - skip_broken"
+            )
+        return tuple(lines)
+
+    def _broken(self, inputs: Bound, reader: Reader) -> np.ndarray:
+        """Places in the listing. Raises ValueError where they are more than may be left out."""
+        if not self.skip_broken:
+            return np.zeros(0, np.int64)
+        broken = np.flatnonzero(inputs.rows("checks", ["broken"])["broken"])
+        if len(broken) > self.skip_broken:
+            more = f", and {len(broken) - _SHOWN:,} more" if len(broken) > _SHOWN else ""
+            raise ValueError(
+                f"expected at most {self.skip_broken:,} broken images in {self.source} (skip_broken), "
+                f"found {len(broken):,}: "
+                f"{'; '.join(_reasons(reader, broken[:_SHOWN]))}{more}; mend them, or raise skip_broken"
+            )
+        return broken
+
+
+def _reasons(reader: Reader, rows: np.ndarray) -> list[str]:
+    return [
+        f"{reader.listing.name(int(row))}: {str(found)[:_REASON]}"
+        for row, found in zip(rows, reader.read(rows), strict=True)
+    ]

@@ -1,0 +1,115 @@
+"""Which row each slot of a training batch takes: a pure function of (seed, step), made so that shards can be
+read one after another.
+
+A pass over the rows takes the shards in a random order, and the rows within each in a random order. Which
+rows share a shard is random from the start (importing permutes, sampling is independent), so this mixes about
+as well as an order of all rows. It is cut into `lanes` ranges of nearly equal length; of a batch of b rows b
+/ lanes come from each lane, and each lane goes on and on through its own range, pass after pass. So every row
+is used exactly once a pass, a batch mixes rows of as many shards as there are lanes, and what has to be in
+memory is a shard or two a lane, however many there are. Workers have their own slots, and so read the shards
+of their own lanes.
+
+Numbers alone: reading is left to `training_data`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+MOST_LANES = 16
+"""Part of what a batch means, as the seed is: with another number the same (seed, step) takes other rows."""
+
+
+class Places(NamedTuple):
+    """Rows by the number of their piece and the row in it, int64 [b] each."""
+
+    piece: np.ndarray
+    row: np.ndarray
+
+
+class _Found(NamedTuple):
+    places: Places
+    end: np.ndarray  # where in the pass's order the piece ends
+
+
+@dataclass(frozen=True)
+class Order:
+    """The order of the rows of some pieces (`sizes`: the rows of each) in batches of `batch` rows."""
+
+    sizes: tuple[int, ...]
+    batch: int
+    seed: int
+
+    @cached_property
+    def lanes(self) -> int:
+        """The largest divisor of the batch up to `MOST_LANES` and the number of rows."""
+        return next(lanes for lanes in range(min(MOST_LANES, self.rows), 0, -1) if self.batch % lanes == 0)
+
+    @cached_property
+    def rows(self) -> int:
+        return sum(self.sizes)
+
+    def places(self, step: int, slots: np.ndarray) -> Places:
+        """The rows of `slots` (int64 [b], from 0 to `batch`) of the batch of a step, counted from 0 over all
+        passes."""
+        return self._found(*self._positions(step, slots)).places
+
+    def ahead(self, step: int, slots: np.ndarray) -> list[int]:
+        """The pieces that the lanes of these slots come to after the ones of this step."""
+        lane = self._lane(slots)
+        last = np.array([slots[lane == each].max() for each in np.unique(lane)], dtype=np.int64)
+        passes, position = self._positions(step, last)
+        begins = self._begins
+        end = self._found(passes, position).end
+        goes_on = end < begins[self._lane(last) + 1]
+        following = np.where(goes_on, end, begins[self._lane(last)])
+        return self._found(passes + ~goes_on, following).places.piece.tolist()
+
+    def lanes_of(self, slots: np.ndarray) -> int:
+        """How many lanes these slots are in."""
+        return len(np.unique(self._lane(slots)))
+
+    @cached_property
+    def _begins(self) -> np.ndarray:
+        """Where each lane begins, and the last one ends."""
+        return np.arange(self.lanes + 1, dtype=np.int64) * self.rows // self.lanes
+
+    @cached_property
+    def _sizes(self) -> np.ndarray:
+        return np.array(self.sizes, dtype=np.int64)
+
+    def _lane(self, slots: np.ndarray) -> np.ndarray:
+        return slots // (self.batch // self.lanes)
+
+    def _positions(self, step: int, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The pass that each slot is in, and the position in its order."""
+        share, lane = self.batch // self.lanes, self._lane(slots)
+        drawn = step * share + slots % share  # how many rows the lane has given before
+        length = np.diff(self._begins)[lane]
+        return drawn // length, self._begins[lane] + drawn % length
+
+    def _found(self, passes: np.ndarray, position: np.ndarray) -> _Found:
+        piece, row, end = (np.empty(len(position), dtype=np.int64) for _ in range(3))
+        for number in np.unique(passes).tolist():
+            chosen = np.flatnonzero(passes == number)
+            order = _shuffled(self.seed, number, 0, len(self.sizes))
+            ends = self._sizes[order].cumsum()
+            rank = np.searchsorted(ends, position[chosen], side="right")
+            piece[chosen], end[chosen] = order[rank], ends[rank]
+            within = position[chosen] - ends[rank] + self._sizes[order[rank]]
+            for each in np.unique(order[rank]).tolist():
+                own = piece[chosen] == each
+                row[chosen[own]] = _shuffled(self.seed, number, 1 + each, self.sizes[each])[within[own]]
+        return _Found(Places(piece, row), end)
+
+
+@lru_cache(maxsize=256)
+def _shuffled(seed: int, number: int, stream: int, size: int) -> np.ndarray:
+    # Philox's raw bits are fixed by its definition, so the order is the same on every machine and version.
+    # Streams lie 2**192 blocks apart.
+    keys = np.random.Philox(key=[seed, number], counter=[0, 0, 0, stream]).random_raw(size)
+    return np.argsort(keys, kind="stable")

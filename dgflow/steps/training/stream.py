@@ -1,0 +1,238 @@
+"""Rows of a slice for training, streamed from storage: shards are read ahead in the background, and memory
+does not grow with their number.
+
+Promises that what a batch holds is a pure function of (seed, step): asked for any step, in any order, by any
+number of workers, a stream gives the same rows. In memory are two shards a lane (`training_order`; at most 32
+shards a stream, and a discriminator has two streams) and two batches. What is read is verified as everywhere,
+and a damaged shard is an error of the step that needs it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dgflow.specs.bound import Bound, BoundRows
+from dgflow.steps.training.order import Order, Places
+from dgflow.steps.training.rows import Form
+from dgflow.store.receipts import ManifestEntry
+from dgflow.store.shards import Columns
+
+if TYPE_CHECKING:
+    from dgflow.specs.step import TrainStep
+
+READERS = 8  # shards that are read at the same time
+BATCHES_AHEAD = 2
+
+
+class Piece(NamedTuple):
+    """The rows of a shard, by index, that are in a slice's training part, or in the part that is kept apart."""
+
+    entry: ManifestEntry
+    start: int
+    stop: int
+
+    @property
+    def rows(self) -> int:
+        return self.stop - self.start
+
+
+class _Batch(NamedTuple):
+    values: list[Tensor]  # as stored
+    labels: Tensor
+    index: Tensor
+
+
+class Stream:
+    """The rows of one slice in batches: `training` rows, and `held` that are kept apart, the last by index.
+
+    Of a batch of `step.batch_size` slots this stream fills every `every`-th from `first` on; by their numbers
+    over all steps the draws of `training_rows` are made. `waited` is how many seconds `take` has waited so
+    far. `close` ends its threads; a later call starts others.
+    """
+
+    def __init__(
+        self,
+        step: TrainStep,
+        inputs: Bound,
+        name: str,
+        *,
+        num_classes: int,
+        device: torch.device,
+        mirror: bool = False,
+        first: int = 0,
+        every: int = 1,
+    ) -> None:
+        """Of the slice in the field `name` of `step`. `num_classes`: what labels are checked against, 0 for
+        any. Reads the first shard.
+
+        Raises:
+            ValueError: a slice without rows to train on or to keep apart, or without columns to train on.
+            CorruptObject: as `StepStore.read`.
+        """
+        rows = inputs.items[name]
+        assert isinstance(rows, BoundRows), name
+        self.training, self.held = step.split(rows.stop - rows.start, of=rows.steps.name)
+        self.waited = 0.0
+        self._step, self._rows, self._classes, self._device = step, rows, num_classes, device
+        self._first, self._every = first, every
+        self._form = Form.of(
+            rows.steps.read_shard(rows.manifest.entries[0]), mirror=mirror, source=rows.steps.name
+        )
+        edge = rows.start + self.training
+        training = _pieces(rows, rows.start, edge)
+        self._order = Order(tuple(piece.rows for piece in training), step.batch_size // every, step.seed)
+        self._training, self._kept = (
+            _Decoded(training, self._read),
+            _Decoded(_pieces(rows, edge, rows.stop), self._read),
+        )
+        self._threads: tuple[ThreadPoolExecutor, ThreadPoolExecutor] | None = None
+        self._ahead: dict[tuple[int, bytes], Future[_Batch]] = {}
+
+    def take(self, step: int, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """(float32 [b, C, H, W], labels int64 [b]) on the device: what these slots (those of this stream) of
+        a step's batch hold.
+
+        The next steps are prepared for the same slots.
+        """
+        began = time.perf_counter()
+        own = slots.numpy() // self._every
+        wanted = {(number, own.tobytes()): number for number in range(step, step + 1 + BATCHES_AHEAD)}
+        ahead = {
+            key: self._ahead.get(key) or self._assembler.submit(self._assembled, number, own)
+            for key, number in wanted.items()
+        }
+        self._ahead = ahead
+        batch = ahead.pop((step, own.tobytes())).result()
+        self.waited += time.perf_counter() - began
+        return self._finished(batch, held=False)
+
+    def kept_apart(self, items: Tensor) -> tuple[Tensor, Tensor]:
+        """As `take`, of rows that are kept apart, counted from 0 to `held`, with the same draws at every use.
+
+        Reads each shard once where items come in ascending order.
+        """
+        index = items.numpy()
+        ends = np.cumsum([piece.rows for piece in self._kept.pieces])
+        piece = np.searchsorted(ends, index, side="right")
+        rows = index - ends[piece] + np.array([each.rows for each in self._kept.pieces])[piece]
+        following = [int(piece.max()) + 1] if len(index) and piece.max() + 1 < len(ends) else []
+        return self._finished(
+            self._gathered(self._kept, Places(piece, rows), following, 2, items, held=True), held=True
+        )
+
+    def close(self) -> None:
+        """End the threads; what was read ahead is dropped."""
+        if self._threads is not None:
+            assembler, readers = self._threads
+            assembler.shutdown(wait=False, cancel_futures=True)
+            readers.shutdown(wait=True, cancel_futures=True)
+            assembler.shutdown(wait=True)
+        self._threads, self._ahead = None, {}
+        self._training.forget()
+        self._kept.forget()
+
+    @property
+    def _assembler(self) -> ThreadPoolExecutor:
+        return self._started()[0]
+
+    def _started(self) -> tuple[ThreadPoolExecutor, ThreadPoolExecutor]:
+        if self._threads is None:
+            self._threads = (
+                ThreadPoolExecutor(1, thread_name_prefix="batches"),
+                ThreadPoolExecutor(READERS, thread_name_prefix="shards"),
+            )
+        return self._threads
+
+    def _assembled(self, step: int, own: np.ndarray) -> _Batch:
+        places, following = self._order.places(step, own), self._order.ahead(step, own)
+        index = torch.from_numpy(step * self._step.batch_size + self._first + self._every * own)
+        return self._gathered(
+            self._training, places, following, 2 * self._order.lanes_of(own), index, held=False
+        )
+
+    def _gathered(
+        self,
+        decoded: _Decoded,
+        places: Places,
+        following: Sequence[int],
+        keep: int,
+        index: Tensor,
+        *,
+        held: bool,
+    ) -> _Batch:
+        wanted = np.unique(places.piece).tolist()
+        found = decoded.get(wanted, following, keep, self._started()[1])
+        variant = self._form.variant(self._step.seed, index, held=held)
+        values = [
+            np.empty((len(index), *self._form.shape), self._form.dtype) for _ in range(self._form.arrays)
+        ]
+        labels = np.empty(len(index), dtype=np.int64)
+        for number in wanted:
+            rows, own = found[number].result(), places.piece == number
+            labels[own] = rows["label"][places.row[own]]
+            for each in np.unique(variant[own]).tolist():
+                chosen = np.flatnonzero(own & (variant == each))
+                for part, stored in zip(values, self._form.stored(rows, each), strict=True):
+                    part[chosen] = stored[places.row[chosen]]
+        return _Batch([torch.from_numpy(part) for part in values], torch.from_numpy(labels), index)
+
+    def _finished(self, batch: _Batch, *, held: bool) -> tuple[Tensor, Tensor]:
+        values = [part.to(self._device) for part in batch.values]
+        return self._form.finished(values, self._step.seed, batch.index, held=held), batch.labels.to(
+            self._device
+        )
+
+    def _read(self, piece: Piece) -> Columns:
+        rows = self._rows.steps.read_shard(piece.entry, ["label", *self._form.columns])
+        own = {
+            name: values[piece.start - piece.entry.start : piece.stop - piece.entry.start]
+            for name, values in rows.items()
+        }
+        labels = own["label"]
+        if self._classes and not ((labels >= 0) & (labels < self._classes)).all():
+            raise ValueError(
+                f"expected labels 0 to {self._classes - 1} in {self._rows.steps.name}, found {labels.min()} "
+                f"to {labels.max()} in shard {piece.entry.number}"
+            )
+        return own
+
+
+class _Decoded:
+    """Decoded pieces by number: what was asked for last stays."""
+
+    def __init__(self, pieces: Sequence[Piece], read: Callable[[Piece], Columns]) -> None:
+        self.pieces, self._read = pieces, read
+        self.held: OrderedDict[int, Future[Columns]] = OrderedDict()
+
+    def get(
+        self, wanted: Sequence[int], following: Sequence[int], keep: int, readers: ThreadPoolExecutor
+    ) -> dict[int, Future[Columns]]:
+        """`wanted` pieces, being read; those `following` are begun too.
+
+        Of others the newest stay, `keep` in all. One thread at a time.
+        """
+        needed = [*wanted, *following]
+        for number in needed:
+            if number not in self.held:
+                self.held[number] = readers.submit(self._read, self.pieces[number])
+            self.held.move_to_end(number)
+        while len(self.held) > max(keep, len(set(needed))):
+            self.held.popitem(last=False)
+        return {number: self.held[number] for number in wanted}
+
+    def forget(self) -> None:
+        self.held.clear()
+
+
+def _pieces(rows: BoundRows, start: int, stop: int) -> list[Piece]:
+    """The parts of shards that cover the indices [start, stop)."""
+    cut = (Piece(entry, max(start, entry.start), min(stop, entry.stop)) for entry in rows.manifest.entries)
+    return [piece for piece in cut if piece.start < piece.stop]

@@ -1,0 +1,158 @@
+"""The files of a smoke run: small checkpoints in the official formats with random weights, and statistics of
+nothing.
+
+Promises the same weights for the same description, numbers that are neither zero nor so large that anything
+overflows, and that what is there already is left alone. They lie where a person puts files that no program
+can download: `weights/NAME/FILE`.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dgflow.networks.inception.spec import InceptionV3
+from dgflow.networks.lsgm.spec import NVAE
+from dgflow.specs.spec import Spec
+from dgflow.steps.pretrained import Pretrained
+from dgflow.store.identity import sha256_hex
+from dgflow.store.objects import ObjectStore
+from dgflow.testing.smoke_images import Pictures
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_AT_ONCE = 16  # small files that are written at the same time
+WIDTHS = {"": 2048, "_s": 2023}
+"""Of Inception's features, and of those for sFID; the names of a reference's arrays end so."""
+
+
+class Reference(Spec):
+    """A published reference to be made: moments of nothing, and where `pictures` says so the images beside
+    them."""
+
+    key: str
+    spatial: bool = False
+    pictures: Pictures | None = None
+
+    def file(self) -> bytes:
+        """The `.npz`: `mu`, `sigma` of full rank, the same of sFID's features, and `arr_0`."""
+        random = np.random.default_rng(0)
+        arrays: dict[str, np.ndarray] = {}
+        for suffix, width in WIDTHS.items() if self.spatial else [("", WIDTHS[""])]:
+            factors = random.standard_normal((width, 8))
+            arrays[f"mu{suffix}"] = np.abs(random.standard_normal(width))
+            arrays[f"sigma{suffix}"] = np.diag(random.uniform(0.5, 1.5, width)) + 0.1 * factors @ factors.T
+        if self.pictures is not None:
+            arrays["arr_0"] = np.stack(list(self.pictures.pixels()))
+        file = io.BytesIO()
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+        return file.getvalue()
+
+
+def write_pictures(store: ObjectStore, pictures: Iterable[Pictures]) -> None:
+    """Every data set; one that was begun and not finished is written again."""
+    for made in pictures:
+        whole = f"{made.key.rpartition('/')[0]}.json"
+        if store.size(whole) is None:
+            with ThreadPoolExecutor(_AT_ONCE) as pool:
+                list(pool.map(lambda file: store.put(*file), made.files()))
+            store.create(whole, b"{}")
+
+
+def write_file(store: ObjectStore, key: str, make: Callable[[], bytes]) -> None:
+    if store.size(key) is None:
+        store.put(
+            key, make()
+        )  # the same bytes whoever writes them, and more than S3 takes as an exclusive write
+
+
+def checkpoint(steps: Iterable[Pretrained]) -> bytes:
+    """The file of `steps`, in their format: one network, or the two of LSGM.
+
+    Raises:
+        ValueError: a format that is not written.
+    """
+    from dgflow.testing import writers
+
+    networks = [(step, _filled(step)) for step in steps]
+    step, network = networks[0]
+    tensors = step.trained_part(network).state_dict()
+    match step.format:
+        case "safetensors":
+            import safetensors.torch
+
+            return safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
+        case "state_dict" | "dit" | "inception_pth":
+            return writers.write_state_dict(tensors)
+        case "inception_graph":
+            return writers.write_inception_graph(tensors)
+        case "edm_pickle":
+            from dgflow.networks.edm.pickle_writer import write_edm_pickle
+
+            return write_edm_pickle(network, init_kwargs=_init_kwargs(step))
+        case "soft_truncation":
+            return writers.write_soft_truncation(tensors, _ema_names(network))
+        case "lsgm":
+            return _lsgm(networks)
+    raise ValueError(
+        f"expected a format that a smoke run can write, found {step.format!r} of {step.title}: name "
+        "another file of it"
+    )
+
+
+def _lsgm(networks: Iterable[tuple[Pretrained, nn.Module]]) -> bytes:
+    """Both networks, or the one that is needed."""
+    from dgflow.testing.writers import write_lsgm
+
+    args: dict[str, Any] = {}
+    parts: dict[str, nn.Module] = {}
+    for step, network in networks:
+        args |= step.network.model_dump()
+        parts["vae" if isinstance(step.network, NVAE) else "prior"] = network
+    prior, vae = parts.get("prior"), parts.get("vae")
+    names = [] if prior is None else _ema_names(prior)
+    return write_lsgm(
+        {} if prior is None else prior.state_dict(), names, {} if vae is None else vae.state_dict(), args
+    )
+
+
+def _filled(step: Pretrained) -> nn.Module:
+    """The network with random weights, and in what begins as zero too: a published network gives something
+    for everything."""
+    import torch
+
+    from dgflow.estimate.exercise import fresh
+
+    seed = int(sha256_hex(step.source.encode())[:8], 16)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        network = fresh(step)
+        for parameter in network.parameters():
+            fan_in = parameter[0].numel() if parameter.ndim > 1 else 0
+            if isinstance(step.network, InceptionV3) and fan_in:
+                parameter.normal_(
+                    std=(2 / fan_in) ** 0.5
+                )  # keeps the size of features through its many layers
+            elif fan_in and not parameter.any():
+                parameter.normal_(std=0.5 / fan_in**0.5)
+    return network.eval()
+
+
+def _init_kwargs(step: Pretrained) -> dict[str, Any]:
+    """What the network inside EDM's preconditioner was constructed with."""
+    options = step.network.model_dump(exclude={"precond", "sigma_data"})
+    return {
+        "img_resolution": step.image_size,
+        "img_channels": step.channels,
+        "label_dim": step.num_classes,
+        **options,
+    }
+
+
+def _ema_names(network: Any) -> list[str]:
+    return network.ema_names()
