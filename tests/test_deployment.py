@@ -369,6 +369,8 @@ def test_a_job_carries_the_package_and_the_recipes_and_little_else(tmp_path: Pat
         "data/",
         "cluster.yaml",
         "README.md",
+        "CHANGELOG.md",
+        "LICENSE",
         "Makefile",
     )
     assert not [name for name in carried if name.startswith(left_behind)]
