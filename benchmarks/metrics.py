@@ -194,7 +194,7 @@ def neighbours_of(samples: int, reference: int, threads: int) -> None:
     from dgflow.specs.step import here
     from dgflow.steps.judging.feature_passes import Population
     from dgflow.steps.judging.feature_passes import neighbours as passes
-    from dgflow.store.objects import open_store
+    from dgflow.store.open import open_store
     from dgflow.store.step_store import StepStore
 
     torch.set_num_threads(threads)

@@ -26,7 +26,7 @@ def main() -> None:
     from dgflow.report.plan_text import plan_table
     from dgflow.runtime.environment import versions
     from dgflow.store.identity import sha256_hex
-    from dgflow.store.objects import open_store
+    from dgflow.store.open import open_store
 
     store = open_store(options.root)
     real = ImportImages(

@@ -33,7 +33,8 @@ from dgflow.runtime.environment import versions
 from dgflow.runtime.pool.pool import Pool
 from dgflow.specs.bound import Bound, BoundWeights
 from dgflow.steps.generate import Generate
-from dgflow.store.objects import ObjectStore, open_store
+from dgflow.store.objects import ObjectStore
+from dgflow.store.open import open_store
 from dgflow.store.shards import Columns, rows_sha256
 from dgflow.store.step_store import StepStore
 from dgflow.weights.tensors import save_weights

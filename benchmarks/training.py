@@ -33,7 +33,8 @@ from dgflow.runtime.training.loop import train
 from dgflow.specs.bound import Bound, BoundRows, BoundWeights
 from dgflow.specs.training_task import TrainingTask
 from dgflow.steps.training.stream import Stream
-from dgflow.store.objects import ObjectStore, open_store
+from dgflow.store.objects import ObjectStore
+from dgflow.store.open import open_store
 from dgflow.store.shards import Columns, rows_sha256
 from dgflow.store.step_store import StepStore
 from dgflow.weights.tensors import save_weights

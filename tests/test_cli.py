@@ -256,7 +256,7 @@ def test_the_whole_recipe_on_s3(folder, tmp_path):
 
         os.environ.update(environment)
         try:
-            from dgflow.store.objects import open_store
+            from dgflow.store.open import open_store
 
             store = open_store(url)
             secret = environment["AWS_SECRET_ACCESS_KEY"]

@@ -21,7 +21,7 @@ from listening import LOOPBACK
 from PIL import Image
 from seaweed import Server
 
-from dgflow.store.objects import open_store
+from dgflow.store.open import open_store
 
 TESTS = Path(__file__).resolve().parent
 DGFLOW = TESTS.parent / "dgflow"
@@ -289,7 +289,7 @@ LISTENING = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
 from dgflow.runtime.cluster import connect
-from dgflow.store.objects import open_store
+from dgflow.store.open import open_store
 from listening import family, listening
 connect(open_store(sys.argv[2]))
 print("listening", *sorted(listening(family(os.getpid()))))

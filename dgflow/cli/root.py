@@ -2,7 +2,8 @@
 
 import json
 
-from dgflow.store.objects import ObjectStore, open_store
+from dgflow.store.objects import ObjectStore
+from dgflow.store.open import open_store
 from dgflow.testing.smoke_root import check_root
 
 ROOT_FORMAT = 1

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 from urllib.parse import unquote
 
-from dgflow.store.objects import open_store
+from dgflow.store.open import open_store
 
 if TYPE_CHECKING:
     from dgflow.store.s3 import S3Store

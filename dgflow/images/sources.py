@@ -130,7 +130,7 @@ def _open_folder(source: str, place: Place) -> Images:
 
     names = place.files()
     if "dgflow.json" in names:
-        from dgflow.store.objects import open_store
+        from dgflow.store.open import open_store
 
         steps = ", ".join(step_names(open_store(source)))
         raise ValueError(

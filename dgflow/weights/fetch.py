@@ -26,7 +26,8 @@ from pathlib import Path
 
 from dgflow.store.identity import canonical_json, sha256_hex
 from dgflow.store.local import LocalStore
-from dgflow.store.objects import ObjectStore, open_store
+from dgflow.store.objects import ObjectStore
+from dgflow.store.open import open_store
 from dgflow.store.receipts import CorruptObject
 from dgflow.weights.entry import CatalogueFile
 from dgflow.weights.lock import Lock, read_lock

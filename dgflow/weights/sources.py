@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
-from dgflow.store.objects import StoreError, open_store
+from dgflow.store.objects import StoreError
+from dgflow.store.open import open_store
 from dgflow.weights import https
 from dgflow.weights.scratch import file_errors
 

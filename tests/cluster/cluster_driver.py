@@ -18,7 +18,8 @@ from dgflow.runtime.placement import Placement
 from dgflow.runtime.progress import Progress
 from dgflow.specs.bound import Bound
 from dgflow.specs.step import ResultStep, Slice, Spread, Step
-from dgflow.store.objects import ObjectStore, open_store
+from dgflow.store.objects import ObjectStore
+from dgflow.store.open import open_store
 
 if TYPE_CHECKING:
     from dgflow.runtime.training.worker import Job

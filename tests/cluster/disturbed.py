@@ -14,7 +14,7 @@ from cluster.hosts import GCS_PORT, Host, Network, Process, ray_head, ray_worker
 from dgflow import Generate
 from dgflow.engine.root import Root
 from dgflow.specs.step import Step
-from dgflow.store.objects import open_store
+from dgflow.store.open import open_store
 from dgflow.store.receipts import Receipt
 from dgflow.store.step_store import StepStore
 

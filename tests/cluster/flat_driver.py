@@ -25,7 +25,7 @@ from listening import family
 from dgflow.engine.execute import execute
 from dgflow.runtime.placement import Placement
 from dgflow.runtime.progress import Progress
-from dgflow.store.objects import open_store
+from dgflow.store.open import open_store
 
 
 class Watch(Progress):

@@ -13,7 +13,7 @@ from dgflow import Generate, Heun
 from dgflow.engine.execute import execute
 from dgflow.runtime.placement import Placement
 from dgflow.runtime.progress import Progress
-from dgflow.store.objects import open_store
+from dgflow.store.open import open_store
 
 SHARDS = 40
 

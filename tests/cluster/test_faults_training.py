@@ -11,7 +11,7 @@ from cluster.disturbed import Undisturbed, drive, parts, running, stopped_in_a_s
 from cluster.hosts import Network
 
 from dgflow.engine.execute import result_of
-from dgflow.store.objects import open_store
+from dgflow.store.open import open_store
 
 SECONDS = 400.0  # for a run to end
 TOLERANCE = 0.1  # of the held-out loss: the workers' dropout differs, and the rounding of their sums

@@ -19,7 +19,7 @@ from cluster.hosts import Process
 from inprocess import complete
 from seaweed import Server
 
-from dgflow.store.objects import open_store
+from dgflow.store.open import open_store
 
 DEADLINE = 300.0  # seconds for a run, which takes some 25 on a machine that does nothing else
 OUTAGE = 30.0  # seconds: longer than a store is ever asked that never answered, 15.5

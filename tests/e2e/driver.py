@@ -13,7 +13,7 @@ from dgflow.runtime.placement import Placement
 from dgflow.runtime.progress import Progress
 from dgflow.specs.step import Step
 from dgflow.steps.training.train_discriminator import TrainDiscriminator
-from dgflow.store.objects import open_store
+from dgflow.store.open import open_store
 
 EPOCHS = 40  # of the trainings that are killed: each takes some 0.2 s
 SHARDS = 60

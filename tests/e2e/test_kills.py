@@ -20,7 +20,7 @@ import driver
 
 from dgflow.engine.root import Root
 from dgflow.steps.training.train_discriminator import TrainDiscriminator
-from dgflow.store.objects import open_store
+from dgflow.store.open import open_store
 from dgflow.store.receipts import Receipt
 from dgflow.store.step_store import StepStore
 

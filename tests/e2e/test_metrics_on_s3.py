@@ -20,7 +20,8 @@ from dgflow.metrics.result import read_result
 from dgflow.networks.inception.module import InceptionV3
 from dgflow.steps.judging.comparison import comparison
 from dgflow.store.memory import MemoryStore
-from dgflow.store.objects import ObjectStore, open_store
+from dgflow.store.objects import ObjectStore
+from dgflow.store.open import open_store
 from dgflow.weights.tensors import save_weights
 
 DEADLINE = 180.0  # seconds for anything that is waited for

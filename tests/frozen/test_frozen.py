@@ -26,7 +26,7 @@ from dgflow.engine.shard_work import shard_work
 from dgflow.images.sources import open_images
 from dgflow.specs.graph import graph
 from dgflow.specs.step import SampleStep
-from dgflow.store.objects import open_store
+from dgflow.store.open import open_store
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))

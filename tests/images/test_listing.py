@@ -452,7 +452,7 @@ def test_a_source_that_is_not_there_is_named(source):
 
 @pytest.mark.parametrize("form", ["folder", "zip", "tar", "folder of tars"])
 def test_the_same_forms_are_read_from_s3(tmp_path, s3_url, files, pixels, form):
-    from dgflow.store.objects import open_store
+    from dgflow.store.open import open_store
 
     local = Path(write(form, tmp_path, files))
     store = open_store(s3_url)

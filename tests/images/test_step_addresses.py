@@ -10,7 +10,8 @@ from dgflow.images.sources import is_step, open_images
 from dgflow.images.write import export_images
 from dgflow.store.address import find_slice
 from dgflow.store.identity import fingerprint
-from dgflow.store.objects import ObjectStore, open_store
+from dgflow.store.objects import ObjectStore
+from dgflow.store.open import open_store
 from dgflow.store.step_store import StepStore
 
 ROWS = 10  # in a shard

@@ -12,7 +12,7 @@ from ray.exceptions import AuthenticationError
 from dgflow.runtime import cluster
 from dgflow.runtime.placement import Placement
 from dgflow.store.memory import MemoryStore
-from dgflow.store.objects import open_store
+from dgflow.store.open import open_store
 
 HEAD = {"CPU": 0.0, "node:__internal_head__": 1.0}
 

@@ -15,7 +15,7 @@ from ray import cloudpickle
 from dgflow.runtime.cluster import connect
 from dgflow.runtime.pool.fleet import RayFleet
 from dgflow.runtime.pool.pool import Pool
-from dgflow.store.objects import open_store
+from dgflow.store.open import open_store
 
 # The workers cannot import this file: they get its functions by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

@@ -9,7 +9,7 @@ from steps.toy_networks import pretrained
 import dgflow as dg
 from dgflow.networks.discriminator.module import Discriminator
 from dgflow.report.summary import comparisons, summarise
-from dgflow.store.objects import open_store
+from dgflow.store.open import open_store
 
 
 def recipe(folder) -> dg.Evaluate:

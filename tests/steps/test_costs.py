@@ -16,7 +16,7 @@ from dgflow.estimate.storage import stored_bytes
 from dgflow.steps.decode import Decode
 from dgflow.steps.official import official
 from dgflow.store.memory import MemoryStore
-from dgflow.store.objects import open_store
+from dgflow.store.open import open_store
 
 EDM = official("edm-cifar10-32x32-uncond-vp")
 DIT = official("dit-xl-2-256")

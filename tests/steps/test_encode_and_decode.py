@@ -23,7 +23,7 @@ from dgflow.steps.decode import Decode, origin
 from dgflow.steps.encode import Encode
 from dgflow.steps.shapes import DataShape, check_images, data_shape
 from dgflow.store.memory import MemoryStore
-from dgflow.store.objects import open_store
+from dgflow.store.open import open_store
 from dgflow.store.shards import Columns
 
 SIDE, COUNT = 16, 10

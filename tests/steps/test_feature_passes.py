@@ -171,7 +171,7 @@ import numpy as np
 from dgflow.specs.bound import Bound, BoundRows
 from dgflow.steps.judging.feature_passes import Population, neighbours, summed
 from dgflow.specs.step import here
-from dgflow.store.objects import open_store
+from dgflow.store.open import open_store
 from dgflow.store.step_store import StepStore
 
 

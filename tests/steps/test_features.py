@@ -28,7 +28,7 @@ from dgflow.steps.judging.measure import Measure
 from dgflow.steps.sources.image_set import ImageSet, StatisticsFile
 from dgflow.steps.training.rows import scaled
 from dgflow.store.memory import MemoryStore
-from dgflow.store.objects import open_store
+from dgflow.store.open import open_store
 from dgflow.store.shards import Columns
 from dgflow.store.step_store import StepStore
 from dgflow.weights.tensors import save_weights

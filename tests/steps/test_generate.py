@@ -11,7 +11,7 @@ from inprocess import complete
 from dgflow import DiscriminatorGuidance, Generate, Heun
 from dgflow.engine.root import Root
 from dgflow.specs.bound import Bound, BoundWeights
-from dgflow.store.objects import open_store
+from dgflow.store.open import open_store
 from dgflow.weights.tensors import load_weights, save_weights
 
 

@@ -13,7 +13,7 @@ import dgflow as dg
 from dgflow.engine.plan import plan
 from dgflow.engine.root import Root
 from dgflow.specs.bound import Bound, BoundWeights
-from dgflow.store.objects import open_store
+from dgflow.store.open import open_store
 from dgflow.weights.catalogue import CATALOGUE
 from dgflow.weights.tensors import save_weights
 

@@ -23,7 +23,7 @@ from dgflow.specs.graph import graph
 from dgflow.steps.judging.measure import Measure
 from dgflow.steps.sources.image_set import StatisticsFile
 from dgflow.store.memory import MemoryStore
-from dgflow.store.objects import open_store
+from dgflow.store.open import open_store
 
 FAKE, REAL = rows_of(1, 240), rows_of(2, 200)
 SAMPLES, REFERENCE = image_set("samples.npz", 240), image_set("reference", 200)

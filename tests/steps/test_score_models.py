@@ -10,7 +10,7 @@ from inprocess import complete
 from steps.toy_networks import HEAD, SCORES, discriminator, pretrained
 
 import dgflow as dg
-from dgflow.store.objects import open_store
+from dgflow.store.open import open_store
 
 SAMPLERS: dict[str, Any] = {
     "Heun": dg.Heun(steps=3, sigma_min=0.05, sigma_max=50),

@@ -20,7 +20,7 @@ from dgflow.images.preparation import prepare
 from dgflow.specs.graph import graph
 from dgflow.specs.step import SampleStep, Step, TrainStep
 from dgflow.steps.shapes import data_shape
-from dgflow.store.objects import open_store
+from dgflow.store.open import open_store
 from dgflow.testing.smoke import smoke
 from dgflow.testing.smoke_files import write_pictures
 from dgflow.testing.smoke_images import CIFAR, Pictures

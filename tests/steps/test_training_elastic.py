@@ -19,7 +19,7 @@ from dgflow.runtime.training.loop import share, train
 from dgflow.specs.bound import Bound
 from dgflow.steps.training.stream import Stream
 from dgflow.store.memory import MemoryStore
-from dgflow.store.objects import open_store
+from dgflow.store.open import open_store
 from dgflow.store.receipts import Receipt
 from dgflow.weights.tensors import load_weights
 

@@ -16,7 +16,7 @@ from dgflow.engine.root import Root
 from dgflow.runtime.training.loop import train
 from dgflow.specs.bound import Bound
 from dgflow.steps.training.train_classifier import published_classifier
-from dgflow.store.objects import open_store
+from dgflow.store.open import open_store
 
 UNUSED = Path("images.npz")
 

@@ -17,7 +17,7 @@ from dgflow.runtime.training.loop import train
 from dgflow.specs.bound import Bound, BoundRows
 from dgflow.specs.graph import graph
 from dgflow.steps.training.train_discriminator import summarise
-from dgflow.store.objects import open_store
+from dgflow.store.open import open_store
 from dgflow.weights.tensors import load_weights
 
 

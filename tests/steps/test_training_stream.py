@@ -14,7 +14,7 @@ from dgflow.specs.bound import Bound, BoundRows
 from dgflow.steps.training.order import MOST_LANES, Order
 from dgflow.steps.training.stream import Stream
 from dgflow.store.memory import MemoryStore
-from dgflow.store.objects import open_store
+from dgflow.store.open import open_store
 from dgflow.store.receipts import CorruptObject
 
 CPU = torch.device("cpu")

@@ -10,7 +10,8 @@ import pytest
 from seaweed import seaweed
 
 from dgflow.store import s3
-from dgflow.store.objects import ObjectStore, open_store
+from dgflow.store.objects import ObjectStore
+from dgflow.store.open import open_store
 from dgflow.store.s3 import S3Store
 
 

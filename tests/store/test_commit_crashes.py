@@ -8,7 +8,8 @@ import pytest
 from store.faults import FAULTS, FaultyStore, When
 from store.step_examples import DOCUMENT, INPUTS, ROWS, rows, same_rows, step, write
 
-from dgflow.store.objects import ObjectStore, StoreError, open_store
+from dgflow.store.objects import ObjectStore, StoreError
+from dgflow.store.open import open_store
 from dgflow.store.receipts import Manifest, StepMismatch
 from dgflow.store.step_store import StepStore
 

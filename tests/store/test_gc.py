@@ -21,7 +21,8 @@ from dgflow.engine import gc
 from dgflow.engine.gc import collect
 from dgflow.engine.root import Root
 from dgflow.store.identity import sha256_hex
-from dgflow.store.objects import ObjectStore, open_store
+from dgflow.store.objects import ObjectStore
+from dgflow.store.open import open_store
 from dgflow.store.step_store import StepStore
 
 

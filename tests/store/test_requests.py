@@ -10,7 +10,8 @@ from cluster.faulty_proxy import FaultyProxy, faulty_proxy
 from store.step_examples import DOCUMENT, INPUTS, ROWS, step, write
 
 from dgflow.engine.gc import collect
-from dgflow.store.objects import ObjectStore, open_store
+from dgflow.store.objects import ObjectStore
+from dgflow.store.open import open_store
 from dgflow.store.step_store import StepStore
 
 SHARDS = 30

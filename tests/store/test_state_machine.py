@@ -12,7 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from store.faults import Crash, FaultyStore
 from store.step_examples import INPUTS, OTHER_INPUTS, ROWS, rows, step, write
 
-from dgflow.store.objects import Entry, ObjectStore, open_store
+from dgflow.store.objects import Entry, ObjectStore
+from dgflow.store.open import open_store
 from dgflow.store.receipts import Manifest
 from dgflow.store.shards import rows_sha256
 from dgflow.store.step_store import read_rows

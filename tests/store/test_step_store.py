@@ -10,7 +10,8 @@ import pytest
 from store.step_examples import DOCUMENT, INPUTS, OTHER_INPUTS, ROWS, rows, same_rows, step, write
 
 from dgflow.store.identity import canonical_json, fingerprint, sha256_hex
-from dgflow.store.objects import ObjectStore, open_store
+from dgflow.store.objects import ObjectStore
+from dgflow.store.open import open_store
 from dgflow.store.receipts import CorruptObject, Manifest, StepMismatch
 from dgflow.store.shards import rows_sha256
 from dgflow.store.step_store import StepStore, read_rows

@@ -10,7 +10,8 @@ import pytest
 from store.store_suite import StoreSuite, attempts
 
 from dgflow.store.local import LocalStore
-from dgflow.store.objects import ObjectStore, StoreError, open_store
+from dgflow.store.objects import ObjectStore, StoreError
+from dgflow.store.open import open_store
 
 
 class Crash(BaseException):

@@ -8,7 +8,8 @@ import pytest
 from store.store_suite import StoreSuite
 
 from dgflow.store.memory import MemoryStore
-from dgflow.store.objects import ObjectStore, StoreError, open_store
+from dgflow.store.objects import ObjectStore, StoreError
+from dgflow.store.open import open_store
 
 
 class TestMemoryStore(StoreSuite):

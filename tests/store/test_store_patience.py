@@ -17,7 +17,8 @@ from cluster.faulty_proxy import FaultyProxy, faulty_proxy
 from seaweed import Server
 
 from dgflow.store import s3
-from dgflow.store.objects import ObjectStore, StoreError, open_store
+from dgflow.store.objects import ObjectStore, StoreError
+from dgflow.store.open import open_store
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Unverified HTTPS request"

@@ -11,7 +11,8 @@ from botocore.exceptions import ClientError
 from store.lossy_proxy import LossyProxy, lossy_proxy
 from store.store_suite import StoreSuite, attempts
 
-from dgflow.store.objects import ObjectStore, StoreError, open_store
+from dgflow.store.objects import ObjectStore, StoreError
+from dgflow.store.open import open_store
 from dgflow.store.s3 import S3Store
 
 

@@ -15,7 +15,8 @@ from weights.file_server import FileServer
 
 from dgflow.store import s3
 from dgflow.store.memory import MemoryStore
-from dgflow.store.objects import ObjectStore, StoreError, open_store
+from dgflow.store.objects import ObjectStore, StoreError
+from dgflow.store.open import open_store
 from dgflow.store.receipts import CorruptObject
 from dgflow.weights import fetch as fetching
 from dgflow.weights import scratch as scratch_module
