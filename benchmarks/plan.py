@@ -45,18 +45,18 @@ def main() -> None:
     root = Root(store)
     made = {"seconds": 1.0, "device": "cpu", "versions": versions()}
     listing = real.listing_step()
-    steps = root.steps(listing)
+    steps = root.step_store(listing)
     steps.declare(listing.document())
     listed = steps.commit(
         "results", 0, b"listing", suffix=listing.suffix, rows_sha256=sha256_hex(b"listing"), inputs={}, **made
     )
     inputs = {"listing": listed.rows_sha256}
     blank = {"label": np.zeros(500, np.int64), "image": np.zeros((500, 16, 16, 1), np.uint8)}
-    steps = root.steps(real)
+    steps = root.step_store(real)
     steps.declare(real.document())
     steps.write_shard(0, {"index": np.arange(500), **blank}, start=0, stop=500, inputs=inputs, **made)
     manifest = steps.seal(0, 500, inputs, [steps.done("shards", inputs)[0]])
-    steps = root.steps(score)
+    steps = root.step_store(score)
     steps.declare(score.document())
     weights = steps.commit(
         "epochs",
@@ -67,7 +67,7 @@ def main() -> None:
         inputs={"real": manifest.digest},
         **made,
     )
-    steps = root.steps(fakes)
+    steps = root.step_store(fakes)
     steps.declare(fakes.document())
 
     def commit(number: int) -> None:

@@ -158,7 +158,7 @@ def killed(options: argparse.Namespace, folder: str) -> str:
 def untrained_weights(step: Generate, store: ObjectStore) -> BoundWeights:
     """Weights of the score network after no training at all, committed like any epoch's."""
     score = step.score.step
-    steps = Root(store).steps(score)
+    steps = Root(store).step_store(score)
     torch.manual_seed(0)
     weights = score.build(Bound()).state_dict()
     receipt = steps.commit(

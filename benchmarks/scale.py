@@ -110,7 +110,7 @@ class Model:
         """GETs of other steps' shards, each once a pass."""
         passes = made.step.epochs if isinstance(made.step, TrainStep) else 1
         return passes * sum(
-            self.scaled(step, len(step.shards_of(part.start, part.stop))) for step, part in slices_of(made)
+            self.scaled(step, len(part.shards)) for step, part in slices_of(made)
         )
 
     def scaled(self, step: SampleStep, shards: int) -> int:

@@ -114,7 +114,7 @@ def measure(name: str, system: System, kind: str, store: ObjectStore, options: a
     flops, launches = operations(task)
     seconds = seconds_a_step(task)
     task.steps_per_epoch = max(2, round(options.seconds / seconds))
-    steps = Root(store).steps(step)
+    steps = Root(store).step_store(step)
     train(task, steps, {}, epochs=2)  # the first warms up
     receipt = steps.receipt(steps.done("epochs", {})[2])
     rate, waited = task.steps_per_epoch / receipt.seconds, receipt.metrics["data_wait"]
@@ -206,7 +206,7 @@ def bound(system: System, store: ObjectStore, rows: int) -> tuple[Bound, float]:
         torch.manual_seed(0)
         weights = classifier.build(Bound()).state_dict()
         digest = rows_sha256({name: value.numpy() for name, value in weights.items()})
-        steps = Root(store).steps(classifier)
+        steps = Root(store).step_store(classifier)
         data = save_weights(weights)
         receipt = steps.commit(
             "epochs",

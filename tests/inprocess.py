@@ -16,7 +16,7 @@ def complete(target: Step, store: ObjectStore) -> Bound:
     known: dict[str, Bound | None] = {}
     for node in graph(target):
         state = look(root, node, known)
-        steps = root.steps(node.step)
+        steps = root.step_store(node.step)
         if state.complete:
             continue
         assert state.bound is not None
@@ -27,7 +27,7 @@ def complete(target: Step, store: ObjectStore) -> Bound:
                 work(number)
             done = steps.done("shards", state.bound.digests)
             for part in node.slices:
-                keys = [done[number] for number in node.step.shards_of(part.start, part.stop)]
+                keys = [done[number] for number in node.part.shards]
                 steps.seal(part.start, part.stop, state.bound.digests, keys, node.step.remarks(state.bound))
         elif isinstance(node.step, TrainStep):
             train(node.step.training_task(state.bound), steps, state.bound.digests, epochs=node.step.epochs)

@@ -1,6 +1,6 @@
-"""Doing what a plan says is missing, step by step.
+"""Completing a recipe in a root, step by step.
 
-Ray and torch are imported only when something is to be done.
+Ray and torch are imported only when there is something to do.
 """
 
 from __future__ import annotations
@@ -15,10 +15,8 @@ from dgflow.engine.plan import StepPlan, look
 from dgflow.engine.root import Root
 from dgflow.engine.shard_work import shard_work
 from dgflow.specs.bound import Bound
-from dgflow.specs.graph import graph, is_fetched
-from dgflow.specs.step import ResultStep, SampleStep, Spread, Step, TrainStep, here
-from dgflow.steps.pretrained import Pretrained
-from dgflow.steps.sources.list_images import ListImages
+from dgflow.specs.graph import graph
+from dgflow.specs.step import FileStep, ResultStep, SampleStep, Spread, Step, TrainStep, here
 from dgflow.store.identity import sha256_hex
 from dgflow.store.objects import ObjectStore, StoreError
 from dgflow.store.receipts import CorruptObject
@@ -31,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class StepFailed(RuntimeError):
-    """A step could not be completed; what it had committed stays."""
+    """A step could not be completed; its committed parts stay."""
 
 
 def execute(target: Step, store: ObjectStore, placement: Placement, progress: Progress) -> None:
@@ -43,35 +41,35 @@ def execute(target: Step, store: ObjectStore, placement: Placement, progress: Pr
     """
     root, known = Root(store), {}
     session = _Session(store, placement, progress)
-    lacking: list[Exception] = []  # what could not be had from outside: all of it is told at once
+    lacking: list[Exception] = []  # files from outside that cannot be had: all are reported together
     try:
         session.check_root()
         for node in graph(target):
-            if lacking and not is_fetched(node.step):
+            step = node.step
+            if lacking and not step.is_fetched:
                 break
             state = look(root, node, known)
-            steps = root.steps(node.step)
-            steps.declare(node.step.document())
+            step_store = root.step_store(step)
+            step_store.declare(step.document())
             if state.complete:
-                if isinstance(node.step, ListImages):
-                    node.step.check_unchanged(steps.read(steps.receipt(state.done[0])), store)
-                progress.reused(state.step.title, len(state.wanted), state.unit)
+                step.check_unchanged(partial(_first_file, state, step_store), store)
+                progress.reused(step.title, len(state.wanted), step.unit)
                 continue
             if state.bound is None and lacking:
-                continue  # reads what could not be had
-            assert state.bound is not None, f"{node.step.name} is run before what it reads"
+                continue  # reads a file that cannot be had
+            assert state.bound is not None, f"{step.name} is run before its inputs"
             try:
                 with progress.step(
-                    state.step.title, state.unit, total=len(state.wanted), done=len(state.done)
+                    step.title, step.unit, total=len(state.wanted), done=len(state.done)
                 ) as advance:
-                    _complete(state, state.bound, steps, session, _gauged(state, advance))
+                    _complete(state, state.bound, step_store, session, _gauged(state, advance))
             except (ValueError, OSError, StoreError, CorruptObject) as error:
-                if not is_fetched(node.step):
+                if not step.is_fetched:
                     raise
                 lacking.append(error)
                 continue
-            _seal(state, state.bound, steps)
-            known[node.step.fingerprint] = state.bound
+            _seal(state, state.bound, step_store)
+            known[step.fingerprint] = state.bound
         if len(lacking) == 1:
             raise lacking[0]
         if lacking:
@@ -84,18 +82,21 @@ def execute(target: Step, store: ObjectStore, placement: Placement, progress: Pr
 
 
 def result_of(target: ResultStep, store: ObjectStore) -> bytes:
-    """The file that `execute` made of a step. Raises ValueError while it is not there."""
+    """The file that `execute` made of a step. Raises ValueError while there is none."""
     root, known = Root(store), {}
     for node in graph(target):
         state = look(root, node, known)
     if not state.complete:
         raise ValueError(f"{target.title}: expected its result in {store.url}, found none; run it first")
-    steps = root.steps(target)
-    return steps.read(steps.receipt(state.done[0]))
+    return _first_file(state, root.step_store(target))
+
+
+def _first_file(state: StepPlan, step_store: StepStore) -> bytes:
+    return step_store.read(step_store.receipt(state.done[state.wanted[0]]))
 
 
 class _Session:
-    """Ray, connected when first needed; pools are kept from step to step and given up while training needs
+    """Ray, connected when first needed; pools are kept from step to step and given back while a training needs
     their CPUs and GPUs."""
 
     def __init__(self, store: ObjectStore, placement: Placement, progress: Progress) -> None:
@@ -117,11 +118,11 @@ class _Session:
         self.placement = resolved(self.placement)
 
     def pool(self, *, gpu: bool) -> Pool:
-        """Workers for work that a GPU does, where they have some, or for other work, which would leave the
-        CPUs without a GPU idle.
+        """Workers that have a GPU, where there are GPUs, or workers for other work, for which hosts without a
+        GPU do too.
 
-        On one machine both kinds stay. On a cluster one kind is given back before the other is asked for:
-        hosts whose workers have nothing to do are paid for.
+        On one machine both kinds stay. On a cluster one kind is given back before the other is requested: idle
+        hosts cost money.
         """
         if not self._pools:
             self.connect()
@@ -132,15 +133,13 @@ class _Session:
         if elastic() and num_gpus not in self._pools:
             self.close()
         if num_gpus not in self._pools:
-            tell = (
-                self.progress.tell if elastic() else None
-            )  # on one machine they are what was asked for, from the beginning
+            tell = self.progress.tell if elastic() else None  # on one machine all workers start at once
             self._pools[num_gpus] = Pool(self.placement.workers, num_gpus=num_gpus, tell=tell)
         return self._pools[num_gpus]
 
     def release_gpus(self) -> None:
-        """Before work that needs no GPU: on a cluster, give back the workers that have some."""
-        if any(self._pools):  # only then Ray is there to be asked what it is
+        """On a cluster, give back the workers that have a GPU, before work that needs none."""
+        if any(self._pools):  # else Ray is not connected
             from dgflow.runtime.cluster import elastic
 
             if elastic():
@@ -188,23 +187,24 @@ class _Session:
 
 
 def _complete(
-    state: StepPlan, bound: Bound, steps: StepStore, session: _Session, advance: Callable[[int], None]
+    state: StepPlan, bound: Bound, step_store: StepStore, session: _Session, advance: Callable[[int], None]
 ) -> None:
-    step = state.step
-    if isinstance(step, SampleStep):
-        gpu = step.network_evaluations(1) > 0
-        work = partial(shard_work, step, steps, bound)
-        session.spread(step, "shard", gpu, work, state.missing, lambda _number, _seconds: advance(1))
-    elif isinstance(step, TrainStep):
-        _train(step, steps, bound, session, state, advance)
-    else:
-        session.release_gpus()
-        make_result(step, steps, bound, session.store, partial(session.spread, step, "part", False))
-        advance(1)
+    match state.step:
+        case SampleStep() as step:
+            gpu = step.network_evaluations(1) > 0
+            work = partial(shard_work, step, step_store, bound)
+            session.spread(step, "shard", gpu, work, state.missing, lambda _number, _seconds: advance(1))
+        case TrainStep() as step:
+            _train(step, step_store, bound, session, len(state.done), advance)
+        case step:
+            session.release_gpus()
+            spread = partial(session.spread, step, "part", False)
+            make_result(step, step_store, bound, session.store, spread)
+            advance(1)
 
 
 def _gauged(state: StepPlan, advance: Callable[[int], None]) -> Callable[[int], None]:
-    """`advance` that also keeps Ray's metrics of how far the step is."""
+    """`advance` that also updates Ray's metrics of the step's progress."""
     from dgflow.runtime import metrics
 
     done = len(state.done)
@@ -220,27 +220,25 @@ def _gauged(state: StepPlan, advance: Callable[[int], None]) -> Callable[[int], 
 
 def _train(
     step: TrainStep,
-    steps: StepStore,
+    step_store: StepStore,
     bound: Bound,
     session: _Session,
-    state: StepPlan,
+    done: int,
     advance: Callable[[int], None],
 ) -> None:
     session.close()
     session.connect()
     from dgflow.runtime.training.fit import TrainingFailed, fit
 
-    seen = len(state.done)
-
     def on_epoch(newest: int) -> None:
-        nonlocal seen
-        advance(newest - seen)
-        seen = newest
+        nonlocal done
+        advance(newest - done)
+        done = newest
 
     try:
         fit(
             partial(step.training_task, bound),
-            steps,
+            step_store,
             bound.digests,
             epochs=step.epochs,
             batch_size=step.batch_size,
@@ -253,22 +251,19 @@ def _train(
 
 
 def make_result(
-    step: Step, steps: StepStore, bound: Bound, store: ObjectStore, spread: Spread = here
+    step: Step, step_store: StepStore, bound: Bound, store: ObjectStore, spread: Spread = here
 ) -> None:
-    """Make and commit the one result of a step that is neither samples nor epochs."""
+    """Make and commit the file of a step that makes one."""
     from dgflow.runtime.environment import versions
 
+    assert isinstance(step, FileStep), step
     began = time.monotonic()
-    if isinstance(step, Pretrained):
-        data, suffix = step.fetch(bound, store), ".safetensors"
-    else:
-        assert isinstance(step, ResultStep), step
-        data, suffix = step.compute(bound, spread, store), step.suffix
-    steps.commit(
-        "results",
+    data = step.compute(bound, spread, store)
+    step_store.commit(
+        step.folder,
         0,
         data,
-        suffix=suffix,
+        suffix=step.suffix,
         rows_sha256=sha256_hex(data),
         inputs=bound.digests,
         seconds=time.monotonic() - began,
@@ -277,20 +272,15 @@ def make_result(
     )
 
 
-def _seal(state: StepPlan, bound: Bound, steps: StepStore) -> None:
+def _seal(state: StepPlan, bound: Bound, step_store: StepStore) -> None:
     """Write the manifests of the slices that the recipe takes."""
-    if not isinstance(state.step, SampleStep):
-        return
     for part in state.node.slices:
-        if steps.manifest(part.start, part.stop, bound.digests) is not None:
+        if step_store.manifest(part.start, part.stop, bound.digests) is not None:
             continue
-        keys = [
-            steps.key("shards", number, bound.digests)
-            for number in state.step.shards_of(part.start, part.stop)
-        ]
-        if len(keys) and (end := steps.receipt(keys[-1]).stop) is not None and end < part.stop:
+        keys = [step_store.key("shards", number, bound.digests) for number in part.shards]
+        if len(keys) and (end := step_store.receipt(keys[-1]).stop) is not None and end < part.stop:
             raise ValueError(
                 f"{state.step.title} ends after {end:,} samples, but {part.stop:,} are asked for; take a "
                 "smaller slice"
             )
-        steps.seal(part.start, part.stop, bound.digests, keys, state.step.remarks(bound))
+        step_store.seal(part.start, part.stop, bound.digests, keys, part.step.remarks(bound))

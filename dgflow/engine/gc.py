@@ -1,21 +1,17 @@
-"""Removing what nothing names: data objects that no receipt commits, and notes of attempts at parts that are
-committed.
+"""Garbage collection: data objects that no receipt commits, and notes of attempts at committed parts.
 
-Such data is left by workers that died between a put and its receipt, and by those that lost a race with other
-bytes. Only what is older than a week by the store's own clock is taken, only in folders of steps that say
-what they are, and nothing that a receipt or a manifest names. Half-done multipart uploads of S3 are no
-objects: a lifecycle rule of the bucket (AbortIncompleteMultipartUpload) removes those.
+Workers that died between a put and its receipt leave such data, and so do those that lost a race with other
+bytes. Taken is only what is older than a week by the store's own clock, in folders of steps that say what they
+are, and named by no receipt or manifest. Half-done multipart uploads of S3 are no objects: a lifecycle rule of
+the bucket (AbortIncompleteMultipartUpload) removes those.
 
-A run may be at work meanwhile. Age protects what it writes, but for one case: a worker that makes the very
-bytes of an old orphan writes over it and creates the receipt. No order of listings is safe then: data first,
-and the age is an old one when the receipts are read; receipts first, and the receipt comes after; either way
-the worker may come between the look and the delete, and S3 cannot delete on condition. So whichever of the
-two is last puts things right. Here, bytes are kept until a listing after the delete shows that no receipt has
-come; what has been named is put back. And `StepStore.commit`, where it wrote over something, looks after its
-receipt whether that is still there. A receipt is either older than this listing, or that look is younger than
-this delete. What is too large to be kept in memory is deleted right after such a listing instead, if that
-shows it as old as before: it would have to be uploaded and committed in between. One gc at a time; one that
-is killed between a delete and its listing may leave a receipt without data, which `verify --repair` mends.
+A run may be at work meanwhile. Age protects what it writes, with one exception: a worker that makes the very
+bytes of an old orphan overwrites it and creates the receipt. No order of listings is safe then, and S3 cannot
+delete on condition. So whoever is last repairs it. Here, bytes are kept until a listing after the delete shows
+that no receipt has come; data that has been named is put back. And `StepStore.commit`, where it overwrote
+something, checks after its receipt that the data is still there. Data too large for memory is deleted right
+after such a listing instead, if that shows it as old as before. Run one gc at a time; one that is killed
+between a delete and its listing may leave a receipt without data, which `verify --repair` mends.
 """
 
 from __future__ import annotations
@@ -31,7 +27,7 @@ from dgflow.store.receipts import CorruptObject, Manifest, parse_record
 from dgflow.store.step_store import StepStore, read_step
 
 AGE = 7 * 86_400.0  # seconds, by the store's own clock
-KEPT = 256 * 2**20  # bytes that are held in memory until it is known that nobody has come to need them
+KEPT = 256 * 2**20  # bytes held in memory until a look shows that nobody needs them
 _AT_ONCE = 16
 
 _DATA = re.compile(r"data/(?:([a-z]+)-)?(\d{5,})-[0-9a-f]{16}\.[a-z0-9.]+")
@@ -43,7 +39,7 @@ Part = tuple[str, int]  # folder and number, such as ("shards", 42)
 
 @dataclass(frozen=True)
 class Garbage:
-    """What can go in one step."""
+    """The garbage of one step."""
 
     step: str
     data: list[Entry]
@@ -60,8 +56,10 @@ class Garbage:
 
 @dataclass
 class Collected:
-    """What can go, or went; `left` says of each folder that was not touched, why; `restored` names what was
-    committed meanwhile."""
+    """Garbage found, and removed where `deleted`.
+
+    `left` gives the reason for each folder that was not touched; `restored` the keys committed meanwhile.
+    """
 
     deleted: bool
     steps: list[Garbage] = field(default_factory=list)
@@ -70,42 +68,42 @@ class Collected:
 
     @property
     def number(self) -> int:
-        return sum(found.number for found in self.steps) - len(self.restored)
+        return sum(garbage.number for garbage in self.steps) - len(self.restored)
 
     @property
     def bytes(self) -> int:
-        return sum(found.bytes for found in self.steps)
+        return sum(garbage.bytes for garbage in self.steps)
 
 
 def collect(store: ObjectStore, *, delete: bool, tell: Callable[[str], None]) -> Collected:
-    """Find what can go in every step of a root, and remove it if `delete`.
+    """Find the garbage in every step of a root, and remove it if `delete`.
 
-    One listing a step, one more where something is removed (for each `KEPT` bytes of it), and the receipts of
-    those parts only that have more data objects than receipts. Where a part's data was lost and an orphan
-    lies beside, that orphan stays. Raises StoreError.
+    Takes one listing per step, one more for each `KEPT` bytes removed, and the receipts only of parts that
+    have more data objects than receipts. Where a part's data was lost and an orphan lies beside, that orphan
+    stays. Raises StoreError.
     """
-    found, now = Collected(delete), store.now()
+    collected, now = Collected(delete), store.now()
     for name in step_names(store):
         try:
-            steps = _opened(store, name)
-            look = _Look.at(steps)
+            step_store = _opened(store, name)
+            look = _Look.at(step_store)
             garbage = Garbage(name, list(look.unnamed(now - AGE)), list(look.spent_notes(now - AGE)))
         except (CorruptObject, FileNotFoundError) as error:
-            found.left.append(f"{name}: {error}")
+            collected.left.append(f"{name}: {error}")
             continue
         if garbage.number:
-            found.steps.append(garbage)
+            collected.steps.append(garbage)
             tell(
                 f"{name}: {len(garbage.data):,} data objects and {len(garbage.notes):,} notes, "
                 f"{garbage.bytes / 1e6:,.1f} MB"
             )
             if delete:
-                found.restored += _remove(look, garbage)
-    return found
+                collected.restored += _remove(look, garbage)
+    return collected
 
 
 def _opened(store: ObjectStore, name: str) -> StepStore:
-    """The step of a folder, which has to say that it is this one. Raises CorruptObject."""
+    """The step of a folder. Raises CorruptObject where its description is missing or another step's."""
     recorded = read_step(store, name)
     if recorded is None:
         raise CorruptObject(
@@ -122,17 +120,17 @@ def _opened(store: ObjectStore, name: str) -> StepStore:
 class _Look:
     """A listing of a step."""
 
-    steps: StepStore
+    step_store: StepStore
     data: dict[Part, list[Entry]]
     receipts: dict[Part, list[Entry]]
     notes: dict[Part, Entry]
     manifests: list[str]
 
     @classmethod
-    def at(cls, steps: StepStore) -> _Look:
-        look = cls(steps, {}, {}, {}, [])
-        for entry in steps.store.list(steps.name):
-            key = entry.key.removeprefix(f"{steps.name}/")
+    def at(cls, step_store: StepStore) -> _Look:
+        look = cls(step_store, {}, {}, {}, [])
+        for entry in step_store.store.list(step_store.name):
+            key = entry.key.removeprefix(f"{step_store.name}/")
             if match := _DATA.fullmatch(key):
                 look.data.setdefault((match[1] or "shards", int(match[2])), []).append(entry)
             elif match := _NOTE.fullmatch(key):
@@ -144,7 +142,7 @@ class _Look:
         return look
 
     def unnamed(self, before: float) -> Iterator[Entry]:
-        """Data last written before that time, which nothing names.
+        """Data last written before that time that nothing names.
 
         Raises CorruptObject where a record cannot be read.
         """
@@ -159,16 +157,15 @@ class _Look:
             yield from (entry for entry in old if entry.key not in named)
 
     def named(self, parts: Iterable[Part], but: _Look | None = None) -> set[str]:
-        """The data that the receipts of some parts name, but for the receipts that were there at another
-        look."""
+        """The data named by the receipts of some parts, except the receipts that an earlier look listed."""
         known = {entry.key for part in parts for entry in but.receipts.get(part, [])} if but else set()
         keys = [
             entry.key for part in parts for entry in self.receipts.get(part, []) if entry.key not in known
         ]
-        return {receipt.key for receipt in self.steps.receipts(keys)}
+        return {receipt.key for receipt in self.step_store.receipts(keys)}
 
     def spent_notes(self, before: float) -> Iterator[Entry]:
-        """Notes that were left before that time, and before a commit of their part."""
+        """Notes left before that time, and before a commit of their part."""
         for part, note in self.notes.items():
             if note.modified < before and any(
                 receipt.modified >= note.modified for receipt in self.receipts.get(part, [])
@@ -176,7 +173,7 @@ class _Look:
                 yield note
 
     def _sealed(self) -> set[str]:
-        store = self.steps.store
+        store = self.step_store.store
         texts = zip(self.manifests, store.get_many(self.manifests), strict=True)
         return {
             entry.key for key, text in texts for entry in parse_record(Manifest, text, key, store.url).entries
@@ -184,8 +181,8 @@ class _Look:
 
 
 def _remove(look: _Look, garbage: Garbage) -> list[str]:
-    """Remove it all; gives the keys of what had to be put back."""
-    store = look.steps.store
+    """Remove the garbage; gives the keys of data that had to be put back."""
+    store = look.step_store.store
     _delete(store, [entry.key for entry in garbage.notes])
     restored: list[str] = []
     small = [entry for entry in garbage.data if entry.bytes <= KEPT]
@@ -193,7 +190,7 @@ def _remove(look: _Look, garbage: Garbage) -> list[str]:
         restored += _removed_with_care(look, taken)
     large = {entry.key: entry for entry in garbage.data if entry.bytes > KEPT}
     if large:
-        now = _Look.at(look.steps)
+        now = _Look.at(look.step_store)
         listed = {entry.key: entry for entries in now.data.values() for entry in entries}
         named = now.named(now.data, but=look)
         _delete(store, [key for key, entry in large.items() if listed.get(key) == entry and key not in named])
@@ -201,15 +198,15 @@ def _remove(look: _Look, garbage: Garbage) -> list[str]:
 
 
 def _removed_with_care(look: _Look, taken: Sequence[Entry]) -> list[str]:
-    """Delete, look for receipts that have come, and put back what they name."""
-    store = look.steps.store
+    """Delete, look for new receipts, and put back the data they name."""
+    store = look.step_store.store
     kept = dict(
         zip([entry.key for entry in taken], store.get_many([entry.key for entry in taken]), strict=True)
     )
-    needed = set(kept)  # until it is known better: what stops this puts everything back
+    needed = set(kept)  # until a look shows better: an interruption puts everything back
     try:
         _delete(store, list(kept))
-        now = _Look.at(look.steps)
+        now = _Look.at(look.step_store)
         needed = now.named(now.receipts, but=look) & set(kept)
     finally:
         for key in sorted(needed):

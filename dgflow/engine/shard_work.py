@@ -1,9 +1,4 @@
-"""What a worker does with a shard: look, note, build, commit.
-
-Promises that a shard is built only where it is not committed yet, that `status` can tell who is at it and
-what went wrong, and that an error is raised to the pool after it was noted. Which worker does what, and how
-often, is left to `dgflow.runtime.pool.pool`.
-"""
+"""A worker's work on one shard: build and commit it unless it is committed, with notes for `status`."""
 
 from __future__ import annotations
 
@@ -18,9 +13,9 @@ from dgflow.store.step_store import StepStore
 log = logging.getLogger(__name__)
 
 
-def shard_work(step: SampleStep, steps: StepStore, inputs: Bound) -> Callable[[int], float]:
-    """Load once, then build and commit one shard after another; gives the seconds that each took, 0 for one
-    that was there already."""
+def shard_work(step: SampleStep, step_store: StepStore, inputs: Bound) -> Callable[[int], float]:
+    """Load once; the function returned builds and commits one shard and gives the seconds it took, 0 for one
+    that was committed already. An error is noted, then raised."""
     from dgflow.runtime import metrics
     from dgflow.runtime.environment import attempt, device_name, failed, versions
 
@@ -28,19 +23,18 @@ def shard_work(step: SampleStep, steps: StepStore, inputs: Bound) -> Callable[[i
     device = device_name()
 
     def work(number: int) -> float:
-        # Another driver, a host that was thought lost or a worker that died after its commit may have made
-        # it. A look is cheap.
-        if steps.is_committed("shards", number, inputs.digests):
+        # Another driver, a host that seemed lost or a worker that died after its commit may have built it.
+        if step_store.is_committed("shards", number, inputs.digests):
             return 0.0
         own = attempt()
-        steps.note_attempt("shards", number, own)
+        step_store.note_attempt("shards", number, own)
         began = time.monotonic()
         try:
             start, stop = step.shard_range(number)
             columns = build(start, stop)
             seconds = time.monotonic() - began
             rows = len(columns["index"])
-            steps.write_shard(
+            step_store.write_shard(
                 number,
                 columns,
                 start=start,
@@ -51,10 +45,8 @@ def shard_work(step: SampleStep, steps: StepStore, inputs: Bound) -> Callable[[i
                 versions=versions(),
             )
         except Exception as error:
-            log.exception(
-                "%s shard %d failed", step.name, number
-            )  # into this worker's log, which the note names
-            steps.note_attempt("shards", number, own | failed(error))
+            log.exception("%s shard %d failed", step.name, number)  # into this worker's log, named by the note
+            step_store.note_attempt("shards", number, own | failed(error))
             metrics.shard_failed(step.name)
             raise
         metrics.shard_done(step.name, seconds, rows)

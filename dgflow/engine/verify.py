@@ -49,8 +49,8 @@ def verify(target: Step, store: ObjectStore, tell: Callable[[str], None]) -> Ver
     known: dict[str, Bound | None] = {}
     for node in graph(target):
         known[node.step.fingerprint] = None
-        steps = root.steps(node.step)
-        described = _check_description(steps, node, found)
+    x
+        described = _check_description(step_store, node, found)
         try:
             bound = root.bind(node.step, known)
         except CorruptObject:  # it was told with the step that it belongs to
@@ -62,17 +62,17 @@ def verify(target: Step, store: ObjectStore, tell: Callable[[str], None]) -> Ver
             )
             continue
         folder, wanted = wanted_parts(node)
-        done = steps.done(folder, bound.digests)
+        done = step_store.done(folder, bound.digests)
         parts = {number: done[number] for number in wanted if number in done}
         tell(f"{node.step.title}: {len(parts)} of {len(wanted)} {folder}")
         if parts and not described:
             found.damage(
-                f"{steps.name}/step.json: expected the step's description, found nothing; `run` writes it "
+                f"{step_store.name}/step.json: expected the step's description, found nothing; `run` writes it "
                 "again",
                 None,
             )
-        receipts = _check_parts(steps, folder, parts, found)
-        sealed = _check_manifests(steps, node, bound, receipts, found)
+        receipts = _check_parts(step_store, folder, parts, found)
+        sealed = _check_manifests(step_store, node, bound, receipts, found)
         if missing := [number for number in wanted if number not in parts]:
             found.missing.append(f"{node.step.name}: {len(missing)} {folder}, the first is {missing[0]}")
         elif not sealed:
@@ -106,27 +106,27 @@ def repair(
     return found
 
 
-def _check_description(steps: StepStore, node: Node, found: Verified) -> bool | None:
+def _check_description(step_store: StepStore, node: Node, found: Verified) -> bool | None:
     """Whether the step's `step.json` is there; None where it is damaged or says that this is another step."""
     try:
-        steps.check(node.step.document())
-        return steps.recorded() is not None
+        step_store.check(node.step.document())
+        return step_store.recorded() is not None
     except StepMismatch as error:
         found.damage(error, None)
     except CorruptObject as error:
-        found.damage(error, f"{steps.name}/step.json")
+        found.damage(error, f"{step_store.name}/step.json")
     return None
 
 
-def _check_parts(steps: StepStore, folder: str, parts: dict[int, str], found: Verified) -> dict[str, Receipt]:
+def _check_parts(step_store: StepStore, folder: str, parts: dict[int, str], found: Verified) -> dict[str, Receipt]:
     """The receipts that can be read, by their keys."""
     receipts: dict[str, Receipt] = {}
     for _, key in sorted(parts.items()):
         try:
-            receipts[key] = receipt = steps.receipt(key)
-            data = steps.read(receipt)
+            receipts[key] = receipt = step_store.receipt(key)
+            data = step_store.read(receipt)
             if folder == "shards":
-                _check_rows(steps, receipt, data)
+                _check_rows(step_store, receipt, data)
         except (CorruptObject, ValueError) as error:
             found.damage(error, key)
         else:
@@ -134,26 +134,26 @@ def _check_parts(steps: StepStore, folder: str, parts: dict[int, str], found: Ve
     return receipts
 
 
-def _check_rows(steps: StepStore, receipt: Receipt, data: bytes) -> None:
+def _check_rows(step_store: StepStore, receipt: Receipt, data: bytes) -> None:
     columns = decoded(receipt, data)
     assert receipt.start is not None and receipt.stop is not None, receipt.part
     check_shard(columns, receipt.start, receipt.stop)
     if rows_sha256(columns) != receipt.rows_sha256:
         raise CorruptObject(
-            f"{steps.name} {receipt.part}: expected rows with sha256 {receipt.rows_sha256}, found "
+            f"{step_store.name} {receipt.part}: expected rows with sha256 {receipt.rows_sha256}, found "
             f"{rows_sha256(columns)}; run `verify --repair` to rebuild it"
         )
 
 
 def _check_manifests(
-    steps: StepStore, node: Node, bound: Bound, receipts: dict[str, Receipt], found: Verified
+    step_store: StepStore, node: Node, bound: Bound, receipts: dict[str, Receipt], found: Verified
 ) -> bool:
     """Whether every slice has a manifest, damaged or not."""
-    keys = [steps.manifest_key(part.start, part.stop, bound.digests) for part in node.slices]
+    keys = [step_store.manifest_key(part.start, part.stop, bound.digests) for part in node.slices]
     sealed = True
     for part, key in zip(node.slices, keys, strict=True):
         try:
-            manifest = steps.manifest(part.start, part.stop, bound.digests)
+            manifest = step_store.manifest(part.start, part.stop, bound.digests)
         except CorruptObject as error:
             found.damage(f"{error}; run `verify --repair` to seal the slice again", key)
             continue
@@ -162,7 +162,7 @@ def _check_manifests(
             receipt = receipts.get(entry.receipt)
             if receipt and receipt.rows_sha256 != entry.rows_sha256:
                 found.damage(
-                    f"{steps.name} {receipt.part}: expected the rows with sha256 {entry.rows_sha256} that "
+                    f"{step_store.name} {receipt.part}: expected the rows with sha256 {entry.rows_sha256} that "
                     f"{key} sealed, found a shard with {receipt.rows_sha256}, built on {receipt.device} with "
                     f"{_versions(receipt)}; repair it on a device and with versions that give the sealed "
                     "rows, or use another root: what was made from those rows stands on them",

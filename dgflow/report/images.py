@@ -73,10 +73,10 @@ def _first_images(part: Slice, summary: Summary, store: ObjectStore) -> tuple[np
     assert isinstance(step, SampleStep)
     start, stop = part.start, min(part.stop, part.start + GRID * GRID)
     receipts = {receipt.number: receipt for receipt in summary.receipts[step.name]}
-    numbers = step.shards_of(start, stop)
+    numbers = step[start:stop].shards
     if any(number not in receipts for number in numbers):
         return None
-    steps = Root(store).steps(step)
+    steps = Root(store).step_store(step)
     shards = [steps.read_shard(receipts[number], ["index", "image", "label"]) for number in numbers]
     columns = {name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]}
     chosen = (columns["index"] >= start) & (columns["index"] < stop)

@@ -122,7 +122,7 @@ def _failures(summary: Summary, store: ObjectStore) -> list[dict[str, Any]]:
     ):
         if not made.complete:
             attempts = sorted(
-                open_attempts(root.steps(made.step), made.folder, made.missing),
+                open_attempts(root.step_store(made.step), made.folder, made.missing),
                 key=lambda attempt: attempt.part,
             )
             about = {"step": label, "unit": made.unit.removesuffix("s")}
@@ -254,7 +254,7 @@ def _costs(summary: Summary) -> dict[str, Any]:
 def _details(made: StepPlan, summary: Summary, store: ObjectStore) -> dict[str, Any]:
     """A step's whole configuration, and the digests of what it read and made."""
     step = made.step
-    steps = Root(store).steps(step)
+    steps = Root(store).step_store(step)
     inputs = made.bound.digests if made.bound is not None else {}
     if isinstance(step, SampleStep):
         sealed = [(part, steps.manifest(part.start, part.stop, inputs)) for part in made.node.slices]

@@ -241,7 +241,7 @@ def _rates(plans: Sequence[StepPlan], store: ObjectStore) -> dict[str, _Rate]:
     rates: dict[str, _Rate] = {}
     for made in plans:
         if made.step.kind in kinds:
-            steps = root.steps(made.step)
+            steps = root.step_store(made.step)
             # Made from earlier inputs is as good for an estimate.
             keys = list(made.done.values()) or [
                 key for of in steps.committed(made.folder).values() for key in of.values()

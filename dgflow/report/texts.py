@@ -44,7 +44,7 @@ def status_rows(
     with the `price` of an hour of a worker, `money` what that comes to.
     """
     root, moment = Root(store), store.now() if now is None else now
-    rows = [_status_row(made, root.steps(made.step), moment) for made in plans]
+    rows = [_status_row(made, root.step_store(made.step), moment) for made in plans]
     return rows if price is None else [row | {"money": row["worker_seconds"] / 3600 * price} for row in rows]
 
 

@@ -1,7 +1,7 @@
-"""What a step reads, found in a root: manifests of slices, weights of epochs, and their digests.
+"""The inputs of a step as a root holds them: manifests of slices, weights of epochs, and their digests.
 
-A fingerprint names a recipe and not bytes, and training does not give the same bytes everywhere. So what a
-step makes also carries the digests of what it was made from, and is reused only while both agree.
+A fingerprint names a recipe and not bytes, and training does not give the same bytes everywhere. So every
+result also carries the digests of its inputs, and is reused only while both agree.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class BoundRows:
     """A sealed slice."""
 
-    steps: StepStore
+    step_store: StepStore
     manifest: Manifest
     start: int
     stop: int
@@ -38,7 +38,7 @@ class BoundRows:
     ) -> Iterator[Columns]:
         """Its rows [start, stop), counted from the slice's own start, in order, shard by shard."""
         end = self.stop if stop is None else self.start + stop
-        return read_rows(self.steps, self.manifest, self.start + start, end, columns)
+        return read_rows(self.step_store, self.manifest, self.start + start, end, columns)
 
 
 class BuildsNetwork(Protocol):
@@ -51,11 +51,11 @@ class BuildsNetwork(Protocol):
 
 @dataclass(frozen=True)
 class BoundWeights:
-    """One epoch of a training step or a file's weights, with what that step itself reads (a discriminator's
-    frozen features)."""
+    """One epoch of a training step or a file's weights, with the step's own inputs (a discriminator's frozen
+    features)."""
 
     step: BuildsNetwork
-    steps: StepStore
+    step_store: StepStore
     receipt: Receipt
     inputs: Bound
 
@@ -68,7 +68,7 @@ class BoundWeights:
 class BoundResult:
     """The file of a step that makes one."""
 
-    steps: StepStore
+    step_store: StepStore
     receipt: Receipt
 
     @property
@@ -84,13 +84,13 @@ class Bound:
 
     @property
     def digests(self) -> dict[str, str]:
-        """By field path: what receipts record and reuse compares."""
+        """By field path: receipts record them, and reuse compares them."""
         return {name: item.digest for name, item in self.items.items()}
 
     def pieces(
         self, name: str, columns: Sequence[str] | None = None, start: int = 0, stop: int | None = None
     ) -> Iterator[Columns]:
-        """The rows [start, stop) of a slice, counted from its start (all of them by default), shard by shard."""
+        """The rows [start, stop) of a slice, counted from its start (all by default), shard by shard."""
         item = self.items[name]
         assert isinstance(item, BoundRows), name
         return item.read(columns, start, stop)
@@ -98,7 +98,7 @@ class Bound:
     def rows(
         self, name: str, columns: Sequence[str] | None = None, start: int = 0, stop: int | None = None
     ) -> Columns:
-        """As `pieces`, all of them in memory at once."""
+        """As `pieces`, all in memory at once."""
         parts = list(self.pieces(name, columns, start, stop))
         return {column: np.concatenate([part[column] for part in parts]) for column in parts[0]}
 
@@ -109,7 +109,7 @@ class Bound:
         """
         item = self.items[name]
         assert isinstance(item, BoundResult), name
-        return item.steps.read(item.receipt)
+        return item.step_store.read(item.receipt)
 
     def network(self, name: str) -> nn.Module:
         """A network with its weights: evaluation mode, frozen, on the CPU.
@@ -122,6 +122,6 @@ class Bound:
         item = self.items[name]
         assert isinstance(item, BoundWeights), name
         network = item.step.build(item.inputs)
-        weights = load_weights(item.steps.read(item.receipt))
-        load_into(item.step.trained_part(network), weights, source=f"{item.steps.name}/{item.receipt.key}")
+        weights = load_weights(item.step_store.read(item.receipt))
+        load_into(item.step.trained_part(network), weights, source=f"{item.step_store.name}/{item.receipt.key}")
         return network.eval().requires_grad_(False)

@@ -1,12 +1,9 @@
-"""What a step is: a frozen description with an identity, and the three ways in which one step reads another.
+"""Steps: frozen descriptions with an identity, and the three ways in which one step reads another.
 
-A step says *what* is made; it holds no state, touches no storage and imports neither torch nor ray, so that a
-recipe can be built and planned anywhere. Where and when it is made is `dgflow.engine.execute`'s business.
-
-Identity: the fingerprint of a step is the sha256 of its canonical JSON (kind, `schema_version`, every field
-    with defaults filled in,
-the fingerprints of the steps it reads). Fields annotated with `PLACEMENT` say how much or where and not what,
-    and stay out of it.
+A step holds no state, touches no storage and imports neither torch nor ray, so that a recipe can be built and
+planned anywhere; `dgflow.engine` runs it. Its fingerprint is the sha256 of its canonical JSON: kind,
+`schema_version`, every field with defaults filled in, the fingerprints of the steps it reads. Fields annotated
+with `PLACEMENT` are not part of it.
 """
 
 from __future__ import annotations
@@ -32,15 +29,17 @@ if TYPE_CHECKING:
 
 
 class Step(Spec):
-    """Base of every step. A subclass is one kind: `TrainScore` is the kind `train-score`."""
+    """Base of every step. A subclass is one kind: `TrainScore` is the kind `train-score`.
+
+    A step is made in parts: shards of samples, epochs of a training, or one file.
+    """
 
     schema_version: ClassVar[int] = 1  # raised by hand when the meaning of a kind changes
+    folder: ClassVar[str] = "results"  # holds the receipts of its parts
+    unit: ClassVar[str] = "result"  # its parts, for people
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """The step with other fields, validated.
-
-        pydantic's own would also copy the fingerprint, of a step that has told it already.
-        """
+        """The step with other fields, validated. pydantic's own would also copy a cached fingerprint."""
         del deep  # all fields are frozen
         return type(self)(
             **{name: getattr(self, name) for name in type(self).model_fields} | dict(update or {})
@@ -51,8 +50,7 @@ class Step(Spec):
         return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", type(self).__name__).lower()
 
     def document(self) -> dict[str, Any]:
-        """The whole of the step as plain JSON data: what `step.json` holds and what the fingerprint is made
-        from."""
+        """The step as plain JSON data: the content of `step.json`, and what the fingerprint is made from."""
         return {"kind": self.kind, "schema_version": self.schema_version, "fields": _plain_fields(self)}
 
     @cached_property
@@ -70,14 +68,44 @@ class Step(Spec):
         return self.kind
 
     def inputs(self) -> dict[str, Reference]:
-        """What this step reads, by the path of the field that says so (`guidance.0.discriminator`)."""
+        """The references that this step reads, by the path of the field (`guidance.0.discriminator`)."""
         return dict(_references("", self))
+
+    @property
+    def is_fetched(self) -> bool:
+        """True for a file that needs no samples and no training: it comes from outside."""
+        return self.folder == "results" and all(
+            reference.step.folder == "results" for reference in self.inputs().values()
+        )
+
+    @property
+    def is_made_up(self) -> bool:
+        """True for random numbers in the place of published ones, as a smoke run has them."""
+        return False
+
+    def parts(self, slices: Sequence[Slice]) -> list[int]:
+        """The numbers of the parts to make where a recipe takes these slices."""
+        del slices
+        return [0]
+
+    def amount(self, parts: Sequence[int]) -> int:
+        """The number of samples, epochs or files in `parts`."""
+        return len(parts)
+
+    def network_evaluations(self, rows: int) -> int:
+        """Evaluations of networks that `rows` samples take; 0 where no network runs, and of a training."""
+        del rows
+        return 0
+
+    def check_unchanged(self, read: Callable[[], bytes], store: ObjectStore) -> None:
+        """Raise ValueError where the data that the step read outside the root has changed since; `read` gives
+        its file."""
 
 
 class Slice(Spec):
     """Samples `start` to `stop` (exclusive) of a step; what `step[start:stop]` gives."""
 
-    step: SerializeAsAny[Step]
+    step: SerializeAsAny[SampleStep]
     start: int = Field(ge=0)
     stop: int = Field(gt=0)
 
@@ -93,12 +121,20 @@ class Slice(Spec):
     def rows(self) -> int:
         return self.stop - self.start
 
+    @property
+    def shards(self) -> range:
+        """The numbers of the shards that cover it."""
+        return range(self.start // self.step.shard_size, -(-self.stop // self.step.shard_size))
+
 
 class SampleStep(Step, ABC):
     """A step that makes an indexed stream of samples in shards of a fixed size.
 
-    How many samples are made is decided by the slices that others take, and is not identity.
+    The number of samples follows from the slices that other steps take, and is not identity.
     """
+
+    folder: ClassVar[str] = "shards"
+    unit: ClassVar[str] = "shards"
 
     shard_size: int = Field(default=500, gt=0)
 
@@ -111,11 +147,11 @@ class SampleStep(Step, ABC):
 
     @property
     def length(self) -> int | None:
-        """How many samples there can be; None where the stream has no end, or none that is known beforehand."""
+        """The number of samples there can be; None where it is unlimited, or unknown beforehand."""
         return None
 
     def all(self) -> Slice:
-        """Every sample. Raises ValueError where it is not known beforehand how many there are."""
+        """Every sample. Raises ValueError where their number is not known beforehand."""
         if self.length is None:
             raise ValueError(
                 f"expected a {self.kind} whose number of samples is known beforehand; name the samples, as "
@@ -124,31 +160,24 @@ class SampleStep(Step, ABC):
         return self[: self.length]
 
     def remarks(self, inputs: Bound) -> tuple[str, ...]:
-        """What whoever reads a slice of it should know, such as images that were left out; kept in the
-        manifest."""
+        """Remarks for readers of a slice, such as images that were left out; kept in the manifest."""
         del inputs
         return ()
 
     def shard_range(self, number: int) -> tuple[int, int]:
-        """First index and end of shard `number`.
-
-        Shards are whole, but for the last of a stream that ends: a slice reads part of its last one.
-        """
+        """First index and end of shard `number`: every shard is full, except possibly the last."""
         stop = (number + 1) * self.shard_size
         return number * self.shard_size, stop if self.length is None else min(stop, self.length)
 
-    def shards_of(self, start: int, stop: int) -> range:
-        """The numbers of the shards that cover [start, stop)."""
-        return range(start // self.shard_size, -(-stop // self.shard_size))
+    def parts(self, slices: Sequence[Slice]) -> list[int]:
+        return sorted({number for part in slices for number in part.shards})
 
-    def network_evaluations(self, rows: int) -> int:
-        """Evaluations of networks that `rows` samples take, for `plan`; 0 where no network runs."""
-        del rows
-        return 0
+    def amount(self, parts: Sequence[int]) -> int:
+        return sum(stop - start for start, stop in map(self.shard_range, parts))
 
     @abstractmethod
     def shard_builder(self, inputs: Bound) -> Callable[[int, int], Columns]:
-        """Load what is needed, once a worker; the function returned makes the samples [start, stop)."""
+        """Load what is needed, once per worker; the function returned makes the samples [start, stop)."""
 
 
 class NetworkStep(Step, ABC):
@@ -171,14 +200,12 @@ class Weights(Spec):
     which: str  # "last", "epoch:7", "best:held_out_loss"; "file" for weights that were trained elsewhere
 
     def choose(self, metrics: Mapping[int, Mapping[str, Any]]) -> int:
-        """The epoch that `which` names, given the metrics of every epoch up to `step.epochs`; the earliest of
-        equals."""
+        """The part that `which` names; for "best", the earliest of equals by the metrics of every epoch."""
         how, _, what = self.which.partition(":")
-        if how == "last":
-            assert isinstance(self.step, TrainStep)
-            return self.step.epochs
         if how == "epoch":
             return int(what)
+        if how != "best":
+            return self.step.parts(())[-1]
         missing = [epoch for epoch, values in metrics.items() if what not in values]
         if missing:
             raise ValueError(
@@ -188,19 +215,23 @@ class Weights(Spec):
         return min(metrics, key=lambda epoch: (metrics[epoch][what], epoch))
 
 
-class ResultStep(Step, ABC):
-    """A step whose result is one file: statistics, the numbers of one comparison, a table."""
+class FileStep(Step, ABC):
+    """A step that makes one file: a `ResultStep`, or a network's weights that are fetched."""
 
     suffix: ClassVar[str] = ".json"
-
-    def result(self) -> Result:
-        """What other steps take."""
-        return Result(step=self)
 
     @abstractmethod
     def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
         """The file. Work that is worth sharing goes through `spread`; files from outside are fetched into the
         root, `store`."""
+
+
+class ResultStep(FileStep, ABC):
+    """A step whose result is one file: statistics, the numbers of one comparison, a table."""
+
+    def result(self) -> Result:
+        """The reference that other steps take."""
+        return Result(step=self)
 
 
 class Result(Spec):
@@ -230,10 +261,12 @@ def here(
 class TrainStep(NetworkStep, ABC):
     """A step that trains a network and keeps every epoch's weights.
 
-    The number of epochs is not identity: raising it goes on from the last one. `held_out` is the share of the
-        images, the last ones by
-    index, that are never trained on and are measured after every epoch.
+    The number of epochs is not identity: raising it continues from the last one. `held_out` is the share of
+    the images, the last ones by index, that are never trained on and are measured after every epoch.
     """
+
+    folder: ClassVar[str] = "epochs"
+    unit: ClassVar[str] = "epochs"
 
     epochs: Annotated[int, PLACEMENT] = Field(default=10, gt=0)
     images_per_epoch: int | None = Field(
@@ -248,15 +281,18 @@ class TrainStep(NetworkStep, ABC):
     def title(self) -> str:
         return f"{self.kind} seed {self.seed}" if self.seed else self.kind
 
+    def parts(self, slices: Sequence[Slice]) -> list[int]:
+        return list(range(1, self.epochs + 1))
+
     @abstractmethod
     def training_task(self, inputs: Bound) -> TrainingTask:
         """Data, loss and optimiser, for `dgflow.runtime.training.loop`."""
 
     def split(self, rows: int, *, of: str, least: int = 1) -> tuple[int, int]:
-        """How many of `rows` are trained on, and how many are kept apart. `of` says whose rows they are.
+        """The numbers of `rows` that are trained on and that are held out; `of` names their step in errors.
 
         Raises:
-            ValueError: fewer than `least` to train on, or none to keep apart where some were to be.
+            ValueError: fewer than `least` to train on, or none to hold out where some are expected.
         """
         held = round(rows * self.held_out)
         if rows - held < least or (self.held_out and not held):
@@ -269,8 +305,8 @@ class TrainStep(NetworkStep, ABC):
         return rows - held, held
 
     def steps_per_epoch(self, rows: int, share: int = 1) -> int:
-        """Whole batches in an epoch over `rows` (or `images_per_epoch`), one at least; a batch takes 1 /
-        `share` of its rows from them."""
+        """Full batches per epoch over `rows` (or `images_per_epoch`), at least one; 1 / `share` of a batch
+        comes from them."""
         return max(1, (self.images_per_epoch or rows) * share // self.batch_size)
 
     def last(self) -> Weights:
@@ -292,6 +328,7 @@ class TrainStep(NetworkStep, ABC):
         return Weights(step=self, which=f"best:{metric}")
 
 
+Slice.model_rebuild()
 Weights.model_rebuild()
 Result.model_rebuild()
 

@@ -7,7 +7,7 @@ from and how they are read is left to `dgflow.weights`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -21,7 +21,7 @@ from dgflow.networks.lsgm.spec import NVAE, LSGMPrior
 from dgflow.networks.ncsnpp.spec import NCSNpp
 from dgflow.networks.own.spec import OwnFeatures
 from dgflow.networks.stable_diffusion.spec import StableDiffusionVAE
-from dgflow.specs.step import NetworkStep, Weights
+from dgflow.specs.step import FileStep, NetworkStep, Spread, Weights
 from dgflow.store.objects import ObjectStore
 from dgflow.weights.catalogue import CATALOGUE
 from dgflow.weights.sources import recordable
@@ -49,7 +49,7 @@ Format = Literal[
 """Of a file: as in `dgflow.networks.read`, and the hub's layout of DiT."""
 
 
-class Pretrained(NetworkStep):
+class Pretrained(NetworkStep, FileStep):
     """The weights at `source`, for `network` on data of `image_size`, `channels` and `num_classes` (0: it has
     no classes).
 
@@ -59,6 +59,8 @@ class Pretrained(NetworkStep):
     labels whatever the data, so give `num_classes=1000`. `made_up`: random weights, written for a smoke run;
     nothing that is measured with them compares with anything.
     """
+
+    suffix: ClassVar[str] = ".safetensors"
 
     source: str
     network: ScoreNetwork | ADMEncoder | Discriminator | InceptionV3 | VAE | OwnFeatures
@@ -120,13 +122,18 @@ class Pretrained(NetworkStep):
         part = {Discriminator: "head", StableDiffusionVAE: "autoencoder"}.get(type(self.network))
         return getattr(network, part) if part else network
 
-    def fetch(self, inputs: Bound, store: ObjectStore) -> bytes:
-        """The weights as safetensors.
+    @property
+    def is_made_up(self) -> bool:
+        return self.made_up
+
+    def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
+        """The weights as safetensors, fetched and checked.
 
         Raises:
             ValueError: the file is not whole, not the one that was locked, of another format, or does not fit
                 the network.
         """
+        del spread
         import torch
 
         from dgflow.weights.fetch import fetch

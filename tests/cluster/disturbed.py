@@ -137,7 +137,7 @@ class Undisturbed:
 
 
 def store_of(root: str, step: Step) -> StepStore:
-    return Root(open_store(root)).steps(step)
+    return Root(open_store(root)).step_store(step)
 
 
 def parts(root: str, step: Step, folder: str = "shards") -> dict[int, Receipt]:

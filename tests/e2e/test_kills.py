@@ -59,7 +59,7 @@ class Run:
 
 
 def steps_of(root: Path, step) -> StepStore:
-    return Root(open_store(str(root))).steps(step)
+    return Root(open_store(str(root))).step_store(step)
 
 
 def receipts(root: Path, step, folder: str) -> dict[int, Receipt]:

@@ -133,7 +133,7 @@ def test_samples_and_features_are_read_by_the_evaluator(
         tool()
     assert done.value.code == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
-    steps = Root(store).steps(measure)
+    steps = Root(store).step_store(measure)
     (receipt,) = (key for keys in steps.committed("results").values() for key in keys.values())
     expected = json.loads(steps.read(steps.receipt(receipt)))
     assert found["values"]["fid"] == pytest.approx(expected["values"]["fid"], rel=1e-9)
@@ -144,7 +144,7 @@ def test_deleted_shards_are_rebuilt_to_the_same_rows(root: Path, target: Evaluat
     store, exact = open_store(str(root)), cpu() == MADE_ON
     view, known = Root(store), {}
     for state in [look(view, node, known) for node in graph(target)]:
-        step, steps = state.step, view.steps(state.step)
+        step, steps = state.step, view.step_store(state.step)
         if not isinstance(step, SampleStep) or step.kind not in ("import-images", "generate"):
             continue
         assert state.bound is not None

@@ -59,7 +59,7 @@ def row_of(rows: Iterable[dict[str, Any]], title: str) -> dict[str, Any]:
 
 def steps_of(target: Evaluate, store: MemoryStore, title: str = UNFINISHED) -> StepStore:
     (made,) = [made for made in plan(target, store) if made.step.title == title]
-    return Root(store).steps(made.step)
+    return Root(store).step_store(made.step)
 
 
 def new_store() -> MemoryStore:
@@ -129,7 +129,7 @@ def fill(
         made = look(root, node, known)
         if made.bound is None or made.complete:
             continue
-        step, steps, inputs = made.step, root.steps(made.step), made.bound.digests
+        step, steps, inputs = made.step, root.step_store(made.step), made.bound.digests
         steps.declare(step.document())
         for number in made.missing:
             if (step.title, number) in skipped:
@@ -175,7 +175,7 @@ def fill(
         if isinstance(step, SampleStep):
             done = steps.done("shards", inputs)
             for part in made.node.slices:
-                numbers = step.shards_of(part.start, part.stop)
+                numbers = part.shards
                 if all(number in done for number in numbers):
                     steps.seal(part.start, part.stop, inputs, [done[number] for number in numbers])
         look(root, node, known)

@@ -143,7 +143,7 @@ def test_hostile_text_from_the_store_and_from_paths_is_escaped(tmp_path):
         for made in plan(target, store)
         if made.step.title == "generate seed 102, guided by discriminator"
     ]
-    Root(store).steps(made.step).note_attempt(
+    Root(store).step_store(made.step).note_attempt(
         "shards", 1, {"host": HOSTILE, "started": 1.0, "error": HOSTILE}
     )
     text = render(target, store)
@@ -174,7 +174,7 @@ def test_an_empty_root_gives_a_page(tmp_path):
 
 def test_damaged_images_are_named_and_the_rest_is_shown(finished):
     target, store = finished
-    steps = Root(store).steps(target.arms["guided"][0].step)
+    steps = Root(store).step_store(target.arms["guided"][0].step)
     entry = next(entry for entry in store.list(f"{steps.name}/data") if "/00000-" in entry.key)
     store.put(entry.key, b"torn")
     page = Page(render(target, store))

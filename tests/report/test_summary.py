@@ -100,7 +100,7 @@ def test_a_missing_shard_is_named_instead_of_a_result(source):
 
 def test_an_altered_result_is_an_error_and_not_a_table(finished):
     target, store = finished
-    steps = Root(store).steps(target)
+    steps = Root(store).step_store(target)
     (entry,) = store.list(f"{steps.name}/data")
     store.put(entry.key, store.get(entry.key).replace(b"29.1", b"19.1"))
     with pytest.raises(CorruptObject, match="verify"):

@@ -101,10 +101,10 @@ def commit(store: ObjectStore, part: Slice, columns: Columns) -> None:
     for node in graph(step):
         state = look(root, node, known)
         if isinstance(node.step, Pretrained) and not state.complete:
-            _given(root.steps(node.step), node.step)
+            _given(root.step_store(node.step), node.step)
             look(root, node, known)
     assert state.bound is not None
-    steps = root.steps(step)
+    steps = root.step_store(step)
     steps.declare(step.document())
     _sealed(steps, part, step.shard_size, columns, state.bound.digests)
 

@@ -206,7 +206,7 @@ def test_latents_that_float16_cannot_hold_are_refused_and_nothing_is_committed(t
     step = Encode(images=imported(tmp_path)[:COUNT], vae=weights.weights())
     with pytest.raises(ValueError, match="mean.*finite|finite.*mean"):
         complete(Decode(latents=step.all(), vae=weights.weights()), store)
-    assert not Root(store).steps(step).committed("shards")
+    assert not Root(store).step_store(step).committed("shards")
 
 
 def test_files_with_the_old_names_of_the_attention_load_as_a_pretrained(tmp_path):

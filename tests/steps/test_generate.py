@@ -23,9 +23,9 @@ def made(tmp_path_factory):
     store = open_store(str(folder / "root"))
     disc = tiny.discriminator(source, 1)
     inputs = complete(disc, store)
-    disc_steps, score = Root(store).steps(disc), tiny.score(source)
+    disc_steps, score = Root(store).step_store(disc), tiny.score(source)
     score_inputs = complete(score, store)
-    score_steps = Root(store).steps(score)
+    score_steps = Root(store).step_store(score)
 
     def weights(step, steps, bound):
         done = steps.done("epochs", bound.digests)
@@ -94,9 +94,9 @@ def test_nan_of_a_network_names_the_sample_the_step_and_what_to_do(made, victim,
     item = made[2][victim]
     tensors = {
         name: torch.full_like(value, float("nan"))
-        for name, value in load_weights(item.steps.read(item.receipt)).items()
+        for name, value in load_weights(item.step_store.read(item.receipt)).items()
     }
-    other = Root(open_store(str(tmp_path))).steps(item.step)
+    other = Root(open_store(str(tmp_path))).step_store(item.step)
     commit: dict[str, Any] = dict(
         suffix="safetensors", rows_sha256="0" * 64, inputs={}, seconds=0.0, device="cpu", versions={}
     )

@@ -259,7 +259,7 @@ def test_a_complete_listing_is_compared_with_what_is_there_now(tmp_path, folder,
         np.savez(source, image=np.zeros((3, 4, 4, 3), np.uint8), label=np.arange(3))
     listing = step_of(source).listing_step()
     complete(listing, store)
-    steps = Root(store).steps(listing)
+    steps = Root(store).step_store(listing)
     data = steps.read(steps.receipt(steps.done("results", {})[0]))
     listing.check_unchanged(data, store)
     if change == "content":

@@ -98,7 +98,7 @@ def test_a_file_that_does_not_fit_is_refused_by_name_key_and_shape_before_anythi
         match=r"NCSNpp\.safetensors do not fit this NCSNpp .*misshaped \(all_modules\.0\.weight expected",
     ):
         complete(dg.Generate(score=other.weights()), store)
-    assert not Root(store).steps(other).committed("results")
+    assert not Root(store).step_store(other).committed("results")
 
 
 def test_another_file_than_the_expected_one_is_refused_with_both_digests(tmp_path):

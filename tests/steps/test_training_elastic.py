@@ -53,7 +53,7 @@ def test_more_workers_than_slots_are_refused(tmp_path):
     source = write_images(tmp_path / "images.npz")
     store = open_store(str(tmp_path / "root"))
     inputs = complete(score(source, epochs=1), store)
-    steps = Root(store).steps(score(source))
+    steps = Root(store).step_store(score(source))
     with pytest.raises(
         ValueError, match="expected at most 16 training workers, one for each slot of a batch, found 17"
     ):
@@ -64,7 +64,7 @@ def test_training_returns_after_an_epoch_when_it_is_enough_and_goes_on_from_ther
     source = write_images(tmp_path / "images.npz")
     roots = [open_store(str(tmp_path / name)) for name in ("stopped", "undisturbed")]
     inputs = [complete(score(source, epochs=1), root) for root in roots]
-    stopped, undisturbed = (Root(root).steps(score(source)) for root in roots)
+    stopped, undisturbed = (Root(root).step_store(score(source)) for root in roots)
     asked = []
 
     def enough() -> bool:
@@ -135,7 +135,7 @@ def made(tmp_path_factory):
 
     def epochs(name: str) -> list[tuple[Receipt, dict[str, torch.Tensor]]]:
         step = {"five": five, "pair": pair}.get(name.split("-")[0], long)
-        steps = Root(open_store(str(folder / name))).steps(step)
+        steps = Root(open_store(str(folder / name))).step_store(step)
         receipts = [steps.receipt(key) for _, key in sorted(steps.done("epochs", {}).items())]
         return [(receipt, load_weights(steps.read(receipt))) for receipt in receipts]
 

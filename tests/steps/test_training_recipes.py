@@ -58,7 +58,7 @@ def test_threads_end_with_the_training(store):
     images = ImportImages(source="unused.npz", num_classes=2, image_size=8, channels=1)
     step = TrainClassifier(real=images[:32], network=JUDGE, batch_size=16, epochs=2, held_out=0.25)
     task = step.training_task(Bound({"real": rows}))
-    steps = Root(store).steps(step)
+    steps = Root(store).step_store(step)
     train(task, steps, {}, epochs=2)
     assert set(threading.enumerate()) == before
     metrics = [steps.receipt(key).metrics for key in steps.done("epochs", {}).values()]
@@ -82,7 +82,7 @@ def test_the_annealed_rate_falls_linearly_to_nothing_and_is_what_the_optimizer_u
     task.optimizer.register_step_pre_hook(
         lambda optimizer, _args, _options: used.append(optimizer.param_groups[0]["lr"])
     )
-    train(task, Root(store).steps(step), {}, epochs=3)
+    train(task, Root(store).step_store(step), {}, epochs=3)
     assert used == pytest.approx([0.1 * (1 - number / 8) for number in range(6)])
 
 
@@ -133,7 +133,7 @@ def test_bfloat16_activations_train_float32_weights_to_about_the_same_loss(store
                 real=images, fake=images, network=ENCODER, batch_size=16, epochs=2, precision=precision
             )
         task = step.training_task(Bound({"real": rows[0], "fake": rows[1]}))
-        steps = Root(store).steps(step)
+        steps = Root(store).step_store(step)
         train(task, steps, {}, epochs=2)
         assert all(value.dtype == torch.float32 for value in task.network.parameters())
         losses.append(

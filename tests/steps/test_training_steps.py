@@ -37,7 +37,7 @@ def source(tmp_path):
 
 def digests(step, store, inputs):
     """Epoch to digest of its weights."""
-    steps = Root(store).steps(step)
+    steps = Root(store).step_store(step)
     return {
         epoch: steps.receipt(key).rows_sha256 for epoch, key in steps.done("epochs", inputs.digests).items()
     }
@@ -46,7 +46,7 @@ def digests(step, store, inputs):
 def test_every_epoch_is_kept_and_training_lowers_the_held_out_loss(source, store):
     step = score(source, epochs=6)
     inputs = complete(step, store)
-    steps = Root(store).steps(step)
+    steps = Root(store).step_store(step)
     losses = [
         steps.receipt(key).metrics["held_out_loss"]
         for _, key in sorted(steps.done("epochs", inputs.digests).items())
@@ -81,7 +81,7 @@ def test_a_crash_in_mid_epoch_costs_that_epoch_and_changes_no_bit(source, store,
     expected = digests(step(3), undisturbed, complete(step(3), undisturbed))
 
     inputs = complete(step(1), store)
-    steps = Root(store).steps(step(3))
+    steps = Root(store).step_store(step(3))
     task = step(3).training_task(inputs)
     loss, crash_at = task.loss, task.steps_per_epoch + 1
 
@@ -101,7 +101,7 @@ def test_a_truncated_newest_checkpoint_is_passed_over_for_the_one_before(source,
     undisturbed = open_store(str(tmp_path / "undisturbed"))
     expected = digests(score(source), undisturbed, complete(score(source, epochs=4), undisturbed))
     inputs = complete(score(source, epochs=3), store)
-    steps = Root(store).steps(score(source))
+    steps = Root(store).step_store(score(source))
     newest = steps.receipt(steps.done("checkpoints", inputs.digests)[3])
     store.put(newest.key, store.get(newest.key)[:100])
     complete(score(source, epochs=4), store)
@@ -111,13 +111,13 @@ def test_a_truncated_newest_checkpoint_is_passed_over_for_the_one_before(source,
 
 def test_only_the_newest_checkpoints_are_kept(source, store):
     inputs = complete(score(source, epochs=5), store)
-    assert sorted(Root(store).steps(score(source)).done("checkpoints", inputs.digests)) == [4, 5]
+    assert sorted(Root(store).step_store(score(source)).done("checkpoints", inputs.digests)) == [4, 5]
     assert training.KEPT_CHECKPOINTS == 2
 
 
 def test_a_loss_that_is_not_finite_names_the_epoch_and_keeps_the_ones_before(source, store):
     inputs = complete(score(source, epochs=1), store)
-    steps = Root(store).steps(score(source))
+    steps = Root(store).step_store(score(source))
     task = score(source).training_task(inputs)
     task.loss = lambda network, slots, step: (
         network(torch.zeros(len(slots), 1, 8, 8), torch.ones(len(slots))).sum((1, 2, 3)) * float("nan")
@@ -133,7 +133,7 @@ def test_weights_do_not_depend_on_the_held_out_images(source, store, tmp_path):
     rows = inputs.rows("real")
     rows["image"][-16:] = 255 - rows["image"][-16:]
     elsewhere = open_store(str(tmp_path / "other"))
-    own, other = Root(store).steps(score(source)), Root(elsewhere).steps(score(source))
+    own, other = Root(store).step_store(score(source)), Root(elsewhere).step_store(score(source))
     train(score(source).training_task(Bound({"real": sealed(elsewhere, rows, 32)})), other, {}, epochs=2)
     ours, theirs = (
         [steps.receipt(key) for _, key in sorted(steps.done("epochs", made).items())]
@@ -153,7 +153,7 @@ def test_a_step_retrained_to_other_weights_makes_what_was_built_on_it_stale(sour
     # Another machine's training gives other bits under the same recipe: put them in the place of epoch 2.
     root, step = Root(store), score(source)
     inputs = complete(step, store)
-    steps = root.steps(step)
+    steps = root.step_store(step)
     key = steps.done("epochs", inputs.digests)[2]
     store.delete(key)
     tensors = {
@@ -170,7 +170,7 @@ def test_a_step_retrained_to_other_weights_makes_what_was_built_on_it_stale(sour
 
 
 def root_receipt_key(store, step):
-    name = Root(store).steps(step).name
+    name = Root(store).step_store(step).name
     return next(entry.key for entry in store.list(f"{name}/data") if "epochs-00002" in entry.key)
 
 

@@ -62,7 +62,7 @@ def _train(rank: int, each: Training) -> None:
     task = each.step.training_task(each.inputs)
     if each.plain:
         task.optimizer, task.learning_rate = torch.optim.SGD(task.trained.parameters(), lr=1.0), None
-    steps = Root(open_store(str(each.root))).steps(each.step)
+    steps = Root(open_store(str(each.root))).step_store(each.step)
 
     def enough() -> bool:
         return steps.is_committed("epochs", each.stop or 0, {})

@@ -193,7 +193,7 @@ def test_a_whole_root_of_a_run_is_left_as_it_is(tmp_path: Path) -> None:
     aging.clock += 100 * DAY
     left = gone(aging)
     assert all("/attempts/" in key for key in left)
-    steps = Root(aging).steps(tiny.discriminator(tmp_path / "images.npz"))
+    steps = Root(aging).step_store(tiny.discriminator(tmp_path / "images.npz"))
     assert len(steps.committed("epochs")) == 2
 
 

@@ -46,11 +46,11 @@ def target(tmp_path: Path) -> Means:
 def made(target: Means, store: ObjectStore) -> Iterator[StepStore]:
     """The step that made the samples, in a root that is complete, and is as before after the test."""
     complete(target, store)
-    steps = Root(store).steps(target.samples.step)
-    before, result = digests(steps), Root(store).steps(target).committed("results")
+    steps = Root(store).step_store(target.samples.step)
+    before, result = digests(steps), Root(store).step_store(target).committed("results")
     yield steps
     assert digests(steps) == before
-    assert Root(store).steps(target).committed("results") == result
+    assert Root(store).step_store(target).committed("results") == result
 
 
 def digests(steps: StepStore) -> list[str]:
@@ -67,7 +67,7 @@ def the(steps: StepStore, folder: str, number: int = 0) -> str:
 def mended(target: Means, store: ObjectStore) -> Verified:
     def build() -> None:
         for node in graph(target):
-            Root(store).steps(node.step).declare(node.step.document())
+            Root(store).step_store(node.step).declare(node.step.document())
         complete(target, store)
 
     return repair(target, store, lambda _: None, build)
@@ -119,7 +119,7 @@ def test_a_truncated_record_is_named_and_written_again(
 def test_everything_damaged_at_once_is_found_and_mended_layer_by_layer(
     target: Means, made: StepStore
 ) -> None:
-    store, own = made.store, Root(made.store).steps(target)
+    store, own = made.store, Root(made.store).step_store(target)
     for key in (
         the(made, "manifests"),
         the(made, "shards"),

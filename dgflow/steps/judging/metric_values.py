@@ -199,7 +199,7 @@ def _statistics_digest(step: Measure, inputs: Bound) -> str | None:
 
 def _made_up(step: Measure) -> list[str]:
     """One text, whatever is made up: a table has it once."""
-    if not any(getattr(node.step, "made_up", False) for node in graph(step)):
+    if not any(node.step.is_made_up for node in graph(step)):
         return []
     return [
         "a smoke run: random weights or statistics stand in for trained or published ones; these numbers "

@@ -70,6 +70,10 @@ class PublishedStatistics(ResultStep):
     def title(self) -> str:
         return f"statistics of {self.source.rsplit('/', 1)[-1]}"
 
+    @property
+    def is_made_up(self) -> bool:
+        return self.made_up
+
     def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
         """The file, fetched and checked.
 

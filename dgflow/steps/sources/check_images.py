@@ -78,10 +78,10 @@ class Reader:
         from dgflow.images.listing import Listing
 
         self._step = step
-        steps = inputs.items["listing"].steps
-        self._listed_at = f"{steps.name} in {steps.store.url}"
+        step_store = inputs.items["listing"].step_store
+        self._listed_at = f"{step_store.name} in {step_store.store.url}"
         self.listing: Listing = Listing.decoded(inputs.result("listing"))
-        self._listed = open_listed(located(step.source, steps.store), self.listing, step._folder)
+        self._listed = open_listed(located(step.source, step_store.store), self.listing, step._folder)
 
     def read(self, rows: Sequence[int] | np.ndarray) -> Iterator[np.ndarray | ValueError]:
         """uint8 [image_size, image_size, channels] each, or the error that says what is wrong with that

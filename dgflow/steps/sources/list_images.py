@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -49,7 +50,7 @@ class ListImages(ResultStep):
         found = list_images(located(self.source, store), labelled=self.num_classes > 0, folder=self._folder)
         return self._checked(found).encoded()
 
-    def check_unchanged(self, listing: bytes, store: ObjectStore) -> None:
+    def check_unchanged(self, read: Callable[[], bytes], store: ObjectStore) -> None:
         """Compare the source with its listing of an earlier run, as far as that is cheap and the source can
         be seen from here.
 
@@ -62,7 +63,7 @@ class ListImages(ResultStep):
         from dgflow.images.listing import Changed, Listing
 
         try:
-            check_unchanged(self.source, Listing.decoded(listing), self._folder)
+            check_unchanged(self.source, Listing.decoded(read()), self._folder)
         except Changed as error:
             raise ValueError(
                 f"{error}; bring back the data of then, take another root, or, to import what is there now, "

@@ -79,12 +79,12 @@ class Stream:
         """
         rows = inputs.items[name]
         assert isinstance(rows, BoundRows), name
-        self.training, self.held = step.split(rows.stop - rows.start, of=rows.steps.name)
+        self.training, self.held = step.split(rows.stop - rows.start, of=rows.step_store.name)
         self.waited = 0.0
         self._step, self._rows, self._classes, self._device = step, rows, num_classes, device
         self._first, self._every = first, every
         self._form = Form.of(
-            rows.steps.read_shard(rows.manifest.entries[0]), mirror=mirror, source=rows.steps.name
+            rows.step_store.read_shard(rows.manifest.entries[0]), mirror=mirror, source=rows.step_store.name
         )
         edge = rows.start + self.training
         training = _pieces(rows, rows.start, edge)
@@ -191,7 +191,7 @@ class Stream:
         )
 
     def _read(self, piece: Piece) -> Columns:
-        rows = self._rows.steps.read_shard(piece.entry, ["label", *self._form.columns])
+        rows = self._rows.step_store.read_shard(piece.entry, ["label", *self._form.columns])
         own = {
             name: values[piece.start - piece.entry.start : piece.stop - piece.entry.start]
             for name, values in rows.items()
@@ -199,7 +199,7 @@ class Stream:
         labels = own["label"]
         if self._classes and not ((labels >= 0) & (labels < self._classes)).all():
             raise ValueError(
-                f"expected labels 0 to {self._classes - 1} in {self._rows.steps.name}, found {labels.min()} "
+                f"expected labels 0 to {self._classes - 1} in {self._rows.step_store.name}, found {labels.min()} "
                 f"to {labels.max()} in shard {piece.entry.number}"
             )
         return own
