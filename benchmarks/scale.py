@@ -109,9 +109,7 @@ class Model:
     def shards_read(self, made: StepPlan) -> int:
         """GETs of other steps' shards, each once a pass."""
         passes = made.step.epochs if isinstance(made.step, TrainStep) else 1
-        return passes * sum(
-            self.scaled(step, len(part.shards)) for step, part in slices_of(made)
-        )
+        return passes * sum(self.scaled(step, len(part.shards)) for step, part in slices_of(made))
 
     def scaled(self, step: SampleStep, shards: int) -> int:
         """As many shards of the recipe as shards of `shard_size`, where they are generated."""

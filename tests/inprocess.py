@@ -27,7 +27,7 @@ def complete(target: Step, store: ObjectStore) -> Bound:
                 work(number)
             done = steps.done("shards", state.bound.digests)
             for part in node.slices:
-                keys = [done[number] for number in node.part.shards]
+                keys = [done[number] for number in part.shards]
                 steps.seal(part.start, part.stop, state.bound.digests, keys, node.step.remarks(state.bound))
         elif isinstance(node.step, TrainStep):
             train(node.step.training_task(state.bound), steps, state.bound.digests, epochs=node.step.epochs)

@@ -17,8 +17,8 @@ LAYERS = [
     "report",
     "testing",
     "estimate",
-    "engine",
     "steps",
+    "engine",  # knows no kind of step
     "runtime",
     "networks",
     "diffusion",

@@ -96,8 +96,8 @@ def _first_file(state: StepPlan, step_store: StepStore) -> bytes:
 
 
 class _Session:
-    """Ray, connected when first needed; pools are kept from step to step and given back while a training needs
-    their CPUs and GPUs."""
+    """Ray, connected when first needed; pools are kept from step to step and given back while a training
+    needs their CPUs and GPUs."""
 
     def __init__(self, store: ObjectStore, placement: Placement, progress: Progress) -> None:
         self.store, self.placement, self.progress = store, placement, progress
@@ -121,8 +121,8 @@ class _Session:
         """Workers that have a GPU, where there are GPUs, or workers for other work, for which hosts without a
         GPU do too.
 
-        On one machine both kinds stay. On a cluster one kind is given back before the other is requested: idle
-        hosts cost money.
+        On one machine both kinds stay. On a cluster one kind is given back before the other is requested:
+        idle hosts cost money.
         """
         if not self._pools:
             self.connect()

@@ -1,17 +1,17 @@
 """Garbage collection: data objects that no receipt commits, and notes of attempts at committed parts.
 
 Workers that died between a put and its receipt leave such data, and so do those that lost a race with other
-bytes. Taken is only what is older than a week by the store's own clock, in folders of steps that say what they
-are, and named by no receipt or manifest. Half-done multipart uploads of S3 are no objects: a lifecycle rule of
-the bucket (AbortIncompleteMultipartUpload) removes those.
+bytes. Taken is only what is older than a week by the store's own clock, in folders of steps that say what
+they are, and named by no receipt or manifest. Half-done multipart uploads of S3 are no objects: a lifecycle
+rule of the bucket (AbortIncompleteMultipartUpload) removes those.
 
 A run may be at work meanwhile. Age protects what it writes, with one exception: a worker that makes the very
 bytes of an old orphan overwrites it and creates the receipt. No order of listings is safe then, and S3 cannot
-delete on condition. So whoever is last repairs it. Here, bytes are kept until a listing after the delete shows
-that no receipt has come; data that has been named is put back. And `StepStore.commit`, where it overwrote
-something, checks after its receipt that the data is still there. Data too large for memory is deleted right
-after such a listing instead, if that shows it as old as before. Run one gc at a time; one that is killed
-between a delete and its listing may leave a receipt without data, which `verify --repair` mends.
+delete on condition. So whoever is last repairs it. Here, bytes are kept until a listing after the delete
+shows that no receipt has come; data that has been named is put back. And `StepStore.commit`, where it
+overwrote something, checks after its receipt that the data is still there. Data too large for memory is
+deleted right after such a listing instead, if that shows it as old as before. Run one gc at a time; one that
+is killed between a delete and its listing may leave a receipt without data, which `verify --repair` mends.
 """
 
 from __future__ import annotations

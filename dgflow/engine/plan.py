@@ -89,7 +89,8 @@ def look(root: Root, node: Node, known: dict[str, Bound | None]) -> StepPlan:
         state.reason = f"after {_some(waiting)}"
         if earlier := len(committed):
             state.reason += (
-                f"; {earlier} {step.unit} of earlier inputs are kept and reused if the inputs come out the same"
+                f"; {earlier} {step.unit} of earlier inputs are kept and reused if the inputs come out the "
+                "same"
             )
         return state
     wanted = set(state.wanted)

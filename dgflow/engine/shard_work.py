@@ -45,7 +45,9 @@ def shard_work(step: SampleStep, step_store: StepStore, inputs: Bound) -> Callab
                 versions=versions(),
             )
         except Exception as error:
-            log.exception("%s shard %d failed", step.name, number)  # into this worker's log, named by the note
+            log.exception(
+                "%s shard %d failed", step.name, number
+            )  # into this worker's log, named by the note
             step_store.note_attempt("shards", number, own | failed(error))
             metrics.shard_failed(step.name)
             raise

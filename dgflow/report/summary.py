@@ -70,7 +70,9 @@ def summarise(target: Step, store: ObjectStore) -> Summary:
         CorruptObject: a receipt or the result cannot be read, or is not what was committed.
     """
     root, plans = Root(store), plan(target, store)
-    receipts = {made.step.name: root.step_store(made.step).receipts(list(made.done.values())) for made in plans}
+    receipts = {
+        made.step.name: root.step_store(made.step).receipts(list(made.done.values())) for made in plans
+    }
     last = plans[-1]
     found = receipts[target.name] if isinstance(target, Evaluate) and last.complete else []
     result = json.loads(root.step_store(target).read(found[0])) if found else None

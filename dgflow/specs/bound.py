@@ -123,5 +123,7 @@ class Bound:
         assert isinstance(item, BoundWeights), name
         network = item.step.build(item.inputs)
         weights = load_weights(item.step_store.read(item.receipt))
-        load_into(item.step.trained_part(network), weights, source=f"{item.step_store.name}/{item.receipt.key}")
+        load_into(
+            item.step.trained_part(network), weights, source=f"{item.step_store.name}/{item.receipt.key}"
+        )
         return network.eval().requires_grad_(False)

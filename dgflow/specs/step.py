@@ -2,8 +2,8 @@
 
 A step holds no state, touches no storage and imports neither torch nor ray, so that a recipe can be built and
 planned anywhere; `dgflow.engine` runs it. Its fingerprint is the sha256 of its canonical JSON: kind,
-`schema_version`, every field with defaults filled in, the fingerprints of the steps it reads. Fields annotated
-with `PLACEMENT` are not part of it.
+`schema_version`, every field with defaults filled in, the fingerprints of the steps it reads. Fields
+annotated with `PLACEMENT` are not part of it.
 """
 
 from __future__ import annotations
