@@ -4,6 +4,7 @@ Ray.
 What a recipe needs is here. Importing it, building a recipe and planning one load neither torch nor ray.
 """
 
+from dgflow import options
 from dgflow._version import __version__
 from dgflow.cli import main
 from dgflow.diffusion.guidance_presets import adm_gpp, dit_gpp, edm_gpp
@@ -31,7 +32,7 @@ from dgflow.steps.generate import Generate
 from dgflow.steps.judging.evaluate import Evaluate
 from dgflow.steps.judging.features import Features
 from dgflow.steps.judging.measure import Measure
-from dgflow.steps.judging.published_reference import PublishedStatistics, reference
+from dgflow.steps.judging.published_reference import PublishedReference, PublishedStatistics, reference
 from dgflow.steps.official import official
 from dgflow.steps.pretrained import Pretrained
 from dgflow.steps.sources.image_set import ImageSet, StatisticsFile
@@ -70,6 +71,7 @@ __all__ = [
     "OwnDenoiser",
     "OwnFeatures",
     "Pretrained",
+    "PublishedReference",
     "PublishedStatistics",
     "RK45",
     "SongUNet",
@@ -85,6 +87,7 @@ __all__ = [
     "edm_gpp",
     "main",
     "official",
+    "options",
     "published_classifier",
     "reference",
 ]

@@ -27,6 +27,7 @@ LAYERS = [
     "weights",
     "images",
     "store",
+    "options",
     "_version",
 ]
 ALLOWED = {("runtime/environment.py", "dgflow")}

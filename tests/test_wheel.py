@@ -24,7 +24,7 @@ import dgflow as dg
 from dgflow.cli.tool import main
 from dgflow.engine.plan import plan
 from dgflow.report.page import render
-from dgflow.store.objects import open_store
+from dgflow.store.open import open_store
 
 assert dg.__file__.startswith(sys.prefix), dg.__file__
 sys.path.append(sys.argv[1])

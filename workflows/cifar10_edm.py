@@ -69,7 +69,7 @@ def workflow(
         for name, terms in guides.items()
     }
     return dg.Evaluate(
-        arms={name: tuple(parts) for name, parts in arm.items()}, **dg.reference("fid-cifar10-32x32")
+        arms={name: tuple(parts) for name, parts in arm.items()}, against=dg.reference("fid-cifar10-32x32")
     )
 
 

@@ -59,7 +59,7 @@ def workflow(
     guides = {"LSGM": (), "LSGM-G++": (guide,)}
     latents = {name: generate(guidance=terms, seed=seed)[:samples] for name, terms in guides.items()}
     arms = {name: (dg.Decode(latents=part, vae=vae).all(),) for name, part in latents.items()}
-    return dg.Evaluate(arms=arms, **dg.reference("fid-cifar10-32x32"))
+    return dg.Evaluate(arms=arms, against=dg.reference("fid-cifar10-32x32"))
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def workflow(
         "EDM": (generate(sampler=dg.Heun(steps=40), seed=seed)[:samples],),
         "EDM-G++": (generate(sampler=dg.Heun(steps=36), guidance=guidance, seed=seed)[:samples],),
     }
-    return dg.Evaluate(arms=arms, **dg.reference("fid-ffhq-64x64"))
+    return dg.Evaluate(arms=arms, against=dg.reference("fid-ffhq-64x64"))
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def workflow(
         f"ADM-G++ {row}": dg.adm_gpp(row, classifier, disc.best() if best else disc.last()),
     }
     arms = {name: (generate(guidance=terms, seed=seed)[:samples],) for name, terms in guides.items()}
-    return dg.Evaluate(arms=arms, **dg.reference("adm-reference-imagenet-256"))
+    return dg.Evaluate(arms=arms, against=dg.reference("adm-reference-imagenet-256"))
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def workflow(
         name: (decode(latents=generate(guidance=terms, seed=seed)[:samples]).all(),)
         for name, terms in guides.items()
     }
-    return dg.Evaluate(arms=arms, **dg.reference("adm-reference-imagenet-256"))
+    return dg.Evaluate(arms=arms, against=dg.reference("adm-reference-imagenet-256"))
 
 
 if __name__ == "__main__":

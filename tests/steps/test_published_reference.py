@@ -119,7 +119,9 @@ def test_the_file_is_fetched_once_and_then_read_from_the_root(tmp_path):
 
 
 def test_the_reference_and_its_network_are_fetched_before_any_sample_is_made():
-    target = dg.Evaluate(arms={"plain": (score(image_size=32)[:20],)}, **dg.reference("fid-cifar10-32x32"))
+    target = dg.Evaluate(
+        arms={"plain": (score(image_size=32)[:20],)}, against=dg.reference("fid-cifar10-32x32")
+    )
     titles = [node.step.title for node in graph(target)]
     first = titles.index("generate seed 0")
     assert (
@@ -141,27 +143,39 @@ def test_the_reference_and_its_network_are_fetched_before_any_sample_is_made():
 )
 def test_a_published_reference_is_what_its_papers_were_measured_against(name, protocol, side, images):
     found = dg.reference(name)
-    assert (found["protocol"], found["statistics"].step.image_size, found["statistics"].step.source) == (
-        protocol,
-        side,
-        name,
-    )
-    assert (found["reference"].rows if images else found.get("reference", 0)) == images
-    target = dg.Evaluate(arms={"plain": (score(image_size=side)[:50_000],)}, **found)
+    statistics = found.statistics.step
+    assert isinstance(statistics, dg.PublishedStatistics)
+    assert (found.protocol, statistics.image_size, statistics.source) == (protocol, side, name)
+    assert (0 if found.images is None else found.images.rows) == images
+    target = dg.Evaluate(arms={"plain": (score(image_size=side)[:50_000],)}, against=found)
     (measure,) = (reference.step for reference in target.inputs().values())
     assert isinstance(measure, Measure)
     assert measure.wanted == (("fid", "sfid", "is", "precision", "recall", "f1") if images else ("fid",))
 
 
 def test_another_file_of_inception_can_be_named(tmp_path):
-    assert (
-        dg.reference("fid-cifar10-32x32", inception="inception-2015-12-05-nvidia")["features"].step.format
-        == "inception_torchscript"
+    for inception, format in (
+        ("inception-2015-12-05-nvidia", "inception_torchscript"),
+        (str(tmp_path / "mine.pb"), "inception_graph"),
+    ):
+        step = dg.reference("fid-cifar10-32x32", inception=inception).features.step
+        assert isinstance(step, dg.Pretrained) and step.format == format
+
+
+def test_against_a_reference_is_the_same_step_as_its_fields_written_out():
+    found, arms = dg.reference("adm-reference-imagenet-256"), {"plain": (score(image_size=256)[:50_000],)}
+    fields = {"reference": found.images, "features": found.features, "statistics": found.statistics}
+    written_out = dg.Evaluate(arms=arms, protocol="adm", **fields)
+    assert dg.Evaluate(arms=arms, against=found) == written_out
+    assert "against" not in written_out.document()["fields"]
+    assert written_out.model_copy(update={"metrics": ("fid",)}) == dg.Evaluate(
+        arms=arms, against=found, metrics=("fid",)
     )
-    assert (
-        dg.reference("fid-cifar10-32x32", inception=str(tmp_path / "mine.pb"))["features"].step.format
-        == "inception_graph"
-    )
+
+
+def test_a_field_is_refused_beside_the_reference_that_gives_it():
+    with pytest.raises(TypeError, match="multiple values for keyword argument 'protocol'"):
+        dg.Evaluate(arms={}, against=dg.reference("fid-cifar10-32x32"), protocol="adm")
 
 
 def test_an_unknown_reference_is_refused_with_those_there_are():
@@ -175,12 +189,12 @@ def test_an_unknown_reference_is_refused_with_those_there_are():
 def test_planning_against_a_published_reference_needs_no_file_torch_or_network(tmp_path):
     program = (
         "import socket, sys; socket.socket.connect = None\n"
-        "import dgflow as dg; from dgflow.engine.plan import plan; from dgflow.store.objects import "
+        "import dgflow as dg; from dgflow.engine.plan import plan; from dgflow.store.open import "
         "open_store\n"
         "fake = dg.Generate(score=dg.official('adm-imagenet-256x256-diffusion'), "
         "sampler=dg.DDPM(respacing='250'))\n"
         "target = dg.Evaluate(arms={'plain': (fake[:50_000],)}, "
-        "**dg.reference('adm-reference-imagenet-256'))\n"
+        "against=dg.reference('adm-reference-imagenet-256'))\n"
         f"states = plan(target, open_store({str(tmp_path)!r}))\n"
         "print(len(states), sorted({'torch', 'ray'} & set(sys.modules)))"
     )
@@ -218,7 +232,7 @@ def test_a_reference_of_another_resolution_is_refused_when_the_recipe_is_built(n
     with pytest.raises(
         ValueError, match=r"of one size, found 64 x 64 pixels in the samples, .*take the reference"
     ):
-        dg.Evaluate(arms={"plain": (score(image_size=64)[:100],)}, **dg.reference(name))
+        dg.Evaluate(arms={"plain": (score(image_size=64)[:100],)}, against=dg.reference(name))
 
 
 def test_reference_images_of_another_resolution_are_refused_when_the_recipe_is_built():

@@ -7,24 +7,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from dgflow.images.statistics import has_images, has_statistics
-from dgflow.networks.inception.spec import InceptionV3
-from dgflow.specs.step import Weights
+from dgflow.steps.judging.inception_weights import inception
 from dgflow.steps.judging.measure import Measure
-from dgflow.steps.official import official
-from dgflow.steps.pretrained import Format, Pretrained
 from dgflow.steps.sources.image_set import ImageSet, StatisticsFile
-from dgflow.weights.catalogue import CATALOGUE
 
 if TYPE_CHECKING:
     from dgflow.metrics.result import MetricResult
-
-FORMATS: dict[str, Format] = {
-    ".pth": "inception_pth",
-    ".pt": "inception_torchscript",
-    ".pb": "inception_graph",
-    ".pkl": "inception_pickle",
-    ".safetensors": "safetensors",
-}
 
 
 def comparison(
@@ -78,23 +66,6 @@ def check_may_compare(target: Measure, before: MetricResult) -> None:
     }
     provenance = before.provenance.model_copy(update=known)
     difference(MetricResult(values=dict.fromkeys(target.wanted, 0.0), provenance=provenance), before)
-
-
-def inception(source: str) -> Weights:
-    """Inception's weights: of the catalogue, or the file at a path, whose format its suffix tells."""
-    if source in CATALOGUE:
-        return official(source)
-    suffix = next((suffix for suffix in FORMATS if source.lower().partition("@")[0].endswith(suffix)), None)
-    if suffix is None:
-        names = ", ".join(
-            name for name, file in CATALOGUE.items() if file.network.get("class") == "InceptionV3"
-        )
-        raise ValueError(
-            f"expected one of {names}, or a file that ends in {', '.join(FORMATS)}, found {source!r}"
-        )
-    return Pretrained(
-        source=source, network=InceptionV3(), image_size=299, num_classes=1008, format=FORMATS[suffix]
-    ).weights()
 
 
 def _population(source: str) -> tuple[ImageSet | None, StatisticsFile | None]:

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from dgflow.metrics.protocols import PROTOCOLS, Distances, MetricName
 from dgflow.specs.step import Result, ResultStep, Slice, Spread, Step, Weights
 from dgflow.steps.judging.measure import Measure
+from dgflow.steps.judging.published_reference import PublishedReference
 from dgflow.steps.sources.image_set import ImageSet, StatisticsFile
 from dgflow.store.identity import canonical_json
 
@@ -28,6 +29,9 @@ class Evaluate(ResultStep):
     real images that are measured like an arm: what samples could reach at best, at their own number. Without
     a `protocol` the features are those of a classifier that was trained here. The other fields are those of
     `Measure`.
+
+    `Evaluate(arms=..., against=reference(NAME))` takes protocol, features, statistics and reference from a
+    published reference; the step is the same as with these fields written out.
     """
 
     arms: dict[str, tuple[Slice, ...]]
@@ -39,6 +43,9 @@ class Evaluate(ResultStep):
     metrics: tuple[MetricName, ...] | None = None
     neighbours: int = Field(default=3, gt=0)  # k of precision and recall
     distances: Distances = "exact"
+
+    def __init__(self, *, against: PublishedReference | None = None, **fields: Any) -> None:
+        super().__init__(**({} if against is None else against.fields()), **fields)
 
     @model_validator(mode="after")
     def _fair(self) -> Evaluate:

@@ -1,21 +1,20 @@
-"""Published references: statistics as a step, and what `Evaluate` takes to compare with published numbers, by
-name.
+"""Published references by name: their statistics as a step, and how numbers against them are measured.
 
-Promises that building and planning touch no file, and that what is fetched is checked before anything else is
-made. Where the files lie and under which licence is `dgflow.weights.catalogue`'s.
+Their sources and licences are in `dgflow.weights.catalogue`; neither building nor planning reads a file.
 """
 
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from pydantic import Field, field_validator
 
 from dgflow.metrics.protocols import FrontEndName
-from dgflow.specs.step import ResultStep, Spread
-from dgflow.steps.official import official
+from dgflow.specs.step import Result, ResultStep, Slice, Spread, Weights
+from dgflow.steps.judging.inception_weights import inception as inception_weights
 from dgflow.steps.sources.import_images import ImportImages
 from dgflow.weights.catalogue import CATALOGUE, catalogue_file
 from dgflow.weights.sources import recordable
@@ -26,18 +25,15 @@ if TYPE_CHECKING:
 
 
 class PublishedStatistics(ResultStep):
-    """`mu`, `sigma` and, where the file has them, `mu_s` and `sigma_s` of a reference that was measured
-    elsewhere: an `.npz` of float64.
-
-    `source` is the name of a file of the catalogue, or a place as for `Pretrained`. Its sha256 is checked
-    where `sha256` says it, and locked in the root at first use otherwise. Images that such a file holds
-    beside them are not kept.
+    """`mu`, `sigma` and, where the file has them, `mu_s` and `sigma_s` of a published reference: an `.npz`
+    of float64. Images that the file holds beside them are not kept.
 
     Args:
-        image_size: side in pixels of the images that were measured; arms of another are refused.
-        spatial: whether it has `mu_s` and `sigma_s`, for sFID.
-        made_up: random numbers, written for a smoke run; nothing that is measured against them compares with
-            anything.
+        source: the name of a file in the catalogue, or a source as for `Pretrained`.
+        image_size: side in pixels of the images that were measured; arms of another size are refused.
+        spatial: the file has `mu_s` and `sigma_s`, for sFID.
+        sha256: checked where given; otherwise the file's digest is locked in the root at first use.
+        made_up: random numbers, written for a smoke run; results against them are meaningless.
     """
 
     suffix: ClassVar[str] = ".npz"
@@ -50,11 +46,9 @@ class PublishedStatistics(ResultStep):
 
     @field_validator("source")
     @classmethod
-    def _a_place(cls, source: str) -> str:
-        """The same file from every folder and on every host: a path becomes absolute.
-
-        What can hold a secret stays out of records.
-        """
+    def _absolute(cls, source: str) -> str:
+        """Makes a path absolute, so that it names the same file from every folder; refuses urls that may hold
+        a secret."""
         if source in CATALOGUE:
             if CATALOGUE[source].format != "npz":
                 raise ValueError(
@@ -75,11 +69,10 @@ class PublishedStatistics(ResultStep):
         return self.made_up
 
     def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
-        """The file, fetched and checked.
+        """Fetches and checks the file.
 
         Raises:
-            ValueError: it holds no such arrays, or ones that cannot be moments; or it is not the one that was
-                locked.
+            ValueError: its arrays are missing or cannot be moments, or its digest is not the locked one.
         """
         del inputs, spread
         from dgflow.images.statistics import read_statistics
@@ -87,8 +80,8 @@ class PublishedStatistics(ResultStep):
 
         file = fetch(store, CATALOGUE.get(self.source, self.source), expected_sha256=self.sha256)
         try:
-            found = read_statistics(str(file.path))
-            if found is None or (self.spatial and found.mu_s is None):
+            moments = read_statistics(str(file.path))
+            if moments is None or (self.spatial and moments.mu_s is None):
                 raise ValueError(
                     f"expected mu and sigma{', mu_s and sigma_s' * self.spatial} in {self.source}, found "
                     "none."
@@ -98,33 +91,42 @@ class PublishedStatistics(ResultStep):
                 f"{error} If the file was bad when it was first used, delete {file.lock_key} in "
                 f"{store.url} too."
             ) from error
-        arrays = {"mu": found.mu, "sigma": found.sigma, "mu_s": found.mu_s, "sigma_s": found.sigma_s}
-        written = io.BytesIO()
-        np.savez(written, **{name: values for name, values in arrays.items() if values is not None})  # type: ignore[arg-type]
-        return written.getvalue()
+        arrays = {name: getattr(moments, name) for name in ("mu", "sigma", "mu_s", "sigma_s")}
+        content = io.BytesIO()
+        np.savez(content, **{name: values for name, values in arrays.items() if values is not None})  # type: ignore[arg-type]
+        return content.getvalue()
 
 
-class _Reference(NamedTuple):
-    """How numbers against a published file are measured."""
+@dataclass(frozen=True)
+class PublishedReference:
+    """A reference that published numbers were measured against, and how: the `against` of an `Evaluate`.
+
+    Args:
+        images: the reference's images, where precision and recall are measured against them.
+    """
 
     protocol: FrontEndName
-    inception: str  # the file that the protocol's own evaluator uses, or one of the same weights
-    images: int = 0  # that the file holds beside the statistics, for precision and recall
+    features: Weights
+    statistics: Result
+    images: Slice | None = None
+
+    def fields(self) -> dict[str, Any]:
+        """The fields of an `Evaluate` against this reference."""
+        measured = {"protocol": self.protocol, "features": self.features, "statistics": self.statistics}
+        return measured if self.images is None else measured | {"reference": self.images}
 
 
-_REFERENCES = {
-    "adm-reference-imagenet-256": _Reference("adm", "inception-2015-12-05-openai", images=10_000),
-    "fid-cifar10-32x32": _Reference("edm", "inception-2015-12-05"),
-    "fid-ffhq-64x64": _Reference("edm", "inception-2015-12-05"),
+# By name: protocol, Inception's file (the one of the protocol's own evaluator, or another of the same weights), and
+# the number of images that the reference holds beside its statistics.
+_REFERENCES: dict[str, tuple[FrontEndName, str, int]] = {
+    "adm-reference-imagenet-256": ("adm", "inception-2015-12-05-openai", 10_000),
+    "fid-cifar10-32x32": ("edm", "inception-2015-12-05", 0),
+    "fid-ffhq-64x64": ("edm", "inception-2015-12-05", 0),
 }
 
 
-def reference(name: str, *, inception: str | None = None) -> dict[str, Any]:
-    """What `Evaluate` takes to be compared with numbers against a published reference: `Evaluate(arms=...,
-    **reference(name))`.
-
-    Gives its protocol, features and statistics, and the reference's images where precision and recall are of
-    them.
+def reference(name: str, *, inception: str | None = None) -> PublishedReference:
+    """A published reference by name: `Evaluate(arms=..., against=reference(name))`.
 
     Args:
         name: adm-reference-imagenet-256, fid-cifar10-32x32 or fid-ffhq-64x64.
@@ -132,25 +134,19 @@ def reference(name: str, *, inception: str | None = None) -> dict[str, Any]:
             TensorFlow's weights of 2015-12-05.
 
     Raises:
-        ValueError: there is no such reference, with those there are.
+        ValueError: no reference has that name; the message lists those that exist.
     """
-    from dgflow.steps.judging.comparison import inception as weights
-
     if name not in _REFERENCES:
         raise ValueError(f"expected a published reference, one of {_names()}, found {name!r}")
-    how, side = _REFERENCES[name], catalogue_file(name).image_size
-    statistics = PublishedStatistics(source=name, image_size=side, spatial=how.protocol == "adm")
-    found = {
-        "protocol": how.protocol,
-        "features": official(how.inception) if inception is None else weights(inception),
-        "statistics": statistics.result(),
-    }
-    if how.images:
-        images = ImportImages(
-            source=name, num_images=how.images, num_classes=0, image_size=side, shard_size=250
-        )
-        found["reference"] = images.all()
-    return found
+    protocol, network, number = _REFERENCES[name]
+    side = catalogue_file(name).image_size
+    statistics = PublishedStatistics(source=name, image_size=side, spatial=protocol == "adm")
+    images = None
+    if number:
+        step = ImportImages(source=name, num_images=number, num_classes=0, image_size=side, shard_size=250)
+        images = step.all()
+    features = inception_weights(network if inception is None else inception)
+    return PublishedReference(protocol, features, statistics.result(), images)
 
 
 def _names() -> str:

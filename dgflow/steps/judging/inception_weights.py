@@ -1,0 +1,34 @@
+"""Inception's weights, named by the catalogue or by the path of a file."""
+
+from __future__ import annotations
+
+from dgflow.networks.inception.spec import InceptionV3
+from dgflow.specs.step import Weights
+from dgflow.steps.official import official
+from dgflow.steps.pretrained import Format, Pretrained
+from dgflow.weights.catalogue import CATALOGUE
+
+FORMATS: dict[str, Format] = {
+    ".pth": "inception_pth",
+    ".pt": "inception_torchscript",
+    ".pb": "inception_graph",
+    ".pkl": "inception_pickle",
+    ".safetensors": "safetensors",
+}
+
+
+def inception(source: str) -> Weights:
+    """The weights that the catalogue has as `source`, or those in the file there, whose suffix gives its format."""
+    if source in CATALOGUE:
+        return official(source)
+    suffix = next((suffix for suffix in FORMATS if source.lower().partition("@")[0].endswith(suffix)), None)
+    if suffix is None:
+        names = ", ".join(
+            name for name, file in CATALOGUE.items() if file.network.get("class") == "InceptionV3"
+        )
+        raise ValueError(
+            f"expected one of {names}, or a file that ends in {', '.join(FORMATS)}, found {source!r}"
+        )
+    return Pretrained(
+        source=source, network=InceptionV3(), image_size=299, num_classes=1008, format=FORMATS[suffix]
+    ).weights()
