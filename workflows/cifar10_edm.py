@@ -1,17 +1,20 @@
-"""CIFAR-10, EDM-G++: EDM under discriminator guidance, unconditional, or class-conditional with the adaptive
-boost (Kim et al. 2023).
+"""CIFAR-10, EDM-G++: EDM under discriminator guidance, unconditional or class-conditional (Kim et al. 2023).
 
-Published FID (Heun, 18 steps, 35 evaluations, 50,000 samples, EDM's evaluator and statistics), to be reached;
-not measured here:
+Published FID (Heun, 18 steps, 35 evaluations, 50,000 samples, EDM's evaluator and statistics), to be
+reached; not measured here:
   unconditional   2.03 -> 1.77, weight 2 of the first order; 25,000 fakes, 60 epochs
   --conditional   1.82 -> 1.64, weight 1, boosted (1.66 without); 50,000 fakes, 250 epochs
-These are of random seeds. EDM's own, 1.97 and 1.79, are the least of three: `--seeding edm --seeds 0 --seeds
-50000 --seeds 100000`. A reproduction study found 2.09 -> 1.88 with the published discriminator
-(unconditional), and users the best epoch well before the last. Weights: EDM (CC BY-NC-SA 4.0), Discriminator
-Guidance's 32-pixel classifier (put there by hand, no licence stated; or trained here on ImageNet 32,
---classifier-data: AdamW 3e-4 annealed over 300,000 iterations). Data: CIFAR-10,
-cs.toronto.edu/~kriz/cifar.html. Budget of the paper: 1 h for the fakes, 10 min for the discriminator, 1 h for
-samples, one V100 or A100. Yours: `plan --device a100`."""
+
+These are of random seeds. EDM's own numbers, 1.97 and 1.79, are the least of three: `--seeding edm --seeds
+0 --seeds 50000 --seeds 100000`. A reproduction study found 2.09 -> 1.88 with the published discriminator
+(unconditional), and users found the best epoch well before the last.
+
+Weights: EDM (CC BY-NC-SA 4.0), Discriminator Guidance's 32-pixel classifier (put there by hand, no licence
+stated; or trained here on ImageNet 32, --classifier-data: AdamW 3e-4 annealed over 300,000 iterations).
+Data: CIFAR-10, cs.toronto.edu/~kriz/cifar.html.
+Budget of the paper: 1 h for the fakes, 10 min for the discriminator, 1 h for samples, one V100 or A100.
+Yours: `plan --device a100`.
+"""
 
 from functools import partial
 from typing import Annotated, Literal
@@ -27,50 +30,54 @@ def workflow(
     classifier_data: Annotated[
         str | None, "ImageNet, to train the discriminator's frozen features at 32 pixels here"
     ] = None,
-    samples: Annotated[int, "images an arm and seed"] = 50_000,
-    fakes: Annotated[
-        int | None, "fake images that the discriminator learns from; by default as published"
-    ] = None,
+    samples: dg.options.Samples = 50_000,
+    fakes: Annotated[int | None, "fake images to train the discriminator on; by default as published"] = None,
     epochs: Annotated[
-        int | None, "passes over the real images for the discriminator; by default as published"
+        int | None, "the discriminator's passes over the real images; by default as published"
     ] = None,
-    held_out: Annotated[
-        float, "share of real and fake that is kept apart to measure every epoch; published is 0"
-    ] = 0.04,
-    best: Annotated[
-        bool, "guide with the epoch of the smallest held-out loss; published is the last"
-    ] = False,
+    held_out: dg.options.HeldOut = 0.04,
+    best: dg.options.Best = False,
     seeding: Annotated[
         Literal["counter", "edm"], "edm: the random numbers that EDM draws for its seeds"
     ] = "counter",
-    seeds: Annotated[list[int], "of the samples that are measured; with `--seeding edm` of the first"] = [0],  # noqa: B006
+    seeds: Annotated[
+        list[int], "of the samples that are measured; with `--seeding edm` of the first of them"
+    ] = [0],  # noqa: B006
 ) -> dg.Evaluate:
     kind, classes = ("cond", 10) if conditional else ("uncond", 0)
-    real = dg.ImportImages(source=data, num_images=50_000, num_classes=classes, image_size=32).all()
-    sampling = partial(
-        dg.Generate, score=dg.official(f"edm-cifar10-32x32-{kind}-vp"), sampler=dg.Heun(steps=18)
-    )
-    fake = sampling(seed=200_000)[: fakes or (50_000 if conditional else 25_000)]
+    images = dg.ImportImages(source=data, num_images=50_000, num_classes=classes, image_size=32)
+    edm = dg.official(f"edm-cifar10-32x32-{kind}-vp")
+    generate = partial(dg.Generate, score=edm, sampler=dg.Heun(steps=18))
     features = dg.official("dg-cifar10-classifier")
     if classifier_data is not None:
-        crop = partial(dg.ImportImages, image_size=32, num_classes=1000, preparation="adm-center-crop")
+        imagenet = dg.ImportImages(
+            source=classifier_data,
+            num_images=1_281_167,
+            num_classes=1000,
+            image_size=32,
+            preparation="adm-center-crop",
+        )
         network = dg.ADMEncoder(channel_mult=(1, 2, 4), num_res_blocks=4, attention_resolutions=(1, 2, 4))
-        features = dg.published_classifier(
-            crop(source=classifier_data, num_images=1_281_167).all(), network
-        ).last()
-    train = partial(
-        dg.TrainDiscriminator, batch_size=128, learning_rate=3e-4, times="importance", held_out=held_out
+        features = dg.published_classifier(imagenet.all(), network).last()
+
+    training = dg.TrainDiscriminator(
+        real=images.all(),
+        fake=generate(seed=200_000)[: fakes or (50_000 if conditional else 25_000)],
+        features=features,
+        conditional=conditional,
+        epochs=epochs or (250 if conditional else 60),
+        batch_size=128,
+        learning_rate=3e-4,
+        times="importance",
+        held_out=held_out,
     )
-    passes = epochs or (250 if conditional else 60)
-    disc = train(real=real, fake=fake, features=features, conditional=conditional, epochs=passes)
-    guides = {"EDM": (), "EDM-G++": dg.edm_gpp(f"cifar10-{kind}", disc.best() if best else disc.last())}
-    arm = {
-        name: [sampling(guidance=terms, seed=s, seeding=seeding)[:samples] for s in seeds]
-        for name, terms in guides.items()
+    guidance = dg.edm_gpp(f"cifar10-{kind}", training.best() if best else training.last())
+
+    arms = {
+        name: tuple(generate(guidance=terms, seed=seed, seeding=seeding)[:samples] for seed in seeds)
+        for name, terms in (("EDM", ()), ("EDM-G++", guidance))
     }
-    return dg.Evaluate(
-        arms={name: tuple(parts) for name, parts in arm.items()}, against=dg.reference("fid-cifar10-32x32")
-    )
+    return dg.Evaluate(arms=arms, against=dg.reference("fid-cifar10-32x32"))
 
 
 if __name__ == "__main__":

@@ -4,14 +4,18 @@ Published FID (Heun, 50,000 samples, EDM's evaluator and statistics, no seeds gi
 measured here:
   EDM       2.39 at 79 evaluations, 40 steps
   EDM-G++   1.98 at 71 evaluations, 36 steps, weight 1, boosted (2.04 without)
-The discriminator has depth 4 on OpenAI's 64-pixel classifier and is told that classifier's cosine time, in
+
+The discriminator has depth 4 on OpenAI's 64-pixel classifier and gets that classifier's cosine time, in
 training and when guiding (the published code trains on another time than it guides with). 60,000 fakes of
-seed 1, 250 epochs. Weights: EDM (CC BY-NC-SA 4.0), OpenAI's 64x64 classifier (MIT). Data: FFHQ,
-github.com/NVlabs/ffhq-dataset (CC BY-NC-SA 4.0 as a set). Budget of the paper: one V100. Yours: `plan
---device a100 --price 2`."""
+seed 1, 250 epochs.
+
+Weights: EDM (CC BY-NC-SA 4.0), OpenAI's 64x64 classifier (MIT).
+Data: FFHQ, github.com/NVlabs/ffhq-dataset (CC BY-NC-SA 4.0 as a set).
+Budget of the paper: one V100. Yours: `plan --device a100 --price 2`.
+"""
 
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated
 
 import dgflow as dg
 
@@ -20,22 +24,14 @@ def workflow(
     data: Annotated[
         str, "the 70,000 images, 1024 x 1024 or 64 x 64: a zip or a folder"
     ] = "data/ffhq-64x64.zip",
-    samples: Annotated[int, "images an arm"] = 50_000,
-    fakes: Annotated[
-        int, "fake images that the discriminator learns from; as many real ones are taken"
-    ] = 60_000,
-    epochs: Annotated[int, "passes over the real images for the discriminator"] = 250,
-    held_out: Annotated[
-        float, "share of real and fake that is kept apart to measure every epoch; published is 0"
-    ] = 0.04,
-    best: Annotated[
-        bool, "guide with the epoch of the smallest held-out loss; published is the last"
-    ] = False,
-    precision: Annotated[
-        Literal["float32", "tf32", "bfloat16"], "of the networks while sampling"
-    ] = "float32",
-    seed: Annotated[int, "of the samples that are measured"] = 0,
-    skip_broken: Annotated[int, "broken images that may be left out"] = 0,
+    samples: dg.options.Samples = 50_000,
+    fakes: Annotated[int, "fake images to train the discriminator on, and as many real ones"] = 60_000,
+    epochs: dg.options.Epochs = 250,
+    held_out: dg.options.HeldOut = 0.04,
+    best: dg.options.Best = False,
+    precision: dg.options.Precision = "float32",
+    seed: dg.options.Seed = 0,
+    skip_broken: dg.options.SkipBroken = 0,
 ) -> dg.Evaluate:
     images = dg.ImportImages(
         source=data,
@@ -45,25 +41,26 @@ def workflow(
         preparation="lanczos",
         skip_broken=skip_broken,
     )
-    generate = partial(
-        dg.Generate, score=dg.official("edm-ffhq-64x64-uncond-vp"), precision=precision, batch_size=125
-    )
-    fake = generate(sampler=dg.Heun(steps=40), seed=1)[:fakes]
-    network, features = dg.ADMEncoder(num_res_blocks=4), dg.official("adm-imagenet-64x64-classifier")
-    train = partial(
-        dg.TrainDiscriminator,
+    edm = dg.official("edm-ffhq-64x64-uncond-vp")
+    generate = partial(dg.Generate, score=edm, precision=precision, batch_size=125)
+
+    training = dg.TrainDiscriminator(
+        real=images[:fakes],
+        fake=generate(sampler=dg.Heun(steps=40), seed=1)[:fakes],
+        network=dg.ADMEncoder(num_res_blocks=4),
+        features=dg.official("adm-imagenet-64x64-classifier"),
         conditional=False,
+        epochs=epochs,
         batch_size=128,
         learning_rate=3e-4,
         times="importance",
         held_out=held_out,
     )
-    disc = train(real=images[:fakes], fake=fake, network=network, features=features, epochs=epochs)
-    guidance = dg.edm_gpp("ffhq-64", disc.best() if best else disc.last())
-    arms = {
-        "EDM": (generate(sampler=dg.Heun(steps=40), seed=seed)[:samples],),
-        "EDM-G++": (generate(sampler=dg.Heun(steps=36), guidance=guidance, seed=seed)[:samples],),
-    }
+    guidance = dg.edm_gpp("ffhq-64", training.best() if best else training.last())
+
+    plain = generate(sampler=dg.Heun(steps=40), seed=seed)
+    guided = generate(sampler=dg.Heun(steps=36), guidance=guidance, seed=seed)
+    arms = {"EDM": (plain[:samples],), "EDM-G++": (guided[:samples],)}
     return dg.Evaluate(arms=arms, against=dg.reference("fid-ffhq-64x64"))
 
 

@@ -1,20 +1,22 @@
 """ImageNet 256, ADM-G++: pixel diffusion under classifier and discriminator guidance (Kim et al. 2023).
 
-Published (250 DDPM steps, 50,000 samples with random labels, OpenAI's evaluator, no seeds given) and to be
+Published (250 DDPM steps, 50,000 samples with random labels, OpenAI's evaluator, no seeds given), to be
 reached; not measured here:
   ADM-G               FID 4.59  sFID 5.25  IS 186.70  precision 0.82  recall 0.52
   ADM-G++, row 3.18   FID 3.18  sFID 4.53  IS 255.74  precision 0.84  recall 0.53
   ADM-G++, row 3.73   FID 3.73  sFID 5.03  IS 204.49  precision 0.78  recall 0.59
   ADM-G++, row 4.45   FID 4.45  sFID 5.38  IS 190.71  precision 0.76  recall 0.60
+
 No code was released: what a row means is read from the paper (docs/models.md). The classifier's weight is
-    scaled by entropy (EDS), both
-weights switch with the timestep, and the discriminator's gradient is brought to the norm of the classifier's.
-    ADM-G's scale is 1.0, as
-OpenAI publishes these numbers (the paper says 1.5). Fakes: 400,000 of seed 1, without guidance, "ADM samples"
-    in the paper.
-Weights: OpenAI's diffusion model and classifier (MIT). Data: ImageNet 2012, image-net.org, for research.
+scaled by entropy (EDS), both weights switch with the timestep, and the discriminator's gradient is brought
+to the norm of the classifier's. ADM-G's scale is 1.0, as OpenAI publishes these numbers (the paper says
+1.5). Fakes: 400,000 of seed 1, without guidance ("ADM samples" in the paper).
+
+Weights: OpenAI's diffusion model and classifier (MIT).
+Data: ImageNet 2012, image-net.org, for research.
 Budget of the paper: 100 M evaluations for the fakes, 25.6 M for the discriminator, one A100. Yours: `plan
-    --device h100 --price 2.5`."""
+--device h100 --price 2.5`.
+"""
 
 from functools import partial
 from typing import Annotated, Literal
@@ -27,56 +29,49 @@ def workflow(
     data: Annotated[
         str, "training images: 1,000 class folders, ILSVRC2012_img_train.tar, or Parquet files"
     ] = "data/imagenet/train",
-    samples: Annotated[int, "images an arm"] = 50_000,
-    fakes: Annotated[int, "fake images that the discriminator learns from"] = 400_000,
-    epochs: Annotated[int, "passes over the real images for the discriminator"] = 10,
-    held_out: Annotated[
-        float, "share of real and fake that is kept apart to measure every epoch; published is 0"
-    ] = 0.01,
-    best: Annotated[
-        bool, "guide with the epoch of the smallest held-out loss; published is the last"
-    ] = False,
-    precision: Annotated[
-        Literal["float32", "tf32", "bfloat16"], "of the networks while sampling"
-    ] = "float32",
-    seed: Annotated[int, "of the samples that are measured"] = 0,
-    skip_broken: Annotated[int, "broken images that may be left out"] = 0,
+    samples: dg.options.Samples = 50_000,
+    fakes: dg.options.Fakes = 400_000,
+    epochs: dg.options.Epochs = 10,
+    held_out: dg.options.HeldOut = 0.01,
+    best: dg.options.Best = False,
+    precision: dg.options.Precision = "float32",
+    seed: dg.options.Seed = 0,
+    skip_broken: dg.options.SkipBroken = 0,
 ) -> dg.Evaluate:
-    crop = partial(
-        dg.ImportImages,
+    images = dg.ImportImages(
+        source=data,
+        num_images=1_281_167,
+        num_classes=1000,
         image_size=256,
         preparation="adm-center-crop",
         skip_broken=skip_broken,
         shard_size=250,
     )
-    real = crop(source=data, num_images=1_281_167, num_classes=1000).all()
-    adm, classifier = (
-        dg.official("adm-imagenet-256x256-diffusion"),
-        dg.official("adm-imagenet-256x256-classifier"),
-    )
+    adm = dg.official("adm-imagenet-256x256-diffusion")
+    classifier = dg.official("adm-imagenet-256x256-classifier")
+    sampler = dg.DDPM(respacing="250")
     generate = partial(
-        dg.Generate,
-        score=adm,
-        sampler=dg.DDPM(respacing="250"),
-        precision=precision,
-        shard_size=250,
-        batch_size=32,
+        dg.Generate, score=adm, sampler=sampler, precision=precision, shard_size=250, batch_size=32
     )
-    train = partial(
-        dg.TrainDiscriminator,
+
+    training = dg.TrainDiscriminator(
+        real=images.all(),
+        fake=generate(seed=1)[:fakes],
+        features=classifier,
+        epochs=epochs,
         batch_size=512,
         learning_rate=3e-4,
         times="importance",
         precision="bfloat16",
         held_out=held_out,
     )
-    disc = train(real=real, fake=generate(seed=1)[:fakes], features=classifier, epochs=epochs)
     plain = (dg.ClassifierGuidance(classifier=classifier, weight=1.0),)
-    guides = {
-        "ADM-G": plain,
-        f"ADM-G++ {row}": dg.adm_gpp(row, classifier, disc.best() if best else disc.last()),
+    guided = dg.adm_gpp(row, classifier, training.best() if best else training.last())
+
+    arms = {
+        "ADM-G": (generate(guidance=plain, seed=seed)[:samples],),
+        f"ADM-G++ {row}": (generate(guidance=guided, seed=seed)[:samples],),
     }
-    arms = {name: (generate(guidance=terms, seed=seed)[:samples],) for name, terms in guides.items()}
     return dg.Evaluate(arms=arms, against=dg.reference("adm-reference-imagenet-256"))
 
 
