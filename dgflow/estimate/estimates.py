@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from dgflow.engine.plan import StepPlan
 from dgflow.estimate.costs import Precision, Use, Work, amount, work_of
 from dgflow.estimate.devices import UTILISATION, device_named
-from dgflow.networks.inception.spec import InceptionV3
 from dgflow.specs.step import NetworkStep, TrainStep
 
 if TYPE_CHECKING:
@@ -71,7 +70,7 @@ def counted(
         return known[key]
 
     def seconds(work: Work) -> float:
-        flops, whole = per_row(work), isinstance(getattr(work.network, "network", None), InceptionV3)
+        flops, whole = per_row(work), work.network.network.stays_float32
         convolutions, products = device.rates(work.precision, whole=whole)
         return (
             work.times

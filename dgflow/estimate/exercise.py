@@ -9,18 +9,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, cast
 
 from dgflow.estimate.costs import Precision, Use
-from dgflow.networks.adm.spec import ADMEncoder
-from dgflow.networks.discriminator.spec import Discriminator
-from dgflow.networks.families import ScoreNetwork
-from dgflow.networks.inception.spec import InceptionV3
-from dgflow.networks.own.spec import OwnFeatures
+from dgflow.networks.roles import AutoencoderSpec
 from dgflow.specs.step import NetworkStep, Weights
-from dgflow.steps.guides import classes_of
-from dgflow.steps.shapes import network_shape
-from dgflow.steps.training.train_discriminator import TrainDiscriminator
 
 if TYPE_CHECKING:
     import torch
@@ -94,12 +87,12 @@ def timed(step: NetworkStep, network: nn.Module, use: Use, rows: int, precision:
 
     from dgflow.diffusion.acceleration import autocast, products
 
-    place = _place(network)
-    wait = torch.cuda.synchronize if place.type == "cuda" else lambda: None
+    device = _device(network)
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     activations = (
         "float32" if use in ("forward", "gradient") else precision
     )  # samplers convert the weights, and not what flows
-    with products(precision), autocast(place, activations):
+    with products(precision), autocast(device, activations):
         wait()
         began = time.perf_counter()
         run(step, network, use, rows)
@@ -124,41 +117,18 @@ def run(step: NetworkStep, network: nn.Module, use: Use, rows: int) -> None:
 
 
 def _asked(step: NetworkStep, network: nn.Module, use: Use, rows: int) -> Tensor:
-    """What the network gives for noise."""
+    """The output for noise."""
     import torch
 
-    spec: Any = step.network  # type: ignore[attr-defined]
-    shape, place = network_shape(step), _place(network)
-
-    def noise(side: int, channels: int) -> Tensor:
-        return torch.randn(rows, channels, side, side, device=place).requires_grad_(use == "gradient")
-
-    x = noise(shape.image_size, shape.channels)
-    if use == "encode":
-        side, channels = spec.latent_shape(shape.image_size)
-        drawn = (
-            [noise(side, channels)] if hasattr(spec, "num_groups_per_scale") else []
-        )  # NVAE's latents are drawn as they come
-        found = spec.encode(network, x, *drawn)
-        return found[0] if isinstance(found, tuple) else found
+    spec, shape, device = step.architecture, step.shape, _device(network)
+    x = torch.randn(rows, shape.channels, shape.image_size, shape.image_size, device=device)
     if use == "decode":
-        return spec.decode(network, noise(*spec.latent_shape(shape.image_size)))
-    if isinstance(spec, InceptionV3):
-        # Its forward sets the precision of a device, and meta is none.
-        return (network._features if x.is_meta else network)(x).pooled  # type: ignore[operator]
-    if isinstance(spec, OwnFeatures):
-        found = network(x)
-        return found[0] if isinstance(found, tuple) else found
-    classes = classes_of(step)
-    labels = torch.zeros(rows, dtype=torch.int64, device=place) if classes else None
-    sigma = torch.full((rows,), NOISE_LEVEL, dtype=torch.float64, device=place)
-    if isinstance(spec, get_args(ScoreNetwork)):
-        return spec.score_model(network).denoiser(x.double(), sigma, labels)
-    if isinstance(spec, Discriminator) or isinstance(step, TrainDiscriminator):
-        return network(x, sigma.float(), labels)
-    assert isinstance(spec, ADMEncoder), step
-    return network(x, sigma.float())
+        assert isinstance(spec, AutoencoderSpec)
+        return spec.probe_decoder(network, x)
+    labels = torch.zeros(rows, dtype=torch.int64, device=device) if step.classes else None
+    sigma = torch.full((rows,), NOISE_LEVEL, dtype=torch.float64, device=device)
+    return spec.probe(network, x.requires_grad_(use == "gradient"), sigma, labels)
 
 
-def _place(network: nn.Module) -> torch.device:
+def _device(network: nn.Module) -> torch.device:
     return next(network.parameters()).device

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dgflow.diffusion.guidance_specs import ClassifierFree, ClassifierGuidance, DiscriminatorGuidance
 from dgflow.diffusion.sampler_specs import RK45
+from dgflow.networks.families import score_network
 from dgflow.steps.generate import Generate
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def _score(step: Generate) -> ScoreModel:
     from dgflow.estimate.exercise import fresh
 
     with torch.device("meta"):
-        model = step.score.step.network.score_model(fresh(step.score.step))  # type: ignore[attr-defined]
+        model = score_network(step.score).score_model(fresh(step.score.step))
     # Rounding to the levels that a network knows moves none of them across more than the edge of a window.
     return replace(
         model,

@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from dgflow.diffusion.guidance_specs import DiscriminatorGuidance
 from dgflow.engine.plan import StepPlan
 from dgflow.estimate.costs import amount
-from dgflow.networks.adm.spec import ADMEncoder
-from dgflow.networks.autoencoders import vae_of
-from dgflow.networks.inception.spec import InceptionV3
+from dgflow.networks.families import autoencoder_of
+from dgflow.networks.roles import FeatureNetworkSpec
 from dgflow.specs.step import NetworkStep, SampleStep, Step
 from dgflow.steps.decode import Decode
 from dgflow.steps.encode import Encode
@@ -31,7 +30,6 @@ from dgflow.steps.sources.list_images import ListImages
 
 INDEX_AND_LABEL = 16
 FLOAT16, FLOAT32, FLOAT64 = 2, 4, 8
-INCEPTION_LOGITS = 1008
 IMAGE_FLAGS = 9  # of `Features`: `constant` and `pixels`
 PAGES = 1.001  # pages and their checksums, measured on noise, which does not compress: 1.0004
 HEADER = 4_096  # a shard's schema and footer, measured: 1.3 kB
@@ -56,7 +54,7 @@ def row_bytes(step: SampleStep) -> int | None:
         widths = _widths(step)
         return None if widths is None else INDEX_AND_LABEL + IMAGE_FLAGS + FLOAT32 * sum(widths)
     if isinstance(step, Encode):
-        side, channels = vae_of(step.vae).latent_shape(network_shape(step.vae.step).image_size)
+        side, channels = autoencoder_of(step.vae).latent_shape(network_shape(step.vae.step).image_size)
         copies = 2 * step.draws if step.columns == ("latent",) else len(step.columns)
         return INDEX_AND_LABEL + FLOAT16 * copies * channels * side**2
     if isinstance(step, CheckImages):
@@ -79,12 +77,9 @@ def _has_log_ratio(step: Step) -> bool:
 
 def _widths(step: Features) -> tuple[int, ...] | None:
     """Of the columns of features: pooled, of Inception spatial, logits."""
-    network = getattr(step.network.step, "network", None)
-    if isinstance(network, InceptionV3):
-        return *INCEPTIONS.values(), INCEPTION_LOGITS
-    if isinstance(network, ADMEncoder):
-        return network.model_channels * network.channel_mult[-1], network_shape(step.network.step).num_classes
-    return None
+    network = step.network.step.network
+    assert isinstance(network, FeatureNetworkSpec)
+    return network.feature_widths(step.network.step.shape.num_classes)
 
 
 def _result_bytes(step: Step) -> int | None:

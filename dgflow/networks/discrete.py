@@ -11,7 +11,11 @@ if TYPE_CHECKING:
 
 
 def discrete_score_model(
-    network: nn.Module, betas: Literal["linear", "cosine"], *, learn_sigma: bool, null_label: int | None
+    network: nn.Module,
+    betas: Literal["linear", "cosine"],
+    *,
+    learn_sigma: bool,
+    null_label: int | None = None,
 ) -> ScoreModel:
     from dgflow.diffusion.denoisers import VPDenoiser, epsilon_only, learned_range
     from dgflow.diffusion.discrete import DiscreteSchedule

@@ -1,15 +1,56 @@
-"""The score networks that there are."""
+"""The families of networks: one line each."""
 
 from __future__ import annotations
 
-from dgflow.networks.adm.spec import ADMUNet
+from dgflow.networks.adm.spec import ADMEncoder, ADMUNet
 from dgflow.networks.ddpm.spec import DDPMUNet
+from dgflow.networks.discriminator.spec import Discriminator
 from dgflow.networks.dit.spec import DiT
 from dgflow.networks.edm.spec import DhariwalUNet, SongUNet
-from dgflow.networks.lsgm.spec import LSGMPrior
+from dgflow.networks.inception.spec import InceptionV3
+from dgflow.networks.lsgm.spec import NVAE, LSGMPrior
 from dgflow.networks.ncsnpp.spec import NCSNpp
-from dgflow.networks.own.spec import OwnDenoiser
+from dgflow.networks.own.spec import OwnDenoiser, OwnFeatures
+from dgflow.networks.roles import AutoencoderSpec, ScoreNetworkSpec
+from dgflow.networks.stable_diffusion.spec import StableDiffusionVAE
+from dgflow.specs.network import NetworkSpec
+from dgflow.specs.step import Weights
 
-ScoreNetwork = SongUNet | DhariwalUNet | ADMUNet | DiT | NCSNpp | LSGMPrior | DDPMUNet | OwnDenoiser
-LATENT = (DiT, LSGMPrior)
-"""Those whose samples are latents."""
+FAMILIES: tuple[type[NetworkSpec], ...] = (
+    *(SongUNet, DhariwalUNet),
+    *(ADMUNet, ADMEncoder, Discriminator),
+    DiT,
+    NCSNpp,
+    *(LSGMPrior, NVAE),
+    DDPMUNet,
+    *(OwnDenoiser, OwnFeatures),
+    StableDiffusionVAE,
+    InceptionV3,
+)
+
+
+def names(role: type[NetworkSpec], separator: str = ", ") -> str:
+    """The families with a role, for messages."""
+    return separator.join(family.__name__ for family in FAMILIES if issubclass(family, role))
+
+
+def autoencoder_of(weights: Weights) -> AutoencoderSpec:
+    """The autoencoder that these are the weights of. Raises ValueError where they are another network's."""
+    network = weights.step.network
+    if not isinstance(network, AutoencoderSpec):
+        raise ValueError(
+            f"expected the weights of an autoencoder ({names(AutoencoderSpec, ' or ')}), found "
+            f"{weights.step.kind} of {type(network).__name__}"
+        )
+    return network
+
+
+def score_network(weights: Weights) -> ScoreNetworkSpec:
+    """The score network that these are the weights of. Raises ValueError where they are another network's."""
+    network = weights.step.architecture
+    if not isinstance(network, ScoreNetworkSpec):
+        raise ValueError(
+            f"score: expected a score network ({names(ScoreNetworkSpec)}), found {weights.step.kind} of "
+            f"{type(network).__name__}"
+        )
+    return network

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 from pydantic import BaseModel, Field, SerializeAsAny, model_validator
 
 from dgflow.specs.bound import Bound
+from dgflow.specs.network import DataShape, NetworkSpec
 from dgflow.specs.spec import PLACEMENT, Spec
 from dgflow.store.identity import fingerprint
 
@@ -184,13 +185,31 @@ class NetworkStep(Step, ABC):
     """A step whose result is the weights of a network: trained here (`TrainStep`) or elsewhere
     (`Pretrained`)."""
 
+    network: SerializeAsAny[NetworkSpec]
+
+    @property
+    def architecture(self) -> NetworkSpec:
+        """The whole network: `network` itself, unless the step builds more around it."""
+        return self.network
+
+    @property
     @abstractmethod
+    def shape(self) -> DataShape:
+        """The data that the network is for."""
+
+    @property
+    def classes(self) -> int:
+        """Number of classes that the network is asked about or conditioned on, 0 for none."""
+        return self.shape.num_classes
+
     def build(self, inputs: Bound) -> nn.Module:
         """The network, with fresh weights where it learns."""
+        shape = self.shape._replace(num_classes=self.classes)
+        return self.architecture.assemble(shape, lambda field: inputs.network(f"network.{field}"))
 
-    @abstractmethod
     def trained_part(self, network: nn.Module) -> nn.Module:
         """The part of what `build` gave whose weights are kept."""
+        return self.architecture.kept(network)
 
 
 class Weights(Spec):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from dgflow.networks.autoencoders import vae_of
+from dgflow.networks.families import autoencoder_of
 from dgflow.specs.spec import PLACEMENT
 from dgflow.specs.step import SampleStep, Slice, Weights
 from dgflow.steps.encode import Encode
@@ -43,7 +43,7 @@ class Decode(SampleStep):
     def _fits(self) -> Decode:
         from dgflow.steps.shapes import data_shape, gives_latents, network_shape
 
-        spec = vae_of(self.vae)
+        spec = autoencoder_of(self.vae)
         if not gives_latents(self.latents.step):
             raise ValueError(
                 "expected latents (a Generate of a network of latents, or an Encode), found "
@@ -121,7 +121,7 @@ class Decode(SampleStep):
         from dgflow.diffusion.acceleration import autocast
 
         with torch.no_grad(), autocast(latents_BCHW.device, self.precision):
-            images = vae_of(self.vae).decode(network, latents_BCHW.float())
+            images = autoencoder_of(self.vae).decode(network, latents_BCHW.float())
         return pixels(images.float())
 
 

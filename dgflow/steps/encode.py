@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from dgflow.networks.autoencoders import vae_of
-from dgflow.networks.lsgm.spec import NVAE
+from dgflow.networks.families import autoencoder_of
 from dgflow.specs.spec import PLACEMENT
 from dgflow.specs.step import SampleStep, Slice, Weights
 
@@ -50,7 +49,7 @@ class Encode(SampleStep):
     def _fits(self) -> Encode:
         from dgflow.steps.shapes import check_images, data_shape, network_shape
 
-        spec = vae_of(self.vae)
+        spec = autoencoder_of(self.vae)
         check_images(self.images)
         found, expected = data_shape(self.images.step), network_shape(self.vae.step)
         if (found.image_size, found.channels) != (expected.image_size, expected.channels):
@@ -60,7 +59,7 @@ class Encode(SampleStep):
                 f"{found.channels} channels and {found.image_size} pixels: import them at that size"
             )
         spec.latent_shape(expected.image_size)
-        if not isinstance(spec, NVAE) and (self.draws, self.seed) != (1, 0):
+        if not spec.draws and (self.draws, self.seed) != (1, 0):
             raise ValueError(
                 f"expected draws=1 and seed=0, found {self.draws} and {self.seed}: of {type(spec).__name__}, "
                 "mean and spread are stored, and nothing is drawn"
@@ -78,11 +77,10 @@ class Encode(SampleStep):
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns of latents."""
-        return (
-            ("latent",)
-            if isinstance(vae_of(self.vae), NVAE)
-            else ("mean", "std", "mean_flipped", "std_flipped")
-        )
+        spec = autoencoder_of(self.vae)
+        if spec.draws:
+            return spec.latent_columns
+        return *spec.latent_columns, *(f"{name}_flipped" for name in spec.latent_columns)
 
     def network_evaluations(self, rows: int) -> int:
         return rows * 2 * self.draws
@@ -136,8 +134,8 @@ class Encode(SampleStep):
         """In the order of `columns`."""
         import torch
 
-        spec, both = vae_of(self.vae), (images_BCHW, images_BCHW.flip(-1))
-        if not isinstance(spec, NVAE):
+        spec, both = autoencoder_of(self.vae), (images_BCHW, images_BCHW.flip(-1))
+        if not spec.draws:
             return [values for images in both for values in spec.encode(network, images)]
         side, channels = spec.latent_shape(images_BCHW.shape[-1])
 
@@ -147,7 +145,7 @@ class Encode(SampleStep):
             normal = noise.standard_normal(
                 self.seed, index_B, (channels, side, side), step=number, draw=noise.POSTERIOR
             )
-            return spec.encode(network, images, normal.float())
+            return spec.encode(network, images, normal.float())[0]
 
         draws = [
             drawn(images, flip * self.draws + number)

@@ -12,12 +12,11 @@ from pydantic import Field, model_validator
 
 from dgflow.diffusion.guidance_specs import ClassifierFree, Guidance
 from dgflow.diffusion.sampler_specs import RK45, Heun, Sampler
-from dgflow.networks.adm.times import time_map
-from dgflow.networks.discriminator.spec import time_of
-from dgflow.networks.families import LATENT
+from dgflow.networks.families import score_network
+from dgflow.networks.roles import GuideSpec
 from dgflow.specs.spec import PLACEMENT
 from dgflow.specs.step import SampleStep, Slice, Weights
-from dgflow.steps.guides import FIELD, check_guides, classes_of, guide_of, guides_classes, title_of
+from dgflow.steps.guides import FIELD, check_guides, guide_of, guides_classes, title_of
 
 if TYPE_CHECKING:
     import torch
@@ -92,9 +91,9 @@ class Generate(SampleStep):
         """Whether the samples are latents, for a decoder, and not images."""
         from dgflow.steps.shapes import gives_latents
 
-        network, real = getattr(self.score.step, "network", None), getattr(self.score.step, "real", None)
+        real = getattr(self.score.step, "real", None)
         trained_on_latents = isinstance(real, Slice) and gives_latents(real.step)
-        return trained_on_latents or isinstance(network, LATENT) or getattr(network, "latent", False)
+        return trained_on_latents or score_network(self.score).gives_latents
 
     def network_evaluations(self, rows: int) -> int:
         # Of the score network, twice where it is also asked without a class; the guides' come on top.
@@ -117,9 +116,9 @@ class Generate(SampleStep):
                 )
             return once[key]
 
-        score = self.score.step.network.score_model(loaded("score", self.score, self.compile))  # type: ignore[attr-defined]
+        score = score_network(self.score).score_model(loaded("score", self.score, self.compile))
         score = replace(score, latent=self.latent)
-        shape, classes = data_shape(self), classes_of(self.score.step)
+        shape, classes = data_shape(self), self.score.step.classes
         if classes == 0:
             score, classes = (
                 score.without_labels(),
@@ -132,7 +131,9 @@ class Generate(SampleStep):
             else:
                 weights = guide_of(spec)
                 term = loaded(f"guidance.{number}.{FIELD[type(spec)]}", weights)
-                terms.append(spec.build(term, time_map(time_of(weights.step))))
+                guide = weights.step.architecture
+                assert isinstance(guide, GuideSpec)
+                terms.append(spec.build(term, guide.time_map()))
         sides = (shape.channels, shape.image_size, shape.image_size)
         return partial(self._rows, _Loaded(score, terms, sides, classes, place, self._batches()))
 

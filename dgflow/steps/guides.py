@@ -7,7 +7,6 @@ classes has to know them all.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import get_args
 
 from dgflow.diffusion.guidance_specs import (
     ClassifierFree,
@@ -15,10 +14,8 @@ from dgflow.diffusion.guidance_specs import (
     DiscriminatorGuidance,
     Guidance,
 )
-from dgflow.networks.adm.spec import ADMEncoder
-from dgflow.networks.discriminator.spec import Discriminator
-from dgflow.networks.dit.spec import DiT
-from dgflow.networks.families import ScoreNetwork
+from dgflow.networks.families import names, score_network
+from dgflow.networks.roles import ClassifierSpec, DiscriminatorSpec
 from dgflow.specs.step import NetworkStep, Weights
 
 FIELD = {ClassifierGuidance: "classifier", DiscriminatorGuidance: "discriminator"}
@@ -40,9 +37,7 @@ def title_of(term: Guidance) -> str:
 
 def classes_of(step: NetworkStep) -> int:
     """Number of classes that a network is asked about or conditioned on, 0 for none."""
-    from dgflow.steps.shapes import network_shape
-
-    return network_shape(step).num_classes if getattr(step, "conditional", True) else 0
+    return step.classes
 
 
 def guides_classes(guidance: Iterable[Guidance]) -> list[int]:
@@ -53,19 +48,15 @@ def guides_classes(guidance: Iterable[Guidance]) -> list[int]:
 def check_guides(score: Weights, guidance: tuple[Guidance, ...]) -> None:
     """Raises ValueError, with the field and what was expected, for networks that cannot play their parts
     together."""
-    from dgflow.steps.shapes import network_shape
-
-    network = getattr(score.step, "network", None)
-    if not isinstance(network, get_args(ScoreNetwork)):
-        raise ValueError(f"score: expected a score network ({_names(ScoreNetwork)}), found {_kind(score)}")
-    shape, classes = network_shape(score.step), classes_of(score.step)
+    network = score_network(score)
+    shape, classes = score.step.shape, score.step.classes
     if sum(isinstance(term, ClassifierFree) for term in guidance) > 1:
         raise ValueError("guidance: expected at most one ClassifierFree")
     before = 0
     for number, term in enumerate(guidance):
         where = f"guidance.{number}"
         if isinstance(term, ClassifierFree):
-            if not isinstance(network, DiT):
+            if not network.has_null_class:
                 raise ValueError(
                     f"{where}: classifier-free guidance needs a network with a null class (DiT), found "
                     f"{_kind(score)}"
@@ -73,13 +64,13 @@ def check_guides(score: Weights, guidance: tuple[Guidance, ...]) -> None:
             continue
         weights = guide_of(term)
         _check_kind(f"{where}.{FIELD[type(term)]}", term, weights)
-        found = network_shape(weights.step)
+        found = weights.step.shape
         if (found.image_size, found.channels) != (shape.image_size, shape.channels):
             raise ValueError(
                 f"{where}: expected a network for the score network's samples, {shape.channels} channels of "
                 f"{shape.image_size} pixels a side, found one for {found.channels} of {found.image_size}"
             )
-        known = classes_of(weights.step)
+        known = weights.step.classes
         if known and known < classes:
             raise ValueError(
                 f"{where}: expected a network that knows the {classes} classes of the score network, found "
@@ -94,23 +85,18 @@ def check_guides(score: Weights, guidance: tuple[Guidance, ...]) -> None:
 
 
 def _check_kind(where: str, term: Guidance, weights: Weights) -> None:
-    network, trained = getattr(weights.step, "network", None), weights.step.kind
-    is_discriminator = trained == "train-discriminator" or isinstance(network, Discriminator)
-    is_classifier = isinstance(network, ADMEncoder) and not is_discriminator
-    if isinstance(term, DiscriminatorGuidance) and not is_discriminator:
+    network = weights.step.architecture
+    if isinstance(term, DiscriminatorGuidance) and not isinstance(network, DiscriminatorSpec):
         raise ValueError(
-            f"{where}: expected a TrainDiscriminator or a Pretrained Discriminator, found {_kind(weights)}"
+            f"{where}: expected a TrainDiscriminator or a Pretrained {names(DiscriminatorSpec)}, found "
+            f"{_kind(weights)}"
         )
-    if isinstance(term, ClassifierGuidance) and not is_classifier:
+    if isinstance(term, ClassifierGuidance) and not isinstance(network, ClassifierSpec):
         raise ValueError(
-            f"{where}: expected a TrainClassifier or a Pretrained ADMEncoder, found {_kind(weights)}"
+            f"{where}: expected a TrainClassifier or a Pretrained {names(ClassifierSpec)}, found "
+            f"{_kind(weights)}"
         )
 
 
 def _kind(weights: Weights) -> str:
-    network = getattr(weights.step, "network", None)
-    return f"{weights.step.kind} of {type(network).__name__}"
-
-
-def _names(union: object) -> str:
-    return ", ".join(kind.__name__ for kind in get_args(union))
+    return f"{weights.step.kind} of {type(weights.step.network).__name__}"

@@ -7,14 +7,13 @@ here; where the files are and under which licence, in `dgflow.weights.catalogue`
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar
 
 from dgflow.networks.adm.spec import ADMEncoder
 from dgflow.networks.adm.times import TimeName
 from dgflow.networks.discriminator.spec import Discriminator
-from dgflow.networks.families import ScoreNetwork
+from dgflow.networks.families import FAMILIES
 from dgflow.networks.inception.spec import InceptionV3
-from dgflow.networks.lsgm.spec import NVAE
 from dgflow.networks.stable_diffusion.spec import StableDiffusionVAE
 from dgflow.specs.spec import Spec
 from dgflow.specs.step import Weights
@@ -60,7 +59,7 @@ def official(name: str, part: Literal["prior", "vae"] | None = None) -> Weights:
         return Pretrained(
             source=name, network=inception, image_size=299, num_classes=1008, format=file.format
         ).weights()  # type: ignore[arg-type]
-    kinds = {kind.__name__: kind for kind in (*get_args(ScoreNetwork), NVAE)}
+    kinds = {kind.__name__: kind for kind in FAMILIES}
     if name in FEATURES:
         features = official(FEATURES[name])
         assert isinstance(features.step, Pretrained)

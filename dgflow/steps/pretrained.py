@@ -11,16 +11,11 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from dgflow.networks.adm.spec import ADMEncoder
-from dgflow.networks.autoencoders import VAE
 from dgflow.networks.discriminator.spec import Discriminator
-from dgflow.networks.dit.spec import DiT
-from dgflow.networks.families import ScoreNetwork
-from dgflow.networks.inception.spec import InceptionV3
 from dgflow.networks.lsgm.spec import NVAE, LSGMPrior
 from dgflow.networks.ncsnpp.spec import NCSNpp
-from dgflow.networks.own.spec import OwnFeatures
 from dgflow.networks.stable_diffusion.spec import StableDiffusionVAE
+from dgflow.specs.network import DataShape
 from dgflow.specs.step import FileStep, NetworkStep, Spread, Weights
 from dgflow.store.objects import ObjectStore
 from dgflow.weights.catalogue import CATALOGUE
@@ -63,7 +58,6 @@ class Pretrained(NetworkStep, FileStep):
     suffix: ClassVar[str] = ".safetensors"
 
     source: str
-    network: ScoreNetwork | ADMEncoder | Discriminator | InceptionV3 | VAE | OwnFeatures
     image_size: int = Field(gt=0)
     channels: int = Field(default=3, gt=0)
     num_classes: int = Field(default=0, ge=0)
@@ -82,7 +76,7 @@ class Pretrained(NetworkStep, FileStep):
 
     @model_validator(mode="after")
     def _classes(self) -> Pretrained:
-        if self.num_classes == 0 and isinstance(self.network, ADMEncoder | DiT):
+        if self.num_classes == 0 and self.network.needs_classes:
             raise ValueError(
                 f"expected num_classes >= 1 for {type(self.network).__name__}, found 0: give those that it "
                 "was trained on"
@@ -103,24 +97,9 @@ class Pretrained(NetworkStep, FileStep):
         """What other steps take."""
         return Weights(step=self, which="file")
 
-    def build(self, inputs: Bound) -> nn.Module:
-        """The network with fresh weights, a discriminator on its loaded features."""
-        network = self.network
-        if isinstance(network, Discriminator):
-            features = inputs.network("network.features") if network.features else None
-            classes = self.num_classes or None
-            return network.build(
-                features, image_size=self.image_size, in_channels=self.channels, num_classes=classes
-            )
-        if isinstance(network, ADMEncoder):
-            return network.build(
-                image_size=self.image_size, in_channels=self.channels, out_channels=self.num_classes
-            )
-        return network.build(image_size=self.image_size, channels=self.channels, num_classes=self.num_classes)
-
-    def trained_part(self, network: nn.Module) -> nn.Module:
-        part = {Discriminator: "head", StableDiffusionVAE: "autoencoder"}.get(type(self.network))
-        return getattr(network, part) if part else network
+    @property
+    def shape(self) -> DataShape:
+        return DataShape(self.image_size, self.channels, self.num_classes)
 
     @property
     def is_made_up(self) -> bool:

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-from dgflow.networks.autoencoders import vae_of
+from dgflow.networks.families import autoencoder_of
+from dgflow.specs.network import DataShape
 from dgflow.specs.step import NetworkStep, Slice, Step
 from dgflow.steps.decode import Decode
 from dgflow.steps.encode import Encode
 from dgflow.steps.generate import Generate
-from dgflow.steps.pretrained import Pretrained
 from dgflow.steps.sources.import_images import ImportImages
-
-
-class DataShape(NamedTuple):
-    image_size: int
-    channels: int
-    num_classes: int
 
 
 def data_shape(step: Step) -> DataShape:
@@ -30,7 +22,7 @@ def data_shape(step: Step) -> DataShape:
     if isinstance(step, Generate):
         return network_shape(step.score.step)
     if isinstance(step, Encode):
-        latent = vae_of(step.vae).latent_shape(network_shape(step.vae.step).image_size)
+        latent = autoencoder_of(step.vae).latent_shape(network_shape(step.vae.step).image_size)
         return DataShape(*latent, data_shape(step.images.step).num_classes)
     if isinstance(step, Decode):
         decoder = network_shape(step.vae.step)
@@ -42,15 +34,8 @@ def data_shape(step: Step) -> DataShape:
 
 
 def network_shape(step: NetworkStep) -> DataShape:
-    """Of what a network sees or makes: its data's, or what a `Pretrained` says."""
-    if isinstance(step, Pretrained):
-        return DataShape(step.image_size, step.channels, step.num_classes)
-    real = getattr(step, "real", None)
-    if not isinstance(real, Slice):
-        raise ValueError(
-            f"expected a step that makes a network (Pretrained or a training), found {step.kind}"
-        )
-    return data_shape(real.step)
+    """The data that a network sees or makes."""
+    return step.shape
 
 
 def gives_latents(step: Step) -> bool:

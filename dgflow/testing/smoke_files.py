@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dgflow.networks.inception.spec import InceptionV3
 from dgflow.networks.lsgm.spec import NVAE
 from dgflow.specs.spec import Spec
 from dgflow.steps.pretrained import Pretrained
@@ -132,14 +131,7 @@ def _filled(step: Pretrained) -> nn.Module:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         network = fresh(step)
-        for parameter in network.parameters():
-            fan_in = parameter[0].numel() if parameter.ndim > 1 else 0
-            if isinstance(step.network, InceptionV3) and fan_in:
-                parameter.normal_(
-                    std=(2 / fan_in) ** 0.5
-                )  # keeps the size of features through its many layers
-            elif fan_in and not parameter.any():
-                parameter.normal_(std=0.5 / fan_in**0.5)
+        step.architecture.fill(network)
     return network.eval()
 
 

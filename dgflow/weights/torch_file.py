@@ -192,3 +192,10 @@ def _first_line(error: Exception) -> str:
     return ([line for line in lines if "WeightsUnpickler error" in line] or lines or [type(error).__name__])[
         0
     ][:200]
+
+
+def save_torch(value: Any) -> bytes:
+    """`value` as a file of `torch.save`."""
+    file = io.BytesIO()
+    torch.save(value, file)
+    return file.getvalue()

@@ -16,7 +16,7 @@ from steps.toy_networks import HEAD, HIERARCHICAL, SCORES, SD, pretrained
 import dgflow as dg
 from dgflow.diffusion import noise
 from dgflow.engine.root import Root
-from dgflow.networks.autoencoders import VAE
+from dgflow.networks.roles import AutoencoderSpec
 from dgflow.networks.stable_diffusion.module import OLD_ATTENTION_NAMES
 from dgflow.specs.bound import Bound
 from dgflow.steps.decode import Decode, origin
@@ -39,11 +39,11 @@ def imported(folder: Path, pixels: np.ndarray = PIXELS) -> dg.ImportImages:
     )
 
 
-def vae(folder: Path, spec: VAE = SD, **fields: Any) -> dg.Pretrained:
+def vae(folder: Path, spec: AutoencoderSpec = SD, **fields: Any) -> dg.Pretrained:
     return pretrained(folder, type(spec).__name__, **({"network": spec, "image_size": SIDE} | fields))
 
 
-def encode(folder: Path, spec: VAE = SD, **fields: Any) -> Encode:
+def encode(folder: Path, spec: AutoencoderSpec = SD, **fields: Any) -> Encode:
     return Encode(images=imported(folder)[:COUNT], vae=vae(folder, spec).weights(), batch_size=4, **fields)
 
 

@@ -38,9 +38,8 @@ from dgflow import (
     official,
 )
 from dgflow.diffusion.sampler_specs import Sampler
-from dgflow.networks.autoencoders import VAE
-from dgflow.networks.families import ScoreNetwork
 from dgflow.networks.lsgm.spec import NVAE
+from dgflow.networks.roles import AutoencoderSpec, DiscriminatorSpec, ScoreNetworkSpec
 from dgflow.networks.stable_diffusion.spec import StableDiffusionVAE
 from dgflow.specs.spec import PLACEMENT, Spec
 from dgflow.specs.step import Step
@@ -389,9 +388,9 @@ def _identity(made: Spec) -> str:
     """The fingerprint of a step that has `made` in it."""
     if isinstance(made, ADMEncoder):
         return TrainDiscriminator(real=REAL[:100], fake=FAKES[:100], network=made).fingerprint
-    if isinstance(made, VAE):
+    if isinstance(made, AutoencoderSpec):
         return Pretrained(source="net.safetensors", network=made, image_size=8).fingerprint
-    if isinstance(made, ScoreNetwork | Discriminator):
+    if isinstance(made, ScoreNetworkSpec | DiscriminatorSpec):
         return Pretrained(source="net.safetensors", network=made, image_size=8, num_classes=3).fingerprint
     if isinstance(made, Sampler):
         return Generate(score=SCORE.last(), sampler=made, shard_size=10).fingerprint

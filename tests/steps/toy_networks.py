@@ -85,7 +85,7 @@ def discriminator(folder: Path, classifier: dg.Pretrained) -> dg.Pretrained:
     `HEAD` itself."""
     file = folder / f"{Path(classifier.source).stem}-head.safetensors"
     torch.manual_seed(0)
-    head = HEAD.build(image_size=8, in_channels=HEAD.model_channels, out_channels=1, num_classes=1000)
+    head = HEAD.head(image_size=8, channels=HEAD.model_channels, num_classes=1000)
     file.write_bytes(save_weights(randomised(head)))
     network = dg.Discriminator(head=HEAD, features=classifier.weights())
     return dg.Pretrained(

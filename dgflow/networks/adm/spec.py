@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from dgflow.networks.adm.times import TimeName
+from dgflow.networks.adm.times import TimeName, time_map
 from dgflow.networks.discrete import discrete_score_model
-from dgflow.specs.spec import Spec
+from dgflow.networks.roles import ClassifierSpec, FeatureNetworkSpec, ScoreNetworkSpec
+from dgflow.networks.toy import capped
 
 if TYPE_CHECKING:
-    from torch import nn
+    from collections.abc import Callable
+
+    from torch import Tensor, nn
 
     from dgflow.diffusion.score_model import ScoreModel
-    from dgflow.networks.adm import encoder
+    from dgflow.diffusion.times import TimeMap
 
 
-class ADMUNet(Spec):
+class ADMUNet(ScoreNetworkSpec):
     """ADM's U-Net of Dhariwal & Nichol 2021, which predicts noise and the variance of the reverse step on a
     discrete schedule.
 
@@ -49,10 +52,14 @@ class ADMUNet(Spec):
 
     def score_model(self, network: nn.Module) -> ScoreModel:
         """How samplers ask `network`."""
-        return discrete_score_model(network, self.schedule, learn_sigma=self.learn_sigma, null_label=None)
+        return discrete_score_model(network, self.schedule, learn_sigma=self.learn_sigma)
+
+    def toy(self, factor: int) -> Self:
+        del factor
+        return self.model_copy(update=_toy(self))
 
 
-class ADMEncoder(Spec):
+class ADMEncoder(ClassifierSpec, FeatureNetworkSpec):
     """ADM's encoder half: the noise-conditioned classifier, the discriminator, and with `pool="adaptive"` a
     feature network.
 
@@ -69,18 +76,59 @@ class ADMEncoder(Spec):
     pool: Literal["attention", "adaptive"] = "attention"
     time: TimeName = "linear-vp"
 
-    def build(
-        self, *, image_size: int, in_channels: int, out_channels: int, num_classes: int | None = None
-    ) -> encoder.ADMEncoder:
-        """The network with fresh weights; `num_classes` rows of label embedding, None for an unconditional
-        one."""
+    def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
+        """The classifier with fresh weights, one output per class."""
+        return self._built(image_size, channels, outputs=num_classes, labels=0)
+
+    def head(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
+        """The head of a discriminator with fresh weights: one output, and `num_classes` rows of label
+        embedding (0: unconditional)."""
+        return self._built(image_size, channels, outputs=1, labels=num_classes)
+
+    def _built(self, image_size: int, channels: int, *, outputs: int, labels: int) -> nn.Module:
         from dgflow.networks.adm.encoder import ADMEncoder as Network
 
         return Network(
             image_size=image_size,
-            in_channels=in_channels,
-            out_channels=out_channels,
-            num_classes=num_classes,
+            in_channels=channels,
+            out_channels=outputs,
+            num_classes=labels or None,
             time_scale=1.0 if self.time.startswith("ddpm") else 999.0,
             **self.model_dump(exclude={"time"}),
         )
+
+    def time_map(self) -> TimeMap:
+        return time_map(self.time)
+
+    def judge(self, network: nn.Module) -> Callable[[Tensor], dict[str, Tensor]]:
+        """Pooled features and logits, at time 0.
+
+        Raises ValueError unless `pool="adaptive"`.
+        """
+        import torch
+
+        from dgflow.networks.adm.encoder import ADMEncoder as Network
+
+        assert isinstance(network, Network)
+
+        def judged(images: Tensor) -> dict[str, Tensor]:
+            features = network.features(images, torch.zeros(len(images), device=images.device))
+            return {"features": network.pooled(features), "logits": network.head(features)}
+
+        return judged
+
+    def feature_widths(self, num_classes: int) -> tuple[int, ...]:
+        return self.model_channels * self.channel_mult[-1], num_classes
+
+    def toy(self, factor: int) -> Self:
+        del factor
+        return self.model_copy(update=_toy(self))
+
+
+def _toy(spec: ADMUNet | ADMEncoder) -> dict[str, Any]:
+    return {
+        "model_channels": 32,  # widths are multiples of 32
+        "channel_mult": capped(spec.channel_mult, 2),
+        "num_res_blocks": 1,
+        "num_head_channels": None if spec.num_head_channels is None else 32,
+    }

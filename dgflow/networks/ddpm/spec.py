@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from dgflow.networks.discrete import check_unconditional, discrete_score_model
-from dgflow.specs.spec import Spec
+from dgflow.networks.roles import ScoreNetworkSpec
+from dgflow.networks.toy import capped, divided
 
 if TYPE_CHECKING:
     from torch import nn
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from dgflow.diffusion.score_model import ScoreModel
 
 
-class DDPMUNet(Spec):
+class DDPMUNet(ScoreNetworkSpec):
     """DDPM's U-Net (Ho et al. 2020) as in SDEdit's checkpoints: noise at a step of the linear schedule.
 
     `attn_resolutions` are sides.
@@ -34,4 +35,14 @@ class DDPMUNet(Spec):
 
     def score_model(self, network: nn.Module) -> ScoreModel:
         """How samplers ask `network`."""
-        return discrete_score_model(network, "linear", learn_sigma=False, null_label=None)
+        return discrete_score_model(network, "linear", learn_sigma=False)
+
+    def toy(self, factor: int) -> Self:
+        return self.model_copy(
+            update={
+                "ch": 32,  # 32 groups
+                "ch_mult": capped(self.ch_mult, 2),
+                "num_res_blocks": 1,
+                "attn_resolutions": divided(self.attn_resolutions, factor),
+            }
+        )

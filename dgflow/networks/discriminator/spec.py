@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pydantic import model_validator
 
 from dgflow.networks.adm.spec import ADMEncoder
-from dgflow.networks.adm.times import TimeName
-from dgflow.specs.spec import Spec
-from dgflow.specs.step import NetworkStep, Weights
+from dgflow.networks.roles import DiscriminatorSpec
+from dgflow.specs.network import DataShape
+from dgflow.specs.step import Weights
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from dgflow.diffusion.times import TimeMap
 
-class Discriminator(Spec):
+
+class Discriminator(DiscriminatorSpec):
     """A head, with one output, on the middle features of a frozen noisy classifier, or on the samples
     themselves.
 
-    With features, the time that both are told is the features' own, and the head's `time` has to be left
+    With features, the time that both are given is the features' own, and the head's `time` has to be left
     alone.
     """
 
@@ -28,46 +31,54 @@ class Discriminator(Spec):
 
     @model_validator(mode="after")
     def _one_time(self) -> Discriminator:
-        if self.features is not None and self.head.time not in ("linear-vp", time_of(self.features.step)):
+        timed = self._timed_head()
+        if self.head.time not in ("linear-vp", timed.time):
             raise ValueError(
-                f"expected the head's time to be that of its features, {time_of(self.features.step)}, "
-                f"found {self.head.time}"
+                f"expected the head's time to be that of its features, {timed.time}, found {self.head.time}"
             )
         return self
 
+    def _timed_head(self) -> ADMEncoder:
+        """The head with the time that both are given."""
+        if self.features is None:
+            return self.head
+        below = self.features.step.architecture
+        if not isinstance(below, ADMEncoder):
+            raise ValueError(
+                "expected as features a classifier of noisy samples (an ADMEncoder), found "
+                f"{self.features.step.kind} of {type(below).__name__}"
+            )
+        return self.head.model_copy(update={"time": below.time})
+
     def build(
-        self, features: nn.Module | None, *, image_size: int, in_channels: int, num_classes: int | None
+        self, *, image_size: int, channels: int, num_classes: int, features: nn.Module | None = None
     ) -> nn.Module:
-        """The discriminator with a fresh head; size and channels are those of the samples, the head's follow
-        from the features."""
+        """The discriminator with a fresh head, on the network of `features` where there is one.
+
+        Size and channels are those of the samples; the head's follow from the features. `num_classes` 0 for
+        an unconditional head.
+        """
         from dgflow.networks.adm.encoder import ADMEncoder as Encoder
         from dgflow.networks.discriminator.module import Discriminator as Network
 
         assert features is None or isinstance(features, Encoder)
-        # One time goes to both, in the unit of the features.
-        told = (
-            self.head
-            if self.features is None
-            else self.head.model_copy(update={"time": time_of(self.features.step)})
-        )
-        head = told.build(
+        head = self._timed_head().head(
             image_size=features.feature_size if features else image_size,
-            in_channels=features.feature_channels if features else in_channels,
-            out_channels=1,
+            channels=features.feature_channels if features else channels,
             num_classes=num_classes,
         )
+        assert isinstance(head, Encoder)
         return Network(features, head)
 
+    def assemble(self, shape: DataShape, load: Callable[[str], nn.Module]) -> nn.Module:
+        return self.build(**shape._asdict(), features=load("features") if self.features else None)
 
-def time_of(step: NetworkStep) -> TimeName:
-    """What a classifier or discriminator is told for a noise level: what its frozen features were trained
-    with, if it has any."""
-    network = getattr(step, "network", None)
-    features = network.features if isinstance(network, Discriminator) else getattr(step, "features", None)
-    if isinstance(features, Weights):
-        return time_of(features.step)
-    if isinstance(network, Discriminator):
-        return network.head.time
-    if not isinstance(network, ADMEncoder):
-        raise ValueError(f"expected a classifier or a discriminator (an ADMEncoder), found {step.kind}")
-    return network.time
+    def kept(self, network: nn.Module) -> nn.Module:
+        """The head."""
+        from dgflow.networks.discriminator.module import Discriminator as Network
+
+        assert isinstance(network, Network)
+        return network.head
+
+    def time_map(self) -> TimeMap:
+        return self._timed_head().time_map()

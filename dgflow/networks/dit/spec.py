@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from dgflow.networks.discrete import discrete_score_model
-from dgflow.specs.spec import Spec
+from dgflow.networks.roles import ScoreNetworkSpec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -14,11 +14,16 @@ if TYPE_CHECKING:
     from dgflow.diffusion.score_model import ScoreModel
 
 
-class DiT(Spec):
+class DiT(ScoreNetworkSpec):
     """Diffusion transformer of Peebles & Xie 2023 on latents; DiT-XL/2 by default.
 
     It knows a class more than the data, the null class.
     """
+
+    formats: ClassVar[tuple[str, ...]] = ("dit", "diffusers_dit")
+    needs_classes: ClassVar[bool] = True
+    gives_latents: ClassVar[bool] = True
+    has_null_class: ClassVar[bool] = True
 
     patch_size: int = 2
     hidden_size: int = 1152
@@ -44,3 +49,7 @@ class DiT(Spec):
             network, "linear", learn_sigma=self.learn_sigma, null_label=network.null_label
         )
         return replace(model, latent=True)
+
+    def toy(self, factor: int) -> Self:
+        del factor
+        return self.model_copy(update={"hidden_size": 64, "depth": 2, "num_heads": 4})

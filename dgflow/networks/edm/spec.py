@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
-from dgflow.specs.spec import Spec
+from dgflow.networks.roles import ScoreNetworkSpec
+from dgflow.networks.toy import capped, divided
 
 if TYPE_CHECKING:
     from torch import nn
@@ -14,12 +15,14 @@ if TYPE_CHECKING:
 Precond = Literal["edm", "vp", "ve", "iddpm"]
 
 
-class SongUNet(Spec):
+class SongUNet(ScoreNetworkSpec):
     """EDM's U-Net (DDPM++ as `positional`/`standard`, NCSN++ as `fourier`/`residual`) under one of EDM's
     preconditioners.
 
     `attn_resolutions` are image sides in pixels. Image side and channels come from the data.
     """
+
+    formats: ClassVar[tuple[str, ...]] = ("edm_pickle",)
 
     model_channels: int = 128
     channel_mult: tuple[int, ...] = (1, 2, 2, 2)
@@ -50,12 +53,23 @@ class SongUNet(Spec):
         """How samplers ask `network`."""
         return _edm_score_model(network)
 
+    def toy(self, factor: int) -> Self:
+        return self.model_copy(
+            update={
+                "model_channels": min(16, self.model_channels),
+                "num_blocks": 1,
+                "attn_resolutions": divided(self.attn_resolutions, factor),
+            }
+        )
 
-class DhariwalUNet(Spec):
+
+class DhariwalUNet(ScoreNetworkSpec):
     """EDM's port of ADM's U-Net; `edm-imagenet-64x64-cond-adm` has the defaults.
 
     `attn_resolutions` are image sides in pixels.
     """
+
+    formats: ClassVar[tuple[str, ...]] = ("edm_pickle",)
 
     model_channels: int = 192
     channel_mult: tuple[int, ...] = (1, 2, 3, 4)
@@ -84,6 +98,16 @@ class DhariwalUNet(Spec):
     def score_model(self, network: nn.Module) -> ScoreModel:
         """How samplers ask `network`."""
         return _edm_score_model(network)
+
+    def toy(self, factor: int) -> Self:
+        return self.model_copy(
+            update={
+                "model_channels": 64,  # its heads have 64 channels
+                "channel_mult": capped(self.channel_mult, 1),
+                "num_blocks": 1,
+                "attn_resolutions": divided(self.attn_resolutions, factor),
+            }
+        )
 
 
 def _preconditioned(network: nn.Module, precond: Precond, sigma_data: float) -> nn.Module:

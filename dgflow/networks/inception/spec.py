@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar
 
-from dgflow.specs.spec import Spec
+from dgflow.networks.roles import FeatureNetworkSpec
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
+
+WIDTHS = {"features": 2048, "spatial": 2023, "logits": 1008}
+"""Of the columns that it gives: for FID, sFID and the Inception score."""
 
 
-class InceptionV3(Spec):
+class InceptionV3(FeatureNetworkSpec):
     """The 2015-12-05 Inception network that FID is defined by.
 
     It judges images and neither samples nor guides.
     """
+
+    formats: ClassVar[tuple[str, ...]] = (
+        "inception_pth",
+        "inception_graph",
+        "inception_torchscript",
+        "inception_pickle",
+    )
+    stays_float32: ClassVar[bool] = True
+    takes_front_end: ClassVar[bool] = True
 
     def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
         from dgflow.networks.inception.module import InceptionV3 as Network
@@ -25,3 +38,33 @@ class InceptionV3(Spec):
                 f"{channels} and {num_classes}"
             )
         return Network()
+
+    def probe(self, network: nn.Module, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
+        from dgflow.networks.inception.module import InceptionV3 as Network
+
+        assert isinstance(network, Network)
+        # Its forward sets the precision of a device, and meta is none.
+        return (network._features if x.is_meta else network)(x).pooled
+
+    def judge(self, network: nn.Module) -> Callable[[Tensor], dict[str, Tensor]]:
+        from dgflow.networks.inception.module import InceptionV3 as Network
+        from dgflow.networks.inception.module import accelerated
+
+        assert isinstance(network, Network)
+        fast = accelerated(network)
+
+        def judged(images: Tensor) -> dict[str, Tensor]:
+            found = fast(images)
+            return {"features": found.pooled, "spatial": found.spatial, "logits": found.logits}
+
+        return judged
+
+    def feature_widths(self, num_classes: int) -> tuple[int, ...]:
+        del num_classes
+        return tuple(WIDTHS.values())
+
+    def fill(self, network: nn.Module) -> None:
+        """Random weights that keep the size of features through its many layers."""
+        for parameter in network.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=(2 / parameter[0].numel()) ** 0.5)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from dgflow.networks.discrete import check_unconditional
 from dgflow.networks.latent_shapes import halved
-from dgflow.specs.spec import Spec
+from dgflow.networks.roles import AutoencoderSpec, ScoreNetworkSpec
+from dgflow.networks.toy import divided
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -14,9 +15,16 @@ if TYPE_CHECKING:
     from dgflow.diffusion.score_model import ScoreModel
 
 
-class LSGMPrior(Spec):
+TOY_GROUPS, TOY_PER_GROUP = 2, 3  # of the latents of smoke runs, in the place of 20 and 9
+
+
+class LSGMPrior(ScoreNetworkSpec):
     """LSGM's latent prior with its mixed parametrisation; the defaults are those of the CIFAR-10 model with
     the best FID."""
+
+    formats: ClassVar[tuple[str, ...]] = ("lsgm",)
+    shares_files: ClassVar[bool] = True
+    gives_latents: ClassVar[bool] = True
 
     num_channels: int = 512
     ch_mult: tuple[int, ...] = (1, 1, 1)
@@ -52,10 +60,24 @@ class LSGMPrior(Spec):
             latent=True,
         )
 
+    def toy(self, factor: int) -> Self:
+        return self.model_copy(
+            update={
+                "num_channels": 32,
+                "num_res_blocks": 1,
+                "embedding_dim": 32,
+                "attn_resolutions": divided(self.attn_resolutions, factor),
+            }
+        )
 
-class NVAE(Spec):
+
+class NVAE(AutoencoderSpec):
     """LSGM's hierarchical VAE with one scale of latents; the defaults are those of the CIFAR-10 model with
     the best FID."""
+
+    formats: ClassVar[tuple[str, ...]] = ("lsgm",)
+    shares_files: ClassVar[bool] = True
+    latent_columns: ClassVar[tuple[str, ...]] = ("latent",)
 
     decoder_dist: Literal["dml", "normal", "dl", "bin"] = "dml"
     arch_instance: Literal["res_bnswish", "res_mbconv"] = "res_bnswish"
@@ -74,10 +96,6 @@ class NVAE(Spec):
     num_nf: int = 0
 
     def latent_shape(self, image_size: int) -> tuple[int, int]:
-        """(side, channels) of the latents of images of that side.
-
-        Raises ValueError where it cannot be halved often enough.
-        """
         return halved(
             image_size, len(self.channel_mult) - 1
         ), self.num_groups_per_scale * self.num_latent_per_group
@@ -92,17 +110,14 @@ class NVAE(Spec):
         check_unconditional(type(self).__name__, num_classes)
         return Network(image_size=image_size, in_channels=channels, num_latent_scales=1, **self.model_dump())
 
-    def encode(self, network: nn.Module, images_BCHW: Tensor, noise_BCHW: Tensor) -> Tensor:
-        """Latents [B, C, H, W] of images in [-1, 1], each group drawn from its posterior given those before
-        it.
-
-        Args:
-            noise_BCHW: standard normal, shaped like the latents.
-        """
+    def encode(
+        self, network: nn.Module, images_BCHW: Tensor, noise_BCHW: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """Latents, each group drawn from its posterior given those before it."""
         from dgflow.networks.lsgm.nvae import NVAE as Network
 
-        assert isinstance(network, Network)
-        return network.encode((images_BCHW + 1) / 2, [noise_BCHW])[0]
+        assert isinstance(network, Network) and noise_BCHW is not None
+        return (network.encode((images_BCHW + 1) / 2, [noise_BCHW])[0],)
 
     def decode(self, network: nn.Module, latents_BCHW: Tensor) -> Tensor:
         """Images in [-1, 1]: the mean of the output head."""
@@ -110,3 +125,16 @@ class NVAE(Spec):
 
         assert isinstance(network, Network)
         return 2 * network.decode(latents_BCHW) - 1
+
+    def toy(self, factor: int) -> Self:
+        del factor
+        cells = "preprocess_cells", "postprocess_cells", "cell_per_cond_enc", "cell_per_cond_dec"
+        return self.model_copy(
+            update={
+                "num_groups_per_scale": TOY_GROUPS,
+                "num_latent_per_group": TOY_PER_GROUP,
+                "num_channels_enc": 16,
+                "num_channels_dec": 16,
+                **{f"num_{name}": 1 for name in cells},
+            }
+        )

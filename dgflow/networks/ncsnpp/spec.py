@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from dgflow.networks.discrete import check_unconditional
-from dgflow.specs.spec import Spec
+from dgflow.networks.roles import ScoreNetworkSpec
+from dgflow.networks.toy import divided
 
 if TYPE_CHECKING:
     import torch
@@ -17,13 +18,15 @@ UNBOUNDED_CONSTANT = 0.001
 """The stabilizing constant of Soft Truncation's configurations."""
 
 
-class NCSNpp(Spec):
+class NCSNpp(ScoreNetworkSpec):
     """score_sde's DDPM++ as Soft Truncation uses it for CelebA and CIFAR-10: it predicts the noise of the
     linear-VP diffusion.
 
     `unbounded`: the time of its "u" models, log(sigma^2 / (1 + sigma^2) + 0.001) + log(1 + sigma^2) from time
         1e-5 to 1, scaled to 0..999.
     """
+
+    formats: ClassVar[tuple[str, ...]] = ("soft_truncation",)
 
     nf: int = 128
     ch_mult: tuple[int, ...] = (1, 2, 2, 2)
@@ -64,3 +67,8 @@ class NCSNpp(Spec):
             return 999.0 * (unbounded(sigma) - low) / (high - low)
 
         return ScoreModel(VPDenoiser(epsilon_only(network), told), sigma_range=levels)
+
+    def toy(self, factor: int) -> Self:
+        return self.model_copy(
+            update={"nf": 16, "num_res_blocks": 1, "attn_resolutions": divided(self.attn_resolutions, factor)}
+        )

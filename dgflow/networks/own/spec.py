@@ -12,12 +12,13 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from dgflow.specs.spec import Spec
+from dgflow.networks.roles import FeatureNetworkSpec, ScoreNetworkSpec
+from dgflow.specs.network import NetworkSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -30,7 +31,7 @@ _FACTORY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 _GIVEN = ("image_size", "channels", "num_classes")
 
 
-class OwnNetwork(Spec):
+class OwnNetwork(NetworkSpec):
     """What `factory(image_size=, channels=, num_classes=, **options)` makes: a function that gives a module,
     or the module's class."""
 
@@ -85,7 +86,7 @@ class OwnNetwork(Spec):
         return network
 
 
-class OwnDenoiser(OwnNetwork):
+class OwnDenoiser(OwnNetwork, ScoreNetworkSpec):
     """A score network in EDM's convention: `network(x, sigma, class_labels)` gives the expected clean images.
 
     x: float32 [B, C, H, W], clean images in [-1, 1] plus noise of standard deviation sigma. sigma: float32
@@ -106,6 +107,10 @@ class OwnDenoiser(OwnNetwork):
                 f"expected sigma_min below sigma_max, found {self.sigma_min} and {self.sigma_max}"
             )
         return self
+
+    @property
+    def gives_latents(self) -> bool:
+        return self.latent
 
     def score_model(self, network: nn.Module) -> ScoreModel:
         """How samplers ask `network`.
@@ -137,7 +142,7 @@ class OwnDenoiser(OwnNetwork):
         return ScoreModel(denoiser, sigma_range=(self.sigma_min, self.sigma_max), latent=self.latent)
 
 
-class OwnFeatures(OwnNetwork):
+class OwnFeatures(OwnNetwork, FeatureNetworkSpec):
     """A feature network for the evaluation: `network(images)` gives features [B, d], or with `logits`
     (features, logits [B, classes]).
 
@@ -146,6 +151,17 @@ class OwnFeatures(OwnNetwork):
     """
 
     logits: bool = False
+
+    @property
+    def gives_logits(self) -> bool:
+        return self.logits
+
+    def probe(self, network: nn.Module, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
+        found = network(x)
+        return found[0] if isinstance(found, tuple) else found
+
+    def judge(self, network: nn.Module) -> Callable[[Tensor], dict[str, Tensor]]:
+        return lambda images: self.judged(network, images)
 
     def judged(self, network: nn.Module, images: Tensor) -> dict[str, Tensor]:
         """`features` and, where it has them, `logits`. Raises ValueError for an output of another form."""

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from dgflow.networks.discrete import check_unconditional
 from dgflow.networks.latent_shapes import halved
-from dgflow.specs.spec import Spec
+from dgflow.networks.roles import AutoencoderSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-class StableDiffusionVAE(Spec):
+class StableDiffusionVAE(AutoencoderSpec):
     """diffusers' `AutoencoderKL` (`pip install "dgflow[dit]"`), its latents scaled by `scale`; the defaults
     are those of DiT's."""
 
@@ -23,10 +23,6 @@ class StableDiffusionVAE(Spec):
     scale: float = 0.18215
 
     def latent_shape(self, image_size: int) -> tuple[int, int]:
-        """(side, channels) of the latents of images of that side.
-
-        Raises ValueError where it cannot be halved often enough.
-        """
         return halved(image_size, len(self.block_out_channels) - 1), self.latent_channels
 
     def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
@@ -52,8 +48,17 @@ class StableDiffusionVAE(Spec):
         except ImportError as error:
             raise ValueError(str(error)) from error
 
-    def encode(self, network: nn.Module, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the latents [B, C, H, W] of images in [-1, 1]."""
+    def kept(self, network: nn.Module) -> nn.Module:
+        from dgflow.networks.stable_diffusion.module import StableDiffusionVAE as Network
+
+        assert isinstance(network, Network)
+        return network.autoencoder
+
+    def encode(
+        self, network: nn.Module, images_BCHW: Tensor, noise_BCHW: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """Mean and standard deviation of the latents."""
+        del noise_BCHW
         from dgflow.networks.stable_diffusion.module import StableDiffusionVAE as Network
 
         assert isinstance(network, Network)
@@ -65,3 +70,13 @@ class StableDiffusionVAE(Spec):
 
         assert isinstance(network, Network)
         return network.decode(latents_BCHW)
+
+    def toy(self, factor: int) -> Self:
+        del factor
+        return self.model_copy(
+            update={
+                "block_out_channels": (32,) * len(self.block_out_channels),
+                "layers_per_block": 1,
+                "norm_num_groups": 8,
+            }
+        )

@@ -12,6 +12,7 @@ from dgflow.metrics.checks import constant_indices, pixel_digests
 from dgflow.metrics.protocols import FrontEndName
 from dgflow.networks.inception.spec import InceptionV3
 from dgflow.networks.own.spec import OwnFeatures
+from dgflow.networks.roles import FeatureNetworkSpec
 from dgflow.specs.spec import PLACEMENT
 from dgflow.specs.step import Reference, SampleStep, Slice, Weights
 from dgflow.steps.pretrained import Pretrained
@@ -21,7 +22,6 @@ from dgflow.steps.training.train_classifier import TrainClassifier
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
     from dgflow.specs.bound import Bound
     from dgflow.store.shards import Columns
@@ -101,15 +101,20 @@ class Features(SampleStep):
 
     def shard_builder(self, inputs: Bound) -> Callable[[int, int], Columns]:
         """Load the network; the function returned makes the rows [start, stop)."""
+        import torch
+
         from dgflow.diffusion.acceleration import device
 
         place = device()
         network = inputs.network("network").to(place)
-        if self.front_end is not None:
-            judge = _inception(network, self.front_end, place)
-        else:
-            own = getattr(self.network.step, "network", None)
-            judge = _own(own, network, place) if isinstance(own, OwnFeatures) else _classifier(network, place)
+        spec = self.network.step.network
+        assert isinstance(spec, FeatureNetworkSpec)
+        judged = spec.judge(network)
+
+        @torch.no_grad()
+        def judge(images: list[np.ndarray]) -> dict[str, torch.Tensor]:
+            return judged(_prepared(images, self.front_end, place))
+
         reader = self._reader(inputs)
 
         def rows(start: int, stop: int) -> Columns:
@@ -159,58 +164,24 @@ class Features(SampleStep):
         return columns | {name: values.float().cpu().numpy() for name, values in judge(images).items()}
 
 
-def _classifier(network: nn.Module, place: torch.device) -> Judge:
+def _prepared(images: list[np.ndarray], front_end: FrontEndName | None, device: torch.device) -> torch.Tensor:
+    """uint8 [H, W, C] each to float32 [B, C, H, W] in [-1, 1], of one size: by the front end, or as they are.
+
+    Raises ValueError where their sizes differ and no front end makes them equal.
+    """
     import torch
 
-    from dgflow.networks.adm.encoder import ADMEncoder
-
-    assert isinstance(network, ADMEncoder)
-
-    @torch.no_grad()
-    def judge(images: list[np.ndarray]) -> dict[str, torch.Tensor]:
-        batch = _stacked(images, place)
-        features = network.features(batch, torch.zeros(len(batch), device=place))
-        return {"features": network.pooled(features), "logits": network.head(features)}
-
-    return judge
-
-
-def _own(spec: OwnFeatures, network: nn.Module, place: torch.device) -> Judge:
-    import torch
-
-    return torch.no_grad()(lambda images: spec.judged(network, _stacked(images, place)))
-
-
-def _stacked(images: list[np.ndarray], place: torch.device) -> torch.Tensor:
-    """uint8 [H, W, C] each to float32 [B, C, H, W] in [-1, 1]. Raises ValueError where their sizes differ."""
-    import torch
-
+    from dgflow.metrics.front_ends import prepare
     from dgflow.steps.training.rows import scaled
 
+    if front_end is not None:
+        return prepare(images, front_end, device)
     if shapes := sorted({image.shape for image in images})[1:]:
         raise ValueError(
             f"expected images of one size for another network than Inception, found {images[0].shape} and "
             f"{shapes[-1]}"
         )
-    return scaled(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)).to(place)
-
-
-def _inception(network: nn.Module, front_end: FrontEndName, place: torch.device) -> Judge:
-    import torch
-
-    from dgflow.metrics.front_ends import prepare
-    from dgflow.networks.inception.module import InceptionV3 as Network
-    from dgflow.networks.inception.module import accelerated
-
-    assert isinstance(network, Network)
-    fast = accelerated(network)
-
-    @torch.no_grad()
-    def judge(images: list[np.ndarray]) -> dict[str, torch.Tensor]:
-        found = fast(prepare(images, front_end, place))
-        return {"features": found.pooled, "spatial": found.spatial, "logits": found.logits}
-
-    return judge
+    return scaled(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)).to(device)
 
 
 def title_of(part: Slice | ImageSet) -> str:

@@ -173,7 +173,7 @@ class Measure(ResultStep):
         if metric == "sfid" and self.published is not None and not self.published.spatial:
             return f"{self.published.title} have no mu_s and sigma_s"
         if metric == "is" and self.features is not None:
-            own = getattr(self.features.step, "network", None)
+            own = self.features.step.network
             if isinstance(own, OwnFeatures) and not own.logits:
                 return f"{own.factory} gives features without logits"
         if metric not in FRECHET and isinstance(self.samples, StatisticsFile):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from dgflow.networks.adm.spec import ADMEncoder
-from dgflow.networks.adm.times import time_map
+from dgflow.specs.network import DataShape
 from dgflow.specs.step import Slice, TrainStep
 from dgflow.steps.shapes import data_shape, gives_latents
 
@@ -65,16 +65,9 @@ class TrainClassifier(TrainStep):
         """Of a step, counted from 0 over all epochs."""
         return self.learning_rate * (1.0 if self.anneal is None else 1.0 - step / self.anneal)
 
-    def build(self, inputs: Bound) -> nn.Module:
-        """The network with fresh weights."""
-        del inputs
-        shape = data_shape(self.real.step)
-        return self.network.build(
-            image_size=shape.image_size, in_channels=shape.channels, out_channels=shape.num_classes
-        )
-
-    def trained_part(self, network: nn.Module) -> nn.Module:
-        return network
+    @property
+    def shape(self) -> DataShape:
+        return data_shape(self.real.step)
 
     def training_task(self, inputs: Bound) -> TrainingTask:
         import torch
@@ -98,10 +91,7 @@ class TrainClassifier(TrainStep):
         )
         torch.manual_seed(self.seed)
         network = self.build(inputs).to(place)
-        told, drawn = (
-            time_map(self.network.time),
-            importance_tau if self.times == "importance" else uniform_tau,
-        )
+        told, drawn = (self.network.time_map(), importance_tau if self.times == "importance" else uniform_tau)
 
         def noisy(
             images: torch.Tensor, index: torch.Tensor, level: int, draw: int

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from dgflow.networks.adm.spec import ADMEncoder
-from dgflow.networks.adm.times import time_map
-from dgflow.networks.discriminator.spec import Discriminator, time_of
+from dgflow.networks.discriminator.spec import Discriminator
+from dgflow.specs.network import DataShape
 from dgflow.specs.step import Slice, TrainStep, Weights
 from dgflow.steps.shapes import data_shape
 
@@ -74,21 +74,22 @@ class TrainDiscriminator(TrainStep):
             self.split(part.rows, of=part.step.title, least=self.batch_size // 2)
         return self
 
+    @property
+    def architecture(self) -> Discriminator:
+        """`network` as the head, on the trained features if there are any."""
+        return Discriminator(head=self.network, features=self.features)
+
+    @property
+    def shape(self) -> DataShape:
+        return data_shape(self.real.step)
+
+    @property
+    def classes(self) -> int:
+        return self.shape.num_classes if self.conditional else 0
+
     def build(self, inputs: Bound) -> nn.Module:
-        """The network with a fresh head on the trained features, if there are any."""
-        shape = data_shape(self.real.step)
-        return Discriminator(head=self.network, features=self.features).build(
-            inputs.network("features") if self.features else None,
-            image_size=shape.image_size,
-            in_channels=shape.channels,
-            num_classes=shape.num_classes if self.conditional else None,
-        )
-
-    def trained_part(self, network: nn.Module) -> nn.Module:
-        from dgflow.networks.discriminator.module import Discriminator as Network
-
-        assert isinstance(network, Network)
-        return network.head
+        """The network with a fresh head."""
+        return self.architecture.assemble(self.shape._replace(num_classes=self.classes), inputs.network)
 
     def training_task(self, inputs: Bound) -> TrainingTask:
         import torch
@@ -110,7 +111,7 @@ class TrainDiscriminator(TrainStep):
         )
         torch.manual_seed(self.seed)
         network = self.build(inputs).to(place)
-        told = time_map(time_of(self))
+        told = self.architecture.time_map()
         range_drawn = (
             (self.sigma_min, self.sigma_max)
             if self.times == "log-uniform"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field, model_validator
 
 from dgflow.networks.edm.spec import SongUNet
+from dgflow.specs.network import DataShape
 from dgflow.specs.step import Slice, TrainStep
 from dgflow.steps.shapes import data_shape
 
@@ -39,18 +40,13 @@ class TrainScore(TrainStep):
         self.split(self.real.rows, of=self.real.step.title)
         return self
 
-    def build(self, inputs: Bound) -> nn.Module:
-        """The network with fresh weights."""
-        del inputs
-        shape = data_shape(self.real.step)
-        return self.network.build(
-            image_size=shape.image_size,
-            channels=shape.channels,
-            num_classes=shape.num_classes if self.conditional else 0,
-        )
+    @property
+    def shape(self) -> DataShape:
+        return data_shape(self.real.step)
 
-    def trained_part(self, network: nn.Module) -> nn.Module:
-        return network
+    @property
+    def classes(self) -> int:
+        return self.shape.num_classes if self.conditional else 0
 
     def training_task(self, inputs: Bound) -> TrainingTask:
         import torch

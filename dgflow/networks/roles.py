@@ -1,0 +1,123 @@
+"""The roles that a network can play. A backbone's spec is a subclass of one of them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar
+
+from dgflow.specs.network import NetworkSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from dgflow.diffusion.score_model import ScoreModel
+    from dgflow.diffusion.times import TimeMap
+
+
+class ScoreNetworkSpec(NetworkSpec):
+    """A network that samplers draw with."""
+
+    gives_latents: ClassVar[bool] = False  # its samples are latents, for a decoder
+    has_null_class: ClassVar[bool] = False  # needed for classifier-free guidance
+
+    @abstractmethod
+    def score_model(self, network: nn.Module) -> ScoreModel:
+        """The functions by which samplers ask `network`."""
+
+    def probe(self, network: nn.Module, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
+        return self.score_model(network).denoiser(x.double(), sigma, labels)
+
+
+class AutoencoderSpec(NetworkSpec):
+    """A network between images in [-1, 1] and the latents that some score networks work in."""
+
+    latent_columns: ClassVar[tuple[str, ...]] = ("mean", "std")
+    """The parts that `encode` gives: mean and standard deviation, or ("latent",) where latents can only be
+    drawn."""
+
+    @abstractmethod
+    def latent_shape(self, image_size: int) -> tuple[int, int]:
+        """(side, channels) of the latents of images of that side.
+
+        Raises ValueError where it cannot be halved often enough.
+        """
+
+    @abstractmethod
+    def encode(
+        self, network: nn.Module, images_BCHW: Tensor, noise_BCHW: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """The `latent_columns` of images in [-1, 1], each [B, C, H, W].
+
+        Args:
+            noise_BCHW: standard normal, shaped like the latents; needed where latents are drawn.
+        """
+
+    @abstractmethod
+    def decode(self, network: nn.Module, latents_BCHW: Tensor) -> Tensor:
+        """Images in [-1, 1] for the most part, not clamped."""
+
+    @property
+    def draws(self) -> bool:
+        """True where `encode` needs noise."""
+        return self.latent_columns == ("latent",)
+
+    def probe(self, network: nn.Module, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
+        import torch
+
+        side, channels = self.latent_shape(x.shape[-1])
+        noise = torch.randn(len(x), channels, side, side, device=x.device)
+        return self.encode(network, x, noise)[0]
+
+    def probe_decoder(self, network: nn.Module, x: Tensor) -> Tensor:
+        """As `probe`, of the other half: the images of made-up latents for images like `x`."""
+        import torch
+
+        side, channels = self.latent_shape(x.shape[-1])
+        return self.decode(network, torch.randn(len(x), channels, side, side, device=x.device))
+
+
+class GuideSpec(NetworkSpec):
+    """A network of noisy samples and their time that can guide a sampler."""
+
+    @abstractmethod
+    def time_map(self) -> TimeMap:
+        """The time that the network is given for a noise level."""
+
+    def probe(self, network: nn.Module, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
+        return network(x, sigma.float())
+
+
+class ClassifierSpec(GuideSpec):
+    """A classifier of noisy samples: logits [B, num_classes]."""
+
+    needs_classes: ClassVar[bool] = True
+
+
+class DiscriminatorSpec(GuideSpec):
+    """A discriminator of noisy samples: logits [B] of real against generated."""
+
+    def probe(self, network: nn.Module, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
+        return network(x, sigma.float(), labels)
+
+
+class FeatureNetworkSpec(NetworkSpec):
+    """A network that judges clean images: the evaluation compares its features."""
+
+    takes_front_end: ClassVar[bool] = False  # its input is made by the front end of a protocol
+
+    @property
+    def gives_logits(self) -> bool:
+        """True where there are logits beside the features."""
+        return True
+
+    @abstractmethod
+    def judge(self, network: nn.Module) -> Callable[[Tensor], dict[str, Tensor]]:
+        """A function of images float32 [B, C, H, W] in [-1, 1], or of what a front end made of them: the
+        columns of `Features` (`features` and, where it has them, `spatial` and `logits`)."""
+
+    def feature_widths(self, num_classes: int) -> tuple[int, ...] | None:
+        """Width of each of the columns, in the order of `features`, `spatial`, `logits`; None where only
+        running the network would tell."""
+        del num_classes
+        return None

@@ -1,0 +1,110 @@
+"""The base of every network that a recipe names: a frozen description that builds the network, asks it, and
+reads and writes its published files. Importing it loads no torch."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
+
+from dgflow.specs.spec import Spec
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+GENERAL_FORMATS = ("safetensors", "state_dict")
+"""Formats of files that every network can have: names and tensors, and nothing else."""
+
+
+class DataShape(NamedTuple):
+    """The data that a network is for: square images or latents; `num_classes` 0 where they have none."""
+
+    image_size: int
+    channels: int
+    num_classes: int
+
+
+class NetworkSpec(Spec, ABC):
+    """A network as recipes name it."""
+
+    formats: ClassVar[tuple[str, ...]] = ()  # of its published files, beside GENERAL_FORMATS
+    shares_files: ClassVar[bool] = False  # a file of it may hold other networks too
+    needs_classes: ClassVar[bool] = False
+    stays_float32: ClassVar[bool] = False  # its matrix products never use TF32
+
+    @abstractmethod
+    def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
+        """The network with fresh weights.
+
+        Raises:
+            ValueError: numbers that do not fit each other, or a package that is not installed.
+        """
+
+    def assemble(self, shape: DataShape, load: Callable[[str], nn.Module]) -> nn.Module:
+        """The network with fresh weights, on other networks where it names the weights of some: `load` gives
+        the network of a field."""
+        del load
+        return self.build(**shape._asdict())
+
+    def kept(self, network: nn.Module) -> nn.Module:
+        """The part of what `build` gave whose weights are kept: all, by default."""
+        return network
+
+    @abstractmethod
+    def probe(self, network: nn.Module, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
+        """The output for made-up data, asked as steps ask it: counted and timed by estimates.
+
+        Args:
+            x: float32 [B, C, H, W].
+            sigma: float64 [B], noise levels.
+            labels: int64 [B], None for a network that is asked about no class.
+        """
+
+    def toy(self, factor: int) -> Self:
+        """Its form in smoke runs: narrow, with the options that choose other code as they are. `factor` is
+        what image sides are divided by."""
+        del factor
+        return self
+
+    def fill(self, network: nn.Module) -> None:
+        """Replace weights that begin as zero by random ones, for smoke runs: published networks have none."""
+        for parameter in network.parameters():
+            if parameter.ndim > 1 and not parameter.any():
+                parameter.normal_(std=0.5 / parameter[0].numel() ** 0.5)
+
+    def read(
+        self, file: Path, format: str, *, network: nn.Module, shape: DataShape, source: str
+    ) -> dict[str, Tensor]:
+        """The weights in a file of one of the formats, by the names of `kept(network)`; nothing in the file
+        is run.
+
+        Args:
+            source: what to call the file in an error.
+
+        Raises:
+            ValueError: refused, another format, damaged or cut short.
+        """
+        del network, shape
+        if format == "safetensors":
+            from dgflow.weights.safetensors_file import read_safetensors
+
+            return read_safetensors(file, source=source).tensors
+        from dgflow.weights.torch_file import read_state_dict
+
+        return read_state_dict(file, source=source).tensors
+
+    def write(self, format: str, parts: Sequence[tuple[NetworkSpec, nn.Module, DataShape]]) -> bytes | None:
+        """A file of one of the formats, for smoke runs; None for a format that is only read.
+
+        Args:
+            parts: the networks in the file, this one first; others only where `shares_files`.
+        """
+        from dgflow.weights.tensors import save_weights
+        from dgflow.weights.torch_file import save_torch
+
+        tensors = self.kept(parts[0][1]).state_dict()
+        if format == "safetensors":
+            return save_weights(tensors)
+        return save_torch(dict(tensors)) if format == "state_dict" else None
