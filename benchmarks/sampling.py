@@ -41,12 +41,13 @@ import torch
 from torch import Tensor, nn
 
 from dgflow.diffusion.acceleration import prepared
-from dgflow.diffusion.classifier_free import ClassifierFree
+from dgflow.diffusion.classifier_free import ClassifierFreePredictor
 from dgflow.diffusion.ddpm import ddpm
 from dgflow.diffusion.denoisers import learned_range
 from dgflow.diffusion.discrete import DiscreteSchedule
-from dgflow.diffusion.discriminator_guidance import DiscriminatorGuidance, log_ratio_and_gradient
-from dgflow.diffusion.guidance import GuidanceTerm, Point, Switch
+from dgflow.diffusion.discriminator_guidance import DiscriminatorTerm, log_ratio_and_gradient
+from dgflow.diffusion.guidance import GuidanceTerm, Point
+from dgflow.diffusion.guidance_settings import ClassifierFree, Switch
 from dgflow.diffusion.heun import edm_sigmas, heun
 from dgflow.diffusion.samplers import Sample
 from dgflow.diffusion.times import per_sample, tau_from_sigma
@@ -184,7 +185,9 @@ def measure(system: str, batch: int, variant: str, threads: int, seconds: float,
     labels = None if system == "edm" else (torch.arange(batch, device=device) * 7) % 1000
     predictor = learned_range(score)
     if system == "dit":
-        predictor = ClassifierFree(predictor, null_label=1000, scale=Switch(above=1.25, below=3.0, at=200))
+        predictor = ClassifierFreePredictor(
+            predictor, 1000, ClassifierFree(scale=Switch(above=1.25, below=3.0, timestep=200))
+        )
 
     @torch.no_grad()
     def denoised() -> Tensor:
@@ -210,7 +213,7 @@ def measure(system: str, batch: int, variant: str, threads: int, seconds: float,
         return plain_gradient(discriminator, point.x, point.sigma, point.class_labels), None
 
     def run() -> Sample:
-        term: GuidanceTerm = unthinking if variant == "plain" else DiscriminatorGuidance(discriminator)
+        term: GuidanceTerm = unthinking if variant == "plain" else DiscriminatorTerm(discriminator)
         if system == "edm":
             return heun(score, x, edm_sigmas(4), guidance=[term])
         schedule = DiscreteSchedule.of(respacing="4")

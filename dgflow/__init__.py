@@ -7,14 +7,9 @@ What a recipe needs is here. Importing it, building a recipe and planning one lo
 from dgflow import options
 from dgflow._version import __version__
 from dgflow.cli import main
-from dgflow.diffusion.guidance_presets import adm_gpp, dit_gpp, edm_gpp
-from dgflow.diffusion.guidance_specs import (
-    Boost,
-    ClassifierFree,
-    ClassifierGuidance,
-    DiscriminatorGuidance,
-    Switch,
-)
+from dgflow.diffusion.guidance_settings import Boost, ClassifierFree, Switch
+from dgflow.diffusion.guidance_specs import ClassifierGuidance, DiscriminatorGuidance
+from dgflow.diffusion.presets import adm_gpp, dit_gpp, edm_gpp
 from dgflow.diffusion.sampler_specs import DDIM, DDPM, RK45, EDMAblation, Heun
 from dgflow.networks.adm.spec import ADMEncoder, ADMUNet
 from dgflow.networks.ddpm.spec import DDPMUNet

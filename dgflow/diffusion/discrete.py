@@ -250,6 +250,10 @@ class DiscreteSchedule:
         return time
 
 
+DDPM_LINEAR = DiscreteSchedule.of("linear")
+"""Ho et al. 2020: the schedule in whose timesteps windows and switches are published."""
+
+
 @cache
 def table(values: tuple[float, ...], device: torch.device) -> Tensor:
     """`values` as a float64 tensor, made once a device: the first call copies from the host, so it cannot be

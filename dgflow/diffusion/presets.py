@@ -1,121 +1,149 @@
-"""Guidance settings of Kim et al. 2023 (Discriminator Guidance) as plain numbers, with the FID that was
-published for each.
-
-Data alone: nothing here imports torch, so that recipes can be planned with it; whoever runs them builds the
-    terms. A pair is (at timesteps
-greater than the switch, at the switch and below), timesteps being those of the linear schedule of 1000 steps,
-    0 the cleanest.
-"""
+"""The published guidance settings of Kim et al. 2023 (Discriminator Guidance), with their FIDs, and as what
+recipes list under `guidance`."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from dgflow.diffusion.guidance_settings import (
+    TAU_MIN,
+    Boost,
+    ClassifierFree,
+    ClassifierSettings,
+    DiscriminatorSettings,
+    Scale,
+    Switch,
+)
+from dgflow.diffusion.guidance_specs import ClassifierGuidance, DiscriminatorGuidance, Guidance
+from dgflow.specs.step import Weights
+
 Pair = tuple[float, float]
+"""(at timesteps greater than the switch, at the switch and below); timesteps of the linear schedule of 1000
+steps, 0 the cleanest."""
 
 
 @dataclass(frozen=True)
-class EDMGuidance:
-    """EDM-G++ (Heun's sampler): discriminator guidance by order, and whether the adaptive boost
-    (`guidance.Boost`) is on.
+class EDMRow:
+    """EDM-G++ with Heun's sampler of `num_steps`. `cosine_time`: the classifier under the discriminator, of 64
+    pixels, takes cosine time. `baseline_fid` is that of EDM without guidance."""
 
-    Window: tau >= tau_min. `cosine_time`: the classifier under the discriminator, of 64 pixels, is told
-        cosine time. `baseline_fid` is that
-    of EDM without guidance, `num_steps` those of the guided run.
-    """
-
-    weight: float
-    second_order_weight: float
-    boost: bool
+    discriminator: DiscriminatorSettings
     num_steps: int
     published_fid: float
     baseline_fid: float
     cosine_time: bool = False
-    tau_min: float = 0.01
 
 
 @dataclass(frozen=True)
-class ADMGuidance:
-    """ADM-G++ (ImageNet 256, DDPM of 250 steps): classifier guidance first, then the discriminator's, both
-    switching at one timestep.
+class ADMRow:
+    """ADM-G++ on ImageNet 256 with a DDPM of `num_steps`: the classifier is listed first."""
 
-    discriminator_weight: for samples of log-ratio >= 0, and for all in odd steps counted from 0.
-    discriminator_weight_fake: for samples of log-ratio < 0 in even steps counted from 0 (the paper's odd
-        ones, counted from 1).
-    classifier_weight: before the entropy scale (`classifier_guidance.entropy_scale`), which `entropy_scaling`
-        turns on.
-    match_preceding_norm: the discriminator's gradient is first scaled to the norm of the classifier's term.
-    discriminator_after: the discriminator acts at timesteps greater than this.
-    """
-
-    classifier_weight: Pair
-    discriminator_weight: Pair
-    discriminator_weight_fake: Pair
-    switch_timestep: int
+    classifier: ClassifierSettings
+    discriminator: DiscriminatorSettings
     published_fid: float
-    entropy_scaling: bool = True
-    match_preceding_norm: bool = True
-    discriminator_after: int = 100
     num_steps: int = 250
 
-    @property
-    def boost(self) -> Pair:
-        """The factor that makes `discriminator_weight` the weight of fake-looking samples:
-        `guidance.Boost.weight`."""
-        (above, below), (fake_above, fake_below) = self.discriminator_weight, self.discriminator_weight_fake
-        return fake_above / above, fake_below / below
-
 
 @dataclass(frozen=True)
-class DiTGuidance:
-    """DiT-G++ (ImageNet 256, DDPM of 250 steps): classifier-free guidance on the first `channels` channels,
-    and the discriminator's."""
+class DiTRow:
+    """DiT-G++ on ImageNet 256 with a DDPM of `num_steps`. `baseline_fid` is that of classifier-free guidance
+    of scale 1.5."""
 
-    classifier_free_scale: Pair
-    switch_timestep: int
-    discriminator_weight: float
-    discriminator_after: int
+    classifier_free: ClassifierFree
+    discriminator: DiscriminatorSettings
     published_fid: float
     baseline_fid: float
-    channels: int = 3
     num_steps: int = 250
+
+
+def _edm(weight: float, *, boost: bool) -> DiscriminatorSettings:
+    return DiscriminatorSettings(weight=weight, tau_min=TAU_MIN, boost=Boost() if boost else None)
+
+
+def _adm(*, classifier: Pair, fake: Pair, switch: int, published_fid: float) -> ADMRow:
+    """`classifier`: its weights before entropy scaling. `fake`: the discriminator's for samples of log-ratio
+    < 0 in even steps counted from 0 (the paper's odd ones, counted from 1); for others it is 1."""
+    return ADMRow(
+        ClassifierSettings(weight=_scale(classifier, switch), entropy_scaling=True),
+        DiscriminatorSettings(
+            weight=1.0,
+            after_timestep=100,
+            boost=Boost(weight=_scale(fake, switch), S_churn=0.0),
+            match_preceding_norm=True,
+        ),
+        published_fid,
+    )
+
+
+def _scale(pair: Pair, timestep: int) -> Scale:
+    return Switch(above=pair[0], below=pair[1], timestep=timestep)
 
 
 EDM_GPP = MappingProxyType(
     {
-        "cifar10-uncond": EDMGuidance(2.0, 0.0, False, num_steps=18, published_fid=1.77, baseline_fid=2.03),
-        "cifar10-cond": EDMGuidance(1.0, 0.0, True, num_steps=18, published_fid=1.64, baseline_fid=1.82),
-        "cifar10-cond-plain": EDMGuidance(
-            1.0, 0.0, False, num_steps=18, published_fid=1.66, baseline_fid=1.82
-        ),
-        "ffhq-64": EDMGuidance(
-            1.0, 0.0, True, num_steps=36, published_fid=1.98, baseline_fid=2.39, cosine_time=True
-        ),
-        "ffhq-64-plain": EDMGuidance(
-            1.0, 0.0, False, num_steps=36, published_fid=2.04, baseline_fid=2.39, cosine_time=True
-        ),
+        "cifar10-uncond": EDMRow(_edm(2.0, boost=False), 18, published_fid=1.77, baseline_fid=2.03),
+        "cifar10-cond": EDMRow(_edm(1.0, boost=True), 18, published_fid=1.64, baseline_fid=1.82),
+        "cifar10-cond-plain": EDMRow(_edm(1.0, boost=False), 18, published_fid=1.66, baseline_fid=1.82),
+        "ffhq-64": EDMRow(_edm(1.0, boost=True), 36, 1.98, baseline_fid=2.39, cosine_time=True),
+        "ffhq-64-plain": EDMRow(_edm(1.0, boost=False), 36, 2.04, baseline_fid=2.39, cosine_time=True),
     }
 )
 """Table 2 of the paper; `-plain` is the same without the boost."""
 
 ADM_GPP = MappingProxyType(
     {
-        "3.18": ADMGuidance((0.75, 1.5), (1.0, 1.0), (1.0, 0.75), switch_timestep=650, published_fid=3.18),
-        "3.73": ADMGuidance((0.25, 1.5), (1.0, 1.0), (3.0, 0.75), switch_timestep=650, published_fid=3.73),
-        "4.66": ADMGuidance((0.25, 1.5), (1.0, 1.0), (3.0, 0.75), switch_timestep=600, published_fid=4.66),
-        "4.45": ADMGuidance((0.1, 2.0), (1.0, 1.0), (5.0, 0.5), switch_timestep=600, published_fid=4.45),
+        "3.18": _adm(classifier=(0.75, 1.5), fake=(1.0, 0.75), switch=650, published_fid=3.18),
+        "3.73": _adm(classifier=(0.25, 1.5), fake=(3.0, 0.75), switch=650, published_fid=3.73),
+        "4.66": _adm(classifier=(0.25, 1.5), fake=(3.0, 0.75), switch=600, published_fid=4.66),
+        "4.45": _adm(classifier=(0.1, 2.0), fake=(5.0, 0.5), switch=600, published_fid=4.45),
     }
 )
 """By published FID. No code was released: on which side of the switch a number belongs follows from how FID,
 IS and recall move; entropy scaling and norm matching are stated for 3.18, and assumed for the other rows."""
 
-DIT_GPP = DiTGuidance(
-    (1.25, 3.0),
-    switch_timestep=200,
-    discriminator_weight=1.0,
-    discriminator_after=100,
+DIT_GPP = DiTRow(
+    ClassifierFree(scale=_scale((1.25, 3.0), 200), channels=3),
+    DiscriminatorSettings(weight=1.0, after_timestep=100),
     published_fid=1.83,
     baseline_fid=2.27,
 )
-"""DiT-XL/2-G++; the baseline is DiT-XL/2 with classifier-free guidance of scale 1.5."""
+"""DiT-XL/2-G++."""
+
+
+def edm_gpp(row: str, discriminator: Weights) -> tuple[Guidance, ...]:
+    """EDM-G++ for `Heun`: "cifar10-uncond" (FID 1.77), "cifar10-cond" (1.64), "ffhq-64" (1.98), or with
+    "-plain" without the boost.
+
+    Raises ValueError for another row.
+    """
+    preset = EDM_GPP[_known(row, EDM_GPP)]
+    return (DiscriminatorGuidance(discriminator=discriminator, **dict(preset.discriminator)),)
+
+
+def adm_gpp(row: str, classifier: Weights, discriminator: Weights) -> tuple[Guidance, ...]:
+    """ADM-G++ on ImageNet 256, for `DDPM(respacing="250")`, by published FID: "3.18" (the best), "3.73",
+    "4.66", "4.45".
+
+    Raises ValueError for another row.
+    """
+    preset = ADM_GPP[_known(row, ADM_GPP)]
+    return (
+        ClassifierGuidance(classifier=classifier, **dict(preset.classifier)),
+        DiscriminatorGuidance(discriminator=discriminator, **dict(preset.discriminator)),
+    )
+
+
+def dit_gpp(discriminator: Weights) -> tuple[Guidance, ...]:
+    """DiT-XL/2-G++ on ImageNet 256, for `DDPM(respacing="250")`: FID 1.83."""
+    return (
+        DIT_GPP.classifier_free,
+        DiscriminatorGuidance(discriminator=discriminator, **dict(DIT_GPP.discriminator)),
+    )
+
+
+def _known(row: str, rows: Mapping[str, object]) -> str:
+    if row not in rows:
+        raise ValueError(f"expected one of the published rows {', '.join(rows)}, found {row!r}")
+    return row

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dgflow.diffusion.guidance import Boost
+from dgflow.diffusion.guidance_settings import Boost
 
 Denoiser = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """(x [B, ...] float64, sigma [B] float64, class labels) -> the expected clean x0, like x in shape, of any

@@ -11,10 +11,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from dgflow.diffusion.classifier_free import ClassifierFree
+from dgflow.diffusion.classifier_free import ClassifierFreePredictor
 from dgflow.diffusion.denoisers import VPDenoiser, predictor_of
 from dgflow.diffusion.discrete import DiscreteSchedule
-from dgflow.diffusion.guidance import Switch
+from dgflow.diffusion.guidance_settings import ClassifierFree, Switch
 from dgflow.diffusion.samplers import Denoiser, Predictor, RoundSigma
 from dgflow.diffusion.times import integrated_beta
 
@@ -88,7 +88,7 @@ class ScoreModel:
         self.check_sigmas(schedule.sigmas)
         return predictor_of(self.denoiser, schedule), schedule
 
-    def classifier_free(self, scale: float | Switch, channels: int | None) -> ScoreModel:
+    def classifier_free(self, settings: ClassifierFree) -> ScoreModel:
         """The same under classifier-free guidance; a `Switch` of the scale is in the schedule's steps.
 
         Raises ValueError for a network without a null class.
@@ -98,9 +98,10 @@ class ScoreModel:
                 "classifier-free guidance needs a network with a null class (DiT): take it out of this "
                 "recipe's guidance"
             )
-        predictor = ClassifierFree(self.predictor, self.null_label, scale, channels=channels)
+        predictor = ClassifierFreePredictor(self.predictor, self.null_label, settings)
         denoiser = VPDenoiser(predictor, self.schedule.timesteps_from_sigma())
-        edges = (self.schedule.tau_after(int(scale.at)),) if isinstance(scale, Switch) else ()
+        scale = settings.scale
+        edges = (self.schedule.tau_after(scale.timestep),) if isinstance(scale, Switch) else ()
         return replace(self, denoiser=denoiser, predictor=predictor, tau_edges=edges)
 
     def without_labels(self) -> ScoreModel:

@@ -31,13 +31,9 @@ def guide_evaluations(step: Generate) -> list[float]:
 
 
 def _share(sampler: RK45, term: DiscriminatorGuidance | ClassifierGuidance) -> float:
-    low, high = term.tau_min, term.tau_max
-    if isinstance(term, DiscriminatorGuidance) and term.after_timestep is not None:
-        from dgflow.diffusion.discrete import DiscreteSchedule
-
-        low = DiscreteSchedule.of("linear").tau_after(term.after_timestep)
-    bottom = max(0.01 if low is None else low, sampler.tau_min)  # 0.01 is what None stands for
-    return max(0.0, min(high, sampler.tau_max) - bottom) / (sampler.tau_max - sampler.tau_min)
+    low, high = term.window
+    inside = min(high, sampler.tau_max) - max(low, sampler.tau_min)
+    return max(0.0, inside) / (sampler.tau_max - sampler.tau_min)
 
 
 def _walked(step: Generate, terms: list[Any]) -> list[float]:

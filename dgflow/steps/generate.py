@@ -127,7 +127,7 @@ class Generate(SampleStep):
         terms = []
         for number, spec in enumerate(self.guidance):
             if isinstance(spec, ClassifierFree):
-                score = spec.apply(score)
+                score = score.classifier_free(spec)
             else:
                 weights = guide_of(spec)
                 term = loaded(f"guidance.{number}.{FIELD[type(spec)]}", weights)

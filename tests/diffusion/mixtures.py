@@ -9,7 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dgflow.diffusion.times import sigma_from_tau
+from dgflow.diffusion.guidance import scale_at
+from dgflow.diffusion.guidance_settings import Scale
+from dgflow.diffusion.samplers import Denoiser
+from dgflow.diffusion.times import per_sample, sigma_from_tau, tau_from_sigma
 
 
 @dataclass(frozen=True)
@@ -87,3 +90,21 @@ class Labelled:
 
     def _of_each(self, x: Tensor, sigma: Tensor) -> Tensor:
         return torch.stack([part.log_density(x, sigma) for part in self._parts()], dim=1)
+
+
+@dataclass(frozen=True)
+class ClassifierFreeDenoiser:
+    """Classifier-free guidance of a denoiser: as denoised = x - sigma * epsilon, the formula for epsilon holds
+    for denoised images. A `Switch` of the scale is by linear-VP time."""
+
+    denoiser: Denoiser
+    null_label: int
+    scale: Scale
+
+    def __call__(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None) -> Tensor:
+        assert class_labels is not None
+        conditional = self.denoiser(x, sigma, class_labels)
+        if self.scale == 1.0:
+            return conditional
+        null = self.denoiser(x, sigma, torch.full_like(class_labels, self.null_label))
+        return null + per_sample(scale_at(self.scale, tau_from_sigma(sigma)), x) * (conditional - null)

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from dgflow.diffusion import noise
 from dgflow.diffusion.ablation import ablation, ablation_sigmas, default_range, vp_betas
-from dgflow.diffusion.discriminator_guidance import DiscriminatorGuidance
-from dgflow.diffusion.guidance import Boost, Point
+from dgflow.diffusion.discriminator_guidance import DiscriminatorTerm
+from dgflow.diffusion.guidance import Point
+from dgflow.diffusion.guidance_settings import Boost, DiscriminatorSettings
 from dgflow.diffusion.heun import edm_sigmas, heun
 from dgflow.diffusion.times import sigma_from_tau
 
@@ -53,7 +54,9 @@ def test_its_edm_setting_is_heun_with_guidance_boost_and_churn() -> None:
         "S_noise": 1.01,
     }
     options["guidance"] = [
-        DiscriminatorGuidance(exact_log_ratio, weight=1.5, second_order_weight=0.5, boost=Boost())
+        DiscriminatorTerm(
+            exact_log_ratio, DiscriminatorSettings(weight=1.5, second_order_weight=0.5, boost=Boost())
+        )
     ]
     assert ablation_sigmas(18) == edm_sigmas(18)
     found, expected = (
@@ -81,7 +84,9 @@ def test_every_setting_converges_with_the_order_of_its_solver(
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: "-".join(setting.values()))
 def test_every_setting_turns_the_model_into_the_data_by_the_exact_ratio(setting: dict) -> None:
     """It ends where the denoiser of REAL takes the same latents."""
-    term = DiscriminatorGuidance(exact_log_ratio, weight=1.0, second_order_weight=1.0, tau_min=0.0)
+    term = DiscriminatorTerm(
+        exact_log_ratio, DiscriminatorSettings(weight=1.0, second_order_weight=1.0, tau_min=0.0)
+    )
     sigmas = ablation_sigmas(48, "edm")
     right = ablation(REAL.denoiser, LATENTS, sigmas, **setting).x
     wrong = ablation(MODEL.denoiser, LATENTS, sigmas, **setting).x
@@ -254,8 +259,9 @@ def test_no_step_reads_a_number_back_from_the_device() -> None:
         return gaussian(x, sigma, class_labels)
 
     prepared = [churn_noise(step) for step in range(18)]
-    term = DiscriminatorGuidance(
-        lambda y, tau, labels: y.sum(1), weight=2.0, second_order_weight=1.0, tau_max=0.5, boost=Boost()
+    term = DiscriminatorTerm(
+        lambda y, tau, labels: y.sum(1),
+        DiscriminatorSettings(weight=2.0, second_order_weight=1.0, tau_max=0.5, boost=Boost()),
     )
     options: dict[str, Any] = {
         "guidance": [term],

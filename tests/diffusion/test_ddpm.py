@@ -17,8 +17,8 @@ from dgflow.diffusion import noise
 from dgflow.diffusion.ddpm import ddim, ddpm
 from dgflow.diffusion.denoisers import predictor_of
 from dgflow.diffusion.discrete import DiscreteSchedule
-from dgflow.diffusion.discriminator_guidance import DiscriminatorGuidance
-from dgflow.diffusion.guidance import Boost
+from dgflow.diffusion.discriminator_guidance import DiscriminatorTerm
+from dgflow.diffusion.guidance_settings import Boost, DiscriminatorSettings
 from dgflow.diffusion.heun import edm_sigmas, heun
 from dgflow.diffusion.samplers import Predictor, Sample
 
@@ -187,7 +187,7 @@ def test_weight_1_with_an_exact_ratio_turns_the_model_into_the_data(sampler: Any
     right = sampler(predictor_of(REAL.denoiser, WHOLE), latents, schedule, **options).x
 
     def distance(weight: float) -> float:
-        term = DiscriminatorGuidance(exact_log_ratio, weight=weight, tau_min=0.0)
+        term = DiscriminatorTerm(exact_log_ratio, DiscriminatorSettings(weight=weight, tau_min=0.0))
         return float(
             (
                 sampler(predictor_of(MODEL.denoiser, WHOLE), latents, schedule, guidance=[term], **options).x
@@ -208,8 +208,8 @@ def test_a_window_after_a_timestep_is_open_for_the_published_number_of_steps() -
         taus.append(tau)
         return y.sum(1)
 
-    term = DiscriminatorGuidance(
-        discriminator, tau_min=WHOLE.tau_after(100), time=WHOLE.timesteps_from_sigma()
+    term = DiscriminatorTerm(
+        discriminator, DiscriminatorSettings(tau_min=WHOLE.tau_after(100)), time=WHOLE.timesteps_from_sigma()
     )
     sample = ddim(predictor_of(REAL.denoiser, WHOLE), LATENTS, WHOLE.respaced("250"), guidance=[term])
     assert (sample.nfe, sample.guidance_nfe, len(taus)) == (250, 224, 224)
@@ -230,7 +230,7 @@ def test_log_ratio_is_that_of_the_last_step_inside_the_window() -> None:
         LATENTS,
         SHORT,
         noise=normals,
-        guidance=[DiscriminatorGuidance(discriminator, tau_min=0.3)],
+        guidance=[DiscriminatorTerm(discriminator, DiscriminatorSettings(tau_min=0.3))],
     )
     assert sample.log_ratio is not None and torch.equal(sample.log_ratio, values[-1].double())
     assert ddpm(predictor_of(REAL.denoiser, WHOLE), LATENTS, SHORT, noise=normals).log_ratio is None
@@ -247,7 +247,7 @@ def test_a_boost_doubles_the_gradient_of_what_looks_fake_in_even_steps() -> None
             seen.append(y.double())
             return y, None
 
-        term = DiscriminatorGuidance(looks_fake, boost=boost)
+        term = DiscriminatorTerm(looks_fake, DiscriminatorSettings(boost=boost))
         ddpm(
             record,
             LATENTS,
@@ -275,13 +275,15 @@ def test_guidance_moves_the_last_step_by_the_posterior_variance_of_the_step_befo
 ) -> None:
     """The posterior's own is 0 there. A window that holds the last index alone is evaluated once."""
 
-    def samples(guidance: list[DiscriminatorGuidance]) -> Sample:
+    def samples(guidance: list[DiscriminatorTerm]) -> Sample:
         predictor = predictor_of(REAL.denoiser, WHOLE)
         return ddpm(
             predictor, LATENTS, SHORT, noise=normals, guidance=guidance, fixed_variance=fixed_variance
         )
 
-    guided = samples([DiscriminatorGuidance(looks_fake, tau_min=0.0, tau_max=WHOLE.tau_after(0))])
+    guided = samples(
+        [DiscriminatorTerm(looks_fake, DiscriminatorSettings(tau_min=0.0, tau_max=WHOLE.tau_after(0)))]
+    )
     shift = torch.full_like(guided.x, SHORT.posterior_variance[1])
     torch.testing.assert_close(guided.x - samples([]).x, shift, rtol=1e-6, atol=0)
     assert guided.guidance_nfe == 1
@@ -296,7 +298,7 @@ def test_the_churn_of_a_boost_does_not_apply(sampler: Any) -> None:
             LATENTS,
             SHORT,
             noise=normals,
-            guidance=[DiscriminatorGuidance(looks_fake, boost=boost)],
+            guidance=[DiscriminatorTerm(looks_fake, DiscriminatorSettings(boost=boost))],
         ).x
 
     assert torch.equal(samples(Boost(S_churn=4.0, churn_period=1)), samples(Boost(S_churn=0.0)))
@@ -306,7 +308,7 @@ def test_the_churn_of_a_boost_does_not_apply(sampler: Any) -> None:
 def test_a_sample_does_not_depend_on_its_batch_mates(sampler: Any) -> None:
     predictor, term = (
         predictor_of(MODEL.denoiser, WHOLE),
-        DiscriminatorGuidance(exact_log_ratio, boost=Boost()),
+        DiscriminatorTerm(exact_log_ratio, DiscriminatorSettings(boost=Boost())),
     )
     together = sampler(predictor, LATENTS, SHORT, noise=normals, guidance=[term])
     alone = sampler(predictor, LATENTS[3:4], SHORT, noise=lambda step: normals(step)[3:4], guidance=[term])
@@ -396,8 +398,10 @@ def test_no_step_reads_a_number_back_from_the_device() -> None:
 
     edm = predictor_of(lambda x, sigma, class_labels: torch.zeros_like(x), WHOLE)
     prepared = [normals(step) for step in range(10)]
-    term = DiscriminatorGuidance(
-        looks_fake, tau_max=0.5, boost=Boost(), time=WHOLE.timesteps_from_sigma(1 / 999)
+    term = DiscriminatorTerm(
+        looks_fake,
+        DiscriminatorSettings(tau_max=0.5, boost=Boost()),
+        time=WHOLE.timesteps_from_sigma(1 / 999),
     )
     options: dict[str, Any] = {"guidance": [term], "noise": prepared.__getitem__}
     with ForbidReads():

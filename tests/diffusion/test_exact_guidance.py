@@ -21,8 +21,9 @@ from dgflow.diffusion.ablation import ablation, ablation_sigmas
 from dgflow.diffusion.ddpm import ddim, ddpm
 from dgflow.diffusion.denoisers import VPDenoiser, predictor_of
 from dgflow.diffusion.discrete import DiscreteSchedule
-from dgflow.diffusion.discriminator_guidance import DiscriminatorGuidance, log_ratio_and_gradient
+from dgflow.diffusion.discriminator_guidance import DiscriminatorTerm, log_ratio_and_gradient
 from dgflow.diffusion.guidance import GuidanceTerm
+from dgflow.diffusion.guidance_settings import DiscriminatorSettings
 from dgflow.diffusion.heun import edm_sigmas, heun
 from dgflow.diffusion.rk45 import rk45
 from dgflow.diffusion.samplers import Denoiser, Predictor
@@ -86,8 +87,10 @@ SAMPLERS: dict[str, Guided] = {
 }
 
 
-def term(weight: float, tau_min: float = 0.0) -> DiscriminatorGuidance:
-    return DiscriminatorGuidance(exact_log_ratio, weight=weight, second_order_weight=weight, tau_min=tau_min)
+def term(weight: float, tau_min: float = 0.0) -> DiscriminatorTerm:
+    return DiscriminatorTerm(
+        exact_log_ratio, DiscriminatorSettings(weight=weight, second_order_weight=weight, tau_min=tau_min)
+    )
 
 
 def mean_distance(a: Tensor, b: Tensor) -> Tensor:

@@ -9,11 +9,13 @@ from itertools import pairwise
 import pytest
 import torch
 from diffusion.mixtures import MODEL, REAL, exact_log_ratio
+from diffusion.published import BatchWindow
 from torch import Tensor
 
 from dgflow.diffusion import noise
-from dgflow.diffusion.discriminator_guidance import DiscriminatorGuidance, log_ratio_and_gradient
-from dgflow.diffusion.guidance import OUTSIDE_LOG_RATIO, Boost, Point
+from dgflow.diffusion.discriminator_guidance import DiscriminatorTerm, log_ratio_and_gradient
+from dgflow.diffusion.guidance import OUTSIDE_LOG_RATIO, Point
+from dgflow.diffusion.guidance_settings import Boost, DiscriminatorSettings
 from dgflow.diffusion.heun import edm_sigmas, heun
 from dgflow.diffusion.samplers import Sample
 from dgflow.diffusion.times import TimeMap, cosine_from_sigma, tau_from_sigma
@@ -26,7 +28,9 @@ def latents(count: int) -> Tensor:
 
 
 def guided(x: Tensor, num_steps: int, weight: float, second: float) -> Tensor:
-    term = DiscriminatorGuidance(exact_log_ratio, weight=weight, second_order_weight=second, tau_min=0.0)
+    term = DiscriminatorTerm(
+        exact_log_ratio, DiscriminatorSettings(weight=weight, second_order_weight=second, tau_min=0.0)
+    )
     return heun(MODEL.denoiser, x, edm_sigmas(num_steps), guidance=[term]).x
 
 
@@ -80,7 +84,9 @@ def test_without_a_second_order_half_of_the_weight_takes_effect() -> None:
     slope = -sigma / math.sqrt(1 + sigma**2) * torch.tensor([3.0, -1.0]).double()
     plain = heun(zero, x, (2.0, 1.0)).x
     for weight in (1.0, 2.0):
-        found = heun(zero, x, (2.0, 1.0), guidance=[DiscriminatorGuidance(linear, weight=weight)]).x
+        found = heun(
+            zero, x, (2.0, 1.0), guidance=[DiscriminatorTerm(linear, DiscriminatorSettings(weight=weight))]
+        ).x
         # The correction's own denoising slope is taken at the predictor, which felt the whole weight: x_next
         # / 1 adds w * slope once more.
         expected = plain + 0.5 * (1 - 2) * weight * slope + 0.5 * (1 - 2) * (1 - 2) * weight * slope / 1.0
@@ -99,7 +105,7 @@ def test_the_gradient_is_that_of_finite_differences_with_respect_to_x(time: Time
         # The exact tau, so that the network's float32 time is not what is measured here.
         return value(y.double() * (1 + sigma**2).sqrt()[:, None])
 
-    term = DiscriminatorGuidance(with_time, weight=1.7, tau_min=0.0, time=time)
+    term = DiscriminatorTerm(with_time, DiscriminatorSettings(weight=1.7, tau_min=0.0), time=time)
     gradient, log_ratio = term(Point(x, sigma, None, 1, 1, BOUNDS))
     assert gradient is not None and log_ratio is not None and gradient.dtype == torch.float64
     for i in range(2):
@@ -113,7 +119,9 @@ def test_the_gradient_is_that_of_finite_differences_with_respect_to_x(time: Time
 def test_the_slope_changes_by_the_published_amount() -> None:
     """-sigma * gradient = -weight * sigma / sqrt(1 + sigma^2) * d log_ratio / dy."""
     sigma = torch.tensor([0.1, 5.0], dtype=torch.float64)
-    gradient, _ = DiscriminatorGuidance(linear, weight=2.0)(Point(latents(2), sigma, None, 1, 1, (0.1, 5.0)))
+    gradient, _ = DiscriminatorTerm(linear, DiscriminatorSettings(weight=2.0))(
+        Point(latents(2), sigma, None, 1, 1, (0.1, 5.0))
+    )
     assert gradient is not None
     expected = -2 * (sigma / (1 + sigma**2).sqrt())[:, None] * torch.tensor([3.0, -1.0])
     torch.testing.assert_close(-sigma[:, None] * gradient, expected, rtol=1e-6, atol=0)
@@ -122,8 +130,9 @@ def test_the_slope_changes_by_the_published_amount() -> None:
 def run_boosted(index: Tensor) -> Sample:
     """Everything on: window, boosts, churn, both orders, on samples of the given indices."""
     x = noise.standard_normal(3, index, (2,), step=0, draw=noise.LATENT)
-    term = DiscriminatorGuidance(
-        exact_log_ratio, weight=1.5, second_order_weight=0.5, tau_max=0.8, boost=Boost()
+    term = DiscriminatorTerm(
+        exact_log_ratio,
+        DiscriminatorSettings(weight=1.5, second_order_weight=0.5, tau_max=0.8, boost=Boost()),
     )
     churn = {
         "S_churn": 2.0,
@@ -146,7 +155,7 @@ def test_a_sample_does_not_depend_on_its_batch() -> None:
 @pytest.mark.parametrize(("second", "evaluated"), [(0.0, 15), (1.0, 29)])
 def test_the_discriminator_is_evaluated_inside_the_window_only(second: float, evaluated: int) -> None:
     net = Signs()
-    term = DiscriminatorGuidance(net, second_order_weight=second)
+    term = DiscriminatorTerm(net, DiscriminatorSettings(second_order_weight=second))
     sample = heun(
         zero, latents(4), edm_sigmas(18), class_labels=torch.ones(4, dtype=torch.int64), guidance=[term]
     )
@@ -156,10 +165,9 @@ def test_the_discriminator_is_evaluated_inside_the_window_only(second: float, ev
 
 def test_a_weight_of_0_is_not_evaluated() -> None:
     net = Signs()
-    assert DiscriminatorGuidance(net, weight=0.0)(Point(latents(1), torch.ones(1), None, 0, 1, (1, 1))) == (
-        None,
-        None,
-    )
+    assert DiscriminatorTerm(net, DiscriminatorSettings(weight=0.0))(
+        Point(latents(1), torch.ones(1), None, 0, 1, (1, 1))
+    ) == (None, None)
     assert net.taus == []
 
 
@@ -175,8 +183,8 @@ def test_a_weight_of_0_is_not_evaluated() -> None:
 def test_the_window_is_per_sample_and_the_published_one_goes_by_the_smallest_tau(
     batch_window: bool, sigma: list[float], inside: list[bool]
 ) -> None:
-    term = DiscriminatorGuidance(linear, tau_max=0.5, batch_window=batch_window)
-    gradient, log_ratio = term(
+    term = DiscriminatorTerm(linear, DiscriminatorSettings(tau_max=0.5))
+    gradient, log_ratio = (BatchWindow(term) if batch_window else term)(
         Point(latents(4), torch.tensor(sigma).double(), None, 1, 1, (min(sigma), max(sigma)))
     )
     assert gradient is not None and log_ratio is not None
@@ -190,14 +198,23 @@ def test_a_nan_inside_the_window_is_passed_on_and_outside_it_is_not_evaluated() 
 
     steps = edm_sigmas(18)
     assert (
-        heun(zero, latents(2), steps, guidance=[DiscriminatorGuidance(broken, tau_min=0.02)])
+        heun(
+            zero, latents(2), steps, guidance=[DiscriminatorTerm(broken, DiscriminatorSettings(tau_min=0.02))]
+        )
         .x.isfinite()
         .all()
     )
     assert (
-        heun(zero, latents(2), steps, guidance=[DiscriminatorGuidance(broken, tau_min=0.01)]).x.isnan().all()
+        heun(
+            zero, latents(2), steps, guidance=[DiscriminatorTerm(broken, DiscriminatorSettings(tau_min=0.01))]
+        )
+        .x.isnan()
+        .all()
     )
-    term, sigma = DiscriminatorGuidance(broken, tau_min=0.02), torch.tensor([0.01, 1.0]).double()
+    term, sigma = (
+        DiscriminatorTerm(broken, DiscriminatorSettings(tau_min=0.02)),
+        torch.tensor([0.01, 1.0]).double(),
+    )
     gradient, log_ratio = term(Point(latents(2), sigma, None, 1, 1, (0.01, 1.0)))
     assert (
         gradient is not None
@@ -215,8 +232,10 @@ def test_the_boost_doubles_first_order_gradients_of_fake_looking_samples_at_even
 ) -> None:
     x, sigma = torch.tensor([[1.0, 0.0], [-1.0, 0.0]]).double(), torch.ones(2).double()
     point = Point(x, sigma, None, step, order, (1, 1))
-    plain, log_ratio = DiscriminatorGuidance(linear, second_order_weight=1.0)(point)
-    boosted, same = DiscriminatorGuidance(linear, second_order_weight=1.0, boost=Boost())(point)
+    plain, log_ratio = DiscriminatorTerm(linear, DiscriminatorSettings(second_order_weight=1.0))(point)
+    boosted, same = DiscriminatorTerm(linear, DiscriminatorSettings(second_order_weight=1.0, boost=Boost()))(
+        point
+    )
     assert plain is not None and boosted is not None and log_ratio is not None and same is not None
     assert torch.equal(log_ratio, same) and (log_ratio < 0).tolist() == [False, True]
     torch.testing.assert_close(
@@ -236,7 +255,10 @@ def test_the_boost_churns_fake_looking_samples_at_every_fifth_step_of_the_window
         asked.append(step)
         return torch.ones(2, 2)
 
-    sigmas, term = edm_sigmas(18)[:-1], DiscriminatorGuidance(Signs(), boost=Boost(S_noise=0.5))
+    sigmas, term = (
+        edm_sigmas(18)[:-1],
+        DiscriminatorTerm(Signs(), DiscriminatorSettings(boost=Boost(S_noise=0.5))),
+    )
     x = heun(record, latents(2), sigmas, class_labels=labels, guidance=[term], churn_noise=churn_noise).x
     num_steps = len(sigmas) - 1
     gamma = 4 / num_steps
@@ -254,7 +276,7 @@ def test_the_boost_churns_fake_looking_samples_at_every_fifth_step_of_the_window
 
 def test_a_sample_outside_the_window_in_the_step_before_is_not_churned() -> None:
     asked: list[int] = []
-    term = DiscriminatorGuidance(Signs(), tau_max=0.3, boost=Boost(churn_period=1))
+    term = DiscriminatorTerm(Signs(), DiscriminatorSettings(tau_max=0.3, boost=Boost(churn_period=1)))
 
     def churn_noise(step: int) -> Tensor:
         asked.append(step)
@@ -273,7 +295,7 @@ def test_the_log_ratio_of_a_sample_is_that_of_its_last_step_inside_the_window() 
         seen.append(exact_log_ratio(y, tau))
         return seen[-1]
 
-    sample = heun(MODEL.denoiser, latents(5), edm_sigmas(18), guidance=[DiscriminatorGuidance(record)])
+    sample = heun(MODEL.denoiser, latents(5), edm_sigmas(18), guidance=[DiscriminatorTerm(record)])
     assert sample.log_ratio is not None and len(seen) == 15
     assert torch.equal(sample.log_ratio, seen[-1].detach())
 
@@ -298,8 +320,8 @@ def test_the_published_route_has_no_gradient_beyond_its_clip_and_the_logit_has()
 
 def test_terms_add_up() -> None:
     half, whole = (
-        DiscriminatorGuidance(exact_log_ratio, weight=0.5),
-        DiscriminatorGuidance(exact_log_ratio, weight=1.0),
+        DiscriminatorTerm(exact_log_ratio, DiscriminatorSettings(weight=0.5)),
+        DiscriminatorTerm(exact_log_ratio, DiscriminatorSettings(weight=1.0)),
     )
     twice = heun(MODEL.denoiser, latents(5), edm_sigmas(18), guidance=[half, half])
     once = heun(MODEL.denoiser, latents(5), edm_sigmas(18), guidance=[whole])
@@ -328,8 +350,8 @@ def test_a_discriminator_with_a_second_axis_is_refused() -> None:
     "options", [{"tau_min": -0.1}, {"tau_min": 0.5, "tau_max": 0.4}, {"tau_max": 1.1}, {"weight": math.nan}]
 )
 def test_a_window_or_weight_that_cannot_be_is_refused(options: dict) -> None:
-    with pytest.raises(ValueError, match=r"tau_min|finite weights"):
-        DiscriminatorGuidance(linear, **options)
+    with pytest.raises(ValueError, match=r"tau_m(in|ax)|finite number"):
+        DiscriminatorSettings(**options)
 
 
 def test_a_boost_that_cannot_be_is_refused() -> None:

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from dgflow.diffusion.classifier_free import ClassifierFree
-from dgflow.diffusion.classifier_guidance import ClassifierGuidance
+from dgflow.diffusion.classifier_free import ClassifierFreePredictor
+from dgflow.diffusion.classifier_guidance import ClassifierTerm
 from dgflow.diffusion.discrete import DiscreteSchedule
-from dgflow.diffusion.discriminator_guidance import DiscriminatorGuidance
-from dgflow.diffusion.guidance import Boost, GuidanceTerm, Point, Switch, guide
-from dgflow.diffusion.presets import ADM_GPP, DIT_GPP, EDM_GPP, ADMGuidance
+from dgflow.diffusion.discriminator_guidance import DiscriminatorTerm
+from dgflow.diffusion.guidance import GuidanceTerm, Point, guide
+from dgflow.diffusion.presets import ADM_GPP, DIT_GPP, EDM_GPP, ADMRow
 from dgflow.diffusion.times import cosine_from_sigma, tau_from_sigma
 
 SCHEDULE = DiscreteSchedule.of("linear", 1000)
@@ -33,21 +33,9 @@ def half(y: Tensor, time: Tensor) -> Tensor:
     return torch.stack([(y - y.detach())[:, 1], torch.zeros(len(y))], dim=1)
 
 
-def adm_terms(row: ADMGuidance, entropy_scaling: bool) -> list[GuidanceTerm]:
-    edge = SCHEDULE.tau_after(row.switch_timestep)
-    boost = Boost(weight=Switch(*row.boost, edge), S_churn=0.0)
-    return [
-        ClassifierGuidance(
-            half, weight=Switch(*row.classifier_weight, edge), entropy_scaling=entropy_scaling
-        ),
-        DiscriminatorGuidance(
-            two_signs,
-            weight=Switch(*row.discriminator_weight, edge),
-            tau_min=SCHEDULE.tau_after(row.discriminator_after),
-            boost=boost,
-            match_preceding_norm=row.match_preceding_norm,
-        ),
-    ]
+def adm_terms(row: ADMRow, entropy_scaling: bool) -> list[GuidanceTerm]:
+    classifier = row.classifier.model_copy(update={"entropy_scaling": entropy_scaling})
+    return [ClassifierTerm(half, classifier), DiscriminatorTerm(two_signs, row.discriminator)]
 
 
 def gradient_at(terms: list[GuidanceTerm], timestep: int, step: int) -> Tensor:
@@ -76,7 +64,7 @@ DECODED = {
 def test_adm_gpp_has_the_published_weights_at_every_timestep(name: str) -> None:
     row = ADM_GPP[name]
     classifier, above, below, switch = DECODED[name]
-    assert row.published_fid == float(name) and row.entropy_scaling and row.num_steps == 250
+    assert row.published_fid == float(name) and row.classifier.entropy_scaling and row.num_steps == 250
     for timestep in TIMESTEPS:
         side = 0 if timestep > switch else 1
         for step in (0, 1):
@@ -107,22 +95,17 @@ def test_with_entropy_scaling_both_terms_of_adm_gpp_grow_alike() -> None:
 
 def test_dit_gpp_has_the_published_scales_and_window() -> None:
     """1.25 for timesteps above 200 and 3 below, on three of four channels, and the discriminator above 100."""
-    switch = Switch(*DIT_GPP.classifier_free_scale, DIT_GPP.switch_timestep)
 
     def network(y: Tensor, time: Tensor, class_labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
         assert class_labels is not None
         return (class_labels == 0).float().reshape(-1, 1, 1, 1).expand_as(y), None
 
-    predictor = ClassifierFree(network, 1000, switch, channels=DIT_GPP.channels)
+    predictor = ClassifierFreePredictor(network, 1000, DIT_GPP.classifier_free)
     time = torch.tensor([999.0, 201.0, 200.0, 0.0])
     epsilon, _ = predictor(torch.zeros(4, 4, 1, 1), time, torch.zeros(4, dtype=torch.int64))
     assert epsilon[:, :, 0, 0].tolist() == [[1.25] * 3 + [1.0]] * 2 + [[3.0] * 3 + [1.0]] * 2
 
-    term = DiscriminatorGuidance(
-        two_signs,
-        weight=DIT_GPP.discriminator_weight,
-        tau_min=SCHEDULE.tau_after(DIT_GPP.discriminator_after),
-    )
+    term = DiscriminatorTerm(two_signs, DIT_GPP.discriminator)
     kept = DiscreteSchedule.of("linear", 1000, str(DIT_GPP.num_steps)).timestep_map
     advised = [
         term(Point(torch.zeros(2, 2).double(), torch.ones(2) * s, None, 0, 1, (s, s)))[0]
@@ -146,14 +129,8 @@ def test_edm_gpp_has_the_published_weights(
     name: str, weight: float, looks_fake: float, nfe: int, fid: float
 ) -> None:
     row = EDM_GPP[name]
-    term = DiscriminatorGuidance(
-        two_signs,
-        weight=row.weight,
-        second_order_weight=row.second_order_weight,
-        tau_min=row.tau_min,
-        time=cosine_from_sigma if row.cosine_time else tau_from_sigma,
-        boost=Boost() if row.boost else None,
-    )
+    time = cosine_from_sigma if row.cosine_time else tau_from_sigma
+    term = DiscriminatorTerm(two_signs, row.discriminator, time)
     for step, fake in ((0, looks_fake), (1, weight)):
         gradient, _ = term(
             Point(torch.zeros(2, 2).double(), torch.ones(2).double(), None, step, 1, (1.0, 1.0))

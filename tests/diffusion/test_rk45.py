@@ -16,8 +16,9 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from dgflow.diffusion import noise
-from dgflow.diffusion.discriminator_guidance import DiscriminatorGuidance
-from dgflow.diffusion.guidance import Boost, Point
+from dgflow.diffusion.discriminator_guidance import DiscriminatorTerm
+from dgflow.diffusion.guidance import Point
+from dgflow.diffusion.guidance_settings import Boost, DiscriminatorSettings
 from dgflow.diffusion.rk45 import rk45
 from dgflow.diffusion.times import LinearVP, beta, mean_std, sigma_from_tau, tau_from_sigma
 
@@ -118,7 +119,7 @@ def stiff(x: Tensor, sigma: Tensor, class_labels: Tensor | None) -> Tensor:
 
 def test_a_sample_does_not_depend_on_its_batch_and_a_finished_one_does_not_change() -> None:
     labels = torch.tensor([0, 1, 0, 1, 0])
-    term = DiscriminatorGuidance(exact_log_ratio, tau_min=0.1, tau_max=0.9, boost=Boost())
+    term = DiscriminatorTerm(exact_log_ratio, DiscriminatorSettings(tau_min=0.1, tau_max=0.9, boost=Boost()))
     whole = rk45(stiff, LATENTS, class_labels=labels, guidance=[term], rtol=1e-4, atol=1e-4)
     needed = []
     for i in range(5):
@@ -177,7 +178,7 @@ def test_no_discriminator_is_evaluated_outside_its_window(window: tuple[float, f
         seen.append(tau)
         return y.sum(1)
 
-    term = DiscriminatorGuidance(discriminator, tau_min=window[0], tau_max=window[1])
+    term = DiscriminatorTerm(discriminator, DiscriminatorSettings(tau_min=window[0], tau_max=window[1]))
     sample = rk45(gaussian, LATENTS, guidance=[term], **LOOSE)
     tau = torch.cat(seen).double()
     assert float(tau.min()) == pytest.approx(window[0], rel=1e-6) and float(tau.max()) == pytest.approx(
@@ -196,7 +197,7 @@ def test_stopping_at_edges_takes_fewer_evaluations_than_stepping_across_a_jump()
 
 
 def test_the_log_ratio_is_that_of_the_last_state_inside_the_window() -> None:
-    term = DiscriminatorGuidance(exact_log_ratio, weight=0.5, tau_min=0.3)
+    term = DiscriminatorTerm(exact_log_ratio, DiscriminatorSettings(weight=0.5, tau_min=0.3))
     whole, upper = (
         rk45(MODEL.denoiser, LATENTS, guidance=[term]),
         rk45(MODEL.denoiser, LATENTS, guidance=[term], tau_min=0.3),
@@ -213,19 +214,26 @@ def constant(logit: float, slope: float = 1.0):
 
 def test_a_boost_of_every_attempt_doubles_the_weight_and_one_of_none_does_nothing() -> None:
     plain, double = (
-        rk45(gaussian, LATENTS, guidance=[DiscriminatorGuidance(constant(-1.0), weight=w)], **LOOSE)
+        rk45(
+            gaussian,
+            LATENTS,
+            guidance=[DiscriminatorTerm(constant(-1.0), DiscriminatorSettings(weight=w))],
+            **LOOSE,
+        )
         for w in (0.3, 0.6)
     )
     boosted = rk45(
         gaussian,
         LATENTS,
-        guidance=[DiscriminatorGuidance(constant(-1.0), weight=0.3, boost=Boost(period=1))],
+        guidance=[
+            DiscriminatorTerm(constant(-1.0), DiscriminatorSettings(weight=0.3, boost=Boost(period=1)))
+        ],
         **LOOSE,
     )
     real = rk45(
         gaussian,
         LATENTS,
-        guidance=[DiscriminatorGuidance(constant(1.0), weight=0.3, boost=Boost(period=1))],
+        guidance=[DiscriminatorTerm(constant(1.0), DiscriminatorSettings(weight=0.3, boost=Boost(period=1)))],
         **LOOSE,
     )
     torch.testing.assert_close(boosted.x, double.x, rtol=1e-12, atol=1e-12)
@@ -236,7 +244,7 @@ def test_a_boost_acts_in_whole_attempts_of_its_period() -> None:
     """All seven slopes of an attempt have the same factor: its first is evaluated anew, unlike without a
     boost."""
     factors: list[tuple[int, float]] = []
-    term = DiscriminatorGuidance(constant(-1.0), weight=0.3, boost=Boost(period=3))
+    term = DiscriminatorTerm(constant(-1.0), DiscriminatorSettings(weight=0.3, boost=Boost(period=3)))
 
     class Spy:
         boost = term.boost
@@ -287,6 +295,6 @@ def test_times_and_tolerances_that_cannot_be_are_refused(options: dict) -> None:
 
 
 def test_no_evaluation_reads_a_number_back_from_the_device() -> None:
-    term = DiscriminatorGuidance(constant(-1.0), tau_max=0.5, boost=Boost())
+    term = DiscriminatorTerm(constant(-1.0), DiscriminatorSettings(tau_max=0.5, boost=Boost()))
     with ForbidReads():
         rk45(gaussian, LATENTS, guidance=[term], **LOOSE)

@@ -9,15 +9,14 @@ from typing import Any
 import pytest
 import torch
 from diffusion.device_reads import ForbidReads
-from diffusion.mixtures import REAL
+from diffusion.mixtures import REAL, ClassifierFreeDenoiser
 from torch import Tensor
 
 from dgflow.diffusion import noise
-from dgflow.diffusion.classifier_free import ClassifierFreeDenoiser
-from dgflow.diffusion.classifier_guidance import ClassifierGuidance
-from dgflow.diffusion.discriminator_guidance import DiscriminatorGuidance
+from dgflow.diffusion.classifier_guidance import ClassifierTerm
+from dgflow.diffusion.discriminator_guidance import DiscriminatorTerm
 from dgflow.diffusion.edm_seeding import edm_draws
-from dgflow.diffusion.guidance import Boost, Switch
+from dgflow.diffusion.guidance_settings import Boost, ClassifierSettings, DiscriminatorSettings, Switch
 from dgflow.diffusion.heun import edm_sigmas, heun
 
 INDEX = torch.arange(8)
@@ -148,7 +147,7 @@ def test_churn_without_its_noise_is_refused_before_any_evaluation() -> None:
     def fails(x: Tensor, sigma: Tensor, class_labels: Tensor | None) -> Tensor:
         raise AssertionError("evaluated")
 
-    boosted = DiscriminatorGuidance(lambda y, tau, labels: y.sum(1), boost=Boost())
+    boosted = DiscriminatorTerm(lambda y, tau, labels: y.sum(1), DiscriminatorSettings(boost=Boost()))
     choices: list[dict[str, Any]] = [{"S_churn": 1.0}, {"guidance": [boosted]}]
     for options in choices:
         with pytest.raises(ValueError, match="churn_noise"):
@@ -160,16 +159,20 @@ def test_no_step_reads_a_number_back_from_the_device() -> None:
     boolean indexing."""
 
     prepared = [churn_noise(step) for step in range(18)]
-    switch = Switch(above=0.5, below=2.0, at=0.3)
+    switch = Switch(above=0.5, below=2.0, timestep=299)
     terms = [
-        ClassifierGuidance(lambda y, time: y, weight=switch, tau_max=0.8, entropy_scaling=True),
-        DiscriminatorGuidance(
+        ClassifierTerm(
+            lambda y, time: y, ClassifierSettings(weight=switch, tau_max=0.8, entropy_scaling=True)
+        ),
+        DiscriminatorTerm(
             lambda y, tau, labels: y.sum(1),
-            weight=switch,
-            second_order_weight=1.0,
-            tau_max=0.5,
-            boost=Boost(weight=switch),
-            match_preceding_norm=True,
+            DiscriminatorSettings(
+                weight=switch,
+                second_order_weight=1.0,
+                tau_max=0.5,
+                boost=Boost(weight=switch),
+                match_preceding_norm=True,
+            ),
         ),
     ]
     options: dict[str, Any] = {

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dgflow.diffusion.acceleration import prepared, products
-from dgflow.diffusion.discriminator_guidance import DiscriminatorGuidance, log_ratio_and_gradient
+from dgflow.diffusion.discriminator_guidance import DiscriminatorTerm, log_ratio_and_gradient
 from dgflow.diffusion.heun import edm_sigmas, heun
 from dgflow.networks.adm.encoder import ADMEncoder
 from dgflow.networks.discriminator.module import Discriminator
@@ -157,7 +157,7 @@ def test_guided_sampling_with_prepared_networks_waits_for_no_number_of_the_devic
             score,
             images()[0],
             edm_sigmas(3),
-            guidance=[DiscriminatorGuidance(prepared(guide, precision="bfloat16"))],
+            guidance=[DiscriminatorTerm(prepared(guide, precision="bfloat16"))],
         )
     assert any("convolution_backward" in name for name in asked)
     assert not [

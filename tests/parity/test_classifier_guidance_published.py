@@ -18,15 +18,17 @@ from parity.goldens import Case, cases, close, load
 from torch import Tensor
 
 from dgflow.diffusion.classifier_guidance import (
+    ENTROPY_FLOOR,
     Classifier,
-    ClassifierGuidance,
+    ClassifierTerm,
     entropy,
     entropy_scale,
     logits_and_gradient,
 )
 from dgflow.diffusion.discrete import DiscreteSchedule
-from dgflow.diffusion.discriminator_guidance import DiscriminatorGuidance
+from dgflow.diffusion.discriminator_guidance import DiscriminatorTerm
 from dgflow.diffusion.guidance import GuidanceTerm, Point
+from dgflow.diffusion.guidance_settings import ClassifierSettings, DiscriminatorSettings
 from dgflow.diffusion.times import per_sample
 from dgflow.networks.adm.encoder import ADMEncoder
 from dgflow.networks.discriminator.module import Discriminator
@@ -108,7 +110,9 @@ def test_the_gradient_of_the_classifier_is_the_published_one(case: Case) -> None
     net = encoder(config["classifier"], weights["classifier"], "classifier", 1.0)
     logits, _ = plain_and_logits(net, arrays, arrays["in_y"])
     close(case, "logits", logits, arrays["out_logits"], rtol=1e-4, of_max=1e-5)
-    term = ClassifierGuidance(net, weight=config["classifier_scale"], time=SCHEDULE.timesteps_from_sigma())
+    term = ClassifierTerm(
+        net, ClassifierSettings(weight=config["classifier_scale"]), time=SCHEDULE.timesteps_from_sigma()
+    )
     for labels in (arrays["in_y"], one_hot(arrays["in_y"], logits.shape[1])):
         close(
             case,
@@ -124,12 +128,12 @@ def test_entropy_scaling_of_a_network_is_the_published_one(case: Case) -> None:
     """With and without the floor, which no sample of these comes near."""
     config, arrays, weights = load(case)
     net = encoder(config["classifier"], weights["classifier"], "classifier", 1.0)
-    scale, classes = config["classifier_scale"], config["NUM_CLASSES"]
+    scale, of_classes = config["classifier_scale"], math.log(config["NUM_CLASSES"]) / math.log(1000)
     logits, gradient = plain_and_logits(net, arrays, arrays["in_y"])
     close(case, "logits", logits, arrays["out_logits"], rtol=1e-4, of_max=1e-5)
     close(case, "gradient", gradient, arrays["out_gradient"], of_max=1e-4)
-    close(case, "scale", scale * entropy_scale(logits, classes), arrays["out_scale"], rtol=1e-4)
-    plain = ClassifierGuidance(net, weight=scale, time=SCHEDULE.timesteps_from_sigma())
+    close(case, "scale", scale * of_classes * entropy_scale(logits), arrays["out_scale"], rtol=1e-4)
+    plain = ClassifierTerm(net, ClassifierSettings(weight=scale), time=SCHEDULE.timesteps_from_sigma())
     close(
         case,
         "plain_guidance",
@@ -137,8 +141,9 @@ def test_entropy_scaling_of_a_network_is_the_published_one(case: Case) -> None:
         arrays["out_plain_guidance"],
         of_max=1e-4,
     )
-    for floor in (plain.entropy_floor, 0.0):
-        term = replace(plain, entropy_scaling=True, entropy_classes=classes, entropy_floor=floor)
+    for floor in (ENTROPY_FLOOR, 0.0):
+        scaled = ClassifierSettings(weight=scale * of_classes, entropy_scaling=True, entropy_floor=floor)
+        term = replace(plain, settings=scaled)
         close(
             case,
             "guidance",
@@ -176,6 +181,7 @@ def test_entropy_scaling_of_logits_is_the_published_one_to_its_infinities(case: 
         float(arrays["in_classifier_scale"]),
     )
     classes, nats = config["NUM_CLASSES"], arrays["out_entropy"]
+    of_classes = math.log(classes) / math.log(1000)
     assert arrays["out_scale_full_shape"].tolist() == list(
         arrays["out_gradient"].shape
     )  # one scale a sample, published as full tensors
@@ -184,7 +190,7 @@ def test_entropy_scaling_of_logits_is_the_published_one_to_its_infinities(case: 
         return logits + y.flatten(1) @ matrix
 
     y, timesteps = torch.zeros_like(arrays["out_gradient"]), torch.full((len(labels),), 500)
-    rows_of(case, "scale", scale * entropy_scale(logits, classes, floor=0.0), arrays["out_scale"], nats)
+    rows_of(case, "scale", scale * of_classes * entropy_scale(logits, floor=0.0), arrays["out_scale"], nats)
     rows_of(case, "entropy", entropy(logits), nats, nats)
     rows_of(
         case,
@@ -194,23 +200,25 @@ def test_entropy_scaling_of_logits_is_the_published_one_to_its_infinities(case: 
         nats,
     )
 
-    plain = ClassifierGuidance(classifier, weight=scale)
+    plain = ClassifierTerm(classifier, ClassifierSettings(weight=scale))
     rows_of(
         case,
         "gradient",
-        gradient_in_y(replace(plain, weight=1.0), y, timesteps, labels),
+        gradient_in_y(ClassifierTerm(classifier), y, timesteps, labels),
         arrays["out_gradient"],
         nats,
     )
     rows_of(
         case, "plain_guidance", gradient_in_y(plain, y, timesteps, labels), arrays["out_plain_guidance"], nats
     )
-    without_floor = replace(plain, entropy_scaling=True, entropy_classes=classes, entropy_floor=0.0)
+    scaled = ClassifierSettings(weight=scale * of_classes, entropy_scaling=True, entropy_floor=0.0)
+    without_floor = ClassifierTerm(classifier, scaled)
     rows_of(
         case, "guidance", gradient_in_y(without_floor, y, timesteps, labels), arrays["out_guidance"], nats
     )
 
-    floored = gradient_in_y(replace(without_floor, entropy_floor=1e-4), y, timesteps, labels)
+    settings = scaled.model_copy(update={"entropy_floor": 1e-4})
+    floored = gradient_in_y(ClassifierTerm(classifier, settings), y, timesteps, labels)
     assert bool(floored.isfinite().all())
     above = (nats > 1e-4).nonzero()[:, 0]
     rows_of(case, "guidance", floored[above], arrays["out_guidance"][above], nats[above])
@@ -227,12 +235,12 @@ def test_the_gradient_of_the_latent_discriminator_is_the_published_one(case: Cas
     n = len(arrays["in_x"]) // 2
     y, labels = arrays["in_x"][:n], arrays["in_y"][:n]
     time = SCHEDULE.timesteps_from_sigma(1 / (SCHEDULE.original_num_steps - 1))
-    term = DiscriminatorGuidance(
+    term = DiscriminatorTerm(
         net,
-        weight=config["dg_scale"],
-        tau_min=SCHEDULE.tau_after(config["time_min"]),
+        DiscriminatorSettings(
+            weight=config["dg_scale"], tau_min=SCHEDULE.tau_after(config["time_min"]), saturate=saturate
+        ),
         time=time,
-        saturate=saturate,
     )
     for name in sorted(outputs(case)):
         timestep = int(re.sub(r"\D*", "", name))

@@ -17,13 +17,19 @@ import torch
 from parity.goldens import Case, cases, close, load
 from torch import Tensor
 
-from dgflow.diffusion.classifier_free import ClassifierFree
-from dgflow.diffusion.classifier_guidance import ClassifierGuidance
+from dgflow.diffusion.classifier_free import ClassifierFreePredictor
+from dgflow.diffusion.classifier_guidance import ClassifierTerm
 from dgflow.diffusion.ddpm import ddim, ddpm
 from dgflow.diffusion.denoisers import epsilon_only, learned_range
 from dgflow.diffusion.discrete import DiscreteSchedule
-from dgflow.diffusion.discriminator_guidance import DiscriminatorGuidance
-from dgflow.diffusion.guidance import Point, Switch
+from dgflow.diffusion.discriminator_guidance import DiscriminatorTerm
+from dgflow.diffusion.guidance import Point
+from dgflow.diffusion.guidance_settings import (
+    ClassifierFree,
+    ClassifierSettings,
+    DiscriminatorSettings,
+    Switch,
+)
 from dgflow.diffusion.samplers import Predictor, Sample
 from dgflow.networks.adm.encoder import ADMEncoder
 from dgflow.networks.adm.unet import ADMUNet
@@ -139,7 +145,11 @@ def test_ddpm_and_ddim_are_the_published_ones(case: Case) -> None:
     terms = []
     if config["classifier_scale"] is not None:
         classifier = encoder(config["classifier"], weights["classifier"], time_scale=1.0)
-        terms = [Recorder(ClassifierGuidance(classifier, weight=config["classifier_scale"], time=time))]
+        terms = [
+            Recorder(
+                ClassifierTerm(classifier, ClassifierSettings(weight=config["classifier_scale"]), time=time)
+            )
+        ]
     noise = Recorder(arrays["in_noise"].__getitem__)
     options: dict[str, Any] = {
         "class_labels": arrays.get("in_y"),
@@ -192,8 +202,10 @@ def test_entropy_scaled_guidance_samples_as_published(case: Case, entropy_scalin
         schedule.timesteps_from_sigma(),
     )
     term = Recorder(
-        ClassifierGuidance(
-            classifier, weight=config["classifier_scale"], time=time, entropy_scaling=entropy_scaling
+        ClassifierTerm(
+            classifier,
+            ClassifierSettings(weight=config["classifier_scale"], entropy_scaling=entropy_scaling),
+            time=time,
         )
     )
     options: dict[str, Any] = {
@@ -225,7 +237,7 @@ def test_entropy_scaled_guidance_samples_as_published(case: Case, entropy_scalin
     for found, expected in zip(states(predictor, sample), arrays[f"out_steps_{kind}"], strict=True):
         close(case, f"steps_{kind}", found, expected, of_max=1e-4)
     # The scale is what the term multiplies a gradient of weight 1 by.
-    plain = ClassifierGuidance(classifier, time=time)
+    plain = ClassifierTerm(classifier, time=time)
     for ((point,), (gradient, _)), expected in zip(term.calls, arrays[f"out_scale_{kind}"], strict=True):
         unscaled, _ = plain(point)
         assert unscaled is not None
@@ -255,7 +267,7 @@ def doubled(net: DiT, config: dict[str, Any]) -> Predictor:
     return predict
 
 
-def on_first_half(term: DiscriminatorGuidance) -> Callable[[Point], tuple[Tensor | None, Tensor | None]]:
+def on_first_half(term: DiscriminatorTerm) -> Callable[[Point], tuple[Tensor | None, Tensor | None]]:
     """The original's guidance: of the first n states, repeated for the others."""
 
     def guide(point: Point) -> tuple[Tensor | None, Tensor | None]:
@@ -282,12 +294,12 @@ def test_guided_dit_samples_as_published(case: Case, form: str) -> None:
     if config["dg_scale"] and config["time_min"] < TRAINED_STEPS - 1:
         features = encoder(config["classifier"], weights["classifier"], time_scale=999.0)
         head = encoder(config["disc"], weights["disc"], time_scale=999.0)
-        term = DiscriminatorGuidance(
+        term = DiscriminatorTerm(
             Discriminator(features, head).eval(),
-            weight=config["dg_scale"],
-            tau_min=schedule.tau_after(config["time_min"]),
+            DiscriminatorSettings(
+                weight=config["dg_scale"], tau_min=schedule.tau_after(config["time_min"]), saturate=True
+            ),
             time=schedule.timesteps_from_sigma(1 / (TRAINED_STEPS - 1)),
-            saturate=True,
         )
         guidance = [Recorder(on_first_half(term) if form == "original" else term)]
     rows = len(arrays["in_z"])
@@ -295,9 +307,11 @@ def test_guided_dit_samples_as_published(case: Case, form: str) -> None:
         predictor = Recorder(doubled(net, config))
     else:
         rows //= 2
-        scale = Switch(above=config["LT_cfg"], below=config["ST_cfg"], at=config["branch_time"])
+        scale = Switch(above=config["LT_cfg"], below=config["ST_cfg"], timestep=config["branch_time"])
         predictor = Recorder(
-            ClassifierFree(learned_range(net), config["net"]["num_classes"], scale, channels=3)
+            ClassifierFreePredictor(
+                learned_range(net), config["net"]["num_classes"], ClassifierFree(scale=scale, channels=3)
+            )
         )
     noise = Recorder(lambda step: arrays["in_noise"][step][:rows])
     sample = ddpm(

@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 import torch
+from diffusion.published import BatchWindow
 from parity.goldens import Case, cases, close, load
 from torch import Tensor
 
 from dgflow.diffusion import times
-from dgflow.diffusion.discriminator_guidance import DiscriminatorGuidance, log_ratio_and_gradient
+from dgflow.diffusion.discriminator_guidance import DiscriminatorTerm, log_ratio_and_gradient
 from dgflow.diffusion.edm_seeding import edm_draws
-from dgflow.diffusion.guidance import OUTSIDE_LOG_RATIO, Boost, Point, guide
+from dgflow.diffusion.guidance import OUTSIDE_LOG_RATIO, Point, guide
+from dgflow.diffusion.guidance_settings import Boost, DiscriminatorSettings
 from dgflow.diffusion.heun import edm_sigmas, heun
 from dgflow.diffusion.samplers import Sample
 from dgflow.networks.adm.encoder import ADMEncoder
@@ -119,8 +121,10 @@ def test_the_gradient_of_the_log_ratio_is_the_published_one(case: Case, saturate
     that route alone."""
     config, arrays, weights = load(case)
     net = discriminator(config, weights)
-    window = {"tau_min": config["time_min"], "tau_max": config["time_max"], "batch_window": True}
-    term = DiscriminatorGuidance(net, time=time_map(config["img_resolution"]), saturate=saturate, **window)
+    settings = DiscriminatorSettings(
+        tau_min=config["time_min"], tau_max=config["time_max"], saturate=saturate
+    )
+    term = BatchWindow(DiscriminatorTerm(net, settings, time_map(config["img_resolution"])))
     labels = arrays["in_y_onehot"] if config["cond"] else None
     compared = 0
     for batch in [name.removeprefix("out_grad_") for name in arrays if name.startswith("out_grad_")]:
@@ -288,18 +292,20 @@ def schedule_and_churn(options: dict[str, Any]) -> tuple[tuple[float, ...], dict
     return sigmas, {key: float(options[key]) for key in ("S_churn", "S_min", "S_max", "S_noise")}
 
 
-def guidance_of(config: dict[str, Any], net: Discriminator, **compatibility: bool) -> DiscriminatorGuidance:
+def guidance_of(config: dict[str, Any], net: Discriminator, *, saturate: bool) -> DiscriminatorTerm:
     """The term that a case's sampler options ask for."""
     options = config["sampler"]
-    return DiscriminatorGuidance(
+    return DiscriminatorTerm(
         net,
-        weight=options["dg_weight_1st_order"],
-        second_order_weight=options["dg_weight_2nd_order"],
-        tau_min=options["time_min"],
-        tau_max=options["time_max"],
+        DiscriminatorSettings(
+            weight=options["dg_weight_1st_order"],
+            second_order_weight=options["dg_weight_2nd_order"],
+            tau_min=options["time_min"],
+            tau_max=options["time_max"],
+            boost=Boost() if options["boosting"] else None,
+            saturate=saturate,
+        ),
         time=time_map(config["net"]["img_resolution"]),
-        boost=Boost() if options["boosting"] else None,
-        **compatibility,
     )
 
 
@@ -326,13 +332,8 @@ def test_guided_heun_is_the_published_one(case: Case, compatible: bool) -> None:
     terms, boost = [], Boost() if options["boosting"] else None
     compatible = compatible or (is_guided(case) and differs_by_route(options, arrays))
     if is_guided(case):
-        terms = [
-            Recorder(
-                guidance_of(
-                    config, discriminator(config, weights), saturate=compatible, batch_window=compatible
-                )
-            )
-        ]
+        term = guidance_of(config, discriminator(config, weights), saturate=compatible)
+        terms = [Recorder(BatchWindow(term) if compatible else term)]
     labels = arrays.get("in_labels")
     sample = heun(
         net,
@@ -381,8 +382,8 @@ def test_each_guidance_tensor_is_the_published_one(case: Case) -> None:
     config, arrays, weights = load(case)
     options, net = config["sampler"], discriminator(config, weights)
     sigmas, churn = schedule_and_churn(options)
-    term = guidance_of(config, net, saturate=True, batch_window=True)
-    recorder = Recorder(term)
+    term = guidance_of(config, net, saturate=True)
+    recorder = Recorder(BatchWindow(term))
     draws = arrays["in_noise"].__getitem__
     heun(
         denoiser(config, weights),
@@ -393,7 +394,8 @@ def test_each_guidance_tensor_is_the_published_one(case: Case) -> None:
         churn_noise=draws,
         **churn,
     )
-    unweighted = replace(term, weight=1.0, second_order_weight=1.0, boost=None)
+    weights_of_1 = {"weight": 1.0, "second_order_weight": 1.0, "boost": None}
+    unweighted = BatchWindow(replace(term, settings=term.settings.model_copy(update=weights_of_1)))
     for order, name in ((1, "out_guidance_1st"), (2, "out_guidance_2nd")):
         points = [point for (point,), _, _ in recorder.calls if point.order == order]
         kept = arrays.get(name, [])  # of the first steps alone

@@ -8,15 +8,14 @@ import re
 
 import pytest
 import torch
+from diffusion.published import importance_range_published, importance_tau_published
+from diffusion.sde import GeometricVE, Weighting, lsgm_times, soft_truncation_tau, vp_step
 from parity.goldens import Case, cases, close, load
 from torch import Tensor
 
-from dgflow.diffusion.sde import GeometricVE, Weighting, lsgm_times, soft_truncation_tau, vp_step
 from dgflow.diffusion.times import (
     LinearVP,
     beta,
-    importance_range_published,
-    importance_tau_published,
     integrated_beta,
     mean_std,
     per_sample,

@@ -1,0 +1,143 @@
+"""The numbers of guidance, without its networks. Recipes add the networks (`guidance_specs`); terms and
+predictors read the numbers. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from dgflow.specs.spec import Spec
+
+TAU_MIN = 0.01
+"""Lower end of a discriminator's window unless a recipe sets another: sigma = 0.0447."""
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Switch(Spec):
+    """A number that changes once on the way down: `above` at DDPM timesteps greater than `timestep` (of
+    0..999, linear schedule), else `below`."""
+
+    above: Number
+    below: Number
+    timestep: int = Field(ge=0, lt=999)
+
+    @property
+    def tau(self) -> float:
+        """Linear-VP time of the change, for terms; noise predictors compare their own timestep."""
+        return _tau_after(self.timestep)
+
+
+Scale = Number | Switch
+
+
+class Boost(Spec):
+    """The published adaptive boost for samples that look fake, log_ratio < 0 (algorithm of EDM-G++, Kim et al.
+    2023).
+
+    In every step that is a multiple of `period` (from 0), `weight` multiplies their first-order gradient. In
+    every step that is a multiple of `churn_period`, `S_churn` and `S_noise` replace the sampler's own for
+    samples that looked fake in the step before; samplers that do not churn ignore this. The paper says "every
+    odd step" for both, counted from 1; the defaults are the published code's.
+    """
+
+    period: int = Field(default=2, ge=1)
+    weight: Scale = 2.0
+    churn_period: int = Field(default=5, ge=1)
+    S_churn: float = Field(default=4.0, ge=0)
+    S_noise: float = Field(default=1.0, ge=0)
+
+
+class _Windowed(Spec):
+    """Weight and window of a gradient."""
+
+    weight: Scale = 1.0
+    tau_max: float = Field(default=1.0, ge=0, le=1)
+
+    def _first_tau(self) -> float:
+        raise NotImplementedError
+
+    @property
+    def window(self) -> tuple[float, float]:
+        """First and last linear-VP time at which the term acts.
+
+        A `tau_max` of 1 is no upper end, as discrete schedules begin a little above (ADM's at 1.003). Raises
+        ValueError if the first is above `tau_max`.
+        """
+        low = self._first_tau()
+        if low > self.tau_max:
+            raise ValueError(f"expected tau_min <= tau_max, found {low} and {self.tau_max}")
+        return low, self.tau_max if self.tau_max < 1.0 else math.inf
+
+
+class DiscriminatorSettings(_Windowed):
+    """Adds the gradient of a discriminator's log-ratio to the score while `tau_min` <= tau <= `tau_max`
+    (linear-VP time).
+
+    `weight` acts in the predictor of Heun's step, `second_order_weight` in its corrector. With an exact ratio
+    (1, 1) is right; (2, 0), the published choice for CIFAR-10, has about the same effect at half the cost.
+    `match_preceding_norm` scales the gradient to the norm of the sum of those listed before it, per sample,
+    before the weight (ADM-G++'s "Scaling"). `after_timestep`, in place of `tau_min` (default `TAU_MIN`): at
+    DDPM timesteps (of 0..999, linear schedule) greater than this one. `saturate`: compatibility with the
+    published sigmoid and clip, which give no gradient to the samples that look most fake.
+    """
+
+    second_order_weight: Scale = 0.0
+    tau_min: float | None = Field(default=None, ge=0, le=1)
+    after_timestep: int | None = Field(default=None, ge=0, lt=996)  # from 996 on there is no linear-VP time
+    boost: Boost | None = None
+    match_preceding_norm: bool = False
+    saturate: bool = False
+
+    @model_validator(mode="after")
+    def _one_window(self) -> Self:
+        if self.tau_min is not None and self.after_timestep is not None:
+            raise ValueError(
+                f"expected tau_min or after_timestep, found both: {self.tau_min} and {self.after_timestep}"
+            )
+        if self.after_timestep is None:  # the time of a timestep takes torch, which planning does without
+            _ = self.window
+        return self
+
+    def _first_tau(self) -> float:
+        if self.after_timestep is not None:
+            return _tau_after(self.after_timestep)
+        return TAU_MIN if self.tau_min is None else self.tau_min
+
+
+class ClassifierSettings(_Windowed):
+    """Adds the gradient of a noisy classifier's log-probability of the sample's class (Dhariwal & Nichol
+    2021, equation 10).
+
+    `entropy_scaling` divides the weight by the normalised entropy of the classifier's answer (EDS of ED-DPM,
+    Li et al. 2022), which counts as at least `entropy_floor` nats; 0 is the published form, infinite for a
+    classifier that is sure.
+    """
+
+    tau_min: float = Field(default=0.0, ge=0, le=1)
+    entropy_scaling: bool = False
+    entropy_floor: Number = Field(default=1e-4, ge=0)
+
+    @model_validator(mode="after")
+    def _falls(self) -> Self:
+        _ = self.window
+        return self
+
+    def _first_tau(self) -> float:
+        return self.tau_min
+
+
+class ClassifierFree(Spec):
+    """Classifier-free guidance (Ho & Salimans 2022) on the first `channels` channels, None for all; 3, on
+    four-channel latents, is what DiT publishes."""
+
+    scale: Scale = 1.5
+    channels: int | None = Field(default=3, gt=0)
+
+
+def _tau_after(timestep: int) -> float:
+    from dgflow.diffusion.discrete import DDPM_LINEAR
+
+    return DDPM_LINEAR.tau_after(timestep)
