@@ -18,9 +18,9 @@ from typing import Any
 
 import ray
 import yaml
-from ray._private import ray_constants
 from ray.exceptions import AuthenticationError
 
+from dgflow.runtime import ray_private
 from dgflow.runtime.environment import first_line
 from dgflow.runtime.placement import Placement
 from dgflow.store.objects import ObjectStore
@@ -60,16 +60,7 @@ def connect(store: ObjectStore) -> None:
             os.environ.setdefault(
                 "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5"
             )  # one host: polling is cheap, and a death is seen sooner
-            # Else Ray takes this host's own address for 127.0.0.1, and listens on all. Its variable would go
-            # on to processes of ours.
-            ray_constants.ENABLE_RAY_CLUSTER = False
-            ray.init(
-                address="local",
-                _node_ip_address="127.0.0.1",
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+            ray_private.start_on_loopback()
     if store.shared:
         return
     nodes = len(hosts())
@@ -158,37 +149,14 @@ def autoscaler_maximum() -> Mapping[str, float] | None:
     """
     if not elastic():
         return None
-    if (reported := _reported_maximum()) is not None:
+    if (reported := ray_private.reported_maximum()) is not None:
         return reported
     try:
         return configured_maximum(
             yaml.safe_load(Path("~/ray_bootstrap_config.yaml").expanduser().read_text())
         )
     except OSError:
-        return {"CPU": math.inf, "GPU": math.inf} if _has_autoscaler() else None
-
-
-def _reported_maximum() -> Mapping[str, float] | None:
-    """What an autoscaler has reported. Ray 2.60 has no public way to ask; its own libraries ask in this one."""
-    try:
-        from ray._private.state import state
-
-        return state.get_max_resources_from_cluster_config()
-    except (ImportError, AttributeError):
-        return None
-
-
-def _has_autoscaler() -> bool:
-    """Whether the cluster was started for Ray's present autoscaler, as `ray up` and KubeRay do.
-
-    Not public either.
-    """
-    try:
-        from ray.autoscaler.v2.utils import is_autoscaler_v2
-
-        return is_autoscaler_v2(fetch_from_server=True)
-    except (ImportError, AttributeError):
-        return False
+        return {"CPU": math.inf, "GPU": math.inf} if ray_private.has_autoscaler() else None
 
 
 def configured_maximum(configuration: dict[str, Any]) -> dict[str, float]:

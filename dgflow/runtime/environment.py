@@ -13,12 +13,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from dgflow.runtime import ray_private
+
 
 def attempt() -> dict[str, Any]:
     """Who is at work, for `status`: host, process, since when by its own clock, and the log file that Ray
     keeps of it on that host."""
     found: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
-    return found | ({"log": Path(log).name} if (log := _log_file()) else {})
+    log = ray_private.error_log() if "ray" in sys.modules else ""
+    return found | ({"log": Path(log).name} if log else {})
 
 
 def failed(error: BaseException) -> dict[str, Any]:
@@ -36,15 +39,6 @@ def failed(error: BaseException) -> dict[str, Any]:
 def first_line(error: BaseException | None) -> str:
     """Of an error's message, for a log; its kind where it says nothing."""
     return (str(error or "").strip() or type(error).__name__).splitlines()[0]
-
-
-def _log_file() -> str:
-    """Where Ray writes this worker's standard error, empty where this is none of Ray's workers."""
-    if "ray" not in sys.modules:
-        return ""
-    from ray._private.worker import global_worker  # Ray tells it nowhere else
-
-    return global_worker.get_err_file_path() if global_worker.connected else ""
 
 
 def device_name() -> str:

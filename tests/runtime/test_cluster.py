@@ -9,7 +9,7 @@ import ray
 import yaml
 from ray.exceptions import AuthenticationError
 
-from dgflow.runtime import cluster
+from dgflow.runtime import cluster, ray_private
 from dgflow.runtime.placement import Placement
 from dgflow.store.memory import MemoryStore
 from dgflow.store.open import open_store
@@ -47,8 +47,8 @@ def joined(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
     monkeypatch.setattr(ray, "nodes", lambda: nodes(True))
-    monkeypatch.setattr(cluster, "_reported_maximum", lambda: None)
-    monkeypatch.setattr(cluster, "_has_autoscaler", lambda: False)
+    monkeypatch.setattr(ray_private, "reported_maximum", lambda: None)
+    monkeypatch.setattr(ray_private, "has_autoscaler", lambda: False)
     return lambda resources: monkeypatch.setattr(ray, "cluster_resources", lambda: resources)
 
 
@@ -86,13 +86,13 @@ def test_the_limit_on_all_nodes_together_holds():
 def test_limits_that_an_autoscaler_reports_count_before_all_others(joined, monkeypatch, tmp_path):
     joined(HEAD)
     (tmp_path / "ray_bootstrap_config.yaml").write_text(yaml.safe_dump(CONFIGURATION))
-    monkeypatch.setattr(cluster, "_reported_maximum", lambda: {"CPU": 2, "GPU": 64})
+    monkeypatch.setattr(ray_private, "reported_maximum", lambda: {"CPU": 2, "GPU": 64})
     assert cluster.most_slots(1.0) == 64
 
 
 def test_an_autoscaler_whose_limits_are_not_known_has_none(joined, monkeypatch):
     joined(HEAD)
-    monkeypatch.setattr(cluster, "_has_autoscaler", lambda: True)
+    monkeypatch.setattr(ray_private, "has_autoscaler", lambda: True)
     assert cluster.autoscaler_maximum() == {"CPU": math.inf, "GPU": math.inf}
     assert cluster.most_slots(1.0) > 10_000
 
@@ -100,9 +100,9 @@ def test_an_autoscaler_whose_limits_are_not_known_has_none(joined, monkeypatch):
 def test_a_head_without_gpu_does_not_decide_for_the_hosts_that_its_autoscaler_may_start(joined, monkeypatch):
     joined(HEAD)
     assert cluster.resolved(Placement()).num_gpus == 0.0
-    monkeypatch.setattr(cluster, "_reported_maximum", lambda: {"CPU": 8, "GPU": 1})
+    monkeypatch.setattr(ray_private, "reported_maximum", lambda: {"CPU": 8, "GPU": 1})
     assert cluster.resolved(Placement()).num_gpus == 1.0
-    monkeypatch.setattr(cluster, "_reported_maximum", lambda: {"CPU": 8})
+    monkeypatch.setattr(ray_private, "reported_maximum", lambda: {"CPU": 8})
     assert cluster.resolved(Placement()).num_gpus == 0.0
 
 
@@ -110,7 +110,7 @@ def test_a_root_on_one_disk_is_refused_where_there_are_other_hosts_or_may_be(joi
     joined(HEAD)
     store = MemoryStore(uuid4().hex)
     cluster.connect(store)  # one host, and no other to come
-    monkeypatch.setattr(cluster, "_reported_maximum", lambda: {"CPU": 8})
+    monkeypatch.setattr(ray_private, "reported_maximum", lambda: {"CPU": 8})
     with pytest.raises(
         ValueError,
         match=r"the cluster has an autoscaler that may start nodes, which cannot all see the root "

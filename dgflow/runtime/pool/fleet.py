@@ -15,9 +15,8 @@ from uuid import uuid4
 import ray
 from ray import ObjectRef
 from ray.exceptions import RayError, RayTaskError
-from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_exists, _internal_kv_put
 
-from dgflow.runtime import cluster
+from dgflow.runtime import cluster, ray_private
 from dgflow.runtime.environment import without_gpus
 
 Work = Callable[[Any], Any]
@@ -110,9 +109,8 @@ class Worker:
         return ray.get_runtime_context().get_node_id()
 
     def run(self, job: int, make: list[ObjectRef[Callable[[], Work]]], item: Any) -> Any:
-        if self.seconds >= CANCELLED_LATE and _internal_kv_exists(
-            _note(ray.get_runtime_context().get_task_id())
-        ):
+        task = ray.get_runtime_context().get_task_id()
+        if self.seconds >= CANCELLED_LATE and ray_private.has_note(_cancellation(task)):
             return _Skipped()
         began = time.monotonic()
         if self.job != job or self.work is None:
@@ -128,8 +126,9 @@ class _Skipped:
     """What a call gives that was taken back before it began."""
 
 
-def _note(task: str | None) -> bytes:
-    return f"dgflow-skip-{task}".encode()
+def _cancellation(task: str | None) -> str:
+    """The name of the note that takes a call back."""
+    return f"dgflow-skip-{task}"
 
 
 class RayFleet:
@@ -176,7 +175,7 @@ class RayFleet:
         # Not `ray.cancel`: Ray 2.60 runs an actor's queued call all the same, and then drops its result
         # (measured).
         self._cancelled.add(call.task_id().hex())
-        _internal_kv_put(_note(call.task_id().hex()), b"1")
+        ray_private.set_note(_cancellation(call.task_id().hex()))
 
     def wait(self, calls: list[Any], seconds: float) -> list[Any]:
         if not calls:
@@ -190,7 +189,7 @@ class RayFleet:
     def end(self, call: Any) -> End:
         if (task := call.task_id().hex()) in self._cancelled:
             self._cancelled.remove(task)
-            _internal_kv_del(_note(task))
+            ray_private.remove_note(_cancellation(task))
         try:
             value = ray.get(call)
             return End(cancelled=True) if isinstance(value, _Skipped) else End(value=value)

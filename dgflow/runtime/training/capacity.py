@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import ray
 from ray.autoscaler.sdk import request_resources
-from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+from ray.train import ControllerError
 from ray.util.placement_group import (
     PlacementGroup,
     placement_group,
@@ -20,6 +20,7 @@ from ray.util.placement_group import (
 )
 
 from dgflow.runtime.cluster import elastic, slots
+from dgflow.runtime.ray_private import is_start_timeout
 
 POLL_SECONDS = 2.0
 PATIENCE_SECONDS, REMINDER_SECONDS = 15.0, 60.0  # of waiting for room, before it is told, and told again
@@ -64,7 +65,7 @@ class Room:
     def refused(self, error: BaseException) -> bool:
         """Whether workers could not be started for want of room, such as after the death of a host: fewer are
         tried next."""
-        if not isinstance(getattr(error, "controller_failure", None), WorkerGroupStartupTimeoutError):
+        if not (isinstance(error, ControllerError) and is_start_timeout(error.controller_failure)):
             return False
         self._limit = max(
             1, self._taken - max(1, self._taken // 4)

@@ -30,9 +30,15 @@ from dataclasses import dataclass
 from functools import partial
 
 from ray.exceptions import RayError
-from ray.train import FailureConfig, PreemptionError, RunConfig, ScalingConfig
+from ray.train import (
+    ControllerError,
+    FailureConfig,
+    PreemptionError,
+    RunConfig,
+    ScalingConfig,
+    WorkerGroupError,
+)
 from ray.train.torch import TorchTrainer
-from ray.train.v2._internal.exceptions import RayTrainError
 from torch.distributed import DistError
 
 from dgflow.runtime import metrics
@@ -40,6 +46,7 @@ from dgflow.runtime.cluster import elastic, most_slots
 from dgflow.runtime.cluster import hosts as hosts_alive
 from dgflow.runtime.placement import Placement
 from dgflow.runtime.pool.hosts import HOST_DEATH_SECONDS
+from dgflow.runtime.ray_private import is_error_of_ray_train, raised_by_worker
 from dgflow.runtime.training.capacity import Room
 from dgflow.runtime.training.checkpoints import unbroken
 from dgflow.runtime.training.worker import Job, ProcessGroup, work
@@ -236,12 +243,8 @@ def _count(
 
 def _first_line(error: BaseException) -> str:
     """Of what went wrong, for a log: of the controller's error, or of the first worker's."""
-    inner = [
-        getattr(error, "controller_failure", None),
-        *getattr(error, "worker_failures", {}).values(),
-        error,
-    ]
-    lines = str(next(each for each in inner if each is not None)).strip().splitlines()
+    inner = error.controller_failure if isinstance(error, ControllerError) else None
+    lines = str(inner or next(iter(_failures(error)), error)).strip().splitlines()
     return next(
         (line for line in reversed(lines) if "rror" in line), lines[0] if lines else type(error).__name__
     )
@@ -250,14 +253,16 @@ def _first_line(error: BaseException) -> str:
 def _own_error(error: BaseException) -> Exception | None:
     """What a worker's own code raised, which would only be raised again; None where it is that a worker died,
     hung or was not reached."""
-    failures = [
-        getattr(failure, "_base_exc", failure) for failure in getattr(error, "worker_failures", {}).values()
-    ]
-    return next((failure for failure in failures if not _from_outside(failure)), None)
+    raised = map(raised_by_worker, _failures(error))
+    return next((failure for failure in raised if not _from_outside(failure)), None)
+
+
+def _failures(error: BaseException) -> list[Exception]:
+    return list(error.worker_failures.values()) if isinstance(error, WorkerGroupError) else []
 
 
 def _from_outside(failure: Exception) -> bool:
     """Whether Ray lost the worker, or the worker another one or the root."""
-    if isinstance(failure, RayError | RayTrainError | DistError | StoreError):
+    if isinstance(failure, RayError | DistError | StoreError) or is_error_of_ray_train(failure):
         return True
     return isinstance(failure, RuntimeError | OSError) and bool(_OF_A_PEER.search(str(failure)))

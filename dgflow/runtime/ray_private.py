@@ -1,0 +1,114 @@
+"""Everything that dgflow uses of Ray beside its public interface, one function for each part.
+
+`pyproject.toml` bounds Ray to the minor versions that `tests/runtime/test_ray_private.py` passes with. Imports
+stand in the functions: a process that has not loaded Ray does not load it for these.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+
+@contextmanager
+def _part(name: str) -> Iterator[None]:
+    """Raises ImportError, saying what to do, where this Ray has no such part."""
+    try:
+        yield
+    except (ImportError, AttributeError) as error:
+        import ray
+
+        raise ImportError(
+            f"expected {name}, which is not public, in Ray, found Ray {ray.__version__} without it; install a "
+            "version of Ray that pyproject.toml allows, or adapt dgflow/runtime/ray_private.py"
+        ) from error
+
+
+def start_on_loopback() -> None:
+    """Start Ray in this process, listening on 127.0.0.1 alone, without a dashboard.
+
+    Ray otherwise takes this host's own address in place of 127.0.0.1 and listens on all. Its environment
+    variable for that would be passed on to this process's children.
+    """
+    import ray
+
+    with _part("ray._private.ray_constants.ENABLE_RAY_CLUSTER"):
+        from ray._private import ray_constants
+
+        _ = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    ray.init(
+        address="local",
+        _node_ip_address="127.0.0.1",
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+
+
+def error_log() -> str:
+    """The file that this worker's standard error goes to; empty where this process is none of Ray's workers."""
+    with _part("ray._private.worker.global_worker.get_err_file_path"):
+        from ray._private.worker import global_worker
+
+        path = global_worker.get_err_file_path
+    return path() if global_worker.connected else ""
+
+
+def reported_maximum() -> Mapping[str, float] | None:
+    """The resources that the cluster's autoscaler may bring it to, as far as it has reported them."""
+    with _part("ray._private.state.state.get_max_resources_from_cluster_config"):
+        from ray._private.state import state
+
+        ask = state.get_max_resources_from_cluster_config
+    return ask()
+
+
+def has_autoscaler() -> bool:
+    """Tells if the cluster was started for Ray's present autoscaler (v2), as `ray up` and KubeRay do."""
+    with _part("ray.autoscaler.v2.utils.is_autoscaler_v2"):
+        from ray.autoscaler.v2.utils import is_autoscaler_v2
+    return is_autoscaler_v2(fetch_from_server=True)
+
+
+def set_note(name: str) -> None:
+    """Leave a note on the cluster, which every process that is connected to it sees."""
+    with _part("ray.experimental.internal_kv._internal_kv_put"):
+        from ray.experimental.internal_kv import _internal_kv_put
+    _internal_kv_put(name.encode(), b"1")
+
+
+def has_note(name: str) -> bool:
+    """Tells if such a note is there."""
+    with _part("ray.experimental.internal_kv._internal_kv_exists"):
+        from ray.experimental.internal_kv import _internal_kv_exists
+    return _internal_kv_exists(name.encode())
+
+
+def remove_note(name: str) -> None:
+    with _part("ray.experimental.internal_kv._internal_kv_del"):
+        from ray.experimental.internal_kv import _internal_kv_del
+    _internal_kv_del(name.encode())
+
+
+def is_error_of_ray_train(error: BaseException) -> bool:
+    """Tells an error of Ray Train itself from one that a worker's code raised."""
+    with _part("ray.train.v2._internal.exceptions.RayTrainError"):
+        from ray.train.v2._internal.exceptions import RayTrainError
+    return isinstance(error, RayTrainError)
+
+
+def is_start_timeout(error: BaseException | None) -> bool:
+    """Tells if workers of a training did not start in time, as where there is no room for them."""
+    with _part("ray.train.v2._internal.exceptions.WorkerGroupStartupTimeoutError"):
+        from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+    return isinstance(error, WorkerGroupStartupTimeoutError)
+
+
+def raised_by_worker(failure: Exception) -> Exception:
+    """What a worker's code raised, without Ray Train's wrapping; any other error as it is."""
+    with _part("ray.train.v2._internal.exceptions.UserExceptionWithTraceback"):
+        from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+
+        return failure._base_exc if isinstance(failure, UserExceptionWithTraceback) else failure

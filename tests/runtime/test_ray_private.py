@@ -1,0 +1,123 @@
+"""The parts of Ray beside its public interface do what dgflow uses them for, on the Ray that is installed.
+
+Each test names one part. On a Ray that moved it, `ray_private` says which part that is and what to do.
+"""
+
+import ast
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import ray
+from packaging.requirements import Requirement
+from ray import cloudpickle
+from ray.train.v2._internal import exceptions
+
+from dgflow.runtime import ray_private
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+INTERNAL = ("ray.experimental", "ray.autoscaler.v2")
+
+# The workers cannot import this file: they get its functions by value.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+@pytest.fixture(scope="module")
+def local_ray():
+    ray_private.start_on_loopback()
+    yield
+    ray.shutdown()
+
+
+def in_a_worker(function):
+    return ray.get(ray.remote(num_cpus=0)(function).remote())
+
+
+def test_a_part_that_ray_moved_is_named_with_what_to_do():
+    with (
+        pytest.raises(ImportError, match=f"expected ray.x, .*found Ray {ray.__version__}.*ray_private.py"),
+        ray_private._part("ray.x"),
+    ):
+        from ray import x  # pyright: ignore  # noqa: F401
+
+
+def test_only_one_file_uses_what_ray_keeps_to_itself():
+    used = set()
+    for path in (REPOSITORY / "dgflow").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            else:
+                continue
+            for name in names:
+                if name.startswith("ray.") and ("._" in name or name.startswith(INTERNAL)):
+                    used.add(path.name)
+    assert used == {"ray_private.py"}
+
+
+def test_ray_is_bounded_to_the_minor_version_that_this_file_passes_with():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    [allowed] = [each for each in map(Requirement, project["dependencies"]) if each.name == "ray"]
+    major, minor, _ = ray.__version__.split(".")
+    assert allowed.specifier.contains(ray.__version__)
+    assert not allowed.specifier.contains(f"{major}.{int(minor) + 1}.0")
+
+
+def test_ray_of_our_own_listens_on_loopback(local_ray):
+    assert [node["NodeManagerAddress"] for node in ray.nodes()] == ["127.0.0.1"]
+
+
+def test_a_worker_knows_the_file_of_its_standard_error(local_ray):
+    path, pid = in_a_worker(lambda: (ray_private.error_log(), ray.get_runtime_context().get_worker_id()))
+    assert Path(path).suffix == ".err" and pid in path and Path(path).exists()
+
+
+def test_a_ray_without_autoscaler_reports_no_maximum(local_ray):
+    assert ray_private.reported_maximum() is None
+
+
+def test_a_maximum_that_an_autoscaler_reported_is_found(local_ray):
+    from ray import _raylet
+    from ray.experimental.internal_kv import _internal_kv_put
+    from ray.core.generated.autoscaler_pb2 import ClusterConfig, NodeGroupConfig
+
+    group = NodeGroupConfig(resources={"CPU": 4, "GPU": 1}, max_count=3)
+    _internal_kv_put(
+        _raylet.GCS_AUTOSCALER_CLUSTER_CONFIG_KEY,
+        ClusterConfig(node_group_configs=[group]).SerializeToString(),
+        namespace=_raylet.GCS_AUTOSCALER_STATE_NAMESPACE,
+    )
+    assert ray_private.reported_maximum() == {"CPU": 12, "GPU": 3}
+
+
+def test_a_ray_without_autoscaler_is_known_to_have_none(local_ray):
+    assert ray_private.has_autoscaler() is False
+
+
+def test_a_note_is_seen_by_a_worker_until_it_is_removed(local_ray):
+    seen = [in_a_worker(lambda: ray_private.has_note("dgflow-test"))]
+    ray_private.set_note("dgflow-test")
+    seen.append(in_a_worker(lambda: ray_private.has_note("dgflow-test")))
+    ray_private.remove_note("dgflow-test")
+    seen.append(in_a_worker(lambda: ray_private.has_note("dgflow-test")))
+    assert seen == [False, True, False]
+
+
+def test_errors_of_ray_train_are_told_from_others():
+    assert ray_private.is_error_of_ray_train(exceptions.WorkerHealthCheckTimeoutError("silent"))
+    assert not ray_private.is_error_of_ray_train(ValueError("bad"))
+
+
+def test_workers_that_did_not_start_in_time_are_told_from_other_errors():
+    assert ray_private.is_start_timeout(exceptions.WorkerGroupStartupTimeoutError(3))
+    assert not ray_private.is_start_timeout(exceptions.WorkerGroupStartupFailedError("a worker died"))
+    assert not ray_private.is_start_timeout(None)
+
+
+def test_what_a_worker_raised_is_found_in_its_wrapping():
+    raised = ValueError("bad")
+    assert ray_private.raised_by_worker(exceptions.UserExceptionWithTraceback(raised, "Traceback")) is raised
+    assert ray_private.raised_by_worker(raised) is raised
