@@ -62,7 +62,7 @@ def dgflow(monkeypatch, capsys, made, tmp_path):
     monkeypatch.delenv("DGFLOW_ROOT", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(made / "cache"))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("dgflow.engine.execute.execute", _without_ray)
+    monkeypatch.setattr("dgflow.cli.tool.execute", _without_ray)
 
     def call(*arguments: object) -> Called:
         monkeypatch.setattr(sys, "argv", ["dgflow", *map(str, arguments)])

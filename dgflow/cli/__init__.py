@@ -1,4 +1,4 @@
-"""The command lines: of a recipe (`main`), and of dgflow itself (`dgflow metrics`, `dgflow export`)."""
+"""The command lines: of a recipe (`main`), and of dgflow itself (`dgflow metrics`, `export` and `gc`)."""
 
 from dgflow.cli.recipe import application, main
 from dgflow.cli.root import open_root

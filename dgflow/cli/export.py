@@ -1,9 +1,6 @@
-"""Export: samples as the files that other tools read, and the statistics of features as references are
-published."""
+"""Writes samples as files that other tools read, and statistics of features as references are published."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -11,11 +8,8 @@ from dgflow.images.outputs import new_file
 from dgflow.images.sources import is_step, open_images
 from dgflow.images.write import export_images
 from dgflow.steps.judging.statistics import NAMES, arrays_of
-from dgflow.store.address import find_slice
+from dgflow.store.address import Sealed, find_slice
 from dgflow.store.step_store import read_rows
-
-if TYPE_CHECKING:
-    from dgflow.store.address import Sealed
 
 
 def export(source: str, output: str, format: Literal["npz", "png", "parquet"]) -> str:
@@ -45,13 +39,11 @@ def _export_statistics(sealed: Sealed, output: str) -> str:
             "correct the name"
         )
     columns = [name for name in NAMES if name in sealed.steps.read_shard(sealed.manifest.entries[0])]
-    found = {name: MomentsAccumulator() for name in columns}
-    with new_file(
-        output
-    ) as file:  # opened first: that something is there already is told before the features are read
+    accumulators = {name: MomentsAccumulator() for name in columns}
+    with new_file(output) as file:  # opened first: it fails before features are read where something is there
         for piece in read_rows(sealed.steps, sealed.manifest, sealed.start, sealed.stop, columns):
-            for name, accumulator in found.items():
+            for name, accumulator in accumulators.items():
                 accumulator.add(piece[name])
-        arrays = arrays_of({name: accumulator.moments() for name, accumulator in found.items()})
+        arrays = arrays_of({name: accumulator.moments() for name, accumulator in accumulators.items()})
         np.savez(file, **arrays)  # type: ignore[arg-type]
     return f"{', '.join(arrays)} of {sealed.stop - sealed.start:,} samples written to {output}"

@@ -1,29 +1,40 @@
-"""What a command says when it cannot do what it was asked, and the exit status that goes with it."""
+"""Runs a command line: one message and an exit status for whatever it cannot do, and JSON on request."""
 
 import json
+import logging
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 import typer
 from pydantic import ValidationError
+from typer.exceptions import TyperException
 
+from dgflow.engine.execute import StepFailed
 from dgflow.store.objects import StoreError
 from dgflow.store.receipts import CorruptObject, StepMismatch
 
 INTERRUPTED = 130  # exit status of a program that Ctrl-C ended
+SETTINGS: dict[str, Any] = {
+    "rich_markup_mode": "rich" if sys.stdout.isatty() else None,
+    "add_completion": False,
+    "context_settings": {"help_option_names": ["-h", "--help"]},
+}
+"""Options of every Typer application here."""
 
 
 def print_json(value: Any) -> None:
     print(json.dumps(value, allow_nan=False))
 
 
+def run(application: Callable[[], typer.Typer], arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the application that `application()` gives, by default with the process's arguments, and exit."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    sys.exit(guarded(lambda: application()(args=arguments, standalone_mode=False)))
+
+
 def guarded(call: Callable[[], Any]) -> int:
     """Errors that a person can act on become one message; others keep their traceback."""
-    from typer.exceptions import TyperException
-
-    from dgflow.engine.execute import StepFailed
-
     try:
         status = int(call() or 0)
         if status == INTERRUPTED:  # what Typer makes of Ctrl-C
@@ -32,35 +43,29 @@ def guarded(call: Callable[[], Any]) -> int:
     except typer.Exit as stop:
         return stop.exit_code
     except TyperException as error:  # an option that is unknown, or a value of the wrong type
-        error.show()  # pyright: ignore[reportAttributeAccessIssue] (what Typer raises has it, its public base class does not declare it)
+        error.show()  # pyright: ignore[reportAttributeAccessIssue] (its public base class does not declare it)
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        return _said(
-            "interrupted; what was committed stays, the same command goes on from there", INTERRUPTED
-        )
+        message = "interrupted; what was committed stays, the same command goes on from there"
+        return _failed(message, INTERRUPTED)
     except ValidationError as error:
-        lines = [
-            f"{'.'.join(map(str, part['loc']))}: {part['msg'].removeprefix('Value error, ')}".removeprefix(
-                ": "
-            )
-            for part in error.errors()
-        ]
-        return _said("; ".join(lines), 1)
+        parts = ((".".join(map(str, part["loc"])), part["msg"]) for part in error.errors())
+        lines = (f"{where}: {message.removeprefix('Value error, ')}" for where, message in parts)
+        return _failed("; ".join(line.removeprefix(": ") for line in lines))
     except (ValueError, FloatingPointError, StepFailed, StoreError, CorruptObject, StepMismatch) as error:
-        return _said(str(error), 1)
+        return _failed(str(error))
     except OSError as error:
         if isinstance(error.filename, str):  # of a file that was named: its rights, a full disk
             reason = (error.strerror or str(error)).lower()
-            return _said(
+            return _failed(
                 f"could not read or write {error.filename}: {reason}; check the path, the rights and the "
-                "free space",
-                1,
+                "free space"
             )
         if isinstance(error, FileNotFoundError):
-            return _said(str(error), 1)
+            return _failed(str(error))
         raise
 
 
-def _said(message: str, status: int) -> int:
+def _failed(message: str, status: int = 1) -> int:
     print(f"error: {message}", file=sys.stderr)
     return status

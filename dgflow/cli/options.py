@@ -11,9 +11,8 @@ Workers = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="The most processes that make samples and features. By default one a GPU for networks, where "
-        "there are any, else one a CPU; "
-        "on a cluster as many as its autoscaler may make room for.",
+        help="The most processes that make samples and features. By default one per GPU for networks, where "
+        "there are any, else one per CPU; on a cluster as many as its autoscaler may make room for.",
         show_default=False,
     ),
 ]
@@ -26,3 +25,4 @@ NumGpus = Annotated[
         show_default=False,
     ),
 ]
+Yes = Annotated[bool, typer.Option("--yes", help="Remove it. Without this, only show what would go.")]

@@ -1,12 +1,10 @@
-"""The command line of a recipe: `main(workflow)` turns the function's parameters into options of run, plan,
-status, verify, gc and report.
+"""The command line of a recipe: `main(workflow)` makes the function's parameters options of each command.
 
 Exit status: 0 when everything that was asked for is there, 1 when it is not, 2 for a command line that cannot
-    be understood.
+be understood.
 """
 
 import inspect
-import logging
 import os
 import sys
 from collections.abc import Callable
@@ -15,11 +13,22 @@ from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
-from dgflow.cli.guard import guarded, print_json
-from dgflow.cli.options import AsJson, NumGpus, Workers
+from dgflow.cli.collect import collect_garbage
+from dgflow.cli.guard import SETTINGS, print_json, run
+from dgflow.cli.options import AsJson, NumGpus, Workers, Yes
 from dgflow.cli.root import open_root
+from dgflow.engine.execute import execute
+from dgflow.engine.plan import plan
+from dgflow.engine.verify import repair as repaired
+from dgflow.engine.verify import verify
+from dgflow.estimate.estimates import UTILISATION, counted, piloted
+from dgflow.report import page, summary, texts
+from dgflow.report.plan_text import plan_json, plan_table
+from dgflow.runtime.placement import Placement
+from dgflow.runtime.progress import Progress
 from dgflow.specs.step import Step
 from dgflow.store.objects import ObjectStore
+from dgflow.testing.smoke import smoke as smoke_run
 
 COMMANDS = ("run", "plan", "status", "verify", "gc", "report")
 
@@ -43,7 +52,7 @@ TrainWorkers = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="The most processes that train together. By default one a GPU or CPU that is there.",
+        help="The most processes that train together. By default one per GPU, or per CPU.",
         show_default=False,
     ),
 ]
@@ -55,8 +64,7 @@ def main(workflow: Callable[..., Step]) -> None:
     arguments = sys.argv[1:]
     if not arguments or (arguments[0] not in COMMANDS and arguments[0] not in ("--help", "-h")):
         arguments = ["run", *arguments]  # no command means run
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    sys.exit(guarded(lambda: application(workflow, name)(args=arguments, standalone_mode=False)))
+    run(lambda: application(workflow, name), arguments)
 
 
 def application(workflow: Callable[..., Step], name: str) -> typer.Typer:
@@ -64,15 +72,9 @@ def application(workflow: Callable[..., Step], name: str) -> typer.Typer:
     app = typer.Typer(
         help=inspect.cleandoc(sys.modules[workflow.__module__].__doc__ or workflow.__doc__ or ""),
         epilog="No command means run: `python RECIPE.py --root DIR` is `python RECIPE.py run --root DIR`.",
-        rich_markup_mode=None if not sys.stdout.isatty() else "rich",
-        add_completion=False,
-        no_args_is_help=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
+        **SETTINGS,
     )
-    recipe = [
-        _recipe_option(parameter)
-        for parameter in inspect.signature(workflow, eval_str=True).parameters.values()
-    ]
+    recipe = list(map(_recipe_option, inspect.signature(workflow, eval_str=True).parameters.values()))
 
     def command(body: Callable[..., Any]) -> None:
         """Register `body(target, store, ...own options)` with the recipe's parameters as further options."""
@@ -81,19 +83,19 @@ def application(workflow: Callable[..., Step], name: str) -> typer.Typer:
         def call(**options: Any) -> int:
             given = {parameter.name: options.pop(parameter.name) for parameter in recipe}
             root, smoke = options.pop("root"), options.pop("smoke")
-            root = root or (os.environ.get("DGFLOW_ROOT") or f"runs/{name}").rstrip("/") + (
-                "-smoke" if smoke else ""
-            )
+            if not root:
+                root = (os.environ.get("DGFLOW_ROOT") or f"runs/{name}").rstrip("/") + "-smoke" * smoke
             target, store = workflow(**given), open_root(root, smoke)
-            return body(
-                _at_toy_size(target, store, write=body is _run) if smoke else target, store, **options
-            )
+            if smoke:
+                target = _at_toy_size(target, store, write=body is _run)
+            return body(target, store, **options)
 
+        keyword = inspect.Parameter.KEYWORD_ONLY
         parameters = [
-            inspect.Parameter("root", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Root),
-            inspect.Parameter("smoke", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Smoke),
+            inspect.Parameter("root", keyword, default=None, annotation=Root),
+            inspect.Parameter("smoke", keyword, default=False, annotation=Smoke),
+            *(parameter.replace(kind=keyword) for parameter in own + recipe),
         ]
-        parameters += [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own + recipe]
         vars(call)["__signature__"] = inspect.Signature(parameters)
         call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         call.__doc__ = body.__doc__
@@ -106,11 +108,8 @@ def application(workflow: Callable[..., Step], name: str) -> typer.Typer:
 
 def _recipe_option(parameter: inspect.Parameter) -> inspect.Parameter:
     """A parameter of the recipe as an option; `Annotated[int, "what it is"]` gives its help."""
-    kind, *words = (
-        get_args(parameter.annotation)
-        if get_origin(parameter.annotation) is Annotated
-        else (parameter.annotation,)
-    )
+    annotated = get_origin(parameter.annotation) is Annotated
+    kind, *words = get_args(parameter.annotation) if annotated else (parameter.annotation,)
     option = typer.Option(
         help=" ".join(word for word in words if isinstance(word, str)),
         rich_help_panel="Recipe (changes what is made)",
@@ -119,18 +118,15 @@ def _recipe_option(parameter: inspect.Parameter) -> inspect.Parameter:
 
 
 def _at_toy_size(target: Step, store: ObjectStore, write: bool) -> Step:
-    """What is done in the place of `target` in a smoke run; `write` puts what it reads from outside into its
-    root."""
-    from dgflow.testing.smoke import smoke
-
-    found = smoke(target, store.url)
+    """The smoke run's target in place of `target`; `write` puts what it reads from outside into its root."""
+    toy = smoke_run(target, store.url)
     print(
         "smoke run: toy networks with random weights on made images; its numbers compare with nothing",
         flush=True,
     )
     if write:
-        found.write(store)
-    return found.target
+        toy.write(store)
+    return toy.target
 
 
 def _run(
@@ -145,20 +141,8 @@ def _run(
 
     Stopped anywhere, the same command goes on from there.
     """
-    from dgflow.engine.execute import execute
-    from dgflow.report import page, summary
-    from dgflow.runtime.placement import Placement
-    from dgflow.runtime.progress import Progress
-
-    execute(
-        target, store, Placement(workers=workers, train_workers=train_workers, num_gpus=num_gpus), Progress()
-    )
-    found = summary.summarise(target, store)
-    print(summary.table(found))
-    store.put("report.html", page.render(target, store).encode())
-    print(f"\nreport: {store.url}/report.html")
-    if json:
-        print_json(summary.as_json(found))
+    execute(target, store, Placement(workers, train_workers, num_gpus), Progress())
+    _report(target, store, json)
     return 0
 
 
@@ -174,7 +158,8 @@ def _plan(
         typer.Option("--pilot", help="Time one batch of everything on this machine, and count hours of it."),
     ] = False,
     price: Annotated[
-        float | None, typer.Option(min=0, help="Money for an hour of the device.", show_default=False)
+        float | None,
+        typer.Option(min=0, help="Price per device-hour, used for cost estimates.", show_default=False),
     ] = None,
     utilisation: Annotated[
         float | None,
@@ -189,9 +174,6 @@ def _plan(
 
     With --device or --pilot also parameters, hours and, with --price, money.
     """
-    from dgflow.engine.plan import plan
-    from dgflow.report.plan_text import plan_json, plan_table
-
     if device is not None and pilot:
         raise typer.BadParameter(
             "expected --device or --pilot, found both: one counts for a device, the other times this machine"
@@ -207,15 +189,10 @@ def _plan(
         )
     plans, costs = plan(target, store), None
     if device is not None:
-        from dgflow.estimate.estimates import UTILISATION, counted
-
-        costs = counted(
-            plans, device, utilisation=UTILISATION if utilisation is None else utilisation, price=price
-        )
+        share = UTILISATION if utilisation is None else utilisation
+        costs = counted(plans, device, utilisation=share, price=price)
     elif pilot:
-        from dgflow.estimate.estimates import piloted
-
-        costs = piloted(plans, lambda line: print(line, file=sys.stderr), price=price)
+        costs = piloted(plans, _tell, price=price)
     print(plan_table(plans, store, costs))
     if json:
         print_json(plan_json(plans, store, costs))
@@ -228,9 +205,7 @@ def _status(
     json: AsJson = False,
     price: Annotated[
         float | None,
-        typer.Option(
-            min=0, help="Money for an hour of one worker, to tell the cost so far.", show_default=False
-        ),
+        typer.Option(min=0, help="Price per worker-hour, used for the cost so far.", show_default=False),
     ] = None,
 ) -> int:
     """Show how far a run is, how fast, what it has cost and what failed where, from the root alone: it can
@@ -239,15 +214,12 @@ def _status(
     Work and cost are those of what is committed: starting, waiting and lost attempts come on top. Exit status
         1 while anything is missing.
     """
-    from dgflow.engine.plan import plan
-    from dgflow.report import texts
-
     plans, now = plan(target, store), store.now()
     rows = texts.status_rows(plans, store, now=now, price=price)
     print(texts.status_table(rows, now=now))
     if json:
         print_json({"steps": rows, "total": texts.status_total(rows)})
-    return 0 if all(made.complete for made in plans) else 1
+    return 0 if all(each.complete for each in plans) else 1
 
 
 def _verify(
@@ -262,78 +234,24 @@ def _verify(
 
     Exit status 1 when anything is damaged or missing.
     """
-    from dgflow.engine.verify import repair as repaired
-    from dgflow.engine.verify import verify
-
-    def tell(line: str) -> None:
-        print(line, file=sys.stderr)
-
-    def build() -> None:
-        from dgflow.engine.execute import execute
-        from dgflow.runtime.placement import Placement
-        from dgflow.runtime.progress import Progress
-
-        execute(target, store, Placement(), Progress())
-
-    found = repaired(target, store, tell, build) if repair else verify(target, store, tell)
+    if repair:
+        checked = repaired(target, store, _tell, lambda: execute(target, store, Placement(), Progress()))
+    else:
+        checked = verify(target, store, _tell)
     print(
-        f"checked {found.checked:,} objects ({found.bytes / 1e6:,.1f} MB): {len(found.damaged)} damaged, "
-        f"{len(found.missing)} missing"
+        f"checked {checked.checked:,} objects ({checked.bytes / 1e6:,.1f} MB): {len(checked.damaged)} "
+        f"damaged, {len(checked.missing)} missing"
     )
-    for line in found.damaged + found.missing:
+    for line in checked.damaged + checked.missing:
         print(f"  {line}")
     if json:
-        print_json(
-            {
-                "checked": found.checked,
-                "bytes": found.bytes,
-                "damaged": found.damaged,
-                "missing": found.missing,
-            }
-        )
-    return 0 if not found.damaged and not found.missing else 1
+        print_json({name: getattr(checked, name) for name in ("checked", "bytes", "damaged", "missing")})
+    return 0 if not checked.damaged and not checked.missing else 1
 
 
-def _gc(
-    target: Step,
-    store: ObjectStore,
-    json: AsJson = False,
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Remove it. Without this, only tell what would go.")
-    ] = False,
-) -> int:
-    """Remove what nothing names, in the whole root: data without a receipt and notes of finished work, older
-    than a week.
-
-    A run may be at work meanwhile. Without --yes nothing is removed.
-    """
-    from dgflow.engine.gc import collect
-
-    del target  # whatever recipe asks: a root is one
-    found = collect(store, delete=yes, tell=print)
-    objects = "1 object" if found.number == 1 else f"{found.number:,} objects"
-    print(f"{'removed' if yes else 'would remove'} {objects} ({found.bytes / 1e6:,.1f} MB)")
-    for line in found.left:
-        print(f"  not touched: {line}")
-    for key in found.restored:
-        print(f"  put back, as it was committed meanwhile: {key}")
-    if found.number and not yes:
-        print("nothing was removed; add --yes to remove it")
-    if json:
-        steps = [
-            {"step": each.step, "data": len(each.data), "notes": len(each.notes), "bytes": each.bytes}
-            for each in found.steps
-        ]
-        print_json(
-            {
-                "deleted": yes,
-                "objects": found.number,
-                "bytes": found.bytes,
-                "steps": steps,
-                "not_touched": found.left,
-            }
-        )
-    return 0
+def _gc(target: Step, store: ObjectStore, json: AsJson = False, yes: Yes = False) -> int:
+    """Remove what nothing names, in the whole root: another spelling of `dgflow gc ROOT`."""
+    return collect_garbage(store, yes=yes, json=json)
 
 
 def _report(
@@ -346,15 +264,17 @@ def _report(
 ) -> int:
     """Write report.html from what the root holds. Exit status 1 while the result is missing: the page then
     shows what is there."""
-    from dgflow.report import page, summary
-
     text = page.render(target, store)
     store.put("report.html", text.encode())
     if output is not None:
         output.write_text(text)
-    found = summary.summarise(target, store)
-    print(summary.table(found))
+    result = summary.summarise(target, store)
+    print(summary.table(result))
     print(f"\nreport: {output or store.url + '/report.html'}")
     if json:
-        print_json(summary.as_json(found))
-    return 0 if found.result is not None else 1
+        print_json(summary.as_json(result))
+    return 0 if result.result is not None else 1
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr)

@@ -1,37 +1,46 @@
-"""`dgflow metrics` and `dgflow export`: what works on any images, without a recipe.
+"""The command `dgflow`: metrics and export of any images, and gc of a root, all without a recipe.
 
 Exit status: 0 when it is done, 1 when it could not be, 2 for a command line that cannot be understood.
 """
 
-import logging
 import os
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from dgflow.cli.guard import guarded, print_json
-from dgflow.cli.options import AsJson, NumGpus, Workers
-from dgflow.cli.root import open_root
+from dgflow.cli.collect import collect_garbage
+from dgflow.cli.export import export as write
+from dgflow.cli.guard import SETTINGS, print_json, run
+from dgflow.cli.options import AsJson, NumGpus, Workers, Yes
+from dgflow.cli.root import existing_root, open_root
+from dgflow.engine.execute import execute, result_of
 from dgflow.metrics.protocols import METRICS, Distances
 from dgflow.metrics.result import MetricResult, difference, read_result
+from dgflow.report.metrics_table import metrics_table
+from dgflow.runtime.placement import Placement
+from dgflow.runtime.progress import Progress
+from dgflow.steps.judging.comparison import check_may_compare, comparison
+from dgflow.store.local import LocalStore
 from dgflow.store.objects import ObjectStore, StoreError
+from dgflow.weights.catalogue import CATALOGUE
+from dgflow.weights.fetch import fetch
 
-PLACES = "A folder or zip of images, an .npz (arr_0 or samples), Parquet files, or a step of a run, ROOT/NAME[start:stop]; local or s3://."
+SOURCES = (
+    "A folder or zip of images, an .npz (arr_0 or samples), Parquet files, or a step of a run, "
+    "ROOT/NAME[start:stop]; local or s3://."
+)
 app = typer.Typer(
-    help="Metrics of generated images that can be published, and samples in the formats of other tools.",
-    rich_markup_mode=None if not sys.stdout.isatty() else "rich",
-    add_completion=False,
+    help="Metrics of generated images that can be published, samples in the formats of other tools, and the "
+    "removal of what no run needs.",
     no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    **SETTINGS,
 )
 
 
 def main() -> None:
     """The command `dgflow`."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    sys.exit(guarded(lambda: app(standalone_mode=False)))
+    run(lambda: app)
 
 
 @app.command(short_help="Measure samples against a reference.")
@@ -40,7 +49,7 @@ def metrics(
         str,
         typer.Argument(
             metavar="SAMPLES",
-            help=f"What was generated. {PLACES} Or an .npz with mu, sigma [mu_s, sigma_s], for FID [sFID].",
+            help=f"What was generated. {SOURCES} Or an .npz with mu, sigma [mu_s, sigma_s], for FID [sFID].",
         ),
     ],
     reference: Annotated[
@@ -101,33 +110,25 @@ def metrics(
 ) -> int:
     """FID, sFID, Inception score, precision, recall, F1 and KID of SAMPLES against REFERENCE, equal to the
     standard evaluators'."""
-    from dgflow.engine.execute import execute, result_of
-    from dgflow.report.metrics_table import metrics_table
-    from dgflow.runtime.placement import Placement
-    from dgflow.runtime.progress import Progress
-    from dgflow.steps.judging.comparison import check_may_compare, comparison
-    from dgflow.weights.catalogue import CATALOGUE
-    from dgflow.weights.fetch import fetch
-
     # What can be wrong is found before the first image goes through the network, as far as it can be.
     before = None if against is None else _earlier(against)
-    where = root or os.environ.get("DGFLOW_ROOT") or "runs/metrics"
+    url = root or os.environ.get("DGFLOW_ROOT") or "runs/metrics"
     if (published := CATALOGUE.get(reference)) is not None and published.format == "npz":
-        reference = str(fetch(open_root(where), published).path)
+        reference = str(fetch(open_root(url), published).path)
     target = comparison(samples, reference, protocol, weights=weights, metrics=metric, distances=distances)
     if before is not None:
         check_may_compare(target, before)
-    store = open_root(where)
+    store = open_root(url)
     try:
-        execute(target, store, Placement(workers=workers, train_workers=None, num_gpus=num_gpus), Progress())
+        execute(target, store, Placement(workers, num_gpus=num_gpus), Progress())
     except StoreError as error:
         raise StoreError(f"{error}{_by_hand(weights, store) if target.features else ''}") from error
-    found = read_result(result_of(target, store), target.title)
+    result = read_result(result_of(target, store), target.title)
     if before is not None:
-        difference(found, before)  # refuses unlike results before anything is printed
-    print(metrics_table(found, before))
+        difference(result, before)  # refuses unlike results before anything is printed
+    print(metrics_table(result, before))
     if json:
-        print_json(found.model_dump(mode="json"))
+        print_json(result.model_dump(mode="json"))
     return 0
 
 
@@ -144,18 +145,16 @@ def _earlier(path: Path) -> MetricResult:
 
 
 def _by_hand(weights: str, store: ObjectStore) -> str:
-    """What to do where published weights cannot be downloaded; nothing where they are in the root, and
-    something else failed."""
-    from dgflow.store.local import LocalStore
-    from dgflow.weights.catalogue import CATALOGUE
-
+    """The remedy where published weights cannot be downloaded; empty where the root has them, and something
+    else failed."""
     file = CATALOGUE.get(weights)
     if file is None or store.size(f"weights/{file.name}.json") is not None:
         return ""
-    place = (
-        f"{store.root if isinstance(store, LocalStore) else store.url}/weights/{file.name}/{file.file_name}"
+    root = store.root if isinstance(store, LocalStore) else store.url
+    return (
+        f". Without a network: fetch that file elsewhere and put it at {root}/weights/{file.name}/"
+        f"{file.file_name}, or give a copy that you have as --weights FILE"
     )
-    return f". Without a network: fetch that file elsewhere and put it at {place}, or give a copy that you have as --weights FILE"
 
 
 @app.command(short_help="Write samples as other tools read them.")
@@ -163,7 +162,7 @@ def export(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="SOURCE", help=f"{PLACES} Of a step of features: their mean and covariance, as .npz."
+            metavar="SOURCE", help=f"{SOURCES} Of a step of features: their mean and covariance, as .npz."
         ),
     ],
     output: Annotated[
@@ -182,7 +181,20 @@ def export(
     ] = "npz",
 ) -> int:
     """Write samples, or statistics of features, as other tools read them."""
-    from dgflow.cli.export import export as write
-
     print(write(source, output, format))
     return 0
+
+
+@app.command(short_help="Remove what nothing names from a root.")
+def gc(
+    root: Annotated[
+        str, typer.Argument(metavar="ROOT", help="Where a run is kept: a folder or s3://bucket/prefix.")
+    ],
+    yes: Yes = False,
+    json: AsJson = False,
+) -> int:
+    """Remove what nothing names: data without a receipt and notes of finished work, older than a week.
+
+    A run may be at work meanwhile. Without --yes nothing is removed.
+    """
+    return collect_garbage(existing_root(root), yes=yes, json=json)

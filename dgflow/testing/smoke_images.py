@@ -1,8 +1,7 @@
-"""Small real pictures for a smoke run: crops of the photograph that matplotlib ships, in the form of the data
-set that they stand for.
+"""Small pictures for a smoke run: crops of one drawn picture, in the form of the data set they stand for.
 
-Promises the same files for the same description, each as large as the recipe's preparation needs it, and a
-class for every class of the data set. Reading them is `dgflow.images`' business, as with any others.
+The same description gives the same files. Each picture is as large as the recipe's preparation needs it, and
+every class of the data set has some.
 """
 
 from __future__ import annotations
@@ -13,18 +12,15 @@ import struct
 import tarfile
 import zipfile
 from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from functools import cache
+from typing import Any, Literal
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageOps
 
 from dgflow.specs.spec import Spec
 from dgflow.store.identity import canonical_json, sha256_hex
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-PHOTOGRAPH = "grace_hopper.jpg"
 CIFAR_SIDE = 32
 CIFAR = {
     "cifar-10-python.tar.gz": 10,
@@ -68,25 +64,17 @@ class Pictures(Spec):
             array = np.array(image)
             yield array[:, :, None] if self.channels == 1 else array
 
-    def _pictures(self) -> Iterator[Image]:
+    def _pictures(self) -> Iterator[Image.Image]:
         """Crops at random places and of random extent, every other one mirrored."""
-        from matplotlib import get_data_path
-        from PIL import Image, ImageOps
-
-        with Image.open(Path(get_data_path()) / "sample_data" / PHOTOGRAPH) as opened:
-            photograph = opened.convert("L" if self.channels == 1 else "RGB")
-        # Philox's raw bits are fixed by its definition, so the pictures are the same with every version of
-        # numpy.
-        draws = np.random.Philox(0).random_raw(3 * self.count).reshape(-1, 3) / 2.0**64
+        scene = _scene().convert("L" if self.channels == 1 else "RGB")
+        largest = min(scene.width / self.width, scene.height / self.height)
+        draws = _bits(0, 3 * self.count).reshape(-1, 3) / 2.0**64
         for number, (extent, left, top) in enumerate(draws.tolist()):
-            scale = min(photograph.width / self.width, photograph.height / self.height) * (
-                0.25 + 0.75 * extent
-            )
+            scale = largest * (0.25 + 0.75 * extent)
             width, height = scale * self.width, scale * self.height
-            left, top = left * (photograph.width - width), top * (photograph.height - height)
-            crop = photograph.resize(
-                (self.width, self.height), Image.Resampling.BILINEAR, (left, top, left + width, top + height)
-            )
+            left, top = left * (scene.width - width), top * (scene.height - height)
+            box = (left, top, left + width, top + height)
+            crop = scene.resize((self.width, self.height), Image.Resampling.BILINEAR, box)
             yield ImageOps.mirror(crop) if number % 2 else crop
 
     def _named(self) -> Iterator[tuple[str, bytes]]:
@@ -111,7 +99,7 @@ class Pictures(Spec):
         return file.getvalue()
 
     def _cifar(self) -> bytes:
-        """The training batches of one of `CIFAR`'s archives; a row is the red, the green and the blue plane."""
+        """The training batches of one of `CIFAR`'s archives; a row is the red, green and blue planes."""
         rows = np.stack([image.transpose(2, 0, 1).reshape(-1) for image in self.pixels()])
         labels = np.arange(self.count) % CIFAR[self.name]
         hundred = CIFAR[self.name] == 100
@@ -138,6 +126,29 @@ class Pictures(Spec):
         return file.getvalue()
 
 
+def _bits(seed: int, count: int) -> np.ndarray:
+    """uint64 [count]; Philox's raw bits are fixed by its definition, with every version of numpy."""
+    return np.random.Philox(seed).random_raw(count)
+
+
+@cache
+def _scene() -> Image.Image:
+    """A picture with shapes, shades and grain, made with integers alone: the same on every machine."""
+    size = (512, 600)
+    pixels = np.zeros((size[1], size[0], 3), np.int64)
+    for seed, (cells, weight) in enumerate({3: 6, 12: 4, 48: 3, 192: 2, 512: 1}.items(), start=1):
+        lattice = (_bits(seed, cells * cells * 3) >> np.uint64(56)).astype(np.uint8).reshape(cells, cells, 3)
+        smooth = Image.fromarray(lattice).resize(size, Image.Resampling.BICUBIC)
+        pixels += weight * np.asarray(smooth, np.int64)
+    shades = Image.fromarray((pixels // 16).astype(np.uint8))
+    mask = Image.new("L", size)
+    pen = ImageDraw.Draw(mask)
+    for x, y, radius, form in (_bits(99, 4 * 24).reshape(-1, 4) % np.uint64(500)).tolist():
+        box = (x, y, x + 10 + radius // 4, y + 10 + radius // 5)
+        (pen.ellipse if form % 2 else pen.rectangle)(box, fill=96 + form // 4)
+    return Image.composite(ImageOps.invert(shades), shades, mask)
+
+
 def _binary_batch(rows: np.ndarray, labels: np.ndarray, hundred: bool) -> bytes:
     """Records of label and pixels; CIFAR-100's begin with the coarse one."""
     columns = [labels // 5, labels] if hundred else [labels]
@@ -145,16 +156,11 @@ def _binary_batch(rows: np.ndarray, labels: np.ndarray, hundred: bool) -> bytes:
 
 
 def _python_batch(rows: np.ndarray, labels: np.ndarray, hundred: bool) -> bytes:
-    found: dict[bytes, object] = {b"data": rows, b"batch_label": b"made for a smoke run"}
+    batch: dict[bytes, object] = {b"data": rows, b"batch_label": b"made for a smoke run"}
     fine = labels.tolist()
-    return _pickled(
-        found
-        | (
-            {b"fine_labels": fine, b"coarse_labels": [label // 5 for label in fine]}
-            if hundred
-            else {b"labels": fine}
-        )
-    )
+    if hundred:
+        return _pickled(batch | {b"fine_labels": fine, b"coarse_labels": [label // 5 for label in fine]})
+    return _pickled(batch | {b"labels": fine})
 
 
 _Pickler: Any = vars(pickle)["_Pickler"]  # in Python: the one in C cannot be told how to write bytes

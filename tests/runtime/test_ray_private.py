@@ -81,8 +81,8 @@ def test_a_ray_without_autoscaler_reports_no_maximum(local_ray):
 
 def test_a_maximum_that_an_autoscaler_reported_is_found(local_ray):
     from ray import _raylet
-    from ray.experimental.internal_kv import _internal_kv_put
     from ray.core.generated.autoscaler_pb2 import ClusterConfig, NodeGroupConfig
+    from ray.experimental.internal_kv import _internal_kv_put
 
     group = NodeGroupConfig(resources={"CPU": 4, "GPU": 1}, max_count=3)
     _internal_kv_put(

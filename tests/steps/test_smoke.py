@@ -20,7 +20,9 @@ from dgflow.images.preparation import prepare
 from dgflow.specs.graph import graph
 from dgflow.specs.step import SampleStep, Step, TrainStep
 from dgflow.steps.shapes import data_shape
+from dgflow.store.identity import sha256_hex
 from dgflow.store.open import open_store
+from dgflow.testing import smoke_root
 from dgflow.testing.smoke import smoke
 from dgflow.testing.smoke_files import write_pictures
 from dgflow.testing.smoke_images import CIFAR, Pictures
@@ -219,6 +221,12 @@ def test_made_images_are_real_ones_that_differ_and_are_larger_than_what_is_cut_f
             pad=step.pad,
         )
         assert prepared.shape == (step.image_size, step.image_size, 3)
+
+
+def test_made_pictures_change_only_with_the_version_that_a_root_is_marked_with():
+    pictures = Pictures(form="npz", name="images.npz", count=6, classes=3, width=24, height=20)
+    digest = sha256_hex(np.stack(list(pictures.pixels())).tobytes())
+    assert (smoke_root.VERSION, digest[:16]) == (2, "24818a6ad9dde4a6")
 
 
 def test_files_are_written_once_and_a_data_set_that_was_cut_short_is_finished(tmp_path):

@@ -16,7 +16,9 @@ from store.faults import Crash, FaultyStore
 from store.step_examples import DOCUMENT, INPUTS, OTHER_INPUTS, ROWS, step, write
 from typer.testing import CliRunner
 
+from dgflow.cli import tool
 from dgflow.cli.recipe import application
+from dgflow.cli.root import open_root
 from dgflow.engine import gc
 from dgflow.engine.gc import collect
 from dgflow.engine.root import Root
@@ -292,27 +294,36 @@ def test_no_order_of_the_operations_of_a_commit_and_a_gc_loses_what_is_committed
     check_whole(store)
 
 
-def test_gc_on_the_command_line_tells_what_would_go_and_removes_it_when_told(tmp_path: Path) -> None:
+@pytest.fixture(params=["dgflow gc ROOT", "RECIPE gc --root ROOT"])
+def command(request: pytest.FixtureRequest, tmp_path: Path):
+    """The command on the root `tmp_path / "root"`, in either spelling."""
     source = tiny.write_images(tmp_path / "images.npz")
 
     def workflow(seed: int = 0):
         return tiny.real(source).model_copy(update={"seed": seed})[:32].step
 
     workflow.__module__ = __name__
+    root = str(tmp_path / "root")
+    if request.param.startswith("dgflow"):
+        return lambda *more: CliRunner().invoke(tool.app, ["gc", root, *more], standalone_mode=False)
+    return lambda *more: CliRunner().invoke(application(workflow, "tiny"), ["gc", "--root", root, *more])
+
+
+def test_gc_on_the_command_line_tells_what_would_go_and_removes_it_when_told(command, tmp_path: Path) -> None:
     root = tmp_path / "root"
-
-    def call(*more: str):
-        return CliRunner().invoke(application(workflow, "tiny"), ["gc", "--root", str(root), *more])
-
-    assert "would remove 0 objects" in call().output
-    store = open_store(str(root))
+    store = open_root(str(root))
+    assert "would remove 0 objects" in command().output
     step(store).declare(DOCUMENT)
     key = orphan(store)
     os.utime(root / key, (0, 0))
-    dry = call("--json")
+    dry = command("--json")
     assert dry.exit_code == 0, dry.output
     size = (root / key).stat().st_size
-    assert "nothing was removed; add --yes to remove it" in dry.output
+    assert dry.output.splitlines()[:-1] == [
+        f"{step(store).name}: 1 data objects and 0 notes, 0.0 MB",
+        "would remove 1 object (0.0 MB)",
+        "nothing was removed; add --yes to remove it",
+    ]
     assert json.loads(dry.output.splitlines()[-1]) == {
         "deleted": False,
         "objects": 1,
@@ -321,8 +332,14 @@ def test_gc_on_the_command_line_tells_what_would_go_and_removes_it_when_told(tmp
         "not_touched": [],
     }
     assert (root / key).exists()
-    assert "removed 1 object (" in call("--yes").output
+    assert "removed 1 object (" in command("--yes").output
     assert not (root / key).exists()
+
+
+def test_gc_makes_no_root_where_there_is_none(tmp_path: Path) -> None:
+    result = CliRunner().invoke(tool.app, ["gc", str(tmp_path)])
+    assert isinstance(result.exception, ValueError) and "found no dgflow.json" in str(result.exception)
+    assert not list(tmp_path.iterdir())
 
 
 def test_orphans_go_from_every_backend(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
