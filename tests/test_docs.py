@@ -1,7 +1,8 @@
-"""What the docs say about published files is what the catalogue and the readers know, and they name every
-public class."""
+"""The docs agree with the catalogue, the readers and the recipes, and whatever they name exists."""
 
 import ast
+import pkgutil
+import re
 from pathlib import Path
 from typing import get_args
 
@@ -11,8 +12,56 @@ import dgflow
 from dgflow.steps.pretrained import Format
 from dgflow.weights.catalogue import CATALOGUE
 
-MODELS = (Path(__file__).resolve().parents[1] / "docs" / "models.md").read_text()
-METRICS = (Path(__file__).resolve().parents[1] / "docs" / "metrics.md").read_text()
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+MODELS, METRICS, RECIPES = (
+    (ROOT / "docs" / f"{page}.md").read_text() for page in ("models", "metrics", "recipes")
+)
+WORKFLOWS = sorted((ROOT / "workflows").glob("*.py"))
+
+
+EACH_PAGE = pytest.mark.parametrize("text", [pytest.param(page.read_text(), id=page.name) for page in PAGES])
+
+
+def resolves(name: str) -> bool:
+    """True for the dotted name of a module, or of an attribute of one."""
+    try:
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError):
+        return False
+    return True
+
+
+@EACH_PAGE
+def test_every_dotted_name_on_a_page_exists(text):
+    names = {name.split("dgflow.")[-1] for name in re.findall(r"(?<![\w./-])dgflow\.[\w.]*\w", text)}
+    names |= {name[3:] for name in re.findall(r"(?<![\w./-])dg\.[\w.]*\w", text)}
+    assert not [name for name in sorted(names) if not resolves(f"dgflow.{name}")]
+
+
+@EACH_PAGE
+def test_every_path_on_a_page_exists(text):
+    """From the repository's root, or a file's name alone; not what a page tells its reader to write."""
+    paths = set(re.findall(r"(?<![\w./:-])(?:dgflow|tests|docs|workflows|benchmarks)/[\w./-]*\w", text))
+    paths |= set(re.findall(r"`((?:[\w-]+/)*[\w-]+\.py)", text))
+    paths -= {"workflows/RECIPE.py", *re.findall(r"^# (\w+\.py)$", text, flags=re.MULTILINE)}
+    names = {
+        path.name for folder in ("dgflow", "tests", "workflows") for path in (ROOT / folder).rglob("*.py")
+    }
+    assert not [path for path in sorted(paths) if not (ROOT / path).exists() and path not in names]
+
+
+@EACH_PAGE
+def test_every_make_target_on_a_page_exists(text):
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    commands = re.findall(r"(?:^|`)make ((?:[a-z-]+ ?)+)(?=[`\n]| +#)", text, flags=re.MULTILINE)
+    assert {target for command in commands for target in command.split()} <= targets
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_every_link_of_a_page_leads_somewhere(page):
+    links = {link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()) if "://" not in link}
+    assert not [link for link in sorted(links) if not (page.parent / link).exists()]
 
 
 @pytest.mark.parametrize("name", CATALOGUE)
@@ -34,10 +83,6 @@ def test_every_format_is_listed_among_those_that_never_met_an_original(format):
 )
 def test_every_public_class_is_named(name):
     assert name in MODELS or name in METRICS
-
-
-WORKFLOWS = sorted((Path(__file__).resolve().parents[1] / "workflows").glob("*.py"))
-RECIPES = (Path(__file__).resolve().parents[1] / "docs" / "recipes.md").read_text()
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)

@@ -1,11 +1,11 @@
-"""What recipes say about samplers: plain frozen values with a `sample` that runs where torch is.
+"""Samplers as recipes name them: frozen values whose `sample` runs where torch is.
 
-Every sampler takes every guidance term, and every score network that was made for its noise levels. `nfe` is
-the number of evaluations of the score network a sample.
+Every sampler takes every guidance term, and every score network that was made for its noise levels.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -29,7 +29,38 @@ Respacing = Annotated[str, Field(pattern=r"^(ddim[1-9]\d*|[1-9]\d*(,[1-9]\d*)*)?
 fixed stride, "" all."""
 
 
-class _Churn(Spec):
+class SamplerSpec(Spec, ABC):
+    """A sampler. Subclasses from outside this package work like those in it."""
+
+    @property
+    @abstractmethod
+    def nfe(self) -> int:
+        """Evaluations of the score network per sample."""
+
+    @abstractmethod
+    def sample(
+        self, model: ScoreModel, latents: Tensor, class_labels: Tensor | None, terms: Terms, noise: Noise
+    ) -> Sample:
+        """One batch.
+
+        Args:
+            latents: unit normals [B, C, H, W] float64.
+            class_labels: int64 [B]; None for an unconditional network.
+            terms: guidance, asked by `dgflow.diffusion.guidance.guide`.
+            noise: unit normals like `latents`, by the number of the step.
+        """
+
+    @property
+    def block(self) -> int | None:
+        """The number of samples that share step sizes, a divisor of shards; None where each has its own."""
+        return None
+
+    def toy(self) -> Self:
+        """Its form in smoke runs, with few steps."""
+        return self
+
+
+class _Churn(SamplerSpec):
     """EDM's stochasticity: noise of `S_churn` / steps of the level is added and removed again, between
     `S_min` and `S_max`."""
 
@@ -58,6 +89,9 @@ class _Levels(_Churn):
         _check_range("sigma_min", self.sigma_min, "sigma_max", self.sigma_max)
         return self
 
+    def toy(self) -> Self:
+        return self.model_copy(update={"steps": min(6, self.steps)})
+
     def span(self, model: ScoreModel, own: tuple[float, float]) -> tuple[float, float]:
         """(sigma_min, sigma_max) for `model`."""
         low, high = model.narrowed(*own)
@@ -81,7 +115,6 @@ class Heun(_Levels):
     def sample(
         self, model: ScoreModel, latents: Tensor, class_labels: Tensor | None, terms: Terms, noise: Noise
     ) -> Sample:
-        """One batch."""
         from dgflow.diffusion.heun import edm_sigmas, heun
 
         sigmas = edm_sigmas(self.steps, *self.span(model, (0.002, 80.0)), self.rho)
@@ -119,7 +152,6 @@ class EDMAblation(_Levels):
     def sample(
         self, model: ScoreModel, latents: Tensor, class_labels: Tensor | None, terms: Terms, noise: Noise
     ) -> Sample:
-        """One batch."""
         from dgflow.diffusion.ablation import ablation, ablation_sigmas, default_range
 
         span = self.span(model, default_range(self.discretization))
@@ -142,7 +174,7 @@ class EDMAblation(_Levels):
         )
 
 
-class DDPM(Spec):
+class DDPM(SamplerSpec):
     """Ancestral sampling (Ho et al. 2020) on a network's discrete schedule, with the variance that it learned
     if it learned one.
 
@@ -160,10 +192,12 @@ class DDPM(Spec):
     def nfe(self) -> int:
         return _steps(self.respacing)
 
+    def toy(self) -> Self:
+        return self.model_copy(update={"respacing": _ten_steps(self.respacing)})
+
     def sample(
         self, model: ScoreModel, latents: Tensor, class_labels: Tensor | None, terms: Terms, noise: Noise
     ) -> Sample:
-        """One batch."""
         from dgflow.diffusion.ddpm import ddpm
 
         predictor, schedule = model.discrete(self.respacing)
@@ -176,7 +210,7 @@ class DDPM(Spec):
         )
 
 
-class DDIM(Spec):
+class DDIM(SamplerSpec):
     """Song et al. 2021 on a network's discrete schedule; `eta` 0 is deterministic, 1 as noisy as DDPM.
 
     `respacing` "ddim25": 25 steps.
@@ -190,10 +224,12 @@ class DDIM(Spec):
     def nfe(self) -> int:
         return _steps(self.respacing)
 
+    def toy(self) -> Self:
+        return self.model_copy(update={"respacing": _ten_steps(self.respacing)})
+
     def sample(
         self, model: ScoreModel, latents: Tensor, class_labels: Tensor | None, terms: Terms, noise: Noise
     ) -> Sample:
-        """One batch."""
         from dgflow.diffusion.ddpm import ddim
 
         predictor, schedule = model.discrete(self.respacing)
@@ -203,7 +239,7 @@ class DDIM(Spec):
         )
 
 
-class RK45(Spec):
+class RK45(SamplerSpec):
     """The probability-flow ODE solved by Dormand and Prince's 5(4) in linear-VP time, from `tau_max` down to
     `tau_min`.
 
@@ -227,11 +263,17 @@ class RK45(Spec):
     def nfe(self) -> int:
         return 140  # typical: the published runs took 131 (Soft Truncation) and 138 (LSGM)
 
+    @property
+    def block(self) -> int | None:
+        return self.shared_block
+
+    def toy(self) -> Self:
+        block = None if self.shared_block is None else 4  # divides the shards of smoke runs
+        return self.model_copy(update={"tolerance": max(0.1, self.tolerance), "shared_block": block})
+
     def sample(
         self, model: ScoreModel, latents: Tensor, class_labels: Tensor | None, terms: Terms, noise: Noise
     ) -> Sample:
-        """One batch."""
-
         from dgflow.diffusion.rk45 import rk45
         from dgflow.diffusion.times import sigma_from_tau
 
@@ -250,12 +292,17 @@ class RK45(Spec):
         return rk45(model.denoiser, latents, class_labels=class_labels, guidance=terms, **options)
 
 
-Sampler = Heun | EDMAblation | DDPM | DDIM | RK45
-
-
 def _steps(respacing: str) -> int:
     """Number of steps of a respacing."""
     return sum(int(part) for part in respacing.removeprefix("ddim").split(",")) if respacing else 1000
+
+
+def _ten_steps(respacing: str) -> str:
+    """Ten steps, in as many sections or by as fixed a stride."""
+    if respacing.startswith("ddim"):
+        return "ddim10"
+    sections = respacing.split(",")
+    return ",".join([str(max(2, 10 // len(sections)))] * len(sections))
 
 
 def _clips(asked: bool | None, model: ScoreModel) -> bool:

@@ -8,10 +8,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
 from dgflow.diffusion.guidance_specs import ClassifierFree, Guidance
-from dgflow.diffusion.sampler_specs import RK45, Heun, Sampler
+from dgflow.diffusion.sampler_specs import Heun, SamplerSpec
 from dgflow.networks.families import score_network
 from dgflow.networks.roles import GuideSpec
 from dgflow.specs.spec import PLACEMENT
@@ -60,7 +60,7 @@ class Generate(SampleStep):
     """
 
     score: Weights
-    sampler: Sampler = Heun()
+    sampler: SerializeAsAny[SamplerSpec] = Heun()
     guidance: tuple[Guidance, ...] = ()
     seed: int = Field(default=0, ge=0, lt=2**63)
     seeding: Literal["counter", "edm"] = "counter"
@@ -72,7 +72,7 @@ class Generate(SampleStep):
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Generate:
-        block = self.sampler.shared_block if isinstance(self.sampler, RK45) else None
+        block = self.sampler.block
         if block is not None and self.shard_size % block:
             raise ValueError(
                 f"expected a shard_size that is a multiple of the sampler's shared_block {block}, found "
@@ -147,7 +147,7 @@ class Generate(SampleStep):
     def _batches(self) -> Batches:
         from dgflow.diffusion.batches import Batches
 
-        block = self.sampler.shared_block if isinstance(self.sampler, RK45) else None
+        block = self.sampler.block
         return Batches(block or self.batch_size, of=self.name, fixed=block is not None)
 
     def _batch(self, loaded: _Loaded, start: int, stop: int) -> Columns:

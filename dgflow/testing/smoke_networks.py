@@ -7,14 +7,11 @@ both. Steps are rewritten in `smoke`.
 
 from __future__ import annotations
 
-from typing import Any
-
-from dgflow.diffusion.sampler_specs import DDIM, DDPM, RK45, EDMAblation, Heun
+from dgflow.diffusion.sampler_specs import SamplerSpec
 from dgflow.networks.lsgm.spec import TOY_GROUPS, TOY_PER_GROUP
 from dgflow.specs.network import NetworkSpec
 from dgflow.specs.spec import Spec
 
-SHARED_BLOCK = 4  # divides the toy steps' shard_size
 _LATENTS = 4  # channels of Stable Diffusion's; NVAE's have many more
 
 
@@ -36,29 +33,4 @@ def toy_spec(spec: Spec, factor: int) -> Spec:
     """`spec` at toy width, if it is a network or a sampler; `factor` is what sides are divided by."""
     if isinstance(spec, NetworkSpec):
         return spec.toy(factor)
-    change = _change(spec)
-    return spec.model_copy(update=change) if change else spec
-
-
-def _change(spec: Spec) -> dict[str, Any]:
-    match spec:
-        case Heun() | EDMAblation():
-            return {"steps": min(6, spec.steps)}
-        case DDPM():
-            return {"respacing": _respaced(spec.respacing)}
-        case DDIM():
-            return {"respacing": _respaced(spec.respacing)}
-        case RK45():
-            return {
-                "tolerance": max(0.1, spec.tolerance),
-                "shared_block": None if spec.shared_block is None else SHARED_BLOCK,
-            }
-    return {}
-
-
-def _respaced(respacing: str) -> str:
-    """Ten steps, in as many sections or by as fixed a stride."""
-    if respacing.startswith("ddim"):
-        return "ddim10"
-    sections = respacing.split(",")
-    return ",".join([str(max(2, 10 // len(sections)))] * len(sections))
+    return spec.toy() if isinstance(spec, SamplerSpec) else spec

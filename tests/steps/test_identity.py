@@ -37,7 +37,7 @@ from dgflow import (
     TrainScore,
     official,
 )
-from dgflow.diffusion.sampler_specs import Sampler
+from dgflow.diffusion.sampler_specs import SamplerSpec
 from dgflow.networks.lsgm.spec import NVAE
 from dgflow.networks.roles import AutoencoderSpec, DiscriminatorSpec, ScoreNetworkSpec
 from dgflow.networks.stable_diffusion.spec import StableDiffusionVAE
@@ -392,7 +392,7 @@ def _identity(made: Spec) -> str:
         return Pretrained(source="net.safetensors", network=made, image_size=8).fingerprint
     if isinstance(made, ScoreNetworkSpec | DiscriminatorSpec):
         return Pretrained(source="net.safetensors", network=made, image_size=8, num_classes=3).fingerprint
-    if isinstance(made, Sampler):
+    if isinstance(made, SamplerSpec):
         return Generate(score=SCORE.last(), sampler=made, shard_size=10).fingerprint
     if isinstance(made, Boost):
         made = DiscriminatorGuidance(discriminator=DISC.best(), boost=made)
