@@ -26,6 +26,7 @@ LAYERS = [
     "metrics",
     "weights",
     "images",
+    "files",
     "store",
     "options",
     "_version",
@@ -57,7 +58,7 @@ def test_imports_point_downwards(path):
         elif name.split(".")[0] == "ray":
             assert own == "runtime", f"{own} imports ray"
         elif name.split(".")[0] == "torch":
-            assert own not in ("images", "store"), f"{own} imports torch"
+            assert own not in ("images", "files", "store"), f"{own} imports torch"
 
 
 def _internal_imports() -> dict[str, set[str]]:

@@ -4,7 +4,7 @@ from typing import Literal
 
 import numpy as np
 
-from dgflow.images.outputs import new_file
+from dgflow.files.outputs import new_file
 from dgflow.images.sources import is_step, open_images
 from dgflow.images.write import export_images
 from dgflow.steps.judging.statistics import NAMES, arrays_of
@@ -27,7 +27,8 @@ def export(source: str, output: str, format: Literal["npz", "png", "parquet"]) -
         return _export_statistics(sealed, output)
     images = open_images(source)
     export_images(images, output, format)
-    return f"{images.rows:,} images written to {output}"
+    split = f" of the split {images.split}" if images.split else ""
+    return f"{images.rows:,} images{split} written to {output}"
 
 
 def _export_statistics(sealed: Sealed, output: str) -> str:

@@ -1,8 +1,7 @@
 """Images from and to the files of other tools: npz, folders, zips and tars of pictures, Parquet, CIFAR's
-archives, and the steps of a run.
+archives, and the steps of a run. No torch, no ray.
 
-`sources.open_images` opens what is to be evaluated, `statistics.read_statistics` reads the moments that
-references are published as, and `write.export_images` converts. For an import, `look.list_images` lists a
-source once, `listed.open_listed` reads what is listed anywhere, and `preparation.prepare` makes the squares
-that networks see. No torch, no ray.
+`discovery.list_images` lists a source once and `readers.open_reader` reads by that listing in any process;
+`sources.open_images` stands on both for evaluation and export. `preparation.prepare` makes the squares that
+networks see, `write.export_images` converts, `statistics.read_statistics` reads published moments.
 """

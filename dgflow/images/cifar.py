@@ -1,19 +1,19 @@
-"""CIFAR-10 and CIFAR-100 as their authors publish them: pickles or plain bytes, in an archive or unpacked.
-The training batches.
-
-Promises uint8 [50,000, 32, 32, 3] of the whole set in the order of the batches, and CIFAR-100's fine labels.
-"""
+"""The training batches of CIFAR-10 and CIFAR-100 as their authors publish them: pickles or plain bytes."""
 
 from __future__ import annotations
 
+import io
+import math
+import pickle
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from dgflow.images.cifar_pickle import load_batch
+from dgflow.files.inert_pickle import Record, Refused, load_records
 
 _PIXELS = 3 * 32 * 32
+_GLOBALS = ("numpy.core.multiarray._reconstruct", "numpy.ndarray", "numpy.dtype")
 
 
 class _Form(NamedTuple):
@@ -61,19 +61,17 @@ def find_batches(names: Sequence[str], source: str) -> Batches | None:
 def read_batches(
     batches: Batches, read: Callable[[str], bytes], source: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Images, uint8 [N, 32, 32, 3], and labels, int64 [N]; `read` gives the bytes of a file.
+    """Images, uint8 [N, 32, 32, 3], and labels (CIFAR-100's fine ones), int64 [N], in the order of the batches;
+    `read` gives the bytes of a file.
 
     Raises:
         ValueError: a batch that is damaged or of another form.
     """
     images, labels = [], []
     for name in batches.names:
-        data, where = read(name), f"{source}: {name}"
-        pixels, label = (
-            _binary(data, batches.form, where)
-            if isinstance(batches.form.label, int)
-            else _python(data, batches.form, where)
-        )
+        parse = _binary if isinstance(batches.form.label, int) else _python
+        where = f"{source}: {name}"
+        pixels, label = parse(read(name), batches.form, where)
         if len(label) and not 0 <= label.min() <= label.max() < batches.form.classes:
             raise ValueError(
                 f"expected labels 0 to {batches.form.classes - 1} in {where}, found {label.min()} to "
@@ -85,8 +83,8 @@ def read_batches(
 
 
 def _python(data: bytes, form: _Form, where: str) -> tuple[np.ndarray, np.ndarray]:
-    found = load_batch(data, where)
-    pixels, labels = found.get("data"), found.get(str(form.label))
+    batch = load_batch(data, where)
+    pixels, labels = batch.get("data"), batch.get(str(form.label))
     if not isinstance(pixels, np.ndarray) or pixels.ndim != 2 or pixels.shape[1] != _PIXELS:
         raise ValueError(
             f"expected `data` of uint8 [N, {_PIXELS:,}] in {where}, found "
@@ -110,3 +108,42 @@ def _binary(data: bytes, form: _Form, where: str) -> tuple[np.ndarray, np.ndarra
         )
     records = np.frombuffer(data, np.uint8).reshape(-1, before + _PIXELS)
     return records[:, before:], records[:, before - 1].astype(np.int64)
+
+
+def load_batch(data: bytes, where: str) -> dict[str, Any]:
+    """The dictionary that a batch pickles: uint8 arrays as numpy's, the rest as Python wrote it (strings as
+    bytes).
+
+    Raises:
+        ValueError: not the pickle of a dictionary, one that names other globals, or arrays that are not uint8
+            or not whole.
+    """
+    try:
+        batch = load_records(io.BytesIO(data), len(data), _GLOBALS, encoding="bytes")
+        if not isinstance(batch, dict):
+            raise pickle.UnpicklingError(f"it holds a {type(batch).__name__}, not a dictionary")
+        return {
+            key.decode() if isinstance(key, bytes) else str(key): _array(value)
+            for key, value in batch.items()
+        }
+    except Exception as error:  # a damaged pickle can raise anything
+        reason = (
+            f"it names {error}, and may name {', '.join(_GLOBALS)} alone: it is not CIFAR's, do not open it"
+            if isinstance(error, Refused)
+            else error
+        )
+        raise ValueError(
+            f"expected a batch of CIFAR at {where}, found what cannot be used ({reason}); fetch the archive again"
+        ) from error
+
+
+def _array(value: Any) -> Any:
+    """The array that a record describes; anything else as it is."""
+    if not isinstance(value, Record):
+        return value
+    _version, shape, dtype, fortran, data = value.state
+    if not isinstance(dtype, Record) or dtype.args[0] not in (b"u1", "u1") or fortran:
+        raise pickle.UnpicklingError("an array that is not of uint8 in C order")
+    if not isinstance(data, bytes) or math.prod(shape) != len(data):
+        raise pickle.UnpicklingError(f"an array of shape {shape} with other bytes than it needs")
+    return np.frombuffer(data, np.uint8).reshape(shape)

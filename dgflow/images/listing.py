@@ -1,9 +1,7 @@
-"""What a source of images holds, looked at once: which pictures, where each lies, its class. As one compact
-file.
+"""The images of a source as one compact record: which pictures, where each lies, its class.
 
-Promises that two sources of the same content give the same bytes, and that what is listed can be read from
-without a second look at the whole (`listed.open_listed`). Nothing in it depends on where the source lies. How
-the forms are told apart is `look`'s business.
+Two sources of the same content have the same record, wherever they lie. `discovery` makes it, `readers` read by
+it.
 """
 
 from __future__ import annotations
@@ -27,13 +25,12 @@ _META = b"dgflow"
 class Listing:
     """The images of a source in row order.
 
-    `files` are what is opened to read (path within the source, "" for the source itself; bytes), but for a
-    folder of pictures, where these are the rows themselves. `digest` is of the content, where looking reads
-    it or its checksums anyway: of tars and of Parquet (its footers) one for each of `files`, with a space
-    between, "-" for a tar that is not compressed. `columns` say where a row lies (int64 [rows] each): `size`
-    bytes of the picture, `file` its place in `files`, `offset` in that file (its row, in Parquet), `group` of
-    Parquet's row groups, counted over all files, `stored` bytes in a zip, and `crc` of a zip's picture or of
-    a tar's header.
+    `files` are those to open (path within the source, "" for the source itself; bytes), none for a folder of
+    pictures, whose rows are its files. `digest` is of the content, where listing reads it or its checksums
+    anyway: of tars and of Parquet (its footers) one for each of `files`, with a space between, "-" for a tar
+    that is not compressed. `columns` locate a row (int64 [rows] each): `size` bytes of the picture, `file` its
+    number in `files`, `offset` in that file (its row, in Parquet), `group` of Parquet's row groups, counted
+    over all files, `stored` bytes in a zip, and `crc` of a zip's picture or of a tar's header.
     """
 
     form: Form

@@ -1,7 +1,6 @@
-"""The order, the classes and the indices of images, from the names of files or a column of indices.
+"""The order, classes and indices of images, from the names of files or a column of indices.
 
-Promises that samples which carry a number come in the order of their numbers, each exactly once, or not at
-all. Reading is left to others.
+Samples that carry a number come in the order of their numbers, each exactly once, or not at all.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -18,65 +16,45 @@ _STEM = re.compile(r"\d{1,18}")
 _STYLEGAN = re.compile(r"img(\d{8})")
 
 
-class Layout(NamedTuple):
-    """How files are to be read."""
+def index_order(names: Sequence[str], source: str) -> tuple[np.ndarray, int] | None:
+    """The order (int64 [rows]) of picture files by the indices in their paths, and the first index; None where
+    the paths are names.
 
-    names: list[str]  # in row order
-    labels: np.ndarray | None  # int64 [rows]
-    first_index: int | None  # where the names are indices
-
-
-def lay_out(names: Sequence[str], labels_json: bytes | None, source: str) -> Layout:
-    """The order, labels and indices of picture files, from their paths.
-
-    Indices: where the paths are `000000/000123.png` (folders of a thousand, as EDM writes them),
-        `00000/img00000123.png` (as StyleGAN's
-    and EDM's data sets have them) or plain numbers of which at least half are there (fewer: names such as
-        COCO's, not indices), the rows
-    come in the order of the numbers. Labels: `dataset.json` (`{"labels": [[path, label], ...]}`) where there
-        is one; else, of paths that
-    are not indices, the class is the first sub-folder below what all paths share, and classes are numbered in
-        alphabetical order.
+    Indices are `000000/000123.png` (folders of a thousand, as EDM writes them), `00000/img00000123.png` (as in
+    the data sets of StyleGAN and EDM), and plain numbers of which at least half are there (fewer: names such as
+    COCO's, not indices).
 
     Raises:
-        ValueError: indices that are missing or doubled; a `dataset.json` of another form, or without a label
-            for one of the files.
+        ValueError: indices that are missing or doubled.
     """
-    names = sorted(names)
     index = _indices(names)
-    if index is not None:
-        order, first = ordered(index, source, names)
-        names = [names[item] for item in order]
-    else:
-        first = None
-    if labels_json is not None:
-        return Layout(names, listed_labels(names, labels_json, source), first)
-    return Layout(names, None if index is not None else folder_classes(names)[0], first)
+    return None if index is None else ordered(index, source, names)
 
 
 def folder_classes(names: Sequence[str]) -> tuple[np.ndarray | None, list[str]]:
-    """Labels (int64 [rows]) and class names from paths: the first sub-folder below what all share;
-    alphabetical. None, [] without any."""
+    """Labels (int64 [rows]) and class names from paths: the first sub-folder below what all share, in
+    alphabetical order. None, [] without any."""
     parts = [name.split("/")[:-1] for name in names]
     while all(parts) and len({part[0] for part in parts}) == 1:
         parts = [part[1:] for part in parts]
     if not all(parts):
         return None, []
     classes = sorted({part[0] for part in parts})
-    number = {name: place for place, name in enumerate(classes)}
-    return np.array([number[part[0]] for part in parts], np.int64), classes
+    label = {name: number for number, name in enumerate(classes)}
+    return np.array([label[part[0]] for part in parts], np.int64), classes
 
 
 def listed_labels(names: Sequence[str], labels_json: bytes, source: str) -> np.ndarray | None:
-    """Labels (int64 [rows]) of files from a `dataset.json`; None where it says that there are none.
+    """Labels (int64 [rows]) of files from a `dataset.json`, `{"labels": [[path, label], ...]}`; None where it
+    says that there are none.
 
-    Raises ValueError as `lay_out`.
+    Raises ValueError for another form, or one without a label for one of the files.
     """
     try:
-        found = json.loads(labels_json)["labels"]
-        if found is None:
+        listed = json.loads(labels_json)["labels"]
+        if listed is None:
             return None
-        labels = {name: label for name, label in found}
+        labels = {name: label for name, label in listed}
         if not all(type(labels[name]) is int for name in names):
             raise ValueError("labels that are not whole numbers")
     except (ValueError, KeyError, TypeError) as error:
@@ -86,6 +64,21 @@ def listed_labels(names: Sequence[str], labels_json: bytes, source: str) -> np.n
             f" ({str(error)[:120]}); correct or remove that file"
         ) from error
     return np.array([labels[name] for name in names], np.int64)
+
+
+def as_labels(values: np.ndarray, rows: int, where: str) -> np.ndarray | None:
+    """Classes as int64 [rows]; None where all are -1, which is how dgflow writes that there are none.
+
+    Raises:
+        ValueError: another number, shape or type of them.
+    """
+    if values.ndim != 1 or values.dtype.kind not in "iu" or len(values) != rows:
+        raise ValueError(
+            f"expected {rows:,} labels as whole numbers in {where}, found {values.dtype} of shape "
+            f"{values.shape}"
+        )
+    labels = values.astype(np.int64)
+    return None if (labels == -1).all() else labels
 
 
 def ordered(index: np.ndarray, source: str, names: Sequence[str] | None = None) -> tuple[np.ndarray, int]:
@@ -127,7 +120,7 @@ def _indices(names: Sequence[str]) -> np.ndarray | None:
     """The numbers of files whose names are numbers, None where they are names."""
     if len({name.rpartition("/")[0].rpartition("/")[0] for name in names}) > 1:
         return None  # further folders, above those that could be thousands
-    found, numbered = [], True
+    numbers, numbered = [], True
     for name in names:
         folder = name.rpartition("/")[0].rpartition("/")[2]
         stem = name.rpartition("/")[2].rpartition(".")[0]
@@ -138,9 +131,9 @@ def _indices(names: Sequence[str]) -> np.ndarray | None:
             expected = f"{number // 1000 * 1000:06d}"
         else:
             return None
-        found.append(number)
+        numbers.append(number)
         numbered &= folder == expected
-    index = np.array(found, np.int64)
+    index = np.array(numbers, np.int64)
     one_folder = len({name.rpartition("/")[0] for name in names}) == 1
     mostly_there = 2 * len(index) > index.max() - index.min()
     return index if numbered or (one_folder and mostly_there) else None

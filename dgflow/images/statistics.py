@@ -1,9 +1,5 @@
 """Means and covariances of features, as references for FID and sFID are published: an npz with `mu` and
-`sigma`, and `mu_s` and `sigma_s`.
-
-Promises float64 and a digest of the numbers alone; the images that such a file may hold beside them are not
-loaded.
-"""
+`sigma`, and `mu_s` and `sigma_s`. Images beside them are not loaded."""
 
 from __future__ import annotations
 
@@ -11,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dgflow.images.npz import IMAGE_NAMES, NpzFile
-from dgflow.images.places import open_place
+from dgflow.files.locations import locate
+from dgflow.files.npz import NpzFile
+from dgflow.images.npz import IMAGE_NAMES
 from dgflow.store.shards import rows_sha256
 
 _PAIRS = (("mu", "sigma"), ("mu_s", "sigma_s"))
@@ -32,8 +29,7 @@ class Statistics:
 
 
 def has_statistics(source: str) -> bool:
-    """Whether this is an npz with any of the moments. Raises as `open_place`; ValueError for an .npz that is
-    none."""
+    """True for an npz with any of the moments. Raises as `locate`; ValueError for an .npz that is none."""
     return any(name in _npz_names(source) for pair in _PAIRS for name in pair)
 
 
@@ -55,7 +51,7 @@ def read_statistics(source: str) -> Statistics | None:
     """
     if not has_statistics(source):
         return None
-    npz = NpzFile(source, open_place(source))
+    npz = NpzFile(source, locate(source))
     names = npz.names
     arrays: dict[str, np.ndarray] = {}
     for mean, covariance in _PAIRS:
@@ -78,10 +74,10 @@ def read_statistics(source: str) -> Statistics | None:
 def _npz_names(source: str) -> list[str]:
     if not source.lower().endswith(".npz"):
         return []
-    place = open_place(source)
-    if place.kind() != "file":
+    location = locate(source)
+    if location.kind() != "file":
         raise ValueError(f"expected an npz at {source}, found no file there; correct the path")
-    return NpzFile(source, place).names
+    return NpzFile(source, location).names
 
 
 def _finite(values: np.ndarray, where: str) -> np.ndarray:

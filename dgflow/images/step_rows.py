@@ -1,8 +1,4 @@
-"""The images of a step of a run, by its address.
-
-Promises rows whose bytes were verified against their receipts, and the digest that steps record which read
-the same slice.
-"""
+"""The images of a step of a run, by its address; their bytes are verified against their receipts."""
 
 from __future__ import annotations
 
@@ -11,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dgflow.images.npz import as_labels
+from dgflow.images.order import as_labels
 from dgflow.store.address import Sealed, find_slice
 from dgflow.store.receipts import ManifestEntry
 from dgflow.store.shards import Columns
@@ -19,7 +15,9 @@ from dgflow.store.step_store import read_rows
 
 
 class StepImages:
-    """Images of a sealed slice, a shard at a time."""
+    """Images of a sealed slice, a shard at a time; as `sources.FileImages`."""
+
+    split = ""
 
     def __init__(self, address: str) -> None:
         """Finds the slice and reads its first shard. Raises as `find_slice`; ValueError where the step makes
@@ -28,19 +26,21 @@ class StepImages:
         self._sealed: Sealed = find_slice(address)
         self.rows = self._sealed.stop - self._sealed.start
         self.first_index: int | None = self._sealed.start
-        fields = (
-            self._sealed.document.get("fields", {}) if self._sealed.document.get("kind") == "generate" else {}
-        )
+        document = self._sealed.document
+        fields = document.get("fields", {}) if document.get("kind") == "generate" else {}
         self.seed: int | None = fields.get("seed")
         self.seeding: Literal["counter", "edm"] | None = fields.get("seeding")
-        steps, first = self._sealed.steps, next(self._entries(0, 1))
-        columns = steps.read_shard(first)
+        step_store = self._sealed.steps
+        columns = step_store.read_shard(next(self._entries(0, 1)))
         if "image" not in columns:
             if "latent" in columns:
-                found = "latents; decode them first: put a step that decodes them into the recipe, and give its address"
+                found = (
+                    "latents; decode them first: put a step that decodes them into the recipe, and give its "
+                    "address"
+                )
             else:
                 found = f"the columns {sorted(columns)}; give the address of a step that makes images"
-            raise ValueError(f"expected images in {steps.name} in {steps.store.url}, found {found}")
+            raise ValueError(f"expected images in {step_store.name} in {step_store.store.url}, found {found}")
         self._labelled = "label" in columns
 
     def __getstate__(self) -> dict[str, Any]:
@@ -51,13 +51,9 @@ class StepImages:
         """The digest of the slice's manifest: of all its columns and its indices, without reading them."""
         return self._sealed.digest
 
-    @property
-    def labels(self) -> np.ndarray | None:
-        """Read when they are first asked for, which reads every shard."""
-        return self._labels
-
     @cached_property
-    def _labels(self) -> np.ndarray | None:
+    def labels(self) -> np.ndarray | None:
+        """All of them, which reads every shard."""
         if not self._labelled:
             return None
         sealed = self._sealed
@@ -69,9 +65,7 @@ class StepImages:
 
     def labels_of(self, start: int, stop: int) -> np.ndarray | None:
         """Of rows [start, stop), from the shards that `read` reads for them."""
-        if not self._labelled:
-            return None
-        return self._gathered(start, stop)[1]
+        return self._gathered(start, stop)[1] if self._labelled else None
 
     def read(self, start: int, stop: int) -> list[np.ndarray]:
         return [each.copy() for each in self._gathered(start, stop)[0]]

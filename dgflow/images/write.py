@@ -1,8 +1,7 @@
-"""Export: any images as the files that other tools read.
+"""Export: any images as the files that other tools read, whole or not at all, and never over another file.
 
-Promises flat memory, outputs that are whole or not there, and that nothing is overwritten (`outputs`). What
-is written opens again with `open_images`: the same pixels, labels and, but for npz, which has no place for
-them, indices.
+`open_images` opens them again with the same pixels, labels and (except in npz, which has no field for them)
+indices.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dgflow.images.outputs import OpenNew, new_file, new_folder
+from dgflow.files.outputs import OpenNew, new_file, new_folder
 from dgflow.images.pictures import encode_png
 from dgflow.images.sources import Images
 
@@ -39,8 +38,7 @@ def export_images(images: Images, out: str, format: ExportFormat) -> None:
     """Write images to a path or an `s3://` url.
 
     `npz`: OpenAI's, `arr_0` uint8 [N, H, W, C] and `arr_1` int64 labels. `png`: a folder or a `.zip` as EDM
-        lays them out. `parquet`: a
-    folder that Hugging Face's `datasets` reads.
+    lays them out. `parquet`: a folder that Hugging Face's `datasets` reads.
 
     Raises:
         ValueError: something is at `out`, its name does not fit the format, the images cannot be read, or

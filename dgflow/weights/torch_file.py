@@ -18,8 +18,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from dgflow.weights.inert_pickle import Refused, load_records
-from dgflow.weights.numpy_scalars import number
+from dgflow.files.inert_pickle import Refused, load_records, number
 from dgflow.weights.weight_file import (
     AGAIN,
     File,

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from images.archives import cifar10_files, cifar100_files, cifar_records, python2_batch, write_tar, write_tree
 
-from dgflow.images.cifar_pickle import load_batch
-from dgflow.images.listed import open_listed
+from dgflow.images.cifar import load_batch
+from dgflow.images.discovery import list_images
 from dgflow.images.listing import Listing
-from dgflow.images.look import list_images
+from dgflow.images.readers import open_reader
 
 FORMS = [(cifar10_files, False), (cifar10_files, True), (cifar100_files, False), (cifar100_files, True)]
 
@@ -33,7 +33,7 @@ def test_every_archive_gives_the_training_images_in_order(tmp_path, files_of, bi
         and listing.labels is not None
         and listing.labels.tolist() == labels.tolist()
     )
-    reader = cloudpickle.loads(cloudpickle.dumps(open_listed(source, listing)))
+    reader = cloudpickle.loads(cloudpickle.dumps(open_reader(source, listing)))
     backwards = list(range(len(images)))[::-1]
     assert np.array_equal(np.stack(list(reader.read(backwards))), images[::-1])
 

@@ -423,10 +423,10 @@ def test_rows_may_be_written_to_without_changing_what_is_read_next(source, pixel
 
 
 def test_everything_reads_the_same_from_s3(source, s3_url, pixels):
-    from dgflow.images.places import S3Place
+    from dgflow.files.locations import S3Location
 
     name, path = Path(source).name, Path(source)
-    place = S3Place(s3_url.removeprefix("s3://"))
+    place = S3Location(s3_url.removeprefix("s3://"))
     for file in [path] if path.is_file() else path.rglob("*.*"):
         key = (
             f"{place.bucket}/{place.key}/{name}"

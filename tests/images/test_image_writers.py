@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from dgflow.images import outputs, write
-from dgflow.images.places import S3Place
+from dgflow.files import outputs
+from dgflow.files.locations import S3Location
+from dgflow.images import write
 from dgflow.images.sources import open_images
 from dgflow.images.write import export_images
 from dgflow.store.shards import encode_shard
@@ -194,7 +195,7 @@ def test_a_large_npz_is_sent_in_several_parts(s3_url, tmp_path):
     np.savez(tmp_path / "in.npz", pixels)
     export_images(open_images(str(tmp_path / "in.npz")), f"{s3_url}/out.npz", "npz")
     assert np.array_equal(open_images(f"{s3_url}/out.npz").read(168, 200), list(pixels[168:]))
-    place = S3Place(f"{s3_url}/out.npz".removeprefix("s3://"))
+    place = S3Location(f"{s3_url}/out.npz".removeprefix("s3://"))
     with zipfile.ZipFile(place.open()) as archive:
         assert archive.testzip() is None
 
@@ -203,7 +204,7 @@ def test_a_large_npz_is_sent_in_several_parts(s3_url, tmp_path):
 def test_an_export_to_s3_that_fails_leaves_nothing_and_no_parts(s3_url, broken, format, name):
     with pytest.raises(ValueError, match=r"23\.png"):
         export_images(open_images(broken), f"{s3_url}/{name}", format)
-    place = S3Place(s3_url.removeprefix("s3://"))
+    place = S3Location(s3_url.removeprefix("s3://"))
     assert place.kind() is None
     uploads = place.request(
         "list", lambda fs: fs.call_s3("list_multipart_uploads", Bucket=place.bucket, Prefix=place.key)

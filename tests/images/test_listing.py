@@ -15,9 +15,9 @@ import pytest
 from images.archives import by_class, cifar10_files, png, tar_bytes, write_tar, write_tree, write_zip
 
 from dgflow.images.changes import check_unchanged
-from dgflow.images.listed import OPEN_TARS, open_listed
+from dgflow.images.discovery import list_images
 from dgflow.images.listing import Changed, Listing
-from dgflow.images.look import list_images
+from dgflow.images.readers import OPEN_TARS, open_reader
 
 CLASSES = ("ant", "bee", "cat")
 
@@ -98,7 +98,7 @@ def test_every_form_of_the_same_pictures_gives_the_same_rows_in_any_order_and_pr
         and listing.labels.tolist() == [0] * 8 + [1] * 8 + [2] * 8
     )
     assert listing.paths(list(range(24))) == list(files)
-    reader = cloudpickle.loads(cloudpickle.dumps(open_listed(source, listing)))
+    reader = cloudpickle.loads(cloudpickle.dumps(open_reader(source, listing)))
     for rows in (list(range(24)), [23, 0, 7, 7, 12]):
         assert same(reader.read(rows), pixels[rows])
     again = cloudpickle.loads(cloudpickle.dumps(reader))  # one that has files open
@@ -141,7 +141,7 @@ def test_the_columns_of_published_parquet_are_found(tmp_path, pixels, labels, im
     )  # is not trained on
     listing = Listing.decoded(list_images(str(tmp_path / "a")).encoded())
     assert listing.labels is not None and listing.labels.tolist() == labels.tolist()
-    reader = cloudpickle.loads(cloudpickle.dumps(open_listed(str(tmp_path / "a"), listing)))
+    reader = cloudpickle.loads(cloudpickle.dumps(open_reader(str(tmp_path / "a"), listing)))
     rows = [20, 3, 3, 11, 23, 0]
     assert same(reader.read(rows), pixels[rows])
 
@@ -195,7 +195,7 @@ def test_labels_that_are_not_wanted_are_not_looked_at(tmp_path, files, pixels):
     ]
     for source in sources:
         listing = list_images(source, labelled=False)
-        assert listing.labels is None and same(open_listed(source, listing).read(range(24)), pixels)
+        assert listing.labels is None and same(open_reader(source, listing).read(range(24)), pixels)
         with pytest.raises(ValueError, match="labels|whole numbers"):
             list_images(source)
 
@@ -211,7 +211,7 @@ def test_an_npz_is_listed_by_its_checksums(tmp_path, pixels, labels, save):
     listing = Listing.decoded(list_images(str(tmp_path / "a.npz")).encoded())
     assert listing.labels is not None and listing.labels.tolist() == labels.tolist()
     rows = [9, 2, 23]
-    assert same(open_listed(str(tmp_path / "a.npz"), listing).read(rows), pixels[rows])
+    assert same(open_reader(str(tmp_path / "a.npz"), listing).read(rows), pixels[rows])
     pixels[0, 0, 0, 0] ^= 1
     np.savez(tmp_path / "b.npz", pixels, labels)
     assert list_images(str(tmp_path / "b.npz")).digest != listing.digest
@@ -269,7 +269,7 @@ def test_a_damaged_picture_in_a_zip_is_found_by_its_checksum(tmp_path, files, pi
     data = bytearray(Path(source).read_bytes())
     data[int(listing.columns["offset"][3]) + 30 + len("ant/03.png") + 20] ^= 1
     Path(source).write_bytes(data)
-    broken, good = open_listed(source, listing).read([3, 4])
+    broken, good = open_reader(source, listing).read([3, 4])
     assert isinstance(broken, ValueError) and "ant/03.png" in str(broken)
     assert same([good], pixels[[4]])
 
@@ -279,7 +279,7 @@ def test_a_broken_picture_is_an_answer_and_the_next_one_is_read(tmp_path, files,
     for form in PICTURES:
         (tmp_path / form).mkdir()
         source = write(form, tmp_path / form, files)
-        broken, good = open_listed(source, list_images(source)).read([9, 10])
+        broken, good = open_reader(source, list_images(source)).read([9, 10])
         assert isinstance(broken, ValueError) and "bee/01.png" in str(broken)
         assert same([good], pixels[[10]])
 
@@ -295,7 +295,7 @@ def test_a_source_that_has_changed_since_is_refused(tmp_path, files, form):
         Changed,
         match=r"expected [\d,]+ bytes at .*, as when it was listed, found [\d,]+: the data changed since",
     ):
-        list(open_listed(source, listing).read([0]))
+        list(open_reader(source, listing).read([0]))
 
 
 @pytest.mark.parametrize("form", ["folder", "zip", "tar", "folder of tars"])
@@ -309,7 +309,7 @@ def test_a_source_that_has_gone_since_is_refused(tmp_path, files, form):
         ValueError,
         match=rf"{socket.gethostname()} cannot see /.*: put the data where every node sees it, such as s3://",
     ):
-        list(open_listed(source, listing).read([0]))
+        list(open_reader(source, listing).read([0]))
 
 
 def other(
@@ -346,7 +346,7 @@ def test_other_content_of_the_same_size_is_refused_when_it_is_read(tmp_path, fil
         listing = replace(listing, files=(("", Path(sources[1]).stat().st_size),))
     assert len({Path(source).stat().st_size for source in sources}) == 1 or form in ("tar.gz", "parquet")
     with pytest.raises(Changed, match="the data changed since"):
-        list(open_listed(sources[1], listing).read(range(listing.rows)))
+        list(open_reader(sources[1], listing).read(range(listing.rows)))
 
 
 def test_parquet_that_has_changed_since_is_refused(tmp_path, pixels, labels):
@@ -354,7 +354,7 @@ def test_parquet_that_has_changed_since_is_refused(tmp_path, pixels, labels):
     listing = list_images(str(source.parent))
     parquet(source, pixels[:20], labels[:20])
     with pytest.raises(Changed, match=r"0\.parquet"):
-        list(open_listed(str(source.parent), listing).read([0]))
+        list(open_reader(str(source.parent), listing).read([0]))
 
 
 @pytest.mark.parametrize(
@@ -461,4 +461,4 @@ def test_the_same_forms_are_read_from_s3(tmp_path, s3_url, files, pixels, form):
     source = f"{s3_url}/{local.name}"
     listing = list_images(source)
     assert listing.encoded() == list_images(str(local)).encoded()
-    assert same(open_listed(source, listing).read([23, 0, 7]), pixels[[23, 0, 7]])
+    assert same(open_reader(source, listing).read([23, 0, 7]), pixels[[23, 0, 7]])

@@ -77,11 +77,11 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 
 
 def test_moments_are_read_from_s3(tmp_path, s3_url):
-    from dgflow.images.places import S3Place
+    from dgflow.files.locations import S3Location
 
     mu, sigma = moments(8)
     np.savez(tmp_path / "a.npz", mu=mu, sigma=sigma)
-    place = S3Place(f"{s3_url}/a.npz".removeprefix("s3://"))
+    place = S3Location(f"{s3_url}/a.npz".removeprefix("s3://"))
     place.request(
         "write", lambda fs: fs.pipe_file(f"{place.bucket}/{place.key}", (tmp_path / "a.npz").read_bytes())
     )

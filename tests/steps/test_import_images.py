@@ -212,7 +212,9 @@ def test_a_builder_travels_to_another_process_before_and_after_it_has_read(tmp_p
 def test_the_source_is_looked_at_once(folder, store, monkeypatch):
     step = step_of(folder)
     imported(step[:5], store)
-    monkeypatch.setattr("dgflow.images.look.list_images", lambda source: pytest.fail("it was listed again"))
+    monkeypatch.setattr(
+        "dgflow.steps.sources.list_images.list_images", lambda source: pytest.fail("it was listed again")
+    )
     imported(step[:12], store)
 
 

@@ -14,9 +14,9 @@ from steps.shipped import SYSTEMS, WORKFLOWS, built
 
 import dgflow as dg
 from dgflow.cli import open_root
-from dgflow.images.listed import open_listed
-from dgflow.images.look import list_images
+from dgflow.images.discovery import list_images
 from dgflow.images.preparation import prepare
+from dgflow.images.readers import open_reader
 from dgflow.specs.graph import graph
 from dgflow.specs.step import SampleStep, Step, TrainStep
 from dgflow.steps.shapes import data_shape
@@ -190,7 +190,7 @@ def test_a_made_archive_of_cifar_is_read_as_the_pictures_that_went_in(name, tmp_
     [(_, data)] = pictures.files()
     (tmp_path / name).write_bytes(data)
     listing = list_images(str(tmp_path / name))
-    found = [np.asarray(pixels) for pixels in open_listed(str(tmp_path / name), listing).read(range(23))]
+    found = [np.asarray(pixels) for pixels in open_reader(str(tmp_path / name), listing).read(range(23))]
     assert np.array_equal(found, list(pictures.pixels()))
     assert listing.labels is not None and listing.labels.tolist() == [
         number % CIFAR[name] for number in range(23)
@@ -208,7 +208,7 @@ def test_made_images_are_real_ones_that_differ_and_are_larger_than_what_is_cut_f
         assert listing.rows == step.num_images and (
             not step.num_classes or len(listing.classes) == step.num_classes
         )
-        pixels = next(iter(open_listed(step.source, listing).read([7])))
+        pixels = next(iter(open_reader(step.source, listing).read([7])))
         assert (
             isinstance(pixels, np.ndarray) and min(pixels.shape[:2]) > step.image_size and pixels.std() > 10
         )

@@ -17,11 +17,11 @@ from torch._utils import _rebuild_tensor_v2
 from weights.edm_files import Buffered
 from weights.traps import GLOBALS, Trap
 
+from dgflow.files.inert_pickle import load_records
 from dgflow.networks.edm.pickle_file import read_edm_pickle
 from dgflow.networks.edm.pickle_writer import write_edm_pickle
 from dgflow.networks.edm.preconditioners import EDMPrecond
 from dgflow.networks.edm.song import SongUNet
-from dgflow.weights.inert_pickle import load_records
 from dgflow.weights.tensors import load_into
 
 KWARGS: dict[str, Any] = {

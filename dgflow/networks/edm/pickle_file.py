@@ -17,8 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dgflow.weights.inert_pickle import Record, Refused, load_records
-from dgflow.weights.numpy_scalars import number
+from dgflow.files.inert_pickle import Record, Refused, load_records, number
 from dgflow.weights.torch_file import load_torch, refusal
 from dgflow.weights.weight_file import (
     AGAIN,

@@ -1,25 +1,24 @@
-"""Images and statistics from outside the root, as what steps read: named by their content, and not by where
-they lie."""
+"""Images and statistics from outside the root, as steps read them: named by their content, not their path."""
 
 from __future__ import annotations
 
+import logging
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import Annotated, Literal, Self
 
+import numpy as np
 from pydantic import Field, PrivateAttr
 
+from dgflow.images.sources import Images, open_images
+from dgflow.images.statistics import Statistics, read_statistics
 from dgflow.specs.spec import PLACEMENT, Spec
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    from dgflow.images.sources import Images
-    from dgflow.images.statistics import Statistics
+_log = logging.getLogger(__name__)
 
 
 class ImageSet(Spec):
-    """All images of `source`: an `.npz`, a folder, a zip, Parquet files or a step of a run, as in
-    `dgflow.images`.
+    """All images of `source`: an `.npz`, a folder, a zip, tars, Parquet files, CIFAR's archive or a step of a
+    run, as in `dgflow.images`. Of a source with several splits, the images of `train`.
 
     They are read where they lie and not copied into the root. `seed`, `seeding` and `start` (the index of the
     first) are known where a step of dgflow made them.
@@ -38,14 +37,19 @@ class ImageSet(Spec):
 
         Raises ValueError and FileNotFoundError as `open_images`.
         """
-        found = _opened(source)
+        images = _opened(source)
+        if images.split:
+            _log.warning(
+                "%s: the %s images of the split %s are taken; for others give their files in a folder of their own",
+                *(source, f"{images.rows:,}", images.split),
+            )
         return cls(
             source=source,
-            digest=found.digest,
-            rows=found.rows,
-            seed=found.seed,
-            seeding=found.seeding,
-            start=found.first_index,
+            digest=images.digest,
+            rows=images.rows,
+            seed=images.seed,
+            seeding=images.seeding,
+            start=images.first_index,
         )
 
     @property
@@ -54,13 +58,13 @@ class ImageSet(Spec):
 
     def open(self) -> Images:
         """Its reader. Raises ValueError where the source holds other images by now."""
-        found = _opened(self.source)
-        if found.digest != self.digest:
+        images = _opened(self.source)
+        if images.digest != self.digest:
             raise ValueError(
-                f"{self.title}: expected images with digest {self.digest}, found {found.digest}; they "
+                f"{self.title}: expected images with digest {self.digest}, found {images.digest}; they "
                 "changed, begin again"
             )
-        return found
+        return images
 
 
 class StatisticsFile(Spec):
@@ -74,17 +78,15 @@ class StatisticsFile(Spec):
     @classmethod
     def at(cls, source: str) -> Self:
         """Look at `source`. Raises ValueError and FileNotFoundError as `read_statistics`."""
-        found = _statistics(source)
-        made = cls(source=source, digest=found.digest)
-        made._widths = tuple(len(mean) for mean in (found.mu, found.mu_s) if mean is not None)
-        return made
+        statistics = _statistics(source)
+        spec = cls(source=source, digest=statistics.digest)
+        spec._widths = tuple(len(mean) for mean in (statistics.mu, statistics.mu_s) if mean is not None)
+        return spec
 
     @property
     def widths(self) -> tuple[int, ...]:
         """The number of features of `mu`, and of `mu_s` if it is there, so that a file that does not fit is
-        refused before work begins.
-
-        () of one that was not made by `at`: it is looked at when it is read.
+        refused before work begins. () without `at`: the file is checked when it is read.
         """
         return self._widths
 
@@ -94,29 +96,25 @@ class StatisticsFile(Spec):
 
     def read(self) -> dict[str, np.ndarray]:
         """The arrays by name, float64. Raises ValueError where the file holds others by now."""
-        found = _statistics(self.source)
-        if found.digest != self.digest:
+        statistics = _statistics(self.source)
+        if statistics.digest != self.digest:
             raise ValueError(
-                f"{self.title}: expected statistics with digest {self.digest}, found {found.digest}; they "
+                f"{self.title}: expected statistics with digest {self.digest}, found {statistics.digest}; they "
                 "changed, begin again"
             )
-        arrays = {"mu": found.mu, "sigma": found.sigma, "mu_s": found.mu_s, "sigma_s": found.sigma_s}
+        arrays = {name: getattr(statistics, name) for name in ("mu", "sigma", "mu_s", "sigma_s")}
         return {name: values for name, values in arrays.items() if values is not None}
 
 
 @lru_cache(maxsize=8)
 def _opened(source: str) -> Images:
-    """Once a process: the digest of 10 GB takes its time."""
-    from dgflow.images.sources import open_images
-
+    """Once per process: the digest of 10 GB takes its time."""
     return open_images(source)
 
 
 @lru_cache(maxsize=2)
 def _statistics(source: str) -> Statistics:
-    from dgflow.images.statistics import read_statistics
-
-    found = read_statistics(source)
-    if found is None:
+    statistics = read_statistics(source)
+    if statistics is None:
         raise ValueError(f"expected an .npz with mu and sigma at {source}, found none; correct the path")
-    return found
+    return statistics

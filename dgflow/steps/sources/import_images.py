@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from pydantic import Field, model_validator
 
+from dgflow.images.shuffle import shuffled
 from dgflow.specs.step import Result, Slice
-from dgflow.steps.sources.check_images import CheckImages, ListedImages, Reader
+from dgflow.steps.sources.check_images import CheckImages, ListedImages, PreparedImages
 
 if TYPE_CHECKING:
     from dgflow.specs.bound import Bound
@@ -25,8 +26,7 @@ class ImportImages(ListedImages):
     (`dgflow.images.shuffle`).
 
     Columns: `index`, `label` (-1 without classes), `image` (uint8 [image_size, image_size, channels]). The
-        fields that say what is read and
-    how are those of `ListedImages`.
+    other fields are those of `ListedImages`.
 
     Args:
         skip_broken: up to so many pictures that cannot be decoded or prepared are left out, and named in the
@@ -57,25 +57,23 @@ class ImportImages(ListedImages):
 
     @property
     def length(self) -> int | None:
-        """As many as there are in any case: fewer broken ones than `skip_broken` change nothing."""
+        """The number of images in any case: fewer broken ones than `skip_broken` change nothing."""
         return None if self.num_images is None else self.num_images - self.skip_broken
 
     def inputs(self) -> dict[str, Result | Slice]:  # type: ignore[override]
-        found: dict[str, Result | Slice] = dict(super().inputs())
+        inputs: dict[str, Result | Slice] = dict(super().inputs())
         if self.skip_broken:
             shared = {name: getattr(self, name) for name in ListedImages.model_fields if name != "shard_size"}
             checks = CheckImages(**shared)
             checks._folder = self._folder
-            found["checks"] = checks.all()
-        return found
+            inputs["checks"] = checks.all()
+        return inputs
 
     def shard_builder(self, inputs: Bound) -> Callable[[int, int], Columns]:
         """Open the source; the function returned gives the rows [start, stop), fewer where the source ends."""
-        from dgflow.images.shuffle import shuffled
-
-        reader = Reader(self, inputs)
-        listing = reader.listing
-        kept = np.setdiff1d(np.arange(listing.rows), self._broken(inputs, reader))
+        images = PreparedImages(self, inputs)
+        listing = images.listing
+        kept = np.setdiff1d(np.arange(listing.rows), self._broken(inputs, images))
         groups = listing.columns.get("group")
         order = shuffled(kept, self.seed, None if groups is None else groups[kept], 2 * self.shard_size)
         end = len(order) if self.length is None else self.length
@@ -94,14 +92,14 @@ class ImportImages(ListedImages):
                 else listing.labels[items].astype(np.int64)
             )
             image = np.empty((len(items), self.image_size, self.image_size, self.channels), np.uint8)
-            as_they_lie = np.argsort(items)  # archives and row groups are read forwards
-            for place, found in zip(as_they_lie, reader.read(items[as_they_lie]), strict=True):
-                if isinstance(found, ValueError):
+            forwards = np.argsort(items)  # as archives and row groups are read
+            for row, pixels in zip(forwards, images.read(items[forwards]), strict=True):
+                if isinstance(pixels, ValueError):
                     raise ValueError(
-                        f"{found}. To leave out up to N broken images: skip_broken=N (of a shipped recipe: "
+                        f"{pixels}. To leave out up to N broken images: skip_broken=N (of a shipped recipe: "
                         "--skip-broken N); it is part of the import's identity, so all are imported anew"
                     )
-                image[place] = found
+                image[row] = pixels
             return {"index": np.arange(start, stop, dtype=np.int64), "label": label, "image": image}
 
         return rows
@@ -110,17 +108,17 @@ class ImportImages(ListedImages):
         """The images that were left out, and why."""
         if not self.skip_broken:
             return ()
-        reader = Reader(self, inputs)
-        broken = self._broken(inputs, reader)
-        lines = [f"left out {line}" for line in _reasons(reader, broken)]
+        images = PreparedImages(self, inputs)
+        broken = self._broken(inputs, images)
+        lines = [f"left out {line}" for line in _reasons(images, broken)]
         if whole := self.skip_broken - len(broken):
             lines.append(
                 f"and {whole:,} whole ones, so that the number of images is num_images - skip_broken"
             )
         return tuple(lines)
 
-    def _broken(self, inputs: Bound, reader: Reader) -> np.ndarray:
-        """Places in the listing. Raises ValueError where they are more than may be left out."""
+    def _broken(self, inputs: Bound, images: PreparedImages) -> np.ndarray:
+        """The broken rows of the listing. Raises ValueError where they are more than may be left out."""
         if not self.skip_broken:
             return np.zeros(0, np.int64)
         broken = np.flatnonzero(inputs.rows("checks", ["broken"])["broken"])
@@ -129,13 +127,13 @@ class ImportImages(ListedImages):
             raise ValueError(
                 f"expected at most {self.skip_broken:,} broken images in {self.source} (skip_broken), "
                 f"found {len(broken):,}: "
-                f"{'; '.join(_reasons(reader, broken[:_SHOWN]))}{more}; mend them, or raise skip_broken"
+                f"{'; '.join(_reasons(images, broken[:_SHOWN]))}{more}; mend them, or raise skip_broken"
             )
         return broken
 
 
-def _reasons(reader: Reader, rows: np.ndarray) -> list[str]:
+def _reasons(images: PreparedImages, rows: np.ndarray) -> list[str]:
     return [
-        f"{reader.listing.name(int(row))}: {str(found)[:_REASON]}"
-        for row, found in zip(rows, reader.read(rows), strict=True)
+        f"{images.listing.name(int(row))}: {str(error)[:_REASON]}"
+        for row, error in zip(rows, images.read(rows), strict=True)
     ]

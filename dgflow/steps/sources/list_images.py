@@ -1,4 +1,4 @@
-"""ListImages: what a source of real images holds, looked at once for all who read it."""
+"""ListImages: the images of a source, listed once for all who read it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field, PrivateAttr
 
+from dgflow.images.changes import check_unchanged
+from dgflow.images.discovery import list_images
+from dgflow.images.listing import Changed, Listing
 from dgflow.specs.step import ResultStep, Spread
 from dgflow.weights.catalogue import CATALOGUE
+from dgflow.weights.fetch import fetch
 
 if TYPE_CHECKING:
-    from dgflow.images.listing import Listing
     from dgflow.specs.bound import Bound
     from dgflow.store.objects import ObjectStore
 
@@ -33,9 +36,8 @@ class ListImages(ResultStep):
     source: str
     num_classes: int = Field(ge=0)
     num_images: int | None = Field(default=None, gt=0)
-    _folder: str = PrivateAttr(
-        default_factory=os.getcwd
-    )  # that a relative source is below; the text alone is identity
+    # The folder that a relative source is below; the text alone is identity.
+    _folder: str = PrivateAttr(default_factory=os.getcwd)
 
     @property
     def title(self) -> str:
@@ -45,10 +47,8 @@ class ListImages(ResultStep):
         """The listing. Raises ValueError for a source that is not as it should be, and StoreError where it
         cannot be reached."""
         del inputs, spread
-        from dgflow.images.look import list_images
-
-        found = list_images(located(self.source, store), labelled=self.num_classes > 0, folder=self._folder)
-        return self._checked(found).encoded()
+        listing = list_images(located(self.source, store), labelled=self.num_classes > 0, folder=self._folder)
+        return self._checked(listing).encoded()
 
     def check_unchanged(self, read: Callable[[], bytes], store: ObjectStore) -> None:
         """Compare the source with its listing of an earlier run, as far as that is cheap and the source can
@@ -59,9 +59,6 @@ class ListImages(ResultStep):
         """
         if self.source in CATALOGUE:
             return
-        from dgflow.images.changes import check_unchanged
-        from dgflow.images.listing import Changed, Listing
-
         try:
             check_unchanged(self.source, Listing.decoded(read()), self._folder)
         except Changed as error:
@@ -70,41 +67,42 @@ class ListImages(ResultStep):
                 f"delete {self.name} in {store.url} and run again"
             ) from error
 
-    def _checked(self, found: Listing) -> Listing:
-        if found.rows == 0:
+    def _checked(self, listing: Listing) -> Listing:
+        if listing.rows == 0:
             raise ValueError(f"expected images in {self.source}, found none")
-        if self.num_images is not None and found.rows != self.num_images:
-            remedy = "finish the download" if found.rows < self.num_images else "take the folder of one split"
+        if self.num_images is not None and listing.rows != self.num_images:
+            remedy = (
+                "finish the download" if listing.rows < self.num_images else "take the folder of one split"
+            )
             raise ValueError(
-                f"expected {self.num_images:,} images in {self.source}, found {found.rows:,}; {remedy}, or "
+                f"expected {self.num_images:,} images in {self.source}, found {listing.rows:,}; {remedy}, or "
                 "correct num_images"
             )
         if self.num_classes == 0:
-            return replace(found, labels=None, classes=())
-        if found.labels is None:
+            return replace(listing, labels=None, classes=())
+        if listing.labels is None:
             raise ValueError(
                 f"expected labels in {self.source} (one sub-folder a class, or a column or array of labels), "
                 "found none; give num_classes=0 to import without classes"
             )
-        if found.classes and len(found.classes) != self.num_classes:
-            some = ", ".join(found.classes[:_NAMED]) + (", ..." if len(found.classes) > _NAMED else "")
+        if listing.classes and len(listing.classes) != self.num_classes:
+            some = ", ".join(listing.classes[:_NAMED]) + (", ..." if len(listing.classes) > _NAMED else "")
             raise ValueError(
-                f"expected {self.num_classes:,} class folders in {self.source}, found {len(found.classes):,} "
+                f"expected {self.num_classes:,} class folders in {self.source}, found {len(listing.classes):,} "
                 f"({some}); finish unpacking it, name the folder above the classes, or correct num_classes"
             )
-        wrong = (found.labels < 0) | (found.labels >= self.num_classes)
+        wrong = (listing.labels < 0) | (listing.labels >= self.num_classes)
         if wrong.any():
             row = int(wrong.argmax())
             raise ValueError(
-                f"expected labels 0 to {self.num_classes - 1}, found {found.labels[row]} at "
-                f"{found.name(row)} of {self.source}; correct the labels or num_classes"
+                f"expected labels 0 to {self.num_classes - 1}, found {listing.labels[row]} at "
+                f"{listing.name(row)} of {self.source}; correct the labels or num_classes"
             )
-        return found
+        return listing
 
 
 def located(source: str, store: ObjectStore) -> str:
-    """Where a source lies: itself, or of a name of the catalogue the file, which is fetched into the root
-    where it is not there.
+    """The source itself; for a name of the catalogue the file, fetched into the root where it is not there.
 
     Raises:
         ValueError: a file of the catalogue that holds no images.
@@ -113,6 +111,4 @@ def located(source: str, store: ObjectStore) -> str:
         return source
     if CATALOGUE[source].format != "npz":
         raise ValueError(f"expected a source of images, found {source}, which is a network of the catalogue")
-    from dgflow.weights.fetch import fetch
-
     return str(fetch(store, CATALOGUE[source]).path)

@@ -1,5 +1,4 @@
-"""New files and folders, local or in S3, that are there whole or not at all, and never take the place of what
-is there.
+"""New files and folders, local or in S3, that appear whole or not at all, and never replace what is there.
 
 A local output is written under a hidden name beside its own and then renamed; an object is a multipart upload
 that is completed at the end. What a killed process leaves is such a hidden name (to be removed by hand) or an
@@ -17,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from dgflow.images.places import LocalPlace, S3Place, open_place
+from dgflow.files.locations import LocalLocation, Location, S3Location, locate
 from dgflow.store.objects import StoreError
 
 _PART = 32 * 2**20  # bytes of a part of an upload, of which there may be 10,000
@@ -29,26 +28,26 @@ OpenNew = Callable[[str], IO[bytes]]
 @contextlib.contextmanager
 def new_file(out: str) -> Iterator[IO[bytes]]:
     """Write a new file, from its start to its end. Raises ValueError where something is there."""
-    place = open_place(out)
-    _check_new(place, out)
-    if isinstance(place, S3Place):
-        with _uploads(place, out) as upload:
+    location = locate(out)
+    _check_new(location, out)
+    if isinstance(location, S3Location):
+        with _uploads(location, out) as upload:
             yield upload("")
         return
-    assert isinstance(place, LocalPlace)
-    temporary = _temporary(place.path)
+    assert isinstance(location, LocalLocation)
+    temporary = _temporary(location.path)
     try:
         with open(temporary, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         try:
-            os.link(temporary, place.path)  # unlike a rename, this fails where something is there by now
+            os.link(temporary, location.path)  # unlike a rename, this fails where something is there by now
         except FileExistsError:
             raise _exists(out) from None
         except OSError:  # a file system without hard links
-            _check_new(place, out)
-            os.rename(temporary, place.path)
+            _check_new(location, out)
+            os.rename(temporary, location.path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -56,14 +55,14 @@ def new_file(out: str) -> Iterator[IO[bytes]]:
 @contextlib.contextmanager
 def new_folder(out: str) -> Iterator[OpenNew]:
     """Write a new folder, file by file. Raises ValueError where something is there."""
-    place = open_place(out)
-    _check_new(place, out)
-    if isinstance(place, S3Place):
-        with _uploads(place, out) as upload:
+    location = locate(out)
+    _check_new(location, out)
+    if isinstance(location, S3Location):
+        with _uploads(location, out) as upload:
             yield upload
         return
-    assert isinstance(place, LocalPlace)
-    temporary = _temporary(place.path)
+    assert isinstance(location, LocalLocation)
+    temporary = _temporary(location.path)
     temporary.mkdir()
 
     def open_new(name: str) -> IO[bytes]:
@@ -73,8 +72,8 @@ def new_folder(out: str) -> Iterator[OpenNew]:
 
     try:
         yield open_new
-        _check_new(place, out)
-        os.rename(temporary, place.path)  # fails where a folder with files appeared meanwhile
+        _check_new(location, out)
+        os.rename(temporary, location.path)  # fails where a folder with files appeared meanwhile
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -84,8 +83,8 @@ def _temporary(path: Path) -> Path:
     return path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.part"
 
 
-def _check_new(place: LocalPlace | S3Place | Any, out: str) -> None:
-    if place.kind() is not None:
+def _check_new(location: Location, out: str) -> None:
+    if location.kind() is not None:
         raise _exists(out)
 
 
@@ -97,31 +96,27 @@ def _exists(out: str) -> ValueError:
 
 
 @contextlib.contextmanager
-def _uploads(place: S3Place, out: str) -> Iterator[Callable[[str], IO[bytes]]]:
-    """Uploads below a place: all of them are completed after the block, or none."""
-    started: list[_Upload] = []
+def _uploads(location: S3Location, out: str) -> Iterator[Callable[[str], IO[bytes]]]:
+    """Uploads below a location: all of them are completed after the block, or none."""
+    uploads: list[_Upload] = []
+    files: list[IO[bytes]] = []
 
-    def start(name: str) -> IO[bytes]:
-        started.append(_Upload(place, "/".join(part for part in (place.key, name) if part)))
-        return io.BufferedWriter(started[-1], 2**20)
+    def open_new(name: str) -> IO[bytes]:
+        uploads.append(_Upload(location, "/".join(part for part in (location.key, name) if part)))
+        files.append(io.BufferedWriter(uploads[-1], 2**20))
+        return files[-1]
 
     try:
-        opened: list[IO[bytes]] = []
-
-        def open_new(name: str) -> IO[bytes]:
-            opened.append(start(name))
-            return opened[-1]
-
         yield open_new
-        for file in opened:
+        for file in files:
             file.close()
-        for upload in started:
+        for upload in uploads:
             upload.send_rest()
-        for upload in started:
+        for upload in uploads:
             if not upload.complete():
                 raise _exists(out)
     except BaseException:
-        for upload in started:
+        for upload in uploads:
             upload.abort()
         raise
 
@@ -130,8 +125,8 @@ class _Upload(io.RawIOBase):
     """A multipart upload. Closing it keeps it open in S3: `complete` makes the object, `abort` removes what
     was sent."""
 
-    def __init__(self, place: S3Place, key: str) -> None:
-        self._place, self._key = place, key
+    def __init__(self, location: S3Location, key: str) -> None:
+        self._location, self._key = location, key
         self._buffer = bytearray()
         self._parts: list[dict[str, Any]] = []
         self._id: str | None = self._call("create_multipart_upload")["UploadId"]
@@ -158,11 +153,10 @@ class _Upload(io.RawIOBase):
             if _precondition_failed(error):
                 return False
             raise
-        if (
-            done is None and self._place.size(self._key) is None
-        ):  # the reply to the first attempt may have been lost
+        # The reply to the first attempt may have been lost.
+        if done is None and self._location.size(self._key) is None:
             raise StoreError(
-                f"could not complete {self._key} in s3://{self._place.bucket}: the upload is gone; export "
+                f"could not complete {self._key} in s3://{self._location.bucket}: the upload is gone; export "
                 "again"
             )
         self._id = None
@@ -170,7 +164,7 @@ class _Upload(io.RawIOBase):
 
     def abort(self) -> None:
         if self._id is not None:
-            with contextlib.suppress(StoreError):  # what ended the export is what is to be told
+            with contextlib.suppress(StoreError):  # the error that ended the export is the one to report
                 self._call("abort_multipart_upload", may_lack=True, UploadId=self._id)
             self._id = None
 
@@ -181,15 +175,15 @@ class _Upload(io.RawIOBase):
         del self._buffer[:size]
 
     def _call(self, operation: str, may_lack: bool = False, **arguments: Any) -> Any:
-        return self._place.request(
+        return self._location.request(
             f"write {self._key}",
-            lambda fs: fs.call_s3(operation, Bucket=self._place.bucket, Key=self._key, **arguments),
+            lambda fs: fs.call_s3(operation, Bucket=self._location.bucket, Key=self._key, **arguments),
             may_lack,
         )
 
 
 def _precondition_failed(error: BaseException | None) -> bool:
-    """Whether S3's reply, below the errors of the store and of s3fs, says that the object exists."""
+    """True where S3's reply, below the errors of the store and of s3fs, says that the object exists."""
     while error is not None:
         if getattr(error, "response", {}).get("ResponseMetadata", {}).get("HTTPStatusCode") == 412:
             return True

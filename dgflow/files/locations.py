@@ -1,8 +1,7 @@
-"""Where files of other tools lie: a local path or `s3://bucket/key`, a file or a folder, read by ranges.
+"""Local paths and `s3://bucket/key` urls, of a file or a folder, read by ranges.
 
-Promises files that can be opened in any process (a place is pickled as its name; an opened file keeps its own
-position after a fork), the endpoint and credentials of `dgflow.store.s3`, and no secret in a message. What
-the bytes mean is left to the readers.
+A location can be pickled and opened in any process, and an opened file keeps its own position after a fork. S3
+has the endpoint and credentials of `dgflow.store.s3`. No message holds a secret.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import IO, TYPE_CHECKING, Literal, Protocol
 from urllib.parse import unquote
 
 from dgflow.store.open import open_store
@@ -21,13 +20,11 @@ if TYPE_CHECKING:
     from dgflow.store.s3 import S3Store
 
 _AT_ONCE = 32  # requests of `read_many`
-_LOCAL_BUFFER, _S3_BUFFER = (
-    2**16,
-    2**20,
-)  # bytes that small reads fetch at once: a request to S3 costs as much as 1 MiB
+# Bytes that small reads fetch at once: a request to S3 costs as much as 1 MiB.
+_LOCAL_BUFFER, _S3_BUFFER = 2**16, 2**20
 
 
-class Place(Protocol):
+class Location(Protocol):
     """A file or a folder, which may not exist. Picklable."""
 
     @property
@@ -39,12 +36,8 @@ class Place(Protocol):
         """What is there now."""
         ...
 
-    def files(self) -> list[str]:
-        """Of a folder: the paths of all files below it, relative, with `/`, sorted; hidden ones left out."""
-        ...
-
     def sizes(self) -> dict[str, int]:
-        """Of a folder: as `files`, with their bytes."""
+        """Bytes of every file below a folder, by relative path with `/`, sorted; hidden files are left out."""
         ...
 
     def open(self, name: str = "") -> io.BufferedReader:
@@ -56,55 +49,52 @@ class Place(Protocol):
         ...
 
 
-def open_place(source: str, folder: str = "") -> Place:
-    """The place of a path (a relative one below `folder`), a `file:///path` or an `s3://bucket/key`. No
-    request is made here.
+def locate(source: str, folder: str = "") -> Location:
+    """The location of a path (a relative one below `folder`), a `file:///path` or an `s3://bucket/key`. Makes
+    no request.
 
     Raises:
         ValueError: another scheme, or a url that carries credentials (it is not repeated).
     """
     scheme, separator, rest = source.partition("://")
     if not separator:
-        return LocalPlace(os.path.join(folder, os.path.expanduser(source)))
+        return LocalLocation(os.path.join(folder, os.path.expanduser(source)))
     if scheme == "memory":
         raise ValueError(
             "expected a path, file:///path or s3://bucket/key, found memory://, which holds steps only: "
             "add [start:stop]"
         )
     open_store(source)  # refuses other schemes, and urls with credentials in them
-    return S3Place(rest) if scheme == "s3" else LocalPlace(unquote(rest))
+    return S3Location(rest) if scheme == "s3" else LocalLocation(unquote(rest))
 
 
-class LocalPlace:
+def file_size(location: Location, name: str = "") -> int:
+    """Bytes of a file. Raises FileNotFoundError."""
+    with location.open(name) as file:
+        return file.seek(0, 2)
+
+
+class LocalLocation:
     def __init__(self, path: str) -> None:
-        self.path = Path(
-            os.path.abspath(os.path.expanduser(path))
-        )  # for workers with another working directory
+        # Absolute, for workers with another working directory.
+        self.path = Path(os.path.abspath(os.path.expanduser(path)))
         self.url = str(self.path)
 
     def kind(self) -> Literal["file", "folder"] | None:
         return "folder" if self.path.is_dir() else "file" if self.path.exists() else None
 
-    def files(self) -> list[str]:
-        found = []
-        for folder, folders, names in os.walk(self.path, followlinks=True):
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            found += [(Path(folder) / name).relative_to(self.path).as_posix() for name in names]
-        return sorted(filter(is_shown, found))
-
     def sizes(self) -> dict[str, int]:
-        found: dict[str, int] = {}
+        sizes: dict[str, int] = {}
         level = [""]
-        with ThreadPoolExecutor(
-            _AT_ONCE, thread_name_prefix="list"
-        ) as pool:  # on a network disk every look waits for an answer
+        # In threads: on a network disk every look waits for an answer.
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="list") as pool:
             while level:
                 below: list[str] = []
                 for folders, files in pool.map(self._scan, level):
                     below += folders
-                    found |= files
+                    sizes |= files
                 level = below
-        return dict(sorted(found.items()))
+        return dict(sorted(sizes.items()))
 
     def _scan(self, folder: str) -> tuple[list[str], dict[str, int]]:
         """The folders and the files directly in a folder."""
@@ -112,7 +102,7 @@ class LocalPlace:
         with os.scandir(self.path / folder) as entries:
             for entry in entries:
                 name = f"{folder}/{entry.name}" if folder else entry.name
-                if entry.name.startswith(".") or entry.name == "__MACOSX":
+                if not is_shown(entry.name):
                     continue
                 if entry.is_dir():
                     folders.append(name)
@@ -121,23 +111,13 @@ class LocalPlace:
         return folders, files
 
     def open(self, name: str = "") -> io.BufferedReader:
-        descriptor = os.open(self.path / name, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            raw = _Ranged(
-                lambda start, stop: os.pread(descriptor, stop - start, start),
-                os.fstat(descriptor).st_size,
-                descriptor,
-            )
-        except BaseException:
-            os.close(descriptor)
-            raise
-        return io.BufferedReader(raw, _LOCAL_BUFFER)
+        return ranged(os.open(self.path / name, os.O_RDONLY | os.O_CLOEXEC))
 
     def read_many(self, names: Sequence[str]) -> list[bytes]:
         return [(self.path / name).read_bytes() for name in names]
 
 
-class S3Place:
+class S3Location:
     def __init__(self, path: str) -> None:
         bucket, _, key = path.partition("/")
         self.bucket, self.key = bucket, "/".join(part for part in key.split("/") if part)
@@ -151,9 +131,6 @@ class S3Place:
             "list", lambda fs: fs.call_s3("list_objects_v2", Bucket=self.bucket, Prefix=prefix, MaxKeys=1)
         )
         return "folder" if page.get("Contents") else None
-
-    def files(self) -> list[str]:
-        return list(self.sizes())
 
     def sizes(self) -> dict[str, int]:
         return {entry.key: entry.bytes for entry in self._store().list("") if is_shown(entry.key)}
@@ -181,29 +158,26 @@ class S3Place:
             return list(pool.map(read, names))
 
     def request(self, attempted: str, call: Callable, may_lack: bool = False):
-        """A call of s3fs with the store's repetitions and errors.
-
-        Below its methods, whose keys are fewer than those that S3 allows.
-        """
+        """A call of s3fs with the store's repetitions and errors. Not the store's own methods, whose keys are
+        fewer than those that S3 allows."""
         return self._store().request(attempted, call, may_lack)
+
+    def size(self, key: str) -> int | None:
+        """Bytes of the object at a key of the bucket; None where there is none."""
+        reply = self.request(
+            f"look up {key}", lambda fs: fs.call_s3("head_object", Bucket=self.bucket, Key=key), may_lack=True
+        )
+        return None if reply is None else int(reply["ContentLength"])
 
     def _store(self) -> S3Store:
         if (store := _stores.get(self.url)) is None:
             from dgflow.store.s3 import S3Store  # s3fs takes half a second to import: only where it is used
 
-            store = S3Store(f"{self.bucket}/{self.key}")
-            _stores[self.url] = store
+            store = _stores[self.url] = S3Store(f"{self.bucket}/{self.key}")
         return store
 
     def _key(self, name: str) -> str:
         return "/".join(part for part in (self.key, name) if part)
-
-    def size(self, key: str) -> int | None:
-        """Bytes of the object at a key of the bucket; None where there is none."""
-        found = self.request(
-            f"look up {key}", lambda fs: fs.call_s3("head_object", Bucket=self.bucket, Key=key), may_lack=True
-        )
-        return None if found is None else int(found["ContentLength"])
 
     def _range(self, key: str, start: int, stop: int) -> bytes:
         return self.request(
@@ -214,11 +188,19 @@ class S3Place:
 _stores: dict[str, S3Store] = {}  # of this process: a connection takes a fifth of a second to make
 
 
-class _Ranged(io.RawIOBase):
-    """A file of which ranges are fetched.
+def ranged(descriptor: int) -> io.BufferedReader:
+    """The file of a descriptor, which it then owns, with a position that no other process shares."""
+    try:
+        size = os.fstat(descriptor).st_size
+        raw = _Ranged(lambda start, stop: os.pread(descriptor, stop - start, start), size, descriptor)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return io.BufferedReader(raw, _LOCAL_BUFFER)
 
-    The position is the object's own, so that a fork does not share it.
-    """
+
+class _Ranged(io.RawIOBase):
+    """A file of which ranges are fetched."""
 
     def __init__(self, fetch: Callable[[int, int], bytes], size: int, descriptor: int | None = None) -> None:
         self._fetch, self._size, self._position, self._descriptor = fetch, size, 0, descriptor
@@ -231,10 +213,8 @@ class _Ranged(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
-        if position < 0:
-            raise OSError(
-                f"expected a position of at least 0, found {position}"
-            )  # as files do: zipfile looks for its end in this way
+        if position < 0:  # an OSError, as of files: zipfile looks for its end in this way
+            raise OSError(f"expected a position of at least 0, found {position}")
         self._position = position
         return position
 
@@ -256,9 +236,18 @@ class _Ranged(io.RawIOBase):
         super().close()
 
 
+def window(file: IO[bytes], start: int, size: int) -> io.RawIOBase:
+    """A range of a file as a file."""
+
+    def fetch(first: int, last: int) -> bytes:
+        file.seek(start + first)
+        return file.read(last - first)
+
+    return _Ranged(fetch, size)
+
+
 def is_shown(name: str) -> bool:
-    """Whether a path is one of the user's files: not hidden, not a folder's marker, not what macOS adds to
-    zips."""
+    """True for one of the user's files: not hidden, no folder's marker, not what macOS adds to zips."""
     return not name.endswith("/") and not any(
         part.startswith(".") or part == "__MACOSX" for part in name.split("/")
     )

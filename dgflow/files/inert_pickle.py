@@ -1,26 +1,27 @@
-"""Pickles taken apart without running them: what they call becomes records, and they take no more memory than
-their bytes pay for.
+"""Pickles taken apart without running them.
 
-Promises that nothing is executed or imported: a pickle may name only the globals that the caller allows, and
-    gets for each a class of
-records, which keep what they are given. Every claim of a length or of a place in the memo is checked before
-    the pickle machine sees it.
-What the records mean is left to the callers.
+Nothing is executed or imported: a pickle may name only the globals that the caller allows, and gets a class of
+records for each. Every claim of a length or of a place in the memo is checked before the pickle machine sees
+it, so that a pickle takes no more memory than its bytes pay for.
 """
 
 from __future__ import annotations
 
 import pickle
 import pickletools
+import re
+import reprlib
 from collections.abc import Callable, Collection
 from typing import Any, BinaryIO
+
+import numpy as np
 
 _MEMO = {"PUT", "BINPUT", "LONG_BINPUT"}
 
 
 class Record:
-    """An object that a pickle describes, not made: what its class or function was called with, its items, and
-    its state."""
+    """An object that a pickle describes, not made: the arguments of its class or function, its items, and its
+    state."""
 
     name: str  # the global's
     args: tuple[Any, ...]
@@ -28,9 +29,9 @@ class Record:
     state: Any
 
     def __new__(cls, *args: Any) -> Record:  # not in __init__, which pickles can go around
-        made = super().__new__(cls)
-        made.args, made.items, made.state = args, {}, None
-        return made
+        record = super().__new__(cls)
+        record.args, record.items, record.state = args, {}, None
+        return record
 
     def __init__(self, *args: Any) -> None:
         pass
@@ -47,14 +48,20 @@ class Refused(pickle.UnpicklingError):
 
 
 def load_records(
-    stream: BinaryIO, size: int, allowed: Collection[str], persistent: Callable[[Any], Any] | None = None
+    stream: BinaryIO,
+    size: int,
+    allowed: Collection[str],
+    persistent: Callable[[Any], Any] | None = None,
+    *,
+    encoding: str = "ASCII",
 ) -> Any:
     """The object of the pickle that begins where `stream` stands; the stream is left at the pickle's end.
 
     Args:
         size: bytes of the whole stream.
         allowed: globals, such as "collections.OrderedDict", that become records.
-        persistent: what a persistent id stands for; without it, such ids are refused.
+        persistent: gives the object of a persistent id; without it, such ids are refused.
+        encoding: of the strings of Python 2; "bytes" leaves them as bytes.
 
     Raises:
         Refused: another global.
@@ -64,20 +71,23 @@ def load_records(
     _check_claims(_Bounded(stream, size))
     end = stream.tell()
     stream.seek(start)
-    found = _Unpickler(stream, allowed, persistent).load()
+    root = _Unpickler(stream, allowed, persistent, encoding).load()
     stream.seek(end)
-    return found
+    return root
 
 
 class _Unpickler(pickle.Unpickler):
     def __init__(
-        self, stream: BinaryIO, allowed: Collection[str], persistent: Callable[[Any], Any] | None
+        self,
+        stream: BinaryIO,
+        allowed: Collection[str],
+        persistent: Callable[[Any], Any] | None,
+        encoding: str,
     ) -> None:
-        super().__init__(stream)
+        super().__init__(stream, encoding=encoding)
         self._allowed, self._persistent = allowed, persistent
-        self._classes: dict[
-            str, type[Record]
-        ] = {}  # of this file alone, so that it can alter nothing that outlives it
+        # Of this file alone, so that it can alter nothing that outlives it.
+        self._classes: dict[str, type[Record]] = {}
 
     def find_class(self, module_name: str, global_name: str) -> type[Record]:
         name = f"{module_name}.{global_name}"
@@ -117,3 +127,28 @@ def _check_claims(stream: _Bounded) -> None:
             raise pickle.UnpicklingError(f"place {argument} in the memo after {number} instructions")
         if instruction.name == "FRAME" and argument is not None and argument > stream.left():
             raise EOFError(f"a frame of {argument} bytes was announced, {stream.left()} follow")
+
+
+def number(dtype_args: tuple[Any, ...], dtype_state: Any, data: Any) -> bool | int | float:
+    """The Python number of a pickled numpy scalar.
+
+    Args:
+        dtype_args: the arguments of `numpy.dtype`, such as `("f8", False, True)`.
+        dtype_state: the state it was then given, such as `(3, "<", None, ...)`; None for none.
+        data: the scalar's bytes.
+
+    Raises:
+        ValueError: anything but a real number, of the right length.
+    """
+    code = dtype_args[0] if dtype_args else None
+    order = dtype_state[1] if isinstance(dtype_state, tuple) and len(dtype_state) > 1 else "|"
+    if (
+        not isinstance(code, str)
+        or not re.fullmatch(r"[fiub][1248]", code)
+        or order not in ("<", ">", "|", "=")
+    ):
+        raise ValueError(f"expected a numpy number (f4, i8, ...), found {reprlib.repr(code)}")
+    dtype = np.dtype(code).newbyteorder(order)
+    if not isinstance(data, bytes) or len(data) != dtype.itemsize:
+        raise ValueError(f"expected {dtype.itemsize} bytes of a numpy {code}")
+    return np.frombuffer(data, dtype)[0].item()

@@ -1,0 +1,167 @@
+"""Numpy's npz: arrays by name, whole or by ranges of bytes; nothing is unpickled.
+
+Memory is flat: an array that is not compressed is read where it lies, a compressed one as a stream (going on is
+cheap, going back starts anew). Checksums are verified where an array is read whole.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+from collections.abc import Iterator
+from functools import cached_property
+from typing import IO, Any, BinaryIO, NamedTuple, Protocol
+
+import numpy as np
+
+from dgflow.files.zips import DAMAGED, data_offset
+
+_BLOCK = 16 * 2**20  # bytes that `blocks` holds
+
+
+class Openable(Protocol):
+    """A `Location` of a file, or anything else that opens one."""
+
+    def open(self) -> BinaryIO: ...
+
+
+class InMemory:
+    """A file's bytes as what can be opened."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def open(self) -> BinaryIO:
+        return io.BytesIO(self._data)
+
+
+class Header(NamedTuple):
+    """An array's form, as its member says."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    offset: int  # bytes from the member's start to the values
+    fortran: bool
+
+
+class NpzFile:
+    """The arrays of an npz. Opened when they are first read; picklable if `file` is."""
+
+    def __init__(self, source: str, file: Openable) -> None:
+        self.source = source
+        self._openable = file
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"source": self.source, "_openable": self._openable}
+
+    @cached_property
+    def _file(self) -> BinaryIO:
+        return self._openable.open()
+
+    @cached_property
+    def _archive(self) -> zipfile.ZipFile:
+        try:
+            return zipfile.ZipFile(self._file)
+        except zipfile.BadZipFile as error:
+            raise ValueError(
+                f"expected an npz at {self.source}, found another file or one that is cut short ({error})"
+            ) from error
+
+    @cached_property
+    def _streams(self) -> dict[str, IO[bytes]]:
+        return {}
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the arrays, as in the file."""
+        return [name.removesuffix(".npy") for name in self._archive.namelist() if name.endswith(".npy")]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self._file.seek(0, 2)
+
+    @property
+    def unpacked_size(self) -> int:
+        """Bytes of all members together."""
+        return sum(member.file_size for member in self._archive.infolist())
+
+    def checksums(self) -> dict[str, int]:
+        """CRC-32 of the members, as the directory has them: nothing is read."""
+        return {entry.filename: entry.CRC for entry in self._archive.infolist()}
+
+    def header(self, name: str) -> Header:
+        """Raises ValueError for a member that is no array of numbers, or not of the size that its header
+        says."""
+        member = self._archive.getinfo(f"{name}.npy")
+        try:
+            with self._archive.open(member) as stream:
+                first = np.lib.format.read_magic(stream) == (1, 0)
+                read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+                shape, fortran, dtype = read(stream)
+                offset = stream.tell()
+        except DAMAGED as error:
+            raise self._damaged(name, error) from error
+        except (ValueError, NotImplementedError) as error:
+            raise ValueError(
+                f"expected an array {name} in {self.source}, found a member that is none ({error})"
+            ) from error
+        if dtype.hasobject:
+            raise ValueError(
+                f"expected an array of numbers {name} in {self.source}, found Python objects, which are "
+                "not opened: allow_pickle"
+            )
+        if offset + math.prod(shape) * dtype.itemsize != member.file_size:
+            raise ValueError(
+                f"expected {shape} values of {dtype} in {name} of {self.source}, found "
+                f"{member.file_size - offset:,} bytes"
+            )
+        return Header(shape, dtype, offset, fortran)
+
+    def array(self, name: str) -> np.ndarray:
+        """A whole array; its checksum is verified."""
+        header = self.header(name)
+        data = bytearray(math.prod(header.shape) * header.dtype.itemsize)
+        position = 0
+        for block in self.blocks(name, header):
+            data[position : position + len(block)] = block
+            position += len(block)
+        return np.frombuffer(data, header.dtype).reshape(header.shape, order="F" if header.fortran else "C")
+
+    def blocks(self, name: str, header: Header) -> Iterator[bytes]:
+        """The bytes of the values, in blocks; the checksum is verified with the last one."""
+        try:
+            with self._archive.open(f"{name}.npy") as stream:
+                stream.read(header.offset)
+                while block := stream.read(_BLOCK):
+                    yield block
+        except DAMAGED as error:
+            raise self._damaged(name, error) from error
+
+    def fill(self, name: str, offset: int, out: np.ndarray) -> None:
+        """Read `out.nbytes` bytes into `out` (C order), from `offset` bytes behind the member's start."""
+        member = self._archive.getinfo(f"{name}.npy")
+        try:
+            if member.compress_type == zipfile.ZIP_STORED:
+                stream, position = self._file, data_offset(self._file, member.header_offset)[0] + offset
+            else:
+                stream, position = self._streams.get(name), offset
+                if stream is None:
+                    stream = self._streams[name] = self._archive.open(member)
+            stream.seek(position)
+            count = stream.readinto(out.reshape(-1).data)  # type: ignore[attr-defined]
+        except DAMAGED as error:
+            self._streams.pop(name, None)
+            raise self._damaged(name, error) from error
+        if count != out.nbytes:
+            raise ValueError(
+                f"expected a whole array {name} in {self.source}, found one that is cut short; fetch or "
+                "make that file again"
+            )
+
+    def _damaged(self, name: str, error: Exception) -> ValueError:
+        return ValueError(
+            f"expected a whole array {name} in {self.source}, found one that is damaged ({error}); fetch or "
+            "make that file again"
+        )

