@@ -1,8 +1,8 @@
 """Pickles taken apart without running them.
 
-Nothing is executed or imported: a pickle may name only the globals that the caller allows, and gets a class of
-records for each. Every claim of a length or of a place in the memo is checked before the pickle machine sees
-it, so that a pickle takes no more memory than its bytes pay for.
+Nothing is executed or imported: a pickle may name only the globals that the caller allows, and gets a class
+of records for each. Every claim of a length or of a place in the memo is checked before the pickle machine
+sees it, so that a pickle takes no more memory than its bytes pay for.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Local paths and `s3://bucket/key` urls, of a file or a folder, read by ranges.
 
-A location can be pickled and opened in any process, and an opened file keeps its own position after a fork. S3
-has the endpoint and credentials of `dgflow.store.s3`. No message holds a secret.
+A location can be pickled and opened in any process, and an opened file keeps its own position after a fork.
+S3 has the endpoint and credentials of `dgflow.store.s3`. No message holds a secret.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class Location(Protocol):
         ...
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of every file below a folder, by relative path with `/`, sorted; hidden files are left out."""
+        """Bytes of every file below a folder, by relative path with `/`, sorted; hidden files are left
+        out."""
         ...
 
     def open(self, name: str = "") -> io.BufferedReader:

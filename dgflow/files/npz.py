@@ -1,7 +1,7 @@
 """Numpy's npz: arrays by name, whole or by ranges of bytes; nothing is unpickled.
 
-Memory is flat: an array that is not compressed is read where it lies, a compressed one as a stream (going on is
-cheap, going back starts anew). Checksums are verified where an array is read whole.
+Memory is flat: an array that is not compressed is read where it lies, a compressed one as a stream (going on
+is cheap, going back starts anew). Checksums are verified where an array is read whole.
 """
 
 from __future__ import annotations

@@ -61,8 +61,8 @@ def find_batches(names: Sequence[str], source: str) -> Batches | None:
 def read_batches(
     batches: Batches, read: Callable[[str], bytes], source: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Images, uint8 [N, 32, 32, 3], and labels (CIFAR-100's fine ones), int64 [N], in the order of the batches;
-    `read` gives the bytes of a file.
+    """Images, uint8 [N, 32, 32, 3], and labels (CIFAR-100's fine ones), int64 [N], in the order of the
+    batches; `read` gives the bytes of a file.
 
     Raises:
         ValueError: a batch that is damaged or of another form.
@@ -133,7 +133,8 @@ def load_batch(data: bytes, where: str) -> dict[str, Any]:
             else error
         )
         raise ValueError(
-            f"expected a batch of CIFAR at {where}, found what cannot be used ({reason}); fetch the archive again"
+            f"expected a batch of CIFAR at {where}, found what cannot be used ({reason}); fetch the archive "
+            "again"
         ) from error
 
 

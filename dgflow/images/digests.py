@@ -1,9 +1,8 @@
 """Digests of images: of pixels where a file holds arrays, of the files' bytes where it holds pictures.
 
-Promises that arrays of the same pixels and labels have the same digest whatever file they lie in (it is
-`rows_sha256` of the columns `image` and `label`), and that the same pictures in the same order with the same
-labels have the same digest in a folder, a zip or Parquet. The two kinds are not comparable: a PNG's bytes
-depend on the program that wrote it.
+Arrays of the same pixels and labels have the same digest in every kind of file (`rows_sha256` of the columns
+`image` and `label`), and so have the same pictures in the same order with the same labels in a folder, a zip,
+a tar or Parquet. The two kinds are not comparable: a PNG's bytes depend on the program that wrote it.
 """
 
 from __future__ import annotations
@@ -19,7 +18,8 @@ from dgflow.store.identity import canonical_json
 def pixels_sha256(
     blocks: Iterable[bytes | memoryview], shape: tuple[int, ...], labels: np.ndarray | None
 ) -> str:
-    """Of uint8 images [rows, H, W, C], given as consecutive blocks of their C-order bytes, and int64 labels."""
+    """The digest of uint8 images [rows, H, W, C], given as consecutive blocks of their C-order bytes, and
+    int64 labels."""
     digest = hashlib.sha256(canonical_json(["image", "|u1", list(shape)]).encode() + b"\n")
     for block in blocks:
         digest.update(block)
@@ -28,7 +28,7 @@ def pixels_sha256(
 
 
 def pictures_sha256(pictures: Iterable[bytes], labels: np.ndarray | None) -> str:
-    """Of encoded pictures in row order, each by the sha256 of its bytes, and int64 labels."""
+    """The digest of encoded pictures in row order, each by the sha256 of its bytes, and int64 labels."""
     digest = hashlib.sha256(b'"pictures"\n')
     for picture in pictures:
         digest.update(hashlib.sha256(picture).digest())

@@ -25,8 +25,9 @@ from dgflow.images.readers import OPEN_TARS, read_whole
 
 LABELS = "dataset.json"
 _FORMS = (
-    "an .npz, a folder of images (one sub-folder per class), a .zip or a .tar of one, a .parquet file or a folder "
-    f"of them, CIFAR's archive, {MNIST_5K}, or, to evaluate or export, a step of a run (ROOT/STEP[start:stop])"
+    "an .npz, a folder of images (one sub-folder per class), a .zip or a .tar of one, a .parquet file or a "
+    f"folder of them, CIFAR's archive, {MNIST_5K}, or, to evaluate or export, a step of a run "
+    "(ROOT/STEP[start:stop])"
 )
 
 
@@ -108,14 +109,12 @@ def _list_npz(source: str, location: Location, labelled: bool) -> Listing:
 
 
 def _list_parquet(source: str, location: Location, names: Sequence[str], labelled: bool) -> Listing:
-    """From the footers and, where they are wanted, the labels of files (name within `location`, "" for itself)."""
+    """Reads footers and, where they are wanted, labels of files (names within `location`, "" for itself)."""
     files, counts, groups, digests, labels, forms = [], [], [], [], [], set()
     for name in names:
         file = ImageFile(location, name, source)
         label = file.label if labelled else None
-        forms.add(
-            f"{list(file.shape) if file.shape else 'pictures'} with {f'labels in {label}' if label else 'no labels'}"
-        )
+        forms.add(f"{file.shape or 'pictures'} {f'with labels in {label}' if label else 'without labels'}")
         if len(forms) > 1:
             raise ValueError(
                 f"expected images and labels of one form in all files of {source}, found "
@@ -161,7 +160,8 @@ def _list_tars(source: str, location: Location, files: dict[str, int], labelled:
     if len(compressed) > OPEN_TARS:
         raise ValueError(
             f"expected at most {OPEN_TARS} compressed tars in {source}, found {len(compressed):,}, each of "
-            "which every worker would decompress again and again; recompress them as plain .tar, or unpack them"
+            "which every worker would decompress again and again; recompress them as plain .tar, or unpack "
+            "them"
         )
     members: list[tuple[tars.Member, int]] = []  # with the number of their file
     digests, labels_json = [], None

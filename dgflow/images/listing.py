@@ -1,7 +1,7 @@
 """The images of a source as one compact record: which pictures, where each lies, its class.
 
-Two sources of the same content have the same record, wherever they lie. `discovery` makes it, `readers` read by
-it.
+Two sources of the same content have the same record, wherever they lie. `discovery` makes it, `readers` read
+by it.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Listing:
     `files` are those to open (path within the source, "" for the source itself; bytes), none for a folder of
     pictures, whose rows are its files. `digest` is of the content, where listing reads it or its checksums
     anyway: of tars and of Parquet (its footers) one for each of `files`, with a space between, "-" for a tar
-    that is not compressed. `columns` locate a row (int64 [rows] each): `size` bytes of the picture, `file` its
-    number in `files`, `offset` in that file (its row, in Parquet), `group` of Parquet's row groups, counted
-    over all files, `stored` bytes in a zip, and `crc` of a zip's picture or of a tar's header.
+    that is not compressed. `columns` locate a row (int64 [rows] each): `size` bytes of the picture, `file`
+    its number in `files`, `offset` in that file (its row, in Parquet), `group` of Parquet's row groups,
+    counted over all files, `stored` bytes in a zip, and `crc` of a zip's picture or of a tar's header.
     """
 
     form: Form

@@ -17,12 +17,12 @@ _STYLEGAN = re.compile(r"img(\d{8})")
 
 
 def index_order(names: Sequence[str], source: str) -> tuple[np.ndarray, int] | None:
-    """The order (int64 [rows]) of picture files by the indices in their paths, and the first index; None where
-    the paths are names.
+    """The order (int64 [rows]) of picture files by the indices in their paths, and the first index; None
+    where the paths are names.
 
-    Indices are `000000/000123.png` (folders of a thousand, as EDM writes them), `00000/img00000123.png` (as in
-    the data sets of StyleGAN and EDM), and plain numbers of which at least half are there (fewer: names such as
-    COCO's, not indices).
+    Indices are `000000/000123.png` (folders of a thousand, as EDM writes them), `00000/img00000123.png` (as
+    in the data sets of StyleGAN and EDM), and plain numbers of which at least half are there (fewer: names
+    such as COCO's, not indices).
 
     Raises:
         ValueError: indices that are missing or doubled.

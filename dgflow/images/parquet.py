@@ -114,8 +114,9 @@ def chosen_split(names: Sequence[str], source: str) -> tuple[list[str], str]:
             split or f"{[name for name in names if not splits[name]][0]} of none" for split in found
         )
         raise ValueError(
-            f"expected Parquet with a split train, of one split, or of none, in {source}, found {there}; give "
-            "one file, or for another split a folder of its own with names that say no split, such as 0.parquet"
+            f"expected Parquet with a split train, of one split or of none, in {source}, found {there}; give "
+            "one file, or for another split a folder of its own with names that say no split, such as "
+            "0.parquet"
         )
     return [name for name in names if splits[name] == chosen], chosen
 

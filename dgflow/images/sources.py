@@ -1,8 +1,8 @@
 """Images to evaluate or export, from wherever they lie: `open_images`.
 
-Any source of `discovery.list_images`, and the steps of a run. What cannot have been meant is refused when it is
-opened; reading takes memory for the rows asked for and no more than a row group, a shard, a set such as CIFAR or
-a compressed tar on the disk beside.
+Any source of `discovery.list_images`, and the steps of a run. What cannot have been meant is refused when it
+is opened; reading takes memory for the rows asked for and no more than a row group, a shard, a set such as
+CIFAR or a compressed tar on the disk beside.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ class FileImages:
 
     @cached_property
     def digest(self) -> str:
-        """A sha256 of what decides the pixels, their order and the labels, and of nothing else, such as the path.
+        """A sha256 of what decides the pixels, their order and the labels, and of nothing else, such as the
+        path.
 
         Arrays (npz, tensors in Parquet, CIFAR): of pixels and labels, equal across those. Pictures (folder,
         zip, tar, Hugging Face's Parquet): of the files' bytes and the labels, equal across those. Reads

@@ -257,7 +257,10 @@ def _mismatch(store: ObjectStore, wanted: _Wanted, lock: Lock, found: str, where
 
 
 def _remedy(store: ObjectStore, wanted: _Wanted) -> str:
-    return f"bring back the file of then, or, if the other one is meant, delete {wanted.lock_key} in {store.url} and run again"
+    return (
+        f"bring back the file of then, or, if the other one is meant, delete {wanted.lock_key} in "
+        f"{store.url} and run again"
+    )
 
 
 def _place(store: ObjectStore, wanted: _Wanted) -> str:

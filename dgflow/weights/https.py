@@ -177,11 +177,12 @@ def _receive(reply: Any, url: str, partial: Partial, size: int | None) -> None:
             received += len(chunk)
             if received > (MOST if size is None else size):
                 partial.begin(url, None, None)
-                raise StoreError(
-                    f"could not download {public(url)}: the server sends more than "
-                    f"{MOST if size is None else size} bytes, which is "
-                    f"{'as much as is taken from one that does not say how many' if size is None else 'what it announced'}"
+                limit = (
+                    f"{MOST} bytes, which is as much as is taken from one that does not say how many"
+                    if size is None
+                    else f"{size} bytes, which is what it announced"
                 )
+                raise StoreError(f"could not download {public(url)}: the server sends more than {limit}")
             left = memoryview(chunk)
             while left:
                 left = left[file.write(left) :]
@@ -274,7 +275,8 @@ def _length(reply: Any, url: str) -> int | None:
 
 
 def _range(reply: Any) -> tuple[int | None, int | None]:
-    """Where the bytes of a 206 begin, and how many the whole file has; None twice where it does not say both."""
+    """Where the bytes of a 206 begin, and how many the whole file has; None twice where it does not say
+    both."""
     found = re.fullmatch(
         r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18})", reply.headers.get("Content-Range", "")
     )

@@ -9,7 +9,8 @@ from dgflow.files.npz import InMemory, NpzFile
 from dgflow.weights.weight_file import AGAIN, File, WeightFile, as_path, called
 
 MOST = 8 * 2**30
-"""Bytes of the arrays together: these files may be compressed, a thousand times where all numbers are equal."""
+"""Bytes of the arrays together: these files may be compressed, a thousand times where all numbers are
+equal."""
 
 
 def read_npz(file: File, *, source: str | None = None) -> WeightFile:
@@ -27,5 +28,6 @@ def read_npz(file: File, *, source: str | None = None) -> WeightFile:
     except Exception as error:  # a MemoryError, too: an array's header may claim any size
         found = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise ValueError(
-            f"{name}: expected a whole .npz of numbers, found another file or a damaged one ({found}): {AGAIN}"
+            f"{name}: expected a whole .npz of numbers, found another file or a damaged one ({found}): "
+            f"{AGAIN}"
         ) from error

@@ -125,7 +125,8 @@ def _form(value: object) -> str:
     """A tensor's shape, and its dtype."""
     if not isinstance(value, Tensor):
         return f"a {type(value).__name__}"
-    return f"{list(value.shape)} of {str(value.dtype).removeprefix('torch.')}{' without values' if value.is_meta else ''}"
+    values = " without values" if value.is_meta else ""
+    return f"{list(value.shape)} of {str(value.dtype).removeprefix('torch.')}{values}"
 
 
 def _named(name: object) -> str:

@@ -180,7 +180,10 @@ def reason(error: Exception) -> str:
 AGAIN = "fetch it again, or name the format that it has"
 """What to do about a file that a reader cannot make out: a damaged one, or more often one of another format.
 """
-ORDER = "give the names in the order of this network's parameters, built with the settings that it was trained with"
+ORDER = (
+    "give the names in the order of this network's parameters, built with the settings that it was trained "
+    "with"
+)
 """What to do where a list of averages does not fit its names."""
 
 

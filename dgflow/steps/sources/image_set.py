@@ -40,7 +40,7 @@ class ImageSet(Spec):
         images = _opened(source)
         if images.split:
             _log.warning(
-                "%s: the %s images of the split %s are taken; for others give their files in a folder of their own",
+                "%s: the %s images of the split %s are taken; for others give a folder of their files alone",
                 *(source, f"{images.rows:,}", images.split),
             )
         return cls(
@@ -99,8 +99,8 @@ class StatisticsFile(Spec):
         statistics = _statistics(self.source)
         if statistics.digest != self.digest:
             raise ValueError(
-                f"{self.title}: expected statistics with digest {self.digest}, found {statistics.digest}; they "
-                "changed, begin again"
+                f"{self.title}: expected statistics with digest {self.digest}, found {statistics.digest}; "
+                "they changed, begin again"
             )
         arrays = {name: getattr(statistics, name) for name in ("mu", "sigma", "mu_s", "sigma_s")}
         return {name: values for name, values in arrays.items() if values is not None}

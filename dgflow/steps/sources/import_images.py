@@ -70,7 +70,8 @@ class ImportImages(ListedImages):
         return inputs
 
     def shard_builder(self, inputs: Bound) -> Callable[[int, int], Columns]:
-        """Open the source; the function returned gives the rows [start, stop), fewer where the source ends."""
+        """Open the source; the function returned gives the rows [start, stop), fewer where the source
+        ends."""
         images = PreparedImages(self, inputs)
         listing = images.listing
         kept = np.setdiff1d(np.arange(listing.rows), self._broken(inputs, images))

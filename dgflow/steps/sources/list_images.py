@@ -88,8 +88,9 @@ class ListImages(ResultStep):
         if listing.classes and len(listing.classes) != self.num_classes:
             some = ", ".join(listing.classes[:_NAMED]) + (", ..." if len(listing.classes) > _NAMED else "")
             raise ValueError(
-                f"expected {self.num_classes:,} class folders in {self.source}, found {len(listing.classes):,} "
-                f"({some}); finish unpacking it, name the folder above the classes, or correct num_classes"
+                f"expected {self.num_classes:,} class folders in {self.source}, found "
+                f"{len(listing.classes):,} ({some}); finish unpacking it, name the folder above the classes, "
+                "or correct num_classes"
             )
         wrong = (listing.labels < 0) | (listing.labels >= self.num_classes)
         if wrong.any():
