@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from test_layers import LAYERS
 
 import dgflow
 from dgflow.steps.pretrained import Format
@@ -62,6 +63,13 @@ def test_every_make_target_on_a_page_exists(text):
 def test_every_link_of_a_page_leads_somewhere(page):
     links = {link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()) if "://" not in link}
     assert not [link for link in sorted(links) if not (page.parent / link).exists()]
+
+
+def test_the_rooms_of_the_architecture_are_the_layers_from_top_to_bottom():
+    rooms = re.findall(
+        r"^\| `dgflow/(\w+)/`", (ROOT / "docs" / "architecture.md").read_text(), flags=re.MULTILINE
+    )
+    assert rooms == [layer for layer in LAYERS if (ROOT / "dgflow" / layer).is_dir()]
 
 
 @pytest.mark.parametrize("name", CATALOGUE)
