@@ -1,9 +1,8 @@
-"""EDM's general sampler, whose choices make it any of the samplers before it (Karras et al. 2022, Table 1,
-Algorithm 1, appendix D).
+"""EDM's general sampler, guided (Karras et al. 2022, Table 1, Algorithm 1, appendix D).
 
 Noise levels (`discretization`), the time in which the ODE is solved (`schedule`), the scale of its state
-(`scaling`) and the method (`solver`, `alpha`) combine freely. `heun` is the special case "edm", "linear",
-"none", "heun", 1, and the one to use for it.
+(`scaling`) and the method (`solver`, `alpha`) combine freely. For the case "edm", "linear", "none", "heun",
+1, use `heun`.
 """
 
 from __future__ import annotations
@@ -17,7 +16,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dgflow.diffusion.guidance import GuidanceTerm, Point, boosts_of, first_of, guide, guided, latest
+from dgflow.diffusion.guidance import (
+    GuidanceTerm,
+    LogRatios,
+    Point,
+    boosts_of,
+    first_of,
+    guide,
+    guided,
+    latest,
+)
 from dgflow.diffusion.heun import edm_sigmas
 from dgflow.diffusion.samplers import Churn, Denoiser, Noise, RoundSigma, Sample, rounded
 from dgflow.diffusion.times import per_sample, sigma_from_tau
@@ -59,8 +67,8 @@ def ablation_sigmas(
             offset); "edm": equation 5, by rho.
         sigma_min, sigma_max: None for `default_range`. "vp" bends its schedule so that it passes both.
 
-    Raises ValueError for fewer than two steps, a range that cannot be, and more steps than "iddpm" has levels
-    in the range.
+    Raises ValueError for fewer than two steps, an empty range, and more steps than "iddpm" has levels in the
+    range.
     """
     low, high = default_range(discretization, epsilon_s)
     low, high = low if sigma_min is None else sigma_min, high if sigma_max is None else sigma_max
@@ -119,24 +127,20 @@ def ablation(
     S_max: float = math.inf,
     S_noise: float = 1.0,
 ) -> Sample:
-    """Algorithm 1 with the second-order family of appendix D.2 and churn; a step in t of state s(t) x, guided
-    as `guidance.guided` says.
+    """Algorithm 1 with the second-order family of appendix D.2 and churn; a step in t of state s(t) x.
 
     Args:
         latents: unit normals [B, ...], scaled by s * sigmas[0] in here.
-        sigmas: falling noise levels, the last one 0, such as `ablation_sigmas`; check them against the
-            network's range beforehand.
+        sigmas: falling noise levels in the network's range, the last one 0, such as `ablation_sigmas`.
         schedule: sigma(t) is `vp_betas`' form of t, sqrt(t), or t. scaling: s is 1 / sqrt(1 + sigma^2), or 1.
         solver, alpha: "euler"; or "heun" with its second slope at the fraction alpha of a step (1 is Heun,
             1/2 the midpoint rule).
         vp_range: (sigma_min, sigma_max) for `vp_betas` of the "vp" schedule, None for the last level above 0
             and the first.
-        round_sigma: of a network that knows some levels only: those of the schedule and those raised by churn
-            are rounded by it.
-        class_labels, guidance, churn_noise, S_churn, S_min, S_max, S_noise: as in `heun`.
+        others: as in `heun`.
 
-    Raises ValueError for choices that are none, levels that do not fall to 0 after rounding, and churn
-    without `churn_noise`.
+    Raises ValueError for unknown choices, levels that do not fall to 0 after rounding, and churn without
+    `churn_noise`.
     """
     levels = rounded([float(sigma) for sigma in sigmas], round_sigma, latents.device)
     if (
@@ -159,10 +163,8 @@ def ablation(
 
     ones = torch.ones(len(latents), dtype=torch.float64, device=latents.device)
     times = [*(float(time.inverse(torch.tensor(level, dtype=torch.float64))) for level in levels[:-1]), 0.0]
-    previous: list[Tensor | None] = [None] * len(
-        guidance
-    )  # log-ratios of the step before, None where a term was not evaluated
-    last: list[Tensor | None] = [None] * len(guidance)  # each sample's last log-ratio inside the window
+    previous: LogRatios = [None] * len(guidance)  # of the step before; None if a term was not evaluated
+    last: LogRatios = [None] * len(guidance)  # each sample's last log-ratio inside the window
     nfe = guidance_nfe = 0
 
     def scale(sigma: Tensor) -> Tensor:
@@ -170,7 +172,7 @@ def ablation(
 
     def slope(
         x: Tensor, t: Tensor, bounds: tuple[float, float], step: int, order: int
-    ) -> tuple[Tensor, list[Tensor | None]]:
+    ) -> tuple[Tensor, LogRatios]:
         """dx/dt = (sigma'/sigma + s'/s) x - sigma' s / sigma * denoised (Algorithm 1, line 4), x the scaled
         state."""
         nonlocal nfe, guidance_nfe
@@ -231,7 +233,7 @@ def _time(schedule: str, beta_d: float, beta_min: float) -> _Time:
 
 
 def _iddpm_levels(C_1: float, C_2: float, M: int) -> list[float]:
-    """The M + 1 levels of a cosine schedule, falling to 0 (Nichol and Dhariwal 2021, in the form of Table 1)."""
+    """The M + 1 levels of a cosine schedule, falling to 0 (Nichol and Dhariwal 2021, as in Table 1)."""
     alpha_bar = [math.sin(0.5 * math.pi * j / M / (C_2 + 1.0)) ** 2 for j in range(M + 1)]
     u = [0.0]
     for j in range(M, 0, -1):

@@ -1,9 +1,7 @@
-"""Where a process computes, and how a network is set up for sampling: placed, converted, frozen, compiled.
+"""The device of a process, and networks set up for sampling: moved, converted, frozen, compiled.
 
-Promises the same numbers but for rounding (of bfloat16, where that is asked for), and gradients with respect
-to inputs only: sampling never needs those of parameters, and computing them makes a guidance evaluation 1.4
-times as expensive (CIFAR-10, one CPU thread). Which terms are evaluated at which step is left to the samplers
-and terms, which skip what lies outside a window. Figures: `benchmarks/sampling.py`.
+Parameters get no gradients: computing them makes a guidance evaluation 1.4 times as expensive (CIFAR-10, one
+CPU thread). Figures: `benchmarks/sampling.py`.
 """
 
 from __future__ import annotations
@@ -21,10 +19,10 @@ Precision = Literal["float32", "tf32", "bfloat16"]
 
 
 def device() -> torch.device:
-    """Where this process computes: on the GPU that it was given, else on the CPU. One without GPUs has
-    `CUDA_VISIBLE_DEVICES` set empty.
+    """The GPU that this process was given, else the CPU.
 
-    The variable is read here too: once torch has counted the GPUs it no longer looks.
+    A process without GPUs has `CUDA_VISIBLE_DEVICES` set empty. The variable is read here too: once torch has
+    counted the GPUs it no longer looks.
     """
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""
     return torch.device("cuda" if not hidden and torch.cuda.is_available() else "cpu")
@@ -44,9 +42,9 @@ def prepared(
     the gradient of a small encoder (32 channels, 16 pixels a side) takes 1.8 times as long.
 
     Args:
-        precision: of the weights and activations; "tf32" is float32 here, and `products` rounds. What a
-            network keeps in float32 all the same, it says itself (`networks.precision`).
-        compile: build kernels for each batch size at its first call: two minutes on a CPU for CIFAR-10's
+        precision: of the weights and activations; "tf32" is float32 here, and `products` rounds. Networks
+            may keep parts in float32 (`networks.precision`).
+        compile: run torch.compile for each batch size at its first call: two minutes on a CPU for CIFAR-10's
             score network, which is then a tenth faster, three for its discriminator, which gains nothing.
             Bits then depend on the machine's compiler, too.
 
@@ -55,24 +53,24 @@ def prepared(
     if precision not in ("float32", "tf32", "bfloat16"):
         raise ValueError(f'expected precision "float32", "tf32" or "bfloat16", found {precision!r}')
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    place = torch.device(device)
-    network.to(device=place, dtype=dtype).requires_grad_(False).eval()
-    if place.type == "cuda" or dtype == torch.bfloat16:
+    device = torch.device(device)
+    network.to(device=device, dtype=dtype).requires_grad_(False).eval()
+    if device.type == "cuda" or dtype == torch.bfloat16:
         network.to(memory_format=torch.channels_last)
     if compile:
         # Constant weights are laid out once for the CPU's convolutions. It has no effect where gradients flow
         # to the input.
-        options: dict[str, Any] = {"freezing": True} if place.type == "cpu" else {}
+        options: dict[str, Any] = {"freezing": True} if device.type == "cpu" else {}
         network.compile(dynamic=False, options=options)
     return network
 
 
 @contextmanager
 def products(precision: Precision) -> Iterator[None]:
-    """With "tf32", CUDA may round the factors of float32 products to ten bits, seven times as fast on an
-    H100; else it may not.
+    """Let CUDA round the factors of float32 products to ten bits with "tf32", seven times as fast on an H100,
+    and not otherwise.
 
-    Convolutions may by torch's own default, in either case. Nothing changes on a CPU.
+    Convolutions may round by torch's own default. Nothing changes on a CPU.
     """
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
@@ -82,7 +80,6 @@ def products(precision: Precision) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def autocast(place: torch.device, precision: Precision) -> torch.autocast:
-    """Context in which, with "bfloat16", a network's activations have that precision; its weights keep their
-    own."""
-    return torch.autocast(place.type, torch.bfloat16, enabled=precision == "bfloat16")
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """Context in which, with "bfloat16", activations have that precision; weights keep their own."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")

@@ -1,7 +1,6 @@
-"""Batches that fit: a range of rows is cut evenly, and finer where a GPU's memory does not suffice.
+"""Batches that fit into memory: a range of rows is cut evenly, and finer if a GPU runs out of memory.
 
-A recipe's batch size is a bound that suits a large GPU. On a smaller one a worker finds its own, once, and
-does the shard again. Which batches a row was in changes its values by rounding at most.
+A row's batch changes its values by rounding at most.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import TypeVar
 
 import torch
 
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
 
@@ -23,16 +22,15 @@ class Batches:
     stays so.
 
     Args:
-        of: whose rows they are, for messages.
-        fixed: cut at every `size` rows and never finer, since what a batch holds decides its values.
+        of: name of the step, for messages.
+        fixed: cut at every `size` rows and never finer, since a batch's rows decide its values.
     """
 
     def __init__(self, size: int, *, of: str, fixed: bool = False) -> None:
         self.size, self.of, self.fixed = size, of, fixed
 
-    def map(self, make: Callable[[int, int], Made], start: int, stop: int) -> list[Made]:
-        """`make(first, last)` of every batch of [start, stop), in order. Where memory runs out, all of them
-        are made again.
+    def map(self, make: Callable[[int, int], Result], start: int, stop: int) -> list[Result]:
+        """`make(first, last)` of every batch of [start, stop), in order; all again if memory runs out.
 
         Raises:
             ValueError: memory does not suffice for one row, or for a batch that is fixed.
@@ -67,7 +65,7 @@ class Batches:
             torch.cuda.empty_cache()
 
     def _edges(self, start: int, stop: int) -> list[int]:
-        """Where batches begin and end."""
+        """The ends of the batches."""
         if self.fixed:
             return [*range(start, stop, self.size), stop]
         count = -(-(stop - start) // self.size)

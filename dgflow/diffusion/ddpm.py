@@ -1,13 +1,9 @@
 """The samplers of discrete diffusions, guided: DDPM's ancestral one and DDIM.
 
-Both promise what `samplers` says, with a state y in variance-preserving scaling, kept in float64; the
-networks see it in float32. A step's index and all coefficients are on the host. Which network, which schedule
-and which random numbers is the caller's; `denoisers` makes predictors of networks and of EDM denoisers.
-
-Guidance terms are asked in EDM scaling, Point.x = y sqrt(1 + sigma^2), and the gradient with respect to y is
-sqrt(1 + sigma^2) times theirs. Point.step counts from 0, the noisiest, and Point.order is 1. A term's `Boost`
-multiplies its gradient here as anywhere; its churn does not apply, as these samplers add their noise
-themselves.
+The state y is in variance-preserving scaling, kept in float64; networks see it in float32. A step's index and
+all coefficients are on the host. Guidance terms are asked at Point.x = y sqrt(1 + sigma^2), Point.step
+counts from 0, the noisiest, and Point.order is 1. A term's boost multiplies its gradient; its churn does not
+apply, as these samplers add their own noise.
 """
 
 from __future__ import annotations
@@ -20,11 +16,10 @@ import torch
 from torch import Tensor
 
 from dgflow.diffusion.discrete import DiscreteSchedule
-from dgflow.diffusion.guidance import Guidance, GuidanceTerm, Point, first_of, guide, guided, latest
+from dgflow.diffusion.guidance import Advice, GuidanceTerm, LogRatios, Point, first_of, guide, guided, latest
 from dgflow.diffusion.samplers import Noise, Predictor, Sample
-from dgflow.diffusion.times import TimeMap
 
-Move = Callable[[int, int, Tensor, Tensor, Tensor | None, Tensor, Guidance], Tensor]
+Move = Callable[[int, int, Tensor, Tensor, Tensor | None, Tensor, Advice], Tensor]
 """(step, index, y, denoised, v, sigma [B], guidance) -> y at the next cleaner index."""
 
 
@@ -37,14 +32,13 @@ def ddpm(
     noise: Noise,
     class_labels: Tensor | None = None,
     guidance: Sequence[GuidanceTerm] = (),
-    time: TimeMap | None = None,
     clip_denoised: bool = True,
     fixed_variance: Literal["small", "large"] = "small",
 ) -> Sample:
     """Ancestral sampling (Ho et al. 2020, algorithm 2; learned variance of Nichol & Dhariwal 2021, equation
     15), guided.
 
-    Guidance moves the mean by variance * sum of gradients with respect to y (Dhariwal & Nichol 2021,
+    Advice moves the mean by variance * sum of gradients with respect to y (Dhariwal & Nichol 2021,
     algorithm 1).
 
     Args:
@@ -52,8 +46,7 @@ def ddpm(
         noise: unit normals [B, ...] for a step, asked for in every step but the last (the originals draw
             there, too, and drop it).
         class_labels: passed on to predictor and guidance.
-        time: what the predictor is told for a noise level; None: the original diffusion's timestep.
-        clip_denoised: whether the denoised image is clipped to [-1, 1]: yes for ADM's images, no for latents.
+        clip_denoised: clip the denoised image to [-1, 1]: yes for ADM's images, no for latents.
         fixed_variance: for a predictor without v: "small", the posterior's, or "large", beta.
     """
     if fixed_variance not in ("small", "large"):
@@ -64,7 +57,7 @@ def ddpm(
     fixed = small if fixed_variance == "small" else [small[0], *betas[1:]]
 
     def move(
-        step: int, index: int, y: Tensor, denoised: Tensor, v: Tensor | None, sigma: Tensor, advice: Guidance
+        step: int, index: int, y: Tensor, denoised: Tensor, v: Tensor | None, sigma: Tensor, advice: Advice
     ) -> Tensor:
         if v is None:
             log_variance = torch.full_like(y, fixed[index])
@@ -75,7 +68,7 @@ def ddpm(
             mean = mean + log_variance.exp() * advice.gradient / math.sqrt(schedule.alphas_cumprod[index])
         return mean if index == 0 else mean + (0.5 * log_variance).exp() * noise(step).double()
 
-    return _sample(predictor, latents, schedule, class_labels, guidance, time, clip_denoised, move)
+    return _sample(predictor, latents, schedule, class_labels, guidance, clip_denoised, move)
 
 
 @torch.no_grad()
@@ -88,7 +81,6 @@ def ddim(
     noise: Noise | None = None,
     class_labels: Tensor | None = None,
     guidance: Sequence[GuidanceTerm] = (),
-    time: TimeMap | None = None,
     clip_denoised: bool = True,
 ) -> Sample:
     """DDIM (Song et al. 2021, equation 12), guided: epsilon - sqrt(1 - abar) * sum of gradients (Dhariwal &
@@ -100,7 +92,7 @@ def ddim(
     Args:
         eta: 0 is deterministic, 1 has the noise of ancestral sampling; in between, the standard deviation is
             multiplied by it.
-        noise: unit normals [B, ...] for a step, needed and asked for (but in the last step) where eta > 0.
+        noise: unit normals [B, ...] for a step, asked for if eta > 0, except in the last step.
         others: as in `ddpm`. v is not used.
     """
     if not 0.0 <= eta <= 1.0:
@@ -111,7 +103,7 @@ def ddim(
         )
 
     def move(
-        step: int, index: int, y: Tensor, denoised: Tensor, v: Tensor | None, sigma: Tensor, advice: Guidance
+        step: int, index: int, y: Tensor, denoised: Tensor, v: Tensor | None, sigma: Tensor, advice: Advice
     ) -> Tensor:
         abar, before = schedule.alphas_cumprod[index], schedule.alphas_cumprod_prev[index]
         std = eta * math.sqrt((1 - before) / (1 - abar) * (1 - abar / before))
@@ -120,7 +112,7 @@ def ddim(
         y = math.sqrt(before) * denoised + math.sqrt(1 - before - std**2) * epsilon
         return y if std == 0.0 or noise is None else y + std * noise(step).double()
 
-    return _sample(predictor, latents, schedule, class_labels, guidance, time, clip_denoised, move)
+    return _sample(predictor, latents, schedule, class_labels, guidance, clip_denoised, move)
 
 
 def _sample(
@@ -129,21 +121,20 @@ def _sample(
     schedule: DiscreteSchedule,
     class_labels: Tensor | None,
     guidance: Sequence[GuidanceTerm],
-    time: TimeMap | None,
     clip_denoised: bool,
     move: Move,
 ) -> Sample:
-    """What both share: from the noisiest index to 0, predict epsilon, denoise, ask for guidance, `move`."""
+    """From the noisiest index to 0: predict epsilon, denoise, ask for guidance, `move`."""
     y = latents.double()
     ones = torch.ones(y.shape[0], dtype=torch.float64, device=y.device)
-    last: list[Tensor | None] = [None] * len(guidance)  # each sample's last log-ratio inside the window
+    last: LogRatios = [None] * len(guidance)  # each sample's last log-ratio inside the window
     num_steps, guidance_nfe = len(schedule.timestep_map), 0
     for step in range(num_steps):
         index = num_steps - 1 - step
         level = schedule.sigmas[index]
         sigma = ones * level
-        time_B = ones * schedule.timestep_map[index] if time is None else time(sigma)
-        epsilon, v = predictor(y.float(), time_B.float(), class_labels)
+        timestep_B = ones * schedule.timestep_map[index]
+        epsilon, v = predictor(y.float(), timestep_B.float(), class_labels)
         x = y / math.sqrt(schedule.alphas_cumprod[index])
         denoised = x - level * epsilon.double()
         if clip_denoised:

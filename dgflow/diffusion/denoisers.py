@@ -1,10 +1,4 @@
-"""Between the two forms of networks, so that every network runs under every sampler.
-
-Networks that predict the noise in a variance-preserving state (ADM, DiT, NCSN++, LSGM's prior) become a
-`Predictor` by `learned_range` or `epsilon_only`; a predictor becomes an EDM denoiser by `VPDenoiser`, for
-Heun, the ablation sampler and RK45; an EDM denoiser becomes a predictor for DDPM and DDIM by `predictor_of`.
-Class labels are passed on as given. Nothing is rounded or clipped here, and nothing waits for the device.
-"""
+"""Conversions between denoisers and noise predictors, so that every network runs under every sampler."""
 
 from __future__ import annotations
 
@@ -25,10 +19,11 @@ Network = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 class VPDenoiser:
     """A `Denoiser` of a predictor: D(x, sigma) = x - sigma * epsilon(x / sqrt(1 + sigma^2), time(sigma)).
 
-    predictor: its v is not used. time: what it is told for a noise level, such as
-        `schedule.timesteps_from_sigma()`.
-    float64 around the predictor, which gets float32: at sigma = 80 its rounding is multiplied by 80 as that
-        of any denoiser.
+    float64 around the predictor, which gets float32.
+
+    Args:
+        predictor: its v is not used.
+        time: the predictor's time for a noise level, such as `schedule.timesteps_from_sigma()`.
     """
 
     predictor: Predictor
@@ -43,10 +38,10 @@ class VPDenoiser:
 
 
 def learned_range(network: Network) -> Predictor:
-    """The predictor of a network with 2 C output channels: epsilon first, then v, as ADM and DiT with learned
-    variance have.
+    """The predictor of a network with 2 C output channels, epsilon first, then v: ADM and DiT with learned
+    variance.
 
-    It raises ValueError for a network with another number of channels.
+    Raises ValueError when called, for a network with another number of channels.
     """
 
     def predict(y: Tensor, time: Tensor, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
@@ -85,7 +80,7 @@ def predictor_of(denoiser: Denoiser, schedule: DiscreteSchedule) -> Predictor:
     """The predictor, without v, of an EDM denoiser at the schedule's noise levels: epsilon = (x - D(x,
     sigma)) / sigma.
 
-    Its time is the timestep of the original diffusion, which is what `ddpm` and `ddim` say by default.
+    Its time is the timestep of the original diffusion, as in `ddpm` and `ddim`.
     """
 
     def predict(y: Tensor, time: Tensor, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor | None]:

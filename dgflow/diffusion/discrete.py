@@ -1,23 +1,18 @@
-"""Discrete diffusions, as ADM and DiT were trained with: betas, respacing, and how timesteps and noise levels
-correspond.
+"""The discrete diffusions of ADM and DiT: betas, respacing, and how timesteps and noise levels correspond.
 
 A discrete diffusion adds noise in `original_num_steps` steps: y_i = sqrt(abar_i) x0 + sqrt(1 - abar_i) z,
-    abar_i the product of 1 - beta up
-to i. A respaced one samples with a few of these steps, `timestep_map`. Its `index` 0 .. n - 1 counts the kept
-    ones, cleanest first; its
-`timestep` is the number in the original diffusion, which is what networks are told. Index i is at EDM noise
-    level
-sqrt((1 - abar_i) / abar_i), so guidance terms and ODE samplers need not know about indices.
+abar_i the product of 1 - beta up to i. A respaced one samples with a few of these steps, `timestep_map`. Its
+`index` 0 .. n - 1 counts the kept ones, cleanest first; its `timestep` is the number in the original
+diffusion, which networks take. Index i is at EDM noise level sqrt((1 - abar_i) / abar_i).
 
 All numbers are Python floats (float64) in the order of operations of the originals, since 1 - abar loses four
-digits near 0; the samplers are in `ddpm`. Sources: Ho et al. 2020, equations 4 to 7; Nichol & Dhariwal 2021,
-section 3.2 (cosine), section 4 (respacing).
+digits near 0. Sources: Ho et al. 2020, equations 4 to 7; Nichol & Dhariwal 2021, sections 3.2 (cosine) and 4
+(respacing).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import accumulate, pairwise
@@ -26,7 +21,7 @@ from operator import mul
 import torch
 from torch import Tensor
 
-from dgflow.diffusion.times import COSINE_S, TimeMap, per_sample, tau_from_sigma
+from dgflow.diffusion.times import COSINE_S, TimeMap, tau_from_sigma
 
 MAX_BETA = 0.999
 """Bound of the cosine schedule's betas, which keeps the last one from 1."""
@@ -55,17 +50,17 @@ def cosine_betas(num_steps: int) -> tuple[float, ...]:
     return tuple(min(1 - after / before, MAX_BETA) for before, after in pairwise(levels))
 
 
-def respaced_timesteps(num_steps: int, respacing: str | Sequence[int] = "") -> tuple[int, ...]:
+def respaced_timesteps(num_steps: int, respacing: str = "") -> tuple[int, ...]:
     """The timesteps to keep of 0 .. num_steps - 1, rising.
 
     Args:
-        respacing: "" keeps all; "ddim25" keeps every k-th from 0, k such that 25 remain; "250", "10,20,30" or
-            the numbers themselves divide the steps into as many equal sections (the first ones longer by one
-            where they must) and keep so many of each, evenly spaced from a section's first to its last.
+        respacing: "" keeps all; "ddim25" keeps every k-th from 0, k such that 25 remain; "250" or "10,20,30"
+            divides the steps into as many equal sections (the first ones longer by one where they must) and
+            keeps so many of each, evenly spaced from a section's first to its last.
 
     Raises ValueError where no stride gives that number, and for a section with fewer steps than are wanted.
     """
-    if isinstance(respacing, str) and respacing.startswith("ddim"):
+    if respacing.startswith("ddim"):
         wanted = _count(respacing.removeprefix("ddim"), respacing)
         for stride in range(1, num_steps + 1):
             if len(range(0, num_steps, stride)) == wanted:
@@ -76,10 +71,7 @@ def respaced_timesteps(num_steps: int, respacing: str | Sequence[int] = "") -> t
         )
     if respacing == "":
         return tuple(range(num_steps))
-    counts = [
-        _count(count, respacing)
-        for count in (respacing.split(",") if isinstance(respacing, str) else respacing)
-    ]
+    counts = [_count(count, respacing) for count in respacing.split(",")]
     kept: list[int] = []
     start = 0
     for section, count in enumerate(counts):
@@ -90,24 +82,24 @@ def respaced_timesteps(num_steps: int, respacing: str | Sequence[int] = "") -> t
                 "it has"
             )
         stride = (size - 1) / (count - 1) if count > 1 else 1.0
-        # Summed up and not multiplied, as published: where the exact place is half-way, the sum's rounding
-        # decides.
-        place = 0.0
+        # Summed up and not multiplied, as published: where the exact position is half-way, the sum's
+        # rounding decides.
+        position = 0.0
         for _ in range(count):
-            kept.append(start + round(place))
-            place += stride
+            kept.append(start + round(position))
+            position += stride
         start += size
     return tuple(kept)
 
 
 @dataclass(frozen=True)
 class DiscreteSchedule:
-    """A discrete diffusion, of which the steps in `timestep_map` are sampled; tuples hold one number an
+    """A discrete diffusion, of which the steps in `timestep_map` are sampled; tuples hold one number per
     index.
 
-    original_betas: in (0, 1), of the diffusion that the network was trained with. timestep_map: rising, 0 ..
-        original_num_steps - 1.
-    ValueError for others, and for fewer than two steps.
+    Args:
+        original_betas: in (0, 1), of the diffusion that the network was trained with.
+        timestep_map: two or more, rising, of 0 .. original_num_steps - 1.
     """
 
     original_betas: tuple[float, ...]
@@ -130,9 +122,7 @@ class DiscreteSchedule:
             )
 
     @classmethod
-    def of(
-        cls, betas: str = "linear", num_steps: int = 1000, respacing: str | Sequence[int] = ""
-    ) -> DiscreteSchedule:
+    def of(cls, betas: str = "linear", num_steps: int = 1000, respacing: str = "") -> DiscreteSchedule:
         """The schedule of the named betas, "linear" (ADM's 256-pixel networks, DiT) or "cosine" (ADM's
         64-pixel ones), respaced."""
         makers = {"linear": linear_betas, "cosine": cosine_betas}
@@ -140,7 +130,7 @@ class DiscreteSchedule:
             raise ValueError(f'expected betas "linear" or "cosine", found {betas!r}')
         return cls(makers[betas](num_steps), respaced_timesteps(num_steps, respacing))
 
-    def respaced(self, respacing: str | Sequence[int]) -> DiscreteSchedule:
+    def respaced(self, respacing: str) -> DiscreteSchedule:
         """The same original diffusion with other steps kept; see `respaced_timesteps`."""
         return DiscreteSchedule(self.original_betas, respaced_timesteps(self.original_num_steps, respacing))
 
@@ -155,7 +145,7 @@ class DiscreteSchedule:
 
     @cached_property
     def betas(self) -> tuple[float, ...]:
-        """The kept steps' own betas: from each kept one to the next cleaner kept one, 1 - abar / abar_before."""
+        """The kept steps' betas, from each to the next cleaner kept one: 1 - abar / abar_before."""
         kept = [1.0, *(self.original_alphas_cumprod[step] for step in self.timestep_map)]
         return tuple(1 - after / before for before, after in pairwise(kept))
 
@@ -187,11 +177,8 @@ class DiscreteSchedule:
 
     @cached_property
     def posterior_log_variance_clipped(self) -> tuple[float, ...]:
-        """log of `posterior_variance`, with index 1's in place of -infinity at index 0, where no noise is
-        added."""
-        return tuple(
-            math.log(variance) for variance in (self.posterior_variance[1], *self.posterior_variance[1:])
-        )
+        """log of `posterior_variance`; index 0, where no noise is added, has index 1's for -infinity."""
+        return tuple(map(math.log, (self.posterior_variance[1], *self.posterior_variance[1:])))
 
     @cached_property
     def posterior_mean_coef1(self) -> tuple[float, ...]:
@@ -204,15 +191,6 @@ class DiscreteSchedule:
         """Factor of y_i in the mean of y_{i-1} given y_i and x0."""
         rows = zip(self.betas, self.alphas_cumprod, self.alphas_cumprod_prev, strict=True)
         return tuple((1 - before) * math.sqrt(1 - beta) / (1 - abar) for beta, abar, before in rows)
-
-    def q_sample(self, x0: Tensor, index: Tensor, noise: Tensor) -> Tensor:
-        """y = sqrt(abar) x0 + sqrt(1 - abar) noise [B, ...] at indices [B] (int64), in the dtype of x0: what
-        networks are trained on."""
-        abar = table(self.alphas_cumprod, x0.device)[index]
-        return (
-            per_sample(abar.sqrt().to(x0.dtype), x0) * x0
-            + per_sample((1 - abar).sqrt().to(x0.dtype), x0) * noise
-        )
 
     def tau_after(self, timestep: int) -> float:
         """A linear-VP time strictly between those of `timestep` and `timestep` + 1 of the original diffusion
@@ -230,8 +208,8 @@ class DiscreteSchedule:
         return tau_from_sigma(math.sqrt(self.original_sigmas[timestep] * self.original_sigmas[timestep + 1]))
 
     def timesteps_from_sigma(self, scale: float = 1.0) -> TimeMap:
-        """What networks trained on this diffusion are told: noise levels [B] to timesteps of the original
-        one, times `scale`.
+        """The map of noise levels [B] to timesteps of the original diffusion, times `scale`, for networks
+        trained on it.
 
         Linear in log sigma between timesteps and, up to float32 rounding, equal to them at their own levels;
         levels outside count as the first or the last timestep. `scale` is 1 for networks that take timesteps,
@@ -256,18 +234,14 @@ DDPM_LINEAR = DiscreteSchedule.of("linear")
 
 @cache
 def table(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """`values` as a float64 tensor, made once a device: the first call copies from the host, so it cannot be
-    inside a CUDA graph."""
+    """`values` as a float64 tensor, made once per device: the first call copies from the host, so it cannot
+    be inside a CUDA graph."""
     return torch.tensor(values, dtype=torch.float64, device=device)
 
 
-def _count(text: str | int, respacing: str | Sequence[int]) -> int:
-    try:
-        count = int(text)
-    except ValueError:
-        count = 0
-    if count < 1:
+def _count(text: str, respacing: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
         raise ValueError(
             f'expected respacing like "250", "ddim25" or "10,20,30" with numbers above 0, found {respacing!r}'
         )
-    return count
+    return int(text)

@@ -1,9 +1,7 @@
-"""Compatibility: the random numbers of EDM's `generate.py`, where every sample has a torch generator of its
-own with its own seed.
+"""Compatibility: the random numbers of EDM's `generate.py`, with a seeded torch generator per sample.
 
-A generator's order: the latent (float32), the class label if the network has labels, then one float64 normal
-for each sampler step, asked for or not. The numbers are those of torch's CPU generator; on CUDA the originals
-draw others. `noise.py` is what new runs use.
+A generator draws the latent (float32), the class label if the network has labels, then one float64 normal per
+sampler step, used or not. The numbers are those of torch's CPU generator; on CUDA the originals draw others.
 """
 
 from __future__ import annotations
@@ -17,15 +15,16 @@ from torch import Tensor
 def edm_draws(
     seeds: Iterable[int], shape: Sequence[int], label_dim: int = 0
 ) -> tuple[Tensor, Tensor | None, Callable[[int], Tensor]]:
-    """What EDM draws for these seeds, on the CPU.
+    """EDM's draws for these seeds, on the CPU.
 
     Args:
-        seeds: one for each sample, taken modulo 2**32 as in the original. shape: of one sample. label_dim:
-            number of classes, 0 for none.
+        seeds: one per sample, taken modulo 2**32 as in the original.
+        shape: of one sample.
+        label_dim: number of classes, 0 for none.
 
     Returns (latents float32 [B, *shape]; class labels int64 [B], or None; churn_noise(step), float64 [B,
-    *shape]). The steps must be asked for in rising order, ValueError otherwise; those left out are drawn and
-    dropped.
+    *shape]). churn_noise takes steps in rising order and raises ValueError otherwise; skipped steps are drawn
+    and dropped.
     """
     generators = [torch.Generator().manual_seed(int(seed) % 2**32) for seed in seeds]
 

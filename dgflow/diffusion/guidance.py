@@ -68,7 +68,7 @@ class GuidanceTerm(Protocol):
 
 
 @dataclass(frozen=True)
-class Guidance:
+class Advice:
     """The answer of all terms at a point: gradient (None: zero for all), log-ratios, terms evaluated."""
 
     gradient: Tensor | None
@@ -76,7 +76,7 @@ class Guidance:
     nfe: int
 
 
-def guide(terms: Sequence[GuidanceTerm], point: Point) -> Guidance:
+def guide(terms: Sequence[GuidanceTerm], point: Point) -> Advice:
     """Ask every term in order, and add up."""
     total: Tensor | None = None
     log_ratios: LogRatios = []
@@ -88,15 +88,15 @@ def guide(terms: Sequence[GuidanceTerm], point: Point) -> Guidance:
         if gradient is not None:
             total = gradient if total is None else total + gradient
             nfe += 1
-    return Guidance(total, log_ratios, nfe)
+    return Advice(total, log_ratios, nfe)
 
 
-def guided(denoised: Tensor, guidance: Guidance, sigma: Tensor) -> Tensor:
+def guided(denoised: Tensor, advice: Advice, sigma: Tensor) -> Tensor:
     """The denoised image of the guided score, float64: denoised + sigma^2 * gradient (Tweedie), sigma [B]."""
     denoised = denoised.double()
-    if guidance.gradient is None:
+    if advice.gradient is None:
         return denoised
-    return denoised + per_sample(sigma.square(), denoised) * guidance.gradient
+    return denoised + per_sample(sigma.square(), denoised) * advice.gradient
 
 
 def edges_of(terms: Sequence[GuidanceTerm]) -> list[float]:

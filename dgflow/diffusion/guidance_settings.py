@@ -4,6 +4,7 @@ predictors read the numbers. Nothing here imports torch."""
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
@@ -34,8 +35,7 @@ Scale = Number | Switch
 
 
 class Boost(Spec):
-    """The published adaptive boost for samples that look fake, log_ratio < 0 (algorithm of EDM-G++, Kim et al.
-    2023).
+    """The published adaptive boost for samples that look fake, log_ratio < 0 (EDM-G++, Kim et al. 2023).
 
     In every step that is a multiple of `period` (from 0), `weight` multiplies their first-order gradient. In
     every step that is a multiple of `churn_period`, `S_churn` and `S_noise` replace the sampler's own for
@@ -50,14 +50,14 @@ class Boost(Spec):
     S_noise: float = Field(default=1.0, ge=0)
 
 
-class _Windowed(Spec):
+class _Windowed(Spec, ABC):
     """Weight and window of a gradient."""
 
     weight: Scale = 1.0
     tau_max: float = Field(default=1.0, ge=0, le=1)
 
-    def _first_tau(self) -> float:
-        raise NotImplementedError
+    @abstractmethod
+    def _first_tau(self) -> float: ...
 
     @property
     def window(self) -> tuple[float, float]:

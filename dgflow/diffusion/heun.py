@@ -1,7 +1,4 @@
-"""EDM's stochastic sampler: Heun's method with churn on a schedule of noise levels (Karras et al.
-
-2022, Algorithm 2), guided.
-"""
+"""EDM's stochastic sampler, guided: Heun's method with churn (Karras et al. 2022, Algorithm 2)."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from dgflow.diffusion.guidance import GuidanceTerm, Point, boosts_of, first_of, guide, latest
+from dgflow.diffusion.guidance import GuidanceTerm, LogRatios, Point, boosts_of, first_of, guide, latest
 from dgflow.diffusion.samplers import Churn, Denoiser, Noise, RoundSigma, Sample, rounded
 from dgflow.diffusion.times import per_sample
 
@@ -50,13 +47,12 @@ def heun(
     Args:
         latents: unit normals [B, ...], scaled by sigmas[0] in here.
         sigmas: falling noise levels; a last one of 0 ends with an Euler step.
-        round_sigma: of a network that knows some levels only: those of the schedule and those raised by churn
-            are rounded by it.
+        round_sigma: for a network that knows some levels only; rounds the schedule and levels raised by
+            churn.
         class_labels: passed on to denoiser and guidance.
         guidance: terms whose gradients are added up; see `guidance.GuidanceTerm`.
-        churn_noise: unit normals [B, ...] for a step. Called at most once a step and only where noise can be
-            added: a counter-based stream does not care, and a stream with state has to skip what was not
-            asked for (the originals draw in every step).
+        churn_noise: unit normals [B, ...] for a step. Called at most once per step and only where noise can
+            be added; a stream with state has to skip the other steps (the originals draw in every step).
         S_churn, S_min, S_max, S_noise: as in the paper. A term's boost replaces S_churn and S_noise for the
             samples that it churns.
 
@@ -71,15 +67,13 @@ def heun(
 
     x = latents.double() * levels[0]
     ones = torch.ones(len(latents), dtype=torch.float64, device=x.device)
-    previous: list[Tensor | None] = [None] * len(
-        guidance
-    )  # log-ratios of the step before, None where a term was not evaluated
-    last: list[Tensor | None] = [None] * len(guidance)  # each sample's last log-ratio inside the window
+    previous: LogRatios = [None] * len(guidance)  # of the step before; None if a term was not evaluated
+    last: LogRatios = [None] * len(guidance)  # each sample's last log-ratio inside the window
     nfe = guidance_nfe = 0
 
     def slope(
         x: Tensor, sigma: Tensor, bounds: tuple[float, float], step: int, order: int
-    ) -> tuple[Tensor, list[Tensor | None]]:
+    ) -> tuple[Tensor, LogRatios]:
         nonlocal nfe, guidance_nfe
         sigma_x = per_sample(sigma, x)
         d = (x - denoiser(x, sigma, class_labels).double()) / sigma_x

@@ -1,9 +1,5 @@
-"""Training losses, one number a sample, and the gain estimator that selects a discriminator without
-generating.
-
-Every function returns per-sample values [B], so that a caller can weight, average over workers or report by
-noise level. Drawing noise levels and noise is left to `noise.py` and `times.py`; real = 1, fake = 0.
-"""
+"""Training losses per sample [B], and the gain estimator that selects a discriminator without generating.
+Real = 1, fake = 0."""
 
 from __future__ import annotations
 
@@ -19,15 +15,12 @@ from dgflow.diffusion.samplers import Denoiser
 from dgflow.diffusion.times import TimeMap, mean_std, per_sample, tau_from_sigma
 
 LINEAR_ABOVE = 10.0
-"""Log-ratio from where on exp is continued by its tangent in the LSIF and UKL losses, so that one sample
-cannot overflow a batch."""
+"""Log-ratio above which the LSIF and UKL losses continue exp by its tangent, so that one sample cannot
+overflow a batch."""
 
 
 def lognormal_sigma(normal: Tensor, P_mean: float = -1.2, P_std: float = 1.2) -> Tensor:
-    """EDM's training noise levels from unit normals: exp(P_mean + P_std * normal) (Karras et al.
-
-    2022, table 1).
-    """
+    """EDM's training noise levels from unit normals (Karras et al. 2022, Table 1)."""
     return torch.exp(P_mean + P_std * normal)
 
 
@@ -42,7 +35,9 @@ def edm_loss(
     """Weighted denoising error [B], averaged over pixels (Karras et al. 2022, equation 8).
 
     Args:
-        images: clean [B, C, H, W] in [-1, 1]. sigma: [B] > 0. noise: unit normals like images.
+        images: clean [B, C, H, W] in [-1, 1].
+        sigma: [B] > 0.
+        noise: unit normals like images.
     """
     weight = (sigma.square() + sigma_data**2) / (sigma * sigma_data).square()
     denoised = denoiser(images + per_sample(sigma, images) * noise, sigma, class_labels)
@@ -50,8 +45,7 @@ def edm_loss(
 
 
 def perturb(images: Tensor, tau: Tensor, noise: Tensor) -> Tensor:
-    """y = mean * x0 + std * noise at linear-VP times tau [B]: what classifier and discriminator are trained
-    on and see when guiding."""
+    """y = mean * x0 + std * noise at linear-VP times tau [B]: the input of classifiers and discriminators."""
     mean, std = mean_std(tau)
     return per_sample(mean, images) * images + per_sample(std, images) * noise
 
@@ -61,9 +55,10 @@ def discriminator_loss(logit: Tensor, is_real: Tensor, kind: Literal["bce", "lsi
     at log(p_real / p_fake).
 
     Args:
-        logit: [B], the estimated log-ratio. is_real: [B], bool or 0 and 1.
+        logit: [B], the estimated log-ratio.
+        is_real: [B], bool or 0 and 1.
         kind: with r = exp(logit): "bce" softplus(-+logit); "lsif" r^2 / 2 for fake, -r for real; "ukl" r for
-            fake, -logit for real. Of lsif and ukl, r is continued linearly above exp(10): the gradient there
+            fake, -logit for real. In lsif and ukl, r continues linearly above exp(10), so that the gradient
             stays bounded and does not vanish.
     """
     real = is_real.to(torch.bool)
@@ -107,9 +102,11 @@ def gain(
     only.
 
     Args:
-        images: held-out real [B, ...]. noise: unit normals. time: as in `DiscriminatorGuidance`.
+        images: held-out real [B, ...].
         sigma: [B], log-uniform on [sigma_min, sigma_max] (`times.log_uniform_sigma`), the levels that
             guidance acts on.
+        noise: unit normals.
+        time: as in `DiscriminatorTerm`.
     """
     sigma = sigma.double()
     images = images.double()

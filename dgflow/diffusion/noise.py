@@ -1,24 +1,21 @@
 """Random numbers as a pure function of (seed, sample index, step, draw): Philox 4x32-10 (Salmon et al. 2011,
 "Random123") in torch.
 
-Promises: the numbers of sample i do not depend on batch, batch mates, shard, worker, thread count or device,
-    and they are pinned by
-golden vectors. There is no state and no host sync, so it is fit for `torch.compile` and CUDA graphs. The bits
-    agree everywhere because
-only operations with one right answer are used: integers below 2**63, and float64 +, -, * and /, which IEEE
-    754 rounds correctly. Library
-logarithms, sines and (MKL's) square roots differ in the last bit between devices and vector lengths, so
-    Box-Muller has its own. A compiler
-that fuses multiply and add may change the last bit of a normal (never of a uniform or an integer); run
-    eagerly where bits are promised.
+The numbers of sample i do not depend on batch, batch mates, shard, worker, thread count or device. There is
+no state and no host sync. The bits agree everywhere because only operations with one right answer are used:
+integers below 2**63, and float64 +, -, * and /, which IEEE 754 rounds correctly. Library logarithms, sines
+and (MKL's) square roots differ in the last bit between devices and vector lengths, so Box-Muller has its own.
+A compiler that fuses multiply and add may change the last bit of a normal (never of a uniform or an integer);
+run eagerly where bits matter.
 
 Layout, which is part of every stored sample's identity and must not change:
     key      word 0   seed, low 32 bits               word 1   seed, high 32 bits
     counter  word 0   block (two elements a block)    word 1   sample index, low 32 bits
              word 2   sample index, high 31 bits      word 3   draw << 24 | step
-    ranges   0 <= seed < 2**64, 0 <= index < 2**63, 0 <= step < 2**24, 0 <= draw < 2**8, elements a sample <=
-    2**33. element 2k of a sample comes from words 0, 1 of block k's output, element 2k + 1 from words 2, 3 (a
-    normal pair uses all four).
+    ranges   0 <= seed < 2**64, 0 <= index < 2**63, 0 <= step < 2**24, 0 <= draw < 2**8,
+             elements per sample <= 2**33
+Element 2k of a sample comes from words 0, 1 of block k's output, element 2k + 1 from words 2, 3 (a normal
+pair uses all four).
 `uniform`, `standard_normal` and `integers` read the same stream, so two uses need different (step, draw): the
 draws in use are named below.
 """
@@ -42,7 +39,7 @@ LEVEL = 3
 NOISE = 4
 """A training example's noise."""
 FLIP = 5
-"""Whether a training example is mirrored."""
+"""The mirroring of a training example."""
 ORDER = 6
 """Keys that put a set into its random order."""
 EVALUATION_LEVEL = 7
@@ -83,12 +80,13 @@ def uniform(seed: int, index_B: Tensor, shape: Sequence[int], *, step: int, draw
     """Uniform numbers in the open interval (0, 1), float64 [B, *shape], odd multiples of 2**-53.
 
     Args:
-        seed: 64-bit seed. index_B: int64 [B], the samples' indices (a negative one is refused on the CPU,
-            where looking costs no sync).
-        shape: shape of one sample, () for a single number. step, draw: which numbers of that sample; see the
-            layout above.
+        seed: 64-bit seed.
+        index_B: int64 [B], the samples' indices (a negative one is refused on the CPU, where looking costs no
+            sync).
+        shape: shape of one sample, () for a single number.
+        step, draw: see the layout above.
 
-    Raises ValueError for what does not fit the layout.
+    Raises ValueError for arguments that do not fit the layout.
     """
     words = _words(seed, index_B, math.prod(shape), step, draw)
     pairs = torch.stack([_unit(words[0], words[1]), _unit(words[2], words[3])], dim=-1)
@@ -107,7 +105,7 @@ def standard_normal(seed: int, index_B: Tensor, shape: Sequence[int], *, step: i
 
 
 def integers(seed: int, index_B: Tensor, high: int, *, step: int = 0, draw: int = 0) -> Tensor:
-    """One integer a sample, uniform on [0, high), int64 [B]; 1 <= high <= 2**31.
+    """One integer per sample, uniform on [0, high), int64 [B]; 1 <= high <= 2**31.
 
     The bias is below high / 2**64.
     """

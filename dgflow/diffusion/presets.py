@@ -26,8 +26,8 @@ steps, 0 the cleanest."""
 
 @dataclass(frozen=True)
 class EDMRow:
-    """EDM-G++ with Heun's sampler of `num_steps`. `cosine_time`: the classifier under the discriminator, of 64
-    pixels, takes cosine time. `baseline_fid` is that of EDM without guidance."""
+    """EDM-G++ with Heun's sampler of `num_steps`. `baseline_fid` is that of EDM without guidance. With
+    `cosine_time`, the classifier under the discriminator, of 64 pixels, takes cosine time."""
 
     discriminator: DiscriminatorSettings
     num_steps: int

@@ -1,5 +1,4 @@
-"""The probability-flow ODE in linear-VP time, solved by Dormand and Prince's 5(4) method with adaptive steps,
-guided.
+"""The guided probability-flow ODE in linear-VP time, by Dormand and Prince's adaptive 5(4) method.
 
 dy/dtau = -beta / 2 * (y + score_y) of Song et al. 2021 (equation 13), with the method and step control of
 Hairer, Norsett and Wanner 1993 (section II.4) as scipy's `solve_ivp(method="RK45")` has them. Published
@@ -18,6 +17,7 @@ from torch import Tensor
 from dgflow.diffusion.guidance import (
     OUTSIDE_LOG_RATIO,
     GuidanceTerm,
+    LogRatios,
     Point,
     boosts_of,
     edges_of,
@@ -68,10 +68,10 @@ def rk45(
     """Solve from `tau_max` to `tau_min`; score_y = sqrt(1 + sigma^2) * ((denoised - x) / sigma^2 + sum of
     gradients).
 
-    All unfinished samples attempt a step at the same time, each from its own time with its own size; a
-    finished one idles, and its result stays. The only wait for the device is between attempts. The solution
-    stops and begins anew at every time in the terms' `tau_edges`, where the slope jumps, and no term is
-    evaluated beyond an edge. An attempt takes six evaluations, or seven if a term has a boost.
+    All unfinished samples attempt a step together, each from its own time with its own size; a finished one
+    idles. The only wait for the device is between attempts. The solver stops and starts again at every time
+    in the terms' `tau_edges`, where the slope jumps, and evaluates no term beyond an edge. An attempt takes
+    six evaluations, or seven if a term has a boost.
 
     Args:
         latents: unit normals [B, ...], the state y at tau_max.
@@ -82,20 +82,17 @@ def rk45(
         guidance: see `guidance.GuidanceTerm`. `Point.step` counts the attempts in the piece, and `order` is
             1. The paper leaves a boost undefined for this solver: here it acts in attempts that are multiples
             of its period, its churn never.
-        tau_edges: times at which the denoiser itself jumps, beside those of the terms (a classifier-free
-            scale that switches).
+        tau_edges: times at which the denoiser itself jumps (a classifier-free scale that switches).
         shared_step: compatibility. One step size for the batch, by the error over all of its samples, as
-            published: a sample's result then depends on its batch mates, so that the block of samples belongs
-            to a result's identity.
+            published: a sample's result then depends on its batch mates.
         vp: the diffusion that the network was trained with. All edges are times of `LINEAR_VP` all the same.
-        denoise_last: end with the denoised image at tau_min, guided, as if by one more step to time 0 without
-            noise.
+        denoise_last: end with the guided denoised image at tau_min.
 
-    Returns the state at tau_min as `x`. `nfe` is how often the batch was evaluated: in every piece as often
-    as the sample that needed most.
+    Returns the state at tau_min as `x`; `nfe` counts evaluations of the batch, in every piece as many as the
+    slowest sample needed.
 
-    Raises ValueError for times and tolerances that cannot be, FloatingPointError where a solution cannot go
-    on (NaN, above all).
+    Raises ValueError for impossible times and tolerances, FloatingPointError where a solution cannot go on
+    (above all for NaN).
     """
     if not 0.0 < tau_min < tau_max <= 1.0:
         raise ValueError(f"expected 0 < tau_min < tau_max <= 1, found tau_min={tau_min}, tau_max={tau_max}")
@@ -104,10 +101,9 @@ def rk45(
             f"expected rtol >= 1e-13 (float64 has no more) and atol >= 0, found rtol={rtol}, atol={atol}"
         )
     flow = _Flow(denoiser, class_labels, guidance, vp)
-    reuse = all(
-        boost is None for boost in boosts_of(guidance)
-    )  # a boost makes the last slope of an attempt another than the next's first
-    last: list[Tensor | None] = [None] * len(guidance)
+    # A boost makes the last slope of an attempt another than the next's first.
+    reuse = all(boost is None for boost in boosts_of(guidance))
+    last: LogRatios = [None] * len(guidance)
     y = latents.double()
     ones = torch.ones(len(y), dtype=torch.float64, device=y.device)
 
@@ -115,7 +111,7 @@ def rk45(
         square = value.square().flatten(1).mean(1)
         return (square.mean().expand_as(square) if shared_step else square).sqrt()
 
-    def record(ratios: list[Tensor | None], of: Tensor) -> None:
+    def record(ratios: LogRatios, of: Tensor) -> None:
         new = [None if ratio is None else torch.where(of, ratio, OUTSIDE_LOG_RATIO) for ratio in ratios]
         last[:] = latest(last, new)
 
@@ -185,9 +181,7 @@ class _Flow:
             sigma_from_tau(start, self.vp) * (1.0 - INSIDE),
         )
 
-    def denoised(
-        self, y: Tensor, tau: Tensor, attempt: int
-    ) -> tuple[Tensor, Tensor, Tensor, list[Tensor | None]]:
+    def denoised(self, y: Tensor, tau: Tensor, attempt: int) -> tuple[Tensor, Tensor, Tensor, LogRatios]:
         """(guided denoised image, x, sigma [B], log-ratios)."""
         sigma = sigma_from_tau(tau, self.vp).clamp(*self.bounds)
         x = y * per_sample((1.0 + sigma.square()).sqrt(), y)
@@ -196,7 +190,7 @@ class _Flow:
         self.nfe, self.guidance_nfe = self.nfe + 1, self.guidance_nfe + advice.nfe
         return guided(denoised, advice, sigma), x, sigma, advice.log_ratios
 
-    def __call__(self, y: Tensor, tau: Tensor, attempt: int) -> tuple[Tensor, list[Tensor | None]]:
+    def __call__(self, y: Tensor, tau: Tensor, attempt: int) -> tuple[Tensor, LogRatios]:
         denoised, x, sigma, ratios = self.denoised(y, tau, attempt)
         score = per_sample((1.0 + sigma.square()).sqrt() / sigma.square(), y) * (denoised - x)
         return -0.5 * per_sample(beta(tau, self.vp), y) * (y + score), ratios

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 Respacing = Annotated[str, Field(pattern=r"^(ddim[1-9]\d*|[1-9]\d*(,[1-9]\d*)*)?$")]
-"""Which of a schedule's steps are walked: "250" evenly, "10,20,30" in each of equal sections, "ddim25" by a
+"""The steps of a schedule to walk: "250" evenly, "10,20,30" in each of equal sections, "ddim25" by a
 fixed stride, "" all."""
 
 
@@ -52,7 +52,7 @@ class SamplerSpec(Spec, ABC):
 
     @property
     def block(self) -> int | None:
-        """The number of samples that share step sizes, a divisor of shards; None where each has its own."""
+        """Number of samples that share step sizes, a divisor of shards; None where each has its own."""
         return None
 
     def toy(self) -> Self:
@@ -60,25 +60,18 @@ class SamplerSpec(Spec, ABC):
         return self
 
 
-class _Churn(SamplerSpec):
-    """EDM's stochasticity: noise of `S_churn` / steps of the level is added and removed again, between
-    `S_min` and `S_max`."""
+class _Levels(SamplerSpec):
+    """Steps between two noise levels; None for `sigma_min`, `sigma_max` is the sampler's own, narrowed to
+    what the network was made for.
+
+    EDM's stochasticity: noise of `S_churn` / steps of the level is added and removed again, between `S_min`
+    and `S_max`.
+    """
 
     S_churn: float = Field(default=0.0, ge=0)
     S_min: float = Field(default=0.0, ge=0)
     S_max: float | None = Field(default=None, ge=0)  # None: no upper end
     S_noise: float = Field(default=1.0, ge=0)
-
-    def churn(self) -> dict[str, float]:
-        """Keyword arguments of the sampler functions."""
-        top = float("inf") if self.S_max is None else self.S_max
-        return {"S_churn": self.S_churn, "S_min": self.S_min, "S_max": top, "S_noise": self.S_noise}
-
-
-class _Levels(_Churn):
-    """Steps between two noise levels; None for `sigma_min`, `sigma_max` is the sampler's own, narrowed to
-    what the network was made for."""
-
     steps: int = Field(default=18, gt=1)
     sigma_min: float | None = Field(default=None, gt=0)
     sigma_max: float | None = Field(default=None, gt=0)
@@ -91,6 +84,12 @@ class _Levels(_Churn):
 
     def toy(self) -> Self:
         return self.model_copy(update={"steps": min(6, self.steps)})
+
+    def churn(self, model: ScoreModel, noise: Noise) -> dict[str, Any]:
+        """Keyword arguments of the sampler functions."""
+        top = float("inf") if self.S_max is None else self.S_max
+        levels = {"S_churn": self.S_churn, "S_min": self.S_min, "S_max": top, "S_noise": self.S_noise}
+        return levels | {"churn_noise": noise, "round_sigma": model.round_sigma}
 
     def span(self, model: ScoreModel, own: tuple[float, float]) -> tuple[float, float]:
         """(sigma_min, sigma_max) for `model`."""
@@ -119,16 +118,8 @@ class Heun(_Levels):
 
         sigmas = edm_sigmas(self.steps, *self.span(model, (0.002, 80.0)), self.rho)
         model.check_sigmas(sigmas[:-1])
-        options: dict[str, Any] = self.churn() | {"round_sigma": model.round_sigma}
-        return heun(
-            model.denoiser,
-            latents,
-            sigmas,
-            class_labels=class_labels,
-            guidance=terms,
-            churn_noise=noise,
-            **options,
-        )
+        options = self.churn(model, noise)
+        return heun(model.denoiser, latents, sigmas, class_labels=class_labels, guidance=terms, **options)
 
 
 class EDMAblation(_Levels):
@@ -157,24 +148,35 @@ class EDMAblation(_Levels):
         span = self.span(model, default_range(self.discretization))
         sigmas = ablation_sigmas(self.steps, self.discretization, *span, rho=self.rho)
         model.check_sigmas(sigmas[:-1])
-        options: dict[str, Any] = self.churn() | {
-            "solver": self.solver,
-            "alpha": self.alpha,
-            "round_sigma": model.round_sigma,
-        }
-        options |= {"schedule": self.schedule, "scaling": self.scaling, "vp_range": span}
-        return ablation(
-            model.denoiser,
-            latents,
-            sigmas,
-            class_labels=class_labels,
-            guidance=terms,
-            churn_noise=noise,
-            **options,
+        options = self.churn(model, noise) | {"solver": self.solver, "alpha": self.alpha, "vp_range": span}
+        options |= {"schedule": self.schedule, "scaling": self.scaling}
+        return ablation(model.denoiser, latents, sigmas, class_labels=class_labels, guidance=terms, **options)
+
+
+class _Ancestral(SamplerSpec):
+    """Steps of a network's discrete schedule, or of linear VP at 1,000 steps for networks without one."""
+
+    respacing: Respacing
+    clip_denoised: bool | None = None  # None: images are clipped to [-1, 1] in every step, latents are not
+
+    @property
+    def nfe(self) -> int:
+        counts = self.respacing.removeprefix("ddim").split(",")
+        return sum(map(int, counts)) if self.respacing else 1000
+
+    def toy(self) -> Self:
+        """Ten steps, in as many sections or by as fixed a stride."""
+        sections = self.respacing.split(",")
+        sectioned = ",".join([str(max(2, 10 // len(sections)))] * len(sections))
+        return self.model_copy(
+            update={"respacing": "ddim10" if self.respacing.startswith("ddim") else sectioned}
         )
 
+    def clips(self, model: ScoreModel) -> bool:
+        return not model.latent if self.clip_denoised is None else self.clip_denoised
 
-class DDPM(SamplerSpec):
+
+class DDPM(_Ancestral):
     """Ancestral sampling (Ho et al. 2020) on a network's discrete schedule, with the variance that it learned
     if it learned one.
 
@@ -185,32 +187,20 @@ class DDPM(SamplerSpec):
     """
 
     respacing: Respacing = "250"
-    clip_denoised: bool | None = None
     fixed_variance: Literal["small", "large"] = "small"  # for networks that learn none
-
-    @property
-    def nfe(self) -> int:
-        return _steps(self.respacing)
-
-    def toy(self) -> Self:
-        return self.model_copy(update={"respacing": _ten_steps(self.respacing)})
 
     def sample(
         self, model: ScoreModel, latents: Tensor, class_labels: Tensor | None, terms: Terms, noise: Noise
     ) -> Sample:
         from dgflow.diffusion.ddpm import ddpm
 
+        options: dict[str, Any] = {"class_labels": class_labels, "guidance": terms, "noise": noise}
+        options |= {"clip_denoised": self.clips(model), "fixed_variance": self.fixed_variance}
         predictor, schedule = model.discrete(self.respacing)
-        options: dict[str, Any] = {
-            "clip_denoised": _clips(self.clip_denoised, model),
-            "fixed_variance": self.fixed_variance,
-        }
-        return ddpm(
-            predictor, latents, schedule, noise=noise, class_labels=class_labels, guidance=terms, **options
-        )
+        return ddpm(predictor, latents, schedule, **options)
 
 
-class DDIM(SamplerSpec):
+class DDIM(_Ancestral):
     """Song et al. 2021 on a network's discrete schedule; `eta` 0 is deterministic, 1 as noisy as DDPM.
 
     `respacing` "ddim25": 25 steps.
@@ -218,25 +208,16 @@ class DDIM(SamplerSpec):
 
     respacing: Respacing = "ddim50"
     eta: float = Field(default=0.0, ge=0, le=1)
-    clip_denoised: bool | None = None  # None: images are clipped, latents are not
-
-    @property
-    def nfe(self) -> int:
-        return _steps(self.respacing)
-
-    def toy(self) -> Self:
-        return self.model_copy(update={"respacing": _ten_steps(self.respacing)})
 
     def sample(
         self, model: ScoreModel, latents: Tensor, class_labels: Tensor | None, terms: Terms, noise: Noise
     ) -> Sample:
         from dgflow.diffusion.ddpm import ddim
 
+        options: dict[str, Any] = {"class_labels": class_labels, "guidance": terms, "noise": noise}
+        options |= {"clip_denoised": self.clips(model), "eta": self.eta}
         predictor, schedule = model.discrete(self.respacing)
-        options: dict[str, Any] = {"eta": self.eta, "clip_denoised": _clips(self.clip_denoised, model)}
-        return ddim(
-            predictor, latents, schedule, noise=noise, class_labels=class_labels, guidance=terms, **options
-        )
+        return ddim(predictor, latents, schedule, **options)
 
 
 class RK45(SamplerSpec):
@@ -255,7 +236,7 @@ class RK45(SamplerSpec):
     shared_block: int | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
-    def _falls(self) -> RK45:
+    def _falls(self) -> Self:
         _check_range("tau_min", self.tau_min, "tau_max", self.tau_max)
         return self
 
@@ -278,35 +259,10 @@ class RK45(SamplerSpec):
         from dgflow.diffusion.times import sigma_from_tau
 
         model.check_sigmas((sigma_from_tau(self.tau_max), sigma_from_tau(self.tau_min)))
-        options: dict[str, Any] = {
-            "tau_max": self.tau_max,
-            "tau_min": self.tau_min,
-            "rtol": self.tolerance,
-            "atol": self.tolerance,
-        }
-        options |= {
-            "shared_step": self.shared_block is not None,
-            "denoise_last": self.denoise_last,
-            "tau_edges": model.tau_edges,
-        }
-        return rk45(model.denoiser, latents, class_labels=class_labels, guidance=terms, **options)
-
-
-def _steps(respacing: str) -> int:
-    """Number of steps of a respacing."""
-    return sum(int(part) for part in respacing.removeprefix("ddim").split(",")) if respacing else 1000
-
-
-def _ten_steps(respacing: str) -> str:
-    """Ten steps, in as many sections or by as fixed a stride."""
-    if respacing.startswith("ddim"):
-        return "ddim10"
-    sections = respacing.split(",")
-    return ",".join([str(max(2, 10 // len(sections)))] * len(sections))
-
-
-def _clips(asked: bool | None, model: ScoreModel) -> bool:
-    return not model.latent if asked is None else asked
+        options: dict[str, Any] = {"class_labels": class_labels, "guidance": terms}
+        options |= {"tau_max": self.tau_max, "tau_min": self.tau_min, "tau_edges": model.tau_edges}
+        options |= {"shared_step": self.shared_block is not None, "denoise_last": self.denoise_last}
+        return rk45(model.denoiser, latents, rtol=self.tolerance, atol=self.tolerance, **options)
 
 
 def _check_range(low_name: str, low: float | None, high_name: str, high: float | None) -> None:

@@ -1,10 +1,9 @@
-"""What all samplers share: the form of a denoiser and of a noise predictor, the result, and churn.
+"""The forms of denoiser, noise predictor and result that all samplers share, and churn.
 
-A sampler is a plain function of (denoiser or predictor, latents, schedule), one a file: `heun`, `ablation`,
-`ddpm`, `rk45`. Each promises float64 state; a schedule of Python floats and per-sample noise levels on the
-device, so that no step waits for the device; and that a sample's result does not depend on its batch mates
-(as far as the networks' own arithmetic does not). Networks, random numbers and guidance terms are the
-caller's; nothing is drawn here.
+A sampler is a plain function of (denoiser or predictor, latents, schedule). Its state is float64; its
+schedule is Python floats and its noise levels are per sample on the device, so that no step waits for the
+device. A sample's result does not depend on its batch mates (as far as the networks' own arithmetic does
+not). Networks, random numbers and guidance terms are the caller's.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dgflow.diffusion.guidance import LogRatios
 from dgflow.diffusion.guidance_settings import Boost
 
 Denoiser = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -24,30 +24,30 @@ float dtype."""
 
 Predictor = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
 """(y [B, ...] float32, variance-preserving scaling y = x / sqrt(1 + sigma^2); time [B] float32 in the
-network's own unit; class labels) -> (epsilon: the noise in y, like y; v: like y, where between the two bounds
-of the reverse step's log variance it lies, -1 to 1, None for a network that learns none). What ADM, DiT,
-NCSN++ and LSGM's prior are; `denoisers` makes a `Denoiser` of it."""
+network's own unit; class labels) -> (epsilon: the noise in y, like y; v: like y, the position of the reverse
+step's log variance between its two bounds, -1 to 1, None for a network that learns none). ADM, DiT, NCSN++
+and LSGM's prior have this form; `denoisers` makes a `Denoiser` of it."""
 
 Noise = Callable[[int], Tensor]
-"""Number of a step -> unit normals [B, ...]. A counter-based stream answers in any order; one with state, in
-rising order."""
+"""Number of a step -> unit normals [B, ...]; a stream with state answers in rising order only."""
 
 RoundSigma = Callable[[Tensor], Tensor]
-"""Noise levels, any shape, float64 -> the nearest ones that a network knows; on the device, without waiting
-for it."""
+"""Noise levels, any shape, float64 -> the nearest ones that a network knows, without a host sync."""
 
 MAX_GAMMA = math.sqrt(2.0) - 1.0
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What a sampler returns.
+    """The result of a sampler.
 
-    x: [B, ...] float64, the samples, not clipped. nfe: evaluations of the denoiser for each sample.
-        guidance_nfe: evaluations of guidance
-    terms. log_ratio: [B] float64, the first-order log-ratio of each sample in its last step inside the
-        window, by the first term that has
-    one; OUTSIDE_LOG_RATIO (1e7) for a sample that was never inside; None when no term ever gave one.
+    Args:
+        x: the samples [B, ...] float64, not clipped.
+        nfe: evaluations of the denoiser per sample.
+        guidance_nfe: evaluations of guidance terms.
+        log_ratio: [B] float64, the first-order log-ratio of each sample in its last step inside the window,
+            by the first term that has one; OUTSIDE_LOG_RATIO (1e7) for a sample that was never inside; None
+            if no term ever gave one.
     """
 
     x: Tensor
@@ -57,8 +57,8 @@ class Sample:
 
 
 def rounded(levels: Sequence[float], round_sigma: RoundSigma | None, device: torch.device) -> list[float]:
-    """Levels as the network knows them, but for a last one of 0, on the host: waits for the device, once
-    before the first step."""
+    """Levels as the network knows them, except a last one of 0, on the host: one wait for the device before
+    the first step."""
     if round_sigma is None:
         return list(levels)
     known = levels[:-1] if levels[-1] == 0.0 else levels
@@ -70,8 +70,8 @@ def rounded(levels: Sequence[float], round_sigma: RoundSigma | None, device: tor
 
 @dataclass(frozen=True)
 class Raised:
-    """What churn makes of a step: the levels sigma [B] that the samples are raised to, at most `high`, and
-    the standard deviation [B] of the noise that has to be added for it, S_noise included."""
+    """The levels sigma [B], at most `high`, that churn raises a step's samples to, and the standard
+    deviation [B] of the noise to add for it, S_noise included."""
 
     sigma: Tensor
     high: float
@@ -79,15 +79,16 @@ class Raised:
 
 
 class Churn:
-    """EDM's churn (Karras et al. 2022, Algorithm 2, lines 4 to 6) along a schedule, with what the boosts of
-    guidance terms ask for.
+    """EDM's churn (Karras et al. 2022, Algorithm 2, lines 4 to 6) along a schedule, with the boosts of
+    guidance terms.
 
     Args:
-        levels: the schedule, as the network knows it. noise, round_sigma: None where there is none.
+        levels: the schedule, as the network knows it.
+        noise, round_sigma: None where there is none.
         S_churn, S_min, S_max, S_noise: as in the paper. A boost replaces S_churn and S_noise for the samples
             that it churns.
 
-    Raises ValueError where noise could be added and there is none.
+    Raises ValueError if noise could be added and `noise` is None.
     """
 
     def __init__(
@@ -121,8 +122,8 @@ class Churn:
             if gamma > 0.0
         }
 
-    def __call__(self, step: int, ones: Tensor, log_ratios: Sequence[Tensor | None]) -> Raised | None:
-        """For a step, given ones [B] and the log-ratios of the step before; None where nothing is raised."""
+    def __call__(self, step: int, ones: Tensor, log_ratios: LogRatios) -> Raised | None:
+        """The levels of a step, given ones [B] and the log-ratios of the step before; None if unchanged."""
         level = self.levels[step]
         if self.noise is None or not self.S_min <= level <= self.S_max:
             return None
@@ -138,9 +139,7 @@ class Churn:
             return None
         sigma = level * (1.0 + gamma)
         if self.round_sigma is None:
-            added = level * torch.sqrt(
-                gamma * (2.0 + gamma)
-            )  # sqrt(sigma^2 - level^2), without the difference
+            added = level * torch.sqrt(gamma * (2.0 + gamma))  # sqrt(sigma^2 - level^2), no difference
         else:
             sigma = self.round_sigma(sigma)
             added = ((sigma - level) * (sigma + level)).clamp_min(0.0).sqrt()

@@ -1,9 +1,5 @@
-"""A score network as samplers need it: a denoiser for the ODE samplers, a noise predictor on its own schedule
-for the ancestral ones.
-
-Promises one seam for every backbone: whatever a network predicts, both forms can be had. How a sampler walks
-    is left to the samplers.
-"""
+"""One seam for every backbone: a denoiser for the ODE samplers, a noise predictor on its own schedule for the
+ancestral ones."""
 
 from __future__ import annotations
 
@@ -36,16 +32,16 @@ continuous time."""
 
 @dataclass(frozen=True)
 class ScoreModel:
-    """Ways to ask one network.
+    """A score network in the forms that samplers call.
 
-    denoiser: in the EDM convention. predictor, schedule: for a network of a discrete schedule (ADM, DiT),
-        itself and that schedule.
-    null_label: the class that stands for none, for a network that has one. round_sigma: the nearest noise
-        levels that the network knows,
-    None where it knows all of its range. sigma_range: the noise levels that it was made for, 0 to infinity if
-        any. tau_edges: linear-VP
-    times at which the denoiser jumps. latent: whether samples are latents, which have no bounds, and not
-        images in [-1, 1].
+    Args:
+        denoiser: in the EDM convention.
+        predictor, schedule: the network itself and its schedule, if that is a discrete one (ADM, DiT).
+        null_label: the "no class" label of a network that has one.
+        round_sigma: the nearest noise levels that the network knows; None if it knows all of its range.
+        sigma_range: the noise levels that it was made for.
+        tau_edges: linear-VP times at which the denoiser jumps.
+        latent: samples are latents, which have no bounds, and not images in [-1, 1].
     """
 
     denoiser: Denoiser
@@ -62,11 +58,8 @@ class ScoreModel:
         return max(sigma_min, self.sigma_range[0]), min(sigma_max, self.sigma_range[1])
 
     def check_sigmas(self, sigmas: Sequence[float]) -> None:
-        """Refuse noise levels that the network was not made for, but for a rounding. Churn may still pass the
-        upper end, as published.
-
-        Raises ValueError.
-        """
+        """Raise ValueError for noise levels that the network was not made for, rounding apart. Churn may pass
+        the upper end, as published."""
         low, high = self.sigma_range
         i = first_outside(sigmas, low, high)
         if i is not None:
@@ -77,10 +70,9 @@ class ScoreModel:
             )
 
     def discrete(self, respacing: str) -> tuple[Predictor, DiscreteSchedule]:
-        """For ancestral samplers: the network on its own schedule, or on `VP_SCHEDULE` where it has none,
-        respaced.
+        """The network on its own schedule, or on `VP_SCHEDULE` if it has none, respaced.
 
-        Raises ValueError where the network was not made for that schedule's noise levels.
+        Raises ValueError if the network was not made for that schedule's noise levels.
         """
         if self.predictor is not None and self.schedule is not None:
             return self.predictor, self.schedule.respaced(respacing)
@@ -105,19 +97,15 @@ class ScoreModel:
         return replace(self, denoiser=denoiser, predictor=predictor, tau_edges=edges)
 
     def without_labels(self) -> ScoreModel:
-        """The same for a network without classes under samplers whose guidance has them: labels do not reach
-        it."""
+        """The same for a network without classes whose guides have some: labels do not reach the network."""
         denoiser, predictor = self.denoiser, self.predictor
         alone = None if predictor is None else lambda y, time, _: predictor(y, time, None)
         return replace(self, denoiser=lambda x, sigma, _: denoiser(x, sigma, None), predictor=alone)
 
 
 def first_outside(sigmas: Sequence[float], sigma_min: float, sigma_max: float) -> int | None:
-    """Position of the first noise level that a network for [sigma_min, sigma_max] was not made for, but for
-    float32's rounding.
-
-    Levels have to be finite and above 0, whatever the range. None where all are inside.
-    """
+    """Position of the first noise level outside [sigma_min, sigma_max], float32 rounding apart, or not finite
+    and above 0; None if all are inside."""
     low, high = sigma_min * (1 - ROUNDING), sigma_max * (1 + ROUNDING)
     return next(
         (i for i, sigma in enumerate(sigmas) if not (low <= sigma <= high and 0 < sigma < math.inf)), None

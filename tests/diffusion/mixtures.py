@@ -94,8 +94,8 @@ class Labelled:
 
 @dataclass(frozen=True)
 class ClassifierFreeDenoiser:
-    """Classifier-free guidance of a denoiser: as denoised = x - sigma * epsilon, the formula for epsilon holds
-    for denoised images. A `Switch` of the scale is by linear-VP time."""
+    """Classifier-free guidance of a denoiser: epsilon's formula holds for denoised = x - sigma * epsilon.
+    A `Switch` of the scale is by linear-VP time."""
 
     denoiser: Denoiser
     null_label: int

@@ -339,11 +339,6 @@ def test_the_predictor_is_told_the_original_timesteps_and_the_labels_as_given(sa
 
     sampler(record, LATENTS, SHORT, noise=normals, class_labels=labels)
     assert torch.stack(told).tolist() == [[float(step)] * 8 for step in reversed(SHORT.timestep_map)]
-    told.clear()
-    sampler(record, LATENTS, SHORT, noise=normals, class_labels=labels, time=WHOLE.timesteps_from_sigma(2.0))
-    torch.testing.assert_close(
-        torch.stack(told)[:, 0], 2.0 * torch.tensor(SHORT.timestep_map).flip(0).float(), rtol=1e-6, atol=1e-6
-    )
 
 
 @pytest.mark.parametrize("sampler", [ddpm, ddim])
@@ -390,7 +385,7 @@ def test_options_that_make_no_sense_are_refused_before_any_evaluation() -> None:
 
 
 def test_no_step_reads_a_number_back_from_the_device() -> None:
-    """Learned and fixed variance, windows, boosts, time maps and noise: no item(), no bool() of a tensor, no
+    """Learned and fixed variance, windows, boosts and noise: no item(), no bool() of a tensor, no
     boolean indexing."""
 
     def constant(y: Tensor, time: Tensor, class_labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -405,7 +400,7 @@ def test_no_step_reads_a_number_back_from_the_device() -> None:
     )
     options: dict[str, Any] = {"guidance": [term], "noise": prepared.__getitem__}
     with ForbidReads():
-        ddpm(constant, LATENTS, SHORT, time=WHOLE.timesteps_from_sigma(), **options)
+        ddpm(constant, LATENTS, SHORT, **options)
         ddpm(edm, LATENTS, SHORT, fixed_variance="large", **options)
         ddim(edm, LATENTS, SHORT, eta=0.5, **options)
 

@@ -94,7 +94,7 @@ def test_with_entropy_scaling_both_terms_of_adm_gpp_grow_alike() -> None:
 
 
 def test_dit_gpp_has_the_published_scales_and_window() -> None:
-    """1.25 for timesteps above 200 and 3 below, on three of four channels, and the discriminator above 100."""
+    """1.25 for timesteps above 200 and 3 below, on three of four channels; the discriminator above 100."""
 
     def network(y: Tensor, time: Tensor, class_labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
         assert class_labels is not None

@@ -84,7 +84,7 @@ def test_cosine_time_has_the_same_signal_to_noise_ratio() -> None:
 
 
 def test_importance_times_have_density_beta_over_variance() -> None:
-    """d u / d tau of the inverse map is proportional to beta / std^2, with the published constant Z = 23.864."""
+    """d u / d tau of the inverse map is proportional to beta / std^2, with the published Z = 23.864."""
     u = torch.linspace(0.001, 0.999, 999, dtype=torch.float64, requires_grad=True)
     tau = times.importance_tau(u)
     (slope,) = torch.autograd.grad(tau.sum(), u)

@@ -138,10 +138,15 @@ def test_ddpm_and_ddim_are_the_published_ones(case: Case) -> None:
     schedule = DiscreteSchedule.of(config["noise_schedule"], config["steps"], config["timestep_respacing"])
     # Networks trained with rescaled timesteps, and the classifiers beside them, are told 0 .. 1000 whatever
     # the number of steps.
-    time = schedule.timesteps_from_sigma(1000 / config["steps"] if config["rescale_timesteps"] else 1.0)
+    time_scale = 1000 / config["steps"] if config["rescale_timesteps"] else 1.0
+    time = schedule.timesteps_from_sigma(time_scale)
     predictor = Recorder(
         adm_predictor(config["net"] | {"learn_sigma": config["learn_sigma"]}, weights["net"])
     )
+
+    def rescaled(y: Tensor, timestep: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return predictor(y, time_scale * timestep, labels)
+
     terms = []
     if config["classifier_scale"] is not None:
         classifier = encoder(config["classifier"], weights["classifier"], time_scale=1.0)
@@ -155,13 +160,12 @@ def test_ddpm_and_ddim_are_the_published_ones(case: Case) -> None:
         "class_labels": arrays.get("in_y"),
         "guidance": terms,
         "noise": noise,
-        "time": time if config["rescale_timesteps"] else None,
         "clip_denoised": config["clip_denoised"],
     }
     if config["eta"] is None:
-        sample = ddpm(predictor, arrays["in_x_T"], schedule, fixed_variance="large", **options)
+        sample = ddpm(rescaled, arrays["in_x_T"], schedule, fixed_variance="large", **options)
     else:
-        sample = ddim(predictor, arrays["in_x_T"], schedule, eta=config["eta"], **options)
+        sample = ddim(rescaled, arrays["in_x_T"], schedule, eta=config["eta"], **options)
 
     num_steps = len(arrays["out_samples"])
     assert (sample.nfe, sample.guidance_nfe) == (num_steps, num_steps * len(terms))
@@ -284,7 +288,7 @@ def on_first_half(term: DiscriminatorTerm) -> Callable[[Point], tuple[Tensor | N
 @pytest.mark.parametrize("form", ["original", "halved"])
 @pytest.mark.parametrize("case", cases(is_dit))
 def test_guided_dit_samples_as_published(case: Case, form: str) -> None:
-    """As the original computes it, with 2 n states and labels; and from n states, which are its first half."""
+    """As the original computes it, with 2 n states and labels; and from n states, its first half."""
     config, arrays, weights = load(case)
     schedule = DiscreteSchedule.of("linear", TRAINED_STEPS, config["num_sampling_steps"])
     net = DiT(**{key: value for key, value in config["net"].items() if key != "class_dropout_prob"})

@@ -110,7 +110,7 @@ def rounding_of_the_clip(log_ratio: Tensor) -> Tensor:
 
 
 def only(i: int, found: Tensor, expected: Tensor) -> Tensor:
-    """`expected` with sample i as found: compares that sample, by tolerances that speak of the whole batch."""
+    """`expected` with sample i as found: compares that sample, by tolerances of the whole batch."""
     return torch.cat([expected[:i], found[i : i + 1].to(expected.dtype), expected[i + 1 :]])
 
 
@@ -208,7 +208,7 @@ def final_and_steps(
     sigmas: tuple[float, ...],
     noise_scale: Tensor,
 ) -> None:
-    """Compare the result and the state at the beginning of every step, with the churn noise taken off again."""
+    """Compare the result and the state at the beginning of every step, without its churn noise."""
     first_order = [args for args, _, _ in net.calls][::2]
     for step, (x_hat, sigma_hat, _) in enumerate(first_order):
         added = (sigma_hat**2 - sigmas[step] ** 2).clamp_min(0).sqrt() * noise_scale[step]

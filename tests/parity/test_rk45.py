@@ -200,7 +200,7 @@ def lsgm_denoiser(epsilon: Callable[[Tensor, Tensor, Tensor], Tensor], vp: Linea
 
 
 def toy_prior(dae: dict[str, Tensor]) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """epsilon(y, time, variance) of the small network that stands for the prior, with its mixed prediction."""
+    """epsilon(y, time, variance) of the small network in the prior's place, with its mixed prediction."""
 
     def epsilon(y: Tensor, tau: Tensor, variance: Tensor) -> Tensor:
         time = F.linear(tau[:, None], dae["t1.weight"], dae["t1.bias"])[:, :, None, None]
