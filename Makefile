@@ -1,21 +1,29 @@
 # `make digits` runs the main job, `make test` the tests; both set themselves up in .venv on the first call.
 PYTHON ?= python3
 BIN := .venv/bin
+# Each process of the tests computes with one thread, and there is one a core, of these that are not on several hosts.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+PROCESSES ?= 2
+SPREAD := -n $(PROCESSES) --dist loadfile --no-loadscope-reorder --ignore=tests/cluster
 
-.PHONY: digits test test-slow test-cluster lint clean
+.PHONY: digits test test-fast test-slow test-cluster lint clean
 
 digits: .venv/digits
 	$(BIN)/python workflows/digits.py run --root runs/digits
 
 test: .venv/dev
-	$(BIN)/python -m pytest -q -m "not slow" --ignore=tests/cluster
+	$(PYTEST) $(SPREAD) -m "not slow"
+
+# While editing: no Ray, no smoke run.
+test-fast: .venv/dev
+	$(PYTEST) $(SPREAD) -m "not slow and not ray and not smoke"
 
 test-slow: .venv/dev
-	$(BIN)/python -m pytest -q -m slow --ignore=tests/cluster
+	$(PYTEST) $(SPREAD) -m slow
 
 # Hosts as network namespaces: wants root and iproute2.
 test-cluster: .venv/dev
-	$(BIN)/python -m pytest -q tests/cluster
+	$(PYTEST) tests/cluster
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -3,6 +3,8 @@
 from dgflow.engine.execute import make_result, shard_work
 from dgflow.engine.plan import look
 from dgflow.engine.root import Root
+from dgflow.runtime.placement import Placement
+from dgflow.runtime.progress import Progress
 from dgflow.runtime.training.loop import train
 from dgflow.specs.bound import Bound
 from dgflow.specs.graph import graph
@@ -37,3 +39,9 @@ def complete(target: Step, store: ObjectStore) -> Bound:
     bound = known[target.fingerprint]
     assert bound is not None
     return bound
+
+
+def execute_here(target: Step, store: ObjectStore, placement: Placement, progress: Progress) -> None:
+    """`complete` in the place of `dgflow.engine.execute.execute`: for command lines that a test calls."""
+    del placement, progress
+    complete(target, store)

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
-from seaweed import seaweed
+
+from dgflow.store.open import open_store
 
 TINY = Path(tiny.__file__)
 DIGITS = TINY.parents[1] / "workflows" / "digits.py"
@@ -30,7 +31,7 @@ def call(
         env=NO_CLOUD | (environment or {}),
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=1000,
     )
 
 
@@ -42,7 +43,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def finished(folder):
+def finished(folder, own_ray):
     """The toy recipe, run once; its root and what it printed."""
     result = call("--root", "root", "--json", cwd=folder)  # no command means run
     assert result.returncode == 0, result.stderr
@@ -87,7 +88,7 @@ def test_a_second_run_does_nothing_and_does_not_start_ray(finished, folder):
         env=NO_CLOUD | {"PYTHONPATH": str(TINY.parent)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=1000,
     )
     *_, line, loaded = again.stdout.splitlines()
     assert loaded == "ray loaded: False"
@@ -243,29 +244,18 @@ def test_a_label_that_cannot_be_fails_the_run_with_its_image_before_any_is_impor
 
 
 @pytest.mark.slow
-def test_the_whole_recipe_on_s3(folder, tmp_path):
+def test_the_whole_recipe_on_s3(finished, folder, s3_environment, s3_url):
     """Against a real server, with the same numbers as on the local disk, and no secret in anything that is
     written."""
-    with seaweed(tmp_path) as environment:
-        url = f"{environment['BUCKET_URL']}/run"
-        result = call("run", "--root", url, "--json", cwd=folder, environment=environment)
-        assert result.returncode == 0, result.stderr
-        local = json.loads(call("--root", "root", "--json", cwd=folder).stdout.splitlines()[-1])
-        assert json.loads(result.stdout.splitlines()[-1])["arms"] == local["arms"]
-        assert call("verify", "--root", url, cwd=folder, environment=environment).returncode == 0
-
-        os.environ.update(environment)
-        try:
-            from dgflow.store.open import open_store
-
-            store = open_store(url)
-            secret = environment["AWS_SECRET_ACCESS_KEY"]
-            for entry in store.list(""):
-                assert secret.encode() not in store.get(entry.key), entry.key
-        finally:
-            for name in environment:
-                os.environ.pop(name)
-        assert secret not in result.stdout + result.stderr
+    result = call("run", "--root", s3_url, "--json", cwd=folder, environment=s3_environment)
+    assert result.returncode == 0, result.stderr
+    local = json.loads(finished[1].stdout.splitlines()[-1])
+    assert json.loads(result.stdout.splitlines()[-1])["arms"] == local["arms"]
+    assert call("verify", "--root", s3_url, cwd=folder, environment=s3_environment).returncode == 0
+    secret, store = s3_environment["AWS_SECRET_ACCESS_KEY"], open_store(s3_url)
+    for entry in store.list(""):
+        assert secret.encode() not in store.get(entry.key), entry.key
+    assert secret not in result.stdout + result.stderr
 
 
 def test_help_of_the_shipped_recipe_says_what_it_does_and_what_each_option_means(tmp_path):

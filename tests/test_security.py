@@ -167,7 +167,7 @@ if __name__ == "__main__":
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+def runs(tmp_path_factory: pytest.TempPathFactory, own_ray: None) -> Iterator[SimpleNamespace]:
     """A run that succeeds, one whose worker fails and three that cannot reach their root, all with secrets
     around them: what they leave."""
     folder = tmp_path_factory.mktemp("secrets")
@@ -294,7 +294,7 @@ print("listening", *sorted(listening(family(os.getpid()))))
 """
 
 
-def test_without_a_cluster_ray_listens_on_loopback_alone(tmp_path: Path) -> None:
+def test_without_a_cluster_ray_listens_on_loopback_alone(tmp_path: Path, own_ray: None) -> None:
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "DGFLOW_", "RAY_"))
     }

@@ -17,17 +17,14 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import tiny
-from inprocess import complete
+from inprocess import complete, execute_here
 from parity import inception_recipe
 from PIL import Image
 
 from dgflow.cli import open_root, tool
 from dgflow.images.sources import open_images
 from dgflow.networks.inception.module import InceptionV3
-from dgflow.runtime.placement import Placement
-from dgflow.runtime.progress import Progress
-from dgflow.specs.step import Step
-from dgflow.store.objects import ObjectStore, StoreError
+from dgflow.store.objects import StoreError
 from dgflow.weights.tensors import save_weights
 
 NO_CLOUD = {
@@ -62,7 +59,7 @@ def dgflow(monkeypatch, capsys, made, tmp_path):
     monkeypatch.delenv("DGFLOW_ROOT", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(made / "cache"))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("dgflow.cli.tool.execute", _without_ray)
+    monkeypatch.setattr("dgflow.cli.tool.execute", execute_here)
 
     def call(*arguments: object) -> Called:
         monkeypatch.setattr(sys, "argv", ["dgflow", *map(str, arguments)])
@@ -71,10 +68,6 @@ def dgflow(monkeypatch, capsys, made, tmp_path):
         return Called(int(ended.value.code or 0), *capsys.readouterr())
 
     return call
-
-
-def _without_ray(target: Step, store: ObjectStore, placement: Placement, progress: Progress) -> None:
-    complete(target, store)
 
 
 def write_statistics(path: Path, mean: float, variance: float, features: int = 4) -> Path:

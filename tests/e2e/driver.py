@@ -7,12 +7,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import tiny
+from cluster.flat_steps import Counted
 
 from dgflow.engine.execute import execute
 from dgflow.runtime.placement import Placement
 from dgflow.runtime.progress import Progress
 from dgflow.specs.step import Step
-from dgflow.steps.training.train_discriminator import TrainDiscriminator
 from dgflow.store.open import open_store
 
 EPOCHS = 40  # of the trainings that are killed: each takes some 0.2 s
@@ -20,25 +20,11 @@ SHARDS = 60
 
 
 def target(what: str, source: Path) -> Step:
-    """The step that WHAT names.
-
-    `score`: two epochs of the score network; `long`: many; `samples`: 60 shards of its samples, taken by a
-        discriminator that learns for
-    one epoch.
-    """
-    if what == "score":
-        return tiny.score(source)
-    if what == "long":
-        return tiny.score(source, epochs=EPOCHS)
-    fakes = tiny.fakes(source, steps=8)
-    return TrainDiscriminator(
-        real=tiny.real(source)[:64],
-        fake=fakes[: 8 * SHARDS],
-        network=tiny.ENCODER,
-        epochs=1,
-        batch_size=16,
-        held_out=0.25,
-    )
+    """The step that WHAT names: `score`, two epochs of the score network, `long`, many of them, or `samples`,
+    60 shards of its samples."""
+    if what == "samples":
+        return Counted(samples=tiny.fakes(source, steps=8)[: 8 * SHARDS])
+    return tiny.score(source, epochs=EPOCHS) if what == "long" else tiny.score(source)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,7 @@
-"""The S3 server of the store's tests, a session's own one for this folder, and images that tests share."""
+"""Images that tests share."""
 
 import numpy as np
 import pytest
-from store.conftest import s3_environment, s3_url
-
-__all__ = ["s3_environment", "s3_url"]
 
 
 @pytest.fixture

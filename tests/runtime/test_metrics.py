@@ -2,7 +2,6 @@
 
 import json
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -18,12 +17,6 @@ STEP = "generate-0123456789ab"
 DASHBOARD = json.loads((Path(__file__).resolve().parents[2] / "docs" / "grafana-dashboard.json").read_text())
 PANELS = DASHBOARD["panels"]
 SAMPLE = re.compile(r"(?P<name>\w+)\{(?P<tags>.*)\} (?P<value>\S+)")
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 def scraped(port: int) -> dict[str, float]:
@@ -42,47 +35,33 @@ def scraped(port: int) -> dict[str, float]:
 
 
 @pytest.fixture(scope="module")
-def found():
+def found(local_ray):
     """A scrape after two workers did three and four shards of 500 samples, and one attempt failed."""
-    port = free_port()
-    ray.init(
-        address="local",
-        _node_ip_address="127.0.0.1",
-        include_dashboard=False,
-        log_to_driver=False,
-        _metrics_export_port=port,
-        _system_config={"metrics_report_interval_ms": 1000},
-    )
-    try:
 
-        @ray.remote
-        class Worker:
-            def work(self, shards: int, failed: int) -> None:
-                from dgflow.runtime import metrics
+    @ray.remote
+    class Worker:
+        def work(self, shards: int, failed: int) -> None:
+            from dgflow.runtime import metrics
 
-                for _ in range(shards):
-                    metrics.shard_done(STEP, 2.0, 500)
-                for _ in range(failed):
-                    metrics.shard_failed(STEP)
+            for _ in range(shards):
+                metrics.shard_done(STEP, 2.0, 500)
+            for _ in range(failed):
+                metrics.shard_failed(STEP)
 
-        made = [Worker.remote(), Worker.remote()]
-        ray.get([made[0].work.remote(3, 0), made[1].work.remote(4, 1)])
-        metrics.workers(STEP, 2)
-        metrics.parts(STEP, 7, 100)
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                told = scraped(port)
-            except OSError:
-                told = {}  # Ray's agent is not up yet
-            if (
-                told.get("ray_dgflow_shards_total") == 7 and "ray_dgflow_parts_wanted" in told
-            ) or time.monotonic() > deadline:
-                yield told
-                return
-            time.sleep(0.5)
-    finally:
-        ray.shutdown()
+    made = [Worker.remote(), Worker.remote()]
+    ray.get([made[0].work.remote(3, 0), made[1].work.remote(4, 1)])
+    metrics.workers(STEP, 2)
+    metrics.parts(STEP, 7, 100)
+    deadline = time.monotonic() + 300
+    while True:
+        try:
+            told = scraped(ray.nodes()[0]["MetricsExportPort"])
+        except OSError:
+            told = {}  # Ray's agent is not up yet
+        done = told.get("ray_dgflow_shards_total") == 7 and "ray_dgflow_parts_wanted" in told
+        if done or time.monotonic() > deadline:
+            return told
+        time.sleep(0.5)
 
 
 def test_prometheus_sees_what_workers_and_driver_told(found):

@@ -118,7 +118,7 @@ def test_a_process_without_visible_gpus_computes_on_the_cpu_even_after_torch_has
     assert device().type == device_name() == expected
 
 
-def test_workers_without_a_gpu_see_none_and_those_with_one_start_though_all_cpus_are_taken():
+def test_workers_without_a_gpu_see_none_and_those_with_one_start_though_all_cpus_are_taken(own_ray):
     """On a Ray of its own, with one CPU and two GPUs that are not there."""
     program = """
 import json, os, ray

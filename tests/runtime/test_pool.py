@@ -9,23 +9,13 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import ray
 from ray import cloudpickle
 
-from dgflow.runtime.cluster import connect
 from dgflow.runtime.pool.fleet import RayFleet
 from dgflow.runtime.pool.pool import Pool
-from dgflow.store.open import open_store
 
 # The workers cannot import this file: they get its functions by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
-
-
-@pytest.fixture(scope="module")
-def local_ray(tmp_path_factory):
-    connect(open_store(str(tmp_path_factory.mktemp("root"))))
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture
@@ -209,7 +199,7 @@ def test_no_worker_is_placed_on_a_host_that_was_set_aside(local_ray):
         fleet.stop(placed)
 
 
-def test_an_item_that_takes_all_memory_is_given_up_and_the_others_are_done():
+def test_an_item_that_takes_all_memory_is_given_up_and_the_others_are_done(own_ray):
     """Ray's memory monitor kills the worker, which is another error than its death.
 
     A Ray of its own, whose limit lies 2.5 GB above now.

@@ -1,35 +1,14 @@
-"""Stores for the tests of this folder: one S3 server for all of them, and a fresh, empty place in it for each
-test."""
+"""Stores for the tests of this folder: a fresh, empty one for each test."""
 
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from seaweed import seaweed
 
-from dgflow.store import s3
 from dgflow.store.objects import ObjectStore
 from dgflow.store.open import open_store
 from dgflow.store.s3 import S3Store
-
-
-@pytest.fixture(scope="session")
-def s3_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """A running server's environment, see `seaweed`."""
-    with seaweed(tmp_path_factory.mktemp("s3")) as environment:
-        yield environment
-
-
-@pytest.fixture
-def s3_url(s3_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
-    """An empty prefix of the running server, with its credentials in the environment and short pauses between
-    repetitions."""
-    for name, value in s3_environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(s3, "BACK_OFF", (0.01,) * 5)
-    return f"{s3_environment['BUCKET_URL']}/{uuid.uuid4().hex}"
 
 
 @pytest.fixture(scope="session")

@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from seaweed import seaweed
 from weights.file_server import FileServer
 
-from dgflow.store import s3
 from dgflow.store.memory import MemoryStore
 from dgflow.store.objects import ObjectStore, StoreError
 from dgflow.store.open import open_store
@@ -411,18 +409,11 @@ def test_the_scratch_folder_is_the_user_s_cache(monkeypatch: pytest.MonkeyPatch,
     assert scratch_folder() == tmp_path / "dgflow" / "weights"
 
 
-def test_a_root_on_s3_takes_a_file_from_s3_and_gives_it_to_every_host(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(s3, "BACK_OFF", (0.01,) * 5)
-    with seaweed(tmp_path) as environment:
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
-        bucket = environment["BUCKET_URL"]
-        open_store(f"{bucket}/published").put("net.pt", DATA)
-        found = fetch(f"{bucket}/root", f"{bucket}/published/net.pt", scratch=tmp_path / "one")
-        open_store(f"{bucket}/published").delete("net.pt")
-        again = fetch(f"{bucket}/root", f"{bucket}/published/net.pt", scratch=tmp_path / "two")
-        assert found.path.read_bytes() == again.path.read_bytes() == DATA
-        with pytest.raises(FileNotFoundError, match=r"no object 'other.pt'"):
-            fetch(f"{bucket}/root", f"{bucket}/published/other.pt", scratch=tmp_path / "one")
+def test_a_root_on_s3_takes_a_file_from_s3_and_gives_it_to_every_host(tmp_path: Path, s3_url: str) -> None:
+    open_store(f"{s3_url}/published").put("net.pt", DATA)
+    found = fetch(f"{s3_url}/root", f"{s3_url}/published/net.pt", scratch=tmp_path / "one")
+    open_store(f"{s3_url}/published").delete("net.pt")
+    again = fetch(f"{s3_url}/root", f"{s3_url}/published/net.pt", scratch=tmp_path / "two")
+    assert found.path.read_bytes() == again.path.read_bytes() == DATA
+    with pytest.raises(FileNotFoundError, match=r"no object 'other.pt'"):
+        fetch(f"{s3_url}/root", f"{s3_url}/published/other.pt", scratch=tmp_path / "one")
