@@ -16,7 +16,7 @@ from steps.shipped import WORKFLOWS
 def test_a_recipe_runs_the_whole_way_at_toy_size_without_ray(
     recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("dgflow.engine.execute.execute", execute_here)
+    monkeypatch.setattr("dgflow.cli.recipe.execute", execute_here)
     monkeypatch.delenv("DGFLOW_ROOT", raising=False)
     monkeypatch.chdir(tmp_path)
     root = tmp_path / "runs" / f"{recipe}-smoke"
