@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from dgflow.metrics.front_ends import prepare
-from dgflow.networks.inception.module import InceptionV3, accelerated
+from dgflow.networks.inception.module import InceptionV3Module, accelerated
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from parity import inception_recipe
@@ -51,9 +51,9 @@ def main() -> None:
     )
 
 
-def network() -> InceptionV3:
+def network() -> InceptionV3Module:
     """With random weights that keep its features in the range of real ones."""
-    made = InceptionV3()
+    made = InceptionV3Module()
     shapes = {name: tuple(values.shape) for name, values in made.state_dict().items()}
     made.load_state_dict(inception_recipe.weights(0, shapes))
     return made
@@ -135,7 +135,7 @@ def features(options: argparse.Namespace) -> None:
     print(f"ratio to clean-fid      {least['clean-fid'] / least['dgflow clean']:.2f}")
 
 
-def _counters(made: InceptionV3) -> dict[str, Tensor]:
+def _counters(made: InceptionV3Module) -> dict[str, Tensor]:
     names = [name.removesuffix("running_mean") for name in made.state_dict() if name.endswith("running_mean")]
     return {f"{name}num_batches_tracked": torch.tensor(0) for name in names}
 

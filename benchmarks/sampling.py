@@ -51,12 +51,12 @@ from dgflow.diffusion.guidance_settings import ClassifierFree, Switch
 from dgflow.diffusion.heun import edm_sigmas, heun
 from dgflow.diffusion.samplers import Sample
 from dgflow.diffusion.times import per_sample, tau_from_sigma
-from dgflow.networks.adm.encoder import ADMEncoder
-from dgflow.networks.adm.unet import ADMUNet
-from dgflow.networks.discriminator.module import Discriminator
-from dgflow.networks.dit.module import SIZES, DiT
+from dgflow.networks.adm.encoder import ADMEncoderModule
+from dgflow.networks.adm.unet import ADMUNetModule
+from dgflow.networks.discriminator.module import DiscriminatorModule
+from dgflow.networks.dit.module import SIZES, DiTModule
 from dgflow.networks.edm.preconditioners import VPPrecond
-from dgflow.networks.edm.song import SongUNet
+from dgflow.networks.edm.song import SongUNetModule
 
 VARIANTS = ("plain", "f32-nchw", "f32-nhwc", "bf16-nchw", "bf16-nhwc")
 COMPILED = tuple(f"{name}-c" for name in VARIANTS[1:])
@@ -93,17 +93,17 @@ def schedule_counts(system: str) -> tuple[int, int, int]:
     return len(timesteps), sum(timestep > 100 for timestep in timesteps), len(timesteps)
 
 
-def networks(system: str) -> tuple[nn.Module, Discriminator]:
+def networks(system: str) -> tuple[nn.Module, DiscriminatorModule]:
     """Score network and discriminator of published size; layers that start at or close to zero do not, lest
     all outputs be equal."""
     torch.manual_seed(0)
     classes = None if system == "edm" else 1000
     if system == "edm":
-        score: nn.Module = VPPrecond(SongUNet(32, 3, augment_dim=9, channel_mult=(2, 2, 2)))
+        score: nn.Module = VPPrecond(SongUNetModule(32, 3, augment_dim=9, channel_mult=(2, 2, 2)))
         features = _classifier(32, 3, (1, 2, 4), 4, (1, 2, 4))
     elif system == "adm":
         mult, where = (1, 2, 3, 4), (2, 4, 8)
-        score = ADMUNet(
+        score = ADMUNetModule(
             image_size=64,
             model_channels=192,
             out_channels=6,
@@ -115,9 +115,9 @@ def networks(system: str) -> tuple[nn.Module, Discriminator]:
         )
         features = _classifier(64, 3, mult, 4, where)
     else:
-        score = DiT(**SIZES["DiT-S/2"])
+        score = DiTModule(**SIZES["DiT-S/2"])
         features = _classifier(32, 4, (1, 2, 3), 2, (1, 2, 4))
-    head = ADMEncoder(
+    head = ADMEncoderModule(
         image_size=8,
         in_channels=features.feature_channels,
         model_channels=128,
@@ -127,7 +127,7 @@ def networks(system: str) -> tuple[nn.Module, Discriminator]:
         channel_mult=(1,),
         num_classes=classes,
     )
-    discriminator = Discriminator(features, head)
+    discriminator = DiscriminatorModule(features, head)
     with torch.no_grad():
         for parameter in (*score.parameters(), *discriminator.parameters()):
             usual = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.0
@@ -138,8 +138,8 @@ def networks(system: str) -> tuple[nn.Module, Discriminator]:
 
 def _classifier(
     size: int, channels: int, mult: tuple[int, ...], depth: int, where: tuple[int, ...]
-) -> ADMEncoder:
-    return ADMEncoder(
+) -> ADMEncoderModule:
+    return ADMEncoderModule(
         image_size=size,
         in_channels=channels,
         model_channels=128,
@@ -151,7 +151,7 @@ def _classifier(
 
 
 def plain_gradient(
-    discriminator: Discriminator, x: Tensor, sigma: Tensor, class_labels: Tensor | None
+    discriminator: DiscriminatorModule, x: Tensor, sigma: Tensor, class_labels: Tensor | None
 ) -> Tensor:
     """The log-ratio's gradient as an unthinking implementation has it: with those of all parameters, added up
     and never used."""

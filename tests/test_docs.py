@@ -4,14 +4,14 @@ import ast
 import pkgutil
 import re
 from pathlib import Path
-from typing import get_args
 
 import pytest
 from test_layers import LAYERS
 
 import dgflow
-from dgflow.steps.pretrained import Format
-from dgflow.weights.catalogue import CATALOGUE
+from dgflow.networks.catalogue import CATALOGUE
+from dgflow.networks.families import FAMILIES
+from dgflow.specs.network import GENERAL_FORMATS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
@@ -80,7 +80,9 @@ def test_every_published_file_is_listed_with_its_licence(name):
     assert file.published_fid is None or f"{file.published_fid:.2f}" in line
 
 
-@pytest.mark.parametrize("format", get_args(Format))
+@pytest.mark.parametrize(
+    "format", sorted({*GENERAL_FORMATS, *(name for family in FAMILIES for name in family.formats)})
+)
 def test_every_format_is_listed_among_those_that_never_met_an_original(format):
     assert f"| `{format}` |" in MODELS
 

@@ -23,7 +23,7 @@ from PIL import Image
 
 from dgflow.cli import open_root, tool
 from dgflow.images.sources import open_images
-from dgflow.networks.inception.module import InceptionV3
+from dgflow.networks.inception.module import InceptionV3Module
 from dgflow.store.objects import StoreError
 from dgflow.weights.tensors import save_weights
 
@@ -87,7 +87,7 @@ def write_images(path: Path, count: int, seed: int) -> Path:
 def made(tmp_path_factory):
     """A folder with `inception.safetensors` (random weights by recipe) and images `a.npz` and `b.npz`."""
     folder = tmp_path_factory.mktemp("tool")
-    shapes = {name: tuple(values.shape) for name, values in InceptionV3().state_dict().items()}
+    shapes = {name: tuple(values.shape) for name, values in InceptionV3Module().state_dict().items()}
     (folder / "inception.safetensors").write_bytes(save_weights(inception_recipe.weights(7, shapes)))
     write_images(folder / "a.npz", 6, seed=1)
     write_images(folder / "b.npz", 5, seed=2)

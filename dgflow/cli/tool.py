@@ -17,13 +17,13 @@ from dgflow.cli.root import existing_root, open_root
 from dgflow.engine.execute import execute, result_of
 from dgflow.metrics.protocols import METRICS, Distances
 from dgflow.metrics.result import MetricResult, difference, read_result
+from dgflow.networks.catalogue import CATALOGUE
 from dgflow.report.metrics_table import metrics_table
 from dgflow.runtime.placement import Placement
 from dgflow.runtime.progress import Progress
 from dgflow.steps.judging.comparison import check_may_compare, comparison
 from dgflow.store.local import LocalStore
 from dgflow.store.objects import ObjectStore, StoreError
-from dgflow.weights.catalogue import CATALOGUE
 from dgflow.weights.fetch import fetch
 
 SOURCES = (

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dgflow.specs.network import NetworkSpec
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from dgflow.diffusion.score_model import ScoreModel
     from dgflow.diffusion.times import TimeMap
@@ -22,10 +22,10 @@ class ScoreNetworkSpec(NetworkSpec):
     has_null_class: ClassVar[bool] = False  # needed for classifier-free guidance
 
     @abstractmethod
-    def score_model(self, network: nn.Module) -> ScoreModel:
+    def score_model(self, network: Any) -> ScoreModel:
         """The functions by which samplers ask `network`."""
 
-    def probe(self, network: nn.Module, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
+    def probe(self, network: Any, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
         return self.score_model(network).denoiser(x.double(), sigma, labels)
 
 
@@ -45,7 +45,7 @@ class AutoencoderSpec(NetworkSpec):
 
     @abstractmethod
     def encode(
-        self, network: nn.Module, images_BCHW: Tensor, noise_BCHW: Tensor | None = None
+        self, network: Any, images_BCHW: Tensor, noise_BCHW: Tensor | None = None
     ) -> tuple[Tensor, ...]:
         """The `latent_columns` of images in [-1, 1], each [B, C, H, W].
 
@@ -54,7 +54,7 @@ class AutoencoderSpec(NetworkSpec):
         """
 
     @abstractmethod
-    def decode(self, network: nn.Module, latents_BCHW: Tensor) -> Tensor:
+    def decode(self, network: Any, latents_BCHW: Tensor) -> Tensor:
         """Images in [-1, 1] for the most part, not clamped."""
 
     @property
@@ -62,14 +62,14 @@ class AutoencoderSpec(NetworkSpec):
         """True where `encode` needs noise."""
         return self.latent_columns == ("latent",)
 
-    def probe(self, network: nn.Module, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
+    def probe(self, network: Any, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
         import torch
 
         side, channels = self.latent_shape(x.shape[-1])
         noise = torch.randn(len(x), channels, side, side, device=x.device)
         return self.encode(network, x, noise)[0]
 
-    def probe_decoder(self, network: nn.Module, x: Tensor) -> Tensor:
+    def probe_decoder(self, network: Any, x: Tensor) -> Tensor:
         """As `probe`, of the other half: the images of made-up latents for images like `x`."""
         import torch
 
@@ -84,7 +84,7 @@ class GuideSpec(NetworkSpec):
     def time_map(self) -> TimeMap:
         """The time that the network is given for a noise level."""
 
-    def probe(self, network: nn.Module, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
+    def probe(self, network: Any, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
         return network(x, sigma.float())
 
 
@@ -97,7 +97,7 @@ class ClassifierSpec(GuideSpec):
 class DiscriminatorSpec(GuideSpec):
     """A discriminator of noisy samples: logits [B] of real against generated."""
 
-    def probe(self, network: nn.Module, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
+    def probe(self, network: Any, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
         return network(x, sigma.float(), labels)
 
 
@@ -112,7 +112,7 @@ class FeatureNetworkSpec(NetworkSpec):
         return True
 
     @abstractmethod
-    def judge(self, network: nn.Module) -> Callable[[Tensor], dict[str, Tensor]]:
+    def judge(self, network: Any) -> Callable[[Tensor], dict[str, Tensor]]:
         """A function of images float32 [B, C, H, W] in [-1, 1], or of what a front end made of them: the
         columns of `Features` (`features` and, where it has them, `spatial` and `logits`)."""
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from dgflow.specs.spec import Spec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from dgflow.weights.weight_file import File
 
 
 GENERAL_FORMATS = ("safetensors", "state_dict")
@@ -30,6 +31,7 @@ class NetworkSpec(Spec, ABC):
     """A network as recipes name it."""
 
     formats: ClassVar[tuple[str, ...]] = ()  # of its published files, beside GENERAL_FORMATS
+    read_only: ClassVar[tuple[str, ...]] = ()  # those of them that smoke runs cannot write
     shares_files: ClassVar[bool] = False  # a file of it may hold other networks too
     needs_classes: ClassVar[bool] = False
     stays_float32: ClassVar[bool] = False  # its matrix products never use TF32
@@ -48,12 +50,12 @@ class NetworkSpec(Spec, ABC):
         del load
         return self.build(**shape._asdict())
 
-    def kept(self, network: nn.Module) -> nn.Module:
+    def kept(self, network: Any) -> nn.Module:
         """The part of what `build` gave whose weights are kept: all, by default."""
         return network
 
     @abstractmethod
-    def probe(self, network: nn.Module, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
+    def probe(self, network: Any, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
         """The output for made-up data, asked as steps ask it: counted and timed by estimates.
 
         Args:
@@ -68,17 +70,16 @@ class NetworkSpec(Spec, ABC):
         del factor
         return self
 
-    def fill(self, network: nn.Module) -> None:
+    def fill(self, network: Any) -> None:
         """Replace weights that begin as zero by random ones, for smoke runs: published networks have none."""
         for parameter in network.parameters():
             if parameter.ndim > 1 and not parameter.any():
                 parameter.normal_(std=0.5 / parameter[0].numel() ** 0.5)
 
     def read(
-        self, file: Path, format: str, *, network: nn.Module, shape: DataShape, source: str
+        self, file: File, format: str, *, network: Any, shape: DataShape, source: str
     ) -> dict[str, Tensor]:
-        """The weights in a file of one of the formats, by the names of `kept(network)`; nothing in the file
-        is run.
+        """The weights in a file, by the names of `kept(network)`; nothing in the file is run.
 
         Args:
             source: what to call the file in an error.
@@ -86,25 +87,38 @@ class NetworkSpec(Spec, ABC):
         Raises:
             ValueError: refused, another format, damaged or cut short.
         """
-        del network, shape
-        if format == "safetensors":
-            from dgflow.weights.safetensors_file import read_safetensors
-
-            return read_safetensors(file, source=source).tensors
+        from dgflow.weights.safetensors_file import read_safetensors
         from dgflow.weights.torch_file import read_state_dict
 
-        return read_state_dict(file, source=source).tensors
+        general = {"safetensors": read_safetensors, "state_dict": read_state_dict}
+        if format in general:
+            return general[format](file, source=source).tensors
+        return self.read_published(file, format, network, shape, source)
 
-    def write(self, format: str, parts: Sequence[tuple[NetworkSpec, nn.Module, DataShape]]) -> bytes | None:
-        """A file of one of the formats, for smoke runs; None for a format that is only read.
+    def read_published(
+        self, file: File, format: str, network: Any, shape: DataShape, source: str
+    ) -> dict[str, Tensor]:
+        """As `read`, of a file of one of `formats`."""
+        raise NotImplementedError(f"{type(self).__name__} has no reader of {format}")
+
+    def write(
+        self, format: str, network: Any, shape: DataShape, others: Sequence[tuple[NetworkSpec, Any]] = ()
+    ) -> bytes:
+        """A file for smoke runs, of any format but `read_only` ones.
 
         Args:
-            parts: the networks in the file, this one first; others only where `shares_files`.
+            others: networks that are in the same file, only where `shares_files`.
         """
         from dgflow.weights.tensors import save_weights
         from dgflow.weights.torch_file import save_torch
 
-        tensors = self.kept(parts[0][1]).state_dict()
-        if format == "safetensors":
-            return save_weights(tensors)
-        return save_torch(dict(tensors)) if format == "state_dict" else None
+        if format in self.formats:
+            return self.write_published(format, network, shape, others)
+        tensors = self.kept(network).state_dict()
+        return save_weights(tensors) if format == "safetensors" else save_torch(dict(tensors))
+
+    def write_published(
+        self, format: str, network: Any, shape: DataShape, others: Sequence[tuple[NetworkSpec, Any]]
+    ) -> bytes:
+        """As `write`, a file of one of `formats`."""
+        raise NotImplementedError(f"{type(self).__name__} has no writer of {format}")

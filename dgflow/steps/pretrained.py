@@ -7,41 +7,18 @@ from and how they are read is left to `dgflow.weights`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field, field_validator, model_validator
 
-from dgflow.networks.discriminator.spec import Discriminator
-from dgflow.networks.lsgm.spec import NVAE, LSGMPrior
-from dgflow.networks.ncsnpp.spec import NCSNpp
-from dgflow.networks.stable_diffusion.spec import StableDiffusionVAE
-from dgflow.specs.network import DataShape
+from dgflow.networks.catalogue import CATALOGUE
+from dgflow.specs.network import GENERAL_FORMATS, DataShape
 from dgflow.specs.step import FileStep, NetworkStep, Spread, Weights
 from dgflow.store.objects import ObjectStore
-from dgflow.weights.catalogue import CATALOGUE
 from dgflow.weights.sources import recordable
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from torch import Tensor, nn
-
     from dgflow.specs.bound import Bound
-
-Format = Literal[
-    "safetensors",
-    "state_dict",
-    "edm_pickle",
-    "dit",
-    "diffusers_dit",
-    "soft_truncation",
-    "lsgm",
-    "inception_pth",
-    "inception_graph",
-    "inception_torchscript",
-    "inception_pickle",
-]
-"""Of a file: as in `dgflow.networks.read`, and the hub's layout of DiT."""
 
 
 class Pretrained(NetworkStep, FileStep):
@@ -61,7 +38,7 @@ class Pretrained(NetworkStep, FileStep):
     image_size: int = Field(gt=0)
     channels: int = Field(default=3, gt=0)
     num_classes: int = Field(default=0, ge=0)
-    format: Format = "safetensors"
+    format: str = "safetensors"
     sha256: str | None = None
     made_up: bool = False
 
@@ -80,6 +57,16 @@ class Pretrained(NetworkStep, FileStep):
             raise ValueError(
                 f"expected num_classes >= 1 for {type(self.network).__name__}, found 0: give those that it "
                 "was trained on"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_format(self) -> Pretrained:
+        known = (*GENERAL_FORMATS, *self.network.formats)
+        if self.format not in known:
+            raise ValueError(
+                f"expected one of the formats {', '.join(known)} for {type(self.network).__name__}, found "
+                f"{self.format!r}"
             )
         return self
 
@@ -119,12 +106,14 @@ class Pretrained(NetworkStep, FileStep):
         from dgflow.weights.tensors import check_fits, save_weights
 
         # Built before anything is fetched: settings that cannot be are found in a second and not after
-        # gigabytes. Without memory, but for a head, whose features are loaded.
-        with torch.device("cpu" if isinstance(self.network, Discriminator) else "meta"):
+        # gigabytes. Without memory, unless it reads other networks, which are loaded.
+        with torch.device("cpu" if inputs.items else "meta"):
             network = self.trained_part(self.build(inputs))
         file = fetch(store, CATALOGUE.get(self.source, self.source), expected_sha256=self.sha256)
         try:
-            tensors = self._read(file.path, network)
+            tensors = self.network.read(
+                file.path, self.format, network=network, shape=self.shape, source=self.source
+            )
             check_fits(network, tensors, source=self.source)
         except ValueError as error:
             raise ValueError(
@@ -132,21 +121,3 @@ class Pretrained(NetworkStep, FileStep):
                 f"{store.url} too."
             ) from error
         return save_weights(tensors)
-
-    def _read(self, path: Path, network: nn.Module) -> dict[str, Tensor]:
-        from dgflow.networks.read import read_weights
-
-        if self.format == "diffusers_dit":
-            from dgflow.networks.dit.module import from_diffusers
-
-            return from_diffusers(
-                read_weights(path, "safetensors", source=self.source).tensors, self.image_size
-            )
-        names = network.ema_names() if isinstance(self.network, NCSNpp | LSGMPrior) else None  # type: ignore[operator]
-        part = None if self.format != "lsgm" else "vae" if isinstance(self.network, NVAE) else "prior"
-        tensors = read_weights(path, self.format, source=self.source, ema_names=names, part=part).tensors
-        if isinstance(self.network, StableDiffusionVAE):
-            from dgflow.networks.stable_diffusion.module import present_names
-
-            return present_names(tensors)
-        return tensors

@@ -17,6 +17,7 @@ from itertools import pairwise
 from typing import Any
 from urllib.parse import unquote
 
+from dgflow.networks.catalogue import CATALOGUE
 from dgflow.networks.inception.spec import InceptionV3
 from dgflow.specs.graph import graph
 from dgflow.specs.spec import Spec
@@ -31,7 +32,6 @@ from dgflow.store.objects import ObjectStore
 from dgflow.testing.smoke_files import Reference, checkpoint, write_file, write_pictures
 from dgflow.testing.smoke_images import CIFAR, CIFAR_SIDE, Pictures
 from dgflow.testing.smoke_networks import toy_shape, toy_spec
-from dgflow.weights.catalogue import CATALOGUE
 
 REAL, FEWEST_REAL = 32, 16  # real images that are taken, and of each part of them
 REFERENCE = 64  # images in a published reference: as many in every recipe that a root may be of
@@ -184,12 +184,12 @@ class _Rewriting:
             "sha256": None,
             "made_up": True,
         }
-        if step.source not in CATALOGUE and step.format == "diffusers_dit":
+        if step.source not in CATALOGUE and step.format in step.network.read_only:
             change["format"] = "safetensors"
         key, source = self._placed(step.source, step.fingerprint)
         made = step.model_copy(update=change | {"source": source})
         others = self.checkpoints.get(key, ())
-        if others and made.format != "lsgm":
+        if others and not made.network.shares_files:
             raise ValueError(
                 f"expected one network of {step.title}, found two that differ: {others[0].network} and "
                 f"{made.network}"

@@ -11,11 +11,10 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dgflow.networks.lsgm.spec import NVAE
 from dgflow.specs.spec import Spec
 from dgflow.steps.pretrained import Pretrained
 from dgflow.store.identity import sha256_hex
@@ -71,53 +70,20 @@ def write_file(store: ObjectStore, key: str, make: Callable[[], bytes]) -> None:
 
 
 def checkpoint(steps: Iterable[Pretrained]) -> bytes:
-    """The file of `steps`, in their format: one network, or the two of LSGM.
+    """The file of `steps`, in their format: one network, or several that share a file.
 
     Raises:
         ValueError: a format that is not written.
     """
-    from dgflow.testing import writers
-
-    networks = [(step, _filled(step)) for step in steps]
-    step, network = networks[0]
-    tensors = step.trained_part(network).state_dict()
-    match step.format:
-        case "safetensors":
-            import safetensors.torch
-
-            return safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
-        case "state_dict" | "dit" | "inception_pth":
-            return writers.write_state_dict(tensors)
-        case "inception_graph":
-            return writers.write_inception_graph(tensors)
-        case "edm_pickle":
-            from dgflow.networks.edm.pickle_writer import write_edm_pickle
-
-            return write_edm_pickle(network, init_kwargs=_init_kwargs(step))
-        case "soft_truncation":
-            return writers.write_soft_truncation(tensors, _ema_names(network))
-        case "lsgm":
-            return _lsgm(networks)
-    raise ValueError(
-        f"expected a format that a smoke run can write, found {step.format!r} of {step.title}: name "
-        "another file of it"
-    )
-
-
-def _lsgm(networks: Iterable[tuple[Pretrained, nn.Module]]) -> bytes:
-    """Both networks, or the one that is needed."""
-    from dgflow.testing.writers import write_lsgm
-
-    args: dict[str, Any] = {}
-    parts: dict[str, nn.Module] = {}
-    for step, network in networks:
-        args |= step.network.model_dump()
-        parts["vae" if isinstance(step.network, NVAE) else "prior"] = network
-    prior, vae = parts.get("prior"), parts.get("vae")
-    names = [] if prior is None else _ema_names(prior)
-    return write_lsgm(
-        {} if prior is None else prior.state_dict(), names, {} if vae is None else vae.state_dict(), args
-    )
+    steps = tuple(steps)
+    step, spec = steps[0], steps[0].network
+    if step.format in spec.read_only:
+        raise ValueError(
+            f"expected a format that a smoke run can write, found {step.format!r} of {step.title}: name "
+            "another file of it"
+        )
+    others = [(other.network, _filled(other)) for other in steps[1:]]
+    return spec.write(step.format, _filled(step), step.shape, others)
 
 
 def _filled(step: Pretrained) -> nn.Module:
@@ -133,18 +99,3 @@ def _filled(step: Pretrained) -> nn.Module:
         network = fresh(step)
         step.architecture.fill(network)
     return network.eval()
-
-
-def _init_kwargs(step: Pretrained) -> dict[str, Any]:
-    """What the network inside EDM's preconditioner was constructed with."""
-    options = step.network.model_dump(exclude={"precond", "sigma_data"})
-    return {
-        "img_resolution": step.image_size,
-        "img_channels": step.channels,
-        "label_dim": step.num_classes,
-        **options,
-    }
-
-
-def _ema_names(network: Any) -> list[str]:
-    return network.ema_names()

@@ -89,7 +89,7 @@ def check_fits(network: nn.Module, state_dict: Mapping[str, Tensor], *, source: 
     ]
     found = [problem for problem in problems if problem]
     if found:
-        kind = type(network).__name__
+        kind = type(network).__name__.removesuffix("Module")
         raise ValueError(
             f"the weights of {source} do not fit this {kind} ({len(expected)} tensors): "
             f"{'; '.join(found)}. Build the network "

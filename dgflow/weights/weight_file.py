@@ -171,6 +171,16 @@ def replaced(tensors: Mapping[str, Tensor], averages: Mapping[str, Any], source:
     return {**tensors, **plain_averages}
 
 
+def unaveraged(tensors: Mapping[str, Tensor], averaged: Collection[str]) -> dict[str, Tensor]:
+    """What a smoke run's file has beside its averages: other weights, so that a reader of the wrong ones would
+    be found."""
+    names = set(averaged)
+    return {
+        name: tensor + 1 if name in names and tensor.is_floating_point() else tensor
+        for name, tensor in tensors.items()
+    }
+
+
 def reason(error: Exception) -> str:
     """An error in a few words. Its own text is not asked for, as a file can make that endless."""
     text = error.args[0] if error.args and isinstance(error.args[0], str) else ""

@@ -16,7 +16,7 @@ from parity import inception_recipe
 
 from dgflow.engine.execute import result_of
 from dgflow.metrics.result import read_result
-from dgflow.networks.inception.module import InceptionV3
+from dgflow.networks.inception.module import InceptionV3Module
 from dgflow.steps.judging.comparison import comparison
 from dgflow.store.memory import MemoryStore
 from dgflow.store.objects import ObjectStore
@@ -30,7 +30,7 @@ SHARD = re.compile(r"features-[0-9a-f]{12}/shards/.+\.json")
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """A file of random weights by recipe."""
-    shapes = {name: tuple(values.shape) for name, values in InceptionV3().state_dict().items()}
+    shapes = {name: tuple(values.shape) for name, values in InceptionV3Module().state_dict().items()}
     file = tmp_path_factory.mktemp("inception") / "inception.safetensors"
     file.write_bytes(save_weights(inception_recipe.weights(7, shapes)))
     return file

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from dgflow import official
+from dgflow.networks.catalogue import CATALOGUE
 from dgflow.specs.graph import graph
 from dgflow.specs.step import Step
 from dgflow.testing.smoke import smoke
-from dgflow.weights.catalogue import CATALOGUE
 
 HERE = Path(__file__).resolve().parent
 WORKFLOWS = HERE.parents[1] / "workflows"

@@ -8,12 +8,12 @@ from parity.inception_recipe import weights
 from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from dgflow.networks.inception.module import InceptionFeatures, InceptionV3, accelerated
+from dgflow.networks.inception.module import InceptionFeatures, InceptionV3Module, accelerated
 
 
 @pytest.fixture(scope="module")
-def network() -> InceptionV3:
-    network = InceptionV3()
+def network() -> InceptionV3Module:
+    network = InceptionV3Module()
     network.load_state_dict(
         weights(77, {name: tuple(value.shape) for name, value in network.state_dict().items()})
     )
@@ -21,7 +21,7 @@ def network() -> InceptionV3:
 
 
 @pytest.fixture(scope="module")
-def fast(network) -> InceptionV3:
+def fast(network) -> InceptionV3Module:
     return accelerated(network)
 
 
@@ -157,4 +157,4 @@ def test_images_of_another_dtype_than_the_weights_are_refused(network, dtype):
 
 def test_a_network_in_half_precision_is_refused(prepared):
     with pytest.raises(ValueError, match="found torch.bfloat16 and torch.bfloat16"):
-        InceptionV3().bfloat16()(prepared.bfloat16())
+        InceptionV3Module().bfloat16()(prepared.bfloat16())

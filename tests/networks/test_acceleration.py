@@ -11,9 +11,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dgflow.diffusion.acceleration import prepared, products
 from dgflow.diffusion.discriminator_guidance import DiscriminatorTerm, log_ratio_and_gradient
 from dgflow.diffusion.heun import edm_sigmas, heun
-from dgflow.networks.adm.encoder import ADMEncoder
-from dgflow.networks.discriminator.module import Discriminator
-from dgflow.networks.edm.preconditioners import EDMPrecond, SongUNet, VPPrecond, iDDPMPrecond
+from dgflow.networks.adm.encoder import ADMEncoderModule
+from dgflow.networks.discriminator.module import DiscriminatorModule
+from dgflow.networks.edm.preconditioners import EDMPrecond, VPPrecond, iDDPMPrecond
+from dgflow.networks.edm.song import SongUNetModule
 
 SMALL: dict[str, Any] = {
     "image_size": 16,
@@ -38,14 +39,14 @@ def randomised(network: nn.Module) -> Any:
     return network.eval()
 
 
-def discriminator() -> Discriminator:
-    return randomised(Discriminator(ADMEncoder(**SMALL), ADMEncoder(**HEAD)))
+def discriminator() -> DiscriminatorModule:
+    return randomised(DiscriminatorModule(ADMEncoderModule(**SMALL), ADMEncoderModule(**HEAD)))
 
 
 def score_network() -> VPPrecond:
     return randomised(
         VPPrecond(
-            SongUNet(16, 3, model_channels=32, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(8,))
+            SongUNetModule(16, 3, model_channels=32, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(8,))
         )
     )
 
@@ -57,7 +58,7 @@ def images(size: int = 2) -> tuple[Tensor, Tensor]:
     )
 
 
-def denoised_and_gradient(score: nn.Module, guide: Discriminator) -> tuple[Tensor, Tensor]:
+def denoised_and_gradient(score: nn.Module, guide: DiscriminatorModule) -> tuple[Tensor, Tensor]:
     x, sigma = images()
     with torch.no_grad():
         denoised = score(x, sigma)
@@ -112,7 +113,7 @@ def test_a_prepared_network_records_nothing_for_the_gradients_of_its_parameters(
 
 
 def test_levels_that_a_denoiser_keeps_in_float32_survive_the_preparation_in_bfloat16() -> None:
-    network = iDDPMPrecond(SongUNet(8, 3, model_channels=8, channel_mult=(1,), num_blocks=1))
+    network = iDDPMPrecond(SongUNetModule(8, 3, model_channels=8, channel_mult=(1,), num_blocks=1))
     levels = network.u.clone()
     torch.testing.assert_close(prepared(network, precision="bfloat16").u, levels, rtol=0, atol=0)
 
@@ -141,7 +142,9 @@ def test_a_compiled_network_gives_the_same_numbers_and_gradients() -> None:
 def test_guided_sampling_with_prepared_networks_waits_for_no_number_of_the_device() -> None:
     score, guide = (
         prepared(
-            randomised(EDMPrecond(SongUNet(16, 3, model_channels=32, channel_mult=(1, 2), num_blocks=1)))
+            randomised(
+                EDMPrecond(SongUNetModule(16, 3, model_channels=32, channel_mult=(1, 2), num_blocks=1))
+            )
         ),
         discriminator(),
     )

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dgflow.networks.adm.layers import AttentionBlock, ResBlock
-from dgflow.networks.adm.unet import ADMUNet
+from dgflow.networks.adm.unet import ADMUNetModule
 from dgflow.networks.labels import check_labels
 
 SMALL: dict[str, Any] = {"image_size": 16, "model_channels": 32, "out_channels": 6, "num_res_blocks": 1}
@@ -15,10 +15,10 @@ SMALL |= {"attention_resolutions": (2,), "channel_mult": (1, 2), "num_classes": 
 PLAIN: dict[str, Any] = {"use_scale_shift_norm": False, "resblock_updown": False, "num_classes": None}
 
 
-def unet(randomise: bool = True, **changes: Any) -> ADMUNet:
+def unet(randomise: bool = True, **changes: Any) -> ADMUNetModule:
     """With every parameter random: freshly built networks give zeros."""
     torch.manual_seed(0)
-    network = ADMUNet(**SMALL | changes)
+    network = ADMUNetModule(**SMALL | changes)
     if randomise:
         with torch.no_grad():
             for parameter in network.parameters():
@@ -126,7 +126,7 @@ def test_the_forward_pass_needs_no_value_on_the_host() -> None:
 )
 def test_settings_that_cannot_work_are_refused_with_the_reason(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        ADMUNet(**SMALL | changes)
+        ADMUNetModule(**SMALL | changes)
 
 
 def test_labels_that_the_network_cannot_use_are_refused() -> None:

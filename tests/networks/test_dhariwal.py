@@ -8,16 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from dgflow.networks.edm.dhariwal import DhariwalUNetModule
 from dgflow.networks.edm.layers import FourierEmbedding
-from dgflow.networks.edm.preconditioners import (
-    DhariwalUNet,
-    EDMPrecond,
-    SongUNet,
-    VEPrecond,
-    VPPrecond,
-    check_sigmas,
-    iDDPMPrecond,
-)
+from dgflow.networks.edm.preconditioners import EDMPrecond, VEPrecond, VPPrecond, check_sigmas, iDDPMPrecond
+from dgflow.networks.edm.song import SongUNetModule
 
 SMALL: dict[str, Any] = {
     "img_resolution": 8,
@@ -35,9 +29,9 @@ NCSNPP: dict[str, Any] = {
 }
 
 
-def dhariwal(**changes: Any) -> DhariwalUNet:
+def dhariwal(**changes: Any) -> DhariwalUNetModule:
     torch.manual_seed(0)
-    return DhariwalUNet(**SMALL | changes)
+    return DhariwalUNetModule(**SMALL | changes)
 
 
 def randomised(network: torch.nn.Module) -> torch.nn.Module:
@@ -162,7 +156,7 @@ def test_iddpm_uses_the_first_half_of_the_outputs_only() -> None:
 
 @pytest.mark.parametrize(
     "build",
-    [lambda: SongUNet(**SMALL | NCSNPP), lambda: SongUNet(**SMALL), dhariwal],
+    [lambda: SongUNetModule(**SMALL | NCSNPP), lambda: SongUNetModule(**SMALL), dhariwal],
     ids=["ncsn++", "ddpm++", "adm"],
 )
 def test_weights_in_bfloat16_give_nearly_the_same_numbers_in_float32(build: Any) -> None:
@@ -174,7 +168,7 @@ def test_weights_in_bfloat16_give_nearly_the_same_numbers_in_float32(build: Any)
         assert (result[i] - expected[i]).norm() < 0.02 * expected[i].norm()
 
 
-@pytest.mark.parametrize("build", [lambda: SongUNet(**SMALL | NCSNPP), dhariwal], ids=["ncsn++", "adm"])
+@pytest.mark.parametrize("build", [lambda: SongUNetModule(**SMALL | NCSNPP), dhariwal], ids=["ncsn++", "adm"])
 def test_the_memory_format_changes_nothing(build: Any) -> None:
     denoiser, sigma = randomised(EDMPrecond(build())), torch.tensor([0.01, 0.5, 80.0])
     expected = denoiser(images(), sigma)

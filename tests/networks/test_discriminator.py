@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from dgflow.networks.adm.encoder import ADMEncoder
+from dgflow.networks.adm.encoder import ADMEncoderModule
 from dgflow.networks.adm.layers import GroupNorm
-from dgflow.networks.discriminator.module import Discriminator
+from dgflow.networks.discriminator.module import DiscriminatorModule
 
 EXTRACTOR: dict[str, Any] = {
     "image_size": 16,
@@ -28,12 +28,12 @@ HEAD = EXTRACTOR | {
 }
 
 
-def discriminator(num_classes: int | None = 10, **changes: Any) -> Discriminator:
+def discriminator(num_classes: int | None = 10, **changes: Any) -> DiscriminatorModule:
     """In float64, with every parameter random: freshly built networks are almost constant, since their
     branches end in zeros."""
     torch.manual_seed(0)
-    network = Discriminator(
-        ADMEncoder(**EXTRACTOR, **changes), ADMEncoder(**HEAD, num_classes=num_classes, **changes)
+    network = DiscriminatorModule(
+        ADMEncoderModule(**EXTRACTOR, **changes), ADMEncoderModule(**HEAD, num_classes=num_classes, **changes)
     ).double()
     with torch.no_grad():
         for parameter in network.parameters():
@@ -108,8 +108,8 @@ def test_one_time_for_the_batch_equals_the_same_time_given_for_each_sample() -> 
 
 
 def test_time_in_unit_interval_times_999_equals_the_integer_step() -> None:
-    unit = ADMEncoder(**EXTRACTOR)
-    steps = ADMEncoder(**EXTRACTOR, time_scale=1.0)
+    unit = ADMEncoderModule(**EXTRACTOR)
+    steps = ADMEncoderModule(**EXTRACTOR, time_scale=1.0)
     steps.load_state_dict(unit.state_dict())
     x = torch.randn(2, 3, 16, 16)
     torch.testing.assert_close(unit(x, torch.tensor([0.0, 1.0])), steps(x, torch.tensor([0, 999])))
@@ -120,7 +120,8 @@ def test_the_logit_is_the_head_on_the_features_of_the_extractor() -> None:
     assert network.features is not None
     assert torch.equal(network(x, t, labels), network.head(network.features.features(x, t), t, labels)[:, 0])
     assert torch.equal(
-        Discriminator(None, network.head)(network.features.features(x, t), t, labels), network(x, t, labels)
+        DiscriminatorModule(None, network.head)(network.features.features(x, t), t, labels),
+        network(x, t, labels),
     )
 
 
@@ -150,7 +151,7 @@ def test_the_logit_is_not_clipped() -> None:
 
 def test_one_training_step_lowers_the_loss_and_leaves_the_extractor_alone() -> None:
     torch.manual_seed(3)
-    network = Discriminator(ADMEncoder(**EXTRACTOR), ADMEncoder(**HEAD))
+    network = DiscriminatorModule(ADMEncoderModule(**EXTRACTOR), ADMEncoderModule(**HEAD))
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     x, t, is_real = torch.randn(16, 3, 16, 16), torch.rand(16), (torch.arange(16) % 2).float()
     x += is_real[:, None, None, None]
@@ -176,7 +177,7 @@ def test_one_training_step_lowers_the_loss_and_leaves_the_extractor_alone() -> N
 
 def test_pooled_features_times_the_last_layer_are_the_adaptive_logits() -> None:
     torch.manual_seed(4)
-    encoder = ADMEncoder(**EXTRACTOR, pool="adaptive")
+    encoder = ADMEncoderModule(**EXTRACTOR, pool="adaptive")
     weight, bias = encoder.get_parameter("out.3.weight"), encoder.get_parameter("out.3.bias")
     torch.nn.init.normal_(weight)
     x, t = torch.randn(2, 3, 16, 16), torch.rand(2)
@@ -184,7 +185,7 @@ def test_pooled_features_times_the_last_layer_are_the_adaptive_logits() -> None:
     assert pooled.shape == (2, encoder.feature_channels)
     torch.testing.assert_close(pooled @ weight.flatten(1).T + bias, encoder(x, t))
     with pytest.raises(ValueError, match='pool="adaptive" only'):
-        ADMEncoder(**EXTRACTOR).pooled(encoder.features(x, t))
+        ADMEncoderModule(**EXTRACTOR).pooled(encoder.features(x, t))
 
 
 def test_group_norm_is_computed_in_float32_when_the_network_is_in_half_precision() -> None:
@@ -209,14 +210,14 @@ def test_group_norm_is_computed_in_float32_when_the_network_is_in_half_precision
 )
 def test_settings_that_cannot_work_are_refused_with_the_reason(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        ADMEncoder(**EXTRACTOR | changes)
+        ADMEncoderModule(**EXTRACTOR | changes)
 
 
 def test_labels_that_an_encoder_cannot_use_are_refused() -> None:
     x, t = torch.randn(2, 3, 16, 16), torch.rand(2)
     with pytest.raises(ValueError, match="without classes"):
-        ADMEncoder(**EXTRACTOR)(x, t, torch.tensor([0, 1]))
-    conditional = ADMEncoder(**EXTRACTOR, num_classes=10)
+        ADMEncoderModule(**EXTRACTOR)(x, t, torch.tensor([0, 1]))
+    conditional = ADMEncoderModule(**EXTRACTOR, num_classes=10)
     for labels in (torch.rand(2), torch.rand(2, 11), torch.zeros(2, 1, 10)):
         with pytest.raises(ValueError, match=r"one-hot \[B, K\] with K <= 10"):
             conditional(x, t, labels)
@@ -235,4 +236,4 @@ def test_parts_that_do_not_fit_are_refused(
     extractor: dict[str, Any], head: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        Discriminator(ADMEncoder(**EXTRACTOR | extractor), ADMEncoder(**HEAD | head))
+        DiscriminatorModule(ADMEncoderModule(**EXTRACTOR | extractor), ADMEncoderModule(**HEAD | head))

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from dgflow.networks.dit.module import SIZES, DiT, from_diffusers, position_table
-from dgflow.networks.lsgm.prior import LSGMPrior
+from dgflow.networks.dit.file import from_diffusers
+from dgflow.networks.dit.module import SIZES, DiTModule, position_table
+from dgflow.networks.lsgm.prior import LSGMPriorModule
 from dgflow.networks.ncsnpp.layers import Resample
-from dgflow.networks.ncsnpp.module import NCSNpp
+from dgflow.networks.ncsnpp.module import NCSNppModule
 
 TINY_DIT: dict[str, Any] = {"input_size": 4, "hidden_size": 16, "depth": 2, "num_heads": 2, "num_classes": 5}
 TINY: dict[str, Any] = {
@@ -45,18 +46,18 @@ def randomised(network: Network) -> Network:
     return network.eval()
 
 
-def dit(**changes: Any) -> DiT:
+def dit(**changes: Any) -> DiTModule:
     torch.manual_seed(0)
-    return randomised(DiT(**TINY_DIT | changes))
+    return randomised(DiTModule(**TINY_DIT | changes))
 
 
-def ncsnpp(**changes: Any) -> NCSNpp:
+def ncsnpp(**changes: Any) -> NCSNppModule:
     torch.manual_seed(0)
     settings: dict[str, Any] = {"nf": 8, **TINY, **changes}
-    return randomised(NCSNpp(**settings))
+    return randomised(NCSNppModule(**settings))
 
 
-def prior(**changes: Any) -> LSGMPrior:
+def prior(**changes: Any) -> LSGMPriorModule:
     torch.manual_seed(0)
     settings: dict[str, Any] = {
         "num_input_channels": 3,
@@ -65,7 +66,7 @@ def prior(**changes: Any) -> LSGMPrior:
         **TINY,
         **changes,
     }
-    return randomised(LSGMPrior(**settings))
+    return randomised(LSGMPriorModule(**settings))
 
 
 def images(channels: int = 3, side: int = 8) -> Tensor:
@@ -98,7 +99,7 @@ def test_a_sample_has_the_same_output_whoever_its_batch_mates_are(name: str) -> 
 )
 def test_the_sizes_by_name_have_the_parameters_of_the_paper(name: str, millions: int) -> None:
     with torch.device("meta"):
-        network = DiT(**SIZES[name])
+        network = DiTModule(**SIZES[name])
     assert (
         round(sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad) / 1e6)
         == millions
@@ -106,7 +107,7 @@ def test_the_sizes_by_name_have_the_parameters_of_the_paper(name: str, millions:
 
 
 def test_a_fresh_dit_predicts_zero_and_its_blocks_are_the_identity() -> None:
-    network = DiT(**TINY_DIT)
+    network = DiTModule(**TINY_DIT)
     tokens, condition = torch.randn(3, 4, 16), torch.randn(3, 16)
     assert torch.equal(network.blocks[0](tokens, condition), tokens)
     assert not network(images(4, 4), TIMES, LABELS).any()
@@ -148,14 +149,14 @@ def test_weights_in_bfloat16_change_the_output_by_its_rounding_and_not_by_that_o
     # At step 999 a time rounded to bfloat16 would be off by up to 2, which turns the fastest sines around.
     rounded = ask(network.to(torch.bfloat16)).detach()
     # The prior's mix is float32, as nearly all of it is the exact noise of a normal prior.
-    assert rounded.dtype == (torch.float32 if isinstance(network, LSGMPrior) else torch.bfloat16)
+    assert rounded.dtype == (torch.float32 if isinstance(network, LSGMPriorModule) else torch.bfloat16)
     assert float((rounded.float() - expected).norm() / expected.norm()) < 0.03
 
 
 @pytest.mark.parametrize("build", [dit, lambda: ncsnpp(**NCSNPP)], ids=["dit", "ncsn++"])
 def test_a_forward_compiles_as_one_graph_so_that_nothing_is_read_on_the_host(build: Any) -> None:
     network = build()
-    arguments = (images(4, 4), TIMES, LABELS) if isinstance(network, DiT) else (images(), TIMES)
+    arguments = (images(4, 4), TIMES, LABELS) if isinstance(network, DiTModule) else (images(), TIMES)
     compiled = torch.compile(network, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(*arguments), network(*arguments))
 
@@ -253,7 +254,7 @@ ARGS |= {"mixed_prediction": True}
 
 
 def test_a_prior_from_old_arguments_has_the_side_the_levels_and_the_first_mixing_logit_of_its_time() -> None:
-    network = LSGMPrior.from_args(ARGS, num_input_channels=5)
+    network = LSGMPriorModule.from_args(ARGS, num_input_channels=5)
     assert network.image_size == 32 and network.mixing_logit is not None
     assert torch.equal(network.mixing_logit, torch.full((1, 5, 1, 1), -3.0))
     widths = {
@@ -334,11 +335,11 @@ def test_weights_that_are_not_a_dit_of_diffusers_are_refused_with_the_name(
         (lambda: ncsnpp(embedding_type="sine"), "embedding_type must be one of positional, fourier"),
         (lambda: prior(embedding_type="sine"), "embedding_type must be one of positional, fourier"),
         (
-            lambda: LSGMPrior.from_args(ARGS | {"dataset": "mine"}, 5),
+            lambda: LSGMPriorModule.from_args(ARGS | {"dataset": "mine"}, 5),
             "expected a data set of cifar10, mnist, omniglot",
         ),
         (
-            lambda: LSGMPrior.from_args(ARGS | {"num_scales_dae": 2}, 5),
+            lambda: LSGMPriorModule.from_args(ARGS | {"num_scales_dae": 2}, 5),
             "3, 4 or 5 levels, found num_scales_dae=2",
         ),
     ],

@@ -7,8 +7,9 @@ import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-from dgflow.networks.stable_diffusion.module import OLD_ATTENTION_NAMES, StableDiffusionVAE, present_names
-from dgflow.weights.published_networks import STABLE_DIFFUSION_VAE
+from dgflow.networks.stable_diffusion.file import OLD_ATTENTION_NAMES, present_names
+from dgflow.networks.stable_diffusion.module import StableDiffusionVAEModule
+from dgflow.networks.stable_diffusion.spec import StableDiffusionVAE
 
 IMAGES = torch.linspace(-1, 1, 2 * 3 * 16 * 16).reshape(2, 3, 16, 16)
 LATENTS = torch.linspace(-0.5, 0.5, 2 * 4 * 8 * 8).reshape(2, 4, 8, 8)
@@ -28,9 +29,9 @@ def theirs() -> Any:
     return AutoencoderKL(**CONFIG).eval()
 
 
-def wrapped(theirs: Any, scale: float) -> StableDiffusionVAE:
+def wrapped(theirs: Any, scale: float) -> StableDiffusionVAEModule:
     """A network of the same configuration with the same weights."""
-    vae = StableDiffusionVAE.from_config(CONFIG, scale=scale)
+    vae = StableDiffusionVAEModule.from_config(CONFIG, scale=scale)
     vae.autoencoder.load_state_dict(theirs.state_dict())
     return vae
 
@@ -70,7 +71,7 @@ def test_files_with_the_old_names_of_the_attention_are_read(theirs: Any) -> None
 
 def test_the_published_configuration_has_the_published_size() -> None:
     with torch.device("meta"):
-        vae = StableDiffusionVAE.from_config(STABLE_DIFFUSION_VAE["config"])
+        vae: Any = StableDiffusionVAE().build(image_size=256, channels=3, num_classes=0)
     assert sum(parameter.numel() for parameter in vae.parameters()) == 83_653_863
     assert vae.encode(torch.zeros(1, 3, 256, 256, device="meta"))[0].shape == (1, 4, 32, 32)
 
@@ -85,4 +86,4 @@ def test_without_diffusers_the_error_says_what_to_install(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(builtins, "__import__", no_diffusers)
     with pytest.raises(ImportError, match=r"pip install 'dgflow\[dit\]'"):
-        StableDiffusionVAE.from_config(CONFIG)
+        StableDiffusionVAEModule.from_config(CONFIG)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from dgflow.networks.edm.layers import Conv2d
-from dgflow.networks.edm.preconditioners import EDMPrecond, SongUNet, VEPrecond, VPPrecond
+from dgflow.networks.edm.preconditioners import EDMPrecond, VEPrecond, VPPrecond
+from dgflow.networks.edm.song import SongUNetModule
 
 SMALL: dict[str, Any] = {
     "img_resolution": 8,
@@ -27,9 +28,9 @@ NCSNPP: dict[str, Any] = {
 }
 
 
-def song_unet(**changes: Any) -> SongUNet:
+def song_unet(**changes: Any) -> SongUNetModule:
     torch.manual_seed(0)
-    return SongUNet(**SMALL | changes)
+    return SongUNetModule(**SMALL | changes)
 
 
 def randomised(network: torch.nn.Module) -> torch.nn.Module:

@@ -30,8 +30,8 @@ from dgflow.diffusion.discriminator_guidance import DiscriminatorTerm
 from dgflow.diffusion.guidance import GuidanceTerm, Point
 from dgflow.diffusion.guidance_settings import ClassifierSettings, DiscriminatorSettings
 from dgflow.diffusion.times import per_sample
-from dgflow.networks.adm.encoder import ADMEncoder
-from dgflow.networks.discriminator.module import Discriminator
+from dgflow.networks.adm.encoder import ADMEncoderModule
+from dgflow.networks.discriminator.module import DiscriminatorModule
 from dgflow.weights.tensors import load_into
 
 SCHEDULE = DiscreteSchedule.of("linear", 1000)
@@ -67,11 +67,13 @@ CLAIMS: list[Callable[[Case], bool]] = [
 ]
 
 
-def encoder(config: dict[str, Any], weights: dict[str, Tensor], name: str, time_scale: float) -> ADMEncoder:
+def encoder(
+    config: dict[str, Any], weights: dict[str, Tensor], name: str, time_scale: float
+) -> ADMEncoderModule:
     options = {
         key: value for key, value in config.items() if key not in ("use_fp16", "condition", "num_class")
     }
-    net = ADMEncoder(
+    net = ADMEncoderModule(
         **options, num_classes=config["num_class"] if config.get("condition") else None, time_scale=time_scale
     )
     load_into(net, weights, source=name)
@@ -231,7 +233,7 @@ def test_the_gradient_of_the_latent_discriminator_is_the_published_one(case: Cas
     of the first's gradient."""
     config, arrays, weights = load(case)
     features, head = (encoder(config[name], weights[name], name, 999.0) for name in ("classifier", "disc"))
-    net, seen = Discriminator(features, head).eval(), {}
+    net, seen = DiscriminatorModule(features, head).eval(), {}
     n = len(arrays["in_x"]) // 2
     y, labels = arrays["in_x"][:n], arrays["in_y"][:n]
     time = SCHEDULE.timesteps_from_sigma(1 / (SCHEDULE.original_num_steps - 1))

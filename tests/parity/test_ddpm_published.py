@@ -31,10 +31,10 @@ from dgflow.diffusion.guidance_settings import (
     Switch,
 )
 from dgflow.diffusion.samplers import Predictor, Sample
-from dgflow.networks.adm.encoder import ADMEncoder
-from dgflow.networks.adm.unet import ADMUNet
-from dgflow.networks.discriminator.module import Discriminator
-from dgflow.networks.dit.module import DiT
+from dgflow.networks.adm.encoder import ADMEncoderModule
+from dgflow.networks.adm.unet import ADMUNetModule
+from dgflow.networks.discriminator.module import DiscriminatorModule
+from dgflow.networks.dit.module import DiTModule
 from dgflow.weights.tensors import load_into
 
 TRAINED_STEPS = 1000
@@ -60,12 +60,12 @@ def is_dit(case: Case) -> bool:
 CLAIMS: list[Callable[[Case], bool]] = [is_guided_diffusion, is_eds, is_dit]
 
 
-def encoder(config: dict[str, Any], weights: dict[str, Tensor], time_scale: float) -> ADMEncoder:
+def encoder(config: dict[str, Any], weights: dict[str, Tensor], time_scale: float) -> ADMEncoderModule:
     options = {
         key: value for key, value in config.items() if key not in ("use_fp16", "condition", "num_class")
     }
     classes = config["num_class"] if config.get("condition") else None
-    net = ADMEncoder(**options, num_classes=classes, time_scale=time_scale)
+    net = ADMEncoderModule(**options, num_classes=classes, time_scale=time_scale)
     load_into(net, weights, source="encoder")
     return net.eval().requires_grad_(False)
 
@@ -74,7 +74,7 @@ def adm_predictor(config: dict[str, Any], weights: dict[str, Tensor]) -> Predict
     """The options of guided-diffusion's `create_model`; attention is given as image sides there."""
     size = config["image_size"]
     heads = config.get("num_head_channels", -1)
-    net = ADMUNet(
+    net = ADMUNetModule(
         image_size=size,
         model_channels=config["num_channels"],
         out_channels=6 if config["learn_sigma"] else 3,
@@ -254,7 +254,7 @@ def test_entropy_scaled_guidance_samples_as_published(case: Case, entropy_scalin
         )
 
 
-def doubled(net: DiT, config: dict[str, Any]) -> Predictor:
+def doubled(net: DiTModule, config: dict[str, Any]) -> Predictor:
     """The original's network: 2 n states of which the first n are shown to both labels; both halves get the
     guided epsilon."""
 
@@ -291,7 +291,7 @@ def test_guided_dit_samples_as_published(case: Case, form: str) -> None:
     """As the original computes it, with 2 n states and labels; and from n states, its first half."""
     config, arrays, weights = load(case)
     schedule = DiscreteSchedule.of("linear", TRAINED_STEPS, config["num_sampling_steps"])
-    net = DiT(**{key: value for key, value in config["net"].items() if key != "class_dropout_prob"})
+    net = DiTModule(**{key: value for key, value in config["net"].items() if key != "class_dropout_prob"})
     load_into(net, weights["net"], source="net")
     net.eval().requires_grad_(False)
     guidance: list[Any] = []
@@ -299,7 +299,7 @@ def test_guided_dit_samples_as_published(case: Case, form: str) -> None:
         features = encoder(config["classifier"], weights["classifier"], time_scale=999.0)
         head = encoder(config["disc"], weights["disc"], time_scale=999.0)
         term = DiscriminatorTerm(
-            Discriminator(features, head).eval(),
+            DiscriminatorModule(features, head).eval(),
             DiscriminatorSettings(
                 weight=config["dg_scale"], tau_min=schedule.tau_after(config["time_min"]), saturate=True
             ),

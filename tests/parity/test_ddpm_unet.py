@@ -11,7 +11,7 @@ import torch
 from parity.goldens import SMALL, Case, cases, close, load
 
 from dgflow.diffusion.discrete import DiscreteSchedule
-from dgflow.networks.ddpm.unet import DDPMUNet
+from dgflow.networks.ddpm.unet import DDPMUNetModule
 from dgflow.weights.tensors import load_into
 
 
@@ -29,14 +29,14 @@ def test_the_full_size_network_has_every_published_name_and_shape() -> None:
         "SDEdit Model (configs/celeba.yml; bedroom identical)"
     ]
     with torch.device("meta"):
-        network = DDPMUNet()
+        network = DDPMUNetModule()
     assert {name: list(tensor.shape) for name, tensor in network.state_dict().items()} == shapes
 
 
 def test_the_network_runs_in_bfloat16_and_says_which_widths_it_cannot_have() -> None:
     torch.manual_seed(0)
     network = (
-        DDPMUNet(image_size=16, ch=32, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(8,))
+        DDPMUNetModule(image_size=16, ch=32, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(8,))
         .eval()
         .requires_grad_(False)
     )
@@ -47,7 +47,7 @@ def test_the_network_runs_in_bfloat16_and_says_which_widths_it_cannot_have() -> 
         network.bfloat16()(x, steps), exact, rtol=0, atol=0.05 * float(exact.abs().max())
     )
     with pytest.raises(ValueError, match="multiples of 32"):
-        DDPMUNet(ch=48)
+        DDPMUNetModule(ch=48)
 
 
 @pytest.mark.parametrize("case", cases(is_sdedit))
@@ -60,7 +60,7 @@ def test_the_first_pass_of_sdedit_is_the_published_one(case: Case) -> None:
         and config["var_type"] == "fixedsmall"
     )
     names = ("in_channels", "ch", "ch_mult", "num_res_blocks", "attn_resolutions", "dropout")
-    network = DDPMUNet(image_size=config["image_size"], **{name: model[name] for name in names}).eval()
+    network = DDPMUNetModule(image_size=config["image_size"], **{name: model[name] for name in names}).eval()
     load_into(network, weights["net"], source="net")
     low, high = config["diffusion"]["beta_start"], config["diffusion"]["beta_end"]
     schedule = DiscreteSchedule(

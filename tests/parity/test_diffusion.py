@@ -20,8 +20,8 @@ from dgflow.diffusion.guidance import OUTSIDE_LOG_RATIO, Point, guide
 from dgflow.diffusion.guidance_settings import Boost, DiscriminatorSettings
 from dgflow.diffusion.heun import edm_sigmas, heun
 from dgflow.diffusion.samplers import Sample
-from dgflow.networks.adm.encoder import ADMEncoder
-from dgflow.networks.discriminator.module import Discriminator
+from dgflow.networks.adm.encoder import ADMEncoderModule
+from dgflow.networks.discriminator.module import DiscriminatorModule
 from dgflow.networks.edm import preconditioners as edm
 from dgflow.weights.tensors import load_into
 
@@ -61,17 +61,17 @@ def time_map(img_resolution: int) -> times.TimeMap:
     return times.cosine_from_sigma if img_resolution == 64 else times.tau_from_sigma
 
 
-def adm(config: dict[str, Any], weights: dict[str, Tensor], name: str) -> ADMEncoder:
+def adm(config: dict[str, Any], weights: dict[str, Tensor], name: str) -> ADMEncoderModule:
     options = {
         key: value for key, value in config.items() if key not in ("use_fp16", "condition", "num_class")
     }
-    net = ADMEncoder(**options, num_classes=config["num_class"] if config["condition"] else None)
+    net = ADMEncoderModule(**options, num_classes=config["num_class"] if config["condition"] else None)
     load_into(net, weights, source=name)
     return net.eval()
 
 
-def discriminator(config: dict[str, Any], weights: dict[str, dict[str, Tensor]]) -> Discriminator:
-    return Discriminator(
+def discriminator(config: dict[str, Any], weights: dict[str, dict[str, Tensor]]) -> DiscriminatorModule:
+    return DiscriminatorModule(
         adm(config["classifier"], weights["classifier"], "classifier"),
         adm(config["disc"], weights["disc"], "disc"),
     ).eval()
@@ -292,7 +292,7 @@ def schedule_and_churn(options: dict[str, Any]) -> tuple[tuple[float, ...], dict
     return sigmas, {key: float(options[key]) for key in ("S_churn", "S_min", "S_max", "S_noise")}
 
 
-def guidance_of(config: dict[str, Any], net: Discriminator, *, saturate: bool) -> DiscriminatorTerm:
+def guidance_of(config: dict[str, Any], net: DiscriminatorModule, *, saturate: bool) -> DiscriminatorTerm:
     """The term that a case's sampler options ask for."""
     options = config["sampler"]
     return DiscriminatorTerm(

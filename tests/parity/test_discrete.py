@@ -14,7 +14,7 @@ from torch import Tensor
 from dgflow.diffusion.discrete import DiscreteSchedule, cosine_betas, linear_betas, respaced_timesteps
 from dgflow.diffusion.losses import classifier_loss
 from dgflow.diffusion.times import per_sample
-from dgflow.networks.adm.encoder import ADMEncoder
+from dgflow.networks.adm.encoder import ADMEncoderModule
 from dgflow.weights.tensors import load_into
 
 BETAS = {"linear": linear_betas, "cosine": cosine_betas, "squaredcos": cosine_betas}
@@ -142,7 +142,7 @@ def test_the_noisy_classifier_s_loss_and_gradients_are_the_published_ones(case: 
     published order."""
     config, arrays, weights = load(case)
     options = {key: value for key, value in config["classifier"].items() if key != "use_fp16"}
-    net = ADMEncoder(**options, time_scale=1.0)
+    net = ADMEncoderModule(**options, time_scale=1.0)
     load_into(net, weights["classifier"], source="classifier")
     schedule = DiscreteSchedule.of(config["noise_schedule"], config["steps"])
     labels = arrays["in_y"]

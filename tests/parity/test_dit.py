@@ -15,7 +15,8 @@ from parity import goldens
 from parity.goldens import Case
 from torch import Tensor
 
-from dgflow.networks.dit.module import SIZES, DiT, from_diffusers
+from dgflow.networks.dit.file import from_diffusers
+from dgflow.networks.dit.module import SIZES, DiTModule
 from dgflow.weights.tensors import load_into
 
 TOLERANCE = {"rtol": 1e-4, "of_max": 1e-5}
@@ -29,13 +30,15 @@ def is_dit(case: Case) -> bool:
 CLAIMS: list[Callable[[Case], bool]] = [is_dit]
 
 
-def built(config: dict[str, Any]) -> DiT:
+def built(config: dict[str, Any]) -> DiTModule:
     """From the original's constructor arguments; a dropout of labels means a row for "no class"."""
-    kwargs = {name: value for name, value in config.items() if name in inspect.signature(DiT).parameters}
-    return DiT(**kwargs, null_class=config["class_dropout_prob"] > 0).eval()
+    kwargs = {
+        name: value for name, value in config.items() if name in inspect.signature(DiTModule).parameters
+    }
+    return DiTModule(**kwargs, null_class=config["class_dropout_prob"] > 0).eval()
 
 
-def published_guidance(network: DiT, x: Tensor, t: Tensor, labels: Tensor, scale: float) -> Tensor:
+def published_guidance(network: DiTModule, x: Tensor, t: Tensor, labels: Tensor, scale: float) -> Tensor:
     """The first half of x with the labels of both halves (classes, then null), guided on the first three
     channels."""
     half = len(x) // 2
@@ -77,7 +80,7 @@ def test_the_full_size_network_has_every_published_name_and_shape_in_the_publish
         (goldens.REPOSITORY / "tests" / "goldens" / "networks" / "official_shapes.json").read_text()
     )["DiT-XL/2 256"]
     with torch.device("meta"):
-        network = DiT(**SIZES["DiT-XL/2"])
+        network = DiTModule(**SIZES["DiT-XL/2"])
     assert [(name, list(tensor.shape)) for name, tensor in network.state_dict().items()] == list(
         shapes.items()
     )
@@ -129,7 +132,7 @@ def test_weights_of_diffusers_give_its_numbers_under_the_original_names(
 ) -> None:
     model = diffusers_model(**config, num_embeds_ada_norm=10)
     side, (width, depth, heads) = config["sample_size"], ours
-    network = DiT(
+    network = DiTModule(
         input_size=side,
         patch_size=config["patch_size"],
         hidden_size=width,

@@ -11,7 +11,7 @@ from parity.metric_goldens import FOLDER
 
 from dgflow.engine.execute import result_of
 from dgflow.metrics.result import MetricResult
-from dgflow.networks.inception.module import InceptionV3
+from dgflow.networks.inception.module import InceptionV3Module
 from dgflow.steps.judging.comparison import comparison
 from dgflow.store.memory import MemoryStore
 from dgflow.weights.tensors import save_weights
@@ -21,7 +21,7 @@ PUBLISHED = json.loads((FOLDER / "adm_e2e.json").read_text())
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    shapes = {name: tuple(values.shape) for name, values in InceptionV3().state_dict().items()}
+    shapes = {name: tuple(values.shape) for name, values in InceptionV3Module().state_dict().items()}
     file = tmp_path_factory.mktemp("inception") / "inception.safetensors"
     file.write_bytes(save_weights(inception_recipe.weights(inception_recipe.seed_of(FOLDER), shapes)))
     return str(file)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dgflow.metrics.front_ends import prepare
 from dgflow.metrics.protocols import FrontEndName
-from dgflow.networks.inception.module import InceptionFeatures, InceptionV3, accelerated
+from dgflow.networks.inception.module import InceptionFeatures, InceptionV3Module, accelerated
 
 STORED = np.load(FOLDER / "inception.npz")
 TENSORFLOW = np.load(FOLDER / "adm_tf_activations.npz")
@@ -36,15 +36,15 @@ STORED_OUTPUTS = [(dtype, size) for dtype in ("f64", "f32") for size in _sizes(f
 
 
 @pytest.fixture(scope="module")
-def network() -> InceptionV3:
-    network = InceptionV3()
+def network() -> InceptionV3Module:
+    network = InceptionV3Module()
     shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     network.load_state_dict(inception_recipe.weights(inception_recipe.seed_of(FOLDER), shapes))
     return network
 
 
 @pytest.fixture(scope="module")
-def fast(network) -> InceptionV3:
+def fast(network) -> InceptionV3Module:
     return accelerated(network)
 
 
@@ -64,7 +64,7 @@ def _assert_close(found: Tensor, expected: np.ndarray, of_max: float) -> None:
 
 
 def _assert_features_close(
-    network: InceptionV3, found: InceptionFeatures, size: int, dtype: str, of_max: float
+    network: InceptionV3Module, found: InceptionFeatures, size: int, dtype: str, of_max: float
 ) -> None:
     """Every stored output of the first images of that size, as many as were found."""
     logits = network.with_bias(found.logits)

@@ -13,8 +13,8 @@ from parity.goldens import Case
 from torch import Tensor
 
 from dgflow.diffusion.times import per_sample
-from dgflow.networks.lsgm.prior import LSGMPrior
-from dgflow.networks.ncsnpp.module import NCSNpp
+from dgflow.networks.lsgm.prior import LSGMPriorModule
+from dgflow.networks.ncsnpp.module import NCSNppModule
 from dgflow.weights.tensors import load_into
 
 Arrays = dict[str, Tensor]
@@ -38,7 +38,7 @@ def is_lsgm_prior(case: Case) -> bool:
 CLAIMS: list[Callable[[Case], bool]] = [is_soft_truncation_network, is_lsgm_prior]
 
 
-def soft_truncation_network(config: Config) -> NCSNpp:
+def soft_truncation_network(config: Config) -> NCSNppModule:
     """From the sections `data` and `model` of the original's configuration."""
     data, model = config["data"], config["model"]
     fixed = {
@@ -50,7 +50,7 @@ def soft_truncation_network(config: Config) -> NCSNpp:
     }
     assert all(model[name] == value for name, value in fixed.items()) and not model["fourier_feature"]
     assert model["fir_kernel"] == [1, 3, 3, 1]
-    return NCSNpp(
+    return NCSNppModule(
         image_size=data["image_size"],
         num_channels=data["num_channels"],
         centered=data["centered"],
@@ -58,7 +58,7 @@ def soft_truncation_network(config: Config) -> NCSNpp:
         **{
             name: value
             for name, value in model.items()
-            if name in inspect.signature(NCSNpp).parameters.keys() - {"embedding_dim"}
+            if name in inspect.signature(NCSNppModule).parameters.keys() - {"embedding_dim"}
         },
     ).eval()
 
@@ -134,7 +134,7 @@ def latent_variance(t: Tensor, sde: Config) -> Tensor:
 
 
 def run_prior(config: Config, arrays: Arrays, weights: dict[str, dict[str, Tensor]]) -> Arrays:
-    prior = LSGMPrior.from_args(config["args"], config["num_input_channels"]).eval()
+    prior = LSGMPriorModule.from_args(config["args"], config["num_input_channels"]).eval()
     assert prior.image_size == config["input_size"]
     load_into(prior, weights["net"], source="net")
     x, t = arrays["in_x"], arrays["in_t"]
@@ -190,11 +190,11 @@ LSGM_PRIOR = "LSGM CIFAR-10 best FID prior (180 latent channels, num_channels_da
 
 @pytest.mark.parametrize(
     ("published", "build", "untrained"),
-    [(SOFT_TRUNCATION, NCSNpp, {"sigmas"}), (LSGM_PRIOR, LSGMPrior, set())],
+    [(SOFT_TRUNCATION, NCSNppModule, {"sigmas"}), (LSGM_PRIOR, LSGMPriorModule, set())],
     ids=["celeba", "lsgm"],
 )
 def test_full_size_networks_have_every_published_name_and_shape_in_the_published_order(
-    published: str, build: type[NCSNpp | LSGMPrior], untrained: set[str]
+    published: str, build: type[NCSNppModule | LSGMPriorModule], untrained: set[str]
 ) -> None:
     shapes = json.loads(
         (goldens.REPOSITORY / "tests" / "goldens" / "networks" / "official_shapes.json").read_text()

@@ -11,12 +11,13 @@ from parity import goldens
 from parity.goldens import Case
 from torch import Tensor
 
-from dgflow.networks.adm.encoder import ADMEncoder
-from dgflow.networks.adm.unet import ADMUNet
-from dgflow.networks.discriminator.module import Discriminator
+from dgflow.networks.adm.encoder import ADMEncoderModule
+from dgflow.networks.adm.unet import ADMUNetModule
+from dgflow.networks.discriminator.module import DiscriminatorModule
 from dgflow.networks.edm import preconditioners as edm
+from dgflow.networks.edm.dhariwal import DhariwalUNetModule
 from dgflow.networks.edm.layers import UNetBlock
-from dgflow.networks.edm.preconditioners import DhariwalUNet, SongUNet
+from dgflow.networks.edm.song import SongUNetModule
 from dgflow.weights.tensors import load_into
 
 MULTS_OF_SIZE: dict[int, tuple] = {
@@ -42,8 +43,8 @@ def run_encoder_and_heads(config: dict[str, Any], arrays: Arrays, weights: Weigh
         load_into(network, weights[name], source=name)
     extractor = networks["classifier"]
     uncond, cond = (
-        Discriminator(extractor, networks["disc_uncond"]),
-        Discriminator(extractor, networks["disc_cond"]),
+        DiscriminatorModule(extractor, networks["disc_uncond"]),
+        DiscriminatorModule(extractor, networks["disc_cond"]),
     )
     x, t = arrays["in_x"], arrays["in_t"]
     outputs = {
@@ -72,7 +73,7 @@ def run_factory_discriminator(config: dict[str, Any], arrays: Arrays, weights: W
     )  # of 32 pixels, where the repository for latents has 3 for 4
     mults = MULTS_OF_SIZE | {32: (1, 2, last), 16: (1, 2), 8: (1,)}
     assert not config["classifier_use_fp16"]
-    network = ADMEncoder(
+    network = ADMEncoderModule(
         image_size=size,
         in_channels=config["in_channels"],
         model_channels=width,
@@ -146,10 +147,10 @@ def is_denoiser(case: Case) -> bool:
 def run_denoiser(config: dict[str, Any], arrays: Arrays, weights: Weights) -> Outputs:
     kwargs = dict(config["kwargs"])
     if kwargs.pop("model_type") == "SongUNet":
-        network = SongUNet(**kwargs)
+        network = SongUNetModule(**kwargs)
     else:
         outputs_per_channel = 2 if config["precond"] == "iDDPMPrecond" else 1
-        network = DhariwalUNet(**kwargs, out_channels=outputs_per_channel * kwargs["img_channels"])
+        network = DhariwalUNetModule(**kwargs, out_channels=outputs_per_channel * kwargs["img_channels"])
     denoiser = getattr(edm, config["precond"])(network).eval()
     load_into(denoiser, weights["net"], source="net")
     x, sigma, labels, augment = (
@@ -205,12 +206,12 @@ def run_edm_block(config: dict[str, Any], arrays: Arrays, weights: Weights) -> O
     return {"out_out": block(arrays["in_x"], arrays["in_emb"])}
 
 
-def adm_unet(config: dict[str, Any]) -> ADMUNet:
+def adm_unet(config: dict[str, Any]) -> ADMUNetModule:
     """From the options of the reference's factory: resolutions are sides in pixels, and an empty
     `channel_mult` goes by the image size."""
     size, mults = config["image_size"], config["channel_mult"]
     assert not config["use_fp16"] and config["num_heads_upsample"] == -1
-    return ADMUNet(
+    return ADMUNetModule(
         image_size=size,
         model_channels=config["num_channels"],
         out_channels=6 if config["learn_sigma"] else 3,
@@ -227,13 +228,13 @@ def adm_unet(config: dict[str, Any]) -> ADMUNet:
     )
 
 
-def adm_encoder(config: dict[str, Any], time_scale: float) -> ADMEncoder:
+def adm_encoder(config: dict[str, Any], time_scale: float) -> ADMEncoderModule:
     """From the reference's constructor arguments; its `condition` and `num_class` are our `num_classes`."""
     kwargs = {
         name: value for name, value in config.items() if name not in ("use_fp16", "condition", "num_class")
     }
     assert not config["use_fp16"]
-    return ADMEncoder(
+    return ADMEncoderModule(
         **kwargs, num_classes=config["num_class"] if config.get("condition") else None, time_scale=time_scale
     )
 
@@ -318,21 +319,21 @@ UNET_256 |= {"channel_mult": (1, 1, 2, 2, 4, 4), "attention_resolutions": (8, 16
 
 
 def song(side: int, channel_mult: tuple[int, ...]) -> torch.nn.Module:
-    return edm.EDMPrecond(SongUNet(side, 3, augment_dim=9, channel_mult=channel_mult))
+    return edm.EDMPrecond(SongUNetModule(side, 3, augment_dim=9, channel_mult=channel_mult))
 
 
 @pytest.mark.parametrize(
     ("published", "build"),
     [
-        ("DG classifier 32 (load_classifier img_resolution=32)", lambda: ADMEncoder(**ADM_32)),
-        ("DG discriminator uncond (load_discriminator channel=512)", lambda: ADMEncoder(**HEAD_8)),
-        ("DG_imagenet latent classifier (load_classifier)", lambda: ADMEncoder(**LATENT_32)),
-        ("guided-diffusion 256x256_classifier", lambda: ADMEncoder(**ADM_256)),
-        ("ED-DPM classifier 256 (defaults)", lambda: ADMEncoder(**ADM_256)),
-        ("guided-diffusion 256x256_diffusion (cond)", lambda: ADMUNet(**UNET_256)),
+        ("DG classifier 32 (load_classifier img_resolution=32)", lambda: ADMEncoderModule(**ADM_32)),
+        ("DG discriminator uncond (load_discriminator channel=512)", lambda: ADMEncoderModule(**HEAD_8)),
+        ("DG_imagenet latent classifier (load_classifier)", lambda: ADMEncoderModule(**LATENT_32)),
+        ("guided-diffusion 256x256_classifier", lambda: ADMEncoderModule(**ADM_256)),
+        ("ED-DPM classifier 256 (defaults)", lambda: ADMEncoderModule(**ADM_256)),
+        ("guided-diffusion 256x256_diffusion (cond)", lambda: ADMUNetModule(**UNET_256)),
         ("edm-cifar10-32x32-uncond-vp", lambda: song(32, (2, 2, 2))),
         ("edm-ffhq-64x64-uncond-vp", lambda: song(64, (1, 2, 2, 2))),
-        ("edm-imagenet-64x64-cond-adm", lambda: edm.EDMPrecond(DhariwalUNet(64, 3, label_dim=1000))),
+        ("edm-imagenet-64x64-cond-adm", lambda: edm.EDMPrecond(DhariwalUNetModule(64, 3, label_dim=1000))),
     ],
 )
 def test_full_size_networks_have_every_published_name_and_shape(
@@ -360,5 +361,5 @@ def test_networks_without_a_published_list_of_names_have_the_published_number_of
     config: dict[str, Any], num_classes: int | None, parameters: int
 ) -> None:
     with torch.device("meta"):
-        network = ADMEncoder(**config, num_classes=num_classes)
+        network = ADMEncoderModule(**config, num_classes=num_classes)
     assert sum(parameter.numel() for parameter in network.parameters()) == parameters

@@ -26,9 +26,9 @@ from dgflow.diffusion.times import (
     sigma_from_tau,
     tau_from_sigma,
 )
-from dgflow.networks.lsgm.nvae import NVAE
-from dgflow.networks.lsgm.prior import LSGMPrior
-from dgflow.networks.ncsnpp.module import VP_TIME_SCALE, NCSNpp
+from dgflow.networks.lsgm.nvae import NVAEModule
+from dgflow.networks.lsgm.prior import LSGMPriorModule
+from dgflow.networks.ncsnpp.module import VP_TIME_SCALE, NCSNppModule
 from dgflow.weights.tensors import load_into
 
 NETWORK_OPTIONS = (
@@ -142,7 +142,7 @@ def test_the_ode_of_soft_truncation_is_the_published_one(case: Case) -> None:
     options: dict[str, Any] = {key: model[key] for key in NETWORK_OPTIONS if key in model}
     options |= {"num_scales": model["num_scales"], "centered": data["centered"]}
     options |= {"embedding_dim": model["embedding_dim"]} if model["lsgm"] else {}
-    network = NCSNpp(image_size=data["image_size"], num_channels=data["num_channels"], **options)
+    network = NCSNppModule(image_size=data["image_size"], num_channels=data["num_channels"], **options)
     load_into(network, weights["net"], source="net")
     network.eval().requires_grad_(False)
     vp = LinearVP(model["beta_min"], model["beta_max"])
@@ -261,9 +261,9 @@ def test_the_geometric_ode_of_lsgm_has_the_same_solution_in_linear_vp_time(case:
 @pytest.mark.parametrize("case", cases(is_end_to_end))
 def test_lsgm_from_noise_to_images_is_the_published_one(case: Case) -> None:
     config, arrays, weights = load(case)
-    prior = LSGMPrior.from_args(config["dae"], config["num_input_channels"])
+    prior = LSGMPriorModule.from_args(config["dae"], config["num_input_channels"])
     load_into(prior, weights["dae"], source="dae")
-    vae = NVAE.from_args(config["vae"])
+    vae = NVAEModule.from_args(config["vae"])
     load_into(vae, weights["vae"], source="vae")
     for network in (prior, vae):
         network.eval().requires_grad_(False)

@@ -7,7 +7,7 @@ from inprocess import complete
 from steps.toy_networks import pretrained
 
 import dgflow as dg
-from dgflow.networks.discriminator.module import Discriminator
+from dgflow.networks.discriminator.module import DiscriminatorModule
 from dgflow.report.summary import comparisons, summarise
 from dgflow.store.open import open_store
 
@@ -71,5 +71,5 @@ def test_the_head_is_told_the_time_of_its_features(finished):
     )
     disc = term.discriminator.step
     network = disc.build(complete(disc, store))
-    assert isinstance(network, Discriminator) and network.features is not None
+    assert isinstance(network, DiscriminatorModule) and network.features is not None
     assert network.features.time_scale == network.head.time_scale == 1.0

@@ -20,7 +20,7 @@ from tiny import JUDGE, real, write_images
 from dgflow import Generate, Heun, Pretrained, TrainClassifier
 from dgflow.metrics.front_ends import prepare
 from dgflow.networks.inception import spec as network_specs
-from dgflow.networks.inception.module import InceptionV3, accelerated
+from dgflow.networks.inception.module import InceptionV3Module, accelerated
 from dgflow.specs.step import Weights
 from dgflow.steps.judging import features as features_module
 from dgflow.steps.judging.features import Features
@@ -65,15 +65,15 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def network() -> InceptionV3:
-    network = InceptionV3()
+def network() -> InceptionV3Module:
+    network = InceptionV3Module()
     shapes = {name: tuple(values.shape) for name, values in network.state_dict().items()}
     network.load_state_dict(inception_recipe.weights(11, shapes))
     return network.eval()
 
 
 @pytest.fixture(scope="module")
-def fast(network) -> InceptionV3:
+def fast(network) -> InceptionV3Module:
     return accelerated(network)
 
 
@@ -106,7 +106,7 @@ def found(network, sources, tmp_path_factory) -> dict[str, Columns]:
     """Columns of Inception's features by source."""
     file = tmp_path_factory.mktemp("inception") / "inception.safetensors"
     file.write_bytes(save_weights(network.state_dict()))
-    spec = network_specs.InceptionV3()
+    spec = network_specs.InceptionV3Module()
     weights = Pretrained(source=str(file), network=spec, image_size=299, num_classes=1008).weights()
     store = MemoryStore("features-of-inception")
     steps = {

@@ -16,6 +16,7 @@ from PIL import Image
 from dgflow import ImportImages
 from dgflow.engine.plan import plan
 from dgflow.engine.root import Root
+from dgflow.networks.catalogue import CATALOGUE
 from dgflow.specs.bound import Bound
 from dgflow.specs.graph import graph
 from dgflow.specs.step import ResultStep, SampleStep, Slice
@@ -24,7 +25,6 @@ from dgflow.steps.sources.list_images import ListImages
 from dgflow.store.memory import MemoryStore
 from dgflow.store.objects import ObjectStore
 from dgflow.weights import fetch
-from dgflow.weights.catalogue import CATALOGUE
 
 
 class Take(ResultStep):

@@ -12,13 +12,13 @@ from torch import nn
 import dgflow as dg
 from dgflow.engine.plan import plan
 from dgflow.engine.root import Root
+from dgflow.networks.catalogue import CATALOGUE
 from dgflow.specs.bound import Bound
 from dgflow.specs.graph import graph
 from dgflow.steps.judging.features import Features
 from dgflow.steps.judging.measure import Measure
 from dgflow.steps.sources.image_set import ImageSet
 from dgflow.store.memory import MemoryStore
-from dgflow.weights.catalogue import CATALOGUE
 from dgflow.weights.tensors import save_weights
 
 MODULE = '''

@@ -12,9 +12,9 @@ from steps.toy_networks import SCORES, pretrained
 import dgflow as dg
 from dgflow.engine.plan import plan
 from dgflow.engine.root import Root
+from dgflow.networks.catalogue import CATALOGUE
 from dgflow.specs.bound import Bound, BoundWeights
 from dgflow.store.open import open_store
-from dgflow.weights.catalogue import CATALOGUE
 from dgflow.weights.tensors import save_weights
 
 SHAPES = json.loads(
@@ -59,6 +59,13 @@ def test_every_published_network_is_named_in_one_word(name):
         ("dg-cifar10-uncond", "DG discriminator uncond (load_discriminator channel=512)"),
         ("dg-imagenet256-classifier", "DG_imagenet latent classifier (load_classifier)"),
         ("lsgm-cifar10 vae", "LSGM CIFAR-10 best FID VAE (vae2)"),
+        ("lsgm-cifar10 prior", "LSGM CIFAR-10 best FID prior (180 latent channels, num_channels_dae 512)"),
+        ("edm-imagenet-64x64-cond-adm", "edm-imagenet-64x64-cond-adm"),
+        (
+            "soft-truncation-celeba64",
+            "Soft-Truncation CELEBA ddpmpp (configs/vp/CELEBA/ddpmpp_fid.py; same keys for all "
+            "vp/CELEBA/*ddpmpp*)",
+        ),
     ],
 )
 def test_a_published_network_has_every_name_and_shape_of_its_file(name, published):
@@ -74,6 +81,15 @@ def test_a_name_that_is_not_published_is_refused_with_those_that_are():
         dg.official("edm-cifar11")
     with pytest.raises(ValueError, match="a discriminator or an autoencoder, found fid-cifar10-32x32"):
         dg.official("fid-cifar10-32x32")
+
+
+def test_a_format_that_the_network_has_no_files_of_is_refused_with_those_that_it_has():
+    with pytest.raises(
+        ValueError, match="expected one of the formats safetensors, state_dict, edm_pickle .*found 'ckpt'"
+    ):
+        dg.Pretrained(source="net.ckpt", network=dg.SongUNet(), image_size=32, format="ckpt")
+    with pytest.raises(ValueError, match="lsgm-cifar10 has prior, vae"):
+        dg.official("edm-cifar10-32x32-uncond-vp", "vae")
 
 
 def test_a_file_is_fetched_once_and_then_read_from_the_root(tmp_path):

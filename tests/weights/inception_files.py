@@ -17,7 +17,7 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from dgflow.networks.edm.pickle_writer import SOURCE, Persistent
+from dgflow.networks.edm.file_writer import SOURCE, Persistent
 
 # Block by block: the scope in TensorFlow's graph, the module in PyTorch's ports, height and width of the
 # kernel.

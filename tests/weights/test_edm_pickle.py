@@ -18,10 +18,10 @@ from weights.edm_files import Buffered
 from weights.traps import GLOBALS, Trap
 
 from dgflow.files.inert_pickle import load_records
-from dgflow.networks.edm.pickle_file import read_edm_pickle
-from dgflow.networks.edm.pickle_writer import write_edm_pickle
+from dgflow.networks.edm.file import read_edm_pickle
+from dgflow.networks.edm.file_writer import write_edm_pickle
 from dgflow.networks.edm.preconditioners import EDMPrecond
-from dgflow.networks.edm.song import SongUNet
+from dgflow.networks.edm.song import SongUNetModule
 from dgflow.weights.tensors import load_into
 
 KWARGS: dict[str, Any] = {
@@ -36,7 +36,7 @@ KWARGS: dict[str, Any] = {
 
 def _network(seed: int = 0, **more: Any) -> EDMPrecond:
     torch.manual_seed(seed)
-    return EDMPrecond(SongUNet(**{**KWARGS, **more}))
+    return EDMPrecond(SongUNetModule(**{**KWARGS, **more}))
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_its_settings_are_enough_to_build_the_network_anew(file: bytes) -> None:
         "inf"
     )
     assert (
-        SongUNet(**settings["model"]["init_kwargs"]).state_dict().keys()
+        SongUNetModule(**settings["model"]["init_kwargs"]).state_dict().keys()
         == _network().model.state_dict().keys()
     )
 
@@ -192,7 +192,7 @@ def _named(module: str, name: str) -> bytes:
             "ModuleDict.__init__",
             "torch.nn.modules.container.ModuleDict.__init__",
         ),
-        ("dgflow.networks.edm.pickle_file", "_Record", "dgflow.networks.edm.pickle_file._Record"),
+        ("dgflow.networks.edm.file", "_Record", "dgflow.networks.edm.file._Record"),
         ("torch", "load", "torch.load"),
     ],
 )

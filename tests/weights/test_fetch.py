@@ -27,8 +27,8 @@ SHA, OTHER_SHA = sha256(DATA).hexdigest(), sha256(OTHER).hexdigest()
 
 
 def _entry(source: str | None, **more: str) -> CatalogueFile:
-    page = "https://example.org/page"
-    return CatalogueFile("net", "net.pt", source, "state_dict", {}, "none stated", page, 32, 0, **more)  # pyright: ignore[reportArgumentType]
+    facts = {"licence": "none stated", "page": "https://example.org/page"}
+    return CatalogueFile(name="net", file_name="net.pt", source=source, **facts, **more)
 
 
 @pytest.fixture(params=["folder", "memory"])

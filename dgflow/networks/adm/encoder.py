@@ -22,7 +22,7 @@ from dgflow.networks.adm.levels import Levels
 from dgflow.networks.labels import with_labels
 
 
-class ADMEncoder(nn.Module):
+class ADMEncoderModule(nn.Module):
     """Image and time to `out_channels` numbers per sample: input blocks, a middle block, and a pooling head.
 
     Args:

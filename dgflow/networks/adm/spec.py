@@ -40,9 +40,9 @@ class ADMUNet(ScoreNetworkSpec):
 
     def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
         """The network with fresh weights; `num_classes` 0 for an unconditional one."""
-        from dgflow.networks.adm.unet import ADMUNet as Network
+        from dgflow.networks.adm.unet import ADMUNetModule
 
-        return Network(
+        return ADMUNetModule(
             image_size=image_size,
             in_channels=channels,
             out_channels=(2 if self.learn_sigma else 1) * channels,
@@ -50,8 +50,7 @@ class ADMUNet(ScoreNetworkSpec):
             **self.model_dump(exclude={"learn_sigma", "schedule"}),
         )
 
-    def score_model(self, network: nn.Module) -> ScoreModel:
-        """How samplers ask `network`."""
+    def score_model(self, network: Any) -> ScoreModel:
         return discrete_score_model(network, self.schedule, learn_sigma=self.learn_sigma)
 
     def toy(self, factor: int) -> Self:
@@ -86,9 +85,9 @@ class ADMEncoder(ClassifierSpec, FeatureNetworkSpec):
         return self._built(image_size, channels, outputs=1, labels=num_classes)
 
     def _built(self, image_size: int, channels: int, *, outputs: int, labels: int) -> nn.Module:
-        from dgflow.networks.adm.encoder import ADMEncoder as Network
+        from dgflow.networks.adm.encoder import ADMEncoderModule
 
-        return Network(
+        return ADMEncoderModule(
             image_size=image_size,
             in_channels=channels,
             out_channels=outputs,
@@ -100,16 +99,12 @@ class ADMEncoder(ClassifierSpec, FeatureNetworkSpec):
     def time_map(self) -> TimeMap:
         return time_map(self.time)
 
-    def judge(self, network: nn.Module) -> Callable[[Tensor], dict[str, Tensor]]:
+    def judge(self, network: Any) -> Callable[[Tensor], dict[str, Tensor]]:
         """Pooled features and logits, at time 0.
 
         Raises ValueError unless `pool="adaptive"`.
         """
         import torch
-
-        from dgflow.networks.adm.encoder import ADMEncoder as Network
-
-        assert isinstance(network, Network)
 
         def judged(images: Tensor) -> dict[str, Tensor]:
             features = network.features(images, torch.zeros(len(images), device=images.device))

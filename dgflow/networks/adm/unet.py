@@ -20,7 +20,7 @@ from dgflow.networks.adm.levels import Levels
 from dgflow.networks.labels import with_labels
 
 
-class ADMUNet(nn.Module):
+class ADMUNetModule(nn.Module):
     """Noisy image, step and label to `out_channels` channels of the same side.
 
     Args:
@@ -58,7 +58,7 @@ class ADMUNet(nn.Module):
         channel_mult: Sequence[float],
         num_classes: int | None = None,
         num_head_channels: int | None = 64,
-        num_heads: int = 1,
+        num_heads: int = 4,
         use_scale_shift_norm: bool = True,
         resblock_updown: bool = True,
         new_attention_order: bool = False,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from dgflow.networks.discrete import check_unconditional, discrete_score_model
 from dgflow.networks.roles import ScoreNetworkSpec
@@ -28,13 +28,12 @@ class DDPMUNet(ScoreNetworkSpec):
 
     def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
         """The network with fresh weights."""
-        from dgflow.networks.ddpm.unet import DDPMUNet as Network
+        from dgflow.networks.ddpm.unet import DDPMUNetModule
 
         check_unconditional("DDPMUNet", num_classes)
-        return Network(image_size=image_size, in_channels=channels, **self.model_dump())
+        return DDPMUNetModule(image_size=image_size, in_channels=channels, **self.model_dump())
 
-    def score_model(self, network: nn.Module) -> ScoreModel:
-        """How samplers ask `network`."""
+    def score_model(self, network: Any) -> ScoreModel:
         return discrete_score_model(network, "linear", learn_sigma=False)
 
     def toy(self, factor: int) -> Self:

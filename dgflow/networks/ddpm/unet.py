@@ -19,7 +19,7 @@ from dgflow.networks.ncsnpp.layers import conv, sinusoid
 from dgflow.networks.precision import group_norm, wide_linear
 
 
-class DDPMUNet(nn.Module):
+class DDPMUNetModule(nn.Module):
     """U-Net of (image, step), without classes. The defaults are the 256-pixel networks.
 
     Args:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from dgflow.networks.adm.encoder import ADMEncoder
+from dgflow.networks.adm.encoder import ADMEncoderModule
 
 
-class Discriminator(nn.Module):
+class DiscriminatorModule(nn.Module):
     """`head` on the sample itself, or on the features of a frozen classifier of noisy images (Kim et al.
     2023, section 4.2 and table 8).
 
@@ -26,7 +26,7 @@ class Discriminator(nn.Module):
             do not fit.
     """
 
-    def __init__(self, features: ADMEncoder | None, head: ADMEncoder) -> None:
+    def __init__(self, features: ADMEncoderModule | None, head: ADMEncoderModule) -> None:
         super().__init__()
         if head.out_channels != 1:
             raise ValueError(

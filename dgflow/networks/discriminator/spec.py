@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import model_validator
 
@@ -58,26 +58,23 @@ class Discriminator(DiscriminatorSpec):
         Size and channels are those of the samples; the head's follow from the features. `num_classes` 0 for
         an unconditional head.
         """
-        from dgflow.networks.adm.encoder import ADMEncoder as Encoder
-        from dgflow.networks.discriminator.module import Discriminator as Network
+        from dgflow.networks.adm.encoder import ADMEncoderModule
+        from dgflow.networks.discriminator.module import DiscriminatorModule
 
-        assert features is None or isinstance(features, Encoder)
+        assert features is None or isinstance(features, ADMEncoderModule)
         head = self._timed_head().head(
             image_size=features.feature_size if features else image_size,
             channels=features.feature_channels if features else channels,
             num_classes=num_classes,
         )
-        assert isinstance(head, Encoder)
-        return Network(features, head)
+        assert isinstance(head, ADMEncoderModule)
+        return DiscriminatorModule(features, head)
 
     def assemble(self, shape: DataShape, load: Callable[[str], nn.Module]) -> nn.Module:
         return self.build(**shape._asdict(), features=load("features") if self.features else None)
 
-    def kept(self, network: nn.Module) -> nn.Module:
+    def kept(self, network: Any) -> nn.Module:
         """The head."""
-        from dgflow.networks.discriminator.module import Discriminator as Network
-
-        assert isinstance(network, Network)
         return network.head
 
     def time_map(self) -> TimeMap:

@@ -23,7 +23,7 @@ HEAD_CHANNELS = 64
 """Channels of one attention head. Levels that are narrower have no attention, as in the original."""
 
 
-class DhariwalUNet(nn.Module):
+class DhariwalUNetModule(nn.Module):
     """U-Net of (image, noise condition, labels). The defaults are those of edm-imagenet-64x64-cond-adm but
     for its 1000 classes.
 
@@ -167,7 +167,7 @@ class DhariwalUNet(nn.Module):
         return F.silu(emb)
 
 
-def _initialise(network: DhariwalUNet) -> None:
+def _initialise(network: DhariwalUNetModule) -> None:
     """ADM's start: uniform in +-1/sqrt(fan in), branches and output ending in zeros, and labels embedded as
     standard normal rows."""
     for module in network.modules():

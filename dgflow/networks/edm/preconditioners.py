@@ -18,14 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from dgflow.diffusion.score_model import first_outside
-from dgflow.networks.edm.dhariwal import DhariwalUNet
-from dgflow.networks.edm.song import SongUNet
+from dgflow.networks.edm.dhariwal import DhariwalUNetModule
+from dgflow.networks.edm.song import SongUNetModule
 from dgflow.networks.labels import one_hot_labels
 from dgflow.networks.precision import kept_wide
 
-__all__ = ["DhariwalUNet", "EDMPrecond", "SongUNet", "VEPrecond", "VPPrecond", "check_sigmas", "iDDPMPrecond"]
-
-Network = SongUNet | DhariwalUNet
+Network = SongUNetModule | DhariwalUNetModule
 Level = TypeVar("Level", float, Tensor)
 """Noise levels: a number on the host, or a tensor where it is."""
 

@@ -31,7 +31,7 @@ EPS = 1e-6
 """Of every group norm."""
 
 
-class SongUNet(nn.Module):
+class SongUNetModule(nn.Module):
     """U-Net of (image, noise condition, labels). The defaults are DDPM++ ("vp" in published names).
 
     NCSN++ ("ve"): embedding_type="fourier", encoder_type="residual", channel_mult_noise=2,

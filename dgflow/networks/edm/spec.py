@@ -2,27 +2,72 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from dgflow.networks.roles import ScoreNetworkSpec
 from dgflow.networks.toy import capped, divided
+from dgflow.specs.network import DataShape, NetworkSpec
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from dgflow.diffusion.score_model import ScoreModel
+    from dgflow.weights.weight_file import File
 
-Precond = Literal["edm", "vp", "ve", "iddpm"]
+
+class _Preconditioned(ScoreNetworkSpec):
+    """A U-Net under one of EDM's preconditioners."""
+
+    formats: ClassVar[tuple[str, ...]] = ("edm_pickle",)
+
+    precond: Literal["edm", "vp", "ve", "iddpm"] = "edm"
+    sigma_data: float = 0.5  # of the EDM preconditioner
+
+    def arguments(self, shape: DataShape) -> dict[str, Any]:
+        """The constructor's arguments of the U-Net inside."""
+        return {
+            "img_resolution": shape.image_size,
+            "img_channels": shape.channels,
+            "label_dim": shape.num_classes,
+            **self.model_dump(exclude={"sigma_data", "precond"}),
+        }
+
+    def preconditioned(self, network: Any) -> nn.Module:
+        """The denoiser D(x, sigma, class_labels) that is made of a U-Net."""
+        from dgflow.networks.edm import preconditioners as edm
+
+        if self.precond == "edm":
+            return edm.EDMPrecond(network, sigma_data=self.sigma_data)
+        return {"vp": edm.VPPrecond, "ve": edm.VEPrecond, "iddpm": edm.iDDPMPrecond}[self.precond](network)
+
+    def score_model(self, network: Any) -> ScoreModel:
+        from dgflow.diffusion.score_model import ScoreModel
+
+        rounds = network.round_sigma if self.precond == "iddpm" else None
+        return ScoreModel(network, round_sigma=rounds, sigma_range=(network.sigma_min, network.sigma_max))
+
+    def read_published(
+        self, file: File, format: str, network: Any, shape: DataShape, source: str
+    ) -> dict[str, Tensor]:
+        from dgflow.networks.edm.file import read_edm_pickle
+
+        return read_edm_pickle(file, source=source).tensors
+
+    def write_published(
+        self, format: str, network: Any, shape: DataShape, others: Sequence[tuple[NetworkSpec, Any]]
+    ) -> bytes:
+        from dgflow.networks.edm.file_writer import write_edm_pickle
+
+        return write_edm_pickle(network, init_kwargs=self.arguments(shape))
 
 
-class SongUNet(ScoreNetworkSpec):
+class SongUNet(_Preconditioned):
     """EDM's U-Net (DDPM++ as `positional`/`standard`, NCSN++ as `fourier`/`residual`) under one of EDM's
     preconditioners.
 
     `attn_resolutions` are image sides in pixels. Image side and channels come from the data.
     """
-
-    formats: ClassVar[tuple[str, ...]] = ("edm_pickle",)
 
     model_channels: int = 128
     channel_mult: tuple[int, ...] = (1, 2, 2, 2)
@@ -35,23 +80,13 @@ class SongUNet(ScoreNetworkSpec):
     channel_mult_noise: int = 1
     resample_filter: tuple[int, ...] = (1, 1)
     augment_dim: int = 0
-    precond: Precond = "edm"
-    sigma_data: float = 0.5  # of the EDM preconditioner
 
     def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
-        """A denoiser D(x, sigma, class_labels) with fresh weights; `num_classes` 0 for an unconditional one."""
-        from dgflow.networks.edm.song import SongUNet as Network
+        """A denoiser with fresh weights; `num_classes` 0 for an unconditional one."""
+        from dgflow.networks.edm.song import SongUNetModule
 
-        options = self.model_dump(exclude={"sigma_data", "precond"})
-        return _preconditioned(
-            Network(img_resolution=image_size, img_channels=channels, label_dim=num_classes, **options),
-            self.precond,
-            self.sigma_data,
-        )
-
-    def score_model(self, network: nn.Module) -> ScoreModel:
-        """How samplers ask `network`."""
-        return _edm_score_model(network)
+        shape = DataShape(image_size, channels, num_classes)
+        return self.preconditioned(SongUNetModule(**self.arguments(shape)))
 
     def toy(self, factor: int) -> Self:
         return self.model_copy(
@@ -63,13 +98,11 @@ class SongUNet(ScoreNetworkSpec):
         )
 
 
-class DhariwalUNet(ScoreNetworkSpec):
+class DhariwalUNet(_Preconditioned):
     """EDM's port of ADM's U-Net; `edm-imagenet-64x64-cond-adm` has the defaults.
 
     `attn_resolutions` are image sides in pixels.
     """
-
-    formats: ClassVar[tuple[str, ...]] = ("edm_pickle",)
 
     model_channels: int = 192
     channel_mult: tuple[int, ...] = (1, 2, 3, 4)
@@ -77,27 +110,14 @@ class DhariwalUNet(ScoreNetworkSpec):
     attn_resolutions: tuple[int, ...] = (32, 16, 8)
     dropout: float = 0.1
     augment_dim: int = 0
-    precond: Precond = "edm"
-    sigma_data: float = 0.5
 
     def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
-        """A denoiser D(x, sigma, class_labels) with fresh weights; `num_classes` 0 for an unconditional one."""
-        from dgflow.networks.edm.dhariwal import DhariwalUNet as Network
+        """A denoiser with fresh weights; `num_classes` 0 for an unconditional one."""
+        from dgflow.networks.edm.dhariwal import DhariwalUNetModule
 
-        options = self.model_dump(exclude={"sigma_data", "precond"})
-        out_channels = 2 * channels if self.precond == "iddpm" else channels
-        network = Network(
-            img_resolution=image_size,
-            img_channels=channels,
-            label_dim=num_classes,
-            out_channels=out_channels,
-            **options,
-        )
-        return _preconditioned(network, self.precond, self.sigma_data)
-
-    def score_model(self, network: nn.Module) -> ScoreModel:
-        """How samplers ask `network`."""
-        return _edm_score_model(network)
+        arguments = self.arguments(DataShape(image_size, channels, num_classes))
+        outputs = 2 * channels if self.precond == "iddpm" else channels
+        return self.preconditioned(DhariwalUNetModule(out_channels=outputs, **arguments))
 
     def toy(self, factor: int) -> Self:
         return self.model_copy(
@@ -108,20 +128,3 @@ class DhariwalUNet(ScoreNetworkSpec):
                 "attn_resolutions": divided(self.attn_resolutions, factor),
             }
         )
-
-
-def _preconditioned(network: nn.Module, precond: Precond, sigma_data: float) -> nn.Module:
-    from dgflow.networks.edm import preconditioners as edm
-
-    if precond == "edm":
-        return edm.EDMPrecond(network, sigma_data=sigma_data)  # type: ignore[arg-type]
-    return {"vp": edm.VPPrecond, "ve": edm.VEPrecond, "iddpm": edm.iDDPMPrecond}[precond](network)  # type: ignore[arg-type]
-
-
-def _edm_score_model(network: nn.Module) -> ScoreModel:
-    from dgflow.diffusion.score_model import ScoreModel
-    from dgflow.networks.edm import preconditioners as edm
-
-    assert isinstance(network, edm.EDMPrecond | edm.VPPrecond | edm.VEPrecond | edm.iDDPMPrecond)
-    rounds = network.round_sigma if isinstance(network, edm.iDDPMPrecond) else None
-    return ScoreModel(network, round_sigma=rounds, sigma_range=(network.sigma_min, network.sigma_max))

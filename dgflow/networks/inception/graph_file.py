@@ -11,6 +11,7 @@ attr_value, tensor, tensor_shape); fields that are not declared are passed over.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -217,3 +218,34 @@ def _tensor(node: Any, size: int, source: str) -> Tensor:
 def _halves(bits: Any) -> Tensor:
     """Half-precision numbers from their bits, one an integer."""
     return torch.from_numpy((np.array(bits, np.int64) & 0xFFFF).astype(np.uint16).view(np.float16))
+
+
+def write_inception_graph(tensors: Mapping[str, Tensor]) -> bytes:
+    """OpenAI's frozen graph, from tensors by the names of PyTorch's ports: constants, and the batch norms
+    that read them."""
+    graph = message("Graph")()
+    for name, ours in NODES.items():
+        tensor = tensors[ours]
+        if ours.endswith("conv.weight"):
+            tensor = tensor.permute(2, 3, 1, 0)  # OIHW -> HWIO
+        _add_constant(graph, name, tensor.t() if ours == "fc.weight" else tensor)
+    for scope in dict.fromkeys(
+        name.removesuffix("/conv2d_params") for name in NODES if name.endswith("/conv2d_params")
+    ):
+        inputs = [f"{scope}/batchnorm/{part}" for part in ("moving_mean", "moving_variance", "beta", "gamma")]
+        norm = graph.node.add(
+            name=f"{scope}/batchnorm",
+            op="BatchNormWithGlobalNormalization",
+            input=[f"{scope}/Conv2D", *inputs],
+        )
+        norm.attr.add(key="scale_after_normalization").value.b = True
+        norm.attr.add(key="variance_epsilon").value.f = 1e-3
+    return graph.SerializeToString()
+
+
+def _add_constant(graph: Any, name: str, tensor: Tensor) -> None:
+    value = graph.node.add(name=name, op="Const").attr.add(key="value").value.tensor
+    value.dtype = 1  # DT_FLOAT
+    for side in tensor.shape:
+        value.tensor_shape.dim.add(size=side)
+    value.tensor_content = tensor.contiguous().numpy().tobytes()

@@ -38,7 +38,7 @@ class InceptionFeatures(NamedTuple):
     logits: Tensor
 
 
-class InceptionV3(nn.Module):
+class InceptionV3Module(nn.Module):
     """Inception v3 (Szegedy et al.
 
     2015) with the 1008 outputs and the pooling of TensorFlow's graph of 2015-12-05.
@@ -102,7 +102,7 @@ class InceptionV3(nn.Module):
         return logits + self.fc.bias
 
 
-def accelerated(network: InceptionV3) -> InceptionV3:
+def accelerated(network: InceptionV3Module) -> InceptionV3Module:
     """A copy that computes the same up to rounding (< 1e-6 of the largest feature) and faster; `network`
     keeps the published weights.
 

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dgflow.networks.roles import FeatureNetworkSpec
+from dgflow.specs.network import DataShape, NetworkSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from dgflow.weights.weight_file import File
+
 WIDTHS = {"features": 2048, "spatial": 2023, "logits": 1008}
 """Of the columns that it gives: for FID, sFID and the Inception score."""
+
+
+SUFFIXES = {
+    ".pth": "inception_pth",
+    ".pt": "inception_torchscript",
+    ".pb": "inception_graph",
+    ".pkl": "inception_pickle",
+}
+"""Formats by the ends of names of published files."""
 
 
 class InceptionV3(FeatureNetworkSpec):
@@ -20,37 +32,29 @@ class InceptionV3(FeatureNetworkSpec):
     It judges images and neither samples nor guides.
     """
 
-    formats: ClassVar[tuple[str, ...]] = (
-        "inception_pth",
-        "inception_graph",
-        "inception_torchscript",
-        "inception_pickle",
-    )
+    formats: ClassVar[tuple[str, ...]] = tuple(SUFFIXES.values())
+    read_only: ClassVar[tuple[str, ...]] = ("inception_torchscript", "inception_pickle")
     stays_float32: ClassVar[bool] = True
     takes_front_end: ClassVar[bool] = True
 
     def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
-        from dgflow.networks.inception.module import InceptionV3 as Network
+        from dgflow.networks.inception.module import InceptionV3Module
 
         if (image_size, channels, num_classes) != (299, 3, 1008):
             raise ValueError(
                 f"Inception takes 299 pixels and 3 channels to 1008 classes: found {image_size}, "
                 f"{channels} and {num_classes}"
             )
-        return Network()
+        return InceptionV3Module()
 
-    def probe(self, network: nn.Module, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
-        from dgflow.networks.inception.module import InceptionV3 as Network
-
-        assert isinstance(network, Network)
+    def probe(self, network: Any, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
         # Its forward sets the precision of a device, and meta is none.
         return (network._features if x.is_meta else network)(x).pooled
 
-    def judge(self, network: nn.Module) -> Callable[[Tensor], dict[str, Tensor]]:
-        from dgflow.networks.inception.module import InceptionV3 as Network
-        from dgflow.networks.inception.module import accelerated
+    def judge(self, network: Any) -> Callable[[Tensor], dict[str, Tensor]]:
+        from dgflow.networks.inception.module import InceptionV3Module, accelerated
 
-        assert isinstance(network, Network)
+        assert isinstance(network, InceptionV3Module)
         fast = accelerated(network)
 
         def judged(images: Tensor) -> dict[str, Tensor]:
@@ -63,8 +67,35 @@ class InceptionV3(FeatureNetworkSpec):
         del num_classes
         return tuple(WIDTHS.values())
 
-    def fill(self, network: nn.Module) -> None:
+    def fill(self, network: Any) -> None:
         """Random weights that keep the size of features through its many layers."""
         for parameter in network.parameters():
             if parameter.ndim > 1:
                 parameter.normal_(std=(2 / parameter[0].numel()) ** 0.5)
+
+    def read_published(
+        self, file: File, format: str, network: Any, shape: DataShape, source: str
+    ) -> dict[str, Tensor]:
+        from dgflow.networks.inception.graph_file import read_inception_graph
+        from dgflow.networks.inception.names import read_inception_pth
+        from dgflow.networks.inception.torchscript_file import (
+            read_inception_pickle,
+            read_inception_torchscript,
+        )
+
+        readers = {
+            "inception_pth": read_inception_pth,
+            "inception_graph": read_inception_graph,
+            "inception_torchscript": read_inception_torchscript,
+            "inception_pickle": read_inception_pickle,
+        }
+        return readers[format](file, source=source).tensors
+
+    def write_published(
+        self, format: str, network: Any, shape: DataShape, others: Sequence[tuple[NetworkSpec, Any]]
+    ) -> bytes:
+        from dgflow.networks.inception.graph_file import write_inception_graph
+        from dgflow.weights.torch_file import save_torch
+
+        tensors = dict(network.state_dict())
+        return write_inception_graph(tensors) if format == "inception_graph" else save_torch(tensors)

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from dgflow.files.inert_pickle import Record, Refused, load_records
-from dgflow.networks.edm.pickle_file import ALLOWED as _OF_EDM
-from dgflow.networks.edm.pickle_file import Reader
+from dgflow.networks.edm.file import ALLOWED as _OF_EDM
+from dgflow.networks.edm.file import Reader
 from dgflow.networks.inception.names import from_modules
 from dgflow.weights.torch_file import refusal
 from dgflow.weights.weight_file import AGAIN, VALUES, File, WeightFile, as_path, called, reason, short

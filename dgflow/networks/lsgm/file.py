@@ -7,12 +7,13 @@ averages.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from torch import Tensor
 
-from dgflow.weights.torch_file import Namespace, load_torch
+from dgflow.weights.torch_file import Namespace, load_torch, save_torch
 from dgflow.weights.weight_file import (
     ORDER,
     File,
@@ -23,6 +24,7 @@ from dgflow.weights.weight_file import (
     replaced,
     section,
     short,
+    unaveraged,
 )
 
 _KIND = "a checkpoint of LSGM"
@@ -89,3 +91,20 @@ def _averages(optimizer: Any, ema_names: Sequence[str] | None, source: str) -> d
                 f"none: {ORDER}"
             )
     return averages
+
+
+def write_lsgm(
+    prior: Mapping[str, Tensor], ema_names: Sequence[str], vae: Mapping[str, Tensor], args: Mapping[str, Any]
+) -> bytes:
+    """LSGM's `checkpoint.pt`, with the run's arguments: `prior` as the averages, which its optimizer keeps by
+    position, and the NVAE."""
+    state = {position: {"step": 1, "ema": prior[name].clone()} for position, name in enumerate(ema_names)}
+    optimizer = {"state": state, "param_groups": [{"lr": 1e-4, "params": list(range(len(ema_names)))}]}
+    found = {
+        "epoch": 1,
+        "global_step": 1,
+        "args": argparse.Namespace(**args),
+        "dae_state_dict": unaveraged(prior, ema_names),
+        "vae_state_dict": dict(vae),
+    }
+    return save_torch(found | {"dae_optimizer": optimizer})

@@ -52,7 +52,7 @@ GroupSource = Callable[[int, tuple[int, ...]], Tensor]
 """From a group's number and shape (B, Z, H, W) to its latent variables."""
 
 
-class NVAE(nn.Module):
+class NVAEModule(nn.Module):
     """Hierarchical VAE whose latent variables come in groups, coarsest scale first. Always evaluates: there
     is no training mode.
 
@@ -209,7 +209,7 @@ class NVAE(nn.Module):
         *,
         image_shape: Sequence[int] | None = None,
         batch_statistics: bool = False,
-    ) -> NVAE:
+    ) -> NVAEModule:
         """The network that LSGM builds from its `args` (`vars(checkpoint["args"])`), of which those that do
         not concern it are ignored.
 

@@ -24,7 +24,7 @@ CHANNEL_MULTIPLIERS_256 = {3: (1, 1, 1), 4: (1, 2, 2, 2), 5: (1, 1, 2, 2, 2)}
 """`ch_mult` of the priors of 256-pixel images by their number of levels; for small images all are 1."""
 
 
-class LSGMPrior(nn.Module):
+class LSGMPriorModule(nn.Module):
     """Noise predictor on latents. The defaults are those of the CIFAR-10 model with the best FID (180
     channels of 16x16).
 
@@ -100,7 +100,7 @@ class LSGMPrior(nn.Module):
         )
 
     @classmethod
-    def from_args(cls, args: Mapping[str, Any], num_input_channels: int) -> LSGMPrior:
+    def from_args(cls, args: Mapping[str, Any], num_input_channels: int) -> LSGMPriorModule:
         """The prior that a checkpoint's `args` describe.
 
         Args:

@@ -2,28 +2,52 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from dgflow.networks.discrete import check_unconditional
 from dgflow.networks.latent_shapes import halved
 from dgflow.networks.roles import AutoencoderSpec, ScoreNetworkSpec
 from dgflow.networks.toy import divided
+from dgflow.specs.network import DataShape, NetworkSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from dgflow.diffusion.score_model import ScoreModel
+    from dgflow.weights.weight_file import File
 
 
 TOY_GROUPS, TOY_PER_GROUP = 2, 3  # of the latents of smoke runs, in the place of 20 and 9
 
 
-class LSGMPrior(ScoreNetworkSpec):
-    """LSGM's latent prior with its mixed parametrisation; the defaults are those of the CIFAR-10 model with
-    the best FID."""
+class _InCheckpoint(NetworkSpec):
+    """One of the two networks in LSGM's checkpoints."""
 
     formats: ClassVar[tuple[str, ...]] = ("lsgm",)
     shares_files: ClassVar[bool] = True
+
+    def write_published(
+        self, format: str, network: Any, shape: DataShape, others: Sequence[tuple[NetworkSpec, Any]]
+    ) -> bytes:
+        from dgflow.networks.lsgm.file import write_lsgm
+
+        parts = [(self, network), *others]
+        arguments = {name: value for spec, _ in parts for name, value in spec.model_dump().items()}
+        prior = next((part for spec, part in parts if isinstance(spec, LSGMPrior)), None)
+        vae = next((part for spec, part in parts if isinstance(spec, NVAE)), None)
+        return write_lsgm(
+            {} if prior is None else prior.state_dict(),
+            [] if prior is None else prior.ema_names(),
+            {} if vae is None else vae.state_dict(),
+            arguments,
+        )
+
+
+class LSGMPrior(_InCheckpoint, ScoreNetworkSpec):
+    """LSGM's latent prior with its mixed parametrisation; the defaults are those of the CIFAR-10 model with
+    the best FID."""
+
     gives_latents: ClassVar[bool] = True
 
     num_channels: int = 512
@@ -37,23 +61,19 @@ class LSGMPrior(ScoreNetworkSpec):
 
     def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
         """The network with fresh weights; `image_size` and `channels` are those of the latent."""
-        from dgflow.networks.lsgm.prior import LSGMPrior as Network
+        from dgflow.networks.lsgm.prior import LSGMPriorModule
 
         check_unconditional("LSGMPrior", num_classes)
-        return Network(image_size=image_size, num_input_channels=channels, **self.model_dump())
+        return LSGMPriorModule(image_size=image_size, num_input_channels=channels, **self.model_dump())
 
-    def score_model(self, network: nn.Module) -> ScoreModel:
-        """How samplers ask `network`."""
+    def score_model(self, network: Any) -> ScoreModel:
         from dgflow.diffusion.denoisers import VPDenoiser
         from dgflow.diffusion.score_model import ScoreModel
         from dgflow.diffusion.times import mean_std, sigma_from_tau, tau_from_sigma
-        from dgflow.networks.lsgm.prior import LSGMPrior as Network
 
-        assert isinstance(network, Network)
-        prior = network
         return ScoreModel(
             VPDenoiser(
-                lambda y, tau, labels: (prior.epsilon(y, tau, mean_std(tau)[1].square()), None),
+                lambda y, tau, labels: (network.epsilon(y, tau, mean_std(tau)[1].square()), None),
                 tau_from_sigma,
             ),
             sigma_range=(sigma_from_tau(1e-6), sigma_from_tau(1.0)),
@@ -70,13 +90,18 @@ class LSGMPrior(ScoreNetworkSpec):
             }
         )
 
+    def read_published(
+        self, file: File, format: str, network: Any, shape: DataShape, source: str
+    ) -> dict[str, Tensor]:
+        from dgflow.networks.lsgm.file import read_lsgm
 
-class NVAE(AutoencoderSpec):
+        return read_lsgm(file, "prior", network.ema_names(), source=source).tensors
+
+
+class NVAE(_InCheckpoint, AutoencoderSpec):
     """LSGM's hierarchical VAE with one scale of latents; the defaults are those of the CIFAR-10 model with
     the best FID."""
 
-    formats: ClassVar[tuple[str, ...]] = ("lsgm",)
-    shares_files: ClassVar[bool] = True
     latent_columns: ClassVar[tuple[str, ...]] = ("latent",)
 
     decoder_dist: Literal["dml", "normal", "dl", "bin"] = "dml"
@@ -105,25 +130,22 @@ class NVAE(AutoencoderSpec):
 
         Raises ValueError for numbers that do not fit each other, and for classes, which it has not.
         """
-        from dgflow.networks.lsgm.nvae import NVAE as Network
+        from dgflow.networks.lsgm.nvae import NVAEModule
 
         check_unconditional(type(self).__name__, num_classes)
-        return Network(image_size=image_size, in_channels=channels, num_latent_scales=1, **self.model_dump())
+        return NVAEModule(
+            image_size=image_size, in_channels=channels, num_latent_scales=1, **self.model_dump()
+        )
 
     def encode(
-        self, network: nn.Module, images_BCHW: Tensor, noise_BCHW: Tensor | None = None
+        self, network: Any, images_BCHW: Tensor, noise_BCHW: Tensor | None = None
     ) -> tuple[Tensor, ...]:
         """Latents, each group drawn from its posterior given those before it."""
-        from dgflow.networks.lsgm.nvae import NVAE as Network
-
-        assert isinstance(network, Network) and noise_BCHW is not None
+        assert noise_BCHW is not None
         return (network.encode((images_BCHW + 1) / 2, [noise_BCHW])[0],)
 
-    def decode(self, network: nn.Module, latents_BCHW: Tensor) -> Tensor:
+    def decode(self, network: Any, latents_BCHW: Tensor) -> Tensor:
         """Images in [-1, 1]: the mean of the output head."""
-        from dgflow.networks.lsgm.nvae import NVAE as Network
-
-        assert isinstance(network, Network)
         return 2 * network.decode(latents_BCHW) - 1
 
     def toy(self, factor: int) -> Self:
@@ -138,3 +160,10 @@ class NVAE(AutoencoderSpec):
                 **{f"num_{name}": 1 for name in cells},
             }
         )
+
+    def read_published(
+        self, file: File, format: str, network: Any, shape: DataShape, source: str
+    ) -> dict[str, Tensor]:
+        from dgflow.networks.lsgm.file import read_lsgm
+
+        return read_lsgm(file, "vae", source=source).tensors

@@ -6,9 +6,11 @@ of the trainable parameters.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from dgflow.weights.torch_file import load_torch
+from torch import Tensor
+
+from dgflow.weights.torch_file import load_torch, save_torch
 from dgflow.weights.weight_file import (
     ORDER,
     File,
@@ -18,6 +20,7 @@ from dgflow.weights.weight_file import (
     plain_items,
     replaced,
     section,
+    unaveraged,
 )
 
 _PREFIX = "module."
@@ -58,3 +61,12 @@ def read_soft_truncation(file: File, ema_names: Sequence[str], *, source: str | 
     return WeightFile(
         replaced(tensors, dict(zip(ema_names, averages, strict=True)), name), plain_items(settings)
     )
+
+
+def write_soft_truncation(tensors: Mapping[str, Tensor], ema_names: Sequence[str]) -> bytes:
+    """Soft Truncation's `.pth`: `tensors` as the averages, which it holds for the trainable parameters
+    `ema_names`, in their order."""
+    model = {f"{_PREFIX}{name}": tensor for name, tensor in unaveraged(tensors, ema_names).items()}
+    ema = {"decay": 0.9999, "num_updates": 1, "shadow_params": [tensors[name].clone() for name in ema_names]}
+    optimizer = {"state": {}, "param_groups": [{"lr": 2e-4, "params": list(range(len(ema_names)))}]}
+    return save_torch({"optimizer": optimizer, "model": model, "ema": ema, "step": 1})

@@ -171,7 +171,7 @@ class ScoreUNet(nn.ModuleList):
         return image
 
 
-class NCSNpp(nn.Module):
+class NCSNppModule(nn.Module):
     """Soft Truncation's score network. The defaults are DDPM++ on CelebA, which predicts the noise of the
     linear-VP diffusion.
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from dgflow.networks.discrete import check_unconditional
 from dgflow.networks.roles import ScoreNetworkSpec
 from dgflow.networks.toy import divided
+from dgflow.specs.network import DataShape, NetworkSpec
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from torch import Tensor, nn
 
     from dgflow.diffusion.score_model import ScoreModel
+    from dgflow.weights.weight_file import File
 
 UNBOUNDED_CONSTANT = 0.001
 """The stabilizing constant of Soft Truncation's configurations."""
@@ -40,13 +43,14 @@ class NCSNpp(ScoreNetworkSpec):
 
     def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
         """The network with fresh weights."""
-        from dgflow.networks.ncsnpp.module import NCSNpp as Network
+        from dgflow.networks.ncsnpp.module import NCSNppModule
 
         check_unconditional("NCSNpp", num_classes)
-        return Network(image_size=image_size, num_channels=channels, **self.model_dump(exclude={"unbounded"}))
+        return NCSNppModule(
+            image_size=image_size, num_channels=channels, **self.model_dump(exclude={"unbounded"})
+        )
 
-    def score_model(self, network: nn.Module) -> ScoreModel:
-        """How samplers ask `network`."""
+    def score_model(self, network: Any) -> ScoreModel:
         import torch
 
         from dgflow.diffusion.denoisers import VPDenoiser, epsilon_only
@@ -72,3 +76,17 @@ class NCSNpp(ScoreNetworkSpec):
         return self.model_copy(
             update={"nf": 16, "num_res_blocks": 1, "attn_resolutions": divided(self.attn_resolutions, factor)}
         )
+
+    def read_published(
+        self, file: File, format: str, network: Any, shape: DataShape, source: str
+    ) -> dict[str, Tensor]:
+        from dgflow.networks.ncsnpp.file import read_soft_truncation
+
+        return read_soft_truncation(file, network.ema_names(), source=source).tensors
+
+    def write_published(
+        self, format: str, network: Any, shape: DataShape, others: Sequence[tuple[NetworkSpec, Any]]
+    ) -> bytes:
+        from dgflow.networks.ncsnpp.file import write_soft_truncation
+
+        return write_soft_truncation(network.state_dict(), network.ema_names())

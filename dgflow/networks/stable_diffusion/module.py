@@ -8,7 +8,6 @@ that this module can be imported without it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -16,11 +15,9 @@ from torch import Tensor, nn
 
 SCALE = 0.18215
 """Factor on the latents that brings them to about unit variance (Rombach et al. 2022; DiT)."""
-OLD_ATTENTION_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""Names in files that early versions of diffusers wrote, to today's."""
 
 
-class StableDiffusionVAE(nn.Module):
+class StableDiffusionVAEModule(nn.Module):
     """KL autoencoder whose latents are scaled by `scale`.
 
     Args:
@@ -60,16 +57,3 @@ class StableDiffusionVAE(nn.Module):
     def decode(self, latents: Tensor) -> Tensor:
         """Images [B, 3, H, W] of scaled latents. In [-1, 1] for the most part; not clamped."""
         return self.autoencoder.decode(latents / self.scale).sample
-
-
-def present_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of an `AutoencoderKL` under the names that diffusers gives them today."""
-    return {_present_name(name): tensor for name, tensor in state_dict.items()}
-
-
-def _present_name(name: str) -> str:
-    return re.sub(
-        r"(\.attentions\.\d+\.)(query|key|value|proj_attn)\.",
-        lambda match: f"{match[1]}{OLD_ATTENTION_NAMES[match[2]]}.",
-        name,
-    )

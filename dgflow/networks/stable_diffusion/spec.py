@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from dgflow.networks.discrete import check_unconditional
 from dgflow.networks.latent_shapes import halved
 from dgflow.networks.roles import AutoencoderSpec
+from dgflow.specs.network import DataShape
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from dgflow.weights.weight_file import File
 
 
 class StableDiffusionVAE(AutoencoderSpec):
@@ -31,7 +34,7 @@ class StableDiffusionVAE(AutoencoderSpec):
         Raises:
             ValueError: diffusers is not installed, or classes, which it has not.
         """
-        from dgflow.networks.stable_diffusion.module import StableDiffusionVAE as Network
+        from dgflow.networks.stable_diffusion.module import StableDiffusionVAEModule
 
         check_unconditional(type(self).__name__, num_classes)
         levels = len(self.block_out_channels)
@@ -44,31 +47,22 @@ class StableDiffusionVAE(AutoencoderSpec):
             **self.model_dump(exclude={"scale"}),
         }
         try:
-            return Network.from_config(config, scale=self.scale)
+            return StableDiffusionVAEModule.from_config(config, scale=self.scale)
         except ImportError as error:
             raise ValueError(str(error)) from error
 
-    def kept(self, network: nn.Module) -> nn.Module:
-        from dgflow.networks.stable_diffusion.module import StableDiffusionVAE as Network
-
-        assert isinstance(network, Network)
+    def kept(self, network: Any) -> nn.Module:
         return network.autoencoder
 
     def encode(
-        self, network: nn.Module, images_BCHW: Tensor, noise_BCHW: Tensor | None = None
+        self, network: Any, images_BCHW: Tensor, noise_BCHW: Tensor | None = None
     ) -> tuple[Tensor, ...]:
         """Mean and standard deviation of the latents."""
         del noise_BCHW
-        from dgflow.networks.stable_diffusion.module import StableDiffusionVAE as Network
-
-        assert isinstance(network, Network)
         return network.encode(images_BCHW)
 
-    def decode(self, network: nn.Module, latents_BCHW: Tensor) -> Tensor:
+    def decode(self, network: Any, latents_BCHW: Tensor) -> Tensor:
         """Images in [-1, 1] for the most part, not clamped."""
-        from dgflow.networks.stable_diffusion.module import StableDiffusionVAE as Network
-
-        assert isinstance(network, Network)
         return network.decode(latents_BCHW)
 
     def toy(self, factor: int) -> Self:
@@ -80,3 +74,11 @@ class StableDiffusionVAE(AutoencoderSpec):
                 "norm_num_groups": 8,
             }
         )
+
+    def read(
+        self, file: File, format: str, *, network: Any, shape: DataShape, source: str
+    ) -> dict[str, Tensor]:
+        """The weights under the names that diffusers gives them today."""
+        from dgflow.networks.stable_diffusion.file import present_names
+
+        return present_names(super().read(file, format, network=network, shape=shape, source=source))

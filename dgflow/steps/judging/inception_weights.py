@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from dgflow.networks.inception.spec import InceptionV3
+from dgflow.networks.catalogue import CATALOGUE
+from dgflow.networks.inception.spec import SUFFIXES, InceptionV3
 from dgflow.specs.step import Weights
 from dgflow.steps.official import official
-from dgflow.steps.pretrained import Format, Pretrained
-from dgflow.weights.catalogue import CATALOGUE
+from dgflow.steps.pretrained import Pretrained
 
-FORMATS: dict[str, Format] = {
-    ".pth": "inception_pth",
-    ".pt": "inception_torchscript",
-    ".pb": "inception_graph",
-    ".pkl": "inception_pickle",
-    ".safetensors": "safetensors",
-}
+FORMATS = {**SUFFIXES, ".safetensors": "safetensors"}
 
 
 def inception(source: str) -> Weights:
@@ -24,7 +18,9 @@ def inception(source: str) -> Weights:
     suffix = next((suffix for suffix in FORMATS if source.lower().partition("@")[0].endswith(suffix)), None)
     if suffix is None:
         names = ", ".join(
-            name for name, file in CATALOGUE.items() if file.network.get("class") == "InceptionV3"
+            name
+            for name, file in CATALOGUE.items()
+            if any(isinstance(found.network, InceptionV3) for found in file.network.values())
         )
         raise ValueError(
             f"expected one of {names}, or a file that ends in {', '.join(FORMATS)}, found {source!r}"

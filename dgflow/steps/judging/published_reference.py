@@ -1,6 +1,6 @@
 """Published references by name: their statistics as a step, and how numbers against them are measured.
 
-Their sources and licences are in `dgflow.weights.catalogue`; neither building nor planning reads a file.
+Their sources and licences are in `dgflow.networks.catalogue`; neither building nor planning reads a file.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from dgflow.metrics.protocols import FrontEndName
+from dgflow.networks.catalogue import CATALOGUE, catalogue_file
 from dgflow.specs.step import Result, ResultStep, Slice, Spread, Weights
 from dgflow.steps.judging.inception_weights import inception as inception_weights
 from dgflow.steps.sources.import_images import ImportImages
-from dgflow.weights.catalogue import CATALOGUE, catalogue_file
 from dgflow.weights.sources import recordable
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from pydantic import Field, PrivateAttr
 from dgflow.images.changes import check_unchanged
 from dgflow.images.discovery import list_images
 from dgflow.images.listing import Changed, Listing
+from dgflow.networks.catalogue import CATALOGUE
 from dgflow.specs.step import ResultStep, Spread
-from dgflow.weights.catalogue import CATALOGUE
 from dgflow.weights.fetch import fetch
 
 if TYPE_CHECKING:

@@ -119,7 +119,7 @@ def _persistent(
             "type": "class",
             "version": 6,
             "module_src": source,
-            "class_name": type(module).__name__,
+            "class_name": type(module).__name__.removesuffix("Module"),  # ours says so
             "state": state,
         }
     )

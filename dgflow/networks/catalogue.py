@@ -1,0 +1,31 @@
+"""The official files: where they are, which network is in them, under which licence, and what was published
+with them.
+
+Holds facts that were looked up and nothing guessed; no checksum is listed, since none is known. Loads no
+torch. Fetching is left to `dgflow.weights.fetch`.
+"""
+
+from __future__ import annotations
+
+from dgflow.networks.adm import published as adm
+from dgflow.networks.discriminator import published as discriminator
+from dgflow.networks.dit import published as dit
+from dgflow.networks.edm import published as edm
+from dgflow.networks.inception import published as inception
+from dgflow.networks.lsgm import published as lsgm
+from dgflow.networks.ncsnpp import published as ncsnpp
+from dgflow.networks.published import PublishedFile
+from dgflow.networks.stable_diffusion import published as stable_diffusion
+
+CATALOGUE: dict[str, PublishedFile] = {
+    file.name: file
+    for family in (edm, inception, adm, dit, stable_diffusion, discriminator, lsgm, ncsnpp)
+    for file in family.FILES
+}
+
+
+def catalogue_file(name: str) -> PublishedFile:
+    """The entry of that name. Raises ValueError, with the names there are, where there is none."""
+    if name not in CATALOGUE:
+        raise ValueError(f"expected one of {', '.join(CATALOGUE)}; found {name!r}")
+    return CATALOGUE[name]

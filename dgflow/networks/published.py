@@ -1,0 +1,43 @@
+"""Rows of the catalogue: published files and the networks in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from dgflow.specs.network import NetworkSpec
+from dgflow.weights.entry import CatalogueFile
+
+NONE_STATED = "none stated"
+
+
+class Published(NamedTuple):
+    """A network with the data that it is for: the fields of a `Pretrained`."""
+
+    network: NetworkSpec
+    image_size: int
+    channels: int = 3
+    num_classes: int = 0
+    reads: Mapping[str, str] = {}
+    """Fields of the network that are other networks' weights, and the names of these in the catalogue."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedFile(CatalogueFile):
+    """A file of the catalogue.
+
+    Attributes:
+        format: one of the formats of its network; "npz" of references.
+        network: the networks in the file by part, "" for the only one; {} for a reference.
+        image_size: side in pixels of the images, or of the latents, that it is for.
+        published_fid: FID-50k of the samples without a discriminator, as published; None where not published
+            or not known.
+        fid_note: how that was measured.
+    """
+
+    format: str
+    network: Mapping[str, Published] = field(default_factory=dict, hash=False)
+    image_size: int
+    published_fid: float | None = None
+    fid_note: str = ""

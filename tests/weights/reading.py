@@ -1,0 +1,36 @@
+"""Weight files by the name of their format."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dgflow.networks.dit.file import read_dit
+from dgflow.networks.edm.file import read_edm_pickle
+from dgflow.networks.inception.graph_file import read_inception_graph
+from dgflow.networks.inception.names import read_inception_pth
+from dgflow.networks.inception.torchscript_file import read_inception_pickle, read_inception_torchscript
+from dgflow.networks.lsgm.file import read_lsgm
+from dgflow.networks.ncsnpp.file import read_soft_truncation
+from dgflow.weights.npz_file import read_npz
+from dgflow.weights.safetensors_file import read_safetensors
+from dgflow.weights.torch_file import read_state_dict
+from dgflow.weights.weight_file import File, WeightFile
+
+READERS: dict[str, Any] = {
+    "safetensors": read_safetensors,
+    "state_dict": read_state_dict,
+    "dit": read_dit,
+    "edm_pickle": read_edm_pickle,
+    "inception_pth": read_inception_pth,
+    "inception_graph": read_inception_graph,
+    "inception_torchscript": read_inception_torchscript,
+    "inception_pickle": read_inception_pickle,
+    "soft_truncation": read_soft_truncation,
+    "lsgm": read_lsgm,
+    "npz": read_npz,
+}
+
+
+def read_weights(file: File, format: str, **options: Any) -> WeightFile:
+    """The content of a file; `options` are the reader's."""
+    return READERS[format](file, **options)
