@@ -31,7 +31,7 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class Point:
-    """Where a sampler asks for guidance.
+    """A state of the sampler at which it asks for guidance.
 
     Args:
         x: the state [B, ...] in EDM scaling, float64.
@@ -111,7 +111,13 @@ def boosts_of(terms: Sequence[GuidanceTerm]) -> list[Boost | None]:
 
 def latest(old: LogRatios, new: LogRatios) -> LogRatios:
     """The log-ratios to remember: `new` where it is inside the term's window, else `old`."""
-    return [_latest(*pair) for pair in zip(old, new, strict=True)]
+
+    def choose(old_B: Tensor | None, new_B: Tensor | None) -> Tensor | None:
+        if old_B is None or new_B is None:
+            return old_B if new_B is None else new_B.double()
+        return torch.where(new_B == OUTSIDE_LOG_RATIO, old_B, new_B.double())
+
+    return [choose(*pair) for pair in zip(old, new, strict=True)]
 
 
 def first_of(log_ratios: LogRatios) -> Tensor | None:
@@ -128,7 +134,7 @@ def scale_at(scale: Scale, time_B: Tensor, unit: Literal["tau", "timestep"] = "t
 
 
 def is_idle(scale: Scale, window: tuple[float, float], sigma_bounds: tuple[float, float]) -> bool:
-    """Whether, as the host knows, no sigma within the bounds is in the window of tau or the weight is 0."""
+    """True if no sigma within the bounds is in the window of tau, or the weight is 0 at all of them."""
     low, high = map(tau_from_sigma, sigma_bounds)
     if high < window[0] or low > window[1]:
         return True
@@ -168,10 +174,3 @@ def vp_gradient(
 
 def at_least_float32(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
-def _latest(old: Tensor | None, new: Tensor | None) -> Tensor | None:
-    if new is None:
-        return old
-    new = new.double()
-    return new if old is None else torch.where(new == OUTSIDE_LOG_RATIO, old, new)

@@ -28,26 +28,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-LATENT = 0
-"""The unit normal that a sample starts from."""
-LABEL = 1
-"""A sample's class label."""
-CHURN = 2
-"""Noise that a sampler adds in its step `step`."""
-LEVEL = 3
-"""A training example's noise level, sigma or tau."""
-NOISE = 4
-"""A training example's noise."""
-FLIP = 5
-"""The mirroring of a training example."""
-ORDER = 6
-"""Keys that put a set into its random order."""
-EVALUATION_LEVEL = 7
-"""As LEVEL, for losses on held-out data, whose draws are the same in every epoch."""
-EVALUATION_NOISE = 8
-"""As NOISE, for losses on held-out data."""
-POSTERIOR = 9
-"""The unit normal of a latent that is drawn from an encoder's posterior."""
+LATENT = 0  # the unit normal that a sample starts from
+LABEL = 1  # a sample's class label
+CHURN = 2  # noise that a sampler adds in its step `step`
+LEVEL = 3  # a training example's noise level, sigma or tau
+NOISE = 4  # a training example's noise
+FLIP = 5  # the mirroring of a training example
+ORDER = 6  # keys that put a set into its random order
+EVALUATION_LEVEL = 7  # as LEVEL, for losses on held-out data, whose draws are the same in every epoch
+EVALUATION_NOISE = 8  # as NOISE, for losses on held-out data
+POSTERIOR = 9  # the unit normal of a latent that is drawn from an encoder's posterior
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)

@@ -26,8 +26,8 @@ steps, 0 the cleanest."""
 
 @dataclass(frozen=True)
 class EDMRow:
-    """EDM-G++ with Heun's sampler of `num_steps`. `baseline_fid` is that of EDM without guidance. With
-    `cosine_time`, the classifier under the discriminator, of 64 pixels, takes cosine time."""
+    """EDM-G++ with Heun's sampler; the baseline is EDM without guidance. With `cosine_time`, the classifier
+    under the discriminator, of 64 pixels, takes cosine time."""
 
     discriminator: DiscriminatorSettings
     num_steps: int
@@ -38,7 +38,7 @@ class EDMRow:
 
 @dataclass(frozen=True)
 class ADMRow:
-    """ADM-G++ on ImageNet 256 with a DDPM of `num_steps`: the classifier is listed first."""
+    """ADM-G++ on ImageNet 256 with a DDPM; the classifier is listed first."""
 
     classifier: ClassifierSettings
     discriminator: DiscriminatorSettings
@@ -48,8 +48,7 @@ class ADMRow:
 
 @dataclass(frozen=True)
 class DiTRow:
-    """DiT-G++ on ImageNet 256 with a DDPM of `num_steps`. `baseline_fid` is that of classifier-free guidance
-    of scale 1.5."""
+    """DiT-XL/2-G++ on ImageNet 256 with a DDPM; the baseline is classifier-free guidance of scale 1.5."""
 
     classifier_free: ClassifierFree
     discriminator: DiscriminatorSettings
@@ -109,7 +108,6 @@ DIT_GPP = DiTRow(
     published_fid=1.83,
     baseline_fid=2.27,
 )
-"""DiT-XL/2-G++."""
 
 
 def edm_gpp(row: str, discriminator: Weights) -> tuple[Guidance, ...]:
