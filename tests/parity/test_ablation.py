@@ -12,6 +12,8 @@ from torch import Tensor
 from dgflow.diffusion.ablation import ablation, ablation_sigmas, default_range
 from dgflow.diffusion.times import per_sample
 from dgflow.networks.edm import preconditioners as edm
+from dgflow.networks.edm.dhariwal import DhariwalUNetModule
+from dgflow.networks.edm.song import SongUNetModule
 from dgflow.weights.tensors import load_into
 
 LEVELS = {"rho": float, "epsilon_s": float, "C_1": float, "C_2": float, "M": int}
@@ -42,10 +44,10 @@ class Recorder:
 def network(config: dict[str, Any], weights: dict[str, Tensor]) -> Any:
     options = dict(config["net"])
     if options.pop("model_type") == "SongUNet":
-        net = edm.SongUNet(**options)
+        net = SongUNetModule(**options)
     else:
         channels = options["img_channels"]
-        net = edm.DhariwalUNet(
+        net = DhariwalUNetModule(
             **options, out_channels=2 * channels if config["precond"] == "iDDPMPrecond" else channels
         )
     denoiser = getattr(edm, config["precond"])(net)

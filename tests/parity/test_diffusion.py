@@ -23,6 +23,8 @@ from dgflow.diffusion.samplers import Sample
 from dgflow.networks.adm.encoder import ADMEncoderModule
 from dgflow.networks.discriminator.module import DiscriminatorModule
 from dgflow.networks.edm import preconditioners as edm
+from dgflow.networks.edm.dhariwal import DhariwalUNetModule
+from dgflow.networks.edm.song import SongUNetModule
 from dgflow.weights.tensors import load_into
 
 
@@ -80,9 +82,9 @@ def discriminator(config: dict[str, Any], weights: dict[str, dict[str, Tensor]])
 def denoiser(config: dict[str, Any], weights: dict[str, dict[str, Tensor]]) -> Any:
     options, precond = dict(config["net"]), config.get("precond", "EDMPrecond")
     if options.pop("model_type") == "SongUNet":
-        model = edm.SongUNet(**options)
+        model = SongUNetModule(**options)
     else:
-        model = edm.DhariwalUNet(
+        model = DhariwalUNetModule(
             **options, out_channels=options["img_channels"] * (2 if precond == "iDDPMPrecond" else 1)
         )
     net = getattr(edm, precond)(model)
