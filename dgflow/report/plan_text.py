@@ -258,7 +258,8 @@ def _rates(plans: Sequence[StepPlan], store: ObjectStore) -> dict[str, _Rate]:
 
 
 def _rate(made: StepPlan, plans: Sequence[StepPlan], rates: dict[str, _Rate]) -> _Rate | None:
-    """The step's own, else the mean of the others of its kind; of several sizes of samples, their time alone."""
+    """The step's own, else the mean of the others of its kind; of several sizes of samples, their time
+    alone."""
     if made.step.fingerprint in rates:
         return rates[made.step.fingerprint]
     alike = [

@@ -1,7 +1,6 @@
-"""Connecting to Ray: a cluster if one is named, else a Ray of our own on loopback that ends with the process.
+"""Connects to Ray, and counts the workers it has room for, now and with all hosts an autoscaler may bring.
 
-Says also how many workers there is room for, now and with all the hosts that the cluster's autoscaler may
-bring.
+Ray is the cluster that `RAY_ADDRESS` names, else one of our own, on loopback, that ends with the process.
 """
 
 from __future__ import annotations
@@ -40,16 +39,16 @@ ALLOCATOR = {
 
 
 def elastic() -> bool:
-    """Whether `RAY_ADDRESS` names a cluster (`ray job submit` sets it), whose hosts may come and go."""
+    """Tells if `RAY_ADDRESS` names a cluster (`ray job submit` sets it), whose hosts may come and go."""
     return os.environ.get("RAY_ADDRESS", "local") not in ("", "local")
 
 
 def connect(store: ObjectStore) -> None:
-    """Join the cluster that `RAY_ADDRESS` names, else start Ray in here, on loopback, without a dashboard.
+    """Join the cluster that `RAY_ADDRESS` names, else start Ray here.
 
     Raises:
-        ValueError: the cluster cannot be reached or does not take our token; or it has, or may start, other
-            hosts, which cannot see the root.
+        ValueError: the cluster cannot be reached or refuses our token; or it has, or may start, hosts that
+            cannot see the root.
     """
     if not ray.is_initialized():
         if elastic():
@@ -57,27 +56,24 @@ def connect(store: ObjectStore) -> None:
         else:
             for name, value in ALLOCATOR.items():
                 os.environ.setdefault(name, value)  # the workers inherit it
-            os.environ.setdefault(
-                "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5"
-            )  # one host: polling is cheap, and a death is seen sooner
+            # One host: polling is cheap, and a death is seen sooner.
+            os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
             ray_private.start_on_loopback()
     if store.shared:
         return
     nodes = len(hosts())
     if nodes > 1 or autoscaler_maximum() is not None:
-        found = f"has {nodes} nodes" if nodes > 1 else "has an autoscaler that may start nodes"
+        others = f"has {nodes} nodes" if nodes > 1 else "has an autoscaler that may start nodes"
         raise ValueError(
-            f"the cluster {found}, which cannot all see the root {store.url}; give one that they share, as "
+            f"the cluster {others}, which cannot all see the root {store.url}; give one that they share, as "
             "in --root s3://bucket/prefix"
         )
 
 
 def _join(address: str) -> None:
     host, _, port = address.rpartition(":")
-    if (
-        host and port.isdigit() and "://" not in address
-    ):  # else Ray tries for minutes and then ends the process
-        try:
+    if host and port.isdigit() and "://" not in address:
+        try:  # before Ray, which tries for minutes and then ends the process
             socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
         except OSError as error:
             raise ValueError(
@@ -93,7 +89,7 @@ def _join(address: str) -> None:
 
 
 def hosts() -> dict[str, str]:
-    """Names of the hosts that are alive, by id. A host that was lost and comes back has another id."""
+    """The names of the hosts that are alive, by id. A host that was lost and comes back has another id."""
     return {
         node["NodeID"]: node["NodeManagerHostname"] or node["NodeManagerAddress"]
         for node in ray.nodes()
@@ -102,12 +98,7 @@ def hosts() -> dict[str, str]:
 
 
 def resolved(placement: Placement) -> Placement:
-    """`placement` with the GPUs of each worker decided: as asked for, else one where the cluster has any or
-    may start some, else none.
-
-    Raises:
-        ValueError: GPUs are asked for, and this machine has none.
-    """
+    """`placement` with the GPUs per worker decided. Raises ValueError for GPUs that this machine has not."""
     now = ray.cluster_resources().get("GPU", 0)
     if placement.num_gpus is None:
         return replace(placement, num_gpus=1.0 if now or (autoscaler_maximum() or {}).get("GPU", 0) else 0.0)
@@ -122,15 +113,14 @@ def resolved(placement: Placement) -> Placement:
 
 
 def slots(num_gpus: float) -> int:
-    """How many workers, with `num_gpus` GPUs or else a CPU each, fit on the hosts that are alive now: 0 is
-    possible on a cluster."""
+    """The number of workers, with `num_gpus` GPUs or else a CPU each, that fit on the hosts that are alive;
+    0 only on a cluster."""
     fit = _fit(ray.cluster_resources(), num_gpus)
     return fit if elastic() else max(1, fit)
 
 
 def most_slots(num_gpus: float) -> int:
-    """How many workers fit at most, with all the hosts that the autoscaler may bring; `sys.maxsize` where
-    nobody here knows its limits."""
+    """The number that fits with all hosts that the autoscaler may bring; `sys.maxsize` for unknown limits."""
     return max(slots(num_gpus), _fit(autoscaler_maximum() or {}, num_gpus))
 
 
@@ -143,9 +133,9 @@ def autoscaler_maximum() -> Mapping[str, float] | None:
     """The CPUs and GPUs that the cluster's autoscaler may bring it to, infinite where its limits are not
     known; None without an autoscaler.
 
-    Some autoscalers report their limits to the cluster. `ray up`'s leaves its configuration, with the
-    resources of every node type, in the head's home folder, where a submitted job finds it. KubeRay's is
-    known by its switch alone.
+    Some autoscalers report their limits. `ray up`'s leaves its configuration, with the resources of every
+    node type, in the head's home folder, where a submitted job finds it. KubeRay's is known by its switch
+    alone.
     """
     if not elastic():
         return None
@@ -164,14 +154,14 @@ def configured_maximum(configuration: dict[str, Any]) -> dict[str, float]:
     workers = configuration.get("max_workers", 2)  # Ray's own default
     types = dict(configuration["available_node_types"])
     head = types.pop(configuration["head_node_type"])
-    found = {}
+    total = {}
     for resource in ("CPU", "GPU"):
-        found[resource], left = head.get("resources", {}).get(resource, 0), workers
+        total[resource], left = head.get("resources", {}).get(resource, 0), workers
         amounts = [
             (node.get("resources", {}).get(resource, 0), node.get("max_workers", workers))
             for node in types.values()
         ]
         for amount, nodes in sorted(amounts, reverse=True):
-            found[resource] += amount * min(nodes, left)
+            total[resource] += amount * min(nodes, left)
             left -= min(nodes, left)
-    return found
+    return total

@@ -1,4 +1,4 @@
-"""What a receipt says about where it was made."""
+"""The process at work: what a receipt or a note says of it, and the device that it computes on."""
 
 from __future__ import annotations
 
@@ -13,37 +13,33 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from dgflow._version import __version__  # not the package's metadata: a job's folder is not installed
 from dgflow.runtime import ray_private
 
 
 def attempt() -> dict[str, Any]:
-    """Who is at work, for `status`: host, process, since when by its own clock, and the log file that Ray
-    keeps of it on that host."""
-    found: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
+    """Who is at work, for `status`: host, process, start by its own clock, and its log file on that host."""
     log = ray_private.error_log() if "ray" in sys.modules else ""
-    return found | ({"log": Path(log).name} if log else {})
+    note = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
+    return note | ({"log": Path(log).name} if log else {})
 
 
 def failed(error: BaseException) -> dict[str, Any]:
-    """What `attempt` is completed with after an error: when, what, and the innermost line of the program that
-    raised it."""
-    frames = traceback.extract_tb(error.__traceback__)
-    where = (
-        {"where": f"{Path(frames[-1].filename).name}:{frames[-1].lineno} in {frames[-1].name}"}
-        if frames
-        else {}
-    )
-    return {"failed": time.time(), "error": str(error).strip() or type(error).__name__, **where}
+    """The fields that complete `attempt` after an error: when, what, and the innermost line that raised
+    it."""
+    note = {"failed": time.time(), "error": str(error).strip() or type(error).__name__}
+    if frames := traceback.extract_tb(error.__traceback__):
+        note["where"] = f"{Path(frames[-1].filename).name}:{frames[-1].lineno} in {frames[-1].name}"
+    return note
 
 
 def first_line(error: BaseException | None) -> str:
-    """Of an error's message, for a log; its kind where it says nothing."""
+    """The first line of an error's message, for a log; its class where it says nothing."""
     return (str(error or "").strip() or type(error).__name__).splitlines()[0]
 
 
 def device_name() -> str:
-    """The GPU that this process computes on, else `cpu`. Does not load torch: a step that has not needed it
-    has used none."""
+    """The GPU that this process computes on, else `cpu`: a step that has not loaded torch has used none."""
     if (torch := sys.modules.get("torch")) is None:
         return "cpu"
     from dgflow.diffusion.acceleration import device
@@ -52,17 +48,12 @@ def device_name() -> str:
 
 
 def without_gpus() -> None:
-    """From now on this process computes on the CPU, whatever GPUs the machine has: Ray does not hide them
-    from who asked for none."""
+    """From now on this process computes on the CPU. Ray does not hide the GPUs from who asked for none."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @cache
 def versions() -> dict[str, str]:
     """Versions that can change the numbers."""
-    from dgflow._version import (
-        __version__,
-    )  # not the package's metadata: a job's working directory is not installed
-
     own = {"dgflow": __version__, "python": platform.python_version(), "machine": platform.machine()}
     return own | {name: version(name) for name in ("torch", "numpy", "ray")}

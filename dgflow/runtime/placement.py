@@ -1,4 +1,4 @@
-"""Where work is done, as far as the caller says."""
+"""The processes and devices that a caller asks for."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Placement:
-    """Where work is done. None of it is identity: it changes how long a run takes, and of sample values at
-    most the rounding.
+    """None of it is identity: it changes how long a run takes, and at most the rounding of sample values.
 
-    `workers` is the most processes that make shards, and `train_workers` that train. None: one for each CPU,
-    or each GPU where there are any; on a cluster as many as there is room for, which may change, and for
-    shards as many as its autoscaler may make room for. `num_gpus` is the GPUs of each worker that runs
-    networks: fractions share one, 0 computes on the CPU, and None is one where the cluster has any, else
-    none. Workers that run none have a CPU each.
+    `workers` limits the processes that make shards, `train_workers` those that train. None: one per CPU, or
+    per GPU where there are any; on a cluster as many as there is room for, which may change, and for shards
+    as many as its autoscaler may make room for. `num_gpus` is the GPUs per worker that runs networks:
+    fractions share one, 0 computes on the CPU, None is one where the cluster has any, else none. Other
+    workers have a CPU each.
     """
 
     workers: int | None = None

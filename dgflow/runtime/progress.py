@@ -1,4 +1,4 @@
-"""Progress of a run on standard error: a bar in a terminal, one line every so often elsewhere."""
+"""Shows the progress of a run on standard error: a bar in a terminal, else a line from time to time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LINE_SECONDS = 15.0
 
 
 class Progress:
-    """Tells of each step as it is reused, worked on and done."""
+    """Tells when each step is reused, worked on and done."""
 
     def __init__(self) -> None:
         self.terminal = sys.stderr.isatty()
@@ -20,7 +20,7 @@ class Progress:
         print(line, file=sys.stderr, flush=True)
 
     def tell(self, line: str) -> None:
-        """Of the workers and where they are, with the time: a log of them."""
+        """A line about the workers, with the time."""
         self.say(f"{time.strftime('%H:%M:%S')} {line}")
 
     def reused(self, title: str, total: int, unit: str) -> None:
@@ -28,8 +28,8 @@ class Progress:
 
     @contextmanager
     def step(self, title: str, unit: str, *, total: int, done: int) -> Iterator[Callable[[int], None]]:
-        """A context for the work on one step; gives the function to call with the number of parts that are
-        newly done."""
+        """The context of the work on one step; its value is to be called with the number of newly done
+        parts."""
         began = time.monotonic()
         body = self._bar if self.terminal else self._lines
         with body(title, unit, total, done) as advance:
@@ -38,48 +38,35 @@ class Progress:
 
     @contextmanager
     def _lines(self, title: str, unit: str, total: int, done: int) -> Iterator[Callable[[int], None]]:
-        told, first = time.monotonic(), None
+        last_line, first = time.monotonic(), None
         self.say(f"{title}: {done} of {_count(total, unit)} there, working")
 
         def advance(count: int) -> None:
-            nonlocal done, told, first
+            nonlocal done, last_line, first
             if not count:
                 return
             done, now = done + count, time.monotonic()
             if first is None:
                 first = (now, done)  # the rate is measured from here: what came before is the workers' start
-            if now - told >= LINE_SECONDS and done < total:
-                left = (
-                    f", about {(now - first[0]) / (done - first[1]) * (total - done):.0f} s left"
-                    if done > first[1]
-                    else ""
-                )
+            if now - last_line >= LINE_SECONDS and done < total:
+                left = ""
+                if done > first[1]:
+                    seconds = (now - first[0]) / (done - first[1]) * (total - done)
+                    left = f", about {seconds:.0f} s left"
                 self.say(f"{title}: {done} of {_count(total, unit)}{left}")
-                told = now
+                last_line = now
 
         yield advance
 
     @contextmanager
     def _bar(self, title: str, unit: str, total: int, done: int) -> Iterator[Callable[[int], None]]:
+        from rich import progress as rich
         from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-        from rich.progress import Progress as Bar
 
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn(unit),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
-        with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        counts = (rich.BarColumn(), rich.MofNCompleteColumn(), rich.TextColumn(unit))
+        times = (rich.TimeElapsedColumn(), rich.TimeRemainingColumn())
+        columns = (rich.TextColumn("{task.description}"), *counts, *times)
+        with rich.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(title, total=total, completed=done)
             yield lambda count: bar.advance(task, count)
 

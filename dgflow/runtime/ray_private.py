@@ -1,7 +1,7 @@
 """Everything that dgflow uses of Ray beside its public interface, one function for each part.
 
-`pyproject.toml` bounds Ray to the minor versions that `tests/runtime/test_ray_private.py` passes with. Imports
-stand in the functions: a process that has not loaded Ray does not load it for these.
+`pyproject.toml` bounds Ray to the minor versions that `tests/runtime/test_ray_private.py` passes with.
+Imports stand in the functions: a process that has not loaded Ray does not load it for these.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ def _part(name: str) -> Iterator[None]:
         import ray
 
         raise ImportError(
-            f"expected {name}, which is not public, in Ray, found Ray {ray.__version__} without it; install a "
-            "version of Ray that pyproject.toml allows, or adapt dgflow/runtime/ray_private.py"
+            f"expected {name}, which is not public, in Ray, found Ray {ray.__version__} without it; install "
+            "a version of Ray that pyproject.toml allows, or adapt dgflow/runtime/ray_private.py"
         ) from error
 
 
@@ -48,7 +48,8 @@ def start_on_loopback() -> None:
 
 
 def error_log() -> str:
-    """The file that this worker's standard error goes to; empty where this process is none of Ray's workers."""
+    """The file that this worker's standard error goes to; empty where this process is none of Ray's
+    workers."""
     with _part("ray._private.worker.global_worker.get_err_file_path"):
         from ray._private.worker import global_worker
 
@@ -106,7 +107,7 @@ def is_start_timeout(error: BaseException | None) -> bool:
     return isinstance(error, WorkerGroupStartupTimeoutError)
 
 
-def raised_by_worker(failure: Exception) -> Exception:
+def raised_by_worker(failure: Exception) -> BaseException:
     """What a worker's code raised, without Ray Train's wrapping; any other error as it is."""
     with _part("ray.train.v2._internal.exceptions.UserExceptionWithTraceback"):
         from ray.train.v2._internal.exceptions import UserExceptionWithTraceback

@@ -1,1 +1,2 @@
-"""Identity, objects, shards, receipts and manifests: what is kept of a run, and how it is known to be whole."""
+"""Identity, objects, shards, receipts and manifests: what is kept of a run, and how it is known to be
+whole."""

@@ -83,7 +83,8 @@ class ObjectStore(Protocol):
         ...
 
     def names(self) -> "list[str]":  # quoted: `list` is a method here
-        """What lies directly in the root, folders and objects alike, sorted: one look, however much is below."""
+        """What lies directly in the root, folders and objects alike, sorted: one look, however much is
+        below."""
         ...
 
     def delete(self, key: str) -> None:
@@ -118,5 +119,6 @@ def check_new(key: str, data: bytes) -> None:
 
 
 def under(prefix: str) -> str:
-    """The text that the keys below the folder `prefix` begin with: `a/b` -> `a/b/`, and nothing for the root."""
+    """The text that the keys below the folder `prefix` begin with: `a/b` -> `a/b/`, and nothing for the
+    root."""
     return f"{check_key(prefix)}/" if prefix else ""

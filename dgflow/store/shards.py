@@ -185,7 +185,8 @@ def _leaf(name: str, values: np.ndarray) -> str:
 
 
 def _from_arrow(column: pa.ChunkedArray) -> np.ndarray:
-    """Arrow bools are bits and have to be copied; the rest is copied too, so that callers may write into it."""
+    """Arrow bools are bits and have to be copied; the rest is copied too, so that callers may write into
+    it."""
     shape = (len(column), *(column.type.shape if isinstance(column.type, pa.FixedShapeTensorType) else ()))
     chunks = [
         chunk.storage.flatten() if isinstance(chunk, pa.ExtensionArray) else chunk for chunk in column.chunks

@@ -47,7 +47,8 @@ class StepStore:
     """The objects of one step. Holds no state beyond its name; can be pickled where its store can."""
 
     def __init__(self, store: ObjectStore, kind: str, fingerprint: str) -> None:
-        """`kind` is the step's kind, such as `generate`; `fingerprint` is all 64 hex digits of its identity."""
+        """`kind` is the step's kind, such as `generate`; `fingerprint` is all 64 hex digits of its
+        identity."""
         if not re.fullmatch(r"[0-9a-f]{64}", fingerprint):
             raise ValueError(f"expected a fingerprint of 64 hex digits, found {fingerprint!r}")
         self.store = store
@@ -84,7 +85,8 @@ class StepStore:
             )
 
     def recorded(self) -> dict[str, Any] | None:
-        """What `declare` wrote, `{"fingerprint": ..., "document": ...}`; None where nothing is declared yet."""
+        """What `declare` wrote, `{"fingerprint": ..., "document": ...}`; None where nothing is declared
+        yet."""
         return read_step(self.store, self.name)
 
     def committed(self, folder: str) -> dict[int, dict[str, str]]:

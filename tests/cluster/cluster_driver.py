@@ -79,10 +79,10 @@ def target(what: str, source: Path) -> Step:
 
 def soon(job: Job) -> None:
     """A worker of a training that may grow after 5 s and not only after a minute."""
-    from dgflow.runtime.training import worker as train_worker
+    from dgflow.runtime.training import worker
 
-    train_worker.GROWTH_SECONDS = 5.0
-    train_worker.work(job)
+    worker.GROWTH_SECONDS = 5.0
+    worker.work(job)
 
 
 if __name__ == "__main__":

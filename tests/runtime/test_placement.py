@@ -19,8 +19,7 @@ from dgflow.runtime.environment import device_name
 from dgflow.runtime.placement import Placement
 from dgflow.runtime.pool import pool
 from dgflow.runtime.progress import Progress
-from dgflow.runtime.training import fit as ray_train
-from dgflow.runtime.training import worker as train_worker
+from dgflow.runtime.training import fit, worker
 from dgflow.specs.graph import graph
 from dgflow.specs.step import SampleStep
 from dgflow.store.memory import MemoryStore
@@ -164,12 +163,12 @@ def test_training_takes_whole_gpus_or_none_and_as_many_workers_as_fit_and_have_a
         def fit(self):
             pass
 
-    monkeypatch.setattr(ray_train, "TorchTrainer", Trainer)
+    monkeypatch.setattr(fit, "TorchTrainer", Trainer)
     steps: Any = SimpleNamespace(
         name="train-score-0", done=lambda *_: {}, is_committed=lambda _, number, __: number <= len(started)
     )
     make_task: Any = None
-    ray_train.fit(make_task, steps, {}, epochs=1, batch_size=16, placement=placement, on_epoch=lambda _: None)
+    fit.fit(make_task, steps, {}, epochs=1, batch_size=16, placement=placement, on_epoch=lambda _: None)
     assert started == [expected]
 
 
@@ -188,14 +187,12 @@ def test_a_training_worker_takes_its_own_device_before_anything_is_loaded(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: seen)
     monkeypatch.setattr(torch.cuda, "set_device", lambda place: order.append(str(place)))
-    monkeypatch.setattr(train_worker, "get_device", lambda: torch.device("cuda:1"))
+    monkeypatch.setattr(worker, "get_device", lambda: torch.device("cuda:1"))
     monkeypatch.setattr(
-        train_worker,
-        "get_context",
-        lambda: SimpleNamespace(get_world_rank=lambda: 1, get_world_size=lambda: 2),
+        worker, "get_context", lambda: SimpleNamespace(get_world_rank=lambda: 1, get_world_size=lambda: 2)
     )
-    monkeypatch.setattr(train_worker, "train", lambda *_, **__: order.append("train"))
+    monkeypatch.setattr(worker, "train", lambda *_, **__: order.append("train"))
     make_task: Any = lambda: order.append(device().type)  # noqa: E731
     steps: Any = None
-    train_worker.work(train_worker.Job(make_task, steps, {}, 1, 0, 16, use_gpu, False, None))
+    worker.work(worker.TrainingJob(make_task, steps, {}, 1, 0, 16, use_gpu, False, None))
     assert order == expected

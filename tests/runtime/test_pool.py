@@ -214,7 +214,8 @@ def share_in_use(more):
     return (total - free + more) / total
 
 limit = {"memory_usage_threshold": share_in_use(2.5e9), "memory_monitor_refresh_ms": 100}
-ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1", _system_config=limit)
+quiet = {"include_dashboard": False, "log_to_driver": False}
+ray.init(num_cpus=1, _node_ip_address="127.0.0.1", _system_config=limit, **quiet)
 
 def make():
     def work(item):

@@ -81,14 +81,14 @@ def test_a_ray_without_autoscaler_reports_no_maximum(local_ray):
 
 def test_a_maximum_that_an_autoscaler_reported_is_found(local_ray):
     from ray import _raylet
-    from ray.core.generated.autoscaler_pb2 import ClusterConfig, NodeGroupConfig
+    from ray.core.generated.autoscaler_pb2 import ClusterConfig, NodeGroupConfig  # pyright: ignore
     from ray.experimental.internal_kv import _internal_kv_put
 
     group = NodeGroupConfig(resources={"CPU": 4, "GPU": 1}, max_count=3)
     _internal_kv_put(
-        _raylet.GCS_AUTOSCALER_CLUSTER_CONFIG_KEY,
+        _raylet.GCS_AUTOSCALER_CLUSTER_CONFIG_KEY,  # pyright: ignore
         ClusterConfig(node_group_configs=[group]).SerializeToString(),
-        namespace=_raylet.GCS_AUTOSCALER_STATE_NAMESPACE,
+        namespace=_raylet.GCS_AUTOSCALER_STATE_NAMESPACE,  # pyright: ignore
     )
     assert ray_private.reported_maximum() == {"CPU": 12, "GPU": 3}
 

@@ -12,9 +12,7 @@ from ray.train import ControllerError, WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError, WorkerHealthCheckFailedError
 
 from dgflow.runtime.placement import Placement
-from dgflow.runtime.training import capacity as train_room
-from dgflow.runtime.training import fit as ray_train
-from dgflow.runtime.training import worker as train_worker
+from dgflow.runtime.training import capacity, fit, worker
 from dgflow.store.objects import StoreError
 from dgflow.store.receipts import CorruptObject
 
@@ -46,19 +44,17 @@ class Cluster:
         self.places: list[object] = []
         self.events: list[Any] = []  # an error, a number of epochs that are made, or a function
         self.naps: list[Any] = []
-        monkeypatch.setattr(ray_train, "_watched", self._watched)
-        monkeypatch.setattr(ray_train, "elastic", lambda: True)
-        monkeypatch.setattr(train_room, "elastic", lambda: True)
-        monkeypatch.setattr(train_room, "slots", lambda _: self.gpus)
-        monkeypatch.setattr(train_room, "request_resources", lambda bundles: self.asked.append(bundles))
+        monkeypatch.setattr(fit, "_watched", self._watched)
+        monkeypatch.setattr(fit, "elastic", lambda: True)
+        monkeypatch.setattr(capacity, "elastic", lambda: True)
+        monkeypatch.setattr(capacity, "slots", lambda _: self.gpus)
+        monkeypatch.setattr(capacity, "request_resources", lambda bundles: self.asked.append(bundles))
         monkeypatch.setattr(
-            train_room, "placement_group", lambda _: self.places.append(place := object()) or place
+            capacity, "placement_group", lambda _: self.places.append(place := object()) or place
         )
-        monkeypatch.setattr(train_room, "remove_placement_group", self.places.remove)
-        monkeypatch.setattr(train_room.Room, "release", lambda _: self.released.append(len(self.started)))
-        monkeypatch.setattr(
-            train_room, "time", SimpleNamespace(monotonic=lambda: self.now, sleep=self._sleep)
-        )
+        monkeypatch.setattr(capacity, "remove_placement_group", self.places.remove)
+        monkeypatch.setattr(capacity.Capacity, "release", lambda _: self.released.append(len(self.started)))
+        monkeypatch.setattr(capacity, "time", SimpleNamespace(monotonic=lambda: self.now, sleep=self._sleep))
         monkeypatch.setattr(
             ray,
             "nodes",
@@ -75,7 +71,7 @@ class Cluster:
         )
         unused: Any = None
         placement = Placement(train_workers=wish, num_gpus=1.0)
-        ray_train.fit(
+        fit.fit(
             unused,
             steps,
             {},
@@ -129,7 +125,7 @@ def test_after_the_loss_of_a_host_training_goes_on_with_fewer_and_grows_again(cl
 
 def test_a_training_whose_workers_die_three_times_in_one_epoch_is_given_up(cluster):
     cluster.events = [died(), 1, died(), died(HUNG), died(CLOSED)]
-    with pytest.raises(ray_train.TrainingFailed, match="train-score-0 died 3 times after epoch 1 of 3"):
+    with pytest.raises(fit.TrainingFailed, match="train-score-0 died 3 times after epoch 1 of 3"):
         cluster.fit()
     assert len(cluster.started) == 5
 
@@ -226,15 +222,14 @@ def test_two_workers_make_room_for_more_where_a_gpu_is_free_and_wanted(
     monkeypatch, wish, batch, gpus, free, more
 ):
     monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 4.0, "GPU": float(free)})
-    monkeypatch.setattr(train_worker, "slots", lambda _: gpus)
+    monkeypatch.setattr(worker, "slots", lambda _: gpus)
     unused: Any = None
     assert (
-        train_worker.room_for_more(train_worker.Job(unused, unused, {}, 3, 0, batch, True, True, wish), 2)
-        is more
+        worker.room_for_more(worker.TrainingJob(unused, unused, {}, 3, 0, batch, True, True, wish), 2) is more
     )
 
 
 def test_gloo_is_bound_to_the_interface_of_the_address_that_ray_knows():
     names = {name for _, name in socket.if_nameindex()}
-    assert train_worker.interface_of("127.0.0.1") in names & {"lo"}
-    assert train_worker.interface_of("192.0.2.1") is None  # of the block for documentation, which no host has
+    assert worker.interface_of("127.0.0.1") in names & {"lo"}
+    assert worker.interface_of("192.0.2.1") is None  # of the block for documentation, which no host has

@@ -1,7 +1,7 @@
-"""Workers as Ray actors, behind the few calls that `dgflow.runtime.pool.pool` makes.
+"""Workers as Ray actors, behind the few calls that the pool makes.
 
-A fleet starts and stops workers, hands them items and says how a call ended and which hosts are alive. It
-decides nothing: which worker gets what, how many there are and what a failure means is the pool's.
+A fleet starts and stops workers, hands them items, and says how a call ended and which hosts are alive. It
+decides nothing: who gets what, how many workers there are and what a failure means is the pool's.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from dgflow.runtime.environment import without_gpus
 Work = Callable[[Any], Any]
 
 CANCELLED_LATE = (
-    1.0  # seconds: only a call that has waited this long is taken back, so after shorter ones nobody looks
+    1.0  # seconds that a call has waited before it is taken back: after shorter ones nobody looks
 )
 
 
 @dataclass(frozen=True)
 class End:
-    """How a call ended: with `value`; with `error`, raised by the work itself or, where `died`, because the
-    worker is gone or out of reach; or `cancelled` before it began."""
+    """The end of a call: `value`; `error`, raised by the work or, where `died`, because the worker is gone or
+    out of reach; or `cancelled` before it began."""
 
     value: Any = None
     error: BaseException | None = None
@@ -39,30 +39,29 @@ class End:
 
 @dataclass(frozen=True)
 class Room:
-    """How many workers fit: on the hosts that are alive now, and at most, with all hosts that an autoscaler
-    may bring."""
+    """The number of workers that fit on the hosts that are alive now, and on all that an autoscaler may
+    bring."""
 
     now: int
     most: int
 
 
 class Fleet(Protocol):
-    """What the pool needs of wherever its workers run."""
+    """What the pool asks of the place where its workers run."""
 
     needs: str  # what a worker takes, in words: "1 GPU"
-    elastic: bool  # whether hosts come and go, so that workers are worth giving back
+    elastic: bool  # hosts come and go, so that workers are worth giving back
 
     def clock(self) -> float:
         """Seconds since some moment; never goes back."""
         ...
 
     def load(self, make: Callable[[], Work]) -> None:
-        """From now on items are for the function that `make()` gives; a worker calls it when it gets its
-        first such item."""
+        """From now on items are for the function that `make()` gives; a worker calls it at its first item."""
         ...
 
     def start(self, avoid: Collection[str]) -> tuple[Any, Any]:
-        """A worker on any host but those in `avoid`, and the call that ends, with its host's id, once it is
+        """A worker on a host that is not in `avoid`, and the call that ends, with its host's id, once it is
         ready."""
         ...
 
@@ -71,31 +70,28 @@ class Fleet(Protocol):
         ...
 
     def cancel(self, call: Any) -> None:
-        """Take back a call that has waited for `CANCELLED_LATE` and has not begun; one that has begun goes
-        on."""
+        """Take back a call that has waited for `CANCELLED_LATE`; one that has begun goes on."""
         ...
 
     def wait(self, calls: list[Any], seconds: float) -> list[Any]:
-        """Those of `calls` that have ended, as soon as one has, and none after `seconds`."""
+        """The `calls` that have ended, as soon as one has; none after `seconds`."""
         ...
 
-    def end(self, call: Any) -> End:
-        """How an ended call ended."""
-        ...
+    def end(self, call: Any) -> End: ...
 
     def stop(self, worker: Any) -> None:
-        """End a worker at once, whatever it does, or take back the wish for one."""
+        """End a worker at once, whatever it does, or no longer ask for it."""
         ...
 
     def hosts(self) -> dict[str, str]:
-        """Names of the hosts that are alive, by id. A host that was lost and comes back has another id."""
+        """The names of the hosts that are alive, by id; see `cluster.hosts`."""
         ...
 
     def room(self) -> Room: ...
 
 
 class Worker:
-    """The actor: keeps the function that `make` gave for the latest job."""
+    """The actor, which keeps the function that `make` gave for the latest job."""
 
     def __init__(self, *, gpu: bool) -> None:
         if not gpu:
@@ -105,7 +101,7 @@ class Worker:
         self.seconds = 0.0  # of the last item
 
     def ready(self) -> str:
-        """The id of the host that it runs on."""
+        """The id of the worker's host."""
         return ray.get_runtime_context().get_node_id()
 
     def run(self, job: int, make: list[ObjectRef[Callable[[], Work]]], item: Any) -> Any:
@@ -123,7 +119,7 @@ class Worker:
 
 
 class _Skipped:
-    """What a call gives that was taken back before it began."""
+    """The value of a call that was taken back before it began."""
 
 
 def _cancellation(task: str | None) -> str:
@@ -134,10 +130,9 @@ def _cancellation(task: str | None) -> str:
 class RayFleet:
     """Actors that have `num_gpus` GPUs each, or a CPU and no GPU where that is 0.
 
-    Those with GPUs ask for no CPU, so that pools of both kinds can stand side by side. Ray itself repeats
-    nothing: attempts are counted in the pool. An actor that does not fit yet is what Ray's autoscaler sees as
-    demand, and it goes with its job; what `ray.autoscaler.sdk.request_resources` asks for would stand after a
-    driver that was killed.
+    Those with GPUs ask for no CPU, so that pools of both kinds can run side by side. Ray repeats nothing: the
+    pool counts attempts. Ray's autoscaler sees an actor that does not fit yet as demand, which ends with its
+    job; what `ray.autoscaler.sdk.request_resources` asks for would outlive a driver that was killed.
     """
 
     def __init__(self, num_gpus: float) -> None:
@@ -160,9 +155,8 @@ class RayFleet:
 
     def start(self, avoid: Collection[str]) -> tuple[Any, Any]:
         self._started += 1
-        options: dict[str, Any] = {
-            "name": f"dgflow worker {self._kind}-{self._started}"
-        }  # unique: two drivers may share a namespace
+        # Unique: two drivers may share a namespace.
+        options: dict[str, Any] = {"name": f"dgflow worker {self._kind}-{self._started}"}
         if avoid:
             options["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(avoid))})"}
         actor = self._actor.options(**options).remote(gpu=self._num_gpus > 0)
@@ -197,7 +191,7 @@ class RayFleet:
             return End(error=error.cause if isinstance(error.cause, Exception) else error)
         except (
             RayError
-        ) as error:  # the actor's death, the memory monitor's kill, a result that was lost with its host
+        ) as error:  # the actor died, was killed for its memory, or its result lost with its host
             return End(error=error, died=True)
 
     def stop(self, worker: Any) -> None:

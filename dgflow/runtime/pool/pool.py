@@ -2,10 +2,9 @@
 
 Workers load what they need once and then work through items, two in flight each. An exception or a worker's
 death counts against the item that was being worked on, the loss of a host does not. An item that has failed
-`attempts` times is given up, the others go on, and the caller is told. Results pass through the driver: large
-ones are committed to the store by the workers instead. Memory here does not grow with the number of items.
-How many workers there are is decided in `dgflow.runtime.pool.staff`, which hosts to keep away from in
-`dgflow.runtime.pool.hosts`; where workers run is the fleet's (`dgflow.runtime.pool.fleet`).
+`attempts` times is given up, and the others go on. Results pass through the driver, so workers commit large
+ones to the store. Memory here does not grow with the number of items. `staff` decides how many workers there
+are, `hosts` which hosts to avoid, and `fleet` runs the workers.
 """
 
 from __future__ import annotations
@@ -58,11 +57,10 @@ class _Job:
         return bool(self.again) or self.begun < len(self.items)
 
     def take(self, host: str, usable: set[str]) -> Item | None:
-        """The next item for a worker on `host`: one that failed goes elsewhere as long as there is an
-        elsewhere."""
-        for place, item in enumerate(self.again):
+        """The next item for a worker on `host`: one that failed goes to another host while there is one."""
+        for item in self.again:
             if host not in item.failed_on or usable <= item.failed_on.keys():
-                del self.again[place]
+                self.again.remove(item)
                 return item
         if self.begun == len(self.items):
             return None
@@ -79,8 +77,8 @@ class Pool:
     """Up to `max_workers` workers (None: as many as there is room for), with `num_gpus` GPUs each, or a CPU
     and no GPU where that is 0.
 
-    `tell` gets a line when workers or hosts come or go, and while there are none. `fleet` is where they run,
-    Ray by default. Use as a context; leaving it gives the resources back.
+    `tell` gets a line when workers come or go, and while there are none. `fleet` runs them, by default Ray.
+    Leaving the context gives the resources back.
     """
 
     def __init__(
@@ -108,7 +106,7 @@ class Pool:
 
     @property
     def workers(self) -> int:
-        """How many are ready now."""
+        """The number that is ready now."""
         return len(self._staff.ready)
 
     def map(
@@ -120,14 +118,12 @@ class Pool:
         title: str = "",
         unit: str = "shard",
     ) -> list[Failure]:
-        """Apply the function that `make()` gives to every item; `on_result(item, result)` is called here,
-        once, as each is done.
+        """Apply the function that `make()` gives to every item; `on_result(item, result)` is called here once
+        per item, as it is done.
 
-        Returns what was given up; where nothing works at all the rest is not tried. Waits for ever where a
-        cluster has no room for a worker. `title` and `unit` name the calls.
-
-        Raises:
-            WorkersFailed: workers died, one after another, before any was ready.
+        Returns what was given up; where nothing works the rest is not tried. Waits while a cluster has no
+        room for a worker. `title` and `unit` name the calls. Raises WorkersFailed where workers died, one
+        after another, before any was ready.
         """
         job = _Job(items, on_result, f"{title}: {unit}" if title else unit)
         staff = self._staff
@@ -136,12 +132,8 @@ class Pool:
         try:
             while job.open:
                 if job.in_a_row >= max(NOTHING_WORKS, IN_FLIGHT * len(staff.ready)):
-                    log.warning(
-                        "%d in a row were given up: the other %d of %s are not tried",
-                        job.in_a_row,
-                        job.open,
-                        job.name,
-                    )
+                    message = "%d in a row were given up: the other %d of %s are not tried"
+                    log.warning(message, job.in_a_row, job.open, job.name)
                     break
                 job.put_back(staff.look())
                 staff.adjust(job.open)
@@ -173,20 +165,16 @@ class Pool:
             for member in ready:
                 if not job.waits:
                     break
-                if (
-                    len(member.queue) == length
-                    and member.host in usable
-                    and (item := job.take(member.host, usable)) is not None
-                ):
+                if len(member.queue) != length or member.host not in usable:
+                    continue
+                if (item := job.take(member.host, usable)) is not None:
                     self._give(job, member, item)
         if idle := [member for member in ready if not member.queue and member.host in usable]:
             self._steal(job, ready, idle)
 
     def _steal(self, job: _Job, ready: list[Member], idle: list[Member]) -> None:
-        """Give idle workers what waits as second elsewhere.
-
-        Where it had begun after all, whichever ends first counts.
-        """
+        """Give idle workers what waits elsewhere. Where it had begun after all, whichever ends first
+        counts."""
         now = self._fleet.clock()
         for victim in ready:
             if len(victim.queue) < IN_FLIGHT:
@@ -249,12 +237,11 @@ class Pool:
         hosts.failed(item, host, error, died=died, now=self._fleet.clock())
         what = f"{job.name} {item.label} failed on {hosts.name(host)}: {first_line(error)}"
         log.warning("attempt %d of %d at %s", item.attempts, self.attempts, what)
-        # Bad input or bad numbers would only fail again. A bad host (its set-up, its GPU) can raise the same:
-        # so once more elsewhere.
+        # Bad input or bad numbers would only fail again, but a bad host (its set-up, its GPU) can raise the
+        # same: one more try elsewhere.
         elsewhere = any(member.host not in (host, *hosts.aside) for member in self._staff.ready)
-        hopeless = isinstance(error, ValueError | FloatingPointError) and (
-            len(item.failed_on) > 1 or not elsewhere
-        )
+        tried = len(item.failed_on) > 1 or not elsewhere
+        hopeless = tried and isinstance(error, ValueError | FloatingPointError)
         if hopeless or item.attempts >= self.attempts:
             item.done = True
             job.open -= 1

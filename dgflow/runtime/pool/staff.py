@@ -1,8 +1,7 @@
-"""The workers of a pool: how many are asked for, which are there, which hosts they are on, and when some are
-given back.
+"""The workers of a pool: how many are asked for, which are ready, on which hosts, and when some are given
+back.
 
-What they work on is the pool's: a worker that is dropped hands back the items that it had. Makes no Ray call;
-that is the fleet's.
+A worker that is dropped hands back its items to the pool. Ray calls are the fleet's.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from dgflow.runtime.pool.hosts import HOST_DEATH_SECONDS, Hosts, Item
 log = logging.getLogger(__name__)
 
 MOST_WORKERS = 1000  # what one driver can watch
-LOOK_SECONDS = 2.0  # hosts and room are asked for, and changes told, at most this often
-IDLE_SECONDS = 15.0  # before a worker is given back, and before the lack of any is told
+LOOK_SECONDS = 2.0  # hosts and room are asked for, and changes reported, at most this often
+IDLE_SECONDS = 15.0  # before a worker is given back, and before the lack of any is reported
 REMIND_SECONDS = 60.0
 START_DEATHS = 10
 START_PAUSE = 1.0  # seconds: keeps a host that cannot start workers from being asked in a tight loop
@@ -51,8 +50,8 @@ class Member:
 
 
 class Staff:
-    """Up to `max_workers` workers (None: as many as there is room for) of `fleet`; `tell` gets a line when
-    their number changes."""
+    """Up to `max_workers` workers (None: as many as fit) of `fleet`; `tell` gets a line when their number
+    changes."""
 
     def __init__(self, fleet: Fleet, max_workers: int | None, tell: Callable[[str], None]) -> None:
         self.members: list[Member] = []
@@ -69,17 +68,16 @@ class Staff:
         return [member for member in self.members if member.host is not None]
 
     def rest(self) -> None:
-        """A job begins: time that passed between two jobs was not spent idle or waiting."""
+        """A job begins: the time between two jobs was not spent idle or waiting."""
         self._none_since = None
         for member in self.members:
             member.idle_since = self._fleet.clock()
 
     def look(self, *, oldest: float = LOOK_SECONDS) -> list[Item]:
-        """Ask which hosts are alive and how much room there is, unless that was asked less than `oldest`
-        seconds ago.
+        """Ask for living hosts and room, unless that was done less than `oldest` seconds ago.
 
-        Workers whose host is gone are dropped at once: Ray can take minutes to fail a call to a host that was
-            cut off. Returns their items.
+        Workers whose host is gone are dropped at once, and their items returned: Ray can take minutes to fail
+        a call to a host that was cut off.
         """
         now = self._fleet.clock()
         if now - self._looked < oldest:
@@ -88,8 +86,7 @@ class Staff:
         before = self.hosts.names.keys()
         self.hosts.seen(self._fleet.hosts(), now)
         if self.hosts.names.keys() != before:
-            # Workers that died on their way died with a host, or were to start on it; and a new host is not
-            # made to wait for a bad one.
+            # Workers that died before they were ready may have died with a host; a new host does not wait.
             self._start_deaths, self._start_after = 0, float("-inf")
         gone = [member for member in self.ready if member.host not in self.hosts.names]
         return [item for member in gone for item in self.drop(member)]
@@ -97,8 +94,7 @@ class Staff:
     def adjust(self, open_items: int) -> None:
         """Ask for as many workers as the open items can use, and give back what they cannot."""
         now = self._fleet.clock()
-        # One is asked for even where there is no room at all: whatever starts hosts then sees that one is
-        # wanted.
+        # One is asked for even where there is no room, so that whatever starts hosts sees the demand.
         wanted = min(open_items, max(self._room.most, 1), self._max_workers or MOST_WORKERS, MOST_WORKERS)
         while len(self.members) < wanted and now >= self._start_after:
             self.members.append(Member(*self._fleet.start(self.hosts.aside)))
@@ -106,13 +102,8 @@ class Staff:
         # wants it.
         if self._fleet.elastic and len(self.members) > open_items:
             pending = [member for member in reversed(self.members) if member.host is None]
-            idle = [
-                member
-                for member in self.ready
-                if not member.queue and now - member.idle_since >= IDLE_SECONDS
-            ]
-            # Every idle one goes, so that a host is free, and the autoscaler can take it, as soon as its last
-            # item has ended.
+            idle = [each for each in self.ready if not each.queue and now - each.idle_since >= IDLE_SECONDS]
+            # Every idle one goes, so that the autoscaler can take a host as soon as its last item has ended.
             for member in (pending + idle)[: len(self.members) - open_items]:
                 self.drop(member)
 
@@ -120,8 +111,7 @@ class Staff:
         """A pending worker is ready, or has died.
 
         Raises:
-            WorkersFailed: none is ready, and `START_DEATHS` times those that were asked for died before they
-                were, on the same hosts.
+            WorkersFailed: none is ready, and `START_DEATHS` times new ones died first, on the same hosts.
         """
         now, end = self._fleet.clock(), self._fleet.end(member.ready)
         if end.error is None:
@@ -131,17 +121,15 @@ class Staff:
                 self.drop(member)
             return
         self.drop(member)
-        log.warning("a worker died before it was ready%s: %s", _place(end.error), first_line(end.error))
+        log.warning("a worker died before it was ready%s: %s", _on_host(end.error), first_line(end.error))
         if now < self._start_after:
             return  # together with others, as when their host is lost: one death
         self._first_death = self._first_death if self._start_deaths else now
         self._start_deaths += 1
-        self._start_after = now + (
-            min(START_PAUSE * 2 ** (self._start_deaths - 1), LONGEST_PAUSE) if self.ready else START_PAUSE
-        )
-        long = (
-            not self._fleet.elastic or now - self._first_death >= HOST_DEATH_SECONDS
-        )  # else a lost host may be behind it
+        growing = min(START_PAUSE * 2 ** (self._start_deaths - 1), LONGEST_PAUSE)
+        self._start_after = now + (growing if self.ready else START_PAUSE)
+        # Before that a lost host may be the cause.
+        long = not self._fleet.elastic or now - self._first_death >= HOST_DEATH_SECONDS
         if self._start_deaths >= START_DEATHS and long and not self.ready:
             raise WorkersFailed(
                 f"workers died {self._start_deaths} times before any was ready; the last one's error: "
@@ -149,7 +137,7 @@ class Staff:
             ) from end.error
 
     def drop(self, member: Member) -> list[Item]:
-        """Stop a worker and forget it; gives the items that it had, in order."""
+        """Stop a worker and forget it; returns its items, in order."""
         self.members.remove(member)
         self._fleet.stop(member.worker)
         items = [call.item for call in member.queue]
@@ -158,13 +146,13 @@ class Staff:
         return items
 
     def drop_pending(self) -> None:
-        """Take back what was asked for and has not come, so that no host is started for work that is done."""
+        """Stop asking for workers that have not come, so that no host is started for work that is done."""
         if self._fleet.elastic:
             for member in [member for member in self.members if member.host is None]:
                 self.drop(member)
 
     def report(self) -> None:
-        """Tell of workers that came or went, and of waiting for any."""
+        """Report workers that came or went, and waiting for any."""
         now, ready = self._fleet.clock(), self.ready
         state = len(ready), len({member.host for member in ready})
         if state != self._told and now - self._told_at >= LOOK_SECONDS:
@@ -179,11 +167,8 @@ class Staff:
             self._none_since = now
         elif now - self._none_since >= IDLE_SECONDS and now - self._reminded >= REMIND_SECONDS:
             self._reminded = now
-            most = (
-                f"{self._room.most} at most"
-                if self._room.most < MOST_WORKERS
-                else "as many as its autoscaler starts"
-            )
+            bounded = self._room.most < MOST_WORKERS
+            most = f"{self._room.most} at most" if bounded else "as many as its autoscaler starts"
             self._tell(
                 f"no worker for {now - self._none_since:.0f} s, waiting: {len(self.members)} asked for, "
                 f"each needs {self._fleet.needs}; "
@@ -194,12 +179,11 @@ class Staff:
         aside = ", ".join(sorted(self.hosts.name(host) for host in self.hosts.aside))
         bad = f"; set aside, and not counted on: {aside}" if aside else ""
         sure = 0 < self._room.most < MOST_WORKERS  # that hosts with GPUs can come
-        return (
-            f"{bad}; --num-gpus 0 would compute on CPUs" if "GPU" in self._fleet.needs and not sure else bad
-        )
+        cpus = "; --num-gpus 0 would compute on CPUs" if "GPU" in self._fleet.needs and not sure else ""
+        return bad + cpus
 
 
-def _place(error: BaseException) -> str:
-    """Where a worker died, as far as Ray says: what it is at fault for is for a person to find out."""
-    found = re.search(r"^\s*ip: (\S+)", str(error), re.MULTILINE)
-    return f" on the host at {found[1]}" if found else ""
+def _on_host(error: BaseException) -> str:
+    """The host on which a worker died, as far as Ray says. The cause is not diagnosed."""
+    address = re.search(r"^\s*ip: (\S+)", str(error), re.MULTILINE)
+    return f" on the host at {address[1]}" if address else ""

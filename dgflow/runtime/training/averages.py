@@ -1,8 +1,4 @@
-"""Exponential moving average of the weights that a training keeps.
-
-Promises that the averaged weights are those of the images seen, whatever the batch. When they are applied is
-left to the training loop.
-"""
+"""Exponential moving average of a network's weights, by images seen, whatever the batch."""
 
 from __future__ import annotations
 
@@ -17,10 +13,10 @@ RAMP_UP = 0.05
 
 
 class Averages:
-    """Of the parameters of `network`, or nothing when `halflife` (in images) is None.
+    """Exponential moving average of the network's parameters; disabled if `halflife` (in images) is None.
 
-    The half-life is ramped up to 5 % of the images seen, as in EDM, so that early averages are not stuck at
-    the initial weights.
+    The half-life is at most 5 % of the images seen, as in EDM, so that early averages are not stuck at the
+    initial weights.
     """
 
     def __init__(self, network: nn.Module, halflife: int | None) -> None:
@@ -31,18 +27,18 @@ class Averages:
 
     @torch.no_grad()
     def update(self, images_seen: int, batch_size: int) -> None:
-        """After a step of `batch_size` images, which makes it `images_seen` in all."""
+        """To be called after a step of `batch_size` images, with `images_seen` in all."""
         if not self.values:
             return
         halflife = min(self.halflife or 1, images_seen * RAMP_UP)
         decay = 0.5 ** (batch_size / max(halflife, 1e-8))
         parameters = dict(self.network.named_parameters())
-        average = get_ema_multi_avg_fn(decay)
-        average(tuple(self.values.values()), tuple(parameters[name] for name in self.values), None)
+        current = tuple(parameters[name] for name in self.values)
+        get_ema_multi_avg_fn(decay)(tuple(self.values.values()), current, None)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """While the network carries the averaged weights."""
+        """A context in which the network has the averaged weights."""
         self._swap()
         try:
             yield

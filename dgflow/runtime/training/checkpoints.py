@@ -1,8 +1,7 @@
-"""What a training keeps in the root: every epoch's weights, and checkpoints of all that the next step depends
-on.
+"""The state that a training keeps in the root: weights of every epoch, and checkpoints to go on from.
 
-Promises that a checkpoint whose bytes are not those of its receipt is never gone on from, and that keeping a
-few costs a few requests an epoch and no listing. When to save is left to the training loop.
+A checkpoint whose bytes are not those of its receipt is never used. Keeping a few costs a few requests per
+epoch and no listing.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 def commit(
-    steps: StepStore,
+    step_store: StepStore,
     folder: str,
     epoch: int,
     tensors: dict[str, Tensor],
@@ -35,8 +34,8 @@ def commit(
     metrics: dict[str, Any],
     device: torch.device,
 ) -> None:
-    """The tensors of an epoch, with a receipt. As `StepStore.commit`."""
-    steps.commit(
+    """Commit the tensors of an epoch, as `StepStore.commit`."""
+    step_store.commit(
         folder,
         epoch,
         save_weights(tensors),
@@ -63,13 +62,8 @@ def restore(
     trained: nn.Module, optimizer: torch.optim.Optimizer, averages: Averages, tensors: dict[str, Tensor]
 ) -> None:
     """Put back what `state` gave."""
-    trained.load_state_dict(
-        {
-            name.removeprefix("trained."): value
-            for name, value in tensors.items()
-            if name.startswith("trained.")
-        }
-    )
+    own = {name.removeprefix("trained."): tensors[name] for name in tensors if name.startswith("trained.")}
+    trained.load_state_dict(own)
     for name, value in averages.values.items():
         value.copy_(tensors[f"ema.{name}"])
     slots: dict[int, dict[str, Tensor]] = {}
@@ -81,41 +75,41 @@ def restore(
 
 
 def newest_whole(
-    steps: StepStore, inputs: Mapping[str, str], epochs: int, kept: int
+    step_store: StepStore, inputs: Mapping[str, str], epochs: int, kept: int
 ) -> tuple[int, dict[str, Tensor] | None]:
-    """The newest checkpoint that can be read, and the epochs behind it, `epochs` at most: those that are
-    committed without a gap.
+    """The newest checkpoint that can be read, as its epoch, `epochs` at most, and its tensors; else (0,
+    None).
 
-    After a repair an epoch in the middle can be missing: it is trained again. (0, None) where there is no
-        checkpoint. Of the newest `kept`
-    the keys are tried; only where none of those is whole, the others are listed.
+    `epochs` are those that are committed without a gap: one in the middle that a repair left out is trained
+    again. The keys of the newest `kept` are tried first; the others are listed only where none of those is
+    whole.
     """
     likely = range(epochs, max(0, epochs - kept), -1)
     for epoch in likely:
-        if (tensors := _read(steps, steps.key("checkpoints", epoch, inputs), epoch)) is not None:
+        if (tensors := _read(step_store, step_store.key("checkpoints", epoch, inputs), epoch)) is not None:
             return epoch, tensors
-    older = {} if epochs <= kept else steps.done("checkpoints", inputs)
+    older = {} if epochs <= kept else step_store.done("checkpoints", inputs)
     for epoch in sorted((epoch for epoch in older if epoch <= epochs - kept), reverse=True):
-        if (tensors := _read(steps, older[epoch], epoch)) is not None:
+        if (tensors := _read(step_store, older[epoch], epoch)) is not None:
             return epoch, tensors
     if epochs:
         log.warning(
             "%s: %d epochs are committed, but no checkpoint is left to go on from; training begins anew",
-            steps.name,
+            step_store.name,
             epochs,
         )
     return 0, None
 
 
-def _read(steps: StepStore, key: str, epoch: int) -> dict[str, Tensor] | None:
+def _read(step_store: StepStore, key: str, epoch: int) -> dict[str, Tensor] | None:
     try:
-        receipt = steps.receipt(key)
+        receipt = step_store.receipt(key)
     except FileNotFoundError:
         return None
     except CorruptObject as error:
         return _passed_over(epoch, error)
     try:
-        return load_weights(steps.read(receipt))
+        return load_weights(step_store.read(receipt))
     except (CorruptObject, FileNotFoundError) as error:
         return _passed_over(epoch, error)
 
@@ -124,12 +118,12 @@ def _passed_over(epoch: int, error: Exception) -> None:
     log.warning("checkpoint of epoch %d cannot be used, trying the one before: %s", epoch, error)
 
 
-def forget(steps: StepStore, inputs: Mapping[str, str], epoch: int, kept: int) -> None:
-    """Checkpoints are scratch: with that of `epoch`, the one that is now the oldest but `kept` goes."""
+def forget(step_store: StepStore, inputs: Mapping[str, str], epoch: int, kept: int) -> None:
+    """Remove the checkpoint that is `kept` older than that of `epoch`: they are scratch."""
     if epoch > kept:
-        steps.discard(steps.key("checkpoints", epoch - kept, inputs))
+        step_store.discard(step_store.key("checkpoints", epoch - kept, inputs))
 
 
 def unbroken(epochs: Collection[int]) -> int:
-    """How many epochs, from the first, there are without a gap."""
+    """The number of epochs, from the first, without a gap."""
     return next(number for number in count() if number + 1 not in epochs)

@@ -1,15 +1,13 @@
-"""The training loop: one for the score network, the classifier and the discriminator, which differ in their
-loss alone.
+"""The training loop of one worker, for the score network, the classifier and the discriminator alike.
 
 A batch is a pure function of (seed, step): which images, which noise. So the loop keeps no random state, a
-resumed run draws what an undisturbed one draws, and every worker computes its own share of the same global
-batch. After every epoch the weights are committed with what was measured on the held-out images, then a
-checkpoint; a run that was killed goes on from the last whole checkpoint, and with the same number of workers
-on the CPU ends with the same bits. With another number, which may change from epoch to epoch, each batch and
-its gradient are the same but for rounding (and for dropout, where a network has it).
+resumed run draws what an undisturbed one draws, and every worker computes its share of the same global batch.
+After every epoch the weights are committed with metrics of the held-out images, then a checkpoint. A run that
+was killed goes on from the last whole checkpoint, and with the same number of workers on the CPU ends with
+the same bits. With another number, which may change from epoch to epoch, each batch and its gradient are the
+same except for rounding (and dropout, where a network has it).
 
-Knows torch and the store, not Ray: `dgflow.runtime.training.fit` runs it on many workers, tests run it in the
-    process.
+The loop knows torch and the store, not Ray: `fit` runs it on many workers, tests in their own process.
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ KEPT_CHECKPOINTS = 2  # the newest may be torn by a dying disk; the one before i
 
 def train(
     task: TrainingTask,
-    steps: StepStore,
+    step_store: StepStore,
     inputs: Mapping[str, str],
     *,
     epochs: int,
@@ -46,18 +44,16 @@ def train(
 ) -> None:
     """Train to the end of epoch `epochs`, from the last whole checkpoint if there is one. Rank 0 commits.
 
-    `done` is how many epochs are known to be committed without a gap; None looks. `enough` is asked by rank 0
-    after each epoch but the last, once that is committed; where it says so all workers return, to be started
-    again in another number.
+    `done` is the number of epochs that are committed without a gap; None looks it up. Rank 0 asks `enough`
+    after each committed epoch except the last; where it says so all workers return, to be started again in
+    another number.
 
-    Metrics of an epoch: `train_loss`, `data_wait` (the share of the training time that went by waiting for
-        data, of the worker that waited
-    longest), `workers`, and what `task.summarise` gives.
+    Metrics of an epoch: `train_loss`, `data_wait` (the share of the time that the slowest worker waited for
+    data), `workers`, and those of `task.summarise`.
 
     Raises:
-        FloatingPointError: the loss is not finite; names the epoch and the step. What was committed before
-            stands.
-        ValueError: more workers than a batch has slots.
+        FloatingPointError: the loss is not finite; names the epoch and the step. What was committed stays.
+        ValueError: there are more workers than a batch has slots.
     """
     if task.batch_size < world_size:
         raise ValueError(
@@ -65,21 +61,20 @@ def train(
             f"{world_size}"
         )
     try:
-        _train(task, steps, inputs, epochs, rank, world_size, wrap, done, enough)
+        _train(task, step_store, inputs, epochs, rank, world_size, wrap, done, enough)
     finally:
         for data in task.data:
             data.close()
 
 
 def share(batch_size: int, rank: int, world_size: int) -> range:
-    """The slots of a batch that a worker takes: all of them together take each once, and none has more than
-    one more than another."""
+    """A worker's slots of a batch: together they are all of it, and in number they differ by one at most."""
     return range(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
 
 
 def _train(
     task: TrainingTask,
-    steps: StepStore,
+    step_store: StepStore,
     inputs: Mapping[str, str],
     epochs: int,
     rank: int,
@@ -89,16 +84,13 @@ def _train(
     enough: Callable[[], bool] | None,
 ) -> None:
     averages = Averages(task.trained, task.ema_halflife)
-    begun = _resume(task, averages, steps, inputs, rank, world_size, done)
+    begun = _resume(task, averages, step_store, inputs, rank, world_size, done)
     network = wrap(task.network) if wrap else task.network
     for epoch in range(begun + 1, epochs + 1):
-        with _noted(steps, epoch, rank):
-            _epoch(task, network, averages, steps, inputs, epoch, rank, world_size)
-        if (
-            enough is not None
-            and epoch < epochs
-            and _of_workers(float(rank == 0 and enough()), world_size)[0]
-        ):
+        with _noted(step_store, epoch, rank):
+            _epoch(task, network, averages, step_store, inputs, epoch, rank, world_size)
+        asked = enough if epoch < epochs else None
+        if asked is not None and _of_workers(float(rank == 0 and asked()), world_size)[0]:
             return
 
 
@@ -106,15 +98,14 @@ def _epoch(
     task: TrainingTask,
     network: nn.Module,
     averages: Averages,
-    steps: StepStore,
+    step_store: StepStore,
     inputs: Mapping[str, str],
     epoch: int,
     rank: int,
     world_size: int,
 ) -> None:
     slots = torch.tensor(share(task.batch_size, rank, world_size))
-    # The workers' gradients are averaged, each counting the same: so that the mean is one over the batch, a
-    # larger share weighs more. It is exactly 1 where shares are even.
+    # Gradients are averaged over workers, so a larger share weighs more; 1 where shares are even.
     weight = len(slots) * world_size / task.batch_size
     began, waited = time.monotonic(), _waited(task)
     network.train()
@@ -134,9 +125,9 @@ def _epoch(
     train_loss = _of_workers(float(total / task.steps_per_epoch), world_size).mean()
     if not torch.isfinite(train_loss):
         raise FloatingPointError(
-            f"expected a finite training loss, found {float(train_loss)} in epoch {epoch} of {steps.name}; "
-            "lower the learning rate. The epochs before it are committed and stay usable: take .epoch(n) "
-            f"with n < {epoch}, or set epochs below it"
+            f"expected a finite training loss, found {float(train_loss)} in epoch {epoch} of "
+            f"{step_store.name}; lower the learning rate. The epochs before it are committed and stay "
+            f"usable: take .epoch(n) with n < {epoch}, or set epochs below it"
         )
     data_wait = round(float(_of_workers(data_wait, world_size).max()), 4)
     metrics = {"train_loss": float(train_loss), "data_wait": data_wait, "workers": world_size}
@@ -144,23 +135,23 @@ def _epoch(
         metrics |= _held_out(task, rank, world_size)
         weights = {name: value.detach().cpu().clone() for name, value in task.trained.state_dict().items()}
     if rank == 0:
-        commit(steps, "epochs", epoch, weights, inputs, time.monotonic() - began, metrics, task.device)
+        commit(step_store, "epochs", epoch, weights, inputs, time.monotonic() - began, metrics, task.device)
         whole = state(task.trained, task.optimizer, averages)
-        commit(steps, "checkpoints", epoch, whole, inputs, 0.0, {"workers": world_size}, task.device)
-        forget(steps, inputs, epoch, KEPT_CHECKPOINTS)
+        commit(step_store, "checkpoints", epoch, whole, inputs, 0.0, {"workers": world_size}, task.device)
+        forget(step_store, inputs, epoch, KEPT_CHECKPOINTS)
 
 
 @contextmanager
-def _noted(steps: StepStore, epoch: int, rank: int) -> Iterator[None]:
-    """Leave word of who is at the epoch, and of what ended it before its time."""
+def _noted(step_store: StepStore, epoch: int, rank: int) -> Iterator[None]:
+    """Note who trains the epoch, and the error that ended it early."""
     own = attempt()
     if rank == 0:
-        steps.note_attempt("epochs", epoch, own)
+        step_store.note_attempt("epochs", epoch, own)
     try:
         yield
     except Exception as error:
         if rank == 0:
-            steps.note_attempt("epochs", epoch, own | failed(error))
+            step_store.note_attempt("epochs", epoch, own | failed(error))
         raise
 
 
@@ -169,7 +160,7 @@ def _waited(task: TrainingTask) -> float:
 
 
 def _held_out(task: TrainingTask, rank: int, world_size: int) -> dict[str, Any]:
-    """Metrics of the held-out items, each worker measuring every `world_size`-th of them."""
+    """Metrics of the held-out items, of which each worker measures every `world_size`-th."""
     if not task.held_out:
         return {}
     task.network.eval()
@@ -198,21 +189,18 @@ def _of_workers(value: float, world_size: int) -> Tensor:
 def _resume(
     task: TrainingTask,
     averages: Averages,
-    steps: StepStore,
+    step_store: StepStore,
     inputs: Mapping[str, str],
     rank: int,
     world_size: int,
     done: int | None,
 ) -> int:
-    """Load the newest whole checkpoint; the number of epochs that it has behind it, 0 without one.
-
-    Rank 0 chooses for all.
-    """
+    """Load the newest whole checkpoint, which rank 0 chooses for all; returns its epoch, 0 without one."""
     shared: list[Any] = [0, None]
     if rank == 0:
-        usable = unbroken(steps.done("epochs", inputs)) if done is None else done
-        shared = list(newest_whole(steps, inputs, usable, KEPT_CHECKPOINTS))
-        forget(steps, inputs, shared[0], KEPT_CHECKPOINTS)  # who saved it may have died before it could
+        usable = unbroken(step_store.done("epochs", inputs)) if done is None else done
+        shared = list(newest_whole(step_store, inputs, usable, KEPT_CHECKPOINTS))
+        forget(step_store, inputs, shared[0], KEPT_CHECKPOINTS)  # who saved it may have died before it could
     if world_size > 1:
         dist.broadcast_object_list(shared, src=0)
     chosen, tensors = shared

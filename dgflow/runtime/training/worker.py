@@ -1,8 +1,7 @@
-"""One worker of a training, as Ray Train starts it: its device, its process group, its part of the loop, and
-whether more could help.
+"""One worker of a training, as Ray Train starts it: its device, its process group, its part of the loop.
 
-Promises NCCL where every worker has a GPU that torch sees, else gloo: where only Ray knows of a GPU, the CPU
-    computes.
+Workers use NCCL where each has a GPU that torch sees, else gloo: where only Ray knows of a GPU, the CPU
+computes.
 """
 
 from __future__ import annotations
@@ -36,14 +35,11 @@ _SIOCGIFADDR = 0x8915  # Linux: the address of an interface
 
 
 @dataclass
-class Job:
-    """What every worker is told.
-
-    `wish` is the most workers that are wanted, None for as many as there is room for.
-    """
+class TrainingJob:
+    """The work of every worker. `wish` is the most workers that are wanted, None for as many as fit."""
 
     make_task: Callable[[], TrainingTask]
-    steps: StepStore
+    step_store: StepStore
     inputs: Mapping[str, str]
     epochs: int
     done: int
@@ -53,13 +49,13 @@ class Job:
     wish: int | None
 
 
-def work(job: Job) -> None:
-    """What each worker runs."""
+def work(job: TrainingJob) -> None:
+    """Runs in each worker."""
     context, began = get_context(), time.monotonic()
     world_size = context.get_world_size()
     if job.use_gpu and torch.cuda.is_available():
-        # Each sees all GPUs of its node. Before the task is made, and before the first collective: else all
-        # of them take the first one.
+        # Each sees all GPUs of its node, and all would take the first: so this comes before the task is made
+        # and before the first collective.
         torch.cuda.set_device(get_device())
     else:
         without_gpus()
@@ -69,7 +65,7 @@ def work(job: Job) -> None:
 
     train(
         job.make_task(),
-        job.steps,
+        job.step_store,
         job.inputs,
         epochs=job.epochs,
         rank=context.get_world_rank(),
@@ -80,8 +76,8 @@ def work(job: Job) -> None:
     )
 
 
-def room_for_more(job: Job, workers: int) -> bool:
-    """Whether more than these workers are wanted, and the cluster has room for another one now."""
+def room_for_more(job: TrainingJob, workers: int) -> bool:
+    """Tells if more than `workers` are wanted and the cluster has room for another one now."""
     if workers >= min(job.wish or job.batch_size, job.batch_size):
         return False
     # What is there, and what of it nobody holds: other work on the cluster may hold some.
@@ -95,11 +91,11 @@ def _shared(network: nn.Module) -> nn.Module:
 
 
 class ProcessGroup(TorchConfig):
-    """Ray's own set-up of the process group, but for two things.
+    """Ray's own set-up of the process group, with two changes.
 
-    Where a worker's torch sees no GPU, it is gloo instead of NCCL. The workers are asked: the driver's host
-    may have no GPU where theirs have some. And gloo listens at the address under which Ray knows the host; of
-    itself it would at what the host's name stands for, which on many systems is loopback.
+    Where a worker's torch sees no GPU, gloo replaces NCCL. The workers are asked: the driver's host may have
+    no GPU where theirs have some. And gloo listens at the address under which Ray knows the host; by default
+    it takes that of the host's name, which on many systems is loopback.
     """
 
     @property
