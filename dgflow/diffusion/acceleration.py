@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
+from dgflow.specs.spec import Precision
+
 Network = TypeVar("Network", bound=nn.Module)
-Precision = Literal["float32", "tf32", "bfloat16"]
 
 
 def device() -> torch.device:

@@ -14,6 +14,7 @@ from typing import Literal
 
 from dgflow.diffusion.guidance_specs import ClassifierFree
 from dgflow.engine.plan import StepPlan
+from dgflow.specs.spec import Precision
 from dgflow.specs.step import NetworkStep, SampleStep, Slice, TrainStep
 from dgflow.steps.decode import Decode
 from dgflow.steps.encode import Encode
@@ -28,7 +29,6 @@ from dgflow.steps.training.train_score import TrainScore
 Use = Literal["forward", "gradient", "train", "encode", "decode"]
 """gradient: forward, and backward to the input, with frozen weights. train: forward, and backward to the
 weights that learn. encode and decode: one pass of that half of an autoencoder."""
-Precision = Literal["float32", "tf32", "bfloat16"]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dgflow.estimate.costs import Precision
+from dgflow.specs.spec import Precision
 
 UTILISATION = 0.35
 """Share of the vendor's rate that networks are assumed to reach. An assumption and no measurement: large

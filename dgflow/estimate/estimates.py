@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dgflow.engine.plan import StepPlan
-from dgflow.estimate.costs import Precision, Use, Work, amount, work_of
+from dgflow.estimate.costs import Use, Work, amount, work_of
 from dgflow.estimate.devices import UTILISATION, device_named
+from dgflow.specs.spec import Precision
 from dgflow.specs.step import NetworkStep, TrainStep
 
 if TYPE_CHECKING:

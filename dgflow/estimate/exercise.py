@@ -11,8 +11,9 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from dgflow.estimate.costs import Precision, Use
+from dgflow.estimate.costs import Use
 from dgflow.networks.roles import AutoencoderSpec
+from dgflow.specs.spec import Precision
 from dgflow.specs.step import NetworkStep, Weights
 
 if TYPE_CHECKING:

@@ -16,7 +16,6 @@ import numpy as np
 from dgflow.engine.root import Root
 from dgflow.report.summary import Summary
 from dgflow.specs.step import SampleStep, Slice
-from dgflow.steps.decode import origin
 from dgflow.steps.judging.evaluate import Evaluate
 from dgflow.store.objects import ObjectStore
 from dgflow.store.receipts import CorruptObject
@@ -38,8 +37,7 @@ def grids(summary: Summary, store: ObjectStore) -> dict[str, Any]:
         shown_parts.append(("real (reference)", target.reference))
     for name, part in shown_parts:
         is_arm = part is not target.reference
-        drawn = origin(part)
-        seed = getattr(drawn.step, "seed", None) if is_arm else None
+        drawn, seed = part.origin, part.drawn.seed if is_arm else None
         item: dict[str, Any] = {"name": name, "caption": "", "uri": "", "problem": ""}
         try:
             shown = _first_images(part, summary, store)

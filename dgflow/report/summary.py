@@ -20,7 +20,6 @@ from dgflow.engine.root import Root
 from dgflow.metrics.protocols import LOWER_IS_BETTER
 from dgflow.report.layout import METRICS, aligned, duration, labels, mean_and_spread, number, own_error, parts
 from dgflow.specs.step import Reference, Result, SampleStep, Slice, Step, TrainStep
-from dgflow.steps.decode import origin
 from dgflow.steps.encode import Encode
 from dgflow.steps.judging.evaluate import Evaluate
 from dgflow.steps.sources.image_set import ImageSet
@@ -279,13 +278,13 @@ def _change(name: str, fid: Mapping[str, Any], base: Mapping[str, Any]) -> str:
 
 
 def _guidance(target: Evaluate, arm: str) -> tuple[Any, ...]:
-    return getattr(origin(target.arms[arm][0]).step, "guidance", ())
+    return getattr(target.arms[arm][0].origin.step, "guidance", ())
 
 
 def _but_for_discriminator_seed(arm: tuple[Slice, ...]) -> str:
     """One text for arms that differ in nothing but the seeds with which their discriminators were trained."""
     documents = []
-    for part in map(origin, arm):
+    for part in (each.origin for each in arm):
         document = part.step.document()
         for plain, term in zip(
             document["fields"]["guidance"], getattr(part.step, "guidance", ()), strict=True

@@ -12,13 +12,13 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, Self
 
 from pydantic import BaseModel, Field, SerializeAsAny, model_validator
 
 from dgflow.specs.bound import Bound
 from dgflow.specs.network import DataShape, NetworkSpec
-from dgflow.specs.spec import PLACEMENT, Spec
+from dgflow.specs.spec import PLACEMENT, Seeding, Spec
 from dgflow.store.identity import fingerprint
 
 if TYPE_CHECKING:
@@ -123,9 +123,34 @@ class Slice(Spec):
         return self.stop - self.start
 
     @property
+    def title(self) -> str:
+        return f"{self.step.title} [{self.start}:{self.stop}]"
+
+    @property
     def shards(self) -> range:
         """The numbers of the shards that cover it."""
         return range(self.start // self.step.shard_size, -(-self.stop // self.step.shard_size))
+
+    @property
+    def origin(self) -> Slice:
+        """The samples that were drawn: those behind decoded images, else the slice itself."""
+        return self.step.origin(self)
+
+    @property
+    def drawn(self) -> Drawn:
+        """The seed and indices that its samples were drawn with."""
+        origin = self.origin
+        seeds = origin.step.seeds
+        return Drawn() if seeds is None else Drawn(*seeds, origin.start, origin.stop)
+
+
+class Drawn(NamedTuple):
+    """The draws behind some samples, as far as they are known."""
+
+    seed: int | None = None
+    seeding: Seeding | None = None
+    start: int | None = None
+    stop: int | None = None
 
 
 class SampleStep(Step, ABC):
@@ -150,6 +175,15 @@ class SampleStep(Step, ABC):
     def length(self) -> int | None:
         """The number of samples there can be; None where it is unlimited, or unknown beforehand."""
         return None
+
+    @property
+    def seeds(self) -> tuple[int, Seeding] | None:
+        """The seed that a sampler draws with, and its rule; None for samples that are not drawn."""
+        return None
+
+    def origin(self, part: Slice) -> Slice:
+        """The slice whose draws are those of `part`, a slice of this step."""
+        return part
 
     def all(self) -> Slice:
         """Every sample. Raises ValueError where their number is not known beforehand."""

@@ -6,16 +6,16 @@ Discriminators are trained on the latents themselves.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from dgflow.networks.families import autoencoder_of
-from dgflow.specs.spec import PLACEMENT
+from dgflow.specs.spec import ActivationPrecision, BatchSize
 from dgflow.specs.step import SampleStep, Slice, Weights
 from dgflow.steps.encode import Encode
-from dgflow.steps.generate import Generate, pixels
+from dgflow.steps.generate import pixels
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -34,10 +34,8 @@ class Decode(SampleStep):
 
     latents: Slice
     vae: Weights
-    precision: Literal["float32", "bfloat16"] = "float32"  # of the convolutions
-    batch_size: Annotated[int, PLACEMENT] = Field(
-        default=32, gt=0
-    )  # an upper bound: a shard is cut into equal batches that fit
+    precision: ActivationPrecision = "float32"  # of the convolutions
+    batch_size: BatchSize = 32
 
     @model_validator(mode="after")
     def _fits(self) -> Decode:
@@ -73,15 +71,9 @@ class Decode(SampleStep):
     def title(self) -> str:
         return f"decoded {self.latents.step.title}"
 
-    @property
-    def seed(self) -> int | None:
-        """Of the samples, None for encoded images."""
-        return self.latents.step.seed if isinstance(self.latents.step, Generate) else None
-
-    @property
-    def seeding(self) -> Literal["counter", "edm"] | None:
-        """Of the samples, None for encoded images."""
-        return self.latents.step.seeding if isinstance(self.latents.step, Generate) else None
+    def origin(self, part: Slice) -> Slice:
+        latents = self.latents
+        return latents.step[latents.start + part.start : latents.start + part.stop].origin
 
     def network_evaluations(self, rows: int) -> int:
         return rows
@@ -123,11 +115,3 @@ class Decode(SampleStep):
         with torch.no_grad(), autocast(latents_BCHW.device, self.precision):
             images = autoencoder_of(self.vae).decode(network, latents_BCHW.float())
         return pixels(images.float())
-
-
-def origin(part: Slice) -> Slice:
-    """The samples that were drawn: those behind decoded images, else `part` itself."""
-    if not isinstance(part.step, Decode):
-        return part
-    latents = part.step.latents
-    return Slice(step=latents.step, start=latents.start + part.start, stop=latents.start + part.stop)

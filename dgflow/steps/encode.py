@@ -8,13 +8,13 @@ made need no step of this kind and get none: an encoder sees pixels alone.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from dgflow.networks.families import autoencoder_of
-from dgflow.specs.spec import PLACEMENT
+from dgflow.specs.spec import ActivationPrecision, BatchSize
 from dgflow.specs.step import SampleStep, Slice, Weights
 
 if TYPE_CHECKING:
@@ -40,10 +40,8 @@ class Encode(SampleStep):
     vae: Weights
     draws: int = Field(default=1, gt=0)
     seed: int = Field(default=0, ge=0, lt=2**63)  # of the draws
-    precision: Literal["float32", "bfloat16"] = "float32"  # of the convolutions
-    batch_size: Annotated[int, PLACEMENT] = Field(
-        default=32, gt=0
-    )  # an upper bound: a shard is cut into equal batches that fit
+    precision: ActivationPrecision = "float32"  # of the convolutions
+    batch_size: BatchSize = 32
 
     @model_validator(mode="after")
     def _fits(self) -> Encode:
@@ -72,7 +70,7 @@ class Encode(SampleStep):
 
     @property
     def title(self) -> str:
-        return f"encoded {self.images.step.title} [{self.images.start}:{self.images.stop}]"
+        return f"encoded {self.images.title}"
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from pydantic import Field, SerializeAsAny, model_validator
@@ -14,7 +14,7 @@ from dgflow.diffusion.guidance_specs import ClassifierFree, Guidance
 from dgflow.diffusion.sampler_specs import Heun, SamplerSpec
 from dgflow.networks.families import score_network
 from dgflow.networks.roles import GuideSpec
-from dgflow.specs.spec import PLACEMENT
+from dgflow.specs.spec import BatchSize, Precision, Seeding
 from dgflow.specs.step import SampleStep, Slice, Weights
 from dgflow.steps.guides import FIELD, check_guides, guide_of, guides_classes, title_of
 
@@ -63,12 +63,10 @@ class Generate(SampleStep):
     sampler: SerializeAsAny[SamplerSpec] = Heun()
     guidance: tuple[Guidance, ...] = ()
     seed: int = Field(default=0, ge=0, lt=2**63)
-    seeding: Literal["counter", "edm"] = "counter"
-    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    seeding: Seeding = "counter"
+    precision: Precision = "float32"
     compile: bool = False
-    batch_size: Annotated[int, PLACEMENT] = Field(
-        default=256, gt=0
-    )  # an upper bound: a shard is cut into equal batches that fit
+    batch_size: BatchSize = 256
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Generate:
@@ -85,6 +83,10 @@ class Generate(SampleStep):
     def title(self) -> str:
         guides = " and ".join(title_of(term) for term in self.guidance)
         return f"generate seed {self.seed}{f', guided by {guides}' if guides else ''}"
+
+    @property
+    def seeds(self) -> tuple[int, Seeding]:
+        return self.seed, self.seeding
 
     @property
     def latent(self) -> bool:

@@ -19,7 +19,7 @@ from dgflow.engine.root import Root
 from dgflow.networks.roles import AutoencoderSpec
 from dgflow.networks.stable_diffusion.module import OLD_ATTENTION_NAMES
 from dgflow.specs.bound import Bound
-from dgflow.steps.decode import Decode, origin
+from dgflow.steps.decode import Decode
 from dgflow.steps.encode import Encode
 from dgflow.steps.shapes import DataShape, check_images, data_shape
 from dgflow.store.memory import MemoryStore
@@ -249,7 +249,7 @@ def test_decoded_samples_have_the_seed_and_the_indices_of_those_that_were_drawn(
         100,
         "decoded generate seed 7",
     )
-    assert origin(decoded[10:20]) == latents[110:120] and origin(latents[3:4]) == latents[3:4]
+    assert decoded[10:20].origin == latents[110:120] and latents[3:4].origin == latents[3:4]
 
 
 def test_what_does_not_fit_is_refused_when_the_recipe_is_built(tmp_path):

@@ -55,7 +55,7 @@ def test_every_lane_goes_through_its_rows_once_a_pass_and_together_they_hold_eve
     begins = [rows * lane // lanes for lane in range(lanes + 1)]
     drawn = [[] for _ in range(lanes)]
     for step in range(-(-passes * -(-rows // lanes) // share)):
-        places = order.places(step, np.arange(batch))
+        places = order.batch_rows(step, np.arange(batch))
         for slot, place in enumerate(zip(places.piece.tolist(), places.row.tolist(), strict=True)):
             drawn[slot // share].append(place)
     every = sorted((piece, row) for piece, size in enumerate(sizes) for row in range(size))
@@ -76,8 +76,10 @@ def test_every_lane_goes_through_its_rows_once_a_pass_and_together_they_hold_eve
 def test_workers_take_their_own_part_of_the_same_batch(sizes, share, step):
     for workers in (2, 3):
         order = Order(tuple(sizes), share * workers, 5)
-        whole = order.places(step, np.arange(order.batch))
-        parts = [order.places(step, np.arange(rank * share, (rank + 1) * share)) for rank in range(workers)]
+        whole = order.batch_rows(step, np.arange(order.batch))
+        parts = [
+            order.batch_rows(step, np.arange(rank * share, (rank + 1) * share)) for rank in range(workers)
+        ]
         assert np.concatenate([part.piece for part in parts]).tolist() == whole.piece.tolist()
         assert np.concatenate([part.row for part in parts]).tolist() == whole.row.tolist()
 
@@ -85,7 +87,7 @@ def test_workers_take_their_own_part_of_the_same_batch(sizes, share, step):
 def test_two_workers_read_half_of_the_shards_each_and_a_few_that_lanes_share():
     order, steps = Order((8,) * 128, 32, 0), 8 * 128 // 32
     both = [
-        {p for step in range(steps) for p in order.places(step, slots).piece.tolist()}
+        {p for step in range(steps) for p in order.batch_rows(step, slots).piece.tolist()}
         for slots in (np.arange(16), np.arange(16, 32))
     ]
     assert [len(pieces) for pieces in both] == [64, 64]

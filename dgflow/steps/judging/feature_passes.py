@@ -1,9 +1,8 @@
 """Passes over stored features, spread over workers: sums, influences, neighbours, kernel distances.
 
-Promises the same bits however the work was cut and in whatever order it came back, and memory that does not
-grow with the number of rows: a worker reads shard by shard, and keeps the rows that it compares others with
-only while they are small. What the numbers mean is left to `dgflow.metrics`, which of them are wanted to
-`Measure`.
+The bits do not depend on how the work was cut or in which order it came back, and memory does not grow with
+the number of rows: a worker reads shard by shard, and keeps the rows that it compares others with only while
+they are small.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -30,13 +29,15 @@ if TYPE_CHECKING:
     from dgflow.specs.bound import Bound
     from dgflow.store.shards import Columns
 
-# Rows an item of sums: blocks of 1,000 that add up to one node of their tree, 67 MB at 2048 and 2023 features
+Total = TypeVar("Total")
+
 SUMMED = 8_000
-QUERIES = (
-    2_500  # rows an item of neighbours: 20 MB in float32 at 2048 features, and 20 items of 50,000 samples
-)
+"""Rows per item of sums: blocks of 1,000 that add up to one node of their tree, 67 MB at 2048 and 2023
+features."""
+QUERIES = 2_500
+"""Rows per item of neighbours: 20 MB in float32 at 2048 features, and 20 items for 50,000 samples."""
 KEPT = 2**29  # bytes of rows that a worker keeps between items instead of reading them again
-SUBSETS = 10  # subsets an item of kernel distances
+SUBSETS = 10  # subsets per item of kernel distances
 
 
 def ranges(rows: int, size: int) -> list[tuple[int, int]]:
@@ -47,18 +48,32 @@ def ranges(rows: int, size: int) -> list[tuple[int, int]]:
 def _in_order(
     make: Callable[[], Callable[[tuple[int, int]], Any]], items: Sequence[tuple[int, int]], spread: Spread
 ) -> list[Any]:
-    """What each item gives, in the order of the items."""
-    found: dict[tuple[int, int], Any] = {}
-    spread(make, items, found.__setitem__)
-    return [found[item] for item in items]
+    """The result of each item, in the order of the items."""
+    results: dict[tuple[int, int], Any] = {}
+    spread(make, items, results.__setitem__)
+    return [results[item] for item in items]
+
+
+def _total(
+    make: Callable[[], Callable[[tuple[int, int]], Total]], rows: int, zero: Total, spread: Spread
+) -> Total:
+    """The sum over [0, rows) of the results of items of `SUMMED` rows."""
+    total: Any = zero
+
+    def take(_: Any, part: Any) -> None:
+        nonlocal total
+        total = total + part
+
+    spread(make, ranges(rows, SUMMED), take)
+    return total
 
 
 @dataclass(frozen=True)
 class Sums:
-    """What one pass gives.
+    """The result of one pass.
 
-    `moments` by column; `scores` of the logits; `facts`: the columns that tell of the images themselves, by
-    the index of the first row.
+    `moments` by column; `scores` of the logits; `facts`: the columns about the images themselves, by the
+    index of the first row.
     """
 
     moments: dict[str, BlockSums[Moments]] = field(default_factory=dict)
@@ -66,7 +81,7 @@ class Sums:
     facts: dict[int, Columns] = field(default_factory=dict)
 
     def __add__(self, other: Sums) -> Sums:
-        """Of the rows of both, which are different ones."""
+        """The sums over the rows of both, which have none in common."""
         moments = {
             name: sums + other.moments[name] if name in other.moments else sums
             for name, sums in self.moments.items()
@@ -74,7 +89,7 @@ class Sums:
         return Sums(other.moments | moments, self.scores + other.scores, self.facts | other.facts)
 
     def totals(self) -> dict[str, Moments]:
-        """Moments of all rows, by column. Raises ValueError that names a block of rows that is missing."""
+        """Moments of all rows, by column. Raises ValueError for a missing block of rows."""
         blocks = -(-len(self.fact("label")) // BLOCK_SIZE)
         return {column: sums.total(blocks) for column, sums in self.moments.items()}
 
@@ -89,15 +104,9 @@ FACTS = ("label", "constant", "pixels")
 def summed(
     inputs: Bound, name: str, rows: int, columns: Sequence[str], split_size: int, spread: Spread
 ) -> Sums:
-    """Moments of the columns `features` and `spatial`, and sums of `logits`, of those that `columns` names;
-    and the images' facts."""
-    total = Sums()
-
-    def take(_: Any, found: Sums) -> None:
-        nonlocal total
-        total = total + found
-
-    spread(partial(_summing, inputs, name, tuple(columns), split_size), ranges(rows, SUMMED), take)
+    """Moments of `features` and `spatial` and sums of `logits`, as far as `columns` names them, and the
+    images' facts."""
+    total = _total(partial(_summing, inputs, name, tuple(columns), split_size), rows, Sums(), spread)
     if (found := len(total.fact("label"))) != rows:
         raise ValueError(f"expected {rows} rows of {name}, found {found}; run `verify` on the root")
     return total
@@ -117,8 +126,9 @@ def _summing(
             if "logits" in columns:
                 scores.add(piece["logits"])
             facts.append({fact: piece[fact] for fact in FACTS})
-        told = {fact: np.concatenate([piece[fact] for piece in facts]) for fact in FACTS}
-        return Sums({column: found.sums() for column, found in moments.items()}, scores.sums(), {start: told})
+        columns_of_facts = {fact: np.concatenate([piece[fact] for piece in facts]) for fact in FACTS}
+        sums = {column: accumulator.sums() for column, accumulator in moments.items()}
+        return Sums(sums, scores.sums(), {start: columns_of_facts})
 
     return work
 
@@ -127,14 +137,8 @@ def influence(
     inputs: Bound, name: str, rows: int, column: str, influence: FrechetInfluence, spread: Spread
 ) -> BlockSums[InfluenceSums]:
     """The sums of the influence of every row of `column` on the Fréchet distance."""
-    total = BlockSums[InfluenceSums]()
-
-    def take(_: Any, found: BlockSums[InfluenceSums]) -> None:
-        nonlocal total
-        total = total + found
-
-    spread(partial(_influencing, inputs, name, column, influence), ranges(rows, SUMMED), take)
-    return total
+    make = partial(_influencing, inputs, name, column, influence)
+    return _total(make, rows, BlockSums[InfluenceSums](), spread)
 
 
 def _influencing(
@@ -154,8 +158,7 @@ def _influencing(
 
 @dataclass(frozen=True)
 class Population:
-    """Rows of features that are compared with others: the first `rows` of a slice, or those that are `held`,
-    which travel with it."""
+    """Rows of features that are compared with others: the first `rows` of a slice, or `held` in memory."""
 
     inputs: Bound
     name: str
@@ -164,19 +167,14 @@ class Population:
 
     @classmethod
     def at(cls, positions: np.ndarray, inputs: Bound, name: str, spread: Spread) -> Population:
-        """The rows at `positions`, which ascend, held: for few of many, since finding them takes one look at
-        every shard."""
+        """The rows at `positions`, which ascend, held in memory; reads every shard once."""
         items = [
             (start, stop)
             for start, stop in ranges(int(positions[-1]) + 1, SUMMED)
             if len(_inside_of(positions, start, stop))
         ]
-        return cls(
-            inputs,
-            name,
-            len(positions),
-            np.concatenate(_in_order(partial(_choosing, inputs, name, positions), items, spread)),
-        )
+        held = np.concatenate(_in_order(partial(_choosing, inputs, name, positions), items, spread))
+        return cls(inputs, name, len(positions), held)
 
     def pieces(self, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
         """The features of its rows [start, stop), shard by shard."""
@@ -192,8 +190,7 @@ class Population:
         return np.concatenate(list(self.pieces(start, stop)))
 
     def again(self) -> Callable[[], Iterator[np.ndarray]]:
-        """Gives all rows each time that it is called; kept in memory from the first time on where they are
-        small."""
+        """A function that gives all rows at each call, from memory after the first where they are small."""
         kept: list[np.ndarray] = []
 
         def pieces() -> Iterator[np.ndarray]:
@@ -211,16 +208,14 @@ class Population:
 
 
 def _inside_of(positions: np.ndarray, start: int, stop: int) -> np.ndarray:
-    """Those of `positions`, which ascend, that are in [start, stop), counted from `start`."""
+    """The part of `positions`, which ascend, in [start, stop), counted from `start`."""
     return positions[np.searchsorted(positions, start) : np.searchsorted(positions, stop)] - start
 
 
 def _choosing(inputs: Bound, name: str, positions: np.ndarray) -> Callable[[tuple[int, int]], np.ndarray]:
     def work(item: tuple[int, int]) -> np.ndarray:
-        return _picked(
-            (piece["features"] for piece in inputs.pieces(name, ["features"], *item)),
-            _inside_of(positions, *item),
-        )
+        pieces = (piece["features"] for piece in inputs.pieces(name, ["features"], *item))
+        return _picked(pieces, _inside_of(positions, *item))
 
     return work
 
@@ -290,17 +285,16 @@ def _kernel(
 
     def work(item: tuple[int, int]) -> list[float]:
         pairs = drawn[slice(*item)]
-        real_rows, real_places = _gathered(all_real(), [pair[0] for pair in pairs])
-        fake_rows, fake_places = _gathered(all_fake(), [pair[1] for pair in pairs])
-        return [
-            polynomial_mmd2(real_rows[r], fake_rows[f]) for r, f in zip(real_places, fake_places, strict=True)
-        ]
+        real_rows, real_indices = _gathered(all_real(), [pair[0] for pair in pairs])
+        fake_rows, fake_indices = _gathered(all_fake(), [pair[1] for pair in pairs])
+        indices = zip(real_indices, fake_indices, strict=True)
+        return [polynomial_mmd2(real_rows[real], fake_rows[fake]) for real, fake in indices]
 
     return work
 
 
 def _gathered(pieces: Iterator[np.ndarray], wanted: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The rows that any of `wanted` names, once each, and where those of each are among them."""
+    """The rows that any of `wanted` names, once each, and the indices of each among them."""
     needed = np.unique(np.concatenate(wanted))
     return _picked(pieces, needed), [np.searchsorted(needed, indices) for indices in wanted]
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from dgflow.metrics.checks import constant_indices, pixel_digests
 from dgflow.metrics.protocols import FrontEndName
 from dgflow.networks.inception.spec import InceptionV3
 from dgflow.networks.own.spec import OwnFeatures
 from dgflow.networks.roles import FeatureNetworkSpec
-from dgflow.specs.spec import PLACEMENT
+from dgflow.specs.spec import BatchSize
 from dgflow.specs.step import Reference, SampleStep, Slice, Weights
 from dgflow.steps.pretrained import Pretrained
 from dgflow.steps.shapes import data_shape
@@ -44,7 +44,7 @@ class Features(SampleStep):
     samples: Slice | ImageSet
     network: Weights
     front_end: FrontEndName | None = None
-    batch_size: Annotated[int, PLACEMENT] = Field(default=50, gt=0)
+    batch_size: BatchSize = 50
 
     @property
     def length(self) -> int:
@@ -52,7 +52,7 @@ class Features(SampleStep):
 
     @property
     def title(self) -> str:
-        return f"features of {title_of(self.samples)}"
+        return f"features of {self.samples.title}"
 
     @model_validator(mode="after")
     def _a_judge(self) -> Features:
@@ -87,7 +87,7 @@ class Features(SampleStep):
         if (found.image_size, found.channels) != (own.image_size, own.channels):
             raise ValueError(
                 f"expected images for {own.title}, {own.channels} channels of {own.image_size} pixels a "
-                f"side, found {found.channels} of {found.image_size} ({title_of(self.samples)}); give its "
+                f"side, found {found.channels} of {found.image_size} ({self.samples.title}); give its "
                 "Pretrained the image_size and channels of the images"
             )
 
@@ -182,8 +182,3 @@ def _prepared(images: list[np.ndarray], front_end: FrontEndName | None, device: 
             f"{shapes[-1]}"
         )
     return scaled(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)).to(device)
-
-
-def title_of(part: Slice | ImageSet) -> str:
-    """What is read, for people."""
-    return part.title if isinstance(part, ImageSet) else f"{part.step.title} [{part.start}:{part.stop}]"

@@ -1,10 +1,9 @@
-"""What `Measure` computes: the numbers, with what they depend on and what is odd about them."""
+"""The computation of `Measure`: the numbers, with their provenance, warnings and notes."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -18,8 +17,6 @@ from dgflow.runtime.environment import versions
 from dgflow.specs.bound import Bound, BoundRows
 from dgflow.specs.graph import graph
 from dgflow.specs.step import Slice, Spread
-from dgflow.steps.decode import origin
-from dgflow.steps.generate import Generate
 from dgflow.steps.judging.feature_passes import (
     Population,
     Sums,
@@ -30,7 +27,6 @@ from dgflow.steps.judging.feature_passes import (
 )
 from dgflow.steps.judging.measure import FRECHET, Measure
 from dgflow.steps.judging.statistics import NAMES
-from dgflow.steps.shapes import data_shape
 from dgflow.steps.sources.image_set import ImageSet, StatisticsFile
 from dgflow.store.shards import rows_sha256
 
@@ -40,58 +36,49 @@ _FEW = 10
 
 
 def measured(step: Measure, inputs: Bound, spread: Spread) -> MetricResult:
-    """The numbers, with what they depend on and what is odd about them."""
+    """The numbers, with their provenance, warnings and notes."""
     values: dict[str, float] = {}
     errors: dict[str, float | None] = {}
     spreads: dict[str, float] = {}
-    sums = (
-        None if isinstance(step.samples, StatisticsFile) else _sums(step, inputs, step.samples.rows, spread)
-    )
+    sums = None if step.images is None else _sums(step, inputs, step.images.rows, spread)
     moments = {} if sums is None else sums.totals()
     for metric, column in FRECHET.items():
         if metric in step.wanted:
             values[metric], errors[metric] = _frechet(step, inputs, metric, moments.get(column), spread)
-    if sums is not None:
-        assert not isinstance(step.samples, StatisticsFile)
+    warnings = _made_up(step)
+    if sums is not None and step.images is not None:
+        rows = step.images.rows
         if "is" in step.wanted:
             score = InceptionScore.of(sums.scores.total())
             values["is"], spreads["is"] = score.mean, score.std
             errors["is"] = split_error(score.std, len(score.per_split))
-        if set(step.wanted) & set(OF_NEIGHBOURS):
-            shared = neighbours(
-                *_populations(step, inputs, _manifold_size(step), spread),
-                step.neighbours,
-                step.distances,
-                spread,
-            )
+        if step.reference is not None and set(step.wanted) & set(OF_NEIGHBOURS):
+            real = _manifold(step, step.reference, inputs, spread)
+            fake = Population(inputs, "samples", rows)
+            shared = neighbours(real, fake, step.neighbours, step.distances, spread)
             values |= {"precision": shared.precision, "recall": shared.recall, "f1": shared.f1}
-            errors["precision"] = share_error(shared.precision, step.samples.rows)
-        if "kid" in step.wanted:
-            found = _kid(step, inputs, spread)
-            values["kid"], spreads["kid"] = float(found.mean()), float(found.std())
-            errors["kid"] = subset_error(
-                spreads["kid"], len(found), _kid_subset_size(step), step.samples.rows
-            )
+            errors["precision"] = share_error(shared.precision, rows)
+        if step.reference is not None and "kid" in step.wanted:
+            real = Population(inputs, "reference", step.reference.rows)
+            fake, size, protocol = Population(inputs, "samples", rows), _kid_subset_size(step), step.yardstick
+            distances = kernel_distances(real, fake, protocol.kid_subsets, size, protocol.kid_seed, spread)
+            values["kid"], spreads["kid"] = float(distances.mean()), float(distances.std())
+            errors["kid"] = subset_error(spreads["kid"], len(distances), size, rows)
+        warnings += _warnings(step, step.images, inputs, sums, moments)
     return MetricResult(
         values={name: values[name] for name in step.wanted},
         errors={name: error for name, error in errors.items() if name in step.wanted},
         spreads=spreads,
         provenance=_provenance(step, inputs),
-        warnings=[*_made_up(step), *([] if sums is None else _warnings(step, inputs, sums, moments))],
+        warnings=warnings,
         notes=_notes(step, moments, errors),
     )
 
 
 def _sums(step: Measure, inputs: Bound, rows: int, spread: Spread) -> Sums:
     columns = [column for metric, column in FRECHET.items() if metric in step.wanted]
-    return summed(
-        inputs,
-        "samples",
-        rows,
-        [*columns, *(["logits"] if "is" in step.wanted else [])],
-        step.yardstick.split_size,
-        spread,
-    )
+    columns += ["logits"] if "is" in step.wanted else []
+    return summed(inputs, "samples", rows, columns, step.yardstick.split_size, spread)
 
 
 def _frechet(
@@ -99,7 +86,7 @@ def _frechet(
 ) -> tuple[float, float | None]:
     """A Fréchet distance and its standard error, None where that is not known.
 
-    `moments` are the samples', None of statistics alone.
+    `moments` are the samples', None where only their statistics are given.
     """
     reference = _reference(step, inputs, metric)
     if moments is None:
@@ -108,71 +95,53 @@ def _frechet(
     checks.check_statistics(len(reference.mean), len(moments.mean), HEADINGS[metric])
     distance = frechet_distance(moments, reference)
     try:
-        found = FrechetInfluence.of(moments, reference)
-    except ValueError:  # too few samples, of which there is a warning already
+        influences = FrechetInfluence.of(moments, reference)
+    except ValueError:  # too few samples: there is a warning already
         return distance, None
-    return distance, influence(
-        inputs, "samples", moments.n, FRECHET[metric], found, spread
-    ).total().standard_error
+    sums = influence(inputs, "samples", moments.n, FRECHET[metric], influences, spread)
+    return distance, sums.total().standard_error
 
 
 def _reference(step: Measure, inputs: Bound, metric: str) -> Gaussian:
     if isinstance(step.statistics, StatisticsFile):
         return _gaussian(step.statistics.read(), metric, step.statistics.title)
-    return _gaussian(
-        _arrays(inputs), metric, "the reference" if step.published is None else step.published.title
-    )
+    title = "the reference" if step.published is None else step.published.title
+    return _gaussian(_arrays(inputs), metric, title)
 
 
 def _arrays(inputs: Bound) -> dict[str, np.ndarray]:
-    """Those of the step of statistics, by name."""
+    """The arrays of the step of statistics, by name."""
     with np.load(io.BytesIO(inputs.result("statistics")), allow_pickle=False) as arrays:
         return dict(arrays)
 
 
-def _manifold_size(step: Measure) -> int:
-    """How many of the reference's images precision and recall take: all, where a protocol does not take
-    fewer."""
-    assert step.reference is not None
-    return min(step.reference.rows, step.yardstick.manifold_images or step.reference.rows)
+def _manifold_size(step: Measure, reference: Slice | ImageSet) -> int:
+    """The number of the reference's images for precision and recall: all, unless the protocol takes fewer."""
+    return min(reference.rows, step.yardstick.manifold_images or reference.rows)
 
 
-def _populations(step: Measure, inputs: Bound, size: int, spread: Spread) -> tuple[Population, Population]:
-    """`size` images of the reference, and the samples."""
-    assert step.reference is not None and not isinstance(step.samples, StatisticsFile)
-    real = Population(inputs, "reference", step.reference.rows)
-    if size < real.rows:  # a folder is in the order of its classes, so the first ones would not do
-        chosen = np.random.RandomState(0).permutation(real.rows)[:size]
-        real = Population.at(np.sort(chosen), inputs, "reference", spread)
-    return real, Population(inputs, "samples", step.samples.rows)
+def _manifold(step: Measure, reference: Slice | ImageSet, inputs: Bound, spread: Spread) -> Population:
+    """The reference's images for precision and recall."""
+    size = _manifold_size(step, reference)
+    if size == reference.rows:
+        return Population(inputs, "reference", size)
+    # A folder is in the order of its classes, so the first ones would not do.
+    chosen = np.random.RandomState(0).permutation(reference.rows)[:size]
+    return Population.at(np.sort(chosen), inputs, "reference", spread)
 
 
 def _kid_subset_size(step: Measure) -> int:
-    """The protocol's, or all of the smaller set where that has fewer."""
-    assert step.reference is not None and not isinstance(step.samples, StatisticsFile)
-    return min(step.yardstick.kid_subset_size, step.reference.rows, step.samples.rows)
-
-
-def _kid(step: Measure, inputs: Bound, spread: Spread) -> np.ndarray:
-    """The kernel distance of every subset."""
-    assert step.reference is not None
-    real, fake = _populations(step, inputs, step.reference.rows, spread)
-    return kernel_distances(
-        real, fake, step.yardstick.kid_subsets, _kid_subset_size(step), step.yardstick.kid_seed, spread
-    )
+    """The protocol's, or the size of the smaller set where that has fewer."""
+    return min(step.yardstick.kid_subset_size, *(part.rows for part in (step.reference, step.images) if part))
 
 
 def _provenance(step: Measure, inputs: Bound) -> Provenance:
     behind = next((item.manifest.inputs for item in inputs.items.values() if isinstance(item, BoundRows)), {})
-    seeds = _seeds(step.samples)
     return Provenance(
         protocol=step.yardstick.name,
         front_end=step.yardstick.front_end,
-        n=None if isinstance(step.samples, StatisticsFile) else step.samples.rows,
-        seed=seeds.seed,
-        seeding=seeds.seeding,
-        start=seeds.start,
-        stop=seeds.stop,
+        n=None if step.images is None else step.images.rows,
+        **step.samples.drawn._asdict(),
         samples_digest=_digest(inputs, "samples", step.samples),
         reference_digest=None if step.compared is None else _digest(inputs, "reference", step.compared),
         reference_n=None if step.compared is None else step.compared.rows,
@@ -189,16 +158,14 @@ def _provenance(step: Measure, inputs: Bound) -> Provenance:
 
 
 def _statistics_digest(step: Measure, inputs: Bound) -> str | None:
-    """Of the numbers alone, so that it is the same however a published file came here."""
+    """The digest of the numbers alone, the same for a published file wherever it was fetched from."""
     if isinstance(step.statistics, StatisticsFile):
         return step.statistics.digest
-    return (
-        None if step.published is None or "statistics" not in inputs.items else rows_sha256(_arrays(inputs))
-    )
+    return rows_sha256(_arrays(inputs)) if step.published and "statistics" in inputs.items else None
 
 
 def _made_up(step: Measure) -> list[str]:
-    """One text, whatever is made up: a table has it once."""
+    """One text, whatever is made up, so that a table has it once."""
     if not any(node.step.is_made_up for node in graph(step)):
         return []
     return [
@@ -207,80 +174,53 @@ def _made_up(step: Measure) -> list[str]:
     ]
 
 
-def _warnings(step: Measure, inputs: Bound, sums: Sums, moments: Mapping[str, Moments]) -> list[str]:
-    assert not isinstance(step.samples, StatisticsFile)
+def _warnings(
+    step: Measure, images: Slice | ImageSet, inputs: Bound, sums: Sums, moments: Mapping[str, Moments]
+) -> list[str]:
     protocol = PROTOCOLS.get(step.yardstick.name)
-    found: list[str] = []
+    warnings: list[str] = []
     for metric, column in FRECHET.items():
         if metric in step.wanted:
-            counted = checks.sample_count(
-                step.samples.rows, len(moments[column].sum), protocol, HEADINGS[metric]
-            )
-            found += [line for line in counted if line not in found]
-    if set(step.wanted) & set(OF_NEIGHBOURS):
-        found += checks.manifold_count(_manifold_size(step), protocol)
+            width = len(moments[column].sum)
+            counted = checks.sample_count(images.rows, width, protocol, HEADINGS[metric])
+            warnings += [line for line in counted if line not in warnings]
+    if step.reference is not None and set(step.wanted) & set(OF_NEIGHBOURS):
+        warnings += checks.manifold_count(_manifold_size(step, step.reference), protocol)
     labels = sums.fact("label")
-    found += checks.class_balance(labels, _classes(step) or int(labels.max()) + 1)
-    found += checks.constant_images(np.flatnonzero(sums.fact("constant")).tolist(), step.samples.rows)
-    found += checks.repeated_images([value.tobytes() for value in sums.fact("pixels")])
+    classes = images.step.shape.num_classes if isinstance(images, Slice) else 0
+    warnings += checks.class_balance(labels, classes or int(labels.max()) + 1)
+    warnings += checks.constant_images(np.flatnonzero(sums.fact("constant")).tolist(), images.rows)
+    warnings += checks.repeated_images([value.tobytes() for value in sums.fact("pixels")])
     if step.compared is not None and _digest(inputs, "samples", step.samples) == _digest(
         inputs, "reference", step.compared
     ):
-        found.append("samples and reference are the same images: this measures nothing")
-    return found
-
-
-def _classes(step: Measure) -> int:
-    """How many classes the samples can have, 0 where nobody says."""
-    return data_shape(step.samples.step).num_classes if isinstance(step.samples, Slice) else 0
+        warnings.append("samples and reference are the same images: this measures nothing")
+    return warnings
 
 
 def _notes(step: Measure, moments: Mapping[str, Moments], errors: Mapping[str, float | None]) -> list[str]:
-    found = outside_protocol(step.yardstick, step.wanted)
+    notes = outside_protocol(step.yardstick, step.wanted)
     for metric, column in FRECHET.items():
         if errors.get(metric) is not None and moments[column].n < _FEW * len(moments[column].sum):
-            found.append(
+            notes.append(
                 f"± of {HEADINGS[metric]} is rough with fewer than {_FEW} samples a feature: in trials 0.7 "
                 "to 2 times the true spread"
             )
     if step.metrics is None:
         left_out = {name: why for name in step.yardstick.metrics if (why := step.lacking(name))}
-        found += [f"not measured: {HEADINGS[name]}, since {why}" for name, why in left_out.items()]
-    if (
-        set(step.wanted) & set(OF_NEIGHBOURS)
-        and step.reference is not None
-        and _manifold_size(step) < step.reference.rows
-    ):
-        found.append(
-            f"precision and recall use {_manifold_size(step):,} of the reference's {step.reference.rows:,} "
-            "images, drawn once for all by a fixed seed"
-        )
-    return found
-
-
-class _Seeds(NamedTuple):
-    seed: int | None = None
-    seeding: Literal["counter", "edm"] | None = None
-    start: int | None = None
-    stop: int | None = None
-
-
-def _seeds(part: Slice | ImageSet | StatisticsFile) -> _Seeds:
-    """With what samples were drawn, as far as that is known."""
-    if isinstance(part, Slice):  # the seed of real images is that of their order
-        drawn = origin(part)
-        return (
-            _Seeds(drawn.step.seed, drawn.step.seeding, drawn.start, drawn.stop)
-            if isinstance(drawn.step, Generate)
-            else _Seeds()
-        )
-    if isinstance(part, ImageSet) and part.start is not None:
-        return _Seeds(part.seed, part.seeding, part.start, part.start + part.rows)
-    return _Seeds()
+        notes += [f"not measured: {HEADINGS[name]}, since {why}" for name, why in left_out.items()]
+    if step.reference is not None and set(step.wanted) & set(OF_NEIGHBOURS):
+        size = _manifold_size(step, step.reference)
+        if size < step.reference.rows:
+            notes.append(
+                f"precision and recall use {size:,} of the reference's {step.reference.rows:,} images, drawn "
+                "once for all by a fixed seed"
+            )
+    return notes
 
 
 def _digest(inputs: Bound, name: str, part: Slice | ImageSet | StatisticsFile) -> str:
-    """Of the images, not of their features: what features were made from stands in their manifest."""
+    """The digest of the images behind features, from the manifest of these."""
     if not isinstance(part, Slice):
         return part.digest
     item = inputs.items[name]

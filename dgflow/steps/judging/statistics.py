@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import model_validator
 
 from dgflow.specs.step import ResultStep, Slice, Spread
-from dgflow.steps.judging.features import Features, title_of
+from dgflow.steps.judging.features import Features
 
 if TYPE_CHECKING:
     from dgflow.metrics.frechet import Moments
@@ -33,8 +33,7 @@ class Statistics(ResultStep):
 
     @property
     def title(self) -> str:
-        step = self.features.step
-        return f"statistics of {title_of(step.samples) if isinstance(step, Features) else step.title}"
+        return f"statistics of {self._step.samples.title}"
 
     @model_validator(mode="after")
     def _of_features(self) -> Statistics:
@@ -43,9 +42,13 @@ class Statistics(ResultStep):
         return self
 
     @property
-    def columns(self) -> tuple[str, ...]:
+    def _step(self) -> Features:
         assert isinstance(self.features.step, Features)
-        return ("features",) if self.features.step.front_end is None else ("features", "spatial")
+        return self.features.step
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return ("features",) if self._step.front_end is None else ("features", "spatial")
 
     def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
         """The file."""

@@ -12,6 +12,7 @@ from pydantic import Field, PrivateAttr
 from dgflow.images.sources import Images, open_images
 from dgflow.images.statistics import Statistics, read_statistics
 from dgflow.specs.spec import PLACEMENT, Spec
+from dgflow.specs.step import Drawn
 
 _log = logging.getLogger(__name__)
 
@@ -56,6 +57,12 @@ class ImageSet(Spec):
     def title(self) -> str:
         return self.source.rstrip("/").rpartition("/")[2]
 
+    @property
+    def drawn(self) -> Drawn:
+        if self.start is None:
+            return Drawn()
+        return Drawn(self.seed, self.seeding, self.start, self.start + self.rows)
+
     def open(self) -> Images:
         """Its reader. Raises ValueError where the source holds other images by now."""
         images = _opened(self.source)
@@ -82,6 +89,10 @@ class StatisticsFile(Spec):
         spec = cls(source=source, digest=statistics.digest)
         spec._widths = tuple(len(mean) for mean in (statistics.mu, statistics.mu_s) if mean is not None)
         return spec
+
+    @property
+    def drawn(self) -> Drawn:
+        return Drawn()
 
     @property
     def widths(self) -> tuple[int, ...]:

@@ -1,15 +1,11 @@
-"""Which row each slot of a training batch takes: a pure function of (seed, step), made so that shards can be
-read one after another.
+"""The row for each slot of a training batch: a pure function of (seed, step) that reads shards one by one.
 
 A pass over the rows takes the shards in a random order, and the rows within each in a random order. Which
 rows share a shard is random from the start (importing permutes, sampling is independent), so this mixes about
-as well as an order of all rows. It is cut into `lanes` ranges of nearly equal length; of a batch of b rows b
-/ lanes come from each lane, and each lane goes on and on through its own range, pass after pass. So every row
-is used exactly once a pass, a batch mixes rows of as many shards as there are lanes, and what has to be in
-memory is a shard or two a lane, however many there are. Workers have their own slots, and so read the shards
-of their own lanes.
-
-Numbers alone: reading is left to `training_data`.
+as well as an order of all rows. The pass is cut into `lanes` ranges of nearly equal length; a batch takes as
+many rows from each lane, and each lane repeats its own range, pass after pass. So every row is used exactly
+once per pass, a batch mixes rows of as many shards as there are lanes, and one or two shards per lane are in
+memory. Workers have their own slots, and so read the shards of their own lanes.
 """
 
 from __future__ import annotations
@@ -21,19 +17,19 @@ from typing import NamedTuple
 import numpy as np
 
 MOST_LANES = 16
-"""Part of what a batch means, as the seed is: with another number the same (seed, step) takes other rows."""
+"""Fixed, like the meaning of a seed: with another number the same (seed, step) would take other rows."""
 
 
-class Places(NamedTuple):
-    """Rows by the number of their piece and the row in it, int64 [b] each."""
+class Rows(NamedTuple):
+    """Rows by the number of their piece and their index in it, int64 [b] each."""
 
     piece: np.ndarray
     row: np.ndarray
 
 
-class _Found(NamedTuple):
-    places: Places
-    end: np.ndarray  # where in the pass's order the piece ends
+class _Located(NamedTuple):
+    rows: Rows
+    end: np.ndarray  # of the piece, in the pass's order
 
 
 @dataclass(frozen=True)
@@ -53,29 +49,29 @@ class Order:
     def rows(self) -> int:
         return sum(self.sizes)
 
-    def places(self, step: int, slots: np.ndarray) -> Places:
+    def batch_rows(self, step: int, slots: np.ndarray) -> Rows:
         """The rows of `slots` (int64 [b], from 0 to `batch`) of the batch of a step, counted from 0 over all
         passes."""
-        return self._found(*self._positions(step, slots)).places
+        return self._located(*self._positions(step, slots)).rows
 
     def ahead(self, step: int, slots: np.ndarray) -> list[int]:
-        """The pieces that the lanes of these slots come to after the ones of this step."""
+        """The next pieces of the lanes of these slots, after those of this step."""
         lane = self._lane(slots)
         last = np.array([slots[lane == each].max() for each in np.unique(lane)], dtype=np.int64)
         passes, position = self._positions(step, last)
         begins = self._begins
-        end = self._found(passes, position).end
+        end = self._located(passes, position).end
         goes_on = end < begins[self._lane(last) + 1]
         following = np.where(goes_on, end, begins[self._lane(last)])
-        return self._found(passes + ~goes_on, following).places.piece.tolist()
+        return self._located(passes + ~goes_on, following).rows.piece.tolist()
 
     def lanes_of(self, slots: np.ndarray) -> int:
-        """How many lanes these slots are in."""
+        """The number of lanes that these slots are in."""
         return len(np.unique(self._lane(slots)))
 
     @cached_property
     def _begins(self) -> np.ndarray:
-        """Where each lane begins, and the last one ends."""
+        """The beginning of each lane, and the end of the last."""
         return np.arange(self.lanes + 1, dtype=np.int64) * self.rows // self.lanes
 
     @cached_property
@@ -86,13 +82,13 @@ class Order:
         return slots // (self.batch // self.lanes)
 
     def _positions(self, step: int, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The pass that each slot is in, and the position in its order."""
+        """The pass of each slot, and the position in its order."""
         share, lane = self.batch // self.lanes, self._lane(slots)
-        drawn = step * share + slots % share  # how many rows the lane has given before
+        drawn = step * share + slots % share  # rows that the lane has given before
         length = np.diff(self._begins)[lane]
         return drawn // length, self._begins[lane] + drawn % length
 
-    def _found(self, passes: np.ndarray, position: np.ndarray) -> _Found:
+    def _located(self, passes: np.ndarray, position: np.ndarray) -> _Located:
         piece, row, end = (np.empty(len(position), dtype=np.int64) for _ in range(3))
         for number in np.unique(passes).tolist():
             chosen = np.flatnonzero(passes == number)
@@ -104,7 +100,7 @@ class Order:
             for each in np.unique(order[rank]).tolist():
                 own = piece[chosen] == each
                 row[chosen[own]] = _shuffled(self.seed, number, 1 + each, self.sizes[each])[within[own]]
-        return _Found(Places(piece, row), end)
+        return _Located(Rows(piece, row), end)
 
 
 @lru_cache(maxsize=256)

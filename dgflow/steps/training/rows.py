@@ -1,10 +1,8 @@
-"""What a row of training data is, and what a network sees of it: images, latents, or the mean and spread of
-latents.
+"""Rows of training data, and their form as network input: images, latents, or the mean and spread of latents.
 
-An image may be mirrored. A latent that a sampler made is taken as it is. Of an encoder's rows (`Encode`) a
-flip, and what its posterior leaves open, are drawn at every use: mean + std * normal, or one of the draws
-that are stored. What is drawn is a pure function of (seed, use), and for rows that are kept apart of (seed,
-row).
+An image may be mirrored. A sampler's latent is taken as it is. Of an encoder's rows (`Encode`) a flip and a
+draw from the posterior are taken at every use: mean + std * normal, or one of the draws that are stored. The
+draws are a pure function of (seed, use), and for held-out rows of (seed, row).
 """
 
 from __future__ import annotations
@@ -22,14 +20,12 @@ from dgflow.store.shards import Columns
 _SPREAD = ("mean", "std")
 _USE_FLIP, _HELD_FLIP = 2, 3  # steps of noise.FLIP; a classifier's shifts are 0 and 1
 _USE_NORMAL, _HELD_NORMAL = 0, 1  # steps of noise.POSTERIOR
-_AT_ONCE = (
-    2**22
-)  # normals that are drawn together: what is drawn on the way takes some hundred bytes of memory each
+_AT_ONCE = 2**22  # normals that are drawn together: some hundred bytes of memory each on the way
 
 
 @dataclass(frozen=True)
 class Form:
-    """How the rows of one step are stored, as its first shard shows."""
+    """The form in which the rows of one step are stored, from its first shard."""
 
     columns: tuple[str, ...]
     variants: int  # among which one is picked at each use
@@ -39,9 +35,9 @@ class Form:
 
     @classmethod
     def of(cls, rows: Columns, *, mirror: bool, source: str) -> Form:
-        """Of decoded rows, all columns.
+        """The form of decoded rows with all their columns.
 
-        Raises ValueError where there is nothing to train on, or `mirror` is asked of latents.
+        Raises ValueError where there is nothing to train on, or `mirror` is set for latents.
         """
         if "image" in rows:
             return cls(("image",), 2 if mirror else 1, rows["image"].shape[1:], 1, rows["image"].dtype)
@@ -63,7 +59,7 @@ class Form:
         raise ValueError(f"expected a column image, latent or mean in {source}, found {sorted(rows)}")
 
     def variant(self, seed: int, index_B: Tensor, *, held: bool) -> np.ndarray:
-        """Which one to pick of each row, int64 [b]."""
+        """The variant to pick of each row, int64 [b]."""
         if self.variants == 1 or (held and self.columns == ("image",)):
             return np.zeros(len(index_B), dtype=np.int64)
         return noise.integers(
@@ -71,7 +67,7 @@ class Form:
         ).numpy()
 
     def stored(self, piece: Columns, variant: int) -> list[np.ndarray]:
-        """What a piece holds of a variant: as many arrays [rows, ...] as `arrays` says, views of its columns."""
+        """The arrays [rows, ...] of a variant, `arrays` of them, as views of the piece's columns."""
         if self.arrays > 1:
             return [piece[f"{name}_flipped" if variant else name] for name in _SPREAD]
         if "latent" in self.columns:
@@ -79,7 +75,7 @@ class Form:
         return [piece["image"][:, :, ::-1] if variant else piece["image"]]
 
     def finished(self, values: Sequence[Tensor], seed: int, index_B: Tensor, *, held: bool) -> Tensor:
-        """float32 [b, C, H, W] as networks see them, on the device of `values`."""
+        """Network input, float32 [b, C, H, W], on the device of `values`."""
         if self.columns == ("image",):
             return scaled(values[0].permute(0, 3, 1, 2).contiguous())
         if self.arrays == 1:
@@ -99,8 +95,7 @@ def scaled(images: Tensor) -> Tensor:
 def normals(
     seed: int, index_B: Tensor, shape: Sequence[int], *, draw: int, step: int = 0, device: torch.device
 ) -> Tensor:
-    """`noise.standard_normal` as float32 [b, *shape], drawn on `device`, which does not change a bit, some
-    rows at a time."""
+    """`noise.standard_normal` as float32 [b, *shape], some rows at a time; `device` does not change a bit."""
     rows = max(1, _AT_ONCE // max(1, int(np.prod(shape))))
     parts = index_B.to(device).split(rows)
     return torch.cat(

@@ -1,10 +1,9 @@
 """Rows of a slice for training, streamed from storage: shards are read ahead in the background, and memory
 does not grow with their number.
 
-Promises that what a batch holds is a pure function of (seed, step): asked for any step, in any order, by any
-number of workers, a stream gives the same rows. In memory are two shards a lane (`training_order`; at most 32
-shards a stream, and a discriminator has two streams) and two batches. What is read is verified as everywhere,
-and a damaged shard is an error of the step that needs it.
+The rows of a batch are a pure function of (seed, step), for any number of workers. In memory are two shards
+per lane (`order`; at most 32 shards per stream, and a discriminator has two streams) and two batches. Reads
+are verified as everywhere, and a damaged shard is an error of the step that needs it.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 
 from dgflow.specs.bound import Bound, BoundRows
-from dgflow.steps.training.order import Order, Places
+from dgflow.steps.training.order import Order, Rows
 from dgflow.steps.training.rows import Form
 from dgflow.store.receipts import ManifestEntry
 from dgflow.store.shards import Columns
@@ -33,7 +32,7 @@ BATCHES_AHEAD = 2
 
 
 class Piece(NamedTuple):
-    """The rows of a shard, by index, that are in a slice's training part, or in the part that is kept apart."""
+    """The rows of a shard, by index, that are in a slice's training part, or in its held-out part."""
 
     entry: ManifestEntry
     start: int
@@ -51,11 +50,11 @@ class _Batch(NamedTuple):
 
 
 class Stream:
-    """The rows of one slice in batches: `training` rows, and `held` that are kept apart, the last by index.
+    """The rows of one slice in batches: `training` rows, and `held` that are held out, the last by index.
 
-    Of a batch of `step.batch_size` slots this stream fills every `every`-th from `first` on; by their numbers
-    over all steps the draws of `training_rows` are made. `waited` is how many seconds `take` has waited so
-    far. `close` ends its threads; a later call starts others.
+    Of a batch of `step.batch_size` slots this stream fills every `every`-th from `first` on; their numbers
+    over all steps index the draws of `rows`. `waited` is the seconds that `take` has waited so far. `close`
+    ends its threads; a later call starts others.
     """
 
     def __init__(
@@ -70,11 +69,13 @@ class Stream:
         first: int = 0,
         every: int = 1,
     ) -> None:
-        """Of the slice in the field `name` of `step`. `num_classes`: what labels are checked against, 0 for
-        any. Reads the first shard.
+        """The stream of the slice in the field `name` of `step`; reads its first shard.
+
+        Args:
+            num_classes: what labels are checked against, 0 for no check.
 
         Raises:
-            ValueError: a slice without rows to train on or to keep apart, or without columns to train on.
+            ValueError: a slice without rows to train on or to hold out, or without columns to train on.
             CorruptObject: as `StepStore.read`.
         """
         rows = inputs.items[name]
@@ -97,10 +98,8 @@ class Stream:
         self._ahead: dict[tuple[int, bytes], Future[_Batch]] = {}
 
     def take(self, step: int, slots: Tensor) -> tuple[Tensor, Tensor]:
-        """(float32 [b, C, H, W], labels int64 [b]) on the device: what these slots (those of this stream) of
-        a step's batch hold.
-
-        The next steps are prepared for the same slots.
+        """(float32 [b, C, H, W], labels int64 [b]) on the device, for these slots (of this stream) of a step's
+        batch. The next steps are prepared for the same slots.
         """
         began = time.perf_counter()
         own = slots.numpy() // self._every
@@ -115,21 +114,19 @@ class Stream:
         return self._finished(batch, held=False)
 
     def kept_apart(self, items: Tensor) -> tuple[Tensor, Tensor]:
-        """As `take`, of rows that are kept apart, counted from 0 to `held`, with the same draws at every use.
-
-        Reads each shard once where items come in ascending order.
+        """As `take`, of held-out rows, counted from 0 to `held`, with the same draws at every use. Reads each
+        shard once where items come in ascending order.
         """
         index = items.numpy()
         ends = np.cumsum([piece.rows for piece in self._kept.pieces])
         piece = np.searchsorted(ends, index, side="right")
         rows = index - ends[piece] + np.array([each.rows for each in self._kept.pieces])[piece]
         following = [int(piece.max()) + 1] if len(index) and piece.max() + 1 < len(ends) else []
-        return self._finished(
-            self._gathered(self._kept, Places(piece, rows), following, 2, items, held=True), held=True
-        )
+        batch = self._gathered(self._kept, Rows(piece, rows), following, 2, items, held=True)
+        return self._finished(batch, held=True)
 
     def close(self) -> None:
-        """End the threads; what was read ahead is dropped."""
+        """End the threads, and drop the shards that were read ahead."""
         if self._threads is not None:
             assembler, readers = self._threads
             assembler.shutdown(wait=False, cancel_futures=True)
@@ -152,61 +149,51 @@ class Stream:
         return self._threads
 
     def _assembled(self, step: int, own: np.ndarray) -> _Batch:
-        places, following = self._order.places(step, own), self._order.ahead(step, own)
+        order = self._order
         index = torch.from_numpy(step * self._step.batch_size + self._first + self._every * own)
-        return self._gathered(
-            self._training, places, following, 2 * self._order.lanes_of(own), index, held=False
-        )
+        keep = 2 * order.lanes_of(own)
+        rows, following = order.batch_rows(step, own), order.ahead(step, own)
+        return self._gathered(self._training, rows, following, keep, index, held=False)
 
     def _gathered(
-        self,
-        decoded: _Decoded,
-        places: Places,
-        following: Sequence[int],
-        keep: int,
-        index: Tensor,
-        *,
-        held: bool,
+        self, decoded: _Decoded, rows: Rows, following: Sequence[int], keep: int, index: Tensor, *, held: bool
     ) -> _Batch:
-        wanted = np.unique(places.piece).tolist()
-        found = decoded.get(wanted, following, keep, self._started()[1])
+        wanted = np.unique(rows.piece).tolist()
+        pieces = decoded.get(wanted, following, keep, self._started()[1])
         variant = self._form.variant(self._step.seed, index, held=held)
         values = [
             np.empty((len(index), *self._form.shape), self._form.dtype) for _ in range(self._form.arrays)
         ]
         labels = np.empty(len(index), dtype=np.int64)
         for number in wanted:
-            rows, own = found[number].result(), places.piece == number
-            labels[own] = rows["label"][places.row[own]]
+            columns, own = pieces[number].result(), rows.piece == number
+            labels[own] = columns["label"][rows.row[own]]
             for each in np.unique(variant[own]).tolist():
                 chosen = np.flatnonzero(own & (variant == each))
-                for part, stored in zip(values, self._form.stored(rows, each), strict=True):
-                    part[chosen] = stored[places.row[chosen]]
+                for part, stored in zip(values, self._form.stored(columns, each), strict=True):
+                    part[chosen] = stored[rows.row[chosen]]
         return _Batch([torch.from_numpy(part) for part in values], torch.from_numpy(labels), index)
 
     def _finished(self, batch: _Batch, *, held: bool) -> tuple[Tensor, Tensor]:
         values = [part.to(self._device) for part in batch.values]
-        return self._form.finished(values, self._step.seed, batch.index, held=held), batch.labels.to(
-            self._device
-        )
+        images = self._form.finished(values, self._step.seed, batch.index, held=held)
+        return images, batch.labels.to(self._device)
 
     def _read(self, piece: Piece) -> Columns:
-        rows = self._rows.step_store.read_shard(piece.entry, ["label", *self._form.columns])
-        own = {
-            name: values[piece.start - piece.entry.start : piece.stop - piece.entry.start]
-            for name, values in rows.items()
-        }
+        step_store, first = self._rows.step_store, piece.entry.start
+        rows = step_store.read_shard(piece.entry, ["label", *self._form.columns])
+        own = {name: values[piece.start - first : piece.stop - first] for name, values in rows.items()}
         labels = own["label"]
         if self._classes and not ((labels >= 0) & (labels < self._classes)).all():
             raise ValueError(
-                f"expected labels 0 to {self._classes - 1} in {self._rows.step_store.name}, found {labels.min()} "
-                f"to {labels.max()} in shard {piece.entry.number}"
+                f"expected labels 0 to {self._classes - 1} in {step_store.name}, found {labels.min()} to "
+                f"{labels.max()} in shard {piece.entry.number}"
             )
         return own
 
 
 class _Decoded:
-    """Decoded pieces by number: what was asked for last stays."""
+    """Decoded pieces by number; the most recently used stay in memory."""
 
     def __init__(self, pieces: Sequence[Piece], read: Callable[[Piece], Columns]) -> None:
         self.pieces, self._read = pieces, read
@@ -215,9 +202,8 @@ class _Decoded:
     def get(
         self, wanted: Sequence[int], following: Sequence[int], keep: int, readers: ThreadPoolExecutor
     ) -> dict[int, Future[Columns]]:
-        """`wanted` pieces, being read; those `following` are begun too.
-
-        Of others the newest stay, `keep` in all. One thread at a time.
+        """`wanted` pieces, being read; reading those `following` begins too. Of others the newest stay, `keep`
+        in all. One thread at a time.
         """
         needed = [*wanted, *following]
         for number in needed:

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from dgflow.networks.adm.spec import ADMEncoder
 from dgflow.specs.network import DataShape
+from dgflow.specs.spec import ActivationPrecision
 from dgflow.specs.step import Slice, TrainStep
 from dgflow.steps.shapes import data_shape, gives_latents
 
@@ -42,7 +43,7 @@ class TrainClassifier(TrainStep):
     anneal: int | None = Field(default=None, gt=0)
     shift: int = Field(default=0, ge=0)
     flip: bool = False
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: ActivationPrecision = "float32"
 
     @model_validator(mode="after")
     def _makes_sense(self) -> TrainClassifier:

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from dgflow.networks.adm.spec import ADMEncoder
 from dgflow.networks.discriminator.spec import Discriminator
 from dgflow.specs.network import DataShape
+from dgflow.specs.spec import ActivationPrecision
 from dgflow.specs.step import Slice, TrainStep, Weights
 from dgflow.steps.shapes import data_shape
 
@@ -53,7 +54,7 @@ class TrainDiscriminator(TrainStep):
     sigma_max: float = Field(default=80.0, gt=0)
     times: Literal["log-uniform", "importance"] = "log-uniform"
     weight_decay: float = Field(default=1e-7, ge=0)
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: ActivationPrecision = "float32"
 
     @model_validator(mode="after")
     def _fits(self) -> TrainDiscriminator:
