@@ -104,6 +104,7 @@ class DiscriminatorSpec(GuideSpec):
 class FeatureNetworkSpec(NetworkSpec):
     """A network that judges clean images: the evaluation compares its features."""
 
+    judges_images: ClassVar[bool] = True
     takes_front_end: ClassVar[bool] = False  # its input is made by the front end of a protocol
 
     @property

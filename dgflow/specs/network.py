@@ -26,6 +26,11 @@ class DataShape(NamedTuple):
     channels: int
     num_classes: int
 
+    @property
+    def values(self) -> int:
+        """The number of values of one image or latent."""
+        return self.channels * self.image_size**2
+
 
 class NetworkSpec(Spec, ABC):
     """A network as recipes name it."""
@@ -34,7 +39,13 @@ class NetworkSpec(Spec, ABC):
     read_only: ClassVar[tuple[str, ...]] = ()  # those of them that smoke runs cannot write
     shares_files: ClassVar[bool] = False  # a file of it may hold other networks too
     needs_classes: ClassVar[bool] = False
+    judges_images: ClassVar[bool] = False  # its features can be compared by the evaluation
     stays_float32: ClassVar[bool] = False  # its matrix products never use TF32
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return type(self).__name__
 
     @abstractmethod
     def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:

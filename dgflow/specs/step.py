@@ -11,14 +11,15 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self, cast
 
 from pydantic import BaseModel, Field, SerializeAsAny, model_validator
 
 from dgflow.specs.bound import Bound
 from dgflow.specs.network import DataShape, NetworkSpec
-from dgflow.specs.spec import PLACEMENT, Seeding, Spec
+from dgflow.specs.spec import PLACEMENT, ActivationPrecision, Precision, Seeding, Spec
 from dgflow.store.identity import fingerprint
 
 if TYPE_CHECKING:
@@ -27,6 +28,26 @@ if TYPE_CHECKING:
     from dgflow.specs.training_task import TrainingTask
     from dgflow.store.objects import ObjectStore
     from dgflow.store.shards import Columns
+
+
+FILE_HEADER = 4_096
+"""Bytes of a file's schema and footer; a shard's were measured at 1.3 kB."""
+INDEX_AND_LABEL, LOG_RATIO = 16, 4  # bytes per row of these columns
+
+Use = Literal["forward", "gradient", "train", "encode", "decode"]
+"""gradient: forward, and backward to the input, with frozen weights. train: forward, and backward to the
+weights that learn. encode and decode: one pass of that half of an autoencoder."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """`times` evaluations of a network, counted in rows, in batches of at most `batch`."""
+
+    network: NetworkStep
+    use: Use
+    times: float
+    batch: int
+    precision: Precision = "float32"
 
 
 class Step(Spec):
@@ -98,6 +119,16 @@ class Step(Spec):
         del rows
         return 0
 
+    def work(self, amount: int) -> list[Work]:
+        """The evaluations of networks that `amount` samples, epochs or files take."""
+        del amount
+        return []
+
+    @property
+    def file_bytes(self) -> int | None:
+        """An upper bound for the size of its file; None where unknown."""
+        return None
+
     def check_unchanged(self, read: Callable[[], bytes], store: ObjectStore) -> None:
         """Raise ValueError where the data that the step read outside the root has changed since; `read` gives
         its file."""
@@ -125,6 +156,17 @@ class Slice(Spec):
     @property
     def title(self) -> str:
         return f"{self.step.title} [{self.start}:{self.stop}]"
+
+    @property
+    def image_shape(self) -> DataShape:
+        """The shape of its images. Raises ValueError for latents, and for samples that are neither."""
+        shape = self.step.shape
+        if self.step.gives_latents:
+            raise ValueError(
+                f"expected images, found the latents of {self.step.title}: decode them first, with "
+                "Decode(latents=..., vae=...)"
+            )
+        return shape
 
     @property
     def shards(self) -> range:
@@ -170,6 +212,29 @@ class SampleStep(Step, ABC):
                 f"expected a slice with an end, as in step[:1000] or step[1000:2000], found {key!r}"
             )
         return Slice(step=self, start=key.start or 0, stop=key.stop)
+
+    @property
+    def shape(self) -> DataShape:
+        """The shape of its images or latents. Raises ValueError where it gives neither."""
+        raise ValueError(
+            "expected a step that gives images or latents (ImportImages, Generate, Encode or Decode), found "
+            f"{self.kind}"
+        )
+
+    @property
+    def gives_latents(self) -> bool:
+        """True for samples that are latents, for a decoder, and not images."""
+        return False
+
+    @property
+    def gives_log_ratio(self) -> bool:
+        """True for samples with a column `log_ratio`."""
+        return False
+
+    @property
+    def row_bytes(self) -> int | None:
+        """The bytes of a sample's columns, uncompressed; None where unknown."""
+        return None
 
     @property
     def length(self) -> int | None:
@@ -236,6 +301,26 @@ class NetworkStep(Step, ABC):
         """Number of classes that the network is asked about or conditioned on, 0 for none."""
         return self.shape.num_classes
 
+    @property
+    def sees_latents(self) -> bool:
+        """True for a network that was trained here on latents."""
+        return False
+
+    @property
+    def judges_images(self) -> bool:
+        """True for a network whose features the evaluation can compare."""
+        return self.network.judges_images
+
+    def fresh(self) -> nn.Module:
+        """The network and those that it reads with fresh weights, on the device of the context.
+
+        Raises ValueError where a package that it is made of is not installed.
+        """
+        try:
+            return self.build(cast("Bound", _Unbound(self)))
+        except ImportError as error:
+            raise ValueError(f"{self.title}: the network cannot be built: {error}") from error
+
     def build(self, inputs: Bound) -> nn.Module:
         """The network, with fresh weights where it learns."""
         shape = self.shape._replace(num_classes=self.classes)
@@ -244,6 +329,18 @@ class NetworkStep(Step, ABC):
     def trained_part(self, network: nn.Module) -> nn.Module:
         """The part of what `build` gave whose weights are kept."""
         return self.architecture.kept(network)
+
+
+@dataclass(frozen=True)
+class _Unbound:
+    """The inputs of a network step before any of them is there: networks with fresh weights."""
+
+    step: NetworkStep
+
+    def network(self, name: str) -> nn.Module:
+        reference = self.step.inputs()[name]
+        assert isinstance(reference, Weights)
+        return reference.step.fresh()
 
 
 class Weights(Spec):
@@ -320,6 +417,9 @@ class TrainStep(NetworkStep, ABC):
 
     folder: ClassVar[str] = "epochs"
     unit: ClassVar[str] = "epochs"
+    share: ClassVar[int] = 1  # a batch takes 1 / share of its rows from the real images
+    levels: ClassVar[int] = 1  # noise levels at which each held-out image is measured
+    averages: ClassVar[bool] = False  # keeps a moving average of the weights
 
     epochs: Annotated[int, PLACEMENT] = Field(default=10, gt=0)
     images_per_epoch: int | None = Field(
@@ -329,10 +429,24 @@ class TrainStep(NetworkStep, ABC):
     learning_rate: float = Field(default=1e-3, gt=0)
     held_out: float = Field(default=0.1, ge=0, lt=1)
     seed: int = Field(default=0, ge=0)
+    real: Slice
 
     @property
     def title(self) -> str:
         return f"{self.kind} seed {self.seed}" if self.seed else self.kind
+
+    @property
+    def shape(self) -> DataShape:
+        return self.real.step.shape
+
+    @property
+    def sees_latents(self) -> bool:
+        return self.real.step.gives_latents
+
+    @property
+    def activations(self) -> ActivationPrecision:
+        """The precision of the network's activations."""
+        return "float32"
 
     def parts(self, slices: Sequence[Slice]) -> list[int]:
         return list(range(1, self.epochs + 1))
@@ -357,10 +471,25 @@ class TrainStep(NetworkStep, ABC):
             )
         return rows - held, held
 
-    def steps_per_epoch(self, rows: int, share: int = 1) -> int:
-        """Full batches per epoch over `rows` (or `images_per_epoch`), at least one; 1 / `share` of a batch
-        comes from them."""
-        return max(1, (self.images_per_epoch or rows) * share // self.batch_size)
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full batches per epoch over the real training images (or `images_per_epoch`), at least one."""
+        training, _ = self.split(self.real.rows, of=self.real.step.title)
+        return max(1, (self.images_per_epoch or training) * self.share // self.batch_size)
+
+    @property
+    def held_out_items(self) -> int:
+        """The number of items that are measured after every epoch."""
+        return self.levels * self.split(self.real.rows, of=self.real.step.title)[1]
+
+    def work(self, amount: int) -> list[Work]:
+        uses: list[tuple[Use, int]] = [
+            ("train", self.steps_per_epoch * self.batch_size),
+            ("forward", self.held_out_items),
+        ]
+        return [
+            Work(self, use, amount * times, self.batch_size, self.activations) for use, times in uses if times
+        ]
 
     def last(self) -> Weights:
         return Weights(step=self, which="last")

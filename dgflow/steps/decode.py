@@ -12,8 +12,9 @@ import numpy as np
 from pydantic import model_validator
 
 from dgflow.networks.families import autoencoder_of
+from dgflow.specs.network import DataShape
 from dgflow.specs.spec import ActivationPrecision, BatchSize
-from dgflow.specs.step import SampleStep, Slice, Weights
+from dgflow.specs.step import INDEX_AND_LABEL, LOG_RATIO, SampleStep, Slice, Weights, Work
 from dgflow.steps.encode import Encode
 from dgflow.steps.generate import pixels
 
@@ -28,8 +29,7 @@ class Decode(SampleStep):
     """Images of latents, for the rows of a slice, counted from 0.
 
     Columns: `index`, `label`, `image` (uint8 [H, W, C]), and `log_ratio` where the samples have it. Of an
-        `Encode`, the posterior's means
-    are decoded: reconstructions.
+    `Encode`, the posterior's means are decoded: reconstructions.
     """
 
     latents: Slice
@@ -39,29 +39,37 @@ class Decode(SampleStep):
 
     @model_validator(mode="after")
     def _fits(self) -> Decode:
-        from dgflow.steps.shapes import data_shape, gives_latents, network_shape
-
         spec = autoencoder_of(self.vae)
-        if not gives_latents(self.latents.step):
+        if not self.latents.step.gives_latents:
             raise ValueError(
                 "expected latents (a Generate of a network of latents, or an Encode), found "
                 f"{self.latents.step.title}"
             )
-        found, side_channels = (
-            data_shape(self.latents.step),
-            spec.latent_shape(network_shape(self.vae.step).image_size),
-        )
-        if (found.image_size, found.channels) != side_channels:
+        shape = self.latents.step.shape
+        side, channels = spec.latent_shape(self.vae.step.shape.image_size)
+        if shape[:2] != (side, channels):
             raise ValueError(
-                f"expected latents of the autoencoder's shape, {side_channels[1]} channels of "
-                f"{side_channels[0]} a side, found {found.channels} of {found.image_size}: name the "
-                "autoencoder that the score network was trained with"
+                f"expected latents of the autoencoder's shape, {channels} channels of {side} a side, found "
+                f"{shape.channels} of {shape.image_size}: name the autoencoder that the score network was "
+                "trained with"
             )
         if isinstance(self.latents.step, Encode) and "mean" not in self.latents.step.columns:
             raise ValueError(
                 "expected latents with a posterior mean, found NVAE's, which has none: decode samples"
             )
         return self
+
+    @property
+    def shape(self) -> DataShape:
+        return self.vae.step.shape._replace(num_classes=self.latents.step.shape.num_classes)
+
+    @property
+    def gives_log_ratio(self) -> bool:
+        return self.latents.step.gives_log_ratio
+
+    @property
+    def row_bytes(self) -> int:
+        return INDEX_AND_LABEL + self.shape.values + LOG_RATIO * self.gives_log_ratio
 
     @property
     def length(self) -> int:
@@ -78,6 +86,9 @@ class Decode(SampleStep):
     def network_evaluations(self, rows: int) -> int:
         return rows
 
+    def work(self, amount: int) -> list[Work]:
+        return [Work(self.vae.step, "decode", amount, self.batch_size, self.precision)]
+
     def shard_builder(self, inputs: Bound) -> Callable[[int, int], Columns]:
         """Load the autoencoder; the function returned decodes the rows [start, stop)."""
         import torch
@@ -85,25 +96,21 @@ class Decode(SampleStep):
         from dgflow.diffusion.acceleration import device, prepared
         from dgflow.diffusion.batches import Batches
 
-        place = device()
-        network = prepared(inputs.network("vae"), device=place)
+        own_device = device()
+        network = prepared(inputs.network("vae"), device=own_device)
         batches = Batches(self.batch_size, of=self.name)
         encoded = isinstance(self.latents.step, Encode)
 
         def rows(start: int, stop: int) -> Columns:
-            found = inputs.rows("latents", ["label", "mean"] if encoded else None, start, stop)
-            latents = torch.from_numpy(found["mean" if encoded else "latent"])
-            parts = batches.map(
-                lambda first, last: self._images(network, latents[first - start : last - start].to(place)),
-                start,
-                stop,
-            )
-            carried = {name: found[name] for name in ("label", "log_ratio") if name in found}
-            return {
-                "index": np.arange(start, stop, dtype=np.int64),
-                "image": np.concatenate(parts),
-                **carried,
-            }
+            columns = inputs.rows("latents", ["label", "mean"] if encoded else None, start, stop)
+            latents = torch.from_numpy(columns["mean" if encoded else "latent"])
+
+            def batch(first: int, last: int) -> np.ndarray:
+                return self._images(network, latents[first - start : last - start].to(own_device))
+
+            images = np.concatenate(batches.map(batch, start, stop))
+            carried = {name: columns[name] for name in ("label", "log_ratio") if name in columns}
+            return {"index": np.arange(start, stop, dtype=np.int64), "image": images, **carried}
 
         return rows
 

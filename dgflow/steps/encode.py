@@ -1,8 +1,6 @@
-"""Encode: the latents of real images, flipped and not, as an autoencoder gives them.
+"""Encode: the latents of real images, flipped and not, from an autoencoder.
 
-Promises what the encoder says before anything is drawn, wherever that exists: a training draws anew in every
-    epoch. Latents that a sampler
-made need no step of this kind and get none: an encoder sees pixels alone.
+Where the encoder gives a distribution, that is stored and not a draw: a training draws anew in every epoch.
 """
 
 from __future__ import annotations
@@ -14,8 +12,9 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from dgflow.networks.families import autoencoder_of
+from dgflow.specs.network import DataShape
 from dgflow.specs.spec import ActivationPrecision, BatchSize
-from dgflow.specs.step import SampleStep, Slice, Weights
+from dgflow.specs.step import INDEX_AND_LABEL, SampleStep, Slice, Weights, Work
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -27,13 +26,11 @@ if TYPE_CHECKING:
 class Encode(SampleStep):
     """Latents of images, for the rows of a slice, counted from 0.
 
-    Columns: `index`, `label`, and float16 latents as score networks see them (scaled). Of Stable Diffusion's
-        VAE `mean`, `std`,
-    `mean_flipped` and `std_flipped` [C, H, W]: a latent is mean + std * normal. Of NVAE, whose later groups
-        depend on what is drawn of the
-    earlier ones, `latent` [2 * draws, C, H, W]: `draws` of the image, then `draws` of the flipped one, with
-        noise by (`seed`, index).
-    Flipped is mirrored, left to right, before encoding: a flipped latent is another thing.
+    Columns: `index`, `label`, and float16 latents as score networks see them (scaled). Stable Diffusion's VAE
+    gives `mean`, `std`, `mean_flipped` and `std_flipped` [C, H, W]: a latent is mean + std * normal. NVAE's
+    later groups depend on the draws of the earlier ones, so it gives `latent` [2 * draws, C, H, W]: `draws`
+    of the image, then `draws` of the flipped one, with noise by (`seed`, index). Images are mirrored before
+    encoding: a flipped latent is something else.
     """
 
     images: Slice
@@ -45,16 +42,13 @@ class Encode(SampleStep):
 
     @model_validator(mode="after")
     def _fits(self) -> Encode:
-        from dgflow.steps.shapes import check_images, data_shape, network_shape
-
         spec = autoencoder_of(self.vae)
-        check_images(self.images)
-        found, expected = data_shape(self.images.step), network_shape(self.vae.step)
-        if (found.image_size, found.channels) != (expected.image_size, expected.channels):
+        shape, expected = self.images.image_shape, self.vae.step.shape
+        if shape[:2] != expected[:2]:
             raise ValueError(
                 f"expected images of the autoencoder's {expected.channels} channels and "
-                f"{expected.image_size} pixels a side, found "
-                f"{found.channels} channels and {found.image_size} pixels: import them at that size"
+                f"{expected.image_size} pixels a side, found {shape.channels} channels and "
+                f"{shape.image_size} pixels: import them at that size"
             )
         spec.latent_shape(expected.image_size)
         if not spec.draws and (self.draws, self.seed) != (1, 0):
@@ -63,6 +57,20 @@ class Encode(SampleStep):
                 "mean and spread are stored, and nothing is drawn"
             )
         return self
+
+    @property
+    def shape(self) -> DataShape:
+        latent = autoencoder_of(self.vae).latent_shape(self.vae.step.shape.image_size)
+        return DataShape(*latent, self.images.step.shape.num_classes)
+
+    @property
+    def gives_latents(self) -> bool:
+        return True
+
+    @property
+    def row_bytes(self) -> int:
+        copies = 2 * self.draws if autoencoder_of(self.vae).draws else len(self.columns)
+        return INDEX_AND_LABEL + 2 * copies * self.shape.values
 
     @property
     def length(self) -> int:
@@ -83,6 +91,10 @@ class Encode(SampleStep):
     def network_evaluations(self, rows: int) -> int:
         return rows * 2 * self.draws
 
+    def work(self, amount: int) -> list[Work]:
+        evaluations = self.network_evaluations(amount)
+        return [Work(self.vae.step, "encode", evaluations, self.batch_size, self.precision)]
+
     def shard_builder(self, inputs: Bound) -> Callable[[int, int], Columns]:
         """Load the autoencoder; the function returned encodes the rows [start, stop)."""
         import torch
@@ -90,27 +102,21 @@ class Encode(SampleStep):
         from dgflow.diffusion.acceleration import device, prepared
         from dgflow.diffusion.batches import Batches
 
-        place = device()
-        network = prepared(inputs.network("vae"), device=place)
+        own_device = device()
+        network = prepared(inputs.network("vae"), device=own_device)
         batches = Batches(self.batch_size, of=self.name)
 
         def rows(start: int, stop: int) -> Columns:
-            found = inputs.rows("images", ["label", "image"], start, stop)
+            columns = inputs.rows("images", ["label", "image"], start, stop)
 
             def batch(first: int, last: int) -> Columns:
-                return self._batch(
-                    network,
-                    found["image"][first - start : last - start],
-                    torch.arange(first, last, device=place),
-                )
+                index_B = torch.arange(first, last, device=own_device)
+                return self._batch(network, columns["image"][first - start : last - start], index_B)
 
             parts = batches.map(batch, start, stop)
             latents = {name: np.concatenate([part[name] for part in parts]) for name in self.columns}
-            return {
-                "index": np.arange(start, stop, dtype=np.int64),
-                "label": found["label"].astype(np.int64),
-                **latents,
-            }
+            index, label = np.arange(start, stop, dtype=np.int64), columns["label"].astype(np.int64)
+            return {"index": index, "label": label, **latents}
 
         return rows
 
@@ -122,14 +128,11 @@ class Encode(SampleStep):
 
         images = scaled(torch.from_numpy(images_BHWC).to(index_B.device).permute(0, 3, 1, 2))
         with torch.no_grad(), autocast(index_B.device, self.precision):
-            found = self._latents(network, images, index_B)
-        return {
-            name: values.to(torch.float16).cpu().numpy()
-            for name, values in zip(self.columns, found, strict=True)
-        }
+            latents = zip(self.columns, self._latents(network, images, index_B), strict=True)
+        return {name: values.to(torch.float16).cpu().numpy() for name, values in latents}
 
     def _latents(self, network: nn.Module, images_BCHW: Tensor, index_B: Tensor) -> list[Tensor]:
-        """In the order of `columns`."""
+        """The latents in the order of `columns`."""
         import torch
 
         spec, both = autoencoder_of(self.vae), (images_BCHW, images_BCHW.flip(-1))
@@ -140,9 +143,8 @@ class Encode(SampleStep):
         def drawn(images: Tensor, number: int) -> Tensor:
             from dgflow.diffusion import noise
 
-            normal = noise.standard_normal(
-                self.seed, index_B, (channels, side, side), step=number, draw=noise.POSTERIOR
-            )
+            sides = (channels, side, side)
+            normal = noise.standard_normal(self.seed, index_B, sides, step=number, draw=noise.POSTERIOR)
             return spec.encode(network, images, normal.float())[0]
 
         draws = [

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from pydantic import Field, SerializeAsAny, model_validator
 
-from dgflow.diffusion.guidance_specs import ClassifierFree, Guidance
+from dgflow.diffusion.guidance_specs import ClassifierFree, DiscriminatorGuidance, Guidance
 from dgflow.diffusion.sampler_specs import Heun, SamplerSpec
 from dgflow.networks.families import score_network
 from dgflow.networks.roles import GuideSpec
+from dgflow.specs.network import DataShape
 from dgflow.specs.spec import BatchSize, Precision, Seeding
-from dgflow.specs.step import SampleStep, Slice, Weights
+from dgflow.specs.step import INDEX_AND_LABEL, LOG_RATIO, SampleStep, Weights
 from dgflow.steps.guides import FIELD, check_guides, guide_of, guides_classes, title_of
 
 if TYPE_CHECKING:
@@ -89,13 +90,21 @@ class Generate(SampleStep):
         return self.seed, self.seeding
 
     @property
-    def latent(self) -> bool:
-        """Whether the samples are latents, for a decoder, and not images."""
-        from dgflow.steps.shapes import gives_latents
+    def shape(self) -> DataShape:
+        return self.score.step.shape
 
-        real = getattr(self.score.step, "real", None)
-        trained_on_latents = isinstance(real, Slice) and gives_latents(real.step)
-        return trained_on_latents or score_network(self.score).gives_latents
+    @property
+    def gives_latents(self) -> bool:
+        return self.score.step.sees_latents or score_network(self.score).gives_latents
+
+    @property
+    def gives_log_ratio(self) -> bool:
+        return any(isinstance(term, DiscriminatorGuidance) for term in self.guidance)
+
+    @property
+    def row_bytes(self) -> int:
+        values = self.shape.values * (2 if self.gives_latents else 1)
+        return INDEX_AND_LABEL + values + LOG_RATIO * self.gives_log_ratio
 
     def network_evaluations(self, rows: int) -> int:
         # Of the score network, twice where it is also asked without a class; the guides' come on top.
@@ -105,7 +114,6 @@ class Generate(SampleStep):
     def shard_builder(self, inputs: Bound) -> Callable[[int, int], Columns]:
         """Load the networks; the function returned makes the samples [start, stop)."""
         from dgflow.diffusion.acceleration import device, prepared
-        from dgflow.steps.shapes import data_shape
 
         place = device()
         once: dict[tuple[str, str], nn.Module] = {}  # a network that guides twice is loaded once
@@ -119,8 +127,8 @@ class Generate(SampleStep):
             return once[key]
 
         score = score_network(self.score).score_model(loaded("score", self.score, self.compile))
-        score = replace(score, latent=self.latent)
-        shape, classes = data_shape(self), self.score.step.classes
+        score = replace(score, latent=self.gives_latents)
+        shape, classes = self.shape, self.score.step.classes
         if classes == 0:
             score, classes = (
                 score.without_labels(),
@@ -170,7 +178,7 @@ class Generate(SampleStep):
             "index": index_B.cpu().numpy(),
             "label": (torch.full_like(index_B, -1) if class_labels is None else class_labels).cpu().numpy(),
         }
-        if self.latent:
+        if self.gives_latents:
             columns["latent"] = sample.x.to(torch.float16).cpu().numpy()
         else:
             columns["image"] = pixels(sample.x)

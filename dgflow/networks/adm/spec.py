@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from dgflow.networks.adm.times import TimeName, time_map
 from dgflow.networks.discrete import discrete_score_model
@@ -66,6 +66,8 @@ class ADMEncoder(ClassifierSpec, FeatureNetworkSpec):
     `time` is what the network is told: published 256-pixel and latent classifiers know DDPM's steps, the
     64-pixel one the cosine schedule.
     """
+
+    judges_images: ClassVar[bool] = False  # except one that was trained here on clean images
 
     model_channels: int = 128
     channel_mult: tuple[int, ...] = (1,)

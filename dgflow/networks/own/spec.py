@@ -56,6 +56,10 @@ class OwnNetwork(NetworkSpec):
             )
         return options
 
+    @property
+    def title(self) -> str:
+        return self.factory
+
     def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
         """The network with fresh weights, on the CPU.
 

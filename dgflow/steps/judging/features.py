@@ -1,4 +1,4 @@
-"""Features: what a judge network makes of images, computed once and shared by every comparison."""
+"""Features of images in a judge network, computed once and shared by every comparison."""
 
 from __future__ import annotations
 
@@ -10,21 +10,18 @@ from pydantic import model_validator
 
 from dgflow.metrics.checks import constant_indices, pixel_digests
 from dgflow.metrics.protocols import FrontEndName
-from dgflow.networks.inception.spec import InceptionV3
-from dgflow.networks.own.spec import OwnFeatures
 from dgflow.networks.roles import FeatureNetworkSpec
 from dgflow.specs.spec import BatchSize
-from dgflow.specs.step import Reference, SampleStep, Slice, Weights
-from dgflow.steps.pretrained import Pretrained
-from dgflow.steps.shapes import data_shape
+from dgflow.specs.step import INDEX_AND_LABEL, Reference, SampleStep, Slice, Weights, Work
 from dgflow.steps.sources.image_set import ImageSet
-from dgflow.steps.training.train_classifier import TrainClassifier
 
 if TYPE_CHECKING:
     import torch
 
     from dgflow.specs.bound import Bound
     from dgflow.store.shards import Columns
+
+IMAGE_FLAGS = 9  # bytes per row of `constant` and `pixels`
 
 Read = Callable[[int, int], tuple[list[np.ndarray], np.ndarray]]
 Judge = Callable[[list[np.ndarray]], "dict[str, torch.Tensor]"]
@@ -57,47 +54,59 @@ class Features(SampleStep):
     @model_validator(mode="after")
     def _a_judge(self) -> Features:
         step = self.network.step
-        if isinstance(step, Pretrained) and isinstance(step.network, InceptionV3):
+        if not step.judges_images:
+            raise ValueError(
+                "expected as the feature network Inception's weights, those of OwnFeatures, or those of a "
+                f'TrainClassifier with noise="none" and pool="adaptive", found {step.kind}'
+            )
+        if self.spec.takes_front_end:
             if self.front_end is None:
                 raise ValueError(
                     'expected front_end "adm", "edm" or "clean" for Inception, found none: they give '
                     "different features"
                 )
             return self
-        if isinstance(step, Pretrained) and isinstance(step.network, OwnFeatures):
-            self._check_fits(step)
-        elif not isinstance(step, TrainClassifier) or step.noise != "none" or step.network.pool != "adaptive":
-            raise ValueError(
-                "expected as the feature network Inception's weights, those of OwnFeatures, or those of a "
-                "TrainClassifier with "
-                f'noise="none" and pool="adaptive", found {step.kind}'
-            )
         if self.front_end is not None:
             raise ValueError(
                 "expected no front_end, nor protocol, for another network than Inception, found "
                 f"{self.front_end!r}: it is Inception's"
             )
+        if isinstance(self.samples, Slice) and step.folder == "results":
+            shape, images = step.shape, self.samples.step.shape
+            if images[:2] != shape[:2]:
+                raise ValueError(
+                    f"expected images for {step.title}, {shape.channels} channels of {shape.image_size} "
+                    f"pixels a side, found {images.channels} of {images.image_size} ({self.samples.title}); "
+                    "give its Pretrained the image_size and channels of the images"
+                )
         return self
 
-    def _check_fits(self, own: Pretrained) -> None:
-        """Raises ValueError where images are of another shape than one's own network says that it takes."""
-        if not isinstance(self.samples, Slice):
-            return
-        found = data_shape(self.samples.step)
-        if (found.image_size, found.channels) != (own.image_size, own.channels):
-            raise ValueError(
-                f"expected images for {own.title}, {own.channels} channels of {own.image_size} pixels a "
-                f"side, found {found.channels} of {found.image_size} ({self.samples.title}); give its "
-                "Pretrained the image_size and channels of the images"
-            )
+    @property
+    def spec(self) -> FeatureNetworkSpec:
+        """The network."""
+        spec = self.network.step.architecture
+        assert isinstance(spec, FeatureNetworkSpec)
+        return spec
+
+    @property
+    def widths(self) -> tuple[int, ...] | None:
+        """The widths of the columns of features; None where only running the network would tell."""
+        return self.spec.feature_widths(self.network.step.shape.num_classes)
+
+    @property
+    def row_bytes(self) -> int | None:
+        return None if self.widths is None else INDEX_AND_LABEL + IMAGE_FLAGS + 4 * sum(self.widths)
 
     def inputs(self) -> dict[str, Reference]:
         """The network first: one that cannot be had is found before samples are made."""
-        found = super().inputs()
-        return {"network": found.pop("network")} | found
+        inputs = super().inputs()
+        return {"network": inputs.pop("network")} | inputs
 
     def network_evaluations(self, rows: int) -> int:
         return rows
+
+    def work(self, amount: int) -> list[Work]:
+        return [Work(self.network.step, "forward", amount, self.batch_size)]
 
     def shard_builder(self, inputs: Bound) -> Callable[[int, int], Columns]:
         """Load the network; the function returned makes the rows [start, stop)."""
@@ -105,15 +114,12 @@ class Features(SampleStep):
 
         from dgflow.diffusion.acceleration import device
 
-        place = device()
-        network = inputs.network("network").to(place)
-        spec = self.network.step.network
-        assert isinstance(spec, FeatureNetworkSpec)
-        judged = spec.judge(network)
+        own_device = device()
+        judged = self.spec.judge(inputs.network("network").to(own_device))
 
         @torch.no_grad()
         def judge(images: list[np.ndarray]) -> dict[str, torch.Tensor]:
-            return judged(_prepared(images, self.front_end, place))
+            return judged(_prepared(images, self.front_end, own_device))
 
         reader = self._reader(inputs)
 
@@ -126,27 +132,25 @@ class Features(SampleStep):
         return rows
 
     def _batches(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """Of nearly equal size, so that they depend on the shard and the bound alone."""
+        """Batches of nearly equal size, which depend on the shard and the bound alone."""
         edges = np.linspace(start, stop, -(-(stop - start) // self.batch_size) + 1).astype(int)
         yield from zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
 
     def _reader(self, inputs: Bound) -> Callable[[int, int], Read]:
-        """For a shard [start, stop): what gives the images and labels of a batch in it."""
+        """A function of a shard [start, stop) that gives a reader of the images and labels of its batches."""
         if isinstance(self.samples, ImageSet):
             images = self.samples.open()
 
             def read_set(start: int, stop: int) -> tuple[list[np.ndarray], np.ndarray]:
                 labels = images.labels_of(start, stop)
-                return images.read(start, stop), np.full(
-                    stop - start, -1, dtype=np.int64
-                ) if labels is None else labels
+                unknown = np.full(stop - start, -1, dtype=np.int64)
+                return images.read(start, stop), unknown if labels is None else labels
 
             return lambda start, stop: read_set
 
         def reader(start: int, stop: int) -> Read:
-            rows = inputs.rows(
-                "samples", ["image", "label"], start, stop
-            )  # once, since a batch alone takes the whole shard to read
+            # All at once, since a batch alone takes the whole shard to read.
+            rows = inputs.rows("samples", ["image", "label"], start, stop)
             return lambda first, last: (
                 list(rows["image"][first - start : last - start]),
                 rows["label"][first - start : last - start],

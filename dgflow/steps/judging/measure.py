@@ -19,7 +19,8 @@ from dgflow.metrics.protocols import (
     Protocol,
     chosen,
 )
-from dgflow.networks.own.spec import OwnFeatures
+from dgflow.networks.inception.spec import WIDTHS
+from dgflow.networks.roles import FeatureNetworkSpec
 from dgflow.specs.step import Result, ResultStep, Slice, Spread, Weights
 from dgflow.steps.judging.features import Features
 from dgflow.steps.judging.published_reference import PublishedStatistics
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 
 FRECHET = {"fid": "features", "sfid": "spatial"}
 """Metric to the column of `Features` whose Fréchet distance it is."""
-INCEPTIONS = {"fid": 2048, "sfid": 2023}
-"""The width of these columns where Inception makes them."""
 NEED_IMAGES = (*OF_NEIGHBOURS, "kid")
 """Metrics for which statistics of the reference are not enough."""
 
@@ -47,6 +46,10 @@ class Comparison(ResultStep, ABC):
     metrics: tuple[MetricName, ...] | None = None
     neighbours: int = Field(default=3, gt=0)
     distances: Distances = "exact"
+
+    @property
+    def file_bytes(self) -> int:
+        return 20_000
 
 
 class Measure(Comparison):
@@ -140,11 +143,11 @@ class Measure(Comparison):
     def _check_widths(self) -> None:
         """Refuses statistics that cannot be compared, before the features of any image are computed."""
         files = [file for file in self.files if file.widths]
-        for number, metric in enumerate(FRECHET):
+        for number, (metric, column) in enumerate(FRECHET.items()):
             if metric not in self.wanted:
                 continue
             if self.protocol is not None and (self.compared is not None or self.images is not None):
-                expected, of = INCEPTIONS[metric], "Inception"
+                expected, of = WIDTHS[column], "Inception"
             else:
                 expected, of = files[0].widths[number] if files else 0, "the other side"
             for file in files:
@@ -177,9 +180,9 @@ class Measure(Comparison):
             if self.published is not None and not self.published.spatial:
                 return f"{self.published.title} have no mu_s and sigma_s"
         if metric == "is" and self.features is not None:
-            own = self.features.step.network
-            if isinstance(own, OwnFeatures) and not own.logits:
-                return f"{own.factory} gives features without logits"
+            spec = self.features.step.architecture
+            if isinstance(spec, FeatureNetworkSpec) and not spec.gives_logits:
+                return f"{spec.title} gives features without logits"
         if metric not in FRECHET and self.images is None:
             return f"{self.samples.title} holds statistics and no images"
         if metric in NEED_IMAGES and self.reference is None:

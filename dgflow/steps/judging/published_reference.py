@@ -14,8 +14,10 @@ from pydantic import Field, field_validator
 
 from dgflow.metrics.protocols import FrontEndName
 from dgflow.networks.catalogue import CATALOGUE, catalogue_file
+from dgflow.networks.inception.spec import WIDTHS
 from dgflow.specs.step import Result, ResultStep, Slice, Spread, Weights
 from dgflow.steps.judging.inception_weights import inception as inception_weights
+from dgflow.steps.judging.statistics import moments_bytes
 from dgflow.steps.sources.import_images import ImportImages
 from dgflow.weights.sources import recordable
 
@@ -67,6 +69,10 @@ class PublishedStatistics(ResultStep):
     @property
     def is_made_up(self) -> bool:
         return self.made_up
+
+    @property
+    def file_bytes(self) -> int:
+        return moments_bytes(list(WIDTHS.values())[: 1 + self.spatial])
 
     def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
         """Fetches and checks the file.

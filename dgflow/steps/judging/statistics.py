@@ -4,13 +4,13 @@ it."""
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from pydantic import model_validator
 
-from dgflow.specs.step import ResultStep, Slice, Spread
+from dgflow.specs.step import FILE_HEADER, ResultStep, Slice, Spread
 from dgflow.steps.judging.features import Features
 
 if TYPE_CHECKING:
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from dgflow.store.objects import ObjectStore
 
 NAMES = {"features": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
-"""Column of `Features` to the arrays of its mean and covariance, as OpenAI's and EDM's reference files call
-them."""
+"""Column of `Features` to the arrays of its mean and covariance, named as in OpenAI's and EDM's references."""
 
 
 class Statistics(ResultStep):
@@ -50,6 +49,11 @@ class Statistics(ResultStep):
     def columns(self) -> tuple[str, ...]:
         return ("features",) if self._step.front_end is None else ("features", "spatial")
 
+    @property
+    def file_bytes(self) -> int | None:
+        widths = self._step.widths
+        return None if widths is None else moments_bytes(widths[: len(self.columns)])
+
     def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
         """The file."""
         del store
@@ -61,10 +65,15 @@ class Statistics(ResultStep):
         return file.getvalue()
 
 
+def moments_bytes(widths: Sequence[int]) -> int:
+    """The size of a file of means and covariances of features of these widths."""
+    return FILE_HEADER + 8 * sum(width * (width + 1) for width in widths)
+
+
 def arrays_of(moments: Mapping[str, Moments]) -> dict[str, np.ndarray]:
     """Mean and covariance by the names of `NAMES`, of moments by column."""
-    found = {}
+    arrays = {}
     for column, (mean, covariance) in NAMES.items():
         if column in moments:
-            found |= {mean: moments[column].mean, covariance: moments[column].covariance}
-    return found
+            arrays |= {mean: moments[column].mean, covariance: moments[column].covariance}
+    return arrays

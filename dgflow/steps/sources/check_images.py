@@ -12,7 +12,7 @@ from pydantic import Field, PrivateAttr, model_validator
 from dgflow.images.listing import Changed, Listing
 from dgflow.images.preparation import Preparation, prepare
 from dgflow.images.readers import open_reader
-from dgflow.specs.step import Result, SampleStep
+from dgflow.specs.step import INDEX_AND_LABEL, Result, SampleStep
 from dgflow.steps.sources.list_images import ListImages, located
 
 if TYPE_CHECKING:
@@ -114,6 +114,10 @@ class CheckImages(ListedImages):
 
     num_images: int = Field(gt=0)  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues] (required)
     shard_size: int = Field(default=2000, gt=0)
+
+    @property
+    def row_bytes(self) -> int:
+        return INDEX_AND_LABEL
 
     @property
     def title(self) -> str:

@@ -9,7 +9,8 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from dgflow.images.shuffle import shuffled
-from dgflow.specs.step import Result, Slice
+from dgflow.specs.network import DataShape
+from dgflow.specs.step import INDEX_AND_LABEL, Result, Slice
 from dgflow.steps.sources.check_images import CheckImages, ListedImages, PreparedImages
 
 if TYPE_CHECKING:
@@ -54,6 +55,14 @@ class ImportImages(ListedImages):
                 f"skip_broken={self.skip_broken}"
             )
         return self
+
+    @property
+    def shape(self) -> DataShape:
+        return DataShape(self.image_size, self.channels, self.num_classes)
+
+    @property
+    def row_bytes(self) -> int:
+        return INDEX_AND_LABEL + self.shape.values
 
     @property
     def length(self) -> int | None:

@@ -13,13 +13,14 @@ from dgflow.images.changes import check_unchanged
 from dgflow.images.discovery import list_images
 from dgflow.images.listing import Changed, Listing
 from dgflow.networks.catalogue import CATALOGUE
-from dgflow.specs.step import ResultStep, Spread
+from dgflow.specs.step import FILE_HEADER, ResultStep, Spread
 from dgflow.weights.fetch import fetch
 
 if TYPE_CHECKING:
     from dgflow.specs.bound import Bound
     from dgflow.store.objects import ObjectStore
 
+LISTED = 300  # bytes per image in a listing, whose name has up to 250 characters
 _NAMED = 3  # class folders that a message names
 
 
@@ -42,6 +43,10 @@ class ListImages(ResultStep):
     @property
     def title(self) -> str:
         return f"listing of {self.source.rstrip('/').rpartition('/')[2]}"
+
+    @property
+    def file_bytes(self) -> int | None:
+        return None if self.num_images is None else FILE_HEADER + LISTED * self.num_images
 
     def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
         """The listing. Raises ValueError for a source that is not as it should be, and StoreError where it

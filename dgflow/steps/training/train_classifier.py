@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from dgflow.networks.adm.spec import ADMEncoder
-from dgflow.specs.network import DataShape
 from dgflow.specs.spec import ActivationPrecision
 from dgflow.specs.step import Slice, TrainStep
-from dgflow.steps.shapes import data_shape, gives_latents
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from dgflow.specs.bound import Bound
     from dgflow.specs.training_task import TrainingTask
@@ -23,10 +21,10 @@ if TYPE_CHECKING:
 class TrainClassifier(TrainStep):
     """Cross-entropy over the classes of `real`.
 
-    `noise="none"` sees clean images at time 0; with `network.pool="adaptive"` its pooled features and logits
-    are what `Features` takes. `noise="linear_vp"` sees images or latents diffused to linear-VP times, and is
-    told them as `network.time` says; it may guide, and then it may not judge. `times`: importance-sampled
-    (Kim et al. 2023), or uniform, as ADM's classifiers were trained.
+    `noise="none"` sees clean images at time 0; with `network.pool="adaptive"` it is a network for `Features`.
+    `noise="linear_vp"` sees images or latents diffused to linear-VP times, given as `network.time`; it may
+    guide, and then it may not judge. `times`: importance-sampled (Kim et al. 2023), or uniform, as ADM's
+    classifiers were trained.
 
     `shift` moves training images by up to that many pixels each way, `flip` mirrors half of them (rows of
     `Encode` hold both flips). With `anneal` the learning rate falls linearly to 0 over that many steps.
@@ -35,7 +33,6 @@ class TrainClassifier(TrainStep):
 
     schema_version: ClassVar[int] = 2  # batches are drawn by lanes
 
-    real: Slice
     network: ADMEncoder = ADMEncoder(pool="adaptive")
     noise: Literal["none", "linear_vp"] = "none"
     times: Literal["importance", "uniform"] = "importance"
@@ -47,87 +44,69 @@ class TrainClassifier(TrainStep):
 
     @model_validator(mode="after")
     def _makes_sense(self) -> TrainClassifier:
-        training, _ = self.split(self.real.rows, of=self.real.step.title)
-        if self.flip and gives_latents(self.real.step):
+        steps = self.epochs * self.steps_per_epoch
+        if self.flip and self.sees_latents:
             raise ValueError(
                 "expected images for flip=True, found latents: the rows of Encode hold both flips already; "
                 "use flip=False"
             )
-        steps = self.epochs * self.steps_per_epoch(training)
         if self.anneal is not None and steps > self.anneal:
             raise ValueError(
                 f"expected at most {self.anneal:,} steps, after which the learning rate is 0 (anneal), found "
-                f"{steps:,}: {self.epochs} epochs of {self.steps_per_epoch(training):,}; take fewer epochs, "
+                f"{steps:,}: {self.epochs} epochs of {self.steps_per_epoch:,}; take fewer epochs, "
                 "or a larger anneal"
             )
         return self
 
     def learning_rate_at(self, step: int) -> float:
-        """Of a step, counted from 0 over all epochs."""
+        """The learning rate of a step, counted from 0 over all epochs."""
         return self.learning_rate * (1.0 if self.anneal is None else 1.0 - step / self.anneal)
 
     @property
-    def shape(self) -> DataShape:
-        return data_shape(self.real.step)
+    def activations(self) -> ActivationPrecision:
+        return self.precision
+
+    @property
+    def judges_images(self) -> bool:
+        return self.noise == "none" and self.network.pool == "adaptive"
 
     def training_task(self, inputs: Bound) -> TrainingTask:
         import torch
 
-        from dgflow.diffusion import noise
         from dgflow.diffusion.acceleration import autocast, device
         from dgflow.diffusion.losses import classifier_loss, perturb
         from dgflow.diffusion.times import importance_tau, sigma_from_tau, uniform_tau
         from dgflow.specs.training_task import TrainingTask
-        from dgflow.steps.training.rows import normals
+        from dgflow.steps.training.draws import Draws, fresh_network
         from dgflow.steps.training.stream import Stream
 
-        place = device()
-        data = Stream(
-            self,
-            inputs,
-            "real",
-            num_classes=data_shape(self.real.step).num_classes,
-            device=place,
-            mirror=self.flip,
-        )
-        torch.manual_seed(self.seed)
-        network = self.build(inputs).to(place)
-        told, drawn = (self.network.time_map(), importance_tau if self.times == "importance" else uniform_tau)
+        own_device = device()
+        classes = self.shape.num_classes
+        data = Stream(self, inputs, "real", num_classes=classes, device=own_device, mirror=self.flip)
+        network = fresh_network(self, inputs, own_device)
+        time_of = self.network.time_map()
+        drawn_tau = importance_tau if self.times == "importance" else uniform_tau
 
-        def noisy(
-            images: torch.Tensor, index: torch.Tensor, level: int, draw: int
-        ) -> tuple[torch.Tensor, torch.Tensor]:
-            if self.noise == "none":
-                return images, torch.zeros(len(images), device=place)
-            tau_B = drawn(noise.uniform(self.seed, index, (), step=0, draw=level)).to(place)
-            added = normals(self.seed, index, images.shape[1:], draw=draw, device=place)
-            return perturb(images, tau_B.float(), added), told(sigma_from_tau(tau_B.double())).float()
+        def logits(network: nn.Module, images: Tensor, index: Tensor, draws: Draws) -> Tensor:
+            time_B = torch.zeros(len(images), device=own_device)
+            if self.noise != "none":
+                tau_B = drawn_tau(draws.uniform(index)).to(own_device)
+                images = perturb(images, tau_B.float(), draws.normals(index, images))
+                time_B = time_of(sigma_from_tau(tau_B.double())).float()
+            with autocast(own_device, self.precision):
+                return network(images, time_B).float()
 
-        def logits(network: nn.Module, *given: torch.Tensor) -> torch.Tensor:
-            with autocast(place, self.precision):
-                return network(*given).float()
-
-        def loss(network: nn.Module, slots: torch.Tensor, step: int) -> torch.Tensor:
+        def loss(network: nn.Module, slots: Tensor, step: int) -> Tensor:
             index = step * self.batch_size + slots
             images, labels = data.take(step, slots)
             if self.shift:
-                down, right = (
-                    noise.integers(self.seed, index, 2 * self.shift + 1, step=axis, draw=noise.FLIP)
-                    - self.shift
-                    for axis in (0, 1)
-                )
-                images = torch.stack(
-                    [
-                        image.roll((int(y), int(x)), (1, 2))
-                        for image, y, x in zip(images, down, right, strict=True)
-                    ]
-                )
-            return classifier_loss(logits(network, *noisy(images, index, noise.LEVEL, noise.NOISE)), labels)
+                images = _shifted(images, self.shift, self.seed, index)
+            return classifier_loss(logits(network, images, index, Draws.training(self.seed)), labels)
 
-        def measure(network: nn.Module, items: torch.Tensor) -> dict[str, torch.Tensor]:
+        def measure(network: nn.Module, items: Tensor) -> dict[str, Tensor]:
             images, labels = data.kept_apart(items)
-            found = logits(network, *noisy(images, items, noise.EVALUATION_LEVEL, noise.EVALUATION_NOISE))
-            return {"loss": classifier_loss(found, labels), "right": (found.argmax(1) == labels).float()}
+            values = logits(network, images, items, Draws.held_out(self.seed))
+            return {"loss": classifier_loss(values, labels), "right": (values.argmax(1) == labels).float()}
 
         return TrainingTask(
             network=network,
@@ -136,9 +115,9 @@ class TrainClassifier(TrainStep):
                 network.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay
             ),
             batch_size=self.batch_size,
-            steps_per_epoch=self.steps_per_epoch(data.training),
+            steps_per_epoch=self.steps_per_epoch,
             loss=loss,
-            held_out=data.held,
+            held_out=self.held_out_items,
             measure=measure,
             summarise=lambda values: {
                 "held_out_loss": float(values["loss"].double().mean()),
@@ -146,8 +125,24 @@ class TrainClassifier(TrainStep):
             },
             data=(data,),
             learning_rate=self.learning_rate_at,
-            device=place,
+            device=own_device,
         )
+
+
+def _shifted(images_BCHW: Tensor, most: int, seed: int, index_B: Tensor) -> Tensor:
+    """The images, each rolled by up to `most` pixels each way."""
+    import torch
+
+    from dgflow.diffusion import noise
+
+    down_B, right_B = (
+        noise.integers(seed, index_B, 2 * most + 1, step=axis, draw=noise.FLIP) - most for axis in (0, 1)
+    )
+    rolled = (
+        image.roll((int(down), int(right)), (1, 2))
+        for image, down, right in zip(images_BCHW, down_B, right_B, strict=True)
+    )
+    return torch.stack(list(rolled))
 
 
 def published_classifier(
@@ -160,8 +155,7 @@ def published_classifier(
     held_out: float = 0.01,
     seed: int = 0,
 ) -> TrainClassifier:
-    """The classifier of noisy images or latents that Discriminator Guidance had to train itself (Kim et al.
-    2023, appendix; ADM's recipe).
+    """The classifier of noisy images or latents that Kim et al. 2023 trained (appendix; ADM's recipe).
 
     AdamW, 3e-4 falling linearly to 0 over `iterations`, weight decay 0.05, batches of 256, flips, bfloat16
     activations, no average of weights, at uniform times. Its weights are kept every `keep_every` iterations.
@@ -182,7 +176,7 @@ def published_classifier(
         learning_rate=3e-4,
         weight_decay=0.05,
         anneal=iterations,
-        flip=not gives_latents(real.step),
+        flip=not real.step.gives_latents,
         precision="bfloat16",
         held_out=held_out,
         seed=seed,

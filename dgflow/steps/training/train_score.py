@@ -7,17 +7,13 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field, model_validator
 
 from dgflow.networks.edm.spec import SongUNet
-from dgflow.specs.network import DataShape
-from dgflow.specs.step import Slice, TrainStep
-from dgflow.steps.shapes import data_shape
+from dgflow.specs.step import TrainStep
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from dgflow.specs.bound import Bound
     from dgflow.specs.training_task import TrainingTask
-
-MEASURED_LEVELS = 4  # noise levels at which each held-out image is measured
 
 
 class TrainScore(TrainStep):
@@ -28,7 +24,9 @@ class TrainScore(TrainStep):
 
     schema_version: ClassVar[int] = 2  # batches are drawn by lanes
 
-    real: Slice
+    averages: ClassVar[bool] = True
+    levels: ClassVar[int] = 4
+
     network: SongUNet = SongUNet()
     conditional: bool = True
     P_mean: float = -1.2
@@ -41,63 +39,50 @@ class TrainScore(TrainStep):
         return self
 
     @property
-    def shape(self) -> DataShape:
-        return data_shape(self.real.step)
-
-    @property
     def classes(self) -> int:
         return self.shape.num_classes if self.conditional else 0
 
     def training_task(self, inputs: Bound) -> TrainingTask:
         import torch
 
-        from dgflow.diffusion import noise
         from dgflow.diffusion.acceleration import device
         from dgflow.diffusion.losses import edm_loss, lognormal_sigma
         from dgflow.specs.training_task import TrainingTask
-        from dgflow.steps.training.rows import normals
+        from dgflow.steps.training.draws import Draws, fresh_network
         from dgflow.steps.training.stream import Stream
 
-        place = device()
-        data = Stream(self, inputs, "real", num_classes=data_shape(self.real.step).num_classes, device=place)
-        torch.manual_seed(self.seed)
-        network = self.build(inputs).to(place)
+        own_device = device()
+        data = Stream(self, inputs, "real", num_classes=self.shape.num_classes, device=own_device)
+        network = fresh_network(self, inputs, own_device)
 
         def losses(
-            network: nn.Module,
-            batch: tuple[torch.Tensor, torch.Tensor],
-            index: torch.Tensor,
-            level: int,
-            draw: int,
-        ) -> torch.Tensor:
+            network: nn.Module, batch: tuple[Tensor, Tensor], index: Tensor, draws: Draws
+        ) -> Tensor:
             images, labels = batch
-            normal = noise.standard_normal(self.seed, index, (), step=0, draw=level).float().to(place)
-            added = normals(self.seed, index, images.shape[1:], draw=draw, device=place)
-            sigma_B = lognormal_sigma(normal, self.P_mean, self.P_std)
-            return edm_loss(
-                network, images, sigma_B, added, labels if self.conditional else None, self.network.sigma_data
-            )
+            sigma_B = lognormal_sigma(draws.normal(index).to(own_device), self.P_mean, self.P_std)
+            given = labels if self.conditional else None
+            noise = draws.normals(index, images)
+            return edm_loss(network, images, sigma_B, noise, given, self.network.sigma_data)
 
-        def loss(network: nn.Module, slots: torch.Tensor, step: int) -> torch.Tensor:
-            return losses(
-                network, data.take(step, slots), step * self.batch_size + slots, noise.LEVEL, noise.NOISE
-            )
+        def loss(network: nn.Module, slots: Tensor, step: int) -> Tensor:
+            index = step * self.batch_size + slots
+            return losses(network, data.take(step, slots), index, Draws.training(self.seed))
 
-        def measure(network: nn.Module, items: torch.Tensor) -> dict[str, torch.Tensor]:
-            kept = data.kept_apart(items // MEASURED_LEVELS)
-            return {"loss": losses(network, kept, items, noise.EVALUATION_LEVEL, noise.EVALUATION_NOISE)}
+        def measure(network: nn.Module, items: Tensor) -> dict[str, Tensor]:
+            batch = data.kept_apart(items // self.levels)
+            return {"loss": losses(network, batch, items, Draws.held_out(self.seed))}
 
         return TrainingTask(
             network=network,
             trained=network,
             optimizer=torch.optim.Adam(network.parameters(), lr=self.learning_rate),
             batch_size=self.batch_size,
-            steps_per_epoch=self.steps_per_epoch(data.training),
+            steps_per_epoch=self.steps_per_epoch,
             loss=loss,
-            held_out=data.held * MEASURED_LEVELS,
+            held_out=self.held_out_items,
             measure=measure,
             summarise=lambda values: {"held_out_loss": float(values["loss"].double().mean())},
             data=(data,),
             ema_halflife=self.ema_halflife,
-            device=place,
+            device=own_device,
         )
