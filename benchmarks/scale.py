@@ -15,7 +15,6 @@ from pathlib import Path
 
 from dgflow.engine.plan import StepPlan, plan
 from dgflow.estimate.estimates import Costs, counted
-from dgflow.estimate.storage import row_bytes, stored_bytes
 from dgflow.report.layout import aligned, duration, shortened, size
 from dgflow.specs.step import NetworkStep, SampleStep, Slice, Step, TrainStep, Weights
 from dgflow.steps.generate import Generate
@@ -75,7 +74,7 @@ class Model:
         """A step on so many GPUs: whole rounds of shards, as each takes the same time, after the weights are
         there."""
         step, busy, loading = made.step, self.busy(made), self.weights(made) / CONNECTION
-        written = float(stored_bytes(made) or self.kept(step))
+        written = float(made.stored_bytes or self.kept(step))
         if isinstance(step, TrainStep):
             return Row(
                 0,
@@ -260,7 +259,7 @@ def slices_of(made: StepPlan) -> list[tuple[SampleStep, Slice]]:
 
 def read_bytes(made: StepPlan) -> float:
     """Of the samples that a step reads, once, at most."""
-    return sum(float(part.rows * (row_bytes(step) or 0)) for step, part in slices_of(made))
+    return sum(float(part.rows * (step.row_bytes or 0)) for step, part in slices_of(made))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from dgflow.diffusion.guidance_settings import ClassifierFree, ClassifierSettings, DiscriminatorSettings
 from dgflow.specs.step import Weights
@@ -19,7 +19,14 @@ if TYPE_CHECKING:
 class DiscriminatorGuidance(DiscriminatorSettings):
     """The gradient of `discriminator`'s log-ratio; its settings are those of `DiscriminatorSettings`."""
 
+    role: ClassVar[str] = "discriminator"  # of the network, and the name of its field
+
     discriminator: Weights
+
+    @property
+    def guide(self) -> Weights:
+        """The network that guides."""
+        return self.discriminator
 
     def build(self, network: nn.Module, time: TimeMap) -> DiscriminatorTerm:
         """The term of a loaded discriminator that takes `time`."""
@@ -31,7 +38,13 @@ class DiscriminatorGuidance(DiscriminatorSettings):
 class ClassifierGuidance(ClassifierSettings):
     """The gradient of `classifier`'s log-probability; its settings are those of `ClassifierSettings`."""
 
+    role: ClassVar[str] = "classifier"
+
     classifier: Weights
+
+    @property
+    def guide(self) -> Weights:
+        return self.classifier
 
     def build(self, network: nn.Module, time: TimeMap) -> ClassifierTerm:
         """The term of a loaded classifier that takes `time`."""
@@ -40,4 +53,5 @@ class ClassifierGuidance(ClassifierSettings):
         return ClassifierTerm(network, self, time)
 
 
-Guidance = DiscriminatorGuidance | ClassifierGuidance | ClassifierFree
+GuideTerm = DiscriminatorGuidance | ClassifierGuidance
+Guidance = GuideTerm | ClassifierFree

@@ -55,6 +55,12 @@ class SamplerSpec(Spec, ABC):
         """Number of samples that share step sizes, a divisor of shards; None where each has its own."""
         return None
 
+    def evaluations_within(self, low: float, high: float) -> float | None:
+        """Rough number of evaluations with `low` <= tau <= `high`; None where the steps are fixed beforehand
+        and can be counted."""
+        del low, high
+        return None
+
     def toy(self) -> Self:
         """Its form in smoke runs, with few steps."""
         return self
@@ -247,6 +253,10 @@ class RK45(SamplerSpec):
     @property
     def block(self) -> int | None:
         return self.shared_block
+
+    def evaluations_within(self, low: float, high: float) -> float:
+        inside = min(high, self.tau_max) - max(low, self.tau_min)
+        return self.nfe * max(0.0, inside) / (self.tau_max - self.tau_min)
 
     def toy(self) -> Self:
         block = None if self.shared_block is None else 4  # divides the shards of smoke runs

@@ -9,7 +9,7 @@ from typing import Literal
 from dgflow.engine.root import Root
 from dgflow.specs.bound import Bound
 from dgflow.specs.graph import Node, graph
-from dgflow.specs.step import Step
+from dgflow.specs.step import Step, Work
 from dgflow.store.identity import differences
 from dgflow.store.objects import ObjectStore
 from dgflow.store.step_store import StepStore, made_from, read_step
@@ -45,6 +45,16 @@ class StepPlan:
     def amount(self) -> int:
         """The number of samples, epochs or files that are missing."""
         return self.step.amount(self.missing)
+
+    @property
+    def work(self) -> list[Work]:
+        """The evaluations of networks that the missing parts take."""
+        return self.step.work(self.amount) if self.missing else []
+
+    @property
+    def stored_bytes(self) -> int | None:
+        """An upper bound for the size of the missing parts; None where unknown."""
+        return self.step.stored_bytes(self.missing) if self.missing else 0
 
     @property
     def complete(self) -> bool:

@@ -1,4 +1,4 @@
-"""Devices as their vendors describe them, for estimates of runs that nobody has started yet.
+"""Devices as their vendors describe them, for estimates before a run.
 
 Dense rates, without sparsity; of bfloat16 with float32 sums. No prices: they are the user's to give.
 """
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from dgflow.specs.spec import Precision
 
 UTILISATION = 0.35
-"""Share of the vendor's rate that networks are assumed to reach. An assumption and no measurement: large
-batches of large networks reach more, small networks and short runs less."""
+"""The share of the vendor's rate that networks are assumed to reach. It is not measured: large batches of
+large networks reach more, small networks and short runs less."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class Device:
     bfloat16: float
 
     def rates(self, precision: Precision, *, whole: bool = False) -> tuple[float, float]:
-        """(convolutions, other products), TFLOP/s, as torch computes them.
+        """TFLOP/s of convolutions and of other products in torch.
 
-        In float32 its default lets convolutions use TF32 and products of matrices not; `whole` keeps both in
-        float32, as for Inception.
+        In float32 torch by default uses TF32 for convolutions and not for products of matrices; `whole` keeps
+        both in float32, as for Inception.
         """
         if precision == "bfloat16":
             return self.bfloat16, self.bfloat16
@@ -55,11 +55,11 @@ DEVICES = {
 
 
 def device_named(name: str) -> Device:
-    """Raises ValueError for a name that is not in the table, with those that are."""
-    found = DEVICES.get(name.lower())
-    if found is None:
+    """Raises ValueError for a name that is not in the table; the message lists the names."""
+    device = DEVICES.get(name.lower())
+    if device is None:
         raise ValueError(
             f"expected a device of {', '.join(DEVICES)}, found {name!r}; of others, `--pilot` on one of "
             "them measures"
         )
-    return found
+    return device

@@ -1,8 +1,8 @@
-"""What is still to do of a plan in parameters, hours of a device and bytes of weights: by counting, or by
+"""The missing work of a plan in parameters, device-hours and bytes of weights: by counting operations, or by
 timing one batch of everything.
 
-Counting takes a device's published rate and an assumed share of it; a pilot takes this machine as it is. Both
-leave out reading and writing data, what optimisers do, talk between devices, and waiting.
+Counting takes a device's published rate and an assumed share of it; a pilot times this machine. Both leave
+out reading and writing data, optimisers, communication between devices, and waiting.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dgflow.engine.plan import StepPlan
-from dgflow.estimate.costs import Use, Work, amount, work_of
 from dgflow.estimate.devices import UTILISATION, device_named
 from dgflow.specs.spec import Precision
-from dgflow.specs.step import NetworkStep, TrainStep
+from dgflow.specs.step import NetworkStep, Use, Work
 
 if TYPE_CHECKING:
     import torch
@@ -23,25 +22,30 @@ if TYPE_CHECKING:
 
 MOMENTS = 2  # tensors that Adam keeps for every parameter, beside the number of its steps
 TENSOR_HEADER = 200  # bytes of a name with shape and place, and of that number
-BATCH_SECONDS = 1.0  # how long a batch of a pilot may take, about
-SLOW = 5.0  # seconds of a first call after which a pilot does not ask again
+BATCH_SECONDS = 1.0  # of a pilot's batches, about
+SLOW = 5.0  # seconds of a first call that a pilot does not repeat
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of what is missing of one step."""
+    """The missing work of one step."""
 
     parameters: int  # of the networks that it fetches, trains or runs
-    seconds: float  # of one device
-    flops: float | None  # multiplications and additions; None of a pilot
-    bytes: int | None  # of weights that are kept; None of a step that keeps none
+    seconds: float  # on one device
+    flops: float | None  # multiplications and additions; None for a pilot
+    bytes: int | None  # of weights that are kept; None for a step that keeps none
 
 
 @dataclass(frozen=True)
 class Costs:
-    """device: what the hours are of, short. assumptions: what else the numbers depend on. steps: by
-    fingerprint, of those with networks that are not complete. price: money for an hour of the device, if it
-    was told."""
+    """The missing work of a plan.
+
+    Attributes:
+        device: short name.
+        assumptions: what else the numbers depend on, for people.
+        steps: by fingerprint, for unfinished steps with networks.
+        price: per device-hour, if given.
+    """
 
     device: str
     assumptions: str
@@ -52,7 +56,7 @@ class Costs:
 def counted(
     plans: Sequence[StepPlan], name: str, *, utilisation: float = UTILISATION, price: float | None = None
 ) -> Costs:
-    """By operations, and what the device of that name does of them in a second.
+    """Costs by the number of operations and the rate of the device with that name.
 
     Raises ValueError for a device that is not in the table, a utilisation outside (0, 1], and a network that
     cannot be counted here.
@@ -71,18 +75,15 @@ def counted(
         return known[key]
 
     def seconds(work: Work) -> float:
-        flops, whole = per_row(work), work.network.network.stays_float32
+        flops, whole = per_row(work), work.network.architecture.stays_float32
         convolutions, products = device.rates(work.precision, whole=whole)
-        return (
-            work.times
-            * (flops.convolutions / convolutions + flops.products / products)
-            / (1e12 * utilisation)
-        )
+        tera_seconds = flops.convolutions / convolutions + flops.products / products
+        return work.times * tera_seconds / (1e12 * utilisation)
 
     steps = {}
-    for made, works in _unfinished(plans):
+    for plan, works in _unfinished(plans):
         flops = sum(work.times * per_row(work).total for work in works)
-        steps[made.step.fingerprint] = networks.estimate(made, works, sum(map(seconds, works)), flops)
+        steps[plan.step.fingerprint] = networks.estimate(plan, works, sum(map(seconds, works)), flops)
     assumptions = (
         f"{device.title}, {device.memory_gb} GB: {utilisation:.0%} (--utilisation) of its peak, "
         f"{device.float32:,.4g} TFLOP/s in float32, "
@@ -92,62 +93,52 @@ def counted(
 
 
 def piloted(plans: Sequence[StepPlan], tell: Callable[[str], None], *, price: float | None = None) -> Costs:
-    """By one batch of everything on this machine, with fresh weights, each timed after one that is not
-    counted; `tell` hears of each.
+    """Costs by one batch of everything on this machine, with fresh weights; the first batch is not counted.
 
-    A call of more than five seconds is taken as it is. Raises ValueError for a network that cannot be built
+    A call of more than five seconds is not repeated. Raises ValueError for a network that cannot be built
     here.
     """
     import torch
 
     from dgflow.diffusion.acceleration import device
 
-    place = device()
+    own_device = device()
     threads = torch.get_num_threads()
-    machine = (
-        torch.cuda.get_device_name()
-        if place.type == "cuda"
-        else f"this CPU with {threads} thread{'s' * (threads > 1)}"
-    )
+    machine = f"this CPU with {threads} thread{'s' * (threads > 1)}"
+    if own_device.type == "cuda":
+        machine = torch.cuda.get_device_name()
     unfinished = list(_unfinished(plans))
-    wanted: dict[tuple[str, Use, Precision], Work] = {}
-    wanted |= {
-        (work.network.fingerprint, work.use, work.precision): work
-        for _, works in unfinished
-        for work in works
-    }
+    wanted = {_key(work): work for _, works in unfinished for work in works}
     known: dict[tuple[str, Use, Precision], float] = {}
-    # By network, since one at a time is in memory.
+    # By network, so that one at a time is in memory.
     for key, work in sorted(wanted.items(), key=lambda item: item[0][0]):
-        rows, known[key] = _measured(work, place)
+        rows, known[key] = _measured(work, own_device)
         tell(
             f"pilot: {work.use} of {work.network.title}, {work.precision}, {rows} at a time: "
             f"{known[key]:.3g} s each"
         )
     networks, steps = _Networks(), {}
-    for made, works in unfinished:
-        seconds = sum(
-            work.times * known[work.network.fingerprint, work.use, work.precision] for work in works
-        )
-        steps[made.step.fingerprint] = networks.estimate(made, works, seconds, None)
-    return Costs(
-        "gpu" if place.type == "cuda" else "cpu",
-        f"{machine}: one batch of everything timed, with fresh weights",
-        steps,
-        price,
-    )
+    for plan, works in unfinished:
+        seconds = sum(work.times * known[_key(work)] for work in works)
+        steps[plan.step.fingerprint] = networks.estimate(plan, works, seconds, None)
+    assumptions = f"{machine}: one batch of everything timed, with fresh weights"
+    return Costs("gpu" if own_device.type == "cuda" else "cpu", assumptions, steps, price)
 
 
-def _measured(work: Work, place: torch.device) -> tuple[int, float]:
-    """(rows of the batch, seconds a row)."""
+def _key(work: Work) -> tuple[str, Use, Precision]:
+    return work.network.fingerprint, work.use, work.precision
+
+
+def _measured(work: Work, device: torch.device) -> tuple[int, float]:
+    """(rows of the batch, seconds per row)."""
     import torch
 
     from dgflow.diffusion.acceleration import prepared
-    from dgflow.estimate.exercise import fresh, timed
+    from dgflow.estimate.exercise import timed
 
-    network = fresh(work.network).to(place)
+    network = work.network.fresh().to(device)
     if work.use in ("forward", "gradient"):
-        prepared(network, precision=work.precision, device=place)
+        prepared(network, precision=work.precision, device=device)
 
     def batch(rows: int) -> float:
         return timed(work.network, network, work.use, rows, work.precision)
@@ -175,48 +166,42 @@ class _Networks:
     def of(self, step: NetworkStep) -> nn.Module:
         import torch
 
-        from dgflow.estimate.exercise import fresh
-
         if step.fingerprint not in self._built:
             with torch.device("meta"):
-                self._built[step.fingerprint] = fresh(step)
+                self._built[step.fingerprint] = step.fresh()
         return self._built[step.fingerprint]
 
     def estimate(
-        self, made: StepPlan, works: Sequence[Work], seconds: float, flops: float | None
+        self, plan: StepPlan, works: Sequence[Work], seconds: float, flops: float | None
     ) -> Estimate:
         steps = {work.network.fingerprint: work.network for work in works}
-        if isinstance(made.step, NetworkStep):
-            steps[made.step.fingerprint] = made.step
+        kept = None
+        if isinstance(plan.step, NetworkStep):
+            steps[plan.step.fingerprint] = plan.step
+            kept = self._kept(plan.step, plan.amount)
         parameters = sum(value.numel() for step in steps.values() for value in self.of(step).parameters())
-        return Estimate(parameters, seconds, flops, self._kept(made))
+        return Estimate(parameters, seconds, flops, kept)
 
-    def _kept(self, made: StepPlan) -> int | None:
-        """Every epoch's weights, and the checkpoints, which hold the optimiser's moments and averages too."""
-        step = made.step
-        if not isinstance(step, NetworkStep):
-            return None
-        part = step.trained_part(self.of(step))
-        weights = _file(part.state_dict().values())
-        if not isinstance(step, TrainStep):
-            return weights
+    def _kept(self, step: NetworkStep, parts: int) -> int:
+        """The bytes of weights that are kept, and of a training's checkpoints."""
         from dgflow.runtime.training.loop import KEPT_CHECKPOINTS
 
-        learns = _file(part.parameters())
-        averages = learns if getattr(step, "ema_halflife", None) else 0
-        return amount(made) * weights + min(KEPT_CHECKPOINTS, step.epochs) * (
-            weights + MOMENTS * learns + averages
-        )
+        part = step.trained_part(self.of(step))
+        weights, learns = _file(part.state_dict().values()), _file(part.parameters())
+        if step.folder == "results":
+            return weights
+        checkpoint = weights + (MOMENTS + step.averages) * learns
+        return parts * weights + min(KEPT_CHECKPOINTS, len(step.parts(()))) * checkpoint
 
 
 def _file(tensors: Iterable[Tensor]) -> int:
-    """Bytes of a file of them."""
+    """The size of a file of tensors."""
     return sum(value.numel() * value.element_size() + TENSOR_HEADER for value in tensors)
 
 
 def _unfinished(plans: Sequence[StepPlan]) -> Iterator[tuple[StepPlan, list[Work]]]:
-    """The steps that run, train or fetch a network, with what they do with it."""
-    for made in plans:
-        works = work_of(made)
-        if works or (made.missing and isinstance(made.step, NetworkStep)):
-            yield made, works
+    """The unfinished steps that run, train or fetch a network, with their work."""
+    for plan in plans:
+        works = plan.work
+        if works or (plan.missing and isinstance(plan.step, NetworkStep)):
+            yield plan, works

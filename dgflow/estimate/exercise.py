@@ -1,59 +1,30 @@
-"""A network with fresh weights, asked once as a step asks it: counted without memory, or timed on a device.
+"""One call of a network with fresh weights, as a step makes it: counted without memory, or timed on a device.
 
-Promises that counting and timing exercise the same calls. FLOP are floating-point operations: a
-multiplication and an addition are two (papers often state multiply-adds, half as many). Only convolutions and
-products of matrices are counted; the rest is under a few per cent.
+FLOP are floating-point operations: a multiplication and an addition are two (papers often state
+multiply-adds, half as many). Only convolutions and products of matrices are counted; the rest is under a few
+per cent.
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-from dgflow.estimate.costs import Use
 from dgflow.networks.roles import AutoencoderSpec
 from dgflow.specs.spec import Precision
-from dgflow.specs.step import NetworkStep, Weights
+from dgflow.specs.step import NetworkStep, Use
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from dgflow.specs.bound import Bound
-
-NOISE_LEVEL = (
-    1.0  # sigma that networks are asked at; every one of them knows it, and none takes longer at another
-)
-
-
-class _Unbound:
-    """Stands for what a network step reads before any of it is there: networks with fresh weights."""
-
-    def __init__(self, step: NetworkStep) -> None:
-        self.step = step
-
-    def network(self, name: str) -> nn.Module:
-        reference = self.step.inputs()[name]
-        assert isinstance(reference, Weights)
-        return fresh(reference.step)
-
-
-def fresh(step: NetworkStep) -> nn.Module:
-    """The network of a step, with the networks that it reads: fresh weights, on the device of the context.
-
-    Raises ValueError where a package that it is made of is not installed.
-    """
-    try:
-        return step.build(cast("Bound", _Unbound(step)))
-    except ImportError as error:
-        raise ValueError(f"{step.title}: the network cannot be built: {error}") from error
+NOISE_LEVEL = 1.0  # a sigma that every network knows; none takes longer at another
 
 
 @dataclass(frozen=True)
 class Flops:
-    """Of one row. Convolutions and other products apart, since devices take them at different speeds in
-    float32."""
+    """FLOP per row. Devices have different speeds for convolutions and other products in float32."""
 
     convolutions: float
     products: float
@@ -64,9 +35,9 @@ class Flops:
 
 
 def count(step: NetworkStep, network: nn.Module, use: Use) -> Flops:
-    """FLOP of `use` of one row; `network` is on the meta device.
+    """FLOP of `use` per row; `network` is on the meta device.
 
-    Raises ValueError for a network that cannot be run there, as one that looks at its values.
+    Raises ValueError for a network that cannot run there, such as one that reads its values.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -77,22 +48,21 @@ def count(step: NetworkStep, network: nn.Module, use: Use) -> Flops:
         raise ValueError(
             f"{step.title}: its operations cannot be counted without running it: {error}. Use --pilot"
         ) from error
-    found = {str(name): flops for name, flops in counter.get_flop_counts()["Global"].items()}
-    convolutions = sum(flops for name, flops in found.items() if "conv" in name)
-    return Flops(convolutions, sum(found.values()) - convolutions)
+    flops = {str(name): number for name, number in counter.get_flop_counts()["Global"].items()}
+    convolutions = sum(number for name, number in flops.items() if "conv" in name)
+    return Flops(convolutions, sum(flops.values()) - convolutions)
 
 
 def timed(step: NetworkStep, network: nn.Module, use: Use, rows: int, precision: Precision) -> float:
-    """Seconds that `use` of a batch of `rows` takes where `network` is, when the device has done all of it."""
+    """Seconds that `use` of a batch of `rows` takes on the network's device, until all of it is done."""
     import torch
 
     from dgflow.diffusion.acceleration import autocast, products
 
     device = _device(network)
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    activations = (
-        "float32" if use in ("forward", "gradient") else precision
-    )  # samplers convert the weights, and not what flows
+    # Samplers convert the weights, and not the activations.
+    activations = "float32" if use in ("forward", "gradient") else precision
     with products(precision), autocast(device, activations):
         wait()
         began = time.perf_counter()

@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from dgflow.engine.plan import StepPlan
 from dgflow.engine.root import Root
-from dgflow.estimate.costs import amount
-from dgflow.estimate.storage import row_bytes, stored_bytes
 from dgflow.report.layout import aligned, duration, evenly, printable, row_labels, shortened, size
 from dgflow.report.summary import worker_seconds
 from dgflow.specs.step import SampleStep, Step
@@ -198,13 +196,13 @@ def _number(hours: float) -> str:
 
 
 def _plan_row(made: StepPlan, rate: _Rate | None, estimate: Estimate | None) -> dict[str, Any]:
-    work, stored = amount(made), None if estimate is None else estimate.bytes
+    work, stored = made.amount, None if estimate is None else estimate.bytes
     # Another step's samples compress alike where they hold as much.
     from_receipts = rate is not None and (rate.own or (rate.row is not None and rate.row == _row(made.step)))
     if rate is not None and from_receipts:
         stored = round(rate.bytes * work)
     elif stored is None:
-        stored = stored_bytes(made)
+        stored = made.stored_bytes
     return {
         "name": made.step.name,
         "title": made.step.title,
@@ -231,7 +229,7 @@ def _cost(estimate: Estimate | None, price: float | None) -> dict[str, Any]:
 
 
 def _row(step: Step) -> int | None:
-    return row_bytes(step) if isinstance(step, SampleStep) else None
+    return step.row_bytes if isinstance(step, SampleStep) else None
 
 
 def _rates(plans: Sequence[StepPlan], store: ObjectStore) -> dict[str, _Rate]:

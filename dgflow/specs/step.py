@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from dgflow.store.shards import Columns
 
 
+PAGES = 1.001
+"""Size of Parquet to that of its columns where nothing compresses: pages and their checksums; measured on
+noise as 1.0004."""
 FILE_HEADER = 4_096
 """Bytes of a file's schema and footer; a shard's were measured at 1.3 kB."""
 INDEX_AND_LABEL, LOG_RATIO = 16, 4  # bytes per row of these columns
@@ -123,6 +126,11 @@ class Step(Spec):
         """The evaluations of networks that `amount` samples, epochs or files take."""
         del amount
         return []
+
+    def stored_bytes(self, parts: Sequence[int]) -> int | None:
+        """An upper bound for the size of `parts`; None where unknown."""
+        del parts
+        return self.file_bytes
 
     @property
     def file_bytes(self) -> int | None:
@@ -275,6 +283,11 @@ class SampleStep(Step, ABC):
     def amount(self, parts: Sequence[int]) -> int:
         return sum(stop - start for start, stop in map(self.shard_range, parts))
 
+    def stored_bytes(self, parts: Sequence[int]) -> int | None:
+        if self.row_bytes is None:
+            return None
+        return round(PAGES * self.amount(parts) * self.row_bytes) + FILE_HEADER * len(parts)
+
     @abstractmethod
     def shard_builder(self, inputs: Bound) -> Callable[[int, int], Columns]:
         """Load what is needed, once per worker; the function returned makes the samples [start, stop)."""
@@ -283,6 +296,8 @@ class SampleStep(Step, ABC):
 class NetworkStep(Step, ABC):
     """A step whose result is the weights of a network: trained here (`TrainStep`) or elsewhere
     (`Pretrained`)."""
+
+    averages: ClassVar[bool] = False  # trains a moving average of the weights
 
     network: SerializeAsAny[NetworkSpec]
 
@@ -419,7 +434,6 @@ class TrainStep(NetworkStep, ABC):
     unit: ClassVar[str] = "epochs"
     share: ClassVar[int] = 1  # a batch takes 1 / share of its rows from the real images
     levels: ClassVar[int] = 1  # noise levels at which each held-out image is measured
-    averages: ClassVar[bool] = False  # keeps a moving average of the weights
 
     epochs: Annotated[int, PLACEMENT] = Field(default=10, gt=0)
     images_per_epoch: int | None = Field(

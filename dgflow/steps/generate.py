@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from pydantic import Field, SerializeAsAny, model_validator
 
-from dgflow.diffusion.guidance_specs import ClassifierFree, DiscriminatorGuidance, Guidance
+from dgflow.diffusion.guidance_specs import ClassifierFree, Guidance, GuideTerm
 from dgflow.diffusion.sampler_specs import Heun, SamplerSpec
 from dgflow.networks.families import score_network
 from dgflow.networks.roles import GuideSpec
 from dgflow.specs.network import DataShape
 from dgflow.specs.spec import BatchSize, Precision, Seeding
-from dgflow.specs.step import INDEX_AND_LABEL, LOG_RATIO, SampleStep, Weights
-from dgflow.steps.guides import FIELD, check_guides, guide_of, guides_classes, title_of
+from dgflow.specs.step import INDEX_AND_LABEL, LOG_RATIO, SampleStep, Weights, Work
+from dgflow.steps.guides import check_guides, guide_evaluations
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class _Loaded(NamedTuple):
-    """What a worker keeps from shard to shard."""
+    """The networks and settings that a worker keeps from shard to shard."""
 
     score: ScoreModel
     terms: Sequence[GuidanceTerm]
@@ -46,18 +46,17 @@ class Generate(SampleStep):
     """Samples by index: noise and label of sample i depend on (`seed`, i) alone, whatever the shard, worker
     or cluster.
 
-    Columns: `index`, `label` (class, -1 without one), `image` (uint8 [H, W, C]) or, of a network of latents,
-        `latent` (float16 [C, H, W],
-    as the sampler made it), and with a discriminator `log_ratio` (its logit at the last guided step,
-        float32).
+    Columns: `index`, `label` (class, -1 without one), `image` (uint8 [H, W, C]) or, for a network of latents,
+    `latent` (float16 [C, H, W], from the sampler), and with a discriminator `log_ratio` (its logit at the
+    last guided step, float32).
 
     Labels are drawn from the score network's classes, or from the guides' where only they have some.
 
     `seeding="edm"` draws what EDM's per-sample generators draw for the seeds `seed`, `seed` + 1, ...: 50,000
     samples of seed 0, 50,000 and 100,000 are the three published sets. `precision` is that of the networks'
     weights and activations, "tf32" that of CUDA's products alone; the sampler's state is float64. `compile`
-    has the score network compiled: minutes of start-up a worker, for runs of hours, and other roundings on
-    other machines.
+    runs torch.compile on the score network: minutes of start-up per worker, worthwhile for long runs, and
+    rounding that depends on the machine.
     """
 
     score: Weights
@@ -81,9 +80,23 @@ class Generate(SampleStep):
         return self
 
     @property
+    def guides(self) -> dict[str, GuideTerm]:
+        """The terms that have a network, by the path of its field."""
+        return {
+            f"guidance.{number}.{term.role}": term
+            for number, term in enumerate(self.guidance)
+            if not isinstance(term, ClassifierFree)
+        }
+
+    @property
     def title(self) -> str:
-        guides = " and ".join(title_of(term) for term in self.guidance)
-        return f"generate seed {self.seed}{f', guided by {guides}' if guides else ''}"
+        titles = (
+            "its null class"
+            if isinstance(term, ClassifierFree)
+            else term.guide.step.title.removeprefix("train-")
+            for term in self.guidance
+        )
+        return f"generate seed {self.seed}{', guided by ' * bool(self.guidance)}{' and '.join(titles)}"
 
     @property
     def seeds(self) -> tuple[int, Seeding]:
@@ -99,7 +112,7 @@ class Generate(SampleStep):
 
     @property
     def gives_log_ratio(self) -> bool:
-        return any(isinstance(term, DiscriminatorGuidance) for term in self.guidance)
+        return any(term.role == "discriminator" for term in self.guides.values())
 
     @property
     def row_bytes(self) -> int:
@@ -108,44 +121,54 @@ class Generate(SampleStep):
 
     def network_evaluations(self, rows: int) -> int:
         # Of the score network, twice where it is also asked without a class; the guides' come on top.
-        doubled = any(isinstance(term, ClassifierFree) for term in self.guidance)
-        return rows * self.sampler.nfe * (2 if doubled else 1)
+        return rows * self.sampler.nfe * (1 + (len(self.guides) < len(self.guidance)))
+
+    def work(self, amount: int) -> list[Work]:
+        score, guides = self.score, list(self.guides.values())
+        times = guide_evaluations(score, self.sampler, guides) if guides else []
+        batch, precision = self.batch_size, self.precision
+        return [
+            Work(score.step, "forward", self.network_evaluations(amount), batch, precision),
+            *(
+                Work(term.guide.step, "gradient", amount * each, batch, precision)
+                for term, each in zip(guides, times, strict=True)
+            ),
+        ]
 
     def shard_builder(self, inputs: Bound) -> Callable[[int, int], Columns]:
         """Load the networks; the function returned makes the samples [start, stop)."""
         from dgflow.diffusion.acceleration import device, prepared
+        from dgflow.diffusion.batches import Batches
 
-        place = device()
+        own_device, guides = device(), self.guides
         once: dict[tuple[str, str], nn.Module] = {}  # a network that guides twice is loaded once
 
         def loaded(name: str, weights: Weights, compile: bool = False) -> nn.Module:
             key = (weights.step.fingerprint, inputs.digests[name])
             if key not in once:
-                once[key] = prepared(
-                    inputs.network(name), precision=self.precision, device=place, compile=compile
-                )
+                network, precision = inputs.network(name), self.precision
+                once[key] = prepared(network, precision=precision, device=own_device, compile=compile)
             return once[key]
 
         score = score_network(self.score).score_model(loaded("score", self.score, self.compile))
         score = replace(score, latent=self.gives_latents)
-        shape, classes = self.shape, self.score.step.classes
+        classes = self.score.step.classes
         if classes == 0:
-            score, classes = (
-                score.without_labels(),
-                min((known for known in guides_classes(self.guidance) if known), default=0),
-            )
+            score = score.without_labels()
+            known = (term.guide.step.classes for term in guides.values())
+            classes = min(filter(None, known), default=0)
+        for term in self.guidance:
+            if isinstance(term, ClassifierFree):
+                score = score.classifier_free(term)
         terms = []
-        for number, spec in enumerate(self.guidance):
-            if isinstance(spec, ClassifierFree):
-                score = score.classifier_free(spec)
-            else:
-                weights = guide_of(spec)
-                term = loaded(f"guidance.{number}.{FIELD[type(spec)]}", weights)
-                guide = weights.step.architecture
-                assert isinstance(guide, GuideSpec)
-                terms.append(spec.build(term, guide.time_map()))
-        sides = (shape.channels, shape.image_size, shape.image_size)
-        return partial(self._rows, _Loaded(score, terms, sides, classes, place, self._batches()))
+        for name, term in guides.items():
+            spec = term.guide.step.architecture
+            assert isinstance(spec, GuideSpec)
+            terms.append(term.build(loaded(name, term.guide), spec.time_map()))
+        side, block = self.shape.image_size, self.sampler.block
+        batches = Batches(block or self.batch_size, of=self.name, fixed=block is not None)
+        shape = (self.shape.channels, side, side)
+        return partial(self._rows, _Loaded(score, terms, shape, classes, own_device, batches))
 
     def _rows(self, loaded: _Loaded, start: int, stop: int) -> Columns:
         from dgflow.diffusion.acceleration import products
@@ -153,12 +176,6 @@ class Generate(SampleStep):
         with products(self.precision):
             parts = loaded.batches.map(partial(self._batch, loaded), start, stop)
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-    def _batches(self) -> Batches:
-        from dgflow.diffusion.batches import Batches
-
-        block = self.sampler.block
-        return Batches(block or self.batch_size, of=self.name, fixed=block is not None)
 
     def _batch(self, loaded: _Loaded, start: int, stop: int) -> Columns:
         import torch

@@ -1,4 +1,4 @@
-"""Which networks may guide which: what `Generate` checks when a recipe is built, before any work.
+"""The networks that guide a sampler: which of them fit a score network, and how often they are evaluated.
 
 A guide sees the score network's own samples and labels, so that shapes have to be equal, and a guide with
 classes has to know them all.
@@ -6,48 +6,26 @@ classes has to know them all.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from dgflow.diffusion.guidance_specs import (
-    ClassifierFree,
-    ClassifierGuidance,
-    DiscriminatorGuidance,
-    Guidance,
-)
+from dgflow.diffusion.guidance_specs import ClassifierFree, DiscriminatorGuidance, Guidance, GuideTerm
+from dgflow.diffusion.sampler_specs import SamplerSpec
 from dgflow.networks.families import names, score_network
 from dgflow.networks.roles import ClassifierSpec, DiscriminatorSpec
-from dgflow.specs.step import NetworkStep, Weights
+from dgflow.specs.step import Weights
 
-FIELD = {ClassifierGuidance: "classifier", DiscriminatorGuidance: "discriminator"}
+if TYPE_CHECKING:
+    from torch import Tensor
 
+    from dgflow.diffusion.score_model import ScoreModel
 
-def guide_of(term: ClassifierGuidance | DiscriminatorGuidance) -> Weights:
-    """The network that guides."""
-    return term.classifier if isinstance(term, ClassifierGuidance) else term.discriminator
-
-
-def title_of(term: Guidance) -> str:
-    """What guides, for people."""
-    return (
-        "its null class"
-        if isinstance(term, ClassifierFree)
-        else guide_of(term).step.title.removeprefix("train-")
-    )
+ROLES = {"classifier": ClassifierSpec, "discriminator": DiscriminatorSpec}
 
 
-def classes_of(step: NetworkStep) -> int:
-    """Number of classes that a network is asked about or conditioned on, 0 for none."""
-    return step.classes
-
-
-def guides_classes(guidance: Iterable[Guidance]) -> list[int]:
-    """Of every network that guides."""
-    return [classes_of(guide_of(term).step) for term in guidance if not isinstance(term, ClassifierFree)]
-
-
-def check_guides(score: Weights, guidance: tuple[Guidance, ...]) -> None:
-    """Raises ValueError, with the field and what was expected, for networks that cannot play their parts
-    together."""
+def check_guides(score: Weights, guidance: Sequence[Guidance]) -> None:
+    """Raises ValueError, naming the field, for networks that do not fit each other."""
     network = score_network(score)
     shape, classes = score.step.shape, score.step.classes
     if sum(isinstance(term, ClassifierFree) for term in guidance) > 1:
@@ -62,19 +40,22 @@ def check_guides(score: Weights, guidance: tuple[Guidance, ...]) -> None:
                     f"{_kind(score)}"
                 )
             continue
-        weights = guide_of(term)
-        _check_kind(f"{where}.{FIELD[type(term)]}", term, weights)
-        found = weights.step.shape
-        if (found.image_size, found.channels) != (shape.image_size, shape.channels):
+        step, role = term.guide.step, ROLES[term.role]
+        if not isinstance(step.architecture, role):
+            raise ValueError(
+                f"{where}.{term.role}: expected a Train{term.role.title()} or a Pretrained {names(role)}, "
+                f"found {_kind(term.guide)}"
+            )
+        if step.shape[:2] != shape[:2]:
             raise ValueError(
                 f"{where}: expected a network for the score network's samples, {shape.channels} channels of "
-                f"{shape.image_size} pixels a side, found one for {found.channels} of {found.image_size}"
+                f"{shape.image_size} pixels a side, found one for {step.shape.channels} of "
+                f"{step.shape.image_size}"
             )
-        known = weights.step.classes
-        if known and known < classes:
+        if 0 < step.classes < classes:
             raise ValueError(
                 f"{where}: expected a network that knows the {classes} classes of the score network, found "
-                f"{known} classes"
+                f"{step.classes} classes"
             )
         if isinstance(term, DiscriminatorGuidance) and term.match_preceding_norm and before == 0:
             raise ValueError(
@@ -84,19 +65,49 @@ def check_guides(score: Weights, guidance: tuple[Guidance, ...]) -> None:
         before += 1
 
 
-def _check_kind(where: str, term: Guidance, weights: Weights) -> None:
-    network = weights.step.architecture
-    if isinstance(term, DiscriminatorGuidance) and not isinstance(network, DiscriminatorSpec):
-        raise ValueError(
-            f"{where}: expected a TrainDiscriminator or a Pretrained {names(DiscriminatorSpec)}, found "
-            f"{_kind(weights)}"
-        )
-    if isinstance(term, ClassifierGuidance) and not isinstance(network, ClassifierSpec):
-        raise ValueError(
-            f"{where}: expected a TrainClassifier or a Pretrained {names(ClassifierSpec)}, found "
-            f"{_kind(weights)}"
-        )
-
-
 def _kind(weights: Weights) -> str:
     return f"{weights.step.kind} of {type(weights.step.network).__name__}"
+
+
+def guide_evaluations(score: Weights, sampler: SamplerSpec, terms: Sequence[GuideTerm]) -> list[float]:
+    """Evaluations of every guide per sample: inside its window, and where its weight is not 0.
+
+    Counted by walking the sampler and the terms over one pixel, with networks that do nothing; estimated
+    where the sampler chooses its steps by what the networks give.
+    """
+    import torch
+
+    estimates = [sampler.evaluations_within(*term.window) for term in terms]
+    if None not in estimates:
+        return [float(times) for times in estimates if times is not None]
+    counts = [0] * len(terms)
+
+    def network(number: int) -> Callable[..., Tensor]:
+        def guide(y: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
+            counts[number] += 1
+            values = y.flatten(1).mean(1)
+            is_classifier = terms[number].role == "classifier"
+            return values[:, None].expand(-1, 2) if is_classifier else values
+
+        return guide
+
+    built: list[Any] = [term.build(network(number), lambda sigma: sigma) for number, term in enumerate(terms)]  # type: ignore[arg-type]
+    point = torch.ones(1, 1, 1, 1)
+    labels = torch.zeros(1, dtype=torch.int64)
+    sampler.sample(_without_network(score), point, labels, built, lambda _: torch.zeros_like(point))
+    return [float(count) for count in counts]
+
+
+def _without_network(score: Weights) -> ScoreModel:
+    """The score model of a network, with its noise levels and schedule, that sees noise alone."""
+    import torch
+
+    with torch.device("meta"):
+        model = score_network(score).score_model(score.step.fresh())
+    # Rounding to the network's own levels would move a few of them across the edge of a window at most.
+    return replace(
+        model,
+        denoiser=lambda x, sigma, labels: torch.zeros_like(x),
+        predictor=None if model.predictor is None else lambda y, time, labels: (y, torch.zeros_like(y)),
+        round_sigma=None,
+    )

@@ -24,7 +24,6 @@ from dgflow.specs.spec import Spec
 from dgflow.specs.step import NetworkStep, Result, SampleStep, Slice, Step, TrainStep, Weights
 from dgflow.steps.judging.published_reference import PublishedStatistics
 from dgflow.steps.pretrained import Pretrained
-from dgflow.steps.shapes import network_shape
 from dgflow.steps.sources.image_set import ImageSet
 from dgflow.steps.sources.import_images import ImportImages
 from dgflow.steps.training.train_classifier import TrainClassifier
@@ -104,7 +103,7 @@ class _Rewriting:
             return self._pretrained(step)
         factor = 1
         if isinstance(step, NetworkStep):
-            side, channels, _ = network_shape(step)
+            side, channels, _ = step.shape
             factor = side // toy_shape(side, channels)[0]
         change: dict[str, Any] = {
             name: self._value(getattr(step, name), factor) for name in type(step).model_fields

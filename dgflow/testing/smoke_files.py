@@ -91,11 +91,9 @@ def _filled(step: Pretrained) -> nn.Module:
     for everything."""
     import torch
 
-    from dgflow.estimate.exercise import fresh
-
     seed = int(sha256_hex(step.source.encode())[:8], 16)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        network = fresh(step)
+        network = step.fresh()
         step.architecture.fill(network)
     return network.eval()

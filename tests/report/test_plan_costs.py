@@ -12,7 +12,6 @@ import dgflow as dg
 from dgflow.cli.guard import guarded
 from dgflow.cli.recipe import application
 from dgflow.engine.plan import plan
-from dgflow.estimate.costs import work_of
 from dgflow.estimate.estimates import Costs, Estimate
 from dgflow.report.plan_text import plan_json, plan_table
 
@@ -110,8 +109,8 @@ def test_a_recipe_of_published_networks_is_costed_with_nothing_there(tmp_path, c
 def test_only_what_is_missing_is_to_be_done(tmp_path):
     target, store = recipe(source=str(tmp_path / "digits.npz")), new_store()
     fill(target, store, leave_out=[("generate seed 102, guided by discriminator", 1)])
-    missing = {made.step.title: work_of(made) for made in plan(target, store) if work_of(made)}
-    whole = {made.step.title: work_of(made) for made in plan(target, new_store())}
+    missing = {made.step.title: made.work for made in plan(target, store) if made.work}
+    whole = {made.step.title: made.work for made in plan(target, new_store())}
     sampling, features = (
         "generate seed 102, guided by discriminator",
         "features of generate seed 102, guided by discriminator [0:200]",

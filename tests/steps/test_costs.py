@@ -8,11 +8,9 @@ from inprocess import complete
 import dgflow as dg
 from dgflow.diffusion.discrete import DiscreteSchedule
 from dgflow.engine.plan import plan
-from dgflow.estimate.costs import Use, Work, work_of
 from dgflow.estimate.estimates import counted, piloted
-from dgflow.estimate.exercise import count, fresh
-from dgflow.estimate.guide_evaluations import guide_evaluations
-from dgflow.estimate.storage import stored_bytes
+from dgflow.estimate.exercise import count
+from dgflow.specs.step import Use, Work
 from dgflow.steps.decode import Decode
 from dgflow.steps.official import official
 from dgflow.store.memory import MemoryStore
@@ -25,7 +23,7 @@ CIFAR_DISCRIMINATOR = official("dg-cifar10-uncond")
 
 def on_meta(step):
     with torch.device("meta"):
-        return fresh(step)
+        return step.fresh()
 
 
 def flops(step, use: Use = "forward"):
@@ -111,6 +109,11 @@ def test_training_on_frozen_features_pays_for_their_forward_pass_alone():
     assert train == pytest.approx(forward + 2 * heads, rel=0.02)
 
 
+def guide_evaluations(step: dg.Generate) -> list[float]:
+    _, *guides = step.work(1)
+    return [work.times for work in guides]
+
+
 def test_edms_discriminator_acts_in_15_of_18_steps():
     guided = dg.Generate(
         score=EDM, sampler=dg.Heun(steps=18), guidance=dg.edm_gpp("cifar10-uncond", CIFAR_DISCRIMINATOR)
@@ -154,15 +157,15 @@ def test_guidance_by_the_null_class_asks_the_score_network_twice():
     plans = plans_of(
         dg.Evaluate(arms={"guided": (images.all(),)}, reference=real[:40], features=inception, protocol="adm")
     )
-    score, guide = work_of(row_of(plans, "generate"))
+    score, guide = row_of(plans, "generate").work
     assert (score.times, score.use) == (20 * 250 * 2, "forward")
     assert (guide.network.fingerprint, guide.use) == (
         official("dg-imagenet256-dit").step.fingerprint,
         "gradient",
     )
     decoder = row_of(plans, "decode")
-    assert work_of(decoder) == [Work(official("sd-vae-ft-mse").step, "decode", 20, 32)]
-    assert stored_bytes(decoder) == round(1.001 * 20 * (16 + 4 + 3 * 256**2)) + 2 * 4096
+    assert decoder.work == [Work(official("sd-vae-ft-mse").step, "decode", 20, 32)]
+    assert decoder.stored_bytes == round(1.001 * 20 * (16 + 4 + 3 * 256**2)) + 2 * 4096
 
 
 def test_a_training_sees_as_many_fakes_as_real_images_and_measures_pairs():
@@ -171,7 +174,7 @@ def test_a_training_sees_as_many_fakes_as_real_images_and_measures_pairs():
     step = dg.TrainDiscriminator(
         real=real, fake=fake, conditional=False, epochs=3, batch_size=128, held_out=0.1
     )
-    train, measure = work_of(row_of(plans_of(step), "train-discriminator"))
+    train, measure = row_of(plans_of(step), "train-discriminator").work
     assert (train.use, train.times) == ("train", 3 * (1800 // 128) * 128)
     assert (measure.use, measure.times) == (
         "forward",
@@ -216,7 +219,7 @@ def test_nothing_takes_more_room_than_was_said_before(finished):
             if not entry.key.endswith(".json")
         )
         estimate = estimates.get(then.step.fingerprint)
-        bound = stored_bytes(then) if estimate is None or estimate.bytes is None else estimate.bytes
+        bound = then.stored_bytes if estimate is None or estimate.bytes is None else estimate.bytes
         if bound is not None:  # the listing of a source that may hold any number of images
             assert kept <= bound, (now.step.name, kept, bound)
 
@@ -230,9 +233,9 @@ def test_a_pilot_times_every_use_of_every_network_once(finished):
     before, _, _ = finished
     told = []
     costs = piloted(before, told.append)
-    uses = {(work.network.fingerprint, work.use, work.precision) for made in before for work in work_of(made)}
+    uses = {(work.network.fingerprint, work.use, work.precision) for made in before for work in made.work}
     assert len(told) == len(uses)
     assert set(costs.steps) == set(counted(before, "h100").steps)
-    running = [made for made in before if work_of(made)]
+    running = [made for made in before if made.work]
     assert all(costs.steps[made.step.fingerprint].seconds > 0 for made in running)
     assert all(costs.steps[made.step.fingerprint].flops is None for made in running)

@@ -19,9 +19,9 @@ from dgflow.engine.root import Root
 from dgflow.networks.roles import AutoencoderSpec
 from dgflow.networks.stable_diffusion.module import OLD_ATTENTION_NAMES
 from dgflow.specs.bound import Bound
+from dgflow.specs.network import DataShape
 from dgflow.steps.decode import Decode
 from dgflow.steps.encode import Encode
-from dgflow.steps.shapes import DataShape, check_images, data_shape
 from dgflow.store.memory import MemoryStore
 from dgflow.store.open import open_store
 from dgflow.store.shards import Columns
@@ -225,11 +225,9 @@ def test_files_with_the_old_names_of_the_attention_load_as_a_pretrained(tmp_path
 
 
 def test_shapes_follow_from_the_recipe(tmp_path):
-    assert data_shape(encode(tmp_path)) == DataShape(4, 4, 3)
-    assert data_shape(encode(tmp_path, HIERARCHICAL)) == DataShape(8, 6, 3)
-    assert data_shape(Decode(latents=samples(tmp_path)[:8], vae=vae(tmp_path).weights())) == DataShape(
-        SIDE, 3, 3
-    )
+    assert encode(tmp_path).shape == DataShape(4, 4, 3)
+    assert encode(tmp_path, HIERARCHICAL).shape == DataShape(8, 6, 3)
+    assert Decode(latents=samples(tmp_path)[:8], vae=vae(tmp_path).weights()).shape == DataShape(SIDE, 3, 3)
     dit = dg.official("dit-xl-2-256").step
     vaes = [dg.official(name).step for name in ("sd-vae-ft-ema", "sd-vae-ft-mse")]
     for step in vaes:
@@ -243,12 +241,8 @@ def test_shapes_follow_from_the_recipe(tmp_path):
 def test_decoded_samples_have_the_seed_and_the_indices_of_those_that_were_drawn(tmp_path):
     latents = samples(tmp_path, seed=7)
     decoded = Decode(latents=latents[100:200], vae=vae(tmp_path).weights())
-    assert (decoded.seed, decoded.seeding, decoded.length, decoded.title) == (
-        7,
-        "counter",
-        100,
-        "decoded generate seed 7",
-    )
+    assert decoded[10:20].drawn == (7, "counter", 110, 120)
+    assert (decoded.length, decoded.title) == (100, "decoded generate seed 7")
     assert decoded[10:20].origin == latents[110:120] and latents[3:4].origin == latents[3:4]
 
 
@@ -286,7 +280,7 @@ def test_what_does_not_fit_is_refused_when_the_recipe_is_built(tmp_path):
             "expected a score network .*found pretrained of StableDiffusionVAE",
             lambda: dg.Generate(score=weights),
         ),
-        ("found the latents of encoded import-images", lambda: check_images(encode(tmp_path).all())),
+        ("found the latents of encoded import-images", lambda: encode(tmp_path).all().image_shape),
         (
             "halved 2 times, found 18",
             lambda: Encode(
@@ -299,8 +293,8 @@ def test_what_does_not_fit_is_refused_when_the_recipe_is_built(tmp_path):
     for message, build in refused:
         with pytest.raises(ValueError, match=message):
             build()
-    check_images(images[:4])
-    check_images(Decode(latents=latents[:4], vae=weights)[:4])
+    assert images[:4].image_shape == images.shape
+    assert Decode(latents=latents[:4], vae=weights)[:4].image_shape.channels == 3
 
 
 def test_without_diffusers_the_extra_is_named_before_anything_is_downloaded(tmp_path, monkeypatch):

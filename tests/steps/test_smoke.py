@@ -19,7 +19,6 @@ from dgflow.images.preparation import prepare
 from dgflow.images.readers import open_reader
 from dgflow.specs.graph import graph
 from dgflow.specs.step import SampleStep, Step, TrainStep
-from dgflow.steps.shapes import data_shape
 from dgflow.store.identity import sha256_hex
 from dgflow.store.open import open_store
 from dgflow.testing import smoke_root
@@ -88,7 +87,7 @@ def test_a_few_dozen_rows_in_small_shards_are_made_of_small_images(both):
             assert sum({part.stop: part.rows for part in node.slices}.values()) <= 130, node.step.title
             assert max(part.stop for part in node.slices) <= 72, node.step.title
         if isinstance(node.step, dg.Generate | dg.ImportImages | dg.Encode | dg.Decode):
-            assert data_shape(node.step).image_size <= 64 and node.step.shard_size <= 12
+            assert node.step.shape.image_size <= 64 and node.step.shard_size <= 12
         if isinstance(node.step, TrainStep):
             assert node.step.epochs <= 2 and node.step.batch_size <= 8
 

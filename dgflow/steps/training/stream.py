@@ -98,8 +98,8 @@ class Stream:
         self._ahead: dict[tuple[int, bytes], Future[_Batch]] = {}
 
     def take(self, step: int, slots: Tensor) -> tuple[Tensor, Tensor]:
-        """(float32 [b, C, H, W], labels int64 [b]) on the device, for these slots (of this stream) of a step's
-        batch. The next steps are prepared for the same slots.
+        """(float32 [b, C, H, W], labels int64 [b]) on the device, for these slots (of this stream) of a
+        step's batch. The next steps are prepared for the same slots.
         """
         began = time.perf_counter()
         own = slots.numpy() // self._every
@@ -202,8 +202,8 @@ class _Decoded:
     def get(
         self, wanted: Sequence[int], following: Sequence[int], keep: int, readers: ThreadPoolExecutor
     ) -> dict[int, Future[Columns]]:
-        """`wanted` pieces, being read; reading those `following` begins too. Of others the newest stay, `keep`
-        in all. One thread at a time.
+        """`wanted` pieces, being read; reading those `following` begins too. Of others the newest stay,
+        `keep` in all. One thread at a time.
         """
         needed = [*wanted, *following]
         for number in needed:

@@ -55,9 +55,7 @@ class TrainScore(TrainStep):
         data = Stream(self, inputs, "real", num_classes=self.shape.num_classes, device=own_device)
         network = fresh_network(self, inputs, own_device)
 
-        def losses(
-            network: nn.Module, batch: tuple[Tensor, Tensor], index: Tensor, draws: Draws
-        ) -> Tensor:
+        def losses(network: nn.Module, batch: tuple[Tensor, Tensor], index: Tensor, draws: Draws) -> Tensor:
             images, labels = batch
             sigma_B = lognormal_sigma(draws.normal(index).to(own_device), self.P_mean, self.P_std)
             given = labels if self.conditional else None
