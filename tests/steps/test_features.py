@@ -17,12 +17,11 @@ from PIL import Image
 from steps.judging import INCEPTION, SCORE, commit
 from tiny import JUDGE, real, write_images
 
-from dgflow import Generate, Heun, Pretrained, TrainClassifier
+from dgflow import ADMEncoder, Generate, Heun, Pretrained, TrainClassifier
 from dgflow.metrics.front_ends import prepare
 from dgflow.networks.inception import spec as network_specs
 from dgflow.networks.inception.module import InceptionV3Module, accelerated
 from dgflow.specs.step import Weights
-from dgflow.steps.judging import features as features_module
 from dgflow.steps.judging.features import Features
 from dgflow.steps.judging.measure import Measure
 from dgflow.steps.sources.image_set import ImageSet, StatisticsFile
@@ -227,14 +226,14 @@ def test_a_shard_is_cut_into_batches_of_nearly_equal_size_whatever_came_before(j
     source, weights, store = judge
     sizes: list[int] = []
 
-    def recording(_network, _place):
+    def recording(_spec, _network):
         def recorded(images):
             sizes.append(len(images))
             return {"features": torch.zeros(len(images), 1)}
 
         return recorded
 
-    monkeypatch.setattr(features_module, "_classifier", recording)
+    monkeypatch.setattr(ADMEncoder, "judge", recording)
     step = Features(samples=real(source)[64:96], network=weights, batch_size=3)
     for start, stop in ((0, 7), (7, 14), (14, 15), (0, 7)):
         sizes.clear()
