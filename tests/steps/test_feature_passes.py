@@ -152,15 +152,15 @@ def _only(features):
 
 
 def test_memory_does_not_grow_with_the_rows():
-    few, many = (_peak(rows) for rows in (4_000, 16_000))
+    few, many = _peaks(4_000, 16_000)
     assert many - few < 60, (
         f"expected a peak within 60 MB of the {few:.0f} MB of 4,000 rows, found {many:.0f} MB of 16,000"
     )
 
 
-def _peak(rows: int) -> float:
-    """Peak memory in MB of sums and neighbours over so many stored rows of 256 features, in a process of its
-    own."""
+def _peaks(few: int, many: int) -> list[float]:
+    """Peak memory in MB of sums and neighbours over so many stored rows of 256 features, and then of as many
+    as `many`, in a process of its own."""
     program = f"""
 import resource
 import sys
@@ -186,14 +186,15 @@ def stored(store, name, rows):
     return BoundRows(steps, steps.seal(0, rows, {{}}, [done[number] for number in sorted(done)]), 0, rows)
 
 
-with tempfile.TemporaryDirectory() as folder:
-    store = open_store(folder)
-    bound = Bound({{"samples": stored(store, "a", {rows}), "reference": stored(store, "b", 1000)}})
-    assert summed(bound, "samples", {rows}, ["features"], 5000, here).moments["features"].total().n == {rows}
-    neighbours(Population(bound, "reference", 1000), Population(bound, "samples", {rows}), 3, "exact", here)
+for rows in ({few}, {many}):
+    with tempfile.TemporaryDirectory() as folder:
+        store = open_store(folder)
+        bound = Bound({{"samples": stored(store, "a", rows), "reference": stored(store, "b", 1000)}})
+        assert summed(bound, "samples", rows, ["features"], 5000, here).moments["features"].total().n == rows
+        neighbours(Population(bound, "reference", 1000), Population(bound, "samples", rows), 3, "exact", here)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)
 """
     found = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=300
     )
-    return float(found.stdout)
+    return [float(line) for line in found.stdout.splitlines()]

@@ -3,6 +3,7 @@ any number of trainings."""
 
 from __future__ import annotations
 
+import multiprocessing
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -38,9 +39,13 @@ class Training:
 
 
 def run(folder: Path, trainings: list[Training]) -> None:
-    """One after the other. Raises what the first worker that failed has raised."""
+    """One after the other. Raises what the first worker that failed has raised.
+
+    The processes are forks of one that has imported what they need, and done nothing else.
+    """
     most = max(training.workers for training in trainings)
-    start_processes(_process, args=(folder, trainings), nprocs=most, start_method="spawn")
+    multiprocessing.get_context("forkserver").set_forkserver_preload([__name__])
+    start_processes(_process, args=(folder, trainings), nprocs=most, start_method="forkserver")
 
 
 def _process(rank: int, folder: Path, trainings: list[Training]) -> None:
