@@ -39,10 +39,10 @@ def _export_statistics(sealed: Sealed, output: str) -> str:
             f"expected a name that ends in .npz for statistics, found {output.rpartition('/')[2]!r}; "
             "correct the name"
         )
-    columns = [name for name in NAMES if name in sealed.steps.read_shard(sealed.manifest.entries[0])]
+    columns = [name for name in NAMES if name in sealed.step_store.read_shard(sealed.manifest.entries[0])]
     accumulators = {name: MomentsAccumulator() for name in columns}
     with new_file(output) as file:  # opened first: it fails before features are read where something is there
-        for piece in read_rows(sealed.steps, sealed.manifest, sealed.start, sealed.stop, columns):
+        for piece in read_rows(sealed.step_store, sealed.manifest, sealed.start, sealed.stop, columns):
             for name, accumulator in accumulators.items():
                 accumulator.add(piece[name])
         arrays = arrays_of({name: accumulator.moments() for name, accumulator in accumulators.items()})

@@ -30,7 +30,7 @@ class StepImages:
         fields = document.get("fields", {}) if document.get("kind") == "generate" else {}
         self.seed: int | None = fields.get("seed")
         self.seeding: Literal["counter", "edm"] | None = fields.get("seeding")
-        step_store = self._sealed.steps
+        step_store = self._sealed.step_store
         columns = step_store.read_shard(next(self._entries(0, 1)))
         if "image" not in columns:
             if "latent" in columns:
@@ -59,7 +59,7 @@ class StepImages:
         sealed = self._sealed
         parts = [
             part["label"]
-            for part in read_rows(sealed.steps, sealed.manifest, sealed.start, sealed.stop, ["label"])
+            for part in read_rows(sealed.step_store, sealed.manifest, sealed.start, sealed.stop, ["label"])
         ]
         return as_labels(np.concatenate(parts), self.rows, f"label of {self.source}")
 
@@ -99,6 +99,6 @@ class StepImages:
             sealed = self._sealed
             low, high = max(entry.start, sealed.start), min(entry.stop, sealed.stop)
             columns = ["image", "label"] if self._labelled else ["image"]
-            (rows,) = read_rows(sealed.steps, sealed.manifest, low, high, columns)
+            (rows,) = read_rows(sealed.step_store, sealed.manifest, low, high, columns)
             held = self._held = (entry.number, low, rows)
         return held[1], held[2]

@@ -1,2 +1,1 @@
-"""Identity, objects, shards, receipts and manifests: what is kept of a run, and how it is known to be
-whole."""
+"""Identity, objects, shards, receipts and manifests: a run as it is kept, with the means to check it."""

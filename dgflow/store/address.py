@@ -1,7 +1,7 @@
-"""The address of samples in a root, `ROOT/NAME[start:stop]`, and the sealed slice that it names.
+"""Finds the sealed slice that an address, `ROOT/NAME[start:stop]`, names.
 
-Promises that what is found is whole as its manifest says, and is the only slice that the address can mean;
-everything else is a ValueError that lists what is there. Reading the rows is left to `step_store.read_rows`.
+The slice is whole by its manifest, and the only one that the address can mean; anything else is a ValueError
+that lists what is there.
 """
 
 import re
@@ -13,8 +13,7 @@ from dgflow.store.open import open_store
 from dgflow.store.receipts import Manifest, parse_record
 from dgflow.store.step_store import StepStore, read_step
 
-# The name has the letters of a step's folder only, so that what a message repeats of an address cannot be a
-# secret.
+# A name has the letters of a step's folder only, so that no message can repeat a secret from an address.
 _ADDRESS = re.compile(r"((?P<root>.+?)/+)?(?P<name>[a-z0-9-]+)/*(\[(?P<start>\d*):(?P<stop>\d+)\])?")
 _RANGE = re.compile(r"\[[^/\[\]]*\]$")
 _STEP = re.compile(r"(?P<kind>[a-z0-9]+(-[a-z0-9]+)*)-[0-9a-f]{12}")
@@ -26,46 +25,44 @@ _FORM = "ROOT/STEP or ROOT/STEP[start:stop], such as runs/digits/generate-3fa9[0
 class Sealed:
     """Samples `start` to `stop` (exclusive) of a step, within a slice of it that is sealed."""
 
-    steps: StepStore
+    step_store: StepStore
     manifest: Manifest  # of the sealed slice, which may hold more
     start: int
     stop: int
-    document: dict[str, Any]  # what `step.json` says of the step: kind, schema_version, fields
+    document: dict[str, Any]  # of `step.json`: kind, schema_version, fields
 
     @property
     def digest(self) -> str:
-        """The digest that the manifest of just these samples has: the same whether they, or more, were
-        sealed."""
-        entries = tuple(
-            entry for entry in self.manifest.entries if entry.start < self.stop and entry.stop > self.start
-        )
-        fields = {
-            "inputs": self.manifest.inputs,
-            "inputs_sha256": self.manifest.inputs_sha256,
-            "entries": entries,
-        }
-        return Manifest(start=self.start, stop=self.stop, **fields).digest
+        """The digest that the manifest of just these samples has, whether they, or more, were sealed."""
+        whole = self.manifest
+        entries = tuple(each for each in whole.entries if each.start < self.stop and each.stop > self.start)
+        return Manifest(
+            start=self.start,
+            stop=self.stop,
+            inputs=whole.inputs,
+            inputs_sha256=whole.inputs_sha256,
+            entries=entries,
+        ).digest
 
 
 def names_range(address: str) -> bool:
-    """Whether the text ends in brackets, and so can only be an address."""
+    """Tells if the text ends in brackets, and so can only be an address."""
     return _RANGE.search(address) is not None
 
 
 def is_root(url: str) -> bool:
-    """Whether a root is at this url. Raises as `open_store`."""
+    """Tells if a root is at this url. Raises as `open_store`."""
     return open_store(url).size("dgflow.json") is not None
 
 
 def find_slice(address: str) -> Sealed:
-    """The samples at `ROOT/NAME[start:stop]`.
+    """The samples at `ROOT/NAME[start:stop]`; without a range, the longest sealed slice.
 
-    ROOT is anything that `open_store` opens and that holds `dgflow.json`; NAME a step's folder or a beginning
-    that only one has; without a range, the longest sealed slice.
+    ROOT is a url of `open_store` that holds `dgflow.json`; NAME is a step's folder, or a beginning of only
+    one.
 
     Raises:
-        ValueError: there is no such root, step or sealed slice, or the address fits more than one. The
-            message lists what is there.
+        ValueError: no such root, step or sealed slice, or more than one; the message lists what is there.
         CorruptObject: a record that does not parse.
         StoreError: the root cannot be reached.
     """
@@ -78,13 +75,13 @@ def find_slice(address: str) -> Sealed:
     recorded = read_step(store, name)
     if recorded is None:
         raise ValueError(f"expected {name}/step.json in {store.url}, found none; run the recipe again")
-    steps = StepStore(store, name.rpartition("-")[0], recorded["fingerprint"])
+    step_store = StepStore(store, name.rpartition("-")[0], recorded["fingerprint"])
     wanted = (int(match["start"] or 0), int(match["stop"])) if match["stop"] else None
     if wanted and wanted[0] >= wanted[1]:
         raise ValueError(f"expected a range with start < stop, found [{wanted[0]}:{wanted[1]}] of {name}")
-    manifest = _choose(steps, wanted)
+    manifest = _choose(step_store, wanted)
     start, stop = wanted or (manifest.start, manifest.stop)
-    return Sealed(steps, manifest, start, stop, recorded["document"])
+    return Sealed(step_store, manifest, start, stop, recorded["document"])
 
 
 def step_names(store: ObjectStore) -> list[str]:
@@ -101,29 +98,26 @@ def _check_root(store: ObjectStore) -> None:
 
 def _step_name(store: ObjectStore, name: str) -> str:
     names = step_names(store)
-    found = [name] if name in names else [each for each in names if each.startswith(name)]
-    if len(found) != 1:
-        listed = ", ".join(found or names) or "none"
-        what = (
-            f"{len(found)} that do: {listed}; give more of its name"
-            if found
-            else f"the steps {listed}; give one of these"
-        )
-        raise ValueError(f"expected one step in {store.url} whose name begins with {name!r}, found {what}")
-    return found[0]
+    fitting = [name] if name in names else [each for each in names if each.startswith(name)]
+    if len(fitting) == 1:
+        return fitting[0]
+    listed = ", ".join(fitting or names) or "none"
+    many = f"{len(fitting)} that do: {listed}; give more of its name"
+    found = many if fitting else f"the steps {listed}; give one of these"
+    raise ValueError(f"expected one step in {store.url} whose name begins with {name!r}, found {found}")
 
 
-def _choose(steps: StepStore, wanted: tuple[int, int] | None) -> Manifest:
+def _choose(step_store: StepStore, wanted: tuple[int, int] | None) -> Manifest:
     """The manifest that holds the range, or the longest."""
-    manifests = _manifests(steps)
-    where = f"{steps.name} in {steps.store.url}"
+    manifests = _manifests(step_store)
+    where = f"{step_store.name} in {step_store.store.url}"
     if wanted is None:
         fitting, asked = manifests, "one sealed slice"
     else:
         fitting = [each for each in manifests if each.start <= wanted[0] and wanted[1] <= each.stop]
         asked = f"a sealed slice that holds [{wanted[0]}:{wanted[1]}]"
     if not fitting:
-        shards = len(steps.committed("shards"))
+        shards = len(step_store.committed("shards"))
         there = f"the sealed slices {_listed(manifests)}" if manifests else "none"
         raise ValueError(
             f"expected {asked} of {where}, found {there} ({shards:,} shards are done);"
@@ -133,7 +127,7 @@ def _choose(steps: StepStore, wanted: tuple[int, int] | None) -> Manifest:
         raise ValueError(
             f"expected {asked} of {where}, found several, made from different inputs: "
             f"{_listed(fitting, inputs=True)}; give a range that only one of them holds, or remove the files "
-            f"of those that are out of date from {steps.name}/manifests"
+            f"of those that are out of date from {step_store.name}/manifests"
         )
     longest = max(each.stop - each.start for each in fitting)
     best = [each for each in fitting if each.stop - each.start == longest]
@@ -145,13 +139,13 @@ def _choose(steps: StepStore, wanted: tuple[int, int] | None) -> Manifest:
     return best[0]
 
 
-def _manifests(steps: StepStore) -> list[Manifest]:
-    folder = f"{steps.name}/manifests"
-    entries = steps.store.list(folder)
-    keys = [entry.key for entry in entries if _MANIFEST.fullmatch(entry.key.removeprefix(f"{folder}/"))]
-    texts = zip(keys, steps.store.get_many(keys), strict=True)
-    found = [parse_record(Manifest, data, key, steps.store.url) for key, data in texts]
-    return sorted(found, key=lambda each: (each.start, each.stop, each.inputs_sha256))
+def _manifests(step_store: StepStore) -> list[Manifest]:
+    folder, store = f"{step_store.name}/manifests", step_store.store
+    keys = [entry.key for entry in store.list(folder)]
+    keys = [key for key in keys if _MANIFEST.fullmatch(key.removeprefix(f"{folder}/"))]
+    texts = zip(keys, store.get_many(keys), strict=True)
+    manifests = [parse_record(Manifest, data, key, store.url) for key, data in texts]
+    return sorted(manifests, key=lambda each: (each.start, each.stop, each.inputs_sha256))
 
 
 def _listed(manifests: list[Manifest], inputs: bool = False) -> str:

@@ -1,13 +1,10 @@
 """Canonical JSON and the fingerprints made from it.
 
-Promises that equal values have equal text, on every machine and Python version, and that a value with no
-stable text is an error which names where it sits. What belongs into an identity is left to the callers.
-
-The text: JSON in UTF-8, keys sorted by code point, no spaces, floats as Python's shortest `repr` (so a float
-    that is a whole number reads
-`2.0` and an integer `2`), tuples as lists. Types are matched exactly, not by inheritance: a `StrEnum` or a
-    numpy scalar prints like its
-base type until one day it does not.
+Equal values have equal text, on every machine and Python version; a value with no stable text is an error
+that names its path. The text is JSON in UTF-8 with keys sorted by code point, no spaces, tuples as lists, and
+floats as Python's shortest `repr`, so that a whole number reads `2.0` as a float and `2` as an integer. Types
+are matched exactly, not by inheritance: a `StrEnum` or a numpy scalar prints like its base type until one day
+it does not.
 """
 
 import hashlib
@@ -23,8 +20,7 @@ _SHOWN = 160  # characters of a value that `differences` shows before it cuts
 def canonical_json(value: Any) -> str:
     """The one text of a plain value: None, bool, int, float, str, list, tuple, or dict with str keys, nested.
 
-    Raises ValueError for anything else (callables, bytes, numpy values, NaN, infinity, enums, other objects);
-    the message begins with the path inside the value, such as `fields.sampler.steps` or `guidance[0].weight`.
+    Raises ValueError for anything else; the message begins with the path, such as `guidance[0].weight`.
     """
     _check(value, "")
     return json.dumps(value, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
@@ -41,11 +37,9 @@ def fingerprint(value: Any) -> str:
 
 
 def differences(recorded: Any, current: Any) -> list[str]:
-    """One line for each leaf in which two plain values differ, such as `fields.steps: recorded 18, now 35`;
-    [] where they are equal.
+    """One line per leaf in which two plain values differ, such as `fields.steps: recorded 18, now 35`.
 
-    Equal means the same canonical JSON, so the float 2.0 and the integer 2 differ here as they do in a
-    fingerprint.
+    They are compared by their canonical JSON, so the float 2.0 and the integer 2 differ, as in a fingerprint.
     """
     return list(_differences(recorded, current, ""))
 

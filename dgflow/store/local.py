@@ -1,11 +1,8 @@
-"""Objects as files below a folder of this host.
+"""Objects as files below a folder of this host, safe across threads, processes and their crashes.
 
-Promises what `ObjectStore` does, across threads and processes of one host and across a crash of either: an
-    object is written to a
-temporary file in the same tree, flushed to the disk, and only then given its name, by `os.link` (which fails
-    where the name exists) or
-`os.replace`. What a dead writer leaves is a file in `.tmp`, which no listing shows. Needs a file system with
-    hard links.
+An object is written to a temporary file in the same tree, flushed to the disk, and only then given its name,
+by `os.link` (which fails where the name exists) or `os.replace`. A dead writer leaves a file in `.tmp`, which
+no listing shows. Needs a file system with hard links.
 """
 
 import contextlib
@@ -22,22 +19,15 @@ from dgflow.store.objects import Entry, StoreError, check_key, check_new, store_
 _TEMPORARY = ".tmp"
 _ABANDONED = 7 * 86_400.0  # seconds after which a temporary file cannot belong to a living writer
 
-_FOUND = {
-    errno.ENOSPC: (
-        "the disk is full",
-        "free some space there, or use another root, and run again: nothing is lost",
-    ),
-    errno.EDQUOT: (
-        "the disk quota is used up",
-        "free some space there, or use another root, and run again: nothing is lost",
-    ),
+_FREE = "free some space there, or use another root, and run again: nothing is lost"
+_FILE = ("the root, or a part of its path, is a file and not a folder", "use a folder as the root")
+_EXPLAINED = {
+    errno.ENOSPC: ("the disk is full", _FREE),
+    errno.EDQUOT: ("the disk quota is used up", _FREE),
     errno.EROFS: ("the file system is read-only", "use a root that can be written to"),
     errno.EACCES: ("permission denied", "give this user access to it, or use another root"),
-    errno.ENOTDIR: (
-        "the root, or a part of its path, is a file and not a folder",
-        "use a folder as the root",
-    ),
-    errno.EEXIST: ("the root, or a part of its path, is a file and not a folder", "use a folder as the root"),
+    errno.ENOTDIR: _FILE,
+    errno.EEXIST: _FILE,
     errno.EISDIR: ("there is a folder in the object's place", "use a root that nothing else writes to"),
 }
 _NO_LINKS = (
@@ -131,7 +121,7 @@ class LocalStore:
                 self._check_root()
 
     def now(self) -> float:
-        """As a file system of the network tells it, whose clock is its server's; this host's own where
+        """The time of a file that is written now, which on a network is its server's; this host's own where
         nothing can be written."""
         temporary = self.root / _TEMPORARY / f"{os.getpid()}-{uuid.uuid4().hex}"
         with self._errors("ask the time"):
@@ -151,8 +141,7 @@ class LocalStore:
 
     @contextlib.contextmanager
     def _written(self, key: str, data: bytes) -> Iterator[Path]:
-        """A temporary file with these bytes, on the disk, and the folder for `key`; the file is gone
-        afterwards."""
+        """A context with a temporary file of these bytes, flushed to the disk, and the folder for `key`."""
         folder = self.root / _TEMPORARY
         _make_folder(folder)
         _make_folder((self.root / key).parent)
@@ -176,7 +165,7 @@ class LocalStore:
                 os.unlink(temporary)
 
     def _sweep(self, folder: Path) -> None:
-        """Once for each instance: remove the temporary files of writers that died a week ago."""
+        """Once per instance: remove the temporary files of writers that died a week ago."""
         if not self._swept:
             self._swept = True
             with contextlib.suppress(OSError):
@@ -192,10 +181,10 @@ class LocalStore:
             raise
         except OSError as error:
             other = (error.strerror or str(error), "see that the root can be read and written, and run again")
-            raise store_error(attempted, self.url, *_FOUND.get(error.errno or 0, other)) from error
+            raise store_error(attempted, self.url, *_EXPLAINED.get(error.errno or 0, other)) from error
 
     def _check_root(self) -> None:
-        """Nothing was found: because it is not there, or because the root is no folder?"""
+        """Tell a root that is no folder from an object that is not there."""
         if self.root.exists() and not self.root.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
 
@@ -203,10 +192,10 @@ class LocalStore:
 def _files(folder: Path, prefix: str) -> Iterator[Entry]:
     """Every file below `folder`; what disappears meanwhile is left out."""
     try:
-        found = list(os.scandir(folder))
+        items = list(os.scandir(folder))
     except (FileNotFoundError, NotADirectoryError):
         return
-    for item in found:
+    for item in items:
         if item.name.startswith("."):
             continue
         if item.is_dir():

@@ -1,7 +1,6 @@
 """Objects in this process's memory, under `memory://name`: for tests and for trying things out.
 
-Promises what `ObjectStore` does, to the threads of one process. Another process cannot see these objects, and
-unpickling there is an error rather than an empty store.
+Another process cannot see them: unpickling there is an error rather than an empty store.
 """
 
 import os
@@ -46,7 +45,7 @@ class MemoryStore:
     def create(self, key: str, data: bytes) -> bool:
         check_new(key, data)
         with _lock:
-            return self._objects.setdefault(key, made := (bytes(data), time.time())) is made
+            return self._objects.setdefault(key, entry := (bytes(data), time.time())) is entry
 
     def size(self, key: str) -> int | None:
         with _lock:
@@ -55,12 +54,8 @@ class MemoryStore:
     def list(self, prefix: str) -> list[Entry]:
         folder = under(prefix)
         with _lock:
-            found = [
-                Entry(key, len(data), modified)
-                for key, (data, modified) in self._objects.items()
-                if key.startswith(folder)
-            ]
-        return sorted(found, key=lambda entry: entry.key)
+            objects = sorted(item for item in self._objects.items() if item[0].startswith(folder))
+        return [Entry(key, len(data), modified) for key, (data, modified) in objects]
 
     def names(self) -> "list[str]":  # quoted: `list` is a method here
         with _lock:
@@ -76,10 +71,6 @@ class MemoryStore:
 
 def _reopen(name: str, pid: int) -> MemoryStore:
     if pid != os.getpid():
-        raise store_error(
-            "open it",
-            f"memory://{name}",
-            "it lives in another process",
-            "use a path or s3://bucket/prefix as the root",
-        )
+        remedy = "use a path or s3://bucket/prefix as the root"
+        raise store_error("open it", f"memory://{name}", "it lives in another process", remedy)
     return MemoryStore(name)

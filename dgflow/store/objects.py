@@ -1,9 +1,8 @@
-"""The interface to a place that holds objects (bytes under a key), and the one error that such places raise.
+"""The interface to a store of objects (bytes under a key), and the one error that stores raise.
 
 A key is relative to the store's root: names of letters, digits, `.`, `_`, `-`, `=` or `+`, joined by `/`.
-Promises of every backend: a reader sees an object whole or not at all; `create` has exactly one winner for a
-key and never alters what is there; `list` and `size` see every write that had returned. Names, checksums and
-what the objects mean are left to the modules above.
+Every backend promises: a reader sees an object whole or not at all; `create` has exactly one winner per key
+and never alters what is there; `list` and `size` see every write that had returned.
 """
 
 import re
@@ -11,16 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-LARGEST_CREATE = (
-    64 * 2**20
-)  # bytes; of racing multipart uploads two have been seen to win, of single-part ones never more than one
+# Bytes; of racing multipart uploads two have been seen to win, of single-part ones never more than one.
+LARGEST_CREATE = 64 * 2**20
 
 _KEY = re.compile(r"[A-Za-z0-9._=+-]+(/[A-Za-z0-9._=+-]+)*")
 
 
 class StoreError(RuntimeError):
-    """A place that holds objects could not do what it was asked: what was attempted, where, what was found
-    and what to do."""
+    """A store failed: the message says what was attempted, where, what was found and what to do."""
 
 
 def store_error(attempted: str, url: str, found: str, remedy: str) -> StoreError:
@@ -38,17 +35,16 @@ class Entry:
 
 
 class ObjectStore(Protocol):
-    """A place that holds objects. Instances can be pickled and used after a fork; every method can be called
-    from several threads."""
+    """A store. Instances can be pickled and used after a fork and from several threads."""
 
     @property
     def url(self) -> str:
-        """Where this is, fit for messages and for `open_store`; never carries a secret."""
+        """The url for messages and for `open_store`; never carries a secret."""
         ...
 
     @property
     def shared(self) -> bool:
-        """Whether other hosts see the same objects under this url."""
+        """Tells if other hosts see the same objects under this url."""
         ...
 
     def get(self, key: str) -> bytes:
@@ -60,16 +56,13 @@ class ObjectStore(Protocol):
         ...
 
     def put(self, key: str, data: bytes) -> None:
-        """Write or replace an object in one step. For content-addressed data and advisory records only:
-        nothing guards the old bytes."""
+        """Write or replace content-addressed data, or an advisory record: nothing guards the old bytes."""
         ...
 
     def create(self, key: str, data: bytes) -> bool:
-        """Write an object only where there is none. True: this call made it. False: it was there already, and
-        is untouched.
+        """Write an object where there is none: True if this call made it, False if it was there, untouched.
 
-        `data` must not be empty: on S3 an empty exclusive write does not report that it lost. Nor may it be
-            larger than LARGEST_CREATE.
+        `data` has 1 to LARGEST_CREATE bytes: on S3 an empty exclusive write does not report that it lost.
         """
         ...
 
@@ -78,12 +71,12 @@ class ObjectStore(Protocol):
         ...
 
     def list(self, prefix: str) -> list[Entry]:
-        """All objects below a folder such as `generate-abc/shards`, at any depth, sorted by key; `""` is the
-        root. Missing: []."""
+        """All objects below a folder such as `generate-abc/shards`, at any depth, by key; `""` is the
+        root."""
         ...
 
     def names(self) -> "list[str]":  # quoted: `list` is a method here
-        """What lies directly in the root, folders and objects alike, sorted: one look, however much is
+        """The names directly in the root, of folders and objects, sorted: one request, however much is
         below."""
         ...
 
@@ -92,14 +85,12 @@ class ObjectStore(Protocol):
         ...
 
     def now(self) -> float:
-        """The time by the store's own clock, to compare with `Entry.modified`: seconds since the epoch, good
-        to a second."""
+        """The time by the store's own clock, to compare with `Entry.modified`, good to a second."""
         ...
 
 
 def check_key(key: str) -> str:
-    """Return `key`, or raise ValueError: one grammar for all backends, so that no key can leave the root or
-    mean two things."""
+    """Return `key`, or raise ValueError: one grammar for all backends, so that no key can leave the root."""
     if not _KEY.fullmatch(key) or any(part.startswith(".") for part in key.split("/")):
         raise ValueError(
             "expected a key such as 'generate-0123/shards/00001.json' (letters, digits and ._=+- in names "
@@ -109,7 +100,7 @@ def check_key(key: str) -> str:
 
 
 def check_new(key: str, data: bytes) -> None:
-    """What `create` accepts: a good key and at least one byte."""
+    """Raises ValueError for what `create` does not accept."""
     check_key(key)
     if not data:
         raise ValueError(
@@ -119,6 +110,5 @@ def check_new(key: str, data: bytes) -> None:
 
 
 def under(prefix: str) -> str:
-    """The text that the keys below the folder `prefix` begin with: `a/b` -> `a/b/`, and nothing for the
-    root."""
+    """The beginning of the keys below the folder `prefix`: `a/b` -> `a/b/`, and nothing for the root."""
     return f"{check_key(prefix)}/" if prefix else ""

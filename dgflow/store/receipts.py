@@ -1,8 +1,6 @@
-"""What is written about a piece of work: the receipt that commits it, and the manifest that lists the
-receipts of a slice.
+"""The records of work: the receipt that commits a piece, and the manifest that lists the receipts of a slice.
 
-Promises that what parses is well-formed and consistent with itself. Where these records are kept, and that
-the data they name is there, is left to `step_store`.
+A record that parses is consistent with itself. That the data it names is there is checked by `step_store`.
 """
 
 import json
@@ -29,8 +27,7 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def encoded(self) -> bytes:
-        """Canonical JSON. Raises ValueError, naming the field, for a value without a stable form (a NaN in
-        `metrics`, say)."""
+        """Canonical JSON. Raises ValueError for a value without a stable form, such as a NaN in `metrics`."""
         return canonical_json(self.model_dump()).encode()
 
 
@@ -78,8 +75,7 @@ class ManifestEntry(_Record):
 
 
 class Manifest(_Record):
-    """The samples [start, stop) as whole shards in index order; where a slice ends inside its last shard,
-    readers trim."""
+    """The samples [start, stop) as whole shards in index order; readers trim the first and the last."""
 
     start: int
     stop: int
@@ -90,8 +86,7 @@ class Manifest(_Record):
 
     @property
     def digest(self) -> str:
-        """What steps that read this slice record: of the rows alone, so that times and file formats do not
-        change it."""
+        """The digest that steps which read this slice record: of its rows, not of times and file formats."""
         rows = [[entry.start, entry.stop, entry.rows_sha256] for entry in self.entries]
         return fingerprint({"start": self.start, "stop": self.stop, "rows": rows})
 
@@ -105,10 +100,7 @@ class Manifest(_Record):
         receipts: Sequence[Receipt],
         remarks: Sequence[str] = (),
     ) -> Self:
-        """The manifest of [start, stop) from receipts and their keys, in index order.
-
-        Raises ValueError where they are not its shards.
-        """
+        """The manifest of receipts and their keys, in index order. Raises ValueError for other shards."""
         entries: list[ManifestEntry] = []
         for key, receipt in zip(keys, receipts, strict=True):
             if changed := differences(receipt.inputs, dict(inputs)):
@@ -145,7 +137,7 @@ Record = TypeVar("Record", Receipt, Manifest)
 
 
 def parse_record(model: type[Record], data: bytes, key: str, url: str) -> Record:
-    """The receipt or manifest in these bytes, found at `key` in the store at `url`. Raises CorruptObject."""
+    """The receipt or manifest in the bytes at `key` in the store at `url`. Raises CorruptObject."""
     try:
         return model.model_validate(parse_json(data, key, url))
     except ValidationError as error:
@@ -157,19 +149,17 @@ def parse_record(model: type[Record], data: bytes, key: str, url: str) -> Record
 def parse_json(data: bytes, key: str, url: str) -> dict[str, Any]:
     """The JSON object in these bytes. Raises CorruptObject."""
     try:
-        found = json.loads(data)
+        value = json.loads(data)
     except ValueError as error:
-        raise CorruptObject(
-            f"{key} in {url}: expected JSON, found {len(data)} bytes that are not ({error})"
-        ) from error
-    if not isinstance(found, dict):
-        raise CorruptObject(f"{key} in {url}: expected a JSON object, found {type(found).__name__}")
-    return found
+        found = f"{len(data)} bytes that are not ({error})"
+        raise CorruptObject(f"{key} in {url}: expected JSON, found {found}") from error
+    if not isinstance(value, dict):
+        raise CorruptObject(f"{key} in {url}: expected a JSON object, found {type(value).__name__}")
+    return value
 
 
 def _check_cover(start: int, stop: int, entries: Sequence[ManifestEntry]) -> None:
-    """Raise ValueError unless these shards follow one another, each is needed, and together they hold [start,
-    stop)."""
+    """Raises ValueError unless the shards follow one another, are all needed, and hold [start, stop)."""
     if not 0 <= start < stop:
         raise ValueError(f"expected 0 <= start < stop, found start {start} and stop {stop}")
     if not entries:

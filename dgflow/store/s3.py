@@ -1,9 +1,9 @@
-"""Objects in an S3 bucket, or in anything that speaks S3 and honours `If-None-Match: *` (AWS, SeaweedFS,
-MinIO, Ceph, R2, ...).
+"""Objects in an S3 bucket, or in any server that honours `If-None-Match: *` (SeaweedFS, MinIO, Ceph, R2,
+...).
 
-Promises what `ObjectStore` does. Endpoint, region and credentials come from the usual AWS environment,
-profile or role, and are read where the first request is made: an instance carries the bucket and prefix only,
-so that it can be pickled into a log without harm.
+Endpoint, region and credentials come from the usual AWS environment, profile or role, and are read at the
+first request: an instance carries the bucket and prefix only, so that it can be pickled into a log without
+harm.
 
 A create that was repeated after a lost reply meets its own object, and looks like a loss. botocore and s3fs
 repeat requests, which is turned off here, and so does aiohttp beneath them, which cannot be: so every create
@@ -36,13 +36,8 @@ from dgflow.store.s3_errors import (
     status,
 )
 
-BACK_OFF = (
-    0.25,
-    0.5,
-    1.0,
-    2.0,
-    4.0,
-)  # seconds before each repetition, halved to doubled at random: six attempts, about 8 s
+# Seconds before each repetition, halved to doubled at random: six attempts, about 8 s
+BACK_OFF = (0.25, 0.5, 1.0, 2.0, 4.0)
 PATIENCE = 300.0  # seconds in which a request is repeated to a store that has answered before
 _LONGEST_PAUSE = 20.0  # seconds
 _CONNECT_SECONDS, _SILENT_SECONDS = 10, 60  # without a connection; without a byte of a reply
@@ -59,10 +54,7 @@ class S3Store:
     shared = True
 
     def __init__(self, path: str) -> None:
-        """`path` is `bucket` or `bucket/prefix`. Makes no request.
-
-        Raises ValueError where there is no bucket name.
-        """
+        """`path` is `bucket` or `bucket/prefix`. Makes no request. Raises ValueError for no bucket name."""
         bucket, _, prefix = path.partition("/")
         if not bucket:
             raise ValueError("expected s3://bucket/prefix, found no bucket")
@@ -73,9 +65,7 @@ class S3Store:
         self._root = f"{prefix}/" if prefix else ""
         self._connections: dict[int, s3fs.S3FileSystem] = {}
         self._answered = False  # it is there, and worth waiting for
-        self._silent_since: float | None = (
-            None  # since when this process has been waiting and has said so, by `time.monotonic`
-        )
+        self._silent_since: float | None = None  # the time, by `time.monotonic`, of the warning about that
 
     def __reduce__(self) -> tuple[object, tuple[str], dict[str, Any]]:
         return S3Store, (self._path,), {"_answered": self._answered}
@@ -128,36 +118,31 @@ class S3Store:
             raise
 
     def size(self, key: str) -> int | None:
-        found = self._head(key)
-        return None if found is None else int(found["ContentLength"])
+        head = self._head(key)
+        return None if head is None else int(head["ContentLength"])
 
     def list(self, prefix: str) -> list[Entry]:
-        found = [
+        entries = [
             Entry(item["Key"].removeprefix(self._root), int(item["Size"]), item["LastModified"].timestamp())
             for page in self._pages(f"list {prefix or 'all'}", self._root + under(prefix))
             for item in page.get("Contents", [])
             if not item["Key"].endswith("/")  # some consoles and servers make such an object for a folder
         ]
-        return sorted(found, key=lambda entry: entry.key)
+        return sorted(entries, key=lambda entry: entry.key)
 
     def names(self) -> "list[str]":  # quoted: `list` is a method here
-        pages = self._pages("list the root", self._root, Delimiter="/")
-        found = [
-            item for page in pages for item in (*page.get("Contents", []), *page.get("CommonPrefixes", []))
-        ]
-        keys = [item.get("Key") or item["Prefix"] for item in found]
+        keys = []
+        for page in self._pages("list the root", self._root, Delimiter="/"):
+            keys += [item["Key"] for item in page.get("Contents", [])]
+            keys += [item["Prefix"] for item in page.get("CommonPrefixes", [])]
         return sorted({key.removeprefix(self._root).rstrip("/") for key in keys} - {""})
 
     def _pages(self, attempted: str, folder: str, **options: str) -> Iterator[dict[str, Any]]:
-        """The replies to a listing of the keys that begin with `folder`, 1,000 keys each."""
+        """The replies to a listing of the keys that begin with `folder`, up to 1,000 keys each."""
         more: dict[str, str] | None = {}
         while more is not None:
-            page = self.request(
-                attempted,
-                lambda fs, more=more: fs.call_s3(
-                    "list_objects_v2", Bucket=self._bucket, Prefix=folder, **options, **more
-                ),
-            )
+            fields = {"Bucket": self._bucket, "Prefix": folder, **options, **more}
+            page = self.request(attempted, lambda fs, fields=fields: fs.call_s3("list_objects_v2", **fields))
             yield page
             more = {"ContinuationToken": page["NextContinuationToken"]} if page.get("IsTruncated") else None
 
@@ -184,8 +169,8 @@ class S3Store:
         return parsedate_to_datetime(self.request("ask the time", date)).timestamp()
 
     def _written_by(self, writer: str, key: str) -> bool:
-        found = self._head(key)
-        return found is not None and found.get("Metadata", {}).get(_WRITER) == writer
+        head = self._head(key)
+        return head is not None and head.get("Metadata", {}).get(_WRITER) == writer
 
     def _head(self, key: str) -> dict[str, Any] | None:
         name = self._root + check_key(key)
@@ -198,19 +183,18 @@ class S3Store:
     def request(
         self, attempted: str, call: Callable[[s3fs.S3FileSystem], Any], may_lack: bool = False
     ) -> Any:
-        """Make a request, repeating it after errors that pass. `may_lack`: return None where there is no such
+        """Make a request, repeating it after errors that pass; with `may_lack`, None where there is no
         object.
 
-        A store that has answered before, in this process or in that which this instance was pickled in, is
-            waited for: for PATIENCE in
-        all, so that a run goes on when the store is up again. One that never answered has a wrong address,
-            and fails after `BACK_OFF`.
+        If a store that has answered before, here or where this instance was pickled, becomes unreachable, the
+        request is repeated for PATIENCE, so that a run goes on when the store is back. One that never
+        answered has a wrong address, and fails after `BACK_OFF`.
         """
         began, attempts = time.monotonic(), 0
         while True:
             attempts += 1
             try:
-                found = call(self._filesystem())
+                reply = call(self._filesystem())
             except RAISED as error:
                 if may_lack and is_missing(error):
                     self._heard()
@@ -223,22 +207,17 @@ class S3Store:
                         attempted, self.url, *explained(error, self._bucket, configured_endpoint(), tried)
                     ) from error
                 if attempts > len(BACK_OFF):
-                    self._tell_of_silence(error)
+                    self._warn_of_silence(error)
             else:
                 self._heard()
-                return found
+                return reply
             time.sleep(_pause(attempts))
 
-    def _tell_of_silence(self, error: Exception) -> None:
+    def _warn_of_silence(self, error: Exception) -> None:
         if self._silent_since is None:
             self._silent_since = time.monotonic()
-            _log.warning(
-                "%s does not answer (%s: %s); waiting up to %.0f s for it",
-                self.url,
-                type(error).__name__,
-                error,
-                PATIENCE,
-            )
+            message = "%s does not answer (%s: %s); waiting up to %.0f s for it"
+            _log.warning(message, self.url, type(error).__name__, error, PATIENCE)
 
     def _heard(self) -> None:
         self._answered = True
@@ -263,9 +242,8 @@ class S3Store:
                 anon=False, use_listings_cache=False, skip_instance_cache=True, config_kwargs=config
             )
             filesystem.retries = 1
-            self._connections.setdefault(
-                pid, filesystem
-            )  # one for all threads: connecting takes a tenth of a second
+            # One for all threads: connecting takes a tenth of a second.
+            self._connections.setdefault(pid, filesystem)
         filesystem = self._connections[pid]
         client: Any = filesystem.s3
         check_endpoint(client.meta.endpoint_url)  # that of a configuration file, too
@@ -273,14 +251,12 @@ class S3Store:
 
 
 def _pause(attempts: int) -> float:
-    """Seconds before the next of a request's attempts, at random, so that many workers do not come back at
-    once."""
+    """Seconds before a request's next attempt, at random, so that many workers do not come back at once."""
     if attempts <= len(BACK_OFF):
         return BACK_OFF[attempts - 1] * random.uniform(0.5, 2.0)
     return min(_LONGEST_PAUSE, BACK_OFF[-1] * 2 ** (attempts - len(BACK_OFF))) * random.uniform(0.5, 1.0)
 
 
 def _write_seconds(data: bytes) -> float:
-    """How long a write may take in all: nothing below ends one whose server falls silent before it has the
-    whole of the body."""
+    """The longest that a write may take: nothing below ends one whose server falls silent in the body."""
     return _SILENT_SECONDS + len(data) / _SLOWEST

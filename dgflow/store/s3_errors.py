@@ -1,8 +1,6 @@
-"""What an error of S3 means: whether it passes, what was found, what to do; and which endpoints are refused
-before a request is made.
+"""Explains errors of S3: if they pass, what was found, what to do; and refuses endpoints before any request.
 
-s3fs raises OSErrors whose cause is botocore's reply, and botocore and aiohttp have errors of their own; all
-of them are told apart here.
+s3fs raises OSErrors whose cause is botocore's reply; botocore and aiohttp have errors of their own.
 """
 
 import asyncio
@@ -60,12 +58,12 @@ def status(error: BaseException) -> int | None:
 
 
 def is_missing(error: BaseException) -> bool:
-    """Whether there is no such object, in a bucket that may well be there."""
+    """Tells if there is no such object, in a bucket that may well be there."""
     return status(error) == 404 and code(error) != "NoSuchBucket"
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same request may succeed later."""
+    """Tells if the same request may succeed later."""
     if client_error(error):
         return status(error) in _TRANSIENT_STATUS or code(error) in _TRANSIENT_CODES
     if _certificate_error(error):
@@ -76,7 +74,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def explained(error: Exception, bucket: str, endpoint: str | None, tried: str) -> tuple[str, str]:
-    """What was found and what to do; `tried` says how often, such as `6 attempts`."""
+    """(what was found, what to do); `tried` is the number of times, such as `6 attempts`."""
     found, number = code(error), status(error)
     where = endpoint or "the AWS endpoint of the region"
     if isinstance(error, _NO_CREDENTIALS):
@@ -115,7 +113,7 @@ def configured_endpoint() -> str | None:
 
 
 def check_configuration() -> None:
-    """Raises ValueError for what the environment says and no request should be made with."""
+    """Raises ValueError for settings in the environment that no request should be made with."""
     check_endpoint(configured_endpoint())
     if (bundle := os.environ.get("AWS_CA_BUNDLE")) and not os.path.exists(bundle):
         raise ValueError(
@@ -124,8 +122,7 @@ def check_configuration() -> None:
 
 
 def check_endpoint(endpoint: str | None) -> None:
-    """Raises ValueError for one that holds credentials, or that is reached over a network without TLS
-    although nobody allowed it."""
+    """Raises ValueError for one with credentials, or on a network without TLS although nobody allowed it."""
     if endpoint is None:
         return
     parts = urlsplit(endpoint)

@@ -1,9 +1,8 @@
 """Shards: columns of rows as the bytes of one Parquet or npz file, and the digest of the rows themselves.
 
-Promises that decoding gives back the dtypes, shapes and bits that were encoded, that a damaged page is an
-error and never other rows, and that equal columns give equal bytes with the same library versions.
-`rows_sha256` is of the decoded rows and so compares across formats, compression and versions. Where the bytes
-are kept, and under which name, is left to `step_store`.
+Decoding gives back the dtypes, shapes and bits that were encoded; a damaged page is an error and never other
+rows; equal columns give equal bytes with the same library versions. `rows_sha256` is of the decoded rows and
+so compares across formats, compression and versions.
 """
 
 import hashlib
@@ -26,9 +25,7 @@ Columns = dict[str, np.ndarray]
 
 Format = Literal["parquet", "npz"]
 
-_ROW_GROUP = (
-    8 * 2**20
-)  # bytes of uncompressed rows in a row group: small enough to stream, large enough to compress
+_ROW_GROUP = 8 * 2**20  # uncompressed bytes of a row group: small enough to stream, large enough to compress
 _UNREADABLE = (
     pa.ArrowException,
     OSError,
@@ -44,10 +41,7 @@ _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that zip can express
 
 def encode_shard(columns: Columns, format: Format = "parquet") -> bytes:
     """The file of these columns: Parquet (multi-dimensional columns as fixed-shape tensors, zstd, page
-    checksums) or npz (not compressed).
-
-    Raises ValueError for columns of unequal length, without rows, or of a dtype that is not bool, integer or
-    float.
+    checksums) or npz (not compressed). Raises ValueError for columns that a shard cannot have.
     """
     rows = _check_columns(columns)
     little = {
@@ -69,16 +63,15 @@ def encode_shard(columns: Columns, format: Format = "parquet") -> bytes:
         # uint8 to 32 bits), and with dictionaries 2.8 MB in 0.06 s; float16 latents come out 8 % smaller than
         # plain and dictionaries make them larger.
         use_dictionary=False,
-        use_byte_stream_split=split,  # pyright: ignore[reportArgumentType] (a list of columns is documented, bool is annotated)
+        use_byte_stream_split=split,  # pyright: ignore[reportArgumentType] (annotated bool, documented list)
     )
     return out.getvalue()
 
 
 def decode_shard(data: bytes, format: Format = "parquet", columns: Sequence[str] | None = None) -> Columns:
-    """The columns of a file made by `encode_shard`, all or those named; page checksums are verified and
-    nothing is unpickled.
+    """The columns of a file made by `encode_shard`, all or those named; nothing is unpickled.
 
-    Raises ValueError where the file is damaged, or has no such column.
+    Raises ValueError where the file is damaged (page checksums are verified), or has no such column.
     """
     try:
         if format == "npz":
@@ -111,11 +104,11 @@ def rows_sha256(columns: Columns) -> str:
 
 
 def check_shard(columns: Columns, start: int, stop: int) -> None:
-    """Raise ValueError unless these are good rows for the indices [start, stop); the message names the column
-    and the first bad index.
+    """Raises ValueError, naming the column and the first bad index, for bad rows of the indices [start,
+    stop).
 
-    Good: an int64 column `index` equal to arange(start, stop), equal row counts, dtypes bool, integer or
-        float, and finite floats.
+    Good rows have an int64 column `index` equal to arange(start, stop), equal counts, dtypes bool, integer or
+    float, and finite floats.
     """
     if not 0 <= start < stop:
         raise ValueError(f"expected 0 <= start < stop, found start {start} and stop {stop}")
@@ -185,8 +178,7 @@ def _leaf(name: str, values: np.ndarray) -> str:
 
 
 def _from_arrow(column: pa.ChunkedArray) -> np.ndarray:
-    """Arrow bools are bits and have to be copied; the rest is copied too, so that callers may write into
-    it."""
+    """The values, copied (Arrow's bools are bits), so that callers may write into them."""
     shape = (len(column), *(column.type.shape if isinstance(column.type, pa.FixedShapeTensorType) else ()))
     chunks = [
         chunk.storage.flatten() if isinstance(chunk, pa.ExtensionArray) else chunk for chunk in column.chunks

@@ -1,22 +1,18 @@
-"""One step's place in a store: what it is, what of it is done, and the commit of one more piece.
+"""The objects of one step in a store: what the step is, which parts are done, and the commit of one more.
 
     {kind}-{fingerprint[:12]}/
-        step.json                               what the step is
-        data/00042-<sha16>.parquet              data, named by its own digest
-        data/epochs-00007-<sha16>.safetensors
-        shards/00042-<inputs16>.json            receipts: the commits
-        epochs/00007-<inputs16>.json
-        manifests/0-50000-<inputs16>.json       sealed slices
-        attempts/shards-00042.json              advisory
+        step.json                               what the step is data/00042-<sha16>.parquet              data,
+        named by its own digest data/epochs-00007-<sha16>.safetensors shards/00042-<inputs16>.json
+        receipts: the commits epochs/00007-<inputs16>.json manifests/0-50000-<inputs16>.json       sealed
+        slices attempts/shards-00042.json              advisory
 
-A receipt's name holds the digest of the inputs that its work was made from (`inputs16`: 16 hex digits of
-`fingerprint(inputs)`), which is the point of this layout. What was made from a discriminator trained anew has
-another name, so a stale result can never be mistaken for a fresh one, nor stand in its way; a receipt is only
-ever created, so a late writer cannot alter anything; and one listing, without a read, tells what is done.
+The point of this layout is that a receipt's name holds the digest of its inputs (`inputs16`: 16 hex digits of
+`fingerprint(inputs)`). What was made from a discriminator trained anew has another name, so a stale result
+can never be mistaken for a fresh one, nor stand in its way; a receipt is only ever created, so a late writer
+cannot alter anything; and one listing, without a read, tells what is done.
 
-Promises: a receipt means complete data with that sha256; each (folder, number, inputs) has one receipt for
-    ever; a manifest holds each
-index once. Deciding what to build, with which inputs, and repairing and removing are left to others.
+A receipt means complete data with that sha256; each (folder, number, inputs) has one receipt, which never
+changes; a manifest holds each index once.
 """
 
 import logging
@@ -47,8 +43,7 @@ class StepStore:
     """The objects of one step. Holds no state beyond its name; can be pickled where its store can."""
 
     def __init__(self, store: ObjectStore, kind: str, fingerprint: str) -> None:
-        """`kind` is the step's kind, such as `generate`; `fingerprint` is all 64 hex digits of its
-        identity."""
+        """`kind` is the step's kind, such as `generate`; `fingerprint` has all 64 hex digits."""
         if not re.fullmatch(r"[0-9a-f]{64}", fingerprint):
             raise ValueError(f"expected a fingerprint of 64 hex digits, found {fingerprint!r}")
         self.store = store
@@ -57,14 +52,10 @@ class StepStore:
         self.name = f"{kind}-{fingerprint[:12]}"
 
     def declare(self, document: Mapping[str, Any]) -> None:
-        """Record what the step is, once.
-
-        Raises StepMismatch, with the fields, where something else is recorded under this name.
-        """
+        """Record what the step is, once. Raises StepMismatch, with the fields, where another is recorded."""
+        encoded = canonical_json(self._declaration(document)).encode()
         try:
-            if self.store.create(
-                f"{self.name}/step.json", canonical_json(self._declaration(document)).encode()
-            ):
+            if self.store.create(f"{self.name}/step.json", encoded):
                 return
         except StoreError:
             if self.recorded() is None:
@@ -75,8 +66,7 @@ class StepStore:
         return {"fingerprint": self.fingerprint, "document": dict(document)}
 
     def check(self, document: Mapping[str, Any]) -> None:
-        """Raises StepMismatch, with the fields, where something else than this is recorded; nothing recorded
-        is fine."""
+        """Raises StepMismatch, with the fields, where another step is recorded; nothing recorded is fine."""
         recorded = self.recorded()
         if recorded is not None and (changed := differences(recorded, self._declaration(document))):
             raise StepMismatch(
@@ -85,22 +75,20 @@ class StepStore:
             )
 
     def recorded(self) -> dict[str, Any] | None:
-        """What `declare` wrote, `{"fingerprint": ..., "document": ...}`; None where nothing is declared
-        yet."""
+        """The declaration, `{"fingerprint": ..., "document": ...}`; None where there is none yet."""
         return read_step(self.store, self.name)
 
     def committed(self, folder: str) -> dict[int, dict[str, str]]:
-        """All receipts of a folder, by one listing: number -> {first 16 hex digits of the inputs'
-        fingerprint: receipt key}."""
-        found: dict[int, dict[str, str]] = {}
+        """All receipts of a folder, by one listing: number -> {`inputs16`: receipt key}."""
+        receipts: dict[int, dict[str, str]] = {}
         prefix = f"{self.name}/{folder}"
         for entry in self.store.list(prefix):
             if match := _RECEIPT.fullmatch(entry.key.removeprefix(f"{prefix}/")):
-                found.setdefault(int(match[1]), {})[match[2]] = entry.key
-        return found
+                receipts.setdefault(int(match[1]), {})[match[2]] = entry.key
+        return receipts
 
     def done(self, folder: str, inputs: Mapping[str, str]) -> dict[int, str]:
-        """Those made from exactly these inputs: number -> receipt key."""
+        """The receipts of parts made from exactly these inputs: number -> receipt key."""
         return made_from(self.committed(folder), inputs)
 
     def key(self, folder: str, number: int, inputs: Mapping[str, str]) -> str:
@@ -108,20 +96,16 @@ class StepStore:
         return f"{self.name}/{folder}/{number:05d}-{_short(inputs)}.json"
 
     def is_committed(self, folder: str, number: int, inputs: Mapping[str, str]) -> bool:
-        """Whether that receipt is there: one look at one object, and no listing."""
+        """Tells if that receipt is there, by one request and no listing."""
         return self.store.size(self.key(folder, number, inputs)) is not None
 
     def receipt(self, key: str) -> Receipt:
-        """The receipt at a key. Raises FileNotFoundError where there is none, CorruptObject where it is not
-        the receipt of that name."""
+        """The receipt at a key. Raises FileNotFoundError, or CorruptObject where it is of another name."""
         return self._checked_receipt(key, self.store.get(key))
 
     def receipts(self, keys: Sequence[str]) -> list[Receipt]:
         """As `receipt`, in the order of `keys`, read concurrently where that helps."""
-        return [
-            self._checked_receipt(key, data)
-            for key, data in zip(keys, self.store.get_many(keys), strict=True)
-        ]
+        return list(map(self._checked_receipt, keys, self.store.get_many(keys)))
 
     def commit(
         self,
@@ -139,13 +123,13 @@ class StepStore:
         versions: Mapping[str, str],
         metrics: Mapping[str, Any] = {},
     ) -> Receipt:
-        """Store data and commit it with a receipt; returns the receipt that stands, which another attempt may
-        have made before.
+        """Store data and commit it with a receipt; returns the receipt that stands, perhaps of another
+        attempt.
 
-        `folder` is `shards` or another, such as `epochs`; `suffix` the data's file name extension, such as
-        `safetensors`. Safe to repeat after any error, in any number of processes at once: the first receipt
-        wins, and a later attempt's data, equal or not, is left for `gc`. Repeating it also puts back data
-        that was lost or damaged, if it comes out as the same bytes. Raises StoreError.
+        `folder` is such as `shards` or `epochs`, `suffix` the data's file name extension. Safe to repeat
+        after any error, in any number of processes at once: the first receipt wins, and a later attempt's
+        data is left for `gc`. Repeating it also restores data that was lost or damaged, if the bytes come out
+        the same.
         """
         sha256 = sha256_hex(data)
         prefix = "" if folder == "shards" else f"{folder}-"
@@ -167,16 +151,14 @@ class StepStore:
             metrics=dict(metrics),
         )
         encoded = receipt.encoded()
-        made = 0 < len(data) <= LARGEST_CREATE and self.store.create(receipt.key, data)
-        # There already, perhaps damaged, perhaps an old orphan: written again, it is whole, and too young for
-        # gc
-        if not made:
+        created = 0 < len(data) <= LARGEST_CREATE and self.store.create(receipt.key, data)
+        if (
+            not created
+        ):  # perhaps damaged, perhaps an old orphan: written again, it is whole and too young for gc
             self.store.put(receipt.key, data)
         standing = self._create_record(self._receipt_key(receipt), receipt, encoded)
-        if not made and standing.key == receipt.key and self.store.size(receipt.key) is None:
-            self.store.put(
-                receipt.key, data
-            )  # a gc that had seen the orphan took what was written over it (see steps/gc.py)
+        if not created and standing.key == receipt.key and self.store.size(receipt.key) is None:
+            self.store.put(receipt.key, data)  # gc had seen the orphan, and took it (see engine/gc.py)
         return standing
 
     def write_shard(
@@ -193,10 +175,7 @@ class StepStore:
         versions: Mapping[str, str],
         metrics: Mapping[str, Any] = {},
     ) -> Receipt:
-        """Check, encode and commit the samples [start, stop) as shard `number`.
-
-        Raises ValueError for bad rows, else as `commit`.
-        """
+        """Check, encode and commit the samples [start, stop) as a shard. Raises ValueError for bad rows."""
         check_shard(columns, start, stop)
         return self.commit(
             "shards",
@@ -214,10 +193,7 @@ class StepStore:
         )
 
     def read(self, entry: Receipt | ManifestEntry) -> bytes:
-        """The committed data, verified.
-
-        Raises CorruptObject, naming the step and the part, where it is missing or altered.
-        """
+        """The committed data, verified. Raises CorruptObject where it is missing or altered."""
         part = entry.part if isinstance(entry, Receipt) else f"shards/{entry.number:05d}"
         try:
             data = self.store.get(entry.key)
@@ -235,10 +211,7 @@ class StepStore:
         )
 
     def read_shard(self, entry: Receipt | ManifestEntry, columns: Sequence[str] | None = None) -> Columns:
-        """The rows of a shard, all columns or those named.
-
-        Raises CorruptObject as `read`, ValueError for a column that is not there.
-        """
+        """The rows of a shard, all columns or those named. Raises as `read` and `decoded`."""
         return decoded(entry, self.read(entry), columns)
 
     def seal(
@@ -249,12 +222,11 @@ class StepStore:
         keys: Sequence[str],
         remarks: Sequence[str] = (),
     ) -> Manifest:
-        """Write the manifest of the samples [start, stop): `keys` are the receipts, in index order, of the
-        shards that hold them.
+        """Write the manifest of the samples [start, stop); `keys` are the receipts of its shards, in index
+        order.
 
-        Raises ValueError where the shards do not follow one another or hold more or less than the slice, or
-        were made from other inputs; CorruptObject where a data object is missing or has another size;
-        StepMismatch where the slice was sealed with other shards.
+        Raises ValueError where the shards are not those of the slice or of these inputs, CorruptObject where
+        a data object is missing or has another size, StepMismatch where it was sealed with other shards.
         """
         manifest = Manifest.of(start, stop, inputs, keys, self.receipts(keys), remarks)
         self._check_present(manifest.entries)
@@ -262,10 +234,9 @@ class StepStore:
         standing = self._create_record(key, manifest, manifest.encoded())
         if standing != manifest:
             changed = differences(standing.model_dump(), manifest.model_dump())
-            found = "; ".join(changed[:5])
             raise StepMismatch(
-                f"{key} in {self.store.url} was sealed with other shards: {found}. Keep those, or use "
-                "another root"
+                f"{key} in {self.store.url} was sealed with other shards: {'; '.join(changed[:5])}. Keep "
+                "those, or use another root"
             )
         return manifest
 
@@ -273,18 +244,16 @@ class StepStore:
         """The sealed slice, None where it is not sealed. Raises CorruptObject where it cannot be read."""
         key = self.manifest_key(start, stop, inputs)
         try:
-            found = parse_record(Manifest, self.store.get(key), key, self.store.url)
+            manifest = parse_record(Manifest, self.store.get(key), key, self.store.url)
         except FileNotFoundError:
             return None
-        if (found.start, found.stop, found.inputs) != (start, stop, dict(inputs)):
-            raise CorruptObject(
-                f"{key} in {self.store.url}: expected the manifest of that slice and those inputs, found "
-                "another"
-            )
-        return found
+        if (manifest.start, manifest.stop, manifest.inputs) != (start, stop, dict(inputs)):
+            expected = "expected the manifest of that slice and those inputs, found another"
+            raise CorruptObject(f"{key} in {self.store.url}: {expected}")
+        return manifest
 
     def discard(self, key: str) -> None:
-        """Remove a receipt and then its data: for scratch, such as checkpoints, that nothing refers to."""
+        """Remove a receipt and then its data: for scratch that nothing refers to, such as checkpoints."""
         try:
             receipt = self.receipt(key)
         except FileNotFoundError:
@@ -293,17 +262,16 @@ class StepStore:
         self.store.delete(receipt.key)
 
     def note_attempt(self, folder: str, number: int, record: Mapping[str, Any]) -> None:
-        """Leave word of an attempt, for `status`. Advisory: a failure is logged and never raised."""
+        """Leave a note of an attempt, for `status`. Advisory: a failure is logged and never raised."""
+        key = f"{self.name}/attempts/{folder}-{number:05d}.json"
         try:
-            self.store.put(
-                f"{self.name}/attempts/{folder}-{number:05d}.json", canonical_json(dict(record)).encode()
-            )
+            self.store.put(key, canonical_json(dict(record)).encode())
         except Exception as error:
             _log.warning("could not note an attempt of %s %s/%05d: %s", self.name, folder, number, error)
 
     def noted(self, folder: str) -> dict[int, Entry]:
-        """The objects that hold the latest attempt of each part of a folder, by number: one listing, and
-        nothing is read."""
+        """The objects with the note of the latest attempt at each part of a folder, by number: one
+        listing."""
         prefix = f"{self.name}/attempts"
         pattern = re.compile(rf"{re.escape(f'{prefix}/{folder}')}-(\d+)\.json")
         return {
@@ -312,21 +280,8 @@ class StepStore:
             if (match := pattern.fullmatch(entry.key))
         }
 
-    def attempts(self, folder: str) -> dict[int, dict[str, Any]]:
-        """The latest attempt of each part of a folder, by number; parts whose record is missing or unreadable
-        are left out."""
-        found: dict[int, dict[str, Any]] = {}
-        try:
-            keys = {entry.key: number for number, entry in self.noted(folder).items()}
-            for (key, number), data in zip(keys.items(), self.store.get_many(list(keys)), strict=True):
-                found[number] = parse_json(data, key, self.store.url)
-        except (FileNotFoundError, CorruptObject) as error:
-            _log.warning("could not read all attempts of %s %s: %s", self.name, folder, error)
-        return found
-
     def _create_record(self, key: str, record: Record, encoded: bytes) -> Record:
-        """Create the record, or return the one that stands: after a loss, or an error that may have come
-        after the write."""
+        """Create the record, or return the one that stands after a loss or an error behind the write."""
         try:
             if self.store.create(key, encoded):
                 return record
@@ -351,11 +306,12 @@ class StepStore:
         return f"{self.name}/{receipt.part}-{receipt.inputs_sha256[:16]}.json"
 
     def manifest_key(self, start: int, stop: int, inputs: Mapping[str, str]) -> str:
-        """Where `seal` puts the manifest of a slice."""
+        """The key of the manifest of a slice."""
         return f"{self.name}/manifests/{start}-{stop}-{_short(inputs)}.json"
 
     def _check_present(self, entries: Sequence[ManifestEntry]) -> None:
-        """One listing, and a look at each object that the listing lacks or shows with another size."""
+        """Check all data by one listing, and by a look at each object that it lacks or shows with another
+        size."""
         listed = {entry.key: entry.bytes for entry in self.store.list(f"{self.name}/data")}
         for entry in entries:
             if listed.get(entry.key) != entry.bytes and (size := self.store.size(entry.key)) != entry.bytes:
@@ -367,24 +323,19 @@ class StepStore:
 
 
 def made_from(committed: Mapping[int, Mapping[str, str]], inputs: Mapping[str, str]) -> dict[int, str]:
-    """Of what `StepStore.committed` found, that made from exactly these inputs: number -> receipt key."""
+    """The receipts in `StepStore.committed` of parts made from exactly these inputs: number -> receipt
+    key."""
     wanted = _short(inputs)
     return {number: keys[wanted] for number, keys in committed.items() if wanted in keys}
 
 
 def decoded(entry: Receipt | ManifestEntry, data: bytes, columns: Sequence[str] | None = None) -> Columns:
-    """The rows in a shard's data, all columns or those named.
-
-    Raises ValueError for a column that is not there.
-    """
+    """The rows in a shard's data, all columns or those named. Raises ValueError for one that is not there."""
     return decode_shard(data, "npz" if entry.key.endswith(".npz") else "parquet", columns)
 
 
 def read_step(store: ObjectStore, name: str) -> dict[str, Any] | None:
-    """What `StepStore.declare` wrote in the folder `name`; None where nothing is declared.
-
-    Raises CorruptObject.
-    """
+    """The declaration in the folder `name`; None where there is none. Raises CorruptObject."""
     key = f"{name}/step.json"
     try:
         return parse_json(store.get(key), key, store.url)
@@ -393,7 +344,7 @@ def read_step(store: ObjectStore, name: str) -> dict[str, Any] | None:
 
 
 def read_rows(
-    steps: StepStore, manifest: Manifest, start: int, stop: int, columns: Sequence[str] | None = None
+    step_store: StepStore, manifest: Manifest, start: int, stop: int, columns: Sequence[str] | None = None
 ) -> Iterator[Columns]:
     """The samples [start, stop) of a sealed slice, a shard at a time in index order, trimmed to the range.
 
@@ -407,7 +358,7 @@ def read_rows(
     for entry in manifest.entries:
         first, last = max(start, entry.start), min(stop, entry.stop)
         if first < last:
-            rows = steps.read_shard(entry, columns)
+            rows = step_store.read_shard(entry, columns)
             yield {name: values[first - entry.start : last - entry.start] for name, values in rows.items()}
 
 

@@ -22,7 +22,7 @@ from dgflow.store.objects import ObjectStore
 from dgflow.store.open import open_store
 
 if TYPE_CHECKING:
-    from dgflow.runtime.training.worker import Job
+    from dgflow.runtime.training.worker import TrainingJob
 
 SHARDS = 20
 EPOCHS = 80  # of the training that is disturbed
@@ -77,7 +77,7 @@ def target(what: str, source: Path) -> Step:
     return made[what]()
 
 
-def soon(job: Job) -> None:
+def soon(job: TrainingJob) -> None:
     """A worker of a training that may grow after 5 s and not only after a minute."""
     from dgflow.runtime.training import worker
 

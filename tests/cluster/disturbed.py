@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cluster import cluster_driver
 from cluster.hosts import GCS_PORT, Host, Network, Process, ray_head, ray_worker
+from notes import attempts
 
 from dgflow import Generate
 from dgflow.engine.root import Root
@@ -158,7 +159,7 @@ def in_flight(root: str, step: Step, host: Host, folder: str = "shards") -> dict
     steps = store_of(root, step)
     begun = {
         number: note["pid"]
-        for number, note in steps.attempts(folder).items()
+        for number, note in attempts(steps, folder).items()
         if note["host"] == host.name and "failed" not in note
     }
     done = steps.committed(folder)
@@ -181,12 +182,12 @@ def stopped_in_a_shard(run: Process, root: str, step: Step, host: Host) -> dict[
 
 def taken_over(root: str, step: Step, number: int, host: Host, folder: str = "shards") -> bool:
     """Whether a part that was begun on `host` was since begun on another one."""
-    return store_of(root, step).attempts(folder)[number]["host"] != host.name
+    return attempts(store_of(root, step), folder)[number]["host"] != host.name
 
 
 def hosts_of(root: str, step: Step, folder: str = "shards") -> set[str]:
     """Names of the hosts that parts were last begun on."""
-    return {note["host"] for note in store_of(root, step).attempts(folder).values()}
+    return {note["host"] for note in attempts(store_of(root, step), folder).values()}
 
 
 def written(root: str, key: str) -> float:

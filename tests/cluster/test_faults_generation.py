@@ -17,6 +17,7 @@ from cluster.disturbed import (
     written,
 )
 from cluster.hosts import Network, Process, wait_for
+from notes import attempts
 
 from dgflow import Generate
 
@@ -121,10 +122,10 @@ def test_a_killed_driver_that_is_started_again_builds_only_what_was_missing(shar
     run.kill()
     before = parts(root, step)
     begun = {
-        number: note for number, note in store_of(root, step).attempts("shards").items() if number in before
+        number: note for number, note in attempts(store_of(root, step), "shards").items() if number in before
     }
     shared.drive("samples", root, undisturbed.source).finish(SECONDS)
-    after, notes = parts(root, step), store_of(root, step).attempts("shards")
+    after, notes = parts(root, step), attempts(store_of(root, step), "shards")
     assert {number: after[number] for number in before} == before  # the very receipts, times and all
     assert {number: notes[number] for number in before} == begun  # nor was any of them begun again
     undisturbed.check(root, step)

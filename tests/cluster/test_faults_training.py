@@ -9,6 +9,7 @@ import pytest
 from cluster import cluster_driver
 from cluster.disturbed import Undisturbed, drive, parts, running, stopped_in_a_shard, store_of
 from cluster.hosts import Network
+from notes import attempts
 
 from dgflow.engine.execute import result_of
 from dgflow.store.open import open_store
@@ -73,7 +74,7 @@ def test_training_goes_on_with_two_of_three_workers_and_grows_again_when_a_host_
     hosts = {host.name: host for host in shared.have(3)}
     run = shared.drive("training", root, undisturbed.source)
     run.wait_for(lambda: len(parts(root, step, "epochs")) >= 3, "third epoch")
-    [first] = {store_of(root, step).attempts("epochs")[3]["host"]}  # the one that commits
+    [first] = {attempts(store_of(root, step), "epochs")[3]["host"]}  # the one that commits
     shared.lose(hosts[first])
     run.wait_for(
         lambda: any(epoch["workers"] == 2 for epoch in epochs(root, undisturbed).values()),

@@ -17,6 +17,7 @@ import tiny
 import torch
 from e2e import driver
 from inprocess import complete
+from notes import attempts
 
 from dgflow.engine.root import Root
 from dgflow.store.open import open_store
@@ -136,7 +137,7 @@ def test_killing_a_worker_in_mid_shard_costs_that_shard_another_attempt(root, so
     def in_flight():
         committed = steps.committed("shards")
         return [
-            record["pid"] for number, record in steps.attempts("shards").items() if number not in committed
+            record["pid"] for number, record in attempts(steps, "shards").items() if number not in committed
         ]
 
     os.kill(run.wait_for(in_flight, "shard in flight")[0], signal.SIGKILL)
@@ -153,7 +154,7 @@ def test_killing_a_worker_in_training_goes_on_from_the_last_whole_checkpoint_wit
     run = Run("long", tmp_path / "killed", source)
     steps = steps_of(tmp_path / "killed", step)
     run.wait_for(lambda: len(steps.committed("epochs")) >= 4, "fourth epoch")
-    os.kill(max(steps.attempts("epochs").items())[1]["pid"], signal.SIGKILL)
+    os.kill(max(attempts(steps, "epochs").items())[1]["pid"], signal.SIGKILL)
     output = run.finish()
     assert "try 1 of 3" in output
     killed_again = Run("long", tmp_path / "driver", source)

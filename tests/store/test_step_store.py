@@ -7,6 +7,7 @@ import uuid
 
 import numpy as np
 import pytest
+from notes import attempts
 from store.step_examples import DOCUMENT, INPUTS, OTHER_INPUTS, ROWS, rows, same_rows, step, write
 
 from dgflow.store.identity import canonical_json, fingerprint, sha256_hex
@@ -362,11 +363,11 @@ def test_the_digest_of_a_manifest_is_of_its_rows_and_not_of_times_or_formats(in_
 
 
 def test_the_latest_attempt_of_each_part_is_kept(steps: StepStore) -> None:
-    assert steps.attempts("shards") == {}
+    assert attempts(steps, "shards") == {}
     steps.note_attempt("shards", 42, {"attempt": 1})
     steps.note_attempt("shards", 42, {"attempt": 2, "host": "a"})
     steps.note_attempt("epochs", 3, {"attempt": 1})
-    assert steps.attempts("shards") == {42: {"attempt": 2, "host": "a"}}
+    assert attempts(steps, "shards") == {42: {"attempt": 2, "host": "a"}}
     assert steps.committed("shards") == {}
 
 
