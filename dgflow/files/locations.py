@@ -33,7 +33,7 @@ class Location(Protocol):
         ...
 
     def kind(self) -> Literal["file", "folder"] | None:
-        """What is there now."""
+        """The kind of what is there now."""
         ...
 
     def sizes(self) -> dict[str, int]:

@@ -61,8 +61,8 @@ def members(location: Location, source: str) -> list[Member]:
 
 
 def data_offset(file: IO[bytes], header_offset: int) -> tuple[int, int]:
-    """Where a member's data begin, and how they are compressed. The lengths are those of its own header,
-    which may be longer than the directory's. Raises EOFError where the file ends before it."""
+    """The start of a member's data and their compression, by its own header, which may be longer than the
+    directory says. Raises EOFError where the file ends before it."""
     file.seek(header_offset)
     header = file.read(_LOCAL_HEADER.size)
     if len(header) < _LOCAL_HEADER.size:

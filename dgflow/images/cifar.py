@@ -49,6 +49,8 @@ def find_batches(names: Sequence[str], source: str) -> Batches | None:
             continue
         folder = marked[0].removesuffix(form.mark)
         missing = [batch for batch in form.batches if f"{folder}{batch}" not in names]
+        if len(missing) == len(form.batches):  # another file of that name
+            continue
         if missing:
             raise ValueError(
                 f"expected CIFAR's {', '.join(form.batches)} in {source}, found no {missing[0]}; fetch the "

@@ -43,11 +43,11 @@ class Listing:
     columns: dict[str, np.ndarray] = field(default_factory=dict)
 
     def name(self, row: int) -> str:
-        """What to call a row in messages."""
+        """The name of a row in messages."""
         return f"image {row}" if self.names is None else self.names[row].as_py()
 
     def paths(self, rows: list[int]) -> list[str]:
-        """The names of pictures."""
+        """The names of the pictures in these rows."""
         assert self.names is not None
         return self.names.take(pa.array(rows, pa.int64())).to_pylist()
 
@@ -107,7 +107,7 @@ def replaced(where: str) -> Changed:
 
 
 def unseen(what: str) -> ValueError:
-    """Of a file that is not there, here."""
+    """The error of a file that cannot be seen from here."""
     return ValueError(
         f"{socket.gethostname()} cannot see {what}, which was there when it was listed: put the data where "
         "every node sees it, such as s3://, or bring it back"

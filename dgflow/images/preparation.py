@@ -1,9 +1,5 @@
-"""From a picture to the square that a network sees: the resizing and cropping that published reference
-statistics were made with.
-
-Promises what the data sets' own preparations compute, from and to uint8 [H, W, C] with C 1 or 3, and a
-ValueError for a picture that a preparation is not defined on. Decoding is left to `pictures`.
-"""
+"""From a picture to the square that a network sees: the resizing and cropping of the data sets' own
+preparations, with which published reference statistics were made. From and to uint8 [H, W, C], C 1 or 3."""
 
 from __future__ import annotations
 
@@ -47,14 +43,15 @@ def prepare(
         raise ValueError(
             "expected a grey picture, found one in colour; import with channels=3, or convert the pictures"
         )
-    if preparation == "adm-center-crop":
-        pixels = adm_center_crop(pixels, size)
-    elif preparation == "score-sde-celeba":
-        pixels = score_sde_celeba(pixels, size)
-    elif preparation == "lanczos":
-        pixels = lanczos(pixels, size)
-    else:
+    if preparation == "none":
         pixels = _pooled(pixels, size, average_pool, pad)
+    else:
+        resizes = {
+            "adm-center-crop": adm_center_crop,
+            "score-sde-celeba": score_sde_celeba,
+            "lanczos": lanczos,
+        }
+        pixels = resizes[preparation](pixels, size)
     return np.repeat(pixels, channels, axis=2) if pixels.shape[2] < channels else pixels
 
 

@@ -26,7 +26,7 @@ from dgflow.images.pictures import decode_picture
 
 _AT_ONCE = 32  # pictures whose bytes are held
 OPEN_TARS = 256
-"""How many are kept open: they bound what a worker needs of the disk, where they are compressed."""
+"""The number that is kept open: it bounds a worker's use of the disk, where they are compressed."""
 _OPEN_PARQUET = 128
 
 Rows = Sequence[int] | np.ndarray
@@ -107,7 +107,7 @@ class Reader:
 
 
 def unbroken(cells: Iterable[Any]) -> Iterator[Any]:
-    """What a reader gives; the first error among it is raised."""
+    """The cells or pixels that a reader gives; the first error among them is raised."""
     for cell in cells:
         if isinstance(cell, ValueError):
             raise cell

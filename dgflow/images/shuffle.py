@@ -1,8 +1,5 @@
-"""The seeded random order of what is imported.
-
-Promises that the order depends on the seed and on what is listed alone, and not on a library's version:
-Philox's raw bits are fixed by its definition, unlike numpy's permutation.
-"""
+"""The seeded random order of an import. It depends on the seed and the listing alone: Philox's raw bits are
+fixed by its definition, unlike numpy's permutation."""
 
 from __future__ import annotations
 

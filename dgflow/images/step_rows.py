@@ -64,7 +64,7 @@ class StepImages:
         return as_labels(np.concatenate(parts), self.rows, f"label of {self.source}")
 
     def labels_of(self, start: int, stop: int) -> np.ndarray | None:
-        """Of rows [start, stop), from the shards that `read` reads for them."""
+        """The labels of rows [start, stop), from the shards that `read` reads for them."""
         return self._gathered(start, stop)[1] if self._labelled else None
 
     def read(self, start: int, stop: int) -> list[np.ndarray]:

@@ -90,23 +90,33 @@ def write_parquet(images: Images, out: str) -> None:
     """Files `train-00000.parquet`, ... of at most 500 MB: `image` {bytes: a PNG, path}, `index`, and `label`
     where there are labels."""
     _check_suffix(out, ("",), "parquet")
-    with new_folder(out) as open_new:
-        shard, size, waiting = -1, 0, 0  # bytes in this file, and of those in no row group yet
-        writer, pending = None, []
-        with contextlib.ExitStack() as files:
-            for row in _rows(images):
-                data = encode_png(row.image)
-                if writer is None or size + len(data) > _SHARD:
-                    _flush(writer, pending)
-                    files.close()
-                    shard, size, waiting = shard + 1, 0, 0
-                    writer = files.enter_context(_parquet_writer(open_new, shard, images.labels is not None))
-                size, waiting = size + len(data), waiting + len(data)
-                pending.append((row, data))
-                if waiting >= _ROW_GROUP:
-                    _flush(writer, pending)
-                    waiting = 0
-            _flush(writer, pending)
+    schema = _schema(images.labels is not None)
+    with new_folder(out) as open_new, contextlib.ExitStack() as open_files:
+        writer, shards, size = None, 0, 0
+        for group in _row_groups(images):
+            group_size = sum(len(data) for _, data in group)
+            if writer is None or size + group_size > _SHARD:
+                open_files.close()
+                file = open_files.enter_context(open_new(f"train-{shards:05d}.parquet"))
+                # PNG is compressed already.
+                options = {"compression": "none", "use_dictionary": False, "write_page_checksum": True}
+                writer = open_files.enter_context(pq.ParquetWriter(file, schema, **options))
+                shards, size = shards + 1, 0
+            size += group_size
+            writer.write_table(_table(group, schema), row_group_size=len(group))
+
+
+def _row_groups(images: Images) -> Iterator[list[tuple[_Row, bytes]]]:
+    """Rows with their pictures, in lists of about 8 MiB."""
+    group, size = [], 0
+    for row in _rows(images):
+        group.append((row, encode_png(row.image)))
+        size += len(group[-1][1])
+        if size >= _ROW_GROUP:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
 
 
 def _rows(images: Images) -> Iterator[_Row]:
@@ -151,21 +161,8 @@ def _write_pngs(images: Images, open_new: OpenNew) -> None:
             file.write(json.dumps({"labels": labels}).encode())
 
 
-@contextlib.contextmanager
-def _parquet_writer(open_new: OpenNew, shard: int, labelled: bool) -> Iterator[pq.ParquetWriter]:
-    schema = _schema(labelled)
-    with (
-        open_new(f"train-{shard:05d}.parquet") as file,
-        # PNG is compressed already.
-        pq.ParquetWriter(
-            file, schema, compression="none", use_dictionary=False, write_page_checksum=True
-        ) as writer,
-    ):
-        yield writer
-
-
 def _schema(labelled: bool) -> pa.Schema:
-    """With the note by which `datasets` knows that the structs are pictures."""
+    """The columns, with the note by which `datasets` knows that the structs are pictures."""
     fields = [
         pa.field("index", pa.int64()),
         pa.field("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
@@ -177,17 +174,10 @@ def _schema(labelled: bool) -> pa.Schema:
     return pa.schema(fields, {"huggingface": json.dumps({"info": {"features": features}})})
 
 
-def _flush(writer: pq.ParquetWriter | None, pending: list[tuple[_Row, bytes]]) -> None:
-    """Write the pending rows as one row group."""
-    if writer is not None and pending:
-        columns = {
-            "index": [row.index for row, _ in pending],
-            "image": [{"bytes": data, "path": f"{row.index:06d}.png"} for row, data in pending],
-            "label": [row.label for row, _ in pending],
-        }
-        names = writer.schema.names
-        writer.write_table(
-            pa.table({name: columns[name] for name in names}, schema=writer.schema),
-            row_group_size=len(pending),
-        )
-        pending.clear()
+def _table(group: list[tuple[_Row, bytes]], schema: pa.Schema) -> pa.Table:
+    columns = {
+        "index": [row.index for row, _ in group],
+        "image": [{"bytes": data, "path": f"{row.index:06d}.png"} for row, data in group],
+        "label": [row.label for row, _ in group],
+    }
+    return pa.table({name: columns[name] for name in schema.names}, schema=schema)

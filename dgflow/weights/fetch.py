@@ -1,19 +1,17 @@
-"""A weight file, kept in the root and checked against the sha256 that was locked when it was first used.
+"""A weight file, kept in the root and checked against the sha256 that was locked at its first use.
 
-Promises that the returned file has the locked digest, every time, and the digest that the caller or the
-catalogue knows, where one does; that what was locked once is never replaced; and that where the root has the
-file, no network is needed for it.
+Every use checks the locked digest, and the digest that the caller or the catalogue knows. What is locked is
+never replaced. A file that is in the root needs no network.
 
-    weights/NAME.json                   the lock: sha256, size, source and time, written once
-    weights/NAME/<sha16>/FILE           the bytes, put there before the lock weights/NAME/FILE
-    where a person puts a file that cannot be downloaded
+    weights/NAME.json                the lock: sha256, size, source and time, written once
+    weights/NAME/<sha16>/FILE        the bytes, put there before the lock
+    weights/NAME/FILE                where a person puts a file that cannot be downloaded
 
-NAME is the catalogue's, else the file's name and 12 digits of the sha256 of the source as it was given, which
-shows no secret of it: two urls that differ in their query alone are two files, and a url whose signature
-changes names another file each time.
+NAME is the catalogue's, else the file's name and 12 digits of the sha256 of the source as it was given: it
+shows no secret, and urls that differ in their query alone are different files.
 
-`ObjectStore` reads and writes objects whole, so a file is held in memory once while it goes into the root or
-comes out of it. What a root other than a local folder has, is copied to the scratch folder of each host.
+A file is held in memory once on its way into the root or out of it. From a root that is no local folder, each
+host keeps a copy in its scratch folder.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """Downloads over HTTPS that go on where they stopped, in the same call or a later one.
 
-Promises that the destination appears only when all of the file is there, as the server counts it, that no
-server can send more than it announced, and that bytes of two versions of a file are never joined: a partial
-download goes on only if the server says (ETag or Last-Modified) that the file is still the same one. What is
-right beyond that, the caller knows by a sha256. Errors show of a url what is no secret, and nothing that a
-server wrote. One process at a time may download to a destination.
+The destination appears only when the file is whole, as the server counts it. No server can send more than it
+announced, and bytes of two versions of a file are never joined: a partial download goes on only if the server
+says (ETag or Last-Modified) that the file is still the same. Errors show no secret part of a url, and nothing
+that a server wrote. One process at a time may download to a destination.
 """
 
 from __future__ import annotations
@@ -252,13 +251,13 @@ def _check_reply(reply: Any, url: str) -> None:
 
 
 def _validator(reply: Any) -> str | None:
-    """What `If-Range` may name: a strong ETag, else the time of the last change."""
+    """The validator that `If-Range` may name: a strong ETag, else the time of the last change."""
     etag = reply.headers.get("ETag")
     return etag if etag and not etag.startswith("W/") else reply.headers.get("Last-Modified")
 
 
 def _length(reply: Any, url: str) -> int | None:
-    """What the server announces.
+    """The length that the server announces.
 
     Raises StoreError for what is no number, which the libraries may understand in another way.
     """
@@ -275,8 +274,7 @@ def _length(reply: Any, url: str) -> int | None:
 
 
 def _range(reply: Any) -> tuple[int | None, int | None]:
-    """Where the bytes of a 206 begin, and how many the whole file has; None twice where it does not say
-    both."""
+    """The first byte of a 206 and the size of the whole file; None twice where it does not say both."""
     found = re.fullmatch(
         r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18})", reply.headers.get("Content-Range", "")
     )

@@ -1,4 +1,4 @@
-"""What was found when a weight file was first used: the record in the root that every later use is checked
+"""The lock of a weight file: a record in the root of its first use, which every later use is checked
 against."""
 
 from __future__ import annotations

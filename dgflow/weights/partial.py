@@ -1,8 +1,7 @@
-"""A download that is not complete: its bytes so far, and a note beside them of what they are a part of.
+"""A download that is not complete: its bytes so far, and a note beside them of the file that they belong to.
 
-Promises that a note which is damaged, or of another url, counts as none, that a link in the place of either
-file is not followed, and that the destination's name is given only to what is on the disk. Talking to the
-server is left to `https`.
+A damaged note, or one of another url, counts as none; a link in the place of either file is not followed;
+only bytes that are on the disk get the destination's name.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from dgflow.store.identity import sha256_hex
 
 
 class Partial:
-    """Of one destination. Every method raises OSError where the file system refuses."""
+    """The partial download of one destination. Every method raises OSError where the file system refuses."""
 
     def __init__(self, destination: Path) -> None:
         self.destination = destination
@@ -34,7 +33,7 @@ class Partial:
         return 0
 
     def version(self, url: str) -> dict[str, Any]:
-        """What the bytes that are here are a part of: `validator` and `size`; {} where that is not known."""
+        """`validator` and `size` of the file that the bytes here belong to; {} where that is not known."""
         with contextlib.suppress(OSError, ValueError):
             note = json.loads(self.note.read_text())
             if isinstance(note, dict) and note.get("url_sha256") == _digest(url) and self.size():

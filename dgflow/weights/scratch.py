@@ -27,7 +27,7 @@ def scratch_folder() -> Path:
 
 
 def copy_path(scratch: Path, sha256: str, file_name: str) -> Path:
-    """Where the copy of a file of that digest lies."""
+    """The path of the copy of a file of that digest."""
     return scratch / "copies" / sha256 / file_name
 
 

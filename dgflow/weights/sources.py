@@ -1,11 +1,10 @@
-"""Where a weight file comes from, as one line of text, and getting it from there.
+"""The source of a weight file, as one line of text, and getting the file from there.
 
-    /path/file.pt, file:///path/file.pt       a file of this host https://host/path/file.pt                 a
-    download that can go on after an interruption hf:owner/repo/path/file.pt@revision       a file on the
-    Hugging Face hub; without @revision the main branch, which may move s3://bucket/path/file.pt an object,
-    with the credentials of the environment
-
-Checksums and where the file is kept are left to `fetch`.
+/path/file.pt, file:///path/file.pt       a file of this host
+https://host/path/file.pt                 a download that can go on after an interruption
+hf:owner/repo/path/file.pt@revision       a file on the Hugging Face hub; without @revision the main
+                                          branch, which may move
+s3://bucket/path/file.pt                  an object, with the credentials of the environment
 """
 
 from __future__ import annotations

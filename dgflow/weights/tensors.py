@@ -1,8 +1,7 @@
 """Weights as safetensors bytes, and loading them into a network with nothing missing, left over or misshaped.
 
-Promises that nothing is ever executed: a pickle, or anything else that is not safetensors, is refused. The
-    same tensors give the same
-bytes. Where the bytes are stored, and published files in other formats, are left to others.
+Nothing is ever executed: a pickle, or anything else that is not safetensors, is refused. The same tensors
+give the same bytes.
 """
 
 from __future__ import annotations
@@ -106,7 +105,7 @@ def _fits(expected: Tensor, found: object) -> bool:
 
 
 def _kind(tensor: Tensor) -> str:
-    """What numbers they are, as far as copying them into another format would lose more than digits."""
+    """The kind of its numbers, as far as copying them to another kind would lose more than digits."""
     dtype = tensor.dtype
     if dtype.is_floating_point:
         return "floating" if dtype.itemsize >= 2 else str(dtype)

@@ -1,11 +1,9 @@
 """Files of `torch.save`, through torch's restricted unpickler, and the flat state dicts among them.
 
-Promises that nothing in a file is executed: before torch reads it, it is taken apart (`inert_pickle`) and
-    refused, by name, for any global
-but those of tensors of numbers, plain containers, and three that get inert stand-ins, which only keep what
-    they are given:
-`argparse.Namespace`, and numpy's scalar and dtype. Neither what torch allows beyond that nor what the process
-    has allowed elsewhere is.
+Nothing in a file is executed: before torch reads it, it is taken apart (`inert_pickle`) and refused, by name,
+for any global but those of tensors of numbers, plain containers, and three that get inert stand-ins:
+`argparse.Namespace`, and numpy's scalar and dtype. Whatever else torch, or this process, allows is refused
+too.
 """
 
 from __future__ import annotations

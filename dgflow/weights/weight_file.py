@@ -1,11 +1,8 @@
-"""What every reader returns, and what the readers share: naming a file in an error, state dicts, and plain
+"""`WeightFile`, which every reader returns, and helpers of the readers: names in errors, state dicts,
 settings.
 
-What a file says may be put together to harm: nothing here grows beyond what the file has, and nothing is
-    asked of an object that its own
-attributes could answer. Promises that `settings` hold nothing but None, bool, int, float, str, list and dict.
-    What the names of the tensors
-mean is left to the networks, and checking them against a network to `dgflow.weights.tensors.load_into`.
+A file may be made to harm: nothing here grows beyond what the file has, and no object is asked for what its
+own attributes could answer.
 """
 
 from __future__ import annotations
@@ -23,7 +20,8 @@ from torch import Tensor
 from torch.nn import Parameter
 
 VALUES = 1_000_000
-"""Of settings in one file: lists in lists can make a small file describe more than a host can hold."""
+"""Limit of the settings in one file: nested lists can make a small file describe more than a host can
+hold."""
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 120
@@ -49,7 +47,7 @@ class WeightFile:
 
 
 def called(file: File, source: str | None) -> str:
-    """What to call a file in an error: `source` where the caller gives one, else its path."""
+    """The name of a file in an error: `source` where the caller gives one, else its path."""
     return source or (f"{len(file)} bytes" if isinstance(file, bytes) else os.fspath(file))
 
 
@@ -188,13 +186,12 @@ def reason(error: Exception) -> str:
 
 
 AGAIN = "fetch it again, or name the format that it has"
-"""What to do about a file that a reader cannot make out: a damaged one, or more often one of another format.
-"""
+"""The remedy for a file that a reader cannot make out: a damaged one, or more often one of another format."""
 ORDER = (
     "give the names in the order of this network's parameters, built with the settings that it was trained "
     "with"
 )
-"""What to do where a list of averages does not fit its names."""
+"""The remedy where a list of averages does not fit its names."""
 
 
 def some(names: Collection[Any]) -> str:
@@ -211,7 +208,7 @@ _KINDS = {"dae_state_dict": "lsgm", "vae_state_dict": "lsgm", "shadow_params": "
 
 
 def _guess(found: Any) -> str:
-    """What to do about a file of another kind."""
+    """The remedy for a file of another kind."""
     keys = set(found) if isinstance(found, dict) else set()
     kinds = {_KINDS[key] for key in keys & _KINDS.keys()}
     if "ema" in keys and "model" in keys:
