@@ -16,6 +16,7 @@ from images.archives import by_class, cifar10_files, png, tar_bytes, write_tar, 
 from PIL import Image
 
 from dgflow.images.sources import open_images
+from dgflow.steps.sources.image_set import ImageSet
 from dgflow.store.shards import encode_shard, rows_sha256
 
 
@@ -388,6 +389,14 @@ def test_of_a_data_set_with_splits_train_is_read_and_said(tmp_path, pixels):
     (tmp_path / "b" / "00000.parquet").rename(folder / "test-00000-of-00001.parquet")
     with pytest.raises(ValueError, match="expected Parquet with a split train, .*found test, validation"):
         open_images(str(folder))
+
+
+def test_an_image_set_warns_of_the_splits_that_it_leaves_out(tmp_path, pixels, caplog):
+    folder = write_shards(tmp_path / "a", pixels, [(0, 10), (10, 24)])
+    for number, split in enumerate(["train", "test"]):
+        (folder / f"{number:05d}.parquet").rename(folder / f"{split}-00000-of-00001.parquet")
+    assert ImageSet.at(str(folder)).rows == 10
+    assert "the 10 images of the split train are taken" in caplog.text
 
 
 @pytest.mark.parametrize("column", ["index", "label"])

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from images.archives import by_class, cifar10_files, png, tar_bytes, write_tar, write_tree, write_zip
 
+from dgflow.files.zips import read_member
 from dgflow.images.changes import check_unchanged
 from dgflow.images.discovery import list_images
 from dgflow.images.listing import Changed, Listing
@@ -284,6 +285,15 @@ def test_a_damaged_picture_in_a_zip_is_found_by_its_checksum(tmp_path, files, pi
     broken, good = open_reader(source, listing).read([3, 4])
     assert isinstance(broken, ValueError) and "ant/03.png" in str(broken)
     assert same([good], pixels[[4]])
+
+
+@pytest.mark.parametrize("form", ZIPS)
+def test_a_member_that_unpacks_to_more_than_the_directory_says_is_broken(tmp_path, form):
+    path = write_zip(tmp_path / "a.zip", {"0.png": bytes(10**6)}, ZIPS[form])
+    with zipfile.ZipFile(path) as archive:
+        member = archive.getinfo("0.png")
+    with open(path, "rb") as file, pytest.raises(ValueError, match="its checksum is not that"):
+        read_member(file, member.header_offset, member.compress_size, 1000, member.CRC)
 
 
 def test_a_broken_picture_is_an_answer_and_the_next_one_is_read(tmp_path, files, pixels):
