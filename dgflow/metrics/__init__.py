@@ -1,7 +1,4 @@
-"""Metrics of generated images: Inception's features, Fréchet distance and its error, Inception score, KID,
-precision and recall, protocols.
+"""Metrics of generated images: Fréchet distance and its error, Inception score, KID, precision and recall.
 
-Promises: float64, the same bits however the features were sharded, errors that name the bad row. Leaves to
-    others: reading images, loading
-weights, and spreading the work. Some of its modules need no torch, so nothing is imported here.
+Nothing is imported here, since some of the modules need no torch.
 """

@@ -1,9 +1,6 @@
-"""What can be wrong with samples, a reference or their features before a number is believed.
+"""Checks of samples, a reference or their features before a number is believed.
 
-Promises: functions on plain values. Those called `check_...` raise ValueError, the others give warnings, []
-    where all is well. What looks
-at images does so a batch at a time and gives facts to be gathered. Leaves to others: reading the images, and
-    where warnings are shown.
+Functions named `check_...` raise ValueError; the others return warnings, [] if there are none.
 """
 
 from __future__ import annotations
@@ -17,12 +14,11 @@ from dgflow.metrics.protocols import Protocol
 
 _NAMED = 5  # at most so many indices or classes are named
 _UNEVEN = 1e-6  # p below which a histogram of classes is not by chance
-_FEW_EXPECTED = 5.0  # samples a class below which the chi-square law does not hold (Cochran 1954)
+_FEW_EXPECTED = 5.0  # samples per class below which the chi-square law does not hold (Cochran 1954)
 
 
 def sample_count(n: int, width: int, protocol: Protocol | None, metric: str = "FID") -> list[str]:
-    """Warns of a singular covariance where n <= `width`, the number of `metric`'s features, and if n is not
-    the protocol's."""
+    """Warns if n <= `width` (features), so that the covariance is singular, or if n is not the protocol's."""
     warnings = []
     if n <= width:
         warnings.append(
@@ -43,24 +39,23 @@ def manifold_count(reference_n: int, protocol: Protocol | None) -> list[str]:
         return []
     return [
         f"precision and recall use {reference_n:,} reference images, but protocol {protocol.name} takes "
-        f"{protocol.manifold_images:,}: "
-        "both depend on that number, so do not compare them with published ones"
+        f"{protocol.manifold_images:,}: both depend on that number, so do not compare them with published "
+        "ones"
     ]
 
 
 def class_balance(labels_N: np.ndarray | None, classes: int) -> list[str]:
-    """Warns if labels in [0, classes) are far from uniform: chi-square p < 1e-6. Not looked at: None, any -1,
-    or < 5 samples a class.
+    """Warns if labels in [0, classes) are far from uniform: chi-square p < 1e-6.
 
-    Raises ValueError for a label outside.
+    Unknown labels (None, any -1) and fewer than 5 per class are not judged. Raises ValueError for a label
+    outside.
     """
     if labels_N is None or len(labels_N) == 0 or classes < 2 or (np.asarray(labels_N) == -1).any():
         return []
     labels_N = np.asarray(labels_N)
     if labels_N.min() < 0 or labels_N.max() >= classes:
-        raise ValueError(
-            f"expected labels from 0 to {classes - 1}, found {labels_N.min()} to {labels_N.max()}"
-        )
+        extremes = f"{labels_N.min()} to {labels_N.max()}"
+        raise ValueError(f"expected labels from 0 to {classes - 1}, found {extremes}")
     counts, expected = np.bincount(labels_N, minlength=classes), len(labels_N) / classes
     if expected < _FEW_EXPECTED:
         return []
@@ -69,40 +64,35 @@ def class_balance(labels_N: np.ndarray | None, classes: int) -> list[str]:
     if chdtrc(classes - 1, float(np.square(counts - expected).sum() / expected)) >= _UNEVEN:
         return []
     order, missing = np.argsort(counts, kind="stable"), np.flatnonzero(counts == 0)
-    rarest = [place for place in order[:_NAMED] if 0 < counts[place] < expected]
+    most = [label for label in order[::-1][:_NAMED] if counts[label] > expected]
+    fewest = [label for label in order[:_NAMED] if 0 < counts[label] < expected]
     parts = [
-        _classes("most", [place for place in order[::-1][:_NAMED] if counts[place] > expected], counts),
-        _classes("fewest", rarest, counts),
-        f"none at all: class {_first(missing)}" if len(missing) else "",
+        f"{word}: " + ", ".join(f"class {label} ({counts[label]:,})" for label in labels)
+        for word, labels in (("most", most), ("fewest", fewest))
+        if labels
     ]
+    if len(missing):
+        parts.append(f"none at all: class {_first(missing)}")
     return [
         f"labels are far from uniform, and protocols draw them at random: {expected:,.1f} expected a class; "
-        + "; ".join(part for part in parts if part)
+        + "; ".join(parts)
     ]
-
-
-def _classes(word: str, places: Sequence[int], counts: np.ndarray) -> str:
-    return f"{word}: " + ", ".join(f"class {place} ({counts[place]:,})" for place in places) if places else ""
 
 
 def constant_indices(images: Iterable[np.ndarray], first_index: int = 0) -> list[int]:
-    """Indices of the images [H, W] or [H, W, C] of a batch whose pixels all have one colour; for
-    `constant_images`."""
+    """Indices of a batch's images [H, W] or [H, W, C] that have a single colour; for `constant_images`."""
     return [first_index + number for number, image in enumerate(images) if (image == image[:1, :1]).all()]
 
 
 def constant_images(indices: Sequence[int], n: int) -> list[str]:
-    """Warns of the images, of n, that have one colour; `indices` as `constant_indices` gave them for all
-    batches."""
-    return (
-        [f"{len(indices):,} of {n:,} images have a single colour: index {_first(sorted(indices))}"]
-        if indices
-        else []
-    )
+    """Warns of the images, of n, that have a single colour: all `constant_indices`."""
+    if not indices:
+        return []
+    return [f"{len(indices):,} of {n:,} images have a single colour: index {_first(sorted(indices))}"]
 
 
 def pixel_digests(images: Iterable[np.ndarray]) -> list[bytes]:
-    """16 bytes an image that are equal for equal pixels, shape and dtype; for `repeated_images`."""
+    """16 bytes per image, equal for equal pixels, shape and dtype; for `repeated_images`."""
     return [
         hashlib.blake2b(f"{image.dtype.str}{image.shape}".encode() + image.tobytes(), digest_size=16).digest()
         for image in images
@@ -110,19 +100,15 @@ def pixel_digests(images: Iterable[np.ndarray]) -> list[bytes]:
 
 
 def repeated_images(digests_N: Sequence[bytes]) -> list[str]:
-    """Warns of images that equal an earlier one pixel for pixel; digests of `pixel_digests`, in index order
-    from 0."""
-    seen: dict[bytes, int] = {}
-    pairs = [
-        (first, index)
-        for index, digest in enumerate(digests_N)
-        if (first := seen.setdefault(digest, index)) != index
-    ]
+    """Warns of images that equal an earlier one; `digests_N` of `pixel_digests`, in index order from 0."""
+    firsts: dict[bytes, int] = {}
+    earlier_N = [firsts.setdefault(digest, index) for index, digest in enumerate(digests_N)]
+    pairs = [(index, earlier) for index, earlier in enumerate(earlier_N) if earlier != index]
     if not pairs:
         return []
     return [
         f"{len(pairs):,} of {len(digests_N):,} images repeat an earlier one pixel for pixel; the first is "
-        f"index {pairs[0][1]}, equal to {pairs[0][0]}"
+        f"index {pairs[0][0]}, equal to {pairs[0][1]}"
     ]
 
 
@@ -136,17 +122,17 @@ def check_statistics(statistics_width: int, features_width: int, metric: str = "
 
 
 def check_apart(samples: tuple[str, int, int], reference: tuple[str, int, int]) -> None:
-    """Raises ValueError if samples and reference, each (source or its digest, start, stop), share an image."""
+    """Raises ValueError if samples and reference, each (source or digest, start, stop), share an image."""
     (source, start, stop), (other, other_start, other_stop) = samples, reference
     if source == other and start < other_stop and other_start < stop:
         raise ValueError(
             "samples are measured against themselves: expected other images than the reference's "
-            f"[{other_start}:{other_stop}], "
-            f"found [{start}:{stop}] of the same source; give slices that do not overlap"
+            f"[{other_start}:{other_stop}], found [{start}:{stop}] of the same source; give slices that do "
+            "not overlap"
         )
 
 
 def _first(items: Sequence[int] | np.ndarray) -> str:
-    """`3, 7, 9 and 12 more`."""
+    """The first items, such as `3, 7, 9 and 12 more`."""
     more = f" and {len(items) - _NAMED:,} more" if len(items) > _NAMED else ""
     return ", ".join(str(item) for item in items[:_NAMED]) + more

@@ -1,7 +1,7 @@
-"""Which pairs of rows are near, by bounds from a fast matrix product, and their exact squared distances.
+"""Near pairs of rows, by bounds from a fast matrix product, and their exact squared distances.
 
-Promises bounds that hold with all rounding errors, in float32 or float64, and distances with the same bits on
-every device. What the pairs are for is left to `precision_recall`.
+The bounds hold with all rounding errors, in float32 or float64. The distances have the same bits on every
+device.
 """
 
 from __future__ import annotations
@@ -13,40 +13,31 @@ import torch
 # Shape suffixes: N rows, Q queries, S a strip of them, C centres, K the k + 1 nearest, P pairs of a query and
 # a centre, D features.
 _STRIP_ROWS = 1024  # queries compared with centres at once: 8 MB of float32 bounds, 17 MB of float64 ones
-_PAIR_ELEMENTS = (
-    2**17
-)  # pairs x features held at once by the exact distances: 1 MB an array, which stays in the cache
-# Pairs a query, of 2,048, that float32 bounds may leave open before float64 bounds are the cheaper way
-_UNCLEAR = 64
+_PAIR_ELEMENTS = 2**17  # pairs x features per step of the exact distances: 1 MB, which stays in the cache
+_UNCLEAR = 64  # pairs per query, of 2,048, left open by float32 bounds above which float64 ones are cheaper
 _UNDERFLOW = 2.0**-99  # added to squared norms in error bounds: covers products too small for float32
 _LARGEST = 1e37  # squared norm that float32 bounds take
-_WIDEST = 2**17  # features for which (D + 16) eps is still the small number that the bounds take it for
+_WIDEST = 2**17  # features up to which (D + 16) eps is as small as the bounds assume
 
 
 def strips(rows: int) -> Iterator[slice]:
-    """Cuts queries."""
+    """Strips of `rows` queries."""
     return (slice(start, start + _STRIP_ROWS) for start in range(0, rows, _STRIP_ROWS))
 
 
 def index_strips(rows_Q: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Cuts queries that are given by their places."""
+    """Strips of queries given by their indices."""
     return rows_Q.split(_STRIP_ROWS)
 
 
 class Shifted:
-    """Rows about an origin amid them, near which the rounding errors of `_bounds` are small.
-
-    Any origin is correct.
-    """
+    """Rows about an origin. Any origin is correct; one amid the rows keeps the rounding errors small."""
 
     def __init__(self, rows_ND: torch.Tensor, origin: torch.Tensor):
         self.rows, self.origin = rows_ND, origin
         self.norms = torch.empty(len(rows_ND), dtype=torch.float64, device=rows_ND.device)
-        self.low = (
-            torch.empty(rows_ND.shape, dtype=torch.float32)
-            if rows_ND.device.type == "cpu" and rows_ND.shape[1] < _WIDEST
-            else None
-        )
+        has_low = rows_ND.device.type == "cpu" and rows_ND.shape[1] < _WIDEST
+        self.low = torch.empty(rows_ND.shape, dtype=torch.float32) if has_low else None
         for strip in strips(len(rows_ND)):
             shifted = self.precise(strip)
             self.norms[strip] = torch.linalg.vecdot(shifted, shifted)
@@ -57,9 +48,11 @@ class Shifted:
 
     @classmethod
     def amid(cls, rows_ND: torch.Tensor) -> Shifted:
+        """The rows about the mean of the first ones."""
         return cls(rows_ND, rows_ND[:4096].double().mean(dim=0))
 
     def precise(self, rows: slice | torch.Tensor) -> torch.Tensor:
+        """The shifted rows in float64."""
         return self.rows[rows].double() - self.origin
 
 
@@ -88,28 +81,26 @@ def _bounds(
 
 
 def _precisions(a: Shifted, b: Shifted) -> list[torch.dtype]:
-    """float32 where it is to be tried first, and float64."""
+    """The precisions of bounds to try, in order."""
     return [torch.float64] if a.low is None or b.low is None else [torch.float32, torch.float64]
 
 
 def _up(bound: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The next number of `dtype` that is surely not below."""
+    """A number of `dtype` that is surely not below the bound."""
     return torch.nextafter(bound.to(dtype), torch.tensor(torch.inf, dtype=dtype, device=bound.device))
 
 
 def nearest_pairs(
     a: Shifted, strip: slice, b: Shifted, reach_S: torch.Tensor, k: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(q [P], c [P]), q ascending: the pairs that may be among the k + 1 nearest of a query that `reach_S`
-    [S] bounds so far."""
+    """(q [P], c [P]), q ascending: pairs possibly among the k + 1 nearest of a query, known within `reach_S`."""
     # A reach of 0 is final: rows that are all the same need not be compared one by one.
     reach_S = torch.where(reach_S > 0, reach_S, -torch.inf)
     for dtype in _precisions(a, b):
         lower_SC, slack_S, slack_C = _bounds(a, strip, b, dtype)
         near = ~(lower_SC > _up(reach_S, dtype)[:, None])  # NaN, from an overflow, is not clear
-        if lower_SC.shape[1] > k and near.count_nonzero() > 8 * (k + 1) * len(
-            near
-        ):  # the first centres, or ones that are much nearer
+        # Many pairs are near: these are the first centres, or much nearer ones.
+        if lower_SC.shape[1] > k and near.count_nonzero() > 8 * (k + 1) * len(near):
             lower_SK, c_SK = lower_SC.topk(k + 1, largest=False)
             upper_S = (lower_SK + slack_S + slack_C[c_SK]).amax(dim=1)
             near &= ~(lower_SC > _up(upper_S, dtype)[:, None])
@@ -122,8 +113,7 @@ def nearest_pairs(
 def open_pairs(
     a: Shifted, rows_S: torch.Tensor, b: Shifted, radii_C: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(inside [S], q [P], c [P]): queries that are surely in a ball, and pairs of the others that only the
-    exact distance decides."""
+    """(inside [S], q [P], c [P]): queries surely in a ball, and pairs of others that need the exact distance."""
     for dtype in _precisions(a, b):
         lower_SC, slack_S, slack_C = _bounds(a, rows_S, b, dtype)
         near = ~(lower_SC > _up(radii_C, dtype))
@@ -137,31 +127,28 @@ def open_pairs(
 
 
 def smallest_of(smallest_QK: torch.Tensor, q_P: torch.Tensor, values_P: torch.Tensor) -> torch.Tensor:
-    """The K smallest of each row of `smallest_QK` and of the values that belong to it; `q_P`, their rows,
-    ascends."""
+    """The K smallest per row of `smallest_QK` and of the values whose rows are `q_P`, ascending."""
     if not len(q_P):
         return smallest_QK
     count_Q = torch.bincount(q_P, minlength=len(smallest_QK))
-    place_P = torch.arange(len(q_P), device=q_P.device) - (count_Q.cumsum(0) - count_Q)[q_P]
-    added = torch.full(
-        (len(smallest_QK), int(count_Q.max())), torch.inf, dtype=torch.float64, device=q_P.device
-    )
-    added[q_P, place_P] = values_P
-    return torch.cat([smallest_QK, added], dim=1).topk(smallest_QK.shape[1], largest=False).values
+    column_P = torch.arange(len(q_P), device=q_P.device) - (count_Q.cumsum(0) - count_Q)[q_P]
+    values = smallest_QK.new_full((len(smallest_QK), int(count_Q.max())), torch.inf)
+    values[q_P, column_P] = values_P
+    return torch.cat([smallest_QK, values], dim=1).topk(smallest_QK.shape[1], largest=False).values
 
 
 def squared_distance(
     a: torch.Tensor, rows_P: torch.Tensor, b: torch.Tensor, columns_P: torch.Tensor
 ) -> torch.Tensor:
-    """Squared distance [P] of the pairs a[rows], b[columns], from float64 differences added in one fixed
-    order on every device."""
+    """Squared distance [P] of the pairs a[rows], b[columns], from float64 differences.
+
+    They are added by halves: a device's own reduction chooses its order by the shape.
+    """
     distances = []
     chunk = max(1, _PAIR_ELEMENTS // a.shape[1])
     for rows, columns in zip(rows_P.split(chunk), columns_P.split(chunk), strict=True):
         terms_PD = (a[rows].double() - b[columns].double()).square()
-        while (
-            width := terms_PD.shape[1]
-        ) > 1:  # halves added: a device's own reduction chooses its order by the shape
+        while (width := terms_PD.shape[1]) > 1:
             half = width // 2
             halves = terms_PD[:, :half] + terms_PD[:, half : 2 * half]
             terms_PD = halves if width % 2 == 0 else torch.cat([halves, terms_PD[:, 2 * half :]], dim=1)

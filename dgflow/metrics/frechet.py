@@ -1,10 +1,7 @@
-"""Fréchet distance between two Gaussians (FID, sFID) from mergeable moments.
+"""Fréchet distance between two Gaussians (FID, sFID) from mergeable float64 moments.
 
-Promises: float64 throughout, moments whose bits depend on the stored features and not on how they were
-    sharded (the same processor type and
-library version given), and a distance that holds for singular covariances. Leaves to others: which features
-    these are (protocol, network,
-layer) and refusing to compare unlike ones.
+The bits of the moments depend on the features and not on how they were sharded, given one processor type and
+library version.
 """
 
 from __future__ import annotations
@@ -14,8 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from dgflow.metrics.block_sums import BlockSums
-from dgflow.metrics.rows import BlockAccumulator, one_thread
+from dgflow.metrics.rows import BlockAccumulator, check_widths, one_thread
 
 _ROUNDING = np.finfo(np.float64).eps
 
@@ -32,25 +28,19 @@ class Gaussian:
     covariance: np.ndarray
 
     def __post_init__(self) -> None:
-        mean, covariance = (
-            np.asarray(self.mean, dtype=np.float64),
-            np.asarray(self.covariance, dtype=np.float64),
-        )
+        mean = np.asarray(self.mean, dtype=np.float64)
+        covariance = np.asarray(self.covariance, dtype=np.float64)
         if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
-            raise ValueError(
-                f"expected a mean [D] and a covariance [D, D], found {list(mean.shape)} and "
-                f"{list(covariance.shape)}"
-            )
+            shapes = f"{list(mean.shape)} and {list(covariance.shape)}"
+            raise ValueError(f"expected a mean [D] and a covariance [D, D], found {shapes}")
         if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
             raise ValueError(
                 "expected finite statistics, found a mean or covariance with NaN or infinity; compute them "
                 "again"
             )
         tolerance = 1e-6 * np.abs(covariance).max(initial=0)  # some statistics were computed in float32
-        if (
-            np.abs(covariance - covariance.T).max(initial=0) > tolerance
-            or covariance.diagonal().min(initial=0) < -tolerance
-        ):
+        asymmetry = np.abs(covariance - covariance.T).max(initial=0)
+        if asymmetry > tolerance or covariance.diagonal().min(initial=0) < -tolerance:
             raise ValueError(
                 "expected a covariance, found a matrix that is not symmetric or has a variance < 0; check "
                 "the file"
@@ -69,25 +59,19 @@ class Moments:
 
     def __post_init__(self) -> None:
         if self.sum.ndim != 1 or self.outer.shape != 2 * self.sum.shape:
-            raise ValueError(
-                f"expected sum [D] and outer [D, D], found {list(self.sum.shape)} and "
-                f"{list(self.outer.shape)}"
-            )
+            shapes = f"{list(self.sum.shape)} and {list(self.outer.shape)}"
+            raise ValueError(f"expected sum [D] and outer [D, D], found {shapes}")
 
     @classmethod
     def of(cls, features_ND: np.ndarray) -> Moments:
-        """Moments of all rows of a slice. Raises ValueError as `MomentsAccumulator` does."""
+        """Moments of features in memory. Raises ValueError if a row is not finite or there are none."""
         accumulator = MomentsAccumulator()
         accumulator.add(features_ND)
         return accumulator.moments()
 
     def __add__(self, other: Moments) -> Moments:
-        """Moments of both sets of rows; for sums whose bits do not depend on who added what, see `BlockSums`."""
-        if self.sum.shape != other.sum.shape:
-            raise ValueError(
-                f"expected moments of one dimension, found {len(self.sum)} and {len(other.sum)}; use one "
-                "network's layer"
-            )
+        """Moments of both sets of rows, with bits that depend on the order; `BlockSums` fixes it."""
+        check_widths(len(self.sum), len(other.sum), "moments")
         return Moments(self.n + other.n, self.sum + other.sum, self.outer + other.outer)
 
     @property
@@ -106,27 +90,11 @@ class Moments:
         return (covariance + covariance.T) / 2  # x^T x from BLAS need not be symmetric to the last bit
 
 
-class MomentsAccumulator:
-    """Moments of rows that arrive in pieces, in index order, from `first_index` on: 0, or a multiple of 1000
-    for a part of a slice.
-
-    Parts may be summed by different workers, such as [0, 8000), [8000, 16000), ... Their `sums()`, added in
-    any order, have the total that one pass has, bit for bit.
-    """
+class MomentsAccumulator(BlockAccumulator[Moments]):
+    """Moments of features that arrive in pieces, from `first_index` on, a multiple of 1000."""
 
     def __init__(self, first_index: int = 0):
-        self._blocks = BlockAccumulator(_moments_of_block, "features", first_index)
-
-    def add(self, features_ND: np.ndarray) -> None:
-        """Take the next rows [N, D].
-
-        Raises ValueError that names the first row that is not finite, or both widths if they differ.
-        """
-        self._blocks.add(features_ND)
-
-    def sums(self) -> BlockSums[Moments]:
-        """Sums of all rows so far, those of an unfinished block included; more rows may follow."""
-        return self._blocks.sums()
+        super().__init__(_moments_of_block, "features", first_index)
 
     def moments(self) -> Moments:
         """Moments of all rows so far. Raises ValueError if there are none."""
@@ -138,8 +106,7 @@ def _moments_of_block(_: int, block_ND: np.ndarray) -> Moments:
 
 
 def _gram(x_ND: torch.Tensor, strip: int = 512) -> torch.Tensor:
-    """x^T x [D, D] from strips of its lower triangle, mirrored, which takes 0.7 of the time of the whole
-    product."""
+    """x^T x [D, D] from strips of its lower triangle, mirrored: 0.7 of the time of the whole product."""
     gram = x_ND.new_empty(x_ND.shape[1], x_ND.shape[1])
     for first in range(0, len(gram), strip):
         lower = x_ND[:, first:].T @ x_ND[:, first : first + strip]
@@ -148,21 +115,17 @@ def _gram(x_ND: torch.Tensor, strip: int = 512) -> torch.Tensor:
 
 
 def frechet_distance(a: Moments | Gaussian, b: Moments | Gaussian) -> float:
-    """Squared Fréchet (2-Wasserstein) distance |m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)), which is
-    FID for Inception features.
+    """Squared Fréchet (2-Wasserstein) distance |m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)), the FID.
 
-    Dowson and Landau 1982; Heusel et al. 2017. The trace term comes from factors S = L L^T without `sqrtm`:
-    the eigenvalues of S_a S_b are those of L_a^T S_b L_a, and their roots the singular values of L_a^T L_b.
-    Holds for singular covariances (n <= D, constant or collinear features) as for others: relative error at
-    most 3e-12 on this project's cases. Bits do not depend on the number of threads. Raises ValueError if a
-    side has fewer than 2 rows or the dimensions differ.
+    Dowson and Landau 1982; Heusel et al. 2017. With S = L L^T, the eigenvalues of S_a S_b are those of
+    L_a^T S_b L_a, and their roots the singular values of L_a^T L_b, for singular covariances too (relative
+    error at most 3e-12 in the tests). The bits do not depend on the number of threads.
+
+    Raises:
+        ValueError: a side has fewer than 2 rows, or the dimensions differ.
     """
     mean_a, mean_b = a.mean, b.mean
-    if mean_a.shape != mean_b.shape:
-        raise ValueError(
-            f"expected features of one dimension, found {len(mean_a)} and {len(mean_b)}; take one layer of "
-            "one network"
-        )
+    check_widths(len(mean_a), len(mean_b))
     covariance_a, covariance_b = a.covariance, b.covariance
     with one_thread():
         trace_sqrt = _trace_sqrt_of_product(torch.from_numpy(covariance_a), torch.from_numpy(covariance_b))
@@ -180,35 +143,32 @@ def _trace_sqrt_of_product(S_a: torch.Tensor, S_b: torch.Tensor) -> float:
     eigenvalues = torch.linalg.eigvalsh(congruence(L_a, S_b), UPLO="L")
     if eigenvalues[0] > len(S_a) * _ROUNDING * eigenvalues[-1]:
         return float(eigenvalues.sqrt().sum())
-    # The root of an eigenvalue that is all rounding error would turn 1e-16 into 1e-8. Singular values do not;
-    # they take three times as long.
+    # The root of an eigenvalue that is all rounding error would turn 1e-16 into 1e-8. Singular values avoid
+    # that, at three times the time.
     return float(torch.linalg.svdvals(L_a.T @ L_b).sum())
 
 
 def cholesky_factor(S: torch.Tensor) -> torch.Tensor | None:
-    """L with S = L L^T, or None where S is singular to working precision: no factor, or a pivot that is all
-    rounding error."""
+    """L with S = L L^T; None if S is singular to working precision."""
     L, failed_at = torch.linalg.cholesky_ex(S)
     pivots = L.diagonal().square()
     return None if failed_at or pivots.min() <= len(S) * _ROUNDING * pivots.max() else L
 
 
 def congruence(L: torch.Tensor, S: torch.Tensor, strip: int = 256) -> torch.Tensor:
-    """The lower triangle of L^T S L for a lower triangular L: a third of the work of two whole products.
+    """The lower triangle of L^T S L, for a lower triangular L, in a third of the work of two whole products.
 
-    What is above is not set.
+    Elements above the diagonal are not meaningful.
     """
     lower = torch.zeros_like(S)
     for first in range(0, len(S), strip):
-        lower[first:, first : first + strip] = L[first:, first:].T @ (
-            S[first:, first:] @ L[first:, first : first + strip]
-        )
+        columns = slice(first, first + strip)
+        lower[first:, columns] = L[first:, first:].T @ (S[first:, first:] @ L[first:, columns])
     return lower
 
 
 def low_rank_factor(S: torch.Tensor) -> torch.Tensor:
-    """A [D, rank] with S = A A^T, without the eigenvalues that are rounding error (the rank convention of
-    `numpy.linalg.matrix_rank`)."""
+    """A [D, rank] with S = A A^T; the rank is that of `numpy.linalg.matrix_rank`."""
     eigenvalues, vectors = torch.linalg.eigh(S)
     kept = eigenvalues > len(S) * _ROUNDING * eigenvalues[-1].clamp(min=0)
     return vectors[:, kept] * eigenvalues[kept].sqrt()

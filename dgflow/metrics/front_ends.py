@@ -1,11 +1,7 @@
-"""From images to the Inception network's input, in the three ways that published numbers were made with.
+"""Resizing of images to the Inception network's input, in the three ways behind published numbers.
 
-Promises `adm` equal to TensorFlow 1's resize (OpenAI's evaluator on ImageNet), `edm` to the affine grid of
-NVIDIA's network file (CIFAR-10, FFHQ), `clean` to clean-fid's own resizer, which does it. They are never to
-be mixed: another resize moves features by a tenth of their maximum. Leaves to others: decoding images, and
-how many are prepared at once, which bounds the memory (1.1 MB an image).
-
-Shape suffixes: N images, H and W rows and columns, C channels, S = 299.
+`adm` equals TensorFlow 1's resize (OpenAI's evaluator), `edm` the affine grid of NVIDIA's network file, `clean`
+clean-fid's resizer. Do not mix them: another resize moves features by a tenth of their maximum.
 """
 
 from collections.abc import Sequence
@@ -19,39 +15,42 @@ from torch.nn import functional as F
 
 from dgflow.metrics.protocols import SIDE, FrontEndName
 
+# Shape suffixes: N images, H and W rows and columns, C channels, S = 299.
+
 
 def prepare(
     images: Sequence[np.ndarray] | np.ndarray, front_end: FrontEndName, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """The network's input, float32 [N, 3, 299, 299] on `device`, (x - 128) / 128, channels last in memory.
+    """The network's input, (x - 128) / 128 as float32 [N, 3, 299, 299] on `device`, channels last in memory.
+
+    It takes 1.1 MB per image. Images of 299 x 299 pass through `adm` and `clean` unchanged; `edm`'s grid
+    moves them by about 0.01 grey level.
 
     Args:
-        images: uint8 [H, W, 3], or [H, W, 1], which is repeated to three channels; in a list they may differ
-            in size. Those of 299 x 299 pass through `adm` and `clean` unchanged; the rounding of `edm`'s grid
-            moves them by about 0.01 grey level, as it does there.
+        images: uint8 [H, W, 3], or [H, W, 1], which is repeated to three channels; sizes in a list may differ.
 
-    Raises ValueError that names the first image of another dtype or shape, if there is none, or for another
-    front end.
+    Raises:
+        ValueError: there is no image, one has another dtype or shape (the first is named), or the front end
+            is unknown.
     """
     if front_end not in get_args(FrontEndName):
-        raise ValueError(
-            f"expected one of the front ends {', '.join(get_args(FrontEndName))}, found {front_end!r}"
-        )
+        names = ", ".join(get_args(FrontEndName))
+        raise ValueError(f"expected one of the front ends {names}, found {front_end!r}")
     if len(images) == 0:
         raise ValueError("expected at least 1 image, found 0; check that the slice is not empty")
     by_shape: dict[tuple[int, ...], list[int]] = {}
     for index, image in enumerate(images):
         by_shape.setdefault(_checked(image, index).shape, []).append(index)
-    place = torch.device(device)
-    prepared_NSSC = torch.empty((len(images), SIDE, SIDE, 3), device=place)
+    device = torch.device(device)
+    prepared_NSSC = torch.empty((len(images), SIDE, SIDE, 3), device=device)
     # One image stays in a CPU's cache: at 256 x 256 `adm` is three times as fast as with 32 at once. A GPU
-    # takes all of a size at once.
-    together = 1 if place.type == "cpu" else len(images)
+    # takes all images of a size at once.
+    batch_size = 1 if device.type == "cpu" else len(images)
     for indices in by_shape.values():
-        for first in range(0, len(indices), together):
-            alike = indices[first : first + together]
-            resized = _resized(np.stack([images[index] for index in alike]), front_end, place)
-            prepared_NSSC[torch.tensor(alike, device=place)] = resized.expand(-1, -1, -1, 3)
+        for first in range(0, len(indices), batch_size):
+            batch = indices[first : first + batch_size]
+            resized = _resized(np.stack([images[index] for index in batch]), front_end, device)
+            prepared_NSSC[torch.tensor(batch, device=device)] = resized.expand(-1, -1, -1, 3)
     return prepared_NSSC.sub_(128).div_(128).permute(0, 3, 1, 2)
 
 
@@ -71,7 +70,7 @@ def _checked(image: np.ndarray, index: int) -> np.ndarray:
 
 
 def _resized(images_NHWC: np.ndarray, front_end: FrontEndName, device: torch.device) -> Tensor:
-    """[N, 299, 299, 1 or 3], float32, in [0, 255]."""
+    """The images as float32 [N, 299, 299, 1 or 3], in [0, 255]."""
     if front_end == "clean":
         return _clean(images_NHWC).to(device)
     images = torch.from_numpy(images_NHWC).to(device).float()
@@ -79,55 +78,39 @@ def _resized(images_NHWC: np.ndarray, front_end: FrontEndName, device: torch.dev
 
 
 def _tensorflow(images_NHWC: Tensor) -> Tensor:
-    """TensorFlow 1's resize_bilinear without half-pixel centres to [N, 299, 299, C]: its operations, in
-    float32 and in its order.
+    """TensorFlow 1's resize_bilinear without half-pixel centres: its operations, in float32 and in its order.
 
-    Output pixel i lies at i * H / 299 between its two neighbours; rows are interpolated along their columns
-    first.
+    Output pixel i lies at i * H / 299 between its two neighbours; the width is interpolated first.
     """
-    _, height, width, _ = images_NHWC.shape
-    lower, upper, weight_S = _two_taps(width, images_NHWC.device)
-    images_NHSC = _between(
-        images_NHWC.index_select(2, lower), images_NHWC.index_select(2, upper), weight_S[:, None]
-    )
-    lower, upper, weight_S = _two_taps(height, images_NHWC.device)
-    return _between(
-        images_NHSC.index_select(1, lower), images_NHSC.index_select(1, upper), weight_S[:, None, None]
-    )
+    images_NHSC = _interpolated(images_NHWC, dim=2)
+    return _interpolated(images_NHSC, dim=1)
 
 
-def _two_taps(size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """(lower index, upper index, the upper one's weight), [299] each, of one axis of `size` pixels."""
-    place = torch.arange(SIDE, device=device, dtype=torch.float32) * torch.tensor(
-        size / SIDE, dtype=torch.float32
-    )
-    lower = place.long()
-    return lower, (lower + 1).clamp(max=size - 1), place - lower
-
-
-def _between(lower: Tensor, upper: Tensor, weight: Tensor) -> Tensor:
-    return upper.sub_(lower).mul_(weight).add_(lower)
+def _interpolated(images_NHWC: Tensor, dim: int) -> Tensor:
+    size = images_NHWC.shape[dim]
+    step = torch.tensor(size / SIDE, dtype=torch.float32)
+    position_S = torch.arange(SIDE, device=images_NHWC.device, dtype=torch.float32) * step
+    lower_S = position_S.long()
+    lower = images_NHWC.index_select(dim, lower_S)
+    upper = images_NHWC.index_select(dim, (lower_S + 1).clamp(max=size - 1))
+    weight_S = (position_S - lower_S).view(-1, *[1] * (3 - dim))
+    return upper.sub_(lower).mul_(weight_S).add_(lower)
 
 
 def _affine_grid(images_NHWC: Tensor) -> Tensor:
-    """The same points as `_tensorflow` through a sampling grid (NVIDIA's form) to [N, 299, 299, C]; differs
-    by up to 0.01 grey level."""
+    """The points of `_tensorflow` through a sampling grid (NVIDIA's form), up to 0.01 grey level apart."""
     n, height, width, channels = images_NHWC.shape
     theta = torch.eye(2, 3, device=images_NHWC.device)
-    theta[0, 2] += (
-        1 / width - 1 / SIDE
-    )  # so that the first output pixel is the first input pixel and not half a pixel off
+    theta[0, 2] += 1 / width - 1 / SIDE  # so that the first output pixel is the first input pixel
     theta[1, 2] += 1 / height - 1 / SIDE
     grid = F.affine_grid(theta.expand(n, 2, 3), [n, channels, SIDE, SIDE], align_corners=False)
     images_NCHW = images_NHWC.permute(0, 3, 1, 2).contiguous()  # channels last, it takes 1.3 times as long
-    return F.grid_sample(
-        images_NCHW, grid, mode="bilinear", padding_mode="border", align_corners=False
-    ).permute(0, 2, 3, 1)
+    points = F.grid_sample(images_NCHW, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return points.permute(0, 2, 3, 1)
 
 
 def _clean(images_NHWC: np.ndarray) -> Tensor:
-    """clean-fid's resizer (Pillow, bicubic, float32, a channel at a time) to [N, 299, 299, 3], in [0, 255]."""
+    """clean-fid's resizer: Pillow, bicubic, float32, channel by channel."""
     resize = make_resizer("PIL", False, "bicubic", (SIDE, SIDE))
-    return torch.from_numpy(
-        np.stack([resize(np.broadcast_to(image, (*image.shape[:2], 3))) for image in images_NHWC])
-    )
+    rgb = (np.broadcast_to(image, (*image.shape[:2], 3)) for image in images_NHWC)
+    return torch.from_numpy(np.stack([resize(image) for image in rgb]))

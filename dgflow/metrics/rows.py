@@ -1,9 +1,4 @@
-"""Rows of features: the checks and the index blocks that every metric shares.
-
-Promises: a row that is not finite is named before it spoils a sum; rows that arrive in pieces of any size are
-    summed in the same whole
-blocks, one thread a block. Leaves to others: where the rows come from, and that they come in index order.
-"""
+"""Rows of features: the checks, and the summing in whole index blocks, that the metrics share."""
 
 from __future__ import annotations
 
@@ -16,13 +11,12 @@ import torch
 
 from dgflow.metrics.block_sums import BlockSums, T
 
-BLOCK_SIZE = 1000  # indices a block; another size changes the last bits of every sum
+BLOCK_SIZE = 1000  # indices per block; another size changes the last bits of every sum
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """BLAS may split a sum differently for each thread count, so bits that must not depend on it are computed
-    with one thread."""
+    """Runs torch with one thread, since BLAS may split a sum, and so round it, by the number of threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -32,47 +26,53 @@ def one_thread() -> Iterator[None]:
 
 
 def checked_rows(rows: np.ndarray, what: str, first_index: int = 0, width: int | None = None) -> np.ndarray:
-    """`rows` [N, D] as an array, once it is known to be two-dimensional, real, finite and (if `width` is
-    given) `width` wide.
+    """`rows` [N, D] as an array, checked to be 2-D, real, finite and, if given, `width` wide.
 
-    `what` and `first_index`, the index of row 0, are for the message. Raises ValueError that names the first
-    bad row.
+    Raises ValueError that calls them `what` and names the first bad row, counted from `first_index`.
     """
     rows = np.asarray(rows)
     if rows.ndim != 2 or rows.shape[1] == 0:
-        raise ValueError(
-            f"{what}: expected one row a sample, shape [N, D], found shape {list(rows.shape)}; flatten "
-            "each sample to one row"
-        )
+        found = f"found shape {list(rows.shape)}; flatten each sample to one row"
+        raise ValueError(f"{what}: expected one row a sample, shape [N, D], {found}")
     if rows.dtype.kind not in "fiu":
         raise ValueError(f"{what}: expected real numbers, found dtype {rows.dtype}")
     if width is not None and rows.shape[1] != width:
+        found = f"found {rows.shape[1]}; take one layer of one network"
+        raise ValueError(f"{what}: expected {width} columns as in the rows before, {found}")
+    finite_N = np.isfinite(rows).all(axis=1)
+    if not finite_N.all():
+        row, count = first_index + int(np.argmin(finite_N)), int((~finite_N).sum())
         raise ValueError(
-            f"{what}: expected {width} columns as in the rows before, found {rows.shape[1]}; take one "
-            "layer of one network"
-        )
-    finite = np.isfinite(rows).all(axis=1)
-    if not finite.all():
-        row = int(np.argmin(finite))
-        raise ValueError(
-            f"{what}: row {first_index + row} is not finite ({int((~finite).sum())} such rows in "
-            f"{len(rows)}); find its image, or extract the features in float32"
+            f"{what}: row {row} is not finite ({count} such rows in {len(rows)}); find its image, or extract "
+            "the features in float32"
         )
     return rows
 
 
-class BlockAccumulator(Generic[T]):
-    """Rows of any piece size in, the sums of their blocks out. Blocks are cut at the multiples of
-    `block_size` counted from index 0.
+def check_widths(a: int, b: int, what: str = "features") -> None:
+    """Raises ValueError unless two sets of features have one dimension."""
+    if a != b:
+        raise ValueError(
+            f"expected {what} of one dimension, found {a} and {b}; take one layer of one network"
+        )
 
-    `summed(first, block)` makes the sum of one block, float64 [<= block_size, D], whose first row has index
-    `first`. Cutting by index and not by piece makes the sums depend on the rows alone; so a range of indices
-    that is summed on its own must begin where a block does.
+
+class BlockAccumulator(Generic[T]):
+    """Sums by block of rows that arrive in index order, in pieces of any size.
+
+    Blocks are cut at the multiples of `block_size`, so the sums do not depend on the pieces. Workers may each
+    sum a range that begins at such a multiple; their `sums()`, added in any order, have the total of one
+    pass, bit for bit.
+
+    Args:
+        block_sum: sums one block, given the index of its first row and the rows, float64 [<= block_size, D].
+        what: the name of the rows in messages.
+        first_index: of the first row, a multiple of `block_size`.
     """
 
     def __init__(
         self,
-        summed: Callable[[int, np.ndarray], T],
+        block_sum: Callable[[int, np.ndarray], T],
         what: str,
         first_index: int = 0,
         block_size: int = BLOCK_SIZE,
@@ -82,25 +82,21 @@ class BlockAccumulator(Generic[T]):
                 f"{what}: expected rows from an index that is a multiple of {block_size}, found "
                 f"{first_index}; cut ranges at block edges"
             )
-        self._summed, self._what, self._block_size = summed, what, block_size
+        self._block_sum, self._what, self.block_size = block_sum, what, block_size
         self._next_index = first_index
         self._width: int | None = None
-        self._pieces: list[np.ndarray] = []  # of the block that is not yet whole
+        self._pieces: list[np.ndarray] = []  # of the unfinished block
         self._sums: BlockSums[T] = BlockSums()
 
     def add(self, rows_ND: np.ndarray) -> None:
-        """Take the next rows [N, D].
-
-        Raises ValueError, before any row is taken, if one is not finite (it is named) or the width changed
-        (both are).
-        """
+        """Takes the next rows [N, D]. Raises ValueError as `checked_rows`, before any row is taken."""
         rows_ND = checked_rows(rows_ND, self._what, self._next_index, self._width)
         self._width = rows_ND.shape[1]
         while len(rows_ND):
-            piece, rows_ND = np.split(rows_ND, [self._block_size - self._next_index % self._block_size])
+            piece, rows_ND = np.split(rows_ND, [self.block_size - self._next_index % self.block_size])
             self._pieces.append(piece.astype(np.float64))
             self._next_index += len(piece)
-            if self._next_index % self._block_size == 0:
+            if self._next_index % self.block_size == 0:
                 self._sums, self._pieces = self.sums(), []
 
     def sums(self) -> BlockSums[T]:
@@ -110,4 +106,4 @@ class BlockAccumulator(Generic[T]):
         block = np.concatenate(self._pieces)
         first = self._next_index - len(block)
         with one_thread():
-            return self._sums + BlockSums.of(first // self._block_size, self._summed(first, block))
+            return self._sums + BlockSums.of(first // self.block_size, self._block_sum(first, block))

@@ -6,13 +6,12 @@ import pytest
 import torch
 from cleanfid.fid import frechet_distance as cleanfid_frechet_distance
 from cleanfid.fid import kernel_distance as cleanfid_kernel_distance
+from metrics.in_memory import inception_score, kernel_distance
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 
 from dgflow.metrics.frechet import Moments, frechet_distance
-from dgflow.metrics.inception_score import inception_score
-from dgflow.metrics.kernel_distance import kernel_distance
 
 
 def _features(n: int, d: int, seed: int, shift: float = 0.0) -> np.ndarray:

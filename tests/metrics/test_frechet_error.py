@@ -7,14 +7,10 @@ from operator import add
 
 import numpy as np
 import pytest
+from metrics.in_memory import frechet_standard_error
 
 from dgflow.metrics.frechet import Gaussian, Moments, frechet_distance
-from dgflow.metrics.frechet_error import (
-    FrechetInfluence,
-    InfluenceAccumulator,
-    InfluenceSums,
-    frechet_standard_error,
-)
+from dgflow.metrics.frechet_error import FrechetInfluence, InfluenceAccumulator, InfluenceSums
 
 
 def _mixing(d: int, seed: int = 0) -> np.ndarray:

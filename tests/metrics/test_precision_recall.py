@@ -10,17 +10,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from metrics.in_memory import inside_any_ball, precision_recall, squared_radii
 
 from dgflow.metrics import exact_distances
 from dgflow.metrics import precision_recall as module
-from dgflow.metrics.precision_recall import (
-    PrecisionRecall,
-    inside_any_ball,
-    inside_any_ball_of,
-    precision_recall,
-    squared_radii,
-    squared_radii_of,
-)
+from dgflow.metrics.precision_recall import PrecisionRecall, inside_any_ball_of, squared_radii_of
 
 
 def _features(n: int, d: int, seed: int, scale: float = 1.0) -> np.ndarray:
@@ -156,7 +150,7 @@ def test_memory_does_not_grow_with_the_rows_that_are_streamed():
     program = """
 import resource
 import numpy as np
-from dgflow.metrics.precision_recall import inside_any_ball_of, precision_recall, squared_radii_of
+from dgflow.metrics.precision_recall import inside_any_ball_of, squared_radii_of
 
 def pieces(n):
     for seed in range(n // 500):

@@ -6,12 +6,14 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from metrics import in_memory
+from metrics.in_memory import inside_any_ball, precision_recall, squared_radii
 from scipy.spatial.distance import cdist
 from torch_fidelity.metric_prc import prc_features_to_metric
 
 from dgflow.metrics import exact_distances
 from dgflow.metrics import precision_recall as module
-from dgflow.metrics.precision_recall import PrecisionRecall, inside_any_ball, precision_recall, squared_radii
+from dgflow.metrics.precision_recall import PrecisionRecall
 
 
 def _features(n: int, d: int, seed: int, scale: float = 1.0) -> np.ndarray:
@@ -55,7 +57,8 @@ def test_torch_fidelity_gives_the_same_numbers(n, m, d, k):
 def test_every_block_size_gives_the_counts_of_whole_distance_matrices(k, size):
     real, fake = _features(40, 6, seed=7), _features(30, 6, seed=8, scale=0.8)
     with (
-        mock.patch.multiple(module, _QUERY_ROWS=size + 1, _CENTRE_ROWS=size),
+        mock.patch.object(in_memory, "QUERY_ROWS", size + 1),
+        mock.patch.object(module, "_CENTRE_ROWS", size),
         mock.patch.object(exact_distances, "_STRIP_ROWS", size // 2),
     ):
         assert precision_recall(real, fake, k=k) == _oracle(real, fake, k)

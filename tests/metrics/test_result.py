@@ -9,11 +9,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from metrics.in_memory import inception_score
 from metrics.metric_results import result
 from pydantic import ValidationError
 from torch_fidelity.metric_kid import kid_features_to_metric
 
-from dgflow.metrics.inception_score import inception_score
 from dgflow.metrics.protocols import METRICS
 from dgflow.metrics.result import (
     check_comparable,

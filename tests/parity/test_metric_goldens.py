@@ -9,6 +9,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+from metrics.in_memory import inception_score, precision_recall, squared_radii
 from parity.metric_goldens import (
     ADM,
     FEATURE_CASES,
@@ -28,8 +29,8 @@ from parity.metric_goldens import (
 )
 
 from dgflow.metrics.frechet import Gaussian, Moments, frechet_distance
-from dgflow.metrics.inception_score import InceptionScore, inception_score
-from dgflow.metrics.precision_recall import PrecisionRecall, precision_recall, squared_radii
+from dgflow.metrics.inception_score import InceptionScore
+from dgflow.metrics.precision_recall import PrecisionRecall
 
 FLOAT32_MEANS = numbers(
     r"cleanfid_fid\w*|pytorch_fid_[\w.]+|torch_fidelity_[\w.]+_fid|dgm_eval_fd\w*"

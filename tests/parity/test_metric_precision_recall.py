@@ -7,6 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from metrics.in_memory import precision_recall
 from parity.metric_goldens import (
     ADM,
     FEATURE_CASES,
@@ -20,7 +21,7 @@ from parity.metric_goldens import (
 )
 
 from dgflow.metrics.openai_distances import BLOCK_ROWS, distance_strips
-from dgflow.metrics.precision_recall import inside_any_ball_of, precision_recall, squared_radii_of
+from dgflow.metrics.precision_recall import inside_any_ball_of, squared_radii_of
 
 ADM_CASES = having("adm_precision", "adm_recall", library=ADM)
 ADM_RADII_CASES = [case for case in FEATURE_CASES if (FOLDER / f"adm_radii_{case}.npz").exists()]

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from metrics.in_memory import frechet_standard_error, inception_score, kernel_distance, precision_recall
 from steps.judging import bound, rows_of, scattered
 
 from dgflow.metrics import precision_recall as in_memory
 from dgflow.metrics.frechet import Gaussian, Moments, frechet_distance
-from dgflow.metrics.frechet_error import FrechetInfluence, frechet_standard_error
-from dgflow.metrics.inception_score import InceptionScore, inception_score
-from dgflow.metrics.kernel_distance import kernel_distance
-from dgflow.metrics.precision_recall import precision_recall
+from dgflow.metrics.frechet_error import FrechetInfluence
+from dgflow.metrics.inception_score import InceptionScore
 from dgflow.specs.step import here
 from dgflow.steps.judging import feature_passes
 from dgflow.steps.judging.feature_passes import Population, influence, kernel_distances, neighbours, summed

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from inprocess import complete
+from metrics.in_memory import frechet_standard_error, inception_score, kernel_distance, precision_recall
 from steps.judging import INCEPTION, generated, image_set, judged, measured, rows_of
 
 from dgflow import Evaluate, Generate
@@ -17,10 +18,6 @@ from dgflow.engine.execute import result_of
 from dgflow.engine.plan import plan
 from dgflow.images.statistics import read_statistics
 from dgflow.metrics.frechet import Gaussian, Moments, frechet_distance
-from dgflow.metrics.frechet_error import frechet_standard_error
-from dgflow.metrics.inception_score import inception_score
-from dgflow.metrics.kernel_distance import kernel_distance
-from dgflow.metrics.precision_recall import precision_recall
 from dgflow.metrics.protocols import PROTOCOLS
 from dgflow.metrics.result import check_comparable, difference
 from dgflow.steps.judging.features import Features
