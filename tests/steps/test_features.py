@@ -105,7 +105,7 @@ def found(network, sources, tmp_path_factory) -> dict[str, Columns]:
     """Columns of Inception's features by source."""
     file = tmp_path_factory.mktemp("inception") / "inception.safetensors"
     file.write_bytes(save_weights(network.state_dict()))
-    spec = network_specs.InceptionV3Module()
+    spec = network_specs.InceptionV3()
     weights = Pretrained(source=str(file), network=spec, image_size=299, num_classes=1008).weights()
     store = MemoryStore("features-of-inception")
     steps = {
