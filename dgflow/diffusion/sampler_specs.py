@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dgflow.specs.spec import Spec
+from dgflow.specs.spec import SmokeRun, Spec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,6 +60,9 @@ class SamplerSpec(Spec, ABC):
         and can be counted."""
         del low, high
         return None
+
+    def in_smoke(self, smoke: SmokeRun, factor: int) -> Self:
+        return super().in_smoke(smoke, factor).toy()
 
     def toy(self) -> Self:
         """Its form in smoke runs, with few steps."""

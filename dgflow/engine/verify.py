@@ -161,9 +161,10 @@ def _check_manifests(
             if receipt and receipt.rows_sha256 != entry.rows_sha256:
                 verified.damage(
                     f"{step_store.name} {receipt.part}: expected the rows with sha256 {entry.rows_sha256} "
-                    f"that {key} sealed, found a shard with {receipt.rows_sha256}, built on {receipt.device} "
-                    f"with {_versions(receipt)}; repair it on a device and with versions that give the sealed "
-                    "rows, or use another root: what was made from those rows stands on them",
+                    f"that {key} sealed, found a shard with {receipt.rows_sha256}, built on "
+                    f"{receipt.device} with {_versions(receipt)}; repair it on a device and with versions "
+                    "that give the sealed rows, or use another root: what was made from those rows stands on "
+                    "them",
                     entry.receipt,
                 )
             elif receipt and receipt.key != entry.key:  # equal rows in other bytes; readers take the sealed

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
-from dgflow.specs.spec import Spec
+from dgflow.specs.spec import SmokeRun, Spec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 GENERAL_FORMATS = ("safetensors", "state_dict")
 """Formats of files that every network can have: names and tensors, and nothing else."""
+
+
+TOY_GROUPS, TOY_PER_GROUP = 2, 3
+"""Of a hierarchical autoencoder's latents in smoke runs, in the place of 20 and 9."""
 
 
 class DataShape(NamedTuple):
@@ -31,6 +35,20 @@ class DataShape(NamedTuple):
         """The number of values of one image or latent."""
         return self.channels * self.image_size**2
 
+    @property
+    def toy(self) -> DataShape:
+        """Its shape in smoke runs: 256 pixels become 64, 64 and 32 become 16, and latents follow.
+
+        The channels tell images (1 or 3), latents of Stable Diffusion's autoencoder (4) and of hierarchical
+        ones (more) from each other.
+        """
+        side, channels = self.image_size, self.channels
+        if channels > 4:
+            return self._replace(image_size=max(8, side // 2), channels=TOY_GROUPS * TOY_PER_GROUP)
+        if channels == 4 or side >= 64:
+            return self._replace(image_size=max(8, side // 4))
+        return self._replace(image_size=side // 2 if side >= 32 else side)
+
 
 class NetworkSpec(Spec, ABC):
     """A network as recipes name it."""
@@ -38,6 +56,7 @@ class NetworkSpec(Spec, ABC):
     formats: ClassVar[tuple[str, ...]] = ()  # of its published files, beside GENERAL_FORMATS
     read_only: ClassVar[tuple[str, ...]] = ()  # those of them that smoke runs cannot write
     shares_files: ClassVar[bool] = False  # a file of it may hold other networks too
+    fixed_size: ClassVar[bool] = False  # it takes images of one size alone
     needs_classes: ClassVar[bool] = False
     judges_images: ClassVar[bool] = False  # its features can be compared by the evaluation
     stays_float32: ClassVar[bool] = False  # its matrix products never use TF32
@@ -74,6 +93,9 @@ class NetworkSpec(Spec, ABC):
             sigma: float64 [B], noise levels.
             labels: int64 [B], None for a network that is asked about no class.
         """
+
+    def in_smoke(self, smoke: SmokeRun, factor: int) -> Self:
+        return super().in_smoke(smoke, factor).toy(factor)
 
     def toy(self, factor: int) -> Self:
         """Its form in smoke runs: narrow, with the options that choose other code as they are. `factor` is

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -18,7 +18,36 @@ Seeding = Literal["counter", "edm"]
 """The rule by which a seed and an index give a sample's noise."""
 
 
+class SmokeRun(Protocol):
+    """The same recipe at toy size, into which steps and specs turn themselves."""
+
+    def value(self, value: Any, factor: int) -> Any:
+        """The toy of a field's value; sides of images are divided by `factor`."""
+
+    def step(self, step: Any) -> Any:
+        """The toy of a step, each made once."""
+
+    def slice(self, part: Any) -> Any:
+        """The slice of a toy step in the place of `part`."""
+
+    def checkpoint(self, step: Any) -> Any:
+        """The toy of a `Pretrained`, whose file the smoke run writes."""
+
+    def statistics(self, step: Any) -> Any:
+        """The toy of a `PublishedStatistics`, whose file the smoke run writes."""
+
+    def images(self, step: Any) -> Any:
+        """The toy of an `ImportImages`, whose pictures the smoke run writes."""
+
+
 class Spec(BaseModel):
     """A frozen value with named fields; unknown fields are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def in_smoke(self, smoke: SmokeRun, factor: int) -> Self:
+        """Its toy: itself, if none of its fields has a smaller one."""
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        toys = {name: smoke.value(value, factor) for name, value in fields.items()}
+        changed = {name: toy for name, toy in toys.items() if toy is not fields[name]}
+        return self.model_copy(update=changed) if changed else self

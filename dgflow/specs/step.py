@@ -19,7 +19,7 @@ from pydantic import BaseModel, Field, SerializeAsAny, model_validator
 
 from dgflow.specs.bound import Bound
 from dgflow.specs.network import DataShape, NetworkSpec
-from dgflow.specs.spec import PLACEMENT, ActivationPrecision, Precision, Seeding, Spec
+from dgflow.specs.spec import PLACEMENT, ActivationPrecision, Precision, Seeding, SmokeRun, Spec
 from dgflow.store.identity import fingerprint
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ noise as 1.0004."""
 FILE_HEADER = 4_096
 """Bytes of a file's schema and footer; a shard's were measured at 1.3 kB."""
 INDEX_AND_LABEL, LOG_RATIO = 16, 4  # bytes per row of these columns
+
+TOY_SHARD_SIZE = 12  # of smoke runs, so that two workers have something to share
 
 Use = Literal["forward", "gradient", "train", "encode", "decode"]
 """gradient: forward, and backward to the input, with frozen weights. train: forward, and backward to the
@@ -107,6 +109,20 @@ class Step(Spec):
     def is_made_up(self) -> bool:
         """True for random numbers in the place of published ones, as a smoke run has them."""
         return False
+
+    def toy(self, smoke: SmokeRun) -> Step:
+        """Its form in a smoke run."""
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        toys = {name: smoke.value(value, self._toy_factor) for name, value in fields.items()}
+        return self.model_copy(update=toys | self._toy_fields())
+
+    @property
+    def _toy_factor(self) -> int:
+        return 1
+
+    def _toy_fields(self) -> dict[str, Any]:
+        """The fields that have other values in a smoke run."""
+        return {}
 
     def parts(self, slices: Sequence[Slice]) -> list[int]:
         """The numbers of the parts to make where a recipe takes these slices."""
@@ -186,6 +202,9 @@ class Slice(Spec):
         """The samples that were drawn: those behind decoded images, else the slice itself."""
         return self.step.origin(self)
 
+    def in_smoke(self, smoke: SmokeRun, factor: int) -> Self:
+        return smoke.slice(self)
+
     @property
     def drawn(self) -> Drawn:
         """The seed and indices that its samples were drawn with."""
@@ -258,6 +277,9 @@ class SampleStep(Step, ABC):
         """The slice whose draws are those of `part`, a slice of this step."""
         return part
 
+    def _toy_fields(self) -> dict[str, Any]:
+        return {"shard_size": min(TOY_SHARD_SIZE, self.shard_size)}
+
     def all(self) -> Slice:
         """Every sample. Raises ValueError where their number is not known beforehand."""
         if self.length is None:
@@ -317,6 +339,10 @@ class NetworkStep(Step, ABC):
         return self.shape.num_classes
 
     @property
+    def _toy_factor(self) -> int:
+        return self.shape.image_size // self.shape.toy.image_size
+
+    @property
     def sees_latents(self) -> bool:
         """True for a network that was trained here on latents."""
         return False
@@ -364,6 +390,14 @@ class Weights(Spec):
     step: SerializeAsAny[NetworkStep]
     which: str  # "last", "epoch:7", "best:held_out_loss"; "file" for weights that were trained elsewhere
 
+    def in_smoke(self, smoke: SmokeRun, factor: int) -> Self:
+        step = smoke.step(self.step)
+        how, _, what = self.which.partition(":")
+        if how == "epoch":
+            epochs, toy_epochs = len(self.step.parts(())), len(step.parts(()))
+            return type(self)(step=step, which=f"epoch:{max(1, int(what) * toy_epochs // epochs)}")
+        return type(self)(step=step, which=self.which)
+
     def choose(self, metrics: Mapping[int, Mapping[str, Any]]) -> int:
         """The part that `which` names; for "best", the earliest of equals by the metrics of every epoch."""
         how, _, what = self.which.partition(":")
@@ -403,6 +437,9 @@ class Result(Spec):
     """The one file that a step makes."""
 
     step: SerializeAsAny[ResultStep]
+
+    def in_smoke(self, smoke: SmokeRun, factor: int) -> Self:
+        return type(self)(step=smoke.step(self.step))
 
 
 Reference = Slice | Weights | Result
@@ -456,6 +493,15 @@ class TrainStep(NetworkStep, ABC):
     @property
     def sees_latents(self) -> bool:
         return self.real.step.gives_latents
+
+    def _toy_fields(self) -> dict[str, Any]:
+        images = self.images_per_epoch
+        return {
+            "epochs": min(2, self.epochs),
+            "batch_size": min(8, self.batch_size),
+            "images_per_epoch": None if images is None else min(32, images),
+            "held_out": 0.25 if self.held_out else 0.0,
+        }
 
     @property
     def activations(self) -> ActivationPrecision:

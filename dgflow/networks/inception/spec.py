@@ -35,6 +35,7 @@ class InceptionV3(FeatureNetworkSpec):
     formats: ClassVar[tuple[str, ...]] = tuple(SUFFIXES.values())
     read_only: ClassVar[tuple[str, ...]] = ("inception_torchscript", "inception_pickle")
     stays_float32: ClassVar[bool] = True
+    fixed_size: ClassVar[bool] = True
     takes_front_end: ClassVar[bool] = True
 
     def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:

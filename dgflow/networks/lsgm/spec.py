@@ -9,16 +9,13 @@ from dgflow.networks.discrete import check_unconditional
 from dgflow.networks.latent_shapes import halved
 from dgflow.networks.roles import AutoencoderSpec, ScoreNetworkSpec
 from dgflow.networks.toy import divided
-from dgflow.specs.network import DataShape, NetworkSpec
+from dgflow.specs.network import TOY_GROUPS, TOY_PER_GROUP, DataShape, NetworkSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from dgflow.diffusion.score_model import ScoreModel
     from dgflow.weights.weight_file import File
-
-
-TOY_GROUPS, TOY_PER_GROUP = 2, 3  # of the latents of smoke runs, in the place of 20 and 9
 
 
 class _InCheckpoint(NetworkSpec):

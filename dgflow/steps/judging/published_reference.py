@@ -15,7 +15,8 @@ from pydantic import Field, field_validator
 from dgflow.metrics.protocols import FrontEndName
 from dgflow.networks.catalogue import CATALOGUE, catalogue_file
 from dgflow.networks.inception.spec import WIDTHS
-from dgflow.specs.step import Result, ResultStep, Slice, Spread, Weights
+from dgflow.specs.spec import SmokeRun
+from dgflow.specs.step import Result, ResultStep, Slice, Spread, Step, Weights
 from dgflow.steps.judging.inception_weights import inception as inception_weights
 from dgflow.steps.judging.statistics import moments_bytes
 from dgflow.steps.sources.import_images import ImportImages
@@ -65,6 +66,9 @@ class PublishedStatistics(ResultStep):
     @property
     def title(self) -> str:
         return f"statistics of {self.source.rsplit('/', 1)[-1]}"
+
+    def toy(self, smoke: SmokeRun) -> Step:
+        return smoke.statistics(self)
 
     @property
     def is_made_up(self) -> bool:

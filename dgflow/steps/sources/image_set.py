@@ -11,7 +11,7 @@ from pydantic import Field, PrivateAttr
 
 from dgflow.images.sources import Images, open_images
 from dgflow.images.statistics import Statistics, read_statistics
-from dgflow.specs.spec import PLACEMENT, Spec
+from dgflow.specs.spec import PLACEMENT, SmokeRun, Spec
 from dgflow.specs.step import Drawn
 
 _log = logging.getLogger(__name__)
@@ -62,6 +62,11 @@ class ImageSet(Spec):
         if self.start is None:
             return Drawn()
         return Drawn(self.seed, self.seeding, self.start, self.start + self.rows)
+
+    def in_smoke(self, smoke: SmokeRun, factor: int) -> Self:
+        raise ValueError(
+            f"expected steps of this run, found the image set {self.title}: a smoke run makes its own images"
+        )
 
     def open(self) -> Images:
         """Its reader. Raises ValueError where the source holds other images by now."""

@@ -10,7 +10,8 @@ from pydantic import Field, model_validator
 
 from dgflow.images.shuffle import shuffled
 from dgflow.specs.network import DataShape
-from dgflow.specs.step import INDEX_AND_LABEL, Result, Slice
+from dgflow.specs.spec import SmokeRun
+from dgflow.specs.step import INDEX_AND_LABEL, Result, Slice, Step
 from dgflow.steps.sources.check_images import CheckImages, ListedImages, PreparedImages
 
 if TYPE_CHECKING:
@@ -55,6 +56,9 @@ class ImportImages(ListedImages):
                 f"skip_broken={self.skip_broken}"
             )
         return self
+
+    def toy(self, smoke: SmokeRun) -> Step:
+        return smoke.images(self)
 
     @property
     def shape(self) -> DataShape:

@@ -3,7 +3,7 @@ ones (a discriminator's)."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -61,6 +61,13 @@ class TrainClassifier(TrainStep):
     def learning_rate_at(self, step: int) -> float:
         """The learning rate of a step, counted from 0 over all epochs."""
         return self.learning_rate * (1.0 if self.anneal is None else 1.0 - step / self.anneal)
+
+    def _toy_fields(self) -> dict[str, Any]:
+        fields = super()._toy_fields()
+        if self.anneal is not None:
+            images = fields["images_per_epoch"] or 2 * 32
+            fields["anneal"] = 2 * images // fields["batch_size"]
+        return fields
 
     @property
     def activations(self) -> ActivationPrecision:
