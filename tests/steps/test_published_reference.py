@@ -320,7 +320,10 @@ def test_another_file_than_the_expected_one_is_refused(tmp_path):
 # What is made up
 
 
-MADE_UP = "a smoke run: random weights or statistics stand in for trained or published ones; these numbers compare with nothing"
+MADE_UP = (
+    "a smoke run: random weights or statistics stand in for trained or published ones; "
+    "these numbers compare with nothing"
+)
 
 
 def test_made_up_statistics_are_warned_of_in_the_table(store, tmp_path):
