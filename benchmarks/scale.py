@@ -16,7 +16,8 @@ from pathlib import Path
 from dgflow.engine.plan import StepPlan, plan
 from dgflow.estimate.estimates import Costs, counted
 from dgflow.report.layout import aligned, duration, shortened, size
-from dgflow.specs.step import NetworkStep, SampleStep, Slice, Step, TrainStep, Weights
+from dgflow.specs.step import NetworkStep, SampleStep, Slice, Step, Weights
+from dgflow.specs.train_step import TrainStep
 from dgflow.steps.generate import Generate
 from dgflow.store.memory import MemoryStore
 

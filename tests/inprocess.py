@@ -8,7 +8,8 @@ from dgflow.runtime.progress import Progress
 from dgflow.runtime.training.loop import train
 from dgflow.specs.bound import Bound
 from dgflow.specs.graph import graph
-from dgflow.specs.step import SampleStep, Step, TrainStep
+from dgflow.specs.step import SampleStep, Step
+from dgflow.specs.train_step import TrainStep
 from dgflow.store.objects import ObjectStore
 
 

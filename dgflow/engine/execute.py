@@ -16,7 +16,8 @@ from dgflow.engine.root import Root
 from dgflow.engine.shard_work import shard_work
 from dgflow.specs.bound import Bound
 from dgflow.specs.graph import graph
-from dgflow.specs.step import FileStep, ResultStep, SampleStep, Spread, Step, TrainStep, here
+from dgflow.specs.step import FileStep, ResultStep, SampleStep, Spread, Step, here
+from dgflow.specs.train_step import TrainStep
 from dgflow.store.identity import sha256_hex
 from dgflow.store.objects import ObjectStore, StoreError
 from dgflow.store.receipts import CorruptObject

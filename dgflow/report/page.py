@@ -32,7 +32,8 @@ from dgflow.report.summary import (
     table_rows,
 )
 from dgflow.specs.spec import PLACEMENT
-from dgflow.specs.step import SampleStep, Step, TrainStep, Weights
+from dgflow.specs.step import SampleStep, Step, Weights
+from dgflow.specs.train_step import TrainStep
 from dgflow.steps.judging.evaluate import Evaluate
 from dgflow.store.objects import ObjectStore
 from dgflow.store.receipts import Receipt

@@ -19,7 +19,8 @@ from dgflow.engine.plan import StepPlan, plan
 from dgflow.engine.root import Root
 from dgflow.metrics.protocols import LOWER_IS_BETTER
 from dgflow.report.layout import METRICS, aligned, duration, labels, mean_and_spread, number, own_error, parts
-from dgflow.specs.step import Reference, Result, SampleStep, Slice, Step, TrainStep
+from dgflow.specs.step import Reference, Result, SampleStep, Slice, Step
+from dgflow.specs.train_step import TrainStep
 from dgflow.steps.encode import Encode
 from dgflow.steps.judging.evaluate import Evaluate
 from dgflow.steps.sources.image_set import ImageSet

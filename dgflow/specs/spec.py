@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -45,9 +46,42 @@ class Spec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    def plain_fields(self) -> dict[str, Any]:
+        """The fields that are identity, as plain data."""
+        fields = type(self).model_fields.items()
+        return {name: plain(getattr(self, name)) for name, info in fields if PLACEMENT not in info.metadata}
+
+    def plain(self) -> dict[str, Any]:
+        """Plain data that identify it."""
+        return {"type": type(self).__name__, **self.plain_fields()}
+
+    def references(self, path: str) -> Iterator[tuple[str, Any]]:
+        """The references to steps in its fields, by the path of the field."""
+        for name in type(self).model_fields:
+            yield from references(f"{path}.{name}".lstrip("."), getattr(self, name))
+
     def in_smoke(self, smoke: SmokeRun, factor: int) -> Self:
         """Its toy: itself, if none of its fields has a smaller one."""
         fields = {name: getattr(self, name) for name in type(self).model_fields}
         toys = {name: smoke.value(value, factor) for name, value in fields.items()}
         changed = {name: toy for name, toy in toys.items() if toy is not fields[name]}
         return self.model_copy(update=changed) if changed else self
+
+
+def plain(value: Any) -> Any:
+    """A field's value as plain data; canonical JSON refuses what has no stable form."""
+    if isinstance(value, Spec):
+        return value.plain()
+    if isinstance(value, Mapping):
+        return {name: plain(item) for name, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def references(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """The references to steps in a field's value, by the path of the field."""
+    if isinstance(value, Spec):
+        yield from value.references(path)
+    elif isinstance(value, Mapping | list | tuple):
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for name, item in items:
+            yield from references(f"{path}.{name}".lstrip("."), item)

@@ -13,19 +13,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, cast
 
-from pydantic import BaseModel, Field, SerializeAsAny, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
 from dgflow.specs.bound import Bound
 from dgflow.specs.network import DataShape, NetworkSpec
-from dgflow.specs.spec import PLACEMENT, ActivationPrecision, Precision, Seeding, SmokeRun, Spec
+from dgflow.specs.spec import Precision, Seeding, SmokeRun, Spec
 from dgflow.store.identity import fingerprint
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from dgflow.specs.training_task import TrainingTask
     from dgflow.store.objects import ObjectStore
     from dgflow.store.shards import Columns
 
@@ -78,7 +77,7 @@ class Step(Spec):
 
     def document(self) -> dict[str, Any]:
         """The step as plain JSON data: the content of `step.json`, and what the fingerprint is made from."""
-        return {"kind": self.kind, "schema_version": self.schema_version, "fields": _plain_fields(self)}
+        return {"kind": self.kind, "schema_version": self.schema_version, "fields": self.plain_fields()}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -96,7 +95,7 @@ class Step(Spec):
 
     def inputs(self) -> dict[str, Reference]:
         """The references that this step reads, by the path of the field (`guidance.0.discriminator`)."""
-        return dict(_references("", self))
+        return dict(self.references(""))
 
     @property
     def is_fetched(self) -> bool:
@@ -158,7 +157,19 @@ class Step(Spec):
         its file."""
 
 
-class Slice(Spec):
+class _Reference(Spec):
+    """What one step reads of another: identified by the step's fingerprint."""
+
+    def references(self, path: str) -> Iterator[tuple[str, Any]]:
+        yield path, self
+
+    def plain(self) -> dict[str, Any]:
+        step: Step = self.step  # type: ignore[attr-defined]
+        others = {name: getattr(self, name) for name in type(self).model_fields if name != "step"}
+        return {"step": step.kind, "fingerprint": step.fingerprint, **others}
+
+
+class Slice(_Reference):
     """Samples `start` to `stop` (exclusive) of a step; what `step[start:stop]` gives."""
 
     step: SerializeAsAny[SampleStep]
@@ -384,7 +395,7 @@ class _Unbound:
         return reference.step.fresh()
 
 
-class Weights(Spec):
+class Weights(_Reference):
     """One epoch's weights of a training step, or the weights that were trained elsewhere."""
 
     step: SerializeAsAny[NetworkStep]
@@ -433,7 +444,7 @@ class ResultStep(FileStep, ABC):
         return Result(step=self)
 
 
-class Result(Spec):
+class Result(_Reference):
     """The one file that a step makes."""
 
     step: SerializeAsAny[ResultStep]
@@ -460,158 +471,6 @@ def here(
         take(item, work(item))
 
 
-class TrainStep(NetworkStep, ABC):
-    """A step that trains a network and keeps every epoch's weights.
-
-    The number of epochs is not identity: raising it continues from the last one. `held_out` is the share of
-    the images, the last ones by index, that are never trained on and are measured after every epoch.
-    """
-
-    folder: ClassVar[str] = "epochs"
-    unit: ClassVar[str] = "epochs"
-    share: ClassVar[int] = 1  # a batch takes 1 / share of its rows from the real images
-    levels: ClassVar[int] = 1  # noise levels at which each held-out image is measured
-
-    epochs: Annotated[int, PLACEMENT] = Field(default=10, gt=0)
-    images_per_epoch: int | None = Field(
-        default=None, gt=0
-    )  # None: one pass over the training images (of two kinds, the real ones)
-    batch_size: int = Field(default=128, gt=0)  # over all workers together
-    learning_rate: float = Field(default=1e-3, gt=0)
-    held_out: float = Field(default=0.1, ge=0, lt=1)
-    seed: int = Field(default=0, ge=0)
-    real: Slice
-
-    @property
-    def title(self) -> str:
-        return f"{self.kind} seed {self.seed}" if self.seed else self.kind
-
-    @property
-    def shape(self) -> DataShape:
-        return self.real.step.shape
-
-    @property
-    def sees_latents(self) -> bool:
-        return self.real.step.gives_latents
-
-    def _toy_fields(self) -> dict[str, Any]:
-        images = self.images_per_epoch
-        return {
-            "epochs": min(2, self.epochs),
-            "batch_size": min(8, self.batch_size),
-            "images_per_epoch": None if images is None else min(32, images),
-            "held_out": 0.25 if self.held_out else 0.0,
-        }
-
-    @property
-    def activations(self) -> ActivationPrecision:
-        """The precision of the network's activations."""
-        return "float32"
-
-    def parts(self, slices: Sequence[Slice]) -> list[int]:
-        return list(range(1, self.epochs + 1))
-
-    @abstractmethod
-    def training_task(self, inputs: Bound) -> TrainingTask:
-        """Data, loss and optimiser, for `dgflow.runtime.training.loop`."""
-
-    def split(self, rows: int, *, of: str, least: int = 1) -> tuple[int, int]:
-        """The numbers of `rows` that are trained on and that are held out; `of` names their step in errors.
-
-        Raises:
-            ValueError: fewer than `least` to train on, or none to hold out where some are expected.
-        """
-        held = round(rows * self.held_out)
-        if rows - held < least or (self.held_out and not held):
-            few = "one" if least == 1 else f"{least:,}"
-            kept = f" besides a share of {self.held_out} to hold out" if self.held_out else ""
-            raise ValueError(
-                f"{self.kind}: expected at least {few} to train on{kept} in {of}, found {rows:,} rows; "
-                "take a larger slice"
-            )
-        return rows - held, held
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Full batches per epoch over the real training images (or `images_per_epoch`), at least one."""
-        training, _ = self.split(self.real.rows, of=self.real.step.title)
-        return max(1, (self.images_per_epoch or training) * self.share // self.batch_size)
-
-    @property
-    def held_out_items(self) -> int:
-        """The number of items that are measured after every epoch."""
-        return self.levels * self.split(self.real.rows, of=self.real.step.title)[1]
-
-    def work(self, amount: int) -> list[Work]:
-        uses: list[tuple[Use, int]] = [
-            ("train", self.steps_per_epoch * self.batch_size),
-            ("forward", self.held_out_items),
-        ]
-        return [
-            Work(self, use, amount * times, self.batch_size, self.activations) for use, times in uses if times
-        ]
-
-    def last(self) -> Weights:
-        return Weights(step=self, which="last")
-
-    def epoch(self, number: int) -> Weights:
-        """The weights after epoch `number`, counted from 1."""
-        if not 1 <= number <= self.epochs:
-            raise ValueError(f"expected an epoch of {self.kind} between 1 and {self.epochs}, found {number}")
-        return Weights(step=self, which=f"epoch:{number}")
-
-    def best(self, metric: str = "held_out_loss") -> Weights:
-        """The epoch with the smallest `metric` on the held-out images."""
-        if self.held_out == 0:
-            raise ValueError(
-                f"{self.kind} keeps no held-out images (held_out=0), so no epoch can be chosen by "
-                f"{metric}; use .last() or .epoch(n)"
-            )
-        return Weights(step=self, which=f"best:{metric}")
-
-
 Slice.model_rebuild()
 Weights.model_rebuild()
 Result.model_rebuild()
-
-
-def _references(path: str, value: Any) -> Iterator[tuple[str, Reference]]:
-    if isinstance(value, Slice | Weights | Result):
-        yield path, value
-    elif isinstance(value, BaseModel):
-        for name in type(value).model_fields:
-            yield from _references(f"{path}.{name}".lstrip("."), getattr(value, name))
-    elif isinstance(value, Mapping):
-        for name, item in value.items():
-            yield from _references(f"{path}.{name}".lstrip("."), item)
-    elif isinstance(value, list | tuple):
-        for number, item in enumerate(value):
-            yield from _references(f"{path}.{number}".lstrip("."), item)
-
-
-def _plain_fields(model: BaseModel) -> dict[str, Any]:
-    fields = type(model).model_fields
-    return {
-        name: _plain(getattr(model, name)) for name, info in fields.items() if PLACEMENT not in info.metadata
-    }
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Slice):
-        return {
-            "step": value.step.kind,
-            "fingerprint": value.step.fingerprint,
-            "start": value.start,
-            "stop": value.stop,
-        }
-    if isinstance(value, Weights):
-        return {"step": value.step.kind, "fingerprint": value.step.fingerprint, "which": value.which}
-    if isinstance(value, Result):
-        return {"step": value.step.kind, "fingerprint": value.step.fingerprint}
-    if isinstance(value, BaseModel):
-        return {"type": type(value).__name__, **_plain_fields(value)}
-    if isinstance(value, Mapping):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value  # canonical JSON refuses what has no stable form

@@ -25,7 +25,8 @@ from dgflow import (
 from dgflow.engine.plan import look, plan
 from dgflow.engine.root import Root
 from dgflow.specs.graph import graph
-from dgflow.specs.step import SampleStep, Slice, TrainStep
+from dgflow.specs.step import SampleStep, Slice
+from dgflow.specs.train_step import TrainStep
 from dgflow.store.identity import canonical_json, sha256_hex
 from dgflow.store.memory import MemoryStore
 from dgflow.store.objects import ObjectStore

@@ -19,7 +19,8 @@ from dgflow.images.preparation import prepare
 from dgflow.images.readers import open_reader
 from dgflow.specs.graph import graph
 from dgflow.specs.network import DataShape
-from dgflow.specs.step import SampleStep, Step, TrainStep
+from dgflow.specs.step import SampleStep, Step
+from dgflow.specs.train_step import TrainStep
 from dgflow.store.identity import sha256_hex
 from dgflow.store.open import open_store
 from dgflow.testing import smoke_root

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from dgflow.engine.root import Root
 from dgflow.runtime.training.loop import train
 from dgflow.specs.bound import Bound
-from dgflow.specs.step import TrainStep
+from dgflow.specs.train_step import TrainStep
 from dgflow.store.open import open_store
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dgflow.diffusion import noise
 from dgflow.specs.bound import Bound
-from dgflow.specs.step import TrainStep
+from dgflow.specs.train_step import TrainStep
 from dgflow.steps.training.rows import normals
 
 

@@ -25,7 +25,7 @@ from dgflow.store.receipts import ManifestEntry
 from dgflow.store.shards import Columns
 
 if TYPE_CHECKING:
-    from dgflow.specs.step import TrainStep
+    from dgflow.specs.train_step import TrainStep
 
 READERS = 8  # shards that are read at the same time
 BATCHES_AHEAD = 2

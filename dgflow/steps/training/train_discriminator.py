@@ -9,7 +9,8 @@ from pydantic import Field, model_validator
 from dgflow.networks.adm.spec import ADMEncoder
 from dgflow.networks.discriminator.spec import Discriminator
 from dgflow.specs.spec import ActivationPrecision
-from dgflow.specs.step import Slice, TrainStep, Weights
+from dgflow.specs.step import Slice, Weights
+from dgflow.specs.train_step import TrainStep
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field, model_validator
 
 from dgflow.networks.edm.spec import SongUNet
-from dgflow.specs.step import TrainStep
+from dgflow.specs.train_step import TrainStep
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

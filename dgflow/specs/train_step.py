@@ -1,0 +1,127 @@
+"""TrainStep: the base of every training."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from dgflow.specs.bound import Bound
+from dgflow.specs.network import DataShape
+from dgflow.specs.spec import PLACEMENT, ActivationPrecision
+from dgflow.specs.step import NetworkStep, Slice, Use, Weights, Work
+
+if TYPE_CHECKING:
+    from dgflow.specs.training_task import TrainingTask
+
+
+class TrainStep(NetworkStep, ABC):
+    """A step that trains a network and keeps every epoch's weights.
+
+    The number of epochs is not identity: raising it continues from the last one. `held_out` is the share of
+    the images, the last ones by index, that are never trained on and are measured after every epoch.
+    """
+
+    folder: ClassVar[str] = "epochs"
+    unit: ClassVar[str] = "epochs"
+    share: ClassVar[int] = 1  # a batch takes 1 / share of its rows from the real images
+    levels: ClassVar[int] = 1  # noise levels at which each held-out image is measured
+
+    epochs: Annotated[int, PLACEMENT] = Field(default=10, gt=0)
+    images_per_epoch: int | None = Field(
+        default=None, gt=0
+    )  # None: one pass over the training images (of two kinds, the real ones)
+    batch_size: int = Field(default=128, gt=0)  # over all workers together
+    learning_rate: float = Field(default=1e-3, gt=0)
+    held_out: float = Field(default=0.1, ge=0, lt=1)
+    seed: int = Field(default=0, ge=0)
+    real: Slice
+
+    @property
+    def title(self) -> str:
+        return f"{self.kind} seed {self.seed}" if self.seed else self.kind
+
+    @property
+    def shape(self) -> DataShape:
+        return self.real.step.shape
+
+    @property
+    def sees_latents(self) -> bool:
+        return self.real.step.gives_latents
+
+    def _toy_fields(self) -> dict[str, Any]:
+        images = self.images_per_epoch
+        return {
+            "epochs": min(2, self.epochs),
+            "batch_size": min(8, self.batch_size),
+            "images_per_epoch": None if images is None else min(32, images),
+            "held_out": 0.25 if self.held_out else 0.0,
+        }
+
+    @property
+    def activations(self) -> ActivationPrecision:
+        """The precision of the network's activations."""
+        return "float32"
+
+    def parts(self, slices: Sequence[Slice]) -> list[int]:
+        return list(range(1, self.epochs + 1))
+
+    @abstractmethod
+    def training_task(self, inputs: Bound) -> TrainingTask:
+        """Data, loss and optimiser, for `dgflow.runtime.training.loop`."""
+
+    def split(self, rows: int, *, of: str, least: int = 1) -> tuple[int, int]:
+        """The numbers of `rows` that are trained on and that are held out; `of` names their step in errors.
+
+        Raises:
+            ValueError: fewer than `least` to train on, or none to hold out where some are expected.
+        """
+        held = round(rows * self.held_out)
+        if rows - held < least or (self.held_out and not held):
+            few = "one" if least == 1 else f"{least:,}"
+            kept = f" besides a share of {self.held_out} to hold out" if self.held_out else ""
+            raise ValueError(
+                f"{self.kind}: expected at least {few} to train on{kept} in {of}, found {rows:,} rows; "
+                "take a larger slice"
+            )
+        return rows - held, held
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full batches per epoch over the real training images (or `images_per_epoch`), at least one."""
+        training, _ = self.split(self.real.rows, of=self.real.step.title)
+        return max(1, (self.images_per_epoch or training) * self.share // self.batch_size)
+
+    @property
+    def held_out_items(self) -> int:
+        """The number of items that are measured after every epoch."""
+        return self.levels * self.split(self.real.rows, of=self.real.step.title)[1]
+
+    def work(self, amount: int) -> list[Work]:
+        uses: list[tuple[Use, int]] = [
+            ("train", self.steps_per_epoch * self.batch_size),
+            ("forward", self.held_out_items),
+        ]
+        return [
+            Work(self, use, amount * times, self.batch_size, self.activations) for use, times in uses if times
+        ]
+
+    def last(self) -> Weights:
+        return Weights(step=self, which="last")
+
+    def epoch(self, number: int) -> Weights:
+        """The weights after epoch `number`, counted from 1."""
+        if not 1 <= number <= self.epochs:
+            raise ValueError(f"expected an epoch of {self.kind} between 1 and {self.epochs}, found {number}")
+        return Weights(step=self, which=f"epoch:{number}")
+
+    def best(self, metric: str = "held_out_loss") -> Weights:
+        """The epoch with the smallest `metric` on the held-out images."""
+        if self.held_out == 0:
+            raise ValueError(
+                f"{self.kind} keeps no held-out images (held_out=0), so no epoch can be chosen by "
+                f"{metric}; use .last() or .epoch(n)"
+            )
+        return Weights(step=self, which=f"best:{metric}")
