@@ -124,8 +124,8 @@ class PublishedReference:
         return measured if self.images is None else measured | {"reference": self.images}
 
 
-# By name: protocol, Inception's file (the one of the protocol's own evaluator, or another of the same weights),
-# and the number of images that the reference holds beside its statistics.
+# By name: protocol, Inception's file (the one of the protocol's own evaluator, or another of the same
+# weights), and the number of images that the reference holds beside its statistics.
 _REFERENCES: dict[str, tuple[FrontEndName, str, int]] = {
     "adm-reference-imagenet-256": ("adm", "inception-2015-12-05-openai", 10_000),
     "fid-cifar10-32x32": ("edm", "inception-2015-12-05", 0),
