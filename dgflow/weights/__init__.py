@@ -1,2 +1,1 @@
-"""Published weight files: where they are, getting them whole, and reading them without running anything that
-is in them."""
+"""Weight files: downloads that are locked at first use, and readers that run none of a file's code."""

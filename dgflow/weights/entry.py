@@ -10,12 +10,11 @@ class CatalogueFile:
     """One published file.
 
     Attributes:
-        name: what recipes call it; also its folder in the root.
-        file_name: as published, or where that is not known, its name in the root.
-        source: as in `dgflow.weights.sources`; None where no program can download it, so that a person has
-            to, from `page`.
-        licence: of the weights, "none stated" where the publisher says nothing that is known here.
-        sha256: where it is known. None of those here are: the first use locks what was found.
+        name: of the file in recipes, and of its folder in the root.
+        file_name: as published, or if that is unknown, its name in the root.
+        source: as in `dgflow.weights.sources`; None if only a person can download it, from `page`.
+        licence: of the weights; "none stated" if the publisher states none.
+        sha256: if known; otherwise the first use locks it.
     """
 
     name: str

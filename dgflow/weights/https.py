@@ -1,9 +1,8 @@
-"""Downloads over HTTPS that go on where they stopped, in the same call or a later one.
+"""HTTPS downloads that resume where they stopped, in the same call or a later one.
 
-The destination appears only when the file is whole, as the server counts it. No server can send more than it
-announced, and bytes of two versions of a file are never joined: a partial download goes on only if the server
-says (ETag or Last-Modified) that the file is still the same. Errors show no secret part of a url, and nothing
-that a server wrote. One process at a time may download to a destination.
+The destination appears only when the server's count of bytes is complete, and bytes of two versions of a file
+(by ETag or Last-Modified) are never joined; a sha256 is the caller's to check. Errors show no query of a url
+and no text of a server. One process at a time may download to a destination.
 """
 
 from __future__ import annotations
@@ -33,12 +32,25 @@ _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
 class _Again(Exception):
-    """An attempt ended in a way that may pass; its text says how."""
+    """An attempt that ended in a way that may pass; its text says how."""
+
+
+_TRANSIENT = (
+    _Again,
+    urllib.error.URLError,
+    http.client.HTTPException,
+    ConnectionError,
+    TimeoutError,
+    ssl.SSLError,
+)
 
 
 def check_url(url: str) -> str:
-    """Return `url`, or raise ValueError: https, or http on this host's loopback, in ASCII without spaces, and
-    no password in it."""
+    """The url, if it is https, or http on this host's loopback, in ASCII without spaces and without a
+    password.
+
+    Raises ValueError otherwise.
+    """
     if re.search(r"[^!-~]", url):
         raise ValueError(
             "expected a url of ASCII letters, digits and signs, found a space or another character in it: "
@@ -67,7 +79,7 @@ def check_url(url: str) -> str:
 
 
 def public(url: str) -> str:
-    """The url without its query and fragment, which may be a secret: for messages and records."""
+    """The url without its query and fragment, which may be secret: for messages and records."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{_host(url)}{parts.path}"
 
@@ -82,16 +94,20 @@ def _is_loopback_http(url: str) -> bool:
     return parts.scheme == "http" and parts.hostname in _LOOPBACK
 
 
+def _failure(url: str, reason: str) -> StoreError:
+    return StoreError(f"could not download {public(url)}: {reason}")
+
+
 def download(url: str, destination: Path, *, unsized: bool = False) -> None:
-    """Download to `destination`, by way of a `.partial` file beside it that a later call goes on with.
+    """Downloads to `destination`, by way of a `.partial` file beside it that a later call resumes.
 
     Args:
-        unsized: whether to take a reply that does not say where it ends, so that nobody can tell a cut one.
-            For callers with a sha256.
+        unsized: take a reply that does not say where it ends, so that a cut one is not noticed; for callers
+            with a sha256.
 
     Raises:
         ValueError: a url that `check_url` refuses.
-        StoreError: the server refuses, gives up too often or sends too much; or the file cannot be written.
+        StoreError: the server refuses, fails too often or sends too much, or the file cannot be written.
     """
     check_url(url)
     partial = Partial(destination)
@@ -101,25 +117,12 @@ def download(url: str, destination: Path, *, unsized: bool = False) -> None:
             _attempt(url, partial, unsized)
             partial.finish()
             return
-        except (
-            _Again,
-            urllib.error.URLError,
-            http.client.HTTPException,
-            ConnectionError,
-            TimeoutError,
-            ssl.SSLError,
-        ) as error:
+        except _TRANSIENT as error:
             if pause is None:
-                # An HTTPException's text is the server's.
-                shown = (
-                    type(error).__name__
-                    if isinstance(error, http.client.HTTPException)
-                    else f"{error or type(error).__name__}"
-                )
-                found = f"{shown}, after {len(BACK_OFF) + 1} attempts; {partial.size()} bytes are kept"
-                raise StoreError(
-                    f"could not download {public(url)}: {found}; run again to go on from there"
-                ) from error
+                text = "" if isinstance(error, http.client.HTTPException) else str(error)  # the server's
+                kept = f"{partial.size()} bytes are kept; run again to go on from there"
+                attempts = f"after {len(BACK_OFF) + 1} attempts"
+                raise _failure(url, f"{text or type(error).__name__}, {attempts}; {kept}") from error
             time.sleep(pause * random.uniform(0.5, 2.0))
         except OSError as error:
             raise StoreError(
@@ -130,36 +133,26 @@ def download(url: str, destination: Path, *, unsized: bool = False) -> None:
 
 
 def _attempt(url: str, partial: Partial, unsized: bool) -> None:
-    """Receive what is missing. Raises _Again, or one of the libraries' errors, where something is still
-    missing then."""
-    known = partial.version(url)
-    start = partial.size() if known else 0
-    if known and known["size"] == start:
+    """Receives what is missing. Raises _Again or another of `_TRANSIENT` if something is still missing."""
+    version = partial.version(url)
+    start = partial.size() if version else 0
+    if version and version["size"] == start:
         return
     headers = {"User-Agent": "dgflow", "Accept-Encoding": "identity"}
     if start:
-        headers |= {"Range": f"bytes={start}-", "If-Range": known["validator"]}
+        headers |= {"Range": f"bytes={start}-", "If-Range": version["validator"]}
     with _opened(urllib.request.Request(url, headers=headers), partial) as reply:
         _check_reply(reply, url)
         validator = _validator(reply)
-        begins, size = _range(reply) if reply.status == 206 else (0, _length(reply, url))
-        if (
-            start
-            and reply.status == 206
-            and (begins, validator) == (start, known["validator"])
-            and known["size"] in (None, size)
-        ):
+        begin, size = _range(reply) if reply.status == 206 else (0, _length(reply, url))
+        resumes = start and reply.status == 206 and (begin, validator) == (start, version["validator"])
+        if resumes and version["size"] in (None, size):
             partial.describe(url, validator, size)
         elif reply.status == 200:
-            if (
-                size is None
-                and not unsized
-                and reply.headers.get("Transfer-Encoding", "").lower() != "chunked"
-            ):
-                raise StoreError(
-                    f"could not download {public(url)}: the server does not say where the file ends; give "
-                    "its sha256, or download it by hand"
-                )
+            chunked = reply.headers.get("Transfer-Encoding", "").lower() == "chunked"
+            if size is None and not unsized and not chunked:
+                remedy = "give its sha256, or download it by hand"
+                raise _failure(url, f"the server does not say where the file ends; {remedy}")
             partial.begin(url, validator, size)
         else:
             partial.begin(url, None, None)  # the next attempt asks for all of it
@@ -181,10 +174,10 @@ def _receive(reply: Any, url: str, partial: Partial, size: int | None) -> None:
                     if size is None
                     else f"{size} bytes, which is what it announced"
                 )
-                raise StoreError(f"could not download {public(url)}: the server sends more than {limit}")
-            left = memoryview(chunk)
-            while left:
-                left = left[file.write(left) :]
+                raise _failure(url, f"the server sends more than {limit}")
+            rest = memoryview(chunk)
+            while rest:
+                rest = rest[file.write(rest) :]
 
 
 def _opened(request: urllib.request.Request, partial: Partial) -> Any:
@@ -194,30 +187,25 @@ def _opened(request: urllib.request.Request, partial: Partial) -> Any:
     except urllib.error.HTTPError as error:
         error.close()
         status = f"{error.code} {http.client.responses.get(error.code, '')}".strip()
-        if error.code == 416:  # what is here is longer than the file
+        if error.code == 416:  # more was received than the file has
             partial.begin(url, None, None)
             raise _Again("the server has less than was downloaded before") from error
         if error.code in _TRANSIENT_STATUS:
             raise _Again(f"the server answers {status}") from error
-        raise StoreError(
-            f"could not download {public(url)}: the server answers {status}; see on the publisher's page "
-            "whether the file has moved or needs a login"
-        ) from error
+        remedy = "see on the publisher's page whether the file has moved or needs a login"
+        raise _failure(url, f"the server answers {status}; {remedy}") from error
     except urllib.error.URLError as error:
         if isinstance(error.reason, ssl.SSLCertVerificationError):
-            raise StoreError(
-                f"could not download {public(url)}: its certificate cannot be verified "
-                f"({error.reason.verify_message}); check this host's clock and certificates (SSL_CERT_FILE)"
-            ) from error
+            found = f"its certificate cannot be verified ({error.reason.verify_message})"
+            remedy = "check this host's clock and certificates (SSL_CERT_FILE)"
+            raise _failure(url, f"{found}; {remedy}") from error
         raise
     except (http.client.InvalidURL, ValueError) as error:
-        raise StoreError(
-            f"could not download {public(url)}: it redirects to what is no address; download the file by hand"
-        ) from error
+        raise _failure(url, "it redirects to what is no address; download the file by hand") from error
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows a server only to where `check_url` would go, and from other hosts never to this one."""
+    """Follows a server only to urls that `check_url` admits, and from another host never to this one."""
 
     def __init__(self, first: str) -> None:
         self._first = first
@@ -230,52 +218,37 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
             if _is_loopback_http(newurl) and not _is_loopback_http(self._first):
                 raise ValueError(f"expected https://, found http://{_host(newurl)}, which is this host")
         except ValueError as error:
-            raise StoreError(
-                f"could not download {public(self._first)}: it redirects to a place that is not trusted; "
-                f"{error}"
-            ) from error
+            raise _failure(self._first, f"it redirects to a place that is not trusted; {error}") from error
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _check_reply(reply: Any, url: str) -> None:
     if reply.headers.get("Content-Encoding", "identity") != "identity":
-        raise StoreError(
-            f"could not download {public(url)}: the server sends it encoded, which was not asked for; "
-            "download it by hand"
-        )
+        raise _failure(url, "the server sends it encoded, which was not asked for; download it by hand")
     if reply.headers.get_content_type() == "text/html":
-        raise StoreError(
-            f"could not download {public(url)}: expected a file, found a web page; open it in a browser (a "
-            "login, a question, a proxy?) and download the file by hand"
-        )
+        remedy = "open it in a browser (a login, a question, a proxy?) and download the file by hand"
+        raise _failure(url, f"expected a file, found a web page; {remedy}")
 
 
 def _validator(reply: Any) -> str | None:
-    """The validator that `If-Range` may name: a strong ETag, else the time of the last change."""
+    """The value for `If-Range`: a strong ETag, otherwise the time of the last change."""
     etag = reply.headers.get("ETag")
     return etag if etag and not etag.startswith("W/") else reply.headers.get("Last-Modified")
 
 
 def _length(reply: Any, url: str) -> int | None:
-    """The length that the server announces.
-
-    Raises StoreError for what is no number, which the libraries may understand in another way.
-    """
-    found = set(reply.headers.get_all("Content-Length", []))
-    if not found:
+    """The announced number of bytes. Raises StoreError for two or for no number, which are ambiguous."""
+    lengths = set(reply.headers.get_all("Content-Length", []))
+    if not lengths:
         return None
-    length = found.pop()
-    if found or not re.fullmatch(r"[0-9]{1,18}", length):
-        raise StoreError(
-            f"could not download {public(url)}: the server's length of the file is no number; download it "
-            "by hand"
-        )
+    length = lengths.pop()
+    if lengths or not re.fullmatch(r"[0-9]{1,18}", length):
+        raise _failure(url, "the server's length of the file is no number; download it by hand")
     return int(length)
 
 
 def _range(reply: Any) -> tuple[int | None, int | None]:
-    """The first byte of a 206 and the size of the whole file; None twice where it does not say both."""
-    found = re.fullmatch(
-        r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18})", reply.headers.get("Content-Range", "")
-    )
-    return (int(found[1]), int(found[2])) if found else (None, None)
+    """(first byte of a 206, bytes of the whole file); None twice if the reply does not say both."""
+    content_range = reply.headers.get("Content-Range", "")
+    match = re.fullmatch(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18})", content_range)
+    return (int(match[1]), int(match[2])) if match else (None, None)

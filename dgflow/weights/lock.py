@@ -1,5 +1,4 @@
-"""The lock of a weight file: a record in the root of its first use, which every later use is checked
-against."""
+"""Locks: records in the root of the content that a weight file had at its first use."""
 
 from __future__ import annotations
 
@@ -10,7 +9,7 @@ from dgflow.store.receipts import CorruptObject, Sha256, parse_json
 
 
 class Lock(BaseModel):
-    """Written once, never altered."""
+    """The lock of one file, written once and never altered."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -18,16 +17,21 @@ class Lock(BaseModel):
     source: str
     sha256: Sha256
     bytes: int
-    key: str  # of the file, from the store's root
+    key: str  # of the file in the root
     created: float  # seconds since the epoch by the writer's clock
 
 
-def read_lock(store: ObjectStore, key: str, name: str, folder: str) -> Lock | None:
-    """The lock at `key`, None where there is none.
+def lock_key(name: str) -> str:
+    """The key of the lock of `name`."""
+    return f"weights/{name}.json"
 
-    Raises:
-        CorruptObject: it is something else, or not the lock of `name` for a file below `folder`.
+
+def read_lock(store: ObjectStore, name: str) -> Lock | None:
+    """The lock of `name`, None if there is none.
+
+    Raises CorruptObject for another record, or a lock of another name or of a file not below `weights/NAME`.
     """
+    key = lock_key(name)
     try:
         lock = Lock.model_validate(parse_json(store.get(key), key, store.url))
     except FileNotFoundError:
@@ -36,18 +40,16 @@ def read_lock(store: ObjectStore, key: str, name: str, folder: str) -> Lock | No
         raise CorruptObject(
             f"{key} in {store.url}: expected the lock of a weight file, found another record: {error}"
         ) from error
-    if lock.name != name or not _is_below(lock.key, folder):
+    if lock.name != name or not _is_below(lock.key, f"weights/{name}/"):
         raise CorruptObject(
-            f"{key} in {store.url}: expected the lock of {name} and a file below {folder}/, found one of "
-            f"{lock.name!r} and {lock.key!r}: delete it and run again"
+            f"{key} in {store.url}: expected the lock of {name} and a file below weights/{name}/, found one "
+            f"of {lock.name!r} and {lock.key!r}: delete it and run again"
         )
     return lock
 
 
 def _is_below(key: str, folder: str) -> bool:
     try:
-        return check_key(key).startswith(
-            f"{folder}/"
-        )  # no part of a good key begins with a dot: none leads up
+        return check_key(key).startswith(folder)  # no part of a checked key begins with a dot: none leads up
     except ValueError:
         return False

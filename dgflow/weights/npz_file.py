@@ -8,17 +8,11 @@ from dgflow.files.locations import LocalLocation
 from dgflow.files.npz import InMemory, NpzFile
 from dgflow.weights.weight_file import AGAIN, File, WeightFile, as_path, called
 
-MOST = 8 * 2**30
-"""Bytes of the arrays together: these files may be compressed, a thousand times where all numbers are
-equal."""
+MOST = 8 * 2**30  # bytes of all arrays: compression may make a file a thousand times smaller
 
 
 def read_npz(file: File, *, source: str | None = None) -> WeightFile:
-    """The arrays as tensors of the same dtype.
-
-    Raises:
-        ValueError: something else, arrays that are not numbers, damaged or cut short.
-    """
+    """The arrays as tensors of the same dtype. Raises ValueError for a damaged file, or not of numbers."""
     name = called(file, source)
     npz = NpzFile(name, InMemory(file) if isinstance(file, bytes) else LocalLocation(str(as_path(file))))
     try:

@@ -1,5 +1,4 @@
-"""The folder of this host where downloads and copies of weight files lie: atomic copies, digests, and one
-process at a time."""
+"""The folder of this host for downloads and copies of weight files."""
 
 from __future__ import annotations
 
@@ -13,27 +12,20 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from dgflow.store.identity import sha256_hex
 from dgflow.store.objects import StoreError
 
-NOTICE_AFTER = 5.0  # seconds of waiting for another process, before a line says so
+NOTICE_AFTER = 5.0  # seconds of waiting for another process before it is logged
 
 _log = logging.getLogger(__name__)
 
 
 def scratch_folder() -> Path:
-    """`dgflow/weights` in the user's cache (XDG_CACHE_HOME, else ~/.cache)."""
+    """`dgflow/weights` in the user's cache (XDG_CACHE_HOME, otherwise ~/.cache)."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dgflow" / "weights"
 
 
-def copy_path(scratch: Path, sha256: str, file_name: str) -> Path:
-    """The path of the copy of a file of that digest."""
-    return scratch / "copies" / sha256 / file_name
-
-
-def kept(scratch: Path, data: bytes, file_name: str) -> Path:
-    """A copy on this host, which appears whole. Raises StoreError where it cannot be written."""
-    path = copy_path(scratch, sha256_hex(data), file_name)
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes a file that appears whole. Raises StoreError if it cannot be written."""
     temporary = path.with_name(f".{uuid.uuid4().hex}")
     with file_errors(f"write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,40 +34,36 @@ def kept(scratch: Path, data: bytes, file_name: str) -> Path:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-    return path
 
 
 def digest(path: Path) -> str:
-    """The sha256 of a file, 64 hex digits, read in pieces. Raises StoreError where it cannot be read."""
+    """The sha256 of a file, 64 hex digits. Raises StoreError if it cannot be read."""
     with file_errors(f"read {path}"), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager
-def file_errors(attempted: str) -> Iterator[None]:
-    """Make a StoreError with a remedy of what the file system refuses inside."""
+def file_errors(attempt: str) -> Iterator[None]:
+    """Turns errors of the file system into StoreErrors with a remedy."""
     try:
         yield
     except OSError as error:
         raise StoreError(
-            f"could not {attempted}: {error.strerror or error}; see that it can be read and written and that "
+            f"could not {attempt}: {error.strerror or error}; see that it can be read and written and that "
             "the disk has room, or set XDG_CACHE_HOME to a folder elsewhere, and run again"
         ) from error
 
 
 @contextlib.contextmanager
 def alone(scratch: Path, name: str) -> Iterator[None]:
-    """One process of this host at a time: two would write into one partial download."""
+    """Admits one process of this host at a time, since two would write into one partial download."""
     path = scratch / f"{name}.lock"
     with file_errors(f"write {path}"):
         scratch.mkdir(parents=True, exist_ok=True)
         file = path.open("a")
     with file:
-        notice = threading.Timer(
-            NOTICE_AFTER,
-            _log.warning,
-            ["waiting for another process, which fetches %s and holds %s", name, path],
-        )
+        message = "waiting for another process, which fetches %s and holds %s"
+        notice = threading.Timer(NOTICE_AFTER, _log.warning, [message, name, path])
         notice.daemon = True
         notice.start()
         try:

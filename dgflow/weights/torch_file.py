@@ -1,9 +1,8 @@
 """Files of `torch.save`, through torch's restricted unpickler, and the flat state dicts among them.
 
-Nothing in a file is executed: before torch reads it, it is taken apart (`inert_pickle`) and refused, by name,
-for any global but those of tensors of numbers, plain containers, and three that get inert stand-ins:
-`argparse.Namespace`, and numpy's scalar and dtype. Whatever else torch, or this process, allows is refused
-too.
+Nothing in a file is executed. Before torch reads it, it is taken apart (`inert_pickle`) and refused, by name,
+for any global except those of tensors of numbers, plain containers, and `argparse.Namespace`, numpy's scalar
+and dtype, which get inert stand-ins. Other globals that torch or the process allow are refused too.
 """
 
 from __future__ import annotations
@@ -17,22 +16,14 @@ from typing import Any, BinaryIO
 import torch
 
 from dgflow.files.inert_pickle import Refused, load_records, number
-from dgflow.weights.weight_file import (
-    AGAIN,
-    File,
-    WeightFile,
-    as_path,
-    called,
-    check_state_dict,
-    reason,
-    short,
-)
+from dgflow.weights import weight_file
+from dgflow.weights.weight_file import AGAIN, File, WeightFile
 
 _ALLOWING = threading.Lock()  # torch keeps the list of allowed globals for the whole process
 
 
 class Namespace:
-    """In the place of `argparse.Namespace`: its attributes are in `__dict__`."""
+    """Stand-in for `argparse.Namespace`: its attributes are in `__dict__`."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -58,19 +49,13 @@ _STAND_INS = [
     (_scalar, "numpy.core.multiarray.scalar"),
     (_scalar, "numpy._core.multiarray.scalar"),
 ]
-_SIZES = {
-    "Float": 4,
-    "Double": 8,
-    "Half": 2,
-    "BFloat16": 2,
-    "Long": 8,
-    "Int": 4,
-    "Short": 2,
-    "Char": 1,
-    "Byte": 1,
-    "Bool": 1,
-}
-_STORAGES = {f"torch.{kind}Storage": size for kind, size in _SIZES.items()}  # bytes of one number
+_KINDS = {
+    8: "Double Long",
+    4: "Float Int",
+    2: "Half BFloat16 Short",
+    1: "Char Byte Bool",
+}  # by bytes per number
+_STORAGES = {f"torch.{kind}Storage": size for size, kinds in _KINDS.items() for kind in kinds.split()}
 _DTYPES = ("float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool")
 _ALLOWED = frozenset(
     {
@@ -87,29 +72,22 @@ _ALLOWED = frozenset(
         "_codecs.encode",
     }
 )
-_LEGACY_PICKLES = (
-    "magic number",
-    "protocol",
-    "sizes of this host's integers",
-    "the object",
-    "the names of its storages",
-)
+# Of the old form: magic number, protocol, sizes of integers, the object, the names of its storages.
+_LEGACY_PICKLES = 5
 
 
 def load_torch(file: File, source: str) -> Any:
     """The object in a file of `torch.save`, tensors in memory.
 
-    Raises:
-        ValueError: a global that is not understood, a file of another format, compressed, damaged or cut
-            short.
+    Raises ValueError for a global that is not understood, and a file that is damaged, cut short, compressed
+    or of another format.
     """
-    opened = io.BytesIO(file) if isinstance(file, bytes) else as_path(file)
+    opened = io.BytesIO(file) if isinstance(file, bytes) else weight_file.as_path(file)
     try:
-        with io.BytesIO(file) if isinstance(file, bytes) else as_path(file).open("rb") as stream:
+        with io.BytesIO(file) if isinstance(file, bytes) else weight_file.as_path(file).open("rb") as stream:
             _check(stream)
         with _ALLOWING, torch.serialization.safe_globals(_STAND_INS):  # pyright: ignore[reportArgumentType]
-            # Not mapped: torch maps a zip's records without looking at their sizes and at whether they are
-            # compressed.
+            # Not mapped: torch maps a zip's records without a look at their sizes and compression.
             return torch.load(opened, map_location="cpu", weights_only=True, mmap=False)
     except MemoryError:
         raise
@@ -118,23 +96,22 @@ def load_torch(file: File, source: str) -> Any:
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{source}: expected a file of torch.save with weights and plain settings, found another, a "
-            f"damaged one, or more ({_first_line(error)}): fetch it again"
+            f"damaged one, or more ({_line(error)}): fetch it again"
         ) from error
     except Exception as error:  # a damaged stream can fail anywhere in torch's reader
         raise ValueError(
             f"{source}: expected a whole file of torch.save, found another or a damaged one "
-            f"({reason(error)}): {AGAIN}"
+            f"({weight_file.reason(error)}): {AGAIN}"
         ) from error
 
 
 def _check(stream: BinaryIO) -> None:
-    """Refuse what torch would read, and should not: globals beyond ours, and sizes that the file does not
-    have."""
+    """Refuses what torch would read and should not: globals beyond ours, and sizes beyond the file's."""
     size = stream.seek(0, io.SEEK_END)
     stream.seek(0)
-    zipped = stream.read(4) == b"PK\x03\x04"  # as torch decides it
+    is_zip = stream.read(4) == b"PK\x03\x04"  # as torch decides it
     stream.seek(0)
-    if zipped:
+    if is_zip:
         _check_archive(stream, size)
         stream.seek(0)
         pickled = torch._C.PyTorchFileReader(stream).get_record("data.pkl")
@@ -150,7 +127,7 @@ def _check(stream: BinaryIO) -> None:
         if sum(claimed.values()) > size:
             raise EOFError("its tensors need more bytes than it has")
 
-    for _ in _LEGACY_PICKLES:
+    for _ in range(_LEGACY_PICKLES):
         load_records(stream, size, _ALLOWED, storage)
 
 
@@ -161,34 +138,32 @@ def _check_archive(stream: BinaryIO, size: int) -> None:
             raise zipfile.BadZipFile("it is compressed, which torch.save never does")
         if sum(member.file_size for member in members) > size:
             raise zipfile.BadZipFile("its parts overlap")
-        if damaged := archive.testzip():  # torch does not look at checksums; 0.1 s for 230 MB
-            raise zipfile.BadZipFile(f"the checksum of {short(damaged)} is another")
+        if damaged := archive.testzip():  # torch ignores checksums; 0.1 s for 230 MB
+            raise zipfile.BadZipFile(f"the checksum of {weight_file.short(damaged)} is another")
 
 
 def read_state_dict(file: File, *, source: str | None = None) -> WeightFile:
-    """A flat `.pt`, `.pth` or `.ckpt`, names and tensors and nothing around them: ADM, DG's
-    `discriminator_N.pt`, released DiT files.
+    """A flat `.pt`, `.pth` or `.ckpt`, names and tensors alone: ADM, DG's `discriminator_N.pt`, released DiT
+    files.
 
-    Raises:
-        ValueError: as `load_torch`, or the file holds something else, whose first key is named.
+    Raises ValueError as `load_torch`, or if the file holds something else, whose first key is named.
     """
-    name = called(file, source)
-    return WeightFile(check_state_dict(load_torch(file, name), name), {})
+    name = weight_file.called(file, source)
+    return WeightFile(weight_file.check_state_dict(load_torch(file, name), name), {})
 
 
-def refusal(source: str, wanted: str) -> str:
+def refusal(source: str, name: str) -> str:
     """The message for a file that asks for a global which weights do not need."""
     return (
-        f"{source}: refused, since reading it would need `{wanted}`, which plain weights do not; nothing was "
+        f"{source}: refused, since reading it would need `{name}`, which plain weights do not; nothing was "
         "run. Get the file from its publisher's page, or convert it to safetensors where it was made"
     )
 
 
-def _first_line(error: Exception) -> str:
+def _line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines()]
-    return ([line for line in lines if "WeightsUnpickler error" in line] or lines or [type(error).__name__])[
-        0
-    ][:200]
+    lines = [line for line in lines if "WeightsUnpickler error" in line] or lines or [type(error).__name__]
+    return lines[0][:200]
 
 
 def save_torch(value: Any) -> bytes:

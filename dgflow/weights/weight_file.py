@@ -1,8 +1,8 @@
-"""`WeightFile`, which every reader returns, and helpers of the readers: names in errors, state dicts,
-settings.
+"""The content of a weight file, and what the readers share: state dicts, plain settings, naming a file in
+errors.
 
-A file may be made to harm: nothing here grows beyond what the file has, and no object is asked for what its
-own attributes could answer.
+A file may be made to do harm: nothing here grows beyond it, and no object is asked what its own attributes
+could answer.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import reprlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,22 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-VALUES = 1_000_000
-"""Limit of the settings in one file: nested lists can make a small file describe more than a host can
-hold."""
+VALUES = (
+    1_000_000  # settings per file: lists in lists can make a small file describe more than a host can hold
+)
+
+# What to do about a file that a reader does not understand, and a list of averages that does not fit its
+# names.
+AGAIN = "fetch it again, or name the format that it has"
+ORDER = (
+    "give the names in the order of this network's parameters, built with the settings that it was trained "
+    "with"
+)
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 120
 short = _SHORT.repr
-"""As `repr`, but never long, and with nothing that a terminal would act on."""
+"""`repr`, but never long, and with nothing that a terminal would act on."""
 
 File = bytes | str | os.PathLike[str]
 """A file's bytes, or its path."""
@@ -37,9 +45,9 @@ class WeightFile:
     """The content of a weight file.
 
     Attributes:
-        tensors: on the CPU, by the name that the network has for them. They may be views into the file, which
-            has to stay as it is.
-        settings: what else the file says, as plain data: constructor arguments, epoch, step.
+        tensors: on the CPU, by the network's names. They may be views into the file, which has to stay as it
+            is.
+        settings: constructor arguments, epoch, step: None, bool, int, float, str, list and dict alone.
     """
 
     tensors: dict[str, Tensor]
@@ -47,30 +55,27 @@ class WeightFile:
 
 
 def called(file: File, source: str | None) -> str:
-    """The name of a file in an error: `source` where the caller gives one, else its path."""
+    """The file's name in errors: `source` if given, otherwise its path."""
     return source or (f"{len(file)} bytes" if isinstance(file, bytes) else os.fspath(file))
 
 
 def as_path(file: str | os.PathLike[str]) -> Path:
-    """The path as an object. Raises FileNotFoundError where there is no file, before a library does with less
-    to say."""
+    """The path of a file. Raises FileNotFoundError if there is none."""
     path = Path(file)
     if not path.is_file():
-        raise FileNotFoundError(
-            f"expected a weight file at {path}, found {'a folder' if path.is_dir() else 'nothing'}"
-        )
+        found = "a folder" if path.is_dir() else "nothing"
+        raise FileNotFoundError(f"expected a weight file at {path}, found {found}")
     return path
 
 
 def plain(value: Any, left: Iterator[int] | None = None) -> Any:
-    """`value` as None, bool, int, float, str, list or dict, nested; tuples, sets and tensors of one number
-    become these.
+    """`value` as plain data; tuples and sets become lists, tensors of one number become that.
 
     Args:
-        left: an iterator that is as long as there may be values; by default VALUES.
+        left: an iterator that is as long as there may be values, by default VALUES.
 
     Raises:
-        ValueError: it has no such form, or has more values.
+        ValueError: it has no such form, or more values.
         RecursionError: it contains itself, or is very deep.
     """
     left = iter(range(VALUES)) if left is None else left
@@ -89,39 +94,29 @@ def plain(value: Any, left: Iterator[int] | None = None) -> Any:
     raise ValueError(f"a {type(value).__name__} has no plain form")
 
 
-def plain_items(found: Any) -> dict[str, Any]:
-    """Those items of a dict that are plain data.
-
-    What is not, is no setting, and no reason to lose the tensors beside it.
-    """
-    kept: dict[str, Any] = {}
+def plain_items(items: Any) -> dict[str, Any]:
+    """The items of a dict that have a plain form; the others are left out, so as not to lose the tensors."""
+    settings: dict[str, Any] = {}
     left = iter(range(VALUES))
-    for name, value in dict.items(found) if isinstance(found, dict) else ():
+    for name, value in dict.items(items) if isinstance(items, dict) else ():
         if isinstance(name, str):
             with contextlib.suppress(ValueError, RecursionError):
-                kept[name] = plain(value, left)
-    return kept
+                settings[name] = plain(value, left)
+    return settings
 
 
-def check_state_dict(found: Any, source: str, what: str = "the file") -> dict[str, Tensor]:
-    """`found` as names and dense tensors on the CPU, detached and without anything else that a file may have
-    tied to them.
+def check_state_dict(value: Any, source: str, what: str = "the file") -> dict[str, Tensor]:
+    """`value` as names and dense tensors on the CPU, detached and without other attributes.
 
-    Raises:
-        ValueError: it is something else; the message names the first key that is wrong.
+    Raises ValueError for anything else, naming the first key that is wrong.
     """
-    if not isinstance(found, dict):
-        raise ValueError(
-            f"{source}: expected {what} to be a state dict (names and tensors), found a "
-            f"{type(found).__name__}"
-        )
+    expected = f"{source}: expected {what} to be a state dict (names and tensors), found a"
+    if not isinstance(value, dict):
+        raise ValueError(f"{expected} {type(value).__name__}")
     tensors = {}
-    for name, tensor in dict.items(found):
+    for name, tensor in dict.items(value):
         if not isinstance(name, str) or type(tensor) not in (Tensor, Parameter):
-            raise ValueError(
-                f"{source}: expected {what} to be a state dict (names and tensors), found a "
-                f"{type(tensor).__name__} at {short(name)}: {_guess(found)}"
-            )
+            raise ValueError(f"{expected} {type(tensor).__name__} at {short(name)}: {_guess(value)}")
         tensors[name] = _numbers(tensor, name, source)
     return tensors
 
@@ -135,19 +130,18 @@ def _numbers(tensor: Tensor, name: str, source: str) -> Tensor:
     return Tensor.detach(tensor)
 
 
-def section(found: Any, key: str, source: str, kind: str) -> Any:
-    """`found[key]`. Raises ValueError, naming the keys that are there, where there is none."""
-    if not isinstance(found, dict) or key not in found:
-        there = some(list(found)) if isinstance(found, dict) else f"a {type(found).__name__}"
-        raise ValueError(f"{source}: expected {kind} with {key!r}, found {there}: {_guess(found)}")
-    return found[key]
+def section(value: Any, key: str, source: str, kind: str) -> Any:
+    """`value[key]`. Raises ValueError, naming the keys that are there, if there is none."""
+    if not isinstance(value, dict) or key not in value:
+        found = some(list(value)) if isinstance(value, dict) else f"a {type(value).__name__}"
+        raise ValueError(f"{source}: expected {kind} with {key!r}, found {found}: {_guess(value)}")
+    return value[key]
 
 
 def replaced(tensors: Mapping[str, Tensor], averages: Mapping[str, Any], source: str) -> dict[str, Tensor]:
     """`tensors` with those of `averages` in their place.
 
-    Raises:
-        ValueError: a name that `tensors` lack, or a shape or dtype that differs from theirs.
+    Raises ValueError for a name that `tensors` lack, or another shape or dtype.
     """
     plain_averages = {}
     for name, average in averages.items():
@@ -156,69 +150,51 @@ def replaced(tensors: Mapping[str, Tensor], averages: Mapping[str, Any], source:
                 f"{source}: expected the averaged {short(name)} among the network's tensors, found "
                 f"{some(list(tensors))}: {ORDER}"
             )
-        expected = tensors[name]
-        if type(average) not in (Tensor, Parameter) or (average.shape, average.dtype) != (
-            expected.shape,
-            expected.dtype,
-        ):
+        expected = _form(tensors[name])
+        if type(average) not in (Tensor, Parameter) or _form(average) != expected:
             raise ValueError(
-                f"{source}: expected the average of {name!r} as {_form(expected)}, found {_form(average)}: "
-                f"{ORDER}"
+                f"{source}: expected the average of {name!r} as {expected}, found {_form(average)}: {ORDER}"
             )
         plain_averages[name] = _numbers(average, name, source)
     return {**tensors, **plain_averages}
 
 
 def unaveraged(tensors: Mapping[str, Tensor], averaged: Collection[str]) -> dict[str, Tensor]:
-    """What a smoke run's file has beside its averages: other weights, so that a reader of the wrong ones would
-    be found."""
-    names = set(averaged)
+    """`tensors` with other values for the averaged names, so that reading the wrong ones is noticed."""
     return {
-        name: tensor + 1 if name in names and tensor.is_floating_point() else tensor
+        name: tensor + 1 if name in averaged and tensor.is_floating_point() else tensor
         for name, tensor in tensors.items()
     }
 
 
 def reason(error: Exception) -> str:
-    """An error in a few words. Its own text is not asked for, as a file can make that endless."""
+    """An error in a few words, from its arguments, since a file can make its text endless."""
     text = error.args[0] if error.args and isinstance(error.args[0], str) else ""
     return f"{type(error).__name__}: {text.partition(chr(10))[0][:200]}"
 
 
-AGAIN = "fetch it again, or name the format that it has"
-"""The remedy for a file that a reader cannot make out: a damaged one, or more often one of another format."""
-ORDER = (
-    "give the names in the order of this network's parameters, built with the settings that it was trained "
-    "with"
-)
-"""The remedy where a list of averages does not fit its names."""
-
-
 def some(names: Collection[Any]) -> str:
-    """A few of the names, and how many there are."""
-    shown: Sequence[str] = [short(name) for name in list(names)[:6]]
-    return f"{', '.join(shown) or 'none'}{f' and {len(names) - 6} more' if len(names) > 6 else ''}"
+    """A few of the names, and the number of the others."""
+    shown = ", ".join(short(name) for name in list(names)[:6]) or "none"
+    return f"{shown} and {len(names) - 6} more" if len(names) > 6 else shown
 
 
 def _form(value: Any) -> str:
     return f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 
-_KINDS = {"dae_state_dict": "lsgm", "vae_state_dict": "lsgm", "shadow_params": "soft_truncation"}
-
-
-def _guess(found: Any) -> str:
+def _guess(value: Any) -> str:
     """The remedy for a file of another kind."""
-    keys = set(found) if isinstance(found, dict) else set()
-    kinds = {_KINDS[key] for key in keys & _KINDS.keys()}
-    if "ema" in keys and "model" in keys:
-        kinds.add(
-            "soft_truncation"
-            if isinstance(found["ema"], Mapping) and "shadow_params" in found["ema"]
-            else "dit"
-        )
-    return (
-        f"it looks like format {kinds.pop()!r}, read it as that"
-        if len(kinds) == 1
-        else "name the format that this file has"
-    )
+    keys = set(value) if isinstance(value, dict) else set()
+    formats = set()
+    if keys & {"dae_state_dict", "vae_state_dict"}:
+        formats.add("lsgm")
+    if "shadow_params" in keys:
+        formats.add("soft_truncation")
+    if {"ema", "model"} <= keys:
+        ema = value["ema"]
+        is_shadow = isinstance(ema, Mapping) and "shadow_params" in ema
+        formats.add("soft_truncation" if is_shadow else "dit")
+    if len(formats) == 1:
+        return f"it looks like format {formats.pop()!r}, read it as that"
+    return "name the format that this file has"
