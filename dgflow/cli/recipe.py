@@ -22,7 +22,7 @@ from dgflow.engine.plan import plan
 from dgflow.engine.verify import repair as repaired
 from dgflow.engine.verify import verify
 from dgflow.estimate.estimates import UTILISATION, counted, piloted
-from dgflow.report import page, summary, texts
+from dgflow.report import page, status_text, summary
 from dgflow.report.plan_text import plan_json, plan_table
 from dgflow.runtime.placement import Placement
 from dgflow.runtime.progress import Progress
@@ -215,10 +215,10 @@ def _status(
         1 while anything is missing.
     """
     plans, now = plan(target, store), store.now()
-    rows = texts.status_rows(plans, store, now=now, price=price)
-    print(texts.status_table(rows, now=now))
+    rows = status_text.status_rows(plans, store, now=now, price=price)
+    print(status_text.status_table(rows, now=now))
     if json:
-        print_json({"steps": rows, "total": texts.status_total(rows)})
+        print_json({"steps": rows, "total": status_text.status_total(rows)})
     return 0 if all(each.complete for each in plans) else 1
 
 

@@ -1,7 +1,7 @@
-"""What workers noted of their attempts at parts that are not committed, by the store's own clock.
+"""The notes that workers left of attempts at parts that are not committed, by the store's own clock.
 
-Reads one listing and the newest notes alone: a step of 20,000 shards leaves a note of each, and those of
-    committed shards tell nothing.
+Reads one listing and the newest notes only: a step of 20,000 shards leaves a note of each, and those of
+committed shards tell nothing.
 """
 
 from __future__ import annotations
@@ -36,12 +36,8 @@ class Attempt:
 
     def under_way(self) -> dict[str, Any]:
         """As JSON data: `part`, `host`, `pid`, `started`."""
-        return {
-            "part": self.part,
-            "host": self.note.get("host"),
-            "pid": self.note.get("pid"),
-            "started": self.noted,
-        }
+        known = {name: self.note.get(name) for name in ("host", "pid")}
+        return {"part": self.part, **known, "started": self.noted}
 
     def failure(self) -> dict[str, Any]:
         """As JSON data: `part`, `host`, `pid`, `failed`, `error`, `where` (`file.py:123 in function`) and
@@ -50,21 +46,21 @@ class Attempt:
         return {"part": self.part, "failed": self.noted, "error": str(self.note["error"]), **known}
 
 
-def open_attempts(steps: StepStore, folder: str, missing: Collection[int]) -> list[Attempt]:
-    """The latest attempt at each of the `missing` parts of a folder, newest first, of the newest `NOTES`;
-    unreadable ones are left out."""
+def open_attempts(step_store: StepStore, folder: str, missing: Collection[int]) -> list[Attempt]:
+    """The latest attempts at the `missing` parts of a folder, newest first, at most `NOTES`; unreadable notes
+    are left out."""
     missing = set(missing)
-    noted = [(entry, part) for part, entry in steps.noted(folder).items() if part in missing]
+    noted = [(entry, part) for part, entry in step_store.noted(folder).items() if part in missing]
     newest = sorted(noted, key=lambda item: item[0].modified, reverse=True)[:NOTES]
-    found = []
+    attempts = []
     try:
-        notes = steps.store.get_many([entry.key for entry, _ in newest])
+        notes = step_store.store.get_many([entry.key for entry, _ in newest])
     except FileNotFoundError as error:  # removed since it was listed
-        _log.warning("could not read the attempts of %s %s: %s", steps.name, folder, error)
+        _log.warning("could not read the attempts of %s %s: %s", step_store.name, folder, error)
         return []
     for (entry, part), data in zip(newest, notes, strict=True):
         try:
-            found.append(Attempt(part, entry.modified, parse_json(data, entry.key, steps.store.url)))
+            attempts.append(Attempt(part, entry.modified, parse_json(data, entry.key, step_store.store.url)))
         except CorruptObject as error:
             _log.warning("could not read an attempt: %s", error)
-    return found
+    return attempts

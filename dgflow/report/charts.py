@@ -1,8 +1,7 @@
-"""Line charts as inline SVG, coloured by the page's style sheet so that they follow its light and dark
-schemes.
+"""Line charts as inline SVG, coloured by the page's style sheet for its light and dark schemes.
 
-Promises the same text for the same numbers, a name and values that a screen reader finds, and no script, font
-or address from elsewhere.
+The same numbers give the same text. Names and values are there for screen readers; scripts, fonts and
+addresses are not.
 """
 
 from __future__ import annotations
@@ -24,8 +23,7 @@ Data = Literal["training", "held-out"]
 
 @dataclass(frozen=True)
 class Series:
-    """One line: its name in the legend, its points in order of x, and the data that it was measured on, which
-    the style sheet colours."""
+    """One line: its name in the legend, its points in order of x, and its data, which sets the colour."""
 
     label: str
     points: Sequence[Point]
@@ -41,19 +39,15 @@ def line_chart(
     mark: tuple[float, str] | None = None,
     level: tuple[float, str] | None = None,
 ) -> str:
-    """One chart as an `<svg>` element. `mark` is an x to point out, `level` a y to compare with, each with
-    its caption.
+    """One chart as an `<svg>` element; `mark` is an x to point out and `level` a y to compare with,
+    captioned.
 
-    Raises:
-        ValueError: there is no point to draw, or one that its axis cannot show.
+    Raises ValueError where there is no point to draw, or one that its axis cannot show.
     """
     points = [point for one in series for point in one.points]
     values = [y for _, y in points] + ([level[0]] if level else [])
-    if (
-        not points
-        or not all(math.isfinite(value) for point in points for value in point)
-        or (log_x and min(x for x, _ in points) <= 0)
-    ):
+    finite = all(math.isfinite(value) for point in points for value in point)
+    if not points or not finite or (log_x and min(x for x, _ in points) <= 0):
         raise ValueError(
             f"expected finite points for the chart {name!r}, positive in x on a logarithmic axis, found "
             f"{points[:4]}"
@@ -74,11 +68,11 @@ def line_chart(
     if level:
         y = y_axis.at(level[0])
         out.append(f'<line class="level" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>')
-        # At the end where the lines keep farther away from it.
-        apart = [
-            min(abs(one.points[place][1] - level[0]) for one in series if one.points) for place in (0, -1)
-        ]
-        x, anchor = (LEFT + 4, "start") if apart[0] > apart[1] else (WIDTH - RIGHT - 2, "end")
+        # The caption stands at the end where the lines are farther from the level.
+        left, right = (
+            min(abs(one.points[end][1] - level[0]) for one in series if one.points) for end in (0, -1)
+        )
+        x, anchor = (LEFT + 4, "start") if left > right else (WIDTH - RIGHT - 2, "end")
         out.append(
             f'<text class="note" x="{x}" y="{y - 4:g}" text-anchor="{anchor}">{escape(level[1])}</text>'
         )
@@ -179,9 +173,8 @@ class _Axis:
             decades = range(math.floor(self.low), math.ceil(self.high) + 1)
             for factors in ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 4, 5, 6, 7, 8, 9)):
                 values = [factor * 10.0**decade for decade in decades for factor in factors]
-                inside = [
-                    value for value in values if self.low - 1e-9 <= math.log10(value) <= self.high + 1e-9
-                ]
+                low, high = self.low - 1e-9, self.high + 1e-9
+                inside = [value for value in values if low <= math.log10(value) <= high]
                 if len(inside) >= 3:
                     break
             return [(value, f"{value:.6g}") for value in inside]

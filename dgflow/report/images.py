@@ -1,8 +1,8 @@
 """The sample grids of the page: the same first indices of every arm and of the reference, as PNG in data
 URIs.
 
-Promises pixels as they were committed and checksummed, magnified by a whole factor; large images are shrunk,
-and that is said. Nothing is selected.
+Pixels are as they were committed, magnified by a whole factor; large images are shrunk, and the caption says
+so. Nothing is selected.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dgflow.steps.judging.evaluate import Evaluate
 from dgflow.store.objects import ObjectStore
 from dgflow.store.receipts import CorruptObject
 
-GRID = 8  # images a side
+GRID = 8  # images per side
 LARGEST = 64  # pixels of an image's side, above which it is shrunk
 SHOWN_WIDTH = 400  # pixels that a magnified grid may take
 
@@ -65,8 +65,7 @@ def grids(summary: Summary, store: ObjectStore) -> dict[str, Any]:
 
 
 def _first_images(part: Slice, summary: Summary, store: ObjectStore) -> tuple[np.ndarray, np.ndarray] | None:
-    """Images uint8 [n, H, W, C] and labels [n] of the slice's first rows, None while they are not all
-    committed."""
+    """Images uint8 [n, H, W, C] and labels [n] of the slice's first rows, None while one is missing."""
     step = part.step
     assert isinstance(step, SampleStep)
     start, stop = part.start, min(part.stop, part.start + GRID * GRID)
@@ -74,8 +73,8 @@ def _first_images(part: Slice, summary: Summary, store: ObjectStore) -> tuple[np
     numbers = step[start:stop].shards
     if any(number not in receipts for number in numbers):
         return None
-    steps = Root(store).step_store(step)
-    shards = [steps.read_shard(receipts[number], ["index", "image", "label"]) for number in numbers]
+    step_store = Root(store).step_store(step)
+    shards = [step_store.read_shard(receipts[number], ["index", "image", "label"]) for number in numbers]
     columns = {name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]}
     chosen = (columns["index"] >= start) & (columns["index"] < stop)
     return columns["image"][chosen], columns["label"][chosen]
@@ -89,23 +88,17 @@ def _png(images: np.ndarray) -> dict[str, Any]:
     count, side = len(images), max(images.shape[1:3])
     shrunk = side > LARGEST
     if shrunk:
-        small = [round(length * LARGEST / side) for length in images.shape[1:3]]
-        images = np.stack(
-            [
-                np.asarray(
-                    Image.fromarray(image.squeeze()).resize((small[1], small[0]), Image.Resampling.BOX)
-                ).reshape(*small, -1)
-                for image in images
-            ]
-        )
+        height, width = (round(length * LARGEST / side) for length in images.shape[1:3])
+        pictures = [Image.fromarray(image.squeeze()) for image in images]
+        small = [picture.resize((width, height), Image.Resampling.BOX) for picture in pictures]
+        images = np.stack([np.asarray(picture).reshape(height, width, -1) for picture in small])
     height, width = images.shape[1:3]
     rows = -(-count // GRID)
     canvas = np.zeros((rows * (height + 1) - 1, GRID * (width + 1) - 1, 4), np.uint8)
-    for place, image in enumerate(images):
-        y, x = place // GRID * (height + 1), place % GRID * (width + 1)
-        canvas[y : y + height, x : x + width] = np.concatenate(
-            [np.broadcast_to(image, (height, width, 3)), np.full((height, width, 1), 255, np.uint8)], axis=2
-        )
+    for number, image in enumerate(images):
+        y, x = number // GRID * (height + 1), number % GRID * (width + 1)
+        canvas[y : y + height, x : x + width, :3] = image
+        canvas[y : y + height, x : x + width, 3] = 255
     out = io.BytesIO()
     Image.fromarray(canvas).save(out, "PNG", optimize=True)
     return {

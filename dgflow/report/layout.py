@@ -1,13 +1,16 @@
-"""How numbers, times, sizes and columns are written, the same in the terminal and on the page."""
+"""Numbers, times, sizes, lists and columns as text, the same in the terminal and on the page."""
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from dgflow.engine.plan import StepPlan
 from dgflow.metrics.protocols import HEADINGS
 
+WIDTH = 140  # characters of a line in the terminal
 LABEL_WIDTH, LABEL_HEAD = 58, 28  # characters of a label in a table, and of its beginning
 _DECIMALS = {"fid": 2, "sfid": 2, "is": 2, "precision": 3, "recall": 3, "f1": 3, "kid": 5}
 METRICS = {name: (heading, _DECIMALS[name]) for name, heading in HEADINGS.items()}  # heading and decimals
@@ -19,14 +22,13 @@ def number(metric: str, value: float) -> str:
 
 
 def mean_and_spread(metric: str, values: Mapping[str, Any]) -> str:
-    """`29.49 ± 0.41`: the spread over seeds, of one seed the value's own standard error, and nothing where
-    neither is known."""
+    """`29.49 ± 0.41`: the spread over seeds, else the standard error of a single seed, if either is known."""
     spread = values["spread"] if values["spread"] is not None else own_error(values)
     return number(metric, values["mean"]) + ("" if spread is None else f" ± {number(metric, spread)}")
 
 
 def own_error(values: Mapping[str, Any]) -> float | None:
-    """The standard error of the value of a single seed, as its samples tell it."""
+    """The standard error of the value of a single seed, estimated from its samples."""
     errors = values.get("errors", [])
     return errors[0] if len(errors) == 1 else None
 
@@ -57,8 +59,8 @@ def parts(count: int, unit: str) -> str:
 
 
 def labels(steps: Iterable[tuple[str, str]]) -> list[str]:
-    """The titles of steps given as (title, name), with the beginning of the fingerprint where a title is not
-    unique."""
+    """The titles of steps given as (title, name), with the beginning of the fingerprint where two are
+    equal."""
     pairs = list(steps)
     times = Counter(title for title, _ in pairs)
     return [
@@ -66,18 +68,32 @@ def labels(steps: Iterable[tuple[str, str]]) -> list[str]:
     ]
 
 
+def labelled(plans: Sequence[StepPlan]) -> Iterator[tuple[str, StepPlan]]:
+    """Each step's state with its label."""
+    return zip(labels((each.step.title, each.step.name) for each in plans), plans, strict=True)
+
+
 def row_labels(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The labels of rows with a `title` and a `name`, printable."""
-    return [printable(label) for label in labels((row["title"], row["name"]) for row in rows)]
+    """The labels of rows with a `title` and a `name`, printable and not too long."""
+    return [_shortened(printable(label)) for label in labels((row["title"], row["name"]) for row in rows)]
 
 
-def shortened(label: str) -> str:
+def _shortened(label: str) -> str:
     """The ends of a long label: they tell more than its middle."""
-    return (
-        label
-        if len(label) <= LABEL_WIDTH
-        else f"{label[:LABEL_HEAD]}…{label[LABEL_HEAD + 1 - LABEL_WIDTH :]}"
-    )
+    if len(label) <= LABEL_WIDTH:
+        return label
+    return f"{label[:LABEL_HEAD]}…{label[LABEL_HEAD + 1 - LABEL_WIDTH :]}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join([*([", ".join(names[:-1])] if names[1:] else []), names[-1]])
+
+
+def wrapped(text: str, indent: str = "", hanging: str = "") -> list[str]:
+    """The text as printable lines of at most `WIDTH` characters; `hanging` indents all lines after the
+    first."""
+    return textwrap.wrap(printable(text), WIDTH, initial_indent=indent, subsequent_indent=indent + hanging)
 
 
 def evenly(keys: Sequence[str], count: int) -> list[str]:
@@ -92,7 +108,7 @@ def printable(text: str) -> str:
 
 
 def aligned(rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list[str]:
-    """The rows as lines with columns of equal width, set to the right but for the columns in `left`."""
+    """The rows as lines with columns of equal width, set to the right except the columns in `left`."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
         "  ".join(
@@ -101,3 +117,14 @@ def aligned(rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list[s
         ).rstrip()
         for row in rows
     ]
+
+
+def with_details(lines: Sequence[str], details: Iterable[Sequence[str]]) -> list[str]:
+    """A table's lines, from its heading to its total, with lines of details below each row."""
+    body = [line for row, below in zip(lines[1:-1], details, strict=True) for line in (row, *below)]
+    return [lines[0], *body, lines[-1]]
+
+
+def ruled(lines: Sequence[str]) -> list[str]:
+    """A table's lines with a rule below the heading."""
+    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]

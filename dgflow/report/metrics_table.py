@@ -1,20 +1,17 @@
 """The table that `dgflow metrics` prints: values with their errors, what they depend on, and every warning.
 
-Promises lines of at most 140 characters that need no documentation, and a comparison only of results that
-were measured alike. Leaves measuring to `dgflow.metrics`.
+Its lines need no documentation, and it compares only results that were measured alike.
 """
 
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 
 from dgflow.metrics.protocols import CUSTOM, HEADINGS, LOWER_IS_BETTER, METRICS, OF_NEIGHBOURS
 from dgflow.metrics.result import NOISE, Change, MetricResult, Provenance, difference
-from dgflow.report.layout import aligned, printable
+from dgflow.report.layout import aligned, listed, ruled, wrapped
 
-WIDTH = 140
 # Decimals of a value without an error, and the most that any gets.
 _DECIMALS: dict[str, int] = {"fid": 3, "sfid": 3, "is": 2, "precision": 4, "recall": 4, "f1": 4, "kid": 6}
 
@@ -35,9 +32,7 @@ def metrics_table(result: MetricResult, against: MetricResult | None = None) -> 
         rows.append(_row("against", against, shown))
         rows.append(["change", *(_changed(name, changes.get(name)) for name in shown), ""])
         rows.append(["more than noise?", *(_verdict(changes.get(name)) for name in shown), ""])
-    lines = aligned(rows if against else [row[1:] for row in rows], left=(0,) if against else ())
-    lines.insert(1, "-" * max(map(len, lines)))
-    lines.append("")
+    lines = ruled(aligned(rows if against else [row[1:] for row in rows], left=(0,) if against else ()))
     notes = [*_notes(result, against, shown, changes), *result.notes]
     notes += [note for note in against.notes if note not in notes] if against else []
     theirs = against.warnings if against else []
@@ -47,7 +42,8 @@ def metrics_table(result: MetricResult, against: MetricResult | None = None) -> 
     warnings += [
         f"warning: of the row 'against': {warning}" for warning in theirs if warning not in result.warnings
     ]
-    return "\n".join([*lines, *(line for note in [*notes, *warnings] for line in _wrapped(note))])
+    texts = [*notes, *warnings]
+    return "\n".join([*lines, "", *(line for text in texts for line in wrapped(text, hanging="  "))])
 
 
 def _row(label: str, result: MetricResult, shown: Sequence[str]) -> list[str]:
@@ -60,8 +56,7 @@ def _row(label: str, result: MetricResult, shown: Sequence[str]) -> list[str]:
 
 
 def _with_error(name: str, value: float, error: float | None, sign: str = "") -> str:
-    """`3.943 ± 0.021`: so many decimals that the error shows two significant digits, but never more than
-    `_DECIMALS`."""
+    """`3.943 ± 0.021`: the error with two significant digits, at most `_DECIMALS`."""
     decimals = _DECIMALS[name]
     if error is None:
         return f"{value:{sign},.{decimals}f}"
@@ -87,26 +82,21 @@ def _notes(
     down = [name for name in shown if name in LOWER_IS_BETTER]
     up = [name for name in shown if name not in down]
     better = "; ".join(
-        f"{_listed(names)}: {word} is better" for names, word in ((down, "lower"), (up, "higher")) if names
+        f"{_headings(names)}: {word} is better" for names, word in ((down, "lower"), (up, "higher")) if names
     )
-    made = (
-        [f"samples: {_samples(it)}"]
-        if against is None
-        else [f"this result: {_samples(it)}", f"against: {_samples(against.provenance)}"]
-    )
-    kind = (
-        "own settings, of no published protocol" if it.protocol == CUSTOM.name else f"protocol {it.protocol}"
-    )
-    resize = (
-        f", resized as protocol {it.front_end} does" if it.protocol == CUSTOM.name and it.front_end else ""
-    )
+    samples = [f"samples: {_samples(it)}"]
+    if against is not None:
+        samples = [f"this result: {_samples(it)}", f"against: {_samples(against.provenance)}"]
+    kind = f"protocol {it.protocol}"
+    if it.protocol == CUSTOM.name:
+        resize = f", resized as protocol {it.front_end} does" if it.front_end else ""
+        kind = f"own settings, of no published protocol{resize}"
+    network = f"with digest {it.network_digest[:12]}" if it.network_digest else "not known"
     return [
-        f"{kind}{resize}; {better}",
-        *made,
+        f"{kind}; {better}",
+        *samples,
         *_references(it, shown),
-        f"features: network with digest {it.network_digest[:12]}"
-        if it.network_digest
-        else "features: network not known",
+        f"features: network {network}",
         *_settings(it, shown, result.spreads if against is None else {}),
         *_meaning_of_errors([result, *([against] if against else [])]),
         *_meaning_of_change(changes),
@@ -125,34 +115,23 @@ def _references(it: Provenance, shown: Sequence[str]) -> list[str]:
     images = f"{it.reference_n:,} images, digest {it.reference_digest[:12]}" if it.reference_digest else ""
     if it.statistics_digest is None:
         return [f"reference: {images}"]
-    parts = [
-        (
-            f"published statistics, digest {it.statistics_digest[:12]}",
-            [name for name in shown if name in ("fid", "sfid")],
-        ),
-        (images, [name for name in shown if name in ("precision", "recall", "f1", "kid")]),
-    ]
-    return [f"reference for {_listed(names)}: {what}" for what, names in parts if names]
+    statistics = f"published statistics, digest {it.statistics_digest[:12]}"
+    uses = {statistics: ("fid", "sfid"), images: ("precision", "recall", "f1", "kid")}
+    names = {what: [name for name in shown if name in all_names] for what, all_names in uses.items()}
+    return [f"reference for {_headings(each)}: {what}" for what, each in names.items() if each]
 
 
 def _settings(it: Provenance, shown: Sequence[str], spreads: Mapping[str, float]) -> list[str]:
     lines = []
     if near := [name for name in shown if name in OF_NEIGHBOURS]:
-        distances = (
-            "exact distances"
-            if it.distances == "exact"
-            else "distances rounded to float16 as OpenAI's evaluator does"
-        )
-        lines.append(f"{_listed(near)}: {it.k} nearest neighbours, {distances}")
+        rounded = "distances rounded to float16 as OpenAI's evaluator does"
+        distances = "exact distances" if it.distances == "exact" else rounded
+        lines.append(f"{_headings(near)}: {it.k} nearest neighbours, {distances}")
     std = {name: f"; standard deviation over them {spread:.4g}" for name, spread in spreads.items()}
     if "is" in shown and it.n is not None:
         splits = math.ceil(it.n / it.split_size)
-        what = (
-            "one split of all samples"
-            if splits == 1
-            else f"mean over {splits} splits of {it.split_size:,} samples{std.get('is', '')}"
-        )
-        lines.append(f"IS: {what}")
+        mean = f"mean over {splits} splits of {it.split_size:,} samples{std.get('is', '')}"
+        lines.append(f"IS: {'one split of all samples' if splits == 1 else mean}")
     if "kid" in shown:
         lines.append(
             f"KID: mean over {it.kid_subsets:,} subsets of {it.kid_subset_size:,}, drawn with seed "
@@ -174,17 +153,12 @@ def _meaning_of_change(changes: dict[str, Change]) -> list[str]:
     if not changes:
         return []
     unknown = [name for name, change in changes.items() if change.error is None]
-    of_unknown = f"; unknown where no error is known ({_listed(unknown)})" if unknown else ""
+    of_unknown = f"; unknown where no error is known ({_headings(unknown)})" if unknown else ""
     return [
         f"change: this result minus the row below it; more than noise: more than {NOISE:g} times the "
         f"change's standard error{of_unknown}"
     ]
 
 
-def _listed(metrics: Sequence[str]) -> str:
-    names = [HEADINGS[name] for name in metrics]
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(printable(text), WIDTH, subsequent_indent="  ")
+def _headings(metrics: Sequence[str]) -> str:
+    return listed([HEADINGS[name] for name in metrics])

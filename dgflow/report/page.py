@@ -1,9 +1,8 @@
 """A run as one self-contained HTML page.
 
-Promises: no request leaves the page, everything that comes from the store is escaped, and the same root gives
-    the same bytes (no time of
-writing). An incomplete root shows what is there and says what is missing. The numbers are `summary`'s; the
-    looks are `page.html`'s.
+No request leaves the page, everything that comes from the store is escaped, and the same root gives the same
+bytes (no time of writing). An incomplete root shows what is there and what is missing. `page.html` has the
+looks.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from dgflow.engine.root import Root
 from dgflow.report.attempts import open_attempts
 from dgflow.report.charts import Data, Series, line_chart
 from dgflow.report.images import grids
-from dgflow.report.layout import duration, labels, number, parts, size
+from dgflow.report.layout import duration, labelled, labels, listed, number, parts, size
 from dgflow.report.summary import (
     Summary,
     comparisons,
@@ -47,16 +46,11 @@ LOG_2 = math.log(2)
 
 
 def render(target: Step, store: ObjectStore) -> str:
-    """The page of `target` in `store`.
-
-    Raises:
-        CorruptObject: a receipt or the result cannot be read, or is not what was committed. Damaged images
-            are only named on the page.
-    """
+    """The page of `target` in `store`. Raises CorruptObject as `summarise`; damaged images are only named."""
     from jinja2 import Environment, StrictUndefined
 
     summary = summarise(target, store)
-    receipts = [receipt for made in summary.receipts.values() for receipt in made]
+    times = [receipt.created for receipts in summary.receipts.values() for receipt in receipts]
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -64,28 +58,26 @@ def render(target: Step, store: ObjectStore) -> str:
         title=_title(target, store),
         target=target.name,
         root=store.url,
-        commits=f"{_utc(min(r.created for r in receipts))} to {_utc(max(r.created for r in receipts))}"
-        if receipts
-        else "",
+        commits=f"{_utc(min(times))} to {_utc(max(times))}" if times else "",
         cost=cost_line(summary),
         missing=missing(summary),
         failures=_failures(summary, store),
         result=_result(summary),
         grids=grids(summary, store),
-        trainings=[_training(made, summary) for made in summary.plans if isinstance(made.step, TrainStep)],
+        trainings=[
+            _training(step_plan, summary)
+            for step_plan in summary.plans
+            if isinstance(step_plan.step, TrainStep)
+        ],
         costs=_costs(summary),
-        steps=[_details(made, summary, store) for made in summary.plans],
+        steps=[_details(step_plan, summary, store) for step_plan in summary.plans],
         environments=_environments(summary),
     )
 
 
 def _title(target: Step, store: ObjectStore) -> str:
-    title = f"Evaluation of {_listed(list(target.arms))}" if isinstance(target, Evaluate) else target.title
+    title = f"Evaluation of {listed(list(target.arms))}" if isinstance(target, Evaluate) else target.title
     return f"Smoke run, nothing to compare with: {title}" if is_smoke_run(store) else title
-
-
-def _listed(names: list[str]) -> str:
-    return " and ".join([*([", ".join(names[:-1])] if names[1:] else []), names[-1]])
 
 
 def _utc(seconds: float) -> str:
@@ -97,15 +89,12 @@ def _result(summary: Summary) -> dict[str, Any] | None:
         return None
     assert isinstance(summary.target, Evaluate)
     heading, *rows = table_rows(summary)
-    per_seed = [
-        [
-            name,
-            "" if seed is None else str(seed),
-            *(number(metric, arm[metric]["per_seed"][place]) for metric in measured(summary.result)),
-        ]
-        for name, arm in ((name, summary.result["arms"][name]) for name in summary.target.arms)
-        for place, seed in enumerate(arm["seeds"])
-    ]
+    per_seed = []
+    for name in summary.target.arms:
+        arm = summary.result["arms"][name]
+        for i, seed in enumerate(arm["seeds"]):
+            values = [number(metric, arm[metric]["per_seed"][i]) for metric in measured(summary.result)]
+            per_seed.append([name, "" if seed is None else str(seed), *values])
     return {
         "heading": heading,
         "rows": rows,
@@ -117,83 +106,55 @@ def _result(summary: Summary) -> dict[str, Any] | None:
 
 def _failures(summary: Summary, store: ObjectStore) -> list[dict[str, Any]]:
     """Failed attempts at parts that are still missing."""
-    root, found = Root(store), []
-    for label, made in zip(
-        labels((made.step.title, made.step.name) for made in summary.plans), summary.plans, strict=True
-    ):
-        if not made.complete:
-            attempts = sorted(
-                open_attempts(root.step_store(made.step), made.folder, made.missing),
-                key=lambda attempt: attempt.part,
-            )
-            about = {"step": label, "unit": made.unit.removesuffix("s")}
-            found += [attempt.failure() | about for attempt in attempts if attempt.has_failed]
-    return found
+    root, failures = Root(store), []
+    for label, step_plan in labelled(summary.plans):
+        if not step_plan.complete:
+            attempts = open_attempts(root.step_store(step_plan.step), step_plan.folder, step_plan.missing)
+            about = {"step": label, "unit": step_plan.unit.removesuffix("s")}
+            failed = [attempt.failure() | about for attempt in attempts if attempt.has_failed]
+            failures += sorted(failed, key=lambda failure: failure["part"])
+    return failures
 
 
-def _training(made: StepPlan, summary: Summary) -> dict[str, Any]:
-    """Curves, and calibration by noise level where epochs carry it, of one training step."""
-    step, receipts = made.step, summary.receipts[made.step.name]
+def _training(step_plan: StepPlan, summary: Summary) -> dict[str, Any]:
+    """The curves of one training step, and its calibration by noise level where epochs have it."""
+    step, receipts = step_plan.step, summary.receipts[step_plan.step.name]
     assert isinstance(step, TrainStep)
     metrics = {receipt.number: receipt.metrics for receipt in receipts}
-    title = f"{step.title}, seed {step.seed}"
-    found: dict[str, Any] = {
-        "title": title,
-        "name": step.name,
-        "state": "",
-        "charts": [],
-        "chosen": "",
-        "epochs": [],
-        "by_sigma": [],
-        "calibration": [],
-    }
+    page: dict[str, Any] = {"title": f"{step.title}, seed {step.seed}", "name": step.name}
+    page |= {"state": "", "chosen": "", "charts": [], "epochs": [], "by_sigma": [], "calibration": []}
     if not metrics:
-        return found | {"state": f"no epoch yet{f': {made.reason}' if made.reason else ''}"}
-    if not made.complete:
-        found["state"] = f"{len(made.done):,} of {parts(len(made.wanted), made.unit)} there"
-    used = _used(step, summary) if made.complete else None
+        return page | {"state": "no epoch yet" + (f": {step_plan.reason}" if step_plan.reason else "")}
+    if not step_plan.complete:
+        page["state"] = f"{len(step_plan.done):,} of {parts(len(step_plan.wanted), step_plan.unit)} there"
+    used = _used(step, summary) if step_plan.complete else None
     chosen, how = (used.choose(metrics), used.which) if used else (max(metrics), "the newest so far")
     how = how.replace("best:", "best ").replace("epoch:", "epoch ")
-    losses: tuple[tuple[str, Data], ...] = (("train_loss", "training"), ("held_out_loss", "held-out"))
-    series = [
-        Series(
-            data, [(float(epoch), values[key]) for epoch, values in metrics.items() if key in values], data
-        )
-        for key, data in losses
-    ]
     by_sigma = metrics[chosen].get("by_sigma", [])
     chance = (LOG_2, "chance, log 2") if by_sigma else None
-    curves = [one for one in series if one.points]
-    if curves:
-        mark = (float(chosen), f"epoch {chosen}") if used else None
-        found["charts"].append(_chart("loss", curves, x_label="epoch", mark=mark, level=chance))
-    accuracy = [
-        (float(epoch), values["held_out_accuracy"])
-        for epoch, values in metrics.items()
-        if "held_out_accuracy" in values
-    ]
-    if accuracy:
-        found["charts"].append(
-            _chart(
-                "held-out accuracy",
-                [Series("held-out", accuracy)],
-                x_label="epoch",
-                mark=(float(chosen), f"epoch {chosen}") if used else None,
-            )
-        )
-    found["chosen"] = f"{'used' if used else 'shown'}: epoch {chosen} of {len(made.wanted)} ({how})"
+    mark = (float(chosen), f"epoch {chosen}") if used else None
+
+    def curve(key: str, data: Data) -> Series:
+        points = [(float(epoch), values[key]) for epoch, values in metrics.items() if key in values]
+        return Series(data, points, data)
+
+    losses = [curve("train_loss", "training"), curve("held_out_loss", "held-out")]
+    accuracy = [curve("held_out_accuracy", "held-out")]
+    for label, curves, level in (("loss", losses, chance), ("held-out accuracy", accuracy, None)):
+        if curves := [each for each in curves if each.points]:
+            page["charts"].append(_chart(label, curves, x_label="epoch", mark=mark, level=level))
+    page["chosen"] = f"{'used' if used else 'shown'}: epoch {chosen} of {len(step_plan.wanted)} ({how})"
     columns = ("train_loss", "held_out_loss", "held_out_accuracy")
-    found["epochs"] = [
+    page["epochs"] = [
         [epoch, *(_value(values.get(key)) for key in columns), epoch == chosen and bool(used)]
         for epoch, values in metrics.items()
     ]
     for key, label in CALIBRATION.items() if by_sigma else ():
         points = [(math.sqrt(level["sigma"][0] * level["sigma"][1]), level[key]) for level in by_sigma]
         expected = {"loss": chance, "accuracy": (0.5, "chance")}.get(key)
-        found["calibration"].append(
-            _chart(label, [Series(label, points)], x_label="sigma", log_x=True, level=expected)
-        )
-    found["by_sigma"] = [
+        chart = _chart(label, [Series(label, points)], x_label="sigma", log_x=True, level=expected)
+        page["calibration"].append(chart)
+    page["by_sigma"] = [
         [
             f"{level['sigma'][0]:.3g} to {level['sigma'][1]:.3g}",
             f"{level['n']:,}",
@@ -201,7 +162,7 @@ def _training(made: StepPlan, summary: Summary) -> dict[str, Any]:
         ]
         for level in by_sigma
     ]
-    return found
+    return page
 
 
 def _chart(*arguments: Any, **options: Any) -> Markup:
@@ -215,11 +176,11 @@ def _value(value: float | None) -> str:
 
 
 def _used(step: TrainStep, summary: Summary) -> Weights | None:
-    """What the recipe takes of this training, the choice by a metric first."""
+    """The weights of this training that the recipe uses, a choice by a metric first."""
     taken = {
         reference.which: reference
-        for made in summary.plans
-        for reference in made.step.inputs().values()
+        for step_plan in summary.plans
+        for reference in step_plan.step.inputs().values()
         if isinstance(reference, Weights) and reference.step.fingerprint == step.fingerprint
     }
     return taken[min(taken, key=lambda which: (not which.startswith("best"), which))] if taken else None
@@ -252,18 +213,14 @@ def _costs(summary: Summary) -> dict[str, Any]:
     return {"rows": rows, "total": total}
 
 
-def _details(made: StepPlan, summary: Summary, store: ObjectStore) -> dict[str, Any]:
+def _details(step_plan: StepPlan, summary: Summary, store: ObjectStore) -> dict[str, Any]:
     """A step's whole configuration, and the digests of what it read and made."""
-    step = made.step
-    steps = Root(store).step_store(step)
-    inputs = made.bound.digests if made.bound is not None else {}
+    step = step_plan.step
+    step_store = Root(store).step_store(step)
+    inputs = step_plan.bound.digests if step_plan.bound is not None else {}
     if isinstance(step, SampleStep):
-        sealed = [(part, steps.manifest(part.start, part.stop, inputs)) for part in made.node.slices]
-        digests = {
-            f"[{part.start}:{part.stop}]": manifest.digest
-            for part, manifest in sealed
-            if manifest is not None
-        }
+        manifests = [step_store.manifest(part.start, part.stop, inputs) for part in step_plan.node.slices]
+        digests = {f"[{each.start}:{each.stop}]": each.digest for each in manifests if each is not None}
     else:
         digests = {receipt.part: receipt.rows_sha256 for receipt in summary.receipts[step.name]}
     placement = {
@@ -283,7 +240,7 @@ def _details(made: StepPlan, summary: Summary, store: ObjectStore) -> dict[str, 
 
 
 def _environments(summary: Summary) -> list[dict[str, Any]]:
-    """The devices and versions under which parts were made, with how many parts."""
+    """The devices and versions with which parts were made, and the number of parts."""
 
     def where(receipt: Receipt) -> tuple[str, str]:
         return receipt.device, ", ".join(

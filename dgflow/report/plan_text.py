@@ -1,13 +1,11 @@
-"""The text of `plan`: what a recipe still takes.
+"""The text of `plan`: the work, size and time that a recipe still needs.
 
-It reads little of the store: listings, and a sample of each step's receipts. So sizes and times to come are
-estimates from that sample; where there is none, sizes are upper bounds from the steps' fields, and hours
-    those of `Costs`, if asked for.
+Sizes and times are estimates from a sample of each step's receipts; where there is none, sizes are upper
+bounds from the steps' fields, and hours come from `Costs`, if asked for.
 """
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -15,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dgflow.engine.plan import StepPlan
 from dgflow.engine.root import Root
-from dgflow.report.layout import aligned, duration, evenly, printable, row_labels, shortened, size
+from dgflow.report.layout import aligned, duration, evenly, row_labels, size, with_details, wrapped
 from dgflow.report.summary import worker_seconds
 from dgflow.specs.step import SampleStep, Step
 from dgflow.store.objects import ObjectStore
@@ -23,19 +21,17 @@ from dgflow.store.objects import ObjectStore
 if TYPE_CHECKING:
     from dgflow.estimate.estimates import Costs, Estimate
 
-ESTIMATE_SAMPLE = (
-    16  # receipts of a step that an estimate reads: planning 10,000 shards must not read 10,000 receipts
+ESTIMATE_SAMPLE = 16  # receipts per step that an estimate reads, of 10,000 shards too
+HINT = (
+    "hours and money: --device NAME, such as h100, by its published rate, or --pilot, by one batch here; and "
+    "--price P an hour"
 )
-WIDTH = 140
-HINT = "hours and money: --device NAME, such as h100, by its published rate, or --pilot, by one batch here; and --price P an hour"
 
 
 @dataclass(frozen=True)
 class _Rate:
-    """Mean cost of one sample, epoch or result.
-
-    `row` is what its fields say of a sample's bytes, None of a step that makes none.
-    """
+    """Mean cost of one sample, epoch or result; `row` is the bytes of a sample by the step's fields, if
+    any."""
 
     seconds: float  # of work, all workers together
     bytes: float
@@ -46,17 +42,20 @@ class _Rate:
 def plan_json(
     plans: Sequence[StepPlan], store: ObjectStore | None = None, costs: Costs | None = None
 ) -> dict[str, Any]:
-    """`steps`, in the order in which they are run, and their `total`, all of what is still to do.
+    """`steps`, in the order in which they are run, and their `total`, of what is still to do.
 
-    `worker_hours` and `bytes` are estimates from receipts of the same step, else of others of the same kind
-    in this plan. Where there are none, or no `store` to read them from, `worker_hours` is None, and `bytes`
-    an upper bound from the step's fields (`bytes_from` is then "fields", else "receipts") or None. With
-    `costs`, `parameters`, `flops` (None of a pilot), `device_hours` and, where an hour has a price, `money`
-    are added, and `costs` says what they are of.
+    `worker_hours` and `bytes` are estimates from receipts of the same step, else of others of its kind in
+    this plan (`bytes_from` is "receipts"). Without any, or without `store`, `worker_hours` is None, and
+    `bytes` an upper bound from the step's fields (`bytes_from` is "fields") or None. `costs` adds
+    `parameters`, `flops` (None of a pilot), `device_hours` and, with a price per hour, `money`; `costs` then
+    tells their assumptions.
     """
     rates = _rates(plans, store) if store is not None else {}
-    found = {} if costs is None else costs.steps
-    steps = [_plan_row(made, _rate(made, plans, rates), found.get(made.step.fingerprint)) for made in plans]
+    estimates = {} if costs is None else costs.steps
+    steps = [
+        _plan_row(step_plan, _rate(step_plan, plans, rates), estimates.get(step_plan.step.fingerprint))
+        for step_plan in plans
+    ]
     total: dict[str, Any] = {key: sum(step[key] for step in steps) for key in ("done", "todo", "evaluations")}
     total |= {key: sum(step[key] or 0 for step in steps) for key in ("bytes", "worker_hours")}
     total |= {
@@ -65,8 +64,8 @@ def plan_json(
     }
     if costs is None:
         return {"steps": steps, "total": total}
-    for step, made in zip(steps, plans, strict=True):
-        step |= _cost(found.get(made.step.fingerprint), costs.price)
+    for step, step_plan in zip(steps, plans, strict=True):
+        step |= _cost(estimates.get(step_plan.step.fingerprint), costs.price)
     keys = ["flops", "device_hours", *(["money"] if costs.price is not None else [])]
     total |= {
         key: sum(step[key] for step in steps) if all(step[key] is not None for step in steps) else None
@@ -80,9 +79,9 @@ def plan_json(
 
 
 def plan_table(plans: Sequence[StepPlan], store: ObjectStore, costs: Costs | None = None) -> str:
-    """`plan_json` as a table, a reason below each step that is not reused."""
-    found = plan_json(plans, store, costs)
-    steps, total = found["steps"], found["total"]
+    """`plan_json` as a table, with a reason below each step that is not reused."""
+    data = plan_json(plans, store, costs)
+    steps, total = data["steps"], data["total"]
     titles = ["worker time", "kept in"]
     if costs is not None:
         titles = ["parameters", f"{costs.device} hours", *(["cost"] if costs.price is not None else [])]
@@ -92,7 +91,7 @@ def plan_table(plans: Sequence[StepPlan], store: ObjectStore, costs: Costs | Non
         rows.append(
             [
                 step["action"],
-                shortened(label),
+                label,
                 f"{step['done']:,}",
                 f"{step['todo']:,}",
                 step["unit"],
@@ -101,39 +100,20 @@ def plan_table(plans: Sequence[StepPlan], store: ObjectStore, costs: Costs | Non
                 *mine,
             ]
         )
-    unknown = " + ?" if total["unknown"] else ""
-    mine = (
-        [_hours_left(total) + unknown, ""]
-        if costs is None
-        else _costs_shown(total | {"parameters": 0}, costs)
-    )
+    mine = [_hours_left(total) + " + ?" * bool(total["unknown"]), ""]
+    if costs is not None:
+        mine = _costs_shown(total | {"parameters": 0}, costs)
     bound = {"bytes_from": "fields" if any(step["bytes_from"] == "fields" for step in steps) else "receipts"}
-    whole = _size(total | bound) + (" + ?" if total["unknown_bytes"] else "")
-    rows.append(
-        [
-            "total",
-            f"{len(steps):,} steps",
-            f"{total['done']:,}",
-            f"{total['todo']:,}",
-            "",
-            whole,
-            _evaluations(total),
-            *mine,
-        ]
-    )
+    whole = _size(total | bound) + " + ?" * bool(total["unknown_bytes"])
+    counts = [f"{len(steps):,} steps", f"{total['done']:,}", f"{total['todo']:,}", "", whole]
+    rows.append(["total", *counts, _evaluations(total), *mine])
     lines = aligned(rows, left=(0, 1, 4, *((8,) if costs is None else ())))
-    out = [lines[0]]
-    for line, step in zip(lines[1:-1], steps, strict=True):
-        out.append(line)
-        if step["reason"]:
-            out += textwrap.wrap(
-                printable(step["reason"]), WIDTH, initial_indent=" " * 9, subsequent_indent=" " * 9
-            )
-    return "\n".join([*out, lines[-1], *_notes(total, costs)])
+    reasons = (wrapped(step["reason"], " " * 9) for step in steps)
+    return "\n".join([*with_details(lines, reasons), *_notes(total, costs)])
 
 
 def _notes(total: dict[str, Any], costs: Costs | None) -> list[str]:
-    """What the columns stand on."""
+    """The basis of the columns."""
     if not total["todo"]:
         return []
     notes = ["≤: at most, uncompressed, where no receipt of such a step says more"]
@@ -153,15 +133,13 @@ def _notes(total: dict[str, Any], costs: Costs | None) -> list[str]:
         "Not in them: reading and writing data, metrics on features, optimisers, talk between devices, "
         "waiting."
     )
-    return [line for note in notes for line in textwrap.wrap(note, WIDTH)]
+    return [line for note in notes for line in wrapped(note)]
 
 
 def _size(row: dict[str, Any]) -> str:
-    if not row["todo"]:
-        return ""
-    return (
-        "?" if row["bytes"] is None else ("≤ " if row["bytes_from"] == "fields" else "") + size(row["bytes"])
-    )
+    if not row["todo"] or row["bytes"] is None:
+        return "?" if row["todo"] else ""
+    return ("≤ " if row["bytes_from"] == "fields" else "") + size(row["bytes"])
 
 
 def _evaluations(row: dict[str, Any]) -> str:
@@ -169,9 +147,9 @@ def _evaluations(row: dict[str, Any]) -> str:
 
 
 def _hours_left(row: dict[str, Any]) -> str:
-    if not row["todo"]:
-        return ""
-    return "?" if row["worker_hours"] is None else duration(3600 * row["worker_hours"])
+    if not row["todo"] or row["worker_hours"] is None:
+        return "?" if row["todo"] else ""
+    return duration(3600 * row["worker_hours"])
 
 
 def _costs_shown(row: dict[str, Any], costs: Costs) -> list[str]:
@@ -195,25 +173,27 @@ def _number(hours: float) -> str:
     return f"{hours:,.2f}" if hours < 10 else f"{hours:,.1f}" if hours < 1000 else f"{hours:,.0f}"
 
 
-def _plan_row(made: StepPlan, rate: _Rate | None, estimate: Estimate | None) -> dict[str, Any]:
-    work, stored = made.amount, None if estimate is None else estimate.bytes
+def _plan_row(step_plan: StepPlan, rate: _Rate | None, estimate: Estimate | None) -> dict[str, Any]:
+    work, stored = step_plan.amount, None if estimate is None else estimate.bytes
     # Another step's samples compress alike where they hold as much.
-    from_receipts = rate is not None and (rate.own or (rate.row is not None and rate.row == _row(made.step)))
+    from_receipts = rate is not None and (
+        rate.own or (rate.row is not None and rate.row == _row(step_plan.step))
+    )
     if rate is not None and from_receipts:
         stored = round(rate.bytes * work)
     elif stored is None:
-        stored = made.stored_bytes
+        stored = step_plan.stored_bytes
     return {
-        "name": made.step.name,
-        "title": made.step.title,
-        "action": made.action,
-        "reason": made.reason,
-        "done": len(made.done),
-        "todo": len(made.missing),
-        "unit": made.unit,
+        "name": step_plan.step.name,
+        "title": step_plan.step.title,
+        "action": step_plan.action,
+        "reason": step_plan.reason,
+        "done": len(step_plan.done),
+        "todo": len(step_plan.missing),
+        "unit": step_plan.unit,
         "bytes": stored if work else 0,
         "bytes_from": None if not work or stored is None else "receipts" if from_receipts else "fields",
-        "evaluations": made.evaluations,
+        "evaluations": step_plan.evaluations,
         "worker_hours": 0.0 if not work else None if rate is None else rate.seconds * work / 3600,
     }
 
@@ -224,8 +204,8 @@ def _cost(estimate: Estimate | None, price: float | None) -> dict[str, Any]:
             {} if price is None else {"money": 0.0}
         )
     hours = estimate.seconds / 3600
-    found = {"parameters": estimate.parameters, "flops": estimate.flops, "device_hours": hours}
-    return found | ({} if price is None else {"money": hours * price})
+    cost = {"parameters": estimate.parameters, "flops": estimate.flops, "device_hours": hours}
+    return cost | ({} if price is None else {"money": hours * price})
 
 
 def _row(step: Step) -> int | None:
@@ -235,38 +215,40 @@ def _row(step: Step) -> int | None:
 def _rates(plans: Sequence[StepPlan], store: ObjectStore) -> dict[str, _Rate]:
     """By fingerprint, of the steps that have receipts and whose kind something is to be done of."""
     root = Root(store)
-    kinds = {made.step.kind for made in plans if made.missing}
+    kinds = {step_plan.step.kind for step_plan in plans if step_plan.missing}
     rates: dict[str, _Rate] = {}
-    for made in plans:
-        if made.step.kind in kinds:
-            steps = root.step_store(made.step)
+    for step_plan in plans:
+        if step_plan.step.kind in kinds:
+            step_store = root.step_store(step_plan.step)
             # Made from earlier inputs is as good for an estimate.
-            keys = list(made.done.values()) or [
-                key for of in steps.committed(made.folder).values() for key in of.values()
+            keys = list(step_plan.done.values()) or [
+                key for of in step_store.committed(step_plan.folder).values() for key in of.values()
             ]
-            receipts = steps.receipts(evenly(keys, ESTIMATE_SAMPLE))
+            receipts = step_store.receipts(evenly(keys, ESTIMATE_SAMPLE))
             if receipts:
                 work = sum(
                     1 if receipt.start is None or receipt.stop is None else receipt.stop - receipt.start
                     for receipt in receipts
                 )
                 seconds, kept = sum(map(worker_seconds, receipts)), sum(receipt.bytes for receipt in receipts)
-                rates[made.step.fingerprint] = _Rate(seconds / work, kept / work, _row(made.step), own=True)
+                rates[step_plan.step.fingerprint] = _Rate(
+                    seconds / work, kept / work, _row(step_plan.step), own=True
+                )
     return rates
 
 
-def _rate(made: StepPlan, plans: Sequence[StepPlan], rates: dict[str, _Rate]) -> _Rate | None:
+def _rate(step_plan: StepPlan, plans: Sequence[StepPlan], rates: dict[str, _Rate]) -> _Rate | None:
     """The step's own, else the mean of the others of its kind; of several sizes of samples, their time
     alone."""
-    if made.step.fingerprint in rates:
-        return rates[made.step.fingerprint]
+    if step_plan.step.fingerprint in rates:
+        return rates[step_plan.step.fingerprint]
     alike = [
         rates[other.step.fingerprint]
         for other in plans
-        if other.step.kind == made.step.kind and other.step.fingerprint in rates
+        if other.step.kind == step_plan.step.kind and other.step.fingerprint in rates
     ]
     if not alike:
         return None
-    same = [rate for rate in alike if rate.row == _row(made.step)]
+    same = [rate for rate in alike if rate.row == _row(step_plan.step)]
     kept, row = (fmean(rate.bytes for rate in same), same[0].row) if same else (0.0, -1)
     return _Rate(fmean(rate.seconds for rate in alike), kept, row)

@@ -1,8 +1,7 @@
-"""The outcome of a recipe: the table of its arms, what each step cost, and both as JSON.
+"""The outcome of a recipe: the table of its arms, the cost of each step, and both as JSON.
 
-Promises numbers as they were committed, verified against their checksum; what is missing is named and never
-filled in. Reads every receipt of the recipe's steps once; judging what is stale is left to
-`dgflow.engine.plan`.
+Numbers are as they were committed, verified against their checksum; what is missing is named and never filled
+in. Every receipt of the recipe's steps is read once.
 """
 
 from __future__ import annotations
@@ -18,7 +17,17 @@ from dgflow.diffusion.guidance_specs import DiscriminatorGuidance
 from dgflow.engine.plan import StepPlan, plan
 from dgflow.engine.root import Root
 from dgflow.metrics.protocols import LOWER_IS_BETTER
-from dgflow.report.layout import METRICS, aligned, duration, labels, mean_and_spread, number, own_error, parts
+from dgflow.report.layout import (
+    METRICS,
+    aligned,
+    duration,
+    labelled,
+    mean_and_spread,
+    number,
+    own_error,
+    parts,
+    ruled,
+)
 from dgflow.specs.step import Reference, Result, SampleStep, Slice, Step
 from dgflow.specs.train_step import TrainStep
 from dgflow.steps.encode import Encode
@@ -33,7 +42,7 @@ FLOOR = "real against real"
 
 @dataclass(frozen=True)
 class StepRow:
-    """What one step made, and what that cost."""
+    """The parts of one step, and their cost."""
 
     name: str
     title: str
@@ -52,7 +61,7 @@ class StepRow:
 class Summary:
     """A recipe in a root.
 
-    `result` is what `Evaluate.compute` gave, None while it is not committed; `receipts` are by step name, in
+    `result` is that of `Evaluate.compute`, None while it is not committed; `receipts` are by step name, in
     order of their parts.
     """
 
@@ -64,32 +73,36 @@ class Summary:
 
 
 def summarise(target: Step, store: ObjectStore) -> Summary:
-    """What `store` holds of `target`.
-
-    Raises:
-        CorruptObject: a receipt or the result cannot be read, or is not what was committed.
-    """
+    """The parts of `target` and its steps in `store`. Raises CorruptObject for damaged receipts or
+    results."""
     root, plans = Root(store), plan(target, store)
     receipts = {
-        made.step.name: root.step_store(made.step).receipts(list(made.done.values())) for made in plans
+        step_plan.step.name: root.step_store(step_plan.step).receipts(list(step_plan.done.values()))
+        for step_plan in plans
     }
-    last = plans[-1]
-    found = receipts[target.name] if isinstance(target, Evaluate) and last.complete else []
-    result = json.loads(root.step_store(target).read(found[0])) if found else None
-    return Summary(target, plans, result, [_row(made, receipts[made.step.name]) for made in plans], receipts)
+    result = None
+    if isinstance(target, Evaluate) and plans[-1].complete:
+        result = json.loads(root.step_store(target).read(receipts[target.name][0]))
+    return Summary(
+        target,
+        plans,
+        result,
+        [_row(step_plan, receipts[step_plan.step.name]) for step_plan in plans],
+        receipts,
+    )
 
 
-def _row(made: StepPlan, receipts: list[Receipt]) -> StepRow:
-    step = made.step
+def _row(step_plan: StepPlan, receipts: list[Receipt]) -> StepRow:
+    step = step_plan.step
     samples = sum((receipt.stop or 0) - (receipt.start or 0) for receipt in receipts)
     return StepRow(
         name=step.name,
         title=step.title,
         kind=step.kind,
         fingerprint=step.fingerprint,
-        unit=made.unit,
-        done=len(made.done),
-        wanted=len(made.wanted),
+        unit=step_plan.unit,
+        done=len(step_plan.done),
+        wanted=len(step_plan.wanted),
         bytes=sum(receipt.bytes for receipt in receipts),
         seconds=sum(map(worker_seconds, receipts)),
         elapsed=elapsed(receipts),
@@ -98,19 +111,14 @@ def _row(made: StepPlan, receipts: list[Receipt]) -> StepRow:
 
 
 def worker_seconds(receipt: Receipt) -> float:
-    """What a part cost: an epoch's receipt has the seconds that its workers took together, side by side, and
-    their number."""
+    """The cost of a part: an epoch's receipt has the seconds that its workers took side by side."""
     return receipt.seconds * receipt.metrics.get("workers", 1)
 
 
 def elapsed(receipts: list[Receipt]) -> float:
-    """Seconds from the first start to the last commit, by the clocks of those that wrote."""
-    return (
-        max(receipt.created for receipt in receipts)
-        - min(receipt.created - receipt.seconds for receipt in receipts)
-        if receipts
-        else 0.0
-    )
+    """Seconds from the first start to the last commit, by the writers' clocks."""
+    starts = (receipt.created - receipt.seconds for receipt in receipts)
+    return max(receipt.created for receipt in receipts) - min(starts) if receipts else 0.0
 
 
 def as_json(summary: Summary) -> dict[str, Any]:
@@ -127,22 +135,15 @@ def as_json(summary: Summary) -> dict[str, Any]:
         }
         for row in summary.steps
     }
-    return {
-        "arms": result["arms"],
-        "floor": result["floor"] or {},
-        "reference": result["reference"],
-        "steps": steps,
-    }
+    outcome = {"arms": result["arms"], "floor": result["floor"] or {}, "reference": result["reference"]}
+    return outcome | {"steps": steps}
 
 
 def table(summary: Summary) -> str:
-    """The result as text: an arm a row, the floor, what it was measured against, and what guidance changed;
-    or what is missing."""
+    """The result as text: a row per arm, the floor, notes, and the change by guidance; or what is missing."""
     if summary.result is None:
         return "\n".join(["no result yet", *(f"  {line}" for line in missing(summary))])
-    lines = aligned(table_rows(summary))
-    lines.insert(1, "-" * max(map(len, lines)))
-    return "\n".join([*lines, "", *notes(summary), *comparisons(summary)])
+    return "\n".join([*ruled(aligned(table_rows(summary))), "", *notes(summary), *comparisons(summary)])
 
 
 def table_rows(summary: Summary) -> list[list[str]]:
@@ -153,14 +154,8 @@ def table_rows(summary: Summary) -> list[list[str]]:
     rows = [["", *(METRICS[metric][0] for metric in shown), "samples", "seeds"]]
     for name in target.arms:
         arm = result["arms"][name]
-        rows.append(
-            [
-                name,
-                *(mean_and_spread(metric, arm[metric]) for metric in shown),
-                f"{arm['n']:,}",
-                f"{len(arm['seeds'])}",
-            ]
-        )
+        cells = [mean_and_spread(metric, arm[metric]) for metric in shown]
+        rows.append([name, *cells, f"{arm['n']:,}", f"{len(arm['seeds'])}"])
     floor = result["floor"]
     if floor is None:
         return rows
@@ -173,7 +168,7 @@ def measured(result: Mapping[str, Any]) -> list[str]:
 
 
 def notes(summary: Summary) -> list[str]:
-    """What the table's numbers depend on, a sentence each."""
+    """The conditions of the table's numbers, a sentence each."""
     target, result = summary.target, summary.result
     assert result is not None and isinstance(target, Evaluate)
     samples = next(iter(result["arms"].values()))["n"]
@@ -218,14 +213,14 @@ def _images(part: Slice | ImageSet) -> str:
 
 
 def _seen(summary: Summary, part: Slice | ImageSet) -> str:
-    """Which of the recipe's networks were trained on any of these images."""
+    """The recipe's networks that were trained on any of these images, in words."""
     if isinstance(part, ImageSet):
         return "from outside the root"
     by = [
-        made.step.kind
-        for made in summary.plans
-        if isinstance(made.step, TrainStep)
-        for read in map(_images_of, made.step.inputs().values())
+        step_plan.step.kind
+        for step_plan in summary.plans
+        if isinstance(step_plan.step, TrainStep)
+        for read in map(_images_of, step_plan.step.inputs().values())
         if isinstance(read, Slice)
         and read.step.fingerprint == part.step.fingerprint
         and read.start < part.stop
@@ -274,7 +269,8 @@ def _change(name: str, fid: Mapping[str, Any], base: Mapping[str, Any]) -> str:
         own, other = own_error(fid), own_error(base)
         if own is None or other is None:
             return f"{how}; the spread over seeds is not known"
-        return f"{how}; the standard error of that is {number('fid', math.hypot(own, other))}, and the spread over seeds is not known"
+        error = number("fid", math.hypot(own, other))
+        return f"{how}; the standard error of that is {error}, and the spread over seeds is not known"
     return f"{how}; the spreads together are {number('fid', fid['spread'] + base['spread'])}"
 
 
@@ -299,17 +295,14 @@ def _but_for_discriminator_seed(arm: tuple[Slice, ...]) -> str:
 
 
 def missing(summary: Summary) -> list[str]:
-    """One line for each step that is not complete; for a recipe that measures nothing, that."""
+    """A line per step that is not complete, and one for a recipe that measures nothing."""
     lines = []
-    named = labels((made.step.title, made.step.name) for made in summary.plans)
-    for label, made in zip(named, summary.plans, strict=True):
-        if not made.complete:
-            why = f" ({made.reason})" if made.reason and made.action != "extend" else ""
-            there = (
-                f"{len(made.done):,} of {parts(len(made.wanted), made.unit)} there"
-                if made.missing
-                else f"all {made.unit} there, not sealed yet"
-            )
+    for label, step_plan in labelled(summary.plans):
+        if not step_plan.complete:
+            why = f" ({step_plan.reason})" if step_plan.reason and step_plan.action != "extend" else ""
+            there = f"all {step_plan.unit} there, not sealed yet"
+            if step_plan.missing:
+                there = f"{len(step_plan.done):,} of {parts(len(step_plan.wanted), step_plan.unit)} there"
             lines.append(f"{label}: {there}{why}")
     if not isinstance(summary.target, Evaluate):
         lines.append(

@@ -9,7 +9,7 @@ import pytest
 from report.fake_root import UNFINISHED, fill, new_store, recipe, row_of, steps_of
 
 from dgflow.engine.plan import plan
-from dgflow.report.texts import SHOWN_ERRORS, status_rows, status_table, status_total
+from dgflow.report.status_text import SHOWN_ERRORS, status_rows, status_table, status_total
 
 DAY = 86_400.0
 
