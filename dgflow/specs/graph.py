@@ -20,7 +20,7 @@ def graph(target: Step) -> list[Node]:
 
     Files from outside come first, so that one that cannot be had is found before hours of work. Of the other
     steps that could come next, those that use the workers as the last one did come first: a change between
-    sampling and training starts processes anew.
+    sampling and training restarts processes.
     """
     steps: dict[str, Step] = {}
     slices: dict[str, dict[tuple[int, int], Slice]] = {}

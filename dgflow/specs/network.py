@@ -20,7 +20,7 @@ GENERAL_FORMATS = ("safetensors", "state_dict")
 
 
 TOY_GROUPS, TOY_PER_GROUP = 2, 3
-"""Of a hierarchical autoencoder's latents in smoke runs, in the place of 20 and 9."""
+"""The latents of a hierarchical autoencoder in smoke runs, in the place of 20 and 9."""
 
 
 class DataShape(NamedTuple):

@@ -158,7 +158,7 @@ class Step(Spec):
 
 
 class _Reference(Spec):
-    """What one step reads of another: identified by the step's fingerprint."""
+    """A reference to what another step makes, identified by that step's fingerprint."""
 
     def references(self, path: str) -> Iterator[tuple[str, Any]]:
         yield path, self

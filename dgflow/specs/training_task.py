@@ -1,4 +1,4 @@
-"""What a kind of training differs in, for the training loop.
+"""The differences between kinds of training, as the training loop takes them.
 
 Imports torch, and is imported only where a training runs.
 """
@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 
 class Data(Protocol):
-    """What a task draws its batches from: how many seconds it has waited for them so far; `close` ends its
-    threads."""
+    """The source of a task's batches: the seconds it has waited for them so far; `close` ends its threads."""
 
     waited: float
 
@@ -24,12 +23,12 @@ class Data(Protocol):
 
 @dataclass
 class TrainingTask:
-    """What a kind of training differs in.
+    """One training.
 
     `loss(network, slots, step)` gives the loss [b] of this worker's `slots` (positions in the global batch of
-    `batch_size`) at `step`, counted from 0 over all epochs; `network` is to be called once in it, through its
-    `forward`. `measure(network, items)` gives named values [n, ...] of held-out items, in ascending order,
-    which `summarise` turns into the epoch's metrics; it has to give `held_out_loss`.
+    `batch_size`) at `step`, counted from 0 over all epochs; it calls `network` once, through `forward`.
+    `measure(network, items)` gives named values [n, ...] of held-out items, in ascending order;
+    `summarise` turns them into the epoch's metrics, with `held_out_loss` among them.
     """
 
     network: nn.Module

@@ -1,6 +1,6 @@
 """Encode: the latents of real images, flipped and not, from an autoencoder.
 
-Where the encoder gives a distribution, that is stored and not a draw: a training draws anew in every epoch.
+Where the encoder gives a distribution, that is stored and not a draw: a training draws again in every epoch.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ class Pretrained(NetworkStep, FileStep):
         return smoke.checkpoint(self)
 
     def weights(self) -> Weights:
-        """What other steps take."""
+        """The reference that other steps take."""
         return Weights(step=self, which="file")
 
     @property

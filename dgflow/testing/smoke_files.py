@@ -1,9 +1,8 @@
-"""The files of a smoke run: small checkpoints in the official formats with random weights, and statistics of
-nothing.
+"""The files of a smoke run: small checkpoints in the official formats with random weights, and random
+statistics.
 
-Promises the same weights for the same description, numbers that are neither zero nor so large that anything
-overflows, and that what is there already is left alone. They lie where a person puts files that no program
-can download: `weights/NAME/FILE`.
+The same description gives the same weights, and no number overflows. Existing files are left alone. They lie
+where a person puts files that no program can download: `weights/NAME/FILE`.
 """
 
 from __future__ import annotations
@@ -26,12 +25,11 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 16  # small files that are written at the same time
 WIDTHS = {"": 2048, "_s": 2023}
-"""Of Inception's features, and of those for sFID; the names of a reference's arrays end so."""
+"""Widths of Inception's features, and of those for sFID, by the ends of the names of a reference's arrays."""
 
 
 class Reference(Spec):
-    """A published reference to be made: moments of nothing, and where `pictures` says so the images beside
-    them."""
+    """A published reference to write: random moments, and the images beside them if there are `pictures`."""
 
     key: str
     spatial: bool = False
@@ -53,20 +51,18 @@ class Reference(Spec):
 
 
 def write_pictures(store: ObjectStore, pictures: Iterable[Pictures]) -> None:
-    """Every data set; one that was begun and not finished is written again."""
-    for made in pictures:
-        whole = f"{made.key.rpartition('/')[0]}.json"
-        if store.size(whole) is None:
+    """Write every data set; one that is not complete is written again."""
+    for each in pictures:
+        complete = f"{each.key.rpartition('/')[0]}.json"
+        if store.size(complete) is None:
             with ThreadPoolExecutor(_AT_ONCE) as pool:
-                list(pool.map(lambda file: store.put(*file), made.files()))
-            store.create(whole, b"{}")
+                list(pool.map(lambda file: store.put(*file), each.files()))
+            store.create(complete, b"{}")
 
 
 def write_file(store: ObjectStore, key: str, make: Callable[[], bytes]) -> None:
     if store.size(key) is None:
-        store.put(
-            key, make()
-        )  # the same bytes whoever writes them, and more than S3 takes as an exclusive write
+        store.put(key, make())  # too large for S3's exclusive write; every writer writes the same bytes
 
 
 def checkpoint(steps: Iterable[Pretrained]) -> bytes:
@@ -87,8 +83,7 @@ def checkpoint(steps: Iterable[Pretrained]) -> bytes:
 
 
 def _filled(step: Pretrained) -> nn.Module:
-    """The network with random weights, and in what begins as zero too: a published network gives something
-    for everything."""
+    """The network with random weights, also where fresh ones are zero: published networks have none."""
     import torch
 
     seed = int(sha256_hex(step.source.encode())[:8], 16)

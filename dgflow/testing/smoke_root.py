@@ -13,7 +13,7 @@ def is_smoke_run(store: ObjectStore) -> bool:
 
 
 def check_root(store: ObjectStore, smoke: bool) -> None:
-    """Raises ValueError where the root is of the other kind; with `smoke`, marks a new one as a smoke run's."""
+    """Raises ValueError where the root is of the other kind; with `smoke`, marks a new one."""
     recorded = store.get(MARK) if is_smoke_run(store) else None
     mark = f'{{"smoke":{VERSION}}}'.encode()
     if not smoke and recorded is not None:

@@ -1,12 +1,12 @@
-"""What `dgflow metrics SAMPLES REFERENCE` means: the `Measure` of two places, with Inception's published
-weights."""
+"""The `Measure` behind `dgflow metrics SAMPLES REFERENCE`, with Inception's published weights."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from dgflow.images.statistics import has_images, has_statistics
+from dgflow.metrics.protocols import Distances, FrontEndName
 from dgflow.steps.judging.inception_weights import inception
 from dgflow.steps.judging.measure import Measure
 from dgflow.steps.sources.image_set import ImageSet, StatisticsFile
@@ -18,17 +18,16 @@ if TYPE_CHECKING:
 def comparison(
     samples: str,
     reference: str,
-    protocol: Literal["adm", "edm", "clean"],
+    protocol: FrontEndName,
     *,
     weights: str = "inception-2015-12-05",
     metrics: Sequence[str] | None = None,
-    distances: Literal["exact", "openai-float16"] = "exact",
+    distances: Distances = "exact",
 ) -> Measure:
-    """The step that measures `samples` against `reference`, each a place of images, of statistics, or (the
+    """The step that measures `samples` against `reference`: sources of images, of statistics, or (the
     reference) of both.
 
-    Raises ValueError and FileNotFoundError where a place holds neither, or the metrics cannot be had from
-    what is there.
+    Raises ValueError and FileNotFoundError where a source holds neither, or does not suffice for the metrics.
     """
     images, statistics = _population(reference)
     own_images, own_statistics = _population(samples)
@@ -44,20 +43,17 @@ def comparison(
 
 
 def check_may_compare(target: Measure, before: MetricResult) -> None:
-    """Raises ValueError where the result of `target`, of images or files, will not be one that `difference`
-    compares with `before`.
-
-    For what is known before anything is measured: that is all but the network.
+    """Raises ValueError where `difference` will refuse to compare the result of `target`, of images or files,
+    with `before`. The network is not compared: its digest is not known before anything is measured.
     """
     from dgflow.metrics.result import MetricResult, difference
 
     images = target.compared
-    assert isinstance(images, ImageSet | None) and isinstance(target.samples, ImageSet | StatisticsFile)
-    assert isinstance(target.statistics, StatisticsFile | None)
+    assert isinstance(images, ImageSet | None) and isinstance(target.statistics, StatisticsFile | None)
     known = {
         "protocol": target.yardstick.name,
         "front_end": target.yardstick.front_end,
-        "n": target.samples.rows if isinstance(target.samples, ImageSet) else None,
+        "n": None if target.images is None else target.images.rows,
         "reference_digest": None if images is None else images.digest,
         "reference_n": None if images is None else images.rows,
         "statistics_digest": None if target.statistics is None else target.statistics.digest,
@@ -69,7 +65,7 @@ def check_may_compare(target: Measure, before: MetricResult) -> None:
 
 
 def _population(source: str) -> tuple[ImageSet | None, StatisticsFile | None]:
-    """The images at a place, and the statistics: at least one of the two."""
+    """The images and the statistics of a source: at least one of the two."""
     if not has_statistics(source):
         return ImageSet.at(source), None
     return (ImageSet.at(source) if has_images(source) else None), StatisticsFile.at(source)
