@@ -262,7 +262,9 @@ def test_edm_seeding_and_the_images_made_from_it_are_the_published_ones(case: Ca
     config, arrays, weights = load(case)
     shape, label_dim = arrays["out_latents"].shape[1:], config["net"]["label_dim"]
     latents, labels, churn_noise = edm_draws(arrays["in_seeds"].tolist(), shape, label_dim)
-    assert torch.equal(latents, arrays["out_latents"])
+    # r cos(angle) and r sin(angle) of float32 numbers, by other functions on other CPUs: an angle below 8 is
+    # rounded by 2^-22 on either, r is at most 5.8, and the functions err by some units of 2^-24 of the value.
+    torch.testing.assert_close(latents, arrays["out_latents"], rtol=2**-21, atol=5.8 * 2 * 2**-22)
     assert (labels is not None) == bool(label_dim)
     if labels is not None:
         assert torch.equal(labels, arrays["out_label_index"])
