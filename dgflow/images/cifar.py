@@ -31,14 +31,14 @@ _FORMS = (
 )
 
 
-class Batches(NamedTuple):
+class CifarBatches(NamedTuple):
     """The files of the training batches, in order."""
 
     names: tuple[str, ...]
     form: _Form
 
 
-def find_batches(names: Sequence[str], source: str) -> Batches | None:
+def find_batches(names: Sequence[str], source: str) -> CifarBatches | None:
     """The training batches among paths; None where there are none.
 
     Raises ValueError where some are missing.
@@ -56,12 +56,12 @@ def find_batches(names: Sequence[str], source: str) -> Batches | None:
                 f"expected CIFAR's {', '.join(form.batches)} in {source}, found no {missing[0]}; fetch the "
                 "archive again"
             )
-        return Batches(tuple(f"{folder}{batch}" for batch in form.batches), form)
+        return CifarBatches(tuple(f"{folder}{batch}" for batch in form.batches), form)
     return None
 
 
 def read_batches(
-    batches: Batches, read: Callable[[str], bytes], source: str
+    batches: CifarBatches, read: Callable[[str], bytes], source: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Images, uint8 [N, 32, 32, 3], and labels (CIFAR-100's fine ones), int64 [N], in the order of the
     batches; `read` gives the bytes of a file.

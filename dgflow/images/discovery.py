@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from dgflow.files import tars, zips
 from dgflow.files.locations import Location, file_size, locate
-from dgflow.images.cifar import Batches, find_batches
+from dgflow.images.cifar import CifarBatches, find_batches
 from dgflow.images.digests import pixels_sha256
 from dgflow.images.listing import Form, Listing
 from dgflow.images.mnist_5k import NAME as MNIST_5K
@@ -228,7 +228,7 @@ def _pictures(
     )
 
 
-def _list_cifar(source: str, location: Location, batches: Batches, sizes: dict[str, int]) -> Listing:
+def _list_cifar(source: str, location: Location, batches: CifarBatches, sizes: dict[str, int]) -> Listing:
     """`sizes` are of the files of the folder, or of the archive, {"": bytes}."""
     names = [""] if "" in sizes else batches.names
     return _whole("cifar", source, location, tuple((name, sizes[name]) for name in names))
