@@ -47,8 +47,7 @@ def manifold_count(reference_n: int, protocol: Protocol | None) -> list[str]:
 def class_balance(labels_N: np.ndarray | None, classes: int) -> list[str]:
     """Warns if labels in [0, classes) are far from uniform: chi-square p < 1e-6.
 
-    Unknown labels (None, any -1) and fewer than 5 per class are not judged. Raises ValueError for a label
-    outside.
+    Unknown labels (None, any -1) and fewer than 5 per class are not judged; one outside is a ValueError.
     """
     if labels_N is None or len(labels_N) == 0 or classes < 2 or (np.asarray(labels_N) == -1).any():
         return []

@@ -1,7 +1,6 @@
 """Near pairs of rows, by bounds from a fast matrix product, and their exact squared distances.
 
-The bounds hold with all rounding errors, in float32 or float64. The distances have the same bits on every
-device.
+The bounds hold with all rounding errors; the distances have the same bits on every device.
 """
 
 from __future__ import annotations
@@ -93,7 +92,7 @@ def _up(bound: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def nearest_pairs(
     a: Shifted, strip: slice, b: Shifted, reach_S: torch.Tensor, k: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(q [P], c [P]), q ascending: pairs possibly among the k + 1 nearest of a query, known within `reach_S`."""
+    """(q [P], c [P]), q ascending: pairs possibly among a query's k + 1 nearest, within `reach_S`."""
     # A reach of 0 is final: rows that are all the same need not be compared one by one.
     reach_S = torch.where(reach_S > 0, reach_S, -torch.inf)
     for dtype in _precisions(a, b):
@@ -113,7 +112,7 @@ def nearest_pairs(
 def open_pairs(
     a: Shifted, rows_S: torch.Tensor, b: Shifted, radii_C: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(inside [S], q [P], c [P]): queries surely in a ball, and pairs of others that need the exact distance."""
+    """(inside [S], q [P], c [P]): queries surely in a ball; pairs of others that need exact distances."""
     for dtype in _precisions(a, b):
         lower_SC, slack_S, slack_C = _bounds(a, rows_S, b, dtype)
         near = ~(lower_SC > _up(radii_C, dtype))

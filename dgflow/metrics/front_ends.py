@@ -1,7 +1,7 @@
 """Resizing of images to the Inception network's input, in the three ways behind published numbers.
 
-`adm` equals TensorFlow 1's resize (OpenAI's evaluator), `edm` the affine grid of NVIDIA's network file, `clean`
-clean-fid's resizer. Do not mix them: another resize moves features by a tenth of their maximum.
+`adm` equals TensorFlow 1's resize (OpenAI's evaluator), `edm` the affine grid of NVIDIA's network file,
+`clean` clean-fid's resizer. Do not mix them: another resize moves features by a tenth of their maximum.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ def prepare(
     moves them by about 0.01 grey level.
 
     Args:
-        images: uint8 [H, W, 3], or [H, W, 1], which is repeated to three channels; sizes in a list may differ.
+        images: uint8 [H, W, 3], or [H, W, 1], repeated to three channels; sizes in a list may differ.
 
     Raises:
         ValueError: there is no image, one has another dtype or shape (the first is named), or the front end

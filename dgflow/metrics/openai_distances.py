@@ -32,7 +32,7 @@ def distance_strips(
 
 
 class _Block:
-    """max(|q|^2 - 2 q.c + |c|^2, 0), with operations rounded to the rows' dtype, products summed in float32."""
+    """max(|q|^2 - 2 q.c + |c|^2, 0), operations rounded to the rows' dtype, products summed in float32."""
 
     def __init__(self, queries_QD: torch.Tensor, centres_CD: torch.Tensor):
         self._queries, self._query_norms = queries_QD, _row_sums(queries_QD.square())

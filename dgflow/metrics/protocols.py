@@ -1,8 +1,7 @@
 """The protocols that published numbers follow, as data: `adm` is that of OpenAI's evaluator (ImageNet), `edm`
 that of EDM's (CIFAR, FFHQ, CelebA), `clean` that of clean-fid.
 
-Their numbers may not be compared: another resize alone moves Inception features by about 10 % of their
-maximum.
+Do not compare their numbers: another resize alone moves Inception features by about 10 % of their maximum.
 """
 
 from collections.abc import Sequence
@@ -25,30 +24,21 @@ HEADINGS: dict[str, str] = dict(
 
 @dataclass(frozen=True)
 class Protocol:
-    """How one family of published numbers is measured.
-
-    Attributes:
-        front_end: preparation of images for the 2015-12-05 Inception network; None for another network.
-        metrics: its own, in table order.
-        samples: number of generated images, with random labels if there are classes; None for any.
-        manifold_images: number of reference images for precision and recall; None for any.
-        neighbours: k of precision and recall.
-        split_size: contiguous samples in one split of the Inception score.
-        seed_ranges: [first, stop) of each published range; the lowest FID is published, and named as such.
-        kid_seed: torch-fidelity's. clean-fid sets none, so its KID differs from call to call.
-    """
+    """The settings of one family of published numbers."""
 
     name: str
-    front_end: FrontEndName | None
-    metrics: tuple[MetricName, ...]
-    samples: int | None = 50_000
-    manifold_images: int | None = None
-    neighbours: int = 3
-    split_size: int = 5000
-    seed_ranges: tuple[tuple[int, int], ...] = ()
+    front_end: FrontEndName | None  # of the 2015-12-05 Inception network; None: another network
+    metrics: tuple[MetricName, ...]  # its own, in table order
+    samples: int | None = (
+        50_000  # generated images, with random labels if there are classes; None: any number
+    )
+    manifold_images: int | None = None  # reference images for precision and recall; None: any number
+    neighbours: int = 3  # k of precision and recall
+    split_size: int = 5000  # contiguous samples in one split of the Inception score
+    seed_ranges: tuple[tuple[int, int], ...] = ()  # [first, stop) of each; the lowest FID is published
     kid_subsets: int = 100
     kid_subset_size: int = 1000
-    kid_seed: int = 2020
+    kid_seed: int = 2020  # torch-fidelity's; clean-fid sets none, so its KID differs from call to call
 
 
 _ADM = Protocol("adm", "adm", ("fid", "sfid", "is", "precision", "recall", "f1"), manifold_images=10_000)

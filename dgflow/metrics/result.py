@@ -33,38 +33,23 @@ class Provenance(_Frozen):
     """Everything that the numbers depend on.
 
     The reference is images, published statistics, or both: then the statistics are for FID and sFID.
-
-    Attributes:
-        protocol: its name, `CUSTOM`'s included.
-        front_end: None for features of another network than Inception.
-        n: number of samples; None if only their statistics were given.
-        seed: of the run that generated the samples; None if unknown.
-        seeding: how a seed and an index give a sample; None if unknown.
-        start, stop: the samples' indices [start, stop) under that seed, or the numbers in their names; None
-            if unknown.
-        samples_digest: of the images, or of their statistics.
-        reference_digest, reference_n: of the reference images, and their number; None for statistics alone.
-        statistics_digest: of mu, sigma, ... as published; None if computed from the images.
-        network_digest: of the weights that give the features; None (unknown) for statistics on both sides.
-        k, distances: of precision and recall.
-        split_size: samples in one split of the Inception score.
     """
 
-    protocol: str
-    front_end: FrontEndName | None
-    n: Annotated[int, Field(ge=1)] | None
-    seed: int | None
-    seeding: Literal["counter", "edm"] | None = None
-    start: int | None
+    protocol: str  # its name, `CUSTOM`'s included
+    front_end: FrontEndName | None  # None: features of another network than Inception
+    n: Annotated[int, Field(ge=1)] | None  # samples; None: only their statistics were given
+    seed: int | None  # of the run that generated them; None: unknown
+    seeding: Literal["counter", "edm"] | None = None  # how a seed and an index give a sample; None: unknown
+    start: int | None  # [start, stop): indices under that seed, or numbers in names; None: unknown
     stop: int | None
-    samples_digest: Sha256
-    reference_digest: Sha256 | None
-    reference_n: int | None
-    statistics_digest: Sha256 | None
-    network_digest: Sha256 | None
-    k: int
-    distances: Distances
-    split_size: int
+    samples_digest: Sha256  # of the images, or of their statistics
+    reference_digest: Sha256 | None  # of the reference images; None: statistics alone
+    reference_n: int | None  # reference images; None: statistics alone
+    statistics_digest: Sha256 | None  # of mu, sigma, ... as published; None: computed from the images
+    network_digest: Sha256 | None  # of the weights that give the features; None: statistics on both sides
+    k: int  # neighbours of precision and recall
+    distances: Distances  # of precision and recall
+    split_size: int  # samples in one split of the Inception score
     kid_subsets: int
     kid_subset_size: int
     kid_seed: int
@@ -113,8 +98,6 @@ class MetricResult(_Frozen):
             `subset_error`.
         spreads: population standard deviations that the standard evaluators print: `is` over splits, `kid`
             over subsets.
-        warnings: reasons to doubt the numbers.
-        notes: what else a reader must know, such as metrics that are not part of the protocol.
     """
 
     format: Literal[1] = FORMAT
@@ -122,8 +105,8 @@ class MetricResult(_Frozen):
     errors: dict[str, Error | None] = {}
     spreads: dict[str, Error] = {}
     provenance: Provenance
-    warnings: list[str] = []
-    notes: list[str] = []
+    warnings: list[str] = []  # reasons to doubt the numbers
+    notes: list[str] = []  # other facts for a reader, such as metrics that are not part of the protocol
 
     @model_validator(mode="after")
     def _named(self) -> Self:
@@ -226,7 +209,7 @@ def difference(result: MetricResult, against: MetricResult) -> dict[str, Change]
 
 
 class LowestOfSeedRanges(_Frozen):
-    """The lowest FID over the published seed ranges, as in papers: below the mean, so never without `label`."""
+    """The lowest FID over the published seed ranges, as in papers. It is below the mean: show it with `label`."""
 
     label: str
     fid: float

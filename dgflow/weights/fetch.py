@@ -1,7 +1,6 @@
 """Weight files in the root, checked at every use against the sha256 that was locked at the first.
 
-`ObjectStore` reads and writes objects whole, so a file is held in memory once on its way into or out of the
-root.
+A file is held in memory once on its way into or out of the root, since stores read and write objects whole.
 """
 
 from __future__ import annotations
@@ -25,8 +24,7 @@ from dgflow.weights.sources import Source, obtain, parse_source
 
 @dataclass(frozen=True)
 class LocalFile:
-    """A file on this host whose content is known. It belongs to the root or the scratch folder: do not change
-    it.
+    """A file on this host whose content is known, in the root or the scratch folder: do not change it.
 
     Attributes:
         size: bytes.

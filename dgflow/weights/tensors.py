@@ -1,5 +1,4 @@
-"""Weights as safetensors bytes, equal for equal tensors, and loading them into a network that they fit
-exactly.
+"""Weights as safetensors bytes, and loading them into a network that they fit exactly.
 
 Nothing in a file is ever executed: a pickle is refused.
 """
@@ -54,8 +53,7 @@ def load_into(network: nn.Module, state_dict: Mapping[str, Tensor], *, source: s
 def check_fits(network: nn.Module, state_dict: Mapping[str, Tensor], *, source: str) -> None:
     """Compares names, shapes and kinds of numbers with those of `network`, which may be on the meta device.
 
-    Floating-point weights may have any format of 16 bits or more; other numbers must be of the network's
-    kind.
+    Floating-point weights may have any format of 16 bits or more; other numbers must have the same kind.
 
     Args:
         source: where the weights come from, for the error.

@@ -1,5 +1,4 @@
-"""The content of a weight file, and what the readers share: state dicts, plain settings, naming a file in
-errors.
+"""The content of a weight file, and what its readers share: state dicts, plain settings, names in errors.
 
 A file may be made to do harm: nothing here grows beyond it, and no object is asked what its own attributes
 could answer.
