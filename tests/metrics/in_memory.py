@@ -34,7 +34,7 @@ def inception_score(logits_NK: np.ndarray, split_size: int = SPLIT_SIZE) -> Ince
 
 
 class KernelDistance(NamedTuple):
-    """Mean and population standard deviation of the subsets' distances, and these in the order of the draws."""
+    """Mean and population standard deviation of the subsets' distances, and these in drawing order."""
 
     mean: float
     std: float

@@ -21,20 +21,27 @@ from dgflow.networks.edm.file_writer import SOURCE, Persistent
 
 # Block by block: the scope in TensorFlow's graph, the module in PyTorch's ports, height and width of the
 # kernel.
-_A = "conv branch1x1 1 1, tower/conv branch5x5_1 1 1, tower/conv_1 branch5x5_2 5 5, tower_1/conv branch3x3dbl_1 1 1, "
+_A = "conv branch1x1 1 1, tower/conv branch5x5_1 1 1, tower/conv_1 branch5x5_2 5 5, "
+_A += "tower_1/conv branch3x3dbl_1 1 1, "
 _A += "tower_1/conv_1 branch3x3dbl_2 3 3, tower_1/conv_2 branch3x3dbl_3 3 3, tower_2/conv branch_pool 1 1"
-_B = "conv branch3x3 3 3, tower/conv branch3x3dbl_1 1 1, tower/conv_1 branch3x3dbl_2 3 3, tower/conv_2 branch3x3dbl_3 3 3"
-_C = "conv branch1x1 1 1, tower/conv branch7x7_1 1 1, tower/conv_1 branch7x7_2 1 7, tower/conv_2 branch7x7_3 7 1, "
+_B = "conv branch3x3 3 3, tower/conv branch3x3dbl_1 1 1, tower/conv_1 branch3x3dbl_2 3 3, "
+_B += "tower/conv_2 branch3x3dbl_3 3 3"
+_C = "conv branch1x1 1 1, tower/conv branch7x7_1 1 1, tower/conv_1 branch7x7_2 1 7, "
+_C += "tower/conv_2 branch7x7_3 7 1, "
 _C += (
     "tower_1/conv branch7x7dbl_1 1 1, tower_1/conv_1 branch7x7dbl_2 7 1, tower_1/conv_2 branch7x7dbl_3 1 7, "
 )
 _C += "tower_1/conv_3 branch7x7dbl_4 7 1, tower_1/conv_4 branch7x7dbl_5 1 7, tower_2/conv branch_pool 1 1"
-_D = "tower/conv branch3x3_1 1 1, tower/conv_1 branch3x3_2 3 3, tower_1/conv branch7x7x3_1 1 1, tower_1/conv_1 branch7x7x3_2 1 7, "
+_D = "tower/conv branch3x3_1 1 1, tower/conv_1 branch3x3_2 3 3, "
+_D += "tower_1/conv branch7x7x3_1 1 1, tower_1/conv_1 branch7x7x3_2 1 7, "
 _D += "tower_1/conv_2 branch7x7x3_3 7 1, tower_1/conv_3 branch7x7x3_4 3 3"
-_E = "conv branch1x1 1 1, tower/conv branch3x3_1 1 1, tower/mixed/conv branch3x3_2a 1 3, tower/mixed/conv_1 branch3x3_2b 3 1, "
-_E += "tower_1/conv branch3x3dbl_1 1 1, tower_1/conv_1 branch3x3dbl_2 3 3, tower_1/mixed/conv branch3x3dbl_3a 1 3, "
+_E = "conv branch1x1 1 1, tower/conv branch3x3_1 1 1, tower/mixed/conv branch3x3_2a 1 3, "
+_E += "tower/mixed/conv_1 branch3x3_2b 3 1, "
+_E += "tower_1/conv branch3x3dbl_1 1 1, tower_1/conv_1 branch3x3dbl_2 3 3, "
+_E += "tower_1/mixed/conv branch3x3dbl_3a 1 3, "
 _E += "tower_1/mixed/conv_1 branch3x3dbl_3b 3 1, tower_2/conv branch_pool 1 1"
-_STEM = "conv Conv2d_1a_3x3 3 3, conv_1 Conv2d_2a_3x3 3 3, conv_2 Conv2d_2b_3x3 3 3, conv_3 Conv2d_3b_1x1 1 1, conv_4 Conv2d_4a_3x3 3 3"
+_STEM = "conv Conv2d_1a_3x3 3 3, conv_1 Conv2d_2a_3x3 3 3, conv_2 Conv2d_2b_3x3 3 3, "
+_STEM += "conv_3 Conv2d_3b_1x1 1 1, conv_4 Conv2d_4a_3x3 3 3"
 _BLOCKS = {
     "mixed": ("Mixed_5b", _A),
     "mixed_1": ("Mixed_5c", _A),
