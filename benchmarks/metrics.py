@@ -68,7 +68,8 @@ def random_images(count: int, side: int) -> np.ndarray:
 
 
 class Published(nn.Module):
-    """What clean-fid's wrapper asks of NVIDIA's file: `layers`, and the whole network on uint8-range images."""
+    """What clean-fid's wrapper asks of NVIDIA's file: `layers`, and the whole network on uint8-range
+    images."""
 
     def __init__(self, layers: nn.Module) -> None:
         super().__init__()

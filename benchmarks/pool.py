@@ -98,7 +98,8 @@ def empty(options: argparse.Namespace, folder: str) -> str:
             seconds_through(pool, lambda: lambda item: 0.0, 1000, options.workers)
             for _ in range(options.rounds)
         ]
-    return f"empty: {statistics.median(seconds):.2f} ms an item over 1000 items, {options.workers} worker(s) (median of {options.rounds})"
+    median = statistics.median(seconds)
+    return f"empty: {median:.2f} ms an item over 1000 items, {options.workers} worker(s) (median of {options.rounds})"
 
 
 def scaling(options: argparse.Namespace, folder: str) -> str:
@@ -115,7 +116,8 @@ def scaling(options: argparse.Namespace, folder: str) -> str:
         rates[workers] = 20 / min(
             times
         )  # of the quietest round: other work on the machine disturbs two more than one
-    return f"scaling: 1 worker {rates[1]:.2f} items/s, 2 workers {rates[2]:.2f} items/s, {rates[2] / rates[1]:.2f} times as many"
+    ratio = rates[2] / rates[1]
+    return f"scaling: 1 worker {rates[1]:.2f} items/s, 2 workers {rates[2]:.2f} items/s, {ratio:.2f} times as many"
 
 
 def killed(options: argparse.Namespace, folder: str) -> str:

@@ -334,7 +334,8 @@ def main() -> None:
         f"{machine}, torch {torch.__version__}; "
         f"{'; '.join(f'{name}: {TITLES[name]}' for name in options.system)}\n"
     )
-    columns = "system | batch | variant | score s | guidance s | images/s unguided | guided | gain unguided | guided | peak MiB"
+    times, rates = "score s | guidance s", "images/s unguided | guided | gain unguided | guided"
+    columns = f"system | batch | variant | {times} | {rates} | peak MiB"
     print(f"| {columns} | denoised differs | gradient differs |\n|{'---|' * 12}", flush=True)
     rows = []
     for system in options.system:

@@ -48,7 +48,8 @@ def seaweed(
 
 
 class Server:
-    """One server on a data folder of its own, which can be killed and started again on what it has written."""
+    """One server on a data folder of its own, which can be killed and started again on what it has
+    written."""
 
     def __init__(
         self,
@@ -59,7 +60,8 @@ class Server:
         options: Sequence[str] = (),
         scheme: str = "http",
     ) -> None:
-        """As `seaweed`; `options` are further ones of the server's command, `scheme` what they make it speak."""
+        """As `seaweed`; `options` are further ones of the server's command, `scheme` what they make it
+        speak."""
         ports = dict(zip(_PORTS, _free_ports(len(_PORTS)), strict=True))
         self.folder = tmp_path / f"seaweed-{uuid.uuid4().hex[:8]}"
         self.folder.mkdir(parents=True)

@@ -107,7 +107,10 @@ def statistics(tmp_path):
 
 
 def test_statistics_against_statistics_give_the_closed_form_without_starting_ray(statistics, tmp_path):
-    program = "import sys; from dgflow.cli.tool import main\ntry: main()\nfinally: print('ray loaded:', 'ray' in sys.modules, file=sys.stderr)"
+    program = (
+        "import sys; from dgflow.cli.tool import main\ntry: main()\n"
+        "finally: print('ray loaded:', 'ray' in sys.modules, file=sys.stderr)"
+    )
     x, y, _ = statistics
     found = subprocess.run(
         [sys.executable, "-c", program, "metrics", x, y, *ADM, "--json"],

@@ -96,7 +96,8 @@ def drive(
     workers: int | None = None,
     env: dict[str, str] | None = None,
 ) -> Process:
-    """Start a driver on a host: on the cluster that `env` names with RAY_ADDRESS, else with Ray of its own."""
+    """Start a driver on a host: on the cluster that `env` names with RAY_ADDRESS, else with Ray of its
+    own."""
     return host.run(
         [
             sys.executable,

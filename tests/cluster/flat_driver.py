@@ -67,7 +67,8 @@ class Watch(Progress):
 
 
 def own_memory(pid: int) -> int:
-    """Bytes that are resident and no file's or another process's: `RssAnon`; 0 of a process that has ended."""
+    """Bytes that are resident and no file's or another process's: `RssAnon`; 0 of a process that has
+    ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:

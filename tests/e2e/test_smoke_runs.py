@@ -1,5 +1,8 @@
-"""Shipped systems from the command line at toy size: `python workflows/X.py run --smoke`, with Ray, to a table
-of finite numbers; `make test-slow` runs those that `make test` runs without Ray."""
+"""Shipped systems from the command line at toy size: `python workflows/X.py run --smoke`, with Ray, to a
+table of finite numbers.
+
+`make test-slow` runs those that `make test` runs without Ray.
+"""
 
 import os
 import shutil

@@ -39,7 +39,8 @@ EXPECTED = json.loads((HERE / "fingerprints.json").read_text())
 
 
 def cpu() -> str:
-    """What decides how numbers round: the CPU's kind, and the instructions that torch and oneDNN use of it."""
+    """What decides how numbers round: the CPU's kind, and the instructions that torch and oneDNN use of
+    it."""
     information = Path("/proc/cpuinfo")
     lines = information.read_text().splitlines() if information.exists() else []
     told = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
@@ -151,7 +152,8 @@ def one_thread() -> Iterator[None]:
 
 @pytest.mark.usefixtures("one_thread")
 def test_deleted_shards_are_rebuilt_to_the_same_rows(root: Path, target: Evaluate) -> None:
-    """Imported images exactly; samples exactly on the kind of CPU that made the root, and nearly on others."""
+    """Imported images exactly; samples exactly on the kind of CPU that made the root, and nearly on
+    others."""
     store, exact = open_store(str(root)), cpu() == MADE_ON
     view, known = Root(store), {}
     for state in [look(view, node, known) for node in graph(target)]:

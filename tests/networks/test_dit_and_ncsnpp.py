@@ -34,7 +34,8 @@ Network = TypeVar("Network", bound=torch.nn.Module)
 
 
 def randomised(network: Network) -> Network:
-    """Every trainable parameter random, since freshly built networks end their branches at or close to zero."""
+    """Every trainable parameter random, since freshly built networks end their branches at or close to
+    zero."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in network.parameters():

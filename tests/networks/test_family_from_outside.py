@@ -1,4 +1,5 @@
-"""A backbone that dgflow does not know takes part in everything: weights, plans, costs, smoke runs, guidance."""
+"""A backbone that dgflow does not know takes part in everything: weights, plans, costs, smoke runs,
+guidance."""
 
 import subprocess
 import sys

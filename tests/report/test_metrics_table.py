@@ -42,7 +42,7 @@ recall: 3 nearest neighbours, exact distances
 change: this result minus the row below it; more than noise: more than 2 times the change's standard error; unknown where no error is known
   (recall)
 warning: one thing
-warning: of the row 'against': another"""
+warning: of the row 'against': another"""  # noqa: E501
 
 
 def test_one_result_is_a_row_with_everything_that_it_depends_on():

@@ -1,4 +1,5 @@
-"""The table and its JSON: the committed numbers, their spread over seeds, and the names of what is missing."""
+"""The table and its JSON: the committed numbers, their spread over seeds, and the names of what is
+missing."""
 
 import json
 import re

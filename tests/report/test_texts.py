@@ -72,7 +72,8 @@ def test_an_estimate_reads_a_sample_of_the_receipts(source):
 
 
 def test_planning_loads_neither_torch_nor_ray_nor_matplotlib(tmp_path):
-    modules = "dgflow, dgflow.report.plan_text, dgflow.report.status_text, dgflow.report.summary, dgflow.report.page, dgflow.engine.plan"
+    reports = ("plan_text", "status_text", "summary", "page")
+    modules = ", ".join(["dgflow", "dgflow.engine.plan", *(f"dgflow.report.{name}" for name in reports)])
     code = (
         f"import sys, {modules}; print(sorted({{'torch', 'ray', 'matplotlib', 'jinja2'}} & set(sys.modules)))"
     )

@@ -18,7 +18,8 @@ def sealed(
     stop: int | None = None,
     name: str = "0",
 ) -> BoundRows:
-    """The rows [start, stop) of these columns, in shards; `name` is one hex digit, for several in one store."""
+    """The rows [start, stop) of these columns, in shards; `name` is one hex digit, for several in one
+    store."""
     steps, rows = StepStore(store, "import-images", name * 64), len(columns["label"])
     stop = rows if stop is None else stop
     keys = []

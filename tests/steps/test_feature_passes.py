@@ -178,8 +178,9 @@ def stored(store, name, rows):
     steps, facts = StepStore(store, "features", name * 64), dict(seconds=0, device="cpu", versions={{}})
     for number, start in enumerate(range(0, rows, 500)):
         random = np.random.default_rng([ord(name), number])
-        columns = dict(index=np.arange(start, start + 500), label=np.zeros(500, int), constant=np.zeros(500, bool))
-        columns |= dict(pixels=np.arange(start, start + 500), features=random.gamma(0.5, 0.8, (500, 256)).astype(np.float32))
+        index = np.arange(start, start + 500)
+        columns = dict(index=index, pixels=index, label=np.zeros(500, int), constant=np.zeros(500, bool))
+        columns["features"] = random.gamma(0.5, 0.8, (500, 256)).astype(np.float32)
         steps.write_shard(number, columns, start=start, stop=start + 500, inputs={{}}, **facts)
     done = steps.done("shards", {{}})
     return BoundRows(steps, steps.seal(0, rows, {{}}, [done[number] for number in sorted(done)]), 0, rows)

@@ -300,7 +300,10 @@ def test_what_changed_after_the_recipe_was_built_is_refused_where_it_is_opened_a
 ):
     path = write(tmp_path / "set.npz")
     made = look(str(path))
-    program = f"import sys\nfrom dgflow.steps.sources.image_set import *\nmade = {type(made).__name__}.model_validate_json(sys.argv[1])\nmade.{read}"
+    program = (
+        "import sys\nfrom dgflow.steps.sources.image_set import *\n"
+        f"{type(made).__name__}.model_validate_json(sys.argv[1]).{read}"
+    )
 
     def opened_anew() -> subprocess.CompletedProcess[str]:
         return subprocess.run(

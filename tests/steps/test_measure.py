@@ -54,7 +54,8 @@ def small_protocols(monkeypatch):
 
 
 def statistics_file(path, *, seed=5, width=6, spatial=3, known=True):
-    """A file of statistics; `known` as `StatisticsFile.at` makes it, else one at whose widths nobody looked."""
+    """A file of statistics; `known` as `StatisticsFile.at` makes it, else one at whose widths nobody
+    looked."""
     arrays = {}
     for place, (mean, covariance, size) in enumerate((("mu", "sigma", width), ("mu_s", "sigma_s", spatial))):
         if size:

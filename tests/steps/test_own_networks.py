@@ -43,7 +43,8 @@ class Corners(nn.Module):
         self.form, self.head = form, nn.Linear(4, num_classes)
     def forward(self, images):
         features = images[:, :2, :2, 0].flatten(1)
-        return {"features": features, "both": (features, self.head(features)), "image": images, "number": 3.0}[self.form]
+        both = (features, self.head(features))
+        return {"features": features, "both": both, "image": images, "number": 3.0}[self.form]
 
 class Half(Gaussian):
     def forward(self, x, sigma, class_labels):

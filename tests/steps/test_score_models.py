@@ -54,7 +54,8 @@ def test_every_score_network_runs_under_every_sampler(folder, tmp_path, score, s
 
 @pytest.fixture(scope="module")
 def guides(folder):
-    """A classifier and a discriminator on its features, for images of three and for latents of four channels."""
+    """A classifier and a discriminator on its features, for images of three and for latents of four
+    channels."""
 
     def pair(channels: int) -> tuple[dg.Pretrained, dg.Pretrained]:
         told = HEAD.model_copy(update={"time": "ddpm-linear"})

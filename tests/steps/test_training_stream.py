@@ -197,7 +197,8 @@ def test_fewer_fakes_than_reals_come_round_more_often_and_halves_stay_balanced(s
 
 
 def encoded(rows: int) -> dict[str, np.ndarray]:
-    """As `Encode` makes them: mean 10 and spread 1 of the image, mean -10 and spread 2 of its mirror image."""
+    """As `Encode` makes them: mean 10 and spread 1 of the image, mean -10 and spread 2 of its mirror
+    image."""
     constant = {"mean": 10, "std": 1, "mean_flipped": -10, "std_flipped": 2}
     values = {name: np.full((rows, 4, 3, 3), value, dtype=np.float16) for name, value in constant.items()}
     return {"label": np.zeros(rows, dtype=np.int64), **values}

@@ -1,4 +1,5 @@
-"""What every backend has to do: subclassed by a test module for each, with a fixture `store` that is empty."""
+"""What every backend has to do: subclassed by a test module for each, with a fixture `store` that is
+empty."""
 
 import multiprocessing
 import pickle

@@ -63,7 +63,8 @@ def test_work_that_failed_at_any_operation_is_completed_by_a_repetition(
 def test_a_repetition_that_fails_in_turn_is_completed_by_the_next(
     when: When, error: type[BaseException]
 ) -> None:
-    """The first writer failed anywhere; the second finds that, and fails anywhere in what it has left to do."""
+    """The first writer failed anywhere; the second finds that, and fails anywhere in what it has left to
+    do."""
     store = open_store(f"memory://{uuid.uuid4().hex}")
     for first in range(11):
         for second in range(11):

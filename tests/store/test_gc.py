@@ -279,7 +279,8 @@ def test_what_stops_gc_between_a_delete_and_the_look_after_it_puts_everything_ba
 def test_no_order_of_the_operations_of_a_commit_and_a_gc_loses_what_is_committed(
     turns: list[bool], dies_at: int | None, same: bool
 ) -> None:
-    """The writer makes the bytes of an old orphan, or others; the first attempt may have died at once before."""
+    """The writer makes the bytes of an old orphan, or others; the first attempt may have died at once
+    before."""
     store = fresh()
     orphan(store)
     if not same:

@@ -297,7 +297,8 @@ def test_a_slice_with_missing_or_short_data_cannot_be_sealed(
         steps.store.delete(receipt.key)
     else:
         steps.store.put(receipt.key, steps.store.get(receipt.key)[:-1])
-    message = rf"{steps.name} shards/00000: expected {receipt.bytes} bytes at {receipt.key} in .*, found {found}; run `verify --repair`"
+    expected = rf"expected {receipt.bytes} bytes at {receipt.key} in .*, found {found}"
+    message = rf"{steps.name} shards/00000: {expected}; run `verify --repair`"
     with pytest.raises(CorruptObject, match=message):
         steps.seal(0, 4, INPUTS, list(steps.done("shards", INPUTS).values()))
 
@@ -317,7 +318,10 @@ def test_corruption_is_found_and_named_and_mended_by_the_same_work(steps: StepSt
         "truncate": f"{len(data) // 2} bytes with sha256 ",
         "delete": "nothing",
     }[damage]
-    message = f"{steps.name} shards/00001: expected {len(data)} bytes with sha256 {entry.sha256} at {entry.key} in {steps.store.url}, found"
+    expected = (
+        f"expected {len(data)} bytes with sha256 {entry.sha256} at {entry.key} in {steps.store.url}, found"
+    )
+    message = f"{steps.name} shards/00001: {expected}"
     with pytest.raises(CorruptObject, match=re.escape(f"{message} {found}")):
         list(read_rows(steps, manifest, 0, 12))
     write(steps, 1)

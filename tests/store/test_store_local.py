@@ -193,7 +193,8 @@ def test_a_file_as_the_root_is_refused_when_it_is_opened(tmp_path: Path) -> None
 def test_a_root_that_became_a_file_is_named_by_every_operation(store: LocalStore) -> None:
     store.root.write_text("not a folder")
     for attempted, attempt in attempts(store).items():
-        message = rf"could not {attempted} in file://.*: the root, or a part of its path, is a file and not a folder; use a folder"
+        reason = "the root, or a part of its path, is a file and not a folder; use a folder"
+        message = rf"could not {attempted} in file://.*: {reason}"
         with pytest.raises(StoreError, match=message):
             attempt()
 

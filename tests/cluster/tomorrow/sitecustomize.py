@@ -18,7 +18,8 @@ class _Kind(type(_datetime)):
 
 
 class _Tomorrow(_datetime, metaclass=_Kind):
-    """Makes plain datetimes, so that they can be compared with and sent to those who know of no other kind."""
+    """Makes plain datetimes, so that they can be compared with and sent to those who know of no other
+    kind."""
 
     def __new__(cls, *arguments: object, **named: object) -> _datetime:  # type: ignore[misc]
         return _datetime(*arguments, **named)  # type: ignore[arg-type]
