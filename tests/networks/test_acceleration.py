@@ -125,6 +125,7 @@ def test_an_unknown_precision_is_refused() -> None:
         prepared(nn.Linear(1, 1), precision="float16")  # type: ignore[arg-type]
 
 
+@pytest.mark.slow  # half a minute of C++ compiler, where nothing is kept from an earlier time
 def test_a_compiled_network_gives_the_same_numbers_and_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     # Kept code is for the instructions that torch used when it was made.
     kind = f"{os.getuid()}-{torch.backends.cpu.get_cpu_capability()}"

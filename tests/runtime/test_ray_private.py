@@ -23,13 +23,6 @@ INTERNAL = ("ray.experimental", "ray.autoscaler.v2")
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
-@pytest.fixture(scope="module")
-def local_ray():
-    ray_private.start_on_loopback()
-    yield
-    ray.shutdown()
-
-
 def in_a_worker(function):
     return ray.get(ray.remote(num_cpus=0)(function).remote())
 
@@ -82,15 +75,17 @@ def test_a_ray_without_autoscaler_reports_no_maximum(local_ray):
 def test_a_maximum_that_an_autoscaler_reported_is_found(local_ray):
     from ray import _raylet
     from ray.core.generated.autoscaler_pb2 import ClusterConfig, NodeGroupConfig  # pyright: ignore
-    from ray.experimental.internal_kv import _internal_kv_put
+    from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
 
     group = NodeGroupConfig(resources={"CPU": 4, "GPU": 1}, max_count=3)
-    _internal_kv_put(
-        _raylet.GCS_AUTOSCALER_CLUSTER_CONFIG_KEY,  # pyright: ignore
-        ClusterConfig(node_group_configs=[group]).SerializeToString(),
-        namespace=_raylet.GCS_AUTOSCALER_STATE_NAMESPACE,  # pyright: ignore
-    )
-    assert ray_private.reported_maximum() == {"CPU": 12, "GPU": 3}
+    key = _raylet.GCS_AUTOSCALER_CLUSTER_CONFIG_KEY  # pyright: ignore
+    namespace = _raylet.GCS_AUTOSCALER_STATE_NAMESPACE  # pyright: ignore
+    configuration = ClusterConfig(node_group_configs=[group]).SerializeToString()
+    _internal_kv_put(key, configuration, namespace=namespace)
+    try:
+        assert ray_private.reported_maximum() == {"CPU": 12, "GPU": 3}
+    finally:
+        _internal_kv_del(key, namespace=namespace)
 
 
 def test_a_ray_without_autoscaler_is_known_to_have_none(local_ray):
