@@ -17,7 +17,7 @@ import dgflow as dg
 from dgflow.diffusion import noise
 from dgflow.engine.root import Root
 from dgflow.networks.roles import AutoencoderSpec
-from dgflow.networks.stable_diffusion.module import OLD_ATTENTION_NAMES
+from dgflow.networks.stable_diffusion.file import OLD_ATTENTION_NAMES
 from dgflow.specs.bound import Bound
 from dgflow.specs.network import DataShape
 from dgflow.steps.decode import Decode
