@@ -275,7 +275,7 @@ def _write_sources(folder: Path) -> None:
         ("damaged.npz", "images.npz", [], ["damaged.npz", "cut short"]),
         ("other.npz", "images.npz", [], ["arr_0, samples", "['weights']"]),
         ("words.txt", "images.npz", [], ["words.txt", "another kind"]),
-        ("folder", "images.npz", [], ["images or .parquet files in folder"]),
+        ("folder", "images.npz", [], ["images, .parquet files or tars in folder"]),
         ("half.npz", "four.npz", [], ["mu and sigma together in half.npz"]),
         ("five.npz", "four.npz", [], ["four.npz", "5 features", "found 4"]),
         ("images.npz", "four.npz", [], ["four.npz", "2,048", "found 4"]),

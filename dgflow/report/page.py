@@ -12,7 +12,9 @@ import math
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from markupsafe import Markup
 
 from dgflow.engine.plan import StepPlan
 from dgflow.engine.root import Root
@@ -37,9 +39,6 @@ from dgflow.steps.judging.evaluate import Evaluate
 from dgflow.store.objects import ObjectStore
 from dgflow.store.receipts import Receipt
 from dgflow.testing.smoke_root import is_smoke_run
-
-if TYPE_CHECKING:
-    from markupsafe import Markup
 
 CALIBRATION = {"loss": "held-out loss", "accuracy": "accuracy", "calibration_error": "calibration error"}
 LOG_2 = math.log(2)
@@ -166,8 +165,6 @@ def _training(step_plan: StepPlan, summary: Summary) -> dict[str, Any]:
 
 
 def _chart(*arguments: Any, **options: Any) -> Markup:
-    from markupsafe import Markup
-
     return Markup(line_chart(*arguments, **options))  # charts.py escapes its texts
 
 

@@ -9,17 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dgflow.engine.plan import StepPlan
 from dgflow.engine.root import Root
+from dgflow.estimate.estimates import Costs, Estimate
 from dgflow.report.layout import aligned, duration, evenly, row_labels, size, with_details, wrapped
 from dgflow.report.summary import worker_seconds
 from dgflow.specs.step import SampleStep, Step
 from dgflow.store.objects import ObjectStore
-
-if TYPE_CHECKING:
-    from dgflow.estimate.estimates import Costs, Estimate
 
 ESTIMATE_SAMPLE = 16  # receipts per step that an estimate reads, of 10,000 shards too
 HINT = (

@@ -11,7 +11,8 @@ from pydantic import model_validator
 
 from dgflow.metrics.protocols import PROTOCOLS
 from dgflow.specs.step import Result, Slice, Spread, Step, Weights
-from dgflow.steps.judging.measure import Comparison, Measure
+from dgflow.steps.judging.measure import Measure
+from dgflow.steps.judging.measure_fields import Comparison
 from dgflow.steps.judging.published_reference import PublishedReference
 from dgflow.steps.sources.image_set import ImageSet
 from dgflow.store.identity import canonical_json

@@ -2,57 +2,17 @@
 
 from __future__ import annotations
 
-from abc import ABC
 from typing import TYPE_CHECKING
 
-from pydantic import Field, model_validator
-
-from dgflow.metrics.checks import check_apart
-from dgflow.metrics.protocols import (
-    CUSTOM,
-    HEADINGS,
-    OF_NEIGHBOURS,
-    PROTOCOLS,
-    Distances,
-    FrontEndName,
-    MetricName,
-    Protocol,
-    chosen,
-)
-from dgflow.networks.inception.spec import WIDTHS
-from dgflow.networks.roles import FeatureNetworkSpec
-from dgflow.specs.step import Result, ResultStep, Slice, Spread, Weights
-from dgflow.steps.judging.features import Features
-from dgflow.steps.judging.published_reference import PublishedStatistics
-from dgflow.steps.judging.statistics import Statistics
-from dgflow.steps.sources.image_set import ImageSet, StatisticsFile
+from dgflow.specs.step import Spread
+from dgflow.steps.judging.measure_fields import MeasureFields
 
 if TYPE_CHECKING:
     from dgflow.specs.bound import Bound
     from dgflow.store.objects import ObjectStore
 
-FRECHET = {"fid": "features", "sfid": "spatial"}
-"""Metric to the column of `Features` whose Fréchet distance it is."""
-NEED_IMAGES = (*OF_NEIGHBOURS, "kid")
-"""Metrics for which statistics of the reference are not enough."""
 
-
-class Comparison(ResultStep, ABC):
-    """The fields that say against what samples are measured, and how; `features` is each kind's own."""
-
-    reference: Slice | ImageSet | None = None
-    protocol: FrontEndName | None = None
-    statistics: StatisticsFile | Result | None = None
-    metrics: tuple[MetricName, ...] | None = None
-    neighbours: int = Field(default=3, gt=0)
-    distances: Distances = "exact"
-
-    @property
-    def file_bytes(self) -> int:
-        return 20_000
-
-
-class Measure(Comparison):
+class Measure(MeasureFields):
     """`samples` against `reference`, in the features of `features`, by a `protocol`; without one, by a
     classifier that was trained here.
 
@@ -67,164 +27,6 @@ class Measure(Comparison):
         neighbours: k of precision and recall.
         distances: of precision and recall; "openai-float16" rounds as OpenAI's evaluator does.
     """
-
-    samples: Slice | ImageSet | StatisticsFile
-    features: Weights | None = None
-
-    @property
-    def title(self) -> str:
-        return f"metrics of {self.samples.title}"
-
-    @model_validator(mode="after")
-    def _can_be(self) -> Measure:
-        if self.reference is None and self.statistics is None:
-            raise ValueError(
-                "expected a reference: images, statistics (mu and sigma), or both; found neither"
-            )
-        if isinstance(self.statistics, Result) and self.published is None:
-            kind = self.statistics.step.kind
-            raise ValueError(
-                "expected as statistics a StatisticsFile or the result of a PublishedStatistics, found "
-                f"that of {kind}"
-            )
-        self._check_sides()
-        lacking = {name: why for name in self.wanted if (why := self.lacking(name))} if self.metrics else {}
-        if lacking:
-            raise ValueError("; ".join(f"{name} cannot be measured: {why}" for name, why in lacking.items()))
-        if not self.wanted:
-            raise ValueError(
-                f"nothing of the protocol {self.yardstick.name!r} can be measured from what is given"
-            )
-        self._check_widths()
-        if self.features is not None:
-            self._features(ImageSet(source="", digest="", rows=1))  # checks network and protocol,
-            self.inputs()  # and the shape of its images
-        elif self.compared is not None or self.images is not None:
-            raise ValueError(
-                "expected the weights of the feature network, found none: images are measured in its features"
-            )
-        return self
-
-    def _check_sides(self) -> None:
-        """Checks that the slices are images, of one size, with no image in common."""
-        slices = {
-            name: part
-            for name, part in (("the samples", self.samples), ("the reference", self.reference))
-            if isinstance(part, Slice)
-        }
-        sides = {name: part.image_shape.image_size for name, part in slices.items()}
-        if self.published is not None:
-            sides[f"the {self.published.title}"] = self.published.image_size
-        if len(set(sides.values())) > 1:
-            found = ", ".join(f"{side} x {side} pixels in {name}" for name, side in sides.items())
-            raise ValueError(
-                f"expected samples and reference of one size, found {found}; take the reference that was "
-                "measured at the samples' size"
-            )
-        if len(slices) == 2:
-            check_apart(*((part.step.fingerprint, part.start, part.stop) for part in slices.values()))
-
-    @property
-    def images(self) -> Slice | ImageSet | None:
-        """The samples, None where only their statistics are given."""
-        return None if isinstance(self.samples, StatisticsFile) else self.samples
-
-    @property
-    def files(self) -> list[StatisticsFile]:
-        """The files of statistics, of the samples first."""
-        return [part for part in (self.samples, self.statistics) if isinstance(part, StatisticsFile)]
-
-    @property
-    def published(self) -> PublishedStatistics | None:
-        """The step whose result the statistics are, if any."""
-        step = self.statistics.step if isinstance(self.statistics, Result) else None
-        return step if isinstance(step, PublishedStatistics) else None
-
-    def _check_widths(self) -> None:
-        """Refuses statistics that cannot be compared, before the features of any image are computed."""
-        files = [file for file in self.files if file.widths]
-        for number, (metric, column) in enumerate(FRECHET.items()):
-            if metric not in self.wanted:
-                continue
-            if self.protocol is not None and (self.compared is not None or self.images is not None):
-                expected, of = WIDTHS[column], "Inception"
-            else:
-                expected, of = files[0].widths[number] if files else 0, "the other side"
-            for file in files:
-                if file.widths[number] != expected:
-                    raise ValueError(
-                        f"{file.title}: expected statistics of {expected:,} features for "
-                        f"{HEADINGS[metric]}, as {of} has, found "
-                        f"{file.widths[number]:,}; take statistics of the same network and layer"
-                    )
-
-    @property
-    def yardstick(self) -> Protocol:
-        return CUSTOM if self.protocol is None else PROTOCOLS[self.protocol]
-
-    @property
-    def wanted(self) -> tuple[MetricName, ...]:
-        """The metrics to measure."""
-        if self.metrics is not None:
-            return chosen(self.yardstick, self.metrics)
-        return tuple(name for name in self.yardstick.metrics if not self.lacking(name))
-
-    def lacking(self, metric: MetricName) -> str:
-        """The reason why a metric cannot be measured from the inputs; empty if it can."""
-        if metric == "sfid":
-            if self.protocol is None:
-                return "sFID is of Inception's features, and the judge is another network"
-            for file in self.files:
-                if len(file.widths) == 1:
-                    return f"{file.title} holds no mu_s and sigma_s"
-            if self.published is not None and not self.published.spatial:
-                return f"{self.published.title} have no mu_s and sigma_s"
-        if metric == "is" and self.features is not None:
-            spec = self.features.step.architecture
-            if isinstance(spec, FeatureNetworkSpec) and not spec.gives_logits:
-                return f"{spec.title} gives features without logits"
-        if metric not in FRECHET and self.images is None:
-            return f"{self.samples.title} holds statistics and no images"
-        if metric in NEED_IMAGES and self.reference is None:
-            return "the reference holds statistics and no images"
-        if metric in OF_NEIGHBOURS:
-            fewest = min(part.rows for part in (self.images, self.reference) if part is not None)
-            if fewest <= self.neighbours:
-                return (
-                    f"{self.neighbours} nearest neighbours need more than {self.neighbours} images a side, "
-                    f"and one has {fewest}"
-                )
-        return ""
-
-    def _features(self, part: Slice | ImageSet) -> Slice:
-        assert self.features is not None
-        step = Features(
-            samples=part,
-            network=self.features,
-            front_end=None if self.protocol is None else self.yardstick.front_end,
-        )
-        return step[: part.rows]
-
-    @property
-    def compared(self) -> Slice | ImageSet | None:
-        """The reference's images, None where published statistics suffice."""
-        return self.reference if self.statistics is None or set(self.wanted) & set(NEED_IMAGES) else None
-
-    def inputs(self) -> dict[str, Slice | Weights | Result]:
-        """Features, and statistics of the reference: steps of their own, shared with every other comparison.
-
-        The reference comes first, so that its faults are found before samples are drawn.
-        """
-        inputs: dict[str, Slice | Weights | Result] = {}
-        if isinstance(self.statistics, Result) and set(self.wanted) & set(FRECHET):
-            inputs["statistics"] = self.statistics
-        if self.compared is not None:
-            inputs["reference"] = features = self._features(self.compared)
-            if self.statistics is None and set(self.wanted) & set(FRECHET):
-                inputs["statistics"] = Statistics(features=features).result()
-        if self.images is not None:
-            inputs["samples"] = self._features(self.images)
-        return inputs
 
     def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
         """A `MetricResult` as JSON."""

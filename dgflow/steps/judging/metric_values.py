@@ -25,7 +25,7 @@ from dgflow.steps.judging.feature_passes import (
     neighbours,
     summed,
 )
-from dgflow.steps.judging.measure import FRECHET, Measure
+from dgflow.steps.judging.measure_fields import FRECHET, MeasureFields
 from dgflow.steps.judging.statistics import NAMES
 from dgflow.steps.sources.image_set import ImageSet, StatisticsFile
 from dgflow.store.shards import rows_sha256
@@ -35,7 +35,7 @@ from dgflow.store.shards import rows_sha256
 _FEW = 10
 
 
-def measured(step: Measure, inputs: Bound, spread: Spread) -> MetricResult:
+def measured(step: MeasureFields, inputs: Bound, spread: Spread) -> MetricResult:
     """The numbers, with their provenance, warnings and notes."""
     values: dict[str, float] = {}
     errors: dict[str, float | None] = {}
@@ -75,14 +75,14 @@ def measured(step: Measure, inputs: Bound, spread: Spread) -> MetricResult:
     )
 
 
-def _sums(step: Measure, inputs: Bound, rows: int, spread: Spread) -> Sums:
+def _sums(step: MeasureFields, inputs: Bound, rows: int, spread: Spread) -> Sums:
     columns = [column for metric, column in FRECHET.items() if metric in step.wanted]
     columns += ["logits"] if "is" in step.wanted else []
     return summed(inputs, "samples", rows, columns, step.yardstick.split_size, spread)
 
 
 def _frechet(
-    step: Measure, inputs: Bound, metric: str, moments: Moments | None, spread: Spread
+    step: MeasureFields, inputs: Bound, metric: str, moments: Moments | None, spread: Spread
 ) -> tuple[float, float | None]:
     """A Fréchet distance and its standard error, None where that is not known.
 
@@ -102,7 +102,7 @@ def _frechet(
     return distance, sums.total().standard_error
 
 
-def _reference(step: Measure, inputs: Bound, metric: str) -> Gaussian:
+def _reference(step: MeasureFields, inputs: Bound, metric: str) -> Gaussian:
     if isinstance(step.statistics, StatisticsFile):
         return _gaussian(step.statistics.read(), metric, step.statistics.title)
     title = "the reference" if step.published is None else step.published.title
@@ -115,12 +115,12 @@ def _arrays(inputs: Bound) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
-def _manifold_size(step: Measure, reference: Slice | ImageSet) -> int:
+def _manifold_size(step: MeasureFields, reference: Slice | ImageSet) -> int:
     """The number of the reference's images for precision and recall: all, unless the protocol takes fewer."""
     return min(reference.rows, step.yardstick.manifold_images or reference.rows)
 
 
-def _manifold(step: Measure, reference: Slice | ImageSet, inputs: Bound, spread: Spread) -> Population:
+def _manifold(step: MeasureFields, reference: Slice | ImageSet, inputs: Bound, spread: Spread) -> Population:
     """The reference's images for precision and recall."""
     size = _manifold_size(step, reference)
     if size == reference.rows:
@@ -130,12 +130,12 @@ def _manifold(step: Measure, reference: Slice | ImageSet, inputs: Bound, spread:
     return Population.at(np.sort(chosen), inputs, "reference", spread)
 
 
-def _kid_subset_size(step: Measure) -> int:
+def _kid_subset_size(step: MeasureFields) -> int:
     """The protocol's, or the size of the smaller set where that has fewer."""
     return min(step.yardstick.kid_subset_size, *(part.rows for part in (step.reference, step.images) if part))
 
 
-def _provenance(step: Measure, inputs: Bound) -> Provenance:
+def _provenance(step: MeasureFields, inputs: Bound) -> Provenance:
     behind = next((item.manifest.inputs for item in inputs.items.values() if isinstance(item, BoundRows)), {})
     return Provenance(
         protocol=step.yardstick.name,
@@ -157,14 +157,14 @@ def _provenance(step: Measure, inputs: Bound) -> Provenance:
     )
 
 
-def _statistics_digest(step: Measure, inputs: Bound) -> str | None:
+def _statistics_digest(step: MeasureFields, inputs: Bound) -> str | None:
     """The digest of the numbers alone, the same for a published file wherever it was fetched from."""
     if isinstance(step.statistics, StatisticsFile):
         return step.statistics.digest
     return rows_sha256(_arrays(inputs)) if step.published and "statistics" in inputs.items else None
 
 
-def _made_up(step: Measure) -> list[str]:
+def _made_up(step: MeasureFields) -> list[str]:
     """One text, whatever is made up, so that a table has it once."""
     if not any(node.step.is_made_up for node in graph(step)):
         return []
@@ -175,7 +175,7 @@ def _made_up(step: Measure) -> list[str]:
 
 
 def _warnings(
-    step: Measure, images: Slice | ImageSet, inputs: Bound, sums: Sums, moments: Mapping[str, Moments]
+    step: MeasureFields, images: Slice | ImageSet, inputs: Bound, sums: Sums, moments: Mapping[str, Moments]
 ) -> list[str]:
     protocol = PROTOCOLS.get(step.yardstick.name)
     warnings: list[str] = []
@@ -198,7 +198,9 @@ def _warnings(
     return warnings
 
 
-def _notes(step: Measure, moments: Mapping[str, Moments], errors: Mapping[str, float | None]) -> list[str]:
+def _notes(
+    step: MeasureFields, moments: Mapping[str, Moments], errors: Mapping[str, float | None]
+) -> list[str]:
     notes = outside_protocol(step.yardstick, step.wanted)
     for metric, column in FRECHET.items():
         if errors.get(metric) is not None and moments[column].n < _FEW * len(moments[column].sum):
