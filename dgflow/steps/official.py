@@ -25,9 +25,11 @@ def official(name: str, part: str | None = None) -> Weights:
             f"{name}: no network"
         )
     if part is not None and part not in file.network:
-        parts = {name: ", ".join(file.network) for name, file in CATALOGUE.items() if len(file.network) > 1}
+        parts = {other: ", ".join(file.network) for other, file in CATALOGUE.items() if len(file.network) > 1}
         have = "; ".join(f"{other} has {names}" for other, names in parts.items())
-        raise ValueError(f"expected no part, or a part of {name}, found {part!r}: {have}")
+        if name in parts:
+            raise ValueError(f"expected a part of {name}, found {part!r}: {have}")
+        raise ValueError(f"expected no part of {name}, which is one network, found {part!r}: {have}")
     found = next(iter(file.network.values())) if part is None else file.network[part]
     read = {field: official(other) for field, other in found.reads.items()}
     return Pretrained(
