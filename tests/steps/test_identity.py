@@ -5,383 +5,48 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from steps.identities import (
+    DISC,
+    FAKES,
+    FEATURES,
+    FILE,
+    GUIDED,
+    INSTANCES,
+    JUDGE,
+    MEASURE,
+    NOISY,
+    OTHER,
+    REAL,
+    SCORE,
+)
 from steps.shipped import built
 
 from dgflow import (
-    DDIM,
-    DDPM,
-    RK45,
     ADMEncoder,
-    ADMUNet,
     Boost,
     ClassifierFree,
     ClassifierGuidance,
-    DDPMUNet,
-    DhariwalUNet,
-    Discriminator,
     DiscriminatorGuidance,
-    DiT,
-    EDMAblation,
     Evaluate,
     Features,
     Generate,
     Heun,
     ImportImages,
-    LSGMPrior,
-    NCSNpp,
     Pretrained,
-    SongUNet,
     Switch,
     TrainClassifier,
     TrainDiscriminator,
     TrainScore,
-    official,
 )
 from dgflow.diffusion.sampler_specs import SamplerSpec
-from dgflow.networks.lsgm.spec import NVAE
 from dgflow.networks.roles import AutoencoderSpec, DiscriminatorSpec, ScoreNetworkSpec
-from dgflow.networks.stable_diffusion.spec import StableDiffusionVAE
 from dgflow.specs.spec import PLACEMENT, Spec
 from dgflow.specs.step import Step
-from dgflow.steps.decode import Decode
-from dgflow.steps.encode import Encode
 from dgflow.steps.judging.measure import Measure
-from dgflow.steps.judging.published_reference import PublishedStatistics
 from dgflow.steps.judging.statistics import Statistics
-from dgflow.steps.sources.check_images import CheckImages
 from dgflow.steps.sources.image_set import ImageSet, StatisticsFile
-from dgflow.steps.sources.list_images import ListImages
 
 ROOT = Path(__file__).resolve().parents[2]
-
-REAL = ImportImages(source="images.npz", num_images=1000, num_classes=3, image_size=8, channels=1)
-CHECKS = CheckImages(source="images.npz", num_images=1000, num_classes=3, image_size=8, channels=1)
-REFERENCE = PublishedStatistics(source="fid-cifar10-32x32", image_size=32)
-SCORE = TrainScore(real=REAL[:100])
-FAKES = Generate(score=SCORE.last(), seed=1)
-JUDGE = TrainClassifier(real=REAL[:100])
-NOISY = TrainClassifier(real=REAL[:100], noise="linear_vp")
-DISC = TrainDiscriminator(real=REAL[:100], fake=FAKES[:100], features=NOISY.last())
-GUIDED = Generate(
-    score=SCORE.last(), guidance=(DiscriminatorGuidance(discriminator=DISC.best(), boost=Boost()),), seed=2
-)
-INCEPTION = official("inception-2015-12-05")
-OPENAIS = official("inception-2015-12-05-openai")
-IMAGES = ImageSet(source="images.npz", digest="0" * 64, rows=100)
-PUBLISHED = StatisticsFile(source="reference.npz", digest="0" * 64)
-FEATURES = Features(samples=REAL[:100], network=INCEPTION, front_end="adm")
-STATISTICS = Statistics(features=FEATURES[:100])
-MEASURE = Measure(samples=GUIDED[:100], reference=REAL[100:200], features=INCEPTION, protocol="adm")
-EVALUATE = Evaluate(
-    arms={"guided": (GUIDED[:100],)},
-    reference=REAL[100:200],
-    features=INCEPTION,
-    floor=REAL[:100],
-    protocol="adm",
-)
-COLOUR = ImportImages(source="images.npz", num_classes=3, image_size=16)
-HIERARCHICAL = Pretrained(
-    source="vae.safetensors", network=NVAE(num_groups_per_scale=2), image_size=16
-).weights()
-OTHER_VAE = Pretrained(
-    source="other.safetensors", network=NVAE(num_groups_per_scale=2), image_size=16
-).weights()
-ENCODED = Encode(images=COLOUR[:100], vae=HIERARCHICAL)
-LATENTS = Generate(
-    score=Pretrained(source="prior.safetensors", network=LSGMPrior(), image_size=8, channels=18).weights()
-)
-DECODED = Decode(latents=LATENTS[:100], vae=HIERARCHICAL)
-OTHER_YARDSTICK = dict(
-    reference=REAL[100:199],
-    features=OPENAIS,
-    protocol="clean",
-    statistics=PUBLISHED,
-    metrics=("fid",),
-    neighbours=5,
-    distances="openai-float16",
-)
-
-# One other value for every field, by the type that has it. A field that is missing here fails the test.
-OTHER = {
-    ImportImages: dict(
-        source="others.npz",
-        num_images=999,
-        num_classes=4,
-        image_size=16,
-        channels=3,
-        preparation="lanczos",
-        average_pool=2,
-        pad=1,
-        skip_broken=2,
-        seed=9,
-        shard_size=7,
-    ),
-    ListImages: dict(source="others.npz", num_classes=4, num_images=999),
-    CheckImages: dict(
-        source="others.npz",
-        num_images=999,
-        num_classes=4,
-        image_size=16,
-        channels=3,
-        preparation="lanczos",
-        average_pool=2,
-        pad=1,
-        shard_size=7,
-    ),
-    PublishedStatistics: dict(
-        source="fid-ffhq-64x64", sha256="0" * 64, image_size=64, made_up=True, spatial=True
-    ),
-    TrainScore: dict(
-        real=REAL[:99],
-        network=SongUNet(num_blocks=1),
-        conditional=False,
-        P_mean=-1.0,
-        P_std=1.0,
-        ema_halflife=1,
-        images_per_epoch=5,
-        batch_size=8,
-        learning_rate=0.5,
-        held_out=0.2,
-        seed=9,
-    ),
-    TrainClassifier: dict(
-        real=REAL[:99],
-        network=ADMEncoder(num_res_blocks=1),
-        noise="linear_vp",
-        times="uniform",
-        weight_decay=0.5,
-        shift=1,
-        flip=True,
-        anneal=1000,
-        precision="bfloat16",
-        images_per_epoch=5,
-        batch_size=8,
-        learning_rate=0.5,
-        held_out=0.2,
-        seed=9,
-    ),
-    TrainDiscriminator: dict(
-        real=REAL[:99],
-        fake=FAKES[:99],
-        network=ADMEncoder(num_res_blocks=1),
-        features=None,
-        conditional=False,
-        sigma_min=0.1,
-        sigma_max=50.0,
-        times="importance",
-        weight_decay=0.5,
-        precision="bfloat16",
-        images_per_epoch=5,
-        batch_size=8,
-        learning_rate=0.5,
-        held_out=0.2,
-        seed=9,
-    ),
-    Generate: dict(
-        score=SCORE.epoch(3),
-        sampler=DDPM(),
-        guidance=(),
-        seed=9,
-        seeding="edm",
-        precision="bfloat16",
-        compile=True,
-        shard_size=7,
-    ),
-    Pretrained: dict(
-        source="hf:someone/something/net.pt",
-        network=ADMEncoder(num_res_blocks=1),
-        image_size=16,
-        channels=1,
-        num_classes=4,
-        format="state_dict",
-        sha256="0" * 64,
-        made_up=True,
-    ),
-    Encode: dict(images=COLOUR[:99], vae=OTHER_VAE, draws=2, seed=9, precision="bfloat16", shard_size=7),
-    Decode: dict(latents=LATENTS[:99], vae=OTHER_VAE, precision="bfloat16", shard_size=7),
-    StableDiffusionVAE: dict(
-        block_out_channels=(32, 32), layers_per_block=1, latent_channels=3, norm_num_groups=8, scale=0.5
-    ),
-    NVAE: dict(
-        decoder_dist="normal",
-        arch_instance="res_mbconv",
-        channel_mult=(1, 1),
-        num_channels_enc=8,
-        num_channels_dec=8,
-        num_preprocess_blocks=2,
-        num_preprocess_cells=1,
-        num_postprocess_blocks=2,
-        num_postprocess_cells=1,
-        num_groups_per_scale=2,
-        num_latent_per_group=3,
-        num_cell_per_cond_enc=1,
-        num_cell_per_cond_dec=1,
-        use_se=False,
-        num_nf=1,
-    ),
-    Features: dict(samples=REAL[:99], network=OPENAIS, front_end="edm", shard_size=7),
-    Statistics: dict(features=FEATURES[:99]),
-    Measure: dict(samples=GUIDED[100:200], **OTHER_YARDSTICK),
-    Evaluate: dict(arms={"guided": (GUIDED[100:200],)}, floor=REAL[:99], **OTHER_YARDSTICK),
-    ImageSet: dict(digest="1" * 64, rows=99),
-    StatisticsFile: dict(digest="1" * 64),
-    SongUNet: dict(
-        model_channels=8,
-        channel_mult=(1,),
-        num_blocks=9,
-        attn_resolutions=(),
-        dropout=0.0,
-        embedding_type="fourier",
-        encoder_type="residual",
-        decoder_type="skip",
-        channel_mult_noise=2,
-        resample_filter=(1, 3, 3, 1),
-        augment_dim=9,
-        precond="vp",
-        sigma_data=1.0,
-    ),
-    DhariwalUNet: dict(
-        model_channels=8,
-        channel_mult=(1,),
-        num_blocks=9,
-        attn_resolutions=(),
-        dropout=0.0,
-        augment_dim=9,
-        precond="iddpm",
-        sigma_data=1.0,
-    ),
-    ADMUNet: dict(
-        model_channels=8,
-        channel_mult=(1,),
-        num_res_blocks=9,
-        attention_resolutions=(),
-        num_head_channels=None,
-        num_heads=1,
-        use_scale_shift_norm=False,
-        resblock_updown=False,
-        new_attention_order=True,
-        dropout=0.1,
-        learn_sigma=False,
-        schedule="cosine",
-    ),
-    DiT: dict(patch_size=4, hidden_size=8, depth=1, num_heads=1, mlp_ratio=2.0, learn_sigma=False),
-    NCSNpp: dict(
-        nf=8,
-        ch_mult=(1,),
-        num_res_blocks=9,
-        attn_resolutions=(),
-        dropout=0.0,
-        fir=True,
-        progressive_input="input_skip",
-        embedding_dim=8,
-        unbounded=True,
-    ),
-    LSGMPrior: dict(
-        num_channels=8,
-        ch_mult=(1,),
-        num_res_blocks=9,
-        attn_resolutions=(),
-        dropout=0.0,
-        fir=False,
-        embedding_dim=8,
-        embedding_scale=1.0,
-    ),
-    DDPMUNet: dict(ch=8, ch_mult=(1,), num_res_blocks=9, attn_resolutions=(), dropout=0.1),
-    Discriminator: dict(head=ADMEncoder(num_res_blocks=1), features=None),
-    ADMEncoder: dict(
-        model_channels=64,
-        channel_mult=(1, 2),
-        num_res_blocks=9,
-        attention_resolutions=(),
-        num_head_channels=32,
-        pool="adaptive",
-        time="cosine-vp",
-    ),
-    Heun: dict(
-        steps=9, sigma_min=0.01, sigma_max=50.0, rho=5.0, S_churn=1.0, S_min=0.1, S_max=9.0, S_noise=1.1
-    ),
-    EDMAblation: dict(
-        steps=9,
-        solver="euler",
-        discretization="ve",
-        schedule="ve",
-        scaling="vp",
-        sigma_min=0.1,
-        sigma_max=9.0,
-        rho=5.0,
-        alpha=0.5,
-        S_churn=1.0,
-        S_min=0.1,
-        S_max=9.0,
-        S_noise=1.1,
-    ),
-    DDPM: dict(respacing="10", clip_denoised=False, fixed_variance="large"),
-    DDIM: dict(respacing="ddim10", eta=0.5, clip_denoised=False),
-    RK45: dict(tolerance=1e-3, tau_max=0.9, tau_min=0.1, denoise_last=True, shared_block=5),
-    Boost: dict(period=3, weight=3.0, churn_period=4, S_churn=1.0, S_noise=1.1),
-    DiscriminatorGuidance: dict(
-        discriminator=DISC.last(),
-        weight=Switch(above=1.0, below=2.0, timestep=9),
-        second_order_weight=1.0,
-        tau_min=0.1,
-        tau_max=0.5,
-        after_timestep=9,
-        boost=None,
-        match_preceding_norm=True,
-        saturate=True,
-    ),
-    ClassifierGuidance: dict(
-        classifier=JUDGE.last(), weight=3.0, tau_min=0.1, tau_max=0.5, entropy_scaling=True, entropy_floor=0.0
-    ),
-    ClassifierFree: dict(scale=3.0, channels=None),
-    Switch: dict(above=3.0, below=3.0, timestep=9),
-}
-NETWORKS = (
-    SongUNet(),
-    DhariwalUNet(),
-    ADMUNet(),
-    DiT(),
-    NCSNpp(),
-    LSGMPrior(),
-    DDPMUNet(),
-    Discriminator(features=NOISY.last()),
-)
-SAMPLERS = (Heun(), EDMAblation(), DDPM(), DDIM(), RK45())
-TERMS = (GUIDED.guidance[0], ClassifierGuidance(classifier=NOISY.last()), ClassifierFree())
-SPECS = (
-    *NETWORKS,
-    StableDiffusionVAE(),
-    NVAE(),
-    *SAMPLERS,
-    *TERMS,
-    ADMEncoder(),
-    Boost(),
-    Switch(above=1.0, below=2.0, timestep=500),
-)
-FILE = Pretrained(source="net.safetensors", network=DiT(), image_size=8, channels=4, num_classes=3)
-INSTANCES: dict[type, Spec] = {
-    type(made): made
-    for made in (
-        REAL,
-        REAL.listing_step(),
-        CHECKS,
-        REFERENCE,
-        SCORE,
-        NOISY,
-        DISC,
-        GUIDED,
-        FEATURES,
-        STATISTICS,
-        MEASURE,
-        EVALUATE,
-        ENCODED,
-        DECODED,
-        FILE,
-        IMAGES,
-        PUBLISHED,
-        *SPECS,
-    )
-}
 
 
 def _identity(made: Spec) -> str:
