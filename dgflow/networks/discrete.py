@@ -1,4 +1,4 @@
-"""What networks on a discrete schedule, and networks without classes, have in common."""
+"""Score models of networks on a discrete schedule."""
 
 from __future__ import annotations
 
@@ -32,8 +32,3 @@ def discrete_score_model(
         null_label,
         sigma_range=(schedule.sigmas[0], schedule.sigmas[-1]),
     )
-
-
-def check_unconditional(name: str, num_classes: int) -> None:
-    if num_classes:
-        raise ValueError(f"{name} has no classes: expected num_classes=0, found {num_classes}")

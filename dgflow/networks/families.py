@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from dgflow.networks.adm.spec import ADMEncoder, ADMUNet
 from dgflow.networks.ddpm.spec import DDPMUNet
 from dgflow.networks.discriminator.spec import Discriminator
@@ -29,9 +32,13 @@ FAMILIES: tuple[type[NetworkSpec], ...] = (
 )
 
 
-def names(role: type[NetworkSpec], separator: str = ", ") -> str:
+Role = TypeVar("Role", bound=NetworkSpec)
+
+
+def names(role: type[Role], separator: str = ", ", having: Callable[[type[Role]], bool] = bool) -> str:
     """The families with a role, for messages."""
-    return separator.join(family.__name__ for family in FAMILIES if issubclass(family, role))
+    kept = (family for family in FAMILIES if issubclass(family, role) and having(family))
+    return separator.join(family.__name__ for family in kept)
 
 
 def autoencoder_of(weights: Weights) -> AutoencoderSpec:

@@ -1,8 +1,7 @@
 """The forms in which class labels come: indices int64 [B], or rows [B, K] that mark the class.
 
-Promises that a form or width that does not fit is a `ValueError`. No value is read on the host inside a
-network's forward, so that indices out of range are refused by `check_labels` alone, which callers run once,
-before sampling or training.
+Another form or width is a `ValueError`. Values are not checked: reading them inside a network's forward would
+wait for the device.
 """
 
 from __future__ import annotations
@@ -10,30 +9,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-
-def check_labels(class_labels: Tensor, num_classes: int) -> None:
-    """Refuse labels that a network with `num_classes` classes cannot use. Reads values: not for use inside a
-    forward or a step.
-
-    Args:
-        class_labels: integer [B], or rows [B, num_classes].
-
-    Raises:
-        ValueError: another form or width, or indices that are not in 0..num_classes-1.
-    """
-    if class_labels.ndim == 1 and not class_labels.is_floating_point():
-        outside = ((class_labels < 0) | (class_labels >= num_classes)).nonzero().flatten().tolist()
-        if outside:
-            first = outside[0]
-            raise ValueError(
-                f"class_labels must be in 0..{num_classes - 1}: {len(outside)} of {len(class_labels)} are "
-                f"not, the first is {int(class_labels[first])} at position {first}"
-            )
-    elif class_labels.ndim != 2 or class_labels.shape[1] != num_classes:
-        raise ValueError(
-            f"class_labels must be int64 [B] or one-hot [B, {num_classes}], found {_form(class_labels)}"
-        )
 
 
 def label_indices(class_labels: Tensor | None, num_classes: int) -> Tensor:

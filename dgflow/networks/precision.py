@@ -1,9 +1,5 @@
-"""What stays in float32 when a network's weights are converted to half precision with `.to(torch.bfloat16)`.
-
-Promises that group norms, time embeddings and their frequencies lose no precision to it, and that float32 and
-float64 networks pay nothing for that: where nothing has to be widened, nothing is copied. What else stays
-wide (a softmax) is said where it is computed.
-"""
+"""Parts that stay in float32 when a network's weights are converted by `.to(torch.bfloat16)`: group norms,
+time embeddings and their frequencies. Where nothing has to be widened, nothing is copied."""
 
 from __future__ import annotations
 

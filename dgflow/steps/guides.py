@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from dgflow.diffusion.guidance_specs import ClassifierFree, DiscriminatorGuidance, Guidance, GuideTerm
 from dgflow.diffusion.sampler_specs import SamplerSpec
 from dgflow.networks.families import names, score_network
-from dgflow.networks.roles import ClassifierSpec, DiscriminatorSpec
+from dgflow.networks.roles import ClassifierSpec, DiscriminatorSpec, ScoreNetworkSpec
 from dgflow.specs.step import Weights
 
 if TYPE_CHECKING:
@@ -35,8 +35,9 @@ def check_guides(score: Weights, guidance: Sequence[Guidance]) -> None:
         where = f"guidance.{number}"
         if isinstance(term, ClassifierFree):
             if not network.has_null_class:
+                known = names(ScoreNetworkSpec, having=lambda family: family.has_null_class)
                 raise ValueError(
-                    f"{where}: classifier-free guidance needs a network with a null class (DiT), found "
+                    f"{where}: classifier-free guidance needs a network with a null class ({known}), found "
                     f"{_kind(score)}"
                 )
             continue

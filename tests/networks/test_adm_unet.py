@@ -8,7 +8,6 @@ from torch import Tensor
 
 from dgflow.networks.adm.layers import AttentionBlock, ResBlock
 from dgflow.networks.adm.unet import ADMUNetModule
-from dgflow.networks.labels import check_labels
 
 SMALL: dict[str, Any] = {"image_size": 16, "model_channels": 32, "out_channels": 6, "num_res_blocks": 1}
 SMALL |= {"attention_resolutions": (2,), "channel_mult": (1, 2), "num_classes": 5, "num_head_channels": 16}
@@ -137,24 +136,3 @@ def test_labels_that_the_network_cannot_use_are_refused() -> None:
         unet()(x, t)
     with pytest.raises(ValueError, match=r"one-hot \[B, K\] with K <= 5"):
         unet()(x, t, torch.rand(3, 6))
-
-
-@pytest.mark.parametrize("labels", [torch.tensor([0, 4]), torch.eye(5)[[0, 4]]], ids=["indices", "one-hot"])
-def test_labels_in_range_pass_the_check(labels: Tensor) -> None:
-    check_labels(labels, 5)
-
-
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [
-        (torch.tensor([0, 5, 2, -1]), r"in 0..4: 2 of 4 are not, the first is 5 at position 1"),
-        (torch.zeros(2, 4), r"one-hot \[B, 5\], found torch.float32 \[2, 4\]"),
-        (torch.zeros(2), r"int64 \[B\] or one-hot"),
-    ],
-    ids=["range", "width", "float"],
-)
-def test_labels_out_of_range_or_of_another_form_are_refused_by_the_check(
-    labels: Tensor, message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        check_labels(labels, 5)

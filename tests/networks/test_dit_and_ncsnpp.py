@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import pytest
 import torch
+from parity.lsgm_arguments import prior_from
 from torch import Tensor
 
 from dgflow.networks.dit.file import from_diffusers
@@ -184,12 +185,6 @@ def test_a_network_for_images_in_0_1_maps_them_to_minus_1_1_itself() -> None:
     torch.testing.assert_close(ncsnpp(centered=False)(images(), TIMES), ncsnpp()(2 * images() - 1, TIMES))
 
 
-def test_the_vp_score_is_minus_the_noise_over_its_standard_deviation_at_step_999_tau() -> None:
-    network, tau, std = ncsnpp(), torch.tensor([0.1, 0.5, 1.0]), torch.tensor([0.2, 0.7, 1.0])
-    expected = -network(images(), 999 * tau) / std[:, None, None, None]
-    torch.testing.assert_close(network.vp_score(images(), tau, std), expected)
-
-
 @pytest.mark.parametrize("logit", [-math.inf, 0.0, math.inf])
 def test_the_prior_s_noise_goes_from_that_of_a_normal_prior_to_the_network_s_with_the_mixing_logit(
     logit: float,
@@ -255,7 +250,7 @@ ARGS |= {"mixed_prediction": True}
 
 
 def test_a_prior_from_old_arguments_has_the_side_the_levels_and_the_first_mixing_logit_of_its_time() -> None:
-    network = LSGMPriorModule.from_args(ARGS, num_input_channels=5)
+    network = prior_from(ARGS, num_input_channels=5)
     assert network.image_size == 32 and network.mixing_logit is not None
     assert torch.equal(network.mixing_logit, torch.full((1, 5, 1, 1), -3.0))
     widths = {
@@ -335,14 +330,6 @@ def test_weights_that_are_not_a_dit_of_diffusers_are_refused_with_the_name(
         (lambda: ncsnpp(progressive_combine="mean"), "progressive_combine must be one of sum, cat"),
         (lambda: ncsnpp(embedding_type="sine"), "embedding_type must be one of positional, fourier"),
         (lambda: prior(embedding_type="sine"), "embedding_type must be one of positional, fourier"),
-        (
-            lambda: LSGMPriorModule.from_args(ARGS | {"dataset": "mine"}, 5),
-            "expected a data set of cifar10, mnist, omniglot",
-        ),
-        (
-            lambda: LSGMPriorModule.from_args(ARGS | {"num_scales_dae": 2}, 5),
-            "3, 4 or 5 levels, found num_scales_dae=2",
-        ),
     ],
 )
 def test_settings_and_inputs_that_cannot_work_are_refused_with_the_reason(

@@ -10,11 +10,13 @@ import pytest
 import torch
 from parity import goldens
 from parity.goldens import Case
+from parity.lsgm_arguments import prior_from
 from torch import Tensor
 
 from dgflow.diffusion.times import per_sample
 from dgflow.networks.lsgm.prior import LSGMPriorModule
 from dgflow.networks.ncsnpp.module import NCSNppModule
+from dgflow.networks.ncsnpp.spec import TIME_SCALE
 from dgflow.weights.tensors import load_into
 
 Arrays = dict[str, Tensor]
@@ -116,7 +118,7 @@ def run_soft_truncation(config: Config, arrays: Arrays, weights: dict[str, dict[
     outputs |= {"out_labels": labels, "out_marginal_std": std, "out_net_out": network(x, labels)}
     outputs["out_score"] = -outputs["out_net_out"] / per_sample(std, x)
     if not config["training"]["unbounded_parametrization"]:
-        outputs["out_score"] = network.vp_score(x, t, std)
+        outputs["out_score"] = -network(x, TIME_SCALE * t) / per_sample(std, x)
     beta = per_sample(
         config["model"]["beta_min"] + (config["model"]["beta_max"] - config["model"]["beta_min"]) * t, x
     )
@@ -134,7 +136,7 @@ def latent_variance(t: Tensor, sde: Config) -> Tensor:
 
 
 def run_prior(config: Config, arrays: Arrays, weights: dict[str, dict[str, Tensor]]) -> Arrays:
-    prior = LSGMPriorModule.from_args(config["args"], config["num_input_channels"]).eval()
+    prior = prior_from(config["args"], config["num_input_channels"]).eval()
     assert prior.image_size == config["input_size"]
     load_into(prior, weights["net"], source="net")
     x, t = arrays["in_x"], arrays["in_t"]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from parity import goldens
 from parity.goldens import Case
+from parity.lsgm_arguments import vae_from
 from torch import Tensor
 
 from dgflow.networks.lsgm.nvae import NVAEModule
@@ -135,31 +136,31 @@ def test_full_size_network_has_every_published_name_and_shape() -> None:
     published = goldens.REPOSITORY / "tests" / "goldens" / "networks" / "official_shapes.json"
     shapes = json.loads(published.read_text())["LSGM CIFAR-10 best FID VAE (vae2)"]
     with torch.device("meta"):
-        vae = NVAEModule.from_args(CIFAR10_BEST_FID)
+        vae = vae_from(CIFAR10_BEST_FID)
     assert {name: list(tensor.shape) for name, tensor in vae.state_dict().items()} == shapes
     assert sum(parameter.numel() for parameter in vae.parameters()) == 100_867_740
     assert vae.latent_shapes == ((180, 16, 16),)
 
 
 def test_latents_of_too_few_scales_are_refused_when_nothing_draws_the_others() -> None:
-    vae = NVAEModule.from_args(TWO_SCALES)
+    vae = vae_from(TWO_SCALES)
     with pytest.raises(ValueError, match="draw"):
         vae.decode(torch.zeros(1, *vae.latent_shapes[0]))
 
 
 def test_latents_of_another_shape_are_refused_with_the_expected_ones() -> None:
-    vae = NVAEModule.from_args(TWO_SCALES)
+    vae = vae_from(TWO_SCALES)
     with pytest.raises(ValueError, match=r"\(2, 8, 8\), \(2, 16, 16\)"):
         vae.decode([torch.zeros(1, 2, 16, 16), torch.zeros(1, 2, 8, 8)])
 
 
 def test_widths_that_do_not_fit_the_number_of_scales_are_refused() -> None:
     with pytest.raises(ValueError, match="channel_mult"):
-        NVAEModule.from_args(TWO_SCALES | {"channel_mult": [1, 2]})
+        vae_from(TWO_SCALES | {"channel_mult": [1, 2]})
 
 
 def test_decoding_never_changes_the_stored_statistics() -> None:
-    vae = NVAEModule.from_args(TWO_SCALES, batch_statistics=True).train()
+    vae = vae_from(TWO_SCALES, batch_statistics=True).train()
     before = {name: buffer.clone() for name, buffer in vae.named_buffers()}
     with torch.no_grad():
         vae.decode([torch.ones(2, *shape) for shape in vae.latent_shapes])
@@ -167,7 +168,7 @@ def test_decoding_never_changes_the_stored_statistics() -> None:
 
 
 def test_the_network_compiles_as_one_graph() -> None:
-    vae = NVAEModule.from_args(TWO_SCALES)
+    vae = vae_from(TWO_SCALES)
     images = torch.linspace(0, 1, 3 * 32 * 32).reshape(1, 3, 32, 32)
 
     def there_and_back(images: Tensor) -> Tensor:
@@ -218,7 +219,7 @@ TWO_SCALES |= dict.fromkeys(
 
 
 def built(args: dict[str, Any], weights: dict[str, Tensor], **options: Any) -> NVAEModule:
-    vae = NVAEModule.from_args(args, **options)
+    vae = vae_from(args, **options)
     load_into(vae, weights, source="vae")
     return vae
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from parity.goldens import Case, cases, close, load
+from parity.lsgm_arguments import prior_from, vae_from
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -26,9 +27,8 @@ from dgflow.diffusion.times import (
     sigma_from_tau,
     tau_from_sigma,
 )
-from dgflow.networks.lsgm.nvae import NVAEModule
-from dgflow.networks.lsgm.prior import LSGMPriorModule
-from dgflow.networks.ncsnpp.module import VP_TIME_SCALE, NCSNppModule
+from dgflow.networks.ncsnpp.module import NCSNppModule
+from dgflow.networks.ncsnpp.spec import TIME_SCALE
 from dgflow.weights.tensors import load_into
 
 NETWORK_OPTIONS = (
@@ -111,7 +111,7 @@ def soft_truncation_time(config: dict[str, Any], vp: LinearVP) -> TimeMap:
     to [0, 1]; times 999."""
     training = config["full"]["training"]
     if not training["unbounded_parametrization"]:
-        return lambda sigma: VP_TIME_SCALE * tau_from_sigma(sigma, vp)
+        return lambda sigma: TIME_SCALE * tau_from_sigma(sigma, vp)
 
     def almost_log(sigma: Tensor) -> Tensor:
         total = torch.log1p(sigma.square())
@@ -119,7 +119,7 @@ def soft_truncation_time(config: dict[str, Any], vp: LinearVP) -> TimeMap:
 
     ends = torch.tensor([sigma_from_tau(1e-5, vp), sigma_from_tau(1.0, vp)], dtype=torch.float64)
     low, high = almost_log(ends).tolist()
-    return lambda sigma: VP_TIME_SCALE * (almost_log(sigma) - low) / (high - low)
+    return lambda sigma: TIME_SCALE * (almost_log(sigma) - low) / (high - low)
 
 
 class LastState:
@@ -261,9 +261,9 @@ def test_the_geometric_ode_of_lsgm_has_the_same_solution_in_linear_vp_time(case:
 @pytest.mark.parametrize("case", cases(is_end_to_end))
 def test_lsgm_from_noise_to_images_is_the_published_one(case: Case) -> None:
     config, arrays, weights = load(case)
-    prior = LSGMPriorModule.from_args(config["dae"], config["num_input_channels"])
+    prior = prior_from(config["dae"], config["num_input_channels"])
     load_into(prior, weights["dae"], source="dae")
-    vae = NVAEModule.from_args(config["vae"])
+    vae = vae_from(config["vae"])
     load_into(vae, weights["vae"], source="vae")
     for network in (prior, vae):
         network.eval().requires_grad_(False)

@@ -1,12 +1,6 @@
-"""The half U-Net of ADM (guided-diffusion): noisy classifier, feature extractor and discriminator head in one
-architecture.
+"""The half U-Net of ADM (Dhariwal & Nichol 2021), with the published parameter names: noisy classifier,
+feature extractor, and discriminator head as in Discriminator Guidance (Kim et al. 2023).
 
-Promises the published parameter names and layouts, so that official state dicts load key for key, and outputs
-that do not depend on batch mates. Leaves to others: sigmoid or softmax on the output, the time map (the
-caller says what `t` means), reading weight files.
-
-Source: Dhariwal & Nichol 2021 (guided-diffusion); class conditioning and the factor 999 as in Discriminator
-    Guidance (Kim et al. 2023).
 Shape letters: B batch, C channels, H W height and width, E embedding width.
 """
 

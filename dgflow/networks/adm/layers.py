@@ -1,9 +1,7 @@
-"""Layers of the ADM networks (guided-diffusion), with the published parameter names.
+"""Layers of the ADM networks (Dhariwal & Nichol 2021), with the published parameter names. Numbers do not
+depend on the memory format; group norms, softmaxes and time embeddings are in float32 at least.
 
-Promises numbers that do not depend on the memory format (channels first or last), and no conversion between
-the two inside. Source: Dhariwal & Nichol 2021. Group norms, softmaxes and time embeddings are computed in
-float32 at least, whatever the precision around them. Shape letters: B batch, C channels, H W height and
-width, N tokens, E embedding width.
+Shape letters: B batch, C channels, H W height and width, N tokens, E embedding width.
 """
 
 from __future__ import annotations

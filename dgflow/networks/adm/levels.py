@@ -1,9 +1,5 @@
-"""The descending half that ADM's U-Net and its encoder have in common: levels of blocks, and what may not be
-combined.
-
-Promises the published order and names of the blocks, and a refusal of settings that cannot work, with the
-reason. Forward passes are left to `adm` and `adm_unet`.
-"""
+"""The descending half of ADM's U-Net and of its encoder: levels of blocks, with the published order and
+names. Settings that cannot work are refused with the reason."""
 
 from __future__ import annotations
 

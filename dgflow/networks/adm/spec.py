@@ -63,8 +63,8 @@ class ADMEncoder(ClassifierSpec, FeatureNetworkSpec):
     feature network.
 
     `attention_resolutions` are downsampling factors (1 is the full image). Widths have to be multiples of 32.
-    `time` is what the network is told: published 256-pixel and latent classifiers know DDPM's steps, the
-    64-pixel one the cosine schedule.
+    `time` is the time that the network is given: published 256-pixel and latent classifiers know DDPM's
+    steps, the 64-pixel one the cosine schedule.
     """
 
     judges_images: ClassVar[bool] = False  # except one that was trained here on clean images

@@ -1,4 +1,4 @@
-"""What ADM's noisy classifiers, and discriminators, are told for a noise level."""
+"""The time that ADM's noisy classifiers, and discriminators, are given for a noise level."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from dgflow.diffusion.times import TimeMap
 
 TimeName = Literal["linear-vp", "cosine-vp", "ddpm-linear", "ddpm-cosine"]
-"""What a network is told for a noise level: time in [0, 1] of the linear or the cosine schedule, or the step
-0..999 of a DDPM schedule."""
+"""The time that a network is given for a noise level: in [0, 1] on the linear or the cosine schedule, or the
+step 0..999 of a DDPM schedule."""
 
 
 def time_map(name: TimeName) -> TimeMap:

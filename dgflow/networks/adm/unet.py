@@ -1,11 +1,7 @@
-"""ADM's U-Net (guided-diffusion): noise prediction, with the variance's interpolation coefficients beside it
-where these are learned.
+"""ADM's U-Net (Dhariwal & Nichol 2021), with the published parameter names: noise, and beside it the
+interpolation coefficients of the variance where these are learned.
 
-Promises the published parameter names and layouts, so that official state dicts load key for key, and outputs
-that do not depend on batch mates. Leaves to others: what the outputs mean (`learn_sigma` networks give 2 C
-channels, epsilon first), spacing of the steps, guidance, reading weight files.
-
-Source: Dhariwal & Nichol 2021. Shape letters: B batch, C channels, H W height and width, E embedding width.
+Shape letters: B batch, C channels, H W height and width, E embedding width.
 """
 
 from __future__ import annotations
@@ -113,8 +109,7 @@ class ADMUNetModule(nn.Module):
             class_labels: int64 [B] or one-hot [B, K], for a conditional network and for no other.
 
         Raises:
-            ValueError: labels missing, unwanted or of another form. Their range is not looked at here: see
-                `labels.check_labels`.
+            ValueError: labels missing, unwanted or of another form. Their range is not checked.
         """
         dtype = next(self.parameters()).dtype
         emb_BE = self.time_embed(timesteps_B.reshape(-1)).to(dtype)

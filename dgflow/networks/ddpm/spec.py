@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Self
 
-from dgflow.networks.discrete import check_unconditional, discrete_score_model
+from dgflow.networks.checks import check_unconditional
+from dgflow.networks.discrete import discrete_score_model
 from dgflow.networks.roles import ScoreNetworkSpec
 from dgflow.networks.toy import capped, divided
 

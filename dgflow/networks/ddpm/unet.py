@@ -1,9 +1,7 @@
 """The U-Net of DDPM (Ho et al. 2020) in the form of its PyTorch checkpoints (SDEdit's CelebA-HQ and LSUN
-models): predicts noise at a step.
+models). In half precision, group norms, softmaxes and the time embedding still compute in float32.
 
-Promises the published parameter names; schedule and sampling are left to others. In half precision, group
-norms, softmaxes and the time embedding still compute in float32. Shape letters: B batch, C channels, H W
-height and width, E embedding width.
+Shape letters: B batch, C channels, H W height and width, E embedding width.
 """
 
 from __future__ import annotations

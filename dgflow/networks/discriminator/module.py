@@ -1,9 +1,6 @@
-"""The discriminator: log-ratio of real to generated density of a noisy sample, as a logit.
-
-Promises gradients with respect to the sample, through the frozen feature extractor, and logits without
-clipping or sigmoid (real = 1, fake = 0). Leaves to others: scaling of the sample, the time map, the loss, and
-the weights. The trained part is `head`; its state dict alone is the published `discriminator_N.pt`.
-"""
+"""The discriminator: log-ratio of real to generated density of a noisy sample, as a logit (real = 1,
+fake = 0), with gradients to the sample through the frozen features. The state dict of its trained part,
+`head`, is the published `discriminator_N.pt`."""
 
 from __future__ import annotations
 

@@ -1,10 +1,8 @@
-"""DiT, the diffusion transformer on latents (Peebles & Xie 2023), with the published parameter names.
+"""DiT, the diffusion transformer on latents (Peebles & Xie 2023), with the published parameter names. In half
+precision, norms, softmaxes and the time embedding still compute in float32.
 
-Promises that official state dicts load key for key, that weights in the layout of the diffusers library can
-be renamed to it (`from_diffusers`), and that in half precision norms, softmaxes and the time embedding still
-compute in float32. Leaves to others: the diffusion, classifier-free guidance, and the autoencoder between
-images and latents. Shape letters: B batch, C channels, H W height and width of the latent, N tokens (patches,
-row by row), D width of a token.
+Shape letters: B batch, C channels, H W height and width of the latent, N tokens (patches, row by row), D
+width of a token.
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
-"""EDM's form of the ADM U-Net (DhariwalUNet, Karras et al. 2022): the network of edm-imagenet-64x64-cond-adm,
-in its state-dict names.
+"""EDM's form of the ADM U-Net (DhariwalUNet, Karras et al. 2022), with the published names and ADM's
+initialisation. `preconditioners` makes a denoiser of it.
 
-Promises official weights load key for key, and that training from scratch starts from ADM's initialisation.
-The preconditioners that turn it into a denoiser are in `edm`; noise levels, losses, sampling and augmentation
-are left to others. Shape letters: B batch, C channels, H W height and width, E embedding width.
+Shape letters: B batch, C channels, H W height and width, E embedding width.
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ class DhariwalUNetModule(nn.Module):
         augment_dim: width of the augmentation labels, 0 for none.
         out_channels: channels of the output, None for as many as the input; twice as many in networks of
             `iDDPMPrecond`.
-        model_channels: base width; the embedding is `channel_mult_emb` times as wide.
+        model_channels: base width; the embedding is four times as wide.
         channel_mult: width of each level as a multiple of `model_channels`.
         num_blocks: residual blocks a level (one more in the decoder).
         attn_resolutions: sides in pixels at which every block has attention; the decoder always begins with
@@ -55,7 +53,6 @@ class DhariwalUNetModule(nn.Module):
         out_channels: int | None = None,
         model_channels: int = 192,
         channel_mult: Sequence[int] = (1, 2, 3, 4),
-        channel_mult_emb: int = 4,
         num_blocks: int = 3,
         attn_resolutions: Sequence[int] = (32, 16, 8),
         dropout: float = 0.10,
@@ -75,7 +72,7 @@ class DhariwalUNetModule(nn.Module):
         self.model_channels, self.num_blocks = model_channels, num_blocks
         self.sides = [img_resolution >> level for level in range(len(channel_mult))]
         widths = [model_channels * mult for mult in channel_mult]
-        E = model_channels * channel_mult_emb
+        E = 4 * model_channels
 
         self.map_augment = linear(augment_dim, model_channels, bias=False) if augment_dim else None
         self.map_layer0, self.map_layer1 = linear(model_channels, E), linear(E, E)

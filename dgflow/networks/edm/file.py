@@ -1,10 +1,7 @@
 """EDM's `.pkl` files, read without running them: pickles of a whole network, with its source code inside.
 
-Promises that nothing in the file is executed or imported: it is taken apart into records (`inert_pickle`),
-    and only the globals that such
-files are known to name may be in it; any other is refused by name. The network's own source (`module_src`) is
-    never looked at. The tensors
-are built afterwards, from the records, and checked against the storage that they view.
+A file is taken apart into records (`inert_pickle`); any global that such files are not known to name is
+refused. Tensors are built from the records, and checked against the storage that they view.
 """
 
 from __future__ import annotations
@@ -129,7 +126,7 @@ class Reader:
                 yield f"{prefix}{name}", value
 
     def settings(self, module: Any) -> dict[str, Any]:
-        """Of a persistent module, and of its child `model` where it has one."""
+        """The description of a persistent module, and of its child `model` where it has one."""
         found = self._described(module)
         child = self._dict(self._state(module, "").get("_modules", {}), "").get("model")
         return found if child is None else {**found, "model": self._described(child)}

@@ -1,11 +1,8 @@
 """Layers of EDM's SongUNet (DDPM++ and NCSN++ in one) and DhariwalUNet (ADM), with the published parameter
-and buffer names.
+and buffer names. Numbers do not depend on the memory format; group norms, softmaxes, noise embeddings and
+random frequencies are in float32 at least.
 
-Promises the same numbers in either memory format (channels first or last). Group norms, softmaxes and noise
-embeddings are computed in float32 at least, whatever the precision of the weights; random frequencies stay in
-float32 even where a network is converted. Source: Karras et al. 2022 and the networks of Song et al. 2021 and
-Dhariwal & Nichol 2021 that it reimplements. Shape letters: B batch, C channels, H W height and width, E
-embedding width.
+Shape letters: B batch, C channels, H W height and width, E embedding width.
 """
 
 from __future__ import annotations

@@ -1,11 +1,8 @@
-"""Preconditioners: a raw network F becomes a denoiser D(x, sigma, labels) in the EDM convention, D = c_skip x
-+ c_out F(c_in x, c_noise).
+"""Preconditioners (Karras et al. 2022, table 1): a raw network F becomes a denoiser D(x, sigma, labels) =
+c_skip x + c_out F(c_in x, c_noise).
 
-Each is the published one (Karras et al. 2022, table 1) with the published numbers, float32 formulas included,
-since the networks were trained with them. x, sigma and the coefficients are float32 and so is the result; the
-network alone may be in another precision. A preconditioner holds the network as `model`, so that state dicts
-have the published prefix. Noise schedules, guidance and sampling are left to others; that a schedule suits
-the network, callers learn from `check_sigmas` before they sample.
+The numbers are the published ones, float32 formulas included, since the networks were trained with them. x,
+sigma, the coefficients and the result are float32; the network alone may be in another precision.
 """
 
 from __future__ import annotations
@@ -29,7 +26,7 @@ Level = TypeVar("Level", float, Tensor)
 
 
 class Coefficients(NamedTuple):
-    """Of one noise level or of a batch of them, [B, 1, 1, 1]; plain numbers where the preconditioner has
+    """Coefficients of one noise level or of a batch of them, [B, 1, 1, 1]; plain numbers where they are
     constants."""
 
     c_skip: Tensor | float
@@ -181,8 +178,8 @@ class VEPrecond(nn.Module):
 
 
 class iDDPMPrecond(nn.Module):
-    """Of Nichol & Dhariwal 2021: the network predicts noise, and knows the M levels of a cosine schedule
-    only. C of 2 C outputs are used.
+    """iDDPM's (Nichol & Dhariwal 2021): the network predicts noise, and knows only the M levels of a cosine
+    schedule. C of 2 C outputs are used.
 
     The state dict holds the levels as `u`: float32 [M + 1], descending, u[M] = 0. They stay in float32 where
         a network is converted.

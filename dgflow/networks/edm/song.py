@@ -1,9 +1,7 @@
-"""EDM's score network SongUNet (Karras et al. 2022): DDPM++ and NCSN++ with the published state-dict names.
+"""EDM's score network SongUNet (Karras et al. 2022): DDPM++ and NCSN++, with the published names and
+initialisation. `preconditioners` makes a denoiser of it.
 
-Promises official weights load key for key, and that training from scratch starts from the published
-initialisation. The preconditioners that turn it into a denoiser are in `edm`; noise levels, losses, sampling
-and augmentation are left to others. Shape letters: B batch, C channels, H W height and width, E embedding
-width.
+Shape letters: B batch, C channels, H W height and width, E embedding width.
 """
 
 from __future__ import annotations
@@ -16,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dgflow.networks.checks import check_choice
 from dgflow.networks.edm.layers import (
     INIT_SMALL,
     Conv2d,
@@ -28,7 +27,7 @@ from dgflow.networks.edm.layers import (
 from dgflow.networks.precision import wide_linear
 
 EPS = 1e-6
-"""Of every group norm."""
+"""Epsilon of every group norm."""
 
 
 class SongUNetModule(nn.Module):
@@ -42,7 +41,7 @@ class SongUNetModule(nn.Module):
         img_channels: channels of input and output.
         label_dim: number of classes, 0 for an unconditional network.
         augment_dim: width of the augmentation labels, 0 for none (9 in the published networks).
-        model_channels: base width; the embedding is `channel_mult_emb` times as wide, the noise embedding
+        model_channels: base width; the embedding is four times as wide, the noise embedding
             `channel_mult_noise` times.
         channel_mult: width of each level as a multiple of `model_channels`.
         num_blocks: residual blocks a level (one more in the decoder).
@@ -67,7 +66,6 @@ class SongUNetModule(nn.Module):
         *,
         model_channels: int = 128,
         channel_mult: Sequence[int] = (1, 2, 2, 2),
-        channel_mult_emb: int = 4,
         num_blocks: int = 4,
         attn_resolutions: Sequence[int] = (16,),
         dropout: float = 0.10,
@@ -83,9 +81,9 @@ class SongUNetModule(nn.Module):
                 f"img_resolution {img_resolution} cannot be halved {len(channel_mult) - 1} times "
                 "(channel_mult has that many + 1)"
             )
-        _check_choice("embedding_type", embedding_type, ("positional", "fourier"))
-        _check_choice("encoder_type", encoder_type, ("standard", "skip", "residual"))
-        _check_choice("decoder_type", decoder_type, ("standard", "skip"))
+        check_choice("embedding_type", embedding_type, ("positional", "fourier"))
+        check_choice("encoder_type", encoder_type, ("standard", "skip", "residual"))
+        check_choice("decoder_type", decoder_type, ("standard", "skip"))
         self.img_resolution, self.img_channels, self.label_dim, self.augment_dim = (
             img_resolution,
             img_channels,
@@ -95,7 +93,7 @@ class SongUNetModule(nn.Module):
         self.encoder_type, self.num_blocks = encoder_type, num_blocks
         self.sides = [img_resolution >> level for level in range(len(channel_mult))]
         widths = [model_channels * mult for mult in channel_mult]
-        E, noise_channels = model_channels * channel_mult_emb, model_channels * channel_mult_noise
+        E, noise_channels = 4 * model_channels, model_channels * channel_mult_noise
 
         self.map_noise = (
             PositionalEmbedding(noise_channels)
@@ -236,8 +234,3 @@ class SongUNetModule(nn.Module):
         if self.map_augment is not None and augment_labels is not None:
             emb = emb + wide_linear(self.map_augment, augment_labels)
         return F.silu(wide_linear(self.map_layer1, F.silu(wide_linear(self.map_layer0, emb))))
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, found {value!r}")

@@ -1,9 +1,8 @@
-"""The blocks of the Inception network of 2015-12-05 (Szegedy et al. 2015, figures 5 to 7, as TensorFlow's
-graph of that date has them).
+"""The blocks of the Inception network of 2015-12-05 (Szegedy et al. 2015, figures 5 to 7), with the submodule
+names of the published PyTorch weights. Maps are [N, C, H, W].
 
-Promises the submodule names of the published PyTorch weights, and blocks that compute the same after
-`ConvNorm.fold`. The graph differs from the paper's network in two places: averages leave padding out, and the
-last block pools by maximum. Maps are [N, C, H, W].
+TensorFlow's graph differs from the paper in two places: averages leave padding out, and the last block pools
+by maximum.
 """
 
 import torch

@@ -1,11 +1,7 @@
-"""OpenAI's `classify_image_graph_def.pb`: the Inception network as a frozen TensorFlow graph, read as data
-and without TensorFlow.
+"""OpenAI's `classify_image_graph_def.pb`, a frozen TensorFlow graph, read as data: no graph is built or run.
 
-Promises that no graph is built or run: of the file, which is a protocol buffer, only constants are taken, and
-    two attributes of the batch
-norms that consume them. The messages are declared below with the field numbers of TensorFlow's published
-    `.proto` files (graph, node_def,
-attr_value, tensor, tensor_shape); fields that are not declared are passed over.
+Constants are taken from it, and two attributes of the batch norms that consume them. The messages are
+declared below with the field numbers of TensorFlow's published `.proto` files.
 """
 
 from __future__ import annotations

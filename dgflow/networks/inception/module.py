@@ -1,10 +1,5 @@
-"""The Inception network of 2015-12-05, whose features FID, sFID, the Inception score, precision and recall
-are defined on.
-
-Promises the three outputs that these metrics read, in full float32 on every device, and a state dict with the
-names and shapes of the published PyTorch weights but for the counters `*.num_batches_tracked`. For evaluation
-only: frozen, without dropout or a training mode. Leaves to others: the weights, and how images become its
-input (`front_ends`).
+"""The Inception network of 2015-12-05, whose features define FID, sFID, the Inception score, precision and
+recall. For evaluation only, in full float32 on every device; its input is made by `metrics.front_ends`.
 
 Shape suffixes: N images, C channels, H and W rows and columns.
 """
@@ -25,7 +20,7 @@ SPATIAL_CHANNELS = 7  # of 192; 7 x 17 x 17 = 2023 is about as wide as `pooled` 
 
 
 class InceptionFeatures(NamedTuple):
-    """What the metrics read of N images, in the network's dtype.
+    """The values that the metrics read of N images, in the network's dtype.
 
     pooled: [N, 2048], the average of the last maps (pool_3), >= 0. FID, KID, precision and recall.
     spatial: [N, 2023], the first 7 channels of Mixed_6d's 1x1 branch (mixed_6/conv), flattened as [17, 17,
@@ -96,10 +91,6 @@ class InceptionV3Module(nn.Module):
         x = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(self.Mixed_6e(x))))
         pooled = x.mean(dim=(2, 3))
         return InceptionFeatures(pooled, spatial_NHWC.flatten(1), pooled @ self.fc.weight.T)
-
-    def with_bias(self, logits: Tensor) -> Tensor:
-        """The layer's own logits [N, 1008], from `InceptionFeatures.logits`."""
-        return logits + self.fc.bias
 
 
 def accelerated(network: InceptionV3Module) -> InceptionV3Module:

@@ -1,14 +1,8 @@
-"""The names of Inception's tensors in its published files, and one form for all of them: that of
-torch-fidelity's `.pth`.
+"""The names of Inception's tensors in its published files, and one form for all of them: 472 names in one
+order, float32, kernels as OIHW, as in torch-fidelity's `.pth`.
 
-Promises that the same weights from any of the files are the same tensors: 472 names in one order, float32,
-    kernels as OIHW. Names, ranks
-and kinds of numbers are checked here; how many channels each has is left to
-    `dgflow.weights.tensors.check_fits`.
-
-The network is Inception v3 as TensorFlow published it on 2015-12-05 (Szegedy et al., 2016). Its graph names
-the convolutions by scope (`mixed_6/tower/conv_1`), PyTorch's ports by branch (`Mixed_6d.branch7x7_2`), and
-NVIDIA's by scope again, in part joined with underscores.
+TensorFlow's graph names the convolutions by scope (`mixed_6/tower/conv_1`), PyTorch's ports by branch
+(`Mixed_6d.branch7x7_2`), and NVIDIA's by scope again, in part joined with underscores.
 """
 
 from __future__ import annotations

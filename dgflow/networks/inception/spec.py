@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from dgflow.weights.weight_file import File
 
 WIDTHS = {"features": 2048, "spatial": 2023, "logits": 1008}
-"""Of the columns that it gives: for FID, sFID and the Inception score."""
+"""Widths of the columns that it gives: for FID, sFID and the Inception score."""
 
 
 SUFFIXES = {

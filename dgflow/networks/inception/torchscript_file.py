@@ -1,12 +1,5 @@
-"""NVIDIA's Inception network, a TorchScript archive (`.pt`) or a pickle (`.pkl`), both taken apart and not
-run.
-
-Promises that nothing in a file is executed or imported: torch.jit never sees it, code and source in it are
-    never looked at, and its pickle
-becomes records (`inert_pickle`), of which the modules' tensors are picked out by name. Numbers come from the
-    archive's own members, whose
-sizes and checksums are checked, and a tensor reaches nothing beyond its storage.
-"""
+"""NVIDIA's Inception network, a TorchScript archive (`.pt`) or a pickle (`.pkl`), taken apart and not run:
+torch.jit never sees it. Tensors are picked out by name, and checked against the storage that they view."""
 
 from __future__ import annotations
 
@@ -112,7 +105,7 @@ def _opened(file: File, source: str, kind: str) -> Iterator[tuple[BinaryIO, int]
 
 @dataclass(frozen=True)
 class _Storage:
-    """What a persistent id stands for: numbers in a member of the archive."""
+    """The meaning of a persistent id: numbers in a member of the archive."""
 
     key: str
     dtype: torch.dtype

@@ -1,27 +1,23 @@
 """LSGM's NVAE: images to and from the latent space that its prior works in, with the published parameter and
 buffer names.
 
-Source: Vahdat & Kautz 2020 (NVAE), Vahdat et al. 2021 (LSGM). Promises deterministic maps: `decode` takes the
-    mean of the output head,
-`encode` takes its noise from the caller, and no random number is drawn here. Leaves to others: the prior, the
-    sampler and the weights.
-Options are named after LSGM's arguments; `NVAE.from_args(args)` builds the network of a checkpoint from the
-    `args` stored in it.
+Source: Vahdat & Kautz 2020 (NVAE), Vahdat et al. 2021 (LSGM). No random number is drawn here: `decode` gives
+the mean of the output head, `encode` takes its noise from the caller. Options are named after LSGM's
+arguments.
 
-Latents: one tensor a scale, coarsest first, [B, num_groups_per_scale * num_latent_per_group, H, W], its
-    groups side by side in channels.
+Latents: one tensor per scale, coarsest first, [B, num_groups_per_scale * num_latent_per_group, H, W], its
+groups side by side in channels.
 Shape letters: B batch, C channels, H W height and width, Z latent channels of one group.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from dgflow.networks.checks import check_choice
 from dgflow.networks.lsgm.nvae_heads import HEAD_CHANNELS, IMAGE_CHANNELS, image_mean
 from dgflow.networks.lsgm.nvae_layers import (
     BatchNorm,
@@ -35,18 +31,8 @@ from dgflow.networks.lsgm.nvae_layers import (
     soft_clamp,
 )
 
-DATASETS = {
-    "cifar10": (3, 32, 32),
-    "mnist": (1, 32, 32),
-    "omniglot": (1, 32, 32),
-    "celeba_256": (3, 256, 256),
-}
-"""Image shapes of LSGM's data sets; the 28 pixels of MNIST and Omniglot are padded to 32."""
 MBCONV_EXPANSION = {"decoder": 6, "post": 3}
-"""Of the cells that `res_mbconv` uses in these places; all others are `res_bnswish`."""
-
-NOT_IN_ARGS = {"image_size", "in_channels", "batch_statistics"}
-"""Options of `NVAE` that LSGM does not store: it derives the first two from the data set."""
+"""Expansion of the cells that `res_mbconv` uses in these places; all others are `res_bnswish`."""
 
 GroupSource = Callable[[int, tuple[int, ...]], Tensor]
 """From a group's number and shape (B, Z, H, W) to its latent variables."""
@@ -103,9 +89,9 @@ class NVAEModule(nn.Module):
         batch_statistics: bool = False,
     ) -> None:
         super().__init__()
-        _check_choice("arch_instance", arch_instance, ("res_bnswish", "res_mbconv"))
-        _check_choice("decoder_dist", decoder_dist, tuple(HEAD_CHANNELS))
-        _check_choice("progressive_input_vae", progressive_input_vae, ("none", "input_skip"))
+        check_choice("arch_instance", arch_instance, ("res_bnswish", "res_mbconv"))
+        check_choice("decoder_dist", decoder_dist, tuple(HEAD_CHANNELS))
+        check_choice("progressive_input_vae", progressive_input_vae, ("none", "input_skip"))
         if in_channels != IMAGE_CHANNELS[decoder_dist]:
             raise ValueError(
                 f"decoder_dist {decoder_dist!r} needs {IMAGE_CHANNELS[decoder_dist]} image channels, found "
@@ -201,42 +187,6 @@ class NVAEModule(nn.Module):
         for module in self.modules():
             if isinstance(module, BatchNorm):
                 module.batch_statistics = batch_statistics
-
-    @classmethod
-    def from_args(
-        cls,
-        args: Mapping[str, Any],
-        *,
-        image_shape: Sequence[int] | None = None,
-        batch_statistics: bool = False,
-    ) -> NVAEModule:
-        """The network that LSGM builds from its `args` (`vars(checkpoint["args"])`), of which those that do
-        not concern it are ignored.
-
-        Args:
-            image_shape: (C, H, W) of the images, needed if `args["dataset"]` is not in `DATASETS`.
-
-        Raises:
-            ValueError: an argument is missing, or the data set's image shape is not known here and not given.
-        """
-        shape = image_shape or DATASETS.get(args.get("dataset", ""))
-        if shape is None:
-            raise ValueError(
-                f"expected args['dataset'] to be one of {', '.join(DATASETS)} or an image_shape, found "
-                f"{args.get('dataset')!r}"
-            )
-        options = {
-            name: option
-            for name, option in inspect.signature(cls).parameters.items()
-            if name not in NOT_IN_ARGS
-        }
-        missing = [
-            name for name, option in options.items() if option.default is option.empty and name not in args
-        ]
-        if missing:
-            raise ValueError(f"expected args of an LSGM checkpoint, found none named {', '.join(missing)}")
-        given = {name: args[name] for name in options if name in args}
-        return cls(image_size=shape[-1], in_channels=shape[0], batch_statistics=batch_statistics, **given)
 
     def decompose(self, latents: Tensor | Sequence[Tensor]) -> list[Tensor]:
         """The groups [B, Z, H, W] in the decoder's order, of the scales given, coarsest first; one tensor is
@@ -358,8 +308,3 @@ class NVAEModule(nn.Module):
             else:
                 x = layer(x)
         return x
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"expected {name} to be one of {', '.join(choices)}, found {value!r}")

@@ -1,9 +1,5 @@
-"""Output heads of LSGM's NVAE: from the decoder's logits to the mean of the image that they describe.
-
-Source: Salimans et al. 2017 (PixelCNN++) for the mixture of logistics with linear dependence between colours.
-    Images are scaled to
-[-1, 1]. Only the mean is taken: no image is drawn from a head, so that one latent gives one image.
-"""
+"""Output heads of LSGM's NVAE: the mean image, in [-1, 1], that the decoder's logits describe. The mixture of
+logistics with linear dependence between colours is that of PixelCNN++ (Salimans et al. 2017)."""
 
 from __future__ import annotations
 
@@ -22,7 +18,7 @@ IMAGE_CHANNELS = {"dml": 3, "normal": 3, "dl": 3, "bin": 1}
 
 
 class LogisticMixture(NamedTuple):
-    """What the means of the mixture need; its scales, which only a likelihood needs, are left out."""
+    """Numbers for the means of the mixture; its scales, which only a likelihood needs, are left out."""
 
     logits_BMHW: Tensor
     """Unnormalised log-probabilities of the M = 10 components."""

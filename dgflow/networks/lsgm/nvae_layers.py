@@ -1,9 +1,6 @@
-"""Layers of LSGM's NVAE, with the published parameter and buffer names.
+"""Layers of LSGM's NVAE (Vahdat & Kautz 2020), with the published parameter and buffer names.
 
-Source: Vahdat & Kautz 2020 (NVAE) as used by Vahdat et al. 2021 (LSGM). The weights are only read here: batch
-    norms never update
-their statistics, and effective weights are computed anew in every forward, so that nothing can be stale after
-    loading.
+Batch norms never update their statistics, and effective weights are computed in every forward.
 Shape letters: B batch, C channels, H W height and width, Z latent channels of one group.
 """
 
@@ -167,7 +164,7 @@ class MBConv(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """Each channel scaled by a gate in (0, 1) that a small network computes from the means of all channels."""
+    """Scales each channel by a gate in (0, 1), computed by a small network from the means of all channels."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

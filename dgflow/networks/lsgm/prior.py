@@ -7,21 +7,16 @@ latents and images are left to others, as are class labels: the prior has none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from dgflow.networks.checks import check_choice
 from dgflow.networks.ncsnpp.layers import FourierFeatures, sinusoid
-from dgflow.networks.ncsnpp.module import Combination, Progressive, ProgressiveInput, ScoreUNet, check_choice
+from dgflow.networks.ncsnpp.module import Combination, Progressive, ProgressiveInput, ScoreUNet
 from dgflow.networks.precision import wide
-
-IMAGE_SIZES = {"cifar10": 32, "mnist": 32, "omniglot": 32}
-"""Side of the images that the autoencoder sees (the last two are padded); data sets of 256 pixels are named
-`..._256`."""
-CHANNEL_MULTIPLIERS_256 = {3: (1, 1, 1), 4: (1, 2, 2, 2), 5: (1, 1, 2, 2, 2)}
-"""`ch_mult` of the priors of 256-pixel images by their number of levels; for small images all are 1."""
 
 
 class LSGMPriorModule(nn.Module):
@@ -97,44 +92,6 @@ class LSGMPriorModule(nn.Module):
             progressive_combine=progressive_combine,
             time_features=embedding_dim,
             emb_channels=4 * embedding_dim,
-        )
-
-    @classmethod
-    def from_args(cls, args: Mapping[str, Any], num_input_channels: int) -> LSGMPriorModule:
-        """The prior that a checkpoint's `args` describe.
-
-        Args:
-            args: the argparse names of the original; one that old checkpoints lack, `mixing_logit_init`, may
-                be missing.
-            num_input_channels: channels of the latent: latents per group times groups of the autoencoder's
-                first scale.
-
-        Raises:
-            ValueError: a data set whose image size is not known here, or a number of levels that has no
-                multipliers.
-        """
-        dataset, levels = args["dataset"], args["num_scales_dae"]
-        side = 256 if dataset.endswith("_256") else IMAGE_SIZES.get(dataset)
-        if side is None:
-            raise ValueError(
-                f"expected a data set of {', '.join(IMAGE_SIZES)} or ..._256, found {dataset!r}: construct "
-                "LSGMPrior directly"
-            )
-        ch_mult = CHANNEL_MULTIPLIERS_256.get(levels) if side == 256 else (1,) * levels
-        if ch_mult is None:
-            raise ValueError(
-                f"priors of 256-pixel images have 3, 4 or 5 levels, found num_scales_dae={levels}"
-            )
-        names = ("dropout", "fir", "progressive", "progressive_input", "progressive_combine")
-        names += ("embedding_dim", "embedding_type", "embedding_scale", "mixed_prediction")
-        return cls(
-            image_size=side // 2 ** (args["num_preprocess_blocks"] + args["num_latent_scales"] - 1),
-            num_input_channels=num_input_channels,
-            num_channels=args["num_channels_dae"],
-            ch_mult=ch_mult,
-            num_res_blocks=args["num_cell_per_scale_dae"],
-            mixing_logit_init=args.get("mixing_logit_init", -3.0),
-            **{name: args[name] for name in names},
         )
 
     def forward(self, x_BCHW: Tensor, t_B: Tensor) -> Tensor:

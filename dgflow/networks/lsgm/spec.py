@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from dgflow.networks.discrete import check_unconditional
-from dgflow.networks.latent_shapes import halved
+from dgflow.networks.checks import check_unconditional, halved
 from dgflow.networks.roles import AutoencoderSpec, ScoreNetworkSpec
 from dgflow.networks.toy import divided
 from dgflow.specs.network import TOY_GROUPS, TOY_PER_GROUP, DataShape, NetworkSpec

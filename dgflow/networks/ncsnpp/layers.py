@@ -1,9 +1,6 @@
-"""Layers of NCSN++ and DDPM++ in the form of score_sde, with the published parameter names; Soft Truncation
-and LSGM share them.
+"""Layers of NCSN++ and DDPM++ as in score_sde (Song et al. 2021), with the published parameter names. In half
+precision, group norms, softmaxes and all that depends on time alone still compute in float32.
 
-Source: Song et al. 2021 (score-based SDEs). Sums of two branches are scaled by sqrt(1/2). Resampling has no
-    parameters and stores nothing.
-In half precision, group norms, softmaxes and everything that depends on time alone still compute in float32.
 Shape letters: B batch, C channels, H W height and width, E embedding width.
 """
 
@@ -37,7 +34,7 @@ def conv(
     padding: int | None = None,
     init: float = 1.0,
 ) -> nn.Conv2d:
-    """Convolution, the padding keeping the side unless given; Xavier-uniform weights times `init`, bias zero."""
+    """Convolution that keeps the side unless `padding` is given; Xavier-uniform weights times `init`."""
     layer = nn.Conv2d(
         in_channels, out_channels, kernel, stride=stride, padding=kernel // 2 if padding is None else padding
     )

@@ -1,9 +1,7 @@
-"""The U-Net of score_sde (NCSN++, DDPM++) and the networks of Soft Truncation that are built of it.
+"""The U-Net of score_sde (NCSN++, DDPM++; Song et al. 2021) and Soft Truncation's networks (Kim et al. 2022),
+with the published parameter names. LSGM's prior is built of the same U-Net.
 
-Promises the published parameter names, `all_modules.N` in the order of construction, so that official state
-dicts load key for key. LSGM's prior shares the U-Net (`lsgm_prior`). Diffusions, their standard deviations
-and sampling are left to others. Sources: Song et al. 2021 (score-based SDEs), Kim et al. 2022 (Soft
-Truncation). Shape letters: B batch, C channels, H W height and width, E embedding width.
+Shape letters: B batch, C channels, H W height and width, E embedding width.
 """
 
 from __future__ import annotations
@@ -16,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dgflow.networks.checks import check_choice
 from dgflow.networks.ncsnpp.layers import (
     INIT_SMALL,
     Attention,
@@ -34,9 +33,6 @@ from dgflow.networks.precision import wide_linear
 Progressive = Literal["none", "output_skip"]
 ProgressiveInput = Literal["none", "input_skip", "residual"]
 Combination = Literal["sum", "cat"]
-
-VP_TIME_SCALE = 999.0
-"""Networks of the variance-preserving diffusion are told this times tau in [0, 1]."""
 
 
 class ScoreUNet(nn.ModuleList):
@@ -175,9 +171,8 @@ class NCSNppModule(nn.Module):
     """Soft Truncation's score network. The defaults are DDPM++ on CelebA, which predicts the noise of the
     linear-VP diffusion.
 
-    What the published networks are told and give, by their diffusion:
-    variance preserving: 999 tau with tau in [0, 1], and the noise (`vp_score`);
-    variance exploding (also reciprocal): sigma, and the score.
+    Published networks of the variance-preserving diffusion take 999 tau, with tau in [0, 1], and give the
+    noise; those of the exploding ones take sigma and give the score.
 
     Args:
         image_size: side of the image in pixels.
@@ -281,26 +276,11 @@ class NCSNppModule(nn.Module):
         sigma = self.sigmas[labels_B.long()] if sigma is None else sigma
         return h / sigma.to(h.dtype)[:, None, None, None]
 
-    def vp_score(self, x_BCHW: Tensor, tau_B: Tensor, std_B: Tensor) -> Tensor:
-        """Score of the variance-preserving diffusion, from a network that was trained on it.
-
-        Args:
-            tau_B: times in [0, 1], [B], [1] or 0-d.
-            std_B: standard deviation of the diffusion's noise at `tau_B`, of the same shape.
-        """
-        return -self(x_BCHW, VP_TIME_SCALE * tau_B) / std_B.reshape(-1, 1, 1, 1)
-
     def ema_names(self) -> list[str]:
-        """Names of the tensors in a checkpoint's `ema.shadow_params`, in its order: the trainable parameters."""
+        """Names of the trainable parameters, in the order of a checkpoint's `ema.shadow_params`."""
         # By name and not by requires_grad, which sampling turns off everywhere. These are the Fourier
         # frequencies, if there are any.
         return [name for name, _ in self.named_parameters() if name != "all_modules.0.W"]
-
-
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Refuse a setting that is none of `choices` with a ValueError that says what they are."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, found {value!r}")
 
 
 def _check(

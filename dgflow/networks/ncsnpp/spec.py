@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from dgflow.networks.discrete import check_unconditional
+from dgflow.networks.checks import check_unconditional
 from dgflow.networks.roles import ScoreNetworkSpec
 from dgflow.networks.toy import divided
 from dgflow.specs.network import DataShape, NetworkSpec
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dgflow.diffusion.score_model import ScoreModel
     from dgflow.weights.weight_file import File
 
+TIME_SCALE = 999.0  # from time in [0, 1] to the steps that the networks embed
 UNBOUNDED_CONSTANT = 0.001
 """The stabilizing constant of Soft Truncation's configurations."""
 
@@ -66,9 +67,9 @@ class NCSNpp(ScoreNetworkSpec):
 
         def told(sigma: torch.Tensor) -> torch.Tensor:
             if not self.unbounded:
-                return 999.0 * tau_from_sigma(sigma)
+                return TIME_SCALE * tau_from_sigma(sigma)
             low, high = (unbounded(torch.full_like(sigma, level)) for level in levels)
-            return 999.0 * (unbounded(sigma) - low) / (high - low)
+            return TIME_SCALE * (unbounded(sigma) - low) / (high - low)
 
         return ScoreModel(VPDenoiser(epsilon_only(network), told), sigma_range=levels)
 

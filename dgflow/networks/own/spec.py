@@ -1,8 +1,7 @@
-"""Networks that a user brings: named by where their code can be imported from, as `package.module:function`.
+"""Networks that a user brings, named by where their code can be imported from: `package.module:function`.
 
-Promises that the user's module is imported only where a network is built, and that a factory which cannot be
-had or gives something else is refused with what to do. What the code does is the user's: its text is no part
-of a step's identity, so `version` is raised by hand when its numbers change. Weights are `Pretrained`'s.
+The module is imported only where a network is built. Its text is no part of a step's identity, so `version`
+is raised by hand when its numbers change.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ _GIVEN = ("image_size", "channels", "num_classes")
 
 
 class OwnNetwork(NetworkSpec):
-    """What `factory(image_size=, channels=, num_classes=, **options)` makes: a function that gives a module,
-    or the module's class."""
+    """The result of `factory(image_size=, channels=, num_classes=, **options)`: a function that gives a
+    module, or the module's class."""
 
     factory: str
     options: Mapping[str, Option] = {}
@@ -117,7 +116,7 @@ class OwnDenoiser(OwnNetwork, ScoreNetworkSpec):
         return self.latent
 
     def score_model(self, network: nn.Module) -> ScoreModel:
-        """How samplers ask `network`.
+        """The functions by which samplers ask `network`.
 
         Raises ValueError for one that was converted to another precision than float32.
         """

@@ -1,10 +1,5 @@
-"""Images to and from the latent space of DiT: Stable Diffusion's KL autoencoder, with diffusers (`pip install
-"dgflow[dit]"`).
-
-Promises diffusers' numbers times the scale, and the names of published files. Leaves to others: fetching and
-loading weights, drawing latents from (mean, std), and clamping images. diffusers is imported on first use, so
-that this module can be imported without it.
-"""
+"""Stable Diffusion's KL autoencoder, with diffusers (`pip install "dgflow[dit]"`), which is imported on first
+use. Latents are diffusers' times the scale."""
 
 from __future__ import annotations
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Self
 
-from dgflow.networks.discrete import check_unconditional
-from dgflow.networks.latent_shapes import halved
+from dgflow.networks.checks import check_unconditional, halved
 from dgflow.networks.roles import AutoencoderSpec
 from dgflow.specs.network import DataShape
 
