@@ -108,7 +108,7 @@ def is_start_timeout(error: BaseException | None) -> bool:
 
 
 def raised_by_worker(failure: Exception) -> BaseException:
-    """What a worker's code raised, without Ray Train's wrapping; any other error as it is."""
+    """The error that a worker's code raised, without Ray Train's wrapping; any other error as it is."""
     with _part("ray.train.v2._internal.exceptions.UserExceptionWithTraceback"):
         from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 

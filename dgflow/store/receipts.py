@@ -20,7 +20,7 @@ class CorruptObject(RuntimeError):
 
 
 class StepMismatch(RuntimeError):
-    """What is recorded under a name is not what is asked for now."""
+    """Another step or slice is recorded under this name."""
 
 
 class _Record(BaseModel):

@@ -161,9 +161,9 @@ class S3Store:
             try:
                 reply: Any = filesystem.call_s3("head_object", Bucket=self._bucket, Key=name)
             except OSError as error:
-                if status(error) != 404 or (found := client_error(error)) is None:
+                if status(error) != 404 or (known := client_error(error)) is None:
                     raise
-                reply = found.response  # every reply tells the time
+                reply = known.response  # every reply tells the time
             return reply["ResponseMetadata"]["HTTPHeaders"]["date"]
 
         return parsedate_to_datetime(self.request("ask the time", date)).timestamp()

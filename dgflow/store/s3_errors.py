@@ -48,13 +48,13 @@ def client_error(error: BaseException | None) -> boto.ClientError | None:
 
 
 def code(error: BaseException) -> str | None:
-    found = client_error(error)
-    return found.response.get("Error", {}).get("Code") if found else None
+    reply = client_error(error)
+    return reply.response.get("Error", {}).get("Code") if reply else None
 
 
 def status(error: BaseException) -> int | None:
-    found = client_error(error)
-    return found.response.get("ResponseMetadata", {}).get("HTTPStatusCode") if found else None
+    reply = client_error(error)
+    return reply.response.get("ResponseMetadata", {}).get("HTTPStatusCode") if reply else None
 
 
 def is_missing(error: BaseException) -> bool:
@@ -75,7 +75,7 @@ def is_transient(error: BaseException) -> bool:
 
 def explained(error: Exception, bucket: str, endpoint: str | None, tried: str) -> tuple[str, str]:
     """(what was found, what to do); `tried` is the number of times, such as `6 attempts`."""
-    found, number = code(error), status(error)
+    error_code, number = code(error), status(error)
     where = endpoint or "the AWS endpoint of the region"
     if isinstance(error, _NO_CREDENTIALS):
         return "found no credentials", _LOGIN
@@ -85,21 +85,24 @@ def explained(error: Exception, bucket: str, endpoint: str | None, tried: str) -
             "for a server with a certificate of its own, give the file of the authority that signed it in "
             "AWS_CA_BUNDLE, on every host; for any other, find out who answers there",
         )
-    if found in ("NoSuchBucket", "InvalidBucketName"):
-        return f"there is no bucket {bucket!r} ({found})", "create it, or correct the url or AWS_ENDPOINT_URL"
-    if found == "RequestTimeTooSkewed":
-        return f"this host's clock is off ({found})", "set the clock"
-    if number in (401, 403) or found in ("ExpiredToken", "InvalidToken"):
+    if error_code in ("NoSuchBucket", "InvalidBucketName"):
         return (
-            f"access denied ({found or number})",
+            f"there is no bucket {bucket!r} ({error_code})",
+            "create it, or correct the url or AWS_ENDPOINT_URL",
+        )
+    if error_code == "RequestTimeTooSkewed":
+        return f"this host's clock is off ({error_code})", "set the clock"
+    if number in (401, 403) or error_code in ("ExpiredToken", "InvalidToken"):
+        return (
+            f"access denied ({error_code or number})",
             f"check the credentials, and that they may get, put, list and delete in bucket {bucket!r}",
         )
-    if number == 507 or found in ("QuotaExceeded", "XMinioStorageFull"):
+    if number == 507 or error_code in ("QuotaExceeded", "XMinioStorageFull"):
         return (
-            f"the storage is full ({found or number})",
+            f"the storage is full ({error_code or number})",
             "free some space there, or use another root, and run again: nothing is lost",
         )
-    if found is None and isinstance(error, _TRANSIENT):
+    if error_code is None and isinstance(error, _TRANSIENT):
         return (
             f"{where} does not answer after {tried} ({type(error).__name__}: {error})",
             "check AWS_ENDPOINT_URL, the network and the server, and run again: nothing is lost",

@@ -46,7 +46,7 @@ class Pictures(Spec):
 
     @property
     def key(self) -> str:
-        """Where it lies in a root: the file, or the folder."""
+        """The key of the file, or of the folder, in a root."""
         digest = sha256_hex(canonical_json(self.model_dump()).encode())
         return f"smoke/{digest[:12]}/{self.name}"
 

@@ -47,7 +47,7 @@ class Room:
 
 
 class Fleet(Protocol):
-    """What the pool asks of the place where its workers run."""
+    """The calls that a pool makes, to Ray or to a simulation of it."""
 
     needs: str  # what a worker takes, in words: "1 GPU"
     elastic: bool  # hosts come and go, so that workers are worth giving back

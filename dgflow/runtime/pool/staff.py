@@ -58,7 +58,7 @@ class Staff:
         self.hosts = Hosts()
         self._fleet, self._max_workers, self._tell = fleet, max_workers, tell
         self._room, self._looked = Room(0, 0), float("-inf")
-        self._told, self._told_at = (0, 0), float("-inf")
+        self._reported, self._reported_at = (0, 0), float("-inf")
         self._none_since: float | None = None  # since when no worker is ready
         self._reminded = float("-inf")
         self._start_deaths, self._first_death, self._start_after = 0, 0.0, float("-inf")
@@ -155,8 +155,8 @@ class Staff:
         """Report workers that came or went, and waiting for any."""
         now, ready = self._fleet.clock(), self.ready
         state = len(ready), len({member.host for member in ready})
-        if state != self._told and now - self._told_at >= LOOK_SECONDS:
-            self._told, self._told_at = state, now
+        if state != self._reported and now - self._reported_at >= LOOK_SECONDS:
+            self._reported, self._reported_at = state, now
             self._tell(
                 f"workers: {state[0]} on {state[1]} host{'s' * (state[1] != 1)}, "
                 f"{len(self.members) - len(ready)} asked for"

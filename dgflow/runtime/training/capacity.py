@@ -76,7 +76,7 @@ class Capacity:
         self._last_message = -math.inf
 
     def ask(self) -> None:
-        """While workers are at work: ask an autoscaler for room for all that are wanted.
+        """Ask an autoscaler, while workers are at work, for room for all that are wanted.
 
         Ray Train replaces this every 20 s by the number that was started: so it has to be asked again, and
         ends soon after the driver.
