@@ -75,10 +75,10 @@ def labelled(plans: Sequence[StepPlan]) -> Iterator[tuple[str, StepPlan]]:
 
 def row_labels(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The labels of rows with a `title` and a `name`, printable and not too long."""
-    return [_shortened(printable(label)) for label in labels((row["title"], row["name"]) for row in rows)]
+    return [shortened(printable(label)) for label in labels((row["title"], row["name"]) for row in rows)]
 
 
-def _shortened(label: str) -> str:
+def shortened(label: str) -> str:
     """The ends of a long label: they tell more than its middle."""
     if len(label) <= LABEL_WIDTH:
         return label
