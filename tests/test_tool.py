@@ -6,101 +6,23 @@ Where features are computed, it is in the test's own process, but for the last t
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import tiny
-from inprocess import complete, execute_here
-from parity import inception_recipe
+from inprocess import complete
 from PIL import Image
+from tool_command import ADM, NO_CLOUD, Called, dgflow, made, statistics
 
-from dgflow.cli import open_root, tool
+from dgflow.cli import open_root
 from dgflow.images.sources import open_images
-from dgflow.networks.inception.module import InceptionV3Module
-from dgflow.store.objects import StoreError
-from dgflow.weights.tensors import save_weights
 
-NO_CLOUD = {
-    name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "DGFLOW_", "RAY_"))
-}
-ADM = ("--protocol", "adm")
-
-
-class Called(NamedTuple):
-    status: int
-    stdout: str
-    stderr: str
-
-    @property
-    def json(self) -> dict:
-        """The object on the last line of standard output."""
-        return json.loads(self.stdout.splitlines()[-1])
-
-    @property
-    def error(self) -> str:
-        """The one message of a command that failed: no traceback, and nothing that could be taken for a
-        result."""
-        assert self.status == 1, self.stderr
-        assert "Traceback" not in self.stderr and self.stdout == ""
-        (line,) = [line for line in self.stderr.splitlines() if line.startswith("error: ")]
-        return line
-
-
-@pytest.fixture
-def dgflow(monkeypatch, capsys, made, tmp_path):
-    """The command in this process and in a folder of its own; features are computed without Ray."""
-    monkeypatch.delenv("DGFLOW_ROOT", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(made / "cache"))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("dgflow.cli.tool.execute", execute_here)
-
-    def call(*arguments: object) -> Called:
-        monkeypatch.setattr(sys, "argv", ["dgflow", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            tool.main()
-        return Called(int(ended.value.code or 0), *capsys.readouterr())
-
-    return call
-
-
-def write_statistics(path: Path, mean: float, variance: float, features: int = 4) -> Path:
-    np.savez(path, mu=np.full(features, mean), sigma=variance * np.eye(features))
-    return path
-
-
-def write_images(path: Path, count: int, seed: int) -> Path:
-    """Blocks of colours: noise alone looks all the same to the network."""
-    random = np.random.default_rng(seed)
-    blocks = random.integers(0, 256, (count, 4, 4, 3)).repeat(8, 1).repeat(8, 2)
-    np.savez(path, arr_0=(blocks // 2 + random.integers(0, 128, blocks.shape)).astype(np.uint8))
-    return path
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """A folder with `inception.safetensors` (random weights by recipe) and images `a.npz` and `b.npz`."""
-    folder = tmp_path_factory.mktemp("tool")
-    shapes = {name: tuple(values.shape) for name, values in InceptionV3Module().state_dict().items()}
-    (folder / "inception.safetensors").write_bytes(save_weights(inception_recipe.weights(7, shapes)))
-    write_images(folder / "a.npz", 6, seed=1)
-    write_images(folder / "b.npz", 5, seed=2)
-    return folder
-
-
-@pytest.fixture
-def statistics(tmp_path):
-    """Three files of statistics of four features: N(0, 1), N(1, 4) and N(2, 1)."""
-    return [
-        str(write_statistics(tmp_path / f"{name}.npz", mean, variance))
-        for name, mean, variance in (("x", 0, 1), ("y", 1, 4), ("z", 2, 1))
-    ]
+__all__ = ["dgflow", "made", "statistics"]
 
 
 # Statistics against statistics: no network, no Ray.
@@ -219,130 +141,6 @@ def test_against_a_result_with_another_number_of_samples_or_reference_is_refused
 def test_against_a_file_that_is_no_result_names_it(dgflow, statistics, tmp_path, content):
     (tmp_path / "before").write_bytes(content)
     assert "before: expected " in dgflow("metrics", *statistics[:2], *ADM, "--against", "before").error
-
-
-# What a command line can have wrong
-
-
-@pytest.mark.parametrize(
-    ("arguments", "named"),
-    [
-        (["metrics", "a.npz"], "REFERENCE"),
-        (["metrics", "a.npz", "b.npz"], "--protocol"),
-        (["metrics", "a.npz", "b.npz", "--protocol", "fid"], "'adm', 'edm', 'clean'"),
-        (
-            ["metrics", "a.npz", "b.npz", *ADM, "--metric", "ssim"],
-            "fid, sfid, is, precision, recall, f1, kid, found ssim",
-        ),
-        (["metrics", "a.npz", "b.npz", *ADM, "--against", "nowhere.json"], "nowhere.json"),
-        (["metrics", "a.npz", "b.npz", *ADM, "--wieghts", "x"], "--weights"),
-        (["metrics", "a.npz", "b.npz", *ADM, "--workers", "0"], "--workers"),
-        (["export", "a.npz"], "OUTPUT"),
-        (["export", "a.npz", "b.npz", "--format", "jpg"], "'npz', 'png', 'parquet'"),
-        (["metrisc"], "metrics"),
-    ],
-)
-def test_a_command_line_that_cannot_be_understood_ends_with_status_2(dgflow, arguments, named, tmp_path):
-    found = dgflow(*arguments)
-    assert found.status == 2 and found.stdout == ""
-    assert named in found.stderr and "Traceback" not in found.stderr
-    assert list(tmp_path.iterdir()) == []
-
-
-def _write_sources(folder: Path) -> None:
-    images = np.zeros((3, 8, 8, 3), np.uint8)
-    np.savez(folder / "images.npz", arr_0=images)
-    np.savez(folder / "float.npz", arr_0=images / 255)
-    np.savez(folder / "latents.npz", arr_0=np.zeros((3, 4, 8, 8), np.uint8))
-    np.savez(folder / "empty.npz", arr_0=images[:0])
-    np.savez(folder / "half.npz", mu=np.zeros(4))
-    np.savez(folder / "other.npz", weights=np.zeros(4))
-    write_statistics(folder / "four.npz", 0, 1)
-    write_statistics(folder / "five.npz", 0, 1, features=5)
-    (folder / "damaged.npz").write_bytes((folder / "images.npz").read_bytes()[:-40])
-    (folder / "words.txt").write_text("words")
-    (folder / "folder").mkdir()
-
-
-@pytest.mark.parametrize(
-    ("samples", "reference", "options", "named"),
-    [
-        ("nowhere.npz", "images.npz", [], ["nowhere.npz", "found no file", "correct the path"]),
-        ("images.npz", "nowhere", [], ["at nowhere, found nothing", "give an .npz"]),
-        ("float.npz", "images.npz", [], ["uint8", "arr_0 of float.npz", "float64", "save uint8"]),
-        ("latents.npz", "images.npz", [], ["(rows, height, width, 1 or 3)", "(3, 4, 8, 8)"]),
-        ("empty.npz", "images.npz", [], ["empty.npz", "(0, 8, 8, 3)"]),
-        ("damaged.npz", "images.npz", [], ["damaged.npz", "cut short"]),
-        ("other.npz", "images.npz", [], ["arr_0, samples", "['weights']"]),
-        ("words.txt", "images.npz", [], ["words.txt", "another kind"]),
-        ("folder", "images.npz", [], ["images, .parquet files or tars in folder"]),
-        ("half.npz", "four.npz", [], ["mu and sigma together in half.npz"]),
-        ("five.npz", "four.npz", [], ["four.npz", "5 features", "found 4"]),
-        ("images.npz", "four.npz", [], ["four.npz", "2,048", "found 4"]),
-        (
-            "four.npz",
-            "four.npz",
-            ["--metric", "is"],
-            ["is cannot be measured", "four.npz holds statistics and no images"],
-        ),
-        (
-            "images.npz",
-            "four.npz",
-            ["--metric", "kid"],
-            ["kid cannot be measured", "the reference holds statistics"],
-        ),
-        (
-            "images.npz",
-            "images.npz",
-            ["--weights", "inception"],
-            ["inception-2015-12-05", ".safetensors", "'inception'"],
-        ),
-        ("images.npz[0:2]", "images.npz", [], ["a step's samples", "ROOT/STEP[start:stop]"]),
-        ("s3://key:topsecret@bucket/x.npz", "images.npz", [], ["credentials"]),
-    ],
-)
-def test_what_cannot_be_measured_is_one_message_before_a_root_is_made(
-    dgflow, tmp_path, samples, reference, options, named
-):
-    _write_sources(tmp_path)
-    found = dgflow("metrics", samples, reference, *ADM, *options, "--root", "fresh")
-    assert all(part in found.error for part in named), found.error
-    assert "topsecret" not in found.stderr
-    assert not (tmp_path / "fresh").exists()
-
-
-def test_a_root_that_is_something_else_is_refused(dgflow, statistics, tmp_path):
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "cat.txt").write_text("meow")
-    assert "expected a dgflow root" in dgflow("metrics", *statistics[:2], *ADM, "--root", "photos").error
-    assert (
-        "is a file and not a folder"
-        in dgflow("metrics", *statistics[:2], *ADM, "--root", "photos/cat.txt").error
-    )
-
-
-def test_a_weight_file_that_is_not_there_is_named(dgflow, made):
-    found = dgflow("metrics", made / "a.npz", made / "b.npz", *ADM, "--weights", "nowhere.pth")
-    assert "expected a weight file at" in found.error and "nowhere.pth" in found.error
-
-
-def test_weights_that_cannot_be_downloaded_say_where_to_put_them_by_hand_and_are_taken_from_there(
-    dgflow, made, tmp_path, monkeypatch
-):
-    def fails(url: str, *_, **__) -> None:
-        raise StoreError(f"could not download {url}: no network")
-
-    monkeypatch.setattr("dgflow.weights.https.download", fails)
-    command = ("metrics", made / "a.npz", made / "a.npz", *ADM, "--metric", "f1", "--root", "my root")
-    found = dgflow(*command)
-    assert "no network" in found.error and "--weights FILE" in found.error
-    match = re.search(r"fetch that file elsewhere and put it at (.*?), or", found.error)
-    assert match
-    place = Path(match[1])
-    assert place.is_relative_to(tmp_path / "my root") and place.suffix == ".pth"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.write_bytes(b"<html>not the weights</html>")
-    assert f"from {place.as_uri()}, found a web page" in dgflow(*command).error
 
 
 # Images, in the features of a network with random weights
