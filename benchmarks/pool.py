@@ -99,7 +99,8 @@ def empty(options: argparse.Namespace, folder: str) -> str:
             for _ in range(options.rounds)
         ]
     median = statistics.median(seconds)
-    return f"empty: {median:.2f} ms an item over 1000 items, {options.workers} worker(s) (median of {options.rounds})"
+    of = f"{options.workers} worker(s) (median of {options.rounds})"
+    return f"empty: {median:.2f} ms per item over 1000 items, {of}"
 
 
 def scaling(options: argparse.Namespace, folder: str) -> str:
@@ -117,7 +118,7 @@ def scaling(options: argparse.Namespace, folder: str) -> str:
             times
         )  # of the quietest round: other work on the machine disturbs two more than one
     ratio = rates[2] / rates[1]
-    return f"scaling: 1 worker {rates[1]:.2f} items/s, 2 workers {rates[2]:.2f} items/s, {ratio:.2f} times as many"
+    return f"scaling: 1 worker {rates[1]:.2f} items/s, 2 workers {rates[2]:.2f} items/s, {ratio:.2f} x"
 
 
 def killed(options: argparse.Namespace, folder: str) -> str:

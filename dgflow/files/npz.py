@@ -82,11 +82,6 @@ class NpzFile:
         """Bytes of the file."""
         return self._file.seek(0, 2)
 
-    @property
-    def unpacked_size(self) -> int:
-        """Bytes of all members together."""
-        return sum(member.file_size for member in self._archive.infolist())
-
     def checksums(self) -> dict[str, int]:
         """CRC-32 of the members, as the directory has them: nothing is read."""
         return {entry.filename: entry.CRC for entry in self._archive.infolist()}

@@ -209,7 +209,7 @@ def difference(result: MetricResult, against: MetricResult) -> dict[str, Change]
 
 
 class LowestOfSeedRanges(_Frozen):
-    """The lowest FID over the published seed ranges, as in papers. It is below the mean: show it with `label`."""
+    """The lowest FID over the published seed ranges, as in papers. It is below the mean; show `label` too."""
 
     label: str
     fid: float

@@ -12,8 +12,6 @@ import json
 import math
 from typing import Any
 
-Plain = None | bool | int | float | str | list[Any] | tuple[Any, ...] | dict[str, Any]
-
 _SHOWN = 160  # characters of a value that `differences` shows before it cuts
 
 

@@ -143,7 +143,7 @@ def _check_archive(stream: BinaryIO, size: int) -> None:
 
 
 def read_state_dict(file: File, *, source: str | None = None) -> WeightFile:
-    """A flat `.pt`, `.pth` or `.ckpt` of names and tensors: ADM, DG's `discriminator_N.pt`, released DiT files.
+    """A flat `.pt`, `.pth` or `.ckpt` of names and tensors: ADM, DG's `discriminator_N.pt`, released DiT.
 
     Raises ValueError as `load_torch`, or if the file holds something else, whose first key is named.
     """

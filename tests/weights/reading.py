@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
+from dgflow.files.locations import LocalLocation
+from dgflow.files.npz import InMemory, NpzFile
 from dgflow.networks.dit.file import read_dit
 from dgflow.networks.edm.file import read_edm_pickle
 from dgflow.networks.inception.graph_file import read_inception_graph
@@ -11,10 +15,24 @@ from dgflow.networks.inception.names import read_inception_pth
 from dgflow.networks.inception.torchscript_file import read_inception_pickle, read_inception_torchscript
 from dgflow.networks.lsgm.file import read_lsgm
 from dgflow.networks.ncsnpp.file import read_soft_truncation
-from dgflow.weights.npz_file import read_npz
 from dgflow.weights.safetensors_file import read_safetensors
 from dgflow.weights.torch_file import read_state_dict
-from dgflow.weights.weight_file import File, WeightFile
+from dgflow.weights.weight_file import AGAIN, File, WeightFile, as_path, called
+
+
+def read_npz(file: File, *, source: str | None = None) -> WeightFile:
+    """The arrays as tensors of the same dtype. Raises ValueError for a damaged file, or not of numbers."""
+    name = called(file, source)
+    npz = NpzFile(name, InMemory(file) if isinstance(file, bytes) else LocalLocation(str(as_path(file))))
+    try:
+        return WeightFile({name: torch.from_numpy(npz.array(name)) for name in npz.names}, {})
+    except Exception as error:  # a MemoryError, too: an array's header may claim any size
+        found = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise ValueError(
+            f"{name}: expected a whole .npz of numbers, found another file or a damaged one ({found}): "
+            f"{AGAIN}"
+        ) from error
+
 
 READERS: dict[str, Any] = {
     "safetensors": read_safetensors,

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from weights.reading import read_weights
 from weights.traps import Trap
 
-from dgflow.weights import npz_file
 from dgflow.weights.tensors import load_into
 
 WEIGHTS = {
@@ -359,9 +358,3 @@ def _claims(shape: str) -> str:
 def test_a_strange_npz_is_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match=r"ref.npz: expected a whole .npz of numbers"):
         read_weights(data, "npz", source="ref.npz")
-
-
-def test_the_arrays_of_an_npz_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(npz_file, "MOST", 400)
-    with pytest.raises(ValueError, match=r"bytes of arrays, which may have 400"):
-        read_weights(_npz(mu=np.zeros(50)), "npz")
