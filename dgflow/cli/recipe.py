@@ -264,12 +264,12 @@ def _report(
 ) -> int:
     """Write report.html from what the root holds. Exit status 1 while the result is missing: the page then
     shows what is there."""
+    result = summary.summarise(target, store)
+    print(summary.table(result))
     text = page.render(target, store)
     store.put("report.html", text.encode())
     if output is not None:
         output.write_text(text)
-    result = summary.summarise(target, store)
-    print(summary.table(result))
     print(f"\nreport: {output or store.url + '/report.html'}")
     if json:
         print_json(summary.as_json(result))
