@@ -1,7 +1,8 @@
 # `make digits` runs the main job, `make test` the tests; both set themselves up in .venv on the first call.
 PYTHON ?= python3
 BIN := .venv/bin
-# Each process of the tests computes with one thread, and there is one a core, of these that are not on several hosts.
+# Each process of the tests computes with one thread. Tests on several hosts share one machine's network, so they
+# run in one process.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 PROCESSES ?= 2
 SPREAD := -n $(PROCESSES) --dist loadfile --no-loadscope-reorder --ignore=tests/cluster
