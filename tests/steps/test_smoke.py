@@ -141,7 +141,8 @@ def test_planning_a_toy_loads_neither_torch_nor_ray(tmp_path):
     ],
 )
 def test_latents_shrink_as_their_images_do(shape, toy):
-    assert DataShape(*shape, 0).toy[:2] == toy
+    side, channels = shape
+    assert DataShape(side, channels, 0).toy[:2] == toy
 
 
 def test_epochs_that_are_named_become_the_toy_s(tmp_path):
