@@ -6,7 +6,6 @@ is cheap, going back starts anew). Checksums are verified where an array is read
 
 from __future__ import annotations
 
-import io
 import math
 import zipfile
 from collections.abc import Iterator
@@ -24,16 +23,6 @@ class Openable(Protocol):
     """A `Location` of a file, or anything else that opens one."""
 
     def open(self) -> BinaryIO: ...
-
-
-class InMemory:
-    """A file's bytes as what can be opened."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def open(self) -> BinaryIO:
-        return io.BytesIO(self._data)
 
 
 class Header(NamedTuple):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+import io
+from typing import Any, BinaryIO
 
 import torch
 
 from dgflow.files.locations import LocalLocation
-from dgflow.files.npz import InMemory, NpzFile
+from dgflow.files.npz import NpzFile
 from dgflow.networks.dit.file import read_dit
 from dgflow.networks.edm.file import read_edm_pickle
 from dgflow.networks.inception.graph_file import read_inception_graph
@@ -18,6 +19,16 @@ from dgflow.networks.ncsnpp.file import read_soft_truncation
 from dgflow.weights.safetensors_file import read_safetensors
 from dgflow.weights.torch_file import read_state_dict
 from dgflow.weights.weight_file import AGAIN, File, WeightFile, as_path, called
+
+
+class InMemory:
+    """A file's bytes as what can be opened."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def open(self) -> BinaryIO:
+        return io.BytesIO(self._data)
 
 
 def read_npz(file: File, *, source: str | None = None) -> WeightFile:
