@@ -80,7 +80,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
         shutil.copytree(PROJECT / part, project / part, ignore=shutil.ignore_patterns("__pycache__"))
     for part in (".rayignore", ".gitignore", "pyproject.toml", "constraints.txt"):
         shutil.copy(PROJECT / part, project / part)
-    with (project / "dgflow" / "__init__.py").open("a") as module:
+    with (project / "dgflow" / "_version.py").open("a") as module:
         module.write(f'\n__version__ = "{CARRIED}"\n')
     shutil.copy(tiny.__file__, project / "workflows" / "tiny.py")
     with (project / "workflows" / "tiny.py").open("a") as module:
