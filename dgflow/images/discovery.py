@@ -7,6 +7,7 @@ in the order of their names, so that a folder, a zip and a tar of the same pictu
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -65,10 +66,6 @@ def list_images(source: str, labelled: bool = True, folder: str = "") -> Listing
     raise ValueError(f"expected images at {source}, found a file of another kind; give {_FORMS}")
 
 
-def parquet_files(names: Sequence[str]) -> list[str]:
-    return [name for name in names if name.lower().endswith(".parquet")]
-
-
 def is_picture(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
@@ -79,7 +76,7 @@ def _list_folder(source: str, location: Location, labelled: bool) -> Listing:
         return _list_cifar(source, location, batches, sizes)
     kinds = {
         "images": [name for name in sizes if is_picture(name)],
-        ".parquet": parquet_files(list(sizes)),
+        ".parquet": [name for name in sizes if name.lower().endswith(".parquet")],
         ".tar": [name for name in sizes if tars.is_tar(name)],
     }
     found = {kind: names for kind, names in kinds.items() if names}
@@ -89,7 +86,9 @@ def _list_folder(source: str, location: Location, labelled: bool) -> Listing:
             columns = {"size": [sizes[name] for name in names]}
             return _pictures("folder", source, names, labels, columns, labelled)
         case [(".parquet", names)]:
-            return _list_parquet(source, location, chosen_split(names, source)[0], labelled)
+            chosen, split = chosen_split(names, source)
+            left_out = len(chosen) < len(names)
+            return _list_parquet(source, location, chosen, labelled, split if left_out else "")
         case [(".tar", names)]:
             return _list_tars(source, location, {name: sizes[name] for name in names}, labelled)
     for kind in (".npz", ".zip"):
@@ -108,7 +107,9 @@ def _list_npz(source: str, location: Location, labelled: bool) -> Listing:
     return Listing("npz", npz.shape[0], (("", npz.size),), labels=labels, digest=npz.digest)
 
 
-def _list_parquet(source: str, location: Location, names: Sequence[str], labelled: bool) -> Listing:
+def _list_parquet(
+    source: str, location: Location, names: Sequence[str], labelled: bool, split: str = ""
+) -> Listing:
     """Reads footers and, where they are wanted, labels of files (names within `location`, "" for itself)."""
     files, counts, groups, digests, labels, forms = [], [], [], [], [], set()
     for name in names:
@@ -137,6 +138,7 @@ def _list_parquet(source: str, location: Location, names: Sequence[str], labelle
             "offset": np.concatenate([np.arange(count) for count in counts]),
             "group": np.repeat(np.arange(len(groups)), groups),
         },
+        split=split,
     )
 
 
@@ -231,7 +233,8 @@ def _pictures(
 def _list_cifar(source: str, location: Location, batches: CifarBatches, sizes: dict[str, int]) -> Listing:
     """`sizes` are of the files of the folder, or of the archive, {"": bytes}."""
     names = [""] if "" in sizes else batches.names
-    return _whole("cifar", source, location, tuple((name, sizes[name]) for name in names))
+    listing = _whole("cifar", source, location, tuple((name, sizes[name]) for name in names))
+    return replace(listing, split="train")
 
 
 def _whole(form: Form, source: str, location: Location | None, files: tuple[tuple[str, int], ...]) -> Listing:

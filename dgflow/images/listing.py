@@ -41,6 +41,7 @@ class Listing:
     classes: tuple[str, ...] = ()  # the names of class folders, in the order of the labels
     digest: str = ""
     columns: dict[str, np.ndarray] = field(default_factory=dict)
+    split: str = ""  # taken where the source has others; known when it is listed, and not kept in the file
 
     def name(self, row: int) -> str:
         """The name of a row in messages."""

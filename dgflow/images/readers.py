@@ -8,6 +8,7 @@ for one thread.
 from __future__ import annotations
 
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import IO, Any
@@ -21,6 +22,7 @@ from dgflow.images.digests import pictures_sha256, pixels_sha256
 from dgflow.images.listing import Listing, changed, replaced, unseen
 from dgflow.images.mnist_5k import read_mnist_5k
 from dgflow.images.npz import NpzImages
+from dgflow.images.order import index_order, ordered
 from dgflow.images.parquet import ImageFile
 from dgflow.images.pictures import decode_picture
 
@@ -40,7 +42,7 @@ def open_reader(source: str, listing: Listing, folder: str = "") -> Reader:
     return kinds.get(listing.form, PictureReader)(source, location, listing)
 
 
-class Reader:
+class Reader(ABC):
     """The images of a listing. Their files are opened when they are first read."""
 
     def __init__(self, source: str, location: Location | None, listing: Listing) -> None:
@@ -81,9 +83,17 @@ class Reader:
         for start in range(0, len(rows), _AT_ONCE):
             yield from self._block([int(row) for row in rows[start : start + _AT_ONCE]])
 
+    def order(self) -> tuple[np.ndarray, int] | None:
+        """The rows in the order of the indices that they carry, and the first index; None where they carry
+        none.
+
+        Raises ValueError for indices that do not follow one another, or that only some rows carry.
+        """
+        return None
+
+    @abstractmethod
     def _block(self, rows: list[int]) -> Iterator[Any]:
         """As `_cells`, of a few rows."""
-        raise NotImplementedError
 
     def _row_name(self, row: int) -> str:
         return f"{self.source}: {self.listing.name(row)}"
@@ -116,6 +126,10 @@ def unbroken(cells: Iterable[Any]) -> Iterator[Any]:
 
 class PictureReader(Reader):
     """Encoded pictures in a folder, a zip or tars."""
+
+    def order(self) -> tuple[np.ndarray, int] | None:
+        assert self.listing.names is not None
+        return index_order(self.listing.names.to_pylist(), self.source)
 
     def _block(self, rows: list[int]) -> Iterator[bytes | ValueError]:
         form = self.listing.form
@@ -208,6 +222,18 @@ class ParquetReader(Reader):
     def _held(self) -> dict[tuple[int, int], Sequence[Any] | np.ndarray]:
         """The last row group that was read, by file and number."""
         return {}
+
+    def order(self) -> tuple[np.ndarray, int] | None:
+        files = [self._file(number) for number in range(len(self.listing.files))]
+        indexed = [file for file in files if "index" in file.columns]
+        if indexed and len(indexed) < len(files):
+            raise ValueError(
+                f"expected a column index in all files of {self.source}, or in none, found it in "
+                f"{len(indexed):,} of {len(files):,}; open them one at a time"
+            )
+        if not indexed:
+            return None
+        return ordered(np.concatenate([file.numbers("index") for file in files]), self.source)
 
     def digest(self, order: np.ndarray, labels: np.ndarray | None) -> str:
         shape = self._file(0).shape

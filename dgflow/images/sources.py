@@ -13,11 +13,8 @@ from typing import Literal
 import numpy as np
 
 from dgflow.files.locations import LocalLocation, S3Location, locate
-from dgflow.images.discovery import list_images, parquet_files
-from dgflow.images.listing import Listing
+from dgflow.images.discovery import list_images
 from dgflow.images.mnist_5k import NAME as MNIST_5K
-from dgflow.images.order import index_order, ordered
-from dgflow.images.parquet import ImageFile, chosen_split
 from dgflow.images.readers import open_reader, unbroken
 from dgflow.images.step_rows import StepImages
 from dgflow.store.address import is_root, names_range, step_names
@@ -44,12 +41,12 @@ class FileImages:
         if not self.rows:
             raise ValueError(f"expected images in {source}, found no rows")
         self._reader = open_reader(source, listing)
-        self._order, self.first_index = _order(source, listing) or (np.arange(self.rows), None)
+        self._order, self.first_index = self._reader.order() or (np.arange(self.rows), None)
         labels = listing.labels
         if listing.classes and self.first_index is not None:  # folders of a thousand are no classes
             labels = None
         self.labels = None if labels is None else labels[self._order]
-        self.split = _split(source, listing)
+        self.split = listing.split
 
     @cached_property
     def digest(self) -> str:
@@ -111,28 +108,3 @@ def open_images(source: str) -> Images:
             f"{steps or 'it has none'}"
         )
     return FileImages(source)
-
-
-def _order(source: str, listing: Listing) -> tuple[np.ndarray, int] | None:
-    """The order of the rows by their indices, and the first index; None where they carry none."""
-    if listing.names is not None:
-        return index_order(listing.names.to_pylist(), source)
-    if listing.form != "parquet":
-        return None
-    files = [ImageFile(locate(source), name, source) for name, _ in listing.files]
-    indexed = [file for file in files if "index" in file.columns]
-    if indexed and len(indexed) < len(files):
-        raise ValueError(
-            f"expected a column index in all files of {source}, or in none, found it in {len(indexed):,} of "
-            f"{len(files):,}; open them one at a time"
-        )
-    return ordered(np.concatenate([file.numbers("index") for file in files]), source) if indexed else None
-
-
-def _split(source: str, listing: Listing) -> str:
-    if listing.form == "cifar":
-        return "train"
-    if listing.form != "parquet" or not listing.files[0][0]:
-        return ""
-    names = parquet_files(list(locate(source).sizes()))
-    return chosen_split(names, source)[1] if len(names) > len(listing.files) else ""

@@ -92,7 +92,10 @@ def guide_evaluations(score: Weights, sampler: SamplerSpec, terms: Sequence[Guid
 
         return guide
 
-    built: list[Any] = [term.build(network(number), lambda sigma: sigma) for number, term in enumerate(terms)]  # type: ignore[arg-type]
+    stand_ins: list[Any] = [network(number) for number in range(len(terms))]
+    built = [
+        term.build(stand_in, lambda sigma: sigma) for term, stand_in in zip(terms, stand_ins, strict=True)
+    ]
     point = torch.ones(1, 1, 1, 1)
     labels = torch.zeros(1, dtype=torch.int64)
     sampler.sample(_without_network(score), point, labels, built, lambda _: torch.zeros_like(point))

@@ -7,10 +7,12 @@ and dtype, which get inert stand-ins. Other globals that torch or the process al
 
 from __future__ import annotations
 
+import contextlib
 import io
 import pickle
 import threading
 import zipfile
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import torch
@@ -149,6 +151,25 @@ def read_state_dict(file: File, *, source: str | None = None) -> WeightFile:
     """
     name = weight_file.called(file, source)
     return WeightFile(weight_file.check_state_dict(load_torch(file, name), name), {})
+
+
+@contextlib.contextmanager
+def inert(file: File, source: str, kind: str) -> Iterator[tuple[BinaryIO, int]]:
+    """The file and its size, to be taken apart. Errors while it is open become a ValueError that names it."""
+    try:
+        with io.BytesIO(file) if isinstance(file, bytes) else weight_file.as_path(file).open("rb") as stream:
+            size = stream.seek(0, io.SEEK_END)
+            stream.seek(0)
+            yield stream, size
+    except Refused as error:
+        raise ValueError(refusal(source, str(error))) from error
+    except (MemoryError, FileNotFoundError):
+        raise
+    except Exception as error:  # a damaged file can fail in any of its instructions
+        raise ValueError(
+            f"{source}: expected a whole {kind}, found another file or a damaged one "
+            f"({weight_file.reason(error)}): {AGAIN}"
+        ) from error
 
 
 def refusal(source: str, name: str) -> str:

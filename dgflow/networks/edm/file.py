@@ -7,27 +7,15 @@ refused. Tensors are built from the records, and checked against the storage tha
 from __future__ import annotations
 
 import contextlib
-import io
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dgflow.files.inert_pickle import Record, Refused, load_records, number
-from dgflow.weights.torch_file import load_torch, refusal
-from dgflow.weights.weight_file import (
-    AGAIN,
-    VALUES,
-    File,
-    WeightFile,
-    as_path,
-    called,
-    plain,
-    reason,
-    short,
-    some,
-)
+from dgflow.files.inert_pickle import Record, load_records, number
+from dgflow.weights.torch_file import inert, load_torch
+from dgflow.weights.weight_file import VALUES, File, WeightFile, called, plain, reason, short, some
 
 _PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
 _SCALARS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
@@ -61,20 +49,8 @@ def read_edm_pickle(file: File, *, source: str | None = None) -> WeightFile:
             short.
     """
     name = called(file, source)
-    try:
-        with io.BytesIO(file) if isinstance(file, bytes) else as_path(file).open("rb") as opened:
-            size = opened.seek(0, io.SEEK_END)
-            opened.seek(0)
-            found = load_records(opened, size, ALLOWED)
-    except Refused as error:
-        raise ValueError(refusal(name, str(error))) from error
-    except (MemoryError, FileNotFoundError):
-        raise
-    except Exception as error:  # a damaged pickle can fail in any of its instructions
-        raise ValueError(
-            f"{name}: expected a whole pickle of EDM's, found another file or a damaged one "
-            f"({reason(error)}): {AGAIN}"
-        ) from error
+    with inert(file, name, "pickle of EDM's") as (stream, size):
+        found = load_records(stream, size, ALLOWED)
     reader = Reader(name)
     if not isinstance(found, dict) or "ema" not in found:
         keys = some(list(found)) if isinstance(found, dict) else f"a {_kind(found)}"

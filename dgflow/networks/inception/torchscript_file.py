@@ -3,22 +3,21 @@ torch.jit never sees it. Tensors are picked out by name, and checked against the
 
 from __future__ import annotations
 
-import contextlib
 import io
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from dgflow.files.inert_pickle import Record, Refused, load_records
+from dgflow.files.inert_pickle import Record, load_records
 from dgflow.networks.edm.file import ALLOWED as _OF_EDM
 from dgflow.networks.edm.file import Reader
 from dgflow.networks.inception.names import from_modules
-from dgflow.weights.torch_file import refusal
-from dgflow.weights.weight_file import AGAIN, VALUES, File, WeightFile, as_path, called, reason, short
+from dgflow.weights.torch_file import inert
+from dgflow.weights.weight_file import VALUES, File, WeightFile, called, short
 
 _MODULE = "__torch__."  # what TorchScript puts before the names of a program's classes
 _TENSOR, _PARAMETER = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"
@@ -65,7 +64,7 @@ def read_inception_torchscript(file: File, *, source: str | None = None) -> Weig
         ValueError: a global that weights do not need, another network, another file, damaged or cut short.
     """
     name = called(file, source)
-    with _opened(file, name, "archive of TorchScript") as (stream, size), zipfile.ZipFile(stream) as archive:
+    with inert(file, name, "archive of TorchScript") as (stream, size), zipfile.ZipFile(stream) as archive:
         tensors = _Archive(archive, size).tensors()
     return from_modules(tensors, name)
 
@@ -78,29 +77,10 @@ def read_inception_pickle(file: File, *, source: str | None = None) -> WeightFil
         ValueError: as there.
     """
     name = called(file, source)
-    with _opened(file, name, "pickle of NVIDIA's Inception network") as (stream, size):
+    with inert(file, name, "pickle of NVIDIA's Inception network") as (stream, size):
         network = load_records(stream, size, _OF_EDM | _LAYERS)
         tensors = dict(Reader(name).tensors(network, "", 0))
     return from_modules(tensors, name)
-
-
-@contextlib.contextmanager
-def _opened(file: File, source: str, kind: str) -> Iterator[tuple[BinaryIO, int]]:
-    """The file and its size. What fails while it is open is the file's fault, and becomes a ValueError."""
-    try:
-        with io.BytesIO(file) if isinstance(file, bytes) else as_path(file).open("rb") as stream:
-            size = stream.seek(0, io.SEEK_END)
-            stream.seek(0)
-            yield stream, size
-    except Refused as error:
-        raise ValueError(refusal(source, str(error))) from error
-    except (MemoryError, FileNotFoundError):
-        raise
-    except Exception as error:  # a damaged file can fail in any of its instructions
-        raise ValueError(
-            f"{source}: expected a whole {kind}, found another file or a damaged one ({reason(error)}): "
-            f"{AGAIN}"
-        ) from error
 
 
 @dataclass(frozen=True)

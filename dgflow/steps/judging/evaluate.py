@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import model_validator
 
 from dgflow.metrics.protocols import PROTOCOLS
-from dgflow.specs.step import Result, Slice, Spread, Step, Weights
+from dgflow.specs.graph import graph
+from dgflow.specs.step import Result, Slice, Spread, Weights
 from dgflow.steps.judging.measure import Measure
 from dgflow.steps.judging.measure_fields import Comparison
 from dgflow.steps.judging.published_reference import PublishedReference
@@ -49,11 +50,8 @@ class Evaluate(Comparison):
                 f"samples), found sizes {sorted(sizes)}"
             )
         for name, arm in self.arms.items():
-            if any(
-                step.fingerprint == self.features.step.fingerprint
-                for part in arm
-                for step in _behind(part.step)
-            ):
+            behind = {node.step.fingerprint for part in arm for node in graph(part.step)}
+            if self.features.step.fingerprint in behind:
                 raise ValueError(
                     f"arm {name!r} is made with {self.features.step.kind}, the network that is to judge it: "
                     "what guides may not judge; train another"
@@ -116,10 +114,3 @@ def _over_seeds(results: list[dict[str, Any]]) -> dict[str, Any]:
             "errors": [result["errors"].get(metric) for result in results],
         }
     return table
-
-
-def _behind(step: Step) -> Iterator[Step]:
-    """`step` and every step that it is made from."""
-    yield step
-    for reference in step.inputs().values():
-        yield from _behind(reference.step)
