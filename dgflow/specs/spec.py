@@ -10,6 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field
 PLACEMENT = "placement"
 """Metadata of fields that are not identity, as in `epochs: Annotated[int, PLACEMENT] = 10`."""
 
+LATER = "later"
+"""Metadata of fields that a released kind got later. They are identity only where they differ from their
+default, so the fingerprints of earlier roots stay: `alpha: Annotated[bool, LATER] = False`."""
+
 BatchSize = Annotated[int, PLACEMENT, Field(gt=0)]
 """An upper bound: a shard is cut into equal batches that fit into memory."""
 
@@ -48,8 +52,16 @@ class Spec(BaseModel):
 
     def plain_fields(self) -> dict[str, Any]:
         """The fields that are identity, as plain data."""
-        fields = type(self).model_fields.items()
-        return {name: plain(getattr(self, name)) for name, info in fields if PLACEMENT not in info.metadata}
+        values = {
+            name: (getattr(self, name), info)
+            for name, info in type(self).model_fields.items()
+            if PLACEMENT not in info.metadata
+        }
+        return {
+            name: plain(value)
+            for name, (value, info) in values.items()
+            if LATER not in info.metadata or value != info.get_default(call_default_factory=True)
+        }
 
     def plain(self) -> dict[str, Any]:
         """Plain data that identify it."""

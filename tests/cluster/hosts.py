@@ -201,11 +201,21 @@ class Host:
         """The host is lost: all of its processes end at once, by SIGKILL."""
         self.end()
         self._outside.wait()
-        wait_for(lambda: not Path(f"/proc/{self.pid}").exists(), f"end of {self.name}")
+        wait_for(lambda: _ended(self.pid), f"end of {self.name}")
 
     def end(self) -> None:
         """As `kill`, without waiting for it."""
         self._outside.kill()  # takes the first process with it, and that all others
+
+
+def _ended(pid: int) -> bool:
+    """Whether a process is gone, or only waits for a parent that need not ever ask: the first process of a
+    container may not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return state in "ZX"
 
 
 class Network:

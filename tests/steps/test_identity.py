@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 from pydantic import ValidationError
@@ -40,7 +41,7 @@ from dgflow import (
 )
 from dgflow.diffusion.sampler_specs import SamplerSpec
 from dgflow.networks.roles import AutoencoderSpec, DiscriminatorSpec, ScoreNetworkSpec
-from dgflow.specs.spec import PLACEMENT, Spec
+from dgflow.specs.spec import LATER, PLACEMENT, Spec
 from dgflow.specs.step import Step
 from dgflow.steps.judging.measure import Measure
 from dgflow.steps.judging.statistics import Statistics
@@ -113,6 +114,18 @@ def test_a_copy_with_another_field_has_another_fingerprint_and_is_validated():
 def test_how_much_and_where_are_not_identity(made, changed):
     fields = {field: getattr(made, field) for field in type(made).model_fields}
     assert type(made)(**(fields | changed)).fingerprint == made.fingerprint
+
+
+def test_a_later_field_is_identity_only_where_it_differs_from_its_default():
+    class Before(Spec):
+        width: int = 8
+
+    class After(Before):
+        depth: Annotated[int, LATER] = 2
+
+    assert After().plain_fields() == Before().plain_fields() == {"width": 8}
+    assert After(depth=2).plain_fields() == {"width": 8}
+    assert After(depth=3).plain_fields() == {"width": 8, "depth": 3}
 
 
 def test_every_field_that_is_not_identity_is_known():
