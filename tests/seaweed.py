@@ -12,6 +12,8 @@ import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from wrapped import kill_wrapped
+
 _BUCKET = "dgflow-tests"
 _READY_SECONDS = 60.0
 _PORTS = (
@@ -74,6 +76,7 @@ class Server:
             "BUCKET_URL": f"s3://{_BUCKET}",
         }
         self._ports = list(ports.values())
+        self._wrapped = bool(prefix)
         self._command = [
             *prefix,
             _binary(),
@@ -112,7 +115,10 @@ class Server:
 
     def kill(self) -> None:
         # Not terminate: an orderly stop takes four seconds, and a store has to survive this
-        self._process.kill()
+        if self._wrapped:
+            kill_wrapped(self._process)
+        else:
+            self._process.kill()
         self._process.wait()
         for port in self._ports:
             for socket_file in Path("/tmp").glob(

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from seaweed import seaweed
+from wrapped import kill_wrapped
 
 T = TypeVar("T")
 
@@ -92,7 +93,7 @@ class Process:
         return self._outside.poll()
 
     def kill(self) -> None:
-        self._outside.kill()
+        kill_wrapped(self._outside)
         self._outside.wait()
 
     def wait(self, seconds: float = DEADLINE) -> int:
@@ -200,22 +201,11 @@ class Host:
     def kill(self) -> None:
         """The host is lost: all of its processes end at once, by SIGKILL."""
         self.end()
-        self._outside.wait()
-        wait_for(lambda: _ended(self.pid), f"end of {self.name}")
+        self._outside.wait()  # ends once all of the host's processes have
 
     def end(self) -> None:
         """As `kill`, without waiting for it."""
-        self._outside.kill()  # takes the first process with it, and that all others
-
-
-def _ended(pid: int) -> bool:
-    """Whether a process is gone, or only waits for a parent that need not ever ask: the first process of a
-    container may not."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-    return state in "ZX"
+        kill_wrapped(self._outside)  # the first process, which takes all others with it
 
 
 class Network:
