@@ -10,6 +10,7 @@ import typer
 from pydantic import ValidationError
 from typer.exceptions import TyperException
 
+from dgflow.cli.characters import degrade
 from dgflow.engine.execute import StepFailed
 from dgflow.store.objects import StoreError
 from dgflow.store.receipts import CorruptObject, StepMismatch
@@ -29,6 +30,7 @@ def print_json(value: Any) -> None:
 
 def run(application: Callable[[], typer.Typer], arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the application that `application()` gives, by default with the process's arguments, and exit."""
+    degrade()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     sys.exit(guarded(lambda: application()(args=arguments, standalone_mode=False)))
 

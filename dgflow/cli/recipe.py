@@ -5,7 +5,6 @@ be understood.
 """
 
 import inspect
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,19 +14,22 @@ import typer
 
 from dgflow.cli.collect import collect_garbage
 from dgflow.cli.guard import SETTINGS, print_json, run
+from dgflow.cli.nearby import others_only, roots_nearby
 from dgflow.cli.options import AsJson, NumGpus, Workers, Yes
-from dgflow.cli.root import open_root
+from dgflow.cli.root import future_root, nothing_at, open_root, root_url
 from dgflow.engine.execute import execute
 from dgflow.engine.plan import plan
 from dgflow.engine.verify import repair as repaired
 from dgflow.engine.verify import verify
 from dgflow.estimate.estimates import UTILISATION, counted, piloted
+from dgflow.files.outputs import write_output
 from dgflow.report import page, status_text, summary
 from dgflow.report.plan_text import plan_json, plan_table
 from dgflow.runtime.placement import Placement
 from dgflow.runtime.progress import Progress
 from dgflow.specs.step import Step
-from dgflow.store.objects import ObjectStore
+from dgflow.store.objects import ObjectStore, StoreError
+from dgflow.store.open import open_store
 from dgflow.testing.smoke import smoke as smoke_run
 
 COMMANDS = ("run", "plan", "status", "verify", "gc", "report")
@@ -83,11 +85,12 @@ def application(workflow: Callable[..., Step], name: str) -> typer.Typer:
         def call(**options: Any) -> int:
             given = {parameter.name: options.pop(parameter.name) for parameter in recipe}
             root, smoke = options.pop("root"), options.pop("smoke")
-            if not root:
-                root = (os.environ.get("DGFLOW_ROOT") or f"runs/{name}").rstrip("/") + "-smoke" * smoke
-            target, store = workflow(**given), open_root(root, smoke)
+            root = root_url(root, f"runs/{name}", smoke)
+            target, store = workflow(**given), _root_for(body, root, smoke)
             if smoke:
                 target = _at_toy_size(target, store, write=body is _run)
+            if body not in (_run, _gc) and (remark := others_only(target, store)):
+                _tell(remark)
             return body(target, store, **options)
 
         keyword = inspect.Parameter.KEYWORD_ONLY
@@ -104,6 +107,19 @@ def application(workflow: Callable[..., Step], name: str) -> typer.Typer:
     for body in (_run, _plan, _status, _verify, _gc, _report):
         command(body)
     return app
+
+
+def _root_for(body: Callable[..., Any], url: str, smoke: bool) -> ObjectStore:
+    """The root that a command works on: `run` makes one, `plan` works without one; the others only look."""
+    if body is _run:
+        return open_root(url, smoke)
+    if (store := future_root(url, smoke)) is not None:
+        return store
+    store = open_store(url)
+    if body is not _plan:
+        raise ValueError(nothing_at(store))
+    _tell(f"nothing at this root yet: {store.url}; {roots_nearby(store)}")
+    return store
 
 
 def _recipe_option(parameter: inspect.Parameter) -> inspect.Parameter:
@@ -259,20 +275,34 @@ def _report(
     store: ObjectStore,
     json: AsJson = False,
     output: Annotated[
-        Path | None, typer.Option(help="Write the page here as well as into the root.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the page here as well as into the root, where that can be written; a path or s3://.",
+            show_default=False,
+        ),
     ] = None,
 ) -> int:
     """Write report.html from what the root holds. Exit status 1 while the result is missing: the page then
     shows what is there."""
     result = summary.summarise(target, store)
     print(summary.table(result))
-    text = page.render(target, store)
-    store.put("report.html", text.encode())
+    text = page.render(target, store).encode()
     if output is not None:
-        output.write_text(text)
-    print(f"\nreport: {output or store.url + '/report.html'}")
+        write_output(output, text)
+    failure = None
+    try:
+        store.put("report.html", text)
+    except StoreError as error:  # a root that can only be read
+        failure = error
+    if failure is None or output is not None:
+        print(f"\nreport: {output or store.url + '/report.html'}")
     if json:
         print_json(summary.as_json(result))
+    if failure is not None and output is None:
+        raise StoreError(f"{failure}. The page can be written elsewhere: report --output FILE") from failure
+    if failure is not None:
+        _tell(f"the page is in {output} alone: {failure}")
     return 0 if result.result is not None else 1
 
 

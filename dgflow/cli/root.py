@@ -1,13 +1,31 @@
 """Opens the root that a command works on."""
 
 import json
+import os
 
+from dgflow.cli.nearby import roots_nearby
 from dgflow.store.objects import ObjectStore
 from dgflow.store.open import open_store
+from dgflow.store.urls import split_url
 from dgflow.testing.smoke_root import check_root
 
 ROOT_FORMAT = 1
 _MARK = json.dumps({"dgflow_root": ROOT_FORMAT}).encode()
+
+
+def root_url(given: str | None, default: str, smoke: bool = False) -> str:
+    """The root that a command line names: `given`, else $DGFLOW_ROOT, else `default`; `-smoke` is added to
+    the latter two for a smoke run.
+
+    Raises ValueError, naming the option or the variable, for one that was mistyped.
+    """
+    variable = os.environ.get("DGFLOW_ROOT") if given is None else None
+    url = given if given is not None else variable or default
+    try:
+        split_url(url)
+    except ValueError as error:
+        raise ValueError(f"{'DGFLOW_ROOT' if variable else '--root'}: {error}") from error
+    return url if given is not None or not smoke else url.rstrip("/") + "-smoke"
 
 
 def open_root(url: str, smoke: bool = False) -> ObjectStore:
@@ -20,27 +38,46 @@ def open_root(url: str, smoke: bool = False) -> ObjectStore:
     """
     store = open_store(url)
     if store.size("dgflow.json") is None:
-        if others := store.names():
-            raise ValueError(
-                f"expected a dgflow root at {store.url}, found other things there ({', '.join(others[:3])}) "
-                "and no dgflow.json; give an empty or a new folder, as in --root runs/mine"
-            )
+        if store.names():
+            raise ValueError(f"{_expected(store)}; give an empty or a new folder, as in --root runs/mine")
         store.create("dgflow.json", _MARK)
     _check_format(store)
-    check_root(store, smoke)
+    check_root(store, smoke, write=True)
+    return store
+
+
+def future_root(url: str, smoke: bool = False) -> ObjectStore | None:
+    """The root at `url`, None where there is nothing yet and a root may come to be. Writes nothing; raises as
+    `open_root`."""
+    store = open_store(url)
+    if store.size("dgflow.json") is None:
+        if store.names():
+            raise ValueError(nothing_at(store))
+        return None
+    _check_format(store)
+    check_root(store, smoke, write=False)
     return store
 
 
 def existing_root(url: str) -> ObjectStore:
-    """The root at `url`, of any kind. Raises ValueError where there is none; else as `open_root`."""
+    """The root at `url`, of any kind. Writes nothing. Raises ValueError where there is none; else as
+    `open_root`."""
     store = open_store(url)
     if store.size("dgflow.json") is None:
-        raise ValueError(
-            f"expected a dgflow root at {store.url}, found no dgflow.json there; give the root of a run, "
-            "such as runs/digits"
-        )
+        raise ValueError(nothing_at(store))
     _check_format(store)
     return store
+
+
+def nothing_at(store: ObjectStore) -> str:
+    """The message for a place where a root was expected and is not."""
+    return f"nothing at this root: {_expected(store)}. Give the root of a run, such as runs/digits"
+
+
+def _expected(store: ObjectStore) -> str:
+    others = store.names()
+    found = f" and other things ({', '.join(others[:3])})" if others else ""
+    return f"expected a dgflow root at {store.url}, found no dgflow.json{found} there; {roots_nearby(store)}"
 
 
 def _check_format(store: ObjectStore) -> None:

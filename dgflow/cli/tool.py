@@ -3,7 +3,6 @@
 Exit status: 0 when it is done, 1 when it could not be, 2 for a command line that cannot be understood.
 """
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,7 +12,7 @@ from dgflow.cli.collect import collect_garbage
 from dgflow.cli.export import export as write
 from dgflow.cli.guard import SETTINGS, print_json, run
 from dgflow.cli.options import AsJson, NumGpus, Workers, Yes
-from dgflow.cli.root import existing_root, open_root
+from dgflow.cli.root import existing_root, open_root, root_url
 from dgflow.engine.execute import execute, result_of
 from dgflow.metrics.protocols import METRICS, Distances
 from dgflow.metrics.result import MetricResult, difference, read_result
@@ -112,7 +111,7 @@ def metrics(
     standard evaluators'."""
     # What can be wrong is found before the first image goes through the network, as far as it can be.
     before = None if against is None else _earlier(against)
-    url = root or os.environ.get("DGFLOW_ROOT") or "runs/metrics"
+    url = root_url(root, "runs/metrics")
     if (published := CATALOGUE.get(reference)) is not None and published.format == "npz":
         reference = str(fetch(open_root(url), published).path)
     target = comparison(samples, reference, protocol, weights=weights, metrics=metric, distances=distances)

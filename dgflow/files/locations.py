@@ -12,9 +12,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal, Protocol
-from urllib.parse import unquote
 
-from dgflow.store.open import open_store
+from dgflow.store.urls import split_url
 
 if TYPE_CHECKING:
     from dgflow.store.s3 import S3Store
@@ -55,18 +54,15 @@ def locate(source: str, folder: str = "") -> Location:
     no request.
 
     Raises:
-        ValueError: another scheme, or a url that carries credentials (it is not repeated).
+        ValueError: another scheme, a mistyped url, or one that carries credentials (it is not repeated).
     """
-    scheme, separator, rest = source.partition("://")
-    if not separator:
-        return LocalLocation(os.path.join(folder, os.path.expanduser(source)))
+    scheme, rest = split_url(source)
     if scheme == "memory":
         raise ValueError(
             "expected a path, file:///path or s3://bucket/key, found memory://, which holds steps only: "
             "add [start:stop]"
         )
-    open_store(source)  # refuses other schemes, and urls with credentials in them
-    return S3Location(rest) if scheme == "s3" else LocalLocation(unquote(rest))
+    return S3Location(rest) if scheme == "s3" else LocalLocation(os.path.join(folder, rest))
 
 
 def file_size(location: Location, name: str = "") -> int:

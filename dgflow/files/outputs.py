@@ -52,6 +52,37 @@ def new_file(out: str) -> Iterator[IO[bytes]]:
         temporary.unlink(missing_ok=True)
 
 
+def write_output(out: str, data: bytes) -> None:
+    """Write or replace a file, on a disk or in S3, whole or not at all.
+
+    Raises ValueError for a location that cannot be one, StoreError or OSError where it cannot be written.
+    """
+    location = locate(out)
+    if isinstance(location, S3Location):
+        if not location.key:
+            raise ValueError(f"expected s3://bucket/name of a file to write, found {out}; add a name")
+        upload = _Upload(location, location.key)
+        try:
+            upload.write(data)
+            upload.send_rest()
+            upload.complete(replace=True)
+        except BaseException:
+            upload.abort()
+            raise
+        return
+    assert isinstance(location, LocalLocation)
+    path = location.path.resolve()
+    if path.exists() and not path.is_file():  # a pipe or a terminal is written to, and never replaced
+        path.write_bytes(data)
+        return
+    temporary = _temporary(path)
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def new_folder(out: str) -> Iterator[OpenNew]:
     """Write a new folder, file by file. Raises ValueError where something is there."""
@@ -144,9 +175,11 @@ class _Upload(io.RawIOBase):
         if self._buffer or not self._parts:
             self._send(len(self._buffer))
 
-    def complete(self) -> bool:
-        """Make the object; False where one is there by now, and is untouched."""
-        finished = {"UploadId": self._id, "MultipartUpload": {"Parts": self._parts}, "IfNoneMatch": "*"}
+    def complete(self, replace: bool = False) -> bool:
+        """Make the object; unless `replace`, False where one is there by now, and is untouched."""
+        finished: dict[str, Any] = {"UploadId": self._id, "MultipartUpload": {"Parts": self._parts}}
+        if not replace:
+            finished["IfNoneMatch"] = "*"
         try:
             done = self._call("complete_multipart_upload", may_lack=True, **finished)
         except StoreError as error:

@@ -44,7 +44,7 @@ class LocalStore:
     def __init__(self, root: str | os.PathLike[str]) -> None:
         """`root` is made absolute here, for workers with another working directory.
 
-        Raises StoreError where it is a file.
+        Raises StoreError where it is a file, or lies below one.
         """
         self.root = Path(os.path.abspath(os.path.expanduser(root)))
         self.url = self.root.as_uri()
@@ -122,7 +122,9 @@ class LocalStore:
 
     def now(self) -> float:
         """The time of a file that is written now, which on a network is its server's; this host's own where
-        nothing can be written."""
+        nothing can be written, or there is no root yet."""
+        if not self.root.is_dir():
+            return time.time()
         temporary = self.root / _TEMPORARY / f"{os.getpid()}-{uuid.uuid4().hex}"
         with self._errors("ask the time"):
             try:
@@ -184,9 +186,14 @@ class LocalStore:
             raise store_error(attempted, self.url, *_EXPLAINED.get(error.errno or 0, other)) from error
 
     def _check_root(self) -> None:
-        """Tell a root that is no folder from an object that is not there."""
-        if self.root.exists() and not self.root.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        """Tell a root that is no folder, or lies below a file, from an object that is not there."""
+        if self.root.is_dir():
+            return
+        for path in (self.root, *self.root.parents):
+            if path.exists():
+                if not path.is_dir():
+                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+                return
 
 
 def _files(folder: Path, prefix: str) -> Iterator[Entry]:

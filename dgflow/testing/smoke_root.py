@@ -12,8 +12,8 @@ def is_smoke_run(store: ObjectStore) -> bool:
     return store.size(MARK) is not None
 
 
-def check_root(store: ObjectStore, smoke: bool) -> None:
-    """Raises ValueError where the root is of the other kind; with `smoke`, marks a new one."""
+def check_root(store: ObjectStore, smoke: bool, write: bool = True) -> None:
+    """Raises ValueError where the root is of the other kind; with `smoke` and `write`, marks a new one."""
     recorded = store.get(MARK) if is_smoke_run(store) else None
     mark = f'{{"smoke":{VERSION}}}'.encode()
     if not smoke and recorded is not None:
@@ -29,7 +29,8 @@ def check_root(store: ObjectStore, smoke: bool) -> None:
                 f"({', '.join(others[:3])}), which must not meet "
                 "random weights; give another root, as in --root runs/mine-smoke"
             )
-        store.create(MARK, mark)
+        if write:
+            store.create(MARK, mark)
     elif smoke and recorded != mark:
         raise ValueError(
             f"expected the smoke run of this version of dgflow, found another one's in {store.url}; give a "

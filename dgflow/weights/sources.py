@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from dgflow.store.objects import StoreError
 from dgflow.store.open import open_store
+from dgflow.store.urls import split_url
 from dgflow.weights import https
 from dgflow.weights.scratch import file_errors, write_whole
 
@@ -69,6 +70,8 @@ def parse_source(text: str) -> Source:
         path = _local(text, scheme)
         source = Source("file", str(path), path.as_uri(), path.name)
     else:
+        if scheme in ("s3a", "s3n"):
+            split_url(text)  # refuses it, and says how it is written here
         raise ValueError(
             "expected a path, file:///..., https://..., hf:owner/repo/path@revision or s3://..., found a "
             f"{scheme!r} url"

@@ -1,0 +1,75 @@
+"""Finds the roots near a place that holds none: a mistyped root is one letter, or one folder, away."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+from collections.abc import Iterator
+
+from dgflow.specs.graph import graph
+from dgflow.specs.step import Step
+from dgflow.store.address import is_root, step_names
+from dgflow.store.local import LocalStore
+from dgflow.store.objects import ObjectStore, StoreError
+from dgflow.store.open import open_store
+
+_LOOKS = 50  # folders that are looked into for `dgflow.json`, on each level
+_SHOWN = 5
+_UP = 4  # folders above
+
+
+def roots_nearby(store: ObjectStore) -> str:
+    """The roots around the place, in words: one that it lies in, those in it and beside it. Reads only."""
+    for above in _above(store.url):
+        with contextlib.suppress(ValueError, StoreError):
+            if is_root(above):
+                return f"it lies in the root {_shown(above)}"
+    found = []
+    for where, folder in (("below it", store.url), ("beside it", next(_above(store.url), None))):
+        if folder and (names := _roots_in(folder, near=store.url.rpartition("/")[2])):
+            more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+            found.append(f"{where} {'are' if names[1:] else 'is'} {', '.join(names[:_SHOWN])}{more}")
+    return "; ".join(found) or "no other root lies below it or beside it"
+
+
+def others_only(target: Step, store: ObjectStore) -> str | None:
+    """The remark that a root holds steps, and none of a recipe's; None where it holds one, or none at all."""
+    there = step_names(store)
+    if not there or {node.step.name for node in graph(target)} & set(there):
+        return None
+    more = f" and {len(there) - _SHOWN} more" if len(there) > _SHOWN else ""
+    return (
+        f"nothing of this recipe, with these options, at this root: {store.url} holds other steps, "
+        f"{', '.join(there[:_SHOWN])}{more}"
+    )
+
+
+def _above(url: str) -> Iterator[str]:
+    """The urls of the folders above, from the nearest on."""
+    beginning = url.index("://") + 3
+    for _ in range(_UP):
+        url = url.rpartition("/")[0]
+        if len(url) <= beginning:
+            return
+        yield url
+
+
+def _roots_in(folder: str, near: str) -> list[str]:
+    """The roots directly in a folder, those with a name like `near` first."""
+    try:
+        store = open_store(folder)
+        names = store.names()
+    except (ValueError, StoreError):
+        return []
+    names.sort(key=lambda name: -difflib.SequenceMatcher(None, name, near).ratio())
+    found = []
+    for name in names[:_LOOKS]:
+        with contextlib.suppress(ValueError, StoreError):  # a name that no key has
+            if store.size(f"{name}/dgflow.json") is not None:
+                found.append(_shown(f"{store.url}/{name}"))
+    return found
+
+
+def _shown(url: str) -> str:
+    store = open_store(url)
+    return str(store.root) if isinstance(store, LocalStore) else store.url

@@ -1,0 +1,167 @@
+"""Takes paths and urls apart, and refuses those that were mistyped, with the likely meaning.
+
+No message repeats what may be a secret: a text with `@`, `?` or `#` behind a scheme is not shown.
+"""
+
+import contextlib
+import os
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+_SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]+):(/*)(.*)", re.DOTALL)
+_WITHOUT_COLON = re.compile(r"(s3[an]?|file)//+(.*)", re.IGNORECASE | re.DOTALL)
+_OF_S3 = ("s3", "s3a", "s3n")
+_OF_OTHERS = (
+    "gs",
+    "gcs",
+    "az",
+    "abfs",
+    "abfss",
+    "wasb",
+    "wasbs",
+    "adl",
+    "hdfs",
+    "ftp",
+    "http",
+    "https",
+    "hf",
+)
+_ARN = re.compile(r"arn:[a-z-]+:s3:::([a-z0-9.-]+)(?:/(.*))?", re.DOTALL)
+# The web addresses of Amazon's own service: the bucket in the host, in the path, or of the console.
+_WEB = (
+    re.compile(r"https?://([a-z0-9.-]+?)\.s3[a-z0-9.-]*\.amazonaws\.com(?:/([^?#]*))?", re.IGNORECASE),
+    re.compile(r"https?://s3[a-z0-9.-]*\.amazonaws\.com/([a-z0-9.-]+)(?:/([^?#]*))?", re.IGNORECASE),
+)
+_FORMS = "a path, file:///path, memory://name or s3://bucket/prefix"
+
+
+def split_url(text: str) -> tuple[str, str]:
+    """The scheme of a location and the rest: (`s3`, `bucket/prefix`), (`memory`, `name`), (`file`, a path).
+
+    A path is returned with its `~` expanded; it may be relative. Raises ValueError for what is neither a path
+    nor a url that is understood, naming the likely meaning; a text that may hold a secret is not repeated.
+    """
+    if not text.strip():
+        raise ValueError(f"expected {_FORMS}, found an empty text; is a variable of the shell unset?")
+    scheme, separator, rest = text.partition("://")
+    if separator and scheme in ("s3", "memory") and re.search(r"[@?#]", rest):
+        raise ValueError(
+            f"expected {scheme}://NAME/PREFIX without '@', '?' or '#', found one of them: take credentials "
+            "and options out of the url and"
+            " give them in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL)"
+        )
+    if separator and scheme == "s3":
+        return "s3", _checked_bucket(rest)
+    if separator and scheme == "memory":
+        return "memory", rest
+    if separator and scheme == "file" and rest.startswith("/"):
+        return "file", _checked_path(unquote(rest), text)
+    _refuse_other_urls(text)
+    return "file", _checked_path(text, text)
+
+
+def _checked_bucket(rest: str) -> str:
+    """`bucket/prefix` of an S3 url, or ValueError."""
+    bucket, _, prefix = rest.partition("/")
+    if not bucket:
+        meant = rest.strip("/")
+        raise ValueError(
+            f"expected s3://bucket/prefix, found no bucket{_suggested(f's3://{meant}') if meant else ''}"
+        )
+    if bucket.strip() != bucket or ":" in bucket or bucket == "~":
+        raise ValueError(
+            f"expected s3://bucket/prefix, found {bucket!r} in the place of the bucket; a server of your own "
+            "is named by AWS_ENDPOINT_URL=https://host:port, and not by the url"
+        )
+    if any(part in (".", "..") for part in rest.split("/")):
+        raise ValueError(f"expected s3://bucket/prefix without '.' and '..', found s3://{rest}")
+    return rest
+
+
+def _refuse_other_urls(text: str) -> None:
+    """Raises ValueError for a text that has, or was meant to have, another scheme."""
+    if arn := _ARN.fullmatch(text.strip()):
+        raise ValueError(f"expected {_FORMS}, found an ARN{_suggested(_joined('s3', *arn.groups()))}")
+    if match := _WITHOUT_COLON.fullmatch(text):
+        raise ValueError(f"expected {_FORMS}, found no colon{_likely(match[1], match[2])}")
+    match = _SCHEME.fullmatch(text)
+    if match is None:
+        return
+    scheme, slashes, rest = match.groups()
+    known = scheme.lower() in (*_OF_S3, *_OF_OTHERS, "file", "memory")
+    if len(slashes) < 2 and not (known and (slashes or not os.path.lexists(text))):
+        return  # a file name with a colon in it
+    if scheme == "file" and len(slashes) == 2:
+        found = f"found {_shown(text)}{_likely(scheme, rest)}"
+        raise ValueError(f"expected file:///path with three slashes, {found}")
+    likely = _from_the_web(text) or _likely(scheme, rest, bool(slashes))
+    if len(slashes) < 2:
+        raise ValueError(f"expected {_FORMS}, found {_shown(text)}{likely}")
+    raise ValueError(f"expected {_FORMS}, found a url of scheme {scheme!r}{likely}")
+
+
+def _likely(scheme: str, rest: str, slashes: bool = True) -> str:
+    """The hint at what a url of another scheme was meant to be; empty where nobody can tell."""
+    if re.search(r"[@?#]", rest) or not rest.strip("/"):
+        return ""
+    if scheme.lower() in _OF_S3:
+        return _suggested(f"s3://{rest.strip().lstrip('/')}")
+    if scheme.lower() == "file":
+        return _suggested(f"file:///{rest.removeprefix('localhost/').lstrip('/')}" if slashes else rest)
+    if scheme.lower() == "memory":
+        return _suggested(f"memory://{rest.lstrip('/')}")
+    return ""
+
+
+def _from_the_web(text: str) -> str:
+    for form in _WEB:
+        if match := form.match(text.strip()):
+            return _suggested(_joined("s3", *match.groups()))
+    return ""
+
+
+def _joined(scheme: str, bucket: str, prefix: str | None) -> str:
+    return f"{scheme}://{bucket}/{prefix}" if prefix else f"{scheme}://{bucket}"
+
+
+def _suggested(meant: str) -> str:
+    return f": did you mean {meant}?"
+
+
+def _shown(text: str) -> str:
+    return "a url with '@', '?' or '#' in it" if re.search(r"[@?#]", text) else repr(text)
+
+
+def _checked_path(path: str, text: str) -> str:
+    """A path with its `~` expanded, or ValueError for one that cannot be meant."""
+    if "\0" in path:
+        raise ValueError(f"expected a path, found a zero byte in {text!r}")
+    if path != path.strip() and not os.path.lexists(path):
+        raise ValueError(f"expected a path, found {text!r} with spaces around it{_suggested(path.strip())}")
+    if re.match(r"/+~", path) and not os.path.lexists(path):
+        raise ValueError(f"expected a path, found {text!r}{_suggested(path.lstrip('/'))}")
+    if re.match(r"\$(\w+|\{\w+\})", path) and not os.path.lexists(path):
+        raise ValueError(
+            f"expected a path, found {text!r}, with a variable that no shell has put its value in; take the "
+            "single quotes away, or write the path out"
+        )
+    expanded = _with_home(path, text)
+    if not os.path.abspath(expanded).strip("/"):
+        raise ValueError(
+            f"expected a folder or a file, found {text!r}, which is the whole file system; is a variable of "
+            "the shell unset?"
+        )
+    return expanded
+
+
+def _with_home(path: str, text: str) -> str:
+    """The path with the home folder in the place of a `~` at its beginning."""
+    if not path.startswith("~") or (path.split("/")[0] != "~" and os.path.lexists(path)):
+        return path
+    user = path.split("/")[0]
+    with contextlib.suppress(RuntimeError):
+        if user != "~" or os.environ.get("HOME", "unset"):
+            return str(Path(path).expanduser())
+    remedy = "set HOME, or write the path out" if user == "~" else "correct the name, or write the path out"
+    raise ValueError(f"expected a path, found {text!r} and no home folder for {user} on this host; {remedy}")
