@@ -9,6 +9,7 @@ import numpy as np
 
 from dgflow.files.locations import locate
 from dgflow.files.npz import NpzFile
+from dgflow.images.covariance import covariance_fault
 from dgflow.images.npz import IMAGE_NAMES
 from dgflow.store.shards import rows_sha256
 
@@ -46,8 +47,9 @@ def read_statistics(source: str) -> Statistics | None:
     """The moments in an npz at a path or `s3://` url; None where the source holds none.
 
     Raises:
-        ValueError: one of a pair without the other, shapes that do not fit, or values that are not finite
-            numbers.
+        ValueError: one of a pair without the other, shapes that do not fit, values that are not finite or
+            have fewer bits than float32 (which moves a FID by less than 1e-4), or a matrix that is no
+            covariance.
     """
     if not has_statistics(source):
         return None
@@ -67,6 +69,11 @@ def read_statistics(source: str) -> Statistics | None:
                     f"{width} and {shape}"
                 )
             arrays |= {name: _finite(npz.array(name), f"{name} of {source}") for name in (mean, covariance)}
+            if fault := covariance_fault(arrays[covariance]):
+                raise ValueError(
+                    f"expected in {covariance} of {source} a covariance, found a matrix that {fault}; "
+                    "compute it again from the images, as np.cov(features, rowvar=False) in float64"
+                )
     moments = (arrays["mu"], arrays["sigma"], arrays.get("mu_s"), arrays.get("sigma_s"))
     return Statistics(source, rows_sha256(arrays), *moments)
 
@@ -84,5 +91,10 @@ def _finite(values: np.ndarray, where: str) -> np.ndarray:
     if values.dtype.kind not in "fiu" or not np.isfinite(values).all():
         raise ValueError(
             f"expected finite numbers in {where}, found {values.dtype} with NaN, infinity or no numbers"
+        )
+    if values.dtype.kind != "f" or values.dtype.itemsize < 4:
+        raise ValueError(
+            f"expected float64 or float32 in {where}, found {values.dtype}, whose rounding moves a FID by a "
+            "per cent and more; compute the statistics again in float64"
         )
     return values.astype(np.float64)

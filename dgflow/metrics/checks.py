@@ -33,6 +33,28 @@ def sample_count(n: int, width: int, protocol: Protocol | None, metric: str = "F
     return warnings
 
 
+def reference_count(n: int, width: int, metric: str = "FID") -> list[str]:
+    """Warns if the covariance of `width` features of n reference images is singular."""
+    if n > width:
+        return []
+    return [
+        f"{metric} is not meaningful: the covariance of {width:,} features from the reference's {n:,} images "
+        f"is singular; take a reference of far more than {width:,} images, or published statistics"
+    ]
+
+
+def shared_images(digests_N: Sequence[bytes], reference_digests_M: Sequence[bytes]) -> list[str]:
+    """Warns of samples that equal an image of the reference; digests of `pixel_digests`, in index order."""
+    known = set(reference_digests_M)
+    indices = [index for index, digest in enumerate(digests_N) if digest in known]
+    if not indices:
+        return []
+    return [
+        f"{len(indices):,} of {len(digests_N):,} samples equal an image of the reference pixel for pixel: "
+        f"index {_first(indices)}"
+    ]
+
+
 def manifold_count(reference_n: int, protocol: Protocol | None) -> list[str]:
     """Warns if precision and recall use another number of reference images than the protocol does."""
     if protocol is None or protocol.manifold_images in (None, reference_n):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from dgflow.images.covariance import covariance_fault
 from dgflow.metrics.rows import BlockAccumulator, check_widths, one_thread
 
 _ROUNDING = np.finfo(np.float64).eps
@@ -20,8 +21,8 @@ _ROUNDING = np.finfo(np.float64).eps
 class Gaussian:
     """Mean [D] and covariance [D, D] of published reference statistics (`mu`, `sigma`), made float64.
 
-    Raises ValueError if the shapes disagree, a number is not finite, or `covariance` is not symmetric with
-    variances >= 0.
+    Raises ValueError if the shapes disagree, a number is not finite, or `covariance` is not symmetric and
+    positive semidefinite.
     """
 
     mean: np.ndarray
@@ -38,13 +39,8 @@ class Gaussian:
                 "expected finite statistics, found a mean or covariance with NaN or infinity; compute them "
                 "again"
             )
-        tolerance = 1e-6 * np.abs(covariance).max(initial=0)  # some statistics were computed in float32
-        asymmetry = np.abs(covariance - covariance.T).max(initial=0)
-        if asymmetry > tolerance or covariance.diagonal().min(initial=0) < -tolerance:
-            raise ValueError(
-                "expected a covariance, found a matrix that is not symmetric or has a variance < 0; check "
-                "the file"
-            )
+        if fault := covariance_fault(covariance):
+            raise ValueError(f"expected a covariance, found a matrix that {fault}; check the file")
         object.__setattr__(self, "mean", mean)
         object.__setattr__(self, "covariance", (covariance + covariance.T) / 2)
 

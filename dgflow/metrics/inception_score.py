@@ -16,26 +16,34 @@ from scipy.special import log_softmax, xlogy
 from dgflow.metrics.rows import BLOCK_SIZE, BlockAccumulator
 
 SPLIT_SIZE = 5000  # of OpenAI's evaluator; 50,000 samples make 10 splits
+SHUFFLE_SEED = 2020  # torch-fidelity's
 
 
 @dataclass(frozen=True, eq=False)
 class SplitSums:
-    """Sums over n rows of one split: of p [K], and of p log p over the classes, in float64."""
+    """Sums over n rows of one split: of p [K], of p log p over the classes, and of p^2 [K], in float64."""
 
     n: int
     sum_p: np.ndarray
     sum_p_log_p: float
+    sum_p_squared: np.ndarray
 
     @classmethod
     def of(cls, logits_NK: np.ndarray) -> SplitSums:
         """Sums over all rows of finite logits."""
         log_p_NK = log_softmax(np.asarray(logits_NK, dtype=np.float64), axis=1)
         p_NK = np.exp(log_p_NK)
-        return cls(len(p_NK), p_NK.sum(axis=0), float((p_NK * log_p_NK).sum()))
+        squares_K = np.square(p_NK).sum(axis=0)
+        return cls(len(p_NK), p_NK.sum(axis=0), float((p_NK * log_p_NK).sum()), squares_K)
 
     def __add__(self, other: SplitSums) -> SplitSums:
         """Sums over the rows of both, which belong to one split."""
-        return SplitSums(self.n + other.n, self.sum_p + other.sum_p, self.sum_p_log_p + other.sum_p_log_p)
+        return SplitSums(
+            self.n + other.n,
+            self.sum_p + other.sum_p,
+            self.sum_p_log_p + other.sum_p_log_p,
+            self.sum_p_squared + other.sum_p_squared,
+        )
 
     @property
     def score(self) -> float:
@@ -72,15 +80,30 @@ class InceptionScore:
         return cls(float(np.mean(per_split)), float(np.std(per_split)), per_split)
 
 
-class InceptionScoreAccumulator(BlockAccumulator[ScoreSums]):
-    """Sums by split of logits that arrive in pieces, from `first_index` on, a multiple of `block_size`."""
+def shuffled_positions(n: int, seed: int = SHUFFLE_SEED) -> np.ndarray:
+    """The position [n] of each row in the random order in which torch-fidelity puts n rows."""
+    return np.argsort(np.random.RandomState(seed).permutation(n))
 
-    def __init__(self, first_index: int = 0, split_size: int = SPLIT_SIZE):
+
+class InceptionScoreAccumulator(BlockAccumulator[ScoreSums]):
+    """Sums by split of logits that arrive in pieces, from `first_index` on, a multiple of `block_size`.
+
+    `positions`: the place of each row in another order, whose contiguous splits are then taken.
+    """
+
+    def __init__(
+        self, first_index: int = 0, split_size: int = SPLIT_SIZE, positions: np.ndarray | None = None
+    ):
         if split_size < 1:
             raise ValueError(f"expected split_size >= 1, found {split_size}")
 
         def block_sum(first: int, block_NK: np.ndarray) -> ScoreSums:
-            return ScoreSums({first // split_size: SplitSums.of(block_NK)})
+            if positions is None:
+                return ScoreSums({first // split_size: SplitSums.of(block_NK)})
+            splits_N = positions[first : first + len(block_NK)] // split_size
+            return ScoreSums(
+                {int(split): SplitSums.of(block_NK[splits_N == split]) for split in np.unique(splits_N)}
+            )
 
         # Blocks that never straddle two splits; 1000 for the published ones.
         super().__init__(block_sum, "logits", first_index, gcd(BLOCK_SIZE, split_size))

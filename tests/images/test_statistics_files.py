@@ -63,12 +63,32 @@ def test_a_file_without_moments_has_none(tmp_path):
         (dict(mu=np.array([0, np.nan]), sigma=np.eye(2)), "finite numbers in mu"),
         (dict(mu=np.array(["a", "b"]), sigma=np.eye(2)), "finite numbers in mu"),
         (dict(mu=np.array([{}, {}], object), sigma=np.eye(2)), "allow_pickle"),
+        (dict(mu=np.zeros(2, np.float16), sigma=np.eye(2)), "expected float64 or float32 in mu of .*float16"),
+        (dict(mu=np.zeros(2), sigma=np.eye(2, dtype=np.float16)), "float32 in sigma of .*found float16"),
+        (dict(mu=np.zeros(2), sigma=np.eye(2, dtype=np.int64)), "float32 in sigma of .*found int64"),
+        (
+            dict(mu=np.zeros(2), sigma=np.array([[1, 0.5], [0, 1]])),
+            r"not symmetric: \[0, 1\] is 0.5, \[1, 0\]",
+        ),
+        (dict(mu=np.zeros(2), sigma=np.diag([1.0, -1])), "has a variance < 0: -1 of feature 1"),
+        # Its eigenvalues are 3 and -1.
+        (
+            dict(mu=np.zeros(2), sigma=np.array([[1.0, 2], [2, 1]])),
+            "semidefinite: its lowest eigenvalue is -1;",
+        ),
     ],
 )
 def test_moments_of_another_form_say_what_was_found(tmp_path, arrays, says):
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(ValueError, match=says):
         read_statistics(str(tmp_path / "a.npz"))
+
+
+def test_covariances_of_fewer_rows_than_features_and_of_float32_are_taken(tmp_path):
+    rows = np.random.default_rng(1).normal(size=(20, 60)).astype(np.float32)
+    for place, sigma in enumerate((np.cov(rows.T).astype(np.float32), np.zeros((60, 60)), np.cov(rows.T))):
+        np.savez(tmp_path / f"{place}.npz", mu=rows.mean(0), sigma=sigma)
+        assert read_statistics(str(tmp_path / f"{place}.npz")) is not None
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):

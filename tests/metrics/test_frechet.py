@@ -214,6 +214,7 @@ def test_features_that_are_not_rows_are_refused(shape):
         (np.zeros(2), np.array([[1.0, np.nan], [np.nan, 1.0]]), "finite"),
         (np.zeros(2), np.array([[1.0, 0.5], [0.0, 1.0]]), "not symmetric"),
         (np.zeros(2), np.diag([1.0, -1.0]), "variance < 0"),
+        (np.zeros(2), np.array([[1.0, 2.0], [2.0, 1.0]]), "not positive semidefinite"),
     ],
 )
 def test_reference_statistics_that_cannot_be_are_refused(mean, covariance, message):

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from metrics.in_memory import inception_score
 from steps.judging import INCEPTION, generated, image_set, judged, measured, rows_of
-from steps.measuring import REFERENCE, SAMPLES, small_protocols, statistics_file, store
+from steps.measuring import FAKE, REFERENCE, SAMPLES, small_protocols, statistics_file, store
 
 from dgflow import Generate
 from dgflow.steps.judging.measure import Measure
@@ -180,6 +181,101 @@ def test_samples_without_labels_or_of_all_classes_alike_are_not_warned_of(store)
             "label" in line
             for line in measured(store, samples, reference=REFERENCE, metrics=("fid",)).warnings
         )
+
+
+def test_two_statistics_of_another_network_are_warned_of_under_a_protocol(store, tmp_path):
+    files = [statistics_file(tmp_path / f"{seed}.npz", seed=seed, width=768, spatial=0) for seed in (1, 2)]
+    warnings = measured(store, files[0], statistics=files[1], features=None).warnings
+    assert warnings == [
+        f"{name}.npz: statistics of 768 features, but FID of protocol adm is of Inception's 2,048: do not "
+        "compare with published numbers"
+        for name in (1, 2)
+    ]
+
+
+# The reference is looked at as the samples are
+
+
+def warnings_of_reference(store, rows, **fields):
+    """What `SAMPLES` are warned of against a reference of these rows."""
+    reference = image_set("other", len(rows["label"]))
+    judged(store, reference, rows)
+    return measured(store, SAMPLES, reference=reference, **({"metrics": ("fid",)} | fields)).warnings
+
+
+@pytest.mark.parametrize("metrics", [("fid",), ("precision",)])
+def test_a_reference_that_repeats_itself_is_warned_of(store, metrics):
+    once = rows_of(2, 50)
+    rows = {name: np.concatenate([values] * 4) for name, values in once.items()}
+    warning = "reference: 150 of 200 images repeat an earlier one pixel for pixel; the first is index 50, "
+    assert f"{warning}equal to 0" in warnings_of_reference(store, rows, metrics=metrics)
+
+
+def test_a_reference_of_constant_images_is_warned_of(store):
+    rows = rows_of(2, 200)
+    rows["constant"][[3, 9]] = True
+    assert "reference: 2 of 200 images have a single colour: index 3, 9" in warnings_of_reference(store, rows)
+
+
+def test_a_reference_of_fewer_images_than_features_is_warned_of(store):
+    few = "features from the reference's 6 images is singular"
+    assert any(few in line for line in warnings_of_reference(store, rows_of(2, 6)))
+    warnings = warnings_of_reference(store, rows_of(2, 7))
+    assert not any("reference's" in line for line in warnings)
+
+
+def test_other_class_counts_than_the_references_are_warned_of(store):
+    rows = rows_of(2, 200)
+    rows["label"][:100] = 3  # 109 of 200, and 24 of 240 samples
+    (warning,) = [line for line in warnings_of_reference(store, rows) if "unlike" in line]
+    assert "class 3 is 10.0% of the samples and 54.5% of the reference" in warning
+
+
+@pytest.mark.parametrize("label", [None, -1])
+def test_class_counts_that_are_alike_or_unknown_are_not_warned_of(store, label):
+    rows = rows_of(2, 200)
+    if label is not None:
+        rows["label"][:150] = label
+    assert not any("unlike" in line for line in warnings_of_reference(store, rows))
+
+
+def test_samples_that_are_in_the_reference_are_warned_of_with_their_number(store):
+    rows = rows_of(2, 200)
+    rows["pixels"][[4, 5]] = FAKE["pixels"][[17, 30]]
+    assert (
+        "2 of 240 samples equal an image of the reference pixel for pixel: index 17, 30"
+        in warnings_of_reference(store, rows)
+    )
+
+
+# The order of the samples
+
+
+@pytest.mark.usefixtures("small_protocols")
+@pytest.mark.parametrize("labels", [True, False])
+def test_an_inception_score_of_samples_in_the_order_of_their_classes_is_told_with_that_of_a_random_order(
+    store, labels
+):
+    rows = rows_of(6, 240)
+    order = np.argsort(rows["label"], kind="stable")
+    rows["logits"] += 8 * np.eye(10, dtype=np.float32)[rows["label"]]
+    shuffled = np.random.RandomState(2020).permutation(240)
+    in_order = {name: values[order] for name, values in rows.items()}
+    if not labels:
+        in_order["label"] = np.full(240, -1)
+    judged(store, image_set("sorted", 240), in_order)
+    found = measured(store, image_set("sorted", 240), reference=REFERENCE, metrics=("is",))
+    (warning,) = [line for line in found.warnings if "random order" in line]
+    expected = inception_score(in_order["logits"][shuffled], 60)
+    assert f"is {expected.mean:.3f}, with a standard deviation of {expected.std:.2g}" in warning
+    assert ("in the order of their classes" if labels else "predicted classes") in warning
+    assert found.values["is"] == inception_score(in_order["logits"], 60).mean < 0.6 * expected.mean
+
+
+@pytest.mark.usefixtures("small_protocols")
+def test_an_inception_score_of_samples_in_random_order_is_not_warned_of(store):
+    found = measured(store, SAMPLES, reference=REFERENCE, metrics=("is",))
+    assert not any("order" in line for line in found.warnings)
 
 
 def test_samples_that_are_the_reference_are_warned_of(store):

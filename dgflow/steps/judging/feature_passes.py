@@ -17,7 +17,7 @@ import numpy as np
 from dgflow.metrics.block_sums import BlockSums
 from dgflow.metrics.frechet import Moments, MomentsAccumulator
 from dgflow.metrics.frechet_error import FrechetInfluence, InfluenceAccumulator, InfluenceSums
-from dgflow.metrics.inception_score import InceptionScoreAccumulator, ScoreSums
+from dgflow.metrics.inception_score import InceptionScoreAccumulator, ScoreSums, shuffled_positions
 from dgflow.metrics.kernel_distance import polynomial_mmd2, subset_indices
 from dgflow.metrics.openai_distances import BLOCK_ROWS
 from dgflow.metrics.precision_recall import PrecisionRecall, inside_any_ball_of, squared_radii_of
@@ -129,6 +129,26 @@ def _summing(
         columns_of_facts = {fact: np.concatenate([piece[fact] for piece in facts]) for fact in FACTS}
         sums = {column: accumulator.sums() for column, accumulator in moments.items()}
         return Sums(sums, scores.sums(), {start: columns_of_facts})
+
+    return work
+
+
+def shuffled_scores(inputs: Bound, name: str, rows: int, split_size: int, spread: Spread) -> ScoreSums:
+    """Sums of `logits` by the splits of a random order, that of `shuffled_positions`."""
+    make = partial(_summing_shuffled, inputs, name, rows, split_size)
+    return _total(make, rows, BlockSums[ScoreSums](), spread).total()
+
+
+def _summing_shuffled(
+    inputs: Bound, name: str, rows: int, split_size: int
+) -> Callable[[tuple[int, int]], BlockSums[ScoreSums]]:
+    positions = shuffled_positions(rows)
+
+    def work(item: tuple[int, int]) -> BlockSums[ScoreSums]:
+        scores = InceptionScoreAccumulator(item[0], split_size, positions)
+        for piece in inputs.pieces(name, ["logits"], *item):
+            scores.add(piece["logits"])
+        return scores.sums()
 
     return work
 

@@ -11,11 +11,10 @@ from dgflow.metrics import checks
 from dgflow.metrics.frechet import Gaussian, Moments, frechet_distance
 from dgflow.metrics.frechet_error import FrechetInfluence
 from dgflow.metrics.inception_score import InceptionScore
-from dgflow.metrics.protocols import HEADINGS, OF_NEIGHBOURS, PROTOCOLS, outside_protocol
+from dgflow.metrics.protocols import HEADINGS, OF_NEIGHBOURS
 from dgflow.metrics.result import MetricResult, Provenance, share_error, split_error, subset_error
 from dgflow.runtime.environment import versions
 from dgflow.specs.bound import Bound, BoundRows
-from dgflow.specs.graph import graph
 from dgflow.specs.step import Slice, Spread
 from dgflow.steps.judging.feature_passes import (
     Population,
@@ -26,13 +25,17 @@ from dgflow.steps.judging.feature_passes import (
     summed,
 )
 from dgflow.steps.judging.measure_fields import FRECHET, MeasureFields
+from dgflow.steps.judging.metric_warnings import (
+    images_digest,
+    made_up,
+    manifold_size,
+    notes,
+    of_images,
+    of_statistics,
+)
 from dgflow.steps.judging.statistics import NAMES
 from dgflow.steps.sources.image_set import ImageSet, StatisticsFile
 from dgflow.store.shards import rows_sha256
-
-# Samples a feature, below which the first order is a rough measure of a Fréchet distance's spread
-# (`frechet_error`)
-_FEW = 10
 
 
 def measured(step: MeasureFields, inputs: Bound, spread: Spread) -> MetricResult:
@@ -45,7 +48,7 @@ def measured(step: MeasureFields, inputs: Bound, spread: Spread) -> MetricResult
     for metric, column in FRECHET.items():
         if metric in step.wanted:
             values[metric], errors[metric] = _frechet(step, inputs, metric, moments.get(column), spread)
-    warnings = _made_up(step)
+    warnings = made_up(step) + of_statistics(step)
     if sums is not None and step.images is not None:
         rows = step.images.rows
         if "is" in step.wanted:
@@ -64,14 +67,14 @@ def measured(step: MeasureFields, inputs: Bound, spread: Spread) -> MetricResult
             distances = kernel_distances(real, fake, protocol.kid_subsets, size, protocol.kid_seed, spread)
             values["kid"], spreads["kid"] = float(distances.mean()), float(distances.std())
             errors["kid"] = subset_error(spreads["kid"], len(distances), size, rows)
-        warnings += _warnings(step, step.images, inputs, sums, moments)
+        warnings += of_images(step, step.images, inputs, sums, moments, spread)
     return MetricResult(
         values={name: values[name] for name in step.wanted},
         errors={name: error for name, error in errors.items() if name in step.wanted},
         spreads=spreads,
         provenance=_provenance(step, inputs),
         warnings=warnings,
-        notes=_notes(step, moments, errors),
+        notes=notes(step, moments, errors),
     )
 
 
@@ -115,14 +118,9 @@ def _arrays(inputs: Bound) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
-def _manifold_size(step: MeasureFields, reference: Slice | ImageSet) -> int:
-    """The number of the reference's images for precision and recall: all, unless the protocol takes fewer."""
-    return min(reference.rows, step.yardstick.manifold_images or reference.rows)
-
-
 def _manifold(step: MeasureFields, reference: Slice | ImageSet, inputs: Bound, spread: Spread) -> Population:
     """The reference's images for precision and recall."""
-    size = _manifold_size(step, reference)
+    size = manifold_size(step, reference)
     if size == reference.rows:
         return Population(inputs, "reference", size)
     # A folder is in the order of its classes, so the first ones would not do.
@@ -142,8 +140,8 @@ def _provenance(step: MeasureFields, inputs: Bound) -> Provenance:
         front_end=step.yardstick.front_end,
         n=None if step.images is None else step.images.rows,
         **step.samples.drawn._asdict(),
-        samples_digest=_digest(inputs, "samples", step.samples),
-        reference_digest=None if step.compared is None else _digest(inputs, "reference", step.compared),
+        samples_digest=images_digest(inputs, "samples", step.samples),
+        reference_digest=None if step.compared is None else images_digest(inputs, "reference", step.compared),
         reference_n=None if step.compared is None else step.compared.rows,
         statistics_digest=_statistics_digest(step, inputs),
         network_digest=behind.get("network"),
@@ -162,72 +160,6 @@ def _statistics_digest(step: MeasureFields, inputs: Bound) -> str | None:
     if isinstance(step.statistics, StatisticsFile):
         return step.statistics.digest
     return rows_sha256(_arrays(inputs)) if step.published and "statistics" in inputs.items else None
-
-
-def _made_up(step: MeasureFields) -> list[str]:
-    """One text, whatever is made up, so that a table has it once."""
-    if not any(node.step.is_made_up for node in graph(step)):
-        return []
-    return [
-        "a smoke run: random weights or statistics stand in for trained or published ones; these numbers "
-        "compare with nothing"
-    ]
-
-
-def _warnings(
-    step: MeasureFields, images: Slice | ImageSet, inputs: Bound, sums: Sums, moments: Mapping[str, Moments]
-) -> list[str]:
-    protocol = PROTOCOLS.get(step.yardstick.name)
-    warnings: list[str] = []
-    for metric, column in FRECHET.items():
-        if metric in step.wanted:
-            width = len(moments[column].sum)
-            counted = checks.sample_count(images.rows, width, protocol, HEADINGS[metric])
-            warnings += [line for line in counted if line not in warnings]
-    if step.reference is not None and set(step.wanted) & set(OF_NEIGHBOURS):
-        warnings += checks.manifold_count(_manifold_size(step, step.reference), protocol)
-    labels = sums.fact("label")
-    classes = images.step.shape.num_classes if isinstance(images, Slice) else 0
-    warnings += checks.class_balance(labels, classes or int(labels.max()) + 1)
-    warnings += checks.constant_images(np.flatnonzero(sums.fact("constant")).tolist(), images.rows)
-    warnings += checks.repeated_images([value.tobytes() for value in sums.fact("pixels")])
-    if step.compared is not None and _digest(inputs, "samples", step.samples) == _digest(
-        inputs, "reference", step.compared
-    ):
-        warnings.append("samples and reference are the same images: this measures nothing")
-    return warnings
-
-
-def _notes(
-    step: MeasureFields, moments: Mapping[str, Moments], errors: Mapping[str, float | None]
-) -> list[str]:
-    notes = outside_protocol(step.yardstick, step.wanted)
-    for metric, column in FRECHET.items():
-        if errors.get(metric) is not None and moments[column].n < _FEW * len(moments[column].sum):
-            notes.append(
-                f"± of {HEADINGS[metric]} is rough with fewer than {_FEW} samples a feature: in trials 0.7 "
-                "to 2 times the true spread"
-            )
-    if step.metrics is None:
-        left_out = {name: why for name in step.yardstick.metrics if (why := step.lacking(name))}
-        notes += [f"not measured: {HEADINGS[name]}, since {why}" for name, why in left_out.items()]
-    if step.reference is not None and set(step.wanted) & set(OF_NEIGHBOURS):
-        size = _manifold_size(step, step.reference)
-        if size < step.reference.rows:
-            notes.append(
-                f"precision and recall use {size:,} of the reference's {step.reference.rows:,} images, drawn "
-                "once for all by a fixed seed"
-            )
-    return notes
-
-
-def _digest(inputs: Bound, name: str, part: Slice | ImageSet | StatisticsFile) -> str:
-    """The digest of the images behind features, from the manifest of these."""
-    if not isinstance(part, Slice):
-        return part.digest
-    item = inputs.items[name]
-    assert isinstance(item, BoundRows)
-    return item.manifest.inputs["samples"]
 
 
 def _gaussian(arrays: Mapping[str, np.ndarray], metric: str, where: str) -> Gaussian:

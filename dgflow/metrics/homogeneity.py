@@ -1,0 +1,103 @@
+"""Tests that groups of samples are of one distribution of classes: samples and reference by their labels, the
+splits of an Inception score by their labels and by the classes that the network sees in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.special import chdtrc
+
+from dgflow.metrics.inception_score import ScoreSums
+
+_NAMED = 3  # at most so many classes are named
+_UNLIKE = 1e-4  # p below which samples and reference differ by more than chance
+_UNORDERED = 1e-6  # p below which splits are not in random order
+_FEW_EXPECTED = 5.0  # samples per class below which the chi-square law does not hold (Cochran 1954)
+
+
+def unlike_class_counts(labels_N: np.ndarray, reference_labels_M: np.ndarray) -> list[str]:
+    """Warns if the classes have other shares in the samples than in the reference: chi-square p < 1e-4.
+
+    Unknown labels (any -1) and fewer than 5 per class on a side are not judged.
+    """
+    sides = [np.asarray(labels_N), np.asarray(reference_labels_M)]
+    if any(len(side) == 0 or side.min() < 0 for side in sides):
+        return []
+    classes, counts = _counts(sides)
+    if _p_of_counts(counts) >= _UNLIKE:
+        return []
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    order = np.argsort(-np.abs(shares[0] - shares[1]), kind="stable")[:_NAMED]
+    named = "; ".join(
+        f"class {classes[place]} is {shares[0, place]:.1%} of the samples and {shares[1, place]:.1%} of the "
+        "reference"
+        for place in order
+    )
+    return [
+        f"class counts of samples and reference are unlike: {named}. The numbers then tell the shares of the "
+        "classes too"
+    ]
+
+
+def disorder(labels_N: np.ndarray, sums: ScoreSums, split_size: int) -> str:
+    """The reason to believe that the splits of an Inception score are not those of a random order, in words;
+    empty for one split, and where chance alone may have made them (p >= 1e-6)."""
+    if len(sums.splits) < 2:
+        return ""
+    labels_N = np.asarray(labels_N)
+    if labels_N.min() >= 0 and labels_N.min() != labels_N.max():
+        if (np.diff(labels_N) >= 0).all():
+            return "they are in the order of their classes"
+        parts = [labels_N[start : start + split_size] for start in range(0, len(labels_N), split_size)]
+        if _p_of_counts(_counts(parts)[1]) < _UNORDERED:
+            return "the labels of the splits are unlike"
+    if _p_of_predictions(sums) < _UNORDERED:
+        return "the predicted classes of the splits are unlike"
+    return ""
+
+
+def _counts(groups: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The classes that occur [K], and their counts [G, K] in each group."""
+    classes, places = np.unique(np.concatenate(groups), return_inverse=True)
+    edges = np.cumsum([0, *map(len, groups)])
+    counts = [
+        np.bincount(places[start:stop], minlength=len(classes))
+        for start, stop in zip(edges[:-1], edges[1:], strict=True)
+    ]
+    return classes, np.stack(counts)
+
+
+def _p_of_counts(counts_GK: np.ndarray) -> float:
+    """p of Pearson's chi-square test that the groups are of one law; 1 where there are too few to judge."""
+    counts = counts_GK[counts_GK.sum(axis=1) >= _FEW_EXPECTED * counts_GK.shape[1]]
+    counts = counts[:, counts.sum(axis=0) > 0]
+    groups, classes = counts.shape
+    if groups < 2 or classes < 2:
+        return 1.0
+    expected = np.outer(counts.sum(axis=1), counts.sum(axis=0)) / counts.sum()
+    statistic = float((np.square(counts - expected) / expected).sum())
+    return float(chdtrc((groups - 1) * (classes - 1), statistic))
+
+
+def _p_of_predictions(sums: ScoreSums) -> float:
+    """An upper bound of p for the mean predictions of the splits.
+
+    The statistic is Pearson's with mean probabilities in the place of shares. In a random order it is a sum
+    of chi-squares of (splits - 1) degrees of freedom with weights that sum to the trace below; far out none
+    has more weight in its tail than a single one (Szekely and Bakirov 2003).
+    """
+    splits = list(sums.splits.values())
+    n_S = np.array([split.n for split in splits], dtype=np.float64)
+    sum_SK = np.stack([split.sum_p for split in splits])
+    n, known = n_S.sum(), sum_SK.sum(axis=0) > 0
+    sum_SK = sum_SK[:, known]
+    mean_K = sum_SK.sum(axis=0) / n
+    square_K = np.sum([split.sum_p_squared for split in splits], axis=0)[known] / n
+    trace = float(((square_K - np.square(mean_K)) / mean_K).sum()) * n / (n - 1)
+    if trace < 1e-9:  # all samples look the same to the network
+        return 1.0
+    gaps_SK = sum_SK / n_S[:, None] - mean_K
+    statistic = float((n_S[:, None] * np.square(gaps_SK) / mean_K).sum())
+    return float(chdtrc(len(splits) - 1, statistic / trace))

@@ -1,0 +1,149 @@
+"""The reasons to doubt the numbers of a `Measure`, and other facts for a reader of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from dgflow.metrics import checks
+from dgflow.metrics.frechet import Moments
+from dgflow.metrics.homogeneity import disorder, unlike_class_counts
+from dgflow.metrics.inception_score import SHUFFLE_SEED, InceptionScore
+from dgflow.metrics.protocols import HEADINGS, OF_NEIGHBOURS, PROTOCOLS, outside_protocol
+from dgflow.networks.inception.spec import WIDTHS
+from dgflow.specs.bound import Bound, BoundRows
+from dgflow.specs.graph import graph
+from dgflow.specs.step import Slice, Spread
+from dgflow.steps.judging.feature_passes import Sums, shuffled_scores, summed
+from dgflow.steps.judging.measure_fields import FRECHET, MeasureFields
+from dgflow.steps.sources.image_set import ImageSet, StatisticsFile
+
+# Samples a feature, below which the first order is a rough measure of a Fréchet distance's spread
+# (`frechet_error`)
+_FEW = 10
+
+
+def made_up(step: MeasureFields) -> list[str]:
+    """One text, whatever is made up, so that a table has it once."""
+    if not any(node.step.is_made_up for node in graph(step)):
+        return []
+    return [
+        "a smoke run: random weights or statistics stand in for trained or published ones; these numbers "
+        "compare with nothing"
+    ]
+
+
+def of_statistics(step: MeasureFields) -> list[str]:
+    """Warnings of files of statistics that are not of the protocol's features, where no features of images
+    show it."""
+    if step.protocol is None:
+        return []
+    return [
+        f"{file.title}: statistics of {width:,} features, but {HEADINGS[metric]} of protocol {step.protocol} "
+        f"is of Inception's {WIDTHS[column]:,}: do not compare with published numbers"
+        for file in step.files
+        for width, (metric, column) in zip(file.widths, FRECHET.items(), strict=False)
+        if metric in step.wanted and width != WIDTHS[column]
+    ]
+
+
+def of_images(
+    step: MeasureFields,
+    images: Slice | ImageSet,
+    inputs: Bound,
+    sums: Sums,
+    moments: Mapping[str, Moments],
+    spread: Spread,
+) -> list[str]:
+    """Warnings of the samples, whose pass gave `sums` and `moments`, and of the reference."""
+    protocol = PROTOCOLS.get(step.yardstick.name)
+    warnings: list[str] = []
+    for metric, column in FRECHET.items():
+        if metric in step.wanted:
+            width = len(moments[column].sum)
+            counted = checks.sample_count(images.rows, width, protocol, HEADINGS[metric])
+            if step.statistics is None and step.reference is not None:
+                counted += checks.reference_count(step.reference.rows, width, HEADINGS[metric])
+            warnings += [line for line in counted if line not in warnings]
+    if step.reference is not None and set(step.wanted) & set(OF_NEIGHBOURS):
+        warnings += checks.manifold_count(manifold_size(step, step.reference), protocol)
+    labels = sums.fact("label")
+    classes = images.step.shape.num_classes if isinstance(images, Slice) else 0
+    warnings += checks.class_balance(labels, classes or int(labels.max()) + 1)
+    warnings += _of_pixels(sums, images.rows)
+    warnings += _of_order(step, images.rows, inputs, sums, spread)
+    return warnings + _of_reference(step, inputs, sums, spread)
+
+
+def _of_pixels(sums: Sums, rows: int) -> list[str]:
+    """Warnings of images of one colour, and of repeated ones."""
+    constant = checks.constant_images(np.flatnonzero(sums.fact("constant")).tolist(), rows)
+    return constant + checks.repeated_images(_digests(sums))
+
+
+def _of_order(step: MeasureFields, rows: int, inputs: Bound, sums: Sums, spread: Spread) -> list[str]:
+    """A warning of samples whose order lowers or raises the Inception score, with that of a random order."""
+    size = step.yardstick.split_size
+    if "is" not in step.wanted or not (reason := disorder(sums.fact("label"), sums.scores.total(), size)):
+        return []
+    shuffled = InceptionScore.of(shuffled_scores(inputs, "samples", rows, size, spread))
+    return [
+        f"the samples are not in random order ({reason}), and IS depends on the order: its splits are "
+        f"contiguous, as in OpenAI's evaluator. In random order (torch-fidelity's, seed {SHUFFLE_SEED}) it "
+        f"is {shuffled.mean:.3f}, with a standard deviation of {shuffled.std:.2g} over the splits"
+    ]
+
+
+def _of_reference(step: MeasureFields, inputs: Bound, sums: Sums, spread: Spread) -> list[str]:
+    """Warnings of the reference's images, alone and beside the samples, whose pass gave `sums`."""
+    if step.compared is None:
+        return []
+    facts = summed(inputs, "reference", step.compared.rows, (), step.yardstick.split_size, spread)
+    warnings = [f"reference: {line}" for line in _of_pixels(facts, step.compared.rows)]
+    warnings += unlike_class_counts(sums.fact("label"), facts.fact("label"))
+    if images_digest(inputs, "samples", step.samples) == images_digest(inputs, "reference", step.compared):
+        return [*warnings, "samples and reference are the same images: this measures nothing"]
+    return warnings + checks.shared_images(_digests(sums), _digests(facts))
+
+
+def _digests(sums: Sums) -> list[bytes]:
+    return [value.tobytes() for value in sums.fact("pixels")]
+
+
+def notes(
+    step: MeasureFields, moments: Mapping[str, Moments], errors: Mapping[str, float | None]
+) -> list[str]:
+    """Other facts for a reader."""
+    lines = outside_protocol(step.yardstick, step.wanted)
+    for metric, column in FRECHET.items():
+        if errors.get(metric) is not None and moments[column].n < _FEW * len(moments[column].sum):
+            lines.append(
+                f"± of {HEADINGS[metric]} is rough with fewer than {_FEW} samples a feature: in trials 0.7 "
+                "to 2 times the true spread"
+            )
+    if step.metrics is None:
+        left_out = {name: why for name in step.yardstick.metrics if (why := step.lacking(name))}
+        lines += [f"not measured: {HEADINGS[name]}, since {why}" for name, why in left_out.items()]
+    if step.reference is not None and set(step.wanted) & set(OF_NEIGHBOURS):
+        size = manifold_size(step, step.reference)
+        if size < step.reference.rows:
+            lines.append(
+                f"precision and recall use {size:,} of the reference's {step.reference.rows:,} images, drawn "
+                "once for all by a fixed seed"
+            )
+    return lines
+
+
+def images_digest(inputs: Bound, name: str, part: Slice | ImageSet | StatisticsFile) -> str:
+    """The digest of the images behind features, from the manifest of these."""
+    if not isinstance(part, Slice):
+        return part.digest
+    item = inputs.items[name]
+    assert isinstance(item, BoundRows)
+    return item.manifest.inputs["samples"]
+
+
+def manifold_size(step: MeasureFields, reference: Slice | ImageSet) -> int:
+    """The number of the reference's images for precision and recall: all, unless the protocol takes fewer."""
+    return min(reference.rows, step.yardstick.manifold_images or reference.rows)
