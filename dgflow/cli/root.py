@@ -4,7 +4,7 @@ import json
 import os
 
 from dgflow.cli.nearby import roots_nearby
-from dgflow.store.objects import ObjectStore
+from dgflow.store.objects import ObjectStore, check_exclusive
 from dgflow.store.open import open_store
 from dgflow.store.urls import split_url
 from dgflow.testing.smoke_root import check_root
@@ -34,7 +34,7 @@ def open_root(url: str, smoke: bool = False) -> ObjectStore:
     Raises:
         ValueError: the place holds something else than a dgflow root, one of another format or of the other
             kind.
-        StoreError: it cannot be reached, or may not be written.
+        StoreError: it cannot be reached, may not be written, or lets two writers create one object.
     """
     store = open_store(url)
     if store.size("dgflow.json") is None:
@@ -42,6 +42,7 @@ def open_root(url: str, smoke: bool = False) -> ObjectStore:
             raise ValueError(f"{_expected(store)}; give an empty or a new folder, as in --root runs/mine")
         store.create("dgflow.json", _MARK)
     _check_format(store)
+    check_exclusive(store, "dgflow.json")
     check_root(store, smoke, write=True)
     return store
 

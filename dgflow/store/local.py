@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dgflow.store.objects import Entry, StoreError, check_key, check_new, store_error, under
+from dgflow.store.objects import Entry, StoreError, StoreRefusal, check_key, check_new, store_error, under
 
 _TEMPORARY = ".tmp"
 _ABANDONED = 7 * 86_400.0  # seconds after which a temporary file cannot belong to a living writer
@@ -29,6 +29,7 @@ _EXPLAINED = {
     errno.ENOTDIR: _FILE,
     errno.EEXIST: _FILE,
     errno.EISDIR: ("there is a folder in the object's place", "use a root that nothing else writes to"),
+    errno.ENAMETOOLONG: ("the path is too long", "use a root with a shorter path"),
 }
 _NO_LINKS = (
     "the file system has no hard links",
@@ -84,7 +85,7 @@ class LocalStore:
                 return os.stat(temporary).st_nlink == 2
             except OSError as error:
                 if error.errno in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
-                    raise store_error(f"create {key}", self.url, *_NO_LINKS) from error
+                    raise store_error(f"create {key}", self.url, *_NO_LINKS, kind=StoreRefusal) from error
                 raise
             _flush_folder((self.root / key).parent)
             return True
@@ -182,8 +183,10 @@ class LocalStore:
         except StoreError:
             raise
         except OSError as error:
+            if (known := _EXPLAINED.get(error.errno or 0)) is not None:
+                raise store_error(attempted, self.url, *known, kind=StoreRefusal) from error
             other = (error.strerror or str(error), "see that the root can be read and written, and run again")
-            raise store_error(attempted, self.url, *_EXPLAINED.get(error.errno or 0, other)) from error
+            raise store_error(attempted, self.url, *other) from error
 
     def _check_root(self) -> None:
         """Tell a root that is no folder, or lies below a file, from an object that is not there."""

@@ -13,6 +13,12 @@ from typing import Protocol
 # Bytes; of racing multipart uploads two have been seen to win, of single-part ones never more than one.
 LARGEST_CREATE = 64 * 2**20
 
+_NOT_EXCLUSIVE = (
+    "the store replaced an object where it was asked to create one (on S3 a PUT with `If-None-Match: *`, on "
+    "a disk a hard link to a name that exists), so that results could be committed twice",
+    "use a store that refuses this, such as a disk of this host, Amazon S3, or a present version of MinIO, "
+    "Ceph, R2 or SeaweedFS, and no proxy that drops the header",
+)
 _KEY = re.compile(r"[A-Za-z0-9._=+-]+(/[A-Za-z0-9._=+-]+)*")
 
 
@@ -20,9 +26,25 @@ class StoreError(RuntimeError):
     """A store failed: the message says what was attempted, where, what was found and what to do."""
 
 
-def store_error(attempted: str, url: str, found: str, remedy: str) -> StoreError:
+class StoreRefusal(StoreError):
+    """A store failed in a way that no repetition mends, such as denied access or a full disk."""
+
+
+def store_error(
+    attempted: str, url: str, found: str, remedy: str, kind: type[StoreError] = StoreError
+) -> StoreError:
     """The message's one form: `could not write KEY in URL: FOUND; REMEDY`."""
-    return StoreError(f"could not {attempted} in {url}: {found}; {remedy}")
+    return kind(f"could not {attempted} in {url}: {found}; {remedy}")
+
+
+def check_exclusive(store: "ObjectStore", key: str) -> None:
+    """Raises StoreRefusal for a store whose `create` replaces what is there: tried on an object, by its own
+    bytes.
+
+    Everything that is committed once rests on that. One request to read, and one that has to fail.
+    """
+    if store.create(key, store.get(key)):
+        raise store_error(f"rely on what is written to {key}", store.url, *_NOT_EXCLUSIVE, kind=StoreRefusal)
 
 
 @dataclass(frozen=True)

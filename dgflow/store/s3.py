@@ -23,15 +23,24 @@ from typing import Any
 
 import s3fs
 
-from dgflow.store.objects import LARGEST_CREATE, Entry, StoreError, check_key, check_new, store_error, under
+from dgflow.store.objects import (
+    LARGEST_CREATE,
+    Entry,
+    StoreError,
+    StoreRefusal,
+    check_key,
+    check_new,
+    store_error,
+    under,
+)
+from dgflow.store.s3_endpoint import check_configuration, check_endpoint, configured_endpoint
 from dgflow.store.s3_errors import (
     RAISED,
-    check_configuration,
-    check_endpoint,
     client_error,
-    configured_endpoint,
     explained,
+    is_foreign,
     is_missing,
+    is_of_credentials,
     is_transient,
     status,
 )
@@ -65,6 +74,7 @@ class S3Store:
         self._root = f"{prefix}/" if prefix else ""
         self._connections: dict[int, s3fs.S3FileSystem] = {}
         self._answered = False  # it is there, and worth waiting for
+        self._admitted = False  # it has taken credentials of this process, which may be renewed
         self._silent_since: float | None = None  # the time, by `time.monotonic`, of the warning about that
 
     def __reduce__(self) -> tuple[object, tuple[str], dict[str, Any]]:
@@ -188,7 +198,9 @@ class S3Store:
 
         If a store that has answered before, here or where this instance was pickled, becomes unreachable, the
         request is repeated for PATIENCE, so that a run goes on when the store is back. One that never
-        answered has a wrong address, and fails after `BACK_OFF`.
+        answered has a wrong address, and fails after `BACK_OFF`. Credentials that have expired, or could not
+        be renewed, are waited for in the same way where the store has taken some of this process: each
+        attempt reads them anew.
         """
         began, attempts = time.monotonic(), 0
         while True:
@@ -199,13 +211,18 @@ class S3Store:
                 if may_lack and is_missing(error):
                     self._heard()
                     return None
-                transient, waited = is_transient(error), time.monotonic() - began
+                if is_foreign(error):
+                    raise
+                stale, waited = self._admitted and is_of_credentials(error), time.monotonic() - began
+                transient = stale or is_transient(error)
                 if not transient or (attempts > len(BACK_OFF) and not (self._answered and waited < PATIENCE)):
                     self._silent_since = None
                     tried = f"{attempts} attempts" + (f" in {waited:.0f} s" if waited > PATIENCE else "")
-                    raise store_error(
-                        attempted, self.url, *explained(error, self._bucket, configured_endpoint(), tried)
-                    ) from error
+                    found = explained(error, self._bucket, configured_endpoint(), tried)
+                    kind = StoreError if transient else StoreRefusal
+                    raise store_error(attempted, self.url, *found, kind=kind) from error
+                if stale:
+                    self._connections.pop(os.getpid(), None)  # it holds what it has read of them
                 if attempts > len(BACK_OFF):
                     self._warn_of_silence(error)
             else:
@@ -217,10 +234,12 @@ class S3Store:
         if self._silent_since is None:
             self._silent_since = time.monotonic()
             message = "%s does not answer (%s: %s); waiting up to %.0f s for it"
+            if is_of_credentials(error):
+                message = "%s is asked without valid credentials (%s: %s); waiting up to %.0f s for new ones"
             _log.warning(message, self.url, type(error).__name__, error, PATIENCE)
 
     def _heard(self) -> None:
-        self._answered = True
+        self._answered = self._admitted = True
         since, self._silent_since = self._silent_since, None
         if since is not None:
             _log.warning("%s answers again, %.0f s later", self.url, time.monotonic() - since)

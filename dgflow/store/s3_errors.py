@@ -1,20 +1,19 @@
-"""Explains errors of S3: if they pass, what was found, what to do; and refuses endpoints before any request.
+"""Explains errors of S3: if they pass, what was found, what to do.
 
 s3fs raises OSErrors whose cause is botocore's reply; botocore and aiohttp have errors of their own.
 """
 
 import asyncio
-import ipaddress
-import os
+import re
 import ssl
-from urllib.parse import urlsplit
+from collections.abc import Iterator
 
 import aiohttp
 import botocore.exceptions as boto
 from botocore.parsers import ResponseParserError
 from fsspec.exceptions import FSTimeoutError
 
-PLAIN_HTTP = "DGFLOW_PLAIN_HTTP"  # set to 1 to allow an endpoint without TLS
+from dgflow.store.s3_endpoint import LOGIN
 
 _TRANSIENT_STATUS = {408, 409, 425, 429, 500, 502, 503, 504}
 _TRANSIENT_CODES = {
@@ -34,10 +33,30 @@ _TRANSIENT = (
     asyncio.TimeoutError,
     aiohttp.ClientError,
 )
-RAISED = (OSError, boto.BotoCoreError, boto.ClientError, *_TRANSIENT)
-_NO_CREDENTIALS = (boto.NoCredentialsError, boto.PartialCredentialsError, boto.TokenRetrievalError)
+# RuntimeError: botocore's for credentials that were renewed and are still expired.
+RAISED = (OSError, RuntimeError, boto.BotoCoreError, boto.ClientError, *_TRANSIENT)
+_NO_CREDENTIALS = (
+    boto.NoCredentialsError,
+    boto.PartialCredentialsError,
+    boto.CredentialRetrievalError,
+    boto.MetadataRetrievalError,
+    boto.NoAuthTokenError,
+    boto.TokenRetrievalError,
+    boto.SSOError,
+)
+_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}
+_UNKNOWN_KEYS = {"InvalidAccessKeyId", "InvalidToken", "InvalidClientTokenId", "UnrecognizedClientException"}
+_OTHER_REGION = {
+    "PermanentRedirect",
+    "TemporaryRedirect",
+    "Redirect",
+    "AuthorizationHeaderMalformed",
+    "IllegalLocationConstraintException",
+    "InvalidLocationConstraint",
+}
+_OF_CREDENTIALS = re.compile("AssumeRole|GetRoleCredentials|GetFederationToken|GetSessionToken|CreateToken")
 
-_LOGIN = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give this host a role"
+_KEYS = "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN or AWS_PROFILE"
 
 
 def client_error(error: BaseException | None) -> boto.ClientError | None:
@@ -66,25 +85,65 @@ def is_transient(error: BaseException) -> bool:
     """Tells if the same request may succeed later."""
     if client_error(error):
         return status(error) in _TRANSIENT_STATUS or code(error) in _TRANSIENT_CODES
-    if _certificate_error(error):
+    if _certificate_error(error) or _speaks_plain_http(error) or is_of_credentials(error):
         return False
     return isinstance(error, _TRANSIENT) or (
         isinstance(error, OSError) and not isinstance(error, FileNotFoundError | PermissionError)
     )
 
 
+def is_of_credentials(error: BaseException) -> bool:
+    """Tells if there are no valid credentials now: they have expired, or could not be renewed."""
+    if (reply := client_error(error)) is not None:
+        renewal = _OF_CREDENTIALS.match(getattr(reply, "operation_name", "") or "")
+        return code(error) in _EXPIRED or renewal is not None
+    if isinstance(error, RuntimeError):
+        return "redentials" in str(error)
+    return isinstance(error, _NO_CREDENTIALS)
+
+
+def is_foreign(error: BaseException) -> bool:
+    """Tells an error of the program, which no message here explains, from those of the service."""
+    known = isinstance(error, RecursionError) or is_of_credentials(error) or is_transient(error)
+    return isinstance(error, RuntimeError) and not known
+
+
 def explained(error: Exception, bucket: str, endpoint: str | None, tried: str) -> tuple[str, str]:
     """(what was found, what to do); `tried` is the number of times, such as `6 attempts`."""
     error_code, number = code(error), status(error)
     where = endpoint or "the AWS endpoint of the region"
-    if isinstance(error, _NO_CREDENTIALS):
-        return "found no credentials", _LOGIN
+    if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError):
+        return "found no credentials", LOGIN
+    if error_code in _EXPIRED:
+        return (
+            f"the credentials have expired ({error_code})",
+            f"give new ones in {_KEYS}, or log in again (`aws sso login`), and run again: nothing is lost",
+        )
+    if is_of_credentials(error):
+        return f"found no valid credentials ({type(error).__name__}: {error})", LOGIN
     if untrusted := _certificate_error(error):
         return (
             f"the certificate of {where} is not trusted ({untrusted.verify_message})",
             "for a server with a certificate of its own, give the file of the authority that signed it in "
             "AWS_CA_BUNDLE, on every host; for any other, find out who answers there",
         )
+    if _speaks_plain_http(error):
+        return f"{where} answers without TLS", "correct AWS_ENDPOINT_URL: http:// in the place of https://"
+    # A server that sends elsewhere and names no region is asked by botocore until the stack is full.
+    if number in (301, 302, 307, 308) or error_code in _OTHER_REGION or isinstance(error, RecursionError):
+        return _other_region(error, bucket, where)
+    if number == 501 or error_code == "NotImplemented":
+        return (
+            f"{where} does not implement what was asked ({error_code or number}): conditional writes "
+            "(PUT with `If-None-Match: *`) are needed, so that nothing is committed twice",
+            "name a server that has them in AWS_ENDPOINT_URL, such as Amazon S3 or a present version of "
+            "MinIO, Ceph, R2 or SeaweedFS",
+        )
+    if isinstance(error, boto.ParamValidationError | boto.ValidationError):
+        found = " ".join(str(error).split())
+        return f"botocore refuses it ({found})", "correct the name of the bucket, or AWS_DEFAULT_REGION"
+    if isinstance(error, boto.ProfileNotFound | boto.ConfigParseError | boto.ConfigNotFound):
+        return str(error), "correct AWS_PROFILE, AWS_CONFIG_FILE or AWS_SHARED_CREDENTIALS_FILE"
     if error_code in ("NoSuchBucket", "InvalidBucketName"):
         return (
             f"there is no bucket {bucket!r} ({error_code})",
@@ -92,10 +151,16 @@ def explained(error: Exception, bucket: str, endpoint: str | None, tried: str) -
         )
     if error_code == "RequestTimeTooSkewed":
         return f"this host's clock is off ({error_code})", "set the clock"
-    if number in (401, 403) or error_code in ("ExpiredToken", "InvalidToken"):
+    if number in (401, 403) or error_code in _UNKNOWN_KEYS:
         return (
             f"access denied ({error_code or number})",
-            f"check the credentials, and that they may get, put, list and delete in bucket {bucket!r}",
+            f"check the credentials ({_KEYS}), and that they may get, put, list and delete in bucket "
+            f"{bucket!r}",
+        )
+    if number == 400 and error_code in (None, "400", "BadRequest"):  # a HEAD's reply gives no reason
+        return (
+            f"{where} refuses the request without a reason (400)",
+            f"check AWS_DEFAULT_REGION, the credentials ({_KEYS}) and AWS_ENDPOINT_URL",
         )
     if number == 507 or error_code in ("QuotaExceeded", "XMinioStorageFull"):
         return (
@@ -110,50 +175,46 @@ def explained(error: Exception, bucket: str, endpoint: str | None, tried: str) -
     return f"{type(error).__name__}: {error}", "resolve that and run again: nothing is lost"
 
 
-def configured_endpoint() -> str | None:
-    """The endpoint that the environment names."""
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-
-
-def check_configuration() -> None:
-    """Raises ValueError for settings in the environment that no request should be made with."""
-    check_endpoint(configured_endpoint())
-    if (bundle := os.environ.get("AWS_CA_BUNDLE")) and not os.path.exists(bundle):
-        raise ValueError(
-            f"expected a file of certificates at {bundle}, which AWS_CA_BUNDLE names, found none on this host"
+def _other_region(error: BaseException, bucket: str, where: str) -> tuple[str, str]:
+    """As `explained`, for a bucket that another endpoint has."""
+    reply = client_error(error)
+    response = reply.response if reply else {}
+    headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    detail = response.get("Error", {})
+    region = headers.get("x-amz-bucket-region") or detail.get("Region") or detail.get("BucketRegion")
+    if region:
+        return (
+            f"bucket {bucket!r} is in the region {region}, and not in the one that was asked "
+            f"({code(error) or status(error)})",
+            f"set AWS_DEFAULT_REGION={region}, and no AWS_ENDPOINT_URL of another region",
         )
+    other = f", it names {detail['Endpoint']}" if detail.get("Endpoint") else ""
+    found = code(error) or status(error) or "redirect"
+    return (
+        f"{where} sends elsewhere for bucket {bucket!r} ({found}{other})",
+        "set AWS_DEFAULT_REGION to the bucket's region, and AWS_ENDPOINT_URL to its server's own address",
+    )
 
 
-def check_endpoint(endpoint: str | None) -> None:
-    """Raises ValueError for one with credentials, or on a network without TLS although nobody allowed it."""
-    if endpoint is None:
-        return
-    parts = urlsplit(endpoint)
-    if "@" in parts.netloc:  # it would be in every error of the libraries below, and in this one
-        raise ValueError(f"expected AWS_ENDPOINT_URL without credentials; {_LOGIN}")
-    if parts.scheme == "http" and not _is_loopback(parts.hostname) and os.environ.get(PLAIN_HTTP) != "1":
-        raise ValueError(
-            f"expected an endpoint of S3 that begins with https://, found {endpoint}: without TLS whoever is "
-            "on the way can read and alter the data, and read the requests' signatures (secret keys are not "
-            f"sent). Use https://, with AWS_CA_BUNDLE for a certificate of your own, or set {PLAIN_HTTP}=1, "
-            "on every host, where the network is yours alone"
-        )
+def _certificate_error(error: BaseException) -> ssl.SSLCertVerificationError | None:
+    """The refusal of a certificate behind an error."""
+    return next((each for each in _tls_errors(error) if isinstance(each, ssl.SSLCertVerificationError)), None)
 
 
-def _is_loopback(host: str | None) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
-    except ValueError:
-        return False
+def _speaks_plain_http(error: BaseException) -> bool:
+    """Tells if a server that was asked for TLS answered without."""
+    return any(
+        each.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL")
+        for each in _tls_errors(error)
+    )
 
 
-def _certificate_error(error: BaseException | None) -> ssl.SSLCertVerificationError | None:
-    """The refusal of a certificate behind an error: in its chain of causes, or wrapped by aiohttp."""
+def _tls_errors(error: BaseException | None) -> Iterator[ssl.SSLError]:
+    """The errors of TLS behind an error: in its chain of causes, or wrapped by aiohttp."""
     seen: list[BaseException] = []
     while error is not None and error not in seen:
         seen.append(error)
-        inner = getattr(error, "certificate_error", None) or error
-        if isinstance(inner, ssl.SSLCertVerificationError):
-            return inner
+        for inner in (getattr(error, "certificate_error", None), getattr(error, "os_error", None), error):
+            if isinstance(inner, ssl.SSLError):
+                yield inner
         error = error.__cause__ or error.__context__
-    return None

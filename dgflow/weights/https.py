@@ -199,6 +199,11 @@ def _opened(request: urllib.request.Request, partial: Partial) -> Any:
             found = f"its certificate cannot be verified ({error.reason.verify_message})"
             remedy = "check this host's clock and certificates (SSL_CERT_FILE)"
             raise _failure(url, f"{found}; {remedy}") from error
+        if isinstance(error.reason, ssl.SSLError) and error.reason.reason in (
+            "WRONG_VERSION_NUMBER",
+            "HTTP_REQUEST",
+        ):
+            raise _failure(url, "the server answers without TLS; correct the address") from error
         raise
     except (http.client.InvalidURL, ValueError) as error:
         raise _failure(url, "it redirects to what is no address; download the file by hand") from error

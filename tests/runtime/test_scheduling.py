@@ -1,6 +1,7 @@
 """The pool's policy on simulated hosts with a clock of their own: who gets which item, what a failure means,
 bad hosts, the tail."""
 
+import errno
 import logging
 import tracemalloc
 from collections import Counter
@@ -10,6 +11,7 @@ from runtime.simulated_fleet import Does, SimulatedFleet, items_of, nothing, run
 
 from dgflow.runtime.pool.hosts import Hosts, Item
 from dgflow.runtime.pool.pool import Pool
+from dgflow.store.objects import StoreRefusal
 
 
 def test_an_item_on_a_host_that_is_lost_is_done_elsewhere_and_nothing_is_counted_against_it():
@@ -69,9 +71,20 @@ def test_an_error_counts_against_its_item_and_not_against_the_one_that_waits_beh
     )
 
 
-@pytest.mark.parametrize("kind", [ValueError, FloatingPointError])
-def test_bad_input_is_given_up_at_once(kind):
-    fleet = SimulatedFleet(lambda item, host: Does(1.0, error=kind("bad") if item == 1 else None))
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("bad"),
+        FloatingPointError("bad"),
+        StoreRefusal("access denied"),
+        PermissionError(errno.EACCES, "denied"),
+        OSError(errno.ENOSPC, "the disk is full"),
+        OSError(errno.EDQUOT, "the quota is used up"),
+    ],
+    ids=repr,
+)
+def test_what_no_repetition_mends_is_given_up_at_once(error):
+    fleet = SimulatedFleet(lambda item, host: Does(1.0, error=error if item == 1 else None))
     fleet.join("a")
     _, failures = run(fleet, range(3))
     assert [(failure.item, failure.attempts) for failure in failures] == [(1, 1)]

@@ -13,7 +13,7 @@ from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError, Wo
 
 from dgflow.runtime.placement import Placement
 from dgflow.runtime.training import capacity, fit, worker
-from dgflow.store.objects import StoreError
+from dgflow.store.objects import StoreError, StoreRefusal
 from dgflow.store.receipts import CorruptObject
 
 DIED = WorkerHealthCheckFailedError("A worker health check failed.", ActorDiedError())
@@ -191,6 +191,7 @@ def test_a_wish_that_does_not_fit_yet_is_asked_for_while_training_and_taken_back
         ValueError("expected labels 0 to 9"),
         FloatingPointError("expected a finite training loss"),
         CorruptObject("shards/00001"),
+        StoreRefusal("access denied"),
     ],
 )
 def test_what_the_workers_own_code_raised_ends_the_training_whatever_the_others_say(cluster, error):

@@ -9,6 +9,7 @@ are, `hosts` which hosts to avoid, and `fleet` runs the workers.
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from dgflow.runtime.environment import first_line
 from dgflow.runtime.pool.fleet import CANCELLED_LATE, Fleet, RayFleet, Work
 from dgflow.runtime.pool.hosts import Item
 from dgflow.runtime.pool.staff import Call, Member, Staff, WorkersFailed
+from dgflow.store.objects import StoreRefusal
 
 __all__ = ["Failure", "Pool", "WorkersFailed"]
 
@@ -30,6 +32,7 @@ DEATH_LOOK_SECONDS = 0.1  # after a worker's death, how old the list of living h
 # Items given up in a row, and two a worker, after which the rest is not tried: each costs as much as one that
 # is done
 NOTHING_WORKS = 10
+_LASTING = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR}
 
 
 @dataclass
@@ -237,11 +240,11 @@ class Pool:
         hosts.failed(item, host, error, died=died, now=self._fleet.clock())
         what = f"{job.name} {item.label} failed on {hosts.name(host)}: {first_line(error)}"
         log.warning("attempt %d of %d at %s", item.attempts, self.attempts, what)
-        # Bad input or bad numbers would only fail again, but a bad host (its set-up, its GPU) can raise the
-        # same: one more try elsewhere.
+        # Bad input, bad numbers and a full disk would only fail again, but a bad host (its set-up, its GPU)
+        # can raise the same: one more try elsewhere.
         elsewhere = any(member.host not in (host, *hosts.aside) for member in self._staff.ready)
         tried = len(item.failed_on) > 1 or not elsewhere
-        hopeless = tried and isinstance(error, ValueError | FloatingPointError)
+        hopeless = tried and _is_lasting(error)
         if hopeless or item.attempts >= self.attempts:
             item.done = True
             job.open -= 1
@@ -262,3 +265,10 @@ class Pool:
         )
         for member in [member for member in self._staff.members if member.host == host]:
             job.put_back(self._staff.drop(member))
+
+
+def _is_lasting(error: BaseException) -> bool:
+    """Tells if the same work would only fail again on the same host."""
+    if isinstance(error, OSError):
+        return error.errno in _LASTING
+    return isinstance(error, ValueError | FloatingPointError | StoreRefusal)

@@ -51,7 +51,7 @@ from dgflow.runtime.training.capacity import Capacity
 from dgflow.runtime.training.checkpoints import unbroken
 from dgflow.runtime.training.worker import ProcessGroup, TrainingJob, work
 from dgflow.specs.training_task import TrainingTask
-from dgflow.store.objects import StoreError
+from dgflow.store.objects import StoreError, StoreRefusal
 from dgflow.store.step_store import StepStore
 
 log = logging.getLogger(__name__)
@@ -256,6 +256,8 @@ def _failures(error: BaseException) -> list[Exception]:
 
 def _from_outside(failure: BaseException) -> bool:
     """Tells if Ray lost the worker, or the worker lost another one or the root."""
+    if isinstance(failure, StoreRefusal):  # denied, or the disk is full: another start would meet it again
+        return False
     if isinstance(failure, RayError | DistError | StoreError) or is_error_of_ray_train(failure):
         return True
     return isinstance(failure, RuntimeError | OSError) and bool(_OF_A_PEER.search(str(failure)))
