@@ -12,6 +12,7 @@ from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
+from dgflow.cli.asked import asked, with_commit
 from dgflow.cli.collect import collect_garbage
 from dgflow.cli.guard import SETTINGS, print_json, run
 from dgflow.cli.nearby import others_only, roots_nearby
@@ -30,6 +31,7 @@ from dgflow.runtime.progress import Progress
 from dgflow.specs.step import Step
 from dgflow.store.objects import ObjectStore, StoreError
 from dgflow.store.open import open_store
+from dgflow.store.runs import Asked
 from dgflow.testing.smoke import smoke as smoke_run
 
 COMMANDS = ("run", "plan", "status", "verify", "gc", "report")
@@ -79,8 +81,8 @@ def application(workflow: Callable[..., Step], name: str) -> typer.Typer:
     recipe = list(map(_recipe_option, inspect.signature(workflow, eval_str=True).parameters.values()))
 
     def command(body: Callable[..., Any]) -> None:
-        """Register `body(target, store, ...own options)` with the recipe's parameters as further options."""
-        own = list(inspect.signature(body).parameters.values())[2:]
+        """Register `body(target, store, asked, ...own options)`, with the recipe's parameters as options."""
+        own = list(inspect.signature(body).parameters.values())[3:]
 
         def call(**options: Any) -> int:
             given = {parameter.name: options.pop(parameter.name) for parameter in recipe}
@@ -91,7 +93,10 @@ def application(workflow: Callable[..., Step], name: str) -> typer.Typer:
                 target = _at_toy_size(target, store, write=body is _run)
             if body not in (_run, _gc) and (remark := others_only(target, store)):
                 _tell(remark)
-            return body(target, store, **options)
+            question = asked(workflow, name, given)
+            return body(
+                target, store, with_commit(question, workflow) if body is _run else question, **options
+            )
 
         keyword = inspect.Parameter.KEYWORD_ONLY
         parameters = [
@@ -148,6 +153,7 @@ def _at_toy_size(target: Step, store: ObjectStore, write: bool) -> Step:
 def _run(
     target: Step,
     store: ObjectStore,
+    asked: Asked,
     json: AsJson = False,
     workers: Workers = None,
     train_workers: TrainWorkers = None,
@@ -157,14 +163,15 @@ def _run(
 
     Stopped anywhere, the same command goes on from there.
     """
-    execute(target, store, Placement(workers, train_workers, num_gpus), Progress())
-    _report(target, store, json)
+    execute(target, store, Placement(workers, train_workers, num_gpus), Progress(asked))
+    _report(target, store, asked, json)
     return 0
 
 
 def _plan(
     target: Step,
     store: ObjectStore,
+    asked: Asked,
     json: AsJson = False,
     device: Annotated[
         str | None, typer.Option(help="Count hours of this device, such as h100 or l4.", show_default=False)
@@ -218,6 +225,7 @@ def _plan(
 def _status(
     target: Step,
     store: ObjectStore,
+    asked: Asked,
     json: AsJson = False,
     price: Annotated[
         float | None,
@@ -241,6 +249,7 @@ def _status(
 def _verify(
     target: Step,
     store: ObjectStore,
+    asked: Asked,
     json: AsJson = False,
     repair: Annotated[
         bool, typer.Option("--repair", help="Build damaged parts again, and check once more.")
@@ -251,7 +260,7 @@ def _verify(
     Exit status 1 when anything is damaged or missing.
     """
     if repair:
-        checked = repaired(target, store, _tell, lambda: execute(target, store, Placement(), Progress()))
+        checked = repaired(target, store, _tell, lambda: execute(target, store, Placement(), Progress(asked)))
     else:
         checked = verify(target, store, _tell)
     print(
@@ -265,7 +274,7 @@ def _verify(
     return 0 if not checked.damaged and not checked.missing else 1
 
 
-def _gc(target: Step, store: ObjectStore, json: AsJson = False, yes: Yes = False) -> int:
+def _gc(target: Step, store: ObjectStore, asked: Asked, json: AsJson = False, yes: Yes = False) -> int:
     """Remove what nothing names, in the whole root: another spelling of `dgflow gc ROOT`."""
     return collect_garbage(store, yes=yes, json=json)
 
@@ -273,6 +282,7 @@ def _gc(target: Step, store: ObjectStore, json: AsJson = False, yes: Yes = False
 def _report(
     target: Step,
     store: ObjectStore,
+    asked: Asked,
     json: AsJson = False,
     output: Annotated[
         str | None,

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from dgflow.cli.asked import described
 from dgflow.cli.collect import collect_garbage
 from dgflow.cli.export import export as write
 from dgflow.cli.guard import SETTINGS, print_json, run
@@ -118,8 +119,10 @@ def metrics(
     if before is not None:
         check_may_compare(target, before)
     store = open_root(url)
+    values = {"samples": samples, "reference": reference, "protocol": protocol, "weights": weights}
+    asked = described("dgflow metrics", metrics.__doc__, values, changed=values)
     try:
-        execute(target, store, Placement(workers, num_gpus=num_gpus), Progress())
+        execute(target, store, Placement(workers, num_gpus=num_gpus), Progress(asked))
     except StoreError as error:
         raise StoreError(f"{error}{_by_hand(weights, store) if target.features else ''}") from error
     result = read_result(result_of(target, store), target.title)

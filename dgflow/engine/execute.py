@@ -15,7 +15,7 @@ from dgflow.engine.plan import StepPlan, look
 from dgflow.engine.root import Root
 from dgflow.engine.shard_work import shard_work
 from dgflow.specs.bound import Bound
-from dgflow.specs.graph import graph
+from dgflow.specs.graph import Node, graph
 from dgflow.specs.step import FileStep, ResultStep, SampleStep, Spread, Step, here
 from dgflow.specs.train_step import TrainStep
 from dgflow.store.identity import sha256_hex
@@ -40,46 +40,49 @@ def execute(target: Step, store: ObjectStore, placement: Placement, progress: Pr
         StepFailed: a shard was given up, or training died again and again.
         ValueError, StoreError: input, configuration or storage; the message says what to do.
     """
-    root, known = Root(store), {}
-    session = _Session(store, placement, progress)
-    lacking: list[Exception] = []  # files from outside that cannot be had: all are reported together
+    session, nodes = _Session(store, placement, progress), graph(target)
     try:
         session.check_root()
-        for node in graph(target):
-            step = node.step
-            if lacking and not step.is_fetched:
-                break
-            state = look(root, node, known)
-            step_store = root.step_store(step)
-            step_store.declare(step.document())
-            if state.complete:
-                step.check_unchanged(partial(_first_file, state, step_store), store)
-                progress.reused(step.title, len(state.wanted), step.unit)
-                continue
-            if state.bound is None and lacking:
-                continue  # reads a file that cannot be had
-            assert state.bound is not None, f"{step.name} is run before its inputs"
-            try:
-                with progress.step(
-                    step.title, step.unit, total=len(state.wanted), done=len(state.done)
-                ) as advance:
-                    _complete(state, state.bound, step_store, session, _gauged(state, advance))
-            except (ValueError, OSError, StoreError, CorruptObject) as error:
-                if not step.is_fetched:
-                    raise
-                lacking.append(error)
-                continue
-            _seal(state, state.bound, step_store)
-            known[step.fingerprint] = state.bound
-        if len(lacking) == 1:
-            raise lacking[0]
-        if lacking:
-            lines = "\n".join(f"- {error}" for error in lacking)
-            raise StepFailed(
-                f"{len(lacking)} things that are needed from outside cannot be had:\n{lines}"
-            ) from lacking[0]
+        with progress.run(nodes, store):
+            _execute(nodes, store, session)
     finally:
         session.close()
+
+
+def _execute(nodes: Sequence[Node], store: ObjectStore, session: _Session) -> None:
+    root, known, progress = Root(store), {}, session.progress
+    lacking: list[Exception] = []  # files from outside that cannot be had: all are reported together
+    for node in nodes:
+        step = node.step
+        if lacking and not step.is_fetched:
+            break
+        state = look(root, node, known)
+        step_store = root.step_store(step)
+        step_store.declare(step.document())
+        if state.complete:
+            step.check_unchanged(partial(_first_file, state, step_store), store)
+            progress.reused(step.title, len(state.wanted), step.unit)
+            continue
+        if state.bound is None and lacking:
+            continue  # reads a file that cannot be had
+        assert state.bound is not None, f"{step.name} is run before its inputs"
+        try:
+            with progress.step(step, total=len(state.wanted), done=len(state.done)) as advance:
+                _complete(state, state.bound, step_store, session, _gauged(state, advance))
+        except (ValueError, OSError, StoreError, CorruptObject) as error:
+            if not step.is_fetched:
+                raise
+            lacking.append(error)
+            continue
+        _seal(state, state.bound, step_store)
+        known[step.fingerprint] = state.bound
+    if len(lacking) == 1:
+        raise lacking[0]
+    if lacking:
+        lines = "\n".join(f"- {error}" for error in lacking)
+        raise StepFailed(
+            f"{len(lacking)} things that are needed from outside cannot be had:\n{lines}"
+        ) from lacking[0]
 
 
 def result_of(target: ResultStep, store: ObjectStore) -> bytes:

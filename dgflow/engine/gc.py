@@ -1,4 +1,5 @@
-"""Garbage collection: data objects that no receipt commits, and notes of attempts at committed parts.
+"""Garbage collection: data objects that no receipt commits, notes of attempts at committed parts, and what
+drivers that were ended hard left as signs of life.
 
 Workers that died between a put and its receipt leave such data, and so do those that lost a race with other
 bytes. Taken is only what is older than a week by the store's own clock, in folders of steps that say what
@@ -21,9 +22,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from dgflow.store.address import step_names
+from dgflow.store.address import steps_among
 from dgflow.store.objects import Entry, ObjectStore
 from dgflow.store.receipts import CorruptObject, Manifest, parse_record
+from dgflow.store.runs import FOLDER, abandoned
 from dgflow.store.step_store import StepStore, read_step
 
 AGE = 7 * 86_400.0  # seconds, by the store's own clock
@@ -39,7 +41,7 @@ Part = tuple[str, int]  # folder and number, such as ("shards", 42)
 
 @dataclass(frozen=True)
 class Garbage:
-    """The garbage of one step."""
+    """The garbage of one step; of the folder of runs, the signs of life of drivers that were ended."""
 
     step: str
     data: list[Entry]
@@ -82,8 +84,8 @@ def collect(store: ObjectStore, *, delete: bool, tell: Callable[[str], None]) ->
     have more data objects than receipts. Where a part's data was lost and an orphan lies beside, that orphan
     stays. Raises StoreError.
     """
-    collected, now = Collected(delete), store.now()
-    for name in step_names(store):
+    collected, now, names = Collected(delete), store.now(), store.names()
+    for name in steps_among(names):
         try:
             step_store = _opened(store, name)
             look = _Look.at(step_store)
@@ -99,6 +101,11 @@ def collect(store: ObjectStore, *, delete: bool, tell: Callable[[str], None]) ->
             )
             if delete:
                 collected.restored += _remove(look, garbage)
+    if FOLDER in names and (signs := abandoned(store, now - AGE)):
+        collected.steps.append(Garbage(FOLDER, [], signs))
+        tell(f"{FOLDER}: {len(signs):,} signs of life of drivers that were ended")
+        if delete:
+            _delete(store, [entry.key for entry in signs])
     return collected
 
 

@@ -5,6 +5,7 @@ that lists what is there.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,7 +87,12 @@ def find_slice(address: str) -> Sealed:
 
 def step_names(store: ObjectStore) -> list[str]:
     """The folders of the steps in a root, sorted."""
-    return [name for name in store.names() if _STEP.fullmatch(name)]
+    return steps_among(store.names())
+
+
+def steps_among(names: Iterable[str]) -> list[str]:
+    """Those of the names in a root that are folders of steps."""
+    return [name for name in names if _STEP.fullmatch(name)]
 
 
 def _check_root(store: ObjectStore) -> None:

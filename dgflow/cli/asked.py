@@ -1,0 +1,63 @@
+"""Describes the command that a person gave, for the record of its run."""
+
+import enum
+import inspect
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from dgflow.store.runs import Asked, without_secrets
+
+GIT_SECONDS = 5.0  # a large work tree on a slow disk is not waited for
+
+
+def asked(function: Callable[..., Any], name: str, options: Mapping[str, Any]) -> Asked:
+    """The command line of this process, which calls `function`, the recipe `name`, with these options.
+
+    Runs no other program: see `with_commit`.
+    """
+    defaults = {key: each.default for key, each in inspect.signature(function).parameters.items()}
+    module = sys.modules.get(function.__module__)
+    changed = (key for key, value in options.items() if value != defaults.get(key))
+    question = described(name, (module and module.__doc__) or function.__doc__, options, changed)
+    return question.model_copy(update={"file": Path(inspect.getfile(function)).name})
+
+
+def described(name: str, about: str | None, options: Mapping[str, Any], changed: Iterable[str]) -> Asked:
+    """The command line of this process, of the command `name`, described by `about`."""
+    return Asked(
+        recipe=name,
+        about=inspect.cleandoc(about or ""),
+        options={key: _plain(value) for key, value in options.items()},
+        changed=tuple(changed),
+        command=without_secrets([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    )
+
+
+def with_commit(asked: Asked, function: Callable[..., Any]) -> Asked:
+    """`asked` with the commit of git that the file of `function` lies in, where it lies in one."""
+    return asked.model_copy(update={"commit": _commit(Path(inspect.getfile(function)).parent)})
+
+
+def _commit(folder: Path) -> str | None:
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=GIT_SECONDS, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None  # no git, no work tree, or none that this user may read
+    return done.stdout.strip() or None
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON has it; text for what JSON has not."""
+    if isinstance(value, enum.Enum):
+        return _plain(value.value)
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, float) and value - value != 0.0:
+        return str(value)  # NaN and infinities
+    if isinstance(value, str):
+        return without_secrets([value])[0]
+    return value if value is None or isinstance(value, bool | int | float) else str(value)
