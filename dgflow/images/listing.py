@@ -41,7 +41,9 @@ class Listing:
     classes: tuple[str, ...] = ()  # the names of class folders, in the order of the labels
     digest: str = ""
     columns: dict[str, np.ndarray] = field(default_factory=dict)
-    split: str = ""  # taken where the source has others; known when it is listed, and not kept in the file
+    # Known when the source is listed, and not kept in the file:
+    split: str = ""  # taken where the source has others
+    notes: tuple[str, ...] = ()  # for people, such as labels that were left out
 
     def name(self, row: int) -> str:
         """The name of a row in messages."""

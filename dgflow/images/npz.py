@@ -9,12 +9,13 @@ import numpy as np
 
 from dgflow.files.locations import Location
 from dgflow.files.npz import Header, NpzFile
-from dgflow.images.order import as_labels
+from dgflow.images.labels import Classes, Labelled, left_out, taken
 from dgflow.store.identity import fingerprint
 
 IMAGE_NAMES = ("arr_0", "samples", "image")
 """OpenAI's, another that is used, and dgflow's own."""
 
+_MOST_BYTES = 2**30  # of labels, which are read whole
 _LABEL_NAMES = {"arr_0": ("arr_1",), "samples": ("label", "labels"), "image": ("label", "labels")}
 
 
@@ -41,12 +42,21 @@ class NpzImages:
         """The digest of the checksums in the file's directory: no values are read."""
         return fingerprint(self._npz.checksums())
 
-    def labels(self) -> np.ndarray | None:
-        """Classes, int64 [rows]; None where there are none."""
+    def labels(self, labelled: Labelled = True) -> Classes:
+        """The classes, none where there is no array of labels. Raises ValueError as `labels.taken`."""
         name = next((name for name in _LABEL_NAMES[self._name] if name in self._npz.names), None)
         if name is None:
-            return None
-        return as_labels(self._npz.array(name), self.shape[0], f"{name} of {self._npz.source}")
+            return Classes(None)
+        where = f"{name} of {self._npz.source}"
+        try:
+            header = self._npz.header(name)
+            if math.prod(header.shape) * header.dtype.itemsize > _MOST_BYTES:
+                raise ValueError(f"expected labels in {where}, found {header.dtype} of shape {header.shape}")
+        except ValueError as error:
+            if labelled != "optional":
+                raise
+            return left_out(str(error))
+        return taken(self._npz.array(name), self.shape[0], where, labelled)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Rows [start, stop), uint8 [rows, H, W, C]."""

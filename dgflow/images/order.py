@@ -5,7 +5,6 @@ Samples that carry a number come in the order of their numbers, each exactly onc
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 
@@ -42,43 +41,6 @@ def folder_classes(names: Sequence[str]) -> tuple[np.ndarray | None, list[str]]:
     classes = sorted({part[0] for part in parts})
     label = {name: number for number, name in enumerate(classes)}
     return np.array([label[part[0]] for part in parts], np.int64), classes
-
-
-def listed_labels(names: Sequence[str], labels_json: bytes, source: str) -> np.ndarray | None:
-    """Labels (int64 [rows]) of files from a `dataset.json`, `{"labels": [[path, label], ...]}`; None where it
-    says that there are none.
-
-    Raises ValueError for another form, or one without a label for one of the files.
-    """
-    try:
-        listed = json.loads(labels_json)["labels"]
-        if listed is None:
-            return None
-        labels = {name: label for name, label in listed}
-        if not all(type(labels[name]) is int for name in names):
-            raise ValueError("labels that are not whole numbers")
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f'expected {{"labels": [["PATH", NUMBER], ...]}} with every file in dataset.json of {source}, '
-            f"found {type(error).__name__}"
-            f" ({str(error)[:120]}); correct or remove that file"
-        ) from error
-    return np.array([labels[name] for name in names], np.int64)
-
-
-def as_labels(values: np.ndarray, rows: int, where: str) -> np.ndarray | None:
-    """Classes as int64 [rows]; None where all are -1, which is how dgflow writes that there are none.
-
-    Raises:
-        ValueError: another number, shape or type of them.
-    """
-    if values.ndim != 1 or values.dtype.kind not in "iu" or len(values) != rows:
-        raise ValueError(
-            f"expected {rows:,} labels as whole numbers in {where}, found {values.dtype} of shape "
-            f"{values.shape}"
-        )
-    labels = values.astype(np.int64)
-    return None if (labels == -1).all() else labels
 
 
 def ordered(index: np.ndarray, source: str, names: Sequence[str] | None = None) -> tuple[np.ndarray, int]:

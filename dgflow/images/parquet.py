@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dgflow.files.locations import Location
@@ -21,6 +22,12 @@ IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp")
 LABEL_NAMES = ("label", "labels", "fine_label", "cls")
 
 _SPLIT = re.compile(r"([A-Za-z]\w*)-\d+-of-\d+(?:-[0-9a-f]+)?\.parquet")
+_BYTES = (
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+    pa.types.is_binary_view,
+    pa.types.is_fixed_size_binary,
+)
 # Names that mean a split, whatever the others are.
 _SPLITS = ("train", "test", "validation", "val", "valid", "dev", "extra")
 
@@ -72,14 +79,16 @@ class ImageFile:
             )
         return column.to_numpy().astype(np.int64)
 
+    def labels(self, name: str) -> list[Any]:
+        """A column of labels of any type as Python's values, None where a cell is empty."""
+        return self._read(lambda: self._file.read(columns=[name])).column(0).to_pylist()
+
     def cells(self, group: int) -> Sequence[Any] | np.ndarray:
         """The images of a row group: uint8 [rows, H, W, C], or a list of bytes."""
         column = self._read(lambda: self._file.read_row_group(group, columns=[self._image])).column(0)
-        chunk = column.combine_chunks()
-        chunk = chunk.chunk(0) if isinstance(chunk, pa.ChunkedArray) else chunk
         if self.shape is not None:
-            return chunk.to_numpy_ndarray().reshape(-1, *self.shape)
-        cells = (chunk.field("bytes") if pa.types.is_struct(chunk.type) else chunk).to_pylist()
+            return self._tensors(column, group)
+        cells = (_part(column, "bytes") if pa.types.is_struct(column.type) else column).to_pylist()
         if None in cells:
             raise ValueError(
                 f"expected the pictures themselves in {self.where}, found only a path or nothing in row "
@@ -88,6 +97,21 @@ class ImageFile:
             )
         return cells
 
+    def _tensors(self, column: pa.ChunkedArray, group: int) -> np.ndarray:
+        assert self.shape is not None
+        if column.null_count:
+            row = self.starts[group] + column.is_null().to_pylist().index(True)
+            raise ValueError(
+                f"expected an image in every row of {self.where}, found none in row {row}"
+                f"{f' (and {column.null_count - 1:,} more)' if column.null_count > 1 else ''}; leave those "
+                "rows out"
+            )
+        if not len(column):
+            return np.empty((0, *self.shape), np.uint8)
+        chunk = column.combine_chunks()
+        chunk = chunk.chunk(0) if isinstance(chunk, pa.ChunkedArray) else chunk
+        return chunk.to_numpy_ndarray().reshape(-1, *self.shape)  # pyright: ignore[reportAttributeAccessIssue]
+
     def _read(self, read) -> pa.Table:
         try:
             return read()
@@ -95,6 +119,11 @@ class ImageFile:
             raise ValueError(
                 f"expected whole rows at {self.where}, found damaged ones ({error}); fetch that file again"
             ) from error
+
+
+def _part(structs: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    """One field of structs, empty where the struct is."""
+    return pc.struct_field(structs, name)  # pyright: ignore[reportAttributeAccessIssue] (made at import)
 
 
 def chosen_split(names: Sequence[str], source: str) -> tuple[list[str], str]:
@@ -152,7 +181,8 @@ def _shape_of(kind: pa.DataType, name: str, where: str) -> tuple[int, int, int] 
     else:
         of_bytes = pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
         cell = kind.field("bytes").type if of_bytes else kind
-        if pa.types.is_binary(cell) or pa.types.is_large_binary(cell):
+        cell = cell.value_type if pa.types.is_dictionary(cell) else cell
+        if any(is_bytes(cell) for is_bytes in _BYTES):
             return None
     raise ValueError(
         f"expected uint8 images [H, W, 1 or 3], or pictures as bytes, in the column {name} of {where}, "

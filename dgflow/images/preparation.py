@@ -26,7 +26,7 @@ def prepare(
 
     Args:
         pixels: uint8 [H, W] or [H, W, 1 or 3]. A grey one becomes three equal channels where three are
-            wanted.
+            wanted, and three equal channels become one where one is.
         average_pool: shrink by this whole factor, with preparation "none".
         pad: then add that many black pixels on every side, with preparation "none".
 
@@ -39,10 +39,8 @@ def prepare(
         raise ValueError(
             f"expected uint8 pixels [H, W, 1 or 3], found {pixels.dtype} of shape {pixels.shape}"
         )
-    if pixels.shape[2] == 3 and channels == 1:
-        raise ValueError(
-            "expected a grey picture, found one in colour; import with channels=3, or convert the pictures"
-        )
+    if channels == 1:
+        pixels = one_channel(pixels)
     if preparation == "none":
         pixels = _pooled(pixels, size, average_pool, pad)
     else:
@@ -53,6 +51,19 @@ def prepare(
         }
         pixels = resizes[preparation](pixels, size)
     return np.repeat(pixels, channels, axis=2) if pixels.shape[2] < channels else pixels
+
+
+def one_channel(pixels: np.ndarray) -> np.ndarray:
+    """A grey picture as [H, W, 1]: its channel, or the first of three that are equal.
+
+    Raises ValueError for a picture in colour.
+    """
+    if (pixels != pixels[:, :, :1]).any():
+        raise ValueError(
+            "expected a grey picture, found one in colour; import with channels=3, or convert the pictures "
+            "(three channels that are equal are read as one)"
+        )
+    return pixels[:, :, :1]
 
 
 def adm_center_crop(pixels: np.ndarray, size: int) -> np.ndarray:

@@ -24,7 +24,7 @@ from dgflow.images.mnist_5k import read_mnist_5k
 from dgflow.images.npz import NpzImages
 from dgflow.images.order import index_order, ordered
 from dgflow.images.parquet import ImageFile
-from dgflow.images.pictures import decode_picture
+from dgflow.images.pictures import check_picture, decode_picture
 
 _AT_ONCE = 32  # pictures whose bytes are held
 OPEN_TARS = 256
@@ -34,22 +34,25 @@ _OPEN_PARQUET = 128
 Rows = Sequence[int] | np.ndarray
 
 
-def open_reader(source: str, listing: Listing, folder: str = "") -> Reader:
-    """A reader of the images that `listing` has of `source`, a relative path below `folder`. Opens nothing
-    yet."""
+def open_reader(source: str, listing: Listing, folder: str = "", drop_alpha: bool = False) -> Reader:
+    """A reader of the images that `listing` has of `source`, a relative path below `folder`; of transparent
+    pictures without their alpha channel if `drop_alpha`. Opens nothing yet."""
     kinds = {"npz": NpzReader, "parquet": ParquetReader, "cifar": WholeReader, "mnist-5k": WholeReader}
     location = None if listing.form == "mnist-5k" else locate(source, folder)
-    return kinds.get(listing.form, PictureReader)(source, location, listing)
+    return kinds.get(listing.form, PictureReader)(source, location, listing, drop_alpha)
 
 
 class Reader(ABC):
     """The images of a listing. Their files are opened when they are first read."""
 
-    def __init__(self, source: str, location: Location | None, listing: Listing) -> None:
+    def __init__(
+        self, source: str, location: Location | None, listing: Listing, drop_alpha: bool = False
+    ) -> None:
         self.source, self._location, self.listing = source, location, listing
+        self.drop_alpha = drop_alpha
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: vars(self)[name] for name in ("source", "_location", "listing")}
+        return {name: vars(self)[name] for name in ("source", "_location", "listing", "drop_alpha")}
 
     @property
     def location(self) -> Location:
@@ -69,7 +72,7 @@ class Reader(ABC):
                 yield cell
                 continue
             try:
-                yield decode_picture(cell, self._row_name(int(row)))
+                yield decode_picture(cell, self._row_name(int(row)), self.drop_alpha)
             except ValueError as error:
                 yield error
 
@@ -77,6 +80,26 @@ class Reader(ABC):
         """The digest of all rows in this order, with these labels: of pixels, or of pictures' bytes. Reads
         everything once."""
         return pictures_sha256(unbroken(self._cells(order)), labels)
+
+    def looked_at(self, order: np.ndarray, labels: np.ndarray | None) -> tuple[str, int, int]:
+        """The digest, and the numbers of grey and of coloured pictures: 0 where the images are no pictures.
+
+        Reads everything once. Raises ValueError for a picture that cannot be used, from its header.
+        """
+        if not self._holds_pictures():
+            return self.digest(order, labels), 0, 0
+        counts = {1: 0, 3: 0}
+
+        def checked() -> Iterator[bytes]:
+            for row, cell in zip(order, unbroken(self._cells(order)), strict=True):
+                counts[check_picture(cell, self._row_name(int(row)), self.drop_alpha)] += 1
+                yield cell
+
+        return pictures_sha256(checked(), labels), counts[1], counts[3]
+
+    def _holds_pictures(self) -> bool:
+        """True for encoded pictures, False for arrays of pixels."""
+        return False
 
     def _cells(self, rows: Rows) -> Iterator[Any]:
         """The pixels of each row, the bytes of its picture, or the error that names it."""
@@ -126,6 +149,9 @@ def unbroken(cells: Iterable[Any]) -> Iterator[Any]:
 
 class PictureReader(Reader):
     """Encoded pictures in a folder, a zip or tars."""
+
+    def _holds_pictures(self) -> bool:
+        return True
 
     def order(self) -> tuple[np.ndarray, int] | None:
         assert self.listing.names is not None
@@ -234,6 +260,9 @@ class ParquetReader(Reader):
         if not indexed:
             return None
         return ordered(np.concatenate([file.numbers("index") for file in files]), self.source)
+
+    def _holds_pictures(self) -> bool:
+        return self._file(0).shape is None
 
     def digest(self, order: np.ndarray, labels: np.ndarray | None) -> str:
         shape = self._file(0).shape

@@ -29,24 +29,37 @@ class FileImages:
         labels: classes, int64 [rows]; None where there are none.
         first_index: the index of row 0, where the rows carry consecutive indices; None where they carry none.
         split: "train" where the source has others, which are left out; else "".
+        notes: remarks for people, such as labels that were left out; more after `look`.
     """
 
     seed: int | None = None
     seeding: Literal["counter", "edm"] | None = None
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, ignore_labels: bool = False, drop_alpha: bool = False) -> None:
         self.source = source
-        listing = list_images(source)
+        listing = list_images(source, labelled=not ignore_labels and "optional")
         self.rows = listing.rows
         if not self.rows:
             raise ValueError(f"expected images in {source}, found no rows")
-        self._reader = open_reader(source, listing)
+        self._reader = open_reader(source, listing, drop_alpha=drop_alpha)
         self._order, self.first_index = self._reader.order() or (np.arange(self.rows), None)
         labels = listing.labels
         if listing.classes and self.first_index is not None:  # folders of a thousand are no classes
             labels = None
         self.labels = None if labels is None else labels[self._order]
         self.split = listing.split
+        self.notes = listing.notes
+
+    def look(self) -> None:
+        """Read everything once: check the header of every picture, compute `digest`, and add to `notes`.
+
+        Raises ValueError for a picture that cannot be used, as `read` does.
+        """
+        self.digest, grey, coloured = self._reader.looked_at(self._order, self.labels)
+        if grey and coloured:
+            self.notes += (
+                f"{grey:,} of {grey + coloured:,} pictures are grey: their channel is repeated to three",
+            )
 
     @cached_property
     def digest(self) -> str:
@@ -90,21 +103,25 @@ def is_step(source: str) -> bool:
     return bool(location.key) and is_root(location.url.rpartition("/")[0])
 
 
-def open_images(source: str) -> Images:
+def open_images(source: str, *, ignore_labels: bool = False, drop_alpha: bool = False) -> Images:
     """Open images at a path or an `s3://` url, or the samples at the address of a step.
+
+    Args:
+        ignore_labels: read no labels.
+        drop_alpha: leave out the alpha channel of transparent pictures, which are refused otherwise.
 
     Raises:
         ValueError: nothing is there, or no form of images, or a mixture; images of another form.
         StoreError: S3 or a root cannot be reached.
     """
     if source == MNIST_5K:
-        return FileImages(source)
+        return FileImages(source, ignore_labels)
     if is_step(source):
-        return StepImages(source)
+        return StepImages(source, ignore_labels)
     if locate(source).kind() == "folder" and is_root(source):
         steps = ", ".join(step_names(open_store(source)))
         raise ValueError(
             f"expected images at {source}, found the root of a run; add the name of one of its steps: "
             f"{steps or 'it has none'}"
         )
-    return FileImages(source)
+    return FileImages(source, ignore_labels, drop_alpha)

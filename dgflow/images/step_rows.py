@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dgflow.images.order import as_labels
+from dgflow.images.labels import as_labels
 from dgflow.store.address import Sealed, find_slice
 from dgflow.store.receipts import ManifestEntry
 from dgflow.store.shards import Columns
@@ -18,8 +18,9 @@ class StepImages:
     """Images of a sealed slice, a shard at a time; as `sources.FileImages`."""
 
     split = ""
+    notes: tuple[str, ...] = ()
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, ignore_labels: bool = False) -> None:
         """Finds the slice and reads its first shard. Raises as `find_slice`; ValueError where the step makes
         something else."""
         self.source = address
@@ -41,10 +42,13 @@ class StepImages:
             else:
                 found = f"the columns {sorted(columns)}; give the address of a step that makes images"
             raise ValueError(f"expected images in {step_store.name} in {step_store.store.url}, found {found}")
-        self._labelled = "label" in columns
+        self._labelled = "label" in columns and not ignore_labels
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_held"}
+
+    def look(self) -> None:
+        """Nothing: receipts tell what the shards hold."""
 
     @property
     def digest(self) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import zipfile
 from collections.abc import Iterator
 from typing import IO, Literal, NamedTuple
@@ -19,6 +20,8 @@ import pyarrow.parquet as pq
 from dgflow.files.outputs import OpenNew, new_file, new_folder
 from dgflow.images.pictures import encode_png
 from dgflow.images.sources import Images
+
+_log = logging.getLogger(__name__)
 
 ExportFormat = Literal["npz", "png", "parquet"]
 
@@ -52,21 +55,27 @@ def write_npz(images: Images, out: str) -> None:
     """`arr_0` uint8 [N, H, W, C] and, where there are labels, `arr_1` int64 [N], neither compressed;
     `numpy.load` reads it."""
     _check_suffix(out, (".npz",), "npz")
-    shape = images.read(0, 1)[0].shape
+    shape, grey = _one_shape(images), 0
     with new_file(out) as file, zipfile.ZipFile(file, "w") as archive:
         with _member(archive, "arr_0.npy") as member:
             _write_header(member, "|u1", (images.rows, *shape))
             for row in _rows(images):
-                if row.image.shape != shape:
+                if row.image.shape[:2] != shape[:2]:
                     raise ValueError(
                         f"expected images of one shape {shape} for an npz, found {row.image.shape} at row "
                         f"{row.index} of {images.source}; export png or parquet, or make them of one size"
                     )
-                member.write(np.ascontiguousarray(row.image).data)
+                grey += row.image.shape[2] < shape[2]
+                member.write(np.ascontiguousarray(np.broadcast_to(row.image, shape)).data)
         if images.labels is not None:
             with _member(archive, "arr_1.npy") as member:
                 _write_header(member, "<i8", (images.rows,))
                 member.write(images.labels.astype("<i8").tobytes())
+    if grey:
+        _log.warning(
+            "%s: %s of %s pictures are grey: their channel is repeated to three",
+            *(images.source, f"{grey:,}", f"{images.rows:,}"),
+        )
 
 
 def write_png(images: Images, out: str) -> None:
@@ -104,6 +113,16 @@ def write_parquet(images: Images, out: str) -> None:
                 shards, size = shards + 1, 0
             size += group_size
             writer.write_table(_table(group, schema), row_group_size=len(group))
+
+
+def _one_shape(images: Images) -> tuple[int, ...]:
+    """The shape of the first image, with three channels where any image has: a grey one is repeated."""
+    shape = images.read(0, 1)[0].shape
+    for start in range(0, images.rows, _AT_ONCE):
+        if shape[2] == 3:
+            break
+        shape = (*shape[:2], max(image.shape[2] for image in images.read(start, start + _AT_ONCE)))
+    return shape
 
 
 def _row_groups(images: Images) -> Iterator[list[tuple[_Row, bytes]]]:

@@ -66,20 +66,27 @@ def manifold_count(reference_n: int, protocol: Protocol | None) -> list[str]:
     ]
 
 
-def class_balance(labels_N: np.ndarray | None, classes: int) -> list[str]:
+def class_balance(labels_N: np.ndarray | None, classes: int | None) -> list[str]:
     """Warns if labels in [0, classes) are far from uniform: chi-square p < 1e-6.
 
     Unknown labels (None, any -1) and fewer than 5 per class are not judged; one outside is a ValueError.
+    Where the number of classes is not known (None) it is that of the largest label, and labels of which any
+    is negative are not judged.
     """
-    if labels_N is None or len(labels_N) == 0 or classes < 2 or (np.asarray(labels_N) == -1).any():
+    if labels_N is None or len(labels_N) == 0 or (np.asarray(labels_N) == -1).any():
         return []
     labels_N = np.asarray(labels_N)
+    if classes is None:
+        classes = 0 if labels_N.min() < 0 else int(labels_N.max()) + 1
+    if classes < 2:
+        return []
     if labels_N.min() < 0 or labels_N.max() >= classes:
         extremes = f"{labels_N.min()} to {labels_N.max()}"
         raise ValueError(f"expected labels from 0 to {classes - 1}, found {extremes}")
-    counts, expected = np.bincount(labels_N, minlength=classes), len(labels_N) / classes
+    expected = len(labels_N) / classes
     if expected < _FEW_EXPECTED:
         return []
+    counts = np.bincount(labels_N, minlength=classes)
     from scipy.special import chdtrc
 
     if chdtrc(classes - 1, float(np.square(counts - expected).sum() / expected)) >= _UNEVEN:

@@ -128,4 +128,9 @@ def test_colour_is_refused_where_one_channel_is_wanted():
     with pytest.raises(
         ValueError, match="expected a grey picture, found one in colour; import with channels=3"
     ):
-        prepare(np.zeros((4, 4, 3), np.uint8), "none", 4, 1)
+        prepare(np.eye(3, dtype=np.uint8)[None].repeat(3, 0), "none", 3, 1)
+
+
+def test_three_equal_channels_are_read_as_one_where_one_is_wanted():
+    grey = np.random.default_rng(0).integers(0, 256, (4, 4, 1), np.uint8)
+    assert np.array_equal(prepare(grey.repeat(3, 2), "none", 4, 1), grey)

@@ -102,6 +102,7 @@ OTHER = {
         average_pool=2,
         pad=1,
         skip_broken=2,
+        drop_alpha=True,
         seed=9,
         shard_size=7,
     ),
@@ -115,6 +116,7 @@ OTHER = {
         preparation="lanczos",
         average_pool=2,
         pad=1,
+        drop_alpha=True,
         shard_size=7,
     ),
     PublishedStatistics: dict(
@@ -212,7 +214,7 @@ OTHER = {
     Statistics: dict(features=FEATURES[:99]),
     Measure: dict(samples=GUIDED[100:200], **OTHER_YARDSTICK),
     Evaluate: dict(arms={"guided": (GUIDED[100:200],)}, floor=REAL[:99], **OTHER_YARDSTICK),
-    ImageSet: dict(digest="1" * 64, rows=99),
+    ImageSet: dict(digest="1" * 64, rows=99, ignore_labels=True, drop_alpha=True),
     StatisticsFile: dict(digest="1" * 64),
     SongUNet: dict(
         model_channels=8,

@@ -205,7 +205,6 @@ def test_a_tree_that_lacks_one_of_a_thousand_classes_is_refused(tmp_path, store)
     ("fields", "says"),
     [
         (dict(image_size=8), "expected 8 x 8, found 4 x 4"),
-        (dict(channels=1), "expected a grey picture, found one in colour"),
         (dict(average_pool=3), "that average_pool=3 and pad=0 make 4 x 4, found 4 x 4"),
         (dict(preparation="score-sde-celeba"), "at least 140 x 140 .* found 4 x 4"),
     ],
@@ -213,6 +212,15 @@ def test_a_tree_that_lacks_one_of_a_thousand_classes_is_refused(tmp_path, store)
 def test_pictures_that_do_not_fit_say_what_was_expected_and_found(folder, fields, says):
     with pytest.raises(ValueError, match=says):
         rows(step_of(folder, **fields), 0, 12)
+
+
+def test_a_picture_in_colour_does_not_fit_one_channel_and_three_equal_channels_do(folder):
+    assert rows(step_of(folder, channels=1), 0, 12)["image"].shape == (12, 4, 4, 1)
+    colour = np.zeros((4, 4, 3), np.uint8)
+    colour[2, 3, 1] = 1
+    Image.fromarray(colour).save(folder / "bee" / "2.png")
+    with pytest.raises(ValueError, match=r"bee/2\.png.*expected a grey picture, found one in colour"):
+        rows(step_of(folder, channels=1), 0, 12)
 
 
 @pytest.mark.parametrize(

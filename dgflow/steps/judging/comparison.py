@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from dgflow.images.statistics import has_images, has_statistics
@@ -23,14 +24,17 @@ def comparison(
     weights: str = "inception-2015-12-05",
     metrics: Sequence[str] | None = None,
     distances: Distances = "exact",
+    ignore_labels: bool = False,
+    drop_alpha: bool = False,
 ) -> Measure:
     """The step that measures `samples` against `reference`: sources of images, of statistics, or (the
-    reference) of both.
+    reference) of both. `ignore_labels` and `drop_alpha` are those of `open_images`.
 
     Raises ValueError and FileNotFoundError where a source holds neither, or does not suffice for the metrics.
     """
-    images, statistics = _population(reference)
-    own_images, own_statistics = _population(samples)
+    read = partial(ImageSet.at, ignore_labels=ignore_labels, drop_alpha=drop_alpha)
+    images, statistics = _population(reference, read)
+    own_images, own_statistics = _population(samples, read)
     return Measure(
         samples=own_images or own_statistics,  # type: ignore[arg-type]
         reference=images,
@@ -64,8 +68,10 @@ def check_may_compare(target: Measure, before: MetricResult) -> None:
     difference(MetricResult(values=dict.fromkeys(target.wanted, 0.0), provenance=provenance), before)
 
 
-def _population(source: str) -> tuple[ImageSet | None, StatisticsFile | None]:
+def _population(
+    source: str, read: Callable[[str], ImageSet]
+) -> tuple[ImageSet | None, StatisticsFile | None]:
     """The images and the statistics of a source: at least one of the two."""
     if not has_statistics(source):
-        return ImageSet.at(source), None
-    return (ImageSet.at(source) if has_images(source) else None), StatisticsFile.at(source)
+        return read(source), None
+    return (read(source) if has_images(source) else None), StatisticsFile.at(source)

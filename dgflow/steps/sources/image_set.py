@@ -9,9 +9,10 @@ from typing import Annotated, Literal, Self
 import numpy as np
 from pydantic import Field, PrivateAttr
 
+from dgflow.images.labels import no_classes
 from dgflow.images.sources import Images, open_images
 from dgflow.images.statistics import Statistics, read_statistics
-from dgflow.specs.spec import PLACEMENT, SmokeRun, Spec
+from dgflow.specs.spec import LATER, PLACEMENT, SmokeRun, Spec
 from dgflow.specs.step import Drawn
 
 _log = logging.getLogger(__name__)
@@ -22,7 +23,8 @@ class ImageSet(Spec):
     run, as in `dgflow.images`. Of a source with several splits, the images of `train`.
 
     They are read where they lie and not copied into the root. `seed`, `seeding` and `start` (the index of the
-    first) are known where a step of dgflow made them.
+    first) are known where a step of dgflow made them. `ignore_labels` and `drop_alpha` are those of
+    `open_images`.
     """
 
     source: Annotated[str, PLACEMENT]
@@ -31,27 +33,43 @@ class ImageSet(Spec):
     seed: Annotated[int | None, PLACEMENT] = None
     seeding: Annotated[Literal["counter", "edm"] | None, PLACEMENT] = None
     start: Annotated[int | None, PLACEMENT] = None
+    ignore_labels: Annotated[bool, LATER] = False
+    drop_alpha: Annotated[bool, LATER] = False
+    _notes: tuple[str, ...] = PrivateAttr(())
 
     @classmethod
-    def at(cls, source: str) -> Self:
-        """Look at `source`, which reads all of it once for its digest.
+    def at(cls, source: str, *, ignore_labels: bool = False, drop_alpha: bool = False) -> Self:
+        """Look at `source`, which reads all of it once for its digest and checks every picture's header.
 
         Raises ValueError and FileNotFoundError as `open_images`.
         """
-        images = _opened(source)
+        images = _opened(source, ignore_labels, drop_alpha)
+        images.look()
         if images.split:
             _log.warning(
                 "%s: the %s images of the split %s are taken; for others give a folder of their files alone",
                 *(source, f"{images.rows:,}", images.split),
             )
-        return cls(
+        notes = tuple(filter(None, (*images.notes, no_classes(images.labels))))
+        for note in notes:
+            _log.warning("%s: %s", source, note)
+        spec = cls(
             source=source,
             digest=images.digest,
             rows=images.rows,
             seed=images.seed,
             seeding=images.seeding,
             start=images.first_index,
+            ignore_labels=ignore_labels,
+            drop_alpha=drop_alpha,
         )
+        spec._notes = notes
+        return spec
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks on the images, for people; () without `at`."""
+        return self._notes
 
     @property
     def title(self) -> str:
@@ -70,7 +88,7 @@ class ImageSet(Spec):
 
     def open(self) -> Images:
         """Its reader. Raises ValueError where the source holds other images by now."""
-        images = _opened(self.source)
+        images = _opened(self.source, self.ignore_labels, self.drop_alpha)
         if images.digest != self.digest:
             raise ValueError(
                 f"{self.title}: expected images with digest {self.digest}, found {images.digest}; they "
@@ -123,9 +141,9 @@ class StatisticsFile(Spec):
 
 
 @lru_cache(maxsize=8)
-def _opened(source: str) -> Images:
+def _opened(source: str, ignore_labels: bool, drop_alpha: bool) -> Images:
     """Once per process: the digest of 10 GB takes its time."""
-    return open_images(source)
+    return open_images(source, ignore_labels=ignore_labels, drop_alpha=drop_alpha)
 
 
 @lru_cache(maxsize=2)

@@ -1,0 +1,42 @@
+"""Facts that a picture's own header tells and PIL does not: the bits of a channel, which PIL reduces to 8
+without a word, and the notes in a PNG, of which PIL reads no more than a megabyte."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+from PIL import Image
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_DEPTH = 24  # the byte of a PNG that holds the bits of a channel
+_BITS_PER_SAMPLE = 258  # a tag of TIFF
+_NOTES = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # chunks of a PNG that do not change pixels
+
+
+def bits_per_channel(data: bytes, image: Image.Image) -> int:
+    """The bits of a channel in the file `data`, opened as `image` and not yet loaded; 8 for fewer."""
+    bits = 16 if image.mode[0] in "IF" else 8  # whole numbers or floats of 16 or 32 bits
+    if image.format == "PNG":
+        return max(bits, data[_PNG_DEPTH])
+    if image.format == "TIFF":
+        return max(bits, *image.tag_v2.get(_BITS_PER_SAMPLE, ()))  # pyright: ignore[reportAttributeAccessIssue]
+    if image.format == "PPM":
+        arguments = image.tile[0].args  # pyright: ignore[reportAttributeAccessIssue] (of its decoder)
+        largest = arguments[1] if isinstance(arguments, tuple) else 255
+        return max(bits, int(largest).bit_length())
+    return bits
+
+
+def without_notes(png: bytes) -> bytes:
+    """A PNG without its texts and its colour profile."""
+    return _PNG + b"".join(chunk for kind, chunk in _chunks(png) if kind not in _NOTES)
+
+
+def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The kind of each chunk, and its bytes with its length and checksum."""
+    start = len(_PNG)
+    while start + 8 <= len(png):
+        length, kind = struct.unpack_from(">I4s", png, start)
+        yield kind, png[start : start + 12 + length]
+        start += 12 + length
