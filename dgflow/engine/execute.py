@@ -5,6 +5,7 @@ Ray and torch are imported only when there is something to do.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from dgflow.runtime.placement import Placement
     from dgflow.runtime.pool.pool import Pool
     from dgflow.runtime.progress import Progress
+
+
+_log = logging.getLogger(__name__)
 
 
 class StepFailed(RuntimeError):
@@ -288,3 +292,5 @@ def _seal(state: StepPlan, bound: Bound, step_store: StepStore) -> None:
                 "smaller slice"
             )
         step_store.seal(part.start, part.stop, bound.digests, keys, part.step.remarks(bound))
+        for doubt in part.step.doubts(part, bound):
+            _log.warning("%s", doubt)

@@ -305,6 +305,11 @@ class SampleStep(Step, ABC):
         del inputs
         return ()
 
+    def doubts(self, part: Slice, inputs: Bound) -> tuple[str, ...]:
+        """Reasons to doubt a slice of this step, told once when the slice is complete."""
+        del part, inputs
+        return ()
+
     def shard_range(self, number: int) -> tuple[int, int]:
         """First index and end of shard `number`: every shard is full, except possibly the last."""
         stop = (number + 1) * self.shard_size

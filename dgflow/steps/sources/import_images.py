@@ -13,6 +13,7 @@ from dgflow.specs.network import DataShape
 from dgflow.specs.spec import SmokeRun
 from dgflow.specs.step import INDEX_AND_LABEL, Result, Slice, Step
 from dgflow.steps.sources.check_images import CheckImages, ListedImages, PreparedImages
+from dgflow.steps.sources.classes import named
 
 if TYPE_CHECKING:
     from dgflow.specs.bound import Bound
@@ -86,10 +87,7 @@ class ImportImages(ListedImages):
         """Open the source; the function returned gives the rows [start, stop), fewer where the source
         ends."""
         images = PreparedImages(self, inputs)
-        listing = images.listing
-        kept = np.setdiff1d(np.arange(listing.rows), self._broken(inputs, images))
-        groups = listing.columns.get("group")
-        order = shuffled(kept, self.seed, None if groups is None else groups[kept], 2 * self.shard_size)
+        listing, order = images.listing, self._order(inputs, images)
         end = len(order) if self.length is None else self.length
 
         def rows(start: int, stop: int) -> Columns:
@@ -117,6 +115,29 @@ class ImportImages(ListedImages):
             return {"index": np.arange(start, stop, dtype=np.int64), "label": label, "image": image}
 
         return rows
+
+    def _order(self, inputs: Bound, images: PreparedImages) -> np.ndarray:
+        """The rows of the listing in the order of the import."""
+        listing = images.listing
+        kept = np.setdiff1d(np.arange(listing.rows), self._broken(inputs, images))
+        groups = listing.columns.get("group")
+        return shuffled(kept, self.seed, None if groups is None else groups[kept], 2 * self.shard_size)
+
+    def doubts(self, part: Slice, inputs: Bound) -> tuple[str, ...]:
+        """Classes without an image in the slice, though the source has images of them; not of slices of fewer
+        images than classes."""
+        images = PreparedImages(self, inputs)
+        labels = images.listing.labels
+        if labels is None or part.rows < self.num_classes:
+            return ()
+        own = labels[self._order(inputs, images)[part.start : part.stop]]
+        missing = np.setdiff1d(labels, own)
+        if not len(missing):
+            return ()
+        return (
+            f"{part.title} has no image of class {named(missing)}, of which {self.source} has some: networks "
+            "are trained without them and may be asked for them; take a larger slice",
+        )
 
     def remarks(self, inputs: Bound) -> tuple[str, ...]:
         """The images that were left out, and why."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +15,7 @@ from dgflow.images.discovery import list_images
 from dgflow.images.listing import Changed, Listing
 from dgflow.networks.catalogue import CATALOGUE
 from dgflow.specs.step import FILE_HEADER, ResultStep, Spread
+from dgflow.steps.sources.classes import check_numbering, check_range, missing_classes
 from dgflow.weights.fetch import fetch
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 LISTED = 300  # bytes per image in a listing, whose name has up to 250 characters
 _NAMED = 3  # class folders that a message names
+_log = logging.getLogger(__name__)
 
 
 class ListImages(ResultStep):
@@ -64,8 +67,10 @@ class ListImages(ResultStep):
         """
         if self.source in CATALOGUE:
             return
+        listing = Listing.decoded(read())
+        self._warn_of_missing(listing)
         try:
-            check_unchanged(self.source, Listing.decoded(read()), self._folder)
+            check_unchanged(self.source, listing, self._folder)
         except Changed as error:
             raise ValueError(
                 f"{error}; bring back the data of then, take another root, or, to import what is there now, "
@@ -97,14 +102,17 @@ class ListImages(ResultStep):
                 f"{len(listing.classes):,} ({some}); finish unpacking it, name the folder above the classes, "
                 "or correct num_classes"
             )
-        wrong = (listing.labels < 0) | (listing.labels >= self.num_classes)
-        if wrong.any():
-            row = int(wrong.argmax())
-            raise ValueError(
-                f"expected labels 0 to {self.num_classes - 1}, found {listing.labels[row]} at "
-                f"{listing.name(row)} of {self.source}; correct the labels or num_classes"
-            )
+        check_range(listing.labels, self.num_classes, self.source, listing.name)
+        if listing.form != "cifar":  # whose classes are known
+            check_numbering(listing.labels, self.num_classes, self.source)
+        self._warn_of_missing(listing)
         return listing
+
+    def _warn_of_missing(self, listing: Listing) -> None:
+        labels = listing.labels
+        missing = "" if labels is None else missing_classes(labels, self.num_classes, self.source)
+        if missing:
+            _log.warning("%s: networks are trained without them and may be asked for them", missing)
 
 
 def located(source: str, store: ObjectStore) -> str:

@@ -1,0 +1,59 @@
+"""Comparing the labels of images with the classes that networks are made for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+_SHOWN = 5  # classes that a message names
+
+
+def check_range(labels: np.ndarray, num_classes: int, source: str, name_of: Callable[[int], str]) -> None:
+    """Raises ValueError for a label that is none of 0 to `num_classes` - 1; `name_of(row)` names an image."""
+    wrong = (labels < 0) | (labels >= num_classes)
+    if wrong.any():
+        row = int(wrong.argmax())
+        from_one = labels.min() == 1 and labels.max() == num_classes
+        hint = "they count from 1: subtract 1 from each" if from_one else "correct the labels or num_classes"
+        raise ValueError(
+            f"expected labels 0 to {num_classes - 1}, found {labels[row]} at {name_of(row)} of {source}; "
+            f"{hint}"
+        )
+
+
+def missing_classes(labels: np.ndarray, num_classes: int, source: str) -> str:
+    """A sentence on the classes without an image, "" where there are none."""
+    missing = np.setdiff1d(np.arange(num_classes), labels)
+    if not len(missing):
+        return ""
+    return (
+        f"expected images of all {num_classes:,} classes (num_classes) in {source}, found none of class "
+        f"{named(missing)}"
+    )
+
+
+def named(classes: np.ndarray) -> str:
+    """The first classes, such as `2, 3, 4, 5, 6 and 12 more`."""
+    more = f" and {len(classes) - _SHOWN:,} more" if len(classes) > _SHOWN else ""
+    return ", ".join(map(str, classes[:_SHOWN])) + more
+
+
+def check_numbering(labels: np.ndarray, num_classes: int, source: str) -> None:
+    """Raises ValueError where classes are missing at one end alone, which is no chance: labels that count
+    from 1, or that are of fewer classes than `num_classes`. Fewer images than classes are not judged."""
+    there = np.unique(labels)
+    first, last = int(there[0]), int(there[-1])
+    if len(labels) < num_classes or len(there) == num_classes or len(there) != last - first + 1:
+        return
+    gap = missing_classes(labels, num_classes, source)
+    if first == 1 and last == num_classes - 1:
+        raise ValueError(
+            f"{gap}; where the classes count from 1, subtract 1 from each label and give "
+            f"num_classes={num_classes - 1}"
+        )
+    if first == 0:
+        raise ValueError(
+            f"{gap}: networks would be asked for classes that they never saw; give num_classes={last + 1}, "
+            "complete the images, or import without classes (num_classes=0)"
+        )
