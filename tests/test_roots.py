@@ -155,3 +155,21 @@ def test_characters_that_a_terminal_lacks_are_written_by_others(monkeypatch):
 def test_a_clock_is_read_without_making_the_root(tmp_path):
     store = open_store(str(tmp_path / "root"))
     assert store.now() > 0 and os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("HOME", "/dev/null/home"), ("TMPDIR", "/tmp/" + "x" * 60), ("RAY_ADDRESS", "127.0.0.1:1")],
+)
+def test_a_machine_that_ray_cannot_start_on_is_told_before_any_work(
+    call, tmp_path, monkeypatch, variable, value
+):
+    for name in ("RAY_TMPDIR", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    if "ray" in sys.modules:  # another test's
+        monkeypatch.setattr(sys.modules["ray"], "is_initialized", lambda: False)
+    monkeypatch.setenv(variable, value)
+    found = call("--root", "root")
+    assert found.status == 1 and found.stdout == "" and "Traceback" not in found.stderr
+    assert f"{variable}" in found.stderr.splitlines()[-1] and "set " in found.stderr.replace("unset", "set")
+    assert not list(tmp_path.glob("root/*/results")) and not list(tmp_path.glob("root/*/shards"))

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -31,6 +32,8 @@ def print_json(value: Any) -> None:
 def run(application: Callable[[], typer.Typer], arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the application that `application()` gives, by default with the process's arguments, and exit."""
     degrade()
+    if os.environ.get("HOME") == "":
+        del os.environ["HOME"]  # empty it would be the working directory, unset it is looked up
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     sys.exit(guarded(lambda: application()(args=arguments, standalone_mode=False)))
 

@@ -70,6 +70,7 @@ def _execute(nodes: Sequence[Node], store: ObjectStore, session: _Session) -> No
         if state.bound is None and lacking:
             continue  # reads a file that cannot be had
         assert state.bound is not None, f"{step.name} is run before its inputs"
+        session.check_machine()
         try:
             with progress.step(step, total=len(state.wanted), done=len(state.done)) as advance:
                 _complete(state, state.bound, step_store, session, _gauged(state, advance))
@@ -110,6 +111,7 @@ class _Session:
     def __init__(self, store: ObjectStore, placement: Placement, progress: Progress) -> None:
         self.store, self.placement, self.progress = store, placement, progress
         self._pools: dict[float, Pool] = {}  # by the GPUs of a worker
+        self._checked = False
 
     def check_root(self) -> None:
         """Refuse a root that other hosts of a cluster cannot see, before anything is put into it.
@@ -117,7 +119,17 @@ class _Session:
         Raises as `cluster.connect`.
         """
         if not self.store.shared and os.environ.get("RAY_ADDRESS"):
+            self.check_machine()
             self.connect()
+
+    def check_machine(self) -> None:
+        """Refuse a machine that Ray cannot start on, or a cluster that does not answer, before anything is
+        made."""
+        if not self._checked:
+            self._checked = True
+            from dgflow.runtime.machine import check_ray
+
+            check_ray()
 
     def connect(self) -> None:
         from dgflow.runtime.cluster import connect, resolved

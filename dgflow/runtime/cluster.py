@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,12 +20,11 @@ from ray.exceptions import AuthenticationError
 
 from dgflow.runtime import ray_private
 from dgflow.runtime.environment import first_line
+from dgflow.runtime.machine import check_address, check_local
 from dgflow.runtime.placement import Placement
 from dgflow.store.objects import ObjectStore
 
 log = logging.getLogger(__name__)
-
-ANSWER_SECONDS = 10.0
 
 # glibc gives large blocks back to the system at once and then pays for their page faults again. Kept, a
 # training step of the digits' discriminator takes 44 ms of CPU instead of 61, and 250 guided samples 2.4 s
@@ -48,7 +46,7 @@ def connect(store: ObjectStore) -> None:
 
     Raises:
         ValueError: the cluster cannot be reached or refuses our token; or it has, or may start, hosts that
-            cannot see the root.
+            cannot see the root; or Ray cannot start here.
     """
     if not ray.is_initialized():
         if elastic():
@@ -58,6 +56,7 @@ def connect(store: ObjectStore) -> None:
                 os.environ.setdefault(name, value)  # the workers inherit it
             # One host: polling is cheap, and a death is seen sooner.
             os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+            check_local()
             ray_private.start_on_loopback()
     if store.shared:
         return
@@ -71,20 +70,19 @@ def connect(store: ObjectStore) -> None:
 
 
 def _join(address: str) -> None:
-    host, _, port = address.rpartition(":")
-    if host and port.isdigit() and "://" not in address:
-        try:  # before Ray, which tries for minutes and then ends the process
-            socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
-        except OSError as error:
-            raise ValueError(
-                f"expected a Ray cluster at RAY_ADDRESS={address}, found nothing that answers there: {error}"
-            ) from error
+    if address != "auto":
+        check_address(address)
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
     except (AuthenticationError, ConnectionError) as error:
         raise ValueError(
             f"the Ray cluster at RAY_ADDRESS={address} does not let us in: {first_line(error)}. If it asks "
             "for a token, give its own in RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, with RAY_AUTH_MODE=token"
+        ) from error
+    except RuntimeError as error:  # such as another version of Ray or Python there
+        raise ValueError(
+            f"the Ray cluster at RAY_ADDRESS={address} cannot be joined: {first_line(error)}; this process "
+            "and the cluster need the same versions of Ray and Python, and a host of the cluster to run on"
         ) from error
 
 
@@ -145,7 +143,7 @@ def autoscaler_maximum() -> Mapping[str, float] | None:
         return configured_maximum(
             yaml.safe_load(Path("~/ray_bootstrap_config.yaml").expanduser().read_text())
         )
-    except OSError:
+    except (OSError, RuntimeError):  # no such file, or no home folder
         return {"CPU": math.inf, "GPU": math.inf} if ray_private.has_autoscaler() else None
 
 

@@ -47,6 +47,17 @@ def start_on_loopback() -> None:
     )
 
 
+def running_cluster() -> str | None:
+    """The address that RAY_ADDRESS=auto means: of a cluster that runs here, or that was last started here and
+    may have ended; None without one."""
+    with _part("ray._private.services.get_ray_address_from_environment"):
+        from ray._private.services import get_ray_address_from_environment
+    try:
+        return get_ray_address_from_environment("auto", None)
+    except ConnectionError:
+        return None
+
+
 def error_log() -> str:
     """The file that this worker's standard error goes to; empty where this process is none of Ray's
     workers."""

@@ -20,8 +20,16 @@ _log = logging.getLogger(__name__)
 
 
 def scratch_folder() -> Path:
-    """`dgflow/weights` in the user's cache (XDG_CACHE_HOME, otherwise ~/.cache)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dgflow" / "weights"
+    """`dgflow/weights` in the user's cache (XDG_CACHE_HOME, otherwise ~/.cache). Raises StoreError without
+    one."""
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError as error:
+        raise StoreError(
+            "expected a folder for downloads, found XDG_CACHE_HOME and HOME unset and no home folder of this "
+            "user; set XDG_CACHE_HOME to a folder that can be written to"
+        ) from error
+    return cache.absolute() / "dgflow" / "weights"
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -50,7 +58,8 @@ def file_errors(attempt: str) -> Iterator[None]:
     except OSError as error:
         raise StoreError(
             f"could not {attempt}: {error.strerror or error}; see that it can be read and written and that "
-            "the disk has room, or set XDG_CACHE_HOME to a folder elsewhere, and run again"
+            "the disk has room, or set XDG_CACHE_HOME to a folder elsewhere (by default .cache in HOME), "
+            "and run again"
         ) from error
 
 
