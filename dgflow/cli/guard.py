@@ -13,6 +13,7 @@ from typer.exceptions import TyperException
 
 from dgflow.cli.characters import degrade
 from dgflow.engine.execute import StepFailed
+from dgflow.specs.mistakes import described
 from dgflow.store.objects import StoreError
 from dgflow.store.receipts import CorruptObject, StepMismatch
 
@@ -54,9 +55,7 @@ def guarded(call: Callable[[], Any]) -> int:
         message = "interrupted; what was committed stays, the same command goes on from there"
         return _failed(message, INTERRUPTED)
     except ValidationError as error:
-        parts = ((".".join(map(str, part["loc"])), part["msg"]) for part in error.errors())
-        lines = (f"{where}: {message.removeprefix('Value error, ')}" for where, message in parts)
-        return _failed("; ".join(line.removeprefix(": ") for line in lines))
+        return _failed(described(error))
     except (ValueError, FloatingPointError, StepFailed, StoreError, CorruptObject, StepMismatch) as error:
         return _failed(str(error))
     except OSError as error:

@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Iterator
 
 from dgflow.specs.graph import graph
-from dgflow.specs.step import Step
+from dgflow.specs.step import Target
 from dgflow.store.address import is_root, step_names
 from dgflow.store.local import LocalStore
 from dgflow.store.objects import ObjectStore, StoreError
@@ -32,7 +32,7 @@ def roots_nearby(store: ObjectStore) -> str:
     return "; ".join(found) or "no other root lies below it or beside it"
 
 
-def others_only(target: Step, store: ObjectStore) -> str | None:
+def others_only(target: Target, store: ObjectStore) -> str | None:
     """The remark that a root holds steps, and none of a recipe's; None where it holds one, or none at all."""
     there = step_names(store)
     if not there or {node.step.name for node in graph(target)} & set(there):

@@ -13,6 +13,7 @@ from typing import Annotated, Any, get_args, get_origin
 import typer
 
 from dgflow.cli.asked import asked, with_commit
+from dgflow.cli.building import built
 from dgflow.cli.collect import collect_garbage
 from dgflow.cli.guard import SETTINGS, print_json, run
 from dgflow.cli.nearby import others_only, roots_nearby
@@ -28,13 +29,11 @@ from dgflow.report import page, status_text, summary
 from dgflow.report.plan_text import plan_json, plan_table
 from dgflow.runtime.placement import Placement
 from dgflow.runtime.progress import Progress
-from dgflow.specs.step import Step
+from dgflow.specs.step import Target
 from dgflow.store.objects import ObjectStore, StoreError
 from dgflow.store.open import open_store
 from dgflow.store.runs import Asked
 from dgflow.testing.smoke import smoke as smoke_run
-
-COMMANDS = ("run", "plan", "status", "verify", "gc", "report")
 
 Root = Annotated[
     str | None,
@@ -62,16 +61,16 @@ TrainWorkers = Annotated[
 ]
 
 
-def main(workflow: Callable[..., Step]) -> None:
+def main(workflow: Callable[..., Target]) -> None:
     """Run a recipe's command line. The docstring of its module is the help's first paragraph."""
     name = Path(inspect.getfile(workflow)).stem
     arguments = sys.argv[1:]
-    if not arguments or (arguments[0] not in COMMANDS and arguments[0] not in ("--help", "-h")):
+    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("--help", "-h")):
         arguments = ["run", *arguments]  # no command means run
     run(lambda: application(workflow, name), arguments)
 
 
-def application(workflow: Callable[..., Step], name: str) -> typer.Typer:
+def application(workflow: Callable[..., Target], name: str) -> typer.Typer:
     """The Typer application of a recipe; `name` is the default root's name."""
     app = typer.Typer(
         help=inspect.cleandoc(sys.modules[workflow.__module__].__doc__ or workflow.__doc__ or ""),
@@ -88,7 +87,7 @@ def application(workflow: Callable[..., Step], name: str) -> typer.Typer:
             given = {parameter.name: options.pop(parameter.name) for parameter in recipe}
             root, smoke = options.pop("root"), options.pop("smoke")
             root = root_url(root, f"runs/{name}", smoke)
-            target, store = workflow(**given), _root_for(body, root, smoke)
+            target, store = built(workflow, given), _root_for(body, root, smoke)
             if smoke:
                 target = _at_toy_size(target, store, write=body is _run)
             if body not in (_run, _gc) and (remark := others_only(target, store)):
@@ -138,7 +137,7 @@ def _recipe_option(parameter: inspect.Parameter) -> inspect.Parameter:
     return parameter.replace(annotation=Annotated[kind, option])
 
 
-def _at_toy_size(target: Step, store: ObjectStore, write: bool) -> Step:
+def _at_toy_size(target: Target, store: ObjectStore, write: bool) -> Target:
     """The smoke run's target in place of `target`; `write` puts what it reads from outside into its root."""
     toy = smoke_run(target, store.url)
     print(
@@ -151,7 +150,7 @@ def _at_toy_size(target: Step, store: ObjectStore, write: bool) -> Step:
 
 
 def _run(
-    target: Step,
+    target: Target,
     store: ObjectStore,
     asked: Asked,
     json: AsJson = False,
@@ -169,7 +168,7 @@ def _run(
 
 
 def _plan(
-    target: Step,
+    target: Target,
     store: ObjectStore,
     asked: Asked,
     json: AsJson = False,
@@ -223,7 +222,7 @@ def _plan(
 
 
 def _status(
-    target: Step,
+    target: Target,
     store: ObjectStore,
     asked: Asked,
     json: AsJson = False,
@@ -247,7 +246,7 @@ def _status(
 
 
 def _verify(
-    target: Step,
+    target: Target,
     store: ObjectStore,
     asked: Asked,
     json: AsJson = False,
@@ -274,13 +273,13 @@ def _verify(
     return 0 if not checked.damaged and not checked.missing else 1
 
 
-def _gc(target: Step, store: ObjectStore, asked: Asked, json: AsJson = False, yes: Yes = False) -> int:
+def _gc(target: Target, store: ObjectStore, asked: Asked, json: AsJson = False, yes: Yes = False) -> int:
     """Remove what nothing names, in the whole root: another spelling of `dgflow gc ROOT`."""
     return collect_garbage(store, yes=yes, json=json)
 
 
 def _report(
-    target: Step,
+    target: Target,
     store: ObjectStore,
     asked: Asked,
     json: AsJson = False,
@@ -313,7 +312,7 @@ def _report(
         raise StoreError(f"{failure}. The page can be written elsewhere: report --output FILE") from failure
     if failure is not None:
         _tell(f"the page is in {output} alone: {failure}")
-    return 0 if result.result is not None else 1
+    return 0 if result.complete else 1
 
 
 def _tell(line: str) -> None:

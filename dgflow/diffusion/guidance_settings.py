@@ -14,6 +14,9 @@ from dgflow.specs.spec import Spec
 TAU_MIN = 0.01
 """Lower end of a discriminator's window unless a recipe sets another: sigma = 0.0447."""
 
+TIMESTEP_ERROR = 0.01
+"""A bound for the difference between `_tau_after(t)` and t / 1000, which is at most 0.005."""
+
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -97,8 +100,14 @@ class DiscriminatorSettings(_Windowed):
             raise ValueError(
                 f"expected tau_min or after_timestep, found both: {self.tau_min} and {self.after_timestep}"
             )
-        if self.after_timestep is None:  # the time of a timestep takes torch, which planning does without
+        if self.after_timestep is None:
             _ = self.window
+        elif self.after_timestep / 1000 - TIMESTEP_ERROR > self.tau_max:
+            # The exact time of a timestep takes torch, which planning does without.
+            raise ValueError(
+                f"expected after_timestep below tau_max (timestep t is about t / 1000), found "
+                f"{self.after_timestep} and {self.tau_max}: the term would never act"
+            )
         return self
 
     def _first_tau(self) -> float:

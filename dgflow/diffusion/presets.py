@@ -17,6 +17,7 @@ from dgflow.diffusion.guidance_settings import (
     Switch,
 )
 from dgflow.diffusion.guidance_specs import ClassifierGuidance, DiscriminatorGuidance, Guidance
+from dgflow.specs.mistakes import did_you_mean
 from dgflow.specs.step import Weights
 
 Pair = tuple[float, float]
@@ -143,5 +144,6 @@ def dit_gpp(discriminator: Weights) -> tuple[Guidance, ...]:
 
 def _known(row: str, rows: Mapping[str, object]) -> str:
     if row not in rows:
-        raise ValueError(f"expected one of the published rows {', '.join(rows)}, found {row!r}")
+        near = did_you_mean(row, rows)
+        raise ValueError(f"expected one of the published rows {', '.join(rows)}, found {row!r}{near}")
     return row

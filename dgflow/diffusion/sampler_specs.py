@@ -89,6 +89,10 @@ class _Levels(SamplerSpec):
     @model_validator(mode="after")
     def _falls(self) -> Self:
         _check_range("sigma_min", self.sigma_min, "sigma_max", self.sigma_max)
+        if self.S_max is not None and self.S_min > self.S_max:
+            raise ValueError(
+                f"expected S_min <= S_max, found {self.S_min} and {self.S_max}: no step would be stochastic"
+            )
         return self
 
     def toy(self) -> Self:
@@ -109,12 +113,24 @@ class _Levels(SamplerSpec):
         )
 
 
+_HEUN = (0.002, 80.0)  # EDM's noise levels
+
+
 class Heun(_Levels):
     """EDM's second-order sampler (Karras et al. 2022, Algorithm 2); 2 * steps - 1 evaluations of the
     denoiser.
 
     None for `sigma_min`, `sigma_max` is 0.002 and 80, narrowed to what the network was made for.
     """
+
+    @model_validator(mode="after")
+    def _has_levels(self) -> Self:
+        low, high = _HEUN
+        if self.sigma_min is None:
+            _check_range("sigma_min (by default)", low, "sigma_max", self.sigma_max)
+        if self.sigma_max is None:
+            _check_range("sigma_min", self.sigma_min, "sigma_max (by default)", high)
+        return self
 
     @property
     def nfe(self) -> int:
@@ -125,7 +141,7 @@ class Heun(_Levels):
     ) -> Sample:
         from dgflow.diffusion.heun import edm_sigmas, heun
 
-        sigmas = edm_sigmas(self.steps, *self.span(model, (0.002, 80.0)), self.rho)
+        sigmas = edm_sigmas(self.steps, *self.span(model, _HEUN), self.rho)
         model.check_sigmas(sigmas[:-1])
         options = self.churn(model, noise)
         return heun(model.denoiser, latents, sigmas, class_labels=class_labels, guidance=terms, **options)

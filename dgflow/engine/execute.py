@@ -17,7 +17,7 @@ from dgflow.engine.root import Root
 from dgflow.engine.shard_work import shard_work
 from dgflow.specs.bound import Bound
 from dgflow.specs.graph import Node, graph
-from dgflow.specs.step import FileStep, ResultStep, SampleStep, Spread, Step, here
+from dgflow.specs.step import FileStep, ResultStep, SampleStep, Spread, Step, Target, here
 from dgflow.specs.train_step import TrainStep
 from dgflow.store.identity import sha256_hex
 from dgflow.store.objects import ObjectStore, StoreError
@@ -37,7 +37,7 @@ class StepFailed(RuntimeError):
     """A step could not be completed; its committed parts stay."""
 
 
-def execute(target: Step, store: ObjectStore, placement: Placement, progress: Progress) -> None:
+def execute(target: Target, store: ObjectStore, placement: Placement, progress: Progress) -> None:
     """Complete `target` and every step that it needs.
 
     Raises:

@@ -9,7 +9,7 @@ from typing import Literal
 from dgflow.engine.root import Root
 from dgflow.specs.bound import Bound
 from dgflow.specs.graph import Node, graph
-from dgflow.specs.step import Step, Work
+from dgflow.specs.step import Step, Target, Work
 from dgflow.store.identity import differences
 from dgflow.store.objects import ObjectStore
 from dgflow.store.step_store import StepStore, made_from, read_step
@@ -70,7 +70,7 @@ class StepPlan:
         return self.step.network_evaluations(self.amount)
 
 
-def plan(target: Step, store: ObjectStore) -> list[StepPlan]:
+def plan(target: Target, store: ObjectStore) -> list[StepPlan]:
     """The state of every step of the recipe, in the order in which they are run."""
     root, known, plans = Root(store), {}, []
     recorded: dict[str, list[str]] = {}  # kind to the names of the steps in the root, listed once

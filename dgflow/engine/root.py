@@ -31,13 +31,14 @@ class Root:
         items: dict[str, BoundRows | BoundWeights | BoundResult] = {}
         for name, reference in step.inputs().items():
             inputs = known[reference.step.fingerprint]
-            item = None if inputs is None else self._item(reference, inputs)
+            item = None if inputs is None else self.item(reference, inputs)
             if item is None:
                 return None
             items[name] = item
         return Bound(items)
 
-    def _item(self, reference: Reference, inputs: Bound) -> BoundRows | BoundWeights | BoundResult | None:
+    def item(self, reference: Reference, inputs: Bound) -> BoundRows | BoundWeights | BoundResult | None:
+        """The data that `reference` stands for, of a step with these inputs; None while not complete."""
         match reference:
             case Slice(start=start, stop=stop):
                 step_store = self.step_store(reference.step)

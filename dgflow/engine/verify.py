@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from dgflow.engine.root import Root
 from dgflow.specs.bound import Bound
 from dgflow.specs.graph import Node, graph
-from dgflow.specs.step import Step
+from dgflow.specs.step import Target
 from dgflow.store.objects import ObjectStore
 from dgflow.store.receipts import CorruptObject, Receipt, StepMismatch
 from dgflow.store.shards import check_shard, rows_sha256
@@ -40,7 +40,7 @@ class Verified:
             self.records.append(record)
 
 
-def verify(target: Step, store: ObjectStore, tell: Callable[[str], None]) -> Verified:
+def verify(target: Target, store: ObjectStore, tell: Callable[[str], None]) -> Verified:
     """Check the bytes of every committed part against its receipt, the rows of every shard against their
     digest, every slice's manifest."""
     root, verified = Root(store), Verified()
@@ -80,7 +80,7 @@ def verify(target: Step, store: ObjectStore, tell: Callable[[str], None]) -> Ver
 
 
 def repair(
-    target: Step, store: ObjectStore, tell: Callable[[str], None], build: Callable[[], None]
+    target: Target, store: ObjectStore, tell: Callable[[str], None], build: Callable[[], None]
 ) -> Verified:
     """Verify, remove the records of damaged parts, let `build` make them again, and repeat while that finds
     new damage; gives what is left.

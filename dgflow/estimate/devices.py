@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dgflow.specs.mistakes import did_you_mean
 from dgflow.specs.spec import Precision
 
 UTILISATION = 0.35
@@ -58,8 +59,9 @@ def device_named(name: str) -> Device:
     """Raises ValueError for a name that is not in the table; the message lists the names."""
     device = DEVICES.get(name.lower())
     if device is None:
+        near = did_you_mean(name.lower(), DEVICES).rstrip("?")
         raise ValueError(
-            f"expected a device of {', '.join(DEVICES)}, found {name!r}; of others, `--pilot` on one of "
-            "them measures"
+            f"expected a device of {', '.join(DEVICES)}, found {name!r}{near}; of others, `--pilot` on one "
+            "of them measures"
         )
     return device

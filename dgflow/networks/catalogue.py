@@ -16,6 +16,7 @@ from dgflow.networks.lsgm import published as lsgm
 from dgflow.networks.ncsnpp import published as ncsnpp
 from dgflow.networks.published import PublishedFile
 from dgflow.networks.stable_diffusion import published as stable_diffusion
+from dgflow.specs.mistakes import did_you_mean
 
 CATALOGUE: dict[str, PublishedFile] = {
     file.name: file
@@ -27,5 +28,6 @@ CATALOGUE: dict[str, PublishedFile] = {
 def catalogue_file(name: str) -> PublishedFile:
     """The entry of that name. Raises ValueError, with the names there are, where there is none."""
     if name not in CATALOGUE:
-        raise ValueError(f"expected one of {', '.join(CATALOGUE)}; found {name!r}")
+        near = did_you_mean(name, CATALOGUE)
+        raise ValueError(f"expected one of {', '.join(CATALOGUE)}; found {name!r}{near}")
     return CATALOGUE[name]

@@ -33,7 +33,7 @@ from dgflow.report.summary import (
     table_rows,
 )
 from dgflow.specs.spec import PLACEMENT
-from dgflow.specs.step import SampleStep, Step, Weights
+from dgflow.specs.step import SampleStep, Target, Weights
 from dgflow.specs.train_step import TrainStep
 from dgflow.steps.judging.evaluate import Evaluate
 from dgflow.store.objects import ObjectStore
@@ -44,7 +44,7 @@ CALIBRATION = {"loss": "held-out loss", "accuracy": "accuracy", "calibration_err
 LOG_2 = math.log(2)
 
 
-def render(target: Step, store: ObjectStore) -> str:
+def render(target: Target, store: ObjectStore) -> str:
     """The page of `target` in `store`. Raises CorruptObject as `summarise`; damaged images are only named."""
     from jinja2 import Environment, StrictUndefined
 
@@ -74,7 +74,7 @@ def render(target: Step, store: ObjectStore) -> str:
     )
 
 
-def _title(target: Step, store: ObjectStore) -> str:
+def _title(target: Target, store: ObjectStore) -> str:
     title = f"Evaluation of {listed(list(target.arms))}" if isinstance(target, Evaluate) else target.title
     return f"Smoke run, nothing to compare with: {title}" if is_smoke_run(store) else title
 

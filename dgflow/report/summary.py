@@ -28,7 +28,8 @@ from dgflow.report.layout import (
     parts,
     ruled,
 )
-from dgflow.specs.step import Reference, Result, SampleStep, Slice, Step
+from dgflow.report.product import Product, product
+from dgflow.specs.step import Reference, Result, SampleStep, Slice, Step, Target
 from dgflow.specs.train_step import TrainStep
 from dgflow.steps.encode import Encode
 from dgflow.steps.judging.evaluate import Evaluate
@@ -65,14 +66,19 @@ class Summary:
     order of their parts.
     """
 
-    target: Step
+    target: Target
     plans: list[StepPlan]
     result: dict[str, Any] | None
     steps: list[StepRow]
     receipts: dict[str, list[Receipt]] = field(repr=False)
+    product: Product | None = None  # of a target that is no evaluation, None while it is not complete
+
+    @property
+    def complete(self) -> bool:
+        return self.plans[-1].complete
 
 
-def summarise(target: Step, store: ObjectStore) -> Summary:
+def summarise(target: Target, store: ObjectStore) -> Summary:
     """The parts of `target` and its steps in `store`. Raises CorruptObject for damaged receipts or
     results."""
     root, plans = Root(store), plan(target, store)
@@ -89,6 +95,7 @@ def summarise(target: Step, store: ObjectStore) -> Summary:
         result,
         [_row(step_plan, receipts[step_plan.step.name]) for step_plan in plans],
         receipts,
+        None if isinstance(target, Evaluate) else product(target, plans[-1], store),
     )
 
 
@@ -122,7 +129,8 @@ def elapsed(receipts: list[Receipt]) -> float:
 
 
 def as_json(summary: Summary) -> dict[str, Any]:
-    """`arms`, `floor`, `reference` (each empty while the result is missing) and `steps` by name."""
+    """`arms`, `floor`, `reference` (each empty while the result is missing) and `steps` by name; `made` for a
+    recipe that ends with samples, weights or another result."""
     result = summary.result or {"arms": {}, "floor": {}, "reference": {}}
     steps = {
         row.name: {
@@ -136,11 +144,14 @@ def as_json(summary: Summary) -> dict[str, Any]:
         for row in summary.steps
     }
     outcome = {"arms": result["arms"], "floor": result["floor"] or {}, "reference": result["reference"]}
-    return outcome | {"steps": steps}
+    made = {} if summary.product is None else {"made": summary.product.made}
+    return outcome | {"steps": steps} | made
 
 
 def table(summary: Summary) -> str:
     """The result as text: a row per arm, the floor, notes, and the change by guidance; or what is missing."""
+    if summary.product is not None:
+        return "\n".join(summary.product.lines)
     if summary.result is None:
         return "\n".join(["no result yet", *(f"  {line}" for line in missing(summary))])
     return "\n".join([*ruled(aligned(table_rows(summary))), "", *notes(summary), *comparisons(summary)])
@@ -304,7 +315,7 @@ def missing(summary: Summary) -> list[str]:
             if step_plan.missing:
                 there = f"{len(step_plan.done):,} of {parts(len(step_plan.wanted), step_plan.unit)} there"
             lines.append(f"{label}: {there}{why}")
-    if not isinstance(summary.target, Evaluate):
+    if isinstance(summary.target, Step) and not isinstance(summary.target, Evaluate):
         lines.append(
             f"the recipe ends with {summary.target.kind}, so there is no table; end it with Evaluate"
         )

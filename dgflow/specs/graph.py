@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dgflow.specs.step import Slice, Step
+from dgflow.specs.step import Slice, Step, Target, last_step
 
 
 @dataclass(frozen=True)
@@ -15,8 +15,8 @@ class Node:
     slices: tuple[Slice, ...] = ()
 
 
-def graph(target: Step) -> list[Node]:
-    """Every step that `target` needs and `target` itself, each after what it reads.
+def graph(target: Target) -> list[Node]:
+    """Every step that `target` needs and its own last step, each after what it reads.
 
     Files from outside come first, so that one that cannot be had is found before hours of work. Of the other
     steps that could come next, those that use the workers as the last one did come first: a change between
@@ -36,7 +36,9 @@ def graph(target: Step) -> list[Node]:
                 )
         steps[step.fingerprint] = step
 
-    visit(target)
+    visit(last_step(target))
+    if isinstance(target, Slice):
+        slices.setdefault(target.step.fingerprint, {})[(target.start, target.stop)] = target
     order: dict[str, Step] = {}
     trains = False
     while len(order) < len(steps):

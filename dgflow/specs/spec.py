@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+
+from dgflow.specs.mistakes import explained
 
 PLACEMENT = "placement"
 """Metadata of fields that are not identity, as in `epochs: Annotated[int, PLACEMENT] = 10`."""
@@ -46,9 +48,20 @@ class SmokeRun(Protocol):
 
 
 class Spec(BaseModel):
-    """A frozen value with named fields; unknown fields are refused."""
+    """A frozen value with named fields; unknown fields are refused, and floats that have no stable form."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _in_words(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Errors name what was expected and found, and what to write."""
+        try:
+            return handler(value)
+        except ValidationError as error:
+            if not isinstance(value, Mapping):  # in a field of another value, which knows more of it
+                raise
+            raise explained(error, cls, value) from None
 
     def plain_fields(self) -> dict[str, Any]:
         """The fields that are identity, as plain data."""

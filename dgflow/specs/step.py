@@ -63,6 +63,7 @@ class Step(Spec):
     schema_version: ClassVar[int] = 1  # raised by hand when the meaning of a kind changes
     folder: ClassVar[str] = "results"  # holds the receipts of its parts
     unit: ClassVar[str] = "result"  # its parts, for people
+    naming: ClassVar[Mapping[str, str]] = {}  # class of a reference to it: the words for how to write one
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """The step with other fields, validated. pydantic's own would also copy a cached fingerprint."""
@@ -160,6 +161,21 @@ class Step(Spec):
 class _Reference(Spec):
     """A reference to what another step makes, identified by that step's fingerprint."""
 
+    @property
+    def fingerprint(self) -> str:
+        """The step's."""
+        return self.step.fingerprint  # type: ignore[attr-defined]
+
+    @property
+    def name(self) -> str:
+        """The folder of the step in a root."""
+        return self.step.name  # type: ignore[attr-defined]
+
+    @property
+    def title(self) -> str:
+        """For people; not unique."""
+        return self.step.title  # type: ignore[attr-defined]
+
     def references(self, path: str) -> Iterator[tuple[str, Any]]:
         yield path, self
 
@@ -224,6 +240,12 @@ class Slice(_Reference):
         return Drawn() if seeds is None else Drawn(*seeds, origin.start, origin.stop)
 
 
+def _bracketed(key: slice) -> str:
+    """`[10:5]`, as it was written."""
+    edges = (key.start, key.stop) if key.step is None else (key.start, key.stop, key.step)
+    return f"[{':'.join('' if edge is None else str(edge) for edge in edges)}]"
+
+
 class Drawn(NamedTuple):
     """The draws behind some samples, as far as they are known."""
 
@@ -241,13 +263,21 @@ class SampleStep(Step, ABC):
 
     folder: ClassVar[str] = "shards"
     unit: ClassVar[str] = "shards"
+    naming: ClassVar[Mapping[str, str]] = {"Slice": "name its samples: [start:stop] or .all()"}
 
     shard_size: int = Field(default=500, gt=0)
 
     def __getitem__(self, key: slice) -> Slice:
         if not isinstance(key, slice) or key.step is not None or key.stop is None:
+            given = _bracketed(key) if isinstance(key, slice) else f"[{key!r}]"
             raise ValueError(
-                f"expected a slice with an end, as in step[:1000] or step[1000:2000], found {key!r}"
+                "expected a slice with an end, as in step[:1000] or step[1000:2000], found "
+                f"{self.kind}{given}"
+            )
+        if any(isinstance(edge, int) and edge < 0 for edge in (key.start, key.stop)):
+            raise ValueError(
+                "expected a slice counted from the first sample, as in step[:1000], found "
+                f"{self.kind}{_bracketed(key)}"
             )
         return Slice(step=self, start=key.start or 0, stop=key.stop)
 
@@ -444,6 +474,8 @@ class FileStep(Step, ABC):
 class ResultStep(FileStep, ABC):
     """A step whose result is one file: statistics, the numbers of one comparison, a table."""
 
+    naming: ClassVar[Mapping[str, str]] = {"Result": "name its file: .result()"}
+
     def result(self) -> Result:
         """The reference that other steps take."""
         return Result(step=self)
@@ -460,6 +492,15 @@ class Result(_Reference):
 
 Reference = Slice | Weights | Result
 """The ways in which one step reads another."""
+
+Target = Step | Reference
+"""The end of a recipe: a step with all that it reads, or samples or weights alone."""
+
+
+def last_step(target: Target) -> Step:
+    """The step that is run last for a target."""
+    return target if isinstance(target, Step) else target.step
+
 
 Spread = Callable[[Callable[[], Callable[[Any], Any]], Sequence[Any], Callable[[Any, Any], None]], None]
 """`spread(make, items, take)`: workers each call `make()` once and apply the function that it gives to items

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
@@ -26,6 +26,7 @@ class TrainStep(NetworkStep, ABC):
 
     folder: ClassVar[str] = "epochs"
     unit: ClassVar[str] = "epochs"
+    naming: ClassVar[Mapping[str, str]] = {"Weights": "name its weights: .last(), .epoch(n), .best(...)"}
     share: ClassVar[int] = 1  # a batch takes 1 / share of its rows from the real images
     levels: ClassVar[int] = 1  # noise levels at which each held-out image is measured
 

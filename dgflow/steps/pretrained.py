@@ -7,6 +7,7 @@ from and how they are read is left to `dgflow.weights`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field, field_validator, model_validator
@@ -34,6 +35,7 @@ class Pretrained(NetworkStep, FileStep):
     """
 
     suffix: ClassVar[str] = ".safetensors"
+    naming: ClassVar[Mapping[str, str]] = {"Weights": "name its weights: .weights()"}
 
     source: str
     image_size: int = Field(gt=0)

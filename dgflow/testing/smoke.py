@@ -20,7 +20,7 @@ from dgflow.networks.catalogue import CATALOGUE
 from dgflow.specs.graph import graph
 from dgflow.specs.network import DataShape
 from dgflow.specs.spec import Spec
-from dgflow.specs.step import TOY_SHARD_SIZE, SampleStep, Slice, Step
+from dgflow.specs.step import TOY_SHARD_SIZE, SampleStep, Slice, Step, Target
 from dgflow.steps.judging.published_reference import PublishedStatistics
 from dgflow.steps.pretrained import Pretrained
 from dgflow.steps.sources.import_images import ImportImages
@@ -37,7 +37,7 @@ MADE, FEWEST_MADE = 32, 24  # samples between two edges of slices, at most and a
 class Smoke:
     """The toy target, and the files that it needs in the root."""
 
-    target: Step
+    target: Target
     checkpoints: Mapping[str, tuple[Pretrained, ...]]  # key in the root to the networks that are in the file
     pictures: tuple[Pictures, ...]
     references: tuple[Reference, ...]
@@ -51,7 +51,7 @@ class Smoke:
         write_pictures(store, self.pictures)
 
 
-def smoke(target: Step, url: str) -> Smoke:
+def smoke(target: Target, url: str) -> Smoke:
     """`target` at toy size, for a root at `url`.
 
     Raises:
@@ -59,14 +59,14 @@ def smoke(target: Step, url: str) -> Smoke:
     """
     scheme, separator, rest = url.partition("://")
     run = _Run(target, unquote(rest) if scheme == "file" and separator else url)
-    toy = run.step(target)
+    toy = run.step(target) if isinstance(target, Step) else target.in_smoke(run, 1)
     return Smoke(toy, run.checkpoints, tuple(run.pictures), tuple(run.references.values()))
 
 
 class _Run:
     """A `SmokeRun`: toys by their steps, and the files that these need in the root."""
 
-    def __init__(self, target: Step, url: str) -> None:
+    def __init__(self, target: Target, url: str) -> None:
         self.url = url
         self.edges: dict[str, list[int]] = {}  # beginnings and ends of a step's slices, by fingerprint
         self.toy_edges: dict[str, dict[int, int]] = {}  # and those in its toy

@@ -15,6 +15,7 @@ from pydantic import Field, field_validator
 from dgflow.metrics.protocols import FrontEndName
 from dgflow.networks.catalogue import CATALOGUE, catalogue_file
 from dgflow.networks.inception.spec import WIDTHS
+from dgflow.specs.mistakes import did_you_mean
 from dgflow.specs.spec import SmokeRun
 from dgflow.specs.step import Result, ResultStep, Slice, Spread, Step, Weights
 from dgflow.steps.judging.inception_weights import inception as inception_weights
@@ -145,7 +146,8 @@ def reference(name: str, *, inception: str | None = None) -> PublishedReference:
         ValueError: no reference has that name; the message lists those that exist.
     """
     if name not in _REFERENCES:
-        raise ValueError(f"expected a published reference, one of {_names()}, found {name!r}")
+        near = did_you_mean(name, _REFERENCES)
+        raise ValueError(f"expected a published reference, one of {_names()}, found {name!r}{near}")
     protocol, network, number = _REFERENCES[name]
     side = catalogue_file(name).image_size
     statistics = PublishedStatistics(source=name, image_size=side, spatial=protocol == "adm")

@@ -1,0 +1,86 @@
+"""Calls a recipe and checks what it returns: a mistake in it is one message with its file and line."""
+
+import os
+import sysconfig
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from typer.exceptions import TyperException
+
+from dgflow.specs.mistakes import described, did_you_mean, found
+from dgflow.specs.step import Reference, SampleStep, Step, Target
+
+_LIBRARIES = (str(Path(__file__).resolve().parents[1]), sysconfig.get_path("stdlib"))
+
+
+class RecipeError(ValueError):
+    """A mistake in a recipe; the message begins with its file and line."""
+
+
+def built(workflow: Callable[..., Any], given: Mapping[str, Any]) -> Target:
+    """The target that the recipe returns for these parameters.
+
+    Raises RecipeError for a mistake in the recipe: a field that a class does not have, a reference of another
+    kind, an error in its own lines, a value returned that is no target.
+    """
+    try:
+        target = workflow(**given)
+    except (TyperException, OSError):
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [frame for frame in frames if not _is_of_a_library(frame.filename)]
+        if not own or (own[-1] is not frames[-1] and not isinstance(error, ValueError)):
+            raise  # of the package's own code
+        place = f"{_shown(own[-1].filename)}:{own[-1].lineno}"
+        raise RecipeError(f"{place}: {_words(error)}") from error
+    return _checked(target, workflow)
+
+
+def _checked(target: Any, workflow: Callable[..., Any]) -> Target:
+    code = workflow.__code__
+    place = f"{_shown(code.co_filename)}:{code.co_firstlineno}"
+    ends = "end it with `return dg.Evaluate(...)`, or with samples or weights, such as `return step[:1000]`"
+    if isinstance(target, SampleStep):
+        raise RecipeError(
+            f"{place}: expected {code.co_name} to return samples of {type(target).__name__}, found the step; "
+            f"{target.naming['Slice']}"
+        )
+    if isinstance(target, Step | Reference):
+        return target
+    what = found(target)
+    if isinstance(target, list | tuple | set | dict):
+        ends = "return one step: several arms go into one Evaluate(arms={...})"
+    elif isinstance(target, type):
+        ends = "return what the class gives for its fields"
+    raise RecipeError(f"{place}: expected {code.co_name} to return a step, found {what}; {ends}")
+
+
+def _words(error: Exception) -> str:
+    """The error as one text; Python's own with its class, and the nearest name."""
+    if isinstance(error, ValidationError):
+        return described(error)
+    text = str(error)
+    if isinstance(error, ValueError) and text.startswith("expected"):
+        return text
+    if isinstance(error, TypeError) and "BaseModel.__init__()" in text:
+        return "expected fields by name, as in Heun(steps=18), found values without a name"
+    near = ""
+    if isinstance(error, AttributeError | NameError) and error.name and "mean" not in text:
+        names = dir(error.obj) if isinstance(error, AttributeError) else ()
+        near = did_you_mean(error.name, [name for name in names if not name.startswith("_")])
+    return f"{type(error).__name__}: {text}{near}"
+
+
+def _is_of_a_library(file: str) -> bool:
+    return file.startswith((*_LIBRARIES, "<")) or f"{os.sep}site-packages{os.sep}" in file
+
+
+def _shown(file: str) -> str:
+    """The file's path from the current folder, where it lies there, else the whole path."""
+    path = Path(file).resolve()
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

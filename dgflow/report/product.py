@@ -1,0 +1,69 @@
+"""The product of a recipe that ends with samples, weights or another result than an evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from dgflow.engine.plan import StepPlan
+from dgflow.engine.root import Root
+from dgflow.specs.bound import BoundResult, BoundRows, BoundWeights
+from dgflow.specs.step import FileStep, NetworkStep, Slice, Step, Target, Weights
+from dgflow.store.local import LocalStore
+from dgflow.store.objects import ObjectStore
+
+
+@dataclass(frozen=True)
+class Product:
+    """Lines for people, and the same as JSON data: `step`, and `address` of samples or `path` of a file."""
+
+    lines: list[str]
+    made: dict[str, Any]
+
+
+def product(target: Target, last: StepPlan, store: ObjectStore) -> Product | None:
+    """The product of `target`, whose last step is in the state `last`; None while it is not complete."""
+    if not last.complete or last.bound is None:
+        return None
+    root = Root(store)
+    match target:
+        case Slice():
+            return _samples(target, store)
+        case Weights() as weights:
+            item = root.item(weights, last.bound)
+        case Step() if isinstance(target, NetworkStep) and not isinstance(target, FileStep):
+            item = root.item(Weights(step=target, which="last"), last.bound)
+        case Step():
+            receipt = root.step_store(target).receipt(last.done[last.wanted[0]])
+            return _file(target, target.title, receipt.key, store)
+        case _:
+            item = root.item(target, last.bound)
+    if isinstance(item, BoundRows | None):
+        return None
+    return _file(target, _words(target, item), item.receipt.key, store)
+
+
+def _words(target: Target, item: BoundWeights | BoundResult) -> str:
+    if isinstance(item, BoundWeights) and item.receipt.part.startswith("epochs/"):
+        return f"weights of {target.title}, epoch {int(item.receipt.part.rpartition('/')[2])}"
+    return f"weights of {target.title}" if isinstance(item, BoundWeights) else target.title
+
+
+def _samples(target: Slice, store: ObjectStore) -> Product:
+    address = f"{_place(store)}/{target.name}[{target.start}:{target.stop}]"
+    lines = [f"{target.rows:,} samples of {target.step.title}: {address}"]
+    if target.step.gives_latents:
+        lines.append("they are latents; as images: return Decode(latents=..., vae=...)[start:stop]")
+    else:
+        lines.append(f"as files: dgflow export '{address}' samples.npz   (or --format png, parquet)")
+    return Product(lines, {"step": target.name, "address": address, "rows": target.rows})
+
+
+def _file(target: Target, words: str, key: str, store: ObjectStore) -> Product:
+    path = f"{_place(store)}/{key}"
+    return Product([f"{words}: {path}"], {"step": target.name, "path": path})
+
+
+def _place(store: ObjectStore) -> str:
+    """The root as a command line takes it."""
+    return str(store.root) if isinstance(store, LocalStore) else store.url

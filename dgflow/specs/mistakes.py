@@ -1,0 +1,170 @@
+"""Mistakes in the fields of a frozen value in a recipe's words: the class, the field, what was expected and
+found, and what to write instead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from functools import partial
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+EXPLAINED = "mistake"  # the type of a line that has its words already
+SHOWN = 60  # characters of a value in a message
+
+_EXPECTED = {
+    "model_type": "{class_name}",
+    "model_attributes_type": "{class_name}",
+    "is_instance_of": "{class}",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "bool_type": "True or False",
+    "bool_parsing": "True or False",
+    "string_type": "text",
+    "tuple_type": "a tuple",
+    "dict_type": "a dictionary",
+    "mapping_type": "a dictionary",
+    "none_required": "None",
+    "literal_error": "{expected}",
+    "finite_number": "a finite number",
+    "string_pattern_mismatch": "text of the form {pattern}",
+}
+_ADVICE = {
+    "Weights": "weights are .last(), .epoch(n) or .best(...) of a training, .weights() of a Pretrained, or "
+    "official(NAME)",
+    "Slice": "samples are step[start:stop] or step.all()",
+    "Result": "the file of a step is step.result()",
+}
+"""The ways to write a reference, by its class."""
+
+
+def explained(error: ValidationError, kind: type[BaseModel], given: Any) -> ValidationError:
+    """The error of making a `kind` from `given`, each line in words; lines about one value that may be one of
+    several things become one."""
+    groups: dict[tuple[Any, ...], list[Any]] = {}
+    for line in error.errors(include_url=False):
+        loc, line = _placed(line, given)
+        groups.setdefault(loc, []).append(line)
+    lines = [_line(loc, lines, kind) for loc, lines in groups.items()]
+    return ValidationError.from_exception_data(error.title, lines)
+
+
+def described(error: ValidationError) -> str:
+    """The error as one text: `Heun.step: no such field, ...`."""
+    lines = []
+    for line in error.errors(include_url=False):
+        where = path((error.title, *line["loc"]))
+        lines.append(f"{where}: {line['msg'].removeprefix('Value error, ')}")
+    return "; ".join(lines)
+
+
+def path(parts: Iterable[int | str]) -> str:
+    """`guidance[0].weight`."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
+    return text.removeprefix(".")
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """`; did you mean steps?`, empty where no name is near."""
+    near = get_close_matches(name, list(names), 1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def found(value: Any) -> str:
+    """A value in words."""
+    if isinstance(value, type):
+        return f"the class {value.__name__} (call it: {value.__name__}(...))"
+    if isinstance(value, BaseModel):
+        name = type(value).__name__
+        return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
+    if isinstance(value, partial):
+        return f"a partial of {getattr(value.func, '__name__', value.func)} (call it)"
+    if isinstance(value, Mapping):
+        return f"a dictionary of {_some(map(repr, value))}" if value else "an empty dictionary"
+    if isinstance(value, list | tuple | set | frozenset):
+        kind = type(value).__name__
+        return f"a {kind} of {_some(map(found, value))}" if value else f"an empty {kind}"
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+
+
+def _some(items: Iterable[str]) -> str:
+    words = list(dict.fromkeys(items))
+    return ", ".join(words[:3]) + ", …" * (len(words) > 3)
+
+
+def _placed(line: Any, given: Any) -> tuple[tuple[int | str, ...], Any]:
+    """(location of the value that the line is about, line)."""
+    value: Any = given
+    loc = line["loc"]
+    for depth, part in enumerate(loc):
+        if value is line["input"] and value is not None and depth:
+            return loc[:depth], line  # the rest only says with which of several classes it was tried
+        if isinstance(value, BaseModel) and isinstance(part, int):  # taken apart where a tuple is expected
+            return loc[:depth], {"type": "tuple_type", "input": value, "loc": loc[:depth]}
+        try:
+            items: Any = value
+            value = items[part]
+        except (TypeError, KeyError, IndexError):
+            break
+    return loc, line
+
+
+def _line(loc: tuple[int | str, ...], lines: Sequence[Any], kind: type[BaseModel]) -> InitErrorDetails:
+    first = lines[0]
+    if len(lines) == 1 and first["type"] == "value_error":
+        problem = PydanticCustomError("value_error", "{text}", {"text": str(first["ctx"]["error"])})
+    elif len(lines) == 1 and first["type"] == EXPLAINED:
+        problem = PydanticCustomError(EXPLAINED, "{text}", {"text": first["msg"]})
+    else:
+        problem = PydanticCustomError(EXPLAINED, "{text}", {"text": _text(loc, lines, kind)})
+    return InitErrorDetails(type=problem, loc=loc, input=first["input"])
+
+
+def _text(loc: Sequence[int | str], lines: Sequence[Any], kind: type[BaseModel]) -> str:
+    first = lines[0]
+    if first["type"] == "extra_forbidden":
+        if len(loc) > 1:
+            return "no such field"
+        names = sorted(kind.model_fields)
+        near = did_you_mean(str(loc[0]), names) or ";"
+        return f"no such field{near} {kind.__name__} has {', '.join(names)}"
+    if first["type"] == "missing":
+        return f"expected a value, found none; give {loc[-1]}=..."
+    value, wanted = first["input"], list(dict.fromkeys(_expected(line) for line in lines))
+    classes = [line.get("ctx", {}).get("class_name", "") for line in lines]
+    advice = _advice(value, classes)
+    if "a tuple" in wanted and isinstance(value, BaseModel):
+        advice = "write (x,) for one"
+    if first["type"] == "literal_error" and isinstance(value, str):
+        near = did_you_mean(
+            value, first["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
+        )
+        advice = near.removeprefix("; ")
+    return f"expected {' or '.join(wanted)}, found {found(value)}" + (f"; {advice}" if advice else "")
+
+
+def _expected(line: Any) -> str:
+    if line["type"] in _EXPECTED:
+        return _EXPECTED[line["type"]].format(**line.get("ctx", {}))
+    if line["type"] in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
+        return f"a number {line['msg'].removeprefix('Input should be ')}"
+    return (
+        line["msg"].removeprefix("Value error, ").removeprefix("Input should be ").replace("a valid ", "a ")
+    )
+
+
+def _advice(value: Any, classes: Sequence[str]) -> str:
+    """The remedy for a value in the place of one of `classes`: the value's own words first."""
+    naming: Mapping[str, str] = {} if isinstance(value, type) else getattr(value, "naming", {})
+    for name in classes:
+        if name in naming:
+            return f"{type(value).__name__} is a step; {naming[name]}"
+    if isinstance(value, type):
+        return ""
+    return next((_ADVICE[name] for name in classes if name in _ADVICE), "")
