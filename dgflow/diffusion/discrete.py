@@ -13,6 +13,7 @@ digits near 0. Sources: Ho et al. 2020, equations 4 to 7; Nichol & Dhariwal 2021
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import accumulate, pairwise
@@ -50,19 +51,20 @@ def cosine_betas(num_steps: int) -> tuple[float, ...]:
     return tuple(min(1 - after / before, MAX_BETA) for before, after in pairwise(levels))
 
 
-def respaced_timesteps(num_steps: int, respacing: str = "") -> tuple[int, ...]:
+def respaced_timesteps(num_steps: int, respacing: str | Sequence[int] = "") -> tuple[int, ...]:
     """The timesteps to keep of 0 .. num_steps - 1, rising.
 
     Args:
-        respacing: "" keeps all; "ddim25" keeps every k-th from 0, k such that 25 remain; "250" or "10,20,30"
-            divides the steps into as many equal sections (the first ones longer by one where they must) and
-            keeps so many of each, evenly spaced from a section's first to its last.
+        respacing: "" keeps all; "ddim25" keeps every k-th from 0, k < num_steps such that 25 remain; "250",
+            "10,20,30" or [10, 20, 30] divides the steps into as many equal sections (the first ones longer by
+            one where they must) and keeps so many of each, evenly spaced from a section's first to its last.
+            A section of which 0 are wanted is left out.
 
     Raises ValueError where no stride gives that number, and for a section with fewer steps than are wanted.
     """
-    if respacing.startswith("ddim"):
+    if isinstance(respacing, str) and respacing.startswith("ddim"):
         wanted = _count(respacing.removeprefix("ddim"), respacing)
-        for stride in range(1, num_steps + 1):
+        for stride in range(1, num_steps):
             if len(range(0, num_steps, stride)) == wanted:
                 return tuple(range(0, num_steps, stride))
         raise ValueError(
@@ -71,7 +73,12 @@ def respaced_timesteps(num_steps: int, respacing: str = "") -> tuple[int, ...]:
         )
     if respacing == "":
         return tuple(range(num_steps))
-    counts = [_count(count, respacing) for count in respacing.split(",")]
+    sections = respacing.split(",") if isinstance(respacing, str) else map(str, respacing)
+    counts = [_count(count, respacing) for count in sections]
+    if not any(counts):
+        raise ValueError(
+            f'expected respacing like "250", "ddim25" or "10,20,30", found no step in {respacing!r}'
+        )
     kept: list[int] = []
     start = 0
     for section, count in enumerate(counts):
@@ -122,7 +129,9 @@ class DiscreteSchedule:
             )
 
     @classmethod
-    def of(cls, betas: str = "linear", num_steps: int = 1000, respacing: str = "") -> DiscreteSchedule:
+    def of(
+        cls, betas: str = "linear", num_steps: int = 1000, respacing: str | Sequence[int] = ""
+    ) -> DiscreteSchedule:
         """The schedule of the named betas, "linear" (ADM's 256-pixel networks, DiT) or "cosine" (ADM's
         64-pixel ones), respaced."""
         makers = {"linear": linear_betas, "cosine": cosine_betas}
@@ -130,7 +139,7 @@ class DiscreteSchedule:
             raise ValueError(f'expected betas "linear" or "cosine", found {betas!r}')
         return cls(makers[betas](num_steps), respaced_timesteps(num_steps, respacing))
 
-    def respaced(self, respacing: str) -> DiscreteSchedule:
+    def respaced(self, respacing: str | Sequence[int]) -> DiscreteSchedule:
         """The same original diffusion with other steps kept; see `respaced_timesteps`."""
         return DiscreteSchedule(self.original_betas, respaced_timesteps(self.original_num_steps, respacing))
 
@@ -239,9 +248,7 @@ def table(values: tuple[float, ...], device: torch.device) -> Tensor:
     return torch.tensor(values, dtype=torch.float64, device=device)
 
 
-def _count(text: str, respacing: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError(
-            f'expected respacing like "250", "ddim25" or "10,20,30" with numbers above 0, found {respacing!r}'
-        )
+def _count(text: str, respacing: str | Sequence[int]) -> int:
+    if not text.strip().isdecimal():
+        raise ValueError(f'expected respacing like "250", "ddim25" or "10,20,30", found {respacing!r}')
     return int(text)

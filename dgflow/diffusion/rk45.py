@@ -64,6 +64,7 @@ def rk45(
     shared_step: bool = False,
     vp: LinearVP = LINEAR_VP,
     denoise_last: bool = False,
+    denoise_tau: float | None = None,
 ) -> Sample:
     """Solve from `tau_max` to `tau_min`; score_y = sqrt(1 + sigma^2) * ((denoised - x) / sigma^2 + sum of
     gradients).
@@ -87,6 +88,8 @@ def rk45(
             published: a sample's result then depends on its batch mates.
         vp: the diffusion that the network was trained with. All edges are times of `LINEAR_VP` all the same.
         denoise_last: end with the guided denoised image at tau_min.
+        denoise_tau: the time of that last denoising if not tau_min. Soft Truncation's is the time to which it
+            trained, whatever the time to which it solves.
 
     Returns the state at tau_min as `x`; `nfe` counts evaluations of the batch, in every piece as many as the
     slowest sample needed.
@@ -96,6 +99,8 @@ def rk45(
     """
     if not 0.0 < tau_min < tau_max <= 1.0:
         raise ValueError(f"expected 0 < tau_min < tau_max <= 1, found tau_min={tau_min}, tau_max={tau_max}")
+    if denoise_tau is not None and not 0.0 < denoise_tau <= 1.0:
+        raise ValueError(f"expected 0 < denoise_tau <= 1, found {denoise_tau}")
     if not (rtol >= 1e-13 and atol >= 0.0):
         raise ValueError(
             f"expected rtol >= 1e-13 (float64 has no more) and atol >= 0, found rtol={rtol}, atol={atol}"
@@ -157,7 +162,9 @@ def rk45(
                 f"after {MAX_ATTEMPTS} attempts still at tau={at:.6g}: raise rtol ({rtol}) and atol ({atol})"
             )
     if denoise_last:
-        y, *_ = flow.denoised(y, tau_min * ones, 0)
+        if denoise_tau is not None and denoise_tau != tau_min:
+            flow.bounds = (sigma_from_tau(denoise_tau, vp),) * 2
+        y, *_ = flow.denoised(y, (tau_min if denoise_tau is None else denoise_tau) * ones, 0)
     return Sample(x=y, nfe=flow.nfe, guidance_nfe=flow.guidance_nfe, log_ratio=first_of(last))
 
 

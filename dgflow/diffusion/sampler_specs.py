@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dgflow.specs.spec import SmokeRun, Spec
+from dgflow.specs.spec import LATER, SmokeRun, Spec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     Terms = Sequence[GuidanceTerm]
 
 
-Respacing = Annotated[str, Field(pattern=r"^(ddim[1-9]\d*|[1-9]\d*(,[1-9]\d*)*)?$")]
-"""The steps of a schedule to walk: "250" evenly, "10,20,30" in each of equal sections, "ddim25" by a
-fixed stride, "" all."""
+Respacing = Annotated[str, Field(pattern=r"^(ddim[1-9]\d*|(0,)*[1-9]\d*(,(0|[1-9]\d*))*)?$")]
+"""The steps of a schedule to walk: "250" evenly, "10,20,30" in each of equal sections ("40,0,5": none in
+the second), "ddim25" by a fixed stride, "" all."""
 
 
 class SamplerSpec(Spec, ABC):
@@ -251,13 +251,14 @@ class RK45(SamplerSpec):
 
     Every sample has its own step size, so that batch mates do not matter. `shared_block`: compatibility with
     the originals, in which a block of so many samples shares one step size; the block's samples then depend
-    on each other. `denoise_last` ends with a denoising step.
+    on each other. `denoise_last` ends with a denoising step, at `denoise_tau` (None: at `tau_min`).
     """
 
     tolerance: float = Field(default=1e-5, gt=0)
     tau_max: float = Field(default=1.0, gt=0, le=1)
     tau_min: float = Field(default=1e-5, gt=0, lt=1)
     denoise_last: bool = False
+    denoise_tau: Annotated[float | None, Field(gt=0, le=1), LATER] = None
     shared_block: int | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
@@ -287,10 +288,12 @@ class RK45(SamplerSpec):
         from dgflow.diffusion.rk45 import rk45
         from dgflow.diffusion.times import sigma_from_tau
 
-        model.check_sigmas((sigma_from_tau(self.tau_max), sigma_from_tau(self.tau_min)))
+        ends = (self.tau_max, self.tau_min if self.denoise_tau is None else self.denoise_tau, self.tau_min)
+        model.check_sigmas(tuple(map(sigma_from_tau, ends)))
         options: dict[str, Any] = {"class_labels": class_labels, "guidance": terms}
         options |= {"tau_max": self.tau_max, "tau_min": self.tau_min, "tau_edges": model.tau_edges}
         options |= {"shared_step": self.shared_block is not None, "denoise_last": self.denoise_last}
+        options |= {"denoise_tau": self.denoise_tau}
         return rk45(model.denoiser, latents, rtol=self.tolerance, atol=self.tolerance, **options)
 
 

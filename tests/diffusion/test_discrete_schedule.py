@@ -80,17 +80,35 @@ def test_the_posterior_is_bayes_rule() -> None:
         )
 
 
-@pytest.mark.parametrize("respacing", ["0", "ten", "10,", "ddim", "ddimx", "-5", "10,0"])
+@pytest.mark.parametrize("respacing", ["0", "0,0", [0], "ten", "10,", "ddim", "ddimx", "-5"])
 def test_a_respacing_that_is_no_number_of_steps_is_refused(respacing: Any) -> None:
     with pytest.raises(ValueError, match='like "250", "ddim25" or "10,20,30"'):
         respaced_timesteps(1000, respacing)
 
 
+@pytest.mark.parametrize(
+    ("num_steps", "respacing", "kept"),
+    [
+        (30, "3,0,2", (0, 4, 9, 20, 29)),
+        (30, [3, 0, 2], (0, 4, 9, 20, 29)),
+        (30, "0,1", (15,)),
+        (11, "2, 0, 3", (0, 3, 8, 9, 10)),
+        (10, [10], tuple(range(10))),
+    ],
+)
+def test_a_section_may_keep_no_step_and_a_list_says_the_same_as_text(
+    num_steps: int, respacing: str | list[int], kept: tuple[int, ...]
+) -> None:
+    """Sections of 10, 10, 10; of 15, 15; and of 4, 4, 3 steps, each from its first kept step to its last."""
+    assert respaced_timesteps(num_steps, respacing) == kept
+
+
 def test_a_respacing_that_the_steps_do_not_allow_is_refused() -> None:
     with pytest.raises(ValueError, match="wants 400 steps of a section of 333"):
         respaced_timesteps(1000, "10,400,30")
-    with pytest.raises(ValueError, match="no stride keeps 300 of 1000"):
-        respaced_timesteps(1000, "ddim300")
+    for count in (0, 1, 300):
+        with pytest.raises(ValueError, match=f"no stride keeps {count} of 1000"):
+            respaced_timesteps(1000, f"ddim{count}")
 
 
 def test_a_schedule_that_cannot_be_is_refused() -> None:

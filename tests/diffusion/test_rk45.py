@@ -110,6 +110,17 @@ def test_the_last_denoising_is_the_denoiser_at_the_end() -> None:
     assert denoised.nfe == plain.nfe + 1
 
 
+def test_the_last_denoising_may_be_told_another_time_than_the_end() -> None:
+    plain = rk45(gaussian, LATENTS, tau_min=0.05)
+    denoised = rk45(gaussian, LATENTS, tau_min=0.05, denoise_last=True, denoise_tau=0.01)
+    mean, std = mean_std(0.01)
+    torch.testing.assert_close(
+        denoised.x, plain.x / mean * 0.25 / (0.25 + (std / mean) ** 2), rtol=1e-9, atol=0
+    )
+    with pytest.raises(ValueError, match="expected 0 < denoise_tau <= 1, found 0"):
+        rk45(gaussian, LATENTS, denoise_last=True, denoise_tau=0.0)
+
+
 def stiff(x: Tensor, sigma: Tensor, class_labels: Tensor | None) -> Tensor:
     """Narrow data for samples of class 1, which need many more steps, and wide data for class 0."""
     assert class_labels is not None

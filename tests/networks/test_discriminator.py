@@ -215,12 +215,20 @@ def test_settings_that_cannot_work_are_refused_with_the_reason(changes: dict[str
 
 def test_labels_that_an_encoder_cannot_use_are_refused() -> None:
     x, t = torch.randn(2, 3, 16, 16), torch.rand(2)
-    with pytest.raises(ValueError, match="without classes"):
-        ADMEncoderModule(**EXTRACTOR)(x, t, torch.tensor([0, 1]))
     conditional = ADMEncoderModule(**EXTRACTOR, num_classes=10)
     for labels in (torch.rand(2), torch.rand(2, 11), torch.zeros(2, 1, 10)):
         with pytest.raises(ValueError, match=r"one-hot \[B, K\] with K <= 10"):
             conditional(x, t, labels)
+    with pytest.raises(ValueError, match="needs class_labels"):
+        conditional(x, t)
+
+
+def test_an_encoder_without_classes_ignores_labels() -> None:
+    torch.manual_seed(0)
+    x, t = torch.randn(2, 3, 16, 16), torch.rand(2)
+    encoder = ADMEncoderModule(**EXTRACTOR).eval()
+    for labels in (torch.tensor([0, 1]), torch.eye(2)):
+        assert torch.equal(encoder(x, t, labels), encoder(x, t))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from torch import Tensor
 from dgflow.networks.dit.file import from_diffusers
 from dgflow.networks.dit.module import SIZES, DiTModule, position_table
 from dgflow.networks.lsgm.prior import LSGMPriorModule
-from dgflow.networks.ncsnpp.layers import Resample
+from dgflow.networks.ncsnpp.layers import FIR_TAPS, Resample
 from dgflow.networks.ncsnpp.module import NCSNppModule
 
 TINY_DIT: dict[str, Any] = {"input_size": 4, "hidden_size": 16, "depth": 2, "num_heads": 2, "num_classes": 5}
@@ -165,7 +165,7 @@ def test_a_forward_compiles_as_one_graph_so_that_nothing_is_read_on_the_host(bui
 
 def test_the_filter_doubles_a_ramp_by_linear_interpolation_and_halves_it_to_midpoints() -> None:
     ramp = torch.arange(8.0).expand(1, 2, 8, 8)
-    finer, coarser = Resample("up", fir=True)(ramp), Resample("down", fir=True)(ramp)
+    finer, coarser = Resample("up", FIR_TAPS)(ramp), Resample("down", FIR_TAPS)(ramp)
     # Away from the borders, beyond which there are zeros.
     torch.testing.assert_close(finer[..., 2:-2, 2:-2], (torch.arange(2, 14) / 2 - 0.25).expand(1, 2, 12, 12))
     torch.testing.assert_close(coarser[..., 1:-1, 1:-1], torch.tensor([2.5, 4.5]).expand(1, 2, 2, 2))
@@ -323,6 +323,7 @@ def test_weights_that_are_not_a_dit_of_diffusers_are_refused_with_the_name(
             lambda: ncsnpp(progressive="residual", fir=True),
             "progressive must be one of none, output_skip, found 'residual'",
         ),
+        (lambda: ncsnpp(fir_kernel=(1, 2, 1), fir=True), "even number of taps, found"),
         (
             lambda: ncsnpp(progressive_input="skip"),
             "progressive_input must be one of none, input_skip, residual",

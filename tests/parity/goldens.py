@@ -96,7 +96,7 @@ def close(
     expected: Tensor,
     *,
     rtol: float = 0.0,
-    atol: float = 0.0,
+    atol: float | Tensor = 0.0,
     of_max: float = 0.0,
 ) -> None:
     """Assert `actual` = `expected` within the tolerance: the stated one or 30 times the measured rounding
@@ -105,7 +105,8 @@ def close(
     Args:
         key: name of the output, with or without `out_`; the measured noise is looked up under it.
         rtol, atol, of_max: the tolerance that the case states: |actual - expected| <= rtol * |expected| +
-            atol + of_max * max|expected|.
+            atol + of_max * max|expected|. A tensor `atol` has the shape of `expected`, or one that is
+            broadcast to it: what float32 leaves of each number.
 
     NaN and infinities must stand in the same places. Compared in float64; shapes must be equal.
     """
@@ -121,10 +122,11 @@ def close(
     torch.testing.assert_close(actual[~finite], expected[~finite], rtol=0, atol=0, equal_nan=True)
     if not finite.any():
         return
+    rounding = torch.as_tensor(atol, dtype=torch.float64).expand(expected.shape)[finite]
     actual, expected = actual[finite], expected[finite]
     largest = float(expected.abs().max())
     noise = float(case.entry.get("rounding_noise_rel_to_max", {}).get(key, 0.0))
-    allowed = (rtol * expected.abs() + atol + of_max * largest).clamp_min(NOISE_FACTOR * noise * largest)
+    allowed = (rtol * expected.abs() + rounding + of_max * largest).clamp_min(NOISE_FACTOR * noise * largest)
     error = (actual - expected).abs()
     worst = int((error - allowed).argmax())
     assert bool((error <= allowed).all()), (

@@ -135,7 +135,8 @@ def gradients(term: Recorder, like: Tensor) -> Tensor:
 @pytest.mark.parametrize("case", cases(is_guided_diffusion))
 def test_ddpm_and_ddim_are_the_published_ones(case: Case) -> None:
     config, arrays, weights = load(case)
-    schedule = DiscreteSchedule.of(config["noise_schedule"], config["steps"], config["timestep_respacing"])
+    respacing = config["timestep_respacing"] or ""
+    schedule = DiscreteSchedule.of(config["noise_schedule"], config["steps"], respacing)
     # Networks trained with rescaled timesteps, and the classifiers beside them, are told 0 .. 1000 whatever
     # the number of steps.
     time_scale = 1000 / config["steps"] if config["rescale_timesteps"] else 1.0

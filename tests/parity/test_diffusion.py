@@ -14,7 +14,7 @@ from parity.goldens import Case, cases, close, load
 from torch import Tensor
 
 from dgflow.diffusion import times
-from dgflow.diffusion.discriminator_guidance import DiscriminatorTerm, log_ratio_and_gradient
+from dgflow.diffusion.discriminator_guidance import PUBLISHED_CLIP, DiscriminatorTerm, log_ratio_and_gradient
 from dgflow.diffusion.edm_seeding import edm_draws
 from dgflow.diffusion.guidance import OUTSIDE_LOG_RATIO, Point, guide
 from dgflow.diffusion.guidance_settings import Boost, DiscriminatorSettings
@@ -106,9 +106,9 @@ class Recorder:
 
 
 def rounding_of_the_clip(log_ratio: Tensor) -> Tensor:
-    """Relative error [B] that the published route has from its float32 probability: one unit in the last
-    place of 1, over 1 - p."""
-    return 6e-8 / torch.sigmoid(-log_ratio.double())
+    """Error [B] of log(p / (1 - p)) from float32 probabilities: near 1 theirs and ours are each some 2^-24
+    off, and so is the clip's own 1 - 1e-5; over 1 - p, which the clip keeps above 1e-5."""
+    return 4 * 2**-24 / torch.sigmoid(-log_ratio.double()).clamp_min(PUBLISHED_CLIP)
 
 
 def only(i: int, found: Tensor, expected: Tensor) -> Tensor:
@@ -145,7 +145,7 @@ def test_the_gradient_of_the_log_ratio_is_the_published_one(case: Case, saturate
             outside, clipped = ratio == OUTSIDE_LOG_RATIO, abs(ratio) > 11.5
             if saturate or outside or not clipped:
                 coarse = 0.0 if outside else float(rounding_of_the_clip(ratio))
-                close(case, f"grad_{batch}", only(i, score, expected), expected, of_max=1e-4 + coarse)
+                close(case, f"grad_{batch}", only(i, score, expected), expected, of_max=1e-4 + coarse / 4)
                 close(
                     case,
                     f"lr_{batch}",
@@ -176,13 +176,7 @@ def test_probability_log_ratio_and_the_time_that_the_discriminator_is_told_are_t
     time, logit = seen[0]
     close(case, "disc_time_vec", time, arrays["out_disc_time_vec"], rtol=1e-6)
     close(case, "sigmoid_vec", logit.sigmoid(), arrays["out_sigmoid_vec"], rtol=1e-5)
-    close(
-        case,
-        "log_ratio_vec",
-        ratio,
-        arrays["out_log_ratio_vec"],
-        atol=1e-5 + float(rounding_of_the_clip(ratio).max()),
-    )
+    close(case, "log_ratio_vec", ratio, arrays["out_log_ratio_vec"], atol=1e-5 + rounding_of_the_clip(ratio))
 
 
 @pytest.mark.parametrize("case", cases(is_gradient))
@@ -373,7 +367,8 @@ def test_guided_heun_is_the_published_one(case: Case, compatible: bool) -> None:
         ratios = {point.step: result[1] for (point,), _, result in calls if point.order == 1}
         outside = torch.full_like(sigma_hat[0], OUTSIDE_LOG_RATIO)
         for step, expected in enumerate(arrays["out_log_ratio"]):
-            close(case, "log_ratio", outside if ratios[step] is None else ratios[step], expected, atol=1e-4)
+            found = outside if ratios[step] is None else ratios[step]
+            close(case, "log_ratio", found, expected, atol=1e-4 + rounding_of_the_clip(expected))
             if boost is not None and step % boost.churn_period == 0 and step > 0:
                 boosted[step] = arrays["out_log_ratio"][step - 1] < 0
     scale = torch.where(boosted, boost.S_noise if boost else 1.0, churn["S_noise"])

@@ -3,6 +3,7 @@ the noisy classifier's loss."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 
@@ -59,7 +60,7 @@ def q_sample(schedule: DiscreteSchedule, x0: Tensor, index: Tensor, noise: Tenso
 def test_every_number_of_a_schedule_is_the_published_one(case: Case) -> None:
     config, arrays, _ = load(case)
     name = "linear" if config["noise_schedule"] == "linear" else "cosine"
-    schedule = DiscreteSchedule.of(name, config["steps"], config["timestep_respacing"])
+    schedule = DiscreteSchedule.of(name, config["steps"], config["timestep_respacing"] or "")
     abar, sigma = exact(schedule.alphas_cumprod), exact(schedule.sigmas)
     found = {
         "betas": exact(schedule.betas),
@@ -90,12 +91,12 @@ def test_named_betas_and_respacings_are_the_published_ones(case: Case) -> None:
     _, arrays, _ = load(case)
     compared = 0
     for key, expected in arrays.items():
-        betas = re.fullmatch(r"out_(?:dit_)?(linear|cosine|squaredcos)_(\d+)", key)
-        respaced = re.fullmatch(r"out_space_(\d+)_(.*)", key)
+        betas = re.fullmatch(r"out_(?:dit_)?(linear|cosine|squaredcos)(?:_cap_v2)?_(\d+)", key)
+        respaced = re.fullmatch(r"out_(?:dit_)?space_(\d+)_(.*)", key)
         if betas:
             close(case, key, exact(BETAS[betas[1]](int(betas[2]))), expected, rtol=1e-12)
         elif respaced:
-            respacing = respaced[2].strip("[]").replace(" ", "")
+            respacing = json.loads(respaced[2]) if respaced[2].startswith("[") else respaced[2]
             assert respaced_timesteps(int(respaced[1]), respacing) == tuple(expected.tolist()), key
         compared += bool(betas or respaced)
     assert compared == sum(key.startswith("out_") for key in arrays)

@@ -308,7 +308,7 @@ OTHER = {
     ),
     DDPM: dict(respacing="10", clip_denoised=False, fixed_variance="large"),
     DDIM: dict(respacing="ddim10", eta=0.5, clip_denoised=False),
-    RK45: dict(tolerance=1e-3, tau_max=0.9, tau_min=0.1, denoise_last=True, shared_block=5),
+    RK45: dict(tolerance=1e-3, tau_max=0.9, tau_min=0.1, denoise_last=True, denoise_tau=0.01, shared_block=5),
     Boost: dict(period=3, weight=3.0, churn_period=4, S_churn=1.0, S_noise=1.1),
     DiscriminatorGuidance: dict(
         discriminator=DISC.last(),

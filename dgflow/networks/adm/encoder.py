@@ -108,12 +108,13 @@ class ADMEncoderModule(nn.Module):
         Args:
             x_BCHW: noisy images; cast to the dtype of the parameters.
             t_B: times [B] or [1], integer or float, multiplied by `time_scale` in their own precision.
-            class_labels: int64 [B] or one-hot [B, K] (its argmax is used), for a conditional network and for
-                no other.
+            class_labels: int64 [B] or one-hot [B, K] (its argmax is used), for a conditional network; others
+                ignore them.
         """
         dtype = next(self.parameters()).dtype
         emb_BE = self.time_embed(t_B.reshape(-1) * self.time_scale).to(dtype)
-        emb_BE = with_labels(emb_BE, self.label_emb, class_labels)
+        if self.label_emb is not None:
+            emb_BE = with_labels(emb_BE, self.label_emb, class_labels)
         h = x_BCHW.to(dtype)
         for block in self.input_blocks:
             h = block(h, emb_BE)

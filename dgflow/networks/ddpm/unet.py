@@ -28,6 +28,7 @@ class DDPMUNetModule(nn.Module):
         num_res_blocks: residual blocks a level, one more in the decoder.
         attn_resolutions: sides in pixels with attention after every block.
         dropout: probability, in training only.
+        resamp_with_conv: sides change by convolutions, and by 2x2 means and nearest neighbours alone if not.
 
     Raises ValueError for widths or sides that do not divide.
     """
@@ -42,6 +43,7 @@ class DDPMUNetModule(nn.Module):
         num_res_blocks: int = 2,
         attn_resolutions: Sequence[int] = (16,),
         dropout: float = 0.0,
+        resamp_with_conv: bool = True,
     ) -> None:
         super().__init__()
         widths, E = [ch * mult for mult in ch_mult], 4 * ch
@@ -61,7 +63,7 @@ class DDPMUNetModule(nn.Module):
             width = next_width
             skips += [width] * num_res_blocks
             if level < len(widths) - 1:
-                self.down[-1].downsample = Downsample(width)
+                self.down[-1].downsample = Downsample(width) if resamp_with_conv else nn.AvgPool2d(2)
                 skips.append(width)
         self.mid = nn.ModuleDict(
             {
@@ -79,7 +81,7 @@ class DDPMUNetModule(nn.Module):
                 0, Level(inputs, next_width, E, image_size >> level in attn_resolutions, dropout)
             )  # level 0 is the finest
             if level > 0:
-                self.up[0].upsample = Upsample(width)
+                self.up[0].upsample = Upsample(width) if resamp_with_conv else nn.Upsample(scale_factor=2)
         self.norm_out, self.conv_out = GroupNorm(width), conv(width, in_channels)
 
     def forward(self, x_BCHW: Tensor, timesteps_B: Tensor, class_labels: Tensor | None = None) -> Tensor:

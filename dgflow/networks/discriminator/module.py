@@ -58,4 +58,4 @@ class DiscriminatorModule(nn.Module):
         """
         if self.features is not None:
             x_BCHW = self.features.features(x_BCHW, t_B)
-        return self.head(x_BCHW, t_B, class_labels if self.head.num_classes is not None else None).squeeze(1)
+        return self.head(x_BCHW, t_B, class_labels).squeeze(1)

@@ -18,7 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from dgflow.networks.checks import check_choice
-from dgflow.networks.lsgm.nvae_heads import HEAD_CHANNELS, IMAGE_CHANNELS, image_mean
+from dgflow.networks.lsgm.nvae_heads import (
+    HEAD_CHANNELS,
+    IMAGE_CHANNELS,
+    NUM_MIXTURES,
+    PER_MIXTURE,
+    image_mean,
+)
 from dgflow.networks.lsgm.nvae_layers import (
     BatchNorm,
     BNSwishConv,
@@ -46,7 +52,8 @@ class NVAEModule(nn.Module):
         image_size: side of the square images.
         in_channels: 3 for the heads "dml", "normal" and "dl", 1 for "bin".
         decoder_dist: output head.
-        arch_instance: "res_bnswish" or "res_mbconv", the cells.
+        arch_instance: the cells: "res_bnswish" and "res_bnswish2" (two convolutions after batch norm and
+            swish), or "res_mbconv".
         channel_mult: width at each side, finest first, as a multiple of `num_channels_enc` and
             `num_channels_dec`; as many as `num_preprocess_blocks + num_latent_scales`.
         num_preprocess_blocks, num_postprocess_blocks: halvings before and doublings after the latent scales;
@@ -56,6 +63,7 @@ class NVAEModule(nn.Module):
         progressive_input_vae: "none", or "input_skip" to add a pyramid of the features to the encoder at each
             scale.
         log_sig_q_scale: limit of the posterior's |log sigma|.
+        num_mixture_dec: components of the head "dml".
         batch_statistics: batch norms by the statistics of the batch at hand instead of the stored ones
             (LSGM's `vae_train_mode`). An image then depends on its batch mates.
 
@@ -86,10 +94,11 @@ class NVAEModule(nn.Module):
         num_nf: int = 0,
         progressive_input_vae: str = "none",
         log_sig_q_scale: float = 5.0,
+        num_mixture_dec: int = NUM_MIXTURES,
         batch_statistics: bool = False,
     ) -> None:
         super().__init__()
-        check_choice("arch_instance", arch_instance, ("res_bnswish", "res_mbconv"))
+        check_choice("arch_instance", arch_instance, ("res_bnswish", "res_bnswish2", "res_mbconv"))
         check_choice("decoder_dist", decoder_dist, tuple(HEAD_CHANNELS))
         check_choice("progressive_input_vae", progressive_input_vae, ("none", "input_skip"))
         if in_channels != IMAGE_CHANNELS[decoder_dist]:
@@ -181,9 +190,8 @@ class NVAEModule(nn.Module):
             post += [cell("post", dec[level + 1], dec[level], "up")]
             post += [cell("post", dec[level], dec[level]) for _ in range(num_postprocess_cells - 1)]
         self.post_process = nn.ModuleList(post)
-        self.image_conditional = nn.Sequential(
-            nn.ELU(), WeightNormConv2d(dec[0], HEAD_CHANNELS[decoder_dist], 3)
-        )
+        logits = PER_MIXTURE * num_mixture_dec if decoder_dist == "dml" else HEAD_CHANNELS[decoder_dist]
+        self.image_conditional = nn.Sequential(nn.ELU(), WeightNormConv2d(dec[0], logits, 3))
         for module in self.modules():
             if isinstance(module, BatchNorm):
                 module.batch_statistics = batch_statistics

@@ -11,7 +11,10 @@ from torch import Tensor
 from dgflow.networks.lsgm.nvae_layers import soft_clamp
 
 NUM_MIXTURES = 10
-HEAD_CHANNELS = {"dml": 10 * NUM_MIXTURES, "normal": 6, "dl": 6, "bin": 1}
+"""Components of published mixtures."""
+PER_MIXTURE = 10
+"""Logit channels of one component: its logit, and mean, log-scale and coefficient of three colours."""
+HEAD_CHANNELS = {"dml": PER_MIXTURE * NUM_MIXTURES, "normal": 6, "dl": 6, "bin": 1}
 """Logit channels of each `decoder_dist`: mixture of discretised logistics, normal, discretised logistic,
 Bernoulli."""
 IMAGE_CHANNELS = {"dml": 3, "normal": 3, "dl": 3, "bin": 1}
@@ -21,7 +24,7 @@ class LogisticMixture(NamedTuple):
     """Numbers for the means of the mixture; its scales, which only a likelihood needs, are left out."""
 
     logits_BMHW: Tensor
-    """Unnormalised log-probabilities of the M = 10 components."""
+    """Unnormalised log-probabilities of the M components."""
     means_BCMHW: Tensor
     """Means of the C = 3 colours."""
     coefficients_BCMHW: Tensor
@@ -29,11 +32,12 @@ class LogisticMixture(NamedTuple):
 
 
 def logistic_mixture(logits_BCHW: Tensor) -> LogisticMixture:
-    """The parts of 100 logit channels: 10 mixture logits, then 10 means, log-scales and coefficients for each
+    """The parts of 10 M logit channels: M mixture logits, then M means, log-scales and coefficients for each
     colour."""
-    rest = logits_BCHW[:, NUM_MIXTURES:].unflatten(1, (3, 3 * NUM_MIXTURES))
-    means, _, coefficients = rest.split(NUM_MIXTURES, dim=2)
-    return LogisticMixture(logits_BCHW[:, :NUM_MIXTURES], means, coefficients.tanh())
+    mixtures = logits_BCHW.shape[1] // PER_MIXTURE
+    rest = logits_BCHW[:, mixtures:].unflatten(1, (3, 3 * mixtures))
+    means, _, coefficients = rest.split(mixtures, dim=2)
+    return LogisticMixture(logits_BCHW[:, :mixtures], means, coefficients.tanh())
 
 
 def image_mean(decoder_dist: str, logits_BCHW: Tensor) -> Tensor:
@@ -41,7 +45,7 @@ def image_mean(decoder_dist: str, logits_BCHW: Tensor) -> Tensor:
 
     Args:
         decoder_dist: one of `HEAD_CHANNELS`.
-        logits_BCHW: with the channels stated there.
+        logits_BCHW: with the channels stated there; "dml" with 10 for each of its components.
 
     Raises:
         ValueError: another head.

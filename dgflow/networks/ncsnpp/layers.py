@@ -7,7 +7,7 @@ Shape letters: B batch, C channels, H W height and width, E embedding width.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, TypeVar
 
 import torch
@@ -22,7 +22,9 @@ Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 INIT_SMALL = 1e-5
 """Scale of the initial weights of layers that end a branch: the branch starts close to zero."""
 FIR_TAPS = (1.0, 3.0, 3.0, 1.0)
-"""The separable low-pass filter of networks with `fir`."""
+"""The separable low-pass filter of published networks with `fir`; layers take () for no filter."""
+SKIP_RESCALE = math.sqrt(0.5)
+"""Factor on the sum of two branches in published networks: their mean's scale, and not their sum's."""
 
 
 def conv(
@@ -103,12 +105,13 @@ class Resample(nn.Module):
 
     taps: Tensor
 
-    def __init__(self, direction: Literal["up", "down"], fir: bool) -> None:
+    def __init__(self, direction: Literal["up", "down"], fir: Sequence[float]) -> None:
         super().__init__()
-        self.direction, self.fir = direction, fir
+        self.direction, self.fir, self.padding = direction, bool(fir), len(fir) // 2 - 1
         if fir:
             # 4 = the zeros that upsampling by two puts between samples, to keep the mean.
-            self.register_buffer("taps", _taps() * (4 if direction == "up" else 1), persistent=False)
+            taps = 4 * _taps(fir) if direction == "up" else _taps(fir).flip(2, 3)
+            self.register_buffer("taps", taps, persistent=False)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         if not self.fir:
@@ -120,8 +123,8 @@ class Resample(nn.Module):
         C = x_BCHW.shape[1]
         taps = self.taps.expand(C, -1, -1, -1)
         if self.direction == "up":
-            return F.conv_transpose2d(x_BCHW, taps, stride=2, padding=1, groups=C)
-        return F.conv2d(x_BCHW, taps, stride=2, padding=1, groups=C)
+            return F.conv_transpose2d(x_BCHW, taps, stride=2, padding=self.padding, groups=C)
+        return F.conv2d(x_BCHW, taps, stride=2, padding=self.padding, groups=C)
 
 
 class ResBlock(nn.Module):
@@ -140,11 +143,12 @@ class ResBlock(nn.Module):
         emb_channels: int,
         *,
         resample: Literal["up", "down"] | None = None,
-        fir: bool = False,
+        fir: Sequence[float] = (),
         dropout: float = 0.0,
+        scale: float = SKIP_RESCALE,
     ) -> None:
         super().__init__()
-        self.dropout = dropout
+        self.dropout, self.scale = dropout, scale
         self.resample = nn.Identity() if resample is None else Resample(resample, fir)
         self.GroupNorm_0 = GroupNorm(in_channels)
         self.Conv_0 = conv(in_channels, out_channels)
@@ -162,7 +166,7 @@ class ResBlock(nn.Module):
         h = self.Conv_0(self.resample(F.silu(self.GroupNorm_0(x_BCHW))))
         h = h + precision.wide_linear(self.Dense_0, active_emb_BE).to(h.dtype)[:, :, None, None]
         h = self.Conv_1(F.dropout(F.silu(self.GroupNorm_1(h)), self.dropout, self.training))
-        return (self.Conv_2(self.resample(x_BCHW)) + h) * math.sqrt(0.5)
+        return (self.Conv_2(self.resample(x_BCHW)) + h) * self.scale
 
 
 class NIN(nn.Module):
@@ -181,8 +185,9 @@ class NIN(nn.Module):
 class Attention(nn.Module):
     """Single-head self-attention over all pixels."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, scale: float = SKIP_RESCALE) -> None:
         super().__init__()
+        self.scale = scale
         self.GroupNorm_0 = GroupNorm(channels)
         self.NIN_0, self.NIN_1, self.NIN_2 = NIN(channels), NIN(channels), NIN(channels)
         self.NIN_3 = NIN(channels, init=INIT_SMALL)
@@ -190,7 +195,7 @@ class Attention(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         h = self.GroupNorm_0(x_BCHW)
         q, k, v = (layer(h).flatten(2)[:, None] for layer in (self.NIN_0, self.NIN_1, self.NIN_2))
-        return (x_BCHW + self.NIN_3(attend(q, k, v).reshape(x_BCHW.shape))) * math.sqrt(0.5)
+        return (x_BCHW + self.NIN_3(attend(q, k, v).reshape(x_BCHW.shape))) * self.scale
 
 
 class ResidualInput(nn.Module):
@@ -202,13 +207,15 @@ class ResidualInput(nn.Module):
 
     taps: Tensor
 
-    def __init__(self, image_channels: int, channels: int, fir: bool) -> None:
+    def __init__(
+        self, image_channels: int, channels: int, fir: Sequence[float], scale: float = SKIP_RESCALE
+    ) -> None:
         super().__init__()
-        self.fir = fir
+        self.fir, self.padding, self.scale = bool(fir), len(fir) // 2, scale
         layer = conv(image_channels, channels, stride=2, padding=0)
         if fir:
             self.Conv2d_0 = layer
-            self.register_buffer("taps", _taps(), persistent=False)
+            self.register_buffer("taps", _taps(fir).flip(2, 3), persistent=False)
         else:
             self.Conv_0 = layer
 
@@ -216,10 +223,11 @@ class ResidualInput(nn.Module):
         """(image, h) of half the side, from an image of the whole one."""
         if self.fir:
             C = image_BCHW.shape[1]
-            down = self.Conv2d_0(F.conv2d(image_BCHW, self.taps.expand(C, -1, -1, -1), padding=2, groups=C))
+            taps = self.taps.expand(C, -1, -1, -1)
+            down = self.Conv2d_0(F.conv2d(image_BCHW, taps, padding=self.padding, groups=C))
         else:
             down = self.Conv_0(F.pad(image_BCHW, (0, 1, 0, 1)))
-        h = (down + h_BCHW) * math.sqrt(0.5)
+        h = (down + h_BCHW) * self.scale
         return h, h
 
 
@@ -229,7 +237,9 @@ class SkipInput(nn.Module):
     "sum" adds it, "cat" puts it before the channels of the main branch.
     """
 
-    def __init__(self, image_channels: int, channels: int, fir: bool, combine: Literal["sum", "cat"]) -> None:
+    def __init__(
+        self, image_channels: int, channels: int, fir: Sequence[float], combine: Literal["sum", "cat"]
+    ) -> None:
         super().__init__()
         self.combine = combine
         self.resample = Resample("down", fir)
@@ -242,10 +252,25 @@ class SkipInput(nn.Module):
         return image, joined + h_BCHW if self.combine == "sum" else torch.cat([joined, h_BCHW], dim=1)
 
 
+class ResidualOutput(nn.Module):
+    """Next larger image of the output pyramid: nearest-neighbour doubling, then a learned convolution.
+
+    Its mean with the main branch is both the new main branch and the new image.
+    """
+
+    def __init__(self, image_channels: int, channels: int, scale: float = SKIP_RESCALE) -> None:
+        super().__init__()
+        self.scale, self.Conv_0 = scale, conv(image_channels, channels)
+
+    def forward(self, image_BCHW: Tensor, h_BCHW: Tensor) -> Tensor:
+        up = self.Conv_0(F.interpolate(image_BCHW, scale_factor=2, mode="nearest"))
+        return (up + h_BCHW) * self.scale
+
+
 class SkipOutput(nn.Conv2d):
     """A level's contribution to the image, added to the image of the level below at twice its side."""
 
-    def __init__(self, channels: int, image_channels: int, fir: bool) -> None:
+    def __init__(self, channels: int, image_channels: int, fir: Sequence[float]) -> None:
         super().__init__(channels, image_channels, 3, padding=1)
         _initialised(self, INIT_SMALL)
         self.resample = Resample("up", fir)
@@ -255,8 +280,8 @@ class SkipOutput(nn.Conv2d):
         return head if image_BCHW is None else self.resample(image_BCHW) + head
 
 
-def _taps() -> Tensor:
-    taps = torch.tensor(FIR_TAPS)
+def _taps(fir: Sequence[float]) -> Tensor:
+    taps = torch.tensor(fir)
     return (taps.outer(taps) / taps.sum() ** 2)[None, None]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +16,15 @@ from torch.nn import functional as F
 
 from dgflow.networks.checks import check_choice
 from dgflow.networks.ncsnpp.layers import (
+    FIR_TAPS,
     INIT_SMALL,
+    SKIP_RESCALE,
     Attention,
     FourierFeatures,
     GroupNorm,
     ResBlock,
     ResidualInput,
+    ResidualOutput,
     SkipInput,
     SkipOutput,
     conv,
@@ -30,7 +33,7 @@ from dgflow.networks.ncsnpp.layers import (
 )
 from dgflow.networks.precision import wide_linear
 
-Progressive = Literal["none", "output_skip"]
+Progressive = Literal["none", "output_skip", "residual"]
 ProgressiveInput = Literal["none", "input_skip", "residual"]
 Combination = Literal["sum", "cat"]
 
@@ -67,10 +70,16 @@ class ScoreUNet(nn.ModuleList):
         progressive_combine: Combination,
         time_features: int,
         emb_channels: int,
+        fir_kernel: Sequence[float] = FIR_TAPS,
+        skip_rescale: bool = True,
         before: Sequence[nn.Module] = (),
     ) -> None:
         super().__init__(before)
-        _check(image_size, ch_mult, progressive, progressive_input, progressive_combine)
+        _check(image_size, ch_mult, progressive, progressive_input, progressive_combine, fir)
+        taps = tuple(map(float, fir_kernel)) if fir else ()
+        scale = SKIP_RESCALE if skip_rescale else 1.0
+        if len(taps) % 2:
+            raise ValueError(f"expected a FIR kernel of an even number of taps, found {list(taps)}")
         self.first, self.num_res_blocks = len(before), num_res_blocks
         self.sides, self.attn_resolutions = (
             [image_size >> level for level in range(len(ch_mult))],
@@ -82,9 +91,8 @@ class ScoreUNet(nn.ModuleList):
         def block(
             in_channels: int, out_channels: int, resample: Literal["up", "down"] | None = None
         ) -> ResBlock:
-            return ResBlock(
-                in_channels, out_channels, emb_channels, resample=resample, fir=fir, dropout=dropout
-            )
+            options: dict[str, Any] = {"fir": taps, "dropout": dropout, "scale": scale}
+            return ResBlock(in_channels, out_channels, emb_channels, resample=resample, **options)
 
         self.extend(
             [linear(time_features, emb_channels), linear(emb_channels, emb_channels), conv(channels, nf)]
@@ -95,32 +103,37 @@ class ScoreUNet(nn.ModuleList):
             if side != image_size:
                 self.append(block(width, width, "down"))
                 if progressive_input == "residual":
-                    self.append(ResidualInput(image_width, width, fir))
+                    self.append(ResidualInput(image_width, width, taps, scale))
                     image_width = width
                 elif progressive_input == "input_skip":
-                    self.append(SkipInput(image_width, width, fir, progressive_combine))
+                    self.append(SkipInput(image_width, width, taps, progressive_combine))
                     width = 2 * width if progressive_combine == "cat" else width
                 skips.append(width)
             for _ in range(num_res_blocks):
                 self.append(block(width, next_width))
                 width = next_width
                 if side in attn_resolutions:
-                    self.append(Attention(width))
+                    self.append(Attention(width, scale))
                 skips.append(width)
 
-        self.extend([block(width, width), Attention(width), block(width, width)])
+        self.extend([block(width, width), Attention(width, scale), block(width, width)])
 
         for side, next_width in zip(reversed(self.sides), reversed(widths), strict=True):
             for _ in range(num_res_blocks + 1):
                 self.append(block(width + skips.pop(), next_width))
                 width = next_width
             if side in attn_resolutions:
-                self.append(Attention(width))
+                self.append(Attention(width, scale))
             if progressive == "output_skip":
-                self.extend([GroupNorm(width), SkipOutput(width, channels, fir)])
+                self.extend([GroupNorm(width), SkipOutput(width, channels, taps)])
+            elif progressive == "residual":
+                deepest = side == self.sides[-1]
+                first = [GroupNorm(width), conv(width, width)]
+                self.extend(first if deepest else [ResidualOutput(image_width, width, scale)])
+                image_width = width
             if side != image_size:
                 self.append(block(width, width, "up"))
-        if progressive == "none":
+        if progressive != "output_skip":
             self.extend([GroupNorm(width), conv(width, channels, init=INIT_SMALL)])
 
     def forward(self, x_BCHW: Tensor, time_features: Tensor) -> Tensor:
@@ -159,12 +172,17 @@ class ScoreUNet(nn.ModuleList):
             if self.progressive == "output_skip":
                 norm, head = next(layers), next(layers)
                 image = head(F.silu(norm(h)), image)
+            elif self.progressive == "residual" and image is None:
+                norm, first = next(layers), next(layers)
+                image = first(F.silu(norm(h)))
+            elif self.progressive == "residual":
+                h = image = next(layers)(image, h)
             if side != self.sides[0]:
                 h = next(layers)(h, emb_BE)
-        if image is None:
-            norm, head = next(layers), next(layers)
-            image = head(F.silu(norm(h)))
-        return image
+        if image is not None and self.progressive == "output_skip":
+            return image
+        norm, head = next(layers), next(layers)
+        return head(F.silu(norm(h)))
 
 
 class NCSNppModule(nn.Module):
@@ -183,8 +201,10 @@ class NCSNppModule(nn.Module):
         attn_resolutions: sides in pixels at which there is attention; between encoder and decoder there
             always is.
         dropout: probability, in training only.
-        fir: resample by the filter [1, 3, 3, 1] instead of nearest neighbours and 2x2 means.
-        progressive: "output_skip" sums images of all levels; "none" has one at the end.
+        fir: resample by the filter `fir_kernel` instead of nearest neighbours and 2x2 means.
+        skip_rescale: the sum of two branches is multiplied by sqrt(1/2).
+        progressive: "output_skip" sums images of all levels; "none" has one at the end; "residual", without
+            `fir` alone, adds learned features of each level to those of the next.
         progressive_input: how smaller copies of the input join the encoder: by a 1x1 convolution
             ("input_skip"), or learned ("residual").
         progressive_combine: whether "input_skip" adds to the main branch ("sum") or widens it ("cat").
@@ -217,6 +237,8 @@ class NCSNppModule(nn.Module):
         attn_resolutions: Sequence[int] = (16,),
         dropout: float = 0.1,
         fir: bool = False,
+        fir_kernel: Sequence[float] = FIR_TAPS,
+        skip_rescale: bool = True,
         progressive: Progressive = "none",
         progressive_input: ProgressiveInput = "none",
         progressive_combine: Combination = "sum",
@@ -248,6 +270,8 @@ class NCSNppModule(nn.Module):
             attn_resolutions=attn_resolutions,
             dropout=dropout,
             fir=fir,
+            fir_kernel=fir_kernel,
+            skip_rescale=skip_rescale,
             progressive=progressive,
             progressive_input=progressive_input,
             progressive_combine=progressive_combine,
@@ -289,13 +313,14 @@ def _check(
     progressive: str,
     progressive_input: str,
     progressive_combine: str,
+    fir: bool,
 ) -> None:
     if image_size % 2 ** (len(ch_mult) - 1):
         raise ValueError(
             f"image_size {image_size} cannot be halved {len(ch_mult) - 1} times, as {len(ch_mult)} levels "
             "need"
         )
-    # "residual" outputs fail in the original implementation, so no weights with them exist.
-    check_choice("progressive", progressive, ("none", "output_skip"))
+    # "residual" outputs with FIR fail in the original implementation, so no weights with them exist.
+    check_choice("progressive", progressive, ("none", "output_skip") if fir else get_args(Progressive))
     check_choice("progressive_input", progressive_input, ("none", "input_skip", "residual"))
     check_choice("progressive_combine", progressive_combine, ("sum", "cat"))
