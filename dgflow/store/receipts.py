@@ -150,7 +150,7 @@ def parse_json(data: bytes, key: str, url: str) -> dict[str, Any]:
     """The JSON object in these bytes. Raises CorruptObject."""
     try:
         value = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         found = f"{len(data)} bytes that are not ({error})"
         raise CorruptObject(f"{key} in {url}: expected JSON, found {found}") from error
     if not isinstance(value, dict):

@@ -253,10 +253,17 @@ class StepStore:
         return manifest
 
     def discard(self, key: str) -> None:
-        """Remove a receipt and then its data: for scratch that nothing refers to, such as checkpoints."""
+        """Remove a receipt and then its data: for scratch that nothing refers to, such as checkpoints.
+
+        Where the receipt is damaged the data is left for `gc`.
+        """
         try:
             receipt = self.receipt(key)
         except FileNotFoundError:
+            return
+        except CorruptObject as error:
+            _log.warning("a damaged receipt that nothing needs is removed: %s", error)
+            self.store.delete(key)
             return
         self.store.delete(key)
         self.store.delete(receipt.key)
@@ -294,7 +301,10 @@ class StepStore:
         return parse_record(type(record), self.store.get(key), key, self.store.url)
 
     def _checked_receipt(self, key: str, data: bytes) -> Receipt:
-        receipt = parse_record(Receipt, data, key, self.store.url)
+        try:
+            receipt = parse_record(Receipt, data, key, self.store.url)
+        except CorruptObject as error:
+            raise CorruptObject(f"{error}; run `verify --repair` to rebuild that part") from error
         if self._receipt_key(receipt) != key:
             raise CorruptObject(
                 f"{key} in {self.store.url}: expected the receipt of that name, found one of "

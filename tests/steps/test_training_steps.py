@@ -109,6 +109,25 @@ def test_a_truncated_newest_checkpoint_is_passed_over_for_the_one_before(source,
     assert "checkpoint of epoch 3 cannot be used" in caplog.text
 
 
+@pytest.mark.parametrize("damaged", [1, 2, 3])
+def test_a_damaged_receipt_of_any_checkpoint_is_passed_over_and_gets_out_of_the_way(
+    source, store, tmp_path, caplog, damaged
+):
+    """Of one that is about to be removed, of one to fall back on, and of the newest, which is made again."""
+    undisturbed = open_store(str(tmp_path / "undisturbed"))
+    expected = digests(score(source), undisturbed, complete(score(source, epochs=4), undisturbed))
+    inputs = complete(score(source, epochs=3), store)
+    steps = Root(store).step_store(score(source))
+    key = steps.key("checkpoints", damaged, inputs.digests)
+    store.put(key, b'{"part": 7}' if damaged % 2 else b"")
+    complete(score(source, epochs=4), store)
+    assert digests(score(source), store, inputs) == expected
+    assert sorted(steps.done("checkpoints", inputs.digests)) == [3, 4]
+    assert key in caplog.text if damaged in (2, 3) else store.size(key) is None
+    for number in (3, 4):
+        steps.read(steps.receipt(steps.key("checkpoints", number, inputs.digests)))
+
+
 def test_only_the_newest_checkpoints_are_kept(source, store):
     inputs = complete(score(source, epochs=5), store)
     assert sorted(Root(store).step_store(score(source)).done("checkpoints", inputs.digests)) == [4, 5]

@@ -82,7 +82,7 @@ def newest_whole(
 
     `epochs` are those that are committed without a gap: one in the middle that a repair left out is trained
     again. The keys of the newest `kept` are tried first; the others are listed only where none of those is
-    whole.
+    whole. Those that cannot be read are removed, so that the epoch's next one can take their place.
     """
     likely = range(epochs, max(0, epochs - kept), -1)
     for epoch in likely:
@@ -107,15 +107,16 @@ def _read(step_store: StepStore, key: str, epoch: int) -> dict[str, Tensor] | No
     except FileNotFoundError:
         return None
     except CorruptObject as error:
-        return _passed_over(epoch, error)
+        return _passed_over(step_store, key, epoch, error)
     try:
         return load_weights(step_store.read(receipt))
     except (CorruptObject, FileNotFoundError) as error:
-        return _passed_over(epoch, error)
+        return _passed_over(step_store, key, epoch, error)
 
 
-def _passed_over(epoch: int, error: Exception) -> None:
+def _passed_over(step_store: StepStore, key: str, epoch: int, error: Exception) -> None:
     log.warning("checkpoint of epoch %d cannot be used, trying the one before: %s", epoch, error)
+    step_store.discard(key)
 
 
 def forget(step_store: StepStore, inputs: Mapping[str, str], epoch: int, kept: int) -> None:
