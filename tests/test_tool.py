@@ -259,6 +259,40 @@ def test_an_export_that_cannot_be_says_why(dgflow, made, measured_root, measure,
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+LABELS = {
+    "large": (np.arange(10**11, 10**11 + 6), "labels from 100000000000 to 100000000005 are no classes"),
+    "one-hot": (np.eye(6, dtype=np.float32), "the labels are one-hot"),
+}
+
+
+@pytest.mark.parametrize("kind", LABELS)
+def test_labels_that_no_metric_needs_do_not_stop_it_and_are_told(measure, made, tmp_path, kind):
+    labels, note = LABELS[kind]
+    labelled = tmp_path / "labelled.npz"
+    np.savez(labelled, arr_0=np.load(made / "a.npz")["arr_0"], arr_1=labels)
+    plain = measure(made / "a.npz", made / "b.npz", *ADM, "--metric", "precision")
+    found = measure(labelled, made / "b.npz", *ADM, "--metric", "precision")
+    assert found.json["values"] == plain.json["values"]
+    assert any(note in line for line in found.json["notes"]) and note in found.stdout
+    ignored = measure(labelled, made / "b.npz", *ADM, "--metric", "precision", "--ignore-labels")  # as a.npz
+    assert ignored.json["values"] == plain.json["values"] and ignored.json["notes"] == plain.json["notes"]
+
+
+def test_transparent_pictures_are_measured_and_exported_without_their_alpha_channel(measure, dgflow, made):
+    pixels = np.load(made / "a.npz")["arr_0"]
+    Path("rgba").mkdir()
+    for number, image in enumerate(pixels):
+        alpha = np.full((*image.shape[:2], 1), 255 - number % 2, np.uint8)
+        Image.fromarray(np.concatenate([image, alpha], axis=2)).save(f"rgba/a{number}.png")
+    for call in (measure("rgba", made / "b.npz"), dgflow("export", "rgba", "no.npz")):
+        assert "a1.png" in call.error and "--drop-alpha" in call.error
+    plain = measure(made / "a.npz", made / "b.npz", *ADM, "--metric", "precision")
+    found = measure("rgba", made / "b.npz", *ADM, "--metric", "precision", "--drop-alpha")
+    assert found.json["values"] == plain.json["values"]
+    assert dgflow("export", "rgba", "out.npz", "--drop-alpha").status == 0
+    assert np.array_equal(open_images("out.npz").read(0, 6), pixels)
+
+
 # With Ray, in a process of its own
 
 

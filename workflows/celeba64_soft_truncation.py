@@ -35,6 +35,7 @@ def workflow(
     weight: Annotated[float, "of the discriminator's gradient"] = 1.0,
     seed: dg.options.Seed = 0,
     skip_broken: dg.options.SkipBroken = 0,
+    drop_alpha: dg.options.DropAlpha = False,
 ) -> dg.Evaluate:
     images = dg.ImportImages(
         source=data,
@@ -43,6 +44,7 @@ def workflow(
         image_size=64,
         preparation="score-sde-celeba",
         skip_broken=skip_broken,
+        drop_alpha=drop_alpha,
     )
     ddpmpp = dg.official("soft-truncation-celeba64")
     sampler = dg.RK45(tolerance=1e-5, tau_min=1e-5)

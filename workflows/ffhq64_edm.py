@@ -32,6 +32,7 @@ def workflow(
     precision: dg.options.Precision = "float32",
     seed: dg.options.Seed = 0,
     skip_broken: dg.options.SkipBroken = 0,
+    drop_alpha: dg.options.DropAlpha = False,
 ) -> dg.Evaluate:
     images = dg.ImportImages(
         source=data,
@@ -40,6 +41,7 @@ def workflow(
         image_size=64,
         preparation="lanczos",
         skip_broken=skip_broken,
+        drop_alpha=drop_alpha,
     )
     edm = dg.official("edm-ffhq-64x64-uncond-vp")
     generate = partial(dg.Generate, score=edm, precision=precision, batch_size=125)

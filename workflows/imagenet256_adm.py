@@ -37,6 +37,7 @@ def workflow(
     precision: dg.options.Precision = "float32",
     seed: dg.options.Seed = 0,
     skip_broken: dg.options.SkipBroken = 0,
+    drop_alpha: dg.options.DropAlpha = False,
 ) -> dg.Evaluate:
     images = dg.ImportImages(
         source=data,
@@ -45,6 +46,7 @@ def workflow(
         image_size=256,
         preparation="adm-center-crop",
         skip_broken=skip_broken,
+        drop_alpha=drop_alpha,
         shard_size=250,
     )
     adm = dg.official("adm-imagenet-256x256-diffusion")

@@ -34,6 +34,7 @@ def workflow(
     precision: dg.options.Precision = "tf32",
     seed: dg.options.Seed = 0,
     skip_broken: dg.options.SkipBroken = 0,
+    drop_alpha: dg.options.DropAlpha = False,
 ) -> dg.Evaluate:
     images = dg.ImportImages(
         source=data,
@@ -42,6 +43,7 @@ def workflow(
         image_size=256,
         preparation="adm-center-crop",
         skip_broken=skip_broken,
+        drop_alpha=drop_alpha,
     )
     real = dg.Encode(
         images=images.all(), vae=dg.official("sd-vae-ft-ema")

@@ -39,8 +39,7 @@ def prepare(
         raise ValueError(
             f"expected uint8 pixels [H, W, 1 or 3], found {pixels.dtype} of shape {pixels.shape}"
         )
-    if channels == 1:
-        pixels = one_channel(pixels)
+    pixels = with_channels(pixels, 1) if channels == 1 else pixels
     if preparation == "none":
         pixels = _pooled(pixels, size, average_pool, pad)
     else:
@@ -50,14 +49,17 @@ def prepare(
             "lanczos": lanczos,
         }
         pixels = resizes[preparation](pixels, size)
-    return np.repeat(pixels, channels, axis=2) if pixels.shape[2] < channels else pixels
+    return with_channels(pixels, channels)
 
 
-def one_channel(pixels: np.ndarray) -> np.ndarray:
-    """A grey picture as [H, W, 1]: its channel, or the first of three that are equal.
+def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
+    """A picture as [H, W, channels]: a grey one repeated to three channels, or the first of three that are
+    equal.
 
-    Raises ValueError for a picture in colour.
+    Raises ValueError for a picture in colour where one channel is wanted.
     """
+    if channels > 1:
+        return np.repeat(pixels, channels, axis=2) if pixels.shape[2] < channels else pixels
     if (pixels != pixels[:, :, :1]).any():
         raise ValueError(
             "expected a grey picture, found one in colour; import with channels=3, or convert the pictures "

@@ -214,7 +214,7 @@ OTHER = {
     Statistics: dict(features=FEATURES[:99]),
     Measure: dict(samples=GUIDED[100:200], **OTHER_YARDSTICK),
     Evaluate: dict(arms={"guided": (GUIDED[100:200],)}, floor=REAL[:99], **OTHER_YARDSTICK),
-    ImageSet: dict(digest="1" * 64, rows=99, ignore_labels=True, drop_alpha=True),
+    ImageSet: dict(digest="1" * 64, rows=99, drop_alpha=True),
     StatisticsFile: dict(digest="1" * 64),
     SongUNet: dict(
         model_channels=8,

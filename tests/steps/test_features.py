@@ -209,6 +209,24 @@ def test_a_classifier_judges_an_image_set_as_it_does_a_slice(judge, tmp_path):
         np.testing.assert_array_equal(files[column], values)
 
 
+def test_pictures_of_three_equal_channels_are_one_channel_to_a_network_of_one(judge, tmp_path):
+    source, weights, store = judge
+    rows = complete(Features(samples=real(source)[64:96], network=weights), store).rows("samples")
+    np.savez(tmp_path / "grey.npz", arr_0=rows["image"], arr_1=rows["label"])
+    np.savez(tmp_path / "rgb.npz", arr_0=rows["image"].repeat(3, axis=3), arr_1=rows["label"])
+    steps = [
+        Features(samples=ImageSet.at(str(tmp_path / name)), network=weights)
+        for name in ("grey.npz", "rgb.npz")
+    ]
+    grey, rgb = (columns_of(step, store) for step in steps)
+    np.testing.assert_array_equal(rgb["features"], grey["features"])
+    colour = rows["image"].repeat(3, axis=3)
+    colour[5, 0, 0, 1] ^= 1
+    np.savez(tmp_path / "colour.npz", colour)
+    with pytest.raises(ValueError, match="expected a grey picture, found one in colour"):
+        columns_of(Features(samples=ImageSet.at(str(tmp_path / "colour.npz")), network=weights), store)
+
+
 def test_the_batch_is_not_identity(judge):
     source, weights, _ = judge
     assert (

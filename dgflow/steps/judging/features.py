@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import model_validator
 
+from dgflow.images.preparation import with_channels
 from dgflow.metrics.checks import constant_indices, pixel_digests
 from dgflow.metrics.protocols import FrontEndName
 from dgflow.networks.roles import FeatureNetworkSpec
@@ -114,12 +115,12 @@ class Features(SampleStep):
 
         from dgflow.diffusion.acceleration import device
 
-        own_device = device()
+        own_device, channels = device(), self.network.step.shape.channels
         judged = self.spec.judge(inputs.network("network").to(own_device))
 
         @torch.no_grad()
         def judge(images: list[np.ndarray]) -> dict[str, torch.Tensor]:
-            return judged(_prepared(images, self.front_end, own_device))
+            return judged(_prepared(images, self.front_end, channels, own_device))
 
         reader = self._reader(inputs)
 
@@ -168,10 +169,14 @@ class Features(SampleStep):
         return columns | {name: values.float().cpu().numpy() for name, values in judge(images).items()}
 
 
-def _prepared(images: list[np.ndarray], front_end: FrontEndName | None, device: torch.device) -> torch.Tensor:
-    """uint8 [H, W, C] each to float32 [B, C, H, W] in [-1, 1], of one size: by the front end, or as they are.
+def _prepared(
+    images: list[np.ndarray], front_end: FrontEndName | None, channels: int, device: torch.device
+) -> torch.Tensor:
+    """uint8 [H, W, C] each to float32 [B, C, H, W] in [-1, 1], of one size: by the front end, or as they are,
+    grey ones with the network's number of channels.
 
-    Raises ValueError where their sizes differ and no front end makes them equal.
+    Raises ValueError where their sizes differ and no front end makes them equal, and for pictures in colour
+    where the network has one channel.
     """
     import torch
 
@@ -180,6 +185,7 @@ def _prepared(images: list[np.ndarray], front_end: FrontEndName | None, device: 
 
     if front_end is not None:
         return prepare(images, front_end, device)
+    images = [with_channels(image, channels) for image in images]
     if shapes := sorted({image.shape for image in images})[1:]:
         raise ValueError(
             f"expected images of one size for another network than Inception, found {images[0].shape} and "

@@ -23,8 +23,8 @@ class ImageSet(Spec):
     run, as in `dgflow.images`. Of a source with several splits, the images of `train`.
 
     They are read where they lie and not copied into the root. `seed`, `seeding` and `start` (the index of the
-    first) are known where a step of dgflow made them. `ignore_labels` and `drop_alpha` are those of
-    `open_images`.
+    first) are known where a step of dgflow made them. With `drop_alpha` transparent pictures are
+    taken without their alpha channel.
     """
 
     source: Annotated[str, PLACEMENT]
@@ -33,13 +33,14 @@ class ImageSet(Spec):
     seed: Annotated[int | None, PLACEMENT] = None
     seeding: Annotated[Literal["counter", "edm"] | None, PLACEMENT] = None
     start: Annotated[int | None, PLACEMENT] = None
-    ignore_labels: Annotated[bool, LATER] = False
     drop_alpha: Annotated[bool, LATER] = False
+    _ignore_labels: bool = PrivateAttr(False)  # the digest tells the labels
     _notes: tuple[str, ...] = PrivateAttr(())
 
     @classmethod
     def at(cls, source: str, *, ignore_labels: bool = False, drop_alpha: bool = False) -> Self:
-        """Look at `source`, which reads all of it once for its digest and checks every picture's header.
+        """Look at `source`, which reads all of it once for its digest and checks every picture's header. With
+        `ignore_labels` the images have no labels.
 
         Raises ValueError and FileNotFoundError as `open_images`.
         """
@@ -60,10 +61,9 @@ class ImageSet(Spec):
             seed=images.seed,
             seeding=images.seeding,
             start=images.first_index,
-            ignore_labels=ignore_labels,
             drop_alpha=drop_alpha,
         )
-        spec._notes = notes
+        spec._ignore_labels, spec._notes = ignore_labels, notes
         return spec
 
     @property
@@ -88,7 +88,7 @@ class ImageSet(Spec):
 
     def open(self) -> Images:
         """Its reader. Raises ValueError where the source holds other images by now."""
-        images = _opened(self.source, self.ignore_labels, self.drop_alpha)
+        images = _opened(self.source, self._ignore_labels, self.drop_alpha)
         if images.digest != self.digest:
             raise ValueError(
                 f"{self.title}: expected images with digest {self.digest}, found {images.digest}; they "
