@@ -17,6 +17,7 @@ from dgflow.diffusion.guidance_specs import DiscriminatorGuidance
 from dgflow.engine.plan import StepPlan, plan
 from dgflow.engine.root import Root
 from dgflow.metrics.protocols import LOWER_IS_BETTER
+from dgflow.report.doubts import doubts
 from dgflow.report.layout import (
     METRICS,
     aligned,
@@ -202,7 +203,8 @@ def notes(summary: Summary) -> list[str]:
     for name, arm in result["arms"].items():
         if lowest := arm.get("lowest"):
             lines.append(f"{name}: FID {number('fid', lowest['fid'])}, {lowest['label']}")
-    warned = dict.fromkeys(line for arm in result["arms"].values() for line in arm.get("warnings", []))
+    measured_with = (line for arm in result["arms"].values() for line in arm.get("warnings", []))
+    warned = dict.fromkeys([*measured_with, *doubts(summary.plans, summary.receipts)])
     return lines + [f"warning: {line}" for line in warned]
 
 

@@ -110,6 +110,10 @@ class Step(Spec):
         """True for random numbers in the place of published ones, as a smoke run has them."""
         return False
 
+    def doubts(self) -> list[str]:
+        """Warnings of what the recipe alone shows, for `plan`, `run` and the report."""
+        return []
+
     def toy(self, smoke: SmokeRun) -> Step:
         """Its form in a smoke run."""
         fields = {name: getattr(self, name) for name in type(self).model_fields}

@@ -15,6 +15,7 @@ from dgflow.specs.step import Result, Slice, Spread, Weights
 from dgflow.steps.judging.measure import Measure
 from dgflow.steps.judging.measure_fields import Comparison
 from dgflow.steps.judging.published_reference import PublishedReference
+from dgflow.steps.judging.shared_samples import check_seeds_differ, trained_on
 from dgflow.steps.sources.image_set import ImageSet
 from dgflow.store.identity import canonical_json
 
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 class Evaluate(Comparison):
     """Every arm measured against the reference by a `Measure`, in one table.
 
-    An arm has one slice per sampling seed; its spread is the sample standard deviation over them. `floor`
+    An arm has one slice per sampling seed; its spread is the sample standard deviation over them, so that no
+    two may share a sample. `floor`
     holds real images that are measured like an arm, as a bound for samples. The other fields are those of
     `Measure`.
 
@@ -50,6 +52,7 @@ class Evaluate(Comparison):
                 f"samples), found sizes {sorted(sizes)}"
             )
         for name, arm in self.arms.items():
+            check_seeds_differ(name, arm)
             behind = {node.step.fingerprint for part in arm for node in graph(part.step)}
             if self.features.step.fingerprint in behind:
                 raise ValueError(
@@ -58,6 +61,10 @@ class Evaluate(Comparison):
                 )
         list(self._measures())  # check the rest
         return self
+
+    def doubts(self) -> list[str]:
+        steps = [node.step for node in graph(self)]
+        return [line for name, arm in self.arms.items() for line in trained_on(name, arm, steps)]
 
     def _measures(self) -> Iterator[tuple[str, Measure]]:
         shared = {name: getattr(self, name) for name in ("features", *Comparison.model_fields)}

@@ -1,0 +1,76 @@
+"""The reasons to doubt the numbers of a run that its recipe and its receipts show: samples that are no images, and
+networks that learned nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+from dgflow.engine.plan import StepPlan
+from dgflow.specs.step import SampleStep, Weights
+from dgflow.specs.train_step import TrainStep
+from dgflow.steps.training.train_classifier import TrainClassifier
+from dgflow.steps.training.train_discriminator import TrainDiscriminator
+from dgflow.store.receipts import Receipt
+
+_SATURATED = 0.01  # share of a step's samples
+_CHANCE = math.log(2)
+_NEAR_CHANCE = 0.002  # of log 2, in nats
+_ERRORS = 3.0  # standard errors of an accuracy
+
+
+def doubts(plans: Sequence[StepPlan], receipts: Mapping[str, list[Receipt]]) -> list[str]:
+    """Warnings of the steps of a recipe, whose receipts are by step name."""
+    if any(plan.step.is_made_up for plan in plans):  # nothing of a smoke run means anything
+        return []
+    lines = [line for plan in plans for line in plan.step.doubts()]
+    for plan in plans:
+        step, own = plan.step, receipts[plan.step.name]
+        if isinstance(step, SampleStep):
+            lines += _saturated(step, own)
+    for weights in _trained(plans):
+        own = receipts[weights.step.name]
+        if len(own) == len(weights.step.parts(())):
+            lines += _at_chance(weights, {receipt.number: receipt.metrics for receipt in own})
+    return list(dict.fromkeys(lines))
+
+
+def _saturated(step: SampleStep, receipts: Sequence[Receipt]) -> list[str]:
+    count = sum(receipt.metrics.get("saturated", 0) for receipt in receipts)
+    total = sum((receipt.stop or 0) - (receipt.start or 0) for receipt in receipts)
+    if not total or count < _SATURATED * total:
+        return []
+    return [
+        f"{step.title}: {count:,} of {total:,} samples are saturated, far outside the range of images before they "
+        "are clipped to it: take a smaller guidance weight, more sampler steps, or an earlier epoch"
+    ]
+
+
+def _trained(plans: Sequence[StepPlan]) -> Iterator[Weights]:
+    """The trained weights that the steps read."""
+    for plan in plans:
+        for reference in plan.step.inputs().values():
+            if isinstance(reference, Weights) and isinstance(reference.step, TrainStep):
+                yield reference
+
+
+def _at_chance(weights: Weights, metrics: dict[int, dict[str, float]]) -> list[str]:
+    step, chosen = weights.step, metrics[weights.choose(metrics)]
+    assert isinstance(step, TrainStep)
+    if isinstance(step, TrainDiscriminator) and "held_out_loss" in chosen:
+        loss = chosen["held_out_loss"]
+        if loss > _CHANCE - _NEAR_CHANCE:
+            return [
+                f"{step.title}: its held-out loss {loss:.4f} is that of chance, log 2 = {_CHANCE:.4f}: it does not "
+                "tell real from fake, so that its guidance means nothing; train it longer, on more fakes, or at "
+                "another learning rate. Or the samples are as good as it can see"
+            ]
+    if isinstance(step, TrainClassifier) and "held_out_accuracy" in chosen and step.classes > 1:
+        share, accuracy = 1 / step.classes, chosen["held_out_accuracy"]
+        if accuracy < share + _ERRORS * math.sqrt(share * (1 - share) / step.held_out_items):
+            return [
+                f"{step.title}: its held-out accuracy {accuracy:.3f} is near that of chance, {share:.3f} for "
+                f"{step.classes} classes: its features are those of a network that learned nothing; train it "
+                "longer, or at another learning rate"
+            ]
+    return []

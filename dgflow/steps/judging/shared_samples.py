@@ -1,0 +1,70 @@
+"""Samples that two slices have in common: the same indices of a step, or the same seeds of one sampler under
+another name. Told from the recipe alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import combinations
+
+from dgflow.specs.step import Slice, Step
+from dgflow.steps.training.train_discriminator import TrainDiscriminator
+from dgflow.store.identity import canonical_json
+
+# Fields of a sampler's step that leave a sample's noise and label as they are; its seed is compared apart.
+_NOT_DRAWN = {"seed", "seeding", "shard_size", "batch_size", "precision", "compile"}
+
+
+def shared(a: Slice, b: Slice) -> int:
+    """The number of samples that are drawn alike in both."""
+    a, b = a.origin, b.origin
+    if a.step.fingerprint == b.step.fingerprint:
+        return _overlap(a, b)
+    ours, theirs = a.step.seeds, b.step.seeds
+    if ours is None or theirs is None or ours[1] != theirs[1] or _sampler(a.step) != _sampler(b.step):
+        return 0
+    if ours[1] == "edm":  # sample i is drawn with seed + i
+        return _overlap(a, b, ours[0], theirs[0])
+    return _overlap(a, b) if ours == theirs else 0
+
+
+def check_seeds_differ(name: str, arm: Sequence[Slice]) -> None:
+    """Raises ValueError where the slices of an arm, one per sampling seed, have samples in common."""
+    for a, b in combinations(arm, 2):
+        if not (common := shared(a, b)):
+            continue
+        found = f"{a.title} and {b.title}, which share {common:,} of {a.rows:,} samples"
+        if a.drawn.seeding == "edm" and a.drawn.seed != b.drawn.seed:
+            first = min(part.drawn.seed or 0 for part in arm)
+            seeds = ", ".join(str(first + place * a.rows) for place in range(len(arm)))
+            raise ValueError(
+                f'arm {name!r}: expected seeds that are {a.rows:,} apart, since with seeding="edm" sample i is '
+                f"drawn with seed + i; found {found}; use the seeds {seeds}"
+            )
+        raise ValueError(
+            f"arm {name!r}: expected slices without a sample in common, one for each sampling seed, found "
+            f"{found}: their spread would be too small; use other seeds, or indices that do not overlap"
+        )
+
+
+def trained_on(name: str, arm: Sequence[Slice], steps: Iterable[Step]) -> list[str]:
+    """A warning where samples of an arm are the fakes on which a discriminator of the recipe was trained."""
+    trainings = [step for step in steps if isinstance(step, TrainDiscriminator)]
+    for part in arm:
+        common = max((shared(part, training.fake) for training in trainings), default=0)
+        if common:
+            return [
+                f"arm {name!r}: {common:,} of the {part.rows:,} samples of {part.title} are fakes on which a "
+                "discriminator of this recipe was trained, so that it has seen what it is compared with; use "
+                "another seed for the arm or for the fakes"
+            ]
+    return []
+
+
+def _overlap(a: Slice, b: Slice, first: int = 0, other: int = 0) -> int:
+    return max(0, min(a.stop + first, b.stop + other) - max(a.start + first, b.start + other))
+
+
+def _sampler(step: Step) -> str:
+    """The step, but for its seed and for what does not change its draws."""
+    fields = {name: value for name, value in step.plain_fields().items() if name not in _NOT_DRAWN}
+    return canonical_json([step.kind, fields])
