@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dgflow.engine.plan import StepPlan, look
+from dgflow.engine.receipt_warnings import receipt_warnings
 from dgflow.engine.root import Root
 from dgflow.engine.shard_work import shard_work
 from dgflow.specs.bound import Bound
@@ -213,7 +214,13 @@ def _complete(
         case SampleStep() as step:
             gpu = step.network_evaluations(1) > 0
             work = partial(shard_work, step, step_store, bound)
-            session.spread(step, "shard", gpu, work, state.missing, lambda _number, _seconds: advance(1))
+            tell = _WarnsOnce(step, step_store, "shards", bound, session.progress)
+
+            def take(number: int, _seconds: float) -> None:
+                tell(number)
+                advance(1)
+
+            session.spread(step, "shard", gpu, work, state.missing, take)
         case TrainStep() as step:
             _train(step, step_store, bound, session, len(state.done), advance)
         case step:
@@ -221,6 +228,24 @@ def _complete(
             spread = partial(session.spread, step, "part", False)
             make_result(step, step_store, bound, session.store, spread)
             advance(1)
+
+
+class _WarnsOnce:
+    """Tells the warnings in the receipt of the first part of a step that is done in this run."""
+
+    def __init__(
+        self, step: Step, step_store: StepStore, folder: str, bound: Bound, progress: Progress
+    ) -> None:
+        self._step, self._store, self._folder = step, step_store, folder
+        self._bound, self._progress, self._done = bound, progress, False
+
+    def __call__(self, number: int) -> None:
+        if self._done:
+            return
+        self._done = True
+        receipt = self._store.receipt(self._store.key(self._folder, number, self._bound.digests))
+        for line in receipt_warnings(self._step, [receipt]):
+            self._progress.say(f"warning: {line}")
 
 
 def _gauged(state: StepPlan, advance: Callable[[int], None]) -> Callable[[int], None]:
@@ -250,8 +275,11 @@ def _train(
     session.connect()
     from dgflow.runtime.training.fit import TrainingFailed, fit
 
+    warn = _WarnsOnce(step, step_store, "epochs", bound, session.progress)
+
     def on_epoch(newest: int) -> None:
         nonlocal done
+        warn(newest)
         advance(newest - done)
         done = newest
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from typing import Any
 
 from dgflow.specs.bound import Bound
-from dgflow.specs.step import SampleStep
+from dgflow.specs.step import MeasuredColumns, SampleStep
+from dgflow.store.shards import Columns
 from dgflow.store.step_store import StepStore
 
 log = logging.getLogger(__name__)
@@ -43,6 +45,7 @@ def shard_work(step: SampleStep, step_store: StepStore, inputs: Bound) -> Callab
                 seconds=seconds,
                 device=device,
                 versions=versions(),
+                metrics=_measurements(step, columns, device),
             )
         except Exception as error:
             log.exception(
@@ -55,3 +58,14 @@ def shard_work(step: SampleStep, step_store: StepStore, inputs: Bound) -> Callab
         return seconds
 
     return work
+
+
+def _measurements(step: SampleStep, columns: Columns, device: str) -> dict[str, Any]:
+    """The measurements of a shard for its receipt, with `warnings` of the worker that made it."""
+    found = dict(columns.metrics) if isinstance(columns, MeasuredColumns) else {}
+    if device == "cpu" and step.network_evaluations(1):
+        from dgflow.diffusion.bfloat16 import slow_bfloat16
+
+        if (slow := slow_bfloat16()) and any(work.precision == "bfloat16" for work in step.work(1)):
+            found["warnings"] = [slow]
+    return found

@@ -7,8 +7,8 @@ out reading and writing data, optimisers, communication between devices, and wai
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from dgflow.engine.plan import StepPlan
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MOMENTS = 2  # tensors that Adam keeps for every parameter, beside the number of its steps
 TENSOR_HEADER = 200  # bytes of a name with shape and place, and of that number
+_Key = tuple[str, Use, Precision]
 BATCH_SECONDS = 1.0  # of a pilot's batches, about
 SLOW = 5.0  # seconds of a first call that a pilot does not repeat
 
@@ -109,7 +110,7 @@ def piloted(plans: Sequence[StepPlan], tell: Callable[[str], None], *, price: fl
         machine = torch.cuda.get_device_name()
     unfinished = list(_unfinished(plans))
     wanted = {_key(work): work for _, works in unfinished for work in works}
-    known: dict[tuple[str, Use, Precision], float] = {}
+    known: dict[_Key, float] = {}
     # By network, so that one at a time is in memory.
     for key, work in sorted(wanted.items(), key=lambda item: item[0][0]):
         rows, known[key] = _measured(work, own_device)
@@ -117,15 +118,36 @@ def piloted(plans: Sequence[StepPlan], tell: Callable[[str], None], *, price: fl
             f"pilot: {work.use} of {work.network.title}, {work.precision}, {rows} at a time: "
             f"{known[key]:.3g} s each"
         )
+    slow = _slow_bfloat16(list(wanted.values()), known, own_device, tell)
     networks, steps = _Networks(), {}
     for plan, works in unfinished:
         seconds = sum(work.times * known[_key(work)] for work in works)
         steps[plan.step.fingerprint] = networks.estimate(plan, works, seconds, None)
-    assumptions = f"{machine}: one batch of everything timed, with fresh weights"
+    assumptions = f"{machine}: one batch of everything timed, with fresh weights{slow}"
     return Costs("gpu" if own_device.type == "cuda" else "cpu", assumptions, steps, price)
 
 
-def _key(work: Work) -> tuple[str, Use, Precision]:
+def _slow_bfloat16(
+    works: Sequence[Work], known: Mapping[_Key, float], device: torch.device, tell: Callable[[str], None]
+) -> str:
+    """What float32 would take where this CPU has no instructions for bfloat16, by the slowest network; ""
+    elsewhere."""
+    from dgflow.diffusion.bfloat16 import slow_bfloat16
+
+    narrow = [work for work in works if work.precision == "bfloat16"]
+    if not narrow or not (warning := slow_bfloat16()):
+        return ""
+    work = max(narrow, key=lambda work: work.times * known[_key(work)])
+    _, seconds = _measured(replace(work, precision="float32"), device)
+    ratio = known[_key(work)] / seconds
+    tell(f"warning: {warning}")
+    return (
+        f". {work.use} of {work.network.title} takes {ratio:.1f} times as long in bfloat16 as in float32, "
+        f"which takes {seconds:.3g} s each"
+    )
+
+
+def _key(work: Work) -> _Key:
     return work.network.fingerprint, work.use, work.precision
 
 

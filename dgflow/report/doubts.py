@@ -1,5 +1,5 @@
-"""The reasons to doubt the numbers of a run that its recipe and its receipts show: samples that are no images, and
-networks that learned nothing."""
+"""The warnings of a run that its recipe and its receipts show: samples that are no images, networks that
+learned nothing, workers that were slow without need."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from dgflow.engine.plan import StepPlan
-from dgflow.specs.step import SampleStep, Weights
+from dgflow.engine.receipt_warnings import receipt_warnings
+from dgflow.specs.step import Weights
 from dgflow.specs.train_step import TrainStep
 from dgflow.steps.training.train_classifier import TrainClassifier
 from dgflow.steps.training.train_discriminator import TrainDiscriminator
 from dgflow.store.receipts import Receipt
 
-_SATURATED = 0.01  # share of a step's samples
 _CHANCE = math.log(2)
 _NEAR_CHANCE = 0.002  # of log 2, in nats
 _ERRORS = 3.0  # standard errors of an accuracy
@@ -25,25 +25,12 @@ def doubts(plans: Sequence[StepPlan], receipts: Mapping[str, list[Receipt]]) -> 
         return []
     lines = [line for plan in plans for line in plan.step.doubts()]
     for plan in plans:
-        step, own = plan.step, receipts[plan.step.name]
-        if isinstance(step, SampleStep):
-            lines += _saturated(step, own)
+        lines += receipt_warnings(plan.step, receipts[plan.step.name])
     for weights in _trained(plans):
         own = receipts[weights.step.name]
         if len(own) == len(weights.step.parts(())):
             lines += _at_chance(weights, {receipt.number: receipt.metrics for receipt in own})
     return list(dict.fromkeys(lines))
-
-
-def _saturated(step: SampleStep, receipts: Sequence[Receipt]) -> list[str]:
-    count = sum(receipt.metrics.get("saturated", 0) for receipt in receipts)
-    total = sum((receipt.stop or 0) - (receipt.start or 0) for receipt in receipts)
-    if not total or count < _SATURATED * total:
-        return []
-    return [
-        f"{step.title}: {count:,} of {total:,} samples are saturated, far outside the range of images before they "
-        "are clipped to it: take a smaller guidance weight, more sampler steps, or an earlier epoch"
-    ]
 
 
 def _trained(plans: Sequence[StepPlan]) -> Iterator[Weights]:
@@ -61,9 +48,9 @@ def _at_chance(weights: Weights, metrics: dict[int, dict[str, float]]) -> list[s
         loss = chosen["held_out_loss"]
         if loss > _CHANCE - _NEAR_CHANCE:
             return [
-                f"{step.title}: its held-out loss {loss:.4f} is that of chance, log 2 = {_CHANCE:.4f}: it does not "
-                "tell real from fake, so that its guidance means nothing; train it longer, on more fakes, or at "
-                "another learning rate. Or the samples are as good as it can see"
+                f"{step.title}: its held-out loss {loss:.4f} is that of chance, log 2 = {_CHANCE:.4f}: it "
+                "does not tell real from fake, so that its guidance means nothing; train it longer, on more "
+                "fakes, or at another learning rate, unless the samples are as good as it can see"
             ]
     if isinstance(step, TrainClassifier) and "held_out_accuracy" in chosen and step.classes > 1:
         share, accuracy = 1 / step.classes, chosen["held_out_accuracy"]

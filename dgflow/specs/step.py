@@ -23,6 +23,7 @@ from dgflow.specs.spec import Precision, Seeding, SmokeRun, Spec
 from dgflow.store.identity import fingerprint
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import nn
 
     from dgflow.store.objects import ObjectStore
@@ -248,6 +249,15 @@ def _bracketed(key: slice) -> str:
     """`[10:5]`, as it was written."""
     edges = (key.start, key.stop) if key.step is None else (key.start, key.stop, key.step)
     return f"[{':'.join('' if edge is None else str(edge) for edge in edges)}]"
+
+
+class MeasuredColumns(dict[str, "np.ndarray"]):
+    """Columns of a shard, with measurements of them for its receipt: `saturated`, the number of samples far
+    outside the range of images."""
+
+    def __init__(self, columns: Columns, metrics: Mapping[str, Any]) -> None:
+        super().__init__(columns)
+        self.metrics = metrics
 
 
 class Drawn(NamedTuple):

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from dgflow.specs.spec import ActivationPrecision
+
 
 class Data(Protocol):
     """The source of a task's batches: the seconds it has waited for them so far; `close` ends its threads."""
@@ -44,3 +46,4 @@ class TrainingTask:
     learning_rate: Callable[[int], float] | None = None  # of a step; None: the optimizer's own
     ema_halflife: int | None = None  # in images; None: the weights themselves are kept
     device: torch.device = torch.device("cpu")
+    precision: ActivationPrecision = "float32"  # of activations

@@ -16,7 +16,7 @@ from dgflow.specs.network import DataShape
 from dgflow.specs.spec import ActivationPrecision, BatchSize
 from dgflow.specs.step import INDEX_AND_LABEL, LOG_RATIO, SampleStep, Slice, Weights, Work
 from dgflow.steps.encode import Encode
-from dgflow.steps.generate import pixels
+from dgflow.steps.generate import counted, pixels, saturated
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -105,20 +105,23 @@ class Decode(SampleStep):
             columns = inputs.rows("latents", ["label", "mean"] if encoded else None, start, stop)
             latents = torch.from_numpy(columns["mean" if encoded else "latent"])
 
-            def batch(first: int, last: int) -> np.ndarray:
+            def batch(first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
                 return self._images(network, latents[first - start : last - start].to(own_device))
 
-            images = np.concatenate(batches.map(batch, start, stop))
+            images, flags = (
+                np.concatenate(parts) for parts in zip(*batches.map(batch, start, stop), strict=True)
+            )
             carried = {name: columns[name] for name in ("label", "log_ratio") if name in columns}
-            return {"index": np.arange(start, stop, dtype=np.int64), "image": images, **carried}
+            made = {"index": np.arange(start, stop, dtype=np.int64), "image": images, **carried}
+            return counted(made, flags)
 
         return rows
 
-    def _images(self, network: nn.Module, latents_BCHW: Tensor) -> np.ndarray:
+    def _images(self, network: nn.Module, latents_BCHW: Tensor) -> tuple[np.ndarray, np.ndarray]:
         import torch
 
         from dgflow.diffusion.acceleration import autocast
 
         with torch.no_grad(), autocast(latents_BCHW.device, self.precision):
             images = autoencoder_of(self.vae).decode(network, latents_BCHW.float())
-        return pixels(images.float())
+        return pixels(images.float()), saturated(images.float())

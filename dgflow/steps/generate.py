@@ -16,7 +16,7 @@ from dgflow.networks.families import score_network
 from dgflow.networks.roles import GuideSpec
 from dgflow.specs.network import DataShape
 from dgflow.specs.spec import BatchSize, Precision, Seeding
-from dgflow.specs.step import INDEX_AND_LABEL, LOG_RATIO, SampleStep, Weights, Work
+from dgflow.specs.step import INDEX_AND_LABEL, LOG_RATIO, MeasuredColumns, SampleStep, Weights, Work
 from dgflow.steps.guides import check_guides, guide_evaluations
 
 if TYPE_CHECKING:
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from dgflow.diffusion.score_model import ScoreModel
     from dgflow.specs.bound import Bound
     from dgflow.store.shards import Columns
+
+
+SATURATED = "saturated"
 
 
 class _Loaded(NamedTuple):
@@ -175,7 +178,8 @@ class Generate(SampleStep):
 
         with products(self.precision):
             parts = loaded.batches.map(partial(self._batch, loaded), start, stop)
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return counted(columns, columns.pop(SATURATED, None))
 
     def _batch(self, loaded: _Loaded, start: int, stop: int) -> Columns:
         import torch
@@ -199,6 +203,7 @@ class Generate(SampleStep):
             columns["latent"] = sample.x.to(torch.float16).cpu().numpy()
         else:
             columns["image"] = pixels(sample.x)
+            columns[SATURATED] = saturated(sample.x)
         if sample.log_ratio is not None:
             columns["log_ratio"] = sample.log_ratio.float().cpu().numpy()
         return columns
@@ -222,6 +227,17 @@ class Generate(SampleStep):
             class_labels,
             lambda step: noise.standard_normal(self.seed, index_B, shape, step=step, draw=noise.CHURN),
         )
+
+
+def saturated(images_BCHW: Tensor) -> np.ndarray:
+    """True [B] for images that are none: more than a tenth of the values lie outside [-1.5, 1.5]."""
+    return ((images_BCHW.abs() > 1.5).flatten(1).float().mean(dim=1) > 0.1).cpu().numpy()
+
+
+def counted(columns: Columns, saturated_N: np.ndarray | None) -> Columns:
+    """The columns, with the number of saturated images for the receipt where there are any."""
+    count = 0 if saturated_N is None else int(saturated_N.sum())
+    return MeasuredColumns(columns, {SATURATED: count}) if count else columns
 
 
 def pixels(images_BCHW: Tensor) -> np.ndarray:

@@ -21,9 +21,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from dgflow.diffusion.bfloat16 import slow_bfloat16
 from dgflow.runtime.environment import attempt, failed
 from dgflow.runtime.training.averages import Averages
 from dgflow.runtime.training.checkpoints import commit, forget, newest_whole, restore, state, unbroken
+from dgflow.runtime.training.finiteness import Finite
 from dgflow.specs.training_task import TrainingTask
 from dgflow.store.step_store import StepStore
 
@@ -52,7 +54,8 @@ def train(
     data), `workers`, and those of `task.summarise`.
 
     Raises:
-        FloatingPointError: the loss is not finite; names the epoch and the step. What was committed stays.
+        FloatingPointError: the loss or the weights are not finite; names the epoch, the step and the learning
+            rate. What was committed stays, and nothing of that epoch is.
         ValueError: there are more workers than a batch has slots.
     """
     if task.batch_size < world_size:
@@ -109,7 +112,8 @@ def _epoch(
     weight = len(slots) * world_size / task.batch_size
     began, waited = time.monotonic(), _waited(task)
     network.train()
-    total = torch.zeros((), dtype=torch.float64)
+    total = torch.zeros((), dtype=torch.float64, device=task.device)
+    finite = Finite(task, step_store.name, epoch, world_size)
     for step in range((epoch - 1) * task.steps_per_epoch, epoch * task.steps_per_epoch):
         torch.manual_seed(step * world_size + rank)  # dropout alone draws from it
         loss = task.loss(network, slots, step).mean() * weight
@@ -120,19 +124,16 @@ def _epoch(
                 group["lr"] = task.learning_rate(step)
         task.optimizer.step()
         averages.update((step + 1) * task.batch_size, task.batch_size)
-        total += loss.detach().double().cpu()
+        total += loss.detach().double()
+        finite.loss(total, step)
     data_wait = (_waited(task) - waited) / (time.monotonic() - began)
     train_loss = _of_workers(float(total / task.steps_per_epoch), world_size).mean()
-    if not torch.isfinite(train_loss):
-        raise FloatingPointError(
-            f"expected a finite training loss, found {float(train_loss)} in epoch {epoch} of "
-            f"{step_store.name}; lower the learning rate. The epochs before it are committed and stay "
-            f"usable: take .epoch(n) with n < {epoch}, or set epochs below it"
-        )
     data_wait = round(float(_of_workers(data_wait, world_size).max()), 4)
     metrics = {"train_loss": float(train_loss), "data_wait": data_wait, "workers": world_size}
+    metrics |= _slowness(task)
     with averages.applied():
         metrics |= _held_out(task, rank, world_size)
+        finite.weights(metrics)
         weights = {name: value.detach().cpu().clone() for name, value in task.trained.state_dict().items()}
     if rank == 0:
         commit(step_store, "epochs", epoch, weights, inputs, time.monotonic() - began, metrics, task.device)
@@ -153,6 +154,13 @@ def _noted(step_store: StepStore, epoch: int, rank: int) -> Iterator[None]:
         if rank == 0:
             step_store.note_attempt("epochs", epoch, own | failed(error))
         raise
+
+
+def _slowness(task: TrainingTask) -> dict[str, Any]:
+    """A warning for the receipt where float32 would be quicker."""
+    if task.precision != "bfloat16" or not (warning := slow_bfloat16()):
+        return {}
+    return {"warnings": [warning]}
 
 
 def _waited(task: TrainingTask) -> float:

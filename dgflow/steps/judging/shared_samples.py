@@ -37,8 +37,8 @@ def check_seeds_differ(name: str, arm: Sequence[Slice]) -> None:
             first = min(part.drawn.seed or 0 for part in arm)
             seeds = ", ".join(str(first + place * a.rows) for place in range(len(arm)))
             raise ValueError(
-                f'arm {name!r}: expected seeds that are {a.rows:,} apart, since with seeding="edm" sample i is '
-                f"drawn with seed + i; found {found}; use the seeds {seeds}"
+                f'arm {name!r}: expected seeds that are {a.rows:,} apart, since with seeding="edm" sample i '
+                f"is drawn with seed + i; found {found}; use the seeds {seeds}"
             )
         raise ValueError(
             f"arm {name!r}: expected slices without a sample in common, one for each sampling seed, found "

@@ -134,6 +134,7 @@ class TrainClassifier(TrainStep):
             data=(data,),
             learning_rate=self.learning_rate_at,
             device=own_device,
+            precision=self.activations,
         )
 
 

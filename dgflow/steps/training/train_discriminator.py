@@ -170,6 +170,7 @@ class TrainDiscriminator(TrainStep):
             summarise=lambda values: summarise(values, self.sigma_min, self.sigma_max),
             data=(real, fake),
             device=own_device,
+            precision=self.activations,
         )
 
 

@@ -83,4 +83,5 @@ class TrainScore(TrainStep):
             data=(data,),
             ema_halflife=self.ema_halflife,
             device=own_device,
+            precision=self.activations,
         )

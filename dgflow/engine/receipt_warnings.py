@@ -1,0 +1,27 @@
+"""The warnings in the receipts of a step: of samples that are no images, and of slow workers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dgflow.specs.step import Step
+from dgflow.store.receipts import Receipt
+
+_SATURATED = 0.01  # share of the samples
+
+
+def receipt_warnings(step: Step, receipts: Sequence[Receipt]) -> list[str]:
+    """Warnings of these parts of `step`, each once."""
+    told = [line for receipt in receipts for line in receipt.metrics.get("warnings", [])]
+    return [f"{step.title}: {line}" for line in dict.fromkeys([*_saturated(receipts), *told])]
+
+
+def _saturated(receipts: Sequence[Receipt]) -> list[str]:
+    count = sum(receipt.metrics.get("saturated", 0) for receipt in receipts)
+    total = sum((receipt.stop or 0) - (receipt.start or 0) for receipt in receipts)
+    if not total or count < _SATURATED * total:
+        return []
+    return [
+        f"{count:,} of {total:,} samples are saturated, far outside the range of images before they are "
+        "clipped to it: take a smaller guidance weight, more sampler steps, or an earlier epoch"
+    ]

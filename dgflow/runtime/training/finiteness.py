@@ -1,0 +1,74 @@
+"""Ends a training when its loss is no longer finite, before anything of that epoch is committed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor
+
+from dgflow.specs.training_task import TrainingTask
+
+EVERY = 10  # steps between two looks, where each waits for a device or for other workers
+
+
+@dataclass(frozen=True)
+class Finite:
+    """Checks of one epoch; all workers raise at the same step.
+
+    Each raises FloatingPointError that names the epoch, the step and the learning rate.
+    """
+
+    task: TrainingTask
+    name: str  # of the training step
+    epoch: int
+    world_size: int
+
+    def loss(self, total: Tensor, step: int) -> None:
+        """Check the sum of the epoch's losses after `step`, counted from 0 over all epochs: every step where
+        that costs nothing."""
+        number = step + 1 - (self.epoch - 1) * self.task.steps_per_epoch
+        alone = self.world_size == 1 and total.device.type == "cpu"
+        if not alone and number % EVERY and number < self.task.steps_per_epoch:
+            return
+        bad = (~total.isfinite()).double()
+        if self.world_size > 1:
+            dist.all_reduce(bad)
+        if bad:
+            found = "NaN or infinity of another worker" if total.isfinite() else float(total)
+            raise self._error("training loss", found, f", step {number} of {self._steps},", step == 0)
+
+    def weights(self, metrics: Mapping[str, Any]) -> None:
+        """Check the weights that would be committed, and the held-out loss."""
+        for name, value in self.task.trained.state_dict().items():
+            if value.is_floating_point() and not value.isfinite().all():
+                raise self._error(
+                    "value of every weight", f"NaN or infinity in {name}", " after its last step"
+                )
+        if not math.isfinite(loss := metrics.get("held_out_loss", 0.0)):
+            raise self._error("held-out loss", loss, " after its last step")
+
+    @property
+    def _steps(self) -> int:
+        return self.task.steps_per_epoch
+
+    def _error(self, what: str, found: object, where: str, untrained: bool = False) -> FloatingPointError:
+        rate = self.task.optimizer.param_groups[0]["lr"]
+        remedy = f"lower the learning rate, for example to {rate / 10:.0e}, or use precision float32"
+        if untrained:
+            remedy = (
+                "no step had changed the weights yet, so look at the data and at the weights it begins with"
+            )
+        kept = "No epoch is committed yet"
+        if self.epoch > 1:
+            kept = (
+                "The epochs before it are committed and stay usable: take .epoch(n) with n < "
+                f"{self.epoch}, or set epochs below it"
+            )
+        return FloatingPointError(
+            f"expected a finite {what}, found {found} in epoch {self.epoch}{where} of {self.name} at "
+            f"learning rate {rate:.3g}; {remedy}. {kept}"
+        )
