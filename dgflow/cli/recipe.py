@@ -29,6 +29,7 @@ from dgflow.report import page, status_text, summary
 from dgflow.report.plan_text import plan_json, plan_table
 from dgflow.runtime.placement import Placement
 from dgflow.runtime.progress import Progress
+from dgflow.specs.graph import graph
 from dgflow.specs.step import Target
 from dgflow.store.objects import ObjectStore, StoreError
 from dgflow.store.open import open_store
@@ -162,6 +163,7 @@ def _run(
 
     Stopped anywhere, the same command goes on from there.
     """
+    _warn(target)
     execute(target, store, Placement(workers, train_workers, num_gpus), Progress(asked))
     _report(target, store, asked, json)
     return 0
@@ -209,6 +211,7 @@ def _plan(
         raise typer.BadParameter(
             "expected --device NAME with --utilisation, found none: it is a share of a device's peak"
         )
+    _warn(target)
     plans, costs = plan(target, store), None
     if device is not None:
         share = UTILISATION if utilisation is None else utilisation
@@ -317,3 +320,10 @@ def _report(
 
 def _tell(line: str) -> None:
     print(line, file=sys.stderr)
+
+
+def _warn(target: Target) -> None:
+    """Tell what the recipe alone shows to be doubtful."""
+    for node in graph(target):
+        for line in node.step.cautions():
+            _tell(f"warning: {line}")

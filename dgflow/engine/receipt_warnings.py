@@ -23,5 +23,6 @@ def _saturated(receipts: Sequence[Receipt]) -> list[str]:
         return []
     return [
         f"{count:,} of {total:,} samples are saturated, far outside the range of images before they are "
-        "clipped to it: take a smaller guidance weight, more sampler steps, or an earlier epoch"
+        "clipped to it: take a smaller guidance weight, more sampler steps, or a score network that is "
+        "trained longer"
     ]

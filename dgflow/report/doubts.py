@@ -23,7 +23,7 @@ def doubts(plans: Sequence[StepPlan], receipts: Mapping[str, list[Receipt]]) -> 
     """Warnings of the steps of a recipe, whose receipts are by step name."""
     if any(plan.step.is_made_up for plan in plans):  # nothing of a smoke run means anything
         return []
-    lines = [line for plan in plans for line in plan.step.doubts()]
+    lines = [line for plan in plans for line in plan.step.cautions()]
     for plan in plans:
         lines += receipt_warnings(plan.step, receipts[plan.step.name])
     for weights in _trained(plans):

@@ -111,7 +111,7 @@ class Step(Spec):
         """True for random numbers in the place of published ones, as a smoke run has them."""
         return False
 
-    def doubts(self) -> list[str]:
+    def cautions(self) -> list[str]:
         """Warnings of what the recipe alone shows, for `plan`, `run` and the report."""
         return []
 

@@ -11,6 +11,7 @@ from inprocess import complete
 from dgflow import DiscriminatorGuidance, Generate, Heun
 from dgflow.engine.root import Root
 from dgflow.specs.bound import Bound, BoundWeights
+from dgflow.steps.generate import counted, saturated
 from dgflow.store.open import open_store
 from dgflow.weights.tensors import load_weights, save_weights
 
@@ -107,3 +108,17 @@ def test_nan_of_a_network_names_the_sample_the_step_and_what_to_do(made, victim,
         FloatingPointError, match=rf"found NaN or infinity in sample 8 of {step.name}.*earlier epoch"
     ):
         rows(step, items, 8, 16)
+
+
+def test_saturated_samples_are_counted_and_images_are_not(made):
+    """A gradient of weight 1e6 leaves the range of images everywhere."""
+    plain = {"index": np.arange(8)}
+    assert counted(plain, np.zeros(8, bool)) is plain
+    assert rows(guided(made, 1e6), made[2], 0, 8).metrics == {"saturated": 8}
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, False), (0.1, False), (0.11, True), (1.0, True)])
+def test_an_image_is_saturated_from_a_tenth_of_its_values_on(share, expected):
+    images = torch.ones(1, 1, 10, 10)
+    images.flatten()[: round(100 * share)] = -1.6
+    assert saturated(images).tolist() == [expected]

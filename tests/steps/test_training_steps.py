@@ -146,6 +146,59 @@ def test_a_loss_that_is_not_finite_names_the_epoch_and_keeps_the_ones_before(sou
     assert list(steps.done("epochs", inputs.digests)) == [1]
 
 
+def spoilt(source, inputs, at: int):
+    """A training whose loss is NaN from step `at` on, and the steps that it came to."""
+    task, steps = score(source).training_task(inputs), []
+    whole = task.loss
+
+    def loss(network, slots, step):
+        steps.append(step)
+        return whole(network, slots, step) * (float("nan") if step >= at else 1.0)
+
+    task.loss = loss
+    return task, steps
+
+
+@pytest.mark.parametrize(
+    ("at", "says"),
+    [
+        (0, r"found nan in epoch 1, step 1 of 3, .* no step had changed the weights.*No epoch is committed"),
+        (1, r"epoch 1, step 2 of 3, .* at learning rate 0.001; lower .*to 0.0001\. No epoch is commit"),
+        (4, r"found nan in epoch 2, step 2 of 3, .* take .epoch\(n\) with n < 2, or set epochs below it"),
+    ],
+)
+def test_a_training_ends_at_the_step_whose_loss_is_not_finite_and_commits_nothing_of_it(
+    source, store, at, says
+):
+    label = np.arange(64) % 2
+    images = np.random.default_rng(1).integers(0, 256, (64, 8, 8, 1)).astype(np.uint8)
+    rows = {"index": np.arange(64), "label": label, "image": images}
+    inputs = Bound({"real": sealed(store, rows, 32)})
+    steps = Root(store).step_store(score(source))
+    task, taken = spoilt(source, inputs, at)
+    with pytest.raises(FloatingPointError, match=says):
+        train(task, steps, inputs.digests, epochs=3)
+    assert taken == list(range(at + 1))
+    whole = list(range(1, at // 3 + 1))
+    assert sorted(steps.done("epochs", inputs.digests)) == whole
+    assert sorted(steps.done("checkpoints", inputs.digests)) == whole
+
+
+def test_weights_that_are_not_finite_after_the_last_step_of_an_epoch_are_not_committed(source, store):
+    inputs = complete(score(source, epochs=1), store)
+    steps = Root(store).step_store(score(source))
+    task = score(source).training_task(inputs)
+    task.optimizer.register_step_post_hook(
+        lambda *_: next(task.trained.parameters()).data.fill_(float("inf"))
+    )
+    task.loss = lambda network, slots, step: (
+        network(torch.zeros(len(slots), 1, 8, 8), torch.ones(len(slots))).sum((1, 2, 3)).nan_to_num(0, 0, 0)
+    )
+    with pytest.raises(FloatingPointError, match="value of every weight, found NaN or infinity in .*epoch 2"):
+        train(task, steps, inputs.digests, epochs=2)
+    assert list(steps.done("epochs", inputs.digests)) == [1]
+
+
 def test_weights_do_not_depend_on_the_held_out_images(source, store, tmp_path):
     """Changing a held-out image must leave the weights alone: it is measured and never trained on."""
     inputs = complete(score(source), store)

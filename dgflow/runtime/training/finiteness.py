@@ -57,11 +57,11 @@ class Finite:
 
     def _error(self, what: str, found: object, where: str, untrained: bool = False) -> FloatingPointError:
         rate = self.task.optimizer.param_groups[0]["lr"]
-        remedy = f"lower the learning rate, for example to {rate / 10:.0e}, or use precision float32"
+        remedy = f"lower the learning rate, for example to {rate / 10:g}"
+        if self.task.precision != "float32":
+            remedy += ', or use precision="float32"'
         if untrained:
-            remedy = (
-                "no step had changed the weights yet, so look at the data and at the weights it begins with"
-            )
+            remedy = "no step had changed the weights yet: look at the data and at the first weights"
         kept = "No epoch is committed yet"
         if self.epoch > 1:
             kept = (

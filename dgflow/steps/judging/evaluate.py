@@ -62,7 +62,7 @@ class Evaluate(Comparison):
         list(self._measures())  # check the rest
         return self
 
-    def doubts(self) -> list[str]:
+    def cautions(self) -> list[str]:
         steps = [node.step for node in graph(self)]
         return [line for name, arm in self.arms.items() for line in trained_on(name, arm, steps)]
 
