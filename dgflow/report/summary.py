@@ -152,7 +152,8 @@ def as_json(summary: Summary) -> dict[str, Any]:
 def table(summary: Summary) -> str:
     """The result as text: a row per arm, the floor, notes, and the change by guidance; or what is missing."""
     if summary.product is not None:
-        return "\n".join(summary.product.lines)
+        told = (f"warning: {line}" for line in doubts(summary.plans, summary.receipts))
+        return "\n".join([*summary.product.lines, *told])
     if summary.result is None:
         return "\n".join(["no result yet", *(f"  {line}" for line in missing(summary))])
     return "\n".join([*ruled(aligned(table_rows(summary))), "", *notes(summary), *comparisons(summary)])

@@ -22,7 +22,7 @@ def scores(logits, size):
 def test_class_counts_are_unlike_where_scipys_chi_square_test_falls_below_one_in_ten_thousand(more):
     samples, reference = np.repeat([0, 1], [50, 50]), np.repeat([0, 1], [50 + more, 50 - more])
     table = [np.bincount(side) for side in (samples, reference)]
-    p = chi2_contingency(table, correction=False)[1]
+    p = float(chi2_contingency(table, correction=False)[1])  # type: ignore[arg-type]
     assert bool(unlike_class_counts(samples, reference)) == (p < 1e-4)
 
 
