@@ -26,6 +26,7 @@ from dgflow.engine.verify import verify
 from dgflow.estimate.estimates import UTILISATION, counted, piloted
 from dgflow.files.outputs import write_output
 from dgflow.report import page, status_text, summary
+from dgflow.report.page_file import PAGE, page_of, put_page
 from dgflow.report.plan_text import plan_json, plan_table
 from dgflow.runtime.placement import Placement
 from dgflow.runtime.progress import Progress
@@ -296,19 +297,24 @@ def _report(
     ] = None,
 ) -> int:
     """Write report.html from what the root holds. Exit status 1 while the result is missing: the page then
-    shows what is there."""
+    shows what is there.
+
+    The page of another variant that stood there is kept beside it, as report-STEP.html.
+    """
     result = summary.summarise(target, store)
     print(summary.table(result))
-    text = page.render(target, store).encode()
+    text = page.render(target, store, asked).encode()
     if output is not None:
         write_output(output, text)
-    failure = None
+    failure, beside = None, None
     try:
-        store.put("report.html", text)
+        beside = put_page(store, target.name, text)
     except StoreError as error:  # a root that can only be read
         failure = error
     if failure is None or output is not None:
-        print(f"\nreport: {output or store.url + '/report.html'}")
+        print(f"\nreport: {output or f'{store.url}/{PAGE}'}")
+    if beside is not None:
+        print(f"the page of {beside} before it: {store.url}/{page_of(beside)}")
     if json:
         print_json(summary.as_json(result))
     if failure is not None and output is None:

@@ -22,7 +22,8 @@ from dgflow.store.receipts import CorruptObject
 
 GRID = 8  # images per side
 LARGEST = 64  # pixels of an image's side, above which it is shrunk
-SHOWN_WIDTH = 400  # pixels that a magnified grid may take
+SHOWN_WIDTH = 560  # pixels that a magnified grid may take
+LARGE_WIDTH = 1240  # and an enlarged one, as wide as the page
 
 
 def grids(summary: Summary, store: ObjectStore) -> dict[str, Any]:
@@ -104,5 +105,6 @@ def _png(images: np.ndarray) -> dict[str, Any]:
     return {
         "uri": "data:image/png;base64," + base64.b64encode(out.getvalue()).decode(),
         "width": canvas.shape[1] * max(1, SHOWN_WIDTH // canvas.shape[1]),
+        "large": canvas.shape[1] * max(2, LARGE_WIDTH // canvas.shape[1]),
         "shrunk": f", shrunk from {side} pixels" if shrunk else "",
     }

@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from dgflow.engine.plan import StepPlan
 from dgflow.engine.root import Root
+from dgflow.report.asked import recipe_facts
 from dgflow.report.attempts import open_attempts
 from dgflow.report.charts import Data, Series, line_chart
 from dgflow.report.images import grids
@@ -38,14 +39,18 @@ from dgflow.specs.train_step import TrainStep
 from dgflow.steps.judging.evaluate import Evaluate
 from dgflow.store.objects import ObjectStore
 from dgflow.store.receipts import Receipt
+from dgflow.store.runs import Asked, newest
 from dgflow.testing.smoke_root import is_smoke_run
 
 CALIBRATION = {"loss": "held-out loss", "accuracy": "accuracy", "calibration_error": "calibration error"}
 LOG_2 = math.log(2)
 
 
-def render(target: Target, store: ObjectStore) -> str:
-    """The page of `target` in `store`. Raises CorruptObject as `summarise`; damaged images are only named."""
+def render(target: Target, store: ObjectStore, asked: Asked | None = None) -> str:
+    """The page of `target` in `store`. Raises CorruptObject as `summarise`; damaged images are only named.
+
+    `asked` describes the recipe where the root has no record of a run of it.
+    """
     from jinja2 import Environment, StrictUndefined
 
     summary = summarise(target, store)
@@ -56,6 +61,7 @@ def render(target: Target, store: ObjectStore) -> str:
     return environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8")).render(
         title=_title(target, store),
         target=target.name,
+        recipe=recipe_facts(newest(store, target.name), asked),
         root=store.url,
         commits=f"{_utc(min(times))} to {_utc(max(times))}" if times else "",
         cost=cost_line(summary),
@@ -97,6 +103,7 @@ def _result(summary: Summary) -> dict[str, Any] | None:
     return {
         "heading": heading,
         "rows": rows,
+        "floor": None if summary.result["floor"] is None else len(rows) - 1,
         "per_seed": per_seed,
         "notes": notes(summary),
         "comparisons": comparisons(summary),

@@ -233,13 +233,12 @@ def result_data(target: Evaluate) -> bytes:
         }
         arms[name] = {"fid": over(fid)} | {metric: over(values) for metric, values in others.items()}
         arms[name] |= {"n": arm[0].rows, "seeds": [getattr(part.step, "seed", None) for part in arm]}
-    assert isinstance(target.reference, Slice) and target.floor is not None
+    assert isinstance(target.reference, Slice)
+    floor = None if target.floor is None else FLOOR | {"n": target.floor.rows}
     reference = {
         "n": target.reference.rows,
         "digest": "0" * 64,
         "features": target.features.step.fingerprint,
         "k": 3,
     }
-    return canonical_json(
-        {"arms": arms, "floor": FLOOR | {"n": target.floor.rows}, "reference": reference}
-    ).encode()
+    return canonical_json({"arms": arms, "floor": floor, "reference": reference}).encode()

@@ -17,7 +17,9 @@ from dgflow.engine.plan import plan
 from dgflow.engine.root import Root
 from dgflow.report.charts import Series, line_chart
 from dgflow.report.page import render
+from dgflow.report.page_file import PAGE, page_of, put_page
 from dgflow.report.summary import as_json, summarise
+from dgflow.store.runs import Asked, RunRecord, record_key
 
 HOSTILE = "</pre><script>alert('x')</script><img src=x onerror=alert(1)>"
 
@@ -92,6 +94,89 @@ def test_the_page_shows_the_numbers_of_the_json(finished):
     for arm in as_json(summarise(*finished))["arms"].values():
         assert f"{arm['fid']['mean']:.2f} ± {arm['fid']['spread']:.2f}" in text
         assert all(f"{value:.3f}" in text for value in arm["recall"]["per_seed"])
+
+
+def rows_of_the_table(text: str) -> list[str]:
+    """The table's rows as they are written."""
+    return re.findall(r"<tr[^>]*><th scope=\"row\">.*?</tr>", text)
+
+
+def test_the_floor_alone_is_set_apart_so_that_without_one_no_arm_is(finished, tmp_path):
+    target, store = finished
+    apart = ['class="floor"' in row for row in rows_of_the_table(render(target, store))]
+    assert apart == [False, False, True]
+    without, other = target.model_copy(update={"floor": None}), new_store()
+    fill(without, other)
+    assert ['class="floor"' in row for row in rows_of_the_table(render(without, other))] == [False, False]
+
+
+ASKED = Asked(
+    recipe="digits",
+    file="digits.py",
+    about=f"Digits from training to table. Takes minutes.\n\nAnd more: {HOSTILE}",
+    options={"guidance_weight": 1.0, "samples": 500},
+    changed=("guidance_weight",),
+    command=("digits.py", "--guidance-weight", "1", "--root", "my runs"),
+    commit="0b64d1da4e-dirty",
+)
+
+
+def test_the_page_tells_recipe_parameters_command_and_code_of_the_latest_run(finished):
+    target, store = finished
+    for number, (command, outcome) in enumerate([((), "failed"), (ASKED.command, "done")]):
+        record = RunRecord(
+            id=f"20260101-00000{number}-abcdef",
+            asked=ASKED.model_copy(update={"command": command}),
+            target=target.name,
+            steps=(),
+            version="0.2.0",
+            host="h",
+            pid=1,
+            started=1.0,
+            outcome=outcome,
+        )
+        store.put(record_key(record.id), record.model_dump_json().encode())
+    page = Page(render(target, store))
+    assert page.open == []
+    for words in (
+        "digits.py: Digits from training to table.",
+        "--guidance-weight 1.0",
+        "digits.py --guidance-weight 1 --root 'my runs'",
+        "dgflow 0.2.0, commit 0b64d1da4e-dirty",
+        f"And more: {HOSTILE}",
+        "--samples",
+    ):
+        assert words in page.text
+
+
+def test_without_a_record_the_page_tells_the_recipe_and_no_command(finished):
+    target, store = finished
+    text = Page(render(target, store, ASKED)).text
+    assert "digits.py: Digits from training to table." in text and "--guidance-weight 1.0" in text
+    assert "my runs" not in text and ", commit " not in text
+
+
+def test_each_grid_can_be_enlarged_without_a_script(finished):
+    tags = Page(render(*finished)).tags
+    boxes = [attributes for tag, attributes in tags if tag == "input"]
+    assert [box["aria-label"] for box in boxes] == [
+        f"Enlarge {name}" for name in ("unguided", "guided", "real (reference)")
+    ]
+    for attributes in (attributes for tag, attributes in tags if tag == "img"):
+        large = re.fullmatch(r"--large: (\d+)px", attributes["style"] or "")
+        assert large and int(large[1]) >= 2 * int(attributes["width"] or 0)
+
+
+def test_the_page_of_another_variant_is_kept_beside_the_latest(finished):
+    target, store = finished
+    first, other = render(target, store).encode(), target.model_copy(update={"floor": None})
+    second = render(other, store).encode()
+    assert put_page(store, target.name, first) is None
+    assert put_page(store, other.name, second) == target.name
+    assert store.get(PAGE) == second and store.get(page_of(target.name)) == first
+    assert put_page(store, target.name, first + b"\n") == other.name
+    assert store.get(PAGE) == store.get(page_of(target.name)) == first + b"\n"
+    assert store.get(page_of(other.name)) == second
 
 
 def test_grids_hold_the_first_images_of_each_arm_and_of_the_reference(finished):
