@@ -13,6 +13,7 @@ from dgflow.cli.collect import collect_garbage
 from dgflow.cli.export import export as write
 from dgflow.cli.guard import SETTINGS, print_json, run
 from dgflow.cli.options import AsJson, DropAlpha, IgnoreLabels, NumGpus, Workers, Yes
+from dgflow.cli.remove import remove_step
 from dgflow.cli.root import existing_root, open_root, root_url
 from dgflow.engine.execute import execute, result_of
 from dgflow.metrics.protocols import METRICS, Distances
@@ -198,6 +199,26 @@ def export(
     """Write samples, or statistics of features, as other tools read them."""
     print(write(source, output, format, ignore_labels=ignore_labels, drop_alpha=drop_alpha))
     return 0
+
+
+@app.command(short_help="Remove a step from a root, with what was made from it.")
+def rm(
+    step: Annotated[
+        str,
+        typer.Argument(
+            metavar="ROOT/STEP",
+            help="The folder of a step in a root, or a beginning of its name: runs/digits/generate-3fa9.",
+        ),
+    ],
+    yes: Yes = False,
+    json: AsJson = False,
+) -> int:
+    """Remove a step from a root, and every step there that was made from it, directly or not.
+
+    Without --yes nothing is removed, and what would go is shown. Refused while a run that needs one of them
+    is at work. A run of the recipe makes again what it needs.
+    """
+    return remove_step(step, yes=yes, json=json)
 
 
 @app.command(short_help="Remove what nothing names from a root.")

@@ -72,7 +72,7 @@ def find_slice(address: str) -> Sealed:
         raise ValueError(f"expected the address of a step's samples, {_FORM}, found another form")
     store = open_store(match["root"] or ".")
     _check_root(store)
-    name = _step_name(store, match["name"])
+    name = step_name(store, match["name"])
     recorded = read_step(store, name)
     if recorded is None:
         raise ValueError(f"expected {name}/step.json in {store.url}, found none; run the recipe again")
@@ -102,7 +102,16 @@ def _check_root(store: ObjectStore) -> None:
         )
 
 
-def _step_name(store: ObjectStore, name: str) -> str:
+def split_address(address: str) -> tuple[str, str]:
+    """The root and the name in the address of a step. Raises ValueError for another form."""
+    match = _ADDRESS.fullmatch(address)
+    if not match:
+        raise ValueError(f"expected the address of a step, {_FORM}, found another form")
+    return match["root"] or ".", match["name"]
+
+
+def step_name(store: ObjectStore, name: str) -> str:
+    """The only step in a root whose name begins with this. Raises ValueError, listing what is there."""
     names = step_names(store)
     fitting = [name] if name in names else [each for each in names if each.startswith(name)]
     if len(fitting) == 1:

@@ -121,6 +121,12 @@ class LocalStore:
             except (FileNotFoundError, NotADirectoryError):
                 self._check_root()
 
+    def remove_empty(self, prefix: str) -> None:
+        """Remove the folder of the objects below `prefix`, and the folders in it, where they are empty."""
+        for folder, _, _ in os.walk(self.root / check_key(prefix), topdown=False):
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
+
     def now(self) -> float:
         """The time of a file that is written now, which on a network is its server's; this host's own where
         nothing can be written, or there is no root yet."""

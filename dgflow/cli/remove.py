@@ -1,0 +1,56 @@
+"""The output of `dgflow rm ROOT/STEP`."""
+
+from dgflow.cli.guard import print_json
+from dgflow.cli.root import existing_root
+from dgflow.engine.removal import at_work, doomed, remove
+from dgflow.store.address import is_root, names_range, split_address, step_name, step_names
+from dgflow.store.open import open_store
+
+_SHOWN = 3  # names of steps in a line
+
+
+def remove_step(address: str, *, yes: bool, json: bool) -> int:
+    """Show the step and what was made from it, and with `yes` remove them; returns the exit status.
+
+    Raises ValueError for what is no step of a root, and where a run that needs one of the steps is at work.
+    """
+    if names_range(address):
+        raise ValueError(
+            f"expected ROOT/STEP without a range, found {address}: shards of a step serve many ranges, so a "
+            "step is removed whole"
+        )
+    if is_root(address):
+        steps = ", ".join(step_names(open_store(address))) or "it has none"
+        raise ValueError(
+            f"expected ROOT/STEP, found the root {address} itself; add the name of one of its steps: {steps}"
+        )
+    root, name = split_address(address)
+    store = existing_root(root)
+    steps = doomed(store, step_name(store, name))
+    objects, size = sum(len(each.entries) for each in steps), sum(each.bytes for each in steps)
+    running = at_work(store, steps)
+    if running and yes:
+        raise ValueError(
+            f"expected no run at work that needs {steps[-1].step} or what was made from it, found "
+            f"{'; '.join(running)}; stop it first, or wait for its end"
+        )
+    if yes:
+        remove(store, steps)
+    print(f"{'removed' if yes else 'would remove'} from {store.url}, in this order:")
+    for each in steps:
+        more = f" and {len(each.reads) - _SHOWN} more" if len(each.reads) > _SHOWN else ""
+        made_from = f", made from {', '.join(each.reads[:_SHOWN])}{more}" if each.reads else ""
+        print(f"  {each.step}: {len(each.entries):,} objects, {each.bytes / 1e6:,.1f} MB{made_from}")
+    print(
+        f"{len(steps):,} step{'s' if steps[1:] else ''}, {objects:,} objects ({size / 1e6:,.1f} MB)"
+        + ("" if yes else "; nothing was removed; add --yes to remove it")
+    )
+    for each in running:
+        print(f"at work on it now, and to be stopped first: {each}")
+    if json:
+        listed = [
+            {"step": each.step, "reads": each.reads, "objects": len(each.entries), "bytes": each.bytes}
+            for each in steps
+        ]
+        print_json({"deleted": yes, "objects": objects, "bytes": size, "steps": listed, "at_work": running})
+    return 0
