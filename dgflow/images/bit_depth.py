@@ -20,7 +20,8 @@ def bits_per_channel(data: bytes, image: Image.Image) -> int:
     if image.format == "PNG":
         return max(bits, data[_PNG_DEPTH])
     if image.format == "TIFF":
-        return max(bits, *image.tag_v2.get(_BITS_PER_SAMPLE, ()))  # pyright: ignore[reportAttributeAccessIssue]
+        stated = image.tag_v2.get(_BITS_PER_SAMPLE, 8)  # pyright: ignore[reportAttributeAccessIssue]
+        return max(bits, *(stated if isinstance(stated, tuple) else (stated,)))
     if image.format == "PPM":
         arguments = image.tile[0].args  # pyright: ignore[reportAttributeAccessIssue] (of its decoder)
         largest = arguments[1] if isinstance(arguments, tuple) else 255

@@ -62,7 +62,9 @@ def _opened(data: bytes, name: str, use: Callable[[Image.Image], T]) -> T:
         reason, cause = f"a file of another kind than {', '.join(FORMATS)}", None
     except Image.DecompressionBombError as error:
         reason, cause = f"{error} Make it smaller", error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # of a damaged picture a decoder may raise anything
         reason, cause = str(error), error
     raise ValueError(
         f"expected an image at {name}, found what cannot be used ({reason}); mend or remove it"

@@ -1,7 +1,9 @@
 """Kinds of pictures: each is read alike by metrics, export and import, or refused by all three by name."""
 
+import contextlib
 import io
 import struct
+import warnings
 import zlib
 from pathlib import Path
 
@@ -209,6 +211,19 @@ def test_more_pixels_than_pil_allows_are_an_error_that_names_the_picture(monkeyp
     for read in (decode_picture, check_picture):
         with pytest.raises(ValueError, match=r"huge\.png.*exceeds limit of 8 pixels.*Make it smaller"):
             read(png(COLOUR), "huge.png")
+
+
+@pytest.mark.parametrize("kind", [*SHALLOW_PICTURES, "tiff grey", "tiff float"])
+def test_a_damaged_picture_is_a_value_error_whatever_its_decoder_raises(kind):
+    data, random = (SHALLOW_PICTURES | DEEP_PICTURES)[kind], np.random.default_rng(1)
+    for _ in range(60):
+        damaged = bytearray(data)
+        for place in random.integers(0, min(len(data), 200), 3):
+            damaged[place] = random.integers(0, 256)
+        for read in (decode_picture, check_picture):
+            with contextlib.suppress(ValueError), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                read(bytes(damaged), "a.png")
 
 
 # Types of Parquet
