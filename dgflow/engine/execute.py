@@ -213,6 +213,7 @@ def _complete(
     match state.step:
         case SampleStep() as step:
             gpu = step.network_evaluations(1) > 0
+            step.check_source(bound)
             work = partial(shard_work, step, step_store, bound)
             tell = _WarnsOnce(step, step_store, "shards", bound, session.progress)
 

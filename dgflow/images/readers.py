@@ -97,6 +97,12 @@ class Reader(ABC):
 
         return pictures_sha256(checked(), labels), counts[1], counts[3]
 
+    def check(self, row: int) -> None:
+        """Raises ValueError for a picture that cannot be used, from its header; damage is not looked for."""
+        (cell,) = self._cells([row])
+        if isinstance(cell, bytes):
+            check_picture(cell, self._row_name(row), self.drop_alpha)
+
     def _holds_pictures(self) -> bool:
         """True for encoded pictures, False for arrays of pixels."""
         return False

@@ -349,6 +349,10 @@ class SampleStep(Step, ABC):
         del inputs
         return ()
 
+    def check_source(self, inputs: Bound) -> None:
+        """Look, before any shard is made, for what would stop one of them; raise ValueError for it."""
+        del inputs
+
     def doubts(self, part: Slice, inputs: Bound) -> tuple[str, ...]:
         """Reasons to doubt a slice of this step, told once when the slice is complete."""
         del part, inputs

@@ -1,19 +1,22 @@
 """ImportImages of Parquet files and of broken images, and what does not fit."""
 
+import io
 import os
 import uuid
+import zipfile
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from images.archives import png, write_tree
+from images.archives import by_class, png, tar_bytes, write_tar, write_tree, write_zip
 from inprocess import complete
 from PIL import Image
 from steps.importing import Take, bound, folder, imported, rows, step_of, store
 
+from dgflow.images.headers import check_headers
 from dgflow.specs.step import SampleStep
-from dgflow.steps.sources.check_images import CheckImages
+from dgflow.steps.sources.check_images import CheckImages, PreparedImages
 from dgflow.steps.sources.list_images import ListImages
 from dgflow.store.memory import MemoryStore
 from dgflow.store.objects import ObjectStore
@@ -249,3 +252,52 @@ def test_an_npz_that_does_not_fit_says_what_it_holds(tmp_path, store, arrays, sa
 def test_a_source_that_is_not_there_is_named_before_anything_starts(source, store):
     with pytest.raises(ValueError, match=f"expected images at {source}, found nothing there"):
         complete(ListImages(source=source, num_classes=3), store)
+
+
+# A look before anything is imported
+
+
+def transparent(size: int = 4) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(np.full((size, size, 4), 254, np.uint8)).save(out, "PNG")
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("form", ["folder", "zip", "stored zip", "tar", "tar of tars"])
+def test_a_transparent_picture_is_found_before_anything_is_imported(tmp_path, store, form):
+    files = {
+        f"{name}/{item}.JPEG": png(np.full((4, 4, 3), item, np.uint8)) for name in "abc" for item in range(4)
+    }
+    files["b/2.JPEG"] = transparent()
+    writers = {"zip": write_zip, "stored zip": stored_zip, "tar": write_tar, "tar of tars": tar_of_tars}
+    suffix = "" if form == "folder" else ".zip" if "zip" in form else ".tar"
+    source = writers.get(form, write_tree)(tmp_path / f"a{suffix}", files)
+    step = step_of(source)
+    inputs = bound(step, store)
+    with pytest.raises(ValueError, match=r"b/2\.JPEG.*transparent pixels; --drop-alpha .*skip_broken=N"):
+        step.check_source(inputs)
+    dropping = step_of(source, drop_alpha=True)
+    dropping.check_source(bound(dropping, store))
+    assert (rows(dropping, 0, 12)["image"] == 254).any()
+
+
+def stored_zip(path, files):
+    return write_zip(path, files, zipfile.ZIP_STORED)
+
+
+def tar_of_tars(path, files):
+    return write_tar(path, {f"{name}.tar": tar_bytes(inner) for name, inner in by_class(files).items()})
+
+
+def test_a_look_does_not_speak_of_damage_and_ends_after_its_time(tmp_path, store):
+    source = write_tree(
+        tmp_path / "a", {"a/0.png": png(np.zeros((4, 4, 3), np.uint8))[:45], "b/1.png": transparent()}
+    )
+    step = step_of(source, num_classes=2)
+    inputs = bound(step, store)
+    reader = PreparedImages(step, inputs)._reader
+    check_headers(reader, seconds=-1)
+    with pytest.raises(ValueError, match=r"b/1\.png"):
+        check_headers(reader)
+    (source / "b/1.png").unlink()
+    check_headers(reader)

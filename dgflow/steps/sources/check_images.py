@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 from pydantic import Field, PrivateAttr, model_validator
 
+from dgflow.images.headers import check_headers
 from dgflow.images.listing import Changed, Listing
 from dgflow.images.preparation import Preparation, prepare
 from dgflow.images.readers import open_reader
@@ -86,6 +87,11 @@ class PreparedImages:
         self.listing: Listing = Listing.decoded(inputs.result("listing"))
         source = located(step.source, step_store.store)
         self._reader = open_reader(source, self.listing, step._folder, step.drop_alpha)
+
+    def check_headers(self) -> None:
+        """Raises ValueError for the first picture whose header says that it cannot be used, as far as looking
+        is cheap."""
+        check_headers(self._reader)
 
     def read(self, rows: Sequence[int] | np.ndarray) -> Iterator[np.ndarray | ValueError]:
         """uint8 [image_size, image_size, channels] each, or the error that says what is wrong with that

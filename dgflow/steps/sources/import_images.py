@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from dgflow.store.shards import Columns
 
 _SHOWN = 3  # broken images that a message names
+_LEAVE_OUT = (
+    "To leave out up to N broken images: skip_broken=N (of a shipped recipe: --skip-broken N); it is part of "
+    "the import's identity, so all are imported anew"
+)
 _REASON = 200  # characters of a reason that are kept
 
 
@@ -107,10 +111,7 @@ class ImportImages(ListedImages):
             forwards = np.argsort(items)  # as archives and row groups are read
             for row, pixels in zip(forwards, images.read(items[forwards]), strict=True):
                 if isinstance(pixels, ValueError):
-                    raise ValueError(
-                        f"{pixels}. To leave out up to N broken images: skip_broken=N (of a shipped recipe: "
-                        "--skip-broken N); it is part of the import's identity, so all are imported anew"
-                    )
+                    raise ValueError(f"{pixels}. {_LEAVE_OUT}")
                 image[row] = pixels
             return {"index": np.arange(start, stop, dtype=np.int64), "label": label, "image": image}
 
@@ -122,6 +123,15 @@ class ImportImages(ListedImages):
         kept = np.setdiff1d(np.arange(listing.rows), self._broken(inputs, images))
         groups = listing.columns.get("group")
         return shuffled(kept, self.seed, None if groups is None else groups[kept], 2 * self.shard_size)
+
+    def check_source(self, inputs: Bound) -> None:
+        """Look at headers, so that one transparent picture is not found after hours."""
+        if self.skip_broken:  # CheckImages has read every picture
+            return
+        try:
+            PreparedImages(self, inputs).check_headers()
+        except ValueError as error:
+            raise ValueError(f"{error}. {_LEAVE_OUT}") from error
 
     def doubts(self, part: Slice, inputs: Bound) -> tuple[str, ...]:
         """Classes without an image in the slice, though the source has images of them; not of slices of fewer
