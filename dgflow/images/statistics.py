@@ -92,7 +92,8 @@ def _finite(values: np.ndarray, where: str) -> np.ndarray:
         raise ValueError(
             f"expected finite numbers in {where}, found {values.dtype} with NaN, infinity or no numbers"
         )
-    if values.dtype.kind != "f" or values.dtype.itemsize < 4:
+    whole = values.dtype.kind != "f"  # a mean may be one; a covariance of whole numbers was rounded
+    if (whole and where.startswith("sigma")) or (not whole and values.dtype.itemsize < 4):
         raise ValueError(
             f"expected float64 or float32 in {where}, found {values.dtype}, whose rounding moves a FID by a "
             "per cent and more; compute the statistics again in float64"
