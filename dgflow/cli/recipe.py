@@ -6,6 +6,7 @@ be understood.
 
 import inspect
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
@@ -25,7 +26,7 @@ from dgflow.engine.verify import repair as repaired
 from dgflow.engine.verify import verify
 from dgflow.estimate.estimates import UTILISATION, counted, piloted
 from dgflow.files.outputs import write_output
-from dgflow.report import page, status_text, summary
+from dgflow.report import page, runs_text, status_text, summary
 from dgflow.report.page_file import PAGE, page_of, put_page
 from dgflow.report.plan_text import plan_json, plan_table
 from dgflow.runtime.placement import Placement
@@ -92,9 +93,9 @@ def application(workflow: Callable[..., Target], name: str) -> typer.Typer:
             target, store = built(workflow, given), _root_for(body, root, smoke)
             if smoke:
                 target = _at_toy_size(target, store, write=body is _run)
-            if body not in (_run, _gc) and (remark := others_only(target, store)):
-                _tell(remark)
             question = asked(workflow, name, given)
+            if body is not _gc and (remark := _beside(target, store, question, body)):
+                _tell(remark)
             return body(
                 target, store, with_commit(question, workflow) if body is _run else question, **options
             )
@@ -126,6 +127,17 @@ def _root_for(body: Callable[..., Any], url: str, smoke: bool) -> ObjectStore:
         raise ValueError(nothing_at(store))
     _tell(f"nothing at this root yet: {store.url}; {roots_nearby(store)}")
     return store
+
+
+def _beside(target: Target, store: ObjectStore, question: Asked, body: Callable[..., Any]) -> str | None:
+    """The remark that a root holds other options or recipes, and no run of this one; `status` says so
+    itself."""
+    found, goal = runs_text.variants(store, time.time()), runs_text.goal_of(target)
+    if any(each.record.goal == goal for each in found):
+        return None
+    if body is _status or not (line := runs_text.others_line(found, question, goal)):
+        return None if body is _run else others_only(target, store)
+    return line
 
 
 def _recipe_option(parameter: inspect.Parameter) -> inspect.Parameter:
@@ -242,10 +254,23 @@ def _status(
         1 while anything is missing.
     """
     plans, now = plan(target, store), store.now()
-    rows = status_text.status_rows(plans, store, now=now, price=price)
-    print(status_text.status_table(rows, now=now))
+    found = runs_text.variants(store, now)
+    goal = runs_text.goal_of(target)
+    own = next((each for each in found if each.record.goal == goal), None)
+    # Another target may share steps with this one, and a driver may be at work on them.
+    at_work = [driver for each in found for driver in each.drivers] if found else None
+    rows = status_text.status_rows(plans, store, now=now, price=price, drivers=at_work)
+    for line in runs_text.driver_lines(own) if own else ():
+        print(line)
+    mine = own.drivers if own else ()
+    print(status_text.status_table(rows, now, mine))
+    if others := runs_text.others_line(found, asked, goal):
+        print(others)
     if json:
-        print_json({"steps": rows, "total": status_text.status_total(rows)})
+        total = status_text.status_total(rows, mine)
+        known = {"run": runs_text.as_json(own) if own else None}
+        others = [runs_text.as_json(each) for each in found if each is not own]
+        print_json({"steps": rows, "total": total} | known | {"others": others})
     return 0 if all(each.complete for each in plans) else 1
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from dgflow.cli import look
 from dgflow.cli.asked import described
 from dgflow.cli.collect import collect_garbage
 from dgflow.cli.export import export as write
@@ -219,6 +220,30 @@ def rm(
     is at work. A run of the recipe makes again what it needs.
     """
     return remove_step(step, yes=yes, json=json)
+
+
+@app.command(short_help="List the runs that a root holds.")
+def ls(
+    root: Annotated[
+        str, typer.Argument(metavar="ROOT", help="Where runs are kept: a folder or s3://bucket/prefix.")
+    ],
+    json: AsJson = False,
+) -> int:
+    """List the runs that a root holds: recipe, options, how far each is, and who works on it. Needs no
+    recipe, and writes nothing."""
+    return look.list_runs(existing_root(root), json=json)
+
+
+@app.command(short_help="Show how far the runs of a root are.")
+def status(
+    root: Annotated[
+        str, typer.Argument(metavar="ROOT", help="Where runs are kept: a folder or s3://bucket/prefix.")
+    ],
+    json: AsJson = False,
+) -> int:
+    """Show every step of the runs that a root holds, from the root alone. Needs no recipe, and writes
+    nothing. Exit status 1 while anything is missing."""
+    return look.status(existing_root(root), json=json)
 
 
 @app.command(short_help="Remove what nothing names from a root.")

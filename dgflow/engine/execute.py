@@ -28,7 +28,10 @@ from dgflow.store.step_store import StepStore
 if TYPE_CHECKING:
     from dgflow.runtime.placement import Placement
     from dgflow.runtime.pool.pool import Pool
-    from dgflow.runtime.progress import Progress
+    from dgflow.runtime.progress import Advance, Progress
+
+
+TIMED = 4  # receipts of a step that an estimate of the time left reads
 
 
 _log = logging.getLogger(__name__)
@@ -55,25 +58,26 @@ def execute(target: Target, store: ObjectStore, placement: Placement, progress: 
 
 
 def _execute(nodes: Sequence[Node], store: ObjectStore, session: _Session) -> None:
-    root, known, progress = Root(store), {}, session.progress
+    root, bounds, progress = Root(store), {}, session.progress
     lacking: list[Exception] = []  # files from outside that cannot be had: all are reported together
     for node in nodes:
         step = node.step
         if lacking and not step.is_fetched:
             break
-        state = look(root, node, known)
+        state = look(root, node, bounds)
         step_store = root.step_store(step)
         step_store.declare(step.document())
         if state.complete:
             step.check_unchanged(partial(_first_file, state, step_store), store)
-            progress.reused(step.title, len(state.wanted), step.unit)
+            progress.reused(step, len(state.wanted), partial(_seconds, state, step_store))
             continue
         if state.bound is None and lacking:
             continue  # reads a file that cannot be had
         assert state.bound is not None, f"{step.name} is run before its inputs"
         session.check_machine()
         try:
-            with progress.step(step, total=len(state.wanted), done=len(state.done)) as advance:
+            known, done = _seconds(state, step_store), len(state.done)
+            with progress.step(step, total=len(state.wanted), done=done, known=known) as advance:
                 _complete(state, state.bound, step_store, session, _gauged(state, advance))
         except (ValueError, OSError, StoreError, CorruptObject) as error:
             if not step.is_fetched:
@@ -81,7 +85,7 @@ def _execute(nodes: Sequence[Node], store: ObjectStore, session: _Session) -> No
             lacking.append(error)
             continue
         _seal(state, state.bound, step_store)
-        known[step.fingerprint] = state.bound
+        bounds[step.fingerprint] = state.bound
     if len(lacking) == 1:
         raise lacking[0]
     if lacking:
@@ -103,6 +107,16 @@ def result_of(target: ResultStep, store: ObjectStore) -> bytes:
 
 def _first_file(state: StepPlan, step_store: StepStore) -> bytes:
     return step_store.read(step_store.receipt(state.done[state.wanted[0]]))
+
+
+def _seconds(state: StepPlan, step_store: StepStore) -> list[float]:
+    """What some of the parts that are there took, those with the highest numbers; none where that cannot be
+    read: an estimate is not worth an error."""
+    keys = [state.done[number] for number in sorted(state.done)[-TIMED:]]
+    try:
+        return [receipt.seconds for receipt in step_store.receipts(keys)]
+    except (StoreError, CorruptObject, FileNotFoundError):
+        return []
 
 
 class _Session:
@@ -182,10 +196,16 @@ class _Session:
         from dgflow.runtime import metrics
         from dgflow.runtime.pool.pool import WorkersFailed
 
-        pool = self.pool(gpu=gpu)
+        pool, done = self.pool(gpu=gpu), 0
 
         def on_result(item: Any, result: Any) -> None:
+            nonlocal done
             metrics.workers(step.name, pool.workers)
+            if unit == "shard":
+                self.progress.workers(pool.workers)
+            else:
+                done += 1
+                self.progress.pieces(done, len(items))
             take(item, result)
 
         try:
@@ -208,7 +228,7 @@ class _Session:
 
 
 def _complete(
-    state: StepPlan, bound: Bound, step_store: StepStore, session: _Session, advance: Callable[[int], None]
+    state: StepPlan, bound: Bound, step_store: StepStore, session: _Session, advance: Advance
 ) -> None:
     match state.step:
         case SampleStep() as step:
@@ -217,9 +237,9 @@ def _complete(
             work = partial(shard_work, step, step_store, bound)
             tell = _WarnsOnce(step, step_store, "shards", bound, session.progress)
 
-            def take(number: int, _seconds: float) -> None:
+            def take(number: int, seconds: float) -> None:
                 tell(number)
-                advance(1)
+                advance(1, seconds)
 
             session.spread(step, "shard", gpu, work, state.missing, take)
         case TrainStep() as step:
@@ -249,15 +269,15 @@ class _WarnsOnce:
             self._progress.say(f"warning: {line}")
 
 
-def _gauged(state: StepPlan, advance: Callable[[int], None]) -> Callable[[int], None]:
+def _gauged(state: StepPlan, advance: Advance) -> Advance:
     """`advance` that also updates Ray's metrics of the step's progress."""
     from dgflow.runtime import metrics
 
     done = len(state.done)
 
-    def both(count: int) -> None:
+    def both(count: int, seconds: float | None = None) -> None:
         nonlocal done
-        advance(count)
+        advance(count, seconds)
         done += count
         metrics.parts(state.step.name, done, len(state.wanted))
 
@@ -265,12 +285,7 @@ def _gauged(state: StepPlan, advance: Callable[[int], None]) -> Callable[[int], 
 
 
 def _train(
-    step: TrainStep,
-    step_store: StepStore,
-    bound: Bound,
-    session: _Session,
-    done: int,
-    advance: Callable[[int], None],
+    step: TrainStep, step_store: StepStore, bound: Bound, session: _Session, done: int, advance: Advance
 ) -> None:
     session.close()
     session.connect()
@@ -294,6 +309,7 @@ def _train(
             placement=session.placement,
             on_epoch=on_epoch,
             tell=session.progress.tell,
+            on_note=session.progress.epoch,
         )
     except TrainingFailed as error:
         raise StepFailed(str(error)) from error

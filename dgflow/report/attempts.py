@@ -11,6 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
+from dgflow.runtime.training.notes import WITHIN, seconds_within
 from dgflow.store.receipts import CorruptObject, parse_json
 from dgflow.store.step_store import StepStore
 
@@ -27,7 +28,7 @@ class Attempt:
     """
 
     part: int
-    noted: float  # when it began, or failed
+    noted: float  # when it began, last told of its steps, or failed
     note: dict[str, Any]
 
     @property
@@ -35,9 +36,11 @@ class Attempt:
         return "error" in self.note
 
     def under_way(self) -> dict[str, Any]:
-        """As JSON data: `part`, `host`, `pid`, `started`."""
+        """As JSON data: `part`, `host`, `pid`, `started`; of an epoch also its `step` of `steps`, and the
+        mean `loss` of these."""
         known = {name: self.note.get(name) for name in ("host", "pid")}
-        return {"part": self.part, **known, "started": self.noted}
+        within = {name: self.note[name] for name in WITHIN if name in self.note}
+        return {"part": self.part, **known, "started": self.noted - seconds_within(self.note), **within}
 
     def failure(self) -> dict[str, Any]:
         """As JSON data: `part`, `host`, `pid`, `failed`, `error`, `where` (`file.py:123 in function`) and

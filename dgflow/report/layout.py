@@ -9,6 +9,7 @@ from typing import Any
 
 from dgflow.engine.plan import StepPlan
 from dgflow.metrics.protocols import HEADINGS
+from dgflow.runtime.durations import duration as duration
 
 WIDTH = 140  # characters of a line in the terminal
 LABEL_WIDTH, LABEL_HEAD = 58, 28  # characters of a label in a table, and of its beginning
@@ -31,18 +32,6 @@ def own_error(values: Mapping[str, Any]) -> float | None:
     """The standard error of the value of a single seed, estimated from its samples."""
     errors = values.get("errors", [])
     return errors[0] if len(errors) == 1 else None
-
-
-def duration(seconds: float) -> str:
-    """`0.42 s`, `41 s`, `3 min 05 s`, `2 h 10 min`, `4 d 06 h`."""
-    if seconds < 59.5:
-        return f"{seconds:.2g} s" if seconds < 9.95 else f"{seconds:.0f} s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    if whole < 86_400:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 86_400:,} d {whole % 86_400 // 3600:02d} h"
 
 
 def size(count: float) -> str:

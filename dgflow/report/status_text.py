@@ -3,6 +3,9 @@
 Everything comes from the store, with few requests: for a step that is not complete two listings, a sample of
 its receipts and the newest notes of attempts; for a complete one the sample. Times are judged by the store's
 own clock: those of the hosts that wrote may be a day off.
+
+A step is running where a driver says so that gives signs of life (`dgflow/store/runs.py`). A root without
+records of runs, of an earlier version, is judged by its newest commits and attempts.
 """
 
 from __future__ import annotations
@@ -12,11 +15,13 @@ from statistics import fmean
 from typing import Any
 
 from dgflow.engine.plan import StepPlan
-from dgflow.engine.root import Root
 from dgflow.report.attempts import open_attempts
 from dgflow.report.layout import aligned, duration, evenly, parts, printable, row_labels, with_details
+from dgflow.report.seen import Seen, of_plan
 from dgflow.report.summary import worker_seconds
+from dgflow.runtime.training.notes import within_epoch
 from dgflow.store.objects import ObjectStore
+from dgflow.store.runs import Driver
 from dgflow.store.step_store import StepStore
 
 STATUS_SAMPLE = 64
@@ -30,36 +35,61 @@ SHOWN_ERROR = 200  # characters of an error in a table; JSON holds all of it
 
 
 def status_rows(
-    plans: Sequence[StepPlan], store: ObjectStore, *, now: float | None = None, price: float | None = None
+    plans: Sequence[StepPlan],
+    store: ObjectStore,
+    *,
+    now: float | None = None,
+    price: float | None = None,
+    drivers: Sequence[Driver] | None = None,
 ) -> list[dict[str, Any]]:
-    """The state of each step as JSON data, judged at `now`, in seconds since the epoch, by default the
-    store's.
+    """The state of each step of a plan as JSON data; see `rows_of`."""
+    seen = [of_plan(step_plan, store) for step_plan in plans]
+    return rows_of(seen, now=store.now() if now is None else now, price=price, drivers=drivers)
 
-    `state` is done, running (committed or begun something lately), stopped (begun, and silent since), to do,
-    or waiting (for what it reads). `in_flight` are the attempts under way, `failed` those that ended in an
-    error, of parts that are not committed, newest first; `part` is the number of the shard or epoch.
-    `rate_per_minute` is that of the newest commits, `seconds_left` follows from it while the step is running,
+
+def rows_of(
+    steps: Sequence[Seen], *, now: float, price: float | None = None, drivers: Sequence[Driver] | None = None
+) -> list[dict[str, Any]]:
+    """The state of each step as JSON data, judged at `now`, in seconds since the epoch by the store's clock.
+
+    `state` is done, running, stopped (begun, and nobody works on it), to do, or waiting (for what it reads).
+    A step is running where one of the `drivers` works on it; None judges by commits and attempts, for roots
+    without records of runs. `in_flight` are the attempts under way, of a training with its step within the
+    epoch and its loss; `failed` those that ended in an error, of parts that are not committed, newest first;
+    `part` is the number of the shard or epoch. `rate_per_minute` is that of the newest commits,
+    `seconds_left` is what the driver expects, else it follows from the rate while the step is running;
     `worker_seconds` is the work in committed parts (exact up to 64 parts, then estimated from 64), and
     `money` its cost with the `price` per worker-hour.
     """
-    root, moment = Root(store), store.now() if now is None else now
-    rows = [_status_row(step_plan, root.step_store(step_plan.step), moment) for step_plan in plans]
+    rows = [_row(step, now, drivers) for step in steps]
     return rows if price is None else [row | {"money": row["worker_seconds"] / 3600 * price} for row in rows]
 
 
-def status_total(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def status_total(rows: Sequence[dict[str, Any]], drivers: Sequence[Driver] | None = None) -> dict[str, Any]:
     """The sum of the rows: `done` and `wanted` parts, `in_flight` and `failed` as numbers, `worker_seconds`
-    and, where known, `money`.
+    and, where known, `money`, and `seconds_left`, of all steps but the `steps_untimed`.
 
-    `state` is done where every step is, running where one is, stopped where one is begun, else to do.
+    `state` is done where every step is, running where a driver is alive or a step is running, stopped where
+    one is begun, else to do.
     """
     states = [row["state"] for row in rows]
     begun = any(row["done"] for row in rows) or "stopped" in states
-    state = _state(set(states) <= {"done"}, "running" in states, begun)
+    living = [driver for driver in drivers or () if driver.alive]
+    state = _state(set(states) <= {"done"}, "running" in states or bool(living), begun)
     total: dict[str, Any] = {"state": state, "steps": len(rows), "steps_done": states.count("done")}
     total |= {key: sum(len(row[key]) for row in rows) for key in ("in_flight", "failed")}
     keys = ("done", "wanted", "worker_seconds", *(["money"] if rows and "money" in rows[0] else []))
-    return total | {key: sum(row[key] for row in rows) for key in keys}
+    total |= {key: sum(row[key] for row in rows) for key in keys}
+    left = [run_left(driver) for driver in living]
+    known = [seconds for seconds in left if seconds is not None]
+    total["seconds_left"] = max(known, default=None)
+    total["steps_untimed"] = max((driver.beat.untimed for driver in living), default=None)
+    return total
+
+
+def run_left(driver: Driver) -> float | None:
+    """The seconds that a driver has left for the steps that it can time; None where it cannot tell."""
+    return None if driver.beat.run_left is None else max(0.0, driver.beat.run_left - driver.silent)
 
 
 def _state(done: bool, running: bool, begun: bool, waiting: bool = False) -> str:
@@ -67,43 +97,50 @@ def _state(done: bool, running: bool, begun: bool, waiting: bool = False) -> str
     return next(state for state, holds in states.items() if holds)
 
 
-def _status_row(step_plan: StepPlan, step_store: StepStore, now: float) -> dict[str, Any]:
-    sample = step_store.receipts(evenly(list(step_plan.done.values()), STATUS_SAMPLE))
+def _row(step: Seen, now: float, drivers: Sequence[Driver] | None) -> dict[str, Any]:
+    step_store = step.step_store
+    keys = evenly(list(step.done.values()), STATUS_SAMPLE)
+    sample = step_store.receipts(keys) if step_store is not None else []
     longest = max((receipt.seconds for receipt in sample), default=0.0)
     patience = max(SILENCE, 3 * longest) if sample else FIRST_SILENCE
-    moments = [] if step_plan.complete else _moments(step_plan, step_store)
+    moments = [] if step.complete or step_store is None else _moments(step, step_store)
     # What waits for its inputs has not begun, whatever is there of earlier ones.
-    readable = step_plan.bound is not None and not step_plan.complete
-    attempts = open_attempts(step_store, step_plan.folder, step_plan.missing) if readable else []
+    readable = not step.waiting and not step.complete and step_store is not None
+    attempts = open_attempts(step_store, step.folder, step.missing) if readable and step_store else []
+    driver = next((each for each in drivers or () if each.alive and each.beat.step == step.name), None)
     open_ones = [attempt for attempt in attempts if not attempt.has_failed]
     in_flight = [attempt.under_way() for attempt in open_ones if now - attempt.noted < patience]
+    if drivers is None:
+        running = bool(in_flight) or (bool(moments) and now - moments[-1] < patience)
+    else:
+        running, in_flight = driver is not None, in_flight if driver is not None else []
     per_second = None
     if sample and moments:
         per_second = _rate(moments, patience, fmean(receipt.seconds for receipt in sample))
-    running = bool(in_flight) or (bool(moments) and now - moments[-1] < patience)
-    state = _state(
-        step_plan.complete, running, bool(step_plan.done or attempts), waiting=step_plan.bound is None
-    )
+    left = len(step.missing) / per_second if per_second is not None and running else None
+    if driver is not None and driver.beat.step_left is not None:
+        left = max(0.0, driver.beat.step_left - driver.silent)
+    begun = bool(step.done or attempts)
     return {
-        "name": step_plan.step.name,
-        "title": step_plan.step.title,
-        "kind": step_plan.step.kind,
-        "state": state,
-        "done": len(step_plan.done),
-        "wanted": len(step_plan.wanted),
-        "unit": step_plan.unit,
+        "name": step.name,
+        "title": step.title,
+        "kind": step.kind,
+        "state": _state(step.complete, running, begun, waiting=step.waiting),
+        "done": len(step.done),
+        "wanted": len(step.wanted),
+        "unit": step.unit,
         "in_flight": sorted(in_flight, key=lambda attempt: attempt["part"]),
         "failed": [attempt.failure() for attempt in attempts if attempt.has_failed],
         "rate_per_minute": None if per_second is None else 60 * per_second,
-        "seconds_left": len(step_plan.missing) / per_second if per_second is not None and running else None,
-        "worker_seconds": fmean(map(worker_seconds, sample)) * len(step_plan.done) if sample else 0.0,
+        "seconds_left": left,
+        "worker_seconds": fmean(map(worker_seconds, sample)) * len(step.done) if sample else 0.0,
     }
 
 
-def _moments(step_plan: StepPlan, step_store: StepStore) -> list[float]:
+def _moments(step: Seen, step_store: StepStore) -> list[float]:
     """The times of all commits, in seconds since the epoch, in order: one listing."""
-    ours = set(step_plan.done.values())
-    entries = step_store.store.list(f"{step_store.name}/{step_plan.folder}") if ours else []
+    ours = set(step.done.values())
+    entries = step_store.store.list(f"{step_store.name}/{step.folder}") if ours else []
     return sorted(entry.modified for entry in entries if entry.key in ours)
 
 
@@ -125,8 +162,11 @@ def _rate(moments: Sequence[float], patience: float, seconds: float) -> float | 
     return (len(late) - 1) / (late[-1] - late[0]) if late[-1] > late[0] else None
 
 
-def status_table(rows: Sequence[dict[str, Any]], now: float | None = None) -> str:
-    """`status_rows` as a table with a total and the newest failed attempts, whose age is judged at `now`."""
+def status_table(
+    rows: Sequence[dict[str, Any]], now: float | None = None, drivers: Sequence[Driver] | None = None
+) -> str:
+    """`status_rows` as a table with a total, the epochs in training and the newest failed attempts, whose age
+    is judged at `now`."""
     cells = [
         ["step", "done", "", "state", "in flight", "failed", "a minute", "left", "work so far", "cost so far"]
     ]
@@ -138,12 +178,13 @@ def status_table(rows: Sequence[dict[str, Any]], now: float | None = None) -> st
         ]
         counts = {key: len(row[key]) for key in ("in_flight", "failed")}
         cells.append([label, *_cells(row | counts, numbers)])
-    total = status_total(rows)
-    cells.append(["total", *_cells(total | {"unit": ""}, ["", ""])])
+    total = status_total(rows, drivers)
+    left = "" if total["seconds_left"] is None else duration(total["seconds_left"])
+    cells.append(["total", *_cells(total | {"unit": ""}, ["", left])])
     if "money" not in total:
         cells = [row[:-1] for row in cells]
-    failures = (_failures(row, now) for row in rows)
-    return "\n".join(with_details(aligned(cells, left=(0, 2, 3)), failures))
+    details = ([*_epochs(row), *_failures(row, now)] for row in rows)
+    return "\n".join(with_details(aligned(cells, left=(0, 2, 3)), details))
 
 
 def _cells(row: dict[str, Any], numbers: Sequence[str]) -> list[str]:
@@ -155,6 +196,15 @@ def _cells(row: dict[str, Any], numbers: Sequence[str]) -> list[str]:
         *numbers,
         duration(row["worker_seconds"]) if row["done"] else "",
         f"{row['money']:,.2f}" if row["done"] and "money" in row else "",
+    ]
+
+
+def _epochs(row: dict[str, Any]) -> list[str]:
+    """A line per epoch in training: its step and the loss so far."""
+    return [
+        f"  epoch {attempt['part']}: {within_epoch(attempt)}"
+        for attempt in row["in_flight"]
+        if "step" in attempt
     ]
 
 

@@ -10,9 +10,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
 
 from dgflow._version import __version__
 from dgflow.specs.graph import Node
@@ -62,12 +61,12 @@ def new_record(asked: Asked, nodes: Sequence[Node]) -> RunRecord:
 
 
 class Heartbeat:
-    """The sign of life of one run, from `start` to `stop`."""
+    """The sign of life of one run, from `start` to `stop`; `beat` gives what the driver does now."""
 
-    def __init__(self, store: ObjectStore, record: RunRecord, every: float = BEAT_SECONDS) -> None:
-        self.record, self._store, self._every = record, store, every
-        self._beat = Beat(of=len(record.steps))
-        self._lock = threading.Lock()
+    def __init__(
+        self, store: ObjectStore, record: RunRecord, beat: Callable[[], Beat], every: float = BEAT_SECONDS
+    ) -> None:
+        self.record, self._store, self._beat, self._every = record, store, beat, every
         self._wake, self._ended = threading.Event(), threading.Event()
         self._warned = False
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
@@ -78,12 +77,9 @@ class Heartbeat:
         self._write_beat()
         self._thread.start()
 
-    def tell(self, *, now: bool = False, **what: Any) -> None:
-        """Change fields of the `Beat`; they are written with the next one, or at once."""
-        with self._lock:
-            self._beat = self._beat.model_copy(update=what)
-        if now:
-            self._wake.set()
+    def now(self) -> None:
+        """Write the next sign at once, as the driver does something else."""
+        self._wake.set()
 
     def stop(self, outcome: str) -> None:
         """Write how the run ended, and remove the sign of life."""
@@ -103,8 +99,7 @@ class Heartbeat:
             self._write_beat()
 
     def _write_beat(self) -> None:
-        with self._lock:
-            beat = self._beat.model_copy(update={"written": time.time()})
+        beat = self._beat().model_copy(update={"written": time.time()})
         self._write(beat_key(self.record.id), beat)
 
     def _write(self, key: str, value: RunRecord | Beat) -> None:

@@ -56,6 +56,12 @@ class Asked(_Advisory):
         return re.split(r"(?<=[.!?])\s", paragraph, maxsplit=1)[0]
 
     @property
+    def short_commit(self) -> str:
+        """The first twelve digits of the commit, and `-dirty` where files differ from it."""
+        digits, *dirty = (self.commit or "").split("-", 1)
+        return "-".join([digits[:12], *dirty])
+
+    @property
     def given(self) -> str:
         """The options that differ from their defaults, as on a command line; empty where none does."""
         values = ((name, self.options.get(name)) for name in self.changed)
@@ -91,6 +97,11 @@ class RunRecord(_Advisory):
     started: float  # seconds since the epoch by the driver's clock
     outcome: str | None = None  # `done`, `interrupted`, `failed: ...`; None for a run that has not ended
 
+    @property
+    def goal(self) -> str:
+        """Equal for runs that ask for the same: the last step, with the parts of it that are wanted."""
+        return goal(self.target, self.steps[-1].wanted if self.steps else ())
+
 
 class Beat(_Advisory):
     """A driver's sign of life: what it does now."""
@@ -119,6 +130,11 @@ class Driver:
     seen: float  # when the sign was written, by the store's own clock
     silent: float  # seconds since
     alive: bool
+
+
+def goal(target: str, wanted: Sequence[tuple[int, int]]) -> str:
+    """See `RunRecord.goal`."""
+    return " ".join([target, *(f"{start}-{stop}" for start, stop in wanted)])
 
 
 def new_id() -> str:

@@ -276,6 +276,14 @@ class StepStore:
         except Exception as error:
             _log.warning("could not note an attempt of %s %s/%05d: %s", self.name, folder, number, error)
 
+    def attempt(self, folder: str, number: int) -> dict[str, Any]:
+        """The note of the latest attempt at a part; empty where there is none that can be read."""
+        key = f"{self.name}/attempts/{folder}-{number:05d}.json"
+        try:
+            return parse_json(self.store.get(key), key, self.store.url)
+        except (FileNotFoundError, CorruptObject):
+            return {}
+
     def noted(self, folder: str) -> dict[int, Entry]:
         """The objects with the note of the latest attempt at each part of a folder, by number: one
         listing."""

@@ -28,6 +28,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from ray.exceptions import RayError
 from ray.train import (
@@ -49,6 +50,7 @@ from dgflow.runtime.pool.hosts import HOST_DEATH_SECONDS
 from dgflow.runtime.ray_private import is_error_of_ray_train, raised_by_worker
 from dgflow.runtime.training.capacity import Capacity
 from dgflow.runtime.training.checkpoints import unbroken
+from dgflow.runtime.training.notes import NOTE_SECONDS
 from dgflow.runtime.training.worker import ProcessGroup, TrainingJob, work
 from dgflow.specs.training_task import TrainingTask
 from dgflow.store.objects import StoreError, StoreRefusal
@@ -81,12 +83,14 @@ def fit(
     placement: Placement,
     on_epoch: Callable[[int], None],
     tell: Callable[[str], None] = log.info,
+    on_note: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> None:
     """Train until the weights of `epochs` epochs are committed; `on_epoch(number)` is called as each appears.
 
     `placement` comes from `cluster.resolved`. Training starts with as many workers as there is room for, at
     most `placement.train_workers` and the slots of a batch, and waits on a cluster that has room for none.
-    `tell` gets a line when their number changes, and while it waits.
+    `tell` gets a line when their number changes, and while it waits. `on_note(note)` gets the newest note of
+    the epoch in training, with its step and loss, every `NOTE_SECONDS`.
 
     Raises:
         TrainingFailed: the workers died `ATTEMPTS` times in a row without finishing another epoch.
@@ -99,6 +103,8 @@ def fit(
     newest = unbroken(step_store.done("epochs", inputs))
     deaths: list[_Death] = []  # since the last new epoch
     before, lost, refused = 0, False, False
+    read = time.monotonic()  # when the note was read last
+    earlier = {} if on_note is None else step_store.attempt("epochs", newest + 1)  # of an attempt that ended
     try:
         while newest < epochs:
             workers, hosts = capacity.taken(), set(hosts_alive())
@@ -114,7 +120,12 @@ def fit(
             before, best = workers, newest
 
             def look() -> None:
-                nonlocal newest
+                nonlocal newest, read
+                if on_note is not None and time.monotonic() - read >= NOTE_SECONDS / 2:
+                    read = time.monotonic()
+                    note = step_store.attempt("epochs", newest + 1)
+                    if note.get("started") != earlier.get("started"):
+                        on_note(note)
                 capacity.ask()
                 _settle(deaths)
                 if (committed := _newest(step_store, inputs, newest)) > newest:

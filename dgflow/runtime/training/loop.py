@@ -26,6 +26,7 @@ from dgflow.runtime.environment import attempt, failed
 from dgflow.runtime.training.averages import Averages
 from dgflow.runtime.training.checkpoints import commit, forget, newest_whole, restore, state, unbroken
 from dgflow.runtime.training.finiteness import Finite
+from dgflow.runtime.training.notes import EpochNotes
 from dgflow.specs.training_task import TrainingTask
 from dgflow.store.step_store import StepStore
 
@@ -90,8 +91,9 @@ def _train(
     begun = _resume(task, averages, step_store, inputs, rank, world_size, done)
     network = wrap(task.network) if wrap else task.network
     for epoch in range(begun + 1, epochs + 1):
-        with _noted(step_store, epoch, rank):
-            _epoch(task, network, averages, step_store, inputs, epoch, rank, world_size)
+        with _noted(step_store, epoch, rank) as write:
+            notes = EpochNotes(write, task.steps_per_epoch)
+            _epoch(task, network, averages, step_store, inputs, epoch, rank, world_size, notes)
         asked = enough if epoch < epochs else None
         if asked is not None and _of_workers(float(rank == 0 and asked()), world_size)[0]:
             return
@@ -106,6 +108,7 @@ def _epoch(
     epoch: int,
     rank: int,
     world_size: int,
+    notes: EpochNotes,
 ) -> None:
     slots = torch.tensor(share(task.batch_size, rank, world_size))
     # Gradients are averaged over workers, so a larger share weighs more; 1 where shares are even.
@@ -114,7 +117,8 @@ def _epoch(
     network.train()
     total = torch.zeros((), dtype=torch.float64, device=task.device)
     finite = Finite(task, step_store.name, epoch, world_size)
-    for step in range((epoch - 1) * task.steps_per_epoch, epoch * task.steps_per_epoch):
+    first = (epoch - 1) * task.steps_per_epoch
+    for step in range(first, first + task.steps_per_epoch):
         torch.manual_seed(step * world_size + rank)  # dropout alone draws from it
         loss = task.loss(network, slots, step).mean() * weight
         task.optimizer.zero_grad(set_to_none=True)
@@ -126,6 +130,7 @@ def _epoch(
         averages.update((step + 1) * task.batch_size, task.batch_size)
         total += loss.detach().double()
         finite.loss(total, step)
+        notes.step(step + 1 - first, total, weight)
     data_wait = (_waited(task) - waited) / (time.monotonic() - began)
     train_loss = _of_workers(float(total / task.steps_per_epoch), world_size).mean()
     data_wait = round(float(_of_workers(data_wait, world_size).max()), 4)
@@ -143,13 +148,20 @@ def _epoch(
 
 
 @contextmanager
-def _noted(step_store: StepStore, epoch: int, rank: int) -> Iterator[None]:
-    """Note who trains the epoch, and the error that ended it early."""
+def _noted(
+    step_store: StepStore, epoch: int, rank: int
+) -> Iterator[Callable[[Mapping[str, Any]], None] | None]:
+    """Note who trains the epoch, and the error that ended it early; the context's value adds to the note, on
+    rank 0."""
     own = attempt()
     if rank == 0:
         step_store.note_attempt("epochs", epoch, own)
+
+    def write(fields: Mapping[str, Any]) -> None:
+        step_store.note_attempt("epochs", epoch, own | dict(fields))
+
     try:
-        yield
+        yield write if rank == 0 else None
     except Exception as error:
         if rank == 0:
             step_store.note_attempt("epochs", epoch, own | failed(error))

@@ -1,0 +1,154 @@
+"""The runs of a root in words: drivers at work, runs that ended, and what a root holds beside a recipe."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dgflow.report.layout import duration, printable
+from dgflow.report.seen import Seen, of_record
+from dgflow.report.status_text import run_left
+from dgflow.specs.graph import graph
+from dgflow.specs.step import Target
+from dgflow.store.address import steps_among
+from dgflow.store.objects import ObjectStore
+from dgflow.store.runs import Asked, Driver, RunRecord, drivers, goal, ranges, records
+from dgflow.store.step_store import StepStore, read_step
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A recipe with certain options, as a root holds it: all runs with the same last step."""
+
+    record: RunRecord  # of the latest run
+    runs: int
+    drivers: tuple[Driver, ...]  # that have not ended cleanly, and after which none has begun
+
+    @property
+    def living(self) -> list[Driver]:
+        return [driver for driver in self.drivers if driver.alive]
+
+    @property
+    def outcome(self) -> str:
+        """`running`, `done`, `interrupted`, `failed: ...`, or `ended without a word`."""
+        return "running" if self.living else self.record.outcome or "ended without a word"
+
+
+def variants(store: ObjectStore, now: float) -> list[Variant]:
+    """What a root holds, in the order of the latest runs, oldest first."""
+    everything, at_work = records(store), drivers(store, now)
+    newest: dict[str, RunRecord] = {}
+    for record in everything:
+        newest.pop(record.goal, None)
+        newest[record.goal] = record
+    return [
+        Variant(
+            record,
+            sum(each.goal == aim for each in everything),
+            tuple(
+                driver
+                for driver in at_work
+                if driver.record.goal == aim and (driver.alive or driver.record.id == record.id)
+            ),
+        )
+        for aim, record in newest.items()
+    ]
+
+
+def named(asked: Asked) -> str:
+    """`digits --samples 500`: the recipe with the options that differ from its defaults."""
+    return printable(f"{asked.recipe or shlex.join(asked.command) or 'a run'} {asked.given}".strip())
+
+
+def goal_of(target: Target) -> str:
+    """The `RunRecord.goal` of a run of this target."""
+    node = graph(target)[-1]
+    return goal(node.step.name, ranges(node.step.parts(node.slices)))
+
+
+def others_line(found: Sequence[Variant], asked: Asked, own: str) -> str | None:
+    """`this root also holds digits (run with --samples 500), done`: what is there beside the goal `own`; None
+    for nothing."""
+    others = [each for each in found if each.record.goal != own]
+    if not others:
+        return None
+    return "this root also holds " + "; ".join(_other(each, asked) for each in others)
+
+
+def _other(variant: Variant, asked: Asked) -> str:
+    known = variant.record.asked
+    if known.recipe != asked.recipe:
+        return f"{named(known)}, {printable(variant.outcome)}"
+    differing = [name for name, value in known.options.items() if value != asked.options.get(name, value)]
+    given = known.model_copy(update={"changed": tuple(differing)}).given
+    same = f"run with {given}" if given else "an earlier state of the recipe"
+    return printable(f"{known.recipe} ({same}), {variant.outcome}")
+
+
+def driver_lines(variant: Variant) -> list[str]:
+    """A line per driver that is at work, or was ended without a word; else how the latest run ended."""
+    lines = [_driver(driver) for driver in variant.drivers]
+    record = variant.record
+    if not lines:
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(record.started))
+        lines = [f"last run: begun {when} on {record.host}, {variant.outcome}"]
+    return [printable(line) for line in lines]
+
+
+def _driver(driver: Driver) -> str:
+    record, beat = driver.record, driver.beat
+    who = f"{record.host}, process {record.pid}"
+    at = f"step {beat.number} of {beat.of}" + (f", {beat.title}" if beat.title else "")
+    if not driver.alive:
+        return (
+            f"ended without a word: {who}; last sign of life {duration(driver.silent)} ago, in {at}; the "
+            "same command goes on from there"
+        )
+    counts = f": {beat.done:,} of {beat.wanted:,} {beat.unit}" if beat.step else ""
+    does = f", {beat.does}" if beat.does else ""
+    left = run_left(driver)
+    ahead = [] if left is None else [f"about {duration(left)} left"]
+    if beat.untimed:
+        ahead.append(f"{beat.untimed} step{'' if beat.untimed == 1 else 's'} not yet timed")
+    more = f"; run: {' + '.join(ahead)}" if ahead else ""
+    return f"at work: {who}: {at}{counts}{does}{more}"
+
+
+def as_json(variant: Variant) -> dict[str, Any]:
+    """A variant as JSON data: the record of its latest run, and its drivers."""
+    known = variant.record.model_dump(mode="json", exclude={"steps", "process"})
+    return known | {
+        "runs": variant.runs,
+        "state": variant.outcome,
+        "drivers": [driver_json(driver) for driver in variant.drivers],
+    }
+
+
+def driver_json(driver: Driver) -> dict[str, Any]:
+    """A driver as JSON data: who, how it lives, and its `Beat`."""
+    record = driver.record
+    own = {"run": record.id, "host": record.host, "pid": record.pid, "alive": driver.alive}
+    return own | {"silent": driver.silent} | driver.beat.model_dump(exclude={"written"})
+
+
+def seen_steps(
+    found: Sequence[Variant], store: ObjectStore, names: Sequence[str]
+) -> Mapping[str, list[Seen]]:
+    """The steps of each variant, by its goal. Raises CorruptObject, StoreError."""
+    return {each.record.goal: of_record(each.record, store, names) for each in found}
+
+
+def unrecorded(found: Sequence[Variant], store: ObjectStore, names: Sequence[str]) -> list[tuple[str, int]]:
+    """The steps that no record names, such as those of earlier versions, with the number of their parts."""
+    recorded = {step.name for each in found for step in each.record.steps}
+    return [(name, _parts(store, name)) for name in steps_among(names) if name not in recorded]
+
+
+def _parts(store: ObjectStore, name: str) -> int:
+    if (declared := read_step(store, name)) is None:
+        return 0
+    step_store = StepStore(store, name.rpartition("-")[0], declared["fingerprint"])
+    return max(len(step_store.committed(folder)) for folder in ("shards", "epochs", "results"))

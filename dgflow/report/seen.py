@@ -1,0 +1,90 @@
+"""A step as a look at a root finds it, with its recipe or by the record of a run alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dgflow.engine.plan import StepPlan
+from dgflow.store.objects import ObjectStore
+from dgflow.store.runs import RunRecord, RunStep
+from dgflow.store.step_store import StepStore, read_step
+
+_RECEIPT = re.compile(r"(\d{5,})-([0-9a-f]{16})\.json")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The parts of a step that are wanted, and those that are there."""
+
+    name: str
+    title: str
+    kind: str
+    folder: str
+    unit: str
+    wanted: Sequence[int]
+    done: dict[int, str]  # part to the key of its receipt
+    complete: bool
+    waiting: bool  # for what it reads
+    step_store: StepStore | None  # None where nothing of the step is in the root
+
+    @property
+    def missing(self) -> list[int]:
+        return [number for number in self.wanted if number not in self.done]
+
+
+def of_plan(plan: StepPlan, store: ObjectStore) -> Seen:
+    """The step of a plan."""
+    step = plan.step
+    return Seen(
+        name=step.name,
+        title=step.title,
+        kind=step.kind,
+        folder=plan.folder,
+        unit=plan.unit,
+        wanted=plan.wanted,
+        done=plan.done,
+        complete=plan.complete,
+        waiting=plan.bound is None,
+        step_store=StepStore(store, step.kind, step.fingerprint),
+    )
+
+
+def of_record(record: RunRecord, store: ObjectStore, names: Sequence[str]) -> list[Seen]:
+    """The steps that a run asked for; `names` are those in the root. Raises CorruptObject."""
+    return [_recorded(step, store, step.name in names) for step in record.steps]
+
+
+def _recorded(step: RunStep, store: ObjectStore, is_there: bool) -> Seen:
+    declared = read_step(store, step.name) if is_there else None
+    step_store = None if declared is None else StepStore(store, step.kind, declared["fingerprint"])
+    wanted = step.parts
+    done = {} if step_store is None else newest_parts(step_store, step.folder)
+    done = {number: key for number, key in done.items() if number in set(wanted)}
+    complete = len(done) == len(wanted)
+    return Seen(
+        **step.model_dump(include={"name", "title", "kind", "folder", "unit"}),
+        wanted=wanted,
+        done=done,
+        complete=complete,
+        waiting=False,
+        step_store=step_store,
+    )
+
+
+def newest_parts(step_store: StepStore, folder: str) -> dict[int, str]:
+    """The receipts of a folder that were made from the same inputs as the newest: one listing.
+
+    Without the recipe nothing says which inputs are wanted; those of the latest work are.
+    """
+    prefix = f"{step_store.name}/{folder}/"
+    found = [
+        (entry, match)
+        for entry in step_store.store.list(prefix.rstrip("/"))
+        if (match := _RECEIPT.fullmatch(entry.key.removeprefix(prefix)))
+    ]
+    if not found:
+        return {}
+    inputs = max(found, key=lambda item: item[0].modified)[1][2]
+    return {int(match[1]): entry.key for entry, match in found if match[2] == inputs}

@@ -1,0 +1,166 @@
+"""Estimates of the time that is left: of a step from the durations of its parts, and of a run from those of
+like steps.
+
+The clock is a parameter, so tests simulate it. Nothing is promised before anything is known: the estimate is
+then None.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+
+from dgflow.specs.graph import Node
+from dgflow.specs.step import Step, Work
+
+RECENT = 20  # durations that the mean is taken of: the pace of now, and not of hours ago
+ROUNDS = 4  # rounds of all workers over which the pace of commits is measured
+LATE = 0.1  # share of its time so far that a part which is overdue is given
+
+
+class Pace:
+    """The pace of one step: parts of equal size that `workers` make side by side.
+
+    `known` are seconds of its parts that were made in earlier runs.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        done: int = 0,
+        *,
+        known: Sequence[float] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.total, self.done, self.workers = total, done, 1
+        self.made = 0  # in this run
+        self._clock = clock
+        self._began = clock()  # the parts in flight that no earlier one made room for
+        self._seconds: deque[float] = deque(known, maxlen=RECENT)
+        self._own = False  # no longer those that were known
+        self._ends: deque[float] = deque(maxlen=4096)
+
+    def finished(self, count: int = 1, seconds: float | None = None) -> None:
+        """`count` parts are done, the last of them after `seconds` of work; None takes the time since the one
+        before."""
+        now = self._clock()
+        if not count:
+            return
+        self.done += count
+        self.made += count
+        if seconds is None:
+            seconds = (now - (self._ends[-1] if self._ends else self._began)) / count
+        if seconds > 0.0:  # else somebody else had made it
+            if not self._own:
+                self._own = True
+                self._seconds.clear()
+                self._began = max(self._began, now - seconds)  # what came before was the workers' start
+            self._seconds.append(seconds)
+        self._ends.append(now)
+
+    def within(self, share: float, seconds: float) -> None:
+        """The one part in flight is done to this share, after so many seconds of work."""
+        if 0.0 < share <= 1.0 and seconds > 0.0:
+            start = self._clock() - seconds
+            if self._ends:
+                self._ends[-1] = max(self._ends[-1], start)
+            else:
+                self._began = start
+            if not self._own:
+                self._seconds.clear()
+                self._seconds.append(seconds / share)
+
+    @property
+    def each(self) -> float | None:
+        """Seconds of work of one part, as far as is known."""
+        if not self._seconds:
+            return None
+        own, late = list(self._seconds), [age for age in self._ages() if age > max(self._seconds)]
+        return max(fmean(own + late), self._between() or 0.0)
+
+    def left(self) -> float | None:
+        """Seconds until the step is done; None while nothing tells how long a part takes.
+
+        The parts in flight have begun as the last ones ended. Each ends when its time is over, and its worker
+        then takes the next one, until none is open.
+        """
+        open_parts = self.total - self.done
+        if open_parts <= 0:
+            return 0.0
+        if (each := self.each) is None:
+            return None
+        rests = sorted(each - age if age < each else LATE * age for age in self._ages())
+        queued = open_parts - len(rests)
+        rounds, place = divmod(queued - 1, len(rests))
+        return rests[place] + (rounds + 1) * each if queued else rests[-1]
+
+    def _ages(self) -> list[float]:
+        """Seconds since each of the parts in flight began."""
+        now, number = self._clock(), max(1, min(self.workers, self.total - self.done))
+        latest = list(self._ends)[-number:]
+        return [now - start for start in latest + [self._began] * (number - len(latest))]
+
+    def _between(self) -> float | None:
+        """Seconds of a worker between two commits; None before each has made two. It is more than the work
+        alone where commits, or the wait for data, take long."""
+        span = min(len(self._ends) - 1, ROUNDS * self.workers)
+        if span < 2 * self.workers:
+            return None
+        return self.workers * (self._ends[-1] - self._ends[-1 - span]) / span
+
+
+@dataclass
+class Timings:
+    """The work that steps have taken, by what they evaluate: a step like one that is done takes as long."""
+
+    _per_unit: dict[object, float] = field(default_factory=dict)  # seconds of work
+    _unread: dict[object, tuple[Step, Callable[[], Sequence[float]]]] = field(default_factory=dict)
+
+    def add(self, step: Step, seconds: float) -> None:
+        """A part of a step takes so many seconds of work."""
+        if seconds > 0:
+            self._per_unit[alike(step)] = seconds / _unit(step)
+
+    def remember(self, step: Step, read: Callable[[], Sequence[float]]) -> None:
+        """A step is done; `read` gives the seconds of some of its parts. It is called where needed."""
+        self._unread.setdefault(alike(step), (step, read))
+
+    def expect(self, step: Step) -> float | None:
+        """The seconds of work for a part; None where no step like it has been timed."""
+        key = alike(step)
+        if key not in self._per_unit and key in self._unread:
+            done, read = self._unread.pop(key)
+            if seconds := read():
+                self.add(done, fmean(seconds))
+        return self._per_unit[key] * _unit(step) if key in self._per_unit else None
+
+    def rest(self, nodes: Sequence[Node], workers: int) -> tuple[float, int]:
+        """The seconds that these steps take with so many workers, and how many of them have no timing."""
+        total, untimed = 0.0, 0
+        for node in nodes:
+            parts = len(node.step.parts(node.slices))
+            if (each := self.expect(node.step)) is None:
+                untimed += 1
+            else:
+                rounds = -(-parts // workers) if node.step.folder == "shards" else parts
+                total += each * rounds
+        return total, untimed
+
+
+def alike(step: Step) -> object:
+    """Equal for steps whose parts take times in the ratio of their work: the same kind, with the same
+    networks."""
+    return step.kind, tuple((_network(work), work.use, work.precision) for work in step.work(1))
+
+
+def _network(work: Work) -> object:
+    return repr(getattr(work.network, "network", None)), repr(work.network.shape)
+
+
+def _unit(step: Step) -> float:
+    """The work of one part, to compare steps that are alike."""
+    amount = getattr(step, "shard_size", 1)
+    return step.work(amount)[0].times if step.work(amount) else float(amount)

@@ -1,0 +1,144 @@
+"""The progress of a step in words: live lines for a terminal, of any width, and single lines for a log."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from dgflow.runtime.durations import duration
+from dgflow.runtime.training.notes import within_epoch
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+
+# Seconds between the lines of a log: (until the step is so old, one line in so many)
+INTERVALS = ((120.0, 15.0), (3600.0, 60.0))
+LATER_INTERVAL = 300.0
+BAR = 24  # characters
+TICK_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class View:
+    """A step in work, and the run around it."""
+
+    title: str
+    number: int  # from 1
+    of: int
+    unit: str
+    done: int
+    total: int
+    elapsed: float
+    left: float | None  # seconds; None while nothing is known
+    rest: float = 0.0  # seconds of the steps behind it, as far as they have been timed
+    untimed: int = 0  # steps behind it that have not
+    note: Mapping[str, Any] = field(default_factory=dict)  # within the present part
+
+    @property
+    def place(self) -> str:
+        return f"step {self.number} of {self.of}, {self.title}"
+
+    @property
+    def counts(self) -> str:
+        return f"{self.done:,} of {self.total:,} {self.unit}"
+
+    @property
+    def within(self) -> str:
+        """`step 120 of 400, loss 0.1234` of an epoch, `12 of 40 pieces` of a result; empty for neither."""
+        if "step" in self.note:
+            return within_epoch(self.note)
+        return f"{self.note['pieces']:,} of {self.note['of']:,} pieces" if "pieces" in self.note else ""
+
+    @property
+    def step_left(self) -> str:
+        return "no estimate yet" if self.left is None else f"about {duration(self.left)} left"
+
+    @property
+    def run_left(self) -> float | None:
+        """Seconds of this step and of those behind it that have been timed."""
+        return None if self.left is None else self.left + self.rest
+
+    @property
+    def run(self) -> str:
+        """The time left of the whole run; empty in the last step."""
+        if self.number == self.of:
+            return ""
+        steps = f"{self.untimed} step{'' if self.untimed == 1 else 's'} not yet timed" if self.untimed else ""
+        if self.run_left is None:
+            return f"run: {steps or 'no estimate yet'}"
+        return f"run: about {duration(self.run_left)} left{f' + {steps}' if steps else ''}"
+
+    def line(self) -> str:
+        """All of it as one line of a log."""
+        within = f" ({self.within})" if self.within else ""
+        run = f"; {self.run}" if self.run else ""
+        counts = f"{self.counts}{within}, {duration(self.elapsed)} so far, {self.step_left}"
+        return f"{self.place}: {counts}{run}"
+
+    def rows(self, width: int) -> list[str]:
+        """The lines for a terminal of that many columns."""
+        done = self.done + (self.note["step"] / self.note["steps"] if "step" in self.note else 0.0)
+        filled = round(BAR * min(1.0, done / self.total)) if self.total else 0
+        bar = "━" * filled + "─" * (BAR - filled)
+        elapsed = f"{duration(self.elapsed)} so far"
+        rows = [self.place, f"  {bar} {self.counts}", f"  {elapsed}, {self.step_left}"]
+        if self.within:
+            rows[1] += f", {self.within}"
+        if self.run and len(rows[2]) + len(self.run) + 2 <= width:
+            rows[2] += f"; {self.run}"
+        elif self.run:
+            rows.append(f"  {self.run}")
+        return [_fitted(row, width) for row in rows]
+
+
+def _fitted(row: str, width: int) -> str:
+    return row if len(row) <= width else f"{row[: max(0, width - 1)]}…"
+
+
+@contextmanager
+def live(view: Callable[[], View]) -> Iterator[None]:
+    """Show the view in the terminal while the context lasts."""
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    class Rows:
+        def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+            del console
+            yield Text("\n".join(view().rows(options.max_width)), no_wrap=True)
+
+    with Live(Rows(), console=Console(stderr=True), transient=True, refresh_per_second=2):
+        yield
+
+
+def interval(age: float) -> float:
+    """Seconds between two lines about a step that has been in work for `age` seconds."""
+    return next((each for until, each in INTERVALS if age < until), LATER_INTERVAL)
+
+
+@contextmanager
+def lines_now_and_then(view: Callable[[], View], say: Callable[[str], None]) -> Iterator[None]:
+    """Say a line at the begin, and one from time to time while the context lasts, less often as it lasts
+    longer."""
+    first, ended = view(), threading.Event()
+    say(f"{first.place}: {first.counts} there, working")
+
+    def follow() -> None:
+        last = time.monotonic()
+        while not ended.wait(TICK_SECONDS):
+            now = view()
+            if time.monotonic() - last >= interval(now.elapsed) and now.done < now.total:
+                last = time.monotonic()
+                say(now.line())
+
+    thread = threading.Thread(target=follow, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

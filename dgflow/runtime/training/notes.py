@@ -1,0 +1,51 @@
+"""The progress within an epoch, which the first worker adds to its note of the attempt at that epoch.
+
+The note is a small object in the root that stands until the epoch is committed and is then taken by gc; it is
+written again every `NOTE_SECONDS`, so a long epoch shows its steps and loss at the price of a few requests a
+minute.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, SupportsFloat
+
+NOTE_SECONDS = 15.0
+FIRST_SECONDS = 5.0  # until the first one in an epoch: a quarter of a minute is long for who watches
+WITHIN = ("step", "steps", "loss")  # the fields of a note: steps done, steps of the epoch, mean loss of these
+
+
+class EpochNotes:
+    """The steps of one epoch, noted from time to time by `write(fields)`; `write` None keeps silent."""
+
+    def __init__(
+        self,
+        write: Callable[[Mapping[str, Any]], None] | None,
+        steps: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._write, self._steps, self._clock = write, steps, clock
+        self._next = clock() + FIRST_SECONDS
+
+    def step(self, done: int, total: SupportsFloat, weight: float = 1.0) -> None:
+        """`done` steps of the epoch are done; `total` is the sum of their losses, each times `weight`."""
+        if self._write is None or self._clock() < self._next:
+            return
+        self._next = self._clock() + NOTE_SECONDS
+        mean = float(total) / weight / done
+        fields = {"step": done, "steps": self._steps, "updated": time.time()}
+        self._write(fields | ({"loss": mean} if math.isfinite(mean) else {}))
+
+
+def within_epoch(note: Mapping[str, Any]) -> str:
+    """`step 120 of 400, loss 0.1234`."""
+    loss = note.get("loss")
+    return f"step {note['step']:,} of {note['steps']:,}" + ("" if loss is None else f", loss {loss:.4g}")
+
+
+def seconds_within(note: Mapping[str, Any]) -> float:
+    """The seconds from the begin of an attempt to its latest note, by the clock of the host that wrote."""
+    started, updated = note.get("started"), note.get("updated")
+    return max(0.0, updated - started) if started is not None and updated is not None else 0.0
