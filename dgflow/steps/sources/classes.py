@@ -16,6 +16,7 @@ def check_range(labels: np.ndarray, num_classes: int, source: str, name_of: Call
         row = int(wrong.argmax())
         from_one = labels.min() == 1 and labels.max() == num_classes
         hint = "they count from 1: subtract 1 from each" if from_one else "correct the labels or num_classes"
+        hint += ", or, to import without classes, give num_classes=0"
         raise ValueError(
             f"expected labels 0 to {num_classes - 1}, found {labels[row]} at {name_of(row)} of {source}; "
             f"{hint}"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dgflow.specs.training_task import TrainingTask
 
 CALIBRATION_BINS = 8
+_GREY = "; import grey pictures with channels=1, which takes three equal channels as one"
 TAU_MIN = 1e-5  # of the published times
 
 
@@ -62,7 +63,7 @@ class TrainDiscriminator(TrainStep):
         if real[:2] != fake[:2]:
             raise ValueError(
                 f"expected fakes of the real ones' {real.channels} channels and {real.image_size} pixels a "
-                f"side, found {fake.channels} and {fake.image_size}"
+                f"side, found {fake.channels} and {fake.image_size}{_GREY if fake.channels == 1 else ''}"
             )
         if self.conditional and real.num_classes != fake.num_classes:
             raise ValueError(
