@@ -35,7 +35,7 @@ def export(
                 f"expected --format npz for features, whose mean and covariance are written, found {format}"
             )
         return _export_statistics(sealed, output)
-    images = open_images(source, ignore_labels=ignore_labels, drop_alpha=drop_alpha)
+    images = open_images(source, ignore_labels=ignore_labels, drop_alpha=drop_alpha, gaps=True)
     for note in images.notes:
         _log.warning("%s: %s", source, note)
     export_images(images, output, format)

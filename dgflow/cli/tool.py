@@ -29,8 +29,9 @@ from dgflow.store.objects import ObjectStore, StoreError
 from dgflow.weights.fetch import fetch
 
 SOURCES = (
-    "A folder, zip or tar of images, an .npz (arr_0 or samples), Parquet files (of several splits, train), "
-    "CIFAR's archive, or a step of a run, ROOT/NAME[start:stop]; local or s3://."
+    "A folder, zip or tar of images, an .npz (arr_0 or samples), Parquet files, CIFAR's archive, or a step "
+    "of a run, ROOT/NAME[start:stop]; local or s3://. Of several splits train is taken; SOURCE@SPLIT, such "
+    "as data@val, names another."
 )
 app = typer.Typer(
     help="Metrics of generated images that can be published, samples in the formats of other tools, and the "

@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal, Protocol
 
+from dgflow.files.names import is_shown
+from dgflow.files.trees import Contents, contents
 from dgflow.store.urls import split_url
 
 if TYPE_CHECKING:
@@ -35,9 +37,8 @@ class Location(Protocol):
         """The kind of what is there now."""
         ...
 
-    def sizes(self) -> dict[str, int]:
-        """Bytes of every file below a folder, by relative path with `/`, sorted; hidden files are left
-        out."""
+    def contents(self) -> Contents:
+        """Every file below a folder."""
         ...
 
     def open(self, name: str = "") -> io.BufferedReader:
@@ -80,32 +81,8 @@ class LocalLocation:
     def kind(self) -> Literal["file", "folder"] | None:
         return "folder" if self.path.is_dir() else "file" if self.path.exists() else None
 
-    def sizes(self) -> dict[str, int]:
-        sizes: dict[str, int] = {}
-        level = [""]
-        # In threads: on a network disk every look waits for an answer.
-        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="list") as pool:
-            while level:
-                below: list[str] = []
-                for folders, files in pool.map(self._scan, level):
-                    below += folders
-                    sizes |= files
-                level = below
-        return dict(sorted(sizes.items()))
-
-    def _scan(self, folder: str) -> tuple[list[str], dict[str, int]]:
-        """The folders and the files directly in a folder."""
-        folders, files = [], {}
-        with os.scandir(self.path / folder) as entries:
-            for entry in entries:
-                name = f"{folder}/{entry.name}" if folder else entry.name
-                if not is_shown(entry.name):
-                    continue
-                if entry.is_dir():
-                    folders.append(name)
-                else:
-                    files[name] = entry.stat().st_size
-        return folders, files
+    def contents(self) -> Contents:
+        return contents(str(self.path))
 
     def open(self, name: str = "") -> io.BufferedReader:
         return ranged(os.open(self.path / name, os.O_RDONLY | os.O_CLOEXEC))
@@ -129,8 +106,8 @@ class S3Location:
         )
         return "folder" if page.get("Contents") else None
 
-    def sizes(self) -> dict[str, int]:
-        return {entry.key: entry.bytes for entry in self._store().list("") if is_shown(entry.key)}
+    def contents(self) -> Contents:
+        return Contents({entry.key: entry.bytes for entry in self._store().list("") if is_shown(entry.key)})
 
     def open(self, name: str = "") -> io.BufferedReader:
         key = self._key(name)
@@ -241,10 +218,3 @@ def window(file: IO[bytes], start: int, size: int) -> io.RawIOBase:
         return file.read(last - first)
 
     return _Ranged(fetch, size)
-
-
-def is_shown(name: str) -> bool:
-    """True for one of the user's files: not hidden, no folder's marker, not what macOS adds to zips."""
-    return not name.endswith("/") and not any(
-        part.startswith(".") or part == "__MACOSX" for part in name.split("/")
-    )

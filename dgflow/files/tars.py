@@ -1,27 +1,33 @@
 """Tars, plain or compressed with gzip: every file listed, and read by offset.
 
-A compressed tar is decompressed once per process, into a temporary file that ends with the process. The files
-of a tar within a tar are listed below that tar's name, as the files of a folder.
+A compressed tar is decompressed once per process, into a temporary file that ends with the process; one that
+grows as no pictures do is refused. The files of a tar within a tar are listed below that tar's name, as the
+files of a folder.
 """
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import os
-import shutil
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Iterator
 from typing import IO, NamedTuple, cast
 
-from dgflow.files.locations import LocalLocation, Location, is_shown, ranged, window
+from dgflow.files.locations import LocalLocation, Location, ranged, window
+from dgflow.files.names import is_shown
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
 _END = 512  # bytes of a header, and of the empty one that ends a tar
 _DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile)
+_BLOCK = 2**20
+# Compressed pictures hardly shrink further, and headers of tiny files by ten times; gzip can by a thousand.
+_MOST_GROWTH, _SMALL = 100, 2**28
+_MOST_LEVELS = 4  # of tars in tars; those of data sets are two
+_MOST_HEADER = 2**20  # bytes of a header's extension: long names
 
 
 class Member(NamedTuple):
@@ -29,6 +35,14 @@ class Member(NamedTuple):
     size: int  # bytes
     offset: int  # in the decompressed tar
     crc: int  # of its header
+    link: str = ""  # the name of the file that it is a hard link to, whose data it has
+
+
+class Listed(NamedTuple):
+    """The files of a tar, and the names of those that hold none of their own (symbolic links, devices)."""
+
+    members: list[Member]
+    unusable: list[str]
 
 
 def is_tar(name: str) -> bool:
@@ -55,10 +69,12 @@ def open_tar(location: Location, name: str) -> IO[bytes]:
     if not is_compressed(where):
         # Without its buffer, a look at a header reads no more than the header.
         return cast(IO[bytes], file.detach()) if isinstance(location, LocalLocation) else file
+    compressed = file.seek(0, 2)
+    file.seek(0)
     with tempfile.TemporaryFile() as whole:
         try:
             with file, gzip.open(file) as stream:
-                shutil.copyfileobj(stream, whole, 2**20)
+                _decompress(stream, whole, compressed, where)
         except _DAMAGED as error:
             raise ValueError(
                 f"expected a whole compressed tar at {where}, found a damaged one or one that is cut short "
@@ -68,12 +84,14 @@ def open_tar(location: Location, name: str) -> IO[bytes]:
         return ranged(os.dup(whole.fileno()))
 
 
-def members(file: IO[bytes], where: str) -> Iterator[Member]:
-    """Every shown regular file of a tar, and of the tars in it.
+def members(file: IO[bytes], where: str) -> Listed:
+    """Every shown file of a tar, and of the tars in it.
 
-    Raises ValueError for what is no tar, or is cut short.
+    Raises ValueError for what is no tar, is cut short, or is nested more deeply than data sets are.
     """
-    yield from _members(file, where, 0)
+    listed = Listed([], [])
+    _list(file, where, 0, "", 1, listed)
+    return listed
 
 
 def read_member(file: IO[bytes], offset: int, size: int, crc: int) -> bytes | None:
@@ -89,22 +107,56 @@ def content_sha256(file: IO[bytes]) -> str:
     return hashlib.file_digest(file, "sha256").hexdigest()  # pyright: ignore[reportArgumentType] (a file of bytes)
 
 
-def _members(file: IO[bytes], where: str, start: int) -> Iterator[Member]:
+def _decompress(stream: gzip.GzipFile, out: IO[bytes], compressed: int, where: str) -> None:
+    most, done = max(_SMALL, _MOST_GROWTH * compressed), 0
+    try:
+        while block := stream.read(_BLOCK):
+            done += len(block)
+            if done > most:
+                raise ValueError(
+                    f"expected at most {most:,} bytes in the tar of {compressed:,} compressed bytes at "
+                    f"{where}, found more: pictures do not shrink so far; if you trust that file, decompress "
+                    "it and give the .tar"
+                )
+            out.write(block)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ValueError(
+            f"expected room in {tempfile.gettempdir()} to decompress {where}, found none after {done:,} "
+            "bytes; set TMPDIR to a larger disk, or give a .tar that is not compressed"
+        ) from error
+
+
+def _list(file: IO[bytes], where: str, start: int, prefix: str, level: int, listed: Listed) -> None:
+    """Add the files of the tar that begins `start` bytes into the outermost one, named below `prefix`."""
+    if level > _MOST_LEVELS:
+        raise ValueError(
+            f"expected tars in tars at most {_MOST_LEVELS} levels deep, found more at {where}; unpack it"
+        )
+    first = len(listed.members)
     try:
         file.seek(0)
-        tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 (it has nothing of its own to close)
+        headers = cast(IO[bytes], _Headers(file))
+        tar = tarfile.open(fileobj=headers, mode="r:")  # noqa: SIM115 (it has nothing of its own to close)
         while (member := tar.next()) is not None:
             tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue] (a million of them need a gigabyte)
             name = member.name.removeprefix("./")
-            if not member.isreg() or not is_shown(name):
+            if member.isdir() or not is_shown(name):
                 continue
-            if not name.lower().endswith(".tar"):
+            if member.islnk():
+                target = prefix + member.linkname.removeprefix("./")
+                listed.members.append(Member(prefix + name, 0, 0, 0, target))
+            elif not member.isreg() or member.issparse():
+                listed.unusable.append(prefix + name)
+            elif name.lower().endswith(".tar"):
+                inner = cast(IO[bytes], window(file, member.offset_data, member.size))
+                below = f"{prefix}{stem(name)}/"
+                _list(inner, f"{where}: {name}", start + member.offset_data, below, level + 1, listed)
+            else:
                 file.seek(member.offset_data - _END)
-                yield Member(name, member.size, start + member.offset_data, zlib.crc32(file.read(_END)))
-                continue
-            inner = cast(IO[bytes], window(file, member.offset_data, member.size))
-            for one in _members(inner, f"{where}: {name}", start + member.offset_data):
-                yield one._replace(name=f"{stem(name)}/{one.name}")
+                crc = zlib.crc32(file.read(_END))
+                listed.members.append(Member(prefix + name, member.size, start + member.offset_data, crc))
         file.seek(tar.offset)
         if len(file.read(_END)) < _END:
             raise tarfile.ReadError("no mark at its end")
@@ -113,3 +165,34 @@ def _members(file: IO[bytes], where: str, start: int) -> Iterator[Member]:
             f"expected a whole tar at {where}, found another file, or one that is cut short ({error}); "
             "fetch it again"
         ) from error
+    _resolve(listed, first)
+
+
+def _resolve(listed: Listed, first: int) -> None:
+    """Give the hard links among the members from `first` on the data of their targets."""
+    links = [number for number in range(first, len(listed.members)) if listed.members[number].link]
+    if not links:
+        return
+    files = {member.name: member for member in listed.members[first:] if not member.link}
+    found, lost = [], []
+    for number in links:
+        link = listed.members[number]
+        target = files.get(link.link)
+        (lost if target is None else found).append(number)
+        if target is not None:
+            listed.members[number] = target._replace(name=link.name, link=link.link)
+    listed.unusable.extend(listed.members[number].name for number in lost)
+    for number in reversed(lost):
+        del listed.members[number]
+
+
+class _Headers:
+    """A tar of which tarfile reads the headers; one of megabytes is refused before it is in memory."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self.seek, self.tell = file, file.seek, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= _MOST_HEADER:
+            raise tarfile.ReadError(f"a header of {size:,} bytes")
+        return self._file.read(size)

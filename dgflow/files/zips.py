@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import bz2
 import lzma
+import stat
 import struct
 import zipfile
 import zlib
 from typing import IO, NamedTuple
 
-from dgflow.files.locations import Location, is_shown
+from dgflow.files.locations import Location
+from dgflow.files.names import is_shown
 
 DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, lzma.LZMAError)
 """Errors of a damaged member (bz2 raises OSError)."""
@@ -26,12 +28,17 @@ _DECOMPRESS = {
 }
 
 
+MOST = 2**30
+"""Bytes of a file that is read whole: no picture that PIL agrees to decode has more."""
+
+
 class Member(NamedTuple):
-    name: str
+    name: str  # with `/`, also where Windows wrote backslashes
     size: int  # bytes
     offset: int  # of its header
     stored: int  # bytes in the zip
     crc: int
+    is_link: bool = False  # it holds the name of another file
 
 
 def members(location: Location, source: str) -> list[Member]:
@@ -42,7 +49,7 @@ def members(location: Location, source: str) -> list[Member]:
     """
     try:
         with location.open() as file, zipfile.ZipFile(file) as archive:
-            entries = [entry for entry in archive.infolist() if is_shown(entry.filename)]
+            entries = [entry for entry in archive.infolist() if is_shown(_name(entry))]
     except zipfile.BadZipFile as error:
         raise ValueError(
             f"expected a zip at {source}, found another file or one that is cut short ({error}); fetch it "
@@ -55,9 +62,20 @@ def members(location: Location, source: str) -> list[Member]:
                 f"found {entry.filename}; write that zip anew"
             )
     return [
-        Member(entry.filename, entry.file_size, entry.header_offset, entry.compress_size, entry.CRC)
+        Member(
+            _name(entry),
+            entry.file_size,
+            entry.header_offset,
+            entry.compress_size,
+            entry.CRC,
+            stat.S_ISLNK(entry.external_attr >> 16),
+        )
         for entry in entries
     ]
+
+
+def _name(entry: zipfile.ZipInfo) -> str:
+    return entry.filename.replace("\\", "/").removeprefix("./")
 
 
 def data_offset(file: IO[bytes], header_offset: int) -> tuple[int, int]:
@@ -72,7 +90,12 @@ def data_offset(file: IO[bytes], header_offset: int) -> tuple[int, int]:
 
 
 def read_member(file: IO[bytes], offset: int, stored: int, size: int, crc: int) -> bytes:
-    """The file whose header is at `offset`. Raises ValueError where its bytes are not those of `crc`."""
+    """The file whose header is at `offset`.
+
+    Raises ValueError where its bytes are not those of `crc`, or are too many.
+    """
+    if size > MOST:
+        raise ValueError(f"{size:,} bytes, more than the {MOST:,} that are read at once")
     try:
         start, method = data_offset(file, offset)
         file.seek(start)

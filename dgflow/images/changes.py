@@ -8,13 +8,16 @@ cannot be seen is no change.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dgflow.files import tars
-from dgflow.files.locations import LocalLocation, file_size, locate
-from dgflow.images.discovery import LABELS, list_images
+from dgflow.files.locations import LocalLocation, file_size
+from dgflow.images.discovery import list_images
 from dgflow.images.listing import Changed, Listing
+from dgflow.images.picture_lists import LABELS
+from dgflow.images.pictures import FORMER_SUFFIXES
+from dgflow.images.splits import has_splits, locate_images
 from dgflow.store.objects import StoreError
 
 
@@ -22,7 +25,7 @@ def check_unchanged(source: str, listing: Listing, folder: str = "") -> None:
     """Raises Changed where files are more, fewer or others than were listed."""
     if listing.form == "mnist-5k":
         return
-    location = locate(source, folder)
+    location, _ = locate_images(source, folder)
     with contextlib.suppress(OSError, StoreError):  # it cannot be seen from here
         kind, local = location.kind(), isinstance(location, LocalLocation)
         if kind is None or (kind == "folder" and not local):  # to list a folder in S3 takes minutes
@@ -30,7 +33,7 @@ def check_unchanged(source: str, listing: Listing, folder: str = "") -> None:
         if kind == "file":
             _compare(source, dict(listing.files), {"": file_size(location)})
         elif listing.form in ("tar", "cifar"):
-            sizes = location.sizes()
+            sizes = location.contents().sizes
             chosen = [name for name, _ in listing.files if name in sizes]
             if listing.form == "tar":
                 chosen = [name for name in sizes if tars.is_tar(name)]
@@ -38,12 +41,13 @@ def check_unchanged(source: str, listing: Listing, folder: str = "") -> None:
         if local and listing.form in ("folder", "zip", "npz", "parquet"):
             labelled = listing.form == "folder" and listing.labels is not None
             try:
-                current = list_images(source, labelled, folder)
+                every_split = listing.names is not None and has_splits(listing.names.to_pylist())
+                current = list_images(source, labelled, folder, every_split=every_split)
             except ValueError as error:
                 raise Changed(
                     f"expected the data at {source} as when it was listed, found another form: {error}"
                 ) from error
-            _compare(source, _content(listing), _content(current))
+            _compare(source, _content(listing), _as_then(_content(current), listing))
             if labelled:
                 _compare(source, {LABELS: _labels(listing)}, {LABELS: _labels(current)})
 
@@ -55,6 +59,18 @@ def _content(listing: Listing) -> dict[str, Any]:
         return {name: (size, digest) for (name, size), digest in facts}
     columns = [listing.columns[name].tolist() for name in ("size", "crc") if name in listing.columns]
     return dict(zip(listing.names.to_pylist(), zip(*columns, strict=True), strict=True))
+
+
+def _as_then(current: dict[str, Any], listing: Listing) -> dict[str, Any]:
+    """The facts without pictures of suffixes that were not listed, if the listing is of a version that did
+    not list them."""
+    if listing.form == "parquet" or not _all_former(_content(listing)):
+        return current
+    return {name: facts for name, facts in current.items() if _all_former([name])}
+
+
+def _all_former(names: Iterable[str]) -> bool:
+    return all(not name or name.lower().endswith(FORMER_SUFFIXES) for name in names)
 
 
 def _labels(listing: Listing) -> list[int] | None:

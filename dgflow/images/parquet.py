@@ -6,7 +6,6 @@ Page checksums are verified where a file has them.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,15 +20,12 @@ IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp")
 """Names of the column of images in data sets; the first that is there is taken."""
 LABEL_NAMES = ("label", "labels", "fine_label", "cls")
 
-_SPLIT = re.compile(r"([A-Za-z]\w*)-\d+-of-\d+(?:-[0-9a-f]+)?\.parquet")
 _BYTES = (
     pa.types.is_binary,
     pa.types.is_large_binary,
     pa.types.is_binary_view,
     pa.types.is_fixed_size_binary,
 )
-# Names that mean a split, whatever the others are.
-_SPLITS = ("train", "test", "validation", "val", "valid", "dev", "extra")
 
 
 class ImageFile:
@@ -124,40 +120,6 @@ class ImageFile:
 def _part(structs: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
     """One field of structs, empty where the struct is."""
     return pc.struct_field(structs, name)  # pyright: ignore[reportAttributeAccessIssue] (made at import)
-
-
-def chosen_split(names: Sequence[str], source: str) -> tuple[list[str], str]:
-    """The files of a data set to read, and their split: of Hugging Face's (`train-00000-of-00040.parquet`,
-    `test/0000.parquet`) those of `train`, or of the only split; else all, of split "".
-
-    Raises:
-        ValueError: there are several splits, but none is `train`, or some files are of none.
-    """
-    splits = {name: _split(name) for name in names}
-    found = sorted(set(splits.values()))
-    if not set(found) & set(_SPLITS):
-        return list(names), ""
-    chosen = found[0] if len(found) == 1 else "train"
-    if chosen not in found or "" in found:
-        there = ", ".join(
-            split or f"{[name for name in names if not splits[name]][0]} of none" for split in found
-        )
-        raise ValueError(
-            f"expected Parquet with a split train, of one split or of none, in {source}, found {there}; give "
-            "one file, or for another split a folder of its own with names that say no split, such as "
-            "0.parquet"
-        )
-    return [name for name in names if splits[name] == chosen], chosen
-
-
-def _split(name: str) -> str:
-    """The split that a file's folder or name says, "" where none does."""
-    *folders, base = name.split("/")
-    for folder in reversed(folders):
-        if folder.lower() in _SPLITS:
-            return folder.lower()
-    match = _SPLIT.fullmatch(base)
-    return match[1].lower() if match else ""
 
 
 def _image_column(columns: Sequence[str], where: str) -> str:

@@ -17,7 +17,10 @@ from PIL import Image, UnidentifiedImageError
 
 from dgflow.images.bit_depth import bits_per_channel, without_notes
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+FORMER_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+"""Those that earlier versions listed."""
+SUFFIXES = (*FORMER_SUFFIXES, *(".jpe", ".jfif", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm"))
+"""Those that clean-fid and pytorch-fid read, and more names of the same formats."""
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
 """The formats that PIL may open: no other decoder of its many, and no external program, sees a file."""
 

@@ -16,15 +16,16 @@ from typing import IO, Any
 import numpy as np
 
 from dgflow.files import tars, zips
-from dgflow.files.locations import Location, file_size, locate
+from dgflow.files.locations import Location, file_size
 from dgflow.images.cifar import find_batches, read_batches
 from dgflow.images.digests import pictures_sha256, pixels_sha256
 from dgflow.images.listing import Listing, changed, replaced, unseen
 from dgflow.images.mnist_5k import read_mnist_5k
 from dgflow.images.npz import NpzImages
-from dgflow.images.order import index_order, ordered
+from dgflow.images.order import OTHER_INDEX, Unordered, index_order, ordered
 from dgflow.images.parquet import ImageFile
 from dgflow.images.pictures import check_picture, decode_picture
+from dgflow.images.splits import locate_images
 
 _AT_ONCE = 32  # pictures whose bytes are held
 OPEN_TARS = 256
@@ -38,7 +39,7 @@ def open_reader(source: str, listing: Listing, folder: str = "", drop_alpha: boo
     """A reader of the images that `listing` has of `source`, a relative path below `folder`; of transparent
     pictures without their alpha channel if `drop_alpha`. Opens nothing yet."""
     kinds = {"npz": NpzReader, "parquet": ParquetReader, "cifar": WholeReader, "mnist-5k": WholeReader}
-    location = None if listing.form == "mnist-5k" else locate(source, folder)
+    location = None if listing.form == "mnist-5k" else locate_images(source, folder)[0]
     return kinds.get(listing.form, PictureReader)(source, location, listing, drop_alpha)
 
 
@@ -116,7 +117,7 @@ class Reader(ABC):
         """The rows in the order of the indices that they carry, and the first index; None where they carry
         none.
 
-        Raises ValueError for indices that do not follow one another, or that only some rows carry.
+        Raises Unordered for indices that do not follow one another, or that only some rows carry.
         """
         return None
 
@@ -258,14 +259,23 @@ class ParquetReader(Reader):
     def order(self) -> tuple[np.ndarray, int] | None:
         files = [self._file(number) for number in range(len(self.listing.files))]
         indexed = [file for file in files if "index" in file.columns]
-        if indexed and len(indexed) < len(files):
-            raise ValueError(
-                f"expected a column index in all files of {self.source}, or in none, found it in "
-                f"{len(indexed):,} of {len(files):,}; open them one at a time"
-            )
         if not indexed:
             return None
-        return ordered(np.concatenate([file.numbers("index") for file in files]), self.source)
+        try:
+            if len(indexed) < len(files):
+                raise ValueError(
+                    f"expected a column index in all files of {self.source}, or in none, found it in "
+                    f"{len(indexed):,} of {len(files):,}; open them one at a time"
+                )
+            index = np.concatenate([file.numbers("index") for file in files])
+            # As of files: of numbers by which most are missing, these rows are no series.
+            if files[0].shape is None and 2 * len(index) <= index.max() - index.min():
+                return None
+            return ordered(index, self.source)
+        except ValueError as error:  # it may not be of these rows, which then stay as they are
+            rows = np.arange(self.listing.rows)
+            note = "the column index does not number these rows and is not looked at"
+            raise Unordered(f"{error}; if {OTHER_INDEX}", rows, note) from error
 
     def _holds_pictures(self) -> bool:
         return self._file(0).shape is None
@@ -336,10 +346,10 @@ def read_whole(source: str, location: Location | None) -> tuple[np.ndarray, np.n
 def _batch_files(location: Location, source: str) -> Iterator[tuple[dict[str, int], Callable[[str], bytes]]]:
     """The paths in a folder or in a tar that is the location, and a function that gives the bytes of one."""
     if location.kind() == "folder":
-        yield location.sizes(), lambda name: location.read_many([name])[0]
+        yield location.contents().sizes, lambda name: location.read_many([name])[0]
         return
     with tars.open_tar(location, "") as file:
-        members = {member.name: member for member in tars.members(file, source)}
+        members = {member.name: member for member in tars.members(file, source).members}
 
         def read(name: str) -> bytes:
             file.seek(members[name].offset)

@@ -15,9 +15,11 @@ import numpy as np
 from dgflow.files.locations import LocalLocation, S3Location, locate
 from dgflow.images.discovery import list_images
 from dgflow.images.mnist_5k import NAME as MNIST_5K
+from dgflow.images.order import Unordered
 from dgflow.images.readers import open_reader, unbroken
+from dgflow.images.splits import locate_images
 from dgflow.images.step_rows import StepImages
-from dgflow.store.address import is_root, names_range, step_names
+from dgflow.store.address import is_root, is_step_name, names_range, step_names
 from dgflow.store.open import open_store
 
 
@@ -28,7 +30,8 @@ class FileImages:
         source: as it was given; one with secrets in it is refused.
         labels: classes, int64 [rows]; None where there are none.
         first_index: the index of row 0, where the rows carry consecutive indices; None where they carry none.
-        split: "train" where the source has others, which are left out; else "".
+        gap: the error of indices that do not follow one another, for those who need all samples; else None.
+        split: the one that is taken where the source has others, which are left out; else "".
         notes: remarks for people, such as labels that were left out; more after `look`.
     """
 
@@ -37,12 +40,16 @@ class FileImages:
 
     def __init__(self, source: str, ignore_labels: bool = False, drop_alpha: bool = False) -> None:
         self.source = source
+        self.gap: Unordered | None = None
         listing = list_images(source, labelled=not ignore_labels and "optional")
         self.rows = listing.rows
         if not self.rows:
             raise ValueError(f"expected images in {source}, found no rows")
         self._reader = open_reader(source, listing, drop_alpha=drop_alpha)
-        self._order, self.first_index = self._reader.order() or (np.arange(self.rows), None)
+        try:
+            self._order, self.first_index = self._reader.order() or (np.arange(self.rows), None)
+        except Unordered as error:
+            self._order, self.first_index, self.gap = error.order, None, error
         labels = listing.labels
         if listing.classes and self.first_index is not None:  # folders of a thousand are no classes
             labels = None
@@ -88,27 +95,44 @@ Images = FileImages | StepImages
 
 
 def is_step(source: str) -> bool:
-    """True for the address of a step: it ends in `[start:stop]`, or is no file and its parent is a root.
+    """True for the address of a step: it ends in `[start:stop]`, or is no file and its parent is a root. A
+    file or folder of that very name is none, but for a step's own folder.
 
     Raises as `open_images`.
     """
     if names_range(source):
-        return True
-    location = locate(source)
-    if location.kind() == "file":
+        return not _is_path(source)
+    location = locate_images(source)[0]
+    kind = location.kind()
+    if kind == "file":
         return False
     if isinstance(location, LocalLocation):
-        return location.path.parent.is_dir() and is_root(str(location.path.parent))
+        parent, name = str(location.path.parent), location.path.name
+        return location.path.parent.is_dir() and _may_be_step(name, kind) and is_root(parent)
     assert isinstance(location, S3Location)
-    return bool(location.key) and is_root(location.url.rpartition("/")[0])
+    parent, _, name = location.url.rpartition("/")
+    return bool(location.key) and _may_be_step(name, kind) and is_root(parent)
 
 
-def open_images(source: str, *, ignore_labels: bool = False, drop_alpha: bool = False) -> Images:
+def _is_path(source: str) -> bool:
+    """True for a path or url whose brackets are of a name, as in `run[v2]`."""
+    return not source.startswith("memory://") and locate(source).kind() is not None
+
+
+def _may_be_step(name: str, kind: str | None) -> bool:
+    """True for the folder of a step, or where there is none, so that it may be the beginning of its name."""
+    return kind is None or is_step_name(name)
+
+
+def open_images(
+    source: str, *, ignore_labels: bool = False, drop_alpha: bool = False, gaps: bool = False
+) -> Images:
     """Open images at a path or an `s3://` url, or the samples at the address of a step.
 
     Args:
         ignore_labels: read no labels.
         drop_alpha: leave out the alpha channel of transparent pictures, which are refused otherwise.
+        gaps: take numbered images of which some numbers are missing, with a note: a part of a larger set.
 
     Raises:
         ValueError: nothing is there, or no form of images, or a mixture; images of another form.
@@ -118,10 +142,15 @@ def open_images(source: str, *, ignore_labels: bool = False, drop_alpha: bool = 
         return FileImages(source, ignore_labels)
     if is_step(source):
         return StepImages(source, ignore_labels)
-    if locate(source).kind() == "folder" and is_root(source):
+    if locate_images(source)[0].kind() == "folder" and is_root(source):
         steps = ", ".join(step_names(open_store(source)))
         raise ValueError(
             f"expected images at {source}, found the root of a run; add the name of one of its steps: "
             f"{steps or 'it has none'}"
         )
-    return FileImages(source, ignore_labels, drop_alpha)
+    images = FileImages(source, ignore_labels, drop_alpha)
+    if images.gap and not gaps:
+        raise images.gap
+    if images.gap:
+        images.notes += (images.gap.note,)
+    return images

@@ -18,6 +18,7 @@ class StepImages:
     """Images of a sealed slice, a shard at a time; as `sources.FileImages`."""
 
     split = ""
+    gap = None
     notes: tuple[str, ...] = ()
 
     def __init__(self, address: str, ignore_labels: bool = False) -> None:

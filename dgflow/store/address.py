@@ -17,6 +17,7 @@ from dgflow.store.step_store import StepStore, read_step
 # A name has the letters of a step's folder only, so that no message can repeat a secret from an address.
 _ADDRESS = re.compile(r"((?P<root>.+?)/+)?(?P<name>[a-z0-9-]+)/*(\[(?P<start>\d*):(?P<stop>\d+)\])?")
 _RANGE = re.compile(r"\[[^/\[\]]*\]$")
+_SLICE = re.compile(r"\[\d*:\d+\]$")
 _STEP = re.compile(r"(?P<kind>[a-z0-9]+(-[a-z0-9]+)*)-[0-9a-f]{12}")
 _MANIFEST = re.compile(r"(?P<start>\d+)-(?P<stop>\d+)-(?P<inputs>[0-9a-f]{16})\.json")
 _FORM = "ROOT/STEP or ROOT/STEP[start:stop], such as runs/digits/generate-3fa9[0:5000]"
@@ -47,8 +48,18 @@ class Sealed:
 
 
 def names_range(address: str) -> bool:
-    """Tells if the text ends in brackets, and so can only be an address."""
+    """Tells if the text ends in brackets: an address, unless a file or folder has that name."""
     return _RANGE.search(address) is not None
+
+
+def is_slice(address: str) -> bool:
+    """Tells if the text ends in `[start:stop]`."""
+    return _SLICE.search(address) is not None
+
+
+def is_step_name(name: str) -> bool:
+    """Tells if a folder in a root has the name of a step."""
+    return _STEP.fullmatch(name) is not None
 
 
 def is_root(url: str) -> bool:

@@ -33,7 +33,7 @@ def comparison(
     Raises ValueError and FileNotFoundError where a source holds neither, or does not suffice for the metrics.
     """
     read = partial(ImageSet.at, ignore_labels=ignore_labels, drop_alpha=drop_alpha)
-    images, statistics = _population(reference, read)
+    images, statistics = _population(reference, partial(read, gaps=True))
     own_images, own_statistics = _population(samples, read)
     return Measure(
         samples=own_images or own_statistics,  # type: ignore[arg-type]

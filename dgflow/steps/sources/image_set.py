@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 class ImageSet(Spec):
     """All images of `source`: an `.npz`, a folder, a zip, tars, Parquet files, CIFAR's archive or a step of a
-    run, as in `dgflow.images`. Of a source with several splits, the images of `train`.
+    run, as in `dgflow.images`. Of several splits `train` is taken, or the one that `SOURCE@SPLIT` names.
 
     They are read where they lie and not copied into the root. `seed`, `seeding` and `start` (the index of the
     first) are known where a step of dgflow made them. With `drop_alpha` transparent pictures are
@@ -38,19 +38,24 @@ class ImageSet(Spec):
     _notes: tuple[str, ...] = PrivateAttr(())
 
     @classmethod
-    def at(cls, source: str, *, ignore_labels: bool = False, drop_alpha: bool = False) -> Self:
+    def at(
+        cls, source: str, *, ignore_labels: bool = False, drop_alpha: bool = False, gaps: bool = False
+    ) -> Self:
         """Look at `source`, which reads all of it once for its digest and checks every picture's header. With
         `ignore_labels` the images have no labels.
+
+        With `gaps` numbered images of which some numbers are missing are taken, with a note: a reference may
+        be a part of a larger set, samples are to be whole.
 
         Raises ValueError and FileNotFoundError as `open_images`.
         """
         images = _opened(source, ignore_labels, drop_alpha)
-        images.look()
-        if images.split:
-            _log.warning(
-                "%s: the %s images of the split %s are taken; for others give a folder of their files alone",
-                *(source, f"{images.rows:,}", images.split),
+        if images.gap and not gaps:
+            raise ValueError(
+                f"{images.gap}; as a reference they are taken as they are (in Python "
+                "ImageSet.at(..., gaps=True))"
             )
+        images.look()
         notes = tuple(filter(None, (*images.notes, no_classes(images.labels))))
         for note in notes:
             _log.warning("%s: %s", source, note)
@@ -143,7 +148,7 @@ class StatisticsFile(Spec):
 @lru_cache(maxsize=8)
 def _opened(source: str, ignore_labels: bool, drop_alpha: bool) -> Images:
     """Once per process: the digest of 10 GB takes its time."""
-    return open_images(source, ignore_labels=ignore_labels, drop_alpha=drop_alpha)
+    return open_images(source, ignore_labels=ignore_labels, drop_alpha=drop_alpha, gaps=True)
 
 
 @lru_cache(maxsize=2)

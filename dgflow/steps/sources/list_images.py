@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from dgflow.specs.bound import Bound
     from dgflow.store.objects import ObjectStore
 
+_log = logging.getLogger(__name__)
+
 LISTED = 300  # bytes per image in a listing, whose name has up to 250 characters
 _NAMED = 3  # class folders that a message names
-_log = logging.getLogger(__name__)
 
 
 class ListImages(ResultStep):
@@ -56,6 +57,8 @@ class ListImages(ResultStep):
         cannot be reached."""
         del inputs, spread
         listing = list_images(located(self.source, store), labelled=self.num_classes > 0, folder=self._folder)
+        for note in listing.notes:
+            _log.warning("%s: %s", self.source, note)
         return self._checked(listing).encoded()
 
     def check_unchanged(self, read: Callable[[], bytes], store: ObjectStore) -> None:

@@ -1,0 +1,144 @@
+"""A local folder with everything below it: each real folder is read once, however many links lead to it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from dgflow.files.names import is_shown
+
+_AT_ONCE = 32  # looks into folders: on a network disk every look waits for an answer
+
+
+class Contents(NamedTuple):
+    """The files below a folder, by relative path with `/`; hidden files are left out.
+
+    Attributes:
+        sizes: bytes of each file, sorted by path.
+        unusable: links that lead nowhere, pipes, sockets and devices.
+        again: links to files and folders that are there already, which are not read again.
+        shared: links to a file outside that another link leads to as well; each is read.
+    """
+
+    sizes: dict[str, int]
+    unusable: tuple[str, ...] = ()
+    again: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
+
+
+@dataclass
+class _Level:
+    """What is directly in one folder."""
+
+    folders: list[str] = field(default_factory=list)
+    sizes: dict[str, int] = field(default_factory=dict)
+    links: list[str] = field(default_factory=list)
+    unusable: list[str] = field(default_factory=list)
+
+
+def contents(root: str) -> Contents:
+    """Everything below a folder. Real folders come before links to them, so that names do not depend on
+    links; a link to a folder elsewhere is followed, one to a folder above itself is not.
+
+    Raises OSError where a folder cannot be read.
+    """
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="list") as pool:
+        walk = _Walk(root, pool)
+        walk.visit("", os.path.realpath(root))
+        while walk.folder_links:
+            links, walk.folder_links = sorted(walk.folder_links), []
+            for name in links:
+                walk.follow(name)
+    shared = walk.look_at_file_links()
+    again = tuple(sorted(walk.again))
+    return Contents(dict(sorted(walk.sizes.items())), tuple(sorted(walk.unusable)), again, shared)
+
+
+class _Walk:
+    def __init__(self, root: str, pool: ThreadPoolExecutor) -> None:
+        self._root, self._pool = root, pool
+        self._names: dict[str, str] = {}  # real folder to the path by which it is read
+        self.sizes: dict[str, int] = {}
+        self.folder_links: list[str] = []
+        self._file_links: list[str] = []
+        self.unusable: list[str] = []
+        self.again: list[str] = []
+
+    def visit(self, name: str, real: str) -> None:
+        """Read a real folder and the real folders below it; links are noted."""
+        self._names[real] = name
+        level = {name: real}
+        while level:
+            below: dict[str, str] = {}
+            for real, found in zip(level.values(), self._pool.map(self._scan, level), strict=True):
+                self._add_folders(real, found.folders, below)
+                self.sizes |= found.sizes
+                self.unusable += found.unusable
+                for link in found.links:
+                    (self._file_links if link in found.sizes else self.folder_links).append(link)
+            level = below
+
+    def _add_folders(self, real: str, folders: list[str], below: dict[str, str]) -> None:
+        """Add the folders in a real folder to those to read next."""
+        for name in folders:
+            place = os.path.join(real, name.rpartition("/")[2])
+            if place in self._names:  # read by a link
+                self.again.append(name)
+                continue
+            self._names[place], below[name] = name, place
+
+    def follow(self, name: str) -> None:
+        """Read the folder behind a link, unless it was read or lies above the link."""
+        path = os.path.join(self._root, name)
+        real, above = os.path.realpath(path), os.path.realpath(os.path.dirname(path))
+        if real in self._names or above == real or above.startswith(real.rstrip("/") + "/"):
+            self.again.append(name)
+        else:
+            self.visit(name, real)
+
+    def look_at_file_links(self) -> tuple[str, ...]:
+        """Leave out links to files that are there under their own names; returns those with one target."""
+        targets: dict[str, list[str]] = {}
+        links = set(self._file_links)
+        for name in sorted(links):
+            real = os.path.realpath(os.path.join(self._root, name))
+            folder, _, base = real.rpartition("/")
+            own = "/".join(part for part in (self._names.get(folder), base) if part)
+            if folder in self._names and own in self.sizes and own not in links:
+                del self.sizes[name]
+                self.again.append(name)
+            else:
+                targets.setdefault(real, []).append(name)
+        return tuple(name for names in targets.values() for name in names[1:])
+
+    def _scan(self, folder: str) -> _Level:
+        level = _Level()
+        with os.scandir(os.path.join(self._root, folder)) as entries:
+            for entry in entries:
+                if is_shown(entry.name):
+                    _add(level, entry, f"{folder}/{entry.name}" if folder else entry.name)
+        return level
+
+
+def _add(level: _Level, entry: os.DirEntry, name: str) -> None:
+    link = entry.is_symlink()
+    if not link and entry.is_dir():
+        level.folders.append(name)
+        return
+    try:
+        facts = entry.stat()
+    except OSError:  # a link to nothing, or to itself
+        if not link:
+            raise
+        level.unusable.append(name)
+        return
+    if stat.S_ISREG(facts.st_mode):
+        level.sizes[name] = facts.st_size
+    elif not stat.S_ISDIR(facts.st_mode):
+        level.unusable.append(name)
+        return
+    if link:
+        level.links.append(name)

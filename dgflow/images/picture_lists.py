@@ -1,0 +1,162 @@
+"""The pictures among the files of a folder, a zip or tars: which are read, with which classes, and notes on
+all that is left out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from dgflow.files.trees import Contents
+from dgflow.images.class_folders import folder_classes
+from dgflow.images.labels import Labelled, listed_labels
+from dgflow.images.listing import Form, Listing
+from dgflow.images.pictures import SUFFIXES
+from dgflow.images.splits import Split, note_of, split_of_pictures
+
+LABELS = "dataset.json"
+
+
+class Named(Protocol):
+    """A file of an archive."""
+
+    @property
+    def name(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question to a source: its address, the split that the address names ("" for the default), the labels
+    that are wanted, and whether all splits are listed, as they were by earlier versions."""
+
+    source: str
+    split: str = ""
+    labelled: Labelled = True
+    every_split: bool = False
+
+
+class Pictures(NamedTuple):
+    """The pictures that are read, as names in order; their split; and notes on the others."""
+
+    split: Split
+    notes: tuple[str, ...]
+
+
+def is_picture(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES)
+
+
+def chosen_pictures(asked: Asked, names: Sequence[str], others: Collection[str]) -> Pictures:
+    """The pictures of one split among `names`, sorted; `others` are the files beside them.
+
+    Raises as `split_of_pictures`.
+    """
+    split = Split(sorted(names)) if asked.every_split else _split(asked, sorted(names))
+    note = "" if asked.split else note_of(split, asked.source, len(split.names))
+    return Pictures(split, tuple(filter(None, (note, left_out(others)))))
+
+
+def members_by_name(source: str, members: Iterable[Named], names: Iterable[str]) -> list:
+    """The members with these names, in their order. Raises ValueError where a name is there twice."""
+    found: dict[str, Named] = {}
+    wanted = set(names)
+    for member in members:
+        if member.name not in wanted:
+            continue
+        if member.name in found:
+            raise ValueError(
+                f"expected each name once in {source}, found {member.name} twice; write that archive anew"
+            )
+        found[member.name] = member
+    return [found[name] for name in names]
+
+
+def listing_of(
+    form: Form,
+    asked: Asked,
+    pictures: Pictures,
+    labels_json: bytes | None,
+    columns: dict[str, list[int]],
+    files: tuple[tuple[str, int], ...] = (),
+    digest: str = "",
+    tars: bool = False,
+) -> Listing:
+    """The listing of pictures, with the classes that `dataset.json` or their folders give them; `tars`: the
+    first folders are tars of a folder."""
+    names, level = pictures.split.names, pictures.split.level
+    labels, classes, note = None, (), ""
+    if labels_json is not None:
+        labels, note = listed_labels(names, labels_json, asked.source, asked.labelled)
+    elif asked.labelled:
+        labels, classes, note = folder_classes([_without(name, level) for name in names], tars)
+    return Listing(
+        form,
+        len(names),
+        files,
+        pa.array(names, pa.string()),
+        labels,
+        classes,
+        digest,
+        {name: np.array(values, np.int64) for name, values in columns.items()},
+        split=pictures.split.name,
+        notes=(*pictures.notes, *filter(None, (note,))),
+    )
+
+
+def left_out(names: Collection[str]) -> str:
+    """A note that counts files that are not read by their suffixes; "" without any."""
+    names = [name for name in names if name != LABELS]
+    if not names:
+        return ""
+    counted = Counter(_suffix(name) for name in names)
+    counts = sorted(counted.items(), key=lambda each: (-each[1], each[0]))
+    kinds = ", ".join(f"{count:,} {suffix}" for suffix, count in counts[:5])
+    more = f" and {len(counts) - 5:,} more kinds" if len(counts) > 5 else ""
+    return f"{len(names):,} {'file is' if len(names) == 1 else 'files are'} left out: {kinds}{more}"
+
+
+def link_notes(source: str, contents: Contents, is_data: Collection[str]) -> tuple[str, ...]:
+    """Notes on links below a folder; `is_data` are the suffixes of the files that are read.
+
+    Raises ValueError for a link without a target where a file of data was meant.
+    """
+    for name in contents.unusable:
+        if name.lower().endswith(tuple(is_data)):
+            raise ValueError(
+                f"expected a file at {name} in {source}, found a link that leads nowhere, or no regular "
+                "file; bring back its target or remove it"
+            )
+    return tuple(
+        text.format(_such(names))
+        for names, text in (
+            (contents.unusable, "left out, as no file is behind them: {}"),
+            (contents.again, "reached twice and read once: {}"),
+            (contents.shared, "links to the same file as another link, so that it is read twice: {}"),
+        )
+        if names
+    )
+
+
+def _split(asked: Asked, names: list[str]) -> Split:
+    return split_of_pictures(names, asked.source, asked.split)
+
+
+def _without(name: str, level: int | None) -> str:
+    """A path without its folder at that depth."""
+    if level is None:
+        return name
+    parts = name.split("/")
+    return "/".join(parts[:level] + parts[level + 1 :])
+
+
+def _suffix(name: str) -> str:
+    base = name.rpartition("/")[2]
+    return base[base.rindex(".") :].lower() if "." in base else "without a suffix"
+
+
+def _such(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
