@@ -105,6 +105,13 @@ def test_every_command_refuses_a_mistyped_root(call, tmp_path, command, root, me
     assert files(tmp_path) == []
 
 
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_a_mistyped_source_is_refused_before_any_work(call, tmp_path, command):
+    found = call(command, "--source", "s3:/bucket/images", "--root", "root")
+    assert found.status == 1 and "did you mean s3://bucket/images?" in found.stderr
+    assert files(tmp_path) == []
+
+
 def test_a_mistyped_variable_is_named(call, tmp_path, monkeypatch):
     monkeypatch.setenv("DGFLOW_ROOT", "s3://")
     found = call("plan", "--smoke")

@@ -11,6 +11,7 @@ from botocore.exceptions import ClientError
 from store.lossy_proxy import LossyProxy, lossy_proxy
 from store.store_suite import StoreSuite, attempts
 
+from dgflow.cli.root import open_root
 from dgflow.store.objects import ObjectStore, StoreError
 from dgflow.store.open import open_store
 from dgflow.store.s3 import S3Store
@@ -194,3 +195,9 @@ def test_a_pickled_store_holds_no_credentials(s3_url: str) -> None:
 def test_a_url_that_is_not_understood_is_refused(url: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         open_store(url)
+
+
+def test_a_root_is_opened_again_and_again_and_holds_its_mark_alone(s3_url: str) -> None:
+    for _ in range(2):
+        store = open_root(s3_url)
+        assert [entry.key for entry in store.list("")] == ["dgflow.json"]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from dgflow.images.headers import check_headers
 from dgflow.images.listing import Changed, Listing
@@ -16,6 +17,7 @@ from dgflow.images.readers import open_reader
 from dgflow.specs.spec import LATER
 from dgflow.specs.step import INDEX_AND_LABEL, Result, SampleStep
 from dgflow.steps.sources.list_images import ListImages, located
+from dgflow.store.urls import split_url
 
 if TYPE_CHECKING:
     from dgflow.specs.bound import Bound
@@ -58,6 +60,13 @@ class ListedImages(SampleStep):
     drop_alpha: Annotated[bool, LATER] = False
     # The folder that a relative source is below, on workers too; the text alone is identity.
     _folder: str = PrivateAttr(default_factory=os.getcwd)
+
+    @field_validator("source")
+    @classmethod
+    def _no_mistyped_url(cls, source: str) -> str:
+        if not re.search(r"[@?#]", source):  # such a url is refused when it is opened, and not repeated
+            split_url(source)
+        return source
 
     @model_validator(mode="after")
     def _one_preparation(self):
