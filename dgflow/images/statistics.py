@@ -31,7 +31,7 @@ class Statistics:
 
 def has_statistics(source: str) -> bool:
     """True for an npz with any of the moments. Raises as `locate`; ValueError for an .npz that is none."""
-    return any(name in _npz_names(source) for pair in _PAIRS for name in pair)
+    return any(name in npz_names(source) for pair in _PAIRS for name in pair)
 
 
 def has_images(source: str) -> bool:
@@ -39,7 +39,7 @@ def has_images(source: str) -> bool:
 
     Raises as `has_statistics`.
     """
-    names = _npz_names(source)
+    names = npz_names(source)
     return not names or any(name in names for name in IMAGE_NAMES)
 
 
@@ -78,7 +78,8 @@ def read_statistics(source: str) -> Statistics | None:
     return Statistics(source, rows_sha256(arrays), *moments)
 
 
-def _npz_names(source: str) -> list[str]:
+def npz_names(source: str) -> list[str]:
+    """The names of the arrays in an npz, [] for every other source. Raises as `has_statistics`."""
     if not source.lower().endswith(".npz"):
         return []
     location = locate(source)

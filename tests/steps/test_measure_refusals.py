@@ -7,6 +7,7 @@ from steps.judging import INCEPTION, generated, image_set, judged, measured, row
 from steps.measuring import FAKE, REFERENCE, SAMPLES, small_protocols, statistics_file, store
 
 from dgflow import Generate
+from dgflow.steps.judging.comparison import comparison
 from dgflow.steps.judging.measure import Measure
 
 __all__ = ["store", "small_protocols"]
@@ -91,6 +92,14 @@ def test_statistics_without_spatial_features_are_refused_for_sfid_when_they_are_
         ValueError, match=r"mean.npz: expected mu_s and sigma_s for sFID, found \['mu', 'sigma'\]"
     ):
         measured(store, SAMPLES, statistics=file)
+
+
+def test_arrays_of_other_names_are_refused_with_those_that_are_expected(tmp_path):
+    np.savez(tmp_path / "other.npz", mean=np.zeros(3), cov=np.eye(3))
+    with pytest.raises(
+        ValueError, match=r"images \(an array arr_0.* or statistics \(mu and sigma\), found .*'cov', 'mean'"
+    ):
+        comparison(str(tmp_path / "other.npz"), str(tmp_path / "other.npz"), "edm")
 
 
 def test_slices_of_one_step_that_overlap_are_refused(store):
