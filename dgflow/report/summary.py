@@ -205,7 +205,8 @@ def notes(summary: Summary) -> list[str]:
         if lowest := arm.get("lowest"):
             lines.append(f"{name}: FID {number('fid', lowest['fid'])}, {lowest['label']}")
     measured_with = (line for arm in result["arms"].values() for line in arm.get("warnings", []))
-    warned = dict.fromkeys([*measured_with, *doubts(summary.plans, summary.receipts)])
+    of_floor = (f"{FLOOR}: {line}" for line in (result["floor"] or {}).get("warnings", []))
+    warned = dict.fromkeys([*measured_with, *of_floor, *doubts(summary.plans, summary.receipts)])
     return lines + [f"warning: {line}" for line in warned]
 
 

@@ -308,6 +308,15 @@ def test_the_spread_over_seeds_is_the_sample_standard_deviation_of_the_measures(
     assert found["floor"] == {"fid": values[0], "n": 40}
 
 
+def test_the_floors_own_warnings_are_kept(store):
+    judged(store, REFERENCE, REAL, front_end="edm")
+    floor, rows = image_set("floor", 40), rows_of(20, 40)
+    rows["constant"][[5, 6]] = True
+    judged(store, floor, rows, front_end="edm")
+    found = evaluated(store, {"arm": arms(store, (0,))}, floor=floor)
+    assert found["floor"]["warnings"] == ["2 of 40 images have a single colour: index 5, 6"]
+
+
 def test_a_result_that_is_there_is_not_computed_again(store):
     measured(store, SAMPLES, reference=REFERENCE)
     before = store.list("")

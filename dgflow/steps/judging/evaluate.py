@@ -93,7 +93,12 @@ class Evaluate(Comparison):
                 "warnings": sorted({line for result in results for line in result["warnings"]}),
             }
         provenance = measured[f"arms.{next(iter(self.arms))}.0"]["provenance"]
-        floor = None if self.floor is None else measured["floor"]["values"] | {"n": self.floor.rows}
+        floor = None
+        if self.floor is not None:
+            floor = measured["floor"]["values"] | {"n": self.floor.rows}
+            known = {line for arm in arms.values() for line in arm["warnings"]}
+            if own := [line for line in measured["floor"]["warnings"] if line not in known]:
+                floor["warnings"] = own
         return canonical_json({"arms": arms, "floor": floor, "reference": provenance}).encode()
 
     def _lowest(self, results: list[dict[str, Any]]) -> dict[str, Any] | None:
