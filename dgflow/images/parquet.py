@@ -68,6 +68,8 @@ class ImageFile:
     def numbers(self, name: str) -> np.ndarray:
         """A column as int64. Raises ValueError where it holds anything but whole numbers."""
         column = self._read(lambda: self._file.read(columns=[name])).column(0)
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
         if not pa.types.is_integer(column.type) or column.null_count:
             empty = f"{column.null_count:,} empty cells of " if column.null_count else ""
             raise ValueError(

@@ -127,6 +127,11 @@ def test_where_labels_are_needed_they_are_refused_with_the_way_out_and_without_c
     complete(step_of(source, num_classes=0).listing_step(), store)
 
 
+def test_numbers_in_a_dictionary_are_classes_of_an_import(tmp_path, store):
+    source = parquet(tmp_path, pa.array(NUMBERS).dictionary_encode())
+    complete(step_of(source, num_classes=3).listing_step(), store)
+
+
 def test_samples_as_the_published_guidance_code_writes_them_are_taken(tmp_path):
     images = open_images(npz(tmp_path, ONE_HOT.astype(np.float32), ("samples", "label")))
     assert images.labels is not None and images.labels.tolist() == NUMBERS

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from dgflow.images.shuffle import shuffled
+from dgflow.networks.catalogue import CATALOGUE
 from dgflow.specs.network import DataShape
 from dgflow.specs.spec import SmokeRun
 from dgflow.specs.step import INDEX_AND_LABEL, Result, Slice, Step
@@ -126,7 +127,9 @@ class ImportImages(ListedImages):
 
     def check_source(self, inputs: Bound) -> None:
         """Look at headers, so that one transparent picture is not found after hours."""
-        if self.skip_broken:  # CheckImages has read every picture
+        if (
+            self.skip_broken or self.source in CATALOGUE
+        ):  # CheckImages has read every picture; arrays have none
             return
         try:
             PreparedImages(self, inputs).check_headers()
@@ -136,10 +139,11 @@ class ImportImages(ListedImages):
     def doubts(self, part: Slice, inputs: Bound) -> tuple[str, ...]:
         """Classes without an image in the slice, though the source has images of them; not of slices of fewer
         images than classes."""
+        if not self.num_classes or part.rows < self.num_classes:
+            return ()
         images = PreparedImages(self, inputs)
         labels = images.listing.labels
-        if labels is None or part.rows < self.num_classes:
-            return ()
+        assert labels is not None
         own = labels[self._order(inputs, images)[part.start : part.stop]]
         missing = np.setdiff1d(labels, own)
         if not len(missing):
