@@ -48,6 +48,17 @@ def test_a_sample_gets_the_same_output_whoever_its_batch_mates_are(changes: dict
     )
 
 
+def test_the_ascending_half_may_have_heads_of_its_own() -> None:
+    heads: dict[str, Any] = {"num_head_channels": None, "num_heads": 2, "num_heads_upsample": 8}
+    network = unet(**heads)
+    found = {
+        part: {module.num_heads for module in half.modules() if isinstance(module, AttentionBlock)}
+        for part, half in network.named_children()
+    }
+    assert (found["input_blocks"], found["middle_block"], found["output_blocks"]) == ({2}, {2}, {8})
+    assert not torch.equal(network(*batch()), unet(**heads | {"num_heads_upsample": None})(*batch()))
+
+
 def test_one_step_for_the_batch_equals_the_same_step_for_each_sample_and_whole_steps_equal_floats() -> None:
     network, (x, _, labels) = unet(), batch()
     expected = network(x, torch.full((3,), 40), labels)

@@ -27,6 +27,7 @@ ADM_CASES = having("adm_precision", "adm_recall", library=ADM)
 ADM_RADII_CASES = [case for case in FEATURE_CASES if (FOLDER / f"adm_radii_{case}.npz").exists()]
 COUNTED_CASES = [case for case in RADII_CASES if case in having("exact_precision", "exact_recall")]
 WIDE = 512  # features; the products of more are added in another order than TensorFlow's
+PLACE = 2.0**-10  # the last place of a float16 number, relative
 E2E = [FOLDER / "e2e_activations.npz"] if (FOLDER / "e2e_activations.npz").exists() else []
 
 
@@ -82,12 +83,17 @@ def test_openais_radii_are_equal(case, side):
 def test_openais_precision_and_recall_are_equal(case):
     (real, fake), radii = features(case), _openai_radii(case)
     for name, queries, centres, side in (("precision", fake, real, "real"), ("recall", real, fake, "fake")):
-        found, expected = (
-            _openai_share_inside(queries, centres, radii[side]),
-            ADM["features"][case][f"adm_{name}"],
+        expected = ADM["features"][case][f"adm_{name}"]
+        found, fewer, more = (
+            _openai_share_inside(queries, centres, (factor * radii[side]).astype(radii[side].dtype))
+            for factor in (1, 1 - 2 * PLACE, 1 + 2 * PLACE)
         )
+        # Images whose distance and radius are the same float16 number, or neighbours: the order of adding
+        # float32 products, which processors and the number of threads choose, decides on which side they are.
+        ties = max(more - found, found - fewer)
         one_image = 1.01 / len(queries) if real.shape[1] > WIDE else 0
-        assert found == pytest.approx(expected, abs=1e-9 if openai_is_exact(case) else max(1e-3, one_image))
+        allowed = 1e-9 if openai_is_exact(case) else max(1e-3, one_image, ties + 1e-9)
+        assert found == pytest.approx(expected, abs=allowed)
 
 
 @pytest.mark.parametrize("case", having("adm_block_first_is_fp16", library=ADM))

@@ -72,7 +72,6 @@ def run_factory_discriminator(config: dict[str, Any], arrays: Arrays, weights: W
         arrays["out_feature"].shape[1] // width
     )  # of 32 pixels, where the repository for latents has 3 for 4
     mults = MULTS_OF_SIZE | {32: (1, 2, last), 16: (1, 2), 8: (1,)}
-    assert not config["classifier_use_fp16"]
     network = ADMEncoderModule(
         image_size=size,
         in_channels=config["in_channels"],
@@ -210,7 +209,6 @@ def adm_unet(config: dict[str, Any]) -> ADMUNetModule:
     """From the options of the reference's factory: resolutions are sides in pixels, and an empty
     `channel_mult` goes by the image size."""
     size, mults = config["image_size"], config["channel_mult"]
-    assert not config["use_fp16"] and config["num_heads_upsample"] == -1
     return ADMUNetModule(
         image_size=size,
         model_channels=config["num_channels"],
@@ -221,6 +219,7 @@ def adm_unet(config: dict[str, Any]) -> ADMUNetModule:
         num_classes=config["NUM_CLASSES"] if config["class_cond"] else None,
         num_head_channels=None if config["num_head_channels"] == -1 else config["num_head_channels"],
         num_heads=config["num_heads"],
+        num_heads_upsample=None if config["num_heads_upsample"] == -1 else config["num_heads_upsample"],
         use_scale_shift_norm=config["use_scale_shift_norm"],
         resblock_updown=config["resblock_updown"],
         new_attention_order=config["use_new_attention_order"],
@@ -233,7 +232,6 @@ def adm_encoder(config: dict[str, Any], time_scale: float) -> ADMEncoderModule:
     kwargs = {
         name: value for name, value in config.items() if name not in ("use_fp16", "condition", "num_class")
     }
-    assert not config["use_fp16"]
     return ADMEncoderModule(
         **kwargs, num_classes=config["num_class"] if config.get("condition") else None, time_scale=time_scale
     )

@@ -7,6 +7,7 @@ Shape letters: B batch, C channels, H W height and width, E embedding width.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,7 @@ class ADMUNetModule(nn.Module):
         num_classes: rows of the label embedding, None for an unconditional network.
         num_head_channels: channels of one attention head, None to have `num_heads` heads everywhere.
         num_heads: attention heads where `num_head_channels` is None.
+        num_heads_upsample: of the ascending half, None for as many as `num_heads`.
         use_scale_shift_norm: the time embedding scales and shifts after the second norm; otherwise it is
             added before it.
         resblock_updown: levels change in a resampling residual block; otherwise in a convolution.
@@ -55,6 +57,7 @@ class ADMUNetModule(nn.Module):
         num_classes: int | None = None,
         num_head_channels: int | None = 64,
         num_heads: int = 4,
+        num_heads_upsample: int | None = None,
         use_scale_shift_norm: bool = True,
         resblock_updown: bool = True,
         new_attention_order: bool = False,
@@ -86,6 +89,7 @@ class ADMUNetModule(nn.Module):
         self.input_blocks, skip_widths = levels.input_blocks(in_channels)
         self.middle_block = levels.middle_block()
         self.output_blocks = nn.ModuleList()
+        levels = replace(levels, num_heads=num_heads_upsample or num_heads)
         width = levels.widths[-1]
         for level in reversed(range(len(levels.widths))):
             for i in range(num_res_blocks + 1):
