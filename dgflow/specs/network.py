@@ -4,7 +4,7 @@ reads and writes its published files. Importing it loads no torch."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from dgflow.specs.spec import SmokeRun, Spec
@@ -12,12 +12,16 @@ from dgflow.specs.spec import SmokeRun, Spec
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from dgflow.weights.weight_file import File
+    from dgflow.weights.declared import Said
+    from dgflow.weights.weight_file import File, WeightFile
 
 
 GENERAL_FORMATS = ("safetensors", "state_dict")
 """Formats of files that every network can have: names and tensors, and nothing else."""
 
+
+UNTOLD = ("dropout",)
+"""Fields of networks that change nothing in what their weights mean."""
 
 TOY_GROUPS, TOY_PER_GROUP = 2, 3
 """The latents of a hierarchical autoencoder in smoke runs, in the place of 20 and 9."""
@@ -110,28 +114,74 @@ class NetworkSpec(Spec, ABC):
                 parameter.normal_(std=0.5 / parameter[0].numel() ** 0.5)
 
     def read(
-        self, file: File, format: str, *, network: Any, shape: DataShape, source: str
+        self,
+        file: File,
+        format: str,
+        *,
+        network: Any,
+        shape: DataShape,
+        source: str,
+        key: str | None = None,
+        beside: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> dict[str, Tensor]:
         """The weights in a file, by the names of `kept(network)`; nothing in the file is run.
 
         Args:
+            network: `kept(network)` of one that `build` gave, possibly on the meta device.
             source: what to call the file in an error.
+            key: of the state dict in a file of one of GENERAL_FORMATS that has several.
+            beside: settings in files beside it, by the names of these.
 
         Raises:
-            ValueError: refused, another format, damaged or cut short.
+            ValueError: refused, another format, damaged or cut short; or it says settings of itself that are
+                not those of this network.
         """
-        from dgflow.weights.safetensors_file import read_safetensors
-        from dgflow.weights.torch_file import read_state_dict
+        from dgflow.weights.declared import check_declared
 
-        general = {"safetensors": read_safetensors, "state_dict": read_state_dict}
-        if format in general:
-            return general[format](file, source=source).tensors
-        return self.read_published(file, format, network, shape, source)
+        found = self._content(file, format, network, shape, source, key)
+        said = self.said(network, shape)
+        check_declared(self.declared(found.settings), said, source)
+        for name, settings in (beside or {}).items():
+            check_declared(self.declared(settings), said, f"{source}, {name} beside it")
+        return found.tensors
+
+    def _content(
+        self, file: File, format: str, network: Any, shape: DataShape, source: str, key: str | None
+    ) -> WeightFile:
+        from dgflow.weights.safetensors_file import read_safetensors
+        from dgflow.weights.torch_file import read_checkpoint
+        from dgflow.weights.weight_file import WeightFile
+
+        if format == "safetensors":
+            return read_safetensors(file, source=source, network=network, key=key)
+        if format == "state_dict":
+            return read_checkpoint(file, network, source=source, key=key, formats=self.formats)
+        found = self.read_published(file, format, network, shape, source)
+        return found if isinstance(found, WeightFile) else WeightFile(found, {})
+
+    def said(self, network: Any, shape: DataShape) -> dict[str, Said]:
+        """The settings that a file may tell, by the names that files have for them, as they are here."""
+        from dgflow.weights.declared import Said
+
+        del network
+        fields = {name: Said(value, name) for name, value in self.model_dump().items()}
+        own = {name: said for name, said in fields.items() if name not in UNTOLD}
+        sizes = {"image_size": ("image_size", "img_resolution"), "channels": ("img_channels", "in_channels")}
+        sizes["num_classes"] = ("num_classes", "label_dim")
+        return own | {
+            name: Said(value, field) for field, value in shape._asdict().items() for name in sizes[field]
+        }
+
+    def declared(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings of a file by the names of `said`."""
+        from dgflow.weights.declared import flat
+
+        return flat(settings)
 
     def read_published(
         self, file: File, format: str, network: Any, shape: DataShape, source: str
-    ) -> dict[str, Tensor]:
-        """As `read`, of a file of one of `formats`."""
+    ) -> dict[str, Tensor] | WeightFile:
+        """As `read`, of a file of one of `formats`; with its settings where it tells some."""
         raise NotImplementedError(f"{type(self).__name__} has no reader of {format}")
 
     def write(

@@ -7,20 +7,24 @@ from and how they are read is left to `dgflow.weights`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field, field_validator, model_validator
 
 from dgflow.networks.catalogue import CATALOGUE
 from dgflow.specs.network import GENERAL_FORMATS, DataShape
-from dgflow.specs.spec import SmokeRun
+from dgflow.specs.spec import LATER, SmokeRun
 from dgflow.specs.step import FileStep, NetworkStep, Spread, Step, Weights
 from dgflow.store.objects import ObjectStore
-from dgflow.weights.sources import recordable
+from dgflow.weights.entry import CatalogueFile
+from dgflow.weights.sources import parse_source, recordable
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from dgflow.specs.bound import Bound
+    from dgflow.weights.weight_file import File
 
 
 class Pretrained(NetworkStep, FileStep):
@@ -30,8 +34,9 @@ class Pretrained(NetworkStep, FileStep):
     `source` is a path, `file:`, `https:`, `s3:`, `hf:owner/repository/file@revision`, or the name of a file
     of the catalogue. Its sha256 is checked where `sha256` says it, and locked in the root at first use
     otherwise. A classifier has `num_classes` outputs; the head of a published discriminator has 1,000 rows of
-    labels whatever the data, so give `num_classes=1000`. `made_up`: random weights, written for a smoke run;
-    nothing that is measured with them compares with anything.
+    labels whatever the data, so give `num_classes=1000`. `key`: of the state dict in a file that has several
+    which fit, such as "ema", in the formats "safetensors" and "state_dict". `made_up`: random weights,
+    written for a smoke run; nothing that is measured with them compares with anything.
     """
 
     suffix: ClassVar[str] = ".safetensors"
@@ -44,6 +49,7 @@ class Pretrained(NetworkStep, FileStep):
     format: str = "safetensors"
     sha256: str | None = None
     made_up: bool = False
+    key: Annotated[str | None, LATER] = None
 
     @field_validator("source")
     @classmethod
@@ -70,6 +76,15 @@ class Pretrained(NetworkStep, FileStep):
             raise ValueError(
                 f"expected one of the formats {', '.join(known)} for {type(self.network).__name__}, found "
                 f"{self.format!r}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_key(self) -> Pretrained:
+        if self.key is not None and self.format not in GENERAL_FORMATS:
+            raise ValueError(
+                f"expected no key for the format {self.format!r}, which says itself which weights are meant, "
+                f"found {self.key!r}: leave it out, or name one of the formats {', '.join(GENERAL_FORMATS)}"
             )
         return self
 
@@ -108,6 +123,7 @@ class Pretrained(NetworkStep, FileStep):
         del spread
         import torch
 
+        from dgflow.weights.declared import beside
         from dgflow.weights.fetch import fetch
         from dgflow.weights.tensors import check_fits, save_weights
 
@@ -115,15 +131,43 @@ class Pretrained(NetworkStep, FileStep):
         # gigabytes. Without memory, unless it reads other networks, which are loaded.
         with torch.device("cpu" if inputs.items else "meta"):
             network = self.trained_part(self.build(inputs))
-        file = fetch(store, CATALOGUE.get(self.source, self.source), expected_sha256=self.sha256)
-        try:
+        settings = beside(parse_source(self.source)) if self.source not in CATALOGUE else {}
+        found: list[dict[str, Tensor]] = []
+
+        def accept(file: File) -> None:
             tensors = self.network.read(
-                file.path, self.format, network=network, shape=self.shape, source=self.source
+                file,
+                self.format,
+                network=network,
+                shape=self.shape,
+                source=self.source,
+                key=self.key,
+                beside=settings,
             )
             check_fits(network, tensors, source=self.source)
-        except ValueError as error:
-            raise ValueError(
-                f"{error} If the file was bad when it was first used, delete {file.lock_key} in "
-                f"{store.url} too."
-            ) from error
-        return save_weights(tensors)
+            found.append(tensors)
+
+        file = fetch(store, self._file, expected_sha256=self.sha256, accept=accept)
+        if not found:
+            try:
+                accept(file.path)
+            except ValueError as error:
+                raise ValueError(
+                    f"{error} If the file was bad when it was first used, delete {file.lock_key} in "
+                    f"{store.url} too."
+                ) from error
+        return save_weights(found[0])
+
+    def check_unchanged(self, read: Callable[[], bytes], store: ObjectStore) -> None:
+        """Compare the source with the file that was read, as far as that costs no download.
+
+        Raises ValueError where it has other weights now.
+        """
+        del read
+        from dgflow.weights.fetch import check_unchanged
+
+        check_unchanged(store, self._file, self.name)
+
+    @property
+    def _file(self) -> CatalogueFile | str:
+        return CATALOGUE.get(self.source, self.source)

@@ -131,6 +131,11 @@ class S3Store:
         head = self._head(key)
         return None if head is None else int(head["ContentLength"])
 
+    def version(self, key: str) -> tuple[int, str] | None:
+        """The object's length and its ETag, None where there is none."""
+        head = self._head(key)
+        return None if head is None else (int(head["ContentLength"]), str(head.get("ETag", "")).strip('"'))
+
     def list(self, prefix: str) -> list[Entry]:
         entries = [
             Entry(item["Key"].removeprefix(self._root), int(item["Size"]), item["LastModified"].timestamp())

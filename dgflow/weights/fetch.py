@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from dgflow.store.receipts import CorruptObject
 from dgflow.weights.entry import CatalogueFile
 from dgflow.weights.lock import Lock, lock_key, read_lock
 from dgflow.weights.scratch import alone, digest, file_errors, scratch_folder, write_whole
-from dgflow.weights.sources import Source, obtain, parse_source
+from dgflow.weights.sources import Source, Version, obtain, parse_source, version
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ def fetch(
     *,
     expected_sha256: str | None = None,
     scratch: Path | None = None,
+    accept: Callable[[bytes], None] | None = None,
 ) -> LocalFile:
     """The file on this host, complete and checked: from the root, or else from its source into the root.
 
@@ -86,6 +88,8 @@ def fetch(
             in another folder.
         expected_sha256: 64 hex digits, if known from elsewhere.
         scratch: folder for downloads and copies, by default `scratch_folder()`.
+        accept: called with the bytes at their first use; where it raises, they are neither kept nor locked,
+            so that a wrong file does not stand in the way of the right one.
 
     Raises:
         ValueError: the source is not understood, the file has to be put in the root by hand, or it is not the
@@ -98,7 +102,7 @@ def fetch(
     lock = read_lock(store, request.name)
     if lock is None:
         with alone(request.scratch, request.name):
-            lock = read_lock(store, request.name) or _first_use(request)
+            lock = read_lock(store, request.name) or _first_use(request, accept)
     if request.sha256 and request.sha256 != lock.sha256:
         raise _mismatch(request, lock, f"the expected one is {request.sha256}")
     path = request.source.text if request.source and request.source.kind == "file" else ""
@@ -128,20 +132,70 @@ def _request(
     return _Request(store, scratch, name, file_name, source, source.public, expected_sha256)
 
 
-def _first_use(request: _Request) -> Lock:
-    """Puts the file into the root and locks its digest."""
+def check_unchanged(root: ObjectStore, file: CatalogueFile | str, step: str) -> None:
+    """Compare a source with what was locked at its first use, as far as that costs no download.
+
+    A source that cannot be seen from here is no change.
+
+    Args:
+        step: the name of the step that was made of it, for the error.
+
+    Raises:
+        ValueError: it has other bytes now; both digests are named.
+    """
+    request = _request(root, scratch_folder(), file, None)
+    lock = read_lock(root, request.name)
+    if request.source is None or (isinstance(file, CatalogueFile) and request.source.kind != "file"):
+        return  # published files do not change
+    if lock is not None and lock.key == request.manual_key:
+        return  # put into the root by hand
+    now = version(request.source, lock.bytes if lock else -1)
+    if now is None:
+        return
+    if lock is None:
+        raise ValueError(
+            f"{request.name}: expected {lock_key(request.name)} in {root.url}, which says which file "
+            f"{step} was made of, found none: to use the file that is now at {request.source.public}, delete "
+            f"{step} too and run again"
+        )
+    if difference := _difference(now, lock):
+        raise ValueError(
+            f"{request.name}: expected the file at {request.source.public} as when it was first used, with "
+            f"sha256 {lock.sha256}, found {difference}; bring back the file of then, take another root, or, "
+            f"to use the one that is there now, delete {lock_key(request.name)} and {step} in {root.url} and "
+            "run again"
+        )
+
+
+def _difference(now: Version, lock: Lock) -> str:
+    """The way in which a source is not what was locked; empty where none is seen."""
+    if now.sha256 and now.sha256 != lock.sha256:
+        return f"one with sha256 {now.sha256}"
+    if now.size is not None and now.size != lock.bytes:
+        return f"one of {now.size:,} bytes instead of {lock.bytes:,}"
+    if now.etag and lock.etag and now.etag != lock.etag:
+        return f"another version of it ({now.etag} instead of {lock.etag})"
+    return ""
+
+
+def _first_use(request: _Request, accept: Callable[[bytes], None] | None) -> Lock:
+    """Puts the file into the root, once it is accepted, and locks its digest."""
     store, name, key = request.store, request.name, request.manual_key
     if store.size(key) is not None:
         origin = f"{store.url}/{key}"
         data = store.get(key)
-        sha256 = _checked(data, request, origin)
+        sha256, etag = _checked(data, request, origin), ""
+        _accepted(data, accept, request)
     else:
-        data, sha256 = _obtained(request)
+        data, sha256, etag = _obtained(request)
+        _accepted(data, accept, request)
         key = f"weights/{name}/{sha256[:16]}/{request.file_name}"
         origin = request.source.public if request.source else ""
         store.put(key, data)
-    lock = Lock(name=name, source=origin, sha256=sha256, bytes=len(data), key=key, created=time.time())
-    if not store.create(lock_key(name), canonical_json(lock.model_dump()).encode()):
+    lock = Lock(
+        name=name, source=origin, sha256=sha256, bytes=len(data), key=key, created=time.time(), etag=etag
+    )
+    if not store.create(lock_key(name), canonical_json(lock.model_dump(exclude_none=True)).encode()):
         lock = read_lock(store, name)
         if lock is None or lock.sha256 != sha256:
             raise CorruptObject(
@@ -149,6 +203,16 @@ def _first_use(request: _Request) -> Lock:
             )
     request.download.unlink(missing_ok=True)
     return lock
+
+
+def _accepted(data: bytes, accept: Callable[[bytes], None] | None, request: _Request) -> None:
+    """Raises what `accept` raises; the download is then removed, since another may be tried."""
+    try:
+        if accept is not None:
+            accept(data)
+    except Exception:
+        request.download.unlink(missing_ok=True)
+        raise
 
 
 def _from_root(request: _Request, lock: Lock) -> LocalFile | None:
@@ -184,7 +248,7 @@ def _repaired(request: _Request, lock: Lock) -> LocalFile:
             "the right one there"
         )
     with alone(request.scratch, request.name):
-        data, sha256 = _obtained(request)
+        data, sha256, _ = _obtained(request)
         if sha256 == lock.sha256:
             store.put(lock.key, data)
         request.download.unlink(missing_ok=True)
@@ -198,8 +262,8 @@ def _repaired(request: _Request, lock: Lock) -> LocalFile:
     raise CorruptObject(f"{damage}, and so again after a repair; see whether something else writes there")
 
 
-def _obtained(request: _Request) -> tuple[bytes, str]:
-    """The file's bytes from its source, read once, and their digest."""
+def _obtained(request: _Request) -> tuple[bytes, str, str]:
+    """The file's bytes from its source, read once, their digest and the source's ETag."""
     if request.source is None:
         store, key = request.store, request.manual_key
         path = store.root / key if isinstance(store, LocalStore) else f"{store.url}/{key}"
@@ -207,11 +271,11 @@ def _obtained(request: _Request) -> tuple[bytes, str]:
             f"{request.name} cannot be downloaded by a program: get {request.file_name} from {request.page} "
             f"with a browser and put it at {path}, then run again"
         )
-    path = obtain(request.source, request.download, unsized=request.sha256 is not None)
+    path, etag = obtain(request.source, request.download, unsized=request.sha256 is not None)
     with file_errors(f"read {path}"):
         data = path.read_bytes()
     try:
-        return data, _checked(data, request, request.source.public)
+        return data, _checked(data, request, request.source.public), etag
     except ValueError:
         request.download.unlink(missing_ok=True)
         raise
@@ -221,6 +285,12 @@ def _checked(data: bytes, request: _Request, origin: str) -> str:
     """The digest of bytes from `origin`. Raises ValueError for none, a web page, or an unexpected file."""
     if not data:
         raise ValueError(f"{request.name}: expected a weight file from {origin}, found an empty one")
+    if data.startswith(b"version https://git-lfs.github.com/spec/"):
+        raise ValueError(
+            f"{request.name}: expected a weight file from {origin}, found a pointer of Git LFS to it: fetch "
+            "the file itself, with `git lfs pull` in that repository, or download it from the repository's "
+            f"page and name it, or put it at {request.manual_key} in the root"
+        )
     if data[:256].removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith((b"<!doctype", b"<html")):
         raise ValueError(
             f"{request.name}: expected a weight file from {origin}, found a web page: open {request.page} in "

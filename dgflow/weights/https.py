@@ -98,8 +98,10 @@ def _failure(url: str, reason: str) -> StoreError:
     return StoreError(f"could not download {public(url)}: {reason}")
 
 
-def download(url: str, destination: Path, *, unsized: bool = False) -> None:
+def download(url: str, destination: Path, *, unsized: bool = False) -> str:
     """Downloads to `destination`, by way of a `.partial` file beside it that a later call resumes.
+
+    Returns the server's strong ETag, otherwise the time of the file's last change; "" where it tells none.
 
     Args:
         unsized: take a reply that does not say where it ends, so that a cut one is not noticed; for callers
@@ -110,13 +112,14 @@ def download(url: str, destination: Path, *, unsized: bool = False) -> None:
         StoreError: the server refuses, fails too often or sends too much, or the file cannot be written.
     """
     check_url(url)
-    partial = Partial(destination)
+    partial, version = Partial(destination), ""
     for pause in (*BACK_OFF, None):
         try:
             destination.parent.mkdir(parents=True, exist_ok=True)
             _attempt(url, partial, unsized)
+            version = partial.version(url).get("validator", "")
             partial.finish()
-            return
+            break
         except _TRANSIENT as error:
             if pause is None:
                 text = "" if isinstance(error, http.client.HTTPException) else str(error)  # the server's
@@ -130,6 +133,17 @@ def download(url: str, destination: Path, *, unsized: bool = False) -> None:
                 "is no link, that it can be written and that the disk has room, or set XDG_CACHE_HOME to a "
                 "folder elsewhere, and run again"
             ) from error
+    return version
+
+
+def head(url: str, timeout: float) -> tuple[int | None, str]:
+    """The size that the server announces, and the version as `download` gives it. Raises an exception where
+    it does not answer."""
+    headers = {"User-Agent": "dgflow", "Accept-Encoding": "identity"}
+    request = urllib.request.Request(check_url(url), headers=headers, method="HEAD")
+    with urllib.request.build_opener(_Redirects(url)).open(request, timeout=timeout) as reply:
+        _check_reply(reply, url)
+        return _length(reply, url), _validator(reply) or ""
 
 
 def _attempt(url: str, partial: Partial, unsized: bool) -> None:

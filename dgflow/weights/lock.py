@@ -19,6 +19,7 @@ class Lock(BaseModel):
     bytes: int
     key: str  # of the file in the root
     created: float  # seconds since the epoch by the writer's clock
+    etag: str | None = None  # of the source when it was fetched, where it tells one
 
 
 def lock_key(name: str) -> str:

@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import safetensors
 import safetensors.torch
+from torch import nn
 
+from dgflow.weights.checkpoints import fitting
 from dgflow.weights.weight_file import AGAIN, File, WeightFile, as_path, called
 
+_log = logging.getLogger(__name__)
 
-def read_safetensors(file: File, *, source: str | None = None) -> WeightFile:
-    """The tensors, and the file's metadata as settings. Raises ValueError for another or a damaged file."""
+
+def read_safetensors(
+    file: File, *, source: str | None = None, network: nn.Module | None = None, key: str | None = None
+) -> WeightFile:
+    """The tensors, and the file's metadata as settings; with a `network` those that fit it, as
+    `checkpoints.fitting` finds them.
+
+    Raises ValueError for another or a damaged file, and as `fitting`.
+    """
+    found = _content(file, source)
+    if network is None:
+        return found
+    tensors, note = fitting(found.tensors, network, called(file, source), key)
+    if note:
+        _log.warning("%s: %s", called(file, source), note)
+    return WeightFile(tensors, found.settings)
+
+
+def _content(file: File, source: str | None) -> WeightFile:
     try:
         if isinstance(file, bytes):
             tensors = safetensors.torch.load(file)

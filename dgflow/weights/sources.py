@@ -12,14 +12,17 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from dgflow.store.objects import StoreError
 from dgflow.store.open import open_store
 from dgflow.store.urls import split_url
 from dgflow.weights import https
-from dgflow.weights.scratch import file_errors, write_whole
+from dgflow.weights.scratch import digest, file_errors, write_whole
+
+LARGEST = 2**20  # bytes of a file of settings
+_GLANCE = 5.0  # seconds to wait for a server that is only asked for what is new
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _PATH = r"[A-Za-z0-9][A-Za-z0-9._/-]*"
@@ -113,8 +116,15 @@ def _has_dots(text: str) -> bool:
     return any(part in (".", "..") for part in re.split("[/@]", text))
 
 
-def obtain(source: Source, destination: Path, *, unsized: bool = False) -> Path:
-    """Gets the file and returns its path: `destination`, or its own if it is on this host already.
+class Obtained(NamedTuple):
+    """A file on this host, and the version that its server gave it, "" where it gave none."""
+
+    path: Path
+    etag: str = ""
+
+
+def obtain(source: Source, destination: Path, *, unsized: bool = False) -> Obtained:
+    """Gets the file. Its path is `destination`, or its own if it is on this host already.
 
     Args:
         unsized: as in `https.download`.
@@ -128,15 +138,85 @@ def obtain(source: Source, destination: Path, *, unsized: bool = False) -> Path:
             is_file = Path(source.text).is_file()
         if not is_file:
             raise FileNotFoundError(f"expected a weight file at {source.text}, found nothing; check the path")
-        return Path(source.text)
+        return Obtained(Path(source.text))
     if source.kind == "hf":
-        return _from_hub(source)
+        return Obtained(_from_hub(source))
     if source.kind == "https":
-        https.download(source.text, destination, unsized=unsized)
-    else:
-        folder, _, name = source.text.rpartition("/")
-        write_whole(destination, open_store(folder).get(name))
-    return destination
+        return Obtained(destination, https.download(source.text, destination, unsized=unsized))
+    folder, _, name = source.text.rpartition("/")
+    before = version(source)
+    write_whole(destination, open_store(folder).get(name))
+    same = before is not None and before == version(source)
+    return Obtained(destination, before.etag if before is not None and same else "")
+
+
+class Version(NamedTuple):
+    """The facts about a source's content that cost no download.
+
+    Attributes:
+        etag: of the server, or the time of the last change; "" where it tells none.
+        sha256: "" where only the whole file would tell.
+    """
+
+    size: int | None
+    etag: str = ""
+    sha256: str = ""
+
+
+def version(source: Source, size: int | None = None) -> Version | None:
+    """The version of what is at the source now; None where it cannot be seen from here.
+
+    Args:
+        size: bytes; a file of this host is read for its digest only where it has these.
+    """
+    try:
+        if source.kind == "file":
+            path = Path(source.text)
+            if not path.is_file():
+                return None
+            found = path.stat().st_size
+            return Version(found, sha256=digest(path) if size in (None, found) else "")
+        if source.kind == "s3":
+            folder, _, name = source.text.rpartition("/")
+            from dgflow.store.s3 import S3Store  # importing s3fs takes half a second
+
+            store = open_store(folder)
+            assert isinstance(store, S3Store)
+            head = store.version(name)
+            return None if head is None else Version(*head)
+        if source.kind == "https":
+            return Version(*https.head(source.text, _GLANCE))
+        return _version_on_hub(source)
+    except Exception:  # a host without the disk, the network or the credentials that were there at first use
+        return None
+
+
+def _version_on_hub(source: Source) -> Version:
+    """The size and, of large files, the digest, by which the hub names them."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    match = _HUB.fullmatch(source.text)
+    assert match
+    endpoint = os.environ.get("HF_ENDPOINT")
+    url = hf_hub_url(match["repo"], match["path"], revision=match["revision"], endpoint=endpoint)
+    found = get_hf_file_metadata(url, timeout=_GLANCE)
+    is_digest = re.fullmatch(r"[0-9a-f]{64}", found.etag or "")
+    return Version(found.size, sha256=found.etag or "" if is_digest else "")
+
+
+def neighbour(source: Source, name: str) -> bytes | None:
+    """The small file of that name beside the source; None where there is none, or it cannot be seen."""
+    try:
+        if source.kind == "file":
+            path = Path(source.text).with_name(name)
+            return path.read_bytes() if path.is_file() and path.stat().st_size <= LARGEST else None
+        if source.kind == "s3":
+            store = open_store(source.text.rpartition("/")[0])
+            size = store.size(name)
+            return store.get(name) if size is not None and size <= LARGEST else None
+    except Exception:  # it is looked for, and not needed
+        return None
+    return None
 
 
 def _from_hub(source: Source) -> Path:

@@ -9,17 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import pickle
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 import torch
+from torch import nn
 
 from dgflow.files.inert_pickle import Refused, load_records, number
 from dgflow.weights import weight_file
+from dgflow.weights.checkpoints import fitting
 from dgflow.weights.weight_file import AGAIN, File, WeightFile
+
+_log = logging.getLogger(__name__)
 
 _ALLOWING = threading.Lock()  # torch keeps the list of allowed globals for the whole process
 
@@ -151,6 +156,47 @@ def read_state_dict(file: File, *, source: str | None = None) -> WeightFile:
     """
     name = weight_file.called(file, source)
     return WeightFile(weight_file.check_state_dict(load_torch(file, name), name), {})
+
+
+def read_checkpoint(
+    file: File,
+    network: nn.Module,
+    *,
+    source: str | None = None,
+    key: str | None = None,
+    formats: Sequence[str] = (),
+) -> WeightFile:
+    """The state dict in a file of `torch.save` that fits `network`, as `checkpoints.fitting` finds it.
+
+    Args:
+        formats: others that files for this network have, which are refused unless `key` says a part.
+
+    Returns:
+        Settings: the plain ones beside it, such as a trainer's `args` or `hyper_parameters`.
+
+    Raises:
+        ValueError: as `load_torch` and `fitting`, or it is a file of another format.
+    """
+    name = weight_file.called(file, source)
+    found = load_torch(file, name)
+    if key is None:
+        weight_file.check_format(found, formats, name)
+    tensors, note = fitting(found, network, name, key)
+    if note:
+        _log.warning("%s: %s", name, note)
+    settings = {part: vars(value) if isinstance(value, Namespace) else value for part, value in _items(found)}
+    return WeightFile(tensors, weight_file.plain_items(settings))
+
+
+def _items(found: Any) -> list[tuple[Any, Any]]:
+    """What may be settings: all but tensors, and dicts that have some."""
+    items = dict.items(found) if isinstance(found, dict) else ()
+    return [(name, value) for name, value in items if not _holds_tensors(value)]
+
+
+def _holds_tensors(value: Any) -> bool:
+    values = dict.values(value) if isinstance(value, dict) else [value]
+    return any(isinstance(item, torch.Tensor) and item.ndim for item in values)
 
 
 @contextlib.contextmanager

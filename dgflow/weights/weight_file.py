@@ -182,8 +182,29 @@ def _form(value: Any) -> str:
     return f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 
+def check_format(value: Any, formats: Collection[str], source: str) -> None:
+    """Raises ValueError for a file that looks like one of `formats`, which say what in it are the weights to
+    use: read as plain names and tensors it would give others."""
+    format = _looks_like(value)
+    if format in formats:
+        raise ValueError(
+            f"{source}: expected a state dict (names and tensors), found {some(list(value))}: "
+            f"{_guess(value)}, or, for a part of it as it is, give its key"
+        )
+
+
 def _guess(value: Any) -> str:
     """The remedy for a file of another kind."""
+    format = _looks_like(value)
+    return (
+        f"it looks like format {format!r}, read it as that"
+        if format
+        else "name the format that this file has"
+    )
+
+
+def _looks_like(value: Any) -> str | None:
+    """The format that the keys of a file are those of; None where they are of none, or of several."""
     keys = set(value) if isinstance(value, dict) else set()
     formats = set()
     if keys & {"dae_state_dict", "vae_state_dict"}:
@@ -194,6 +215,4 @@ def _guess(value: Any) -> str:
         ema = value["ema"]
         is_shadow = isinstance(ema, Mapping) and "shadow_params" in ema
         formats.add("soft_truncation" if is_shadow else "dit")
-    if len(formats) == 1:
-        return f"it looks like format {formats.pop()!r}, read it as that"
-    return "name the format that this file has"
+    return formats.pop() if len(formats) == 1 else None

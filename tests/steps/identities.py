@@ -187,6 +187,7 @@ OTHER = {
         format="state_dict",
         sha256="0" * 64,
         made_up=True,
+        key="ema",
     ),
     Encode: dict(images=COLOUR[:99], vae=OTHER_VAE, draws=2, seed=9, precision="bfloat16", shard_size=7),
     Decode: dict(latents=LATENTS[:99], vae=OTHER_VAE, precision="bfloat16", shard_size=7),

@@ -303,10 +303,22 @@ def test_a_source_that_may_hold_a_secret_is_refused():
         ({"mu": np.full(3, np.nan), "sigma": np.eye(3)}, "finite numbers"),
     ],
 )
-def test_a_file_that_is_no_statistics_is_refused_with_the_lock_to_delete(tmp_path, arrays, message):
+def test_a_file_that_is_no_statistics_is_refused_and_not_locked(tmp_path, arrays, message):
     np.savez(tmp_path / "bad.npz", **arrays)
-    with pytest.raises(ValueError, match=rf"{message}.* delete weights/bad.npz-[0-9a-f]+\.json"):
-        complete(statistics(str(tmp_path / "bad.npz")), MemoryStore(f"published-{next(NUMBERS)}"))
+    store = MemoryStore(f"published-{next(NUMBERS)}")
+    with pytest.raises(ValueError, match=message) as refused:
+        complete(statistics(str(tmp_path / "bad.npz")), store)
+    assert str(tmp_path / "bad.npz") in str(refused.value)
+    assert not store.list("weights")
+
+
+def test_statistics_that_were_overwritten_are_refused_by_a_later_run(tmp_path):
+    step, store = statistics(published_file(tmp_path / "a.npz")), MemoryStore(f"published-{next(NUMBERS)}")
+    complete(step, store)
+    step.check_unchanged(bytes, store)
+    np.savez(tmp_path / "a.npz", mu=np.ones(3), sigma=np.eye(3))
+    with pytest.raises(ValueError, match=f"with sha256 .* delete weights/.* and {step.name}"):
+        step.check_unchanged(bytes, store)
 
 
 def test_another_file_than_the_expected_one_is_refused(tmp_path):

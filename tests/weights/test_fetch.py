@@ -19,7 +19,7 @@ from dgflow.store.receipts import CorruptObject
 from dgflow.weights import fetch as fetching
 from dgflow.weights import scratch as scratch_module
 from dgflow.weights.entry import CatalogueFile
-from dgflow.weights.fetch import LocalFile, fetch
+from dgflow.weights.fetch import LocalFile, check_unchanged, fetch
 from dgflow.weights.scratch import alone, scratch_folder
 
 DATA, OTHER = b"weights" * 1000, b"others!" * 1000
@@ -417,3 +417,42 @@ def test_a_root_on_s3_takes_a_file_from_s3_and_gives_it_to_every_host(tmp_path: 
     assert found.path.read_bytes() == again.path.read_bytes() == DATA
     with pytest.raises(FileNotFoundError, match=r"no object 'other.pt'"):
         fetch(f"{s3_url}/root", f"{s3_url}/published/other.pt", scratch=tmp_path / "one")
+
+
+def test_a_file_that_is_not_accepted_is_neither_kept_nor_locked_and_the_right_one_follows(
+    root: ObjectStore, url: str, server: FileServer, scratch: Path
+) -> None:
+    def refuse(data: bytes) -> None:
+        raise ValueError(f"{len(data)} bytes that do not fit")
+
+    with pytest.raises(ValueError, match="do not fit"):
+        fetch(root, url, scratch=scratch, accept=refuse)
+    assert not root.list("weights") and not list(scratch.rglob("net.pt"))
+    server.files["/net.pt"] = DATA[::-1]
+    assert (
+        fetch(root, url, scratch=scratch, accept=lambda data: None).sha256 == sha256(DATA[::-1]).hexdigest()
+    )
+
+
+def test_a_pointer_of_git_lfs_is_recognised_and_not_locked(root: ObjectStore, tmp_path: Path) -> None:
+    pointer = tmp_path / "net.pt"
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 12\n")
+    with pytest.raises(ValueError, match=r"found a pointer of Git LFS to it: .*git lfs pull"):
+        fetch(root, str(pointer), scratch=tmp_path / "scratch")
+    assert not root.list("weights")
+
+
+def test_a_download_that_the_server_says_is_another_now_is_a_change(
+    root: ObjectStore, url: str, server: FileServer, scratch: Path
+) -> None:
+    server.headers["ETag"] = '"one"'
+    locked = fetch(root, url, scratch=scratch)
+    check_unchanged(root, url, "pretrained-1")
+    server.headers["ETag"] = '"two"'
+    with pytest.raises(ValueError, match=f"{locked.sha256}, found another version of it .*two.* instead of"):
+        check_unchanged(root, url, "pretrained-1")
+    server.files["/net.pt"] = DATA[:-1]
+    with pytest.raises(ValueError, match=f"{len(DATA) - 1:,} bytes instead of {len(DATA):,}"):
+        check_unchanged(root, url, "pretrained-1")
+    del server.files["/net.pt"]
+    check_unchanged(root, url, "pretrained-1")  # a server that does not have it, or does not answer

@@ -81,7 +81,7 @@ def hub(server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_file_of_the_hub_is_fetched_at_its_revision(hub: FileServer, tmp_path: Path) -> None:
-    found = obtain(parse_source(f"hf:owner/repo/sub/w.safetensors@{COMMIT}"), tmp_path / "unused")
+    found = obtain(parse_source(f"hf:owner/repo/sub/w.safetensors@{COMMIT}"), tmp_path / "unused").path
     assert found.read_bytes() == b"tensors"
 
 

@@ -3,14 +3,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dgflow.networks.dit.module import position_table
+from dgflow.weights.checkpoints import fitting
 from dgflow.weights.torch_file import Namespace, load_torch
 from dgflow.weights.weight_file import File, WeightFile, called, check_state_dict, plain_items
+
+_log = logging.getLogger(__name__)
 
 _FROM_DIFFUSERS_SHARED = {
     "t_embedder.mlp.0": "timestep_embedder.linear_1",
@@ -30,19 +35,42 @@ _FROM_DIFFUSERS_ENDS = {
 }
 
 
-def read_dit(file: File, *, source: str | None = None) -> WeightFile:
+_SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
+"""Depth, width and heads of the published models, by name."""
+
+
+def named_settings(model: Any) -> dict[str, Any]:
+    """The settings that a name such as "DiT-XL/2" stands for; none for another name."""
+    size, _, patch = model.removeprefix("DiT-").partition("/") if isinstance(model, str) else ("", "", "")
+    if size not in _SIZES or not patch.isdecimal():
+        return {}
+    depth, width, heads = _SIZES[size]
+    return {"depth": depth, "hidden_size": width, "num_heads": heads, "patch_size": int(patch)}
+
+
+def read_dit(file: File, network: nn.Module | None = None, *, source: str | None = None) -> WeightFile:
     """The averaged weights (`ema`) of a training file, with its `args` as settings, or those of a flat file.
+
+    Args:
+        network: takes the part that fits it, as `checkpoints.fitting` does.
 
     Raises:
         ValueError: something else, a global that is not understood, damaged or cut short.
     """
     name = called(file, source)
     found = load_torch(file, name)
-    if not isinstance(found, dict) or "ema" not in found:
-        return WeightFile(check_state_dict(found, name), {})
-    args = dict.get(found, "args")
-    settings = {"args": plain_items(vars(args))} if isinstance(args, Namespace) else {}
-    return WeightFile(check_state_dict(found["ema"], name, "'ema'"), settings)
+    settings: dict[str, Any] = {}
+    if isinstance(found, dict) and "ema" in found:
+        args = dict.get(found, "args")
+        args = vars(args) if isinstance(args, Namespace) else args
+        settings = {"args": plain_items(args)} if args else {}
+        found, name = check_state_dict(found["ema"], name, "'ema'"), f"{name}, 'ema'"
+    if network is None:
+        return WeightFile(check_state_dict(found, name), settings)
+    tensors, note = fitting(found, network, name)
+    if note:
+        _log.warning("%s: %s", name, note)
+    return WeightFile(tensors, settings)
 
 
 def from_diffusers(state_dict: Mapping[str, Tensor], input_size: int = 32) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -11,10 +11,15 @@ from dgflow.networks.roles import ScoreNetworkSpec
 from dgflow.specs.network import DataShape, NetworkSpec
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from dgflow.diffusion.score_model import ScoreModel
-    from dgflow.weights.weight_file import File
+    from dgflow.weights.declared import Said
+    from dgflow.weights.weight_file import File, WeightFile
+
+
+LATENT_FACTOR = 8
+"""Side of images over side of latents."""
 
 
 class DiT(ScoreNetworkSpec):
@@ -56,13 +61,42 @@ class DiT(ScoreNetworkSpec):
 
     def read_published(
         self, file: File, format: str, network: Any, shape: DataShape, source: str
-    ) -> dict[str, Tensor]:
+    ) -> WeightFile:
         from dgflow.networks.dit.file import from_diffusers, read_dit
         from dgflow.weights.safetensors_file import read_safetensors
+        from dgflow.weights.weight_file import WeightFile
 
         if format == "diffusers_dit":
-            return from_diffusers(read_safetensors(file, source=source).tensors, shape.image_size)
-        return read_dit(file, source=source).tensors
+            found = read_safetensors(file, source=source)
+            return WeightFile(from_diffusers(found.tensors, shape.image_size), found.settings)
+        return read_dit(file, network, source=source)
+
+    def said(self, network: Any, shape: DataShape) -> dict[str, Said]:
+        """As of every network; `image_size` of DiT's `args` is that of images, eight times the latent's."""
+        from dgflow.weights.declared import Said
+
+        said = super().said(network, shape)
+        side, heads = Said(shape.image_size, "image_size"), Said(self.num_heads, "num_heads")
+        diffusers = {
+            "num_attention_heads": heads,
+            "attention_head_dim": Said(self.hidden_size // self.num_heads, "num_heads"),
+            "num_layers": Said(self.depth, "depth"),
+            "num_embeds_ada_norm": said["num_classes"],
+            "sample_size": side,
+        }
+        return said | diffusers | {"input_size": side, "image_size": side}
+
+    def declared(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings of DiT's `args`, or of diffusers' `config.json`."""
+        from dgflow.networks.dit.file import named_settings
+        from dgflow.weights.declared import flat
+
+        told = {name: value for name, value in flat(settings).items() if name != "model"}
+        args = settings.get("args", settings)
+        model = args.get("model") if isinstance(args, dict) else None
+        if isinstance(size := told.get("image_size"), int):
+            told["image_size"] = size / LATENT_FACTOR
+        return {**named_settings(model), **told}
 
     def write_published(
         self, format: str, network: Any, shape: DataShape, others: Sequence[tuple[NetworkSpec, Any]]

@@ -109,7 +109,7 @@ class VPPrecond(nn.Module):
             model.img_channels,
             model.label_dim,
         )
-        self.beta_d, self.beta_min, self.M = beta_d, beta_min, M
+        self.beta_d, self.beta_min, self.M, self.epsilon_t = beta_d, beta_min, M, epsilon_s
         # In float32 as published: 2^-10 and 152.167 at the defaults. The cpu is named so that building on the
         # meta device works.
         self.sigma_min = float(self.sigma(torch.tensor(epsilon_s, dtype=torch.float32, device="cpu")))
@@ -199,7 +199,7 @@ class iDDPMPrecond(nn.Module):
             model.img_channels,
             model.label_dim,
         )
-        self.M = M
+        self.C_1, self.C_2, self.M = C_1, C_2, M
         # In float32 as published. The cpu is named so that building on the meta device works.
         angles = torch.arange(M + 1, dtype=torch.float32, device="cpu") * (0.5 * math.pi) / M / (C_2 + 1)
         alpha_bar = angles.sin() ** 2

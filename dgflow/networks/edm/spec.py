@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from dgflow.networks.roles import ScoreNetworkSpec
@@ -10,10 +10,19 @@ from dgflow.networks.toy import capped, divided
 from dgflow.specs.network import DataShape, NetworkSpec
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from dgflow.diffusion.score_model import ScoreModel
-    from dgflow.weights.weight_file import File
+    from dgflow.weights.declared import Said
+    from dgflow.weights.weight_file import File, WeightFile
+
+
+PRECONDITIONERS = {"EDMPrecond": "edm", "VPPrecond": "vp", "VEPrecond": "ve", "iDDPMPrecond": "iddpm"}
+"""EDM's classes, and the values of `precond`."""
+CONSTANTS = ("beta_d", "beta_min", "M", "C_1", "C_2", "epsilon_t")
+ROUNDED = 0.1
+"""Relative difference of two ends of noise levels that is rounding: where they follow from a float32 formula,
+neighbouring results are 6% apart."""
 
 
 class _Preconditioned(ScoreNetworkSpec):
@@ -49,10 +58,43 @@ class _Preconditioned(ScoreNetworkSpec):
 
     def read_published(
         self, file: File, format: str, network: Any, shape: DataShape, source: str
-    ) -> dict[str, Tensor]:
+    ) -> WeightFile:
         from dgflow.networks.edm.file import read_edm_pickle
 
-        return read_edm_pickle(file, source=source).tensors
+        return read_edm_pickle(file, source=source)
+
+    def said(self, network: Any, shape: DataShape) -> dict[str, Said]:
+        """As of every network, with its class and the constants of its preconditioner."""
+        from dgflow.weights.declared import Said
+
+        said = super().said(network, shape)
+        if self.precond != "edm":
+            del said["sigma_data"]
+        said["network"] = Said(type(self).__name__, None)
+        for name in CONSTANTS:
+            if (value := getattr(network, name, None)) is not None:
+                said[name] = Said(value, None)
+        for name in ("sigma_min", "sigma_max"):
+            said[name] = Said(getattr(network, name, None), None, ROUNDED)
+        return said
+
+    def declared(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings of a pickle, or of `training_options.json` beside it."""
+        inner = settings.get("model")
+        told = super().declared(inner if isinstance(inner, dict) and "init_kwargs" in inner else settings)
+        for part in (settings, inner):
+            if isinstance(part, dict):
+                told |= {**part.get("init_kwargs", {}), **part.get("attributes", {})}
+        name = settings.get("class_name", told.get("class_name"))
+        if isinstance(name, str):
+            last = name.rpartition(".")[2]
+            told["precond"] = PRECONDITIONERS.get(last, last)
+        network = inner.get("class_name") if isinstance(inner, dict) else None
+        if network := network or told.get("model_type"):
+            told["network"] = network
+        if told.get("precond", "edm") != "edm":
+            told.pop("sigma_data", None)  # it has none
+        return told
 
     def write_published(
         self, format: str, network: Any, shape: DataShape, others: Sequence[tuple[NetworkSpec, Any]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from dgflow.networks.checks import check_unconditional, halved
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from dgflow.diffusion.score_model import ScoreModel
-    from dgflow.weights.weight_file import File
+    from dgflow.weights.declared import Said
+    from dgflow.weights.weight_file import File, WeightFile
 
 
 class _InCheckpoint(NetworkSpec):
@@ -88,10 +89,44 @@ class LSGMPrior(_InCheckpoint, ScoreNetworkSpec):
 
     def read_published(
         self, file: File, format: str, network: Any, shape: DataShape, source: str
-    ) -> dict[str, Tensor]:
+    ) -> WeightFile:
         from dgflow.networks.lsgm.file import read_lsgm
 
-        return read_lsgm(file, "prior", network.ema_names(), source=source).tensors
+        return read_lsgm(file, "prior", network.ema_names(), source=source)
+
+    def said(self, network: Any, shape: DataShape) -> dict[str, Said]:
+        """The settings by the names of LSGM's `args`, with those that the prior here does not have."""
+        from dgflow.weights.declared import Said
+
+        names = {
+            "num_channels_dae": "num_channels",
+            "num_cell_per_scale_dae": "num_res_blocks",
+            "fir": "fir",
+            "embedding_dim": "embedding_dim",
+            "embedding_scale": "embedding_scale",
+        }
+        fixed = {
+            "embedding_type": "positional",
+            "mixed_prediction": True,
+            "progressive": "none",
+            "progressive_input": "none",
+            "sde_type": "vpsde",
+            "beta_start": 0.1,
+            "beta_end": 20.0,
+        }
+        return {
+            **{name: Said(getattr(self, field), field) for name, field in names.items()},
+            **{name: Said(value, None) for name, value in fixed.items()},
+            "num_scales_dae": Said(len(self.ch_mult), "ch_mult"),
+            "latent_channels": Said(shape.channels, "channels"),
+        }
+
+    def declared(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        told = super().declared(settings)
+        groups, each = told.get("num_groups_per_scale"), told.get("num_latent_per_group")
+        if isinstance(groups, int) and isinstance(each, int) and told.get("num_latent_scales", 1) == 1:
+            told["latent_channels"] = groups * each
+        return told
 
 
 class NVAE(_InCheckpoint, AutoencoderSpec):
@@ -159,7 +194,14 @@ class NVAE(_InCheckpoint, AutoencoderSpec):
 
     def read_published(
         self, file: File, format: str, network: Any, shape: DataShape, source: str
-    ) -> dict[str, Tensor]:
+    ) -> WeightFile:
         from dgflow.networks.lsgm.file import read_lsgm
 
-        return read_lsgm(file, "vae", source=source).tensors
+        return read_lsgm(file, "vae", source=source)
+
+    def said(self, network: Any, shape: DataShape) -> dict[str, Said]:
+        """As of every network; the sizes in LSGM's `args` belong to its data sets."""
+        from dgflow.weights.declared import Said
+
+        fields = {name: Said(value, name) for name, value in self.model_dump().items()}
+        return fields | {"num_latent_scales": Said(1, None)}

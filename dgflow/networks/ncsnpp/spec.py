@@ -12,10 +12,11 @@ from dgflow.specs.network import DataShape, NetworkSpec
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
+    from torch import nn
 
     from dgflow.diffusion.score_model import ScoreModel
-    from dgflow.weights.weight_file import File
+    from dgflow.weights.declared import Said
+    from dgflow.weights.weight_file import File, WeightFile
 
 TIME_SCALE = 999.0  # from time in [0, 1] to the steps that the networks embed
 UNBOUNDED_CONSTANT = 0.001
@@ -80,10 +81,24 @@ class NCSNpp(ScoreNetworkSpec):
 
     def read_published(
         self, file: File, format: str, network: Any, shape: DataShape, source: str
-    ) -> dict[str, Tensor]:
+    ) -> WeightFile:
         from dgflow.networks.ncsnpp.file import read_soft_truncation
 
-        return read_soft_truncation(file, network.ema_names(), source=source).tensors
+        return read_soft_truncation(file, network.ema_names(), source=source)
+
+    def said(self, network: Any, shape: DataShape) -> dict[str, Said]:
+        """As of every network, with the options of score_sde's configurations that this one does not have."""
+        from dgflow.weights.declared import Said
+
+        fixed = {
+            "embedding_type": "positional",
+            "progressive": "none",
+            "scale_by_sigma": False,
+            "skip_rescale": True,
+            "resblock_type": "biggan",
+        }
+        said = super().said(network, shape) | {name: Said(value, None) for name, value in fixed.items()}
+        return said | {"num_channels": Said(shape.channels, "channels")}
 
     def write_published(
         self, format: str, network: Any, shape: DataShape, others: Sequence[tuple[NetworkSpec, Any]]

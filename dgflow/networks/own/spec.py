@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import Field, field_validator, model_validator
 
 from dgflow.networks.roles import FeatureNetworkSpec, ScoreNetworkSpec
-from dgflow.specs.network import NetworkSpec
+from dgflow.specs.network import DataShape, NetworkSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from dgflow.diffusion.score_model import ScoreModel
+    from dgflow.weights.declared import Said
 
 Option = bool | int | float | str | tuple[int, ...]
 
@@ -58,6 +59,15 @@ class OwnNetwork(NetworkSpec):
     @property
     def title(self) -> str:
         return self.factory
+
+    def said(self, network: Any, shape: DataShape) -> dict[str, Said]:
+        """As of every network, with its options."""
+        from dgflow.weights.declared import Said
+
+        options = {name: Said(value, f"options[{name!r}]") for name, value in self.options.items()}
+        said = super().said(network, shape)
+        del said["options"], said["version"]
+        return said | options
 
     def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
         """The network with fresh weights, on the CPU.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from dgflow.networks.checks import check_unconditional, halved
@@ -11,6 +12,7 @@ from dgflow.specs.network import DataShape
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from dgflow.weights.declared import Said
     from dgflow.weights.weight_file import File
 
 
@@ -75,9 +77,29 @@ class StableDiffusionVAE(AutoencoderSpec):
         )
 
     def read(
-        self, file: File, format: str, *, network: Any, shape: DataShape, source: str
+        self,
+        file: File,
+        format: str,
+        *,
+        network: Any,
+        shape: DataShape,
+        source: str,
+        key: str | None = None,
+        beside: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> dict[str, Tensor]:
         """The weights under the names that diffusers gives them today."""
         from dgflow.networks.stable_diffusion.file import present_names
 
-        return present_names(super().read(file, format, network=network, shape=shape, source=source))
+        tensors = super().read(
+            file, format, network=network, shape=shape, source=source, key=key, beside=beside
+        )
+        return present_names(tensors)
+
+    def said(self, network: Any, shape: DataShape) -> dict[str, Said]:
+        """As of every network, with what diffusers' `config.json` calls otherwise."""
+        from dgflow.weights.declared import Said
+
+        said = super().said(network, shape)
+        del said["image_size"], said["scale"]  # the autoencoder takes images of any size
+        classes = {"_class_name": Said("AutoencoderKL", None), "scaling_factor": Said(self.scale, "scale")}
+        return said | classes

@@ -6,7 +6,10 @@ Their sources and licences are in `dgflow.networks.catalogue`; neither building 
 from __future__ import annotations
 
 import io
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -21,9 +24,11 @@ from dgflow.specs.step import Result, ResultStep, Slice, Spread, Step, Weights
 from dgflow.steps.judging.inception_weights import inception as inception_weights
 from dgflow.steps.judging.statistics import moments_bytes
 from dgflow.steps.sources.import_images import ImportImages
+from dgflow.weights.entry import CatalogueFile
 from dgflow.weights.sources import recordable
 
 if TYPE_CHECKING:
+    from dgflow.images.statistics import Statistics
     from dgflow.specs.bound import Bound
     from dgflow.store.objects import ObjectStore
 
@@ -86,24 +91,61 @@ class PublishedStatistics(ResultStep):
             ValueError: its arrays are missing or cannot be moments, or its digest is not the locked one.
         """
         del inputs, spread
-        from dgflow.images.statistics import read_statistics
         from dgflow.weights.fetch import fetch
 
-        file = fetch(store, CATALOGUE.get(self.source, self.source), expected_sha256=self.sha256)
-        try:
-            moments = read_statistics(str(file.path))
-            if moments is None or (self.spatial and moments.mu_s is None):
-                names = "mu and sigma" + ", mu_s and sigma_s" * self.spatial
-                raise ValueError(f"expected {names} in {self.source}, found none.")
-        except ValueError as error:
-            raise ValueError(
-                f"{error} If the file was bad when it was first used, delete {file.lock_key} in "
-                f"{store.url} too."
-            ) from error
+        found: list[Statistics] = []
+        file = fetch(
+            store,
+            self._file,
+            expected_sha256=self.sha256,
+            accept=lambda data: found.append(self._moments_in(data)),
+        )
+        if not found:
+            try:
+                found.append(self._moments_at(str(file.path)))
+            except ValueError as error:
+                raise ValueError(
+                    f"{error} If the file was bad when it was first used, delete {file.lock_key} in "
+                    f"{store.url} too."
+                ) from error
+        moments = found[0]
         arrays = {name: getattr(moments, name) for name in ("mu", "sigma", "mu_s", "sigma_s")}
         content = io.BytesIO()
         np.savez(content, **{name: values for name, values in arrays.items() if values is not None})  # type: ignore[arg-type]
         return content.getvalue()
+
+    def check_unchanged(self, read: Callable[[], bytes], store: ObjectStore) -> None:
+        """Compare the source with the file that was read, as far as that costs no download.
+
+        Raises ValueError where it has other statistics now.
+        """
+        del read
+        from dgflow.weights.fetch import check_unchanged
+
+        check_unchanged(store, self._file, self.name)
+
+    @property
+    def _file(self) -> CatalogueFile | str:
+        return CATALOGUE.get(self.source, self.source)
+
+    def _moments_in(self, data: bytes) -> Statistics:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "statistics.npz")
+            path.write_bytes(data)
+            try:
+                return self._moments_at(str(path))
+            except ValueError as error:
+                raise ValueError(str(error).replace(str(path), self.source)) from error
+
+    def _moments_at(self, path: str) -> Statistics:
+        """The moments in the file. Raises ValueError where it lacks some."""
+        from dgflow.images.statistics import read_statistics
+
+        moments = read_statistics(path)
+        if moments is None or (self.spatial and moments.mu_s is None):
+            names = "mu and sigma" + ", mu_s and sigma_s" * self.spatial
+            raise ValueError(f"expected {names} in {self.source}, found none.")
+        return moments
 
 
 @dataclass(frozen=True)

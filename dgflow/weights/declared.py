@@ -1,0 +1,132 @@
+"""The settings that a weight file tells of itself, compared with those that a recipe says."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from dgflow.weights.sources import Source, neighbour
+from dgflow.weights.weight_file import short
+
+SECTIONS = (
+    *("hyper_parameters", "hparams", "args", "config", "model_config", "model_args", "model_kwargs"),
+    *("model", "data", "network", "network_kwargs", "unet_config", "params", "options"),
+)
+"""Names under which trainers keep settings together."""
+_BESIDE = ("config.json", "training_options.json", "args.json", "hparams.yaml", "config.yaml", "config.yml")
+_CLOSE = 1e-6
+_SHOWN = 6
+
+
+class Said(NamedTuple):
+    """A setting as the recipe has it.
+
+    Attributes:
+        value: None where the recipe leaves it open.
+        write: the field that says it, None for what the network always computes with.
+        close: relative difference that is none.
+    """
+
+    value: Any
+    write: str | None
+    close: float = _CLOSE
+
+
+def check_declared(declared: Mapping[str, Any], said: Mapping[str, Said], source: str) -> None:
+    """Raises ValueError where a file says otherwise than the recipe, with both values and what to write."""
+    differences = [
+        f"{name} is {short(value)} in the file and {short(_plain(said[name].value))} in the recipe"
+        f" ({_remedy(said[name].write, value)})"
+        for name, value in declared.items()
+        if name in said and not _same(value, said[name], name)
+    ]
+    if differences:
+        more = f"; and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
+        raise ValueError(
+            f"{source}: expected the settings of the recipe, found others in what the file says of itself: "
+            f"{'; '.join(differences[:_SHOWN])}{more}. The weights mean something only with the settings "
+            "that they were trained with."
+        )
+
+
+def flat(settings: Any) -> dict[str, Any]:
+    """The settings with those of their sections, the outer ones first; texts that are JSON as their value."""
+    found: dict[str, Any] = {}
+    if not isinstance(settings, Mapping):
+        return found
+    for name, value in settings.items():
+        if not isinstance(value, Mapping) and value is not None:
+            found[name] = _read(value)
+    for name in SECTIONS:
+        section = _read(settings.get(name))
+        if isinstance(section, Mapping):
+            found = flat(section) | found
+    return found
+
+
+def beside(source: Source) -> dict[str, dict[str, Any]]:
+    """The settings in files beside a weight file, on this host or on S3, by the names of these files."""
+    stem = source.file_name.rpartition(".")[0]
+    found = {}
+    for name in dict.fromkeys((f"{stem}.json", f"{stem}.yaml", f"{stem}.yml", *_BESIDE)):
+        data = None if name == source.file_name else neighbour(source, name)
+        try:
+            text = (data or b"").decode()
+            value = json.loads(text) if name.endswith(".json") else _yaml(text)
+        except (ValueError, RecursionError):
+            continue  # none, or another file of that name
+        if isinstance(value, dict):
+            found[name] = value
+    return found
+
+
+def _yaml(text: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
+
+
+def _read(value: Any) -> Any:
+    """A text that is JSON as its value; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+
+
+def _same(value: Any, said: Said, name: str) -> bool:
+    mine = _plain(said.value)
+    if mine is None or value is None:
+        return True  # left open
+    return _alike(value, mine, said.close, unordered="resolutions" in name)
+
+
+def _alike(value: Any, mine: Any, close: float, unordered: bool = False) -> bool:
+    if isinstance(value, Mapping):
+        return True  # a section, whose own names are compared
+    if isinstance(value, list | tuple) and isinstance(mine, list):
+        pair = (sorted(value, key=repr), sorted(mine, key=repr)) if unordered else (value, mine)
+        return len(pair[0]) == len(pair[1]) and all(_alike(a, b, close) for a, b in zip(*pair, strict=True))
+    if isinstance(value, bool) or isinstance(mine, bool):
+        return value is mine
+    if isinstance(value, int | float) and isinstance(mine, int | float):
+        return value == mine or math.isclose(value, mine, rel_tol=close)
+    return value == mine
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _remedy(write: str | None, value: Any) -> str:
+    if write is None:
+        return "this network has no other"
+    shown = tuple(value) if isinstance(value, list) else value
+    return f"write {write}={short(shown)}"
