@@ -108,7 +108,7 @@ def test_plan_status_and_verify_of_a_complete_root(finished, folder):
 def test_plan_names_the_field_that_changed(finished, folder):
     plan = call("plan", "--root", "root", "--guidance-weight", "2.0", cwd=folder)
     assert plan.returncode == 0
-    assert "fields.guidance[0].weight: recorded 1.0, now 2.0" in " ".join(plan.stdout.split())
+    assert "guidance[0].weight 1.0 -> 2.0" in [line.strip() for line in plan.stdout.splitlines()]
 
 
 def test_status_of_an_unfinished_run_is_not_zero(finished, folder):

@@ -27,6 +27,7 @@ from dgflow.engine.verify import verify
 from dgflow.estimate.estimates import UTILISATION, counted, piloted
 from dgflow.files.outputs import write_output
 from dgflow.report import page, runs_text, status_text, summary
+from dgflow.report.layout import wrapped
 from dgflow.report.page_file import PAGE, page_of, put_page
 from dgflow.report.plan_text import plan_json, plan_table
 from dgflow.runtime.placement import Placement
@@ -350,7 +351,8 @@ def _report(
 
 
 def _tell(line: str) -> None:
-    print(line, file=sys.stderr)
+    lines = wrapped(line, hanging="  ") if sys.stderr.isatty() else [line]
+    print("\n".join(lines), file=sys.stderr)
 
 
 def _warn(target: Target) -> None:

@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from dgflow.engine.differences import Change, Recorded
 from dgflow.engine.root import Root
 from dgflow.specs.bound import Bound
 from dgflow.specs.graph import Node, graph
 from dgflow.specs.step import Step, Target, Work
-from dgflow.store.identity import differences
 from dgflow.store.objects import ObjectStore
-from dgflow.store.step_store import StepStore, made_from, read_step
+from dgflow.store.step_store import StepStore, made_from
 
 Action = Literal["reuse", "extend", "build", "rebuild"]
 SHOWN_REASONS = 3
@@ -28,6 +28,8 @@ class StepPlan:
     done: dict[int, str] = field(default_factory=dict)  # part made from these inputs to its receipt's key
     action: Action = "build"
     reason: str = ""
+    waits_for: list[Step] = field(default_factory=list)  # inputs that are not complete
+    changes: list[Change] = field(default_factory=list)  # from the nearest step of the kind in the root
 
     @property
     def step(self) -> Step:
@@ -73,11 +75,15 @@ class StepPlan:
 def plan(target: Target, store: ObjectStore) -> list[StepPlan]:
     """The state of every step of the recipe, in the order in which they are run."""
     root, known, plans = Root(store), {}, []
-    recorded: dict[str, list[str]] = {}  # kind to the names of the steps in the root, listed once
-    for node in graph(target):
+    nodes = graph(target)
+    recorded = Recorded(root, {node.step.fingerprint: node.step for node in nodes})
+    for node in nodes:
         state = look(root, node, known)
         if state.action == "build" and state.bound is not None and not state.reason:
-            state.reason = _why_new(root, node.step, recorded)
+            changes = recorded.nearest(node.step)
+            state.changes = changes or []
+            lines = f"differs from the nearest one there: {_some(map(str, state.changes))}"
+            state.reason = "nothing like it is there" if changes is None else lines
         plans.append(state)
     return plans
 
@@ -91,16 +97,18 @@ def look(root: Root, node: Node, known: dict[str, Bound | None]) -> StepPlan:
     step_store.check(step.document())
     committed = step_store.committed(step.folder)  # the only listing of the step's parts
     if state.bound is None:
-        waiting = dict.fromkeys(
-            reference.step.title
+        waiting = {
+            reference.step.fingerprint: reference.step
             for reference in step.inputs().values()
             if known[reference.step.fingerprint] is None
-        )
-        state.reason = f"after {_some(waiting)}"
+        }
+        state.waits_for = list(waiting.values())
+        state.reason = f"after {_some(dict.fromkeys(each.title for each in state.waits_for))}"
         if earlier := len(committed):
+            unit = step.unit if earlier > 1 else step.unit.removesuffix("s")
             state.reason += (
-                f"; {earlier} {step.unit} of earlier inputs are kept and reused if the inputs come out the "
-                "same"
+                f"; {earlier:,} {unit} of earlier inputs {'are' if earlier > 1 else 'is'} kept, and reused "
+                "if the inputs come out the same"
             )
         return state
     wanted = set(state.wanted)
@@ -126,22 +134,6 @@ def _why_stale(step_store: StepStore, committed: dict[int, dict[str, str]], boun
     before, now = step_store.receipt(receipt).inputs, bound.digests
     changed = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
     return f"stale: made from another {', '.join(changed)}"
-
-
-def _why_new(root: Root, step: Step, recorded: dict[str, list[str]]) -> str:
-    """The difference to the nearest step of the same kind in the root."""
-    if not recorded:
-        for name in root.store.names():
-            recorded.setdefault(name.rpartition("-")[0], []).append(name)
-    changes: list[list[str]] = []
-    for name in recorded.get(step.kind, []):
-        description = read_step(root.store, name)
-        if description is not None and name != step.name:
-            changes.append(differences(description["document"], step.document()))
-    if not changes:
-        return "nothing like it is there"
-    nearest = min(changes, key=lambda lines: (len(lines), sum(map(len, lines))))
-    return f"differs from the nearest one there: {_some(nearest)}"
 
 
 def _some(lines: Iterable[str]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,7 +13,8 @@ from dgflow.engine.plan import StepPlan
 from dgflow.metrics.protocols import HEADINGS
 from dgflow.runtime.durations import duration as duration
 
-WIDTH = 140  # characters of a line in the terminal
+WIDTH = 140  # characters of a line at most
+PIPED, NARROWEST = 110, 60  # characters of a table's line where there is no terminal; in the narrowest
 LABEL_WIDTH, LABEL_HEAD = 58, 28  # characters of a label in a table, and of its beginning
 _DECIMALS = {"fid": 2, "sfid": 2, "is": 2, "precision": 3, "recall": 3, "f1": 3, "kid": 5}
 METRICS = {name: (heading, _DECIMALS[name]) for name, heading in HEADINGS.items()}  # heading and decimals
@@ -79,10 +82,28 @@ def listed(names: Sequence[str]) -> str:
     return " and ".join([*([", ".join(names[:-1])] if names[1:] else []), names[-1]])
 
 
-def wrapped(text: str, indent: str = "", hanging: str = "") -> list[str]:
-    """The text as printable lines of at most `WIDTH` characters; `hanging` indents all lines after the
-    first."""
-    return textwrap.wrap(printable(text), WIDTH, initial_indent=indent, subsequent_indent=indent + hanging)
+def terminal_width(otherwise: int = PIPED) -> int:
+    """The characters of a line on standard output: those of the terminal, or `otherwise` where it is none.
+
+    $COLUMNS is not asked: programs inherit it without having a terminal.
+    """
+    try:
+        columns = os.get_terminal_size(sys.stdout.fileno()).columns
+    except (OSError, ValueError):
+        return otherwise
+    return max(NARROWEST, columns or otherwise)
+
+
+def wrapped(text: str, indent: str = "", hanging: str = "", width: int | None = None) -> list[str]:
+    """The text as printable lines of at most `width` characters, by default those of the terminal and at most
+    `WIDTH`; `hanging` indents all lines after the first. Lines break between words."""
+    return textwrap.wrap(
+        printable(text),
+        width or min(WIDTH, terminal_width(WIDTH)),
+        initial_indent=indent,
+        subsequent_indent=indent + hanging,
+        break_on_hyphens=False,
+    )
 
 
 def evenly(keys: Sequence[str], count: int) -> list[str]:

@@ -7,34 +7,17 @@ bounds from the steps' fields, and hours come from `Costs`, if asked for.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from statistics import fmean
 from typing import Any
 
-from dgflow.engine.plan import StepPlan
-from dgflow.engine.root import Root
+from dgflow.engine.plan import SHOWN_REASONS, StepPlan
 from dgflow.estimate.estimates import Costs, Estimate
-from dgflow.report.layout import aligned, duration, evenly, row_labels, size, with_details, wrapped
-from dgflow.report.summary import worker_seconds
-from dgflow.specs.step import SampleStep, Step
+from dgflow.report.arms import END, SHARED, Named, named
+from dgflow.report.columns import Column, fitted
+from dgflow.report.layout import duration, size, terminal_width, wrapped
+from dgflow.report.plan_rates import Rate, rate_of, rates_of, row_of
 from dgflow.store.objects import ObjectStore
 
-ESTIMATE_SAMPLE = 16  # receipts per step that an estimate reads, of 10,000 shards too
-HINT = (
-    "hours and money: --device NAME, such as h100, by its published rate, or --pilot, by one batch here; and "
-    "--price P an hour"
-)
-
-
-@dataclass(frozen=True)
-class _Rate:
-    """Mean cost of one sample, epoch or result; `row` is the bytes of a sample by the step's fields, if
-    any."""
-
-    seconds: float  # of work, all workers together
-    bytes: float
-    row: int | None
-    own: bool = False  # from receipts of the step itself
+HINT = "hours and money: --device NAME, such as h100, or --pilot, one batch here; --price P an hour"
 
 
 def plan_json(
@@ -48,12 +31,14 @@ def plan_json(
     `parameters`, `flops` (None of a pilot), `device_hours` and, with a price per hour, `money`; `costs` then
     tells their assumptions.
     """
-    rates = _rates(plans, store) if store is not None else {}
+    rates = rates_of(plans, store) if store is not None else {}
     estimates = {} if costs is None else costs.steps
     steps = [
-        _plan_row(step_plan, _rate(step_plan, plans, rates), estimates.get(step_plan.step.fingerprint))
+        _plan_row(step_plan, rate_of(step_plan, plans, rates), estimates.get(step_plan.step.fingerprint))
         for step_plan in plans
     ]
+    for place in named(plans):
+        steps[place.number] |= {"group": place.group, "label": place.label}
     total: dict[str, Any] = {key: sum(step[key] for step in steps) for key in ("done", "todo", "evaluations")}
     total |= {key: sum(step[key] or 0 for step in steps) for key in ("bytes", "worker_hours")}
     total |= {
@@ -77,43 +62,87 @@ def plan_json(
 
 
 def plan_table(plans: Sequence[StepPlan], store: ObjectStore, costs: Costs | None = None) -> str:
-    """`plan_json` as a table, with a reason below each step that is not reused."""
-    data = plan_json(plans, store, costs)
+    """`plan_json` as a table by arms that fits the terminal, with a reason below each step that is not
+    reused."""
+    data, width, places = plan_json(plans, store, costs), terminal_width(), named(plans)
+    total, labels = data["total"], {place.number: place for place in places}
+    rows = [
+        [data["steps"][place.number]["action"], place.label, *_cells(data["steps"][place.number], costs)]
+        for place in places
+    ]
+    lines = fitted(_columns(costs), [*rows, _total_row(data, costs)], label=1, width=width)
+    table = [*next(lines)]
+    indent = " " * (max(len(row[0]) for row in rows) + 2)
+    group = END
+    for place, row in zip(places, lines, strict=False):
+        if place.group != group:
+            table.append(group := place.group)
+        reasons = _reasons(plans[place.number], labels, plans)
+        table += [*row, *(line for reason in reasons for line in wrapped(reason, indent, "  ", width))]
+    table += next(lines)
+    notes = _notes(total, costs) if any(each.missing for each in plans) else []
+    if any(each.changes for each in plans):
+        notes.insert(0, "a -> b: a field's value in the nearest step of the kind that is there, and here")
+    return "\n".join([*table, *(line for note in notes for line in wrapped(note, hanging="  ", width=width))])
+
+
+def _reasons(step_plan: StepPlan, labels: dict[int, Named], plans: Sequence[StepPlan]) -> list[str]:
+    """A line per reason; of what it waits for, by the names of the table."""
+    if step_plan.changes:
+        more = len(step_plan.changes) - SHOWN_REASONS
+        return [*map(str, step_plan.changes[:SHOWN_REASONS]), *([f"and {more} more"] if more > 0 else [])]
+    if not step_plan.waits_for:
+        return [step_plan.reason] if step_plan.reason else []
+    numbers = {each.step.fingerprint: number for number, each in enumerate(plans)}
+    own = labels[numbers[step_plan.step.fingerprint]].group
+    places = [labels[numbers[step.fingerprint]] for step in step_plan.waits_for]
+    names = [
+        place.label if place.group in (own, SHARED) else f"{place.label} ({place.group})" for place in places
+    ]
+    more = f" and {len(names) - SHOWN_REASONS} more" if len(names) > SHOWN_REASONS else ""
+    earlier = step_plan.reason.partition("; ")[2]
+    return [
+        f"after {', '.join(names[:SHOWN_REASONS])}{more}",
+        *([earlier] if "earlier inputs" in earlier else []),
+    ]
+
+
+def _columns(costs: Costs | None) -> list[Column]:
+    """Columns of the table; the least needed ones move below the rows of a narrow terminal first."""
+    columns = [
+        Column("", left=True),
+        Column("step", left=True),
+        Column("done", moves=4),
+        Column("to do"),
+        Column("", left=True),
+        Column("size"),
+        Column("evaluations", moves=2),
+    ]
+    if costs is None:
+        return [*columns, Column("worker time"), Column("kept in", left=True, moves=1)]
+    money = [] if costs.price is None else [Column("cost")]
+    return [*columns, Column("parameters", moves=3), Column(f"{costs.device} hours"), *money]
+
+
+def _cells(step: dict[str, Any], costs: Costs | None) -> list[str]:
+    mine = [_hours_left(step), step["name"]] if costs is None else _costs_shown(step, costs)
+    counts = [f"{step['done']:,}", f"{step['todo']:,}", step["unit"]]
+    return [*counts, _size(step), _evaluations(step), *mine]
+
+
+def _total_row(data: dict[str, Any], costs: Costs | None) -> list[str]:
     steps, total = data["steps"], data["total"]
-    titles = ["worker time", "kept in"]
-    if costs is not None:
-        titles = ["parameters", f"{costs.device} hours", *(["cost"] if costs.price is not None else [])]
-    rows = [["", "step", "done", "to do", "", "size", "evaluations", *titles]]
-    for label, step in zip(row_labels(steps), steps, strict=True):
-        mine = [_hours_left(step), step["name"]] if costs is None else _costs_shown(step, costs)
-        rows.append(
-            [
-                step["action"],
-                label,
-                f"{step['done']:,}",
-                f"{step['todo']:,}",
-                step["unit"],
-                _size(step),
-                _evaluations(step),
-                *mine,
-            ]
-        )
     mine = [_hours_left(total) + " + ?" * bool(total["unknown"]), ""]
     if costs is not None:
         mine = _costs_shown(total | {"parameters": 0}, costs)
     bound = {"bytes_from": "fields" if any(step["bytes_from"] == "fields" for step in steps) else "receipts"}
     whole = _size(total | bound) + " + ?" * bool(total["unknown_bytes"])
     counts = [f"{len(steps):,} steps", f"{total['done']:,}", f"{total['todo']:,}", "", whole]
-    rows.append(["total", *counts, _evaluations(total), *mine])
-    lines = aligned(rows, left=(0, 1, 4, *((8,) if costs is None else ())))
-    reasons = (wrapped(step["reason"], " " * 9) for step in steps)
-    return "\n".join([*with_details(lines, reasons), *_notes(total, costs)])
+    return ["total", *counts, _evaluations(total), *mine]
 
 
 def _notes(total: dict[str, Any], costs: Costs | None) -> list[str]:
     """The basis of the columns."""
-    if not total["todo"]:
-        return []
     notes = ["≤: at most, uncompressed, where no receipt of such a step says more"]
     if costs is None:
         if total["unknown"]:
@@ -131,7 +160,7 @@ def _notes(total: dict[str, Any], costs: Costs | None) -> list[str]:
         "Not in them: reading and writing data, metrics on features, optimisers, talk between devices, "
         "waiting."
     )
-    return [line for note in notes for line in wrapped(note)]
+    return notes
 
 
 def _size(row: dict[str, Any]) -> str:
@@ -171,11 +200,11 @@ def _number(hours: float) -> str:
     return f"{hours:,.2f}" if hours < 10 else f"{hours:,.1f}" if hours < 1000 else f"{hours:,.0f}"
 
 
-def _plan_row(step_plan: StepPlan, rate: _Rate | None, estimate: Estimate | None) -> dict[str, Any]:
+def _plan_row(step_plan: StepPlan, rate: Rate | None, estimate: Estimate | None) -> dict[str, Any]:
     work, stored = step_plan.amount, None if estimate is None else estimate.bytes
     # Another step's samples compress alike where they hold as much.
     from_receipts = rate is not None and (
-        rate.own or (rate.row is not None and rate.row == _row(step_plan.step))
+        rate.own or (rate.row is not None and rate.row == row_of(step_plan.step))
     )
     if rate is not None and from_receipts:
         stored = round(rate.bytes * work)
@@ -204,49 +233,3 @@ def _cost(estimate: Estimate | None, price: float | None) -> dict[str, Any]:
     hours = estimate.seconds / 3600
     cost = {"parameters": estimate.parameters, "flops": estimate.flops, "device_hours": hours}
     return cost | ({} if price is None else {"money": hours * price})
-
-
-def _row(step: Step) -> int | None:
-    return step.row_bytes if isinstance(step, SampleStep) else None
-
-
-def _rates(plans: Sequence[StepPlan], store: ObjectStore) -> dict[str, _Rate]:
-    """By fingerprint, of the steps that have receipts and whose kind something is to be done of."""
-    root = Root(store)
-    kinds = {step_plan.step.kind for step_plan in plans if step_plan.missing}
-    rates: dict[str, _Rate] = {}
-    for step_plan in plans:
-        if step_plan.step.kind in kinds:
-            step_store = root.step_store(step_plan.step)
-            # Made from earlier inputs is as good for an estimate.
-            keys = list(step_plan.done.values()) or [
-                key for of in step_store.committed(step_plan.folder).values() for key in of.values()
-            ]
-            receipts = step_store.receipts(evenly(keys, ESTIMATE_SAMPLE))
-            if receipts:
-                work = sum(
-                    1 if receipt.start is None or receipt.stop is None else receipt.stop - receipt.start
-                    for receipt in receipts
-                )
-                seconds, kept = sum(map(worker_seconds, receipts)), sum(receipt.bytes for receipt in receipts)
-                rates[step_plan.step.fingerprint] = _Rate(
-                    seconds / work, kept / work, _row(step_plan.step), own=True
-                )
-    return rates
-
-
-def _rate(step_plan: StepPlan, plans: Sequence[StepPlan], rates: dict[str, _Rate]) -> _Rate | None:
-    """The step's own, else the mean of the others of its kind; of several sizes of samples, their time
-    alone."""
-    if step_plan.step.fingerprint in rates:
-        return rates[step_plan.step.fingerprint]
-    alike = [
-        rates[other.step.fingerprint]
-        for other in plans
-        if other.step.kind == step_plan.step.kind and other.step.fingerprint in rates
-    ]
-    if not alike:
-        return None
-    same = [rate for rate in alike if rate.row == _row(step_plan.step)]
-    kept, row = (fmean(rate.bytes for rate in same), same[0].row) if same else (0.0, -1)
-    return _Rate(fmean(rate.seconds for rate in alike), kept, row)

@@ -1,0 +1,93 @@
+"""The steps of a recipe by the arm that they are for, named as the recipe names them: by arm and seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from dgflow.engine.plan import StepPlan
+from dgflow.report.layout import labels
+from dgflow.specs.graph import graph
+from dgflow.specs.step import Step
+from dgflow.steps.judging.evaluate import Evaluate
+
+SHARED, END = "for all arms", ""
+"""The groups of steps that several arms need, and of the table itself."""
+
+
+@dataclass(frozen=True)
+class Named:
+    """A step's place in a table: its group, such as `arm guided`, and its label within the group."""
+
+    group: str
+    label: str
+    number: int  # in the order in which the steps are run
+
+
+def named(plans: Sequence[StepPlan]) -> list[Named]:
+    """The steps by group: those of several arms, each arm in the recipe's order, the floor, the table.
+
+    The steps of a recipe that is no evaluation are one group without a name, in the order in which they are
+    run.
+    """
+    target = plans[-1].step
+    if not isinstance(target, Evaluate):
+        return _group(END, range(len(plans)), [each.step for each in plans], {})
+    readers = _readers(target)
+    groups: dict[str, list[int]] = {SHARED: [], **{_arm(name): [] for name in target.arms}, "floor": []}
+    for number, step_plan in enumerate(plans[:-1]):
+        owners = readers[step_plan.step.fingerprint].groups if len(target.arms) > 1 else set()
+        groups[next(iter(owners)) if len(owners) == 1 else SHARED].append(number)
+    result = []
+    for group, numbers in (groups | {END: [len(plans) - 1]}).items():
+        result += _group(group, numbers, [plans[number].step for number in numbers], readers)
+    return result
+
+
+@dataclass
+class _Readers:
+    """The groups that need a step, and the seeds of an arm's samples that it makes or reads."""
+
+    groups: set[str] = field(default_factory=set)
+    seeds: set[int | None] = field(default_factory=set)
+
+
+def _readers(target: Evaluate) -> dict[str, _Readers]:
+    """By the fingerprint of each step behind an evaluation."""
+    readers: dict[str, _Readers] = {}
+    for name, reference in target.inputs().items():
+        kind, _, rest = name.partition(".")
+        arm, _, number = rest.rpartition(".")
+        part = target.arms[arm][int(number)] if kind == "arms" else None
+        chain: set[str] = set()  # the sampler of this slice, and what reads its samples
+        for node in graph(reference.step):
+            key = node.step.fingerprint
+            mine = readers.setdefault(key, _Readers())
+            mine.groups.add(kind if part is None else _arm(arm))
+            if part is None:
+                continue
+            read = {each.step.fingerprint for each in node.step.inputs().values()}
+            if key == part.origin.step.fingerprint or chain & read:
+                chain.add(key)
+                mine.seeds.add(part.drawn.seed)
+    return readers
+
+
+def _arm(name: str) -> str:
+    return f"arm {name}"
+
+
+def _group(
+    group: str, numbers: Sequence[int], steps: Sequence[Step], readers: dict[str, _Readers]
+) -> list[Named]:
+    titles = [
+        _title(step, readers.get(step.fingerprint) if group not in (SHARED, END) else None) for step in steps
+    ]
+    unique = labels((title, step.name) for title, step in zip(titles, steps, strict=True))
+    return [Named(group, label, number) for label, number in zip(unique, numbers, strict=True)]
+
+
+def _title(step: Step, readers: _Readers | None) -> str:
+    """`features seed 101` for what is made of the samples of one seed, else the step's own title."""
+    seed = next(iter(readers.seeds), None) if readers is not None and len(readers.seeds) == 1 else None
+    return step.title if seed is None else f"{step.kind} seed {seed}"

@@ -1,0 +1,60 @@
+"""A table that fits the terminal: labels wrap at words, and columns without room move below their row."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from dgflow.report.layout import printable
+
+GAP = "  "
+LABEL = 20  # characters of the labels' column, at least
+
+
+@dataclass(frozen=True)
+class Column:
+    """`moves`: the turn in which it goes below the rows where the width does not suffice; None: never."""
+
+    heading: str
+    left: bool = False
+    moves: int | None = None
+
+
+def fitted(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], label: int, width: int
+) -> Iterator[list[str]]:
+    """The lines of the heading, then of each row, at most `width` characters each; column `label` wraps."""
+    cells = [[printable(cell) for cell in row] for row in (tuple(each.heading for each in columns), *rows)]
+    widths = [max(len(row[number]) for row in cells) for number in range(len(columns))]
+    kept = list(range(len(columns)))
+
+    def room() -> int:
+        return width - sum(widths[number] + len(GAP) for number in kept if number != label)
+
+    turns = sorted((each.moves, number) for number, each in enumerate(columns) if each.moves is not None)
+    while turns and room() < min(LABEL, widths[label]):
+        kept.remove(turns.pop(0)[1])
+    widths[label] = max(min(widths[label], room()), min(LABEL, widths[label]))
+    moved = [number for number in range(len(columns)) if number not in kept]
+    indent = " " * (widths[0] + len(GAP))
+    for position, row in enumerate(cells):
+        wrapped = textwrap.wrap(row[label], widths[label]) or [""]
+        lines = []
+        for number, part in enumerate(wrapped):
+            values = [part if column == label else row[column] if number == 0 else "" for column in kept]
+            lines.append(
+                _line(values, [columns[column] for column in kept], [widths[column] for column in kept])
+            )
+        below = ", ".join(f"{columns[column].heading} {row[column]}" for column in moved if row[column])
+        if position and below:
+            lines += textwrap.wrap(below, width, initial_indent=indent, subsequent_indent=indent)
+        yield lines
+
+
+def _line(values: Sequence[str], columns: Sequence[Column], widths: Sequence[int]) -> str:
+    padded = (
+        value.ljust(width) if column.left else value.rjust(width)
+        for value, column, width in zip(values, columns, widths, strict=True)
+    )
+    return GAP.join(padded).rstrip()

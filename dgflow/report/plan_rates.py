@@ -1,0 +1,73 @@
+"""The mean cost of a sample, an epoch or a result, from a sample of each step's receipts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from dgflow.engine.plan import StepPlan
+from dgflow.engine.root import Root
+from dgflow.report.layout import evenly
+from dgflow.report.summary import worker_seconds
+from dgflow.specs.step import SampleStep, Step
+from dgflow.store.objects import ObjectStore
+
+ESTIMATE_SAMPLE = 16  # receipts per step that an estimate reads, of 10,000 shards too
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Mean cost of one sample, epoch or result; `row` is the bytes of a sample by the step's fields, if
+    any."""
+
+    seconds: float  # of work, all workers together
+    bytes: float
+    row: int | None
+    own: bool = False  # from receipts of the step itself
+
+
+def row_of(step: Step) -> int | None:
+    return step.row_bytes if isinstance(step, SampleStep) else None
+
+
+def rates_of(plans: Sequence[StepPlan], store: ObjectStore) -> dict[str, Rate]:
+    """By fingerprint, of the steps that have receipts and whose kind something is to be done of."""
+    root = Root(store)
+    kinds = {step_plan.step.kind for step_plan in plans if step_plan.missing}
+    rates: dict[str, Rate] = {}
+    for step_plan in plans:
+        if step_plan.step.kind in kinds:
+            step_store = root.step_store(step_plan.step)
+            # Made from earlier inputs is as good for an estimate.
+            keys = list(step_plan.done.values()) or [
+                key for of in step_store.committed(step_plan.folder).values() for key in of.values()
+            ]
+            receipts = step_store.receipts(evenly(keys, ESTIMATE_SAMPLE))
+            if receipts:
+                work = sum(
+                    1 if receipt.start is None or receipt.stop is None else receipt.stop - receipt.start
+                    for receipt in receipts
+                )
+                seconds, kept = sum(map(worker_seconds, receipts)), sum(receipt.bytes for receipt in receipts)
+                rates[step_plan.step.fingerprint] = Rate(
+                    seconds / work, kept / work, row_of(step_plan.step), own=True
+                )
+    return rates
+
+
+def rate_of(step_plan: StepPlan, plans: Sequence[StepPlan], rates: dict[str, Rate]) -> Rate | None:
+    """The step's own, else the mean of the others of its kind; of several sizes of samples, their time
+    alone."""
+    if step_plan.step.fingerprint in rates:
+        return rates[step_plan.step.fingerprint]
+    alike = [
+        rates[other.step.fingerprint]
+        for other in plans
+        if other.step.kind == step_plan.step.kind and other.step.fingerprint in rates
+    ]
+    if not alike:
+        return None
+    same = [rate for rate in alike if rate.row == row_of(step_plan.step)]
+    kept, row = (fmean(rate.bytes for rate in same), same[0].row) if same else (0.0, -1)
+    return Rate(fmean(rate.seconds for rate in alike), kept, row)
