@@ -83,7 +83,7 @@ def _image_shape(header: Header, where: str) -> tuple[int, int, int, int]:
         shape = (*shape, 1)
     if len(shape) != 4 or shape[3] not in (1, 3) or not all(shape):
         remedy = "; put the channels last" if len(shape) == 4 and shape[1] in (1, 3) else ""
-        if len(shape) == 4 and shape[3] == 4:
+        if len(shape) == 4 and shape[3] == 4 and not remedy:
             remedy = "; to drop an alpha channel, save images[..., :3]"
         raise ValueError(
             f"expected images of shape (rows, height, width, 1 or 3) in {where}, found {header.shape}{remedy}"

@@ -70,6 +70,7 @@ def test_labels_that_are_all_minus_one_are_no_labels(tmp_path, pixels):
         (dict(arr_0=np.zeros((2, 4, 4, 3), np.int64)), "found int64; save them as uint8"),
         (dict(arr_0=np.zeros((2, 3, 4, 4), np.uint8)), "put the channels last"),
         (dict(arr_0=np.zeros((2, 4, 4, 2), np.uint8)), r"found \(2, 4, 4, 2\)"),
+        (dict(arr_0=np.zeros((2, 4, 4, 4), np.uint8)), r"save images\[\.\.\., :3\]"),
         (dict(arr_0=np.zeros((0, 4, 4, 3), np.uint8)), r"found \(0, 4, 4, 3\)"),
         (dict(arr_0=np.asfortranarray(np.ones((2, 4, 4, 3), np.uint8))), "ascontiguousarray"),
         (dict(arr_0=np.array([{}], object)), "allow_pickle"),
