@@ -110,6 +110,7 @@ def look(root: Root, node: Node, known: dict[str, Bound | None]) -> StepPlan:
                 f"; {earlier:,} {unit} of earlier inputs {'are' if earlier > 1 else 'is'} kept, and reused "
                 "if the inputs come out the same"
             )
+        step.check_slices(node.slices, None)
         return state
     wanted = set(state.wanted)
     done = made_from(committed, state.bound.digests)
@@ -117,7 +118,9 @@ def look(root: Root, node: Node, known: dict[str, Bound | None]) -> StepPlan:
     if not state.missing and _sealed(step_store, node, state.bound):
         state.action = "reuse"
         known[step.fingerprint] = state.bound
-    elif state.done:
+        return state
+    step.check_slices(node.slices, state.bound)
+    if state.done:
         state.action = "extend"
         state.reason = f"{len(state.done):,} of {len(wanted):,} {step.unit} are there"
     elif committed:

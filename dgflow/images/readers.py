@@ -166,10 +166,22 @@ class PictureReader(Reader):
 
     def _block(self, rows: list[int]) -> Iterator[bytes | ValueError]:
         form = self.listing.form
-        yield from (
-            self._of_folder(rows)
-            if form == "folder"
-            else map(self._of_zip if form == "zip" else self._of_tar, rows)
+        huge = [row for row in rows if self._numbers(row, "size")[0] > zips.MOST]
+        if not huge:
+            yield from (
+                self._of_folder(rows)
+                if form == "folder"
+                else map(self._of_zip if form == "zip" else self._of_tar, rows)
+            )
+            return
+        for row in rows:  # one by one
+            yield from iter([self._too_large(row)]) if row in huge else self._block([row])
+
+    def _too_large(self, row: int) -> ValueError:
+        (size,) = self._numbers(row, "size")
+        return ValueError(
+            f"expected an image at {self._row_name(row)}, found {size:,} bytes, more than the {zips.MOST:,} "
+            "that a picture may have; remove it"
         )
 
     def _of_folder(self, rows: list[int]) -> list[bytes]:

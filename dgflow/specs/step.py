@@ -134,6 +134,10 @@ class Step(Spec):
         del slices
         return [0]
 
+    def check_slices(self, slices: Sequence[Slice], inputs: Bound | None) -> None:
+        """Raise ValueError where a slice is longer than the samples, as far as `inputs`, None while they are
+        not complete, tell their number."""
+
     def amount(self, parts: Sequence[int]) -> int:
         """The number of samples, epochs or files in `parts`."""
         return len(parts)
@@ -362,6 +366,20 @@ class SampleStep(Step, ABC):
         """First index and end of shard `number`: every shard is full, except possibly the last."""
         stop = (number + 1) * self.shard_size
         return number * self.shard_size, stop if self.length is None else min(stop, self.length)
+
+    def known_length(self, inputs: Bound | None) -> int | None:
+        """The number of samples there are, from `inputs` where these are complete; None where unknown."""
+        del inputs
+        return self.length
+
+    def check_slices(self, slices: Sequence[Slice], inputs: Bound | None) -> None:
+        last = max(slices, key=lambda part: part.stop, default=None)
+        if last is None or (length := self.known_length(inputs)) is None or last.stop <= length:
+            return
+        raise ValueError(
+            f"expected a slice within the {length:,} samples of {self.title}, found "
+            f"[{last.start}:{last.stop}]; take a smaller slice"
+        )
 
     def parts(self, slices: Sequence[Slice]) -> list[int]:
         return sorted({number for part in slices for number in part.shards})

@@ -245,3 +245,24 @@ def test_a_worker_that_does_not_see_the_data_says_so(tmp_path, folder, store):
         ValueError, match=rf"cannot see {folder}/.*: put the data where every node sees it, such as s3://"
     ):
         step.shard_builder(inputs)(0, 12)
+
+
+# Slices that are longer than the data
+
+
+@pytest.mark.parametrize("num_images", [None, 12])
+def test_a_slice_longer_than_the_data_is_found_when_it_is_planned(folder, store, num_images):
+    step = step_of(folder, num_images=num_images)
+    complete(step.listing_step(), store)
+    plan(Take(images=step[4:12]), store)
+    with pytest.raises(
+        ValueError, match=r"within the 12 samples of .*, found \[4:13\]; take a smaller slice"
+    ):
+        plan(Take(images=step[4:13]), store)
+
+
+def test_a_slice_longer_than_the_data_is_found_before_anything_is_imported(folder, store):
+    step = step_of(folder)
+    with pytest.raises(ValueError, match="within the 12 samples"):
+        complete(Take(images=step[:13]), store)
+    assert not store.list(f"{step.name}/shards")

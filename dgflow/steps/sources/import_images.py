@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from pydantic import Field, model_validator
 
+from dgflow.images.listing import Listing
 from dgflow.images.shuffle import shuffled
 from dgflow.networks.catalogue import CATALOGUE
 from dgflow.specs.network import DataShape
@@ -78,6 +79,12 @@ class ImportImages(ListedImages):
     def length(self) -> int | None:
         """The number of images in any case: fewer broken ones than `skip_broken` change nothing."""
         return None if self.num_images is None else self.num_images - self.skip_broken
+
+    def known_length(self, inputs: Bound | None) -> int | None:
+        """As of `length`; where the recipe does not say it, the number of images in the listing."""
+        if self.length is not None or inputs is None:
+            return self.length
+        return Listing.decoded(inputs.result("listing")).rows
 
     def inputs(self) -> dict[str, Result | Slice]:  # type: ignore[override]
         inputs: dict[str, Result | Slice] = dict(super().inputs())
