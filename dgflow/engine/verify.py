@@ -7,10 +7,12 @@ that hides behind other damage is named once that is repaired.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from dgflow.engine.root import Root
+from dgflow.runtime.durations import duration
 from dgflow.specs.bound import Bound
 from dgflow.specs.graph import Node, graph
 from dgflow.specs.step import Target
@@ -18,6 +20,8 @@ from dgflow.store.objects import ObjectStore
 from dgflow.store.receipts import CorruptObject, Receipt, StepMismatch
 from dgflow.store.shards import check_shard, rows_sha256
 from dgflow.store.step_store import StepStore, decoded
+
+LINE_SECONDS = 15.0  # between two lines on a step that takes long
 
 
 @dataclass
@@ -45,7 +49,8 @@ def verify(target: Target, store: ObjectStore, tell: Callable[[str], None]) -> V
     digest, every slice's manifest."""
     root, verified = Root(store), Verified()
     known: dict[str, Bound | None] = {}
-    for node in graph(target):
+    nodes = graph(target)
+    for place, node in enumerate(nodes, 1):
         step, step_store = node.step, root.step_store(node.step)
         known[step.fingerprint] = None
         described = _check_description(step_store, node, verified)
@@ -61,14 +66,14 @@ def verify(target: Target, store: ObjectStore, tell: Callable[[str], None]) -> V
         folder, wanted = step.folder, step.parts(node.slices)
         done = step_store.done(folder, bound.digests)
         parts = {number: done[number] for number in wanted if number in done}
-        tell(f"{step.title}: {len(parts)} of {len(wanted)} {folder}")
+        tell(f"step {place} of {len(nodes)}, {step.title}: {len(parts):,} of {len(wanted):,} {folder}")
         if parts and not described:
             verified.damage(
                 f"{step_store.name}/step.json: expected the step's description, found nothing; `run` writes "
                 "it again",
                 None,
             )
-        receipts = _check_parts(step_store, folder, parts, verified)
+        receipts = _check_parts(step_store, folder, parts, verified, tell)
         sealed = _check_manifests(step_store, node, bound, receipts, verified)
         if missing := [number for number in wanted if number not in parts]:
             verified.missing.append(f"{step.name}: {len(missing)} {folder}, the first is {missing[0]}")
@@ -115,11 +120,16 @@ def _check_description(step_store: StepStore, node: Node, verified: Verified) ->
 
 
 def _check_parts(
-    step_store: StepStore, folder: str, parts: dict[int, str], verified: Verified
+    step_store: StepStore, folder: str, parts: dict[int, str], verified: Verified, tell: Callable[[str], None]
 ) -> dict[str, Receipt]:
-    """The receipts that can be read, by their keys."""
+    """The receipts that can be read, by their keys; `tell` gets a line from time to time."""
     receipts: dict[str, Receipt] = {}
-    for _, key in sorted(parts.items()):
+    began = last = time.monotonic()
+    for number, (_, key) in enumerate(sorted(parts.items())):
+        now = time.monotonic()
+        if number and now - last >= LINE_SECONDS:
+            last, left = now, (now - began) / number * (len(parts) - number)
+            tell(f"  {number:,} of {len(parts):,} checked, about {duration(left)} left")
         try:
             receipts[key] = receipt = step_store.receipt(key)
             data = step_store.read(receipt)

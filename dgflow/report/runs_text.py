@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from dgflow.report.layout import duration, printable
-from dgflow.report.seen import Seen, of_record
+from dgflow.report.seen import Seen, of_record, opened
 from dgflow.report.status_text import run_left
 from dgflow.specs.graph import graph
 from dgflow.specs.step import Target
 from dgflow.store.address import steps_among
 from dgflow.store.objects import ObjectStore
 from dgflow.store.runs import Asked, Driver, RunRecord, drivers, goal, ranges, records
-from dgflow.store.step_store import StepStore, read_step
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ def driver_json(driver: Driver) -> dict[str, Any]:
 def seen_steps(
     found: Sequence[Variant], store: ObjectStore, names: Sequence[str]
 ) -> Mapping[str, list[Seen]]:
-    """The steps of each variant, by its goal. Raises CorruptObject, StoreError."""
+    """The steps of each variant, by its goal."""
     return {each.record.goal: of_record(each.record, store, names) for each in found}
 
 
@@ -148,7 +147,6 @@ def unrecorded(found: Sequence[Variant], store: ObjectStore, names: Sequence[str
 
 
 def _parts(store: ObjectStore, name: str) -> int:
-    if (declared := read_step(store, name)) is None:
+    if (step_store := opened(store, name)) is None:
         return 0
-    step_store = StepStore(store, name.rpartition("-")[0], declared["fingerprint"])
     return max(len(step_store.committed(folder)) for folder in ("shards", "epochs", "results"))

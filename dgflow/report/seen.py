@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dgflow.engine.plan import StepPlan
 from dgflow.store.objects import ObjectStore
+from dgflow.store.receipts import CorruptObject
 from dgflow.store.runs import RunRecord, RunStep
 from dgflow.store.step_store import StepStore, read_step
 
 _RECEIPT = re.compile(r"(\d{5,})-([0-9a-f]{16})\.json")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,13 +56,22 @@ def of_plan(plan: StepPlan, store: ObjectStore) -> Seen:
 
 
 def of_record(record: RunRecord, store: ObjectStore, names: Sequence[str]) -> list[Seen]:
-    """The steps that a run asked for; `names` are those in the root. Raises CorruptObject."""
+    """The steps that a run asked for; `names` are those in the root."""
     return [_recorded(step, store, step.name in names) for step in record.steps]
 
 
+def opened(store: ObjectStore, name: str) -> StepStore | None:
+    """The step in a folder of the root; None where its description is missing or damaged."""
+    try:
+        fingerprint = (read_step(store, name) or {}).get("fingerprint")
+        return StepStore(store, name.rpartition("-")[0], fingerprint) if fingerprint else None
+    except (CorruptObject, ValueError) as error:
+        log.warning("could not read what %s is, see `verify`: %s", name, error)
+        return None
+
+
 def _recorded(step: RunStep, store: ObjectStore, is_there: bool) -> Seen:
-    declared = read_step(store, step.name) if is_there else None
-    step_store = None if declared is None else StepStore(store, step.kind, declared["fingerprint"])
+    step_store = opened(store, step.name) if is_there else None
     wanted = step.parts
     done = {} if step_store is None else newest_parts(step_store, step.folder)
     done = {number: key for number, key in done.items() if number in set(wanted)}

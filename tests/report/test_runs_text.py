@@ -151,6 +151,14 @@ def test_a_root_of_an_earlier_version_lists_its_steps(finished, capsys):
     assert look.status(store, json=False) == 0
 
 
+def test_a_step_whose_description_is_damaged_is_listed_without_parts(capsys):
+    store = new_store()
+    store.put("generate-0123456789ab/step.json", b"{}")
+    store.put("features-0123456789ab/step.json", b"not JSON")
+    assert look.list_runs(store, json=False) == 0
+    assert capsys.readouterr().out.count("nothing done") == 2
+
+
 def test_a_look_writes_nothing(unfinished, clock, capsys):
     target, store = unfinished
     beats(store, recorded(store, target))
