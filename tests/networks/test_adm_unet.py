@@ -56,7 +56,8 @@ def test_the_ascending_half_may_have_heads_of_its_own() -> None:
         for part, half in network.named_children()
     }
     assert (found["input_blocks"], found["middle_block"], found["output_blocks"]) == ({2}, {2}, {8})
-    assert not torch.equal(network(*batch()), unet(**heads | {"num_heads_upsample": None})(*batch()))
+    as_below: dict[str, Any] = heads | {"num_heads_upsample": None}
+    assert not torch.equal(network(*batch()), unet(**as_below)(*batch()))
 
 
 def test_one_step_for_the_batch_equals_the_same_step_for_each_sample_and_whole_steps_equal_floats() -> None:
