@@ -84,7 +84,10 @@ def test_training_times_are_the_published_ones(case: Case) -> None:
     for key, expected in arrays.items():
         kind, _, tau_min = key.partition("_tmin")
         if kind == "out_is_time":
-            close(case, key, importance_tau_published(u, float(tau_min), vp), expected, rtol=1e-5, atol=1e-6)
+            drawn = importance_tau_published(u, float(tau_min), vp)
+            # log(1 + exp(...)), whose sum another processor may round to the next float32 number.
+            atol = 1e-6 + 2**-23 / times.beta(expected, vp)
+            close(case, key, drawn, expected, rtol=1e-5, atol=atol)
         elif kind == "out_unif_time":
             close(case, key, times.uniform_tau(u, float(tau_min)), expected, rtol=1e-5, atol=1e-6)
 
