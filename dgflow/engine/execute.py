@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dgflow.engine.plan import StepPlan, look
-from dgflow.engine.receipt_warnings import receipt_warnings
+from dgflow.engine.receipt_warnings import WarnsOnce
 from dgflow.engine.root import Root
 from dgflow.engine.shard_work import shard_work
 from dgflow.specs.bound import Bound
@@ -235,7 +235,7 @@ def _complete(
             gpu = step.network_evaluations(1) > 0
             step.check_source(bound)
             work = partial(shard_work, step, step_store, bound)
-            tell = _WarnsOnce(step, step_store, "shards", bound, session.progress)
+            tell = WarnsOnce(step, step_store, "shards", bound, session.progress.say)
 
             def take(number: int, seconds: float) -> None:
                 tell(number)
@@ -249,24 +249,6 @@ def _complete(
             spread = partial(session.spread, step, "part", False)
             make_result(step, step_store, bound, session.store, spread)
             advance(1)
-
-
-class _WarnsOnce:
-    """Tells the warnings in the receipt of the first part of a step that is done in this run."""
-
-    def __init__(
-        self, step: Step, step_store: StepStore, folder: str, bound: Bound, progress: Progress
-    ) -> None:
-        self._step, self._store, self._folder = step, step_store, folder
-        self._bound, self._progress, self._done = bound, progress, False
-
-    def __call__(self, number: int) -> None:
-        if self._done:
-            return
-        self._done = True
-        receipt = self._store.receipt(self._store.key(self._folder, number, self._bound.digests))
-        for line in receipt_warnings(self._step, [receipt]):
-            self._progress.say(f"warning: {line}")
 
 
 def _gauged(state: StepPlan, advance: Advance) -> Advance:
@@ -291,7 +273,7 @@ def _train(
     session.connect()
     from dgflow.runtime.training.fit import TrainingFailed, fit
 
-    warn = _WarnsOnce(step, step_store, "epochs", bound, session.progress)
+    warn = WarnsOnce(step, step_store, "epochs", bound, session.progress.say)
 
     def on_epoch(newest: int) -> None:
         nonlocal done

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from dgflow.specs.bound import Bound
 from dgflow.specs.step import Step
 from dgflow.store.receipts import Receipt
+from dgflow.store.step_store import StepStore
 
 _SATURATED = 0.01  # share of the samples
 
@@ -14,6 +16,24 @@ def receipt_warnings(step: Step, receipts: Sequence[Receipt]) -> list[str]:
     """Warnings of these parts of `step`, each once."""
     told = [line for receipt in receipts for line in receipt.metrics.get("warnings", [])]
     return [f"{step.title}: {line}" for line in dict.fromkeys([*_saturated(receipts), *told])]
+
+
+class WarnsOnce:
+    """Says the warnings in the receipt of the first part of a step that is done in this run."""
+
+    def __init__(
+        self, step: Step, step_store: StepStore, folder: str, bound: Bound, say: Callable[[str], None]
+    ) -> None:
+        self._step, self._store, self._folder = step, step_store, folder
+        self._bound, self._say, self._done = bound, say, False
+
+    def __call__(self, number: int) -> None:
+        if self._done:
+            return
+        self._done = True
+        receipt = self._store.receipt(self._store.key(self._folder, number, self._bound.digests))
+        for line in receipt_warnings(self._step, [receipt]):
+            self._say(f"warning: {line}")
 
 
 def _saturated(receipts: Sequence[Receipt]) -> list[str]:

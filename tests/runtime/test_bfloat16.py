@@ -9,7 +9,7 @@ from dgflow import Generate, Heun
 from dgflow.diffusion import bfloat16
 from dgflow.diffusion.bfloat16 import slow_bfloat16
 from dgflow.engine.plan import plan
-from dgflow.engine.receipt_warnings import receipt_warnings
+from dgflow.engine.receipt_warnings import WarnsOnce, receipt_warnings
 from dgflow.engine.root import Root
 from dgflow.engine.shard_work import shard_work
 from dgflow.estimate.estimates import piloted
@@ -77,3 +77,8 @@ def test_samples_and_a_pilot_tell_it_for_bfloat16_alone(monkeypatch, tmp_path):
         shard_work(step, steps, inputs)(0)
         receipt = steps.receipt(steps.key("shards", 0, inputs.digests))
         assert len([line for line in receipt_warnings(step, [receipt]) if "bfloat16" in line]) == told
+        said: list[str] = []
+        warn = WarnsOnce(step, steps, "shards", inputs, said.append)
+        warn(0)
+        warn(1)
+        assert len([line for line in said if "bfloat16" in line]) == told

@@ -9,6 +9,7 @@ from steps.measuring import FAKE, REFERENCE, SAMPLES, small_protocols, statistic
 from dgflow import Generate
 from dgflow.steps.judging.comparison import comparison
 from dgflow.steps.judging.measure import Measure
+from dgflow.steps.sources.image_set import StatisticsFile
 
 __all__ = ["store", "small_protocols"]
 
@@ -200,6 +201,16 @@ def test_two_statistics_of_another_network_are_warned_of_under_a_protocol(store,
         "compare with published numbers"
         for name in (1, 2)
     ]
+
+
+@pytest.mark.parametrize(("images", "warned"), [(2, True), (6, True), (7, False)])
+def test_statistics_of_no_more_images_than_features_are_warned_of(store, tmp_path, images, warned):
+    rows = rows_of(3, images)["features"].astype(np.float64)
+    np.savez(tmp_path / "few.npz", mu=rows.mean(0), sigma=np.cov(rows.T))
+    few, whole = StatisticsFile.at(str(tmp_path / "few.npz")), statistics_file(tmp_path / "whole.npz")
+    found = measured(store, few, statistics=whole, features=None, protocol=None, metrics=("fid",))
+    expected = ["few.npz: sigma is singular, as that of no more images than features, so FID is mostly bias"]
+    assert [line.partition(";")[0] for line in found.warnings] == expected * warned
 
 
 # The reference is looked at as the samples are

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 
 from dgflow.images.labels import classes_or_unknown
 from dgflow.metrics import checks
-from dgflow.metrics.frechet import Moments
+from dgflow.metrics.frechet import Moments, cholesky_factor
 from dgflow.metrics.homogeneity import disorder, unlike_class_counts
 from dgflow.metrics.inception_score import SHUFFLE_SEED, InceptionScore
 from dgflow.metrics.protocols import HEADINGS, OF_NEIGHBOURS, PROTOCOLS, outside_protocol
@@ -18,6 +19,7 @@ from dgflow.specs.graph import graph
 from dgflow.specs.step import Slice, Spread
 from dgflow.steps.judging.feature_passes import Sums, shuffled_scores, summed
 from dgflow.steps.judging.measure_fields import FRECHET, MeasureFields
+from dgflow.steps.judging.statistics import NAMES
 from dgflow.steps.sources.image_set import ImageSet, StatisticsFile
 
 # Samples a feature, below which the first order is a rough measure of a Fréchet distance's spread
@@ -37,16 +39,26 @@ def made_up(step: MeasureFields) -> list[str]:
 
 def of_statistics(step: MeasureFields) -> list[str]:
     """Warnings of files of statistics that are not of the protocol's features, where no features of images
-    show it."""
-    if step.protocol is None:
-        return []
-    return [
-        f"{file.title}: statistics of {width:,} features, but {HEADINGS[metric]} of protocol {step.protocol} "
-        f"is of Inception's {WIDTHS[column]:,}: do not compare with published numbers"
-        for file in step.files
-        for width, (metric, column) in zip(file.widths, FRECHET.items(), strict=False)
-        if metric in step.wanted and width != WIDTHS[column]
-    ]
+    show it, or that are those of too few images."""
+    warnings = []
+    for file in step.files:
+        arrays = file.read()
+        for metric, column in FRECHET.items():
+            mean, covariance = NAMES[column]
+            if metric not in step.wanted or covariance not in arrays:
+                continue
+            width, expected = len(arrays[mean]), WIDTHS[column]
+            if step.protocol is not None and width != expected:
+                warnings.append(
+                    f"{file.title}: statistics of {width:,} features, but {HEADINGS[metric]} of protocol "
+                    f"{step.protocol} is of Inception's {expected:,}: do not compare with published numbers"
+                )
+            if cholesky_factor(torch.from_numpy(arrays[covariance])) is None:
+                warnings.append(
+                    f"{file.title}: {covariance} is singular, as that of no more images than features, so "
+                    f"{HEADINGS[metric]} is mostly bias; take statistics of far more than {width:,} images"
+                )
+    return warnings
 
 
 def of_images(
