@@ -1,5 +1,6 @@
 """Looking at a root that is not the one that was meant writes nothing, and tells what else is there."""
 
+import errno
 import io
 import os
 import sys
@@ -12,8 +13,9 @@ import tiny
 from dgflow.cli import tool
 from dgflow.cli.characters import degrade
 from dgflow.cli.recipe import main
+from dgflow.cli.root import open_root
 from dgflow.store.local import LocalStore
-from dgflow.store.objects import store_error
+from dgflow.store.objects import StoreDenied, store_error
 from dgflow.store.open import open_store
 
 LOOKING = ("status", "verify", "report", "gc")
@@ -97,7 +99,13 @@ def test_a_root_of_other_recipes_is_told(call, tmp_path, command):
 @pytest.mark.parametrize("command", ["run", "plan", *LOOKING])
 @pytest.mark.parametrize(
     ("root", "meant"),
-    [("s3:/bucket/x", "s3://bucket/x"), ("file:/x", "file:///x"), ("", "empty"), ("/", "whole")],
+    [
+        ("s3:/bucket/x", "s3://bucket/x"),
+        ("file:/x", "file:///x"),
+        ("", "empty"),
+        ("/", "whole"),
+        ("runs/a/generate-1[0:5]", "STEP"),
+    ],
 )
 def test_every_command_refuses_a_mistyped_root(call, tmp_path, command, root, meant):
     found = call(command, "--root", root)
@@ -140,6 +148,19 @@ def test_a_root_that_can_only_be_read_is_reported_into_a_file(call, tmp_path, mo
     lost = call("report", "--root", "root", "--json")
     assert "report --output FILE" in lost.stderr and lost.stdout.splitlines()[-1].startswith("{")
     assert call("verify", "--root", "root").stdout and files(tmp_path / "root") == before
+
+
+def test_a_root_that_can_only_be_read_is_opened_by_a_run_that_may_find_it_complete(tmp_path, monkeypatch):
+    make_root(tmp_path / "root")
+
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, "read-only")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        assert open_root(str(tmp_path / "root")).size("dgflow.json")
+        with pytest.raises(StoreDenied, match="the file system is read-only"):
+            open_root(str(tmp_path / "other"))
 
 
 def test_characters_that_a_terminal_lacks_are_written_by_others(monkeypatch):

@@ -1,10 +1,12 @@
 """Opens the root that a command works on."""
 
+import contextlib
 import json
 import os
+import re
 
 from dgflow.cli.nearby import roots_nearby
-from dgflow.store.objects import ObjectStore, check_exclusive
+from dgflow.store.objects import ObjectStore, StoreDenied, check_exclusive
 from dgflow.store.open import open_store
 from dgflow.store.urls import split_url
 from dgflow.testing.smoke_root import check_root
@@ -22,6 +24,10 @@ def root_url(given: str | None, default: str, smoke: bool = False) -> str:
     variable = os.environ.get("DGFLOW_ROOT") if given is None else None
     url = given if given is not None else variable or default
     try:
+        if re.search(r"\[\d*:\d+\]/*$", url):
+            raise ValueError(
+                f"expected the root of a run, found the address of samples, {url}; leave out STEP[...]"
+            )
         split_url(url)
     except ValueError as error:
         raise ValueError(f"{'DGFLOW_ROOT' if variable else '--root'}: {error}") from error
@@ -42,7 +48,8 @@ def open_root(url: str, smoke: bool = False) -> ObjectStore:
             raise ValueError(f"{_expected(store)}; give an empty or a new folder, as in --root runs/mine")
         store.create("dgflow.json", _MARK)
     _check_format(store)
-    check_exclusive(store, "dgflow.json")
+    with contextlib.suppress(StoreDenied):  # a complete root is read where nothing can be written
+        check_exclusive(store, "dgflow.json")
     check_root(store, smoke, write=True)
     return store
 

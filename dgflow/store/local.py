@@ -14,7 +14,16 @@ import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dgflow.store.objects import Entry, StoreError, StoreRefusal, check_key, check_new, store_error, under
+from dgflow.store.objects import (
+    Entry,
+    StoreDenied,
+    StoreError,
+    StoreRefusal,
+    check_key,
+    check_new,
+    store_error,
+    under,
+)
 
 _TEMPORARY = ".tmp"
 _ABANDONED = 7 * 86_400.0  # seconds after which a temporary file cannot belong to a living writer
@@ -190,7 +199,8 @@ class LocalStore:
             raise
         except OSError as error:
             if (known := _EXPLAINED.get(error.errno or 0)) is not None:
-                raise store_error(attempted, self.url, *known, kind=StoreRefusal) from error
+                kind = StoreDenied if error.errno in (errno.EROFS, errno.EACCES) else StoreRefusal
+                raise store_error(attempted, self.url, *known, kind=kind) from error
             other = (error.strerror or str(error), "see that the root can be read and written, and run again")
             raise store_error(attempted, self.url, *other) from error
 

@@ -30,6 +30,10 @@ class StoreRefusal(StoreError):
     """A store failed in a way that no repetition mends, such as denied access or a full disk."""
 
 
+class StoreDenied(StoreRefusal):
+    """This user may not do it there, or nobody may: a store that can only be read."""
+
+
 def store_error(
     attempted: str, url: str, found: str, remedy: str, kind: type[StoreError] = StoreError
 ) -> StoreError:

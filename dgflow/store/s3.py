@@ -26,6 +26,7 @@ import s3fs
 from dgflow.store.objects import (
     LARGEST_CREATE,
     Entry,
+    StoreDenied,
     StoreError,
     StoreRefusal,
     check_key,
@@ -224,7 +225,8 @@ class S3Store:
                     self._silent_since = None
                     tried = f"{attempts} attempts" + (f" in {waited:.0f} s" if waited > PATIENCE else "")
                     found = explained(error, self._bucket, configured_endpoint(), tried)
-                    kind = StoreError if transient else StoreRefusal
+                    denied = status(error) == 403 and not is_of_credentials(error)
+                    kind = StoreError if transient else StoreDenied if denied else StoreRefusal
                     raise store_error(attempted, self.url, *found, kind=kind) from error
                 if stale:
                     self._connections.pop(os.getpid(), None)  # it holds what it has read of them

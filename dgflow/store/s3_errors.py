@@ -149,6 +149,11 @@ def explained(error: Exception, bucket: str, endpoint: str | None, tried: str) -
             f"there is no bucket {bucket!r} ({error_code})",
             "create it, or correct the url or AWS_ENDPOINT_URL",
         )
+    if number in (404, 405):  # of a listing or a write: what lacks is more than an object
+        return (
+            f"{where} knows no such bucket or request ({error_code or number})",
+            f"see that bucket {bucket!r} is there, and that AWS_ENDPOINT_URL is the address of an S3 server",
+        )
     if error_code == "RequestTimeTooSkewed":
         return f"this host's clock is off ({error_code})", "set the clock"
     if number in (401, 403) or error_code in _UNKNOWN_KEYS:

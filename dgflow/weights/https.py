@@ -11,6 +11,7 @@ import http.client
 import os
 import random
 import re
+import socket
 import ssl
 import time
 import urllib.error
@@ -218,6 +219,9 @@ def _opened(request: urllib.request.Request, partial: Partial) -> Any:
             "HTTP_REQUEST",
         ):
             raise _failure(url, "the server answers without TLS; correct the address") from error
+        if isinstance(error.reason, socket.gaierror) and error.reason.errno == socket.EAI_NONAME:
+            found = f"the host {_host(url)} is not known ({error.reason.strerror})"
+            raise _failure(url, f"{found}; check the address and this host's network") from error
         raise
     except (http.client.InvalidURL, ValueError) as error:
         raise _failure(url, "it redirects to what is no address; download the file by hand") from error

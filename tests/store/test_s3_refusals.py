@@ -71,6 +71,7 @@ def store(running: tuple[TinyS3, dict[int, Any]], server: TinyS3) -> s3.S3Store:
         ((403, "AccessDenied", {}), r"access denied \(AccessDenied\).*in bucket 'bucket'"),
         ((400, "ExpiredToken", {}), "the credentials have expired .*AWS_SESSION_TOKEN"),
         ((404, "NoSuchBucket", {}), "there is no bucket 'bucket'"),
+        ((405, "MethodNotAllowed", {}), "AWS_ENDPOINT_URL is the address of an S3 server"),
         ((507, "QuotaExceeded", {}), "the storage is full"),
     ],
 )

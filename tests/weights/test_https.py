@@ -6,6 +6,7 @@ import io
 import json
 import os
 import resource
+import socket
 from pathlib import Path
 from urllib.request import Request
 
@@ -337,3 +338,16 @@ def test_a_url_that_is_none_is_refused_without_being_shown(url: str) -> None:
     with pytest.raises(ValueError, match="expected") as raised:
         check_url(url)
     assert "SECRET" not in str(raised.value)
+
+
+def test_a_host_that_nobody_knows_is_told_at_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def unknown(host: str, *_: object, **__: object) -> None:
+        asked.append(host)
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(StoreError, match="the host weights.invalid is not known .*this host's network"):
+        download("https://weights.invalid/w.pkl", place)
+    assert asked == ["weights.invalid"]
