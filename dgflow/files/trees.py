@@ -106,8 +106,9 @@ class _Walk:
         for name in sorted(links):
             real = os.path.realpath(os.path.join(self._root, name))
             folder, _, base = real.rpartition("/")
-            own = "/".join(part for part in (self._names.get(folder), base) if part)
-            if folder in self._names and own in self.sizes and own not in links:
+            own = "/".join(part for part in (self._names.get(folder, ".."), base) if part)
+            # A store of files by their digests, such as a cache, keeps them under names without a suffix.
+            if own in self.sizes and own not in links and _suffix(own) == _suffix(name):
                 del self.sizes[name]
                 self.again.append(name)
             else:
@@ -121,6 +122,10 @@ class _Walk:
                 if is_shown(entry.name):
                     _add(level, entry, f"{folder}/{entry.name}" if folder else entry.name)
         return level
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
 
 
 def _add(level: _Level, entry: os.DirEntry, name: str) -> None:

