@@ -12,13 +12,13 @@ from scipy.special import chdtrc
 from dgflow.metrics.inception_score import ScoreSums
 
 _NAMED = 3  # at most so many classes are named
-_UNLIKE = 1e-4  # p below which samples and reference differ by more than chance
+_UNLIKE = 1e-3  # p below which samples and reference differ by more than chance
 _UNORDERED = 1e-6  # p below which splits are not in random order
 _FEW_EXPECTED = 5.0  # samples per class below which the chi-square law does not hold (Cochran 1954)
 
 
 def unlike_class_counts(labels_N: np.ndarray, reference_labels_M: np.ndarray) -> list[str]:
-    """Warns if the classes have other shares in the samples than in the reference: chi-square p < 1e-4.
+    """Warns if the classes have other shares in the samples than in the reference: chi-square p < 1e-3.
 
     Unknown labels (any -1) and fewer than 5 per class on a side are not judged.
     """

@@ -15,7 +15,7 @@ from dgflow.steps.training.train_discriminator import TrainDiscriminator
 from dgflow.store.receipts import Receipt
 
 _CHANCE = math.log(2)
-_NEAR_CHANCE = 0.002  # of log 2, in nats
+_NEAR_CHANCE = 0.005  # of log 2, in nats
 _ERRORS = 3.0  # standard errors of an accuracy
 
 
