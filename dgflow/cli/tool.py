@@ -13,6 +13,7 @@ from dgflow.cli.asked import described
 from dgflow.cli.collect import collect_garbage
 from dgflow.cli.export import export as write
 from dgflow.cli.guard import SETTINGS, print_json, run
+from dgflow.cli.new import new_folder
 from dgflow.cli.options import AsJson, DropAlpha, IgnoreLabels, NumGpus, Workers, Yes
 from dgflow.cli.remove import remove_step
 from dgflow.cli.root import existing_root, open_root, root_url
@@ -200,6 +201,21 @@ def export(
 ) -> int:
     """Write samples, or statistics of features, as other tools read them."""
     print(write(source, output, format, ignore_labels=ignore_labels, drop_alpha=drop_alpha))
+    return 0
+
+
+@app.command(short_help="Write the folder of a recipe of your own.")
+def new(
+    folder: Annotated[
+        str,
+        typer.Argument(
+            metavar="FOLDER", help="Folder to write into; it may exist. Nothing in it is overwritten."
+        ),
+    ],
+) -> int:
+    """Write a recipe on a network of your own, a stub of the network, .rayignore and .gitignore: the start of
+    docs/own-model.md."""
+    print(new_folder(folder))
     return 0
 
 

@@ -1,0 +1,39 @@
+"""Writes a folder for one's own recipe: the files of docs/own-model.md, and what git and Ray leave out."""
+
+from pathlib import Path
+
+TEMPLATES = Path(__file__).with_name("templates")
+FILES = {
+    "own_recipe.py": "own_recipe.txt",
+    "my_model.py": "my_model.txt",
+    ".rayignore": "rayignore.txt",
+    ".gitignore": "rayignore.txt",
+}
+"""Names in the folder, and their texts."""
+
+
+def new_folder(folder: str) -> str:
+    """Write the files into `folder`, which may exist; gives what to do next, in a sentence a line.
+
+    Raises ValueError where one of the files, or another file in the folder's place, is there; nothing is
+    written then.
+    """
+    path = Path(folder)
+    if not folder.strip() or "://" in folder:
+        raise ValueError(f"expected a folder on this machine, as in dgflow new mine, found {folder!r}")
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"expected a new folder at {folder}, found a file; give another name")
+    if there := [name for name in FILES if (path / name).exists() or (path / name).is_symlink()]:
+        raise ValueError(
+            f"expected none of the files to write in {folder}, found {', '.join(there)}; nothing was "
+            "written; give another name"
+        )
+    path.mkdir(parents=True, exist_ok=True)
+    for name, template in FILES.items():
+        with open(path / name, "x", encoding="utf-8") as file:
+            file.write((TEMPLATES / template).read_text(encoding="utf-8"))
+    return (
+        f"{folder}: {', '.join(FILES)}\n"
+        "change my_model.py and own_recipe.py to your network and data; at toy size, with neither:\n"
+        f"  cd {folder} && python own_recipe.py run --smoke"
+    )
