@@ -25,6 +25,7 @@ def complete(target: Step, store: ObjectStore) -> Bound:
         assert state.bound is not None
         steps.declare(node.step.document())
         if isinstance(node.step, SampleStep):
+            node.step.check_source(state.bound)
             work = shard_work(node.step, steps, state.bound)
             for number in state.missing:
                 work(number)

@@ -22,6 +22,7 @@ from dgflow.images.listing import Changed, Listing
 from dgflow.images.readers import Reader
 
 SECONDS = 60.0
+_FORMS = ("folder", "zip", "tar")
 _HEAD = 1024  # bytes, in which a PNG tells its depth, and mostly its transparency
 _PNG, _WEBP = b"\x89PNG", b"WEBPVP8"
 _DEPTH, _COLOUR, _WITH_ALPHA = 24, 25, (4, 6)  # fields of a PNG
@@ -31,6 +32,8 @@ def check_headers(reader: Reader, seconds: float = SECONDS) -> None:
     """Raises ValueError for the first picture with transparent pixels, unless `reader` drops alpha, or
     with more than 8 bits a channel, as far as `seconds` reach."""
     end = time.monotonic() + seconds
+    if reader.listing.form not in _FORMS:
+        return
     with contextlib.suppress(OSError, EOFError, Changed):  # whoever reads the pictures says what is wrong
         for row, head in _heads(reader.listing, reader.location):
             if time.monotonic() > end:

