@@ -148,8 +148,9 @@ def open_images(
         return FileImages(source, ignore_labels)
     if is_step(source):
         return StepImages(source, ignore_labels)
-    if locate_images(source)[0].kind() == "folder" and is_root(source):
-        steps = ", ".join(step_names(open_store(source)))
+    location = locate_images(source)[0]
+    if location.kind() == "folder" and is_root(location.url):
+        steps = ", ".join(step_names(open_store(location.url)))
         raise ValueError(
             f"expected images at {source}, found the root of a run; add the name of one of its steps: "
             f"{steps or 'it has none'}"
