@@ -5,10 +5,10 @@ from typing import Any
 
 from dgflow.cli.guard import print_json
 from dgflow.report import runs_text
-from dgflow.report.layout import parts
+from dgflow.report.layout import parts, terminal_width, wrapped
 from dgflow.report.runs_text import Variant
 from dgflow.report.seen import Seen
-from dgflow.report.status_text import rows_of, status_table, status_total
+from dgflow.report.status_text import UNLIMITED, rows_of, status_table, status_total
 from dgflow.store.objects import ObjectStore
 
 
@@ -53,11 +53,15 @@ def _heading(variant: Variant, steps: list[Seen]) -> list[str]:
     runs = f", {variant.runs} runs" if variant.runs > 1 else ""
     lines = [f"{runs_text.named(record.asked)}: {done} of {len(steps)} steps done{runs}"]
     if record.asked.headline:
-        lines.append(f"  {runs_text.printable(record.asked.headline)}")
+        lines.append(f"  {record.asked.headline}")
     at = f", commit {record.asked.short_commit}" if record.asked.commit else ""
     lines += [f"  {line}" for line in runs_text.driver_lines(variant)]
     lines.append(f"  command: {shlex.join(record.asked.command)} (dgflow {record.version}{at})")
-    return [runs_text.printable(line) for line in lines]
+    return [part for line in lines for part in _wrapped(line)]
+
+
+def _wrapped(line: str) -> list[str]:
+    return wrapped(line.strip(), "  " if line.startswith(" ") else "", "  ", terminal_width(UNLIMITED))
 
 
 def _print_unrecorded(others: list[tuple[str, int]], some: bool) -> None:

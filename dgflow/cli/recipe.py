@@ -27,7 +27,7 @@ from dgflow.engine.verify import verify
 from dgflow.estimate.estimates import UTILISATION, counted, piloted
 from dgflow.files.outputs import write_output
 from dgflow.report import page, runs_text, status_text, summary
-from dgflow.report.layout import wrapped
+from dgflow.report.layout import terminal_width, wrapped
 from dgflow.report.page_file import PAGE, page_of, put_page
 from dgflow.report.plan_text import plan_json, plan_table
 from dgflow.runtime.placement import Placement
@@ -262,7 +262,7 @@ def _status(
     at_work = [driver for each in found for driver in each.drivers] if found else None
     rows = status_text.status_rows(plans, store, now=now, price=price, drivers=at_work)
     for line in runs_text.driver_lines(own) if own else ():
-        print(line)
+        print("\n".join(wrapped(line, hanging="  ", width=terminal_width(status_text.UNLIMITED))))
     mine = own.drivers if own else ()
     print(status_text.status_table(rows, now, mine))
     if others := runs_text.others_line(found, asked, goal):

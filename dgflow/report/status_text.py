@@ -16,7 +16,8 @@ from typing import Any
 
 from dgflow.engine.plan import StepPlan
 from dgflow.report.attempts import open_attempts
-from dgflow.report.layout import aligned, duration, evenly, parts, printable, row_labels, with_details
+from dgflow.report.columns import Column, fitted
+from dgflow.report.layout import duration, evenly, parts, printable, row_labels, terminal_width
 from dgflow.report.seen import Seen, of_plan
 from dgflow.report.summary import worker_seconds
 from dgflow.runtime.training.notes import within_epoch
@@ -32,6 +33,20 @@ SILENCE = (
 FIRST_SILENCE = 3600.0  # the same while no committed part tells how long one takes
 SHOWN_ERRORS = 5  # the newest per step in a table; JSON holds all
 SHOWN_ERROR = 200  # characters of an error in a table; JSON holds all of it
+
+UNLIMITED = 10_000  # characters of a line where there is no terminal
+COLUMNS = (  # the least needed ones move below the rows of a narrow terminal first
+    Column("step", left=True),
+    Column("done"),
+    Column("", left=True),
+    Column("state", left=True),
+    Column("in flight", moves=3),
+    Column("failed", moves=4),
+    Column("a minute", moves=2),
+    Column("left"),
+    Column("work so far", moves=1),
+    Column("cost so far", moves=0),
+)
 
 
 def status_rows(
@@ -165,11 +180,9 @@ def _rate(moments: Sequence[float], patience: float, seconds: float) -> float | 
 def status_table(
     rows: Sequence[dict[str, Any]], now: float | None = None, drivers: Sequence[Driver] | None = None
 ) -> str:
-    """`status_rows` as a table with a total, the epochs in training and the newest failed attempts, whose age
-    is judged at `now`."""
-    cells = [
-        ["step", "done", "", "state", "in flight", "failed", "a minute", "left", "work so far", "cost so far"]
-    ]
+    """`status_rows` as a table that fits the terminal, with a total, the epochs in training and the newest
+    failed attempts, whose age is judged at `now`."""
+    cells: list[list[str]] = []
     for label, row in zip(row_labels(rows), rows, strict=True):
         rate, left = row["rate_per_minute"], row["seconds_left"]
         numbers = [
@@ -181,10 +194,12 @@ def status_table(
     total = status_total(rows, drivers)
     left = "" if total["seconds_left"] is None else duration(total["seconds_left"])
     cells.append(["total", *_cells(total | {"unit": ""}, ["", left])])
-    if "money" not in total:
-        cells = [row[:-1] for row in cells]
+    columns = COLUMNS if "money" in total else COLUMNS[:-1]
+    shown = [row[: len(columns)] for row in cells]
+    heading, *body, last = fitted(columns, shown, label=0, width=terminal_width(UNLIMITED))
     details = ([*_epochs(row), *_failures(row, now)] for row in rows)
-    return "\n".join(with_details(aligned(cells, left=(0, 2, 3)), details))
+    lines = [line for own, below in zip(body, details, strict=True) for line in (*own, *below)]
+    return "\n".join([*heading, *lines, *last])
 
 
 def _cells(row: dict[str, Any], numbers: Sequence[str]) -> list[str]:

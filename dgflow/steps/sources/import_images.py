@@ -16,6 +16,7 @@ from dgflow.specs.spec import SmokeRun
 from dgflow.specs.step import INDEX_AND_LABEL, Result, Slice, Step
 from dgflow.steps.sources.check_images import CheckImages, ListedImages, PreparedImages
 from dgflow.steps.sources.classes import named
+from dgflow.store.receipts import CorruptObject
 
 if TYPE_CHECKING:
     from dgflow.specs.bound import Bound
@@ -81,10 +82,14 @@ class ImportImages(ListedImages):
         return None if self.num_images is None else self.num_images - self.skip_broken
 
     def known_length(self, inputs: Bound | None) -> int | None:
-        """As of `length`; where the recipe does not say it, the number of images in the listing."""
+        """As of `length`; where the recipe does not say it, the number of images in the listing. None for one
+        that is damaged, of which `verify` tells."""
         if self.length is not None or inputs is None:
             return self.length
-        return Listing.decoded(inputs.result("listing")).rows
+        try:
+            return Listing.decoded(inputs.result("listing")).rows
+        except (ValueError, CorruptObject):
+            return None
 
     def inputs(self) -> dict[str, Result | Slice]:  # type: ignore[override]
         inputs: dict[str, Result | Slice] = dict(super().inputs())
