@@ -21,6 +21,7 @@ from dgflow.cli.nearby import others_only, roots_nearby
 from dgflow.cli.options import AsJson, NumGpus, Workers, Yes
 from dgflow.cli.root import future_root, nothing_at, open_root, root_url
 from dgflow.engine.execute import execute
+from dgflow.engine.networks import check_built, check_sizes
 from dgflow.engine.plan import plan
 from dgflow.engine.verify import repair as repaired
 from dgflow.engine.verify import verify
@@ -226,7 +227,10 @@ def _plan(
             "expected --device NAME with --utilisation, found none: it is a share of a device's peak"
         )
     _warn(target)
+    check_sizes(nodes := graph(target))
     plans, costs = plan(target, store), None
+    if device is not None or pilot:
+        check_built(nodes)
     if device is not None:
         share = UTILISATION if utilisation is None else utilisation
         costs = counted(plans, device, utilisation=share, price=price)

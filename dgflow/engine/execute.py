@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from dgflow.engine.networks import check_built, check_sizes
 from dgflow.engine.plan import StepPlan, look
 from dgflow.engine.receipt_warnings import WarnsOnce
 from dgflow.engine.root import Root
@@ -50,6 +51,7 @@ def execute(target: Target, store: ObjectStore, placement: Placement, progress: 
     """
     session, nodes = _Session(store, placement, progress), graph(target)
     try:
+        check_sizes(nodes)
         session.check_root()
         with progress.run(nodes, store):
             _execute(nodes, store, session)
@@ -59,6 +61,7 @@ def execute(target: Target, store: ObjectStore, placement: Placement, progress: 
 
 def _execute(nodes: Sequence[Node], store: ObjectStore, session: _Session) -> None:
     root, bounds, progress = Root(store), {}, session.progress
+    built = False  # all networks, without their weights, which is done before the first part is made
     lacking: list[Exception] = []  # files from outside that cannot be had: all are reported together
     for node in nodes:
         step = node.step
@@ -73,6 +76,9 @@ def _execute(nodes: Sequence[Node], store: ObjectStore, session: _Session) -> No
             continue
         if state.bound is None and lacking:
             continue  # reads a file that cannot be had
+        if not built:
+            check_built(nodes)
+            built = True
         assert state.bound is not None, f"{step.name} is run before its inputs"
         session.check_machine()
         try:

@@ -7,6 +7,7 @@ per cent.
 
 from __future__ import annotations
 
+import itertools
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -48,7 +49,7 @@ def count(step: NetworkStep, network: nn.Module, use: Use) -> Flops:
         raise ValueError(
             f"{step.title}: its operations cannot be counted without running it: {error}. Use --pilot"
         ) from error
-    flops = {str(name): number for name, number in counter.get_flop_counts()["Global"].items()}
+    flops = {str(name): number for name, number in counter.get_flop_counts().get("Global", {}).items()}
     convolutions = sum(number for name, number in flops.items() if "conv" in name)
     return Flops(convolutions, sum(flops.values()) - convolutions)
 
@@ -102,4 +103,8 @@ def _asked(step: NetworkStep, network: nn.Module, use: Use, rows: int) -> Tensor
 
 
 def _device(network: nn.Module) -> torch.device:
-    return next(network.parameters()).device
+    """The device of its numbers; the CPU for a network that has none."""
+    import torch
+
+    tensors = itertools.chain(network.parameters(), network.buffers())
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))

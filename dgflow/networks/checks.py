@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raises ValueError for a setting that is none of `choices`."""
@@ -22,3 +24,49 @@ def halved(image_size: int, times: int) -> int:
             f"expected images whose side can be halved {times} times, found {image_size}: resize or crop them"
         )
     return image_size >> times
+
+
+def check_halvings(image_size: int, levels: int) -> None:
+    """Raises ValueError for an image that so many levels cannot halve."""
+    if image_size % 2 ** (levels - 1):
+        raise ValueError(
+            f"image_size {image_size} cannot be halved {levels - 1} times, as {levels} levels need: "
+            "give fewer levels, or images of another side"
+        )
+
+
+def check_widths(widths: Sequence[int], groups: int) -> None:
+    """Raises ValueError for widths that group norms of so many groups cannot split."""
+    if any(width <= 0 or width % groups for width in widths):
+        raise ValueError(
+            f"every level's width must be a multiple of {groups} (group norm), found {list(widths)}: change "
+            "the channels or their multipliers"
+        )
+
+
+def check_unet_widths(first: int, widths: Sequence[int], num_blocks: int) -> None:
+    """Raises ValueError for widths that the group norms of EDM's and score_sde's U-Nets cannot split: of
+    min(32, C // 4) groups each, on the widths of levels and, in the decoder, on these with those of skips.
+
+    Args:
+        first: width of the first convolution.
+    """
+    before, after = [first, *widths[:-1]], [*widths[1:], widths[-1]]
+    sums = {a + b for a, b in (*zip(widths, before, strict=True), *zip(widths, after, strict=True))}
+    if num_blocks > 1:
+        sums |= {2 * width for width in widths}
+    for width in (first, *widths, *sorted(sums)):
+        groups = max(1, min(32, width // 4))
+        if width < 1 or width % groups:
+            part = "a level with its skip" if width in sums and width not in widths else "a level"
+            raise ValueError(
+                f"{width} channels, of {part}, cannot be split into {groups} groups (group norm); "
+                f"the levels have {list(widths)}: change the channels or their multipliers, best to "
+                "multiples of 32, or of 4 below 64"
+            )
+
+
+def check_heads(width: int, heads: int, setting: str) -> None:
+    """Raises ValueError for a width that so many attention heads cannot share; `setting` says which field."""
+    if heads < 1 or width % heads:
+        raise ValueError(f"a width of {width} channels cannot be split into {heads} heads: change {setting}")

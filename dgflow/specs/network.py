@@ -78,6 +78,10 @@ class NetworkSpec(Spec, ABC):
             ValueError: numbers that do not fit each other, or a package that is not installed.
         """
 
+    def check(self, shape: DataShape) -> None:
+        """Raise ValueError for settings that cannot be on data of that shape, as far as arithmetic tells: in
+        a plan, where nothing is built."""
+
     def assemble(self, shape: DataShape, load: Callable[[str], nn.Module]) -> nn.Module:
         """The network with fresh weights, on other networks where it names the weights of some: `load` gives
         the network of a field."""

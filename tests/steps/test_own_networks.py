@@ -12,6 +12,7 @@ from torch import nn
 import dgflow as dg
 from dgflow.engine.plan import plan
 from dgflow.engine.root import Root
+from dgflow.estimate.estimates import counted, piloted
 from dgflow.networks.catalogue import CATALOGUE
 from dgflow.specs.bound import Bound
 from dgflow.specs.graph import graph
@@ -325,3 +326,25 @@ def test_a_denoiser_does_not_judge_and_a_published_classifier_neither(own):
         ):
             Features(samples=ImageSet(source="a", digest="1" * 64, rows=9), network=weights)
     assert "inception-2015-12-05" in CATALOGUE
+
+
+def test_a_denoiser_without_parameters_is_counted_timed_and_sampled_with(tmp_path, monkeypatch):
+    (tmp_path / "closed_form.py").write_text(
+        "from torch import nn\n"
+        "class Exact(nn.Module):\n"
+        "    def __init__(self, image_size, channels, num_classes):\n"
+        "        super().__init__()\n"
+        "    def forward(self, x, sigma, class_labels):\n"
+        "        return x * 0.25 / (0.25 + sigma.view(-1, 1, 1, 1) ** 2)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "none.safetensors").write_bytes(save_weights({}))
+    network = dg.OwnDenoiser(factory="closed_form:Exact")
+    score = dg.Pretrained(source=str(tmp_path / "none.safetensors"), network=network, image_size=4)
+    generate = dg.Generate(score=score.weights(), sampler=dg.Heun(steps=3), shard_size=4)
+    plans = plan(generate[:4], MemoryStore("closed-form"))
+    for costs in (counted(plans, "h100", utilisation=0.35, price=None), piloted(plans, lambda line: None)):
+        row = costs.steps[generate.fingerprint]
+        assert row.parameters == 0
+    store = MemoryStore("closed-form-run")
+    complete(generate, store)

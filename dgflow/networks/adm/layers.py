@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dgflow.networks.adm.sizes import NUM_GROUPS
 from dgflow.networks.attention import attend
 from dgflow.networks.precision import group_norm, wide, wide_linear
 
-NUM_GROUPS = 32
 Resample = Literal["up", "down"]
 
 

@@ -8,15 +8,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from dgflow.networks.adm.layers import (
-    NUM_GROUPS,
-    AttentionBlock,
-    Block,
-    Downsample,
-    Resample,
-    ResBlock,
-    Upsample,
-)
+from dgflow.networks.adm.layers import AttentionBlock, Block, Downsample, Resample, ResBlock, Upsample
+from dgflow.networks.adm.sizes import check_levels
 
 
 @dataclass(frozen=True)
@@ -41,30 +34,9 @@ class Levels:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        for width in self.widths:
-            if width == 0 or width % NUM_GROUPS:
-                raise ValueError(
-                    f"every level's width must be a multiple of {NUM_GROUPS} (group norm), found "
-                    f"{self.widths}"
-                )
-        for level, width in enumerate(self.widths):
-            if (self.attends(level) or level == len(self.widths) - 1) and width % (
-                self.num_head_channels or self.num_heads
-            ):
-                heads = (
-                    f"heads of {self.num_head_channels}"
-                    if self.num_head_channels
-                    else f"{self.num_heads} heads"
-                )
-                setting = "num_head_channels" if self.num_head_channels else "num_heads"
-                raise ValueError(
-                    f"a width of {width} channels cannot be split into {heads}: change {setting}"
-                )
-        if self.image_size % self.reduction:
-            count = len(self.widths)
-            raise ValueError(
-                f"image_size {self.image_size} cannot be halved {count - 1} times, as {count} levels need"
-            )
+        check_levels(
+            self.image_size, self.widths, self.attention_resolutions, self.num_head_channels, self.num_heads
+        )
 
     @property
     def widths(self) -> list[int]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+from dgflow.networks.adm.sizes import check_levels
 from dgflow.networks.adm.times import TimeName, time_map
 from dgflow.networks.discrete import discrete_score_model
 from dgflow.networks.roles import ClassifierSpec, FeatureNetworkSpec, ScoreNetworkSpec
 from dgflow.networks.toy import capped
+from dgflow.specs.network import DataShape
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +39,15 @@ class ADMUNet(ScoreNetworkSpec):
     dropout: float = 0.0
     learn_sigma: bool = True
     schedule: Literal["linear", "cosine"] = "linear"
+
+    def check(self, shape: DataShape) -> None:
+        check_levels(
+            shape.image_size,
+            [int(mult * self.model_channels) for mult in self.channel_mult],
+            self.attention_resolutions,
+            self.num_head_channels,
+            self.num_heads,
+        )
 
     def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
         """The network with fresh weights; `num_classes` 0 for an unconditional one."""
@@ -76,6 +87,20 @@ class ADMEncoder(ClassifierSpec, FeatureNetworkSpec):
     num_head_channels: int = 64
     pool: Literal["attention", "adaptive"] = "attention"
     time: TimeName = "linear-vp"
+
+    def check(self, shape: DataShape) -> None:
+        check_levels(
+            shape.image_size,
+            [int(mult * self.model_channels) for mult in self.channel_mult],
+            self.attention_resolutions,
+            self.num_head_channels,
+            1,
+        )
+
+    def feature_shape(self, shape: DataShape) -> DataShape:
+        """The side and channels of what the middle block gives for data of that shape."""
+        side = shape.image_size >> (len(self.channel_mult) - 1)
+        return DataShape(side, self.model_channels * self.channel_mult[-1], shape.num_classes)
 
     def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
         """The classifier with fresh weights, one output per class."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Self
 
-from dgflow.networks.checks import check_unconditional
+from dgflow.networks.checks import check_halvings, check_unconditional, check_widths
 from dgflow.networks.discrete import discrete_score_model
 from dgflow.networks.roles import ScoreNetworkSpec
 from dgflow.networks.toy import capped, divided
+from dgflow.specs.network import DataShape
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,6 +27,11 @@ class DDPMUNet(ScoreNetworkSpec):
     num_res_blocks: int = 2
     attn_resolutions: tuple[int, ...] = (16,)
     dropout: float = 0.0
+
+    def check(self, shape: DataShape) -> None:
+        check_unconditional("DDPMUNet", shape.num_classes)
+        check_halvings(shape.image_size, len(self.ch_mult))
+        check_widths([self.ch, *(self.ch * mult for mult in self.ch_mult)], 32)
 
     def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
         """The network with fresh weights."""

@@ -50,6 +50,17 @@ class Discriminator(DiscriminatorSpec):
             )
         return self.head.model_copy(update={"time": below.time})
 
+    def check(self, shape: DataShape) -> None:
+        if self.features is not None and isinstance(below := self.features.step.architecture, ADMEncoder):
+            below.check(shape)
+            shape = below.feature_shape(shape)
+        try:
+            self.head.check(shape)
+        except ValueError as error:
+            given = f"what its features give ({shape.channels} channels of {shape.image_size} pixels a side)"
+            on = "" if self.features is None else f"; it is on {given}"
+            raise ValueError(f"{error}{on}") from error
+
     def build(
         self, *, image_size: int, channels: int, num_classes: int, features: nn.Module | None = None
     ) -> nn.Module:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from dgflow.networks.checks import check_heads
 from dgflow.networks.discrete import discrete_score_model
 from dgflow.networks.roles import ScoreNetworkSpec
 from dgflow.specs.network import DataShape, NetworkSpec
@@ -40,6 +41,16 @@ class DiT(ScoreNetworkSpec):
     num_heads: int = 16
     mlp_ratio: float = 4.0
     learn_sigma: bool = True
+
+    def check(self, shape: DataShape) -> None:
+        if self.patch_size < 1 or shape.image_size % self.patch_size:
+            raise ValueError(
+                f"a latent side of {shape.image_size} cannot be cut into patches of {self.patch_size}: "
+                "change patch_size"
+            )
+        check_heads(self.hidden_size, self.num_heads, "num_heads or hidden_size")
+        if self.hidden_size % 4:
+            raise ValueError(f"hidden_size must be a multiple of 4, found {self.hidden_size}")
 
     def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
         """The network with fresh weights; `image_size` is the side of the latent."""

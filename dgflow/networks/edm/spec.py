@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+from dgflow.networks.checks import check_halvings, check_heads, check_unet_widths
 from dgflow.networks.roles import ScoreNetworkSpec
 from dgflow.networks.toy import capped, divided
 from dgflow.specs.network import DataShape, NetworkSpec
@@ -123,6 +124,9 @@ class SongUNet(_Preconditioned):
     resample_filter: tuple[int, ...] = (1, 1)
     augment_dim: int = 0
 
+    def check(self, shape: DataShape) -> None:
+        _check_levels(self, shape, self.model_channels)
+
     def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
         """A denoiser with fresh weights; `num_classes` 0 for an unconditional one."""
         from dgflow.networks.edm.song import SongUNetModule
@@ -153,6 +157,14 @@ class DhariwalUNet(_Preconditioned):
     dropout: float = 0.1
     augment_dim: int = 0
 
+    def check(self, shape: DataShape) -> None:
+        _check_levels(self, shape, self.model_channels * self.channel_mult[0])
+        for level, mult in enumerate(self.channel_mult):
+            width, deepest = self.model_channels * mult, level == len(self.channel_mult) - 1
+            attends = deepest or shape.image_size >> level in self.attn_resolutions
+            if attends and width >= 64:  # narrower levels have no attention
+                check_heads(width, width // 64, "model_channels, to a multiple of 64")
+
     def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
         """A denoiser with fresh weights; `num_classes` 0 for an unconditional one."""
         from dgflow.networks.edm.dhariwal import DhariwalUNetModule
@@ -170,3 +182,9 @@ class DhariwalUNet(_Preconditioned):
                 "attn_resolutions": divided(self.attn_resolutions, factor),
             }
         )
+
+
+def _check_levels(spec: SongUNet | DhariwalUNet, shape: DataShape, first: int) -> None:
+    check_halvings(shape.image_size, len(spec.channel_mult))
+    widths = [spec.model_channels * mult for mult in spec.channel_mult]
+    check_unet_widths(first, widths, spec.num_blocks)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from dgflow.networks.checks import check_unconditional, halved
+from dgflow.networks.checks import check_halvings, check_unconditional, check_unet_widths, halved
 from dgflow.networks.roles import AutoencoderSpec, ScoreNetworkSpec
 from dgflow.networks.toy import divided
 from dgflow.specs.network import TOY_GROUPS, TOY_PER_GROUP, DataShape, NetworkSpec
@@ -55,6 +55,12 @@ class LSGMPrior(_InCheckpoint, ScoreNetworkSpec):
     fir: bool = True
     embedding_dim: int = 128
     embedding_scale: float = 1000.0
+
+    def check(self, shape: DataShape) -> None:
+        check_unconditional("LSGMPrior", shape.num_classes)
+        check_halvings(shape.image_size, len(self.ch_mult))
+        widths = [self.num_channels * mult for mult in self.ch_mult]
+        check_unet_widths(self.num_channels, widths, self.num_res_blocks)
 
     def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
         """The network with fresh weights; `image_size` and `channels` are those of the latent."""
@@ -155,6 +161,20 @@ class NVAE(_InCheckpoint, AutoencoderSpec):
         return halved(
             image_size, len(self.channel_mult) - 1
         ), self.num_groups_per_scale * self.num_latent_per_group
+
+    def check(self, shape: DataShape) -> None:
+        check_unconditional(type(self).__name__, shape.num_classes)
+        self.latent_shape(shape.image_size)
+        blocks = self.num_preprocess_blocks, self.num_postprocess_blocks
+        if blocks != (len(self.channel_mult) - 1,) * 2:
+            raise ValueError(
+                "expected num_preprocess_blocks = num_postprocess_blocks = len(channel_mult) - 1, found "
+                f"{blocks[0]}, {blocks[1]} and {len(self.channel_mult)} - 1"
+            )
+        if shape.channels != (channels := 1 if self.decoder_dist == "bin" else 3):
+            raise ValueError(
+                f"decoder_dist {self.decoder_dist!r} needs {channels} image channels, found {shape.channels}"
+            )
 
     def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
         """The network with fresh weights.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from dgflow.networks.checks import check_unconditional
+from dgflow.networks.checks import check_halvings, check_unconditional, check_unet_widths
 from dgflow.networks.roles import ScoreNetworkSpec
 from dgflow.networks.toy import divided
 from dgflow.specs.network import DataShape, NetworkSpec
@@ -42,6 +42,11 @@ class NCSNpp(ScoreNetworkSpec):
     progressive_input: Literal["none", "input_skip"] = "none"
     embedding_dim: int | None = None  # None: nf
     unbounded: bool = False
+
+    def check(self, shape: DataShape) -> None:
+        check_unconditional("NCSNpp", shape.num_classes)
+        check_halvings(shape.image_size, len(self.ch_mult))
+        check_unet_widths(self.nf, [self.nf * mult for mult in self.ch_mult], self.num_res_blocks)
 
     def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
         """The network with fresh weights."""

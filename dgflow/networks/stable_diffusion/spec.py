@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from dgflow.networks.checks import check_unconditional, halved
+from dgflow.networks.checks import check_unconditional, check_widths, halved
 from dgflow.networks.roles import AutoencoderSpec
 from dgflow.specs.network import DataShape
 
@@ -28,6 +28,11 @@ class StableDiffusionVAE(AutoencoderSpec):
 
     def latent_shape(self, image_size: int) -> tuple[int, int]:
         return halved(image_size, len(self.block_out_channels) - 1), self.latent_channels
+
+    def check(self, shape: DataShape) -> None:
+        check_unconditional(type(self).__name__, shape.num_classes)
+        self.latent_shape(shape.image_size)
+        check_widths(self.block_out_channels, self.norm_num_groups)
 
     def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
         """The network with fresh weights.

@@ -1,0 +1,49 @@
+"""Networks that cannot be, found before anything is made: by arithmetic in a plan, by building them in a run.
+
+All of a recipe's are reported together. Torch is loaded only to build.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from dgflow.specs.graph import Node
+from dgflow.specs.step import NetworkStep
+
+
+def check_sizes(nodes: Sequence[Node]) -> None:
+    """Raises ValueError for networks whose settings cannot be, as far as arithmetic tells."""
+    _check(nodes, lambda step: step.architecture.check(step.shape._replace(num_classes=step.classes)))
+
+
+def check_built(nodes: Sequence[Node]) -> None:
+    """Build every network with fresh weights and without memory, except those that users bring, which are
+    built on the CPU.
+
+    Raises ValueError where some cannot be built.
+    """
+    import torch
+
+    def build(step: NetworkStep) -> None:
+        with torch.device("meta"):
+            step.fresh()
+
+    _check(nodes, build)
+
+
+def _check(nodes: Sequence[Node], check: Callable[[NetworkStep], object]) -> None:
+    faults = []
+    for node in nodes:
+        step = node.step
+        if isinstance(step, NetworkStep):
+            try:
+                check(step)
+            except Exception as error:  # of a user's own code too: it is told, whatever it is
+                kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+                faults.append((f"{step.title} ({step.network.title}): {kind}{error}", error))
+    if not faults:
+        return
+    if len(faults) == 1:
+        raise ValueError(f"a network of the recipe cannot be built: {faults[0][0]}") from faults[0][1]
+    lines = "\n".join(f"- {fault}" for fault, _ in faults)
+    raise ValueError(f"{len(faults)} networks of the recipe cannot be built:\n{lines}") from faults[0][1]

@@ -1,0 +1,32 @@
+"""Sizes of ADM's networks that cannot be, by arithmetic on their settings. Loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dgflow.networks.checks import check_halvings, check_widths
+
+NUM_GROUPS = 32
+
+
+def check_levels(
+    image_size: int,
+    widths: Sequence[int],
+    attention_resolutions: Sequence[int],
+    num_head_channels: int | None,
+    num_heads: int,
+) -> None:
+    """Raises ValueError for widths that are no multiple of 32 or of the heads, or an image that the levels
+    cannot halve.
+
+    Args:
+        num_heads: where num_head_channels is None.
+    """
+    check_widths(widths, NUM_GROUPS)
+    for level, width in enumerate(widths):
+        attends = 2**level in attention_resolutions or level == len(widths) - 1
+        if attends and width % (num_head_channels or num_heads):
+            heads = f"heads of {num_head_channels}" if num_head_channels else f"{num_heads} heads"
+            setting = "num_head_channels" if num_head_channels else "num_heads"
+            raise ValueError(f"a width of {width} channels cannot be split into {heads}: change {setting}")
+    check_halvings(image_size, len(widths))
