@@ -15,6 +15,7 @@ from ray import cloudpickle
 from ray.train.v2._internal import exceptions
 
 from dgflow.runtime import ray_private
+from dgflow.runtime.machine import check_address
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 INTERNAL = ("ray.experimental", "ray.autoscaler.v2")
@@ -116,3 +117,10 @@ def test_what_a_worker_raised_is_found_in_its_wrapping():
     raised = ValueError("bad")
     assert ray_private.raised_by_worker(exceptions.UserExceptionWithTraceback(raised, "Traceback")) is raised
     assert ray_private.raised_by_worker(raised) is raised
+
+
+def test_a_cluster_that_runs_here_is_found_and_answers_before_it_is_joined(local_ray, monkeypatch):
+    """`ray start` writes the address into a file; a cluster of `ray.init` is found by its process."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    check_address(ray.get_runtime_context().gcs_address)
+    assert (ray_private.running_cluster() or "").rpartition(":")[2].isdigit()
