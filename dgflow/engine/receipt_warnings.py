@@ -9,7 +9,7 @@ from dgflow.specs.step import Step
 from dgflow.store.receipts import Receipt
 from dgflow.store.step_store import StepStore
 
-_SATURATED = 0.01  # share of the samples
+_SATURATED = 0.05  # share of the samples
 
 
 def receipt_warnings(step: Step, receipts: Sequence[Receipt]) -> list[str]:

@@ -230,8 +230,8 @@ class Generate(SampleStep):
 
 
 def saturated(images_BCHW: Tensor) -> np.ndarray:
-    """True [B] for images that are none: more than a tenth of the values lie outside [-1.5, 1.5]."""
-    return ((images_BCHW.abs() > 1.5).flatten(1).float().mean(dim=1) > 0.1).cpu().numpy()
+    """True [B] for images that are none: more than a quarter of the values lie outside [-1.5, 1.5]."""
+    return ((images_BCHW.abs() > 1.5).flatten(1).float().mean(dim=1) > 0.25).cpu().numpy()
 
 
 def counted(columns: Columns, saturated_N: np.ndarray | None) -> Columns:

@@ -54,8 +54,8 @@ def test_a_judge_at_chance_is_told(warnings, accuracy, warned):
     assert all("is near that of chance, 0.100 for 10 classes" in line for line in lines)
 
 
-@pytest.mark.parametrize(("count", "warned"), [(0, False), (1, True), (100, True)])
-def test_saturated_samples_are_told_by_step_from_one_in_a_hundred_on(warnings, count, warned):
+@pytest.mark.parametrize(("count", "warned"), [(0, False), (4, False), (5, True), (100, True)])
+def test_saturated_samples_are_told_by_step_from_one_in_twenty_on(warnings, count, warned):
     lines = warnings(generate={"saturated": count})
     named = f"{2 * count} of 200 samples are saturated"
     assert bool(lines) == warned and all(named in line for line in lines)

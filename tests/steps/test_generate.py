@@ -117,8 +117,8 @@ def test_saturated_samples_are_counted_and_images_are_not(made):
     assert rows(guided(made, 1e6), made[2], 0, 8).metrics == {"saturated": 8}
 
 
-@pytest.mark.parametrize(("share", "expected"), [(0.0, False), (0.1, False), (0.11, True), (1.0, True)])
-def test_an_image_is_saturated_from_a_tenth_of_its_values_on(share, expected):
+@pytest.mark.parametrize(("share", "expected"), [(0.0, False), (0.25, False), (0.26, True), (1.0, True)])
+def test_an_image_is_saturated_from_more_than_a_quarter_of_its_values_on(share, expected):
     images = torch.ones(1, 1, 10, 10)
     images.flatten()[: round(100 * share)] = -1.6
     assert saturated(images).tolist() == [expected]
