@@ -76,7 +76,7 @@ class LSGMPriorModule(nn.Module):
         self.temb_fun = (
             PositionalFeatures(embedding_dim, embedding_scale)
             if embedding_type == "positional"
-            else FourierFeatures("w", (1, embedding_dim // 2), embedding_scale)
+            else FourierFeatures("w", (1, embedding_dim // 2), embedding_scale, angular=True)
         )
         self.all_modules = ScoreUNet(
             image_size=image_size,

@@ -76,17 +76,20 @@ class FourierFeatures(nn.Module):
 
     Args:
         name, shape: of the stored parameter, as the published files have it.
+        angular: multiply by 2 pi before the time and not after it, as LSGM does: angles of hundreds of
+            radians are rounded otherwise.
     """
 
-    def __init__(self, name: str, shape: tuple[int, ...], scale: float) -> None:
+    def __init__(self, name: str, shape: tuple[int, ...], scale: float, angular: bool = False) -> None:
         super().__init__()
-        self.name = name
+        self.name, self.angular = name, angular
         self.register_parameter(name, nn.Parameter(torch.randn(shape) * scale, requires_grad=False))
 
     def forward(self, t_B: Tensor) -> Tensor:
         """[B, 2 F] for F frequencies, in float32 at least."""
         freqs = self.get_parameter(self.name).flatten()
-        angles = t_B.to(precision.wide(freqs.dtype))[:, None] * freqs * (2 * math.pi)
+        t_B1, turn = t_B.to(precision.wide(freqs.dtype))[:, None], 2 * math.pi
+        angles = t_B1 * (turn * freqs) if self.angular else t_B1 * freqs * turn
         return torch.cat([angles.sin(), angles.cos()], dim=1)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FourierFeatures:
