@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError
 from store.lossy_proxy import LossyProxy, lossy_proxy
 from store.store_suite import StoreSuite, attempts
 
-from dgflow.cli.root import open_root
+from dgflow.cli.root import existing_root, open_root
 from dgflow.store.objects import ObjectStore, StoreError
 from dgflow.store.open import open_store
 from dgflow.store.s3 import S3Store
@@ -201,3 +201,14 @@ def test_a_root_is_opened_again_and_again_and_holds_its_mark_alone(s3_url: str) 
     for _ in range(2):
         store = open_root(s3_url)
         assert [entry.key for entry in store.list("")] == ["dgflow.json"]
+
+
+def test_the_roots_beside_a_mistyped_prefix_are_told_and_nothing_is_written(s3_url: str) -> None:
+    open_root(f"{s3_url}/digits")
+    with pytest.raises(ValueError, match=f"nothing at this root: .*beside it is {s3_url}/digits"):
+        existing_root(f"{s3_url}/digit")
+    with pytest.raises(ValueError, match=f"nothing at this root: .*below it is {s3_url}/digits"):
+        existing_root(s3_url)
+    with pytest.raises(ValueError, match=f"it lies in the root {s3_url}/digits"):
+        existing_root(f"{s3_url}/digits/generate-0123456789ab")
+    assert [entry.key for entry in open_store(s3_url).list("")] == ["digits/dgflow.json"]
