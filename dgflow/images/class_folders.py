@@ -93,8 +93,10 @@ def _are_shards(classes: list[str]) -> bool:
 
 
 def _numbers_note(classes: list[str]) -> str:
-    """A note on folders whose names are numbers with leading zeros: classes or not, the names do not tell."""
-    if not all(re.fullmatch(r"\d{2,}", name) for name in classes) or classes[0][0] != "0":
+    """A note on folders whose names are numbers with leading zeros: whether they are classes, names do not
+    tell."""
+    plain = all(re.fullmatch(r"(?=.*\d)[0-9a-f]{2,}", name) for name in classes) and classes[0][0] == "0"
+    if not plain or len({len(name) for name in classes}) > 1:
         return ""
     return (
         f"the folders {classes[0]} to {classes[-1]} are taken for {len(classes):,} classes; if they are "

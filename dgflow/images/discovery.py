@@ -270,8 +270,8 @@ def _chosen(asked: Asked, names: Sequence[str]) -> Pictures:
 def _links_left_out(names: list[str]) -> tuple[str, ...]:
     if not names:
         return ()
-    such = f" (such as {names[0]})" if len(names) > 1 else f" ({names[0]})"
-    return (f"{len(names):,} links or devices in the archive are left out{such}",)
+    more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+    return (f"left out, as the archive has no file for them: {names[0]}{more}",)
 
 
 def _noted(note: str) -> tuple[str, ...]:

@@ -76,14 +76,14 @@ def split_of_pictures(names: Sequence[str], source: str, wanted: str) -> Split:
         splits = _splits(found)
         there |= set(splits)
         if wanted and (named := _named(wanted, found, splits)):
-            return _cut(names, level, named, _one(named, wanted))
+            return _cut(names, level, named, _one(named, wanted), splits)
         if wanted or not splits:
             continue
         chosen = {name for name, kind in splits.items() if kind == "train"}
         others = found - set(splits)
         if not chosen or others:
             raise _unclear("pictures", source, splits, others)
-        return _cut(names, level, chosen, _one(chosen, "train"))
+        return _cut(names, level, chosen, _one(chosen, "train"), splits)
     if wanted:
         raise _not_there(source, wanted, there)
     return Split(list(names))
@@ -158,9 +158,16 @@ def _named(wanted: str, found: Collection[str], splits: dict[str, str]) -> set[s
     return {name for name, kind in known.items() if kind == _KIND_OF.get(wanted)}
 
 
-def _cut(names: Sequence[str], level: int, chosen: Collection[str], split: str) -> Split:
+def _cut(
+    names: Sequence[str], level: int, chosen: Collection[str], split: str, splits: dict[str, str]
+) -> Split:
     parted = _parted(names, lambda name: _part(name.rpartition("/")[0], level), chosen, split)
-    return parted._replace(level=level)
+    counts: dict[str, int] = {}
+    for name, count in parted.left_out:  # tars of one split are told by their kind
+        kind = splits.get(name, name)
+        alone = list(splits.values()).count(kind) < 2
+        counts[name if alone else kind] = counts.get(name if alone else kind, 0) + count
+    return parted._replace(level=level, left_out=tuple(sorted(counts.items())))
 
 
 def _parted(
@@ -200,11 +207,12 @@ def _split_of_file(name: str) -> str:
     return match["word"] if match else ""
 
 
-def _unclear(what: str, source: str, splits: Collection[str], others: Collection[str]) -> ValueError:
+def _unclear(what: str, source: str, splits: dict[str, str], others: Collection[str]) -> ValueError:
     beside = [f"{min(others) or 'files'} of none"] if others else []
+    example = min(splits, key=lambda name: (splits[name] != "train", name))
     return ValueError(
         f"expected {what} with a split train, of one split or of none, in {source}, found "
-        f"{', '.join([*beside, *sorted(splits)])}; name the split, such as {source}@{min(splits)}"
+        f"{', '.join([*beside, *sorted(splits)])}; name the split, such as {source}@{example}"
     )
 
 

@@ -149,9 +149,7 @@ def test_links_within_an_archive_are_told_and_hard_links_are_pictures(tmp_path):
             member.type, member.linkname = kind, "dog/0.png"
             tar.addfile(member)
     images = open_images(str(path))
-    assert images.rows == 3 and images.notes == (
-        "1 links or devices in the archive are left out (cat/2.png)",
-    )
+    assert images.rows == 3 and images.notes == ("left out, as the archive has no file for them: cat/2.png",)
     assert [int(each[0, 0, 0]) for each in images.read(0, 3)] == [0, 1, 1]
     with zipfile.ZipFile(write_zip(tmp_path / "a.zip", tree(["0.png"])), "a") as archive:
         link = zipfile.ZipInfo("1.png")
@@ -247,6 +245,24 @@ def test_the_same_split_of_parquet_is_read_by_all(tmp_path, read: Read, pixels, 
     assert read is by_export or found.notes[0].startswith(says)
     (tmp_path / "test").mkdir()
     assert read(f"{tmp_path}/a@test", tmp_path / "test")[:2] == (15, labels[9:].tolist())
+
+
+def test_tars_of_one_split_are_one_split(tmp_path):
+    files = tree([f"{split}-{part:05d}/{part}.png" for split in ("train", "val") for part in (0, 1)])
+    source = of_form("folder of tars", tmp_path, files)
+    images = open_images(source)
+    assert images.rows == 2 and images.labels is None
+    assert images.notes == (
+        "the 2 images of the split train are taken, and validation (2 files) left out; to take another: "
+        f"{source}@validation",
+    )
+    assert [int(each[0, 0, 0]) for each in open_images(f"{source}@validation").read(0, 2)] == [2, 3]
+
+
+def test_folders_of_which_the_names_do_not_tell_whether_they_are_classes_are_a_note(tmp_path):
+    source = str(write_tree(tmp_path / "a", tree(["00a/x.png", "00b/y.png", "01f/z.png"])))
+    (note,) = open_images(source).notes
+    assert note.startswith("the folders 00a to 01f are taken for 3 classes; if they are none, leave")
 
 
 def test_a_split_in_s3_is_named_as_one_on_a_disk(s3_url):
