@@ -1,10 +1,12 @@
-"""Writes samples as files that other tools read, and statistics of features as references are published."""
+"""Writes samples as files that other tools read, statistics of features as references are published, and
+weights."""
 
 import logging
 from typing import Literal
 
 import numpy as np
 
+from dgflow.cli.export_weights import export_weights, weights_of
 from dgflow.files.outputs import new_file
 from dgflow.images.sources import is_step, open_images
 from dgflow.images.write import export_images
@@ -22,13 +24,18 @@ def export(
     *,
     ignore_labels: bool = False,
     drop_alpha: bool = False,
+    epoch: str = "last",
 ) -> str:
     """Write the images at `source` (as `open_images` takes it) to `output`; of a step of features, `mu`,
-    `sigma` [`mu_s`, `sigma_s`].
+    `sigma` [`mu_s`, `sigma_s`]; of a step of a network, its weights, those of `epoch` of a training.
 
     Returns what was written, in a sentence. Raises ValueError where something is at `output`, or the format
     does not fit.
     """
+    if is_step(source) and (weights := weights_of(source)):
+        return export_weights(*weights, output, epoch)
+    if epoch != "last":
+        raise ValueError(f"expected --epoch with a step of a training, found {source}; leave it out")
     if is_step(source) and (sealed := find_slice(source)).document["kind"] == "features":
         if format != "npz":
             raise ValueError(

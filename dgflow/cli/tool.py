@@ -179,7 +179,9 @@ def export(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="SOURCE", help=f"{SOURCES} Of a step of features: their mean and covariance, as .npz."
+            metavar="SOURCE",
+            help=f"{SOURCES} Of a step of features: their mean and covariance, as .npz. Of a training "
+            "or a Pretrained: its weights, as .safetensors or .pt.",
         ),
     ],
     output: Annotated[
@@ -198,9 +200,13 @@ def export(
     ] = "npz",
     ignore_labels: IgnoreLabels = False,
     drop_alpha: DropAlpha = False,
+    epoch: Annotated[
+        str, typer.Option(help="Of the weights of a training: last, best (held-out loss), or a number.")
+    ] = "last",
 ) -> int:
-    """Write samples, or statistics of features, as other tools read them."""
-    print(write(source, output, format, ignore_labels=ignore_labels, drop_alpha=drop_alpha))
+    """Write samples, statistics of features, or weights, as other tools read them."""
+    text = write(source, output, format, ignore_labels=ignore_labels, drop_alpha=drop_alpha, epoch=epoch)
+    print(text)
     return 0
 
 

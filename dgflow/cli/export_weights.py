@@ -1,0 +1,122 @@
+"""Writes the weights of a step as a file that other tools read, with what they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from dgflow.files.outputs import new_file
+from dgflow.store.address import split_address, step_name
+from dgflow.store.open import open_store
+from dgflow.store.receipts import Receipt
+from dgflow.store.step_store import StepStore, read_step
+
+SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt")
+_LEAST = "held_out_loss"  # that "best" chooses by
+
+
+def weights_of(source: str) -> tuple[StepStore, dict[str, Any], str] | None:
+    """The step at an address without a range, its document and the folder of its weights; None where it is
+    one without weights."""
+    if source.endswith("]"):
+        return None
+    root, name = split_address(source)
+    store = open_store(root)
+    name = step_name(store, name)
+    recorded = read_step(store, name)
+    if recorded is None:
+        return None
+    document = recorded["document"]
+    kind = document["kind"]
+    if "network" not in document["fields"] or not (kind == "pretrained" or kind.startswith("train-")):
+        return None
+    folder = "results" if kind == "pretrained" else "epochs"
+    return StepStore(store, name.rpartition("-")[0], recorded["fingerprint"]), document, folder
+
+
+def export_weights(
+    step_store: StepStore, document: Mapping[str, Any], folder: str, output: str, epoch: str
+) -> str:
+    """Write the weights to `output`, as safetensors or a file of `torch.save` by its name.
+
+    Returns what was written, in a sentence.
+
+    Args:
+        epoch: of a training: a number, "last", or "best" by its held-out loss.
+
+    Raises:
+        ValueError: no such epoch, weights of several inputs, or a name of another kind of file.
+    """
+    suffix = next((suffix for suffix in SUFFIXES if output.lower().endswith(suffix)), None)
+    if suffix is None:
+        raise ValueError(
+            f"expected a name that ends in {', '.join(SUFFIXES)} for weights, found "
+            f"{output.rpartition('/')[2]!r}; correct the name"
+        )
+    receipt = _chosen(step_store, folder, epoch)
+    data = step_store.read(receipt)
+    facts = _facts(step_store, document, receipt if folder == "epochs" else None)
+    content = with_metadata(data, facts) if suffix == ".safetensors" else _as_torch(data)
+    with new_file(output) as file:
+        file.write(content)
+    of = f" of epoch {receipt.number}" if folder == "epochs" else ""
+    return f"the weights{of} of {step_store.name} ({_network(document)}) written to {output}"
+
+
+def _chosen(step_store: StepStore, folder: str, epoch: str) -> Receipt:
+    """The receipt of the epoch, or of the only file."""
+    committed = step_store.committed(folder)
+    where = f"{step_store.name} in {step_store.store.url}"
+    if not committed:
+        raise ValueError(f"expected weights of {where}, found none yet; run the recipe")
+    inputs = {short for keys in committed.values() for short in keys}
+    if len(inputs) > 1:
+        raise ValueError(
+            f"expected weights of {where} from one set of inputs, found {len(inputs)} ({', '.join(inputs)}); "
+            f"remove the files of those that are out of date from {step_store.name}/{folder}"
+        )
+    receipts = {number: next(iter(keys.values())) for number, keys in committed.items()}
+    if folder == "results" or epoch == "last":
+        return step_store.receipt(receipts[max(receipts)])
+    if epoch == "best":
+        found = step_store.receipts(list(receipts.values()))
+        if any(_LEAST not in each.metrics for each in found):
+            raise ValueError(
+                f"expected a {_LEAST} of every epoch of {where}, found none; give --epoch NUMBER"
+            )
+        return min(found, key=lambda each: (each.metrics[_LEAST], each.number))
+    if not epoch.isdecimal() or int(epoch) not in receipts:
+        there = f"{min(receipts)} to {max(receipts)}"
+        raise ValueError(f"expected --epoch last, best or a number of {there} of {where}, found {epoch!r}")
+    return step_store.receipt(receipts[int(epoch)])
+
+
+def _network(document: Mapping[str, Any]) -> str:
+    return str(document["fields"]["network"]["type"])
+
+
+def _facts(step_store: StepStore, document: Mapping[str, Any], receipt: Receipt | None) -> dict[str, str]:
+    """What the weights are: the network's settings, which `Pretrained` compares, and the step."""
+    fields = document["fields"]
+    facts = {"format": "pt", "network": json.dumps(fields["network"]), "dgflow_step": step_store.name}
+    facts |= {
+        name: str(fields[name]) for name in ("image_size", "num_classes") if document["kind"] == "pretrained"
+    }
+    return facts if receipt is None else facts | {"dgflow_epoch": str(receipt.number)}
+
+
+def with_metadata(data: bytes, metadata: Mapping[str, str]) -> bytes:
+    """The safetensors file with this metadata; its tensors stay as they are, byte for byte."""
+    size = int.from_bytes(data[:8], "little")
+    header = {"__metadata__": dict(metadata), **json.loads(data[8 : 8 + size])}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at multiples of 8
+    return len(text).to_bytes(8, "little") + text + data[8 + size :]
+
+
+def _as_torch(data: bytes) -> bytes:
+    from dgflow.weights.tensors import load_weights
+    from dgflow.weights.torch_file import save_torch
+
+    return save_torch(load_weights(data))
