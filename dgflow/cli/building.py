@@ -1,19 +1,14 @@
 """Calls a recipe and checks what it returns: a mistake in it is one message with its file and line."""
 
-import os
-import sysconfig
-import traceback
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 from typer.exceptions import TyperException
 
 from dgflow.specs.mistakes import described, did_you_mean, found
+from dgflow.specs.own_lines import own_frames, raised_in_own, shown_path
 from dgflow.specs.step import Reference, SampleStep, Step, Target
-
-_LIBRARIES = (str(Path(__file__).resolve().parents[1]), sysconfig.get_path("stdlib"))
 
 
 class RecipeError(ValueError):
@@ -31,18 +26,17 @@ def built(workflow: Callable[..., Any], given: Mapping[str, Any]) -> Target:
     except (TyperException, OSError):
         raise
     except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        own = [frame for frame in frames if not _is_of_a_library(frame.filename)]
-        if not own or (own[-1] is not frames[-1] and not isinstance(error, ValueError)):
+        frames = own_frames(error)
+        if not frames or not (raised_in_own(error) or isinstance(error, ValueError)):
             raise  # of the package's own code
-        place = f"{_shown(own[-1].filename)}:{own[-1].lineno}"
+        place = f"{shown_path(frames[-1].filename)}:{frames[-1].lineno}"
         raise RecipeError(f"{place}: {_words(error)}") from error
     return _checked(target, workflow)
 
 
 def _checked(target: Any, workflow: Callable[..., Any]) -> Target:
     code = workflow.__code__
-    place = f"{_shown(code.co_filename)}:{code.co_firstlineno}"
+    place = f"{shown_path(code.co_filename)}:{code.co_firstlineno}"
     ends = "end it with `return dg.Evaluate(...)`, or with samples or weights, such as `return step[:1000]`"
     if isinstance(target, SampleStep):
         raise RecipeError(
@@ -73,14 +67,3 @@ def _words(error: Exception) -> str:
         names = dir(error.obj) if isinstance(error, AttributeError) else ()
         near = did_you_mean(error.name, [name for name in names if not name.startswith("_")])
     return f"{type(error).__name__}: {text}{near}"
-
-
-def _is_of_a_library(file: str) -> bool:
-    return file.startswith((*_LIBRARIES, "<")) or f"{os.sep}site-packages{os.sep}" in file
-
-
-def _shown(file: str) -> str:
-    """The file's path from the current folder, where it lies there, else the whole path."""
-    path = Path(file).resolve()
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

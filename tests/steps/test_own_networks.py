@@ -47,6 +47,21 @@ class Corners(nn.Module):
         both = (features, self.head(features))
         return {"features": features, "both": both, "image": images, "number": 3.0}[self.form]
 
+class Mistaken(Gaussian):
+    def forward(self, x, sigma, class_labels):
+        return self.inner(x) @ x[:, :, :1, :]
+    def inner(self, x):
+        return x.reshape(7, 3)  # not so many
+
+class Full(Gaussian):
+    def forward(self, x, sigma, class_labels):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+class Unbuilt(Gaussian):
+    def __init__(self, image_size, channels, num_classes):
+        super().__init__(image_size, channels, num_classes)
+        self.last = nn.Linear(image_size / 2, 3)
+
 class Half(Gaussian):
     def forward(self, x, sigma, class_labels):
         return x[:, :, ::2]
@@ -154,7 +169,7 @@ def test_latents_of_ones_own_network_are_kept_as_latents(own):
         (
             "brought:Gausian",
             r"expected a function Gausian in .*brought\.py, found nothing; what can be called there: "
-            r"Corners, Gaussian",
+            r"Corners, Full, Gaussian",
         ),
         ("brought:setting", r"expected a function setting in .*brought\.py, found a int"),
         ("brought:linear", r"brought:linear: expected a torch\.nn\.Module from the factory, found function"),
@@ -199,6 +214,36 @@ def test_a_denoiser_that_gives_another_shape_is_refused_by_name(own):
         match=r"brought:Half: expected denoised images of shape \[4, 3, 4, 4\], found \[4, 3, 2, 4\]",
     ):
         sampled(dg.Generate(score=step.weights(), sampler=dg.Heun(steps=2), shard_size=4), 4)
+
+
+def line_of(text: str) -> int:
+    """The number of the line of `brought.py` that begins so."""
+    lines = MODULE.splitlines()
+    return next(number for number, line in enumerate(lines, 1) if line.strip().startswith(text))
+
+
+def test_an_error_in_ones_own_forward_names_file_line_and_function(own):
+    step = own(dg.OwnDenoiser(factory="brought:Mistaken"))
+    with pytest.raises(ValueError, match="brought:Mistaken: .*brought.py:") as raised:
+        sampled(dg.Generate(score=step.weights(), sampler=dg.Heun(steps=2), shard_size=4), 4)
+    place = (
+        f"brought.py:{line_of('return x.reshape(7, 3)')} in inner: RuntimeError: shape '[7, 3]' is invalid"
+    )
+    assert place in str(raised.value) and "return x.reshape(7, 3)" in str(raised.value)
+
+
+def test_an_error_in_ones_own_constructor_names_file_and_line(own):
+    with pytest.raises(ValueError, match="brought:Unbuilt: .*brought.py:") as raised:
+        dg.OwnDenoiser(factory="brought:Unbuilt").build(image_size=4, channels=3, num_classes=0)
+    assert f"brought.py:{line_of('self.last = nn.Linear(image_size / 2')} in __init__: " in str(raised.value)
+
+
+def test_a_full_memory_is_no_mistake_in_ones_own_code(own):
+    """The batch is made smaller for it, as for any other network."""
+    network = dg.OwnDenoiser(factory="brought:Full")
+    model = network.score_model(network.build(image_size=4, channels=3, num_classes=0))
+    with pytest.raises(torch.OutOfMemoryError):
+        model.denoiser(torch.zeros(1, 3, 4, 4), torch.ones(1), None)
 
 
 def test_sampling_ones_own_network_in_fewer_bits_is_refused(own):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from dgflow.networks.own.errors import own_code
 from dgflow.networks.roles import FeatureNetworkSpec, ScoreNetworkSpec
 from dgflow.specs.network import DataShape, NetworkSpec
 
@@ -86,11 +87,8 @@ class OwnNetwork(NetworkSpec):
             **self.options,
         }
         _check_takes(factory, arguments, self.factory)
-        with torch.device(
-            "cpu"
-            # Shapes are checked without memory elsewhere; code that reads its own tensors could not be built
-            # so
-        ):
+        # Shapes are checked without memory elsewhere; code that reads its own tensors could not be built so.
+        with torch.device("cpu"), own_code(self.factory):
             network = factory(**arguments)
         if not isinstance(network, torch.nn.Module):
             raise ValueError(
@@ -144,7 +142,8 @@ class OwnDenoiser(OwnNetwork, ScoreNetworkSpec):
             )
 
         def denoiser(x: Tensor, sigma: Tensor, class_labels: Tensor | None) -> Tensor:
-            denoised = network(x.float(), sigma.float(), class_labels)
+            with own_code(self.factory):
+                denoised = network(x.float(), sigma.float(), class_labels)
             if not isinstance(denoised, torch.Tensor) or denoised.shape != x.shape:
                 raise ValueError(
                     f"{self.factory}: expected denoised images of shape {list(x.shape)}, found "
@@ -180,7 +179,8 @@ class OwnFeatures(OwnNetwork, FeatureNetworkSpec):
         """`features` and, where it has them, `logits`. Raises ValueError for an output of another form."""
         import torch
 
-        found = network(images)
+        with own_code(self.factory):
+            found = network(images)
         parts = list(found) if isinstance(found, tuple | list) else [found]
         named: dict[str, Tensor] = dict(zip(("features", "logits", "more"), parts, strict=False))
         wanted = ("features", "logits") if self.logits else ("features",)

@@ -1,0 +1,32 @@
+"""Errors in the code of a network that a user brings, with the file and the line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from dgflow.specs.own_lines import own_frames, shown_path
+
+_OF_THE_DEVICE = re.compile(r"out of memory|alloc|CUDA|cuDNN|cublas|NCCL|HIP error", re.IGNORECASE)
+"""Messages of errors that another batch, host or attempt may not meet."""
+
+
+@contextmanager
+def own_code(factory: str) -> Iterator[None]:
+    """The context of a call into a user's own code: an error in it becomes a ValueError with file, line and
+    function. Errors of the device, such as of its memory, are left as they are."""
+    try:
+        yield
+    except Exception as error:
+        frames = own_frames(error)
+        if not frames or (isinstance(error, RuntimeError | MemoryError) and _of_the_device(error)):
+            raise
+        last = frames[-1]
+        place = f"{shown_path(last.filename)}:{last.lineno} in {last.name}"
+        line = f" ({last.line})" if last.line else ""
+        raise ValueError(f"{factory}: {place}: {type(error).__name__}: {error}{line}") from error
+
+
+def _of_the_device(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or _OF_THE_DEVICE.search(str(error)) is not None

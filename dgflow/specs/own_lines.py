@@ -1,0 +1,33 @@
+"""The lines of a user's own code behind an error: those of a recipe, or of a module beside it."""
+
+from __future__ import annotations
+
+import os
+import sysconfig
+import traceback
+from pathlib import Path
+
+_LIBRARIES = (str(Path(__file__).resolve().parents[1]), sysconfig.get_path("stdlib"))
+
+
+def own_frames(error: BaseException) -> list[traceback.FrameSummary]:
+    """The frames of the error that lie in no library, the innermost last."""
+    return [
+        frame for frame in traceback.extract_tb(error.__traceback__) if not _is_of_a_library(frame.filename)
+    ]
+
+
+def raised_in_own(error: BaseException) -> bool:
+    """True where the innermost frame of the error is the user's own."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and not _is_of_a_library(frames[-1].filename)
+
+
+def shown_path(file: str) -> str:
+    """The file's path from the current folder, where it lies there, else the whole path."""
+    path, here = Path(file).resolve(), Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def _is_of_a_library(file: str) -> bool:
+    return file.startswith((*_LIBRARIES, "<")) or f"{os.sep}site-packages{os.sep}" in file
