@@ -2,6 +2,7 @@
 the product is."""
 
 import json
+import shlex
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import tiny
 from inprocess import execute_here
 
 import dgflow as dg
+from dgflow.cli import tool
 from dgflow.cli.guard import guarded
 from dgflow.cli.recipe import application
 from dgflow.images.sources import open_images
@@ -61,6 +63,10 @@ def test_a_recipe_of_weights_trains_and_says_which_file_they_are(call, tmp_path)
     assert status == 0 and made["step"] == weights.step.name
     assert "/data/epochs-00001-" in made["path"] and made["path"] in run
     assert (tmp_path / made["path"]).stat().st_size > 1000
+    (line,) = [line for line in run.splitlines() if line.startswith("as a file: dgflow export ")]
+    words = shlex.split(line.removeprefix("as a file: dgflow "))
+    assert guarded(lambda: tool.app(args=words, standalone_mode=False)) == 0
+    assert (tmp_path / "weights.safetensors").stat().st_size > 1000
     assert call(weights, "status")[0] == 0
 
 

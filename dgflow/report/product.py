@@ -40,7 +40,12 @@ def product(target: Target, last: StepPlan, store: ObjectStore) -> Product | Non
             item = root.item(target, last.bound)
     if isinstance(item, BoundRows | None):
         return None
-    return _file(target, _words(target, item), item.receipt.key, store)
+    found = _file(target, _words(target, item), item.receipt.key, store)
+    if isinstance(item, BoundWeights):
+        epoch = f" --epoch {item.receipt.number}" if item.receipt.part.startswith("epochs/") else ""
+        address = f"{_place(store)}/{target.name}"
+        found.lines.append(f"as a file: dgflow export '{address}' weights.safetensors{epoch}")
+    return found
 
 
 def _words(target: Target, item: BoundWeights | BoundResult) -> str:
