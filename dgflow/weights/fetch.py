@@ -149,7 +149,7 @@ def check_unchanged(root: ObjectStore, file: CatalogueFile | str, step: str) -> 
         return  # published files do not change
     if lock is not None and lock.key == request.manual_key:
         return  # put into the root by hand
-    now = version(request.source, lock.bytes if lock else -1)
+    now = version(request.source)
     if now is None:
         return
     if lock is None:

@@ -163,19 +163,15 @@ class Version(NamedTuple):
     sha256: str = ""
 
 
-def version(source: Source, size: int | None = None) -> Version | None:
-    """The version of what is at the source now; None where it cannot be seen from here.
-
-    Args:
-        size: bytes; a file of this host is read for its digest only where it has these.
-    """
+def version(source: Source) -> Version | None:
+    """The version of what is at the source now; None where it cannot be seen from here. A file of this host
+    is read for its digest."""
     try:
         if source.kind == "file":
             path = Path(source.text)
             if not path.is_file():
                 return None
-            found = path.stat().st_size
-            return Version(found, sha256=digest(path) if size in (None, found) else "")
+            return Version(path.stat().st_size, sha256=digest(path))
         if source.kind == "s3":
             folder, _, name = source.text.rpartition("/")
             from dgflow.store.s3 import S3Store  # importing s3fs takes half a second

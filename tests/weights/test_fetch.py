@@ -412,6 +412,10 @@ def test_the_scratch_folder_is_the_user_s_cache(monkeypatch: pytest.MonkeyPatch,
 def test_a_root_on_s3_takes_a_file_from_s3_and_gives_it_to_every_host(tmp_path: Path, s3_url: str) -> None:
     open_store(f"{s3_url}/published").put("net.pt", DATA)
     found = fetch(f"{s3_url}/root", f"{s3_url}/published/net.pt", scratch=tmp_path / "one")
+    check_unchanged(open_store(f"{s3_url}/root"), f"{s3_url}/published/net.pt", "pretrained-1")
+    open_store(f"{s3_url}/published").put("net.pt", DATA[::-1])  # of the same size
+    with pytest.raises(ValueError, match="found another version of it"):
+        check_unchanged(open_store(f"{s3_url}/root"), f"{s3_url}/published/net.pt", "pretrained-1")
     open_store(f"{s3_url}/published").delete("net.pt")
     again = fetch(f"{s3_url}/root", f"{s3_url}/published/net.pt", scratch=tmp_path / "two")
     assert found.path.read_bytes() == again.path.read_bytes() == DATA
@@ -456,3 +460,13 @@ def test_a_download_that_the_server_says_is_another_now_is_a_change(
         check_unchanged(root, url, "pretrained-1")
     del server.files["/net.pt"]
     check_unchanged(root, url, "pretrained-1")  # a server that does not have it, or does not answer
+
+
+def test_a_local_file_of_another_size_is_a_change_with_both_digests(
+    root: ObjectStore, tmp_path: Path
+) -> None:
+    (tmp_path / "net.pt").write_bytes(DATA)
+    fetch(root, str(tmp_path / "net.pt"), scratch=tmp_path / "scratch")
+    (tmp_path / "net.pt").write_bytes(OTHER * 2)
+    with pytest.raises(ValueError, match=f"{SHA}, found one with sha256 {sha256(OTHER * 2).hexdigest()}"):
+        check_unchanged(root, str(tmp_path / "net.pt"), "pretrained-1")
