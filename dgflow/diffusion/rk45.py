@@ -163,7 +163,8 @@ def rk45(
             )
     if denoise_last:
         if denoise_tau is not None and denoise_tau != tau_min:
-            flow.bounds = (sigma_from_tau(denoise_tau, vp),) * 2
+            sigma = sigma_from_tau(denoise_tau, vp)
+            flow.bounds = (sigma, sigma)
         y, *_ = flow.denoised(y, (tau_min if denoise_tau is None else denoise_tau) * ones, 0)
     return Sample(x=y, nfe=flow.nfe, guidance_nfe=flow.guidance_nfe, log_ratio=first_of(last))
 

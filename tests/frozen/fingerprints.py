@@ -18,7 +18,7 @@ from typing import Any
 from dgflow import official
 from dgflow.networks.catalogue import CATALOGUE
 from dgflow.specs.graph import graph
-from dgflow.specs.step import Step
+from dgflow.specs.step import Target
 from dgflow.testing.smoke import smoke
 
 HERE = Path(__file__).resolve().parent
@@ -57,11 +57,11 @@ def recipe(path: Path) -> Any:
     return module.workflow
 
 
-def steps(target: Step) -> list[str]:
+def steps(target: Target) -> list[str]:
     """Kind and fingerprint of every step of `target`, sorted; the last one is the target's."""
     return [
         *sorted(f"{node.step.kind} {node.step.fingerprint}" for node in graph(target)),
-        target.fingerprint,
+        graph(target)[-1].step.fingerprint,
     ]
 
 

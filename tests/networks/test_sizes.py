@@ -1,5 +1,7 @@
 """Networks that cannot be: refused by arithmetic, as building them would, and before anything is made."""
 
+from typing import Any
+
 import pytest
 import torch
 from steps.shipped import SYSTEMS, built
@@ -63,9 +65,9 @@ def test_a_network_that_cannot_be_is_refused_without_torch_and_cannot_be_built(n
 @pytest.mark.parametrize("width", range(2, 140, 6))
 @pytest.mark.parametrize(("family", "name"), [(dg.SongUNet, "model_channels"), (dg.NCSNpp, "nf")])
 def test_widths_of_levels_and_skips_are_refused_exactly_where_building_them_fails(family, name, width):
-    fields = {name: width, "num_res_blocks" if family is dg.NCSNpp else "num_blocks": 1}
-    mults = "ch_mult" if family is dg.NCSNpp else "channel_mult"
-    network = family(**fields, **{mults: (1, 2, 3)}, attn_resolutions=())
+    blocks, mults = ("num_res_blocks", "ch_mult") if family is dg.NCSNpp else ("num_blocks", "channel_mult")
+    fields: dict[str, Any] = {name: width, blocks: 1, mults: (1, 2, 3)}
+    network = family(**fields, attn_resolutions=())
 
     def refused(call) -> bool:
         try:

@@ -13,6 +13,7 @@ from dgflow.engine.receipt_warnings import WarnsOnce, receipt_warnings
 from dgflow.engine.root import Root
 from dgflow.engine.shard_work import shard_work
 from dgflow.estimate.estimates import piloted
+from dgflow.specs.spec import Precision
 from dgflow.store.open import open_store
 
 
@@ -61,7 +62,8 @@ def test_samples_and_a_pilot_tell_it_for_bfloat16_alone(monkeypatch, tmp_path):
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     store = open_store(str(tmp_path / "root"))
     source = tiny.write_images(tmp_path / "images.npz")
-    for precision, told in (("bfloat16", 1), ("float32", 0)):
+    cases: tuple[tuple[Precision, int], ...] = (("bfloat16", 1), ("float32", 0))
+    for precision, told in cases:
         step = Generate(
             score=tiny.score(source, epochs=1).last(),
             sampler=Heun(steps=2),

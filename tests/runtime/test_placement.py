@@ -100,7 +100,7 @@ def test_only_steps_that_run_networks_ask_for_gpus(tmp_path):
             state: Any = SimpleNamespace(step=node.step, missing=[])
             session: Any = SimpleNamespace(spread=lambda step, _unit, gpu, *_: asked.update({step.kind: gpu}))
             unused: Any = None
-            execution._complete(state, unused, unused, session, lambda _: None)
+            execution._complete(state, unused, unused, session, lambda count, seconds=None: None)
     assert asked == {"import-images": False, "generate": True, "features": True}
 
 

@@ -11,6 +11,7 @@ from inprocess import complete
 from dgflow import DiscriminatorGuidance, Generate, Heun
 from dgflow.engine.root import Root
 from dgflow.specs.bound import Bound, BoundWeights
+from dgflow.specs.step import MeasuredColumns
 from dgflow.steps.generate import counted, saturated
 from dgflow.store.open import open_store
 from dgflow.weights.tensors import load_weights, save_weights
@@ -114,7 +115,8 @@ def test_saturated_samples_are_counted_and_images_are_not(made):
     """A gradient of weight 1e6 leaves the range of images everywhere."""
     plain = {"index": np.arange(8)}
     assert counted(plain, np.zeros(8, bool)) is plain
-    assert rows(guided(made, 1e6), made[2], 0, 8).metrics == {"saturated": 8}
+    columns = rows(guided(made, 1e6), made[2], 0, 8)
+    assert isinstance(columns, MeasuredColumns) and columns.metrics == {"saturated": 8}
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.0, False), (0.25, False), (0.26, True), (1.0, True)])

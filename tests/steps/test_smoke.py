@@ -19,7 +19,7 @@ from dgflow.images.preparation import prepare
 from dgflow.images.readers import open_reader
 from dgflow.specs.graph import graph
 from dgflow.specs.network import DataShape
-from dgflow.specs.step import SampleStep, Step
+from dgflow.specs.step import SampleStep, Step, Target
 from dgflow.specs.train_step import TrainStep
 from dgflow.store.identity import sha256_hex
 from dgflow.store.open import open_store
@@ -32,11 +32,11 @@ from dgflow.testing.smoke_root import check_root
 PLACE = "file:///somewhere/a%20root"
 
 
-def steps(target: Step) -> list[Step]:
+def steps(target: Target) -> list[Step]:
     return [node.step for node in graph(target)]
 
 
-def of_kind(target: Step, kind: type[Step]) -> list:
+def of_kind(target: Target, kind: type[Step]) -> list:
     return [step for step in steps(target) if isinstance(step, kind)]
 
 

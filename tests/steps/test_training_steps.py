@@ -188,9 +188,11 @@ def test_weights_that_are_not_finite_after_the_last_step_of_an_epoch_are_not_com
     inputs = complete(score(source, epochs=1), store)
     steps = Root(store).step_store(score(source))
     task = score(source).training_task(inputs)
-    task.optimizer.register_step_post_hook(
-        lambda *_: next(task.trained.parameters()).data.fill_(float("inf"))
-    )
+
+    def overflow(*_) -> None:
+        next(task.trained.parameters()).data.fill_(float("inf"))
+
+    task.optimizer.register_step_post_hook(overflow)
     task.loss = lambda network, slots, step: (
         network(torch.zeros(len(slots), 1, 8, 8), torch.ones(len(slots))).sum((1, 2, 3)).nan_to_num(0, 0, 0)
     )

@@ -3,6 +3,7 @@
 import argparse
 import json
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -35,9 +36,9 @@ def snapshot(tmp_path):
 
     def write(change=None, kwargs=None, name="SongUNet", **changes) -> Path:
         step = step_of(tmp_path / "net.pkl", name, "edm_pickle", **changes)
-        network = step.build(Bound())
+        network, spec = step.build(Bound()), cast(Any, step.network)
         randomised(network)
-        init_kwargs = step.network.arguments(step.shape) | (kwargs or {})
+        init_kwargs = spec.arguments(step.shape) | (kwargs or {})
         Path(step.source).write_bytes(write_edm_pickle(network, init_kwargs=init_kwargs, change=change))
         return Path(step.source)
 
@@ -127,7 +128,7 @@ def test_lsgm_s_args_are_compared_for_both_networks(tmp_path):
     prior = step_of(tmp_path / "both.pt", "LSGMPrior", "lsgm")
     network = prior.build(Bound())
     vae = dg.Pretrained(source=prior.source, network=HIERARCHICAL, image_size=16, format="lsgm")
-    tensors, names = randomised(network), network.ema_names()
+    tensors, names = randomised(network), cast(Any, network).ema_names()
 
     def write(**args) -> None:
         other = randomised(vae.build(Bound()))
