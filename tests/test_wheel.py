@@ -19,7 +19,13 @@ import dgflow
 
 ROOT = Path(__file__).resolve().parents[1]
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-cache-dir"]
-COMES_WITH = {"aiohttp": "s3fs", "botocore": "s3fs", "markupsafe": "jinja2", "yaml": "ray"}
+COMES_WITH = {
+    "aiohttp": "s3fs",
+    "botocore": "s3fs",
+    "markupsafe": "jinja2",
+    "pydantic_core": "pydantic",
+    "yaml": "ray",
+}
 """Packages that are imported and come with a declared one, in the version that it needs."""
 PROGRAM = """
 import sys

@@ -175,7 +175,8 @@ def test_a_real_terminal_is_asked_for_its_width(tmp_path):
         "from report.test_plan_costs import call, cifar; import sys;"
         f"sys.exit(call('plan', '--root', {str(tmp_path / 'root')!r}))"
     )
-    process = subprocess.Popen([sys.executable, "-c", program], stdout=terminal)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=terminal, env=environment)
     os.close(terminal)
     text = b""
     try:

@@ -2,6 +2,7 @@
 that ended, one left by a driver that was killed."""
 
 import logging
+import os
 import subprocess
 import sys
 
@@ -72,7 +73,12 @@ def test_the_record_says_how_a_run_ended(tmp_path):
 def test_a_killed_driver_leaves_a_sign_that_is_seen_to_be_dead(tmp_path):
     tiny.write_images(tmp_path / "images.npz")
     driver = subprocess.Popen(
-        [sys.executable, "-c", LIVES], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", LIVES],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert driver.stdout is not None
     assert driver.stdout.readline() == "at work\n"

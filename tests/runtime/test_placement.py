@@ -93,12 +93,15 @@ def test_with_gpus_networks_get_workers_with_a_gpu_and_other_work_those_with_a_c
     assert pools[2:] == [("closed", 0.0), ("closed", 1.0)]
 
 
-def test_only_steps_that_run_networks_ask_for_gpus(tmp_path):
+def test_only_steps_that_run_networks_ask_for_gpus(tmp_path, monkeypatch):
     asked = {}
     for node in graph(tiny.workflow(str(tmp_path / "images.npz"))):
         if isinstance(node.step, SampleStep):
             state: Any = SimpleNamespace(step=node.step, missing=[])
-            session: Any = SimpleNamespace(spread=lambda step, _unit, gpu, *_: asked.update({step.kind: gpu}))
+            session: Any = SimpleNamespace(
+                spread=lambda step, _unit, gpu, *_: asked.update({step.kind: gpu}), progress=Progress()
+            )
+            monkeypatch.setattr(type(node.step), "check_source", lambda *_: None)
             unused: Any = None
             execution._complete(state, unused, unused, session, lambda count, seconds=None: None)
     assert asked == {"import-images": False, "generate": True, "features": True}

@@ -301,7 +301,7 @@ def command(request: pytest.FixtureRequest, tmp_path: Path):
     source = tiny.write_images(tmp_path / "images.npz")
 
     def workflow(seed: int = 0):
-        return tiny.real(source).model_copy(update={"seed": seed})[:32].step
+        return tiny.real(source).model_copy(update={"seed": seed})[:32]
 
     workflow.__module__ = __name__
     root = str(tmp_path / "root")

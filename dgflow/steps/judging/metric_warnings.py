@@ -48,7 +48,7 @@ def of_statistics(step: MeasureFields) -> list[str]:
             if metric not in step.wanted or covariance not in arrays:
                 continue
             width, expected = len(arrays[mean]), WIDTHS[column]
-            if step.protocol is not None and width != expected:
+            if step.protocol is not None and step.images is None and width != expected:
                 warnings.append(
                     f"{file.title}: statistics of {width:,} features, but {HEADINGS[metric]} of protocol "
                     f"{step.protocol} is of Inception's {expected:,}: do not compare with published numbers"
