@@ -20,7 +20,7 @@ SAMPLE = re.compile(r"(?P<name>\w+)\{(?P<tags>.*)\} (?P<value>\S+)")
 
 
 def scraped(port: int) -> dict[str, float]:
-    """The metrics of our step, summed over processes: `name`, or `name{le}` of a histogram's bucket, to value.
+    """The metrics of our step, summed over processes: `name`, or `name{le}` of a bucket, to value.
 
     This process may have run other steps before.
     """
