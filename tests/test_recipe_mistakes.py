@@ -1,7 +1,9 @@
 """Mistakes in a recipe as its author meets them: one message with the class, the field, the remedy and the
 line of the recipe."""
 
+import errno
 import inspect
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -10,13 +12,16 @@ import pytest
 import tiny
 
 import dgflow
+from dgflow.cli.building import built
+from dgflow.cli.command import as_written
 from dgflow.cli.guard import guarded
 from dgflow.cli.recipe import application
+from dgflow.specs import train_step
 
 dg: Any = dgflow  # what a type checker would find is tried here without one
 
 REAL = tiny.real(Path("images.npz"))
-SCORE = tiny.score(Path("images.npz"))
+SCORE: Any = tiny.score(Path("images.npz"))
 FAKES: Any = tiny.fakes(Path("images.npz"))
 JUDGE = dg.TrainClassifier(real=REAL[:64], network=tiny.JUDGE)
 FILE = dg.Pretrained(source="net.safetensors", network=dg.SongUNet(), image_size=8, channels=1)
@@ -121,6 +126,19 @@ FIELDS = [
     (lambda: dg.edm_gpp("cifar10", JUDGE.last()), "did you mean cifar10-cond?"),
     (lambda: dg.Hune(), "AttributeError: module 'dgflow' has no attribute 'Hune'; did you mean Heun?"),
     (lambda: {}["missing"], "KeyError: 'missing'"),
+    (lambda: os.environ["DGFLOW_NO_SUCH_NAME"], "KeyError: 'DGFLOW_NO_SUCH_NAME'"),
+    (lambda: SCORE.weights(), "no attribute 'weights'; name its weights: .last(), .epoch(n), .best(...)"),
+    (lambda: FILE.last(), "no attribute 'last'; name its weights: .weights()"),
+    (lambda: dg.Generate(score=SCORE.last(), sampler="heun"), "samplers are written as Heun(steps=18)"),
+    (lambda: dg.Generate(score=SCORE.last, sampler=dg.Heun()), "found the function TrainStep.last (call it"),
+    (lambda: dg.official(3), "found 3"),
+    (lambda: SCORE.epoch("3"), "TypeError: '<=' not supported between instances of 'int' and 'str' (in ep"),
+    (
+        lambda: SCORE.best("held_out_los"),
+        "expected a measurement of train-score whose smallest value is best, held_out_loss, found "
+        "'held_out_los'; did you mean held_out_loss?",
+    ),
+    (lambda: JUDGE.best("held_out_accuracy"), "expected a measurement of train-classifier whose smallest"),
 ]
 
 
@@ -177,3 +195,37 @@ def test_an_unknown_command_suggests_the_nearest(monkeypatch, capsys, tmp_path):
 def test_every_field_that_is_refused_is_one_that_the_class_shows():
     """The names in the message are the parameters of the class."""
     assert set(inspect.signature(dg.Heun).parameters) == set(dg.Heun.model_fields)
+
+
+def test_a_command_behind_its_options_is_told_with_the_right_order(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("sys.argv", ["digits.py", "--root", "runs/x", "plan"])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        dg.main(tiny.workflow)
+    assert ended.value.code == 2
+    printed = capsys.readouterr().err
+    assert "found 'plan' behind them" in printed and "plan --root runs/x`" in printed
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_help_of_a_recipe_keeps_the_lines_of_an_indented_list():
+    text = "First.\nSecond.\n\nCommands:\n  one   two\n  three four"
+    assert as_written(text) == "First.\nSecond.\n\n\b\nCommands:\n  one   two\n  three four"
+
+
+def test_a_full_disk_is_one_message(capsys):
+    def full():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    assert guarded(full) == 1
+    assert capsys.readouterr().err == "error: could not write: no space left on device; free some space\n"
+
+
+def test_the_packages_own_error_keeps_its_traceback(monkeypatch):
+    file = train_step.__file__
+    code = compile("def last(self):\n    raise RuntimeError('of the package')", file, "exec")
+    room: dict[str, Any] = {}
+    exec(code, room)
+    monkeypatch.setattr(train_step.TrainStep, "last", room["last"])
+    with pytest.raises(RuntimeError, match="of the package"):
+        built(lambda: SCORE.last(), {})

@@ -1,14 +1,17 @@
 """Calls a recipe and checks what it returns: a mistake in it is one message with its file and line."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 from typer.exceptions import TyperException
 
 from dgflow.specs.mistakes import described, did_you_mean, found
-from dgflow.specs.own_lines import own_frames, raised_in_own, shown_path
+from dgflow.specs.own_lines import own_frames, package_frame, shown_path
 from dgflow.specs.step import Reference, SampleStep, Step, Target
+
+_WEIGHTS = ("weights", "last", "epoch", "best")  # methods that name weights, of one kind of step or another
 
 
 class RecipeError(ValueError):
@@ -27,10 +30,13 @@ def built(workflow: Callable[..., Any], given: Mapping[str, Any]) -> Target:
         raise
     except Exception as error:
         frames = own_frames(error)
-        if not frames or not (raised_in_own(error) or isinstance(error, ValueError)):
+        inner = package_frame(error)
+        if not frames or not (inner is None or isinstance(error, ValueError | TypeError)):
             raise  # of the package's own code
-        place = f"{shown_path(frames[-1].filename)}:{frames[-1].lineno}"
-        raise RecipeError(f"{place}: {_words(error)}") from error
+        place, words = f"{shown_path(frames[-1].filename)}:{frames[-1].lineno}", _words(error)
+        if inner is not None and isinstance(error, TypeError) and not words.startswith("expected"):
+            words += f" (in {inner.name} of dgflow/{Path(inner.filename).name}; a value of another type?)"
+        raise RecipeError(f"{place}: {words}") from error
     return _checked(target, workflow)
 
 
@@ -63,6 +69,9 @@ def _words(error: Exception) -> str:
     if isinstance(error, TypeError) and "BaseModel.__init__()" in text:
         return "expected fields by name, as in Heun(steps=18), found values without a name"
     near = ""
+    naming = getattr(error.obj, "naming", {}) if isinstance(error, AttributeError) else {}
+    if isinstance(error, AttributeError) and error.name in _WEIGHTS and "Weights" in naming:
+        return f"{type(error).__name__}: {text}; {naming['Weights']}"
     if isinstance(error, AttributeError | NameError) and error.name and "mean" not in text:
         names = dir(error.obj) if isinstance(error, AttributeError) else ()
         near = did_you_mean(error.name, [name for name in names if not name.startswith("_")])

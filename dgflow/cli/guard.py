@@ -1,5 +1,6 @@
 """Runs a command line: one message and an exit status for whatever it cannot do, and JSON on request."""
 
+import errno
 import json
 import logging
 import os
@@ -67,6 +68,8 @@ def guarded(call: Callable[[], Any]) -> int:
             )
         if isinstance(error, FileNotFoundError):
             return _failed(str(error))
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # of standard output, or of a file without a name
+            return _failed(f"could not write: {os.strerror(error.errno).lower()}; free some space")
         raise
 
 

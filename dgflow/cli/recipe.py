@@ -16,6 +16,7 @@ import typer
 from dgflow.cli.asked import asked, with_commit
 from dgflow.cli.building import built
 from dgflow.cli.collect import collect_garbage
+from dgflow.cli.command import RecipeCommand, as_written
 from dgflow.cli.guard import SETTINGS, print_json, run
 from dgflow.cli.nearby import others_only, roots_nearby
 from dgflow.cli.options import AsJson, NumGpus, Workers, Yes
@@ -78,7 +79,7 @@ def main(workflow: Callable[..., Target]) -> None:
 def application(workflow: Callable[..., Target], name: str) -> typer.Typer:
     """The Typer application of a recipe; `name` is the default root's name."""
     app = typer.Typer(
-        help=inspect.cleandoc(sys.modules[workflow.__module__].__doc__ or workflow.__doc__ or ""),
+        help=as_written(inspect.cleandoc(sys.modules[workflow.__module__].__doc__ or workflow.__doc__ or "")),
         epilog="No command means run: `python RECIPE.py --root DIR` is `python RECIPE.py run --root DIR`.",
         **SETTINGS,
     )
@@ -111,7 +112,7 @@ def application(workflow: Callable[..., Target], name: str) -> typer.Typer:
         vars(call)["__signature__"] = inspect.Signature(parameters)
         call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         call.__doc__ = body.__doc__
-        app.command(body.__name__.strip("_"))(call)
+        app.command(body.__name__.strip("_"), cls=RecipeCommand)(call)
 
     for body in (_run, _plan, _status, _verify, _gc, _report):
         command(body)

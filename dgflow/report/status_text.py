@@ -152,6 +152,10 @@ def _row(step: Seen, now: float, drivers: Sequence[Driver] | None) -> dict[str, 
     }
 
 
+def _per_minute(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
+
+
 def _moments(step: Seen, step_store: StepStore) -> list[float]:
     """The times of all commits, in seconds since the epoch, in order: one listing."""
     ours = set(step.done.values())
@@ -186,7 +190,7 @@ def status_table(
     for label, row in zip(row_labels(rows), rows, strict=True):
         rate, left = row["rate_per_minute"], row["seconds_left"]
         numbers = [
-            "" if rate is None or row["state"] == "done" else f"{rate:.3g}",
+            "" if rate is None or row["state"] == "done" else _per_minute(rate),
             "" if left is None else duration(left),
         ]
         counts = {key: len(row[key]) for key in ("in_flight", "failed")}

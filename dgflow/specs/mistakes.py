@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import partial
+from inspect import isroutine
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -35,6 +36,7 @@ _EXPECTED = {
     "string_pattern_mismatch": "text of the form {pattern}",
 }
 _ADVICE = {
+    "SamplerSpec": "samplers are written as Heun(steps=18), EDMAblation(...), DDPM(...) or RK45(...)",
     "Weights": "weights are .last(), .epoch(n) or .best(...) of a training, .weights() of a Pretrained, or "
     "official(NAME)",
     "Slice": "samples are step[start:stop] or step.all()",
@@ -69,9 +71,9 @@ def path(parts: Iterable[int | str]) -> str:
     return text.removeprefix(".")
 
 
-def did_you_mean(name: str, names: Iterable[str]) -> str:
+def did_you_mean(name: object, names: Iterable[str]) -> str:
     """`; did you mean steps?`, empty where no name is near."""
-    near = get_close_matches(name, list(names), 1)
+    near = get_close_matches(str(name), list(names), 1)
     return f"; did you mean {near[0]}?" if near else ""
 
 
@@ -89,6 +91,9 @@ def found(value: Any) -> str:
     if isinstance(value, list | tuple | set | frozenset):
         kind = type(value).__name__
         return f"a {kind} of {_some(map(found, value))}" if value else f"an empty {kind}"
+    if isroutine(value):
+        name = value.__qualname__.rsplit(">.", 1)[-1]
+        return f"the function {name} (call it: {value.__name__}(...))"
     text = repr(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 

@@ -17,10 +17,18 @@ def own_frames(error: BaseException) -> list[traceback.FrameSummary]:
     ]
 
 
-def raised_in_own(error: BaseException) -> bool:
-    """True where the innermost frame of the error is the user's own."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and not _is_of_a_library(frames[-1].filename)
+def package_frame(error: BaseException) -> traceback.FrameSummary | None:
+    """The innermost frame of the error within this package, behind the last of the user's own lines.
+
+    None where the user's line raised it alone, or through another library (`os.environ["NAME"]`).
+    """
+    behind: traceback.FrameSummary | None = None
+    for frame in traceback.extract_tb(error.__traceback__):
+        if not _is_of_a_library(frame.filename):
+            behind = None
+        elif frame.filename.startswith(_LIBRARIES[0]):
+            behind = frame
+    return behind
 
 
 def shown_path(file: str) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import Field
 
 from dgflow.specs.bound import Bound
+from dgflow.specs.mistakes import did_you_mean
 from dgflow.specs.network import DataShape
 from dgflow.specs.spec import PLACEMENT, ActivationPrecision
 from dgflow.specs.step import NetworkStep, Slice, Use, Weights, Work
@@ -28,6 +29,7 @@ class TrainStep(NetworkStep, ABC):
     unit: ClassVar[str] = "epochs"
     naming: ClassVar[Mapping[str, str]] = {"Weights": "name its weights: .last(), .epoch(n), .best(...)"}
     share: ClassVar[int] = 1  # a batch takes 1 / share of its rows from the real images
+    held_out_metrics: ClassVar[tuple[str, ...]] = ()  # whose smallest is best; (): not told
     levels: ClassVar[int] = 1  # noise levels at which each held-out image is measured
 
     epochs: Annotated[int, PLACEMENT] = Field(default=10, gt=0)
@@ -124,5 +126,11 @@ class TrainStep(NetworkStep, ABC):
             raise ValueError(
                 f"{self.kind} keeps no held-out images (held_out=0), so no epoch can be chosen by "
                 f"{metric}; use .last() or .epoch(n)"
+            )
+        if self.held_out_metrics and metric not in self.held_out_metrics:
+            raise ValueError(
+                f"expected a measurement of {self.kind} whose smallest value is best, "
+                f"{' or '.join(self.held_out_metrics)}, found "
+                f"{metric!r}{did_you_mean(metric, self.held_out_metrics)}"
             )
         return Weights(step=self, which=f"best:{metric}")

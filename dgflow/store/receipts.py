@@ -11,6 +11,7 @@ from typing import Annotated, Any, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dgflow.store.identity import canonical_json, differences, fingerprint
+from dgflow.store.validation import shortened
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -142,7 +143,8 @@ def parse_record(model: type[Record], data: bytes, key: str, url: str) -> Record
         return model.model_validate(parse_json(data, key, url))
     except ValidationError as error:
         raise CorruptObject(
-            f"{key} in {url}: expected a {model.__name__.lower()}, found one that is not consistent: {error}"
+            f"{key} in {url}: expected a {model.__name__.lower()}, found one that is not consistent: "
+            f"{shortened(error)}"
         ) from error
 
 

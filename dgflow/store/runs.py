@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dgflow.store.objects import Entry, ObjectStore, StoreError
 from dgflow.store.processes import Process, has_ended
+from dgflow.store.validation import shortened
 
 FOLDER = "runs"
 BEAT_SECONDS = 20.0
@@ -240,7 +241,7 @@ def _read(store: ObjectStore, entries: Sequence[Entry], kind: type[_Kind]) -> Ma
         try:
             found[key] = kind.model_validate_json(text)
         except ValidationError as error:
-            log.warning("could not read %s in %s: %s", key, store.url, error)
+            log.warning("could not read %s in %s: %s", key, store.url, shortened(error))
     return found
 
 

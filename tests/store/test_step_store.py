@@ -13,7 +13,7 @@ from store.step_examples import DOCUMENT, INPUTS, OTHER_INPUTS, ROWS, rows, same
 from dgflow.store.identity import canonical_json, fingerprint, sha256_hex
 from dgflow.store.objects import ObjectStore
 from dgflow.store.open import open_store
-from dgflow.store.receipts import CorruptObject, Manifest, StepMismatch
+from dgflow.store.receipts import CorruptObject, Manifest, Receipt, StepMismatch, parse_record
 from dgflow.store.shards import rows_sha256
 from dgflow.store.step_store import StepStore, read_rows
 
@@ -395,3 +395,12 @@ def test_a_part_is_committed_for_the_inputs_that_it_was_made_from(store: ObjectS
     assert steps.is_committed("shards", 3, INPUTS)
     assert not steps.is_committed("shards", 3, OTHER_INPUTS) and not steps.is_committed("epochs", 3, INPUTS)
     assert steps.done("shards", INPUTS) == {3: steps.key("shards", 3, INPUTS)}
+
+
+def test_a_record_without_its_fields_is_one_line():
+    with pytest.raises(CorruptObject) as error:
+        parse_record(Receipt, b"{}", "step/shards/00000.json", "memory://x")
+    text = str(error.value)
+    assert "\n" not in text and "pydantic" not in text
+    assert text.startswith("step/shards/00000.json in memory://x: expected a receipt, found one that is not")
+    assert "part: Field required; " in text and re.search(r" and \d+ more$", text)

@@ -33,6 +33,7 @@ class TrainClassifier(TrainStep):
     """
 
     schema_version: ClassVar[int] = 2  # batches are drawn by lanes
+    held_out_metrics: ClassVar[tuple[str, ...]] = ("held_out_loss",)
 
     network: ADMEncoder = ADMEncoder(pool="adaptive")
     noise: Literal["none", "linear_vp"] = "none"

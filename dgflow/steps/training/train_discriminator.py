@@ -43,6 +43,7 @@ class TrainDiscriminator(TrainStep):
     """
 
     schema_version: ClassVar[int] = 2  # batches are drawn by lanes
+    held_out_metrics: ClassVar[tuple[str, ...]] = ("held_out_loss",)
 
     share: ClassVar[int] = 2
     levels: ClassVar[int] = 8  # spread evenly over log sigma

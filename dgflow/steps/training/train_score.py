@@ -23,6 +23,7 @@ class TrainScore(TrainStep):
     """
 
     schema_version: ClassVar[int] = 2  # batches are drawn by lanes
+    held_out_metrics: ClassVar[tuple[str, ...]] = ("held_out_loss",)
 
     averages: ClassVar[bool] = True
     levels: ClassVar[int] = 4
