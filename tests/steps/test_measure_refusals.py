@@ -213,6 +213,18 @@ def test_statistics_of_no_more_images_than_features_are_warned_of(store, tmp_pat
     assert [line.partition(";")[0] for line in found.warnings] == expected * warned
 
 
+@pytest.mark.parametrize("value", [0.0, 0.1])
+def test_statistics_of_a_feature_that_is_the_same_for_all_images_are_not_those_of_few_images(
+    store, tmp_path, value
+):
+    rows = rows_of(3, 200)["features"].astype(np.float64)
+    rows[:, 0] = value
+    np.savez(tmp_path / "dead.npz", mu=rows.mean(0), sigma=np.cov(rows.T))
+    dead, whole = StatisticsFile.at(str(tmp_path / "dead.npz")), statistics_file(tmp_path / "whole.npz")
+    found = measured(store, dead, statistics=whole, features=None, protocol=None, metrics=("fid",))
+    assert not found.warnings
+
+
 # The reference is looked at as the samples are
 
 

@@ -53,12 +53,23 @@ def of_statistics(step: MeasureFields) -> list[str]:
                     f"{file.title}: statistics of {width:,} features, but {HEADINGS[metric]} of protocol "
                     f"{step.protocol} is of Inception's {expected:,}: do not compare with published numbers"
                 )
-            if cholesky_factor(torch.from_numpy(arrays[covariance])) is None:
+            if _singular(arrays[mean], arrays[covariance]):
                 warnings.append(
                     f"{file.title}: {covariance} is singular, as that of no more images than features, so "
                     f"{HEADINGS[metric]} is mostly bias; take statistics of far more than {width:,} images"
                 )
     return warnings
+
+
+def _singular(mean_D: np.ndarray, covariance_DD: np.ndarray) -> bool:
+    """Tells if the covariance of the features that vary is singular: one that is the same for all images,
+    such as a rectified unit that no image activates, says nothing of their number."""
+    rounding = len(mean_D) * np.finfo(np.float64).eps
+    variance_D = covariance_DD.diagonal()
+    varied = np.flatnonzero(variance_D > rounding * (variance_D.max(initial=0) + np.square(mean_D)))
+    if not len(varied):
+        return True
+    return cholesky_factor(torch.from_numpy(covariance_DD[np.ix_(varied, varied)])) is None
 
 
 def of_images(
