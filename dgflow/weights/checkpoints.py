@@ -146,5 +146,8 @@ def _listed(parts: list[Part]) -> str:
 
 
 def _averaged(parts: list[Part]) -> Part:
-    """The part that is an average by its name, which is the usual one to sample with; else the last."""
-    return next((part for part in parts if "ema" in part.key), parts[-1])
+    """The part that is an average by its name, which is the usual one to sample with; else the last.
+
+    The inmost name decides: of `ema.online_model` and `ema.ema_model` only the second is one.
+    """
+    return max(reversed(parts), key=lambda part: ["ema" in name for name in reversed(part.key.split("."))])

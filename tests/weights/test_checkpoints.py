@@ -95,6 +95,12 @@ def test_of_two_that_fit_the_key_is_asked_for_and_then_decides():
         read_checkpoint(both, net(), key="emma")
 
 
+def test_the_key_that_is_suggested_is_of_the_average_and_not_of_the_network_beside_it():
+    found = {"ema": {**under("online_model.", net(seed=1).state_dict()), **under("ema_model.")}}
+    with pytest.raises(ValueError, match=r"say which is meant, as in key='ema\.ema_model'"):
+        fitting(found, net(), "x.pt")
+
+
 def test_two_parts_with_the_same_values_are_one():
     assert equal(read_checkpoint(save_torch({"model": WEIGHTS, "ema": dict(WEIGHTS)}), net()).tensors)
 
