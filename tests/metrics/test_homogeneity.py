@@ -31,6 +31,19 @@ def test_classes_that_one_side_lacks_are_named_first():
     assert "class 2 is 33.3% of the samples and 0.0% of the reference" in warning
 
 
+@pytest.mark.parametrize(("share", "warned"), [(0.54, False), (0.56, True)])
+def test_class_counts_are_unlike_from_a_small_effect_on_however_many_images_show_it(share, warned):
+    most = round(50_000 * share)
+    sides = np.repeat([0, 1], [25_000, 25_000]), np.repeat([0, 1], [most, 50_000 - most])
+    assert bool(unlike_class_counts(*sides)) == warned
+
+
+def test_uniform_labels_are_not_unlike_those_of_imagenets_training_set():
+    per_class = np.concatenate([np.full(895, 1300), np.linspace(732, 1300, 105).astype(int)])
+    uniform = np.random.default_rng(0).integers(0, 1000, 50_000)
+    assert unlike_class_counts(uniform, np.repeat(np.arange(1000), per_class)) == []
+
+
 def test_few_images_of_many_classes_are_not_judged():
     assert unlike_class_counts(np.zeros(40, int), np.arange(40)) == []
 
