@@ -229,3 +229,9 @@ def test_the_packages_own_error_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr(train_step.TrainStep, "last", room["last"])
     with pytest.raises(RuntimeError, match="of the package"):
         built(lambda: SCORE.last(), {})
+
+
+def test_a_plan_of_one_step_counts_one_step(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert guarded(lambda: application(FILE.weights, "one")(args=["plan"], standalone_mode=False)) == 0
+    assert "total  1 step " in capsys.readouterr().out

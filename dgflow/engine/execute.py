@@ -222,9 +222,10 @@ class _Session:
             metrics.workers(step.name, 0)
         if failures:
             first = failures[0]
+            tried = "1 attempt" if first.attempts == 1 else f"{first.attempts} attempts"
             raise StepFailed(
                 f"{step.title}: {len(failures)} of {len(items)} {unit}s could not be made; what is committed "
-                f"stays. {unit.capitalize()} {first.item} after {first.attempts} attempts: {first.error}"
+                f"stays. {unit.capitalize()} {first.item} after {tried}: {first.error}"
             ) from first.error
 
     def close(self) -> None:

@@ -137,7 +137,13 @@ def _total_row(data: dict[str, Any], costs: Costs | None) -> list[str]:
         mine = _costs_shown(total | {"parameters": 0}, costs)
     bound = {"bytes_from": "fields" if any(step["bytes_from"] == "fields" for step in steps) else "receipts"}
     whole = _size(total | bound) + " + ?" * bool(total["unknown_bytes"])
-    counts = [f"{len(steps):,} steps", f"{total['done']:,}", f"{total['todo']:,}", "", whole]
+    counts = [
+        f"{len(steps):,} step{'s' * (len(steps) != 1)}",
+        f"{total['done']:,}",
+        f"{total['todo']:,}",
+        "",
+        whole,
+    ]
     return ["total", *counts, _evaluations(total), *mine]
 
 
