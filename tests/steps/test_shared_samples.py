@@ -1,12 +1,13 @@
 """Arms whose slices are the same samples: refused or warned of when the recipe is built."""
 
 import pytest
+from steps.identities import DECODED, ENCODED, HIERARCHICAL
 from steps.judging import INCEPTION, SCORE, image_set
 
-from dgflow import Evaluate, Generate, Heun, ImportImages, TrainDiscriminator
+from dgflow import Encode, Evaluate, Generate, Heun, ImportImages, TrainDiscriminator
 from dgflow.diffusion.guidance_specs import DiscriminatorGuidance
 from dgflow.networks.adm.spec import ADMEncoder
-from dgflow.steps.judging.shared_samples import shared
+from dgflow.steps.judging.shared_samples import shared, trained_on
 
 
 def generate(seed=0, **fields):
@@ -69,3 +70,12 @@ def test_an_arm_of_the_discriminators_own_fakes_is_warned_of(tmp_path, seed, sta
     cautions = target.cautions()
     assert len(cautions) == bool(common)
     assert all(f"arm 'plain': {common} of the 60 samples" in line for line in cautions)
+
+
+def test_fakes_that_were_decoded_and_encoded_again_are_the_same_samples():
+    again = Encode(images=DECODED[10:90], vae=HIERARCHICAL)
+    training = TrainDiscriminator(
+        real=ENCODED[:40], fake=again[:40], network=ADMEncoder(), batch_size=16, epochs=1, conditional=False
+    )
+    (line,) = trained_on("plain", (DECODED[30:100],), [training])
+    assert "arm 'plain': 20 of the 70 samples" in line

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from itertools import combinations
 
 from dgflow.specs.step import Slice, Step
+from dgflow.steps.encode import Encode
 from dgflow.steps.training.train_discriminator import TrainDiscriminator
 from dgflow.store.identity import canonical_json
 
@@ -50,7 +51,7 @@ def trained_on(name: str, arm: Sequence[Slice], steps: Iterable[Step]) -> list[s
     """A warning where samples of an arm are the fakes on which a discriminator of the recipe was trained."""
     trainings = [step for step in steps if isinstance(step, TrainDiscriminator)]
     for part in arm:
-        common = max((shared(part, training.fake) for training in trainings), default=0)
+        common = max((shared(part, _images(training.fake)) for training in trainings), default=0)
         if common:
             return [
                 f"arm {name!r}: {common:,} of the {part.rows:,} samples of {part.title} are fakes on which a "
@@ -58,6 +59,14 @@ def trained_on(name: str, arm: Sequence[Slice], steps: Iterable[Step]) -> list[s
                 "another seed for the arm or for the fakes"
             ]
     return []
+
+
+def _images(part: Slice) -> Slice:
+    """The images behind encoded ones, else the slice itself."""
+    while isinstance(part.step, Encode):
+        images = part.step.images
+        part = images.step[images.start + part.start : images.start + part.stop]
+    return part
 
 
 def _overlap(a: Slice, b: Slice, first: int = 0, other: int = 0) -> int:
