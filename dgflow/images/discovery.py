@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from dgflow.files import tars, zips
+from dgflow.files.lfs import check_fetched
 from dgflow.files.locations import Location, file_size
 from dgflow.images.cifar import CifarBatches, find_batches
 from dgflow.images.digests import pixels_sha256
@@ -70,6 +71,7 @@ def list_images(
         )
     if kind == "folder":
         return _list_folder(asked, location)
+    check_fetched(location, {"": file_size(location)})
     name = (source.removesuffix(f"@{split}") if split else source).lower()
     if name.endswith(".zip"):
         return _list_zip(asked, location)
@@ -98,6 +100,7 @@ def _list_folder(asked: Asked, location: Location) -> Listing:
         ".tar": [name for name in sizes if tars.is_tar(name)],
     }
     found = {kind: names for kind, names in kinds.items() if names}
+    check_fetched(location, {name: sizes[name] for names in found.values() for name in names})
     notes = link_notes(source, contents, (*SUFFIXES, ".parquet", *tars.SUFFIXES))
     match list(found.items()):
         case [("images", names)]:

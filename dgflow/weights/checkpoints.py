@@ -123,6 +123,26 @@ def _prefixed(
             name.removeprefix(prefix): tensors[raw] for name, raw in names.items() if name.startswith(prefix)
         }
         yield Part(path, prefix, inner, under)
+    yield from _dotless(names, tensors, expected, path)
+
+
+def _dotless(
+    names: Mapping[str, str],
+    tensors: Mapping[str, Any],
+    expected: Mapping[str, Tensor],
+    path: tuple[str, ...],
+) -> Iterator[Part]:
+    """The averages of latent diffusion's trainers, whose names are the network's without dots."""
+    plain = {name.replace(".", ""): name for name in expected}
+    first = next((name for name in plain if name not in expected), None)
+    if first is None or len(plain) < len(expected):
+        return
+    for prefix in [name.removesuffix(first) for name in names if name.endswith(first)]:
+        found = {name: tensors[raw] for name, raw in names.items() if name.startswith(prefix)}
+        under = {plain.get(name.removeprefix(prefix)): value for name, value in found.items()}
+        known = {name: value for name, value in under.items() if name is not None}
+        if known.keys() == expected.keys():
+            yield Part(path, prefix, (), known)
 
 
 def _without(name: str, parts: tuple[str, ...]) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from dgflow.files import lfs
 from dgflow.store.identity import canonical_json, sha256_hex
 from dgflow.store.local import LocalStore
 from dgflow.store.objects import ObjectStore
@@ -285,16 +286,23 @@ def _checked(data: bytes, request: _Request, origin: str) -> str:
     """The digest of bytes from `origin`. Raises ValueError for none, a web page, or an unexpected file."""
     if not data:
         raise ValueError(f"{request.name}: expected a weight file from {origin}, found an empty one")
-    if data.startswith(b"version https://git-lfs.github.com/spec/"):
+    if lfs.is_pointer(data):
         raise ValueError(
-            f"{request.name}: expected a weight file from {origin}, found a pointer of Git LFS to it: fetch "
-            "the file itself, with `git lfs pull` in that repository, or download it from the repository's "
-            f"page and name it, or put it at {request.manual_key} in the root"
+            f"{request.name}: expected a weight file from {origin}, found a pointer of Git LFS to it: "
+            f"{lfs.REMEDY}, or download it from the repository's page and name it, or put it at "
+            f"{request.manual_key} in the root"
         )
     if data[:256].removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith((b"<!doctype", b"<html")):
         raise ValueError(
             f"{request.name}: expected a weight file from {origin}, found a web page: open {request.page} in "
             "a browser (a login, a question?), download the file by hand and put it at "
+            f"{request.manual_key} in the root"
+        )
+    if data[:64].lstrip().startswith((b"<?xml", b"<Error", b"{")):
+        raise ValueError(
+            f"{request.name}: expected a weight file from {origin}, found a text, as servers answer with "
+            f"when they refuse: {data[:200].decode(errors='replace')!r}; see that the address and "
+            "your access are right, or download the file by hand and put it at "
             f"{request.manual_key} in the root"
         )
     sha256 = sha256_hex(data)

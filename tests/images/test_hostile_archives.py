@@ -113,3 +113,13 @@ def test_a_zip_that_says_that_a_member_has_gigabytes_is_not_inflated(tmp_path):
     member = zips.members(LocalLocation(str(path)), "a.zip")[0]
     with open(path, "rb") as file, pytest.raises(ValueError, match=r"2,147,483,648 bytes, more than"):
         zips.read_member(file, member.offset, member.stored, 2**31, member.crc)
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.zip", "a.tar", "a.parquet", "folder/a.png", "folder/a.parquet"])
+def test_a_pointer_of_git_lfs_is_told_from_a_damaged_file(tmp_path, name):
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 12\n")
+    source = file if file.parent == tmp_path else file.parent
+    with pytest.raises(ValueError, match=rf"{file.name}, found a pointer of Git LFS to them; .*git lfs pull"):
+        list_images(str(source))

@@ -101,6 +101,19 @@ def test_the_key_that_is_suggested_is_of_the_average_and_not_of_the_network_besi
         fitting(found, net(), "x.pt")
 
 
+def test_averages_whose_names_have_lost_their_dots_are_a_part_that_can_be_named():
+    """As latent diffusion's trainer writes them, beside the weights without average."""
+    network = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4))
+    raw = {f"model.diffusion_model.{name}": tensor for name, tensor in network.state_dict().items()}
+    averages = {name: tensor + 1 for name, tensor in network.state_dict().items()}
+    prefix = "model_ema.diffusion_model"
+    file = raw | {prefix + name.replace(".", ""): tensor for name, tensor in averages.items()}
+    file |= {"model_ema.decay": torch.tensor(0.9), "first_stage_model.0.weight": torch.ones(2)}
+    with pytest.raises(ValueError, match=r"as in key='state_dict\.model_ema\.diffusion_model'"):
+        fitting({"state_dict": file}, network, "last.ckpt")
+    assert equal(fitting({"state_dict": file}, network, "last.ckpt", f"state_dict.{prefix}")[0], averages)
+
+
 def test_two_parts_with_the_same_values_are_one():
     assert equal(read_checkpoint(save_torch({"model": WEIGHTS, "ema": dict(WEIGHTS)}), net()).tensors)
 

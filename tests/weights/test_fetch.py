@@ -446,6 +446,16 @@ def test_a_pointer_of_git_lfs_is_recognised_and_not_locked(root: ObjectStore, tm
     assert not root.list("weights")
 
 
+@pytest.mark.parametrize(
+    "text", ['<?xml version="1.0"?><Error><Code>AccessDenied</Code>', '{"error": "gated"}']
+)
+def test_the_text_of_a_refusal_is_no_weight_file(root: ObjectStore, tmp_path: Path, text: str) -> None:
+    (tmp_path / "net.pt").write_text(text)
+    with pytest.raises(ValueError, match="found a text, as servers answer with when they refuse: .*rror"):
+        fetch(root, str(tmp_path / "net.pt"), scratch=tmp_path / "scratch")
+    assert not root.list("weights")
+
+
 def test_a_download_that_the_server_says_is_another_now_is_a_change(
     root: ObjectStore, url: str, server: FileServer, scratch: Path
 ) -> None:
