@@ -36,11 +36,12 @@ class Said(NamedTuple):
 
 def check_declared(declared: Mapping[str, Any], said: Mapping[str, Said], source: str) -> None:
     """Raises ValueError where a file says otherwise than the recipe, with both values and what to write."""
+    other = [name for name, value in declared.items() if name in said and not _same(value, said[name], name)]
+    other.sort(key=lambda name: said[name].write is None)  # from what can be written the others may follow
     differences = [
-        f"{name} is {short(value)} in the file and {short(_plain(said[name].value))} in the recipe"
-        f" ({_remedy(said[name].write, value)})"
-        for name, value in declared.items()
-        if name in said and not _same(value, said[name], name)
+        f"{name} is {short(declared[name])} in the file and {short(_plain(said[name].value))} in the recipe"
+        f" ({_remedy(said[name].write, declared[name])})"
+        for name in other
     ]
     if differences:
         more = f"; and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
