@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,12 +24,13 @@ from listening import family
 
 from dgflow.engine.execute import execute
 from dgflow.runtime.placement import Placement
-from dgflow.runtime.progress import Progress
+from dgflow.runtime.progress import Advance, Progress
+from dgflow.specs.step import Step
 from dgflow.store.open import open_store
 
 
 class Watch(Progress):
-    """Progress that measures instead of telling."""
+    """Progress that also measures, and says nothing."""
 
     def __init__(self, every: int) -> None:
         super().__init__()
@@ -39,17 +40,19 @@ class Watch(Progress):
         pass
 
     @contextmanager
-    def step(self, title: str, unit: str, *, total: int, done: int) -> Iterator[Callable[[int], None]]:
-        def advance(count: int) -> None:
-            if unit != "shards":
-                return
-            self.began = self.began or time.monotonic()
-            self.done += count
-            if self.done % self.every == 0:
-                self.measure()
+    def step(self, step: Step, *, total: int, done: int, known: Sequence[float] = ()) -> Iterator[Advance]:
+        with super().step(step, total=total, done=done, known=known) as advance:
 
-        del title, total, done
-        yield advance
+            def both(count: int, seconds: float | None = None) -> None:
+                advance(count, seconds)
+                if step.folder != "shards":
+                    return
+                self.began = self.began or time.monotonic()
+                self.done += count
+                if self.done % self.every == 0:
+                    self.measure()
+
+            yield both
 
     def measure(self) -> None:
         print(
