@@ -22,9 +22,10 @@ def check_built(nodes: Sequence[Node]) -> None:
 
     Raises ValueError where some cannot be built.
     """
-    import torch
 
     def build(step: NetworkStep) -> None:
+        import torch
+
         with torch.device("meta"):
             step.fresh()
 
