@@ -118,6 +118,7 @@ class Timings:
 
     _per_unit: dict[object, float] = field(default_factory=dict)  # seconds of work
     _unread: dict[object, tuple[Step, Callable[[], Sequence[float]]]] = field(default_factory=dict)
+    _done: list[tuple[Step, Callable[[], Sequence[float]]]] = field(default_factory=list)  # not yet unread
 
     def add(self, step: Step, seconds: float) -> None:
         """A part of a step takes so many seconds of work."""
@@ -125,11 +126,15 @@ class Timings:
             self._per_unit[alike(step)] = seconds / _unit(step)
 
     def remember(self, step: Step, read: Callable[[], Sequence[float]]) -> None:
-        """A step is done; `read` gives the seconds of some of its parts. It is called where needed."""
-        self._unread.setdefault(alike(step), (step, read))
+        """A step is done; `read` gives the seconds of some of its parts. It is called where needed, and the
+        step is asked for its work no earlier: a run that only reuses loads no torch."""
+        self._done.append((step, read))
 
     def expect(self, step: Step) -> float | None:
         """The seconds of work for a part; None where no step like it has been timed."""
+        while self._done:
+            done, read = self._done.pop(0)
+            self._unread.setdefault(alike(done), (done, read))
         key = alike(step)
         if key not in self._per_unit and key in self._unread:
             done, read = self._unread.pop(key)

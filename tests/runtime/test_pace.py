@@ -1,11 +1,14 @@
 """Estimates of the time that is left, against closed forms on a simulated clock."""
 
+from typing import NoReturn, cast
+
 import pytest
 import tiny
 
 from dgflow.runtime.pace import LATE, Pace, Timings
 from dgflow.runtime.progress_text import View, interval
 from dgflow.specs.graph import graph
+from dgflow.specs.step import Step
 
 
 class Clock:
@@ -184,3 +187,18 @@ def test_lines_of_a_log_come_less_often_as_a_step_lasts():
     while (at := at + interval(at)) < day:
         lines += 1
     assert lines < 400
+
+
+def test_a_step_that_is_reused_is_not_asked_for_its_work_before_a_time_is_wanted():
+    """The work of guided samples is counted by torch, which a run that only reuses need not load."""
+
+    class Reused:
+        kind = "reused"
+
+        def work(self, _: int) -> NoReturn:
+            raise AssertionError("asked")
+
+    timings, step = Timings(), cast(Step, Reused())
+    timings.remember(step, list)
+    with pytest.raises(AssertionError, match="asked"):
+        timings.expect(step)
