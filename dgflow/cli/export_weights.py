@@ -97,7 +97,7 @@ def _network(document: Mapping[str, Any]) -> str:
 
 
 def _facts(step_store: StepStore, document: Mapping[str, Any], receipt: Receipt | None) -> dict[str, str]:
-    """What the weights are: the network's settings, which `Pretrained` compares, and the step."""
+    """The network's settings, which `Pretrained` compares, and the step that made the weights."""
     fields = document["fields"]
     facts = {"format": "pt", "network": json.dumps(fields["network"]), "dgflow_step": step_store.name}
     facts |= {

@@ -4,6 +4,9 @@ from typing import Annotated
 
 import typer
 
+ExistingRoot = Annotated[
+    str, typer.Argument(metavar="ROOT", help="Where runs are kept: a folder or s3://bucket/prefix.")
+]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on the last line of standard output.")
 ]

@@ -14,7 +14,7 @@ from dgflow.cli.collect import collect_garbage
 from dgflow.cli.export import export as write
 from dgflow.cli.guard import SETTINGS, print_json, run
 from dgflow.cli.new import new_folder
-from dgflow.cli.options import AsJson, DropAlpha, IgnoreLabels, NumGpus, Workers, Yes
+from dgflow.cli.options import AsJson, DropAlpha, ExistingRoot, IgnoreLabels, NumGpus, Workers, Yes
 from dgflow.cli.remove import remove_step
 from dgflow.cli.root import existing_root, open_root, root_url
 from dgflow.engine.execute import execute, result_of
@@ -246,37 +246,21 @@ def rm(
 
 
 @app.command(short_help="List the runs that a root holds.")
-def ls(
-    root: Annotated[
-        str, typer.Argument(metavar="ROOT", help="Where runs are kept: a folder or s3://bucket/prefix.")
-    ],
-    json: AsJson = False,
-) -> int:
+def ls(root: ExistingRoot, json: AsJson = False) -> int:
     """List the runs that a root holds: recipe, options, how far each is, and who works on it. Needs no
     recipe, and writes nothing."""
     return look.list_runs(existing_root(root), json=json)
 
 
 @app.command(short_help="Show how far the runs of a root are.")
-def status(
-    root: Annotated[
-        str, typer.Argument(metavar="ROOT", help="Where runs are kept: a folder or s3://bucket/prefix.")
-    ],
-    json: AsJson = False,
-) -> int:
+def status(root: ExistingRoot, json: AsJson = False) -> int:
     """Show every step of the runs that a root holds, from the root alone. Needs no recipe, and writes
     nothing. Exit status 1 while anything is missing."""
     return look.status(existing_root(root), json=json)
 
 
 @app.command(short_help="Remove what nothing names from a root.")
-def gc(
-    root: Annotated[
-        str, typer.Argument(metavar="ROOT", help="Where a run is kept: a folder or s3://bucket/prefix.")
-    ],
-    yes: Yes = False,
-    json: AsJson = False,
-) -> int:
+def gc(root: ExistingRoot, yes: Yes = False, json: AsJson = False) -> int:
     """Remove what nothing names: data without a receipt and notes of finished work, older than a week.
 
     A run may be at work meanwhile. Without --yes nothing is removed.

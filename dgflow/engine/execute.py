@@ -116,8 +116,8 @@ def _first_file(state: StepPlan, step_store: StepStore) -> bytes:
 
 
 def _seconds(state: StepPlan, step_store: StepStore) -> list[float]:
-    """What some of the parts that are there took, those with the highest numbers; none where that cannot be
-    read: an estimate is not worth an error."""
+    """The seconds of the last few committed parts. Empty where their receipts cannot be read: an estimate is
+    not worth an error."""
     keys = [state.done[number] for number in sorted(state.done)[-TIMED:]]
     try:
         return [receipt.seconds for receipt in step_store.receipts(keys)]

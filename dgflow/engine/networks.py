@@ -39,7 +39,7 @@ def _check(nodes: Sequence[Node], check: Callable[[NetworkStep], object]) -> Non
         if isinstance(step, NetworkStep):
             try:
                 check(step)
-            except Exception as error:  # of a user's own code too: it is told, whatever it is
+            except Exception as error:  # any error, since the code may be a user's own
                 kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
                 faults.append((f"{step.title} ({step.network.title}): {kind}{error}", error))
     if not faults:

@@ -130,8 +130,8 @@ def piloted(plans: Sequence[StepPlan], tell: Callable[[str], None], *, price: fl
 def _slow_bfloat16(
     works: Sequence[Work], known: Mapping[_Key, float], device: torch.device, tell: Callable[[str], None]
 ) -> str:
-    """What float32 would take where this CPU has no instructions for bfloat16, by the slowest network; ""
-    elsewhere."""
+    """A remark on the time of float32, for the slowest network, where this CPU has no instructions for
+    bfloat16; else ""."""
     from dgflow.diffusion.bfloat16 import slow_bfloat16
 
     narrow = [work for work in works if work.precision == "bfloat16"]

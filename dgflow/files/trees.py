@@ -31,7 +31,7 @@ class Contents(NamedTuple):
 
 @dataclass
 class _Level:
-    """What is directly in one folder."""
+    """The files and folders directly in one folder."""
 
     folders: list[str] = field(default_factory=list)
     sizes: dict[str, int] = field(default_factory=dict)

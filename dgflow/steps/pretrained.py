@@ -124,7 +124,7 @@ class Pretrained(NetworkStep, FileStep):
         import torch
 
         from dgflow.weights.declared import beside
-        from dgflow.weights.fetch import fetch
+        from dgflow.weights.fetch import read_fetched
         from dgflow.weights.tensors import check_fits, save_weights
 
         # Built before anything is fetched: settings that cannot be are found in a second and not after
@@ -132,10 +132,9 @@ class Pretrained(NetworkStep, FileStep):
         with torch.device("cpu" if inputs.items else "meta"):
             network = self.trained_part(self.build(inputs))
         settings = beside(parse_source(self.source)) if self.source not in CATALOGUE else {}
-        found: list[dict[str, Tensor]] = []
 
-        def accept(file: File) -> None:
-            tensors = self.network.read(
+        def tensors(file: File) -> dict[str, Tensor]:
+            read = self.network.read(
                 file,
                 self.format,
                 network=network,
@@ -144,19 +143,10 @@ class Pretrained(NetworkStep, FileStep):
                 key=self.key,
                 beside=settings,
             )
-            check_fits(network, tensors, source=self.source)
-            found.append(tensors)
+            check_fits(network, read, source=self.source)
+            return read
 
-        file = fetch(store, self._file, expected_sha256=self.sha256, accept=accept)
-        if not found:
-            try:
-                accept(file.path)
-            except ValueError as error:
-                raise ValueError(
-                    f"{error} If the file was bad when it was first used, delete {file.lock_key} in "
-                    f"{store.url} too."
-                ) from error
-        return save_weights(found[0])
+        return save_weights(read_fetched(store, self._file, tensors, self.sha256))
 
     def check_unchanged(self, read: Callable[[], bytes], store: ObjectStore) -> None:
         """Compare the source with the file that was read, as far as that costs no download.

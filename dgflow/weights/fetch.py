@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from dgflow.files import lfs
 from dgflow.store.identity import canonical_json, sha256_hex
@@ -22,6 +23,11 @@ from dgflow.weights.entry import CatalogueFile
 from dgflow.weights.lock import Lock, lock_key, read_lock
 from dgflow.weights.scratch import alone, digest, file_errors, scratch_folder, write_whole
 from dgflow.weights.sources import Source, Version, obtain, parse_source, version
+
+if TYPE_CHECKING:
+    from dgflow.weights.weight_file import File
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,31 @@ def fetch(
     if os.path.isfile(path) and (sha256 := digest(Path(path))) != lock.sha256:
         raise _mismatch(request, lock, f"the one that is now at {path} is {sha256}")
     return _from_root(request, lock) or _repaired(request, lock)
+
+
+def read_fetched(
+    root: ObjectStore,
+    file: CatalogueFile | str,
+    read: Callable[[File], T],
+    expected_sha256: str | None = None,
+) -> T:
+    """The value that `read` makes of a file, of its bytes at their first use and of its path later.
+
+    A file that `read` refuses at its first use is neither kept nor locked. Raises as `fetch` and `read`.
+    """
+    values: list[T] = []
+    fetched = fetch(
+        root, file, expected_sha256=expected_sha256, accept=lambda data: values.append(read(data))
+    )
+    if not values:
+        try:
+            values.append(read(fetched.path))
+        except ValueError as error:
+            raise ValueError(
+                f"{error} If the file was bad when it was first used, delete {fetched.lock_key} in "
+                f"{root.url} too."
+            ) from error
+    return values[0]
 
 
 def _request(

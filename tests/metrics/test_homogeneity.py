@@ -3,8 +3,10 @@ is taken for a difference."""
 
 import numpy as np
 import pytest
+import torch
 from metrics.in_memory import inception_score
 from scipy.stats import chi2_contingency
+from torch_fidelity.metric_isc import isc_features_to_metric
 
 from dgflow.metrics.homogeneity import disorder, unlike_class_counts
 from dgflow.metrics.inception_score import InceptionScore, InceptionScoreAccumulator, shuffled_positions
@@ -67,11 +69,8 @@ def test_predictions_in_order_are_noticed_without_labels(share):
 
 
 def test_the_random_order_is_torch_fidelitys():
-    fidelity = pytest.importorskip("torch_fidelity.metric_isc")
-    import torch
-
     logits = np.random.default_rng(7).normal(size=(1000, 8)) + 4 * np.eye(8)[np.arange(1000) * 8 // 1000]
-    theirs = fidelity.isc_features_to_metric(torch.from_numpy(logits), splits=10, shuffle=True, rng_seed=2020)
+    theirs = isc_features_to_metric(torch.from_numpy(logits), splits=10, shuffle=True, rng_seed=2020)
     accumulator = InceptionScoreAccumulator(split_size=100, positions=shuffled_positions(1000))
     accumulator.add(logits)
     ours = InceptionScore.of(accumulator.sums().total())

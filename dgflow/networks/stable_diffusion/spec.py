@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 from dgflow.networks.checks import check_unconditional, check_widths, halved
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from dgflow.weights.declared import Said
-    from dgflow.weights.weight_file import File
+    from dgflow.weights.weight_file import File, WeightFile
 
 
 class StableDiffusionVAE(AutoencoderSpec):
@@ -81,24 +81,14 @@ class StableDiffusionVAE(AutoencoderSpec):
             }
         )
 
-    def read(
-        self,
-        file: File,
-        format: str,
-        *,
-        network: Any,
-        shape: DataShape,
-        source: str,
-        key: str | None = None,
-        beside: Mapping[str, Mapping[str, Any]] | None = None,
-    ) -> dict[str, Tensor]:
+    def _content(
+        self, file: File, format: str, network: Any, shape: DataShape, source: str, key: str | None
+    ) -> WeightFile:
         """The weights under the names that diffusers gives them today."""
         from dgflow.networks.stable_diffusion.file import present_names
 
-        tensors = super().read(
-            file, format, network=network, shape=shape, source=source, key=key, beside=beside
-        )
-        return present_names(tensors)
+        found = super()._content(file, format, network, shape, source, key)
+        return replace(found, tensors=present_names(found.tensors))
 
     def said(self, network: Any, shape: DataShape) -> dict[str, Said]:
         """As of every network, with what diffusers' `config.json` calls otherwise."""

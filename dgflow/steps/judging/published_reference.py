@@ -6,6 +6,7 @@ Their sources and licences are in `dgflow.networks.catalogue`; neither building 
 from __future__ import annotations
 
 import io
+import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from dgflow.images.statistics import Statistics
     from dgflow.specs.bound import Bound
     from dgflow.store.objects import ObjectStore
+    from dgflow.weights.weight_file import File
 
 
 class PublishedStatistics(ResultStep):
@@ -91,24 +93,9 @@ class PublishedStatistics(ResultStep):
             ValueError: its arrays are missing or cannot be moments, or its digest is not the locked one.
         """
         del inputs, spread
-        from dgflow.weights.fetch import fetch
+        from dgflow.weights.fetch import read_fetched
 
-        found: list[Statistics] = []
-        file = fetch(
-            store,
-            self._file,
-            expected_sha256=self.sha256,
-            accept=lambda data: found.append(self._moments_in(data)),
-        )
-        if not found:
-            try:
-                found.append(self._moments_at(str(file.path)))
-            except ValueError as error:
-                raise ValueError(
-                    f"{error} If the file was bad when it was first used, delete {file.lock_key} in "
-                    f"{store.url} too."
-                ) from error
-        moments = found[0]
+        moments = read_fetched(store, self._file, self._moments, self.sha256)
         arrays = {name: getattr(moments, name) for name in ("mu", "sigma", "mu_s", "sigma_s")}
         content = io.BytesIO()
         np.savez(content, **{name: values for name, values in arrays.items() if values is not None})  # type: ignore[arg-type]
@@ -128,10 +115,12 @@ class PublishedStatistics(ResultStep):
     def _file(self) -> CatalogueFile | str:
         return CATALOGUE.get(self.source, self.source)
 
-    def _moments_in(self, data: bytes) -> Statistics:
+    def _moments(self, file: File) -> Statistics:
+        if not isinstance(file, bytes):
+            return self._moments_at(os.fspath(file))
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "statistics.npz")
-            path.write_bytes(data)
+            path.write_bytes(file)
             try:
                 return self._moments_at(str(path))
             except ValueError as error:
