@@ -118,9 +118,8 @@ class Timings:
 
     _per_unit: dict[object, float] = field(default_factory=dict)  # seconds of work
     _unread: dict[object, tuple[Step, Callable[[], Sequence[float]]]] = field(default_factory=dict)
-    _done: list[tuple[Step, Callable[[], Sequence[float]]]] = field(
-        default_factory=list
-    )  # not yet asked for their work
+    # Not asked for their work yet
+    _done: list[tuple[Step, Callable[[], Sequence[float]]]] = field(default_factory=list)
 
     def add(self, step: Step, seconds: float) -> None:
         """A part of a step takes so many seconds of work."""

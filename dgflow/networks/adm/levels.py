@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from dgflow.networks.adm.layers import AttentionBlock, Block, Downsample, Resample, ResBlock, Upsample
-from dgflow.networks.adm.sizes import check_levels
+from dgflow.networks.adm.sizes import check_levels, level_widths
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Levels:
 
     @property
     def widths(self) -> list[int]:
-        return [int(mult * self.model_channels) for mult in self.channel_mult]
+        return level_widths(self.model_channels, self.channel_mult)
 
     @property
     def reduction(self) -> int:

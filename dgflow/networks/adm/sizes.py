@@ -9,6 +9,11 @@ from dgflow.networks.checks import check_halvings, check_widths
 NUM_GROUPS = 32
 
 
+def level_widths(model_channels: int, channel_mult: Sequence[float]) -> list[int]:
+    """Channels of each level, from the full image side down."""
+    return [int(mult * model_channels) for mult in channel_mult]
+
+
 def check_levels(
     image_size: int,
     widths: Sequence[int],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from dgflow.networks.adm.sizes import check_levels
+from dgflow.networks.adm.sizes import check_levels, level_widths
 from dgflow.networks.adm.times import TimeName, time_map
 from dgflow.networks.discrete import discrete_score_model
 from dgflow.networks.roles import ClassifierSpec, FeatureNetworkSpec, ScoreNetworkSpec
@@ -41,13 +41,7 @@ class ADMUNet(ScoreNetworkSpec):
     schedule: Literal["linear", "cosine"] = "linear"
 
     def check(self, shape: DataShape) -> None:
-        check_levels(
-            shape.image_size,
-            [int(mult * self.model_channels) for mult in self.channel_mult],
-            self.attention_resolutions,
-            self.num_head_channels,
-            self.num_heads,
-        )
+        _check_levels(self, shape, self.num_heads)
 
     def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
         """The network with fresh weights; `num_classes` 0 for an unconditional one."""
@@ -89,13 +83,7 @@ class ADMEncoder(ClassifierSpec, FeatureNetworkSpec):
     time: TimeName = "linear-vp"
 
     def check(self, shape: DataShape) -> None:
-        check_levels(
-            shape.image_size,
-            [int(mult * self.model_channels) for mult in self.channel_mult],
-            self.attention_resolutions,
-            self.num_head_channels,
-            1,
-        )
+        _check_levels(self, shape, 1)
 
     def feature_shape(self, shape: DataShape) -> DataShape:
         """The side and channels of what the middle block gives for data of that shape."""
@@ -154,3 +142,8 @@ def _toy(spec: ADMUNet | ADMEncoder) -> dict[str, Any]:
         "num_res_blocks": 1,
         "num_head_channels": None if spec.num_head_channels is None else 32,
     }
+
+
+def _check_levels(spec: ADMUNet | ADMEncoder, shape: DataShape, num_heads: int) -> None:
+    widths = level_widths(spec.model_channels, spec.channel_mult)
+    check_levels(shape.image_size, widths, spec.attention_resolutions, spec.num_head_channels, num_heads)
