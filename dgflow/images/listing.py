@@ -67,6 +67,11 @@ class Listing:
         pq.write_table(table, out, compression="zstd", write_page_checksum=True)
         return out.getvalue()
 
+    @staticmethod
+    def rows_in(data: bytes) -> int:
+        """The number of images in a file that `encoded` made, from its footer alone."""
+        return pq.read_metadata(io.BytesIO(data)).num_rows
+
     @classmethod
     def decoded(cls, data: bytes) -> Listing:
         """The listing in a file that `encoded` made."""

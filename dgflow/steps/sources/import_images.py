@@ -87,7 +87,7 @@ class ImportImages(ListedImages):
         if self.length is not None or inputs is None:
             return self.length
         try:
-            return Listing.decoded(inputs.result("listing")).rows
+            return Listing.rows_in(inputs.result("listing"))
         except (ValueError, CorruptObject):
             return None
 
