@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,8 +11,6 @@ from dgflow.store.objects import ObjectStore
 from dgflow.store.receipts import CorruptObject
 from dgflow.store.runs import RunRecord, RunStep
 from dgflow.store.step_store import StepStore, read_step
-
-_RECEIPT = re.compile(r"(\d{5,})-([0-9a-f]{16})\.json")
 
 log = logging.getLogger(__name__)
 
@@ -73,8 +70,8 @@ def opened(store: ObjectStore, name: str) -> StepStore | None:
 def _recorded(step: RunStep, store: ObjectStore, is_there: bool) -> Seen:
     step_store = opened(store, step.name) if is_there else None
     wanted = step.parts
-    done = {} if step_store is None else newest_parts(step_store, step.folder)
-    done = {number: key for number, key in done.items() if number in set(wanted)}
+    there = {} if step_store is None else step_store.newest(step.folder)
+    done = {number: there[number] for number in wanted if number in there}
     complete = len(done) == len(wanted)
     return Seen(
         **step.model_dump(include={"name", "title", "kind", "folder", "unit"}),
@@ -84,20 +81,3 @@ def _recorded(step: RunStep, store: ObjectStore, is_there: bool) -> Seen:
         waiting=False,
         step_store=step_store,
     )
-
-
-def newest_parts(step_store: StepStore, folder: str) -> dict[int, str]:
-    """The receipts of a folder that were made from the same inputs as the newest: one listing.
-
-    Without the recipe nothing says which inputs are wanted; those of the latest work are.
-    """
-    prefix = f"{step_store.name}/{folder}/"
-    found = [
-        (entry, match)
-        for entry in step_store.store.list(prefix.rstrip("/"))
-        if (match := _RECEIPT.fullmatch(entry.key.removeprefix(prefix)))
-    ]
-    if not found:
-        return {}
-    inputs = max(found, key=lambda item: item[0].modified)[1][2]
-    return {int(match[1]): entry.key for entry, match in found if match[2] == inputs}

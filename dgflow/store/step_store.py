@@ -81,11 +81,25 @@ class StepStore:
     def committed(self, folder: str) -> dict[int, dict[str, str]]:
         """All receipts of a folder, by one listing: number -> {`inputs16`: receipt key}."""
         receipts: dict[int, dict[str, str]] = {}
+        for entry, number, inputs in self._listed(folder):
+            receipts.setdefault(number, {})[inputs] = entry.key
+        return receipts
+
+    def newest(self, folder: str) -> dict[int, str]:
+        """The receipts of parts made from the inputs of the latest one, by one listing: number -> receipt
+        key. Without the recipe nothing says which inputs are wanted; those of the latest work are."""
+        listed = list(self._listed(folder))
+        if not listed:
+            return {}
+        latest = max(listed, key=lambda item: item[0].modified)[2]
+        return {number: entry.key for entry, number, inputs in listed if inputs == latest}
+
+    def _listed(self, folder: str) -> Iterator[tuple[Entry, int, str]]:
+        """The receipts of a folder: entry, number and `inputs16`."""
         prefix = f"{self.name}/{folder}"
         for entry in self.store.list(prefix):
             if match := _RECEIPT.fullmatch(entry.key.removeprefix(f"{prefix}/")):
-                receipts.setdefault(int(match[1]), {})[match[2]] = entry.key
-        return receipts
+                yield entry, int(match[1]), match[2]
 
     def done(self, folder: str, inputs: Mapping[str, str]) -> dict[int, str]:
         """The receipts of parts made from exactly these inputs: number -> receipt key."""
