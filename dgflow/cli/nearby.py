@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from dgflow.specs.graph import graph
 from dgflow.specs.step import Target
 from dgflow.store.address import is_root, step_names
-from dgflow.store.local import LocalStore
 from dgflow.store.objects import ObjectStore, StoreError
-from dgflow.store.open import open_store
+from dgflow.store.open import as_typed, open_store
 
 _LOOKS = 50  # folders that are looked into for `dgflow.json`, on each level
 _SHOWN = 5
@@ -71,5 +70,4 @@ def _roots_in(folder: str, near: str) -> list[str]:
 
 
 def _shown(url: str) -> str:
-    store = open_store(url)
-    return str(store.root) if isinstance(store, LocalStore) else store.url
+    return as_typed(open_store(url))

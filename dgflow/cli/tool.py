@@ -25,8 +25,8 @@ from dgflow.report.metrics_table import metrics_table
 from dgflow.runtime.placement import Placement
 from dgflow.runtime.progress import Progress
 from dgflow.steps.judging.comparison import check_may_compare, comparison
-from dgflow.store.local import LocalStore
 from dgflow.store.objects import ObjectStore, StoreError
+from dgflow.store.open import as_typed
 from dgflow.weights.fetch import fetch
 
 SOURCES = (
@@ -167,9 +167,8 @@ def _by_hand(weights: str, store: ObjectStore) -> str:
     file = CATALOGUE.get(weights)
     if file is None or store.size(f"weights/{file.name}.json") is not None:
         return ""
-    root = store.root if isinstance(store, LocalStore) else store.url
     return (
-        f". Without a network: fetch that file elsewhere and put it at {root}/weights/{file.name}/"
+        f". Without a network: fetch that file elsewhere and put it at {as_typed(store)}/weights/{file.name}/"
         f"{file.file_name}, or give a copy that you have as --weights FILE"
     )
 

@@ -9,8 +9,8 @@ from dgflow.engine.plan import StepPlan
 from dgflow.engine.root import Root
 from dgflow.specs.bound import BoundResult, BoundRows, BoundWeights
 from dgflow.specs.step import FileStep, NetworkStep, Slice, Step, Target, Weights
-from dgflow.store.local import LocalStore
 from dgflow.store.objects import ObjectStore
+from dgflow.store.open import as_typed
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def product(target: Target, last: StepPlan, store: ObjectStore) -> Product | Non
     found = _file(target, _words(target, item), item.receipt.key, store)
     if isinstance(item, BoundWeights):
         epoch = f" --epoch {item.receipt.number}" if item.receipt.part.startswith("epochs/") else ""
-        address = f"{_place(store)}/{target.name}"
+        address = f"{as_typed(store)}/{target.name}"
         found.lines.append(f"as a file: dgflow export '{address}' weights.safetensors{epoch}")
     return found
 
@@ -55,7 +55,7 @@ def _words(target: Target, item: BoundWeights | BoundResult) -> str:
 
 
 def _samples(target: Slice, store: ObjectStore) -> Product:
-    address = f"{_place(store)}/{target.name}[{target.start}:{target.stop}]"
+    address = f"{as_typed(store)}/{target.name}[{target.start}:{target.stop}]"
     lines = [f"{target.rows:,} samples of {target.step.title}: {address}"]
     if target.step.gives_latents:
         lines.append("they are latents; as images: return Decode(latents=..., vae=...)[start:stop]")
@@ -65,10 +65,5 @@ def _samples(target: Slice, store: ObjectStore) -> Product:
 
 
 def _file(target: Target, words: str, key: str, store: ObjectStore) -> Product:
-    path = f"{_place(store)}/{key}"
+    path = f"{as_typed(store)}/{key}"
     return Product([f"{words}: {path}"], {"step": target.name, "path": path})
-
-
-def _place(store: ObjectStore) -> str:
-    """The root as a command line takes it."""
-    return str(store.root) if isinstance(store, LocalStore) else store.url

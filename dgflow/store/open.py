@@ -19,3 +19,8 @@ def open_store(url: str) -> ObjectStore:
 
         return S3Store(rest)
     return MemoryStore(rest) if scheme == "memory" else LocalStore(rest)
+
+
+def as_typed(store: ObjectStore) -> str:
+    """The root as a command line takes it: the path of a local one, else its url."""
+    return str(store.root) if isinstance(store, LocalStore) else store.url

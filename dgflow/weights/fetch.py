@@ -17,7 +17,7 @@ from dgflow.files import lfs
 from dgflow.store.identity import canonical_json, sha256_hex
 from dgflow.store.local import LocalStore
 from dgflow.store.objects import ObjectStore
-from dgflow.store.open import open_store
+from dgflow.store.open import as_typed, open_store
 from dgflow.store.receipts import CorruptObject
 from dgflow.weights.entry import CatalogueFile
 from dgflow.weights.lock import Lock, lock_key, read_lock
@@ -298,10 +298,9 @@ def _obtained(request: _Request) -> tuple[bytes, str, str]:
     """The file's bytes from its source, read once, their digest and the source's ETag."""
     if request.source is None:
         store, key = request.store, request.manual_key
-        path = store.root / key if isinstance(store, LocalStore) else f"{store.url}/{key}"
         raise ValueError(
             f"{request.name} cannot be downloaded by a program: get {request.file_name} from {request.page} "
-            f"with a browser and put it at {path}, then run again"
+            f"with a browser and put it at {as_typed(store)}/{key}, then run again"
         )
     path, etag = obtain(request.source, request.download, unsized=request.sha256 is not None)
     with file_errors(f"read {path}"):
