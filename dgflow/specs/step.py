@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, cast
 from pydantic import Field, SerializeAsAny, model_validator
 
 from dgflow.specs.bound import Bound
+from dgflow.specs.figures import Figure, Metric
 from dgflow.specs.network import DataShape, NetworkSpec
 from dgflow.specs.spec import Precision, Seeding, SmokeRun, Spec
 from dgflow.store.identity import fingerprint
@@ -512,9 +513,23 @@ class ResultStep(FileStep, ABC):
 
     naming: ClassVar[Mapping[str, str]] = {"Result": "name its file: .result()"}
 
+    quantities: ClassVar[Mapping[str, Metric]] = {}  # of `compared`
+
     def result(self) -> Result:
         """The reference that other steps take."""
         return Result(step=self)
+
+    def compared(self, content: bytes) -> Mapping[str, Mapping[str, Any]]:
+        """The arms that its file compares, by name, with their `quantities` as `Evaluate` writes them: each a
+        mapping with `mean`, `spread` (None with one seed) and `per_seed`. Empty for a file that compares
+        none."""
+        del content
+        return {}
+
+    def figures(self, content: bytes) -> Sequence[Figure]:
+        """The figures and tables of its file, for the page."""
+        del content
+        return ()
 
 
 class Result(_Reference):

@@ -1,0 +1,93 @@
+"""Figures and tables as data: the content of a step's result for people. The report draws them; nothing here
+draws, and nothing here imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Pair = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A measured quantity of an arm: its heading in a table, its decimals, and which direction is better."""
+
+    heading: str
+    decimals: int = 4
+    lower_is_better: bool = True
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One curve: its name in the legend, and its points in order of x; `error` is half of each error bar."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    error: Sequence[float] | None = None
+    style: Literal["line", "dashed", "points"] = "line"
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Curves over one x axis; `mark` is an x to point out and `level` a y to compare with, captioned."""
+
+    title: str
+    curves: Sequence[Curve]
+    x_label: str
+    y_label: str = ""
+    log_x: bool = False
+    log_y: bool = False
+    mark: tuple[float, str] | None = None
+    level: tuple[float, str] | None = None
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """A value for each pair (row, column), with its text; `marked` are the cells (row, column) to point
+    out."""
+
+    title: str
+    x_label: str
+    y_label: str
+    columns: Sequence[str]
+    rows: Sequence[str]
+    values: Sequence[Sequence[float | None]]  # by row; None where there is no value
+    texts: Sequence[Sequence[str]]
+    marked: Sequence[tuple[int, int]] = ()
+    lower_is_better: bool = True
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """Points in the plane under one name."""
+
+    label: str
+    points: Sequence[Pair]
+
+
+@dataclass(frozen=True)
+class PlanePlot:
+    """A part of the plane, with clouds of points and arrows (from, by) drawn to one scale."""
+
+    title: str
+    x_range: Pair
+    y_range: Pair
+    clouds: Sequence[Cloud] = ()
+    arrows: Sequence[tuple[Pair, Pair]] = ()
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text; the first column is set to the left. `marked` are the rows to point out."""
+
+    title: str
+    heading: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    marked: Sequence[int] = ()
+    note: str = ""
+
+
+Figure = Lines | HeatMap | PlanePlot | Table
