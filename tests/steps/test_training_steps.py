@@ -16,6 +16,7 @@ from dgflow.runtime.training import loop as training
 from dgflow.runtime.training.loop import train
 from dgflow.specs.bound import Bound, BoundRows
 from dgflow.specs.graph import graph
+from dgflow.specs.training_task import Measurement
 from dgflow.steps.training.train_discriminator import summarise
 from dgflow.store.open import open_store
 from dgflow.weights.tensors import load_weights
@@ -262,6 +263,23 @@ def test_calibration_by_level_against_a_closed_form():
     assert abs(right["accuracy"] - 0.8) < 0.005
     doubled = summarise(values | {"logit": 2 * logit}, 0.5, 2.0)["by_sigma"][0]
     assert abs(doubled["calibration_error"] - (0.8**2 / (0.8**2 + 0.2**2) - 0.8)) < 0.005
+
+
+def test_further_measurements_add_their_metrics_to_those_of_the_epoch(source, store):
+    """Each has its own items and its own values, here ten of a kind that the loss knows nothing of."""
+    step = discriminator(source, epochs=1)
+    inputs = complete(step, store)
+    task = step.training_task(inputs)
+
+    def summarised(values):
+        return {"sum_of_squares": int(values["square"].sum())}
+
+    task.further = (Measurement(10, lambda _, items: {"square": items**2}, summarised),)
+    metrics = training._held_out(task, rank=0, world_size=1)
+    assert metrics.pop("sum_of_squares") == 285
+    task.further = ()
+    assert metrics == training._held_out(task, rank=0, world_size=1)
+    assert metrics["held_out_loss"] > 0
 
 
 def test_a_slice_is_read_across_shards_and_trimmed(source, store):

@@ -27,7 +27,7 @@ from dgflow.runtime.training.averages import Averages
 from dgflow.runtime.training.checkpoints import commit, forget, newest_whole, restore, state, unbroken
 from dgflow.runtime.training.finiteness import Finite
 from dgflow.runtime.training.notes import EpochNotes
-from dgflow.specs.training_task import TrainingTask
+from dgflow.specs.training_task import Measurement, TrainingTask
 from dgflow.store.step_store import StepStore
 
 KEPT_CHECKPOINTS = 2  # the newest may be torn by a dying disk; the one before it then costs one epoch
@@ -52,7 +52,7 @@ def train(
     another number.
 
     Metrics of an epoch: `train_loss`, `data_wait` (the share of the time that the slowest worker waited for
-    data), `workers`, and those of `task.summarise`.
+    data), `workers`, and those of `task.measurements`.
 
     Raises:
         FloatingPointError: the loss or the weights are not finite; names the epoch, the step and the learning
@@ -181,12 +181,17 @@ def _waited(task: TrainingTask) -> float:
 
 def _held_out(task: TrainingTask, rank: int, world_size: int) -> dict[str, Any]:
     """Metrics of the held-out items, of which each worker measures every `world_size`-th."""
-    if not task.held_out:
-        return {}
     task.network.eval()
-    items = torch.arange(rank, task.held_out, world_size)  # none, where there are more workers than items
+    metrics: dict[str, Any] = {}
+    for each in task.measurements:
+        metrics |= _measured(task.network, each, rank, world_size)
+    return metrics
+
+
+def _measured(network: nn.Module, measurement: Measurement, rank: int, world_size: int) -> dict[str, Any]:
+    items = torch.arange(rank, measurement.items, world_size)  # none, with more workers than items
     with torch.no_grad():
-        parts = [task.measure(task.network, chunk) for chunk in items.split(256) if len(chunk)]
+        parts = [measurement.measure(network, chunk) for chunk in items.split(256) if len(chunk)]
     own = {name: torch.cat([part[name] for part in parts]).cpu() for name in (parts[0] if parts else ())}
     if world_size > 1:
         gathered: list[Any] = [None] * world_size
@@ -194,7 +199,7 @@ def _held_out(task: TrainingTask, rank: int, world_size: int) -> dict[str, Any]:
         gathered = [part for part in gathered if len(part[0])]
         order = torch.cat([part[0] for part in gathered]).argsort()
         own = {name: torch.cat([part[1][name] for part in gathered])[order] for name in gathered[0][1]}
-    return task.summarise(own)
+    return measurement.summarise(own)
 
 
 def _of_workers(value: float, world_size: int) -> Tensor:
