@@ -32,6 +32,7 @@ from dgflow.steps.official import official
 from dgflow.steps.pretrained import Pretrained
 from dgflow.steps.sources.image_set import ImageSet, StatisticsFile
 from dgflow.steps.sources.import_images import ImportImages
+from dgflow.steps.training.discriminator_on import discriminator_on
 from dgflow.steps.training.train_classifier import TrainClassifier, published_classifier
 from dgflow.steps.training.train_discriminator import TrainDiscriminator
 from dgflow.steps.training.train_score import TrainScore
@@ -78,6 +79,7 @@ __all__ = [
     "TrainScore",
     "__version__",
     "adm_gpp",
+    "discriminator_on",
     "dit_gpp",
     "edm_gpp",
     "main",

@@ -1,14 +1,50 @@
-"""Options that recipes share, as annotated types: `samples: dg.options.Samples = 50_000` is `--samples`."""
+"""Options that recipes share, as annotated types: `samples: dg.options.Samples = 50_000` is `--samples`.
 
-from typing import Annotated, Literal
+`epochs: dg.options.Epochs | None = None` is an option that is as published unless it is given.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal, NamedTuple
+
+
+class Former(NamedTuple):
+    """The name that an option had before, which its command line still takes."""
+
+    name: str
+
 
 Samples = Annotated[int, "images per arm and sampling seed"]
 Seed = Annotated[int, "of the samples that are measured"]
+Seeds = Annotated[Sequence[int], "sampling seeds, each of which is measured", Former("seed")]
 Precision = Annotated[Literal["float32", "tf32", "bfloat16"], "of the networks while sampling"]
 SkipBroken = Annotated[int, "broken images that may be left out"]
 DropAlpha = Annotated[bool, "leave out the alpha channel of transparent images, which are refused otherwise"]
 
+# The sampler and the guidance of the samples that are measured; the fakes are made as before.
+Steps = Annotated[int, "of the sampler; Heun's evaluates the score network 2 * steps - 1 times"]
+Respacing = Annotated[int, "steps of the sampler: its evaluations of the score network"]
+Tolerance = Annotated[float, "of the adaptive sampler, which sets its number of evaluations"]
+GuidanceWeight = Annotated[float, "of the discriminator's gradient, in the sampler's first order"]
+SecondOrderWeight = Annotated[float, "of the discriminator's gradient in Heun's second order"]
+TauMin = Annotated[float, "lowest time (linear-VP, 0 to 1) at which the discriminator guides"]
+TauMax = Annotated[float, "highest time at which the discriminator guides; 1: no upper end"]
+AfterTimestep = Annotated[int, "the discriminator guides at timesteps (of 0 to 999) greater than this"]
+
+# The training of the discriminator.
+Reals = Annotated[int, "real images to train the discriminator on"]
 Fakes = Annotated[int, "fake samples to train the discriminator on"]
 Epochs = Annotated[int, "the discriminator's passes over the real images"]
+Epoch = Annotated[int | None, "epoch of the discriminator that guides, in place of the last or best"]
+BatchSize = Annotated[int, "of the discriminator's training, half real and half fake"]
+Times = Annotated[
+    Literal["importance", "log-uniform"],
+    "distribution of training times: as published, or log sigma uniform where guidance acts",
+]
+Loss = Annotated[Literal["bce", "lsif", "ukl"], "of the discriminator"]
+FeatureUse = Literal["frozen", "fine-tuned", "none"]
+Features = Annotated[
+    FeatureUse, "under the discriminator: a classifier, frozen or trained on, or none (from scratch)"
+]
 HeldOut = Annotated[float, "share of real and fake samples held out to measure every epoch; published is 0"]
 Best = Annotated[bool, "guide with the epoch of the smallest held-out loss; published is the last"]
+DiscriminatorSeed = Annotated[int, "of the discriminator's fresh weights and batches"]

@@ -31,24 +31,30 @@ def workflow(
         str | None, "ImageNet, to train the discriminator's frozen features at 32 pixels here"
     ] = None,
     samples: dg.options.Samples = 50_000,
-    fakes: Annotated[int | None, "fake images to train the discriminator on; by default as published"] = None,
-    epochs: Annotated[
-        int | None, "the discriminator's passes over the real images; by default as published"
-    ] = None,
+    reals: dg.options.Reals = 50_000,
+    fakes: dg.options.Fakes | None = None,
+    epochs: dg.options.Epochs | None = None,
+    batch_size: dg.options.BatchSize = 128,
+    times: dg.options.Times = "importance",
+    features: dg.options.Features = "frozen",
+    discriminator_seed: dg.options.DiscriminatorSeed = 0,
     held_out: dg.options.HeldOut = 0.04,
     best: dg.options.Best = False,
+    epoch: dg.options.Epoch = None,
+    guidance_weight: dg.options.GuidanceWeight | None = None,
+    second_order_weight: dg.options.SecondOrderWeight = 0.0,
+    tau_min: dg.options.TauMin = 0.01,
+    tau_max: dg.options.TauMax = 1.0,
+    steps: dg.options.Steps = 18,
     seeding: Annotated[
         Literal["counter", "edm"], "edm: the random numbers that EDM draws for its seeds"
     ] = "counter",
-    seeds: Annotated[
-        list[int], "of the samples that are measured; with `--seeding edm` of the first of them"
-    ] = [0],  # noqa: B006
+    seeds: dg.options.Seeds = (0,),
 ) -> dg.Evaluate:
     kind, classes = ("cond", 10) if conditional else ("uncond", 0)
     images = dg.ImportImages(source=data, num_images=50_000, num_classes=classes, image_size=32)
     edm = dg.official(f"edm-cifar10-32x32-{kind}-vp")
-    generate = partial(dg.Generate, score=edm, sampler=dg.Heun(steps=18))
-    features = dg.official("dg-cifar10-classifier")
+    classifier = dg.official("dg-cifar10-classifier")
     if classifier_data is not None:
         imagenet = dg.ImportImages(
             source=classifier_data,
@@ -58,23 +64,33 @@ def workflow(
             preparation="adm-center-crop",
         )
         network = dg.ADMEncoder(channel_mult=(1, 2, 4), num_res_blocks=4, attention_resolutions=(1, 2, 4))
-        features = dg.published_classifier(imagenet.all(), network).last()
+        classifier = dg.published_classifier(imagenet.all(), network).last()
 
+    fake = dg.Generate(score=edm, sampler=dg.Heun(steps=18), seed=200_000)
     training = dg.TrainDiscriminator(
-        real=images.all(),
-        fake=generate(seed=200_000)[: fakes or (50_000 if conditional else 25_000)],
-        features=features,
+        real=images[:reals],
+        fake=fake[: fakes or (50_000 if conditional else 25_000)],
         conditional=conditional,
         epochs=epochs or (250 if conditional else 60),
-        batch_size=128,
+        batch_size=batch_size,
         learning_rate=3e-4,
-        times="importance",
+        times=times,
         held_out=held_out,
+        seed=discriminator_seed,
+        **dg.discriminator_on(classifier, features),
     )
-    guidance = dg.edm_gpp(f"cifar10-{kind}", training.best() if best else training.last())
+    guidance = dg.edm_gpp(
+        f"cifar10-{kind}",
+        training.chosen(epoch, best=best),
+        weight=guidance_weight,
+        second_order_weight=second_order_weight,
+        tau_min=tau_min,
+        tau_max=tau_max,
+    )
 
+    generate = partial(dg.Generate, score=edm, sampler=dg.Heun(steps=steps), seeding=seeding)
     arms = {
-        name: tuple(generate(guidance=terms, seed=seed, seeding=seeding)[:samples] for seed in seeds)
+        name: tuple(generate(guidance=terms, seed=seed)[:samples] for seed in seeds)
         for name, terms in (("EDM", ()), ("EDM-G++", guidance))
     }
     return dg.Evaluate(arms=arms, against=dg.reference("fid-cifar10-32x32"))

@@ -27,39 +27,55 @@ def workflow(
         str, "the training images: CIFAR-10's archive, a folder of classes, Parquet files"
     ] = "data/cifar-10-python.tar.gz",
     samples: dg.options.Samples = 50_000,
+    reals: dg.options.Reals = 50_000,
     fakes: dg.options.Fakes = 50_000,
     epochs: dg.options.Epochs = 280,
+    batch_size: dg.options.BatchSize = 128,
+    times: dg.options.Times = "log-uniform",
+    discriminator_seed: dg.options.DiscriminatorSeed = 0,
     held_out: dg.options.HeldOut = 0.04,
     best: dg.options.Best = False,
+    epoch: dg.options.Epoch = None,
+    guidance_weight: dg.options.GuidanceWeight = 2.0,
+    tau_min: dg.options.TauMin = 0.1,
+    tau_max: dg.options.TauMax = 1.0,
+    tolerance: dg.options.Tolerance = 1e-5,
     shared_block: Annotated[
         int | None, "samples that share one step size, as published; a divisor of 500"
     ] = None,
-    seed: dg.options.Seed = 0,
+    seeds: dg.options.Seeds = (0,),
 ) -> dg.Evaluate:
     prior, vae = dg.official("lsgm-cifar10"), dg.official("lsgm-cifar10", part="vae")
     images = dg.ImportImages(source=data, num_images=50_000, num_classes=0, image_size=32)
-    sampler = dg.RK45(tolerance=1e-5, tau_min=1e-6, shared_block=shared_block)
-    generate = partial(dg.Generate, score=prior, sampler=sampler)
+    sampler = partial(dg.RK45, tau_min=1e-6, shared_block=shared_block)
+    generate = partial(dg.Generate, score=prior)
 
     training = dg.TrainDiscriminator(
-        real=dg.Encode(images=images.all(), vae=vae).all(),
-        fake=generate(seed=1)[:fakes],
+        real=dg.Encode(images=images.all(), vae=vae)[:reals],
+        fake=generate(sampler=sampler(tolerance=1e-5), seed=1)[:fakes],
         network=dg.ADMEncoder(channel_mult=(1, 2), num_res_blocks=1, attention_resolutions=(1, 2)),
         conditional=False,
         epochs=epochs,
-        batch_size=128,
+        batch_size=batch_size,
         learning_rate=3e-4,
+        times=times,
         sigma_max=152.0,
         held_out=held_out,
+        seed=discriminator_seed,
     )
     guide = dg.DiscriminatorGuidance(
-        discriminator=training.best() if best else training.last(), weight=2.0, tau_min=0.1
+        discriminator=training.chosen(epoch, best=best),
+        weight=guidance_weight,
+        tau_min=tau_min,
+        tau_max=tau_max,
     )
 
-    plain, guided = generate(seed=seed), generate(guidance=(guide,), seed=seed)
+    generate = partial(generate, sampler=sampler(tolerance=tolerance))
     arms = {
-        "LSGM": (dg.Decode(latents=plain[:samples], vae=vae).all(),),
-        "LSGM-G++": (dg.Decode(latents=guided[:samples], vae=vae).all(),),
+        name: tuple(
+            dg.Decode(latents=generate(guidance=terms, seed=seed)[:samples], vae=vae).all() for seed in seeds
+        )
+        for name, terms in (("LSGM", ()), ("LSGM-G++", (guide,)))
     }
     return dg.Evaluate(arms=arms, against=dg.reference("fid-cifar10-32x32"))
 

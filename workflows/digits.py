@@ -15,16 +15,29 @@ SEEDS = (101, 102, 103)
 
 def workflow(
     samples: dg.options.Samples = 5_000,
-    fakes: Annotated[int, "fake images to train the discriminator on; none of them is in an arm"] = 8_000,
+    seeds: dg.options.Seeds = SEEDS,
+    steps: dg.options.Steps = 8,
     guidance_weight: Annotated[
         float, "of the discriminator's gradient; with an exact log-ratio 1 would be right"
     ] = 2.0,
+    second_order_weight: Annotated[
+        float | None, "of the discriminator's gradient in Heun's second order; by default guidance_weight"
+    ] = None,
+    tau_min: dg.options.TauMin = 0.02,
+    tau_max: dg.options.TauMax = 0.6,
     score_epochs: Annotated[
         int, "passes over the real images; more make a better model, with less to guide away"
     ] = 20,
     epochs: Annotated[
         int, "the discriminator's passes over the real images; the best by held-out loss guides"
     ] = 24,
+    epoch: dg.options.Epoch = None,
+    reals: dg.options.Reals = 3_500,
+    fakes: Annotated[int, "fake images to train the discriminator on; none of them is in an arm"] = 8_000,
+    batch_size: dg.options.BatchSize = 64,
+    times: dg.options.Times = "log-uniform",
+    features: dg.options.Features = "none",
+    discriminator_seed: Annotated[int, "of the first discriminator's fresh weights and batches"] = 0,
     discriminator_seeds: Annotated[int, "discriminators to train, each with a guided arm of its own"] = 1,
 ) -> dg.Evaluate:
     images = dg.ImportImages(
@@ -32,18 +45,13 @@ def workflow(
     )
     real, reference = images[:3500], images[3500:5000]
 
-    # The judge's features measure; it is trained apart from everything that guides.
     encoder = partial(
         dg.ADMEncoder, model_channels=32, num_res_blocks=1, attention_resolutions=(), num_head_channels=32
     )
-    judge = dg.TrainClassifier(
-        real=real,
-        network=encoder(channel_mult=(1, 1, 2, 4), pool="adaptive"),
-        epochs=16,
-        batch_size=64,
-        learning_rate=3e-3,
-        shift=1,
-    ).last()
+    train = partial(dg.TrainClassifier, real=real, epochs=16, batch_size=64, learning_rate=3e-3, shift=1)
+    # The judge's features measure; it is trained apart from everything that guides.
+    judge = train(network=encoder(channel_mult=(1, 1, 2, 4), pool="adaptive")).last()
+    noisy = train(network=encoder(channel_mult=(1, 1, 2)), noise="linear_vp").last()  # unless features="none"
 
     unet = dg.SongUNet(
         model_channels=8, channel_mult=(1, 2, 2), num_blocks=1, attn_resolutions=(), dropout=0.0
@@ -51,29 +59,32 @@ def workflow(
     score = dg.TrainScore(
         real=real, network=unet, epochs=score_epochs, learning_rate=4e-3, ema_halflife=10_000
     ).last()
-    generate = partial(dg.Generate, score=score, sampler=dg.Heun(steps=8, sigma_min=0.01, sigma_max=40))
+    heun = partial(dg.Heun, sigma_min=0.01, sigma_max=40)
+    fake = dg.Generate(score=score, sampler=heun(steps=8), seed=1)[:fakes]
+    generate = partial(dg.Generate, score=score, sampler=heun(steps=steps))
 
-    arms = {"unguided": tuple(generate(seed=seed)[:samples] for seed in SEEDS)}
+    arms = {"unguided": tuple(generate(seed=seed)[:samples] for seed in seeds)}
     for number in range(discriminator_seeds):
         training = dg.TrainDiscriminator(
-            real=real,
-            fake=generate(seed=1)[:fakes],
-            network=encoder(channel_mult=(1, 1, 2)),
+            real=images[:reals],
+            fake=fake,
             epochs=epochs,
-            batch_size=64,
+            batch_size=batch_size,
             sigma_min=0.1,
             sigma_max=10,
-            seed=number,
+            times=times,
+            seed=discriminator_seed + number,
+            **dg.discriminator_on(noisy, features, head=encoder()),
         )
         guide = dg.DiscriminatorGuidance(
-            discriminator=training.best("held_out_loss"),
+            discriminator=training.chosen(epoch, best=epoch is None),
             weight=guidance_weight,
-            second_order_weight=guidance_weight,
-            tau_min=0.02,
-            tau_max=0.6,
+            second_order_weight=guidance_weight if second_order_weight is None else second_order_weight,
+            tau_min=tau_min,
+            tau_max=tau_max,
         )
         name = f"guided-{number + 1}" if number else "guided"
-        arms[name] = tuple(generate(guidance=(guide,), seed=seed)[:samples] for seed in SEEDS)
+        arms[name] = tuple(generate(guidance=(guide,), seed=seed)[:samples] for seed in seeds)
     return dg.Evaluate(arms=arms, reference=reference, features=judge, floor=real)
 
 

@@ -6,8 +6,7 @@ measured here:
   EDM-G++   1.98 at 71 evaluations, 36 steps, weight 1, boosted (2.04 without)
 
 The discriminator has depth 4 on OpenAI's 64-pixel classifier and gets that classifier's cosine time, in
-training and when guiding (the published code trains on another time than it guides with). 60,000 fakes of
-seed 1, 250 epochs.
+training and when guiding (the published code trains on another time than it guides with).
 
 Weights: EDM (CC BY-NC-SA 4.0), OpenAI's 64x64 classifier (MIT).
 Data: FFHQ, github.com/NVlabs/ffhq-dataset (CC BY-NC-SA 4.0 as a set).
@@ -25,12 +24,25 @@ def workflow(
         str, "the 70,000 images, 1024 x 1024 or 64 x 64: a zip or a folder"
     ] = "data/ffhq-64x64.zip",
     samples: dg.options.Samples = 50_000,
-    fakes: Annotated[int, "fake images to train the discriminator on, and as many real ones"] = 60_000,
+    fakes: dg.options.Fakes = 60_000,
+    reals: Annotated[
+        int | None, "real images to train the discriminator on; by default as many as fakes"
+    ] = None,
     epochs: dg.options.Epochs = 250,
+    batch_size: dg.options.BatchSize = 128,
+    times: dg.options.Times = "importance",
+    features: dg.options.Features = "frozen",
+    discriminator_seed: dg.options.DiscriminatorSeed = 0,
     held_out: dg.options.HeldOut = 0.04,
     best: dg.options.Best = False,
+    epoch: dg.options.Epoch = None,
+    guidance_weight: dg.options.GuidanceWeight = 1.0,
+    second_order_weight: dg.options.SecondOrderWeight = 0.0,
+    tau_min: dg.options.TauMin = 0.01,
+    tau_max: dg.options.TauMax = 1.0,
+    steps: dg.options.Steps | None = None,
     precision: dg.options.Precision = "float32",
-    seed: dg.options.Seed = 0,
+    seeds: dg.options.Seeds = (0,),
     skip_broken: dg.options.SkipBroken = 0,
     drop_alpha: dg.options.DropAlpha = False,
 ) -> dg.Evaluate:
@@ -44,25 +56,36 @@ def workflow(
         drop_alpha=drop_alpha,
     )
     edm = dg.official("edm-ffhq-64x64-uncond-vp")
+    classifier = dg.official("adm-imagenet-64x64-classifier")
     generate = partial(dg.Generate, score=edm, precision=precision, batch_size=125)
 
     training = dg.TrainDiscriminator(
-        real=images[:fakes],
+        real=images[: reals or fakes],
         fake=generate(sampler=dg.Heun(steps=40), seed=1)[:fakes],
-        network=dg.ADMEncoder(num_res_blocks=4),
-        features=dg.official("adm-imagenet-64x64-classifier"),
         conditional=False,
         epochs=epochs,
-        batch_size=128,
+        batch_size=batch_size,
         learning_rate=3e-4,
-        times="importance",
+        times=times,
         held_out=held_out,
+        seed=discriminator_seed,
+        **dg.discriminator_on(classifier, features, head=dg.ADMEncoder(num_res_blocks=4)),
     )
-    guidance = dg.edm_gpp("ffhq-64", training.best() if best else training.last())
+    guidance = dg.edm_gpp(
+        "ffhq-64",
+        training.chosen(epoch, best=best),
+        weight=guidance_weight,
+        second_order_weight=second_order_weight,
+        tau_min=tau_min,
+        tau_max=tau_max,
+    )
 
-    plain = generate(sampler=dg.Heun(steps=40), seed=seed)
-    guided = generate(sampler=dg.Heun(steps=36), guidance=guidance, seed=seed)
-    arms = {"EDM": (plain[:samples],), "EDM-G++": (guided[:samples],)}
+    plain = partial(generate, sampler=dg.Heun(steps=steps or 40))
+    guided = partial(generate, sampler=dg.Heun(steps=steps or 36), guidance=guidance)
+    arms = {
+        name: tuple(arm(seed=seed)[:samples] for seed in seeds)
+        for name, arm in (("EDM", plain), ("EDM-G++", guided))
+    }
     return dg.Evaluate(arms=arms, against=dg.reference("fid-ffhq-64x64"))
 
 

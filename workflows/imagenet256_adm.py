@@ -30,12 +30,22 @@ def workflow(
         str, "training images: 1,000 class folders, ILSVRC2012_img_train.tar, or Parquet files"
     ] = "data/imagenet/train",
     samples: dg.options.Samples = 50_000,
+    reals: dg.options.Reals | None = None,
     fakes: dg.options.Fakes = 400_000,
     epochs: dg.options.Epochs = 10,
+    batch_size: dg.options.BatchSize = 512,
+    times: dg.options.Times = "importance",
+    features: dg.options.Features = "frozen",
+    discriminator_seed: dg.options.DiscriminatorSeed = 0,
     held_out: dg.options.HeldOut = 0.01,
     best: dg.options.Best = False,
+    epoch: dg.options.Epoch = None,
+    guidance_weight: dg.options.GuidanceWeight = 1.0,
+    after_timestep: dg.options.AfterTimestep = 100,
+    tau_max: dg.options.TauMax = 1.0,
+    steps: dg.options.Respacing = 250,
     precision: dg.options.Precision = "float32",
-    seed: dg.options.Seed = 0,
+    seeds: dg.options.Seeds = (0,),
     skip_broken: dg.options.SkipBroken = 0,
     drop_alpha: dg.options.DropAlpha = False,
 ) -> dg.Evaluate:
@@ -51,28 +61,34 @@ def workflow(
     )
     adm = dg.official("adm-imagenet-256x256-diffusion")
     classifier = dg.official("adm-imagenet-256x256-classifier")
-    sampler = dg.DDPM(respacing="250")
-    generate = partial(
-        dg.Generate, score=adm, sampler=sampler, precision=precision, shard_size=250, batch_size=32
-    )
+    generate = partial(dg.Generate, score=adm, precision=precision, shard_size=250, batch_size=32)
 
     training = dg.TrainDiscriminator(
-        real=images.all(),
-        fake=generate(seed=1)[:fakes],
-        features=classifier,
+        real=images[:reals] if reals else images.all(),
+        fake=generate(sampler=dg.DDPM(respacing="250"), seed=1)[:fakes],
         epochs=epochs,
-        batch_size=512,
+        batch_size=batch_size,
         learning_rate=3e-4,
-        times="importance",
+        times=times,
         precision="bfloat16",
         held_out=held_out,
+        seed=discriminator_seed,
+        **dg.discriminator_on(classifier, features),
     )
     plain = (dg.ClassifierGuidance(classifier=classifier, weight=1.0),)
-    guided = dg.adm_gpp(row, classifier, training.best() if best else training.last())
+    guided = dg.adm_gpp(
+        row,
+        classifier,
+        training.chosen(epoch, best=best),
+        weight=guidance_weight,
+        after_timestep=after_timestep,
+        tau_max=tau_max,
+    )
 
+    generate = partial(generate, sampler=dg.DDPM(respacing=str(steps)))
     arms = {
-        "ADM-G": (generate(guidance=plain, seed=seed)[:samples],),
-        f"ADM-G++ {row}": (generate(guidance=guided, seed=seed)[:samples],),
+        name: tuple(generate(guidance=terms, seed=seed)[:samples] for seed in seeds)
+        for name, terms in (("ADM-G", plain), (f"ADM-G++ {row}", guided))
     }
     return dg.Evaluate(arms=arms, against=dg.reference("adm-reference-imagenet-256"))
 

@@ -26,13 +26,23 @@ def workflow(
         str, "training images: 1,000 class folders, ILSVRC2012_img_train.tar, or Parquet files"
     ] = "data/imagenet/train",
     samples: dg.options.Samples = 50_000,
+    reals: dg.options.Reals | None = None,
     fakes: dg.options.Fakes = 1_281_167,
     epochs: dg.options.Epochs = 7,
+    batch_size: dg.options.BatchSize = 1024,
+    times: dg.options.Times = "importance",
+    features: dg.options.Features = "frozen",
+    discriminator_seed: dg.options.DiscriminatorSeed = 0,
     held_out: dg.options.HeldOut = 0.01,
     best: dg.options.Best = False,
+    epoch: dg.options.Epoch = None,
+    guidance_weight: dg.options.GuidanceWeight = 1.0,
+    after_timestep: dg.options.AfterTimestep = 100,
+    tau_max: dg.options.TauMax = 1.0,
+    steps: dg.options.Respacing = 250,
     train_classifier: Annotated[bool, "train the discriminator's frozen features here"] = False,
     precision: dg.options.Precision = "tf32",
-    seed: dg.options.Seed = 0,
+    seeds: dg.options.Seeds = (0,),
     skip_broken: dg.options.SkipBroken = 0,
     drop_alpha: dg.options.DropAlpha = False,
 ) -> dg.Evaluate:
@@ -45,34 +55,38 @@ def workflow(
         skip_broken=skip_broken,
         drop_alpha=drop_alpha,
     )
-    real = dg.Encode(
-        images=images.all(), vae=dg.official("sd-vae-ft-ema")
-    ).all()  # mean and spread, both flips
-    dit, sampler = dg.official("dit-xl-2-256"), dg.DDPM(respacing="250")
-    generate = partial(dg.Generate, score=dit, sampler=sampler, precision=precision)
+    encoded = dg.Encode(images=images.all(), vae=dg.official("sd-vae-ft-ema"))  # mean and spread, both flips
+    generate = partial(dg.Generate, score=dg.official("dit-xl-2-256"), precision=precision)
     plain = (dg.ClassifierFree(scale=1.5, channels=3),)
 
-    features = dg.official("dg-imagenet256-classifier")
+    classifier = dg.official("dg-imagenet256-classifier")
     if train_classifier:
         network = dg.ADMEncoder(channel_mult=(1, 2, 3), attention_resolutions=(1, 2, 4), time="ddpm-linear")
-        features = dg.published_classifier(real, network).last()
+        classifier = dg.published_classifier(encoded.all(), network).last()
     training = dg.TrainDiscriminator(
-        real=real,
-        fake=generate(guidance=plain, seed=1)[:fakes],
-        features=features,
+        real=encoded[:reals] if reals else encoded.all(),
+        fake=generate(sampler=dg.DDPM(respacing="250"), guidance=plain, seed=1)[:fakes],
         epochs=epochs,
-        batch_size=1024,
+        batch_size=batch_size,
         learning_rate=3e-4,
-        times="importance",
+        times=times,
         precision="bfloat16",
         held_out=held_out,
+        seed=discriminator_seed,
+        **dg.discriminator_on(classifier, features),
     )
-    guided = dg.dit_gpp(training.best() if best else training.last())
+    guided = dg.dit_gpp(
+        training.chosen(epoch, best=best),
+        weight=guidance_weight,
+        after_timestep=after_timestep,
+        tau_max=tau_max,
+    )
 
+    generate = partial(generate, sampler=dg.DDPM(respacing=str(steps)))
     decode = partial(dg.Decode, vae=dg.official("sd-vae-ft-mse"))
     arms = {
-        "DiT-XL/2": (decode(latents=generate(guidance=plain, seed=seed)[:samples]).all(),),
-        "DiT-XL/2-G++": (decode(latents=generate(guidance=guided, seed=seed)[:samples]).all(),),
+        name: tuple(decode(latents=generate(guidance=terms, seed=seed)[:samples]).all() for seed in seeds)
+        for name, terms in (("DiT-XL/2", plain), ("DiT-XL/2-G++", guided))
     }
     return dg.Evaluate(arms=arms, against=dg.reference("adm-reference-imagenet-256"))
 

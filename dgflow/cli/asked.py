@@ -20,7 +20,7 @@ def asked(function: Callable[..., Any], name: str, options: Mapping[str, Any]) -
     """
     defaults = {key: each.default for key, each in inspect.signature(function).parameters.items()}
     module = sys.modules.get(function.__module__)
-    changed = (key for key, value in options.items() if value != defaults.get(key))
+    changed = (key for key, value in options.items() if _plain(value) != _plain(defaults.get(key)))
     question = described(name, (module and module.__doc__) or function.__doc__, options, changed)
     return question.model_copy(update={"file": Path(inspect.getfile(function)).name})
 

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any
 
 import typer
 
@@ -20,6 +20,7 @@ from dgflow.cli.command import RecipeCommand, as_written
 from dgflow.cli.guard import SETTINGS, print_json, run
 from dgflow.cli.nearby import others_only, roots_nearby
 from dgflow.cli.options import AsJson, NumGpus, Workers, Yes
+from dgflow.cli.parameters import recipe_option, recipe_parameters
 from dgflow.cli.root import future_root, nothing_at, open_root, root_url
 from dgflow.engine.execute import execute
 from dgflow.engine.networks import check_built, check_sizes
@@ -83,7 +84,7 @@ def application(workflow: Callable[..., Target], name: str) -> typer.Typer:
         epilog="No command means run: `python RECIPE.py --root DIR` is `python RECIPE.py run --root DIR`.",
         **SETTINGS,
     )
-    recipe = list(map(_recipe_option, inspect.signature(workflow, eval_str=True).parameters.values()))
+    recipe = list(map(recipe_option, recipe_parameters(workflow)))
 
     def command(body: Callable[..., Any]) -> None:
         """Register `body(target, store, asked, ...own options)`, with the recipe's parameters as options."""
@@ -141,17 +142,6 @@ def _beside(target: Target, store: ObjectStore, question: Asked, body: Callable[
     if body is _status or not (line := runs_text.others_line(found, question, goal)):
         return None if body is _run else others_only(target, store)
     return line
-
-
-def _recipe_option(parameter: inspect.Parameter) -> inspect.Parameter:
-    """A parameter of the recipe as an option; `Annotated[int, "what it is"]` gives its help."""
-    annotated = get_origin(parameter.annotation) is Annotated
-    kind, *words = get_args(parameter.annotation) if annotated else (parameter.annotation,)
-    option = typer.Option(
-        help=" ".join(word for word in words if isinstance(word, str)),
-        rich_help_panel="Recipe (changes what is made)",
-    )
-    return parameter.replace(annotation=Annotated[kind, option])
 
 
 def _at_toy_size(target: Target, store: ObjectStore, write: bool) -> Target:

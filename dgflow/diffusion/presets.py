@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any, TypedDict, Unpack
 
 from dgflow.diffusion.guidance_settings import (
     TAU_MIN,
@@ -23,6 +24,19 @@ from dgflow.specs.step import Weights
 Pair = tuple[float, float]
 """(at timesteps greater than the switch, at the switch and below); timesteps of the linear schedule of 1000
 steps, 0 the cleanest."""
+
+
+class Changes(TypedDict, total=False):
+    """Settings of a discriminator's guidance in place of the published ones; None leaves the published one.
+
+    `tau_min` takes the place of a published `after_timestep`, and the other way round.
+    """
+
+    weight: Scale | None
+    second_order_weight: Scale | None
+    tau_min: float | None
+    tau_max: float | None
+    after_timestep: int | None
 
 
 @dataclass(frozen=True)
@@ -111,35 +125,44 @@ DIT_GPP = DiTRow(
 )
 
 
-def edm_gpp(row: str, discriminator: Weights) -> tuple[Guidance, ...]:
+def edm_gpp(row: str, discriminator: Weights, **changes: Unpack[Changes]) -> tuple[Guidance, ...]:
     """EDM-G++ for `Heun`: "cifar10-uncond" (FID 1.77), "cifar10-cond" (1.64), "ffhq-64" (1.98), or with
-    "-plain" without the boost.
+    "-plain" without the boost; with `changes` of the discriminator's settings.
 
     Raises ValueError for another row.
     """
-    preset = EDM_GPP[_known(row, EDM_GPP)]
-    return (DiscriminatorGuidance(discriminator=discriminator, **dict(preset.discriminator)),)
+    return (_guide(discriminator, EDM_GPP[_known(row, EDM_GPP)].discriminator, changes),)
 
 
-def adm_gpp(row: str, classifier: Weights, discriminator: Weights) -> tuple[Guidance, ...]:
+def adm_gpp(
+    row: str, classifier: Weights, discriminator: Weights, **changes: Unpack[Changes]
+) -> tuple[Guidance, ...]:
     """ADM-G++ on ImageNet 256, for `DDPM(respacing="250")`, by published FID: "3.18" (the best), "3.73",
-    "4.66", "4.45".
+    "4.66", "4.45"; with `changes` of the discriminator's settings.
 
     Raises ValueError for another row.
     """
     preset = ADM_GPP[_known(row, ADM_GPP)]
     return (
         ClassifierGuidance(classifier=classifier, **dict(preset.classifier)),
-        DiscriminatorGuidance(discriminator=discriminator, **dict(preset.discriminator)),
+        _guide(discriminator, preset.discriminator, changes),
     )
 
 
-def dit_gpp(discriminator: Weights) -> tuple[Guidance, ...]:
-    """DiT-XL/2-G++ on ImageNet 256, for `DDPM(respacing="250")`: FID 1.83."""
-    return (
-        DIT_GPP.classifier_free,
-        DiscriminatorGuidance(discriminator=discriminator, **dict(DIT_GPP.discriminator)),
-    )
+def dit_gpp(discriminator: Weights, **changes: Unpack[Changes]) -> tuple[Guidance, ...]:
+    """DiT-XL/2-G++ on ImageNet 256, for `DDPM(respacing="250")`: FID 1.83; with `changes` of the
+    discriminator's settings."""
+    return (DIT_GPP.classifier_free, _guide(discriminator, DIT_GPP.discriminator, changes))
+
+
+def _guide(
+    discriminator: Weights, published: DiscriminatorSettings, changes: Changes
+) -> DiscriminatorGuidance:
+    given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
+    settings = dict(published)
+    if {"tau_min", "after_timestep"} & given.keys():
+        settings |= {"tau_min": None, "after_timestep": None}
+    return DiscriminatorGuidance(discriminator=discriminator, **(settings | given))
 
 
 def _known(row: str, rows: Mapping[str, object]) -> str:

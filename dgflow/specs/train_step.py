@@ -120,6 +120,12 @@ class TrainStep(NetworkStep, ABC):
             raise ValueError(f"expected an epoch of {self.kind} between 1 and {self.epochs}, found {number}")
         return Weights(step=self, which=f"epoch:{number}")
 
+    def chosen(self, epoch: int | None = None, *, best: bool = False) -> Weights:
+        """The weights of `epoch` where there is one; else the best by held-out loss, or the last."""
+        if epoch is not None and best:
+            raise ValueError(f"expected an epoch or best=True, found both: epoch {epoch}")
+        return self.epoch(epoch) if epoch is not None else self.best() if best else self.last()
+
     def best(self, metric: str = "held_out_loss") -> Weights:
         """The epoch with the smallest `metric` on the held-out images."""
         if self.held_out == 0:

@@ -8,14 +8,16 @@ import sys
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
+from dgflow import official
 from dgflow.diffusion.classifier_free import ClassifierFreePredictor
 from dgflow.diffusion.classifier_guidance import ClassifierTerm
 from dgflow.diffusion.discrete import DiscreteSchedule
 from dgflow.diffusion.discriminator_guidance import DiscriminatorTerm
 from dgflow.diffusion.guidance import GuidanceTerm, Point, guide
-from dgflow.diffusion.presets import ADM_GPP, DIT_GPP, EDM_GPP, ADMRow
+from dgflow.diffusion.presets import ADM_GPP, DIT_GPP, EDM_GPP, ADMRow, adm_gpp, dit_gpp, edm_gpp
 from dgflow.diffusion.times import cosine_from_sigma, tau_from_sigma
 
 SCHEDULE = DiscreteSchedule.of("linear", 1000)
@@ -147,6 +149,21 @@ def test_edm_gpp_has_the_published_weights(
         Point(torch.zeros(2, 2).double(), torch.ones(2).double() * 0.0446, None, 0, 1, (0.0446, 0.0446))
     ) == (None, None)
     assert (2 * row.num_steps - 1, row.published_fid) == (nfe, fid) and fid < row.baseline_fid
+
+
+def test_settings_that_are_given_take_the_place_of_the_published_ones() -> None:
+    disc, classifier = official("dg-cifar10-uncond"), official("adm-imagenet-256x256-classifier")
+    (plain,) = edm_gpp("cifar10-cond", disc)
+    (given,) = edm_gpp("cifar10-cond", disc, weight=0.0, second_order_weight=None, tau_max=0.5)
+    assert given == plain.model_copy(update={"weight": 0.0, "tau_max": 0.5})
+
+    (published, narrow), row = adm_gpp("3.18", classifier, disc, tau_min=0.2), ADM_GPP["3.18"]
+    assert dict(published).items() >= dict(row.classifier).items()
+    expected = row.discriminator.model_copy(update={"after_timestep": None, "tau_min": 0.2})
+    assert dict(narrow) == dict(expected) | {"discriminator": disc}
+    assert dit_gpp(disc, after_timestep=7)[1].after_timestep == 7
+    with pytest.raises(ValidationError, match="did you mean weight"):
+        edm_gpp("ffhq-64", disc, wieght=2.0)  # type: ignore[call-arg]
 
 
 def test_presets_can_be_read_without_torch() -> None:

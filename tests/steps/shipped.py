@@ -4,6 +4,8 @@ another system of one."""
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +30,17 @@ SYSTEMS: dict[str, tuple[str, dict[str, Any]]] = {
 """Name of the case to recipe and options."""
 
 
-def built(system: str) -> Step:
-    """What the recipe of a system returns."""
-    name, options = SYSTEMS[system]
+@cache
+def recipe(name: str) -> Callable[..., Step]:
+    """The function `workflow` of a recipe's file."""
     spec = importlib.util.spec_from_file_location(f"shipped_{name}", WORKFLOWS / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.workflow(**options)
+    return module.workflow
+
+
+def built(system: str) -> Step:
+    """What the recipe of a system returns."""
+    name, options = SYSTEMS[system]
+    return recipe(name)(**options)

@@ -1,0 +1,106 @@
+"""The options of the shipped recipes: each changes the step that it is about and nothing before it."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+from steps.shipped import recipe
+
+from dgflow.specs.graph import graph
+from dgflow.specs.step import Step
+
+SAMPLED = {  # value that is not the default; read where samples that are measured are made
+    "guidance_weight": 0.5,
+    "second_order_weight": 0.25,
+    "tau_min": 0.03,
+    "tau_max": 0.5,
+    "after_timestep": 50,
+    "steps": 10,
+    "tolerance": 1e-3,
+    "epoch": 2,
+    "seeds": (7, 500_007),
+}
+TRAINED = {  # read where the discriminator is trained
+    "reals": 3_000,
+    "fakes": 4_000,
+    "batch_size": 32,
+    "discriminator_seed": 5,
+    "times": {"importance": "log-uniform", "log-uniform": "importance"},
+    "features": {"frozen": "none", "none": "frozen"},
+}
+RECIPES = {
+    "digits": {*SAMPLED, *TRAINED} - {"after_timestep", "tolerance"},
+    "cifar10_edm": {*SAMPLED, *TRAINED} - {"after_timestep", "tolerance"},
+    "ffhq64_edm": {*SAMPLED, *TRAINED} - {"after_timestep", "tolerance"},
+    "cifar10_lsgm": {*SAMPLED, *TRAINED} - {"after_timestep", "steps", "second_order_weight", "features"},
+    "celeba64_soft_truncation": {*SAMPLED, *TRAINED} - {"after_timestep", "steps", "second_order_weight"},
+    "imagenet256_adm": {*SAMPLED, *TRAINED} - {"tau_min", "tolerance", "second_order_weight"},
+    "imagenet256_dit": {*SAMPLED, *TRAINED} - {"tau_min", "tolerance", "second_order_weight"},
+}
+CASES = [(name, option) for name, options in RECIPES.items() for option in sorted(options)]
+
+
+def other(name: str, option: str) -> Any:
+    """A value of the option that is not the recipe's default."""
+    value = (SAMPLED | TRAINED)[option]
+    default = inspect.signature(recipe(name)).parameters[option].default
+    return value[default] if isinstance(value, dict) else value
+
+
+def steps(name: str, **options: Any) -> dict[str, Step]:
+    """By fingerprint, in the order in which they run."""
+    return {node.step.fingerprint: node.step for node in graph(recipe(name)(**options))}
+
+
+def first_changes(before: dict[str, Step], after: dict[str, Step]) -> set[str]:
+    """Kinds of the steps that are new though all that they read is not."""
+    new = {key: step for key, step in after.items() if key not in before}
+    return {
+        step.kind
+        for step in new.values()
+        if all(reference.fingerprint in before for reference in step.inputs().values())
+    }
+
+
+@pytest.fixture(scope="module")
+def published() -> dict[str, dict[str, Step]]:
+    return {name: steps(name) for name in RECIPES}
+
+
+@pytest.mark.parametrize(("name", "option"), CASES)
+def test_an_option_changes_the_step_that_it_is_about_and_nothing_before_it(
+    name: str, option: str, published: dict[str, dict[str, Step]]
+) -> None:
+    expected = "generate" if option in SAMPLED else "train-discriminator"
+    if (name, option) == ("digits", "features"):
+        expected = "train-classifier"  # that of the features, which is not there without them
+    assert first_changes(published[name], steps(name, **{option: other(name, option)})) == {expected}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_all_options_of_a_recipe_combine(name: str, published: dict[str, dict[str, Step]]) -> None:
+    found = steps(name, epochs=3, **{option: other(name, option) for option in RECIPES[name]})
+    assert {step.kind for step in published[name].values()} <= {step.kind for step in found.values()}
+    (training,) = (step for step in found.values() if step.kind == "train-discriminator")
+    assert (training.epochs, training.batch_size, training.seed) == (3, 32, 5)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_more_epochs_go_on_with_the_training_that_is_there(
+    name: str, published: dict[str, dict[str, Step]]
+) -> None:
+    assert steps(name, epochs=999).keys() == published[name].keys()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_an_epoch_that_guides_is_the_last_or_best_one_no_longer(name: str) -> None:
+    (training,) = (step for step in steps(name, epoch=2).values() if step.kind == "train-discriminator")
+    chosen = {
+        reference.which  # type: ignore[union-attr]
+        for step in steps(name, epoch=2).values()
+        for reference in step.inputs().values()
+        if reference.fingerprint == training.fingerprint
+    }
+    assert chosen == {"epoch:2"}

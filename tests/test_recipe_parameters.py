@@ -1,0 +1,90 @@
+"""A recipe's parameters as options: types, help, former names, and what counts as given."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import pytest
+import tiny
+from typer.testing import CliRunner
+
+from dgflow import Evaluate, options
+from dgflow.cli.asked import asked
+from dgflow.cli.parameters import documented, recipe_parameters
+from dgflow.cli.recipe import application
+
+GIVEN: dict[str, Any] = {}
+
+
+def workflow(
+    source: str,
+    guidance_weight: Annotated[options.GuidanceWeight, options.Former("weight")] = 1.0,
+    seeds: options.Seeds = (3, 4),
+    epochs: options.Epochs | None = None,
+    epoch: options.Epoch = None,
+) -> Evaluate:
+    """A recipe."""
+    GIVEN.update(weight=guidance_weight, seeds=seeds, epochs=epochs, epoch=epoch)
+    return tiny.workflow(source)
+
+
+def called(folder: Path, *arguments: str) -> tuple[dict[str, Any], str]:
+    """The values that the recipe got, and the output."""
+    GIVEN.clear()
+    root = str(folder / "root")
+    command = [arguments[0], "--source", str(folder / "images.npz"), "--root", root, *arguments[1:]]
+    done = CliRunner().invoke(application(workflow, "recipe"), command)
+    assert done.exit_code == 0, done.output
+    return dict(GIVEN), done.output
+
+
+def test_options_arrive_with_their_types_and_defaults(tmp_path: Path) -> None:
+    assert called(tmp_path, "plan")[0] == {"weight": 1.0, "seeds": [3, 4], "epochs": None, "epoch": None}
+    found, _ = called(tmp_path, "plan", "--guidance-weight", "2", "--seeds", "5", "--epochs", "7")
+    assert found == {"weight": 2.0, "seeds": [5], "epochs": 7, "epoch": None}
+
+
+def test_the_names_that_options_had_before_are_taken_still(tmp_path: Path) -> None:
+    found, _ = called(tmp_path, "plan", "--weight", "0.5", "--seed", "8")
+    assert found == {"weight": 0.5, "seeds": [8], "epochs": None, "epoch": None}
+
+
+def test_help_says_what_no_value_means(tmp_path: Path) -> None:
+    words = " ".join(called(tmp_path, "plan", "--help")[1].replace("│", " ").split())
+    assert "the discriminator's passes over the real images; by default as published" in words
+    assert "by default as published" not in words.partition("--epoch ")[2]
+
+
+def test_a_default_is_not_told_as_given_in_another_form_of_it() -> None:
+    values = {"guidance_weight": 1.0, "seeds": [3, 4], "epochs": None, "epoch": None}
+    assert asked(workflow, "recipe", values).changed == ()
+    assert asked(workflow, "recipe", values | {"seeds": [3]}).changed == ("seeds",)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "kind", "words", "former"),
+    [
+        (int, int, (), ()),
+        (int | None, int | None, (), ()),
+        (Annotated[int, "of it"], int, ("of it",), ()),
+        (Annotated[int, "of it"] | None, int | None, ("of it; by default as published",), ()),
+        (Annotated[int | None, "of it"], int | None, ("of it",), ()),
+        (Annotated[Annotated[int, "of it"], options.Former("old")], int, ("of it",), ("old",)),
+        (Annotated[Sequence[int], "all"], Sequence[int], ("all",), ()),
+    ],
+)
+def test_an_annotation_is_taken_apart(
+    annotation: Any, kind: Any, words: tuple[str, ...], former: tuple[str, ...]
+) -> None:
+    assert documented(annotation) == (kind, words, former)
+
+
+def test_the_shared_options_all_say_what_they_are() -> None:
+    shared = [
+        name for name in vars(options) if name[0].isupper() and hasattr(vars(options)[name], "__metadata__")
+    ]
+    assert len(shared) > 20 and all(documented(vars(options)[name]).words for name in shared)
+    assert [each.name for each in recipe_parameters(workflow)] == list(inspect.signature(workflow).parameters)
