@@ -9,6 +9,7 @@ from dgflow._version import __version__
 from dgflow.cli import main
 from dgflow.diffusion.guidance_settings import Boost, ClassifierFree, Switch
 from dgflow.diffusion.guidance_specs import ClassifierGuidance, DiscriminatorGuidance
+from dgflow.diffusion.mixture_specs import GaussianMixture
 from dgflow.diffusion.presets import adm_gpp, dit_gpp, edm_gpp
 from dgflow.diffusion.sampler_specs import DDIM, DDPM, RK45, EDMAblation, Heun
 from dgflow.networks.adm.spec import ADMEncoder, ADMUNet
@@ -18,9 +19,11 @@ from dgflow.networks.dit.spec import DiT
 from dgflow.networks.edm.spec import DhariwalUNet, SongUNet
 from dgflow.networks.inception.spec import InceptionV3
 from dgflow.networks.lsgm.spec import NVAE, LSGMPrior
+from dgflow.networks.mixture.spec import MixtureRatio, MixtureScore
 from dgflow.networks.ncsnpp.spec import NCSNpp
 from dgflow.networks.own.spec import OwnDenoiser, OwnFeatures
 from dgflow.networks.stable_diffusion.spec import StableDiffusionVAE
+from dgflow.steps.closed_form import ClosedForm
 from dgflow.steps.decode import Decode
 from dgflow.steps.encode import Encode
 from dgflow.steps.generate import Generate
@@ -32,6 +35,7 @@ from dgflow.steps.official import official
 from dgflow.steps.pretrained import Pretrained
 from dgflow.steps.sources.image_set import ImageSet, StatisticsFile
 from dgflow.steps.sources.import_images import ImportImages
+from dgflow.steps.sources.mixture_points import MixturePoints
 from dgflow.steps.training.discriminator_on import discriminator_on
 from dgflow.steps.training.train_classifier import TrainClassifier, published_classifier
 from dgflow.steps.training.train_discriminator import TrainDiscriminator
@@ -43,6 +47,7 @@ __all__ = [
     "Boost",
     "ClassifierFree",
     "ClassifierGuidance",
+    "ClosedForm",
     "DDIM",
     "DDPM",
     "DDPMUNet",
@@ -55,6 +60,7 @@ __all__ = [
     "Encode",
     "Evaluate",
     "Features",
+    "GaussianMixture",
     "Generate",
     "Heun",
     "ImageSet",
@@ -62,6 +68,9 @@ __all__ = [
     "InceptionV3",
     "LSGMPrior",
     "Measure",
+    "MixturePoints",
+    "MixtureRatio",
+    "MixtureScore",
     "NCSNpp",
     "NVAE",
     "OwnDenoiser",

@@ -38,6 +38,8 @@ ORDER = 6  # keys that put a set into its random order
 EVALUATION_LEVEL = 7  # as LEVEL, for losses on held-out data, whose draws are the same in every epoch
 EVALUATION_NOISE = 8  # as NOISE, for losses on held-out data
 POSTERIOR = 9  # the unit normal of a latent that is drawn from an encoder's posterior
+COMPONENT = 10  # the component of a mixture that a point is drawn from
+POINT = 11  # the unit normal of a point of a mixture
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)

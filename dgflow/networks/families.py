@@ -12,6 +12,7 @@ from dgflow.networks.dit.spec import DiT
 from dgflow.networks.edm.spec import DhariwalUNet, SongUNet
 from dgflow.networks.inception.spec import InceptionV3
 from dgflow.networks.lsgm.spec import NVAE, LSGMPrior
+from dgflow.networks.mixture.spec import MixtureRatio, MixtureScore
 from dgflow.networks.ncsnpp.spec import NCSNpp
 from dgflow.networks.own.spec import OwnDenoiser, OwnFeatures
 from dgflow.networks.roles import AutoencoderSpec, ScoreNetworkSpec
@@ -27,6 +28,7 @@ FAMILIES: tuple[type[NetworkSpec], ...] = (
     *(LSGMPrior, NVAE),
     DDPMUNet,
     *(OwnDenoiser, OwnFeatures),
+    *(MixtureScore, MixtureRatio),
     StableDiffusionVAE,
     InceptionV3,
 )

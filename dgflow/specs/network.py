@@ -44,9 +44,11 @@ class DataShape(NamedTuple):
         """Its shape in smoke runs: 256 pixels become 64, 64 and 32 become 16, and latents follow.
 
         The channels tell images (1 or 3), latents of Stable Diffusion's autoencoder (4) and of hierarchical
-        ones (more) from each other.
+        ones (more) from each other. Points, of one pixel, stay as they are.
         """
         side, channels = self.image_size, self.channels
+        if side == 1:  # points
+            return self
         if channels > 4:
             return self._replace(image_size=max(8, side // 2), channels=TOY_GROUPS * TOY_PER_GROUP)
         if channels == 4 or side >= 64:

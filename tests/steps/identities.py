@@ -9,6 +9,7 @@ from dgflow import (
     Boost,
     ClassifierFree,
     ClassifierGuidance,
+    ClosedForm,
     DDPMUNet,
     DhariwalUNet,
     Discriminator,
@@ -17,10 +18,14 @@ from dgflow import (
     EDMAblation,
     Evaluate,
     Features,
+    GaussianMixture,
     Generate,
     Heun,
     ImportImages,
     LSGMPrior,
+    MixturePoints,
+    MixtureRatio,
+    MixtureScore,
     NCSNpp,
     Pretrained,
     SongUNet,
@@ -79,6 +84,10 @@ LATENTS = Generate(
     score=Pretrained(source="prior.safetensors", network=LSGMPrior(), image_size=8, channels=18).weights()
 )
 DECODED = Decode(latents=LATENTS[:100], vae=HIERARCHICAL)
+MIXTURE = GaussianMixture(means=((-1.0, 0.0), (1.0, 0.0)), stds=(0.5, 0.5), weights=(0.5, 0.5))
+OTHER_MIXTURE = MIXTURE.model_copy(update={"weights": (0.25, 0.75)})
+EXACT = ClosedForm(network=MixtureScore(mixture=MIXTURE))
+POINTS = MixturePoints(mixture=MIXTURE)
 OTHER_YARDSTICK = dict(
     reference=REAL[100:199],
     features=OPENAIS,
@@ -217,6 +226,11 @@ OTHER = {
     Evaluate: dict(arms={"guided": (GUIDED[100:200],)}, floor=REAL[:99], **OTHER_YARDSTICK),
     ImageSet: dict(digest="1" * 64, rows=99, drop_alpha=True),
     StatisticsFile: dict(digest="1" * 64),
+    GaussianMixture: dict(means=((-1.0, 0.0), (1.0, 0.5)), stds=(0.5, 0.25), weights=OTHER_MIXTURE.weights),
+    MixtureScore: dict(mixture=OTHER_MIXTURE),
+    MixtureRatio: dict(real=OTHER_MIXTURE, model=OTHER_MIXTURE),
+    ClosedForm: dict(network=MixtureScore(mixture=OTHER_MIXTURE)),
+    MixturePoints: dict(mixture=OTHER_MIXTURE, seed=9, shard_size=7),
     SongUNet: dict(
         model_channels=8,
         channel_mult=(1,),
@@ -371,6 +385,11 @@ INSTANCES: dict[type, Spec] = {
         FILE,
         IMAGES,
         PUBLISHED,
+        EXACT,
+        POINTS,
+        MIXTURE,
+        MixtureScore(mixture=MIXTURE),
+        MixtureRatio(real=MIXTURE, model=MIXTURE),
         *SPECS,
     )
 }

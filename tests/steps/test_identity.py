@@ -30,9 +30,11 @@ from dgflow import (
     DiscriminatorGuidance,
     Evaluate,
     Features,
+    GaussianMixture,
     Generate,
     Heun,
     ImportImages,
+    MixtureScore,
     Pretrained,
     Switch,
     TrainClassifier,
@@ -52,6 +54,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def _identity(made: Spec) -> str:
     """The fingerprint of a step that has `made` in it."""
+    if isinstance(made, GaussianMixture):
+        made = MixtureScore(mixture=made)
     if isinstance(made, ADMEncoder):
         return TrainDiscriminator(real=REAL[:100], fake=FAKES[:100], network=made).fingerprint
     if isinstance(made, AutoencoderSpec):
