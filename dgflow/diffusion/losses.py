@@ -1,18 +1,15 @@
-"""Training losses per sample [B], and the gain estimator that selects a discriminator without generating.
-Real = 1, fake = 0."""
+"""Training losses per sample [B]. Real = 1, fake = 0."""
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dgflow.diffusion.discriminator_guidance import LogRatio, log_ratio_and_gradient
 from dgflow.diffusion.samplers import Denoiser
-from dgflow.diffusion.times import TimeMap, mean_std, per_sample, tau_from_sigma
+from dgflow.diffusion.times import mean_std, per_sample
 
 LINEAR_ABOVE = 10.0
 """Log-ratio above which the LSIF and UKL losses continue exp by its tangent, so that one sample cannot
@@ -77,43 +74,3 @@ def discriminator_loss(logit: Tensor, is_real: Tensor, kind: Literal["bce", "lsi
 def classifier_loss(logits: Tensor, class_labels: Tensor) -> Tensor:
     """Cross-entropy [B] of logits [B, K] for int64 class labels [B]."""
     return F.cross_entropy(logits, class_labels, reduction="none")
-
-
-@torch.no_grad()
-def gain(
-    denoiser: Denoiser,
-    discriminator: LogRatio,
-    images: Tensor,
-    sigma: Tensor,
-    noise: Tensor,
-    class_labels: Tensor | None = None,
-    *,
-    sigma_min: float,
-    sigma_max: float,
-    weight: float = 1.0,
-    time: TimeMap = tau_from_sigma,
-) -> Tensor:
-    """Per-sample estimates [B] whose mean is the fall in KL(real || model) that guidance brings (Kim et al.
-    2023, theorem 2).
-
-    Theorem 2's difference of score errors equals the difference of denoising errors on held-out real images,
-    where the unknown score cancels: Gain = integral of sigma^-3 E[|x0 - D|^2 - |x0 - D'|^2] d sigma, D' = D +
-    weight * sigma^2 * grad_x log_ratio. Positive is better; above the window's sigma_min and up to sigma_max
-    only.
-
-    Args:
-        images: held-out real [B, ...].
-        sigma: [B], log-uniform on [sigma_min, sigma_max] (`times.log_uniform_sigma`), the levels that
-            guidance acts on.
-        noise: unit normals.
-        time: as in `DiscriminatorTerm`.
-    """
-    sigma = sigma.double()
-    images = images.double()
-    x = images + per_sample(sigma, images) * noise
-    denoised = denoiser(x, sigma, class_labels).double()
-    _, gradient = log_ratio_and_gradient(discriminator, x, sigma, class_labels, time=time)
-    shift = weight * per_sample(sigma.square(), images) * gradient
-    # |x0 - D|^2 - |x0 - D - shift|^2, multiplied out so that two large errors are not subtracted.
-    difference = (shift * (2.0 * (images - denoised) - shift)).flatten(1).sum(1)
-    return difference / sigma.square() * math.log(sigma_max / sigma_min)

@@ -1,13 +1,11 @@
-"""Losses against closed forms, their minimisers, and the gain estimator against theorem 2 on mixtures."""
+"""Losses against closed forms, and their minimisers."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pytest
 import torch
-from diffusion.mixtures import MODEL, REAL, exact_log_ratio
 from torch import Tensor
 
 from dgflow.diffusion import losses, noise, times
@@ -102,33 +100,3 @@ def test_perturbed_samples_keep_unit_variance() -> None:
     z = noise.standard_normal(1, INDEX[:2000], (10,), step=0, draw=noise.NOISE)
     tau = times.importance_tau(noise.uniform(1, INDEX[:2000], (), step=0, draw=noise.LEVEL))
     assert float(losses.perturb(x, tau, z).var()) == pytest.approx(1.0, abs=0.03)
-
-
-def gains(weights: list[float]) -> list[float]:
-    bounds: dict[str, Any] = {"sigma_min": 0.002, "sigma_max": 152.0}
-    real = REAL.draw(
-        noise.uniform(2, INDEX, (), step=0), noise.standard_normal(2, INDEX, (2,), step=0, draw=1)
-    )
-    sigma = times.log_uniform_sigma(noise.uniform(2, INDEX, (), step=0, draw=noise.LEVEL), **bounds)
-    z = noise.standard_normal(2, INDEX, (2,), step=0, draw=noise.NOISE)
-    return [
-        float(losses.gain(MODEL.denoiser, exact_log_ratio, real, sigma, z, weight=w, **bounds).mean())
-        for w in weights
-    ]
-
-
-def test_the_gain_of_an_exact_ratio_is_the_divergence_between_data_and_model() -> None:
-    """Theorem 2: KL(real || model) falls to (almost) 0; the divergence itself is estimated from exact
-    densities."""
-    real = REAL.draw(
-        noise.uniform(2, INDEX, (), step=0), noise.standard_normal(2, INDEX, (2,), step=0, draw=1)
-    )
-    at_0 = torch.zeros(len(INDEX), dtype=torch.float64)
-    divergence = float((REAL.log_density(real, at_0) - MODEL.log_density(real, at_0)).mean())
-    assert gains([1.0])[0] == pytest.approx(divergence, rel=0.04)
-
-
-def test_the_gain_is_a_parabola_in_the_weight_that_is_best_at_1_and_spent_at_2() -> None:
-    half, one, three_halves, two = gains([0.5, 1.0, 1.5, 2.0])
-    assert (half / one, three_halves / one) == pytest.approx((0.75, 0.75), abs=0.03)
-    assert two == pytest.approx(0.0, abs=0.1 * one)

@@ -1,0 +1,126 @@
+"""Gain (Kim et al. 2023, theorem 2) from held-out real images: it selects a discriminator, its weight and its
+window without generating an image.
+
+Theorem 2's difference of score errors equals the difference of denoising errors on real images, where the
+unknown score of the data cancels:
+
+    Gain(w) = integral of sigma^-3 E[|x0 - D|^2 - |x0 - D'|^2] d sigma,   D' = D + w sigma^2 gradient
+
+with the gradient of the log-ratio in x = x0 + sigma z. Multiplied out, so that no two large errors are
+subtracted, an item gives 2 w agreement - w^2 energy in each unit of log sigma (`gain_curve`). Positive is
+better; only the noise levels that are integrated over count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dgflow.diffusion.discriminator_guidance import LogRatio, log_ratio_and_gradient
+from dgflow.diffusion.gain_curve import GainCurve, LevelGain, MeasuredGain
+from dgflow.diffusion.samplers import Denoiser
+from dgflow.diffusion.times import TimeMap, per_sample, tau_from_sigma
+
+
+class Noisy(NamedTuple):
+    """Noisy real images, and what a score network leaves of them: independent of the discriminator.
+
+    Args:
+        x: x0 + sigma z [B, ...], float32.
+        residual: x0 - D(x) like x, float32.
+        sigma: [B], float64.
+        class_labels: as the discriminator gets them.
+    """
+
+    x: Tensor
+    residual: Tensor
+    sigma: Tensor
+    class_labels: Tensor | None = None
+
+
+class Moments(NamedTuple):
+    """`agreement` (x0 - D) * gradient and `energy` |sigma * gradient|^2 of items, float64 [B] each."""
+
+    agreement: Tensor
+    energy: Tensor
+
+
+@torch.no_grad()
+def denoised(
+    denoiser: Denoiser,
+    images: Tensor,
+    sigma: Tensor,
+    noise: Tensor,
+    class_labels: Tensor | None = None,
+    seen: Tensor | None = None,
+) -> Noisy:
+    """Images x0 [B, ...] with unit normals `noise` at levels sigma [B], and what the denoiser leaves.
+
+    Args:
+        class_labels: as the denoiser gets them.
+        seen: as the discriminator gets them.
+    """
+    sigma, images = sigma.double(), images.double()
+    x = images + per_sample(sigma, images) * noise
+    residual = images - denoiser(x, sigma, class_labels).double()
+    return Noisy(x.float(), residual.float(), sigma, seen)
+
+
+@torch.no_grad()
+def moments(discriminator: LogRatio, noisy: Noisy, *, time: TimeMap = tau_from_sigma) -> Moments:
+    """The two numbers of each item; `time` as in `DiscriminatorTerm`."""
+    _, gradient = log_ratio_and_gradient(
+        discriminator, noisy.x.double(), noisy.sigma, noisy.class_labels, time=time
+    )
+    agreement = (noisy.residual.double() * gradient).flatten(1).sum(1)
+    return Moments(agreement, noisy.sigma.square() * gradient.square().flatten(1).sum(1))
+
+
+def measured(items: Moments, edges: Sequence[float]) -> MeasuredGain:
+    """Gain over images, each with one item at each level, float64 [images, levels].
+
+    Args:
+        edges: the noise levels between which the levels lie, rising; within each, log sigma was drawn
+            uniformly.
+
+    Raises:
+        FloatingPointError: a moment is not finite.
+        ValueError: fewer than two images, of which no error can be estimated.
+    """
+    images, levels = items.agreement.shape
+    if images < 2:
+        raise ValueError(
+            f"expected at least two images, as Gain's error is estimated from their spread, found {images}"
+        )
+    if levels != len(edges) - 1:
+        raise ValueError(f"expected {levels + 1} edges of {levels} levels, found {len(edges)}")
+    pairs = torch.stack(items, dim=2).double()  # [images, levels, 2]
+    if not pairs.isfinite().all():
+        raise FloatingPointError(
+            "expected finite gradients of the discriminator, found NaN or infinity on held-out images; take "
+            "a smaller learning rate"
+        )
+    width = torch.tensor(edges, dtype=torch.float64).log().diff()[:, None]
+    pairs = pairs * width  # of the integral over log sigma
+    parts = (
+        LevelGain(float(low), float(high), _curve(pairs[:, number]))
+        for number, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True))
+    )
+    return MeasuredGain(images, _curve(pairs.sum(1)), tuple(parts))
+
+
+def level_edges(levels: int, sigma_min: float, sigma_max: float) -> list[float]:
+    """The ends of `levels` ranges of equal size in log sigma, rising."""
+    inner = (sigma_min * (sigma_max / sigma_min) ** (number / levels) for number in range(1, levels))
+    return [sigma_min, *inner, sigma_max]
+
+
+def _curve(pairs_N2: Tensor) -> GainCurve:
+    """The parabola of independent pairs (agreement, energy)."""
+    mean = pairs_N2.mean(0)
+    spread = (pairs_N2 - mean).T @ (pairs_N2 - mean) / (len(pairs_N2) - 1) / len(pairs_N2)
+    first, mixed, second = float(spread[0, 0]), float(spread[0, 1]), float(spread[1, 1])
+    return GainCurve(float(mean[0]), float(mean[1]), (first, mixed, second))
