@@ -37,8 +37,8 @@ def complete(target: Step, store: ObjectStore) -> Bound:
             train(node.step.training_task(state.bound), steps, state.bound.digests, epochs=node.step.epochs)
         else:
             make_result(node.step, steps, state.bound, store)
-        known[node.step.fingerprint] = state.bound
-    bound = known[target.fingerprint]
+        known[node.key] = state.bound
+    bound = known[graph(target)[-1].key]
     assert bound is not None
     return bound
 

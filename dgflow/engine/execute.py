@@ -91,7 +91,7 @@ def _execute(nodes: Sequence[Node], store: ObjectStore, session: _Session) -> No
             lacking.append(error)
             continue
         _seal(state, state.bound, step_store)
-        bounds[step.fingerprint] = state.bound
+        bounds[node.key] = state.bound
     if len(lacking) == 1:
         raise lacking[0]
     if lacking:

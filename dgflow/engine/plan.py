@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -76,6 +77,7 @@ def plan(target: Target, store: ObjectStore) -> list[StepPlan]:
     """The state of every step of the recipe, in the order in which they are run."""
     root, known, plans = Root(store), {}, []
     nodes = graph(target)
+    times = Counter(node.step.fingerprint for node in nodes)
     recorded = Recorded(root, {node.step.fingerprint: node.step for node in nodes})
     for node in nodes:
         state = look(root, node, known)
@@ -84,6 +86,9 @@ def plan(target: Target, store: ObjectStore) -> list[StepPlan]:
             state.changes = changes or []
             lines = f"differs from the nearest one there: {_some(map(str, state.changes))}"
             state.reason = "nothing like it is there" if changes is None else lines
+        if state.action == "rebuild" and times[node.step.fingerprint] > 1:
+            # Parts of the same step for other epochs of a training are no earlier state of these.
+            state.action, state.reason = "build", "made for other numbers of epochs so far"
         plans.append(state)
     return plans
 
@@ -91,16 +96,16 @@ def plan(target: Target, store: ObjectStore) -> list[StepPlan]:
 def look(root: Root, node: Node, known: dict[str, Bound | None]) -> StepPlan:
     """The state of one step; adds its inputs to `known`, None if the step is not complete."""
     step = node.step
-    state = StepPlan(node, step.parts(node.slices), root.bind(step, known))
-    known[step.fingerprint] = None
+    state = StepPlan(node, step.parts(node.slices), root.bind(node, known))
+    known[node.key] = None
     step_store = root.step_store(step)
     step_store.check(step.document())
     committed = step_store.committed(step.folder)  # the only listing of the step's parts
     if state.bound is None:
         waiting = {
-            reference.step.fingerprint: reference.step
-            for reference in step.inputs().values()
-            if known[reference.step.fingerprint] is None
+            node.reads[name]: reference.step
+            for name, reference in step.inputs().items()
+            if known[node.reads[name]] is None
         }
         state.waits_for = list(waiting.values())
         state.reason = f"after {_some(dict.fromkeys(each.title for each in state.waits_for))}"
@@ -117,7 +122,7 @@ def look(root: Root, node: Node, known: dict[str, Bound | None]) -> StepPlan:
     state.done = {number: key for number, key in done.items() if number in wanted}
     if not state.missing and _sealed(step_store, node, state.bound):
         state.action = "reuse"
-        known[step.fingerprint] = state.bound
+        known[node.key] = state.bound
         return state
     step.check_slices(node.slices, state.bound)
     if state.done:

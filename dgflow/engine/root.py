@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dgflow.specs.bound import Bound, BoundResult, BoundRows, BoundWeights
+from dgflow.specs.graph import Node
 from dgflow.specs.step import Reference, Result, Slice, Step, Weights
 from dgflow.store.identity import fingerprint
 from dgflow.store.objects import ObjectStore
@@ -23,14 +24,16 @@ class Root:
     def step_store(self, step: Step) -> StepStore:
         return StepStore(self.store, step.kind, step.fingerprint)
 
-    def bind(self, step: Step, known: Mapping[str, Bound | None]) -> Bound | None:
-        """The inputs of `step`, or None while any of them is not complete.
+    def bind(self, node: Node | Step, known: Mapping[str, Bound | None]) -> Bound | None:
+        """The inputs of a step, or None while any of them is not complete.
 
-        `known` holds the bounds of the steps before it, by fingerprint.
+        `known` holds the bounds of the steps before it, by the keys of their nodes; a step outside a graph
+        reads steps by their fingerprints.
         """
+        step, reads = (node.step, node.reads) if isinstance(node, Node) else (node, {})
         items: dict[str, BoundRows | BoundWeights | BoundResult] = {}
         for name, reference in step.inputs().items():
-            inputs = known[reference.step.fingerprint]
+            inputs = known[reads.get(name, reference.step.fingerprint)]
             item = None if inputs is None else self.item(reference, inputs)
             if item is None:
                 return None

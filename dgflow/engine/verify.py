@@ -52,10 +52,10 @@ def verify(target: Target, store: ObjectStore, tell: Callable[[str], None]) -> V
     nodes = graph(target)
     for place, node in enumerate(nodes, 1):
         step, step_store = node.step, root.step_store(node.step)
-        known[step.fingerprint] = None
+        known[node.key] = None
         described = _check_description(step_store, node, verified)
         try:
-            bound = root.bind(step, known)
+            bound = root.bind(node, known)
         except CorruptObject:  # reported with the step that it belongs to
             bound = None
         if bound is None or described is None:
@@ -80,7 +80,7 @@ def verify(target: Target, store: ObjectStore, tell: Callable[[str], None]) -> V
         elif not sealed:
             verified.missing.append(f"{step.name}: the manifest of a slice; `run` writes it")
         else:
-            known[step.fingerprint] = bound
+            known[node.key] = bound
     return verified
 
 

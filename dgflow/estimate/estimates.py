@@ -44,7 +44,7 @@ class Costs:
     Attributes:
         device: short name.
         assumptions: what else the numbers depend on, for people.
-        steps: by fingerprint, for unfinished steps with networks.
+        steps: by key of the node, for unfinished steps with networks.
         price: per device-hour, if given.
     """
 
@@ -84,7 +84,7 @@ def counted(
     steps = {}
     for plan, works in _unfinished(plans):
         flops = sum(work.times * per_row(work).total for work in works)
-        steps[plan.step.fingerprint] = networks.estimate(plan, works, sum(map(seconds, works)), flops)
+        steps[plan.node.key] = networks.estimate(plan, works, sum(map(seconds, works)), flops)
     assumptions = (
         f"{device.title}, {device.memory_gb} GB: {utilisation:.0%} (--utilisation) of its peak, "
         f"{device.float32:,.4g} TFLOP/s in float32, "
@@ -122,7 +122,7 @@ def piloted(plans: Sequence[StepPlan], tell: Callable[[str], None], *, price: fl
     networks, steps = _Networks(), {}
     for plan, works in unfinished:
         seconds = sum(work.times * known[_key(work)] for work in works)
-        steps[plan.step.fingerprint] = networks.estimate(plan, works, seconds, None)
+        steps[plan.node.key] = networks.estimate(plan, works, seconds, None)
     assumptions = f"{machine}: one batch of everything timed, with fresh weights{slow}"
     return Costs("gpu" if own_device.type == "cuda" else "cpu", assumptions, steps, price)
 

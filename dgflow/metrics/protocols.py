@@ -20,6 +20,7 @@ OF_NEIGHBOURS: tuple[MetricName, ...] = ("precision", "recall", "f1")
 HEADINGS: dict[str, str] = dict(
     zip(METRICS, ("FID", "sFID", "IS", "precision", "recall", "F1", "KID"), strict=True)
 )
+DECIMALS: dict[str, int] = dict(zip(METRICS, (2, 2, 2, 3, 3, 3, 5), strict=True))  # of a table of arms
 
 
 @dataclass(frozen=True)

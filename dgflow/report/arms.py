@@ -36,7 +36,7 @@ def named(plans: Sequence[StepPlan]) -> list[Named]:
     readers = _readers(target)
     groups: dict[str, list[int]] = {SHARED: [], **{_arm(name): [] for name in target.arms}, "floor": []}
     for number, step_plan in enumerate(plans[:-1]):
-        owners = readers[step_plan.step.fingerprint].groups if len(target.arms) > 1 else set()
+        owners = readers[step_plan.step.variant].groups if len(target.arms) > 1 else set()
         groups[next(iter(owners)) if len(owners) == 1 else SHARED].append(number)
     result = []
     for group, numbers in (groups | {END: [len(plans) - 1]}).items():
@@ -53,7 +53,7 @@ class _Readers:
 
 
 def _readers(target: Evaluate) -> dict[str, _Readers]:
-    """By the fingerprint of each step behind an evaluation."""
+    """By the `variant` of each step behind an evaluation."""
     readers: dict[str, _Readers] = {}
     for name, reference in target.inputs().items():
         kind, _, rest = name.partition(".")
@@ -61,13 +61,13 @@ def _readers(target: Evaluate) -> dict[str, _Readers]:
         part = target.arms[arm][int(number)] if kind == "arms" else None
         chain: set[str] = set()  # the sampler of this slice, and what reads its samples
         for node in graph(reference.step):
-            key = node.step.fingerprint
+            key = node.step.variant
             mine = readers.setdefault(key, _Readers())
             mine.groups.add(kind if part is None else _arm(arm))
             if part is None:
                 continue
-            read = {each.step.fingerprint for each in node.step.inputs().values()}
-            if key == part.origin.step.fingerprint or chain & read:
+            read = {each.step.variant for each in node.step.inputs().values()}
+            if key == part.origin.step.variant or chain & read:
                 chain.add(key)
                 mine.seeds.add(part.drawn.seed)
     return readers
@@ -81,7 +81,7 @@ def _group(
     group: str, numbers: Sequence[int], steps: Sequence[Step], readers: dict[str, _Readers]
 ) -> list[Named]:
     titles = [
-        _title(step, readers.get(step.fingerprint) if group not in (SHARED, END) else None) for step in steps
+        _title(step, readers.get(step.variant) if group not in (SHARED, END) else None) for step in steps
     ]
     unique = labels((title, step.name) for title, step in zip(titles, steps, strict=True))
     return [Named(group, label, number) for label, number in zip(unique, numbers, strict=True)]

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from dgflow.engine.plan import StepPlan
 from dgflow.engine.receipt_warnings import receipt_warnings
+from dgflow.report.own_receipts import own_receipts
 from dgflow.specs.step import Weights
 from dgflow.specs.train_step import TrainStep
 from dgflow.steps.training.train_classifier import TrainClassifier
@@ -20,15 +21,15 @@ _ERRORS = 3.0  # standard errors of an accuracy
 
 
 def doubts(plans: Sequence[StepPlan], receipts: Mapping[str, list[Receipt]]) -> list[str]:
-    """Warnings of the steps of a recipe, whose receipts are by step name."""
+    """Warnings of the steps of a recipe, with their receipts."""
     if any(plan.step.is_made_up for plan in plans):  # nothing of a smoke run means anything
         return []
     lines = [line for plan in plans for line in plan.step.cautions()]
     for plan in plans:
-        lines += receipt_warnings(plan.step, receipts[plan.step.name])
+        lines += receipt_warnings(plan.step, own_receipts(receipts, plan.step))
     for weights in _trained(plans):
-        own = receipts[weights.step.name]
-        if len(own) == len(weights.step.parts(())):
+        own = own_receipts(receipts, weights.step)
+        if len(own) >= len(weights.step.parts(())):
             lines += _at_chance(weights, {receipt.number: receipt.metrics for receipt in own})
     return list(dict.fromkeys(lines))
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from dgflow.engine.root import Root
+from dgflow.report.own_receipts import own_receipts
 from dgflow.report.summary import Summary
 from dgflow.specs.step import SampleStep, Slice
 from dgflow.steps.judging.evaluate import Evaluate
@@ -70,7 +71,7 @@ def _first_images(part: Slice, summary: Summary, store: ObjectStore) -> tuple[np
     step = part.step
     assert isinstance(step, SampleStep)
     start, stop = part.start, min(part.stop, part.start + GRID * GRID)
-    receipts = {receipt.number: receipt for receipt in summary.receipts[step.name]}
+    receipts = {receipt.number: receipt for receipt in own_receipts(summary.receipts, step)}
     numbers = step[start:stop].shards
     if any(number not in receipts for number in numbers):
         return None

@@ -10,14 +10,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from dgflow.engine.plan import StepPlan
-from dgflow.metrics.protocols import HEADINGS
+from dgflow.metrics.protocols import DECIMALS, HEADINGS
 from dgflow.runtime.durations import duration as duration
 
 WIDTH = 140  # characters of a line at most
 PIPED, NARROWEST = 110, 60  # characters of a table's line where there is no terminal; in the narrowest
 LABEL_WIDTH, LABEL_HEAD = 58, 28  # characters of a label in a table, and of its beginning
-_DECIMALS = {"fid": 2, "sfid": 2, "is": 2, "precision": 3, "recall": 3, "f1": 3, "kid": 5}
-METRICS = {name: (heading, _DECIMALS[name]) for name, heading in HEADINGS.items()}  # heading and decimals
+METRICS = {name: (heading, DECIMALS[name]) for name, heading in HEADINGS.items()}  # heading and decimals
 
 
 def number(metric: str, value: float) -> str:

@@ -23,6 +23,7 @@ from dgflow.report.attempts import open_attempts
 from dgflow.report.charts import Data, Series, line_chart
 from dgflow.report.images import grids
 from dgflow.report.layout import duration, labelled, labels, listed, number, parts, size
+from dgflow.report.own_receipts import own_receipts
 from dgflow.report.summary import (
     Summary,
     comparisons,
@@ -124,7 +125,7 @@ def _failures(summary: Summary, store: ObjectStore) -> list[dict[str, Any]]:
 
 def _training(step_plan: StepPlan, summary: Summary) -> dict[str, Any]:
     """The curves of one training step, and its calibration by noise level where epochs have it."""
-    step, receipts = step_plan.step, summary.receipts[step_plan.step.name]
+    step, receipts = step_plan.step, own_receipts(summary.receipts, step_plan.step)
     assert isinstance(step, TrainStep)
     metrics = {receipt.number: receipt.metrics for receipt in receipts}
     page: dict[str, Any] = {"title": f"{step.title}, seed {step.seed}", "name": step.name}
@@ -185,7 +186,7 @@ def _used(step: TrainStep, summary: Summary) -> Weights | None:
         reference.which: reference
         for step_plan in summary.plans
         for reference in step_plan.step.inputs().values()
-        if isinstance(reference, Weights) and reference.step.fingerprint == step.fingerprint
+        if isinstance(reference, Weights) and reference.step.variant == step.variant
     }
     return taken[min(taken, key=lambda which: (not which.startswith("best"), which))] if taken else None
 
@@ -226,7 +227,7 @@ def _details(step_plan: StepPlan, summary: Summary, store: ObjectStore) -> dict[
         manifests = [step_store.manifest(part.start, part.stop, inputs) for part in step_plan.node.slices]
         digests = {f"[{each.start}:{each.stop}]": each.digest for each in manifests if each is not None}
     else:
-        digests = {receipt.part: receipt.rows_sha256 for receipt in summary.receipts[step.name]}
+        digests = {receipt.part: receipt.rows_sha256 for receipt in own_receipts(summary.receipts, step)}
     placement = {
         name: getattr(step, name)
         for name, info in type(step).model_fields.items()

@@ -34,7 +34,7 @@ def plan_json(
     rates = rates_of(plans, store) if store is not None else {}
     estimates = {} if costs is None else costs.steps
     steps = [
-        _plan_row(step_plan, rate_of(step_plan, plans, rates), estimates.get(step_plan.step.fingerprint))
+        _plan_row(step_plan, rate_of(step_plan, plans, rates), estimates.get(step_plan.node.key))
         for step_plan in plans
     ]
     for place in named(plans):
@@ -48,7 +48,7 @@ def plan_json(
     if costs is None:
         return {"steps": steps, "total": total}
     for step, step_plan in zip(steps, plans, strict=True):
-        step |= _cost(estimates.get(step_plan.step.fingerprint), costs.price)
+        step |= _cost(estimates.get(step_plan.node.key), costs.price)
     keys = ["flops", "device_hours", *(["money"] if costs.price is not None else [])]
     total |= {
         key: sum(step[key] for step in steps) if all(step[key] is not None for step in steps) else None
@@ -93,9 +93,9 @@ def _reasons(step_plan: StepPlan, labels: dict[int, Named], plans: Sequence[Step
         return [*map(str, step_plan.changes[:SHOWN_REASONS]), *([f"and {more} more"] if more > 0 else [])]
     if not step_plan.waits_for:
         return [step_plan.reason] if step_plan.reason else []
-    numbers = {each.step.fingerprint: number for number, each in enumerate(plans)}
-    own = labels[numbers[step_plan.step.fingerprint]].group
-    places = [labels[numbers[step.fingerprint]] for step in step_plan.waits_for]
+    numbers = {each.step.variant: number for number, each in enumerate(plans)}
+    own = labels[numbers[step_plan.step.variant]].group
+    places = [labels[numbers[step.variant]] for step in step_plan.waits_for]
     names = [
         place.label if place.group in (own, SHARED) else f"{place.label} ({place.group})" for place in places
     ]

@@ -29,6 +29,7 @@ from dgflow.report.layout import (
     parts,
     ruled,
 )
+from dgflow.report.own_receipts import all_receipts, own_receipts
 from dgflow.report.product import Product, product
 from dgflow.specs.step import Reference, Result, SampleStep, Slice, Step, Target
 from dgflow.specs.train_step import TrainStep
@@ -63,8 +64,8 @@ class StepRow:
 class Summary:
     """A recipe in a root.
 
-    `result` is that of `Evaluate.compute`, None while it is not committed; `receipts` are by step name, in
-    order of their parts.
+    `result` is that of `Evaluate.compute`, None while it is not committed; `receipts` are those of
+    `all_receipts`.
     """
 
     target: Target
@@ -83,18 +84,15 @@ def summarise(target: Target, store: ObjectStore) -> Summary:
     """The parts of `target` and its steps in `store`. Raises CorruptObject for damaged receipts or
     results."""
     root, plans = Root(store), plan(target, store)
-    receipts = {
-        step_plan.step.name: root.step_store(step_plan.step).receipts(list(step_plan.done.values()))
-        for step_plan in plans
-    }
+    receipts = all_receipts(plans, root)
     result = None
     if isinstance(target, Evaluate) and plans[-1].complete:
-        result = json.loads(root.step_store(target).read(receipts[target.name][0]))
+        result = json.loads(root.step_store(target).read(own_receipts(receipts, target)[0]))
     return Summary(
         target,
         plans,
         result,
-        [_row(step_plan, receipts[step_plan.step.name]) for step_plan in plans],
+        [_row(step_plan, own_receipts(receipts, step_plan.step)) for step_plan in plans],
         receipts,
         None if isinstance(target, Evaluate) else product(target, plans[-1], store),
     )

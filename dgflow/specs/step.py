@@ -87,6 +87,13 @@ class Step(Spec):
         return fingerprint(self.document())
 
     @cached_property
+    def variant(self) -> str:
+        """Equal for steps that make the same of what they read: the fingerprint, with the number of epochs
+        of every training whose last or best weights stand behind it. Of a training, not its own number."""
+        behind = {name: reference.variant for name, reference in self.inputs().items()}
+        return fingerprint({"step": self.fingerprint, "inputs": behind}) if behind else self.fingerprint
+
+    @cached_property
     def name(self) -> str:
         """The folder of the step in a root."""
         return f"{self.kind}-{self.fingerprint[:12]}"
@@ -104,7 +111,7 @@ class Step(Spec):
     def is_fetched(self) -> bool:
         """True for a file that needs no samples and no training: it comes from outside."""
         return self.folder == "results" and all(
-            reference.step.folder == "results" for reference in self.inputs().values()
+            reference.step.is_fetched for reference in self.inputs().values()
         )
 
     @property
@@ -175,6 +182,11 @@ class _Reference(Spec):
     def fingerprint(self) -> str:
         """The step's."""
         return self.step.fingerprint  # type: ignore[attr-defined]
+
+    @property
+    def variant(self) -> str:
+        """The step's."""
+        return self.step.variant  # type: ignore[attr-defined]
 
     @property
     def name(self) -> str:
@@ -473,6 +485,13 @@ class Weights(_Reference):
     step: SerializeAsAny[NetworkStep]
     which: str  # "last", "epoch:7", "best:held_out_loss"; "file" for weights that were trained elsewhere
 
+    @property
+    def variant(self) -> str:
+        """The step's, with the number of its epochs where these decide which weights are meant."""
+        if self.which.partition(":")[0] not in ("last", "best"):
+            return self.step.variant
+        return f"{self.step.variant} of {len(self.step.parts(()))}"
+
     def in_smoke(self, smoke: SmokeRun, factor: int) -> Self:
         step = smoke.step(self.step)
         how, _, what = self.which.partition(":")
@@ -482,12 +501,15 @@ class Weights(_Reference):
         return type(self)(step=step, which=self.which)
 
     def choose(self, metrics: Mapping[int, Mapping[str, Any]]) -> int:
-        """The part that `which` names; for "best", the earliest of equals by the metrics of every epoch."""
+        """The part that `which` names; for "best", the earliest of equals by the metrics of every epoch of
+        its step, of which others may have trained more."""
         how, _, what = self.which.partition(":")
         if how == "epoch":
             return int(what)
         if how != "best":
             return self.step.parts(())[-1]
+        own = set(self.step.parts(()))
+        metrics = {epoch: values for epoch, values in metrics.items() if epoch in own}
         missing = [epoch for epoch, values in metrics.items() if what not in values]
         if missing:
             raise ValueError(

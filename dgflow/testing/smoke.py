@@ -74,7 +74,8 @@ class _Run:
         for node in graph(target):
             if not node.slices:
                 continue
-            edges = sorted({0, *(part.start for part in node.slices), *(part.stop for part in node.slices)})
+            own = {0, *(part.start for part in node.slices), *(part.stop for part in node.slices)}
+            edges = sorted(own.union(self.edges.get(node.step.fingerprint, ())))
             self.edges[node.step.fingerprint] = edges
             if node.slices[0].step.length is None:
                 self.largest = max(self.largest, *(stop - start for start, stop in pairwise(edges)))
@@ -85,9 +86,10 @@ class _Run:
 
     def step(self, step: Step) -> Step:
         """The toy of `step`, made once."""
-        if step.fingerprint not in self.steps:
-            self.steps[step.fingerprint] = step.toy(self)
-        return self.steps[step.fingerprint]
+        key = f"{step.variant} {len(step.parts(()))}"  # of a training, the epochs too
+        if key not in self.steps:
+            self.steps[key] = step.toy(self)
+        return self.steps[key]
 
     def value(self, value: Any, factor: int) -> Any:
         """The toy of a field's value."""

@@ -1,0 +1,27 @@
+"""The receipts of a recipe's steps: by step name, or by `variant` where several steps have one name."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from dgflow.engine.plan import StepPlan
+from dgflow.engine.root import Root
+from dgflow.specs.step import Step
+from dgflow.store.receipts import Receipt
+
+
+def all_receipts(plans: Sequence[StepPlan], root: Root) -> dict[str, list[Receipt]]:
+    """The receipts of the committed parts of every step, in order of the parts. Raises CorruptObject."""
+    times = Counter(each.step.name for each in plans)
+    return {
+        each.step.name if times[each.step.name] == 1 else each.step.variant: root.step_store(
+            each.step
+        ).receipts(list(each.done.values()))
+        for each in plans
+    }
+
+
+def own_receipts(receipts: Mapping[str, list[Receipt]], step: Step) -> list[Receipt]:
+    """The receipts of one step among all."""
+    return receipts[step.name] if step.name in receipts else receipts[step.variant]
