@@ -15,6 +15,8 @@ from dgflow.specs.spec import PLACEMENT, ActivationPrecision
 from dgflow.specs.step import NetworkStep, Slice, Use, Weights, Work
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from dgflow.specs.training_task import TrainingTask
 
 
@@ -75,32 +77,38 @@ class TrainStep(NetworkStep, ABC):
     def training_task(self, inputs: Bound) -> TrainingTask:
         """Data, loss and optimiser, for `dgflow.runtime.training.loop`."""
 
-    def split(self, rows: int, *, of: str, least: int = 1) -> tuple[int, int]:
-        """The numbers of `rows` that are trained on and that are held out; `of` names their step in errors.
+    def split(self, name: str, *, least: int = 1) -> tuple[int, int]:
+        """The numbers of rows of the slice in the field `name` that a pass takes and that are held out.
 
         Raises:
             ValueError: fewer than `least` to train on, or none to hold out where some are expected.
         """
-        held = round(rows * self.held_out)
-        if rows - held < least or (self.held_out and not held):
+        part: Slice = getattr(self, name)
+        held = round(part.rows * self.held_out)
+        if part.rows - held < least or (self.held_out and not held):
             few = "one" if least == 1 else f"{least:,}"
             kept = f" besides a share of {self.held_out} to hold out" if self.held_out else ""
             raise ValueError(
-                f"{self.kind}: expected at least {few} to train on{kept} in {of}, found {rows:,} rows; "
-                "take a larger slice"
+                f"{self.kind}: expected at least {few} to train on{kept} in {part.step.title}, found "
+                f"{part.rows:,} rows; take a larger slice"
             )
-        return rows - held, held
+        return part.rows - held, held
+
+    def times_drawn(self, name: str) -> np.ndarray | None:
+        """The number of times that a pass takes each row of the slice in the field `name`, int64 [rows]; rows
+        that it never takes are held out. None: the first rows once each, by `split`."""
+        return None
 
     @property
     def steps_per_epoch(self) -> int:
         """Full batches per epoch over the real training images (or `images_per_epoch`), at least one."""
-        training, _ = self.split(self.real.rows, of=self.real.step.title)
+        training, _ = self.split("real")
         return max(1, (self.images_per_epoch or training) * self.share // self.batch_size)
 
     @property
     def held_out_items(self) -> int:
         """The number of items that are measured after every epoch."""
-        return self.levels * self.split(self.real.rows, of=self.real.step.title)[1]
+        return self.levels * self.split("real")[1]
 
     def work(self, amount: int) -> list[Work]:
         uses: list[tuple[Use, int]] = [
@@ -128,7 +136,7 @@ class TrainStep(NetworkStep, ABC):
 
     def best(self, metric: str = "held_out_loss") -> Weights:
         """The epoch with the smallest `metric` on the held-out images."""
-        if self.held_out == 0:
+        if not self.held_out_items:
             raise ValueError(
                 f"{self.kind} keeps no held-out images (held_out=0), so no epoch can be chosen by "
                 f"{metric}; use .last() or .epoch(n)"

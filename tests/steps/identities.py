@@ -171,6 +171,7 @@ OTHER = {
         times="importance",
         weight_decay=0.5,
         precision="bfloat16",
+        bootstrap=0,
         images_per_epoch=5,
         batch_size=8,
         learning_rate=0.5,

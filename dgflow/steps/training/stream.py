@@ -9,8 +9,7 @@ are verified as everywhere, and a damaged shard is an error of the step that nee
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,8 +19,8 @@ from torch import Tensor
 
 from dgflow.specs.bound import Bound, BoundRows
 from dgflow.steps.training.order import Order, Rows
+from dgflow.steps.training.pieces import Decoded, Piece, divided, resampled
 from dgflow.steps.training.rows import Form
-from dgflow.store.receipts import ManifestEntry
 from dgflow.store.shards import Columns
 
 if TYPE_CHECKING:
@@ -29,18 +28,6 @@ if TYPE_CHECKING:
 
 READERS = 8  # shards that are read at the same time
 BATCHES_AHEAD = 2
-
-
-class Piece(NamedTuple):
-    """The rows of a shard, by index, that are in a slice's training part, or in its held-out part."""
-
-    entry: ManifestEntry
-    start: int
-    stop: int
-
-    @property
-    def rows(self) -> int:
-        return self.stop - self.start
 
 
 class _Batch(NamedTuple):
@@ -80,20 +67,18 @@ class Stream:
         """
         rows = inputs.items[name]
         assert isinstance(rows, BoundRows), name
-        self.training, self.held = step.split(rows.stop - rows.start, of=rows.step_store.name)
+        self.training, self.held = step.split(name)
         self.waited = 0.0
         self._step, self._rows, self._classes, self._device = step, rows, num_classes, device
         self._first, self._every = first, every
         self._form = Form.of(
             rows.step_store.read_shard(rows.manifest.entries[0]), mirror=mirror, source=rows.step_store.name
         )
-        edge = rows.start + self.training
-        training = _pieces(rows, rows.start, edge)
+        times = step.times_drawn(name)
+        training, kept = divided(rows, self.training) if times is None else resampled(rows, times)
         self._order = Order(tuple(piece.rows for piece in training), step.batch_size // every, step.seed)
-        self._training, self._kept = (
-            _Decoded(training, self._read),
-            _Decoded(_pieces(rows, edge, rows.stop), self._read),
-        )
+        self._training, self._kept = Decoded(training, self._read), Decoded(kept, self._read)
+        self._ends = np.cumsum([piece.rows for piece in kept], dtype=np.int64)
         self._threads: tuple[ThreadPoolExecutor, ThreadPoolExecutor] | None = None
         self._ahead: dict[tuple[int, bytes], Future[_Batch]] = {}
 
@@ -118,10 +103,9 @@ class Stream:
         shard once where items come in ascending order.
         """
         index = items.numpy()
-        ends = np.cumsum([piece.rows for piece in self._kept.pieces])
-        piece = np.searchsorted(ends, index, side="right")
-        rows = index - ends[piece] + np.array([each.rows for each in self._kept.pieces])[piece]
-        following = [int(piece.max()) + 1] if len(index) and piece.max() + 1 < len(ends) else []
+        piece = np.searchsorted(self._ends, index, side="right")
+        rows = index - self._ends[piece] + np.diff(self._ends, prepend=0)[piece]
+        following = [int(piece.max()) + 1] if len(index) and piece.max() + 1 < len(self._ends) else []
         batch = self._gathered(self._kept, Rows(piece, rows), following, 2, items, held=True)
         return self._finished(batch, held=True)
 
@@ -156,7 +140,7 @@ class Stream:
         return self._gathered(self._training, rows, following, keep, index, held=False)
 
     def _gathered(
-        self, decoded: _Decoded, rows: Rows, following: Sequence[int], keep: int, index: Tensor, *, held: bool
+        self, decoded: Decoded, rows: Rows, following: Sequence[int], keep: int, index: Tensor, *, held: bool
     ) -> _Batch:
         wanted = np.unique(rows.piece).tolist()
         pieces = decoded.get(wanted, following, keep, self._started()[1])
@@ -166,12 +150,13 @@ class Stream:
         ]
         labels = np.empty(len(index), dtype=np.int64)
         for number in wanted:
-            columns, own = pieces[number].result(), rows.piece == number
-            labels[own] = columns["label"][rows.row[own]]
+            columns, own = pieces[number].result(), np.flatnonzero(rows.piece == number)
+            row = decoded.pieces[number].located(rows.row[own])
+            labels[own] = columns["label"][row]
             for each in np.unique(variant[own]).tolist():
-                chosen = np.flatnonzero(own & (variant == each))
+                chosen = variant[own] == each
                 for part, stored in zip(values, self._form.stored(columns, each), strict=True):
-                    part[chosen] = stored[rows.row[chosen]]
+                    part[own[chosen]] = stored[row[chosen]]
         return _Batch([torch.from_numpy(part) for part in values], torch.from_numpy(labels), index)
 
     def _finished(self, batch: _Batch, *, held: bool) -> tuple[Tensor, Tensor]:
@@ -190,35 +175,3 @@ class Stream:
                 f"{labels.max()} in shard {piece.entry.number}"
             )
         return own
-
-
-class _Decoded:
-    """Decoded pieces by number; the most recently used stay in memory."""
-
-    def __init__(self, pieces: Sequence[Piece], read: Callable[[Piece], Columns]) -> None:
-        self.pieces, self._read = pieces, read
-        self.held: OrderedDict[int, Future[Columns]] = OrderedDict()
-
-    def get(
-        self, wanted: Sequence[int], following: Sequence[int], keep: int, readers: ThreadPoolExecutor
-    ) -> dict[int, Future[Columns]]:
-        """`wanted` pieces, being read; reading those `following` begins too. Of others the newest stay,
-        `keep` in all. One thread at a time.
-        """
-        needed = [*wanted, *following]
-        for number in needed:
-            if number not in self.held:
-                self.held[number] = readers.submit(self._read, self.pieces[number])
-            self.held.move_to_end(number)
-        while len(self.held) > max(keep, len(set(needed))):
-            self.held.popitem(last=False)
-        return {number: self.held[number] for number in wanted}
-
-    def forget(self) -> None:
-        self.held.clear()
-
-
-def _pieces(rows: BoundRows, start: int, stop: int) -> list[Piece]:
-    """The parts of shards that cover the indices [start, stop)."""
-    cut = (Piece(entry, max(start, entry.start), min(stop, entry.stop)) for entry in rows.manifest.entries)
-    return [piece for piece in cut if piece.start < piece.stop]

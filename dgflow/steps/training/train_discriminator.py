@@ -10,23 +10,26 @@ The spec and what it refuses are here. Beside it:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from dgflow.networks.adm.spec import ADMEncoder
 from dgflow.networks.discriminator.spec import Discriminator
-from dgflow.specs.spec import ActivationPrecision
+from dgflow.specs.spec import LATER, ActivationPrecision
 from dgflow.specs.step import Slice, Weights
 from dgflow.specs.train_step import TrainStep
 from dgflow.steps.training.discriminator_metrics import LEVELS, summarise
+from dgflow.steps.training.resample import out_of_bag, times_drawn
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import nn
 
     from dgflow.specs.bound import Bound
     from dgflow.specs.training_task import TrainingTask
 
+_KINDS = ("real", "fake")
 _GREY = "; import grey pictures with channels=1, which takes three equal channels as one"
 TAU_MIN = 1e-5  # of the published times
 
@@ -45,6 +48,10 @@ class TrainDiscriminator(TrainStep):
     paper, else the images themselves. Both get the time that those features were trained with
     (`ADMEncoder.time`), here and when guiding; the published code trains on linear-VP time at 64 pixels and
     guides with cosine time.
+
+    `bootstrap` makes it a member of a bagged ensemble: of n real images, and of the fakes likewise, it trains
+    on n draws with replacement, which `seed` and the number `bootstrap` determine. The images that are not
+    drawn, about 1 / e of all, are its held-out set; `held_out` is not used.
 
     Every epoch records its held-out loss, because too much training is the best-known way to make FID worse,
     and its calibration by noise level.
@@ -65,6 +72,7 @@ class TrainDiscriminator(TrainStep):
     times: Literal["log-uniform", "importance"] = "log-uniform"
     weight_decay: float = Field(default=1e-7, ge=0)
     precision: ActivationPrecision = "float32"
+    bootstrap: Annotated[int | None, LATER] = Field(default=None, ge=0, lt=2**63)  # None: no resampling
 
     @model_validator(mode="after")
     def _fits(self) -> TrainDiscriminator:
@@ -81,8 +89,8 @@ class TrainDiscriminator(TrainStep):
             )
         if self.batch_size % 2:
             raise ValueError(f"expected an even batch size (half real, half fake), found {self.batch_size}")
-        for part in (self.real, self.fake):
-            self.split(part.rows, of=part.step.title, least=self.batch_size // 2)
+        for name in _KINDS:
+            self.split(name, least=self.batch_size // 2)
         return self
 
     @property
@@ -101,8 +109,32 @@ class TrainDiscriminator(TrainStep):
     @property
     def held_out_items(self) -> int:
         # As many of each kind, so that chance is log 2.
-        held = (self.split(part.rows, of=part.step.title)[1] for part in (self.real, self.fake))
-        return 2 * self.levels * min(held)
+        return 2 * self.levels * min(self.split(name)[1] for name in _KINDS)
+
+    def split(self, name: str, *, least: int = 1) -> tuple[int, int]:
+        if self.bootstrap is None:
+            return super().split(name, least=least)
+        part: Slice = getattr(self, name)
+        own = f"of `{name}` to resample with bootstrap={self.bootstrap}"
+        least = max(2, least)
+        if part.rows < least:
+            raise ValueError(
+                f"{self.kind}: expected at least {least:,} rows {own}, found {part.rows:,} in "
+                f"{part.step.title}; take a larger slice"
+            )
+        held = out_of_bag(part.rows, seed=self.seed, number=self.bootstrap, stream=_KINDS.index(name))
+        if not held:
+            raise ValueError(
+                f"{self.kind}: expected a row {own} that is not drawn, to measure on, found all "
+                f"{part.rows:,} of {part.step.title} drawn; take a larger slice or another number"
+            )
+        return part.rows, held
+
+    def times_drawn(self, name: str) -> np.ndarray | None:
+        if self.bootstrap is None:
+            return None
+        part: Slice = getattr(self, name)
+        return times_drawn(part.rows, seed=self.seed, number=self.bootstrap, stream=_KINDS.index(name))
 
     def build(self, inputs: Bound) -> nn.Module:
         """The network with a fresh head."""

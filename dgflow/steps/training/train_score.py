@@ -36,7 +36,7 @@ class TrainScore(TrainStep):
 
     @model_validator(mode="after")
     def _enough(self) -> TrainScore:
-        self.split(self.real.rows, of=self.real.step.title)
+        self.split("real")
         return self
 
     @property
