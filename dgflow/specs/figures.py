@@ -42,6 +42,7 @@ class Lines:
     log_y: bool = False
     mark: tuple[float, str] | None = None
     level: tuple[float, str] | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class HeatMap:
     texts: Sequence[Sequence[str]]
     marked: Sequence[tuple[int, int]] = ()
     lower_is_better: bool = True
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,13 +72,19 @@ class Cloud:
 
 @dataclass(frozen=True)
 class PlanePlot:
-    """A part of the plane, with clouds of points and arrows (from, by) drawn to one scale."""
+    """A part of the plane, with clouds of points and arrows (from, by) drawn to one scale.
+
+    `arrow_scale` is the length in the plane at which an arrow of length 1 is drawn: plots that are to be
+    compared share it. None picks one by which the arrows fill the plot.
+    """
 
     title: str
     x_range: Pair
     y_range: Pair
     clouds: Sequence[Cloud] = ()
     arrows: Sequence[tuple[Pair, Pair]] = ()
+    arrow_scale: float | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)

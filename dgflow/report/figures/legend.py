@@ -1,0 +1,43 @@
+"""The names of a figure's curves or clouds, each behind a sample of its look."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dgflow.report.figures.looks import Look
+from dgflow.report.figures.svg import ROW, line, text, text_width
+
+SAMPLE, GAP = 24, 14  # of the look, and between two names
+
+
+@dataclass(frozen=True)
+class Entry:
+    label: str
+    look: Look | None  # None for the level
+
+    @property
+    def width(self) -> float:
+        return SAMPLE + text_width(self.label)
+
+    def svg(self, x: float, y: float) -> list[str]:
+        if self.look is None:
+            return [line("level", x, y - 4, x + 18, y - 4), text("note", x + SAMPLE, y, self.label)]
+        sample = [] if self.look.dash is None else [self.look.line(f"{x:g},{y - 4:g} {x + 18:g},{y - 4:g}")]
+        return [*sample, self.look.mark(x + 9, y - 4), text("note", x + SAMPLE, y, self.label)]
+
+
+def legend(entries: Sequence[Entry], room: float, beside: float, y: float) -> tuple[list[str], float]:
+    """The entries at the right of the line with baseline `y`, of which the left up to `beside` is taken, if
+    they fit there; else in lines of their own below it. With the baseline of the last line."""
+    total = sum(entry.width for entry in entries) + GAP * (len(entries) - 1)
+    if total <= room - beside - GAP:
+        x, out = room - total, []
+    else:
+        x, y, out = 0.0, y + ROW, []
+    for entry in entries:
+        if x > 0 and x + entry.width > room + 0.5:
+            x, y = 0.0, y + ROW
+        out += entry.svg(round(x, 1), y)
+        x += entry.width + GAP
+    return out, y

@@ -1,0 +1,206 @@
+"""Curves over one x axis: lines, markers, error bars, an x to point out and a y to compare with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from html import escape
+
+from dgflow.report.figures.axis import Axis
+from dgflow.report.figures.frame import BOTTOM, RIGHT, Area, Box, grid, left_for
+from dgflow.report.figures.legend import Entry, legend
+from dgflow.report.figures.looks import Look, looks_of
+from dgflow.report.figures.svg import (
+    NAME_SIZE,
+    ROW,
+    WIDTH,
+    Drawing,
+    NothingToDraw,
+    drawing,
+    inside,
+    line,
+    name,
+    text_width,
+)
+from dgflow.specs.figures import Curve, Lines, Pair
+
+HEIGHT, TOP = 156, 40  # of the area; the least room above it
+MARGIN = 0.06  # of the range of y, above and below
+FEW_POINTS = 16  # up to here each point gets a marker
+FEW_CURVES = 2  # with more than these, a long curve gets some markers too
+MARKERS = 7  # of a long curve
+CLEAR = 3  # user units between the caption of a level and a curve, at least
+CAP = 3  # half of the line at the end of an error bar
+
+Point = tuple[float, float, float]  # x, y, half of the error bar
+
+
+def draw_lines(figure: Lines, colours: Sequence[int] = ()) -> Drawing:
+    """The curves drawn; `colours` are the numbers of their looks, by default in order.
+
+    Points that an axis cannot show (not finite; not positive on a logarithmic one) are left out. Raises
+    NothingToDraw where none is left.
+    """
+    curves = [_points(curve, figure) for curve in figure.curves]
+    if not any(curves):
+        positive = ", positive on logarithmic axes" if figure.log_x or figure.log_y else ""
+        found = [point for curve in figure.curves for point in zip(curve.x, curve.y, strict=True)]
+        raise NothingToDraw(
+            f"expected finite points for the figure {figure.title!r}{positive}, found {found[:4]}"
+        )
+    looks = looks_of(figure.curves, colours)
+    x_axis, y_axis = _axes(figure, [point for curve in curves for point in curve])
+    area = Area(left_for(y_axis), WIDTH - RIGHT, 0, HEIGHT)
+    x_axis, y_axis = x_axis.placed(area.left, area.right), y_axis.placed(area.bottom, area.top)
+    caption = _caption(figure, x_axis, y_axis, area, curves)
+    body, top = _head(figure, looks, x_axis, level=caption is None)
+    area = Area(area.left, area.right, top, top + HEIGHT)
+    y_axis = y_axis.placed(area.bottom, area.top)
+    body += grid(area, x_axis, y_axis, figure.x_label)
+    if figure.level and y_axis.shows(figure.level[0]):
+        y = y_axis.at(figure.level[0])
+        body.append(line("level", area.left, y, area.right, y))
+    for points, look in zip(curves, looks, strict=True):
+        body += _error_bars(points, look, x_axis, y_axis)
+    for number, look in enumerate(looks):
+        body += _curve(figure, number, curves[number], _positions(curves[number], x_axis, y_axis), look)
+    if caption is not None:
+        body.append(replace(caption, y=caption.y + top).svg("note halo"))
+    label = f"{figure.title}: {', '.join(curve.label for curve in figure.curves)} by {figure.x_label}"
+    return drawing(WIDTH, area.bottom + BOTTOM, label, body)
+
+
+def _points(curve: Curve, figure: Lines) -> list[Point]:
+    """The points that the axes can show, with an error of 0 where none is known."""
+    errors = curve.error if curve.error is not None else [0.0] * len(curve.x)
+    return [
+        (x, y, error if math.isfinite(error) else 0.0)
+        for x, y, error in zip(curve.x, curve.y, errors, strict=True)
+        if all(map(math.isfinite, (x, y))) and (x > 0 or not figure.log_x) and (y > 0 or not figure.log_y)
+    ]
+
+
+def _axes(figure: Lines, points: Sequence[Point]) -> tuple[Axis, Axis]:
+    """The axes of x and y, whose positions are still to be set."""
+    ends = [y + side * error for _, y, error in points for side in (-1, 1)]
+    ends += [figure.level[0]] if figure.level else []
+    xs = [x for x, _, _ in points] + ([figure.mark[0]] if figure.mark else [])
+    xs = [x for x in xs if x > 0 or not figure.log_x]
+    return (
+        Axis.over(xs, log=figure.log_x, whole=not figure.log_x and all(float(x).is_integer() for x in xs)),
+        Axis.over([y for y in ends if y > 0 or not figure.log_y], log=figure.log_y, margin=MARGIN),
+    )
+
+
+def _head(figure: Lines, looks: Sequence[Look], x_axis: Axis, *, level: bool) -> tuple[list[str], float]:
+    """Title, legend, label of y and caption of the mark; and the top of the area below them. With `level`,
+    the legend names the level too."""
+    logarithmic = " (log)" if figure.log_y else ""
+    title = figure.title if figure.y_label else figure.title + logarithmic
+    out, y = name(title, WIDTH)
+    entries = [Entry(curve.label, look) for curve, look in zip(figure.curves, looks, strict=True)]
+    entries = entries if len(entries) > 1 else []
+    entries += [Entry(figure.level[1], None)] if figure.level and level else []
+    if entries:
+        beside = text_width(title, NAME_SIZE, bold=True) if len(out) == 1 else WIDTH
+        names, y = legend(entries, WIDTH, beside, y)
+        out += names
+    above, top = _above(figure, x_axis, y)
+    return out + above, top
+
+
+def _above(figure: Lines, x_axis: Axis, y: float) -> tuple[list[str], float]:
+    """The label of y and the caption of the mark, on one line if they fit, below the baseline `y`; and the
+    top of the area."""
+    label = Box(0, 0, figure.y_label + (" (log)" if figure.log_y else "")) if figure.y_label else None
+    if figure.mark is None or not x_axis.shows(figure.mark[0]):
+        top = max(TOP, y + (ROW if label else 0) + 12)
+        return [replace(label, y=top - 12).svg("note")] if label else [], top
+    x, words = x_axis.at(figure.mark[0]), figure.mark[1]
+    caption = Box(inside(x, words, 0, WIDTH), 0, words, "middle")
+    meet = label is not None and caption.edges[0] < label.edges[1] + 8
+    gap = 12 if label else 4  # the label has to stand clear of the topmost tick
+    top = max(TOP, y + ROW * (2 if meet else 1) + gap)
+    out = [replace(caption, y=top - gap).svg("note"), line("mark", x, top - gap + 4, x, top + HEIGHT)]
+    if label:
+        out.append(replace(label, y=top - gap - (ROW if meet else 0)).svg("note"))
+    return out, top
+
+
+def _error_bars(points: Sequence[Point], look: Look, x_axis: Axis, y_axis: Axis) -> list[str]:
+    bars = []
+    for x, y, error in points:
+        if error > 0:
+            low, high = (
+                y_axis.at(end) if y_axis.shows(end) else max(y_axis.first, y_axis.last)
+                for end in (y - error, y + error)
+            )
+            at = x_axis.at(x)
+            bars.append(
+                f"M{at - CAP:g} {low:g}h{2 * CAP}M{at:g} {low:g}V{high:g}M{at - CAP:g} {high:g}h{2 * CAP}"
+            )
+    return [f'<path class="error c{look.colour}" d="{"".join(bars)}"/>'] if bars else []
+
+
+def _curve(
+    figure: Lines, number: int, points: Sequence[Point], positions: Sequence[Pair], look: Look
+) -> list[str]:
+    """One curve: its line, and markers that tell their values."""
+    out = []
+    if look.dash is not None and positions:
+        out.append(look.line(" ".join(f"{x:g},{y:g}" for x, y in positions)))
+    every = 1
+    if look.dash is not None and len(points) > FEW_POINTS:
+        if len(figure.curves) <= FEW_CURVES:
+            return out
+        every = -(-len(points) // MARKERS)
+    label = figure.curves[number].label
+    for (x, y, error), (at_x, at_y) in list(zip(points, positions, strict=True))[number % every :: every]:
+        words = f"{label} at {x:.3g}: {y:.4g}" + (f" ± {error:.2g}" if error > 0 else "")
+        out.append(look.mark(at_x, at_y, escape(words)))
+    return out
+
+
+def _caption(
+    figure: Lines, x_axis: Axis, y_axis: Axis, area: Area, curves: Sequence[Sequence[Point]]
+) -> Box | None:
+    """The caption of the level, above or below its line at that end where curves are farthest from it; None
+    without a level, and where there is no room."""
+    if not figure.level or not y_axis.shows(figure.level[0]):
+        return None
+    words, y = figure.level[1], y_axis.at(figure.level[0])
+    boxes = [
+        box
+        for below in (y - 4, y + 12)
+        for box in (Box(area.right - 2, below, words, "end"), Box(area.left + 4, below, words))
+    ]
+    near = [place for points in curves for place in _along(_positions(points, x_axis, y_axis))]
+    near += [(x_axis.at(x), y_axis.at(end)) for points in curves for x, end in _ends(points, y_axis)]
+    room = {
+        box: min((box.distance(*place) for place in near), default=area.right)
+        for box in boxes
+        if area.top <= box.edges[2] and box.edges[3] <= area.bottom
+    }
+    best = max(room, key=lambda box: room[box], default=None)
+    return best if best is not None and room[best] >= CLEAR else None
+
+
+def _ends(points: Sequence[Point], y_axis: Axis) -> list[Pair]:
+    """The ends of the error bars that the axis can show."""
+    ends = [(x, y + side * error) for x, y, error in points for side in (-1, 1)]
+    return [end for end in ends if y_axis.shows(end[1])]
+
+
+def _positions(points: Sequence[Point], x_axis: Axis, y_axis: Axis) -> list[Pair]:
+    return [(x_axis.at(x), y_axis.at(y)) for x, y, _ in points]
+
+
+def _along(curve: Sequence[Pair]) -> Iterator[Pair]:
+    """Points on the line through the positions, about two units apart."""
+    yield from curve
+    for (x1, y1), (x2, y2) in zip(curve, curve[1:], strict=False):
+        count = int(math.hypot(x2 - x1, y2 - y1) / 2)
+        for step in range(1, count):
+            share = step / count
+            yield x1 + share * (x2 - x1), y1 + share * (y2 - y1)

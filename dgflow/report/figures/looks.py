@@ -1,0 +1,52 @@
+"""The looks by which curves of one figure differ: colour, dash and marker, so that colour is not needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dgflow.specs.figures import Curve
+
+DASHED = "5 2"
+_DASHES = ("", DASHED, "9 3 2 3", "2 2", "", DASHED, "9 3 2 3", "2 2")
+_MARKERS = (  # around (0, 0)
+    "M-2.6 0a2.6 2.6 0 1 0 5.2 0a2.6 2.6 0 1 0 -5.2 0z",  # disc
+    "M-2.4 -2.4h4.8v4.8h-4.8z",  # square
+    "M0 -3.4l3.2 5.6h-6.4z",  # triangle
+    "M0 -3.7l3.1 3.7l-3.1 3.7l-3.1 -3.7z",  # diamond
+    "M0 3.4l3.2 -5.6h-6.4z",  # triangle on its tip
+    "M-3.4 -.9h2.5v-2.5h1.8v2.5h2.5v1.8h-2.5v2.5h-1.8v-2.5h-2.5z",  # plus
+    "M-3.6 -1.4h7.2v2.8h-7.2z",  # bar
+    "M-1.4 -3.6h2.8v7.2h-2.8z",  # upright bar
+)
+LOOKS = len(_MARKERS)  # the style sheet has as many colours
+
+
+@dataclass(frozen=True)
+class Look:
+    """`colour` is the number of a colour of the style sheet; `dash` is None for points without a line."""
+
+    colour: int
+    dash: str | None
+    marker: str
+
+    def line(self, points: str) -> str:
+        dash = f' stroke-dasharray="{self.dash}"' if self.dash else ""
+        return f'<polyline class="line c{self.colour}" points="{points}"{dash}/>'
+
+    def mark(self, x: float, y: float, words: str = "") -> str:
+        """A marker; `words`, which have to be escaped, are shown to who points at it."""
+        title = f"<title>{words}</title>" if words else ""
+        place = f'transform="translate({x:g} {y:g})"'
+        return f'<path class="dot c{self.colour}" {place} d="{self.marker}">{title}</path>'
+
+
+def looks_of(curves: Sequence[Curve], colours: Sequence[int] = ()) -> list[Look]:
+    """The look of each curve. Where a curve is dashed by its author, dashes mean that alone."""
+    meant = any(curve.style == "dashed" for curve in curves)
+    looks = []
+    for place, curve in enumerate(curves):
+        number = (colours[place] if colours else place) % LOOKS
+        own = DASHED if curve.style == "dashed" else "" if meant else _DASHES[number]
+        looks.append(Look(number, None if curve.style == "points" else own, _MARKERS[number]))
+    return looks

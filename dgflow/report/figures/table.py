@@ -1,0 +1,31 @@
+"""A table as HTML that scrolls where it does not fit; marked rows have a star, and stand out."""
+
+from __future__ import annotations
+
+from html import escape
+
+from dgflow.specs.figures import Table
+
+STAR = " *"  # behind the first cell of a marked row
+
+
+def starred(figure: Table) -> list[list[str]]:
+    """Heading and rows, with the stars."""
+    rows = [
+        [row[0] + (STAR if number in figure.marked else ""), *row[1:]]
+        for number, row in enumerate(figure.rows)
+    ]
+    return [list(figure.heading), *rows]
+
+
+def draw_table(figure: Table) -> str:
+    heading, *rows = starred(figure)
+    label = escape(figure.title or "Table")
+    cells = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in heading)
+    out = [f'<div class="wide" role="region" aria-label="{label}" tabindex="0"><table>']
+    out.append(f"<thead><tr>{cells}</tr></thead><tbody>")
+    for number, row in enumerate(rows):
+        kind = ' class="chosen"' if number in figure.marked else ""
+        cells = "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
+        out.append(f'<tr{kind}><th scope="row">{escape(row[0])}</th>{cells}</tr>')
+    return "".join([*out, "</tbody></table></div>"])
