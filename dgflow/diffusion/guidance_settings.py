@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -35,6 +35,9 @@ class Switch(Spec):
 
 
 Scale = Number | Switch
+Combine = Literal["logits", "probabilities"]
+"""The log-ratio of several discriminators: the mean of theirs, or that of their mean probability
+(`dgflow.diffusion.ensembles`)."""
 
 
 class Boost(Spec):
@@ -84,7 +87,8 @@ class DiscriminatorSettings(_Windowed):
     `match_preceding_norm` scales the gradient to the norm of the sum of those listed before it, per sample,
     before the weight (ADM-G++'s "Scaling"). `after_timestep`, in place of `tau_min` (default `TAU_MIN`): at
     DDPM timesteps (of 0..999, linear schedule) greater than this one. `saturate`: compatibility with the
-    published sigmoid and clip, which give no gradient to the samples that look most fake.
+    published sigmoid and clip, which give no gradient to the samples that look most fake; of several
+    discriminators, the combined probability is clipped, since that is what the logarithm is taken of.
     """
 
     second_order_weight: Scale = 0.0

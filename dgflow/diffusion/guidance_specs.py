@@ -3,9 +3,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
-from dgflow.diffusion.guidance_settings import ClassifierFree, ClassifierSettings, DiscriminatorSettings
+from pydantic import Discriminator, Tag, model_validator
+
+from dgflow.diffusion.guidance_settings import (
+    ClassifierFree,
+    ClassifierSettings,
+    Combine,
+    DiscriminatorSettings,
+)
+from dgflow.specs.spec import LATER
 from dgflow.specs.step import Weights
 
 if TYPE_CHECKING:
@@ -17,22 +25,48 @@ if TYPE_CHECKING:
 
 
 class DiscriminatorGuidance(DiscriminatorSettings):
-    """The gradient of `discriminator`'s log-ratio; its settings are those of `DiscriminatorSettings`."""
+    """The gradient of `discriminator`'s log-ratio; its settings are those of `DiscriminatorSettings`.
+
+    A tuple of discriminators guides as an ensemble. `combine` makes one log-ratio of theirs: "logits", the
+    mean (a product of experts), or "probabilities", the log-ratio of the mean probability (Kleger & Sartor,
+    equation 3). Boost, window and `match_preceding_norm` act on the combined one. Members may differ in
+    anything but the time, the samples and the classes that they know; those on the same frozen features share
+    one pass through them.
+    """
 
     role: ClassVar[str] = "discriminator"  # of the network, and the name of its field
 
-    discriminator: Weights
+    discriminator: Annotated[
+        Annotated[Weights, Tag("one")] | Annotated[tuple[Weights, ...], Tag("several")],
+        Discriminator(lambda value: "several" if isinstance(value, tuple | list) else "one"),
+    ]
+    combine: Annotated[Combine, LATER] = "logits"
+
+    @model_validator(mode="after")
+    def _one_or_several(self) -> Self:
+        if not self.guides:
+            raise ValueError("discriminator: expected one discriminator or more, found an empty tuple")
+        if isinstance(self.discriminator, Weights) and self.combine != "logits":
+            raise ValueError(
+                f"expected combine={self.combine!r} with several discriminators, (a, b, ...), found one: "
+                "leave combine out"
+            )
+        return self
 
     @property
-    def guide(self) -> Weights:
-        """The network that guides."""
-        return self.discriminator
+    def guides(self) -> tuple[Weights, ...]:
+        """The networks that guide."""
+        return (self.discriminator,) if isinstance(self.discriminator, Weights) else self.discriminator
 
     def build(self, network: nn.Module, time: TimeMap) -> DiscriminatorTerm:
-        """The term of a loaded discriminator that takes `time`."""
+        """The term of a loaded discriminator that takes `time`, with a logit [B]; of a tuple, of a network
+        that gives the logits of all [K, B]."""
         from dgflow.diffusion.discriminator_guidance import DiscriminatorTerm
+        from dgflow.diffusion.ensembles import EnsembleLogRatio
 
-        return DiscriminatorTerm(network, self, time)
+        if isinstance(self.discriminator, Weights):
+            return DiscriminatorTerm(network, self, time)
+        return DiscriminatorTerm(EnsembleLogRatio(network, self.combine), self, time)
 
 
 class ClassifierGuidance(ClassifierSettings):
@@ -43,8 +77,8 @@ class ClassifierGuidance(ClassifierSettings):
     classifier: Weights
 
     @property
-    def guide(self) -> Weights:
-        return self.classifier
+    def guides(self) -> tuple[Weights, ...]:
+        return (self.classifier,)
 
     def build(self, network: nn.Module, time: TimeMap) -> ClassifierTerm:
         """The term of a loaded classifier that takes `time`."""

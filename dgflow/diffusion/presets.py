@@ -13,6 +13,7 @@ from dgflow.diffusion.guidance_settings import (
     Boost,
     ClassifierFree,
     ClassifierSettings,
+    Combine,
     DiscriminatorSettings,
     Scale,
     Switch,
@@ -20,6 +21,9 @@ from dgflow.diffusion.guidance_settings import (
 from dgflow.diffusion.guidance_specs import ClassifierGuidance, DiscriminatorGuidance, Guidance
 from dgflow.specs.mistakes import did_you_mean
 from dgflow.specs.step import Weights
+
+Discriminators = Weights | tuple[Weights, ...]
+"""One discriminator, or the members of an ensemble; see `DiscriminatorGuidance`."""
 
 Pair = tuple[float, float]
 """(at timesteps greater than the switch, at the switch and below); timesteps of the linear schedule of 1000
@@ -37,6 +41,7 @@ class Changes(TypedDict, total=False):
     tau_min: float | None
     tau_max: float | None
     after_timestep: int | None
+    combine: Combine | None  # of several discriminators
 
 
 @dataclass(frozen=True)
@@ -125,7 +130,7 @@ DIT_GPP = DiTRow(
 )
 
 
-def edm_gpp(row: str, discriminator: Weights, **changes: Unpack[Changes]) -> tuple[Guidance, ...]:
+def edm_gpp(row: str, discriminator: Discriminators, **changes: Unpack[Changes]) -> tuple[Guidance, ...]:
     """EDM-G++ for `Heun`: "cifar10-uncond" (FID 1.77), "cifar10-cond" (1.64), "ffhq-64" (1.98), or with
     "-plain" without the boost; with `changes` of the discriminator's settings.
 
@@ -135,7 +140,7 @@ def edm_gpp(row: str, discriminator: Weights, **changes: Unpack[Changes]) -> tup
 
 
 def adm_gpp(
-    row: str, classifier: Weights, discriminator: Weights, **changes: Unpack[Changes]
+    row: str, classifier: Weights, discriminator: Discriminators, **changes: Unpack[Changes]
 ) -> tuple[Guidance, ...]:
     """ADM-G++ on ImageNet 256, for `DDPM(respacing="250")`, by published FID: "3.18" (the best), "3.73",
     "4.66", "4.45"; with `changes` of the discriminator's settings.
@@ -149,14 +154,14 @@ def adm_gpp(
     )
 
 
-def dit_gpp(discriminator: Weights, **changes: Unpack[Changes]) -> tuple[Guidance, ...]:
+def dit_gpp(discriminator: Discriminators, **changes: Unpack[Changes]) -> tuple[Guidance, ...]:
     """DiT-XL/2-G++ on ImageNet 256, for `DDPM(respacing="250")`: FID 1.83; with `changes` of the
     discriminator's settings."""
     return (DIT_GPP.classifier_free, _guide(discriminator, DIT_GPP.discriminator, changes))
 
 
 def _guide(
-    discriminator: Weights, published: DiscriminatorSettings, changes: Changes
+    discriminator: Discriminators, published: DiscriminatorSettings, changes: Changes
 ) -> DiscriminatorGuidance:
     given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
     settings = dict(published)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from dgflow.engine.plan import StepPlan
 from dgflow.estimate.devices import UTILISATION, device_named
 from dgflow.specs.spec import Precision
-from dgflow.specs.step import NetworkStep, Use, Work
+from dgflow.specs.step import SAMPLING_USES, NetworkStep, Use, Work
 
 if TYPE_CHECKING:
     import torch
@@ -159,7 +159,7 @@ def _measured(work: Work, device: torch.device) -> tuple[int, float]:
     from dgflow.estimate.exercise import timed
 
     network = work.network.fresh().to(device)
-    if work.use in ("forward", "gradient"):
+    if work.use in SAMPLING_USES:
         prepared(network, precision=work.precision, device=device)
 
     def batch(rows: int) -> float:
@@ -197,11 +197,15 @@ class _Networks:
         self, plan: StepPlan, works: Sequence[Work], seconds: float, flops: float | None
     ) -> Estimate:
         steps = {work.network.fingerprint: work.network for work in works}
+        heads = set(steps) - {work.network.fingerprint for work in works if work.use != "head-gradient"}
         kept = None
         if isinstance(plan.step, NetworkStep):
             steps[plan.step.fingerprint] = plan.step
             kept = self._kept(plan.step, plan.amount)
-        parameters = sum(value.numel() for step in steps.values() for value in self.of(step).parameters())
+        run = [
+            step.trained_part(self.of(step)) if key in heads else self.of(step) for key, step in steps.items()
+        ]
+        parameters = sum(value.numel() for network in run for value in network.parameters())
         return Estimate(parameters, seconds, flops, kept)
 
     def _kept(self, step: NetworkStep, parts: int) -> int:

@@ -12,9 +12,9 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dgflow.networks.roles import AutoencoderSpec
+from dgflow.networks.roles import AutoencoderSpec, DiscriminatorSpec
 from dgflow.specs.spec import Precision
-from dgflow.specs.step import NetworkStep, Use
+from dgflow.specs.step import SAMPLING_USES, NetworkStep, Use
 
 if TYPE_CHECKING:
     import torch
@@ -63,7 +63,7 @@ def timed(step: NetworkStep, network: nn.Module, use: Use, rows: int, precision:
     device = _device(network)
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     # Samplers convert the weights, and not the activations.
-    activations = "float32" if use in ("forward", "gradient") else precision
+    activations = "float32" if use in SAMPLING_USES else precision
     with products(precision), autocast(device, activations):
         wait()
         began = time.perf_counter()
@@ -80,7 +80,7 @@ def run(step: NetworkStep, network: nn.Module, use: Use, rows: int) -> None:
     part = step.trained_part(network)
     network.train(trains).requires_grad_(False)
     part.requires_grad_(trains)
-    backward = use in ("gradient", "train")
+    backward = use in ("gradient", "head-gradient", "train")
     with torch.set_grad_enabled(backward):
         out = _asked(step, network, use, rows)
     if backward:
@@ -99,6 +99,9 @@ def _asked(step: NetworkStep, network: nn.Module, use: Use, rows: int) -> Tensor
         return spec.probe_decoder(network, x)
     labels = torch.zeros(rows, dtype=torch.int64, device=device) if step.classes else None
     sigma = torch.full((rows,), NOISE_LEVEL, dtype=torch.float64, device=device)
+    if use == "head-gradient":
+        assert isinstance(spec, DiscriminatorSpec)
+        return spec.probe_head(network, x, sigma, labels)
     return spec.probe(network, x.requires_grad_(use == "gradient"), sigma, labels)
 
 

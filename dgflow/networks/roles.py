@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dgflow.specs.network import NetworkSpec
+from dgflow.specs.step import Weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,6 +85,12 @@ class GuideSpec(NetworkSpec):
     def time_map(self) -> TimeMap:
         """The time that the network is given for a noise level."""
 
+    @property
+    def time_name(self) -> str:
+        """The name of `time_map`, equal for networks that can be asked together. A class whose time depends
+        on its fields has to say so here."""
+        return f"that of {type(self).__name__}"
+
     def probe(self, network: Any, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
         return network(x, sigma.float())
 
@@ -96,6 +103,17 @@ class ClassifierSpec(GuideSpec):
 
 class DiscriminatorSpec(GuideSpec):
     """A discriminator of noisy samples: logits [B] of real against generated."""
+
+    @property
+    def frozen_features(self) -> Weights | None:
+        """The frozen network whose output its head reads, None without one. The members of an ensemble that
+        have the same one share its computation."""
+        return None
+
+    def probe_head(self, network: Any, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
+        """As `probe`, of the head alone, on made-up features for samples like `x`, which require gradients;
+        asked where there are `frozen_features`."""
+        raise NotImplementedError(f"{type(self).__name__} has no head on frozen features")
 
     def probe(self, network: Any, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
         return network(x, sigma.float(), labels)

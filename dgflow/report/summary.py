@@ -31,7 +31,7 @@ from dgflow.report.layout import (
 )
 from dgflow.report.own_receipts import all_receipts, own_receipts
 from dgflow.report.product import Product, product
-from dgflow.specs.step import Reference, Result, SampleStep, Slice, Step, Target
+from dgflow.specs.step import Reference, Result, SampleStep, Slice, Step, Target, Weights
 from dgflow.specs.train_step import TrainStep
 from dgflow.steps.encode import Encode
 from dgflow.steps.judging.evaluate import Evaluate
@@ -299,10 +299,15 @@ def _but_for_discriminator_seed(arm: tuple[Slice, ...]) -> str:
         for plain, term in zip(
             document["fields"]["guidance"], getattr(part.step, "guidance", ()), strict=True
         ):
-            if isinstance(term, DiscriminatorGuidance) and isinstance(term.discriminator.step, TrainStep):
-                discriminator = term.discriminator.step.document()
-                del discriminator["fields"]["seed"]
-                plain["discriminator"]["fingerprint"] = discriminator
+            if not isinstance(term, DiscriminatorGuidance):
+                continue
+            single = isinstance(term.discriminator, Weights)
+            named = [plain["discriminator"]] if single else plain["discriminator"]
+            for reference, weights in zip(named, term.guides, strict=True):
+                if isinstance(weights.step, TrainStep):
+                    discriminator = weights.step.document()
+                    del discriminator["fields"]["seed"]
+                    reference["fingerprint"] = discriminator
         documents.append([document, part.start, part.stop])
     return canonical_json(documents)
 

@@ -6,6 +6,7 @@ result also carries the digests of its inputs, and is reused only while both agr
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -117,13 +118,41 @@ class Bound:
         Raises:
             CorruptObject: the file is not the one that was committed.
         """
-        from dgflow.weights.tensors import load_into, load_weights
-
         item = self.items[name]
         assert isinstance(item, BoundWeights), name
-        network = item.step.build(item.inputs)
-        weights = load_weights(item.step_store.read(item.receipt))
-        load_into(
-            item.step.trained_part(network), weights, source=f"{item.step_store.name}/{item.receipt.key}"
-        )
-        return network.eval().requires_grad_(False)
+        return _loaded(item, item.step.build(item.inputs))
+
+
+@dataclass(frozen=True)
+class SharedNetworks(Bound):
+    """As `Bound`, for networks that only compute: one that several networks read is loaded once, and they
+    hold the same module."""
+
+    modules: dict[object, nn.Module] = field(default_factory=dict)  # by `_identity`
+
+    def network(self, name: str) -> nn.Module:
+        item = self.items[name]
+        assert isinstance(item, BoundWeights), name
+        key = _identity(item)
+        if key not in self.modules:
+            network = item.step.build(SharedNetworks(item.inputs.items, self.modules))
+            shared = {id(value) for module in self.modules.values() for value in module.parameters()}
+            if any(id(value) in shared for value in item.step.trained_part(network).parameters()):
+                network = copy.deepcopy(network)  # it was trained further, from weights that others read
+            self.modules[key] = _loaded(item, network)
+        return self.modules[key]
+
+
+def _identity(item: BoundRows | BoundWeights | BoundResult) -> object:
+    """Equal for networks that are the same to the last bit."""
+    inputs = item.inputs.items if isinstance(item, BoundWeights) else {}
+    return item.step_store.name, item.digest, tuple((name, _identity(inputs[name])) for name in inputs)
+
+
+def _loaded(item: BoundWeights, network: nn.Module) -> nn.Module:
+    """`network`, that of the item's step, with its weights."""
+    from dgflow.weights.tensors import load_into, load_weights
+
+    weights = load_weights(item.step_store.read(item.receipt))
+    load_into(item.step.trained_part(network), weights, source=f"{item.step_store.name}/{item.receipt.key}")
+    return network.eval().requires_grad_(False)

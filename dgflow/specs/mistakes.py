@@ -106,18 +106,21 @@ def _some(items: Iterable[str]) -> str:
 def _placed(line: Any, given: Any) -> tuple[tuple[int | str, ...], Any]:
     """(location of the value that the line is about, line)."""
     value: Any = given
-    loc = line["loc"]
+    loc, place = line["loc"], ()
     for depth, part in enumerate(loc):
         if value is line["input"] and value is not None and depth:
-            return loc[:depth], line  # the rest only says with which of several classes it was tried
+            return place, line  # the rest only says with which of several classes it was tried
         if isinstance(value, BaseModel) and isinstance(part, int):  # taken apart where a tuple is expected
-            return loc[:depth], {"type": "tuple_type", "input": value, "loc": loc[:depth]}
+            return place, {"type": "tuple_type", "input": value, "loc": place}
+        if depth and isinstance(part, str) and (value is None or isinstance(value, list | tuple)):
+            continue  # the class with which it was tried
+        place = (*place, part)
         try:
             items: Any = value
             value = items[part]
         except (TypeError, KeyError, IndexError):
-            break
-    return loc, line
+            return (*place, *loc[depth + 1 :]), line
+    return place, line
 
 
 def _line(loc: tuple[int | str, ...], lines: Sequence[Any], kind: type[BaseModel]) -> InitErrorDetails:

@@ -40,9 +40,13 @@ INDEX_AND_LABEL, LOG_RATIO = 16, 4  # bytes per row of these columns
 
 TOY_SHARD_SIZE = 12  # of smoke runs, so that two workers have something to share
 
-Use = Literal["forward", "gradient", "train", "encode", "decode"]
-"""gradient: forward, and backward to the input, with frozen weights. train: forward, and backward to the
-weights that learn. encode and decode: one pass of that half of an autoencoder."""
+Use = Literal["forward", "gradient", "head-gradient", "train", "encode", "decode"]
+"""gradient: forward, and backward to the input, with frozen weights. head-gradient: the same of a
+discriminator's head alone, on features that another member of its ensemble has computed. train: forward, and
+backward to the weights that learn. encode and decode: one pass of that half of an autoencoder."""
+
+SAMPLING_USES: tuple[Use, ...] = ("forward", "gradient", "head-gradient")
+"""Of networks whose weights, and not only activations, have the precision that is asked for."""
 
 
 @dataclass(frozen=True)
@@ -499,6 +503,11 @@ class Weights(_Reference):
             epochs, toy_epochs = len(self.step.parts(())), len(step.parts(()))
             return type(self)(step=step, which=f"epoch:{max(1, int(what) * toy_epochs // epochs)}")
         return type(self)(step=step, which=self.which)
+
+    @property
+    def part(self) -> int | str:
+        """The part that `which` names, or "best:..." where only measurements tell."""
+        return self.which if self.which.startswith("best") else self.choose({})
 
     def choose(self, metrics: Mapping[int, Mapping[str, Any]]) -> int:
         """The part that `which` names; for "best", the earliest of equals by the metrics of every epoch of

@@ -13,11 +13,11 @@ from pydantic import Field, SerializeAsAny, model_validator
 from dgflow.diffusion.guidance_specs import ClassifierFree, Guidance, GuideTerm
 from dgflow.diffusion.sampler_specs import Heun, SamplerSpec
 from dgflow.networks.families import score_network
-from dgflow.networks.roles import GuideSpec
+from dgflow.specs.bound import SharedNetworks
 from dgflow.specs.network import DataShape
 from dgflow.specs.spec import BatchSize, Precision, Seeding
 from dgflow.specs.step import INDEX_AND_LABEL, LOG_RATIO, MeasuredColumns, SampleStep, Weights, Work
-from dgflow.steps.guides import check_guides, guide_evaluations
+from dgflow.steps.guides import check_guides, guide_evaluations, guide_uses, guides_title, loaded_term
 
 if TYPE_CHECKING:
     import torch
@@ -84,7 +84,7 @@ class Generate(SampleStep):
 
     @property
     def guides(self) -> dict[str, GuideTerm]:
-        """The terms that have a network, by the path of its field."""
+        """The terms that have networks, by the path of the field that names them."""
         return {
             f"guidance.{number}.{term.role}": term
             for number, term in enumerate(self.guidance)
@@ -93,13 +93,8 @@ class Generate(SampleStep):
 
     @property
     def title(self) -> str:
-        titles = (
-            "its null class"
-            if isinstance(term, ClassifierFree)
-            else term.guide.step.title.removeprefix("train-")
-            for term in self.guidance
-        )
-        return f"generate seed {self.seed}{', guided by ' * bool(self.guidance)}{' and '.join(titles)}"
+        titles = " and ".join(map(guides_title, self.guidance))
+        return f"generate seed {self.seed}{', guided by ' * bool(self.guidance)}{titles}"
 
     @property
     def seeds(self) -> tuple[int, Seeding]:
@@ -133,8 +128,9 @@ class Generate(SampleStep):
         return [
             Work(score.step, "forward", self.network_evaluations(amount), batch, precision),
             *(
-                Work(term.guide.step, "gradient", amount * each, batch, precision)
+                Work(network, use, amount * each, batch, precision)
                 for term, each in zip(guides, times, strict=True)
+                for network, use in guide_uses(term)
             ),
         ]
 
@@ -143,31 +139,23 @@ class Generate(SampleStep):
         from dgflow.diffusion.acceleration import device, prepared
         from dgflow.diffusion.batches import Batches
 
-        own_device, guides = device(), self.guides
-        once: dict[tuple[str, str], nn.Module] = {}  # a network that guides twice is loaded once
+        own_device, guides, networks = device(), self.guides, SharedNetworks(inputs.items)
 
-        def loaded(name: str, weights: Weights, compile: bool = False) -> nn.Module:
-            key = (weights.step.fingerprint, inputs.digests[name])
-            if key not in once:
-                network, precision = inputs.network(name), self.precision
-                once[key] = prepared(network, precision=precision, device=own_device, compile=compile)
-            return once[key]
+        def loaded(name: str, compile: bool = False) -> nn.Module:
+            network, precision = networks.network(name), self.precision
+            return prepared(network, precision=precision, device=own_device, compile=compile)
 
-        score = score_network(self.score).score_model(loaded("score", self.score, self.compile))
+        score = score_network(self.score).score_model(loaded("score", self.compile))
         score = replace(score, latent=self.gives_latents)
         classes = self.score.step.classes
         if classes == 0:
             score = score.without_labels()
-            known = (term.guide.step.classes for term in guides.values())
+            known = (weights.step.classes for term in guides.values() for weights in term.guides)
             classes = min(filter(None, known), default=0)
         for term in self.guidance:
             if isinstance(term, ClassifierFree):
                 score = score.classifier_free(term)
-        terms = []
-        for name, term in guides.items():
-            spec = term.guide.step.architecture
-            assert isinstance(spec, GuideSpec)
-            terms.append(term.build(loaded(name, term.guide), spec.time_map()))
+        terms = [loaded_term(path, term, loaded) for path, term in guides.items()]
         side, block = self.shape.image_size, self.sampler.block
         batches = Batches(block or self.batch_size, of=self.name, fixed=block is not None)
         shape = (self.shape.channels, side, side)

@@ -1,24 +1,28 @@
 """The networks that guide a sampler: which of them fit a score network, and how often they are evaluated.
 
 A guide sees the score network's own samples and labels, so that shapes have to be equal, and a guide with
-classes has to know them all.
+classes has to know them all. The members of an ensemble are asked together, so that they also have to agree
+with each other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dgflow.diffusion.guidance_specs import ClassifierFree, DiscriminatorGuidance, Guidance, GuideTerm
 from dgflow.diffusion.sampler_specs import SamplerSpec
 from dgflow.networks.families import names, score_network
-from dgflow.networks.roles import ClassifierSpec, DiscriminatorSpec, ScoreNetworkSpec
-from dgflow.specs.step import Weights
+from dgflow.networks.roles import ClassifierSpec, DiscriminatorSpec, GuideSpec, ScoreNetworkSpec
+from dgflow.specs.network import DataShape
+from dgflow.specs.spec import references
+from dgflow.specs.step import NetworkStep, Use, Weights
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
+    from dgflow.diffusion.guidance import GuidanceTerm
     from dgflow.diffusion.score_model import ScoreModel
 
 ROLES = {"classifier": ClassifierSpec, "discriminator": DiscriminatorSpec}
@@ -41,23 +45,10 @@ def check_guides(score: Weights, guidance: Sequence[Guidance]) -> None:
                     f"{_kind(score)}"
                 )
             continue
-        step, role = term.guide.step, ROLES[term.role]
-        if not isinstance(step.architecture, role):
-            raise ValueError(
-                f"{where}.{term.role}: expected a Train{term.role.title()} or a Pretrained {names(role)}, "
-                f"found {_kind(term.guide)}"
-            )
-        if step.shape[:2] != shape[:2]:
-            raise ValueError(
-                f"{where}: expected a network for the score network's samples, {shape.channels} channels of "
-                f"{shape.image_size} pixels a side, found one for {step.shape.channels} of "
-                f"{step.shape.image_size}"
-            )
-        if 0 < step.classes < classes:
-            raise ValueError(
-                f"{where}: expected a network that knows the {classes} classes of the score network, found "
-                f"{step.classes} classes"
-            )
+        members = members_of(f"{where}.{term.role}", term)
+        for name, weights in members.items():
+            _check_guide(name if len(members) > 1 else where, name, weights, term.role, shape, classes)
+        _check_ensemble(members)
         if isinstance(term, DiscriminatorGuidance) and term.match_preceding_norm and before == 0:
             raise ValueError(
                 f"{where}: match_preceding_norm has no term before it whose norm could be matched: list "
@@ -66,12 +57,103 @@ def check_guides(score: Weights, guidance: Sequence[Guidance]) -> None:
         before += 1
 
 
+def members_of(path: str, term: GuideTerm) -> dict[str, Weights]:
+    """The networks of a term by the paths of their fields, `path` being that of the term's own field: a name
+    more for each member of an ensemble."""
+    return dict(references(path, getattr(term, term.role)))
+
+
+def _check_guide(where: str, field: str, weights: Weights, role: str, shape: DataShape, classes: int) -> None:
+    """Raise ValueError where a network cannot guide samples of that shape and those classes."""
+    step, kind = weights.step, ROLES[role]
+    if not isinstance(step.architecture, kind):
+        raise ValueError(
+            f"{field}: expected a Train{role.title()} or a Pretrained {names(kind)}, found {_kind(weights)}"
+        )
+    if step.shape[:2] != shape[:2]:
+        raise ValueError(
+            f"{where}: expected a network for the score network's samples, {shape.channels} channels of "
+            f"{shape.image_size} pixels a side, found one for {step.shape.channels} of "
+            f"{step.shape.image_size}"
+        )
+    if 0 < step.classes < classes:
+        raise ValueError(
+            f"{where}: expected a network that knows the {classes} classes of the score network, found "
+            f"{step.classes} classes"
+        )
+
+
+def _check_ensemble(members: Mapping[str, Weights]) -> None:
+    """Raise ValueError for members that are the same twice, or that cannot be asked together."""
+    first, *_ = members
+    known: dict[tuple[str, int | str], str] = {}
+    for name, weights in members.items():
+        if (before := known.setdefault((weights.fingerprint, weights.part), name)) != name:
+            raise ValueError(
+                f"{name}: expected members that differ, found the weights of {before} again "
+                f"({weights.title}, {weights.which}); leave one out"
+            )
+        times = [_architecture(each).time_name for each in (members[first], weights)]
+        if times[0] != times[1]:
+            raise ValueError(
+                f"{name}: expected a discriminator that is given the time of {first}, {times[0]}, found one "
+                f"that is given {times[1]}"
+            )
+        counts = [each.step.classes for each in (members[first], weights)]
+        if counts[0] != counts[1]:
+            raise ValueError(
+                f"{name}: expected a discriminator of the {counts[0]} classes of {first} (0: it is told "
+                f"none), found one of {counts[1]}"
+            )
+
+
+def _architecture(weights: Weights) -> GuideSpec:
+    network = weights.step.architecture
+    assert isinstance(network, GuideSpec)
+    return network
+
+
+def loaded_term(path: str, term: GuideTerm, load: Callable[[str], nn.Module]) -> GuidanceTerm:
+    """The term of loaded networks; `load` gives that of a field, `path` is that of the term's own."""
+    members = members_of(path, term)
+    networks = [load(name) for name in members]
+    time = _architecture(next(iter(members.values()))).time_map()
+    if path in members:
+        return term.build(networks[0], time)
+    from dgflow.networks.discriminator.ensemble import EnsembleModule
+
+    return term.build(EnsembleModule(networks), time)
+
+
+def guide_uses(term: GuideTerm) -> list[tuple[NetworkStep, Use]]:
+    """The networks that an evaluation of a term runs, and how: of members on the same frozen features, the
+    heads alone except for the first."""
+    uses: list[tuple[NetworkStep, Use]] = []
+    computed = set[tuple[str, str]]()
+    for weights in term.guides:
+        spec = weights.step.architecture
+        features = spec.frozen_features if isinstance(spec, DiscriminatorSpec) else None
+        key = None if features is None else (features.fingerprint, features.which)
+        uses.append((weights.step, "head-gradient" if key in computed else "gradient"))
+        if key is not None:
+            computed.add(key)
+    return uses
+
+
+def guides_title(term: Guidance) -> str:
+    """A term's networks, for people."""
+    if isinstance(term, ClassifierFree):
+        return "its null class"
+    first, *others = term.guides
+    return f"{len(term.guides)} {term.role}s" if others else first.step.title.removeprefix("train-")
+
+
 def _kind(weights: Weights) -> str:
     return f"{weights.step.kind} of {type(weights.step.network).__name__}"
 
 
 def guide_evaluations(score: Weights, sampler: SamplerSpec, terms: Sequence[GuideTerm]) -> list[float]:
-    """Evaluations of every guide per sample: inside its window, and where its weight is not 0.
+    """Evaluations of every term per sample: inside its window, and where its weight is not 0.
 
     Counted by walking the sampler and the terms over one pixel, with networks that do nothing; estimated
     where the sampler chooses its steps by what the networks give.
@@ -84,11 +166,15 @@ def guide_evaluations(score: Weights, sampler: SamplerSpec, terms: Sequence[Guid
     counts = [0] * len(terms)
 
     def network(number: int) -> Callable[..., Tensor]:
+        term = terms[number]
+
         def guide(y: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
             counts[number] += 1
             values = y.flatten(1).mean(1)
-            is_classifier = terms[number].role == "classifier"
-            return values[:, None].expand(-1, 2) if is_classifier else values
+            if term.role == "classifier":
+                return values[:, None].expand(-1, 2)
+            alone = isinstance(getattr(term, term.role), Weights)
+            return values if alone else values.expand(len(term.guides), -1)
 
         return guide
 

@@ -336,6 +336,7 @@ OTHER = {
         boost=None,
         match_preceding_norm=True,
         saturate=True,
+        combine="probabilities",
     ),
     ClassifierGuidance: dict(
         classifier=JUDGE.last(), weight=3.0, tau_min=0.1, tau_max=0.5, entropy_scaling=True, entropy_floor=0.0
@@ -354,7 +355,8 @@ NETWORKS = (
     Discriminator(features=NOISY.last()),
 )
 SAMPLERS = (Heun(), EDMAblation(), DDPM(), DDIM(), RK45())
-TERMS = (GUIDED.guidance[0], ClassifierGuidance(classifier=NOISY.last()), ClassifierFree())
+ENSEMBLE = DiscriminatorGuidance(discriminator=(DISC.best(), DISC.epoch(3)), boost=Boost())
+TERMS = (ENSEMBLE, ClassifierGuidance(classifier=NOISY.last()), ClassifierFree())
 SPECS = (
     *NETWORKS,
     StableDiffusionVAE(),

@@ -114,6 +114,10 @@ class ADMEncoder(ClassifierSpec, FeatureNetworkSpec):
     def time_map(self) -> TimeMap:
         return time_map(self.time)
 
+    @property
+    def time_name(self) -> str:
+        return self.time
+
     def judge(self, network: Any) -> Callable[[Tensor], dict[str, Tensor]]:
         """Pooled features and logits, at time 0.
 

@@ -58,4 +58,8 @@ class DiscriminatorModule(nn.Module):
         """
         if self.features is not None:
             x_BCHW = self.features.features(x_BCHW, t_B)
-        return self.head(x_BCHW, t_B, class_labels).squeeze(1)
+        return self.on_features(x_BCHW, t_B, class_labels)
+
+    def on_features(self, features_BCHW: Tensor, t_B: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        """As `forward`, from what the head reads: the output of `features` for the samples."""
+        return self.head(features_BCHW, t_B, class_labels).squeeze(1)

@@ -13,7 +13,7 @@ from dgflow.specs.network import DataShape
 from dgflow.specs.step import Weights
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from dgflow.diffusion.times import TimeMap
 
@@ -90,3 +90,18 @@ class Discriminator(DiscriminatorSpec):
 
     def time_map(self) -> TimeMap:
         return self._timed_head().time_map()
+
+    @property
+    def time_name(self) -> str:
+        return self._timed_head().time_name
+
+    @property
+    def frozen_features(self) -> Weights | None:
+        return self.features
+
+    def probe_head(self, network: Any, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
+        import torch
+
+        channels, side = network.features.feature_channels, network.features.feature_size
+        features = torch.randn(len(x), channels, side, side, device=x.device, requires_grad=True)
+        return network.on_features(features, sigma.float(), labels)

@@ -1,0 +1,42 @@
+"""Several discriminators asked together: members on the same frozen features share one pass through them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dgflow.networks.discriminator.module import DiscriminatorModule
+
+
+class EnsembleModule(nn.Module):
+    """The logits of `members`, discriminators of the same samples and the same time.
+
+    Features are computed once per call for all members whose `features` are the same module, and autograd
+    adds up the gradients of those members' heads before one pass back. Other members run on their own.
+
+    Heads are a loop. Six of the published depth cost a fifth of what their features do
+    (`benchmarks/ensemble.py`); `torch.func.vmap` would save a tenth of the whole, has no rule for attention
+    on the CPU, and takes heads of one shape alone.
+
+    Args:
+        members: in the order of the rows of the output; at least one.
+    """
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, x_BCHW: Tensor, t_B: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        """Logits [K, B] of the K members; arguments as those of `DiscriminatorModule`."""
+        computed: dict[nn.Module, Tensor] = {}
+        logits = []
+        for member in self.members:
+            if isinstance(member, DiscriminatorModule) and member.features is not None:
+                if member.features not in computed:
+                    computed[member.features] = member.features.features(x_BCHW, t_B)
+                logits.append(member.on_features(computed[member.features], t_B, class_labels))
+            else:
+                logits.append(member(x_BCHW, t_B, class_labels))
+        return torch.stack(logits)
