@@ -22,6 +22,7 @@ from dgflow.networks.lsgm.spec import NVAE, LSGMPrior
 from dgflow.networks.mixture.spec import MixtureRatio, MixtureScore
 from dgflow.networks.ncsnpp.spec import NCSNpp
 from dgflow.networks.own.spec import OwnDenoiser, OwnFeatures
+from dgflow.networks.perceptron.spec import Perceptron
 from dgflow.networks.stable_diffusion.spec import StableDiffusionVAE
 from dgflow.steps.closed_form import ClosedForm
 from dgflow.steps.decode import Decode
@@ -75,6 +76,7 @@ __all__ = [
     "NVAE",
     "OwnDenoiser",
     "OwnFeatures",
+    "Perceptron",
     "Pretrained",
     "PublishedReference",
     "PublishedStatistics",

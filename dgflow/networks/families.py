@@ -15,6 +15,7 @@ from dgflow.networks.lsgm.spec import NVAE, LSGMPrior
 from dgflow.networks.mixture.spec import MixtureRatio, MixtureScore
 from dgflow.networks.ncsnpp.spec import NCSNpp
 from dgflow.networks.own.spec import OwnDenoiser, OwnFeatures
+from dgflow.networks.perceptron.spec import Perceptron
 from dgflow.networks.roles import AutoencoderSpec, ScoreNetworkSpec
 from dgflow.networks.stable_diffusion.spec import StableDiffusionVAE
 from dgflow.specs.network import NetworkSpec
@@ -23,6 +24,7 @@ from dgflow.specs.step import Weights
 FAMILIES: tuple[type[NetworkSpec], ...] = (
     *(SongUNet, DhariwalUNet),
     *(ADMUNet, ADMEncoder, Discriminator),
+    Perceptron,
     DiT,
     NCSNpp,
     *(LSGMPrior, NVAE),

@@ -6,11 +6,12 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from dgflow.networks.times import TimeName, time_map
 from dgflow.specs.network import NetworkSpec
 from dgflow.specs.step import Weights
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from dgflow.diffusion.score_model import ScoreModel
     from dgflow.diffusion.times import TimeMap
@@ -99,6 +100,36 @@ class ClassifierSpec(GuideSpec):
     """A classifier of noisy samples: logits [B, num_classes]."""
 
     needs_classes: ClassVar[bool] = True
+
+
+class HeadSpec(GuideSpec):
+    """A network that can be the head of a discriminator: one logit of a noisy sample, or of its features.
+
+    `time` is the time that it is given; on features, that of these.
+    """
+
+    time: TimeName = "linear-vp"
+
+    @abstractmethod
+    def head(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
+        """A head with fresh weights, for samples or features of these sizes.
+
+        It is called as `head(x [B, C, H, W], time [B], class_labels)` and gives logits [B, 1]. With
+        `num_classes` 0 it ignores labels; else it needs them, int64 [B] or one-hot [B, K].
+        """
+
+    def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
+        return self.head(image_size=image_size, channels=channels, num_classes=num_classes)
+
+    def time_map(self) -> TimeMap:
+        return time_map(self.time)
+
+    @property
+    def time_name(self) -> str:
+        return self.time
+
+    def probe(self, network: Any, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
+        return network(x, sigma.float(), labels)
 
 
 class DiscriminatorSpec(GuideSpec):

@@ -37,6 +37,7 @@ _EXPECTED = {
 }
 _ADVICE = {
     "SamplerSpec": "samplers are written as Heun(steps=18), EDMAblation(...), DDPM(...) or RK45(...)",
+    "HeadSpec": "heads of discriminators are written as ADMEncoder(...) or Perceptron(...)",
     "Weights": "weights are .last(), .epoch(n) or .best(...) of a training, .weights() of a Pretrained, or "
     "official(NAME)",
     "Slice": "samples are step[start:stop] or step.all()",

@@ -29,6 +29,8 @@ CANNOT_BE = [
         "cannot be halved 4 times",
     ),
     (dg.Discriminator(head=dg.ADMEncoder(model_channels=48)), IMAGES, "multiple of 32"),
+    (dg.Perceptron(layers=0), DataShape(1, 2, 0), "at least one layer of one unit"),
+    (dg.Discriminator(head=dg.Perceptron(width=0)), IMAGES, "width=0"),
     (dg.SongUNet(model_channels=50), IMAGES, r"100 channels, .* 25 groups|50 channels, .* 12 groups"),
     (dg.SongUNet(model_channels=0), IMAGES, "0 channels, of a level"),
     (dg.SongUNet(channel_mult=(1, 1, 1, 1, 1)), IMAGES._replace(image_size=8), "cannot be halved 4 times"),

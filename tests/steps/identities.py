@@ -27,6 +27,7 @@ from dgflow import (
     MixtureRatio,
     MixtureScore,
     NCSNpp,
+    Perceptron,
     Pretrained,
     SongUNet,
     Switch,
@@ -294,6 +295,7 @@ OTHER = {
         embedding_scale=1.0,
     ),
     DDPMUNet: dict(ch=8, ch_mult=(1,), num_res_blocks=9, attn_resolutions=(), dropout=0.1),
+    Perceptron: dict(width=8, layers=2, time="cosine-vp"),
     Discriminator: dict(head=ADMEncoder(num_res_blocks=1), features=None),
     ADMEncoder: dict(
         model_channels=64,
@@ -364,6 +366,7 @@ SPECS = (
     *SAMPLERS,
     *TERMS,
     ADMEncoder(),
+    Perceptron(),
     Boost(),
     Switch(above=1.0, below=2.0, timestep=500),
 )

@@ -23,7 +23,6 @@ from steps.identities import (
 from steps.shipped import built
 
 from dgflow import (
-    ADMEncoder,
     Boost,
     ClassifierFree,
     ClassifierGuidance,
@@ -42,7 +41,7 @@ from dgflow import (
     TrainScore,
 )
 from dgflow.diffusion.sampler_specs import SamplerSpec
-from dgflow.networks.roles import AutoencoderSpec, DiscriminatorSpec, ScoreNetworkSpec
+from dgflow.networks.roles import AutoencoderSpec, DiscriminatorSpec, HeadSpec, ScoreNetworkSpec
 from dgflow.specs.spec import LATER, PLACEMENT, Spec
 from dgflow.specs.step import Step
 from dgflow.steps.judging.measure import Measure
@@ -56,7 +55,7 @@ def _identity(made: Spec) -> str:
     """The fingerprint of a step that has `made` in it."""
     if isinstance(made, GaussianMixture):
         made = MixtureScore(mixture=made)
-    if isinstance(made, ADMEncoder):
+    if isinstance(made, HeadSpec):
         return TrainDiscriminator(real=REAL[:100], fake=FAKES[:100], network=made).fingerprint
     if isinstance(made, AutoencoderSpec):
         return Pretrained(source="net.safetensors", network=made, image_size=8).fingerprint

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from dgflow.networks.adm.sizes import check_levels, level_widths
-from dgflow.networks.adm.times import TimeName, time_map
 from dgflow.networks.discrete import discrete_score_model
-from dgflow.networks.roles import ClassifierSpec, FeatureNetworkSpec, ScoreNetworkSpec
+from dgflow.networks.roles import ClassifierSpec, FeatureNetworkSpec, HeadSpec, ScoreNetworkSpec
+from dgflow.networks.times import time_scale
 from dgflow.networks.toy import capped
 from dgflow.specs.network import DataShape
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from dgflow.diffusion.score_model import ScoreModel
-    from dgflow.diffusion.times import TimeMap
 
 
 class ADMUNet(ScoreNetworkSpec):
@@ -63,7 +62,7 @@ class ADMUNet(ScoreNetworkSpec):
         return self.model_copy(update=_toy(self))
 
 
-class ADMEncoder(ClassifierSpec, FeatureNetworkSpec):
+class ADMEncoder(ClassifierSpec, HeadSpec, FeatureNetworkSpec):
     """ADM's encoder half: the noise-conditioned classifier, the discriminator, and with `pool="adaptive"` a
     feature network.
 
@@ -80,7 +79,6 @@ class ADMEncoder(ClassifierSpec, FeatureNetworkSpec):
     attention_resolutions: tuple[int, ...] = (1,)
     num_head_channels: int = 64
     pool: Literal["attention", "adaptive"] = "attention"
-    time: TimeName = "linear-vp"
 
     def check(self, shape: DataShape) -> None:
         _check_levels(self, shape, 1)
@@ -107,16 +105,9 @@ class ADMEncoder(ClassifierSpec, FeatureNetworkSpec):
             in_channels=channels,
             out_channels=outputs,
             num_classes=labels or None,
-            time_scale=1.0 if self.time.startswith("ddpm") else 999.0,
+            time_scale=time_scale(self.time),
             **self.model_dump(exclude={"time"}),
         )
-
-    def time_map(self) -> TimeMap:
-        return time_map(self.time)
-
-    @property
-    def time_name(self) -> str:
-        return self.time
 
     def judge(self, network: Any) -> Callable[[Tensor], dict[str, Tensor]]:
         """Pooled features and logits, at time 0.

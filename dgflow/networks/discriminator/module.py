@@ -16,33 +16,22 @@ class DiscriminatorModule(nn.Module):
     Args:
         features: extractor whose middle block's output the head reads, None if the head reads the sample. Its
             parameters are frozen here; its own head (`out`) is not used.
-        head: encoder with `out_channels=1`, conditional or not.
+        head: the network that `HeadSpec.head` gives, such as an encoder with `out_channels=1`, conditional or
+            not.
 
     Raises:
         ValueError: a head with more than one output, an extractor that needs labels, or sizes of the two that
             do not fit.
     """
 
-    def __init__(self, features: ADMEncoderModule | None, head: ADMEncoderModule) -> None:
+    def __init__(self, features: ADMEncoderModule | None, head: nn.Module) -> None:
         super().__init__()
-        if head.out_channels != 1:
-            raise ValueError(
-                f"the head must have one output, the log-ratio, found out_channels={head.out_channels}"
-            )
+        if isinstance(head, ADMEncoderModule):
+            _check_head(features, head)
         if features is not None:
             if features.num_classes is not None:
                 raise ValueError(
                     "the feature extractor must be unconditional (num_classes=None): labels go to the head"
-                )
-            given, wanted = (
-                (features.feature_channels, features.feature_size),
-                (head.in_channels, head.image_size),
-            )
-            if given != wanted:
-                raise ValueError(
-                    f"the extractor gives {given[0]} channels of {given[1]} pixels a side, the head takes "
-                    f"{wanted[0]} of {wanted[1]}: "
-                    "build the head with in_channels and image_size of the former"
                 )
             features.requires_grad_(False)
         self.features, self.head = features, head
@@ -62,4 +51,25 @@ class DiscriminatorModule(nn.Module):
 
     def on_features(self, features_BCHW: Tensor, t_B: Tensor, class_labels: Tensor | None = None) -> Tensor:
         """As `forward`, from what the head reads: the output of `features` for the samples."""
-        return self.head(features_BCHW, t_B, class_labels).squeeze(1)
+        logits = self.head(features_BCHW, t_B, class_labels)
+        if logits.shape[1:] != (1,):
+            raise ValueError(
+                f"expected one logit per sample from the head, [B, 1], found {list(logits.shape)}"
+            )
+        return logits.squeeze(1)
+
+
+def _check_head(features: ADMEncoderModule | None, head: ADMEncoderModule) -> None:
+    if head.out_channels != 1:
+        raise ValueError(
+            f"the head must have one output, the log-ratio, found out_channels={head.out_channels}"
+        )
+    if features is None:
+        return
+    given, wanted = (features.feature_channels, features.feature_size), (head.in_channels, head.image_size)
+    if given != wanted:
+        raise ValueError(
+            f"the extractor gives {given[0]} channels of {given[1]} pixels a side, the head takes "
+            f"{wanted[0]} of {wanted[1]}: "
+            "build the head with in_channels and image_size of the former"
+        )

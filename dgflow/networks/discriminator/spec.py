@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from pydantic import model_validator
+from pydantic import SerializeAsAny, model_validator
 
 from dgflow.networks.adm.spec import ADMEncoder
-from dgflow.networks.roles import DiscriminatorSpec
+from dgflow.networks.roles import DiscriminatorSpec, HeadSpec
 from dgflow.specs.network import DataShape
 from dgflow.specs.step import Weights
 
@@ -26,7 +26,7 @@ class Discriminator(DiscriminatorSpec):
     alone.
     """
 
-    head: ADMEncoder = ADMEncoder()
+    head: SerializeAsAny[HeadSpec] = ADMEncoder()
     features: Weights | None = None
 
     @model_validator(mode="after")
@@ -38,7 +38,7 @@ class Discriminator(DiscriminatorSpec):
             )
         return self
 
-    def _timed_head(self) -> ADMEncoder:
+    def _timed_head(self) -> HeadSpec:
         """The head with the time that both are given."""
         if self.features is None:
             return self.head
@@ -78,7 +78,6 @@ class Discriminator(DiscriminatorSpec):
             channels=features.feature_channels if features else channels,
             num_classes=num_classes,
         )
-        assert isinstance(head, ADMEncoderModule)
         return DiscriminatorModule(features, head)
 
     def assemble(self, shape: DataShape, load: Callable[[str], nn.Module]) -> nn.Module:

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
 from dgflow.networks.adm.spec import ADMEncoder
 from dgflow.networks.discriminator.spec import Discriminator
+from dgflow.networks.roles import HeadSpec
 from dgflow.specs.spec import LATER, ActivationPrecision
 from dgflow.specs.step import Slice, Weights
 from dgflow.specs.train_step import TrainStep
@@ -64,7 +65,7 @@ class TrainDiscriminator(TrainStep):
     levels: ClassVar[int] = LEVELS  # spread evenly over log sigma
 
     fake: Slice
-    network: ADMEncoder = ADMEncoder()
+    network: SerializeAsAny[HeadSpec] = ADMEncoder()
     features: Weights | None = None
     conditional: bool = True
     sigma_min: float = Field(default=0.0447, gt=0)

@@ -1,4 +1,4 @@
-"""The time that ADM's noisy classifiers, and discriminators, are given for a noise level."""
+"""The time that noisy classifiers and discriminators are given for a noise level."""
 
 from __future__ import annotations
 
@@ -24,3 +24,8 @@ def time_map(name: TimeName) -> TimeMap:
         if name == "cosine-vp"
         else DiscreteSchedule.of(name.removeprefix("ddpm-")).timesteps_from_sigma()
     )
+
+
+def time_scale(name: TimeName) -> float:
+    """The factor from that time to the step 0..999 that networks embed."""
+    return 1.0 if name.startswith("ddpm") else 999.0
