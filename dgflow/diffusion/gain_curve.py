@@ -16,8 +16,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Self
 
+from dgflow.specs.step import Best
+
 WEIGHTS = (0.5, 1.0, 2.0)
 """Weights whose Gain every epoch records; that at any other follows."""
+
+GAIN_METRICS: Mapping[str, Best] = {"gain": "largest", "gain_at_best_weight": "largest"}
+"""The measurements of Gain by which an epoch can be chosen: at weight 1, and at the epoch's best weight."""
 
 QUANTILE = 1.6449
 """Standard errors below a mean at which its one-sided 95 % confidence bound lies."""

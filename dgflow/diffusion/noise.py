@@ -35,7 +35,9 @@ LEVEL = 3  # a training example's noise level, sigma or tau
 NOISE = 4  # a training example's noise
 FLIP = 5  # the mirroring of a training example
 ORDER = 6  # keys that put a set into its random order
-EVALUATION_LEVEL = 7  # as LEVEL, for losses on held-out data, whose draws are the same in every epoch
+EVALUATION_LEVEL = (
+    7  # as LEVEL, for losses on held-out data, whose draws are the same in every epoch; for Gain with step 1
+)
 EVALUATION_NOISE = 8  # as NOISE, for losses on held-out data
 POSTERIOR = 9  # the unit normal of a latent that is drawn from an encoder's posterior
 COMPONENT = 10  # the component of a mixture that a point is drawn from

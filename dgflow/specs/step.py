@@ -40,6 +40,9 @@ INDEX_AND_LABEL, LOG_RATIO = 16, 4  # bytes per row of these columns
 
 TOY_SHARD_SIZE = 12  # of smoke runs, so that two workers have something to share
 
+Best = Literal["smallest", "largest"]
+"""The value of a measurement that is the best."""
+
 Use = Literal["forward", "gradient", "head-gradient", "train", "encode", "decode"]
 """gradient: forward, and backward to the input, with frozen weights. head-gradient: the same of a
 discriminator's head alone, on features that another member of its ensemble has computed. train: forward, and
@@ -419,6 +422,7 @@ class NetworkStep(Step, ABC):
     (`Pretrained`)."""
 
     averages: ClassVar[bool] = False  # trains a moving average of the weights
+    held_out_metrics: ClassVar[Mapping[str, Best]] = {}  # by which an epoch can be chosen; {}: not told
 
     network: SerializeAsAny[NetworkSpec]
 
@@ -525,7 +529,8 @@ class Weights(_Reference):
                 f"{self.step.name} records no {what!r} for epoch {missing[0]}; it has "
                 f"{sorted(metrics[missing[0]])}"
             )
-        return min(metrics, key=lambda epoch: (metrics[epoch][what], epoch))
+        sign = -1 if self.step.held_out_metrics.get(what) == "largest" else 1
+        return min(metrics, key=lambda epoch: (sign * metrics[epoch][what], epoch))
 
 
 class FileStep(Step, ABC):

@@ -31,7 +31,6 @@ class TrainStep(NetworkStep, ABC):
     unit: ClassVar[str] = "epochs"
     naming: ClassVar[Mapping[str, str]] = {"Weights": "name its weights: .last(), .epoch(n), .best(...)"}
     share: ClassVar[int] = 1  # a batch takes 1 / share of its rows from the real images
-    held_out_metrics: ClassVar[tuple[str, ...]] = ()  # whose smallest is best; (): not told
     levels: ClassVar[int] = 1  # noise levels at which each held-out image is measured
 
     epochs: Annotated[int, PLACEMENT] = Field(default=10, gt=0)
@@ -135,16 +134,20 @@ class TrainStep(NetworkStep, ABC):
         return self.epoch(epoch) if epoch is not None else self.best() if best else self.last()
 
     def best(self, metric: str = "held_out_loss") -> Weights:
-        """The epoch with the smallest `metric` on the held-out images."""
+        """The epoch whose `metric` on the held-out images is best: the smallest loss, the largest Gain."""
         if not self.held_out_items:
             raise ValueError(
                 f"{self.kind} keeps no held-out images (held_out=0), so no epoch can be chosen by "
                 f"{metric}; use .last() or .epoch(n)"
             )
         if self.held_out_metrics and metric not in self.held_out_metrics:
+            known = (
+                f"whose {which} value is best, {' or '.join(names)}"
+                for which in ("smallest", "largest")
+                if (names := [name for name, best in self.held_out_metrics.items() if best == which])
+            )
             raise ValueError(
-                f"expected a measurement of {self.kind} whose smallest value is best, "
-                f"{' or '.join(self.held_out_metrics)}, found "
+                f"expected a measurement of {self.kind} {', or '.join(known)}, found "
                 f"{metric!r}{did_you_mean(metric, self.held_out_metrics)}"
             )
         return Weights(step=self, which=f"best:{metric}")

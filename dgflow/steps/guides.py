@@ -184,11 +184,11 @@ def guide_evaluations(score: Weights, sampler: SamplerSpec, terms: Sequence[Guid
     ]
     point = torch.ones(1, 1, 1, 1)
     labels = torch.zeros(1, dtype=torch.int64)
-    sampler.sample(_without_network(score), point, labels, built, lambda _: torch.zeros_like(point))
+    sampler.sample(without_network(score), point, labels, built, lambda _: torch.zeros_like(point))
     return [float(count) for count in counts]
 
 
-def _without_network(score: Weights) -> ScoreModel:
+def without_network(score: Weights) -> ScoreModel:
     """The score model of a network, with its noise levels and schedule, that sees noise alone."""
     import torch
 

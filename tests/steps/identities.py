@@ -173,6 +173,7 @@ OTHER = {
         weight_decay=0.5,
         precision="bfloat16",
         bootstrap=0,
+        gain_of=SCORE.last(),
         images_per_epoch=5,
         batch_size=8,
         learning_rate=0.5,

@@ -42,14 +42,15 @@ class Finite:
             raise self._error("training loss", found, f", step {number} of {self._steps},", step == 0)
 
     def weights(self, metrics: Mapping[str, Any]) -> None:
-        """Check the weights that would be committed, and the held-out loss."""
+        """Check the weights that would be committed, and the held-out measurements."""
         for name, value in self.task.trained.state_dict().items():
             if value.is_floating_point() and not value.isfinite().all():
                 raise self._error(
                     "value of every weight", f"NaN or infinity in {name}", " after its last step"
                 )
-        if not math.isfinite(loss := metrics.get("held_out_loss", 0.0)):
-            raise self._error("held-out loss", loss, " after its last step")
+        for name, value in metrics.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise self._error(name.replace("held_out_", "held-out "), value, " after its last step")
 
     @property
     def _steps(self) -> int:

@@ -14,11 +14,12 @@ from dgflow.steps.training.rows import normals
 
 
 class Draws(NamedTuple):
-    """Noise levels and noise for training uses, or for held-out items."""
+    """Noise levels and noise for training uses, for held-out items, or for those of Gain."""
 
     seed: int
     level: int
     noise: int
+    step: int = 0
 
     @classmethod
     def training(cls, seed: int) -> Self:
@@ -28,17 +29,23 @@ class Draws(NamedTuple):
     def held_out(cls, seed: int) -> Self:
         return cls(seed, noise.EVALUATION_LEVEL, noise.EVALUATION_NOISE)
 
+    @classmethod
+    def gain(cls, seed: int) -> Self:
+        return cls(seed, noise.EVALUATION_LEVEL, noise.EVALUATION_NOISE, step=1)
+
     def uniform(self, index_B: Tensor) -> Tensor:
         """float64 [b] in [0, 1), on the CPU."""
-        return noise.uniform(self.seed, index_B, (), step=0, draw=self.level)
+        return noise.uniform(self.seed, index_B, (), step=self.step, draw=self.level)
 
     def normal(self, index_B: Tensor) -> Tensor:
         """float32 [b], on the CPU."""
-        return noise.standard_normal(self.seed, index_B, (), step=0, draw=self.level).float()
+        return noise.standard_normal(self.seed, index_B, (), step=self.step, draw=self.level).float()
 
     def normals(self, index_B: Tensor, like: Tensor) -> Tensor:
         """float32, of the shape and on the device of the images `like`."""
-        return normals(self.seed, index_B, like.shape[1:], draw=self.noise, device=like.device)
+        return normals(
+            self.seed, index_B, like.shape[1:], draw=self.noise, step=self.step, device=like.device
+        )
 
 
 def fresh_network(step: TrainStep, inputs: Bound, device: torch.device) -> nn.Module:

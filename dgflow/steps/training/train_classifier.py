@@ -3,13 +3,14 @@ ones (a discriminator's)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from dgflow.networks.adm.spec import ADMEncoder
 from dgflow.specs.spec import ActivationPrecision
-from dgflow.specs.step import Slice
+from dgflow.specs.step import Best, Slice
 from dgflow.specs.train_step import TrainStep
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class TrainClassifier(TrainStep):
     """
 
     schema_version: ClassVar[int] = 2  # batches are drawn by lanes
-    held_out_metrics: ClassVar[tuple[str, ...]] = ("held_out_loss",)
+    held_out_metrics: ClassVar[Mapping[str, Best]] = {"held_out_loss": "smallest"}
 
     network: ADMEncoder = ADMEncoder(pool="adaptive")
     noise: Literal["none", "linear_vp"] = "none"

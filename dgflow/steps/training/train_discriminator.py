@@ -5,30 +5,35 @@ The spec and what it refuses are here. Beside it:
 - `discriminator_data`: the rows of a batch and of the held-out pairs;
 - `discriminator_task`: noise, logits, loss, and what is measured of a held-out item;
 - `discriminator_metrics`: the metrics of an epoch from these;
-- further measurements of an epoch are `Measurement`s in `TrainingTask.further`.
+- `dgflow.steps.gain_items`: Gain on held-out real images, a further measurement of an epoch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny, model_validator
 
+from dgflow.diffusion.gain_curve import GAIN_METRICS
 from dgflow.networks.adm.spec import ADMEncoder
 from dgflow.networks.discriminator.spec import Discriminator
 from dgflow.networks.roles import HeadSpec
 from dgflow.specs.spec import LATER, ActivationPrecision
-from dgflow.specs.step import Slice, Weights
+from dgflow.specs.step import Best, Slice, Weights, Work
 from dgflow.specs.train_step import TrainStep
+from dgflow.steps.gain_checks import check_score, measured_images
 from dgflow.steps.training.discriminator_metrics import LEVELS, summarise
 from dgflow.steps.training.resample import out_of_bag, times_drawn
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from torch import nn
 
     from dgflow.specs.bound import Bound
-    from dgflow.specs.training_task import TrainingTask
+    from dgflow.specs.training_task import Measurement, TrainingTask
+    from dgflow.steps.training.stream import Stream
 
 _KINDS = ("real", "fake")
 _GREY = "; import grey pictures with channels=1, which takes three equal channels as one"
@@ -55,11 +60,15 @@ class TrainDiscriminator(TrainStep):
     drawn, about 1 / e of all, are its held-out set; `held_out` is not used.
 
     Every epoch records its held-out loss, because too much training is the best-known way to make FID worse,
-    and its calibration by noise level.
+    and its calibration by noise level. With `gain_of`, the score network that is to be guided, it also
+    records Gain (theorem 2) on up to 2,048 of the held-out real images, between `sigma_min` and `sigma_max`:
+    for every weight, by noise level, with standard errors (`dgflow.diffusion.gain_curve`). `.best("gain")`
+    is the epoch with the largest Gain at weight 1, `.best("gain_at_best_weight")` that with the largest at
+    its own best weight. The score network is asked once about each image and level.
     """
 
     schema_version: ClassVar[int] = 2  # batches are drawn by lanes
-    held_out_metrics: ClassVar[tuple[str, ...]] = ("held_out_loss",)
+    held_out_metrics: ClassVar[Mapping[str, Best]] = {"held_out_loss": "smallest", **GAIN_METRICS}
 
     share: ClassVar[int] = 2
     levels: ClassVar[int] = LEVELS  # spread evenly over log sigma
@@ -73,6 +82,7 @@ class TrainDiscriminator(TrainStep):
     times: Literal["log-uniform", "importance"] = "log-uniform"
     weight_decay: float = Field(default=1e-7, ge=0)
     precision: ActivationPrecision = "float32"
+    gain_of: Annotated[Weights | None, LATER] = None
     bootstrap: Annotated[int | None, LATER] = Field(default=None, ge=0, lt=2**63)  # None: no resampling
 
     @model_validator(mode="after")
@@ -92,7 +102,17 @@ class TrainDiscriminator(TrainStep):
             raise ValueError(f"expected an even batch size (half real, half fake), found {self.batch_size}")
         for name in _KINDS:
             self.split(name, least=self.batch_size // 2)
+        if self.gain_of is not None:
+            self._check_gain(self.gain_of)
         return self
+
+    def _check_gain(self, score: Weights) -> None:
+        check_score(score, self.real, field="gain_of")
+        if (held := self._held_out_real) < 2:
+            raise ValueError(
+                f"gain_of: expected at least two held-out real images to measure Gain on, found {held}: set "
+                "held_out, such as 0.1, or take a larger slice"
+            )
 
     @property
     def architecture(self) -> Discriminator:
@@ -111,6 +131,32 @@ class TrainDiscriminator(TrainStep):
     def held_out_items(self) -> int:
         # As many of each kind, so that chance is log 2.
         return 2 * self.levels * min(self.split(name)[1] for name in _KINDS)
+
+    @property
+    def _held_out_real(self) -> int:
+        return self.split("real")[1]
+
+    @property
+    def gain_images(self) -> int:
+        """The number of held-out real images that Gain is measured on, each at every noise level."""
+        if self.gain_of is None:
+            return 0
+        return measured_images(self._held_out_real, self.shape, self.levels)
+
+    def work(self, amount: int) -> list[Work]:
+        works, items = super().work(amount), self.levels * self.gain_images
+        if self.gain_of is None or not amount:
+            return works
+        gradients = Work(self, "gradient", amount * items, self.batch_size, self.precision)
+        return [*works, gradients, Work(self.gain_of.step, "forward", items, self.batch_size, self.precision)]
+
+    def best(self, metric: str = "held_out_loss") -> Weights:
+        if metric in GAIN_METRICS and self.gain_of is None:
+            raise ValueError(
+                f"{self.kind} measures no Gain, so no epoch can be chosen by {metric}: set gain_of to the "
+                "weights of the score network that is to be guided, as in gain_of=score.last()"
+            )
+        return super().best(metric)
 
     def split(self, name: str, *, least: int = 1) -> tuple[int, int]:
         if self.bootstrap is None:
@@ -180,7 +226,32 @@ class TrainDiscriminator(TrainStep):
             held_out=self.held_out_items,
             measure=task.measure,
             summarise=lambda values: summarise(values, self.sigma_min, self.sigma_max),
+            further=self._further(inputs, data.real, own_device),
             data=data.streams,
             device=own_device,
             precision=self.activations,
         )
+
+    def _further(self, inputs: Bound, real: Stream, device: torch.device) -> list[Measurement]:
+        """Gain, where it is measured."""
+        if self.gain_of is None:
+            return []
+        from dgflow.specs.training_task import Measurement
+        from dgflow.steps.gain_items import GainItems
+
+        items = GainItems(
+            rows=real.kept_apart,
+            images=self.gain_images,
+            score=self.gain_of,
+            load=lambda: inputs.network("gain_of"),
+            seed=self.seed,
+            levels=self.levels,
+            sigma_range=(self.sigma_min, self.sigma_max),
+            time_map=self.architecture.time_map(),
+            conditional=self.conditional,
+            precision=self.precision,
+            device=device,
+            batch_size=self.batch_size,
+            name=self.name,
+        )
+        return [Measurement(items.items, items.measure, items.summarise)]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field, model_validator
 
 from dgflow.networks.edm.spec import SongUNet
+from dgflow.specs.step import Best
 from dgflow.specs.train_step import TrainStep
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ class TrainScore(TrainStep):
     """
 
     schema_version: ClassVar[int] = 2  # batches are drawn by lanes
-    held_out_metrics: ClassVar[tuple[str, ...]] = ("held_out_loss",)
+    held_out_metrics: ClassVar[Mapping[str, Best]] = {"held_out_loss": "smallest"}
 
     averages: ClassVar[bool] = True
     levels: ClassVar[int] = 4

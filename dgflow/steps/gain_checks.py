@@ -1,0 +1,41 @@
+"""What Gain is measured on: how many held-out images, and which score networks fit them. No torch."""
+
+from __future__ import annotations
+
+from dgflow.networks.families import score_network
+from dgflow.specs.network import DataShape
+from dgflow.specs.step import Slice, Weights
+
+MOST_IMAGES = 2_048
+"""Images that Gain is measured on at most, the first ones by index: the error of its mean is then a fiftieth
+of the spread between images."""
+MOST_BYTES = 2 * 2**30
+"""Host memory of all workers for noisy images and what the score network leaves of them: 2,048 images of up
+to 64 pixels a side, 170 of 256."""
+
+
+def check_score(score: Weights, real: Slice, *, field: str) -> None:
+    """Raise ValueError, naming `field`, for a score network that is not for these real images or latents."""
+    network = score_network(score)
+    shape, known = real.step.shape, score.step.shape
+    if known[:2] != shape[:2]:
+        raise ValueError(
+            f"{field}: expected a score network for the real ones' {shape.channels} channels of "
+            f"{shape.image_size} pixels a side, found one for {known.channels} of {known.image_size}"
+        )
+    if (network.gives_latents or score.step.sees_latents) and not real.step.gives_latents:
+        raise ValueError(
+            f"{field}: expected a score network of images, as the real ones are, found one of latents: "
+            "encode the real ones, with Encode(images=..., vae=...)"
+        )
+    if score.step.classes not in (0, shape.num_classes):
+        raise ValueError(
+            f"{field}: expected a score network without classes, or with the real ones' {shape.num_classes}, "
+            f"whose labels it is asked about, found {score.step.classes} classes"
+        )
+
+
+def measured_images(held: int, shape: DataShape, levels: int) -> int:
+    """The number of images that Gain is measured on, of `held` that there are."""
+    each = 2 * 4 * levels * shape.values  # two float32 copies at every level
+    return min(held, MOST_IMAGES, max(2, MOST_BYTES // each))
