@@ -27,6 +27,7 @@ RECIPES: list[tuple[str, dict[str, Any]]] = [
     ("digits", {}),
     ("digits", {"samples": 500, "fakes": 700, "guidance_weight": 1.0, "score_epochs": 3, "epochs": 2}),
     ("digits", {"discriminator_seeds": 3}),
+    ("digits_ensemble", {}),
     ("cifar10_edm", {}),
     ("cifar10_edm", {"best": True, "held_out": 0.1, "samples": 1_000, "fakes": 2_000, "epochs": 3}),
     ("cifar10_edm", {"conditional": True}),

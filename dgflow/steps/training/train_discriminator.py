@@ -115,6 +115,10 @@ class TrainDiscriminator(TrainStep):
             )
 
     @property
+    def title(self) -> str:
+        return super().title if self.bootstrap is None else f"{super().title} bootstrap {self.bootstrap}"
+
+    @property
     def architecture(self) -> Discriminator:
         """`network` as the head, on the trained features if there are any."""
         return Discriminator(head=self.network, features=self.features)
