@@ -25,9 +25,15 @@ def number(metric: str, value: float) -> str:
 
 
 def mean_and_spread(metric: str, values: Mapping[str, Any]) -> str:
+    """`29.49 ± 0.41`, as `with_spread`, with the metric's usual decimals."""
+    return with_spread(values, METRICS[metric][1])
+
+
+def with_spread(values: Mapping[str, Any], decimals: int) -> str:
     """`29.49 ± 0.41`: the spread over seeds, else the standard error of a single seed, if either is known."""
     spread = values["spread"] if values["spread"] is not None else own_error(values)
-    return number(metric, values["mean"]) + ("" if spread is None else f" ± {number(metric, spread)}")
+    numbers = [values["mean"], *([] if spread is None else [spread])]
+    return " ± ".join(f"{each:,.{decimals}f}" for each in numbers)
 
 
 def own_error(values: Mapping[str, Any]) -> float | None:

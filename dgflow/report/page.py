@@ -8,43 +8,29 @@ looks.
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from dgflow.engine.plan import StepPlan
 from dgflow.engine.root import Root
 from dgflow.report.asked import recipe_facts
 from dgflow.report.attempts import open_attempts
-from dgflow.report.charts import Data, Series, line_chart
 from dgflow.report.images import grids
-from dgflow.report.layout import duration, labelled, labels, listed, number, parts, size
+from dgflow.report.layout import duration, labelled, labels, listed, parts, size
 from dgflow.report.own_receipts import own_receipts
-from dgflow.report.summary import (
-    Summary,
-    comparisons,
-    cost_line,
-    measured,
-    missing,
-    notes,
-    summarise,
-    table_rows,
-)
+from dgflow.report.result_section import figure_sections, result
+from dgflow.report.summary import Summary, cost_line, missing, summarise
+from dgflow.report.training_section import training
 from dgflow.specs.spec import PLACEMENT
-from dgflow.specs.step import SampleStep, Target, Weights
+from dgflow.specs.step import SampleStep, Target
 from dgflow.specs.train_step import TrainStep
 from dgflow.steps.judging.evaluate import Evaluate
 from dgflow.store.objects import ObjectStore
 from dgflow.store.receipts import Receipt
 from dgflow.store.runs import Asked, newest
 from dgflow.testing.smoke_root import is_smoke_run
-
-CALIBRATION = {"loss": "held-out loss", "accuracy": "accuracy", "calibration_error": "calibration error"}
-LOG_2 = math.log(2)
 
 
 def render(target: Target, store: ObjectStore, asked: Asked | None = None) -> str:
@@ -68,10 +54,11 @@ def render(target: Target, store: ObjectStore, asked: Asked | None = None) -> st
         cost=cost_line(summary),
         missing=missing(summary),
         failures=_failures(summary, store),
-        result=_result(summary),
+        result=result(summary),
+        figures=figure_sections(summary, store),
         grids=grids(summary, store),
         trainings=[
-            _training(step_plan, summary)
+            training(step_plan, summary)
             for step_plan in summary.plans
             if isinstance(step_plan.step, TrainStep)
         ],
@@ -90,27 +77,6 @@ def _utc(seconds: float) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _result(summary: Summary) -> dict[str, Any] | None:
-    if summary.result is None:
-        return None
-    assert isinstance(summary.target, Evaluate)
-    heading, *rows = table_rows(summary)
-    per_seed = []
-    for name in summary.target.arms:
-        arm = summary.result["arms"][name]
-        for i, seed in enumerate(arm["seeds"]):
-            values = [number(metric, arm[metric]["per_seed"][i]) for metric in measured(summary.result)]
-            per_seed.append([name, "" if seed is None else str(seed), *values])
-    return {
-        "heading": heading,
-        "rows": rows,
-        "floor": None if summary.result["floor"] is None else len(rows) - 1,
-        "per_seed": per_seed,
-        "notes": notes(summary),
-        "comparisons": comparisons(summary),
-    }
-
-
 def _failures(summary: Summary, store: ObjectStore) -> list[dict[str, Any]]:
     """Failed attempts at parts that are still missing."""
     root, failures = Root(store), []
@@ -121,74 +87,6 @@ def _failures(summary: Summary, store: ObjectStore) -> list[dict[str, Any]]:
             failed = [attempt.failure() | about for attempt in attempts if attempt.has_failed]
             failures += sorted(failed, key=lambda failure: failure["part"])
     return failures
-
-
-def _training(step_plan: StepPlan, summary: Summary) -> dict[str, Any]:
-    """The curves of one training step, and its calibration by noise level where epochs have it."""
-    step, receipts = step_plan.step, own_receipts(summary.receipts, step_plan.step)
-    assert isinstance(step, TrainStep)
-    metrics = {receipt.number: receipt.metrics for receipt in receipts}
-    page: dict[str, Any] = {"title": f"{step.title}, seed {step.seed}", "name": step.name}
-    page |= {"state": "", "chosen": "", "charts": [], "epochs": [], "by_sigma": [], "calibration": []}
-    if not metrics:
-        return page | {"state": "no epoch yet" + (f": {step_plan.reason}" if step_plan.reason else "")}
-    if not step_plan.complete:
-        page["state"] = f"{len(step_plan.done):,} of {parts(len(step_plan.wanted), step_plan.unit)} there"
-    used = _used(step, summary) if step_plan.complete else None
-    chosen, how = (used.choose(metrics), used.which) if used else (max(metrics), "the newest so far")
-    how = how.replace("best:", "best ").replace("epoch:", "epoch ")
-    by_sigma = metrics[chosen].get("by_sigma", [])
-    chance = (LOG_2, "chance, log 2") if by_sigma else None
-    mark = (float(chosen), f"epoch {chosen}") if used else None
-
-    def curve(key: str, data: Data) -> Series:
-        points = [(float(epoch), values[key]) for epoch, values in metrics.items() if key in values]
-        return Series(data, points, data)
-
-    losses = [curve("train_loss", "training"), curve("held_out_loss", "held-out")]
-    accuracy = [curve("held_out_accuracy", "held-out")]
-    for label, curves, level in (("loss", losses, chance), ("held-out accuracy", accuracy, None)):
-        if curves := [each for each in curves if each.points]:
-            page["charts"].append(_chart(label, curves, x_label="epoch", mark=mark, level=level))
-    page["chosen"] = f"{'used' if used else 'shown'}: epoch {chosen} of {len(step_plan.wanted)} ({how})"
-    columns = ("train_loss", "held_out_loss", "held_out_accuracy")
-    page["epochs"] = [
-        [epoch, *(_value(values.get(key)) for key in columns), epoch == chosen and bool(used)]
-        for epoch, values in metrics.items()
-    ]
-    for key, label in CALIBRATION.items() if by_sigma else ():
-        points = [(math.sqrt(level["sigma"][0] * level["sigma"][1]), level[key]) for level in by_sigma]
-        expected = {"loss": chance, "accuracy": (0.5, "chance")}.get(key)
-        chart = _chart(label, [Series(label, points)], x_label="sigma", log_x=True, level=expected)
-        page["calibration"].append(chart)
-    page["by_sigma"] = [
-        [
-            f"{level['sigma'][0]:.3g} to {level['sigma'][1]:.3g}",
-            f"{level['n']:,}",
-            *(_value(level[key]) for key in CALIBRATION),
-        ]
-        for level in by_sigma
-    ]
-    return page
-
-
-def _chart(*arguments: Any, **options: Any) -> Markup:
-    return Markup(line_chart(*arguments, **options))  # charts.py escapes its texts
-
-
-def _value(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
-
-
-def _used(step: TrainStep, summary: Summary) -> Weights | None:
-    """The weights of this training that the recipe uses, a choice by a metric first."""
-    taken = {
-        reference.which: reference
-        for step_plan in summary.plans
-        for reference in step_plan.step.inputs().values()
-        if isinstance(reference, Weights) and reference.step.variant == step.variant
-    }
-    return taken[min(taken, key=lambda which: (not which.startswith("best"), which))] if taken else None
 
 
 def _costs(summary: Summary) -> dict[str, Any]:

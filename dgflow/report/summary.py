@@ -6,7 +6,6 @@ in. Every receipt of the recipe's steps is read once.
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from dgflow.engine.plan import StepPlan, plan
 from dgflow.engine.root import Root
 from dgflow.metrics.protocols import LOWER_IS_BETTER
 from dgflow.report.doubts import doubts
+from dgflow.report.figures.table import starred
 from dgflow.report.layout import (
     METRICS,
     aligned,
@@ -28,9 +28,12 @@ from dgflow.report.layout import (
     own_error,
     parts,
     ruled,
+    wrapped,
 )
+from dgflow.report.outcome import Outcome, has_figures, outcome_of
 from dgflow.report.own_receipts import all_receipts, own_receipts
 from dgflow.report.product import Product, product
+from dgflow.specs.figures import Table
 from dgflow.specs.step import Reference, Result, SampleStep, Slice, Step, Target, Weights
 from dgflow.specs.train_step import TrainStep
 from dgflow.steps.encode import Encode
@@ -65,7 +68,7 @@ class Summary:
     """A recipe in a root.
 
     `result` is that of `Evaluate.compute`, None while it is not committed; `receipts` are those of
-    `all_receipts`.
+    `all_receipts`; `outcome` is that of a target which makes one, None while it is not complete.
     """
 
     target: Target
@@ -74,6 +77,7 @@ class Summary:
     steps: list[StepRow]
     receipts: dict[str, list[Receipt]] = field(repr=False)
     product: Product | None = None  # of a target that is no evaluation, None while it is not complete
+    outcome: Outcome | None = None
 
     @property
     def complete(self) -> bool:
@@ -85,16 +89,16 @@ def summarise(target: Target, store: ObjectStore) -> Summary:
     results."""
     root, plans = Root(store), plan(target, store)
     receipts = all_receipts(plans, root)
-    result = None
-    if isinstance(target, Evaluate) and plans[-1].complete:
-        result = json.loads(root.step_store(target).read(own_receipts(receipts, target)[0]))
+    outcome = outcome_of(plans[-1], store)
+    evaluated = isinstance(target, Evaluate)
     return Summary(
         target,
         plans,
-        result,
+        outcome.plain if evaluated and outcome is not None else None,
         [_row(step_plan, own_receipts(receipts, step_plan.step)) for step_plan in plans],
         receipts,
-        None if isinstance(target, Evaluate) else product(target, plans[-1], store),
+        None if evaluated else product(target, plans[-1], store),
+        outcome,
     )
 
 
@@ -128,8 +132,8 @@ def elapsed(receipts: list[Receipt]) -> float:
 
 
 def as_json(summary: Summary) -> dict[str, Any]:
-    """`arms`, `floor`, `reference` (each empty while the result is missing) and `steps` by name; `made` for a
-    recipe that ends with samples, weights or another result."""
+    """`arms`, `floor`, `reference` (each empty while the result is missing) and `steps` by name; for a recipe
+    that ends with samples, weights or another result also `made`, and `result` where its file is JSON."""
     result = summary.result or {"arms": {}, "floor": {}, "reference": {}}
     steps = {
         row.name: {
@@ -143,18 +147,31 @@ def as_json(summary: Summary) -> dict[str, Any]:
         for row in summary.steps
     }
     outcome = {"arms": result["arms"], "floor": result["floor"] or {}, "reference": result["reference"]}
-    made = {} if summary.product is None else {"made": summary.product.made}
-    return outcome | {"steps": steps} | made
+    if summary.product is None:
+        return outcome | {"steps": steps}
+    own: dict[str, Any] = {"made": summary.product.made}
+    if summary.outcome is not None:
+        outcome["arms"] = summary.outcome.arms
+        own |= {} if summary.outcome.plain is None else {"result": summary.outcome.plain}
+    return outcome | {"steps": steps} | own
 
 
 def table(summary: Summary) -> str:
     """The result as text: a row per arm, the floor, notes, and the change by guidance; or what is missing."""
     if summary.product is not None:
         told = (f"warning: {line}" for line in doubts(summary.plans, summary.receipts))
-        return "\n".join([*summary.product.lines, *told])
+        tables = [] if summary.outcome is None else map(table_text, summary.outcome.tables)
+        return "\n".join([*tables, *summary.product.lines, *told])
     if summary.result is None:
         return "\n".join(["no result yet", *(f"  {line}" for line in missing(summary))])
     return "\n".join([*ruled(aligned(table_rows(summary))), "", *notes(summary), *comparisons(summary)])
+
+
+def table_text(figure: Table) -> str:
+    """A table among figures as lines, with its note and an empty line behind it."""
+    title = [figure.title] if figure.title else []
+    note = [line for each in figure.note.splitlines() for line in wrapped(each, hanging="  ")]
+    return "\n".join([*title, *ruled(aligned(starred(figure))), *note, ""])
 
 
 def table_rows(summary: Summary) -> list[list[str]]:
@@ -322,10 +339,9 @@ def missing(summary: Summary) -> list[str]:
             if step_plan.missing:
                 there = f"{len(step_plan.done):,} of {parts(len(step_plan.wanted), step_plan.unit)} there"
             lines.append(f"{label}: {there}{why}")
-    if isinstance(summary.target, Step) and not isinstance(summary.target, Evaluate):
-        lines.append(
-            f"the recipe ends with {summary.target.kind}, so there is no table; end it with Evaluate"
-        )
+    last = summary.target
+    if isinstance(last, Step) and not isinstance(last, Evaluate) and not has_figures(last):
+        lines.append(f"the recipe ends with {last.kind}, so there is no table; end it with Evaluate")
     return lines
 
 

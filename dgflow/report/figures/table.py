@@ -6,15 +6,15 @@ from html import escape
 
 from dgflow.specs.figures import Table
 
-STAR = " *"  # behind the first cell of a marked row
+STAR = "*"
 
 
 def starred(figure: Table) -> list[list[str]]:
-    """Heading and rows, with the stars."""
-    rows = [
-        [row[0] + (STAR if number in figure.marked else ""), *row[1:]]
-        for number, row in enumerate(figure.rows)
-    ]
+    """Heading and rows, with a star behind the first cell of marked rows that have none."""
+    rows = [list(row) for row in figure.rows]
+    for number in figure.marked:
+        if not any(STAR in cell for cell in rows[number]):
+            rows[number][0] += f" {STAR}"
     return [list(figure.heading), *rows]
 
 

@@ -52,7 +52,7 @@ def check_may_compare(target: Measure, before: MetricResult) -> None:
     """
     from dgflow.metrics.result import MetricResult, difference
 
-    images = target.compared
+    images = target.reference_images
     assert isinstance(images, ImageSet | None) and isinstance(target.statistics, StatisticsFile | None)
     known = {
         "protocol": target.yardstick.name,

@@ -82,7 +82,7 @@ class MeasureFields(Comparison, ABC):
         if self.features is not None:
             self._features(ImageSet(source="", digest="", rows=1))  # checks network and protocol,
             self.inputs()  # and the shape of its images
-        elif self.compared is not None or self.images is not None:
+        elif self.reference_images is not None or self.images is not None:
             raise ValueError(
                 "expected the weights of the feature network, found none: images are measured in its features"
             )
@@ -129,7 +129,7 @@ class MeasureFields(Comparison, ABC):
         for number, (metric, column) in enumerate(FRECHET.items()):
             if metric not in self.wanted:
                 continue
-            if self.protocol is not None and (self.compared is not None or self.images is not None):
+            if self.protocol is not None and (self.reference_images is not None or self.images is not None):
                 expected, of = WIDTHS[column], "Inception"
             else:
                 expected, of = files[0].widths[number] if files else 0, "the other side"
@@ -189,7 +189,7 @@ class MeasureFields(Comparison, ABC):
         return step[: part.rows]
 
     @property
-    def compared(self) -> Slice | ImageSet | None:
+    def reference_images(self) -> Slice | ImageSet | None:
         """The reference's images, None where published statistics suffice."""
         return self.reference if self.statistics is None or set(self.wanted) & set(NEED_IMAGES) else None
 
@@ -201,8 +201,8 @@ class MeasureFields(Comparison, ABC):
         inputs: dict[str, Slice | Weights | Result] = {}
         if isinstance(self.statistics, Result) and set(self.wanted) & set(FRECHET):
             inputs["statistics"] = self.statistics
-        if self.compared is not None:
-            inputs["reference"] = features = self._features(self.compared)
+        if self.reference_images is not None:
+            inputs["reference"] = features = self._features(self.reference_images)
             if self.statistics is None and set(self.wanted) & set(FRECHET):
                 inputs["statistics"] = Statistics(features=features).result()
         if self.images is not None:

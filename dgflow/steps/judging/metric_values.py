@@ -135,14 +135,15 @@ def _kid_subset_size(step: MeasureFields) -> int:
 
 def _provenance(step: MeasureFields, inputs: Bound) -> Provenance:
     behind = next((item.manifest.inputs for item in inputs.items.values() if isinstance(item, BoundRows)), {})
+    images = step.reference_images
     return Provenance(
         protocol=step.yardstick.name,
         front_end=step.yardstick.front_end,
         n=None if step.images is None else step.images.rows,
         **step.samples.drawn._asdict(),
         samples_digest=images_digest(inputs, "samples", step.samples),
-        reference_digest=None if step.compared is None else images_digest(inputs, "reference", step.compared),
-        reference_n=None if step.compared is None else step.compared.rows,
+        reference_digest=None if images is None else images_digest(inputs, "reference", images),
+        reference_n=None if images is None else images.rows,
         statistics_digest=_statistics_digest(step, inputs),
         network_digest=behind.get("network"),
         k=step.neighbours,

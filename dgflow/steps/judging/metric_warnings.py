@@ -120,12 +120,13 @@ def _of_order(step: MeasureFields, rows: int, inputs: Bound, sums: Sums, spread:
 
 def _of_reference(step: MeasureFields, inputs: Bound, sums: Sums, spread: Spread) -> list[str]:
     """Warnings of the reference's images, alone and beside the samples, whose pass gave `sums`."""
-    if step.compared is None:
+    images = step.reference_images
+    if images is None:
         return []
-    facts = summed(inputs, "reference", step.compared.rows, (), step.yardstick.split_size, spread)
-    warnings = [f"reference: {line}" for line in _of_pixels(facts, step.compared.rows)]
+    facts = summed(inputs, "reference", images.rows, (), step.yardstick.split_size, spread)
+    warnings = [f"reference: {line}" for line in _of_pixels(facts, images.rows)]
     warnings += unlike_class_counts(_labels(sums), _labels(facts))
-    if images_digest(inputs, "samples", step.samples) == images_digest(inputs, "reference", step.compared):
+    if images_digest(inputs, "samples", step.samples) == images_digest(inputs, "reference", images):
         return [*warnings, "samples and reference are the same images: this measures nothing"]
     return warnings + checks.shared_images(_digests(sums), _digests(facts))
 

@@ -1,0 +1,113 @@
+"""The file of a step that makes one, for people: its arms as a table, and its figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from dgflow.engine.plan import StepPlan
+from dgflow.engine.root import Root
+from dgflow.report.layout import with_spread
+from dgflow.specs.figures import Figure, Metric, Table
+from dgflow.specs.step import ResultStep, Step
+from dgflow.store.objects import ObjectStore
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A result step and the content of its file."""
+
+    step: ResultStep
+    content: bytes
+
+    @cached_property
+    def arms(self) -> Mapping[str, Mapping[str, Any]]:
+        """The arms that it compares, by name."""
+        return self.step.compared(self.content)
+
+    @cached_property
+    def figures(self) -> Sequence[Figure]:
+        return self.step.figures(self.content)
+
+    @property
+    def plain(self) -> Any:
+        """The file as JSON data, None where it is of another kind."""
+        return json.loads(self.content) if self.step.suffix == ".json" else None
+
+    @property
+    def shown(self) -> dict[str, Metric]:
+        """The quantities that an arm has."""
+        known = [name for name in self.step.quantities if any(name in arm for arm in self.arms.values())]
+        return {name: self.step.quantities[name] for name in known}
+
+    @property
+    def table(self) -> Table | None:
+        """The arms with their quantities: mean and spread over seeds. None without arms, and for a step whose
+        figures begin with a table of its own."""
+        if not self.shown or (self.figures and isinstance(self.figures[0], Table)):
+            return None
+        heading = ["", *(metric.heading for metric in self.shown.values()), "seeds"]
+        rows = [
+            [name, *(self._cell(arm, key) for key in self.shown), _seeds(arm, self.shown)]
+            for name, arm in self.arms.items()
+        ]
+        return Table("", heading, rows, note="; ".join(self._notes()))
+
+    @property
+    def tables(self) -> list[Table]:
+        """The table of the arms, and those among the figures."""
+        own = [] if self.table is None else [self.table]
+        return own + [figure for figure in self.figures if isinstance(figure, Table)]
+
+    @property
+    def per_seed(self) -> list[list[str]]:
+        """A row per arm and seed: arm, seed, and each quantity."""
+        rows = []
+        for name, arm in self.arms.items():
+            count = int(_seeds(arm, self.shown))
+            seeds = arm.get("seeds", range(1, count + 1))
+            for number in range(count):
+                cells = (_of_seed(metric, arm.get(key), number) for key, metric in self.shown.items())
+                rows.append([name, "" if seeds[number] is None else str(seeds[number]), *cells])
+        return rows
+
+    def _cell(self, arm: Mapping[str, Any], key: str) -> str:
+        return with_spread(arm[key], self.shown[key].decimals) if key in arm else ""
+
+    def _notes(self) -> list[str]:
+        seeds = max(int(_seeds(arm, self.shown)) for arm in self.arms.values())
+        notes = [f"mean ± sample standard deviation over {seeds} seeds" if seeds > 1 else "one seed"]
+        for word, lower in (("lower", True), ("higher", False)):
+            headings = [metric.heading for metric in self.shown.values() if metric.lower_is_better is lower]
+            notes += [f"{', '.join(headings)}: {word} is better"] if headings else []
+        return notes
+
+
+def outcome_of(step_plan: StepPlan, store: ObjectStore) -> Outcome | None:
+    """The outcome of a step that makes a result for people; None for another one, and while it is not
+    complete. Raises CorruptObject where its file is damaged."""
+    step = step_plan.step
+    if not isinstance(step, ResultStep) or not step_plan.complete:
+        return None
+    if step.suffix != ".json" and not has_figures(step):
+        return None
+    step_store = Root(store).step_store(step)
+    return Outcome(step, step_store.read(step_store.receipt(step_plan.done[step_plan.wanted[0]])))
+
+
+def has_figures(step: Step) -> bool:
+    """True for a step that draws figures from its file."""
+    return isinstance(step, ResultStep) and type(step).figures is not ResultStep.figures
+
+
+def _seeds(arm: Mapping[str, Any], shown: Mapping[str, Metric]) -> str:
+    return str(max(len(arm[name]["per_seed"]) for name in shown if name in arm))
+
+
+def _of_seed(metric: Metric, value: Mapping[str, Any] | None, number: int) -> str:
+    """The value of one seed, empty where there is none: a quantity may be one number for all seeds."""
+    own = [] if value is None else value["per_seed"]
+    return f"{own[number]:,.{metric.decimals}f}" if number < len(own) else ""

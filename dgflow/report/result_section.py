@@ -1,0 +1,60 @@
+"""The page's sections of results: the table, and the figures of every step that has some."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dgflow.report.figures.draw import drawn
+from dgflow.report.layout import labelled, number
+from dgflow.report.outcome import has_figures, outcome_of
+from dgflow.report.summary import Summary, comparisons, measured, notes, table_rows
+from dgflow.steps.judging.evaluate import Evaluate
+from dgflow.store.objects import ObjectStore
+
+
+def result(summary: Summary) -> dict[str, Any] | None:
+    """The result of the recipe, None while it is not complete."""
+    figures = [] if summary.outcome is None else [drawn(each) for each in summary.outcome.figures]
+    if summary.result is not None:
+        return _evaluation(summary) | {"figures": figures}
+    if summary.product is None:
+        return None
+    section: dict[str, Any] = {"rows": [], "notes": summary.product.lines, "per_seed": [], "figures": figures}
+    if (own := summary.outcome) is None or not own.arms:
+        return section
+    table = [] if own.table is None else [drawn(own.table)]
+    heading = ["arm", "seed", *(metric.heading for metric in own.shown.values())]
+    per_seed = own.per_seed if len(own.per_seed) > len(own.arms) else []
+    return section | {"figures": [*table, *figures], "per_seed": per_seed, "seed_heading": heading}
+
+
+def _evaluation(summary: Summary) -> dict[str, Any]:
+    assert isinstance(summary.target, Evaluate) and summary.result is not None
+    heading, *rows = table_rows(summary)
+    per_seed = []
+    for name in summary.target.arms:
+        arm = summary.result["arms"][name]
+        for i, seed in enumerate(arm["seeds"]):
+            values = [number(metric, arm[metric]["per_seed"][i]) for metric in measured(summary.result)]
+            per_seed.append([name, "" if seed is None else str(seed), *values])
+    return {
+        "heading": heading,
+        "rows": rows,
+        "floor": None if summary.result["floor"] is None else len(rows) - 1,
+        "per_seed": per_seed,
+        "seed_heading": ["arm", "seed", *heading[1:-2]],
+        "notes": notes(summary),
+        "comparisons": comparisons(summary),
+    }
+
+
+def figure_sections(summary: Summary, store: ObjectStore) -> list[dict[str, Any]]:
+    """The figures of the steps on the way to the result, with each step's title. Raises CorruptObject where a
+    file is damaged."""
+    sections = []
+    for label, step_plan in labelled(summary.plans[:-1]):
+        outcome = outcome_of(step_plan, store) if has_figures(step_plan.step) else None
+        if outcome is not None and outcome.figures:
+            figures = [drawn(each) for each in outcome.figures]
+            sections.append({"title": label, "name": step_plan.step.name, "figures": figures})
+    return sections

@@ -1,0 +1,87 @@
+"""The page's sections of trainings: curves by epoch, and by noise level where epochs have them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from markupsafe import Markup
+
+from dgflow.engine.plan import StepPlan
+from dgflow.report.charts import Data, Series, line_chart
+from dgflow.report.layout import parts
+from dgflow.report.own_receipts import own_receipts
+from dgflow.report.summary import Summary
+from dgflow.specs.step import Weights
+from dgflow.specs.train_step import TrainStep
+
+CALIBRATION = {"loss": "held-out loss", "accuracy": "accuracy", "calibration_error": "calibration error"}
+LOG_2 = math.log(2)
+
+
+def training(step_plan: StepPlan, summary: Summary) -> dict[str, Any]:
+    """The curves of one training step, and its calibration by noise level where epochs have it."""
+    step, receipts = step_plan.step, own_receipts(summary.receipts, step_plan.step)
+    assert isinstance(step, TrainStep)
+    metrics = {receipt.number: receipt.metrics for receipt in receipts}
+    page: dict[str, Any] = {"title": f"{step.title}, seed {step.seed}", "name": step.name}
+    page |= {"state": "", "chosen": "", "charts": [], "epochs": [], "by_sigma": [], "calibration": []}
+    if not metrics:
+        return page | {"state": "no epoch yet" + (f": {step_plan.reason}" if step_plan.reason else "")}
+    if not step_plan.complete:
+        page["state"] = f"{len(step_plan.done):,} of {parts(len(step_plan.wanted), step_plan.unit)} there"
+    used = _used(step, summary) if step_plan.complete else None
+    chosen, how = (used.choose(metrics), used.which) if used else (max(metrics), "the newest so far")
+    how = how.replace("best:", "best ").replace("epoch:", "epoch ")
+    by_sigma = metrics[chosen].get("by_sigma", [])
+    chance = (LOG_2, "chance, log 2") if by_sigma else None
+    mark = (float(chosen), f"epoch {chosen}") if used else None
+
+    def curve(key: str, data: Data) -> Series:
+        points = [(float(epoch), values[key]) for epoch, values in metrics.items() if key in values]
+        return Series(data, points, data)
+
+    losses = [curve("train_loss", "training"), curve("held_out_loss", "held-out")]
+    accuracy = [curve("held_out_accuracy", "held-out")]
+    for label, curves, level in (("loss", losses, chance), ("held-out accuracy", accuracy, None)):
+        if curves := [each for each in curves if each.points]:
+            page["charts"].append(_chart(label, curves, x_label="epoch", mark=mark, level=level))
+    page["chosen"] = f"{'used' if used else 'shown'}: epoch {chosen} of {len(step_plan.wanted)} ({how})"
+    columns = ("train_loss", "held_out_loss", "held_out_accuracy")
+    page["epochs"] = [
+        [epoch, *(_value(values.get(key)) for key in columns), epoch == chosen and bool(used)]
+        for epoch, values in metrics.items()
+    ]
+    for key, label in CALIBRATION.items() if by_sigma else ():
+        points = [(math.sqrt(level["sigma"][0] * level["sigma"][1]), level[key]) for level in by_sigma]
+        expected = {"loss": chance, "accuracy": (0.5, "chance")}.get(key)
+        chart = _chart(label, [Series(label, points)], x_label="sigma", log_x=True, level=expected)
+        page["calibration"].append(chart)
+    page["by_sigma"] = [
+        [
+            f"{level['sigma'][0]:.3g} to {level['sigma'][1]:.3g}",
+            f"{level['n']:,}",
+            *(_value(level[key]) for key in CALIBRATION),
+        ]
+        for level in by_sigma
+    ]
+    return page
+
+
+def _chart(*arguments: Any, **options: Any) -> Markup:
+    return Markup(line_chart(*arguments, **options))  # charts.py escapes its texts
+
+
+def _value(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _used(step: TrainStep, summary: Summary) -> Weights | None:
+    """The weights of this training that the recipe uses, a choice by a metric first."""
+    taken = {
+        reference.which: reference
+        for step_plan in summary.plans
+        for reference in step_plan.step.inputs().values()
+        if isinstance(reference, Weights) and reference.step.variant == step.variant
+    }
+    return taken[min(taken, key=lambda which: (not which.startswith("best"), which))] if taken else None
