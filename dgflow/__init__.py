@@ -33,6 +33,7 @@ from dgflow.steps.judging.features import Features
 from dgflow.steps.judging.measure import Measure
 from dgflow.steps.judging.published_reference import PublishedReference, PublishedStatistics, reference
 from dgflow.steps.official import official
+from dgflow.steps.plane.compare_plane import ComparePlane
 from dgflow.steps.pretrained import Pretrained
 from dgflow.steps.sources.image_set import ImageSet, StatisticsFile
 from dgflow.steps.sources.import_images import ImportImages
@@ -49,6 +50,7 @@ __all__ = [
     "ClassifierFree",
     "ClassifierGuidance",
     "ClosedForm",
+    "ComparePlane",
     "DDIM",
     "DDPM",
     "DDPMUNet",

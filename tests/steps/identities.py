@@ -10,6 +10,7 @@ from dgflow import (
     ClassifierFree,
     ClassifierGuidance,
     ClosedForm,
+    ComparePlane,
     DDPMUNet,
     DhariwalUNet,
     Discriminator,
@@ -89,6 +90,8 @@ MIXTURE = GaussianMixture(means=((-1.0, 0.0), (1.0, 0.0)), stds=(0.5, 0.5), weig
 OTHER_MIXTURE = MIXTURE.model_copy(update={"weights": (0.25, 0.75)})
 EXACT = ClosedForm(network=MixtureScore(mixture=MIXTURE))
 POINTS = MixturePoints(mixture=MIXTURE)
+IN_THE_PLANE = Generate(score=EXACT.weights())
+COMPARISON = ComparePlane(data=MIXTURE, arms={"unguided": (IN_THE_PLANE[:100],)})
 OTHER_YARDSTICK = dict(
     reference=REAL[100:199],
     features=OPENAIS,
@@ -233,6 +236,7 @@ OTHER = {
     MixtureScore: dict(mixture=OTHER_MIXTURE),
     MixtureRatio: dict(real=OTHER_MIXTURE, model=OTHER_MIXTURE),
     ClosedForm: dict(network=MixtureScore(mixture=OTHER_MIXTURE)),
+    ComparePlane: dict(data=OTHER_MIXTURE, arms={"other": (IN_THE_PLANE[:100],)}, weights=(1.0,)),
     MixturePoints: dict(mixture=OTHER_MIXTURE, seed=9, shard_size=7),
     SongUNet: dict(
         model_channels=8,
@@ -394,6 +398,7 @@ INSTANCES: dict[type, Spec] = {
         PUBLISHED,
         EXACT,
         POINTS,
+        COMPARISON,
         MIXTURE,
         MixtureScore(mixture=MIXTURE),
         MixtureRatio(real=MIXTURE, model=MIXTURE),

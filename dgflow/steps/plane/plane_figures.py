@@ -1,0 +1,237 @@
+"""The content of a `ComparePlane` as figures and tables. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from dgflow.specs.figures import Cloud, Curve, Figure, Lines, Metric, PlanePlot, Table
+
+ARROW = 0.85
+"""Length of the longest arrow of a plot, in distances of the grid."""
+
+NOISE = "noise level sigma"
+WEIGHT = "guidance weight"
+ONE = (1.0, "weight 1")
+
+
+def plane_figures(content: Mapping[str, Any], quantities: Mapping[str, Metric]) -> Sequence[Figure]:
+    """The table of the arms, what each discriminator is worth, samples, fields, curves by noise level and by
+    weight."""
+    guides = content["guides"]
+    figures: list[Figure] = [_arms(content, quantities)]
+    if guides:
+        figures.append(_discriminators(content))
+    figures += _samples(content) + _fields(content)
+    return figures + (_by_level(content) + _by_weight(content) if guides else [])
+
+
+def _arms(content: Mapping[str, Any], quantities: Mapping[str, Metric]) -> Table:
+    rows = [
+        [
+            name,
+            *(_value(metric, arm[key]) for key, metric in quantities.items()),
+            f"{arm['n']:,}",
+            f"{len(arm['seeds'])}",
+        ]
+        for name, arm in content["arms"].items()
+    ]
+    note = (
+        "KL(data || samples) is exact for the flow of the guided score; the energy distance is of the drawn "
+        "samples to the data's density, mean ± sample standard deviation over the sampling seeds; Gain is "
+        "the exact fall of theorem 2's bound; KL and energy distance: lower is better, Gain: higher"
+    )
+    heading = ["", *(metric.heading for metric in quantities.values()), "samples", "seeds"]
+    return Table("Samples against the data", heading, rows, note=note)
+
+
+def _value(metric: Metric, value: Mapping[str, Any]) -> str:
+    """`0.0123 ± 0.0004`; what rounds to nothing has no sign."""
+    mean = f"{round(value['mean'], metric.decimals) + 0.0:.{metric.decimals}f}"
+    return mean + ("" if value["spread"] is None else f" ± {value['spread']:.{metric.decimals}f}")
+
+
+def _discriminators(content: Mapping[str, Any]) -> Table:
+    weights = next(iter(content["guides"].values()))["weights"]
+    rows = []
+    for name, guide in content["guides"].items():
+        at = weights[min(range(len(weights)), key=lambda i: guide["kl"][i])]
+        estimate = guide["estimate"]
+        one = weights.index(1.0) if 1.0 in weights else None
+        rows.append(
+            [
+                name,
+                f"{guide['error'] / guide['correction']:.3f}",
+                "" if one is None else f"{guide['gain'][one]:.4f}",
+                "" if one is None else f"{estimate['gain'][one]:.4f} ± {estimate['error'][one]:.4f}",
+                f"{guide['best_weight']:.2f}",
+                f"{at:g}",
+            ]
+        )
+    points = next(iter(content["guides"].values()))["estimate"]["points"]
+    note = (
+        "error of the correction: the integral of sigma^2 E|c - grad l|^2 over log sigma, as a share of that "
+        f"of |c|^2; Gain at weight 1, exact by quadrature, and estimated from {points:,} points as a "
+        "training does (± standard error)"
+    )
+    heading = ["", "error of the correction", "Gain", "Gain, estimated", "weight of most Gain", "of least KL"]
+    return Table("Log-ratios against the truth", heading, rows, note=note)
+
+
+def _samples(content: Mapping[str, Any]) -> list[Figure]:
+    half = content["half_width"]
+    box = (-half, half)
+    return [
+        PlanePlot(
+            "The data" if name == "data" else f"Samples: {name}",
+            box,
+            box,
+            clouds=[Cloud(name, [(x, y) for x, y in points])],
+        )
+        for name, points in content["points"].items()
+    ]
+
+
+def _fields(content: Mapping[str, Any]) -> list[Figure]:
+    """The score of the model, the exact correction and the learned ones, to two scales: one of the score, one
+    of all corrections."""
+    field, half = content["field"], content["half_width"]
+    box, at = (-half, half), field["at"]
+    distance = 2 * half / (math.sqrt(len(at)) + 1)
+    corrections = {"exact": field["correction"]} | {
+        name: guide["field"] for name, guide in content["guides"].items() if name != "exact"
+    }
+    longest = _longest(field["correction"])
+
+    def plot(title: str, by: Sequence[Sequence[float]], most: float) -> PlanePlot:
+        # A learned correction may be far longer than the exact one where there are no points: cut there.
+        arrows = [
+            ((x, y), _cut(dx, dy, ARROW * distance / most, distance))
+            for (x, y), (dx, dy) in zip(at, by, strict=True)
+        ]
+        return PlanePlot(title, box, box, arrows=arrows)
+
+    score = plot(
+        f"Score of the model at sigma = {field['sigma']:g}", field["model"], _longest(field["model"])
+    )
+    return [
+        score,
+        *(plot(f"Correction of the score: {name}", by, longest) for name, by in corrections.items()),
+    ]
+
+
+def _longest(vectors: Sequence[Sequence[float]]) -> float:
+    return max((math.hypot(dx, dy) for dx, dy in vectors), default=0.0) or 1.0
+
+
+def _cut(dx: float, dy: float, scale: float, most: float) -> tuple[float, float]:
+    dx, dy = dx * scale, dy * scale
+    factor = min(1.0, most / (math.hypot(dx, dy) or 1.0))
+    return dx * factor, dy * factor
+
+
+def _by_level(content: Mapping[str, Any]) -> list[Figure]:
+    guides = content["guides"]
+    first = next(iter(guides.values()))["levels"]
+
+    def curves(value: Callable[[Mapping[str, float]], float], learned: bool = True) -> list[Curve]:
+        return [
+            Curve(
+                name,
+                [level["sigma"] for level in guide["levels"]],
+                [value(level) for level in guide["levels"]],
+            )
+            for name, guide in guides.items()
+            if not learned or name != "exact"
+        ]
+
+    sigmas = [level["sigma"] for level in first]
+    unguided = Curve("no guidance", sigmas, [level["correction"] for level in first], style="dashed")
+    gains = [
+        Curve(
+            f"{name}, estimated",
+            [level["sigma"] for level in guide["estimate"]["levels"]],
+            [_per_log(level)[0] for level in guide["estimate"]["levels"]],
+            [_per_log(level)[1] for level in guide["estimate"]["levels"]],
+            style="points",
+        )
+        for name, guide in guides.items()
+    ]
+    return [
+        Lines(
+            "Error of the correction by noise level",
+            [unguided, *curves(lambda level: level["error"])],
+            NOISE,
+            "sigma^2 E|c - grad l|^2",
+            log_x=True,
+        ),
+        Lines(
+            "Error of the log-ratio by noise level",
+            curves(lambda level: level["rms_error"]),
+            NOISE,
+            "root mean square, nats",
+            log_x=True,
+        ),
+        Lines(
+            "Mean error of the log-ratio by noise level",
+            curves(lambda level: level["mean_error"]),
+            NOISE,
+            "nats",
+            log_x=True,
+            level=(0.0, "exact"),
+        ),
+        Lines(
+            "Correlation of learned and exact log-ratio",
+            curves(lambda level: level["correlation"]),
+            NOISE,
+            log_x=True,
+            level=(1.0, "exact"),
+        ),
+        Lines(
+            "Gain by noise level, at weight 1",
+            [*curves(lambda level: 2 * level["agreement"] - level["energy"]), *gains],
+            NOISE,
+            "nats per unit of log sigma",
+            log_x=True,
+            level=(0.0, "no gain"),
+        ),
+    ]
+
+
+def _per_log(level: Mapping[str, Any]) -> tuple[float, float]:
+    """Gain of a range of noise levels and its error, per unit of log sigma."""
+    width = math.log(level["high"] / level["low"])
+    return level["gain"][0] / width, level["gain"][1] / width
+
+
+def _by_weight(content: Mapping[str, Any]) -> list[Figure]:
+    guides = content["guides"]
+    estimates = [
+        Curve(
+            f"{name}, estimated",
+            guide["weights"],
+            guide["estimate"]["gain"],
+            guide["estimate"]["error"],
+            style="points",
+        )
+        for name, guide in guides.items()
+    ]
+    return [
+        Lines(
+            "KL(data || samples) by weight",
+            [Curve(name, guide["weights"], guide["kl"]) for name, guide in guides.items()],
+            WEIGHT,
+            "nats",
+            mark=ONE,
+            level=(content["kl_model"], "no guidance"),
+        ),
+        Lines(
+            "Gain by weight",
+            [*(Curve(name, guide["weights"], guide["gain"]) for name, guide in guides.items()), *estimates],
+            WEIGHT,
+            "nats",
+            mark=ONE,
+            level=(0.0, "no gain"),
+        ),
+    ]
