@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 DIGITS = ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 4, 5, 6, 7, 8, 9))  # leading ones of a logarithmic axis' ticks
+MOST_DECADES = 8  # with a tick each
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class Axis:
         return [(number * step, _words(number * step)) for number in numbers]
 
     def _of_decades(self) -> list[float]:
-        decades = range(math.floor(self.low), math.ceil(self.high) + 1)
+        first, last = math.floor(self.low), math.ceil(self.high)
+        decades = range(first, last + 1, -(-(last - first) // MOST_DECADES) or 1)
         low, high = self.low - 1e-9, self.high + 1e-9
         inside: list[float] = []
         for digits in DIGITS:
