@@ -9,6 +9,8 @@ from markupsafe import Markup
 
 from dgflow.engine.plan import StepPlan
 from dgflow.report.charts import Data, Series, line_chart
+from dgflow.report.figures.draw import drawn
+from dgflow.report.gain_figures import gain_figures
 from dgflow.report.layout import parts
 from dgflow.report.own_receipts import own_receipts
 from dgflow.report.summary import Summary
@@ -16,6 +18,12 @@ from dgflow.specs.step import Weights
 from dgflow.specs.train_step import TrainStep
 
 CALIBRATION = {"loss": "held-out loss", "accuracy": "accuracy", "calibration_error": "calibration error"}
+COLUMNS = (
+    ("train_loss", "training loss"),
+    ("held_out_loss", "held-out loss"),
+    ("held_out_accuracy", "held-out accuracy"),
+    ("gain", "Gain at weight 1"),  # of the trainings that measure it
+)
 LOG_2 = math.log(2)
 
 
@@ -25,7 +33,15 @@ def training(step_plan: StepPlan, summary: Summary) -> dict[str, Any]:
     assert isinstance(step, TrainStep)
     metrics = {receipt.number: receipt.metrics for receipt in receipts}
     page: dict[str, Any] = {"title": f"{step.title}, seed {step.seed}", "name": step.name}
-    page |= {"state": "", "chosen": "", "charts": [], "epochs": [], "by_sigma": [], "calibration": []}
+    page |= {
+        "state": "",
+        "chosen": "",
+        "charts": [],
+        "epochs": [],
+        "gain": [],
+        "by_sigma": [],
+        "calibration": [],
+    }
     if not metrics:
         return page | {"state": "no epoch yet" + (f": {step_plan.reason}" if step_plan.reason else "")}
     if not step_plan.complete:
@@ -46,10 +62,12 @@ def training(step_plan: StepPlan, summary: Summary) -> dict[str, Any]:
     for label, curves, level in (("loss", losses, chance), ("held-out accuracy", accuracy, None)):
         if curves := [each for each in curves if each.points]:
             page["charts"].append(_chart(label, curves, x_label="epoch", mark=mark, level=level))
+    page["gain"] = [drawn(figure) for figure in gain_figures(metrics, chosen, mark)]
     page["chosen"] = f"{'used' if used else 'shown'}: epoch {chosen} of {len(step_plan.wanted)} ({how})"
-    columns = ("train_loss", "held_out_loss", "held_out_accuracy")
+    columns = COLUMNS if "gain" in metrics[chosen] else COLUMNS[:-1]
+    page["columns"] = [label for _, label in columns]
     page["epochs"] = [
-        [epoch, *(_value(values.get(key)) for key in columns), epoch == chosen and bool(used)]
+        (epoch, [_value(values.get(key)) for key, _ in columns], epoch == chosen and bool(used))
         for epoch, values in metrics.items()
     ]
     for key, label in CALIBRATION.items() if by_sigma else ():

@@ -11,14 +11,16 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from PIL import Image
-from report.fake_root import SHARD, digits, fill, new_store, recipe, write_source
+from report.fake_root import SHARD, digits, epoch_metrics, fill, new_store, recipe, write_source
 
+from dgflow.diffusion.gain_curve import GainCurve, LevelGain, MeasuredGain
 from dgflow.engine.plan import plan
 from dgflow.engine.root import Root
 from dgflow.report.charts import Series, line_chart
 from dgflow.report.page import render
 from dgflow.report.page_file import PAGE, page_of, put_page
 from dgflow.report.summary import as_json, summarise
+from dgflow.specs.train_step import TrainStep
 from dgflow.store.runs import Asked, RunRecord, record_key
 
 HOSTILE = "</pre><script>alert('x')</script><img src=x onerror=alert(1)>"
@@ -297,3 +299,26 @@ def test_charts_of_odd_ranges_stay_inside_their_frame(values):
 def test_a_chart_without_points_is_refused():
     with pytest.raises(ValueError, match="expected finite points"):
         line_chart("loss", [Series("training", [])], x_label="epoch")
+
+
+def test_the_gain_of_a_discriminator_is_shown_by_epoch_weight_and_noise_level(source, monkeypatch):
+    def with_gain(step: TrainStep, epoch: int) -> dict:
+        """Gain at weight w of 2 w a - w^2 b, with a = 0.03 epoch and b = 0.02 epoch: largest at 1.5."""
+        level = LevelGain(0.1, 1.0, GainCurve(0.03 * epoch, 0.02 * epoch, (1e-4, 0.0, 1e-4)))
+        gain = MeasuredGain(20, level.curve, (level,)).metrics() if step.kind == "train-discriminator" else {}
+        return epoch_metrics(step, epoch) | gain
+
+    monkeypatch.setattr("report.fake_root.epoch_metrics", with_gain)
+    target, store = recipe(source=source), new_store()
+    fill(target, store)
+    page = Page(render(target, store))
+    words = [attributes["aria-label"] or "" for tag, attributes in page.tags if tag == "svg"]
+    assert [each for each in words if each.startswith("Gain")] == [
+        "Gain: weight 0.5, weight 1, weight 2 by epoch",
+        "Gain by weight: Gain by guidance weight",
+        "Gain by noise level: weight 0.5, weight 1, weight 2 by sigma",
+    ]
+    assert "largest at 1.50" in page.text
+    # At the used epoch 12 and weight 2: 4 * 0.36 - 4 * 0.24, with error sqrt(4 (4 + 4) 1e-4).
+    assert "weight 2 at 0.316: 0.48 ± 0.057" in page.text
+    assert "Gain at weight 1" in page.text and "0.4800" in page.text  # of epoch 12: 2 * 0.36 - 0.24
