@@ -192,6 +192,17 @@ class GainChoice:
         values = asdict(self)
         return values | {"sigma_max": None if self.sigma_max == math.inf else self.sigma_max}
 
+    @property
+    def warning(self) -> str:
+        """See `Choice.warning`."""
+        if self.guides:
+            return ""
+        return (
+            "no weight of guidance has a Gain above 0 with 95 % confidence on the held-out images, so the "
+            "weight is 0 and the samples are unguided: train the discriminator on more images, choose the "
+            'epoch with .best("gain"), or give a weight'
+        )
+
     def __str__(self) -> str:
         """`weight 0.93, sigma 0.12 to 4.1`."""
         if not self.guides:

@@ -73,12 +73,21 @@ class _Windowed(Spec, ABC):
         ValueError if the first is above `tau_max`.
         """
         low = self._first_tau()
-        if low > self.tau_max:
-            raise ValueError(f"expected tau_min <= tau_max, found {low} and {self.tau_max}")
+        _check_order(low, self.tau_max)
         return low, self.tau_max if self.tau_max < 1.0 else math.inf
 
 
-class DiscriminatorSettings(_Windowed):
+class DiscriminatorOptions(Spec):
+    """Settings of a discriminator's guidance that are no numbers of its weight and window; see
+    `DiscriminatorSettings`."""
+
+    after_timestep: int | None = Field(default=None, ge=0, lt=996)  # from 996 on there is no linear-VP time
+    boost: Boost | None = None
+    match_preceding_norm: bool = False
+    saturate: bool = False
+
+
+class DiscriminatorSettings(_Windowed, DiscriminatorOptions):
     """Adds the gradient of a discriminator's log-ratio to the score while `tau_min` <= tau <= `tau_max`
     (linear-VP time).
 
@@ -93,25 +102,10 @@ class DiscriminatorSettings(_Windowed):
 
     second_order_weight: Scale = 0.0
     tau_min: float | None = Field(default=None, ge=0, le=1)
-    after_timestep: int | None = Field(default=None, ge=0, lt=996)  # from 996 on there is no linear-VP time
-    boost: Boost | None = None
-    match_preceding_norm: bool = False
-    saturate: bool = False
 
     @model_validator(mode="after")
     def _one_window(self) -> Self:
-        if self.tau_min is not None and self.after_timestep is not None:
-            raise ValueError(
-                f"expected tau_min or after_timestep, found both: {self.tau_min} and {self.after_timestep}"
-            )
-        if self.after_timestep is None:
-            _ = self.window
-        elif self.after_timestep / 1000 - TIMESTEP_ERROR > self.tau_max:
-            # The exact time of a timestep takes torch, which planning does without.
-            raise ValueError(
-                f"expected after_timestep below tau_max (timestep t is about t / 1000), found "
-                f"{self.after_timestep} and {self.tau_max}: the term would never act"
-            )
+        check_window(self.tau_min, self.tau_max, self.after_timestep)
         return self
 
     def _first_tau(self) -> float:
@@ -154,3 +148,22 @@ def _tau_after(timestep: int) -> float:
     from dgflow.diffusion.discrete import DDPM_LINEAR
 
     return DDPM_LINEAR.tau_after(timestep)
+
+
+def check_window(tau_min: float | None, tau_max: float, after_timestep: int | None) -> None:
+    """Raise ValueError for ends of a discriminator's window that cannot be."""
+    if tau_min is not None and after_timestep is not None:
+        raise ValueError(f"expected tau_min or after_timestep, found both: {tau_min} and {after_timestep}")
+    if after_timestep is None:
+        _check_order(TAU_MIN if tau_min is None else tau_min, tau_max)
+    elif after_timestep / 1000 - TIMESTEP_ERROR > tau_max:
+        # The exact time of a timestep takes torch, which planning does without.
+        raise ValueError(
+            f"expected after_timestep below tau_max (timestep t is about t / 1000), found "
+            f"{after_timestep} and {tau_max}: the term would never act"
+        )
+
+
+def _check_order(low: float, high: float) -> None:
+    if low > high:
+        raise ValueError(f"expected tau_min <= tau_max, found {low} and {high}")

@@ -3,18 +3,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Self
+import math
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Discriminator, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
+from dgflow.diffusion.gain_curve import GainChoice, MeasuredGain
 from dgflow.diffusion.guidance_settings import (
     ClassifierFree,
     ClassifierSettings,
     Combine,
+    DiscriminatorOptions,
     DiscriminatorSettings,
+    Scale,
+    Switch,
+    check_window,
 )
 from dgflow.specs.spec import LATER
-from dgflow.specs.step import Weights
+from dgflow.specs.step import Result, Weights
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,7 +30,26 @@ if TYPE_CHECKING:
     from dgflow.diffusion.times import TimeMap
 
 
-class DiscriminatorGuidance(DiscriminatorSettings):
+FromGain = Literal["gain"]
+
+
+def _tag(value: Any) -> str:
+    return "gain" if isinstance(value, str) and value == "gain" else "number"
+
+
+def _tag_or_result(value: Any) -> str:
+    return "result" if isinstance(value, Result) else _tag(value)
+
+
+_Gain = Annotated[FromGain, Tag("gain")]
+_Tau = Annotated[float, Field(ge=0, le=1)]
+_Result = Annotated[Result, Tag("result")]
+ScaleOrGain = Annotated[Annotated[Scale, Tag("number")] | _Gain, Discriminator(_tag)]
+ScaleOrGainOf = Annotated[Annotated[Scale, Tag("number")] | _Gain | _Result, Discriminator(_tag_or_result)]
+TauOrGain = Annotated[Annotated[_Tau, Tag("number")] | _Gain, Discriminator(_tag)]
+
+
+class DiscriminatorGuidance(DiscriminatorOptions):
     """The gradient of `discriminator`'s log-ratio; its settings are those of `DiscriminatorSettings`.
 
     A tuple of discriminators guides as an ensemble. `combine` makes one log-ratio of theirs: "logits", the
@@ -32,6 +57,19 @@ class DiscriminatorGuidance(DiscriminatorSettings):
     equation 3). Boost, window and `match_preceding_norm` act on the combined one. Members may differ in
     anything but the time, the samples and the classes that they know; those on the same frozen features share
     one pass through them.
+
+    Weight and window may be chosen by Gain (theorem 2), which was measured on held-out real images:
+    `weight="gain"` takes the weight at which Gain is largest, rounded to 0.01; `tau_min="gain"` and
+    `tau_max="gain"` take the ends of the range of noise levels in which Gain at that weight is above 0 with
+    95 % confidence, one-sided and level by level, and the weight is then the best one within it. Where Gain
+    is above 0 up to the highest level that was measured, there is no upper end. Without such a Gain the
+    weight is 0, and samples are unguided. An effective weight w of Heun's step takes both weights,
+    `weight="gain", second_order_weight="gain"`; with the second one at 0 the effect is about that of w / 2.
+
+    Gain is that of the epoch of one discriminator that was trained with `gain_of`. In the place of
+    `weight="gain"`, the result of a step `Gain` brings that of an ensemble, or of a discriminator that was
+    trained elsewhere. Both have to be of the score network that is guided. What was chosen identifies the
+    samples beside the weights' bytes.
     """
 
     role: ClassVar[str] = "discriminator"  # of the network, and the name of its field
@@ -41,6 +79,33 @@ class DiscriminatorGuidance(DiscriminatorSettings):
         Discriminator(lambda value: "several" if isinstance(value, tuple | list) else "one"),
     ]
     combine: Annotated[Combine, LATER] = "logits"
+    weight: ScaleOrGainOf = 1.0
+    second_order_weight: ScaleOrGain = 0.0
+    tau_min: TauOrGain | None = None
+    tau_max: TauOrGain = 1.0
+
+    @model_validator(mode="after")
+    def _numbers_or_gain(self) -> Self:
+        tau_min = 0.0 if self.tau_min == "gain" else self.tau_min
+        check_window(tau_min, 1.0 if self.tau_max == "gain" else self.tau_max, self.after_timestep)
+        if self.second_order_weight == "gain" and not self._weight_by_gain:
+            raise ValueError(
+                f'expected weight="gain" with second_order_weight="gain", found {self.weight}: both orders '
+                "take the one weight at which Gain is largest"
+            )
+        if not self.asks_gain:
+            return self
+        if isinstance(self.weight, Switch):
+            raise ValueError(
+                'expected one number as weight, or weight="gain", where the window is chosen by Gain, found '
+                "a Switch"
+            )
+        if self.match_preceding_norm:
+            raise ValueError(
+                "expected match_preceding_norm=False where Gain chooses, found True: Gain is that of the "
+                "gradient itself, and not of its direction"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_or_several(self) -> Self:
@@ -58,15 +123,59 @@ class DiscriminatorGuidance(DiscriminatorSettings):
         """The networks that guide."""
         return (self.discriminator,) if isinstance(self.discriminator, Weights) else self.discriminator
 
-    def build(self, network: nn.Module, time: TimeMap) -> DiscriminatorTerm:
+    @property
+    def asks_gain(self) -> bool:
+        """True where Gain chooses a weight or an end of the window."""
+        return self._weight_by_gain or "gain" in (self.tau_min, self.tau_max)
+
+    @property
+    def _weight_by_gain(self) -> bool:
+        return self.weight == "gain" or isinstance(self.weight, Result)
+
+    @property
+    def window(self) -> tuple[float, float]:
+        """See `DiscriminatorSettings.window`; the widest where Gain is to choose."""
+        return self.settings().window
+
+    def chosen(self, measured: MeasuredGain) -> GainChoice:
+        """The weight and window that are asked for, by Gain."""
+        weight = self.weight if isinstance(self.weight, float) else None
+        return GainChoice.of(measured, weight, low=self.tau_min == "gain", high=self.tau_max == "gain")
+
+    def settings(self, choice: GainChoice | None = None) -> DiscriminatorSettings:
+        """The numbers, with those that Gain has chosen; without a choice weight 1 and the widest window in
+        their place."""
+        fields: dict[str, Any] = {name: getattr(self, name) for name in DiscriminatorSettings.model_fields}
+        if isinstance(self.weight, Result):
+            fields["weight"] = "gain"
+        choice = GainChoice(weight=1.0) if choice is None else choice
+        if not choice.guides:
+            fields |= {"weight": 0.0, "second_order_weight": 0.0}
+        own: dict[str, float | None] = {"weight": choice.weight, "second_order_weight": choice.weight}
+        own |= {"tau_min": None, "tau_max": 1.0}
+        if choice.sigma_min is not None:
+            own["tau_min"] = _tau(choice.sigma_min)
+        if choice.sigma_max is not None and choice.sigma_max < math.inf:
+            own["tau_max"] = _tau(choice.sigma_max)
+        fields |= {name: value for name, value in own.items() if fields[name] == "gain"}
+        return DiscriminatorSettings(**fields)
+
+    def build(self, network: nn.Module, time: TimeMap, choice: GainChoice | None = None) -> DiscriminatorTerm:
         """The term of a loaded discriminator that takes `time`, with a logit [B]; of a tuple, of a network
-        that gives the logits of all [K, B]."""
+        that gives the logits of all [K, B]. `choice` is that of Gain, where it is asked."""
         from dgflow.diffusion.discriminator_guidance import DiscriminatorTerm
         from dgflow.diffusion.ensembles import EnsembleLogRatio
 
+        settings = self.settings(choice)
         if isinstance(self.discriminator, Weights):
-            return DiscriminatorTerm(network, self, time)
-        return DiscriminatorTerm(EnsembleLogRatio(network, self.combine), self, time)
+            return DiscriminatorTerm(network, settings, time)
+        return DiscriminatorTerm(EnsembleLogRatio(network, self.combine), settings, time)
+
+
+def _tau(sigma: float) -> float:
+    from dgflow.diffusion.times import tau_from_sigma
+
+    return min(1.0, tau_from_sigma(sigma))
 
 
 class ClassifierGuidance(ClassifierSettings):

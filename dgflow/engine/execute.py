@@ -81,6 +81,8 @@ def _execute(nodes: Sequence[Node], store: ObjectStore, session: _Session) -> No
             built = True
         assert state.bound is not None, f"{step.name} is run before its inputs"
         session.check_machine()
+        for name, choice in state.bound.choices.items():
+            progress.say(f"{step.title}: {name}: {choice}")
         try:
             known, done = _seconds(state, step_store), len(state.done)
             with progress.step(step, total=len(state.wanted), done=done, known=known) as advance:

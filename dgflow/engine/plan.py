@@ -60,6 +60,11 @@ class StepPlan:
         return self.step.stored_bytes(self.missing) if self.missing else 0
 
     @property
+    def choices(self) -> dict[str, str]:
+        """What the step chose by the measurements of its inputs, in words, by name."""
+        return {} if self.bound is None else {name: str(each) for name, each in self.bound.choices.items()}
+
+    @property
     def complete(self) -> bool:
         return self.action == "reuse"
 

@@ -38,7 +38,7 @@ class Root:
             if item is None:
                 return None
             items[name] = item
-        return Bound(items)
+        return Bound(items, choices=step.choices(Bound(items)))
 
     def item(self, reference: Reference, inputs: Bound) -> BoundRows | BoundWeights | BoundResult | None:
         """The data that `reference` stands for, of a step with these inputs; None while not complete."""

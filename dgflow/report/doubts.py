@@ -34,6 +34,18 @@ def doubts(plans: Sequence[StepPlan], receipts: Mapping[str, list[Receipt]]) -> 
     return list(dict.fromkeys(lines))
 
 
+def choice_doubts(plans: Sequence[StepPlan]) -> list[str]:
+    """Warnings of what steps chose by the measurements of others."""
+    if any(plan.step.is_made_up for plan in plans):
+        return []
+    return [
+        f"{plan.step.title}: {choice.warning}"
+        for plan in plans
+        for choice in (plan.bound.choices.values() if plan.bound else ())
+        if choice.warning
+    ]
+
+
 def _trained(plans: Sequence[StepPlan]) -> Iterator[Weights]:
     """The trained weights that the steps read."""
     for plan in plans:

@@ -138,6 +138,7 @@ def _details(step_plan: StepPlan, summary: Summary, store: ObjectStore) -> dict[
         "document": json.dumps(step.document(), indent=2, ensure_ascii=False),
         "placement": placement,
         "inputs": inputs,
+        "choices": step_plan.choices,
         "digests": digests,
     }
 

@@ -25,6 +25,7 @@ def plan_json(
 ) -> dict[str, Any]:
     """`steps`, in the order in which they are run, and their `total`, of what is still to do.
 
+    `choices` are numbers that a step took from measurements of what it reads, such as a weight by Gain.
     `worker_hours` and `bytes` are estimates from receipts of the same step, else of others of its kind in
     this plan (`bytes_from` is "receipts"). Without any, or without `store`, `worker_hours` is None, and
     `bytes` an upper bound from the step's fields (`bytes_from` is "fields") or None. `costs` adds
@@ -77,7 +78,10 @@ def plan_table(plans: Sequence[StepPlan], store: ObjectStore, costs: Costs | Non
     for place, row in zip(places, lines, strict=False):
         if place.group != group:
             table.append(group := place.group)
-        reasons = _reasons(plans[place.number], labels, plans)
+        reasons = [
+            *(f"{name}: {choice}" for name, choice in plans[place.number].choices.items()),
+            *_reasons(plans[place.number], labels, plans),
+        ]
         table += [*row, *(line for reason in reasons for line in wrapped(reason, indent, "  ", width))]
     table += next(lines)
     notes = _notes(total, costs) if any(each.missing for each in plans) else []
@@ -221,6 +225,7 @@ def _plan_row(step_plan: StepPlan, rate: Rate | None, estimate: Estimate | None)
         "title": step_plan.step.title,
         "action": step_plan.action,
         "reason": step_plan.reason,
+        "choices": step_plan.choices,
         "done": len(step_plan.done),
         "todo": len(step_plan.missing),
         "unit": step_plan.unit,

@@ -16,7 +16,7 @@ from dgflow.diffusion.guidance_specs import DiscriminatorGuidance
 from dgflow.engine.plan import StepPlan, plan
 from dgflow.engine.root import Root
 from dgflow.metrics.protocols import LOWER_IS_BETTER
-from dgflow.report.doubts import doubts
+from dgflow.report.doubts import choice_doubts, doubts
 from dgflow.report.figures.table import starred
 from dgflow.report.layout import (
     METRICS,
@@ -159,7 +159,7 @@ def as_json(summary: Summary) -> dict[str, Any]:
 def table(summary: Summary) -> str:
     """The result as text: a row per arm, the floor, notes, and the change by guidance; or what is missing."""
     if summary.product is not None:
-        told = (f"warning: {line}" for line in doubts(summary.plans, summary.receipts))
+        told = (f"warning: {line}" for line in _doubts(summary))
         tables = [] if summary.outcome is None else map(table_text, summary.outcome.tables)
         return "\n".join([*tables, *summary.product.lines, *told])
     if summary.result is None:
@@ -221,7 +221,7 @@ def notes(summary: Summary) -> list[str]:
             lines.append(f"{name}: FID {number('fid', lowest['fid'])}, {lowest['label']}")
     measured_with = (line for arm in result["arms"].values() for line in arm.get("warnings", []))
     of_floor = (f"{FLOOR}: {line}" for line in (result["floor"] or {}).get("warnings", []))
-    warned = dict.fromkeys([*measured_with, *of_floor, *doubts(summary.plans, summary.receipts)])
+    warned = dict.fromkeys([*measured_with, *of_floor, *_doubts(summary)])
     return lines + [f"warning: {line}" for line in warned]
 
 
@@ -327,6 +327,10 @@ def _but_for_discriminator_seed(arm: tuple[Slice, ...]) -> str:
                     reference["fingerprint"] = discriminator
         documents.append([document, part.start, part.stop])
     return canonical_json(documents)
+
+
+def _doubts(summary: Summary) -> list[str]:
+    return [*doubts(summary.plans, summary.receipts), *choice_doubts(summary.plans)]
 
 
 def missing(summary: Summary) -> list[str]:

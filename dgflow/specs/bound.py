@@ -9,10 +9,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from dgflow.store.identity import fingerprint
 from dgflow.store.receipts import Manifest, Receipt
 from dgflow.store.shards import Columns
 from dgflow.store.step_store import StepStore, read_rows
@@ -77,16 +78,32 @@ class BoundResult:
         return self.receipt.rows_sha256
 
 
+class Choice(Protocol):
+    """Numbers that a step takes from the measurements of what it reads; as text for people, with str()."""
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON data."""
+        ...
+
+    @property
+    def warning(self) -> str:
+        """What there is to say against it; empty for nothing."""
+        ...
+
+
 @dataclass(frozen=True)
 class Bound:
-    """Everything that one step reads. Picklable: it travels to the workers."""
+    """Everything that one step reads, and its choices by that (`Step.choices`). Picklable: it travels to the
+    workers."""
 
     items: Mapping[str, BoundRows | BoundWeights | BoundResult] = field(default_factory=dict)
+    choices: Mapping[str, Choice] = field(default_factory=dict, kw_only=True)
 
     @property
     def digests(self) -> dict[str, str]:
-        """By field path: receipts record them, and reuse compares them."""
-        return {name: item.digest for name, item in self.items.items()}
+        """By field path, and by name for choices: receipts record them, and reuse compares them."""
+        items = {name: item.digest for name, item in self.items.items()}
+        return items | {name: fingerprint(choice.plain()) for name, choice in self.choices.items()}
 
     def pieces(
         self, name: str, columns: Sequence[str] | None = None, start: int = 0, stop: int | None = None

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, cast
 
 from pydantic import Field, SerializeAsAny, model_validator
 
-from dgflow.specs.bound import Bound
+from dgflow.specs.bound import Bound, Choice
 from dgflow.specs.figures import Figure, Metric
 from dgflow.specs.network import DataShape, NetworkSpec
 from dgflow.specs.spec import Precision, Seeding, SmokeRun, Spec
@@ -125,6 +125,12 @@ class Step(Spec):
     def is_made_up(self) -> bool:
         """True for random numbers in the place of published ones, as a smoke run has them."""
         return False
+
+    def choices(self, inputs: Bound) -> Mapping[str, Choice]:
+        """The numbers that the step takes from the measurements of its inputs, by name. They identify its
+        parts as the digests of the inputs do."""
+        del inputs
+        return {}
 
     def cautions(self) -> list[str]:
         """Warnings of what the recipe alone shows, for `plan`, `run` and the report."""

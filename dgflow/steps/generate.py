@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from pydantic import Field, SerializeAsAny, model_validator
 
+from dgflow.diffusion.gain_curve import GainChoice
 from dgflow.diffusion.guidance_specs import ClassifierFree, Guidance, GuideTerm
 from dgflow.diffusion.sampler_specs import Heun, SamplerSpec
 from dgflow.networks.families import score_network
 from dgflow.specs.bound import SharedNetworks
 from dgflow.specs.network import DataShape
 from dgflow.specs.spec import BatchSize, Precision, Seeding
-from dgflow.specs.step import INDEX_AND_LABEL, LOG_RATIO, MeasuredColumns, SampleStep, Weights, Work
+from dgflow.specs.step import INDEX_AND_LABEL, LOG_RATIO, MeasuredColumns, SampleStep, Slice, Weights, Work
+from dgflow.steps.gain_choices import check_gain, gain_choices
 from dgflow.steps.guides import check_guides, guide_evaluations, guide_uses, guides_title, loaded_term
 
 if TYPE_CHECKING:
@@ -80,6 +82,7 @@ class Generate(SampleStep):
                 f"{self.shard_size}"
             )
         check_guides(self.score, self.guidance)
+        check_gain(self.score, self.guidance)
         return self
 
     @property
@@ -134,6 +137,19 @@ class Generate(SampleStep):
             ),
         ]
 
+    def choices(self, inputs: Bound) -> dict[str, GainChoice]:
+        """Of Gain, by the path of the term: `guidance.0.by_gain`."""
+        return {
+            f"{path.rpartition('.')[0]}.by_gain": choice
+            for path, choice in gain_choices(self.guides, inputs).items()
+        }
+
+    def remarks(self, inputs: Bound) -> tuple[str, ...]:
+        return tuple(f"{name}: {choice}" for name, choice in self.choices(inputs).items())
+
+    def doubts(self, part: Slice, inputs: Bound) -> tuple[str, ...]:
+        return tuple(choice.warning for choice in self.choices(inputs).values() if choice.warning)
+
     def shard_builder(self, inputs: Bound) -> Callable[[int, int], Columns]:
         """Load the networks; the function returned makes the samples [start, stop)."""
         from dgflow.diffusion.acceleration import device, prepared
@@ -155,7 +171,8 @@ class Generate(SampleStep):
         for term in self.guidance:
             if isinstance(term, ClassifierFree):
                 score = score.classifier_free(term)
-        terms = [loaded_term(path, term, loaded) for path, term in guides.items()]
+        chosen = gain_choices(guides, inputs)
+        terms = [loaded_term(path, term, loaded, chosen.get(path)) for path, term in guides.items()]
         side, block = self.shape.image_size, self.sampler.block
         batches = Batches(block or self.batch_size, of=self.name, fixed=block is not None)
         shape = (self.shape.channels, side, side)

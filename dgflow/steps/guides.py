@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from dgflow.diffusion.gain_curve import GainChoice
 from dgflow.diffusion.guidance_specs import ClassifierFree, DiscriminatorGuidance, Guidance, GuideTerm
 from dgflow.diffusion.sampler_specs import SamplerSpec
 from dgflow.networks.families import names, score_network
@@ -113,16 +114,22 @@ def _architecture(weights: Weights) -> GuideSpec:
     return network
 
 
-def loaded_term(path: str, term: GuideTerm, load: Callable[[str], nn.Module]) -> GuidanceTerm:
-    """The term of loaded networks; `load` gives that of a field, `path` is that of the term's own."""
+def loaded_term(
+    path: str, term: GuideTerm, load: Callable[[str], nn.Module], choice: GainChoice | None = None
+) -> GuidanceTerm:
+    """The term of loaded networks; `load` gives that of a field, `path` is that of the term's own. `choice`
+    is that of Gain, where the term asks it."""
     members = members_of(path, term)
     networks = [load(name) for name in members]
     time = _architecture(next(iter(members.values()))).time_map()
-    if path in members:
-        return term.build(networks[0], time)
-    from dgflow.networks.discriminator.ensemble import EnsembleModule
+    network = networks[0]
+    if path not in members:
+        from dgflow.networks.discriminator.ensemble import EnsembleModule
 
-    return term.build(EnsembleModule(networks), time)
+        network = EnsembleModule(networks)
+    if isinstance(term, DiscriminatorGuidance):
+        return term.build(network, time, choice)
+    return term.build(network, time)
 
 
 def guide_uses(term: GuideTerm) -> list[tuple[NetworkStep, Use]]:

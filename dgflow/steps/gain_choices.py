@@ -1,0 +1,58 @@
+"""The weights and windows of guidance that Gain chooses: where it was measured, and what follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from dgflow.diffusion.gain_curve import GainChoice, MeasuredGain
+from dgflow.diffusion.guidance_specs import DiscriminatorGuidance, Guidance, GuideTerm
+from dgflow.specs.bound import Bound, BoundWeights
+from dgflow.specs.step import Weights
+from dgflow.steps.training.train_discriminator import TrainDiscriminator
+
+
+def check_gain(score: Weights, guidance: Sequence[Guidance]) -> None:
+    """Raise ValueError, naming the field, where Gain is to choose and was not measured for `score` and the
+    discriminators that guide it."""
+    for number, term in enumerate(guidance):
+        if isinstance(term, DiscriminatorGuidance) and term.asks_gain:
+            _check_term(f"guidance.{number}", score, term)
+
+
+def _check_term(where: str, score: Weights, term: DiscriminatorGuidance) -> None:
+    step = term.guides[0].step
+    if len(term.guides) > 1 or not isinstance(step, TrainDiscriminator):
+        found = f"{len(term.guides)} discriminators" if len(term.guides) > 1 else f"a {step.kind}"
+        raise ValueError(
+            f"{where}: expected one discriminator that was trained with gain_of, whose epochs record Gain, "
+            f"found {found}: give a weight and a window"
+        )
+    if step.gain_of is None:
+        raise ValueError(
+            f"{where}: expected a discriminator whose epochs record Gain, found one without gain_of: train "
+            "it with gain_of set to the weights of the score network that is guided"
+        )
+    _check_same(where, score, step.gain_of)
+
+
+def _check_same(where: str, score: Weights, measured: Weights) -> None:
+    if (measured.fingerprint, measured.which) != (score.fingerprint, score.which):
+        raise ValueError(
+            f"{where}: expected a Gain of the score network that is guided, {score.title} ({score.which}), "
+            f"found that of {measured.title} ({measured.which})"
+        )
+
+
+def gain_choices(guides: Mapping[str, GuideTerm], inputs: Bound) -> dict[str, GainChoice]:
+    """The choice of Gain for the terms that ask it, by the path of the field of their networks."""
+    return {
+        path: term.chosen(_measured(path, inputs))
+        for path, term in guides.items()
+        if isinstance(term, DiscriminatorGuidance) and term.asks_gain
+    }
+
+
+def _measured(path: str, inputs: Bound) -> MeasuredGain:
+    item = inputs.items[path]
+    assert isinstance(item, BoundWeights), path
+    return MeasuredGain.of(item.receipt.metrics["gain_curve"])
