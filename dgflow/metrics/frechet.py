@@ -7,6 +7,7 @@ library version.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -44,6 +45,11 @@ class Gaussian:
         object.__setattr__(self, "mean", mean)
         object.__setattr__(self, "covariance", (covariance + covariance.T) / 2)
 
+    @cached_property
+    def factor(self) -> torch.Tensor:
+        """A [D, rank] with the covariance A A^T, by `low_rank_factor`."""
+        return low_rank_factor(torch.from_numpy(self.covariance))
+
 
 @dataclass(frozen=True, eq=False)
 class Moments:
@@ -77,7 +83,13 @@ class Moments:
             raise ValueError("a mean needs at least 1 row, found 0; check that the slice is not empty")
         return self.sum / self.n
 
-    @property
+    @cached_property
+    def factor(self) -> torch.Tensor:
+        """A [D, rank] with the covariance A A^T, by `low_rank_factor`; kept, since a distance and its error
+        both need it, and 2,048 features take a second."""
+        return low_rank_factor(torch.from_numpy(self.covariance))
+
+    @cached_property
     def covariance(self) -> np.ndarray:
         """[D, D], unbiased (divided by n - 1), exactly symmetric. Raises ValueError for n < 2."""
         if self.n < 2:
@@ -122,19 +134,18 @@ def frechet_distance(a: Moments | Gaussian, b: Moments | Gaussian) -> float:
     """
     mean_a, mean_b = a.mean, b.mean
     check_widths(len(mean_a), len(mean_b))
-    covariance_a, covariance_b = a.covariance, b.covariance
+    traces = np.trace(a.covariance), np.trace(b.covariance)
     with one_thread():
-        trace_sqrt = _trace_sqrt_of_product(torch.from_numpy(covariance_a), torch.from_numpy(covariance_b))
-    distance = (
-        np.sum((mean_a - mean_b) ** 2) + np.trace(covariance_a) + np.trace(covariance_b) - 2 * trace_sqrt
-    )
+        trace_sqrt = _trace_sqrt_of_product(a, b)
+    distance = np.sum((mean_a - mean_b) ** 2) + traces[0] + traces[1] - 2 * trace_sqrt
     return max(float(distance), 0.0)  # equal sides leave a rounding error of either sign
 
 
-def _trace_sqrt_of_product(S_a: torch.Tensor, S_b: torch.Tensor) -> float:
+def _trace_sqrt_of_product(a: Moments | Gaussian, b: Moments | Gaussian) -> float:
+    S_a, S_b = torch.from_numpy(a.covariance), torch.from_numpy(b.covariance)
     L_a, L_b = cholesky_factor(S_a), cholesky_factor(S_b)
     if L_a is None or L_b is None:  # any factors do
-        A, B = (low_rank_factor(S) if L is None else L for S, L in ((S_a, L_a), (S_b, L_b)))
+        A, B = (law.factor if L is None else L for law, L in ((a, L_a), (b, L_b)))
         return float(torch.linalg.svdvals(A.T @ B).sum())
     eigenvalues = torch.linalg.eigvalsh(congruence(L_a, S_b), UPLO="L")
     if eigenvalues[0] > len(S_a) * _ROUNDING * eigenvalues[-1]:

@@ -12,7 +12,7 @@ from math import sqrt
 import numpy as np
 import torch
 
-from dgflow.metrics.frechet import Gaussian, Moments, cholesky_factor, congruence, low_rank_factor
+from dgflow.metrics.frechet import Gaussian, Moments, cholesky_factor, congruence
 from dgflow.metrics.rows import BlockAccumulator, check_widths, checked_rows, one_thread
 
 _FEWEST = 10  # samples: with fewer, the standard error itself varied by more than half of its size
@@ -69,10 +69,10 @@ class FrechetInfluence:
                 f"a standard error of the Fréchet distance needs at least {_FEWEST} samples, found "
                 f"{samples.n}; evaluate more"
             )
-        m, S, S_r = samples.mean, torch.from_numpy(samples.covariance), torch.from_numpy(reference.covariance)
-        check_widths(len(S), len(S_r))
+        m, S = samples.mean, torch.from_numpy(samples.covariance)
+        check_widths(len(m), len(reference.mean))
         with one_thread():
-            root = _root_of_map(S, S_r)
+            root = _root_of_map(samples, reference)
             bend = torch.eye(len(S), dtype=S.dtype) - root @ root.T
         return cls(m, 2 * (m - reference.mean), bend.numpy(), float((bend * S).sum()))
 
@@ -84,13 +84,14 @@ class FrechetInfluence:
         return np.einsum("nd,nd->n", slopes_ND.numpy() + self.towards, c_ND) - self.expected
 
 
-def _root_of_map(S: torch.Tensor, S_r: torch.Tensor) -> torch.Tensor:
+def _root_of_map(samples: Moments, reference: Moments | Gaussian) -> torch.Tensor:
     """R [D, rank(S)] with T = R R^T = A^+T (A^T S_r A)^(1/2) A^+ for S = A A^T and its pseudo-inverse A^+."""
+    S, S_r = torch.from_numpy(samples.covariance), torch.from_numpy(reference.covariance)
     A = cholesky_factor(S)
     if A is not None:
         eigenvalues, vectors = torch.linalg.eigh(congruence(A, S_r), UPLO="L")
         return torch.linalg.solve_triangular(A.T, vectors * eigenvalues.clamp(min=0).pow(0.25), upper=True)
-    A = low_rank_factor(S)
+    A = samples.factor
     eigenvalues, vectors = torch.linalg.eigh(A.T @ S_r @ A)
     # The columns of A are orthogonal, so A^+T is A with each column divided by its squared length.
     return (A / A.square().sum(dim=0)) @ (vectors * eigenvalues.clamp(min=0).pow(0.25))
