@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+from inprocess import execute_here
 
+from dgflow import main
 from dgflow.store.open import open_store
 
 TINY = Path(tiny.__file__)
@@ -45,7 +47,8 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(folder, own_ray):
     """The toy recipe, run once; its root and what it printed."""
-    result = call("--root", "root", "--json", cwd=folder)  # no command means run
+    # No command means run. One worker trains, so that a test can train again in its own process.
+    result = call("--root", "root", "--json", "--train-workers", "1", cwd=folder)
     assert result.returncode == 0, result.stderr
     return folder / "root", result
 
@@ -143,9 +146,15 @@ def test_a_truncated_and_a_missing_weight_file_are_found(finished, folder, tmp_p
     assert "epochs/00001" in result.stdout and "epochs/00002" in result.stdout
 
 
-def test_repair_rebuilds_what_is_damaged_to_the_same_rows_and_weights(finished, folder, tmp_path):
+def test_repair_rebuilds_what_is_damaged_to_the_same_rows_and_weights(
+    finished, folder, tmp_path, monkeypatch, capsys
+):
+    """Without Ray: what `run` executes it with is another's test."""
     import shutil
 
+    monkeypatch.setattr("dgflow.cli.recipe.execute", execute_here)
+    monkeypatch.setattr(sys, "argv", ["tiny.py", "verify", "--repair", "--root", "root"])
+    monkeypatch.chdir(tmp_path)
     shutil.copytree(finished[0], tmp_path / "root")
     shutil.copy(folder / "images.npz", tmp_path)
     shard = sorted((tmp_path / "root").glob("generate-*/data/00001-*.parquet"))[0]
@@ -153,9 +162,11 @@ def test_repair_rebuilds_what_is_damaged_to_the_same_rows_and_weights(finished, 
     before = shard.read_bytes(), weights.read_bytes()
     shard.write_bytes(before[0][:-100])
     weights.unlink()
-    result = call("verify", "--repair", "--root", "root", cwd=tmp_path)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "0 damaged, 0 missing" in result.stdout
+    with pytest.raises(SystemExit) as ended:
+        main(tiny.workflow)
+    printed = capsys.readouterr()
+    assert not ended.value.code, printed.out + printed.err
+    assert "0 damaged, 0 missing" in printed.out
     assert (shard.read_bytes(), weights.read_bytes()) == before
 
 
@@ -247,7 +258,8 @@ def test_a_label_that_cannot_be_fails_the_run_with_its_image_before_any_is_impor
 def test_the_whole_recipe_on_s3(finished, folder, s3_environment, s3_url):
     """Against a real server, with the same numbers as on the local disk, and no secret in anything that is
     written."""
-    result = call("run", "--root", s3_url, "--json", cwd=folder, environment=s3_environment)
+    arguments = ("run", "--root", s3_url, "--json", "--train-workers", "1")
+    result = call(*arguments, cwd=folder, environment=s3_environment)
     assert result.returncode == 0, result.stderr
     local = json.loads(finished[1].stdout.splitlines()[-1])
     assert json.loads(result.stdout.splitlines()[-1])["arms"] == local["arms"]

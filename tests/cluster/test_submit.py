@@ -224,15 +224,15 @@ def _documents(value: object) -> Iterator[dict]:
 
 
 def test_the_smoke_run_of_a_paper_system_goes_from_submission_to_its_report(site: SimpleNamespace) -> None:
-    run = submit(site, "dit", "workflows/imagenet256_dit.py", "run", "--smoke", "--root", f"{site.root}/dit")
+    run = submit(site, "ffhq", "workflows/ffhq64_edm.py", "run", "--smoke", "--root", f"{site.root}/ffhq")
     assert run.returncode == 0, run.stdout[-5000:] + run.stderr[-2000:]
-    assert "SUCCEEDED" in told(site, "status", "dit").upper()
-    log = told(site, "logs", "dit")
+    assert "SUCCEEDED" in told(site, "status", "ffhq").upper()
+    log = told(site, "logs", "ffhq")
     assert "smoke run: toy networks with random weights" in log
     assert "working" in log and ": done, " in log  # the progress of each step
-    assert "DiT-XL/2-G++" in log and f"report: {site.root}/dit/report.html" in log
-    found = objects(site, "dit")
-    assert b"DiT-XL/2-G++" in found["report.html"]
+    assert "EDM-G++" in log and f"report: {site.root}/ffhq/report.html" in log
+    found = objects(site, "ffhq")
+    assert b"EDM-G++" in found["report.html"]
     assert made_by(found) == {CARRIED}
     assert not (site.laptop.project / "runs").exists()
 

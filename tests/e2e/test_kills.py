@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -101,49 +102,53 @@ def undisturbed(tmp_path_factory, source, trained):
     return root
 
 
-@pytest.fixture
-def root(tmp_path, trained):
-    shutil.copytree(trained, tmp_path / "root")
-    return tmp_path / "root"
-
-
 def samples(source):
     target = driver.target("samples", source)
     assert isinstance(target, driver.Counted)
     return target.samples.step
 
 
-def test_killing_the_driver_while_it_samples_loses_only_what_was_in_flight(root, source, undisturbed):
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory, source, trained):
+    """A root whose driver is killed while it samples, and a worker of the driver after it; the receipts that
+    the first left, and what the second said."""
+    root = tmp_path_factory.mktemp("killed") / "root"
+    shutil.copytree(trained, root)
+    steps = steps_of(root, samples(source))
     first = Run("samples", root, source)
-    first.wait_for(lambda: len(steps_of(root, samples(source)).committed("shards")) >= 3, "third shard")
+    first.wait_for(lambda: len(steps.committed("shards")) >= 3, "third shard")
     first.kill()
     before = receipts(root, samples(source), "shards")
-    assert 3 <= len(before) < driver.SHARDS
-    Run("samples", root, source).finish()
-    after = receipts(root, samples(source), "shards")
-    assert len(after) == driver.SHARDS
-    assert {
-        number: after[number] for number in before
-    } == before  # not built again: the very receipts, times and all
-    assert digests(root, samples(source), "shards") == digests(undisturbed, samples(source), "shards")
-    assert steps_of(root, samples(source)).store.list(f"{samples(source).name}/manifests")
-
-
-def test_killing_a_worker_in_mid_shard_costs_that_shard_another_attempt(root, source, undisturbed):
-    run = Run("samples", root, source)
-    steps = steps_of(root, samples(source))
-    run.wait_for(lambda: len(steps.committed("shards")) >= 3, "third shard")
+    workers = {record["pid"] for record in attempts(steps, "shards").values()}
+    second, began = Run("samples", root, source), time.time()
 
     def in_flight():
         committed = steps.committed("shards")
         return [
-            record["pid"] for number, record in attempts(steps, "shards").items() if number not in committed
+            record["pid"]
+            for number, record in attempts(steps, "shards").items()
+            if number not in committed and record["pid"] not in workers and record["started"] > began
         ]
 
-    os.kill(run.wait_for(in_flight, "shard in flight")[0], signal.SIGKILL)
-    output = run.finish()
-    assert "attempt 1 of 3" in output or len(receipts(root, samples(source), "shards")) == driver.SHARDS
-    assert digests(root, samples(source), "shards") == digests(undisturbed, samples(source), "shards")
+    os.kill(second.wait_for(in_flight, "shard in flight")[0], signal.SIGKILL)
+    return SimpleNamespace(root=root, before=before, output=second.finish())
+
+
+def test_killing_the_driver_while_it_samples_loses_only_what_was_in_flight(killed, source, undisturbed):
+    assert 3 <= len(killed.before) < driver.SHARDS
+    after = receipts(killed.root, samples(source), "shards")
+    assert len(after) == driver.SHARDS
+    assert {
+        number: after[number] for number in killed.before
+    } == killed.before  # not built again: the very receipts, times and all
+    assert digests(killed.root, samples(source), "shards") == digests(undisturbed, samples(source), "shards")
+    assert steps_of(killed.root, samples(source)).store.list(f"{samples(source).name}/manifests")
+
+
+def test_killing_a_worker_in_mid_shard_costs_that_shard_another_attempt(killed, source, undisturbed):
+    everything = len(receipts(killed.root, samples(source), "shards")) == driver.SHARDS
+    assert "attempt 1 of 3" in killed.output or everything
+    assert digests(killed.root, samples(source), "shards") == digests(undisturbed, samples(source), "shards")
 
 
 @pytest.mark.slow

@@ -34,9 +34,10 @@ def store():
 
 @pytest.fixture(scope="module")
 def measure(weights, store):
-    def measure(distances: str = "exact") -> MetricResult:
+    def measure(distances: str = "exact", metrics: tuple[str, ...] | None = None) -> MetricResult:
         samples, reference = (str(FOLDER / f"e2e_{name}.npz") for name in ("sample", "ref"))
-        target = comparison(samples, reference, "adm", weights=weights, distances=distances)  # type: ignore[arg-type]
+        options = {"weights": weights, "distances": distances, "metrics": metrics}
+        target = comparison(samples, reference, "adm", **options)  # type: ignore[arg-type]
         complete(target, store)
         return MetricResult.model_validate_json(result_of(target, store))
 
@@ -58,7 +59,7 @@ def test_the_inception_score_is_openais(measure):
 
 
 def test_precision_and_recall_are_openais_but_for_two_images(measure):
-    values = measure("openai-float16").values
+    values = measure("openai-float16", metrics=("precision", "recall")).values
     two_images = 2.01 / min(
         PUBLISHED["n_sample"], PUBLISHED["n_ref"]
     )  # the network's rounding decides ties of float16 distances

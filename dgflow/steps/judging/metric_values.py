@@ -6,6 +6,7 @@ import io
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 
 from dgflow.metrics import checks
 from dgflow.metrics.frechet import Gaussian, Moments, frechet_distance
@@ -109,13 +110,13 @@ def _reference(step: MeasureFields, inputs: Bound, metric: str) -> Gaussian:
     if isinstance(step.statistics, StatisticsFile):
         return _gaussian(step.statistics.read(), metric, step.statistics.title)
     title = "the reference" if step.published is None else step.published.title
-    return _gaussian(_arrays(inputs), metric, title)
+    with _arrays(inputs) as arrays:
+        return _gaussian(arrays, metric, title)
 
 
-def _arrays(inputs: Bound) -> dict[str, np.ndarray]:
-    """The arrays of the step of statistics, by name."""
-    with np.load(io.BytesIO(inputs.result("statistics")), allow_pickle=False) as arrays:
-        return dict(arrays)
+def _arrays(inputs: Bound) -> NpzFile:
+    """The arrays of the step of statistics, by name; each is read where it is used."""
+    return np.load(io.BytesIO(inputs.result("statistics")), allow_pickle=False)
 
 
 def _manifold(step: MeasureFields, reference: Slice | ImageSet, inputs: Bound, spread: Spread) -> Population:
@@ -160,7 +161,10 @@ def _statistics_digest(step: MeasureFields, inputs: Bound) -> str | None:
     """The digest of the numbers alone, the same for a published file wherever it was fetched from."""
     if isinstance(step.statistics, StatisticsFile):
         return step.statistics.digest
-    return rows_sha256(_arrays(inputs)) if step.published and "statistics" in inputs.items else None
+    if not step.published or "statistics" not in inputs.items:
+        return None
+    with _arrays(inputs) as arrays:
+        return rows_sha256(dict(arrays))
 
 
 def _gaussian(arrays: Mapping[str, np.ndarray], metric: str, where: str) -> Gaussian:
