@@ -30,6 +30,7 @@ from dgflow.steps.encode import Encode
 from dgflow.steps.generate import Generate
 from dgflow.steps.judging.evaluate import Evaluate
 from dgflow.steps.judging.features import Features
+from dgflow.steps.judging.gain import Gain
 from dgflow.steps.judging.measure import Measure
 from dgflow.steps.judging.published_reference import PublishedReference, PublishedStatistics, reference
 from dgflow.steps.official import official
@@ -63,6 +64,7 @@ __all__ = [
     "Encode",
     "Evaluate",
     "Features",
+    "Gain",
     "GaussianMixture",
     "Generate",
     "Heun",

@@ -41,6 +41,10 @@ def _tag_or_result(value: Any) -> str:
     return "result" if isinstance(value, Result) else _tag(value)
 
 
+OneOrSeveral = Annotated[
+    Annotated[Weights, Tag("one")] | Annotated[tuple[Weights, ...], Tag("several")],
+    Discriminator(lambda value: "several" if isinstance(value, tuple | list) else "one"),
+]
 _Gain = Annotated[FromGain, Tag("gain")]
 _Tau = Annotated[float, Field(ge=0, le=1)]
 _Result = Annotated[Result, Tag("result")]
@@ -74,10 +78,7 @@ class DiscriminatorGuidance(DiscriminatorOptions):
 
     role: ClassVar[str] = "discriminator"  # of the network, and the name of its field
 
-    discriminator: Annotated[
-        Annotated[Weights, Tag("one")] | Annotated[tuple[Weights, ...], Tag("several")],
-        Discriminator(lambda value: "several" if isinstance(value, tuple | list) else "one"),
-    ]
+    discriminator: OneOrSeveral
     combine: Annotated[Combine, LATER] = "logits"
     weight: ScaleOrGainOf = 1.0
     second_order_weight: ScaleOrGain = 0.0

@@ -254,8 +254,10 @@ def _complete(
         case TrainStep() as step:
             _train(step, step_store, bound, session, len(state.done), advance)
         case step:
-            session.release_gpus()
-            spread = partial(session.spread, step, "part", False)
+            gpu = step.network_evaluations(1) > 0
+            if not gpu:
+                session.release_gpus()
+            spread = partial(session.spread, step, "part", gpu)
             make_result(step, step_store, bound, session.store, spread)
             advance(1)
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from markupsafe import Markup
 
+from dgflow.diffusion.gain_figures import gain_figures
 from dgflow.engine.plan import StepPlan
 from dgflow.report.charts import Data, Series, line_chart
 from dgflow.report.figures.draw import drawn
-from dgflow.report.gain_figures import gain_figures
 from dgflow.report.layout import parts
 from dgflow.report.own_receipts import own_receipts
 from dgflow.report.summary import Summary

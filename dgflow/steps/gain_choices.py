@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 
 from dgflow.diffusion.gain_curve import GainChoice, MeasuredGain
 from dgflow.diffusion.guidance_specs import DiscriminatorGuidance, Guidance, GuideTerm
 from dgflow.specs.bound import Bound, BoundWeights
-from dgflow.specs.step import Weights
+from dgflow.specs.step import Result, Weights
+from dgflow.steps.judging.gain import Gain
 from dgflow.steps.training.train_discriminator import TrainDiscriminator
 
 
@@ -21,11 +23,15 @@ def check_gain(score: Weights, guidance: Sequence[Guidance]) -> None:
 
 def _check_term(where: str, score: Weights, term: DiscriminatorGuidance) -> None:
     step = term.guides[0].step
+    if isinstance(term.weight, Result):
+        _check_result(where, score, term, term.weight)
+        return
     if len(term.guides) > 1 or not isinstance(step, TrainDiscriminator):
         found = f"{len(term.guides)} discriminators" if len(term.guides) > 1 else f"a {step.kind}"
         raise ValueError(
             f"{where}: expected one discriminator that was trained with gain_of, whose epochs record Gain, "
-            f"found {found}: give a weight and a window"
+            f"found {found}: measure their Gain with a step, and give weight=Gain(score=..., "
+            "discriminator=..., real=...).result()"
         )
     if step.gain_of is None:
         raise ValueError(
@@ -33,6 +39,18 @@ def _check_term(where: str, score: Weights, term: DiscriminatorGuidance) -> None
             "it with gain_of set to the weights of the score network that is guided"
         )
     _check_same(where, score, step.gain_of)
+
+
+def _check_result(where: str, score: Weights, term: DiscriminatorGuidance, result: Result) -> None:
+    step = result.step
+    if not isinstance(step, Gain):
+        raise ValueError(f"{where}.weight: expected the result of a Gain, found that of a {step.kind}")
+    if (step.term.guides, step.combine) != (term.guides, term.combine):
+        raise ValueError(
+            f"{where}.weight: expected the Gain of what guides, {_named(term)}, found that of "
+            f"{_named(step.term)}"
+        )
+    _check_same(where, score, step.score)
 
 
 def _check_same(where: str, score: Weights, measured: Weights) -> None:
@@ -43,16 +61,24 @@ def _check_same(where: str, score: Weights, measured: Weights) -> None:
         )
 
 
+def _named(term: DiscriminatorGuidance) -> str:
+    names = ", ".join(f"{weights.name} ({weights.which})" for weights in term.guides)
+    return names if len(term.guides) == 1 else f"{names} by their {term.combine}"
+
+
 def gain_choices(guides: Mapping[str, GuideTerm], inputs: Bound) -> dict[str, GainChoice]:
     """The choice of Gain for the terms that ask it, by the path of the field of their networks."""
     return {
-        path: term.chosen(_measured(path, inputs))
+        path: term.chosen(_measured(path, term, inputs))
         for path, term in guides.items()
         if isinstance(term, DiscriminatorGuidance) and term.asks_gain
     }
 
 
-def _measured(path: str, inputs: Bound) -> MeasuredGain:
+def _measured(path: str, term: DiscriminatorGuidance, inputs: Bound) -> MeasuredGain:
+    if isinstance(term.weight, Result):
+        content = inputs.result(f"{path.rpartition('.')[0]}.weight")
+        return MeasuredGain.of(json.loads(content)["gain_curve"])
     item = inputs.items[path]
     assert isinstance(item, BoundWeights), path
     return MeasuredGain.of(item.receipt.metrics["gain_curve"])

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dgflow.diffusion.acceleration import autocast, prepared
 from dgflow.diffusion.batches import Batches
+from dgflow.diffusion.discriminator_guidance import LogRatio
 from dgflow.diffusion.gain import Moments, Noisy, denoised, level_edges, measured, moments
 from dgflow.diffusion.gain_curve import MeasuredGain
 from dgflow.diffusion.score_model import ScoreModel
@@ -43,6 +44,7 @@ class GainItems:
         conditional: the discriminator is told the labels.
         batch_size: items at a time.
         name: of the step, for messages.
+        keeps: keep the score network's answers, for items that are measured again.
     """
 
     rows: Rows
@@ -58,6 +60,7 @@ class GainItems:
     device: torch.device
     batch_size: int
     name: str
+    keeps: bool = True
     _known: dict[bytes, Noisy] = field(default_factory=dict)
     _model: ScoreModel | None = None
 
@@ -77,7 +80,7 @@ class GainItems:
             )
         return level_edges(self.levels, low, high)
 
-    def measure(self, discriminator: nn.Module, items: Tensor) -> dict[str, Tensor]:
+    def measure(self, discriminator: LogRatio, items: Tensor) -> dict[str, Tensor]:
         """The moments of items (int64 [b], rising), float64 [b] each; see `Measurement.measure`."""
         noisy = self._noisy(items)
 
@@ -112,15 +115,18 @@ class GainItems:
     def _noisy(self, items: Tensor) -> Noisy:
         """On the host."""
         key = items.numpy().tobytes()
-        if key not in self._known:
-            images, labels = self.rows(items // self.levels)
+        if (known := self._known.get(key)) is not None:
+            return known
+        images, labels = self.rows(items // self.levels)
 
-            def batch(first: int, last: int) -> Noisy:
-                chosen = slice(first, last)
-                return self._denoised(items[chosen], images[chosen], labels[chosen]).to("cpu")
+        def batch(first: int, last: int) -> Noisy:
+            chosen = slice(first, last)
+            return self._denoised(items[chosen], images[chosen], labels[chosen]).to("cpu")
 
-            self._known[key] = Noisy.joined(self._batches.map(batch, 0, len(items)))
-        return self._known[key]
+        noisy = Noisy.joined(self._batches.map(batch, 0, len(items)))
+        if self.keeps:
+            self._known[key] = noisy
+        return noisy
 
     def _denoised(self, items: Tensor, images: Tensor, labels: Tensor) -> Noisy:
         draws = Draws.gain(self.seed)

@@ -19,6 +19,7 @@ from dgflow import (
     EDMAblation,
     Evaluate,
     Features,
+    Gain,
     GaussianMixture,
     Generate,
     Heun,
@@ -67,6 +68,7 @@ PUBLISHED = StatisticsFile(source="reference.npz", digest="0" * 64)
 FEATURES = Features(samples=REAL[:100], network=INCEPTION, front_end="adm")
 STATISTICS = Statistics(features=FEATURES[:100])
 MEASURE = Measure(samples=GUIDED[:100], reference=REAL[100:200], features=INCEPTION, protocol="adm")
+GAIN = Gain(score=SCORE.last(), discriminator=(DISC.last(), DISC.epoch(2)), real=REAL[100:200])
 EVALUATE = Evaluate(
     arms={"guided": (GUIDED[:100],)},
     reference=REAL[100:200],
@@ -225,6 +227,16 @@ OTHER = {
         num_cell_per_cond_dec=1,
         use_se=False,
         num_nf=1,
+    ),
+    Gain: dict(
+        score=SCORE.epoch(3),
+        discriminator=(DISC.last(), DISC.epoch(3)),
+        real=REAL[100:199],
+        combine="probabilities",
+        sigma_min=0.1,
+        sigma_max=50.0,
+        seed=9,
+        precision="bfloat16",
     ),
     Features: dict(samples=REAL[:99], network=OPENAIS, front_end="edm", shard_size=7),
     Statistics: dict(features=FEATURES[:99]),
@@ -391,6 +403,7 @@ INSTANCES: dict[type, Spec] = {
         STATISTICS,
         MEASURE,
         EVALUATE,
+        GAIN,
         ENCODED,
         DECODED,
         FILE,

@@ -29,6 +29,7 @@ from dgflow import (
     DiscriminatorGuidance,
     Evaluate,
     Features,
+    Gain,
     GaussianMixture,
     Generate,
     Heun,
@@ -142,6 +143,7 @@ def test_every_field_that_is_not_identity_is_known():
         Statistics,
         Measure,
         Evaluate,
+        Gain,
         Pretrained,
     )
     assert {

@@ -74,6 +74,14 @@ class Form:
             return [piece["latent"][:, variant] if self.variants > 1 else piece["latent"]]
         return [piece["image"][:, :, ::-1] if variant else piece["image"]]
 
+    def picked(self, piece: Columns, variant: np.ndarray) -> list[np.ndarray]:
+        """The arrays [rows, ...], each row in its variant (int64 [rows])."""
+        parts = {number: self.stored(piece, number) for number in np.unique(variant).tolist()}
+        return [
+            np.stack([parts[number][part][row] for row, number in enumerate(variant.tolist())])
+            for part in range(self.arrays)
+        ]
+
     def finished(self, values: Sequence[Tensor], seed: int, index_B: Tensor, *, held: bool) -> Tensor:
         """Network input, float32 [b, C, H, W], on the device of `values`."""
         if self.columns == ("image",):

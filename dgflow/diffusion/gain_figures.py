@@ -1,12 +1,11 @@
-"""The figures of Gain on a training's held-out images: by epoch, and at one epoch by weight and noise
-level."""
+"""The figures of Gain: by weight and noise level, and of a training by epoch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dgflow.diffusion.gain_curve import Estimate, MeasuredGain
+from dgflow.diffusion.gain_curve import WEIGHTS, Estimate, MeasuredGain
 from dgflow.specs.figures import Curve, Lines
 
 UNIT = "nats per image"
@@ -26,25 +25,33 @@ def gain_figures(
     }
     if chosen not in measured:
         return []
-    weights = metrics[chosen]["gain_curve"]["weights"]
-    at, best = measured[chosen], measured[chosen].total.best_weight.mean
-    grid = [step * max(2 * best, *weights) / STEPS for step in range(STEPS + 1)]
     by_epoch = {
-        f"weight {weight:g}": [each.total.at(weight) for each in measured.values()] for weight in weights
+        f"weight {weight:g}": [each.total.at(weight) for each in measured.values()]
+        for weight in metrics[chosen]["gain_curve"]["weights"]
     }
+    by_epoch_figure = _lines("Gain", list(measured), by_epoch, x_label="epoch", mark=mark)
+    return [by_epoch_figure, *curve_figures(measured[chosen])]
+
+
+def curve_figures(measured: MeasuredGain, weights: Sequence[float] = WEIGHTS) -> list[Lines]:
+    """Gain by weight, and by noise level at some weights."""
+    best = measured.total.best_weight.mean
+    grid = [step * max(2 * best, *weights) / STEPS for step in range(STEPS + 1)]
     return [
-        _lines("Gain", list(measured), by_epoch, x_label="epoch", mark=mark),
         _lines(
             "Gain by weight",
             grid,
-            {"Gain": [at.total.at(weight) for weight in grid]},
+            {"Gain": [measured.total.at(weight) for weight in grid]},
             x_label="guidance weight",
             mark=(best, f"largest at {best:.2f}") if best > 0 else None,
         ),
         _lines(
             "Gain by noise level",
-            [level.middle for level in at.levels],
-            {f"weight {weight:g}": [level.curve.at(weight) for level in at.levels] for weight in weights},
+            [level.middle for level in measured.levels],
+            {
+                f"weight {weight:g}": [level.curve.at(weight) for level in measured.levels]
+                for weight in weights
+            },
             x_label="sigma",
             log_x=True,
         ),
