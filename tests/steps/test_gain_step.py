@@ -29,6 +29,7 @@ from dgflow.engine.execute import result_of
 from dgflow.engine.plan import plan
 from dgflow.specs.figures import Lines, Table
 from dgflow.store.open import open_store
+from dgflow.testing.smoke import smoke
 
 DATA, MODEL = (
     GaussianMixture(means=each.means, stds=(each.std,) * 2, weights=each.weights)
@@ -175,3 +176,11 @@ def test_a_gain_that_cannot_be_is_refused(build, says):
 
 def test_rows_that_a_training_held_out_may_be_measured():
     assert of_trained(REAL[90:200]).images == 110
+
+
+def test_its_smoke_run_measures_images_that_the_toy_training_holds_out():
+    toy = smoke(of_trained(REAL[90:200]), "memory://smoke").target
+    assert isinstance(toy, Gain)
+    step = toy.term.guides[0].step
+    assert isinstance(step, TrainDiscriminator) and toy.real.start >= step.split("real")[0]
+    assert toy.real.fingerprint == step.real.fingerprint and toy.images >= 2

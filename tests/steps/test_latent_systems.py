@@ -1,6 +1,7 @@
 """DiT and LSGM at toy size, from images to decoded samples: real latents are encoded, fake ones stay as the
 sampler made them."""
 
+import json
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -11,7 +12,9 @@ from inprocess import complete
 from steps.toy_networks import HEAD, HIERARCHICAL, SCORES, SD, pretrained
 
 import dgflow as dg
+from dgflow.engine.execute import result_of
 from dgflow.engine.plan import plan
+from dgflow.engine.root import Root
 from dgflow.steps.decode import Decode
 from dgflow.steps.encode import Encode
 from dgflow.store.memory import MemoryStore
@@ -52,6 +55,7 @@ def dit(folder: Path) -> tuple[dg.Generate, dg.Generate, Decode]:
         epochs=2,
         batch_size=8,
         held_out=0.25,
+        gain_of=score.weights(),
     )
     guided = generate.model_copy(update={"guidance": dg.dit_gpp(disc.last())})
     plain = generate.model_copy(update={"guidance": dg.dit_gpp(disc.last())[:1]})
@@ -72,6 +76,7 @@ def lsgm(folder: Path) -> tuple[dg.Generate, dg.Generate, Decode]:
         epochs=2,
         batch_size=8,
         held_out=0.25,
+        gain_of=score.weights(),
     )
     guide = dg.DiscriminatorGuidance(discriminator=disc.last(), weight=2.0, tau_min=0.1)
     guided = plain.model_copy(update={"guidance": (guide,)})
@@ -103,3 +108,13 @@ def test_the_discriminator_reads_encoded_images_and_the_samplers_own_latents(tmp
         inputs.rows("fake", None, 8, 16)["latent"] == made["latent"]
     ).all()  # no codec, no decoder and no encoder in between
     assert set(inputs.rows("real")) == {"index", "label", *disc.real.step.columns}
+    # Gain in training, and of the step, draw the same latents of the same held-out images.
+    gain = dg.Gain(score=disc.gain_of, discriminator=disc.last(), real=disc.real.step[18:24])
+    complete(gain, store)
+    steps = Root(store).step_store(disc)
+    recorded = steps.receipt(steps.key("epochs", 2, inputs.digests)).metrics["gain_curve"]
+    own = json.loads(result_of(gain, store))["gain_curve"]
+    assert recorded["images"] == own["images"] == 6 and recorded["energy"] > 0
+    assert (own["agreement"], own["energy"]) == pytest.approx(
+        (recorded["agreement"], recorded["energy"]), rel=1e-3
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -10,10 +12,11 @@ from steps.identities import FAKES, REAL, SCORE
 from tiny import discriminator, score, write_images
 from torch import Tensor
 
-from dgflow import Pretrained, SongUNet, TrainDiscriminator
+from dgflow import Gain, Pretrained, SongUNet, TrainDiscriminator
 from dgflow.diffusion import noise
 from dgflow.diffusion.gain_curve import MeasuredGain
 from dgflow.diffusion.times import tau_from_sigma
+from dgflow.engine.execute import result_of
 from dgflow.engine.plan import plan
 from dgflow.engine.root import Root
 from dgflow.networks.families import score_network
@@ -103,6 +106,16 @@ def test_gain_changes_no_weight_and_no_other_measurement(finished, source):
             assert ours[epoch][name] == theirs[epoch][name]
         keys = own.key("epochs", epoch, inputs.digests), other.key("epochs", epoch, bare.digests)
         assert own.receipt(keys[0]).rows_sha256 == other.receipt(keys[1]).rows_sha256
+
+
+def test_the_step_gain_measures_the_same_of_the_same_images(finished):
+    step, store, inputs = finished
+    assert step.gain_of is not None
+    own = Gain(score=step.gain_of, discriminator=step.epoch(2), real=step.real.step[48:64])
+    complete(own, store)
+    found, recorded = json.loads(result_of(own, store)), metrics(step, store, inputs)[2]
+    for name in ("gain", "gain_error", "gain_at_best_weight"):
+        assert found[name] == pytest.approx(recorded[name], rel=1e-3, abs=1e-6)
 
 
 def items_of(step: TrainDiscriminator, inputs: Bound) -> tuple[GainItems, torch.nn.Module]:

@@ -16,7 +16,7 @@ from dgflow.diffusion.gain_figures import curve_figures
 from dgflow.diffusion.guidance_settings import Combine
 from dgflow.diffusion.guidance_specs import DiscriminatorGuidance, OneOrSeveral
 from dgflow.specs.figures import Figure, Metric, Table
-from dgflow.specs.spec import ActivationPrecision, BatchSize
+from dgflow.specs.spec import ActivationPrecision, BatchSize, SmokeRun
 from dgflow.specs.step import ResultStep, Slice, Spread, Weights, Work
 from dgflow.steps.gain_checks import check_score, measured_images
 from dgflow.steps.guides import check_guides, guide_uses, loaded_term
@@ -85,17 +85,23 @@ class Gain(ResultStep):
 
     def _check_held_out(self, weights: Weights) -> None:
         """Raise ValueError where a discriminator was trained on one of the images."""
-        step = weights.step
-        if not isinstance(step, TrainDiscriminator) or step.real.fingerprint != self.real.fingerprint:
-            return
-        trained = step.real.rows if step.bootstrap is not None else step.split("real")[0]
-        first, last = step.real.start, step.real.start + trained
-        if self.real.start < last and first < self.real.stop:
+        step, trained = weights.step, _trained_rows(weights, self.real)
+        first, last = trained.start, trained.stop
+        if trained and self.real.start < last and first < self.real.stop:
             raise ValueError(
                 f"real: expected images that {step.title} was not trained on, found [{self.real.start}:"
                 f"{self.real.stop}], of which it has [{first}:{last}]; take others, such as "
                 f"[{last}:{last + self.real.rows}]"
             )
+
+    def toy(self, smoke: SmokeRun) -> Gain:
+        # A toy training holds out another share than the training.
+        score, term, real = (smoke.value(each, 1) for each in (self.score, self.term, self.real))
+        begin = max([real.start, *(_trained_rows(weights, real).stop for weights in term.guides)])
+        real = real.step[begin : max(real.stop, begin + 2)]
+        return self.model_copy(
+            update={"score": score, "discriminator": term.discriminator, "real": real, "batch_size": 8}
+        )
 
     @property
     def title(self) -> str:
@@ -226,3 +232,13 @@ def _rows(step: Gain, inputs: Bound) -> Callable[[Tensor], tuple[Tensor, Tensor]
         return images[chosen], labels[chosen]
 
     return rows
+
+
+def _trained_rows(weights: Weights, real: Slice) -> range:
+    """The indices of `real`'s step that a discriminator was trained on; of a bagged one, all that it drew
+    from."""
+    step = weights.step
+    if not isinstance(step, TrainDiscriminator) or step.real.fingerprint != real.fingerprint:
+        return range(0)
+    rows = step.real.rows if step.bootstrap is not None else step.split("real")[0]
+    return range(step.real.start, step.real.start + rows)
