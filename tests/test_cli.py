@@ -48,7 +48,7 @@ def folder(tmp_path_factory):
 def finished(folder, own_ray):
     """The toy recipe, run once; its root and what it printed."""
     # No command means run. One worker trains, so that a test can train again in its own process.
-    result = call("--root", "root", "--json", "--train-workers", "1", cwd=folder)
+    result = call("--root", "root", "--json", "--workers", "1", "--train-workers", "1", cwd=folder)
     assert result.returncode == 0, result.stderr
     return folder / "root", result
 

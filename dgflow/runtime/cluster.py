@@ -56,6 +56,8 @@ def connect(store: ObjectStore) -> None:
                 os.environ.setdefault(name, value)  # the workers inherit it
             # One host: polling is cheap, and a death is seen sooner.
             os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+            # No cloud takes this host away, so no process has to ask: that is 4 s of CPU for each training.
+            os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
             check_local()
             ray_private.start_on_loopback()
     if store.shared:
