@@ -18,9 +18,9 @@ from dgflow.diffusion.guidance_settings import (
     Scale,
     Switch,
 )
-from dgflow.diffusion.guidance_specs import ClassifierGuidance, DiscriminatorGuidance, Guidance
+from dgflow.diffusion.guidance_specs import ClassifierGuidance, DiscriminatorGuidance, FromGain, Guidance
 from dgflow.specs.mistakes import did_you_mean
-from dgflow.specs.step import Weights
+from dgflow.specs.step import Result, Weights
 
 Discriminators = Weights | tuple[Weights, ...]
 """One discriminator, or the members of an ensemble; see `DiscriminatorGuidance`."""
@@ -36,10 +36,10 @@ class Changes(TypedDict, total=False):
     `tau_min` takes the place of a published `after_timestep`, and the other way round.
     """
 
-    weight: Scale | None
-    second_order_weight: Scale | None
-    tau_min: float | None
-    tau_max: float | None
+    weight: Scale | FromGain | Result | None
+    second_order_weight: Scale | FromGain | None
+    tau_min: float | FromGain | None
+    tau_max: float | FromGain | None
     after_timestep: int | None
     combine: Combine | None  # of several discriminators
 

@@ -318,6 +318,10 @@ def _but_for_discriminator_seed(arm: tuple[Slice, ...]) -> str:
         ):
             if not isinstance(term, DiscriminatorGuidance):
                 continue
+            if isinstance(term.weight, Result):  # the Gain of these discriminators
+                gain = term.weight.step.document()
+                del gain["fields"]["discriminator"]
+                plain["weight"]["fingerprint"] = gain
             single = isinstance(term.discriminator, Weights)
             named = [plain["discriminator"]] if single else plain["discriminator"]
             for reference, weights in zip(named, term.guides, strict=True):

@@ -16,7 +16,7 @@ from tiny import ENCODER, fakes, real, score, write_images
 from dgflow import ImportImages, SongUNet, TrainDiscriminator, TrainScore
 from dgflow.engine.root import Root
 from dgflow.runtime.training.loop import share, train
-from dgflow.specs.bound import Bound
+from dgflow.specs.bound import Bound, BoundWeights
 from dgflow.steps.training.stream import Stream
 from dgflow.store.memory import MemoryStore
 from dgflow.store.open import open_store
@@ -119,12 +119,17 @@ def made(tmp_path_factory):
         images_per_epoch=1,
         epochs=1,
         held_out=0.03,
+        gain_of=score(source, epochs=1).last(),
     )
+    scored = complete(score(source, epochs=1), store)
+    steps = Root(store).step_store(score(source))
+    receipt = steps.receipt(steps.key("epochs", 1, scored.digests))
+    guided = Bound({**inputs.items, "gain_of": BoundWeights(score(source), steps, receipt, scored)})
     trainings = [
         Training(five, folder / f"five-{workers}", inputs, workers, plain=True) for workers in (1, 2, 3)
     ]
     trainings += [
-        Training(pair, folder / f"pair-{workers}", inputs, workers, plain=True) for workers in (1, 2)
+        Training(pair, folder / f"pair-{workers}", guided, workers, plain=True) for workers in (1, 2)
     ]
     trainings += [
         Training(long, folder / "changing", inputs, workers, stop)
@@ -157,6 +162,15 @@ def test_a_worker_may_have_nothing_but_fakes_in_its_share(made):
     assert (one.metrics["workers"], two.metrics["workers"]) == (1, 2)
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=0, atol=1e-6)
+
+
+def test_workers_share_the_held_out_images_of_gain(made):
+    (one, _), (two, _) = made("pair-1")[0], made("pair-2")[0]
+    expected, found = one.metrics["gain_curve"], two.metrics["gain_curve"]
+    assert found["images"] == expected["images"] == 3
+    assert found["gain"] == pytest.approx(expected["gain"], rel=1e-3, abs=1e-6)
+    for level, other in zip(found["by_sigma"], expected["by_sigma"], strict=True):
+        assert level["energy"] == pytest.approx(other["energy"], rel=1e-3)
 
 
 def test_three_then_two_then_three_workers_end_with_the_loss_of_one_that_nothing_disturbed(made):

@@ -210,6 +210,7 @@ def _check_samples(name: str, part: Slice) -> None:
             or not isinstance(term.discriminator, Weights)
             or not isinstance(term.weight, int | float)
             or not isinstance(term.second_order_weight, int | float)
+            or term.asks_gain
             or term.boost is not None
         ):
             raise ValueError(
