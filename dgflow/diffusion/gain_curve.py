@@ -140,7 +140,7 @@ class MeasuredGain:
                 runs.append([])
         return tuple(max(runs, key=lambda run: sum(level.curve.at(weight).mean for level in run)))
 
-    def within(self, levels: Sequence[LevelGain]) -> float:
+    def best_weight_within(self, levels: Sequence[LevelGain]) -> float:
         """The weight at which the Gain of these levels alone is largest."""
         agreement, energy = (
             math.fsum(getattr(level.curve, name) for level in levels) for name in ("agreement", "energy")
@@ -174,7 +174,7 @@ class GainChoice:
             levels = measured.window(measured.total.best_weight.mean if weight is None else weight)
             if not levels:
                 return cls(weight=0.0)
-        best = measured.within(levels) if low or high else measured.total.best_weight.mean
+        best = measured.best_weight_within(levels) if low or high else measured.total.best_weight.mean
         last = levels[-1].high
         return cls(
             weight=None if weight is not None else round(best, WEIGHT_DECIMALS),

@@ -219,6 +219,8 @@ def notes(summary: Summary) -> list[str]:
     for name, arm in result["arms"].items():
         if lowest := arm.get("lowest"):
             lines.append(f"{name}: FID {number('fid', lowest['fid'])}, {lowest['label']}")
+    for step_plan in summary.plans:
+        lines += [f"{step_plan.step.title}: {name}: {each}" for name, each in step_plan.choices.items()]
     measured_with = (line for arm in result["arms"].values() for line in arm.get("warnings", []))
     of_floor = (f"{FLOOR}: {line}" for line in (result["floor"] or {}).get("warnings", []))
     warned = dict.fromkeys([*measured_with, *of_floor, *_doubts(summary)])

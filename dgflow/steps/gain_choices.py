@@ -81,4 +81,9 @@ def _measured(path: str, term: DiscriminatorGuidance, inputs: Bound) -> Measured
         return MeasuredGain.of(json.loads(content)["gain_curve"])
     item = inputs.items[path]
     assert isinstance(item, BoundWeights), path
+    if "gain_curve" not in item.receipt.metrics:
+        raise ValueError(
+            f"expected epoch {item.receipt.number} of {item.step_store.name} to record Gain, found "
+            f"{', '.join(item.receipt.metrics)} alone; remove the step, with `dgflow rm`, and run again"
+        )
     return MeasuredGain.of(item.receipt.metrics["gain_curve"])

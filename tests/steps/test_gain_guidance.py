@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from dgflow.engine.root import Root
 from dgflow.engine.shard_work import shard_work
 from dgflow.report.doubts import choice_doubts
 from dgflow.report.plan_text import plan_table
-from dgflow.specs.bound import BoundRows
+from dgflow.specs.bound import Bound, BoundRows, BoundWeights
 from dgflow.specs.step import Weights
 from dgflow.store.open import open_store
 
@@ -150,6 +151,21 @@ def complete_slice(samples, store) -> dict[str, np.ndarray]:
     item = root.item(samples, bound)
     assert isinstance(item, BoundRows)
     return {"image": np.concatenate([part["image"] for part in item.read(["image"])])}
+
+
+def test_an_epoch_that_records_no_gain_gives_none(finished):
+    step, samples, store = finished
+    replaced(step, store, gain_of((-0.1, 0.1), (0.36, 0.4)))
+    bound = plan(samples, store)[-1].bound
+    assert bound is not None
+    name = "guidance.0.discriminator"
+    item = bound.items[name]
+    assert isinstance(item, BoundWeights)
+    bare = replace(item, receipt=item.receipt.model_copy(update={"metrics": {"held_out_loss": 0.5}}))
+    with pytest.raises(
+        ValueError, match="expected epoch 2 of train-discriminator.* found held_out_loss alone"
+    ):
+        samples.step.choices(Bound({**bound.items, name: bare}))
 
 
 def test_a_choice_of_no_guidance_is_a_warning_of_the_report(finished):
