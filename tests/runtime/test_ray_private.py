@@ -4,6 +4,7 @@ Each test names one part. On a Ray that moved it, `ray_private` says which part 
 """
 
 import ast
+import os
 import sys
 import tomllib
 from pathlib import Path
@@ -12,7 +13,8 @@ import pytest
 import ray
 from packaging.requirements import Requirement
 from ray import cloudpickle
-from ray.train.v2._internal import exceptions
+from ray.train.v2._internal import constants, exceptions
+from ray.train.v2._internal.constants import get_env_vars_to_propagate
 
 from dgflow.runtime import ray_private
 from dgflow.runtime.machine import check_address
@@ -58,6 +60,12 @@ def test_ray_is_bounded_to_the_minor_version_that_this_file_passes_with():
     major, minor, _ = ray.__version__.split(".")
     assert allowed.specifier.contains(ray.__version__)
     assert not allowed.specifier.contains(f"{major}.{int(minor) + 1}.0")
+
+
+def test_a_training_on_one_machine_has_no_process_that_watches_for_hosts_taken_away(local_ray):
+    """Ray Train reads the variable by this name, and the controller gets it from the driver."""
+    name = constants.ENABLE_PREEMPTION_WATCHER_ENV_VAR
+    assert get_env_vars_to_propagate()[name] == os.environ[name] == "0"
 
 
 def test_ray_of_our_own_listens_on_loopback(local_ray):
