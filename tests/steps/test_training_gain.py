@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from steps.identities import FAKES, REAL, SCORE
 from tiny import discriminator, score, write_images
 from torch import Tensor
 
-from dgflow import Gain, Pretrained, SongUNet, TrainDiscriminator
+from dgflow import DiT, Gain, Pretrained, SongUNet, TrainDiscriminator
 from dgflow.diffusion import noise
 from dgflow.diffusion.gain_curve import MeasuredGain
 from dgflow.diffusion.times import tau_from_sigma
@@ -21,6 +22,8 @@ from dgflow.engine.plan import plan
 from dgflow.engine.root import Root
 from dgflow.networks.families import score_network
 from dgflow.specs.bound import Bound, BoundWeights
+from dgflow.specs.network import DataShape
+from dgflow.steps.gain_checks import measured_images
 from dgflow.steps.gain_items import GainItems
 from dgflow.store.objects import ObjectStore
 from dgflow.store.open import open_store
@@ -237,3 +240,41 @@ def test_gain_without_held_out_images_or_of_another_score_network_is_refused(bui
 def test_an_epoch_cannot_be_chosen_by_a_gain_that_is_not_measured(metric):
     with pytest.raises(ValueError, match=f"no epoch can be chosen by {metric}: set gain_of to the weights"):
         TrainDiscriminator(real=REAL[:100], fake=FAKES[:100]).best(metric)
+
+
+@pytest.mark.parametrize(
+    ("held", "side", "images"),
+    [(1_500, 32, 1_500), (5_000, 32, 2_048), (5_000, 64, 2_048), (5_000, 256, 170), (5_000, 4_096, 2)],
+)
+def test_the_number_of_images_is_bounded_by_count_and_by_memory(held, side, images):
+    """Two float32 copies of an image at eight levels, in 2 GiB: 16 * 4 * 3 * 256^2 bytes fit 170 times."""
+    assert measured_images(held, DataShape(side, 3, 0), levels=8) == images
+
+
+def items_at(low: float, high: float) -> GainItems:
+    """Items for a DiT, whose schedule has noise levels of 0.01 to 157."""
+    network = DiT(hidden_size=32, depth=1, num_heads=2)
+    score = Pretrained(source="DiT.pt", network=network, image_size=4, channels=4, num_classes=3)
+    return GainItems(
+        rows=lambda _: pytest.fail("read"),
+        images=2,
+        score=score.weights(),
+        load=lambda: pytest.fail("loaded"),
+        seed=0,
+        levels=4,
+        sigma_range=(low, high),
+        time_map=tau_from_sigma,
+        conditional=False,
+        precision="float32",
+        device=torch.device("cpu"),
+        batch_size=8,
+        name="here",
+    )
+
+
+def test_levels_that_the_score_network_was_not_made_for_are_left_out():
+    edges = items_at(0.001, 80.0).edges
+    assert edges[0] == pytest.approx(0.01, rel=0.01) and edges[-1] == 80.0
+    assert np.diff(np.log(edges)) == pytest.approx([math.log(80.0 / edges[0]) / 4] * 4)
+    with pytest.raises(ValueError, match="sigma_min 200 and sigma_max 400 that the score network knows"):
+        _ = items_at(200.0, 400.0).edges
