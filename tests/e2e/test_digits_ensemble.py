@@ -32,6 +32,7 @@ def test_in_the_root_of_digits_judge_score_fakes_and_first_discriminator_are_the
     ]
 
 
+@pytest.mark.smoke
 def test_every_member_and_both_combinations_of_either_kind_have_an_arm(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("dgflow.cli.recipe.execute", execute_here)
     monkeypatch.chdir(tmp_path)
