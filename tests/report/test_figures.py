@@ -154,3 +154,9 @@ def test_a_marked_row_has_a_star_unless_its_cells_have_one():
 def test_hostile_words_are_words():
     shown = "".join(drawn(figure) for figure in KINDS.values())
     assert HOSTILE.replace("'", "&#x27;").replace("<", "&lt;").replace(">", "&gt;") in shown
+
+
+def test_a_logarithmic_axis_names_the_few_values_of_a_parameter():
+    figure = Lines("FID", [Curve("guided", [0.25, 0.5, 1, 4], [3, 2, 1, 4])], "weight", log_x=True)
+    ticks = [text.text for text in svg_of(figure).iter("text") if text.get("text-anchor") == "middle"]
+    assert ticks == ["0.25", "0.5", "1", "4", "weight"]

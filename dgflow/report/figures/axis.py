@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 DIGITS = ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 4, 5, 6, 7, 8, 9))  # leading ones of a logarithmic axis' ticks
 MOST_DECADES = 8  # with a tick each
+FEW, SHORT = 8, 4  # values and characters of them up to which a logarithmic axis names the values themselves
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Axis:
     whole: bool = False  # ticks at whole numbers only
     first: float = 0.0
     last: float = 1.0
+    named: tuple[float, ...] = ()  # values that have the ticks
 
     @classmethod
     def over(
@@ -39,12 +41,21 @@ class Axis:
         share = ((math.log10(value) if self.log else value) - self.low) / (self.high - self.low)
         return round(self.first + share * (self.last - self.first), 1)
 
+    def naming(self, values: Iterable[float]) -> Axis:
+        """The axis with its ticks at the values, where these are few and short, as a parameter's are."""
+        distinct = tuple(sorted(set(values)))
+        if len(distinct) > FEW or any(len(_words(value)) > SHORT for value in distinct):
+            return self
+        return replace(self, named=distinct)
+
     def shows(self, value: float) -> bool:
         """True for a value that has a position on the axis."""
         return math.isfinite(value) and (value > 0 or not self.log)
 
     def ticks(self) -> list[tuple[float, str]]:
         """About five values that are easy to read, with their text."""
+        if self.named:
+            return [(value, _words(value)) for value in self.named]
         if self.log and len(values := self._of_decades()) >= 2:
             return [(value, _words(value)) for value in values]
         low, high = (10**self.low, 10**self.high) if self.log else (self.low, self.high)

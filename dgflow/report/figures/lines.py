@@ -87,8 +87,10 @@ def _axes(figure: Lines, points: Sequence[Point]) -> tuple[Axis, Axis]:
     ends += [figure.level[0]] if figure.level else []
     xs = [x for x, _, _ in points] + ([figure.mark[0]] if figure.mark else [])
     xs = [x for x in xs if x > 0 or not figure.log_x]
+    whole = not figure.log_x and all(float(x).is_integer() for x in xs)
+    x_axis = Axis.over(xs, log=figure.log_x, whole=whole)
     return (
-        Axis.over(xs, log=figure.log_x, whole=not figure.log_x and all(float(x).is_integer() for x in xs)),
+        x_axis.naming(xs) if figure.log_x else x_axis,
         Axis.over([y for y in ends if y > 0 or not figure.log_y], log=figure.log_y, margin=MARGIN),
     )
 
