@@ -70,6 +70,7 @@ def render(target: Target, store: ObjectStore, asked: Asked | None = None) -> st
 
 def _title(target: Target, store: ObjectStore) -> str:
     title = f"Evaluation of {listed(list(target.arms))}" if isinstance(target, Evaluate) else target.title
+    title = title[:1].upper() + title[1:]
     return f"Smoke run, nothing to compare with: {title}" if is_smoke_run(store) else title
 
 

@@ -21,13 +21,17 @@ class Metric:
 
 @dataclass(frozen=True)
 class Curve:
-    """One curve: its name in the legend, and its points in order of x; `error` is half of each error bar."""
+    """One curve: its name in the legend, and its points in order of x; `error` is half of each error bar.
+
+    Curves of one `group`, such as a quantity and its estimate, share a colour.
+    """
 
     label: str
     x: Sequence[float]
     y: Sequence[float]
     error: Sequence[float] | None = None
     style: Literal["line", "dashed", "points"] = "line"
+    group: str = ""
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ def test_eight_curves_differ_without_colour():
 def test_dashes_mean_what_their_author_says_where_one_curve_is_dashed():
     styles: dict[str, Any] = {"learned": "line", "other": "line", "exact": "dashed"}
     curves = [Curve(name, [1, 2], [1, 2], style=style) for name, style in styles.items()]
-    lines = list(svg_of(Lines("KL", curves, "weight")).iter("polyline"))[3:]  # behind those of the legend
+    lines = list(svg_of(Lines("KL", curves, "weight")).iter("polyline"))[:3]  # those of the legend come last
     assert [line.get("stroke-dasharray") is not None for line in lines] == [False, False, True]
 
 
@@ -160,3 +160,24 @@ def test_a_logarithmic_axis_names_the_few_values_of_a_parameter():
     figure = Lines("FID", [Curve("guided", [0.25, 0.5, 1, 4], [3, 2, 1, 4])], "weight", log_x=True)
     ticks = [text.text for text in svg_of(figure).iter("text") if text.get("text-anchor") == "middle"]
     assert ticks == ["0.25", "0.5", "1", "4", "weight"]
+
+
+def test_curves_of_one_group_share_a_colour_and_differ_in_their_marker():
+    curves = [
+        Curve("exact", [1, 2], [1, 2], group="exact"),
+        Curve("learned", [1, 2], [2, 3], group="learned"),
+        Curve("exact, estimated", [1, 2], [1, 2], style="points", group="exact"),
+    ]
+    marks = [mark for mark in svg_of(Lines("KL", curves, "weight")).iter("path") if len(mark)]
+    assert [mark.attrib["class"] for mark in marks[::2]] == ["dot c0", "dot c1", "dot c0"]
+    assert len({mark.attrib["d"] for mark in marks}) == 3
+
+
+def test_a_single_curve_or_cloud_is_named_unless_the_title_tells_it():
+    def texts(figure: Figure) -> list[str]:
+        return [text.text for text in svg_of(figure).iter("text")]
+
+    assert "bce" in texts(Lines("Error by noise level", [Curve("bce", [1, 2], [1, 2])], "sigma"))
+    assert "held-out" not in texts(Lines("held-out accuracy", [Curve("held-out", [1, 2], [1, 2])], "epoch"))
+    assert "guided" in texts(PlanePlot("Samples", (0, 1), (0, 1), [Cloud("guided", [(0.5, 0.5)])]))
+    assert "data" not in texts(PlanePlot("The data", (0, 1), (0, 1), [Cloud("data", [(0.5, 0.5)])]))

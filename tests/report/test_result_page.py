@@ -36,7 +36,7 @@ def test_the_page_shows_the_arms_then_the_figures_then_steps_and_costs(ladder):
     text = render(*ladder)
     page = Page(text)
     assert page.open == []
-    assert "<h1>ladder of weights</h1>" in text
+    assert "<h1>Ladder of weights</h1>" in text
     places = [page.text.index(words) for words in ("weight 0", "FID by weight", "Time and cost", "ladder-")]
     assert places[:3] == sorted(places[:3])
     assert "29.25 ± 0.25" in page.text and "38.50 ± 0.25" in page.text

@@ -27,6 +27,11 @@ class Entry:
         return [*sample, self.look.mark(x + 9, y - 4), text("note", x + SAMPLE, y, self.label)]
 
 
+def tells(title: str, labels: Sequence[str]) -> bool:
+    """True for a title that names the only thing in its figure, which so needs no legend."""
+    return len(labels) == 1 and labels[0].lower() in title.lower()
+
+
 def legend(entries: Sequence[Entry], room: float, beside: float, y: float) -> tuple[list[str], float]:
     """The entries at the right of the line with baseline `y`, of which the left up to `beside` is taken, if
     they fit there; else in lines of their own below it. With the baseline of the last line."""

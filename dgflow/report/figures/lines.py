@@ -9,7 +9,7 @@ from html import escape
 
 from dgflow.report.figures.axis import Axis
 from dgflow.report.figures.frame import BOTTOM, RIGHT, Area, Box, grid, left_for
-from dgflow.report.figures.legend import Entry, legend
+from dgflow.report.figures.legend import Entry, legend, tells
 from dgflow.report.figures.looks import Look, looks_of
 from dgflow.report.figures.svg import (
     NAME_SIZE,
@@ -54,10 +54,10 @@ def draw_lines(figure: Lines, colours: Sequence[int] = ()) -> Drawing:
     area = Area(left_for(y_axis), WIDTH - RIGHT, 0, HEIGHT)
     x_axis, y_axis = x_axis.placed(area.left, area.right), y_axis.placed(area.bottom, area.top)
     caption = _caption(figure, x_axis, y_axis, area, curves)
-    body, top = _head(figure, looks, x_axis, level=caption is None)
+    head, top = _head(figure, looks, x_axis, level=caption is None)
     area = Area(area.left, area.right, top, top + HEIGHT)
     y_axis = y_axis.placed(area.bottom, area.top)
-    body += grid(area, x_axis, y_axis, figure.x_label)
+    body = grid(area, x_axis, y_axis, figure.x_label)
     if figure.level and y_axis.shows(figure.level[0]):
         y = y_axis.at(figure.level[0])
         body.append(line("level", area.left, y, area.right, y))
@@ -68,7 +68,7 @@ def draw_lines(figure: Lines, colours: Sequence[int] = ()) -> Drawing:
     if caption is not None:
         body.append(replace(caption, y=caption.y + top).svg("note halo"))
     label = f"{figure.title}: {', '.join(curve.label for curve in figure.curves)} by {figure.x_label}"
-    return drawing(WIDTH, area.bottom + BOTTOM, label, body)
+    return drawing(WIDTH, area.bottom + BOTTOM, label, [*body, *head])
 
 
 def _points(curve: Curve, figure: Lines) -> list[Point]:
@@ -102,7 +102,7 @@ def _head(figure: Lines, looks: Sequence[Look], x_axis: Axis, *, level: bool) ->
     title = figure.title if figure.y_label else figure.title + logarithmic
     out, y = name(title, WIDTH)
     entries = [Entry(curve.label, look) for curve, look in zip(figure.curves, looks, strict=True)]
-    entries = entries if len(entries) > 1 else []
+    entries = [] if tells(figure.title, [curve.label for curve in figure.curves]) else entries
     entries += [Entry(figure.level[1], None)] if figure.level and level else []
     if entries:
         beside = text_width(title, NAME_SIZE, bold=True) if len(out) == 1 else WIDTH

@@ -42,11 +42,19 @@ class Look:
 
 
 def looks_of(curves: Sequence[Curve], colours: Sequence[int] = ()) -> list[Look]:
-    """The look of each curve. Where a curve is dashed by its author, dashes mean that alone."""
+    """The look of each curve. Where a curve is dashed by its author, dashes mean that alone; curves of one
+    group have the colour of its first."""
     meant = any(curve.style == "dashed" for curve in curves)
+    groups = list(dict.fromkeys(_group(curve, place) for place, curve in enumerate(curves)))
     looks = []
     for place, curve in enumerate(curves):
         number = (colours[place] if colours else place) % LOOKS
         own = DASHED if curve.style == "dashed" else "" if meant else _DASHES[number]
-        looks.append(Look(number, None if curve.style == "points" else own, _MARKERS[number]))
+        colour = number if colours else groups.index(_group(curve, place)) % LOOKS
+        looks.append(Look(colour, None if curve.style == "points" else own, _MARKERS[number]))
     return looks
+
+
+def _group(curve: Curve, place: int) -> str | int:
+    """The group of a curve: itself where none is given."""
+    return curve.group or place

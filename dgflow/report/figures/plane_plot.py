@@ -9,6 +9,7 @@ from html import escape
 from dgflow.report.figures.arrows import SCALE_LENGTH, arrow_scale, arrows_path, round_length
 from dgflow.report.figures.axis import Axis
 from dgflow.report.figures.frame import RIGHT, Area, grid, left_for
+from dgflow.report.figures.legend import tells
 from dgflow.report.figures.svg import ROW, WIDTH, Drawing, NothingToDraw, drawing, name, text, text_width
 from dgflow.specs.figures import Cloud, Pair, PlanePlot
 
@@ -96,7 +97,8 @@ def _arrows(figure: PlanePlot, unit: float) -> str:
 def _legend(figure: PlanePlot, unit: float, y: float) -> tuple[list[str], float]:
     """The clouds' names, and an arrow with its length; with the baseline of the last line."""
     samples = []
-    for number, cloud in enumerate(figure.clouds):
+    named = figure.arrows or not tells(figure.title, [cloud.label for cloud in figure.clouds])
+    for number, cloud in enumerate(figure.clouds) if named else ():
         shape, stroke = SHAPES[number % len(SHAPES)]
         sample = f'class="cloud c{number % COLOURS}" stroke-width="{stroke * 1.4:.1f}" d="M5 0{shape}"'
         samples.append((sample, SAMPLE, cloud.label))
