@@ -14,6 +14,7 @@ from typer.exceptions import TyperException
 
 from dgflow.cli.characters import degrade
 from dgflow.engine.execute import StepFailed
+from dgflow.report.layout import wrapped
 from dgflow.specs.mistakes import described
 from dgflow.store.objects import StoreError
 from dgflow.store.receipts import CorruptObject, StepMismatch
@@ -29,6 +30,12 @@ SETTINGS: dict[str, Any] = {
 
 def print_json(value: Any) -> None:
     print(json.dumps(value, allow_nan=False))
+
+
+def tell(line: str) -> None:
+    """Print a line on standard error, wrapped in a terminal."""
+    lines = wrapped(line, hanging="  ") if sys.stderr.isatty() else [line]
+    print("\n".join(lines), file=sys.stderr)
 
 
 def run(application: Callable[[], typer.Typer], arguments: Sequence[str] | None = None) -> NoReturn:

@@ -40,3 +40,27 @@ DropAlpha = Annotated[
     ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="Remove it. Without this, only show what would go.")]
+Root = Annotated[
+    str | None,
+    typer.Option(
+        help="Where everything is kept: a folder or s3://bucket/prefix. By default $DGFLOW_ROOT, else "
+        "runs/NAME.",
+        show_default=False,
+    ),
+]
+Smoke = Annotated[
+    bool,
+    typer.Option(
+        "--smoke",
+        help="The same recipe at toy size, on random weights and made images, in a root of its own "
+        "(runs/NAME-smoke).",
+    ),
+]
+TrainWorkers = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="The most processes that train together. By default one per GPU, or per CPU.",
+        show_default=False,
+    ),
+]

@@ -6,7 +6,6 @@ be understood.
 
 import inspect
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,11 +16,12 @@ from dgflow.cli.asked import asked, with_commit
 from dgflow.cli.building import built
 from dgflow.cli.collect import collect_garbage
 from dgflow.cli.command import RecipeCommand, as_written
-from dgflow.cli.guard import SETTINGS, print_json, run
-from dgflow.cli.nearby import others_only, roots_nearby
-from dgflow.cli.options import AsJson, NumGpus, Workers, Yes
+from dgflow.cli.guard import SETTINGS, print_json, run, tell
+from dgflow.cli.opening import Use, at_toy_size, root_for, tell_others, warn
+from dgflow.cli.options import AsJson, NumGpus, Root, Smoke, TrainWorkers, Workers, Yes
 from dgflow.cli.parameters import recipe_option, recipe_parameters
-from dgflow.cli.root import future_root, nothing_at, open_root, root_url
+from dgflow.cli.root import root_url
+from dgflow.cli.sweep import add_sweep
 from dgflow.engine.execute import execute
 from dgflow.engine.networks import check_built, check_sizes
 from dgflow.engine.plan import plan
@@ -38,34 +38,7 @@ from dgflow.runtime.progress import Progress
 from dgflow.specs.graph import graph
 from dgflow.specs.step import Target
 from dgflow.store.objects import ObjectStore, StoreError
-from dgflow.store.open import open_store
 from dgflow.store.runs import Asked
-from dgflow.testing.smoke import smoke as smoke_run
-
-Root = Annotated[
-    str | None,
-    typer.Option(
-        help="Where everything is kept: a folder or s3://bucket/prefix. By default $DGFLOW_ROOT, else "
-        "runs/NAME.",
-        show_default=False,
-    ),
-]
-Smoke = Annotated[
-    bool,
-    typer.Option(
-        "--smoke",
-        help="The same recipe at toy size, on random weights and made images, in a root of its own "
-        "(runs/NAME-smoke).",
-    ),
-]
-TrainWorkers = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help="The most processes that train together. By default one per GPU, or per CPU.",
-        show_default=False,
-    ),
-]
 
 
 def main(workflow: Callable[..., Target]) -> None:
@@ -89,17 +62,18 @@ def application(workflow: Callable[..., Target], name: str) -> typer.Typer:
     def command(body: Callable[..., Any]) -> None:
         """Register `body(target, store, asked, ...own options)`, with the recipe's parameters as options."""
         own = list(inspect.signature(body).parameters.values())[3:]
+        use = _USES.get(body, "look")
 
         def call(**options: Any) -> int:
             given = {parameter.name: options.pop(parameter.name) for parameter in recipe}
             root, smoke = options.pop("root"), options.pop("smoke")
             root = root_url(root, f"runs/{name}", smoke)
-            target, store = built(workflow, given), _root_for(body, root, smoke)
+            target, store = built(workflow, given), root_for(use, root, smoke)
             if smoke:
-                target = _at_toy_size(target, store, write=body is _run)
+                target = at_toy_size(use, target, store)
             question = asked(workflow, name, given)
-            if body is not _gc and (remark := _beside(target, store, question, body)):
-                _tell(remark)
+            if body is not _gc:
+                tell_others(use, target, store, question)
             return body(
                 target, store, with_commit(question, workflow) if body is _run else question, **options
             )
@@ -117,43 +91,8 @@ def application(workflow: Callable[..., Target], name: str) -> typer.Typer:
 
     for body in (_run, _plan, _status, _verify, _gc, _report):
         command(body)
+    add_sweep(app, workflow, name)
     return app
-
-
-def _root_for(body: Callable[..., Any], url: str, smoke: bool) -> ObjectStore:
-    """The root that a command works on: `run` makes one, `plan` works without one; the others only look."""
-    if body is _run:
-        return open_root(url, smoke)
-    if (store := future_root(url, smoke)) is not None:
-        return store
-    store = open_store(url)
-    if body is not _plan:
-        raise ValueError(nothing_at(store))
-    _tell(f"nothing at this root yet: {store.url}; {roots_nearby(store)}")
-    return store
-
-
-def _beside(target: Target, store: ObjectStore, question: Asked, body: Callable[..., Any]) -> str | None:
-    """The remark that a root holds other options or recipes, and no run of this one; `status` says so
-    itself."""
-    found, goal = runs_text.variants(store, time.time()), runs_text.goal_of(target)
-    if any(each.record.goal == goal for each in found):
-        return None
-    if body is _status or not (line := runs_text.others_line(found, question, goal)):
-        return None if body is _run else others_only(target, store)
-    return line
-
-
-def _at_toy_size(target: Target, store: ObjectStore, write: bool) -> Target:
-    """The smoke run's target in place of `target`; `write` puts what it reads from outside into its root."""
-    toy = smoke_run(target, store.url)
-    print(
-        "smoke run: toy networks with random weights on made images; its numbers compare with nothing",
-        flush=True,
-    )
-    if write:
-        toy.write(store)
-    return toy.target
 
 
 def _run(
@@ -169,7 +108,7 @@ def _run(
 
     Stopped anywhere, the same command goes on from there.
     """
-    _warn(target)
+    warn(target)
     execute(target, store, Placement(workers, train_workers, num_gpus), Progress(asked))
     _report(target, store, asked, json)
     return 0
@@ -217,7 +156,7 @@ def _plan(
         raise typer.BadParameter(
             "expected --device NAME with --utilisation, found none: it is a share of a device's peak"
         )
-    _warn(target)
+    warn(target)
     check_sizes(nodes := graph(target))
     plans, costs = plan(target, store), None
     if device is not None or pilot:
@@ -226,7 +165,7 @@ def _plan(
         share = UTILISATION if utilisation is None else utilisation
         costs = counted(plans, device, utilisation=share, price=price)
     elif pilot:
-        costs = piloted(plans, _tell, price=price)
+        costs = piloted(plans, tell, price=price)
     print(plan_table(plans, store, costs))
     if json:
         print_json(plan_json(plans, store, costs))
@@ -284,9 +223,9 @@ def _verify(
     Exit status 1 when anything is damaged or missing.
     """
     if repair:
-        checked = repaired(target, store, _tell, lambda: execute(target, store, Placement(), Progress(asked)))
+        checked = repaired(target, store, tell, lambda: execute(target, store, Placement(), Progress(asked)))
     else:
-        checked = verify(target, store, _tell)
+        checked = verify(target, store, tell)
     print(
         f"checked {checked.checked:,} objects ({checked.bytes / 1e6:,.1f} MB): {len(checked.damaged)} "
         f"damaged, {len(checked.missing)} missing"
@@ -341,17 +280,8 @@ def _report(
     if failure is not None and output is None:
         raise StoreError(f"{failure}. The page can be written elsewhere: report --output FILE") from failure
     if failure is not None:
-        _tell(f"the page is in {output} alone: {failure}")
+        tell(f"the page is in {output} alone: {failure}")
     return 0 if result.complete else 1
 
 
-def _tell(line: str) -> None:
-    lines = wrapped(line, hanging="  ") if sys.stderr.isatty() else [line]
-    print("\n".join(lines), file=sys.stderr)
-
-
-def _warn(target: Target) -> None:
-    """Tell what the recipe alone shows to be doubtful."""
-    for node in graph(target):
-        for line in node.step.cautions():
-            _tell(f"warning: {line}")
+_USES: dict[Callable[..., int], Use] = {_run: "run", _plan: "plan", _status: "status"}

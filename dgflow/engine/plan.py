@@ -11,7 +11,7 @@ from dgflow.engine.differences import Change, Recorded
 from dgflow.engine.root import Root
 from dgflow.specs.bound import Bound
 from dgflow.specs.graph import Node, graph
-from dgflow.specs.step import Step, Target, Work
+from dgflow.specs.step import Reference, Step, Target, Weights, Work
 from dgflow.store.objects import ObjectStore
 from dgflow.store.step_store import StepStore, made_from
 
@@ -99,7 +99,7 @@ def plan(target: Target, store: ObjectStore) -> list[StepPlan]:
 
 
 def look(root: Root, node: Node, known: dict[str, Bound | None]) -> StepPlan:
-    """The state of one step; adds its inputs to `known`, None if the step is not complete."""
+    """The state of one step; adds its inputs to `known`, None if nothing can be made from the step yet."""
     step = node.step
     state = StepPlan(node, step.parts(node.slices), root.bind(node, known))
     known[node.key] = None
@@ -110,7 +110,7 @@ def look(root: Root, node: Node, known: dict[str, Bound | None]) -> StepPlan:
         waiting = {
             node.reads[name]: reference.step
             for name, reference in step.inputs().items()
-            if known[node.reads[name]] is None
+            if _is_open(root, reference, known[node.reads[name]])
         }
         state.waits_for = list(waiting.values())
         state.reason = f"after {_some(dict.fromkeys(each.title for each in state.waits_for))}"
@@ -129,6 +129,8 @@ def look(root: Root, node: Node, known: dict[str, Bound | None]) -> StepPlan:
         state.action = "reuse"
         known[node.key] = state.bound
         return state
+    if step.folder == "epochs":
+        known[node.key] = state.bound  # its first epochs may be all that a reference asks for
     step.check_slices(node.slices, state.bound)
     if state.done:
         state.action = "extend"
@@ -136,6 +138,11 @@ def look(root: Root, node: Node, known: dict[str, Bound | None]) -> StepPlan:
     elif committed:
         state.action, state.reason = "rebuild", _why_stale(step_store, committed, state.bound)
     return state
+
+
+def _is_open(root: Root, reference: Reference, inputs: Bound | None) -> bool:
+    """True for a reference to what is not complete."""
+    return inputs is None or (isinstance(reference, Weights) and root.item(reference, inputs) is None)
 
 
 def _sealed(step_store: StepStore, node: Node, bound: Bound) -> bool:

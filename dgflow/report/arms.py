@@ -1,4 +1,5 @@
-"""The steps of a recipe by the arm that they are for, named as the recipe names them: by arm and seed."""
+"""The steps of a recipe by the arm that they are for, named as the recipe names them: by arm and seed; those
+of a sweep by combination."""
 
 from __future__ import annotations
 
@@ -10,9 +11,10 @@ from dgflow.report.layout import labels
 from dgflow.specs.graph import graph
 from dgflow.specs.step import Step
 from dgflow.steps.judging.evaluate import Evaluate
+from dgflow.steps.sweeping.sweep import SelectedSweep, Sweep
 
-SHARED, END = "for all arms", ""
-"""The groups of steps that several arms need, and of the table itself."""
+SHARED, SEVERAL, END = "for all arms", "for several combinations", ""
+"""The groups of steps that several arms or several combinations of a sweep need, and of the table itself."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +27,14 @@ class Named:
 
 
 def named(plans: Sequence[StepPlan]) -> list[Named]:
-    """The steps by group: those of several arms, each arm in the recipe's order, the floor, the table.
+    """The steps by group: those of several arms, each arm in the recipe's order, the floor, the table; of a
+    sweep those of several combinations, then each combination.
 
-    The steps of a recipe that is no evaluation are one group without a name, in the order in which they are
-    run.
+    The steps of another recipe are one group without a name, in the order in which they are run.
     """
     target = plans[-1].step
+    if isinstance(target, Sweep | SelectedSweep):
+        return _of_sweeps(plans)
     if not isinstance(target, Evaluate):
         return _group(END, range(len(plans)), [each.step for each in plans], {})
     readers = _readers(target)
@@ -41,6 +45,36 @@ def named(plans: Sequence[StepPlan]) -> list[Named]:
     result = []
     for group, numbers in (groups | {END: [len(plans) - 1]}).items():
         result += _group(group, numbers, [plans[number].step for number in numbers], readers)
+    return result
+
+
+def _of_sweeps(plans: Sequence[StepPlan]) -> list[Named]:
+    owners: dict[str, set[str]] = {each.node.key: set() for each in plans}
+    groups: dict[str, list[int]] = {SEVERAL: []}
+    stages = {each.node.key: "" for each in plans if isinstance(each.step, Sweep)}
+    last = plans[-1]
+    if isinstance(last.step, SelectedSweep):
+        stages = {last.node.reads[path]: f"{words}: " for path, words in last.step.groups.items()}
+    for each in reversed(plans):  # what reads a step stands behind it
+        if isinstance(each.step, Sweep):
+            for path, words in each.step.groups.items():
+                group = f"{stages[each.node.key]}{words}"
+                owners[each.node.reads[path]].add(group)
+        elif not isinstance(each.step, SelectedSweep):
+            for key in each.node.reads.values():
+                owners[key] |= owners[each.node.key]
+    sweeps = [number for number, each in enumerate(plans) if isinstance(each.step, Sweep | SelectedSweep)]
+    for number in sweeps:
+        step = plans[number].step
+        for words in step.groups.values() if isinstance(step, Sweep) else ():
+            groups[f"{stages[plans[number].node.key]}{words}"] = []
+    for number, each in enumerate(plans):
+        if number not in sweeps:
+            own = owners[each.node.key]
+            groups[next(iter(own)) if len(own) == 1 else SEVERAL].append(number)
+    result = []
+    for group, numbers in (groups | {END: sweeps}).items():
+        result += _group(group, numbers, [plans[number].step for number in numbers], {})
     return result
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from dgflow.engine.plan import SHOWN_REASONS, StepPlan
 from dgflow.estimate.estimates import Costs, Estimate
-from dgflow.report.arms import END, SHARED, Named, named
+from dgflow.report.arms import END, SEVERAL, SHARED, Named, named
 from dgflow.report.columns import Column, fitted
 from dgflow.report.layout import duration, size, terminal_width, wrapped
 from dgflow.report.plan_rates import Rate, rate_of, rates_of, row_of
@@ -100,9 +100,8 @@ def _reasons(step_plan: StepPlan, labels: dict[int, Named], plans: Sequence[Step
     numbers = {each.step.variant: number for number, each in enumerate(plans)}
     own = labels[numbers[step_plan.step.variant]].group
     places = [labels[numbers[step.variant]] for step in step_plan.waits_for]
-    names = [
-        place.label if place.group in (own, SHARED) else f"{place.label} ({place.group})" for place in places
-    ]
+    near = (own, SHARED, SEVERAL)
+    names = [place.label if place.group in near else f"{place.label} ({place.group})" for place in places]
     more = f" and {len(names) - SHOWN_REASONS} more" if len(names) > SHOWN_REASONS else ""
     earlier = step_plan.reason.partition("; ")[2]
     return [

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from pydantic import model_validator
 
-from dgflow.metrics.protocols import DECIMALS, HEADINGS, LOWER_IS_BETTER, METRICS, PROTOCOLS
-from dgflow.specs.figures import Metric
+from dgflow.metrics.protocols import PROTOCOLS
 from dgflow.specs.graph import graph
 from dgflow.specs.step import Result, Slice, Spread, Weights
 from dgflow.steps.judging.measure import Measure
@@ -36,10 +35,6 @@ class Evaluate(Comparison):
     `Evaluate(arms=..., against=reference(NAME))` takes protocol, features, statistics and reference from a
     published reference; the step is the same as with these fields written out.
     """
-
-    quantities: ClassVar[Mapping[str, Metric]] = {
-        name: Metric(HEADINGS[name], DECIMALS[name], name in LOWER_IS_BETTER) for name in METRICS
-    }
 
     arms: dict[str, tuple[Slice, ...]]
     features: Weights
@@ -107,7 +102,8 @@ class Evaluate(Comparison):
         return canonical_json({"arms": arms, "floor": floor, "reference": provenance}).encode()
 
     def compared(self, content: bytes) -> Mapping[str, Mapping[str, Any]]:
-        return json.loads(content)["arms"]
+        arms = json.loads(content)["arms"]
+        return {name: arms[name] for name in self.arms}
 
     def _lowest(self, results: list[dict[str, Any]]) -> dict[str, Any] | None:
         """The lowest FID and its label, where the arm has the seed ranges of which the protocol's papers

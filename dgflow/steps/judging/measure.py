@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from dgflow.specs.step import Spread
 from dgflow.steps.judging.measure_fields import MeasureFields
@@ -34,3 +36,11 @@ class Measure(MeasureFields):
         from dgflow.steps.judging.metric_values import measured
 
         return measured(self, inputs, spread).encoded()
+
+    def compared(self, content: bytes) -> Mapping[str, Mapping[str, Any]]:
+        result = json.loads(content)
+        arm = {
+            name: {"mean": value, "spread": None, "per_seed": [value], "errors": [result["errors"].get(name)]}
+            for name, value in result["values"].items()
+        }
+        return {"samples": arm | {"warnings": result["warnings"]}}

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC
-from typing import Self
+from collections.abc import Mapping
+from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
 from dgflow.metrics.checks import check_apart
 from dgflow.metrics.protocols import (
     CUSTOM,
+    DECIMALS,
     HEADINGS,
+    LOWER_IS_BETTER,
+    METRICS,
     OF_NEIGHBOURS,
     PROTOCOLS,
     Distances,
@@ -21,6 +25,7 @@ from dgflow.metrics.protocols import (
 )
 from dgflow.networks.inception.spec import WIDTHS
 from dgflow.networks.roles import FeatureNetworkSpec
+from dgflow.specs.figures import Metric
 from dgflow.specs.step import Result, ResultStep, Slice, Weights
 from dgflow.steps.judging.features import Features
 from dgflow.steps.judging.published_reference import PublishedStatistics
@@ -35,6 +40,10 @@ NEED_IMAGES = (*OF_NEIGHBOURS, "kid")
 
 class Comparison(ResultStep, ABC):
     """The fields that say against what samples are measured, and how; `features` is each kind's own."""
+
+    quantities: ClassVar[Mapping[str, Metric]] = {
+        name: Metric(HEADINGS[name], DECIMALS[name], name in LOWER_IS_BETTER) for name in METRICS
+    }
 
     reference: Slice | ImageSet | None = None
     protocol: FrontEndName | None = None

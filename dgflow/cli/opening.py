@@ -1,0 +1,67 @@
+"""Opens the root of a recipe's command, and tells what a person should know before the command does its
+work."""
+
+import sys
+import time
+from typing import Literal, TextIO
+
+from dgflow.cli.guard import tell
+from dgflow.cli.nearby import others_only, roots_nearby
+from dgflow.cli.root import future_root, nothing_at, open_root
+from dgflow.report import runs_text
+from dgflow.specs.graph import graph
+from dgflow.specs.step import Target
+from dgflow.store.objects import ObjectStore
+from dgflow.store.open import open_store
+from dgflow.store.runs import Asked
+from dgflow.testing.smoke import smoke as smoke_run
+
+Use = Literal["run", "plan", "status", "look"]
+"""The use that a command makes of a root: `run` makes one, `plan` works without one, the others only look."""
+
+
+def root_for(use: Use, url: str, smoke: bool) -> ObjectStore:
+    """The root at `url` for a command, or the place where a plan's may come to be.
+
+    Raises as `open_root`; ValueError where there is none to look at.
+    """
+    if use == "run":
+        return open_root(url, smoke)
+    if (store := future_root(url, smoke)) is not None:
+        return store
+    store = open_store(url)
+    if use != "plan":
+        raise ValueError(nothing_at(store))
+    tell(f"nothing at this root yet: {store.url}; {roots_nearby(store)}")
+    return store
+
+
+def tell_others(use: Use, target: Target, store: ObjectStore, question: Asked) -> None:
+    """Tell that a root holds other options or recipes, and no run of this one; `status` says so itself."""
+    found, goal = runs_text.variants(store, time.time()), runs_text.goal_of(target)
+    if any(each.record.goal == goal for each in found):
+        return
+    line = None if use == "status" else runs_text.others_line(found, question, goal)
+    if not line and use != "run":
+        line = others_only(target, store)
+    if line:
+        tell(line)
+
+
+def at_toy_size(use: Use, target: Target, store: ObjectStore, out: TextIO | None = None) -> Target:
+    """The smoke run's target in place of `target`; `run` puts what it reads from outside into its root."""
+    toy = smoke_run(target, store.url)
+    print(
+        "smoke run: toy networks with random weights on made images; its numbers compare with nothing",
+        flush=True,
+        file=out or sys.stdout,
+    )
+    if use == "run":
+        toy.write(store)
+    return toy.target
+
+
+def warn(target: Target) -> None:
+    """Tell what the recipe alone shows to be doubtful."""
+    for line in dict.fromkeys(line for node in graph(target) for line in node.step.cautions()):
+        tell(f"warning: {line}")

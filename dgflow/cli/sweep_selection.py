@@ -1,0 +1,112 @@
+"""The seeds of a selection: those that a sweep chooses on, and the others that its choice is reported on."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import typer
+
+from dgflow.cli.sweep_values import Parameter, values_of
+from dgflow.specs.mistakes import did_you_mean
+from dgflow.specs.step import Slice
+from dgflow.steps.judging.evaluate import Evaluate
+from dgflow.steps.judging.shared_samples import shared
+from dgflow.steps.sweeping.sweep import Combination, Sweep
+from dgflow.steps.sweeping.sweep_table import SweepTable, option_name
+
+SEEDS = "seeds"  # the parameter of a recipe that lists its sampling seeds
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Choose by `by` (None: the first quantity of the table) on some seeds, report on others."""
+
+    chosen_on: Sequence[int]
+    reported_on: Sequence[int]
+    by: str | None
+
+    @property
+    def by_words(self) -> str:
+        return self.by or "the first metric"
+
+    @property
+    def reported_words(self) -> str:
+        return ", ".join(map(str, self.reported_on))
+
+    def check(self, grid: Sweep, report: Sweep) -> None:
+        """Refuse an unknown metric, and samples that both stages would measure.
+
+        Raises:
+            typer.BadParameter: the metric is none of the recipe's.
+            ValueError: samples of the one are samples of the other, as with seeds of EDM that overlap.
+        """
+        quantities = grid.combinations[0].result.step.quantities
+        if self.by is not None and self.by not in quantities:
+            near = did_you_mean(self.by, quantities) or f"; there are {', '.join(quantities)}"
+            raise typer.BadParameter(f"--by: expected a metric of the table, found {self.by}{near}")
+        for chosen, reported in zip(grid.combinations, report.combinations, strict=True):
+            for part, other in itertools.product(_measured(reported), _measured(chosen)):
+                if count := shared(part, other):
+                    raise ValueError(
+                        f"expected seeds with other samples to report than to choose on, found {part.title} "
+                        f"and {other.title}, which share {count:,} samples; give other --seeds"
+                    )
+
+    def choice(self, table: SweepTable) -> tuple[str, dict[str, Any]]:
+        """The quantity that was chosen by, and the settings of its best row.
+
+        Raises ValueError where it was not measured.
+        """
+        by = self.by or next(iter(table.quantities))
+        if by not in table.best:
+            known = ", ".join(table.quantities)
+            raise ValueError(
+                f"expected a metric that is measured, and several rows to choose from, found {by} and "
+                f"{len(table.rows)} rows; measured are {known}"
+            )
+        row = table.rows[table.best[by].row]
+        return by, dict(row.settings)
+
+
+def selection_of(
+    text: str,
+    by: str | None,
+    known: Sequence[Parameter],
+    swept: Mapping[str, Sequence[Any]],
+    fixed: Mapping[str, Any],
+) -> Selection:
+    """The selection that `--select-on` and `--by` ask for; it is reported on the recipe's `seeds`.
+
+    Raises typer.BadParameter for a recipe without a list of seeds, seeds that are swept, seeds on both sides,
+    and a sweep in which nothing is to be chosen.
+    """
+    seeds = next((each for each in known if each.name == SEEDS and each.is_list), None)
+    if seeds is None:
+        raise typer.BadParameter(
+            "--select-on: expected a recipe with a parameter `seeds`, a list of sampling seeds, found none; "
+            f"it has {', '.join(option_name(each.name) for each in known)}"
+        )
+    if SEEDS in swept:
+        raise typer.BadParameter(
+            f"--select-on: expected one list of --seeds, on which the choice is reported, found "
+            f"{len(swept[SEEDS])}"
+        )
+    given = values_of(Parameter("select_on", seeds.kind), [text])
+    if len(given) > 1:
+        raise typer.BadParameter(f"--select-on: expected one list of seeds, found {len(given)}")
+    chosen_on, reported_on = list(given[0]), list(fixed.get(SEEDS, seeds.default))
+    if both := sorted(set(chosen_on) & set(reported_on)):
+        raise typer.BadParameter(
+            f"--select-on: expected other seeds than those that are reported, --seeds "
+            f"{','.join(map(str, reported_on))}, found {', '.join(map(str, both))} in both"
+        )
+    return Selection(chosen_on, reported_on, by)
+
+
+def _measured(combination: Combination) -> list[Slice]:
+    """The samples of all arms of an evaluation."""
+    step = combination.result.step
+    return [part for arm in step.arms.values() for part in arm] if isinstance(step, Evaluate) else []
