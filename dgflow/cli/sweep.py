@@ -311,6 +311,7 @@ def _select(
 ) -> int:
     """Measure the grid on the seeds of the selection, then the choice on the others."""
     first = _toy(grid, store, options)
+    question = question.model_copy(update={"recipe": f"{question.recipe} (selection)"})
     tell_others(options.use, first, store, question)
     warn(first)
     if options.plan and not plan(first, store)[-1].complete:
@@ -323,8 +324,8 @@ def _select(
     if not options.plan:
         _execute(first, store, recipe, question, options)
     by, choice = selection.choice(first.table(result_of(first, store)))
-    chosen = [each.settings for each in grid.combinations if choice.items() <= each.settings.items()]
-    second = _toy(recipe.sweep(chosen, {"seeds": selection.reported_on}), store, options)
+    repeated = [each.settings for each in grid.combinations if choice.items() <= each.settings.items()]
+    second = _toy(recipe.sweep(repeated, {"seeds": selection.reported_on}), store, options)
     final = SelectedSweep(
         selection=first.result(),
         report=second.result(),
@@ -335,16 +336,15 @@ def _select(
     )
     if options.plan:
         return _show_plan({SELECTION: first, REPORT: second}, store, options)
+    question = question.model_copy(update={"recipe": question.recipe.replace("selection", "report")})
     _execute(final, store, recipe, question, options)
     tables = final.tables(result_of(final, store))
-    chosen_by = {"choice": dict(choice), "by": by}
     _show(dict(zip(("selection", "report"), tables, strict=True)), options)
     _put_page(final, store, question, options)
     if options.json:
         stages = zip(("selection", "report"), tables, strict=True)
-        print_json(
-            chosen_by | {name: sweep_text.as_json(table) for name, table in stages} | {"step": final.name}
-        )
+        chosen = {"choice": choice, "by": by, "step": final.name}
+        print_json(chosen | {name: sweep_text.as_json(table) for name, table in stages})
     return 0
 
 
@@ -371,7 +371,7 @@ def _show_plan(targets: Mapping[str, ResultStep], store: ObjectStore, options: O
         check_sizes(graph(target))
         plans = plan(target, store)
         print(*([f"{heading}:"] if heading else []), plan_table(plans, store), sep="\n", file=options.out)
-        data.append(plan_json(plans, store))
+        data += [plan_json(plans, store)] if options.json else []
     if options.json:
         stages = zip(("selection", "report"), data, strict=False)
         print_json(data[0] if "" in targets else dict(stages))

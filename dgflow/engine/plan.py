@@ -109,7 +109,7 @@ def look(root: Root, node: Node, known: dict[str, Bound | None]) -> StepPlan:
     if state.bound is None:
         waiting = {
             node.reads[name]: reference.step
-            for name, reference in step.inputs().items()
+            for name, reference in step.reads.items()
             if _is_open(root, reference, known[node.reads[name]])
         }
         state.waits_for = list(waiting.values())

@@ -32,7 +32,7 @@ class Root:
         """
         step, reads = (node.step, node.reads) if isinstance(node, Node) else (node, {})
         items: dict[str, BoundRows | BoundWeights | BoundResult] = {}
-        for name, reference in step.inputs().items():
+        for name, reference in step.reads.items():
             inputs = known[reads.get(name, reference.step.fingerprint)]
             item = None if inputs is None else self.item(reference, inputs)
             if item is None:

@@ -89,7 +89,7 @@ class _Readers:
 def _readers(target: Evaluate) -> dict[str, _Readers]:
     """By the `variant` of each step behind an evaluation."""
     readers: dict[str, _Readers] = {}
-    for name, reference in target.inputs().items():
+    for name, reference in target.reads.items():
         kind, _, rest = name.partition(".")
         arm, _, number = rest.rpartition(".")
         part = target.arms[arm][int(number)] if kind == "arms" else None
@@ -100,7 +100,7 @@ def _readers(target: Evaluate) -> dict[str, _Readers]:
             mine.groups.add(kind if part is None else _arm(arm))
             if part is None:
                 continue
-            read = {each.step.variant for each in node.step.inputs().values()}
+            read = {each.step.variant for each in node.step.reads.values()}
             if key == part.origin.step.variant or chain & read:
                 chain.add(key)
                 mine.seeds.add(part.drawn.seed)

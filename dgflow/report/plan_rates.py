@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -56,16 +56,23 @@ def rates_of(plans: Sequence[StepPlan], store: ObjectStore) -> dict[str, Rate]:
     return rates
 
 
-def rate_of(step_plan: StepPlan, plans: Sequence[StepPlan], rates: dict[str, Rate]) -> Rate | None:
+def rates_by_kind(plans: Sequence[StepPlan], rates: Mapping[str, Rate]) -> dict[str, list[Rate]]:
+    """The rates of the steps of each kind."""
+    alike: dict[str, list[Rate]] = {}
+    for each in plans:
+        if each.step.fingerprint in rates:
+            alike.setdefault(each.step.kind, []).append(rates[each.step.fingerprint])
+    return alike
+
+
+def rate_of(
+    step_plan: StepPlan, rates: Mapping[str, Rate], by_kind: Mapping[str, Sequence[Rate]]
+) -> Rate | None:
     """The step's own, else the mean of the others of its kind; of several sizes of samples, their time
     alone."""
     if step_plan.step.fingerprint in rates:
         return rates[step_plan.step.fingerprint]
-    alike = [
-        rates[other.step.fingerprint]
-        for other in plans
-        if other.step.kind == step_plan.step.kind and other.step.fingerprint in rates
-    ]
+    alike = by_kind.get(step_plan.step.kind)
     if not alike:
         return None
     same = [rate for rate in alike if rate.row == row_of(step_plan.step)]

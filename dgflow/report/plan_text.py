@@ -6,7 +6,7 @@ bounds from the steps' fields, and hours come from `Costs`, if asked for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dgflow.engine.plan import SHOWN_REASONS, StepPlan
@@ -14,7 +14,7 @@ from dgflow.estimate.estimates import Costs, Estimate
 from dgflow.report.arms import END, SEVERAL, SHARED, Named, named
 from dgflow.report.columns import Column, fitted
 from dgflow.report.layout import duration, size, terminal_width, wrapped
-from dgflow.report.plan_rates import Rate, rate_of, rates_of, row_of
+from dgflow.report.plan_rates import Rate, rate_of, rates_by_kind, rates_of, row_of
 from dgflow.store.objects import ObjectStore
 
 HINT = "hours and money: --device NAME, such as h100, or --pilot, one batch here; --price P an hour"
@@ -33,9 +33,10 @@ def plan_json(
     tells their assumptions.
     """
     rates = rates_of(plans, store) if store is not None else {}
+    by_kind = rates_by_kind(plans, rates)
     estimates = {} if costs is None else costs.steps
     steps = [
-        _plan_row(step_plan, rate_of(step_plan, plans, rates), estimates.get(step_plan.node.key))
+        _plan_row(step_plan, rate_of(step_plan, rates, by_kind), estimates.get(step_plan.node.key))
         for step_plan in plans
     ]
     for place in named(plans):
@@ -66,7 +67,7 @@ def plan_table(plans: Sequence[StepPlan], store: ObjectStore, costs: Costs | Non
     """`plan_json` as a table by arms that fits the terminal, with a reason below each step that is not
     reused."""
     data, width, places = plan_json(plans, store, costs), terminal_width(), named(plans)
-    total, labels = data["total"], {place.number: place for place in places}
+    total, labels = data["total"], {plans[place.number].step.variant: place for place in places}
     rows = [
         [data["steps"][place.number]["action"], place.label, *_cells(data["steps"][place.number], costs)]
         for place in places
@@ -80,7 +81,7 @@ def plan_table(plans: Sequence[StepPlan], store: ObjectStore, costs: Costs | Non
             table.append(group := place.group)
         reasons = [
             *(f"{name}: {choice}" for name, choice in plans[place.number].choices.items()),
-            *_reasons(plans[place.number], labels, plans),
+            *_reasons(plans[place.number], labels),
         ]
         table += [*row, *(line for reason in reasons for line in wrapped(reason, indent, "  ", width))]
     table += next(lines)
@@ -90,16 +91,15 @@ def plan_table(plans: Sequence[StepPlan], store: ObjectStore, costs: Costs | Non
     return "\n".join([*table, *(line for note in notes for line in wrapped(note, hanging="  ", width=width))])
 
 
-def _reasons(step_plan: StepPlan, labels: dict[int, Named], plans: Sequence[StepPlan]) -> list[str]:
-    """A line per reason; of what it waits for, by the names of the table."""
+def _reasons(step_plan: StepPlan, labels: Mapping[str, Named]) -> list[str]:
+    """A line per reason; of what it waits for, by the names of the table, which `labels` has by `variant`."""
     if step_plan.changes:
         more = len(step_plan.changes) - SHOWN_REASONS
         return [*map(str, step_plan.changes[:SHOWN_REASONS]), *([f"and {more} more"] if more > 0 else [])]
     if not step_plan.waits_for:
         return [step_plan.reason] if step_plan.reason else []
-    numbers = {each.step.variant: number for number, each in enumerate(plans)}
-    own = labels[numbers[step_plan.step.variant]].group
-    places = [labels[numbers[step.variant]] for step in step_plan.waits_for]
+    own = labels[step_plan.step.variant].group
+    places = [labels[step.variant] for step in step_plan.waits_for]
     near = (own, SHARED, SEVERAL)
     names = [place.label if place.group in near else f"{place.label} ({place.group})" for place in places]
     more = f" and {len(names) - SHOWN_REASONS} more" if len(names) > SHOWN_REASONS else ""

@@ -11,8 +11,7 @@ from typing import Any
 from dgflow.report.layout import duration, printable
 from dgflow.report.seen import Seen, of_record, opened
 from dgflow.report.status_text import run_left
-from dgflow.specs.graph import graph
-from dgflow.specs.step import Target
+from dgflow.specs.step import Slice, Target, last_step
 from dgflow.store.address import steps_among
 from dgflow.store.objects import ObjectStore
 from dgflow.store.runs import Asked, Driver, RunRecord, drivers, goal, ranges, records
@@ -64,8 +63,8 @@ def named(asked: Asked) -> str:
 
 def goal_of(target: Target) -> str:
     """The `RunRecord.goal` of a run of this target."""
-    node = graph(target)[-1]
-    return goal(node.step.name, ranges(node.step.parts(node.slices)))
+    step = last_step(target)
+    return goal(step.name, ranges(step.parts((target,) if isinstance(target, Slice) else ())))
 
 
 def others_line(found: Sequence[Variant], asked: Asked, own: str) -> str | None:

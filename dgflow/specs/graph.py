@@ -61,7 +61,7 @@ class _Steps:
 
     def __init__(self) -> None:
         self.steps: dict[str, Step] = {}
-        self.inputs: dict[str, dict[str, Reference]] = {}
+        self.inputs: dict[str, Mapping[str, Reference]] = {}
         self.slices: dict[str, dict[tuple[int, int], Slice]] = {}
 
     def visit(self, step: Step) -> None:
@@ -70,7 +70,7 @@ class _Steps:
             # Trainings of one variant may differ in the number of their epochs: the most stands for all.
             self.steps[variant] = max(self.steps[variant], step, key=lambda each: len(each.parts(())))
             return
-        inputs = self.inputs[variant] = step.inputs()
+        inputs = self.inputs[variant] = step.reads
         for reference in inputs.values():
             self.visit(reference.step)
             if isinstance(reference, Slice):

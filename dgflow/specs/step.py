@@ -97,7 +97,7 @@ class Step(Spec):
     def variant(self) -> str:
         """Equal for steps that make the same of what they read: the fingerprint, with the number of epochs
         of every training whose last or best weights stand behind it. Of a training, not its own number."""
-        behind = {name: reference.variant for name, reference in self.inputs().items()}
+        behind = {name: reference.variant for name, reference in self.reads.items()}
         return fingerprint({"step": self.fingerprint, "inputs": behind}) if behind else self.fingerprint
 
     @cached_property
@@ -114,11 +114,16 @@ class Step(Spec):
         """The references that this step reads, by the path of the field (`guidance.0.discriminator`)."""
         return dict(self.references(""))
 
+    @cached_property
+    def reads(self) -> Mapping[str, Reference]:
+        """`inputs()`, made once: what a step reads may be steps that it builds."""
+        return self.inputs()
+
     @property
     def is_fetched(self) -> bool:
         """True for a file that needs no samples and no training: it comes from outside."""
         return self.folder == "results" and all(
-            reference.step.is_fetched for reference in self.inputs().values()
+            reference.step.is_fetched for reference in self.reads.values()
         )
 
     @property

@@ -92,7 +92,7 @@ def _check(value: Any, path: str) -> None:
 
 
 def _check_text(text: str, path: str) -> None:
-    if any("\ud800" <= character <= "\udfff" for character in text):
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
         raise _refusal(path, "a string with a lone surrogate", "use text that UTF-8 can hold")
 
 

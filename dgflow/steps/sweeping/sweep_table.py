@@ -117,7 +117,7 @@ def sweep_table(
         references,
         best,
     )
-    notes = [*_notes(table, selected), *_same(combinations), *_warnings(combinations)]
+    notes = [*_notes(table, selected), *_same(combinations, content["parameters"]), *_warnings(combinations)]
     return replace(table, notes=notes)
 
 
@@ -262,15 +262,15 @@ def _references_ahead(table: SweepTable) -> list[str]:
     return lines
 
 
-def _same(combinations: Sequence[Mapping[str, Any]]) -> list[str]:
+def _same(combinations: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
     """A line where combinations have the same numbers in all arms: a parameter that changed nothing."""
     first: dict[str, Mapping[str, Any]] = {}
     alike: list[str] = []
     for each in combinations:
-        key = canonical_json(each["arms"])
+        key, settings = canonical_json(each["arms"]), {name: each["settings"][name] for name in names}
         if key in first:
-            alike.append(f"{settings_text(each['settings'])} gives the same as {settings_text(first[key])}")
-        first.setdefault(key, each["settings"])
+            alike.append(f"{settings_text(settings)} gives the same as {settings_text(first[key])}")
+        first.setdefault(key, settings)
     more = f"; and {len(alike) - 1} more like it" if len(alike) > 1 else ""
     return [f"{alike[0]}{more}"] if alike else []
 
