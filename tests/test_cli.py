@@ -114,6 +114,15 @@ def test_plan_names_the_field_that_changed(finished, folder):
     assert "guidance[0].weight 1.0 -> 2.0" in [line.strip() for line in plan.stdout.splitlines()]
 
 
+def test_a_sweep_by_command_plans_only_what_the_finished_run_lacks(finished, folder):
+    sweep = call("sweep", "--root", "root", "--guidance-weight", "1,2", "--plan", "--json", cwd=folder)
+    assert sweep.returncode == 0, sweep.stderr
+    steps = json.loads(sweep.stdout.splitlines()[-1])["steps"]
+    todo = [(step["title"].partition(" ")[0], step["todo"]) for step in steps if step["todo"]]
+    # 32 guided samples in shards of 8, their features and metrics, the evaluation, the table
+    assert todo == [("generate", 4), ("features", 1), ("metrics", 1), ("evaluate", 1), ("sweep", 1)]
+
+
 def test_status_of_an_unfinished_run_is_not_zero(finished, folder):
     assert call("status", "--root", "root", "--samples", "64", cwd=folder).returncode == 1
 

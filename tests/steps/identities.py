@@ -49,6 +49,7 @@ from dgflow.steps.judging.statistics import Statistics
 from dgflow.steps.sources.check_images import CheckImages
 from dgflow.steps.sources.image_set import ImageSet, StatisticsFile
 from dgflow.steps.sources.list_images import ListImages
+from dgflow.steps.sweeping.sweep import Combination, SelectedSweep, Sweep
 
 REAL = ImportImages(source="images.npz", num_images=1000, num_classes=3, image_size=8, channels=1)
 CHECKS = CheckImages(source="images.npz", num_images=1000, num_classes=3, image_size=8, channels=1)
@@ -104,6 +105,17 @@ OTHER_YARDSTICK = dict(
     distances="openai-float16",
 )
 
+COMBINATION = Combination(settings={"a": 1}, result=EVALUATE.result())
+SWEEP = Sweep(combinations=(COMBINATION,))
+OTHER_SWEEP = Sweep(combinations=(COMBINATION,), over=("a",))
+SELECTED = SelectedSweep(
+    selection=SWEEP.result(),
+    report=SWEEP.result(),
+    chosen_on=(1,),
+    reported_on=(2,),
+    by="fid",
+    choice={"a": 1},
+)
 
 # One other value for every field, by the type that has it. A field that is missing here fails the test.
 OTHER = {
@@ -242,6 +254,18 @@ OTHER = {
     Statistics: dict(features=FEATURES[:99]),
     Measure: dict(samples=GUIDED[100:200], **OTHER_YARDSTICK),
     Evaluate: dict(arms={"guided": (GUIDED[100:200],)}, floor=REAL[:99], **OTHER_YARDSTICK),
+    Sweep: dict(
+        combinations=(Combination(settings={"a": 2}, result=EVALUATE.result()),), over=("a",), zipped=True
+    ),
+    Combination: dict(settings={"a": 2}, result=MEASURE.result()),
+    SelectedSweep: dict(
+        selection=OTHER_SWEEP.result(),
+        report=OTHER_SWEEP.result(),
+        chosen_on=(3,),
+        reported_on=(4,),
+        by="is",
+        choice={"a": 2},
+    ),
     ImageSet: dict(digest="1" * 64, rows=99, drop_alpha=True),
     StatisticsFile: dict(digest="1" * 64),
     GaussianMixture: dict(means=((-1.0, 0.0), (1.0, 0.5)), stds=(0.5, 0.25), weights=OTHER_MIXTURE.weights),
@@ -401,6 +425,9 @@ INSTANCES: dict[type, Spec] = {
         GUIDED,
         FEATURES,
         STATISTICS,
+        SWEEP,
+        COMBINATION,
+        SELECTED,
         MEASURE,
         EVALUATE,
         GAIN,

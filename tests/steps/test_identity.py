@@ -48,6 +48,7 @@ from dgflow.specs.step import Step
 from dgflow.steps.judging.measure import Measure
 from dgflow.steps.judging.statistics import Statistics
 from dgflow.steps.sources.image_set import ImageSet, StatisticsFile
+from dgflow.steps.sweeping.sweep import Combination, Sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -77,6 +78,8 @@ def _identity(made: Spec) -> str:
         ).fingerprint
     if isinstance(made, ImageSet):
         made = FEATURES.model_copy(update={"samples": made})
+    if isinstance(made, Combination):
+        made = Sweep(combinations=(made,))
     if isinstance(made, StatisticsFile):
         made = MEASURE.model_copy(update={"statistics": made})
     assert isinstance(made, Step)

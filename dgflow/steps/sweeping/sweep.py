@@ -14,7 +14,7 @@ from dgflow.specs.figures import Figure, Table
 from dgflow.specs.spec import Spec
 from dgflow.specs.step import Result, ResultStep, Spread
 from dgflow.steps.sweeping.sweep_figures import sweep_figures
-from dgflow.steps.sweeping.sweep_table import SweepTable, option_name, settings_text, sweep_table
+from dgflow.steps.sweeping.sweep_table import SweepTable, options_text, settings_text, sweep_table
 from dgflow.store.identity import canonical_json
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Sweep(ResultStep):
 
     @property
     def title(self) -> str:
-        return f"sweep over {' and '.join(map(option_name, self.parameters))}"
+        return f"sweep over {options_text(self.parameters)}"
 
     @property
     def groups(self) -> dict[str, str]:

@@ -6,7 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dgflow.specs.figures import Curve, Figure, HeatMap, Lines, Metric, Table
-from dgflow.steps.sweeping.sweep_table import Row, SweepTable, Value, option_name, settings_text, value_text
+from dgflow.steps.sweeping.sweep_table import (
+    Row,
+    SweepTable,
+    Value,
+    option_name,
+    options_text,
+    settings_text,
+    value_text,
+)
 
 MOST_CURVES = 8  # in one figure
 WIDE = 10.0  # largest to smallest value of a parameter from which its axis is logarithmic
@@ -138,7 +146,7 @@ def _heat_map(table: SweepTable, name: str, metric: Metric, arm: str) -> HeatMap
     best_rows = () if best is None else (best.row, *best.within_error)
     several = f", {arm}" if len(table.arms) > 1 else ""
     return HeatMap(
-        f"{metric.heading} by {' and '.join(map(option_name, table.parameters))}{several}",
+        f"{metric.heading} by {options_text(table.parameters)}{several}",
         x_label=option_name(across),
         y_label="" if down is None else option_name(down),
         columns=columns,

@@ -108,7 +108,7 @@ def sweep_table(
     several = len(groups) > 1
     best = {name: _best(rows, name, metric) for name, metric in measured.items()} if several else {}
     table = SweepTable(
-        title or f"Sweep over {' and '.join(map(option_name, content['parameters']))}",
+        title or f"Sweep over {options_text(content['parameters'])}",
         shown,
         over,
         content["zipped"],
@@ -124,6 +124,12 @@ def sweep_table(
 def option_name(parameter: str) -> str:
     """`guidance-weight`."""
     return parameter.replace("_", "-")
+
+
+def options_text(parameters: Sequence[str]) -> str:
+    """`guidance-weight, steps and epochs`."""
+    *others, last = map(option_name, parameters)
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def value_text(value: Any) -> str:
@@ -225,7 +231,7 @@ def _notes(table: SweepTable, selected: bool) -> list[str]:
     values = [value for row in table.rows for value in row.values.values()]
     repeated = max(row.repetitions for row in table.rows)
     if repeated > 1:
-        names = " and ".join(map(option_name, table.over))
+        names = options_text(table.over)
         lines = [f"mean ± sample standard deviation over {repeated} repetitions with other {names}"]
     elif seeds := max((len(value.values) for value in values if value.spread is not None), default=0):
         lines = [f"mean ± sample standard deviation over {seeds} sampling seeds"]
