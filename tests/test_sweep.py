@@ -86,7 +86,7 @@ def workflow(
 def call(monkeypatch, capsys, tmp_path):
     """The command line of the recipe, in this process and without Ray; gives status, output and errors."""
     monkeypatch.chdir(tmp_path)
-    for module in ("recipe", "sweep"):
+    for module in ("recipe", "sweep_run"):
         monkeypatch.setattr(f"dgflow.cli.{module}.execute", execute_here)
     COMPUTED.clear()
 
@@ -139,6 +139,22 @@ def test_a_repeated_or_wider_sweep_and_the_plain_recipe_reuse_what_is_there(call
     assert call("status", "--guidance-weight", "1")[0] == 0  # the recipe itself is complete
     status, out, _ = call("sweep", "--guidance-weight", "0.5,1,2", "--plan")
     assert "guidance-weight 2" in out and "for several combinations" in out
+
+
+def test_a_sweep_that_was_interrupted_goes_on_where_it_was(call, monkeypatch):
+    compute = Arms.compute
+
+    def stopped(step, inputs, spread, store):
+        if step.weight == 2:
+            raise KeyboardInterrupt
+        return compute(step, inputs, spread, store)
+
+    monkeypatch.setattr(Arms, "compute", stopped)
+    status, _, err = call("sweep", "--guidance-weight", "0.5,1,2,3")
+    assert status == 130 and "the same command goes on from there" in err and len(COMPUTED) == 3
+    monkeypatch.setattr(Arms, "compute", compute)
+    assert call("sweep", "--guidance-weight", "0.5,1,2,3")[0] == 0
+    assert COMPUTED[3:] == ["2.0 8 [1, 2, 3] 0", "3.0 8 [1, 2, 3] 0"]
 
 
 def test_the_plan_of_a_sweep_makes_nothing(call, tmp_path):
@@ -343,3 +359,24 @@ def test_a_recipe_without_a_list_of_seeds_has_no_seeds_to_select_on(call):
     assert status == 2 and "a parameter `seeds`, a list of sampling seeds, found none" in " ".join(
         err.split()
     )
+
+
+def test_a_parameter_without_a_default_has_to_be_given_and_may_be_the_one_that_is_swept(call):
+    def recipe(weight: float, steps: int) -> Arms:
+        return workflow(weight, steps)
+
+    status, _, err = call("sweep", "--weight", "1,2", recipe=recipe)
+    assert status == 2 and "expected --steps, found none: the recipe has no default" in " ".join(err.split())
+    assert call("sweep", "--weight", "1,2", "--steps", "8", recipe=recipe)[0] == 0
+
+
+def test_a_parameter_named_as_an_option_of_the_command_leaves_the_others_to_sweep(call):
+    status, out, _ = call(
+        "sweep", "--weight", "1,2", "--json", recipe=lambda weight=1.0, over=8: workflow(weight, over)
+    )
+    assert status == 0 and len(last_object(out)["rows"]) == 2
+
+
+def test_an_option_is_known_by_its_former_name_too(call):
+    _, out, _ = call("sweep", "--guidance-weight", "1,2", "--seed", "7", "--json")
+    assert [row["fid"]["values"] for row in last_object(out)["rows"]] == [[0.0], [10.0]]

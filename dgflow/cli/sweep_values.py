@@ -33,10 +33,20 @@ class Parameter:
     kind: Any
     help: str = ""
     default: Any = inspect.Parameter.empty
+    former: tuple[str, ...] = ()  # names that it had before
 
     @property
     def option(self) -> str:
-        return f"--{self.name.replace('_', '-')}"
+        return self.options[0]
+
+    @property
+    def options(self) -> list[str]:
+        """Its option, and those of its former names."""
+        return [f"--{name.replace('_', '-')}" for name in (self.name, *self.former)]
+
+    @property
+    def is_required(self) -> bool:
+        return self.default is inspect.Parameter.empty
 
     @property
     def kinds(self) -> tuple[Any, ...]:
@@ -55,10 +65,10 @@ class Parameter:
 
 def parameter_of(parameter: inspect.Parameter) -> Parameter:
     """A parameter of the recipe's function."""
-    kind, words, _ = documented(parameter.annotation)
+    kind, words, former = documented(parameter.annotation)
     if kind is inspect.Parameter.empty:
         kind = str if parameter.default in (None, inspect.Parameter.empty) else type(parameter.default)
-    return Parameter(parameter.name, kind, " ".join(words), parameter.default)
+    return Parameter(parameter.name, kind, " ".join(words), parameter.default, former)
 
 
 def values_of(parameter: Parameter, texts: Sequence[str]) -> list[Any]:

@@ -160,7 +160,7 @@ def test_an_evaluation_swept_over_epochs_by_command_agrees_with_single_runs(tmp_
     other's."""
     monkeypatch.chdir(tmp_path)
     tiny.write_images(tmp_path / "images.npz")
-    for module in ("recipe", "sweep"):
+    for module in ("recipe", "sweep_run"):
         monkeypatch.setattr(f"dgflow.cli.{module}.execute", execute_here)
 
     def workflow(epochs: int = 1) -> Evaluate:
