@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import pytest
@@ -234,6 +235,10 @@ def test_selection_chooses_on_some_seeds_and_reports_on_the_others(call):
         "Result: the choice on other seeds, 1, 2"
     )
     assert "--select-on SEEDS" not in out
+    page = Path("runs/parabola/report.html").read_text()  # each table stands on it once
+    for heading in ("Selection: measured to choose", "Result: the choice on other seeds"):
+        assert page.count(f"<strong>{heading}") == 1
+    assert "chosen on the seeds that are reported" not in page
     made = len(COMPUTED)
     status, out, _ = call(*arguments, "--plan", "--json")
     assert last_object(out)["report"]["total"]["todo"] == 0

@@ -9,6 +9,7 @@ from dgflow.report.layout import labelled, number
 from dgflow.report.outcome import has_figures, outcome_of
 from dgflow.report.summary import Summary, comparisons, measured, notes, table_rows
 from dgflow.steps.judging.evaluate import Evaluate
+from dgflow.steps.sweeping.sweep import SelectedSweep, Sweep
 from dgflow.store.objects import ObjectStore
 
 
@@ -49,11 +50,15 @@ def _evaluation(summary: Summary) -> dict[str, Any]:
 
 
 def figure_sections(summary: Summary, store: ObjectStore) -> list[dict[str, Any]]:
-    """The figures of the steps on the way to the result, with each step's title. Raises CorruptObject where a
-    file is damaged."""
+    """The figures of the steps on the way to the result, with each step's title; not of those that a sweep
+    has in its table. Raises CorruptObject where a file is damaged."""
     sections = []
+    sweeps = [each.node for each in summary.plans if isinstance(each.step, Sweep | SelectedSweep)]
+    in_tables = {key for node in sweeps for key in node.reads.values()}
     for label, step_plan in labelled(summary.plans[:-1]):
-        outcome = outcome_of(step_plan, store) if has_figures(step_plan.step) else None
+        if step_plan.node.key in in_tables or not has_figures(step_plan.step):
+            continue
+        outcome = outcome_of(step_plan, store)
         if outcome is not None and outcome.figures:
             figures = [drawn(each) for each in outcome.figures]
             sections.append({"title": label, "name": step_plan.step.name, "figures": figures})
