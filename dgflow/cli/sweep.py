@@ -121,7 +121,7 @@ def _option(parameter: Parameter) -> Any:
     default = "" if parameter.is_required else f" [default: {value_text(parameter.default)}]"
     option = typer.Option(
         *parameter.options,
-        metavar=parameter.expected.replace(" with commas between them", "").upper().replace(" OR ", "|"),
+        metavar=parameter.form,
         help=f"{parameter.help}{default}".strip(),
         rich_help_panel=PANEL,
         show_default=False,

@@ -23,6 +23,7 @@ from dgflow.specs.mistakes import did_you_mean
 MOST_COMBINATIONS = 1_000  # without --yes
 _LISTS = (list, tuple, Sequence)
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+_FORMS = {int: "INT", float: "NUMBER", bool: "true|false", str: "TEXT", NoneType: "none"}  # in --help
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,17 @@ class Parameter:
     def expected(self) -> str:
         """The values that it takes, in words."""
         return " or ".join(dict.fromkeys(map(_words, self.kinds)))
+
+    @property
+    def form(self) -> str:
+        """One value of it in the help, such as `INT|none`."""
+        forms = (
+            "|".join(map(str, get_args(kind)))
+            if get_origin(kind) is Literal
+            else _FORMS.get(kind, "INTS" if self.is_list and int in get_args(kind) else "VALUE")
+            for kind in self.kinds
+        )
+        return "|".join(forms)
 
 
 def parameter_of(parameter: inspect.Parameter) -> Parameter:
