@@ -28,6 +28,7 @@ from dgflow.steps.closed_form import ClosedForm
 from dgflow.steps.decode import Decode
 from dgflow.steps.encode import Encode
 from dgflow.steps.generate import Generate
+from dgflow.steps.judging.compare_selectors import CompareSelectors
 from dgflow.steps.judging.evaluate import Evaluate
 from dgflow.steps.judging.features import Features
 from dgflow.steps.judging.gain import Gain
@@ -50,6 +51,7 @@ __all__ = [
     "Boost",
     "ClassifierFree",
     "ClassifierGuidance",
+    "CompareSelectors",
     "ClosedForm",
     "ComparePlane",
     "DDIM",

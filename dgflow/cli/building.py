@@ -9,7 +9,7 @@ from typer.exceptions import TyperException
 
 from dgflow.specs.mistakes import described, did_you_mean, found
 from dgflow.specs.own_lines import own_frames, package_frame, shown_path
-from dgflow.specs.step import Reference, SampleStep, Step, Target
+from dgflow.specs.step import SampleStep, Target
 
 _WEIGHTS = ("weights", "last", "epoch", "best")  # methods that name weights, of one kind of step or another
 
@@ -49,7 +49,7 @@ def _checked(target: Any, workflow: Callable[..., Any]) -> Target:
             f"{place}: expected {code.co_name} to return samples of {type(target).__name__}, found the step; "
             f"{target.naming['Slice']}"
         )
-    if isinstance(target, Step | Reference):
+    if isinstance(target, Target):
         return target
     what = found(target)
     if isinstance(target, list | tuple | set | dict):

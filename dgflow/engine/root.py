@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from dgflow.specs.bound import Bound, BoundResult, BoundRows, BoundWeights
+from dgflow.specs.bound import Bound, BoundItem, BoundMeasurements, BoundResult, BoundRows, BoundWeights
 from dgflow.specs.graph import Node
-from dgflow.specs.step import Reference, Result, Slice, Step, Weights
+from dgflow.specs.step import Measurements, Reference, Result, Slice, Step, Weights
 from dgflow.store.identity import fingerprint
 from dgflow.store.objects import ObjectStore
 from dgflow.store.receipts import Receipt
@@ -31,7 +31,7 @@ class Root:
         reads steps by their fingerprints.
         """
         step, reads = (node.step, node.reads) if isinstance(node, Node) else (node, {})
-        items: dict[str, BoundRows | BoundWeights | BoundResult] = {}
+        items: dict[str, BoundItem] = {}
         for name, reference in step.reads.items():
             inputs = known[reads.get(name, reference.step.fingerprint)]
             item = None if inputs is None else self.item(reference, inputs)
@@ -40,7 +40,7 @@ class Root:
             items[name] = item
         return Bound(items, choices=step.choices(Bound(items)))
 
-    def item(self, reference: Reference, inputs: Bound) -> BoundRows | BoundWeights | BoundResult | None:
+    def item(self, reference: Reference, inputs: Bound) -> BoundItem | None:
         """The data that `reference` stands for, of a step with these inputs; None while not complete."""
         match reference:
             case Slice(start=start, stop=stop):
@@ -49,6 +49,9 @@ class Root:
                 return None if manifest is None else BoundRows(step_store, manifest, start, stop)
             case Weights():
                 return self._weights(reference, inputs)
+            case Measurements():
+                receipts = self._epochs(reference.step, inputs, reference.step.parts(()))
+                return None if receipts is None else BoundMeasurements(tuple(receipts.values()))
             case Result():
                 step_store = self.step_store(reference.step)
                 receipt = _result(step_store, inputs)
@@ -60,16 +63,23 @@ class Root:
             receipt = _result(step_store, inputs)
             return None if receipt is None else BoundWeights(step, step_store, receipt, inputs)
         epochs = step.parts(())
+        wanted = epochs if reference.which.startswith("best") else [reference.choose({})]
+        receipts = self._epochs(step, inputs, wanted)
+        if receipts is None:
+            return None
+        epoch = reference.choose({number: receipt.metrics for number, receipt in receipts.items()})
+        return BoundWeights(step, step_store, receipts[epoch], inputs)
+
+    def _epochs(self, step: Step, inputs: Bound, wanted: Sequence[int]) -> dict[int, Receipt] | None:
+        """The receipts of some epochs of a training; None while any epoch of it is missing."""
+        step_store, epochs = self.step_store(step), step.parts(())
         training = (step_store.name, len(epochs), fingerprint(inputs.digests))
         if training not in self._trained:
             if not step_store.done(step.folder, inputs.digests).keys() >= set(epochs):
                 return None
             self._trained.add(training)
-        wanted = epochs if reference.which.startswith("best") else [reference.choose({})]
         keys = [step_store.key(step.folder, epoch, inputs.digests) for epoch in wanted]
-        receipts = dict(zip(wanted, step_store.receipts(keys), strict=True))
-        epoch = reference.choose({number: receipt.metrics for number, receipt in receipts.items()})
-        return BoundWeights(step, step_store, receipts[epoch], inputs)
+        return dict(zip(wanted, step_store.receipts(keys), strict=True))
 
 
 def _result(step_store: StepStore, inputs: Bound) -> Receipt | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from dgflow.engine.plan import StepPlan
 from dgflow.engine.root import Root
-from dgflow.specs.bound import BoundResult, BoundRows, BoundWeights
+from dgflow.specs.bound import BoundMeasurements, BoundResult, BoundRows, BoundWeights
 from dgflow.specs.step import FileStep, NetworkStep, Slice, Step, Target, Weights
 from dgflow.store.objects import ObjectStore
 from dgflow.store.open import as_typed
@@ -38,7 +38,7 @@ def product(target: Target, last: StepPlan, store: ObjectStore) -> Product | Non
             return _file(target, target.title, receipt.key, store)
         case _:
             item = root.item(target, last.bound)
-    if isinstance(item, BoundRows | None):
+    if isinstance(item, BoundRows | BoundMeasurements | None):
         return None
     found = _file(target, _words(target, item), item.receipt.key, store)
     if isinstance(item, BoundWeights):

@@ -66,6 +66,31 @@ class BoundWeights:
         return self.receipt.rows_sha256
 
 
+ABOUT_THE_RUN = frozenset({"data_wait", "workers", "warnings"})
+"""Metrics of an epoch that tell of the run and not of the network."""
+
+
+@dataclass(frozen=True)
+class BoundMeasurements:
+    """The metrics of all epochs of a training."""
+
+    receipts: Sequence[Receipt]
+
+    @property
+    def metrics(self) -> dict[int, dict[str, Any]]:
+        """By epoch, without those about the run."""
+        return {
+            receipt.number: {
+                name: value for name, value in receipt.metrics.items() if name not in ABOUT_THE_RUN
+            }
+            for receipt in self.receipts
+        }
+
+    @property
+    def digest(self) -> str:
+        return fingerprint({str(epoch): values for epoch, values in self.metrics.items()})
+
+
 @dataclass(frozen=True)
 class BoundResult:
     """The file of a step that makes one."""
@@ -91,12 +116,15 @@ class Choice(Protocol):
         ...
 
 
+BoundItem = BoundRows | BoundWeights | BoundMeasurements | BoundResult
+
+
 @dataclass(frozen=True)
 class Bound:
     """Everything that one step reads, and its choices by that (`Step.choices`). Picklable: it travels to the
     workers."""
 
-    items: Mapping[str, BoundRows | BoundWeights | BoundResult] = field(default_factory=dict)
+    items: Mapping[str, BoundItem] = field(default_factory=dict)
     choices: Mapping[str, Choice] = field(default_factory=dict, kw_only=True)
 
     @property
@@ -128,6 +156,12 @@ class Bound:
         item = self.items[name]
         assert isinstance(item, BoundResult), name
         return item.step_store.read(item.receipt)
+
+    def measurements(self, name: str) -> dict[int, dict[str, Any]]:
+        """The metrics of a training's epochs, by epoch."""
+        item = self.items[name]
+        assert isinstance(item, BoundMeasurements), name
+        return item.metrics
 
     def network(self, name: str) -> nn.Module:
         """A network with its weights: evaluation mode, frozen, on the CPU.

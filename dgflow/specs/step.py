@@ -1,4 +1,4 @@
-"""Steps: frozen descriptions with an identity, and the three ways in which one step reads another.
+"""Steps: frozen descriptions with an identity, and the ways in which one step reads another.
 
 A step holds no state, touches no storage and imports neither torch nor ray, so that a recipe can be built and
 planned anywhere; `dgflow.engine` runs it. Its fingerprint is the sha256 of its canonical JSON: kind,
@@ -544,6 +544,26 @@ class Weights(_Reference):
         return min(metrics, key=lambda epoch: (sign * metrics[epoch][what], epoch))
 
 
+class Measurements(_Reference):
+    """The metrics of every epoch of a training."""
+
+    step: SerializeAsAny[NetworkStep]
+
+    @model_validator(mode="after")
+    def _of_a_training(self) -> Measurements:
+        if self.step.folder != "epochs":
+            raise ValueError(f"expected a training, whose epochs are measured, found {self.step.kind}")
+        return self
+
+    @property
+    def variant(self) -> str:
+        """The step's, with the number of its epochs."""
+        return f"{self.step.variant} of {len(self.step.parts(()))}"
+
+    def in_smoke(self, smoke: SmokeRun, factor: int) -> Self:
+        return type(self)(step=smoke.step(self.step))
+
+
 class FileStep(Step, ABC):
     """A step that makes one file: a `ResultStep`, or a network's weights that are fetched."""
 
@@ -588,10 +608,10 @@ class Result(_Reference):
         return type(self)(step=smoke.step(self.step))
 
 
-Reference = Slice | Weights | Result
+Reference = Slice | Weights | Measurements | Result
 """The ways in which one step reads another."""
 
-Target = Step | Reference
+Target = Step | Slice | Weights | Result
 """The end of a recipe: a step with all that it reads, or samples or weights alone."""
 
 
@@ -617,4 +637,5 @@ def here(
 
 Slice.model_rebuild()
 Weights.model_rebuild()
+Measurements.model_rebuild()
 Result.model_rebuild()

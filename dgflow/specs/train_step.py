@@ -12,7 +12,7 @@ from dgflow.specs.bound import Bound
 from dgflow.specs.mistakes import did_you_mean
 from dgflow.specs.network import DataShape
 from dgflow.specs.spec import PLACEMENT, ActivationPrecision
-from dgflow.specs.step import NetworkStep, Slice, Use, Weights, Work
+from dgflow.specs.step import Measurements, NetworkStep, Slice, Use, Weights, Work
 
 if TYPE_CHECKING:
     import numpy as np
@@ -120,6 +120,10 @@ class TrainStep(NetworkStep, ABC):
 
     def last(self) -> Weights:
         return Weights(step=self, which="last")
+
+    def measurements(self) -> Measurements:
+        """The metrics of every epoch, for a step that compares epochs."""
+        return Measurements(step=self)
 
     def epoch(self, number: int) -> Weights:
         """The weights after epoch `number`, counted from 1."""

@@ -161,7 +161,7 @@ def test_settings_that_are_given_take_the_place_of_the_published_ones() -> None:
     assert dict(published).items() >= dict(row.classifier).items()
     expected = row.discriminator.model_copy(update={"after_timestep": None, "tau_min": 0.2})
     assert dict(narrow) == dict(expected) | {"discriminator": disc, "combine": "logits"}
-    assert dit_gpp(disc, after_timestep=7)[1].after_timestep == 7
+    assert dict(dit_gpp(disc, after_timestep=7)[1])["after_timestep"] == 7
     with pytest.raises(ValidationError, match="did you mean weight"):
         edm_gpp("ffhq-64", disc, wieght=2.0)  # type: ignore[call-arg]
 

@@ -28,6 +28,7 @@ RECIPES: list[tuple[str, dict[str, Any]]] = [
     ("digits", {"samples": 500, "fakes": 700, "guidance_weight": 1.0, "score_epochs": 3, "epochs": 2}),
     ("digits", {"discriminator_seeds": 3}),
     ("digits_ensemble", {}),
+    ("digits_selection", {}),
     ("cifar10_edm", {}),
     ("cifar10_edm", {"best": True, "held_out": 0.1, "samples": 1_000, "fakes": 2_000, "epochs": 3}),
     ("cifar10_edm", {"conditional": True}),
@@ -54,6 +55,8 @@ def recipe(path: Path) -> Any:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where the command line looks for its docstring
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))  # for recipes that read another one
     spec.loader.exec_module(module)
     return module.workflow
 

@@ -11,6 +11,7 @@ from dgflow import (
     ClassifierGuidance,
     ClosedForm,
     ComparePlane,
+    CompareSelectors,
     DDPMUNet,
     DhariwalUNet,
     Discriminator,
@@ -62,6 +63,17 @@ DISC = TrainDiscriminator(real=REAL[:100], fake=FAKES[:100], features=NOISY.last
 GUIDED = Generate(
     score=SCORE.last(), guidance=(DiscriminatorGuidance(discriminator=DISC.best(), boost=Boost()),), seed=2
 )
+OTHER_DISC = DISC.model_copy(update={"seed": 9})
+GUIDED_BY = {
+    epoch: GUIDED.model_copy(
+        update={
+            "guidance": tuple(
+                DiscriminatorGuidance(discriminator=training.epoch(epoch)) for training in (DISC, OTHER_DISC)
+            )
+        }
+    )
+    for epoch in (1, 2, 3)
+}
 INCEPTION = official("inception-2015-12-05")
 OPENAIS = official("inception-2015-12-05-openai")
 IMAGES = ImageSet(source="images.npz", digest="0" * 64, rows=100)
@@ -77,6 +89,12 @@ EVALUATE = Evaluate(
     floor=REAL[:100],
     protocol="adm",
 )
+BY_EPOCH = Evaluate(
+    arms={f"{epoch}": (GUIDED_BY[epoch][:100],) for epoch in (1, 2)},
+    reference=REAL[100:200],
+    features=JUDGE.last(),
+)
+SELECTION = CompareSelectors(by_epoch=BY_EPOCH.result(), training=DISC.measurements())
 COLOUR = ImportImages(source="images.npz", num_classes=3, image_size=16)
 HIERARCHICAL = Pretrained(
     source="vae.safetensors", network=NVAE(num_groups_per_scale=2), image_size=16
@@ -253,6 +271,10 @@ OTHER = {
     Features: dict(samples=REAL[:99], network=OPENAIS, front_end="edm", shard_size=7),
     Statistics: dict(features=FEATURES[:99]),
     Measure: dict(samples=GUIDED[100:200], **OTHER_YARDSTICK),
+    CompareSelectors: dict(
+        by_epoch=BY_EPOCH.model_copy(update={"arms": BY_EPOCH.arms | {"3": (GUIDED_BY[3][:100],)}}).result(),
+        training=OTHER_DISC.measurements(),
+    ),
     Evaluate: dict(arms={"guided": (GUIDED[100:200],)}, floor=REAL[:99], **OTHER_YARDSTICK),
     Sweep: dict(
         combinations=(Combination(settings={"a": 2}, result=EVALUATE.result()),), over=("a",), zipped=True
@@ -431,6 +453,7 @@ INSTANCES: dict[type, Spec] = {
         MEASURE,
         EVALUATE,
         GAIN,
+        SELECTION,
         ENCODED,
         DECODED,
         FILE,

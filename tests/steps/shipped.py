@@ -4,6 +4,7 @@ another system of one."""
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -37,6 +38,8 @@ def recipe(name: str) -> Callable[..., Step]:
     spec = importlib.util.spec_from_file_location(f"shipped_{name}", WORKFLOWS / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    if str(WORKFLOWS) not in sys.path:
+        sys.path.append(str(WORKFLOWS))  # for recipes that read another one
     spec.loader.exec_module(module)
     return module.workflow
 
