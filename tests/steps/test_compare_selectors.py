@@ -27,6 +27,7 @@ METRICS = {  # by epoch; epoch 2 is best but for accuracy and, of course, the la
         "by_sigma": [{"n": 10, "calibration_error": error}, {"n": 30, "calibration_error": 3 * error}],
         "gain": gain,
         "gain_error": 0.1,
+        "gain_at_best_weight": 2 * gain,
     }
     for epoch, loss, accuracy, error, gain in (
         (1, 0.6, 0.6, 0.04, 0.5),
@@ -59,6 +60,7 @@ def test_values_are_read_from_the_metrics_of_every_epoch() -> None:
     found = {name: selector.values(METRICS) for name, selector in SELECTOR.items()}
     assert found == {
         "gain": {1: 0.5, 2: 0.9, 3: 0.4},
+        "gain_at_best_weight": {1: 1.0, 2: 1.8, 3: 0.8},
         "held_out_loss": {1: 0.6, 2: 0.5, 3: 0.7},
         "held_out_accuracy": {1: 0.6, 2: 0.6, 3: 0.8},
         "calibration_error": pytest.approx({1: 0.1, 2: 0.05, 3: 0.2}),  # weighted by the items of a level

@@ -50,6 +50,7 @@ def _calibration_error(epoch: int, metrics: Metrics) -> float | None:
 
 SELECTORS = (
     Selector("gain", "Gain", _recorded("gain"), False, error=lambda metrics: metrics.get("gain_error")),
+    Selector("gain_at_best_weight", "Gain, best weight", _recorded("gain_at_best_weight"), False),
     Selector("held_out_loss", "held-out loss", _recorded("held_out_loss")),
     Selector("held_out_accuracy", "held-out accuracy", _recorded("held_out_accuracy"), False),
     Selector("calibration_error", "calibration error", _calibration_error),
