@@ -50,8 +50,9 @@ class Root:
             case Weights():
                 return self._weights(reference, inputs)
             case Measurements():
+                step_store = self.step_store(reference.step)
                 receipts = self._epochs(reference.step, inputs, reference.step.parts(()))
-                return None if receipts is None else BoundMeasurements(tuple(receipts.values()))
+                return None if receipts is None else BoundMeasurements(step_store, tuple(receipts.values()))
             case Result():
                 step_store = self.step_store(reference.step)
                 receipt = _result(step_store, inputs)

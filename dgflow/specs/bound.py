@@ -74,6 +74,7 @@ ABOUT_THE_RUN = frozenset({"data_wait", "workers", "warnings"})
 class BoundMeasurements:
     """The metrics of all epochs of a training."""
 
+    step_store: StepStore
     receipts: Sequence[Receipt]
 
     @property
@@ -194,7 +195,7 @@ class SharedNetworks(Bound):
         return self.modules[key]
 
 
-def _identity(item: BoundRows | BoundWeights | BoundResult) -> object:
+def _identity(item: BoundItem) -> object:
     """Equal for networks that are the same to the last bit."""
     inputs = item.inputs.items if isinstance(item, BoundWeights) else {}
     return item.step_store.name, item.digest, tuple((name, _identity(inputs[name])) for name in inputs)

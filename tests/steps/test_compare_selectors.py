@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,7 @@ def test_other_measurements_of_the_same_weights_are_another_input(made: tuple[Co
 
     def digest(**metrics: Any) -> str:
         changed = first.model_copy(update={"metrics": first.metrics | metrics})
-        return type(item)((changed, *rest)).digest
+        return replace(item, receipts=(changed, *rest)).digest
 
     assert bound.digests["training"] == item.digest == digest(data_wait=0.5, workers=7)
     assert digest(held_out_loss=0.1) != item.digest
