@@ -8,12 +8,12 @@ from dgflow.runtime.progress import Progress
 from dgflow.runtime.training.loop import train
 from dgflow.specs.bound import Bound
 from dgflow.specs.graph import graph
-from dgflow.specs.step import SampleStep, Step
+from dgflow.specs.step import SampleStep, Target
 from dgflow.specs.train_step import TrainStep
 from dgflow.store.objects import ObjectStore
 
 
-def complete(target: Step, store: ObjectStore) -> Bound:
+def complete(target: Target, store: ObjectStore) -> Bound:
     """Build a step and all it needs, one after the other in here, without Ray; gives what it reads."""
     root = Root(store)
     known: dict[str, Bound | None] = {}
@@ -43,7 +43,7 @@ def complete(target: Step, store: ObjectStore) -> Bound:
     return bound
 
 
-def execute_here(target: Step, store: ObjectStore, placement: Placement, progress: Progress) -> None:
+def execute_here(target: Target, store: ObjectStore, placement: Placement, progress: Progress) -> None:
     """`complete` in the place of `dgflow.engine.execute.execute`: for command lines that a test calls."""
     del placement, progress
     complete(target, store)

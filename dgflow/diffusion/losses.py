@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -11,9 +12,10 @@ from torch import Tensor
 from dgflow.diffusion.samplers import Denoiser
 from dgflow.diffusion.times import mean_std, per_sample
 
-LINEAR_ABOVE = 10.0
-"""Log-ratio above which the LSIF and UKL losses continue exp by its tangent, so that one sample cannot
-overflow a batch."""
+DiscriminatorLoss = Literal["bce", "lsif", "ukl"]
+
+AS_PUBLISHED = {"lsif": 5.0, "ukl": 10.0}
+"""|logit| up to which these losses are as published; no slope is steeper than exp(10) = 22,026 for either."""
 
 
 def lognormal_sigma(normal: Tensor, P_mean: float = -1.2, P_std: float = 1.2) -> Tensor:
@@ -47,28 +49,44 @@ def perturb(images: Tensor, tau: Tensor, noise: Tensor) -> Tensor:
     return per_sample(mean, images) * images + per_sample(std, images) * noise
 
 
-def discriminator_loss(logit: Tensor, is_real: Tensor, kind: Literal["bce", "lsif", "ukl"] = "bce") -> Tensor:
+def discriminator_loss(logit: Tensor, is_real: Tensor, kind: DiscriminatorLoss = "bce") -> Tensor:
     """Bregman loss [B] of log-ratio estimates: its mean over real and fake samples in equal numbers is least
-    at log(p_real / p_fake).
+    at log(p_real / p_fake), whatever that is (Kim et al. 2023, appendix B).
+
+    Every such loss has the slope -a(logit) on real and a(logit) exp(logit) on fake samples, for a positive
+    weight a that chooses it: 1 / (1 + exp(logit)) for "bce", 1 for "ukl", exp(logit) for "lsif". Beyond
+    `AS_PUBLISHED` the weights of "lsif" and "ukl" go on as "bce" has them: they fall as exp(-logit) above,
+    and are constant below. So the slope stays bounded and does not vanish where the estimate is on the wrong
+    side, and the least is where it was.
 
     Args:
         logit: [B], the estimated log-ratio.
         is_real: [B], bool or 0 and 1.
         kind: with r = exp(logit): "bce" softplus(-+logit); "lsif" r^2 / 2 for fake, -r for real; "ukl" r for
-            fake, -logit for real. In lsif and ukl, r continues linearly above exp(10), so that the gradient
-            stays bounded and does not vanish.
+            fake, -logit for real.
+
+    Returns the dtype of `logit` for "bce", float64 for the others, so that no float32 logit overflows.
     """
     real = is_real.to(torch.bool)
     if kind == "bce":
         return torch.where(real, F.softplus(-logit), F.softplus(logit))
-    # r(min(l, c)) * (1 + max(l - c, 0)): value and slope are continuous at c, and no branch of the where can
-    # overflow.
-    ratio = torch.exp(logit.clamp(max=LINEAR_ABOVE)) * (1.0 + F.relu(logit - LINEAR_ABOVE))
+    if kind not in AS_PUBLISHED:
+        raise ValueError(f'expected kind "bce", "lsif" or "ukl", found {kind!r}')
+    edge = AS_PUBLISHED[kind]
+    logit = logit.double()
+    # The slope of clamp at an edge itself is not the same in all versions of torch.
+    inner = torch.where(logit.abs() <= edge, logit, logit.detach().clamp(-edge, edge))
+    above, below = F.relu(logit - edge), F.relu(-edge - logit)
     if kind == "lsif":
-        return torch.where(real, -ratio, 0.5 * ratio.square())
-    if kind == "ukl":
-        return torch.where(real, -logit, ratio)
-    raise ValueError(f'expected kind "bce", "lsif" or "ukl", found {kind!r}')
+        on_real, on_fake = -inner.exp(), 0.5 * (2.0 * inner).exp()
+        high, low = math.exp(edge), math.exp(-edge)  # the weights at the edges
+    else:
+        on_real, on_fake = -inner, inner.exp()
+        high = low = 1.0
+    # The integrals of the slopes beyond the edges; not by expm1, whose slope torch takes from a difference.
+    on_real = on_real + high * ((-above).exp() - 1.0) + low * below
+    on_fake = on_fake + high * math.exp(edge) * above + low * math.exp(-edge) * ((-below).exp() - 1.0)
+    return torch.where(real, on_real, on_fake)
 
 
 def classifier_loss(logits: Tensor, class_labels: Tensor) -> Tensor:

@@ -10,13 +10,12 @@ from dgflow.engine.plan import StepPlan
 from dgflow.engine.receipt_warnings import receipt_warnings
 from dgflow.report.own_receipts import own_receipts
 from dgflow.specs.step import Weights
-from dgflow.specs.train_step import TrainStep
+from dgflow.specs.train_step import Chance, TrainStep
 from dgflow.steps.training.train_classifier import TrainClassifier
 from dgflow.steps.training.train_discriminator import TrainDiscriminator
 from dgflow.store.receipts import Receipt
 
-_CHANCE = math.log(2)
-_NEAR_CHANCE = 0.005  # of log 2, in nats
+_NEAR_CHANCE = 0.005  # in units of the loss
 _ERRORS = 3.0  # standard errors of an accuracy
 
 
@@ -58,10 +57,10 @@ def _at_chance(weights: Weights, metrics: dict[int, dict[str, float]]) -> list[s
     step, chosen = weights.step, metrics[weights.choose(metrics)]
     assert isinstance(step, TrainStep)
     if isinstance(step, TrainDiscriminator) and "held_out_loss" in chosen:
-        loss = chosen["held_out_loss"]
-        if loss > _CHANCE - _NEAR_CHANCE:
+        loss, chance = chosen["held_out_loss"], step.chance
+        if loss > chance.loss - _NEAR_CHANCE:
             return [
-                f"{step.title}: its held-out loss {loss:.4f} is that of chance, log 2 = {_CHANCE:.4f}: it "
+                f"{step.title}: its held-out loss {loss:.4f} is that of chance, {_words(chance)}: it "
                 "does not tell real from fake, so that its guidance means nothing; train it longer, on more "
                 "fakes, or at another learning rate, unless the samples are as good as it can see"
             ]
@@ -74,3 +73,7 @@ def _at_chance(weights: Weights, metrics: dict[int, dict[str, float]]) -> list[s
                 "longer, or at another learning rate"
             ]
     return []
+
+
+def _words(chance: Chance) -> str:
+    return f"{chance.words} = {chance.loss:.4f}"

@@ -24,7 +24,6 @@ COLUMNS = (
     ("held_out_accuracy", "held-out accuracy"),
     ("gain", "Gain at weight 1"),  # of the trainings that measure it
 )
-LOG_2 = math.log(2)
 
 
 def training(step_plan: StepPlan, summary: Summary) -> dict[str, Any]:
@@ -50,7 +49,7 @@ def training(step_plan: StepPlan, summary: Summary) -> dict[str, Any]:
     chosen, how = (used.choose(metrics), used.which) if used else (max(metrics), "the newest so far")
     how = how.replace("best:", "best ").replace("epoch:", "epoch ")
     by_sigma = metrics[chosen].get("by_sigma", [])
-    chance = (LOG_2, "chance, log 2") if by_sigma else None
+    chance = (step.chance.loss, f"chance, {step.chance.words}") if by_sigma and step.chance else None
     mark = (float(chosen), f"epoch {chosen}") if used else None
 
     def curve(key: str, data: Data) -> Series:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import Field
 
@@ -18,6 +18,13 @@ if TYPE_CHECKING:
     import numpy as np
 
     from dgflow.specs.training_task import TrainingTask
+
+
+class Chance(NamedTuple):
+    """The held-out loss of a network that has learned nothing, and its words for people."""
+
+    loss: float
+    words: str
 
 
 class TrainStep(NetworkStep, ABC):
@@ -68,6 +75,11 @@ class TrainStep(NetworkStep, ABC):
     def activations(self) -> ActivationPrecision:
         """The precision of the network's activations."""
         return "float32"
+
+    @property
+    def chance(self) -> Chance | None:
+        """The held-out loss at chance; None where it is not known beforehand."""
+        return None
 
     def parts(self, slices: Sequence[Slice]) -> list[int]:
         return list(range(1, self.epochs + 1))

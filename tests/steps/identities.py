@@ -208,6 +208,7 @@ OTHER = {
         weight_decay=0.5,
         precision="bfloat16",
         bootstrap=0,
+        loss="lsif",
         gain_of=SCORE.last(),
         images_per_epoch=5,
         batch_size=8,

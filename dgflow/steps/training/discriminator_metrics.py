@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from dgflow.specs.train_step import Chance
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -11,13 +15,25 @@ LEVELS = 8
 """Noise levels at which each held-out pair is measured, spread evenly over log sigma."""
 CALIBRATION_BINS = 8
 
+LossName = Literal["bce", "lsif", "ukl"]
+CHANCE: Mapping[LossName, Chance] = {
+    "bce": Chance(math.log(2), "log 2"),
+    "lsif": Chance(-0.25, "-1/4"),
+    "ukl": Chance(0.5, "1/2"),
+}
+"""The held-out loss of a discriminator whose logit is always 0."""
+
 
 def summarise(values: dict[str, Tensor], sigma_min: float, sigma_max: float) -> dict[str, Any]:
     """Held-out loss, accuracy, and calibration by noise level.
 
+    `held_out_loss` and the `loss` by noise level are in the loss's own units: at chance it is log 2 = 0.693
+    for cross-entropy, -1/4 for "lsif" and 1/2 for "ukl". Where `values` have the cross-entropy `bce` beside
+    another loss, its mean is `held_out_bce`, which compares discriminators of different losses. Accuracy and
+    calibration are of the logit, whatever the loss.
+
     `calibration_error` is the expected calibration error: the mean over `CALIBRATION_BINS` bins of predicted
-    probability, weighted by their share of the items, of |share of real - mean prediction|. A discriminator
-    at chance has loss log 2 = 0.693.
+    probability, weighted by their share of the items, of |share of real - mean prediction|.
     """
     import torch
 
@@ -43,8 +59,10 @@ def summarise(values: dict[str, Tensor], sigma_min: float, sigma_max: float) -> 
                 "calibration_error": float(gaps.abs().sum() / chosen.sum()),
             }
         )
+    beside = {"held_out_bce": float(values["bce"].mean())} if "bce" in values else {}
     return {
         "held_out_loss": float(values["loss"].mean()),
+        **beside,
         "held_out_accuracy": float(right.mean()),
         "by_sigma": by_sigma,
     }

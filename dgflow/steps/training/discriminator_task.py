@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dgflow.diffusion.acceleration import autocast
-from dgflow.diffusion.losses import discriminator_loss, perturb
+from dgflow.diffusion.losses import DiscriminatorLoss, discriminator_loss, perturb
 from dgflow.diffusion.times import TimeMap, log_uniform_sigma, tau_from_sigma
 from dgflow.specs.spec import ActivationPrecision
 from dgflow.steps.training.discriminator_data import LabelledRows, RealAndFake
@@ -24,6 +24,7 @@ class LogRatioTask:
     """
 
     data: RealAndFake
+    kind: DiscriminatorLoss
     time_map: TimeMap
     seed: int
     levels: int
@@ -49,20 +50,24 @@ class LogRatioTask:
         rows = self.data.batch(slots, step)
         sigma_B = log_uniform_sigma(draws.uniform(index), *self.drawn_range)
         values = self.logits(network, rows, sigma_B, index, draws)
-        return discriminator_loss(values, rows.is_real.to(self.device))
+        return discriminator_loss(values, rows.is_real.to(self.device), self.kind)
 
     def measure(self, network: nn.Module, items: Tensor) -> dict[str, Tensor]:
-        """See `TrainingTask.measure`: logit, loss, noise level and kind of each item."""
+        """See `Measurement.measure`: logit, loss, noise level and kind of each item, and its cross-entropy
+        `bce` where that is not the loss."""
         # Real and fake items follow each other with the same level, so that no bin has more of one than of
         # the other.
         pair, draws = items // 2, Draws.held_out(self.seed)
         rows = self.data.held_out(items, self.levels)
         quantile_B = (pair % self.levels + draws.uniform(pair)) / self.levels
         sigma_B = log_uniform_sigma(quantile_B, *self.measured_range)
-        values = self.logits(network, rows, sigma_B, items, draws)
+        logit_B, is_real = self.logits(network, rows, sigma_B, items, draws), rows.is_real.to(self.device)
+        kinds: dict[str, DiscriminatorLoss] = {"loss": self.kind}
+        if self.kind != "bce":
+            kinds["bce"] = "bce"
         return {
-            "logit": values.double(),
-            "loss": discriminator_loss(values, rows.is_real.to(self.device)).double(),
+            "logit": logit_B.double(),
+            **{name: discriminator_loss(logit_B, is_real, kind).double() for name, kind in kinds.items()},
             "sigma": sigma_B.double(),
             "is_real": rows.is_real,
         }

@@ -21,9 +21,9 @@ from dgflow.networks.discriminator.spec import Discriminator
 from dgflow.networks.roles import HeadSpec
 from dgflow.specs.spec import LATER, ActivationPrecision
 from dgflow.specs.step import Best, Slice, Weights, Work
-from dgflow.specs.train_step import TrainStep
+from dgflow.specs.train_step import Chance, TrainStep
 from dgflow.steps.gain_checks import check_score, measured_images
-from dgflow.steps.training.discriminator_metrics import LEVELS, summarise
+from dgflow.steps.training.discriminator_metrics import CHANCE, LEVELS, LossName, summarise
 from dgflow.steps.training.resample import out_of_bag, times_drawn
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ TAU_MIN = 1e-5  # of the published times
 
 
 class TrainDiscriminator(TrainStep):
-    """Binary cross-entropy on diffused images (Kim et al. 2023, Algorithm 1): real = 1, fake = 0.
+    """A discriminator of diffused images (Kim et al. 2023, Algorithm 1): real = 1, fake = 0.
 
     Batches are half real, half fake; an epoch is one pass over the real images, and where there are fewer
     fakes, these come round more often. Noise levels are drawn with log sigma uniform on [`sigma_min`,
@@ -59,16 +59,29 @@ class TrainDiscriminator(TrainStep):
     on n draws with replacement, which `seed` and the number `bootstrap` determine. The images that are not
     drawn, about 1 / e of all, are its held-out set; `held_out` is not used.
 
+    `loss` is the Bregman divergence by which the log-ratio is fitted (appendix B): "bce", binary
+    cross-entropy, as published; "lsif", least squares of the ratio; "ukl", the unnormalised Kullback-Leibler
+    divergence. All have their minimum at the true log-ratio. For logits beyond 5 ("lsif") or 10 ("ukl") they
+    go on with bounded slopes and the same minimum (`dgflow.diffusion.losses.discriminator_loss`), so that a
+    bad batch does not overflow.
+
     Every epoch records its held-out loss, because too much training is the best-known way to make FID worse,
-    and its calibration by noise level. With `gain_of`, the score network that is to be guided, it also
-    records Gain (theorem 2) on up to 2,048 of the held-out real images, between `sigma_min` and `sigma_max`:
-    for every weight, by noise level, with standard errors (`dgflow.diffusion.gain_curve`). `.best("gain")`
-    is the epoch with the largest Gain at weight 1, `.best("gain_at_best_weight")` that with the largest at
-    its own best weight. The score network is asked once about each image and level.
+    and its calibration by noise level. The held-out loss is in the units of `loss`; where that is not "bce",
+    the cross-entropy of the same logits is recorded beside it, as `held_out_bce`.
+
+    With `gain_of`, the score network that is to be guided, every epoch also records Gain (theorem 2) on up to
+    2,048 of the held-out real images, between `sigma_min` and `sigma_max`: for every weight, by noise level,
+    with standard errors (`dgflow.diffusion.gain_curve`). `.best("gain")` is the epoch with the largest Gain
+    at weight 1, `.best("gain_at_best_weight")` that with the largest at its own best weight. The score
+    network is asked once about each image and level.
     """
 
     schema_version: ClassVar[int] = 2  # batches are drawn by lanes
-    held_out_metrics: ClassVar[Mapping[str, Best]] = {"held_out_loss": "smallest", **GAIN_METRICS}
+    held_out_metrics: ClassVar[Mapping[str, Best]] = {
+        "held_out_loss": "smallest",
+        "held_out_bce": "smallest",
+        **GAIN_METRICS,
+    }
 
     share: ClassVar[int] = 2
     levels: ClassVar[int] = LEVELS  # spread evenly over log sigma
@@ -82,6 +95,7 @@ class TrainDiscriminator(TrainStep):
     times: Literal["log-uniform", "importance"] = "log-uniform"
     weight_decay: float = Field(default=1e-7, ge=0)
     precision: ActivationPrecision = "float32"
+    loss: Annotated[LossName, LATER] = "bce"
     gain_of: Annotated[Weights | None, LATER] = None
     bootstrap: Annotated[int | None, LATER] = Field(default=None, ge=0, lt=2**63)  # None: no resampling
 
@@ -132,8 +146,12 @@ class TrainDiscriminator(TrainStep):
         return self.precision
 
     @property
+    def chance(self) -> Chance:
+        return CHANCE[self.loss]
+
+    @property
     def held_out_items(self) -> int:
-        # As many of each kind, so that chance is log 2.
+        # As many of each kind, so that the loss at chance is known.
         return 2 * self.levels * min(self.split(name)[1] for name in _KINDS)
 
     @property
@@ -160,6 +178,8 @@ class TrainDiscriminator(TrainStep):
                 f"{self.kind} measures no Gain, so no epoch can be chosen by {metric}: set gain_of to the "
                 "weights of the score network that is to be guided, as in gain_of=score.last()"
             )
+        if metric == "held_out_bce" and self.loss == "bce":
+            metric = "held_out_loss"
         return super().best(metric)
 
     def split(self, name: str, *, least: int = 1) -> tuple[int, int]:
@@ -208,6 +228,7 @@ class TrainDiscriminator(TrainStep):
         importance = self.times == "importance"
         task = LogRatioTask(
             data=data,
+            kind=self.loss,
             time_map=self.architecture.time_map(),
             seed=self.seed,
             levels=self.levels,
