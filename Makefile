@@ -1,4 +1,5 @@
-# `make digits` runs the main job, `make test` the tests; both set themselves up in .venv on the first call.
+# `make plane` shows the method in a minute where the truth is known, `make digits` runs the main job, `make test`
+# the tests; each sets itself up in .venv on the first call.
 PYTHON ?= python3
 BIN := .venv/bin
 # Each process of the tests computes with one thread. Tests on several hosts share one machine's network, so they
@@ -7,7 +8,10 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 PROCESSES ?= 2
 SPREAD := -n $(PROCESSES) --dist loadfile --no-loadscope-reorder --ignore=tests/cluster
 
-.PHONY: digits test test-fast test-slow test-cluster lint clean
+.PHONY: plane digits test test-fast test-slow test-cluster lint clean
+
+plane: .venv/digits
+	$(BIN)/python workflows/plane.py run --root runs/plane
 
 digits: .venv/digits
 	$(BIN)/python workflows/digits.py run --root runs/digits

@@ -29,6 +29,8 @@ RECIPES: list[tuple[str, dict[str, Any]]] = [
     ("digits", {"discriminator_seeds": 3}),
     ("digits_ensemble", {}),
     ("digits_selection", {}),
+    ("plane", {}),
+    ("plane", {"model": "blind", "loss": "all"}),
     ("cifar10_edm", {}),
     ("cifar10_edm", {"best": True, "held_out": 0.1, "samples": 1_000, "fakes": 2_000, "epochs": 3}),
     ("cifar10_edm", {"conditional": True}),

@@ -27,6 +27,7 @@ SYSTEMS: dict[str, tuple[str, dict[str, Any]]] = {
     "lsgm": ("cifar10_lsgm", {"shared_block": 100}),
     "soft-truncation": ("celeba64_soft_truncation", {"data": "celeba.zip"}),
     "digits": ("digits", {}),
+    "plane": ("plane", {}),
     "digits-ensemble": ("digits_ensemble", {}),
 }
 """Name of the case to recipe and options."""

@@ -204,7 +204,8 @@ def test_the_arms_and_the_figures_of_a_comparison(learned):
     assert set(clouds) == {"The data", "Samples: unguided", "Samples: bce"}
     assert len(clouds["Samples: bce"].clouds[0].points) == 500
     fields = [figure for figure in figures if isinstance(figure, PlanePlot) and figure.arrows]
-    assert [figure.title.rpartition(": ")[2] for figure in fields[1:]] == ["exact", "bce"]
+    assert [figure.title.split(", ")[1] for figure in fields[1:]] == ["exact", "bce"]
+    assert fields[1].arrow_scale == fields[2].arrow_scale
     curve = next(figure for figure in figures if isinstance(figure, Lines) and figure.title.startswith("KL"))
     assert curve.mark == (1.0, "weight 1") and list(curve.curves[0].x) == [0.0, 1.0]
 

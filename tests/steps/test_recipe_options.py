@@ -32,6 +32,7 @@ TRAINED = {  # read where the discriminator is trained
 }
 RECIPES = {
     "digits": {*SAMPLED, *TRAINED} - {"after_timestep", "tolerance"},
+    "plane": {*SAMPLED, *TRAINED} - {"after_timestep", "tolerance", "features"},
     "cifar10_edm": {*SAMPLED, *TRAINED} - {"after_timestep", "tolerance"},
     "ffhq64_edm": {*SAMPLED, *TRAINED} - {"after_timestep", "tolerance"},
     "cifar10_lsgm": {*SAMPLED, *TRAINED} - {"after_timestep", "steps", "second_order_weight", "features"},

@@ -81,7 +81,7 @@ class ComparePlane(ResultStep):
     def inputs(self) -> dict[str, Reference]:
         """The samples, and the discriminators that guided them."""
         guides: dict[str, Reference] = {
-            f"guides.{name}": term.discriminator for name, term in self.guides.items()
+            f"guides.{name}": term.guides[0] for name, term in self.guides.items()
         }
         return super().inputs() | guides
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from dgflow.specs.figures import Cloud, Curve, Figure, Lines, Metric, PlanePlot, Table
 
-ARROW = 0.85
-"""Length of the longest arrow of a plot, in distances of the grid."""
+ARROW = 1.0
+"""Length at which the longest exact correction is drawn, in distances of the grid."""
 
 NOISE = "noise level sigma"
 WEIGHT = "guidance weight"
@@ -94,41 +94,23 @@ def _samples(content: Mapping[str, Any]) -> list[Figure]:
 
 
 def _fields(content: Mapping[str, Any]) -> list[Figure]:
-    """The score of the model, the exact correction and the learned ones, to two scales: one of the score, one
-    of all corrections."""
+    """The score of the model, the exact correction and the learned ones; all corrections to one scale."""
     field, half = content["field"], content["half_width"]
     box, at = (-half, half), field["at"]
-    distance = 2 * half / (math.sqrt(len(at)) + 1)
     corrections = {"exact": field["correction"]} | {
         name: guide["field"] for name, guide in content["guides"].items() if name != "exact"
     }
-    longest = _longest(field["correction"])
+    longest = max(math.hypot(*each) for each in field["correction"]) or 1.0
+    scale = ARROW * 2 * half / (math.sqrt(len(at)) + 1) / longest
 
-    def plot(title: str, by: Sequence[Sequence[float]], most: float) -> PlanePlot:
-        # A learned correction may be far longer than the exact one where there are no points: cut there.
-        arrows = [
-            ((x, y), _cut(dx, dy, ARROW * distance / most, distance))
-            for (x, y), (dx, dy) in zip(at, by, strict=True)
-        ]
-        return PlanePlot(title, box, box, arrows=arrows)
+    def plot(title: str, by: Sequence[Sequence[float]], scale: float | None) -> PlanePlot:
+        arrows = [((x, y), (dx, dy)) for (x, y), (dx, dy) in zip(at, by, strict=True)]
+        return PlanePlot(f"{title} at sigma = {field['sigma']:g}", box, box, arrows=arrows, arrow_scale=scale)
 
-    score = plot(
-        f"Score of the model at sigma = {field['sigma']:g}", field["model"], _longest(field["model"])
-    )
     return [
-        score,
-        *(plot(f"Correction of the score: {name}", by, longest) for name, by in corrections.items()),
+        plot("Score of the model", field["model"], None),
+        *(plot(f"Correction, {name},", by, scale) for name, by in corrections.items()),
     ]
-
-
-def _longest(vectors: Sequence[Sequence[float]]) -> float:
-    return max((math.hypot(dx, dy) for dx, dy in vectors), default=0.0) or 1.0
-
-
-def _cut(dx: float, dy: float, scale: float, most: float) -> tuple[float, float]:
-    dx, dy = dx * scale, dy * scale
-    factor = min(1.0, most / (math.hypot(dx, dy) or 1.0))
-    return dx * factor, dy * factor
 
 
 def _by_level(content: Mapping[str, Any]) -> list[Figure]:

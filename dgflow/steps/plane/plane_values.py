@@ -105,7 +105,7 @@ class _Guide:
 
     def __init__(self, plane: Plane, name: str, network: nn.Module) -> None:
         term = plane.guides[name]
-        spec = term.discriminator.step.architecture
+        spec = term.guides[0].step.architecture
         assert isinstance(spec, GuideSpec)
         self.network, self.time = network, spec.time_map()
         self.plane, self.data, self.model = plane, plane.data, plane.model

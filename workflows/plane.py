@@ -1,0 +1,81 @@
+"""Discriminator Guidance in the plane, where the truth is known: a minute on two CPU cores.
+
+Section 5.1 of the paper (figures 6, 15, 16): data from a mixture of two Gaussians, and a model that is wrong
+and known exactly, "confused" about the places and weights of the modes or "blind" to them. A perceptron of 4
+layers of 256 learns the log-ratio from points alone, by the same steps as for images; the exact log-ratio
+guides an arm of its own. All is compared with the exact numbers: KL to the data, the log-ratio and its
+gradient by noise level, Gain, and both over the guidance weight. Nothing was tuned on SEEDS.
+"""
+
+from functools import partial
+from typing import Annotated, Literal
+
+import dgflow as dg
+
+SEEDS = (101, 102, 103)
+DATA = dg.GaussianMixture(means=((-1.5, 0.0), (1.5, 0.0)), stds=(0.5, 0.5), weights=(0.5, 0.5))
+MODELS = {
+    "confused": dg.GaussianMixture(means=((-1.2, 0.6), (1.8, -0.9)), stds=(0.6, 0.6), weights=(0.6, 0.4)),
+    "blind": dg.GaussianMixture(means=((0.0, 0.0),), stds=(1.3,), weights=(1.0,)),
+}
+
+
+def workflow(
+    model: Annotated[Literal["confused", "blind"], "the wrong model, whose score is exact"] = "confused",
+    loss: Annotated[Literal["bce", "lsif", "ukl", "all"], "of the discriminator; all: an arm each"] = "bce",
+    samples: Annotated[int, "points per arm and sampling seed"] = 2_000,
+    seeds: dg.options.Seeds = SEEDS,
+    steps: dg.options.Steps = 12,
+    guidance_weight: Annotated[
+        float, "of the log-ratio's gradient; with an exact log-ratio 1 is right"
+    ] = 1.0,
+    second_order_weight: Annotated[
+        float | None, "of the gradient in Heun's second order; by default guidance_weight"
+    ] = None,
+    tau_min: dg.options.TauMin = 0.0,
+    tau_max: dg.options.TauMax = 1.0,
+    epochs: dg.options.Epochs = 12,
+    epoch: dg.options.Epoch = None,
+    reals: Annotated[int, "points of the data to train the discriminator on"] = 20_000,
+    fakes: Annotated[int, "samples of the model to train the discriminator on"] = 20_000,
+    batch_size: dg.options.BatchSize = 1_024,
+    times: dg.options.Times = "log-uniform",
+    discriminator_seed: dg.options.DiscriminatorSeed = 0,
+) -> dg.ComparePlane:
+    wrong = MODELS[model]
+    score = dg.ClosedForm(network=dg.MixtureScore(mixture=wrong)).weights()
+    heun = partial(dg.Heun, sigma_min=0.02, sigma_max=20)
+    generate = partial(dg.Generate, score=score, sampler=heun(steps=steps), shard_size=1_000)
+    train = partial(
+        dg.TrainDiscriminator,
+        real=dg.MixturePoints(mixture=DATA, shard_size=5_000)[:reals],
+        fake=dg.Generate(score=score, sampler=heun(steps=18), seed=1, shard_size=5_000)[:fakes],
+        network=dg.Perceptron(width=256, layers=4),
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=1e-3,
+        held_out=0.05,
+        sigma_min=0.02,
+        sigma_max=20,
+        times=times,
+        seed=discriminator_seed,
+    )
+    exact = dg.ClosedForm(network=dg.MixtureRatio(real=DATA, model=wrong)).weights()
+    losses = ("bce", "lsif", "ukl") if loss == "all" else (loss,)
+    guides = {name: train(loss=name).chosen(epoch, best=epoch is None) for name in losses} | {"exact": exact}
+
+    arms = {"unguided": tuple(generate(seed=seed)[:samples] for seed in seeds)}
+    for name, discriminator in guides.items():
+        guide = dg.DiscriminatorGuidance(
+            discriminator=discriminator,
+            weight=guidance_weight,
+            second_order_weight=guidance_weight if second_order_weight is None else second_order_weight,
+            tau_min=tau_min,
+            tau_max=tau_max,
+        )
+        arms[name] = tuple(generate(guidance=(guide,), seed=seed)[:samples] for seed in seeds)
+    return dg.ComparePlane(data=DATA, arms=arms)
+
+
+if __name__ == "__main__":
+    dg.main(workflow)
