@@ -38,7 +38,7 @@ class WithoutSigmoid(dg.DiscriminatorGuidance):
             probability = mean_B.clamp(CLIP, 1 - CLIP)
             return (probability / (1 - probability)).log()
 
-        return DiscriminatorTerm(log_ratio, self, time)
+        return DiscriminatorTerm(log_ratio, self.settings(), time)
 
 
 def digits(**options: Any) -> dg.Evaluate:

@@ -127,7 +127,7 @@ def loaded_term(
         from dgflow.networks.discriminator.ensemble import EnsembleModule
 
         network = EnsembleModule(networks)
-    if isinstance(term, DiscriminatorGuidance):
+    if isinstance(term, DiscriminatorGuidance) and choice is not None:
         return term.build(network, time, choice)
     return term.build(network, time)
 

@@ -20,6 +20,7 @@ from dgflow.diffusion.ensembles import EnsembleLogRatio
 from dgflow.diffusion.guidance_settings import DiscriminatorSettings
 from dgflow.diffusion.times import tau_from_sigma
 from dgflow.specs.graph import graph
+from dgflow.steps.guides import loaded_term
 
 MEMBERS = (DISC.last(), DISC.best())
 
@@ -125,3 +126,9 @@ def test_the_term_of_the_bug_is_another_step_than_the_right_one(study):
     wrong = right.model_copy(update={"guidance": (study.WithoutSigmoid(discriminator=DISC.last()),)})
     assert type(wrong.guidance[0]) is study.WithoutSigmoid
     assert right.fingerprint != wrong.fingerprint
+
+
+def test_a_subclass_from_outside_the_package_is_built_where_samples_are_made(study):
+    term = study.WithoutSigmoid(discriminator=DISC.last())
+    built = loaded_term("guidance.0.discriminator", term, lambda name: torch.nn.Identity())
+    assert built.settings == term.settings()
