@@ -36,6 +36,7 @@ def workflow(
     fakes: Annotated[int, "fake images to train the discriminator on; none of them is in an arm"] = 8_000,
     batch_size: dg.options.BatchSize = 64,
     times: dg.options.Times = "log-uniform",
+    loss: dg.options.Loss = "bce",
     features: dg.options.Features = "none",
     discriminator_seed: Annotated[int, "of the first discriminator's fresh weights and batches"] = 0,
     discriminator_seeds: Annotated[int, "discriminators to train, each with a guided arm of its own"] = 1,
@@ -73,6 +74,7 @@ def workflow(
             sigma_min=0.1,
             sigma_max=10,
             times=times,
+            loss=loss,
             seed=discriminator_seed + number,
             **dg.discriminator_on(noisy, features, head=encoder()),
         )

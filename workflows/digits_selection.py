@@ -21,6 +21,7 @@ def workflow(
     reals: dg.options.Reals = 1_000,
     fakes: dg.options.Fakes = 2_000,
     held_out: Annotated[float, "share of real and fake images that the epochs are measured on"] = 0.2,
+    loss: dg.options.Loss = "bce",
     guidance_weight: dg.options.GuidanceWeight = 2.0,
     discriminator_seed: dg.options.DiscriminatorSeed = 0,
     seeds: dg.options.Seeds = digits.SEEDS,
@@ -31,6 +32,7 @@ def workflow(
         reals=reals,
         fakes=fakes,
         epochs=max(sampled_epochs),
+        loss=loss,
         guidance_weight=guidance_weight,
         discriminator_seed=discriminator_seed,
     )

@@ -190,7 +190,9 @@ class SharedNetworks(Bound):
             network = item.step.build(SharedNetworks(item.inputs.items, self.modules))
             shared = {id(value) for module in self.modules.values() for value in module.parameters()}
             if any(id(value) in shared for value in item.step.trained_part(network).parameters()):
-                network = copy.deepcopy(network)  # it was trained further, from weights that others read
+                network = copy.deepcopy(
+                    network.requires_grad_(False)
+                )  # it was trained further, from weights that others read
             self.modules[key] = _loaded(item, network)
         return self.modules[key]
 

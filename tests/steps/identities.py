@@ -209,6 +209,7 @@ OTHER = {
         precision="bfloat16",
         bootstrap=0,
         loss="lsif",
+        fine_tune=True,
         gain_of=SCORE.last(),
         images_per_epoch=5,
         batch_size=8,
@@ -360,7 +361,7 @@ OTHER = {
     ),
     DDPMUNet: dict(ch=8, ch_mult=(1,), num_res_blocks=9, attn_resolutions=(), dropout=0.1),
     Perceptron: dict(width=8, layers=2, time="cosine-vp"),
-    Discriminator: dict(head=ADMEncoder(num_res_blocks=1), features=None),
+    Discriminator: dict(head=ADMEncoder(num_res_blocks=1), features=None, fine_tune=True),
     ADMEncoder: dict(
         model_channels=64,
         channel_mult=(1, 2),

@@ -28,6 +28,7 @@ TRAINED = {  # read where the discriminator is trained
     "batch_size": 32,
     "discriminator_seed": 5,
     "times": {"importance": "log-uniform", "log-uniform": "importance"},
+    "loss": "lsif",
     "features": {"frozen": "none", "none": "frozen"},
 }
 RECIPES = {
@@ -105,3 +106,17 @@ def test_an_epoch_that_guides_is_the_last_or_best_one_no_longer(name: str) -> No
         if reference.fingerprint == training.fingerprint
     }
     assert chosen == {"epoch:2"}
+
+
+@pytest.mark.parametrize("name", [name for name, options in RECIPES.items() if "features" in options])
+def test_features_of_a_recipe_can_be_fine_tuned_from_the_classifier_that_is_frozen_otherwise(
+    name: str, published: dict[str, dict[str, Step]]
+) -> None:
+    def trained(steps: dict[str, Step]) -> list[Any]:
+        return [step for step in steps.values() if step.kind == "train-discriminator"]
+
+    (tuned,) = trained(steps(name, features="fine-tuned"))
+    (frozen,) = trained(steps(name, features="frozen"))
+    assert tuned.fine_tune and tuned.features == frozen.features
+    assert tuned.architecture.frozen_features is None
+    assert tuned.model_copy(update={"fine_tune": False}).fingerprint == frozen.fingerprint

@@ -10,21 +10,24 @@ from dgflow.networks.adm.encoder import ADMEncoderModule
 
 
 class DiscriminatorModule(nn.Module):
-    """`head` on the sample itself, or on the features of a frozen classifier of noisy images (Kim et al.
-    2023, section 4.2 and table 8).
+    """`head` on the sample itself, or on the features of a classifier of noisy images (Kim et al. 2023,
+    section 4.2 and table 8), which are frozen or learn with it.
 
     Args:
         features: extractor whose middle block's output the head reads, None if the head reads the sample. Its
-            parameters are frozen here; its own head (`out`) is not used.
+            own head (`out`) is not used and stays frozen.
         head: the network that `HeadSpec.head` gives, such as an encoder with `out_channels=1`, conditional or
             not.
+        fine_tune: leave the parameters of the features free to learn.
 
     Raises:
         ValueError: a head with more than one output, an extractor that needs labels, or sizes of the two that
             do not fit.
     """
 
-    def __init__(self, features: ADMEncoderModule | None, head: nn.Module) -> None:
+    def __init__(
+        self, features: ADMEncoderModule | None, head: nn.Module, *, fine_tune: bool = False
+    ) -> None:
         super().__init__()
         if isinstance(head, ADMEncoderModule):
             _check_head(features, head)
@@ -33,7 +36,8 @@ class DiscriminatorModule(nn.Module):
                 raise ValueError(
                     "the feature extractor must be unconditional (num_classes=None): labels go to the head"
                 )
-            features.requires_grad_(False)
+            features.requires_grad_(fine_tune)
+            features.out.requires_grad_(False)
         self.features, self.head = features, head
 
     def forward(self, x_BCHW: Tensor, t_B: Tensor, class_labels: Tensor | None = None) -> Tensor:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import SerializeAsAny, model_validator
 
 from dgflow.networks.adm.spec import ADMEncoder
 from dgflow.networks.roles import DiscriminatorSpec, HeadSpec
 from dgflow.specs.network import DataShape
+from dgflow.specs.spec import LATER
 from dgflow.specs.step import Weights
 
 if TYPE_CHECKING:
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
 
 
 class Discriminator(DiscriminatorSpec):
-    """A head, with one output, on the middle features of a frozen noisy classifier, or on the samples
-    themselves.
+    """A head, with one output, on the middle features of a noisy classifier, or on the samples themselves.
+
+    The features are frozen, as published, or with `fine_tune` learn with the head from the given weights on
+    (the paper's figure 28b); a discriminator then keeps them beside its head.
 
     With features, the time that both are given is the features' own, and the head's `time` has to be left
     alone.
@@ -28,6 +31,16 @@ class Discriminator(DiscriminatorSpec):
 
     head: SerializeAsAny[HeadSpec] = ADMEncoder()
     features: Weights | None = None
+    fine_tune: Annotated[bool, LATER] = False
+
+    @model_validator(mode="after")
+    def _has_features_to_tune(self) -> Discriminator:
+        if self.fine_tune and self.features is None:
+            raise ValueError(
+                "expected features with fine_tune, the weights of a classifier of noisy samples, found none: "
+                "without features the head learns from scratch"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_time(self) -> Discriminator:
@@ -78,14 +91,14 @@ class Discriminator(DiscriminatorSpec):
             channels=features.feature_channels if features else channels,
             num_classes=num_classes,
         )
-        return DiscriminatorModule(features, head)
+        return DiscriminatorModule(features, head, fine_tune=self.fine_tune)
 
     def assemble(self, shape: DataShape, load: Callable[[str], nn.Module]) -> nn.Module:
         return self.build(**shape._asdict(), features=load("features") if self.features else None)
 
     def kept(self, network: Any) -> nn.Module:
-        """The head."""
-        return network.head
+        """The head; with fine-tuned features these too."""
+        return network if self.fine_tune else network.head
 
     def time_map(self) -> TimeMap:
         return self._timed_head().time_map()
@@ -96,7 +109,7 @@ class Discriminator(DiscriminatorSpec):
 
     @property
     def frozen_features(self) -> Weights | None:
-        return self.features
+        return None if self.fine_tune else self.features
 
     def probe_head(self, network: Any, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
         import torch

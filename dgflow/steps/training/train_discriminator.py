@@ -53,7 +53,8 @@ class TrainDiscriminator(TrainStep):
     With `features`, `network` reads the middle features of a frozen classifier of noisy images, as in the
     paper, else the images themselves. Both get the time that those features were trained with
     (`ADMEncoder.time`), here and when guiding; the published code trains on linear-VP time at 64 pixels and
-    guides with cosine time.
+    guides with cosine time. With `fine_tune` the features learn too, from the classifier's weights on (figure
+    28b), and are kept beside the head.
 
     `bootstrap` makes it a member of a bagged ensemble: of n real images, and of the fakes likewise, it trains
     on n draws with replacement, which `seed` and the number `bootstrap` determine. The images that are not
@@ -89,6 +90,7 @@ class TrainDiscriminator(TrainStep):
     fake: Slice
     network: SerializeAsAny[HeadSpec] = ADMEncoder()
     features: Weights | None = None
+    fine_tune: Annotated[bool, LATER] = False
     conditional: bool = True
     sigma_min: float = Field(default=0.0447, gt=0)
     sigma_max: float = Field(default=80.0, gt=0)
@@ -114,6 +116,11 @@ class TrainDiscriminator(TrainStep):
             )
         if self.batch_size % 2:
             raise ValueError(f"expected an even batch size (half real, half fake), found {self.batch_size}")
+        if self.fine_tune and self.features is None:
+            raise ValueError(
+                "expected features with fine_tune=True, the weights of a classifier of noisy images, found "
+                "none; without features the network learns from scratch anyway"
+            )
         for name in _KINDS:
             self.split(name, least=self.batch_size // 2)
         if self.gain_of is not None:
@@ -135,7 +142,7 @@ class TrainDiscriminator(TrainStep):
     @property
     def architecture(self) -> Discriminator:
         """`network` as the head, on the trained features if there are any."""
-        return Discriminator(head=self.network, features=self.features)
+        return Discriminator(head=self.network, features=self.features, fine_tune=self.fine_tune)
 
     @property
     def classes(self) -> int:
@@ -239,12 +246,11 @@ class TrainDiscriminator(TrainStep):
             device=own_device,
         )
         trained = self.trained_part(network)
+        learning = [parameter for parameter in trained.parameters() if parameter.requires_grad]
         return TrainingTask(
             network=network,
             trained=trained,
-            optimizer=torch.optim.Adam(
-                trained.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay
-            ),
+            optimizer=torch.optim.Adam(learning, lr=self.learning_rate, weight_decay=self.weight_decay),
             batch_size=self.batch_size,
             steps_per_epoch=self.steps_per_epoch,
             loss=task.loss,
