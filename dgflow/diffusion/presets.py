@@ -41,6 +41,7 @@ class Changes(TypedDict, total=False):
     tau_min: float | FromGain | None
     tau_max: float | FromGain | None
     after_timestep: int | None
+    boost: Boost | None
     combine: Combine | None  # of several discriminators
 
 

@@ -19,6 +19,7 @@ def test_a_recipe_runs_the_whole_way_at_toy_size_without_ray(
     monkeypatch.setattr("dgflow.cli.recipe.execute", execute_here)
     monkeypatch.delenv("DGFLOW_ROOT", raising=False)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(WORKFLOWS))  # as of a script that is run
     root = tmp_path / "runs" / f"{recipe}-smoke"
     try:
         for options in OPTIONS[recipe]:

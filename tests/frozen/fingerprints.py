@@ -32,6 +32,8 @@ RECIPES: list[tuple[str, dict[str, Any]]] = [
     ("plane", {}),
     ("plane", {"model": "blind", "loss": "all"}),
     ("cifar10_edm", {}),
+    ("cifar10_edm_ensemble", {}),
+    ("cifar10_edm_ensemble", {"bagged": True, "boosted": True, "steps": 35}),
     ("cifar10_edm", {"best": True, "held_out": 0.1, "samples": 1_000, "fakes": 2_000, "epochs": 3}),
     ("cifar10_edm", {"conditional": True}),
     ("cifar10_edm", {"conditional": True, "seeding": "edm", "seeds": [0, 50_000, 100_000]}),

@@ -23,6 +23,7 @@ SYSTEMS: dict[str, tuple[str, dict[str, Any]]] = {
         {"conditional": True, "seeding": "edm", "seeds": [0, 50_000, 100_000]},
     ),
     "edm-cifar10-own-classifier": ("cifar10_edm", {"classifier_data": "data/imagenet"}),
+    "edm-cifar10-ensemble": ("cifar10_edm_ensemble", {"bagged": True}),
     "edm-ffhq": ("ffhq64_edm", {"skip_broken": 2}),
     "lsgm": ("cifar10_lsgm", {"shared_block": 100}),
     "soft-truncation": ("celeba64_soft_truncation", {"data": "celeba.zip"}),

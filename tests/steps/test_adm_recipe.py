@@ -69,7 +69,7 @@ def test_the_head_is_told_the_time_of_its_features(finished):
     assert isinstance(generate, dg.Generate) and isinstance(
         term := generate.guidance[1], dg.DiscriminatorGuidance
     )
-    disc = term.discriminator.step
+    disc = term.guides[0].step
     network = disc.build(complete(disc, store))
     assert isinstance(network, DiscriminatorModule) and network.features is not None
     assert network.features.time_scale == network.head.time_scale == 1.0
