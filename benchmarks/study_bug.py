@@ -73,9 +73,11 @@ def workflow(
         settings["discriminator"] = tuple(term.discriminator for term in terms)
     others: dict[str, dg.DiscriminatorGuidance] = {}
     if members > 1:
-        others["mean probability"] = dg.DiscriminatorGuidance(**settings | {"combine": "probabilities"})
+        together: dict[str, Any] = settings | {"combine": "probabilities"}
+        others["mean probability"] = dg.DiscriminatorGuidance(**together)
     others["without the sigmoid"] = WithoutSigmoid(**settings)
-    others["without the sigmoid, boosted"] = WithoutSigmoid(**settings | {"boost": dg.Boost()})
+    boosted: dict[str, Any] = settings | {"boost": dg.Boost()}
+    others["without the sigmoid, boosted"] = WithoutSigmoid(**boosted)
     unguided = [part.step for part in arms["unguided"]]
     for name, term in others.items():
         arms[name] = tuple(step.model_copy(update={"guidance": (term,)})[:samples] for step in unguided)

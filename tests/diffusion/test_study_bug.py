@@ -131,4 +131,4 @@ def test_the_term_of_the_bug_is_another_step_than_the_right_one(study):
 def test_a_subclass_from_outside_the_package_is_built_where_samples_are_made(study):
     term = study.WithoutSigmoid(discriminator=DISC.last())
     built = loaded_term("guidance.0.discriminator", term, lambda name: torch.nn.Identity())
-    assert built.settings == term.settings()
+    assert isinstance(built, DiscriminatorTerm) and built.settings == term.settings()
