@@ -43,7 +43,7 @@ class Selection:
             typer.BadParameter: the metric is none of the recipe's.
             ValueError: samples of the one are samples of the other, as with seeds of EDM that overlap.
         """
-        quantities = grid.combinations[0].result.step.quantities
+        quantities = grid.combinations[0].result.step.columns
         if self.by is not None and self.by not in quantities:
             near = did_you_mean(self.by, quantities) or f"; there are {', '.join(quantities)}"
             raise typer.BadParameter(f"--by: expected a metric of the table, found {self.by}{near}")

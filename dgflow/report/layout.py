@@ -24,11 +24,6 @@ def number(metric: str, value: float) -> str:
     return f"{value:,.{METRICS[metric][1]}f}"
 
 
-def mean_and_spread(metric: str, values: Mapping[str, Any]) -> str:
-    """`29.49 ± 0.41`, as `with_spread`, with the metric's usual decimals."""
-    return with_spread(values, METRICS[metric][1])
-
-
 def with_spread(values: Mapping[str, Any], decimals: int) -> str:
     """`29.49 ± 0.41`: the spread over seeds, else the standard error of a single seed, if either is known."""
     spread = values["spread"] if values["spread"] is not None else own_error(values)

@@ -40,8 +40,8 @@ class Outcome:
     @property
     def shown(self) -> dict[str, Metric]:
         """The quantities that an arm has."""
-        known = [name for name in self.step.quantities if any(name in arm for arm in self.arms.values())]
-        return {name: self.step.quantities[name] for name in known}
+        known = [name for name in self.step.columns if any(name in arm for arm in self.arms.values())]
+        return {name: self.step.columns[name] for name in known}
 
     @property
     def table(self) -> Table | None:
@@ -70,7 +70,7 @@ class Outcome:
             count = int(_seeds(arm, self.shown))
             seeds = arm.get("seeds", range(1, count + 1))
             for number in range(count):
-                cells = (_of_seed(metric, arm.get(key), number) for key, metric in self.shown.items())
+                cells = (of_seed(metric, arm.get(key), number) for key, metric in self.shown.items())
                 rows.append([name, "" if seeds[number] is None else str(seeds[number]), *cells])
         return rows
 
@@ -107,7 +107,7 @@ def _seeds(arm: Mapping[str, Any], shown: Mapping[str, Metric]) -> str:
     return str(max(len(arm[name]["per_seed"]) for name in shown if name in arm))
 
 
-def _of_seed(metric: Metric, value: Mapping[str, Any] | None, number: int) -> str:
+def of_seed(metric: Metric, value: Mapping[str, Any] | None, number: int) -> str:
     """The value of one seed, empty where there is none: a quantity may be one number for all seeds."""
     own = [] if value is None else value["per_seed"]
     return f"{own[number]:,.{metric.decimals}f}" if number < len(own) else ""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from dgflow.report.figures.draw import drawn
-from dgflow.report.layout import labelled, number
-from dgflow.report.outcome import has_figures, outcome_of
+from dgflow.report.layout import labelled
+from dgflow.report.outcome import has_figures, of_seed, outcome_of
 from dgflow.report.summary import Summary, comparisons, measured, notes, table_rows
 from dgflow.steps.judging.evaluate import Evaluate
 from dgflow.steps.sweeping.sweep import SelectedSweep, Sweep
@@ -32,12 +32,13 @@ def result(summary: Summary) -> dict[str, Any] | None:
 def _evaluation(summary: Summary) -> dict[str, Any]:
     assert isinstance(summary.target, Evaluate) and summary.result is not None
     heading, *rows = table_rows(summary)
+    shown = measured(summary.target, summary.result)
     per_seed = []
     for name in summary.target.arms:
         arm = summary.result["arms"][name]
-        for i, seed in enumerate(arm["seeds"]):
-            values = [number(metric, arm[metric]["per_seed"][i]) for metric in measured(summary.result)]
-            per_seed.append([name, "" if seed is None else str(seed), *values])
+        for number, seed in enumerate(arm["seeds"]):
+            cells = (of_seed(metric, arm.get(key), number) for key, metric in shown.items())
+            per_seed.append([name, "" if seed is None else str(seed), *cells])
     return {
         "heading": heading,
         "rows": rows,

@@ -15,25 +15,24 @@ from typing import Any
 from dgflow.diffusion.guidance_specs import DiscriminatorGuidance
 from dgflow.engine.plan import StepPlan, plan
 from dgflow.engine.root import Root
-from dgflow.metrics.protocols import LOWER_IS_BETTER
+from dgflow.metrics.protocols import DECIMALS
 from dgflow.report.doubts import choice_doubts, doubts
 from dgflow.report.figures.table import starred
 from dgflow.report.layout import (
-    METRICS,
     aligned,
     duration,
     labelled,
-    mean_and_spread,
     number,
     own_error,
     parts,
     ruled,
+    with_spread,
     wrapped,
 )
 from dgflow.report.outcome import Outcome, has_figures, outcome_of
 from dgflow.report.own_receipts import all_receipts, own_receipts
 from dgflow.report.product import Product, product
-from dgflow.specs.figures import Table
+from dgflow.specs.figures import Metric, Table
 from dgflow.specs.step import Reference, Result, SampleStep, Slice, Step, Target, Weights
 from dgflow.specs.train_step import TrainStep
 from dgflow.steps.encode import Encode
@@ -178,21 +177,25 @@ def table_rows(summary: Summary) -> list[list[str]]:
     """The table's cells: a heading, then arms in the recipe's order, then the floor."""
     result, target = summary.result, summary.target
     assert result is not None and isinstance(target, Evaluate)
-    shown = measured(result)
-    rows = [["", *(METRICS[metric][0] for metric in shown), "samples", "seeds"]]
+    shown = measured(target, result)
+    rows = [["", *(metric.heading for metric in shown.values()), "samples", "seeds"]]
     for name in target.arms:
         arm = result["arms"][name]
-        cells = [mean_and_spread(metric, arm[metric]) for metric in shown]
+        cells = [
+            with_spread(arm[key], metric.decimals) if key in arm else "" for key, metric in shown.items()
+        ]
         rows.append([name, *cells, f"{arm['n']:,}", f"{len(arm['seeds'])}"])
     floor = result["floor"]
     if floor is None:
         return rows
-    return [*rows, [FLOOR, *(number(metric, floor[metric]) for metric in shown), f"{floor['n']:,}", ""]]
+    cells = [f"{floor[key]:,.{metric.decimals}f}" if key in floor else "" for key, metric in shown.items()]
+    return [*rows, [FLOOR, *cells, f"{floor['n']:,}", ""]]
 
 
-def measured(result: Mapping[str, Any]) -> list[str]:
-    """The metrics of a result, in the table's order."""
-    return [metric for metric in METRICS if metric in next(iter(result["arms"].values()))]
+def measured(target: Evaluate, result: Mapping[str, Any]) -> dict[str, Metric]:
+    """What a result holds of some arm, in the table's order."""
+    arms = result["arms"].values()
+    return {key: metric for key, metric in target.columns.items() if any(key in arm for arm in arms)}
 
 
 def notes(summary: Summary) -> list[str]:
@@ -205,12 +208,14 @@ def notes(summary: Summary) -> list[str]:
     if seeds == 1:
         spread = "one sampling seed, so the spread is not known"
         if any(
-            own_error(arm[metric]) is not None
+            own_error(arm[key]) is not None
             for arm in result["arms"].values()
-            for metric in measured(result)
+            for key in target.quantities
+            if key in arm
         ):
             spread += ": ± is the standard error that the samples themselves tell"
-    down = [METRICS[metric][0] for metric in measured(result) if metric in LOWER_IS_BETTER]
+    shown = measured(target, result).values()
+    down = [metric.heading for metric in shown if metric.lower_is_better]
     better = f"{', '.join(down)}: lower is better, the others: higher" if down else "higher is better"
     lines = [f"{spread}; {better}", *_references(summary, target)]
     if target.floor is not None:
@@ -287,7 +292,7 @@ def comparisons(summary: Summary) -> list[str]:
             over = {"mean": statistics.fmean(means), "spread": statistics.stdev(means)}
             lines.append(
                 f"over {len(names)} discriminator seeds ({', '.join(names)}): FID "
-                f"{mean_and_spread('fid', over)}, spread of the arms' means"
+                f"{with_spread(over, DECIMALS['fid'])}, spread of the arms' means"
             )
             lines.append(_change("their mean", over, arms[base]["fid"]))
     return lines

@@ -580,14 +580,19 @@ class ResultStep(FileStep, ABC):
 
     naming: ClassVar[Mapping[str, str]] = {"Result": "name its file: .result()"}
 
-    quantities: ClassVar[Mapping[str, Metric]] = {}  # of `compared`
+    quantities: ClassVar[Mapping[str, Metric]] = {}  # that the kind itself measures
+
+    @property
+    def columns(self) -> Mapping[str, Metric]:
+        """The quantities that an arm of `compared` may have, in the order of a table."""
+        return self.quantities
 
     def result(self) -> Result:
         """The reference that other steps take."""
         return Result(step=self)
 
     def compared(self, content: bytes) -> Mapping[str, Mapping[str, Any]]:
-        """The arms that its file compares, by name, with their `quantities` as `Evaluate` writes them: each a
+        """The arms that its file compares, by name, with their `columns` as `Evaluate` writes them: each a
         mapping with `mean`, `spread` (None with one seed) and `per_seed`. Empty for a file that compares
         none."""
         del content

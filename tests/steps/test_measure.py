@@ -3,6 +3,7 @@ computed at all."""
 
 import io
 import json
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -18,6 +19,9 @@ from dgflow.engine.plan import plan
 from dgflow.images.statistics import read_statistics
 from dgflow.metrics.frechet import Gaussian, Moments, frechet_distance
 from dgflow.metrics.result import check_comparable, difference
+from dgflow.report.summary import summarise, table_rows
+from dgflow.specs.figures import Metric
+from dgflow.specs.step import ResultStep
 from dgflow.steps.judging.features import Features
 from dgflow.steps.judging.measure import Measure
 from dgflow.steps.judging.statistics import Statistics
@@ -315,6 +319,44 @@ def test_the_floors_own_warnings_are_kept(store):
     judged(store, floor, rows, front_end="edm")
     found = evaluated(store, {"arm": arms(store, (0,))}, floor=floor)
     assert found["floor"]["warnings"] == ["2 of 40 images have a single colour: index 5, 6"]
+
+
+class Elsewhere(ResultStep):
+    """Bits per dimension of arms, from elsewhere."""
+
+    quantities: ClassVar = {"bits": Metric("bits/dim", 3)}
+    bits: dict[str, float]
+
+    def compute(self, inputs, spread, store) -> bytes:
+        return json.dumps(self.bits).encode()
+
+    def compared(self, content):
+        return {
+            name: {"bits": {"mean": value, "spread": None, "per_seed": [value]}, "unknown": {}}
+            for name, value in json.loads(content).items()
+        }
+
+
+def test_what_results_beside_it_measure_of_an_arm_is_in_the_arms_row(store):
+    judged(store, REFERENCE, REAL, front_end="edm")
+    one, two = arms(store, (0, 40))
+    bits = Elsewhere(bits={"second": 2.5512, "third": 1.0}).result()
+    table = {"first": (one,), "second": (two,)}
+    target = Evaluate(
+        arms=table, features=INCEPTION, reference=REFERENCE, protocol="edm", floor=one, beside=(bits,)
+    )
+    complete(target, store)
+    found = json.loads(result_of(target, store))["arms"]
+    assert found.keys() == {"first", "second"} and "bits" not in found["first"]
+    assert found["second"]["bits"]["mean"] == 2.5512 and "unknown" not in found["second"]
+    heading, *rows = table_rows(summarise(target, store))
+    assert heading == ["", "FID", "bits/dim", "samples", "seeds"]
+    assert [row[2] for row in rows] == ["", "2.551", ""]
+
+    without = Evaluate(arms=table, features=INCEPTION, reference=REFERENCE, protocol="edm", floor=one)
+    assert without.columns == without.quantities and without.fingerprint != target.fingerprint
+    with pytest.raises(ValueError, match=r"beside.1: .*'bits' of elsewhere.*leave one out"):
+        target.model_copy(update={"beside": (bits, bits)})
 
 
 def test_a_result_that_is_there_is_not_computed_again(store):

@@ -62,7 +62,9 @@ def test_a_recipe_keeps_its_steps_and_what_reads_what(both):
 
 def test_protocol_metrics_judge_and_arms_stay(both):
     target, made = both
-    for name in ("protocol", "metrics", "neighbours", "distances"):
+    for name in {"protocol", "metrics", "neighbours", "distances", "weights"} & type(
+        target
+    ).model_fields.keys():
         assert getattr(made.target, name) == getattr(target, name)
     assert list(made.target.arms) == list(target.arms)
     assert {len(arm) for arm in made.target.arms.values()} == {len(arm) for arm in target.arms.values()}

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import model_validator
 
 from dgflow.metrics.protocols import PROTOCOLS
+from dgflow.specs.figures import Metric
 from dgflow.specs.graph import graph
+from dgflow.specs.spec import LATER
 from dgflow.specs.step import Result, Slice, Spread, Weights
 from dgflow.steps.judging.measure import Measure
 from dgflow.steps.judging.measure_fields import Comparison
@@ -28,9 +30,11 @@ class Evaluate(Comparison):
     """Every arm measured against the reference by a `Measure`, in one table.
 
     An arm has one slice per sampling seed; its spread is the sample standard deviation over them, so that no
-    two may share a sample. `floor`
-    holds real images that are measured like an arm, as a bound for samples. The other fields are those of
-    `Measure`.
+    two may share a sample. `floor` holds real images that are measured like an arm, as a bound for samples.
+    The other fields are those of `Measure`.
+
+    `beside` are results of other steps about the same systems, such as `Likelihood`: what they measure of an
+    arm (`compared`, by the arm's name) is in its row, and their figures are on the page.
 
     `Evaluate(arms=..., against=reference(NAME))` takes protocol, features, statistics and reference from a
     published reference; the step is the same as with these fields written out.
@@ -39,6 +43,7 @@ class Evaluate(Comparison):
     arms: dict[str, tuple[Slice, ...]]
     features: Weights
     floor: Slice | ImageSet | None = None
+    beside: Annotated[tuple[Result, ...], LATER] = ()
 
     def __init__(self, *, against: PublishedReference | None = None, **fields: Any) -> None:
         super().__init__(**({} if against is None else against.fields()), **fields)
@@ -60,7 +65,25 @@ class Evaluate(Comparison):
                     "what guides may not judge; train another"
                 )
         list(self._measures())  # check the rest
+        self._check_beside()
         return self
+
+    def _check_beside(self) -> None:
+        known = dict.fromkeys(self.quantities, "the evaluation itself")
+        for number, result in enumerate(self.beside):
+            for name in result.step.columns:
+                if name in known:
+                    raise ValueError(
+                        f"beside.{number}: expected measurements that the table has not, found {name!r} of "
+                        f"{result.title}, which is also that of {known[name]}; leave one out"
+                    )
+                known[name] = result.title
+
+    @property
+    def columns(self) -> Mapping[str, Metric]:
+        """Its own metrics, then those of the results beside it."""
+        others = (item for result in self.beside for item in result.step.columns.items())
+        return {**self.quantities, **dict(others)}
 
     def cautions(self) -> list[str]:
         steps = [node.step for node in graph(self)]
@@ -76,13 +99,16 @@ class Evaluate(Comparison):
 
     def inputs(self) -> dict[str, Slice | Weights | Result]:
         """The numbers of every slice: steps of their own, so that one more arm costs only its own work."""
-        return {name: measure.result() for name, measure in self._measures()}
+        measured: dict[str, Slice | Weights | Result] = {
+            name: measure.result() for name, measure in self._measures()
+        }
+        return measured | {f"beside.{number}": result for number, result in enumerate(self.beside)}
 
     def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
         """The table as JSON: `arms`, `floor`, and the provenance of the numbers."""
         del store
-        measured = {name: json.loads(inputs.result(name)) for name in inputs.items}
-        arms = {}
+        measured = {name: json.loads(inputs.result(name)) for name, _ in self._measures()}
+        arms: dict[str, Any] = {}
         for name, arm in self.arms.items():
             results = [measured[f"arms.{name}.{number}"] for number in range(len(arm))]
             arms[name] = _over_seeds(results) | {
@@ -92,6 +118,11 @@ class Evaluate(Comparison):
                 "lowest": self._lowest(results),
                 "warnings": sorted({line for result in results for line in result["warnings"]}),
             }
+        for number, result in enumerate(self.beside):
+            compared = result.step.compared(inputs.result(f"beside.{number}"))
+            for name in arms.keys() & compared.keys():
+                known = result.step.columns.keys() & compared[name].keys()
+                arms[name] |= {column: dict(compared[name][column]) for column in known}
         provenance = measured[f"arms.{next(iter(self.arms))}.0"]["provenance"]
         floor = None
         if self.floor is not None:

@@ -80,7 +80,7 @@ class Sweep(ResultStep):
             each.result.step.compared(inputs.result(f"combinations.{number}.result"))
             for number, each in enumerate(self.combinations)
         ]
-        quantities = self.combinations[0].result.step.quantities
+        quantities = self.combinations[0].result.step.columns
         content = {
             "parameters": self.parameters,
             "over": self.over,
