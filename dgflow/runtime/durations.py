@@ -2,7 +2,9 @@
 
 
 def duration(seconds: float) -> str:
-    """`0.42 s`, `41 s`, `3 min 05 s`, `2 h 10 min`, `4 d 06 h`."""
+    """`< 0.01 s`, `0.42 s`, `41 s`, `3 min 05 s`, `2 h 10 min`, `4 d 06 h`."""
+    if 0 < seconds < 0.01:
+        return "< 0.01 s"
     if seconds < 59.5:
         return f"{seconds:.2g} s" if seconds < 9.95 else f"{seconds:.0f} s"
     whole = round(seconds)
