@@ -208,6 +208,8 @@ def test_the_arms_and_the_figures_of_a_comparison(learned):
     assert fields[1].arrow_scale == fields[2].arrow_scale
     curve = next(figure for figure in figures if isinstance(figure, Lines) and figure.title.startswith("KL"))
     assert curve.mark == (1.0, "weight 1") and list(curve.curves[0].x) == [0.0, 1.0]
+    gains = [each for each in figures if isinstance(each, Lines) and each.title.startswith("Gain")]
+    assert [[each.group for each in figure.curves] for figure in gains] == [["bce", "bce"]] * 2
 
 
 @pytest.mark.parametrize(

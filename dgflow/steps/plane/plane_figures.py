@@ -123,6 +123,7 @@ def _by_level(content: Mapping[str, Any]) -> list[Figure]:
                 name,
                 [level["sigma"] for level in guide["levels"]],
                 [value(level) for level in guide["levels"]],
+                group=name,
             )
             for name, guide in guides.items()
             if not learned or name != "exact"
@@ -137,6 +138,7 @@ def _by_level(content: Mapping[str, Any]) -> list[Figure]:
             [_per_log(level)[0] for level in guide["estimate"]["levels"]],
             [_per_log(level)[1] for level in guide["estimate"]["levels"]],
             style="points",
+            group=name,
         )
         for name, guide in guides.items()
     ]
@@ -196,9 +198,11 @@ def _by_weight(content: Mapping[str, Any]) -> list[Figure]:
             guide["estimate"]["gain"],
             guide["estimate"]["error"],
             style="points",
+            group=name,
         )
         for name, guide in guides.items()
     ]
+    exact = [Curve(name, guide["weights"], guide["gain"], group=name) for name, guide in guides.items()]
     return [
         Lines(
             "KL(data || samples) by weight",
@@ -208,12 +212,5 @@ def _by_weight(content: Mapping[str, Any]) -> list[Figure]:
             mark=ONE,
             level=(content["kl_model"], "no guidance"),
         ),
-        Lines(
-            "Gain by weight",
-            [*(Curve(name, guide["weights"], guide["gain"]) for name, guide in guides.items()), *estimates],
-            WEIGHT,
-            "nats",
-            mark=ONE,
-            level=(0.0, "no gain"),
-        ),
+        Lines("Gain by weight", [*exact, *estimates], WEIGHT, "nats", mark=ONE, level=(0.0, "no gain")),
     ]
