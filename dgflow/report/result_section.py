@@ -20,7 +20,7 @@ def result(summary: Summary) -> dict[str, Any] | None:
         return _evaluation(summary) | {"figures": figures}
     if summary.product is None:
         return None
-    section: dict[str, Any] = {"rows": [], "notes": summary.product.lines, "per_seed": [], "figures": figures}
+    section: dict[str, Any] = {"rows": [], "notes": notes(summary), "per_seed": [], "figures": figures}
     if (own := summary.outcome) is None or not own.arms:
         return section
     table = [] if own.table is None else [drawn(own.table)]

@@ -158,9 +158,8 @@ def as_json(summary: Summary) -> dict[str, Any]:
 def table(summary: Summary) -> str:
     """The result as text: a row per arm, the floor, notes, and the change by guidance; or what is missing."""
     if summary.product is not None:
-        told = (f"warning: {line}" for line in _doubts(summary))
         tables = [] if summary.outcome is None else map(table_text, summary.outcome.tables)
-        return "\n".join([*tables, *summary.product.lines, *told])
+        return "\n".join([*tables, *notes(summary)])
     if summary.result is None:
         return "\n".join(["no result yet", *(f"  {line}" for line in missing(summary))])
     return "\n".join([*ruled(aligned(table_rows(summary))), "", *notes(summary), *comparisons(summary)])
@@ -199,7 +198,10 @@ def measured(target: Evaluate, result: Mapping[str, Any]) -> dict[str, Metric]:
 
 
 def notes(summary: Summary) -> list[str]:
-    """The conditions of the table's numbers, a sentence each."""
+    """The conditions of the table's numbers, or what a recipe without a table made, a sentence each; then the
+    warnings."""
+    if summary.product is not None:
+        return [*summary.product.lines, *(f"warning: {line}" for line in _doubts(summary))]
     target, result = summary.target, summary.result
     assert result is not None and isinstance(target, Evaluate)
     samples = next(iter(result["arms"].values()))["n"]

@@ -5,6 +5,7 @@ import json
 import re
 
 import pytest
+from report.fake_root import epoch_metrics, fill, new_store, recipe
 from report.made_up_figures import Ladder, commit_ladder, content, every_kind
 from report.test_page import Page
 
@@ -58,6 +59,21 @@ def test_every_seed_of_every_arm_is_there(ladder):
         ["weight 1", "1", "29.00", ""],
         ["weight 1", "2", "29.50", ""],
     ]
+
+
+def test_a_recipe_of_samples_is_warned_on_the_page_as_in_the_terminal(source, monkeypatch):
+    def at_chance(step, epoch):
+        known = epoch_metrics(step, epoch)
+        return known | {"held_out_loss": 0.7} if step.kind == "train-discriminator" else known
+
+    monkeypatch.setattr("report.fake_root.epoch_metrics", at_chance)
+    target, store = recipe(source=source), new_store()
+    fill(target, store)
+    samples = target.arms["guided"][0]
+    warning = "warning: train-discriminator: its held-out loss 0.7000 is that of chance, log 2 = 0.6931"
+    assert warning in table(summarise(samples, store))
+    result = render(samples, store).partition('id="result"')[2].partition('id="training"')[0]
+    assert f"<li>{warning}" in result
 
 
 def test_figures_of_a_step_within_the_recipe_have_a_section_with_its_title(ladder):
