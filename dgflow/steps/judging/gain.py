@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 from pydantic import Field, model_validator
 
 from dgflow.diffusion.gain_curve import MeasuredGain
@@ -20,12 +19,10 @@ from dgflow.specs.spec import ActivationPrecision, BatchSize, SmokeRun
 from dgflow.specs.step import ResultStep, Slice, Spread, Weights, Work
 from dgflow.steps.gain_checks import check_score, measured_images
 from dgflow.steps.guides import check_guides, guide_uses, loaded_term
+from dgflow.steps.judging.shared_samples import trained_rows
 from dgflow.steps.training.discriminator_metrics import LEVELS
-from dgflow.steps.training.train_discriminator import TrainDiscriminator
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from dgflow.specs.bound import Bound
     from dgflow.steps.gain_items import GainItems
     from dgflow.store.objects import ObjectStore
@@ -85,7 +82,7 @@ class Gain(ResultStep):
 
     def _check_held_out(self, weights: Weights) -> None:
         """Raise ValueError where a discriminator was trained on one of the images."""
-        step, trained = weights.step, _trained_rows(weights, self.real)
+        step, trained = weights.step, trained_rows(weights, self.real)
         first, last = trained.start, trained.stop
         if trained and self.real.start < last and first < self.real.stop:
             raise ValueError(
@@ -97,7 +94,7 @@ class Gain(ResultStep):
     def toy(self, smoke: SmokeRun) -> Gain:
         # A toy training holds out another share than the training.
         score, term, real = (smoke.value(each, 1) for each in (self.score, self.term, self.real))
-        begin = max([real.start, *(_trained_rows(weights, real).stop for weights in term.guides)])
+        begin = max([real.start, *(trained_rows(weights, real).stop for weights in term.guides)])
         real = real.step[begin : max(real.stop, begin + 2)]
         return self.model_copy(
             update={"score": score, "discriminator": term.discriminator, "real": real, "batch_size": 8}
@@ -190,11 +187,12 @@ class Gain(ResultStep):
         from dgflow.diffusion.acceleration import device
         from dgflow.networks.roles import GuideSpec
         from dgflow.steps.gain_items import GainItems
+        from dgflow.steps.image_rows import image_rows
 
         spec = self.term.guides[0].step.architecture
         assert isinstance(spec, GuideSpec)
         return GainItems(
-            rows=_rows(self, inputs),
+            rows=image_rows(inputs, "real", seed=self.seed, source=self.real.title),
             images=self.images,
             score=self.score,
             load=lambda: inputs.network("score"),
@@ -209,36 +207,3 @@ class Gain(ResultStep):
             name=self.name,
             keeps=False,
         )
-
-
-def _rows(step: Gain, inputs: Bound) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """The images of neighbouring numbers, as trainings see held-out ones."""
-    import torch
-
-    from dgflow.diffusion.acceleration import device
-    from dgflow.steps.training.rows import Form
-
-    form = Form.of(inputs.rows("real", None, 0, 1), mirror=False, source=step.real.title)
-
-    def rows(numbers: Tensor) -> tuple[Tensor, Tensor]:
-        first, last = int(numbers.min()), int(numbers.max()) + 1
-        columns = inputs.rows("real", ["label", *form.columns], first, last)
-        index = torch.arange(first, last)
-        values = form.picked(columns, form.variant(step.seed, index, held=True))
-        parts = [torch.from_numpy(np.ascontiguousarray(part)).to(device()) for part in values]
-        images = form.finished(parts, step.seed, index, held=True)
-        labels = torch.from_numpy(columns["label"].astype(np.int64)).to(device())
-        chosen = (numbers - first).to(images.device)
-        return images[chosen], labels[chosen]
-
-    return rows
-
-
-def _trained_rows(weights: Weights, real: Slice) -> range:
-    """The indices of `real`'s step that a discriminator was trained on; of a bagged one, all that it drew
-    from."""
-    step = weights.step
-    if not isinstance(step, TrainDiscriminator) or step.real.fingerprint != real.fingerprint:
-        return range(0)
-    rows = step.real.rows if step.bootstrap is not None else step.split("real")[0]
-    return range(step.real.start, step.real.start + rows)

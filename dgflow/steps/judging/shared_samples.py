@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 
-from dgflow.specs.step import Slice, Step
+from dgflow.specs.step import Slice, Step, Weights
 from dgflow.steps.encode import Encode
 from dgflow.steps.training.train_discriminator import TrainDiscriminator
 from dgflow.store.identity import canonical_json
@@ -59,6 +59,16 @@ def trained_on(name: str, arm: Sequence[Slice], steps: Iterable[Step]) -> list[s
                 "another seed for the arm or for the fakes"
             ]
     return []
+
+
+def trained_rows(weights: Weights, real: Slice) -> range:
+    """The indices of `real`'s step that a discriminator was trained on; of a bagged one, all that it drew
+    from."""
+    step = weights.step
+    if not isinstance(step, TrainDiscriminator) or step.real.fingerprint != real.fingerprint:
+        return range(0)
+    rows = step.real.rows if step.bootstrap is not None else step.split("real")[0]
+    return range(step.real.start, step.real.start + rows)
 
 
 def _images(part: Slice) -> Slice:
