@@ -45,6 +45,10 @@ FeatureUse = Literal["frozen", "fine-tuned", "none"]
 Features = Annotated[
     FeatureUse, "under the discriminator: a classifier, frozen or trained on, or none (from scratch)"
 ]
+Process = Annotated[
+    Literal["linear-vp", "edm"],
+    "the diffusion that the discriminator is told of; edm: as EDM's networks are, needs features none",
+]
 HeldOut = Annotated[float, "share of real and fake samples held out to measure every epoch; published is 0"]
 Best = Annotated[bool, "guide with the epoch of the smallest held-out loss; published is the last"]
 DiscriminatorSeed = Annotated[int, "of the discriminator's fresh weights and batches"]

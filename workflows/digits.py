@@ -38,6 +38,7 @@ def workflow(
     times: dg.options.Times = "log-uniform",
     loss: dg.options.Loss = "bce",
     features: dg.options.Features = "none",
+    process: dg.options.Process = "linear-vp",
     discriminator_seed: Annotated[int, "of the first discriminator's fresh weights and batches"] = 0,
     discriminator_seeds: Annotated[int, "discriminators to train, each with a guided arm of its own"] = 1,
 ) -> dg.Evaluate:
@@ -75,6 +76,7 @@ def workflow(
             sigma_max=10,
             times=times,
             loss=loss,
+            process=process,
             seed=discriminator_seed + number,
             **dg.discriminator_on(noisy, features, head=encoder()),
         )

@@ -40,6 +40,7 @@ def workflow(
     fakes: Annotated[int, "samples of the model to train the discriminator on"] = 20_000,
     batch_size: dg.options.BatchSize = 1_024,
     times: dg.options.Times = "log-uniform",
+    process: dg.options.Process = "linear-vp",
     discriminator_seed: dg.options.DiscriminatorSeed = 0,
 ) -> dg.ComparePlane:
     wrong = MODELS[model]
@@ -58,6 +59,7 @@ def workflow(
         sigma_min=0.02,
         sigma_max=20,
         times=times,
+        process=process,
         seed=discriminator_seed,
     )
     exact = dg.ClosedForm(network=dg.MixtureRatio(real=DATA, model=wrong)).weights()

@@ -11,6 +11,10 @@ TimeName = Literal["linear-vp", "cosine-vp", "ddpm-linear", "ddpm-cosine"]
 """The time that a network is given for a noise level: in [0, 1] on the linear or the cosine schedule, or the
 step 0..999 of a DDPM schedule."""
 
+ProcessName = Literal["linear-vp", "edm"]
+"""The diffusion of whose samples a discriminator is told: y = x / sqrt(1 + sigma^2) and its linear-VP time,
+or x = x0 + sigma z itself and EDM's log(sigma) / 4."""
+
 
 def time_map(name: TimeName) -> TimeMap:
     """The function of sigma that `name` stands for."""

@@ -210,6 +210,7 @@ OTHER = {
         bootstrap=0,
         loss="lsif",
         fine_tune=True,
+        process="edm",
         gain_of=SCORE.last(),
         images_per_epoch=5,
         batch_size=8,
@@ -277,7 +278,9 @@ OTHER = {
         by_epoch=BY_EPOCH.model_copy(update={"arms": BY_EPOCH.arms | {"3": (GUIDED_BY[3][:100],)}}).result(),
         training=OTHER_DISC.measurements(),
     ),
-    Evaluate: dict(arms={"guided": (GUIDED[100:200],)}, floor=REAL[:99], **OTHER_YARDSTICK),
+    Evaluate: dict(
+        arms={"guided": (GUIDED[100:200],)}, floor=REAL[:99], beside=(GAIN.result(),), **OTHER_YARDSTICK
+    ),
     Sweep: dict(
         combinations=(Combination(settings={"a": 2}, result=EVALUATE.result()),), over=("a",), zipped=True
     ),
@@ -361,7 +364,7 @@ OTHER = {
     ),
     DDPMUNet: dict(ch=8, ch_mult=(1,), num_res_blocks=9, attn_resolutions=(), dropout=0.1),
     Perceptron: dict(width=8, layers=2, time="cosine-vp"),
-    Discriminator: dict(head=ADMEncoder(num_res_blocks=1), features=None, fine_tune=True),
+    Discriminator: dict(head=ADMEncoder(num_res_blocks=1), features=None, fine_tune=True, process="edm"),
     ADMEncoder: dict(
         model_channels=64,
         channel_mult=(1, 2),

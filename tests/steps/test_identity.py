@@ -98,6 +98,8 @@ FIELDS = [
 def test_changing_any_field_changes_the_fingerprint(kind, name):
     changed = {"noise": "none"} if (kind, name) == (TrainClassifier, "noise") else {name: OTHER[kind][name]}
     made = INSTANCES[kind]
+    if name == "process":
+        made = made.model_copy(update={"features": None})  # which know of one process alone
     fields = {field: getattr(made, field) for field in kind.model_fields}
     assert _identity(kind(**(fields | changed))) != _identity(made)
 

@@ -108,6 +108,16 @@ def test_an_epoch_that_guides_is_the_last_or_best_one_no_longer(name: str) -> No
     assert chosen == {"epoch:2"}
 
 
+@pytest.mark.parametrize("name", ["digits", "plane", "cifar10_edm"])
+def test_a_discriminator_that_learns_from_scratch_can_be_told_of_edms_process(name: str) -> None:
+    scratch = {} if name == "plane" else {"features": "none"}
+    changed = first_changes(steps(name, **scratch), steps(name, **scratch, process="edm"))
+    assert changed == {"train-discriminator"}
+    if scratch:
+        with pytest.raises(ValueError, match="leave the features out"):
+            steps(name, features="frozen", process="edm")
+
+
 @pytest.mark.parametrize("name", [name for name, options in RECIPES.items() if "features" in options])
 def test_features_of_a_recipe_can_be_fine_tuned_from_the_classifier_that_is_frozen_otherwise(
     name: str, published: dict[str, dict[str, Step]]

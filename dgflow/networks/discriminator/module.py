@@ -6,7 +6,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from dgflow.diffusion.times import per_sample
 from dgflow.networks.adm.encoder import ADMEncoderModule
+from dgflow.networks.times import ProcessName
 
 
 class DiscriminatorModule(nn.Module):
@@ -19,6 +21,9 @@ class DiscriminatorModule(nn.Module):
         head: the network that `HeadSpec.head` gives, such as an encoder with `out_channels=1`, conditional or
             not.
         fine_tune: leave the parameters of the features free to learn.
+        process: "edm" for a head that is told of x = x0 + sigma z and log(sigma) / 4, the noise condition of
+            Karras et al. 2022. The module is asked as any other, with y = x / sqrt(1 + sigma^2), its time
+            being sigma, and multiplies y again.
 
     Raises:
         ValueError: a head with more than one output, an extractor that needs labels, or sizes of the two that
@@ -26,7 +31,12 @@ class DiscriminatorModule(nn.Module):
     """
 
     def __init__(
-        self, features: ADMEncoderModule | None, head: nn.Module, *, fine_tune: bool = False
+        self,
+        features: ADMEncoderModule | None,
+        head: nn.Module,
+        *,
+        fine_tune: bool = False,
+        process: ProcessName = "linear-vp",
     ) -> None:
         super().__init__()
         if isinstance(head, ADMEncoderModule):
@@ -38,17 +48,20 @@ class DiscriminatorModule(nn.Module):
                 )
             features.requires_grad_(fine_tune)
             features.out.requires_grad_(False)
-        self.features, self.head = features, head
+        self.features, self.head, self.process = features, head, process
 
     def forward(self, x_BCHW: Tensor, t_B: Tensor, class_labels: Tensor | None = None) -> Tensor:
         """Logit [B] = log p_real(x | t) - log p_fake(x | t).
 
         Args:
-            x_BCHW: noisy samples, scaled as in training (variance preserving in the published networks).
-            t_B: times [B] or [1] in the networks' unit, the same for extractor and head.
+            x_BCHW: noisy samples, scaled to preserve variance.
+            t_B: times [B] or [1] in the networks' unit, the same for extractor and head; noise levels sigma
+                where `process` is "edm".
             class_labels: int64 [B] or one-hot [B, K]. An unconditional head ignores them, so that it can
                 guide a conditional sampler; a conditional one must be given them (ValueError).
         """
+        if self.process == "edm":
+            x_BCHW, t_B = x_BCHW * per_sample((1.0 + t_B.square()).sqrt(), x_BCHW), t_B.log() / 4
         if self.features is not None:
             x_BCHW = self.features.features(x_BCHW, t_B)
         return self.on_features(x_BCHW, t_B, class_labels)

@@ -9,6 +9,7 @@ from pydantic import SerializeAsAny, model_validator
 
 from dgflow.networks.adm.spec import ADMEncoder
 from dgflow.networks.roles import DiscriminatorSpec, HeadSpec
+from dgflow.networks.times import ProcessName
 from dgflow.specs.network import DataShape
 from dgflow.specs.spec import LATER
 from dgflow.specs.step import Weights
@@ -27,11 +28,17 @@ class Discriminator(DiscriminatorSpec):
 
     With features, the time that both are given is the features' own, and the head's `time` has to be left
     alone.
+
+    `process` is the diffusion that it is told of (figure 28a): "linear-vp", the sample scaled to preserve
+    variance and its time, as published; "edm", the sample x0 + sigma z itself and log(sigma) / 4, as EDM's
+    score networks are. It changes nothing for a sampler, whose noise is the same. Features that were trained
+    on the former cannot be told the latter.
     """
 
     head: SerializeAsAny[HeadSpec] = ADMEncoder()
     features: Weights | None = None
     fine_tune: Annotated[bool, LATER] = False
+    process: Annotated[ProcessName, LATER] = "linear-vp"
 
     @model_validator(mode="after")
     def _has_features_to_tune(self) -> Discriminator:
@@ -40,6 +47,11 @@ class Discriminator(DiscriminatorSpec):
                 "expected features with fine_tune, the weights of a classifier of noisy samples, found none: "
                 "without features the head learns from scratch"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _told_of_one_process(self) -> Discriminator:
+        check_process(self.process, self.features, self.head)
         return self
 
     @model_validator(mode="after")
@@ -91,7 +103,7 @@ class Discriminator(DiscriminatorSpec):
             channels=features.feature_channels if features else channels,
             num_classes=num_classes,
         )
-        return DiscriminatorModule(features, head, fine_tune=self.fine_tune)
+        return DiscriminatorModule(features, head, fine_tune=self.fine_tune, process=self.process)
 
     def assemble(self, shape: DataShape, load: Callable[[str], nn.Module]) -> nn.Module:
         return self.build(**shape._asdict(), features=load("features") if self.features else None)
@@ -101,11 +113,13 @@ class Discriminator(DiscriminatorSpec):
         return network if self.fine_tune else network.head
 
     def time_map(self) -> TimeMap:
+        if self.process == "edm":
+            return lambda sigma: sigma
         return self._timed_head().time_map()
 
     @property
     def time_name(self) -> str:
-        return self._timed_head().time_name
+        return "EDM's noise level" if self.process == "edm" else self._timed_head().time_name
 
     @property
     def frozen_features(self) -> Weights | None:
@@ -117,3 +131,19 @@ class Discriminator(DiscriminatorSpec):
         channels, side = network.features.feature_channels, network.features.feature_size
         features = torch.randn(len(x), channels, side, side, device=x.device, requires_grad=True)
         return network.on_features(features, sigma.float(), labels)
+
+
+def check_process(process: ProcessName, features: Weights | None, head: HeadSpec) -> None:
+    """Raises ValueError for features or a head that cannot be told of a process."""
+    if process == "linear-vp":
+        return
+    if features is not None:
+        raise ValueError(
+            f'expected process="linear-vp" with features, which know linear-VP noise alone, found '
+            f'"{process}": leave the features out, so that the discriminator learns from scratch'
+        )
+    if head.time != "linear-vp":
+        raise ValueError(
+            f'expected a head whose time is left alone with process="{process}", found {head.time}: it is '
+            "given log(sigma) / 4"
+        )

@@ -17,8 +17,9 @@ from pydantic import Field, SerializeAsAny, model_validator
 
 from dgflow.diffusion.gain_curve import GAIN_METRICS
 from dgflow.networks.adm.spec import ADMEncoder
-from dgflow.networks.discriminator.spec import Discriminator
+from dgflow.networks.discriminator.spec import Discriminator, check_process
 from dgflow.networks.roles import HeadSpec
+from dgflow.networks.times import ProcessName
 from dgflow.specs.spec import LATER, ActivationPrecision
 from dgflow.specs.step import Best, Slice, Weights, Work
 from dgflow.specs.train_step import Chance, TrainStep
@@ -54,7 +55,8 @@ class TrainDiscriminator(TrainStep):
     paper, else the images themselves. Both get the time that those features were trained with
     (`ADMEncoder.time`), here and when guiding; the published code trains on linear-VP time at 64 pixels and
     guides with cosine time. With `fine_tune` the features learn too, from the classifier's weights on (figure
-    28b), and are kept beside the head.
+    28b), and are kept beside the head. Without features, `process="edm"` tells the network of EDM's own
+    diffusion in place of the linear VP one (figure 28a); see `Discriminator`.
 
     `bootstrap` makes it a member of a bagged ensemble: of n real images, and of the fakes likewise, it trains
     on n draws with replacement, which `seed` and the number `bootstrap` determine. The images that are not
@@ -100,6 +102,7 @@ class TrainDiscriminator(TrainStep):
     loss: Annotated[LossName, LATER] = "bce"
     gain_of: Annotated[Weights | None, LATER] = None
     bootstrap: Annotated[int | None, LATER] = Field(default=None, ge=0, lt=2**63)  # None: no resampling
+    process: Annotated[ProcessName, LATER] = "linear-vp"
 
     @model_validator(mode="after")
     def _fits(self) -> TrainDiscriminator:
@@ -121,6 +124,7 @@ class TrainDiscriminator(TrainStep):
                 "expected features with fine_tune=True, the weights of a classifier of noisy images, found "
                 "none; without features the network learns from scratch anyway"
             )
+        check_process(self.process, self.features, self.network)
         for name in _KINDS:
             self.split(name, least=self.batch_size // 2)
         if self.gain_of is not None:
@@ -142,7 +146,9 @@ class TrainDiscriminator(TrainStep):
     @property
     def architecture(self) -> Discriminator:
         """`network` as the head, on the trained features if there are any."""
-        return Discriminator(head=self.network, features=self.features, fine_tune=self.fine_tune)
+        return Discriminator(
+            head=self.network, features=self.features, fine_tune=self.fine_tune, process=self.process
+        )
 
     @property
     def classes(self) -> int:
