@@ -25,6 +25,9 @@ def workflow(
     ] = None,
     tau_min: dg.options.TauMin = 0.02,
     tau_max: dg.options.TauMax = 0.6,
+    boosted: Annotated[
+        bool, "twice the weight for samples that look fake, in every second step, as the paper's EDM-G++"
+    ] = False,
     score_epochs: Annotated[
         int, "passes over the real images; more make a better model, with less to guide away"
     ] = 20,
@@ -86,6 +89,7 @@ def workflow(
             second_order_weight=guidance_weight if second_order_weight is None else second_order_weight,
             tau_min=tau_min,
             tau_max=tau_max,
+            boost=dg.Boost() if boosted else None,
         )
         name = f"guided-{number + 1}" if number else "guided"
         arms[name] = tuple(generate(guidance=(guide,), seed=seed)[:samples] for seed in seeds)

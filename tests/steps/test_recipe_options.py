@@ -108,6 +108,10 @@ def test_an_epoch_that_guides_is_the_last_or_best_one_no_longer(name: str) -> No
     assert chosen == {"epoch:2"}
 
 
+def test_guidance_on_digits_can_be_boosted(published: dict[str, dict[str, Step]]) -> None:
+    assert first_changes(published["digits"], steps("digits", boosted=True)) == {"generate"}
+
+
 @pytest.mark.parametrize("name", ["digits", "plane", "cifar10_edm"])
 def test_a_discriminator_that_learns_from_scratch_can_be_told_of_edms_process(name: str) -> None:
     scratch = {} if name == "plane" else {"features": "none"}
