@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from dgflow.diffusion.guidance import Point, at_least_float32, edges, is_idle, scale_at, vp_gradient, weighted
@@ -81,12 +80,11 @@ def entropy_scale(logits: Tensor, floor: float = ENTROPY_FLOOR) -> Tensor:
 
     The guidance of an ancestral sampler vanishes early because the classifier is sure early; this keeps it up
     (Li et al. 2022, "Entropy-driven Sampling and Training Scheme for Conditional Diffusion Generation"). It
-    is a factor of the weight: gradients do not pass. A floor of 0 is the published form, whose scale is
-    infinite where float32 rounds H to 0 (a logit ahead of the others by 104 or more), and whose guidance is
-    NaN there as 0 * inf.
+    is a factor of the weight: the guidance is not its gradient. A floor of 0 is the published form, whose
+    scale is infinite where float32 rounds H to 0 (a logit ahead of the others by 104 or more), and whose
+    guidance is NaN there as 0 * inf.
     """
-    with torch.no_grad():
-        return (math.log(ENTROPY_CLASSES) / entropy(logits).clamp_min(floor)).double()
+    return (math.log(ENTROPY_CLASSES) / entropy(logits).clamp_min(floor)).double()
 
 
 def entropy(logits: Tensor) -> Tensor:
@@ -121,6 +119,6 @@ def logits_and_gradient(
                 f"expected logits [{len(sigma)}, classes], found {list(logits.shape)}: check the "
                 "classifier's head"
             )
-        return logits.detach(), at_least_float32(logits).log_softmax(dim=1).gather(1, index.long()[:, None])
+        return logits, at_least_float32(logits).log_softmax(dim=1).gather(1, index.long()[:, None])
 
     return vp_gradient(ask, x, sigma, time)

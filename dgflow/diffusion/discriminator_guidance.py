@@ -132,6 +132,6 @@ def log_ratio_and_gradient(
         if saturate:
             probability = log_ratio.sigmoid().clamp(PUBLISHED_CLIP, 1.0 - PUBLISHED_CLIP)
             log_ratio = torch.log(probability / (1.0 - probability))
-        return log_ratio.detach(), log_ratio
+        return log_ratio, log_ratio
 
     return vp_gradient(ask, x, sigma, time)

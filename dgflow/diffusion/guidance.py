@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dgflow.diffusion.guidance_settings import Boost, Scale, Switch
 from dgflow.diffusion.times import TimeMap, per_sample, tau_from_sigma
@@ -25,8 +27,6 @@ no boost follows."""
 
 LogRatios = list[Tensor | None]
 """One per term: [B], or None of a term that has none."""
-
-Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,9 @@ class GuidanceTerm(Protocol):
     Returns (the weighted gradient of a log-density with respect to x, like x, or None where it is surely zero
     for all; the log-ratio [B] or None).
 
+    Where `point.x` requires gradients (likelihood), the gradient has to be differentiable in x once more:
+    computed with `create_graph`, and not detached.
+
     Two attributes are optional: `boost: Boost | None` asks for churn; `tau_edges: tuple[float, ...]` are the
     linear-VP times at which the gradient jumps, where an adaptive ODE solver has to stop and start again.
     """
@@ -77,7 +80,10 @@ class Advice:
 
 
 def guide(terms: Sequence[GuidanceTerm], point: Point) -> Advice:
-    """Ask every term in order, and add up."""
+    """Ask every term in order, and add up.
+
+    Raises ValueError for a term whose gradient has to be differentiable in x and is not.
+    """
     total: Tensor | None = None
     log_ratios: LogRatios = []
     nfe = 0
@@ -86,6 +92,13 @@ def guide(terms: Sequence[GuidanceTerm], point: Point) -> Advice:
         gradient, log_ratio = term(replace(point, preceding=preceding))
         log_ratios.append(log_ratio)
         if gradient is not None:
+            if differentiated(point.x) and not gradient.requires_grad:
+                raise ValueError(
+                    f"expected of {type(term).__name__}, term {index} of the guidance, a gradient that can "
+                    "be differentiated once more in x, for the divergence of the guided score, found one in "
+                    "which x has no part: do not detach it, and use activations with a second derivative "
+                    "(SiLU, not ReLU)"
+                )
             total = gradient if total is None else total + gradient
             nfe += 1
     return Advice(total, log_ratios, nfe)
@@ -155,21 +168,30 @@ def weighted(gradient: Tensor, weight_B: Tensor, inside_B: Tensor) -> Tensor:
     return torch.where(per_sample(inside_B, gradient), gradient * per_sample(weight_B, gradient), 0.0)
 
 
+def differentiated(x: Tensor) -> bool:
+    """True where what is computed from x will be differentiated in x."""
+    return x.requires_grad and torch.is_grad_enabled()
+
+
 def vp_gradient(
-    ask: Callable[[Tensor, Tensor], tuple[Answer, Tensor]], x: Tensor, sigma: Tensor, time: TimeMap
-) -> tuple[Answer, Tensor]:
+    ask: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], x: Tensor, sigma: Tensor, time: TimeMap
+) -> tuple[Tensor, Tensor]:
     """A network's answer about x at noise levels sigma [B], and the gradient of a log-density in x, float64.
+
+    Both are detached, or differentiable in x where x requires gradients.
 
     ask: (y, time [B]) -> (answer, log-density [B]). The network sees float32 y = mean * x with mean = 1 /
         sqrt(1 + sigma^2), so grad_x = mean * grad_y.
     """
     sigma = sigma.double()
-    mean = per_sample((1.0 + sigma.square()).rsqrt(), x)
-    with torch.enable_grad():
-        y = (mean * x).detach().float().requires_grad_()
+    mean, again = per_sample((1.0 + sigma.square()).rsqrt(), x), differentiated(x)
+    # Attention by plain products, as the fast kernels have one derivative only.
+    kernels = sdpa_kernel(SDPBackend.MATH) if again else nullcontext()
+    with torch.enable_grad(), kernels:
+        y = (mean * x).float() if again else (mean * x).detach().float().requires_grad_()
         answer, log_density = ask(y, time(sigma).float())
-        (gradient,) = torch.autograd.grad(log_density.sum(), y)
-    return answer, mean * gradient.double()
+        (gradient,) = torch.autograd.grad(log_density.sum(), y, create_graph=again)
+    return answer if again else answer.detach(), mean * gradient.double()
 
 
 def at_least_float32(values: Tensor) -> Tensor:
