@@ -12,6 +12,7 @@ from dgflow.diffusion.guidance_specs import ClassifierGuidance, DiscriminatorGui
 from dgflow.diffusion.mixture_specs import GaussianMixture
 from dgflow.diffusion.presets import adm_gpp, dit_gpp, edm_gpp
 from dgflow.diffusion.sampler_specs import DDIM, DDPM, RK45, EDMAblation, Heun
+from dgflow.diffusion.weighting_specs import RatioWeighting
 from dgflow.networks.adm.spec import ADMEncoder, ADMUNet
 from dgflow.networks.ddpm.spec import DDPMUNet
 from dgflow.networks.discriminator.spec import Discriminator
@@ -87,6 +88,7 @@ __all__ = [
     "PublishedReference",
     "PublishedStatistics",
     "RK45",
+    "RatioWeighting",
     "SongUNet",
     "StableDiffusionVAE",
     "StatisticsFile",

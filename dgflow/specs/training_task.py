@@ -59,6 +59,7 @@ class TrainingTask:
     data: Sequence[Data] = ()
     learning_rate: Callable[[int], float] | None = None  # of a step; None: the optimizer's own
     ema_halflife: int | None = None  # in images; None: the weights themselves are kept
+    ema_ramp_up: bool = True  # False: the average begins with weights that are worth keeping
     device: torch.device = torch.device("cpu")
     precision: ActivationPrecision = "float32"  # of activations
 

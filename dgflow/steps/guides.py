@@ -48,7 +48,7 @@ def check_guides(score: Weights, guidance: Sequence[Guidance]) -> None:
             continue
         members = members_of(f"{where}.{term.role}", term)
         for name, weights in members.items():
-            _check_guide(name if len(members) > 1 else where, name, weights, term.role, shape, classes)
+            check_guide(name if len(members) > 1 else where, name, weights, term.role, shape, classes)
         _check_ensemble(members)
         if isinstance(term, DiscriminatorGuidance) and term.match_preceding_norm and before == 0:
             raise ValueError(
@@ -64,7 +64,7 @@ def members_of(path: str, term: GuideTerm) -> dict[str, Weights]:
     return dict(references(path, getattr(term, term.role)))
 
 
-def _check_guide(where: str, field: str, weights: Weights, role: str, shape: DataShape, classes: int) -> None:
+def check_guide(where: str, field: str, weights: Weights, role: str, shape: DataShape, classes: int) -> None:
     """Raise ValueError where a network cannot guide samples of that shape and those classes."""
     step, kind = weights.step, ROLES[role]
     if not isinstance(step.architecture, kind):

@@ -32,6 +32,7 @@ from dgflow import (
     NCSNpp,
     Perceptron,
     Pretrained,
+    RatioWeighting,
     SongUNet,
     Switch,
     TrainClassifier,
@@ -174,6 +175,8 @@ OTHER = {
         P_mean=-1.0,
         P_std=1.0,
         ema_halflife=1,
+        start=SCORE.last(),
+        weighting=RatioWeighting(discriminator=DISC.last()),
         images_per_epoch=5,
         batch_size=8,
         learning_rate=0.5,
@@ -301,6 +304,9 @@ OTHER = {
     ClosedForm: dict(network=MixtureScore(mixture=OTHER_MIXTURE)),
     ComparePlane: dict(data=OTHER_MIXTURE, arms={"other": (IN_THE_PLANE[:100],)}, weights=(1.0,)),
     MixturePoints: dict(mixture=OTHER_MIXTURE, seed=9, shard_size=7),
+    RatioWeighting: dict(
+        discriminator=DISC.epoch(3), divergence="hellinger", largest=2.0, tau_min=0.1, tau_max=0.5
+    ),
     SongUNet: dict(
         model_channels=8,
         channel_mult=(1,),
@@ -437,6 +443,7 @@ SPECS = (
     Perceptron(),
     Boost(),
     Switch(above=1.0, below=2.0, timestep=500),
+    RatioWeighting(discriminator=DISC.last()),
 )
 FILE = Pretrained(source="net.safetensors", network=DiT(), image_size=8, channels=4, num_classes=3)
 INSTANCES: dict[type, Spec] = {

@@ -36,6 +36,7 @@ from dgflow import (
     ImportImages,
     MixtureScore,
     Pretrained,
+    RatioWeighting,
     Switch,
     TrainClassifier,
     TrainDiscriminator,
@@ -67,6 +68,8 @@ def _identity(made: Spec) -> str:
         return Generate(score=SCORE.last(), sampler=made, shard_size=10).fingerprint
     if isinstance(made, Boost):
         made = DiscriminatorGuidance(discriminator=DISC.best(), boost=made)
+    if isinstance(made, RatioWeighting):
+        made = SCORE.model_copy(update={"weighting": made})
     if isinstance(made, Switch):
         made = ClassifierFree(scale=made)
     if isinstance(made, ClassifierFree):

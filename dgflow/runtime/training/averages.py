@@ -16,11 +16,12 @@ class Averages:
     """Exponential moving average of the network's parameters; disabled if `halflife` (in images) is None.
 
     The half-life is at most 5 % of the images seen, as in EDM, so that early averages are not stuck at the
-    initial weights.
+    initial weights. Without `ramp_up` it is the same from the first step on, for initial weights that are to
+    be kept for as long as any others.
     """
 
-    def __init__(self, network: nn.Module, halflife: int | None) -> None:
-        self.network, self.halflife = network, halflife
+    def __init__(self, network: nn.Module, halflife: int | None, *, ramp_up: bool = True) -> None:
+        self.network, self.halflife, self.ramp_up = network, halflife, ramp_up
         self.values: dict[str, Tensor] = (
             {name: value.detach().clone() for name, value in network.named_parameters()} if halflife else {}
         )
@@ -30,7 +31,9 @@ class Averages:
         """To be called after a step of `batch_size` images, with `images_seen` in all."""
         if not self.values:
             return
-        halflife = min(self.halflife or 1, images_seen * RAMP_UP)
+        halflife = self.halflife or 1
+        if self.ramp_up:
+            halflife = min(halflife, images_seen * RAMP_UP)
         decay = 0.5 ** (batch_size / max(halflife, 1e-8))
         parameters = dict(self.network.named_parameters())
         current = tuple(parameters[name] for name in self.values)

@@ -87,7 +87,7 @@ def _train(
     done: int | None,
     enough: Callable[[], bool] | None,
 ) -> None:
-    averages = Averages(task.trained, task.ema_halflife)
+    averages = Averages(task.trained, task.ema_halflife, ramp_up=task.ema_ramp_up)
     begun = _resume(task, averages, step_store, inputs, rank, world_size, done)
     network = wrap(task.network) if wrap else task.network
     for epoch in range(begun + 1, epochs + 1):
