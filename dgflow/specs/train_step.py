@@ -89,12 +89,12 @@ class TrainStep(NetworkStep, ABC):
         """Data, loss and optimiser, for `dgflow.runtime.training.loop`."""
 
     def split(self, name: str, *, least: int = 1) -> tuple[int, int]:
-        """The numbers of rows of the slice in the field `name` that a pass takes and that are held out.
+        """The numbers of rows of the slice `name` of `reads` that a pass takes and that are held out.
 
         Raises:
             ValueError: fewer than `least` to train on, or none to hold out where some are expected.
         """
-        part: Slice = getattr(self, name)
+        part = self.slice_of(name)
         held = round(part.rows * self.held_out)
         if part.rows - held < least or (self.held_out and not held):
             few = "one" if least == 1 else f"{least:,}"
@@ -105,8 +105,14 @@ class TrainStep(NetworkStep, ABC):
             )
         return part.rows - held, held
 
+    def slice_of(self, name: str) -> Slice:
+        """The slice that the step reads under that name."""
+        part = self.reads[name]
+        assert isinstance(part, Slice), name
+        return part
+
     def times_drawn(self, name: str) -> np.ndarray | None:
-        """The number of times that a pass takes each row of the slice in the field `name`, int64 [rows]; rows
+        """The number of times that a pass takes each row of the slice `name` of `reads`, int64 [rows]; rows
         that it never takes are held out. None: the first rows once each, by `split`."""
         return None
 

@@ -64,6 +64,7 @@ DISC = TrainDiscriminator(real=REAL[:100], fake=FAKES[:100], features=NOISY.last
 GUIDED = Generate(
     score=SCORE.last(), guidance=(DiscriminatorGuidance(discriminator=DISC.best(), boost=Boost()),), seed=2
 )
+MIXED_DISC = DISC.model_copy(update={"fake": (FAKES[:100], FAKES[100:200])})
 OTHER_DISC = DISC.model_copy(update={"seed": 9})
 GUIDED_BY = {
     epoch: GUIDED.model_copy(
@@ -200,6 +201,7 @@ OTHER = {
         seed=9,
     ),
     TrainDiscriminator: dict(
+        fake_shares=(0.25, 0.75),  # of several slices
         real=REAL[:99],
         fake=FAKES[:99],
         network=ADMEncoder(num_res_blocks=1),

@@ -121,7 +121,9 @@ def test_workers_take_each_row_as_often_as_it_was_drawn_in_every_pass(sixty, sha
     bound = Bound({"fake": sixty[shard]})
     times = drawn(step, "fake")
     parts = [
-        Stream(step, bound, "fake", num_classes=0, device=torch.device("cpu"), first=1, every=2)
+        Stream(
+            step, bound, "fake", num_classes=0, device=torch.device("cpu"), slots=np.arange(1, 2 * half, 2)
+        )
         for _ in range(workers)
     ]
     lanes = parts[0]._order.lanes
@@ -190,7 +192,12 @@ def test_a_member_that_is_stopped_ends_with_the_bits_of_one_that_was_not(tmp_pat
     )
     whole = discriminator(tmp_path / "images.npz")
     step = whole.model_copy(
-        update={"real": whole.real.step[:24], "fake": whole.fake.step[:24], "batch_size": 8, "bootstrap": 2}
+        update={
+            "real": whole.real.step[:24],
+            "fake": whole.fakes[0].step[:24],
+            "batch_size": 8,
+            "bootstrap": 2,
+        }
     )
     stopped, undisturbed = (StepStore(store, "train-discriminator", name * 64) for name in "23")
     for steps, epochs in ((stopped, 1), (stopped, 2), (undisturbed, 2)):

@@ -74,7 +74,7 @@ def test_each_member_of_an_ensemble_is_asked_with_its_own_features(trained: Trai
 def log_ratios(trained: Trained, guides: Any) -> Tensor:
     """Of eight samples, with a weight that is too small to move them."""
     term = dg.DiscriminatorGuidance(discriminator=guides, weight=1e-12)
-    generate = trained.tuned.fake.step.model_copy(update={"seed": 9, "guidance": (term,)})
+    generate = trained.tuned.fakes[0].step.model_copy(update={"seed": 9, "guidance": (term,)})
     bound = complete(generate[:8], trained.store)
     return torch.as_tensor(generate.shard_builder(bound)(0, 8)["log_ratio"])
 

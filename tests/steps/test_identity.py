@@ -15,6 +15,7 @@ from steps.identities import (
     INSTANCES,
     JUDGE,
     MEASURE,
+    MIXED_DISC,
     NOISY,
     OTHER,
     REAL,
@@ -100,7 +101,7 @@ FIELDS = [
 @pytest.mark.parametrize(("kind", "name"), FIELDS, ids=lambda value: getattr(value, "__name__", value))
 def test_changing_any_field_changes_the_fingerprint(kind, name):
     changed = {"noise": "none"} if (kind, name) == (TrainClassifier, "noise") else {name: OTHER[kind][name]}
-    made = INSTANCES[kind]
+    made = MIXED_DISC if name == "fake_shares" else INSTANCES[kind]
     if name == "process":
         made = made.model_copy(update={"features": None})  # which know of one process alone
     fields = {field: getattr(made, field) for field in kind.model_fields}

@@ -181,7 +181,7 @@ def test_fewer_fakes_than_reals_come_round_more_often_and_halves_stay_balanced(s
     images = ImportImages(source="unused.npz", num_classes=10, image_size=1, channels=3)
     step = TrainDiscriminator(real=images[:512], fake=images[:96], batch_size=32, held_out=0.0)
     streams = [
-        Stream(step, Bound(both), name, num_classes=0, device=CPU, first=first, every=2)
+        Stream(step, Bound(both), name, num_classes=0, device=CPU, slots=np.arange(first, 32, 2))
         for first, name in enumerate(both)
     ]
     seen = [

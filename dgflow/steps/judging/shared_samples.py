@@ -51,7 +51,8 @@ def trained_on(name: str, arm: Sequence[Slice], steps: Iterable[Step]) -> list[s
     """A warning where samples of an arm are the fakes on which a discriminator of the recipe was trained."""
     trainings = [step for step in steps if isinstance(step, TrainDiscriminator)]
     for part in arm:
-        common = max((shared(part, _images(training.fake)) for training in trainings), default=0)
+        fakes = [_images(fake) for training in trainings for fake in training.fakes]
+        common = max((shared(part, fake) for fake in fakes), default=0)
         if common:
             return [
                 f"arm {name!r}: {common:,} of the {part.rows:,} samples of {part.title} are fakes on which a "

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dgflow.specs.bound import Bound
+from dgflow.steps.training.fake_shares import interleaved
 from dgflow.steps.training.stream import Stream
 
 if TYPE_CHECKING:
@@ -23,28 +26,55 @@ class LabelledRows(NamedTuple):
 
 
 class RealAndFake:
-    """The rows of the fields `real` and `fake` of a step, in equal numbers.
+    """The rows of a discriminator's real and fake slices: as many real ones as fake ones, and of several
+    fake slices as many of each as its share says.
 
-    Slots of a batch alternate real and fake, so that every worker's share is balanced too. A held-out item is
-    one of a pair at one noise level: even items are real, odd ones fake.
+    Slots of a batch alternate real and fake, and those of the fake slices are spread evenly, so that every
+    worker's share is balanced too. A held-out item is one of a pair at one noise level: even items are real,
+    odd ones fake.
 
     Args:
+        names: of the real slice and of the fake ones, as `step` reads them.
+        fakes: the rows of a batch that are from each fake slice, half a batch in all.
+        held_out: the held-out pairs whose fake is from each fake slice.
         num_classes: as for `Stream`.
 
     Raises:
         ValueError, CorruptObject: as `Stream`.
     """
 
-    def __init__(self, step: TrainStep, inputs: Bound, *, num_classes: int, device: torch.device) -> None:
-        self.real, self.fake = (
-            Stream(step, inputs, name, num_classes=num_classes, device=device, first=first, every=2)
-            for first, name in enumerate(("real", "fake"))
+    def __init__(
+        self,
+        step: TrainStep,
+        inputs: Bound,
+        *,
+        names: Sequence[str],
+        fakes: Sequence[int],
+        held_out: Sequence[int],
+        num_classes: int,
+        device: torch.device,
+    ) -> None:
+        self._kind_of_slot = np.zeros(step.batch_size, dtype=np.int64)  # 0: real, 1 and on: fake
+        self._kind_of_slot[1::2] = 1 + interleaved(fakes)
+        self.streams = tuple(
+            Stream(
+                step,
+                inputs,
+                name,
+                num_classes=num_classes,
+                device=device,
+                slots=np.flatnonzero(self._kind_of_slot == kind),
+            )
+            for kind, name in enumerate(names)
         )
         self._batch_size = step.batch_size
+        # Of each held-out pair: the kind of its fake, and its row among those of that kind.
+        kinds = 1 + interleaved(held_out)
+        self._fake_kind, self._fake_row = torch.from_numpy(kinds), torch.from_numpy(_counted(kinds))
 
     @property
-    def streams(self) -> tuple[Stream, Stream]:
-        return self.real, self.fake
+    def real(self) -> Stream:
+        return self.streams[0]
 
     def index(self, slots: Tensor, step: int) -> Tensor:
         """int64 [b]: the uses of rows, counted over all steps, by which their draws are indexed."""
@@ -52,18 +82,35 @@ class RealAndFake:
 
     def batch(self, slots: Tensor, step: int) -> LabelledRows:
         """The rows of these slots of a step's batch."""
-        is_real = slots % 2 == 0
-        return _together(is_real, self.real.take(step, slots[is_real]), self.fake.take(step, slots[~is_real]))
+        kind = torch.from_numpy(self._kind_of_slot)[slots]
+        return _together(
+            kind, [rows.take(step, slots[kind == number]) for number, rows in enumerate(self.streams)]
+        )
 
     def held_out(self, items: Tensor, levels: int) -> LabelledRows:
         """The rows of these held-out items, each pair of rows at `levels` noise levels: items 2k and 2k + 1
         are pair k // levels at level k % levels."""
-        is_real, row = items % 2 == 0, items // 2 // levels
-        return _together(is_real, self.real.kept_apart(row[is_real]), self.fake.kept_apart(row[~is_real]))
+        is_real, pair = items % 2 == 0, items // 2 // levels
+        kind = torch.where(is_real, 0, self._fake_kind[pair])
+        row = torch.where(is_real, pair, self._fake_row[pair])
+        return _together(
+            kind, [rows.kept_apart(row[kind == number]) for number, rows in enumerate(self.streams)]
+        )
 
 
-def _together(is_real: Tensor, real: tuple[Tensor, Tensor], fake: tuple[Tensor, Tensor]) -> LabelledRows:
-    """Images and labels of both kinds, in the order of `is_real`."""
-    index = torch.where(is_real, is_real.cumsum(0) - 1, (~is_real).cumsum(0) - 1 + is_real.sum())
-    index = index.to(real[0].device)
-    return LabelledRows(torch.cat([real[0], fake[0]])[index], torch.cat([real[1], fake[1]])[index], is_real)
+def _counted(kinds: np.ndarray) -> np.ndarray:
+    """The number of earlier entries of the same kind, of each."""
+    rows = np.empty_like(kinds)
+    for kind in np.unique(kinds):
+        own = np.flatnonzero(kinds == kind)
+        rows[own] = np.arange(len(own))
+    return rows
+
+
+def _together(kind: Tensor, parts: Sequence[tuple[Tensor, Tensor]]) -> LabelledRows:
+    """Images and labels of all kinds, in the order of `kind`."""
+    index = torch.empty_like(kind)
+    index[kind.argsort(stable=True)] = torch.arange(len(kind))
+    images, labels = (torch.cat(columns) for columns in zip(*parts, strict=True))
+    index = index.to(images.device)
+    return LabelledRows(images[index], labels[index], kind == 0)

@@ -2,8 +2,8 @@
 does not grow with their number.
 
 The rows of a batch are a pure function of (seed, step), for any number of workers. In memory are two shards
-per lane (`order`; at most 32 shards per stream, and a discriminator has two streams) and two batches. Reads
-are verified as everywhere, and a damaged shard is an error of the step that needs it.
+per lane (`order`; at most 32 shards per stream, and a discriminator has a stream for each of its slices) and
+two batches. Reads are verified as everywhere, and a damaged shard is an error of the step that needs it.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class _Batch(NamedTuple):
 class Stream:
     """The rows of one slice in batches: `training` rows, and `held` that are held out, the last by index.
 
-    Of a batch of `step.batch_size` slots this stream fills every `every`-th from `first` on; their numbers
-    over all steps index the draws of `rows`. `waited` is the seconds that `take` has waited so far. `close`
-    ends its threads; a later call starts others.
+    Of a batch of `step.batch_size` slots this stream fills those of `slots`; their numbers over all steps
+    index the draws of `rows`. `waited` is the seconds that `take` has waited so far. `close` ends its
+    threads; a later call starts others.
     """
 
     def __init__(
@@ -53,13 +53,13 @@ class Stream:
         num_classes: int,
         device: torch.device,
         mirror: bool = False,
-        first: int = 0,
-        every: int = 1,
+        slots: np.ndarray | None = None,
     ) -> None:
         """The stream of the slice in the field `name` of `step`; reads its first shard.
 
         Args:
             num_classes: what labels are checked against, 0 for no check.
+            slots: int64, ascending; None: all.
 
         Raises:
             ValueError: a slice without rows to train on or to hold out, or without columns to train on.
@@ -70,13 +70,13 @@ class Stream:
         self.training, self.held = step.split(name)
         self.waited = 0.0
         self._step, self._rows, self._classes, self._device = step, rows, num_classes, device
-        self._first, self._every = first, every
+        self._slots = np.arange(step.batch_size) if slots is None else slots
         self._form = Form.of(
             rows.step_store.read_shard(rows.manifest.entries[0]), mirror=mirror, source=rows.step_store.name
         )
         times = step.times_drawn(name)
         training, kept = divided(rows, self.training) if times is None else resampled(rows, times)
-        self._order = Order(tuple(piece.rows for piece in training), step.batch_size // every, step.seed)
+        self._order = Order(tuple(piece.rows for piece in training), len(self._slots), step.seed)
         self._training, self._kept = Decoded(training, self._read), Decoded(kept, self._read)
         self._ends = np.cumsum([piece.rows for piece in kept], dtype=np.int64)
         self._threads: tuple[ThreadPoolExecutor, ThreadPoolExecutor] | None = None
@@ -87,7 +87,7 @@ class Stream:
         step's batch. The next steps are prepared for the same slots.
         """
         began = time.perf_counter()
-        own = slots.numpy() // self._every
+        own = np.searchsorted(self._slots, slots.numpy())
         wanted = {(number, own.tobytes()): number for number in range(step, step + 1 + BATCHES_AHEAD)}
         ahead = {
             key: self._ahead.get(key) or self._assembler.submit(self._assembled, number, own)
@@ -134,7 +134,7 @@ class Stream:
 
     def _assembled(self, step: int, own: np.ndarray) -> _Batch:
         order = self._order
-        index = torch.from_numpy(step * self._step.batch_size + self._first + self._every * own)
+        index = torch.from_numpy(step * self._step.batch_size + self._slots[own])
         keep = 2 * order.lanes_of(own)
         rows, following = order.batch_rows(step, own), order.ahead(step, own)
         return self._gathered(self._training, rows, following, keep, index, held=False)

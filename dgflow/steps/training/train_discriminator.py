@@ -2,6 +2,7 @@
 
 The spec and what it refuses are here. Beside it:
 
+- `fake_shares`: the rows of several fake slices in a batch;
 - `discriminator_data`: the rows of a batch and of the held-out pairs;
 - `discriminator_task`: noise, logits, loss, and what is measured of a held-out item;
 - `discriminator_metrics`: the metrics of an epoch from these;
@@ -11,7 +12,8 @@ The spec and what it refuses are here. Beside it:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny, model_validator
 
@@ -20,11 +22,12 @@ from dgflow.networks.adm.spec import ADMEncoder
 from dgflow.networks.discriminator.spec import Discriminator, check_process
 from dgflow.networks.roles import HeadSpec
 from dgflow.networks.times import ProcessName
-from dgflow.specs.spec import LATER, ActivationPrecision
+from dgflow.specs.spec import LATER, ActivationPrecision, references
 from dgflow.specs.step import Best, Slice, Weights, Work
 from dgflow.specs.train_step import Chance, TrainStep
 from dgflow.steps.gain_checks import check_score, measured_images
 from dgflow.steps.training.discriminator_metrics import CHANCE, LEVELS, LossName, summarise
+from dgflow.steps.training.fake_shares import OneOrSeveralSlices, checked_shares, most_rows, whole_rows
 from dgflow.steps.training.resample import out_of_bag, times_drawn
 
 if TYPE_CHECKING:
@@ -36,7 +39,6 @@ if TYPE_CHECKING:
     from dgflow.specs.training_task import Measurement, TrainingTask
     from dgflow.steps.training.stream import Stream
 
-_KINDS = ("real", "fake")
 _GREY = "; import grey pictures with channels=1, which takes three equal channels as one"
 TAU_MIN = 1e-5  # of the published times
 
@@ -68,6 +70,10 @@ class TrainDiscriminator(TrainStep):
     go on with bounded slopes and the same minimum (`dgflow.diffusion.losses.discriminator_loss`), so that a
     bad batch does not overflow.
 
+    `fake` may be several slices, for a discriminator against a mixture: every batch takes the share of each
+    that `fake_shares` says, rounded to whole rows (by default all have the same share), and so do the
+    held-out pairs. The logit is then the log-ratio of the real images to that mixture.
+
     Every epoch records its held-out loss, because too much training is the best-known way to make FID worse,
     and its calibration by noise level. The held-out loss is in the units of `loss`; where that is not "bce",
     the cross-entropy of the same logits is recorded beside it, as `held_out_bce`.
@@ -89,7 +95,8 @@ class TrainDiscriminator(TrainStep):
     share: ClassVar[int] = 2
     levels: ClassVar[int] = LEVELS  # spread evenly over log sigma
 
-    fake: Slice
+    fake: OneOrSeveralSlices
+    fake_shares: Annotated[tuple[float, ...] | None, LATER] = None
     network: SerializeAsAny[HeadSpec] = ADMEncoder()
     features: Weights | None = None
     fine_tune: Annotated[bool, LATER] = False
@@ -106,7 +113,25 @@ class TrainDiscriminator(TrainStep):
 
     @model_validator(mode="after")
     def _fits(self) -> TrainDiscriminator:
-        real, fake = self.shape, self.fake.step.shape
+        for part in self.fakes:
+            self._check_fake(part)
+        if self.batch_size % 2:
+            raise ValueError(f"expected an even batch size (half real, half fake), found {self.batch_size}")
+        rows = [self.batch_size // 2, *self._fake_rows_of_batch()]
+        if self.fine_tune and self.features is None:
+            raise ValueError(
+                "expected features with fine_tune=True, the weights of a classifier of noisy images, found "
+                "none; without features the network learns from scratch anyway"
+            )
+        check_process(self.process, self.features, self.network)
+        for name, least in zip(self.slice_names, rows, strict=True):
+            self.split(name, least=least)
+        if self.gain_of is not None:
+            self._check_gain(self.gain_of)
+        return self
+
+    def _check_fake(self, part: Slice) -> None:
+        real, fake = self.shape, part.step.shape
         if real[:2] != fake[:2]:
             raise ValueError(
                 f"expected fakes of the real ones' {real.channels} channels and {real.image_size} pixels a "
@@ -117,19 +142,23 @@ class TrainDiscriminator(TrainStep):
                 f"expected fakes of the real ones' {real.num_classes} classes, found {fake.num_classes}; use "
                 "conditional=False for a discriminator that is told no class"
             )
-        if self.batch_size % 2:
-            raise ValueError(f"expected an even batch size (half real, half fake), found {self.batch_size}")
-        if self.fine_tune and self.features is None:
+
+    def _fake_rows_of_batch(self) -> list[int]:
+        """The rows of a batch that are from each fake slice. Raises ValueError for one without any."""
+        if self.fake_shares is not None and isinstance(self.fake, Slice):
             raise ValueError(
-                "expected features with fine_tune=True, the weights of a classifier of noisy images, found "
-                "none; without features the network learns from scratch anyway"
+                "fake_shares: expected several slices of fakes to share a batch, found one; leave it out, or "
+                "give fake=(first, second)"
             )
-        check_process(self.process, self.features, self.network)
-        for name in _KINDS:
-            self.split(name, least=self.batch_size // 2)
-        if self.gain_of is not None:
-            self._check_gain(self.gain_of)
-        return self
+        rows = self.fake_rows(self.batch_size // 2)
+        if 0 in rows:
+            part = rows.index(0)
+            raise ValueError(
+                f"fake_shares: expected at least one of the {self.batch_size // 2} fake rows of a batch from "
+                f"each slice, found none from fake.{part}, whose share is {self.shares[part]:g}; raise its "
+                "share or batch_size"
+            )
+        return rows
 
     def _check_gain(self, score: Weights) -> None:
         check_score(score, self.real, field="gain_of")
@@ -138,6 +167,30 @@ class TrainDiscriminator(TrainStep):
                 f"gain_of: expected at least two held-out real images to measure Gain on, found {held}: set "
                 "held_out, such as 0.1, or take a larger slice"
             )
+
+    @property
+    def fakes(self) -> tuple[Slice, ...]:
+        """The fake slices."""
+        return (self.fake,) if isinstance(self.fake, Slice) else self.fake
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """The share of each fake slice."""
+        return checked_shares(len(self.fakes), self.fake_shares)
+
+    @cached_property
+    def slice_names(self) -> tuple[str, ...]:
+        """The names of the real slice and of the fake ones in `reads`."""
+        return "real", *(name for name, _ in references("fake", self.fake))
+
+    def fake_rows(self, rows: int) -> list[int]:
+        """The number of `rows` fake ones that are from each fake slice."""
+        return whole_rows(rows, self.shares)
+
+    def _toy_fields(self) -> dict[str, Any]:
+        fields = super()._toy_fields()
+        least = 2 * len(self.fakes)  # rows of a batch in which each slice has one
+        return fields | {"batch_size": max(fields["batch_size"], least), "fake_shares": None}
 
     @property
     def title(self) -> str:
@@ -164,8 +217,14 @@ class TrainDiscriminator(TrainStep):
 
     @property
     def held_out_items(self) -> int:
-        # As many of each kind, so that the loss at chance is known.
-        return 2 * self.levels * min(self.split(name)[1] for name in _KINDS)
+        return 2 * self.levels * self.held_out_pairs
+
+    @property
+    def held_out_pairs(self) -> int:
+        """The number of real rows, and of fake ones by their shares, that are measured: as many of each kind,
+        so that the loss at chance is known."""
+        real, *fakes = (self.split(name)[1] for name in self.slice_names)
+        return min(real, most_rows(fakes, self.shares))
 
     @property
     def _held_out_real(self) -> int:
@@ -198,7 +257,7 @@ class TrainDiscriminator(TrainStep):
     def split(self, name: str, *, least: int = 1) -> tuple[int, int]:
         if self.bootstrap is None:
             return super().split(name, least=least)
-        part: Slice = getattr(self, name)
+        part = self.slice_of(name)
         own = f"of `{name}` to resample with bootstrap={self.bootstrap}"
         least = max(2, least)
         if part.rows < least:
@@ -206,7 +265,9 @@ class TrainDiscriminator(TrainStep):
                 f"{self.kind}: expected at least {least:,} rows {own}, found {part.rows:,} in "
                 f"{part.step.title}; take a larger slice"
             )
-        held = out_of_bag(part.rows, seed=self.seed, number=self.bootstrap, stream=_KINDS.index(name))
+        held = out_of_bag(
+            part.rows, seed=self.seed, number=self.bootstrap, stream=self.slice_names.index(name)
+        )
         if not held:
             raise ValueError(
                 f"{self.kind}: expected a row {own} that is not drawn, to measure on, found all "
@@ -217,8 +278,10 @@ class TrainDiscriminator(TrainStep):
     def times_drawn(self, name: str) -> np.ndarray | None:
         if self.bootstrap is None:
             return None
-        part: Slice = getattr(self, name)
-        return times_drawn(part.rows, seed=self.seed, number=self.bootstrap, stream=_KINDS.index(name))
+        part = self.slice_of(name)
+        return times_drawn(
+            part.rows, seed=self.seed, number=self.bootstrap, stream=self.slice_names.index(name)
+        )
 
     def build(self, inputs: Bound) -> nn.Module:
         """The network with a fresh head."""
@@ -235,7 +298,15 @@ class TrainDiscriminator(TrainStep):
         from dgflow.steps.training.draws import fresh_network
 
         own_device = device()
-        data = RealAndFake(self, inputs, num_classes=self.classes, device=own_device)
+        data = RealAndFake(
+            self,
+            inputs,
+            names=self.slice_names,
+            fakes=self.fake_rows(self.batch_size // 2),
+            held_out=self.fake_rows(self.held_out_pairs),
+            num_classes=self.classes,
+            device=own_device,
+        )
         network = fresh_network(self, inputs, own_device)
         measured_range = self.sigma_min, self.sigma_max
         importance = self.times == "importance"
