@@ -28,6 +28,24 @@ GuidanceWeight = Annotated[float, "of the discriminator's gradient, in the sampl
 SecondOrderWeight = Annotated[float, "of the discriminator's gradient in Heun's second order"]
 TauMin = Annotated[float, "lowest time (linear-VP, 0 to 1) at which the discriminator guides"]
 TauMax = Annotated[float, "highest time at which the discriminator guides; 1: no upper end"]
+
+# The same, or chosen by Gain (theorem 2 of the paper) on real images that are held out of the training.
+GuidanceWeightOrGain = Annotated[
+    float | Literal["gain"], "of the discriminator's gradient; gain: the weight at which Gain is largest"
+]
+SecondOrderWeightOrGain = Annotated[
+    float | Literal["gain"],
+    "of the discriminator's gradient in Heun's second order; gain where guidance_weight is",
+]
+TauMinOrGain = Annotated[
+    float | Literal["gain"],
+    "lowest time (linear-VP, 0 to 1) at which the discriminator guides; gain: from where on Gain is above 0",
+]
+TauMaxOrGain = Annotated[
+    float | Literal["gain"],
+    "highest time at which the discriminator guides; 1: no upper end; gain: up to where Gain is above 0",
+]
+
 AfterTimestep = Annotated[int, "the discriminator guides at timesteps (of 0 to 999) greater than this"]
 
 # The training of the discriminator.

@@ -25,37 +25,52 @@ def workflow(
     seeds: options.Seeds = (3, 4),
     epochs: options.Epochs | None = None,
     epoch: options.Epoch = None,
+    tau_min: options.TauMinOrGain | None = None,
 ) -> Evaluate:
     """A recipe."""
-    GIVEN.update(weight=guidance_weight, seeds=seeds, epochs=epochs, epoch=epoch)
+    GIVEN.update(weight=guidance_weight, seeds=seeds, epochs=epochs, epoch=epoch, tau_min=tau_min)
     return tiny.workflow(source)
 
 
-def called(folder: Path, *arguments: str) -> tuple[dict[str, Any], str]:
+DEFAULTS = {"weight": 1.0, "seeds": [3, 4], "epochs": None, "epoch": None, "tau_min": None}
+
+
+def called(folder: Path, *arguments: str, status: int = 0) -> tuple[dict[str, Any], str]:
     """The values that the recipe got, and the output."""
     GIVEN.clear()
     root = str(folder / "root")
     command = [arguments[0], "--source", str(folder / "images.npz"), "--root", root, *arguments[1:]]
     done = CliRunner().invoke(application(workflow, "recipe"), command)
-    assert done.exit_code == 0, done.output
+    assert done.exit_code == status, done.output
     return dict(GIVEN), done.output
 
 
 def test_options_arrive_with_their_types_and_defaults(tmp_path: Path) -> None:
-    assert called(tmp_path, "plan")[0] == {"weight": 1.0, "seeds": [3, 4], "epochs": None, "epoch": None}
+    assert called(tmp_path, "plan")[0] == DEFAULTS
     found, _ = called(tmp_path, "plan", "--guidance-weight", "2", "--seeds", "5", "--epochs", "7")
-    assert found == {"weight": 2.0, "seeds": [5], "epochs": 7, "epoch": None}
+    assert found == DEFAULTS | {"weight": 2.0, "seeds": [5], "epochs": 7}
+
+
+@pytest.mark.parametrize(("word", "value"), [("0.25", 0.25), ("gain", "gain"), ("none", None)])
+def test_an_option_may_be_a_number_or_a_word(tmp_path: Path, word: str, value: Any) -> None:
+    assert called(tmp_path, "plan", "--tau-min", word)[0] == DEFAULTS | {"tau_min": value}
+
+
+def test_what_is_neither_the_number_nor_the_word_is_refused(tmp_path: Path) -> None:
+    _, output = called(tmp_path, "plan", "--tau-min", "gian", status=2)
+    words = " ".join(output.replace("│", " ").split())
+    assert "--tau-min: expected a number or gain or none, found 'gian'; did you mean gain?" in words
 
 
 def test_the_names_that_options_had_before_are_taken_still(tmp_path: Path) -> None:
     found, _ = called(tmp_path, "plan", "--weight", "0.5", "--seed", "8")
-    assert found == {"weight": 0.5, "seeds": [8], "epochs": None, "epoch": None}
+    assert found == DEFAULTS | {"weight": 0.5, "seeds": [8]}
 
 
 def test_help_says_what_no_value_means(tmp_path: Path) -> None:
     words = " ".join(called(tmp_path, "plan", "--help")[1].replace("│", " ").split())
     assert "the discriminator's passes over the real images; by default as published" in words
-    assert "by default as published" not in words.partition("--epoch ")[2]
+    assert "by default as published" not in words.partition("--epoch ")[2].partition("--tau-min")[0]
 
 
 def test_a_default_is_not_told_as_given_in_another_form_of_it() -> None:

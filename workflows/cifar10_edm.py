@@ -43,10 +43,10 @@ def workflow(
     held_out: dg.options.HeldOut = 0.04,
     best: dg.options.Best = False,
     epoch: dg.options.Epoch = None,
-    guidance_weight: dg.options.GuidanceWeight | None = None,
-    second_order_weight: dg.options.SecondOrderWeight = 0.0,
-    tau_min: dg.options.TauMin = 0.01,
-    tau_max: dg.options.TauMax = 1.0,
+    guidance_weight: dg.options.GuidanceWeightOrGain | None = None,
+    second_order_weight: dg.options.SecondOrderWeightOrGain | None = None,
+    tau_min: dg.options.TauMinOrGain = 0.01,
+    tau_max: dg.options.TauMaxOrGain = 1.0,
     steps: dg.options.Steps = 18,
     seeding: Annotated[
         Literal["counter", "edm"], "edm: the random numbers that EDM draws for its seeds"
@@ -68,6 +68,9 @@ def workflow(
         network = dg.ADMEncoder(channel_mult=(1, 2, 4), num_res_blocks=4, attention_resolutions=(1, 2, 4))
         classifier = dg.published_classifier(imagenet.all(), network).last()
 
+    if second_order_weight is None:  # Gain is that of one weight in both orders
+        second_order_weight = "gain" if guidance_weight == "gain" else 0.0
+    asks_gain = "gain" in (guidance_weight, second_order_weight, tau_min, tau_max)
     fake = dg.Generate(score=edm, sampler=dg.Heun(steps=18), seed=200_000)
     training = dg.TrainDiscriminator(
         real=images[:reals],
@@ -79,6 +82,7 @@ def workflow(
         times=times,
         loss=loss,
         process=process,
+        gain_of=edm if asks_gain else None,
         held_out=held_out,
         seed=discriminator_seed,
         **dg.discriminator_on(classifier, features),

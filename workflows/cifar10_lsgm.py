@@ -37,9 +37,9 @@ def workflow(
     held_out: dg.options.HeldOut = 0.04,
     best: dg.options.Best = False,
     epoch: dg.options.Epoch = None,
-    guidance_weight: dg.options.GuidanceWeight = 2.0,
-    tau_min: dg.options.TauMin = 0.1,
-    tau_max: dg.options.TauMax = 1.0,
+    guidance_weight: dg.options.GuidanceWeightOrGain = 2.0,
+    tau_min: dg.options.TauMinOrGain = 0.1,
+    tau_max: dg.options.TauMaxOrGain = 1.0,
     tolerance: dg.options.Tolerance = 1e-5,
     shared_block: Annotated[
         int | None, "samples that share one step size, as published; a divisor of 500"
@@ -61,6 +61,7 @@ def workflow(
         learning_rate=3e-4,
         times=times,
         loss=loss,
+        gain_of=prior if "gain" in (guidance_weight, tau_min, tau_max) else None,
         sigma_max=152.0,
         held_out=held_out,
         seed=discriminator_seed,

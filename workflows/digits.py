@@ -6,7 +6,7 @@ Nothing was tuned on SEEDS.
 """
 
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Literal
 
 import dgflow as dg
 
@@ -18,13 +18,15 @@ def workflow(
     seeds: dg.options.Seeds = SEEDS,
     steps: dg.options.Steps = 8,
     guidance_weight: Annotated[
-        float, "of the discriminator's gradient; with an exact log-ratio 1 would be right"
+        float | Literal["gain"],
+        "of the discriminator's gradient; an exact log-ratio would need 1; gain: where Gain is largest",
     ] = 2.0,
     second_order_weight: Annotated[
-        float | None, "of the discriminator's gradient in Heun's second order; by default guidance_weight"
+        float | Literal["gain"] | None,
+        "of the discriminator's gradient in Heun's second order; by default guidance_weight",
     ] = None,
-    tau_min: dg.options.TauMin = 0.02,
-    tau_max: dg.options.TauMax = 0.6,
+    tau_min: dg.options.TauMinOrGain = 0.02,
+    tau_max: dg.options.TauMaxOrGain = 0.6,
     boosted: Annotated[
         bool, "twice the weight for samples that look fake, in every second step, as the paper's EDM-G++"
     ] = False,
@@ -68,6 +70,7 @@ def workflow(
     fake = dg.Generate(score=score, sampler=heun(steps=8), seed=1)[:fakes]
     generate = partial(dg.Generate, score=score, sampler=heun(steps=steps))
 
+    asks_gain = "gain" in (guidance_weight, second_order_weight, tau_min, tau_max)
     arms = {"unguided": tuple(generate(seed=seed)[:samples] for seed in seeds)}
     for number in range(discriminator_seeds):
         training = dg.TrainDiscriminator(
@@ -80,6 +83,7 @@ def workflow(
             times=times,
             loss=loss,
             process=process,
+            gain_of=score if asks_gain else None,
             seed=discriminator_seed + number,
             **dg.discriminator_on(noisy, features, head=encoder()),
         )

@@ -37,10 +37,10 @@ def workflow(
     held_out: dg.options.HeldOut = 0.04,
     best: dg.options.Best = False,
     epoch: dg.options.Epoch = None,
-    guidance_weight: dg.options.GuidanceWeight = 1.0,
-    second_order_weight: dg.options.SecondOrderWeight = 0.0,
-    tau_min: dg.options.TauMin = 0.01,
-    tau_max: dg.options.TauMax = 1.0,
+    guidance_weight: dg.options.GuidanceWeightOrGain = 1.0,
+    second_order_weight: dg.options.SecondOrderWeightOrGain | None = None,
+    tau_min: dg.options.TauMinOrGain = 0.01,
+    tau_max: dg.options.TauMaxOrGain = 1.0,
     steps: dg.options.Steps | None = None,
     precision: dg.options.Precision = "float32",
     seeds: dg.options.Seeds = (0,),
@@ -60,6 +60,9 @@ def workflow(
     classifier = dg.official("adm-imagenet-64x64-classifier")
     generate = partial(dg.Generate, score=edm, precision=precision, batch_size=125)
 
+    if second_order_weight is None:  # Gain is that of one weight in both orders
+        second_order_weight = "gain" if guidance_weight == "gain" else 0.0
+    asks_gain = "gain" in (guidance_weight, second_order_weight, tau_min, tau_max)
     training = dg.TrainDiscriminator(
         real=images[: reals or fakes],
         fake=generate(sampler=dg.Heun(steps=40), seed=1)[:fakes],
@@ -69,6 +72,7 @@ def workflow(
         learning_rate=3e-4,
         times=times,
         loss=loss,
+        gain_of=edm if asks_gain else None,
         held_out=held_out,
         seed=discriminator_seed,
         **dg.discriminator_on(classifier, features, head=dg.ADMEncoder(num_res_blocks=4)),

@@ -1,16 +1,23 @@
-"""The parameters of a recipe, with their help, as options of its command line."""
+"""The parameters of a recipe: their types, help and values, and they as options of its command line."""
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import NoneType, UnionType
-from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 import typer
+from pydantic import TypeAdapter, ValidationError
 
 from dgflow.options import Former
+from dgflow.specs.mistakes import did_you_mean
 from dgflow.specs.step import Target
 
 PUBLISHED = "by default as published"  # of an option that its recipe leaves to the published value
+_LISTS = (list, tuple, Sequence)
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+_FORMS = {int: "INT", float: "NUMBER", bool: "true|false", str: "TEXT", NoneType: "none"}  # in --help
 
 
 class Documented(NamedTuple):
@@ -45,6 +52,102 @@ def recipe_parameters(workflow: Callable[..., Target]) -> list[inspect.Parameter
     return list(inspect.signature(workflow, eval_str=True).parameters.values())
 
 
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of the recipe, of the type `kind`."""
+
+    name: str
+    kind: Any
+    help: str = ""
+    default: Any = inspect.Parameter.empty
+    former: tuple[str, ...] = ()  # names that it had before
+
+    @property
+    def option(self) -> str:
+        return self.options[0]
+
+    @property
+    def options(self) -> list[str]:
+        """Its option, and those of its former names."""
+        return [f"--{name.replace('_', '-')}" for name in (self.name, *self.former)]
+
+    @property
+    def is_required(self) -> bool:
+        return self.default is inspect.Parameter.empty
+
+    @property
+    def kinds(self) -> tuple[Any, ...]:
+        """Its type, or the types of a union."""
+        return get_args(self.kind) if get_origin(self.kind) in (Union, UnionType) else (self.kind,)
+
+    @property
+    def is_list(self) -> bool:
+        return any(kind in _LISTS or get_origin(kind) in _LISTS for kind in self.kinds)
+
+    @property
+    def expected(self) -> str:
+        """The values that it takes, in words."""
+        return " or ".join(dict.fromkeys(map(_words, self.kinds)))
+
+    @property
+    def form(self) -> str:
+        """One value of it in the help, such as `INT|none`."""
+        forms = (
+            "|".join(map(str, get_args(kind)))
+            if get_origin(kind) is Literal
+            else _FORMS.get(kind, "INTS" if self.is_list and int in get_args(kind) else "VALUE")
+            for kind in self.kinds
+        )
+        return "|".join(forms)
+
+
+def parameter_of(parameter: inspect.Parameter) -> Parameter:
+    """A parameter of the recipe's function."""
+    kind, words, former = documented(parameter.annotation)
+    if kind is inspect.Parameter.empty:
+        kind = str if parameter.default in (None, inspect.Parameter.empty) else type(parameter.default)
+    return Parameter(parameter.name, kind, " ".join(words), parameter.default, former)
+
+
+def _words(kind: Any) -> str:
+    if kind is NoneType:
+        return "none"
+    if get_origin(kind) is Literal:
+        return " or ".join(map(str, get_args(kind)))
+    if kind in _LISTS or get_origin(kind) in _LISTS:
+        inner = next(iter(get_args(kind)), str)
+        return {int: "whole numbers", float: "numbers"}.get(inner, "a list") + " with commas between them"
+    return _WORDS.get(kind, getattr(kind, "__name__", str(kind)))
+
+
+def value_of(parameter: Parameter, word: str) -> Any:
+    """One value of a parameter from its text. Raises typer.BadParameter for one of another type."""
+    kinds = parameter.kinds
+    if NoneType in kinds and word.lower() == "none":
+        return None
+    for kind in kinds:
+        for choice in get_args(kind) if get_origin(kind) is Literal else ():
+            if word == str(choice):
+                return choice
+    others = [kind for kind in kinds if kind is not NoneType and get_origin(kind) is not Literal]
+    for kind in others:
+        try:
+            value = _parsed(kind, word)
+        except ValidationError:
+            continue
+        if not (isinstance(value, float) and not math.isfinite(value)):
+            return value
+    choices = [str(choice) for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
+    near = did_you_mean(word, choices)
+    raise typer.BadParameter(f"{parameter.option}: expected {parameter.expected}, found {word!r}{near}")
+
+
+def _parsed(kind: Any, word: str) -> Any:
+    if kind in _LISTS or get_origin(kind) in _LISTS:
+        return TypeAdapter(kind).validate_python([each.strip() for each in word.split(",")])
+    return TypeAdapter(kind).validate_python(word)
+
+
 def recipe_option(parameter: inspect.Parameter) -> inspect.Parameter:
     """A parameter of the recipe as an option; `Annotated[int, "what it is"]` gives its help."""
     kind, words, former = documented(parameter.annotation)
@@ -52,4 +155,8 @@ def recipe_option(parameter: inspect.Parameter) -> inspect.Parameter:
         kind = list[get_args(kind)]
     names = [f"--{name.replace('_', '-')}" for name in (parameter.name, *former)] if former else []
     option = typer.Option(*names, help=" ".join(words), rich_help_panel="Recipe (changes what is made)")
+    own = parameter_of(parameter)
+    if len([each for each in own.kinds if each is not NoneType]) > 1:  # such as a number or a word
+        option.parser, option.metavar = lambda word: value_of(own, str(word)), own.form
+        kind = Any
     return parameter.replace(annotation=Annotated[kind, option])

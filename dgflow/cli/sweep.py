@@ -9,11 +9,11 @@ import typer
 from dgflow.cli.command import RecipeCommand
 from dgflow.cli.opening import root_for
 from dgflow.cli.options import AsJson, NumGpus, Root, Smoke, TrainWorkers, Workers
-from dgflow.cli.parameters import recipe_parameters
+from dgflow.cli.parameters import Parameter, parameter_of, recipe_parameters
 from dgflow.cli.root import root_url
 from dgflow.cli.sweep_run import STDOUT, Options, Recipe, run_selection, run_sweep
 from dgflow.cli.sweep_selection import selection_of
-from dgflow.cli.sweep_values import Parameter, averaged, combinations, parameter_of, values_of
+from dgflow.cli.sweep_values import averaged, combinations, values_of
 from dgflow.runtime.placement import Placement
 from dgflow.specs.step import Target
 from dgflow.steps.sweeping.sweep_table import value_text

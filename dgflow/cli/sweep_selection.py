@@ -9,7 +9,8 @@ from typing import Any
 
 import typer
 
-from dgflow.cli.sweep_values import Parameter, values_of
+from dgflow.cli.parameters import Parameter
+from dgflow.cli.sweep_values import values_of
 from dgflow.specs.mistakes import did_you_mean
 from dgflow.specs.step import Slice
 from dgflow.steps.judging.evaluate import Evaluate

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from steps.shipped import recipe
 
+from dgflow import DiscriminatorGuidance, Generate, Heun, TrainDiscriminator
 from dgflow.specs.graph import graph
 from dgflow.specs.step import Step
 
@@ -120,6 +121,22 @@ def test_a_discriminator_that_learns_from_scratch_can_be_told_of_edms_process(na
     if scratch:
         with pytest.raises(ValueError, match="leave the features out"):
             steps(name, features="frozen", process="edm")
+
+
+@pytest.mark.parametrize(
+    "name", ["digits", "cifar10_edm", "ffhq64_edm", "celeba64_soft_truncation", "cifar10_lsgm"]
+)
+def test_gain_chooses_weight_and_window_and_the_training_measures_it(name: str) -> None:
+    found = steps(name, guidance_weight="gain", tau_min="gain", tau_max="gain").values()
+    (training,) = (step for step in found if isinstance(step, TrainDiscriminator))
+    guided = [step for step in found if isinstance(step, Generate) and step.guidance]
+    for step in guided:
+        assert training.gain_of == step.score
+        (term,) = step.guidance
+        assert isinstance(term, DiscriminatorGuidance)
+        assert (term.weight, term.tau_min, term.tau_max) == ("gain",) * 3
+        assert term.second_order_weight == ("gain" if isinstance(step.sampler, Heun) else 0.0)
+    assert guided
 
 
 @pytest.mark.parametrize("name", [name for name, options in RECIPES.items() if "features" in options])
