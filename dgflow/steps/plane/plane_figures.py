@@ -145,7 +145,7 @@ def _by_level(content: Mapping[str, Any]) -> list[Figure]:
     return [
         Lines(
             "Error of the correction by noise level",
-            [unguided, *curves(lambda level: level["error"])],
+            [*curves(lambda level: level["error"]), unguided],
             NOISE,
             "sigma^2 E|c - grad l|^2",
             log_x=True,
@@ -174,7 +174,7 @@ def _by_level(content: Mapping[str, Any]) -> list[Figure]:
         ),
         Lines(
             "Gain by noise level, at weight 1",
-            [*curves(lambda level: 2 * level["agreement"] - level["energy"]), *gains],
+            [*curves(lambda level: 2 * level["agreement"] - level["energy"], learned=False), *gains],
             NOISE,
             "nats per unit of log sigma",
             log_x=True,
