@@ -45,6 +45,7 @@ from dgflow.steps.training.discriminator_on import discriminator_on
 from dgflow.steps.training.train_classifier import TrainClassifier, published_classifier
 from dgflow.steps.training.train_discriminator import TrainDiscriminator
 from dgflow.steps.training.train_score import TrainScore
+from dgflow.steps.translate import Translate
 
 __all__ = [
     "ADMEncoder",
@@ -96,6 +97,7 @@ __all__ = [
     "TrainClassifier",
     "TrainDiscriminator",
     "TrainScore",
+    "Translate",
     "__version__",
     "adm_gpp",
     "discriminator_on",

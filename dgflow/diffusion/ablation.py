@@ -27,24 +27,9 @@ from dgflow.diffusion.guidance import (
     latest,
 )
 from dgflow.diffusion.heun import edm_sigmas
-from dgflow.diffusion.samplers import Churn, Denoiser, Noise, RoundSigma, Sample, rounded
-from dgflow.diffusion.times import per_sample, sigma_from_tau
-
-Discretization = Literal["vp", "ve", "iddpm", "edm"]
-
-EPSILON_S = 1e-3
-"""Last time of "vp" levels before 0."""
-
-
-def default_range(discretization: Discretization, epsilon_s: float = EPSILON_S) -> tuple[float, float]:
-    """(sigma_min, sigma_max) of Table 1; the published sampler narrows it to what the network knows."""
-    ranges = {
-        "vp": (sigma_from_tau(epsilon_s), sigma_from_tau(1.0)),
-        "ve": (0.02, 100.0),
-        "iddpm": (0.002, 81.0),
-        "edm": (0.002, 80.0),
-    }
-    return ranges[_known("discretization", discretization, ranges)]
+from dgflow.diffusion.ranges import EPSILON_S, Discretization, default_range
+from dgflow.diffusion.samplers import Churn, Denoiser, Noise, RoundSigma, Sample, noised, rounded
+from dgflow.diffusion.times import per_sample
 
 
 def ablation_sigmas(
@@ -119,9 +104,11 @@ def ablation(
     vp_range: tuple[float, float] | None = None,
     epsilon_s: float = EPSILON_S,
     round_sigma: RoundSigma | None = None,
+    images: Tensor | None = None,
     class_labels: Tensor | None = None,
     guidance: Sequence[GuidanceTerm] = (),
     churn_noise: Noise | None = None,
+    churn_steps: int | None = None,
     S_churn: float = 0.0,
     S_min: float = 0.0,
     S_max: float = math.inf,
@@ -159,7 +146,8 @@ def ablation(
     vp_scaled = _known("scaling", scaling, ("vp", "none")) == "vp"
     second_order = _known("solver", solver, ("euler", "heun")) == "heun"
     options = {"S_churn": S_churn, "S_min": S_min, "S_max": S_max, "S_noise": S_noise}
-    churn = Churn(levels, boosts_of(guidance), churn_noise, round_sigma, latents.device, **options)
+    boosts, device = boosts_of(guidance), latents.device
+    churn = Churn(levels, boosts, churn_noise, round_sigma, device, steps=churn_steps, **options)
 
     ones = torch.ones(len(latents), dtype=torch.float64, device=latents.device)
     times = [*(float(time.inverse(torch.tensor(level, dtype=torch.float64))) for level in levels[:-1]), 0.0]
@@ -187,7 +175,8 @@ def ablation(
         d = per_sample(rate * s.square(), x) * x - per_sample(rate * s, x) * guided(denoised, advice, sigma)
         return d, advice.log_ratios
 
-    x = latents.double() * per_sample(levels[0] * scale(ones * levels[0]), latents)
+    first = scale(ones * levels[0])
+    x = noised(latents, levels[0] * first, None if images is None else per_sample(first, images) * images)
     for step, (sigma_cur, sigma_next) in enumerate(pairwise(levels)):
         t, sigma_high = ones * times[step], sigma_cur
         raised = churn(step, ones, previous)

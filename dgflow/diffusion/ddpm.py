@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dgflow.diffusion.discrete import DiscreteSchedule
 from dgflow.diffusion.guidance import Advice, GuidanceTerm, LogRatios, Point, first_of, guide, guided, latest
-from dgflow.diffusion.samplers import Noise, Predictor, Sample
+from dgflow.diffusion.samplers import Noise, Predictor, Sample, noised
 
 Move = Callable[[int, int, Tensor, Tensor, Tensor | None, Tensor, Advice], Tensor]
 """(step, index, y, denoised, v, sigma [B], guidance) -> y at the next cleaner index."""
@@ -30,6 +30,7 @@ def ddpm(
     schedule: DiscreteSchedule,
     *,
     noise: Noise,
+    images: Tensor | None = None,
     class_labels: Tensor | None = None,
     guidance: Sequence[GuidanceTerm] = (),
     clip_denoised: bool = True,
@@ -43,6 +44,8 @@ def ddpm(
 
     Args:
         latents: unit normals [B, ...], the state at the noisiest index.
+        images: clean images [B, ...] that are diffused to the noisiest index, with the latents as noise; None
+            for none.
         noise: unit normals [B, ...] for a step, asked for in every step but the last (the originals draw
             there, too, and drop it).
         class_labels: passed on to predictor and guidance.
@@ -68,7 +71,7 @@ def ddpm(
             mean = mean + log_variance.exp() * advice.gradient / math.sqrt(schedule.alphas_cumprod[index])
         return mean if index == 0 else mean + (0.5 * log_variance).exp() * noise(step).double()
 
-    return _sample(predictor, latents, schedule, class_labels, guidance, clip_denoised, move)
+    return _sample(predictor, latents, schedule, images, class_labels, guidance, clip_denoised, move)
 
 
 @torch.no_grad()
@@ -79,6 +82,7 @@ def ddim(
     *,
     eta: float = 0.0,
     noise: Noise | None = None,
+    images: Tensor | None = None,
     class_labels: Tensor | None = None,
     guidance: Sequence[GuidanceTerm] = (),
     clip_denoised: bool = True,
@@ -112,13 +116,14 @@ def ddim(
         y = math.sqrt(before) * denoised + math.sqrt(1 - before - std**2) * epsilon
         return y if std == 0.0 or noise is None else y + std * noise(step).double()
 
-    return _sample(predictor, latents, schedule, class_labels, guidance, clip_denoised, move)
+    return _sample(predictor, latents, schedule, images, class_labels, guidance, clip_denoised, move)
 
 
 def _sample(
     predictor: Predictor,
     latents: Tensor,
     schedule: DiscreteSchedule,
+    images: Tensor | None,
     class_labels: Tensor | None,
     guidance: Sequence[GuidanceTerm],
     clip_denoised: bool,
@@ -126,6 +131,9 @@ def _sample(
 ) -> Sample:
     """From the noisiest index to 0: predict epsilon, denoise, ask for guidance, `move`."""
     y = latents.double()
+    if images is not None:
+        abar = schedule.alphas_cumprod[-1]
+        y = noised(latents, math.sqrt(1 - abar), math.sqrt(abar) * images)
     ones = torch.ones(y.shape[0], dtype=torch.float64, device=y.device)
     last: LogRatios = [None] * len(guidance)  # each sample's last log-ratio inside the window
     num_steps, guidance_nfe = len(schedule.timestep_map), 0

@@ -23,9 +23,13 @@ import torch
 from torch import Tensor
 
 from dgflow.diffusion.times import COSINE_S, TimeMap, tau_from_sigma
+from dgflow.specs.spec import Grid
 
 MAX_BETA = 0.999
 """Bound of the cosine schedule's betas, which keeps the last one from 1."""
+
+ROUNDING = 1e-6
+"""Relative error that a noise level computed in float32 may have at the ends of a range."""
 
 
 def linear_betas(num_steps: int) -> tuple[float, ...]:
@@ -142,6 +146,31 @@ class DiscreteSchedule:
     def respaced(self, respacing: str | Sequence[int]) -> DiscreteSchedule:
         """The same original diffusion with other steps kept; see `respaced_timesteps`."""
         return DiscreteSchedule(self.original_betas, respaced_timesteps(self.original_num_steps, respacing))
+
+    def respaced_below(self, sigma: float, respacing: str | Sequence[int], grid: Grid) -> DiscreteSchedule:
+        """The steps to keep of a run that begins at noise level `sigma`: "tail", those of a whole run from
+        the one on whose level is nearest in log sigma; "whole", respaced anew below the nearest timestep.
+
+        Raises ValueError for a level outside the schedule, and where fewer than two steps are left.
+        """
+        whole = grid == "whole"
+        timesteps = range(self.original_num_steps) if whole else self.respaced(respacing).timestep_map
+        levels = [self.original_sigmas[step] for step in timesteps]
+        if not levels[0] * (1 - ROUNDING) <= sigma <= levels[-1] * (1 + ROUNDING):
+            raise ValueError(
+                f"expected a start at a noise level between {levels[0]:.6g} and {levels[-1]:.6g}, those of "
+                f"the schedule's steps, found {sigma:.6g}: start at another time, or keep other steps "
+                "(respacing)"
+            )
+        first = min(range(len(levels)), key=lambda i: abs(math.log(levels[i] / sigma)))
+        if first == 0:
+            raise ValueError(
+                f"expected a start with two or more steps before it, found noise level {sigma:.6g}, at the "
+                f"cleanest of the schedule's steps, {levels[0]:.6g}: start at a later time, or keep more "
+                "steps (respacing)"
+            )
+        kept = respaced_timesteps(first + 1, respacing) if whole else tuple(timesteps)[: first + 1]
+        return DiscreteSchedule(self.original_betas, kept)
 
     @property
     def original_num_steps(self) -> int:

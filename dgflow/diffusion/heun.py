@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dgflow.diffusion.guidance import GuidanceTerm, LogRatios, Point, boosts_of, first_of, guide, latest
-from dgflow.diffusion.samplers import Churn, Denoiser, Noise, RoundSigma, Sample, rounded
+from dgflow.diffusion.samplers import Churn, Denoiser, Noise, RoundSigma, Sample, noised, rounded
 from dgflow.diffusion.times import per_sample
 
 
@@ -32,9 +32,11 @@ def heun(
     latents: Tensor,
     sigmas: Sequence[float],
     *,
+    images: Tensor | None = None,
     class_labels: Tensor | None = None,
     guidance: Sequence[GuidanceTerm] = (),
     churn_noise: Noise | None = None,
+    churn_steps: int | None = None,
     round_sigma: RoundSigma | None = None,
     S_churn: float = 0.0,
     S_min: float = 0.0,
@@ -47,12 +49,15 @@ def heun(
     Args:
         latents: unit normals [B, ...], scaled by sigmas[0] in here.
         sigmas: falling noise levels; a last one of 0 ends with an Euler step.
+        images: clean images [B, ...] to which the scaled latents are added; None for none, as published.
         round_sigma: for a network that knows some levels only; rounds the schedule and levels raised by
             churn.
         class_labels: passed on to denoiser and guidance.
         guidance: terms whose gradients are added up; see `guidance.GuidanceTerm`.
         churn_noise: unit normals [B, ...] for a step. Called at most once per step and only where noise can
             be added; a stream with state has to skip the other steps (the originals draw in every step).
+        churn_steps: number of steps that S_churn is divided among, for the last levels of a longer schedule;
+            None for those of `sigmas`.
         S_churn, S_min, S_max, S_noise: as in the paper. A term's boost replaces S_churn and S_noise for the
             samples that it churns.
 
@@ -63,9 +68,10 @@ def heun(
     if len(levels) < 2 or not falling or levels[-1] < 0.0 or not math.isfinite(levels[0]):
         raise ValueError(f"expected two or more falling, finite noise levels >= 0, found {levels}")
     options = {"S_churn": S_churn, "S_min": S_min, "S_max": S_max, "S_noise": S_noise}
-    churn = Churn(levels, boosts_of(guidance), churn_noise, round_sigma, latents.device, **options)
+    boosts, device = boosts_of(guidance), latents.device
+    churn = Churn(levels, boosts, churn_noise, round_sigma, device, steps=churn_steps, **options)
 
-    x = latents.double() * levels[0]
+    x = noised(latents, levels[0], images)
     ones = torch.ones(len(latents), dtype=torch.float64, device=x.device)
     previous: LogRatios = [None] * len(guidance)  # of the step before; None if a term was not evaluated
     last: LogRatios = [None] * len(guidance)  # each sample's last log-ratio inside the window

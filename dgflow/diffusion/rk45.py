@@ -26,8 +26,16 @@ from dgflow.diffusion.guidance import (
     guided,
     latest,
 )
-from dgflow.diffusion.samplers import Denoiser, Sample
-from dgflow.diffusion.times import LINEAR_VP, LinearVP, beta, per_sample, sigma_from_tau, tau_from_sigma
+from dgflow.diffusion.samplers import Denoiser, Sample, noised
+from dgflow.diffusion.times import (
+    LINEAR_VP,
+    LinearVP,
+    beta,
+    mean_std,
+    per_sample,
+    sigma_from_tau,
+    tau_from_sigma,
+)
 
 
 @torch.no_grad()
@@ -39,6 +47,7 @@ def rk45(
     tau_min: float = 1e-5,
     rtol: float = 1e-5,
     atol: float = 1e-5,
+    images: Tensor | None = None,
     class_labels: Tensor | None = None,
     guidance: Sequence[GuidanceTerm] = (),
     tau_edges: Sequence[float] = (),
@@ -57,6 +66,8 @@ def rk45(
 
     Args:
         latents: unit normals [B, ...], the state y at tau_max.
+        images: clean images [B, ...] that are diffused to tau_max, with the latents as their noise; None for
+            none.
         tau_max, tau_min: in the time of `vp`. Soft Truncation ends at 1e-5, LSGM at 1e-5 or 1e-6.
         rtol, atol: allowed error of a step, relative to |y| and absolute; the root mean square over a sample
             is below 1.
@@ -88,6 +99,9 @@ def rk45(
     reuse = all(boost is None for boost in boosts_of(guidance))
     last: LogRatios = [None] * len(guidance)
     y = latents.double()
+    if images is not None:
+        mean, std = mean_std(tau_max, vp)
+        y = noised(latents, std, mean * images)
 
     def norm(value: Tensor) -> Tensor:
         square = value.square().flatten(1).mean(1)

@@ -5,20 +5,24 @@ Every sampler takes every guidance term, and every score network that was made f
 
 from __future__ import annotations
 
+import inspect
+import math
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dgflow.specs.spec import LATER, SmokeRun, Spec
+from dgflow.diffusion.linear_vp import LINEAR_VP
+from dgflow.diffusion.ranges import EDM_RANGE, default_range
+from dgflow.specs.spec import LATER, Grid, SmokeRun, Spec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
     from dgflow.diffusion.guidance import GuidanceTerm
-    from dgflow.diffusion.samplers import Noise, Sample
+    from dgflow.diffusion.samplers import Noise, Sample, Start
     from dgflow.diffusion.score_model import ScoreModel
 
     Terms = Sequence[GuidanceTerm]
@@ -39,7 +43,13 @@ class SamplerSpec(Spec, ABC):
 
     @abstractmethod
     def sample(
-        self, model: ScoreModel, latents: Tensor, class_labels: Tensor | None, terms: Terms, noise: Noise
+        self,
+        model: ScoreModel,
+        latents: Tensor,
+        class_labels: Tensor | None,
+        terms: Terms,
+        noise: Noise,
+        start: Start | None = None,
     ) -> Sample:
         """One batch.
 
@@ -48,7 +58,32 @@ class SamplerSpec(Spec, ABC):
             class_labels: int64 [B]; None for an unconditional network.
             terms: guidance, asked by `dgflow.diffusion.guidance.guide`.
             noise: unit normals like `latents`, by the number of the step.
+            start: the images from which to go on, and the noise level to begin at; None for the whole run.
+                Steps are counted from 0 in both. Optional for subclasses: without it, they cannot translate
+                images.
+
+        Raises ValueError for a start outside the sampler's noise levels.
         """
+
+    @property
+    def starts_within(self) -> bool:
+        """True for a sampler that can begin within its range, at the images of a `start`."""
+        return "start" in inspect.signature(self.sample).parameters
+
+    def check_start(self, tau: float) -> None:
+        """Raise ValueError for a linear-VP time at which it cannot begin, as far as that is known without a
+        network."""
+        if not self.starts_within:
+            raise ValueError(
+                f"expected a sampler that can begin within its range, found {type(self).__name__}, whose "
+                "sample() takes no start: take Heun, EDMAblation, DDPM, DDIM or RK45"
+            )
+
+    def nfe_from(self, tau: float, grid: Grid) -> int:
+        """Rough number of evaluations of the score network per sample that begins at linear-VP time `tau`."""
+        if (within := self.evaluations_within(0.0, tau)) is not None:
+            return max(1, round(within))
+        return self.nfe if grid == "whole" else max(1, round(self.nfe * tau))
 
     @property
     def block(self) -> int | None:
@@ -102,18 +137,58 @@ class _Levels(SamplerSpec):
         """Keyword arguments of the sampler functions."""
         top = float("inf") if self.S_max is None else self.S_max
         levels = {"S_churn": self.S_churn, "S_min": self.S_min, "S_max": top, "S_noise": self.S_noise}
-        return levels | {"churn_noise": noise, "round_sigma": model.round_sigma}
+        options = {"churn_noise": noise, "churn_steps": self.steps, "round_sigma": model.round_sigma}
+        return levels | options
 
-    def span(self, model: ScoreModel, own: tuple[float, float]) -> tuple[float, float]:
+    @property
+    def own_range(self) -> tuple[float, float]:
+        """(sigma_min, sigma_max) where these are None."""
+        return EDM_RANGE
+
+    def nfe_from(self, tau: float, grid: Grid) -> int:
+        if grid == "whole":
+            return self.nfe
+        low, high = self._limits(self.own_range)
+        bottom, first, top = (level ** (1 / self.rho) for level in (low, LINEAR_VP.level(tau), high))
+        steps = 1 + math.ceil((self.steps - 1) * (first - bottom) / (top - bottom))
+        return self.model_copy(update={"steps": steps}).nfe
+
+    def check_start(self, tau: float) -> None:
+        super().check_start(tau)
+        low, high = self._limits(self.own_range)
+        if not low < LINEAR_VP.level(tau) <= high:
+            raise ValueError(
+                f"expected a start after linear-VP time {LINEAR_VP.time(low):.4g} and up to "
+                f"{LINEAR_VP.time(high):.4g}, noise levels {low:g} to {high:g}, between which "
+                f"{type(self).__name__} takes its steps, found {tau:g} (noise level "
+                f"{LINEAR_VP.level(tau):.6g}): start at another time, or set its sigma_min and sigma_max"
+            )
+
+    def levels(
+        self, model: ScoreModel, start: Start | None, between: Callable[[float, float], tuple[float, ...]]
+    ) -> tuple[float, ...]:
+        """The levels of a run, the last one 0; `between` makes those from the lowest to the highest one.
+
+        Raises ValueError for levels that the network was not made for.
+        """
+        low, high = self.span(model)
+        if start is None:
+            sigmas = between(low, high)
+        else:
+            sigmas = model.levels_from(start, lambda top: between(low, top), (low, high))
+        model.check_sigmas(sigmas[:-1])
+        return sigmas
+
+    def span(self, model: ScoreModel) -> tuple[float, float]:
         """(sigma_min, sigma_max) for `model`."""
-        low, high = model.narrowed(*own)
+        return self._limits(model.narrowed(*self.own_range))
+
+    def _limits(self, own: tuple[float, float]) -> tuple[float, float]:
+        low, high = own
         return (
             low if self.sigma_min is None else self.sigma_min,
             high if self.sigma_max is None else self.sigma_max,
         )
-
-
-_HEUN = (0.002, 80.0)  # EDM's noise levels
 
 
 class Heun(_Levels):
@@ -125,7 +200,7 @@ class Heun(_Levels):
 
     @model_validator(mode="after")
     def _has_levels(self) -> Self:
-        low, high = _HEUN
+        low, high = EDM_RANGE
         if self.sigma_min is None:
             _check_range("sigma_min (by default)", low, "sigma_max", self.sigma_max)
         if self.sigma_max is None:
@@ -137,13 +212,18 @@ class Heun(_Levels):
         return 2 * self.steps - 1
 
     def sample(
-        self, model: ScoreModel, latents: Tensor, class_labels: Tensor | None, terms: Terms, noise: Noise
+        self,
+        model: ScoreModel,
+        latents: Tensor,
+        class_labels: Tensor | None,
+        terms: Terms,
+        noise: Noise,
+        start: Start | None = None,
     ) -> Sample:
         from dgflow.diffusion.heun import edm_sigmas, heun
 
-        sigmas = edm_sigmas(self.steps, *self.span(model, _HEUN), self.rho)
-        model.check_sigmas(sigmas[:-1])
-        options = self.churn(model, noise)
+        sigmas = self.levels(model, start, lambda low, high: edm_sigmas(self.steps, low, high, self.rho))
+        options: dict[str, Any] = self.churn(model, noise) | {"images": _images(start)}
         return heun(model.denoiser, latents, sigmas, class_labels=class_labels, guidance=terms, **options)
 
 
@@ -162,18 +242,30 @@ class EDMAblation(_Levels):
     alpha: float = Field(default=1.0, gt=0, le=1)
 
     @property
+    def own_range(self) -> tuple[float, float]:
+        return default_range(self.discretization)
+
+    @property
     def nfe(self) -> int:
         return self.steps if self.solver == "euler" else 2 * self.steps - 1
 
     def sample(
-        self, model: ScoreModel, latents: Tensor, class_labels: Tensor | None, terms: Terms, noise: Noise
+        self,
+        model: ScoreModel,
+        latents: Tensor,
+        class_labels: Tensor | None,
+        terms: Terms,
+        noise: Noise,
+        start: Start | None = None,
     ) -> Sample:
-        from dgflow.diffusion.ablation import ablation, ablation_sigmas, default_range
+        from dgflow.diffusion.ablation import ablation, ablation_sigmas
 
-        span = self.span(model, default_range(self.discretization))
-        sigmas = ablation_sigmas(self.steps, self.discretization, *span, rho=self.rho)
-        model.check_sigmas(sigmas[:-1])
-        options = self.churn(model, noise) | {"solver": self.solver, "alpha": self.alpha, "vp_range": span}
+        def between(low: float, high: float) -> tuple[float, ...]:
+            return ablation_sigmas(self.steps, self.discretization, low, high, rho=self.rho)
+
+        sigmas = self.levels(model, start, between)
+        options: dict[str, Any] = self.churn(model, noise) | {"images": _images(start)}
+        options |= {"solver": self.solver, "alpha": self.alpha, "vp_range": self.span(model)}
         options |= {"schedule": self.schedule, "scaling": self.scaling}
         return ablation(model.denoiser, latents, sigmas, class_labels=class_labels, guidance=terms, **options)
 
@@ -215,13 +307,20 @@ class DDPM(_Ancestral):
     fixed_variance: Literal["small", "large"] = "small"  # for networks that learn none
 
     def sample(
-        self, model: ScoreModel, latents: Tensor, class_labels: Tensor | None, terms: Terms, noise: Noise
+        self,
+        model: ScoreModel,
+        latents: Tensor,
+        class_labels: Tensor | None,
+        terms: Terms,
+        noise: Noise,
+        start: Start | None = None,
     ) -> Sample:
         from dgflow.diffusion.ddpm import ddpm
 
         options: dict[str, Any] = {"class_labels": class_labels, "guidance": terms, "noise": noise}
         options |= {"clip_denoised": self.clips(model), "fixed_variance": self.fixed_variance}
-        predictor, schedule = model.discrete(self.respacing)
+        options["images"] = _images(start)
+        predictor, schedule = model.discrete(self.respacing, start)
         return ddpm(predictor, latents, schedule, **options)
 
 
@@ -235,13 +334,20 @@ class DDIM(_Ancestral):
     eta: float = Field(default=0.0, ge=0, le=1)
 
     def sample(
-        self, model: ScoreModel, latents: Tensor, class_labels: Tensor | None, terms: Terms, noise: Noise
+        self,
+        model: ScoreModel,
+        latents: Tensor,
+        class_labels: Tensor | None,
+        terms: Terms,
+        noise: Noise,
+        start: Start | None = None,
     ) -> Sample:
         from dgflow.diffusion.ddpm import ddim
 
         options: dict[str, Any] = {"class_labels": class_labels, "guidance": terms, "noise": noise}
         options |= {"clip_denoised": self.clips(model), "eta": self.eta}
-        predictor, schedule = model.discrete(self.respacing)
+        options["images"] = _images(start)
+        predictor, schedule = model.discrete(self.respacing, start)
         return ddim(predictor, latents, schedule, **options)
 
 
@@ -278,23 +384,46 @@ class RK45(SamplerSpec):
         inside = min(high, self.tau_max) - max(low, self.tau_min)
         return self.nfe * max(0.0, inside) / (self.tau_max - self.tau_min)
 
+    def check_start(self, tau: float) -> None:
+        super().check_start(tau)
+        if not self.tau_min < tau <= self.tau_max * (1 + 1e-12):  # to a noise level and back
+            raise ValueError(
+                f"expected a start after tau_min {self.tau_min:g} and up to tau_max {self.tau_max:g}, found "
+                f"{tau:.6g}: start at another time, or set RK45's tau_min and tau_max"
+            )
+
     def toy(self) -> Self:
         block = None if self.shared_block is None else 4  # divides the shards of smoke runs
         return self.model_copy(update={"tolerance": max(0.1, self.tolerance), "shared_block": block})
 
     def sample(
-        self, model: ScoreModel, latents: Tensor, class_labels: Tensor | None, terms: Terms, noise: Noise
+        self,
+        model: ScoreModel,
+        latents: Tensor,
+        class_labels: Tensor | None,
+        terms: Terms,
+        noise: Noise,
+        start: Start | None = None,
     ) -> Sample:
         from dgflow.diffusion.rk45 import rk45
-        from dgflow.diffusion.times import sigma_from_tau
+        from dgflow.diffusion.times import sigma_from_tau, tau_from_sigma
 
-        ends = (self.tau_max, self.tau_min if self.denoise_tau is None else self.denoise_tau, self.tau_min)
+        tau_max = self.tau_max
+        if start is not None:
+            self.check_start(tau := tau_from_sigma(start.sigma))
+            tau_max = min(tau, tau_max)
+        ends = (tau_max, self.tau_min if self.denoise_tau is None else self.denoise_tau, self.tau_min)
         model.check_sigmas(tuple(map(sigma_from_tau, ends)))
         options: dict[str, Any] = {"class_labels": class_labels, "guidance": terms}
-        options |= {"tau_max": self.tau_max, "tau_min": self.tau_min, "tau_edges": model.tau_edges}
+        options |= {"images": _images(start)}
+        options |= {"tau_max": tau_max, "tau_min": self.tau_min, "tau_edges": model.tau_edges}
         options |= {"shared_step": self.shared_block is not None, "denoise_last": self.denoise_last}
         options |= {"denoise_tau": self.denoise_tau}
         return rk45(model.denoiser, latents, rtol=self.tolerance, atol=self.tolerance, **options)
+
+
+def _images(start: Start | None) -> Tensor | None:
+    return None if start is None else start.images
 
 
 def _check_range(low_name: str, low: float | None, high_name: str, high: float | None) -> None:

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from dgflow.diffusion.guidance import LogRatios
 from dgflow.diffusion.guidance_settings import Boost
+from dgflow.diffusion.times import per_sample
+from dgflow.specs.spec import Grid
 
 Denoiser = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """(x [B, ...] float64, sigma [B] float64, class labels) -> the expected clean x0, like x in shape, of any
@@ -56,6 +58,31 @@ class Sample:
     log_ratio: Tensor | None
 
 
+@dataclass(frozen=True)
+class Start:
+    """Clean images from which a sampler goes on (SDEdit, Meng et al. 2022): x = images + level * latents at
+    its first level.
+
+    Args:
+        images: [B, ...] float64, in the units of the denoiser's clean x0.
+        sigma: the first noise level. A sampler whose network or schedule knows some levels only begins at the
+            nearest of these.
+        grid: the levels behind it, see `Grid`. Without meaning for a solver that chooses its own steps.
+    """
+
+    images: Tensor
+    sigma: float
+    grid: Grid = "tail"
+
+
+def noised(latents: Tensor, level: float | Tensor, images: Tensor | None) -> Tensor:
+    """The state [B, ...] float64 at a noise level, a number or [B], of unit normals: alone, or on clean
+    images."""
+    scale = per_sample(level, latents) if isinstance(level, Tensor) else level
+    noise = latents.double() * scale
+    return noise if images is None else images.double() + noise
+
+
 def rounded(levels: Sequence[float], round_sigma: RoundSigma | None, device: torch.device) -> list[float]:
     """Levels as the network knows them, except a last one of 0, on the host: one wait for the device before
     the first step."""
@@ -85,6 +112,7 @@ class Churn:
     Args:
         levels: the schedule, as the network knows it.
         noise, round_sigma: None where there is none.
+        steps: number of steps that S_churn is divided among; None for those of `levels`.
         S_churn, S_min, S_max, S_noise: as in the paper. A boost replaces S_churn and S_noise for the samples
             that it churns.
 
@@ -99,12 +127,14 @@ class Churn:
         round_sigma: RoundSigma | None,
         device: torch.device,
         *,
+        steps: int | None = None,
         S_churn: float,
         S_min: float,
         S_max: float,
         S_noise: float,
     ) -> None:
         self.levels, self.boosts, self.noise, self.round_sigma = levels, boosts, noise, round_sigma
+        self.steps = len(levels) - 1 if steps is None else steps
         self.S_churn, self.S_min, self.S_max, self.S_noise = S_churn, S_min, S_max, S_noise
         gammas = {
             self._gamma(asked)
@@ -146,4 +176,4 @@ class Churn:
         return Raised(sigma, self.highest[gamma_max][step], added * scale)
 
     def _gamma(self, S_churn: float) -> float:
-        return min(S_churn / (len(self.levels) - 1), MAX_GAMMA)
+        return min(S_churn / self.steps, MAX_GAMMA)

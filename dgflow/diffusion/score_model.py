@@ -4,18 +4,15 @@ ancestral ones."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from dgflow.diffusion.classifier_free import ClassifierFreePredictor
 from dgflow.diffusion.denoisers import VPDenoiser, predictor_of
-from dgflow.diffusion.discrete import DiscreteSchedule
+from dgflow.diffusion.discrete import ROUNDING, DiscreteSchedule
 from dgflow.diffusion.guidance_settings import ClassifierFree, Switch
-from dgflow.diffusion.samplers import Denoiser, Predictor, RoundSigma
-from dgflow.diffusion.times import integrated_beta
-
-ROUNDING = 1e-6
-"""Relative error that a schedule computed in float32 may have at its ends."""
+from dgflow.diffusion.samplers import Denoiser, Predictor, RoundSigma, Start, rounded
+from dgflow.diffusion.times import integrated_beta, tau_from_sigma
 
 VP_STEPS = 1000
 VP_SCHEDULE = DiscreteSchedule(
@@ -69,14 +66,44 @@ class ScoreModel:
                 "change the sampler's sigma_min and sigma_max (tau_min and tau_max of RK45), or the sampler"
             )
 
-    def discrete(self, respacing: str) -> tuple[Predictor, DiscreteSchedule]:
-        """The network on its own schedule, or on `VP_SCHEDULE` if it has none, respaced.
+    def levels_from(
+        self, start: Start, sigmas: Callable[[float], Sequence[float]], span: tuple[float, float]
+    ) -> tuple[float, ...]:
+        """The falling noise levels of a run that begins at `start`, as this network knows them; a last one of
+        0 stays.
+
+        Args:
+            sigmas: highest level -> the levels of a sampler down from it.
+            span: (lowest, highest level) of a whole run.
+
+        Raises ValueError for a start that is not above the lowest and at most the highest level.
+        """
+        low, high = span
+        if not low < start.sigma <= high * (1 + ROUNDING):
+            raise ValueError(
+                f"expected a start at a noise level above {low:.6g} and at most {high:.6g}, between which "
+                f"the sampler's steps lie, found {start.sigma:.6g} (linear-VP time "
+                f"{tau_from_sigma(start.sigma):.4g}): start at another time, or change the sampler's "
+                "sigma_min and sigma_max"
+            )
+        whole = start.grid == "whole"
+        behind = sigmas(start.sigma)[1:] if whole else sigmas(high)
+        first, *known = rounded((start.sigma, *behind), self.round_sigma, start.images.device)
+        return first, *(level for level in known if whole or level < first * (1 - ROUNDING))
+
+    def discrete(self, respacing: str, start: Start | None = None) -> tuple[Predictor, DiscreteSchedule]:
+        """The network on its own schedule, or on `VP_SCHEDULE` if it has none, respaced; where there is a
+        start, the part that is at or below its noise level.
 
         Raises ValueError if the network was not made for that schedule's noise levels.
         """
+        schedule = VP_SCHEDULE if self.predictor is None or self.schedule is None else self.schedule
+        if start is None:
+            schedule = schedule.respaced(respacing)
+        else:
+            schedule = schedule.respaced_below(start.sigma, respacing, start.grid)
         if self.predictor is not None and self.schedule is not None:
-            return self.predictor, self.schedule.respaced(respacing)
-        schedule = VP_SCHEDULE.respaced(respacing)
+            return self.predictor, schedule
         self.check_sigmas(schedule.sigmas)
         return predictor_of(self.denoiser, schedule), schedule
 

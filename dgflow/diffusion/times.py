@@ -15,45 +15,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from dgflow.diffusion.linear_vp import LINEAR_VP, LinearVP
+
 COSINE_S = 0.008
 """Offset s of the cosine schedule, alpha_bar(t) ~ cos^2((t + s) / (1 + s) * pi / 2)."""
 
-
-@dataclass(frozen=True)
-class LinearVP:
-    """A linear variance-preserving diffusion: beta(tau) = beta_0 + (beta_1 - beta_0) tau.
-
-    variance_0: variance of the noise at tau = 0 (LSGM's sigma2_0). With x0 in units of
-        1 / sqrt(1 - variance_0), as here, it only shifts B, by -log(1 - variance_0), and y = mean * x0 +
-        std * z with mean^2 + std^2 = 1 still holds.
-    """
-
-    beta_0: float = 0.1
-    beta_1: float = 20.0
-    variance_0: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not (0.0 < self.beta_0 < self.beta_1 < math.inf and 0.0 <= self.variance_0 < 1.0):
-            raise ValueError(f"expected 0 < beta_0 < beta_1 and 0 <= variance_0 < 1, found {self}")
-
-    @property
-    def slope(self) -> float:
-        return self.beta_1 - self.beta_0
-
-    @property
-    def start(self) -> float:
-        """B(0)."""
-        return -math.log1p(-self.variance_0)
-
-
-LINEAR_VP = LinearVP()
-"""The one of score_sde, LSGM and Kim et al. 2023."""
 
 Level = TypeVar("Level", float, Tensor)
 

@@ -56,6 +56,11 @@ def autoencoder_of(weights: Weights) -> AutoencoderSpec:
     return network
 
 
+def of_latents(score: Weights) -> bool:
+    """True for a score network whose samples are latents, for a decoder, and not images."""
+    return score.step.sees_latents or score_network(score).gives_latents
+
+
 def score_network(weights: Weights) -> ScoreNetworkSpec:
     """The score network that these are the weights of. Raises ValueError where they are another network's."""
     network = weights.step.architecture

@@ -24,6 +24,10 @@ ActivationPrecision = Literal["float32", "bfloat16"]
 Seeding = Literal["counter", "edm"]
 """The rule by which a seed and an index give a sample's noise."""
 
+Grid = Literal["tail", "whole"]
+"""The noise levels of a run that begins within a sampler's range. "tail": those of the sampler's own grid
+that lie below the first one. "whole": as many as in a whole run, laid anew between the first and the last."""
+
 
 class SmokeRun(Protocol):
     """The same recipe at toy size, into which steps and specs turn themselves."""

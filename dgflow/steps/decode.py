@@ -16,7 +16,7 @@ from dgflow.specs.network import DataShape
 from dgflow.specs.spec import ActivationPrecision, BatchSize
 from dgflow.specs.step import INDEX_AND_LABEL, LOG_RATIO, SampleStep, Slice, Weights, Work
 from dgflow.steps.encode import Encode
-from dgflow.steps.generate import counted, pixels, saturated
+from dgflow.steps.pixels import counted, pixels, saturated
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -17,7 +17,7 @@ from dgflow.diffusion.sampler_specs import SamplerSpec
 from dgflow.networks.families import names, score_network
 from dgflow.networks.roles import ClassifierSpec, DiscriminatorSpec, GuideSpec, ScoreNetworkSpec
 from dgflow.specs.network import DataShape
-from dgflow.specs.spec import references
+from dgflow.specs.spec import Grid, references
 from dgflow.specs.step import NetworkStep, Use, Weights
 
 if TYPE_CHECKING:
@@ -56,6 +56,25 @@ def check_guides(score: Weights, guidance: Sequence[Guidance]) -> None:
                 "the classifier first"
             )
         before += 1
+
+
+def guides_of(path: str, guidance: Sequence[Guidance]) -> dict[str, GuideTerm]:
+    """The terms that have networks, by the path of the field that names these; `path` is that of the list."""
+    return {
+        f"{path}.{number}.{term.role}": term
+        for number, term in enumerate(guidance)
+        if not isinstance(term, ClassifierFree)
+    }
+
+
+def classes_asked(score: Weights, guidance: Sequence[Guidance]) -> int:
+    """The number of classes that the networks are asked about, 0 for none: the score network's, or the
+    guides' where only they have some."""
+    if score.step.classes:
+        return score.step.classes
+    terms = guides_of("guidance", guidance).values()
+    known = (weights.step.classes for term in terms for weights in term.guides)
+    return min(filter(None, known), default=0)
 
 
 def members_of(path: str, term: GuideTerm) -> dict[str, Weights]:
@@ -160,16 +179,34 @@ def _kind(weights: Weights) -> str:
 
 
 def guide_evaluations(score: Weights, sampler: SamplerSpec, terms: Sequence[GuideTerm]) -> list[float]:
-    """Evaluations of every term per sample: inside its window, and where its weight is not 0.
+    """Evaluations of every term per sample of a whole run."""
+    return evaluations(score, sampler, terms)[1]
+
+
+def evaluations(
+    score: Weights, sampler: SamplerSpec, terms: Sequence[GuideTerm], begin: tuple[float, Grid] | None = None
+) -> tuple[float, list[float]]:
+    """Evaluations per sample of the score network, and of every term: inside its window, and where its weight
+    is not 0.
 
     Counted by walking the sampler and the terms over one pixel, with networks that do nothing; estimated
     where the sampler chooses its steps by what the networks give.
+
+    Args:
+        begin: linear-VP time and grid of a run that begins within the sampler's range, None for a whole one.
+
+    Raises ValueError for a beginning outside the range of sampler or network.
     """
     import torch
 
-    estimates = [sampler.evaluations_within(*term.window) for term in terms]
-    if None not in estimates:
-        return [float(times) for times in estimates if times is not None]
+    from dgflow.diffusion.samplers import Start
+    from dgflow.diffusion.times import sigma_from_tau
+
+    tau = 1.0 if begin is None else begin[0]
+    own = sampler.evaluations_within(0.0, tau)
+    if own is not None:
+        windows = (term.window for term in terms)
+        return own, [sampler.evaluations_within(low, min(high, tau)) or 0.0 for low, high in windows]
     counts = [0] * len(terms)
 
     def network(number: int) -> Callable[..., Tensor]:
@@ -191,8 +228,12 @@ def guide_evaluations(score: Weights, sampler: SamplerSpec, terms: Sequence[Guid
     ]
     point = torch.ones(1, 1, 1, 1)
     labels = torch.zeros(1, dtype=torch.int64)
-    sampler.sample(without_network(score), point, labels, built, lambda _: torch.zeros_like(point))
-    return [float(count) for count in counts]
+    options: dict[str, Any] = {}
+    if begin is not None:
+        options["start"] = Start(torch.zeros_like(point), sigma_from_tau(begin[0]), begin[1])
+    model = without_network(score)
+    sample = sampler.sample(model, point, labels, built, lambda _: torch.zeros_like(point), **options)
+    return float(sample.nfe), [float(count) for count in counts]
 
 
 def without_network(score: Weights) -> ScoreModel:

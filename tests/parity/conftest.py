@@ -7,7 +7,6 @@ import pytest
 from parity import goldens
 
 LEFT_OUT = {
-    "test_the_first_pass_of_sdedit_is_the_published_one",
     "test_ddpm_and_ddim_are_the_published_ones",
     "test_every_output_of_the_original_is_reproduced_from_its_weights",
     "test_no_discriminator_guides_nowhere_and_one_noise_level_for_a_batch_is_refused",

@@ -38,6 +38,7 @@ from dgflow import (
     TrainClassifier,
     TrainDiscriminator,
     TrainScore,
+    Translate,
     official,
 )
 from dgflow.networks.lsgm.spec import NVAE
@@ -65,6 +66,7 @@ GUIDED = Generate(
     score=SCORE.last(), guidance=(DiscriminatorGuidance(discriminator=DISC.best(), boost=Boost()),), seed=2
 )
 MIXED_DISC = DISC.model_copy(update={"fake": (FAKES[:100], FAKES[100:200])})
+TRANSLATED = Translate(source=REAL[:100], score=SCORE.last(), start=0.5, guidance=GUIDED.guidance)
 OTHER_DISC = DISC.model_copy(update={"seed": 9})
 GUIDED_BY = {
     epoch: GUIDED.model_copy(
@@ -229,6 +231,19 @@ OTHER = {
         guidance=(),
         seed=9,
         seeding="edm",
+        precision="bfloat16",
+        compile=True,
+        shard_size=7,
+    ),
+    Translate: dict(
+        source=REAL[:99],
+        score=SCORE.epoch(3),
+        start=0.4,
+        sampler=DDPM(),
+        guidance=(),
+        grid="whole",
+        labels=1,
+        seed=9,
         precision="bfloat16",
         compile=True,
         shard_size=7,
@@ -459,6 +474,7 @@ INSTANCES: dict[type, Spec] = {
         NOISY,
         DISC,
         GUIDED,
+        TRANSLATED,
         FEATURES,
         STATISTICS,
         SWEEP,

@@ -12,7 +12,7 @@ from dgflow import DiscriminatorGuidance, Generate, Heun
 from dgflow.engine.root import Root
 from dgflow.specs.bound import Bound, BoundWeights
 from dgflow.specs.step import MeasuredColumns
-from dgflow.steps.generate import counted, saturated
+from dgflow.steps.pixels import counted, saturated
 from dgflow.store.open import open_store
 from dgflow.weights.tensors import load_weights, save_weights
 

@@ -1,0 +1,34 @@
+"""The noise levels between which samplers run by default. No torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from dgflow.diffusion.linear_vp import LINEAR_VP
+
+Discretization = Literal["vp", "ve", "iddpm", "edm"]
+
+EPSILON_S = 1e-3
+"""Last time of "vp" levels before 0."""
+
+EDM_RANGE = (0.002, 80.0)
+"""Of Karras et al. 2022, equation 5."""
+
+
+def default_range(discretization: Discretization, epsilon_s: float = EPSILON_S) -> tuple[float, float]:
+    """(sigma_min, sigma_max) of Table 1 of Karras et al. 2022; the published sampler narrows it to what the
+    network knows.
+
+    Raises ValueError for an unknown name.
+    """
+    ranges = {
+        "vp": (LINEAR_VP.level(epsilon_s), LINEAR_VP.level(1.0)),
+        "ve": (0.02, 100.0),
+        "iddpm": (0.002, 81.0),
+        "edm": EDM_RANGE,
+    }
+    if discretization not in ranges:
+        raise ValueError(
+            f"expected discretization to be one of {', '.join(ranges)}, found {discretization!r}"
+        )
+    return ranges[discretization]

@@ -1,0 +1,61 @@
+"""Samples as images in [-1, 1] and as pixels, there and back, and the count of those that are no images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dgflow.specs.step import MeasuredColumns, SampleStep
+from dgflow.steps.encode import Encode
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dgflow.store.shards import Columns
+
+SATURATED = "saturated"
+
+
+def saturated(images_BCHW: Tensor) -> np.ndarray:
+    """True [B] for images that are none: more than a quarter of the values lie outside [-1.5, 1.5]."""
+    return ((images_BCHW.abs() > 1.5).flatten(1).float().mean(dim=1) > 0.25).cpu().numpy()
+
+
+def counted(columns: Columns, saturated_N: np.ndarray | None) -> Columns:
+    """The columns, with the number of saturated images for the receipt where there are any."""
+    count = 0 if saturated_N is None else int(saturated_N.sum())
+    return MeasuredColumns(columns, {SATURATED: count}) if count else columns
+
+
+def pixels(images_BCHW: Tensor) -> np.ndarray:
+    """uint8 [B, H, W, C] of images in [-1, 1]; truncated, as EDM and DiT write theirs."""
+    import torch
+
+    return (
+        (images_BCHW * 127.5 + 128)
+        .clip(0, 255)
+        .to(torch.uint8)
+        .permute(0, 2, 3, 1)
+        .contiguous()
+        .cpu()
+        .numpy()
+    )
+
+
+def clean_column(step: SampleStep) -> str:
+    """The column that holds the clean samples of a step: of an `Encode`, the means where it has them."""
+    if not step.gives_latents:
+        return "image"
+    return "mean" if isinstance(step, Encode) and "mean" in step.columns else "latent"
+
+
+def clean_images(rows: Columns) -> Tensor:
+    """The samples in a `clean_column`, float64 [B, C, H, W]: images in [-1, 1], or latents, of several draws
+    the first."""
+    import torch
+
+    (values,) = (torch.from_numpy(np.ascontiguousarray(values)) for values in rows.values())
+    if values.dtype == torch.uint8:
+        return values.permute(0, 3, 1, 2).double() / 127.5 - 1
+    return (values[:, 0] if values.ndim == 5 else values).double()

@@ -1,0 +1,51 @@
+"""The networks of a system, a score network and what guides it, as its steps load them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from dgflow.diffusion import acceleration
+from dgflow.diffusion.gain_curve import GainChoice
+from dgflow.diffusion.guidance import GuidanceTerm
+from dgflow.diffusion.guidance_specs import ClassifierFree, Guidance, GuideTerm
+from dgflow.diffusion.score_model import ScoreModel
+from dgflow.networks.families import of_latents, score_network
+from dgflow.specs.bound import Bound, SharedNetworks
+from dgflow.specs.spec import Precision
+from dgflow.specs.step import Weights
+from dgflow.steps.guides import loaded_term
+
+
+class Networks:
+    """Networks on a device, each loaded once whatever asks for it."""
+
+    def __init__(self, inputs: Bound, device: torch.device, precision: Precision) -> None:
+        self.device: torch.device = device
+        self.precision: Precision = precision
+        self._networks = SharedNetworks(inputs.items)
+
+    def score(
+        self, path: str, weights: Weights, guidance: Sequence[Guidance] = (), *, compile: bool = False
+    ) -> ScoreModel:
+        """The score network of the field `path`, which are `weights`, under classifier-free guidance where
+        that is asked. Labels do not reach a network without classes."""
+        model = score_network(weights).score_model(self._network(path, compile))
+        model = replace(model, latent=of_latents(weights))
+        if weights.step.classes == 0:
+            model = model.without_labels()
+        for term in guidance:
+            if isinstance(term, ClassifierFree):
+                model = model.classifier_free(term)
+        return model
+
+    def terms(self, guides: Mapping[str, GuideTerm], choices: Mapping[str, GainChoice]) -> list[GuidanceTerm]:
+        """The terms of `guides_of`; `choices` are those of Gain, by the same paths."""
+        return [loaded_term(path, term, self._network, choices.get(path)) for path, term in guides.items()]
+
+    def _network(self, path: str, compile: bool = False) -> nn.Module:
+        network = self._networks.network(path)
+        return acceleration.prepared(network, precision=self.precision, device=self.device, compile=compile)
