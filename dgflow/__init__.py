@@ -35,6 +35,7 @@ from dgflow.steps.judging.features import Features
 from dgflow.steps.judging.gain import Gain
 from dgflow.steps.judging.measure import Measure
 from dgflow.steps.judging.published_reference import PublishedReference, PublishedStatistics, reference
+from dgflow.steps.mechanism.losses_by_level import LossesByLevel
 from dgflow.steps.official import official
 from dgflow.steps.plane.compare_plane import ComparePlane
 from dgflow.steps.pretrained import Pretrained
@@ -76,6 +77,7 @@ __all__ = [
     "ImportImages",
     "InceptionV3",
     "LSGMPrior",
+    "LossesByLevel",
     "Measure",
     "MixturePoints",
     "MixtureRatio",

@@ -19,7 +19,7 @@ from dgflow.diffusion.guidance import (
     weighted,
 )
 from dgflow.diffusion.guidance_settings import Boost, DiscriminatorSettings
-from dgflow.diffusion.times import TimeMap, tau_from_sigma
+from dgflow.diffusion.times import TimeMap, per_sample, tau_from_sigma
 
 PUBLISHED_CLIP = 1e-5
 """Bound of the published code on the discriminator's probability, hence |log_ratio| <= 11.51."""
@@ -102,6 +102,21 @@ def norm_ratio(preceding: Tensor, gradient: Tensor) -> Tensor:
     gradient is 0, so is its multiple."""
     wanted, own = (value.double().flatten(1).norm(dim=1) for value in (preceding, gradient))
     return (wanted / own.clamp_min(torch.finfo(torch.float64).tiny)).clamp_max(MAX_NORM_RATIO)
+
+
+@torch.no_grad()
+def log_ratio_at(
+    discriminator: LogRatio,
+    x: Tensor,
+    sigma: Tensor,
+    class_labels: Tensor | None,
+    *,
+    time: TimeMap = tau_from_sigma,
+) -> Tensor:
+    """The log-ratio [B] alone, of x at noise levels sigma [B], float32 at least."""
+    sigma = sigma.double()
+    y = per_sample((1.0 + sigma.square()).rsqrt(), x) * x
+    return at_least_float32(discriminator(y.float(), time(sigma).float(), class_labels))
 
 
 def log_ratio_and_gradient(

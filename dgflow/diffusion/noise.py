@@ -36,7 +36,8 @@ NOISE = 4  # a training example's noise
 FLIP = 5  # the mirroring of a training example
 ORDER = 6  # keys that put a set into its random order
 EVALUATION_LEVEL = (
-    7  # as LEVEL, for losses on held-out data, whose draws are the same in every epoch; for Gain with step 1
+    7  # as LEVEL, for losses on held-out data, whose draws are the same in every epoch; for Gain with step 1,
+    # for losses by level with step 2
 )
 EVALUATION_NOISE = 8  # as NOISE, for losses on held-out data
 POSTERIOR = 9  # the unit normal of a latent that is drawn from an encoder's posterior

@@ -25,6 +25,7 @@ from dgflow import (
     Generate,
     Heun,
     ImportImages,
+    LossesByLevel,
     LSGMPrior,
     MixturePoints,
     MixtureRatio,
@@ -86,6 +87,12 @@ FEATURES = Features(samples=REAL[:100], network=INCEPTION, front_end="adm")
 STATISTICS = Statistics(features=FEATURES[:100])
 MEASURE = Measure(samples=GUIDED[:100], reference=REAL[100:200], features=INCEPTION, protocol="adm")
 GAIN = Gain(score=SCORE.last(), discriminator=(DISC.last(), DISC.epoch(2)), real=REAL[100:200])
+LOSSES = LossesByLevel(
+    score=SCORE.last(),
+    discriminators={"a": (DISC.last(), DISC.epoch(2))},
+    real=REAL[100:200],
+    fake=FAKES[100:200],
+)
 EVALUATE = Evaluate(
     arms={"guided": (GUIDED[:100],)},
     reference=REAL[100:200],
@@ -291,6 +298,18 @@ OTHER = {
         seed=9,
         precision="bfloat16",
     ),
+    LossesByLevel: dict(
+        score=SCORE.epoch(3),
+        discriminators={"b": DISC.last()},
+        real=REAL[100:199],
+        fake=FAKES[100:199],
+        combine="probabilities",
+        sigma_min=0.1,
+        sigma_max=50.0,
+        levels=4,
+        seed=9,
+        precision="bfloat16",
+    ),
     Features: dict(samples=REAL[:99], network=OPENAIS, front_end="edm", shard_size=7),
     Statistics: dict(features=FEATURES[:99]),
     Measure: dict(samples=GUIDED[100:200], **OTHER_YARDSTICK),
@@ -483,6 +502,7 @@ INSTANCES: dict[type, Spec] = {
         MEASURE,
         EVALUATE,
         GAIN,
+        LOSSES,
         SELECTION,
         ENCODED,
         DECODED,

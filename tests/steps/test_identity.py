@@ -35,6 +35,7 @@ from dgflow import (
     Generate,
     Heun,
     ImportImages,
+    LossesByLevel,
     MixtureScore,
     Pretrained,
     RatioWeighting,
@@ -153,6 +154,7 @@ def test_every_field_that_is_not_identity_is_known():
         Measure,
         Evaluate,
         Gain,
+        LossesByLevel,
         Pretrained,
     )
     assert {

@@ -82,19 +82,20 @@ class Gain(ResultStep):
 
     def _check_held_out(self, weights: Weights) -> None:
         """Raise ValueError where a discriminator was trained on one of the images."""
-        step, trained = weights.step, trained_rows(weights, self.real)
-        first, last = trained.start, trained.stop
-        if trained and self.real.start < last and first < self.real.stop:
-            raise ValueError(
-                f"real: expected images that {step.title} was not trained on, found [{self.real.start}:"
-                f"{self.real.stop}], of which it has [{first}:{last}]; take others, such as "
-                f"[{last}:{last + self.real.rows}]"
-            )
+        for trained in trained_rows(weights, self.real):
+            if self.real.start < trained.stop and trained.start < self.real.stop:
+                first, last = trained.start, trained.stop
+                raise ValueError(
+                    f"real: expected images that {weights.step.title} was not trained on, found "
+                    f"[{self.real.start}:{self.real.stop}], of which it has [{first}:{last}]; take others, "
+                    f"such as [{last}:{last + self.real.rows}]"
+                )
 
     def toy(self, smoke: SmokeRun) -> Gain:
         # A toy training holds out another share than the training.
         score, term, real = (smoke.value(each, 1) for each in (self.score, self.term, self.real))
-        begin = max([real.start, *(trained_rows(weights, real).stop for weights in term.guides)])
+        trained = [rows.stop for weights in term.guides for rows in trained_rows(weights, real)]
+        begin = max([real.start, *trained])
         real = real.step[begin : max(real.stop, begin + 2)]
         return self.model_copy(
             update={"score": score, "discriminator": term.discriminator, "real": real, "batch_size": 8}

@@ -62,14 +62,18 @@ def trained_on(name: str, arm: Sequence[Slice], steps: Iterable[Step]) -> list[s
     return []
 
 
-def trained_rows(weights: Weights, real: Slice) -> range:
-    """The indices of `real`'s step that a discriminator was trained on; of a bagged one, all that it drew
-    from."""
+def trained_rows(weights: Weights, part: Slice) -> list[range]:
+    """The indices of `part`'s step that a discriminator was trained on, real or fake: a range for each slice
+    of that step that it read; of a bagged one, all that it drew from."""
     step = weights.step
-    if not isinstance(step, TrainDiscriminator) or step.real.fingerprint != real.fingerprint:
-        return range(0)
-    rows = step.real.rows if step.bootstrap is not None else step.split("real")[0]
-    return range(step.real.start, step.real.start + rows)
+    if not isinstance(step, TrainDiscriminator):
+        return []
+    own = {name: step.slice_of(name) for name in step.slice_names}
+    return [
+        range(each.start, each.start + (each.rows if step.bootstrap is not None else step.split(name)[0]))
+        for name, each in own.items()
+        if each.fingerprint == part.fingerprint
+    ]
 
 
 def _images(part: Slice) -> Slice:

@@ -14,7 +14,7 @@ from dgflow.steps.training.rows import normals
 
 
 class Draws(NamedTuple):
-    """Noise levels and noise for training uses, for held-out items, or for those of Gain."""
+    """Noise levels and noise for training uses, held-out items, Gain, or losses by level."""
 
     seed: int
     level: int
@@ -32,6 +32,10 @@ class Draws(NamedTuple):
     @classmethod
     def gain(cls, seed: int) -> Self:
         return cls(seed, noise.EVALUATION_LEVEL, noise.EVALUATION_NOISE, step=1)
+
+    @classmethod
+    def losses(cls, seed: int) -> Self:
+        return cls(seed, noise.EVALUATION_LEVEL, noise.EVALUATION_NOISE, step=2)
 
     def uniform(self, index_B: Tensor) -> Tensor:
         """float64 [b] in [0, 1), on the CPU."""

@@ -216,6 +216,15 @@ class TrainDiscriminator(TrainStep):
         return CHANCE[self.loss]
 
     @property
+    def drawn_range(self) -> tuple[float, float]:
+        """The noise levels that training draws from; needs torch for the published ones."""
+        if self.times == "log-uniform":
+            return self.sigma_min, self.sigma_max
+        from dgflow.diffusion.times import sigma_from_tau
+
+        return sigma_from_tau(TAU_MIN), sigma_from_tau(1.0)
+
+    @property
     def held_out_items(self) -> int:
         return 2 * self.levels * self.held_out_pairs
 
@@ -291,7 +300,6 @@ class TrainDiscriminator(TrainStep):
         import torch
 
         from dgflow.diffusion.acceleration import device
-        from dgflow.diffusion.times import sigma_from_tau
         from dgflow.specs.training_task import TrainingTask
         from dgflow.steps.training.discriminator_data import RealAndFake
         from dgflow.steps.training.discriminator_task import LogRatioTask
@@ -308,16 +316,14 @@ class TrainDiscriminator(TrainStep):
             device=own_device,
         )
         network = fresh_network(self, inputs, own_device)
-        measured_range = self.sigma_min, self.sigma_max
-        importance = self.times == "importance"
         task = LogRatioTask(
             data=data,
             kind=self.loss,
             time_map=self.architecture.time_map(),
             seed=self.seed,
             levels=self.levels,
-            drawn_range=(sigma_from_tau(TAU_MIN), sigma_from_tau(1.0)) if importance else measured_range,
-            measured_range=measured_range,
+            drawn_range=self.drawn_range,
+            measured_range=(self.sigma_min, self.sigma_max),
             conditional=self.conditional,
             precision=self.precision,
             device=own_device,

@@ -1,0 +1,65 @@
+"""The noise levels that discriminators know, the samples that they have seen, and the networks that only
+their logits take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dgflow.diffusion.guidance_specs import DiscriminatorGuidance
+from dgflow.specs.step import NetworkStep, Slice, Use, Weights
+from dgflow.steps.guides import guide_uses, without_network
+from dgflow.steps.judging.shared_samples import trained_rows
+from dgflow.steps.training.train_discriminator import TrainDiscriminator
+
+USUAL = (0.0447, 80.0)
+"""The levels of a discriminator that was trained elsewhere: those of guidance with its default window."""
+
+
+def level_span(
+    name: str, score: Weights, guides: Sequence[Weights], sigma_min: float | None, sigma_max: float | None
+) -> tuple[float, float]:
+    """The noise levels to measure at: as given, else those that all `guides` were trained on; narrowed to
+    those that the score network was made for.
+
+    Raises ValueError, naming the step, where none is left.
+    """
+    known = [
+        weights.step.drawn_range if isinstance(weights.step, TrainDiscriminator) else USUAL
+        for weights in guides
+    ]
+    low = max(low for low, _ in known) if sigma_min is None else sigma_min
+    high = min(high for _, high in known) if sigma_max is None else sigma_max
+    first, last = without_network(score).narrowed(low, high)
+    if not 0 < first < last:
+        raise ValueError(
+            f"{name}: expected noise levels that the score network knows between sigma_min {low:g} and "
+            f"sigma_max {high:g}, found none: it begins at {first:g} and ends at {last:g}"
+        )
+    return first, last
+
+
+def forward_uses(term: DiscriminatorGuidance) -> list[tuple[NetworkStep, Use]]:
+    """The networks that a logit of a term runs, and how. The head of a member on shared features is counted
+    with its gradient: it costs little."""
+    return [(network, "forward" if use == "gradient" else use) for network, use in guide_uses(term)]
+
+
+def seen_in_training(guides: Sequence[Weights], **parts: Slice) -> list[str]:
+    """A warning for each slice, by the name of its field, with samples that a discriminator was trained
+    on."""
+    lines = []
+    for field, part in parts.items():
+        seen = max((_seen(weights, part) for weights in guides), default=0)
+        if seen:
+            lines.append(
+                f"{field}: a discriminator was trained on {seen:,} of the {part.rows:,} samples of "
+                f"{part.title}, so that it looks better on them than it is; take others"
+            )
+    return lines
+
+
+def _seen(weights: Weights, part: Slice) -> int:
+    return sum(
+        max(0, min(trained.stop, part.stop) - max(trained.start, part.start))
+        for trained in trained_rows(weights, part)
+    )
