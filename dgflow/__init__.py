@@ -30,6 +30,7 @@ from dgflow.steps.decode import Decode
 from dgflow.steps.encode import Encode
 from dgflow.steps.generate import Generate
 from dgflow.steps.judging.compare_selectors import CompareSelectors
+from dgflow.steps.judging.compare_translations import CompareTranslations
 from dgflow.steps.judging.evaluate import Evaluate
 from dgflow.steps.judging.features import Features
 from dgflow.steps.judging.gain import Gain
@@ -57,6 +58,7 @@ __all__ = [
     "CompareSelectors",
     "ClosedForm",
     "ComparePlane",
+    "CompareTranslations",
     "DDIM",
     "DDPM",
     "DDPMUNet",

