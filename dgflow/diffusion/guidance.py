@@ -96,8 +96,7 @@ def guide(terms: Sequence[GuidanceTerm], point: Point) -> Advice:
                 raise ValueError(
                     f"expected of {type(term).__name__}, term {index} of the guidance, a gradient that can "
                     "be differentiated once more in x, for the divergence of the guided score, found one in "
-                    "which x has no part: do not detach it, and use activations with a second derivative "
-                    "(SiLU, not ReLU)"
+                    "which x has no part: compute it with create_graph=True, and do not detach it"
                 )
             total = gradient if total is None else total + gradient
             nfe += 1

@@ -3,9 +3,10 @@
 A golden folder holds `cases.json` (case name -> npz, weights, config, noise, scope), `<case>.npz` with `in_*`
 and `out_*` arrays and `*.safetensors` with whole state dicts. The folder is the one that the environment
 variable DGFLOW_GOLDENS names, else `shared/goldens/networks` beside the repository, else
-`tests/goldens/networks` (a small part of the same numbers). Tests choose cases by what a case's config says,
-so that another folder of the same layout (other widths, depths, seeds) runs through the same tests. What a
-case means, and which of its outputs are compared, is left to the tests.
+`tests/goldens/networks` (a small part of the same numbers); for the numbers of other methods it is
+DGFLOW_WORKBENCH_GOLDENS, and `workbench` in the place of `networks`. Tests choose cases by what a case's
+config says, so that another folder of the same layout (other widths, depths, seeds) runs through the same
+tests. What a case means, and which of its outputs are compared, is left to the tests.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from torch import Tensor
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = REPOSITORY / "tests" / "goldens" / "networks"
+VARIABLES = {"networks": "DGFLOW_GOLDENS", "workbench": "DGFLOW_WORKBENCH_GOLDENS"}
 NOISE_FACTOR = 30.0
 """A result may differ by this many times the measured noise of the reference run with its float32 operations
 reordered."""
@@ -53,16 +55,17 @@ class Case:
         return self.entry["scope"]
 
 
-def folder() -> Path:
-    """The golden folder in use. FileNotFoundError when there is none, or when DGFLOW_GOLDENS names a folder
-    without `cases.json`."""
-    named = os.environ.get("DGFLOW_GOLDENS")
-    places = [Path(named)] if named else [REPOSITORY.parent / "shared" / "goldens" / "networks", SMALL]
+def folder(kind: str = "networks") -> Path:
+    """The golden folder in use. FileNotFoundError when there is none, or when the kind's variable names a
+    folder without `cases.json`."""
+    named, own = os.environ.get(VARIABLES[kind]), SMALL.parent / kind
+    places = [Path(named)] if named else [REPOSITORY.parent / "shared" / "goldens" / kind, own]
     for place in places:
         if (place / "cases.json").is_file():
             return place
     raise FileNotFoundError(
-        f"no cases.json in {' or '.join(map(str, places))}: point DGFLOW_GOLDENS at a folder of golden cases"
+        f"no cases.json in {' or '.join(map(str, places))}: point {VARIABLES[kind]} at a folder of golden "
+        "cases"
     )
 
 
@@ -71,9 +74,9 @@ def _entries(place: Path) -> dict[str, dict[str, Any]]:
     return json.loads((place / "cases.json").read_text())
 
 
-def cases(predicate: Callable[[Case], bool]) -> list[Any]:
+def cases(predicate: Callable[[Case], bool], kind: str = "networks") -> list[Any]:
     """`pytest.param(case, id=name)` for every case that `predicate` accepts, in the file's order."""
-    place = folder()
+    place = folder(kind)
     found = [Case(name, place, entry) for name, entry in _entries(place).items()]
     return [pytest.param(case, id=case.name) for case in found if predicate(case)]
 
