@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dgflow.metrics.frechet import Gaussian, Moments, MomentsAccumulator, frechet_distance
+from dgflow.metrics.frechet import Gaussian, Moments, MomentsAccumulator, frechet_distance, low_rank_factor
 
 
 def _features(n: int, d: int, seed: int, shift: float = 0.0) -> np.ndarray:
@@ -64,6 +64,20 @@ def test_fewer_rows_than_columns_give_the_nuclear_norm_of_the_centred_features()
     means = np.sum((rows[0].mean(axis=0) - rows[1].mean(axis=0)) ** 2)
     expected = means + np.sum(a**2) + np.sum(b**2) - 2 * np.linalg.norm(a @ b.T, "nuc")
     assert frechet_distance(Moments.of(rows[0]), Moments.of(rows[1])) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("rank", [1, 9, 10, 11, 39], ids="rank {}".format)
+def test_the_factor_of_a_singular_covariance_has_its_eigenvalues(rank):
+    d = 40
+    basis, _ = np.linalg.qr(np.random.default_rng(rank).standard_normal((d, rank)))
+    eigenvalues = np.geomspace(1e-9, 1.0, rank)  # far above working precision, 1e-14
+    covariance = torch.from_numpy(basis * eigenvalues @ basis.T)
+    A = low_rank_factor(covariance)
+    assert A.shape == (d, rank)
+    torch.testing.assert_close(A @ A.T, covariance, rtol=0, atol=1e-15)
+    squares = A.T @ A
+    np.testing.assert_allclose(np.sort(squares.diagonal()), eigenvalues, rtol=1e-5)
+    assert (squares - torch.diag(squares.diagonal())).abs().max() < 1e-15
 
 
 @pytest.mark.parametrize("n", [20, 500], ids=["fewer rows than columns", "full rank"])
