@@ -25,6 +25,7 @@ from dgflow.networks.ncsnpp.spec import NCSNpp
 from dgflow.networks.own.spec import OwnDenoiser, OwnFeatures
 from dgflow.networks.perceptron.spec import Perceptron
 from dgflow.networks.stable_diffusion.spec import StableDiffusionVAE
+from dgflow.steps.beside import beside
 from dgflow.steps.closed_form import ClosedForm
 from dgflow.steps.decode import Decode
 from dgflow.steps.encode import Encode
@@ -34,6 +35,7 @@ from dgflow.steps.judging.compare_translations import CompareTranslations
 from dgflow.steps.judging.evaluate import Evaluate
 from dgflow.steps.judging.features import Features
 from dgflow.steps.judging.gain import Gain
+from dgflow.steps.judging.likelihood import Likelihood
 from dgflow.steps.judging.measure import Measure
 from dgflow.steps.judging.published_reference import PublishedReference, PublishedStatistics, reference
 from dgflow.steps.mechanism.losses_by_level import LossesByLevel
@@ -79,6 +81,7 @@ __all__ = [
     "ImportImages",
     "InceptionV3",
     "LSGMPrior",
+    "Likelihood",
     "LossesByLevel",
     "Measure",
     "MixturePoints",
@@ -104,6 +107,7 @@ __all__ = [
     "Translate",
     "__version__",
     "adm_gpp",
+    "beside",
     "discriminator_on",
     "dit_gpp",
     "edm_gpp",

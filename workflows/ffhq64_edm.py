@@ -44,6 +44,7 @@ def workflow(
     steps: dg.options.Steps | None = None,
     precision: dg.options.Precision = "float32",
     seeds: dg.options.Seeds = (0,),
+    likelihood: dg.options.Likelihood = 0,
     skip_broken: dg.options.SkipBroken = 0,
     drop_alpha: dg.options.DropAlpha = False,
 ) -> dg.Evaluate:
@@ -92,7 +93,8 @@ def workflow(
         name: tuple(arm(seed=seed)[:samples] for seed in seeds)
         for name, arm in (("EDM", plain), ("EDM-G++", guided))
     }
-    return dg.Evaluate(arms=arms, against=dg.reference("fid-ffhq-64x64"))
+    beside = dg.beside(arms, real=images.all(), likelihood=likelihood)
+    return dg.Evaluate(arms=arms, against=dg.reference("fid-ffhq-64x64"), beside=beside)
 
 
 if __name__ == "__main__":

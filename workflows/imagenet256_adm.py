@@ -47,6 +47,7 @@ def workflow(
     steps: dg.options.Respacing = 250,
     precision: dg.options.Precision = "float32",
     seeds: dg.options.Seeds = (0,),
+    likelihood: dg.options.Likelihood = 0,
     skip_broken: dg.options.SkipBroken = 0,
     drop_alpha: dg.options.DropAlpha = False,
 ) -> dg.Evaluate:
@@ -92,7 +93,8 @@ def workflow(
         name: tuple(generate(guidance=terms, seed=seed)[:samples] for seed in seeds)
         for name, terms in (("ADM-G", plain), (f"ADM-G++ {row}", guided))
     }
-    return dg.Evaluate(arms=arms, against=dg.reference("adm-reference-imagenet-256"))
+    beside = dg.beside(arms, real=images.all(), likelihood=likelihood)
+    return dg.Evaluate(arms=arms, against=dg.reference("adm-reference-imagenet-256"), beside=beside)
 
 
 if __name__ == "__main__":

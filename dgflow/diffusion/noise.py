@@ -43,6 +43,11 @@ EVALUATION_NOISE = 8  # as NOISE, for losses on held-out data
 POSTERIOR = 9  # the unit normal of a latent that is drawn from an encoder's posterior
 COMPONENT = 10  # the component of a mixture that a point is drawn from
 POINT = 11  # the unit normal of a point of a mixture
+DEQUANTISATION = 12  # the place of an image's values within their pixels; `step` is the repeat
+PROBE = 13  # the signs of Hutchinson's estimator; `step` is the repeat
+BOUND_LEVEL = 14  # the noise levels of an image's likelihood bound; `step` is the repeat
+BOUND_NOISE = 15  # its noise at each of n levels, in steps n r to n r + n - 1 of repeat r
+TRUNCATION = 16  # the noise of an image whose likelihood begins at a noise level; `step` is the repeat
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)

@@ -86,6 +86,11 @@ class SamplerSpec(Spec, ABC):
         return self.nfe if grid == "whole" else max(1, round(self.nfe * tau))
 
     @property
+    def corrects(self) -> bool:
+        """True where guidance is also asked in a second order (`Point.order`), and both orders' mean acts."""
+        return False
+
+    @property
     def block(self) -> int | None:
         """Number of samples that share step sizes, a divisor of shards; None where each has its own."""
         return None
@@ -211,6 +216,10 @@ class Heun(_Levels):
     def nfe(self) -> int:
         return 2 * self.steps - 1
 
+    @property
+    def corrects(self) -> bool:
+        return True
+
     def sample(
         self,
         model: ScoreModel,
@@ -248,6 +257,10 @@ class EDMAblation(_Levels):
     @property
     def nfe(self) -> int:
         return self.steps if self.solver == "euler" else 2 * self.steps - 1
+
+    @property
+    def corrects(self) -> bool:
+        return self.solver == "heun"
 
     def sample(
         self,

@@ -236,13 +236,20 @@ def evaluations(
     return float(sample.nfe), [float(count) for count in counts]
 
 
+def without_weights(score: Weights) -> ScoreModel:
+    """The score model of a network that can be asked about its noise levels, and not be run."""
+    import torch
+
+    with torch.device("meta"):
+        return score_network(score).score_model(score.step.fresh())
+
+
 def without_network(score: Weights) -> ScoreModel:
     """The score model of a network, with its noise levels and schedule, that sees noise alone."""
     import torch
 
-    with torch.device("meta"):
-        model = score_network(score).score_model(score.step.fresh())
     # Rounding to the network's own levels would move a few of them across the edge of a window at most.
+    model = without_weights(score)
     return replace(
         model,
         denoiser=lambda x, sigma, labels: torch.zeros_like(x),

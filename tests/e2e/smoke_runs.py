@@ -15,7 +15,7 @@ RUNS = {
 }
 """Recipe to the metrics of its protocol and its arms, the unguided one first."""
 OPTIONS = {name: [()] for name in RUNS} | {
-    "cifar10_edm": [(), ("--conditional",)],
+    "cifar10_edm": [(), ("--conditional", "--likelihood", "50")],
     "cifar10_edm_ensemble": [("--members", "2", "--bagged")],
 }
 """Recipe to the options of its runs, all in one root."""

@@ -32,14 +32,16 @@ TRAINED = {  # read where the discriminator is trained
     "loss": "lsif",
     "features": {"frozen": "none", "none": "frozen"},
 }
+BESIDE = {"likelihood": 30}  # read beside the samples, by a kind of that name
 RECIPES = {
-    "digits": {*SAMPLED, *TRAINED} - {"after_timestep", "tolerance"},
+    "digits": {*SAMPLED, *TRAINED, *BESIDE} - {"after_timestep", "tolerance"},
     "plane": {*SAMPLED, *TRAINED} - {"after_timestep", "tolerance", "features"},
-    "cifar10_edm": {*SAMPLED, *TRAINED} - {"after_timestep", "tolerance"},
-    "ffhq64_edm": {*SAMPLED, *TRAINED} - {"after_timestep", "tolerance"},
+    "cifar10_edm": {*SAMPLED, *TRAINED, *BESIDE} - {"after_timestep", "tolerance"},
+    "ffhq64_edm": {*SAMPLED, *TRAINED, *BESIDE} - {"after_timestep", "tolerance"},
     "cifar10_lsgm": {*SAMPLED, *TRAINED} - {"after_timestep", "steps", "second_order_weight", "features"},
-    "celeba64_soft_truncation": {*SAMPLED, *TRAINED} - {"after_timestep", "steps", "second_order_weight"},
-    "imagenet256_adm": {*SAMPLED, *TRAINED} - {"tau_min", "tolerance", "second_order_weight"},
+    "celeba64_soft_truncation": {*SAMPLED, *TRAINED, *BESIDE}
+    - {"after_timestep", "steps", "second_order_weight"},
+    "imagenet256_adm": {*SAMPLED, *TRAINED, *BESIDE} - {"tau_min", "tolerance", "second_order_weight"},
     "imagenet256_dit": {*SAMPLED, *TRAINED} - {"tau_min", "tolerance", "second_order_weight"},
 }
 CASES = [(name, option) for name, options in RECIPES.items() for option in sorted(options)]
@@ -47,7 +49,7 @@ CASES = [(name, option) for name, options in RECIPES.items() for option in sorte
 
 def other(name: str, option: str) -> Any:
     """A value of the option that is not the recipe's default."""
-    value = (SAMPLED | TRAINED)[option]
+    value = (SAMPLED | TRAINED | BESIDE)[option]
     default = inspect.signature(recipe(name)).parameters[option].default
     return value[default] if isinstance(value, dict) else value
 
@@ -77,6 +79,7 @@ def test_an_option_changes_the_step_that_it_is_about_and_nothing_before_it(
     name: str, option: str, published: dict[str, dict[str, Step]]
 ) -> None:
     expected = "generate" if option in SAMPLED else "train-discriminator"
+    expected = option if option in BESIDE else expected
     if (name, option) == ("digits", "features"):
         expected = "train-classifier"  # that of the features, which is not there without them
     assert first_changes(published[name], steps(name, **{option: other(name, option)})) == {expected}

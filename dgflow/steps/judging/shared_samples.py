@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from itertools import combinations
 
 from dgflow.specs.step import Slice, Step, Weights
+from dgflow.specs.train_step import TrainStep
 from dgflow.steps.encode import Encode
 from dgflow.steps.training.train_discriminator import TrainDiscriminator
 from dgflow.store.identity import canonical_json
@@ -63,17 +64,29 @@ def trained_on(name: str, arm: Sequence[Slice], steps: Iterable[Step]) -> list[s
 
 
 def trained_rows(weights: Weights, part: Slice) -> list[range]:
-    """The indices of `part`'s step that a discriminator was trained on, real or fake: a range for each slice
-    of that step that it read; of a bagged one, all that it drew from."""
+    """The indices of `part`'s step that a network was trained on here, real or fake: a range for each slice
+    of that step that it read; of a bagged discriminator, all that it drew from."""
     step = weights.step
-    if not isinstance(step, TrainDiscriminator):
+    if not isinstance(step, TrainStep):
         return []
-    own = {name: step.slice_of(name) for name in step.slice_names}
+    own, bagged = {"real": step.real}, False
+    if isinstance(step, TrainDiscriminator):
+        own = {name: step.slice_of(name) for name in step.slice_names}
+        bagged = step.bootstrap is not None
     return [
-        range(each.start, each.start + (each.rows if step.bootstrap is not None else step.split(name)[0]))
+        range(each.start, each.start + (each.rows if bagged else step.split(name)[0]))
         for name, each in own.items()
         if each.fingerprint == part.fingerprint
     ]
+
+
+def seen(weights: Weights, part: Slice) -> int:
+    """The number of samples of `part` that a network was trained on here."""
+    return sum(_common(trained, range(part.start, part.stop)) for trained in trained_rows(weights, part))
+
+
+def _common(a: range, b: range) -> int:
+    return max(0, min(a.stop, b.stop) - max(a.start, b.start))
 
 
 def images_behind(part: Slice) -> Slice:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dgflow.diffusion.guidance_specs import DiscriminatorGuidance
 from dgflow.specs.step import NetworkStep, Slice, Use, Weights
 from dgflow.steps.guides import guide_uses, without_network
-from dgflow.steps.judging.shared_samples import trained_rows
+from dgflow.steps.judging.shared_samples import seen
 from dgflow.steps.training.train_discriminator import TrainDiscriminator
 
 USUAL = (0.0447, 80.0)
@@ -49,17 +49,10 @@ def seen_in_training(guides: Sequence[Weights], **parts: Slice) -> list[str]:
     on."""
     lines = []
     for field, part in parts.items():
-        seen = max((_seen(weights, part) for weights in guides), default=0)
-        if seen:
+        known = max((seen(weights, part) for weights in guides), default=0)
+        if known:
             lines.append(
-                f"{field}: a discriminator was trained on {seen:,} of the {part.rows:,} samples of "
+                f"{field}: a discriminator was trained on {known:,} of the {part.rows:,} samples of "
                 f"{part.title}, so that it looks better on them than it is; take others"
             )
     return lines
-
-
-def _seen(weights: Weights, part: Slice) -> int:
-    return sum(
-        max(0, min(trained.stop, part.stop) - max(trained.start, part.start))
-        for trained in trained_rows(weights, part)
-    )

@@ -1,0 +1,99 @@
+"""What can stand beside the table of a recipe: measurements of its arms that need no samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from dgflow.diffusion.guidance_specs import DiscriminatorGuidance, Guidance, ScaleOrGain, ScaleOrGainOf
+from dgflow.specs.step import Result, Slice
+from dgflow.steps.generate import Generate
+from dgflow.steps.judging.likelihood import Likelihood
+
+TRUNCATIONS = (0.03, 0.1, 0.3)
+"""Noise levels of figure 14 of Kim et al. 2023, beside the lowest one of the sampler."""
+
+
+def beside(arms: Mapping[str, Sequence[Slice]], *, real: Slice, likelihood: int = 0) -> tuple[Result, ...]:
+    """The results that stand beside the table of `arms`, for `Evaluate(beside=...)`.
+
+    Score network, guidance and noise levels are those of each arm's `Generate`. Measured are the last images
+    of `real`: trainings on its first ones, or with a share held out, have not seen them.
+
+    Args:
+        likelihood: the number of images whose bits per dimension are measured by `Likelihood`; 0: none.
+
+    Raises ValueError for arms of latents, of several score networks or ranges of noise levels, and for more
+    images than there are.
+    """
+    return (_likelihood(arms, _last(real, likelihood, "likelihood")),) if likelihood else ()
+
+
+def _last(real: Slice, count: int, option: str) -> Slice:
+    if not 2 <= count <= real.rows:
+        raise ValueError(
+            f"{option}: expected 2 to {real.rows:,} real images, as many as there are in {real.title}, or 0 "
+            f"for none, found {count:,}"
+        )
+    return real.step[real.stop - count : real.stop]
+
+
+def _likelihood(arms: Mapping[str, Sequence[Slice]], real: Slice) -> Result:
+    steps = {name: _generate(name, arm) for name, arm in arms.items()}
+    first = next(iter(steps.values()))
+    for name, step in steps.items():
+        if (step.score, _ends(step)) != (first.score, _ends(first)):
+            raise ValueError(
+                f"likelihood: expected arms of one score network and one range of noise levels, found arm "
+                f"{name!r} of another; leave the option out"
+            )
+    low, high = _ends(first)
+    return Likelihood(
+        score=first.score,
+        arms={name: _of_flow(name, step) for name, step in steps.items()},
+        real=real,
+        sigma_min=low,
+        sigma_max=high,
+        truncations=tuple(level for level in TRUNCATIONS if low is None or level > low),
+    ).result()
+
+
+def _generate(name: str, arm: Sequence[Slice]) -> Generate:
+    step = arm[0].step
+    if not isinstance(step, Generate) or step.gives_latents:
+        raise ValueError(
+            f"likelihood: expected arms of Generate with a score network of pixels, found {step.title} in "
+            f"arm {name!r}; the likelihood of latents is not that of the images decoded from them: leave the "
+            "option out"
+        )
+    return step
+
+
+def _ends(step: Generate) -> tuple[float | None, float | None]:
+    """The ends of the sampler's noise levels, None where it has its own."""
+    low, high = (getattr(step.sampler, name, None) for name in ("sigma_min", "sigma_max"))
+    return low, high
+
+
+def _of_flow(name: str, step: Generate) -> tuple[Guidance, ...]:
+    """The guidance of the ODE whose samples the sampler draws: each term with one weight, without boost."""
+    terms: list[Guidance] = []
+    for term in step.guidance:
+        if isinstance(term, DiscriminatorGuidance):
+            weight = term.weight
+            if step.sampler.corrects:
+                weight = _mean(name, term.weight, term.second_order_weight)
+            term = term.model_copy(update={"weight": weight, "second_order_weight": 0.0, "boost": None})
+        terms.append(term)
+    return tuple(terms)
+
+
+def _mean(name: str, first: ScaleOrGainOf, second: ScaleOrGain) -> ScaleOrGainOf:
+    """The mean of both orders' weights, whose flow Heun's step follows."""
+    if first == second or (isinstance(first, Result) and second == "gain"):
+        return first
+    if isinstance(first, int | float) and isinstance(second, int | float):
+        return (first + second) / 2
+    raise ValueError(
+        "likelihood: expected weights of both orders that are numbers, or equal, so that their mean is "
+        f"known, found {first} and {second} in arm {name!r}; set second_order_weight"
+    )

@@ -1,0 +1,206 @@
+"""Likelihood: bits per dimension of real images under a score network, with and without guidance."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import model_validator
+
+from dgflow.diffusion.gain_curve import GainChoice
+from dgflow.diffusion.guidance_specs import ClassifierFree, DiscriminatorGuidance, Guidance, GuideTerm
+from dgflow.specs.figures import Figure, Metric
+from dgflow.specs.spec import SmokeRun
+from dgflow.specs.step import Spread, Work
+from dgflow.steps.gain_checks import check_score
+from dgflow.steps.gain_choices import check_gain, gain_choices
+from dgflow.steps.guides import check_guides, classes_asked, guide_uses, guides_of
+from dgflow.steps.judging.likelihood_fields import LikelihoodFields
+from dgflow.steps.judging.likelihood_figures import likelihood_figures
+from dgflow.steps.judging.shared_samples import seen
+from dgflow.steps.training.train_score import TrainScore
+from dgflow.store.identity import canonical_json
+
+if TYPE_CHECKING:
+    from dgflow.specs.bound import Bound
+    from dgflow.store.objects import ObjectStore
+
+IMAGES_AT_ONCE = 64  # of a worker's piece of the work
+EVALUATIONS = 150
+"""Of the ODE's slope per image at tolerance 1e-5, for `plan`."""
+TWICE = 2
+"""Cost of a gradient whose own gradient is taken, in gradients."""
+
+
+class Likelihood(LikelihoodFields):
+    """Bits per dimension of `real` under the probability-flow ODE of `score`, guided by each arm's terms.
+
+    With x = (pixel + u - 1/2) / 127.5 - 1, u uniform in [0, 1), and x_s = x + s z, z normal, the file has for
+    every arm and noise level s, as means over the images with their standard errors:
+
+    - `nll`: -log2 p_s(x_s) per dimension plus log2 127.5, with p_s the density of the ODE's samples at s
+      (Song et al. 2021, section D.2; `dgflow.diffusion.likelihood`). It is an upper bound of the negative
+      log-likelihood of the pixels under samples to which noise of s is added once more. `noised=False` takes
+      -log2 p_s(x), as score_sde does.
+    - `nelbo`: the bound of `nll` that needs no ODE (Kim et al. 2023, appendix A.3): of the diffusion, not of
+      the ODE.
+    - `nfe`: the evaluations of the ODE's slope per image.
+
+    A term acts with its `weight` at every noise level of its window: the weight of a flow is the mean of the
+    two orders' weights of Heun's step. Labels are those of the images. The fields are those of
+    `LikelihoodFields`.
+    """
+
+    quantities: ClassVar[Mapping[str, Metric]] = {
+        "nll": Metric("NLL (bits/dim)", 4),
+        "nelbo": Metric("NELBO (bits/dim)", 4),
+    }
+
+    @model_validator(mode="after")
+    def _fits(self) -> Likelihood:
+        check_score(self.score, self.real, field="score")
+        if self.dequantise and self.real.step.gives_latents:
+            raise ValueError(
+                f"real: expected images, whose pixels have a likelihood, found the latents of "
+                f"{self.real.step.title}; give images and a network of pixels, or dequantise=False for the "
+                "density of the latents themselves"
+            )
+        if self.real.rows < 2:
+            raise ValueError(
+                f"real: expected at least two images, found {self.real.rows}; take a larger slice"
+            )
+        levels = [*([] if self.sigma_min is None else [self.sigma_min]), *self.truncations]
+        ends = [*levels, *([] if self.sigma_max is None else [self.sigma_max])]
+        if any(level <= 0 for level in levels) or ends != sorted(set(ends)):
+            raise ValueError(
+                "expected noise levels above 0 that rise from sigma_min over truncations to sigma_max, found "
+                f"{', '.join(f'{level:g}' for level in ends)}"
+            )
+        for name, terms in self.arms.items():
+            try:
+                check_guides(self.score, terms)
+                check_gain(self.score, terms)
+                _check_flow(terms)
+            except ValueError as error:
+                raise ValueError(f"arm {name!r}: {error}") from None
+        self._check_labels()
+        return self
+
+    def _check_labels(self) -> None:
+        known = self.real.step.shape.num_classes
+        for name, terms in self.arms.items():
+            if (classes := classes_asked(self.score, terms)) not in (0, known):
+                raise ValueError(
+                    f"arm {name!r}: expected networks without classes, or with the {known} of the real "
+                    f"images, whose labels they are told, found {classes} classes"
+                )
+
+    def cautions(self) -> list[str]:
+        """Images that a network of an arm was trained on."""
+        steps = {}
+        if isinstance(self.score.step, TrainScore):
+            steps[self.score.step.fingerprint] = self.score
+        for term in self.guides.values():
+            steps |= {weights.step.fingerprint: weights for weights in term.guides}
+        found = []
+        for weights in steps.values():
+            if common := seen(weights, self.real):
+                found.append(
+                    f"{self.title}: {weights.step.title} was trained on {common:,} of the {self.real.rows:,} "
+                    "real images, whose likelihood is then too high; take others"
+                )
+        return found
+
+    def toy(self, smoke: SmokeRun) -> Likelihood:
+        toy = super().toy(smoke)
+        assert isinstance(toy, Likelihood)
+        real = toy.real.step[toy.real.start : min(toy.real.stop, toy.real.start + 3)]
+        fast = {"truncations": toy.truncations[:1], "times": 2, "repeats": 1, "tolerance": 0.1}
+        return toy.model_copy(update=fast | {"real": real})
+
+    @property
+    def title(self) -> str:
+        return f"likelihood of {', '.join(self.arms)}"
+
+    @property
+    def guides(self) -> dict[str, GuideTerm]:
+        """The terms that have networks, by the path of the field that names them."""
+        return {
+            path: term
+            for name, terms in self.arms.items()
+            for path, term in guides_of(f"arms.{name}", terms).items()
+        }
+
+    def choices(self, inputs: Bound) -> dict[str, GainChoice]:
+        """Of Gain, by the path of the term."""
+        return {
+            f"{path.rpartition('.')[0]}.by_gain": choice
+            for path, choice in gain_choices(self.guides, inputs).items()
+        }
+
+    def network_evaluations(self, rows: int) -> int:
+        return sum(round(work.times) for work in self.work(rows) if work.network is self.score.step)
+
+    def work(self, amount: int) -> list[Work]:
+        points = amount * self.real.rows * self.repeats * (1 + len(self.truncations))
+        slopes = points * EVALUATIONS * ("nll" in self.methods)
+        if self.divergence == "exact":
+            slopes *= self.real.step.shape.values
+        losses = points * self.times * ("nelbo" in self.methods)
+        return list(self._works(slopes, losses))
+
+    def _works(self, slopes: int, losses: int) -> Iterator[Work]:
+        for name, terms in self.arms.items():
+            asked = 1 + any(isinstance(term, ClassifierFree) for term in terms)
+            yield Work(self.score.step, "gradient", slopes * asked, self.batch_size)
+            yield Work(self.score.step, "forward", losses * asked, self.batch_size)
+            for term in guides_of(f"arms.{name}", terms).values():
+                for network, use in guide_uses(term):
+                    yield Work(network, use, TWICE * slopes + losses, self.batch_size)
+
+    def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
+        """The numbers as JSON; the images are shared by the workers."""
+        del store
+        from dgflow.steps.judging.likelihood_values import Meter, span, summary
+
+        ends = span(self)
+        starts = range(0, self.real.rows, IMAGES_AT_ONCE)
+        items = [(name, start) for name in self.arms for start in starts]
+        pieces: dict[tuple[str, int], dict[str, Any]] = {}
+        spread(lambda: Meter(self, inputs, ends, IMAGES_AT_ONCE), items, pieces.__setitem__)
+        arms = {name: [pieces[name, start] for start in starts] for name in self.arms}
+        return canonical_json(summary(self, ends, arms)).encode()
+
+    def compared(self, content: bytes) -> Mapping[str, Mapping[str, Any]]:
+        arms = self._content(content)["arms"]
+        return {
+            name: {
+                method: {
+                    "mean": arms[name][method][0],
+                    "spread": None,
+                    "per_seed": arms[name][method][:1],
+                    "errors": arms[name][f"{method}_error"][:1],
+                }
+                for method in self.methods
+            }
+            for name in self.arms
+        }
+
+    def figures(self, content: bytes) -> Sequence[Figure]:
+        return likelihood_figures(self._content(content), self.methods)
+
+    def _content(self, content: bytes) -> dict[str, Any]:
+        """The file, with the arms in the recipe's order; canonical JSON sorts them."""
+        found = json.loads(content)
+        return found | {"arms": {name: found["arms"][name] for name in self.arms}}
+
+
+def _check_flow(terms: Sequence[Guidance]) -> None:
+    """Raise ValueError for guidance that belongs to no ODE."""
+    for number, term in enumerate(terms):
+        if isinstance(term, DiscriminatorGuidance) and term.boost is not None:
+            raise ValueError(
+                f"guidance.{number}: expected guidance without a boost, which acts in some of a sampler's "
+                "steps and in no ODE, found one; leave it out (boost=None)"
+            )

@@ -1,0 +1,49 @@
+"""What a `Likelihood` is asked: networks, images, noise levels, and how both are measured."""
+
+from __future__ import annotations
+
+from abc import ABC
+from typing import Literal
+
+from pydantic import Field
+
+from dgflow.diffusion.guidance_specs import Guidance
+from dgflow.specs.spec import BatchSize
+from dgflow.specs.step import ResultStep, Slice, Weights
+
+Method = Literal["nll", "nelbo"]
+
+
+class LikelihoodFields(ResultStep, ABC):
+    """The fields of `Likelihood`.
+
+    Args:
+        arms: guidance by name; () is the score network alone. The first arm is the one that the others are
+            compared with, image by image.
+        sigma_min, sigma_max: the ends of the ODE; None: 0.002 and 80, narrowed to what the network knows. The
+            numbers at `sigma_min` are those of the table.
+        truncations: further noise levels, rising, at which the ODE begins.
+        methods: what is measured.
+        divergence: by Hutchinson's estimator with one vector of signs per image and repeat, or "exact", with
+            as many gradients per evaluation as there are dimensions.
+        dequantise: False for samples that are no pixels: x is the sample itself, the constant is 0.
+        repeats: draws of u, z and signs per image; their mean counts as one value.
+        times: noise levels per image, repeat and truncation that `nelbo` is averaged over.
+        tolerance: of the ODE's steps, relative and absolute.
+    """
+
+    score: Weights
+    arms: dict[str, tuple[Guidance, ...]] = Field(min_length=1)
+    real: Slice
+    sigma_min: float | None = Field(default=None, gt=0)
+    sigma_max: float | None = Field(default=None, gt=0)
+    truncations: tuple[float, ...] = ()
+    methods: tuple[Method, ...] = Field(default=("nll", "nelbo"), min_length=1)
+    divergence: Literal["hutchinson", "exact"] = "hutchinson"
+    dequantise: bool = True
+    noised: bool = True
+    repeats: int = Field(default=1, gt=0)
+    times: int = Field(default=32, gt=0)
+    tolerance: float = Field(default=1e-5, gt=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    batch_size: BatchSize = 64
