@@ -38,6 +38,7 @@ from dgflow.steps.judging.gain import Gain
 from dgflow.steps.judging.likelihood import Likelihood
 from dgflow.steps.judging.measure import Measure
 from dgflow.steps.judging.published_reference import PublishedReference, PublishedStatistics, reference
+from dgflow.steps.mechanism.log_ratio_path import LogRatioPath
 from dgflow.steps.mechanism.losses_by_level import LossesByLevel
 from dgflow.steps.official import official
 from dgflow.steps.plane.compare_plane import ComparePlane
@@ -82,6 +83,7 @@ __all__ = [
     "InceptionV3",
     "LSGMPrior",
     "Likelihood",
+    "LogRatioPath",
     "LossesByLevel",
     "Measure",
     "MixturePoints",

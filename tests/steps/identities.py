@@ -26,6 +26,7 @@ from dgflow import (
     Generate,
     Heun,
     ImportImages,
+    LogRatioPath,
     LossesByLevel,
     LSGMPrior,
     MixturePoints,
@@ -100,6 +101,9 @@ TRANSLATIONS = CompareTranslations(
     features=INCEPTION,
     floor=REAL[:100],
     protocol="adm",
+)
+PATH = LogRatioPath(
+    arms={"guided": GUIDED[:100]}, discriminator=(DISC.last(), DISC.epoch(2)), real=REAL[100:200]
 )
 EVALUATE = Evaluate(
     arms={"guided": (GUIDED[:100],)},
@@ -305,6 +309,16 @@ OTHER = {
         sigma_max=50.0,
         seed=9,
         precision="bfloat16",
+    ),
+    LogRatioPath: dict(
+        arms={"unguided": FAKES[:100]},
+        discriminator=DISC.last(),
+        real=REAL[100:199],
+        combine="probabilities",
+        sigma_min=0.1,
+        sigma_max=50.0,
+        levels=4,
+        seed=9,
     ),
     LossesByLevel: dict(
         score=SCORE.epoch(3),
@@ -515,6 +529,7 @@ INSTANCES: dict[type, Spec] = {
         TRANSLATIONS,
         GAIN,
         LOSSES,
+        PATH,
         SELECTION,
         ENCODED,
         DECODED,

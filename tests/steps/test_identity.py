@@ -35,6 +35,7 @@ from dgflow import (
     Generate,
     Heun,
     ImportImages,
+    LogRatioPath,
     LossesByLevel,
     MixtureScore,
     Pretrained,
@@ -154,6 +155,7 @@ def test_every_field_that_is_not_identity_is_known():
         Measure,
         Evaluate,
         Gain,
+        LogRatioPath,
         LossesByLevel,
         Pretrained,
     )

@@ -10,21 +10,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dgflow.diffusion.acceleration import autocast, device, prepared
+from dgflow.diffusion.acceleration import autocast, device
 from dgflow.diffusion.batches import Batches
 from dgflow.diffusion.discriminator_guidance import DiscriminatorTerm, log_ratio_at
 from dgflow.diffusion.guidance_specs import DiscriminatorGuidance
 from dgflow.diffusion.losses import DiscriminatorLoss, discriminator_loss
 from dgflow.diffusion.score_model import ScoreModel
 from dgflow.diffusion.times import log_uniform_sigma, per_sample
-from dgflow.networks.families import score_network
-from dgflow.specs.bound import Bound, SharedNetworks
+from dgflow.specs.bound import Bound
 from dgflow.specs.spec import ActivationPrecision
 from dgflow.specs.step import Slice, Weights
-from dgflow.steps.guides import loaded_term
 from dgflow.steps.image_rows import image_rows
+from dgflow.steps.systems import Networks
 from dgflow.steps.training.draws import Draws
 
 SCORE = "score"
@@ -76,23 +75,18 @@ class LevelLosses:
         """Load the networks. The function returned measures the images of a piece, each at every level:
         logits of each discriminator and, of real images, the score network's errors, all as images x levels,
         flat."""
-        own, networks = device(), SharedNetworks(inputs.items)
-
-        def loaded(name: str) -> nn.Module:
-            return prepared(networks.network(name), device=own)
-
-        terms: dict[str, Any] = {
-            name: loaded_term(f"discriminators.{name}", term, loaded) for name, term in self.terms.items()
-        }
+        networks = Networks(inputs, device(), "float32")
+        paths = {f"discriminators.{name}": term for name, term in self.terms.items()}
+        terms: list[Any] = networks.terms(paths, {})
         measurer = _Measurer(
             self,
-            score_network(self.score).score_model(loaded("score")),
-            terms,
+            networks.score("score", self.score),
+            dict(zip(self.terms, terms, strict=True)),
             {
                 kind: image_rows(inputs, kind, seed=self.seed, source=part.title)
                 for kind, part in self.images.items()
             },
-            own,
+            networks.device,
             Batches(self.batch_size, of=self.name),
         )
         return measurer.measure
@@ -158,8 +152,7 @@ class _Measurer:
         found: dict[str, Tensor] = {}
         with autocast(self.device, losses.precision):
             if kind == "real":
-                asked = labels if losses.score.step.classes else None
-                error = (self.model.denoiser(x, sigma, asked).double() - images) / per_sample(sigma, images)
+                error = (self.model.denoiser(x, sigma, labels).double() - images) / per_sample(sigma, images)
                 found[SCORE] = error.square().flatten(1).mean(1)
             for name, term in self.terms.items():
                 seen = labels if losses.terms[name].guides[0].step.classes else None

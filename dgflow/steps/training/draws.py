@@ -14,7 +14,7 @@ from dgflow.steps.training.rows import normals
 
 
 class Draws(NamedTuple):
-    """Noise levels and noise for training uses, held-out items, Gain, or losses by level."""
+    """Noise levels and noise for training uses, held-out items, Gain, losses by level, or paths of noise."""
 
     seed: int
     level: int
@@ -36,6 +36,10 @@ class Draws(NamedTuple):
     @classmethod
     def losses(cls, seed: int) -> Self:
         return cls(seed, noise.EVALUATION_LEVEL, noise.EVALUATION_NOISE, step=2)
+
+    @classmethod
+    def path(cls, seed: int) -> Self:
+        return cls(seed, noise.EVALUATION_LEVEL, noise.EVALUATION_NOISE, step=3)
 
     def uniform(self, index_B: Tensor) -> Tensor:
         """float64 [b] in [0, 1), on the CPU."""
