@@ -289,14 +289,26 @@ def test_the_bound_of_a_gaussian_has_its_closed_form_and_is_no_less_than_the_lik
     assert weight != 3.0 or float((found - likelihood - 4 * error).max()) > 0
 
 
-def test_a_closer_look_at_the_noise_of_the_bound_leaves_its_mean() -> None:
-    """Where D(x) = x / 2 at all levels, |r|^2 varies with z alone."""
-    x0 = torch.zeros(1, 2, dtype=torch.float64)
-    z = torch.tensor([[1.0, -1.0]], dtype=torch.float64)  # |z|^2 = d: no chance in it
-    options = {"sigma_min": 0.5, "sigma_max": 2.0, "uniforms": torch.full((1, 1), 0.5), "normals": [z]}
-    found = nelbo(lambda x, sigma, labels: 0.5 * x, x0, **options)
-    prior = 2 * math.log(2 * math.sqrt(2 * math.pi)) + 1.0
-    assert float(found) == pytest.approx(prior + math.log(4.0) * (0.25 * 2 - 2))
+def test_the_draws_of_the_bound_lie_in_equal_ranges_of_the_logarithm() -> None:
+    """Each at its own fraction of its range."""
+    asked = list[float]()
+
+    def shrinks(x: Tensor, sigma: Tensor, class_labels: Tensor | None) -> Tensor:
+        asked.extend(sigma.tolist())
+        return 0.5 * x
+
+    z = torch.tensor([[1.0, 3.0]], dtype=torch.float64)
+    found = nelbo(
+        shrinks,
+        torch.zeros(1, 2),
+        sigma_min=0.25,
+        sigma_max=4.0,
+        uniforms=torch.tensor([[0.5, 0.25]]),
+        normals=[z, z],
+    )
+    assert asked == pytest.approx([0.5, math.sqrt(2.0)])
+    prior = 2 * math.log(4 * math.sqrt(2 * math.pi)) + 1.0
+    assert float(found) == pytest.approx(prior + math.log(16.0) * (0.25 * 10 - 2))
 
 
 def test_bits_per_dimension_count_the_pixel_values_in_a_unit() -> None:
@@ -357,6 +369,7 @@ def test_an_operation_that_cannot_be_differentiated_twice_is_named() -> None:
         ({"sigma_min": 0.0}, "expected 0 < sigma_min < sigma_max, found sigma_min=0.0"),
         ({"sigma_max": 0.01}, "expected 0 < sigma_min < sigma_max"),
         ({"rtol": 1e-15}, "expected rtol >= 1e-13"),
+        ({"atol": 0.0}, "expected atol > 0"),
         ({"probe": torch.ones(2, 3)}, r"expected a probe like x, \[6, 2\], found \[2, 3\]"),
     ],
 )
