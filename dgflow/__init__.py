@@ -27,6 +27,7 @@ from dgflow.networks.perceptron.spec import Perceptron
 from dgflow.networks.stable_diffusion.spec import StableDiffusionVAE
 from dgflow.steps.beside import beside
 from dgflow.steps.closed_form import ClosedForm
+from dgflow.steps.cost import Cost
 from dgflow.steps.decode import Decode
 from dgflow.steps.encode import Encode
 from dgflow.steps.generate import Generate
@@ -62,6 +63,7 @@ __all__ = [
     "ClosedForm",
     "ComparePlane",
     "CompareTranslations",
+    "Cost",
     "DDIM",
     "DDPM",
     "DDPMUNet",

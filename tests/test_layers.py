@@ -16,8 +16,8 @@ LAYERS = [
     "cli",
     "report",
     "testing",
-    "estimate",
     "steps",
+    "estimate",
     "engine",  # knows no kind of step
     "runtime",
     "networks",

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 
 from dgflow.engine.plan import StepPlan
 from dgflow.estimate.devices import UTILISATION, device_named
+from dgflow.estimate.operations import Networks, Operations
 from dgflow.specs.spec import Precision
 from dgflow.specs.step import SAMPLING_USES, NetworkStep, Use, Work
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
+    from torch import Tensor
 
 MOMENTS = 2  # tensors that Adam keeps for every parameter, beside the number of its steps
 TENSOR_HEADER = 200  # bytes of a name with shape and place, and of that number
@@ -65,26 +66,20 @@ def counted(
     device = device_named(name)
     if not 0 < utilisation <= 1:
         raise ValueError(f"expected a utilisation above 0 and at most 1, found {utilisation}")
-    from dgflow.estimate.exercise import Flops, count
-
-    networks, known = _Networks(), dict[tuple[str, Use], Flops]()
-
-    def per_row(work: Work) -> Flops:
-        key = (work.network.fingerprint, work.use)
-        if key not in known:
-            known[key] = count(work.network, networks.of(work.network), work.use)
-        return known[key]
+    networks = _Networks()
+    operations = Operations(networks)
 
     def seconds(work: Work) -> float:
-        flops, whole = per_row(work), work.network.architecture.stays_float32
+        flops, whole = operations.per_row(work), work.network.architecture.stays_float32
         convolutions, products = device.rates(work.precision, whole=whole)
         tera_seconds = flops.convolutions / convolutions + flops.products / products
         return work.times * tera_seconds / (1e12 * utilisation)
 
     steps = {}
     for plan, works in _unfinished(plans):
-        flops = sum(work.times * per_row(work).total for work in works)
-        steps[plan.node.key] = networks.estimate(plan, works, sum(map(seconds, works)), flops)
+        steps[plan.node.key] = networks.estimate(
+            plan, works, sum(map(seconds, works)), operations.total(works)
+        )
     assumptions = (
         f"{device.title}, {device.memory_gb} GB: {utilisation:.0%} (--utilisation) of its peak, "
         f"{device.float32:,.4g} TFLOP/s in float32, "
@@ -179,19 +174,8 @@ def _measured(work: Work, device: torch.device) -> tuple[int, float]:
     return rows, seconds / rows
 
 
-class _Networks:
-    """Networks without memory, each built once."""
-
-    def __init__(self) -> None:
-        self._built: dict[str, nn.Module] = {}
-
-    def of(self, step: NetworkStep) -> nn.Module:
-        import torch
-
-        if step.fingerprint not in self._built:
-            with torch.device("meta"):
-                self._built[step.fingerprint] = step.fresh()
-        return self._built[step.fingerprint]
+class _Networks(Networks):
+    """Networks without memory, and what their work takes."""
 
     def estimate(
         self, plan: StepPlan, works: Sequence[Work], seconds: float, flops: float | None

@@ -98,6 +98,8 @@ def _readers(target: Evaluate) -> dict[str, _Readers]:
         for node in graph(reference.step):
             key = node.step.variant
             mine = readers.setdefault(key, _Readers())
+            if kind == "beside":  # of all arms, and no reader of its own for what these need
+                continue
             mine.groups.add(kind if part is None else _arm(arm))
             if part is None:
                 continue

@@ -1,0 +1,122 @@
+"""Cost: what the arms of a comparison took to train and take to sample, in operations."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import model_validator
+
+from dgflow.estimate.operations import Networks, Operations
+from dgflow.specs.figures import Figure, Metric, Table
+from dgflow.specs.graph import graph
+from dgflow.specs.step import Measurements, ResultStep, SampleStep, Slice, Spread, Step
+from dgflow.specs.train_step import TrainStep
+from dgflow.store.identity import canonical_json
+
+if TYPE_CHECKING:
+    from dgflow.specs.bound import Bound
+    from dgflow.store.objects import ObjectStore
+
+
+class Cost(ResultStep):
+    """The operations of arms, for `Evaluate(beside=(cost.result(),))`, counted as in `plan --device`.
+
+    `training` is that of every network behind an arm that was trained here, with the samples that it was
+    trained on; of a training all epochs count, whichever is used. `sampling` is per image. Both count
+    convolutions and products of matrices (a multiplication and an addition are two operations), so that they
+    depend on no machine, and not on what else it does. Networks that were trained elsewhere count nothing.
+    """
+
+    quantities: ClassVar[Mapping[str, Metric]] = {
+        "training": Metric("training, TFLOP", decimals=1),
+        "sampling": Metric("sampling, GFLOP per image", decimals=3),
+    }
+
+    arms: dict[str, tuple[Slice, ...]]
+
+    @model_validator(mode="after")
+    def _has_arms(self) -> Cost:
+        if not self.arms or not all(self.arms.values()):
+            raise ValueError(
+                "arms: expected one or more arms with a slice of samples each, found an empty one"
+            )
+        return self
+
+    @property
+    def is_fetched(self) -> bool:
+        return False
+
+    def inputs(self) -> dict[str, Measurements]:
+        """All epochs of the trainings: the samples tell the one that is used, and not how many there were."""
+        measured = (
+            node.step.measurements()
+            for arm in self.arms.values()
+            for node in graph(arm[0])
+            if isinstance(node.step, TrainStep)
+        )
+        trainings = {each.variant: each for each in measured}
+        return {f"trainings.{number}": each for number, each in enumerate(trainings.values())}
+
+    def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
+        """`arms`, as in `compared`, and `trainings`: TFLOP of every step behind them, and of which arms."""
+        del inputs, spread, store
+        operations = Operations(Networks())
+        arms: dict[str, Any] = {}
+        steps: dict[str, dict[str, Any]] = {}
+        for name, arm in self.arms.items():
+            total = 0.0
+            for key, step, parts in _trained_on(arm[0]):
+                flop = operations.total(step.work(step.amount(parts)))
+                total += flop
+                if flop:
+                    row = {"step": step.name, "title": step.title, "tflop": flop / 1e12, "arms": []}
+                    steps.setdefault(f"{key} {parts[-1]}", row)["arms"].append(name)
+            rows = arm[0].rows
+            sampling = sum(operations.total(step.work(rows)) for step in _sampled_by(arm[0])) / rows
+            arms[name] = {
+                "training": _same(total / 1e12, len(arm)),
+                "sampling": _same(sampling / 1e9, len(arm)),
+            }
+        return canonical_json({"arms": arms, "trainings": list(steps.values())}).encode()
+
+    def compared(self, content: bytes) -> Mapping[str, Mapping[str, Any]]:
+        arms = json.loads(content)["arms"]
+        return {name: arms[name] for name in self.arms}
+
+    def figures(self, content: bytes) -> Sequence[Figure]:
+        rows = [
+            (row["title"], f"{row['tflop']:,.2f}", self._named(row["arms"]))
+            for row in json.loads(content)["trainings"]
+        ]
+        note = "Networks that were trained elsewhere count nothing."
+        return (Table("Where the training goes", ("step", "TFLOP", "arms"), rows, note=note),)
+
+    def _named(self, arms: Sequence[str]) -> str:
+        return "all" if len(arms) == len(self.arms) else ", ".join(arms)
+
+
+def _trained_on(part: Slice) -> Iterator[tuple[str, Step, list[int]]]:
+    """Every training behind `part`, and every step behind one, once: its variant, itself and its parts."""
+    found: dict[str, tuple[Step, set[int]]] = {}
+    for node in graph(part):
+        if not isinstance(node.step, TrainStep):
+            continue
+        for behind in graph(node.step):
+            step, parts = found.setdefault(behind.step.variant, (behind.step, set()))
+            parts |= set(behind.step.parts(behind.slices))
+    for variant, (step, parts) in found.items():
+        yield variant, step, sorted(parts)
+
+
+def _sampled_by(part: Slice) -> Iterator[SampleStep]:
+    """The steps that make `part` of noise: its own, and those whose samples it is made of."""
+    yield part.step
+    for reference in part.step.reads.values():
+        if isinstance(reference, Slice):
+            yield from _sampled_by(reference)
+
+
+def _same(value: float, seeds: int) -> dict[str, Any]:
+    return {"mean": value, "spread": None, "per_seed": [value] * seeds}

@@ -1,0 +1,120 @@
+"""Cost: operations of training and of sampling, by arm, against counts by hand and published figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from inprocess import complete
+
+import dgflow as dg
+from dgflow.engine.plan import plan
+from dgflow.estimate.exercise import count
+from dgflow.report.arms import SHARED, named
+from dgflow.specs.bound import Bound
+from dgflow.specs.figures import Table
+from dgflow.specs.step import NetworkStep, Slice, Use, here
+from dgflow.store.memory import MemoryStore
+from dgflow.store.open import open_store
+
+IMAGES = Path("images.npz")
+
+
+def content(**arms: tuple[Slice, ...]) -> bytes:
+    return dg.Cost(arms=arms).compute(Bound(), here, MemoryStore("cost"))
+
+
+def costs(**arms: tuple[Slice, ...]) -> Mapping[str, Mapping[str, Any]]:
+    return dg.Cost(arms=arms).compared(content(**arms))
+
+
+def flop(step: NetworkStep, use: Use) -> float:
+    with torch.device("meta"):
+        return count(step, step.fresh(), use).total
+
+
+def guided(training: dg.TrainDiscriminator) -> dg.Generate:
+    guide = dg.DiscriminatorGuidance(discriminator=training.last())
+    return dg.Generate(score=tiny.score(IMAGES).last(), sampler=dg.Heun(steps=3), seed=5, guidance=(guide,))
+
+
+def test_sampling_takes_the_published_operations_of_a_network_per_evaluation():
+    """118.64 G multiply-adds (Peebles & Xie 2023, table 4), twice a step for classifier-free guidance."""
+    free = dg.ClassifierFree(scale=1.5)
+    step = dg.Generate(score=dg.official("dit-xl-2-256"), sampler=dg.DDPM(respacing="4"), guidance=(free,))
+    found = costs(dit=(step[:10],))["dit"]
+    assert found["sampling"]["mean"] == pytest.approx(2 * 4 * 2 * 118.64, rel=1e-3)
+    assert found["training"]["mean"] == 0.0  # not here
+
+
+def test_training_takes_all_epochs_of_every_network_and_the_samples_that_it_learns_from():
+    score, training = tiny.score(IMAGES), tiny.discriminator(IMAGES)
+    expected = [
+        # 2 epochs of 48 images, and 16 held-out ones at 4 levels.
+        2 * 48 * flop(score, "train") + 2 * 64 * flop(score, "forward"),
+        # 64 fakes of 5 evaluations each.
+        64 * 5 * flop(score, "forward"),
+        # 2 epochs of 48 real and 48 fake images, and 16 pairs at 8 levels.
+        2 * 96 * flop(training, "train") + 2 * 256 * flop(training, "forward"),
+    ]
+    arms = {"guided": (guided(training)[:30],), "plain": (tiny.fakes(IMAGES, seed=5)[:30],)}
+    found = costs(**arms)
+    assert found["guided"]["training"]["mean"] == pytest.approx(sum(expected) / 1e12)
+    assert found["plain"]["training"]["mean"] == pytest.approx(expected[0] / 1e12)
+    assert found["plain"]["sampling"]["mean"] == pytest.approx(5 * flop(score, "forward") / 1e9)
+    # The discriminator guides in the first order alone, and not at the last level, 0.002.
+    more = found["guided"]["sampling"]["mean"] - found["plain"]["sampling"]["mean"]
+    assert more == pytest.approx(2 * flop(training, "gradient") / 1e9)
+    (table,) = dg.Cost(arms=arms).figures(content(**arms))
+    assert isinstance(table, Table)
+    assert [row[2] for row in table.rows] == ["all", "guided", "guided"]
+
+
+def test_one_training_with_two_numbers_of_epochs_counts_each_arm_its_own():
+    short, long = (tiny.discriminator(IMAGES, epochs=number) for number in (1, 3))
+    found = costs(short=(guided(short)[:8],), long=(guided(long)[:8],))
+    per_epoch = 96 * flop(short, "train") + 256 * flop(short, "forward")
+    difference = found["long"]["training"]["mean"] - found["short"]["training"]["mean"]
+    assert difference == pytest.approx(2 * per_epoch / 1e12)
+
+
+def test_it_is_made_anew_for_more_epochs_even_where_the_same_one_is_used(tmp_path):
+    images, store = tiny.write_images(tmp_path / "images.npz"), open_store(str(tmp_path / "root"))
+    found = []
+    for epochs in (1, 2):
+        first = dg.Generate(score=tiny.score(images, epochs).epoch(1), sampler=dg.Heun(steps=2))
+        step = dg.Cost(arms={"first": (first[:8],)})
+        complete(step, store)
+        plans = plan(step, store)
+        assert plans[-1].complete and plans[-1].bound is not None
+        steps = plans[-1].bound.digests
+        found.append((tuple(steps), steps["trainings.0"]))
+    assert found[0] != found[1]
+
+
+def test_it_stands_in_the_table_and_its_step_is_for_all_arms():
+    evaluation = tiny.workflow(str(IMAGES))
+    with_cost = evaluation.model_copy(update={"beside": (dg.Cost(arms=evaluation.arms).result(),)})
+    assert [metric.heading for metric in with_cost.columns.values()][-2:] == [
+        "training, TFLOP",
+        "sampling, GFLOP per image",
+    ]
+    plans = plan(with_cost, MemoryStore("beside"))
+    places = {plans[place.number].step.kind: place.group for place in named(plans)}
+    assert places["cost"] == SHARED and places["train-discriminator"] == "arm guided"
+
+
+def test_arms_without_samples_are_refused():
+    with pytest.raises(ValueError, match="expected one or more arms with a slice of samples each"):
+        dg.Cost(arms={"none": ()})
+
+
+def test_content_is_json_with_the_steps_behind_the_trainings():
+    plain = json.loads(content(plain=(tiny.fakes(IMAGES, seed=5)[:30],)))
+    (row,) = plain["trainings"]
+    assert row["step"] == tiny.score(IMAGES).name and row["arms"] == ["plain"]
