@@ -68,6 +68,10 @@ Process = Annotated[
     Literal["linear-vp", "edm"],
     "the diffusion that the discriminator is told of; edm: as EDM's networks are, needs features none",
 ]
+Divergence = Annotated[
+    Literal["chi-squared", "hellinger", "jensen-shannon", "reverse-kl"],
+    "that the score network's loss lowers where a discriminator's ratio weights it",
+]
 HeldOut = Annotated[float, "share of real and fake samples held out to measure every epoch; published is 0"]
 Best = Annotated[bool, "guide with the epoch of the smallest held-out loss; published is the last"]
 DiscriminatorSeed = Annotated[int, "of the discriminator's fresh weights and batches"]

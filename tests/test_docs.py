@@ -21,8 +21,10 @@ MODELS, METRICS, RECIPES = (
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.py"))
 OF_OUR_OWN = {
     "cifar10_edm_ensemble",
+    "cifar10_edm_further",
     "digits",
     "digits_ensemble",
+    "digits_further",
     "digits_selection",
     "plane",
 }  # recipes of no published system

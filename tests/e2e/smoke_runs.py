@@ -9,6 +9,10 @@ RUNS = {
     "imagenet256_adm": (("fid", "sfid", "is", "precision", "recall"), ("ADM-G", "ADM-G++ 3.18")),
     "cifar10_edm": (("fid",), ("EDM", "EDM-G++")),
     "cifar10_edm_ensemble": (("fid",), ("EDM", "D0", "D1", "EDM-G++, logits", "EDM-G++, probabilities")),
+    "cifar10_edm_further": (
+        ("fid", "training", "sampling"),
+        ("EDM", "trained further", "EDM-G++", "in turn", "weighted"),
+    ),
     "ffhq64_edm": (("fid",), ("EDM", "EDM-G++")),
     "cifar10_lsgm": (("fid",), ("LSGM", "LSGM-G++")),
     "celeba64_soft_truncation": (("fid",), ("Soft Truncation", "Soft-Truncation-G++")),
@@ -22,6 +26,9 @@ OPTIONS = {name: [()] for name in RUNS} | {
 THROUGH_RAY = ("cifar10_lsgm",)
 """Recipes that `make test` runs from the command line: with the one of `test_cli.py` every kind of step and
 every command."""
+
+LONG = ("cifar10_edm_further",)
+"""Recipes that `make test` does not run at all: the steps that they add have tests of their own."""
 
 
 def check_run(recipe: str, output: str, root: Path) -> None:

@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from e2e.smoke_runs import OPTIONS, RUNS, THROUGH_RAY, check_run
+from e2e.smoke_runs import LONG, OPTIONS, RUNS, THROUGH_RAY, check_run
 from inprocess import execute_here
 from steps.shipped import WORKFLOWS
 
 
-@pytest.mark.parametrize("recipe", [name for name in RUNS if name not in THROUGH_RAY])
+@pytest.mark.parametrize("recipe", [name for name in RUNS if name not in (*THROUGH_RAY, *LONG)])
 def test_a_recipe_runs_the_whole_way_at_toy_size_without_ray(
     recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

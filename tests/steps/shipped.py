@@ -24,12 +24,14 @@ SYSTEMS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "edm-cifar10-own-classifier": ("cifar10_edm", {"classifier_data": "data/imagenet"}),
     "edm-cifar10-ensemble": ("cifar10_edm_ensemble", {"bagged": True}),
+    "edm-cifar10-further": ("cifar10_edm_further", {}),
     "edm-ffhq": ("ffhq64_edm", {"skip_broken": 2}),
     "lsgm": ("cifar10_lsgm", {"shared_block": 100}),
     "soft-truncation": ("celeba64_soft_truncation", {"data": "celeba.zip"}),
     "digits": ("digits", {}),
     "plane": ("plane", {}),
     "digits-ensemble": ("digits_ensemble", {}),
+    "digits-further": ("digits_further", {}),
 }
 """Name of the case to recipe and options."""
 

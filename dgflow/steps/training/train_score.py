@@ -96,6 +96,11 @@ class TrainScore(TrainStep):
             )
 
     @property
+    def title(self) -> str:
+        further = " further" if self.start is not None else ""
+        return f"{super().title}{further}{' weighted' if self.weighting is not None else ''}"
+
+    @property
     def classes(self) -> int:
         return self.shape.num_classes if self.conditional else 0
 
