@@ -75,7 +75,10 @@ def log_likelihood(
             trace; the same along the whole path. None: the trace itself, with as many backward passes per
             evaluation as x has dimensions.
         rtol, atol: allowed error of a step: of the state x / sqrt(1 + sigma^2) in root mean square over an
-            image, and of the log-density in nats per dimension.
+            image, and of the log-density in nats per dimension. On digits of 16 x 16, 1e-3, 1e-4, 1e-5 and
+            1e-6 are 0.006, 0.002, 0.0002 and less off in bits per dimension, at 50, 62, 92 and 128
+            evaluations; guided they are 0.006, 0.001, 0.0002 and less, at 78, 78, 126 and 282, as the
+            rounding of float32 then asks for small steps.
         prior_std: of the noise at sigma_max that samples start from. None: sigma_max, as in EDM; a sampler
             whose state preserves variance (RK45) starts from sqrt(1 + sigma_max^2).
 
@@ -163,9 +166,9 @@ def bits_per_dimension(log_density: Tensor, dimensions: int, *, unit: float = 12
     """Bits per dimension of images with that log-density [B] in nats: -log2 of the density of pixel values,
     of which one unit of x holds `unit`.
 
-    x = (pixel + u) / 127.5 - 1 with u uniform on [0, 1) has 127.5 and so the constant log2(127.5) = 6.994;
-    x = (pixel + u) / 128 - 1 (Song et al. 2021) has 128 and 7. With dequantisation the result bounds the
-    bits of the discrete image from above.
+    x = (pixel + u) / 127.5 - 1 with u uniform on [0, 1), or [-1/2, 1/2), has 127.5 and so the constant
+    log2(127.5) = 6.994; x = (pixel + u) / 128 - 1 (Song et al. 2021) has 128 and 7. The mean over u bounds
+    the bits of the discrete image from above.
     """
     return -log_density / (dimensions * math.log(2.0)) + math.log2(unit)
 
