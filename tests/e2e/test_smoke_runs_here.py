@@ -1,5 +1,9 @@
 """Shipped systems from the command line at toy size, to a table of finite numbers, without Ray and in this
-process; `test_smoke_runs.py` runs them as a user does."""
+process; `test_smoke_runs.py` runs them as a user does.
+
+Inception looks at the images in small here: most of such a run would be its convolutions of 299 x 299, by
+random weights, of what random networks drew.
+"""
 
 import runpy
 import shutil
@@ -7,11 +11,34 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch.nn.functional as F
 from e2e.smoke_runs import LONG, OPTIONS, RUNS, THROUGH_RAY, check_run
 from inprocess import execute_here
 from steps.shipped import WORKFLOWS
+from torch import Tensor
+
+from dgflow.networks.inception.module import SPATIAL_CHANNELS, InceptionFeatures, InceptionV3Module
+
+SIDE = 75  # pixels: the least that all its layers take
+SPATIAL = 17  # of the maps of `spatial` at 299 pixels
 
 
+@pytest.fixture
+def small_inception(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same network on a sixteenth of the pixels, with features of the same shapes."""
+    whole = InceptionV3Module._features
+
+    def features(self: InceptionV3Module, x: Tensor) -> InceptionFeatures:
+        found = whole(self, F.interpolate(x, SIDE))
+        side = round((found.spatial.shape[1] / SPATIAL_CHANNELS) ** 0.5)
+        maps = found.spatial.unflatten(1, (side, side, SPATIAL_CHANNELS)).permute(0, 3, 1, 2)
+        larger = F.interpolate(maps, SPATIAL).permute(0, 2, 3, 1)
+        return found._replace(spatial=larger.flatten(1))
+
+    monkeypatch.setattr(InceptionV3Module, "_features", features)
+
+
+@pytest.mark.usefixtures("small_inception")
 @pytest.mark.parametrize("recipe", [name for name in RUNS if name not in (*THROUGH_RAY, *LONG)])
 def test_a_recipe_runs_the_whole_way_at_toy_size_without_ray(
     recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
