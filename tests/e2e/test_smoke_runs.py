@@ -39,7 +39,7 @@ def test_a_recipe_runs_the_whole_way_at_toy_size(recipe: str, tmp_path: Path, ow
         for options in OPTIONS[recipe]:
             run = command(recipe, "run", "--smoke", *options, "--json", cwd=tmp_path)
             assert run.returncode == 0, run.stderr[-3000:]
-            check_run(recipe, run.stdout, root)
+            check_run(recipe, run.stdout, root, options)
         if recipe == "cifar10_lsgm":
             again = command(recipe, "run", "--smoke", cwd=tmp_path)
             assert again.returncode == 0 and "done" not in again.stderr, again.stderr

@@ -55,6 +55,6 @@ def test_a_recipe_runs_the_whole_way_at_toy_size_without_ray(
                 runpy.run_path(str(WORKFLOWS / f"{recipe}.py"), run_name="__main__")
             run = capsys.readouterr()
             assert not ended.value.code, run.err[-3000:]
-            check_run(recipe, run.out, root)
+            check_run(recipe, run.out, root, options)
     finally:
         shutil.rmtree(root, ignore_errors=True)  # 200 to 350 MB

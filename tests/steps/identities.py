@@ -27,6 +27,7 @@ from dgflow import (
     Generate,
     Heun,
     ImportImages,
+    Likelihood,
     LogRatioPath,
     LossesByLevel,
     LSGMPrior,
@@ -89,6 +90,14 @@ PUBLISHED = StatisticsFile(source="reference.npz", digest="0" * 64)
 FEATURES = Features(samples=REAL[:100], network=INCEPTION, front_end="adm")
 STATISTICS = Statistics(features=FEATURES[:100])
 MEASURE = Measure(samples=GUIDED[:100], reference=REAL[100:200], features=INCEPTION, protocol="adm")
+LIKELIHOOD = Likelihood(
+    score=SCORE.last(),
+    arms={"guided": (DiscriminatorGuidance(discriminator=DISC.last()),)},
+    real=REAL[100:200],
+    sigma_min=0.01,
+    sigma_max=40.0,
+    truncations=(0.1,),
+)
 GAIN = Gain(score=SCORE.last(), discriminator=(DISC.last(), DISC.epoch(2)), real=REAL[100:200])
 LOSSES = LossesByLevel(
     score=SCORE.last(),
@@ -300,6 +309,22 @@ OTHER = {
         num_cell_per_cond_dec=1,
         use_se=False,
         num_nf=1,
+    ),
+    Likelihood: dict(
+        score=SCORE.epoch(3),
+        arms={"guided": (DiscriminatorGuidance(discriminator=DISC.epoch(3)),)},
+        real=REAL[100:199],
+        sigma_min=0.02,
+        sigma_max=50.0,
+        truncations=(0.2,),
+        methods=("nll",),
+        divergence="exact",
+        dequantise=False,
+        noised=False,
+        repeats=2,
+        times=9,
+        tolerance=1e-3,
+        seed=9,
     ),
     Gain: dict(
         score=SCORE.epoch(3),
@@ -529,6 +554,7 @@ INSTANCES: dict[type, Spec] = {
         EVALUATE,
         TRANSLATIONS,
         GAIN,
+        LIKELIHOOD,
         LOSSES,
         PATH,
         SELECTION,
