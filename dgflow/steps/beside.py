@@ -12,6 +12,9 @@ from dgflow.steps.judging.likelihood import Likelihood
 TRUNCATIONS = (0.03, 0.1, 0.3)
 """Noise levels of figure 14 of Kim et al. 2023, beside the lowest one of the sampler."""
 
+GRAPH = 4
+"""Samples whose drawing takes the memory of one image's likelihood, which keeps the graph of a gradient."""
+
 
 def beside(arms: Mapping[str, Sequence[Slice]], *, real: Slice, likelihood: int = 0) -> tuple[Result, ...]:
     """The results that stand beside the table of `arms`, for `Evaluate(beside=...)`.
@@ -54,6 +57,7 @@ def _likelihood(arms: Mapping[str, Sequence[Slice]], real: Slice) -> Result:
         sigma_min=low,
         sigma_max=high,
         truncations=tuple(level for level in TRUNCATIONS if low is None or level > low),
+        batch_size=max(1, first.batch_size // GRAPH),
     ).result()
 
 
