@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusion.device_reads import ForbidReads
 from diffusion.mixtures import MODEL, REAL, Labelled, Mixture, exact_log_ratio
 from scipy.integrate import quad, solve_ivp
 from torch import Tensor
@@ -381,6 +382,12 @@ def test_impossible_numbers_are_refused(options: dict[str, Any], message: str) -
 def test_a_bound_needs_a_column_of_uniforms_for_each_draw() -> None:
     with pytest.raises(ValueError, match=r"per draw, found 1 and \[6, 2\]"):
         nelbo(MODEL.denoiser, drawn(REAL), uniforms=torch.rand(6, 2), normals=[drawn(REAL)], **ENDS)
+
+
+def test_no_evaluation_reads_a_number_back_from_the_device() -> None:
+    loose = {"sigma_min": LOW, "sigma_max": 20.0, "rtol": 1e-2, "atol": 1e-2}
+    with ForbidReads():
+        log_likelihood(gaussian(FOUND), drawn(REAL), guidance=[linear_term(tau_max=0.5)], **loose)
 
 
 def test_a_nan_is_told_with_the_noise_level() -> None:
