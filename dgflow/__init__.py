@@ -41,6 +41,7 @@ from dgflow.steps.judging.measure import Measure
 from dgflow.steps.judging.published_reference import PublishedReference, PublishedStatistics, reference
 from dgflow.steps.mechanism.log_ratio_path import LogRatioPath
 from dgflow.steps.mechanism.losses_by_level import LossesByLevel
+from dgflow.steps.mechanism.regeneration import Regeneration
 from dgflow.steps.official import official
 from dgflow.steps.plane.compare_plane import ComparePlane
 from dgflow.steps.pretrained import Pretrained
@@ -101,6 +102,7 @@ __all__ = [
     "PublishedStatistics",
     "RK45",
     "RatioWeighting",
+    "Regeneration",
     "SongUNet",
     "StableDiffusionVAE",
     "StatisticsFile",

@@ -48,6 +48,7 @@ PROBE = 13  # the signs of Hutchinson's estimator; `step` is the repeat
 BOUND_LEVEL = 14  # the noise levels of an image's likelihood bound; `step` is the repeat
 BOUND_NOISE = 15  # its noise at each of n levels, in steps n r to n r + n - 1 of repeat r
 TRUNCATION = 16  # the noise of an image whose likelihood begins at a noise level; `step` is the repeat
+REGENERATION = 17  # noise of a real image that is regenerated: step 0 the start's, step 1 + n that of step n
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)

@@ -22,7 +22,6 @@ from dgflow.store.objects import ObjectStore
 from dgflow.store.receipts import CorruptObject
 
 GRID = 8  # images per side
-LARGEST = 64  # pixels of an image's side, above which it is shrunk
 SHOWN_WIDTH = 560  # pixels that a magnified grid may take
 LARGE_WIDTH = 1240  # and an enlarged one, as wide as the page
 
@@ -87,13 +86,10 @@ def _png(images: np.ndarray) -> dict[str, Any]:
     factor to show it at."""
     from PIL import Image
 
+    from dgflow.images.thumbnails import LARGEST, shrunk
+
     count, side = len(images), max(images.shape[1:3])
-    shrunk = side > LARGEST
-    if shrunk:
-        height, width = (round(length * LARGEST / side) for length in images.shape[1:3])
-        pictures = [Image.fromarray(image.squeeze()) for image in images]
-        small = [picture.resize((width, height), Image.Resampling.BOX) for picture in pictures]
-        images = np.stack([np.asarray(picture).reshape(height, width, -1) for picture in small])
+    images = np.stack([shrunk(image) for image in images])
     height, width = images.shape[1:3]
     rows = -(-count // GRID)
     canvas = np.zeros((rows * (height + 1) - 1, GRID * (width + 1) - 1, 4), np.uint8)
@@ -107,5 +103,5 @@ def _png(images: np.ndarray) -> dict[str, Any]:
         "uri": "data:image/png;base64," + base64.b64encode(out.getvalue()).decode(),
         "width": canvas.shape[1] * max(1, SHOWN_WIDTH // canvas.shape[1]),
         "large": canvas.shape[1] * max(2, LARGE_WIDTH // canvas.shape[1]),
-        "shrunk": f", shrunk from {side} pixels" if shrunk else "",
+        "shrunk": f", shrunk from {side} pixels" if side > LARGEST else "",
     }

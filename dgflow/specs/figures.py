@@ -102,4 +102,16 @@ class Table:
     note: str = ""
 
 
-Figure = Lines | HeatMap | PlanePlot | Table
+@dataclass(frozen=True)
+class Pictures:
+    """Small pictures of one size under `columns`, in rows of (label, pictures): each a PNG file in base64,
+    None for one that is missing. `side` is their width in pixels."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[str | None]]]
+    side: int
+    note: str = ""
+
+
+Figure = Lines | HeatMap | PlanePlot | Table | Pictures

@@ -7,12 +7,14 @@ from typing import Any, ClassVar
 
 from dgflow.engine.plan import look
 from dgflow.engine.root import Root
-from dgflow.specs.figures import Cloud, Curve, Figure, HeatMap, Lines, Metric, PlanePlot, Table
+from dgflow.specs.figures import Cloud, Curve, Figure, HeatMap, Lines, Metric, Pictures, PlanePlot, Table
 from dgflow.specs.graph import graph
 from dgflow.specs.step import Result, ResultStep
 from dgflow.store.objects import ObjectStore
 
 HOSTILE = "</svg><script>alert('x')</script>"
+DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+"""A grey PNG of one pixel."""
 WEIGHTS = [0.0, 0.5, 1.0, 2.0]
 
 
@@ -117,6 +119,13 @@ def every_kind() -> list[Figure]:
             ["weight", "FID", "note"],
             [["0.5", "33.00", HOSTILE], ["1", "29.25", "as <b>"]],
             marked=[1],
+        ),
+        Pictures(
+            f"Averages {HOSTILE}",
+            ["image", HOSTILE, *(f"sigma {k}" for k in range(12))],
+            [(f"{number}, guided", [DOT] * 13 + [None]) for number in range(2)],
+            side=1,
+            note="pictures are shown as they are",
         ),
     ]
 

@@ -8,14 +8,14 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from report.made_up_figures import HOSTILE, WEIGHTS, every_kind
+from report.made_up_figures import DOT, HOSTILE, WEIGHTS, every_kind
 
 from dgflow.report.figures.draw import drawn
 from dgflow.report.figures.svg import NAME_SIZE, SIZE, text_width
-from dgflow.specs.figures import Cloud, Curve, Figure, HeatMap, Lines, PlanePlot, Table
+from dgflow.specs.figures import Cloud, Curve, Figure, HeatMap, Lines, Pictures, PlanePlot, Table
 
 KINDS = {f"{type(figure).__name__} {number}": figure for number, figure in enumerate(every_kind())}
-DRAWN = {name: figure for name, figure in KINDS.items() if not isinstance(figure, Table)}
+DRAWN = {name: figure for name, figure in KINDS.items() if not isinstance(figure, Table | Pictures)}
 
 
 def svg_of(figure: Figure) -> Any:
@@ -181,3 +181,12 @@ def test_a_single_curve_or_cloud_is_named_unless_the_title_tells_it():
     assert "held-out" not in texts(Lines("held-out accuracy", [Curve("held-out", [1, 2], [1, 2])], "epoch"))
     assert "guided" in texts(PlanePlot("Samples", (0, 1), (0, 1), [Cloud("guided", [(0.5, 0.5)])]))
     assert "data" not in texts(PlanePlot("The data", (0, 1), (0, 1), [Cloud("data", [(0.5, 0.5)])]))
+
+
+def test_pictures_have_words_and_are_magnified_by_a_whole_factor():
+    figure = Pictures("Averages", ["image", "sigma 1"], [("1, guided", [DOT, None])], side=24)
+    element = drawn(figure)
+    assert element.count("<img") == 1 and 'width="48"' in element and 'alt="1, guided, image"' in element
+    assert DOT in element
+    with pytest.raises(ValueError, match="base64"):
+        drawn(Pictures("Averages", ["image"], [("1", ['" onload="x'])], side=24))

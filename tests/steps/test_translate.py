@@ -18,6 +18,7 @@ from dgflow.diffusion import noise
 from dgflow.diffusion.times import sigma_from_tau
 from dgflow.engine.plan import plan
 from dgflow.specs.bound import Bound
+from dgflow.specs.spec import Grid
 from dgflow.steps.pixels import clean_column, clean_images
 from dgflow.store.memory import MemoryStore
 from dgflow.store.shards import Columns
@@ -117,7 +118,7 @@ def test_latents_of_an_encoder_are_translated_from_the_image_as_it_is(tmp_path):
     images = dg.ImportImages(source=str(tmp_path / "images.npz"), num_classes=0, image_size=16)
     vae = pretrained(tmp_path, "vae", network=HIERARCHICAL, image_size=16).weights()
     encoded = dg.Encode(images=images[:6], vae=vae, draws=2)
-    network = SCORES["LSGMPrior"] | {"channels": 6, "image_size": 8, "num_classes": 0}
+    network: dict[str, Any] = {**SCORES["LSGMPrior"], "image_size": 8}
     score = pretrained(tmp_path, "prior", **network).weights()
     rows, read = made(dg.Translate(source=encoded.all(), score=score, start=1e-4))
     assert rows["latent"].shape == (6, 6, 8, 8) and read["latent"].shape == (6, 4, 6, 8, 8)
@@ -139,7 +140,8 @@ def test_a_plan_counts_the_evaluations_behind_the_start():
     source = dg.ImportImages(source="/nowhere", num_classes=10, image_size=32)[:1_000]
     fields: dict[str, Any] = {"source": source, "score": edm, "labels": "dropped"}
     # 8 of the 18 levels of equation 5 lie below 1.2342: two evaluations for each, and one in the last step.
-    for grid, each in (("tail", 17), ("whole", 35)):
+    grids: dict[Grid, int] = {"tail": 17, "whole": 35}
+    for grid, each in grids.items():
         step = dg.Translate(start=0.3, sampler=dg.Heun(steps=18), grid=grid, **fields)
         (row,) = [row for row in plan(step.all(), MemoryStore(uuid4().hex)) if row.step.kind == "translate"]
         assert row.evaluations == 1_000 * each

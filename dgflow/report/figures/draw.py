@@ -9,19 +9,21 @@ from markupsafe import Markup
 
 from dgflow.report.figures.heat_map import draw_heat_map
 from dgflow.report.figures.lines import draw_lines
+from dgflow.report.figures.pictures import draw_pictures
 from dgflow.report.figures.plane_plot import draw_plane_plot
 from dgflow.report.figures.svg import WIDTH, Drawing, NothingToDraw
 from dgflow.report.figures.table import draw_table
-from dgflow.specs.figures import Figure, HeatMap, Lines, Table
+from dgflow.specs.figures import Figure, HeatMap, Lines, Pictures, Table
 
 
 def drawn(figure: Figure, colours: Sequence[int] = ()) -> Markup:
     """A `<figure>` with its note; `colours` are those of curves, by default in order. One without a value
     that can be shown says so."""
     caption = f"<figcaption>{escape(figure.note)}</figcaption>" if figure.note else ""
-    if isinstance(figure, Table):
+    if isinstance(figure, Table | Pictures):
         title = f"<figcaption><strong>{escape(figure.title)}</strong></figcaption>" if figure.title else ""
-        return Markup(f'<figure class="full">{title}{draw_table(figure)}{caption}</figure>')
+        element = draw_table(figure) if isinstance(figure, Table) else draw_pictures(figure)
+        return Markup(f'<figure class="full">{title}{element}{caption}</figure>')
     try:
         element, width = _drawing(figure, colours)
     except NothingToDraw:
@@ -37,5 +39,5 @@ def _drawing(figure: Figure, colours: Sequence[int]) -> Drawing:
         return draw_lines(figure, colours)
     if isinstance(figure, HeatMap):
         return draw_heat_map(figure)
-    assert not isinstance(figure, Table)
+    assert not isinstance(figure, Table | Pictures)
     return draw_plane_plot(figure)

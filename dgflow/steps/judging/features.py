@@ -18,6 +18,7 @@ from dgflow.steps.sources.image_set import ImageSet
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from dgflow.specs.bound import Bound
     from dgflow.store.shards import Columns
@@ -111,17 +112,9 @@ class Features(SampleStep):
 
     def shard_builder(self, inputs: Bound) -> Callable[[int, int], Columns]:
         """Load the network; the function returned makes the rows [start, stop)."""
-        import torch
-
         from dgflow.diffusion.acceleration import device
 
-        own_device, channels = device(), self.network.step.shape.channels
-        judged = self.spec.judge(inputs.network("network").to(own_device))
-
-        @torch.no_grad()
-        def judge(images: list[np.ndarray]) -> dict[str, torch.Tensor]:
-            return judged(_prepared(images, self.front_end, channels, own_device))
-
+        judge = self.judge(inputs.network("network"), device())
         reader = self._reader(inputs)
 
         def rows(start: int, stop: int) -> Columns:
@@ -131,6 +124,19 @@ class Features(SampleStep):
             return {"index": np.arange(start, stop, dtype=np.int64)} | columns
 
         return rows
+
+    def judge(self, network: nn.Module, own_device: torch.device) -> Judge:
+        """A function of images uint8 [H, W, C] each: the columns that `network`, loaded, gives for them."""
+        import torch
+
+        channels = self.network.step.shape.channels
+        judged = self.spec.judge(network.to(own_device))
+
+        @torch.no_grad()
+        def judge(images: list[np.ndarray]) -> dict[str, torch.Tensor]:
+            return judged(_prepared(images, self.front_end, channels, own_device))
+
+        return judge
 
     def _batches(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         """Batches of nearly equal size, which depend on the shard and the bound alone."""

@@ -1,0 +1,29 @@
+"""Small copies of pictures, for pages."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import numpy as np
+from PIL import Image
+
+LARGEST = 64
+"""Pixels of a picture's longer side, above which it is shrunk."""
+
+
+def shrunk(image_HWC: np.ndarray) -> np.ndarray:
+    """A picture uint8 [H, W, C] with a longer side of at most 64 pixels, each the mean of its share."""
+    side = max(image_HWC.shape[:2])
+    if side <= LARGEST:
+        return image_HWC
+    height, width = (round(length * LARGEST / side) for length in image_HWC.shape[:2])
+    small = Image.fromarray(image_HWC.squeeze()).resize((width, height), Image.Resampling.BOX)
+    return np.asarray(small).reshape(height, width, -1)
+
+
+def thumbnail(image_HWC: np.ndarray) -> str:
+    """A picture uint8 [H, W, C], shrunk, as a PNG file in base64."""
+    out = io.BytesIO()
+    Image.fromarray(shrunk(image_HWC).squeeze()).save(out, "PNG", optimize=True)
+    return base64.b64encode(out.getvalue()).decode()

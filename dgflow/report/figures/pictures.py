@@ -1,0 +1,33 @@
+"""Rows of small pictures, magnified by a whole factor, as a table that scrolls where it does not fit."""
+
+from __future__ import annotations
+
+import base64
+from html import escape
+
+from dgflow.specs.figures import Pictures
+
+SHOWN = 64
+"""Width in pixels that a magnified picture may take."""
+
+
+def draw_pictures(figure: Pictures) -> str:
+    """Raises ValueError for a picture that is not base64."""
+    width = figure.side * max(1, SHOWN // figure.side)
+    heading = "".join(f'<th scope="col">{escape(name)}</th>' for name in ("", *figure.columns))
+    out = [f'<div class="wide" role="region" aria-label="{escape(figure.title)}" tabindex="0">']
+    out.append(f'<table class="pictures"><thead><tr>{heading}</tr></thead><tbody>')
+    for label, pictures in figure.rows:
+        cells = "".join(
+            f"<td>{_picture(picture, width, f'{label}, {column}')}</td>"
+            for column, picture in zip(figure.columns, pictures, strict=True)
+        )
+        out.append(f'<tr><th scope="row">{escape(label)}</th>{cells}</tr>')
+    return "".join([*out, "</tbody></table></div>"])
+
+
+def _picture(picture: str | None, width: int, words: str) -> str:
+    if picture is None:
+        return ""
+    data = base64.b64encode(base64.b64decode(picture, validate=True)).decode()
+    return f'<img src="data:image/png;base64,{data}" width="{width}" alt="{escape(words)}">'

@@ -1,0 +1,235 @@
+"""Regeneration: real images, noised a little and solved back, on average over the noise."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field, SerializeAsAny, model_validator
+
+from dgflow.diffusion.gain_curve import GainChoice
+from dgflow.diffusion.guidance_specs import ClassifierFree, Guidance, GuideTerm
+from dgflow.diffusion.linear_vp import LINEAR_VP
+from dgflow.diffusion.sampler_specs import Heun, SamplerSpec
+from dgflow.metrics.protocols import FrontEndName
+from dgflow.specs.figures import Figure, Metric
+from dgflow.specs.spec import BatchSize, Grid, Precision, SmokeRun
+from dgflow.specs.step import ResultStep, Slice, Spread, Weights, Work
+from dgflow.steps.gain_checks import check_score
+from dgflow.steps.gain_choices import check_gain, gain_choices
+from dgflow.steps.guides import check_guides, classes_asked, evaluations, guide_uses, guides_of
+from dgflow.steps.judging.features import Features
+from dgflow.steps.mechanism.levels import seen_in_training
+from dgflow.steps.mechanism.regeneration_figures import regeneration_figures
+from dgflow.store.identity import canonical_json
+
+if TYPE_CHECKING:
+    from dgflow.specs.bound import Bound
+    from dgflow.store.objects import ObjectStore
+
+MOST_DRAWS = 2**20
+
+
+class Regeneration(ResultStep):
+    """Averages of regenerated real images, by noise level, guided and not (Kim et al. 2023, figure 7).
+
+    Every image is noised to sigma, x = image + sigma z, and solved back to 0 by `sampler`, `draws` times with
+    other noise. The average over the noise shows what a score does to the image on the way: a wrong one draws
+    it elsewhere. A nearer average alone is no proof of a better score: one that is too wide leaves images as
+    they are, and the data's own erases what the level hides. The file holds for every arm and level, as means
+    over the images with their standard errors:
+
+    - `average`: the squared distance of the expected regenerated image to the image, per value. The noise of
+      an average of so few draws is taken out, so that the number does not depend on `draws`; it can be
+      slightly negative.
+    - `single`: the squared distance of one regenerated image, per value.
+    - `features`: with the judge's `features`, the Euclidean distance between those of the average, as pixels,
+      and of the image.
+    - `difference`: of `average` to that of the first arm, image by image: all arms have the same noise.
+
+    Images of the first `shown` averages are in the file and on the page. Labels are those of the images; the
+    real images should be ones that no discriminator was trained on, others are warned of.
+
+    Args:
+        arms: guidance by name; () is the score network alone.
+        sigmas: noise levels, rising.
+        grid: of the noise levels below each; see `Translate`.
+        features, front_end: the judge, as in `Features`; None for none.
+    """
+
+    quantities: ClassVar[Mapping[str, Metric]] = {"regeneration": Metric("distance of averages", 4)}
+
+    score: Weights
+    arms: dict[str, tuple[Guidance, ...]] = Field(min_length=1)
+    real: Slice
+    sigmas: tuple[float, ...] = Field(default=(0.1, 0.2, 0.5, 1.0), min_length=1)
+    draws: int = Field(default=16, gt=1, le=MOST_DRAWS)
+    sampler: SerializeAsAny[SamplerSpec] = Heun()
+    grid: Grid = "tail"
+    features: Weights | None = None
+    front_end: FrontEndName | None = None
+    shown: int = Field(default=4, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    precision: Precision = "float32"
+    batch_size: BatchSize = 128
+
+    @model_validator(mode="after")
+    def _fits(self) -> Regeneration:
+        check_score(self.score, self.real, field="score")
+        if self.real.rows < 2:
+            raise ValueError(
+                f"real: expected at least two images, whose spread gives the errors, found {self.real.rows}; "
+                "take a larger slice"
+            )
+        if min(self.sigmas) <= 0 or list(self.sigmas) != sorted(set(self.sigmas)):
+            raise ValueError(
+                "sigmas: expected rising noise levels above 0, found "
+                f"{', '.join(f'{sigma:g}' for sigma in self.sigmas)}"
+            )
+        if self.sampler.block is not None:
+            raise ValueError(
+                "sampler: expected one whose samples have step sizes of their own, found "
+                f"shared_block={self.sampler.block}: leave it out"
+            )
+        for tau in self.taus:
+            self.sampler.check_start(tau)
+        self._check_features()
+        for name, terms in self.arms.items():
+            try:
+                check_guides(self.score, terms)
+                check_gain(self.score, terms)
+                self._check_labels(terms)
+            except ValueError as error:
+                raise ValueError(f"arm {name!r}: {error}") from None
+        return self
+
+    def _check_features(self) -> None:
+        if self.features is None:
+            if self.front_end is not None:
+                raise ValueError(f"expected features with front_end={self.front_end!r}, found none")
+            return
+        if self.real.step.gives_latents:
+            raise ValueError(
+                f"features: expected images for a judge, found the latents of {self.real.step.title}; leave "
+                "features out"
+            )
+        self._judge()
+
+    def _judge(self) -> Features | None:
+        if self.features is None:
+            return None
+        return Features(samples=self.real, network=self.features, front_end=self.front_end)
+
+    def _check_labels(self, terms: Sequence[Guidance]) -> None:
+        known = self.real.step.shape.num_classes
+        if (classes := classes_asked(self.score, terms)) not in (0, known):
+            raise ValueError(
+                f"expected networks without classes, or with the {known} of the real images, whose labels "
+                f"they are told, found {classes} classes"
+            )
+
+    def cautions(self) -> list[str]:
+        guides = [weights for term in self.guides.values() for weights in term.guides]
+        return seen_in_training(guides, real=self.real)
+
+    def toy(self, smoke: SmokeRun) -> Regeneration:
+        toy = super().toy(smoke)
+        assert isinstance(toy, Regeneration)
+        real = toy.real.step[toy.real.start : min(toy.real.stop, toy.real.start + 3)]
+        return toy.model_copy(update={"real": real, "draws": 2, "sigmas": toy.sigmas[-2:], "shown": 1})
+
+    @property
+    def title(self) -> str:
+        return f"regenerated images of {', '.join(self.arms)}"
+
+    @property
+    def taus(self) -> list[float]:
+        """The linear-VP times of the noise levels."""
+        return [LINEAR_VP.time(sigma) for sigma in self.sigmas]
+
+    @property
+    def guides(self) -> dict[str, GuideTerm]:
+        """The terms that have networks, by the path of the field that names them."""
+        return {
+            path: term
+            for name, terms in self.arms.items()
+            for path, term in guides_of(f"arms.{name}", terms).items()
+        }
+
+    def choices(self, inputs: Bound) -> dict[str, GainChoice]:
+        """Of Gain, by the path of the term."""
+        return {
+            f"{path.rpartition('.')[0]}.by_gain": choice
+            for path, choice in gain_choices(self.guides, inputs).items()
+        }
+
+    def network_evaluations(self, rows: int) -> int:
+        runs = rows * self.real.rows * self.draws
+        asked = sum(_asked(terms) for terms in self.arms.values())
+        return runs * asked * sum(self.sampler.nfe_from(tau, self.grid) for tau in self.taus)
+
+    def work(self, amount: int) -> list[Work]:
+        runs, works = amount * self.real.rows * self.draws, list[Work]()
+        how: dict[str, Any] = {"batch": self.batch_size, "precision": self.precision}
+        for name, terms in self.arms.items():
+            guides = list(guides_of(f"arms.{name}", terms).values())
+            counts = [evaluations(self.score, self.sampler, guides, (tau, self.grid)) for tau in self.taus]
+            own = runs * _asked(terms) * sum(count for count, _ in counts)
+            works.append(Work(self.score.step, "forward", own, **how))
+            for number, term in enumerate(guides):
+                times = runs * sum(of_guides[number] for _, of_guides in counts)
+                works += [Work(network, use, times, **how) for network, use in guide_uses(term)]
+        if self.features is not None:
+            judged = amount * self.real.rows * (1 + len(self.arms) * len(self.sigmas))
+            works.append(Work(self.features.step, "forward", judged, self.batch_size))
+        return works
+
+    def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
+        """The numbers and pictures as JSON; pieces of the images are work of their own."""
+        del store
+        from dgflow.steps.mechanism.regeneration_values import Item, Piece, Regenerations
+
+        made = Regenerations(
+            name=self.name,
+            score=self.score,
+            arms=self.arms,
+            real=self.real,
+            sigmas=self.sigmas,
+            draws=self.draws,
+            sampler=self.sampler,
+            grid=self.grid,
+            judge=self._judge(),
+            shown=self.shown,
+            seed=self.seed,
+            precision=self.precision,
+            batch_size=self.batch_size,
+        )
+        pieces: dict[Item, Piece] = {}
+        spread(
+            partial(made.measurer, gain_choices(self.guides, inputs), inputs), made.items, pieces.__setitem__
+        )
+        return canonical_json(made.content(pieces)).encode()
+
+    def compared(self, content: bytes) -> Mapping[str, Mapping[str, Any]]:
+        arms = json.loads(content)["arms"]
+        return {
+            name: {
+                "regeneration": {
+                    "mean": arms[name]["distance"],
+                    "spread": None,
+                    "per_seed": [arms[name]["distance"]],
+                }
+            }
+            for name in self.arms
+        }
+
+    def figures(self, content: bytes) -> Sequence[Figure]:
+        found = json.loads(content)
+        return regeneration_figures(found | {"arms": {name: found["arms"][name] for name in self.arms}})
+
+
+def _asked(terms: Sequence[Guidance]) -> int:
+    """Evaluations of the score network at a point: one more where it is also asked without a class."""
+    return 1 + any(isinstance(term, ClassifierFree) for term in terms)
