@@ -18,6 +18,9 @@ Seed = Annotated[int, "of the samples that are measured"]
 Seeds = Annotated[Sequence[int], "sampling seeds, each of which is measured", Former("seed")]
 Precision = Annotated[Literal["float32", "tf32", "bfloat16"], "of the networks while sampling"]
 Likelihood = Annotated[int, "real images whose bits per dimension stand beside the table; 0: none"]
+Mechanism = Annotated[
+    int, "real images, and samples of each arm, for the figures of mechanism beside the table; 0: none"
+]
 SkipBroken = Annotated[int, "broken images that may be left out"]
 DropAlpha = Annotated[bool, "leave out the alpha channel of transparent images, which are refused otherwise"]
 

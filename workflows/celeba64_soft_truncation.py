@@ -46,6 +46,7 @@ def workflow(
     tolerance: dg.options.Tolerance = 1e-5,
     seeds: dg.options.Seeds = (0,),
     likelihood: dg.options.Likelihood = 0,
+    mechanism: dg.options.Mechanism = 0,
     skip_broken: dg.options.SkipBroken = 0,
     drop_alpha: dg.options.DropAlpha = False,
 ) -> dg.Evaluate:
@@ -95,7 +96,7 @@ def workflow(
         features=dg.official("inception-2015-12-05"),
         protocol="edm",
         metrics=("fid",),
-        beside=dg.beside(arms, real=images.all(), likelihood=likelihood),
+        beside=dg.beside(arms, real=images.all(), likelihood=likelihood, mechanism=mechanism),
     )
 
 

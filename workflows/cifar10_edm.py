@@ -53,6 +53,7 @@ def workflow(
     ] = "counter",
     seeds: dg.options.Seeds = (0,),
     likelihood: dg.options.Likelihood = 0,
+    mechanism: dg.options.Mechanism = 0,
 ) -> dg.Evaluate:
     kind, classes = ("cond", 10) if conditional else ("uncond", 0)
     images = dg.ImportImages(source=data, num_images=50_000, num_classes=classes, image_size=32)
@@ -102,7 +103,7 @@ def workflow(
         name: tuple(generate(guidance=terms, seed=seed)[:samples] for seed in seeds)
         for name, terms in (("EDM", ()), ("EDM-G++", guidance))
     }
-    beside = dg.beside(arms, real=images.all(), likelihood=likelihood)
+    beside = dg.beside(arms, real=images.all(), likelihood=likelihood, mechanism=mechanism)
     return dg.Evaluate(arms=arms, against=dg.reference("fid-cifar10-32x32"), beside=beside)
 
 

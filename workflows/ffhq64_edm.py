@@ -45,6 +45,7 @@ def workflow(
     precision: dg.options.Precision = "float32",
     seeds: dg.options.Seeds = (0,),
     likelihood: dg.options.Likelihood = 0,
+    mechanism: dg.options.Mechanism = 0,
     skip_broken: dg.options.SkipBroken = 0,
     drop_alpha: dg.options.DropAlpha = False,
 ) -> dg.Evaluate:
@@ -93,7 +94,7 @@ def workflow(
         name: tuple(arm(seed=seed)[:samples] for seed in seeds)
         for name, arm in (("EDM", plain), ("EDM-G++", guided))
     }
-    beside = dg.beside(arms, real=images.all(), likelihood=likelihood)
+    beside = dg.beside(arms, real=images.all(), likelihood=likelihood, mechanism=mechanism)
     return dg.Evaluate(arms=arms, against=dg.reference("fid-ffhq-64x64"), beside=beside)
 
 

@@ -44,6 +44,7 @@ def workflow(
     train_classifier: Annotated[bool, "train the discriminator's frozen features here"] = False,
     precision: dg.options.Precision = "tf32",
     seeds: dg.options.Seeds = (0,),
+    mechanism: dg.options.Mechanism = 0,
     skip_broken: dg.options.SkipBroken = 0,
     drop_alpha: dg.options.DropAlpha = False,
 ) -> dg.Evaluate:
@@ -90,7 +91,8 @@ def workflow(
         name: tuple(decode(latents=generate(guidance=terms, seed=seed)[:samples]).all() for seed in seeds)
         for name, terms in (("DiT-XL/2", plain), ("DiT-XL/2-G++", guided))
     }
-    return dg.Evaluate(arms=arms, against=dg.reference("adm-reference-imagenet-256"))
+    beside = dg.beside(arms, real=encoded.all(), mechanism=mechanism)
+    return dg.Evaluate(arms=arms, against=dg.reference("adm-reference-imagenet-256"), beside=beside)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from dgflow.diffusion.guidance_specs import DiscriminatorGuidance, Guidance, Sca
 from dgflow.specs.step import Result, Slice
 from dgflow.steps.generate import Generate
 from dgflow.steps.judging.likelihood import Likelihood
+from dgflow.steps.mechanism.of_arms import mechanism as figures_of_mechanism
 
 TRUNCATIONS = (0.03, 0.1, 0.3)
 """Noise levels of figure 14 of Kim et al. 2023, beside the lowest one of the sampler."""
@@ -16,19 +17,30 @@ GRAPH = 4
 """Samples whose drawing takes the memory of one image's likelihood, which keeps the graph of a gradient."""
 
 
-def beside(arms: Mapping[str, Sequence[Slice]], *, real: Slice, likelihood: int = 0) -> tuple[Result, ...]:
+def beside(
+    arms: Mapping[str, Sequence[Slice]], *, real: Slice, likelihood: int = 0, mechanism: int = 0
+) -> tuple[Result, ...]:
     """The results that stand beside the table of `arms`, for `Evaluate(beside=...)`.
 
     Score network, guidance and noise levels are those of each arm's `Generate`. Measured are the last images
     of `real`: trainings on its first ones, or with a share held out, have not seen them.
 
     Args:
+        real: in the form that the score network knows, images or latents.
         likelihood: the number of images whose bits per dimension are measured by `Likelihood`; 0: none.
+        mechanism: the number of images, and of samples of each arm, for the figures of mechanism
+            (`dgflow.steps.mechanism.of_arms`); 0: none.
 
-    Raises ValueError for arms of latents, of several score networks or ranges of noise levels, and for more
-    images than there are.
+    Raises ValueError for the likelihood of latents, for arms of several score networks or ranges of noise
+    levels, for figures of mechanism without a discriminator, and for more images than there are.
     """
-    return (_likelihood(arms, _last(real, likelihood, "likelihood")),) if likelihood else ()
+    results: list[Result] = []
+    if likelihood:
+        results.append(_likelihood(arms, _last(real, likelihood, "likelihood")))
+    if mechanism:
+        first = {name: arm[0] for name, arm in arms.items()}
+        results += figures_of_mechanism(first, _last(real, mechanism, "mechanism"))
+    return tuple(results)
 
 
 def _last(real: Slice, count: int, option: str) -> Slice:

@@ -20,7 +20,9 @@ RUNS = {
 }
 """Recipe to the metrics of its protocol and its arms, the unguided one first."""
 OPTIONS = {name: [()] for name in RUNS} | {
-    "cifar10_edm": [(), ("--conditional", "--likelihood", "50")],
+    "cifar10_edm": [(), ("--conditional", "--likelihood", "50", "--mechanism", "20")],
+    "cifar10_lsgm": [("--mechanism", "8")],
+    "imagenet256_dit": [("--mechanism", "8")],
     "cifar10_edm_ensemble": [("--members", "2", "--bagged")],
 }
 """Recipe to the options of its runs, all in one root."""

@@ -44,6 +44,11 @@ def forward_uses(term: DiscriminatorGuidance) -> list[tuple[NetworkStep, Use]]:
     return [(network, "forward" if use == "gradient" else use) for network, use in guide_uses(term)]
 
 
+def two_or_more(part: Slice) -> Slice:
+    """The slice of a toy step, widened to the front where scaling has left one row."""
+    return part.step[min(part.start, max(0, part.stop - 2)) : part.stop]
+
+
 def seen_in_training(guides: Sequence[Weights], **parts: Slice) -> list[str]:
     """A warning for each slice, by the name of its field, with samples that a discriminator was trained
     on."""

@@ -18,7 +18,7 @@ from dgflow.specs.step import Reference, ResultStep, Slice, Spread, Weights, Wor
 from dgflow.steps.gain_checks import check_score
 from dgflow.steps.gain_choices import gain_choices
 from dgflow.steps.guides import guides_of
-from dgflow.steps.mechanism.levels import forward_uses, level_span, seen_in_training
+from dgflow.steps.mechanism.levels import forward_uses, level_span, seen_in_training, two_or_more
 from dgflow.steps.mechanism.path_figures import path_figures
 from dgflow.steps.sampling import Sampling
 from dgflow.store.identity import canonical_json
@@ -131,7 +131,7 @@ class LogRatioPath(ResultStep):
             update={
                 "arms": {name: step[:TOY_SAMPLES] for name, step in steps.items()},
                 "discriminator": smoke.value(self.discriminator, 1),
-                "real": smoke.value(self.real, 1),
+                "real": two_or_more(smoke.value(self.real, 1)),
             }
         )
 

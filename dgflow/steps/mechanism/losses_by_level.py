@@ -12,11 +12,11 @@ from pydantic import Field, model_validator
 from dgflow.diffusion.guidance_settings import Combine
 from dgflow.diffusion.guidance_specs import DiscriminatorGuidance, OneOrSeveral
 from dgflow.specs.figures import Figure
-from dgflow.specs.spec import ActivationPrecision, BatchSize
+from dgflow.specs.spec import ActivationPrecision, BatchSize, SmokeRun
 from dgflow.specs.step import ResultStep, Slice, Spread, Weights, Work
 from dgflow.steps.gain_checks import check_score
 from dgflow.steps.guides import check_guides
-from dgflow.steps.mechanism.levels import forward_uses, level_span, seen_in_training
+from dgflow.steps.mechanism.levels import forward_uses, level_span, seen_in_training, two_or_more
 from dgflow.steps.mechanism.loss_figures import loss_figures
 from dgflow.store.identity import canonical_json
 
@@ -85,6 +85,11 @@ class LossesByLevel(ResultStep):
                     f"{field}: expected labels of the {classes} classes that discriminator {name!r} is told, "
                     f"found samples of {shape.num_classes} classes"
                 )
+
+    def toy(self, smoke: SmokeRun) -> LossesByLevel:
+        values = {name: smoke.value(getattr(self, name), 1) for name in type(self).model_fields}
+        parts = {name: two_or_more(values[name]) for name in ("real", "fake")}
+        return self.model_copy(update=values | parts)
 
     @property
     def title(self) -> str:

@@ -1,0 +1,107 @@
+"""The figures of mechanism of a recipe's arms: who guides them, and which images to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from dgflow.diffusion.guidance_settings import Combine
+from dgflow.diffusion.guidance_specs import DiscriminatorGuidance, OneOrSeveral
+from dgflow.specs.step import Result, Slice, Weights
+from dgflow.steps.mechanism.log_ratio_path import LogRatioPath
+from dgflow.steps.mechanism.losses_by_level import LossesByLevel
+from dgflow.steps.sampling import Sampling
+from dgflow.steps.training.train_discriminator import TrainDiscriminator
+
+Guide = tuple[OneOrSeveral, Combine]
+
+
+def mechanism(arms: Mapping[str, Slice], real: Slice) -> tuple[Result, ...]:
+    """For each discriminator, or ensemble, of the arms: its log-ratio along the paths of the arms that it
+    guides and of those that none guides; and the losses by noise level of all of them.
+
+    As many samples of each arm are looked at, the first ones, as there are real images. Fakes are ones that
+    the first discriminator was not trained on: held out, or drawn beyond those.
+
+    Raises ValueError for arms that are not sampled, that no discriminator guides, or that are guided away
+    from several score networks.
+    """
+    steps = {name: _sampling(name, part) for name, part in arms.items()}
+    guides = {name: _guide(step) for name, step in steps.items()}
+    guided = {name: guide for name, guide in guides.items() if guide is not None}
+    if not guided:
+        raise ValueError(
+            f"mechanism: expected an arm that a discriminator guides, found none of {', '.join(arms)}; leave "
+            "the option out"
+        )
+    first = {
+        name: part.origin.step[part.origin.start : part.origin.start + real.rows]
+        for name, part in arms.items()
+    }
+    paths = [
+        LogRatioPath(
+            arms={name: first[name] for name in arms if guides[name] in (None, guide)},
+            discriminator=guide[0],
+            combine=guide[1],
+            real=real,
+        )
+        for guide in dict.fromkeys(guided.values())
+    ]
+    return tuple(step.result() for step in [*paths, *_losses(steps, guided, real)])
+
+
+def _losses(steps: Mapping[str, Sampling], guided: Mapping[str, Guide], real: Slice) -> list[LossesByLevel]:
+    """One for each way in which ensembles are combined."""
+    scores = {steps[name].score.variant: name for name in guided}
+    if len(scores) > 1:
+        raise ValueError(
+            "mechanism: expected guided arms of one score network, found several, of the arms "
+            f"{', '.join(scores.values())}; leave the option out"
+        )
+    name, guide = next(iter(guided.items()))
+    fake = _unseen(name, guide, real.rows)
+    ways: dict[Combine, None] = dict.fromkeys(how for _, how in guided.values())
+    return [
+        LossesByLevel(
+            score=steps[name].score,
+            discriminators={
+                arm: discriminator for arm, (discriminator, how) in guided.items() if how == combine
+            },
+            combine=combine,
+            real=real,
+            fake=fake,
+        )
+        for combine in ways
+    ]
+
+
+def _sampling(name: str, part: Slice) -> Sampling:
+    step = part.origin.step
+    if not isinstance(step, Sampling):
+        raise ValueError(
+            f"mechanism: expected samples of Generate, or images decoded from them, found {part.title} in "
+            f"arm {name!r}; leave the option out"
+        )
+    return step
+
+
+def _guide(step: Sampling) -> Guide | None:
+    """The first discriminator, or ensemble, that guides."""
+    terms = (term for term in step.guidance if isinstance(term, DiscriminatorGuidance))
+    return next(((term.discriminator, term.combine) for term in terms), None)
+
+
+def _unseen(name: str, guide: Guide, count: int) -> Slice:
+    """Fakes of the kind that a discriminator was trained on, and none of those that it was trained on."""
+    weights = guide[0] if isinstance(guide[0], Weights) else guide[0][0]
+    step = weights.step
+    if not isinstance(step, TrainDiscriminator) or not isinstance(step.fake, Slice):
+        raise ValueError(
+            f"mechanism: expected the discriminator of arm {name!r} to be a TrainDiscriminator against one "
+            f"slice of fakes, of which others can be drawn, found {weights.title}; measure with LogRatioPath "
+            "and LossesByLevel, which take any"
+        )
+    fake = step.fake
+    held = step.split("fake")[1] if step.bootstrap is None else 0
+    if count <= held:
+        return fake.step[fake.stop - count : fake.stop]
+    return fake.step[fake.stop : fake.stop + count]

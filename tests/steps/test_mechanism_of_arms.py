@@ -1,0 +1,96 @@
+"""dg.beside(mechanism=N): which figures stand beside the table of a recipe's arms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from steps.identities import DISC, FAKES, OTHER_DISC, REAL, SCORE
+from steps.shipped import recipe
+
+from dgflow import (
+    DiscriminatorGuidance,
+    Evaluate,
+    Generate,
+    LogRatioPath,
+    LossesByLevel,
+    TrainDiscriminator,
+    beside,
+)
+from dgflow.specs.step import Slice
+
+
+def arm(*discriminators: Any, score: Any = None, combine: Any = "logits") -> tuple[Slice]:
+    terms = [
+        DiscriminatorGuidance(discriminator=each, combine=combine if isinstance(each, tuple) else "logits")
+        for each in discriminators
+    ]
+    return (Generate(score=score or SCORE.last(), guidance=tuple(terms), seed=3)[:50],)
+
+
+PLAIN = {"plain": arm()}
+
+
+def figures(arms: dict[str, Any], count: int = 10) -> list[Any]:
+    return [result.step for result in beside(PLAIN | arms, real=REAL[:100], mechanism=count)]
+
+
+def test_the_path_of_the_discriminator_that_guides_and_the_losses_of_all():
+    path, losses = figures({"guided": arm(DISC.last())})
+    assert isinstance(path, LogRatioPath) and isinstance(losses, LossesByLevel)
+    assert {name: part.rows for name, part in path.arms.items()} == {"plain": 10, "guided": 10}
+    assert path.discriminator == DISC.last() and path.real == losses.real == REAL[90:100]
+    assert losses.score == SCORE.last() and losses.discriminators == {"guided": DISC.last()}
+    assert losses.fake == FAKES[90:100]  # held out by the training, of 100 fakes
+    assert [step.cautions() for step in (path, losses)] == [[], []]
+
+
+def test_more_fakes_than_were_held_out_are_drawn_beyond_those_that_were_trained_on():
+    *_, losses = figures({"guided": arm(DISC.last())}, count=30)
+    assert losses.fake == FAKES[100:130]
+
+
+def test_each_discriminator_or_ensemble_has_a_path_of_its_own():
+    both = (DISC.last(), OTHER_DISC.last())
+    arms = {"a": arm(DISC.last()), "b": arm(OTHER_DISC.last()), "both": arm(both, combine="probabilities")}
+    first, second, third, single, ensemble = figures(arms)
+    assert [list(path.arms) for path in (first, second, third)] == [["plain", name] for name in arms]
+    assert third.discriminator == both and third.combine == "probabilities"
+    assert list(single.discriminators) == ["a", "b"]
+    assert list(ensemble.discriminators) == ["both"] and ensemble.combine == "probabilities"
+
+
+def test_latents_are_looked_at_as_the_networks_see_them():
+    target = recipe("imagenet256_dit")(mechanism=40)
+    assert isinstance(target, Evaluate)
+    path, losses = (result.step for result in target.beside)
+    assert isinstance(path, LogRatioPath) and isinstance(losses, LossesByLevel)
+    (training,) = (weights.step for weights in path.observer.guides)
+    assert isinstance(training, TrainDiscriminator)
+    assert path.real.step == training.real.step and path.real.stop == 1_281_167
+    assert losses.cautions() == path.cautions() == []  # 1 % is held out
+    assert all(step.gives_latents for step in path.observed.values())
+
+
+@pytest.mark.parametrize(
+    ("arms", "says"),
+    [
+        ({}, "mechanism: expected an arm that a discriminator guides, found none of plain"),
+        ({"real": (REAL[:50],)}, "mechanism: expected samples of Generate.* in arm 'real'"),
+        (
+            {"a": arm(DISC.last()), "b": arm(DISC.last(), score=SCORE.epoch(1))},
+            "mechanism: expected guided arms of one score network, found several, of the arms a, b",
+        ),
+        (
+            {"a": arm(DISC.model_copy(update={"fake": (FAKES[:50], FAKES[50:100])}).last())},
+            "against one slice of fakes, of which others can be drawn",
+        ),
+    ],
+)
+def test_arms_without_figures_of_mechanism_are_refused(arms, says):
+    with pytest.raises(ValueError, match=says):
+        figures(arms)
+
+
+def test_no_figures_are_asked_for_by_default():
+    assert beside({"guided": arm(DISC.last())}, real=REAL[:100]) == ()
