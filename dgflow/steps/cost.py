@@ -30,8 +30,8 @@ class Cost(ResultStep):
     """
 
     quantities: ClassVar[Mapping[str, Metric]] = {
-        "training": Metric("training, TFLOP", decimals=1),
-        "sampling": Metric("sampling, GFLOP per image", decimals=3),
+        "training": Metric("training TFLOP", decimals=2),
+        "sampling": Metric("GFLOP per sample", decimals=3),
     }
 
     arms: dict[str, tuple[Slice, ...]]

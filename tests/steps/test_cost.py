@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 import tiny
 import torch
 from inprocess import complete
+from steps.shipped import built
 
 import dgflow as dg
 from dgflow.engine.plan import plan
@@ -101,8 +101,8 @@ def test_it_stands_in_the_table_and_its_step_is_for_all_arms():
     evaluation = tiny.workflow(str(IMAGES))
     with_cost = evaluation.model_copy(update={"beside": (dg.Cost(arms=evaluation.arms).result(),)})
     assert [metric.heading for metric in with_cost.columns.values()][-2:] == [
-        "training, TFLOP",
-        "sampling, GFLOP per image",
+        "training TFLOP",
+        "GFLOP per sample",
     ]
     plans = plan(with_cost, MemoryStore("beside"))
     places = {plans[place.number].step.kind: place.group for place in named(plans)}
@@ -114,7 +114,10 @@ def test_arms_without_samples_are_refused():
         dg.Cost(arms={"none": ()})
 
 
-def test_content_is_json_with_the_steps_behind_the_trainings():
-    plain = json.loads(content(plain=(tiny.fakes(IMAGES, seed=5)[:30],)))
-    (row,) = plain["trainings"]
-    assert row["step"] == tiny.score(IMAGES).name and row["arms"] == ["plain"]
+@pytest.mark.slow
+def test_the_arms_that_are_compared_on_digits_take_about_as_many_operations():
+    evaluation: Any = built("digits-further")
+    (cost,) = evaluation.beside
+    found = cost.step.compared(cost.step.compute(Bound(), here, MemoryStore("cost")))
+    base, *arms = (found[name]["training"]["mean"] for name in evaluation.arms)
+    assert min(arms) > 8 * base and max(arms) < 1.05 * min(arms)
