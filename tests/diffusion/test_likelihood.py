@@ -385,9 +385,10 @@ def test_a_bound_needs_a_column_of_uniforms_for_each_draw() -> None:
 
 
 def test_no_evaluation_reads_a_number_back_from_the_device() -> None:
-    loose = {"sigma_min": LOW, "sigma_max": 20.0, "rtol": 1e-2, "atol": 1e-2}
+    loose: dict[str, Any] = {"sigma_min": LOW, "sigma_max": 20.0, "rtol": 1e-2, "atol": 1e-2}
+    x = drawn(REAL)
     with ForbidReads():
-        log_likelihood(gaussian(FOUND), drawn(REAL), guidance=[linear_term(tau_max=0.5)], **loose)
+        log_likelihood(gaussian(FOUND), x, guidance=[linear_term(tau_max=0.5)], **loose)
 
 
 def test_a_nan_is_told_with_the_noise_level() -> None:
