@@ -167,6 +167,18 @@ def test_an_images_likelihood_does_not_depend_on_the_others():
     assert (np.abs(other["nll"] - whole["nll"]) > 1e-4).all()
 
 
+def test_gain_can_choose_the_weight_of_an_arm():
+    gain = dg.Gain(score=score_of(MODEL), discriminator=EXACT, real=POINTS[60:160], sigma_max=20.0)
+    by_gain = GUIDED.model_copy(update={"weight": gain.result()})
+    fields: dict[str, Any] = {"real": POINTS[:4], "tolerance": 1e-2, "methods": ("nll",)}
+    step = likelihood(arms={"by gain": (by_gain,)}, **fields)
+    (choice,) = step.choices(complete(step, MemoryStore(step.name))).values()
+    assert choice.weight is not None and 0.5 < choice.weight < 1.5
+    chosen = GUIDED.model_copy(update={"weight": choice.weight})
+    found = [measured(likelihood(arms={"an arm": (term,)}, **fields)) for term in (by_gain, chosen)]
+    assert found[0] == found[1]
+
+
 def test_the_page_has_a_table_and_curves_and_an_arm_its_columns(found):
     step = likelihood(noised=False, truncations=(0.3,))
     outcome = Outcome(step, json.dumps(found).encode())
