@@ -21,14 +21,15 @@ METRICS = {name: (heading, DECIMALS[name]) for name, heading in HEADINGS.items()
 
 def number(metric: str, value: float) -> str:
     """A metric's value with its usual decimals."""
-    return f"{value:,.{METRICS[metric][1]}f}"
+    return f"{value:z,.{METRICS[metric][1]}f}"
 
 
 def with_spread(values: Mapping[str, Any], decimals: int) -> str:
-    """`29.49 ± 0.41`: the spread over seeds, else the standard error of a single seed, if either is known."""
+    """`29.49 ± 0.41`: the spread over seeds, else the standard error of a single seed, if either is known.
+    What rounds to nothing has no sign."""
     spread = values["spread"] if values["spread"] is not None else own_error(values)
     numbers = [values["mean"], *([] if spread is None else [spread])]
-    return " ± ".join(f"{each:,.{decimals}f}" for each in numbers)
+    return " ± ".join(f"{each:z,.{decimals}f}" for each in numbers)
 
 
 def own_error(values: Mapping[str, Any]) -> float | None:

@@ -48,7 +48,7 @@ def _arms(content: Mapping[str, Any], quantities: Mapping[str, Metric]) -> Table
 
 def _value(metric: Metric, value: Mapping[str, Any]) -> str:
     """`0.0123 ± 0.0004`; what rounds to nothing has no sign."""
-    mean = f"{round(value['mean'], metric.decimals) + 0.0:.{metric.decimals}f}"
+    mean = f"{value['mean']:z.{metric.decimals}f}"
     return mean + ("" if value["spread"] is None else f" ± {value['spread']:.{metric.decimals}f}")
 
 

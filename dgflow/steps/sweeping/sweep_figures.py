@@ -61,10 +61,10 @@ def table_figure(table: SweepTable) -> Table:
 
 
 def value_shown(value: Value | None, metric: Metric) -> str:
-    """`29.49 ± 0.41`, empty where there is none."""
+    """`29.49 ± 0.41`, without a sign where it rounds to nothing; empty where there is none."""
     if value is None:
         return ""
-    text = f"{value.mean:,.{metric.decimals}f}"
+    text = f"{value.mean:z,.{metric.decimals}f}"
     return text if value.half_width is None else f"{text} ± {value.half_width:,.{metric.decimals}f}"
 
 

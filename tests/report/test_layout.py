@@ -1,0 +1,17 @@
+"""Numbers of a table as text."""
+
+import pytest
+
+from dgflow.report.layout import number, with_spread
+from dgflow.specs.figures import Metric
+from dgflow.steps.sweeping.sweep_figures import value_shown
+from dgflow.steps.sweeping.sweep_table import Value
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(-4e-5, "0.00"), (-0.006, "-0.01"), (0.0, "0.00"), (-1_234.5, "-1,234.50")]
+)
+def test_what_rounds_to_nothing_has_no_sign(value, expected):
+    assert number("fid", value) == expected
+    assert with_spread({"mean": value, "spread": 0.25}, 2) == f"{expected} ± 0.25"
+    assert value_shown(Value(value, None, None, (value,)), Metric("FID", 2)) == expected
