@@ -1,7 +1,11 @@
-"""The command line as a user meets it: options, exit status, and one clear message for what went wrong."""
+"""The command line as a user meets it: options, exit status, and one clear message for what went wrong.
+
+What a process of its own makes no difference to is called `here`.
+"""
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +39,24 @@ def call(
         text=True,
         timeout=1000,
     )
+
+
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """`call` in this process."""
+    for name in os.environ.keys() - NO_CLOUD.keys():
+        if name.startswith(("AWS_", "DGFLOW_")):
+            monkeypatch.delenv(name)
+
+    def here(*arguments: object, recipe: Path = TINY, cwd: Path) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", [str(recipe), *map(str, arguments)])
+        monkeypatch.chdir(cwd)
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(recipe), run_name="__main__")
+        printed = capsys.readouterr()
+        return subprocess.CompletedProcess(sys.argv, int(ended.value.code or 0), printed.out, printed.err)
+
+    return here
 
 
 @pytest.fixture(scope="module")
@@ -99,23 +121,23 @@ def test_a_second_run_does_nothing_and_does_not_start_ray(finished, folder):
     assert sorted(path.stat().st_mtime_ns for path in root.rglob("*.json")) == before
 
 
-def test_plan_status_and_verify_of_a_complete_root(finished, folder):
-    plan = call("plan", "--root", "root", "--json", cwd=folder)
+def test_plan_status_and_verify_of_a_complete_root(finished, folder, here):
+    plan = here("plan", "--root", "root", "--json", cwd=folder)
     assert {step["action"] for step in json.loads(plan.stdout.splitlines()[-1])["steps"]} == {"reuse"}
-    assert call("status", "--root", "root", cwd=folder).returncode == 0
-    verify = call("verify", "--root", "root", "--json", cwd=folder)
+    assert here("status", "--root", "root", cwd=folder).returncode == 0
+    verify = here("verify", "--root", "root", "--json", cwd=folder)
     assert verify.returncode == 0
     assert json.loads(verify.stdout.splitlines()[-1])["damaged"] == []
 
 
-def test_plan_names_the_field_that_changed(finished, folder):
-    plan = call("plan", "--root", "root", "--guidance-weight", "2.0", cwd=folder)
+def test_plan_names_the_field_that_changed(finished, folder, here):
+    plan = here("plan", "--root", "root", "--guidance-weight", "2.0", cwd=folder)
     assert plan.returncode == 0
     assert "guidance[0].weight 1.0 -> 2.0" in [line.strip() for line in plan.stdout.splitlines()]
 
 
-def test_a_sweep_by_command_plans_only_what_the_finished_run_lacks(finished, folder):
-    sweep = call("sweep", "--root", "root", "--guidance-weight", "1,2", "--plan", "--json", cwd=folder)
+def test_a_sweep_by_command_plans_only_what_the_finished_run_lacks(finished, folder, here):
+    sweep = here("sweep", "--root", "root", "--guidance-weight", "1,2", "--plan", "--json", cwd=folder)
     assert sweep.returncode == 0, sweep.stderr
     steps = json.loads(sweep.stdout.splitlines()[-1])["steps"]
     todo = [(step["title"].partition(" ")[0], step["todo"]) for step in steps if step["todo"]]
@@ -123,11 +145,11 @@ def test_a_sweep_by_command_plans_only_what_the_finished_run_lacks(finished, fol
     assert todo == [("generate", 4), ("features", 1), ("metrics", 1), ("evaluate", 1), ("sweep", 1)]
 
 
-def test_status_of_an_unfinished_run_is_not_zero(finished, folder):
-    assert call("status", "--root", "root", "--samples", "64", cwd=folder).returncode == 1
+def test_status_of_an_unfinished_run_is_not_zero(finished, folder, here):
+    assert here("status", "--root", "root", "--samples", "64", cwd=folder).returncode == 1
 
 
-def test_a_flipped_byte_is_found_and_named(finished, folder, tmp_path):
+def test_a_flipped_byte_is_found_and_named(finished, folder, tmp_path, here):
     import shutil
 
     shutil.copytree(finished[0], tmp_path / "root")
@@ -136,12 +158,12 @@ def test_a_flipped_byte_is_found_and_named(finished, folder, tmp_path):
     data = bytearray(victim.read_bytes())
     data[len(data) // 2] ^= 1
     victim.write_bytes(data)
-    result = call("verify", "--root", "root", cwd=tmp_path)
+    result = here("verify", "--root", "root", cwd=tmp_path)
     assert result.returncode == 1
     assert f"{victim.parts[-3]} shards/00001" in result.stdout
 
 
-def test_a_truncated_and_a_missing_weight_file_are_found(finished, folder, tmp_path):
+def test_a_truncated_and_a_missing_weight_file_are_found(finished, folder, tmp_path, here):
     import shutil
 
     shutil.copytree(finished[0], tmp_path / "root")
@@ -149,7 +171,7 @@ def test_a_truncated_and_a_missing_weight_file_are_found(finished, folder, tmp_p
     truncated = sorted((tmp_path / "root").glob("train-score-*/data/epochs-00001-*"))[0]
     truncated.write_bytes(truncated.read_bytes()[:50])
     sorted((tmp_path / "root").glob("train-discriminator-*/data/epochs-00002-*"))[0].unlink()
-    result = call("verify", "--root", "root", cwd=tmp_path)
+    result = here("verify", "--root", "root", cwd=tmp_path)
     assert result.returncode == 1
     assert "2 damaged" in result.stdout
     assert "epochs/00001" in result.stdout and "epochs/00002" in result.stdout
@@ -179,42 +201,42 @@ def test_repair_rebuilds_what_is_damaged_to_the_same_rows_and_weights(
     assert (shard.read_bytes(), weights.read_bytes()) == before
 
 
-def test_an_unknown_option_is_named(folder):
-    result = call("run", "--sampels", "3", cwd=folder)
+def test_an_unknown_option_is_named(folder, here):
+    result = here("run", "--sampels", "3", cwd=folder)
     assert result.returncode == 2
     assert "--sampels" in error(result) and "--samples" in error(result)
 
 
-def test_a_value_of_the_wrong_type_is_named(folder):
-    result = call("run", "--samples", "many", cwd=folder)
+def test_a_value_of_the_wrong_type_is_named(folder, here):
+    result = here("run", "--samples", "many", cwd=folder)
     assert result.returncode == 2
     assert "--samples" in error(result) and "valid integer" in result.stderr
 
 
-def test_a_value_that_makes_no_sense_is_refused_before_anything_starts(folder):
-    result = call("run", "--root", "fresh", "--samples", "0", cwd=folder)
+def test_a_value_that_makes_no_sense_is_refused_before_anything_starts(folder, here):
+    result = here("run", "--root", "fresh", "--samples", "0", cwd=folder)
     assert "greater than 0" in error(result)
     assert not (folder / "fresh").exists()
 
 
-def test_a_folder_of_other_things_is_not_taken_for_a_root(tmp_path):
+def test_a_folder_of_other_things_is_not_taken_for_a_root(tmp_path, here):
     tiny.write_images(tmp_path / "images.npz")
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.txt").write_text("meow")
-    result = call("run", "--root", "photos", cwd=tmp_path)
+    result = here("run", "--root", "photos", cwd=tmp_path)
     assert "expected a dgflow root" in error(result) and "cat.txt" in error(result)
     assert [path.name for path in (tmp_path / "photos").iterdir()] == ["cat.txt"]
 
 
-def test_a_root_of_another_format_is_refused(tmp_path):
+def test_a_root_of_another_format_is_refused(tmp_path, here):
     tiny.write_images(tmp_path / "images.npz")
     (tmp_path / "root").mkdir()
     (tmp_path / "root" / "dgflow.json").write_text('{"dgflow_root": 99}')
-    assert "root of format 1" in error(call("plan", "--root", "root", cwd=tmp_path))
+    assert "root of format 1" in error(here("plan", "--root", "root", cwd=tmp_path))
 
 
-def test_a_file_as_root_is_refused(folder):
-    assert "is a file and not a folder" in error(call("plan", "--root", "images.npz", cwd=folder))
+def test_a_file_as_root_is_refused(folder, here):
+    assert "is a file and not a folder" in error(here("plan", "--root", "images.npz", cwd=folder))
 
 
 def test_a_step_recorded_as_another_names_the_field(finished, folder, tmp_path):
@@ -246,8 +268,8 @@ def test_missing_credentials_are_named_with_what_to_set(folder):
     assert "AWS_ACCESS_KEY_ID" in error(result)
 
 
-def test_credentials_in_the_url_are_refused_and_not_repeated(folder):
-    result = call("plan", "--root", "s3://key:topsecret@bucket/prefix", cwd=folder)
+def test_credentials_in_the_url_are_refused_and_not_repeated(folder, here):
+    result = here("plan", "--root", "s3://key:topsecret@bucket/prefix", cwd=folder)
     assert "take credentials" in error(result)
     assert "topsecret" not in result.stderr + result.stdout
 
@@ -279,9 +301,9 @@ def test_the_whole_recipe_on_s3(finished, folder, s3_environment, s3_url):
     assert secret not in result.stdout + result.stderr
 
 
-def test_help_of_the_shipped_recipe_says_what_it_does_and_what_each_option_means(tmp_path):
-    text = call("run", "--help", recipe=DIGITS, cwd=tmp_path).stdout
+def test_help_of_the_shipped_recipe_says_what_it_does_and_what_each_option_means(tmp_path, here):
+    text = here("run", "--help", recipe=DIGITS, cwd=tmp_path).stdout
     assert "--guidance-weight" in text and "--discriminator-seeds" in text and "--root" in text
-    overview = call("--help", recipe=DIGITS, cwd=tmp_path).stdout
+    overview = here("--help", recipe=DIGITS, cwd=tmp_path).stdout
     assert "Discriminator Guidance on handwritten digits" in overview
     assert all(command in overview for command in ("run", "plan", "status", "verify", "report"))
