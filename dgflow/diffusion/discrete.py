@@ -22,14 +22,12 @@ from operator import mul
 import torch
 from torch import Tensor
 
+from dgflow.diffusion.ranges import ROUNDING
 from dgflow.diffusion.times import COSINE_S, TimeMap, tau_from_sigma
 from dgflow.specs.spec import Grid
 
 MAX_BETA = 0.999
 """Bound of the cosine schedule's betas, which keeps the last one from 1."""
-
-ROUNDING = 1e-6
-"""Relative error that a noise level computed in float32 may have at the ends of a range."""
 
 
 def linear_betas(num_steps: int) -> tuple[float, ...]:

@@ -11,6 +11,9 @@ Discretization = Literal["vp", "ve", "iddpm", "edm"]
 EPSILON_S = 1e-3
 """Last time of "vp" levels before 0."""
 
+ROUNDING = 1e-6
+"""Relative error that a noise level computed in float32 may have at the ends of a range."""
+
 EDM_RANGE = (0.002, 80.0)
 """Of Karras et al. 2022, equation 5."""
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from dgflow.diffusion.linear_vp import LINEAR_VP
-from dgflow.diffusion.ranges import EDM_RANGE, default_range
+from dgflow.diffusion.ranges import EDM_RANGE, ROUNDING, default_range
 from dgflow.specs.spec import LATER, Grid, SmokeRun, Spec
 
 if TYPE_CHECKING:
@@ -155,13 +155,14 @@ class _Levels(SamplerSpec):
             return self.nfe
         low, high = self._limits(self.own_range)
         bottom, first, top = (level ** (1 / self.rho) for level in (low, LINEAR_VP.level(tau), high))
-        steps = 1 + math.ceil((self.steps - 1) * (first - bottom) / (top - bottom))
+        behind = math.ceil((self.steps - 1) * (first - bottom) / (top - bottom) * (1 - ROUNDING))
+        steps = 1 + behind
         return self.model_copy(update={"steps": steps}).nfe
 
     def check_start(self, tau: float) -> None:
         super().check_start(tau)
         low, high = self._limits(self.own_range)
-        if not low < LINEAR_VP.level(tau) <= high:
+        if not low < LINEAR_VP.level(tau) <= high * (1 + ROUNDING):
             raise ValueError(
                 f"expected a start after linear-VP time {LINEAR_VP.time(low):.4g} and up to "
                 f"{LINEAR_VP.time(high):.4g}, noise levels {low:g} to {high:g}, between which "
@@ -399,7 +400,7 @@ class RK45(SamplerSpec):
 
     def check_start(self, tau: float) -> None:
         super().check_start(tau)
-        if not self.tau_min < tau <= self.tau_max * (1 + 1e-12):  # to a noise level and back
+        if not self.tau_min < tau <= self.tau_max * (1 + ROUNDING):
             raise ValueError(
                 f"expected a start after tau_min {self.tau_min:g} and up to tau_max {self.tau_max:g}, found "
                 f"{tau:.6g}: start at another time, or set RK45's tau_min and tau_max"

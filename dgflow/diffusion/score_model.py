@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 
 from dgflow.diffusion.classifier_free import ClassifierFreePredictor
 from dgflow.diffusion.denoisers import VPDenoiser, predictor_of
-from dgflow.diffusion.discrete import ROUNDING, DiscreteSchedule
+from dgflow.diffusion.discrete import DiscreteSchedule
 from dgflow.diffusion.guidance_settings import ClassifierFree, Switch
+from dgflow.diffusion.ranges import ROUNDING
 from dgflow.diffusion.samplers import Denoiser, Predictor, RoundSigma, Start, rounded
 from dgflow.diffusion.times import integrated_beta, tau_from_sigma
 

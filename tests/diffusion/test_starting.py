@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from dgflow.diffusion import noise
+from dgflow.diffusion.heun import edm_sigmas
+from dgflow.diffusion.linear_vp import LINEAR_VP
 from dgflow.diffusion.sampler_specs import DDIM, DDPM, RK45, EDMAblation, Heun, SamplerSpec
 from dgflow.diffusion.samplers import Start
 from dgflow.diffusion.score_model import ScoreModel
@@ -144,6 +146,15 @@ def test_the_evaluations_behind_a_start_are_counted_without_a_network(
     counted = sampler.sample(ScoreModel(gaussian), LATENTS, None, (), normals, start).nfe
     assert sampler.nfe_from(tau, "tail") == counted
     assert sampler.nfe_from(tau, "whole") == sampler.nfe
+
+
+def test_a_start_at_a_level_of_the_grid_is_known_in_spite_of_rounding() -> None:
+    """By way of linear-VP time, and back."""
+    for place, level in enumerate(edm_sigmas(18)[:17]):
+        tau = LINEAR_VP.time(level)
+        Heun().check_start(tau)
+        assert Heun().nfe_from(tau, "tail") == 35 - 2 * place
+        assert LINEAR_VP.level(tau) == pytest.approx(level, rel=1e-12)
 
 
 @pytest.mark.parametrize(
