@@ -186,10 +186,10 @@ def test_the_page_has_a_table_and_curves_and_an_arm_its_columns(found):
     assert isinstance(table, Table) and [row[0] for row in table.rows] == ["model", "guided"]
     assert table.rows[0][3] == "" and table.rows[1][3].startswith("-")
     assert [curve.label for curve in curves[0].curves] == [  # type: ignore[union-attr]
-        "NLL, model",
-        "NELBO, model",
         "NLL, guided",
         "NELBO, guided",
+        "NLL, model",
+        "NELBO, model",
     ]
     assert all(isinstance(figure, Lines) for figure in curves) and len(curves) == 2
     arm = outcome.arms["guided"]

@@ -115,8 +115,8 @@ class Likelihood(LikelihoodFields):
     def toy(self, smoke: SmokeRun) -> Likelihood:
         toy = super().toy(smoke)
         assert isinstance(toy, Likelihood)
-        real = toy.real.step[max(toy.real.start, toy.real.stop - 3) : toy.real.stop]
-        fast = {"truncations": toy.truncations[:1], "times": 2, "repeats": 1, "tolerance": 0.1}
+        real = toy.real.step[max(toy.real.start, toy.real.stop - 2) : toy.real.stop]
+        fast = {"truncations": (), "times": 2, "repeats": 1, "tolerance": 1.0}
         return toy.model_copy(update=fast | {"real": real})
 
     @property

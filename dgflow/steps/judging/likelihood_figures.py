@@ -9,6 +9,7 @@ from dgflow.specs.figures import Curve, Figure, Lines, Table
 
 NAMES = {"nll": "NLL", "nelbo": "NELBO"}
 STYLES = {"nll": "line", "nelbo": "dashed"}
+X_LABEL = "noise level at which the ODE begins"
 
 
 def likelihood_figures(content: Mapping[str, Any], methods: Sequence[str]) -> list[Figure]:
@@ -16,7 +17,7 @@ def likelihood_figures(content: Mapping[str, Any], methods: Sequence[str]) -> li
     table = _table(content, methods)
     if len(content["levels"]) == 1:
         return [table]
-    return [table, _curves(content, methods), *_changes(content, methods)]
+    return [table, *_lines(content, methods)]
 
 
 def _table(content: Mapping[str, Any], methods: Sequence[str]) -> Table:
@@ -41,50 +42,28 @@ def _cell(arm: Mapping[str, Any], key: str, sign: str = "") -> str:
     return f"{arm[key][0]:{sign}.4f} ± {arm[f'{key}_error'][0]:.4f}" if key in arm else ""
 
 
-def _curves(content: Mapping[str, Any], methods: Sequence[str]) -> Lines:
-    curves = [
-        Curve(
-            f"{NAMES[method]}, {name}",
-            content["levels"],
-            arm[method],
-            arm[f"{method}_error"],
-            style=STYLES[method],  # type: ignore[arg-type]
-            group=name,
-        )
-        for name, arm in content["arms"].items()
-        for method in methods
-    ]
-    return Lines(
-        "Likelihood by truncation",
-        curves,
-        x_label="noise level at which the ODE begins",
-        y_label="bits/dim",
-        log_x=True,
-    )
-
-
-def _changes(content: Mapping[str, Any], methods: Sequence[str]) -> list[Lines]:
-    """What guidance changes, image by image; nothing for one arm."""
+def _lines(content: Mapping[str, Any], methods: Sequence[str]) -> list[Lines]:
+    """Both by truncation, and what guidance changes in them, image by image. An arm has one colour in both:
+    the one that the others are compared with is drawn last."""
     first, *others = content["arms"]
-    curves = [
-        Curve(
-            f"{NAMES[method]}, {name}",
-            content["levels"],
-            content["arms"][name][f"{method}_change"],
-            content["arms"][name][f"{method}_change_error"],
-            style=STYLES[method],  # type: ignore[arg-type]
-            group=name,
-        )
-        for name in others
-        for method in methods
-    ]
-    return [
-        Lines(
-            f"Change from {first} by truncation",
-            curves,
-            x_label="noise level at which the ODE begins",
-            y_label="bits/dim",
-            log_x=True,
-            level=(0.0, "no change"),
-        )
-    ] * bool(others)
+
+    def curves(arms: Sequence[str], suffix: str = "") -> list[Curve]:
+        return [
+            Curve(
+                f"{NAMES[method]}, {name}",
+                content["levels"],
+                content["arms"][name][f"{method}{suffix}"],
+                content["arms"][name][f"{method}{suffix}_error"],
+                style=STYLES[method],  # type: ignore[arg-type]
+                group=name,
+            )
+            for name in arms
+            for method in methods
+        ]
+
+    axes: dict[str, Any] = {"x_label": X_LABEL, "y_label": "bits/dim", "log_x": True}
+    lines = [Lines("Likelihood by truncation", curves([*others, first]), **axes)]
+    if others:
+        title, none = f"Change from {first} by truncation", (0.0, "no change")
+        lines.append(Lines(title, curves(others, "_change"), level=none, **axes))
+    return lines
