@@ -14,6 +14,7 @@ from dgflow import (
     Generate,
     LogRatioPath,
     LossesByLevel,
+    Regeneration,
     TrainDiscriminator,
     beside,
 )
@@ -35,25 +36,27 @@ def figures(arms: dict[str, Any], count: int = 10) -> list[Any]:
     return [result.step for result in beside(PLAIN | arms, real=REAL[:100], mechanism=count)]
 
 
-def test_the_path_of_the_discriminator_that_guides_and_the_losses_of_all():
-    path, losses = figures({"guided": arm(DISC.last())})
+def test_the_path_of_the_discriminator_that_guides_the_losses_and_regenerated_images_of_all():
+    path, losses, regeneration = figures({"guided": arm(DISC.last())})
     assert isinstance(path, LogRatioPath) and isinstance(losses, LossesByLevel)
     assert {name: part.rows for name, part in path.arms.items()} == {"plain": 10, "guided": 10}
     assert path.discriminator == DISC.last() and path.real == losses.real == REAL[90:100]
     assert losses.score == SCORE.last() and losses.discriminators == {"guided": DISC.last()}
     assert losses.fake == FAKES[90:100]  # held out by the training, of 100 fakes
-    assert [step.cautions() for step in (path, losses)] == [[], []]
+    assert isinstance(regeneration, Regeneration) and regeneration.score == SCORE.last()
+    assert {name: len(terms) for name, terms in regeneration.arms.items()} == {"plain": 0, "guided": 1}
+    assert [step.cautions() for step in (path, losses, regeneration)] == [[], [], []]
 
 
 def test_more_fakes_than_were_held_out_are_drawn_beyond_those_that_were_trained_on():
-    *_, losses = figures({"guided": arm(DISC.last())}, count=30)
+    _, losses, _ = figures({"guided": arm(DISC.last())}, count=30)
     assert losses.fake == FAKES[100:130]
 
 
 def test_each_discriminator_or_ensemble_has_a_path_of_its_own():
     both = (DISC.last(), OTHER_DISC.last())
     arms = {"a": arm(DISC.last()), "b": arm(OTHER_DISC.last()), "both": arm(both, combine="probabilities")}
-    first, second, third, single, ensemble = figures(arms)
+    first, second, third, single, ensemble, _ = figures(arms)
     assert [list(path.arms) for path in (first, second, third)] == [["plain", name] for name in arms]
     assert third.discriminator == both and third.combine == "probabilities"
     assert list(single.discriminators) == ["a", "b"]
@@ -63,7 +66,8 @@ def test_each_discriminator_or_ensemble_has_a_path_of_its_own():
 def test_latents_are_looked_at_as_the_networks_see_them():
     target = recipe("imagenet256_dit")(mechanism=40)
     assert isinstance(target, Evaluate)
-    path, losses = (result.step for result in target.beside)
+    path, losses, regeneration = (result.step for result in target.beside)
+    assert isinstance(regeneration, Regeneration) and regeneration.real == path.real  # type: ignore[union-attr]
     assert isinstance(path, LogRatioPath) and isinstance(losses, LossesByLevel)
     (training,) = (weights.step for weights in path.observer.guides)
     assert isinstance(training, TrainDiscriminator)
@@ -90,6 +94,12 @@ def test_latents_are_looked_at_as_the_networks_see_them():
 def test_arms_without_figures_of_mechanism_are_refused(arms, says):
     with pytest.raises(ValueError, match=says):
         figures(arms)
+
+
+def test_regeneration_lets_each_sample_choose_its_steps():
+    target = recipe("cifar10_lsgm")(mechanism=40, shared_block=100)
+    *_, regeneration = (result.step for result in target.beside)  # type: ignore[attr-defined]
+    assert isinstance(regeneration, Regeneration) and regeneration.sampler.block is None
 
 
 def test_no_figures_are_asked_for_by_default():

@@ -33,7 +33,10 @@ TRAINED = {  # read where the discriminator is trained
     "features": {"frozen": "none", "none": "frozen"},
 }
 BESIDE = {"likelihood": 30, "mechanism": 30}  # read beside the samples
-BY = {"likelihood": {"likelihood"}, "mechanism": {"log-ratio-path", "losses-by-level"}}  # these kinds
+BY = {
+    "likelihood": {"likelihood"},
+    "mechanism": {"log-ratio-path", "losses-by-level", "regeneration"},
+}  # these kinds
 RECIPES = {
     "digits": {*SAMPLED, *TRAINED, *BESIDE} - {"after_timestep", "tolerance"},
     "plane": {*SAMPLED, *TRAINED} - {"after_timestep", "tolerance", "features"},

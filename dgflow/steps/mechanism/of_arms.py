@@ -6,18 +6,24 @@ from collections.abc import Mapping
 
 from dgflow.diffusion.guidance_settings import Combine
 from dgflow.diffusion.guidance_specs import DiscriminatorGuidance, OneOrSeveral
+from dgflow.diffusion.sampler_specs import RK45
 from dgflow.specs.step import Result, Slice, Weights
 from dgflow.steps.mechanism.log_ratio_path import LogRatioPath
 from dgflow.steps.mechanism.losses_by_level import LossesByLevel
+from dgflow.steps.mechanism.regeneration import Regeneration
 from dgflow.steps.sampling import Sampling
 from dgflow.steps.training.train_discriminator import TrainDiscriminator
+
+DRAWS = 8
+"""Draws of noise for each image and level of the regenerated averages: half of the step's default."""
 
 Guide = tuple[OneOrSeveral, Combine]
 
 
 def mechanism(arms: Mapping[str, Slice], real: Slice) -> tuple[Result, ...]:
     """For each discriminator, or ensemble, of the arms: its log-ratio along the paths of the arms that it
-    guides and of those that none guides; and the losses by noise level of all of them.
+    guides and of those that none guides. Of all of them: the losses by noise level, and the averages of
+    regenerated images under the score network of the guided arms, alone and guided as the arms are.
 
     As many samples of each arm are looked at, the first ones, as there are real images. Fakes are ones that
     the first discriminator was not trained on: held out, or drawn beyond those.
@@ -46,23 +52,24 @@ def mechanism(arms: Mapping[str, Slice], real: Slice) -> tuple[Result, ...]:
         )
         for guide in dict.fromkeys(guided.values())
     ]
-    return tuple(step.result() for step in [*paths, *_losses(steps, guided, real)])
-
-
-def _losses(steps: Mapping[str, Sampling], guided: Mapping[str, Guide], real: Slice) -> list[LossesByLevel]:
-    """One for each way in which ensembles are combined."""
     scores = {steps[name].score.variant: name for name in guided}
     if len(scores) > 1:
         raise ValueError(
             "mechanism: expected guided arms of one score network, found several, of the arms "
             f"{', '.join(scores.values())}; leave the option out"
         )
-    name, guide = next(iter(guided.items()))
-    fake = _unseen(name, guide, real.rows)
+    own = steps[next(iter(guided))]
+    others = [*_losses(own.score, guided, real), _regeneration(own, steps, real)]
+    return tuple(step.result() for step in [*paths, *others])
+
+
+def _losses(score: Weights, guided: Mapping[str, Guide], real: Slice) -> list[LossesByLevel]:
+    """One for each way in which ensembles are combined."""
+    fake = _unseen(*next(iter(guided.items())), real.rows)
     ways: dict[Combine, None] = dict.fromkeys(how for _, how in guided.values())
     return [
         LossesByLevel(
-            score=steps[name].score,
+            score=score,
             discriminators={
                 arm: discriminator for arm, (discriminator, how) in guided.items() if how == combine
             },
@@ -72,6 +79,21 @@ def _losses(steps: Mapping[str, Sampling], guided: Mapping[str, Guide], real: Sl
         )
         for combine in ways
     ]
+
+
+def _regeneration(own: Sampling, steps: Mapping[str, Sampling], real: Slice) -> Regeneration:
+    """Of the arms of the score network of `own`, by its sampler, each sample with step sizes of its own."""
+    sampler = own.sampler
+    if isinstance(sampler, RK45):
+        sampler = sampler.model_copy(update={"shared_block": None})
+    return Regeneration(
+        score=own.score,
+        arms={name: step.guidance for name, step in steps.items() if step.score.variant == own.score.variant},
+        real=real,
+        sampler=sampler,
+        draws=DRAWS,
+        precision=own.precision,
+    )
 
 
 def _sampling(name: str, part: Slice) -> Sampling:
