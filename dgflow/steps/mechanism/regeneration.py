@@ -21,7 +21,7 @@ from dgflow.steps.gain_checks import check_score
 from dgflow.steps.gain_choices import check_gain, gain_choices
 from dgflow.steps.guides import check_guides, classes_asked, evaluations, guide_uses, guides_of
 from dgflow.steps.judging.features import Features
-from dgflow.steps.mechanism.levels import seen_in_training
+from dgflow.steps.mechanism.levels import seen_in_training, two_or_more
 from dgflow.steps.mechanism.regeneration_figures import regeneration_figures
 from dgflow.store.identity import canonical_json
 
@@ -135,10 +135,11 @@ class Regeneration(ResultStep):
         return seen_in_training(guides, real=self.real)
 
     def toy(self, smoke: SmokeRun) -> Regeneration:
-        toy = super().toy(smoke)
-        assert isinstance(toy, Regeneration)
-        real = toy.real.step[toy.real.start : min(toy.real.stop, toy.real.start + 3)]
-        return toy.model_copy(update={"real": real, "draws": 2, "sigmas": toy.sigmas[-2:], "shown": 1})
+        values = {name: smoke.value(getattr(self, name), 1) for name in type(self).model_fields}
+        real = two_or_more(values["real"])
+        real = real.step[real.start : min(real.stop, real.start + 3)]
+        fewer = {"real": real, "draws": 2, "sigmas": self.sigmas[-2:], "shown": 1}
+        return self.model_copy(update=values | fewer)
 
     @property
     def title(self) -> str:
