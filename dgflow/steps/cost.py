@@ -50,14 +50,11 @@ class Cost(ResultStep):
 
     def inputs(self) -> dict[str, Measurements]:
         """All epochs of the trainings: the samples tell the one that is used, and not how many there were."""
-        measured = (
-            node.step.measurements()
-            for arm in self.arms.values()
-            for node in graph(arm[0])
-            if isinstance(node.step, TrainStep)
-        )
-        trainings = {each.variant: each for each in measured}
-        return {f"trainings.{number}": each for number, each in enumerate(trainings.values())}
+        return {
+            f"arms.{name}.{number}": training.measurements()
+            for name, arm in self.arms.items()
+            for number, training in enumerate(_trainings(arm[0]))
+        }
 
     def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
         """`arms`, as in `compared`, and `trainings`: TFLOP of every step behind them, and of which arms."""
@@ -97,13 +94,16 @@ class Cost(ResultStep):
         return "all" if len(arms) == len(self.arms) else ", ".join(arms)
 
 
+def _trainings(part: Slice) -> list[TrainStep]:
+    """Every training behind `part`."""
+    return [node.step for node in graph(part) if isinstance(node.step, TrainStep)]
+
+
 def _trained_on(part: Slice) -> Iterator[tuple[str, Step, list[int]]]:
     """Every training behind `part`, and every step behind one, once: its variant, itself and its parts."""
     found: dict[str, tuple[Step, set[int]]] = {}
-    for node in graph(part):
-        if not isinstance(node.step, TrainStep):
-            continue
-        for behind in graph(node.step):
+    for training in _trainings(part):
+        for behind in graph(training):
             step, parts = found.setdefault(behind.step.variant, (behind.step, set()))
             parts |= set(behind.step.parts(behind.slices))
     for variant, (step, parts) in found.items():

@@ -93,7 +93,7 @@ def test_it_is_made_anew_for_more_epochs_even_where_the_same_one_is_used(tmp_pat
         plans = plan(step, store)
         assert plans[-1].complete and plans[-1].bound is not None
         steps = plans[-1].bound.digests
-        found.append((tuple(steps), steps["trainings.0"]))
+        found.append((tuple(steps), steps["arms.first.0"]))
     assert found[0] != found[1]
 
 
