@@ -5,7 +5,6 @@ What a process of its own makes no difference to is called `here`.
 
 import json
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +13,12 @@ import numpy as np
 import pytest
 import tiny
 from inprocess import execute_here
+from recipe_command import here
 
 from dgflow import main
 from dgflow.store.open import open_store
+
+__all__ = ["here"]
 
 TINY = Path(tiny.__file__)
 DIGITS = TINY.parents[1] / "workflows" / "digits.py"
@@ -39,24 +41,6 @@ def call(
         text=True,
         timeout=1000,
     )
-
-
-@pytest.fixture
-def here(monkeypatch, capsys):
-    """`call` in this process."""
-    for name in os.environ.keys() - NO_CLOUD.keys():
-        if name.startswith(("AWS_", "DGFLOW_")):
-            monkeypatch.delenv(name)
-
-    def here(*arguments: object, recipe: Path = TINY, cwd: Path) -> subprocess.CompletedProcess[str]:
-        monkeypatch.setattr(sys, "argv", [str(recipe), *map(str, arguments)])
-        monkeypatch.chdir(cwd)
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(recipe), run_name="__main__")
-        printed = capsys.readouterr()
-        return subprocess.CompletedProcess(sys.argv, int(ended.value.code or 0), printed.out, printed.err)
-
-    return here
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from e2e.smoke_runs import OPTIONS, RUNS, THROUGH_RAY, check_run
+from recipe_command import here
 from steps.shipped import WORKFLOWS
+
+__all__ = ["here"]
 
 ENVIRONMENT = {
     name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "DGFLOW_", "RAY_"))
@@ -33,7 +37,9 @@ def command(recipe: str, *arguments: str, cwd: Path) -> subprocess.CompletedProc
 @pytest.mark.parametrize(
     "recipe", [name if name in THROUGH_RAY else pytest.param(name, marks=pytest.mark.slow) for name in RUNS]
 )
-def test_a_recipe_runs_the_whole_way_at_toy_size(recipe: str, tmp_path: Path, own_ray: None) -> None:
+def test_a_recipe_runs_the_whole_way_at_toy_size(
+    recipe: str, tmp_path: Path, own_ray: None, here: Any
+) -> None:
     root = tmp_path / "runs" / f"{recipe}-smoke"
     try:
         for options in OPTIONS[recipe]:
@@ -43,9 +49,10 @@ def test_a_recipe_runs_the_whole_way_at_toy_size(recipe: str, tmp_path: Path, ow
         if recipe == "cifar10_lsgm":
             again = command(recipe, "run", "--smoke", cwd=tmp_path)
             assert again.returncode == 0 and "done" not in again.stderr, again.stderr
+            file = WORKFLOWS / f"{recipe}.py"
             for other in ("status", "verify", "report"):
-                assert command(recipe, other, "--smoke", cwd=tmp_path).returncode == 0
-            real = command(recipe, "plan", "--root", str(root), cwd=tmp_path)
+                assert here(other, "--smoke", recipe=file, cwd=tmp_path).returncode == 0
+            real = here("plan", "--root", root, recipe=file, cwd=tmp_path)
             assert real.returncode == 1 and "found the smoke run of" in real.stderr
     finally:
         shutil.rmtree(root, ignore_errors=True)  # 200 to 350 MB
