@@ -86,9 +86,9 @@ class SamplerSpec(Spec, ABC):
         return self.nfe if grid == "whole" else max(1, round(self.nfe * tau))
 
     @property
-    def corrects(self) -> bool:
-        """True where guidance is also asked in a second order (`Point.order`), and both orders' mean acts."""
-        return False
+    def second_order_share(self) -> float:
+        """Share of the slope of the second order (`Point.order`) in a step; 0 for steps of one order."""
+        return 0.0
 
     @property
     def block(self) -> int | None:
@@ -218,8 +218,8 @@ class Heun(_Levels):
         return 2 * self.steps - 1
 
     @property
-    def corrects(self) -> bool:
-        return True
+    def second_order_share(self) -> float:
+        return 0.5
 
     def sample(
         self,
@@ -260,8 +260,8 @@ class EDMAblation(_Levels):
         return self.steps if self.solver == "euler" else 2 * self.steps - 1
 
     @property
-    def corrects(self) -> bool:
-        return self.solver == "heun"
+    def second_order_share(self) -> float:
+        return 0.5 / self.alpha if self.solver == "heun" else 0.0
 
     def sample(
         self,

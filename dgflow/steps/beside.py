@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from dgflow.diffusion.guidance_specs import DiscriminatorGuidance, Guidance, ScaleOrGain, ScaleOrGainOf
+from dgflow.diffusion.guidance_specs import DiscriminatorGuidance, Guidance, ScaleOrGainOf
 from dgflow.specs.step import Result, Slice
 from dgflow.steps.generate import Generate
 from dgflow.steps.judging.likelihood import Likelihood
@@ -22,8 +22,10 @@ def beside(
 ) -> tuple[Result, ...]:
     """The results that stand beside the table of `arms`, for `Evaluate(beside=...)`.
 
-    Score network, guidance and noise levels are those of each arm's `Generate`. Measured are the last images
-    of `real`: trainings on its first ones, or with a share held out, have not seen them.
+    Score network and guidance are those of each arm's `Generate`. A likelihood's lowest and highest noise
+    levels are the sampler's `sigma_min` and `sigma_max`; where it has none (RK45, DDPM, DDIM) or they are not
+    set, 0.002 and 80, narrowed to what the network was made for. Measured are the last images of `real`:
+    trainings on its first ones, or with a share held out, have not seen them.
 
     Args:
         real: in the form that the score network knows, images or latents.
@@ -95,20 +97,19 @@ def _of_flow(name: str, step: Generate) -> tuple[Guidance, ...]:
     terms: list[Guidance] = []
     for term in step.guidance:
         if isinstance(term, DiscriminatorGuidance):
-            weight = term.weight
-            if step.sampler.corrects:
-                weight = _mean(name, term.weight, term.second_order_weight)
+            weight = _mean(name, term, step.sampler.second_order_share)
             term = term.model_copy(update={"weight": weight, "second_order_weight": 0.0, "boost": None})
         terms.append(term)
     return tuple(terms)
 
 
-def _mean(name: str, first: ScaleOrGainOf, second: ScaleOrGain) -> ScaleOrGainOf:
-    """The mean of both orders' weights, whose flow Heun's step follows."""
-    if first == second or (isinstance(first, Result) and second == "gain"):
+def _mean(name: str, term: DiscriminatorGuidance, share: float) -> ScaleOrGainOf:
+    """The mean of both orders' weights, whose flow a step with that share of the second order follows."""
+    first, second = term.weight, term.second_order_weight
+    if share == 0 or first == second or (isinstance(first, Result) and second == "gain"):
         return first
     if isinstance(first, int | float) and isinstance(second, int | float):
-        return (first + second) / 2
+        return (1 - share) * first + share * second
     raise ValueError(
         "likelihood: expected weights of both orders that are numbers, or equal, so that their mean is "
         f"known, found {first} and {second} in arm {name!r}; set second_order_weight"

@@ -109,7 +109,9 @@ def test_the_change_of_an_arm_is_image_by_image(found):
 def test_noisy_images_have_the_likelihood_that_their_bound_is_of(found):
     """The bound is that of images with noise of the truncation's level, and is it for an exact score."""
     noisy = measured(
-        likelihood(arms={"guided": (GUIDED,)}, truncations=(0.3,), real=POINTS[:200], times=8, tolerance=1e-4)
+        likelihood(
+            arms={"guided": (GUIDED,)}, truncations=(0.3,), real=POINTS[:200], times=32, tolerance=1e-4
+        )
     )
     draws = torch.from_numpy(np.random.default_rng(1).standard_normal((400, 200, 2)))
     for number, level in enumerate((0.02, 0.3)):
@@ -287,6 +289,22 @@ def test_a_sampler_of_one_order_guides_by_the_first_weight():
     (result,) = dg.beside(arms, real=REAL[:100], likelihood=2)
     assert result.step.arms["guided"][0].weight == 2.0  # type: ignore[attr-defined]
     assert result.step.sigma_min is None  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "expected"),
+    [
+        (dg.EDMAblation(), 1.0),
+        (dg.EDMAblation(alpha=0.8), 0.75),
+        (dg.EDMAblation(alpha=0.5), 0.0),  # the midpoint rule
+        (dg.EDMAblation(solver="euler"), 2.0),
+    ],
+)
+def test_the_weight_of_the_flow_is_the_mean_with_the_shares_of_a_steps_two_slopes(sampler, expected):
+    term = dg.DiscriminatorGuidance(discriminator=DISC.last(), weight=2.0, second_order_weight=0.0)
+    arms = {"guided": (dg.Generate(score=SCORE.last(), sampler=sampler, guidance=(term,))[:10],)}
+    (result,) = dg.beside(arms, real=REAL[:100], likelihood=2)
+    assert result.step.arms["guided"][0].weight == pytest.approx(expected)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
