@@ -48,6 +48,7 @@ from dgflow.steps.pretrained import Pretrained
 from dgflow.steps.sources.image_set import ImageSet, StatisticsFile
 from dgflow.steps.sources.import_images import ImportImages
 from dgflow.steps.sources.mixture_points import MixturePoints
+from dgflow.steps.sources.of_classes import OfClasses
 from dgflow.steps.training.discriminator_on import discriminator_on
 from dgflow.steps.training.train_classifier import TrainClassifier, published_classifier
 from dgflow.steps.training.train_discriminator import TrainDiscriminator
@@ -94,6 +95,7 @@ __all__ = [
     "MixtureScore",
     "NCSNpp",
     "NVAE",
+    "OfClasses",
     "OwnDenoiser",
     "OwnFeatures",
     "Perceptron",

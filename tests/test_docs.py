@@ -21,10 +21,12 @@ MODELS, METRICS, RECIPES = (
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.py"))
 OF_OUR_OWN = {
     "cifar10_edm_ensemble",
+    "afhq_edm_translate",
     "cifar10_edm_further",
     "digits",
     "digits_ensemble",
     "digits_further",
+    "digits_translate",
     "digits_selection",
     "plane",
 }  # recipes of no published system

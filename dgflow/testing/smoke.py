@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any
 from urllib.parse import unquote
 
@@ -82,7 +82,7 @@ class _Run:
                 self.largest = max(self.largest, *(stop - start for start, stop in pairwise(edges)))
         self.steps: dict[str, Step] = {}
         self.checkpoints: dict[str, tuple[Pretrained, ...]] = {}
-        self.pictures: list[Pictures] = []
+        self.pictures: dict[Pictures, str] = {}  # and the source that each stands for
         self.references: dict[str, Reference] = {}
 
     def step(self, step: Step) -> Step:
@@ -174,13 +174,20 @@ class _Run:
             change["source"] = self._reference_images(step.source, rows + skipped, side)
         else:
             pictures = _pictures(step, rows + skipped, side)
+            pictures = self._of_a_source(pictures, step.source)
             change["source"] = f"{self.url}/{pictures.key}"
-            if pictures not in self.pictures:
-                self.pictures.append(pictures)
             if pictures.form == "cifar" and step.preparation == "none":
                 change |= {"average_pool": CIFAR_SIDE // side, "pad": 0}
         change["num_images"] = None if step.num_images is None else rows + skipped
         return step.model_copy(update=change | {"skip_broken": skipped})
+
+    def _of_a_source(self, pictures: Pictures, source: str) -> Pictures:
+        """The pictures in a series of their own, where another source has some of that kind."""
+        others = {each.series for each, of in self.pictures.items() if of != source and each.like(pictures)}
+        series = next(number for number in count() if number not in others)
+        own = pictures.model_copy(update={"series": series})
+        self.pictures[own] = source
+        return own
 
     def _reference_images(self, name: str, count: int, side: int) -> str:
         key, source = self._placed(name, "")

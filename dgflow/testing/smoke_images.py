@@ -43,12 +43,18 @@ class Pictures(Spec):
     height: int
     channels: int = 3
     codec: Literal["png", "jpeg"] = "png"
+    series: int = 0  # for data sets that differ in nothing else
 
     @property
     def key(self) -> str:
         """The key of the file, or of the folder, in a root."""
-        digest = sha256_hex(canonical_json(self.model_dump()).encode())
+        plain = self.model_dump(exclude=None if self.series else {"series"})
+        digest = sha256_hex(canonical_json(plain).encode())
         return f"smoke/{digest[:12]}/{self.name}"
+
+    def like(self, other: Pictures) -> bool:
+        """True for pictures that differ in number and series at most."""
+        return self.model_copy(update={"count": other.count, "series": other.series}) == other
 
     def files(self) -> Iterator[tuple[str, bytes]]:
         """(key, bytes) of every file."""
@@ -68,7 +74,7 @@ class Pictures(Spec):
         """Crops at random places and of random extent, every other one mirrored."""
         scene = _scene().convert("L" if self.channels == 1 else "RGB")
         largest = min(scene.width / self.width, scene.height / self.height)
-        draws = _bits(0, 3 * self.count).reshape(-1, 3) / 2.0**64
+        draws = _bits(self.series, 3 * self.count).reshape(-1, 3) / 2.0**64
         for number, (extent, left, top) in enumerate(draws.tolist()):
             scale = largest * (0.25 + 0.75 * extent)
             width, height = scale * self.width, scale * self.height

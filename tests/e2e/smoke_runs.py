@@ -14,6 +14,7 @@ RUNS = {
         ("fid", "training", "sampling"),
         ("EDM", "trained further", "EDM-G++", "in turn", "weighted"),
     ),
+    "afhq_edm_translate": (("fid", "l2", "perceptual"), ("EDM, start 0.4", "EDM-G++, start 0.4", "source")),
     "ffhq64_edm": (("fid",), ("EDM", "EDM-G++")),
     "cifar10_lsgm": (("fid",), ("LSGM", "LSGM-G++")),
     "celeba64_soft_truncation": (("fid",), ("Soft Truncation", "Soft-Truncation-G++")),
@@ -24,13 +25,14 @@ OPTIONS = {name: [()] for name in RUNS} | {
     "cifar10_lsgm": [("--mechanism", "8")],
     "imagenet256_dit": [("--mechanism", "8")],
     "cifar10_edm_ensemble": [("--members", "2", "--bagged")],
+    "afhq_edm_translate": [("--starts", "0.4", "--seeds", "0")],
 }
 """Recipe to the options of its runs, all in one root."""
 THROUGH_RAY = ("cifar10_lsgm",)
 """Recipes that `make test` runs from the command line: with the one of `test_cli.py` every kind of step and
 every command."""
 
-LONG = ("cifar10_edm_further",)
+LONG = ("cifar10_edm_further", "afhq_edm_translate")
 """Recipes that `make test` does not run at all: the steps that they add have tests of their own."""
 
 

@@ -35,6 +35,7 @@ from dgflow import (
     MixtureRatio,
     MixtureScore,
     NCSNpp,
+    OfClasses,
     Perceptron,
     Pretrained,
     RatioWeighting,
@@ -113,6 +114,7 @@ REGENERATION = Regeneration(
     features=INCEPTION,
     front_end="edm",
 )
+SOME = OfClasses(images=REAL[:100], classes=(0, 1), count=50)
 TRANSLATIONS = CompareTranslations(
     arms={"guided": (TRANSLATED.all(),)},
     reference=REAL[100:200],
@@ -387,6 +389,7 @@ OTHER = {
         by_epoch=BY_EPOCH.model_copy(update={"arms": BY_EPOCH.arms | {"3": (GUIDED_BY[3][:100],)}}).result(),
         training=OTHER_DISC.measurements(),
     ),
+    OfClasses: dict(images=REAL[:99], classes=(1, 2), count=49, shard_size=7),
     CompareTranslations: dict(
         arms={"other": (TRANSLATED.model_copy(update={"seed": 9}).all(),)}, floor=REAL[:99], **OTHER_YARDSTICK
     ),
@@ -576,6 +579,7 @@ INSTANCES: dict[type, Spec] = {
         EVALUATE,
         TRANSLATIONS,
         REGENERATION,
+        SOME,
         GAIN,
         LIKELIHOOD,
         LOSSES,

@@ -32,6 +32,8 @@ SYSTEMS: dict[str, tuple[str, dict[str, Any]]] = {
     "plane": ("plane", {}),
     "digits-ensemble": ("digits_ensemble", {}),
     "digits-further": ("digits_further", {}),
+    "digits-translate": ("digits_translate", {"starts": [0.4], "seeds": [0]}),
+    "afhq-translate": ("afhq_edm_translate", {"starts": [0.4], "seeds": [0]}),
 }
 """Name of the case to recipe and options."""
 

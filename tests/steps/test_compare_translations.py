@@ -90,7 +90,8 @@ def computed(step: dg.CompareTranslations) -> bytes:
 def test_distances_are_those_of_images_in_0_to_1_and_of_features_with_their_spread_over_seeds():
     step = comparison()
     arms = step.compared(computed(step))
-    assert list(arms) == [f"{name}, start {start}" for name in step.arms for start in STARTS]
+    assert list(arms) == [*(f"{name}, start {start}" for name in step.arms for start in STARTS), "source"]
+    assert arms.pop("source")["l2"]["mean"] == 0
     for name, by in zip(arms, (10, 20, 16, 26), strict=True):
         l2, features = arms[name]["l2"], arms[name]["perceptual"]
         assert l2["per_seed"] == pytest.approx([8 * by / 255, 8 * (by + 1) / 255])  # 64 pixels
@@ -128,7 +129,7 @@ def test_the_figures_show_both_curves_the_sources_and_the_lift():
 def test_the_table_has_a_row_of_each_arm_and_start_and_reads_what_it_measures():
     step = comparison(floor=REAL[150:200])
     table = step.evaluate()
-    assert list(table.arms) == [*step.compared(computed(step)), "source"]
+    assert list(table.arms) == list(step.compared(computed(step)))
     assert table.beside == (step.result(),) and set(table.columns) >= {"fid", "l2", "perceptual"}
     measures = [node.step for node in graph(table) if isinstance(node.step, Measure)]
     assert len(measures) == 8 + 2  # with source and floor; none is made twice

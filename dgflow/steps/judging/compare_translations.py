@@ -189,13 +189,14 @@ class CompareTranslations(Comparison):
         ).encode()
 
     def compared(self, content: bytes) -> Mapping[str, Mapping[str, Any]]:
-        """By arm and start, as in the table."""
+        """By arm and start, as in the table, and the sources, whose distances are 0."""
         curves = json.loads(content)["curves"]
         points = (point for name in self.arms for point in curves[name])
-        return {
+        found = {
             system.title: {name: point[name] for name in self.quantities}
             for system, point in zip(self.systems, points, strict=True)
         }
+        return found | {SOURCE: {name: over_seeds([0.0]) for name in self.quantities}}
 
     def figures(self, content: bytes) -> Sequence[Figure]:
         found = json.loads(content)
