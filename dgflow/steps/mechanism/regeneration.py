@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, SerializeAsAny, model_validator
 
@@ -14,7 +14,7 @@ from dgflow.diffusion.guidance_specs import ClassifierFree, Guidance, GuideTerm
 from dgflow.diffusion.linear_vp import LINEAR_VP
 from dgflow.diffusion.sampler_specs import Heun, SamplerSpec
 from dgflow.metrics.protocols import FrontEndName
-from dgflow.specs.figures import Figure, Metric
+from dgflow.specs.figures import Figure
 from dgflow.specs.spec import BatchSize, Grid, Precision, SmokeRun
 from dgflow.specs.step import ResultStep, Slice, Spread, Weights, Work
 from dgflow.steps.gain_checks import check_score
@@ -38,8 +38,8 @@ class Regeneration(ResultStep):
     Every image is noised to sigma, x = image + sigma z, and solved back to 0 by `sampler`, `draws` times with
     other noise. The average over the noise shows what a score does to the image on the way: a wrong one draws
     it elsewhere. A nearer average alone is no proof of a better score: one that is too wide leaves images as
-    they are, and the data's own erases what the level hides. The file holds for every arm and level, as means
-    over the images with their standard errors:
+    they are, and the data's own erases what the level hides; so it is no column of a table of arms. The file
+    holds for every arm and level, as means over the images with their standard errors:
 
     - `average`: the squared distance of the expected regenerated image to the image, per value. The noise of
       an average of so few draws is taken out, so that the number does not depend on `draws`; it can be
@@ -58,8 +58,6 @@ class Regeneration(ResultStep):
         grid: of the noise levels below each; see `Translate`.
         features, front_end: the judge, as in `Features`; None for none.
     """
-
-    quantities: ClassVar[Mapping[str, Metric]] = {"regeneration": Metric("distance of averages", 4)}
 
     score: Weights
     arms: dict[str, tuple[Guidance, ...]] = Field(min_length=1)
@@ -212,19 +210,6 @@ class Regeneration(ResultStep):
             partial(made.measurer, gain_choices(self.guides, inputs), inputs), made.items, pieces.__setitem__
         )
         return canonical_json(made.content(pieces)).encode()
-
-    def compared(self, content: bytes) -> Mapping[str, Mapping[str, Any]]:
-        arms = json.loads(content)["arms"]
-        return {
-            name: {
-                "regeneration": {
-                    "mean": arms[name]["distance"],
-                    "spread": None,
-                    "per_seed": [arms[name]["distance"]],
-                }
-            }
-            for name in self.arms
-        }
 
     def figures(self, content: bytes) -> Sequence[Figure]:
         found = json.loads(content)

@@ -177,7 +177,6 @@ class Regenerations:
             arms[name] = {
                 "average": [_mean(values) for values in average],
                 "single": [_mean(values) for values in self._values(pieces, name, "single")],
-                "distance": math.sqrt(max(0.0, float(np.mean(average)))),
             }
             if self.judge is not None:
                 arms[name]["features"] = [_mean(each) for each in self._values(pieces, name, "features")]
