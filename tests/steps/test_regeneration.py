@@ -75,7 +75,7 @@ def test_distances_are_those_of_the_flow_and_guided_ones_those_of_the_datas_own(
 
 def test_arms_are_compared_image_by_image_with_the_same_noise(found):
     ours, theirs = (found["arms"][name]["average"] for name in ("guided", "unguided"))
-    for level, gap in enumerate(found["arms"]["guided"]["difference"]):
+    for level, gap in enumerate(found["arms"]["guided"]["difference"]["average"]):
         assert gap["mean"] == pytest.approx(ours[level]["mean"] - theirs[level]["mean"])
         # The wrong score is wider than the data, and lets images more as they are; its mean is another.
         expected = closed_form(DATA, SIGMAS[level])[0] - closed_form(WRONG, SIGMAS[level])[0]

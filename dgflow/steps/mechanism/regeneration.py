@@ -47,7 +47,7 @@ class Regeneration(ResultStep):
     - `single`: the squared distance of one regenerated image, per value.
     - `features`: with the judge's `features`, the Euclidean distance between those of the average, as pixels,
       and of the image.
-    - `difference`: of `average` to that of the first arm, image by image: all arms have the same noise.
+    - `difference`: of each of them to that of the first arm, image by image: all arms have the same noise.
 
     Images of the first `shown` averages are in the file and on the page. Labels are those of the images; the
     real images should be ones that no discriminator was trained on, others are warned of.

@@ -49,7 +49,7 @@ def _table(sigmas: Sequence[float], arms: Mapping[str, Any], note: str) -> Table
 
     first, *others = arms
     rows = [[name, *cells(arms[name]["average"])] for name in arms]
-    rows += [[f"{name} - {first}", *cells(arms[name]["difference"])] for name in others]
+    rows += [[f"{name} - {first}", *cells(arms[name]["difference"]["average"])] for name in others]
     heading = ["squared distance per value", *(f"sigma {sigma:g}" for sigma in sigmas)]
     return Table("Averages of regenerated images", heading, rows, note=note)
 

@@ -171,18 +171,16 @@ class Regenerations:
     def content(self, pieces: Mapping[Item, Piece]) -> dict[str, Any]:
         """The content of the file, from the pieces of all items."""
         first, *_ = self.arms
+        kinds = ("average", "single") if self.judge is None else ("average", "single", "features")
+        values = {name: {kind: self._values(pieces, name, kind) for kind in kinds} for name in self.arms}
         arms: dict[str, Any] = {}
-        for name in self.arms:
-            average = self._values(pieces, name, "average")
-            arms[name] = {
-                "average": [_mean(values) for values in average],
-                "single": [_mean(values) for values in self._values(pieces, name, "single")],
-            }
-            if self.judge is not None:
-                arms[name]["features"] = [_mean(each) for each in self._values(pieces, name, "features")]
+        for name, own in values.items():
+            arms[name] = {kind: list(map(_mean, own[kind])) for kind in kinds}
             if name != first:
-                gaps = zip(average, self._values(pieces, first, "average"), strict=True)
-                arms[name]["difference"] = [_mean(ours - theirs) for ours, theirs in gaps]
+                gaps = {kind: zip(own[kind], values[first][kind], strict=True) for kind in kinds}
+                arms[name]["difference"] = {
+                    kind: [_mean(ours - theirs) for ours, theirs in gaps[kind]] for kind in kinds
+                }
         averages = {name: self._by_level(pieces, name, "pictures") for name in self.arms}
         pictures = {
             "side": min(self.real.step.shape.image_size, LARGEST),
