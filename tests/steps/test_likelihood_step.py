@@ -204,9 +204,9 @@ def test_the_plan_knows_the_cost(tmp_path):
     step = likelihood(real=POINTS[:10], repeats=2, times=5, truncations=(0.1, 0.3))
     (goal,) = (each for each in plan(step, open_store(str(tmp_path / "root"))) if each.step == step)
     points = 10 * 2 * 3
-    assert goal.evaluations == 2 * points * (2 * 150 + 5)  # two arms, two dimensions
+    assert goal.evaluations == points * (2 * (100 + 350) + 2 * 5)  # two arms, two dimensions
     by_use = {(work.network.title, work.use): work.times for work in step.work(1) if work.times}
-    assert by_use[EXACT.step.title, "gradient"] == points * (2 * 2 * 150 + 5)
+    assert by_use[EXACT.step.title, "gradient"] == points * (2 * 2 * 350 + 5)
 
 
 @pytest.mark.parametrize(
