@@ -147,9 +147,11 @@ class DiscreteSchedule:
 
     def respaced_below(self, sigma: float, respacing: str | Sequence[int], grid: Grid) -> DiscreteSchedule:
         """The steps to keep of a run that begins at noise level `sigma`: "tail", those of a whole run from
-        the one on whose level is nearest in log sigma; "whole", respaced anew below the nearest timestep.
+        the one on whose level is nearest in log sigma; "whole", respaced anew below the nearest timestep,
+        where a fixed stride is counted down from it.
 
-        Raises ValueError for a level outside the schedule, and where fewer than two steps are left.
+        Raises ValueError for a level outside the schedule, where fewer than two steps are left, and for
+        sections of which the last one would leave the start out.
         """
         whole = grid == "whole"
         timesteps = range(self.original_num_steps) if whole else self.respaced(respacing).timestep_map
@@ -167,7 +169,7 @@ class DiscreteSchedule:
                 f"cleanest of the schedule's steps, {levels[0]:.6g}: start at a later time, or keep more "
                 "steps (respacing)"
             )
-        kept = respaced_timesteps(first + 1, respacing) if whole else tuple(timesteps)[: first + 1]
+        kept = _respaced_to(first, respacing) if whole else tuple(timesteps)[: first + 1]
         return DiscreteSchedule(self.original_betas, kept)
 
     @property
@@ -273,6 +275,18 @@ def table(values: tuple[float, ...], device: torch.device) -> Tensor:
     """`values` as a float64 tensor, made once per device: the first call copies from the host, so it cannot
     be inside a CUDA graph."""
     return torch.tensor(values, dtype=torch.float64, device=device)
+
+
+def _respaced_to(last: int, respacing: str | Sequence[int]) -> tuple[int, ...]:
+    """Of the timesteps 0 .. `last` those to keep, `last` among them."""
+    kept = respaced_timesteps(last + 1, respacing)
+    short = last - kept[-1]
+    if short and not (isinstance(respacing, str) and respacing.startswith("ddim")):
+        raise ValueError(
+            "expected respacing with two or more steps in the last section, so that a run begins at its "
+            f"start, found {respacing!r}, whose highest step would be {short} below it"
+        )
+    return tuple(step + short for step in kept)
 
 
 def _count(text: str, respacing: str | Sequence[int]) -> int:

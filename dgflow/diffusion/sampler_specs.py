@@ -295,6 +295,10 @@ class _Ancestral(SamplerSpec):
         counts = self.respacing.removeprefix("ddim").split(",")
         return sum(map(int, counts)) if self.respacing else 1000
 
+    def nfe_from(self, tau: float, grid: Grid) -> int:
+        # Where every step is kept, there are no more behind a start.
+        return super().nfe_from(tau, grid if self.respacing else "tail")
+
     def toy(self) -> Self:
         """Ten steps, in as many sections or by as fixed a stride."""
         sections = self.respacing.split(",")

@@ -117,6 +117,23 @@ def test_the_tail_is_the_samplers_own_grid_below_the_start() -> None:
     assert visited(DDIM(respacing="50"), Start(IMAGES, steps[20] * 1.01)) == steps[20:]
 
 
+@pytest.mark.parametrize(
+    ("sampler", "steps"),
+    [
+        (DDIM(respacing="ddim50"), 50),
+        (DDPM(respacing=""), 300),
+        (DDPM(respacing="10,10"), 20),
+        (DDPM(respacing="0,10"), 10),
+    ],
+)
+def test_steps_that_are_respaced_below_a_start_begin_at_it(sampler: SamplerSpec, steps: int) -> None:
+    """Timestep 299 of the thousand of linear VP is nearest to time 0.3."""
+    start = Start(IMAGES, sigma_from_tau(0.3), "whole")
+    levels = visited(sampler, start)
+    assert len(levels) == steps == sampler.nfe_from(0.3, "whole")
+    assert levels[0] == pytest.approx(start.sigma, rel=2e-3)
+
+
 def test_churn_raises_a_level_of_the_tail_as_far_as_in_a_whole_run() -> None:
     """S_churn is divided among the steps of the whole grid."""
     churned = Heun(S_churn=3.0)
@@ -182,6 +199,12 @@ def test_a_start_outside_the_sampler_is_refused_before_any_network(
         (DDPM(respacing="250"), 0.001, {}, "two or more steps before it"),
         (DDPM(respacing="10"), 0.0005, {}, r"between 0\.010\d+ and 152.*found 0\.007"),
         (DDIM(respacing="ddim10"), 0.95, {}, "respacing"),
+        (
+            DDPM(respacing="10,10,0"),
+            0.6,
+            {"grid": "whole"},
+            "two or more steps in the last section.*200 below",
+        ),
         (DDPM(respacing="500"), 0.3, {"grid": "whole"}, "ask for no more than it has"),
     ],
 )
