@@ -26,6 +26,8 @@ STAGES = (
 new state itself."""
 ERROR = (-71 / 57600, 0.0, 71 / 16695, -71 / 1920, 17253 / 339200, -22 / 525, 1 / 40)
 """Weights of the slopes in the difference of the orders 5 and 4."""
+AT_START = 2
+"""Evaluations before the first attempt. Where slopes are reused, an attempt takes as many as STAGES has."""
 SAFETY, LEAST_FACTOR, LARGEST_FACTOR = 0.9, 0.2, 10.0
 MAX_ATTEMPTS = 10_000
 """Attempts in one piece before giving up; published runs at tolerance 1e-5 need 25 to 100."""
@@ -68,6 +70,7 @@ def solve(
     atol: float,
     reuse: bool = True,
     moved: Callable[[Tensor], None] | None = None,
+    attempted: Callable[[Tensor], None] | None = None,
     time: str = "tau",
 ) -> Tensor:
     """The states at `end` of samples that have states y [B, ...] at `start`, a later time: time falls.
@@ -82,6 +85,7 @@ def solve(
             seven.
         moved: told after the evaluation at `start`, and after that at the end of each attempt, which samples
             [B] it is a point of the path of.
+        attempted: told after each attempt which samples [B] were unfinished before it.
         time: name of the time in messages.
 
     Raises FloatingPointError where a solution cannot go on (above all for NaN).
@@ -112,6 +116,8 @@ def solve(
         stuck = unfinished & ~accepted & ~(h >= smallest)
         rejected, onward = ~accepted, accepted & unfinished
         record(onward)
+        if attempted is not None:
+            attempted(unfinished)
         onward_x = per_sample(onward, y)
         y, first = torch.where(onward_x, y_next, y), torch.where(onward_x, slopes[-1], first)
         tau = torch.where(onward, tau_next, tau)

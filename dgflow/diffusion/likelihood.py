@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dgflow.diffusion.dormand_prince import INSIDE, check_tolerances, pieces, solve
+from dgflow.diffusion.dormand_prince import AT_START, INSIDE, STAGES, check_tolerances, pieces, solve
 from dgflow.diffusion.guidance import GuidanceTerm, Point, boosts_of, edges_of, guide, guided
 from dgflow.diffusion.samplers import Denoiser
 from dgflow.diffusion.times import per_sample, sigma_from_tau
@@ -34,12 +34,13 @@ class LogLikelihood(NamedTuple):
 
     Args:
         nats: log-density of x at sigma_min, [B] float64.
-        nfe: evaluations of the batch, in every piece as many as its slowest image needed.
+        nfe: evaluations that each image needed, [B] int64; those of the batch are in every piece as many as
+            its slowest image needed.
         latents: where the ODE takes x to, at sigma_max, in units of the prior's standard deviation, like x.
     """
 
     nats: Tensor
-    nfe: int
+    nfe: Tensor
     latents: Tensor
 
 
@@ -92,15 +93,25 @@ def log_likelihood(
         raise ValueError("expected atol > 0, as the change of the log-density begins at 0, found 0")
     if probe is not None and probe.shape != x.shape:
         raise ValueError(f"expected a probe like x, {list(x.shape)}, found {list(probe.shape)}")
-    flow = _Flow(denoiser, class_labels, guidance, x.shape, None if probe is None else probe.double())
+    directions = None if probe is None else probe.double()
+    flow = _Flow(denoiser, class_labels, guidance, x.shape, x.device, directions)
     mean = 1.0 / math.hypot(1.0, sigma_min)
     y = mean * x.double().flatten(1)
     state = torch.cat([y, y.new_zeros(len(y), 1)], dim=1)
     edges = (sigma_from_tau(edge) for edge in (*tau_edges, *edges_of(guidance)) if edge > 0.0)
     for low, high in pairwise(reversed(pieces(sigma_max, sigma_min, edges))):
         flow.bounds = (low * (1.0 + INSIDE), high * (1.0 - INSIDE))
+        flow.nfe += AT_START
         state = solve(
-            flow, state, -math.log(low), -math.log(high), norm=_norm, rtol=rtol, atol=atol, time="-log(sigma)"
+            flow,
+            state,
+            -math.log(low),
+            -math.log(high),
+            norm=_norm,
+            rtol=rtol,
+            atol=atol,
+            attempted=flow.attempted,
+            time="-log(sigma)",
         )
     std, size = sigma_max if prior_std is None else prior_std, x[0].numel()
     latents = state[:, :-1] * (math.hypot(1.0, sigma_max) / std)
@@ -230,7 +241,7 @@ def _pulled(value: Tensor, x: Tensor, along: Tensor, *, keep: bool) -> Tensor:
 
 class _Flow:
     """Slopes of [y, log-density / dimensions] in time log(1 / sigma), which falls, with y = x / sqrt(1 +
-    sigma^2), and a count of evaluations."""
+    sigma^2), and the evaluations that each image needed, `nfe` [B]."""
 
     def __init__(
         self,
@@ -238,12 +249,17 @@ class _Flow:
         class_labels: Tensor | None,
         guidance: Sequence[GuidanceTerm],
         shape: torch.Size,
+        device: torch.device,
         probe: Tensor | None,
     ) -> None:
         self.denoiser, self.class_labels, self.guidance = denoiser, class_labels, guidance
         self.shape, self.probe = shape, probe
         self.bounds = (0.0, 0.0)
-        self.nfe = 0
+        self.nfe = torch.zeros(shape[0], dtype=torch.int64, device=device)
+
+    def attempted(self, unfinished: Tensor) -> None:
+        """Count an attempt of these images [B]."""
+        self.nfe += len(STAGES) * unfinished
 
     def __call__(self, state: Tensor, time: Tensor, attempt: int) -> Tensor:
         sigma = torch.exp(-time).clamp(*self.bounds)
@@ -257,7 +273,6 @@ class _Flow:
             mean_rate=(sigma * mean).square(),
             sigma_rate=torch.full_like(sigma, -1.0),
         )
-        self.nfe += 1
         return torch.cat([slope.flatten(1), divergence[:, None] / (state.shape[1] - 1)], dim=1)
 
 

@@ -34,7 +34,7 @@ PIXELS = 127.5
 """Values of a pixel per unit of the networks' images, x = pixel / 127.5 - 1."""
 
 Values = dict[str, np.ndarray]
-"""Of some images: a method's bits per dimension [images, levels], and `nfe` [levels]."""
+"""Of some images, by noise level [images, levels]: a method's bits per dimension, and the ODE's `nfe`."""
 
 
 class Span(NamedTuple):
@@ -100,8 +100,7 @@ class Meter:
         name, start = item
         stop = min(start + self.at_once, self.step.real.rows)
         parts = self.batches.map(partial(self._measured, self.arms[name]), start, stop)
-        values = {method: np.concatenate([part[method] for part in parts]) for method in self.step.methods}
-        return values | {"nfe": _mean_nfe(parts, self.step.methods[0])}
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _loaded(self, name: str, inputs: Bound, networks: Networks) -> Arm:
         score, terms = self.step.score, self.step.arms[name]
@@ -119,7 +118,7 @@ class Meter:
         self._check_labels(arm, labels)
         index_B = torch.arange(step.real.start + first, step.real.start + last, device=self.device)
         nats = {method: torch.zeros(last - first, len(levels)).double() for method in step.methods}
-        nfe = np.zeros(len(levels))
+        nfe = torch.zeros(last - first, len(levels)).double()
         for repeat in range(step.repeats):
             draws = _Draws(step, index_B, repeat)
             x0 = draws.continuous(images)
@@ -130,7 +129,7 @@ class Meter:
                 if "nll" in nats:
                     values, evaluations = self._flow(arm, draws, x0, level, options)
                     nats["nll"][:, number] += values.cpu()
-                    nfe[number] += evaluations / step.repeats
+                    nfe[:, number] += evaluations.cpu() / step.repeats
                 if "nelbo" in nats:
                     bound = {"uniforms": draws.uniforms(), "normals": _BoundNormals(draws, x0)}
                     nats["nelbo"][:, number] += nelbo(arm.score.denoiser, x0, **bound, **options).cpu()
@@ -140,12 +139,12 @@ class Meter:
             method: bits_per_dimension(-values / step.repeats, size, unit=unit).numpy()
             for method, values in nats.items()
         }
-        return bits | {"nfe": nfe}
+        return bits | {"nfe": nfe.numpy()}
 
     def _flow(
         self, arm: Arm, draws: _Draws, x0: Tensor, level: float, options: Mapping[str, Any]
-    ) -> tuple[Tensor, int]:
-        """(-log p [B] in nats, evaluations)"""
+    ) -> tuple[Tensor, Tensor]:
+        """(-log p [B] in nats, evaluations [B])"""
         step = self.step
         result = log_likelihood(
             arm.score.denoiser,
@@ -232,7 +231,8 @@ def summary(step: LikelihoodFields, ends: Span, pieces: Mapping[str, Sequence[Va
     }
     arms = dict[str, Any]()
     for name, parts in pieces.items():
-        arms[name] = {"nfe": _mean_nfe(parts, step.methods[0]).tolist()} if "nll" in step.methods else {}
+        nfe = np.concatenate([part["nfe"] for part in parts]).mean(axis=0)
+        arms[name] = {"nfe": nfe.tolist()} if "nll" in step.methods else {}
         for method, values in bits[name].items():
             arms[name] |= _mean(method, values)
             if name != first:
@@ -250,8 +250,3 @@ def _mean(name: str, values_BL: np.ndarray) -> dict[str, list[float]]:
     """The mean over images and its standard error, by noise level."""
     error = values_BL.std(axis=0, ddof=1) / math.sqrt(len(values_BL))
     return {name: values_BL.mean(axis=0).tolist(), f"{name}_error": error.tolist()}
-
-
-def _mean_nfe(parts: Sequence[Values], method: str) -> np.ndarray:
-    """[levels], over images."""
-    return np.average([part["nfe"] for part in parts], axis=0, weights=[len(part[method]) for part in parts])
