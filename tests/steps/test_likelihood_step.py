@@ -200,6 +200,18 @@ def test_the_page_has_a_table_and_curves_and_an_arm_its_columns(found):
     assert list(step.quantities) == ["nll", "nelbo"]
 
 
+def test_arms_in_another_order_share_the_file_and_the_page_names_the_arm_that_changes_are_from(found):
+    first, swapped = (
+        likelihood(noised=False, truncations=(0.3,), arms={name: ARMS[name] for name in names})
+        for names in (("model", "guided"), ("guided", "model"))
+    )
+    assert swapped.fingerprint == first.fingerprint
+    table, _, changes = swapped.figures(json.dumps(found).encode())
+    assert isinstance(table, Table) and "NLL: change from model" in table.heading
+    assert [row[0] for row in table.rows] == ["guided", "model"] and table.rows[0][3].startswith("-")
+    assert changes.title == "Change from model by truncation"  # type: ignore[union-attr]
+
+
 def test_the_plan_knows_the_cost(tmp_path):
     step = likelihood(real=POINTS[:10], repeats=2, times=5, truncations=(0.1, 0.3))
     (goal,) = (each for each in plan(step, open_store(str(tmp_path / "root"))) if each.step == step)

@@ -6,6 +6,7 @@ import json
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from inprocess import complete
@@ -29,12 +30,13 @@ from dgflow import (
     MixtureScore,
     TrainDiscriminator,
 )
-from dgflow.diffusion import mixtures
+from dgflow.diffusion import mixtures, observer
 from dgflow.diffusion.discriminator_guidance import DiscriminatorTerm
 from dgflow.diffusion.observer import Observer
 from dgflow.engine.execute import result_of
 from dgflow.engine.plan import plan
 from dgflow.specs.figures import Lines
+from dgflow.steps.mechanism import path_values
 from dgflow.steps.systems import Networks
 from dgflow.store.open import open_store
 from dgflow.testing.smoke import smoke
@@ -121,19 +123,47 @@ def test_looking_on_changes_no_sample_by_a_bit(sampler, store):
     (term,) = networks.terms(step.guides, {})
     assert isinstance(term, DiscriminatorTerm)
     draw = step.draws(inputs, 0, 16)(torch.arange(16))
-    observer = Observer(term.discriminator, term.time)
+    looking = Observer(term.discriminator, term.time)
     plain, seen = (
         sampler.sample(model, draw.latents, draw.asked, terms, draw.noise)
-        for terms in ([term], [term, observer])
+        for terms in ([term], [term, looking])
     )
     assert torch.equal(plain.x, seen.x) and torch.equal(plain.log_ratio, seen.log_ratio)
     assert (plain.nfe, plain.guidance_nfe) == (seen.nfe, seen.guidance_nfe)
-    sigma, ratio = observer.at([1.0, 2.0, 2.1])
+    sigma, ratio = looking.at([1.0, 2.0, 2.1])
     seen_there = sigma.isfinite()
     assert seen_there.any() and torch.equal(seen_there, ratio.isfinite())
     assert ((sigma[:, 0] >= 1) & (sigma[:, 0] <= 2))[seen_there[:, 0]].all()
     made = step.shard_builder(inputs)(0, 16)
     assert (made["latent"] == plain.x.to(torch.float16).numpy()).all()
+
+
+def test_samples_of_a_shared_block_have_the_path_that_they_were_drawn_on(store):
+    """Also where the slice begins or ends within a block, whose samples share their step sizes."""
+    step = samples(RK45(tolerance=1e-2, shared_block=8), shard_size=40).step
+
+    def followed(start: int, stop: int) -> list[np.ndarray]:
+        observing = path({"unguided": step[start:stop]})
+        paths = observing._paths()
+        measure = paths.measurer(complete(observing, store))
+        pieces = [measure(item) for item in paths.items if item[0]]
+        return [np.array([row for piece in pieces for row in piece[part]]) for part in (0, 1)]
+
+    for whole, part in zip(followed(0, 24), followed(4, 20), strict=True):
+        np.testing.assert_array_equal(part, whole[4:20])
+
+
+def test_log_ratios_that_are_not_finite_are_refused(store, monkeypatch):
+    step = path({"unguided": samples()})
+    nothing = lambda discriminator, x, *rest, **fields: x.new_full((len(x),), math.nan)  # noqa: E731
+    for module, item, where in (
+        (path_values, (None, 0), "the real images"),
+        (observer, ("unguided", 0), "arm 'unguided'"),
+    ):
+        measure = step._paths().measurer(complete(step, store))
+        monkeypatch.setattr(module, "log_ratio_at", nothing)
+        with pytest.raises(FloatingPointError, match=f"found NaN or infinity in {where} of log-ratio-path"):
+            measure(item)
 
 
 def test_it_reads_networks_and_no_samples_and_the_plan_counts_them(tmp_path):
@@ -197,7 +227,7 @@ def test_samples_behind_decoded_images_are_followed():
 def test_real_images_that_the_discriminator_was_trained_on_are_warned_of():
     assert of_trained().cautions() == []
     (line,) = of_trained(real=REAL[:100]).cautions()
-    assert line.startswith("real: a discriminator was trained on 90 of the 100 samples")
+    assert line.startswith("real: train-discriminator was trained on 90 of the 100 samples")
 
 
 @pytest.mark.parametrize(

@@ -168,12 +168,12 @@ def test_noise_levels_are_by_default_those_that_the_discriminator_was_trained_on
     assert (low, high) == pytest.approx((1.0005e-3, 152.17), rel=1e-3)
 
 
-def test_samples_that_a_discriminator_was_trained_on_are_warned_of():
+def test_samples_that_a_network_was_trained_on_are_warned_of():
     assert of_trained().cautions() == []
     (line,) = of_trained(real=REAL[80:100]).cautions()
-    assert line.startswith("real: a discriminator was trained on 10 of the 20 samples")
+    assert line.startswith("real: train-score was trained on 10 of the 20 samples")
     (line,) = of_trained(fake=FAKES[:200]).cautions()
-    assert line.startswith("fake: a discriminator was trained on 90 of the 200 samples")
+    assert line.startswith("fake: train-discriminator was trained on 90 of the 200 samples")
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from dgflow.engine.root import Root
 from dgflow.report.figures.draw import drawn
 from dgflow.specs.figures import Pictures, Table
 from dgflow.specs.step import Weights
+from dgflow.steps.mechanism import regeneration_values
 from dgflow.store.memory import MemoryStore
 
 DATA = dg.GaussianMixture(means=((1.0, -0.5),), stds=(0.6,), weights=(1.0,))
@@ -84,6 +85,14 @@ def test_arms_are_compared_image_by_image_with_the_same_noise(found):
     assert "difference" not in found["arms"]["unguided"]
 
 
+def test_arms_in_another_order_share_the_file_and_the_table_names_the_arm_compared_with(found):
+    swapped = regeneration(arms={"guided": GUIDED, "unguided": ()})
+    assert swapped.fingerprint == regeneration().fingerprint
+    _, table = swapped.figures(json.dumps(found).encode())
+    assert isinstance(table, Table)
+    assert [row[0] for row in table.rows] == ["guided", "unguided", "guided - unguided"]
+
+
 def test_the_numbers_depend_on_seed_and_image_and_not_on_batches_levels_and_further_draws(found):
     once = json.loads(content(regeneration(batch_size=100, sigmas=SIGMAS[1:2]), MemoryStore("batches")))
     for name in ("unguided", "guided"):
@@ -95,7 +104,14 @@ def test_the_numbers_depend_on_seed_and_image_and_not_on_batches_levels_and_furt
         assert value["mean"] == pytest.approx(more, abs=4 * value["error"])
 
 
-def test_images_have_pictures_and_the_judge_sees_the_averages(tmp_path):
+def test_images_have_pictures_and_the_judge_sees_the_averages_as_often_as_planned(tmp_path, monkeypatch):
+    judged, judge_of = list[int](), regeneration_values._judge
+
+    def counting(*given: Any) -> Any:
+        asked = judge_of(*given)
+        return lambda images: (judged.append(len(images)), asked(images))[1]
+
+    monkeypatch.setattr(regeneration_values, "_judge", counting)
     source = tiny.write_images(tmp_path / "images.npz")
     judge = dg.TrainClassifier(real=tiny.real(source)[:64], network=tiny.JUDGE, epochs=1, batch_size=16)
     network: dict[str, Any] = {**SCORES["SongUNet"], "channels": 1, "num_classes": 2}
@@ -112,6 +128,7 @@ def test_images_have_pictures_and_the_judge_sees_the_averages(tmp_path):
     store = MemoryStore("pictures")
     file = content(step, store)
     values = json.loads(file)
+    assert step.work(1)[-1].times == sum(judged)
     small, large = values["arms"]["unguided"]["features"]
     assert 0 < small["mean"] < large["mean"]
     real = complete(step, store).rows("real", ["image"])["image"]
@@ -148,6 +165,7 @@ LATENTS = dg.Encode(
     vae=dg.Pretrained(source="vae.safetensors", network=SD, image_size=16).weights(),
 )
 PLAIN = dg.TrainScore(real=IMAGES[:50], conditional=False).last()
+SCORE_OF_OTHERS = dg.TrainScore(real=IMAGES[50:90], conditional=False).last()
 JUDGE = dg.TrainClassifier(real=IMAGES[:50])
 
 
@@ -182,12 +200,16 @@ def test_what_cannot_be_regenerated_is_refused(fields, says):
         dg.Regeneration(**(known | fields))
 
 
-def test_images_that_a_discriminator_was_trained_on_are_warned_of():
+def test_images_that_a_network_was_trained_on_are_warned_of():
     fake = dg.Generate(score=PLAIN)[:40]
     trained = dg.TrainDiscriminator(
         real=IMAGES[:40], fake=fake, batch_size=8, conditional=False, held_out=0.1
     )
     arms = {"unguided": (), "guided": (dg.DiscriminatorGuidance(discriminator=trained.last()),)}
     (line,) = dg.Regeneration(score=PLAIN, arms=arms, real=IMAGES[:50]).cautions()
-    assert "trained on 36 of the 50" in line
-    assert not dg.Regeneration(score=PLAIN, arms=arms, real=IMAGES[36:50]).cautions()
+    assert line.startswith("real: train-score was trained on 45 of the 50")
+    (line,) = dg.Regeneration(score=SCORE_OF_OTHERS, arms=arms, real=IMAGES[:50]).cautions()
+    assert line.startswith("real: train-discriminator was trained on 36 of the 50")
+    (line,) = dg.Regeneration(score=PLAIN, arms=arms, real=IMAGES[36:50]).cautions()
+    assert line.startswith("real: train-score was trained on 9 of the 14")
+    assert not dg.Regeneration(score=PLAIN, arms=arms, real=IMAGES[45:50]).cautions()

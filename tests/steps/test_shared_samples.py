@@ -1,13 +1,22 @@
 """Arms whose slices are the same samples: refused or warned of when the recipe is built."""
 
 import pytest
-from steps.identities import DECODED, ENCODED, HIERARCHICAL
+from steps.identities import DECODED, DISC, ENCODED, HIERARCHICAL, REAL
 from steps.judging import INCEPTION, SCORE, image_set
 
-from dgflow import Encode, Evaluate, Generate, Heun, ImportImages, TrainDiscriminator
+from dgflow import (
+    Encode,
+    Evaluate,
+    Generate,
+    Heun,
+    ImportImages,
+    RatioWeighting,
+    TrainDiscriminator,
+    TrainScore,
+)
 from dgflow.diffusion.guidance_specs import DiscriminatorGuidance
 from dgflow.networks.adm.spec import ADMEncoder
-from dgflow.steps.judging.shared_samples import shared, trained_on
+from dgflow.steps.judging.shared_samples import seen, shared, trained_on
 
 
 def generate(seed=0, **fields):
@@ -79,3 +88,21 @@ def test_fakes_that_were_decoded_and_encoded_again_are_the_same_samples():
     )
     (line,) = trained_on("plain", (DECODED[30:100],), [training])
     assert "arm 'plain': 20 of the 70 samples" in line
+
+
+FIRST = TrainScore(real=REAL[:100])
+FURTHER = TrainScore(real=REAL[50:150], start=FIRST.last(), held_out=0)
+WEIGHTED = TrainScore(
+    real=REAL[500:600], weighting=RatioWeighting(discriminator=DISC.last(), divergence="reverse-kl")
+)
+ON_FEATURES = DISC.model_copy(update={"real": REAL[500:600]})
+
+
+@pytest.mark.parametrize(
+    ("training", "known"),
+    [(FIRST, 90), (FURTHER, 150), (WEIGHTED, 90), (ON_FEATURES, 90)],
+    ids=["itself", "went on from", "weighted by", "on features of"],
+)
+def test_images_are_known_to_a_network_by_what_stands_behind_it_each_counted_once(training, known):
+    """Shares of a tenth are held out; the weighting discriminator's features saw as many as itself."""
+    assert seen(training.last(), REAL[:300]) == known

@@ -61,7 +61,8 @@ class CompareTranslations(Comparison):
 
     The file holds both by arm and start with their spread over seeds, and for each arm after the first how
     far its curve of FID over a distance lies below the first arm's, on average over the distances that both
-    reach and seed by seed (`lift`).
+    reach and seed by seed (`lift`). Arms in another order share the file, and with it the arm that they are
+    compared with.
 
     `evaluate()` is the table with all of it; the other fields are those of `Evaluate`.
     """

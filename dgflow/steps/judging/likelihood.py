@@ -48,6 +48,9 @@ class Likelihood(LikelihoodFields):
       the ODE.
     - `nfe`: the evaluations of the ODE's slope per image.
 
+    Arms after the first also have their changes from it, image by image. Arms in another order share the
+    file, and with it the arm that changes are from.
+
     A term acts with its `weight` at every noise level of its window: the weight of a flow is the mean of the
     two orders' weights of Heun's step. Labels are those of the images. The fields are those of
     `LikelihoodFields`.

@@ -21,7 +21,8 @@ def likelihood_figures(content: Mapping[str, Any], methods: Sequence[str]) -> li
 
 
 def _table(content: Mapping[str, Any], methods: Sequence[str]) -> Table:
-    arms, (first, *others) = content["arms"], content["arms"]
+    arms = content["arms"]
+    first, others = _compared(content, methods)
     heading = ["arm", *(f"{NAMES[method]} (bits/dim)" for method in methods)]
     heading += [f"{NAMES[method]}: change from {first}" for method in methods] if others else []
     heading += ["NFE"] if "nll" in methods else []
@@ -38,6 +39,15 @@ def _table(content: Mapping[str, Any], methods: Sequence[str]) -> Table:
     return Table("Likelihood", heading, rows, note=note)
 
 
+def _compared(content: Mapping[str, Any], methods: Sequence[str]) -> tuple[str, list[str]]:
+    """The arm that changes are from, and the others: as the file has them, which arms in another order
+    share."""
+    arms = content["arms"]
+    others = [name for name, arm in arms.items() if f"{methods[0]}_change" in arm]
+    (first,) = (name for name in arms if name not in others)
+    return first, others
+
+
 def _cell(arm: Mapping[str, Any], key: str, sign: str = "") -> str:
     return f"{arm[key][0]:{sign}.4f} ± {arm[f'{key}_error'][0]:.4f}" if key in arm else ""
 
@@ -45,7 +55,7 @@ def _cell(arm: Mapping[str, Any], key: str, sign: str = "") -> str:
 def _lines(content: Mapping[str, Any], methods: Sequence[str]) -> list[Lines]:
     """Both by truncation, and what guidance changes in them, image by image. An arm has one colour in both:
     the one that the others are compared with is drawn last."""
-    first, *others = content["arms"]
+    first, others = _compared(content, methods)
 
     def curves(arms: Sequence[str], suffix: str = "") -> list[Curve]:
         return [

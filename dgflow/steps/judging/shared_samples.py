@@ -3,13 +3,16 @@ another name. Told from the recipe alone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
+
+import numpy as np
 
 from dgflow.specs.step import Slice, Step, Weights
 from dgflow.specs.train_step import TrainStep
 from dgflow.steps.encode import Encode
 from dgflow.steps.training.train_discriminator import TrainDiscriminator
+from dgflow.steps.training.train_score import TrainScore
 from dgflow.store.identity import canonical_json
 
 # Fields of a sampler's step that leave a sample's noise and label as they are; its seed is compared apart.
@@ -81,12 +84,25 @@ def trained_rows(weights: Weights, part: Slice) -> list[range]:
 
 
 def seen(weights: Weights, part: Slice) -> int:
-    """The number of samples of `part` that a network was trained on here."""
-    return sum(_common(trained, range(part.start, part.stop)) for trained in trained_rows(weights, part))
+    """The number of samples of `part` that a network, or one behind it, was trained on here."""
+    known = np.zeros(part.rows, dtype=bool)
+    for each in _and_behind(weights):
+        for trained in trained_rows(each, part):
+            known[max(0, trained.start - part.start) : max(0, trained.stop - part.start)] = True
+    return int(known.sum())
 
 
-def _common(a: range, b: range) -> int:
-    return max(0, min(a.stop, b.stop) - max(a.start, b.start))
+def _and_behind(weights: Weights) -> Iterator[Weights]:
+    """A network, and those that its training went on from, was weighted by, or took features from."""
+    yield weights
+    step, behind = weights.step, list[Weights | None]()
+    if isinstance(step, TrainScore):
+        behind = [step.start, None if step.weighting is None else step.weighting.discriminator]
+    elif isinstance(step, TrainDiscriminator):
+        behind = [step.features]
+    for each in behind:
+        if each is not None:
+            yield from _and_behind(each)
 
 
 def images_behind(part: Slice) -> Slice:

@@ -1,5 +1,5 @@
 """The result of `CompareTranslations` as figures: FID over each distance to the source, how far each curve
-lies below the first, and both axes by start time."""
+lies below that of the arm compared with, and both axes by start time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dgflow.specs.figures import Curve, Figure, Lines, Metric, Table
 Point = Mapping[str, Any]
 
 _LIFT_NOTE = (
-    "FID of the first arm less that of the arm at the same distance to the source, on average over the "
+    "FID of {first} less that of the arm at the same distance to the source, on average over the "
     "distances that both reach, each curve being linear between its start times. Above 0, the arm is more "
     "realistic at the same faithfulness."
 )
@@ -45,15 +45,25 @@ def translation_figures(result: Mapping[str, Any], distances: Mapping[str, Metri
         )
         for key, heading in (("fid", "FID"), *((key, metric.heading) for key, metric in distances.items()))
     ]
-    return [*over, *_lift(result["lift"], distances), *by_start]
+    return [*over, *_lift(result, distances), *by_start]
 
 
-def _lift(lift: Mapping[str, Any], distances: Mapping[str, Metric]) -> list[Table]:
+def _lift(result: Mapping[str, Any], distances: Mapping[str, Metric]) -> list[Table]:
+    lift = result["lift"]
     if not lift:
         return []
+    # As the file has it, which arms in another order share.
+    (first,) = (name for name in result["curves"] if name not in lift)
     heading = ("arm", *(f"over {metric.heading}" for metric in distances.values()))
     rows = [(name, *(_value(found[key]) for key in distances)) for name, found in lift.items()]
-    return [Table("How much lower FID is at the same faithfulness", heading, rows, note=_LIFT_NOTE)]
+    return [
+        Table(
+            "How much lower FID is at the same faithfulness",
+            heading,
+            rows,
+            note=_LIFT_NOTE.format(first=first),
+        )
+    ]
 
 
 def _value(value: Mapping[str, Any] | None) -> str:

@@ -49,15 +49,15 @@ def two_or_more(part: Slice) -> Slice:
     return part.step[min(part.start, max(0, part.stop - 2)) : part.stop]
 
 
-def seen_in_training(guides: Sequence[Weights], **parts: Slice) -> list[str]:
-    """A warning for each slice, by the name of its field, with samples that a discriminator was trained
-    on."""
+def seen_in_training(networks: Sequence[Weights], **parts: Slice) -> list[str]:
+    """A warning for each slice, by the name of its field, with samples that a network was trained on, naming
+    the one that was trained on most of them."""
     lines = []
     for field, part in parts.items():
-        known = max((seen(weights, part) for weights in guides), default=0)
+        known, title = max((seen(weights, part), weights.step.title) for weights in networks)
         if known:
             lines.append(
-                f"{field}: a discriminator was trained on {known:,} of the {part.rows:,} samples of "
+                f"{field}: {title} was trained on {known:,} of the {part.rows:,} samples of "
                 f"{part.title}, so that it looks better on them than it is; take others"
             )
     return lines

@@ -41,7 +41,7 @@ class LossesByLevel(ResultStep):
     `share` is the part of a loss's integral between the lowest level and the upper end of each. Every image
     is measured once in each of `levels` equal ranges of log sigma between `sigma_min` and `sigma_max`; None
     is the range that all discriminators were trained on. Both are narrowed to that of the score network.
-    Real and fake images should be ones that no discriminator was trained on; others are warned of.
+    Real and fake images should be ones that no network was trained on; others are warned of.
     """
 
     score: Weights
@@ -97,7 +97,7 @@ class LossesByLevel(ResultStep):
 
     def cautions(self) -> list[str]:
         guides = [weights for term in self.terms.values() for weights in term.guides]
-        return seen_in_training(guides, real=self.real, fake=self.fake)
+        return seen_in_training([self.score, *guides], real=self.real, fake=self.fake)
 
     @cached_property
     def terms(self) -> dict[str, DiscriminatorGuidance]:

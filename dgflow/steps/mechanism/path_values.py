@@ -62,7 +62,9 @@ class Paths:
         """All pieces of the work; the samples that share a sampler's block are in one."""
         pieces: list[Item] = [(None, start) for start in range(0, self.real.rows, AT_ONCE)]
         for name, (step, indices) in self.arms.items():
-            pieces += [(name, start) for start in indices[:: step.sampler.block or AT_ONCE]]
+            block = step.sampler.block
+            first = indices.start - indices.start % (block or 1)
+            pieces += [(name, start) for start in range(first, indices.stop, block or AT_ONCE)]
         return pieces
 
     def measurer(self, inputs: Bound) -> Callable[[Item], Values]:
@@ -111,6 +113,13 @@ class _Measurer:
     def measure(self, item: Item) -> Values:
         name, start = item
         sigmas, log_ratios = self._diffused(start) if name is None else self._followed(name, start)
+        if (sigmas.isfinite() & ~log_ratios.isfinite()).any():
+            where = "the real images" if name is None else f"arm {name!r}"
+            raise FloatingPointError(
+                f"expected finite log-ratios, found NaN or infinity in {where} of {self.paths.name}; the "
+                "discriminator gives them, or the score network: look at their training curves, take an "
+                "earlier epoch or a smaller guidance weight"
+            )
         return sigmas.tolist(), log_ratios.tolist()
 
     def _of(self, precision: Precision) -> Networks:
@@ -140,24 +149,27 @@ class _Measurer:
         numbers = torch.arange(start, min(start + AT_ONCE, real.rows))
         items = (numbers[:, None] * len(levels) + torch.arange(len(levels))).flatten()
         rows = image_rows(self.inputs, "real", seed=paths.seed, source=real.title)
-        images, labels = rows(items // len(levels))
-        images, sigma = images.double(), levels.repeat(len(numbers))
-        x = images + per_sample(sigma, images) * Draws.path(paths.seed).normals(items, images)
+        sigma = levels.repeat(len(numbers))
 
         def batch(first: int, last: int) -> Tensor:
             part = slice(first, last)
-            seen = labels[part] if paths.observer.guides[0].step.classes else None
-            return log_ratio_at(term.discriminator, x[part], sigma[part], seen, time=term.time)
+            images, labels = rows(items[part] // len(levels))
+            images = images.double()
+            x = images + per_sample(sigma[part], images) * Draws.path(paths.seed).normals(items[part], images)
+            seen = labels if paths.observer.guides[0].step.classes else None
+            return log_ratio_at(term.discriminator, x, sigma[part], seen, time=term.time)
 
         with products(step.precision):
             parts = Batches(paths.batch_size, of=paths.name).map(batch, 0, len(items))
         return sigma.view(len(numbers), -1), torch.cat(parts).double().view(len(numbers), -1)
 
     def _followed(self, name: str, start: int) -> tuple[Tensor, Tensor]:
-        """Samples of an arm, each where it was seen nearest to the middle of every range."""
+        """Samples of an arm, each where it was seen nearest to the middle of every range. A sampler's block
+        is drawn in full, as the samples were, and those that are not looked at are left out."""
         (step, indices), arm = self.paths.arms[name], self._arm(name)
         block = step.sampler.block
-        stop = min(start + (block or AT_ONCE), indices.stop)
+        end = indices.stop if block is None else (step.length or start + block)
+        stop = min(start + (block or AT_ONCE), end)
         own = Bound({field: self.inputs.items[f"arms.{name}.{field}"] for field in step.reads})
         draws, place = step.draws(own, start, stop), device()
 
@@ -172,4 +184,6 @@ class _Measurer:
         batches = Batches(block or self.paths.batch_size, of=self.paths.name, fixed=block is not None)
         with products(step.precision):
             parts = batches.map(batch, start, stop)
-        return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+        wanted = slice(max(0, indices.start - start), indices.stop - start)
+        sigmas, log_ratios = (torch.cat(each)[wanted] for each in zip(*parts, strict=True))
+        return sigmas, log_ratios

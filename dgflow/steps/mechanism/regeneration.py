@@ -48,9 +48,10 @@ class Regeneration(ResultStep):
     - `features`: with the judge's `features`, the Euclidean distance between those of the average, as pixels,
       and of the image.
     - `difference`: of each of them to that of the first arm, image by image: all arms have the same noise.
+      Arms in another order share the file, and with it the arm that they are compared with.
 
     Images of the first `shown` averages are in the file and on the page. Labels are those of the images; the
-    real images should be ones that no discriminator was trained on, others are warned of.
+    real images should be ones that no network was trained on, others are warned of.
 
     Args:
         arms: guidance by name; () is the score network alone.
@@ -130,7 +131,7 @@ class Regeneration(ResultStep):
 
     def cautions(self) -> list[str]:
         guides = [weights for term in self.guides.values() for weights in term.guides]
-        return seen_in_training(guides, real=self.real)
+        return seen_in_training([self.score, *guides], real=self.real)
 
     def toy(self, smoke: SmokeRun) -> Regeneration:
         values = {name: smoke.value(getattr(self, name), 1) for name in type(self).model_fields}
@@ -181,7 +182,7 @@ class Regeneration(ResultStep):
                 times = runs * sum(of_guides[number] for _, of_guides in counts)
                 works += [Work(network, use, times, **how) for network, use in guide_uses(term)]
         if self.features is not None:
-            judged = amount * self.real.rows * (1 + len(self.arms) * len(self.sigmas))
+            judged = amount * self.real.rows * 2 * len(self.arms) * len(self.sigmas)  # average and image
             works.append(Work(self.features.step, "forward", judged, self.batch_size))
         return works
 

@@ -47,7 +47,9 @@ def _table(sigmas: Sequence[float], arms: Mapping[str, Any], note: str) -> Table
     def cells(values: Sequence[Mapping[str, float]]) -> list[str]:
         return [f"{value['mean']:.3g} ± {value['error']:.2g}" for value in values]
 
-    first, *others = arms
+    # As the file has them, which arms in another order share.
+    others = [name for name in arms if "difference" in arms[name]]
+    (first,) = (name for name in arms if name not in others)
     rows = [[name, *cells(arms[name]["average"])] for name in arms]
     rows += [[f"{name} - {first}", *cells(arms[name]["difference"]["average"])] for name in others]
     heading = ["squared distance per value", *(f"sigma {sigma:g}" for sigma in sigmas)]
