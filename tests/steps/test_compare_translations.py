@@ -89,7 +89,7 @@ def computed(step: dg.CompareTranslations) -> bytes:
 
 def test_distances_are_those_of_images_in_0_to_1_and_of_features_with_their_spread_over_seeds():
     step = comparison()
-    arms = step.compared(computed(step))
+    arms = dict(step.compared(computed(step)))
     assert list(arms) == [*(f"{name}, start {start}" for name in step.arms for start in STARTS), "source"]
     assert arms.pop("source")["l2"]["mean"] == 0
     for name, by in zip(arms, (10, 20, 16, 26), strict=True):
