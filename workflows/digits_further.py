@@ -38,7 +38,9 @@ def workflow(
     base, training = guided[0].score, guide.discriminator.step
 
     def further(epochs: int, **fields: Any) -> dg.TrainScore:
-        start = {"start": base, "learning_rate": learning_rate, "epochs": max(1, epochs)}
+        # Another seed: with that of the base the batches and their noise would come round again.
+        start = {"start": base, "seed": base.step.seed + 1, "learning_rate": learning_rate}
+        start |= {"epochs": max(1, epochs)}
         return base.step.model_copy(update=start | fields)
 
     def arm(score: Any, *guidance: Any) -> tuple[Any, ...]:

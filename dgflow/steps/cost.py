@@ -42,6 +42,12 @@ class Cost(ResultStep):
             raise ValueError(
                 "arms: expected one or more arms with a slice of samples each, found an empty one"
             )
+        for name, arm in self.arms.items():
+            if len({_made(part) for part in arm}) > 1:
+                raise ValueError(
+                    f"arm {name!r}: expected slices of the same trainings and sampler, since the arm has one "
+                    "cost, found others; give each an arm of its own"
+                )
         return self
 
     @property
@@ -97,6 +103,12 @@ class Cost(ResultStep):
 def _trainings(part: Slice) -> list[TrainStep]:
     """Every training behind `part`."""
     return [node.step for node in graph(part) if isinstance(node.step, TrainStep)]
+
+
+def _made(part: Slice) -> tuple[object, ...]:
+    """Equal for slices of the same cost."""
+    trained = ((training.variant, training.epochs) for training in _trainings(part))
+    return (*trained, getattr(part.origin.step, "sampler", None))
 
 
 def _trained_on(part: Slice) -> Iterator[tuple[str, Step, list[int]]]:

@@ -182,9 +182,23 @@ def test_source_images_on_which_a_discriminator_was_trained_are_a_caution():
             r"the seeds \[1, 2\] at every start time, found \[1, 3\] at 0.2",
         ),
         ({"a": arm()[:3]}, r"the seeds \[1, 2\] at every start time, found \[1\] at 0.5"),
+        (
+            {"a": (*arm()[:2], *arm(sampler=dg.Heun(steps=5))[2:])},
+            "arm 'a': expected translations with one sampler at every start .* another at 0.5 than at 0.2",
+        ),
         ({"a": arm(seeds=(1, 1))}, "arm 'a, start 0.2': expected slices without a sample in common"),
     ],
 )
 def test_what_is_no_comparison_is_refused(arms, message):
     with pytest.raises(ValueError, match=message):
         comparison(arms=arms)
+
+
+def test_without_fid_there_are_no_curves():
+    with pytest.raises(ValueError, match="metrics: expected fid among them, .* found precision"):
+        comparison(metrics=("precision",))
+
+
+def test_start_times_that_hardly_differ_are_systems_of_their_own():
+    systems = comparison(arms={"a": arm(starts=(0.2, 0.2000001))}).systems
+    assert [system.title for system in systems] == ["a, start 0.2", "a, start 0.2000001"]

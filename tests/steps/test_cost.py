@@ -114,6 +114,16 @@ def test_arms_without_samples_are_refused():
         dg.Cost(arms={"none": ()})
 
 
+def test_an_arm_of_slices_that_cost_otherwise_is_refused():
+    short = guided(tiny.discriminator(IMAGES))
+    training = tiny.discriminator(IMAGES)
+    long = guided(training.model_copy(update={"epochs": training.epochs + 2}))
+    other = short.model_copy(update={"sampler": dg.Heun(steps=4), "seed": 6})
+    for second in (long, other):
+        with pytest.raises(ValueError, match="arm 'guided': expected slices of the same trainings"):
+            dg.Cost(arms={"guided": (short[:8], second[:8])})
+
+
 @pytest.mark.slow
 def test_the_arms_that_are_compared_on_digits_take_about_as_many_operations():
     evaluation: Any = built("digits-further")

@@ -40,7 +40,7 @@ class System(NamedTuple):
 
     @property
     def title(self) -> str:
-        return f"{self.arm}, start {self.start:g}"
+        return f"{self.arm}, start {self.start}"
 
     @property
     def names(self) -> list[str]:
@@ -52,8 +52,8 @@ class CompareTranslations(Comparison):
     """Translations of the same source images from several start times, guided and not (Kim et al. 2023,
     section 5.3 and figure 12).
 
-    An arm has slices of `Translate` (decoded ones, of latents) that differ in start time and seed alone: at
-    every start one for each seed. Measured are
+    An arm has slices of `Translate` (decoded ones, of latents): at every start one for each seed. They have
+    one score network, sampler, grid and labels; guidance may differ from start to start. Measured are
 
     - faithfulness: of every image the L2 distance to its source, with values in [0, 1], and the Euclidean
       distance of their `features`;
@@ -80,10 +80,16 @@ class CompareTranslations(Comparison):
     def _comparable(self) -> CompareTranslations:
         if not self.arms or not all(self.arms.values()):
             raise ValueError("expected one or more arms, each of one slice or more, found none")
+        if self.metrics is not None and "fid" not in self.metrics:
+            raise ValueError(
+                "metrics: expected fid among them, which is the realism of the curves, found "
+                f"{', '.join(self.metrics)}"
+            )
         first = next(iter(self.arms.values()))[0]
         for name, arm in self.arms.items():
             for part in arm:
                 _check_part(name, part, first)
+                _check_alike(name, part, arm[0])
             self._check_seeds(name)
         _ = self.evaluation  # checks the rest
         return self
@@ -95,7 +101,7 @@ class CompareTranslations(Comparison):
             if system.arm == name and (found := self._seeds(system)) != expected:
                 raise ValueError(
                     f"arm {name!r}: expected the seeds {expected} at every start time, found {found} at "
-                    f"{system.start:g}: the curves are compared seed by seed"
+                    f"{system.start}: the curves are compared seed by seed"
                 )
 
     def _seeds(self, system: System) -> list[int | None]:
@@ -246,3 +252,14 @@ def _check_part(name: str, part: Slice, first: Slice) -> None:
             f"[{own[1]}:{own[2]}] of {step.source.step.title} beside [{other[1]}:{other[2]}] of "
             f"{first.origin.step.source.step.title}"
         )
+
+
+def _check_alike(name: str, part: Slice, first: Slice) -> None:
+    """Raise ValueError for a slice of an arm that was made otherwise than the arm's first."""
+    own, other = _translate(part), _translate(first)
+    for field in ("score", "sampler", "grid", "labels"):
+        if getattr(own, field) != getattr(other, field):
+            raise ValueError(
+                f"arm {name!r}: expected translations with one {field} at every start time, found another at "
+                f"{own.start} than at {other.start}"
+            )

@@ -19,7 +19,7 @@ _ROUNDING = 1e-9
 
 
 def checked_shares(parts: int, shares: Sequence[float] | None) -> tuple[float, ...]:
-    """The share of each of `parts` slices; equal ones where none are given.
+    """The share of each of `parts` slices, with the sum 1; equal ones where none are given.
 
     Raises ValueError for another number of shares, and for shares that are not positive or do not add up
     to 1.
@@ -37,7 +37,7 @@ def checked_shares(parts: int, shares: Sequence[float] | None) -> tuple[float, .
             "fake_shares: expected shares above 0 that add up to 1, such as (0.5, 0.5), found "
             f"{tuple(shares)}"
         )
-    return tuple(shares)
+    return tuple(share / sum(shares) for share in shares)
 
 
 def whole_rows(rows: int, shares: Sequence[float]) -> list[int]:

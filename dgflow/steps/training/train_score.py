@@ -35,7 +35,8 @@ class TrainScore(TrainStep):
     With `start` it goes on from weights of the same network, trained here or elsewhere. Their average, where
     they are one, is what both the weights and the new average begin with; the latter keeps the half-life
     `ema_halflife` from the first step on. The optimiser is fresh: its moments are no part of any weights. To
-    continue a training with its optimiser, raise its `epochs`.
+    continue a training with its optimiser, raise its `epochs`. Give it another `seed` than the training that
+    the weights are of: batches and noise are functions of seed and step, and would come round again.
 
     With `weighting` the denoising errors are weighted by a discriminator's ratio, so that they lower another
     f-divergence than Kullback-Leibler's (`RatioWeighting`). `held_out_loss` remains the loss without weights,
