@@ -22,12 +22,12 @@ RUNS = {
 """Recipe to the metrics of its protocol and its arms, the unguided one first."""
 OPTIONS = {name: [()] for name in RUNS} | {
     "cifar10_edm": [(), ("--conditional", "--likelihood", "50", "--mechanism", "20")],
-    "cifar10_lsgm": [("--mechanism", "8")],
     "imagenet256_dit": [("--mechanism", "8")],
     "cifar10_edm_ensemble": [("--members", "2", "--bagged")],
     "afhq_edm_translate": [("--starts", "0.4", "--seeds", "0")],
 }
 """Recipe to the options of its runs, all in one root."""
+WITHOUT_RAY = OPTIONS | {"cifar10_lsgm": [("--mechanism", "8")]}
 THROUGH_RAY = ("cifar10_lsgm",)
 """Recipes that `make test` runs from the command line: with the one of `test_cli.py` every kind of step and
 every command."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch.nn.functional as F
-from e2e.smoke_runs import LONG, OPTIONS, RUNS, THROUGH_RAY, check_run
+from e2e.smoke_runs import LONG, RUNS, THROUGH_RAY, WITHOUT_RAY, check_run
 from inprocess import execute_here
 from steps.shipped import WORKFLOWS
 from torch import Tensor
@@ -39,7 +39,14 @@ def small_inception(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small_inception")
-@pytest.mark.parametrize("recipe", [name for name in RUNS if name not in (*THROUGH_RAY, *LONG)])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in THROUGH_RAY else name
+        for name in RUNS
+        if name not in LONG
+    ],
+)
 def test_a_recipe_runs_the_whole_way_at_toy_size_without_ray(
     recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -49,7 +56,7 @@ def test_a_recipe_runs_the_whole_way_at_toy_size_without_ray(
     monkeypatch.syspath_prepend(str(WORKFLOWS))  # as of a script that is run
     root = tmp_path / "runs" / f"{recipe}-smoke"
     try:
-        for options in OPTIONS[recipe]:
+        for options in WITHOUT_RAY[recipe]:
             monkeypatch.setattr(sys, "argv", [recipe, "run", "--smoke", *options, "--json"])
             with pytest.raises(SystemExit) as ended:
                 runpy.run_path(str(WORKFLOWS / f"{recipe}.py"), run_name="__main__")
