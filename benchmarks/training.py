@@ -255,7 +255,9 @@ def reader_alone(system: System, inputs: Bound, rows: int) -> tuple[float, float
     step = discriminator(system, rows, system.published)
     nowhere = torch.device("meta")
     streams = [
-        Stream(step, inputs, name, num_classes=1000, device=nowhere, first=first, every=2)
+        Stream(
+            step, inputs, name, num_classes=1000, device=nowhere, slots=np.arange(first, system.published, 2)
+        )
         for first, name in enumerate(("real", "fake"))
     ]
     slots, steps = torch.arange(system.published), 2 * rows // system.published  # one pass over both

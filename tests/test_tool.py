@@ -21,6 +21,7 @@ from tool_command import ADM, NO_CLOUD, Called, dgflow, made, statistics
 
 from dgflow.cli import open_root
 from dgflow.images.sources import open_images
+from dgflow.specs.step import Slice
 
 __all__ = ["dgflow", "made", "statistics"]
 
@@ -214,6 +215,7 @@ def test_a_step_of_a_run_is_measured_with_its_seed_and_indices(measure, made, tm
         tiny.write_images(tmp_path / "real.npz"), epochs=1
     )  # which reads the first 64 samples
     complete(step, store)
+    assert isinstance(step.fake, Slice)
     fakes = step.fake.step.name
     found = measure(f"run/{fakes}[8:12]", made / "b.npz", *ADM, "--metric", "recall")
     assert found.status == 0, found.stderr

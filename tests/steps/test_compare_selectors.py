@@ -41,6 +41,7 @@ METRICS = {  # by epoch; epoch 2 is best but for accuracy and, of course, the la
 def arm(training: TrainDiscriminator, epoch: int | None, seed: int, samples: int = 16) -> Slice:
     """Samples guided by an epoch, None for none."""
     terms = () if epoch is None else (DiscriminatorGuidance(discriminator=training.epoch(epoch)),)
+    assert isinstance(training.fake, Slice)
     fake: Any = training.fake.step
     return Generate(score=fake.score, sampler=Heun(steps=3), guidance=terms, seed=seed, shard_size=8)[
         :samples
