@@ -278,7 +278,7 @@ def table(values: tuple[float, ...], device: torch.device) -> Tensor:
 
 
 def _respaced_to(last: int, respacing: str | Sequence[int]) -> tuple[int, ...]:
-    """Of the timesteps 0 .. `last` those to keep, `last` among them."""
+    """The timesteps from 0 to `last` that a run keeps; `last` is one of them."""
     kept = respaced_timesteps(last + 1, respacing)
     short = last - kept[-1]
     if short and not (isinstance(respacing, str) and respacing.startswith("ddim")):

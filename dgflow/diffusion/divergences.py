@@ -10,7 +10,7 @@ from torch import Tensor
 from dgflow.diffusion.weighting_specs import Divergence
 
 _POWERS = {"chi-squared": 1.0, "hellinger": -0.5, "kl": 0.0, "reverse-kl": -1.0}
-"""Of the ratio that is the weight."""
+"""Divergence to the power of the ratio that is the weight."""
 
 
 def divergence_weight(log_ratio: Tensor, divergence: Divergence, largest: float) -> Tensor:

@@ -30,7 +30,7 @@ NOT_DIFFERENTIABLE = ("is not implemented", "support double backward")
 
 
 class LogLikelihood(NamedTuple):
-    """What the ODE gives images.
+    """The result of the ODE for a batch of images.
 
     Args:
         nats: log-density of x at sigma_min, [B] float64.

@@ -11,8 +11,8 @@ Curve = tuple[Sequence[float], Sequence[float]]
 
 
 def mean_gap(curve: Curve, base: Curve) -> float | None:
-    """How much lower `curve` lies than `base`: the mean of y_base - y over the x that both span, each being
-    linear between its points.
+    """How much lower `curve` lies than `base`: the mean of y_base - y over the range of x that both cover.
+    Between its points a curve is linear.
 
     None where they have less than an interval of x in common.
     """

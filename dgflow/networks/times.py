@@ -12,8 +12,8 @@ TimeName = Literal["linear-vp", "cosine-vp", "ddpm-linear", "ddpm-cosine"]
 step 0..999 of a DDPM schedule."""
 
 ProcessName = Literal["linear-vp", "edm"]
-"""The diffusion of whose samples a discriminator is told: y = x / sqrt(1 + sigma^2) and its linear-VP time,
-or x = x0 + sigma z itself and EDM's log(sigma) / 4."""
+"""The sample and time that a discriminator gets: y = x / sqrt(1 + sigma^2) and its linear-VP time, or x = x0
++ sigma z itself and EDM's log(sigma) / 4."""
 
 
 def time_map(name: TimeName) -> TimeMap:

@@ -67,8 +67,8 @@ def test_latents_are_looked_at_as_the_networks_see_them():
     target = recipe("imagenet256_dit")(mechanism=40)
     assert isinstance(target, Evaluate)
     path, losses, regeneration = (result.step for result in target.beside)
-    assert isinstance(regeneration, Regeneration) and regeneration.real == path.real  # type: ignore[union-attr]
     assert isinstance(path, LogRatioPath) and isinstance(losses, LossesByLevel)
+    assert isinstance(regeneration, Regeneration) and regeneration.real == path.real
     (training,) = (weights.step for weights in path.observer.guides)
     assert isinstance(training, TrainDiscriminator)
     assert path.real.step == training.real.step and path.real.stop == 1_281_167

@@ -21,9 +21,9 @@ class DiscriminatorModule(nn.Module):
         head: the network that `HeadSpec.head` gives, such as an encoder with `out_channels=1`, conditional or
             not.
         fine_tune: leave the parameters of the features free to learn.
-        process: "edm" for a head that is told of x = x0 + sigma z and log(sigma) / 4, the noise condition of
-            Karras et al. 2022. The module is asked as any other, with y = x / sqrt(1 + sigma^2), its time
-            being sigma, and multiplies y again.
+        process: "edm" gives the head x = x0 + sigma z and log(sigma) / 4, the noise condition of Karras et
+            al. 2022. The module itself gets y = x / sqrt(1 + sigma^2) as always, with sigma as the time, and
+            scales y back.
 
     Raises:
         ValueError: a head with more than one output, an extractor that needs labels, or sizes of the two that

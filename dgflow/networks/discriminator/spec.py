@@ -29,10 +29,10 @@ class Discriminator(DiscriminatorSpec):
     With features, the time that both are given is the features' own, and the head's `time` has to be left
     alone.
 
-    `process` is the diffusion that it is told of (figure 28a): "linear-vp", the sample scaled to preserve
-    variance and its time, as published; "edm", the sample x0 + sigma z itself and log(sigma) / 4, as EDM's
-    score networks are. It changes nothing for a sampler, whose noise is the same. Features that were trained
-    on the former cannot be told the latter.
+    `process` is the diffusion whose samples and times the head gets (figure 28a). "linear-vp", as published:
+    the sample scaled to preserve variance, and its linear-VP time. "edm": the sample x0 + sigma z itself, and
+    log(sigma) / 4, as in EDM's score networks. The sampler is the same for both. Features know the process
+    that they were trained on, linear VP, so that "edm" needs a head without features.
     """
 
     head: SerializeAsAny[HeadSpec] = ADMEncoder()
