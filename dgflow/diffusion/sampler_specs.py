@@ -307,8 +307,13 @@ class _Ancestral(SamplerSpec):
             update={"respacing": "ddim10" if self.respacing.startswith("ddim") else sectioned}
         )
 
-    def clips(self, model: ScoreModel) -> bool:
-        return not model.latent if self.clip_denoised is None else self.clip_denoised
+    def options(
+        self, model: ScoreModel, class_labels: Tensor | None, terms: Terms, noise: Noise, start: Start | None
+    ) -> dict[str, Any]:
+        """Keyword arguments of both sampler functions."""
+        clips = not model.latent if self.clip_denoised is None else self.clip_denoised
+        options = {"class_labels": class_labels, "guidance": terms, "noise": noise}
+        return options | {"clip_denoised": clips, "images": _images(start)}
 
 
 class DDPM(_Ancestral):
@@ -335,11 +340,9 @@ class DDPM(_Ancestral):
     ) -> Sample:
         from dgflow.diffusion.ddpm import ddpm
 
-        options: dict[str, Any] = {"class_labels": class_labels, "guidance": terms, "noise": noise}
-        options |= {"clip_denoised": self.clips(model), "fixed_variance": self.fixed_variance}
-        options["images"] = _images(start)
+        options = self.options(model, class_labels, terms, noise, start)
         predictor, schedule = model.discrete(self.respacing, start)
-        return ddpm(predictor, latents, schedule, **options)
+        return ddpm(predictor, latents, schedule, fixed_variance=self.fixed_variance, **options)
 
 
 class DDIM(_Ancestral):
@@ -362,11 +365,9 @@ class DDIM(_Ancestral):
     ) -> Sample:
         from dgflow.diffusion.ddpm import ddim
 
-        options: dict[str, Any] = {"class_labels": class_labels, "guidance": terms, "noise": noise}
-        options |= {"clip_denoised": self.clips(model), "eta": self.eta}
-        options["images"] = _images(start)
+        options = self.options(model, class_labels, terms, noise, start)
         predictor, schedule = model.discrete(self.respacing, start)
-        return ddim(predictor, latents, schedule, **options)
+        return ddim(predictor, latents, schedule, eta=self.eta, **options)
 
 
 class RK45(SamplerSpec):

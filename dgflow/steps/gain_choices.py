@@ -75,6 +75,13 @@ def gain_choices(guides: Mapping[str, GuideTerm], inputs: Bound) -> dict[str, Ga
     }
 
 
+def by_gain(guides: Mapping[str, GuideTerm], inputs: Bound) -> dict[str, GainChoice]:
+    """The same by the path of the term, `guidance.0.by_gain`: the `choices` of a step."""
+    return {
+        f"{path.rpartition('.')[0]}.by_gain": choice for path, choice in gain_choices(guides, inputs).items()
+    }
+
+
 def _measured(path: str, term: DiscriminatorGuidance, inputs: Bound) -> MeasuredGain:
     if isinstance(term.weight, Result):
         content = inputs.result(f"{path.rpartition('.')[0]}.weight")

@@ -67,6 +67,11 @@ def guides_of(path: str, guidance: Sequence[Guidance]) -> dict[str, GuideTerm]:
     }
 
 
+def times_asked(guidance: Sequence[Guidance]) -> int:
+    """Evaluations of the score network at a point: one more where it is also asked without a class."""
+    return 1 + any(isinstance(term, ClassifierFree) for term in guidance)
+
+
 def classes_asked(score: Weights, guidance: Sequence[Guidance]) -> int:
     """The number of classes that the networks are asked about, 0 for none: the score network's, or the
     guides' where only they have some."""

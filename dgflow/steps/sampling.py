@@ -18,7 +18,7 @@ from dgflow.networks.families import of_latents
 from dgflow.specs.network import DataShape
 from dgflow.specs.spec import BatchSize, Precision, Seeding
 from dgflow.specs.step import INDEX_AND_LABEL, LOG_RATIO, SampleStep, Slice, Weights, Work
-from dgflow.steps.gain_choices import check_gain, gain_choices
+from dgflow.steps.gain_choices import by_gain, check_gain, gain_choices
 from dgflow.steps.guides import (
     check_guides,
     classes_asked,
@@ -26,6 +26,7 @@ from dgflow.steps.guides import (
     guide_uses,
     guides_of,
     guides_title,
+    times_asked,
 )
 from dgflow.steps.pixels import SATURATED, counted, pixels, saturated
 
@@ -34,18 +35,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dgflow.diffusion.batches import Batches
-    from dgflow.diffusion.guidance import GuidanceTerm
     from dgflow.diffusion.samplers import Noise, Start
-    from dgflow.diffusion.score_model import ScoreModel
     from dgflow.specs.bound import Bound
+    from dgflow.steps.systems import System
     from dgflow.store.shards import Columns
 
 
 class _Loaded(NamedTuple):
     """The networks and settings that a worker keeps from shard to shard."""
 
-    score: ScoreModel
-    terms: Sequence[GuidanceTerm]
+    system: System
     device: torch.device
     batches: Batches
 
@@ -143,14 +142,9 @@ class Sampling(SampleStep):
         values = self.shape.values * (2 if self.gives_latents else 1)
         return INDEX_AND_LABEL + values + LOG_RATIO * self.gives_log_ratio
 
-    @property
-    def asked_twice(self) -> bool:
-        """True where the score network is also asked without a class."""
-        return len(self.guides) < len(self.guidance)
-
     def network_evaluations(self, rows: int) -> int:
         # Of the score network; the guides' come on top.
-        return rows * self.sampler.nfe * (1 + self.asked_twice)
+        return rows * self.sampler.nfe * times_asked(self.guidance)
 
     def evaluations(self, guides: Sequence[GuideTerm]) -> tuple[float, list[float]]:
         """Evaluations of the score network and of every guide per sample, as far as they can be counted."""
@@ -161,7 +155,7 @@ class Sampling(SampleStep):
         own, times = self.evaluations(guides)
         batch, precision = self.batch_size, self.precision
         return [
-            Work(score.step, "forward", amount * own * (1 + self.asked_twice), batch, precision),
+            Work(score.step, "forward", amount * own * times_asked(self.guidance), batch, precision),
             *(
                 Work(network, use, amount * each, batch, precision)
                 for term, each in zip(guides, times, strict=True)
@@ -171,10 +165,7 @@ class Sampling(SampleStep):
 
     def choices(self, inputs: Bound) -> dict[str, GainChoice]:
         """Of Gain, by the path of the term: `guidance.0.by_gain`."""
-        return {
-            f"{path.rpartition('.')[0]}.by_gain": choice
-            for path, choice in gain_choices(self.guides, inputs).items()
-        }
+        return by_gain(self.guides, inputs)
 
     def remarks(self, inputs: Bound) -> tuple[str, ...]:
         return tuple(f"{name}: {choice}" for name, choice in self.choices(inputs).items())
@@ -189,11 +180,11 @@ class Sampling(SampleStep):
         from dgflow.steps.systems import Networks
 
         networks = Networks(inputs, device(), self.precision)
-        score = networks.score("score", self.score, self.guidance, compile=self.compile)
-        terms = networks.terms(self.guides, gain_choices(self.guides, inputs))
+        choices = gain_choices(self.guides, inputs)
+        system = networks.system(self.score, self.guidance, "guidance", choices, compile=self.compile)
         block = self.sampler.block
         batches = Batches(block or self.batch_size, of=self.name, fixed=block is not None)
-        loaded = _Loaded(score, terms, networks.device, batches)
+        loaded = _Loaded(system, networks.device, batches)
         return lambda start, stop: self._rows(loaded, self.draws(inputs, start, stop), start, stop)
 
     @abstractmethod
@@ -216,7 +207,7 @@ class Sampling(SampleStep):
         draw = draws(index_B)
         begin = {} if draw.start is None else {"start": draw.start}
         sample = self.sampler.sample(
-            loaded.score, draw.latents, draw.asked, loaded.terms, draw.noise, **begin
+            loaded.system.score, draw.latents, draw.asked, loaded.system.terms, draw.noise, **begin
         )
         finite_B = sample.x.isfinite().flatten(1).all(dim=1)
         if not finite_B.all():

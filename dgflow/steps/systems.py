@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -17,7 +18,15 @@ from dgflow.networks.families import of_latents, score_network
 from dgflow.specs.bound import Bound, SharedNetworks
 from dgflow.specs.spec import Precision
 from dgflow.specs.step import Weights
-from dgflow.steps.guides import loaded_term
+from dgflow.steps.guides import classes_asked, guides_of, loaded_term
+
+
+class System(NamedTuple):
+    """A score network and what guides it, loaded."""
+
+    score: ScoreModel
+    terms: Sequence[GuidanceTerm]
+    classes: int  # of the labels that they are told, 0 for none
 
 
 class Networks:
@@ -45,6 +54,22 @@ class Networks:
     def terms(self, guides: Mapping[str, GuideTerm], choices: Mapping[str, GainChoice]) -> list[GuidanceTerm]:
         """The terms of `guides_of`; `choices` are those of Gain, by the same paths."""
         return [loaded_term(path, term, self._network, choices.get(path)) for path, term in guides.items()]
+
+    def system(
+        self,
+        score: Weights,
+        guidance: Sequence[Guidance],
+        path: str,
+        choices: Mapping[str, GainChoice],
+        *,
+        compile: bool = False,
+    ) -> System:
+        """The score network of the field `score`, and the guidance of the field `path`."""
+        return System(
+            self.score("score", score, guidance, compile=compile),
+            self.terms(guides_of(path, guidance), choices),
+            classes_asked(score, guidance),
+        )
 
     def _network(self, path: str, compile: bool = False) -> nn.Module:
         network = self._networks.network(path)

@@ -11,7 +11,7 @@ from dgflow.diffusion.guidance_specs import GuideTerm
 from dgflow.specs.network import DataShape
 from dgflow.specs.spec import Grid
 from dgflow.specs.step import Slice
-from dgflow.steps.guides import evaluations
+from dgflow.steps.guides import evaluations, times_asked
 from dgflow.steps.pixels import clean_column, clean_images
 from dgflow.steps.sampling import Draw, Sampling
 
@@ -110,7 +110,7 @@ class Translate(Sampling):
         return super().shape if self.classes else super().shape._replace(num_classes=0)
 
     def network_evaluations(self, rows: int) -> int:
-        return rows * self.sampler.nfe_from(self.start, self.grid) * (1 + self.asked_twice)
+        return rows * self.sampler.nfe_from(self.start, self.grid) * times_asked(self.guidance)
 
     def evaluations(self, guides: Sequence[GuideTerm]) -> tuple[float, list[float]]:
         return evaluations(self.score, self.sampler, guides, (self.start, self.grid))

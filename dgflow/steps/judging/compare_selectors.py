@@ -11,9 +11,10 @@ from pydantic import model_validator
 from dgflow.metrics.protocols import DECIMALS
 from dgflow.specs.figures import Figure, Metric
 from dgflow.specs.step import Measurements, Result, ResultStep, Slice, Spread, Weights
+from dgflow.steps.arm_values import over_seeds
 from dgflow.steps.judging.evaluate import Evaluate
 from dgflow.steps.judging.selector_figures import figures_of
-from dgflow.steps.judging.selectors import SELECTORS, over_seeds, verdict
+from dgflow.steps.judging.selectors import SELECTORS, verdict
 from dgflow.store.identity import canonical_json
 
 if TYPE_CHECKING:

@@ -7,16 +7,15 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-import numpy as np
 from pydantic import model_validator
 
 from dgflow.metrics.trade_off import mean_gap
 from dgflow.specs.figures import Figure, Metric
 from dgflow.specs.graph import graph
 from dgflow.specs.step import Reference, Slice, Spread, Weights
+from dgflow.steps.arm_values import over_seeds, standard_error
 from dgflow.steps.judging.evaluate import Evaluate
 from dgflow.steps.judging.measure_fields import Comparison
-from dgflow.steps.judging.selectors import over_seeds
 from dgflow.steps.judging.shared_samples import images_behind, trained_on
 from dgflow.steps.judging.translation_figures import translation_figures
 from dgflow.steps.sources.image_set import ImageSet
@@ -177,7 +176,7 @@ class CompareTranslations(Comparison):
             point = {"start": system.start, "fid": over_seeds([fid(name) for name in system.names])}
             for distance in DISTANCES:
                 values = [found[name][distance] for name in system.names]
-                errors = [float(each.std(ddof=1) / np.sqrt(len(each))) for each in values]
+                errors = [float(standard_error(each)) for each in values]
                 point[distance] = over_seeds([float(each.mean()) for each in values]) | {"errors": errors}
             curves[system.arm].append(point)
         base, *others = self.arms

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +14,7 @@ from dgflow.specs.figures import Metric
 from dgflow.specs.graph import graph
 from dgflow.specs.spec import LATER
 from dgflow.specs.step import Result, Slice, Spread, Weights
+from dgflow.steps.arm_values import over_seeds
 from dgflow.steps.judging.measure import Measure
 from dgflow.steps.judging.measure_fields import Comparison
 from dgflow.steps.judging.published_reference import PublishedReference
@@ -157,10 +157,5 @@ def _over_seeds(results: list[dict[str, Any]]) -> dict[str, Any]:
     table: dict[str, Any] = {}
     for metric in results[0]["values"]:
         values = [result["values"][metric] for result in results]
-        table[metric] = {
-            "mean": statistics.fmean(values),
-            "spread": statistics.stdev(values) if len(values) > 1 else None,
-            "per_seed": values,
-            "errors": [result["errors"].get(metric) for result in results],
-        }
+        table[metric] = over_seeds(values) | {"errors": [each["errors"].get(metric) for each in results]}
     return table

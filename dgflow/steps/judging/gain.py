@@ -17,6 +17,7 @@ from dgflow.diffusion.guidance_specs import DiscriminatorGuidance, OneOrSeveral
 from dgflow.specs.figures import Figure, Metric, Table
 from dgflow.specs.spec import ActivationPrecision, BatchSize, SmokeRun
 from dgflow.specs.step import ResultStep, Slice, Spread, Weights, Work
+from dgflow.steps.arm_values import over_seeds
 from dgflow.steps.gain_checks import check_score, measured_images
 from dgflow.steps.guides import check_guides, guide_uses, loaded_term
 from dgflow.steps.judging.shared_samples import trained_rows
@@ -142,12 +143,7 @@ class Gain(ResultStep):
 
     def compared(self, content: bytes) -> Mapping[str, Mapping[str, Any]]:
         values = json.loads(content)
-        return {
-            self.title: {
-                name: {"mean": values[name], "spread": None, "per_seed": [values[name]]}
-                for name in self.quantities
-            }
-        }
+        return {self.title: {name: over_seeds([values[name]]) for name in self.quantities}}
 
     def figures(self, content: bytes) -> Sequence[Figure]:
         values = json.loads(content)

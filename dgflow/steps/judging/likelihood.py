@@ -8,18 +8,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import model_validator
 
-from dgflow.diffusion.gain_curve import GainChoice
-from dgflow.diffusion.guidance_specs import ClassifierFree, DiscriminatorGuidance, Guidance, GuideTerm
+from dgflow.diffusion.guidance_specs import DiscriminatorGuidance, Guidance
 from dgflow.specs.figures import Figure, Metric
 from dgflow.specs.spec import SmokeRun
 from dgflow.specs.step import Spread, Work
+from dgflow.steps.arm_values import over_seeds
 from dgflow.steps.gain_checks import check_score
-from dgflow.steps.gain_choices import check_gain, gain_choices
-from dgflow.steps.guides import check_guides, classes_asked, guide_uses, guides_of
+from dgflow.steps.guides import guide_uses, guides_of, times_asked
 from dgflow.steps.judging.likelihood_fields import LikelihoodFields
 from dgflow.steps.judging.likelihood_figures import likelihood_figures
 from dgflow.steps.judging.shared_samples import seen
-from dgflow.steps.training.train_score import TrainScore
 from dgflow.store.identity import canonical_json
 
 if TYPE_CHECKING:
@@ -81,32 +79,21 @@ class Likelihood(LikelihoodFields):
                 "expected noise levels above 0 that rise from sigma_min over truncations to sigma_max, found "
                 f"{', '.join(f'{level:g}' for level in ends)}"
             )
-        for name, terms in self.arms.items():
-            try:
-                check_guides(self.score, terms)
-                check_gain(self.score, terms)
-                _check_flow(terms)
-            except ValueError as error:
-                raise ValueError(f"arm {name!r}: {error}") from None
-        self._check_labels()
+        self.check_arms()
         return self
 
-    def _check_labels(self) -> None:
-        known = self.real.step.shape.num_classes
-        for name, terms in self.arms.items():
-            if (classes := classes_asked(self.score, terms)) not in (0, known):
+    def check_terms(self, terms: tuple[Guidance, ...]) -> None:
+        """Of an ODE: no boost."""
+        for number, term in enumerate(terms):
+            if isinstance(term, DiscriminatorGuidance) and term.boost is not None:
                 raise ValueError(
-                    f"arm {name!r}: expected networks without classes, or with the {known} of the real "
-                    f"images, whose labels they are told, found {classes} classes"
+                    f"guidance.{number}: expected guidance without a boost, which acts in some of a "
+                    "sampler's steps and in no ODE, found one; leave it out (boost=None)"
                 )
 
     def cautions(self) -> list[str]:
         """Images that a network of an arm was trained on."""
-        steps = {}
-        if isinstance(self.score.step, TrainScore):
-            steps[self.score.step.fingerprint] = self.score
-        for term in self.guides.values():
-            steps |= {weights.step.fingerprint: weights for weights in term.guides}
+        steps = {weights.fingerprint: weights for weights in self.networks}
         found = []
         for weights in steps.values():
             if common := seen(weights, self.real):
@@ -127,22 +114,6 @@ class Likelihood(LikelihoodFields):
     def title(self) -> str:
         return f"likelihood of {', '.join(self.arms)}"
 
-    @property
-    def guides(self) -> dict[str, GuideTerm]:
-        """The terms that have networks, by the path of the field that names them."""
-        return {
-            path: term
-            for name, terms in self.arms.items()
-            for path, term in guides_of(f"arms.{name}", terms).items()
-        }
-
-    def choices(self, inputs: Bound) -> dict[str, GainChoice]:
-        """Of Gain, by the path of the term."""
-        return {
-            f"{path.rpartition('.')[0]}.by_gain": choice
-            for path, choice in gain_choices(self.guides, inputs).items()
-        }
-
     def network_evaluations(self, rows: int) -> int:
         return sum(round(work.times) for work in self.work(rows) if work.network is self.score.step)
 
@@ -156,7 +127,7 @@ class Likelihood(LikelihoodFields):
 
     def _works(self, slopes: int, losses: int) -> Iterator[Work]:
         for name, terms in self.arms.items():
-            asked = 1 + any(isinstance(term, ClassifierFree) for term in terms)
+            asked = times_asked(terms)
             guides = guides_of(f"arms.{name}", terms)
             own = slopes * (GUIDED if guides else EVALUATIONS)
             yield Work(self.score.step, "gradient", own * asked, self.batch_size)
@@ -182,12 +153,7 @@ class Likelihood(LikelihoodFields):
         arms = self._content(content)["arms"]
         return {
             name: {
-                method: {
-                    "mean": arms[name][method][0],
-                    "spread": None,
-                    "per_seed": arms[name][method][:1],
-                    "errors": arms[name][f"{method}_error"][:1],
-                }
+                method: over_seeds(arms[name][method][:1]) | {"errors": arms[name][f"{method}_error"][:1]}
                 for method in self.methods
             }
             for name in self.arms
@@ -200,13 +166,3 @@ class Likelihood(LikelihoodFields):
         """The file, with the arms in the recipe's order; canonical JSON sorts them."""
         found = json.loads(content)
         return found | {"arms": {name: found["arms"][name] for name in self.arms}}
-
-
-def _check_flow(terms: Sequence[Guidance]) -> None:
-    """Raise ValueError for guidance that belongs to no ODE."""
-    for number, term in enumerate(terms):
-        if isinstance(term, DiscriminatorGuidance) and term.boost is not None:
-            raise ValueError(
-                f"guidance.{number}: expected guidance without a boost, which acts in some of a sampler's "
-                "steps and in no ODE, found one; leave it out (boost=None)"
-            )

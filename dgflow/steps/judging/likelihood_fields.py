@@ -7,14 +7,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from dgflow.diffusion.guidance_specs import Guidance
 from dgflow.specs.spec import BatchSize
-from dgflow.specs.step import ResultStep, Slice, Weights
+from dgflow.steps.guided_arms import GuidedArms
 
 Method = Literal["nll", "nelbo"]
 
 
-class LikelihoodFields(ResultStep, ABC):
+class LikelihoodFields(GuidedArms, ABC):
     """The fields of `Likelihood`.
 
     Args:
@@ -32,9 +31,6 @@ class LikelihoodFields(ResultStep, ABC):
         tolerance: of the ODE's steps, relative and absolute.
     """
 
-    score: Weights
-    arms: dict[str, tuple[Guidance, ...]] = Field(min_length=1)
-    real: Slice
     sigma_min: float | None = Field(default=None, gt=0)
     sigma_max: float | None = Field(default=None, gt=0)
     truncations: tuple[float, ...] = ()

@@ -6,7 +6,6 @@ levels: differences between arms are those of equal draws.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,18 +17,17 @@ from torch import Tensor
 from dgflow.diffusion import noise
 from dgflow.diffusion.acceleration import device
 from dgflow.diffusion.batches import Batches
-from dgflow.diffusion.guidance import GuidanceTerm
 from dgflow.diffusion.likelihood import bits_per_dimension, log_likelihood, nelbo
-from dgflow.diffusion.score_model import ScoreModel, first_outside
+from dgflow.diffusion.ranges import EDM_RANGE
+from dgflow.diffusion.score_model import first_outside
 from dgflow.specs.bound import Bound
+from dgflow.steps.arm_values import standard_error
 from dgflow.steps.gain_choices import gain_choices
-from dgflow.steps.guides import classes_asked, guides_of, without_weights
+from dgflow.steps.guides import without_weights
 from dgflow.steps.image_rows import image_rows
 from dgflow.steps.judging.likelihood_fields import LikelihoodFields
-from dgflow.steps.systems import Networks
+from dgflow.steps.systems import Networks, System
 
-LEVELS = (0.002, 80.0)
-"""The ends of the ODE unless a recipe sets others: EDM's noise levels."""
 PIXELS = 127.5
 """Values of a pixel per unit of the networks' images, x = pixel / 127.5 - 1."""
 
@@ -55,7 +53,7 @@ def span(step: LikelihoodFields) -> Span:
             f"{step.name}: expected a network that knows every noise level of its range, so that its samples "
             f"have an ODE, found {step.score.title}, which knows single levels alone"
         )
-    low, high = model.narrowed(*LEVELS)
+    low, high = model.narrowed(*EDM_RANGE)
     low = low if step.sigma_min is None else step.sigma_min
     high = high if step.sigma_max is None else step.sigma_max
     levels = (low, *step.truncations)
@@ -73,14 +71,6 @@ def span(step: LikelihoodFields) -> Span:
     return Span(levels, high)
 
 
-class Arm(NamedTuple):
-    """The score model and the guidance of an arm, loaded."""
-
-    score: ScoreModel
-    terms: Sequence[GuidanceTerm]
-    classes: int  # of the labels that they are told, 0 for none
-
-
 class Meter:
     """Measures an arm on some images, with networks that are loaded once.
 
@@ -91,7 +81,11 @@ class Meter:
     def __init__(self, step: LikelihoodFields, inputs: Bound, ends: Span, at_once: int) -> None:
         self.step, self.ends, self.at_once, self.device = step, ends, at_once, device()
         networks = Networks(inputs, self.device, "float32")
-        self.arms = {name: self._loaded(name, inputs, networks) for name in step.arms}
+        choices = gain_choices(step.guides, inputs)
+        self.arms = {
+            name: networks.system(step.score, terms, f"arms.{name}", choices)
+            for name, terms in step.arms.items()
+        }
         self.rows = image_rows(inputs, "real", seed=step.seed, source=step.real.title)
         self.batches = Batches(step.batch_size, of=step.name)
 
@@ -102,16 +96,7 @@ class Meter:
         parts = self.batches.map(partial(self._measured, self.arms[name]), start, stop)
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def _loaded(self, name: str, inputs: Bound, networks: Networks) -> Arm:
-        score, terms = self.step.score, self.step.arms[name]
-        guides = guides_of(f"arms.{name}", terms)
-        return Arm(
-            networks.score("score", score, terms),
-            networks.terms(guides, gain_choices(guides, inputs)),
-            classes_asked(score, terms),
-        )
-
-    def _measured(self, arm: Arm, first: int, last: int) -> Values:
+    def _measured(self, arm: System, first: int, last: int) -> Values:
         """Means over the repeats."""
         step, levels = self.step, self.ends.levels
         images, labels = self.rows(torch.arange(first, last))
@@ -142,7 +127,7 @@ class Meter:
         return bits | {"nfe": nfe.numpy()}
 
     def _flow(
-        self, arm: Arm, draws: _Draws, x0: Tensor, level: float, options: Mapping[str, Any]
+        self, arm: System, draws: _Draws, x0: Tensor, level: float, options: Mapping[str, Any]
     ) -> tuple[Tensor, Tensor]:
         """(-log p [B] in nats, evaluations [B])"""
         step = self.step
@@ -157,7 +142,7 @@ class Meter:
         )
         return -result.nats, result.nfe
 
-    def _check_labels(self, arm: Arm, labels: Tensor) -> None:
+    def _check_labels(self, arm: System, labels: Tensor) -> None:
         if arm.classes and not ((labels >= 0) & (labels < arm.classes)).all():
             raise ValueError(
                 f"{self.step.name}: expected labels 0 to {arm.classes - 1}, which the networks are told, "
@@ -248,5 +233,4 @@ def summary(step: LikelihoodFields, ends: Span, pieces: Mapping[str, Sequence[Va
 
 def _mean(name: str, values_BL: np.ndarray) -> dict[str, list[float]]:
     """The mean over images and its standard error, by noise level."""
-    error = values_BL.std(axis=0, ddof=1) / math.sqrt(len(values_BL))
-    return {name: values_BL.mean(axis=0).tolist(), f"{name}_error": error.tolist()}
+    return {name: values_BL.mean(axis=0).tolist(), f"{name}_error": standard_error(values_BL).tolist()}

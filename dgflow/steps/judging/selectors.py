@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dgflow.metrics.rank_correlation import kendall, over_repetitions, rank_correlation, spearman
+from dgflow.steps.arm_values import over_seeds
 
 Metrics = Mapping[str, Any]
 
@@ -91,9 +92,3 @@ def verdict(
             "interval": None if interval is None else list(interval),
         }
     return found
-
-
-def over_seeds(values: Sequence[float]) -> dict[str, Any]:
-    """Mean, sample standard deviation (None of one) and the values themselves, as `Evaluate` has them."""
-    spread = statistics.stdev(values) if len(values) > 1 else None
-    return {"mean": statistics.fmean(values), "spread": spread, "per_seed": list(values)}

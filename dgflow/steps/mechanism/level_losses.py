@@ -3,7 +3,6 @@ integrals over log sigma."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +21,7 @@ from dgflow.diffusion.times import log_uniform_sigma, per_sample
 from dgflow.specs.bound import Bound
 from dgflow.specs.spec import ActivationPrecision
 from dgflow.specs.step import Slice, Weights
+from dgflow.steps.arm_values import standard_error
 from dgflow.steps.image_rows import image_rows
 from dgflow.steps.systems import Networks
 from dgflow.steps.training.draws import Draws
@@ -171,8 +171,7 @@ def _of_logits(real_NL: np.ndarray, fake_NL: np.ndarray, kind: DiscriminatorLoss
 
 def _by_level(losses_NL: np.ndarray) -> dict[str, list[float]]:
     """Mean and standard error over the images, by level."""
-    error = losses_NL.std(axis=0, ddof=1) / math.sqrt(len(losses_NL))
-    return {"mean": losses_NL.mean(axis=0).tolist(), "error": error.tolist()}
+    return {"mean": losses_NL.mean(axis=0).tolist(), "error": standard_error(losses_NL).tolist()}
 
 
 def _integrated(parts: Sequence[np.ndarray]) -> dict[str, list[float]]:

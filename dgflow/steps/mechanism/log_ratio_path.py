@@ -16,7 +16,7 @@ from dgflow.specs.figures import Figure
 from dgflow.specs.spec import BatchSize, SmokeRun
 from dgflow.specs.step import Reference, ResultStep, Slice, Spread, Weights, Work
 from dgflow.steps.gain_checks import check_score
-from dgflow.steps.gain_choices import gain_choices
+from dgflow.steps.gain_choices import by_gain
 from dgflow.steps.guides import guides_of
 from dgflow.steps.mechanism.levels import forward_uses, level_span, seen_in_training, two_or_more
 from dgflow.steps.mechanism.path_figures import path_figures
@@ -116,13 +116,12 @@ class LogRatioPath(ResultStep):
 
     def choices(self, inputs: Bound) -> dict[str, GainChoice]:
         """Of Gain, by the path of the term in its arm."""
-        return {
-            f"{path.rpartition('.')[0]}.by_gain": choice
+        guides = {
+            path: term
             for name, step in self.observed.items()
-            for path, choice in gain_choices(
-                guides_of(f"arms.{name}.guidance", step.guidance), inputs
-            ).items()
+            for path, term in guides_of(f"arms.{name}.guidance", step.guidance).items()
         }
+        return by_gain(guides, inputs)
 
     def toy(self, smoke: SmokeRun) -> LogRatioPath:
         # The slices of the arms are not read, so that a smoke run does not know them.

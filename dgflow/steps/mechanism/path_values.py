@@ -109,6 +109,7 @@ class _Measurer:
         self.paths, self.inputs = paths, inputs
         self._networks: dict[Precision, Networks] = {}
         self._arms: dict[str, _Arm] = {}
+        self._rows = image_rows(inputs, "real", seed=paths.seed, source=paths.real.title)
 
     def measure(self, item: Item) -> Values:
         name, start = item
@@ -148,12 +149,11 @@ class _Measurer:
         levels = torch.tensor(middles, dtype=torch.float64, device=networks.device)
         numbers = torch.arange(start, min(start + AT_ONCE, real.rows))
         items = (numbers[:, None] * len(levels) + torch.arange(len(levels))).flatten()
-        rows = image_rows(self.inputs, "real", seed=paths.seed, source=real.title)
         sigma = levels.repeat(len(numbers))
 
         def batch(first: int, last: int) -> Tensor:
             part = slice(first, last)
-            images, labels = rows(items[part] // len(levels))
+            images, labels = self._rows(items[part] // len(levels))
             images = images.double()
             x = images + per_sample(sigma[part], images) * Draws.path(paths.seed).normals(items[part], images)
             seen = labels if paths.observer.guides[0].step.classes else None

@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, SerializeAsAny, model_validator
 
-from dgflow.diffusion.gain_curve import GainChoice
-from dgflow.diffusion.guidance_specs import ClassifierFree, Guidance, GuideTerm
 from dgflow.diffusion.linear_vp import LINEAR_VP
 from dgflow.diffusion.sampler_specs import Heun, SamplerSpec
 from dgflow.metrics.protocols import FrontEndName
 from dgflow.specs.figures import Figure
 from dgflow.specs.spec import BatchSize, Grid, Precision, SmokeRun
-from dgflow.specs.step import ResultStep, Slice, Spread, Weights, Work
+from dgflow.specs.step import Spread, Weights, Work
 from dgflow.steps.gain_checks import check_score
-from dgflow.steps.gain_choices import check_gain, gain_choices
-from dgflow.steps.guides import check_guides, classes_asked, evaluations, guide_uses, guides_of
+from dgflow.steps.gain_choices import gain_choices
+from dgflow.steps.guided_arms import GuidedArms
+from dgflow.steps.guides import evaluations, guide_uses, guides_of, times_asked
 from dgflow.steps.judging.features import Features
 from dgflow.steps.mechanism.levels import seen_in_training, two_or_more
 from dgflow.steps.mechanism.regeneration_figures import regeneration_figures
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 MOST_DRAWS = 2**20
 
 
-class Regeneration(ResultStep):
+class Regeneration(GuidedArms):
     """Averages of regenerated real images, by noise level, guided and not (Kim et al. 2023, figure 7).
 
     Every image is noised to sigma, x = image + sigma z, and solved back to 0 by `sampler`, `draws` times with
@@ -60,9 +59,6 @@ class Regeneration(ResultStep):
         features, front_end: the judge, as in `Features`; None for none.
     """
 
-    score: Weights
-    arms: dict[str, tuple[Guidance, ...]] = Field(min_length=1)
-    real: Slice
     sigmas: tuple[float, ...] = Field(default=(0.1, 0.2, 0.5, 1.0), min_length=1)
     draws: int = Field(default=16, gt=1, le=MOST_DRAWS)
     sampler: SerializeAsAny[SamplerSpec] = Heun()
@@ -95,13 +91,7 @@ class Regeneration(ResultStep):
         for tau in self.taus:
             self.sampler.check_start(tau)
         self._check_features()
-        for name, terms in self.arms.items():
-            try:
-                check_guides(self.score, terms)
-                check_gain(self.score, terms)
-                self._check_labels(terms)
-            except ValueError as error:
-                raise ValueError(f"arm {name!r}: {error}") from None
+        self.check_arms()
         return self
 
     def _check_features(self) -> None:
@@ -121,17 +111,8 @@ class Regeneration(ResultStep):
             return None
         return Features(samples=self.real, network=self.features, front_end=self.front_end)
 
-    def _check_labels(self, terms: Sequence[Guidance]) -> None:
-        known = self.real.step.shape.num_classes
-        if (classes := classes_asked(self.score, terms)) not in (0, known):
-            raise ValueError(
-                f"expected networks without classes, or with the {known} of the real images, whose labels "
-                f"they are told, found {classes} classes"
-            )
-
     def cautions(self) -> list[str]:
-        guides = [weights for term in self.guides.values() for weights in term.guides]
-        return seen_in_training([self.score, *guides], real=self.real)
+        return seen_in_training(self.networks, real=self.real)
 
     def toy(self, smoke: SmokeRun) -> Regeneration:
         values = {name: smoke.value(getattr(self, name), 1) for name in type(self).model_fields}
@@ -149,25 +130,9 @@ class Regeneration(ResultStep):
         """The linear-VP times of the noise levels."""
         return [LINEAR_VP.time(sigma) for sigma in self.sigmas]
 
-    @property
-    def guides(self) -> dict[str, GuideTerm]:
-        """The terms that have networks, by the path of the field that names them."""
-        return {
-            path: term
-            for name, terms in self.arms.items()
-            for path, term in guides_of(f"arms.{name}", terms).items()
-        }
-
-    def choices(self, inputs: Bound) -> dict[str, GainChoice]:
-        """Of Gain, by the path of the term."""
-        return {
-            f"{path.rpartition('.')[0]}.by_gain": choice
-            for path, choice in gain_choices(self.guides, inputs).items()
-        }
-
     def network_evaluations(self, rows: int) -> int:
         runs = rows * self.real.rows * self.draws
-        asked = sum(_asked(terms) for terms in self.arms.values())
+        asked = sum(times_asked(terms) for terms in self.arms.values())
         return runs * asked * sum(self.sampler.nfe_from(tau, self.grid) for tau in self.taus)
 
     def work(self, amount: int) -> list[Work]:
@@ -176,7 +141,7 @@ class Regeneration(ResultStep):
         for name, terms in self.arms.items():
             guides = list(guides_of(f"arms.{name}", terms).values())
             counts = [evaluations(self.score, self.sampler, guides, (tau, self.grid)) for tau in self.taus]
-            own = runs * _asked(terms) * sum(count for count, _ in counts)
+            own = runs * times_asked(terms) * sum(count for count, _ in counts)
             works.append(Work(self.score.step, "forward", own, **how))
             for number, term in enumerate(guides):
                 times = runs * sum(of_guides[number] for _, of_guides in counts)
@@ -215,8 +180,3 @@ class Regeneration(ResultStep):
     def figures(self, content: bytes) -> Sequence[Figure]:
         found = json.loads(content)
         return regeneration_figures(found | {"arms": {name: found["arms"][name] for name in self.arms}})
-
-
-def _asked(terms: Sequence[Guidance]) -> int:
-    """Evaluations of the score network at a point: one more where it is also asked without a class."""
-    return 1 + any(isinstance(term, ClassifierFree) for term in terms)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,19 +15,17 @@ from dgflow.diffusion import noise
 from dgflow.diffusion.acceleration import device, products
 from dgflow.diffusion.batches import Batches
 from dgflow.diffusion.gain_curve import GainChoice
-from dgflow.diffusion.guidance import GuidanceTerm
 from dgflow.diffusion.guidance_specs import Guidance
 from dgflow.diffusion.sampler_specs import SamplerSpec
 from dgflow.diffusion.samplers import Start
-from dgflow.diffusion.score_model import ScoreModel
 from dgflow.images.thumbnails import LARGEST, thumbnail
 from dgflow.specs.bound import Bound
 from dgflow.specs.spec import Grid, Precision
 from dgflow.specs.step import Slice, Weights
-from dgflow.steps.guides import classes_asked, guides_of
+from dgflow.steps.arm_values import standard_error
 from dgflow.steps.judging.features import Features
 from dgflow.steps.pixels import clean_column, clean_images, pixels
-from dgflow.steps.systems import Networks
+from dgflow.steps.systems import Networks, System
 
 IMAGES_AT_ONCE = 8  # of a worker's piece of the work, each with all its draws
 INDICES_PER_IMAGE = 2**20
@@ -55,14 +52,6 @@ class Piece(NamedTuple):
     features: list[float]  # empty without a judge
     pictures: list[str]
     originals: list[str]
-
-
-class System(NamedTuple):
-    """The loaded networks of an arm, and the number of classes that they are told."""
-
-    score: ScoreModel
-    terms: Sequence[GuidanceTerm]
-    classes: int
 
 
 class Part(NamedTuple):
@@ -101,11 +90,7 @@ class Regenerations:
         """Load the networks of all arms; the function returned measures an item."""
         networks = Networks(inputs, device(), self.precision)
         systems = {
-            name: System(
-                networks.score("score", self.score, terms),
-                networks.terms(guides_of(f"arms.{name}", terms), choices),
-                classes_asked(self.score, terms),
-            )
+            name: networks.system(self.score, terms, f"arms.{name}", choices)
             for name, terms in self.arms.items()
         }
         judge = None if self.judge is None else _judge(self.judge, inputs.network("features"))
@@ -213,4 +198,4 @@ def _judge(features: Features, network: nn.Module) -> Judge:
 
 
 def _mean(values: np.ndarray) -> dict[str, float]:
-    return {"mean": float(values.mean()), "error": float(values.std(ddof=1) / math.sqrt(len(values)))}
+    return {"mean": float(values.mean()), "error": float(standard_error(values))}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,6 +14,7 @@ from dgflow.diffusion.mixture_specs import GaussianMixture
 from dgflow.networks.mixture.spec import MixtureScore
 from dgflow.specs.figures import Figure, Metric
 from dgflow.specs.step import Reference, ResultStep, Slice, Spread, Weights
+from dgflow.steps.arm_values import over_seeds
 from dgflow.steps.generate import Generate
 from dgflow.steps.judging.shared_samples import check_seeds_differ, trained_on
 from dgflow.steps.plane.plane_figures import plane_figures
@@ -144,8 +144,8 @@ class ComparePlane(ResultStep):
                 energy, points = arm_values(plane, inputs, f"arms.{name}.{number}")
                 energies.append(energy)
                 content["points"][name] += points if number == 0 else []
-            content["arms"][name] = {key: _over_seeds([value]) for key, value in values.items()} | {
-                "energy": _over_seeds(energies),
+            content["arms"][name] = {key: over_seeds([value]) for key, value in values.items()} | {
+                "energy": over_seeds(energies),
                 "n": arm[0].rows,
                 "seeds": [part.drawn.seed for part in arm],
             }
@@ -177,14 +177,6 @@ def effective_weight(term: DiscriminatorGuidance) -> float:
 def _gain(values: Mapping[str, Any], weight: float) -> float:
     """Gain at a weight: 2 w agreement - w^2 energy, each integrated over log sigma."""
     return weight * (2 * values["agreement"] - weight * values["energy"])
-
-
-def _over_seeds(values: list[float]) -> dict[str, Any]:
-    return {
-        "mean": statistics.fmean(values),
-        "spread": statistics.stdev(values) if len(values) > 1 else None,
-        "per_seed": values,
-    }
 
 
 def _but_for_seed(part: Slice) -> str:

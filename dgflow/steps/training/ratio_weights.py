@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from dgflow.diffusion.acceleration import prepared
-from dgflow.diffusion.discriminator_guidance import LogRatio
+from dgflow.diffusion.discriminator_guidance import LogRatio, log_ratio_at
 from dgflow.diffusion.divergences import divergence_weight
-from dgflow.diffusion.times import TimeMap, per_sample, tau_from_sigma
+from dgflow.diffusion.times import TimeMap, tau_from_sigma
 from dgflow.diffusion.weighting_specs import RatioWeighting
 from dgflow.networks.roles import GuideSpec
 from dgflow.specs.bound import Bound
@@ -34,16 +34,12 @@ class RatioWeights:
         network = prepared(inputs.network(f"{field}.discriminator"), device=device)
         return cls(weighting, network, step.architecture.time_map(), step.classes > 0)
 
-    @torch.no_grad()
     def of(self, x: Tensor, sigma_B: Tensor, labels: Tensor) -> Tensor:
         """float32 [B], of x = x0 + sigma * z [B, ...] with classes int64 [B]."""
-        sigma_B = sigma_B.double()
-        y = per_sample((1.0 + sigma_B.square()).rsqrt(), x) * x
-        log_ratio = self.discriminator(
-            y.float(), self.time(sigma_B).float(), labels if self.conditional else None
-        )
+        seen = labels if self.conditional else None
+        log_ratio = log_ratio_at(self.discriminator, x, sigma_B, seen, time=self.time)
         weight_B = divergence_weight(log_ratio, self.weighting.divergence, self.weighting.largest)
-        tau_B = tau_from_sigma(sigma_B)
+        tau_B = tau_from_sigma(sigma_B.double())
         high = self.weighting.tau_max if self.weighting.tau_max < 1.0 else torch.inf
         inside = (tau_B >= self.weighting.tau_min) & (tau_B <= high)
         return torch.where(inside, weight_B, 1.0).float()
