@@ -16,16 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dgflow.diffusion.guidance import (
-    GuidanceTerm,
-    LogRatios,
-    Point,
-    boosts_of,
-    first_of,
-    guide,
-    guided,
-    latest,
-)
+from dgflow.diffusion.guidance import Guide, LogRatios, Point, boosts_of, first_of, guide, guided, latest
 from dgflow.diffusion.heun import edm_sigmas
 from dgflow.diffusion.ranges import EPSILON_S, Discretization, default_range
 from dgflow.diffusion.samplers import Churn, Denoiser, Noise, RoundSigma, Sample, noised, rounded
@@ -106,7 +97,7 @@ def ablation(
     round_sigma: RoundSigma | None = None,
     images: Tensor | None = None,
     class_labels: Tensor | None = None,
-    guidance: Sequence[GuidanceTerm] = (),
+    guidance: Sequence[Guide] = (),
     churn_noise: Noise | None = None,
     churn_steps: int | None = None,
     S_churn: float = 0.0,
@@ -169,10 +160,14 @@ def ablation(
         # s'/s = -sigma sigma' s^2 for "vp", which leaves sigma'/sigma * (1 - sigma^2 s^2) = sigma'/sigma *
         # s^2; 1 likewise for "none".
         x_0 = x / per_sample(s, x)
-        denoised = denoiser(x_0, sigma, class_labels)
-        advice = guide(guidance, Point(x_0, sigma, class_labels, step, order, bounds))
+        denoised = denoiser(x_0, sigma, class_labels).double()
+        began = levels[step]
+        point = Point(
+            x_0, sigma, class_labels, step, order, bounds, None, denoised, ones * began, (began, began)
+        )
+        advice = guide(guidance, point)
         nfe, guidance_nfe = nfe + 1, guidance_nfe + advice.nfe
-        d = per_sample(rate * s.square(), x) * x - per_sample(rate * s, x) * guided(denoised, advice, sigma)
+        d = per_sample(rate * s.square(), x) * x - per_sample(rate * s, x) * guided(advice, sigma)
         return d, advice.log_ratios
 
     first = scale(ones * levels[0])

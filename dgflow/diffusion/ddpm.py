@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dgflow.diffusion.discrete import DiscreteSchedule
-from dgflow.diffusion.guidance import Advice, GuidanceTerm, LogRatios, Point, first_of, guide, guided, latest
+from dgflow.diffusion.guidance import Advice, Guide, LogRatios, Point, first_of, guide, guided, latest
 from dgflow.diffusion.samplers import Noise, Predictor, Sample, noised
 
 Move = Callable[[int, int, Tensor, Tensor, Tensor | None, Tensor, Advice], Tensor]
@@ -32,7 +32,7 @@ def ddpm(
     noise: Noise,
     images: Tensor | None = None,
     class_labels: Tensor | None = None,
-    guidance: Sequence[GuidanceTerm] = (),
+    guidance: Sequence[Guide] = (),
     clip_denoised: bool = True,
     fixed_variance: Literal["small", "large"] = "small",
 ) -> Sample:
@@ -84,7 +84,7 @@ def ddim(
     noise: Noise | None = None,
     images: Tensor | None = None,
     class_labels: Tensor | None = None,
-    guidance: Sequence[GuidanceTerm] = (),
+    guidance: Sequence[Guide] = (),
     clip_denoised: bool = True,
 ) -> Sample:
     """DDIM (Song et al. 2021, equation 12), guided: epsilon - sqrt(1 - abar) * sum of gradients (Dhariwal &
@@ -111,7 +111,7 @@ def ddim(
     ) -> Tensor:
         abar, before = schedule.alphas_cumprod[index], schedule.alphas_cumprod_prev[index]
         std = eta * math.sqrt((1 - before) / (1 - abar) * (1 - abar / before))
-        denoised = guided(denoised, advice, sigma)
+        denoised = guided(advice, sigma, denoised)
         epsilon = (y - math.sqrt(abar) * denoised) / math.sqrt(1 - abar)
         y = math.sqrt(before) * denoised + math.sqrt(1 - before - std**2) * epsilon
         return y if std == 0.0 or noise is None else y + std * noise(step).double()
@@ -125,7 +125,7 @@ def _sample(
     schedule: DiscreteSchedule,
     images: Tensor | None,
     class_labels: Tensor | None,
-    guidance: Sequence[GuidanceTerm],
+    guidance: Sequence[Guide],
     clip_denoised: bool,
     move: Move,
 ) -> Sample:
@@ -145,9 +145,8 @@ def _sample(
         epsilon, v = predictor(y.float(), timestep_B.float(), class_labels)
         x = y / math.sqrt(schedule.alphas_cumprod[index])
         denoised = x - level * epsilon.double()
-        if clip_denoised:
-            denoised = denoised.clamp(-1.0, 1.0)
-        advice = guide(guidance, Point(x, sigma, class_labels, step, 1, (level, level)))
+        advice = guide(guidance, Point(x, sigma, class_labels, step, 1, (level, level), denoised=denoised))
+        denoised = advice.denoised.clamp(-1.0, 1.0) if clip_denoised else advice.denoised
         guidance_nfe += advice.nfe
         last = latest(last, advice.log_ratios)
         y = move(step, index, y, denoised, v, sigma, advice)

@@ -1,4 +1,5 @@
-"""Guidance: terms whose gradients a sampler adds to the score, and how a sampler asks for them.
+"""Guidance: terms whose gradients a sampler adds to the score, corrections of the denoised image, and how a
+sampler asks for them.
 
 Every sampler asks in EDM's scaling (x = x0 + sigma * z), so every term combines with every sampler; one whose
 own state is y = x / sqrt(1 + sigma^2) multiplies the gradient by sqrt(1 + sigma^2). Terms decide windows,
@@ -12,7 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -43,6 +44,11 @@ class Point:
             without a host sync.
         preceding: sum of the gradients of the terms listed before this one, like x, zero if none of them gave
             any; None for the first term of a list.
+        denoised: the score network's image at this point, like x, not clipped; for gradient terms after all
+            corrections. None where a sampler does not tell.
+        step_sigma: noise levels [B] at which the sampler's step began, before churn, float64; None where
+            these are sigma.
+        step_bounds: host floats (low, high) that hold every sample's `step_sigma`; None for `sigma_bounds`.
     """
 
     x: Tensor
@@ -52,6 +58,15 @@ class Point:
     order: int
     sigma_bounds: tuple[float, float]
     preceding: Tensor | None = None
+    denoised: Tensor | None = None
+    step_sigma: Tensor | None = None
+    step_bounds: tuple[float, float] | None = None
+
+    @property
+    def began(self) -> tuple[Tensor, tuple[float, float]]:
+        """The noise levels [B] at which the step began, and host floats that hold them."""
+        sigma = self.sigma if self.step_sigma is None else self.step_sigma
+        return sigma, self.sigma_bounds if self.step_bounds is None else self.step_bounds
 
 
 class GuidanceTerm(Protocol):
@@ -70,27 +85,69 @@ class GuidanceTerm(Protocol):
     def __call__(self, point: Point) -> tuple[Tensor | None, Tensor | None]: ...
 
 
+@runtime_checkable
+class Correction(Protocol):
+    """Called by a sampler once for each evaluation of the score network, before the terms of gradients: it
+    gives another denoised image, as a second network or a scaled prediction of the noise does.
+
+    Returns the corrected image, like `point.denoised`, or None where that stays as it is for all. Where
+    `point.x` requires gradients (likelihood), it has to be differentiable in x. `tau_edges` as of a
+    `GuidanceTerm`.
+    """
+
+    def correct(self, point: Point) -> Tensor | None: ...
+
+
+Guide = GuidanceTerm | Correction
+"""An entry of a sampler's `guidance`."""
+
+
 @dataclass(frozen=True)
 class Advice:
-    """The answer of all terms at a point: gradient (None: zero for all), log-ratios, terms evaluated."""
+    """The answer of all entries of `guidance` at a point.
 
+    Args:
+        denoised: the image of the point after all corrections; of a point without one there is none.
+        gradient: None where it is zero for all.
+        log_ratios: one per entry; None of a correction.
+        asked: whether each entry was evaluated.
+    """
+
+    denoised: Tensor
     gradient: Tensor | None
     log_ratios: LogRatios
-    nfe: int
+    asked: tuple[bool, ...]
+
+    @property
+    def nfe(self) -> int:
+        """The number of entries that were evaluated."""
+        return sum(self.asked)
 
 
-def guide(terms: Sequence[GuidanceTerm], point: Point) -> Advice:
-    """Ask every term in order, and add up.
+def guide(guidance: Sequence[Guide], point: Point) -> Advice:
+    """Correct the denoised image in order, then ask every term of a gradient in order, and add up.
 
-    Raises ValueError for a term whose gradient has to be differentiable in x and is not.
+    Raises ValueError for a term whose gradient has to be differentiable in x and is not, and for a correction
+    at a point without a denoised image.
     """
+    asked = [False] * len(guidance)
+    for index, entry in enumerate(guidance):
+        if not isinstance(entry, Correction):
+            continue
+        if point.denoised is None:
+            raise ValueError(f"expected a point with a denoised image for {type(entry).__name__}, found none")
+        corrected = entry.correct(point)
+        if corrected is not None:
+            point, asked[index] = replace(point, denoised=corrected), True
     total: Tensor | None = None
-    log_ratios: LogRatios = []
-    nfe = 0
-    for index, term in enumerate(terms):
-        preceding = torch.zeros_like(point.x) if total is None and index > 0 else total
-        gradient, log_ratio = term(replace(point, preceding=preceding))
-        log_ratios.append(log_ratio)
+    log_ratios: LogRatios = [None] * len(guidance)
+    is_first = True
+    for index, term in enumerate(guidance):
+        if isinstance(term, Correction):
+            continue
+        preceding = torch.zeros_like(point.x) if total is None and not is_first else total
+        is_first = False
+        gradient, log_ratios[index] = term(replace(point, preceding=preceding))
         if gradient is not None:
             if differentiated(point.x) and not gradient.requires_grad:
                 raise ValueError(
@@ -99,24 +156,25 @@ def guide(terms: Sequence[GuidanceTerm], point: Point) -> Advice:
                     "which x has no part: compute it with create_graph=True, and do not detach it"
                 )
             total = gradient if total is None else total + gradient
-            nfe += 1
-    return Advice(total, log_ratios, nfe)
+            asked[index] = True
+    return Advice(cast("Tensor", point.denoised), total, log_ratios, tuple(asked))
 
 
-def guided(denoised: Tensor, advice: Advice, sigma: Tensor) -> Tensor:
-    """The denoised image of the guided score, float64: denoised + sigma^2 * gradient (Tweedie), sigma [B]."""
-    denoised = denoised.double()
+def guided(advice: Advice, sigma: Tensor, denoised: Tensor | None = None) -> Tensor:
+    """The denoised image of the guided score, float64: denoised + sigma^2 * gradient (Tweedie), sigma [B].
+    `denoised` is the advice's own unless it is given, as where it was clipped."""
+    denoised = (advice.denoised if denoised is None else denoised).double()
     if advice.gradient is None:
         return denoised
     return denoised + per_sample(sigma.square(), denoised) * advice.gradient
 
 
-def edges_of(terms: Sequence[GuidanceTerm]) -> list[float]:
+def edges_of(terms: Sequence[Guide]) -> list[float]:
     """The linear-VP times at which the terms' gradients jump."""
     return [edge for term in terms for edge in getattr(term, "tau_edges", ())]
 
 
-def boosts_of(terms: Sequence[GuidanceTerm]) -> list[Boost | None]:
+def boosts_of(terms: Sequence[Guide]) -> list[Boost | None]:
     """Every term's boost, None for those that have none."""
     return [getattr(term, "boost", None) for term in terms]
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from dgflow.diffusion.guidance import GuidanceTerm, LogRatios, Point, boosts_of, first_of, guide, latest
+from dgflow.diffusion.guidance import Guide, LogRatios, Point, boosts_of, first_of, guide, latest
 from dgflow.diffusion.samplers import Churn, Denoiser, Noise, RoundSigma, Sample, noised, rounded
 from dgflow.diffusion.times import per_sample
 
@@ -34,7 +34,7 @@ def heun(
     *,
     images: Tensor | None = None,
     class_labels: Tensor | None = None,
-    guidance: Sequence[GuidanceTerm] = (),
+    guidance: Sequence[Guide] = (),
     churn_noise: Noise | None = None,
     churn_steps: int | None = None,
     round_sigma: RoundSigma | None = None,
@@ -82,10 +82,15 @@ def heun(
     ) -> tuple[Tensor, LogRatios]:
         nonlocal nfe, guidance_nfe
         sigma_x = per_sample(sigma, x)
-        d = (x - denoiser(x, sigma, class_labels).double()) / sigma_x
+        denoised = denoiser(x, sigma, class_labels).double()
         nfe += 1
-        advice = guide(guidance, Point(x, sigma, class_labels, step, order, bounds))
+        began = levels[step]
+        point = Point(
+            x, sigma, class_labels, step, order, bounds, None, denoised, ones * began, (began, began)
+        )
+        advice = guide(guidance, point)
         guidance_nfe += advice.nfe
+        d = (x - advice.denoised) / sigma_x
         if advice.gradient is not None:
             d = d - sigma_x * advice.gradient
         return d, advice.log_ratios

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dgflow.diffusion.dormand_prince import AT_START, INSIDE, STAGES, check_tolerances, pieces, solve
-from dgflow.diffusion.guidance import GuidanceTerm, Point, boosts_of, edges_of, guide, guided
+from dgflow.diffusion.guidance import Guide, Point, boosts_of, edges_of, guide, guided
 from dgflow.diffusion.samplers import Denoiser
 from dgflow.diffusion.times import per_sample, sigma_from_tau
 
@@ -52,7 +52,7 @@ def log_likelihood(
     sigma_min: float,
     sigma_max: float,
     class_labels: Tensor | None = None,
-    guidance: Sequence[GuidanceTerm] = (),
+    guidance: Sequence[Guide] = (),
     tau_edges: Sequence[float] = (),
     probe: Tensor | None = None,
     rtol: float = 1e-5,
@@ -129,7 +129,7 @@ def nelbo(
     uniforms: Tensor,
     normals: Sequence[Tensor],
     class_labels: Tensor | None = None,
-    guidance: Sequence[GuidanceTerm] = (),
+    guidance: Sequence[Guide] = (),
     prior_std: float | None = None,
 ) -> Tensor:
     """Estimates [B] in nats, float64, of an upper bound of E_z[-log p(x0 + sigma_min z)], p what the reverse
@@ -247,7 +247,7 @@ class _Flow:
         self,
         denoiser: Denoiser,
         class_labels: Tensor | None,
-        guidance: Sequence[GuidanceTerm],
+        guidance: Sequence[Guide],
         shape: torch.Size,
         device: torch.device,
         probe: Tensor | None,
@@ -281,12 +281,13 @@ def _denoised(
     x: Tensor,
     sigma: Tensor,
     class_labels: Tensor | None,
-    guidance: Sequence[GuidanceTerm],
+    guidance: Sequence[Guide],
     bounds: tuple[float, float],
 ) -> Tensor:
     """The guided denoised image, float64."""
-    denoised = denoiser(x, sigma, class_labels)
-    return guided(denoised, guide(guidance, Point(x, sigma, class_labels, 0, 1, bounds)), sigma)
+    denoised = denoiser(x, sigma, class_labels).double()
+    point = Point(x, sigma, class_labels, 0, 1, bounds, denoised=denoised)
+    return guided(guide(guidance, point), sigma)
 
 
 def _norm(scaled: Tensor) -> Tensor:
@@ -294,7 +295,7 @@ def _norm(scaled: Tensor) -> Tensor:
     return torch.maximum(scaled[:, :-1].square().mean(1).sqrt(), scaled[:, -1].abs())
 
 
-def _check(sigma_min: float, sigma_max: float, guidance: Sequence[GuidanceTerm]) -> None:
+def _check(sigma_min: float, sigma_max: float, guidance: Sequence[Guide]) -> None:
     if not 0.0 < sigma_min < sigma_max < math.inf:
         raise ValueError(
             f"expected 0 < sigma_min < sigma_max, found sigma_min={sigma_min}, sigma_max={sigma_max}"

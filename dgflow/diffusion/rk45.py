@@ -16,7 +16,7 @@ from torch import Tensor
 from dgflow.diffusion.dormand_prince import INSIDE, check_tolerances, pieces, solve
 from dgflow.diffusion.guidance import (
     OUTSIDE_LOG_RATIO,
-    GuidanceTerm,
+    Guide,
     LogRatios,
     Point,
     boosts_of,
@@ -49,7 +49,7 @@ def rk45(
     atol: float = 1e-5,
     images: Tensor | None = None,
     class_labels: Tensor | None = None,
-    guidance: Sequence[GuidanceTerm] = (),
+    guidance: Sequence[Guide] = (),
     tau_edges: Sequence[float] = (),
     shared_step: bool = False,
     vp: LinearVP = LINEAR_VP,
@@ -134,7 +134,7 @@ class _Flow:
     evaluations."""
 
     def __init__(
-        self, denoiser: Denoiser, class_labels: Tensor | None, guidance: Sequence[GuidanceTerm], vp: LinearVP
+        self, denoiser: Denoiser, class_labels: Tensor | None, guidance: Sequence[Guide], vp: LinearVP
     ) -> None:
         self.denoiser, self.class_labels, self.guidance, self.vp = denoiser, class_labels, guidance, vp
         self.bounds = (0.0, 0.0)
@@ -151,11 +151,12 @@ class _Flow:
         """(guided denoised image, x, sigma [B])."""
         sigma = sigma_from_tau(tau, self.vp).clamp(*self.bounds)
         x = y * per_sample((1.0 + sigma.square()).sqrt(), y)
-        denoised = self.denoiser(x, sigma, self.class_labels)
-        advice = guide(self.guidance, Point(x, sigma, self.class_labels, attempt, 1, self.bounds))
+        denoised = self.denoiser(x, sigma, self.class_labels).double()
+        point = Point(x, sigma, self.class_labels, attempt, 1, self.bounds, denoised=denoised)
+        advice = guide(self.guidance, point)
         self.nfe, self.guidance_nfe = self.nfe + 1, self.guidance_nfe + advice.nfe
         self.log_ratios = advice.log_ratios
-        return guided(denoised, advice, sigma), x, sigma
+        return guided(advice, sigma), x, sigma
 
     def __call__(self, y: Tensor, tau: Tensor, attempt: int) -> Tensor:
         denoised, x, sigma = self.denoised(y, tau, attempt)

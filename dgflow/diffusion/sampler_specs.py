@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from dgflow.diffusion.guidance import GuidanceTerm
+    from dgflow.diffusion.guidance import Guide
     from dgflow.diffusion.samplers import Noise, Sample, Start
     from dgflow.diffusion.score_model import ScoreModel
 
-    Terms = Sequence[GuidanceTerm]
+    Terms = Sequence[Guide]
 
 
 Respacing = Annotated[str, Field(pattern=r"^(ddim[1-9]\d*|(0,)*[1-9]\d*(,(0|[1-9]\d*))*)?$")]

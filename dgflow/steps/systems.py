@@ -11,7 +11,7 @@ from torch import nn
 
 from dgflow.diffusion import acceleration
 from dgflow.diffusion.gain_curve import GainChoice
-from dgflow.diffusion.guidance import GuidanceTerm
+from dgflow.diffusion.guidance import Guide
 from dgflow.diffusion.guidance_specs import ClassifierFree, Guidance, GuideTerm
 from dgflow.diffusion.score_model import ScoreModel
 from dgflow.networks.families import of_latents, score_network
@@ -25,7 +25,7 @@ class System(NamedTuple):
     """A score network and what guides it, loaded."""
 
     score: ScoreModel
-    terms: Sequence[GuidanceTerm]
+    terms: Sequence[Guide]
     classes: int  # of the labels that they are told, 0 for none
 
 
@@ -51,7 +51,7 @@ class Networks:
                 model = model.classifier_free(term)
         return model
 
-    def terms(self, guides: Mapping[str, GuideTerm], choices: Mapping[str, GainChoice]) -> list[GuidanceTerm]:
+    def terms(self, guides: Mapping[str, GuideTerm], choices: Mapping[str, GainChoice]) -> list[Guide]:
         """The terms of `guides_of`; `choices` are those of Gain, by the same paths."""
         return [loaded_term(path, term, self._network, choices.get(path)) for path, term in guides.items()]
 

@@ -208,7 +208,7 @@ def guided_model(terms: Sequence[GuidanceTerm]) -> Callable[[Tensor], Tensor]:
     def denoise(x: Tensor) -> Tensor:
         bounds = (float(LEVELS.min()), float(LEVELS.max()))
         advice = guide(terms, Point(x, LEVELS, LABELS, 0, 1, bounds))
-        return guided(MODEL.denoiser(x, LEVELS), advice, LEVELS)
+        return guided(advice, LEVELS, MODEL.denoiser(x, LEVELS))
 
     return denoise
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from dgflow.diffusion.acceleration import device, products
 from dgflow.diffusion.batches import Batches
 from dgflow.diffusion.discriminator_guidance import DiscriminatorTerm, log_ratio_at
-from dgflow.diffusion.guidance import GuidanceTerm
+from dgflow.diffusion.guidance import Guide
 from dgflow.diffusion.guidance_specs import DiscriminatorGuidance
 from dgflow.diffusion.observer import Observer
 from dgflow.diffusion.score_model import ScoreModel
@@ -98,7 +98,7 @@ class _Arm(NamedTuple):
     """The loaded networks of an arm."""
 
     score: ScoreModel
-    terms: list[GuidanceTerm]
+    terms: list[Guide]
     observer: DiscriminatorTerm
 
 
