@@ -55,6 +55,7 @@ def of_pixels() -> nn.Module:
 def test_the_divergence_of_a_discriminator_is_that_of_finite_differences(
     build: Callable[[], nn.Module],
 ) -> None:
+    torch.manual_seed(0)
     term = DiscriminatorTerm(randomised(build()))
 
     def field(x: Tensor) -> Tensor:
@@ -65,6 +66,7 @@ def test_the_divergence_of_a_discriminator_is_that_of_finite_differences(
 
 
 def test_the_divergence_of_a_denoiser_with_attention_is_that_of_finite_differences() -> None:
+    torch.manual_seed(0)
     unet = SongUNetModule(8, 3, model_channels=16, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(4,))
     network = randomised(EDMPrecond(unet))
     _agrees(lambda x: network(x, SIGMA).double())
