@@ -42,6 +42,7 @@ from dgflow.steps.judging.published_reference import PublishedReference, Publish
 from dgflow.steps.mechanism.log_ratio_path import LogRatioPath
 from dgflow.steps.mechanism.losses_by_level import LossesByLevel
 from dgflow.steps.mechanism.regeneration import Regeneration
+from dgflow.steps.merge import Merge
 from dgflow.steps.official import official
 from dgflow.steps.plane.compare_plane import ComparePlane
 from dgflow.steps.pretrained import Pretrained
@@ -90,6 +91,7 @@ __all__ = [
     "LogRatioPath",
     "LossesByLevel",
     "Measure",
+    "Merge",
     "MixturePoints",
     "MixtureRatio",
     "MixtureScore",

@@ -13,6 +13,7 @@ from dgflow.store.receipts import Receipt
 from dgflow.store.step_store import StepStore, read_step
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt")
+OF_ONE_FILE = ("pretrained", "merge")
 _LEAST = "held_out_loss"  # that "best" chooses by
 
 
@@ -29,9 +30,9 @@ def weights_of(source: str) -> tuple[StepStore, dict[str, Any], str] | None:
         return None
     document = recorded["document"]
     kind = document["kind"]
-    if "network" not in document["fields"] or not (kind == "pretrained" or kind.startswith("train-")):
+    if "network" not in document["fields"] or not (kind in OF_ONE_FILE or kind.startswith("train-")):
         return None
-    folder = "results" if kind == "pretrained" else "epochs"
+    folder = "results" if kind in OF_ONE_FILE else "epochs"
     return StepStore(store, name.rpartition("-")[0], recorded["fingerprint"]), document, folder
 
 

@@ -19,7 +19,7 @@ from dgflow.store.shards import Columns
 from dgflow.store.step_store import StepStore, read_rows
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -164,6 +164,16 @@ class Bound:
         assert isinstance(item, BoundMeasurements), name
         return item.metrics
 
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """The weights of a network by the names in it, on the CPU, without the network.
+
+        Raises:
+            CorruptObject: the file is not the one that was committed.
+        """
+        item = self.items[name]
+        assert isinstance(item, BoundWeights), name
+        return _tensors(item)
+
     def network(self, name: str) -> nn.Module:
         """A network with its weights: evaluation mode, frozen, on the CPU.
 
@@ -203,10 +213,16 @@ def _identity(item: BoundItem) -> object:
     return item.step_store.name, item.digest, tuple((name, _identity(inputs[name])) for name in inputs)
 
 
+def _tensors(item: BoundWeights) -> dict[str, Tensor]:
+    from dgflow.weights.tensors import load_weights
+
+    return load_weights(item.step_store.read(item.receipt))
+
+
 def _loaded(item: BoundWeights, network: nn.Module) -> nn.Module:
     """`network`, that of the item's step, with its weights."""
-    from dgflow.weights.tensors import load_into, load_weights
+    from dgflow.weights.tensors import load_into
 
-    weights = load_weights(item.step_store.read(item.receipt))
+    weights = _tensors(item)
     load_into(item.step.trained_part(network), weights, source=f"{item.step_store.name}/{item.receipt.key}")
     return network.eval().requires_grad_(False)

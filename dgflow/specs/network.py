@@ -72,6 +72,14 @@ class NetworkSpec(Spec, ABC):
         """For people."""
         return type(self).__name__
 
+    def unlike(self, other: NetworkSpec) -> str:
+        """The difference for people where weights mean something else in `other`; empty where they do not."""
+        if type(other) is not type(self):
+            return type(other).__name__
+        own, theirs = (network.model_dump(exclude=set(UNTOLD)) for network in (self, other))
+        changed = (name for name in own if own[name] != theirs[name])
+        return ", ".join(f"{name}={theirs[name]!r} for {own[name]!r}" for name in changed)
+
     @abstractmethod
     def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
         """The network with fresh weights.

@@ -499,10 +499,10 @@ class _Unbound:
 
 
 class Weights(_Reference):
-    """One epoch's weights of a training step, or the weights that were trained elsewhere."""
+    """One epoch's weights of a training step, or the file of weights that another step makes."""
 
     step: SerializeAsAny[NetworkStep]
-    which: str  # "last", "epoch:7", "best:held_out_loss"; "file" for weights that were trained elsewhere
+    which: str  # "last", "epoch:7", "best:held_out_loss"; "file" for those of a step that makes one file
 
     @property
     def variant(self) -> str:

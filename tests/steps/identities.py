@@ -31,6 +31,7 @@ from dgflow import (
     LogRatioPath,
     LossesByLevel,
     LSGMPrior,
+    Merge,
     MixturePoints,
     MixtureRatio,
     MixtureScore,
@@ -75,6 +76,7 @@ GUIDED = Generate(
 MIXED_DISC = DISC.model_copy(update={"fake": (FAKES[:100], FAKES[100:200])})
 TRANSLATED = Translate(source=REAL[:100], score=SCORE.last(), start=0.5, guidance=GUIDED.guidance)
 OTHER_DISC = DISC.model_copy(update={"seed": 9})
+MERGE = Merge(base=SCORE.last(), tuned=SCORE.epoch(2), weight=1.0)
 GUIDED_BY = {
     epoch: GUIDED.model_copy(
         update={
@@ -298,6 +300,7 @@ OTHER = {
         made_up=True,
         key="ema",
     ),
+    Merge: dict(base=SCORE.epoch(3), tuned=SCORE.epoch(4), weight=2.0),
     Encode: dict(images=COLOUR[:99], vae=OTHER_VAE, draws=2, seed=9, precision="bfloat16", shard_size=7),
     Decode: dict(latents=LATENTS[:99], vae=OTHER_VAE, precision="bfloat16", shard_size=7),
     StableDiffusionVAE: dict(
@@ -569,6 +572,7 @@ INSTANCES: dict[type, Spec] = {
         NOISY,
         DISC,
         GUIDED,
+        MERGE,
         TRANSLATED,
         FEATURES,
         STATISTICS,

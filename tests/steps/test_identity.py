@@ -38,6 +38,7 @@ from dgflow import (
     Likelihood,
     LogRatioPath,
     LossesByLevel,
+    Merge,
     MixtureScore,
     Pretrained,
     RatioWeighting,
@@ -97,7 +98,7 @@ FIELDS = [
     (kind, name)
     for kind in OTHER
     for name, info in kind.model_fields.items()
-    if PLACEMENT not in info.metadata
+    if PLACEMENT not in info.metadata and (kind, name) != (Merge, "network")  # follows from another field
 ]
 
 

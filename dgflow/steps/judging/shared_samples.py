@@ -11,6 +11,7 @@ import numpy as np
 from dgflow.specs.step import Slice, Step, Weights
 from dgflow.specs.train_step import TrainStep
 from dgflow.steps.encode import Encode
+from dgflow.steps.merge import Merge
 from dgflow.steps.training.train_discriminator import TrainDiscriminator
 from dgflow.steps.training.train_score import TrainScore
 from dgflow.store.identity import canonical_json
@@ -93,13 +94,16 @@ def seen(weights: Weights, part: Slice) -> int:
 
 
 def _and_behind(weights: Weights) -> Iterator[Weights]:
-    """A network, and those that its training went on from, was weighted by, or took features from."""
+    """A network, and those that its training went on from, was weighted by, or took features from, or that
+    it is merged of."""
     yield weights
     step, behind = weights.step, list[Weights | None]()
     if isinstance(step, TrainScore):
         behind = [step.start, None if step.weighting is None else step.weighting.discriminator]
     elif isinstance(step, TrainDiscriminator):
         behind = [step.features]
+    elif isinstance(step, Merge):
+        behind = [step.base, step.tuned]
     for each in behind:
         if each is not None:
             yield from _and_behind(each)

@@ -10,7 +10,6 @@ from pydantic import Field, model_validator
 from dgflow.diffusion.weighting_specs import RatioWeighting
 from dgflow.networks.edm.spec import DhariwalUNet, SongUNet
 from dgflow.networks.families import score_network
-from dgflow.specs.network import UNTOLD
 from dgflow.specs.spec import LATER
 from dgflow.specs.step import Best, Weights, Work
 from dgflow.specs.train_step import TrainStep
@@ -69,23 +68,16 @@ class TrainScore(TrainStep):
 
     def _check_start(self, start: Weights) -> None:
         check_score(start, self.real, field="start")
-        begun = score_network(start)
         if start.step.classes != self.classes:
             raise ValueError(
                 f"start: expected weights of a network that is told of {self.classes} classes, found "
                 f"{start.step.classes}; use conditional={start.step.classes > 0}"
             )
-        own, theirs = (network.model_dump(exclude=set(UNTOLD)) for network in (self.network, begun))
-        if type(begun) is type(self.network) and own == theirs:
-            return
-        found = type(begun).__name__
-        if type(begun) is type(self.network):
-            changed = (name for name in own if own[name] != theirs[name])
-            found = ", ".join(f"{name}={theirs[name]!r} for {own[name]!r}" for name in changed)
-        raise ValueError(
-            f"start: expected weights of the network that is trained, {type(self.network).__name__} with the "
-            f"same fields, found {found}; use network=start.step.network"
-        )
+        if found := self.network.unlike(score_network(start)):
+            raise ValueError(
+                f"start: expected weights of the network that is trained, {type(self.network).__name__} with "
+                f"the same fields, found {found}; use network=start.step.network"
+            )
 
     def _check_discriminator(self, discriminator: Weights) -> None:
         where, shape = "weighting.discriminator", self.shape
@@ -104,6 +96,12 @@ class TrainScore(TrainStep):
     @property
     def classes(self) -> int:
         return self.shape.num_classes if self.conditional else 0
+
+    @property
+    def _classes_told(self) -> int:
+        """The number of classes whose labels the network or the discriminator is told, 0 for none."""
+        guide = 0 if self.weighting is None else self.weighting.discriminator.step.classes
+        return self.shape.num_classes if self.conditional or guide else 0
 
     def best(self, metric: str = "held_out_loss") -> Weights:
         if metric == WEIGHTED and self.weighting is None:
@@ -144,7 +142,7 @@ class TrainScore(TrainStep):
         from dgflow.steps.training.stream import Stream
 
         own_device = device()
-        data = Stream(self, inputs, "real", num_classes=self.shape.num_classes, device=own_device)
+        data = Stream(self, inputs, "real", num_classes=self._classes_told, device=own_device)
         network = self._begun(inputs, own_device)
         weights = None
         if self.weighting is not None:

@@ -1,0 +1,126 @@
+"""Merge: weights beyond those of a network, away from a copy that was trained further on its own samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import model_validator
+
+from dgflow.networks.families import of_latents, score_network
+from dgflow.specs.network import DataShape
+from dgflow.specs.step import FileStep, NetworkStep, Spread, Weights
+from dgflow.steps.training.train_score import TrainScore
+from dgflow.store.objects import ObjectStore
+
+if TYPE_CHECKING:
+    from dgflow.specs.bound import Bound
+
+
+class Merge(NetworkStep, FileStep):
+    """The weights (1 + `weight`) `base` - `weight` `tuned` of a score network, tensor by tensor
+    (`dgflow.weights.merging`).
+
+    With `tuned` trained from `base` on, on samples of `base` alone, a weight above 0 is Neon's negative
+    extrapolation (arXiv 2510.03597): training on its own samples moves a network away from the data, and the
+    merged one lies on the other side. A weight of 0 gives `base` bit for bit, -1 gives `tuned`, and between
+    them lie their averages. Sampling costs what it does with `base`.
+
+    Samples of the merged network are others than those of `base`: a discriminator that was trained against
+    `base` does not know their log-ratio.
+
+    `network` is that of `base`, and is not given.
+    """
+
+    suffix: ClassVar[str] = ".safetensors"
+    naming: ClassVar[Mapping[str, str]] = {"Weights": "name its weights: .weights()"}
+
+    base: Weights
+    tuned: Weights
+    weight: float
+
+    if TYPE_CHECKING:
+
+        def __init__(self, *, base: Weights, tuned: Weights, weight: float) -> None: ...
+
+    @model_validator(mode="before")
+    @classmethod
+    def _network_of_base(cls, fields: Any) -> Any:
+        base = fields.get("base") if isinstance(fields, Mapping) else None
+        return {**fields, "network": base.step.architecture} if isinstance(base, Weights) else fields
+
+    @model_validator(mode="after")
+    def _fits(self) -> Merge:
+        own = score_network(self.base)
+        if found := own.unlike(score_network(self.tuned)):
+            raise ValueError(
+                f"tuned: expected weights of the network of base, {type(own).__name__} with the same fields, "
+                f"found {found}; train it from base on, with TrainScore(start=base, "
+                "network=base.step.network, ...)"
+            )
+        ours, theirs = _data(self.base), _data(self.tuned)
+        if ours != theirs:
+            raise ValueError(f"tuned: expected a network for the same data as base, {ours}, found {theirs}")
+        if _same(self.base, self.tuned):
+            raise ValueError(
+                f"tuned: expected other weights than base, found those again ({self.base.title}, "
+                f"{self.base.which})"
+            )
+        return self
+
+    @property
+    def title(self) -> str:
+        return f"{self.base.title} merged at {self.weight:g}"
+
+    @property
+    def shape(self) -> DataShape:
+        return self.base.step.shape
+
+    @property
+    def classes(self) -> int:
+        return self.base.step.classes
+
+    @property
+    def sees_latents(self) -> bool:
+        return self.base.step.sees_latents
+
+    def cautions(self) -> list[str]:
+        """Of weights that were trained apart."""
+        if not isinstance(self.tuned.step, TrainScore) or _began_with(self.tuned.step, self.base):
+            return []
+        return [
+            f"{self.title}: {self.tuned.title} was not trained from base on, and a merge of networks that "
+            "were trained apart means nothing: train it with TrainScore(start=base, ...)"
+        ]
+
+    def weights(self) -> Weights:
+        """The reference that other steps take."""
+        return Weights(step=self, which="file")
+
+    def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
+        """The merged weights as safetensors."""
+        del spread, store
+        from dgflow.weights.merging import merged
+        from dgflow.weights.tensors import save_weights
+
+        return save_weights(merged(inputs.tensors("base"), inputs.tensors("tuned"), self.weight))
+
+
+def _same(one: Weights, other: Weights) -> bool:
+    return (one.variant, one.which) == (other.variant, other.which)
+
+
+def _began_with(step: TrainScore, base: Weights) -> bool:
+    """True where a training went on from `base`, or from one that did."""
+    start = step.start
+    if start is None:
+        return False
+    return _same(start, base) or (isinstance(start.step, TrainScore) and _began_with(start.step, base))
+
+
+def _data(weights: Weights) -> str:
+    shape, kind = weights.step.shape, "latents" if of_latents(weights) else "images"
+    return (
+        f"{kind} of {shape.channels} channels and {shape.image_size} pixels a side with "
+        f"{weights.step.classes} classes"
+    )

@@ -1,0 +1,37 @@
+"""Weights beyond others: linear extrapolation, tensor by tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+
+def merged(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor], weight: float) -> dict[str, Tensor]:
+    """(1 + weight) base - weight tuned of every tensor, by name (Neon, arXiv 2510.03597).
+
+    Computed in float64 and rounded once to the format of `base`. Values that are equal in both, such as
+    frozen buffers, are copied bit for bit, and so is everything at weight 0. Integers, and tensors that
+    `base` alone has, are those of `base`.
+
+    Raises:
+        ValueError: tensors of another shape, or some that `base` has not.
+    """
+    if extra := sorted(tuned.keys() - base.keys()):
+        raise ValueError(f"expected tensors that the base has too, found {extra[0]!r} besides")
+    return {
+        name: _merged(name, value, tuned[name], weight) if name in tuned else value.clone()
+        for name, value in base.items()
+    }
+
+
+def _merged(name: str, base: Tensor, tuned: Tensor, weight: float) -> Tensor:
+    if base.shape != tuned.shape:
+        raise ValueError(
+            f"{name}: expected tensors of one shape, found {list(base.shape)} and {list(tuned.shape)}"
+        )
+    if weight == 0 or not base.is_floating_point():
+        return base.clone()
+    beyond = (1 + weight) * base.double() - weight * tuned.double()
+    return torch.where(base == tuned, base, beyond.to(base.dtype))
