@@ -31,6 +31,7 @@ from dgflow.steps.cost import Cost
 from dgflow.steps.decode import Decode
 from dgflow.steps.encode import Encode
 from dgflow.steps.generate import Generate
+from dgflow.steps.judging.compare_refinements import CompareRefinements
 from dgflow.steps.judging.compare_selectors import CompareSelectors
 from dgflow.steps.judging.compare_translations import CompareTranslations
 from dgflow.steps.judging.evaluate import Evaluate
@@ -62,6 +63,7 @@ __all__ = [
     "Boost",
     "ClassifierFree",
     "ClassifierGuidance",
+    "CompareRefinements",
     "CompareSelectors",
     "ClosedForm",
     "ComparePlane",

@@ -36,7 +36,8 @@ class Curve:
 
 @dataclass(frozen=True)
 class Lines:
-    """Curves over one x axis; `mark` is an x to point out and `level` a y to compare with, captioned."""
+    """Curves over one x axis; `mark` is an x to point out, `level` a y to compare with, `front` points to
+    ring and join, captioned."""
 
     title: str
     curves: Sequence[Curve]
@@ -46,6 +47,7 @@ class Lines:
     log_y: bool = False
     mark: tuple[float, str] | None = None
     level: tuple[float, str] | None = None
+    front: tuple[Sequence[Pair], str] | None = None
     note: str = ""
 
 

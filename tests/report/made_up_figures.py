@@ -86,6 +86,17 @@ def every_kind() -> list[Figure]:
             log_y=True,
             mark=(100.0, "the largest noise level there is"),
         ),
+        Lines(
+            "FID by cost of more methods than there are looks",
+            [
+                Curve(f"method {k}", [1.0 + k, 2.0 + k], [9.0 - k / 2, 8.0 - k / 3], [0.2, 0.3])
+                for k in range(11)
+            ],
+            "GFLOP per sample",
+            "FID",
+            log_x=True,
+            front=([(1.0, 9.0), (2.0, 8.0), (11.0, 4.0)], "Pareto front"),
+        ),
         HeatMap(
             "FID by weight and epoch",
             "epochs",

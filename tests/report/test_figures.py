@@ -90,6 +90,24 @@ def test_eight_curves_differ_without_colour():
     assert len(lines) == len(looks) == 8
 
 
+def test_curves_of_a_second_round_have_markers_of_their_own_in_the_same_colours():
+    curves = [Curve(f"{number}", [1, 2], [number, number]) for number in range(16)]
+    dots = [mark for mark in svg_of(Lines("KL", curves, "weight")).iter("path") if "dot" in mark.get("class")]
+    looks = {(dot.attrib["class"], dot.attrib["d"]) for dot in dots if len(dot)}
+    assert len(looks) == 16 and {kind for kind, _ in looks} == {f"dot c{colour}" for colour in range(8)}
+
+
+def test_the_points_of_a_front_are_ringed_and_joined_where_they_lie():
+    curve = Curve("guided", [1.0, 10.0, 100.0], [4.0, 3.0, 1.0])
+    front = ([(1.0, 4.0), (100.0, 1.0)], "Pareto front")
+    svg = svg_of(Lines("FID", [curve], "cost", log_x=True, front=front))
+    (line,) = svg.findall("polyline[@class='front']")
+    points = svg.find("polyline[@class='line c0']").attrib["points"].split()
+    assert line.attrib["points"].split() == [points[0], points[2]]
+    rings = [f"{ring.get('cx')},{ring.get('cy')}" for ring in svg.findall("circle")]
+    assert set(rings) >= {points[0], points[2]} and len(rings) == 3  # and that of the legend
+
+
 def test_dashes_mean_what_their_author_says_where_one_curve_is_dashed():
     styles: dict[str, Any] = {"learned": "line", "other": "line", "exact": "dashed"}
     curves = [Curve(name, [1, 2], [1, 2], style=style) for name, style in styles.items()]

@@ -11,6 +11,7 @@ from dgflow import (
     ClassifierGuidance,
     ClosedForm,
     ComparePlane,
+    CompareRefinements,
     CompareSelectors,
     CompareTranslations,
     Cost,
@@ -138,6 +139,13 @@ BY_EPOCH = Evaluate(
     arms={f"{epoch}": (GUIDED_BY[epoch][:100],) for epoch in (1, 2)},
     reference=REAL[100:200],
     features=JUDGE.last(),
+)
+REPORTED = BY_EPOCH.model_copy(
+    update={"arms": {name: (part.step[100:200],) for name, (part,) in BY_EPOCH.arms.items()}}
+)
+REPORTED = REPORTED.model_copy(update={"beside": (Cost(arms=REPORTED.arms).result(),)})
+REFINEMENTS = CompareRefinements(
+    selection=BY_EPOCH.result(), report=REPORTED.result(), methods={"a": ("1",), "b": ("2",)}, base="a"
 )
 SELECTION = CompareSelectors(by_epoch=BY_EPOCH.result(), training=DISC.measurements())
 COLOUR = ImportImages(source="images.npz", num_classes=3, image_size=16)
@@ -388,6 +396,12 @@ OTHER = {
     Features: dict(samples=REAL[:99], network=OPENAIS, front_end="edm", shard_size=7),
     Statistics: dict(features=FEATURES[:99]),
     Measure: dict(samples=GUIDED[100:200], **OTHER_YARDSTICK),
+    CompareRefinements: dict(
+        selection=BY_EPOCH.model_copy(update={"neighbours": 4}).result(),
+        report=REPORTED.model_copy(update={"neighbours": 4}).result(),
+        methods={"a": ("2",), "b": ("1",)},
+        base="b",
+    ),
     CompareSelectors: dict(
         by_epoch=BY_EPOCH.model_copy(update={"arms": BY_EPOCH.arms | {"3": (GUIDED_BY[3][:100],)}}).result(),
         training=OTHER_DISC.measurements(),
@@ -588,6 +602,7 @@ INSTANCES: dict[type, Spec] = {
         LIKELIHOOD,
         LOSSES,
         PATH,
+        REFINEMENTS,
         SELECTION,
         Cost(arms={"guided": (GUIDED[:100],)}),
         ENCODED,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from dgflow.report.figures.looks import Look
-from dgflow.report.figures.svg import ROW, line, text, text_width
+from dgflow.report.figures.svg import ROW, line, ring, text, text_width
 
 SAMPLE, GAP = 24, 14  # of the look, and between two names
 
@@ -14,15 +15,17 @@ SAMPLE, GAP = 24, 14  # of the look, and between two names
 @dataclass(frozen=True)
 class Entry:
     label: str
-    look: Look | None  # None for the level
+    look: Look | Literal["level", "front"]
 
     @property
     def width(self) -> float:
         return SAMPLE + text_width(self.label)
 
     def svg(self, x: float, y: float) -> list[str]:
-        if self.look is None:
-            return [line("level", x, y - 4, x + 18, y - 4), text("note", x + SAMPLE, y, self.label)]
+        if isinstance(self.look, str):
+            sample = [line(self.look, x, y - 4, x + 18, y - 4)]
+            sample += [ring(x + 9, y - 4)] if self.look == "front" else []
+            return [*sample, text("note", x + SAMPLE, y, self.label)]
         sample = [] if self.look.dash is None else [self.look.line(f"{x:g},{y - 4:g} {x + 18:g},{y - 4:g}")]
         return [*sample, self.look.mark(x + 9, y - 4), text("note", x + SAMPLE, y, self.label)]
 

@@ -1,4 +1,4 @@
-"""Curves over one x axis: lines, markers, error bars, an x to point out and a y to compare with."""
+"""Curves over one x axis: lines, markers, error bars, an x to point out, a y to compare with, and a front."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from dgflow.report.figures.svg import (
     inside,
     line,
     name,
+    ring,
     text_width,
 )
 from dgflow.specs.figures import Curve, Lines, Pair
@@ -65,6 +66,7 @@ def draw_lines(figure: Lines, colours: Sequence[int] = ()) -> Drawing:
         body += _error_bars(points, look, x_axis, y_axis)
     for number, look in enumerate(looks):
         body += _curve(figure, number, curves[number], _positions(curves[number], x_axis, y_axis), look)
+    body += _front(figure, x_axis, y_axis)
     if caption is not None:
         body.append(replace(caption, y=caption.y + top).svg("note halo"))
     label = f"{figure.title}: {', '.join(curve.label for curve in figure.curves)} by {figure.x_label}"
@@ -103,7 +105,8 @@ def _head(figure: Lines, looks: Sequence[Look], x_axis: Axis, *, level: bool) ->
     out, y = name(title, WIDTH)
     entries = [Entry(curve.label, look) for curve, look in zip(figure.curves, looks, strict=True)]
     entries = [] if tells(figure.title, [curve.label for curve in figure.curves]) else entries
-    entries += [Entry(figure.level[1], None)] if figure.level and level else []
+    entries += [Entry(figure.level[1], "level")] if figure.level and level else []
+    entries += [Entry(figure.front[1], "front")] if figure.front else []
     if entries:
         beside = text_width(title, NAME_SIZE, bold=True) if len(out) == 1 else WIDTH
         names, y = legend(entries, WIDTH, beside, y)
@@ -162,6 +165,16 @@ def _curve(
         words = f"{label} at {x:.3g}: {y:.4g}" + (f" ± {error:.2g}" if error > 0 else "")
         out.append(look.mark(at_x, at_y, escape(words)))
     return out
+
+
+def _front(figure: Lines, x_axis: Axis, y_axis: Axis) -> list[str]:
+    """Rings around the points of the front, and the line through them."""
+    points = [] if figure.front is None else figure.front[0]
+    places = [(x_axis.at(x), y_axis.at(y)) for x, y in points if x_axis.shows(x) and y_axis.shows(y)]
+    if not places:
+        return []
+    line = " ".join(f"{x:g},{y:g}" for x, y in places)
+    return [f'<polyline class="front" points="{line}"/>', *(ring(x, y) for x, y in places)]
 
 
 def _caption(

@@ -51,7 +51,8 @@ def looks_of(curves: Sequence[Curve], colours: Sequence[int] = ()) -> list[Look]
         number = (colours[place] if colours else place) % LOOKS
         own = DASHED if curve.style == "dashed" else "" if meant else _DASHES[number]
         colour = number if colours else groups.index(_group(curve, place)) % LOOKS
-        looks.append(Look(colour, None if curve.style == "points" else own, _MARKERS[number]))
+        marker = _MARKERS[(number + place // LOOKS) % LOOKS]  # of a second round other than of the first
+        looks.append(Look(colour, None if curve.style == "points" else own, marker))
     return looks
 
 

@@ -53,6 +53,11 @@ def line(kind: str, x1: float, y1: float, x2: float, y2: float) -> str:
     return f'<line class="{kind}" x1="{x1:g}" y1="{y1:g}" x2="{x2:g}" y2="{y2:g}"/>'
 
 
+def ring(x: float, y: float) -> str:
+    """Around a marker."""
+    return f'<circle class="ring" cx="{x:g}" cy="{y:g}" r="6"/>'
+
+
 class Drawing(NamedTuple):
     """An `<svg>` element and its width in user units."""
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dgflow.metrics.protocols import DECIMALS
 from dgflow.specs.figures import Curve, Figure, Lines, Table
+from dgflow.steps.arm_values import value_text
 
 _NOTE = (
     "Regret: FID of the chosen epoch less the least mean FID, seed by seed; the least is found on the same "
@@ -63,8 +65,8 @@ def _table(result: Mapping[str, Any]) -> Table:
         (
             each["heading"],
             str(each["choice"]),
-            _mean_and_spread(each["fid"]),
-            _mean_and_spread(each["regret"]),
+            value_text(each["fid"], DECIMALS["fid"]),
+            value_text(each["regret"], DECIMALS["fid"]),
             _correlation(each["spearman"]),
             _correlation(each["kendall"]),
         )
@@ -75,11 +77,6 @@ def _table(result: Mapping[str, Any]) -> Table:
         number for number, each in enumerate(result["selectors"].values()) if each["regret"]["mean"] == least
     ]
     return Table("The epoch that each selector chooses", heading, rows, marked, _NOTE)
-
-
-def _mean_and_spread(values: Mapping[str, Any]) -> str:
-    spread = "" if values["spread"] is None else f" ± {values['spread']:.2f}"
-    return f"{values['mean']:.2f}{spread}"
 
 
 def _correlation(found: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from dgflow.metrics.protocols import DECIMALS
 from dgflow.specs.figures import Curve, Figure, Lines, Metric, Table
+from dgflow.steps.arm_values import value_text
 
 Point = Mapping[str, Any]
 
@@ -69,8 +70,7 @@ def _lift(result: Mapping[str, Any], distances: Mapping[str, Metric]) -> list[Ta
 def _value(value: Mapping[str, Any] | None) -> str:
     if value is None:
         return "no distance in common"
-    spread = "" if value["spread"] is None else f" ± {value['spread']:.{DECIMALS['fid']}f}"
-    return f"{value['mean']:.{DECIMALS['fid']}f}{spread}"
+    return value_text(value, DECIMALS["fid"])
 
 
 def _curve(name: str, points: Sequence[Point], distance: str) -> Curve:
