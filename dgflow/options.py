@@ -63,6 +63,10 @@ Times = Annotated[
     "distribution of training times: as published, or log sigma uniform where guidance acts",
 ]
 Loss = Annotated[Literal["bce", "lsif", "ukl"], "of the discriminator"]
+LossOrGradient = Annotated[
+    Literal["bce", "lsif", "ukl", "bce+gradient"],
+    "of the discriminator; bce+gradient: its gradient is matched to the score's error, too",
+]
 FeatureUse = Literal["frozen", "fine-tuned", "none"]
 Features = Annotated[
     FeatureUse, "under the discriminator: a classifier, frozen or trained on, or none (from scratch)"

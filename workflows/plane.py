@@ -22,7 +22,11 @@ MODELS = {
 
 def workflow(
     model: Annotated[Literal["confused", "blind"], "the wrong model, whose score is exact"] = "confused",
-    loss: Annotated[Literal["bce", "lsif", "ukl", "all"], "of the discriminator; all: an arm each"] = "bce",
+    loss: Annotated[
+        Literal["bce", "lsif", "ukl", "all", "bce+gradient"],
+        "of the discriminator; all: an arm for each of the paper's three; bce+gradient: its gradient is "
+        "matched to the score's error, too",
+    ] = "bce",
     samples: Annotated[int, "points per arm and sampling seed"] = 2_000,
     seeds: dg.options.Seeds = SEEDS,
     steps: dg.options.Steps = 12,
@@ -64,7 +68,12 @@ def workflow(
     )
     exact = dg.ClosedForm(network=dg.MixtureRatio(real=DATA, model=wrong)).weights()
     losses = ("bce", "lsif", "ukl") if loss == "all" else (loss,)
-    guides = {name: train(loss=name).chosen(epoch, best=epoch is None) for name in losses} | {"exact": exact}
+    guides = {
+        name: train(loss=name, score=score if name == "bce+gradient" else None).chosen(
+            epoch, best=epoch is None
+        )
+        for name in losses
+    } | {"exact": exact}
 
     arms = {"unguided": tuple(generate(seed=seed)[:samples] for seed in seeds)}
     for name, discriminator in guides.items():

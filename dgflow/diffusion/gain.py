@@ -69,6 +69,12 @@ class Moments(NamedTuple):
     agreement: Tensor
     energy: Tensor
 
+    @classmethod
+    def of(cls, residual: Tensor, gradient: Tensor, sigma: Tensor) -> Moments:
+        """Those of residuals x0 - D and gradients in x, [B, ...], at levels sigma [B]."""
+        agreement = (residual.double() * gradient).flatten(1).sum(1)
+        return cls(agreement, sigma.square() * gradient.square().flatten(1).sum(1))
+
 
 @torch.no_grad()
 def denoised(
@@ -97,8 +103,7 @@ def moments(discriminator: LogRatio, noisy: Noisy, *, time: TimeMap = tau_from_s
     _, gradient = log_ratio_and_gradient(
         discriminator, noisy.x.double(), noisy.sigma, noisy.class_labels, time=time
     )
-    agreement = (noisy.residual.double() * gradient).flatten(1).sum(1)
-    return Moments(agreement, noisy.sigma.square() * gradient.square().flatten(1).sum(1))
+    return Moments.of(noisy.residual, gradient, noisy.sigma)
 
 
 def measured(items: Moments, edges: Sequence[float]) -> MeasuredGain:

@@ -76,24 +76,40 @@ def run(step: NetworkStep, network: nn.Module, use: Use, rows: int) -> None:
     """`use` of a batch of `rows` made-up samples."""
     import torch
 
-    trains = use == "train"
+    from dgflow.diffusion.gradient_matching import logits_and_gradients
+
+    trains = use in ("train", "train-gradient")
     part = step.trained_part(network)
     network.train(trains).requires_grad_(False)
     part.requires_grad_(trains)
-    backward = use in ("gradient", "head-gradient", "train")
-    with torch.set_grad_enabled(backward):
-        out = _asked(step, network, use, rows)
+    backward = trains or use in ("gradient", "head-gradient")
+    x = _noise(step, network, rows)
+    if use == "train-gradient":
+        # A clone, since the counter's hooks refuse a leaf while its gradient is taken.
+        total, gradient = logits_and_gradients(
+            lambda y: _asked(step, network, use, y.clone()), x, x.new_full((rows,), NOISE_LEVEL)
+        )
+        total = total.sum() + gradient.square().sum()
+    else:
+        with torch.set_grad_enabled(backward):
+            total = _asked(step, network, use, x).sum()
     if backward:
-        out.sum().backward()
+        total.backward()
         part.zero_grad(set_to_none=True)
 
 
-def _asked(step: NetworkStep, network: nn.Module, use: Use, rows: int) -> Tensor:
+def _noise(step: NetworkStep, network: nn.Module, rows: int) -> Tensor:
+    import torch
+
+    shape = step.shape
+    return torch.randn(rows, shape.channels, shape.image_size, shape.image_size, device=_device(network))
+
+
+def _asked(step: NetworkStep, network: nn.Module, use: Use, x: Tensor) -> Tensor:
     """The output for noise."""
     import torch
 
-    spec, shape, device = step.architecture, step.shape, _device(network)
-    x = torch.randn(rows, shape.channels, shape.image_size, shape.image_size, device=device)
+    spec, rows, device = step.architecture, len(x), x.device
     if use == "decode":
         assert isinstance(spec, AutoencoderSpec)
         return spec.probe_decoder(network, x)
@@ -102,7 +118,9 @@ def _asked(step: NetworkStep, network: nn.Module, use: Use, rows: int) -> Tensor
     if use == "head-gradient":
         assert isinstance(spec, DiscriminatorSpec)
         return spec.probe_head(network, x, sigma, labels)
-    return spec.probe(network, x.requires_grad_(use == "gradient"), sigma, labels)
+    if use == "gradient":
+        x.requires_grad_()
+    return spec.probe(network, x, sigma, labels)
 
 
 def _device(network: nn.Module) -> torch.device:

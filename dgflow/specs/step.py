@@ -43,10 +43,12 @@ TOY_SHARD_SIZE = 12  # of smoke runs, so that two workers have something to shar
 Best = Literal["smallest", "largest"]
 """The value of a measurement that is the best."""
 
-Use = Literal["forward", "gradient", "head-gradient", "train", "encode", "decode"]
+Use = Literal["forward", "gradient", "head-gradient", "train", "train-gradient", "encode", "decode"]
 """gradient: forward, and backward to the input, with frozen weights. head-gradient: the same of a
 discriminator's head alone, on features that another member of its ensemble has computed. train: forward, and
-backward to the weights that learn. encode and decode: one pass of that half of an autoencoder."""
+backward to the weights that learn. train-gradient: the same of a loss of the output and of its gradient in
+the input, so that backward goes through this too. encode and decode: one pass of that half of an
+autoencoder."""
 
 SAMPLING_USES: tuple[Use, ...] = ("forward", "gradient", "head-gradient")
 """Of networks whose weights, and not only activations, have the precision that is asked for."""

@@ -127,10 +127,16 @@ class TrainStep(NetworkStep, ABC):
         """The number of items that are measured after every epoch."""
         return self.levels * self.split("real")[1]
 
+    @property
+    def uses(self) -> tuple[Use, Use]:
+        """The use of the network by which it is trained, and that by which it is measured."""
+        return "train", "forward"
+
     def work(self, amount: int) -> list[Work]:
+        training, measuring = self.uses
         uses: list[tuple[Use, int]] = [
-            ("train", self.steps_per_epoch * self.batch_size),
-            ("forward", self.held_out_items),
+            (training, self.steps_per_epoch * self.batch_size),
+            (measuring, self.held_out_items),
         ]
         return [
             Work(self, use, amount * times, self.batch_size, self.activations) for use, times in uses if times

@@ -75,6 +75,7 @@ GUIDED = Generate(
     score=SCORE.last(), guidance=(DiscriminatorGuidance(discriminator=DISC.best(), boost=Boost()),), seed=2
 )
 MIXED_DISC = DISC.model_copy(update={"fake": (FAKES[:100], FAKES[100:200])})
+MATCHED_DISC = DISC.model_copy(update={"loss": "bce+gradient", "score": SCORE.last()})
 TRANSLATED = Translate(source=REAL[:100], score=SCORE.last(), start=0.5, guidance=GUIDED.guidance)
 OTHER_DISC = DISC.model_copy(update={"seed": 9})
 MERGE = Merge(base=SCORE.last(), tuned=SCORE.epoch(2), weight=1.0)
@@ -267,6 +268,8 @@ OTHER = {
         loss="lsif",
         fine_tune=True,
         process="edm",
+        score=SCORE.epoch(3),  # of loss="bce+gradient", like the next
+        gradient_weight=0.5,
         gain_of=SCORE.last(),
         images_per_epoch=5,
         batch_size=8,

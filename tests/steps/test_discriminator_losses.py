@@ -67,7 +67,9 @@ def test_the_loss_is_identity_only_where_it_is_another():
     names = {loss: step_of(loss).name for loss in ("bce", "lsif", "ukl")}
     assert len(set(names.values())) == 3
     assert "loss" not in step_of("bce").document()["fields"]
-    with pytest.raises(ValueError, match="'bce', 'lsif' or 'ukl', found 'kl'; did you mean ukl"):
+    with pytest.raises(
+        ValueError, match="'bce', 'lsif', 'ukl' or 'bce.gradient', found 'kl'; did you mean ukl"
+    ):
         step_of("kl")
 
 

@@ -131,6 +131,15 @@ def test_a_discriminator_that_learns_from_scratch_can_be_told_of_edms_process(na
             steps(name, features="frozen", process="edm")
 
 
+@pytest.mark.parametrize("name", ["digits", "plane"])
+def test_the_gradient_is_matched_to_the_error_of_the_score_network_that_is_guided(name: str) -> None:
+    found = steps(name, loss="bce+gradient")
+    assert first_changes(steps(name), found) == {"train-discriminator"}
+    (training,) = (step for step in found.values() if isinstance(step, TrainDiscriminator))
+    guided = [step for step in found.values() if isinstance(step, Generate) and step.guidance]
+    assert guided and all(step.score == training.score for step in guided)
+
+
 @pytest.mark.parametrize(
     "name", ["digits", "cifar10_edm", "ffhq64_edm", "celeba64_soft_truncation", "cifar10_lsgm"]
 )

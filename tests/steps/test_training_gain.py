@@ -23,6 +23,7 @@ from dgflow.engine.root import Root
 from dgflow.networks.families import score_network
 from dgflow.specs.bound import Bound, BoundWeights
 from dgflow.specs.network import DataShape
+from dgflow.steps.frozen_score import FrozenScore
 from dgflow.steps.gain_checks import measured_images
 from dgflow.steps.gain_items import GainItems
 from dgflow.store.objects import ObjectStore
@@ -136,11 +137,11 @@ def test_the_score_network_is_asked_once_about_each_item_and_then_let_go(finishe
     score = inputs.network("gain_of")
     score.register_forward_hook(lambda *_: asked.append(1))
     loaded = []
-    items.load = lambda: loaded.append(1) or score
+    items.score.load = lambda: loaded.append(1) or score
     every = torch.arange(16 * 8)
     first = items.summarise(items.measure(network, every))
     calls = len(asked)
-    assert calls == 16 * 8 // 16 and items._model is None
+    assert calls == 16 * 8 // 16 and items.score._model is None
     assert items.summarise(items.measure(network, every)) == first
     assert (len(asked), len(loaded)) == (calls, 1)
 
@@ -258,17 +259,19 @@ def items_at(low: float, high: float) -> GainItems:
     return GainItems(
         rows=lambda _: pytest.fail("read"),
         images=2,
-        score=score.weights(),
-        load=lambda: pytest.fail("loaded"),
+        score=FrozenScore(
+            score.weights(),
+            load=lambda: pytest.fail("loaded"),
+            conditional=False,
+            precision="float32",
+            device=torch.device("cpu"),
+            name="here",
+        ),
         seed=0,
         levels=4,
         sigma_range=(low, high),
         time_map=tau_from_sigma,
-        conditional=False,
-        precision="float32",
-        device=torch.device("cpu"),
         batch_size=8,
-        name="here",
     )
 
 

@@ -183,6 +183,7 @@ class Gain(ResultStep):
     def _items(self, inputs: Bound) -> GainItems:
         from dgflow.diffusion.acceleration import device
         from dgflow.networks.roles import GuideSpec
+        from dgflow.steps.frozen_score import FrozenScore
         from dgflow.steps.gain_items import GainItems
         from dgflow.steps.image_rows import image_rows
 
@@ -191,16 +192,18 @@ class Gain(ResultStep):
         return GainItems(
             rows=image_rows(inputs, "real", seed=self.seed, source=self.real.title),
             images=self.images,
-            score=self.score,
-            load=lambda: inputs.network("score"),
+            score=FrozenScore(
+                self.score,
+                load=lambda: inputs.network("score"),
+                conditional=self.term.guides[0].step.classes > 0,
+                precision=self.precision,
+                device=device(),
+                name=self.name,
+            ),
             seed=self.seed,
             levels=LEVELS,
             sigma_range=(self.sigma_min, self.sigma_max),
             time_map=spec.time_map(),
-            conditional=self.term.guides[0].step.classes > 0,
-            precision=self.precision,
-            device=device(),
             batch_size=self.batch_size,
-            name=self.name,
             keeps=False,
         )

@@ -15,11 +15,12 @@ LEVELS = 8
 """Noise levels at which each held-out pair is measured, spread evenly over log sigma."""
 CALIBRATION_BINS = 8
 
-LossName = Literal["bce", "lsif", "ukl"]
+LossName = Literal["bce", "lsif", "ukl", "bce+gradient"]
 CHANCE: Mapping[LossName, Chance] = {
     "bce": Chance(math.log(2), "log 2"),
     "lsif": Chance(-0.25, "-1/4"),
     "ukl": Chance(0.5, "1/2"),
+    "bce+gradient": Chance(math.log(2), "log 2"),
 }
 """The held-out loss of a discriminator whose logit is always 0."""
 
@@ -29,8 +30,9 @@ def summarise(values: dict[str, Tensor], sigma_min: float, sigma_max: float) -> 
 
     `held_out_loss` and the `loss` by noise level are in the loss's own units: at chance it is log 2 = 0.693
     for cross-entropy, -1/4 for "lsif" and 1/2 for "ukl". Where `values` have the cross-entropy `bce` beside
-    another loss, its mean is `held_out_bce`, which compares discriminators of different losses. Accuracy and
-    calibration are of the logit, whatever the loss.
+    another loss, its mean is `held_out_bce`, which compares discriminators of different losses; where they
+    have that of the `gradient`, its mean over real items is `held_out_gradient`, in all and by noise level.
+    Accuracy and calibration are of the logit, whatever the loss.
 
     `calibration_error` is the expected calibration error: the mean over `CALIBRATION_BINS` bins of predicted
     probability, weighted by their share of the items, of |share of real - mean prediction|.
@@ -51,7 +53,8 @@ def summarise(values: dict[str, Tensor], sigma_min: float, sigma_max: float) -> 
             0, bins, is_real[chosen] - probability[chosen]
         )
         by_sigma.append(
-            {
+            _gradient(values, chosen, "gradient")
+            | {
                 "sigma": [float(low), float(high)],
                 "n": int(chosen.sum()),
                 "loss": float(values["loss"][chosen].mean()),
@@ -60,9 +63,17 @@ def summarise(values: dict[str, Tensor], sigma_min: float, sigma_max: float) -> 
             }
         )
     beside = {"held_out_bce": float(values["bce"].mean())} if "bce" in values else {}
+    beside |= _gradient(values, torch.ones_like(right, dtype=torch.bool), "held_out_gradient")
     return {
         "held_out_loss": float(values["loss"].mean()),
         **beside,
         "held_out_accuracy": float(right.mean()),
         "by_sigma": by_sigma,
     }
+
+
+def _gradient(values: Mapping[str, Tensor], chosen: Tensor, name: str) -> dict[str, float]:
+    """The gradient's mean loss over the real ones of the chosen items, where it was measured."""
+    if "gradient" not in values:
+        return {}
+    return {name: float(values["gradient"][chosen & values["is_real"].bool()].mean())}

@@ -13,6 +13,7 @@ from dgflow.diffusion.times import TimeMap, log_uniform_sigma, tau_from_sigma
 from dgflow.specs.spec import ActivationPrecision
 from dgflow.steps.training.discriminator_data import LabelledRows, RealAndFake
 from dgflow.steps.training.draws import Draws
+from dgflow.steps.training.gradient_matching import GradientMatching
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class LogRatioTask:
     """Loss and held-out measurements of a discriminator, for a `TrainingTask`.
 
     Noise levels are log-uniform: in training on `drawn_range`, of held-out items on `measured_range`, cut
-    into `levels` equal parts of log sigma.
+    into `levels` equal parts of log sigma. With `matching`, gradients have a loss too.
     """
 
     data: RealAndFake
@@ -33,41 +34,56 @@ class LogRatioTask:
     conditional: bool
     precision: ActivationPrecision
     device: torch.device
+    matching: GradientMatching | None = None
 
-    def logits(
+    def losses(
         self, network: nn.Module, rows: LabelledRows, sigma_B: Tensor, index: Tensor, draws: Draws
-    ) -> Tensor:
-        """float32 [b], of the rows with the noise that `index` draws at `sigma_B` (float64, on the CPU)."""
+    ) -> dict[str, Tensor]:
+        """Of the rows with the noise that `index` draws at `sigma_B` (float64, on the CPU), [b] each: their
+        `logit` (float32), their `loss`, and its parts `bce` and `gradient` where it has two."""
+        matching = self.matching
+        if matching is not None:
+            sigma_B = matching.known(sigma_B)
         tau_B = tau_from_sigma(sigma_B).float().to(self.device)
-        noisy = perturb(rows.images, tau_B, draws.normals(index, rows.images))
-        time_B = self.time_map(sigma_B.to(self.device)).float()
-        with autocast(self.device, self.precision):
-            return network(noisy, time_B, rows.labels if self.conditional else None).float()
+        normals = draws.normals(index, rows.images)
+        noisy = perturb(rows.images, tau_B, normals)
+        own_sigma_B = sigma_B.to(self.device)
+        time_B = self.time_map(own_sigma_B).float()
+
+        def ask(noisy: Tensor) -> Tensor:
+            with autocast(self.device, self.precision):
+                return network(noisy, time_B, rows.labels if self.conditional else None).float()
+
+        is_real = rows.is_real.to(self.device)
+        if matching is None:
+            logit_B = ask(noisy)
+            return {"logit": logit_B, "loss": discriminator_loss(logit_B, is_real, self.kind)}
+        logit_B, gradient_B = matching.asked(ask, noisy, rows, own_sigma_B, normals)
+        bce_B = discriminator_loss(logit_B, is_real, self.kind)
+        # Only real rows, every second one, have a loss of the gradient, and a mean over all rows is taken.
+        loss_B = bce_B + 2.0 * matching.weight * gradient_B
+        return {"logit": logit_B, "loss": loss_B, "bce": bce_B, "gradient": gradient_B}
 
     def loss(self, network: nn.Module, slots: Tensor, step: int) -> Tensor:
         """See `TrainingTask.loss`."""
         index, draws = self.data.index(slots, step), Draws.training(self.seed)
         rows = self.data.batch(slots, step)
         sigma_B = log_uniform_sigma(draws.uniform(index), *self.drawn_range)
-        values = self.logits(network, rows, sigma_B, index, draws)
-        return discriminator_loss(values, rows.is_real.to(self.device), self.kind)
+        return self.losses(network, rows, sigma_B, index, draws)["loss"]
 
     def measure(self, network: nn.Module, items: Tensor) -> dict[str, Tensor]:
-        """See `Measurement.measure`: logit, loss, noise level and kind of each item, and its cross-entropy
-        `bce` where that is not the loss."""
+        """See `Measurement.measure`: what `losses` gives, noise level and kind of each item, and its
+        cross-entropy `bce` where that is not the loss."""
         # Real and fake items follow each other with the same level, so that no bin has more of one than of
         # the other.
         pair, draws = items // 2, Draws.held_out(self.seed)
         rows = self.data.held_out(items, self.levels)
         quantile_B = (pair % self.levels + draws.uniform(pair)) / self.levels
         sigma_B = log_uniform_sigma(quantile_B, *self.measured_range)
-        logit_B, is_real = self.logits(network, rows, sigma_B, items, draws), rows.is_real.to(self.device)
-        kinds: dict[str, DiscriminatorLoss] = {"loss": self.kind}
+        values = self.losses(network, rows, sigma_B, items, draws)
         if self.kind != "bce":
-            kinds["bce"] = "bce"
-        return {
-            "logit": logit_B.double(),
-            **{name: discriminator_loss(logit_B, is_real, kind).double() for name, kind in kinds.items()},
+            values["bce"] = discriminator_loss(values["logit"], rows.is_real.to(self.device))
+        return {name: value.double() for name, value in values.items()} | {
             "sigma": sigma_B.double(),
             "is_real": rows.is_real,
         }

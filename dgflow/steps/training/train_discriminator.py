@@ -5,6 +5,7 @@ The spec and what it refuses are here. Beside it:
 - `fake_shares`: the rows of several fake slices in a batch;
 - `discriminator_data`: the rows of a batch and of the held-out pairs;
 - `discriminator_task`: noise, logits, loss, and what is measured of a held-out item;
+- `gradient_matching`: the loss of its gradient, where there is one;
 - `discriminator_metrics`: the metrics of an epoch from these;
 - `dgflow.steps.gain_items`: Gain on held-out real images, a further measurement of an epoch.
 """
@@ -23,7 +24,7 @@ from dgflow.networks.discriminator.spec import Discriminator, check_process
 from dgflow.networks.roles import HeadSpec
 from dgflow.networks.times import ProcessName
 from dgflow.specs.spec import LATER, ActivationPrecision, references
-from dgflow.specs.step import Best, Slice, Weights, Work
+from dgflow.specs.step import Best, Slice, Use, Weights, Work
 from dgflow.specs.train_step import Chance, TrainStep
 from dgflow.steps.gain_checks import check_score, measured_images
 from dgflow.steps.training.discriminator_metrics import CHANCE, LEVELS, LossName, summarise
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
     from dgflow.specs.bound import Bound
     from dgflow.specs.training_task import Measurement, TrainingTask
+    from dgflow.steps.frozen_score import FrozenScore
+    from dgflow.steps.training.gradient_matching import GradientMatching
     from dgflow.steps.training.stream import Stream
 
 _GREY = "; import grey pictures with channels=1, which takes three equal channels as one"
@@ -70,6 +73,19 @@ class TrainDiscriminator(TrainStep):
     go on with bounded slopes and the same minimum (`dgflow.diffusion.losses.discriminator_loss`), so that a
     bad batch does not overflow.
 
+    `loss="bce+gradient"` adds to the cross-entropy, which fits the value of the log-ratio, a loss of its
+    gradient, which is what guides (Verine et al. 2025, arXiv 2503.16117): with D the network of `score`, the
+    one to be guided, and x = x0 + sigma z a noisy real image,
+
+        `gradient_weight` E[(|D + sigma^2 grad l - x0|^2 - |D - x0|^2) / sigma^2].
+
+    The second square is a constant, so that an untrained discriminator has 0. The mean is -Gain at weight 1
+    per unit of log sigma, in nats. Both losses have their minimum at the true log-ratio if the fakes are
+    exact samples of the score network; noise levels that this was not made for have cross-entropy alone. A
+    step takes the gradient of a gradient, through frozen features too: twice the operations, and an
+    evaluation of the score network for each real row. The parts are recorded as `held_out_bce` and
+    `held_out_gradient`.
+
     `fake` may be several slices, for a discriminator against a mixture: every batch takes the share of each
     that `fake_shares` says, rounded to whole rows (by default all have the same share), and so do the
     held-out pairs. The logit is then the log-ratio of the real images to that mixture.
@@ -89,6 +105,7 @@ class TrainDiscriminator(TrainStep):
     held_out_metrics: ClassVar[Mapping[str, Best]] = {
         "held_out_loss": "smallest",
         "held_out_bce": "smallest",
+        "held_out_gradient": "smallest",
         **GAIN_METRICS,
     }
 
@@ -107,6 +124,8 @@ class TrainDiscriminator(TrainStep):
     weight_decay: float = Field(default=1e-7, ge=0)
     precision: ActivationPrecision = "float32"
     loss: Annotated[LossName, LATER] = "bce"
+    score: Annotated[Weights | None, LATER] = None  # of loss="bce+gradient" alone, like the next
+    gradient_weight: Annotated[float, LATER] = Field(default=1.0, gt=0, allow_inf_nan=False)
     gain_of: Annotated[Weights | None, LATER] = None
     bootstrap: Annotated[int | None, LATER] = Field(default=None, ge=0, lt=2**63)  # None: no resampling
     process: Annotated[ProcessName, LATER] = "linear-vp"
@@ -126,6 +145,7 @@ class TrainDiscriminator(TrainStep):
         check_process(self.process, self.features, self.network)
         for name, least in zip(self.slice_names, rows, strict=True):
             self.split(name, least=least)
+        self._check_gradient()
         if self.gain_of is not None:
             self._check_gain(self.gain_of)
         return self
@@ -159,6 +179,25 @@ class TrainDiscriminator(TrainStep):
                 "share or batch_size"
             )
         return rows
+
+    def _check_gradient(self) -> None:
+        """Raises ValueError for a loss of the gradient without a score network, and for settings of one that
+        is not taken."""
+        if self.matches_gradient:
+            if self.score is None:
+                raise ValueError(
+                    "score: expected the weights of the score network that is to be guided with "
+                    'loss="bce+gradient", found none: write score=score.last()'
+                )
+            check_score(self.score, self.real, field="score")
+            return
+        fields = type(self).model_fields
+        for name in ("score", "gradient_weight"):
+            if getattr(self, name) != fields[name].default:
+                raise ValueError(
+                    f'{name}: expected loss="bce+gradient", which alone takes it, found "{self.loss}": '
+                    "change the loss, or leave it out"
+                )
 
     def _check_gain(self, score: Weights) -> None:
         check_score(score, self.real, field="gain_of")
@@ -240,6 +279,15 @@ class TrainDiscriminator(TrainStep):
         return self.split("real")[1]
 
     @property
+    def matches_gradient(self) -> bool:
+        """True where the gradient has a loss too."""
+        return self.loss == "bce+gradient"
+
+    @property
+    def uses(self) -> tuple[Use, Use]:
+        return ("train-gradient", "gradient") if self.matches_gradient else super().uses
+
+    @property
     def gain_images(self) -> int:
         """The number of held-out real images that Gain is measured on, each at every noise level."""
         if self.gain_of is None:
@@ -248,6 +296,11 @@ class TrainDiscriminator(TrainStep):
 
     def work(self, amount: int) -> list[Work]:
         works, items = super().work(amount), self.levels * self.gain_images
+        if self.matches_gradient and self.score is not None and amount:
+            real = (self.steps_per_epoch * self.batch_size + self.held_out_items) // 2
+            works.append(
+                Work(self.score.step, "forward", amount * real, self.batch_size // 2, self.precision)
+            )
         if self.gain_of is None or not amount:
             return works
         gradients = Work(self, "gradient", amount * items, self.batch_size, self.precision)
@@ -258,6 +311,11 @@ class TrainDiscriminator(TrainStep):
             raise ValueError(
                 f"{self.kind} measures no Gain, so no epoch can be chosen by {metric}: set gain_of to the "
                 "weights of the score network that is to be guided, as in gain_of=score.last()"
+            )
+        if metric == "held_out_gradient" and not self.matches_gradient:
+            raise ValueError(
+                f"{self.kind} has no loss of the gradient, so no epoch can be chosen by {metric}: set "
+                'loss="bce+gradient" and score to the weights of the score network that is to be guided'
             )
         if metric == "held_out_bce" and self.loss == "bce":
             metric = "held_out_loss"
@@ -318,7 +376,7 @@ class TrainDiscriminator(TrainStep):
         network = fresh_network(self, inputs, own_device)
         task = LogRatioTask(
             data=data,
-            kind=self.loss,
+            kind="bce" if self.loss == "bce+gradient" else self.loss,
             time_map=self.architecture.time_map(),
             seed=self.seed,
             levels=self.levels,
@@ -327,6 +385,7 @@ class TrainDiscriminator(TrainStep):
             conditional=self.conditional,
             precision=self.precision,
             device=own_device,
+            matching=self._matching(inputs, own_device),
         )
         trained = self.trained_part(network)
         learning = [parameter for parameter in trained.parameters() if parameter.requires_grad]
@@ -346,6 +405,31 @@ class TrainDiscriminator(TrainStep):
             precision=self.activations,
         )
 
+    def _matching(self, inputs: Bound, device: torch.device) -> GradientMatching | None:
+        """The loss of the gradient, where there is one."""
+        if self.score is None:
+            return None
+        from dgflow.steps.training.gradient_matching import GradientMatching
+
+        score = self._frozen("score", self.score, inputs, device)
+        low, high = self.drawn_range
+        known = score.known(
+            min(low, self.sigma_min), max(high, self.sigma_max), use="to match the gradient at"
+        )
+        return GradientMatching(score, self.gradient_weight, known)
+
+    def _frozen(self, name: str, score: Weights, inputs: Bound, device: torch.device) -> FrozenScore:
+        from dgflow.steps.frozen_score import FrozenScore
+
+        return FrozenScore(
+            score,
+            load=lambda: inputs.network(name),
+            conditional=self.conditional,
+            precision=self.precision,
+            device=device,
+            name=self.name,
+        )
+
     def _further(self, inputs: Bound, real: Stream, device: torch.device) -> list[Measurement]:
         """Gain, where it is measured."""
         if self.gain_of is None:
@@ -356,16 +440,11 @@ class TrainDiscriminator(TrainStep):
         items = GainItems(
             rows=real.kept_apart,
             images=self.gain_images,
-            score=self.gain_of,
-            load=lambda: inputs.network("gain_of"),
+            score=self._frozen("gain_of", self.gain_of, inputs, device),
             seed=self.seed,
             levels=self.levels,
             sigma_range=(self.sigma_min, self.sigma_max),
             time_map=self.architecture.time_map(),
-            conditional=self.conditional,
-            precision=self.precision,
-            device=device,
             batch_size=self.batch_size,
-            name=self.name,
         )
         return [Measurement(items.items, items.measure, items.summarise)]

@@ -1,0 +1,87 @@
+"""The score network against which a discriminator is trained or measured: frozen, and asked about noisy real
+images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dgflow.diffusion.acceleration import autocast, prepared
+from dgflow.diffusion.gain import Noisy, denoised
+from dgflow.diffusion.score_model import ScoreModel
+from dgflow.networks.families import score_network
+from dgflow.specs.spec import ActivationPrecision
+from dgflow.specs.step import Weights
+from dgflow.steps.guides import without_network
+
+
+@dataclass
+class FrozenScore:
+    """The score network of `weights`, loaded when it is first asked and let go by `release`.
+
+    Args:
+        load: the network itself.
+        conditional: the discriminator is told the labels.
+        name: of the training, for messages.
+    """
+
+    weights: Weights
+    load: Callable[[], nn.Module]
+    conditional: bool
+    precision: ActivationPrecision
+    device: torch.device
+    name: str
+    _model: ScoreModel | None = None
+
+    def known(self, sigma_min: float, sigma_max: float, *, use: str) -> tuple[float, float]:
+        """The part of the noise levels that the network was made for. Loads nothing.
+
+        Raises ValueError, which says the `use` of the levels, where there is none.
+        """
+        low, high = without_network(self.weights).narrowed(sigma_min, sigma_max)
+        if not 0 < low < high:
+            raise ValueError(
+                f"{self.name}: expected noise levels between sigma_min {sigma_min:g} and sigma_max "
+                f"{sigma_max:g} that the score network knows, {use}, found none: it begins at {low:g} and "
+                f"ends at {high:g}"
+            )
+        return low, high
+
+    def rounded(self, sigma_B: Tensor) -> Tensor:
+        """The nearest levels that it knows."""
+        rounding = self._loaded().round_sigma
+        return sigma_B if rounding is None else rounding(sigma_B.to(self.device)).to(sigma_B.device)
+
+    def denoised(self, images: Tensor, labels: Tensor, sigma_B: Tensor, normals: Tensor) -> Noisy:
+        """Images [b, ...] with unit normals at levels sigma (float64), and what the network leaves of them.
+
+        Raises ValueError for labels that the network does not know.
+        """
+        model, classes = self._loaded(), self.weights.step.classes
+        if classes and not ((labels >= 0) & (labels < classes)).all():
+            raise ValueError(
+                f"{self.name}: expected labels 0 to {classes - 1}, which the score network is asked about, "
+                f"found {int(labels.min())} to {int(labels.max())}"
+            )
+        with autocast(self.device, self.precision):
+            return denoised(
+                model.denoiser,
+                images,
+                sigma_B,
+                normals,
+                labels if classes else None,
+                labels if self.conditional else None,
+            )
+
+    def release(self) -> None:
+        """Let the network go."""
+        self._model = None
+
+    def _loaded(self) -> ScoreModel:
+        if self._model is None:
+            model = score_network(self.weights).score_model(prepared(self.load(), device=self.device))
+            self._model = model if self.weights.step.classes else model.without_labels()
+        return self._model
