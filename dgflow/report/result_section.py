@@ -8,6 +8,7 @@ from dgflow.report.figures.draw import drawn
 from dgflow.report.layout import labelled
 from dgflow.report.outcome import has_figures, of_seed, outcome_of
 from dgflow.report.summary import Summary, comparisons, measured, notes, table_rows
+from dgflow.report.timings import timing_table, timings
 from dgflow.steps.judging.evaluate import Evaluate
 from dgflow.steps.sweeping.sweep import SelectedSweep, Sweep
 from dgflow.store.objects import ObjectStore
@@ -55,12 +56,14 @@ def figure_sections(summary: Summary, store: ObjectStore) -> list[dict[str, Any]
     has in its table. Raises CorruptObject where a file is damaged."""
     sections = []
     sweeps = [each.node for each in summary.plans if isinstance(each.step, Sweep | SelectedSweep)]
+    times = timings(summary.plans, summary.receipts)
     in_tables = {key for node in sweeps for key in node.reads.values()}
     for label, step_plan in labelled(summary.plans[:-1]):
         if step_plan.node.key in in_tables or not has_figures(step_plan.step):
             continue
-        outcome = outcome_of(step_plan, store)
-        if outcome is not None and outcome.figures:
-            figures = [drawn(each) for each in outcome.figures]
+        outcome, arms = outcome_of(step_plan, store), times.get(step_plan.step.name)
+        own = [*([] if outcome is None else outcome.figures), *([timing_table(arms)] if arms else [])]
+        if own:
+            figures = [drawn(each) for each in own]
             sections.append({"title": label, "name": step_plan.step.name, "figures": figures})
     return sections

@@ -32,6 +32,7 @@ from dgflow.report.layout import (
 from dgflow.report.outcome import Outcome, has_figures, outcome_of
 from dgflow.report.own_receipts import all_receipts, own_receipts
 from dgflow.report.product import Product, product
+from dgflow.report.timings import timing_table, timings
 from dgflow.specs.figures import Metric, Table
 from dgflow.specs.step import Reference, Result, SampleStep, Slice, Step, Target, Weights
 from dgflow.specs.train_step import TrainStep
@@ -131,8 +132,9 @@ def elapsed(receipts: list[Receipt]) -> float:
 
 
 def as_json(summary: Summary) -> dict[str, Any]:
-    """`arms`, `floor`, `reference` (each empty while the result is missing) and `steps` by name; for a recipe
-    that ends with samples, weights or another result also `made`, and `result` where its file is JSON."""
+    """`arms`, `floor`, `reference` (each empty while the result is missing) and `steps` by name, that of a
+    `Cost` with `seconds_per_sample` of arms; for a recipe that ends with samples, weights or another result
+    also `made`, and `result` where its file is JSON."""
     result = summary.result or {"arms": {}, "floor": {}, "reference": {}}
     steps = {
         row.name: {
@@ -145,6 +147,8 @@ def as_json(summary: Summary) -> dict[str, Any]:
         }
         for row in summary.steps
     }
+    for name, arms in timings(summary.plans, summary.receipts).items():
+        steps[name] |= {"seconds_per_sample": {arm: each.seconds for arm, each in arms.items()}}
     outcome = {"arms": result["arms"], "floor": result["floor"] or {}, "reference": result["reference"]}
     if summary.product is None:
         return outcome | {"steps": steps}
@@ -158,11 +162,20 @@ def as_json(summary: Summary) -> dict[str, Any]:
 def table(summary: Summary) -> str:
     """The result as text: a row per arm, the floor, notes, and the change by guidance; or what is missing."""
     if summary.product is not None:
-        tables = [] if summary.outcome is None else map(table_text, summary.outcome.tables)
-        return "\n".join([*tables, *notes(summary)])
+        tables = [] if summary.outcome is None else [*summary.outcome.tables, *_timing_tables(summary)]
+        return "\n".join([*map(table_text, tables), *notes(summary)])
     if summary.result is None:
         return "\n".join(["no result yet", *(f"  {line}" for line in missing(summary))])
-    return "\n".join([*ruled(aligned(table_rows(summary))), "", *notes(summary), *comparisons(summary)])
+    times = [line for each in _timing_tables(summary) for line in ("", table_text(each).rstrip())]
+    return "\n".join(
+        [*ruled(aligned(table_rows(summary))), "", *notes(summary), *comparisons(summary), *times]
+    )
+
+
+def _timing_tables(summary: Summary) -> list[Table]:
+    """None of a sweep, whose combinations have arms of the same names."""
+    found = list(timings(summary.plans, summary.receipts).values())
+    return [timing_table(found[0])] if len(found) == 1 and found[0] else []
 
 
 def table_text(figure: Table) -> str:

@@ -77,7 +77,7 @@ class Cost(ResultStep):
                     row = {"step": step.name, "title": step.title, "tflop": flop / 1e12, "arms": []}
                     steps.setdefault(f"{key} {parts[-1]}", row)["arms"].append(name)
             rows = arm[0].rows
-            sampling = sum(operations.total(step.work(rows)) for step in _sampled_by(arm[0])) / rows
+            sampling = sum(operations.total(step.work(rows)) for step in sampled_by(arm[0])) / rows
             arms[name] = {
                 "training": _same(total / 1e12, len(arm)),
                 "sampling": _same(sampling / 1e9, len(arm)),
@@ -122,12 +122,12 @@ def _trained_on(part: Slice) -> Iterator[tuple[str, Step, list[int]]]:
         yield variant, step, sorted(parts)
 
 
-def _sampled_by(part: Slice) -> Iterator[SampleStep]:
+def sampled_by(part: Slice) -> Iterator[SampleStep]:
     """The steps that make `part` of noise: its own, and those whose samples it is made of."""
     yield part.step
     for reference in part.step.reads.values():
         if isinstance(reference, Slice):
-            yield from _sampled_by(reference)
+            yield from sampled_by(reference)
 
 
 def _same(value: float, seeds: int) -> dict[str, Any]:

@@ -1,0 +1,59 @@
+"""Seconds per sample of arms, as the receipts of their samples tell. They depend on the machine and on what
+else ran there, so that no result holds them: `Cost` counts operations, and here is the time of its arms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from dgflow.engine.plan import StepPlan
+from dgflow.report.own_receipts import own_receipts
+from dgflow.specs.figures import Table
+from dgflow.specs.step import Slice
+from dgflow.steps.cost import Cost, sampled_by
+from dgflow.store.receipts import Receipt
+
+_NOTE = "Seconds of work of one worker per sample, as measured: other work on the same machine counts too."
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of work of one worker for a sample of an arm, and the devices that made its samples."""
+
+    seconds: float
+    devices: tuple[str, ...]
+
+
+def timings(plans: Sequence[StepPlan], receipts: Mapping[str, list[Receipt]]) -> dict[str, dict[str, Timing]]:
+    """By name of a `Cost` step, the arms whose samples are all there."""
+    complete = {each.step.variant for each in plans if each.complete}
+    return {
+        each.step.name: {
+            name: _timing(arm, receipts)
+            for name, arm in each.step.arms.items()
+            if all(step.variant in complete for part in arm for step in sampled_by(part))
+        }
+        for each in plans
+        if isinstance(each.step, Cost)
+    }
+
+
+def timing_table(arms: Mapping[str, Timing]) -> Table:
+    rows = [(name, f"{each.seconds:.3g}", ", ".join(each.devices)) for name, each in arms.items()]
+    return Table("Seconds per sample", ("arm", "seconds", "device"), rows, note=_NOTE)
+
+
+def _timing(arm: Sequence[Slice], receipts: Mapping[str, list[Receipt]]) -> Timing:
+    """Over all seeds; of several steps one after the other, such as sampling and decoding, the sum."""
+    seconds, devices = 0.0, set[str]()
+    for steps in zip(*map(sampled_by, arm), strict=True):
+        parts = [receipt for step in steps for receipt in own_receipts(receipts, step)]
+        rows = sum(_rows(receipt) for receipt in parts)
+        seconds += sum(receipt.seconds for receipt in parts) / rows
+        devices |= {receipt.device for receipt in parts}
+    return Timing(seconds, tuple(sorted(devices)))
+
+
+def _rows(receipt: Receipt) -> int:
+    assert receipt.start is not None and receipt.stop is not None
+    return receipt.stop - receipt.start
