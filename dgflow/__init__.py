@@ -7,6 +7,7 @@ What a recipe needs is here. Importing it, building a recipe and planning one lo
 from dgflow import options
 from dgflow._version import __version__
 from dgflow.cli import main
+from dgflow.diffusion.correction_specs import EpsilonScaling, NetworkGuidance
 from dgflow.diffusion.guidance_settings import Boost, ClassifierFree, Switch
 from dgflow.diffusion.guidance_specs import ClassifierGuidance, DiscriminatorGuidance
 from dgflow.diffusion.mixture_specs import GaussianMixture
@@ -79,6 +80,7 @@ __all__ = [
     "DiscriminatorGuidance",
     "EDMAblation",
     "Encode",
+    "EpsilonScaling",
     "Evaluate",
     "Features",
     "Gain",
@@ -99,6 +101,7 @@ __all__ = [
     "MixtureScore",
     "NCSNpp",
     "NVAE",
+    "NetworkGuidance",
     "OfClasses",
     "OwnDenoiser",
     "OwnFeatures",

@@ -84,8 +84,8 @@ FIELDS = [
     ),
     (
         lambda: dg.Generate(score=SCORE.last(), guidance=(JUDGE.last(),)),
-        "Generate.guidance[0]: expected DiscriminatorGuidance or ClassifierGuidance or ClassifierFree, found "
-        "a Weights",
+        "Generate.guidance[0]: expected DiscriminatorGuidance or ClassifierGuidance or NetworkGuidance or "
+        "EpsilonScaling or ClassifierFree, found a Weights",
     ),
     (
         lambda: dg.Generate(score=SCORE.last(), guidance=dg.ClassifierFree()),

@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from dgflow.diffusion.corrections import scaled_again
 from dgflow.diffusion.discrete import DiscreteSchedule
 from dgflow.diffusion.guidance import Advice, Guide, LogRatios, Point, first_of, guide, guided, latest
 from dgflow.diffusion.samplers import Noise, Predictor, Sample, noised
@@ -112,6 +113,8 @@ def ddim(
         abar, before = schedule.alphas_cumprod[index], schedule.alphas_cumprod_prev[index]
         std = eta * math.sqrt((1 - before) / (1 - abar) * (1 - abar / before))
         denoised = guided(advice, sigma, denoised)
+        if advice.gradient is not None:
+            denoised = scaled_again(guidance, y / math.sqrt(abar), sigma, denoised)
         epsilon = (y - math.sqrt(abar) * denoised) / math.sqrt(1 - abar)
         y = math.sqrt(before) * denoised + math.sqrt(1 - before - std**2) * epsilon
         return y if std == 0.0 or noise is None else y + std * noise(step).double()

@@ -1,5 +1,5 @@
-"""Guidance as recipes list it: settings and the network that guides. Terms add up in the order of the list;
-`ClassifierFree` is no term but another way to ask the score network."""
+"""Guidance as recipes list it: settings and the network that guides. Corrections act first, and terms add up,
+in the order of the list; `ClassifierFree` is neither but another way to ask the score network."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from dgflow.diffusion.correction_specs import EpsilonScaling, NetworkGuidance
 from dgflow.diffusion.gain_curve import GainChoice, MeasuredGain
 from dgflow.diffusion.guidance_settings import (
     ClassifierFree,
@@ -197,5 +198,6 @@ class ClassifierGuidance(ClassifierSettings):
         return ClassifierTerm(network, self, time)
 
 
-GuideTerm = DiscriminatorGuidance | ClassifierGuidance
+GradientTerm = DiscriminatorGuidance | ClassifierGuidance
+GuideTerm = GradientTerm | NetworkGuidance | EpsilonScaling
 Guidance = GuideTerm | ClassifierFree

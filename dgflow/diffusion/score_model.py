@@ -7,6 +7,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import torch
+from torch import Tensor
+
 from dgflow.diffusion.classifier_free import ClassifierFreePredictor
 from dgflow.diffusion.denoisers import VPDenoiser, predictor_of
 from dgflow.diffusion.discrete import DiscreteSchedule
@@ -123,6 +126,20 @@ class ScoreModel:
         scale = settings.scale
         edges = (self.schedule.tau_after(scale.timestep),) if isinstance(scale, Switch) else ()
         return replace(self, denoiser=denoiser, predictor=predictor, tau_edges=edges)
+
+    def of_null_class(self) -> ScoreModel:
+        """The same, asked for no class whatever the labels.
+
+        Raises ValueError for a network without a null class.
+        """
+        denoiser, null = self.denoiser, self.null_label
+        if null is None:
+            raise ValueError("expected a network with a null class (DiT), found one without")
+
+        def unconditional(x: Tensor, sigma: Tensor, _: Tensor | None) -> Tensor:
+            return denoiser(x, sigma, torch.full((len(x),), null, device=x.device))
+
+        return replace(self, denoiser=unconditional, predictor=None)
 
     def without_labels(self) -> ScoreModel:
         """The same for a network without classes whose guides have some: labels do not reach the network."""

@@ -1,37 +1,50 @@
-"""The networks that guide a sampler: which of them fit a score network, and how often they are evaluated.
+"""What guides a sampler: which networks fit a score network, and how often they are evaluated.
 
-A guide sees the score network's own samples and labels, so that shapes have to be equal, and a guide with
-classes has to know them all. The members of an ensemble are asked together, so that they also have to agree
-with each other.
+A guide, a second score network among them, sees the score network's own samples and labels, so that shapes
+have to be equal, and a guide with classes has to know them all. The members of an ensemble are asked
+together, so that they also have to agree with each other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from dgflow.diffusion.correction_specs import EpsilonScaling, NetworkGuidance
 from dgflow.diffusion.gain_curve import GainChoice
-from dgflow.diffusion.guidance_specs import ClassifierFree, DiscriminatorGuidance, Guidance, GuideTerm
+from dgflow.diffusion.guidance_specs import (
+    ClassifierFree,
+    DiscriminatorGuidance,
+    GradientTerm,
+    Guidance,
+    GuideTerm,
+)
 from dgflow.diffusion.sampler_specs import SamplerSpec
-from dgflow.networks.families import names, score_network
+from dgflow.networks.families import names, of_latents, score_network
 from dgflow.networks.roles import ClassifierSpec, DiscriminatorSpec, GuideSpec, ScoreNetworkSpec
-from dgflow.specs.network import DataShape
+from dgflow.specs.network import DataShape, NetworkSpec
 from dgflow.specs.spec import Grid, references
 from dgflow.specs.step import NetworkStep, Use, Weights
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from dgflow.diffusion.guidance import GuidanceTerm
+    from dgflow.diffusion.guidance import GuidanceTerm, Guide
     from dgflow.diffusion.score_model import ScoreModel
 
-ROLES = {"classifier": ClassifierSpec, "discriminator": DiscriminatorSpec}
+ROLES: Mapping[str, tuple[type[NetworkSpec], str]] = {
+    "classifier": (ClassifierSpec, "TrainClassifier"),
+    "discriminator": (DiscriminatorSpec, "TrainDiscriminator"),
+    "network": (ScoreNetworkSpec, "TrainScore"),
+}
+"""Of a guide: its kind of network, and the step that trains one."""
 
 
 def check_guides(score: Weights, guidance: Sequence[Guidance]) -> None:
     """Raises ValueError, naming the field, for networks that do not fit each other."""
-    network = score_network(score)
+    score_network(score)
     shape, classes = score.step.shape, score.step.classes
     if sum(isinstance(term, ClassifierFree) for term in guidance) > 1:
         raise ValueError("guidance: expected at most one ClassifierFree")
@@ -39,16 +52,16 @@ def check_guides(score: Weights, guidance: Sequence[Guidance]) -> None:
     for number, term in enumerate(guidance):
         where = f"guidance.{number}"
         if isinstance(term, ClassifierFree):
-            if not network.has_null_class:
-                known = names(ScoreNetworkSpec, having=lambda family: family.has_null_class)
-                raise ValueError(
-                    f"{where}: classifier-free guidance needs a network with a null class ({known}), found "
-                    f"{_kind(score)}"
-                )
+            _check_null_class(where, score, "classifier-free guidance needs")
+            continue
+        if isinstance(term, EpsilonScaling):
             continue
         members = members_of(f"{where}.{term.role}", term)
         for name, weights in members.items():
             check_guide(name if len(members) > 1 else where, name, weights, term.role, shape, classes)
+        if isinstance(term, NetworkGuidance):
+            _check_second(where, score, term)
+            continue
         _check_ensemble(members)
         if isinstance(term, DiscriminatorGuidance) and term.match_preceding_norm and before == 0:
             raise ValueError(
@@ -58,8 +71,34 @@ def check_guides(score: Weights, guidance: Sequence[Guidance]) -> None:
         before += 1
 
 
+def _check_second(where: str, score: Weights, term: NetworkGuidance) -> None:
+    """Raise ValueError for a second score network of other samples, or that is the first one again."""
+    other = term.network
+    if of_latents(other) != of_latents(score):
+        kinds = [("latents" if of_latents(weights) else "images") for weights in (score, other)]
+        raise ValueError(
+            f"{where}: expected a second network of {kinds[0]}, as the score network's samples are, found "
+            f"one of {kinds[1]}"
+        )
+    if term.without_class:
+        _check_null_class(where, other, "without_class needs")
+    elif (other.fingerprint, other.part) == (score.fingerprint, score.part):
+        raise ValueError(
+            f"{where}: expected another network than the score network, found the same weights "
+            f"({other.title}, {other.which}), which change nothing: take a smaller or less trained one, an "
+            "earlier epoch, or without_class=True of a network with a null class"
+        )
+
+
+def _check_null_class(where: str, weights: Weights, needs: str) -> None:
+    if not score_network(weights).has_null_class:
+        known = names(ScoreNetworkSpec, having=lambda family: family.has_null_class)
+        raise ValueError(f"{where}: {needs} a network with a null class ({known}), found {_kind(weights)}")
+
+
 def guides_of(path: str, guidance: Sequence[Guidance]) -> dict[str, GuideTerm]:
-    """The terms that have networks, by the path of the field that names these; `path` is that of the list."""
+    """The terms and corrections, by the path of the field that names their networks; `path` is that of the
+    list."""
     return {
         f"{path}.{number}.{term.role}": term
         for number, term in enumerate(guidance)
@@ -90,10 +129,10 @@ def members_of(path: str, term: GuideTerm) -> dict[str, Weights]:
 
 def check_guide(where: str, field: str, weights: Weights, role: str, shape: DataShape, classes: int) -> None:
     """Raise ValueError where a network cannot guide samples of that shape and those classes."""
-    step, kind = weights.step, ROLES[role]
+    step, (kind, training) = weights.step, ROLES[role]
     if not isinstance(step.architecture, kind):
         raise ValueError(
-            f"{field}: expected a Train{role.title()} or a Pretrained {names(kind)}, found {_kind(weights)}"
+            f"{field}: expected a {training} or a Pretrained {names(kind)}, found {_kind(weights)}"
         )
     if step.shape[:2] != shape[:2]:
         raise ValueError(
@@ -139,7 +178,7 @@ def _architecture(weights: Weights) -> GuideSpec:
 
 
 def loaded_term(
-    path: str, term: GuideTerm, load: Callable[[str], nn.Module], choice: GainChoice | None = None
+    path: str, term: GradientTerm, load: Callable[[str], nn.Module], choice: GainChoice | None = None
 ) -> GuidanceTerm:
     """The term of loaded networks; `load` gives that of a field, `path` is that of the term's own. `choice`
     is that of Gain, where the term asks it."""
@@ -158,7 +197,9 @@ def loaded_term(
 
 def guide_uses(term: GuideTerm) -> list[tuple[NetworkStep, Use]]:
     """The networks that an evaluation of a term runs, and how: of members on the same frozen features, the
-    heads alone except for the first."""
+    heads alone except for the first; of a second score network, no gradient."""
+    if isinstance(term, NetworkGuidance):
+        return [(term.network.step, "forward")]
     uses: list[tuple[NetworkStep, Use]] = []
     computed = set[tuple[str, str]]()
     for weights in term.guides:
@@ -175,6 +216,10 @@ def guides_title(term: Guidance) -> str:
     """A term's networks, for people."""
     if isinstance(term, ClassifierFree):
         return "its null class"
+    if isinstance(term, EpsilonScaling):
+        return "a scaled prediction of the noise"
+    if isinstance(term, NetworkGuidance):
+        return f"{term.network.step.title.removeprefix('train-')} ({term.network.which})"
     first, *others = term.guides
     return f"{len(term.guides)} {term.role}s" if others else first.step.title.removeprefix("train-")
 
@@ -214,23 +259,10 @@ def evaluations(
         return own, [sampler.evaluations_within(low, min(high, tau)) or 0.0 for low, high in windows]
     counts = [0] * len(terms)
 
-    def network(number: int) -> Callable[..., Tensor]:
-        term = terms[number]
+    def counted(number: int) -> None:
+        counts[number] += 1
 
-        def guide(y: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
-            counts[number] += 1
-            values = y.flatten(1).mean(1)
-            if term.role == "classifier":
-                return values[:, None].expand(-1, 2)
-            alone = isinstance(getattr(term, term.role), Weights)
-            return values if alone else values.expand(len(term.guides), -1)
-
-        return guide
-
-    stand_ins: list[Any] = [network(number) for number in range(len(terms))]
-    built = [
-        term.build(stand_in, lambda sigma: sigma) for term, stand_in in zip(terms, stand_ins, strict=True)
-    ]
+    built = [_without_networks(term, partial(counted, number)) for number, term in enumerate(terms)]
     point = torch.ones(1, 1, 1, 1)
     labels = torch.zeros(1, dtype=torch.int64)
     options: dict[str, Any] = {}
@@ -239,6 +271,32 @@ def evaluations(
     model = without_network(score)
     sample = sampler.sample(model, point, labels, built, lambda _: torch.zeros_like(point), **options)
     return float(sample.nfe), [float(count) for count in counts]
+
+
+def _without_networks(term: GuideTerm, asked: Callable[[], None]) -> Guide:
+    """The term with networks that do nothing, and say where they are asked."""
+    import torch
+
+    if isinstance(term, EpsilonScaling):
+        return term.build()
+    if isinstance(term, NetworkGuidance):
+
+        def second(x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
+            asked()
+            return torch.zeros_like(x)
+
+        return term.build(replace(without_network(term.network), denoiser=second))
+
+    def guide(y: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
+        asked()
+        values = y.flatten(1).mean(1)
+        if term.role == "classifier":
+            return values[:, None].expand(-1, 2)
+        alone = isinstance(getattr(term, term.role), Weights)
+        return values if alone else values.expand(len(term.guides), -1)
+
+    stand_in: Any = guide
+    return term.build(stand_in, lambda sigma: sigma)
 
 
 def without_weights(score: Weights) -> ScoreModel:

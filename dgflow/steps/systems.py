@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from dgflow.diffusion import acceleration
+from dgflow.diffusion.correction_specs import EpsilonScaling, NetworkGuidance
 from dgflow.diffusion.gain_curve import GainChoice
 from dgflow.diffusion.guidance import Guide
 from dgflow.diffusion.guidance_specs import ClassifierFree, Guidance, GuideTerm
@@ -51,9 +52,20 @@ class Networks:
                 model = model.classifier_free(term)
         return model
 
-    def terms(self, guides: Mapping[str, GuideTerm], choices: Mapping[str, GainChoice]) -> list[Guide]:
-        """The terms of `guides_of`; `choices` are those of Gain, by the same paths."""
-        return [loaded_term(path, term, self._network, choices.get(path)) for path, term in guides.items()]
+    def terms(
+        self, guides: Mapping[str, GuideTerm], choices: Mapping[str, GainChoice], *, compile: bool = False
+    ) -> list[Guide]:
+        """The terms and corrections of `guides_of`; `choices` are those of Gain, by the same paths. `compile`
+        is for score networks."""
+        found: list[Guide] = []
+        for path, term in guides.items():
+            if isinstance(term, EpsilonScaling):
+                found.append(term.build())
+            elif isinstance(term, NetworkGuidance):
+                found.append(term.build(self.score(path, term.network, compile=compile)))
+            else:
+                found.append(loaded_term(path, term, self._network, choices.get(path)))
+        return found
 
     def system(
         self,
@@ -67,7 +79,7 @@ class Networks:
         """The score network of the field `score`, and the guidance of the field `path`."""
         return System(
             self.score("score", score, guidance, compile=compile),
-            self.terms(guides_of(path, guidance), choices),
+            self.terms(guides_of(path, guidance), choices, compile=compile),
             classes_asked(score, guidance),
         )
 

@@ -21,6 +21,7 @@ from dgflow import (
     DiscriminatorGuidance,
     DiT,
     EDMAblation,
+    EpsilonScaling,
     Evaluate,
     Features,
     Gain,
@@ -37,6 +38,7 @@ from dgflow import (
     MixtureRatio,
     MixtureScore,
     NCSNpp,
+    NetworkGuidance,
     OfClasses,
     Perceptron,
     Pretrained,
@@ -79,6 +81,8 @@ MATCHED_DISC = DISC.model_copy(update={"loss": "bce+gradient", "score": SCORE.la
 TRANSLATED = Translate(source=REAL[:100], score=SCORE.last(), start=0.5, guidance=GUIDED.guidance)
 OTHER_DISC = DISC.model_copy(update={"seed": 9})
 MERGE = Merge(base=SCORE.last(), tuned=SCORE.epoch(2), weight=1.0)
+FILE = Pretrained(source="net.safetensors", network=DiT(), image_size=8, channels=4, num_classes=3)
+OTHER_FILE, THIRD_FILE = (FILE.model_copy(update={"source": f"{name}.safetensors"}) for name in "ab")
 GUIDED_BY = {
     epoch: GUIDED.model_copy(
         update={
@@ -550,6 +554,10 @@ OTHER = {
         classifier=JUDGE.last(), weight=3.0, tau_min=0.1, tau_max=0.5, entropy_scaling=True, entropy_floor=0.0
     ),
     ClassifierFree: dict(scale=3.0, channels=None),
+    NetworkGuidance: dict(
+        network=THIRD_FILE.weights(), weight=3.0, sigma_min=0.1, sigma_max=9.0, without_class=True
+    ),
+    EpsilonScaling: dict(factor=1.1, slope=0.1, twice=True),
     Switch: dict(above=3.0, below=3.0, timestep=9),
 }
 NETWORKS = (
@@ -565,19 +573,20 @@ NETWORKS = (
 SAMPLERS = (Heun(), EDMAblation(), DDPM(), DDIM(), RK45())
 ENSEMBLE = DiscriminatorGuidance(discriminator=(DISC.best(), DISC.epoch(3)), boost=Boost())
 TERMS = (ENSEMBLE, ClassifierGuidance(classifier=NOISY.last()), ClassifierFree())
+CORRECTIONS = (NetworkGuidance(network=OTHER_FILE.weights(), weight=2.0), EpsilonScaling(factor=1.01))
 SPECS = (
     *NETWORKS,
     StableDiffusionVAE(),
     NVAE(),
     *SAMPLERS,
     *TERMS,
+    *CORRECTIONS,
     ADMEncoder(),
     Perceptron(),
     Boost(),
     Switch(above=1.0, below=2.0, timestep=500),
     RatioWeighting(discriminator=DISC.last()),
 )
-FILE = Pretrained(source="net.safetensors", network=DiT(), image_size=8, channels=4, num_classes=3)
 INSTANCES: dict[type, Spec] = {
     type(made): made
     for made in (

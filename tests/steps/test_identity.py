@@ -29,6 +29,7 @@ from dgflow import (
     ClassifierFree,
     ClassifierGuidance,
     DiscriminatorGuidance,
+    EpsilonScaling,
     Evaluate,
     Features,
     Gain,
@@ -41,6 +42,7 @@ from dgflow import (
     LossesByLevel,
     Merge,
     MixtureScore,
+    NetworkGuidance,
     Pretrained,
     RatioWeighting,
     Switch,
@@ -78,7 +80,7 @@ def _identity(made: Spec) -> str:
         made = SCORE.model_copy(update={"weighting": made})
     if isinstance(made, Switch):
         made = ClassifierFree(scale=made)
-    if isinstance(made, ClassifierFree):
+    if isinstance(made, ClassifierFree | NetworkGuidance | EpsilonScaling):
         return Generate(score=FILE.weights(), guidance=(made,)).fingerprint
     if isinstance(made, DiscriminatorGuidance | ClassifierGuidance):
         made = made.model_copy(update={"tau_min": None}) if getattr(made, "after_timestep", None) else made

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import model_validator
 
-from dgflow.diffusion.guidance_specs import DiscriminatorGuidance, Guidance
+from dgflow.diffusion.correction_specs import NetworkGuidance
+from dgflow.diffusion.guidance_specs import DiscriminatorGuidance, GradientTerm, Guidance
 from dgflow.specs.figures import Figure, Metric
 from dgflow.specs.spec import SmokeRun
 from dgflow.specs.step import Spread, Work
@@ -129,12 +130,18 @@ class Likelihood(LikelihoodFields):
         for name, terms in self.arms.items():
             asked = times_asked(terms)
             guides = guides_of(f"arms.{name}", terms)
-            own = slopes * (GUIDED if guides else EVALUATIONS)
+            own = slopes * (
+                GUIDED if any(isinstance(term, GradientTerm) for term in guides.values()) else EVALUATIONS
+            )
             yield Work(self.score.step, "gradient", own * asked, self.batch_size)
             yield Work(self.score.step, "forward", losses * asked, self.batch_size)
             for term in guides.values():
                 for network, use in guide_uses(term):
-                    yield Work(network, use, TWICE * own + losses, self.batch_size)
+                    if isinstance(term, NetworkGuidance):  # differentiated once, as the score network
+                        yield Work(network, "gradient", own, self.batch_size)
+                        yield Work(network, use, losses, self.batch_size)
+                    else:
+                        yield Work(network, use, TWICE * own + losses, self.batch_size)
 
     def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
         """The numbers as JSON; the images are shared by the workers."""

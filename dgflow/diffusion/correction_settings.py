@@ -1,0 +1,64 @@
+"""The numbers of corrections of the denoised image, without networks. Recipes list `correction_specs`; what
+corrects reads these. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import math
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from dgflow.diffusion.guidance_settings import Number
+from dgflow.specs.spec import Spec
+
+
+class NetworkSettings(Spec):
+    """Takes the denoised image D of the score network away from another network's, D_other + weight * (D -
+    D_other), in steps that begin at a noise level between `sigma_min` and `sigma_max`, both included; None is
+    no upper end.
+
+    A weight of 1 is the score network alone, 0 the other one, more than 1 goes beyond the score network.
+    """
+
+    weight: Number
+    sigma_min: float = Field(default=0.0, ge=0)
+    sigma_max: float | None = Field(default=None, ge=0)
+
+    @model_validator(mode="after")
+    def _rises(self) -> Self:
+        if self.sigma_max is not None and self.sigma_min > self.sigma_max:
+            raise ValueError(
+                f"expected sigma_min <= sigma_max, found {self.sigma_min} and {self.sigma_max}: no step "
+                "would be guided"
+            )
+        return self
+
+    @property
+    def levels(self) -> tuple[float, float]:
+        """First and last noise level at which it acts: an empty range (inf, 0) at weight 1."""
+        if self.weight == 1.0:
+            return math.inf, 0.0
+        return self.sigma_min, math.inf if self.sigma_max is None else self.sigma_max
+
+
+class ScalingSettings(Spec):
+    """Divides the predicted noise, x - (x - D) / divisor (Ning et al. 2023), by `factor` + `slope` * tau, tau
+    the linear-VP time (about the timestep / 1000).
+
+    A divisor a little above 1 makes up for the drift of a sampler that sees its own errors. `twice` is
+    compatibility with the published code (ADM-ES): in DDIM steps that a gradient guides, the guided noise is
+    divided once more. Other samplers have no such form.
+    """
+
+    factor: Number = Field(gt=0)
+    slope: Number = 0.0
+    twice: bool = False
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if self.factor + self.slope <= 0:
+            raise ValueError(
+                f"expected a divisor above 0 up to linear-VP time 1, factor + slope, found {self.factor} + "
+                f"{self.slope}"
+            )
+        return self

@@ -1,0 +1,102 @@
+"""Corrections of the denoised image: by a second network (autoguidance, SIMS, guidance in an interval), and
+by a scaled prediction of the noise (epsilon scaling).
+
+Both are float64 around the networks, act per sample, and are differentiable in x where x requires gradients.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from dgflow.diffusion.correction_settings import NetworkSettings, ScalingSettings
+from dgflow.diffusion.guidance import Guide, Point
+from dgflow.diffusion.score_model import ScoreModel, first_outside
+from dgflow.diffusion.times import per_sample, tau_from_sigma
+
+
+@dataclass(frozen=True)
+class NetworkCorrection:
+    """other + weight * (denoised - other), `other` the image of a second network (Karras et al. 2024,
+    "Guiding a Diffusion Model with a Bad Version of Itself", equation 3), for samples whose step begins at a
+    noise level in the range of `settings`.
+
+    Args:
+        model: the second network, asked with the sampler's own x, noise levels and labels.
+        settings: weight and range. Where no sample of a batch can be in the range, or the weight is 1, the
+            network is not evaluated.
+    """
+
+    model: ScoreModel
+    settings: NetworkSettings
+
+    @property
+    def tau_edges(self) -> tuple[float, ...]:
+        """Times at which the corrected image jumps."""
+        levels = (level for level in self.settings.levels if 0.0 < level < math.inf)
+        return *map(tau_from_sigma, levels), *self.model.tau_edges
+
+    def correct(self, point: Point) -> Tensor | None:
+        """See `guidance.Correction`.
+
+        Raises ValueError where the step leaves the noise levels that the network was made for.
+        """
+        began_B, (lowest, highest) = point.began
+        low, high = self.settings.levels
+        if highest < low or lowest > high:
+            return None
+        self._check((min(lowest, point.sigma_bounds[0]), highest))
+        denoised = cast("Tensor", point.denoised).double()
+        other = self.model.denoiser(point.x, point.sigma, point.class_labels).double()
+        corrected = other + self.settings.weight * (denoised - other)
+        if low <= lowest and highest <= high:
+            return corrected
+        # Chosen by where: a network may overflow at noise levels outside its range.
+        inside = per_sample((began_B >= low) & (began_B <= high), corrected)
+        return torch.where(inside, corrected, denoised)
+
+    def _check(self, sigmas: tuple[float, float]) -> None:
+        known = self.model.sigma_range
+        i = first_outside(sigmas, *known)
+        if i is not None:
+            raise ValueError(
+                f"expected a second network that knows the noise levels of the steps that it guides, down to "
+                f"{min(sigmas):.6g} and up to {max(sigmas):.6g}, found one for {known[0]:.6g} to "
+                f"{known[1]:.6g}: narrow its sigma_min and sigma_max, or those of the sampler"
+            )
+
+
+@dataclass(frozen=True)
+class NoiseScaling:
+    """x - (x - denoised) / divisor: the predicted noise (x - denoised) / sigma, divided (Ning et al. 2023,
+    "Elucidating the Exposure Bias in Diffusion Models")."""
+
+    settings: ScalingSettings
+
+    def correct(self, point: Point) -> Tensor | None:
+        """See `guidance.Correction`; None where the divisor is 1 throughout."""
+        return self.scaled(point.x, point.sigma, cast("Tensor", point.denoised))
+
+    def scaled(self, x: Tensor, sigma: Tensor, denoised: Tensor) -> Tensor | None:
+        """The image of the scaled noise, float64; None where the divisor is 1 throughout."""
+        settings = self.settings
+        if (settings.factor, settings.slope) == (1.0, 0.0):
+            return None
+        x, sigma = x.double(), sigma.double()
+        divisor_B = settings.factor + settings.slope * tau_from_sigma(sigma)
+        return x - (x - denoised.double()) / per_sample(divisor_B, x)
+
+
+def scaled_again(guidance: Sequence[Guide], x: Tensor, sigma: Tensor, guided: Tensor) -> Tensor:
+    """The guided image of a DDIM step as ADM-ES's code has it: the noise that it points at is divided once
+    more by every scaling that says `twice`."""
+    for entry in guidance:
+        if isinstance(entry, NoiseScaling) and entry.settings.twice:
+            again = entry.scaled(x, sigma, guided)
+            guided = guided if again is None else again
+    return guided
