@@ -19,6 +19,9 @@ from dgflow.networks.ddpm.spec import DDPMUNet
 from dgflow.networks.discriminator.spec import Discriminator
 from dgflow.networks.dit.spec import DiT
 from dgflow.networks.edm.spec import DhariwalUNet, SongUNet
+from dgflow.networks.edm2.published import edm2
+from dgflow.networks.edm2.spec import EDM2UNet
+from dgflow.networks.edm2.vae_spec import EDM2VAE
 from dgflow.networks.inception.spec import InceptionV3
 from dgflow.networks.lsgm.spec import NVAE, LSGMPrior
 from dgflow.networks.mixture.spec import MixtureRatio, MixtureScore
@@ -75,6 +78,8 @@ __all__ = [
     "DDPMUNet",
     "Decode",
     "DhariwalUNet",
+    "EDM2UNet",
+    "EDM2VAE",
     "DiT",
     "Discriminator",
     "DiscriminatorGuidance",
@@ -125,6 +130,7 @@ __all__ = [
     "beside",
     "discriminator_on",
     "dit_gpp",
+    "edm2",
     "edm_gpp",
     "main",
     "official",

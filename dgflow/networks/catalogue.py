@@ -11,6 +11,7 @@ from dgflow.networks.adm import published as adm
 from dgflow.networks.discriminator import published as discriminator
 from dgflow.networks.dit import published as dit
 from dgflow.networks.edm import published as edm
+from dgflow.networks.edm2 import published as edm2
 from dgflow.networks.inception import published as inception
 from dgflow.networks.lsgm import published as lsgm
 from dgflow.networks.ncsnpp import published as ncsnpp
@@ -20,7 +21,7 @@ from dgflow.specs.mistakes import did_you_mean
 
 CATALOGUE: dict[str, PublishedFile] = {
     file.name: file
-    for family in (edm, inception, adm, dit, stable_diffusion, discriminator, lsgm, ncsnpp)
+    for family in (edm, edm2, inception, adm, dit, stable_diffusion, discriminator, lsgm, ncsnpp)
     for file in family.FILES
 }
 

@@ -10,6 +10,8 @@ from dgflow.networks.ddpm.spec import DDPMUNet
 from dgflow.networks.discriminator.spec import Discriminator
 from dgflow.networks.dit.spec import DiT
 from dgflow.networks.edm.spec import DhariwalUNet, SongUNet
+from dgflow.networks.edm2.spec import EDM2UNet
+from dgflow.networks.edm2.vae_spec import EDM2VAE
 from dgflow.networks.inception.spec import InceptionV3
 from dgflow.networks.lsgm.spec import NVAE, LSGMPrior
 from dgflow.networks.mixture.spec import MixtureRatio, MixtureScore
@@ -23,6 +25,7 @@ from dgflow.specs.step import Weights
 
 FAMILIES: tuple[type[NetworkSpec], ...] = (
     *(SongUNet, DhariwalUNet),
+    EDM2UNet,
     *(ADMUNet, ADMEncoder, Discriminator),
     Perceptron,
     DiT,
@@ -31,7 +34,7 @@ FAMILIES: tuple[type[NetworkSpec], ...] = (
     DDPMUNet,
     *(OwnDenoiser, OwnFeatures),
     *(MixtureScore, MixtureRatio),
-    StableDiffusionVAE,
+    *(StableDiffusionVAE, EDM2VAE),
     InceptionV3,
 )
 

@@ -37,6 +37,8 @@ class AutoencoderSpec(NetworkSpec):
     latent_columns: ClassVar[tuple[str, ...]] = ("mean", "std")
     """The parts that `encode` gives: mean and standard deviation, or ("latent",) where latents can only be
     drawn."""
+    pixel_offset: ClassVar[float] = 128.0
+    """Added to 127.5 times a decoded image before it is truncated to pixels: 128 rounds."""
 
     @abstractmethod
     def latent_shape(self, image_size: int) -> tuple[int, int]:

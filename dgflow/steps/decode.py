@@ -122,6 +122,7 @@ class Decode(SampleStep):
 
         from dgflow.diffusion.acceleration import autocast
 
+        spec = autoencoder_of(self.vae)
         with torch.no_grad(), autocast(latents_BCHW.device, self.precision):
-            images = autoencoder_of(self.vae).decode(network, latents_BCHW.float())
-        return pixels(images.float()), saturated(images.float())
+            images = spec.decode(network, latents_BCHW.float()).float()
+        return pixels(images, spec.pixel_offset), saturated(images)

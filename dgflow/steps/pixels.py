@@ -28,12 +28,13 @@ def counted(columns: Columns, saturated_N: np.ndarray | None) -> Columns:
     return MeasuredColumns(columns, {SATURATED: count}) if count else columns
 
 
-def pixels(images_BCHW: Tensor) -> np.ndarray:
-    """uint8 [B, H, W, C] of images in [-1, 1]; truncated, as EDM and DiT write theirs."""
+def pixels(images_BCHW: Tensor, offset: float = 128.0) -> np.ndarray:
+    """uint8 [B, H, W, C] of images in [-1, 1]: 127.5 times the image plus `offset`, truncated; by default as
+    EDM and DiT write theirs."""
     import torch
 
     return (
-        (images_BCHW * 127.5 + 128)
+        (images_BCHW * 127.5 + offset)
         .clip(0, 255)
         .to(torch.uint8)
         .permute(0, 2, 3, 1)

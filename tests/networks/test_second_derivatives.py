@@ -16,6 +16,7 @@ from dgflow.networks.adm.encoder import ADMEncoderModule
 from dgflow.networks.discriminator.module import DiscriminatorModule
 from dgflow.networks.edm.preconditioners import EDMPrecond
 from dgflow.networks.edm.song import SongUNetModule
+from dgflow.networks.edm2.preconditioner import Precond
 from dgflow.networks.perceptron.module import PerceptronModule
 
 SIGMA = torch.tensor([0.7, 3.0], dtype=torch.float64)
@@ -65,10 +66,23 @@ def test_the_divergence_of_a_discriminator_is_that_of_finite_differences(
     _agrees(field)
 
 
-def test_the_divergence_of_a_denoiser_with_attention_is_that_of_finite_differences() -> None:
+def edm() -> nn.Module:
+    return EDMPrecond(
+        SongUNetModule(8, 3, model_channels=16, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(4,))
+    )
+
+
+def edm2() -> nn.Module:
+    widths = {"model_channels": 16, "channel_mult": (1, 2), "num_blocks": 1, "channels_per_head": 16}
+    return Precond(8, 3, 0, **widths, attn_resolutions=(4,))
+
+
+@pytest.mark.parametrize("build", [edm, edm2])
+def test_the_divergence_of_a_denoiser_with_attention_is_that_of_finite_differences(
+    build: Callable[[], nn.Module],
+) -> None:
     torch.manual_seed(0)
-    unet = SongUNetModule(8, 3, model_channels=16, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(4,))
-    network = randomised(EDMPrecond(unet))
+    network = randomised(build())
     _agrees(lambda x: network(x, SIGMA).double())
 
 

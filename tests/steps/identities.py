@@ -3,6 +3,7 @@
 from dgflow import (
     DDIM,
     DDPM,
+    EDM2VAE,
     RK45,
     ADMEncoder,
     ADMUNet,
@@ -20,6 +21,7 @@ from dgflow import (
     Discriminator,
     DiscriminatorGuidance,
     DiT,
+    EDM2UNet,
     EDMAblation,
     EpsilonScaling,
     Evaluate,
@@ -321,6 +323,16 @@ OTHER = {
     StableDiffusionVAE: dict(
         block_out_channels=(32, 32), layers_per_block=1, latent_channels=3, norm_num_groups=8, scale=0.5
     ),
+    EDM2VAE: dict(
+        block_out_channels=(32, 32),
+        layers_per_block=1,
+        latent_channels=3,
+        norm_num_groups=8,
+        raw_mean=(0.0, 0.0, 0.0, 0.0),
+        raw_std=(1.0, 1.0, 1.0, 1.0),
+        final_mean=1.0,
+        final_std=1.0,
+    ),
     NVAE: dict(
         decoder_dist="normal",
         arch_instance="res_mbconv",
@@ -468,6 +480,25 @@ OTHER = {
         precond="iddpm",
         sigma_data=1.0,
     ),
+    EDM2UNet: dict(
+        model_channels=8,
+        channel_mult=(1,),
+        channel_mult_noise=2,
+        channel_mult_emb=2,
+        num_blocks=9,
+        attn_resolutions=(),
+        channels_per_head=8,
+        dropout=0.1,
+        resample_filter=(1, 3, 3, 1),
+        label_balance=0.1,
+        concat_balance=0.1,
+        res_balance=0.1,
+        attn_balance=0.1,
+        clip_act=None,
+        sigma_data=1.0,
+        logvar_channels=8,
+        latent=True,
+    ),
     ADMUNet: dict(
         model_channels=8,
         channel_mult=(1,),
@@ -563,6 +594,7 @@ OTHER = {
 NETWORKS = (
     SongUNet(),
     DhariwalUNet(),
+    EDM2UNet(),
     ADMUNet(),
     DiT(),
     NCSNpp(),
@@ -577,6 +609,7 @@ CORRECTIONS = (NetworkGuidance(network=OTHER_FILE.weights(), weight=2.0), Epsilo
 SPECS = (
     *NETWORKS,
     StableDiffusionVAE(),
+    EDM2VAE(),
     NVAE(),
     *SAMPLERS,
     *TERMS,

@@ -38,6 +38,7 @@ SCORES: dict[str, dict[str, Any]] = {
     "SongUNet VE": {"network": dg.SongUNet(**EDM, precond="ve"), "num_classes": 3},
     "DhariwalUNet": {"network": dg.DhariwalUNet(**WIDE), "num_classes": 3},
     "DhariwalUNet iDDPM": {"network": dg.DhariwalUNet(**WIDE, precond="iddpm"), "num_classes": 3},
+    "EDM2UNet": {"network": dg.EDM2UNet(**EDM, channels_per_head=8), "num_classes": 3},
     "ADMUNet": {
         "network": dg.ADMUNet(
             model_channels=32,

@@ -1,4 +1,5 @@
-"""EDM's `.pkl` files, read without running them: pickles of a whole network, with its source code inside.
+"""EDM's and EDM2's `.pkl` files, read without running them: pickles of a whole network, with its source code
+inside.
 
 A file is taken apart into records (`inert_pickle`); any global that such files are not known to name is
 refused. Tensors are built from the records, and checked against the storage that they view.
@@ -19,12 +20,15 @@ from dgflow.weights.weight_file import VALUES, File, WeightFile, called, plain, 
 
 _PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
 _SCALARS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+_ARRAYS = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct", "numpy.ndarray")
+"""Of EDM2's encoder of latents, which lies beside the network and is not looked at."""
 _DICTS = ("collections.OrderedDict", "dnnlib.util.EasyDict")
 ALLOWED = frozenset(
     {
         _PERSISTENT,
         *_DICTS,
         *_SCALARS,
+        *_ARRAYS,
         "builtins.set",
         "numpy.dtype",
         "torch._utils._rebuild_parameter",
@@ -37,12 +41,12 @@ _DEEPEST = 100  # modules within modules; EDM's networks have five
 
 
 def read_edm_pickle(file: File, *, source: str | None = None) -> WeightFile:
-    """The tensors of the pickle's `ema` network, by their state-dict names, which begin with `model.`.
+    """The tensors of the pickle's `ema` network, by their state-dict names.
 
     Returns:
         Settings: `class_name` (such as "EDMPrecond"), `init_args`, `init_kwargs` (what it was constructed
             with) and `attributes` (its plain
-        ones, such as sigma_min), and under `model` the same of the network inside.
+        ones, such as sigma_min), and under `model`, where there is one, the same of the network inside.
 
     Raises:
         ValueError: a global that is not among those of such files, a file of another kind, damaged or cut
@@ -52,6 +56,8 @@ def read_edm_pickle(file: File, *, source: str | None = None) -> WeightFile:
     with inert(file, name, "pickle of EDM's") as (stream, size):
         found = load_records(stream, size, ALLOWED)
     reader = Reader(name)
+    if isinstance(found, Record) and found.name in _DICTS:
+        found = found.items
     if not isinstance(found, dict) or "ema" not in found:
         keys = some(list(found)) if isinstance(found, dict) else f"a {_kind(found)}"
         raise ValueError(

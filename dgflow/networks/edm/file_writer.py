@@ -1,5 +1,5 @@
-"""Pickles in EDM's published format, made of any network: what `edm_pickle` reads, for runs without the
-published files and for tests.
+"""Pickles in the published format of EDM and EDM2, made of any network: what `edm_pickle` reads, for runs
+without the published files and for tests.
 
 Every module is a persistent object with its source text, ModuleDicts are torch's own. The modules and classes
 that such pickles name exist only while one is written, so that a reader which imported them would fail; the
@@ -12,7 +12,8 @@ import contextlib
 import pickle
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -41,26 +42,27 @@ def write_edm_pickle(
     init_kwargs: dict[str, Any],
     source: str = SOURCE,
     change: Callable[[dict[str, Any]], None] | None = None,
+    beside: Mapping[str, Any] = MappingProxyType({}),
 ) -> bytes:
     """The file for `network`, under "ema".
 
     Args:
-        network: one of EDM's preconditioners with a network inside.
-        init_kwargs: what the network inside was constructed with.
+        network: one of EDM's preconditioners with a network inside, or EDM2's.
+        init_kwargs: what the network inside was constructed with; where it is no `model`, the whole.
         source: the text that each module carries as its source code.
         change: edits the outermost module's state.
+        beside: further entries of the file.
     """
     with _named_modules() as easy_dict:
-        outer = _persistent(
-            network,
-            {"": easy_dict(sigma_data=np.float64(0.5)), "model": easy_dict(init_kwargs)},
-            source,
-            "",
-            change,
-        )
-        return pickle.dumps(
-            {"ema": outer, "augment_pipe": None, "dataset_kwargs": easy_dict(resolution=8, use_labels=False)}
-        )
+        kwargs = {"": easy_dict(init_kwargs)}
+        if has_model := "model" in network._modules:
+            kwargs = {"": easy_dict(sigma_data=np.float64(0.5)), "model": easy_dict(init_kwargs)}
+        content = {
+            "ema": _persistent(network, kwargs, source, "", change),
+            "dataset_kwargs": easy_dict(resolution=8, use_labels=False),
+            **beside,
+        }
+        return pickle.dumps({**content, "augment_pipe": None} if has_model else easy_dict(content))
 
 
 @contextlib.contextmanager

@@ -27,8 +27,9 @@ class StableDiffusionVAEModule(nn.Module):
         self.scale = scale
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], *, scale: float = SCALE) -> Self:
-        """With fresh weights, of `AutoencoderKL`'s configuration as in a published config.json.
+    def from_config(cls, config: Mapping[str, Any], **scaling: Any) -> Self:
+        """With fresh weights, of `AutoencoderKL`'s configuration as in a published config.json, and what
+        scales the latents.
 
         Raises:
             ImportError: diffusers is not installed.
@@ -41,7 +42,7 @@ class StableDiffusionVAEModule(nn.Module):
                 f"({error}): pip install 'dgflow[dit]'"
             ) from error
         autoencoder: Any = AutoencoderKL.from_config(dict(config))
-        return cls(autoencoder, scale=scale)
+        return cls(autoencoder, **scaling)
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the latents, [B, 4, H/8, W/8] for the published sizes, of `images`

@@ -21,7 +21,5 @@ def _file(kind: str, commit: str) -> PublishedFile:
     )
 
 
-FILES = (
-    _file("ema", "8937891f91ef6e9946cb7cf1b2e0207b1d8180bf"),
-    _file("mse", "ad7ac2cf88578c68f660449f60fe9496f35a1cbf"),
-)
+MSE = _file("mse", "ad7ac2cf88578c68f660449f60fe9496f35a1cbf")
+FILES = (_file("ema", "8937891f91ef6e9946cb7cf1b2e0207b1d8180bf"), MSE)

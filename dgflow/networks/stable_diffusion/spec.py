@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,15 +18,14 @@ if TYPE_CHECKING:
     from dgflow.weights.weight_file import File, WeightFile
 
 
-class StableDiffusionVAE(AutoencoderSpec):
-    """diffusers' `AutoencoderKL` (`pip install "dgflow[dit]"`), its latents scaled by `scale`; the defaults
-    are those of DiT's."""
+class DiffusersVAE(AutoencoderSpec):
+    """The architecture of diffusers' `AutoencoderKL` (`pip install "dgflow[dit]"`); subclasses scale its
+    latents."""
 
     block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
     layers_per_block: int = 2
     latent_channels: int = 4
     norm_num_groups: int = 32
-    scale: float = 0.18215
 
     def latent_shape(self, image_size: int) -> tuple[int, int]:
         return halved(image_size, len(self.block_out_channels) - 1), self.latent_channels
@@ -34,14 +35,16 @@ class StableDiffusionVAE(AutoencoderSpec):
         self.latent_shape(shape.image_size)
         check_widths(self.block_out_channels, self.norm_num_groups)
 
+    @abstractmethod
+    def module(self, config: Mapping[str, Any]) -> nn.Module:
+        """The network with fresh weights, of `AutoencoderKL`'s configuration."""
+
     def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
         """The network with fresh weights.
 
         Raises:
             ValueError: diffusers is not installed, or classes, which it has not.
         """
-        from dgflow.networks.stable_diffusion.module import StableDiffusionVAEModule
-
         check_unconditional(type(self).__name__, num_classes)
         levels = len(self.block_out_channels)
         config = {
@@ -50,10 +53,10 @@ class StableDiffusionVAE(AutoencoderSpec):
             "down_block_types": ("DownEncoderBlock2D",) * levels,
             "up_block_types": ("UpDecoderBlock2D",) * levels,
             "sample_size": image_size,
-            **self.model_dump(exclude={"scale"}),
+            **self.model_dump(include=set(DiffusersVAE.model_fields)),
         }
         try:
-            return StableDiffusionVAEModule.from_config(config, scale=self.scale)
+            return self.module(config)
         except ImportError as error:
             raise ValueError(str(error)) from error
 
@@ -91,10 +94,29 @@ class StableDiffusionVAE(AutoencoderSpec):
         return replace(found, tensors=present_names(found.tensors))
 
     def said(self, network: Any, shape: DataShape) -> dict[str, Said]:
+        """As of every network, but that the autoencoder takes images of any size."""
+        from dgflow.weights.declared import Said
+
+        said = super().said(network, shape)
+        del said["image_size"]
+        return said | {"_class_name": Said("AutoencoderKL", None)}
+
+
+class StableDiffusionVAE(DiffusersVAE):
+    """diffusers' `AutoencoderKL` (`pip install "dgflow[dit]"`), its latents scaled by `scale`; the defaults
+    are those of DiT's."""
+
+    scale: float = 0.18215
+
+    def module(self, config: Mapping[str, Any]) -> nn.Module:
+        from dgflow.networks.stable_diffusion.module import StableDiffusionVAEModule
+
+        return StableDiffusionVAEModule.from_config(config, scale=self.scale)
+
+    def said(self, network: Any, shape: DataShape) -> dict[str, Said]:
         """As of every network, with what diffusers' `config.json` calls otherwise."""
         from dgflow.weights.declared import Said
 
         said = super().said(network, shape)
-        del said["image_size"], said["scale"]  # the autoencoder takes images of any size
-        classes = {"_class_name": Said("AutoencoderKL", None), "scaling_factor": Said(self.scale, "scale")}
-        return said | classes
+        del said["scale"]
+        return said | {"scaling_factor": Said(self.scale, "scale")}

@@ -1,0 +1,119 @@
+"""Magnitude-preserving layers of EDM2 (Karras et al. 2024, arXiv 2312.02696), with the published parameter
+names: each gives outputs of unit magnitude for such inputs, by construction rather than by group norms.
+
+Magnitudes, noise embeddings and their frequencies are in float32 at least.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dgflow.networks.precision import kept_wide, wide
+
+EPS = 1e-4
+"""Added to every magnitude before it divides."""
+SILU_MAGNITUDE = 0.596
+"""Root mean square of silu(z) for a unit normal z, rounded as published."""
+
+
+def normalized(values: Tensor, dims: Sequence[int]) -> Tensor:
+    """`values` divided by their root mean square over `dims`, plus EPS; in their own dtype."""
+    norm = torch.linalg.vector_norm(values, dim=list(dims), keepdim=True, dtype=wide(values.dtype))
+    magnitude = EPS + norm * math.sqrt(norm.numel() / values.numel())
+    return values / magnitude.to(values.dtype)
+
+
+def mp_silu(x: Tensor) -> Tensor:
+    """silu(x), at the magnitude of a unit normal x."""
+    return F.silu(x) / SILU_MAGNITUDE
+
+
+def mp_sum(a: Tensor, b: Tensor, balance: float) -> Tensor:
+    """(1 - t) a + t b with t = `balance`, at the magnitude that a and b have if they are uncorrelated."""
+    return a.lerp(b, balance) / math.hypot(1 - balance, balance)
+
+
+def mp_cat(a_BCHW: Tensor, b_BCHW: Tensor, balance: float) -> Tensor:
+    """Both along the channels; their norms become as 1 - t to t with t = `balance`, whatever the number of
+    channels of either."""
+    a_channels, b_channels = a_BCHW.shape[1], b_BCHW.shape[1]
+    scale = math.sqrt(a_channels + b_channels) / math.hypot(1 - balance, balance)
+    a_weight = scale * (1 - balance) / math.sqrt(a_channels)
+    return torch.cat([a_weight * a_BCHW, scale * balance / math.sqrt(b_channels) * b_BCHW], dim=1)
+
+
+def resampled(x_BCHW: Tensor, direction: Literal["up", "down"], taps: Sequence[float]) -> Tensor:
+    """Images of twice or half the side, by a separable filter that keeps the mean.
+
+    Args:
+        taps: of the filter, of any sum; [1, 1] is nearest neighbour up and 2x2 means down.
+    """
+    if list(taps) == [1, 1]:  # the same numbers as below, several times faster on a CPU
+        if direction == "up":
+            return F.interpolate(x_BCHW, scale_factor=2, mode="nearest")
+        return F.avg_pool2d(x_BCHW, 2)
+    channels, padding = x_BCHW.shape[1], (len(taps) - 1) // 2
+    row = x_BCHW.new_tensor(taps) / sum(taps)
+    kernel = row.outer(row).expand(channels, 1, -1, -1)
+    if direction == "down":
+        return F.conv2d(x_BCHW, kernel, stride=2, padding=padding, groups=channels)
+    # 4 = the zeros that upsampling by two puts between samples, to keep the mean
+    return F.conv_transpose2d(x_BCHW, 4 * kernel, stride=2, padding=padding, groups=channels)
+
+
+class MPConv(nn.Module):
+    """Convolution, or a linear layer without `kernel`, by weights of unit magnitude; no bias.
+
+    In training mode the stored weights are brought to unit magnitude before each use ("forced weight
+    normalisation"), so that the learning rate keeps its meaning.
+
+    Args:
+        kernel: sides of the kernel, odd; images keep their size.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, *kernel))
+
+    def forward(self, x: Tensor, gain: Tensor | float = 1.0) -> Tensor:
+        weight = self.weight.to(wide(self.weight.dtype))
+        dims = range(1, weight.ndim)
+        if self.training:
+            with torch.no_grad():
+                self.weight.copy_(normalized(weight, dims))
+            weight = self.weight.to(weight.dtype)
+        weight = (normalized(weight, dims) * (gain / math.sqrt(weight[0].numel()))).to(x.dtype)
+        if weight.ndim == 2:
+            return F.linear(x, weight)
+        return F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+
+
+class MPFourier(nn.Module):
+    """sqrt(2) cos(x f + p), with frequencies f ~ 2 pi N(0, 1) and phases p ~ 2 pi U(0, 1), drawn at
+    construction and stored as buffers."""
+
+    freqs: Tensor
+    phases: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("freqs", 2 * math.pi * torch.randn(channels))
+        self.register_buffer("phases", 2 * math.pi * torch.rand(channels))
+
+    def forward(self, x_B: Tensor) -> Tensor:
+        x_B = x_B.to(wide(x_B.dtype))
+        angles = x_B.outer(self.freqs.to(x_B.dtype)) + self.phases.to(x_B.dtype)
+        return math.sqrt(2) * angles.cos()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # Frequencies and phases of eight bits would be another embedding than the one trained with.
+        freqs, phases = self.freqs, self.phases
+        super()._apply(fn, recurse)
+        self.freqs, self.phases = kept_wide(freqs, self.freqs), kept_wide(phases, self.phases)
+        return self

@@ -1,0 +1,204 @@
+"""EDM2's network, autoencoder and guided sampler give the reference implementation's numbers, and the network
+has its parameter names and shapes at full size."""
+
+import json
+from itertools import count
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from parity import goldens
+from parity.goldens import Case
+from torch import Tensor
+
+import dgflow as dg
+from dgflow.diffusion.heun import edm_sigmas, heun
+from dgflow.networks.edm2.preconditioner import Precond
+from dgflow.networks.edm2.unet import Block
+from dgflow.networks.edm2.vae import EDM2VAEModule
+from dgflow.specs.network import DataShape
+from dgflow.steps.pixels import pixels
+from dgflow.steps.training.rows import scaled
+from dgflow.weights.tensors import load_into
+
+
+def is_network(case: Case) -> bool:
+    return case.config.get("class") == "Precond" and "out_D" in case.entry["arrays"]
+
+
+def is_sampler(case: Case) -> bool:
+    return "edm_sampler" in case.reference and {"net", "gnet", "sampler"} <= case.config.keys()
+
+
+def is_latents(case: Case) -> bool:
+    return {"raw_mean", "raw_std", "final_std"} <= case.config.keys()
+
+
+CLAIMS = [is_network, is_sampler, is_latents]
+
+
+def precond(kwargs: dict[str, Any], weights: dict[str, Tensor]) -> Precond:
+    """Built by the spec, from the arguments of the reference's class."""
+    fields = dict(kwargs)
+    sizes = {
+        name: fields.pop(theirs)
+        for name, theirs in (
+            ("image_size", "img_resolution"),
+            ("channels", "img_channels"),
+            ("num_classes", "label_dim"),
+        )
+    }
+    network: Any = dg.EDM2UNet(**fields).build(**sizes)
+    load_into(network, weights, source="net")
+    return network.eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("case", goldens.cases(is_network, "workbench"))
+def test_a_network_gives_the_reference_s_numbers(case: Case) -> None:
+    config, arrays, weights = goldens.load(case)
+    network = precond(config["kwargs"], weights["net"])
+    x, sigma, labels = arrays["in_x"], arrays["in_sigma"], arrays.get("in_labels")
+    outputs: dict[str, Tensor] = {}
+    magnitudes: dict[str, Tensor] = {}
+
+    def record_input(_: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        outputs.update({"out_model_x": inputs[0], "out_c_noise": inputs[1], "out_F": output})
+
+    hooks = [network.unet.register_forward_hook(record_input)]
+    for part in ("enc", "dec"):
+        for name, module in getattr(network.unet, part).items():
+            name = f"{part}.{name}"
+            hooks.append(
+                module.register_forward_hook(
+                    lambda _, __, output, name=name: magnitudes.update(
+                        {name: output.double().square().mean().sqrt()}
+                    )
+                )
+            )
+    outputs["out_D"] = network(x, sigma, labels)
+    outputs["out_block_rms"] = torch.stack([magnitudes[name] for name in config["block_names"]])
+    for hook in hooks:
+        hook.remove()
+    outputs["out_logvar"] = network.log_variance(sigma)[:, None, None, None]
+    # One level for all samples: the sample that it belongs to comes out as before.
+    shared = (arrays["out_D_single_sigma"] - arrays["out_D"]).flatten(1).abs().amax(dim=1).argmin()
+    outputs["out_D_single_sigma"] = network(x, sigma[shared], labels)
+    if labels is not None:
+        outputs["out_D_labels_none"] = network(x, sigma)
+        assert torch.equal(network(x, sigma, labels.argmax(dim=1)), outputs["out_D"])
+    assert outputs.keys() == {name for name in arrays if name.startswith("out_")}
+    for name, output in outputs.items():
+        goldens.close(case, name, output, arrays[name], of_max=2e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("case", goldens.cases(is_sampler, "workbench"))
+def test_the_guided_sampler_follows_the_reference_s_path(case: Case) -> None:
+    """In float64, where the reference's state is float32 by default."""
+    config, arrays, weights = goldens.load(case)
+    settings = dict(config["sampler"])
+    guidance, steps = settings.pop("guidance"), settings.pop("num_steps")
+    settings.pop("dtype", None)
+    levels = {name: settings.pop(name) for name in ("sigma_min", "sigma_max", "rho") if name in settings}
+    network, other = (precond(config[name], weights[name]) for name in ("net", "gnet"))
+    labels, calls, states, times, draws = arrays["in_labels"], [0, 0], [], [], count()
+
+    def denoiser(x: Tensor, sigma: Tensor, class_labels: Tensor | None) -> Tensor:
+        states.append(x.clone())
+        times.append(sigma[0])
+        calls[0] += 1
+        denoised = network(x, sigma, class_labels).double()
+        if guidance == 1:
+            return denoised
+        calls[1] += 1
+        worse = other(x, sigma, class_labels).double()
+        return worse + guidance * (denoised - worse)
+
+    sample = heun(
+        denoiser,
+        arrays["in_noise"],
+        edm_sigmas(steps, **levels),
+        class_labels=labels,
+        churn_noise=lambda step: arrays["in_churn_noise"][next(draws)],
+        **settings,
+    )
+    for name, states_found in (("x", [sample.x]), ("eval_x", states)):
+        expected = arrays[f"out_{name}"]
+        for found, wanted in zip(states_found, expected if name == "eval_x" else [expected], strict=True):
+            goldens.close(case, name, found, wanted, of_max=1e-4)
+    goldens.close(case, "eval_t", torch.stack(times), arrays["out_eval_t"], rtol=2e-6)
+    assert calls == arrays["out_n_calls"].tolist()
+    assert next(draws) == int(arrays["out_n_draws"])
+
+
+class Raw(torch.nn.Module):
+    """In the place of the autoencoder: the same moments and images for all; `asked` lists what came."""
+
+    def __init__(self, raw: Tensor, decoded: Tensor) -> None:
+        super().__init__()
+        mean, std = raw.chunk(2, dim=1)
+        self.answer = SimpleNamespace(latent_dist=SimpleNamespace(mean=mean, std=std), sample=decoded)
+        self.asked: list[Tensor] = []
+
+    def encode(self, images: Tensor) -> Any:
+        self.asked.append(images)
+        return self.answer
+
+    def decode(self, latents: Tensor) -> Any:
+        self.asked.append(latents)
+        return self.answer
+
+
+@pytest.mark.parametrize("case", goldens.cases(is_latents, "workbench"))
+def test_latents_are_normalised_as_the_reference_s(case: Case) -> None:
+    config, arrays, _ = goldens.load(case)
+    raw = Raw(arrays["in_raw"], arrays["in_decoded"])
+    names = ("raw_mean", "raw_std", "final_mean", "final_std")
+    spec = dg.EDM2VAE(**{name: config[name] for name in names})
+    vae = EDM2VAEModule(raw, **spec.model_dump(include=set(names)))
+    levels = torch.arange(256, dtype=torch.uint8)
+    mean, std = spec.encode(vae, scaled(levels[:, None, None, None]))
+    torch.testing.assert_close(raw.asked[0].flatten(), levels / 255, rtol=1e-6, atol=1e-7)
+    decoded = spec.decode(vae, arrays["in_latent"])
+    for name, found in (
+        ("scale", vae.scale_C.flatten()),
+        ("bias", vae.bias_C.flatten()),
+        ("latents", mean + arrays["in_eps"] * std),
+        ("vae_decode_input", raw.asked[1]),
+    ):
+        goldens.close(case, name, found, arrays[f"out_{name}"], rtol=1e-6, atol=1e-6)
+    found = torch.from_numpy(pixels(decoded, spec.pixel_offset)).permute(0, 3, 1, 2)
+    # Within float32's last bits of a whole number, either pixel is right.
+    sure = ((arrays["in_decoded"] * 255).round() / 255 - arrays["in_decoded"]).abs() > 1e-6
+    outside = (arrays["in_decoded"] <= 0) | (arrays["in_decoded"] >= 1)
+    assert torch.equal(found[sure | outside], arrays["out_pixels"][sure | outside])
+    assert float(sure.float().mean()) > 0.9
+    # Networks of pixels see images as all others here.
+    goldens.close(case, "rgb_encoded", scaled(arrays["out_pixels"]), arrays["out_rgb_encoded"], rtol=1e-6)
+    assert torch.equal(torch.from_numpy(pixels(decoded)).permute(0, 3, 1, 2), arrays["out_rgb_decoded"])
+
+
+FULL_SIZE = next(
+    json.loads(file.read_text())
+    for folder in (goldens.folder("workbench"), goldens.SMALL.parent / "workbench")
+    if (file := folder / "official_state_dict_keys.json").is_file()
+)
+
+
+@pytest.mark.parametrize("published", [name for name in FULL_SIZE if name.startswith("edm2-")])
+def test_full_size_networks_have_every_published_name_shape_and_number_of_parameters(published: str) -> None:
+    entry = FULL_SIZE[published]
+    config, latent = entry["config"], entry["config"]["img_channels"] == 4
+    network: Any = dg.edm2(published.split("-")[2], latent=latent)
+    assert network.model_channels == config["model_channels"]
+    shape = DataShape(config["img_resolution"], config["img_channels"], config["label_dim"])
+    network.check(shape)
+    with torch.device("meta"):
+        built = network.build(**shape._asdict())
+    assert {name: list(tensor.shape) for name, tensor in built.state_dict().items()} == {
+        name: sides for name, (_, sides) in entry["state_dict"].items()
+    }
+    assert sum(parameter.numel() for parameter in built.parameters()) == entry["n_params"]
+    assert any(isinstance(module, Block) and module.num_heads for module in built.modules())
