@@ -16,10 +16,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from dgflow.diffusion.churn import Churn
 from dgflow.diffusion.guidance import Guide, LogRatios, Point, boosts_of, first_of, guide, guided, latest
 from dgflow.diffusion.heun import edm_sigmas
+from dgflow.diffusion.paths import Rows
 from dgflow.diffusion.ranges import EPSILON_S, Discretization, default_range
-from dgflow.diffusion.samplers import Churn, Denoiser, Noise, RoundSigma, Sample, noised, rounded
+from dgflow.diffusion.samplers import Denoiser, Noise, RoundSigma, Sample, noised, rounded
 from dgflow.diffusion.times import per_sample
 
 
@@ -138,7 +140,8 @@ def ablation(
     second_order = _known("solver", solver, ("euler", "heun")) == "heun"
     options = {"S_churn": S_churn, "S_min": S_min, "S_max": S_max, "S_noise": S_noise}
     boosts, device = boosts_of(guidance), latents.device
-    churn = Churn(levels, boosts, churn_noise, round_sigma, device, steps=churn_steps, **options)
+    churn = Churn(levels, boosts, round_sigma, device, steps=churn_steps, **options)
+    churn.check(churn_noise)
 
     ones = torch.ones(len(latents), dtype=torch.float64, device=latents.device)
     times = [*(float(time.inverse(torch.tensor(level, dtype=torch.float64))) for level in levels[:-1]), 0.0]
@@ -174,7 +177,8 @@ def ablation(
     x = noised(latents, levels[0] * first, None if images is None else per_sample(first, images) * images)
     for step, (sigma_cur, sigma_next) in enumerate(pairwise(levels)):
         t, sigma_high = ones * times[step], sigma_cur
-        raised = churn(step, ones, previous)
+        rows = Rows([step] * len(x), device)
+        raised = None if churn_noise is None else churn(rows, previous)
         if raised is not None and churn_noise is not None:
             s = scale(raised.sigma)
             x = (

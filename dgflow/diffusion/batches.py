@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 
 Result = TypeVar("Result")
+Cut = TypeVar("Cut")
 
 log = logging.getLogger(__name__)
 
@@ -35,12 +36,30 @@ class Batches:
         Raises:
             ValueError: memory does not suffice for one row, or for a batch that is fixed.
         """
+
+        def make_all(edges: list[int]) -> list[Result]:
+            return [make(first, last) for first, last in pairwise(edges)]
+
+        def largest(edges: list[int]) -> int:
+            return max(last - first for first, last in pairwise(edges))
+
+        return self._fitting(lambda: self._edges(start, stop), make_all, largest)
+
+    def whole(self, make: Callable[[int], Result]) -> Result:
+        """`make(size)`, which cuts its rows into batches of at most `size` itself; as in `map`."""
+        return self._fitting(lambda: self.size, make, lambda size: size)
+
+    def _fitting(
+        self, cut: Callable[[], Cut], make: Callable[[Cut], Result], rows: Callable[[Cut], int]
+    ) -> Result:
+        """`make` of how the rows are cut, again with smaller batches if memory runs out; `rows` is the
+        largest batch of a cut."""
         while True:
-            edges = self._edges(start, stop)
+            cuts = cut()
             try:
-                return [make(first, last) for first, last in pairwise(edges)]
+                return make(cuts)
             except torch.OutOfMemoryError as error:
-                largest = max(last - first for first, last in pairwise(edges))
+                largest = rows(cuts)
                 if self.fixed:
                     raise ValueError(
                         f"{self.of}: expected GPU memory for a shared_block of {self.size} samples, found "

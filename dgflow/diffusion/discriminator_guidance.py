@@ -91,8 +91,9 @@ class DiscriminatorTerm:
         weight_B = scale_at(weight, tau)
         if settings.match_preceding_norm and point.preceding is not None:
             weight_B = weight_B * norm_ratio(point.preceding, gradient)
-        if boost is not None and point.order == 1 and point.step % boost.period == 0:
-            weight_B = torch.where(log_ratio < 0, weight_B * scale_at(boost.weight, tau), weight_B)
+        if boost is not None and point.order == 1:
+            fake = (log_ratio < 0) & (point.step % boost.period == 0)
+            weight_B = torch.where(fake, weight_B * scale_at(boost.weight, tau), weight_B)
         inside = (tau >= low) & (tau <= high)
         return weighted(gradient, weight_B, inside), torch.where(inside, log_ratio, OUTSIDE_LOG_RATIO)
 

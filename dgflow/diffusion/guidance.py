@@ -38,7 +38,7 @@ class Point:
         x: the state [B, ...] in EDM scaling, float64.
         sigma: its noise levels [B], float64.
         class_labels: as the denoiser gets them.
-        step: number of the sampler's step, from 0.
+        step: number of the sampler's step, from 0; int64 [B] where the samples are in different ones.
         order: 1 in the step's first evaluation, 2 in a correction (Heun's).
         sigma_bounds: host floats (low, high) that hold every sample's sigma, so that a term can skip its work
             without a host sync.
@@ -54,7 +54,7 @@ class Point:
     x: Tensor
     sigma: Tensor
     class_labels: Tensor | None
-    step: int
+    step: int | Tensor
     order: int
     sigma_bounds: tuple[float, float]
     preceding: Tensor | None = None

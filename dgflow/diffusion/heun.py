@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from dgflow.diffusion.guidance import Guide, LogRatios, Point, boosts_of, first_of, guide, latest
-from dgflow.diffusion.samplers import Churn, Denoiser, Noise, RoundSigma, Sample, noised, rounded
+from dgflow.diffusion.churn import Churn
+from dgflow.diffusion.guidance import Guide, LogRatios, Point, boosts_of, guide
+from dgflow.diffusion.paths import Levels, Path, Rows, State, walk
+from dgflow.diffusion.samplers import Denoiser, Noise, RoundSigma, Sample, rounded
 from dgflow.diffusion.times import per_sample
 
 
@@ -26,7 +30,6 @@ def edm_sigmas(
     return *((top + i / (num_steps - 1) * (bottom - top)) ** rho for i in range(num_steps)), 0.0
 
 
-@torch.no_grad()
 def heun(
     denoiser: Denoiser,
     latents: Tensor,
@@ -63,50 +66,149 @@ def heun(
 
     Raises ValueError for levels that do not fall, and for churn without `churn_noise`.
     """
-    levels = rounded([float(sigma) for sigma in sigmas], round_sigma, latents.device)
-    falling = all(a > b for a, b in pairwise(levels))
-    if len(levels) < 2 or not falling or levels[-1] < 0.0 or not math.isfinite(levels[0]):
-        raise ValueError(f"expected two or more falling, finite noise levels >= 0, found {levels}")
-    options = {"S_churn": S_churn, "S_min": S_min, "S_max": S_max, "S_noise": S_noise}
-    boosts, device = boosts_of(guidance), latents.device
-    churn = Churn(levels, boosts, churn_noise, round_sigma, device, steps=churn_steps, **options)
+    path = HeunPath.of(
+        denoiser,
+        sigmas,
+        latents.device,
+        guidance=guidance,
+        churn_steps=churn_steps,
+        round_sigma=round_sigma,
+        S_churn=S_churn,
+        S_min=S_min,
+        S_max=S_max,
+        S_noise=S_noise,
+    )
+    path.churn.check(churn_noise)
+    return walk(path, latents, images=images, class_labels=class_labels, noise=churn_noise)
 
-    x = noised(latents, levels[0], images)
-    ones = torch.ones(len(latents), dtype=torch.float64, device=x.device)
-    previous: LogRatios = [None] * len(guidance)  # of the step before; None if a term was not evaluated
-    last: LogRatios = [None] * len(guidance)  # each sample's last log-ratio inside the window
-    nfe = guidance_nfe = 0
 
-    def slope(
-        x: Tensor, sigma: Tensor, bounds: tuple[float, float], step: int, order: int
+@dataclass(frozen=True)
+class HeunPath(Path):
+    """The steps of `heun`, each a move; churn takes one draw.
+
+    Args:
+        levels: falling noise levels, as the network knows them; the last one may be 0.
+    """
+
+    denoiser: Denoiser
+    levels: Sequence[float]
+    guidance: Sequence[Guide]
+    churn: Churn
+
+    @classmethod
+    def of(
+        cls,
+        denoiser: Denoiser,
+        sigmas: Sequence[float],
+        device: torch.device,
+        *,
+        guidance: Sequence[Guide] = (),
+        churn_steps: int | None = None,
+        round_sigma: RoundSigma | None = None,
+        S_churn: float = 0.0,
+        S_min: float = 0.0,
+        S_max: float = math.inf,
+        S_noise: float = 1.0,
+    ) -> HeunPath:
+        """The path of these settings, which are those of `heun`."""
+        levels = rounded([float(sigma) for sigma in sigmas], round_sigma, device)
+        falling = all(a > b for a, b in pairwise(levels))
+        if len(levels) < 2 or not falling or levels[-1] < 0.0 or not math.isfinite(levels[0]):
+            raise ValueError(f"expected two or more falling, finite noise levels >= 0, found {levels}")
+        options = {"S_churn": S_churn, "S_min": S_min, "S_max": S_max, "S_noise": S_noise}
+        churn = Churn(levels, boosts_of(guidance), round_sigma, device, steps=churn_steps, **options)
+        return cls(denoiser, levels, guidance, churn)
+
+    @property
+    def entries(self) -> int:
+        return len(self.guidance)
+
+    @property
+    def draws(self) -> Sequence[int]:
+        return [1] * (len(self.levels) - 1)
+
+    @torch.no_grad()
+    def move(
+        self,
+        state: State,
+        at: Sequence[int],
+        class_labels: Tensor | None,
+        noise: Noise | None,
+        spread: Sequence[bool] | None = None,
+    ) -> State:
+        rows, x = Rows(at, state.x.device), state.x
+        begin = here = rows.levels(self.levels)
+        raised = None if noise is None else self.churn(rows, state.previous, spread)
+        if raised is not None and noise is not None:
+            x = x + per_sample(raised.added, x) * noise(0).double()
+            begin = Levels(raised.sigma, here.low, raised.high)
+        slope = Slope(self.denoiser, self.guidance, class_labels, rows.step, here)
+        x, log_ratios = heun_step(slope, x, begin, rows.levels(self.levels, 1))
+        return state.moved(x, log_ratios, slope.evaluations)
+
+
+class Slope:
+    """The slope dx/dsigma of the guided ODE in one step, and a count of what it took.
+
+    Args:
+        step: see `Point.step`.
+        began: the noise levels at which the step began, before churn.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        guidance: Sequence[Guide],
+        class_labels: Tensor | None,
+        step: int | Tensor,
+        began: Levels,
+    ) -> None:
+        self.denoiser, self.guidance, self.class_labels = denoiser, guidance, class_labels
+        self.step, self.began = step, began
+        self.evaluations: np.ndarray = np.zeros((len(began.sigma), 1 + len(guidance)), np.int64)
+
+    def __call__(
+        self, x: Tensor, levels: Levels, order: int, taking_part: np.ndarray | None = None
     ) -> tuple[Tensor, LogRatios]:
-        nonlocal nfe, guidance_nfe
-        sigma_x = per_sample(sigma, x)
-        denoised = denoiser(x, sigma, class_labels).double()
-        nfe += 1
-        began = levels[step]
+        """(slope, log-ratios) of x at noise levels; `taking_part`, bool [B], are the rows that count."""
+        denoised = self.denoiser(x, levels.sigma, self.class_labels).double()
+        began = self.began
         point = Point(
-            x, sigma, class_labels, step, order, bounds, None, denoised, ones * began, (began, began)
+            x,
+            levels.sigma,
+            self.class_labels,
+            self.step,
+            order,
+            (levels.low, levels.high),
+            denoised=denoised,
+            step_sigma=began.sigma,
+            step_bounds=(began.low, began.high),
         )
-        advice = guide(guidance, point)
-        guidance_nfe += advice.nfe
-        d = (x - advice.denoised) / sigma_x
+        advice = guide(self.guidance, point)
+        counts = np.asarray([1, *advice.asked])
+        self.evaluations = self.evaluations + (
+            counts if taking_part is None else taking_part[:, None] * counts
+        )
+        sigma = per_sample(levels.sigma, x)
+        d = (x - advice.denoised) / sigma
         if advice.gradient is not None:
-            d = d - sigma_x * advice.gradient
+            d = d - sigma * advice.gradient
         return d, advice.log_ratios
 
-    for step, (sigma_cur, sigma_next) in enumerate(pairwise(levels)):
-        sigma, sigma_high = ones * sigma_cur, sigma_cur
-        raised = churn(step, ones, previous)
-        if raised is not None and churn_noise is not None:
-            sigma, sigma_high = raised.sigma, raised.high
-            x = x + per_sample(raised.added, x) * churn_noise(step).double()
-        d, previous = slope(x, sigma, (sigma_cur, sigma_high), step, 1)
-        last = latest(last, previous)
-        h = per_sample(sigma_next - sigma, x)
-        x_next = x + h * d
-        if sigma_next > 0.0:
-            d_next, _ = slope(x_next, ones * sigma_next, (sigma_next, sigma_next), step, 2)
-            x_next = x + h * (0.5 * d + 0.5 * d_next)
-        x = x_next
-    return Sample(x=x, nfe=nfe, guidance_nfe=guidance_nfe, log_ratio=first_of(last))
+
+def heun_step(slope: Slope, x: Tensor, begin: Levels, end: Levels) -> tuple[Tensor, LogRatios]:
+    """(x at the levels `end`, log-ratios of the first order); rows that end at 0 take an Euler step."""
+    d, log_ratios = slope(x, begin, 1)
+    h = per_sample(end.sigma - begin.sigma, x)
+    x_next = x + h * d
+    if end.high == 0.0:
+        return x_next, log_ratios
+    if end.low > 0.0:
+        d_next, _ = slope(x_next, end, 2)
+        return x + h * (0.5 * d + 0.5 * d_next), log_ratios
+    # Rows that have arrived are asked with the others, at one of their levels, and keep what they have.
+    on_the_way = end.sigma > 0.0
+    inner = Levels(torch.where(on_the_way, end.sigma, end.least), end.least, end.high)
+    d_next, _ = slope(x_next, inner, 2, taking_part=end.above_0)
+    corrected = x + h * (0.5 * d + 0.5 * d_next)
+    return torch.where(per_sample(on_the_way, x), corrected, x_next), log_ratios

@@ -77,7 +77,11 @@ def philox(counter: Words, key: tuple[int, int]) -> Words:
     return c0, c1, c2, c3
 
 
-def uniform(seed: int, index_B: Tensor, shape: Sequence[int], *, step: int, draw: int = 0) -> Tensor:
+Step = int | Tensor
+"""The step of a draw: one for all samples, or one for each, int64 [B]."""
+
+
+def uniform(seed: int, index_B: Tensor, shape: Sequence[int], *, step: Step, draw: int = 0) -> Tensor:
     """Uniform numbers in the open interval (0, 1), float64 [B, *shape], odd multiples of 2**-53.
 
     Args:
@@ -85,7 +89,7 @@ def uniform(seed: int, index_B: Tensor, shape: Sequence[int], *, step: int, draw
         index_B: int64 [B], the samples' indices (a negative one is refused on the CPU, where looking costs no
             sync).
         shape: shape of one sample, () for a single number.
-        step, draw: see the layout above.
+        step, draw: see the layout above. Steps of a tensor are not checked.
 
     Raises ValueError for arguments that do not fit the layout.
     """
@@ -94,7 +98,7 @@ def uniform(seed: int, index_B: Tensor, shape: Sequence[int], *, step: int, draw
     return _elements(pairs, shape)
 
 
-def standard_normal(seed: int, index_B: Tensor, shape: Sequence[int], *, step: int, draw: int = 0) -> Tensor:
+def standard_normal(seed: int, index_B: Tensor, shape: Sequence[int], *, step: Step, draw: int = 0) -> Tensor:
     """Independent standard normals, float64 [B, *shape], by Box-Muller; arguments as in `uniform`.
 
     Largest possible |value|: 8.57.
@@ -117,9 +121,10 @@ def integers(seed: int, index_B: Tensor, high: int, *, step: int = 0, draw: int 
     return ((words[0] * high + ((words[1] * high) >> 32)) >> 32)[:, 0]
 
 
-def _words(seed: int, index_B: Tensor, size: int, step: int, draw: int) -> Words:
+def _words(seed: int, index_B: Tensor, size: int, step: Step, draw: int) -> Words:
     """Philox output for every block of every sample: four int64 [B, ceil(size / 2)]."""
-    for name, value, bits in (("seed", seed, 64), ("step", step, 24), ("draw", draw, 8)):
+    steps = () if isinstance(step, Tensor) else (("step", step, 24),)
+    for name, value, bits in (("seed", seed, 64), *steps, ("draw", draw, 8)):
         if not 0 <= value < 2**bits:
             raise ValueError(f"expected 0 <= {name} < 2**{bits}, found {value}")
     if index_B.dtype != torch.int64 or index_B.ndim != 1:
@@ -135,9 +140,11 @@ def _words(seed: int, index_B: Tensor, size: int, step: int, draw: int) -> Words
         raise ValueError(f"expected sample indices >= 0, found {int(index_B.min())}")
     block = torch.arange((size + 1) // 2, device=index_B.device)[None, :]
     low, high = (index_B & _MASK)[:, None], ((index_B >> 32) & _MASK)[:, None]
-    return philox(
-        (block, low, high, torch.full_like(block[:, :1], (draw << 24) | step)), (seed & _MASK, seed >> 32)
-    )
+    if isinstance(step, Tensor):
+        last = (step.to(block) | (draw << 24))[:, None]
+    else:
+        last = torch.full_like(block[:, :1], (draw << 24) | step)
+    return philox((block, low, high, last), (seed & _MASK, seed >> 32))
 
 
 def _elements(pairs: Tensor, shape: Sequence[int]) -> Tensor:

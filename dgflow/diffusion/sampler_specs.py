@@ -19,9 +19,11 @@ from dgflow.specs.spec import LATER, Grid, SmokeRun, Spec
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    import torch
     from torch import Tensor
 
     from dgflow.diffusion.guidance import Guide
+    from dgflow.diffusion.paths import Path
     from dgflow.diffusion.samplers import Noise, Sample, Start
     from dgflow.diffusion.score_model import ScoreModel
 
@@ -64,6 +66,22 @@ class SamplerSpec(Spec, ABC):
 
         Raises ValueError for a start outside the sampler's noise levels.
         """
+
+    def path(self, model: ScoreModel, terms: Terms, device: torch.device, start: Start | None = None) -> Path:
+        """The sampler as moves between noise levels, for selections; its whole walk gives what `sample` does.
+
+        Raises ValueError for a sampler that is none, and for a start outside its noise levels.
+        """
+        del model, terms, device, start
+        raise ValueError(
+            f"expected a sampler whose steps are fixed beforehand, so that samples can be compared between "
+            f"them, found {type(self).__name__}: take Heun"
+        )
+
+    @property
+    def has_path(self) -> bool:
+        """True for a sampler whose steps are fixed beforehand."""
+        return type(self).path is not SamplerSpec.path
 
     @property
     def starts_within(self) -> bool:
@@ -138,12 +156,11 @@ class _Levels(SamplerSpec):
     def toy(self) -> Self:
         return self.model_copy(update={"steps": min(6, self.steps)})
 
-    def churn(self, model: ScoreModel, noise: Noise) -> dict[str, Any]:
-        """Keyword arguments of the sampler functions."""
+    def churn(self, model: ScoreModel) -> dict[str, Any]:
+        """Keyword arguments of the samplers' functions and paths."""
         top = float("inf") if self.S_max is None else self.S_max
         levels = {"S_churn": self.S_churn, "S_min": self.S_min, "S_max": top, "S_noise": self.S_noise}
-        options = {"churn_noise": noise, "churn_steps": self.steps, "round_sigma": model.round_sigma}
-        return levels | options
+        return levels | {"churn_steps": self.steps, "round_sigma": model.round_sigma}
 
     @property
     def own_range(self) -> tuple[float, float]:
@@ -230,11 +247,16 @@ class Heun(_Levels):
         noise: Noise,
         start: Start | None = None,
     ) -> Sample:
-        from dgflow.diffusion.heun import edm_sigmas, heun
+        from dgflow.diffusion.paths import walk
+
+        path = self.path(model, terms, latents.device, start)
+        return walk(path, latents, images=_images(start), class_labels=class_labels, noise=noise)
+
+    def path(self, model: ScoreModel, terms: Terms, device: torch.device, start: Start | None = None) -> Path:
+        from dgflow.diffusion.heun import HeunPath, edm_sigmas
 
         sigmas = self.levels(model, start, lambda low, high: edm_sigmas(self.steps, low, high, self.rho))
-        options: dict[str, Any] = self.churn(model, noise) | {"images": _images(start)}
-        return heun(model.denoiser, latents, sigmas, class_labels=class_labels, guidance=terms, **options)
+        return HeunPath.of(model.denoiser, sigmas, device, guidance=terms, **self.churn(model))
 
 
 class EDMAblation(_Levels):
@@ -278,7 +300,7 @@ class EDMAblation(_Levels):
             return ablation_sigmas(self.steps, self.discretization, low, high, rho=self.rho)
 
         sigmas = self.levels(model, start, between)
-        options: dict[str, Any] = self.churn(model, noise) | {"images": _images(start)}
+        options: dict[str, Any] = self.churn(model) | {"images": _images(start), "churn_noise": noise}
         options |= {"solver": self.solver, "alpha": self.alpha, "vp_range": self.span(model)}
         options |= {"schedule": self.schedule, "scaling": self.scaling}
         return ablation(model.denoiser, latents, sigmas, class_labels=class_labels, guidance=terms, **options)

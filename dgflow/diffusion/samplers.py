@@ -1,4 +1,4 @@
-"""The forms of denoiser, noise predictor and result that all samplers share, and churn.
+"""The forms of denoiser, noise predictor and result that all samplers share.
 
 A sampler is a plain function of (denoiser or predictor, latents, schedule). Its state is float64; its
 schedule is Python floats and its noise levels are per sample on the device, so that no step waits for the
@@ -8,15 +8,12 @@ not). Networks, random numbers and guidance terms are the caller's.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from dgflow.diffusion.guidance import LogRatios
-from dgflow.diffusion.guidance_settings import Boost
 from dgflow.diffusion.times import per_sample
 from dgflow.specs.spec import Grid
 
@@ -35,8 +32,6 @@ Noise = Callable[[int], Tensor]
 
 RoundSigma = Callable[[Tensor], Tensor]
 """Noise levels, any shape, float64 -> the nearest ones that a network knows, without a host sync."""
-
-MAX_GAMMA = math.sqrt(2.0) - 1.0
 
 
 @dataclass(frozen=True)
@@ -93,87 +88,3 @@ def rounded(levels: Sequence[float], round_sigma: RoundSigma | None, device: tor
         *round_sigma(torch.tensor(known, dtype=torch.float64, device=device)).tolist(),
         *levels[len(known) :],
     ]
-
-
-@dataclass(frozen=True)
-class Raised:
-    """The levels sigma [B], at most `high`, that churn raises a step's samples to, and the standard
-    deviation [B] of the noise to add for it, S_noise included."""
-
-    sigma: Tensor
-    high: float
-    added: Tensor
-
-
-class Churn:
-    """EDM's churn (Karras et al. 2022, Algorithm 2, lines 4 to 6) along a schedule, with the boosts of
-    guidance terms.
-
-    Args:
-        levels: the schedule, as the network knows it.
-        noise, round_sigma: None where there is none.
-        steps: number of steps that S_churn is divided among; None for those of `levels`.
-        S_churn, S_min, S_max, S_noise: as in the paper. A boost replaces S_churn and S_noise for the samples
-            that it churns.
-
-    Raises ValueError if noise could be added and `noise` is None.
-    """
-
-    def __init__(
-        self,
-        levels: Sequence[float],
-        boosts: Sequence[Boost | None],
-        noise: Noise | None,
-        round_sigma: RoundSigma | None,
-        device: torch.device,
-        *,
-        steps: int | None = None,
-        S_churn: float,
-        S_min: float,
-        S_max: float,
-        S_noise: float,
-    ) -> None:
-        self.levels, self.boosts, self.noise, self.round_sigma = levels, boosts, noise, round_sigma
-        self.steps = len(levels) - 1 if steps is None else steps
-        self.S_churn, self.S_min, self.S_max, self.S_noise = S_churn, S_min, S_max, S_noise
-        gammas = {
-            self._gamma(asked)
-            for asked in (S_churn, *(boost.S_churn for boost in boosts if boost is not None))
-        }
-        if max(gammas) > 0.0 and noise is None:
-            raise ValueError(
-                "expected churn_noise, as S_churn or a term's boost adds noise: pass a function of the "
-                "step, or set S_churn to 0"
-            )
-        # The highest level of every step, by the gamma that makes it: on the host before the first step.
-        self.highest = {
-            gamma: rounded([level * (1.0 + gamma) for level in levels], round_sigma, device)
-            for gamma in gammas
-            if gamma > 0.0
-        }
-
-    def __call__(self, step: int, ones: Tensor, log_ratios: LogRatios) -> Raised | None:
-        """The levels of a step, given ones [B] and the log-ratios of the step before; None if unchanged."""
-        level = self.levels[step]
-        if self.noise is None or not self.S_min <= level <= self.S_max:
-            return None
-        gamma_max = self._gamma(self.S_churn)
-        gamma, scale = ones * gamma_max, ones * self.S_noise
-        for boost, log_ratio in zip(self.boosts, log_ratios, strict=True):
-            if boost is not None and log_ratio is not None and step % boost.churn_period == 0:
-                boosted = self._gamma(boost.S_churn)
-                gamma = torch.where(log_ratio < 0, boosted, gamma)
-                scale = torch.where(log_ratio < 0, boost.S_noise, scale)
-                gamma_max = max(gamma_max, boosted)
-        if gamma_max == 0.0:
-            return None
-        sigma = level * (1.0 + gamma)
-        if self.round_sigma is None:
-            added = level * torch.sqrt(gamma * (2.0 + gamma))  # sqrt(sigma^2 - level^2), no difference
-        else:
-            sigma = self.round_sigma(sigma)
-            added = ((sigma - level) * (sigma + level)).clamp_min(0.0).sqrt()
-        return Raised(sigma, self.highest[gamma_max][step], added * scale)
-
-    def _gamma(self, S_churn: float) -> float:
-        return min(S_churn / self.steps, MAX_GAMMA)

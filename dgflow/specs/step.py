@@ -36,7 +36,7 @@ PAGES = 1.001
 noise as 1.0004."""
 FILE_HEADER = 4_096
 """Bytes of a file's schema and footer; a shard's were measured at 1.3 kB."""
-INDEX_AND_LABEL, LOG_RATIO = 16, 4  # bytes per row of these columns
+INDEX_AND_LABEL, LOG_RATIO, COUNT = 16, 4, 4  # bytes per row of these columns
 
 TOY_SHARD_SIZE = 12  # of smoke runs, so that two workers have something to share
 

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from dgflow.specs.spec import Seeding
-from dgflow.steps.sampling import Draw, Sampling
+from dgflow.steps.sampling import Sampling
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from dgflow.diffusion.samplers import Noise
+    from dgflow.diffusion.selection.run import Draw
     from dgflow.specs.bound import Bound
 
 
@@ -64,5 +65,7 @@ class Generate(Sampling):
 def _labelled(latents: Tensor, labels: Tensor | None, added: Noise, index_B: Tensor) -> Draw:
     """Samples whose labels are those that the networks are asked about, -1 for none."""
     import torch
+
+    from dgflow.diffusion.selection.run import Draw
 
     return Draw(latents, torch.full_like(index_B, -1) if labels is None else labels, labels, added)

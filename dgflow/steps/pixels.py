@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,10 +23,14 @@ def saturated(images_BCHW: Tensor) -> np.ndarray:
     return ((images_BCHW.abs() > 1.5).flatten(1).float().mean(dim=1) > 0.25).cpu().numpy()
 
 
-def counted(columns: Columns, saturated_N: np.ndarray | None) -> Columns:
-    """The columns, with the number of saturated images for the receipt where there are any."""
+def counted(
+    columns: Columns, saturated_N: np.ndarray | None, metrics: Mapping[str, float] | None = None
+) -> Columns:
+    """The columns, with other metrics and the number of saturated images for the receipt where there are
+    any."""
     count = 0 if saturated_N is None else int(saturated_N.sum())
-    return MeasuredColumns(columns, {SATURATED: count}) if count else columns
+    metrics = dict(metrics or {}) | ({SATURATED: count} if count else {})
+    return MeasuredColumns(columns, metrics) if metrics else columns
 
 
 def pixels(images_BCHW: Tensor, offset: float = 128.0) -> np.ndarray:

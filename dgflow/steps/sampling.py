@@ -6,7 +6,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, NamedTuple, Self
 
 import numpy as np
 from pydantic import Field, SerializeAsAny, model_validator
@@ -14,12 +14,14 @@ from pydantic import Field, SerializeAsAny, model_validator
 from dgflow.diffusion.gain_curve import GainChoice
 from dgflow.diffusion.guidance_specs import Guidance, GuideTerm
 from dgflow.diffusion.sampler_specs import Heun, SamplerSpec
+from dgflow.diffusion.selection_specs import SelectionSpec
 from dgflow.networks.families import of_latents
 from dgflow.specs.network import DataShape
-from dgflow.specs.spec import BatchSize, Precision, Seeding
-from dgflow.specs.step import INDEX_AND_LABEL, LOG_RATIO, SampleStep, Slice, Weights, Work
+from dgflow.specs.spec import LATER, BatchSize, Precision, Seeding
+from dgflow.specs.step import COUNT, INDEX_AND_LABEL, LOG_RATIO, SampleStep, Slice, Weights, Work
 from dgflow.steps.gain_choices import by_gain, check_gain, gain_choices
 from dgflow.steps.guides import (
+    check_guide,
     check_guides,
     classes_asked,
     guide_evaluations,
@@ -35,7 +37,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dgflow.diffusion.batches import Batches
-    from dgflow.diffusion.samplers import Noise, Start
+    from dgflow.diffusion.samplers import Noise, Sample
+    from dgflow.diffusion.selection.run import Draw, LogRatioAt, Selected
     from dgflow.specs.bound import Bound
     from dgflow.steps.systems import System
     from dgflow.store.shards import Columns
@@ -47,24 +50,8 @@ class _Loaded(NamedTuple):
     system: System
     device: torch.device
     batches: Batches
-
-
-class Draw(NamedTuple):
-    """What some samples are made from.
-
-    Args:
-        latents: unit normals [B, C, H, W].
-        labels: of the samples, int64 [B]; -1 without a class.
-        asked: the classes that the networks are asked about, None for none.
-        noise: unit normals by the number of the step.
-        start: the images from which the sampler goes on, if any.
-    """
-
-    latents: Tensor
-    labels: Tensor
-    asked: Tensor | None
-    noise: Noise
-    start: Start | None = None
+    log_ratio: LogRatioAt | None  # of the selection
+    inputs: Bound
 
 
 class Sampling(SampleStep):
@@ -75,6 +62,10 @@ class Sampling(SampleStep):
     `latent` (float16 [C, H, W], from the sampler), and with a discriminator `log_ratio` (its logit at the
     last guided step, float32).
 
+    With `selection` not every sample that is drawn is kept; `log_ratio` is then that of its discriminator at
+    the sample itself, and int32 columns say what each sample took, all that was rejected for it included:
+    `score_evaluations`, `guide_evaluations` [entries of guidance], `discriminator_evaluations`.
+
     `precision` is that of the networks' weights and activations, "tf32" that of CUDA's products alone; the
     sampler's state is float64. `compile` runs torch.compile on the score network: minutes of start-up per
     worker, worthwhile for long runs, and rounding that depends on the machine.
@@ -83,6 +74,7 @@ class Sampling(SampleStep):
     score: Weights
     sampler: SerializeAsAny[SamplerSpec] = Heun()
     guidance: tuple[Guidance, ...] = ()
+    selection: Annotated[SerializeAsAny[SelectionSpec] | None, LATER] = None
     seed: int = Field(default=0, ge=0, lt=2**63)
     precision: Precision = "float32"
     compile: bool = False
@@ -98,6 +90,15 @@ class Sampling(SampleStep):
             )
         check_guides(self.score, self.guidance)
         check_gain(self.score, self.guidance)
+        if self.selection is not None:
+            name, shape, classes = "selection.discriminator", self.score.step.shape, self.score.step.classes
+            check_guide(name, name, self.selection.discriminator, "discriminator", shape, classes)
+            self.selection.check("selection", self.sampler, self.score)
+            if self.seeds[1] == "edm":
+                raise ValueError(
+                    'seeding: expected "counter" with a selection, whose further draws EDM\'s generators do '
+                    'not have, found "edm"'
+                )
         return self
 
     @property
@@ -108,13 +109,15 @@ class Sampling(SampleStep):
     @property
     def classes(self) -> int:
         """The number of classes that the networks are asked about, 0 for none."""
-        return classes_asked(self.score, self.guidance)
+        known = classes_asked(self.score, self.guidance)
+        return known or (0 if self.selection is None else self.selection.discriminator.step.classes)
 
     @property
     def guided_by(self) -> str:
         """The end of its title."""
         titles = " and ".join(map(guides_title, self.guidance))
-        return f"{', guided by ' * bool(self.guidance)}{titles}"
+        selected = "" if self.selection is None else f", {self.selection.title}"
+        return f"{', guided by ' * bool(self.guidance)}{titles}{selected}"
 
     @property
     def seeds(self) -> tuple[int, Seeding]:
@@ -135,16 +138,20 @@ class Sampling(SampleStep):
 
     @property
     def gives_log_ratio(self) -> bool:
-        return any(term.role == "discriminator" for term in self.guides.values())
+        return self.selection is not None or any(
+            term.role == "discriminator" for term in self.guides.values()
+        )
 
     @property
     def row_bytes(self) -> int:
         values = self.shape.values * (2 if self.gives_latents else 1)
-        return INDEX_AND_LABEL + values + LOG_RATIO * self.gives_log_ratio
+        counts = 0 if self.selection is None else 2 + len(self.guidance)
+        return INDEX_AND_LABEL + values + LOG_RATIO * self.gives_log_ratio + COUNT * counts
 
     def network_evaluations(self, rows: int) -> int:
         # Of the score network; the guides' come on top.
-        return rows * self.sampler.nfe * times_asked(self.guidance)
+        nfe = self.sampler.nfe if self.selection is None else self.selection.evaluations(self.sampler.nfe)[0]
+        return round(rows * nfe * times_asked(self.guidance))
 
     def evaluations(self, guides: Sequence[GuideTerm]) -> tuple[float, list[float]]:
         """Evaluations of the score network and of every guide per sample, as far as they can be counted."""
@@ -154,6 +161,12 @@ class Sampling(SampleStep):
         score, guides = self.score, list(self.guides.values())
         own, times = self.evaluations(guides)
         batch, precision = self.batch_size, self.precision
+        selecting: list[Work] = []
+        if self.selection is not None:
+            drawn, looks = self.selection.evaluations(own)
+            own, times = drawn, [each * drawn / own for each in times]
+            network = self.selection.discriminator.step
+            selecting = [Work(network, "forward", amount * looks, batch, precision)]
         return [
             Work(score.step, "forward", amount * own * times_asked(self.guidance), batch, precision),
             *(
@@ -161,6 +174,7 @@ class Sampling(SampleStep):
                 for term, each in zip(guides, times, strict=True)
                 for network, use in guide_uses(term)
             ),
+            *selecting,
         ]
 
     def choices(self, inputs: Bound) -> dict[str, GainChoice]:
@@ -184,7 +198,10 @@ class Sampling(SampleStep):
         system = networks.system(self.score, self.guidance, "guidance", choices, compile=self.compile)
         block = self.sampler.block
         batches = Batches(block or self.batch_size, of=self.name, fixed=block is not None)
-        loaded = _Loaded(system, networks.device, batches)
+        log_ratio = None
+        if self.selection is not None:
+            log_ratio = networks.log_ratio("selection.discriminator", self.selection.discriminator)
+        loaded = _Loaded(system, networks.device, batches, log_ratio, inputs)
         return lambda start, stop: self._rows(loaded, self.draws(inputs, start, stop), start, stop)
 
     @abstractmethod
@@ -195,36 +212,79 @@ class Sampling(SampleStep):
     def _rows(self, loaded: _Loaded, draws: Callable[[Tensor], Draw], start: int, stop: int) -> Columns:
         from dgflow.diffusion.acceleration import products
 
+        metrics: dict[str, float] = {}
         with products(self.precision):
-            parts = loaded.batches.map(partial(self._batch, loaded, draws), start, stop)
+            if self.selection is None:
+                make = partial(self._batch, loaded, draws)
+                parts = loaded.batches.map(make, start, stop)
+            else:
+                selected = loaded.batches.whole(partial(self._select, loaded, draws, start, stop))
+                metrics["utilisation"] = selected.utilisation
+                parts = [self._selected(selected, start, stop)]
         columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        return counted(columns, columns.pop(SATURATED, None))
+        return counted(columns, columns.pop(SATURATED, None), metrics)
 
     def _batch(self, loaded: _Loaded, draws: Callable[[Tensor], Draw], start: int, stop: int) -> Columns:
         import torch
 
-        index_B = torch.arange(start, stop, device=loaded.device)
-        draw = draws(index_B)
+        draw = draws(torch.arange(start, stop, device=loaded.device))
+        sample = self._sample(loaded, draw)
+        return self._columns(sample.x, draw.labels, sample.log_ratio, start)
+
+    def _sample(self, loaded: _Loaded, draw: Draw) -> Sample:
         begin = {} if draw.start is None else {"start": draw.start}
-        sample = self.sampler.sample(
+        return self.sampler.sample(
             loaded.system.score, draw.latents, draw.asked, loaded.system.terms, draw.noise, **begin
         )
-        finite_B = sample.x.isfinite().flatten(1).all(dim=1)
+
+    def _select(
+        self, loaded: _Loaded, draws: Callable[[Tensor], Draw], start: int, stop: int, batch_size: int
+    ) -> Selected:
+        from dgflow.diffusion.selection.run import Run
+
+        assert self.selection is not None and loaded.log_ratio is not None
+        score, terms = loaded.system.score, loaded.system.terms
+        path = self.sampler.path(score, terms, loaded.device) if self.sampler.has_path else None
+        run = Run(
+            draw=draws,
+            sample=partial(self._sample, loaded),
+            path=path,
+            log_ratio=loaded.log_ratio,
+            seed=self.seed,
+            sides=self.sides,
+            batch_size=batch_size,
+            device=loaded.device,
+        )
+        return self.selection.select(run, start, stop, loaded.inputs)
+
+    def _selected(self, selected: Selected, start: int, stop: int) -> Columns:
+        columns = self._columns(selected.x, selected.labels, selected.log_ratio, start)
+        columns["score_evaluations"] = selected.score_evaluations.astype(np.int32)
+        if self.guidance:
+            columns["guide_evaluations"] = selected.guide_evaluations.astype(np.int32)
+        columns["discriminator_evaluations"] = selected.discriminator_evaluations.astype(np.int32)
+        return columns
+
+    def _columns(self, x: Tensor, labels: Tensor, log_ratio: Tensor | None, start: int) -> Columns:
+        """Of the samples from `start` on."""
+        import torch
+
+        finite_B = x.isfinite().flatten(1).all(dim=1)
         if not finite_B.all():
-            bad = int(index_B[~finite_B][0])
+            bad = start + int((~finite_B).nonzero()[0])
             raise FloatingPointError(
                 f"expected finite pixels, found NaN or infinity in sample {bad} of {self.name} (and "
                 f"{int((~finite_B).sum()) - 1} more of its batch); the score network or the discriminator "
                 "gives them: look at its training curves, take an earlier epoch or a smaller guidance weight"
             )
-        columns = {"index": index_B.cpu().numpy(), "label": draw.labels.cpu().numpy()}
+        columns = {"index": np.arange(start, start + len(x)), "label": labels.cpu().numpy()}
         if self.gives_latents:
-            columns["latent"] = sample.x.to(torch.float16).cpu().numpy()
+            columns["latent"] = x.to(torch.float16).cpu().numpy()
         else:
-            columns["image"] = pixels(sample.x)
-            columns[SATURATED] = saturated(sample.x)
-        if sample.log_ratio is not None:
-            columns["log_ratio"] = sample.log_ratio.float().cpu().numpy()
+            columns["image"] = pixels(x)
+            columns[SATURATED] = saturated(x)
+        if log_ratio is not None:
+            columns["log_ratio"] = log_ratio.float().cpu().numpy()
         return columns
 
     def normals(self, index_B: Tensor) -> tuple[Tensor, Noise]:

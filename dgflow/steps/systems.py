@@ -7,15 +7,18 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dgflow.diffusion import acceleration
 from dgflow.diffusion.correction_specs import EpsilonScaling, NetworkGuidance
+from dgflow.diffusion.discriminator_guidance import log_ratio_at
 from dgflow.diffusion.gain_curve import GainChoice
 from dgflow.diffusion.guidance import Guide
 from dgflow.diffusion.guidance_specs import ClassifierFree, Guidance, GuideTerm
 from dgflow.diffusion.score_model import ScoreModel
+from dgflow.diffusion.selection.run import LogRatioAt
 from dgflow.networks.families import of_latents, score_network
+from dgflow.networks.roles import DiscriminatorSpec
 from dgflow.specs.bound import Bound, SharedNetworks
 from dgflow.specs.spec import Precision
 from dgflow.specs.step import Weights
@@ -66,6 +69,18 @@ class Networks:
             else:
                 found.append(loaded_term(path, term, self._network, choices.get(path)))
         return found
+
+    def log_ratio(self, path: str, weights: Weights) -> LogRatioAt:
+        """The log-ratio of the discriminator of the field `path`, at any noise level; labels do not reach
+        one without classes."""
+        network, spec = self._network(path), weights.step.architecture
+        assert isinstance(spec, DiscriminatorSpec)
+        time, told = spec.time_map(), weights.step.classes > 0
+
+        def at(x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
+            return log_ratio_at(network, x, sigma, labels if told else None, time=time).double()
+
+        return at
 
     def system(
         self,

@@ -13,11 +13,12 @@ from dgflow.specs.spec import Grid
 from dgflow.specs.step import Slice
 from dgflow.steps.guides import evaluations, times_asked
 from dgflow.steps.pixels import clean_column, clean_images
-from dgflow.steps.sampling import Draw, Sampling
+from dgflow.steps.sampling import Sampling
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dgflow.diffusion.selection.run import Draw
     from dgflow.specs.bound import Bound
 
 Labels = Literal["kept", "dropped"] | Annotated[int, Field(ge=0)]
@@ -65,6 +66,11 @@ class Translate(Sampling):
             )
         self._check_labels(shape.num_classes)
         self.sampler.check_start(self.start)
+        if self.selection is not None:
+            raise ValueError(
+                "selection: expected none in a translation, whose discriminator would compare samples that "
+                "begin with different images, found one; leave it out"
+            )
         return self
 
     def _check_labels(self, source: int) -> None:
@@ -123,6 +129,7 @@ class Translate(Sampling):
         import torch
 
         from dgflow.diffusion.samplers import Start
+        from dgflow.diffusion.selection.run import Draw
         from dgflow.diffusion.times import sigma_from_tau
 
         rows = inputs.rows("source", ["label", clean_column(self.source.step)], start, stop)

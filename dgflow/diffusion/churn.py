@@ -1,0 +1,123 @@
+"""EDM's churn: noise that is added before a step, and removed in it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dgflow.diffusion.guidance import LogRatios
+from dgflow.diffusion.guidance_settings import Boost
+from dgflow.diffusion.paths import Rows
+from dgflow.diffusion.samplers import Noise, RoundSigma, rounded
+
+MAX_GAMMA = math.sqrt(2.0) - 1.0
+
+
+@dataclass(frozen=True)
+class Raised:
+    """The levels sigma [B], at most `high`, that churn raises a step's samples to, and the standard
+    deviation [B] of the noise to add for it, S_noise included."""
+
+    sigma: Tensor
+    high: float
+    added: Tensor
+
+
+class Churn:
+    """EDM's churn (Karras et al. 2022, Algorithm 2, lines 4 to 6) along a schedule, with the boosts of
+    guidance terms.
+
+    Args:
+        levels: the schedule, as the network knows it.
+        boosts: of every entry of guidance, None where it has none.
+        round_sigma: None where there is none.
+        steps: number of steps that S_churn is divided among; None for those of `levels`.
+        S_churn, S_min, S_max, S_noise: as in the paper. A boost replaces S_churn and S_noise for the samples
+            that it churns.
+    """
+
+    def __init__(
+        self,
+        levels: Sequence[float],
+        boosts: Sequence[Boost | None],
+        round_sigma: RoundSigma | None,
+        device: torch.device,
+        *,
+        steps: int | None = None,
+        S_churn: float,
+        S_min: float,
+        S_max: float,
+        S_noise: float,
+    ) -> None:
+        self.levels, self.boosts, self.round_sigma = levels, boosts, round_sigma
+        self.steps = len(levels) - 1 if steps is None else steps
+        self.S_churn, self.S_min, self.S_max, self.S_noise = S_churn, S_min, S_max, S_noise
+        gammas = {
+            self._gamma(asked)
+            for asked in (S_churn, *(boost.S_churn for boost in boosts if boost is not None))
+        }
+        self.adds_noise: bool = max(gammas) > 0.0
+        # The highest level of every step, by the gamma that makes it: on the host before the first step.
+        self.highest = {
+            gamma: rounded([level * (1.0 + gamma) for level in levels], round_sigma, device)
+            for gamma in gammas | {MAX_GAMMA}
+            if gamma > 0.0
+        }
+
+    def check(self, noise: Noise | None) -> None:
+        """Raise ValueError if noise can be added and there is none."""
+        if self.adds_noise and noise is None:
+            raise ValueError(
+                "expected churn_noise, as S_churn or a term's boost adds noise: pass a function of the "
+                "step, or set S_churn to 0"
+            )
+
+    def __call__(
+        self, rows: Rows, log_ratios: LogRatios, spread: Sequence[bool] | None = None
+    ) -> Raised | None:
+        """The levels of a step, given the log-ratios of the step before; None if no row's changes.
+
+        Args:
+            spread: rows that get `MAX_GAMMA`, see `paths.Path.move`.
+        """
+        acts = [self.S_min <= self.levels[position] <= self.S_max for position in rows.at]
+        if not any(acts):
+            return None
+        level = rows.of(self.levels)
+        gamma_max = self._gamma(self.S_churn)
+        gamma, scale = torch.full_like(level, gamma_max), torch.full_like(level, self.S_noise)
+        for boost, log_ratio in zip(self.boosts, log_ratios, strict=True):
+            if boost is None or log_ratio is None:
+                continue
+            due = [position % boost.churn_period == 0 for position in rows.at]
+            if any(due):
+                boosted = self._gamma(boost.S_churn)
+                fake = (log_ratio < 0) & rows.where(due)
+                gamma = torch.where(fake, boosted, gamma)
+                scale = torch.where(fake, boost.S_noise, scale)
+                gamma_max = max(gamma_max, boosted)
+        if spread is not None and any(spread):
+            gamma, gamma_max = torch.where(rows.where(spread), MAX_GAMMA, gamma), MAX_GAMMA
+        if gamma_max == 0.0:
+            return None
+        if not all(acts):
+            gamma = torch.where(rows.where(acts), gamma, 0.0)
+        sigma = level * (1.0 + gamma)
+        if self.round_sigma is None:
+            added = level * torch.sqrt(gamma * (2.0 + gamma))  # sqrt(sigma^2 - level^2), no difference
+        else:
+            sigma = self.round_sigma(sigma)
+            added = ((sigma - level) * (sigma + level)).clamp_min(0.0).sqrt()
+        highest = self.highest[gamma_max]
+        high = max(
+            highest[position] if act else self.levels[position]
+            for position, act in zip(rows.at, acts, strict=True)
+        )
+        return Raised(sigma, high, added * scale)
+
+    def _gamma(self, S_churn: float) -> float:
+        return min(S_churn / self.steps, MAX_GAMMA)

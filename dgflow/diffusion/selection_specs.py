@@ -1,0 +1,56 @@
+"""Selections as recipes name them: which of the samples that a sampler draws, or of their parts on the way,
+are kept.
+
+A selection looks at samples with a discriminator's log-ratio. What it does when it runs is in
+`dgflow.diffusion.selection`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from dgflow.diffusion.sampler_specs import SamplerSpec
+from dgflow.specs.spec import Spec
+from dgflow.specs.step import Weights
+
+if TYPE_CHECKING:
+    from dgflow.diffusion.selection.run import Run, Selected
+    from dgflow.specs.bound import Bound
+
+
+class SelectionSpec(Spec, ABC):
+    """How samples are selected. A selection makes whole shards, so that it can regroup the samples that are
+    on their way."""
+
+    discriminator: Weights
+
+    @abstractmethod
+    def select(self, run: Run, start: int, stop: int, inputs: Bound) -> Selected:
+        """The samples [start, stop).
+
+        Args:
+            run: the loaded system that samples are drawn from.
+            inputs: of the step; results that the selection names have paths like `selection.thresholds`.
+
+        Raises ValueError for a sampler or system that it cannot select from.
+        """
+
+    @abstractmethod
+    def evaluations(self, nfe: float) -> tuple[float, float]:
+        """Evaluations per sample: (of the score network, about; of `discriminator`, forward), where the
+        sampler takes `nfe` for one sample."""
+
+    def check(self, where: str, sampler: SamplerSpec, score: Weights) -> None:
+        """Raise ValueError, naming the field, for a sampler or score network that it cannot select from."""
+        del where, sampler, score
+
+    @property
+    def title(self) -> str:
+        """For people, as in "by rejection"."""
+        return "selected"
+
+    def references_of(self, path: str) -> Mapping[str, Weights]:
+        """The networks that it asks, by the path of their field."""
+        return {f"{path}.discriminator": self.discriminator}

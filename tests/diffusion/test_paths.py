@@ -1,0 +1,115 @@
+"""Samplers as moves: rows at different positions give the bits of rows that move together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dgflow.diffusion import noise
+from dgflow.diffusion.discriminator_guidance import DiscriminatorTerm
+from dgflow.diffusion.guidance_settings import Boost, DiscriminatorSettings
+from dgflow.diffusion.heun import HeunPath, edm_sigmas, heun
+from dgflow.diffusion.paths import Path, State, walk
+from dgflow.diffusion.times import per_sample
+
+INDEX = torch.arange(6)
+SIDES = (2, 3, 3)
+LATENTS = noise.standard_normal(5, INDEX, SIDES, step=0)
+CHURN: dict[str, Any] = {"S_churn": 5.0, "S_min": 0.05, "S_max": 20.0, "S_noise": 1.003}
+
+
+def denoiser(x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
+    return x / per_sample(1.0 + sigma.square(), x) + 0.1 * torch.tanh(x)
+
+
+def looks_fake(y: Tensor, time: Tensor, labels: Tensor | None) -> Tensor:
+    return y.sin().flatten(1).sum(1) - time
+
+
+TERM = DiscriminatorTerm(
+    looks_fake, DiscriminatorSettings(weight=2.0, second_order_weight=0.5, boost=Boost(), tau_max=0.8)
+)
+
+
+def heun_path(**options: Any) -> HeunPath:
+    return HeunPath.of(denoiser, edm_sigmas(7, 0.01, 40.0), LATENTS.device, guidance=[TERM], **options)
+
+
+def normals(rows: Tensor, position: int) -> Tensor:
+    return noise.standard_normal(5, rows, SIDES, step=position, draw=noise.CHURN)
+
+
+def alone(path: Path, row: int) -> Tensor:
+    index = INDEX[row : row + 1]
+    return walk(path, LATENTS[row : row + 1], noise=lambda step: normals(index, step)).x
+
+
+@pytest.mark.parametrize("options", [{}, CHURN])
+def test_rows_at_different_positions_give_the_bits_of_each_row_alone(options: dict[str, Any]) -> None:
+    path = heun_path(**options)
+    at = [0] * len(INDEX)
+    states = [path.begin(LATENTS[row : row + 1]) for row in range(len(INDEX))]
+    end = len(path.levels) - 1
+    for turn in range(3 * end):
+        moving = [row for row in range(len(INDEX)) if at[row] < end and (turn + row) % 3 != 0]
+        if not moving:
+            continue
+        own = torch.tensor(moving)
+        steps = torch.tensor([at[row] for row in moving])
+        drawn = noise.standard_normal(5, own, SIDES, step=steps, draw=noise.CHURN)
+        state = path.move(
+            State.joined([states[row] for row in moving]),
+            [at[row] for row in moving],
+            None,
+            lambda number, drawn=drawn: drawn,
+        )
+        for place, row in enumerate(moving):
+            states[row], at[row] = state.rows([place]), at[row] + 1
+    assert at == [end] * len(INDEX)
+    for row, state in enumerate(states):
+        assert torch.equal(state.x, alone(path, row))
+
+
+def test_evaluations_are_counted_by_row() -> None:
+    path = heun_path()
+    state = State.joined([path.begin(LATENTS[:1]), path.begin(LATENTS[1:2])])
+    last = len(path.levels) - 2
+    moved = path.move(state, [last, last - 1], None, None)
+    assert moved.evaluations[:, 0].tolist() == [1, 2]
+
+
+def test_the_walk_of_a_path_is_the_sampler() -> None:
+    sigmas, churn_noise = edm_sigmas(7, 0.01, 40.0), lambda step: normals(INDEX, step)
+    expected = heun(denoiser, LATENTS, sigmas, guidance=[TERM], churn_noise=churn_noise, **CHURN)
+    found = walk(heun_path(**CHURN), LATENTS, noise=lambda step: normals(INDEX, step))
+    assert torch.equal(found.x, expected.x)
+    assert (found.nfe, expected.nfe) == (13, 13)
+    assert found.guidance_nfe == expected.guidance_nfe
+
+
+def test_copies_that_have_to_part_churn_as_much_as_a_step_can() -> None:
+    x = LATENTS[:2]
+    seen: list[float] = []
+
+    def watching(x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
+        seen.extend(sigma.tolist())
+        return denoiser(x, sigma, labels)
+
+    sigmas = edm_sigmas(7, 0.01, 40.0)
+    watched = HeunPath.of(watching, sigmas, x.device, S_min=0.05, S_max=20.0)
+    watched.move(watched.begin(x), [3, 3], None, lambda number: x, spread=[True, False])
+    assert seen[0] == pytest.approx(2**0.5 * sigmas[3])
+    assert seen[1] == sigmas[3]
+    watched.move(watched.begin(x), [0, 0], None, lambda number: x, spread=[True, True])
+    assert sigmas[0] in seen[4:6]  # 40 is above S_max
+
+
+def test_the_draws_of_a_sample_may_have_a_step_of_their_own() -> None:
+    steps = torch.tensor([4, 0, 7, 7, 2, 1])
+    together = noise.standard_normal(9, INDEX, SIDES, step=steps, draw=3)
+    for row, step in enumerate(steps.tolist()):
+        one = noise.standard_normal(9, INDEX[row : row + 1], SIDES, step=step, draw=3)
+        assert torch.equal(together[row : row + 1], one)
