@@ -145,7 +145,7 @@ class Sampling(SampleStep):
     @property
     def row_bytes(self) -> int:
         values = self.shape.values * (2 if self.gives_latents else 1)
-        counts = 0 if self.selection is None else 2 + len(self.guidance)
+        counts = 0 if self.selection is None else 2 + len(self.guides)
         return INDEX_AND_LABEL + values + LOG_RATIO * self.gives_log_ratio + COUNT * counts
 
     def network_evaluations(self, rows: int) -> int:
@@ -260,7 +260,7 @@ class Sampling(SampleStep):
     def _selected(self, selected: Selected, start: int, stop: int) -> Columns:
         columns = self._columns(selected.x, selected.labels, selected.log_ratio, start)
         columns["score_evaluations"] = selected.score_evaluations.astype(np.int32)
-        if self.guidance:
+        if selected.guide_evaluations.shape[1]:
             columns["guide_evaluations"] = selected.guide_evaluations.astype(np.int32)
         columns["discriminator_evaluations"] = selected.discriminator_evaluations.astype(np.int32)
         return columns
