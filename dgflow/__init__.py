@@ -49,6 +49,7 @@ from dgflow.steps.mechanism.losses_by_level import LossesByLevel
 from dgflow.steps.mechanism.regeneration import Regeneration
 from dgflow.steps.merge import Merge
 from dgflow.steps.official import official
+from dgflow.steps.plane.compare_laws import CompareLaws
 from dgflow.steps.plane.compare_plane import ComparePlane
 from dgflow.steps.pretrained import Pretrained
 from dgflow.steps.sources.image_set import ImageSet, StatisticsFile
@@ -70,6 +71,7 @@ __all__ = [
     "CompareRefinements",
     "CompareSelectors",
     "ClosedForm",
+    "CompareLaws",
     "ComparePlane",
     "CompareTranslations",
     "Cost",

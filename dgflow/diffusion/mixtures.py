@@ -57,6 +57,11 @@ def log_ratio(real: GaussianMixture, model: GaussianMixture, x: Tensor, sigma: T
     return log_density(real, x, sigma) - log_density(model, x, sigma)
 
 
+def posterior(mixture: GaussianMixture, x: Tensor, sigma: Tensor) -> Tensor:
+    """The probabilities [B, K] that x [B, d] came from each component."""
+    return torch.softmax(_joint(mixture, x.double(), sigma.double()), dim=1)
+
+
 def points(mixture: GaussianMixture, seed: int, index_B: Tensor) -> Tensor:
     """The samples `index_B` (int64 [B]) of the mixture, float64 [B, d]: a function of seed and index alone,
     drawn apart from every sampler's latents."""

@@ -11,6 +11,7 @@ from dgflow import (
     ClassifierFree,
     ClassifierGuidance,
     ClosedForm,
+    CompareLaws,
     ComparePlane,
     CompareRefinements,
     CompareSelectors,
@@ -450,6 +451,7 @@ OTHER = {
     MixtureScore: dict(mixture=OTHER_MIXTURE),
     MixtureRatio: dict(real=OTHER_MIXTURE, model=OTHER_MIXTURE),
     ClosedForm: dict(network=MixtureScore(mixture=OTHER_MIXTURE)),
+    CompareLaws: dict(data=OTHER_MIXTURE, arms={"other": (IN_THE_PLANE[:100],)}),
     ComparePlane: dict(data=OTHER_MIXTURE, arms={"other": (IN_THE_PLANE[:100],)}, weights=(1.0,)),
     MixturePoints: dict(mixture=OTHER_MIXTURE, seed=9, shard_size=7),
     RatioWeighting: dict(
@@ -658,6 +660,7 @@ INSTANCES: dict[type, Spec] = {
         EXACT,
         POINTS,
         COMPARISON,
+        CompareLaws(data=MIXTURE, arms={"unguided": (IN_THE_PLANE[:100],)}),
         MIXTURE,
         MixtureScore(mixture=MIXTURE),
         MixtureRatio(real=MIXTURE, model=MIXTURE),

@@ -1,0 +1,113 @@
+"""CompareLaws: samples in the plane, however they were made, against the law of the data."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import model_validator
+
+from dgflow.diffusion.mixture_specs import GaussianMixture
+from dgflow.specs.figures import Figure, Metric
+from dgflow.specs.step import ResultStep, Slice, Spread
+from dgflow.steps.arm_values import over_seeds
+from dgflow.steps.judging.shared_samples import check_seeds_differ, trained_on
+from dgflow.steps.plane.laws_figures import laws_figures
+from dgflow.store.identity import canonical_json
+
+if TYPE_CHECKING:
+    from dgflow.specs.bound import Bound
+    from dgflow.store.objects import ObjectStore
+
+SHOWN = 500
+"""Samples of each arm that its picture shows."""
+
+
+class CompareLaws(ResultStep):
+    """Arms of samples in the plane, one slice per sampling seed, against a mixture whose density is known.
+
+    For methods whose samples have no known density, such as rejection and resampling: samples are compared
+    with closed forms of the mixture, so that the mixture adds no noise. The file holds of each arm
+
+    - `energy`, the energy distance to the mixture, 0 for its law alone;
+    - `deviation`, the same in standard errors, which are those of as many points of the mixture itself;
+    - `modes`, half the sum of |share - weight| over the mixture's components, where a component's share is
+      its mean posterior probability at the samples: 0 where every mode has its weight;
+    - `log_density`, the mean of log p at the samples less that at the mixture's own points: above 0 where
+      samples are drawn to the modes, below where they lie between or beside them.
+    """
+
+    quantities: ClassVar[Mapping[str, Metric]] = {
+        "energy": Metric("energy distance", 4),
+        "deviation": Metric("in its error", 1),
+        "modes": Metric("weights of modes, error", 4),
+    }
+
+    data: GaussianMixture
+    arms: dict[str, tuple[Slice, ...]]
+
+    @model_validator(mode="after")
+    def _comparable(self) -> CompareLaws:
+        if self.data.dimensions != 2:
+            raise ValueError(f"expected data in the plane, found {self.data.dimensions} coordinates")
+        if not self.arms or not all(self.arms.values()):
+            raise ValueError("expected one or more arms, each of one slice or more, found none")
+        for name, arm in self.arms.items():
+            for part in arm:
+                shape = part.step.shape
+                if not part.step.gives_latents or shape.values != 2:
+                    raise ValueError(
+                        f"arm {name!r}: expected points of the plane, as latents of 2 channels and 1 pixel, "
+                        f"found {part.title} of {shape.channels} channels and {shape.image_size} pixels a "
+                        "side"
+                    )
+                if part.rows < 2:
+                    raise ValueError(f"arm {name!r}: expected two or more samples per slice, found one")
+            check_seeds_differ(name, arm)
+        return self
+
+    def cautions(self) -> list[str]:
+        from dgflow.specs.graph import graph
+
+        steps = [node.step for node in graph(self)]
+        return [line for name, arm in self.arms.items() for line in trained_on(name, arm, steps)]
+
+    @property
+    def title(self) -> str:
+        return f"laws in the plane of {', '.join(self.arms)}"
+
+    def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
+        """The numbers as JSON."""
+        del spread, store
+        from dgflow.steps.plane.laws_values import law_values, points_of, true_error
+
+        content: dict[str, Any] = {"arms": {}, "points": {}}
+        errors: dict[int, float] = {}
+        for name, arm in self.arms.items():
+            slices = [points_of(inputs, f"arms.{name}.{number}") for number in range(len(arm))]
+            found = [law_values(self.data, points) for points in slices]
+            count = arm[0].rows
+            if count not in errors:
+                errors[count] = true_error(self.data, count)
+            values = {key: over_seeds([each[key] for each in found]) for key in found[0]}
+            deviation = values["energy"]["mean"] / errors[count] * math.sqrt(len(arm))
+            content["arms"][name] = values | {
+                "deviation": over_seeds([deviation]),
+                "n": count,
+                "seeds": [part.drawn.seed for part in arm],
+            }
+            content["points"][name] = slices[0][:SHOWN].tolist()
+        return canonical_json(content).encode()
+
+    def compared(self, content: bytes) -> Mapping[str, Mapping[str, Any]]:
+        return self._content(content)["arms"]
+
+    def figures(self, content: bytes) -> Sequence[Figure]:
+        return laws_figures(self._content(content), self.data)
+
+    def _content(self, content: bytes) -> dict[str, Any]:
+        """The file, with arms in the recipe's order; canonical JSON sorts them."""
+        found = json.loads(content)
+        return {part: {name: found[part][name] for name in self.arms} for part in ("arms", "points")}

@@ -1,0 +1,82 @@
+"""CompareLaws: points in the plane against the law of a mixture, whose numbers are known."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from inprocess import complete
+from steps.identities import REAL
+
+import dgflow as dg
+from dgflow.engine.execute import result_of
+from dgflow.specs.figures import PlanePlot, Table
+from dgflow.steps.plane.laws_values import law_values, true_error
+from dgflow.store.open import open_store
+
+DATA = dg.GaussianMixture(means=((-3.0, 0.0), (3.0, 0.0)), stds=(0.5, 0.5), weights=(0.25, 0.75))
+EVEN = DATA.model_copy(update={"weights": (0.5, 0.5)})
+ROUND = dg.GaussianMixture(means=((0.0, 0.0),), stds=(1.0,), weights=(1.0,))
+
+
+def points(mixture: dg.GaussianMixture, seed: int = 0, count: int = 400):
+    return dg.MixturePoints(mixture=mixture, seed=seed, shard_size=500)[:count]
+
+
+def test_points_at_one_place_have_the_log_density_and_the_mode_of_that_place():
+    at = np.tile([[0.6, 0.8]], (10, 1))
+    # A round Gaussian's log-density is -log(2 pi) - |x|^2 / 2, of which the mean of |x|^2 / 2 is 1.
+    assert law_values(ROUND, at)["log_density"] == pytest.approx(1 - 0.5, rel=1e-12)
+    assert law_values(ROUND, at)["modes"] == 0.0
+    # 2 E|x - Y| - 0 - E|Y - Y'| with |x| = 1: Rice's mean 1.5485724605511453, and sqrt(pi) of two Gaussians.
+    assert law_values(ROUND, at)["energy"] == pytest.approx(2 * 1.5485724605511453 - math.sqrt(math.pi))
+    assert law_values(DATA, np.tile([[-3.0, 0.0]], (10, 1)))["modes"] == pytest.approx(0.75)
+
+
+def test_the_error_of_the_energy_distance_falls_with_the_number_of_points():
+    """Under the law itself it is of order 1 / N."""
+    assert 2 < true_error(DATA, 100) / true_error(DATA, 400) < 8
+
+
+def test_true_points_have_the_law_and_others_are_many_errors_away(tmp_path):
+    arms = {
+        "true": tuple(points(DATA, seed) for seed in (1, 2, 3)),
+        "even": tuple(points(EVEN, seed) for seed in (1, 2, 3)),
+    }
+    step, store = dg.CompareLaws(data=DATA, arms=arms), open_store(str(tmp_path))
+    complete(step, store)
+    content = result_of(step, store)
+    found = step.compared(content)
+    assert list(found) == ["true", "even"] and found["true"]["n"] == 400
+    assert abs(found["true"]["deviation"]["mean"]) < 3 < 10 < found["even"]["deviation"]["mean"]
+    error = 4 * math.sqrt(0.25 * 0.75 / 1200)
+    assert found["even"]["modes"]["mean"] == pytest.approx(0.25, abs=error)
+    assert found["true"]["modes"]["mean"] < error
+    # The rarer mode's log-density is log(1/3) below the other's, and it has 1/4 more of the points.
+    assert found["even"]["log_density"]["mean"] == pytest.approx(-math.log(3) / 4, abs=0.1)
+    assert set(step.quantities) < set(found["true"])
+    table, *clouds = step.figures(content)
+    assert isinstance(table, Table) and table.marked == [0]
+    assert [row[0] for row in table.rows] == ["true", "even"]
+    assert [cloud.title for cloud in clouds if isinstance(cloud, PlanePlot)] == [
+        "Samples: true",
+        "Samples: even",
+    ]
+    assert len(json.loads(content)["points"]["true"]) == 400
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        (dict(arms={}), "one or more arms"),
+        (dict(arms={"a": (REAL[:100],)}), "arm 'a': expected points of the plane, .* found .* of 1 channels"),
+        (dict(arms={"a": (points(DATA), points(DATA))}), "without a sample in common"),
+        (dict(arms={"a": (points(DATA, count=1),)}), "two or more samples"),
+        (dict(data=dg.GaussianMixture(means=((0.0,),), stds=(1.0,), weights=(1.0,))), "found 1 coordinates"),
+    ],
+)
+def test_what_has_no_law_in_the_plane_is_refused(fields, says):
+    with pytest.raises(ValueError, match=says):
+        dg.CompareLaws(**({"data": DATA, "arms": {"a": (points(DATA),)}} | fields))
