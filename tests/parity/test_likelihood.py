@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from parity.goldens import Case, cases, close, load
+from parity.toys import ToyMixture
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
@@ -67,44 +68,15 @@ def process(config: Mapping) -> Process:
     )
 
 
-@dataclass(frozen=True)
-class Toy:
-    """The mixture of a case, in closed form."""
-
-    means: Tensor
-    stds: Tensor
-    log_weights: Tensor
-
-    @classmethod
-    def of(cls, arrays: Mapping[str, Tensor]) -> Toy:
-        names = ("in_gm_mean", "in_gm_std", "in_gm_logpi")
-        return cls(*(arrays[name].double() for name in names))
-
-    def __call__(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """E[x0 | x]."""
-        posterior = self._joint(x, sigma).softmax(1)[..., None, None, None]
-        kept = (self.stds**2 / (self.stds**2 + sigma[:, None] ** 2))[..., None, None, None]
-        return (posterior * (self.means + kept * (x[:, None] - self.means))).sum(1)
-
-    def log_density(self, x: Tensor, sigma: Tensor) -> Tensor:
-        log_weights = self.log_weights.log_softmax(0)
-        return self._joint(x, sigma).add(log_weights - self.log_weights).logsumexp(1)
-
-    def _joint(self, x: Tensor, sigma: Tensor) -> Tensor:
-        variance = self.stds**2 + sigma[:, None] ** 2  # [B, K]
-        square = (x[:, None] - self.means).square().flatten(2).sum(2)
-        log_norm = 0.5 * self.means[0].numel() * (2 * math.pi * variance).log()
-        return self.log_weights - square / (2 * variance) - log_norm
-
-
 def is_likelihood(case: Case) -> bool:
     return "likelihood.py" in case.reference and "sde" in case.config
 
 
+CLAIMS = [is_likelihood]
 CASES = pytest.mark.parametrize("case", cases(is_likelihood, "workbench"))
 
 
-def slopes(toy: Toy, of: Process, t: float, y: Tensor, probe: Tensor) -> tuple[Tensor, Tensor]:
+def slopes(toy: ToyMixture, of: Process, t: float, y: Tensor, probe: Tensor) -> tuple[Tensor, Tensor]:
     """(dy/dt, d log p / dt) in the time of the process."""
     at = {
         name: torch.full((len(y),), getattr(of, name)(t)).double()
@@ -117,7 +89,7 @@ def slopes(toy: Toy, of: Process, t: float, y: Tensor, probe: Tensor) -> tuple[T
 @CASES
 def test_the_slopes_of_every_process_are_the_published_ones(case: Case) -> None:
     config, arrays, _ = load(case)
-    toy, of = Toy.of(arrays), process(config)
+    toy, of = ToyMixture.of(arrays), process(config)
     found = [
         slopes(toy, of, float(t), y, arrays["in_epsilon"])
         for t, y in zip(arrays["in_rhs_t"], arrays["in_rhs_x"], strict=True)
@@ -131,7 +103,7 @@ def solved(config: Mapping, arrays: Mapping[str, Tensor], y: Tensor, probe: Tens
     of = process(config)
     mean, top = of.mean(config["eps"]), of.sigma(1.0)
     found = log_likelihood(
-        Toy.of(arrays),
+        ToyMixture.of(arrays),
         y / mean,
         sigma_min=of.sigma(config["eps"]),
         sigma_max=top,
@@ -161,7 +133,7 @@ def test_bits_per_dimension_and_latents_are_the_published_ones(case: Case) -> No
 def test_the_mean_over_probes_is_the_log_density_of_the_mixture(case: Case) -> None:
     """Once the Gaussian at t = 1 is replaced by the mixture with that much noise."""
     config, arrays, _ = load(case)
-    of, toy, count = process(config), Toy.of(arrays), 256
+    of, toy, count = process(config), ToyMixture.of(arrays), 256
     y = arrays["in_data"].double().repeat_interleave(count, 0)
     uniforms = noise.uniform(6, torch.arange(len(y)), y.shape[1:], step=0)
     found = solved(config, arrays, y, torch.where(uniforms < 0.5, -1.0, 1.0))
@@ -176,7 +148,7 @@ def test_the_mean_over_probes_is_the_log_density_of_the_mixture(case: Case) -> N
 @CASES
 def test_scipy_takes_as_many_evaluations_of_the_slopes_as_published(case: Case) -> None:
     config, arrays, _ = load(case)
-    toy, of, y = Toy.of(arrays), process(config), arrays["in_data"]
+    toy, of, y = ToyMixture.of(arrays), process(config), arrays["in_data"]
 
     def slope(t: float, state: np.ndarray) -> np.ndarray:
         values = slopes(
