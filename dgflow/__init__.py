@@ -42,6 +42,7 @@ from dgflow.steps.judging.evaluate import Evaluate
 from dgflow.steps.judging.features import Features
 from dgflow.steps.judging.gain import Gain
 from dgflow.steps.judging.likelihood import Likelihood
+from dgflow.steps.judging.mean_log_ratio import MeanLogRatio
 from dgflow.steps.judging.measure import Measure
 from dgflow.steps.judging.published_reference import PublishedReference, PublishedStatistics, reference
 from dgflow.steps.mechanism.log_ratio_path import LogRatioPath
@@ -101,6 +102,7 @@ __all__ = [
     "Likelihood",
     "LogRatioPath",
     "LossesByLevel",
+    "MeanLogRatio",
     "Measure",
     "Merge",
     "MixturePoints",

@@ -15,6 +15,9 @@ ProcessName = Literal["linear-vp", "edm"]
 """The sample and time that a discriminator gets: y = x / sqrt(1 + sigma^2) and its linear-VP time, or x = x0
 + sigma z itself and EDM's log(sigma) / 4."""
 
+NoiseName = Literal["linear_vp", "none"]
+"""The noise of the samples that a network is trained on: that of the linear VP diffusion, or none."""
+
 
 def time_map(name: TimeName) -> TimeMap:
     """The function of sigma that `name` stands for."""

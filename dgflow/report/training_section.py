@@ -49,7 +49,8 @@ def training(step_plan: StepPlan, summary: Summary) -> dict[str, Any]:
     chosen, how = (used.choose(metrics), used.which) if used else (max(metrics), "the newest so far")
     how = how.replace("best:", "best ").replace("epoch:", "epoch ")
     by_sigma = metrics[chosen].get("by_sigma", [])
-    chance = (step.chance.loss, f"chance, {step.chance.words}") if by_sigma and step.chance else None
+    measured = "held_out_loss" in metrics[chosen]
+    chance = (step.chance.loss, f"chance, {step.chance.words}") if measured and step.chance else None
     mark = (float(chosen), f"epoch {chosen}") if used else None
 
     def curve(key: str, data: Data) -> Series:

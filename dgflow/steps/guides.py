@@ -59,10 +59,11 @@ def check_guides(score: Weights, guidance: Sequence[Guidance]) -> None:
         members = members_of(f"{where}.{term.role}", term)
         for name, weights in members.items():
             check_guide(name if len(members) > 1 else where, name, weights, term.role, shape, classes)
+            check_knows_noise(name, weights)
         if isinstance(term, NetworkGuidance):
             _check_second(where, score, term)
             continue
-        _check_ensemble(members)
+        check_ensemble(members)
         if isinstance(term, DiscriminatorGuidance) and term.match_preceding_norm and before == 0:
             raise ValueError(
                 f"{where}: match_preceding_norm has no term before it whose norm could be matched: list "
@@ -147,7 +148,18 @@ def check_guide(where: str, field: str, weights: Weights, role: str, shape: Data
         )
 
 
-def _check_ensemble(members: Mapping[str, Weights]) -> None:
+def check_knows_noise(field: str, weights: Weights) -> None:
+    """Raise ValueError for a guide of clean samples alone where it would be asked along noise levels."""
+    network = weights.step.architecture
+    if isinstance(network, GuideSpec) and not network.knows_noise:
+        raise ValueError(
+            f"{field}: expected a network of noisy samples, which is asked at every noise level, found "
+            f'{weights.title}: train it with noise="linear_vp", or use this one for best of n, rejection or '
+            "MeanLogRatio, which ask about finished samples"
+        )
+
+
+def check_ensemble(members: Mapping[str, Weights]) -> None:
     """Raise ValueError for members that are the same twice, or that cannot be asked together."""
     first, *_ = members
     known: dict[tuple[str, int | str], str] = {}

@@ -36,6 +36,7 @@ from dgflow import (
     LogRatioPath,
     LossesByLevel,
     LSGMPrior,
+    MeanLogRatio,
     Merge,
     MixturePoints,
     MixtureRatio,
@@ -112,6 +113,9 @@ LIKELIHOOD = Likelihood(
     truncations=(0.1,),
 )
 GAIN = Gain(score=SCORE.last(), discriminator=(DISC.last(), DISC.epoch(2)), real=REAL[100:200])
+MEAN = MeanLogRatio(
+    arms={"fakes": (FAKES[100:200],)}, discriminator=(DISC.last(), DISC.epoch(2)), real=REAL[100:200]
+)
 LOSSES = LossesByLevel(
     score=SCORE.last(),
     discriminators={"a": (DISC.last(), DISC.epoch(2))},
@@ -277,6 +281,7 @@ OTHER = {
         process="edm",
         score=SCORE.epoch(3),  # of loss="bce+gradient", like the next
         gradient_weight=0.5,
+        noise="none",
         gain_of=SCORE.last(),
         images_per_epoch=5,
         batch_size=8,
@@ -375,6 +380,13 @@ OTHER = {
         sigma_min=0.1,
         sigma_max=50.0,
         seed=9,
+        precision="bfloat16",
+    ),
+    MeanLogRatio: dict(
+        arms={"other": (FAKES[100:199],)},
+        discriminator=DISC.last(),
+        real=REAL[100:199],
+        combine="probabilities",
         precision="bfloat16",
     ),
     LogRatioPath: dict(
@@ -539,7 +551,9 @@ OTHER = {
     ),
     DDPMUNet: dict(ch=8, ch_mult=(1,), num_res_blocks=9, attn_resolutions=(), dropout=0.1),
     Perceptron: dict(width=8, layers=2, time="cosine-vp"),
-    Discriminator: dict(head=ADMEncoder(num_res_blocks=1), features=None, fine_tune=True, process="edm"),
+    Discriminator: dict(
+        head=ADMEncoder(num_res_blocks=1), features=None, fine_tune=True, process="edm", noise="none"
+    ),
     ADMEncoder: dict(
         model_channels=64,
         channel_mult=(1, 2),
@@ -634,6 +648,7 @@ INSTANCES: dict[type, Spec] = {
         DISC,
         GUIDED,
         MERGE,
+        MEAN,
         TRANSLATED,
         FEATURES,
         STATISTICS,

@@ -9,7 +9,7 @@ from pydantic import SerializeAsAny, model_validator
 
 from dgflow.networks.adm.spec import ADMEncoder
 from dgflow.networks.roles import DiscriminatorSpec, HeadSpec
-from dgflow.networks.times import ProcessName
+from dgflow.networks.times import NoiseName, ProcessName
 from dgflow.specs.network import DataShape
 from dgflow.specs.spec import LATER
 from dgflow.specs.step import Weights
@@ -33,12 +33,16 @@ class Discriminator(DiscriminatorSpec):
     the sample scaled to preserve variance, and its linear-VP time. "edm": the sample x0 + sigma z itself, and
     log(sigma) / 4, as in EDM's score networks. The sampler is the same for both. Features know the process
     that they were trained on, linear VP, so that "edm" needs a head without features.
+
+    With `noise="none"` it is a discriminator of clean samples, which it is given at the time of noise level
+    0.
     """
 
     head: SerializeAsAny[HeadSpec] = ADMEncoder()
     features: Weights | None = None
     fine_tune: Annotated[bool, LATER] = False
     process: Annotated[ProcessName, LATER] = "linear-vp"
+    noise: Annotated[NoiseName, LATER] = "linear_vp"
 
     @model_validator(mode="after")
     def _has_features_to_tune(self) -> Discriminator:
@@ -52,6 +56,11 @@ class Discriminator(DiscriminatorSpec):
     @model_validator(mode="after")
     def _told_of_one_process(self) -> Discriminator:
         check_process(self.process, self.features, self.head)
+        if self.process == "edm" and self.noise == "none":
+            raise ValueError(
+                'expected process="linear-vp" with noise="none", found "edm", whose time of clean samples is '
+                "the logarithm of 0: leave the process out"
+            )
         return self
 
     @model_validator(mode="after")
@@ -120,6 +129,10 @@ class Discriminator(DiscriminatorSpec):
     @property
     def time_name(self) -> str:
         return "EDM's noise level" if self.process == "edm" else self._timed_head().time_name
+
+    @property
+    def knows_noise(self) -> bool:
+        return self.noise != "none"
 
     @property
     def frozen_features(self) -> Weights | None:

@@ -20,7 +20,7 @@ from dgflow.specs.step import ResultStep, Slice, Spread, Weights, Work
 from dgflow.steps.arm_values import over_seeds
 from dgflow.steps.gain_checks import check_score, measured_images
 from dgflow.steps.guides import check_guides, guide_uses, loaded_term
-from dgflow.steps.judging.shared_samples import trained_rows
+from dgflow.steps.judging.shared_samples import check_held_out, not_trained_on
 from dgflow.steps.training.discriminator_metrics import LEVELS
 
 if TYPE_CHECKING:
@@ -78,26 +78,12 @@ class Gain(ResultStep):
                 f"{classes} classes"
             )
         for weights in self.term.guides:
-            self._check_held_out(weights)
+            check_held_out("real", weights, self.real)
         return self
 
-    def _check_held_out(self, weights: Weights) -> None:
-        """Raise ValueError where a discriminator was trained on one of the images."""
-        for trained in trained_rows(weights, self.real):
-            if self.real.start < trained.stop and trained.start < self.real.stop:
-                first, last = trained.start, trained.stop
-                raise ValueError(
-                    f"real: expected images that {weights.step.title} was not trained on, found "
-                    f"[{self.real.start}:{self.real.stop}], of which it has [{first}:{last}]; take others, "
-                    f"such as [{last}:{last + self.real.rows}]"
-                )
-
     def toy(self, smoke: SmokeRun) -> Gain:
-        # A toy training holds out another share than the training.
         score, term, real = (smoke.value(each, 1) for each in (self.score, self.term, self.real))
-        trained = [rows.stop for weights in term.guides for rows in trained_rows(weights, real)]
-        begin = max([real.start, *trained])
-        real = real.step[begin : max(real.stop, begin + 2)]
+        real = not_trained_on(term.guides, real)
         return self.model_copy(
             update={"score": score, "discriminator": term.discriminator, "real": real, "batch_size": 8}
         )

@@ -41,11 +41,11 @@ def _recorded(name: str) -> Callable[[int, Metrics], float | None]:
 
 
 def _calibration_error(epoch: int, metrics: Metrics) -> float | None:
-    """The mean over noise levels of the expected calibration error, weighted by their items."""
+    """The expected calibration error; where there are noise levels its mean, weighted by their items."""
     del epoch
     levels = metrics.get("by_sigma")
     if not levels:
-        return None
+        return metrics.get("calibration_error")
     return sum(each["calibration_error"] * each["n"] for each in levels) / sum(each["n"] for each in levels)
 
 

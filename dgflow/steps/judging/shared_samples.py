@@ -84,6 +84,26 @@ def trained_rows(weights: Weights, part: Slice) -> list[range]:
     ]
 
 
+def check_held_out(field: str, weights: Weights, part: Slice) -> None:
+    """Raise ValueError, naming the field, where a network was trained here on one of the samples."""
+    for trained in trained_rows(weights, part):
+        if part.start < trained.stop and trained.start < part.stop:
+            first, last = trained.start, trained.stop
+            raise ValueError(
+                f"{field}: expected images that {weights.step.title} was not trained on, found "
+                f"[{part.start}:{part.stop}], of which it has [{first}:{last}]; take others, such as "
+                f"[{last}:{last + part.rows}]"
+            )
+
+
+def not_trained_on(networks: Iterable[Weights], part: Slice) -> Slice:
+    """The slice of a toy step, moved behind the samples that networks were trained on: a toy training holds
+    out another share than the training. At least two rows."""
+    trained = [rows.stop for weights in networks for rows in trained_rows(weights, part)]
+    begin = max([part.start, *trained])
+    return part.step[begin : max(part.stop, begin + 2)]
+
+
 def seen(weights: Weights, part: Slice) -> int:
     """The number of samples of `part` that a network, or one behind it, was trained on here."""
     known = np.zeros(part.rows, dtype=bool)

@@ -48,10 +48,6 @@ def summarise(values: dict[str, Tensor], sigma_min: float, sigma_max: float) -> 
         chosen = (values["sigma"] >= low) & (values["sigma"] < high)
         if not chosen.any():
             continue
-        bins = (probability[chosen] * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)
-        gaps = torch.zeros(CALIBRATION_BINS, dtype=torch.float64).index_add(
-            0, bins, is_real[chosen] - probability[chosen]
-        )
         by_sigma.append(
             _gradient(values, chosen, "gradient")
             | {
@@ -59,7 +55,7 @@ def summarise(values: dict[str, Tensor], sigma_min: float, sigma_max: float) -> 
                 "n": int(chosen.sum()),
                 "loss": float(values["loss"][chosen].mean()),
                 "accuracy": float(right[chosen].mean()),
-                "calibration_error": float(gaps.abs().sum() / chosen.sum()),
+                "calibration_error": _calibration_error(probability[chosen], is_real[chosen]),
             }
         )
     beside = {"held_out_bce": float(values["bce"].mean())} if "bce" in values else {}
@@ -77,3 +73,22 @@ def _gradient(values: Mapping[str, Tensor], chosen: Tensor, name: str) -> dict[s
     if "gradient" not in values:
         return {}
     return {name: float(values["gradient"][chosen & values["is_real"].bool()].mean())}
+
+
+def summarise_clean(values: dict[str, Tensor]) -> dict[str, Any]:
+    """Held-out loss, accuracy and calibration as `summarise`, of items without noise levels."""
+    right = (values["logit"] > 0) == values["is_real"].bool()
+    beside = {"held_out_bce": float(values["bce"].mean())} if "bce" in values else {}
+    return {
+        "held_out_loss": float(values["loss"].mean()),
+        **beside,
+        "held_out_accuracy": float(right.double().mean()),
+        "calibration_error": _calibration_error(values["logit"].sigmoid(), values["is_real"].double()),
+    }
+
+
+def _calibration_error(probability: Tensor, is_real: Tensor) -> float:
+    """The expected calibration error of items, both float64 [n]."""
+    bins = (probability * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)
+    gaps = probability.new_zeros(CALIBRATION_BINS).index_add(0, bins, is_real - probability)
+    return float(gaps.abs().sum() / len(probability))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from dgflow.diffusion.losses import DiscriminatorLoss, discriminator_loss, pertu
 from dgflow.diffusion.times import TimeMap, log_uniform_sigma, tau_from_sigma
 from dgflow.specs.spec import ActivationPrecision
 from dgflow.steps.training.discriminator_data import LabelledRows, RealAndFake
+from dgflow.steps.training.discriminator_metrics import summarise
 from dgflow.steps.training.draws import Draws
 from dgflow.steps.training.gradient_matching import GradientMatching
 
@@ -87,3 +89,7 @@ class LogRatioTask:
             "sigma": sigma_B.double(),
             "is_real": rows.is_real,
         }
+
+    def summarise(self, values: dict[str, Tensor]) -> dict[str, Any]:
+        """See `Measurement.summarise`."""
+        return summarise(values, *self.measured_range)

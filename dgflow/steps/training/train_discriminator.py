@@ -6,6 +6,7 @@ The spec and what it refuses are here. Beside it:
 - `discriminator_data`: the rows of a batch and of the held-out pairs;
 - `discriminator_task`: noise, logits, loss, and what is measured of a held-out item;
 - `gradient_matching`: the loss of its gradient, where there is one;
+- `clean_task`: the same without noise;
 - `discriminator_metrics`: the metrics of an epoch from these;
 - `dgflow.steps.gain_items`: Gain on held-out real images, a further measurement of an epoch.
 """
@@ -22,12 +23,12 @@ from dgflow.diffusion.gain_curve import GAIN_METRICS
 from dgflow.networks.adm.spec import ADMEncoder
 from dgflow.networks.discriminator.spec import Discriminator, check_process
 from dgflow.networks.roles import HeadSpec
-from dgflow.networks.times import ProcessName
+from dgflow.networks.times import NoiseName, ProcessName
 from dgflow.specs.spec import LATER, ActivationPrecision, references
 from dgflow.specs.step import Best, Slice, Use, Weights, Work
 from dgflow.specs.train_step import Chance, TrainStep
 from dgflow.steps.gain_checks import check_score, measured_images
-from dgflow.steps.training.discriminator_metrics import CHANCE, LEVELS, LossName, summarise
+from dgflow.steps.training.discriminator_metrics import CHANCE, LEVELS, LossName
 from dgflow.steps.training.fake_shares import OneOrSeveralSlices, checked_shares, most_rows, whole_rows
 from dgflow.steps.training.resample import out_of_bag, times_drawn
 
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     from dgflow.specs.bound import Bound
     from dgflow.specs.training_task import Measurement, TrainingTask
     from dgflow.steps.frozen_score import FrozenScore
+    from dgflow.steps.training.clean_task import CleanTask
+    from dgflow.steps.training.discriminator_data import RealAndFake
+    from dgflow.steps.training.discriminator_task import LogRatioTask
     from dgflow.steps.training.gradient_matching import GradientMatching
     from dgflow.steps.training.stream import Stream
 
@@ -62,6 +66,11 @@ class TrainDiscriminator(TrainStep):
     guides with cosine time. With `fine_tune` the features learn too, from the classifier's weights on (figure
     28b), and are kept beside the head. Without features, `process="edm"` tells the network of EDM's own
     diffusion in place of the linear VP one (figure 28a); see `Discriminator`.
+
+    With `noise="none"` it sees clean images alone, at the time of noise level 0, on the features of a
+    classifier of clean images (`TrainClassifier(noise="none")`) or on none. It has no noise levels, and so no
+    settings of them and no Gain, and cannot guide; it chooses among finished samples (best of n, rejection at
+    the last step) and scores them (`MeanLogRatio`).
 
     `bootstrap` makes it a member of a bagged ensemble: of n real images, and of the fakes likewise, it trains
     on n draws with replacement, which `seed` and the number `bootstrap` determine. The images that are not
@@ -129,6 +138,7 @@ class TrainDiscriminator(TrainStep):
     gain_of: Annotated[Weights | None, LATER] = None
     bootstrap: Annotated[int | None, LATER] = Field(default=None, ge=0, lt=2**63)  # None: no resampling
     process: Annotated[ProcessName, LATER] = "linear-vp"
+    noise: Annotated[NoiseName, LATER] = "linear_vp"
 
     @model_validator(mode="after")
     def _fits(self) -> TrainDiscriminator:
@@ -143,6 +153,8 @@ class TrainDiscriminator(TrainStep):
                 "none; without features the network learns from scratch anyway"
             )
         check_process(self.process, self.features, self.network)
+        if self.noise == "none":
+            self._check_clean()
         for name, least in zip(self.slice_names, rows, strict=True):
             self.split(name, least=least)
         self._check_gradient()
@@ -199,6 +211,22 @@ class TrainDiscriminator(TrainStep):
                     "change the loss, or leave it out"
                 )
 
+    def _check_clean(self) -> None:
+        """Raises ValueError for settings of noise levels, of which there are none."""
+        if self.matches_gradient:
+            raise ValueError(
+                'loss: expected "bce", "lsif" or "ukl" with noise="none", found "bce+gradient", whose gradient '
+                "acts at noise levels: take one of those"
+            )
+        fields = type(self).model_fields
+        for name in ("sigma_min", "sigma_max", "times", "process", "gain_of"):
+            if (value := getattr(self, name)) != fields[name].default:
+                found = value.title if isinstance(value, Weights) else repr(value)
+                raise ValueError(
+                    f'{name}: expected none with noise="none", which has no noise levels, found {found}: '
+                    'leave it out, or use noise="linear_vp"'
+                )
+
     def _check_gain(self, score: Weights) -> None:
         check_score(score, self.real, field="gain_of")
         if (held := self._held_out_real) < 2:
@@ -233,13 +261,18 @@ class TrainDiscriminator(TrainStep):
 
     @property
     def title(self) -> str:
-        return super().title if self.bootstrap is None else f"{super().title} bootstrap {self.bootstrap}"
+        clean = " of clean images" if self.noise == "none" else ""
+        return f"{super().title}{clean}{'' if self.bootstrap is None else f' bootstrap {self.bootstrap}'}"
 
     @property
     def architecture(self) -> Discriminator:
         """`network` as the head, on the trained features if there are any."""
         return Discriminator(
-            head=self.network, features=self.features, fine_tune=self.fine_tune, process=self.process
+            head=self.network,
+            features=self.features,
+            fine_tune=self.fine_tune,
+            process=self.process,
+            noise=self.noise,
         )
 
     @property
@@ -265,7 +298,7 @@ class TrainDiscriminator(TrainStep):
 
     @property
     def held_out_items(self) -> int:
-        return 2 * self.levels * self.held_out_pairs
+        return 2 * (1 if self.noise == "none" else self.levels) * self.held_out_pairs
 
     @property
     def held_out_pairs(self) -> int:
@@ -360,7 +393,6 @@ class TrainDiscriminator(TrainStep):
         from dgflow.diffusion.acceleration import device
         from dgflow.specs.training_task import TrainingTask
         from dgflow.steps.training.discriminator_data import RealAndFake
-        from dgflow.steps.training.discriminator_task import LogRatioTask
         from dgflow.steps.training.draws import fresh_network
 
         own_device = device()
@@ -374,19 +406,7 @@ class TrainDiscriminator(TrainStep):
             device=own_device,
         )
         network = fresh_network(self, inputs, own_device)
-        task = LogRatioTask(
-            data=data,
-            kind="bce" if self.loss == "bce+gradient" else self.loss,
-            time_map=self.architecture.time_map(),
-            seed=self.seed,
-            levels=self.levels,
-            drawn_range=self.drawn_range,
-            measured_range=(self.sigma_min, self.sigma_max),
-            conditional=self.conditional,
-            precision=self.precision,
-            device=own_device,
-            matching=self._matching(inputs, own_device),
-        )
+        task = self._task(inputs, data, own_device)
         trained = self.trained_part(network)
         learning = [parameter for parameter in trained.parameters() if parameter.requires_grad]
         return TrainingTask(
@@ -398,11 +418,35 @@ class TrainDiscriminator(TrainStep):
             loss=task.loss,
             held_out=self.held_out_items,
             measure=task.measure,
-            summarise=lambda values: summarise(values, self.sigma_min, self.sigma_max),
+            summarise=task.summarise,
             further=self._further(inputs, data.real, own_device),
             data=data.streams,
             device=own_device,
             precision=self.activations,
+        )
+
+    def _task(self, inputs: Bound, data: RealAndFake, device: torch.device) -> LogRatioTask | CleanTask:
+        """Loss and held-out measurements."""
+        from dgflow.steps.training.clean_task import CleanTask
+        from dgflow.steps.training.discriminator_task import LogRatioTask
+
+        asked: dict[str, Any] = {
+            "data": data,
+            "kind": "bce" if self.matches_gradient else self.loss,
+            "time_map": self.architecture.time_map(),
+            "conditional": self.conditional,
+            "precision": self.precision,
+            "device": device,
+        }
+        if self.noise == "none":
+            return CleanTask(**asked)
+        return LogRatioTask(
+            **asked,
+            seed=self.seed,
+            levels=self.levels,
+            drawn_range=self.drawn_range,
+            measured_range=(self.sigma_min, self.sigma_max),
+            matching=self._matching(inputs, device),
         )
 
     def _matching(self, inputs: Bound, device: torch.device) -> GradientMatching | None:

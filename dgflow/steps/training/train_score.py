@@ -14,7 +14,7 @@ from dgflow.specs.spec import LATER
 from dgflow.specs.step import Best, Weights, Work
 from dgflow.specs.train_step import TrainStep
 from dgflow.steps.gain_checks import check_score
-from dgflow.steps.guides import check_guide
+from dgflow.steps.guides import check_guide, check_knows_noise
 
 if TYPE_CHECKING:
     import torch
@@ -82,6 +82,7 @@ class TrainScore(TrainStep):
     def _check_discriminator(self, discriminator: Weights) -> None:
         where, shape = "weighting.discriminator", self.shape
         check_guide(where, where, discriminator, "discriminator", shape, shape.num_classes)
+        check_knows_noise(where, discriminator)
         if discriminator.step.classes and not shape.num_classes:
             raise ValueError(
                 f"{where}: expected a discriminator that is told no class, as the real images have none, "
