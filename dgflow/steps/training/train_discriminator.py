@@ -215,8 +215,8 @@ class TrainDiscriminator(TrainStep):
         """Raises ValueError for settings of noise levels, of which there are none."""
         if self.matches_gradient:
             raise ValueError(
-                'loss: expected "bce", "lsif" or "ukl" with noise="none", found "bce+gradient", whose gradient '
-                "acts at noise levels: take one of those"
+                'loss: expected "bce", "lsif" or "ukl" with noise="none", found "bce+gradient", whose '
+                "gradient acts at noise levels: take one of those"
             )
         fields = type(self).model_fields
         for name in ("sigma_min", "sigma_max", "times", "process", "gain_of"):
