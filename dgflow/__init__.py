@@ -7,6 +7,7 @@ What a recipe needs is here. Importing it, building a recipe and planning one lo
 from dgflow import options
 from dgflow._version import __version__
 from dgflow.cli import main
+from dgflow.diffusion.correction_presets import epsilon_scaling, network_guidance
 from dgflow.diffusion.correction_specs import EpsilonScaling, NetworkGuidance
 from dgflow.diffusion.guidance_settings import Boost, ClassifierFree, Switch
 from dgflow.diffusion.guidance_specs import ClassifierGuidance, DiscriminatorGuidance
@@ -136,7 +137,9 @@ __all__ = [
     "dit_gpp",
     "edm2",
     "edm_gpp",
+    "epsilon_scaling",
     "main",
+    "network_guidance",
     "official",
     "options",
     "published_classifier",

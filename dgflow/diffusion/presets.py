@@ -137,7 +137,7 @@ def edm_gpp(row: str, discriminator: Discriminators, **changes: Unpack[Changes])
 
     Raises ValueError for another row.
     """
-    return (_guide(discriminator, EDM_GPP[_known(row, EDM_GPP)].discriminator, changes),)
+    return (_guide(discriminator, EDM_GPP[known_row(row, EDM_GPP)].discriminator, changes),)
 
 
 def adm_gpp(
@@ -148,7 +148,7 @@ def adm_gpp(
 
     Raises ValueError for another row.
     """
-    preset = ADM_GPP[_known(row, ADM_GPP)]
+    preset = ADM_GPP[known_row(row, ADM_GPP)]
     return (
         ClassifierGuidance(classifier=classifier, **dict(preset.classifier)),
         _guide(discriminator, preset.discriminator, changes),
@@ -171,7 +171,8 @@ def _guide(
     return DiscriminatorGuidance(discriminator=discriminator, **(settings | given))
 
 
-def _known(row: str, rows: Mapping[str, object]) -> str:
+def known_row(row: str, rows: Mapping[str, object]) -> str:
+    """`row`, if it is one of `rows`. Raises ValueError for another."""
     if row not in rows:
         near = did_you_mean(row, rows)
         raise ValueError(f"expected one of the published rows {', '.join(rows)}, found {row!r}{near}")

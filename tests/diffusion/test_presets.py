@@ -14,10 +14,14 @@ from torch import Tensor
 from dgflow import official
 from dgflow.diffusion.classifier_free import ClassifierFreePredictor
 from dgflow.diffusion.classifier_guidance import ClassifierTerm
+from dgflow.diffusion.correction_presets import NETWORK_ROWS, SCALING_ROWS, epsilon_scaling, network_guidance
+from dgflow.diffusion.correction_specs import EpsilonScaling, NetworkGuidance
 from dgflow.diffusion.discrete import DiscreteSchedule
 from dgflow.diffusion.discriminator_guidance import DiscriminatorTerm
 from dgflow.diffusion.guidance import GuidanceTerm, Point, guide
+from dgflow.diffusion.heun import edm_sigmas, heun
 from dgflow.diffusion.presets import ADM_GPP, DIT_GPP, EDM_GPP, ADMRow, adm_gpp, dit_gpp, edm_gpp
+from dgflow.diffusion.score_model import ScoreModel
 from dgflow.diffusion.times import cosine_from_sigma, tau_from_sigma
 
 SCHEDULE = DiscreteSchedule.of("linear", 1000)
@@ -169,3 +173,31 @@ def test_settings_that_are_given_take_the_place_of_the_published_ones() -> None:
 def test_presets_can_be_read_without_torch() -> None:
     code = "import sys, dgflow.diffusion.presets; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_published_interval_is_12_evaluations_of_a_second_network() -> None:
+    """75 in all, in place of 126 (Kynkäänniemi et al. 2024)."""
+    asked: list[float] = []
+
+    def second(x: Tensor, sigma: Tensor, class_labels: Tensor | None) -> Tensor:
+        asked.append(float(sigma[0]))
+        return x
+
+    (term,) = network_guidance("edm2-img512-xxl-interval", official("edm-cifar10-32x32-uncond-vp"))
+    assert isinstance(term, NetworkGuidance)
+    sample = heun(second, torch.ones(1, 2), edm_sigmas(32), guidance=[term.build(ScoreModel(second))])
+    assert sample.nfe + sample.guidance_nfe == 75
+    assert NETWORK_ROWS["edm2-img512-xxl-interval"].published_fid == 1.40
+
+
+def test_published_divisors_are_constants_above_1() -> None:
+    (scaling,) = epsilon_scaling("edm-cifar10-uncond-euler")
+    assert scaling == EpsilonScaling(factor=1.0048)
+    assert all(1 < row.settings.factor < 1.02 and row.settings.slope == 0 for row in SCALING_ROWS.values())
+
+
+def test_a_row_of_corrections_that_was_not_published_is_refused() -> None:
+    with pytest.raises(ValueError, match="found 'adm-cifar'; did you mean adm-cifar10"):
+        epsilon_scaling("adm-cifar")
+    with pytest.raises(ValueError, match="expected one of the published rows edm2-img512-s-autog"):
+        network_guidance("img512", official("edm-cifar10-32x32-uncond-vp"))
