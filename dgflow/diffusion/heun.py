@@ -127,6 +127,10 @@ class HeunPath(Path):
     def draws(self) -> Sequence[int]:
         return [1] * (len(self.levels) - 1)
 
+    @property
+    def evaluations(self) -> Sequence[int]:
+        return [2 if level > 0.0 else 1 for level in self.levels[1:]]
+
     @torch.no_grad()
     def move(
         self,

@@ -62,6 +62,13 @@ class State:
             self.x[chosen], some(self.previous), some(self.last), self.evaluations[np.asarray(index, int)]
         )
 
+    def put(self, index: Sequence[int], samples: State) -> State:
+        """Other samples in the places of `index`."""
+        places = list(range(len(self.x)))
+        for number, place in enumerate(index):
+            places[place] = len(places) + number
+        return State.joined([self, samples]).rows(places)
+
     @staticmethod
     def joined(states: Sequence[State]) -> State:
         """One batch of several. A log-ratio that only some of them have is "outside" of the others."""
@@ -159,6 +166,8 @@ class Path(ABC):
     """The noise level of every position, not rising; the last one is 0."""
     draws: Sequence[int]
     """The most unit normals that the move from each position but the last can take."""
+    evaluations: Sequence[int]
+    """Evaluations of the score network that these moves take."""
 
     def begin(self, latents: Tensor, images: Tensor | None = None) -> State:
         """Samples at the first position, from unit normals [B, ...], on clean images if there are any."""

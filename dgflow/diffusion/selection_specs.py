@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from dgflow.diffusion.guidance_specs import Guidance
 from dgflow.diffusion.sampler_specs import SamplerSpec
 from dgflow.specs.spec import Spec
 from dgflow.specs.step import Weights
@@ -42,9 +43,10 @@ class SelectionSpec(Spec, ABC):
         """Evaluations per sample: (of the score network, about; of `discriminator`, forward), where the
         sampler takes `nfe` for one sample."""
 
-    def check(self, where: str, sampler: SamplerSpec, score: Weights) -> None:
-        """Raise ValueError, naming the field, for a sampler or score network that it cannot select from."""
-        del where, sampler, score
+    def check(self, where: str, sampler: SamplerSpec, score: Weights, guidance: tuple[Guidance, ...]) -> None:
+        """Raise ValueError, naming the field, for a sampler, score network or guidance that it cannot select
+        from."""
+        del where, sampler, score, guidance
 
     @property
     def title(self) -> str:

@@ -93,7 +93,7 @@ class Sampling(SampleStep):
         if self.selection is not None:
             name, shape, classes = "selection.discriminator", self.score.step.shape, self.score.step.classes
             check_guide(name, name, self.selection.discriminator, "discriminator", shape, classes)
-            self.selection.check("selection", self.sampler, self.score)
+            self.selection.check("selection", self.sampler, self.score, self.guidance)
             if self.seeds[1] == "edm":
                 raise ValueError(
                     'seeding: expected "counter" with a selection, whose further draws EDM\'s generators do '

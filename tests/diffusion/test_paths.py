@@ -113,3 +113,20 @@ def test_the_draws_of_a_sample_may_have_a_step_of_their_own() -> None:
     for row, step in enumerate(steps.tolist()):
         one = noise.standard_normal(9, INDEX[row : row + 1], SIDES, step=step, draw=3)
         assert torch.equal(together[row : row + 1], one)
+
+
+def test_samples_are_put_in_the_places_of_others() -> None:
+    path = heun_path()
+    moved = path.move(path.begin(LATENTS[:3]), [0, 0, 0], None, None)
+    found = moved.put([2, 0], path.begin(LATENTS[4:]))
+    fresh = path.begin(LATENTS[4:])
+    assert torch.equal(found.x, torch.stack([fresh.x[1], moved.x[1], fresh.x[0]]))
+    assert found.evaluations[:, 0].tolist() == [0, 2, 0]
+
+
+def test_a_path_says_what_its_moves_take() -> None:
+    path = heun_path()
+    state = path.begin(LATENTS[:1])
+    for position, evaluations in enumerate(path.evaluations):
+        before, state = state, path.move(state, [position], None, None)
+        assert (state.evaluations - before.evaluations)[0, 0] == evaluations
