@@ -36,7 +36,7 @@ from dgflow.steps.cost import Cost
 from dgflow.steps.decode import Decode
 from dgflow.steps.encode import Encode
 from dgflow.steps.generate import Generate
-from dgflow.steps.judging.compare_refinements import CompareRefinements
+from dgflow.steps.judging.compare_refinements import CompareRefinements, swept
 from dgflow.steps.judging.compare_selectors import CompareSelectors
 from dgflow.steps.judging.compare_translations import CompareTranslations
 from dgflow.steps.judging.evaluate import Evaluate
@@ -144,4 +144,5 @@ __all__ = [
     "options",
     "published_classifier",
     "reference",
+    "swept",
 ]

@@ -28,6 +28,8 @@ OF_OUR_OWN = {
     "digits_further",
     "digits_translate",
     "digits_selection",
+    "digits_workbench",
+    "cifar10_edm_workbench",
     "plane",
 }  # recipes of no published system
 

@@ -15,6 +15,23 @@ RUNS = {
         ("EDM", "trained further", "EDM-G++", "in turn", "weighted"),
     ),
     "afhq_edm_translate": (("fid", "l2", "perceptual"), ("EDM, start 0.4", "EDM-G++, start 0.4", "source")),
+    "digits_workbench": (
+        ("fid", "precision", "recall", "training", "sampling", "gain"),
+        (
+            "plain",
+            "DG",
+            "gradient matching",
+            "autoguidance",
+            "guidance interval",
+            "SIMS",
+            "Neon",
+            "epsilon scaling",
+        ),
+    ),
+    "cifar10_edm_workbench": (
+        ("fid", "training", "sampling", "gain"),
+        ("plain", "DG", "gradient matching", "SIMS", "Neon", "epsilon scaling"),
+    ),
     "ffhq64_edm": (("fid",), ("EDM", "EDM-G++")),
     "cifar10_lsgm": (("fid",), ("LSGM", "LSGM-G++")),
     "celeba64_soft_truncation": (("fid",), ("Soft Truncation", "Soft-Truncation-G++")),
@@ -32,7 +49,7 @@ THROUGH_RAY = ("cifar10_lsgm",)
 """Recipes that `make test` runs from the command line: with the one of `test_cli.py` every kind of step and
 every command."""
 
-LONG = ("cifar10_edm_further", "afhq_edm_translate")
+LONG = ("cifar10_edm_further", "afhq_edm_translate", "digits_workbench", "cifar10_edm_workbench")
 """Recipes that `make test` does not run at all: the steps that they add have tests of their own."""
 
 

@@ -30,6 +30,8 @@ RECIPES: list[tuple[str, dict[str, Any]]] = [
     ("digits_ensemble", {}),
     ("digits_further", {}),
     ("digits_translate", {}),
+    ("digits_workbench", {}),
+    ("cifar10_edm_workbench", {}),
     ("digits_selection", {}),
     ("plane", {}),
     ("plane", {"model": "blind", "loss": "all"}),

@@ -51,21 +51,18 @@ def comparison(**fields: Any) -> dg.CompareRefinements:
     source = Path("images.npz")
     guide = dg.DiscriminatorGuidance(discriminator=tiny.discriminator(source).last())
 
-    def arm(steps: int = 3, **fields: Any) -> Any:
-        generate = partial(dg.Generate, score=tiny.score(source).last(), shard_size=8)
-        return lambda seed: generate(sampler=dg.Heun(steps=steps), seed=seed, **fields)[:16]
-
-    sweeps = {
-        "plain": {f"{steps} steps": arm(steps) for steps in (2, 4)},
-        "guided": {"weight 1": arm(guidance=(guide,))},
+    sweeps: Any = {
+        "plain": dg.swept("steps", (2, 4), lambda steps: {"sampler": dg.Heun(steps=steps)}),
+        "guided": {"weight 1": {"guidance": (guide,)}},
     }
+    generate = partial(dg.Generate, score=tiny.score(source).last(), shard_size=8)
     evaluation = tiny.workflow(str(source))
     evaluate = partial(dg.Evaluate, reference=evaluation.reference, features=evaluation.features)
     seeds = {"select_on": (5,), "report_on": (6, 7, 8)}
-    return dg.CompareRefinements.of(sweeps, evaluate, **seeds | fields)
+    return dg.CompareRefinements.of(generate, sweeps, evaluate, samples=16, **seeds | fields)
 
 
-PLAIN, LONGER, GUIDED = "plain, 2 steps", "plain, 4 steps", "guided, weight 1"
+PLAIN, LONGER, GUIDED = "plain, steps 2", "plain, steps 4", "guided, weight 1"
 COSTS = {PLAIN: 3.0, LONGER: 7.0, GUIDED: 6.0}
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import Field, model_validator
 
 from dgflow.specs.figures import Figure, Metric
-from dgflow.specs.step import Result, ResultStep, Slice, Spread
+from dgflow.specs.step import Result, ResultStep, SampleStep, Slice, Spread
 from dgflow.steps.cost import Cost
 from dgflow.steps.judging.evaluate import Evaluate
 from dgflow.steps.judging.refinement_figures import refinement_figures
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
 COST = "sampling"
 """The quantity of `Cost` that is the x axis: operations per sample."""
-
-Arm = Callable[[int], Slice]
-"""The samples of an arm, by sampling seed."""
 
 
 class CompareRefinements(ResultStep):
@@ -52,17 +49,23 @@ class CompareRefinements(ResultStep):
     @classmethod
     def of(
         cls,
-        sweeps: Mapping[str, Mapping[str, Arm]],
+        generate: Callable[..., SampleStep],
+        sweeps: Mapping[str, Mapping[str, Mapping[str, Any]]],
         evaluate: Callable[..., Evaluate],
         *,
+        samples: int,
         select_on: Sequence[int],
         report_on: Sequence[int],
         only: Sequence[str] | None = None,
     ) -> Self:
-        """The comparison of `sweeps`: by method and setting, the samples of a seed. The first is the base.
+        """The comparison of `sweeps`: by method and setting, the fields with which `generate` makes its
+        samples. The first method is the base.
 
         Args:
+            generate: the step that makes the samples, of the field `seed` and of those of the setting, as in
+                `partial(dg.Generate, score=score)`.
             evaluate: `Evaluate` without its arms, as in `partial(dg.Evaluate, reference=..., features=...)`.
+            samples: per arm and seed.
             select_on, report_on: the sampling seeds.
             only: the methods to compare with the base, by default all.
 
@@ -73,10 +76,13 @@ class CompareRefinements(ResultStep):
         if unknown := [name for name in wanted if name not in sweeps]:
             raise ValueError(f"methods: expected some of {', '.join(others)}, found {', '.join(unknown)}")
         kept = {name: sweeps[name] for name in sweeps if name == base or name in wanted}
-        arms = {f"{name}, {setting}": arm for name in kept for setting, arm in kept[name].items()}
+        arms = {f"{name}, {setting}": fields for name in kept for setting, fields in kept[name].items()}
 
         def over(seeds: Sequence[int]) -> dict[str, tuple[Slice, ...]]:
-            return {name: tuple(arm(seed) for seed in seeds) for name, arm in arms.items()}
+            return {
+                name: tuple(generate(**fields, seed=seed)[:samples] for seed in seeds)
+                for name, fields in arms.items()
+            }
 
         reported = over(report_on)
         return cls(
@@ -175,6 +181,14 @@ class CompareRefinements(ResultStep):
     def figures(self, content: bytes) -> Sequence[Figure]:
         found, columns = json.loads(content), self.report.step.columns
         return refinement_figures(found, self.methods, self.base, columns, COST)
+
+
+def swept(
+    parameter: str, values: Sequence[float], fields: Callable[[Any], Mapping[str, Any]]
+) -> dict[str, Mapping[str, Any]]:
+    """The settings of a method for `CompareRefinements.of`: `fields` of each value of its main parameter,
+    named after it, such as `weight 2`."""
+    return {f"{parameter} {value:g}": fields(value) for value in values}
 
 
 def _evaluation(result: Result) -> Evaluate:

@@ -67,7 +67,13 @@ def _over_cost(
 def _choices(
     result: Mapping[str, Any], methods: Mapping[str, Sequence[str]], base: str, shown: Mapping[str, Metric]
 ) -> Table:
-    heading = ("method", "setting", *(metric.heading for metric in shown.values()), "at equal cost", "FID")
+    heading = (
+        "method",
+        "setting",
+        *(metric.heading for metric in shown.values()),
+        "at equal cost",
+        "change of FID",
+    )
     rows = []
     for method in methods:
         arm = result["chosen"][method]
@@ -79,7 +85,7 @@ def _choices(
     notes = [
         f"settings chosen by FID on the seeds {chosen_on}, reported on others{_over_seeds(result)}",
         f"at equal cost: the setting of {base} with the least FID, by the same choice, of no more operations "
-        "per sample; FID: that of the method less that, seed by seed, with the 95 % interval of its mean",
+        "per sample; the change of FID from it is seed by seed, with the 95 % interval of its mean",
         "* is on the Pareto front of FID and operations per sample, by the same choice",
     ]
     return Table("Each method in its best setting", heading, rows, marked, "\n".join(notes))

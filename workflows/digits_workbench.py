@@ -1,0 +1,91 @@
+"""Ways to refine one frozen model of digits, at equal cost: each with a few settings of its main parameter.
+
+The system of digits.py, whose root it can share (--root runs/digits): nothing of it is made again. With
+--methods it makes the arms of some methods only:
+
+  plain                nothing; more or fewer steps of the sampler
+  DG                   Discriminator Guidance, with the discriminator of digits.py
+  gradient matching    the same, the discriminator's gradient matched to the score's error
+  autoguidance         away from an early epoch of the score network
+  guidance interval    the same, between two noise levels only
+  SIMS                 away from a copy of the score network that was trained on its own samples
+  Neon                 weights beyond the score network's, away from that copy's
+  epsilon scaling      the predicted noise divided by a constant
+
+Settings are chosen by FID on SELECTION_SEEDS, and reported on SEEDS. docs/workbench.md has what was measured.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Annotated, Any
+
+import digits
+
+import dgflow as dg
+
+SELECTION_SEEDS = (11, 12)
+Fields = dict[str, Any]  # of Generate
+
+
+def workflow(
+    methods: Annotated[Sequence[str], "to compare with plain sampling; by default all"] = (),
+    samples: dg.options.Samples = 1_000,
+    selection_seeds: Annotated[
+        Sequence[int], "sampling seeds on which settings are chosen"
+    ] = SELECTION_SEEDS,
+    seeds: dg.options.Seeds = digits.SEEDS,
+    early_epoch: Annotated[int, "of the score network, the worse one that is guided away from"] = 5,
+    own_epochs: Annotated[int, "passes of a copy of the score network over its own samples"] = 4,
+    matching_epochs: Annotated[int, "passes of the discriminator whose gradient is matched"] = 8,
+) -> dg.CompareRefinements:
+    system = digits.workflow(samples=samples, seeds=seeds)
+    plain: Any = system.arms["unguided"][0].step
+    guided: Any = system.arms["guided"][0].step
+    (guide,) = guided.guidance
+    base, training = plain.score, guide.discriminator.step
+
+    matched = training.model_copy(update={"loss": "bce+gradient", "score": base, "epochs": matching_epochs})
+    own = {"start": base, "real": training.fake.step[: base.step.real.rows], "epochs": own_epochs}
+    own |= {"seed": base.step.seed + 1, "learning_rate": 1e-3}  # other batches than those of the base
+    tuned = base.step.model_copy(update=own).last()
+
+    def guided_by(discriminator: Any, weight: float) -> Fields:
+        both = {"weight": weight, "second_order_weight": weight}
+        return {"guidance": (guide.model_copy(update={"discriminator": discriminator, **both}),)}
+
+    def away_from(network: Any, weight: float, **window: float) -> Fields:
+        return {"guidance": (dg.NetworkGuidance(network=network, weight=weight, **window),)}
+
+    def heun(steps: int) -> Fields:
+        return {"sampler": plain.sampler.model_copy(update={"steps": steps})}
+
+    def merged(weight: float) -> Fields:
+        return {"score": dg.Merge(base=base, tuned=tuned, weight=weight).weights()}
+
+    def scaled(factor: float) -> Fields:
+        return {"guidance": (dg.EpsilonScaling(factor=factor),)}
+
+    early = base.step.epoch(early_epoch)
+    interval = partial(away_from, early, sigma_min=0.1, sigma_max=2.0)
+    return dg.CompareRefinements.of(
+        lambda **fields: plain.model_copy(update=fields),
+        {
+            "plain": dg.swept("steps", (6, 8, 12, 18), heun),
+            "DG": dg.swept("weight", (1, 2, 3), partial(guided_by, guide.discriminator)),
+            "gradient matching": dg.swept("weight", (1, 2, 3), partial(guided_by, matched.best())),
+            "autoguidance": dg.swept("weight", (1.5, 2, 3), partial(away_from, early)),
+            "guidance interval": dg.swept("weight", (1.5, 2, 3), interval),
+            "SIMS": dg.swept("weight", (1.5, 2, 3), partial(away_from, tuned)),
+            "Neon": dg.swept("weight", (0.5, 1, 2), merged),
+            "epsilon scaling": dg.swept("factor", (1.005, 1.01, 1.02), scaled),
+        },
+        partial(dg.Evaluate, reference=system.reference, features=system.features, floor=system.floor),
+        samples=samples,
+        select_on=selection_seeds,
+        report_on=seeds,
+        only=methods or None,
+    )
+
+
+if __name__ == "__main__":
+    dg.main(workflow)
