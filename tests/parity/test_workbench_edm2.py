@@ -13,7 +13,9 @@ from parity.goldens import Case
 from torch import Tensor
 
 import dgflow as dg
-from dgflow.diffusion.heun import edm_sigmas, heun
+from dgflow.diffusion.correction_settings import NetworkSettings
+from dgflow.diffusion.corrections import NetworkCorrection
+from dgflow.diffusion.score_model import ScoreModel
 from dgflow.networks.edm2.preconditioner import Precond
 from dgflow.networks.edm2.unet import Block
 from dgflow.networks.edm2.vae import EDM2VAEModule
@@ -98,38 +100,32 @@ def test_a_network_gives_the_reference_s_numbers(case: Case) -> None:
 def test_the_guided_sampler_follows_the_reference_s_path(case: Case) -> None:
     """In float64, where the reference's state is float32 by default."""
     config, arrays, weights = goldens.load(case)
-    settings = dict(config["sampler"])
-    guidance, steps = settings.pop("guidance"), settings.pop("num_steps")
-    settings.pop("dtype", None)
-    levels = {name: settings.pop(name) for name in ("sigma_min", "sigma_max", "rho") if name in settings}
+    settings = {name: value for name, value in config["sampler"].items() if name != "dtype"}
+    weight, steps = float(settings.pop("guidance")), settings.pop("num_steps")
     network, other = (precond(config[name], weights[name]) for name in ("net", "gnet"))
-    labels, calls, states, times, draws = arrays["in_labels"], [0, 0], [], [], count()
+    calls: dict[str, list[tuple[Tensor, Tensor]]] = {"net": [], "gnet": []}
+    draws = count()
 
-    def denoiser(x: Tensor, sigma: Tensor, class_labels: Tensor | None) -> Tensor:
-        states.append(x.clone())
-        times.append(sigma[0])
-        calls[0] += 1
-        denoised = network(x, sigma, class_labels).double()
-        if guidance == 1:
-            return denoised
-        calls[1] += 1
-        worse = other(x, sigma, class_labels).double()
-        return worse + guidance * (denoised - worse)
+    def recorded(name: str, network: Precond) -> ScoreModel:
+        def denoiser(x: Tensor, sigma: Tensor, class_labels: Tensor | None) -> Tensor:
+            calls[name].append((x.clone(), sigma[0]))
+            return network(x, sigma, class_labels)
 
-    sample = heun(
-        denoiser,
+        return ScoreModel(denoiser)
+
+    sample = dg.Heun(steps=steps, **settings).sample(
+        recorded("net", network),
         arrays["in_noise"],
-        edm_sigmas(steps, **levels),
-        class_labels=labels,
-        churn_noise=lambda step: arrays["in_churn_noise"][next(draws)],
-        **settings,
+        arrays["in_labels"],
+        (NetworkCorrection(recorded("gnet", other), NetworkSettings(weight=weight)),),
+        lambda _: arrays["in_churn_noise"][next(draws)],
     )
-    for name, states_found in (("x", [sample.x]), ("eval_x", states)):
-        expected = arrays[f"out_{name}"]
-        for found, wanted in zip(states_found, expected if name == "eval_x" else [expected], strict=True):
-            goldens.close(case, name, found, wanted, of_max=1e-4)
+    states, times = zip(*calls["net"], strict=True)
+    goldens.close(case, "x", sample.x, arrays["out_x"], of_max=1e-4)
+    for state, expected in zip(states, arrays["out_eval_x"], strict=True):
+        goldens.close(case, "eval_x", state, expected, of_max=1e-4)
     goldens.close(case, "eval_t", torch.stack(times), arrays["out_eval_t"], rtol=2e-6)
-    assert calls == arrays["out_n_calls"].tolist()
+    assert [len(calls["net"]), len(calls["gnet"])] == arrays["out_n_calls"].tolist()
     assert next(draws) == int(arrays["out_n_draws"])
 
 
