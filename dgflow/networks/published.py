@@ -33,7 +33,7 @@ class PublishedFile(CatalogueFile):
         image_size: side in pixels of the images, or of the latents, that it is for.
         published_fid: FID-50k of the samples without a discriminator, as published; None where not published
             or not known.
-        fid_note: how that was measured.
+        fid_note: how that was measured; other distances.
     """
 
     format: str

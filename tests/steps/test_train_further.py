@@ -95,16 +95,42 @@ def test_weights_of_a_file_can_be_trained_further(place: Place):
     assert equal(place.kept(begun, 1), place.kept(place.score, 1))
 
 
-def test_the_embedding_of_augmentations_which_has_no_gradient_is_left_alone(place: Place):
-    network = place.score.network.model_copy(update={"augment_dim": 9, "channel_mult": (1,)})
+EDM2 = dg.EDM2UNet(
+    model_channels=8, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(4,), channels_per_head=8
+)
+
+
+@pytest.mark.parametrize(
+    ("network", "left"),
+    [
+        (dg.SongUNet(model_channels=8, channel_mult=(1,), augment_dim=9), "model.map_augment.weight"),
+        (EDM2, "logvar_linear.weight"),
+    ],
+    ids=["augmentations", "uncertainty"],
+)
+def test_what_has_no_gradient_is_left_alone(place: Place, network: Any, left: str):
     step = place.score.model_copy(update={"network": network, "epochs": 1})
     task = step.training_task(complete(step, place.store))
     task.loss(task.network, torch.arange(4), 0).mean().backward()
     without = {name for name, value in task.network.named_parameters() if value.grad is None}
     frozen = {name for name, value in task.network.named_parameters() if not value.requires_grad}
-    assert without == frozen == {"model.map_augment.weight"}
+    assert without == frozen == {left}
     for each in task.data:
         each.close()
+
+
+def test_edm2_s_network_is_trained_at_unit_magnitude_and_then_further(place: Place):
+    step = place.score.model_copy(
+        update={"network": EDM2, "learning_rate": 1e-2, "epochs": 3, "ema_halflife": 16}
+    )
+    complete(step, place.store)
+    losses = [metrics["held_out_loss"] for metrics in place.metrics(step)]
+    assert losses[2] < 0.9 * losses[0]
+    further = step.model_copy(update={"start": step.last(), "epochs": 1, "seed": 1})
+    complete(further, place.store)
+    for name, weight in place.kept(further, 1).items():
+        if weight.ndim > 1 and name.startswith("unet"):
+            torch.testing.assert_close(weight.square().mean(), torch.tensor(1.0), rtol=0.03, atol=0)
 
 
 def test_weights_of_one_give_todays_loss_bit_for_bit(place: Place):

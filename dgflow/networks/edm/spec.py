@@ -33,6 +33,12 @@ class _Preconditioned(ScoreNetworkSpec):
 
     precond: Literal["edm", "vp", "ve", "iddpm"] = "edm"
     sigma_data: float = 0.5  # of the EDM preconditioner
+    augment_dim: int = 0
+
+    @property
+    def untrained(self) -> tuple[str, ...]:
+        """Modules that `TrainScore` leaves as they are: what augmentation trains, which it has not."""
+        return ("model.map_augment",) if self.augment_dim else ()
 
     def arguments(self, shape: DataShape) -> dict[str, Any]:
         """The constructor's arguments of the U-Net inside."""
@@ -122,7 +128,6 @@ class SongUNet(_Preconditioned):
     decoder_type: Literal["standard", "skip"] = "standard"
     channel_mult_noise: int = 1
     resample_filter: tuple[int, ...] = (1, 1)
-    augment_dim: int = 0
 
     def check(self, shape: DataShape) -> None:
         _check_levels(self, shape, self.model_channels)
@@ -155,7 +160,6 @@ class DhariwalUNet(_Preconditioned):
     num_blocks: int = 3
     attn_resolutions: tuple[int, ...] = (32, 16, 8)
     dropout: float = 0.1
-    augment_dim: int = 0
 
     def check(self, shape: DataShape) -> None:
         _check_levels(self, shape, self.model_channels * self.channel_mult[0])

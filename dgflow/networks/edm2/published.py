@@ -1,5 +1,5 @@
 """EDM2's files: averages of the weights, named by size, thousands of training images, and the average's
-relative length. Those with the best published FID, without guidance and with each kind of it.
+relative length. Those with the best published FID and FD_DINOv2, without guidance and with each kind of it.
 
 Latents of ImageNet-512 are those of `edm2-vae`.
 """
@@ -58,6 +58,7 @@ def _file(data: str, name: str, fid: float | None = None, note: str = "") -> Pub
 
 _PLAIN = "63 evaluations"
 _BY = "126 evaluations, guided by {} at weight {}"
+_DINO = "FD_DINOv2 {}, "
 FILES = (
     _file("img512", "xs-2147483-0.135", 3.53, _PLAIN),
     _file("img512", "s-2147483-0.130", 2.56, _PLAIN),
@@ -74,7 +75,12 @@ FILES = (
     _file("img512", "xs-uncond-2147483-0.045"),
     _file("img512", "s-2147483-0.025", 2.23, _BY.format("xs-uncond-2147483-0.025", 1.4)),
     _file("img512", "xs-uncond-2147483-0.025"),
-    _file("img512", "xxl-0939524-0.015", 1.81, _BY.format("xs-uncond-2147483-0.015", 1.2)),
+    _file(
+        "img512",
+        "xxl-0939524-0.015",
+        1.81,
+        _BY.format("xs-uncond-2147483-0.015", 1.2) + "; " + _DINO.format(33.09) + "weight 1.7",
+    ),
     _file("img512", "xs-uncond-2147483-0.015"),
     # Autoguidance, by a smaller network that was trained less.
     _file("img512", "s-2147483-0.070", 1.34, _BY.format("xs-0134217-0.125", 2.1)),
@@ -85,6 +91,15 @@ FILES = (
     _file("img512", "xs-uncond-0134217-0.110"),
     _file("img64", "s-1073741-0.045", 1.01, _BY.format("xs-0134217-0.110", 1.7)),
     _file("img64", "xs-0134217-0.110"),
+    # The best by FD_DINOv2.
+    _file("img512", "s-2147483-0.190", note=_DINO.format(68.64) + _PLAIN),
+    _file("img512", "xxl-0939524-0.150", note=_DINO.format(42.84) + _PLAIN),
+    _file("img512", "s-2147483-0.120", note=_DINO.format(36.67) + _BY.format("xs-0134217-0.165", 2.45)),
+    _file("img512", "xs-0134217-0.165"),
+    _file("img512", "xxl-0939524-0.130", note=_DINO.format(24.18) + _BY.format("m-0268435-0.205", 2.3)),
+    _file("img512", "m-0268435-0.205"),
+    _file("img64", "s-1073741-0.105", note=_DINO.format(31.85) + _BY.format("xs-0134217-0.175", 2.2)),
+    _file("img64", "xs-0134217-0.175"),
     PublishedFile(
         name="edm2-vae",
         file_name=stable_diffusion.MSE.file_name,

@@ -55,6 +55,11 @@ class EDM2UNet(ScoreNetworkSpec):
     def gives_latents(self) -> bool:
         return self.latent
 
+    @property
+    def untrained(self) -> tuple[str, ...]:
+        """Modules that `TrainScore` leaves as they are: the uncertainty, which is not in its loss."""
+        return ("logvar_linear",)
+
     def check(self, shape: DataShape) -> None:
         check_halvings(shape.image_size, len(self.channel_mult))
         sides = [shape.image_size >> level for level in range(len(self.channel_mult))]

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from dgflow.diffusion.weighting_specs import RatioWeighting
 from dgflow.networks.edm.spec import DhariwalUNet, SongUNet
+from dgflow.networks.edm2.spec import EDM2UNet
 from dgflow.networks.families import score_network
 from dgflow.specs.spec import LATER
 from dgflow.specs.step import Best, Weights, Work
@@ -49,7 +50,7 @@ class TrainScore(TrainStep):
     averages: ClassVar[bool] = True
     levels: ClassVar[int] = 4
 
-    network: SongUNet | DhariwalUNet = SongUNet()
+    network: SongUNet | DhariwalUNet | EDM2UNet = SongUNet()
     conditional: bool = True
     P_mean: float = -1.2
     P_std: float = 1.2
@@ -126,9 +127,8 @@ class TrainScore(TrainStep):
         network = fresh_network(self, inputs, device)
         if self.start is not None:
             network.load_state_dict(inputs.network("start").state_dict())
-        if self.network.augment_dim:
-            # Without augmentation it has no gradient, which workers that share a batch would wait for.
-            network.model.map_augment.requires_grad_(False)  # type: ignore[union-attr]
+        for name in self.network.untrained:  # workers that share a batch would wait for their gradients
+            network.get_submodule(name).requires_grad_(False)
         return network
 
     def training_task(self, inputs: Bound) -> TrainingTask:
