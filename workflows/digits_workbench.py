@@ -53,7 +53,7 @@ def workflow(
         both = {"weight": weight, "second_order_weight": weight}
         return {"guidance": (guide.model_copy(update={"discriminator": discriminator, **both}),)}
 
-    def away_from(network: Any, weight: float, **window: float) -> Fields:
+    def away_from(network: Any, weight: float, **window: Any) -> Fields:
         return {"guidance": (dg.NetworkGuidance(network=network, weight=weight, **window),)}
 
     def heun(steps: int) -> Fields:

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard
 
 from pydantic import model_validator
 
 from dgflow.estimate.operations import Networks, Operations
 from dgflow.specs.figures import Figure, Metric, Table
 from dgflow.specs.graph import graph
-from dgflow.specs.step import Measurements, ResultStep, SampleStep, Slice, Spread, Step
+from dgflow.specs.step import Measurements, ResultStep, SampleStep, Slice, Spread, Step, Work
 from dgflow.specs.train_step import TrainStep
+from dgflow.steps.arm_values import over_seeds
+from dgflow.steps.sampling import Sampling
 from dgflow.store.identity import canonical_json
 
 if TYPE_CHECKING:
     from dgflow.specs.bound import Bound
     from dgflow.store.objects import ObjectStore
+    from dgflow.store.shards import Columns
 
 
 class Cost(ResultStep):
     """The operations of arms, for `Evaluate(beside=(cost.result(),))`, counted as in `plan --device`.
 
     `training` is that of every network behind an arm that was trained here, with the samples that it was
-    trained on; of a training all epochs count, whichever is used. `sampling` is per image. Both count
+    trained on; of a training all epochs count, whichever is used. `sampling` is per image; where a selection
+    decides how often the networks are asked, by the evaluations that the samples record. Both count
     convolutions and products of matrices (a multiplication and an addition are two operations), so that they
     depend on no machine, and not on what else it does. Networks that were trained elsewhere count nothing.
     """
@@ -54,17 +59,25 @@ class Cost(ResultStep):
     def is_fetched(self) -> bool:
         return False
 
-    def inputs(self) -> dict[str, Measurements]:
-        """All epochs of the trainings: the samples tell the one that is used, and not how many there were."""
-        return {
+    def inputs(self) -> dict[str, Measurements | Slice]:
+        """All epochs of the trainings: the samples tell the one that is used, and not how many there were. Of
+        selections also the samples."""
+        trainings = {
             f"arms.{name}.{number}": training.measurements()
             for name, arm in self.arms.items()
             for number, training in enumerate(_trainings(arm[0]))
         }
+        selected = {
+            f"selected.{name}.{number}": part.origin
+            for name, arm in self.arms.items()
+            for number, part in enumerate(arm)
+            if _is_selected(part.origin.step)
+        }
+        return {**trainings, **selected}
 
     def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
         """`arms`, as in `compared`, and `trainings`: TFLOP of every step behind them, and of which arms."""
-        del inputs, spread, store
+        del spread, store
         operations = Operations(Networks())
         arms: dict[str, Any] = {}
         steps: dict[str, dict[str, Any]] = {}
@@ -76,11 +89,14 @@ class Cost(ResultStep):
                 if flop:
                     row = {"step": step.name, "title": step.title, "tflop": flop / 1e12, "arms": []}
                     steps.setdefault(f"{key} {parts[-1]}", row)["arms"].append(name)
-            rows = arm[0].rows
-            sampling = sum(operations.total(step.work(rows)) for step in sampled_by(arm[0])) / rows
+            sampling = []
+            for number, part in enumerate(arm):
+                samples = partial(inputs.rows, f"selected.{name}.{number}")
+                works = (work for step in sampled_by(part) for work in _work(step, part.rows, samples))
+                sampling.append(operations.total(works) / part.rows / 1e9)
             arms[name] = {
                 "training": _same(total / 1e12, len(arm)),
-                "sampling": _same(sampling / 1e9, len(arm)),
+                "sampling": _same(sampling[0], len(arm)) if len(set(sampling)) == 1 else over_seeds(sampling),
             }
         return canonical_json({"arms": arms, "trainings": list(steps.values())}).encode()
 
@@ -128,6 +144,21 @@ def sampled_by(part: Slice) -> Iterator[SampleStep]:
     for reference in part.step.reads.values():
         if isinstance(reference, Slice):
             yield from sampled_by(reference)
+
+
+def _is_selected(step: Step) -> TypeGuard[Sampling]:
+    """True for samples that record their evaluations."""
+    return isinstance(step, Sampling) and step.selection is not None
+
+
+def _work(step: SampleStep, rows: int, samples: Callable[[Sequence[str]], Columns]) -> list[Work]:
+    """The evaluations of `rows` samples; `samples` reads columns of those that record them."""
+    if not _is_selected(step):
+        return step.work(rows)
+    names = ["score_evaluations", "discriminator_evaluations", *["guide_evaluations"] * bool(step.guides)]
+    totals = {name: column.sum(axis=0, dtype=float).tolist() for name, column in samples(names).items()}
+    guides = totals.get("guide_evaluations", [])
+    return step.work_of(totals["score_evaluations"], guides, totals["discriminator_evaluations"])
 
 
 def _same(value: float, seeds: int) -> dict[str, Any]:

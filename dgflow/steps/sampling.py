@@ -158,24 +158,23 @@ class Sampling(SampleStep):
         return self.sampler.nfe, guide_evaluations(self.score, self.sampler, guides) if guides else []
 
     def work(self, amount: int) -> list[Work]:
-        score, guides = self.score, list(self.guides.values())
-        own, times = self.evaluations(guides)
-        batch, precision = self.batch_size, self.precision
-        selecting: list[Work] = []
+        own, times = self.evaluations(list(self.guides.values()))
+        looks = 0.0
         if self.selection is not None:
             drawn, looks = self.selection.evaluations(own)
             own, times = drawn, [each * drawn / own for each in times]
-            network = self.selection.discriminator.step
-            selecting = [Work(network, "forward", amount * looks, batch, precision)]
-        return [
-            Work(score.step, "forward", amount * own * times_asked(self.guidance), batch, precision),
-            *(
-                Work(network, use, amount * each, batch, precision)
-                for term, each in zip(guides, times, strict=True)
-                for network, use in guide_uses(term)
-            ),
-            *selecting,
-        ]
+        return self.work_of(amount * own, [amount * each for each in times], amount * looks)
+
+    def work_of(self, score: float, guides: Sequence[float], selecting: float) -> list[Work]:
+        """That of as many evaluations: of the score network, of every guide, and of the discriminator of the
+        selection."""
+        work = partial(Work, batch=self.batch_size, precision=self.precision)
+        works = [work(self.score.step, "forward", score * times_asked(self.guidance))]
+        for term, times in zip(self.guides.values(), guides, strict=True):
+            works += [work(network, use, times) for network, use in guide_uses(term)]
+        if self.selection is not None:
+            works.append(work(self.selection.discriminator.step, "forward", selecting))
+        return works
 
     def choices(self, inputs: Bound) -> dict[str, GainChoice]:
         """Of Gain, by the path of the term: `guidance.0.by_gain`."""

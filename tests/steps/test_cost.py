@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -13,6 +15,7 @@ from inprocess import complete
 from steps.shipped import built
 
 import dgflow as dg
+from dgflow.diffusion.selection_specs import SelectionSpec
 from dgflow.engine.plan import plan
 from dgflow.estimate.exercise import count
 from dgflow.report.arms import SHARED, named
@@ -107,6 +110,43 @@ def test_it_stands_in_the_table_and_its_step_is_for_all_arms():
     plans = plan(with_cost, MemoryStore("beside"))
     places = {plans[place.number].step.kind: place.group for place in named(plans)}
     assert places["cost"] == SHARED and places["train-discriminator"] == "arm guided"
+
+
+class Counted(SelectionSpec):
+    """A selection that nothing is drawn by."""
+
+    def select(self, run: Any, start: int, stop: int, inputs: Bound) -> Any:
+        raise NotImplementedError
+
+    def evaluations(self, nfe: float) -> tuple[float, float]:
+        return 3 * nfe, 4.0
+
+
+def test_where_a_selection_decides_the_evaluations_are_those_that_the_samples_record():
+    training = tiny.discriminator(IMAGES)
+    selection = Counted(discriminator=training.last())
+    steps = [guided(training).model_copy(update={"selection": selection, "seed": seed}) for seed in (5, 6)]
+    arm = tuple(step[:2] for step in steps)
+    recorded = {
+        "score_evaluations": np.array([[7, 9], [8, 10]], np.int32),
+        "guide_evaluations": np.array([[[3], [4]], [[3], [3]]], np.int32),
+        "discriminator_evaluations": np.array([[5, 6], [5, 5]], np.int32),
+    }
+
+    def rows(name: str, columns: Sequence[str]) -> dict[str, np.ndarray]:
+        return {column: recorded[column][int(name.removeprefix("selected.arm."))] for column in columns}
+
+    cost = dg.Cost(arms={"arm": arm})
+    assert {name for name in cost.inputs() if name.startswith("selected")} == {
+        "selected.arm.0",
+        "selected.arm.1",
+    }
+    reads: Any = SimpleNamespace(rows=rows)
+    found = cost.compared(cost.compute(reads, here, MemoryStore("cost")))["arm"]["sampling"]["per_seed"]
+    score = flop(tiny.score(IMAGES), "forward")
+    looked, guide = flop(training, "forward"), flop(training, "gradient")
+    expected = [8.0 * score + 3.5 * guide + 5.5 * looked, 9.0 * score + 3.0 * guide + 5.0 * looked]
+    assert found == pytest.approx([each / 1e9 for each in expected])
 
 
 def test_arms_without_samples_are_refused():
