@@ -12,6 +12,7 @@ from dgflow.diffusion.correction_specs import EpsilonScaling, NetworkGuidance
 from dgflow.diffusion.guidance_settings import Boost, ClassifierFree, Switch
 from dgflow.diffusion.guidance_specs import ClassifierGuidance, DiscriminatorGuidance
 from dgflow.diffusion.mixture_specs import GaussianMixture
+from dgflow.diffusion.particle_specs import BestOf
 from dgflow.diffusion.presets import adm_gpp, dit_gpp, edm_gpp
 from dgflow.diffusion.sampler_specs import DDIM, DDPM, RK45, EDMAblation, Heun
 from dgflow.diffusion.weighting_specs import RatioWeighting
@@ -67,6 +68,7 @@ from dgflow.steps.translate import Translate
 __all__ = [
     "ADMEncoder",
     "ADMUNet",
+    "BestOf",
     "Boost",
     "ClassifierFree",
     "ClassifierGuidance",

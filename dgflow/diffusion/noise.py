@@ -49,6 +49,9 @@ BOUND_LEVEL = 14  # the noise levels of an image's likelihood bound; `step` is t
 BOUND_NOISE = 15  # its noise at each of n levels, in steps n r to n r + n - 1 of repeat r
 TRUNCATION = 16  # the noise of an image whose likelihood begins at a noise level; `step` is the repeat
 REGENERATION = 17  # noise of a real image that is regenerated: step 0 the start's, step 1 + n that of step n
+RESAMPLING = 22  # uniforms that choose among a sample's particles; `step` is the path's position
+PARTICLE_LATENT = 23  # as LATENT, of a sample's further particles; `step` is the particle
+PARTICLE_NOISE = 24  # as CHURN; `step` is particle * 2**14 + the number of the draw
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)

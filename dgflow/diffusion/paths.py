@@ -209,7 +209,7 @@ def walk(
         state = path.move(state, [position] * len(latents), class_labels, own)
         before += draws
     nfe, *others = (int(count) for count in state.evaluations.max(axis=0, initial=0))
-    return Sample(x=state.x, nfe=nfe, guidance_nfe=sum(others), log_ratio=state.log_ratio)
+    return Sample(state.x, nfe, sum(others), state.log_ratio, tuple(others))
 
 
 def _after(noise: Noise, before: int) -> Noise:

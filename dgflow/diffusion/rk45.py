@@ -126,7 +126,7 @@ def rk45(
             flow.bounds = (sigma, sigma)
         tau = y.new_full((len(y),), tau_min if denoise_tau is None else denoise_tau)
         y, *_ = flow.denoised(y, tau, 0)
-    return Sample(x=y, nfe=flow.nfe, guidance_nfe=flow.guidance_nfe, log_ratio=first_of(last))
+    return Sample(y, flow.nfe, sum(flow.guide_nfe), first_of(last), tuple(flow.guide_nfe))
 
 
 class _Flow:
@@ -139,7 +139,7 @@ class _Flow:
         self.denoiser, self.class_labels, self.guidance, self.vp = denoiser, class_labels, guidance, vp
         self.bounds = (0.0, 0.0)
         self.log_ratios: LogRatios = []
-        self.nfe = self.guidance_nfe = 0
+        self.nfe, self.guide_nfe = 0, [0] * len(guidance)
 
     def enter(self, start: float, end: float) -> None:
         self.bounds = (
@@ -154,7 +154,8 @@ class _Flow:
         denoised = self.denoiser(x, sigma, self.class_labels).double()
         point = Point(x, sigma, self.class_labels, attempt, 1, self.bounds, denoised=denoised)
         advice = guide(self.guidance, point)
-        self.nfe, self.guidance_nfe = self.nfe + 1, self.guidance_nfe + advice.nfe
+        self.nfe += 1
+        self.guide_nfe = [count + asked for count, asked in zip(self.guide_nfe, advice.asked, strict=True)]
         self.log_ratios = advice.log_ratios
         return guided(advice, sigma), x, sigma
 

@@ -45,12 +45,29 @@ class Sample:
         log_ratio: [B] float64, the first-order log-ratio of each sample in its last step inside the window,
             by the first term that has one; OUTSIDE_LOG_RATIO (1e7) for a sample that was never inside; None
             if no term ever gave one.
+        guide_nfe: evaluations of each entry of guidance, which are `guidance_nfe` in all; None where the
+            sampler does not tell.
     """
 
     x: Tensor
     nfe: int
     guidance_nfe: int
     log_ratio: Tensor | None
+    guide_nfe: tuple[int, ...] | None = None
+
+    def counts(self, entries: int) -> tuple[int, ...]:
+        """Evaluations of each of so many entries of guidance.
+
+        Raises ValueError for several whose evaluations the sampler does not tell apart.
+        """
+        if self.guide_nfe is not None:
+            return self.guide_nfe
+        if entries > 1:
+            raise ValueError(
+                f"expected a sampler that tells the evaluations of each of {entries} entries of guidance "
+                "(Sample.guide_nfe), found one that does not"
+            )
+        return (self.guidance_nfe,) * entries
 
 
 @dataclass(frozen=True)

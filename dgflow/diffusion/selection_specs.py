@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from dgflow.diffusion.guidance_specs import Guidance
 from dgflow.diffusion.sampler_specs import SamplerSpec
-from dgflow.specs.spec import Spec
+from dgflow.specs.spec import SmokeRun, Spec
 from dgflow.specs.step import Weights
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 class SelectionSpec(Spec, ABC):
     """How samples are selected. A selection makes whole shards, so that it can regroup the samples that are
     on their way."""
+
+    asks_on_the_way: ClassVar[bool] = False
+    """True where `discriminator` is asked about noisy samples, not about finished ones alone."""
 
     discriminator: Weights
 
@@ -56,3 +59,10 @@ class SelectionSpec(Spec, ABC):
     def references_of(self, path: str) -> Mapping[str, Weights]:
         """The networks that it asks, by the path of their field."""
         return {f"{path}.discriminator": self.discriminator}
+
+    def in_smoke(self, smoke: SmokeRun, factor: int) -> Self:
+        return super().in_smoke(smoke, factor).toy()
+
+    def toy(self) -> Self:
+        """Its form in smoke runs, with few samples that are drawn for one."""
+        return self

@@ -23,6 +23,7 @@ from dgflow.steps.gain_choices import by_gain, check_gain, gain_choices
 from dgflow.steps.guides import (
     check_guide,
     check_guides,
+    check_knows_noise,
     classes_asked,
     guide_evaluations,
     guide_uses,
@@ -93,6 +94,8 @@ class Sampling(SampleStep):
         if self.selection is not None:
             name, shape, classes = "selection.discriminator", self.score.step.shape, self.score.step.classes
             check_guide(name, name, self.selection.discriminator, "discriminator", shape, classes)
+            if self.selection.asks_on_the_way:
+                check_knows_noise(name, self.selection.discriminator)
             self.selection.check("selection", self.sampler, self.score, self.guidance)
             if self.seeds[1] == "edm":
                 raise ValueError(
@@ -183,6 +186,19 @@ class Sampling(SampleStep):
     def remarks(self, inputs: Bound) -> tuple[str, ...]:
         return tuple(f"{name}: {choice}" for name, choice in self.choices(inputs).items())
 
+    def cautions(self) -> list[str]:
+        """A discriminator that guides and selects."""
+        if self.selection is None:
+            return []
+        own = self.selection.discriminator
+        return [
+            f"{self.title}: {own.title} ({own.which}) also guides as {path}; it compares real images with "
+            "unguided samples, so that its log-ratio counts twice: select by one that was trained on guided "
+            "samples, or use it once"
+            for path, term in self.guides.items()
+            if any((each.fingerprint, each.part) == (own.fingerprint, own.part) for each in term.guides)
+        ]
+
     def doubts(self, part: Slice, inputs: Bound) -> tuple[str, ...]:
         return tuple(choice.warning for choice in self.choices(inputs).values() if choice.warning)
 
@@ -249,6 +265,7 @@ class Sampling(SampleStep):
             sample=partial(self._sample, loaded),
             path=path,
             log_ratio=loaded.log_ratio,
+            entries=len(terms),
             seed=self.seed,
             sides=self.sides,
             batch_size=batch_size,

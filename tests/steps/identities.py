@@ -7,6 +7,7 @@ from dgflow import (
     RK45,
     ADMEncoder,
     ADMUNet,
+    BestOf,
     Boost,
     ClassifierFree,
     ClassifierGuidance,
@@ -295,6 +296,7 @@ OTHER = {
         guidance=(),
         seed=9,
         seeding="edm",
+        selection=BestOf(discriminator=DISC.last()),
         precision="bfloat16",
         compile=True,
         shard_size=7,
@@ -605,6 +607,7 @@ OTHER = {
         network=THIRD_FILE.weights(), weight=3.0, sigma_min=0.1, sigma_max=9.0, without_class=True
     ),
     EpsilonScaling: dict(factor=1.1, slope=0.1, twice=True),
+    BestOf: dict(discriminator=DISC.epoch(3), count=3),
     Switch: dict(above=3.0, below=3.0, timestep=9),
 }
 NETWORKS = (
@@ -622,6 +625,7 @@ SAMPLERS = (Heun(), EDMAblation(), DDPM(), DDIM(), RK45())
 ENSEMBLE = DiscriminatorGuidance(discriminator=(DISC.best(), DISC.epoch(3)), boost=Boost())
 TERMS = (ENSEMBLE, ClassifierGuidance(classifier=NOISY.last()), ClassifierFree())
 CORRECTIONS = (NetworkGuidance(network=OTHER_FILE.weights(), weight=2.0), EpsilonScaling(factor=1.01))
+SELECTIONS = (BestOf(discriminator=DISC.last()),)
 SPECS = (
     *NETWORKS,
     StableDiffusionVAE(),
@@ -630,6 +634,7 @@ SPECS = (
     *SAMPLERS,
     *TERMS,
     *CORRECTIONS,
+    *SELECTIONS,
     ADMEncoder(),
     Perceptron(),
     Boost(),

@@ -49,8 +49,10 @@ from dgflow import (
     TrainClassifier,
     TrainDiscriminator,
     TrainScore,
+    Translate,
 )
 from dgflow.diffusion.sampler_specs import SamplerSpec
+from dgflow.diffusion.selection_specs import SelectionSpec
 from dgflow.networks.roles import AutoencoderSpec, DiscriminatorSpec, HeadSpec, ScoreNetworkSpec
 from dgflow.specs.spec import LATER, PLACEMENT, Spec
 from dgflow.specs.step import Step
@@ -72,6 +74,8 @@ def _identity(made: Spec) -> str:
         return Pretrained(source="net.safetensors", network=made, image_size=8).fingerprint
     if isinstance(made, ScoreNetworkSpec | DiscriminatorSpec):
         return Pretrained(source="net.safetensors", network=made, image_size=8, num_classes=3).fingerprint
+    if isinstance(made, SelectionSpec):
+        return Generate(score=SCORE.last(), selection=made).fingerprint
     if isinstance(made, SamplerSpec):
         return Generate(score=SCORE.last(), sampler=made, shard_size=10).fingerprint
     if isinstance(made, Boost):
@@ -97,11 +101,12 @@ def _identity(made: Spec) -> str:
     return made.fingerprint
 
 
+FIXED = {(Merge, "network"), (Translate, "selection")}  # follows from another field; is refused
 FIELDS = [
     (kind, name)
     for kind in OTHER
     for name, info in kind.model_fields.items()
-    if PLACEMENT not in info.metadata and (kind, name) != (Merge, "network")  # follows from another field
+    if PLACEMENT not in info.metadata and (kind, name) not in FIXED
 ]
 
 

@@ -47,7 +47,7 @@ class Selected(NamedTuple):
         score_evaluations: int64 [B], on the host: the score network's, of all that was drawn for the sample.
         guide_evaluations: int64 [B, entries of guidance]: of each entry, likewise.
         discriminator_evaluations: int64 [B]: of the selection's discriminator, forward.
-        utilisation: the share of the rows of all batches that samples stood in.
+        utilisation: the share of the rows of all batches, were each full, that samples stood in.
     """
 
     x: Tensor
@@ -68,6 +68,7 @@ class Run:
         sample: the whole sampler, guided.
         path: the sampler as moves between noise levels; None for one that has none.
         log_ratio: of the selection's discriminator.
+        entries: of guidance.
         seed: of the samples.
         sides: (channels, height, width) of a sample.
         batch_size: rows at a time.
@@ -78,6 +79,7 @@ class Run:
     sample: Callable[[Draw], Sample]
     path: Path | None
     log_ratio: LogRatioAt
+    entries: int
     seed: int
     sides: tuple[int, ...]
     batch_size: int
@@ -87,6 +89,6 @@ class Run:
         """Unit normals [B, C, H, W] float64, see `noise.standard_normal`."""
         return noise.standard_normal(self.seed, index_B, self.sides, step=step, draw=draw)
 
-    def uniforms(self, index_B: Tensor, *, step: Step, draw: int) -> Tensor:
-        """Uniform numbers [B] float64 in (0, 1)."""
-        return noise.uniform(self.seed, index_B, (), step=step, draw=draw)
+    def uniforms(self, index_B: Tensor, *, step: Step, draw: int, shape: tuple[int, ...] = ()) -> Tensor:
+        """Uniform numbers [B, *shape] float64 in (0, 1)."""
+        return noise.uniform(self.seed, index_B, shape, step=step, draw=draw)
