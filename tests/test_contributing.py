@@ -17,6 +17,8 @@ from inprocess import complete
 import dgflow as dg
 from dgflow.diffusion.score_model import ScoreModel
 from dgflow.engine.execute import result_of
+from dgflow.specs.bound import Bound
+from dgflow.specs.step import here
 from dgflow.store.memory import MemoryStore
 from dgflow.testing.smoke import smoke
 from dgflow.weights.tensors import save_weights
@@ -69,6 +71,17 @@ def test_the_backbone_gives_samples_and_its_spec_loads_no_torch(examples):
     program = "import sys, toy_spec, euler, mirror, mean_gap; print({'torch', 'ray'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"
+
+
+def test_the_way_to_refine_is_compared_with_plain_sampling(examples):
+    judge = dg.TrainClassifier(real=images()[:24], network=JUDGE, epochs=1).last()
+    found = examples.refine.comparison(weights(examples).weights(), images()[24:48], judge)
+    assert found.base == "plain" and found.methods["Euler"] == ("Euler, steps 18", "Euler, steps 35")
+    cost = found.report.step.beside[0].step
+    costs = cost.compared(cost.compute(Bound(), here, MemoryStore("contributing-cost")))
+    nfe = {"plain, steps 9": 17, "plain, steps 18": 35, "Euler, steps 18": 18, "Euler, steps 35": 35}
+    per_step = costs["Euler, steps 18"]["sampling"]["mean"] / 18
+    assert {name: arm["sampling"]["mean"] / per_step for name, arm in costs.items()} == pytest.approx(nfe)
 
 
 def test_the_sampler_is_edms_euler_with_and_without_guidance(examples):
