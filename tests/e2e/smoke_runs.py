@@ -34,6 +34,10 @@ RUNS = {
     ),
     "ffhq64_edm": (("fid",), ("EDM", "EDM-G++")),
     "cifar10_lsgm": (("fid",), ("LSGM", "LSGM-G++")),
+    "imagenet512_edm2": (
+        ("fid", "training", "sampling"),
+        ("EDM2", "classifier-free", "autoguidance", "EDM2-G++"),
+    ),
     "celeba64_soft_truncation": (("fid",), ("Soft Truncation", "Soft-Truncation-G++")),
 }
 """Recipe to the metrics of its protocol and its arms, the unguided one first."""
@@ -42,6 +46,7 @@ OPTIONS = {name: [()] for name in RUNS} | {
     "imagenet256_dit": [("--mechanism", "8")],
     "cifar10_edm_ensemble": [("--members", "2", "--bagged")],
     "afhq_edm_translate": [("--starts", "0.4", "--seeds", "0")],
+    "imagenet512_edm2": [("--discriminator",)],
 }
 """Recipe to the options of its runs, all in one root."""
 WITHOUT_RAY = OPTIONS | {"cifar10_lsgm": [("--mechanism", "8")]}
@@ -49,7 +54,10 @@ THROUGH_RAY = ("cifar10_lsgm",)
 """Recipes that `make test` runs from the command line: with the one of `test_cli.py` every kind of step and
 every command."""
 
-LONG = ("cifar10_edm_further", "afhq_edm_translate", "digits_workbench", "cifar10_edm_workbench")
+LONG = (
+    *("cifar10_edm_further", "afhq_edm_translate", "digits_workbench", "cifar10_edm_workbench"),
+    "imagenet512_edm2",
+)
 """Recipes that `make test` does not run at all: the steps that they add have tests of their own."""
 
 

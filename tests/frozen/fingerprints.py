@@ -52,6 +52,8 @@ RECIPES: list[tuple[str, dict[str, Any]]] = [
     ("imagenet256_adm", {"row": "4.45"}),
     ("imagenet256_dit", {}),
     ("imagenet256_dit", {"train_classifier": True, "precision": "bfloat16"}),
+    ("imagenet512_edm2", {}),
+    ("imagenet512_edm2", {"size": "xxl", "discriminator": True}),
     ("cifar10_lsgm", {}),
     ("cifar10_lsgm", {"shared_block": 100}),
     ("celeba64_soft_truncation", {}),

@@ -26,6 +26,7 @@ SYSTEMS: dict[str, tuple[str, dict[str, Any]]] = {
     "edm-cifar10-ensemble": ("cifar10_edm_ensemble", {"bagged": True}),
     "edm-cifar10-further": ("cifar10_edm_further", {}),
     "edm-ffhq": ("ffhq64_edm", {"skip_broken": 2}),
+    "edm2-imagenet512": ("imagenet512_edm2", {"discriminator": True}),
     "lsgm": ("cifar10_lsgm", {"shared_block": 100}),
     "soft-truncation": ("celeba64_soft_truncation", {"data": "celeba.zip"}),
     "digits": ("digits", {}),
