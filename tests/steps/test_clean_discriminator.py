@@ -163,6 +163,12 @@ def test_another_loss_has_the_cross_entropy_beside_it(on_images: dg.TrainDiscrim
     assert metrics["held_out_bce"] > 0 > metrics["held_out_loss"]
 
 
+def test_features_that_know_no_noise_are_doubted_below_a_discriminator_that_does():
+    (caution,) = CLEAN.model_copy(update={"noise": "linear_vp"}).cautions()
+    assert "a classifier of clean images, which has seen no noise" in caution
+    assert CLEAN.cautions() == DISC.cautions() == []
+
+
 def test_its_title_says_so_and_the_plan_counts_one_level():
     assert CLEAN.title == "train-discriminator of clean images"
     times = {work.use: work.times for work in CLEAN.work(1)}

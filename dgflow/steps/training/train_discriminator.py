@@ -31,6 +31,7 @@ from dgflow.steps.gain_checks import check_score, measured_images
 from dgflow.steps.training.discriminator_metrics import CHANCE, LEVELS, LossName
 from dgflow.steps.training.fake_shares import OneOrSeveralSlices, checked_shares, most_rows, whole_rows
 from dgflow.steps.training.resample import out_of_bag, times_drawn
+from dgflow.steps.training.train_classifier import TrainClassifier
 
 if TYPE_CHECKING:
     import numpy as np
@@ -234,6 +235,16 @@ class TrainDiscriminator(TrainStep):
                 f"gain_of: expected at least two held-out real images to measure Gain on, found {held}: set "
                 "held_out, such as 0.1, or take a larger slice"
             )
+
+    def cautions(self) -> list[str]:
+        """Of features that know no noise."""
+        below = None if self.features is None else self.features.step
+        if self.noise == "none" or not isinstance(below, TrainClassifier) or below.noise != "none":
+            return []
+        return [
+            f"{self.title}: its features are those of a classifier of clean images, which has seen no noise: "
+            'train the classifier with noise="linear_vp", or the discriminator with noise="none"'
+        ]
 
     @property
     def fakes(self) -> tuple[Slice, ...]:
