@@ -14,6 +14,9 @@ from dgflow.diffusion.guidance_specs import ClassifierGuidance, DiscriminatorGui
 from dgflow.diffusion.mixture_specs import GaussianMixture
 from dgflow.diffusion.particle_specs import BestOf
 from dgflow.diffusion.presets import adm_gpp, dit_gpp, edm_gpp
+from dgflow.diffusion.restart_settings import RestartInterval
+from dgflow.diffusion.restart_specs import Restart
+from dgflow.diffusion.sampler_presets import restart
 from dgflow.diffusion.sampler_specs import DDIM, DDPM, RK45, EDMAblation, Heun
 from dgflow.diffusion.weighting_specs import RatioWeighting
 from dgflow.networks.adm.spec import ADMEncoder, ADMUNet
@@ -124,6 +127,8 @@ __all__ = [
     "RK45",
     "RatioWeighting",
     "Regeneration",
+    "Restart",
+    "RestartInterval",
     "SongUNet",
     "StableDiffusionVAE",
     "StatisticsFile",
@@ -146,5 +151,6 @@ __all__ = [
     "options",
     "published_classifier",
     "reference",
+    "restart",
     "swept",
 ]

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -138,7 +138,7 @@ def ablation(
     time = _time(schedule, *vp_betas(*(vp_range or (levels[-2], levels[0])), epsilon_s))
     vp_scaled = _known("scaling", scaling, ("vp", "none")) == "vp"
     second_order = _known("solver", solver, ("euler", "heun")) == "heun"
-    options = {"S_churn": S_churn, "S_min": S_min, "S_max": S_max, "S_noise": S_noise}
+    options: dict[str, Any] = {"S_churn": S_churn, "S_min": S_min, "S_max": S_max, "S_noise": S_noise}
     boosts, device = boosts_of(guidance), latents.device
     churn = Churn(levels, boosts, round_sigma, device, steps=churn_steps, **options)
     churn.check(churn_noise)

@@ -17,6 +17,11 @@ from dgflow.diffusion.samplers import Noise, RoundSigma, rounded
 MAX_GAMMA = math.sqrt(2.0) - 1.0
 
 
+def gamma_of(S_churn: float, steps: int) -> float:
+    """The share of its level by which churn raises each of so many steps."""
+    return min(S_churn / steps, MAX_GAMMA)
+
+
 @dataclass(frozen=True)
 class Raised:
     """The levels sigma [B], at most `high`, that churn raises a step's samples to, and the standard
@@ -36,6 +41,8 @@ class Churn:
         boosts: of every entry of guidance, None where it has none.
         round_sigma: None where there is none.
         steps: number of steps that S_churn is divided among; None for those of `levels`.
+        gammas: see `gamma_of`, of the step at every level; None for S_churn's at all of them.
+        numbers: of the step at every level, by which boosts choose steps; None for 0, 1, 2, ...
         S_churn, S_min, S_max, S_noise: as in the paper. A boost replaces S_churn and S_noise for the samples
             that it churns.
     """
@@ -48,6 +55,8 @@ class Churn:
         device: torch.device,
         *,
         steps: int | None = None,
+        gammas: Sequence[float] | None = None,
+        numbers: Sequence[int] | None = None,
         S_churn: float,
         S_min: float,
         S_max: float,
@@ -55,16 +64,16 @@ class Churn:
     ) -> None:
         self.levels, self.boosts, self.round_sigma = levels, boosts, round_sigma
         self.steps = len(levels) - 1 if steps is None else steps
-        self.S_churn, self.S_min, self.S_max, self.S_noise = S_churn, S_min, S_max, S_noise
-        gammas = {
-            self._gamma(asked)
-            for asked in (S_churn, *(boost.S_churn for boost in boosts if boost is not None))
-        }
-        self.adds_noise: bool = max(gammas) > 0.0
+        self.S_min, self.S_max, self.S_noise = S_min, S_max, S_noise
+        self.gammas = [gamma_of(S_churn, self.steps)] * len(levels) if gammas is None else gammas
+        self.numbers = range(len(levels)) if numbers is None else numbers
+        boosted = {gamma_of(boost.S_churn, self.steps) for boost in boosts if boost is not None}
+        known = {*self.gammas} | boosted
+        self.adds_noise: bool = max(known) > 0.0
         # The highest level of every step, by the gamma that makes it: on the host before the first step.
         self.highest = {
             gamma: rounded([level * (1.0 + gamma) for level in levels], round_sigma, device)
-            for gamma in gammas | {MAX_GAMMA}
+            for gamma in known | {MAX_GAMMA}
             if gamma > 0.0
         }
 
@@ -88,14 +97,14 @@ class Churn:
         if not any(acts):
             return None
         level = rows.of(self.levels)
-        gamma_max = self._gamma(self.S_churn)
-        gamma, scale = torch.full_like(level, gamma_max), torch.full_like(level, self.S_noise)
+        gamma_max = max(self.gammas[position] for position in rows.at)
+        gamma, scale = rows.of(self.gammas), torch.full_like(level, self.S_noise)
         for boost, log_ratio in zip(self.boosts, log_ratios, strict=True):
             if boost is None or log_ratio is None:
                 continue
-            due = [position % boost.churn_period == 0 for position in rows.at]
+            due = [self.numbers[position] % boost.churn_period == 0 for position in rows.at]
             if any(due):
-                boosted = self._gamma(boost.S_churn)
+                boosted = gamma_of(boost.S_churn, self.steps)
                 fake = (log_ratio < 0) & rows.where(due)
                 gamma = torch.where(fake, boosted, gamma)
                 scale = torch.where(fake, boost.S_noise, scale)
@@ -118,6 +127,3 @@ class Churn:
             for position, act in zip(rows.at, acts, strict=True)
         )
         return Raised(sigma, high, added * scale)
-
-    def _gamma(self, S_churn: float) -> float:
-        return min(S_churn / self.steps, MAX_GAMMA)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from dgflow.diffusion.churn import Churn
 from dgflow.diffusion.guidance import Guide, LogRatios, Point, boosts_of, guide
 from dgflow.diffusion.paths import Levels, Path, Rows, State, walk
+from dgflow.diffusion.ranges import rho_levels
 from dgflow.diffusion.samplers import Denoiser, Noise, RoundSigma, Sample, rounded
 from dgflow.diffusion.times import per_sample
 
@@ -26,8 +28,7 @@ def edm_sigmas(
     if num_steps < 2 or not 0.0 < sigma_min < sigma_max < math.inf or not rho > 0.0:
         found = f"num_steps={num_steps}, sigma_min={sigma_min}, sigma_max={sigma_max}, rho={rho}"
         raise ValueError(f"expected num_steps >= 2, 0 < sigma_min < sigma_max and rho > 0, found {found}")
-    top, bottom = sigma_max ** (1.0 / rho), sigma_min ** (1.0 / rho)
-    return *((top + i / (num_steps - 1) * (bottom - top)) ** rho for i in range(num_steps)), 0.0
+    return *rho_levels(num_steps, sigma_min, sigma_max, rho), 0.0
 
 
 def heun(
@@ -111,11 +112,8 @@ class HeunPath(Path):
         S_noise: float = 1.0,
     ) -> HeunPath:
         """The path of these settings, which are those of `heun`."""
-        levels = rounded([float(sigma) for sigma in sigmas], round_sigma, device)
-        falling = all(a > b for a, b in pairwise(levels))
-        if len(levels) < 2 or not falling or levels[-1] < 0.0 or not math.isfinite(levels[0]):
-            raise ValueError(f"expected two or more falling, finite noise levels >= 0, found {levels}")
-        options = {"S_churn": S_churn, "S_min": S_min, "S_max": S_max, "S_noise": S_noise}
+        levels = known_levels(sigmas, round_sigma, device)
+        options: dict[str, Any] = {"S_churn": S_churn, "S_min": S_min, "S_max": S_max, "S_noise": S_noise}
         churn = Churn(levels, boosts_of(guidance), round_sigma, device, steps=churn_steps, **options)
         return cls(denoiser, levels, guidance, churn)
 
@@ -146,9 +144,20 @@ class HeunPath(Path):
         if raised is not None and noise is not None:
             x = x + per_sample(raised.added, x) * noise(0).double()
             begin = Levels(raised.sigma, here.low, raised.high)
-        slope = Slope(self.denoiser, self.guidance, class_labels, rows.step, here)
+        slope = Slope(self.denoiser, self.guidance, class_labels, rows.step(self.churn.numbers), here)
         x, log_ratios = heun_step(slope, x, begin, rows.levels(self.levels, 1))
         return state.moved(x, log_ratios, slope.evaluations)
+
+
+def known_levels(
+    sigmas: Sequence[float], round_sigma: RoundSigma | None, device: torch.device
+) -> list[float]:
+    """The levels as the network knows them. Raises ValueError for levels that do not fall."""
+    levels = rounded([float(sigma) for sigma in sigmas], round_sigma, device)
+    falling = all(a > b for a, b in pairwise(levels))
+    if len(levels) < 2 or not falling or levels[-1] < 0.0 or not math.isfinite(levels[0]):
+        raise ValueError(f"expected two or more falling, finite noise levels >= 0, found {levels}")
+    return levels
 
 
 class Slope:

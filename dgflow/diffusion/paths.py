@@ -125,13 +125,13 @@ class Rows:
     at: Sequence[int]
     device: torch.device
 
-    @property
-    def step(self) -> int | Tensor:
-        """The positions as `Point.step`: one number if they are equal, else int64 [B]."""
-        first = self.at[0] if self.at else 0
-        if all(position == first for position in self.at):
-            return first
-        return torch.tensor(self.at, dtype=torch.int64, device=self.device)
+    def step(self, numbers: Sequence[int]) -> int | Tensor:
+        """`Point.step`: the number of the step at each row's position, as one if they are equal, else int64
+        [B]."""
+        own = [numbers[position] for position in self.at]
+        if len(set(own)) <= 1:
+            return own[0] if own else 0
+        return self._tensor(own, torch.int64)
 
     def of(self, values: Sequence[float], ahead: int = 0) -> Tensor:
         """[B] float64: each row's value, which is that at its position, or so many positions ahead."""

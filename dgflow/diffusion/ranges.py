@@ -1,4 +1,4 @@
-"""The noise levels between which samplers run by default. No torch."""
+"""The noise levels of samplers, and those between which they run by default. No torch."""
 
 from __future__ import annotations
 
@@ -16,6 +16,12 @@ ROUNDING = 1e-6
 
 EDM_RANGE = (0.002, 80.0)
 """Of Karras et al. 2022, equation 5."""
+
+
+def rho_levels(num_steps: int, sigma_min: float, sigma_max: float, rho: float) -> tuple[float, ...]:
+    """`num_steps` falling noise levels from sigma_max to sigma_min (Karras et al. 2022, equation 5)."""
+    top, bottom = sigma_max ** (1.0 / rho), sigma_min ** (1.0 / rho)
+    return tuple((top + i / (num_steps - 1) * (bottom - top)) ** rho for i in range(num_steps))
 
 
 def default_range(discretization: Discretization, epsilon_s: float = EPSILON_S) -> tuple[float, float]:

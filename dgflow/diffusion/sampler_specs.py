@@ -75,7 +75,7 @@ class SamplerSpec(Spec, ABC):
         del model, terms, device, start
         raise ValueError(
             f"expected a sampler whose steps are fixed beforehand, so that samples can be compared between "
-            f"them, found {type(self).__name__}: take Heun"
+            f"them, found {type(self).__name__}: take Heun or Restart"
         )
 
     @property
@@ -94,7 +94,7 @@ class SamplerSpec(Spec, ABC):
         if not self.starts_within:
             raise ValueError(
                 f"expected a sampler that can begin within its range, found {type(self).__name__}, whose "
-                "sample() takes no start: take Heun, EDMAblation, DDPM, DDIM or RK45"
+                "sample() takes no start: take Heun, Restart, EDMAblation, DDPM, DDIM or RK45"
             )
 
     def nfe_from(self, tau: float, grid: Grid) -> int:

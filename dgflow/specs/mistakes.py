@@ -36,7 +36,8 @@ _EXPECTED = {
     "string_pattern_mismatch": "text of the form {pattern}",
 }
 _ADVICE = {
-    "SamplerSpec": "samplers are written as Heun(steps=18), EDMAblation(...), DDPM(...) or RK45(...)",
+    "SamplerSpec": "samplers are written as Heun(steps=18), Restart(...), EDMAblation(...), DDPM(...), "
+    "DDIM(...) or RK45(...)",
     "HeadSpec": "heads of discriminators are written as ADMEncoder(...) or Perceptron(...)",
     "Weights": "weights are .last(), .epoch(n) or .best(...) of a training, .weights() of a Pretrained, or "
     "official(NAME)",

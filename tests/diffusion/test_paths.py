@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import pytest
@@ -13,6 +15,8 @@ from dgflow.diffusion.discriminator_guidance import DiscriminatorTerm
 from dgflow.diffusion.guidance_settings import Boost, DiscriminatorSettings
 from dgflow.diffusion.heun import HeunPath, edm_sigmas, heun
 from dgflow.diffusion.paths import Path, State, walk
+from dgflow.diffusion.restart import RestartPath
+from dgflow.diffusion.restart_settings import RestartInterval
 from dgflow.diffusion.times import per_sample
 
 INDEX = torch.arange(6)
@@ -38,8 +42,31 @@ def heun_path(**options: Any) -> HeunPath:
     return HeunPath.of(denoiser, edm_sigmas(7, 0.01, 40.0), LATENTS.device, guidance=[TERM], **options)
 
 
-def normals(rows: Tensor, position: int) -> Tensor:
-    return noise.standard_normal(5, rows, SIDES, step=position, draw=noise.CHURN)
+def restart_path(**options: Any) -> RestartPath:
+    restarts = [
+        RestartInterval(points=4, repeats=2, sigma_min=1.0, sigma_max=5.0),
+        RestartInterval(points=3, repeats=1, sigma_min=0.2, sigma_max=0.6),
+    ]
+    sigmas = edm_sigmas(7, 0.01, 40.0)
+    return RestartPath.of(denoiser, sigmas, LATENTS.device, restarts, guidance=[TERM], **options)
+
+
+PATHS: dict[str, Path] = {
+    "heun": heun_path(),
+    "heun-churn": heun_path(**CHURN),
+    "restart": restart_path(),
+    "restart-churn": restart_path(restart_gamma=0.1, **CHURN),
+}
+each_path = pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
+
+
+def normals(rows: Tensor, number: int | Tensor) -> Tensor:
+    return noise.standard_normal(5, rows, SIDES, step=number, draw=noise.CHURN)
+
+
+def _drawn(drawn: set[int], number: int) -> Tensor:
+    drawn.add(number)
+    return normals(INDEX[:1], number)
 
 
 def alone(path: Path, row: int) -> Tensor:
@@ -47,9 +74,9 @@ def alone(path: Path, row: int) -> Tensor:
     return walk(path, LATENTS[row : row + 1], noise=lambda step: normals(index, step)).x
 
 
-@pytest.mark.parametrize("options", [{}, CHURN])
-def test_rows_at_different_positions_give_the_bits_of_each_row_alone(options: dict[str, Any]) -> None:
-    path = heun_path(**options)
+@each_path
+def test_rows_at_different_positions_give_the_bits_of_each_row_alone(path: Path) -> None:
+    before = list(accumulate(path.draws, initial=0))
     at = [0] * len(INDEX)
     states = [path.begin(LATENTS[row : row + 1]) for row in range(len(INDEX))]
     end = len(path.levels) - 1
@@ -58,19 +85,19 @@ def test_rows_at_different_positions_give_the_bits_of_each_row_alone(options: di
         if not moving:
             continue
         own = torch.tensor(moving)
-        steps = torch.tensor([at[row] for row in moving])
-        drawn = noise.standard_normal(5, own, SIDES, step=steps, draw=noise.CHURN)
+        first = torch.tensor([before[at[row]] for row in moving])
         state = path.move(
             State.joined([states[row] for row in moving]),
             [at[row] for row in moving],
             None,
-            lambda number, drawn=drawn: drawn,
+            lambda number, own=own, first=first: normals(own, first + number),
         )
         for place, row in enumerate(moving):
             states[row], at[row] = state.rows([place]), at[row] + 1
     assert at == [end] * len(INDEX)
     for row, state in enumerate(states):
         assert torch.equal(state.x, alone(path, row))
+        assert state.evaluations[0, 0] == sum(path.evaluations)
 
 
 def test_evaluations_are_counted_by_row() -> None:
@@ -124,9 +151,11 @@ def test_samples_are_put_in_the_places_of_others() -> None:
     assert found.evaluations[:, 0].tolist() == [0, 2, 0]
 
 
-def test_a_path_says_what_its_moves_take() -> None:
-    path = heun_path()
+@each_path
+def test_a_path_says_what_its_moves_take(path: Path) -> None:
     state = path.begin(LATENTS[:1])
     for position, evaluations in enumerate(path.evaluations):
-        before, state = state, path.move(state, [position], None, None)
+        drawn = set[int]()
+        before, state = state, path.move(state, [position], None, partial(_drawn, drawn))
+        assert drawn <= set(range(path.draws[position]))
         assert (state.evaluations - before.evaluations)[0, 0] == evaluations

@@ -49,6 +49,8 @@ from dgflow import (
     Pretrained,
     RatioWeighting,
     Regeneration,
+    Restart,
+    RestartInterval,
     SongUNet,
     Switch,
     TrainClassifier,
@@ -568,6 +570,19 @@ OTHER = {
     Heun: dict(
         steps=9, sigma_min=0.01, sigma_max=50.0, rho=5.0, S_churn=1.0, S_min=0.1, S_max=9.0, S_noise=1.1
     ),
+    Restart: dict(
+        steps=9,
+        sigma_min=0.01,
+        sigma_max=50.0,
+        rho=5.0,
+        S_churn=1.0,
+        S_min=0.1,
+        S_max=9.0,
+        S_noise=1.1,
+        restarts=(RestartInterval(points=4, repeats=2, sigma_min=0.3, sigma_max=1.0),),
+        restart_gamma=0.1,
+    ),
+    RestartInterval: dict(points=4, repeats=2, sigma_min=0.3, sigma_max=2.0),
     EDMAblation: dict(
         steps=9,
         solver="euler",
@@ -621,7 +636,8 @@ NETWORKS = (
     DDPMUNet(),
     Discriminator(features=NOISY.last()),
 )
-SAMPLERS = (Heun(), EDMAblation(), DDPM(), DDIM(), RK45())
+INTERVAL = RestartInterval(points=3, sigma_min=0.4, sigma_max=1.5)
+SAMPLERS = (Heun(), Restart(), INTERVAL, EDMAblation(), DDPM(), DDIM(), RK45())
 ENSEMBLE = DiscriminatorGuidance(discriminator=(DISC.best(), DISC.epoch(3)), boost=Boost())
 TERMS = (ENSEMBLE, ClassifierGuidance(classifier=NOISY.last()), ClassifierFree())
 CORRECTIONS = (NetworkGuidance(network=OTHER_FILE.weights(), weight=2.0), EpsilonScaling(factor=1.01))

@@ -45,6 +45,8 @@ from dgflow import (
     NetworkGuidance,
     Pretrained,
     RatioWeighting,
+    Restart,
+    RestartInterval,
     Switch,
     TrainClassifier,
     TrainDiscriminator,
@@ -76,6 +78,8 @@ def _identity(made: Spec) -> str:
         return Pretrained(source="net.safetensors", network=made, image_size=8, num_classes=3).fingerprint
     if isinstance(made, SelectionSpec):
         return Generate(score=SCORE.last(), selection=made).fingerprint
+    if isinstance(made, RestartInterval):
+        made = Restart(restarts=(made,))
     if isinstance(made, SamplerSpec):
         return Generate(score=SCORE.last(), sampler=made, shard_size=10).fingerprint
     if isinstance(made, Boost):

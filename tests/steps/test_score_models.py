@@ -14,6 +14,12 @@ from dgflow.store.open import open_store
 
 SAMPLERS: dict[str, Any] = {
     "Heun": dg.Heun(steps=3, sigma_min=0.05, sigma_max=50),
+    "Restart": dg.Restart(
+        steps=3,
+        sigma_min=0.05,
+        sigma_max=50,
+        restarts=(dg.RestartInterval(points=2, sigma_min=0.5, sigma_max=10),),
+    ),
     "EDMAblation": dg.EDMAblation(steps=3, solver="euler", discretization="ve", sigma_min=0.05, sigma_max=50),
     "DDPM": dg.DDPM(respacing="4"),
     "DDIM": dg.DDIM(respacing="ddim4", eta=0.5),

@@ -1,0 +1,160 @@
+"""Restart sampling, guided: at some of its noise levels Heun's method adds noise again and solves once more
+(Xu et al. 2023, "Restart Sampling for Improving Generative Processes", Algorithm 2)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dgflow.diffusion.churn import Churn, gamma_of
+from dgflow.diffusion.guidance import Guide, boosts_of
+from dgflow.diffusion.heun import HeunPath, known_levels
+from dgflow.diffusion.paths import Path, Rows, State
+from dgflow.diffusion.ranges import rho_levels
+from dgflow.diffusion.restart_settings import RestartInterval, placed
+from dgflow.diffusion.samplers import Denoiser, Noise, RoundSigma
+from dgflow.diffusion.times import per_sample
+
+
+class Move(NamedTuple):
+    """Steps from a position to the next: the place of the first one in the solver's levels, their number, and
+    the standard deviation of the noise that a restart adds before them, None in a step of the schedule."""
+
+    first: int
+    steps: int = 1
+    added: float | None = None
+
+
+@dataclass(frozen=True)
+class RestartPath(Path):
+    """Heun's method with restarts. Each repetition of a restart is a move from a level to the same level:
+    noise up to `sigma_max`, its first draw, and steps down again, with one draw each for churn. `Point.step`
+    counts the steps of a restart from 0. Without restarts it is `HeunPath`, bit for bit.
+
+    Args:
+        solver: of all steps: its levels are those of the schedule, followed by those of every restart.
+        levels: of every position.
+        moves: from every position but the last.
+    """
+
+    solver: HeunPath
+    levels: Sequence[float]
+    moves: Sequence[Move]
+
+    @classmethod
+    def of(
+        cls,
+        denoiser: Denoiser,
+        sigmas: Sequence[float],
+        device: torch.device,
+        restarts: Sequence[RestartInterval],
+        *,
+        rho: float = 7.0,
+        restart_gamma: float = 0.0,
+        guidance: Sequence[Guide] = (),
+        churn_steps: int | None = None,
+        round_sigma: RoundSigma | None = None,
+        S_churn: float = 0.0,
+        S_min: float = 0.0,
+        S_max: float = math.inf,
+        S_noise: float = 1.0,
+    ) -> RestartPath:
+        """The path of these settings, which are those of `heun`, and:
+
+        Args:
+            restarts: for the levels that `placed` chooses.
+            rho: of the levels within restarts.
+            restart_gamma: share of its level by which churn raises a step of a restart, between S_min and
+                S_max; S_churn is that of the schedule's steps.
+            S_noise: of churn, and of the noise that restarts add.
+
+        Raises ValueError for levels that do not fall, and for restarts that fit none of them.
+        """
+        main = known_levels(sigmas, round_sigma, device)
+        churn_steps = len(main) - 1 if churn_steps is None else churn_steps
+        levels, numbers = list(main), list(range(len(main)))
+        positions, moves = list[float](), list[Move]()
+        places = placed(main, restarts)
+        for place, level in enumerate(main):
+            if (restart := places.get(place)) is not None:
+                # Back at the schedule's own level, which the formula misses by rounding.
+                within = (*rho_levels(restart.points, level, restart.sigma_max, rho)[:-1], level)
+                within = known_levels(within, round_sigma, device)
+                added = S_noise * math.sqrt((within[0] - level) * (within[0] + level))
+                moves += [Move(len(levels), restart.points - 1, added)] * restart.repeats
+                positions += [level] * restart.repeats
+                levels += within
+                numbers += range(restart.points)
+            positions.append(level)
+            moves.append(Move(place))
+        gammas = [gamma_of(S_churn, churn_steps)] * len(main) + [restart_gamma] * (len(levels) - len(main))
+        options: dict[str, Any] = {"S_churn": S_churn, "S_min": S_min, "S_max": S_max, "S_noise": S_noise}
+        churn = Churn(
+            levels,
+            boosts_of(guidance),
+            round_sigma,
+            device,
+            steps=churn_steps,
+            gammas=gammas,
+            numbers=numbers,
+            **options,
+        )
+        return cls(HeunPath(denoiser, levels, guidance, churn), positions, moves[:-1])
+
+    @property
+    def entries(self) -> int:
+        return self.solver.entries
+
+    @property
+    def draws(self) -> Sequence[int]:
+        return [move.steps + (move.added is not None) for move in self.moves]
+
+    @property
+    def evaluations(self) -> Sequence[int]:
+        own = self.solver.evaluations
+        return [sum(own[move.first : move.first + move.steps]) for move in self.moves]
+
+    @torch.no_grad()
+    def move(
+        self,
+        state: State,
+        at: Sequence[int],
+        class_labels: Tensor | None,
+        noise: Noise | None,
+        spread: Sequence[bool] | None = None,
+    ) -> State:
+        """See `Path.move`. Copies part in a restart by its noise, without more churn."""
+        moves = [self.moves[position] for position in at]
+        restarted = [move.added is not None for move in moves]
+        if any(move.added for move in moves):
+            if noise is None:
+                raise ValueError("expected noise, as Restart adds some: pass a function of the draw")
+            added = Rows(at, state.x.device).of([move.added or 0.0 for move in self.moves])
+            state = state.with_x(state.x + per_sample(added, state.x) * noise(0).double())
+        if spread is not None:
+            spread = [part and not again for part, again in zip(spread, restarted, strict=True)]
+        for number in range(max(move.steps for move in moves)):
+            places = [move.first + min(number, move.steps - 1) for move in moves]
+            own = None if noise is None else partial(_churn_noise, noise, restarted, number)
+            after = self.solver.move(state, places, class_labels, own, spread)
+            due = [row for row, move in enumerate(moves) if number < move.steps]
+            # The others have arrived. They are asked all the same, so that batches keep their width.
+            state = after if len(due) == len(moves) else state.put(due, after.rows(due))
+        return state
+
+
+def _churn_noise(noise: Noise, restarted: Sequence[bool], number: int, _: int) -> Tensor:
+    """The normals for churn in the steps of this number: restarts took one draw before."""
+    if number > 0 or all(restarted):
+        return noise(number + 1)
+    if not any(restarted):
+        return noise(number)
+    first, second = noise(0), noise(1)
+    later = torch.tensor(restarted, device=first.device)
+    return torch.where(per_sample(later, first), second, first)

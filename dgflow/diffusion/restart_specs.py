@@ -1,0 +1,102 @@
+"""Restart sampling as recipes name it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic import Field, model_validator
+
+from dgflow.diffusion.linear_vp import LINEAR_VP
+from dgflow.diffusion.ranges import ROUNDING, rho_levels
+from dgflow.diffusion.restart_settings import RestartInterval, placed
+from dgflow.diffusion.sampler_specs import Heun
+from dgflow.specs.spec import Grid
+
+if TYPE_CHECKING:
+    import torch
+
+    from dgflow.diffusion.guidance import Guide
+    from dgflow.diffusion.paths import Path
+    from dgflow.diffusion.samplers import Start
+    from dgflow.diffusion.score_model import ScoreModel
+
+
+class Restart(Heun):
+    """Heun's method that adds noise again within intervals of noise levels, and solves once more (Xu et al.
+    2023); 2 * steps - 1 evaluations of the denoiser, and 2 * repeats * (points - 1) per interval. Without
+    `restarts` it is `Heun`.
+
+    `S_noise` multiplies the noise of restarts, too. `restart_gamma`: churn within restarts, the share of the
+    level by which a step is raised between `S_min` and `S_max`.
+
+    From a `start`, intervals that reach above it are left out.
+    """
+
+    restarts: tuple[RestartInterval, ...] = ()
+    restart_gamma: float = Field(default=0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _have_their_levels(self) -> Self:
+        levels = self._own_levels
+        placed(levels, self.restarts)
+        places = [restart.place(levels) for restart in self.restarts]
+        for number, (restart, place) in enumerate(zip(self.restarts, places, strict=True)):
+            if place == 0 or place in places[number + 1 :]:
+                taken = "to which a later one comes, too" if place else "the first one, before any step"
+                raise ValueError(
+                    f"expected restarts of different noise levels, found one of {levels[place]:.4g} "
+                    f"(sigma_min {restart.sigma_min:g}), {taken}: take more steps, or fewer restarts"
+                )
+        return self
+
+    @property
+    def nfe(self) -> int:
+        return self._evaluations(self._own_levels, self.restarts)
+
+    def nfe_from(self, tau: float, grid: Grid) -> int:
+        first, (*own, _) = LINEAR_VP.level(tau), self._own_levels
+        if grid == "whole":
+            levels = rho_levels(self.steps, own[-1], first, self.rho)
+        else:
+            levels = (first, *(level for level in own if level < first * (1 - ROUNDING)))
+        return self._evaluations((*levels, 0.0), _within(first, self.restarts))
+
+    def toy(self) -> Self:
+        """Few steps, and a short restart of every level that is left."""
+        few = self.model_copy(update={"steps": min(6, self.steps), "restarts": ()})
+        levels = few._own_levels
+        last = {restart.place(levels): restart for restart in self.restarts}
+        kept = tuple(
+            restart.model_copy(update={"points": min(3, restart.points), "repeats": 1})
+            for place, restart in last.items()
+            if place and 0.0 < levels[place] < restart.sigma_max
+        )
+        return few.model_copy(update={"restarts": kept})
+
+    def path(
+        self, model: ScoreModel, terms: Sequence[Guide], device: torch.device, start: Start | None = None
+    ) -> Path:
+        from dgflow.diffusion.heun import edm_sigmas
+        from dgflow.diffusion.restart import RestartPath
+
+        sigmas = self.levels(model, start, lambda low, high: edm_sigmas(self.steps, low, high, self.rho))
+        restarts = self.restarts if start is None else _within(sigmas[0], self.restarts)
+        options: dict[str, Any] = self.churn(model) | {"rho": self.rho, "restart_gamma": self.restart_gamma}
+        path = RestartPath.of(model.denoiser, sigmas, device, restarts, guidance=terms, **options)
+        model.check_sigmas([level for level in path.solver.levels if level > 0.0])
+        return path
+
+    @property
+    def _own_levels(self) -> tuple[float, ...]:
+        """Those of a network that was made for all of them."""
+        return *rho_levels(self.steps, *self._limits(self.own_range), self.rho), 0.0
+
+    @staticmethod
+    def _evaluations(levels: Sequence[float], restarts: Sequence[RestartInterval]) -> int:
+        return 2 * len(levels) - 3 + sum(restart.nfe for restart in placed(levels, restarts).values())
+
+
+def _within(highest: float, restarts: Sequence[RestartInterval]) -> tuple[RestartInterval, ...]:
+    """Those that do not lead above a noise level."""
+    return tuple(restart for restart in restarts if restart.sigma_max <= highest * (1 + ROUNDING))
