@@ -41,7 +41,7 @@ class DataShape(NamedTuple):
 
     @property
     def toy(self) -> DataShape:
-        """Its shape in smoke runs: 256 pixels become 64, 64 and 32 become 16, and latents follow.
+        """Its shape in smoke runs: 512 and 256 pixels become 64, 64 and 32 become 16, and latents follow.
 
         The channels tell images (1 or 3), latents of Stable Diffusion's autoencoder (4) and of hierarchical
         ones (more) from each other. Points, of one pixel, stay as they are.
@@ -51,6 +51,8 @@ class DataShape(NamedTuple):
             return self
         if channels > 4:
             return self._replace(image_size=max(8, side // 2), channels=TOY_GROUPS * TOY_PER_GROUP)
+        if side > (32 if channels == 4 else 256):  # of 512 pixels
+            return self._replace(image_size=max(8, side // 8))
         if channels == 4 or side >= 64:
             return self._replace(image_size=max(8, side // 4))
         return self._replace(image_size=side // 2 if side >= 32 else side)

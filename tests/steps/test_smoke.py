@@ -138,8 +138,8 @@ def test_planning_a_toy_loads_neither_torch_nor_ray(tmp_path):
     [
         ((256, 3), (64, 3)),
         ((32, 4), (8, 4)),  # latents of 256 pixels
-        ((512, 3), (128, 3)),
-        ((64, 4), (16, 4)),
+        ((512, 3), (64, 3)),
+        ((64, 4), (8, 4)),
         ((64, 3), (16, 3)),
         ((32, 3), (16, 3)),
         ((16, 180), (8, 6)),  # NVAE's latents of 32 pixels
