@@ -294,6 +294,26 @@ def test_a_trained_one_tells_the_datas_samples_from_the_models(
     assert arms["model"]["log_ratio"]["mean"] < -0.7 * KL
 
 
+def test_the_best_of_four_by_a_trained_one_is_scored_as_the_largest_of_four_log_ratios(
+    trained: dg.TrainDiscriminator, store: ObjectStore
+):
+    """The model's samples have log-ratios of N(-KL, 2 KL); the largest of four normal numbers has the mean
+    1.02938."""
+    score = dg.ClosedForm(network=dg.MixtureScore(mixture=MODEL)).weights()
+    chosen = dg.Generate(
+        score=score,
+        sampler=dg.Heun(steps=10, sigma_min=0.01, sigma_max=20),
+        selection=dg.BestOf(count=4, discriminator=trained.best()),
+        shard_size=800,
+    )[:800]
+    step = dg.MeanLogRatio(arms={"best": (chosen,)}, discriminator=EXACT, real=POINTS[4_000:4_100])
+    complete(step, store)
+    values = first(json.loads(result_of(step, store)), "best")
+    assert abs(values["log_ratio"] - (-KL + 1.02938 * math.sqrt(2 * KL))) < 4 * values["error"] + 0.1
+    with pytest.raises(ValueError, match="made without the discriminator that scores them"):
+        step.model_copy(update={"discriminator": trained.best(), "arms": {"best": (chosen,)}})
+
+
 def test_an_ensemble_scores_by_its_combination_and_batches_change_nothing(
     trained: dg.TrainDiscriminator, store: ObjectStore
 ):
