@@ -11,6 +11,10 @@ The system of digits.py, whose root it can share (--root runs/digits): nothing o
   SIMS                 away from a copy of the score network that was trained on its own samples
   Neon                 weights beyond the score network's, away from that copy's
   epsilon scaling      the predicted noise divided by a constant
+  Restart              noise up from 0.33 to 1.2 and down again, some times
+  DG with Restart      both
+  best of n            of n samples, the one with the largest log-ratio
+  clean best of n      the same, by a discriminator of clean images
 
 Settings are chosen by FID on SELECTION_SEEDS, and reported on SEEDS. docs/workbench.md has what was measured.
 """
@@ -49,6 +53,16 @@ def workflow(
     own |= {"seed": base.step.seed + 1, "learning_rate": 1e-3}  # other batches than those of the base
     tuned = base.step.model_copy(update=own).last()
 
+    # Levels and window are for noise; a discriminator of clean images has none.
+    clean = dg.TrainDiscriminator(
+        real=training.real,
+        fake=training.fake,
+        network=training.network,
+        noise="none",
+        epochs=training.epochs,
+        batch_size=training.batch_size,
+    ).best()
+
     def guided_by(discriminator: Any, weight: float) -> Fields:
         both = {"weight": weight, "second_order_weight": weight}
         return {"guidance": (guide.model_copy(update={"discriminator": discriminator, **both}),)}
@@ -65,6 +79,13 @@ def workflow(
     def scaled(factor: float) -> Fields:
         return {"guidance": (dg.EpsilonScaling(factor=factor),)}
 
+    def restarting(repeats: int) -> Fields:
+        interval = dg.RestartInterval(points=3, repeats=repeats, sigma_min=0.33, sigma_max=1.2)
+        return {"sampler": dg.Restart(**dict(plain.sampler), restarts=(interval,))}
+
+    def best_of(discriminator: Any, count: int) -> Fields:
+        return {"selection": dg.BestOf(discriminator=discriminator, count=count)}
+
     early = base.step.epoch(early_epoch)
     interval = partial(away_from, early, sigma_min=0.1, sigma_max=2.0)
     return dg.CompareRefinements.of(
@@ -72,12 +93,18 @@ def workflow(
         {
             "plain": dg.swept("steps", (6, 8, 12, 18), heun),
             "DG": dg.swept("weight", (1, 2, 3), partial(guided_by, guide.discriminator)),
-            "gradient matching": dg.swept("weight", (1, 2, 3), partial(guided_by, matched.best())),
+            "gradient matching": dg.swept("weight", (1, 2), partial(guided_by, matched.best())),
             "autoguidance": dg.swept("weight", (1.5, 2, 3), partial(away_from, early)),
-            "guidance interval": dg.swept("weight", (1.5, 2, 3), interval),
-            "SIMS": dg.swept("weight", (1.5, 2, 3), partial(away_from, tuned)),
+            "guidance interval": dg.swept("weight", (2, 3), interval),
+            "SIMS": dg.swept("weight", (1.5, 2), partial(away_from, tuned)),
             "Neon": dg.swept("weight", (0.5, 1, 2), merged),
             "epsilon scaling": dg.swept("factor", (1.005, 1.01, 1.02), scaled),
+            "Restart": dg.swept("repeats", (1, 2, 4), restarting),
+            "DG with Restart": dg.swept(
+                "weight", (1, 2), lambda w: restarting(2) | guided_by(guide.discriminator, w)
+            ),
+            "best of n": dg.swept("n", (2, 4), partial(best_of, guide.discriminator)),
+            "clean best of n": dg.swept("n", (2, 4), partial(best_of, clean)),
         },
         partial(dg.Evaluate, reference=system.reference, features=system.features, floor=system.floor),
         samples=samples,
