@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Self
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from dgflow.diffusion.guidance_specs import Guidance
+from dgflow.diffusion.ranges import ROUNDING
 from dgflow.diffusion.sampler_specs import SamplerSpec
 from dgflow.diffusion.selection_specs import SelectionSpec
 from dgflow.specs.step import Weights
@@ -62,6 +65,87 @@ class BestOf(SelectionSpec):
     @property
     def title(self) -> str:
         return f"best of {self.count}"
+
+    def toy(self) -> Self:
+        return self.model_copy(update={"count": 2})
+
+
+class Particles(SelectionSpec):
+    """Of `count` particles per sample, those with a large log-ratio go on between the sampler's steps, in the
+    places of the others, and one is kept at the end (Liu et al. 2023).
+
+    Particles are weighted by the change of their log-ratio since the last resampling, and resampled where
+    their effective size, 1 / sum of squared weights, falls below `share` of them; always with a share of 1.
+    With the exact log-ratio the weighted particles have the data's law, the closer the more there are.
+
+    Args:
+        count: all have the sample's class. The first begins as the sample does without a selection.
+        at: where weights are looked at: "always", before every step but the first; "restarts", before every
+            repetition of `Restart`; or the noise levels, each at the step that begins nearest to it.
+        resampling: "systematic", or "multinomial" as published, which has more variance.
+        churn: the step after a resampling churns as much as a step of the sampler can, so that copies part
+            where the sampler's own noise does not part them.
+        keep: at the end "weight" draws a particle by its weight, "best" takes the one with the largest
+            log-ratio, as published, which leaves the data's law as best of n does.
+    """
+
+    asks_on_the_way: ClassVar[bool] = True
+
+    count: Several = 4
+    share: float = Field(default=0.5, gt=0, le=1)
+    at: Literal["always", "restarts"] | tuple[Annotated[float, Field(gt=0)], ...] = "always"
+    resampling: Literal["systematic", "multinomial"] = "systematic"
+    churn: bool = True
+    keep: Literal["weight", "best"] = "weight"
+
+    def select(self, run: Run, start: int, stop: int, inputs: Bound) -> Selected:
+        from dgflow.diffusion.selection.particles import Rule, particles
+
+        del inputs
+        assert run.path is not None
+        rule = Rule(self.positions(run.path.levels), self.share, self.resampling, self.churn)
+        return particles(run, run.path, start, stop, self.count, rule, self.keep)
+
+    def positions(self, levels: Sequence[float]) -> frozenset[int]:
+        """The positions of a path of these noise levels before whose moves weights are looked at.
+
+        Raises ValueError for a level outside them, and for a path without a restart where one is asked for.
+        """
+        moves = range(len(levels) - 1)
+        if self.at == "always":
+            return frozenset(moves[1:])
+        if self.at == "restarts":
+            found = frozenset(move for move in moves if levels[move + 1] == levels[move])
+            if not found:
+                raise ValueError(
+                    'at: expected a sampler that restarts with "restarts", found one that does not'
+                )
+            return found
+        low, high = levels[-2] * (1 - ROUNDING), levels[0] * (1 + ROUNDING)
+        if outside := [level for level in self.at if not low <= level <= high]:
+            raise ValueError(
+                f"at: expected noise levels from {levels[-2]:.4g} to {levels[0]:.4g}, between which the "
+                f"sampler takes its steps, found {', '.join(f'{level:g}' for level in outside)}"
+            )
+        return frozenset(
+            min(moves, key=lambda move: abs(math.log(levels[move] / level))) for level in self.at
+        )
+
+    def evaluations(self, nfe: float) -> tuple[float, float]:
+        looks = nfe / 2 if isinstance(self.at, str) else len(self.at)
+        return self.count * nfe, self.count * (1 + looks)
+
+    def check(self, where: str, sampler: SamplerSpec, score: Weights, guidance: tuple[Guidance, ...]) -> None:
+        del score, guidance
+        if not sampler.has_path:
+            raise ValueError(
+                f"{where}: expected a sampler whose steps are fixed beforehand, so that particles stand at "
+                f"one noise level, found {type(sampler).__name__}: take Heun, or select with BestOf"
+            )
+
+    @property
+    def title(self) -> str:
+        return f"resampled among {self.count} particles"
 
     def toy(self) -> Self:
         return self.model_copy(update={"count": 2})

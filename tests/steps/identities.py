@@ -45,6 +45,7 @@ from dgflow import (
     NCSNpp,
     NetworkGuidance,
     OfClasses,
+    Particles,
     Perceptron,
     Pretrained,
     RatioWeighting,
@@ -623,6 +624,15 @@ OTHER = {
     ),
     EpsilonScaling: dict(factor=1.1, slope=0.1, twice=True),
     BestOf: dict(discriminator=DISC.epoch(3), count=3),
+    Particles: dict(
+        discriminator=DISC.epoch(3),
+        count=3,
+        share=1.0,
+        at=(1.0, 0.1),
+        resampling="multinomial",
+        churn=False,
+        keep="best",
+    ),
     Switch: dict(above=3.0, below=3.0, timestep=9),
 }
 NETWORKS = (
@@ -641,7 +651,7 @@ SAMPLERS = (Heun(), Restart(), INTERVAL, EDMAblation(), DDPM(), DDIM(), RK45())
 ENSEMBLE = DiscriminatorGuidance(discriminator=(DISC.best(), DISC.epoch(3)), boost=Boost())
 TERMS = (ENSEMBLE, ClassifierGuidance(classifier=NOISY.last()), ClassifierFree())
 CORRECTIONS = (NetworkGuidance(network=OTHER_FILE.weights(), weight=2.0), EpsilonScaling(factor=1.01))
-SELECTIONS = (BestOf(discriminator=DISC.last()),)
+SELECTIONS = (BestOf(discriminator=DISC.last()), Particles(discriminator=DISC.last()))
 SPECS = (
     *NETWORKS,
     StableDiffusionVAE(),
