@@ -185,7 +185,7 @@ def ablation(
                 per_sample(s / scale(ones * sigma_cur), x) * x
                 + per_sample(s * raised.added, x) * churn_noise(step).double()
             )
-            t, sigma_high = time.inverse(raised.sigma), raised.high
+            t, sigma_high = time.inverse(raised.sigma), max(raised.highest)
         h = times[step + 1] - t
         d, previous = slope(x, t, (sigma_cur, sigma_high), step, 1)
         last = latest(last, previous)

@@ -24,11 +24,11 @@ def gamma_of(S_churn: float, steps: int) -> float:
 
 @dataclass(frozen=True)
 class Raised:
-    """The levels sigma [B], at most `high`, that churn raises a step's samples to, and the standard
-    deviation [B] of the noise to add for it, S_noise included."""
+    """The levels sigma [B] that churn raises a step's samples to, the highest that each may be raised to, and
+    the standard deviation [B] of the noise to add for it, S_noise included."""
 
     sigma: Tensor
-    high: float
+    highest: Sequence[float]
     added: Tensor
 
 
@@ -97,7 +97,7 @@ class Churn:
         if not any(acts):
             return None
         level = rows.of(self.levels)
-        gamma_max = max(self.gammas[position] for position in rows.at)
+        most = [self.gammas[position] for position in rows.at]
         gamma, scale = rows.of(self.gammas), torch.full_like(level, self.S_noise)
         for boost, log_ratio in zip(self.boosts, log_ratios, strict=True):
             if boost is None or log_ratio is None:
@@ -108,10 +108,11 @@ class Churn:
                 fake = (log_ratio < 0) & rows.where(due)
                 gamma = torch.where(fake, boosted, gamma)
                 scale = torch.where(fake, boost.S_noise, scale)
-                gamma_max = max(gamma_max, boosted)
+                most = [max(own, boosted) if now else own for own, now in zip(most, due, strict=True)]
         if spread is not None and any(spread):
-            gamma, gamma_max = torch.where(rows.where(spread), MAX_GAMMA, gamma), MAX_GAMMA
-        if gamma_max == 0.0:
+            gamma = torch.where(rows.where(spread), MAX_GAMMA, gamma)
+            most = [MAX_GAMMA if part else own for own, part in zip(most, spread, strict=True)]
+        if max(most) == 0.0:
             return None
         if not all(acts):
             gamma = torch.where(rows.where(acts), gamma, 0.0)
@@ -121,9 +122,8 @@ class Churn:
         else:
             sigma = self.round_sigma(sigma)
             added = ((sigma - level) * (sigma + level)).clamp_min(0.0).sqrt()
-        highest = self.highest[gamma_max]
-        high = max(
-            highest[position] if act else self.levels[position]
-            for position, act in zip(rows.at, acts, strict=True)
-        )
-        return Raised(sigma, high, added * scale)
+        highest = [
+            self.highest[own][position] if act and own > 0.0 else self.levels[position]
+            for position, act, own in zip(rows.at, acts, most, strict=True)
+        ]
+        return Raised(sigma, highest, added * scale)

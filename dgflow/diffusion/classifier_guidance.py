@@ -9,7 +9,16 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from dgflow.diffusion.guidance import Point, at_least_float32, edges, is_idle, scale_at, vp_gradient, weighted
+from dgflow.diffusion.guidance import (
+    Bounds,
+    Point,
+    at_least_float32,
+    edges,
+    is_idle,
+    scale_at,
+    vp_gradient,
+    weighted,
+)
 from dgflow.diffusion.guidance_settings import ClassifierSettings
 from dgflow.diffusion.times import TimeMap, tau_from_sigma
 
@@ -49,6 +58,11 @@ class ClassifierTerm:
         """Times at which the gradient jumps."""
         return edges(self.settings.window, self.settings.weight)
 
+    def acts(self, order: int, sigmas: Bounds, began: Bounds) -> bool:
+        """See `GuidanceTerm`."""
+        del order, began
+        return not is_idle(self.settings.weight, self.settings.window, sigmas)
+
     def __call__(self, point: Point) -> tuple[Tensor | None, None]:
         """See `GuidanceTerm`. None if no sample can be in the window or the weight is 0 for all, else zero
         for each sample outside.
@@ -61,9 +75,9 @@ class ClassifierTerm:
                 "some, or drop the term"
             )
         settings = self.settings
-        low, high = settings.window
-        if is_idle(settings.weight, (low, high), point.sigma_bounds):
+        if not self.acts(point.order, point.sigma_bounds, point.began[1]):
             return None, None
+        low, high = settings.window
         tau = tau_from_sigma(point.sigma.double())
         weight_B = scale_at(settings.weight, tau)
         logits, gradient = logits_and_gradient(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dgflow.diffusion.correction_settings import NetworkSettings, ScalingSettings
-from dgflow.diffusion.guidance import Guide, Point
+from dgflow.diffusion.guidance import Bounds, Guide, Point
 from dgflow.diffusion.score_model import ScoreModel, first_outside
 from dgflow.diffusion.times import per_sample, tau_from_sigma
 
@@ -41,15 +41,21 @@ class NetworkCorrection:
         levels = (level for level in self.settings.levels if 0.0 < level < math.inf)
         return *map(tau_from_sigma, levels), *self.model.tau_edges
 
+    def acts(self, order: int, sigmas: Bounds, began: Bounds) -> bool:
+        """See `guidance.GuidanceTerm`."""
+        del order, sigmas
+        low, high = self.settings.levels
+        return began[1] >= low and began[0] <= high
+
     def correct(self, point: Point) -> Tensor | None:
         """See `guidance.Correction`.
 
         Raises ValueError where the step leaves the noise levels that the network was made for.
         """
         began_B, (lowest, highest) = point.began
-        low, high = self.settings.levels
-        if highest < low or lowest > high:
+        if not self.acts(point.order, point.sigma_bounds, (lowest, highest)):
             return None
+        low, high = self.settings.levels
         self._check((min(lowest, point.sigma_bounds[0]), highest))
         denoised = cast("Tensor", point.denoised).double()
         other = self.model.denoiser(point.x, point.sigma, point.class_labels).double()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dgflow.diffusion.guidance import (
     OUTSIDE_LOG_RATIO,
+    Bounds,
     Point,
     at_least_float32,
     edges,
@@ -18,7 +19,7 @@ from dgflow.diffusion.guidance import (
     vp_gradient,
     weighted,
 )
-from dgflow.diffusion.guidance_settings import Boost, DiscriminatorSettings
+from dgflow.diffusion.guidance_settings import Boost, DiscriminatorSettings, Scale
 from dgflow.diffusion.times import TimeMap, per_sample, tau_from_sigma
 
 PUBLISHED_CLIP = 1e-5
@@ -63,6 +64,14 @@ class DiscriminatorTerm:
         factor = 1.0 if self.boost is None else self.boost.weight
         return edges(self.settings.window, self.settings.weight, self.settings.second_order_weight, factor)
 
+    def acts(self, order: int, sigmas: Bounds, began: Bounds) -> bool:
+        """See `GuidanceTerm`."""
+        del began
+        return not is_idle(self._weight(order), self.settings.window, sigmas)
+
+    def _weight(self, order: int) -> Scale:
+        return self.settings.weight if order == 1 else self.settings.second_order_weight
+
     def __call__(self, point: Point) -> tuple[Tensor | None, Tensor | None]:
         """See `GuidanceTerm`. (None, None) if no sample can be in the window or the weight is 0 for all; else
         zero gradient and OUTSIDE_LOG_RATIO for each sample outside.
@@ -75,10 +84,9 @@ class DiscriminatorTerm:
                 "match_preceding_norm needs a term before this one in the list of guidance, such as the "
                 "classifier's, and found none: list that one first, or set match_preceding_norm to False"
             )
-        weight = settings.weight if point.order == 1 else settings.second_order_weight
-        low, high = settings.window
-        if is_idle(weight, (low, high), point.sigma_bounds):
+        if not self.acts(point.order, point.sigma_bounds, point.began[1]):
             return None, None
+        low, high = settings.window
         tau = tau_from_sigma(point.sigma.double())
         log_ratio, gradient = log_ratio_and_gradient(
             self.discriminator,
@@ -88,7 +96,7 @@ class DiscriminatorTerm:
             time=self.time,
             saturate=settings.saturate,
         )
-        weight_B = scale_at(weight, tau)
+        weight_B = scale_at(self._weight(point.order), tau)
         if settings.match_preceding_norm and point.preceding is not None:
             weight_B = weight_B * norm_ratio(point.preceding, gradient)
         if boost is not None and point.order == 1:

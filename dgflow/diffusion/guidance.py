@@ -15,6 +15,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, cast, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -25,6 +26,9 @@ from dgflow.diffusion.times import TimeMap, per_sample, tau_from_sigma
 OUTSIDE_LOG_RATIO = 1e7
 """Log-ratio reported for a sample outside a term's window, where nothing is evaluated: "surely real", so that
 no boost follows."""
+
+Bounds = tuple[float, float]
+"""Host floats (low, high) that hold noise levels."""
 
 LogRatios = list[Tensor | None]
 """One per term: [B], or None of a term that has none."""
@@ -56,14 +60,14 @@ class Point:
     class_labels: Tensor | None
     step: int | Tensor
     order: int
-    sigma_bounds: tuple[float, float]
+    sigma_bounds: Bounds
     preceding: Tensor | None = None
     denoised: Tensor | None = None
     step_sigma: Tensor | None = None
-    step_bounds: tuple[float, float] | None = None
+    step_bounds: Bounds | None = None
 
     @property
-    def began(self) -> tuple[Tensor, tuple[float, float]]:
+    def began(self) -> tuple[Tensor, Bounds]:
         """The noise levels [B] at which the step began, and host floats that hold them."""
         sigma = self.sigma if self.step_sigma is None else self.step_sigma
         return sigma, self.sigma_bounds if self.step_bounds is None else self.step_bounds
@@ -78,8 +82,10 @@ class GuidanceTerm(Protocol):
     Where `point.x` requires gradients (likelihood), the gradient has to be differentiable in x once more:
     computed with `create_graph`, and not detached.
 
-    Two attributes are optional: `boost: Boost | None` asks for churn; `tau_edges: tuple[float, ...]` are the
-    linear-VP times at which the gradient jumps, where an adaptive ODE solver has to stop and start again.
+    Three attributes are optional: `boost: Boost | None` asks for churn; `tau_edges: tuple[float, ...]` are
+    the linear-VP times at which the gradient jumps, where an adaptive ODE solver has to stop and start again;
+    `acts(order, sigmas: Bounds, began: Bounds) -> bool` tells, without a network, whether a batch with noise
+    levels between these bounds, in steps that began between those, is evaluated.
     """
 
     def __call__(self, point: Point) -> tuple[Tensor | None, Tensor | None]: ...
@@ -91,8 +97,8 @@ class Correction(Protocol):
     gives another denoised image, as a second network or a scaled prediction of the noise does.
 
     Returns the corrected image, like `point.denoised`, or None where that stays as it is for all. Where
-    `point.x` requires gradients (likelihood), it has to be differentiable in x. `tau_edges` as of a
-    `GuidanceTerm`.
+    `point.x` requires gradients (likelihood), it has to be differentiable in x. `tau_edges` and `acts` as of
+    a `GuidanceTerm`.
     """
 
     def correct(self, point: Point) -> Tensor | None: ...
@@ -169,6 +175,24 @@ def guided(advice: Advice, sigma: Tensor, denoised: Tensor | None = None) -> Ten
     return denoised + per_sample(sigma.square(), denoised) * advice.gradient
 
 
+def asked_of(
+    guidance: Sequence[Guide], asked: Sequence[bool], order: int, rows: Sequence[tuple[Bounds, Bounds]]
+) -> np.ndarray:
+    """bool [B, entries], on the host: the entries that were `asked` by a batch, and act on each row itself;
+    so this does not depend on the other rows.
+
+    Args:
+        rows: of each, the bounds of its noise level, and of that at which its step began.
+    """
+
+    def own(sigmas: Bounds, began: Bounds) -> list[bool]:
+        acts = (getattr(entry, "acts", lambda *_: True) for entry in guidance)
+        return [due and each(order, sigmas, began) for due, each in zip(asked, acts, strict=True)]
+
+    known = {row: own(*row) for row in set(rows)}
+    return np.array([known[row] for row in rows], bool).reshape(len(rows), len(guidance))
+
+
 def edges_of(terms: Sequence[Guide]) -> list[float]:
     """The linear-VP times at which the terms' gradients jump."""
     return [edge for term in terms for edge in getattr(term, "tau_edges", ())]
@@ -203,7 +227,7 @@ def scale_at(scale: Scale, time_B: Tensor, unit: Literal["tau", "timestep"] = "t
     return torch.where(time_B > getattr(scale, unit), above, scale.below)
 
 
-def is_idle(scale: Scale, window: tuple[float, float], sigma_bounds: tuple[float, float]) -> bool:
+def is_idle(scale: Scale, window: tuple[float, float], sigma_bounds: Bounds) -> bool:
     """True if no sigma within the bounds is in the window of tau, or the weight is 0 at all of them."""
     low, high = map(tau_from_sigma, sigma_bounds)
     if high < window[0] or low > window[1]:

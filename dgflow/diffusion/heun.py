@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dgflow.diffusion.churn import Churn
-from dgflow.diffusion.guidance import Guide, LogRatios, Point, boosts_of, guide
+from dgflow.diffusion.guidance import Guide, LogRatios, Point, asked_of, boosts_of, guide
 from dgflow.diffusion.paths import Levels, Path, Rows, State, walk
 from dgflow.diffusion.ranges import rho_levels
 from dgflow.diffusion.samplers import Denoiser, Noise, RoundSigma, Sample, rounded
@@ -143,7 +143,8 @@ class HeunPath(Path):
         raised = None if noise is None else self.churn(rows, state.previous, spread)
         if raised is not None and noise is not None:
             x = x + per_sample(raised.added, x) * noise(0).double()
-            begin = Levels(raised.sigma, here.low, raised.high)
+            lows = (low for low, _ in here.rows)
+            begin = Levels(raised.sigma, list(zip(lows, raised.highest, strict=True)))
         slope = Slope(self.denoiser, self.guidance, class_labels, rows.step(self.churn.numbers), here)
         x, log_ratios = heun_step(slope, x, begin, rows.levels(self.levels, 1))
         return state.moved(x, log_ratios, slope.evaluations)
@@ -181,9 +182,9 @@ class Slope:
         self.evaluations: np.ndarray = np.zeros((len(began.sigma), 1 + len(guidance)), np.int64)
 
     def __call__(
-        self, x: Tensor, levels: Levels, order: int, taking_part: np.ndarray | None = None
+        self, x: Tensor, levels: Levels, order: int, taking_part: Sequence[bool] | None = None
     ) -> tuple[Tensor, LogRatios]:
-        """(slope, log-ratios) of x at noise levels; `taking_part`, bool [B], are the rows that count."""
+        """(slope, log-ratios) of x at noise levels; `taking_part` are the rows that count."""
         denoised = self.denoiser(x, levels.sigma, self.class_labels).double()
         began = self.began
         point = Point(
@@ -192,16 +193,18 @@ class Slope:
             self.class_labels,
             self.step,
             order,
-            (levels.low, levels.high),
+            levels.bounds,
             denoised=denoised,
             step_sigma=began.sigma,
-            step_bounds=(began.low, began.high),
+            step_bounds=began.bounds,
         )
         advice = guide(self.guidance, point)
-        counts = np.asarray([1, *advice.asked])
-        self.evaluations = self.evaluations + (
-            counts if taking_part is None else taking_part[:, None] * counts
-        )
+        rows = list(zip(levels.rows, began.rows, strict=True))
+        asked = asked_of(self.guidance, advice.asked, order, rows)
+        counts = np.insert(asked.astype(np.int64), 0, 1, axis=1)
+        if taking_part is not None:
+            counts = counts * np.asarray(taking_part)[:, None]
+        self.evaluations = self.evaluations + counts
         sigma = per_sample(levels.sigma, x)
         d = (x - advice.denoised) / sigma
         if advice.gradient is not None:
@@ -214,14 +217,20 @@ def heun_step(slope: Slope, x: Tensor, begin: Levels, end: Levels) -> tuple[Tens
     d, log_ratios = slope(x, begin, 1)
     h = per_sample(end.sigma - begin.sigma, x)
     x_next = x + h * d
-    if end.high == 0.0:
+    low, high = end.bounds
+    if high == 0.0:
         return x_next, log_ratios
-    if end.low > 0.0:
+    if low > 0.0:
         d_next, _ = slope(x_next, end, 2)
         return x + h * (0.5 * d + 0.5 * d_next), log_ratios
     # Rows that have arrived are asked with the others, at one of their levels, and keep what they have.
     on_the_way = end.sigma > 0.0
-    inner = Levels(torch.where(on_the_way, end.sigma, end.least), end.least, end.high)
-    d_next, _ = slope(x_next, inner, 2, taking_part=end.above_0)
+    taking_part = [level > 0.0 for level, _ in end.rows]
+    least = min(level for level, _ in end.rows if level > 0.0)
+    inner = Levels(
+        torch.where(on_the_way, end.sigma, least),
+        [own if part else (least, least) for own, part in zip(end.rows, taking_part, strict=True)],
+    )
+    d_next, _ = slope(x_next, inner, 2, taking_part)
     corrected = x + h * (0.5 * d + 0.5 * d_next)
     return torch.where(per_sample(on_the_way, x), corrected, x_next), log_ratios

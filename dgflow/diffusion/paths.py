@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dgflow.diffusion.guidance import OUTSIDE_LOG_RATIO, LogRatios, first_of, latest
+from dgflow.diffusion.guidance import OUTSIDE_LOG_RATIO, Bounds, LogRatios, first_of, latest
 from dgflow.diffusion.samplers import Noise, Sample, noised
 
 
@@ -101,20 +101,15 @@ def _filled(values: Sequence[Tensor | None], states: Sequence[State]) -> Tensor 
 
 
 class Levels(NamedTuple):
-    """Noise levels of a batch's rows.
-
-    Args:
-        sigma: [B] float64.
-        low, high: host floats that hold them.
-        above_0: bool [B], on the host; None where all are.
-        least: the smallest one above 0; 0 if there is none.
-    """
+    """Noise levels of a batch's rows: [B] float64, and what holds each of them on the host."""
 
     sigma: Tensor
-    low: float
-    high: float
-    above_0: np.ndarray | None = None
-    least: float = 0.0
+    rows: Sequence[Bounds]
+
+    @property
+    def bounds(self) -> Bounds:
+        """What holds all of them."""
+        return min(low for low, _ in self.rows), max(high for _, high in self.rows)
 
 
 @dataclass(frozen=True)
@@ -144,9 +139,7 @@ class Rows:
     def levels(self, values: Sequence[float], ahead: int = 0) -> Levels:
         """The noise levels of the rows."""
         own = [values[position + ahead] for position in self.at]
-        above_0 = np.asarray(own) > 0.0
-        least = min((value for value in own if value > 0.0), default=0.0)
-        return Levels(self.of(values, ahead), min(own), max(own), above_0, least)
+        return Levels(self.of(values, ahead), [(value, value) for value in own])
 
     def _tensor(self, values: list, dtype: torch.dtype) -> Tensor:
         if len(set(values)) == 1:

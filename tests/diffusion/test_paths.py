@@ -11,12 +11,16 @@ import torch
 from torch import Tensor
 
 from dgflow.diffusion import noise
+from dgflow.diffusion.correction_settings import NetworkSettings
+from dgflow.diffusion.corrections import NetworkCorrection
 from dgflow.diffusion.discriminator_guidance import DiscriminatorTerm
 from dgflow.diffusion.guidance_settings import Boost, DiscriminatorSettings
 from dgflow.diffusion.heun import HeunPath, edm_sigmas, heun
 from dgflow.diffusion.paths import Path, State, walk
 from dgflow.diffusion.restart import RestartPath
 from dgflow.diffusion.restart_settings import RestartInterval
+from dgflow.diffusion.samplers import Sample
+from dgflow.diffusion.score_model import ScoreModel
 from dgflow.diffusion.times import per_sample
 
 INDEX = torch.arange(6)
@@ -38,8 +42,16 @@ TERM = DiscriminatorTerm(
 )
 
 
+def other(x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
+    return torch.tanh(x)
+
+
+AWAY = NetworkCorrection(ScoreModel(other), NetworkSettings(weight=1.5, sigma_min=0.1, sigma_max=9.0))
+
+
 def heun_path(**options: Any) -> HeunPath:
-    return HeunPath.of(denoiser, edm_sigmas(7, 0.01, 40.0), LATENTS.device, guidance=[TERM], **options)
+    guidance = [TERM, AWAY]
+    return HeunPath.of(denoiser, edm_sigmas(7, 0.01, 40.0), LATENTS.device, guidance=guidance, **options)
 
 
 def restart_path(**options: Any) -> RestartPath:
@@ -69,9 +81,9 @@ def _drawn(drawn: set[int], number: int) -> Tensor:
     return normals(INDEX[:1], number)
 
 
-def alone(path: Path, row: int) -> Tensor:
+def alone(path: Path, row: int) -> Sample:
     index = INDEX[row : row + 1]
-    return walk(path, LATENTS[row : row + 1], noise=lambda step: normals(index, step)).x
+    return walk(path, LATENTS[row : row + 1], noise=lambda step: normals(index, step))
 
 
 @each_path
@@ -96,8 +108,11 @@ def test_rows_at_different_positions_give_the_bits_of_each_row_alone(path: Path)
             states[row], at[row] = state.rows([place]), at[row] + 1
     assert at == [end] * len(INDEX)
     for row, state in enumerate(states):
-        assert torch.equal(state.x, alone(path, row))
-        assert state.evaluations[0, 0] == sum(path.evaluations)
+        expected = alone(path, row)
+        assert torch.equal(state.x, expected.x)
+        assert state.evaluations[0, 0] == expected.nfe == sum(path.evaluations)
+        # Of the batches' evaluations, those that a row alone would have had.
+        assert state.evaluations[0, 1:].sum() == expected.guidance_nfe
 
 
 def test_evaluations_are_counted_by_row() -> None:
@@ -110,7 +125,7 @@ def test_evaluations_are_counted_by_row() -> None:
 
 def test_the_walk_of_a_path_is_the_sampler() -> None:
     sigmas, churn_noise = edm_sigmas(7, 0.01, 40.0), lambda step: normals(INDEX, step)
-    expected = heun(denoiser, LATENTS, sigmas, guidance=[TERM], churn_noise=churn_noise, **CHURN)
+    expected = heun(denoiser, LATENTS, sigmas, guidance=[TERM, AWAY], churn_noise=churn_noise, **CHURN)
     found = walk(heun_path(**CHURN), LATENTS, noise=lambda step: normals(INDEX, step))
     assert torch.equal(found.x, expected.x)
     assert (found.nfe, expected.nfe) == (13, 13)
