@@ -31,6 +31,7 @@ OF_OUR_OWN = {
     "digits_workbench",
     "cifar10_edm_workbench",
     "plane",
+    "plane_workbench",
 }  # recipes of no published system
 
 

@@ -35,6 +35,7 @@ RECIPES: list[tuple[str, dict[str, Any]]] = [
     ("digits_selection", {}),
     ("plane", {}),
     ("plane", {"model": "blind", "loss": "all"}),
+    ("plane_workbench", {}),
     ("cifar10_edm", {}),
     ("cifar10_edm_ensemble", {}),
     ("cifar10_edm_ensemble", {"bagged": True, "boosted": True, "steps": 35}),

@@ -31,6 +31,7 @@ SYSTEMS: dict[str, tuple[str, dict[str, Any]]] = {
     "soft-truncation": ("celeba64_soft_truncation", {"data": "celeba.zip"}),
     "digits": ("digits", {}),
     "plane": ("plane", {}),
+    "plane-workbench": ("plane_workbench", {}),
     "digits-ensemble": ("digits_ensemble", {}),
     "digits-further": ("digits_further", {}),
     "digits-translate": ("digits_translate", {"starts": [0.4], "seeds": [0]}),

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from inprocess import complete
 from steps.identities import REAL
+from steps.shipped import recipe
 
 import dgflow as dg
 from dgflow.engine.execute import result_of
 from dgflow.specs.figures import PlanePlot, Table
 from dgflow.steps.plane.laws_values import law_values, true_error
 from dgflow.store.open import open_store
+from dgflow.testing.smoke import smoke
 
 DATA = dg.GaussianMixture(means=((-3.0, 0.0), (3.0, 0.0)), stds=(0.5, 0.5), weights=(0.25, 0.75))
 EVEN = DATA.model_copy(update={"weights": (0.5, 0.5)})
@@ -57,6 +59,7 @@ def test_true_points_have_the_law_and_others_are_many_errors_away(tmp_path):
     # The rarer mode's log-density is log(1/3) below the other's, and it has 1/4 more of the points.
     assert found["even"]["log_density"]["mean"] == pytest.approx(-math.log(3) / 4, abs=0.1)
     assert set(step.quantities) < set(found["true"])
+    assert found["true"]["evaluations"]["mean"] == 0.0
     table, *clouds = step.figures(content)
     assert isinstance(table, Table) and table.marked == [0]
     assert [row[0] for row in table.rows] == ["true", "even"]
@@ -65,6 +68,30 @@ def test_true_points_have_the_law_and_others_are_many_errors_away(tmp_path):
         "Samples: even",
     ]
     assert len(json.loads(content)["points"]["true"]) == 400
+
+
+def test_of_the_workbench_in_the_plane_the_unbiased_arms_by_the_exact_log_ratio_have_the_law(tmp_path):
+    """Of those that train nothing, at a few hundred points."""
+    whole = recipe("plane_workbench")(samples=400, seeds=(1, 2))
+    learned = {"bce", "bce+gradient", "best of 4, learned on clean points"}
+    arms = {name: arm for name, arm in whole.arms.items() if name not in learned}
+    step, store = dg.CompareLaws(data=whole.data, arms=arms), open_store(str(tmp_path))
+    complete(step, store)
+    content = result_of(step, store)
+    found = {name: arm["deviation"]["mean"] for name, arm in step.compared(content).items()}
+    biased = {name for name, deviation in found.items() if abs(deviation) > 4}
+    assert biased == arms.keys() - {"exact"}
+    evaluations = {name: arm["evaluations"]["mean"] for name, arm in step.compared(content).items()}
+    assert evaluations["unguided"] == 47 and evaluations["best of 4"] == 4 * 47
+
+
+def test_the_workbench_in_the_plane_runs_the_whole_way_at_toy_size(tmp_path):
+    step = smoke(recipe("plane_workbench")(), str(tmp_path)).target
+    assert isinstance(step, dg.CompareLaws)
+    store = open_store(str(tmp_path))
+    complete(step, store)
+    found = step.compared(result_of(step, store))
+    assert "bce+gradient" in found and len({arm["energy"]["mean"] for arm in found.values()}) == len(found)
 
 
 @pytest.mark.parametrize(

@@ -36,13 +36,16 @@ class CompareLaws(ResultStep):
     - `modes`, half the sum of |share - weight| over the mixture's components, where a component's share is
       its mean posterior probability at the samples: 0 where every mode has its weight;
     - `log_density`, the mean of log p at the samples less that at the mixture's own points: above 0 where
-      samples are drawn to the modes, below where they lie between or beside them.
+      samples are drawn to the modes, below where they lie between or beside them;
+    - `evaluations` of the score network per sample, as recorded where a selection decides on them; 0 of
+      points that no network drew.
     """
 
     quantities: ClassVar[Mapping[str, Metric]] = {
         "energy": Metric("energy distance", 4),
         "deviation": Metric("in its error", 1),
         "modes": Metric("weights of modes, error", 4),
+        "evaluations": Metric("score evaluations", 1),
     }
 
     data: GaussianMixture
@@ -81,13 +84,17 @@ class CompareLaws(ResultStep):
     def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
         """The numbers as JSON."""
         del spread, store
-        from dgflow.steps.plane.laws_values import law_values, points_of, true_error
+        from dgflow.steps.plane.laws_values import evaluations, law_values, points_of, true_error
 
         content: dict[str, Any] = {"arms": {}, "points": {}}
         errors: dict[int, float] = {}
         for name, arm in self.arms.items():
             slices = [points_of(inputs, f"arms.{name}.{number}") for number in range(len(arm))]
-            found = [law_values(self.data, points) for points in slices]
+            found = [
+                law_values(self.data, points)
+                | {"evaluations": evaluations(part, inputs, f"arms.{name}.{number}")}
+                for number, (part, points) in enumerate(zip(arm, slices, strict=True))
+            ]
             count = arm[0].rows
             if count not in errors:
                 errors[count] = true_error(self.data, count)

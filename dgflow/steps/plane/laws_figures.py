@@ -39,6 +39,7 @@ def _table(arms: Mapping[str, Any]) -> Table:
             f"{arm['deviation']['mean']:.1f}",
             value_text(arm["modes"], 4),
             f"{arm['log_density']['mean']:+.3f}",
+            f"{arm['evaluations']['mean']:.1f}",
             f"{arm['n']:,}",
             f"{len(arm['seeds'])}",
         ]
@@ -52,4 +53,5 @@ def _table(arms: Mapping[str, Any]) -> Table:
         f"{SURE:g} standard errors"
     )
     marked = [row for row, arm in enumerate(arms.values()) if abs(arm["deviation"]["mean"]) < SURE]
-    return Table("Laws of the samples against the data's", [*heading, "samples", "seeds"], rows, marked, note)
+    heading += ["score evaluations", "samples", "seeds"]
+    return Table("Laws of the samples against the data's", heading, rows, marked, note)

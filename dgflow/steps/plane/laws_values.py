@@ -12,6 +12,8 @@ from dgflow.diffusion.mixture_specs import GaussianMixture
 from dgflow.metrics.energy_distance import energy_distance
 from dgflow.metrics.rows import one_thread
 from dgflow.specs.bound import Bound
+from dgflow.specs.step import Slice
+from dgflow.steps.sampling import Sampling
 
 TRUE_SEED = 20_230_726  # of the mixture's own points, apart from a recipe's seeds
 DRAWS = 16  # sets of them, which give the error of a distance to a fifth
@@ -21,6 +23,14 @@ NODES = 32  # per coordinate and component, of the mean log-density
 def points_of(inputs: Bound, name: str) -> np.ndarray:
     """The points [N, 2] of a slice, float64."""
     return inputs.rows(name, ["latent"])["latent"].reshape(-1, 2).astype(np.float64)
+
+
+def evaluations(part: Slice, inputs: Bound, name: str) -> float:
+    """Those of the score network per sample of a slice."""
+    step = part.step
+    if isinstance(step, Sampling) and step.selection is not None:
+        return float(inputs.rows(name, ["score_evaluations"])["score_evaluations"].mean())
+    return step.network_evaluations(part.rows) / part.rows
 
 
 def law_values(data: GaussianMixture, points: np.ndarray) -> dict[str, float]:

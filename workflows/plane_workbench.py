@@ -1,0 +1,65 @@
+"""The refinement workbench in the plane: what law does each method converge to, where the data's is known?
+
+The system of plane.py, whose root it can share (--root runs/plane). Arms with the exact log-ratio show what a
+method does with a perfect discriminator; docs/plane.md has what was measured.
+"""
+
+from functools import partial
+from typing import Annotated, Any
+
+import plane
+
+import dgflow as dg
+
+BLURRED = dg.GaussianMixture(means=((-1.2, 0.6), (1.8, -0.9)), stds=(1.0, 1.0), weights=(0.6, 0.4))
+FARTHER = dg.GaussianMixture(means=((-0.9, 1.2), (2.1, -1.8)), stds=(0.7, 0.7), weights=(0.7, 0.3))
+
+
+def workflow(
+    samples: Annotated[int, "points per arm and sampling seed"] = 2_000,
+    seeds: dg.options.Seeds = plane.SEEDS,
+    steps: dg.options.Steps = 24,
+) -> dg.CompareLaws:
+    system = partial(plane.workflow, samples=samples, seeds=seeds, steps=steps)
+    arms = system().arms | {"bce+gradient": system(loss="bce+gradient").arms["bce+gradient"]}
+    model: Any = arms["unguided"][0].step
+    guided: Any = arms["exact"][0].step
+    exact: Any = guided.guidance[0].discriminator
+    training: Any = arms["bce"][0].step.guidance[0].discriminator.step
+    clean = dg.TrainDiscriminator(
+        real=training.real,
+        fake=training.fake,
+        network=training.network,
+        noise="none",
+        epochs=6,
+        batch_size=training.batch_size,
+        learning_rate=training.learning_rate,
+    )
+
+    again = dg.RestartInterval(points=6, repeats=4, sigma_min=0.3, sigma_max=2.0)
+    restart = dg.Restart(**dict(model.sampler), restarts=(again,))
+
+    def refined(**fields: Any) -> tuple[Any, ...]:
+        return tuple(model.model_copy(update=fields | {"seed": seed})[:samples] for seed in seeds)
+
+    def away_from(mixture: dg.GaussianMixture, **settings: float) -> tuple[Any, ...]:
+        network = dg.ClosedForm(network=dg.MixtureScore(mixture=mixture)).weights()
+        return refined(guidance=(dg.NetworkGuidance(network=network, **settings),))
+
+    arms |= {
+        "away from a blurred model": away_from(BLURRED, weight=2.0),
+        "the same in an interval": away_from(BLURRED, weight=2.0, sigma_min=0.2, sigma_max=1.6),
+        "away from a model twice as wrong": away_from(FARTHER, weight=2.0),
+        "epsilon scaling": refined(guidance=(dg.EpsilonScaling(factor=1.01),)),
+        "Restart": refined(sampler=restart),
+        "Restart, exact": refined(sampler=restart, guidance=guided.guidance),
+        "best of 4": refined(selection=dg.BestOf(discriminator=exact, count=4)),
+        "best of 4, learned on clean points": refined(
+            selection=dg.BestOf(discriminator=clean.best(), count=4)
+        ),
+    }
+    return dg.CompareLaws(data=plane.DATA, arms=arms)
+
+
+if __name__ == "__main__":
+    dg.main(workflow)
