@@ -4,7 +4,7 @@ has its parameter names and shapes at full size."""
 import json
 from itertools import count
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -37,7 +37,11 @@ def is_latents(case: Case) -> bool:
     return {"raw_mean", "raw_std", "final_std"} <= case.config.keys()
 
 
-CLAIMS = [is_network, is_sampler, is_latents]
+def is_loss(case: Case) -> bool:
+    return "EDM2Loss" in case.reference
+
+
+CLAIMS = [is_network, is_sampler, is_latents, is_loss]
 
 
 def precond(kwargs: dict[str, Any], weights: dict[str, Tensor]) -> Precond:
@@ -93,6 +97,26 @@ def test_a_network_gives_the_reference_s_numbers(case: Case) -> None:
     assert outputs.keys() == {name for name in arrays if name.startswith("out_")}
     for name, output in outputs.items():
         goldens.close(case, name, output, arrays[name], of_max=2e-5)
+
+
+@pytest.mark.parametrize("case", goldens.cases(is_loss, "workbench"))
+def test_gradients_reach_gain_and_uncertainty_as_in_the_reference(case: Case) -> None:
+    """Of its training loss: the weighted error over exp(u), plus u, with the learned uncertainty u."""
+    config, arrays, weights = goldens.load(case)
+    network, settings = precond(config["net"], weights["net"]), config["loss"]
+    images, normal = arrays["in_images"], arrays["in_rnd_normal"]
+    sigma = (settings["P_mean"] + settings["P_std"] * normal).exp()
+    weight = (sigma**2 + network.sigma_data**2) / (sigma * network.sigma_data) ** 2
+    denoised = network(images + sigma * arrays["in_noise"], sigma, arrays["in_labels"])
+    u = network.log_variance(sigma)[:, None, None, None]
+    loss = weight / u.exp() * (denoised - images) ** 2 + u
+    loss.sum().backward()
+    goldens.close(case, "loss", loss, arrays["out_loss"], of_max=1e-4)
+    for name, parameter in (
+        ("grad_out_gain", network.unet.out_gain),
+        ("grad_logvar_weight", network.logvar_linear.weight),
+    ):
+        goldens.close(case, name, cast(Tensor, parameter.grad), arrays[f"out_{name}"], rtol=1e-3, of_max=1e-5)
 
 
 @torch.no_grad()

@@ -173,6 +173,26 @@ def test_decoding_what_was_encoded_gives_the_reconstruction_of_the_posterior_mea
     assert abs(difference).max() <= 1
 
 
+@torch.no_grad()
+def test_edm2_s_latents_are_normalised_by_channel_and_its_pixels_cut_off(tmp_path):
+    spec = dg.EDM2VAE(**SD.model_dump(exclude={"scale"}))
+    encoded = encode(tmp_path, spec)
+    latents, inputs = made(encoded)
+    decoded, _ = made(Decode(latents=encoded.all(), vae=vae(tmp_path, spec).weights()))
+    network, images = network_of(vae(tmp_path, spec)).autoencoder, inputs.rows("images")["image"]
+    raw = network.encode(torch.from_numpy(images).permute(0, 3, 1, 2) / 255).latent_dist  # in [0, 1]
+    mean, std = (torch.tensor(values)[:, None, None] for values in (spec.raw_mean, spec.raw_std))
+    for name, expected in (("mean", (raw.mean - mean) / std / 2), ("std", raw.std / std / 2)):
+        np.testing.assert_allclose(
+            latents[name].astype(np.float32), expected.numpy(), rtol=2 * HALF, atol=1e-6
+        )
+    stored = torch.from_numpy(latents["mean"]).float() * 2 * std + mean
+    expected = 255 * network.decode(stored).sample.clamp(0, 1).permute(0, 2, 3, 1)
+    sure = (expected - expected.round()).abs() > 1e-2
+    assert (decoded["image"] == expected.to(torch.uint8).numpy())[sure.numpy()].all()
+    assert float(sure.float().mean()) > 0.3  # of random weights, others are below 0
+
+
 @pytest.mark.parametrize("spec", [SD, HIERARCHICAL], ids=lambda spec: type(spec).__name__)
 def test_bfloat16_is_near_float32_and_has_its_dtype(tmp_path, spec):
     wide, narrow = (
