@@ -29,7 +29,7 @@ class Generate(Sampling):
     `seeding="edm"` draws what EDM's per-sample generators draw for the seeds `seed`, `seed` + 1, ...: 50,000
     samples of seed 0, 50,000 and 100,000 are the three published sets. `precision` is that of the networks'
     weights and activations, "tf32" that of CUDA's products alone; the sampler's state is float64. `compile`
-    runs torch.compile on the score network: minutes of start-up per worker, worthwhile for long runs, and
+    runs torch.compile on the score networks: minutes of start-up per worker, worthwhile for long runs, and
     rounding that depends on the machine.
     """
 

@@ -68,7 +68,7 @@ class Sampling(SampleStep):
     `score_evaluations`, `guide_evaluations` [entries of guidance], `discriminator_evaluations`.
 
     `precision` is that of the networks' weights and activations, "tf32" that of CUDA's products alone; the
-    sampler's state is float64. `compile` runs torch.compile on the score network: minutes of start-up per
+    sampler's state is float64. `compile` runs torch.compile on the score networks: minutes of start-up per
     worker, worthwhile for long runs, and rounding that depends on the machine.
     """
 
