@@ -1,5 +1,5 @@
 """The closed forms that stand in for networks in the workbench's golden cases: a Gaussian mixture's exact
-denoiser, `gm_*`."""
+denoiser, `gm_*`, and a discriminator's logit, `dl_*`."""
 
 from __future__ import annotations
 
@@ -46,3 +46,27 @@ class ToyMixture:
         if self.by_label is None or class_labels is None:
             return joint
         return joint + class_labels.double() @ self.by_label
+
+
+@dataclass(frozen=True)
+class ToyLogit:
+    """A logit of y [B, C, H, W] at time tau, c0 + c1 tau + (1 - tau) sum(A y) / sqrt(d) + c2 mean(y^2), and
+    with classes what each adds to it; float32."""
+
+    A: Tensor
+    c: tuple[float, float, float]
+    by_label: Tensor | None = None
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, Tensor]) -> ToyLogit:
+        """That of a case's arrays `in_dl_*`."""
+        c0, c1, c2 = arrays["in_dl_c"].tolist()
+        return cls(arrays["in_dl_A"].float(), (c0, c1, c2), arrays.get("in_dl_e"))
+
+    def __call__(self, y: Tensor, tau: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        c0, c1, c2 = self.c
+        slope = (self.A * y).flatten(1).sum(1) / math.sqrt(self.A.numel())
+        logit = c0 + c1 * tau + (1 - tau) * slope + c2 * y.square().flatten(1).mean(1)
+        if self.by_label is None or class_labels is None:
+            return logit
+        return logit + class_labels.float() @ self.by_label
