@@ -58,6 +58,8 @@ from dgflow.steps.official import official
 from dgflow.steps.plane.compare_laws import CompareLaws
 from dgflow.steps.plane.compare_plane import ComparePlane
 from dgflow.steps.pretrained import Pretrained
+from dgflow.steps.selecting.rejection import Rejection
+from dgflow.steps.selecting.rejection_thresholds import RejectionThresholds
 from dgflow.steps.sources.image_set import ImageSet, StatisticsFile
 from dgflow.steps.sources.import_images import ImportImages
 from dgflow.steps.sources.mixture_points import MixturePoints
@@ -128,6 +130,8 @@ __all__ = [
     "RK45",
     "RatioWeighting",
     "Regeneration",
+    "Rejection",
+    "RejectionThresholds",
     "Restart",
     "RestartInterval",
     "SongUNet",

@@ -50,6 +50,8 @@ from dgflow import (
     Pretrained,
     RatioWeighting,
     Regeneration,
+    Rejection,
+    RejectionThresholds,
     Restart,
     RestartInterval,
     SongUNet,
@@ -144,6 +146,7 @@ TRANSLATIONS = CompareTranslations(
 PATH = LogRatioPath(
     arms={"guided": GUIDED[:100]}, discriminator=(DISC.last(), DISC.epoch(2)), real=REAL[100:200]
 )
+THRESHOLDS = RejectionThresholds(samples=FAKES[:100], discriminator=DISC.last())
 EVALUATE = Evaluate(
     arms={"guided": (GUIDED[:100],)},
     reference=REAL[100:200],
@@ -404,6 +407,7 @@ OTHER = {
         levels=4,
         seed=9,
     ),
+    RejectionThresholds: dict(samples=FAKES[:99], discriminator=DISC.epoch(3), quantile=0.9, floor=False),
     LossesByLevel: dict(
         score=SCORE.epoch(3),
         discriminators={"b": DISC.last()},
@@ -633,6 +637,14 @@ OTHER = {
         churn=False,
         keep="best",
     ),
+    Rejection: dict(
+        thresholds=THRESHOLDS.model_copy(update={"quantile": 0.9}).result(),
+        at="end",
+        backsteps=None,
+        min_backsteps=1,
+        max_backsteps=9,
+        budget=99,
+    ),
     Switch: dict(above=3.0, below=3.0, timestep=9),
 }
 NETWORKS = (
@@ -651,7 +663,11 @@ SAMPLERS = (Heun(), Restart(), INTERVAL, EDMAblation(), DDPM(), DDIM(), RK45())
 ENSEMBLE = DiscriminatorGuidance(discriminator=(DISC.best(), DISC.epoch(3)), boost=Boost())
 TERMS = (ENSEMBLE, ClassifierGuidance(classifier=NOISY.last()), ClassifierFree())
 CORRECTIONS = (NetworkGuidance(network=OTHER_FILE.weights(), weight=2.0), EpsilonScaling(factor=1.01))
-SELECTIONS = (BestOf(discriminator=DISC.last()), Particles(discriminator=DISC.last()))
+SELECTIONS = (
+    BestOf(discriminator=DISC.last()),
+    Particles(discriminator=DISC.last()),
+    Rejection(discriminator=DISC.last(), thresholds=THRESHOLDS.result()),
+)
 SPECS = (
     *NETWORKS,
     StableDiffusionVAE(),
@@ -695,6 +711,7 @@ INSTANCES: dict[type, Spec] = {
         LIKELIHOOD,
         LOSSES,
         PATH,
+        THRESHOLDS,
         REFINEMENTS,
         SELECTION,
         Cost(arms={"guided": (GUIDED[:100],)}),

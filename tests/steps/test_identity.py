@@ -45,6 +45,7 @@ from dgflow import (
     NetworkGuidance,
     Pretrained,
     RatioWeighting,
+    Rejection,
     Restart,
     RestartInterval,
     Switch,
@@ -105,7 +106,8 @@ def _identity(made: Spec) -> str:
     return made.fingerprint
 
 
-FIXED = {(Merge, "network"), (Translate, "selection")}  # follows from another field; is refused
+# Follow from another field, or are refused.
+FIXED = {(Merge, "network"), (Rejection, "discriminator"), (Translate, "selection")}
 FIELDS = [
     (kind, name)
     for kind in OTHER

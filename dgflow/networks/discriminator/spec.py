@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import SerializeAsAny, model_validator
 
+from dgflow.diffusion.ranges import EDM_RANGE
 from dgflow.networks.adm.spec import ADMEncoder
 from dgflow.networks.roles import DiscriminatorSpec, HeadSpec
 from dgflow.networks.times import NoiseName, ProcessName
@@ -123,7 +124,8 @@ class Discriminator(DiscriminatorSpec):
 
     def time_map(self) -> TimeMap:
         if self.process == "edm":
-            return lambda sigma: sigma
+            lowest = EDM_RANGE[0]  # in the place of 0, whose logarithm the network would be told
+            return lambda sigma: sigma.where(sigma > 0.0, lowest)
         return self._timed_head().time_map()
 
     @property

@@ -1,0 +1,230 @@
+"""Chains of rejection in batches of one width.
+
+Chains stand at different positions and end at different times. Those that wait for the same thing, a move or
+a test, are taken together, the oldest first. With 2 * width - 1 chains on their way, one of the two batches
+can always be filled; a chain that has ended is replaced from the queue at once. Once the queue is empty,
+batches are filled up with copies, whose results are thrown away. So networks see batches of one shape,
+whatever happens to which chain, and a sample's bits do not depend on the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dgflow.diffusion import noise
+from dgflow.diffusion.paths import State
+from dgflow.diffusion.selection.rejection import Chain, Rule
+from dgflow.diffusion.selection.run import Run, Selected
+from dgflow.diffusion.times import per_sample
+
+PARTS = 16
+"""A batch is this part of a shard's rows, or less: the last chains are long, and few. So 83 % and more of the
+rows were in use, measured with 500 and 2,000 rows on chains of 40 to 70 evaluations on average."""
+
+
+def width(batch_size: int, rows: int) -> int:
+    """Rows in every batch of a shard of so many."""
+    return max(1, min(batch_size, rows // PARTS))
+
+
+class Chains:
+    """The chains of the samples `indices`, on the path of `run`."""
+
+    def __init__(self, run: Run, rule: Rule, indices: range) -> None:
+        assert run.path is not None
+        self.run, self.rule, self.path = run, rule, run.path
+        self.end = len(run.path.levels) - 1
+        self.left = [sum(run.path.evaluations[at:]) for at in range(self.end + 1)]
+        self.width = width(run.batch_size, len(indices))
+        self.queue = iter(indices)
+        self.to_test, self.to_move = list[Chain](), list[Chain]()
+        self.ended = list[tuple[Chain, float]]()
+        self.results = list[tuple[State, Tensor]]()
+        self.rows = self.copies = 0
+        first = list(islice(self.queue, 2 * self.width - 1))
+        draw = run.draw(self._ints(first))
+        self.state, self.labels, self.asked = run.path.begin(draw.latents), draw.labels, draw.asked
+        self._wait(Chain(index, place) for place, index in enumerate(first))
+
+    @torch.no_grad()
+    def selected(self) -> Selected:
+        """The samples in order, with all chains run to their ends.
+
+        Raises ValueError where one takes more than `rule.max_checks` log-ratios, FloatingPointError for a
+        log-ratio that is NaN.
+        """
+        while self.to_test or self.to_move:
+            tests = len(self.to_test) > len(self.to_move)
+            waiting = self.to_test if tests else self.to_move
+            waiting.sort(key=lambda chain: chain.index)
+            taken = waiting[: self.width]
+            del waiting[: self.width]
+            self.rows, self.copies = self.rows + self.width, self.copies + self.width - len(taken)
+            (self._test if tests else self._move)(taken)
+        chains, log_ratios = zip(*self.ended, strict=True)
+        states, labels = zip(*self.results, strict=True)
+        order = np.argsort([chain.index for chain in chains])
+        state, order_B = State.joined(states).rows(order.tolist()), self._ints(order.tolist())
+        return Selected(
+            state.x,
+            torch.cat(labels)[order_B],
+            torch.tensor(log_ratios, dtype=torch.float64, device=self.run.device)[order_B],
+            state.evaluations[:, 0],
+            state.evaluations[:, 1:],
+            np.array([chain.checks for chain in chains])[order],
+            1.0 - self.copies / self.rows,
+        )
+
+    def _wait(self, chains: Iterable[Chain], *, passed: bool = False) -> None:
+        """Queue chains for a test at their positions, unless they have passed it or there is none, or for
+        their next move, where the budget suffices for the rest of the path."""
+        thrown = list[Chain]()
+        for chain in chains:
+            due = not passed and (chain.at in self.rule.tested or chain.at == self.end)
+            if self._breaks_budget(chain) and not (due and chain.at > 0):
+                chain.thrown, chain.resets = self._evaluations(chain), chain.resets + 1
+                thrown.append(chain)
+            else:
+                (self.to_test if due else self.to_move).append(chain)
+        if thrown:
+            self._start_anew(thrown)
+
+    def _breaks_budget(self, chain: Chain) -> bool:
+        if self.rule.budget is None:
+            return False
+        return self._evaluations(chain) - chain.thrown + self.left[chain.at] > self.rule.budget
+
+    def _evaluations(self, chain: Chain) -> int:
+        return int(self.state.evaluations[chain.place, 0])
+
+    def _move(self, chains: Sequence[Chain]) -> None:
+        """Move chains to their next positions."""
+        batch = [*chains, *[chains[-1]] * (self.width - len(chains))]
+        index_B, drawn_B = (
+            self._ints([chain.index for chain in batch]),
+            self._ints([chain.churned for chain in batch]),
+        )
+        moved = self.path.move(
+            self.state.rows(_places(batch)),
+            [chain.at for chain in batch],
+            self._asked(batch),
+            lambda number: self.run.normals(index_B, step=drawn_B + number, draw=noise.CHURN),
+        )
+        self.state = self.state.put(_places(chains), moved.rows(range(len(chains))))
+        for chain in chains:
+            chain.churned += self.path.draws[chain.at]
+            chain.at, chain.moved = chain.at + 1, True
+        self._wait(chains)
+
+    def _test(self, chains: Sequence[Chain]) -> None:
+        """Let chains go on, back, anew or out, by their log-ratios."""
+        passed, back, anew, ended = (list[Chain]() for _ in range(4))
+        log_ratios = self._log_ratios(chains)
+        for chain, log_ratio, uniform in zip(chains, log_ratios, self._uniforms(chains), strict=True):
+            is_tested = chain.at in self.rule.tested
+            chain.checks, chain.uniforms = chain.checks + 1, chain.uniforms + is_tested
+            if is_tested and not self.rule.passes(chain, log_ratio, uniform):
+                self._check_patience(chain)
+                (anew if chain.at == 0 or self.rule.backsteps is None else back).append(chain)
+                continue
+            chain.passed = log_ratio
+            (ended if chain.at == self.end else passed).append(chain)
+        self._wait(passed, passed=True)
+        if back:
+            self._go_back(back)
+        if anew:
+            self._start_anew(anew)
+        if ended:
+            self._end(ended)
+
+    def _log_ratios(self, chains: Sequence[Chain]) -> list[float]:
+        batch = [*chains, *[chains[-1]] * (self.width - len(chains))]
+        x = self.state.x[self._ints(_places(batch))]
+        levels = [self.path.levels[chain.at] for chain in batch]
+        sigma_B = torch.tensor(levels, dtype=torch.float64, device=x.device)
+        log_ratios = self.run.log_ratio(x, sigma_B, self._asked(batch)).tolist()[: len(chains)]
+        for chain, log_ratio in zip(chains, log_ratios, strict=True):
+            if log_ratio != log_ratio:
+                raise FloatingPointError(
+                    f"expected a log-ratio of every sample, found NaN of sample {chain.index} at noise level "
+                    f"{self.path.levels[chain.at]:.4g}; the score network or the selection's discriminator "
+                    "gives it: look at their training curves, or take an earlier epoch"
+                )
+        return log_ratios
+
+    def _uniforms(self, chains: Sequence[Chain]) -> list[float]:
+        index_B, step_B = _host_ints(c.index for c in chains), _host_ints(c.uniforms for c in chains)
+        return self.run.uniforms(index_B, step=step_B, draw=noise.REJECTION_UNIFORM).tolist()
+
+    def _check_patience(self, chain: Chain) -> None:
+        if chain.checks >= self.rule.max_checks:
+            raise ValueError(
+                f"expected every sample to pass its tests within max_checks={self.rule.max_checks:,} "
+                f"log-ratios, found sample {chain.index} rejected once more at noise level "
+                f"{self.path.levels[chain.at]:.4g}: measure the thresholds with a smaller quantile, look at "
+                "the discriminator's held-out loss, or raise max_checks"
+            )
+
+    def _go_back(self, chains: Sequence[Chain]) -> None:
+        """Send chains back to a higher noise level."""
+        assert self.rule.backsteps is not None
+        levels, places, added = self.path.levels, self._ints(_places(chains)), list[float]()
+        normals = self._normals(chains)
+        for chain in chains:
+            low, chain.at, chain.moved = levels[chain.at], chain.at - self.rule.backsteps, False
+            added.append((levels[chain.at] ** 2 - low**2) ** 0.5)
+        scale_B = torch.tensor(added, dtype=torch.float64, device=places.device)
+        x = self.state.x.index_add(0, places, per_sample(scale_B, normals) * normals)
+        self.state = self.state.with_x(x)
+        self._wait(chains)
+
+    def _start_anew(self, chains: Sequence[Chain]) -> None:
+        """Put chains to the beginning of the path, with other latents."""
+        places = _places(chains)
+        fresh = self.path.begin(self._normals(chains))
+        self.state = self.state.put(places, replace(fresh, evaluations=self.state.evaluations[places]))
+        for chain in chains:
+            chain.at, chain.moved = 0, False
+        self._wait(chains)
+
+    def _normals(self, chains: Sequence[Chain]) -> Tensor:
+        """Each chain's next normals for new noise."""
+        index_B, step_B = self._ints([c.index for c in chains]), self._ints([c.normals for c in chains])
+        for chain in chains:
+            chain.normals += 1
+        return self.run.normals(index_B, step=step_B, draw=noise.REJECTION_NORMAL)
+
+    def _end(self, chains: Sequence[Chain]) -> None:
+        """Take chains out, and others from the queue in."""
+        places = _places(chains)
+        self.ended += [(chain, chain.passed) for chain in chains]
+        self.results.append((self.state.rows(places), self.labels[self._ints(places)]))
+        indices = list(islice(self.queue, len(places)))
+        if not indices:
+            return
+        draw, places = self.run.draw(self._ints(indices)), places[: len(indices)]
+        self.state = self.state.put(places, self.path.begin(draw.latents))
+        self.labels = self.labels.index_copy(0, self._ints(places), draw.labels)
+        if self.asked is not None and draw.asked is not None:
+            self.asked = self.asked.index_copy(0, self._ints(places), draw.asked)
+        self._wait(Chain(index, place) for index, place in zip(indices, places, strict=True))
+
+    def _asked(self, chains: Sequence[Chain]) -> Tensor | None:
+        return None if self.asked is None else self.asked[self._ints(_places(chains))]
+
+    def _ints(self, values: Sequence[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.int64, device=self.run.device)
+
+
+def _places(chains: Sequence[Chain]) -> list[int]:
+    return [chain.place for chain in chains]
+
+
+def _host_ints(values: Iterable[int]) -> Tensor:
+    return torch.tensor(list(values), dtype=torch.int64)

@@ -1,0 +1,57 @@
+"""The constants of rejection, from the log-ratios of a sampler's own samples along their paths."""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import accumulate
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dgflow.diffusion.paths import Path
+from dgflow.diffusion.selection.run import Draw, LogRatioAt
+
+
+class Thresholds(NamedTuple):
+    """Thresholds by position, see `rejection.Rule`: of log-ratios, and of their changes from the position
+    before. Both 0 where nothing was looked at."""
+
+    again: list[float]
+    first: list[float]
+
+    @classmethod
+    def of(cls, log_ratios: np.ndarray, quantile: float, *, floor: bool = True) -> Thresholds:
+        """Quantiles (linear between values) of log-ratios [samples, positions]; NaN at positions that were
+        not looked at, whose log-ratio counts as 0.
+
+        floor: none of them is below 0, as the constants of rejection are bounds of a ratio whose mean is 1.
+        """
+        seen = np.nan_to_num(log_ratios.astype(np.float64))
+        changes = np.diff(seen, axis=1, prepend=seen[:, :1])
+        tables = [np.quantile(values, quantile, axis=0) for values in (seen, changes)]
+        return cls(*((np.maximum(0.0, table) if floor else table).tolist() for table in tables))
+
+
+@torch.no_grad()
+def log_ratios_along(path: Path, draw: Draw, log_ratio: LogRatioAt, *, only_at_end: bool = False) -> Tensor:
+    """The log-ratios [B, positions] of samples on their way along a path; NaN before its end with
+    `only_at_end`."""
+    state, end = path.begin(draw.latents), len(path.levels) - 1
+    before = [0, *accumulate(path.draws)]
+    seen = list[Tensor]()
+    for position, level in enumerate(path.levels):
+        sigma_B = state.x.new_full((len(state.x),), level)
+        if only_at_end and position < end:
+            seen.append(torch.full_like(sigma_B, torch.nan))
+        else:
+            seen.append(log_ratio(state.x, sigma_B, draw.asked))
+        if position < end:
+            noise = partial(_draw_after, draw, before[position])
+            state = path.move(state, [position] * len(state.x), draw.asked, noise)
+    return torch.stack(seen, dim=1)
+
+
+def _draw_after(draw: Draw, before: int, number: int) -> Tensor:
+    return draw.noise(before + number)

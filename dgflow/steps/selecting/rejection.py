@@ -1,0 +1,163 @@
+"""Rejection, as recipes name it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from dgflow.diffusion.guidance_specs import Guidance
+from dgflow.diffusion.sampler_specs import SamplerSpec
+from dgflow.diffusion.selection_specs import SelectionSpec
+from dgflow.specs.spec import PLACEMENT, plain
+from dgflow.specs.step import Result, Weights
+from dgflow.steps.guides import guides_title
+from dgflow.steps.selecting.rejection_thresholds import RejectionThresholds
+
+if TYPE_CHECKING:
+    from dgflow.diffusion.paths import Path
+    from dgflow.diffusion.selection.rejection import Rule
+    from dgflow.diffusion.selection.run import Run, Selected
+    from dgflow.diffusion.selection.thresholds import Thresholds
+    from dgflow.specs.bound import Bound
+
+PASSES = 2.0  # that a sample takes in plans; published, by thresholds at 0.75: 64 evaluations in place of 35
+
+
+class Rejection(SelectionSpec):
+    """Samples go on along their path where they look real enough (DiffRS, Na et al. 2024, arXiv 2405.17880):
+    a step from one noise level to the next is accepted with probability min(1, (L' / L) / M), where L is the
+    density ratio, exp(log-ratio), and M the constant of `thresholds`.
+
+    - `at="steps"`: every position behind `min_backsteps` and up to `max_backsteps` is tested, and with
+      `min_backsteps=0` the latents too. A rejected sample goes `backsteps` positions back by new noise, where
+      its log-ratio itself is tested, or with None starts anew.
+    - `at="end"`: the finished sample alone is tested, and starts anew if it is rejected. This is the test for
+      a discriminator of clean images.
+
+    With the exact log-ratio, thresholds that bound it, and samples that start anew, accepted samples have the
+    law of the real images. Steps back cost less, and are approximate.
+
+    Args:
+        thresholds: of a `RejectionThresholds` of the same system and discriminator.
+        budget: evaluations of the score network, at least one pass. A sample that cannot end within them is
+            thrown away and starts anew with the whole budget, so that quick paths are preferred. None for no
+            limit.
+        max_checks: log-ratios of one sample after which the run stops with an error.
+    """
+
+    thresholds: Result
+    at: Literal["steps", "end"] = "steps"
+    backsteps: int | None = Field(default=1, gt=0)
+    min_backsteps: int = Field(default=0, ge=0)
+    max_backsteps: int | None = Field(default=None, gt=0)  # None: to the end
+    budget: int | None = Field(default=None, gt=0)
+    max_checks: Annotated[int, PLACEMENT, Field(gt=0)] = 10_000
+
+    @model_validator(mode="after")
+    def _goes_on(self) -> Rejection:
+        own = {"backsteps": 1, "min_backsteps": 0, "max_backsteps": None}
+        given = [name for name, value in own.items() if getattr(self, name) != value]
+        if self.at == "end" and given:
+            raise ValueError(
+                f'{given[0]}: expected none with at="end", where a rejected sample starts anew, found '
+                f"{getattr(self, given[0])}; leave it out"
+            )
+        if self.backsteps is not None and self.backsteps > self.min_backsteps + 1:
+            raise ValueError(
+                "backsteps: expected at most min_backsteps + 1, so that no sample goes back beyond its "
+                f"latents, found {self.backsteps} with min_backsteps={self.min_backsteps}: set min_backsteps "
+                f"to {self.backsteps - 1}"
+            )
+        if self.max_backsteps is not None and self.max_backsteps <= self.min_backsteps:
+            raise ValueError(
+                f"expected min_backsteps < max_backsteps, found {self.min_backsteps} and "
+                f"{self.max_backsteps}: no step would be tested"
+            )
+        return self
+
+    def check(self, where: str, sampler: SamplerSpec, score: Weights, guidance: tuple[Guidance, ...]) -> None:
+        measured = self.thresholds.step
+        if not isinstance(measured, RejectionThresholds):
+            raise ValueError(
+                f"{where}.thresholds: expected the result of RejectionThresholds, found that of a "
+                f"{measured.kind}"
+            )
+        if not sampler.has_path:
+            raise ValueError(
+                f"{where}: expected a sampler whose steps are fixed beforehand, so that samples can be "
+                f"compared between them, found {type(sampler).__name__}: take Heun, or select with BestOf"
+            )
+        if self.at == "steps" and not measured.knows_noise:
+            raise ValueError(
+                f"{where}.discriminator: expected a network of noisy samples, which are tested on their way, "
+                f'found {self.discriminator.title}: test finished samples, with at="end"'
+            )
+        if self.budget is not None and self.budget < sampler.nfe:
+            raise ValueError(
+                f"{where}.budget: expected at least the {sampler.nfe} evaluations of one pass of "
+                f"{type(sampler).__name__}, found {self.budget}"
+            )
+        self._check_measured(where, measured, sampler, score, guidance)
+
+    def _check_measured(
+        self,
+        where: str,
+        measured: RejectionThresholds,
+        sampler: SamplerSpec,
+        score: Weights,
+        guidance: tuple[Guidance, ...],
+    ) -> None:
+        """Raise ValueError for thresholds of another system or discriminator."""
+        system = measured.system
+        pairs = {
+            "discriminator": (self.discriminator, measured.discriminator),
+            "score network": (score, system.score),
+            "sampler": (sampler, system.sampler),
+            "guidance": (guidance, system.guidance),
+        }
+        for name, (own, other) in pairs.items():
+            if plain(own) != plain(other):
+                raise ValueError(
+                    f"{where}.thresholds: expected those of this step's {name}, {_named(own)}, found those "
+                    f"of {_named(other)}: measure RejectionThresholds on samples of the same Generate, "
+                    "without selection, by the same discriminator"
+                )
+
+    @property
+    def title(self) -> str:
+        return "by rejection" + " of finished samples" * (self.at == "end")
+
+    def evaluations(self, nfe: float) -> tuple[float, float]:
+        return PASSES * nfe, PASSES if self.at == "end" else PASSES * nfe / 2
+
+    def select(self, run: Run, start: int, stop: int, inputs: Bound) -> Selected:
+        from dgflow.diffusion.selection.chains import Chains
+        from dgflow.diffusion.selection.thresholds import Thresholds
+
+        assert run.path is not None
+        content = json.loads(inputs.result("selection.thresholds"))
+        rule = self.rule(run.path, Thresholds(content["again"], content["first"]))
+        return Chains(run, rule, range(start, stop)).selected()
+
+    def rule(self, path: Path, thresholds: Thresholds) -> Rule:
+        """What decides about the chains on `path`."""
+        from dgflow.diffusion.selection.rejection import Rule
+
+        end = len(path.levels) - 1
+        limits = {"budget": self.budget, "max_checks": self.max_checks}
+        if self.at == "end":
+            # The one test compares with nothing before it.
+            return Rule(thresholds.again, thresholds.again, range(end, end + 1), None, **limits)
+        first = self.min_backsteps + 1 if self.min_backsteps else 0
+        last = end if self.max_backsteps is None else min(end, self.max_backsteps)
+        return Rule(thresholds.first, thresholds.again, range(first, last + 1), self.backsteps, **limits)
+
+
+def _named(value: Weights | SamplerSpec | tuple[Guidance, ...]) -> str:
+    if isinstance(value, Weights):
+        return f"{value.name} ({value.which})"
+    if isinstance(value, tuple):
+        return " and ".join(map(guides_title, value)) or "none"
+    return repr(value)
