@@ -7,12 +7,13 @@ The system of digits.py, whose root it can share (--root runs/digits): nothing o
   DG                   Discriminator Guidance, with the discriminator of digits.py
   gradient matching    the same, the discriminator's gradient matched to the score's error
   autoguidance         away from an early epoch of the score network
-  guidance interval    the same, between two noise levels only
+  guidance interval    the same, between noise levels 1 and 20 only
   SIMS                 away from a copy of the score network that was trained on its own samples
   Neon                 weights beyond the score network's, away from that copy's
   epsilon scaling      the predicted noise divided by a constant
   Restart              noise up from 0.33 to 1.2 and down again, some times
   DG with Restart      both
+  particles            of several per sample, resampled on the way by changes of the log-ratio
   best of n            of n samples, the one with the largest log-ratio
   clean best of n      the same, by a discriminator of clean images
 
@@ -83,26 +84,30 @@ def workflow(
         interval = dg.RestartInterval(points=3, repeats=repeats, sigma_min=0.33, sigma_max=1.2)
         return {"sampler": dg.Restart(**dict(plain.sampler), restarts=(interval,))}
 
+    def resampled(count: int) -> Fields:
+        return {"selection": dg.Particles(discriminator=guide.discriminator, count=count)}
+
     def best_of(discriminator: Any, count: int) -> Fields:
         return {"selection": dg.BestOf(discriminator=discriminator, count=count)}
 
     early = base.step.epoch(early_epoch)
-    interval = partial(away_from, early, sigma_min=0.1, sigma_max=2.0)
+    interval = partial(away_from, early, sigma_min=1.0, sigma_max=20.0)
     return dg.CompareRefinements.of(
         lambda **fields: plain.model_copy(update=fields),
         {
             "plain": dg.swept("steps", (6, 8, 12, 18), heun),
             "DG": dg.swept("weight", (1, 2, 3), partial(guided_by, guide.discriminator)),
-            "gradient matching": dg.swept("weight", (1, 2), partial(guided_by, matched.best())),
+            "gradient matching": dg.swept("weight", (1, 2, 3), partial(guided_by, matched.best())),
             "autoguidance": dg.swept("weight", (1.5, 2, 3), partial(away_from, early)),
-            "guidance interval": dg.swept("weight", (2, 3), interval),
-            "SIMS": dg.swept("weight", (1.5, 2), partial(away_from, tuned)),
-            "Neon": dg.swept("weight", (0.5, 1, 2), merged),
-            "epsilon scaling": dg.swept("factor", (1.005, 1.01, 1.02), scaled),
+            "guidance interval": dg.swept("weight", (1.5, 2, 3), interval),
+            "SIMS": dg.swept("weight", (2, 4, 6), partial(away_from, tuned)),
+            "Neon": dg.swept("weight", (1, 2, 4), merged),
+            "epsilon scaling": dg.swept("factor", (0.95, 0.98, 1.005), scaled),
             "Restart": dg.swept("repeats", (1, 2, 4), restarting),
             "DG with Restart": dg.swept(
                 "weight", (1, 2), lambda w: restarting(2) | guided_by(guide.discriminator, w)
             ),
+            "particles": dg.swept("count", (2, 4), resampled),
             "best of n": dg.swept("n", (2, 4), partial(best_of, guide.discriminator)),
             "clean best of n": dg.swept("n", (2, 4), partial(best_of, clean)),
         },
