@@ -230,3 +230,13 @@ def test_a_norm_is_matched_to_a_term_and_not_to_a_correction():
     judge = dg.DiscriminatorGuidance(discriminator=DISC.last(), match_preceding_norm=True)
     with pytest.raises(ValueError, match=r"guidance\.1: match_preceding_norm has no term before it"):
         dg.Generate(score=SCORE.last(), guidance=(SCALED, judge))
+
+
+def test_a_network_for_other_noise_levels_is_refused_before_any_sample(folder):
+    """VE's networks begin at 0.02, and this sampler ends at 0.002."""
+    told, other = (pretrained(folder, name, **SCORES[name]).weights() for name in ("SongUNet", "SongUNet VE"))
+    away = dg.NetworkGuidance(network=other, weight=2.0)
+    step = dg.Generate(score=told, guidance=(away,))
+    with pytest.raises(ValueError, match=r"down to 0\.00\d+ .* found one for 0\.02 to 100: narrow"):
+        step.work(1)
+    assert step.model_copy(update={"guidance": (away.model_copy(update={"sigma_min": 0.1}),)}).work(1)
