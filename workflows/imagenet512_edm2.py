@@ -13,7 +13,7 @@ Discriminator Guidance of the plain network (Kim et al. 2023), which has no publ
 of latents, trained here from scratch.
 
 Weights: EDM2 (CC BY-NC-SA 4.0), Stable Diffusion's VAE (MIT), Inception of StyleGAN3.
-Data: ImageNet 2012, image-net.org, for research.
+Data: EDM2's statistics of the training set; with --discriminator ImageNet 2012, image-net.org, for research.
 Budget of the papers: none for training. Yours: `plan --device h100`.
 """
 
@@ -44,7 +44,7 @@ GUIDED = {
 def workflow(
     size: Annotated[Literal["s", "xxl"], "of EDM2"] = "s",
     data: Annotated[
-        str, "training images: 1,000 class folders, ILSVRC2012_img_train.tar, or Parquet files"
+        str, "images for --discriminator: 1,000 class folders, ILSVRC2012_img_train.tar, or Parquet files"
     ] = "data/imagenet/train",
     samples: dg.options.Samples = 50_000,
     discriminator: Annotated[
@@ -64,13 +64,7 @@ def workflow(
     ] = "counter",
     seeds: dg.options.Seeds = (0,),
     precision: dg.options.Precision = "tf32",
-    statistics: Annotated[
-        str | None, "an .npz with mu and sigma of the training images; by default these are measured here"
-    ] = None,
 ) -> dg.Evaluate:
-    images = dg.ImportImages(
-        source=data, num_images=1_281_167, num_classes=1000, image_size=512, preparation="adm-center-crop"
-    )
     vae = dg.official("edm2-vae")
     generate = partial(dg.Generate, sampler=dg.Heun(steps=steps), precision=precision)
     edm2 = dg.official(PLAIN[size])
@@ -79,6 +73,9 @@ def workflow(
         terms = dg.network_guidance(f"edm2-img512-{row}", dg.official(second))
         systems[name] = partial(generate, score=dg.official(network), guidance=terms)
     if discriminator:
+        images = dg.ImportImages(
+            source=data, num_images=1_281_167, num_classes=1000, image_size=512, preparation="adm-center-crop"
+        )
         training = dg.TrainDiscriminator(
             real=dg.Encode(images=images[:reals], vae=vae).all(),
             fake=systems["EDM2"](seed=1_000_000)[:fakes],
@@ -101,15 +98,8 @@ def workflow(
         )
         for name, system in systems.items()
     }
-    known = None if statistics is None else dg.PublishedStatistics(source=statistics, image_size=512).result()
-    return dg.Evaluate(
-        arms=arms,
-        reference=images.all() if known is None else None,
-        statistics=known,
-        features=dg.official("inception-2015-12-05"),
-        protocol="edm",
-        beside=(dg.Cost(arms=arms).result(),),
-    )
+    beside = (dg.Cost(arms=arms).result(),)
+    return dg.Evaluate(arms=arms, against=dg.reference("fid-imagenet-512"), beside=beside)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from dgflow.engine.execute import execute, result_of
 from dgflow.metrics.protocols import METRICS, Distances
 from dgflow.metrics.result import MetricResult, difference, read_result
 from dgflow.networks.catalogue import CATALOGUE
+from dgflow.networks.published import STATISTICS_FORMATS
 from dgflow.report.metrics_table import metrics_table
 from dgflow.runtime.placement import Placement
 from dgflow.runtime.progress import Progress
@@ -119,7 +120,7 @@ def metrics(
     # What can be wrong is found before the first image goes through the network, as far as it can be.
     before = None if against is None else _earlier(against)
     url = root_url(root, "runs/metrics")
-    if (published := CATALOGUE.get(reference)) is not None and published.format == "npz":
+    if (published := CATALOGUE.get(reference)) is not None and published.format in STATISTICS_FORMATS:
         reference = str(fetch(open_root(url), published).path)
     target = comparison(
         samples,

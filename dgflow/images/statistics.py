@@ -1,5 +1,6 @@
 """Means and covariances of features, as references for FID and sFID are published: an npz with `mu` and
-`sigma`, and `mu_s` and `sigma_s`. Images beside them are not loaded."""
+`sigma`, and `mu_s` and `sigma_s`, or EDM2's pickle of a dict with `mu` and `sigma` under "fid". Images beside
+them are not loaded, and nothing in a pickle is run."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from dgflow.files.locations import locate
 from dgflow.files.npz import NpzFile
+from dgflow.files.pickled_arrays import PickledArrays
 from dgflow.images.covariance import covariance_fault
 from dgflow.images.npz import IMAGE_NAMES
 from dgflow.store.shards import rows_sha256
@@ -30,31 +32,33 @@ class Statistics:
 
 
 def has_statistics(source: str) -> bool:
-    """True for an npz with any of the moments. Raises as `locate`; ValueError for an .npz that is none."""
-    return any(name in npz_names(source) for pair in _PAIRS for name in pair)
+    """True for a file with any of the moments. Raises as `locate`; ValueError for an .npz or .pkl that is
+    none."""
+    return any(name in array_names(source) for pair in _PAIRS for name in pair)
 
 
 def has_images(source: str) -> bool:
-    """False for an npz without images; True for every other source, of which `open_images` tells more.
+    """False for an npz without images, and for statistics in a pickle; True for every other source, of which
+    `open_images` tells more.
 
     Raises as `has_statistics`.
     """
-    names = npz_names(source)
+    names = array_names(source)
     return not names or any(name in names for name in IMAGE_NAMES)
 
 
 def read_statistics(source: str) -> Statistics | None:
-    """The moments in an npz at a path or `s3://` url; None where the source holds none.
+    """The moments in an .npz or .pkl at a path or `s3://` url; None where the source holds none.
 
     Raises:
         ValueError: one of a pair without the other, shapes that do not fit, values that are not finite or
             have fewer bits than float32 (which moves a FID by less than 1e-4), or a matrix that is no
             covariance.
     """
-    if not has_statistics(source):
+    file = _opened(source)
+    if file is None or not has_statistics(source):
         return None
-    npz = NpzFile(source, locate(source))
-    names = npz.names
+    names = file.names
     arrays: dict[str, np.ndarray] = {}
     for mean, covariance in _PAIRS:
         if (mean in names) != (covariance in names) or (mean == "mu" and mean not in names):
@@ -62,13 +66,13 @@ def read_statistics(source: str) -> Statistics | None:
                 f"expected {mean} and {covariance} together in {source}, found the arrays {sorted(names)}"
             )
         if mean in names:
-            width, shape = npz.header(mean).shape, npz.header(covariance).shape
+            width, shape = file.header(mean).shape, file.header(covariance).shape
             if len(width) != 1 or not width[0] or shape != width * 2:
                 raise ValueError(
                     f"expected {mean} of shape (D,) and {covariance} of shape (D, D) in {source}, found "
                     f"{width} and {shape}"
                 )
-            arrays |= {name: _finite(npz.array(name), f"{name} of {source}") for name in (mean, covariance)}
+            arrays |= {name: _finite(file.array(name), f"{name} of {source}") for name in (mean, covariance)}
             if fault := covariance_fault(arrays[covariance]):
                 raise ValueError(
                     f"expected in {covariance} of {source} a covariance, found a matrix that {fault}; "
@@ -78,14 +82,22 @@ def read_statistics(source: str) -> Statistics | None:
     return Statistics(source, rows_sha256(arrays), *moments)
 
 
-def npz_names(source: str) -> list[str]:
-    """The names of the arrays in an npz, [] for every other source. Raises as `has_statistics`."""
-    if not source.lower().endswith(".npz"):
-        return []
+def array_names(source: str) -> list[str]:
+    """The names of the arrays in an .npz, or in a .pkl under "fid"; [] for every other source. Raises as
+    `has_statistics`."""
+    file = _opened(source)
+    return [] if file is None else file.names
+
+
+def _opened(source: str) -> NpzFile | PickledArrays | None:
+    """The file by the end of its name; None for a source that is neither an .npz nor a .pkl."""
+    ending = source.lower().rpartition(".")[2]
+    if ending not in ("npz", "pkl"):
+        return None
     location = locate(source)
     if location.kind() != "file":
-        raise ValueError(f"expected an npz at {source}, found no file there; correct the path")
-    return NpzFile(source, location).names
+        raise ValueError(f"expected an {ending} at {source}, found no file there; correct the path")
+    return NpzFile(source, location) if ending == "npz" else PickledArrays(source, location, "fid")
 
 
 def _finite(values: np.ndarray, where: str) -> np.ndarray:

@@ -10,6 +10,8 @@ from dgflow.specs.network import NetworkSpec
 from dgflow.weights.entry import CatalogueFile
 
 NONE_STATED = "none stated"
+STATISTICS_FORMATS = ("npz", "statistics_pickle")
+"""Formats of references."""
 
 
 class Published(NamedTuple):
@@ -28,7 +30,7 @@ class PublishedFile(CatalogueFile):
     """A file of the catalogue.
 
     Attributes:
-        format: one of the formats of its network; "npz" of references.
+        format: one of the formats of its network, or of STATISTICS_FORMATS.
         network: the networks in the file by part, "" for the only one; {} for a reference.
         image_size: side in pixels of the images, or of the latents, that it is for.
         published_fid: FID-50k of the samples without a discriminator, as published; None where not published

@@ -8,6 +8,7 @@ where a person puts files that no program can download: `weights/NAME/FILE`.
 from __future__ import annotations
 
 import io
+import pickle
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -36,7 +37,7 @@ class Reference(Spec):
     pictures: Pictures | None = None
 
     def file(self) -> bytes:
-        """The `.npz`: `mu`, `sigma` of full rank, the same of sFID's features, and `arr_0`."""
+        """`mu`, `sigma` of full rank, the same of sFID's features, and `arr_0`: `.npz` or EDM2's pickle."""
         random = np.random.default_rng(0)
         arrays: dict[str, np.ndarray] = {}
         for suffix, width in WIDTHS.items() if self.spatial else [("", WIDTHS[""])]:
@@ -45,6 +46,8 @@ class Reference(Spec):
             arrays[f"sigma{suffix}"] = np.diag(random.uniform(0.5, 1.5, width)) + 0.1 * factors @ factors.T
         if self.pictures is not None:
             arrays["arr_0"] = np.stack(list(self.pictures.pixels()))
+        if self.key.endswith(".pkl"):
+            return pickle.dumps({"fid": arrays}, protocol=4)
         file = io.BytesIO()
         np.savez(file, **arrays)  # type: ignore[arg-type]
         return file.getvalue()

@@ -1,8 +1,12 @@
 """Reference moments: read as float64, with a digest of the numbers alone, and whatever else the file holds is
 left alone."""
 
+import pickle
+from pathlib import Path
+
 import numpy as np
 import pytest
+from weights.traps import Trap
 
 from dgflow.images.statistics import has_images, has_statistics, read_statistics
 
@@ -26,6 +30,42 @@ def test_both_pairs_are_read_without_the_images_beside_them(tmp_path):
     ]:
         assert array.dtype == np.float64 and (array == expected).all()
     assert has_statistics(str(tmp_path / "a.npz")) and has_images(str(tmp_path / "a.npz"))
+
+
+@pytest.mark.parametrize("protocol", [4, 5])
+def test_edm2_s_pickle_gives_the_moments_of_fid_and_no_others(tmp_path, protocol):
+    (mu, sigma), (other, _) = moments(8), moments(5, 1)
+    content = {"fid": {"mu": mu, "sigma": np.asfortranarray(sigma)}, "num_images": np.int64(50)}
+    content |= {"fd_dinov2": {"mu": other, "sigma": np.eye(5)}}
+    (tmp_path / "img8.pkl").write_bytes(pickle.dumps(content, protocol=protocol))
+    np.savez(tmp_path / "a.npz", mu=mu, sigma=sigma)
+    found, same = (read_statistics(str(tmp_path / name)) for name in ("img8.pkl", "a.npz"))
+    assert found is not None and same is not None and found.digest == same.digest
+    assert (found.mu == mu).all() and (found.sigma == sigma).all() and found.mu_s is None
+    assert has_statistics(str(tmp_path / "img8.pkl")) and not has_images(str(tmp_path / "img8.pkl"))
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (
+            pickle.dumps({"fid": {"mu": Trap(Path("executed"))}}),
+            r"refused, .*`posix\.system`.*nothing was run",
+        ),
+        (pickle.dumps({"fd_dinov2": {}}), "arrays under 'fid', found another file or a damaged one"),
+        (pickle.dumps({"fid": {"mu": np.zeros(3)}})[:-20], "another file or a damaged one"),
+        (pickle.dumps({"fid": {"mu": np.array(["a", "b"])}}), "another file or a damaged one"),
+        (pickle.dumps({"fid": [1.0]}), "another file or a damaged one .*expected a dict, found list"),
+        (b"no pickle", "another file or a damaged one"),
+    ],
+    ids=["code", "no fid", "cut short", "texts", "list", "text"],
+)
+def test_another_pickle_is_refused_and_nothing_in_it_is_run(tmp_path, monkeypatch, content, says):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.pkl").write_bytes(content)
+    with pytest.raises(ValueError, match=says):
+        read_statistics(str(tmp_path / "a.pkl"))
+    assert not (tmp_path / "executed").exists()
 
 
 def test_the_digest_depends_on_the_numbers_and_on_nothing_else(tmp_path):

@@ -3,6 +3,7 @@ refused for other sizes."""
 
 import io
 import itertools
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,9 @@ from dgflow.metrics.frechet import Moments, frechet_distance
 from dgflow.report.metrics_table import metrics_table
 from dgflow.report.page import render
 from dgflow.report.summary import notes, summarise, table
+from dgflow.specs.bound import Bound
 from dgflow.specs.graph import graph
+from dgflow.specs.step import here
 from dgflow.steps.judging.measure import Measure
 from dgflow.steps.sources.image_set import StatisticsFile
 from dgflow.store.memory import MemoryStore
@@ -272,11 +275,20 @@ def test_sfid_is_refused_against_statistics_that_have_none_of_it():
         Measure(samples=SAMPLES, features=INCEPTION, protocol="edm", metrics=("sfid",), statistics=without)
 
 
+def test_edm2_s_pickle_is_read_when_it_is_fetched_and_again_where_it_is_kept(tmp_path):
+    arrays = {"mu": np.arange(3.0), "sigma": np.diag([1.0, 2.0, 3.0])}
+    (tmp_path / "img2.pkl").write_bytes(pickle.dumps({"fid": arrays, "fd_dinov2": {}}, protocol=4))
+    step, store = statistics(str(tmp_path / "img2.pkl"), spatial=False), open_store(str(tmp_path / "root"))
+    for _ in range(2):
+        found = np.load(io.BytesIO(step.compute(Bound(), here, store)))
+        assert sorted(found.files) == ["mu", "sigma"] and (found["sigma"] == arrays["sigma"]).all()
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
         ("dit-xl-2-256", "found dit-xl-2-256, which holds a network"),
-        ("/stats.pkl", r"expected an \.npz .*found '/stats.pkl'"),
+        ("/stats.npy", r"expected an \.npz or \.pkl .*found '/stats.npy'"),
     ],
 )
 def test_a_source_that_holds_no_statistics_is_refused_when_it_is_named(source, message):

@@ -56,6 +56,18 @@ def _file(data: str, name: str, fid: float | None = None, note: str = "") -> Pub
     )
 
 
+def _reference(side: int) -> PublishedFile:
+    """Of Inception's features of the training set, and of DINOv2's, which are not read."""
+    return PublishedFile(
+        name=f"fid-imagenet-{side}",
+        file_name=f"img{side}.pkl",
+        source=f"https://nvlabs-fi-cdn.nvidia.com/edm2/dataset-refs/img{side}.pkl",
+        format="statistics_pickle",
+        image_size=side,
+        **_FROM,
+    )
+
+
 _PLAIN = "63 evaluations"
 _BY = "126 evaluations, guided by {} at weight {}"
 _DINO = "FD_DINOv2 {}, "
@@ -110,4 +122,6 @@ FILES = (
         page=stable_diffusion.MSE.page,
         image_size=512,
     ),
+    _reference(64),
+    _reference(512),
 )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from dgflow.images.statistics import has_images, has_statistics, npz_names
+from dgflow.images.statistics import array_names, has_images, has_statistics
 from dgflow.metrics.protocols import Distances, FrontEndName
 from dgflow.steps.judging.inception_weights import inception
 from dgflow.steps.judging.measure import Measure
@@ -76,7 +76,7 @@ def _population(
         if not has_images(source):
             raise ValueError(
                 f"expected in {source} images (an array arr_0, samples or image) or statistics (mu and "
-                f"sigma), found the arrays {sorted(npz_names(source))}; give them these names"
+                f"sigma), found the arrays {sorted(array_names(source))}; give them these names"
             )
         return read(source), None
     return (read(source) if has_images(source) else None), StatisticsFile.at(source)

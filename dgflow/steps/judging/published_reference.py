@@ -19,6 +19,7 @@ from pydantic import Field, field_validator
 from dgflow.metrics.protocols import FrontEndName
 from dgflow.networks.catalogue import CATALOGUE, catalogue_file
 from dgflow.networks.inception.spec import WIDTHS
+from dgflow.networks.published import STATISTICS_FORMATS
 from dgflow.specs.mistakes import did_you_mean
 from dgflow.specs.spec import SmokeRun
 from dgflow.specs.step import Result, ResultStep, Slice, Spread, Step, Weights
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 class PublishedStatistics(ResultStep):
     """`mu`, `sigma` and, where the file has them, `mu_s` and `sigma_s` of a published reference: an `.npz`
-    of float64. Images that the file holds beside them are not kept.
+    of float64. Images that the file holds beside them are not kept. Of EDM2's pickles, FID's are taken.
 
     Args:
         source: the name of a file in the catalogue, or a source as for `Pretrained`.
@@ -61,14 +62,16 @@ class PublishedStatistics(ResultStep):
         """Makes a path absolute, so that it names the same file from every folder; refuses urls that may hold
         a secret."""
         if source in CATALOGUE:
-            if CATALOGUE[source].format != "npz":
+            if CATALOGUE[source].format not in STATISTICS_FORMATS:
                 raise ValueError(
                     f"expected published statistics ({_names()}), found {source}, which holds a network"
                 )
             return source
         parsed = recordable(source)
-        if not parsed.file_name.lower().endswith(".npz"):
-            raise ValueError(f"expected an .npz with mu and sigma, or one of {_names()}, found {source!r}")
+        if not parsed.file_name.lower().endswith((".npz", ".pkl")):
+            raise ValueError(
+                f"expected an .npz or .pkl with mu and sigma, or one of {_names()}, found {source!r}"
+            )
         return parsed.text
 
     @property
@@ -119,7 +122,8 @@ class PublishedStatistics(ResultStep):
         if not isinstance(file, bytes):
             return self._moments_at(os.fspath(file))
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "statistics.npz")
+            name = self._file if isinstance(self._file, str) else self._file.file_name
+            path = Path(folder, f"statistics{Path(name).suffix.lower()}")
             path.write_bytes(file)
             try:
                 return self._moments_at(str(path))
@@ -162,6 +166,8 @@ _REFERENCES: dict[str, tuple[FrontEndName, str, int]] = {
     "adm-reference-imagenet-256": ("adm", "inception-2015-12-05-openai", 10_000),
     "fid-cifar10-32x32": ("edm", "inception-2015-12-05", 0),
     "fid-ffhq-64x64": ("edm", "inception-2015-12-05", 0),
+    "fid-imagenet-64": ("edm", "inception-2015-12-05", 0),
+    "fid-imagenet-512": ("edm", "inception-2015-12-05", 0),
 }
 
 
@@ -169,7 +175,8 @@ def reference(name: str, *, inception: str | None = None) -> PublishedReference:
     """A published reference by name: `Evaluate(arms=..., against=reference(name))`.
 
     Args:
-        name: adm-reference-imagenet-256, fid-cifar10-32x32 or fid-ffhq-64x64.
+        name: adm-reference-imagenet-256, fid-cifar10-32x32, fid-ffhq-64x64, fid-imagenet-64 or
+            fid-imagenet-512.
         inception: another file of the same network, by its name in the catalogue or its path; all are
             TensorFlow's weights of 2015-12-05.
 
