@@ -13,6 +13,8 @@ The system of digits.py, whose root it can share (--root runs/digits): nothing o
   epsilon scaling      the predicted noise divided by a constant
   Restart              noise up from 0.33 to 1.2 and down again, some times
   DG with Restart      both
+  DiffRS               steps rejected by the log-ratio, as often as its quantile over a pilot says
+  clean rejection      finished samples rejected by a discriminator of clean images
   particles            of several per sample, resampled on the way by changes of the log-ratio
   best of n            of n samples, the one with the largest log-ratio
   clean best of n      the same, by a discriminator of clean images
@@ -84,6 +86,12 @@ def workflow(
         interval = dg.RestartInterval(points=3, repeats=repeats, sigma_min=0.33, sigma_max=1.2)
         return {"sampler": dg.Restart(**dict(plain.sampler), restarts=(interval,))}
 
+    def rejected(discriminator: Any, quantile: float, **settings: Any) -> Fields:
+        pilot = plain.model_copy(update={"seed": training.fake.step.seed})[:500]
+        thresholds = dg.RejectionThresholds(samples=pilot, discriminator=discriminator, quantile=quantile)
+        settings |= {"thresholds": thresholds.result(), "budget": 3 * plain.sampler.nfe}
+        return {"selection": dg.Rejection(discriminator=discriminator, **settings)}
+
     def resampled(count: int) -> Fields:
         return {"selection": dg.Particles(discriminator=guide.discriminator, count=count)}
 
@@ -107,6 +115,8 @@ def workflow(
             "DG with Restart": dg.swept(
                 "weight", (1, 2), lambda w: restarting(2) | guided_by(guide.discriminator, w)
             ),
+            "DiffRS": dg.swept("quantile", (0.5, 0.75, 0.9), partial(rejected, guide.discriminator)),
+            "clean rejection": dg.swept("quantile", (0.5, 0.75), partial(rejected, clean, at="end")),
             "particles": dg.swept("count", (2, 4), resampled),
             "best of n": dg.swept("n", (2, 4), partial(best_of, guide.discriminator)),
             "clean best of n": dg.swept("n", (2, 4), partial(best_of, clean)),

@@ -28,7 +28,8 @@ class Cost(ResultStep):
     """The operations of arms, for `Evaluate(beside=(cost.result(),))`, counted as in `plan --device`.
 
     `training` is that of every network behind an arm that was trained here, with the samples that it was
-    trained on; of a training all epochs count, whichever is used. `sampling` is per image; where a selection
+    trained on, and of measurements behind it (`Gain`, `RejectionThresholds`); of a training all epochs count,
+    whichever is used. `sampling` is per image; where a selection
     decides how often the networks are asked, by the evaluations that the samples record. Both count
     convolutions and products of matrices (a multiplication and an addition are two operations), so that they
     depend on no machine, and not on what else it does. Networks that were trained elsewhere count nothing.
@@ -128,10 +129,11 @@ def _made(part: Slice) -> tuple[object, ...]:
 
 
 def _trained_on(part: Slice) -> Iterator[tuple[str, Step, list[int]]]:
-    """Every training behind `part`, and every step behind one, once: its variant, itself and its parts."""
+    """Every training and measurement behind `part`, and every step behind one, once: its variant, itself and
+    its parts."""
     found: dict[str, tuple[Step, set[int]]] = {}
-    for training in _trainings(part):
-        for behind in graph(training):
+    for prepared in (node.step for node in graph(part) if isinstance(node.step, TrainStep | ResultStep)):
+        for behind in graph(prepared):
             step, parts = found.setdefault(behind.step.variant, (behind.step, set()))
             parts |= set(behind.step.parts(behind.slices))
     for variant, (step, parts) in found.items():

@@ -149,6 +149,25 @@ def test_where_a_selection_decides_the_evaluations_are_those_that_the_samples_re
     assert found == pytest.approx([each / 1e9 for each in expected])
 
 
+def test_measurements_behind_an_arm_count_with_its_trainings():
+    training = tiny.discriminator(IMAGES)
+    step = tiny.fakes(IMAGES, seed=5)
+    pilot = dg.RejectionThresholds(samples=step[:10], discriminator=training.last())
+    rejection = dg.Rejection(discriminator=training.last(), thresholds=pilot.result())
+    arms = {
+        name: (step.model_copy(update={"selection": selection})[:2],)
+        for name, selection in (("counted", Counted(discriminator=training.last())), ("rejection", rejection))
+    }
+    recorded = {"score_evaluations": np.ones(2), "discriminator_evaluations": np.ones(2)}
+    reads: Any = SimpleNamespace(rows=lambda name, columns: recorded)
+    cost = dg.Cost(arms=arms)
+    found = cost.compared(cost.compute(reads, here, MemoryStore("cost")))
+    # As its plan says: 10 paths of 5 evaluations, with a log-ratio for each.
+    score, looked = flop(tiny.score(IMAGES), "forward"), flop(training, "forward")
+    more = found["rejection"]["training"]["mean"] - found["counted"]["training"]["mean"]
+    assert more == pytest.approx(10 * (5 * score + 5 * looked) / 1e12)
+
+
 def test_arms_without_samples_are_refused():
     with pytest.raises(ValueError, match="expected one or more arms with a slice of samples each"):
         dg.Cost(arms={"none": ()})
