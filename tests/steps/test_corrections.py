@@ -39,8 +39,8 @@ SCALED = dg.EpsilonScaling(factor=1.01)
 FLOWS = (dg.Heun(), dg.EDMAblation(), dg.RK45(), dg.DDIM(respacing="20"))
 
 
-def generate(*guidance: Any, **fields: Any) -> dg.Generate:
-    return dg.Generate(**{"score": OWN, "guidance": guidance, "shard_size": 8, "sampler": dg.Heun()} | fields)
+def generate(*terms: Any, **fields: Any) -> dg.Generate:
+    return dg.Generate(**{"score": OWN, "guidance": terms, "shard_size": 8, "sampler": dg.Heun()} | fields)
 
 
 def rows(step: Any, store: ObjectStore, count: int = 8) -> dict[str, np.ndarray]:
@@ -240,3 +240,25 @@ def test_a_network_for_other_noise_levels_is_refused_before_any_sample(folder):
     with pytest.raises(ValueError, match=r"down to 0\.00\d+ .* found one for 0\.02 to 100: narrow"):
         step.work(1)
     assert step.model_copy(update={"guidance": (away.model_copy(update={"sigma_min": 0.1}),)}).work(1)
+
+
+WINDOWED = AWAY.model_copy(update={"weight": 1.3, "sigma_min": 0.2, "sigma_max": 5.0})
+REFINED: dict[str, Any] = {"guidance": (SCALED, WINDOWED), "sampler": dg.Heun(steps=6)}
+THRESHOLDS = dg.RejectionThresholds(samples=generate(**REFINED)[:16], discriminator=RATIO, quantile=0.75)
+SELECTIONS = {
+    "rejection": dg.Rejection(discriminator=RATIO, thresholds=THRESHOLDS.result()),
+    "particles": dg.Particles(count=3, discriminator=RATIO),
+    "best of": dg.BestOf(count=3, discriminator=RATIO),
+}
+
+
+@pytest.mark.parametrize("selection", SELECTIONS.values(), ids=SELECTIONS)
+def test_what_selections_count_of_a_second_network_does_not_depend_on_batches(store, selection):
+    """Rows of one batch of a rejection stand at several levels, in the range and outside."""
+    step = generate(**REFINED, selection=selection, shard_size=24)
+    found, other = (rows(step.model_copy(update={"batch_size": size}), store, 24) for size in (24, 2))
+    for name in ("score_evaluations", "guide_evaluations"):
+        np.testing.assert_array_equal(found[name], other[name])
+    of_scaling, of_second = found["guide_evaluations"].T
+    np.testing.assert_array_equal(of_scaling, found["score_evaluations"])
+    assert ((of_second > 0) & (of_second < of_scaling)).all()
