@@ -44,6 +44,7 @@ def workflow(
     early_epoch: Annotated[int, "of the score network, the worse one that is guided away from"] = 5,
     own_epochs: Annotated[int, "passes of a copy of the score network over its own samples"] = 4,
     matching_epochs: Annotated[int, "passes of the discriminator whose gradient is matched"] = 8,
+    clean_epochs: Annotated[int, "passes of the discriminator of clean images"] = 12,
 ) -> dg.CompareRefinements:
     system = digits.workflow(samples=samples, seeds=seeds)
     plain: Any = system.arms["unguided"][0].step
@@ -62,7 +63,7 @@ def workflow(
         fake=training.fake,
         network=training.network,
         noise="none",
-        epochs=training.epochs,
+        epochs=clean_epochs,
         batch_size=training.batch_size,
     ).best()
 
