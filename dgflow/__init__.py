@@ -12,6 +12,7 @@ from dgflow.diffusion.correction_specs import EpsilonScaling, NetworkGuidance
 from dgflow.diffusion.guidance_settings import Boost, ClassifierFree, Switch
 from dgflow.diffusion.guidance_specs import ClassifierGuidance, DiscriminatorGuidance
 from dgflow.diffusion.mixture_specs import GaussianMixture
+from dgflow.diffusion.particle_presets import particle_filter
 from dgflow.diffusion.particle_specs import BestOf, Particles
 from dgflow.diffusion.presets import adm_gpp, dit_gpp, edm_gpp
 from dgflow.diffusion.restart_settings import RestartInterval
@@ -154,6 +155,7 @@ __all__ = [
     "network_guidance",
     "official",
     "options",
+    "particle_filter",
     "published_classifier",
     "reference",
     "restart",

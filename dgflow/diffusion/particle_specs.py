@@ -10,7 +10,8 @@ from pydantic import AfterValidator, Field
 
 from dgflow.diffusion.guidance_specs import Guidance
 from dgflow.diffusion.ranges import ROUNDING
-from dgflow.diffusion.sampler_specs import SamplerSpec
+from dgflow.diffusion.restart_specs import Restart
+from dgflow.diffusion.sampler_specs import EDMAblation, Heun, SamplerSpec
 from dgflow.diffusion.selection_specs import SelectionSpec
 from dgflow.specs.step import Weights
 
@@ -51,8 +52,8 @@ class BestOf(SelectionSpec):
         del inputs
         return best_of(run, start, stop, self.count)
 
-    def evaluations(self, nfe: float) -> tuple[float, float]:
-        return self.count * nfe, self.count
+    def evaluations(self, sampler: SamplerSpec) -> tuple[float, float]:
+        return self.count * sampler.nfe, self.count
 
     def check(self, where: str, sampler: SamplerSpec, score: Weights, guidance: tuple[Guidance, ...]) -> None:
         del score, guidance
@@ -109,18 +110,13 @@ class Particles(SelectionSpec):
     def positions(self, levels: Sequence[float]) -> frozenset[int]:
         """The positions of a path of these noise levels before whose moves weights are looked at.
 
-        Raises ValueError for a level outside them, and for a path without a restart where one is asked for.
+        Raises ValueError for a level outside them.
         """
         moves = range(len(levels) - 1)
         if self.at == "always":
             return frozenset(moves[1:])
         if self.at == "restarts":
-            found = frozenset(move for move in moves if levels[move + 1] == levels[move])
-            if not found:
-                raise ValueError(
-                    'at: expected a sampler that restarts with "restarts", found one that does not'
-                )
-            return found
+            return frozenset(move for move in moves if levels[move + 1] == levels[move])
         low, high = levels[-2] * (1 - ROUNDING), levels[0] * (1 + ROUNDING)
         if outside := [level for level in self.at if not low <= level <= high]:
             raise ValueError(
@@ -131,9 +127,16 @@ class Particles(SelectionSpec):
             min(moves, key=lambda move: abs(math.log(levels[move] / level))) for level in self.at
         )
 
-    def evaluations(self, nfe: float) -> tuple[float, float]:
-        looks = nfe / 2 if isinstance(self.at, str) else len(self.at)
-        return self.count * nfe, self.count * (1 + looks)
+    def evaluations(self, sampler: SamplerSpec) -> tuple[float, float]:
+        return self.count * sampler.nfe, self.count * (1 + self._looks(sampler))
+
+    def _looks(self, sampler: SamplerSpec) -> int:
+        """The number of times that weights are looked at before the end."""
+        if isinstance(self.at, tuple):
+            return len(self.at)
+        again = _repeats(sampler)
+        steps = sampler.steps if isinstance(sampler, Heun | EDMAblation) else sampler.nfe
+        return again if self.at == "restarts" else steps - 1 + again
 
     def check(self, where: str, sampler: SamplerSpec, score: Weights, guidance: tuple[Guidance, ...]) -> None:
         del score, guidance
@@ -142,6 +145,12 @@ class Particles(SelectionSpec):
                 f"{where}: expected a sampler whose steps are fixed beforehand, so that particles stand at "
                 f"one noise level, found {type(sampler).__name__}: take Heun, or select with BestOf"
             )
+        if self.at == "restarts" and not _repeats(sampler):
+            raise ValueError(
+                f'{where}.at: expected a sampler with restarts for "restarts", found '
+                f"{type(sampler).__name__} without any: take Restart(restarts=...), or look at weights "
+                '"always" or at noise levels'
+            )
 
     @property
     def title(self) -> str:
@@ -149,3 +158,8 @@ class Particles(SelectionSpec):
 
     def toy(self) -> Self:
         return self.model_copy(update={"count": 2})
+
+
+def _repeats(sampler: SamplerSpec) -> int:
+    """The number of times that a sampler restarts."""
+    return sum(each.repeats for each in sampler.restarts) if isinstance(sampler, Restart) else 0

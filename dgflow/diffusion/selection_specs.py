@@ -42,9 +42,9 @@ class SelectionSpec(Spec, ABC):
         """
 
     @abstractmethod
-    def evaluations(self, nfe: float) -> tuple[float, float]:
-        """Evaluations per sample: (of the score network, about; of `discriminator`, forward), where the
-        sampler takes `nfe` for one sample."""
+    def evaluations(self, sampler: SamplerSpec) -> tuple[float, float]:
+        """About how many evaluations a sample takes, as far as can be known: (of the score network, of
+        `discriminator`, forward)."""
 
     def check(self, where: str, sampler: SamplerSpec, score: Weights, guidance: tuple[Guidance, ...]) -> None:
         """Raise ValueError, naming the field, for a sampler, score network or guidance that it cannot select

@@ -153,7 +153,7 @@ class Sampling(SampleStep):
 
     def network_evaluations(self, rows: int) -> int:
         # Of the score network; the guides' come on top.
-        nfe = self.sampler.nfe if self.selection is None else self.selection.evaluations(self.sampler.nfe)[0]
+        nfe = self.sampler.nfe if self.selection is None else self.selection.evaluations(self.sampler)[0]
         return round(rows * nfe * times_asked(self.guidance))
 
     def evaluations(self, guides: Sequence[GuideTerm]) -> tuple[float, list[float]]:
@@ -164,7 +164,7 @@ class Sampling(SampleStep):
         own, times = self.evaluations(list(self.guides.values()))
         looks = 0.0
         if self.selection is not None:
-            drawn, looks = self.selection.evaluations(own)
+            drawn, looks = self.selection.evaluations(self.sampler)
             own, times = drawn, [each * drawn / own for each in times]
         return self.work_of(amount * own, [amount * each for each in times], amount * looks)
 

@@ -12,6 +12,7 @@ from steps.identities import DISC, SCORE
 from steps.test_clean_discriminator import CLEAN
 
 import dgflow as dg
+from dgflow.diffusion.heun import edm_sigmas
 from dgflow.engine.plan import plan
 from dgflow.specs.step import MeasuredColumns
 from dgflow.store.memory import MemoryStore
@@ -24,11 +25,11 @@ def spec(mixture: Mixture) -> dg.GaussianMixture:
 
 SCORE_OF_MODEL = dg.ClosedForm(network=dg.MixtureScore(mixture=spec(MODEL))).weights()
 RATIO = dg.ClosedForm(network=dg.MixtureRatio(real=spec(REAL), model=spec(MODEL))).weights()
-SAMPLER = dg.Heun(steps=12, sigma_min=0.02, sigma_max=20.0)
+SAMPLER = dg.Heun(steps=9, sigma_min=0.02, sigma_max=20.0)
 
 
 def generate(selection: Any = None, **fields: Any) -> dg.Generate:
-    options: dict[str, Any] = {"score": SCORE_OF_MODEL, "sampler": SAMPLER, "shard_size": 300, "seed": 3}
+    options: dict[str, Any] = {"score": SCORE_OF_MODEL, "sampler": SAMPLER, "shard_size": 200, "seed": 3}
     return dg.Generate(selection=selection, **options | fields)
 
 
@@ -45,17 +46,20 @@ def store() -> MemoryStore:
     return MemoryStore("particles")
 
 
-def left(step: dg.Generate, store: ObjectStore) -> float:
-    """The share of 300 samples in the mode on the left, 0.25 of REAL and 0.6 of MODEL."""
-    return float((rows(step, store, 0, 300)["latent"][:, 0, 0, 0] < 0).mean())
+def left(columns: dict[str, np.ndarray]) -> float:
+    """The share of samples in the mode on the left, 0.25 of REAL and 0.6 of MODEL."""
+    return float((columns["latent"][:, 0, 0, 0] < 0).mean())
+
+
+ERROR = 4 * (0.25 * 0.75 / 200) ** 0.5
 
 
 def test_resampled_samples_move_from_the_model_s_law_to_the_data_s(store):
-    """The modes are drawn at high noise levels: 16 particles put them right, to within their own number."""
-    error = (0.25 * 0.75 / 300) ** 0.5
-    assert left(generate(), store) == pytest.approx(0.6, abs=4 * error)
-    assert left(generate(particles(count=16)), store) == pytest.approx(0.25, abs=4 * error)
-    assert left(generate(particles(count=16, keep="best")), store) < 0.25
+    by_weight, best = particles(count=8), particles(count=8, keep="best")
+    shares = [left(rows(generate(each), store, 0, 200)) for each in (None, by_weight, best)]
+    assert shares[0] == pytest.approx(0.6, abs=ERROR)
+    assert shares[1] == pytest.approx(0.25, abs=ERROR)
+    assert shares[2] < shares[1]
 
 
 def test_samples_do_not_depend_on_shards_and_batches(store):
@@ -74,23 +78,41 @@ def test_without_a_reason_to_resample_the_best_of_them_is_best_of_n(store):
         np.testing.assert_array_equal(values, expected[name])
 
 
+def test_particles_are_resampled_at_restarts(store):
+    again = dg.RestartInterval(points=3, repeats=4, sigma_min=5.0, sigma_max=15.0)
+    restart = dg.Restart(**dict(SAMPLER), restarts=(again,))
+    columns = rows(generate(particles(count=8, at="restarts"), sampler=restart), store, 0, 200)
+    assert left(columns) == pytest.approx(0.25, abs=ERROR)
+    assert set(columns["discriminator_evaluations"]) == {8 * 5}
+    assert set(columns["score_evaluations"]) == {8 * restart.nfe}
+
+
 def test_every_sample_records_the_evaluations_of_all_its_particles(store):
     guidance = (dg.EpsilonScaling(factor=1.01),)
     columns = rows(generate(particles(count=3, at=(10.0, 1.0)), guidance=guidance, batch_size=10), store)
     assert isinstance(columns, MeasuredColumns) and columns.metrics["utilisation"] == 0.8  # 24 in 3 of 10
-    assert columns["score_evaluations"].tolist() == [3 * 23] * 8
-    assert columns["guide_evaluations"].tolist() == [[3 * 23]] * 8
+    assert columns["score_evaluations"].tolist() == [3 * 17] * 8
+    assert columns["guide_evaluations"].tolist() == [[3 * 17]] * 8
     assert columns["discriminator_evaluations"].tolist() == [3 * 3] * 8
     always = rows(generate(particles(count=3)), store)
-    assert always["discriminator_evaluations"].tolist() == [3 * 12] * 8
+    assert always["discriminator_evaluations"].tolist() == [3 * 9] * 8
 
 
 def test_the_plan_counts_all_of_them(store):
     (state,) = plan(generate(particles(at=(10.0, 1.0)), shard_size=8)[:8], store)[-1:]
     assert [(work.network.name, work.use, work.times) for work in state.work] == [
-        (SCORE_OF_MODEL.name, "forward", 8 * 4 * 23),
+        (SCORE_OF_MODEL.name, "forward", 8 * 4 * 17),
         (RATIO.name, "forward", 8 * 4 * 3),
     ]
+    again = dg.RestartInterval(points=3, repeats=4, sigma_min=0.5, sigma_max=2.0)
+    restart = dg.Restart(**dict(SAMPLER), restarts=(again,))
+    for at, sampler, looks in (
+        ("always", SAMPLER, 8),
+        ("restarts", restart, 4),
+        ("always", restart, 12),
+        ("always", dg.DDPM(respacing="20"), 19),
+    ):
+        assert particles(at=at).evaluations(sampler) == (4 * sampler.nfe, 4 * (1 + looks))
     assert generate(particles()).title == "generate seed 3, resampled among 4 particles"
 
 
@@ -108,6 +130,10 @@ def test_the_plan_counts_all_of_them(store):
             "selection.discriminator: expected a network of noisy samples",
         ),
         (lambda: particles(at=(-1.0,)), "at"),
+        (
+            lambda: generate(particles(at="restarts"), sampler=dg.Restart()),
+            "selection.at: expected a sampler with restarts.*found Restart without any",
+        ),
     ],
 )
 def test_mistakes_say_what_was_expected(build, says):
@@ -116,16 +142,9 @@ def test_mistakes_say_what_was_expected(build, says):
     assert dg.Generate(score=SCORE.last(), selection=dg.Particles(discriminator=DISC.last()))
 
 
-@pytest.mark.parametrize(
-    ("at", "says"),
-    [
-        ((50.0, 1.0), "at: expected noise levels from 0.02 to 20.*found 50"),
-        ("restarts", "at: expected.*restarts"),
-    ],
-)
-def test_what_the_sampler_s_steps_do_not_have_is_refused(store, at, says):
-    with pytest.raises(ValueError, match=says):
-        rows(generate(particles(at=at)), store)
+def test_a_level_that_the_sampler_does_not_pass_is_refused(store):
+    with pytest.raises(ValueError, match="at: expected noise levels from 0.02 to 20.*found 50"):
+        rows(generate(particles(at=(50.0, 1.0))), store)
 
 
 def test_weights_are_looked_at_in_the_steps_that_begin_nearest_to_the_levels():
@@ -133,3 +152,14 @@ def test_weights_are_looked_at_in_the_steps_that_begin_nearest_to_the_levels():
     assert particles(at=(3.0, 0.9, 0.1)).positions(levels) == {1, 2}
     assert particles().positions(levels) == {1, 2}
     assert particles(at="restarts").positions((10.0, 1.0, 1.0, 1.0, 0.0)) == {1, 2}
+
+
+def test_published_settings_resample_before_the_published_steps():
+    for row, steps in (("imagenet64", {31, 35, 39, 43, 47, 51}), ("ffhq64", {15, 19, 23, 27})):
+        sampler, selection = dg.particle_filter(row, DISC.last())
+        assert dg.Generate(score=SCORE.last(), sampler=sampler, selection=selection)
+        assert selection.positions(edm_sigmas(sampler.steps)) == steps
+    sampler, selection = dg.particle_filter("imagenet64-restart", DISC.last())
+    assert selection.evaluations(sampler) == (4 * 99, 4 * 12)
+    with pytest.raises(ValueError, match="expected one of the published rows"):
+        dg.particle_filter("cifar10", DISC.last())

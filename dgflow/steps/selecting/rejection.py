@@ -129,8 +129,9 @@ class Rejection(SelectionSpec):
     def title(self) -> str:
         return "by rejection" + " of finished samples" * (self.at == "end")
 
-    def evaluations(self, nfe: float) -> tuple[float, float]:
-        return PASSES * nfe, PASSES if self.at == "end" else PASSES * nfe / 2
+    def evaluations(self, sampler: SamplerSpec) -> tuple[float, float]:
+        nfe = PASSES * sampler.nfe
+        return nfe, PASSES if self.at == "end" else nfe / 2
 
     def select(self, run: Run, start: int, stop: int, inputs: Bound) -> Selected:
         from dgflow.diffusion.selection.chains import Chains
