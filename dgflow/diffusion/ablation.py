@@ -16,10 +16,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from dgflow.diffusion.adviser import Adviser
 from dgflow.diffusion.churn import Churn
-from dgflow.diffusion.guidance import Guide, LogRatios, Point, boosts_of, first_of, guide, guided, latest
+from dgflow.diffusion.guidance import Bounds, Guide, LogRatios, boosts_of, guided
 from dgflow.diffusion.heun import edm_sigmas
-from dgflow.diffusion.paths import Rows
+from dgflow.diffusion.paths import Levels, Path, Rows, State, walk
 from dgflow.diffusion.ranges import EPSILON_S, Discretization, default_range
 from dgflow.diffusion.samplers import Denoiser, Noise, RoundSigma, Sample, noised, rounded
 from dgflow.diffusion.times import per_sample
@@ -84,7 +85,6 @@ def vp_betas(sigma_min: float, sigma_max: float, epsilon_s: float = EPSILON_S) -
     return beta_d, top - 0.5 * beta_d
 
 
-@torch.no_grad()
 def ablation(
     denoiser: Denoiser,
     latents: Tensor,
@@ -122,80 +122,182 @@ def ablation(
     Raises ValueError for unknown choices, levels that do not fall to 0 after rounding, and churn without
     `churn_noise`.
     """
-    levels = rounded([float(sigma) for sigma in sigmas], round_sigma, latents.device)
-    if (
-        len(levels) < 2
-        or not all(a > b for a, b in pairwise(levels))
-        or levels[-1] != 0.0
-        or not math.isfinite(levels[0])
-    ):
-        raise ValueError(
-            f"expected falling, finite noise levels with a last one of 0, found {levels} (rounded to those "
-            "of the network)"
+    path = AblationPath.of(
+        denoiser,
+        sigmas,
+        latents.device,
+        schedule=schedule,
+        scaling=scaling,
+        solver=solver,
+        alpha=alpha,
+        vp_range=vp_range,
+        epsilon_s=epsilon_s,
+        round_sigma=round_sigma,
+        guidance=guidance,
+        churn_steps=churn_steps,
+        S_churn=S_churn,
+        S_min=S_min,
+        S_max=S_max,
+        S_noise=S_noise,
+    )
+    path.churn.check(churn_noise)
+    return walk(path, latents, images=images, class_labels=class_labels, noise=churn_noise)
+
+
+@dataclass(frozen=True)
+class AblationPath(Path):
+    """The steps of `ablation`, each a move; churn takes one draw.
+
+    Args:
+        levels: falling noise levels, as the network knows them, the last one 0.
+        time: the time of the ODE.
+        times: of every level.
+        alpha: see `ablation`; None for Euler's method.
+    """
+
+    denoiser: Denoiser
+    levels: Sequence[float]
+    guidance: Sequence[Guide]
+    churn: Churn
+    time: _Time
+    times: Sequence[float]
+    vp_scaled: bool
+    alpha: float | None
+
+    @classmethod
+    def of(
+        cls,
+        denoiser: Denoiser,
+        sigmas: Sequence[float],
+        device: torch.device,
+        *,
+        schedule: Literal["vp", "ve", "linear"] = "linear",
+        scaling: Literal["vp", "none"] = "none",
+        solver: Literal["euler", "heun"] = "heun",
+        alpha: float = 1.0,
+        vp_range: tuple[float, float] | None = None,
+        epsilon_s: float = EPSILON_S,
+        round_sigma: RoundSigma | None = None,
+        guidance: Sequence[Guide] = (),
+        churn_steps: int | None = None,
+        S_churn: float = 0.0,
+        S_min: float = 0.0,
+        S_max: float = math.inf,
+        S_noise: float = 1.0,
+    ) -> AblationPath:
+        """The path of these settings, which are those of `ablation`."""
+        levels = rounded([float(sigma) for sigma in sigmas], round_sigma, device)
+        falling = len(levels) > 1 and all(a > b for a, b in pairwise(levels))
+        if not falling or levels[-1] != 0.0 or not math.isfinite(levels[0]):
+            raise ValueError(
+                f"expected falling, finite noise levels with a last one of 0, found {levels} (rounded to "
+                "those of the network)"
+            )
+        if not 0.0 < alpha <= 1.0:
+            raise ValueError(f"expected 0 < alpha <= 1, found {alpha}")
+        time = _time(schedule, *vp_betas(*(vp_range or (levels[-2], levels[0])), epsilon_s))
+        inverse = (float(time.inverse(torch.tensor(level, dtype=torch.float64))) for level in levels[:-1])
+        options: dict[str, Any] = {"S_churn": S_churn, "S_min": S_min, "S_max": S_max, "S_noise": S_noise}
+        return cls(
+            denoiser,
+            levels,
+            guidance,
+            Churn(levels, boosts_of(guidance), round_sigma, device, steps=churn_steps, **options),
+            time,
+            (*inverse, 0.0),
+            _known("scaling", scaling, ("vp", "none")) == "vp",
+            alpha if _known("solver", solver, ("euler", "heun")) == "heun" else None,
         )
-    if not 0.0 < alpha <= 1.0:
-        raise ValueError(f"expected 0 < alpha <= 1, found {alpha}")
-    time = _time(schedule, *vp_betas(*(vp_range or (levels[-2], levels[0])), epsilon_s))
-    vp_scaled = _known("scaling", scaling, ("vp", "none")) == "vp"
-    second_order = _known("solver", solver, ("euler", "heun")) == "heun"
-    options: dict[str, Any] = {"S_churn": S_churn, "S_min": S_min, "S_max": S_max, "S_noise": S_noise}
-    boosts, device = boosts_of(guidance), latents.device
-    churn = Churn(levels, boosts, round_sigma, device, steps=churn_steps, **options)
-    churn.check(churn_noise)
 
-    ones = torch.ones(len(latents), dtype=torch.float64, device=latents.device)
-    times = [*(float(time.inverse(torch.tensor(level, dtype=torch.float64))) for level in levels[:-1]), 0.0]
-    previous: LogRatios = [None] * len(guidance)  # of the step before; None if a term was not evaluated
-    last: LogRatios = [None] * len(guidance)  # each sample's last log-ratio inside the window
-    nfe = guidance_nfe = 0
+    @property
+    def entries(self) -> int:
+        return len(self.guidance)
 
-    def scale(sigma: Tensor) -> Tensor:
-        return (1.0 + sigma.square()).rsqrt() if vp_scaled else torch.ones_like(sigma)
+    @property
+    def draws(self) -> Sequence[int]:
+        return [1] * (len(self.levels) - 1)
 
-    def slope(
-        x: Tensor, t: Tensor, bounds: tuple[float, float], step: int, order: int
+    @property
+    def evaluations(self) -> Sequence[int]:
+        return [2 if level > 0.0 and self.alpha is not None else 1 for level in self.levels[1:]]
+
+    def begin(self, latents: Tensor, images: Tensor | None = None) -> State:
+        level = self.levels[0]
+        scale = self.scale_at(torch.full((len(latents),), level, dtype=torch.float64, device=latents.device))
+        x = noised(latents, level * scale, None if images is None else per_sample(scale, images) * images)
+        return State.fresh(x, self.entries, scale)
+
+    @torch.no_grad()
+    def move(
+        self,
+        state: State,
+        at: Sequence[int],
+        class_labels: Tensor | None,
+        noise: Noise | None,
+        spread: Sequence[bool] | None = None,
+    ) -> State:
+        rows = Rows(at, state.scaled.device)
+        here, end = rows.levels(self.levels), rows.levels(self.levels, 1)
+        scale, bounds = self.scale_at(here.sigma), here.rows
+        x, t = state.times(scale), rows.of(self.times)
+        raised = None if noise is None else self.churn(rows, state.previous, spread)
+        if raised is not None and noise is not None:
+            s = self.scale_at(raised.sigma)
+            x = per_sample(s / scale, x) * x + per_sample(s * raised.added, x) * noise(0).double()
+            t = self.time.inverse(raised.sigma)
+            bounds = [(low, high) for (low, _), high in zip(bounds, raised.highest, strict=True)]
+        slope = _Slope(self, Adviser(self.guidance, class_labels, rows.step(self.churn.numbers), here), rows)
+        h, alpha = rows.of(self.times, 1) - t, self.alpha
+        d, log_ratios = slope(x, t, bounds, 1)
+        x_next = x + per_sample(h, x) * d
+        taking_part = [level > 0.0 for level, _ in end.rows]
+        if alpha is not None and any(taking_part):
+            on_the_way = rows.where(taking_part)
+            # Rows that arrive are asked with the others, as before, and keep what they have.
+            inner_x = torch.where(per_sample(on_the_way, x), x + per_sample(alpha * h, x) * d, x)
+            inner_t = torch.where(on_the_way, t + alpha * h, t)
+            inner = [
+                own if low == 0.0 else (low, low if alpha == 1.0 else own[1])
+                for (low, _), own in zip(end.rows, bounds, strict=True)
+            ]
+            d_inner, _ = slope(inner_x, inner_t, inner, 2, taking_part)
+            second = x + per_sample(h, x) * ((1.0 - 0.5 / alpha) * d + 0.5 / alpha * d_inner)
+            x_next = torch.where(per_sample(on_the_way, x), second, x_next)
+        return state.moved(x_next, log_ratios, slope.adviser.evaluations, self.scale_at(end.sigma))
+
+    def scale_at(self, sigma: Tensor) -> Tensor:
+        """The state's scale s at noise levels [B]."""
+        return (1.0 + sigma.square()).rsqrt() if self.vp_scaled else torch.ones_like(sigma)
+
+
+class _Slope:
+    """The slope dx/dt of the guided ODE in one step."""
+
+    def __init__(self, path: AblationPath, adviser: Adviser, rows: Rows) -> None:
+        self.path, self.adviser, self.rows = path, adviser, rows
+
+    def __call__(
+        self,
+        x: Tensor,
+        t: Tensor,
+        bounds: Sequence[Bounds],
+        order: int,
+        taking_part: Sequence[bool] | None = None,
     ) -> tuple[Tensor, LogRatios]:
-        """dx/dt = (sigma'/sigma + s'/s) x - sigma' s / sigma * denoised (Algorithm 1, line 4), x the scaled
-        state."""
-        nonlocal nfe, guidance_nfe
-        sigma = time.sigma(t).clamp(*bounds)  # the way there and back through t rounds
+        """(slope, log-ratios) of the scaled state at times [B]: (sigma'/sigma + s'/s) x - sigma' s / sigma *
+        denoised (Algorithm 1, line 4); every row's noise level lies within its `bounds`."""
+        time, scale = self.path.time, self.path.scale_at
+        # The way there and back through t rounds.
+        low, high = (self.rows.each(ends) for ends in zip(*bounds, strict=True))
+        sigma = time.sigma(t).clamp(low, high)
         s, rate = scale(sigma), time.slope(t, sigma) / sigma
         # s'/s = -sigma sigma' s^2 for "vp", which leaves sigma'/sigma * (1 - sigma^2 s^2) = sigma'/sigma *
         # s^2; 1 likewise for "none".
         x_0 = x / per_sample(s, x)
-        denoised = denoiser(x_0, sigma, class_labels).double()
-        began = levels[step]
-        point = Point(
-            x_0, sigma, class_labels, step, order, bounds, None, denoised, ones * began, (began, began)
-        )
-        advice = guide(guidance, point)
-        nfe, guidance_nfe = nfe + 1, guidance_nfe + advice.nfe
+        denoised = self.path.denoiser(x_0, sigma, self.adviser.class_labels).double()
+        advice = self.adviser(x_0, denoised, Levels(sigma, bounds), order, taking_part)
         d = per_sample(rate * s.square(), x) * x - per_sample(rate * s, x) * guided(advice, sigma)
         return d, advice.log_ratios
-
-    first = scale(ones * levels[0])
-    x = noised(latents, levels[0] * first, None if images is None else per_sample(first, images) * images)
-    for step, (sigma_cur, sigma_next) in enumerate(pairwise(levels)):
-        t, sigma_high = ones * times[step], sigma_cur
-        rows = Rows([step] * len(x), device)
-        raised = None if churn_noise is None else churn(rows, previous)
-        if raised is not None and churn_noise is not None:
-            s = scale(raised.sigma)
-            x = (
-                per_sample(s / scale(ones * sigma_cur), x) * x
-                + per_sample(s * raised.added, x) * churn_noise(step).double()
-            )
-            t, sigma_high = time.inverse(raised.sigma), max(raised.highest)
-        h = times[step + 1] - t
-        d, previous = slope(x, t, (sigma_cur, sigma_high), step, 1)
-        last = latest(last, previous)
-        x_next = x + per_sample(h, x) * d
-        if second_order and sigma_next > 0.0:
-            inner = (sigma_next, sigma_next if alpha == 1.0 else sigma_high)
-            d_inner, _ = slope(x + per_sample(alpha * h, x) * d, t + alpha * h, inner, step, 2)
-            x_next = x + per_sample(h, x) * ((1.0 - 0.5 / alpha) * d + 0.5 / alpha * d_inner)
-        x = x_next
-    return Sample(x=x, nfe=nfe, guidance_nfe=guidance_nfe, log_ratio=first_of(last))
 
 
 @dataclass(frozen=True)

@@ -8,23 +8,18 @@ apply, as these samplers add their own noise.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor
 
-from dgflow.diffusion.corrections import scaled_again
+from dgflow.diffusion.ancestral import DDIMPath, DDPMPath
 from dgflow.diffusion.discrete import DiscreteSchedule
-from dgflow.diffusion.guidance import Advice, Guide, LogRatios, Point, first_of, guide, guided, latest
-from dgflow.diffusion.samplers import Noise, Predictor, Sample, noised
-
-Move = Callable[[int, int, Tensor, Tensor, Tensor | None, Tensor, Advice], Tensor]
-"""(step, index, y, denoised, v, sigma [B], guidance) -> y at the next cleaner index."""
+from dgflow.diffusion.guidance import Guide
+from dgflow.diffusion.paths import walk
+from dgflow.diffusion.samplers import Noise, Predictor, Sample
 
 
-@torch.no_grad()
 def ddpm(
     predictor: Predictor,
     latents: Tensor,
@@ -53,29 +48,10 @@ def ddpm(
         clip_denoised: clip the denoised image to [-1, 1]: yes for ADM's images, no for latents.
         fixed_variance: for a predictor without v: "small", the posterior's, or "large", beta.
     """
-    if fixed_variance not in ("small", "large"):
-        raise ValueError(f'expected fixed_variance "small" or "large", found {fixed_variance!r}')
-    small = schedule.posterior_log_variance_clipped
-    betas = [math.log(beta) for beta in schedule.betas]
-    # At index 0 the posterior's: no noise is added there, and guidance moves the mean by it.
-    fixed = small if fixed_variance == "small" else [small[0], *betas[1:]]
-
-    def move(
-        step: int, index: int, y: Tensor, denoised: Tensor, v: Tensor | None, sigma: Tensor, advice: Advice
-    ) -> Tensor:
-        if v is None:
-            log_variance = torch.full_like(y, fixed[index])
-        else:
-            log_variance = small[index] + 0.5 * (v.double() + 1.0) * (betas[index] - small[index])
-        mean = schedule.posterior_mean_coef1[index] * denoised + schedule.posterior_mean_coef2[index] * y
-        if advice.gradient is not None:
-            mean = mean + log_variance.exp() * advice.gradient / math.sqrt(schedule.alphas_cumprod[index])
-        return mean if index == 0 else mean + (0.5 * log_variance).exp() * noise(step).double()
-
-    return _sample(predictor, latents, schedule, images, class_labels, guidance, clip_denoised, move)
+    path = DDPMPath(predictor, schedule, guidance, clip_denoised, fixed_variance=fixed_variance)
+    return walk(path, latents, images=images, class_labels=class_labels, noise=noise)
 
 
-@torch.no_grad()
 def ddim(
     predictor: Predictor,
     latents: Tensor,
@@ -100,57 +76,9 @@ def ddim(
         noise: unit normals [B, ...] for a step, asked for if eta > 0, except in the last step.
         others: as in `ddpm`. v is not used.
     """
-    if not 0.0 <= eta <= 1.0:
-        raise ValueError(f"expected 0 <= eta <= 1, found {eta}")
+    path = DDIMPath(predictor, schedule, guidance, clip_denoised, eta=eta)
     if eta > 0.0 and noise is None:
         raise ValueError(
             f"expected noise, as eta = {eta} adds some: pass a function of the step, or set eta to 0"
         )
-
-    def move(
-        step: int, index: int, y: Tensor, denoised: Tensor, v: Tensor | None, sigma: Tensor, advice: Advice
-    ) -> Tensor:
-        abar, before = schedule.alphas_cumprod[index], schedule.alphas_cumprod_prev[index]
-        std = eta * math.sqrt((1 - before) / (1 - abar) * (1 - abar / before))
-        denoised = guided(advice, sigma, denoised)
-        if advice.gradient is not None:
-            denoised = scaled_again(guidance, y / math.sqrt(abar), sigma, denoised)
-        epsilon = (y - math.sqrt(abar) * denoised) / math.sqrt(1 - abar)
-        y = math.sqrt(before) * denoised + math.sqrt(1 - before - std**2) * epsilon
-        return y if std == 0.0 or noise is None else y + std * noise(step).double()
-
-    return _sample(predictor, latents, schedule, images, class_labels, guidance, clip_denoised, move)
-
-
-def _sample(
-    predictor: Predictor,
-    latents: Tensor,
-    schedule: DiscreteSchedule,
-    images: Tensor | None,
-    class_labels: Tensor | None,
-    guidance: Sequence[Guide],
-    clip_denoised: bool,
-    move: Move,
-) -> Sample:
-    """From the noisiest index to 0: predict epsilon, denoise, ask for guidance, `move`."""
-    y = latents.double()
-    if images is not None:
-        abar = schedule.alphas_cumprod[-1]
-        y = noised(latents, math.sqrt(1 - abar), math.sqrt(abar) * images)
-    ones = torch.ones(y.shape[0], dtype=torch.float64, device=y.device)
-    last: LogRatios = [None] * len(guidance)  # each sample's last log-ratio inside the window
-    num_steps, guidance_nfe = len(schedule.timestep_map), 0
-    for step in range(num_steps):
-        index = num_steps - 1 - step
-        level = schedule.sigmas[index]
-        sigma = ones * level
-        timestep_B = ones * schedule.timestep_map[index]
-        epsilon, v = predictor(y.float(), timestep_B.float(), class_labels)
-        x = y / math.sqrt(schedule.alphas_cumprod[index])
-        denoised = x - level * epsilon.double()
-        advice = guide(guidance, Point(x, sigma, class_labels, step, 1, (level, level), denoised=denoised))
-        denoised = advice.denoised.clamp(-1.0, 1.0) if clip_denoised else advice.denoised
-        guidance_nfe += advice.nfe
-        last = latest(last, advice.log_ratios)
-        y = move(step, index, y, denoised, v, sigma, advice)
-    return Sample(x=y, nfe=num_steps, guidance_nfe=guidance_nfe, log_ratio=first_of(last))
+    return walk(path, latents, images=images, class_labels=class_labels, noise=noise)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from dgflow.diffusion.adviser import Adviser
 from dgflow.diffusion.churn import Churn
-from dgflow.diffusion.guidance import Guide, LogRatios, Point, asked_of, boosts_of, guide
+from dgflow.diffusion.guidance import Guide, LogRatios, boosts_of
 from dgflow.diffusion.paths import Levels, Path, Rows, State, walk
 from dgflow.diffusion.ranges import rho_levels
 from dgflow.diffusion.samplers import Denoiser, Noise, RoundSigma, Sample, rounded
@@ -145,9 +145,10 @@ class HeunPath(Path):
             x = x + per_sample(raised.added, x) * noise(0).double()
             lows = (low for low, _ in here.rows)
             begin = Levels(raised.sigma, list(zip(lows, raised.highest, strict=True)))
-        slope = Slope(self.denoiser, self.guidance, class_labels, rows.step(self.churn.numbers), here)
+        adviser = Adviser(self.guidance, class_labels, rows.step(self.churn.numbers), here)
+        slope = Slope(self.denoiser, adviser)
         x, log_ratios = heun_step(slope, x, begin, rows.levels(self.levels, 1))
-        return state.moved(x, log_ratios, slope.evaluations)
+        return state.moved(x, log_ratios, adviser.evaluations)
 
 
 def known_levels(
@@ -162,49 +163,17 @@ def known_levels(
 
 
 class Slope:
-    """The slope dx/dsigma of the guided ODE in one step, and a count of what it took.
+    """The slope dx/dsigma of the guided ODE in one step."""
 
-    Args:
-        step: see `Point.step`.
-        began: the noise levels at which the step began, before churn.
-    """
-
-    def __init__(
-        self,
-        denoiser: Denoiser,
-        guidance: Sequence[Guide],
-        class_labels: Tensor | None,
-        step: int | Tensor,
-        began: Levels,
-    ) -> None:
-        self.denoiser, self.guidance, self.class_labels = denoiser, guidance, class_labels
-        self.step, self.began = step, began
-        self.evaluations: np.ndarray = np.zeros((len(began.sigma), 1 + len(guidance)), np.int64)
+    def __init__(self, denoiser: Denoiser, adviser: Adviser) -> None:
+        self.denoiser, self.adviser = denoiser, adviser
 
     def __call__(
         self, x: Tensor, levels: Levels, order: int, taking_part: Sequence[bool] | None = None
     ) -> tuple[Tensor, LogRatios]:
-        """(slope, log-ratios) of x at noise levels; `taking_part` are the rows that count."""
-        denoised = self.denoiser(x, levels.sigma, self.class_labels).double()
-        began = self.began
-        point = Point(
-            x,
-            levels.sigma,
-            self.class_labels,
-            self.step,
-            order,
-            levels.bounds,
-            denoised=denoised,
-            step_sigma=began.sigma,
-            step_bounds=began.bounds,
-        )
-        advice = guide(self.guidance, point)
-        rows = list(zip(levels.rows, began.rows, strict=True))
-        asked = asked_of(self.guidance, advice.asked, order, rows)
-        counts = np.insert(asked.astype(np.int64), 0, 1, axis=1)
-        if taking_part is not None:
-            counts = counts * np.asarray(taking_part)[:, None]
-        self.evaluations = self.evaluations + counts
+        """(slope, log-ratios) of x at noise levels; see `Adviser`."""
+        denoised = self.denoiser(x, levels.sigma, self.adviser.class_labels).double()
+        advice = self.adviser(x, denoised, levels, order, taking_part)
         sigma = per_sample(levels.sigma, x)
         d = (x - advice.denoised) / sigma
         if advice.gradient is not None:

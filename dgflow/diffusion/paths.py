@@ -1,8 +1,8 @@
 """Samplers as moves between positions of falling noise levels.
 
 A plain run walks a path from its first position to its last (`walk`). Selections look at the samples between
-moves, and may send some of them back: the rows of a batch then stand at different positions. The state is in
-EDM's scaling, x = x0 + sigma * n, whatever the sampler's own is.
+moves, and may send some of them back: the rows of a batch then stand at different positions. They see the
+state in EDM's scaling, x = x0 + sigma * n, whatever the sampler's own is.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dgflow.diffusion.guidance import OUTSIDE_LOG_RATIO, Bounds, LogRatios, first_of, latest
 from dgflow.diffusion.samplers import Noise, Sample, noised
+from dgflow.diffusion.times import per_sample
 
 
 @dataclass(frozen=True)
@@ -25,46 +26,70 @@ class State:
     """Samples between two moves.
 
     Args:
-        x: [B, ...] float64 in EDM's scaling.
+        scaled: [B, ...] float64, in the sampler's own scaling: `x` times `scale`.
         previous: log-ratios [B] of the last move, one per entry of guidance, None if it was not evaluated.
         last: each sample's last log-ratios inside the windows; None of an entry that never gave one.
         evaluations: int64 [B, 1 + entries of guidance], on the host: those of the score network, and of each
             entry, in which each sample took part.
+        scale: [B] float64; None for 1, EDM's scaling.
     """
 
-    x: Tensor
+    scaled: Tensor
     previous: LogRatios
     last: LogRatios
     evaluations: np.ndarray
+    scale: Tensor | None = None
 
     @classmethod
-    def fresh(cls, x: Tensor, entries: int) -> State:
+    def fresh(cls, scaled: Tensor, entries: int, scale: Tensor | None = None) -> State:
         """Samples that have not moved, under so many entries of guidance."""
         none: LogRatios = [None] * entries
-        return cls(x, none, none, np.zeros((len(x), 1 + entries), np.int64))
+        return cls(scaled, none, none, np.zeros((len(scaled), 1 + entries), np.int64), scale)
 
-    def moved(self, x: Tensor, log_ratios: LogRatios, evaluations: np.ndarray) -> State:
+    @property
+    def x(self) -> Tensor:
+        """[B, ...] float64 in EDM's scaling."""
+        return self.scaled if self.scale is None else self.scaled / per_sample(self.scale, self.scaled)
+
+    def times(self, scale: Tensor) -> Tensor:
+        """x times `scale` [B]: exactly what the last move left, if its scale was the same."""
+        ratio = scale if self.scale is None else scale / self.scale
+        return self.scaled * per_sample(ratio, self.scaled)
+
+    def moved(
+        self, scaled: Tensor, log_ratios: LogRatios, evaluations: np.ndarray, scale: Tensor | None = None
+    ) -> State:
         """The state after a move that gave `log_ratios` and took `evaluations`."""
-        return State(x, log_ratios, latest(self.last, log_ratios), self.evaluations + evaluations)
+        last = latest(self.last, log_ratios)
+        return State(scaled, log_ratios, last, self.evaluations + evaluations, scale)
 
     def with_x(self, x: Tensor) -> State:
-        """The same with other samples, as after noise was added."""
-        return replace(self, x=x)
+        """The same with other samples, as after noise was added. Those that are as before keep their bits in
+        the sampler's own scaling."""
+        if self.scale is None:
+            return replace(self, scaled=x)
+        kept = (x == self.x).flatten(1).all(dim=1)
+        scaled = torch.where(per_sample(kept, x), self.scaled, x)
+        return replace(self, scaled=scaled, scale=torch.where(kept, self.scale, 1.0))
 
     def rows(self, index: Sequence[int]) -> State:
         """Some of the samples, in the order of `index`."""
-        chosen = torch.tensor(index, dtype=torch.int64, device=self.x.device)
+        chosen = torch.tensor(index, dtype=torch.int64, device=self.scaled.device)
 
         def some(log_ratios: LogRatios) -> LogRatios:
             return [None if value is None else value[chosen] for value in log_ratios]
 
         return State(
-            self.x[chosen], some(self.previous), some(self.last), self.evaluations[np.asarray(index, int)]
+            self.scaled[chosen],
+            some(self.previous),
+            some(self.last),
+            self.evaluations[np.asarray(index, int)],
+            None if self.scale is None else self.scale[chosen],
         )
 
     def put(self, index: Sequence[int], samples: State) -> State:
         """Other samples in the places of `index`."""
-        places = list(range(len(self.x)))
+        places = list(range(len(self.scaled)))
         for number, place in enumerate(index):
             places[place] = len(places) + number
         return State.joined([self, samples]).rows(places)
@@ -74,13 +99,14 @@ class State:
         """One batch of several. A log-ratio that only some of them have is "outside" of the others."""
 
         def together(parts: Sequence[LogRatios]) -> LogRatios:
-            return [_filled(values, states) for values in zip(*parts, strict=True)]
+            return [_filled(values, states, OUTSIDE_LOG_RATIO) for values in zip(*parts, strict=True)]
 
         return State(
-            torch.cat([state.x for state in states]),
+            torch.cat([state.scaled for state in states]),
             together([state.previous for state in states]),
             together([state.last for state in states]),
             np.concatenate([state.evaluations for state in states]),
+            _filled([state.scale for state in states], states, 1.0),
         )
 
     @property
@@ -89,12 +115,12 @@ class State:
         return first_of(self.last)
 
 
-def _filled(values: Sequence[Tensor | None], states: Sequence[State]) -> Tensor | None:
+def _filled(values: Sequence[Tensor | None], states: Sequence[State], default: float) -> Tensor | None:
     if all(value is None for value in values):
         return None
     return torch.cat(
         [
-            state.x.new_full((len(state.x),), OUTSIDE_LOG_RATIO) if value is None else value.double()
+            state.scaled.new_full((len(state.scaled),), default) if value is None else value.double()
             for value, state in zip(values, states, strict=True)
         ]
     )
@@ -130,7 +156,11 @@ class Rows:
 
     def of(self, values: Sequence[float], ahead: int = 0) -> Tensor:
         """[B] float64: each row's value, which is that at its position, or so many positions ahead."""
-        return self._tensor([values[position + ahead] for position in self.at], torch.float64)
+        return self.each([values[position + ahead] for position in self.at])
+
+    def each(self, values: Sequence[float]) -> Tensor:
+        """[B] float64, of one value per row."""
+        return self._tensor(list(values), torch.float64)
 
     def where(self, chosen: Sequence[bool]) -> Tensor:
         """[B] bool, of one value per row."""

@@ -135,7 +135,7 @@ class RestartPath(Path):
         if any(move.added for move in moves):
             if noise is None:
                 raise ValueError("expected noise, as Restart adds some: pass a function of the draw")
-            added = Rows(at, state.x.device).of([move.added or 0.0 for move in self.moves])
+            added = Rows(at, state.x.device).each([move.added or 0.0 for move in moves])
             state = state.with_x(state.x + per_sample(added, state.x) * noise(0).double())
         if spread is not None:
             spread = [part and not again for part, again in zip(spread, restarted, strict=True)]

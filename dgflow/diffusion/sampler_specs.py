@@ -75,7 +75,7 @@ class SamplerSpec(Spec, ABC):
         del model, terms, device, start
         raise ValueError(
             f"expected a sampler whose steps are fixed beforehand, so that samples can be compared between "
-            f"them, found {type(self).__name__}: take Heun or Restart"
+            f"them, found {type(self).__name__}: take Heun, Restart, EDMAblation, DDPM or DDIM"
         )
 
     @property
@@ -127,7 +127,30 @@ class SamplerSpec(Spec, ABC):
         return self
 
 
-class _Levels(SamplerSpec):
+class _Moves(SamplerSpec):
+    """A sampler whose steps are fixed beforehand: it walks its path."""
+
+    def sample(
+        self,
+        model: ScoreModel,
+        latents: Tensor,
+        class_labels: Tensor | None,
+        terms: Terms,
+        noise: Noise,
+        start: Start | None = None,
+    ) -> Sample:
+        from dgflow.diffusion.paths import walk
+
+        path = self.path(model, terms, latents.device, start)
+        return walk(path, latents, images=_images(start), class_labels=class_labels, noise=noise)
+
+    @abstractmethod
+    def path(
+        self, model: ScoreModel, terms: Terms, device: torch.device, start: Start | None = None
+    ) -> Path: ...
+
+
+class _Levels(_Moves):
     """Steps between two noise levels; None for `sigma_min`, `sigma_max` is the sampler's own, narrowed to
     what the network was made for.
 
@@ -238,20 +261,6 @@ class Heun(_Levels):
     def second_order_share(self) -> float:
         return 0.5
 
-    def sample(
-        self,
-        model: ScoreModel,
-        latents: Tensor,
-        class_labels: Tensor | None,
-        terms: Terms,
-        noise: Noise,
-        start: Start | None = None,
-    ) -> Sample:
-        from dgflow.diffusion.paths import walk
-
-        path = self.path(model, terms, latents.device, start)
-        return walk(path, latents, images=_images(start), class_labels=class_labels, noise=noise)
-
     def path(self, model: ScoreModel, terms: Terms, device: torch.device, start: Start | None = None) -> Path:
         from dgflow.diffusion.heun import HeunPath, edm_sigmas
 
@@ -285,28 +294,19 @@ class EDMAblation(_Levels):
     def second_order_share(self) -> float:
         return 0.5 / self.alpha if self.solver == "heun" else 0.0
 
-    def sample(
-        self,
-        model: ScoreModel,
-        latents: Tensor,
-        class_labels: Tensor | None,
-        terms: Terms,
-        noise: Noise,
-        start: Start | None = None,
-    ) -> Sample:
-        from dgflow.diffusion.ablation import ablation, ablation_sigmas
+    def path(self, model: ScoreModel, terms: Terms, device: torch.device, start: Start | None = None) -> Path:
+        from dgflow.diffusion.ablation import AblationPath, ablation_sigmas
 
         def between(low: float, high: float) -> tuple[float, ...]:
             return ablation_sigmas(self.steps, self.discretization, low, high, rho=self.rho)
 
         sigmas = self.levels(model, start, between)
-        options: dict[str, Any] = self.churn(model) | {"images": _images(start), "churn_noise": noise}
-        options |= {"solver": self.solver, "alpha": self.alpha, "vp_range": self.span(model)}
-        options |= {"schedule": self.schedule, "scaling": self.scaling}
-        return ablation(model.denoiser, latents, sigmas, class_labels=class_labels, guidance=terms, **options)
+        options: dict[str, Any] = self.churn(model) | {"solver": self.solver, "alpha": self.alpha}
+        options |= {"schedule": self.schedule, "scaling": self.scaling, "vp_range": self.span(model)}
+        return AblationPath.of(model.denoiser, sigmas, device, guidance=terms, **options)
 
 
-class _Ancestral(SamplerSpec):
+class _Ancestral(_Moves):
     """Steps of a network's discrete schedule, or of linear VP at 1,000 steps for networks without one."""
 
     respacing: Respacing
@@ -329,13 +329,9 @@ class _Ancestral(SamplerSpec):
             update={"respacing": "ddim10" if self.respacing.startswith("ddim") else sectioned}
         )
 
-    def options(
-        self, model: ScoreModel, class_labels: Tensor | None, terms: Terms, noise: Noise, start: Start | None
-    ) -> dict[str, Any]:
-        """Keyword arguments of both sampler functions."""
-        clips = not model.latent if self.clip_denoised is None else self.clip_denoised
-        options = {"class_labels": class_labels, "guidance": terms, "noise": noise}
-        return options | {"clip_denoised": clips, "images": _images(start)}
+    def clips(self, model: ScoreModel) -> bool:
+        """True if the denoised images of `model` are clipped."""
+        return not model.latent if self.clip_denoised is None else self.clip_denoised
 
 
 class DDPM(_Ancestral):
@@ -351,20 +347,11 @@ class DDPM(_Ancestral):
     respacing: Respacing = "250"
     fixed_variance: Literal["small", "large"] = "small"  # for networks that learn none
 
-    def sample(
-        self,
-        model: ScoreModel,
-        latents: Tensor,
-        class_labels: Tensor | None,
-        terms: Terms,
-        noise: Noise,
-        start: Start | None = None,
-    ) -> Sample:
-        from dgflow.diffusion.ddpm import ddpm
+    def path(self, model: ScoreModel, terms: Terms, device: torch.device, start: Start | None = None) -> Path:
+        from dgflow.diffusion.ancestral import DDPMPath
 
-        options = self.options(model, class_labels, terms, noise, start)
         predictor, schedule = model.discrete(self.respacing, start)
-        return ddpm(predictor, latents, schedule, fixed_variance=self.fixed_variance, **options)
+        return DDPMPath(predictor, schedule, terms, self.clips(model), fixed_variance=self.fixed_variance)
 
 
 class DDIM(_Ancestral):
@@ -376,20 +363,11 @@ class DDIM(_Ancestral):
     respacing: Respacing = "ddim50"
     eta: float = Field(default=0.0, ge=0, le=1)
 
-    def sample(
-        self,
-        model: ScoreModel,
-        latents: Tensor,
-        class_labels: Tensor | None,
-        terms: Terms,
-        noise: Noise,
-        start: Start | None = None,
-    ) -> Sample:
-        from dgflow.diffusion.ddpm import ddim
+    def path(self, model: ScoreModel, terms: Terms, device: torch.device, start: Start | None = None) -> Path:
+        from dgflow.diffusion.ancestral import DDIMPath
 
-        options = self.options(model, class_labels, terms, noise, start)
         predictor, schedule = model.discrete(self.respacing, start)
-        return ddim(predictor, latents, schedule, eta=self.eta, **options)
+        return DDIMPath(predictor, schedule, terms, self.clips(model), eta=self.eta)
 
 
 class RK45(SamplerSpec):

@@ -11,8 +11,12 @@ import torch
 from torch import Tensor
 
 from dgflow.diffusion import noise
+from dgflow.diffusion.ablation import AblationPath, ablation_sigmas
+from dgflow.diffusion.ancestral import DDIMPath, DDPMPath
 from dgflow.diffusion.correction_settings import NetworkSettings
 from dgflow.diffusion.corrections import NetworkCorrection
+from dgflow.diffusion.denoisers import predictor_of
+from dgflow.diffusion.discrete import DiscreteSchedule
 from dgflow.diffusion.discriminator_guidance import DiscriminatorTerm
 from dgflow.diffusion.guidance_settings import Boost, DiscriminatorSettings
 from dgflow.diffusion.heun import HeunPath, edm_sigmas, heun
@@ -68,6 +72,33 @@ PATHS: dict[str, Path] = {
     "heun-churn": heun_path(**CHURN),
     "restart": restart_path(),
     "restart-churn": restart_path(restart_gamma=0.1, **CHURN),
+}
+ABLATIONS: tuple[tuple[Any, Any, float | None], ...] = (
+    ("vp", "vp", 1.0),
+    ("ve", "none", 0.6),
+    ("linear", "vp", None),
+)
+PATHS |= {
+    f"ablation-{scaling}-{alpha}": AblationPath.of(
+        denoiser,
+        ablation_sigmas(7, sigma_min=0.01, sigma_max=40.0),
+        LATENTS.device,
+        schedule=schedule,
+        scaling=scaling,
+        solver="heun" if alpha else "euler",
+        alpha=alpha or 1.0,
+        guidance=[TERM],
+        **CHURN,
+    )
+    for schedule, scaling, alpha in ABLATIONS
+}
+SCHEDULE = DiscreteSchedule.of("linear", 1000, "9")
+PREDICTOR = predictor_of(denoiser, SCHEDULE)
+PATHS |= {
+    "ddpm": DDPMPath(PREDICTOR, SCHEDULE, [TERM]),
+    "ddpm-learned": DDPMPath(lambda y, *others: (PREDICTOR(y, *others)[0], y.sin()), SCHEDULE, [TERM], False),
+    "ddim": DDIMPath(PREDICTOR, SCHEDULE, [TERM]),
+    "ddim-noisy": DDIMPath(PREDICTOR, SCHEDULE, [TERM], False, eta=0.7),
 }
 each_path = pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
 
@@ -174,3 +205,34 @@ def test_a_path_says_what_its_moves_take(path: Path) -> None:
         before, state = state, path.move(state, [position], None, partial(_drawn, drawn))
         assert drawn <= set(range(path.draws[position]))
         assert (state.evaluations - before.evaluations)[0, 0] == evaluations
+
+
+@each_path
+def test_samples_that_are_left_alone_keep_every_bit(path: Path) -> None:
+    """In the sampler's own scaling, when others of their batch are noised."""
+    state, noised = path.begin(LATENTS), LATENTS.clone()
+    for position in range(3):
+        state = path.move(state, [position] * len(INDEX), None, partial(normals, INDEX))
+    noised[1:] = 0.0
+    plain = path.move(state, [3] * len(INDEX), None, partial(normals, INDEX))
+    other = path.move(state.with_x(state.x + noised), [3] * len(INDEX), None, partial(normals, INDEX))
+    assert torch.equal(other.x[1:], plain.x[1:])
+    assert not torch.equal(other.x[0], plain.x[0])
+    assert torch.equal(other.put([0], plain.rows([0])).x, plain.x)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.7])
+def test_copies_part_in_ddim_by_a_step_of_eta_1(eta: float) -> None:
+    path = DDIMPath(PREDICTOR, SCHEDULE, eta=eta)
+    whole = DDIMPath(PREDICTOR, SCHEDULE, eta=1.0)
+    state = path.begin(LATENTS[:2])
+    parted = path.move(state, [0, 0], None, partial(normals, INDEX[:2]), [True, False])
+    for row, own in enumerate((whole, path)):
+        expected = own.move(state.rows([row]), [0], None, partial(normals, INDEX[row : row + 1]))
+        assert torch.equal(parted.x[row : row + 1], expected.x)
+
+
+def test_noise_that_is_missing_is_an_error() -> None:
+    for kind, path in (("DDPM", PATHS["ddpm"]), ("DDIM", PATHS["ddim-noisy"])):
+        with pytest.raises(ValueError, match=f"expected noise, as {kind} adds some"):
+            path.move(path.begin(LATENTS), [0] * len(INDEX), None, None)

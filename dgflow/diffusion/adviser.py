@@ -1,0 +1,59 @@
+"""Guidance in one step of a sampler, with a count of what was evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+
+from dgflow.diffusion.guidance import Advice, Guide, Point, asked_of, guide
+from dgflow.diffusion.paths import Levels
+
+
+class Adviser:
+    """Asks all entries of guidance about the images that the score network gives in one step.
+
+    `evaluations`, int64 [B, 1 + entries], are those of the score network and of each entry so far.
+
+    Args:
+        step: see `Point.step`.
+        began: the noise levels at which the step began, before churn.
+    """
+
+    def __init__(
+        self, guidance: Sequence[Guide], class_labels: Tensor | None, step: int | Tensor, began: Levels
+    ) -> None:
+        self.guidance, self.class_labels, self.step, self.began = guidance, class_labels, step, began
+        self.evaluations: np.ndarray = np.zeros((len(began.sigma), 1 + len(guidance)), np.int64)
+
+    def __call__(
+        self,
+        x: Tensor,
+        denoised: Tensor,
+        levels: Levels,
+        order: int,
+        taking_part: Sequence[bool] | None = None,
+    ) -> Advice:
+        """The advice on x [B, ...], in EDM's scaling, at noise levels; `taking_part` are the rows that count,
+        None for all."""
+        began = self.began
+        point = Point(
+            x,
+            levels.sigma,
+            self.class_labels,
+            self.step,
+            order,
+            levels.bounds,
+            denoised=denoised,
+            step_sigma=began.sigma,
+            step_bounds=began.bounds,
+        )
+        advice = guide(self.guidance, point)
+        rows = list(zip(levels.rows, began.rows, strict=True))
+        asked = asked_of(self.guidance, advice.asked, order, rows)
+        counts = np.insert(asked.astype(np.int64), 0, 1, axis=1)
+        if taking_part is not None:
+            counts = counts * np.asarray(taking_part)[:, None]
+        self.evaluations = self.evaluations + counts
+        return advice

@@ -1,0 +1,179 @@
+"""The samplers of discrete diffusions as moves: DDPM's ancestral one and DDIM. See `ddpm` for what they
+compute.
+
+All coefficients are on the host, by position: 0 is the noisiest index of the schedule.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dgflow.diffusion.adviser import Adviser
+from dgflow.diffusion.corrections import scaled_again
+from dgflow.diffusion.discrete import DiscreteSchedule
+from dgflow.diffusion.guidance import Advice, Guide, guided
+from dgflow.diffusion.paths import Path, Rows, State
+from dgflow.diffusion.samplers import Noise, Predictor, noised
+from dgflow.diffusion.times import per_sample
+
+
+class Seen(NamedTuple):
+    """A step: its rows and their state y, the denoised image after corrections, clipped if it has to be, the
+    predictor's v, the noise levels [B], and guidance."""
+
+    rows: Rows
+    y: Tensor
+    denoised: Tensor
+    v: Tensor | None
+    sigma: Tensor
+    advice: Advice
+
+    def of(self, values: Sequence[float]) -> Tensor:
+        """[B, 1, ...]: each row's value, which is that at its position."""
+        return per_sample(self.rows.of(values), self.y)
+
+    def each(self, values: Sequence[float]) -> Tensor:
+        """[B, 1, ...], of one value per row."""
+        return per_sample(self.rows.each(values), self.y)
+
+
+class AncestralPath(Path):
+    """The steps of a discrete diffusion, each a move with one draw, except for the last.
+
+    Args:
+        schedule: whose steps are walked, from the noisiest to index 0.
+        clip_denoised: clip the denoised image to [-1, 1].
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        schedule: DiscreteSchedule,
+        guidance: Sequence[Guide] = (),
+        clip_denoised: bool = True,
+    ) -> None:
+        self.predictor, self.guidance, self.clip_denoised = predictor, guidance, clip_denoised
+        self.entries = len(guidance)
+        self.timesteps = [float(timestep) for timestep in reversed(schedule.timestep_map)]
+        self.levels = [*reversed(schedule.sigmas), 0.0]
+        self.means = [*(math.sqrt(abar) for abar in reversed(schedule.alphas_cumprod)), 1.0]
+        self.stds = [*(math.sqrt(1 - abar) for abar in reversed(schedule.alphas_cumprod)), 0.0]
+        self.evaluations = [1] * len(self.timesteps)
+        self.draws = [*self.evaluations[:-1], 0]
+
+    def begin(self, latents: Tensor, images: Tensor | None = None) -> State:
+        mean = self.means[0]
+        y = latents.double() if images is None else noised(latents, self.stds[0], mean * images)
+        return State.fresh(y, self.entries, y.new_full((len(y),), mean))
+
+    @torch.no_grad()
+    def move(
+        self,
+        state: State,
+        at: Sequence[int],
+        class_labels: Tensor | None,
+        noise: Noise | None,
+        spread: Sequence[bool] | None = None,
+    ) -> State:
+        rows = Rows(at, state.scaled.device)
+        levels, mean = rows.levels(self.levels), rows.of(self.means)
+        y = state.times(mean)
+        epsilon, v = self.predictor(y.float(), rows.of(self.timesteps).float(), class_labels)
+        x = y / per_sample(mean, y)
+        denoised = x - per_sample(levels.sigma, x) * epsilon.double()
+        adviser = Adviser(self.guidance, class_labels, rows.step(range(len(self.levels))), levels)
+        advice = adviser(x, denoised, levels, 1)
+        denoised = advice.denoised.clamp(-1.0, 1.0) if self.clip_denoised else advice.denoised
+        y = self.after(Seen(rows, y, denoised, v, levels.sigma, advice), noise, spread)
+        return state.moved(y, advice.log_ratios, adviser.evaluations, rows.of(self.means, 1))
+
+    @abstractmethod
+    def after(self, seen: Seen, noise: Noise | None, spread: Sequence[bool] | None) -> Tensor:
+        """y at the next cleaner index."""
+
+
+class DDPMPath(AncestralPath):
+    """The steps of `ddpm.ddpm`. Copies part by the sampler's own noise."""
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        schedule: DiscreteSchedule,
+        guidance: Sequence[Guide] = (),
+        clip_denoised: bool = True,
+        *,
+        fixed_variance: Literal["small", "large"] = "small",
+    ) -> None:
+        if fixed_variance not in ("small", "large"):
+            raise ValueError(f'expected fixed_variance "small" or "large", found {fixed_variance!r}')
+        super().__init__(predictor, schedule, guidance, clip_denoised)
+        small = schedule.posterior_log_variance_clipped
+        betas = [math.log(beta) for beta in schedule.betas]
+        # At index 0 the posterior's: no noise is added there, and guidance moves the mean by it.
+        fixed = small if fixed_variance == "small" else [small[0], *betas[1:]]
+        self.fixed, self.small = fixed[::-1], small[::-1]
+        self.widths = [beta - low for beta, low in zip(betas[::-1], self.small, strict=True)]
+        self.of_image = schedule.posterior_mean_coef1[::-1]
+        self.of_state = schedule.posterior_mean_coef2[::-1]
+
+    def after(self, seen: Seen, noise: Noise | None, spread: Sequence[bool] | None) -> Tensor:
+        y, v, of = seen.y, seen.v, seen.of
+        if v is None:
+            log_variance = of(self.fixed).expand_as(y)
+        else:
+            log_variance = of(self.small) + 0.5 * (v.double() + 1.0) * of(self.widths)
+        mean = of(self.of_image) * seen.denoised + of(self.of_state) * y
+        if seen.advice.gradient is not None:
+            mean = mean + log_variance.exp() * seen.advice.gradient / of(self.means)
+        on_the_way = [self.draws[position] > 0 for position in seen.rows.at]
+        if not any(on_the_way):
+            return mean
+        if noise is None:
+            raise ValueError("expected noise, as DDPM adds some: pass a function of the draw")
+        noisy = mean + (0.5 * log_variance).exp() * noise(0).double()
+        return torch.where(per_sample(seen.rows.where(on_the_way), y), noisy, mean)
+
+
+class DDIMPath(AncestralPath):
+    """The steps of `ddpm.ddim`. Copies that have to part take a step of eta 1."""
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        schedule: DiscreteSchedule,
+        guidance: Sequence[Guide] = (),
+        clip_denoised: bool = True,
+        *,
+        eta: float = 0.0,
+    ) -> None:
+        if not 0.0 <= eta <= 1.0:
+            raise ValueError(f"expected 0 <= eta <= 1, found {eta}")
+        super().__init__(predictor, schedule, guidance, clip_denoised)
+        self.eta = eta
+        self.befores = schedule.alphas_cumprod_prev[::-1]
+        pairs = zip(reversed(schedule.alphas_cumprod), self.befores, strict=True)
+        self.noisy = [math.sqrt((1 - before) / (1 - abar) * (1 - abar / before)) for abar, before in pairs]
+
+    def after(self, seen: Seen, noise: Noise | None, spread: Sequence[bool] | None) -> Tensor:
+        y, of, at = seen.y, seen.of, seen.rows.at
+        denoised = guided(seen.advice, seen.sigma, seen.denoised)
+        if seen.advice.gradient is not None:
+            denoised = scaled_again(self.guidance, y / of(self.means), seen.sigma, denoised)
+        epsilon = (y - of(self.means) * denoised) / of(self.stds)
+        etas = [1.0 if parts else self.eta for parts in spread or [False] * len(at)]
+        stds = [eta * self.noisy[position] for eta, position in zip(etas, at, strict=True)]
+        kept = [
+            math.sqrt(1 - self.befores[position] - std**2) for position, std in zip(at, stds, strict=True)
+        ]
+        y = seen.of(self.means[1:]) * denoised + seen.each(kept) * epsilon
+        if not any(stds):
+            return y
+        if noise is None:
+            raise ValueError("expected noise, as DDIM adds some: pass a function of the draw")
+        return y + seen.each(stds) * noise(0).double()
