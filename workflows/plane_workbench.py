@@ -1,7 +1,8 @@
 """The refinement workbench in the plane: what law does each method converge to, where the data's is known?
 
-The system of plane.py, whose root it can share (--root runs/plane). Arms with the exact log-ratio show what a
-method does with a perfect discriminator; docs/plane.md has what was measured.
+The system of plane.py, whose root it can share (--root runs/plane): a model with an exact score and a wrong
+law. "exact" and the selections have the exact log-ratio, so that what is left is the method's own.
+docs/plane.md has what was measured.
 """
 
 from functools import partial
@@ -19,23 +20,23 @@ def workflow(
     samples: Annotated[int, "points per arm and sampling seed"] = 2_000,
     seeds: dg.options.Seeds = plane.SEEDS,
     steps: dg.options.Steps = 24,
+    pilot: Annotated[int, "points on which the thresholds of rejection are measured"] = 2_000,
 ) -> dg.CompareLaws:
     system = partial(plane.workflow, samples=samples, seeds=seeds, steps=steps)
     arms = system().arms | {"bce+gradient": system(loss="bce+gradient").arms["bce+gradient"]}
     model: Any = arms["unguided"][0].step
     guided: Any = arms["exact"][0].step
-    exact: Any = guided.guidance[0].discriminator
-    training: Any = arms["bce"][0].step.guidance[0].discriminator.step
+    exact = guided.guidance[0].discriminator
+    learned: Any = arms["bce"][0].step.guidance[0].discriminator.step
     clean = dg.TrainDiscriminator(
-        real=training.real,
-        fake=training.fake,
-        network=training.network,
+        real=learned.real,
+        fake=learned.fake,
+        network=learned.network,
         noise="none",
         epochs=6,
-        batch_size=training.batch_size,
-        learning_rate=training.learning_rate,
+        batch_size=learned.batch_size,
+        learning_rate=learned.learning_rate,
     )
-
     again = dg.RestartInterval(points=6, repeats=4, sigma_min=0.3, sigma_max=2.0)
     restart = dg.Restart(**dict(model.sampler), restarts=(again,))
 
@@ -46,6 +47,12 @@ def workflow(
         network = dg.ClosedForm(network=dg.MixtureScore(mixture=mixture)).weights()
         return refined(guidance=(dg.NetworkGuidance(network=network, **settings),))
 
+    def by_rejection(quantile: float, **settings: Any) -> tuple[Any, ...]:
+        drawn = model.model_copy(update={"seed": 2})[:pilot]
+        measured = dg.RejectionThresholds(samples=drawn, discriminator=exact, quantile=quantile)
+        thresholds = measured.result()
+        return refined(selection=dg.Rejection(discriminator=exact, thresholds=thresholds, **settings))
+
     arms |= {
         "away from a blurred model": away_from(BLURRED, weight=2.0),
         "the same in an interval": away_from(BLURRED, weight=2.0, sigma_min=0.2, sigma_max=1.6),
@@ -53,10 +60,12 @@ def workflow(
         "epsilon scaling": refined(guidance=(dg.EpsilonScaling(factor=1.01),)),
         "Restart": refined(sampler=restart),
         "Restart, exact": refined(sampler=restart, guidance=guided.guidance),
+        "DiffRS": by_rejection(quantile=0.75),
+        "rejection of finished points": by_rejection(quantile=1.0, at="end"),
+        "4 particles": refined(selection=dg.Particles(discriminator=exact, count=4)),
+        "16 particles": refined(selection=dg.Particles(discriminator=exact, count=16)),
         "best of 4": refined(selection=dg.BestOf(discriminator=exact, count=4)),
-        "best of 4, learned on clean points": refined(
-            selection=dg.BestOf(discriminator=clean.best(), count=4)
-        ),
+        "best of 4, learned": refined(selection=dg.BestOf(discriminator=clean.best(), count=4)),
     }
     return dg.CompareLaws(data=plane.DATA, arms=arms)
 

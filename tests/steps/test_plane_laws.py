@@ -71,27 +71,26 @@ def test_true_points_have_the_law_and_others_are_many_errors_away(tmp_path):
 
 
 def test_of_the_workbench_in_the_plane_the_unbiased_arms_by_the_exact_log_ratio_have_the_law(tmp_path):
-    """Of those that train nothing, at a few hundred points."""
-    whole = recipe("plane_workbench")(samples=400, seeds=(1, 2))
-    learned = {"bce", "bce+gradient", "best of 4, learned on clean points"}
-    arms = {name: arm for name, arm in whole.arms.items() if name not in learned}
+    whole = recipe("plane_workbench")(samples=300, seeds=(1,))
+    law, other = {"exact", "Restart, exact"}, {"unguided", "away from a blurred model", "best of 4"}
+    arms = {name: whole.arms[name] for name in sorted(law | other)}
     step, store = dg.CompareLaws(data=whole.data, arms=arms), open_store(str(tmp_path))
     complete(step, store)
-    content = result_of(step, store)
-    found = {name: arm["deviation"]["mean"] for name, arm in step.compared(content).items()}
-    biased = {name for name, deviation in found.items() if abs(deviation) > 4}
-    assert biased == arms.keys() - {"exact", "Restart, exact"}
-    evaluations = {name: arm["evaluations"]["mean"] for name, arm in step.compared(content).items()}
+    found = step.compared(result_of(step, store))
+    assert {name for name, arm in found.items() if abs(arm["deviation"]["mean"]) < 4} == law
+    evaluations = {name: arm["evaluations"]["mean"] for name, arm in found.items()}
     assert evaluations["unguided"] == 47 and evaluations["best of 4"] == 4 * 47
 
 
+@pytest.mark.slow
 def test_the_workbench_in_the_plane_runs_the_whole_way_at_toy_size(tmp_path):
     step = smoke(recipe("plane_workbench")(), str(tmp_path)).target
     assert isinstance(step, dg.CompareLaws)
     store = open_store(str(tmp_path))
     complete(step, store)
     found = step.compared(result_of(step, store))
-    assert "bce+gradient" in found and len({arm["energy"]["mean"] for arm in found.values()}) == len(found)
+    plain, *refined = (arm["energy"]["mean"] for arm in found.values())
+    assert "bce+gradient" in found and plain not in refined and all(map(math.isfinite, refined))
 
 
 @pytest.mark.parametrize(
