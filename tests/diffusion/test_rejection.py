@@ -142,7 +142,7 @@ def test_without_tests_it_is_the_sampler_bit_for_bit():
 
 def test_a_sample_does_not_depend_on_what_becomes_of_others(monkeypatch):
     """The same indices among others, and with others that pass all tests."""
-    monkeypatch.setattr("dgflow.diffusion.selection.chains.PARTS", 6)
+    monkeypatch.setattr("dgflow.diffusion.selection.chains.PARTS", 4)
     term = DiscriminatorTerm(looks_fake, DiscriminatorSettings(weight=2.0, tau_min=0.1, tau_max=0.8))
     path = heun_path(guidance=[term], **CHURN)
     run, rule = run_of(path), Rule([0.0] * (STEPS + 1), [0.0] * (STEPS + 1), EVERY)
@@ -163,7 +163,9 @@ def test_a_sample_does_not_depend_on_what_becomes_of_others(monkeypatch):
     assert mixed.score_evaluations[32:].max() == 2 * STEPS - 1 < first.score_evaluations[32:].max()
 
 
-def test_chains_keep_their_labels_when_they_take_the_places_of_others(bounds):
+def test_chains_keep_their_labels_when_they_take_the_places_of_others(monkeypatch):
+    monkeypatch.setattr("dgflow.diffusion.selection.chains.PARTS", 6)
+
     def to_label(x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
         assert labels is not None
         return per_sample(labels.double(), x).expand_as(x)
@@ -184,7 +186,8 @@ def rolled(x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
     return -(1e3 * x.flatten()).sin().abs()
 
 
-def test_a_budget_bounds_what_a_sample_takes_after_its_last_start(bounds):
+def test_a_budget_bounds_what_a_sample_takes_after_its_last_start(bounds, monkeypatch):
+    monkeypatch.setattr("dgflow.diffusion.selection.chains.PARTS", 6)
     one_pass = 2 * STEPS - 1
     run, rule = run_of(heun_path()), Rule(bounds.first, bounds.again, EVERY, budget=one_pass + 4)
     chains = Chains(run, rule, range(64))
@@ -196,7 +199,7 @@ def test_a_budget_bounds_what_a_sample_takes_after_its_last_start(bounds):
     assert sum(chain.resets for chain, _ in chains.ended) > 5
 
 
-@pytest.mark.parametrize("rows", [1, 15, 16, 200])
+@pytest.mark.parametrize("rows", [1, 15, 160])
 def test_batches_have_one_width_and_few_copies(rows, bounds):
     widths = set[int]()
 

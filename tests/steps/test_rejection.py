@@ -35,8 +35,13 @@ def rejecting(system: dict[str, Any] | None = None, batch: int = 256, **fields: 
     return generate(**system or {}, selection=dg.Rejection(**own), batch_size=batch)
 
 
-def rows(step: Any, store: ObjectStore, start: int = 0, stop: int = 160) -> dict[str, np.ndarray]:
+def rows(step: Any, store: ObjectStore, start: int = 0, stop: int = 128) -> dict[str, np.ndarray]:
     return step.shard_builder(complete(step, store))(start, stop)
+
+
+@pytest.fixture(autouse=True)
+def _wide_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dgflow.diffusion.selection.chains.PARTS", 4)
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +58,9 @@ def test_more_samples_come_from_where_the_real_ones_are(store):
 
 def test_samples_do_not_depend_on_the_batch_or_the_shard(store):
     """But for the rounding of other batches, as any sample."""
-    whole = rows(rejecting(), store, 0, 80)
-    narrow, part = rows(rejecting(batch=4), store, 0, 80), rows(rejecting(), store, 32, 64)
-    for other, indices in ((narrow, slice(0, 80)), (part, slice(32, 64))):
+    whole = rows(rejecting(), store, 0, 64)
+    narrow, part = rows(rejecting(batch=3), store, 0, 64), rows(rejecting(), store, 16, 48)
+    for other, indices in ((narrow, slice(0, 64)), (part, slice(16, 48))):
         for name in ("index", "label", "score_evaluations", "discriminator_evaluations"):
             np.testing.assert_array_equal(other[name], whole[name][indices])
         np.testing.assert_allclose(other["latent"], whole["latent"][indices], atol=1e-3)
@@ -64,7 +69,7 @@ def test_samples_do_not_depend_on_the_batch_or_the_shard(store):
 
 def test_the_log_ratio_of_a_sample_is_that_at_its_end(store):
     for selection in ({}, {"max_backsteps": 4}, {"at": "end"}):
-        found = rows(rejecting(**selection), store, 0, 48)
+        found = rows(rejecting(**selection), store, 0, 32)
         x = found["latent"][:, :, 0, 0].astype(float)
 
         def density(mixture: dg.GaussianMixture, x: np.ndarray = x) -> np.ndarray:

@@ -27,6 +27,8 @@ PARTS = 16
 """A batch is this part of a shard's rows, or less: the last chains are long, and few. So 83 % and more of the
 rows were in use, measured with 500 and 2,000 rows on chains of 40 to 70 evaluations on average."""
 
+AHEAD = 16  # uniforms that are drawn at once
+
 
 def width(batch_size: int, rows: int) -> int:
     """Rows in every batch of a shard of so many."""
@@ -125,14 +127,15 @@ class Chains:
     def _test(self, chains: Sequence[Chain]) -> None:
         """Let chains go on, back, anew or out, by their log-ratios."""
         passed, back, anew, ended = (list[Chain]() for _ in range(4))
-        log_ratios = self._log_ratios(chains)
-        for chain, log_ratio, uniform in zip(chains, log_ratios, self._uniforms(chains), strict=True):
-            is_tested = chain.at in self.rule.tested
-            chain.checks, chain.uniforms = chain.checks + 1, chain.uniforms + is_tested
-            if is_tested and not self.rule.passes(chain, log_ratio, uniform):
-                self._check_patience(chain)
-                (anew if chain.at == 0 or self.rule.backsteps is None else back).append(chain)
-                continue
+        self._draw_uniforms(chains)
+        for chain, log_ratio in zip(chains, self._log_ratios(chains), strict=True):
+            chain.checks += 1
+            if chain.at in self.rule.tested:
+                uniform, chain.uniforms = chain.ahead.pop(), chain.uniforms + 1
+                if not self.rule.passes(chain, log_ratio, uniform):
+                    self._check_patience(chain)
+                    (anew if chain.at == 0 or self.rule.backsteps is None else back).append(chain)
+                    continue
             chain.passed = log_ratio
             (ended if chain.at == self.end else passed).append(chain)
         self._wait(passed, passed=True)
@@ -158,9 +161,15 @@ class Chains:
                 )
         return log_ratios
 
-    def _uniforms(self, chains: Sequence[Chain]) -> list[float]:
-        index_B, step_B = _host_ints(c.index for c in chains), _host_ints(c.uniforms for c in chains)
-        return self.run.uniforms(index_B, step=step_B, draw=noise.REJECTION_UNIFORM).tolist()
+    def _draw_uniforms(self, chains: Sequence[Chain]) -> None:
+        """Draw the uniforms of the next tests of chains that have none left."""
+        short = [chain for chain in chains if not chain.ahead]
+        if short:
+            index_B = torch.tensor([chain.index for chain in short]).repeat_interleave(AHEAD)
+            step_B = torch.tensor([chain.uniforms + number for chain in short for number in range(AHEAD)])
+            drawn = self.run.uniforms(index_B, step=step_B, draw=noise.REJECTION_UNIFORM)
+            for chain, uniforms in zip(short, drawn.view(-1, AHEAD).tolist(), strict=True):
+                chain.ahead = uniforms[::-1]
 
     def _check_patience(self, chain: Chain) -> None:
         if chain.checks >= self.rule.max_checks:
@@ -224,7 +233,3 @@ class Chains:
 
 def _places(chains: Sequence[Chain]) -> list[int]:
     return [chain.place for chain in chains]
-
-
-def _host_ints(values: Iterable[int]) -> Tensor:
-    return torch.tensor(list(values), dtype=torch.int64)

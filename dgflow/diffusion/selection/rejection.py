@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 SMALLEST_UNIFORM = 1e-7
 """Added to uniforms before their logarithm is taken, as published."""
@@ -55,6 +55,7 @@ class Chain:
         passed: the log-ratio of the last test that it passed.
         thrown: evaluations of the score network until the budget last threw it away.
         uniforms, normals, churned: draws so far, for tests, for new noise, and in moves.
+        ahead: uniforms of its next tests, the first one last.
         checks: log-ratios so far.
         resets: how often the budget threw it away.
     """
@@ -68,5 +69,6 @@ class Chain:
     uniforms: int = 0
     normals: int = 0
     churned: int = 0
+    ahead: list[float] = field(default_factory=list)
     checks: int = 0
     resets: int = 0
