@@ -10,12 +10,14 @@ import pytest
 from inprocess import complete
 from steps.identities import DISC, SCORE
 from steps.test_clean_discriminator import CLEAN
+from steps.toy_networks import HEAD, SCORES, discriminator, pretrained
 
 import dgflow as dg
 from dgflow.engine.plan import plan
 from dgflow.specs.step import MeasuredColumns
 from dgflow.store.memory import MemoryStore
 from dgflow.store.objects import ObjectStore
+from dgflow.store.open import open_store
 
 
 def gaussian(mean: float) -> dg.GaussianMixture:
@@ -69,6 +71,21 @@ def test_samples_do_not_depend_on_shards_and_batches(store):
     parts = [rows(generate(3, sampler=sampler, batch_size=5), store, *ends) for ends in ((0, 5), (5, 12))]
     for name, values in whole.items():
         np.testing.assert_array_equal(values, np.concatenate([part[name] for part in parts]))
+
+
+def test_all_of_a_sample_s_images_have_its_class(tmp_path):
+    """Of networks that know classes: the sample without a selection is one of those that are chosen from."""
+    store = open_store(str(tmp_path / "root"))
+    score = pretrained(tmp_path, "SongUNet", **SCORES["SongUNet"]).weights()
+    head = discriminator(tmp_path, pretrained(tmp_path, "classifier", network=HEAD, num_classes=3)).weights()
+    fields: dict[str, Any] = {"score": score, "sampler": dg.Heun(steps=3), "shard_size": 8}
+    kinds = (None, dg.BestOf(discriminator=head, count=2), dg.Particles(discriminator=head, count=2))
+    plain, *others = (rows(dg.Generate(selection=kind, **fields), store) for kind in kinds)
+    assert set(plain["label"]) == {0, 1, 2}
+    for columns in others:
+        np.testing.assert_array_equal(columns["label"], plain["label"])
+        difference = np.abs(columns["image"].astype(int) - plain["image"]).reshape(8, -1).max(axis=1)
+        assert 0 < (difference <= 1).sum() < 8
 
 
 def test_every_sample_records_the_evaluations_of_all_that_was_drawn_for_it(store):

@@ -70,12 +70,28 @@ def test_samples_do_not_depend_on_shards_and_batches(store):
         np.testing.assert_array_equal(values, np.concatenate([part[name] for part in parts]))
 
 
-def test_without_a_reason_to_resample_the_best_of_them_is_best_of_n(store):
-    sampler = SAMPLER.model_copy(update={"S_churn": 4.0})
+SAMPLERS = (
+    SAMPLER.model_copy(update={"S_churn": 4.0}),
+    dg.EDMAblation(steps=9, sigma_min=0.02, sigma_max=20.0, scaling="vp", schedule="vp"),
+    dg.DDPM(respacing="20"),
+    dg.DDIM(respacing="20"),
+)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda sampler: type(sampler).__name__)
+def test_without_a_reason_to_resample_the_best_of_them_is_best_of_n(store, sampler):
     found = rows(generate(particles(count=3, at=(), keep="best"), sampler=sampler), store)
     expected = rows(generate(dg.BestOf(discriminator=RATIO, count=3), sampler=sampler), store)
     for name, values in found.items():
         np.testing.assert_array_equal(values, expected[name])
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS[1:], ids=lambda sampler: type(sampler).__name__)
+def test_particles_are_resampled_between_the_steps_of_every_sampler_that_has_a_path(store, sampler):
+    columns = rows(generate(particles(count=8), sampler=sampler), store, 0, 100)
+    assert left(columns) == pytest.approx(0.25, abs=1.5 * ERROR)
+    looks = sampler.steps - 1 if isinstance(sampler, dg.EDMAblation) else sampler.nfe - 1
+    assert set(columns["discriminator_evaluations"]) == {8 * (1 + looks)}
 
 
 def test_particles_are_resampled_at_restarts(store):
