@@ -22,11 +22,15 @@ SILU_MAGNITUDE = 0.596
 """Root mean square of silu(z) for a unit normal z, rounded as published."""
 
 
-def normalized(values: Tensor, dims: Sequence[int]) -> Tensor:
-    """`values` divided by their root mean square over `dims`, plus EPS; in their own dtype."""
+def magnitude(values: Tensor, dims: Sequence[int]) -> Tensor:
+    """Root mean square over `dims`, which are kept, plus EPS; float32 at least."""
     norm = torch.linalg.vector_norm(values, dim=list(dims), keepdim=True, dtype=wide(values.dtype))
-    magnitude = EPS + norm * math.sqrt(norm.numel() / values.numel())
-    return values / magnitude.to(values.dtype)
+    return EPS + norm * math.sqrt(norm.numel() / values.numel())
+
+
+def normalized(values: Tensor, dims: Sequence[int]) -> Tensor:
+    """`values` divided by their magnitude over `dims`, in their own dtype."""
+    return values / magnitude(values, dims).to(values.dtype)
 
 
 def mp_silu(x: Tensor) -> Tensor:
@@ -88,7 +92,8 @@ class MPConv(nn.Module):
             with torch.no_grad():
                 self.weight.copy_(normalized(weight, dims))
             weight = self.weight.to(weight.dtype)
-        weight = (normalized(weight, dims) * (gain / math.sqrt(weight[0].numel()))).to(x.dtype)
+        scale = gain / (math.sqrt(weight[0].numel()) * magnitude(weight, dims))
+        weight = (weight * scale).to(x.dtype)
         if weight.ndim == 2:
             return F.linear(x, weight)
         return F.conv2d(x, weight, padding=weight.shape[-1] // 2)
