@@ -20,8 +20,9 @@ from dgflow.diffusion.adviser import Adviser
 from dgflow.diffusion.churn import Churn
 from dgflow.diffusion.guidance import Bounds, Guide, LogRatios, boosts_of, guided
 from dgflow.diffusion.heun import edm_sigmas
-from dgflow.diffusion.paths import Levels, Path, Rows, State, walk
+from dgflow.diffusion.paths import Path, State, walk
 from dgflow.diffusion.ranges import EPSILON_S, Discretization, default_range
+from dgflow.diffusion.rows import Levels, Rows
 from dgflow.diffusion.samplers import Denoiser, Noise, RoundSigma, Sample, noised, rounded
 from dgflow.diffusion.times import per_sample
 
@@ -236,33 +237,37 @@ class AblationPath(Path):
         noise: Noise | None,
         spread: Sequence[bool] | None = None,
     ) -> State:
-        rows = Rows(at, state.scaled.device)
+        rows = Rows.at(at, state.scaled.device, spread)
         here, end = rows.levels(self.levels), rows.levels(self.levels, 1)
-        scale, bounds = self.scale_at(here.sigma), here.rows
+        scale, bounds = self.scale_at(here.sigma), here.groups
         x, t = state.times(scale), rows.of(self.times)
-        raised = None if noise is None else self.churn(rows, state.previous, spread)
+        raised = None if noise is None else self.churn(rows, state.previous)
         if raised is not None and noise is not None:
             s = self.scale_at(raised.sigma)
             x = per_sample(s / scale, x) * x + per_sample(s * raised.added, x) * noise(0).double()
             t = self.time.inverse(raised.sigma)
             bounds = [(low, high) for (low, _), high in zip(bounds, raised.highest, strict=True)]
-        slope = _Slope(self, Adviser(self.guidance, class_labels, rows.step(self.churn.numbers), here), rows)
+        slope = _Slope(self, Adviser(self.guidance, class_labels, rows, self.churn.numbers, here))
         h, alpha = rows.of(self.times, 1) - t, self.alpha
         d, log_ratios = slope(x, t, bounds, 1)
         x_next = x + per_sample(h, x) * d
-        taking_part = [level > 0.0 for level, _ in end.rows]
+        taking_part = [level > 0.0 for level, _ in end.groups]
         if alpha is not None and any(taking_part):
-            on_the_way = rows.where(taking_part)
-            # Rows that arrive are asked with the others, as before, and keep what they have.
-            inner_x = torch.where(per_sample(on_the_way, x), x + per_sample(alpha * h, x) * d, x)
-            inner_t = torch.where(on_the_way, t + alpha * h, t)
+            inner_x, inner_t = x + per_sample(alpha * h, x) * d, t + alpha * h
+            on_the_way = None if all(taking_part) else rows.where(taking_part)
+            if on_the_way is not None:
+                # Rows that arrive are asked with the others, as before, and keep what they have.
+                inner_x = torch.where(per_sample(on_the_way, x), inner_x, x)
+                inner_t = torch.where(on_the_way, inner_t, t)
             inner = [
                 own if low == 0.0 else (low, low if alpha == 1.0 else own[1])
-                for (low, _), own in zip(end.rows, bounds, strict=True)
+                for (low, _), own in zip(end.groups, bounds, strict=True)
             ]
             d_inner, _ = slope(inner_x, inner_t, inner, 2, taking_part)
             second = x + per_sample(h, x) * ((1.0 - 0.5 / alpha) * d + 0.5 / alpha * d_inner)
-            x_next = torch.where(per_sample(on_the_way, x), second, x_next)
+            if on_the_way is not None:
+                second = torch.where(per_sample(on_the_way, x), second, x_next)
+            x_next = second
         return state.moved(x_next, log_ratios, slope.adviser.evaluations, self.scale_at(end.sigma))
 
     def scale_at(self, sigma: Tensor) -> Tensor:
@@ -273,8 +278,8 @@ class AblationPath(Path):
 class _Slope:
     """The slope dx/dt of the guided ODE in one step."""
 
-    def __init__(self, path: AblationPath, adviser: Adviser, rows: Rows) -> None:
-        self.path, self.adviser, self.rows = path, adviser, rows
+    def __init__(self, path: AblationPath, adviser: Adviser) -> None:
+        self.path, self.adviser = path, adviser
 
     def __call__(
         self,
@@ -285,10 +290,10 @@ class _Slope:
         taking_part: Sequence[bool] | None = None,
     ) -> tuple[Tensor, LogRatios]:
         """(slope, log-ratios) of the scaled state at times [B]: (sigma'/sigma + s'/s) x - sigma' s / sigma *
-        denoised (Algorithm 1, line 4); every row's noise level lies within its `bounds`."""
+        denoised (Algorithm 1, line 4); the noise levels of each group lie within its `bounds`."""
         time, scale = self.path.time, self.path.scale_at
         # The way there and back through t rounds.
-        low, high = (self.rows.each(ends) for ends in zip(*bounds, strict=True))
+        low, high = (self.adviser.rows.each(ends) for ends in zip(*bounds, strict=True))
         sigma = time.sigma(t).clamp(low, high)
         s, rate = scale(sigma), time.slope(t, sigma) / sigma
         # s'/s = -sigma sigma' s^2 for "vp", which leaves sigma'/sigma * (1 - sigma^2 s^2) = sigma'/sigma *

@@ -8,24 +8,33 @@ import numpy as np
 from torch import Tensor
 
 from dgflow.diffusion.guidance import Advice, Guide, Point, asked_of, guide
-from dgflow.diffusion.paths import Levels
+from dgflow.diffusion.rows import Levels, Rows
 
 
 class Adviser:
     """Asks all entries of guidance about the images that the score network gives in one step.
 
-    `evaluations`, int64 [B, 1 + entries], are those of the score network and of each entry so far.
-
     Args:
-        step: see `Point.step`.
+        numbers: of the step at every position, see `Point.step`.
         began: the noise levels at which the step began, before churn.
     """
 
     def __init__(
-        self, guidance: Sequence[Guide], class_labels: Tensor | None, step: int | Tensor, began: Levels
+        self,
+        guidance: Sequence[Guide],
+        class_labels: Tensor | None,
+        rows: Rows,
+        numbers: Sequence[int],
+        began: Levels,
     ) -> None:
-        self.guidance, self.class_labels, self.step, self.began = guidance, class_labels, step, began
-        self.evaluations: np.ndarray = np.zeros((len(began.sigma), 1 + len(guidance)), np.int64)
+        self.guidance, self.class_labels, self.rows, self.began = guidance, class_labels, rows, began
+        self.step = rows.step(numbers)
+        self.counts: np.ndarray = np.zeros((len(began.groups), 1 + len(guidance)), np.int64)
+
+    @property
+    def evaluations(self) -> np.ndarray:
+        """int64 [B, 1 + entries]: of the score network and of each entry so far."""
+        return self.rows.counts(self.counts)
 
     def __call__(
         self,
@@ -35,8 +44,8 @@ class Adviser:
         order: int,
         taking_part: Sequence[bool] | None = None,
     ) -> Advice:
-        """The advice on x [B, ...], in EDM's scaling, at noise levels; `taking_part` are the rows that count,
-        None for all."""
+        """The advice on x [B, ...], in EDM's scaling, at noise levels; `taking_part` are the groups of rows
+        that count, None for all."""
         began = self.began
         point = Point(
             x,
@@ -50,10 +59,10 @@ class Adviser:
             step_bounds=began.bounds,
         )
         advice = guide(self.guidance, point)
-        rows = list(zip(levels.rows, began.rows, strict=True))
-        asked = asked_of(self.guidance, advice.asked, order, rows)
+        groups = list(zip(levels.groups, began.groups, strict=True))
+        asked = asked_of(self.guidance, advice.asked, order, groups)
         counts = np.insert(asked.astype(np.int64), 0, 1, axis=1)
         if taking_part is not None:
             counts = counts * np.asarray(taking_part)[:, None]
-        self.evaluations = self.evaluations + counts
+        self.counts = self.counts + counts
         return advice

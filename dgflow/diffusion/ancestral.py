@@ -18,7 +18,8 @@ from dgflow.diffusion.adviser import Adviser
 from dgflow.diffusion.corrections import scaled_again
 from dgflow.diffusion.discrete import DiscreteSchedule
 from dgflow.diffusion.guidance import Advice, Guide, guided
-from dgflow.diffusion.paths import Path, Rows, State
+from dgflow.diffusion.paths import Path, State
+from dgflow.diffusion.rows import Rows
 from dgflow.diffusion.samplers import Noise, Predictor, noised
 from dgflow.diffusion.times import per_sample
 
@@ -39,7 +40,7 @@ class Seen(NamedTuple):
         return per_sample(self.rows.of(values), self.y)
 
     def each(self, values: Sequence[float]) -> Tensor:
-        """[B, 1, ...], of one value per row."""
+        """[B, 1, ...], of one value per group of rows."""
         return per_sample(self.rows.each(values), self.y)
 
 
@@ -81,20 +82,20 @@ class AncestralPath(Path):
         noise: Noise | None,
         spread: Sequence[bool] | None = None,
     ) -> State:
-        rows = Rows(at, state.scaled.device)
+        rows = Rows.at(at, state.scaled.device, spread)
         levels, mean = rows.levels(self.levels), rows.of(self.means)
         y = state.times(mean)
         epsilon, v = self.predictor(y.float(), rows.of(self.timesteps).float(), class_labels)
         x = y / per_sample(mean, y)
         denoised = x - per_sample(levels.sigma, x) * epsilon.double()
-        adviser = Adviser(self.guidance, class_labels, rows.step(range(len(self.levels))), levels)
+        adviser = Adviser(self.guidance, class_labels, rows, range(len(self.levels)), levels)
         advice = adviser(x, denoised, levels, 1)
         denoised = advice.denoised.clamp(-1.0, 1.0) if self.clip_denoised else advice.denoised
-        y = self.after(Seen(rows, y, denoised, v, levels.sigma, advice), noise, spread)
+        y = self.after(Seen(rows, y, denoised, v, levels.sigma, advice), noise)
         return state.moved(y, advice.log_ratios, adviser.evaluations, rows.of(self.means, 1))
 
     @abstractmethod
-    def after(self, seen: Seen, noise: Noise | None, spread: Sequence[bool] | None) -> Tensor:
+    def after(self, seen: Seen, noise: Noise | None) -> Tensor:
         """y at the next cleaner index."""
 
 
@@ -122,7 +123,7 @@ class DDPMPath(AncestralPath):
         self.of_image = schedule.posterior_mean_coef1[::-1]
         self.of_state = schedule.posterior_mean_coef2[::-1]
 
-    def after(self, seen: Seen, noise: Noise | None, spread: Sequence[bool] | None) -> Tensor:
+    def after(self, seen: Seen, noise: Noise | None) -> Tensor:
         y, v, of = seen.y, seen.v, seen.of
         if v is None:
             log_variance = of(self.fixed).expand_as(y)
@@ -131,12 +132,14 @@ class DDPMPath(AncestralPath):
         mean = of(self.of_image) * seen.denoised + of(self.of_state) * y
         if seen.advice.gradient is not None:
             mean = mean + log_variance.exp() * seen.advice.gradient / of(self.means)
-        on_the_way = [self.draws[position] > 0 for position in seen.rows.at]
+        on_the_way = [self.draws[position] > 0 for position in seen.rows.positions]
         if not any(on_the_way):
             return mean
         if noise is None:
             raise ValueError("expected noise, as DDPM adds some: pass a function of the draw")
         noisy = mean + (0.5 * log_variance).exp() * noise(0).double()
+        if all(on_the_way):
+            return noisy
         return torch.where(per_sample(seen.rows.where(on_the_way), y), noisy, mean)
 
 
@@ -160,13 +163,13 @@ class DDIMPath(AncestralPath):
         pairs = zip(reversed(schedule.alphas_cumprod), self.befores, strict=True)
         self.noisy = [math.sqrt((1 - before) / (1 - abar) * (1 - abar / before)) for abar, before in pairs]
 
-    def after(self, seen: Seen, noise: Noise | None, spread: Sequence[bool] | None) -> Tensor:
-        y, of, at = seen.y, seen.of, seen.rows.at
+    def after(self, seen: Seen, noise: Noise | None) -> Tensor:
+        y, of, at = seen.y, seen.of, seen.rows.positions
         denoised = guided(seen.advice, seen.sigma, seen.denoised)
         if seen.advice.gradient is not None:
             denoised = scaled_again(self.guidance, y / of(self.means), seen.sigma, denoised)
         epsilon = (y - of(self.means) * denoised) / of(self.stds)
-        etas = [1.0 if parts else self.eta for parts in spread or [False] * len(at)]
+        etas = [1.0 if parts else self.eta for parts in seen.rows.spread]
         stds = [eta * self.noisy[position] for eta, position in zip(etas, at, strict=True)]
         kept = [
             math.sqrt(1 - self.befores[position] - std**2) for position, std in zip(at, stds, strict=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dgflow.diffusion.guidance import LogRatios
 from dgflow.diffusion.guidance_settings import Boost
-from dgflow.diffusion.paths import Rows
+from dgflow.diffusion.rows import Rows
 from dgflow.diffusion.samplers import Noise, RoundSigma, rounded
 
 MAX_GAMMA = math.sqrt(2.0) - 1.0
@@ -24,8 +24,8 @@ def gamma_of(S_churn: float, steps: int) -> float:
 
 @dataclass(frozen=True)
 class Raised:
-    """The levels sigma [B] that churn raises a step's samples to, the highest that each may be raised to, and
-    the standard deviation [B] of the noise to add for it, S_noise included."""
+    """The levels sigma [B] that churn raises a step's samples to, the highest that those of each group may be
+    raised to, and the standard deviation [B] of the noise to add for it, S_noise included."""
 
     sigma: Tensor
     highest: Sequence[float]
@@ -85,33 +85,28 @@ class Churn:
                 "step, or set S_churn to 0"
             )
 
-    def __call__(
-        self, rows: Rows, log_ratios: LogRatios, spread: Sequence[bool] | None = None
-    ) -> Raised | None:
-        """The levels of a step, given the log-ratios of the step before; None if no row's changes.
-
-        Args:
-            spread: rows that get `MAX_GAMMA`, see `paths.Path.move`.
-        """
-        acts = [self.S_min <= self.levels[position] <= self.S_max for position in rows.at]
+    def __call__(self, rows: Rows, log_ratios: LogRatios) -> Raised | None:
+        """The levels of a step, given the log-ratios of the step before; None if no row's changes. Rows that
+        have to spread get `MAX_GAMMA`."""
+        acts = [self.S_min <= self.levels[position] <= self.S_max for position in rows.positions]
         if not any(acts):
             return None
         level = rows.of(self.levels)
-        most = [self.gammas[position] for position in rows.at]
+        most = [self.gammas[position] for position in rows.positions]
         gamma, scale = rows.of(self.gammas), torch.full_like(level, self.S_noise)
         for boost, log_ratio in zip(self.boosts, log_ratios, strict=True):
             if boost is None or log_ratio is None:
                 continue
-            due = [self.numbers[position] % boost.churn_period == 0 for position in rows.at]
+            due = [self.numbers[position] % boost.churn_period == 0 for position in rows.positions]
             if any(due):
                 boosted = gamma_of(boost.S_churn, self.steps)
                 fake = (log_ratio < 0) & rows.where(due)
                 gamma = torch.where(fake, boosted, gamma)
                 scale = torch.where(fake, boost.S_noise, scale)
                 most = [max(own, boosted) if now else own for own, now in zip(most, due, strict=True)]
-        if spread is not None and any(spread):
-            gamma = torch.where(rows.where(spread), MAX_GAMMA, gamma)
-            most = [MAX_GAMMA if part else own for own, part in zip(most, spread, strict=True)]
+        if any(rows.spread):
+            gamma = torch.where(rows.where(rows.spread), MAX_GAMMA, gamma)
+            most = [MAX_GAMMA if part else own for own, part in zip(most, rows.spread, strict=True)]
         if max(most) == 0.0:
             return None
         if not all(acts):
@@ -124,6 +119,6 @@ class Churn:
             added = ((sigma - level) * (sigma + level)).clamp_min(0.0).sqrt()
         highest = [
             self.highest[own][position] if act and own > 0.0 else self.levels[position]
-            for position, act, own in zip(rows.at, acts, most, strict=True)
+            for position, act, own in zip(rows.positions, acts, most, strict=True)
         ]
         return Raised(sigma, highest, added * scale)

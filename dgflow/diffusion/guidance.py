@@ -176,21 +176,20 @@ def guided(advice: Advice, sigma: Tensor, denoised: Tensor | None = None) -> Ten
 
 
 def asked_of(
-    guidance: Sequence[Guide], asked: Sequence[bool], order: int, rows: Sequence[tuple[Bounds, Bounds]]
+    guidance: Sequence[Guide], asked: Sequence[bool], order: int, groups: Sequence[tuple[Bounds, Bounds]]
 ) -> np.ndarray:
-    """bool [B, entries], on the host: the entries that were `asked` by a batch, and act on each row itself;
-    so this does not depend on the other rows.
+    """bool [groups, entries], on the host: the entries that were `asked` by a batch, and act on each group of
+    its rows itself; so this does not depend on the other rows.
 
     Args:
-        rows: of each, the bounds of its noise level, and of that at which its step began.
+        groups: of each, the bounds of its noise levels, and of those at which its step began.
     """
 
     def own(sigmas: Bounds, began: Bounds) -> list[bool]:
         acts = (getattr(entry, "acts", lambda *_: True) for entry in guidance)
         return [due and each(order, sigmas, began) for due, each in zip(asked, acts, strict=True)]
 
-    known = {row: own(*row) for row in set(rows)}
-    return np.array([known[row] for row in rows], bool).reshape(len(rows), len(guidance))
+    return np.array([own(*group) for group in groups], bool).reshape(len(groups), len(guidance))
 
 
 def edges_of(terms: Sequence[Guide]) -> list[float]:

@@ -14,8 +14,9 @@ from torch import Tensor
 from dgflow.diffusion.adviser import Adviser
 from dgflow.diffusion.churn import Churn
 from dgflow.diffusion.guidance import Guide, LogRatios, boosts_of
-from dgflow.diffusion.paths import Levels, Path, Rows, State, walk
+from dgflow.diffusion.paths import Path, State, walk
 from dgflow.diffusion.ranges import rho_levels
+from dgflow.diffusion.rows import Levels, Rows
 from dgflow.diffusion.samplers import Denoiser, Noise, RoundSigma, Sample, rounded
 from dgflow.diffusion.times import per_sample
 
@@ -138,14 +139,14 @@ class HeunPath(Path):
         noise: Noise | None,
         spread: Sequence[bool] | None = None,
     ) -> State:
-        rows, x = Rows(at, state.x.device), state.x
+        rows, x = Rows.at(at, state.x.device, spread), state.x
         begin = here = rows.levels(self.levels)
-        raised = None if noise is None else self.churn(rows, state.previous, spread)
+        raised = None if noise is None else self.churn(rows, state.previous)
         if raised is not None and noise is not None:
             x = x + per_sample(raised.added, x) * noise(0).double()
-            lows = (low for low, _ in here.rows)
+            lows = (low for low, _ in here.groups)
             begin = Levels(raised.sigma, list(zip(lows, raised.highest, strict=True)))
-        adviser = Adviser(self.guidance, class_labels, rows.step(self.churn.numbers), here)
+        adviser = Adviser(self.guidance, class_labels, rows, self.churn.numbers, here)
         slope = Slope(self.denoiser, adviser)
         x, log_ratios = heun_step(slope, x, begin, rows.levels(self.levels, 1))
         return state.moved(x, log_ratios, adviser.evaluations)
@@ -194,11 +195,11 @@ def heun_step(slope: Slope, x: Tensor, begin: Levels, end: Levels) -> tuple[Tens
         return x + h * (0.5 * d + 0.5 * d_next), log_ratios
     # Rows that have arrived are asked with the others, at one of their levels, and keep what they have.
     on_the_way = end.sigma > 0.0
-    taking_part = [level > 0.0 for level, _ in end.rows]
-    least = min(level for level, _ in end.rows if level > 0.0)
+    taking_part = [level > 0.0 for level, _ in end.groups]
+    least = min(level for level, _ in end.groups if level > 0.0)
     inner = Levels(
         torch.where(on_the_way, end.sigma, least),
-        [own if part else (least, least) for own, part in zip(end.rows, taking_part, strict=True)],
+        [own if part else (least, least) for own, part in zip(end.groups, taking_part, strict=True)],
     )
     d_next, _ = slope(x_next, inner, 2, taking_part)
     corrected = x + h * (0.5 * d + 0.5 * d_next)

@@ -10,13 +10,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dgflow.diffusion.guidance import OUTSIDE_LOG_RATIO, Bounds, LogRatios, first_of, latest
+from dgflow.diffusion.guidance import OUTSIDE_LOG_RATIO, LogRatios, first_of, latest
 from dgflow.diffusion.samplers import Noise, Sample, noised
 from dgflow.diffusion.times import per_sample
 
@@ -124,57 +123,6 @@ def _filled(values: Sequence[Tensor | None], states: Sequence[State], default: f
             for value, state in zip(values, states, strict=True)
         ]
     )
-
-
-class Levels(NamedTuple):
-    """Noise levels of a batch's rows: [B] float64, and what holds each of them on the host."""
-
-    sigma: Tensor
-    rows: Sequence[Bounds]
-
-    @property
-    def bounds(self) -> Bounds:
-        """What holds all of them."""
-        return min(low for low, _ in self.rows), max(high for _, high in self.rows)
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The positions at which the rows of a batch stand, known on the host, so that nothing waits for the
-    device."""
-
-    at: Sequence[int]
-    device: torch.device
-
-    def step(self, numbers: Sequence[int]) -> int | Tensor:
-        """`Point.step`: the number of the step at each row's position, as one if they are equal, else int64
-        [B]."""
-        own = [numbers[position] for position in self.at]
-        if len(set(own)) <= 1:
-            return own[0] if own else 0
-        return self._tensor(own, torch.int64)
-
-    def of(self, values: Sequence[float], ahead: int = 0) -> Tensor:
-        """[B] float64: each row's value, which is that at its position, or so many positions ahead."""
-        return self.each([values[position + ahead] for position in self.at])
-
-    def each(self, values: Sequence[float]) -> Tensor:
-        """[B] float64, of one value per row."""
-        return self._tensor(list(values), torch.float64)
-
-    def where(self, chosen: Sequence[bool]) -> Tensor:
-        """[B] bool, of one value per row."""
-        return self._tensor(list(chosen), torch.bool)
-
-    def levels(self, values: Sequence[float], ahead: int = 0) -> Levels:
-        """The noise levels of the rows."""
-        own = [values[position + ahead] for position in self.at]
-        return Levels(self.of(values, ahead), [(value, value) for value in own])
-
-    def _tensor(self, values: list, dtype: torch.dtype) -> Tensor:
-        if len(set(values)) == 1:
-            return torch.full((len(values),), values[0], dtype=dtype, device=self.device)
-        return torch.tensor(values, dtype=dtype, device=self.device)
 
 
 class Path(ABC):

@@ -15,9 +15,10 @@ from torch import Tensor
 from dgflow.diffusion.churn import Churn, gamma_of
 from dgflow.diffusion.guidance import Guide, boosts_of
 from dgflow.diffusion.heun import HeunPath, known_levels
-from dgflow.diffusion.paths import Path, Rows, State
+from dgflow.diffusion.paths import Path, State
 from dgflow.diffusion.ranges import rho_levels
 from dgflow.diffusion.restart_settings import RestartInterval, placed
+from dgflow.diffusion.rows import Rows
 from dgflow.diffusion.samplers import Denoiser, Noise, RoundSigma
 from dgflow.diffusion.times import per_sample
 
@@ -130,31 +131,34 @@ class RestartPath(Path):
         spread: Sequence[bool] | None = None,
     ) -> State:
         """See `Path.move`. Copies part in a restart by its noise, without more churn."""
-        moves = [self.moves[position] for position in at]
+        rows = Rows.at(at, state.x.device, spread)
+        moves = [self.moves[position] for position in rows.positions]
         restarted = [move.added is not None for move in moves]
         if any(move.added for move in moves):
             if noise is None:
                 raise ValueError("expected noise, as Restart adds some: pass a function of the draw")
-            added = Rows(at, state.x.device).each([move.added or 0.0 for move in moves])
+            added = rows.each([move.added or 0.0 for move in moves])
             state = state.with_x(state.x + per_sample(added, state.x) * noise(0).double())
-        if spread is not None:
-            spread = [part and not again for part, again in zip(spread, restarted, strict=True)]
+        parting = [part and not again for part, again in zip(rows.spread, restarted, strict=True)]
+        spread = rows.listed(parting) if any(parting) else None
         for number in range(max(move.steps for move in moves)):
-            places = [move.first + min(number, move.steps - 1) for move in moves]
-            own = None if noise is None else partial(_churn_noise, noise, restarted, number)
+            places = rows.listed([move.first + min(number, move.steps - 1) for move in moves])
+            own = None if noise is None else partial(_churn_noise, noise, rows, restarted, number)
             after = self.solver.move(state, places, class_labels, own, spread)
-            due = [row for row, move in enumerate(moves) if number < move.steps]
-            # The others have arrived. They are asked all the same, so that batches keep their width.
-            state = after if len(due) == len(moves) else state.put(due, after.rows(due))
+            due = [number < move.steps for move in moves]
+            if not all(due):
+                # The others have arrived. They are asked all the same, so that batches keep their width.
+                index = [row for row, still in enumerate(rows.listed(due)) if still]
+                after = state.put(index, after.rows(index))
+            state = after
         return state
 
 
-def _churn_noise(noise: Noise, restarted: Sequence[bool], number: int, _: int) -> Tensor:
-    """The normals for churn in the steps of this number: restarts took one draw before."""
+def _churn_noise(noise: Noise, rows: Rows, restarted: Sequence[bool], number: int, _: int) -> Tensor:
+    """The normals for churn in the steps of this number: groups that restart took one draw before."""
     if number > 0 or all(restarted):
         return noise(number + 1)
     if not any(restarted):
-        return noise(number)
+        return noise(0)
     first, second = noise(0), noise(1)
-    later = torch.tensor(restarted, device=first.device)
-    return torch.where(per_sample(later, first), second, first)
+    return torch.where(per_sample(rows.where(restarted), first), second, first)
