@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 COST = "sampling"
 """The quantity of `Cost` that is the x axis: operations per sample."""
+FEW = 3  # methods that a title names
 
 
 class CompareRefinements(ResultStep):
@@ -124,7 +125,9 @@ class CompareRefinements(ResultStep):
 
     @property
     def title(self) -> str:
-        return f"comparison of {', '.join(self.methods)}"
+        others = [name for name in self.methods if name != self.base]
+        told = f"{len(others)} refinements" if len(others) > FEW else ", ".join(others) or "nothing else"
+        return f"comparison of {self.base} and {told}"
 
     @property
     def columns(self) -> Mapping[str, Metric]:
