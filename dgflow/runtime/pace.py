@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
+from typing import NamedTuple
 
 from dgflow.specs.graph import Node
 from dgflow.specs.step import Step, Work
@@ -112,6 +113,19 @@ class Pace:
         return self.workers * (self._ends[-1] - self._ends[-1 - span]) / span
 
 
+class _Part(NamedTuple):
+    """A part of a step.
+
+    Args:
+        kind: equal for steps whose parts take times in the ratio of their work: the same kind, with the same
+            networks.
+        work: to compare parts of one kind.
+    """
+
+    kind: object
+    work: float
+
+
 @dataclass
 class Timings:
     """The work that steps have taken, by what they evaluate: a step like one that is done takes as long."""
@@ -120,11 +134,13 @@ class Timings:
     _unread: dict[object, tuple[Step, Callable[[], Sequence[float]]]] = field(default_factory=dict)
     # Not asked for their work yet
     _done: list[tuple[Step, Callable[[], Sequence[float]]]] = field(default_factory=list)
+    _parts: dict[str, _Part] = field(default_factory=dict)  # by the step's fingerprint
 
     def add(self, step: Step, seconds: float) -> None:
         """A part of a step takes so many seconds of work."""
         if seconds > 0:
-            self._per_unit[alike(step)] = seconds / _unit(step)
+            part = self._part(step)
+            self._per_unit[part.kind] = seconds / part.work
 
     def remember(self, step: Step, read: Callable[[], Sequence[float]]) -> None:
         """A step is done; `read` gives the seconds of some of its parts. It is called where needed, and the
@@ -135,13 +151,13 @@ class Timings:
         """The seconds of work for a part; None where no step like it has been timed."""
         while self._done:
             done, read = self._done.pop(0)
-            self._unread.setdefault(alike(done), (done, read))
-        key = alike(step)
+            self._unread.setdefault(self._part(done).kind, (done, read))
+        key, work = self._part(step)
         if key not in self._per_unit and key in self._unread:
             done, read = self._unread.pop(key)
             if seconds := read():
                 self.add(done, fmean(seconds))
-        return self._per_unit[key] * _unit(step) if key in self._per_unit else None
+        return self._per_unit[key] * work if key in self._per_unit else None
 
     def rest(self, nodes: Sequence[Node], workers: int) -> tuple[float, int]:
         """The seconds that these steps take with so many workers, and how many of them have no timing."""
@@ -155,18 +171,17 @@ class Timings:
                 total += each * rounds
         return total, untimed
 
-
-def alike(step: Step) -> object:
-    """Equal for steps whose parts take times in the ratio of their work: the same kind, with the same
-    networks."""
-    return step.kind, tuple((_network(work), work.use, work.precision) for work in step.work(1))
+    def _part(self, step: Step) -> _Part:
+        """Of a step, which is asked once: to count evaluations it may have to walk a sampler."""
+        if step.fingerprint not in self._parts:
+            amount = getattr(step, "shard_size", 1)
+            works = step.work(amount)
+            networks = tuple((_network(work), work.use, work.precision) for work in works)
+            self._parts[step.fingerprint] = _Part(
+                (step.kind, networks), works[0].times if works else float(amount)
+            )
+        return self._parts[step.fingerprint]
 
 
 def _network(work: Work) -> object:
     return repr(getattr(work.network, "network", None)), repr(work.network.shape)
-
-
-def _unit(step: Step) -> float:
-    """The work of one part, to compare steps that are alike."""
-    amount = getattr(step, "shard_size", 1)
-    return step.work(amount)[0].times if step.work(amount) else float(amount)

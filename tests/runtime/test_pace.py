@@ -5,6 +5,7 @@ from typing import NoReturn, cast
 import pytest
 import tiny
 
+import dgflow as dg
 from dgflow.runtime.pace import LATE, Pace, Timings
 from dgflow.runtime.progress_text import View, interval
 from dgflow.specs.graph import graph
@@ -144,6 +145,17 @@ def test_the_receipts_of_a_step_that_is_reused_are_read_only_where_a_like_one_fo
     assert read == ["generate seed 1"]
 
 
+def test_a_step_is_asked_for_its_work_once_however_often_the_time_left_is_estimated(nodes, monkeypatch):
+    """Guided samples walk their sampler to count it: with hundreds of arms that took longer than sampling."""
+    asked, whole = [], dg.Generate.work
+    monkeypatch.setattr(dg.Generate, "work", lambda step, amount: asked.append(step) or whole(step, amount))
+    timings, generated = Timings(), [node for node in nodes if node.step.kind == "generate"]
+    for node in generated:
+        timings.rest(nodes, 2)
+        timings.add(node.step, 6.0)
+    assert len(asked) == len({step.fingerprint for step in asked}) == len(generated)
+
+
 def view(**fields) -> View:
     known = {
         "title": "generate seed 5, guided by its null class and discriminator [0:50000]",
@@ -193,7 +205,7 @@ def test_a_step_that_is_reused_is_not_asked_for_its_work_before_a_time_is_wanted
     """The work of guided samples is counted by torch, which a run that only reuses need not load."""
 
     class Reused:
-        kind = "reused"
+        kind = fingerprint = "reused"
 
         def work(self, _: int) -> NoReturn:
             raise AssertionError("asked")
