@@ -50,21 +50,25 @@ class NetworkCorrection:
     def correct(self, point: Point) -> Tensor | None:
         """See `guidance.Correction`.
 
-        Raises ValueError where the step leaves the noise levels that the network was made for.
+        Raises ValueError where the step leaves the noise levels that the network was made for; not for a
+        batch whose samples stand at different positions.
         """
         began_B, (lowest, highest) = point.began
         if not self.acts(point.order, point.sigma_bounds, (lowest, highest)):
             return None
         low, high = self.settings.levels
-        self._check((min(lowest, point.sigma_bounds[0]), highest))
-        denoised = cast("Tensor", point.denoised).double()
-        other = self.model.denoiser(point.x, point.sigma, point.class_labels).double()
-        corrected = other + self.settings.weight * (denoised - other)
         if low <= lowest and highest <= high:
-            return corrected
-        # Chosen by where: a network may overflow at noise levels outside its range.
-        inside = per_sample((began_B >= low) & (began_B <= high), corrected)
-        return torch.where(inside, corrected, denoised)
+            self._check((min(lowest, point.sigma_bounds[0]), highest))
+            return self._corrected(point, point.sigma)
+        # The others are asked at levels that the network knows; it may overflow elsewhere. Chosen by where.
+        inside_B = (began_B >= low) & (began_B <= high)
+        known_B = torch.where(inside_B, point.sigma, point.sigma.clamp(*self.model.sigma_range))
+        denoised, corrected = cast("Tensor", point.denoised).double(), self._corrected(point, known_B)
+        return torch.where(per_sample(inside_B, corrected), corrected, denoised)
+
+    def _corrected(self, point: Point, sigma_B: Tensor) -> Tensor:
+        other = self.model.denoiser(point.x, sigma_B, point.class_labels).double()
+        return other + self.settings.weight * (cast("Tensor", point.denoised).double() - other)
 
     def _check(self, sigmas: tuple[float, float]) -> None:
         known = self.model.sigma_range

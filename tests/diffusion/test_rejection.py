@@ -9,14 +9,19 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import kstest, norm
+from steps.toy_networks import randomised
 from torch import Tensor
 
+from dgflow import SongUNet
 from dgflow.diffusion import mixtures, noise
+from dgflow.diffusion.correction_settings import NetworkSettings
+from dgflow.diffusion.corrections import NetworkCorrection
 from dgflow.diffusion.discriminator_guidance import DiscriminatorTerm
 from dgflow.diffusion.guidance_settings import Boost, DiscriminatorSettings
 from dgflow.diffusion.heun import HeunPath, edm_sigmas
 from dgflow.diffusion.mixture_specs import GaussianMixture
 from dgflow.diffusion.paths import Path, State, walk
+from dgflow.diffusion.score_model import ScoreModel
 from dgflow.diffusion.selection.chains import Chains
 from dgflow.diffusion.selection.rejection import Rule
 from dgflow.diffusion.selection.run import Draw, Run, Selected
@@ -128,6 +133,11 @@ def looks_fake(y: Tensor, time: Tensor, labels: Tensor | None) -> Tensor:
     return y.sin().flatten(1).sum(1) - time
 
 
+def looks_up(x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
+    assert ((sigma >= 0.05) & (sigma <= 30.0)).all()
+    return 0.5 * denoiser(x, sigma, labels) + 0.2
+
+
 def test_without_tests_it_is_the_sampler_bit_for_bit():
     settings = DiscriminatorSettings(weight=2.0, second_order_weight=0.5, boost=Boost(), tau_max=0.8)
     term = DiscriminatorTerm(looks_fake, settings)
@@ -141,10 +151,13 @@ def test_without_tests_it_is_the_sampler_bit_for_bit():
 
 
 def test_a_sample_does_not_depend_on_what_becomes_of_others(monkeypatch):
-    """The same indices among others, and with others that pass all tests."""
+    """The same indices among others, with others that pass all tests, and alone; guided by networks that act
+    at some of the levels, of which one knows no others."""
     monkeypatch.setattr("dgflow.diffusion.selection.chains.PARTS", 4)
     term = DiscriminatorTerm(looks_fake, DiscriminatorSettings(weight=2.0, tau_min=0.1, tau_max=0.8))
-    path = heun_path(guidance=[term], **CHURN)
+    second = ScoreModel(looks_up, sigma_range=(0.05, 30.0))
+    away = NetworkCorrection(second, NetworkSettings(weight=1.5, sigma_min=0.3, sigma_max=20.0))
+    path = heun_path(guidance=[away, term], **CHURN)
     run, rule = run_of(path), Rule([0.0] * (STEPS + 1), [0.0] * (STEPS + 1), EVERY)
 
     def kind(x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
@@ -160,6 +173,10 @@ def test_a_sample_does_not_depend_on_what_becomes_of_others(monkeypatch):
     for own, other, others in ((slice(16, 48), slice(0, 32), shifted), (slice(0, 32), slice(0, 32), mixed)):
         for mine, its in zip(first[:6], others[:6], strict=True):
             np.testing.assert_array_equal(np.asarray(mine[own]), np.asarray(its[other]))
+    for index in (2, 9):
+        alone = selected(run, rule, index, index + 1)
+        for mine, its in zip(first[:6], alone[:6], strict=True):
+            np.testing.assert_array_equal(np.asarray(mine[index : index + 1]), np.asarray(its))
     assert mixed.score_evaluations[32:].max() == 2 * STEPS - 1 < first.score_evaluations[32:].max()
 
 
@@ -232,3 +249,28 @@ def test_thresholds_are_quantiles_between_values_and_not_below_0_with_a_floor():
     along = np.array([[0.0, -2.0, -1.0], [1.0, 0.0, 3.0]])
     assert Thresholds.of(along, 0.75) == ([0.75, 0.0, 2.0], [0.0, 0.0, 2.5])
     assert Thresholds.of(along, 0.75, floor=False) == ([0.75, -0.5, 2.0], [0.0, -1.25, 2.5])
+
+
+def test_a_networks_own_arithmetic_does_not_see_the_place_of_a_chain_in_its_batch():
+    """Of a U-Net, whose samples differ in the last bits between batches of other sizes."""
+    torch.manual_seed(0)
+    network = SongUNet(
+        model_channels=8, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(4,), dropout=0.0
+    )
+    module = network.build(image_size=8, channels=1, num_classes=0)
+    module.load_state_dict(randomised(module))
+    model = network.score_model(module.eval())
+    path = HeunPath.of(model.denoiser, edm_sigmas(4), CPU)
+
+    def drawn_images(index_B: Tensor) -> Draw:
+        latents = noise.standard_normal(7, index_B, (1, 8, 8), step=0, draw=noise.LATENT)
+        return Draw(latents, index_B, None, lambda step: latents)
+
+    def of_image(x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
+        return rolled(x[:, :, :1, :1] / (1 + sigma.square()).sqrt()[:, None, None, None], sigma, labels)
+
+    run = run_of(path, draw=drawn_images, log_ratio=of_image, sides=(1, 8, 8))
+    rule = Rule([-0.2] * 5, [-0.2] * 5, range(5))
+    one, other = selected(run, rule, 0, 64), selected(run, rule, 24, 88)
+    assert len(set(one.score_evaluations)) > 3
+    assert torch.equal(one.x[24:], other.x[:40])
