@@ -70,8 +70,10 @@ def test_samples_do_not_depend_on_shards_and_batches(store):
         np.testing.assert_array_equal(values, np.concatenate([part[name] for part in parts]))
 
 
+INTERVAL = dg.RestartInterval(points=3, repeats=2, sigma_min=0.5, sigma_max=2.0)
 SAMPLERS = (
     SAMPLER.model_copy(update={"S_churn": 4.0}),
+    dg.Restart(steps=9, sigma_min=0.02, sigma_max=20.0, restarts=(INTERVAL,), restart_gamma=0.05),
     dg.EDMAblation(steps=9, sigma_min=0.02, sigma_max=20.0, scaling="vp", schedule="vp"),
     dg.DDPM(respacing="20"),
     dg.DDIM(respacing="20"),
@@ -90,8 +92,9 @@ def test_without_a_reason_to_resample_the_best_of_them_is_best_of_n(store, sampl
 def test_particles_are_resampled_between_the_steps_of_every_sampler_that_has_a_path(store, sampler):
     columns = rows(generate(particles(count=8), sampler=sampler), store, 0, 100)
     assert left(columns) == pytest.approx(0.25, abs=1.5 * ERROR)
-    looks = sampler.steps - 1 if isinstance(sampler, dg.EDMAblation) else sampler.nfe - 1
-    assert set(columns["discriminator_evaluations"]) == {8 * (1 + looks)}
+    moves = sampler.nfe if isinstance(sampler, dg.DDPM | dg.DDIM) else sampler.steps
+    moves += sum(interval.repeats for interval in getattr(sampler, "restarts", ()))
+    assert set(columns["discriminator_evaluations"]) == {8 * moves}
 
 
 def test_particles_are_resampled_at_restarts(store):
