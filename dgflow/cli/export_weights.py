@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dgflow.files.outputs import new_file
+from dgflow.networks.discriminator.spec import Discriminator
 from dgflow.store.address import split_address, step_name
 from dgflow.store.open import open_store
 from dgflow.store.receipts import Receipt
@@ -100,11 +101,25 @@ def _network(document: Mapping[str, Any]) -> str:
 def _facts(step_store: StepStore, document: Mapping[str, Any], receipt: Receipt | None) -> dict[str, str]:
     """The network's settings, which `Pretrained` compares, and the step that made the weights."""
     fields = document["fields"]
-    facts = {"format": "pt", "network": json.dumps(fields["network"]), "dgflow_step": step_store.name}
+    facts = {"format": "pt", "network": json.dumps(_settings(document)), "dgflow_step": step_store.name}
     facts |= {
         name: str(fields[name]) for name in ("image_size", "num_classes") if document["kind"] == "pretrained"
     }
     return facts if receipt is None else facts | {"dgflow_epoch": str(receipt.number)}
+
+
+def _settings(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the whole network: of a discriminator, also those around its head, as `Discriminator`
+    has them, with defaults filled in."""
+    fields = document["fields"]
+    network = fields["network"]
+    if document["kind"] == "train-discriminator":
+        told = {name: fields[name] for name in Discriminator.model_fields if name in fields}
+        network = {"type": Discriminator.__name__, "head": network} | told
+    if network["type"] != Discriminator.__name__:
+        return network
+    defaults = {name: Discriminator.model_fields[name].default for name in ("fine_tune", "process", "noise")}
+    return defaults | network
 
 
 def with_metadata(data: bytes, metadata: Mapping[str, str]) -> bytes:

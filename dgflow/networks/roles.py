@@ -94,11 +94,6 @@ class GuideSpec(NetworkSpec):
         on its fields has to say so here."""
         return f"that of {type(self).__name__}"
 
-    @property
-    def knows_noise(self) -> bool:
-        """False for a network of clean samples: it is asked at noise level 0 alone, and cannot guide."""
-        return True
-
     def probe(self, network: Any, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
         return network(x, sigma.float())
 

@@ -74,6 +74,11 @@ class NetworkSpec(Spec, ABC):
         """For people."""
         return type(self).__name__
 
+    @property
+    def knows_noise(self) -> bool:
+        """False for a network of clean samples alone: it is asked at noise level 0, and cannot guide."""
+        return True
+
     def unlike(self, other: NetworkSpec) -> str:
         """The difference for people where weights mean something else in `other`; empty where they do not."""
         if type(other) is not type(self):

@@ -464,6 +464,11 @@ class NetworkStep(Step, ABC):
         return False
 
     @property
+    def knows_noise(self) -> bool:
+        """False for a network that was made for clean samples alone, see `NetworkSpec.knows_noise`."""
+        return self.architecture.knows_noise
+
+    @property
     def judges_images(self) -> bool:
         """True for a network whose features the evaluation can compare."""
         return self.network.judges_images
@@ -525,6 +530,11 @@ class Weights(_Reference):
     def part(self) -> int | str:
         """The part that `which` names, or "best:..." where only measurements tell."""
         return self.which if self.which.startswith("best") else self.choose({})
+
+    @property
+    def identity(self) -> tuple[str, int | str]:
+        """Equal for the same weights, however they are named: `last()` of ten epochs and `epoch(10)`."""
+        return (self.variant if self.which.startswith("best") else self.step.variant), self.part
 
     def choose(self, metrics: Mapping[int, Mapping[str, Any]]) -> int:
         """The part that `which` names; for "best", the earliest of equals by the metrics of every epoch of

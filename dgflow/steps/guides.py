@@ -83,7 +83,7 @@ def _check_second(where: str, score: Weights, term: NetworkGuidance) -> None:
         )
     if term.without_class:
         _check_null_class(where, other, "without_class needs")
-    elif (other.fingerprint, other.part) == (score.fingerprint, score.part):
+    elif other.identity == score.identity:
         raise ValueError(
             f"{where}: expected another network than the score network, found the same weights "
             f"({other.title}, {other.which}), which change nothing: take a smaller or less trained one, an "
@@ -150,12 +150,13 @@ def check_guide(where: str, field: str, weights: Weights, role: str, shape: Data
 
 def check_knows_noise(field: str, weights: Weights) -> None:
     """Raise ValueError for a guide of clean samples alone where it would be asked along noise levels."""
-    network = weights.step.architecture
-    if isinstance(network, GuideSpec) and not network.knows_noise:
+    step = weights.step
+    if not step.knows_noise:
+        use = ", or use this one for best of n, rejection or MeanLogRatio, which ask about finished samples"
         raise ValueError(
             f"{field}: expected a network of noisy samples, which is asked at every noise level, found "
-            f'{weights.title}: train it with noise="linear_vp", or use this one for best of n, rejection or '
-            "MeanLogRatio, which ask about finished samples"
+            f'{weights.title}, which knows clean ones alone: train it with noise="linear_vp"'
+            f"{use if isinstance(step.architecture, DiscriminatorSpec) else ''}"
         )
 
 
@@ -164,7 +165,7 @@ def check_ensemble(members: Mapping[str, Weights]) -> None:
     first, *_ = members
     known: dict[tuple[str, int | str], str] = {}
     for name, weights in members.items():
-        if (before := known.setdefault((weights.fingerprint, weights.part), name)) != name:
+        if (before := known.setdefault(weights.identity, name)) != name:
             raise ValueError(
                 f"{name}: expected members that differ, found the weights of {before} again "
                 f"({weights.title}, {weights.which}); leave one out"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import model_validator
 
@@ -43,11 +43,22 @@ class Merge(NetworkStep, FileStep):
 
         def __init__(self, *, base: Weights, tuned: Weights, weight: float) -> None: ...
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """As `Step.model_copy`; the network is that of the new base."""
+        changed = dict(update or {})
+        own = changed.get("base", self.base).step.architecture
+        return super().model_copy(update={"network": own} | changed, deep=deep)
+
     @model_validator(mode="before")
     @classmethod
     def _network_of_base(cls, fields: Any) -> Any:
         base = fields.get("base") if isinstance(fields, Mapping) else None
-        return {**fields, "network": base.step.architecture} if isinstance(base, Weights) else fields
+        if not isinstance(base, Weights):
+            return fields
+        own = base.step.architecture
+        if (given := fields.get("network", own)) != own:
+            raise ValueError(f"network: expected none, as it is that of base, found {given!r}: leave it out")
+        return {**fields, "network": own}
 
     @model_validator(mode="after")
     def _fits(self) -> Merge:
@@ -61,10 +72,10 @@ class Merge(NetworkStep, FileStep):
         ours, theirs = _data(self.base), _data(self.tuned)
         if ours != theirs:
             raise ValueError(f"tuned: expected a network for the same data as base, {ours}, found {theirs}")
-        if _same(self.base, self.tuned):
+        if self.base.identity == self.tuned.identity:
             raise ValueError(
-                f"tuned: expected other weights than base, found those again ({self.base.title}, "
-                f"{self.base.which})"
+                f"tuned: expected other weights than base, found those again ({self.tuned.title}, "
+                f"{self.tuned.which})"
             )
         return self
 
@@ -106,16 +117,14 @@ class Merge(NetworkStep, FileStep):
         return save_weights(merged(inputs.tensors("base"), inputs.tensors("tuned"), self.weight))
 
 
-def _same(one: Weights, other: Weights) -> bool:
-    return (one.variant, one.which) == (other.variant, other.which)
-
-
 def _began_with(step: TrainScore, base: Weights) -> bool:
     """True where a training went on from `base`, or from one that did."""
     start = step.start
     if start is None:
         return False
-    return _same(start, base) or (isinstance(start.step, TrainScore) and _began_with(start.step, base))
+    return start.identity == base.identity or (
+        isinstance(start.step, TrainScore) and _began_with(start.step, base)
+    )
 
 
 def _data(weights: Weights) -> str:

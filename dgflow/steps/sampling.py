@@ -196,7 +196,7 @@ class Sampling(SampleStep):
             "unguided samples, so that its log-ratio counts twice: select by one that was trained on guided "
             "samples, or use it once"
             for path, term in self.guides.items()
-            if any((each.fingerprint, each.part) == (own.fingerprint, own.part) for each in term.guides)
+            if any(each.identity == own.identity for each in term.guides)
         ]
 
     def doubts(self, part: Slice, inputs: Bound) -> tuple[str, ...]:

@@ -620,7 +620,12 @@ OTHER = {
         combine="probabilities",
     ),
     ClassifierGuidance: dict(
-        classifier=JUDGE.last(), weight=3.0, tau_min=0.1, tau_max=0.5, entropy_scaling=True, entropy_floor=0.0
+        classifier=NOISY.epoch(3),
+        weight=3.0,
+        tau_min=0.1,
+        tau_max=0.5,
+        entropy_scaling=True,
+        entropy_floor=0.0,
     ),
     ClassifierFree: dict(scale=3.0, channels=None),
     NetworkGuidance: dict(

@@ -17,6 +17,7 @@ from steps.identities import DISC, FAKES, JUDGE, REAL, SCORE
 from torch import Tensor
 
 import dgflow as dg
+from dgflow.cli.export_weights import export_weights, weights_of
 from dgflow.engine.execute import result_of
 from dgflow.engine.root import Root
 from dgflow.specs.bound import Bound, BoundWeights
@@ -212,6 +213,31 @@ def test_it_is_refused_along_noise_levels(make: Any, field: str):
         match=f"{field}: expected a network of noisy samples.* found train-discriminator of clean images",
     ):
         make()
+
+
+def test_an_exported_one_is_read_as_what_it_is_alone(
+    trained: dg.TrainDiscriminator, store: ObjectStore, tmp_path: Path
+):
+    address, out = weights_of(f"{store.url}/{trained.name}"), str(tmp_path / "clean.safetensors")
+    assert address is not None
+    export_weights(*address, out, "last")
+    head = trained.network
+    fields: dict[str, Any] = {"source": out, "image_size": 1, "channels": 2}
+    clean = dg.Pretrained(network=dg.Discriminator(head=head, noise="none"), **fields)
+    assert clean.compute(Bound(), here, store)
+    for network, says in (
+        (dg.Discriminator(head=head), "noise is 'none' in the file and 'linear_vp' in the recipe"),
+        (dg.Discriminator(head=head, process="edm"), "process is 'linear-vp' in the file and 'edm'"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            dg.Pretrained(network=network, **fields).compute(Bound(), here, store)
+
+
+def test_a_classifier_of_clean_images_is_refused_as_a_guide():
+    with pytest.raises(
+        ValueError, match=r"guidance\.0\.classifier: expected a network of noisy samples.* found"
+    ):
+        dg.Generate(score=SCORE.last(), guidance=(dg.ClassifierGuidance(classifier=JUDGE.last()),))
 
 
 def by(*trainings: dg.TrainDiscriminator) -> dg.DiscriminatorGuidance:

@@ -175,6 +175,7 @@ def test_weights_that_were_trained_apart_are_doubted() -> None:
     assert "was not trained from base on" in caution
     chain = apart.model_copy(update={"start": apart.model_copy(update={"start": score.last()}).last()})
     assert dg.Merge(base=score.last(), tuned=chain.last(), weight=1.0).cautions() == []
+    assert dg.Merge(base=score.epoch(score.epochs), tuned=chain.last(), weight=1.0).cautions() == []
 
 
 SCORE = tiny.score(Path("images.npz"))
@@ -200,12 +201,22 @@ def _file(**fields: object) -> Weights:
         (_file(num_classes=3), r"8 pixels a side with 2 classes, found images .* with 3 classes"),
         (_file(network=tiny.ENCODER), "expected a score network .*, found pretrained of ADMEncoder"),
         (SCORE.last(), r"tuned: expected other weights than base, found those again"),
+        (SCORE.epoch(2), r"tuned: expected other weights than base, found those again .*epoch:2"),
         (SCORE, r"tuned\s+expected Weights, found a TrainScore; .*name its weights: \.last\(\)"),
     ],
 )
 def test_networks_of_other_shapes_are_refused(tuned: Weights, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         dg.Merge(base=SCORE.last(), tuned=tuned, weight=1.0)
+
+
+def test_the_network_is_that_of_the_base_and_no_other_is_taken() -> None:
+    merge = dg.Merge(base=FILE, tuned=SCORE.last(), weight=1.0)
+    other = SCORE.model_copy(update={"network": dg.SongUNet()})
+    changed = merge.model_copy(update={"base": other.last(), "tuned": other.epoch(1)})
+    assert changed.network == dg.SongUNet()
+    with pytest.raises(ValueError, match="network: expected none, as it is that of base, found SongUNet"):
+        dg.Merge(base=FILE, tuned=SCORE.last(), weight=1.0, network=dg.SongUNet())  # type: ignore[call-arg]
 
 
 def test_tensors_of_other_shapes_and_names_are_refused() -> None:

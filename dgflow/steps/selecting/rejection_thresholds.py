@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, model_validator
 
-from dgflow.networks.roles import GuideSpec
 from dgflow.specs.spec import BatchSize, SmokeRun
 from dgflow.specs.step import Reference, ResultStep, Slice, Spread, Weights, Work
 from dgflow.steps.gain_choices import by_gain, gain_choices
@@ -81,8 +80,7 @@ class RejectionThresholds(ResultStep):
     @property
     def knows_noise(self) -> bool:
         """False for a discriminator of clean images, which looks at the end of a path alone."""
-        network = self.discriminator.step.architecture
-        return not isinstance(network, GuideSpec) or network.knows_noise
+        return self.discriminator.step.knows_noise
 
     def inputs(self) -> dict[str, Reference]:
         """The networks that sample, and not the samples."""

@@ -77,6 +77,10 @@ class TrainClassifier(TrainStep):
         return self.precision
 
     @property
+    def knows_noise(self) -> bool:
+        return self.noise != "none"
+
+    @property
     def judges_images(self) -> bool:
         return self.noise == "none" and self.network.pool == "adaptive"
 
