@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from dgflow.diffusion.guidance_specs import DiscriminatorGuidance, Guidance, ScaleOrGainOf
-from dgflow.specs.step import Result, Slice
+from dgflow.specs.step import Result, Slice, Step
 from dgflow.steps.generate import Generate
 from dgflow.steps.judging.likelihood import Likelihood
 from dgflow.steps.mechanism.of_arms import mechanism as figures_of_mechanism
+from dgflow.steps.sampling import Sampling
 
 TRUNCATIONS = (0.03, 0.1, 0.3)
 """Noise levels of figure 14 of Kim et al. 2023, beside the lowest one of the sampler."""
@@ -24,8 +25,12 @@ def beside(
 
     Score network and guidance are those of each arm's `Generate`. A likelihood's lowest and highest noise
     levels are the sampler's `sigma_min` and `sigma_max`; where it has none (RK45, DDPM, DDIM) or they are not
-    set, 0.002 and 80, narrowed to what the network was made for. Measured are the last images of `real`:
-    trainings on its first ones, or with a share held out, have not seen them.
+    set, 0.002 and 80, narrowed to what the network was made for. It is that of the probability-flow ODE,
+    whatever noise the sampler adds. Measured are the last images of `real`: trainings on its first ones, or
+    with a share held out, have not seen them.
+
+    Arms with a selection are left out: their samples do not follow the flow of their score network and
+    guidance, and no density of them is known.
 
     Args:
         real: in the form that the score network knows, images or latents.
@@ -34,15 +39,31 @@ def beside(
             (`dgflow.steps.mechanism.of_arms`); 0: none.
 
     Raises ValueError for the likelihood of latents, for arms of several score networks or ranges of noise
-    levels, for figures of mechanism without a discriminator, and for more images than there are.
+    levels, for figures of mechanism without a discriminator, for more images than there are, and where every
+    arm has a selection.
     """
     results: list[Result] = []
+    if likelihood or mechanism:
+        arms = _unselected(arms)
     if likelihood:
         results.append(_likelihood(arms, _last(real, likelihood, "likelihood")))
     if mechanism:
         first = {name: arm[0] for name, arm in arms.items()}
         results += figures_of_mechanism(first, _last(real, mechanism, "mechanism"))
     return tuple(results)
+
+
+def _unselected(arms: Mapping[str, Sequence[Slice]]) -> Mapping[str, Sequence[Slice]]:
+    def selects(step: Step) -> bool:
+        return isinstance(step, Sampling) and step.selection is not None
+
+    kept = {name: arm for name, arm in arms.items() if not selects(arm[0].origin.step)}
+    if not kept:
+        raise ValueError(
+            "likelihood, mechanism: expected an arm without a selection, whose samples follow the flow of "
+            f"its score network and guidance, found none of {', '.join(arms)}; leave the options out"
+        )
+    return kept
 
 
 def _last(real: Slice, count: int, option: str) -> Slice:

@@ -16,6 +16,7 @@ from dgflow import (
     DDIM,
     DDPM,
     RK45,
+    BestOf,
     Boost,
     ClosedForm,
     DiscriminatorGuidance,
@@ -241,6 +242,10 @@ def test_real_images_that_the_discriminator_was_trained_on_are_warned_of():
         (
             dict(arms={"one": GUIDED[:1]}),
             "arms.one: expected two images or more, whose spread is shown, found 1",
+        ),
+        (
+            dict(arms={"best": samples(selection=BestOf(discriminator=EXACT))}),
+            "arms.best: expected samples without a selection.*best of 4 .*; leave the arm out",
         ),
         (dict(real=ENCODED[:9]), "arms.guided: expected a score network for the real ones' 18 channels"),
         (dict(discriminator=SCORE.last()), "expected a TrainDiscriminator or a Pretrained"),

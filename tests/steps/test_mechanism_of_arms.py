@@ -9,6 +9,7 @@ from steps.identities import DISC, FAKES, OTHER_DISC, REAL, SCORE
 from steps.shipped import recipe
 
 from dgflow import (
+    BestOf,
     DiscriminatorGuidance,
     Evaluate,
     Generate,
@@ -61,6 +62,18 @@ def test_each_discriminator_or_ensemble_has_a_path_of_its_own():
     assert third.discriminator == both and third.combine == "probabilities"
     assert list(single.discriminators) == ["a", "b"]
     assert list(ensemble.discriminators) == ["both"] and ensemble.combine == "probabilities"
+
+
+def test_arms_with_a_selection_are_left_out():
+    """Their samples are not those of the sampler, score network and guidance that would be looked at."""
+    chosen = {"best": (Generate(score=SCORE.last(), selection=BestOf(discriminator=DISC.last()))[:50],)}
+    path, _, regeneration = figures(chosen | {"guided": arm(DISC.last())})
+    assert isinstance(path, LogRatioPath) and isinstance(regeneration, Regeneration)
+    assert list(path.arms) == list(regeneration.arms) == ["plain", "guided"]
+    (result,) = beside(PLAIN | chosen, real=REAL[:100], likelihood=10)
+    assert list(result.step.arms) == ["plain"]  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="expected an arm without a selection, .* found none of best"):
+        beside(chosen, real=REAL[:100], likelihood=10)
 
 
 def test_latents_are_looked_at_as_the_networks_see_them():

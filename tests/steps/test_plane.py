@@ -12,6 +12,7 @@ import pytest
 from inprocess import complete
 
 from dgflow import (
+    BestOf,
     Boost,
     ClosedForm,
     ComparePlane,
@@ -224,6 +225,7 @@ def test_the_arms_and_the_figures_of_a_comparison(learned):
         (dict(arms={"a": (samples(2), samples(3, by(EXACT)))}), "one sampling, but for its seed"),
         (dict(arms={"a": (samples(2, by(EXACT, boost=Boost())),)}), "no boost"),
         (dict(arms={"a": (samples(2, by(EXACT), by(EXACT)),)}), "one discriminator"),
+        (dict(arms={"a": (samples(2, selection=BestOf(discriminator=EXACT)),)}), "selection.*CompareLaws"),
         (dict(data=GaussianMixture(means=((0.0,),), stds=(1.0,), weights=(1.0,))), "in the plane, found 1"),
     ],
 )

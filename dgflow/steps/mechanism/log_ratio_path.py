@@ -38,7 +38,8 @@ class LogRatioPath(ResultStep):
 
     An arm is a slice of `Generate` or `Translate`, or of images decoded from it. Its samples are drawn once
     more, the same to the last bit, with the discriminator looking on at every first evaluation of a step; the
-    samples themselves are not read. Any sampler and any guidance can be looked at.
+    samples themselves are not read. Any sampler and any guidance can be looked at, but no selection, whose
+    samples are not those that the sampler draws.
 
     Noise levels from `sigma_min` to `sigma_max` are cut into `levels` equal ranges of log sigma; None is the
     range that the discriminator was trained on. The file holds, for the real images and for each arm, by
@@ -92,7 +93,8 @@ class LogRatioPath(ResultStep):
     @cached_property
     def observed(self) -> dict[str, Sampling]:
         """What samples the arms, with `observer` as the last of its guidance: so networks and classes are
-        checked, loaded and asked as those of a guide. Raises ValueError for samples that are not drawn."""
+        checked, loaded and asked as those of a guide. Raises ValueError for samples that are not drawn, or
+        that are selected."""
         found = {}
         for name, part in self.arms.items():
             step = part.origin.step
@@ -100,6 +102,11 @@ class LogRatioPath(ResultStep):
                 raise ValueError(
                     f"arms.{name}: expected samples of Generate or Translate, or images decoded from them, "
                     f"found {part.title}, which have no path"
+                )
+            if step.selection is not None:
+                raise ValueError(
+                    f"arms.{name}: expected samples without a selection, whose paths are walked once more, "
+                    f"found {part.title}; leave the arm out"
                 )
             found[name] = step.model_copy(update={"guidance": (*step.guidance, self.observer)})
         return found

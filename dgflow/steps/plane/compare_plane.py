@@ -35,8 +35,8 @@ class ComparePlane(ResultStep):
     guided by one discriminator or by none. The file holds, in nats where it is a divergence:
 
     - of each arm, KL(data || samples), which is that of the probability-flow ODE of its guided score, with
-      the exact divergence of the field, at the sampler's lowest noise level; and the energy distance of the
-      drawn samples to the data;
+      the exact divergence of the field, at the sampler's lowest noise level, whatever noise the sampler adds;
+      and the energy distance of the drawn samples to the data;
     - of each discriminator, by noise level: its error as a log-ratio and as a correction of the score; Gain
       (theorem 2 of Kim et al. 2023) by quadrature, and as it is estimated from samples; KL and Gain at
       `weights`.
@@ -194,6 +194,11 @@ def _check_samples(name: str, part: Slice) -> None:
     if network.mixture.dimensions != 2:
         raise ValueError(
             f"arm {name!r}: expected samples in the plane, found {network.mixture.dimensions} coordinates"
+        )
+    if step.selection is not None:
+        raise ValueError(
+            f"arm {name!r}: expected samples without a selection, which follow the flow of their guided "
+            f"score, found {part.title}; compare them by CompareLaws, which looks at the samples alone"
         )
     for term in step.guidance:
         if (
