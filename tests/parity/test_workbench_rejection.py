@@ -197,7 +197,7 @@ def test_every_test_and_move_of_a_chain_is_the_originals(case: Case) -> None:
     sigmas, x = torch.full_like(checks, torch.nan), torch.empty_like(arrays["out_x"])
     for index in range(count):
         chains, selected = chained(index, index + 1)
-        ((chain, _),) = chains.ended
+        (chain,) = chains.ended
         tested = [look for look in chained.looks if levels.index(look[1]) in chained.rule.tested]
         for number, (log_ratio, sigma) in enumerate(tested):
             checks[index, number], sigmas[index, number] = log_ratio, sigma
@@ -221,8 +221,8 @@ def test_chains_side_by_side_are_those_of_each_alone(case: Case, monkeypatch: py
     assert chains.width == count // 2 > 1
     close(case, "x", selected.x, chained.arrays["out_x"], of_max=2e-5)
     assert selected.labels.tolist() == list(range(count))
-    in_order = sorted(chain.index for chain, _ in chains.ended)
-    checks = {chain.index: chain.uniforms for chain, _ in chains.ended}
+    in_order = sorted(chain.index for chain in chains.ended)
+    checks = {chain.index: chain.uniforms for chain in chains.ended}
     assert [checks[index] for index in in_order] == chained.arrays["out_n_u"].tolist()
 
 

@@ -52,7 +52,7 @@ class Chain:
         place: its row in the state of all chains.
         at: its position.
         moved: it came there by a move, not by new noise.
-        passed: the log-ratio of the last test that it passed.
+        passed: the log-ratio of the last test that it passed, and at its end that of the sample.
         thrown: evaluations of the score network until the budget last threw it away.
         uniforms, normals, churned: draws so far, for tests, for new noise, and in moves.
         ahead: uniforms of its next tests, the first one last.
