@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from dgflow.diffusion.guidance import Advice, Guide, Point, asked_of, guide
+from dgflow.diffusion.guidance import Advice, Correction, Guide, Point, asked_of, guide
 from dgflow.diffusion.rows import Levels, Rows
 
 
@@ -30,6 +30,7 @@ class Adviser:
         self.guidance, self.class_labels, self.rows, self.began = guidance, class_labels, rows, began
         self.step = rows.step(numbers)
         self.counts: np.ndarray = np.zeros((len(began.groups), 1 + len(guidance)), np.int64)
+        self.asked: np.ndarray = np.zeros((len(began.groups), len(guidance)), bool)
 
     @property
     def evaluations(self) -> np.ndarray:
@@ -64,5 +65,11 @@ class Adviser:
         counts = np.insert(asked.astype(np.int64), 0, 1, axis=1)
         if taking_part is not None:
             counts = counts * np.asarray(taking_part)[:, None]
-        self.counts = self.counts + counts
+        self.counts, self.asked = self.counts + counts, asked
         return advice
+
+    @property
+    def is_guided(self) -> list[bool]:
+        """Of each group of rows, whether a gradient acted on it the last time."""
+        terms = [not isinstance(entry, Correction) for entry in self.guidance]
+        return (self.asked & np.array(terms, bool)).any(axis=1).tolist()

@@ -26,7 +26,7 @@ from dgflow.diffusion.times import per_sample
 
 class Seen(NamedTuple):
     """A step: its rows and their state y, the denoised image after corrections, clipped if it has to be, the
-    predictor's v, the noise levels [B], and guidance."""
+    predictor's v, the noise levels [B], guidance, and of each group of rows whether a gradient acts on it."""
 
     rows: Rows
     y: Tensor
@@ -34,6 +34,7 @@ class Seen(NamedTuple):
     v: Tensor | None
     sigma: Tensor
     advice: Advice
+    is_guided: Sequence[bool]
 
     def of(self, values: Sequence[float]) -> Tensor:
         """[B, 1, ...]: each row's value, which is that at its position."""
@@ -91,7 +92,7 @@ class AncestralPath(Path):
         adviser = Adviser(self.guidance, class_labels, rows, range(len(self.levels)), levels)
         advice = adviser(x, denoised, levels, 1)
         denoised = advice.denoised.clamp(-1.0, 1.0) if self.clip_denoised else advice.denoised
-        y = self.after(Seen(rows, y, denoised, v, levels.sigma, advice), noise)
+        y = self.after(Seen(rows, y, denoised, v, levels.sigma, advice, adviser.is_guided), noise)
         return state.moved(y, advice.log_ratios, adviser.evaluations, rows.of(self.means, 1))
 
     @abstractmethod
@@ -166,8 +167,9 @@ class DDIMPath(AncestralPath):
     def after(self, seen: Seen, noise: Noise | None) -> Tensor:
         y, of, at = seen.y, seen.of, seen.rows.positions
         denoised = guided(seen.advice, seen.sigma, seen.denoised)
-        if seen.advice.gradient is not None:
-            denoised = scaled_again(self.guidance, y / of(self.means), seen.sigma, denoised)
+        if any(seen.is_guided):
+            again = scaled_again(self.guidance, y / of(self.means), seen.sigma, denoised)
+            denoised = torch.where(per_sample(seen.rows.where(seen.is_guided), y), again, denoised)
         epsilon = (y - of(self.means) * denoised) / of(self.stds)
         etas = [1.0 if parts else self.eta for parts in seen.rows.spread]
         stds = [eta * self.noisy[position] for eta, position in zip(etas, at, strict=True)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -87,6 +87,7 @@ class NoiseScaling:
     "Elucidating the Exposure Bias in Diffusion Models")."""
 
     settings: ScalingSettings
+    is_free: ClassVar[bool] = True
 
     def correct(self, point: Point) -> Tensor | None:
         """See `guidance.Correction`; None where the divisor is 1 throughout."""

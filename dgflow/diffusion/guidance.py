@@ -98,7 +98,7 @@ class Correction(Protocol):
 
     Returns the corrected image, like `point.denoised`, or None where that stays as it is for all. Where
     `point.x` requires gradients (likelihood), it has to be differentiable in x. `tau_edges` and `acts` as of
-    a `GuidanceTerm`.
+    a `GuidanceTerm`; `is_free: bool`, also optional, is True for one that evaluates no network.
     """
 
     def correct(self, point: Point) -> Tensor | None: ...
@@ -116,7 +116,7 @@ class Advice:
         denoised: the image of the point after all corrections; of a point without one there is none.
         gradient: None where it is zero for all.
         log_ratios: one per entry; None of a correction.
-        asked: whether each entry was evaluated.
+        asked: whether each entry was evaluated, except for those that evaluate no network.
     """
 
     denoised: Tensor
@@ -144,7 +144,8 @@ def guide(guidance: Sequence[Guide], point: Point) -> Advice:
             raise ValueError(f"expected a point with a denoised image for {type(entry).__name__}, found none")
         corrected = entry.correct(point)
         if corrected is not None:
-            point, asked[index] = replace(point, denoised=corrected), True
+            point = replace(point, denoised=corrected)
+            asked[index] = not getattr(entry, "is_free", False)
     total: Tensor | None = None
     log_ratios: LogRatios = [None] * len(guidance)
     is_first = True

@@ -180,7 +180,8 @@ def walk(
         state = path.move(state, [position] * len(latents), class_labels, own)
         before += draws
     nfe, *others = (int(count) for count in state.evaluations.max(axis=0, initial=0))
-    return Sample(state.x, nfe, sum(others), state.log_ratio, tuple(others))
+    evaluations = torch.from_numpy(state.evaluations)
+    return Sample(state.x, nfe, sum(others), state.log_ratio, tuple(others), evaluations)
 
 
 def _after(noise: Noise, before: int) -> Noise:

@@ -84,7 +84,7 @@ def rk45(
             trained, whatever the time to which it solves.
 
     Returns the state at tau_min as `x`; `nfe` counts evaluations of the batch, in every piece as many as the
-    slowest sample needed.
+    slowest sample needed; `evaluations` those of every sample until it was finished.
 
     Raises ValueError for impossible times and tolerances, FloatingPointError where a solution cannot go on
     (above all for NaN).
@@ -94,7 +94,7 @@ def rk45(
     if denoise_tau is not None and not 0.0 < denoise_tau <= 1.0:
         raise ValueError(f"expected 0 < denoise_tau <= 1, found {denoise_tau}")
     check_tolerances(rtol, atol)
-    flow = _Flow(denoiser, class_labels, guidance, vp)
+    flow = _Flow(denoiser, len(latents), class_labels, guidance, vp)
     # A boost makes the last slope of an attempt another than the next's first.
     reuse = all(boost is None for boost in boosts_of(guidance))
     last: LogRatios = [None] * len(guidance)
@@ -119,27 +119,54 @@ def rk45(
     )
     for start, end in pairwise(pieces(tau_max, tau_min, edges)):
         flow.enter(start, end)
-        y = solve(flow, y, start, end, norm=norm, rtol=rtol, atol=atol, reuse=reuse, moved=record)
+        y = solve(
+            flow,
+            y,
+            start,
+            end,
+            norm=norm,
+            rtol=rtol,
+            atol=atol,
+            reuse=reuse,
+            moved=record,
+            attempted=flow.count,
+        )
     if denoise_last:
         if denoise_tau is not None and denoise_tau != tau_min:
             sigma = sigma_from_tau(denoise_tau, vp)
             flow.bounds = (sigma, sigma)
         tau = y.new_full((len(y),), tau_min if denoise_tau is None else denoise_tau)
         y, *_ = flow.denoised(y, tau, 0)
-    return Sample(y, flow.nfe, sum(flow.guide_nfe), first_of(last), tuple(flow.guide_nfe))
+        flow.count(torch.ones_like(tau, dtype=torch.bool))
+    nfe, *guides = flow.of_batch
+    return Sample(y, nfe, sum(guides), first_of(last), tuple(guides), flow.of_samples)
 
 
 class _Flow:
-    """The slope dy/dtau inside one piece at a time, the log-ratios of its last evaluation, and a count of
-    evaluations."""
+    """The slope dy/dtau inside one piece at a time, the log-ratios of its last evaluation, and counts of
+    evaluations [1 + entries of guidance]: `of_batch`, and `of_samples` [B, ...] in which each took part."""
 
     def __init__(
-        self, denoiser: Denoiser, class_labels: Tensor | None, guidance: Sequence[Guide], vp: LinearVP
+        self,
+        denoiser: Denoiser,
+        samples: int,
+        class_labels: Tensor | None,
+        guidance: Sequence[Guide],
+        vp: LinearVP,
     ) -> None:
         self.denoiser, self.class_labels, self.guidance, self.vp = denoiser, class_labels, guidance, vp
         self.bounds = (0.0, 0.0)
         self.log_ratios: LogRatios = []
-        self.nfe, self.guide_nfe = 0, [0] * len(guidance)
+        self.of_batch = [0] * (1 + len(guidance))
+        self._counted = list(self.of_batch)  # the part of them that `of_samples` has
+        self.of_samples: Tensor = torch.zeros(samples, len(self.of_batch), dtype=torch.int64)
+
+    def count(self, unfinished: Tensor) -> None:
+        """Count the evaluations since the last time of the samples [B] that were unfinished."""
+        new = [count - before for count, before in zip(self.of_batch, self._counted, strict=True)]
+        self._counted = list(self.of_batch)
+        new_E = torch.tensor(new, device=unfinished.device)
+        self.of_samples = self.of_samples.to(unfinished.device) + unfinished[:, None] * new_E
 
     def enter(self, start: float, end: float) -> None:
         self.bounds = (
@@ -154,8 +181,8 @@ class _Flow:
         denoised = self.denoiser(x, sigma, self.class_labels).double()
         point = Point(x, sigma, self.class_labels, attempt, 1, self.bounds, denoised=denoised)
         advice = guide(self.guidance, point)
-        self.nfe += 1
-        self.guide_nfe = [count + asked for count, asked in zip(self.guide_nfe, advice.asked, strict=True)]
+        asked = (True, *advice.asked)
+        self.of_batch = [count + one for count, one in zip(self.of_batch, asked, strict=True)]
         self.log_ratios = advice.log_ratios
         return guided(advice, sigma), x, sigma
 

@@ -47,6 +47,8 @@ class Sample:
             if no term ever gave one.
         guide_nfe: evaluations of each entry of guidance, which are `guidance_nfe` in all; None where the
             sampler does not tell.
+        evaluations: int64 [B, 1 + entries], those of the denoiser and of each entry in which each sample took
+            part; None where it took part in all.
     """
 
     x: Tensor
@@ -54,20 +56,22 @@ class Sample:
     guidance_nfe: int
     log_ratio: Tensor | None
     guide_nfe: tuple[int, ...] | None = None
+    evaluations: Tensor | None = None
 
-    def counts(self, entries: int) -> tuple[int, ...]:
-        """Evaluations of each of so many entries of guidance.
+    def counts(self, entries: int) -> Tensor:
+        """`evaluations` of so many entries of guidance.
 
         Raises ValueError for several whose evaluations the sampler does not tell apart.
         """
-        if self.guide_nfe is not None:
-            return self.guide_nfe
-        if entries > 1:
+        if self.evaluations is not None:
+            return self.evaluations
+        guides = (self.guidance_nfe,) * entries if self.guide_nfe is None else self.guide_nfe
+        if entries > 1 and self.guide_nfe is None:
             raise ValueError(
                 f"expected a sampler that tells the evaluations of each of {entries} entries of guidance "
                 "(Sample.guide_nfe), found one that does not"
             )
-        return (self.guidance_nfe,) * entries
+        return torch.tensor([self.nfe, *guides]).expand(len(self.x), -1)
 
 
 @dataclass(frozen=True)

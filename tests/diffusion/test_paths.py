@@ -13,8 +13,8 @@ from torch import Tensor
 from dgflow.diffusion import noise
 from dgflow.diffusion.ablation import AblationPath, ablation_sigmas
 from dgflow.diffusion.ancestral import DDIMPath, DDPMPath
-from dgflow.diffusion.correction_settings import NetworkSettings
-from dgflow.diffusion.corrections import NetworkCorrection
+from dgflow.diffusion.correction_settings import NetworkSettings, ScalingSettings
+from dgflow.diffusion.corrections import NetworkCorrection, NoiseScaling
 from dgflow.diffusion.denoisers import predictor_of
 from dgflow.diffusion.discrete import DiscreteSchedule
 from dgflow.diffusion.discriminator_guidance import DiscriminatorTerm
@@ -94,7 +94,10 @@ PATHS |= {
 }
 SCHEDULE = DiscreteSchedule.of("linear", 1000, "9")
 PREDICTOR = predictor_of(denoiser, SCHEDULE)
+LATE = DiscriminatorTerm(looks_fake, DiscriminatorSettings(tau_min=0.3))
+TWICE = NoiseScaling(ScalingSettings(factor=1.1, twice=True))
 PATHS |= {
+    "ddim-scaled-twice": DDIMPath(PREDICTOR, SCHEDULE, [LATE, TWICE]),
     "ddpm": DDPMPath(PREDICTOR, SCHEDULE, [TERM]),
     "ddpm-learned": DDPMPath(lambda y, *others: (PREDICTOR(y, *others)[0], y.sin()), SCHEDULE, [TERM], False),
     "ddim": DDIMPath(PREDICTOR, SCHEDULE, [TERM]),

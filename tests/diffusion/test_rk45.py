@@ -140,8 +140,11 @@ def test_a_sample_does_not_depend_on_its_batch_and_a_finished_one_does_not_chang
         torch.testing.assert_close(alone.x, whole.x[i : i + 1], rtol=0, atol=1e-9)
         assert alone.log_ratio is not None and whole.log_ratio is not None
         torch.testing.assert_close(alone.log_ratio, whole.log_ratio[i : i + 1], rtol=0, atol=1e-5)
-        needed.append(alone.nfe)
-    assert whole.nfe >= max(needed) > min(needed)
+        assert alone.evaluations is not None
+        assert alone.evaluations.tolist() == [[alone.nfe, alone.guidance_nfe]]
+        needed.append([alone.nfe, alone.guidance_nfe])
+    assert whole.evaluations is not None and whole.evaluations.tolist() == needed
+    assert whole.nfe >= max(needed)[0] > min(needed)[0]
 
 
 def test_with_a_shared_step_a_sample_depends_on_its_batch() -> None:

@@ -260,5 +260,5 @@ def test_what_selections_count_of_a_second_network_does_not_depend_on_batches(st
     for name in ("score_evaluations", "guide_evaluations"):
         np.testing.assert_array_equal(found[name], other[name])
     of_scaling, of_second = found["guide_evaluations"].T
-    np.testing.assert_array_equal(of_scaling, found["score_evaluations"])
-    assert ((of_second > 0) & (of_second < of_scaling)).all()
+    assert not of_scaling.any()
+    assert ((of_second > 0) & (of_second < found["score_evaluations"])).all()

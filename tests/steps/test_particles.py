@@ -23,6 +23,7 @@ def spec(mixture: Mixture) -> dg.GaussianMixture:
     return dg.GaussianMixture(means=mixture.means, stds=(mixture.std,) * 2, weights=mixture.weights)
 
 
+SCORE_OF_DATA = dg.ClosedForm(network=dg.MixtureScore(mixture=spec(REAL))).weights()
 SCORE_OF_MODEL = dg.ClosedForm(network=dg.MixtureScore(mixture=spec(MODEL))).weights()
 RATIO = dg.ClosedForm(network=dg.MixtureRatio(real=spec(REAL), model=spec(MODEL))).weights()
 SAMPLER = dg.Heun(steps=9, sigma_min=0.02, sigma_max=20.0)
@@ -107,11 +108,11 @@ def test_particles_are_resampled_at_restarts(store):
 
 
 def test_every_sample_records_the_evaluations_of_all_its_particles(store):
-    guidance = (dg.EpsilonScaling(factor=1.01),)
+    guidance = (dg.EpsilonScaling(factor=1.01), dg.NetworkGuidance(network=SCORE_OF_DATA, weight=1.5))
     columns = rows(generate(particles(count=3, at=(10.0, 1.0)), guidance=guidance, batch_size=10), store)
     assert isinstance(columns, MeasuredColumns) and columns.metrics["utilisation"] == 0.8  # 24 in 3 of 10
     assert columns["score_evaluations"].tolist() == [3 * 17] * 8
-    assert columns["guide_evaluations"].tolist() == [[3 * 17]] * 8
+    assert columns["guide_evaluations"].tolist() == [[0, 3 * 17]] * 8
     assert columns["discriminator_evaluations"].tolist() == [3 * 3] * 8
     always = rows(generate(particles(count=3)), store)
     assert always["discriminator_evaluations"].tolist() == [3 * 9] * 8

@@ -23,7 +23,7 @@ def _best(group: Group) -> Selected:
         sample = run.sample(draw)
         x.append(sample.x)
         log_ratio.append(run.log_ratio(sample.x, sample.x.new_zeros(len(rows)), draw.asked))
-        evaluations.append(np.tile([sample.nfe, *sample.counts(run.entries)], (len(rows), 1)))
+        evaluations.append(sample.counts(run.entries).cpu().numpy())
     ratios = group.compared(torch.cat(log_ratio))
     first = group.count * np.arange(len(ratios))
     best = torch.from_numpy(first + ratios.argmax(axis=1)).to(run.device)
