@@ -71,5 +71,5 @@ class Adviser:
     @property
     def is_guided(self) -> list[bool]:
         """Of each group of rows, whether a gradient acted on it the last time."""
-        terms = [not isinstance(entry, Correction) for entry in self.guidance]
-        return (self.asked & np.array(terms, bool)).any(axis=1).tolist()
+        terms = np.array([not isinstance(entry, Correction) for entry in self.guidance], bool)
+        return [bool((asked & terms).any()) for asked in self.asked]

@@ -94,7 +94,7 @@ PATHS |= {
 }
 SCHEDULE = DiscreteSchedule.of("linear", 1000, "9")
 PREDICTOR = predictor_of(denoiser, SCHEDULE)
-LATE = DiscriminatorTerm(looks_fake, DiscriminatorSettings(tau_min=0.3))
+LATE = DiscriminatorTerm(looks_fake, DiscriminatorSettings(tau_min=0.5))
 TWICE = NoiseScaling(ScalingSettings(factor=1.1, twice=True))
 PATHS |= {
     "ddim-scaled-twice": DDIMPath(PREDICTOR, SCHEDULE, [LATE, TWICE]),
