@@ -92,7 +92,8 @@ def workflow(
         return {"sampler": dg.Restart(**dict(plain.sampler), restarts=(interval,))}
 
     def rejected(quantile: float) -> Fields:
-        pilot = plain.model_copy(update={"seed": training.fake.step.seed})[:1_000]
+        drawn = plain.model_copy(update={"seed": training.fake.step.seed})
+        pilot = drawn[training.fake.stop : training.fake.stop + 1_000]  # behind those of the training
         both = {"discriminator": guide.discriminator}
         thresholds = dg.RejectionThresholds(samples=pilot, quantile=quantile, **both)
         return {"selection": dg.Rejection(thresholds=thresholds.result(), budget=105, **both)}

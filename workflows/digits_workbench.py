@@ -88,7 +88,8 @@ def workflow(
         return {"sampler": dg.Restart(**dict(plain.sampler), restarts=(interval,))}
 
     def rejected(discriminator: Any, quantile: float, **settings: Any) -> Fields:
-        pilot = plain.model_copy(update={"seed": training.fake.step.seed})[:500]
+        drawn = plain.model_copy(update={"seed": training.fake.step.seed})
+        pilot = drawn[training.fake.stop : training.fake.stop + 500]  # behind those of the training
         thresholds = dg.RejectionThresholds(samples=pilot, discriminator=discriminator, quantile=quantile)
         settings |= {"thresholds": thresholds.result(), "budget": 3 * plain.sampler.nfe}
         return {"selection": dg.Rejection(discriminator=discriminator, **settings)}

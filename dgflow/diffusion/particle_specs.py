@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 from dgflow.diffusion.guidance_specs import Guidance
 from dgflow.diffusion.ranges import ROUNDING
 from dgflow.diffusion.restart_specs import Restart
-from dgflow.diffusion.sampler_specs import EDMAblation, Heun, SamplerSpec
+from dgflow.diffusion.sampler_specs import SamplerSpec
 from dgflow.diffusion.selection_specs import SelectionSpec
 from dgflow.specs.step import Weights
 
@@ -134,9 +134,7 @@ class Particles(SelectionSpec):
         """The number of times that weights are looked at before the end."""
         if isinstance(self.at, tuple):
             return len(self.at)
-        again = _repeats(sampler)
-        steps = sampler.steps if isinstance(sampler, Heun | EDMAblation) else sampler.nfe
-        return again if self.at == "restarts" else steps - 1 + again
+        return _repeats(sampler) if self.at == "restarts" else sampler.moves - 1
 
     def check(self, where: str, sampler: SamplerSpec, score: Weights, guidance: tuple[Guidance, ...]) -> None:
         del score, guidance
@@ -157,9 +155,10 @@ class Particles(SelectionSpec):
         return f"resampled among {self.count} particles"
 
     def toy(self) -> Self:
-        return self.model_copy(update={"count": 2})
+        # A sampler's own toy may have neither restarts nor these levels.
+        return self.model_copy(update={"count": 2, "at": "always"})
 
 
 def _repeats(sampler: SamplerSpec) -> int:
     """The number of times that a sampler restarts."""
-    return sum(each.repeats for each in sampler.restarts) if isinstance(sampler, Restart) else 0
+    return sampler.repeats if isinstance(sampler, Restart) else 0

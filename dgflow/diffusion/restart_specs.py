@@ -54,6 +54,15 @@ class Restart(Heun):
     def nfe(self) -> int:
         return self._evaluations(self._own_levels, self.restarts)
 
+    @property
+    def moves(self) -> int:
+        return super().moves + self.repeats
+
+    @property
+    def repeats(self) -> int:
+        """The number of times that noise is added."""
+        return sum(restart.repeats for restart in placed(self._own_levels, self.restarts).values())
+
     def nfe_from(self, tau: float, grid: Grid) -> int:
         first, (*own, _) = LINEAR_VP.level(tau), self._own_levels
         if grid == "whole":

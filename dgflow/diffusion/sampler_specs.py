@@ -84,6 +84,11 @@ class SamplerSpec(Spec, ABC):
         return type(self).path is not SamplerSpec.path
 
     @property
+    def moves(self) -> int:
+        """The number of moves of its path, as far as it is known without a network."""
+        return self.nfe
+
+    @property
     def starts_within(self) -> bool:
         """True for a sampler that can begin within its range, at the images of a `start`."""
         return "start" in inspect.signature(self.sample).parameters
@@ -175,6 +180,10 @@ class _Levels(_Moves):
                 f"expected S_min <= S_max, found {self.S_min} and {self.S_max}: no step would be stochastic"
             )
         return self
+
+    @property
+    def moves(self) -> int:
+        return self.steps
 
     def toy(self) -> Self:
         return self.model_copy(update={"steps": min(6, self.steps)})

@@ -21,8 +21,10 @@ from dgflow.diffusion.guidance_settings import Boost, DiscriminatorSettings
 from dgflow.diffusion.heun import HeunPath, edm_sigmas
 from dgflow.diffusion.mixture_specs import GaussianMixture
 from dgflow.diffusion.paths import Path, State, walk
+from dgflow.diffusion.restart import RestartPath
+from dgflow.diffusion.restart_settings import RestartInterval
 from dgflow.diffusion.score_model import ScoreModel
-from dgflow.diffusion.selection.chains import Chains
+from dgflow.diffusion.selection.chains import Chains, places_back
 from dgflow.diffusion.selection.rejection import Rule
 from dgflow.diffusion.selection.run import Draw, Run, Selected
 from dgflow.diffusion.selection.thresholds import Thresholds, log_ratios_along
@@ -214,6 +216,44 @@ def test_a_budget_bounds_what_a_sample_takes_after_its_last_start(bounds, monkey
         taken[chain.index] = found.score_evaluations[chain.index] - chain.thrown
     assert one_pass <= taken.min() <= taken.max() <= one_pass + 4
     assert sum(chain.resets for chain in chains.ended) > 5
+
+
+def test_a_step_back_from_a_restart_adds_noise():
+    """To the noise level above; a test of the same values again would only pass more often."""
+    again = RestartInterval(points=3, repeats=3, sigma_min=0.5, sigma_max=2.0)
+    path = RestartPath.of(denoiser, edm_sigmas(STEPS), CPU, [again])
+    assert len(set(path.levels[4:8])) == 1
+    assert places_back(path.levels, 1) == [0, 0, 1, 2, 3, 3, 3, 3, 7, 8]
+    assert places_back(path.levels, 2) == [0, 0, 0, 1, 2, 2, 2, 2, 3, 7]
+    seen = list[float]()
+
+    def watched(x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
+        seen.extend(x.flatten().tolist())
+        return torch.zeros_like(sigma)
+
+    least = [0.3] * len(path.levels)
+    found = selected(run_of(path, log_ratio=watched), Rule(least, least, range(len(least))), 0, 8)
+    assert len(set(seen)) == len(seen) == found.discriminator_evaluations.sum() > 8 * len(least)
+
+
+def test_utilisation_is_the_share_of_the_rows_that_networks_are_asked_about(monkeypatch):
+    """Also where moves take more evaluations than others."""
+    monkeypatch.setattr("dgflow.diffusion.selection.chains.PARTS", 8)
+    again = RestartInterval(points=4, repeats=2, sigma_min=0.5, sigma_max=2.0)
+    asked = [0]
+
+    def counted(network: Any) -> Any:
+        def wrapped(x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
+            asked[0] += len(x)
+            return network(x, sigma, labels)
+
+        return wrapped
+
+    path = RestartPath.of(counted(denoiser), edm_sigmas(STEPS), CPU, [again])
+    run, limit = run_of(path, log_ratio=counted(rolled)), [0.0] * len(path.levels)
+    found = selected(run, Rule(limit, limit, range(len(limit))), 0, 160)
+    needed = found.score_evaluations.sum() + found.discriminator_evaluations.sum()
+    assert found.utilisation == pytest.approx(needed / asked[0]) and found.utilisation > 0.7
 
 
 @pytest.mark.parametrize("rows", [1, 15, 160])

@@ -162,24 +162,34 @@ def test_the_plan_counts_about_two_passes_and_a_look_at_every_position(store):
     (state,) = plan(step[:8], store)[-1:]
     assert [(work.network.name, work.use, work.times) for work in state.work] == [
         (SCORES.name, "forward", 8 * 2 * 15),
-        (RATIO.name, "forward", 8 * 15),
+        (RATIO.name, "forward", 8 * 2 * 9),
     ]
     pilot = thresholds().step.work(1)
     assert [(work.network.name, work.use, work.times) for work in pilot] == [
         (SCORES.name, "forward", 64 * 15),
-        (RATIO.name, "forward", 64 * 15),
+        (RATIO.name, "forward", 64 * 9),
     ]
     assert step.title == "generate seed 3, by rejection"
 
 
 def test_a_discriminator_of_clean_images_decides_about_finished_samples():
-    measured = dg.RejectionThresholds(samples=FAKES[:100], discriminator=CLEAN.last())
+    measured = dg.RejectionThresholds(samples=FAKES[100:200], discriminator=CLEAN.last())
+    assert measured.cautions() == []
     own: dict[str, Any] = {"discriminator": CLEAN.last(), "thresholds": measured.result()}
     step = dg.Generate(score=SCORE.last(), selection=dg.Rejection(at="end", **own))
     assert step.title == "generate seed 0, by rejection of finished samples"
     assert [work.times for work in measured.work(1)][-1] == 100
     with pytest.raises(ValueError, match='found .* clean images.*: test finished samples, with at="end"'):
         dg.Generate(score=SCORE.last(), selection=dg.Rejection(**own))
+
+
+def test_a_pilot_that_the_discriminator_was_trained_on_is_warned_of():
+    """Also under another name: batches change no draws. Ten of the hundred fakes are held out."""
+    (line,) = THRESHOLDS.model_copy(update={"samples": FAKES[80:120]}).cautions()
+    assert line.startswith("samples: train-discriminator was trained on 10 of these 40 samples")
+    again = FAKES.model_copy(update={"batch_size": 7})
+    assert len(THRESHOLDS.model_copy(update={"samples": again[:50]}).cautions()) == 1
+    assert THRESHOLDS.model_copy(update={"samples": again[90:140]}).cautions() == []
 
 
 def system(**fields: Any) -> dg.Generate:
@@ -198,6 +208,7 @@ def select(**fields: Any) -> dg.Generate:
     return system(selection=dg.Rejection(**own | fields))
 
 
+WITHOUT_CLASSES = dg.Generate(score=SCORE.model_copy(update={"conditional": False}).last())
 ADAPTIVE = dg.Generate(score=SCORE.last(), sampler=dg.RK45())
 REFUSED = {
     "no discriminator": (
@@ -238,6 +249,18 @@ REFUSED = {
         "at most min_backsteps . 1.*found 2.*set min_backsteps to 1",
     ),
     "no test": (lambda: select(min_backsteps=3, max_backsteps=3), "expected min_backsteps < max_backsteps"),
+    "no step behind": (
+        lambda: select(min_backsteps=18),
+        "selection.min_backsteps: expected fewer than the 18 steps of Heun, found 18: no step",
+    ),
+    "a pilot of one sample": (
+        lambda: THRESHOLDS.model_copy(update={"samples": FAKES[200:201]}),
+        "samples: expected two or more, .* found 1",
+    ),
+    "a pilot without the classes that the discriminator is told": (
+        lambda: THRESHOLDS.model_copy(update={"samples": WITHOUT_CLASSES[:100]}),
+        "discriminator: expected one without classes, .* found one of 3: train it with conditional=False",
+    ),
     "steps at the end": (
         lambda: select(at="end", min_backsteps=1),
         'min_backsteps: expected none with at="end"',

@@ -1,10 +1,10 @@
 """Chains of rejection in batches of one width.
 
-Chains stand at different positions and end at different times. Those that wait for the same thing, a move or
-a test, are taken together, the oldest first. With 2 * width - 1 chains on their way, one of the two batches
-can always be filled; a chain that has ended is replaced from the queue at once. Once the queue is empty,
-batches are filled up with copies, whose results are thrown away. So networks see batches of one shape,
-whatever happens to which chain, and a sample's bits do not depend on the others.
+Chains stand at different positions and end at different times. Those that wait for the same thing, a test or
+a move of as many evaluations, are taken together, the oldest first. With n kinds of them and n * (width - 1)
++ 1 chains on their way, one batch can always be filled; a chain that has ended is replaced from the queue at
+once. Once the queue is empty, batches are filled up with copies, whose results are thrown away. So networks
+see batches of one shape, whatever happens to which chain, and a sample's bits do not depend on the others.
 """
 
 from __future__ import annotations
@@ -43,13 +43,20 @@ class Chains:
         self.run, self.rule, self.path = run, rule, run.path
         self.end = len(run.path.levels) - 1
         self.left = [sum(run.path.evaluations[at:]) for at in range(self.end + 1)]
+        self.back = places_back(run.path.levels, rule.backsteps or 0)
+        if rule.budget is not None and self.left[0] > rule.budget:
+            raise ValueError(
+                f"expected a budget of at least the {self.left[0]} evaluations of one pass, found "
+                f"{rule.budget}"
+            )
         self.width = width(run.batch_size, len(indices))
         self.queue = iter(indices)
-        self.to_test, self.to_move = list[Chain](), list[Chain]()
+        self.to_test = list[Chain]()
+        self.to_move = {evaluations: list[Chain]() for evaluations in run.path.evaluations}
         self.ended = list[Chain]()
         self.results = list[tuple[State, Tensor]]()
-        self.rows = self.copies = 0
-        first = list(islice(self.queue, 2 * self.width - 1))
+        self.needed = self.evaluated = 0
+        first = list(islice(self.queue, (1 + len(self.to_move)) * (self.width - 1) + 1))
         draw = run.draw(self._ints(first))
         self.state, self.labels, self.asked = run.path.begin(draw.latents), draw.labels, draw.asked
         self._wait(Chain(index, place) for place, index in enumerate(first))
@@ -61,14 +68,14 @@ class Chains:
         Raises ValueError where one takes more than `rule.max_checks` log-ratios, FloatingPointError for a
         log-ratio that is NaN.
         """
-        while self.to_test or self.to_move:
-            tests = len(self.to_test) > len(self.to_move)
-            waiting = self.to_test if tests else self.to_move
+        while waiting := max(self.to_test, *self.to_move.values(), key=len):
             waiting.sort(key=lambda chain: chain.index)
             taken = waiting[: self.width]
             del waiting[: self.width]
-            self.rows, self.copies = self.rows + self.width, self.copies + self.width - len(taken)
-            (self._test if tests else self._move)(taken)
+            asked = 1 if waiting is self.to_test else self.path.evaluations[taken[0].at]
+            self.needed += asked * len(taken)
+            self.evaluated += asked * self.width
+            (self._test if waiting is self.to_test else self._move)(taken)
         return self._selected()
 
     def _selected(self) -> Selected:
@@ -83,7 +90,7 @@ class Chains:
             score_evaluations=state.evaluations[:, 0],
             guide_evaluations=state.evaluations[:, 1:],
             discriminator_evaluations=np.array([chain.checks for chain in chains]),
-            utilisation=1.0 - self.copies / self.rows,
+            utilisation=self.needed / self.evaluated,
         )
 
     def _wait(self, chains: Iterable[Chain], *, passed: bool = False) -> None:
@@ -96,7 +103,8 @@ class Chains:
                 chain.thrown, chain.resets = self._evaluations(chain), chain.resets + 1
                 thrown.append(chain)
             else:
-                (self.to_test if due else self.to_move).append(chain)
+                waiting = self.to_test if due else self.to_move[self.path.evaluations[chain.at]]
+                waiting.append(chain)
         if thrown:
             self._start_anew(thrown)
 
@@ -183,11 +191,10 @@ class Chains:
 
     def _go_back(self, chains: Sequence[Chain]) -> None:
         """Send chains back to a higher noise level."""
-        assert self.rule.backsteps is not None
         levels, places, added = self.path.levels, self._ints(_places(chains)), list[float]()
         normals = self._normals(chains)
         for chain in chains:
-            low, chain.at, chain.moved = levels[chain.at], chain.at - self.rule.backsteps, False
+            low, chain.at, chain.moved = levels[chain.at], self.back[chain.at], False
             added.append((levels[chain.at] ** 2 - low**2) ** 0.5)
         scale_B = torch.tensor(added, dtype=torch.float64, device=places.device)
         x = self.state.x.index_add(0, places, per_sample(scale_B, normals) * normals)
@@ -234,6 +241,18 @@ class Chains:
 
     def _ints(self, values: Sequence[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64, device=self.run.device)
+
+
+def places_back(levels: Sequence[float], steps: int) -> list[int]:
+    """For every position the one that is so many noise levels higher, or the first: of positions of one level
+    the last, so that restarts are not repeated."""
+    higher = [0]
+    for at in range(1, len(levels)):
+        higher.append(at - 1 if levels[at - 1] > levels[at] else higher[-1])
+    places = list(range(len(levels)))
+    for _ in range(steps):
+        places = [higher[at] for at in places]
+    return places
 
 
 def _places(chains: Sequence[Chain]) -> list[int]:

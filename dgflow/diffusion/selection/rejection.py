@@ -24,7 +24,7 @@ class Rule:
             test that it passed (0 before any). As in `again`, log(u) is added, u uniform.
         again: by position, the least log-ratio of a chain that came by new noise.
         tested: the positions with a test.
-        backsteps: the number of positions that a chain goes back; None to start anew.
+        backsteps: the number of noise levels that a chain goes back; None to start anew.
         budget: evaluations of the score network within which a chain has to end, else it is thrown away and
             starts anew; None for no limit.
         max_checks: log-ratios of one chain after which the run is stopped.

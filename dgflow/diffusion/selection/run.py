@@ -47,7 +47,8 @@ class Selected(NamedTuple):
         score_evaluations: int64 [B], on the host: the score network's, of all that was drawn for the sample.
         guide_evaluations: int64 [B, entries of guidance]: of each entry, likewise.
         discriminator_evaluations: int64 [B]: of the selection's discriminator, forward.
-        utilisation: the share of the rows of all batches, were each full, that samples stood in.
+        utilisation: the share of the rows that networks were asked about, were each batch full, that samples
+            needed.
     """
 
     x: Tensor

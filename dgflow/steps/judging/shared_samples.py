@@ -84,6 +84,20 @@ def trained_rows(weights: Weights, part: Slice) -> list[range]:
     ]
 
 
+def fakes_seen(weights: Weights, part: Slice) -> int:
+    """The number of samples of `part` that are drawn like fakes on which a discriminator was trained here; of
+    a bagged one, on which it could be."""
+    step = weights.step
+    if not isinstance(step, TrainDiscriminator):
+        return 0
+    _, *names = step.slice_names
+    fakes = [
+        fake if step.bootstrap is not None else fake.step[fake.start : fake.start + step.split(name)[0]]
+        for name, fake in zip(names, step.fakes, strict=True)
+    ]
+    return max(shared(part, images_behind(fake)) for fake in fakes)
+
+
 def check_held_out(field: str, weights: Weights, part: Slice) -> None:
     """Raise ValueError, naming the field, where a network was trained here on one of the samples."""
     for trained in trained_rows(weights, part):

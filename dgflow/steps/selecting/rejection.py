@@ -31,8 +31,9 @@ class Rejection(SelectionSpec):
     density ratio, exp(log-ratio), and M the constant of `thresholds`.
 
     - `at="steps"`: every position behind `min_backsteps` and up to `max_backsteps` is tested, and with
-      `min_backsteps=0` the latents too. A rejected sample goes `backsteps` positions back by new noise, where
-      its log-ratio itself is tested, or with None starts anew.
+      `min_backsteps=0` the latents too. A rejected sample goes `backsteps` noise levels back by new noise,
+      where its log-ratio itself is tested, or with None starts anew. Restarts that it has behind it are not
+      repeated, and one that it is in is left.
     - `at="end"`: the finished sample alone is tested, and starts anew if it is rejected. This is the test for
       a discriminator of clean images.
 
@@ -99,6 +100,11 @@ class Rejection(SelectionSpec):
                 f"{where}.budget: expected at least the {sampler.nfe} evaluations of one pass of "
                 f"{type(sampler).__name__}, found {self.budget}"
             )
+        if not self.tested(sampler.moves):
+            raise ValueError(
+                f"{where}.min_backsteps: expected fewer than the {sampler.moves} steps of "
+                f"{type(sampler).__name__}, found {self.min_backsteps}: no step would be tested"
+            )
         self._check_measured(where, measured, sampler, score, guidance)
 
     def _check_measured(
@@ -130,8 +136,17 @@ class Rejection(SelectionSpec):
         return "by rejection" + " of finished samples" * (self.at == "end")
 
     def evaluations(self, sampler: SamplerSpec) -> tuple[float, float]:
-        nfe = PASSES * sampler.nfe
-        return nfe, PASSES if self.at == "end" else nfe / 2
+        # A log-ratio for every test, and that of the sample.
+        looks = len({*self.tested(sampler.moves), sampler.moves})
+        return PASSES * sampler.nfe, PASSES * looks
+
+    def tested(self, moves: int) -> range:
+        """The positions with a test, on a path of so many moves."""
+        if self.at == "end":
+            return range(moves, moves + 1)
+        first = self.min_backsteps + 1 if self.min_backsteps else 0
+        last = moves if self.max_backsteps is None else min(moves, self.max_backsteps)
+        return range(first, last + 1)
 
     def select(self, run: Run, start: int, stop: int, inputs: Bound) -> Selected:
         from dgflow.diffusion.selection.chains import Chains
@@ -146,14 +161,12 @@ class Rejection(SelectionSpec):
         """What decides about the chains on `path`."""
         from dgflow.diffusion.selection.rejection import Rule
 
-        end = len(path.levels) - 1
+        tested = self.tested(len(path.levels) - 1)
         limits = {"budget": self.budget, "max_checks": self.max_checks}
         if self.at == "end":
             # The one test compares with nothing before it.
-            return Rule(thresholds.again, thresholds.again, range(end, end + 1), None, **limits)
-        first = self.min_backsteps + 1 if self.min_backsteps else 0
-        last = end if self.max_backsteps is None else min(end, self.max_backsteps)
-        return Rule(thresholds.first, thresholds.again, range(first, last + 1), self.backsteps, **limits)
+            return Rule(thresholds.again, thresholds.again, tested, None, **limits)
+        return Rule(thresholds.first, thresholds.again, tested, self.backsteps, **limits)
 
 
 def _named(value: Weights | SamplerSpec | tuple[Guidance, ...]) -> str:

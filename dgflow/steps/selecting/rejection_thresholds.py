@@ -12,6 +12,7 @@ from dgflow.specs.step import Reference, ResultStep, Slice, Spread, Weights, Wor
 from dgflow.steps.gain_choices import by_gain, gain_choices
 from dgflow.steps.generate import Generate
 from dgflow.steps.guides import check_guide, guides_of
+from dgflow.steps.judging.shared_samples import fakes_seen
 from dgflow.store.identity import canonical_json
 
 if TYPE_CHECKING:
@@ -32,8 +33,10 @@ class RejectionThresholds(ResultStep):
     """What `Rejection` compares log-ratios with: quantiles of `discriminator`'s log-ratios over `samples`, by
     position of their path (Na et al. 2024, DiffRS; 0.75 of 1,000 samples on CIFAR-10).
 
-    `samples` are of a `Generate` without selection, whose paths are walked once more, the same to the last
-    bit; the samples themselves are not read. `Rejection` takes the same score network, sampler and guidance.
+    `samples` are of a `Generate` without selection, whose paths are walked once more, the same but for
+    rounding; the samples themselves are not read. `Rejection` takes the same score network, sampler and
+    guidance. They should be samples that the discriminator was not trained on, to which it gives too small a
+    log-ratio; others are warned of.
 
     A larger `quantile` rejects more: 1.0 is the largest log-ratio that was seen, and samples above a smaller
     one are accepted as if they stood there. With `floor` no threshold is below 0, as published.
@@ -64,6 +67,16 @@ class RejectionThresholds(ResultStep):
             )
         name, classes = "discriminator", step.score.step.classes
         check_guide(name, name, self.discriminator, name, shape, classes)
+        if (known := self.discriminator.step.classes) and not step.classes:
+            raise ValueError(
+                f"{name}: expected one without classes, as {step.title} has none that it could be told, "
+                f"found one of {known}: train it with conditional=False"
+            )
+        if self.samples.rows < 2:
+            raise ValueError(
+                f"samples: expected two or more, of whose log-ratios quantiles are taken, found "
+                f"{self.samples.rows}; take a larger slice"
+            )
         return self
 
     @property
@@ -96,6 +109,15 @@ class RejectionThresholds(ResultStep):
         discriminator = smoke.value(self.discriminator, 1)
         return self.model_copy(update={"samples": step[:TOY_SAMPLES], "discriminator": discriminator})
 
+    def cautions(self) -> list[str]:
+        if not (known := fakes_seen(self.discriminator, self.samples)):
+            return []
+        return [
+            f"samples: {self.discriminator.step.title} was trained on {known:,} of these "
+            f"{self.samples.rows:,} samples, as fakes, so that their log-ratios, and the thresholds, are too "
+            "small; take others, such as those of another seed: they need not be made"
+        ]
+
     @property
     def title(self) -> str:
         return f"rejection thresholds of {self.system.title} by {self.discriminator.step.title}"
@@ -105,7 +127,7 @@ class RejectionThresholds(ResultStep):
 
     def work(self, amount: int) -> list[Work]:
         rows, system = amount * self.samples.rows, self.system
-        looks = system.sampler.nfe if self.knows_noise else 1
+        looks = system.sampler.moves + 1 if self.knows_noise else 1
         own = Work(self.discriminator.step, "forward", rows * looks, self.batch_size, system.precision)
         return [*system.work(rows), own]
 
