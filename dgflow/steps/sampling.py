@@ -187,7 +187,7 @@ class Sampling(SampleStep):
         return tuple(f"{name}: {choice}" for name, choice in self.choices(inputs).items())
 
     def cautions(self) -> list[str]:
-        """A discriminator that guides and selects."""
+        """A discriminator that guides and selects, by the weights of any epoch."""
         if self.selection is None:
             return []
         own = self.selection.discriminator
@@ -196,7 +196,7 @@ class Sampling(SampleStep):
             "unguided samples, so that its log-ratio counts twice: select by one that was trained on guided "
             "samples, or use it once"
             for path, term in self.guides.items()
-            if any(each.identity == own.identity for each in term.guides)
+            if any(each.fingerprint == own.fingerprint for each in term.guides)
         ]
 
     def doubts(self, part: Slice, inputs: Bound) -> tuple[str, ...]:

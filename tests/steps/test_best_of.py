@@ -116,9 +116,10 @@ def test_a_discriminator_of_clean_images_chooses_and_one_that_guides_is_doubted(
     chosen = dg.BestOf(discriminator=CLEAN.last())
     assert dg.Generate(score=SCORE.last(), selection=chosen).cautions() == []
     guidance = (dg.DiscriminatorGuidance(discriminator=DISC.last()),)
-    selection = dg.BestOf(discriminator=DISC.last())
-    (line,) = dg.Generate(score=SCORE.last(), guidance=guidance, selection=selection).cautions()
-    assert "also guides as guidance.0.discriminator" in line
+    for weights in (DISC.last(), DISC.epoch(1)):
+        selection = dg.BestOf(discriminator=weights)
+        (line,) = dg.Generate(score=SCORE.last(), guidance=guidance, selection=selection).cautions()
+        assert "also guides as guidance.0.discriminator" in line
 
 
 @pytest.mark.parametrize(
