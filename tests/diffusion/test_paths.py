@@ -97,7 +97,7 @@ PREDICTOR = predictor_of(denoiser, SCHEDULE)
 LATE = DiscriminatorTerm(looks_fake, DiscriminatorSettings(tau_min=0.5))
 TWICE = NoiseScaling(ScalingSettings(factor=1.1, twice=True))
 PATHS |= {
-    "ddim-scaled-twice": DDIMPath(PREDICTOR, SCHEDULE, [LATE, TWICE]),
+    "ddim-scaled-twice": DDIMPath(PREDICTOR, SCHEDULE, [LATE, TWICE], False),
     "ddpm": DDPMPath(PREDICTOR, SCHEDULE, [TERM]),
     "ddpm-learned": DDPMPath(lambda y, *others: (PREDICTOR(y, *others)[0], y.sin()), SCHEDULE, [TERM], False),
     "ddim": DDIMPath(PREDICTOR, SCHEDULE, [TERM]),
