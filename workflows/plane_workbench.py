@@ -6,7 +6,7 @@ docs/plane.md has what was measured.
 """
 
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import plane
 
@@ -24,10 +24,8 @@ def workflow(
 ) -> dg.CompareLaws:
     system = partial(plane.workflow, samples=samples, seeds=seeds, steps=steps)
     arms = system().arms | {"bce+gradient": system(loss="bce+gradient").arms["bce+gradient"]}
-    model: Any = arms["unguided"][0].step
-    guided: Any = arms["exact"][0].step
-    exact = guided.guidance[0].discriminator
-    learned: Any = arms["bce"][0].step.guidance[0].discriminator.step
+    model, guided, by_bce = (cast(Any, arms[name][0].step) for name in ("unguided", "exact", "bce"))
+    exact, learned = guided.guidance[0].discriminator, by_bce.guidance[0].discriminator.step
     clean = dg.TrainDiscriminator(
         real=learned.real,
         fake=learned.fake,
@@ -43,7 +41,7 @@ def workflow(
     def refined(**fields: Any) -> tuple[Any, ...]:
         return tuple(model.model_copy(update=fields | {"seed": seed})[:samples] for seed in seeds)
 
-    def away_from(mixture: dg.GaussianMixture, **settings: float) -> tuple[Any, ...]:
+    def away_from(mixture: dg.GaussianMixture, **settings: Any) -> tuple[Any, ...]:
         network = dg.ClosedForm(network=dg.MixtureScore(mixture=mixture)).weights()
         return refined(guidance=(dg.NetworkGuidance(network=network, **settings),))
 
