@@ -261,6 +261,14 @@ class Slice(_Reference):
             )
         return shape
 
+    def check_labelled(self, field: str, told: str, remedy: str) -> None:
+        """Raise ValueError, naming `field`, for samples without labels, where `told` is told these."""
+        if not self.step.labelled:
+            raise ValueError(
+                f"{field}: expected samples with labels, which {told} is told, found those of "
+                f"{self.step.title}, which have none: {remedy}"
+            )
+
     @property
     def shards(self) -> range:
         """The numbers of the shards that cover it."""
@@ -344,6 +352,11 @@ class SampleStep(Step, ABC):
     def gives_latents(self) -> bool:
         """True for samples that are latents, for a decoder, and not images."""
         return False
+
+    @property
+    def labelled(self) -> bool:
+        """False for samples whose labels are all -1. Raises ValueError where `shape` does."""
+        return self.shape.num_classes > 0
 
     @property
     def gives_log_ratio(self) -> bool:

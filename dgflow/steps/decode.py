@@ -64,6 +64,10 @@ class Decode(SampleStep):
         return self.vae.step.shape._replace(num_classes=self.latents.step.shape.num_classes)
 
     @property
+    def labelled(self) -> bool:
+        return self.latents.step.labelled
+
+    @property
     def gives_log_ratio(self) -> bool:
         return self.latents.step.gives_log_ratio
 

@@ -68,6 +68,10 @@ class Encode(SampleStep):
         return True
 
     @property
+    def labelled(self) -> bool:
+        return self.images.step.labelled
+
+    @property
     def row_bytes(self) -> int:
         copies = 2 * self.draws if autoencoder_of(self.vae).draws else len(self.columns)
         return INDEX_AND_LABEL + 2 * copies * self.shape.values

@@ -33,6 +33,8 @@ def check_score(score: Weights, real: Slice, *, field: str) -> None:
             f"{field}: expected a score network without classes, or with the real ones' {shape.num_classes}, "
             f"whose labels it is asked about, found {score.step.classes} classes"
         )
+    if score.step.classes:
+        real.check_labelled("real", f"the score network ({field})", "take one with conditional=False")
 
 
 def measured_images(held: int, shape: DataShape, levels: int) -> int:

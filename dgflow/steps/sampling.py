@@ -140,6 +140,10 @@ class Sampling(SampleStep):
         return of_latents(self.score)
 
     @property
+    def labelled(self) -> bool:
+        return self.classes > 0
+
+    @property
     def gives_log_ratio(self) -> bool:
         return self.selection is not None or any(
             term.role == "discriminator" for term in self.guides.values()

@@ -96,6 +96,9 @@ class Translate(Sampling):
                 f"found {source}: name the class of the results, as in labels=0, or take networks without "
                 "classes (conditional=False)"
             )
+        if self.labels == "kept":
+            remedy = "name the class of the results, as in labels=0"
+            self.source.check_labelled("source", "the score network or a guide", remedy)
         if isinstance(self.labels, int) and self.labels >= asked:
             raise ValueError(f"labels: expected a class from 0 to {asked - 1}, found {self.labels}")
 
@@ -114,6 +117,10 @@ class Translate(Sampling):
         if self.labels == "kept":
             return super().shape._replace(num_classes=self.source.step.shape.num_classes)
         return super().shape if self.classes else super().shape._replace(num_classes=0)
+
+    @property
+    def labelled(self) -> bool:
+        return self.source.step.labelled if self.labels == "kept" else self.labels != "dropped"
 
     def network_evaluations(self, rows: int) -> int:
         return rows * self.sampler.nfe_from(self.start, self.grid) * times_asked(self.guidance)

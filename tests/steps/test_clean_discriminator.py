@@ -373,7 +373,7 @@ def test_an_ensemble_scores_by_its_combination_and_batches_change_nothing(
         ),
         (
             {"arms": {"a": (dg.Generate(score=SCORE.model_copy(update={"conditional": False}).last())[:9],)}},
-            "arms.a.0: expected samples with labels, .* without classes: .*conditional=False",
+            "arms.a.0: expected samples with labels, .* which have none: .*conditional=False",
         ),
         ({"arms": {"a": (POINTS[:9],)}}, "arms.a.0: expected samples of the form of the real ones"),
         ({"discriminator": JUDGE.last()}, "discriminator: expected a TrainDiscriminator or a Pretrained"),

@@ -19,7 +19,6 @@ from dgflow.specs.spec import ActivationPrecision, BatchSize, SmokeRun
 from dgflow.specs.step import ResultStep, Slice, Spread, Weights, Work
 from dgflow.steps.arm_values import over_seeds, standard_error
 from dgflow.steps.closed_form import ClosedForm
-from dgflow.steps.generate import Generate
 from dgflow.steps.guides import check_ensemble, check_guide, loaded_term, members_of
 from dgflow.steps.judging.shared_samples import check_held_out, not_trained_on
 from dgflow.steps.mechanism.levels import forward_uses, two_or_more
@@ -98,12 +97,8 @@ class MeanLogRatio(ResultStep):
                 f"{field}: expected labels of the {classes} classes that the discriminator is told, found "
                 f"samples of {ours.num_classes} classes"
             )
-        drawn = part.origin.step
-        if classes and isinstance(drawn, Generate) and drawn.classes == 0:
-            raise ValueError(
-                f"{field}: expected samples with labels, which the discriminator is told, found "
-                f"{drawn.title} of a network without classes: train a discriminator with conditional=False"
-            )
+        if classes:
+            part.check_labelled(field, "the discriminator", "train one with conditional=False")
         behind = {node.step.fingerprint for node in graph(part)}
         for weights in self.term.guides:
             if weights.step.fingerprint in behind and not isinstance(weights.step, ClosedForm):

@@ -32,7 +32,7 @@ class OfClasses(SampleStep):
     def _known(self) -> OfClasses:
         known = self.images.image_shape.num_classes
         wrong = [number for number in self.classes if not 0 <= number < known]
-        if not known:
+        if not known or not self.images.step.labelled:
             raise ValueError(f"images: expected images with classes, found none in {self.images.step.title}")
         if wrong or len(set(self.classes)) < len(self.classes):
             raise ValueError(

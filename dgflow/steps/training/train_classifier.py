@@ -48,6 +48,8 @@ class TrainClassifier(TrainStep):
     @model_validator(mode="after")
     def _makes_sense(self) -> TrainClassifier:
         steps = self.epochs * self.steps_per_epoch
+        if self.shape.num_classes:
+            self.real.check_labelled("real", "the classifier", "take images with labels")
         if self.flip and self.sees_latents:
             raise ValueError(
                 "expected images for flip=True, found latents: the rows of Encode hold both flips already; "

@@ -145,6 +145,9 @@ class TrainDiscriminator(TrainStep):
     def _fits(self) -> TrainDiscriminator:
         for part in self.fakes:
             self._check_fake(part)
+        if self.classes:
+            for name in self.slice_names:
+                self.slice_of(name).check_labelled(name, "the discriminator", "use conditional=False")
         if self.batch_size % 2:
             raise ValueError(f"expected an even batch size (half real, half fake), found {self.batch_size}")
         rows = [self.batch_size // 2, *self._fake_rows_of_batch()]

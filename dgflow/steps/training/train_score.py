@@ -65,6 +65,9 @@ class TrainScore(TrainStep):
             self._check_start(self.start)
         if self.weighting is not None:
             self._check_discriminator(self.weighting.discriminator)
+        if self._classes_told:
+            told = "the network" if self.conditional else "the discriminator of weighting"
+            self.real.check_labelled("real", told, "take one with conditional=False")
         return self
 
     def _check_start(self, start: Weights) -> None:
