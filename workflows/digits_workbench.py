@@ -118,7 +118,7 @@ def workflow(
                 "weight", (1, 2), lambda w: restarting(2) | guided_by(guide.discriminator, w)
             ),
             "DiffRS": dg.swept("quantile", (0.5, 0.75, 0.9), partial(rejected, guide.discriminator)),
-            "clean rejection": dg.swept("quantile", (0.5, 0.75), partial(rejected, clean, at="end")),
+            "clean rejection": dg.swept("quantile", (0.75,), partial(rejected, clean, at="end")),
             "particles": dg.swept("count", (2, 4), resampled),
             "best of n": dg.swept("n", (2, 4), partial(best_of, guide.discriminator)),
             "clean best of n": dg.swept("n", (2, 4), partial(best_of, clean)),

@@ -65,6 +65,7 @@ OPTIONS = {name: [()] for name in RUNS} | {
     "cifar10_edm_ensemble": [("--members", "2", "--bagged")],
     "afhq_edm_translate": [("--starts", "0.4", "--seeds", "0")],
     "imagenet512_edm2": [("--discriminator",)],
+    "digits_workbench": [("--selection-seeds", "11", "--seeds", "101")],
 }
 """Recipe to the options of its runs, all in one root."""
 WITHOUT_RAY = OPTIONS | {"cifar10_lsgm": [("--mechanism", "8")]}
