@@ -31,7 +31,7 @@ def timings(plans: Sequence[StepPlan], receipts: Mapping[str, list[Receipt]]) ->
         each.step.name: {
             name: _timing(arm, receipts)
             for name, arm in each.step.arms.items()
-            if all(step.variant in complete for part in arm for step in sampled_by(part))
+            if all(each.step.variant in complete for part in arm for each in sampled_by(part))
         }
         for each in plans
         if isinstance(each.step, Cost)
@@ -46,8 +46,8 @@ def timing_table(arms: Mapping[str, Timing]) -> Table:
 def _timing(arm: Sequence[Slice], receipts: Mapping[str, list[Receipt]]) -> Timing:
     """Over all seeds; of several steps one after the other, such as sampling and decoding, the sum."""
     seconds, devices = 0.0, set[str]()
-    for steps in zip(*map(sampled_by, arm), strict=True):
-        parts = [receipt for step in steps for receipt in own_receipts(receipts, step)]
+    for slices in zip(*map(sampled_by, arm), strict=True):
+        parts = [receipt for each in slices for receipt in own_receipts(receipts, each.step)]
         rows = sum(_rows(receipt) for receipt in parts)
         seconds += sum(receipt.seconds for receipt in parts) / rows
         devices |= {receipt.device for receipt in parts}

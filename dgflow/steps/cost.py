@@ -12,7 +12,7 @@ from pydantic import model_validator
 from dgflow.estimate.operations import Networks, Operations
 from dgflow.specs.figures import Figure, Metric, Table
 from dgflow.specs.graph import graph
-from dgflow.specs.step import Measurements, ResultStep, SampleStep, Slice, Spread, Step, Work
+from dgflow.specs.step import Measurements, ResultStep, Slice, Spread, Step, Work
 from dgflow.specs.train_step import TrainStep
 from dgflow.steps.arm_values import over_seeds
 from dgflow.steps.sampling import Sampling
@@ -69,10 +69,11 @@ class Cost(ResultStep):
             for number, training in enumerate(_trainings(arm[0]))
         }
         selected = {
-            f"selected.{name}.{number}": part.origin
+            f"selected.{name}.{number}": each
             for name, arm in self.arms.items()
             for number, part in enumerate(arm)
-            if _is_selected(part.origin.step)
+            for each in sampled_by(part)
+            if _is_selected(each.step)
         }
         return {**trainings, **selected}
 
@@ -93,7 +94,7 @@ class Cost(ResultStep):
             sampling = []
             for number, part in enumerate(arm):
                 samples = partial(inputs.rows, f"selected.{name}.{number}")
-                works = (work for step in sampled_by(part) for work in _work(step, part.rows, samples))
+                works = (work for each in sampled_by(part) for work in _work(each, part.rows, samples))
                 sampling.append(operations.total(works) / part.rows / 1e9)
             arms[name] = {
                 "training": _same(total / 1e12, len(arm)),
@@ -125,7 +126,8 @@ def _trainings(part: Slice) -> list[TrainStep]:
 def _made(part: Slice) -> tuple[object, ...]:
     """Equal for slices of the same cost."""
     trained = ((training.variant, training.epochs) for training in _trainings(part))
-    return (*trained, getattr(part.origin.step, "sampler", None))
+    samplings = [each.step for each in sampled_by(part) if isinstance(each.step, Sampling)]
+    return (*trained, *((step.sampler, step.selection) for step in samplings))
 
 
 def _trained_on(part: Slice) -> Iterator[tuple[str, Step, list[int]]]:
@@ -140,12 +142,13 @@ def _trained_on(part: Slice) -> Iterator[tuple[str, Step, list[int]]]:
         yield variant, step, sorted(parts)
 
 
-def sampled_by(part: Slice) -> Iterator[SampleStep]:
-    """The steps that make `part` of noise: its own, and those whose samples it is made of."""
-    yield part.step
+def sampled_by(part: Slice) -> Iterator[Slice]:
+    """The samples that become `part`, step by step: itself, and those that each step makes its own of. Every
+    step reads one slice at most, so that one of them is selected at most."""
+    yield part
     for reference in part.step.reads.values():
         if isinstance(reference, Slice):
-            yield from sampled_by(reference)
+            yield from sampled_by(part.origin if reference.step is part.origin.step else reference)
 
 
 def _is_selected(step: Step) -> TypeGuard[Sampling]:
@@ -153,12 +156,17 @@ def _is_selected(step: Step) -> TypeGuard[Sampling]:
     return isinstance(step, Sampling) and step.selection is not None
 
 
-def _work(step: SampleStep, rows: int, samples: Callable[[Sequence[str]], Columns]) -> list[Work]:
-    """The evaluations of `rows` samples; `samples` reads columns of those that record them."""
+def _work(part: Slice, rows: int, samples: Callable[[Sequence[str]], Columns]) -> list[Work]:
+    """The evaluations of `rows` samples like those of `part`; `samples` reads columns of `part` if these
+    record them."""
+    step = part.step
     if not _is_selected(step):
         return step.work(rows)
     names = ["score_evaluations", "discriminator_evaluations", *["guide_evaluations"] * bool(step.guides)]
-    totals = {name: column.sum(axis=0, dtype=float).tolist() for name, column in samples(names).items()}
+    shares = {
+        name: column.sum(axis=0, dtype=float) * rows / part.rows for name, column in samples(names).items()
+    }
+    totals = {name: share.tolist() for name, share in shares.items()}
     guides = totals.get("guide_evaluations", [])
     return step.work_of(totals["score_evaluations"], guides, totals["discriminator_evaluations"])
 

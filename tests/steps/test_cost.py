@@ -149,6 +149,33 @@ def test_where_a_selection_decides_the_evaluations_are_those_that_the_samples_re
     assert found == pytest.approx([each / 1e9 for each in expected])
 
 
+def test_selected_samples_behind_another_step_count_in_proportion_to_the_arm_s_rows():
+    drawn = guided(tiny.discriminator(IMAGES))
+    selection = Counted(discriminator=tiny.discriminator(IMAGES).last())
+    selected = drawn.model_copy(update={"guidance": (), "selection": selection})[:4]
+    translated = dg.Translate(source=selected, score=drawn.score, sampler=drawn.sampler, start=0.5)
+    arms = {
+        "translated": (translated[:2],),
+        "chosen": (dg.OfClasses(images=selected, classes=(0,), count=2)[:2],),
+    }
+    cost = dg.Cost(arms=arms)
+    assert {name: each for name, each in cost.inputs().items() if name.startswith("selected")} == {
+        "selected.translated.0": selected,
+        "selected.chosen.0": selected,
+    }
+    recorded = {
+        "score_evaluations": np.array([5, 10, 5, 12]),
+        "discriminator_evaluations": np.array([2, 3, 2, 3]),
+    }
+    reads: Any = SimpleNamespace(rows=lambda name, columns: {column: recorded[column] for column in columns})
+    found = cost.compared(cost.compute(reads, here, MemoryStore("cost")))
+    score, looked = flop(tiny.score(IMAGES), "forward"), flop(tiny.discriminator(IMAGES), "forward")
+    first = 8.0 * score + 2.5 * looked
+    then = translated.sampler.nfe_from(0.5, "tail") * score
+    assert found["chosen"]["sampling"]["mean"] == pytest.approx(first / 1e9)
+    assert found["translated"]["sampling"]["mean"] == pytest.approx((first + then) / 1e9)
+
+
 def test_measurements_behind_an_arm_count_with_its_trainings():
     training = tiny.discriminator(IMAGES)
     step = tiny.fakes(IMAGES, seed=5)
@@ -178,9 +205,14 @@ def test_an_arm_of_slices_that_cost_otherwise_is_refused():
     training = tiny.discriminator(IMAGES)
     long = guided(training.model_copy(update={"epochs": training.epochs + 2}))
     other = short.model_copy(update={"sampler": dg.Heun(steps=4), "seed": 6})
-    for second in (long, other):
+    two, four = (
+        short.model_copy(update={"selection": dg.BestOf(discriminator=training.last(), count=count)})
+        for count in (2, 4)
+    )
+    chosen = [dg.OfClasses(images=each[:8], classes=(0,), count=2) for each in (two, four)]
+    for first, second in ((short, long), (short, other), (short, two), (two, four), chosen):
         with pytest.raises(ValueError, match="arm 'guided': expected slices of the same trainings"):
-            dg.Cost(arms={"guided": (short[:8], second[:8])})
+            dg.Cost(arms={"guided": (first[:2], second[:2])})
 
 
 @pytest.mark.slow
