@@ -256,7 +256,7 @@ def test_utilisation_is_the_share_of_the_rows_that_networks_are_asked_about(monk
     assert found.utilisation == pytest.approx(needed / asked[0]) and found.utilisation > 0.7
 
 
-@pytest.mark.parametrize("rows", [1, 15, 160])
+@pytest.mark.parametrize("rows", [1, 31, 160])
 def test_batches_have_one_width_and_few_copies(rows, bounds):
     widths = set[int]()
 
@@ -268,8 +268,8 @@ def test_batches_have_one_width_and_few_copies(rows, bounds):
         lambda x, sigma, labels: (widths.add(len(x)), denoiser(x, sigma, labels))[1], edm_sigmas(STEPS), CPU
     )
     found = selected(run_of(path, log_ratio=watched), Rule(bounds.first, bounds.again, EVERY), 0, rows)
-    assert widths == {max(1, rows // 20)}
-    assert found.utilisation == 1.0 if rows < 40 else 0.8 < found.utilisation < 1.0
+    assert widths == {max(1, rows // 32)}
+    assert found.utilisation == 1.0 if rows < 64 else 0.8 < found.utilisation < 1.0
     assert selected(run_of(path, batch_size=4), Rule([], [], range(0)), 0, rows).utilisation <= 1.0
 
 

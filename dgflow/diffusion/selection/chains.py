@@ -23,9 +23,10 @@ from dgflow.diffusion.selection.rejection import Chain, Rule
 from dgflow.diffusion.selection.run import Run, Selected
 from dgflow.diffusion.times import per_sample
 
-PARTS = 20
-"""A batch is this part of a shard's rows, or less, as the last chains are few and some of them long: with a
-sixteenth, 83 % and more of the rows were in use, on shards of 500 and 2,000 and chains of all lengths."""
+PARTS = 32
+"""A batch is this part of a shard's rows, or less, as the last chains are few and some are ten times as long
+as others: with chains of the lengths that shards of 500 digits have at quantiles from 0.5 to 0.9, it
+keeps 83 to 97 % of the rows in use, and a sixteenth 69 to 89 %."""
 
 AHEAD = 16  # uniforms that are drawn at once
 
