@@ -11,7 +11,7 @@ from typing import Any
 from dgflow.engine.plan import StepPlan
 from dgflow.engine.root import Root
 from dgflow.report.layout import with_spread
-from dgflow.specs.figures import Figure, Metric, Table
+from dgflow.specs.figures import Figure, Metric, Table, directions
 from dgflow.specs.step import ResultStep, Step
 from dgflow.store.objects import ObjectStore
 
@@ -80,10 +80,7 @@ class Outcome:
     def _notes(self) -> list[str]:
         seeds = max(int(_seeds(arm, self.shown)) for arm in self.arms.values())
         notes = [f"mean ± sample standard deviation over {seeds} seeds" if seeds > 1 else "one seed"]
-        for word, lower in (("lower", True), ("higher", False)):
-            headings = [metric.heading for metric in self.shown.values() if metric.lower_is_better is lower]
-            notes += [f"{', '.join(headings)}: {word} is better"] if headings else []
-        return notes
+        return [*notes, directions(self.shown.values())]
 
 
 def outcome_of(step_plan: StepPlan, store: ObjectStore) -> Outcome | None:

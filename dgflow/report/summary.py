@@ -33,7 +33,7 @@ from dgflow.report.outcome import Outcome, has_figures, outcome_of
 from dgflow.report.own_receipts import all_receipts, own_receipts
 from dgflow.report.product import Product, product
 from dgflow.report.timings import timing_table, timings
-from dgflow.specs.figures import Metric, Table
+from dgflow.specs.figures import Metric, Table, directions
 from dgflow.specs.step import Reference, Result, SampleStep, Slice, Step, Target, Weights
 from dgflow.specs.train_step import TrainStep
 from dgflow.steps.encode import Encode
@@ -229,9 +229,7 @@ def notes(summary: Summary) -> list[str]:
             if key in arm
         ):
             spread += ": ± is the standard error that the samples themselves tell"
-    shown = measured(target, result).values()
-    down = [metric.heading for metric in shown if metric.lower_is_better]
-    better = f"{', '.join(down)}: lower is better, the others: higher" if down else "higher is better"
+    better = directions(measured(target, result).values())
     lines = [f"{spread}; {better}", *_references(summary, target)]
     if target.floor is not None:
         nearest = "" if target.floor.rows == samples else f", the nearest n to the arms' {samples:,}"

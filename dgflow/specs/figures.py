@@ -3,7 +3,7 @@ draws, and nothing here imports torch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,11 +12,24 @@ Pair = tuple[float, float]
 
 @dataclass(frozen=True)
 class Metric:
-    """A measured quantity of an arm: its heading in a table, its decimals, and which direction is better."""
+    """A measured quantity of an arm: its heading in a table, its decimals, and which direction is better;
+    `nearest` names the value to come near to, where neither direction is."""
 
     heading: str
     decimals: int = 4
     lower_is_better: bool = True
+    nearest: str = ""
+
+
+def directions(metrics: Iterable[Metric]) -> str:
+    """Which values of the metrics are better, for the note of a table."""
+    headings: dict[str, list[str]] = {}
+    for metric in metrics:
+        value = "lower" if metric.lower_is_better else "higher"
+        if metric.nearest:
+            value = f"nearer to {metric.nearest}"
+        headings.setdefault(value, []).append(metric.heading)
+    return "; ".join(f"{', '.join(names)}: {value} is better" for value, names in headings.items())
 
 
 @dataclass(frozen=True)

@@ -170,3 +170,16 @@ def test_an_empty_quantity_and_missing_numbers_are_blank():
     table = sweep_table(content(pairs, quantities=(FID, IS)))
     assert list(table.quantities) == ["fid"]
     assert as_csv({"": table}).splitlines()[0] == "weight,arm,fid,fid_error,fid_n,fid_mark"
+
+
+def test_a_metric_that_should_come_near_a_value_has_no_best_row():
+    ratio = ["log_ratio", {"heading": "log-ratio", "decimals": 3, "nearest": "that of real images"}]
+    data = content([({"weight": w}, {"guided": 4.0 + w}) for w in (1.0, 2.0)], quantities=(FID, ratio, IS))
+    for combination in data["combinations"]:
+        ((_, values),) = combination["arms"]
+        values |= {"log_ratio": measured(1.0), "is": measured(2.0)}
+    table = sweep_table(data)
+    assert list(table.best) == ["fid", "is"]
+    assert table.notes[0].endswith(
+        "FID: lower is better; log-ratio: nearer to that of real images is better; IS: higher is better"
+    )

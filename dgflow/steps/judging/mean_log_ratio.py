@@ -49,7 +49,9 @@ class MeanLogRatio(ResultStep):
     The file holds `arms`, as `Evaluate` writes them (a value for each slice, with `errors`), and `real`.
     """
 
-    quantities: ClassVar[Mapping[str, Metric]] = {"log_ratio": Metric("log-ratio", 3, lower_is_better=False)}
+    quantities: ClassVar[Mapping[str, Metric]] = {
+        "log_ratio": Metric("log-ratio", 3, nearest="that of real images")
+    }
 
     arms: dict[str, tuple[Slice, ...]] = Field(min_length=1)
     discriminator: OneOrSeveral

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dgflow.specs.figures import Metric
+from dgflow.specs.figures import Metric, directions
 from dgflow.store.identity import canonical_json
 
 RULE = (
@@ -106,7 +106,8 @@ def sweep_table(
     references = [_row({}, arm, [arms[arm] for arms in first.values()], known) for arm in fixed]
     measured = {name: metric for name, metric in known.items() if any(name in row.values for row in rows)}
     several = len(groups) > 1
-    best = {name: _best(rows, name, metric) for name, metric in measured.items()} if several else {}
+    ranked = {name: metric for name, metric in measured.items() if several and not metric.nearest}
+    best = {name: _best(rows, name, metric) for name, metric in ranked.items()}
     table = SweepTable(
         title or f"Sweep over {options_text(content['parameters'])}",
         shown,
@@ -239,11 +240,7 @@ def _notes(table: SweepTable, selected: bool) -> list[str]:
         lines = ["one sampling seed, so ± is the standard error that the samples themselves tell"]
     else:
         lines = ["one sampling seed, so the spread is not known"]
-    down = [metric.heading for metric in table.quantities.values() if metric.lower_is_better]
-    better = f"{', '.join(down)}: lower is better, the others: higher" if down else "higher is better"
-    if len(down) == len(table.quantities):
-        better = "lower is better"
-    lines[0] += f"; {better}"
+    lines[0] += f"; {directions(table.quantities.values())}"
     if not table.best:
         return lines
     lines.append(RULE)
