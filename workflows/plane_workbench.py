@@ -1,7 +1,8 @@
 """The refinement workbench in the plane: what law does each method converge to, where the data's is known?
 
 The system of plane.py, whose root it can share (--root runs/plane): a model with an exact score and a wrong
-law. "exact" and the selections have the exact log-ratio, so that what is left is the method's own.
+law. "exact" and the selections have the exact log-ratio, so that what is left is the method's own; arms named
+"learned" have a trained discriminator.
 docs/plane.md has what was measured.
 """
 

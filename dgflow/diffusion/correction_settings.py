@@ -47,7 +47,8 @@ class ScalingSettings(Spec):
 
     A divisor a little above 1 makes up for the drift of a sampler that sees its own errors. `twice` is
     compatibility with the published code (ADM-ES): in DDIM steps that a gradient guides, the guided noise is
-    divided once more. Other samplers have no such form.
+    divided once more. With other samplers it has no
+    effect.
     """
 
     factor: Number = Field(gt=0)

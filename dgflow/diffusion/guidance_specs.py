@@ -1,5 +1,5 @@
 """Guidance as recipes list it: settings and the network that guides. Corrections act first, and terms add up,
-in the order of the list; `ClassifierFree` is neither but another way to ask the score network."""
+in the order of the list; `ClassifierFree` is neither: it changes how the score network is asked."""
 
 from __future__ import annotations
 

@@ -176,6 +176,13 @@ def check_ensemble(members: Mapping[str, Weights]) -> None:
                 f"{name}: expected a discriminator that is given the time of {first}, {times[0]}, found one "
                 f"that is given {times[1]}"
             )
+        knows = [each.step.knows_noise for each in (members[first], weights)]
+        if knows[0] != knows[1]:
+            kinds = {True: "noisy", False: "clean"}
+            raise ValueError(
+                f"{name}: expected a discriminator of {kinds[knows[0]]} samples, as {first} is one, found "
+                f"one of {kinds[knows[1]]} samples ({weights.title}); leave one of them out"
+            )
         counts = [each.step.classes for each in (members[first], weights)]
         if counts[0] != counts[1]:
             raise ValueError(

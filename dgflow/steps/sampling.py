@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple, Self
 import numpy as np
 from pydantic import Field, SerializeAsAny, model_validator
 
+from dgflow.diffusion.correction_specs import EpsilonScaling, NetworkGuidance
 from dgflow.diffusion.gain_curve import GainChoice
-from dgflow.diffusion.guidance_specs import Guidance, GuideTerm
-from dgflow.diffusion.sampler_specs import Heun, SamplerSpec
+from dgflow.diffusion.guidance_specs import DiscriminatorGuidance, Guidance, GuideTerm
+from dgflow.diffusion.sampler_specs import DDIM, Heun, SamplerSpec
 from dgflow.diffusion.selection_specs import SelectionSpec
 from dgflow.networks.families import of_latents
 from dgflow.specs.network import DataShape
@@ -191,17 +192,36 @@ class Sampling(SampleStep):
         return tuple(f"{name}: {choice}" for name, choice in self.choices(inputs).items())
 
     def cautions(self) -> list[str]:
-        """A discriminator that guides and selects, by the weights of any epoch."""
+        """A discriminator that guides and selects, by the weights of any epoch, and settings of `guidance`
+        that do not go with one another or with the sampler."""
+        lines = self._cautions_of_guidance()
         if self.selection is None:
-            return []
+            return lines
         own = self.selection.discriminator
-        return [
+        return lines + [
             f"{self.title}: {own.title} ({own.which}) also guides as {path}; it compares real images with "
             "unguided samples, so that its log-ratio counts twice: select by one that was trained on guided "
             "samples, or use it once"
             for path, term in self.guides.items()
             if any(each.fingerprint == own.fingerprint for each in term.guides)
         ]
+
+    def _cautions_of_guidance(self) -> list[str]:
+        lines = []
+        scalings = [term for term in self.guidance if isinstance(term, EpsilonScaling)]
+        if any(term.twice for term in scalings) and not isinstance(self.sampler, DDIM):
+            lines.append(
+                f"{self.title}: epsilon scaling with twice=True has an effect with DDIM alone, found "
+                f"{type(self.sampler).__name__}: leave it out"
+            )
+        if scalings or any(isinstance(term, NetworkGuidance) for term in self.guidance):
+            lines += [
+                f"{self.title}: Gain chooses settings of guidance.{number} and was measured of the score "
+                "network without the corrections of its denoised image: name them by number"
+                for number, term in enumerate(self.guidance)
+                if isinstance(term, DiscriminatorGuidance) and term.asks_gain
+            ]
+        return lines
 
     def doubts(self, part: Slice, inputs: Bound) -> tuple[str, ...]:
         return tuple(choice.warning for choice in self.choices(inputs).values() if choice.warning)

@@ -393,6 +393,15 @@ def test_a_score_that_would_mean_nothing_is_refused(fields: dict[str, Any], says
         dg.MeanLogRatio(**usual | fields)
 
 
+def test_an_ensemble_is_of_clean_or_of_noisy_discriminators():
+    clean = CLEAN.model_copy(update={"seed": 1, "features": None})
+    noisy = DISC.model_copy(update={"features": None})
+    with pytest.raises(ValueError, match=r"discriminator.1: expected a discriminator of clean samples"):
+        dg.MeanLogRatio(
+            arms={"a": (FAKES[100:200],)}, discriminator=(clean.last(), noisy.last()), real=REAL[100:200]
+        )
+
+
 def test_its_smoke_run_scores_images_that_the_toy_was_not_trained_on(tmp_path: Path):
     step = dg.MeanLogRatio(arms={"a": (FAKES[100:200],)}, discriminator=CLEAN.last(), real=REAL[100:200])
     toy = smoke(step, str(tmp_path)).target

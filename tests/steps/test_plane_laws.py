@@ -106,3 +106,8 @@ def test_the_workbench_in_the_plane_runs_the_whole_way_at_toy_size(tmp_path):
 def test_what_has_no_law_in_the_plane_is_refused(fields, says):
     with pytest.raises(ValueError, match=says):
         dg.CompareLaws(**({"data": DATA, "arms": {"a": (points(DATA),)}} | fields))
+
+
+def test_slices_of_unequal_length_are_refused():
+    with pytest.raises(ValueError, match="arm 'a': expected slices of one length.* found 400, 4 samples"):
+        dg.CompareLaws(data=DATA, arms={"a": (points(DATA, 1), points(DATA, 2, count=4))})

@@ -43,7 +43,7 @@ class CompareLaws(ResultStep):
 
     quantities: ClassVar[Mapping[str, Metric]] = {
         "energy": Metric("energy distance", 4),
-        "deviation": Metric("in its error", 1),
+        "deviation": Metric("in standard errors", 1),
         "modes": Metric("weights of modes, error", 4),
         "evaluations": Metric("score evaluations", 1),
     }
@@ -68,6 +68,11 @@ class CompareLaws(ResultStep):
                     )
                 if part.rows < 2:
                     raise ValueError(f"arm {name!r}: expected two or more samples per slice, found one")
+            if len({part.rows for part in arm}) > 1:
+                raise ValueError(
+                    f"arm {name!r}: expected slices of one length, whose mean has one standard error, found "
+                    f"{', '.join(f'{part.rows:,}' for part in arm)} samples; take as many of each"
+                )
             check_seeds_differ(name, arm)
         return self
 

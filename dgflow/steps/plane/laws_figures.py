@@ -45,7 +45,7 @@ def _table(arms: Mapping[str, Any]) -> Table:
         ]
         for name, arm in arms.items()
     ]
-    heading = ["", "energy distance", "in its error", "weights of modes, error", "log-density, excess"]
+    heading = ["", "energy distance", "in standard errors", "weights of modes, error", "log-density, excess"]
     note = (
         "energy distance to the data's density, mean ± sample standard deviation over the sampling seeds, "
         "and in standard errors of that of true samples; half the sum of errors of the modes' weights; mean "

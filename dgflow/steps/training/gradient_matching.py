@@ -21,7 +21,7 @@ class GradientMatching:
 
     Args:
         score: the network that is to be guided.
-        weight: of the loss, for each real row; the task adds it to the cross-entropy of all rows.
+        weight: factor of the loss of each real row, which the task adds to the cross-entropy of all rows.
         sigma_range: where it acts: the levels that the score network knows. Rows at other levels have none.
     """
 

@@ -240,14 +240,24 @@ class TrainDiscriminator(TrainStep):
             )
 
     def cautions(self) -> list[str]:
-        """Of features that know no noise."""
+        """Of features that know no noise, and of a gradient that matches another network than the fakes'."""
+        lines = []
         below = None if self.features is None else self.features.step
-        if self.noise == "none" or not isinstance(below, TrainClassifier) or below.noise != "none":
-            return []
-        return [
-            f"{self.title}: its features are those of a classifier of clean images, which has seen no noise: "
-            'train the classifier with noise="linear_vp", or the discriminator with noise="none"'
-        ]
+        if self.noise != "none" and isinstance(below, TrainClassifier) and below.noise == "none":
+            lines.append(
+                f"{self.title}: its features are those of a classifier of clean images, which has seen no "
+                'noise: train the classifier with noise="linear_vp", or the discriminator with noise="none"'
+            )
+        if self.score is not None:
+            lines += [
+                f"{self.title}: {name} is not from its score network, {self.score.title} "
+                f"({self.score.which}), but from {weights.title} ({weights.which}): cross-entropy and the "
+                "loss of the gradient then have different minima; take that network as score"
+                for name, part in zip(self.slice_names[1:], self.fakes, strict=True)
+                if isinstance(weights := getattr(part.origin.step, "score", None), Weights)
+                and weights.identity != self.score.identity
+            ]
+        return lines
 
     @property
     def fakes(self) -> tuple[Slice, ...]:
