@@ -33,6 +33,18 @@ Several = Annotated[int, AfterValidator(_several)]
 """A number of particles per sample."""
 
 
+def _different(levels: Sequence[float]) -> Sequence[float]:
+    if len(set(levels)) < len(levels):
+        raise ValueError(
+            f"expected different noise levels, found {', '.join(f'{level:g}' for level in levels)}"
+        )
+    return levels
+
+
+Levels = Annotated[tuple[Annotated[float, Field(gt=0)], ...], AfterValidator(_different)]
+"""Noise levels, none of them twice."""
+
+
 class BestOf(SelectionSpec):
     """Of `count` samples, the one to which `discriminator` gives the largest log-ratio is kept.
 
@@ -94,7 +106,7 @@ class Particles(SelectionSpec):
 
     count: Several = 4
     share: float = Field(default=0.5, gt=0, le=1)
-    at: Literal["always", "restarts"] | tuple[Annotated[float, Field(gt=0)], ...] = "always"
+    at: Literal["always", "restarts"] | Levels = "always"
     resampling: Literal["systematic", "multinomial"] = "systematic"
     churn: bool = True
     keep: Literal["weight", "best"] = "weight"
@@ -117,12 +129,7 @@ class Particles(SelectionSpec):
             return frozenset(moves[1:])
         if self.at == "restarts":
             return frozenset(move for move in moves if levels[move + 1] == levels[move])
-        low, high = levels[-2] * (1 - ROUNDING), levels[0] * (1 + ROUNDING)
-        if outside := [level for level in self.at if not low <= level <= high]:
-            raise ValueError(
-                f"at: expected noise levels from {levels[-2]:.4g} to {levels[0]:.4g}, between which the "
-                f"sampler takes its steps, found {', '.join(f'{level:g}' for level in outside)}"
-            )
+        _check_between("at", self.at, levels[-2], levels[0])
         return frozenset(
             min(moves, key=lambda move: abs(math.log(levels[move] / level))) for level in self.at
         )
@@ -149,6 +156,9 @@ class Particles(SelectionSpec):
                 f"{type(sampler).__name__} without any: take Restart(restarts=...), or look at weights "
                 '"always" or at noise levels'
             )
+        # A network may narrow the range, which `positions` tells.
+        if isinstance(self.at, tuple) and sampler.widest_range is not None:
+            _check_between(f"{where}.at", self.at, *sampler.widest_range)
 
     @property
     def title(self) -> str:
@@ -157,6 +167,15 @@ class Particles(SelectionSpec):
     def toy(self) -> Self:
         # A sampler's own toy may have neither restarts nor these levels.
         return self.model_copy(update={"count": 2, "at": "always"})
+
+
+def _check_between(where: str, levels: Sequence[float], low: float, high: float) -> None:
+    """Raise ValueError for noise levels at which no step of a sampler begins."""
+    if outside := [level for level in levels if not low * (1 - ROUNDING) <= level <= high * (1 + ROUNDING)]:
+        raise ValueError(
+            f"{where}: expected noise levels from {low:.4g} to {high:.4g}, between which the sampler takes "
+            f"its steps, found {', '.join(f'{level:g}' for level in outside)}"
+        )
 
 
 def _repeats(sampler: SamplerSpec) -> int:

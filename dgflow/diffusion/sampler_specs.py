@@ -89,6 +89,12 @@ class SamplerSpec(Spec, ABC):
         return self.nfe
 
     @property
+    def widest_range(self) -> tuple[float, float] | None:
+        """The lowest and highest noise level at which a step can begin, whatever the network; None where that
+        is not known without it."""
+        return None
+
+    @property
     def starts_within(self) -> bool:
         """True for a sampler that can begin within its range, at the images of a `start`."""
         return "start" in inspect.signature(self.sample).parameters
@@ -198,6 +204,10 @@ class _Levels(_Moves):
     def own_range(self) -> tuple[float, float]:
         """(sigma_min, sigma_max) where these are None."""
         return EDM_RANGE
+
+    @property
+    def widest_range(self) -> tuple[float, float]:
+        return self._limits(self.own_range)
 
     def nfe_from(self, tau: float, grid: Grid) -> int:
         if grid == "whole":

@@ -150,6 +150,7 @@ def test_the_plan_counts_all_of_them(store):
             "selection.discriminator: expected a network of noisy samples",
         ),
         (lambda: particles(at=(-1.0,)), "at"),
+        (lambda: particles(at=(2.0, 1.0, 2.0)), "at.*expected different noise levels, found 2, 1, 2"),
         (
             lambda: generate(particles(at="restarts"), sampler=dg.Restart()),
             "selection.at: expected a sampler with restarts.*found Restart without any",
@@ -157,14 +158,19 @@ def test_the_plan_counts_all_of_them(store):
     ],
 )
 def test_mistakes_say_what_was_expected(build, says):
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=f"(?s){says}"):
         build()
     assert dg.Generate(score=SCORE.last(), selection=dg.Particles(discriminator=DISC.last()))
 
 
-def test_a_level_that_the_sampler_does_not_pass_is_refused(store):
+def test_a_level_that_the_sampler_does_not_pass_is_refused_before_anything_runs():
+    with pytest.raises(ValueError, match="selection.at: expected noise levels from 0.02 to 20.*found 50"):
+        generate(particles(at=(50.0, 1.0)))
+    with pytest.raises(ValueError, match="selection.at: expected noise levels from 0.002 to 80.*found 0.001"):
+        generate(particles(at=(1e-3, 80.0)), sampler=dg.Heun())
+    assert generate(particles(at=(1e-3, 500.0)), sampler=dg.DDPM(respacing="20"))  # those of its network
     with pytest.raises(ValueError, match="at: expected noise levels from 0.02 to 20.*found 50"):
-        rows(generate(particles(at=(50.0, 1.0))), store)
+        particles(at=(50.0, 1.0)).positions((20.0, 0.02, 0.0))
 
 
 def test_weights_are_looked_at_in_the_steps_that_begin_nearest_to_the_levels():
