@@ -161,8 +161,8 @@ def _notes(total: dict[str, Any], costs: Costs | None) -> list[str]:
             )
         return [*notes, HINT]
     notes.append(
-        "evaluations: of score networks, feature networks and autoencoders; hours have those of guides and "
-        "training in them, too"
+        "evaluations: of sampled score networks, feature networks and autoencoders; hours have those of "
+        "guides and training in them, too"
     )
     notes.append(f"{costs.device} hours: {costs.assumptions}.")
     notes.append(

@@ -393,6 +393,15 @@ def test_a_score_that_would_mean_nothing_is_refused(fields: dict[str, Any], says
         dg.MeanLogRatio(**usual | fields)
 
 
+def test_real_images_that_features_were_trained_on_are_doubted():
+    step = dg.MeanLogRatio(arms={"a": (FAKES[100:200],)}, discriminator=CLEAN.last(), real=REAL[100:200])
+    assert step.cautions() == []
+    features = JUDGE.model_copy(update={"real": REAL[:200], "held_out": 0.25}).last()
+    clean = CLEAN.model_copy(update={"features": features})
+    (line,) = step.model_copy(update={"discriminator": clean.last()}).cautions()
+    assert "50 of the 100 real images are ones that the features" in line
+
+
 def test_an_ensemble_is_of_clean_or_of_noisy_discriminators():
     clean = CLEAN.model_copy(update={"seed": 1, "features": None})
     noisy = DISC.model_copy(update={"features": None})

@@ -20,7 +20,7 @@ from dgflow.specs.step import ResultStep, Slice, Spread, Weights, Work
 from dgflow.steps.arm_values import over_seeds, standard_error
 from dgflow.steps.closed_form import ClosedForm
 from dgflow.steps.guides import check_ensemble, check_guide, loaded_term, members_of
-from dgflow.steps.judging.shared_samples import check_held_out, not_trained_on
+from dgflow.steps.judging.shared_samples import check_held_out, not_trained_on, seen
 from dgflow.steps.mechanism.levels import forward_uses, two_or_more
 from dgflow.store.identity import canonical_json
 
@@ -122,6 +122,16 @@ class MeanLogRatio(ResultStep):
         for name, arm in self.arms.items():
             own |= {f"arms.{name}.{number}": part for number, part in enumerate(arm)}
         return own
+
+    def cautions(self) -> list[str]:
+        """Real images that the features of a discriminator were trained on."""
+        return [
+            f"{self.title}: {count:,} of the {self.real.rows:,} real images are ones that the features of "
+            f"{weights.title} were trained on, so that their log-ratio may differ from that of unseen ones: "
+            "take others"
+            for weights in self.term.guides
+            if (count := seen(weights, self.real))
+        ]
 
     def toy(self, smoke: SmokeRun) -> MeanLogRatio:
         arms = {name: tuple(map(two_or_more, arm)) for name, arm in smoke.value(self.arms, 1).items()}
