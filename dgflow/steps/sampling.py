@@ -66,7 +66,8 @@ class Sampling(SampleStep):
 
     With `selection` not every sample that is drawn is kept; `log_ratio` is then that of its discriminator at
     the sample itself, and int32 columns say what each sample took, all that was rejected for it included:
-    `score_evaluations`, `guide_evaluations` [entries of guidance], `discriminator_evaluations`.
+    `score_evaluations`, `guide_evaluations` [entries of guidance], `discriminator_evaluations`. Without a
+    selection none are recorded.
 
     `precision` is that of the networks' weights and activations, "tf32" that of CUDA's products alone; the
     sampler's state is float64. `compile` runs torch.compile on the score networks: minutes of start-up per

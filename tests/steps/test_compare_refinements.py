@@ -130,6 +130,7 @@ def test_the_table_says_where_a_method_does_not_help(fids: list[float], words: s
     )
     assert isinstance(choices, Table)
     assert choices.rows[1][-1].endswith(words) and choices.rows[0][-1] == ""
+    assert "of no more operations per sample, or the cheapest where all take more" in (choices.note or "")
 
 
 def test_only_some_methods_are_compared_and_the_base_is_always_among_them() -> None:

@@ -222,7 +222,11 @@ REFUSED = {
     ),
     "another sampler": (
         lambda: system(sampler=dg.Heun(steps=30)),
-        r"expected those of this step's sampler, Heun\(.*steps=30.*found those of Heun\(.*steps=18",
+        r"expected those of this step's sampler, Heun\(steps=30\), found those of Heun\(steps=18\): measure",
+    ),
+    "another kind of sampler": (
+        lambda: system(sampler=dg.DDIM()),
+        "expected those of this step's sampler, DDIM, found those of Heun: measure",
     ),
     "another network": (
         lambda: system(score=SCORE.epoch(2)),

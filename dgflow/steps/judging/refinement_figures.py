@@ -85,7 +85,8 @@ def _choices(
     notes = [
         f"settings chosen by FID on the seeds {chosen_on}, reported on others{_over_seeds(result)}",
         f"at equal cost: the setting of {base} with the least FID, by the same choice, of no more operations "
-        "per sample; the change of FID from it is seed by seed, with the 95 % interval of its mean",
+        "per sample, or the cheapest where all take more; the change of FID from it is seed by seed, with "
+        "the 95 % interval of its mean",
         "* is on the Pareto front of FID and operations per sample, by the same choice",
     ]
     return Table("Each method in its best setting", heading, rows, marked, "\n".join(notes))

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from dgflow.diffusion.selection.thresholds import Thresholds
     from dgflow.specs.bound import Bound
 
+_Part = Weights | SamplerSpec | tuple[Guidance, ...]
+
 PASSES = 2.0  # that a sample takes in plans; published, by thresholds at 0.75: 64 evaluations in place of 35
 
 
@@ -125,10 +127,11 @@ class Rejection(SelectionSpec):
         }
         for name, (own, other) in pairs.items():
             if plain(own) != plain(other):
+                mine, its = _told_apart(own, other)
                 raise ValueError(
-                    f"{where}.thresholds: expected those of this step's {name}, {_named(own)}, found those "
-                    f"of {_named(other)}: measure RejectionThresholds on samples of the same Generate, "
-                    "without selection, by the same discriminator"
+                    f"{where}.thresholds: expected those of this step's {name}, {mine}, found those "
+                    f"of {its}: measure RejectionThresholds on samples of the same Generate, without "
+                    "selection, by the same discriminator"
                 )
 
     @property
@@ -169,9 +172,21 @@ class Rejection(SelectionSpec):
         return Rule(thresholds.first, thresholds.again, tested, self.backsteps, **limits)
 
 
-def _named(value: Weights | SamplerSpec | tuple[Guidance, ...]) -> str:
+def _told_apart(own: _Part, other: _Part) -> tuple[str, str]:
+    """Both for people; of samplers what they do not share."""
+    if not isinstance(own, SamplerSpec) or not isinstance(other, SamplerSpec):
+        return _named(own), _named(other)
+    if type(own) is not type(other):
+        return type(own).__name__, type(other).__name__
+    first, second = dict(own), dict(other)
+    differ = [name for name in first if first[name] != second[name]]
+    mine, its = (", ".join(f"{name}={each[name]!r}" for name in differ) for each in (first, second))
+    return f"{type(own).__name__}({mine})", f"{type(other).__name__}({its})"
+
+
+def _named(value: _Part) -> str:
     if isinstance(value, Weights):
         return f"{value.name} ({value.which})"
     if isinstance(value, tuple):
         return " and ".join(map(guides_title, value)) or "none"
-    return repr(value)
+    return type(value).__name__
