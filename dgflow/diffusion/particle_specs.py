@@ -80,7 +80,7 @@ class BestOf(SelectionSpec):
         return f"best of {self.count}"
 
     def toy(self) -> Self:
-        return self.model_copy(update={"count": 2})
+        return self.model_copy(update={"count": _few(self.count)})
 
 
 class Particles(SelectionSpec):
@@ -166,7 +166,12 @@ class Particles(SelectionSpec):
 
     def toy(self) -> Self:
         # A sampler's own toy may have neither restarts nor these levels.
-        return self.model_copy(update={"count": 2, "at": "always"})
+        return self.model_copy(update={"count": _few(self.count), "at": "always"})
+
+
+def _few(count: int) -> int:
+    """A smaller number that differs for numbers that differ by a factor of 2, as arms of a recipe do."""
+    return max(2, count.bit_length())
 
 
 def _check_between(where: str, levels: Sequence[float], low: float, high: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -71,7 +72,7 @@ def test_true_points_have_the_law_and_others_are_many_errors_away(tmp_path):
 
 
 def test_of_the_workbench_in_the_plane_the_unbiased_arms_by_the_exact_log_ratio_have_the_law(tmp_path):
-    whole = recipe("plane_workbench")(samples=300, seeds=(1,))
+    whole: Any = recipe("plane_workbench")(samples=300, seeds=(1,))
     law, other = {"exact", "Restart, exact"}, {"unguided", "away from a blurred model", "best of 4"}
     arms = {name: whole.arms[name] for name in sorted(law | other)}
     step, store = dg.CompareLaws(data=whole.data, arms=arms), open_store(str(tmp_path))
