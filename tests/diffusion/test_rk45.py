@@ -266,7 +266,7 @@ def test_a_boost_acts_in_whole_attempts_of_its_period() -> None:
         def __call__(self, point: Point) -> tuple[Tensor | None, Tensor | None]:
             gradient, log_ratio = term(point)
             if gradient is not None:
-                factors.append((point.step, float(gradient[0, 0] * (1 + point.sigma[0] ** 2).sqrt())))
+                factors.append((int(point.step), float(gradient[0, 0] * (1 + point.sigma[0] ** 2).sqrt())))
             return gradient, log_ratio
 
     rk45(gaussian, LATENTS[:1], guidance=[Spy()], tau_min=0.1, rtol=1e-4, atol=1e-4)

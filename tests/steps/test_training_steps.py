@@ -17,7 +17,7 @@ from dgflow.runtime.training.loop import train
 from dgflow.specs.bound import Bound, BoundRows
 from dgflow.specs.graph import graph
 from dgflow.specs.training_task import Measurement
-from dgflow.steps.training.train_discriminator import summarise
+from dgflow.steps.training.discriminator_metrics import summarise
 from dgflow.store.open import open_store
 from dgflow.weights.tensors import load_weights
 
