@@ -9,12 +9,16 @@ from typing import Annotated, Any
 
 import pytest
 import tiny
+from recipe_command import here
+from steps.shipped import WORKFLOWS
 from typer.testing import CliRunner
 
 from dgflow import Evaluate, options
 from dgflow.cli.asked import asked
 from dgflow.cli.parameters import documented, recipe_parameters
 from dgflow.cli.recipe import application
+
+__all__ = ["here"]
 
 GIVEN: dict[str, Any] = {}
 
@@ -103,3 +107,10 @@ def test_the_shared_options_all_say_what_they_are() -> None:
     ]
     assert len(shared) > 20 and all(documented(vars(options)[name]).words for name in shared)
     assert [each.name for each in recipe_parameters(workflow)] == list(inspect.signature(workflow).parameters)
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in WORKFLOWS.glob("*.py")))
+def test_no_option_of_a_shipped_recipe_is_one_of_a_command(name: str, tmp_path: Path, here: Any) -> None:
+    for command in ("run", "plan", "sweep"):
+        done = here(command, "--help", recipe=WORKFLOWS / name, cwd=tmp_path)
+        assert done.returncode == 0, (command, done.stderr)

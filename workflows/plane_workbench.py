@@ -21,7 +21,7 @@ def workflow(
     samples: Annotated[int, "points per arm and sampling seed"] = 2_000,
     seeds: dg.options.Seeds = plane.SEEDS,
     steps: dg.options.Steps = 24,
-    pilot: Annotated[int, "points on which the thresholds of rejection are measured"] = 2_000,
+    threshold_points: Annotated[int, "points on which the thresholds of rejection are measured"] = 2_000,
 ) -> dg.CompareLaws:
     system = partial(plane.workflow, samples=samples, seeds=seeds, steps=steps)
     arms = system().arms | {"bce+gradient": system(loss="bce+gradient").arms["bce+gradient"]}
@@ -47,7 +47,7 @@ def workflow(
         return refined(guidance=(dg.NetworkGuidance(network=network, **settings),))
 
     def by_rejection(quantile: float, **settings: Any) -> tuple[Any, ...]:
-        drawn = model.model_copy(update={"seed": 2})[:pilot]
+        drawn = model.model_copy(update={"seed": 2})[:threshold_points]
         measured = dg.RejectionThresholds(samples=drawn, discriminator=exact, quantile=quantile)
         thresholds = measured.result()
         return refined(selection=dg.Rejection(discriminator=exact, thresholds=thresholds, **settings))

@@ -59,6 +59,9 @@ RUNS = {
     "celeba64_soft_truncation": (("fid",), ("Soft Truncation", "Soft-Truncation-G++")),
 }
 """Recipe to the metrics of its protocol and its arms, the unguided one first."""
+OF_OWN_NETWORKS = ("digits_workbench",)
+"""Recipes that read no published file, in the place of which a smoke run has random numbers."""
+
 OPTIONS = {name: [()] for name in RUNS} | {
     "cifar10_edm": [(), ("--conditional", "--likelihood", "50", "--mechanism", "20")],
     "imagenet256_dit": [("--mechanism", "8")],
@@ -89,7 +92,7 @@ def check_run(recipe: str, output: str, root: Path, options: Sequence[str]) -> N
     assert sorted(found["arms"]) == sorted(arms)
     for arm in found["arms"].values():
         assert set(metrics) <= set(arm) and all(math.isfinite(arm[metric]["mean"]) for metric in metrics)
-        assert any("smoke run" in line for line in arm["warnings"])
+        assert recipe in OF_OWN_NETWORKS or any("smoke run" in line for line in arm["warnings"])
     # Guidance does something, and the discriminator that guides was trained on this run's own images.
     plain, *guided = (found["arms"][name]["fid"]["mean"] for name in arms)
     assert plain not in guided
