@@ -15,41 +15,6 @@ RUNS = {
         ("EDM", "trained further", "EDM-G++", "in turn", "weighted"),
     ),
     "afhq_edm_translate": (("fid", "l2", "perceptual"), ("EDM, start 0.4", "EDM-G++, start 0.4", "source")),
-    "digits_workbench": (
-        ("fid", "precision", "recall", "training", "sampling", "gain"),
-        (
-            "plain",
-            "DG",
-            "gradient matching",
-            "autoguidance",
-            "guidance interval",
-            "SIMS",
-            "Neon",
-            "epsilon scaling",
-            "Restart",
-            "DG with Restart",
-            "DiffRS",
-            "clean rejection",
-            "particles",
-            "best of n",
-            "clean best of n",
-        ),
-    ),
-    "cifar10_edm_workbench": (
-        ("fid", "training", "sampling", "gain"),
-        (
-            "plain",
-            "DG",
-            "gradient matching",
-            "SIMS",
-            "Neon",
-            "Restart",
-            "DiffRS",
-            "particles",
-            "best of n",
-            "epsilon scaling",
-        ),
-    ),
     "ffhq64_edm": (("fid",), ("EDM", "EDM-G++")),
     "cifar10_lsgm": (("fid",), ("LSGM", "LSGM-G++")),
     "imagenet512_edm2": (
@@ -59,16 +24,12 @@ RUNS = {
     "celeba64_soft_truncation": (("fid",), ("Soft Truncation", "Soft-Truncation-G++")),
 }
 """Recipe to the metrics of its protocol and its arms, the unguided one first."""
-OF_OWN_NETWORKS = ("digits_workbench",)
-"""Recipes that read no published file, in the place of which a smoke run has random numbers."""
-
 OPTIONS = {name: [()] for name in RUNS} | {
     "cifar10_edm": [(), ("--conditional", "--likelihood", "50", "--mechanism", "20")],
     "imagenet256_dit": [("--mechanism", "8")],
     "cifar10_edm_ensemble": [("--members", "2", "--bagged")],
     "afhq_edm_translate": [("--starts", "0.4", "--seeds", "0")],
     "imagenet512_edm2": [("--discriminator",)],
-    "digits_workbench": [("--selection-seeds", "11", "--seeds", "101")],
 }
 """Recipe to the options of its runs, all in one root."""
 WITHOUT_RAY = OPTIONS | {"cifar10_lsgm": [("--mechanism", "8")]}
@@ -76,10 +37,7 @@ THROUGH_RAY = ("cifar10_lsgm",)
 """Recipes that `make test` runs from the command line: with the one of `test_cli.py` every kind of step and
 every command."""
 
-LONG = (
-    *("cifar10_edm_further", "afhq_edm_translate", "digits_workbench", "cifar10_edm_workbench"),
-    "imagenet512_edm2",
-)
+LONG = ("cifar10_edm_further", "afhq_edm_translate", "imagenet512_edm2")
 """Recipes that `make test` does not run at all: the steps that they add have tests of their own."""
 
 
@@ -92,7 +50,7 @@ def check_run(recipe: str, output: str, root: Path, options: Sequence[str]) -> N
     assert sorted(found["arms"]) == sorted(arms)
     for arm in found["arms"].values():
         assert set(metrics) <= set(arm) and all(math.isfinite(arm[metric]["mean"]) for metric in metrics)
-        assert recipe in OF_OWN_NETWORKS or any("smoke run" in line for line in arm["warnings"])
+        assert any("smoke run" in line for line in arm["warnings"])
     # Guidance does something, and the discriminator that guides was trained on this run's own images.
     plain, *guided = (found["arms"][name]["fid"]["mean"] for name in arms)
     assert plain not in guided
