@@ -16,6 +16,8 @@ class Former(NamedTuple):
 Samples = Annotated[int, "images per arm and sampling seed"]
 Seed = Annotated[int, "of the samples that are measured"]
 Seeds = Annotated[Sequence[int], "sampling seeds, each of which is measured", Former("seed")]
+SelectionSeeds = Annotated[Sequence[int], "sampling seeds on which settings are chosen"]
+Methods = Annotated[Sequence[str], "to compare with plain sampling; by default all"]
 Precision = Annotated[Literal["float32", "tf32", "bfloat16"], "of the networks while sampling"]
 Likelihood = Annotated[int, "real images whose bits per dimension stand beside the table; 0: none"]
 Mechanism = Annotated[

@@ -22,7 +22,6 @@ whose `--classifier-data` trains the latter. Data: CIFAR-10.
 Budget of the papers: not stated as one. Yours: `plan --device`.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any
 
@@ -41,9 +40,9 @@ def workflow(
         str | None, "ImageNet, to train the discriminator's frozen features at 32 pixels here"
     ] = None,
     conditional: Annotated[bool, "the class-conditional system"] = False,
-    methods: Annotated[Sequence[str], "to compare with plain sampling; by default all"] = (),
+    methods: dg.options.Methods = (),
     samples: dg.options.Samples = 50_000,
-    selection_seeds: Annotated[Sequence[int], "sampling seeds on which settings are chosen"] = (100_000,),
+    selection_seeds: dg.options.SelectionSeeds = (100_000,),
     seeds: dg.options.Seeds = (0,),
     own_samples: Annotated[int, "samples of EDM that a copy of it is trained on"] = 6_000,
     own_epochs: Annotated[int, "passes of that copy over them"] = 1_000,

@@ -22,7 +22,6 @@ The system of digits.py, whose root it can share (--root runs/digits): nothing o
 Settings are chosen by FID on SELECTION_SEEDS, and reported on SEEDS. docs/workbench.md has what was measured.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any
 
@@ -35,11 +34,9 @@ Fields = dict[str, Any]  # of Generate
 
 
 def workflow(
-    methods: Annotated[Sequence[str], "to compare with plain sampling; by default all"] = (),
+    methods: dg.options.Methods = (),
     samples: dg.options.Samples = 1_000,
-    selection_seeds: Annotated[
-        Sequence[int], "sampling seeds on which settings are chosen"
-    ] = SELECTION_SEEDS,
+    selection_seeds: dg.options.SelectionSeeds = SELECTION_SEEDS,
     seeds: dg.options.Seeds = digits.SEEDS,
     early_epoch: Annotated[int, "of the score network, the worse one that is guided away from"] = 5,
     own_epochs: Annotated[int, "passes of a copy of the score network over its own samples"] = 4,

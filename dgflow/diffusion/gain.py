@@ -71,7 +71,7 @@ class Moments(NamedTuple):
 
     @classmethod
     def of(cls, residual: Tensor, gradient: Tensor, sigma: Tensor) -> Moments:
-        """Those of residuals x0 - D and gradients in x, [B, ...], at levels sigma [B]."""
+        """The moments of residuals x0 - D and gradients in x, [B, ...], at levels sigma [B]."""
         agreement = (residual.double() * gradient).flatten(1).sum(1)
         return cls(agreement, sigma.square() * gradient.square().flatten(1).sum(1))
 

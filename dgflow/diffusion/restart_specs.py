@@ -98,7 +98,7 @@ class Restart(Heun):
 
     @property
     def _own_levels(self) -> tuple[float, ...]:
-        """Those of a network that was made for all of them."""
+        """The schedule's levels, 0 last, of a network that was made for all of them."""
         return *rho_levels(self.steps, *self._limits(self.own_range), self.rho), 0.0
 
     @staticmethod
@@ -107,5 +107,5 @@ class Restart(Heun):
 
 
 def _within(highest: float, restarts: Sequence[RestartInterval]) -> tuple[RestartInterval, ...]:
-    """Those that do not lead above a noise level."""
+    """The restarts that do not lead above the noise level `highest`."""
     return tuple(restart for restart in restarts if restart.sigma_max <= highest * (1 + ROUNDING))

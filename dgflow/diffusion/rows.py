@@ -28,7 +28,7 @@ class Levels(NamedTuple):
 
     @property
     def bounds(self) -> Bounds:
-        """What holds all of them."""
+        """Host floats (low, high) that hold the levels of all groups."""
         return min(low for low, _ in self.groups), max(high for _, high in self.groups)
 
 

@@ -8,7 +8,6 @@ A selection looks at samples with a discriminator's log-ratio. What it does when
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from dgflow.diffusion.guidance_specs import Guidance
@@ -55,10 +54,6 @@ class SelectionSpec(Spec, ABC):
     def title(self) -> str:
         """For people, as in "by rejection"."""
         return "selected"
-
-    def references_of(self, path: str) -> Mapping[str, Weights]:
-        """The networks that it asks, by the path of their field."""
-        return {f"{path}.discriminator": self.discriminator}
 
     def in_smoke(self, smoke: SmokeRun, factor: int) -> Self:
         return super().in_smoke(smoke, factor).toy()

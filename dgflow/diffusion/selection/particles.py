@@ -39,7 +39,7 @@ class Rule:
     spread: bool = True
 
     def due(self, weights: np.ndarray) -> np.ndarray:
-        """Whether each sample's particles are resampled, bool [samples]."""
+        """True for the samples whose particles are resampled, bool [samples]."""
         return (self.share == 1.0) | (effective_size(weights) < self.share * weights.shape[1])
 
 

@@ -38,7 +38,7 @@ class Rule:
     max_checks: int = 10_000
 
     def passes(self, chain: Chain, log_ratio: float, uniform: float) -> bool:
-        """Whether the chain passes the test at its position."""
+        """True for a chain that passes the test at its position."""
         least = self.first[chain.at] + chain.passed if chain.moved else self.again[chain.at]
         return log_ratio >= least + math.log(uniform + SMALLEST_UNIFORM)
 

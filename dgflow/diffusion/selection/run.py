@@ -1,4 +1,4 @@
-"""What selections draw samples from, and what they give."""
+"""Run and Selected: the loaded system that a selection draws samples from, and the samples that it gives."""
 
 from __future__ import annotations
 

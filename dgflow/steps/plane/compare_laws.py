@@ -7,25 +7,19 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import model_validator
-
-from dgflow.diffusion.mixture_specs import GaussianMixture
 from dgflow.specs.figures import Figure, Metric
-from dgflow.specs.step import ResultStep, Slice, Spread
+from dgflow.specs.step import Slice, Spread
 from dgflow.steps.arm_values import over_seeds
-from dgflow.steps.judging.shared_samples import check_seeds_differ, trained_on
 from dgflow.steps.plane.laws_figures import laws_figures
+from dgflow.steps.plane.plane_arms import SHOWN, PlaneArms
 from dgflow.store.identity import canonical_json
 
 if TYPE_CHECKING:
     from dgflow.specs.bound import Bound
     from dgflow.store.objects import ObjectStore
 
-SHOWN = 500
-"""Samples of each arm that its picture shows."""
 
-
-class CompareLaws(ResultStep):
+class CompareLaws(PlaneArms):
     """Arms of samples in the plane, one slice per sampling seed, against a mixture whose density is known.
 
     For methods whose samples have no known density, such as rejection and resampling: samples are compared
@@ -48,39 +42,22 @@ class CompareLaws(ResultStep):
         "evaluations": Metric("score evaluations", 1),
     }
 
-    data: GaussianMixture
-    arms: dict[str, tuple[Slice, ...]]
-
-    @model_validator(mode="after")
-    def _comparable(self) -> CompareLaws:
-        if self.data.dimensions != 2:
-            raise ValueError(f"expected data in the plane, found {self.data.dimensions} coordinates")
-        if not self.arms or not all(self.arms.values()):
-            raise ValueError("expected one or more arms, each of one slice or more, found none")
-        for name, arm in self.arms.items():
-            for part in arm:
-                shape = part.step.shape
-                if not part.step.gives_latents or shape.values != 2:
-                    raise ValueError(
-                        f"arm {name!r}: expected points of the plane, as latents of 2 channels and 1 pixel, "
-                        f"found {part.title} of {shape.channels} channels and {shape.image_size} pixels a "
-                        "side"
-                    )
-                if part.rows < 2:
-                    raise ValueError(f"arm {name!r}: expected two or more samples per slice, found one")
-            if len({part.rows for part in arm}) > 1:
+    def check_arm(self, name: str, arm: Sequence[Slice]) -> None:
+        for part in arm:
+            shape = part.step.shape
+            if not part.step.gives_latents or shape.values != 2:
                 raise ValueError(
-                    f"arm {name!r}: expected slices of one length, whose mean has one standard error, found "
-                    f"{', '.join(f'{part.rows:,}' for part in arm)} samples; take as many of each"
+                    f"arm {name!r}: expected points of the plane, as latents of 2 channels and 1 pixel, "
+                    f"found {part.title} of {shape.channels} channels and {shape.image_size} pixels a "
+                    "side"
                 )
-            check_seeds_differ(name, arm)
-        return self
-
-    def cautions(self) -> list[str]:
-        from dgflow.specs.graph import graph
-
-        steps = [node.step for node in graph(self)]
-        return [line for name, arm in self.arms.items() for line in trained_on(name, arm, steps)]
+            if part.rows < 2:
+                raise ValueError(f"arm {name!r}: expected two or more samples per slice, found one")
+        if len({part.rows for part in arm}) > 1:
+            raise ValueError(
+                f"arm {name!r}: expected slices of one length, whose mean has one standard error, found "
+                f"{', '.join(f'{part.rows:,}' for part in arm)} samples; take as many of each"
+            )
 
     @property
     def title(self) -> str:

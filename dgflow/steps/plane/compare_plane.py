@@ -13,10 +13,10 @@ from dgflow.diffusion.guidance_specs import DiscriminatorGuidance
 from dgflow.diffusion.mixture_specs import GaussianMixture
 from dgflow.networks.mixture.spec import MixtureScore
 from dgflow.specs.figures import Figure, Metric
-from dgflow.specs.step import Reference, ResultStep, Slice, Spread, Weights
+from dgflow.specs.step import Reference, Slice, Spread, Weights
 from dgflow.steps.arm_values import over_seeds
 from dgflow.steps.generate import Generate
-from dgflow.steps.judging.shared_samples import check_seeds_differ, trained_on
+from dgflow.steps.plane.plane_arms import SHOWN, PlaneArms
 from dgflow.steps.plane.plane_figures import plane_figures
 from dgflow.store.identity import canonical_json
 
@@ -24,11 +24,8 @@ if TYPE_CHECKING:
     from dgflow.specs.bound import Bound
     from dgflow.store.objects import ObjectStore
 
-SHOWN = 500
-"""Samples of each arm that its picture shows."""
 
-
-class ComparePlane(ResultStep):
+class ComparePlane(PlaneArms):
     """Arms of samples of a wrong model of `data`, with and without guidance, and their exact numbers.
 
     The samples are those of `Generate` with a `MixtureScore`; an arm has one slice per sampling seed, and is
@@ -48,31 +45,19 @@ class ComparePlane(ResultStep):
         "gain": Metric("Gain (nats)", 4, lower_is_better=False),
     }
 
-    data: GaussianMixture
-    arms: dict[str, tuple[Slice, ...]]
     weights: tuple[float, ...] = Field(default=(0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0), min_length=1)
 
     @model_validator(mode="after")
     def _comparable(self) -> ComparePlane:
-        if self.data.dimensions != 2:
-            raise ValueError(f"expected data in the plane, found {self.data.dimensions} coordinates")
-        if not self.arms or not all(self.arms.values()):
-            raise ValueError("expected one or more arms, each of one slice or more, found none")
-        for name, arm in self.arms.items():
-            for part in arm:
-                _check_samples(name, part)
-            if len({_but_for_seed(part) for part in arm}) > 1:
-                raise ValueError(f"arm {name!r}: expected slices of one sampling, but for its seed")
-            check_seeds_differ(name, arm)
         if len({(self._first(name).score.fingerprint, self._first(name).sampler) for name in self.arms}) > 1:
             raise ValueError("expected arms of one model and one sampler")
         return self
 
-    def cautions(self) -> list[str]:
-        from dgflow.specs.graph import graph
-
-        steps = [node.step for node in graph(self)]
-        return [line for name, arm in self.arms.items() for line in trained_on(name, arm, steps)]
+    def check_arm(self, name: str, arm: Sequence[Slice]) -> None:
+        for part in arm:
+            _check_samples(name, part)
+        if len({_but_for_seed(part) for part in arm}) > 1:
+            raise ValueError(f"arm {name!r}: expected slices of one sampling, but for its seed")
 
     @property
     def title(self) -> str:
