@@ -211,10 +211,6 @@ class AblationPath(Path):
         )
 
     @property
-    def entries(self) -> int:
-        return len(self.guidance)
-
-    @property
     def draws(self) -> Sequence[int]:
         return [1] * (len(self.levels) - 1)
 

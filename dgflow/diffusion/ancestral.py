@@ -61,7 +61,6 @@ class AncestralPath(Path):
         clip_denoised: bool = True,
     ) -> None:
         self.predictor, self.guidance, self.clip_denoised = predictor, guidance, clip_denoised
-        self.entries = len(guidance)
         self.timesteps = [float(timestep) for timestep in reversed(schedule.timestep_map)]
         self.levels = [*reversed(schedule.sigmas), 0.0]
         self.means = [*(math.sqrt(abar) for abar in reversed(schedule.alphas_cumprod)), 1.0]

@@ -119,10 +119,6 @@ class HeunPath(Path):
         return cls(denoiser, levels, guidance, churn)
 
     @property
-    def entries(self) -> int:
-        return len(self.guidance)
-
-    @property
     def draws(self) -> Sequence[int]:
         return [1] * (len(self.levels) - 1)
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dgflow.diffusion.guidance import OUTSIDE_LOG_RATIO, LogRatios, first_of, latest
+from dgflow.diffusion.guidance import OUTSIDE_LOG_RATIO, Guide, LogRatios, first_of, latest
 from dgflow.diffusion.samplers import Noise, Sample, noised
 from dgflow.diffusion.times import per_sample
 
@@ -132,13 +132,18 @@ class Path(ABC):
     networks' own arithmetic does not).
     """
 
-    entries: int  # of guidance
+    guidance: Sequence[Guide]
     levels: Sequence[float]
     """The noise level of every position, not rising; the last one is 0."""
     draws: Sequence[int]
     """The most unit normals that the move from each position but the last can take."""
     evaluations: Sequence[int]
     """Evaluations of the score network that these moves take."""
+
+    @property
+    def entries(self) -> int:
+        """The number of entries of guidance."""
+        return len(self.guidance)
 
     def begin(self, latents: Tensor, images: Tensor | None = None) -> State:
         """Samples at the first position, from unit normals [B, ...], on clean images if there are any."""

@@ -109,8 +109,8 @@ class RestartPath(Path):
         return cls(HeunPath(denoiser, levels, guidance, churn), positions, moves[:-1])
 
     @property
-    def entries(self) -> int:
-        return self.solver.entries
+    def guidance(self) -> Sequence[Guide]:
+        return self.solver.guidance
 
     @property
     def draws(self) -> Sequence[int]:

@@ -47,7 +47,7 @@ def cumulative(mixture: GaussianMixture, values: np.ndarray, sigma: float = 0.0)
 class Transport(Path):
     """The probability flow of the model, solved exactly: from a level to the next, quantiles are kept."""
 
-    entries = 0
+    guidance = ()
     levels = (80.0, 10.0, 3.0, 1.0, 0.5, 0.2, 0.0)
     draws, evaluations = (0,) * STEPS, (1,) * STEPS
 

@@ -66,7 +66,7 @@ class ExactPath(Path):
     discretisation."""
 
     levels: Sequence[float] = (20.0, 3.0, 1.0, 0.5, 0.25, 0.1, 0.0)
-    entries: int = 0
+    guidance: tuple[()] = ()
 
     @property
     def draws(self) -> Sequence[int]:
