@@ -1,13 +1,16 @@
-"""Imports point downwards only and form no circle, Ray stays in its room, and building or planning a recipe
-loads neither torch nor ray."""
+"""Imports point downwards only and form no circle, Ray stays in its room, importing dgflow is cheap, and
+building or planning a recipe loads neither torch nor ray."""
 
 import ast
 import graphlib
+import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import dgflow
 
 PACKAGE = Path(__file__).resolve().parents[1] / "dgflow"
 # Top to bottom; a layer may import itself and what is below it.
@@ -31,7 +34,6 @@ LAYERS = [
     "options",
     "_version",
 ]
-ALLOWED = {("runtime/environment.py", "dgflow")}
 
 
 def _imports(path: Path) -> set[str]:
@@ -100,3 +102,32 @@ def test_building_and_planning_a_recipe_loads_neither_torch_nor_ray(tmp_path):
         [sys.executable, "-c", program], cwd=PACKAGE.parent, capture_output=True, text=True, check=True
     )
     assert found.stdout.strip() == "[]"
+
+
+def test_importing_dgflow_loads_no_other_package_and_takes_less_than_half_a_second():
+    program = (
+        "import sys; before = set(sys.modules); import dgflow;"
+        "names = {name.split('.')[0] for name in set(sys.modules) - before};"
+        "print(sorted(names - set(sys.stdlib_module_names)))"
+    )
+
+    def seconds() -> float:
+        """CPU of one process that imports dgflow."""
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        found = subprocess.run(
+            [sys.executable, "-c", program], cwd=PACKAGE.parent, capture_output=True, text=True, check=True
+        )
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert found.stdout.strip() == "['dgflow']"
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert min(seconds() for _ in range(3)) < 0.5
+
+
+def test_every_public_name_is_had_by_the_line_of_the_stub():
+    assert {"Evaluate", "main", "options", "__version__"} <= set(dgflow.__all__) <= set(dir(dgflow))
+    for name in dgflow.__all__:
+        value = getattr(dgflow, name)
+        assert getattr(value, "__module__", "dgflow").startswith("dgflow"), name
+    with pytest.raises(AttributeError, match="'dgflow' has no attribute 'Evaluat'"):
+        dgflow.Evaluat  # noqa: B018
