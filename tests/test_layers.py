@@ -17,6 +17,9 @@ PACKAGE = Path(__file__).resolve().parents[1] / "dgflow"
 LAYERS = [
     "__main__",
     "cli",
+    "publish",
+    "track",
+    "client",
     "report",
     "testing",
     "steps",

@@ -65,6 +65,11 @@ class Work:
     precision: Precision = "float32"
 
 
+def kind_of(step_class: type[Step]) -> str:
+    """The kind of the steps of a class: `train-score` of `TrainScore`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", step_class.__name__).lower()
+
+
 class Step(Spec):
     """Base of every step. A subclass is one kind: `TrainScore` is the kind `train-score`.
 
@@ -85,7 +90,7 @@ class Step(Spec):
 
     @cached_property
     def kind(self) -> str:
-        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", type(self).__name__).lower()
+        return kind_of(type(self))
 
     def document(self) -> dict[str, Any]:
         """The step as plain JSON data: the content of `step.json`, and what the fingerprint is made from."""

@@ -135,7 +135,7 @@ def step_name(store: ObjectStore, name: str) -> str:
 
 def _choose(step_store: StepStore, wanted: tuple[int, int] | None) -> Manifest:
     """The manifest that holds the range, or the longest."""
-    manifests = _manifests(step_store)
+    manifests = sealed_slices(step_store)
     where = f"{step_store.name} in {step_store.store.url}"
     if wanted is None:
         fitting, asked = manifests, "one sealed slice"
@@ -165,7 +165,8 @@ def _choose(step_store: StepStore, wanted: tuple[int, int] | None) -> Manifest:
     return best[0]
 
 
-def _manifests(step_store: StepStore) -> list[Manifest]:
+def sealed_slices(step_store: StepStore) -> list[Manifest]:
+    """The manifests of a step, by their ranges. Raises CorruptObject for one that does not parse."""
     folder, store = f"{step_store.name}/manifests", step_store.store
     keys = [entry.key for entry in store.list(folder)]
     keys = [key for key in keys if _MANIFEST.fullmatch(key.removeprefix(f"{folder}/"))]

@@ -12,7 +12,8 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Sequence
-from typing import Literal
+from itertools import pairwise
+from typing import IO, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -84,6 +85,27 @@ def decode_shard(data: bytes, format: Format = "parquet", columns: Sequence[str]
     except _UNREADABLE as error:
         raise ValueError(
             f"expected a whole {format} shard, found one that does not decode ({type(error).__name__}: "
+            f"{error})"
+        ) from error
+
+
+def decode_rows(file: IO[bytes], start: int, stop: int, columns: Sequence[str] | None = None) -> Columns:
+    """The rows [start, stop) of a Parquet file made by `encode_shard`, of which only the row groups that hold
+    them are read. Raises ValueError as `decode_shard`."""
+    try:
+        parquet = pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False)
+        names = parquet.schema_arrow.names if columns is None else list(columns)
+        _check_names(names, parquet.schema_arrow.names)
+        edges = [0]
+        for number in range(parquet.num_row_groups):
+            edges.append(edges[-1] + parquet.metadata.row_group(number).num_rows)
+        groups = [number for number, (low, high) in enumerate(pairwise(edges)) if low < stop and high > start]
+        table = parquet.read_row_groups(groups, columns=names)
+        table = table.slice(start - edges[groups[0]], stop - start)
+        return {name: _from_arrow(table.column(name)) for name in names}
+    except _UNREADABLE as error:
+        raise ValueError(
+            f"expected a whole Parquet shard, found one that does not decode ({type(error).__name__}: "
             f"{error})"
         ) from error
 

@@ -1,0 +1,152 @@
+"""The networks of a root, loaded: score networks that denoise, discriminators that give log-ratios."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dgflow.client.samples import as_network_input
+from dgflow.diffusion.guidance_specs import DiscriminatorGuidance
+from dgflow.engine.recorded import RecordedRoot
+from dgflow.networks.roles import DiscriminatorSpec
+from dgflow.specs.bound import Bound, BoundWeights
+from dgflow.specs.step import NetworkStep, Weights
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from dgflow.diffusion.score_model import ScoreModel
+
+
+@dataclass(frozen=True, repr=False)
+class Network:
+    """The weights of one epoch of a training, or of a file, with the network that they are for.
+
+    `weights` is the reference that recipes and guidance take; `bound` has the committed part.
+    """
+
+    records: RecordedRoot
+    weights: Weights
+    bound: BoundWeights
+
+    @property
+    def step(self) -> NetworkStep:
+        return self.weights.step
+
+    @property
+    def spec(self) -> Any:
+        """The description of the whole network, as a recipe names it."""
+        return self.step.architecture
+
+    @property
+    def epoch(self) -> int | None:
+        """The epoch of a training, None for the weights of a file."""
+        return self.bound.receipt.number if self.bound.receipt.part.startswith("epochs/") else None
+
+    @cached_property
+    def network(self) -> nn.Module:
+        """The module: evaluation mode, frozen, float32, on the device that samplers use (the first GPU, else
+        the CPU).
+
+        Raises:
+            CorruptObject: the file is not the one that was committed.
+        """
+        from dgflow.diffusion.acceleration import device
+
+        return Bound({"network": self.bound}).network("network").to(device())
+
+    def _labels(self, labels: Any, rows: int) -> Tensor | None:
+        """Class labels int64 [rows] on the network's device; None for a network without classes."""
+        import torch
+
+        if self.step.classes == 0:
+            return None
+        if labels is None:
+            raise ValueError(
+                f"expected labels, one class of {self.step.classes} per sample, for {self.weights.title}, "
+                "found None"
+            )
+        return torch.as_tensor(labels, dtype=torch.int64).expand(rows).to(self._device)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    def _x(self, x: Tensor | np.ndarray) -> Tensor:
+        """Samples as networks take them; images uint8 [n, H, W, C] become float32 [n, C, H, W] in [-1, 1]."""
+        import torch
+
+        if isinstance(x, np.ndarray):
+            x = as_network_input(x) if x.dtype == np.uint8 else torch.from_numpy(x)
+        shape = self.step.shape
+        sides = (shape.channels, shape.image_size, shape.image_size)
+        if x.dtype == torch.uint8 or tuple(x.shape[1:]) != sides:
+            raise ValueError(
+                f"expected samples float [n, {', '.join(map(str, sides))}], or images uint8 [n, H, W, C] as "
+                "NumPy "
+                f"array, for {self.weights.title}, found {x.dtype} {list(x.shape)}"
+            )
+        return x.to(self._device)
+
+    def _sigma(self, sigma: Any, rows: int) -> Tensor:
+        import torch
+
+        return torch.as_tensor(sigma, dtype=torch.float64).expand(rows).to(self._device)
+
+    def __repr__(self) -> str:
+        epoch = "" if self.epoch is None else f", epoch {self.epoch}"
+        return f"<{type(self).__name__} {self.step.name}: {type(self.spec).__name__}{epoch}>"
+
+
+class ScoreNetwork(Network):
+    """A score network of a root."""
+
+    @cached_property
+    def model(self) -> ScoreModel:
+        """The functions by which samplers ask the network."""
+        return self.spec.score_model(self.network)
+
+    def denoise(self, x: Tensor | np.ndarray, sigma: Any, labels: Any = None) -> Tensor:
+        """The expected clean sample given noisy ones, D(x, sigma), float64 [n, C, H, W].
+
+        Args:
+            x: samples [n, C, H, W] with noise of standard deviation `sigma`, x = x0 + sigma z, x0 in [-1, 1].
+            sigma: noise level, a number or [n].
+            labels: classes, a number or [n]; needed by a network with classes.
+        """
+        import torch
+
+        x = self._x(x)
+        with torch.no_grad():
+            return self.model.denoiser(x.double(), self._sigma(sigma, len(x)), self._labels(labels, len(x)))
+
+
+class DiscriminatorNetwork(Network):
+    """A discriminator of a root."""
+
+    def log_ratio(self, x: Tensor | np.ndarray, sigma: Any, labels: Any = None) -> Tensor:
+        """The log of density real / generated at noise level `sigma`, float64 [n]; differentiable in `x`.
+
+        Args:
+            x: samples [n, C, H, W] with noise of standard deviation `sigma`, x = x0 + sigma z, x0 in [-1, 1];
+                or images uint8 [n, H, W, C] without noise.
+            sigma: noise level, a number or [n].
+            labels: classes, a number or [n]; needed by a discriminator with classes.
+        """
+        from dgflow.diffusion.discriminator_guidance import log_ratio_at
+
+        assert isinstance(self.spec, DiscriminatorSpec)
+        x, rows = self._x(x), len(x)
+        told = self._labels(labels, rows)
+        return log_ratio_at(
+            self.network, x.double(), self._sigma(sigma, rows), told, time=self.spec.time_map()
+        ).double()
+
+    def guidance(self, weight: Any = 1.0, **settings: Any) -> DiscriminatorGuidance:
+        """This discriminator as guidance, for `sample` and recipes; `settings` are those of
+        `DiscriminatorGuidance`."""
+        return DiscriminatorGuidance(discriminator=self.weights, weight=weight, **settings)

@@ -1,0 +1,194 @@
+"""`dgflow.open`: what a root holds, in Python."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from typing import TypeVar
+
+from dgflow.client.kinds import load_kinds
+from dgflow.client.networks import DiscriminatorNetwork, Network, ScoreNetwork
+from dgflow.client.samples import SampleStream
+from dgflow.client.steps import StepView
+from dgflow.engine.recorded import RecordedRoot
+from dgflow.networks.roles import DiscriminatorSpec, ScoreNetworkSpec
+from dgflow.specs.network import NetworkSpec
+from dgflow.specs.step import NetworkStep, Weights
+from dgflow.store import runs
+from dgflow.store.address import is_root, step_name
+from dgflow.store.objects import ObjectStore
+from dgflow.store.open import as_typed, open_store
+from dgflow.store.runs import RunRecord
+
+Loaded = TypeVar("Loaded", bound=Network)
+
+
+def open(root: str | os.PathLike[str]) -> OpenRoot:
+    """What the root of a run holds: a path or `s3://bucket/prefix`. Writes nothing, and needs no recipe and
+    no Ray.
+
+    Raises:
+        ValueError: there is no root.
+        StoreError: it cannot be reached.
+    """
+    url = os.fspath(root)
+    if not is_root(url):
+        raise ValueError(
+            f"expected a dgflow root at {url}, found no dgflow.json there; give the --root of a run"
+        )
+    load_kinds()
+    return OpenRoot(open_store(url))
+
+
+class OpenRoot:
+    """A root: its runs, steps and networks."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self.store = store
+
+    @property
+    def url(self) -> str:
+        return as_typed(self.store)
+
+    @property
+    def records(self) -> RecordedRoot:
+        """The steps by their records. A new step of a run that is at work is seen after `refresh`."""
+        return self._records
+
+    @cached_property
+    def _records(self) -> RecordedRoot:
+        return RecordedRoot(self.store)
+
+    def refresh(self) -> OpenRoot:
+        """Look at the root again: for steps that a run has begun since."""
+        self.__dict__.pop("_records", None)
+        return self
+
+    @property
+    def runs(self) -> list[RunRecord]:
+        """The records of runs, oldest first: recipe, options, steps, outcome."""
+        return runs.records(self.store)
+
+    def steps(self, kind: str | None = None, *, recipe: str | None = None) -> list[StepView]:
+        """The steps, sorted by name; with `recipe` those of its latest run, in the order in which they are
+        run.
+
+        Args:
+            kind: only those of this kind, such as `generate`.
+            recipe: the name of a recipe, such as `digits`.
+
+        Raises:
+            ValueError: no run of that recipe is recorded.
+        """
+        names = self._records.names
+        if recipe is not None:
+            asked = [record for record in self.runs if record.asked.recipe == recipe]
+            if not asked:
+                there = ", ".join(dict.fromkeys(record.asked.recipe for record in self.runs)) or "none"
+                raise ValueError(
+                    f"expected runs of the recipe {recipe} in {self.url}, found those of: {there}"
+                )
+            names = [step.name for step in asked[-1].steps if step.name in names]
+        views = [self._view(name) for name in names]
+        return [view for view in views if kind in (None, view.kind)]
+
+    def step(self, name: str) -> StepView:
+        """The only step whose name begins so, as `generate-3fa9`. Raises ValueError, listing what is
+        there."""
+        return self._view(step_name(self.store, name))
+
+    def samples(self, name: str) -> SampleStream:
+        """The samples of a step, of which `[100:116]` reads a part: as `step(name).samples`."""
+        return self.step(name).samples
+
+    def _view(self, name: str) -> StepView:
+        return StepView(self._records, self._records.recorded(name))
+
+    def score(self, name: str | None = None, *, epoch: int | str | None = None) -> ScoreNetwork:
+        """A score network: the only one, or that of a step; see `network`."""
+        return self._network(ScoreNetwork, ScoreNetworkSpec, "score network", name, epoch)
+
+    def discriminator(
+        self, name: str | None = None, *, epoch: int | str | None = None
+    ) -> DiscriminatorNetwork:
+        """A discriminator: the only one, or that of a step; see `network`."""
+        return self._network(DiscriminatorNetwork, DiscriminatorSpec, "discriminator", name, epoch)
+
+    def network(self, name: str, *, epoch: int | str | None = None) -> Network:
+        """The weights of a step, with the network.
+
+        Args:
+            name: a step's, or its beginning.
+            epoch: of a training: a number, "last", or "best" by its held-out loss. By default the epoch that
+                the steps of the root were made from, where they agree, else the last.
+
+        Raises:
+            ValueError: no such network or epoch, or several; the message lists them.
+        """
+        return self._network(Network, NetworkSpec, "network", name, epoch)
+
+    def _network(
+        self,
+        loaded: type[Loaded],
+        role: type[NetworkSpec],
+        words: str,
+        name: str | None,
+        epoch: int | str | None,
+    ) -> Loaded:
+        if name is None:
+            name = self._only(role, words)
+        step = self.step(name).spec
+        if not isinstance(step, NetworkStep) or not isinstance(step.architecture, role):
+            raise ValueError(f"expected a step of a {words}, found {step.name}")
+        weights = Weights(step=step, which=self._which(step, epoch))
+        receipt = self._records.chosen(weights)
+        if step.folder == "epochs":
+            weights = Weights(step=step, which=f"epoch:{receipt.number}")
+        return loaded(self._records, weights, self._records.weights(step, receipt))
+
+    def _which(self, step: NetworkStep, epoch: int | str | None) -> str:
+        if step.folder == "results":
+            if epoch is not None:
+                raise ValueError(
+                    f"expected no epoch of {step.name}, which is one file, found {epoch!r}: leave it out"
+                )
+            return "file"
+        if epoch is None:
+            digests = {use.digest for use in self._records.uses(step.name)}
+            used = [
+                number for number, each in self._records.newest(step).items() if each.rows_sha256 in digests
+            ]
+            if len(used) > 1:
+                raise ValueError(
+                    f"expected one epoch of {step.name} that the steps of {self.url} were made from, found "
+                    f"{used}; "
+                    "give epoch="
+                )
+            return f"epoch:{used[0]}" if used else "last"
+        return {"best": "best:held_out_loss"}.get(str(epoch), f"epoch:{epoch}" if epoch != "last" else "last")
+
+    def _only(self, role: type[NetworkSpec], words: str) -> str:
+        """The name of the only step with a network of that role whose weights are there."""
+        found = [
+            view.name for view in self.steps() if isinstance(_architecture(view), role) and view.receipts
+        ]
+        if len(found) != 1:
+            listed = ", ".join(found) or "none"
+            raise ValueError(f"expected one {words} in {self.url}, found {listed}; give the name of one")
+        return found[0]
+
+    def __repr__(self) -> str:
+        counts: dict[str, int] = {}
+        for name in self._records.names:
+            kind = name.rpartition("-")[0]
+            counts[kind] = counts.get(kind, 0) + 1
+        steps = ", ".join(f"{count} {kind}" for kind, count in counts.items()) or "no steps"
+        return f"<dgflow root {self.url}: {steps}>"
+
+
+def _architecture(view: StepView) -> NetworkSpec | None:
+    try:
+        step = view.spec
+    except ValueError:
+        return None
+    return step.architecture if isinstance(step, NetworkStep) else None

@@ -1,0 +1,52 @@
+"""Samples in a shell: a score network of a root, guided or not, without a recipe and without Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from dgflow.client.samples import Samples
+
+if TYPE_CHECKING:
+    from dgflow.client.networks import ScoreNetwork
+    from dgflow.diffusion.guidance_specs import Guidance
+    from dgflow.diffusion.sampler_specs import SamplerSpec
+
+
+def sample(
+    score: ScoreNetwork,
+    guidance: Guidance | Sequence[Guidance] = (),
+    n: int = 16,
+    sampler: SamplerSpec | None = None,
+    seed: int = 0,
+    *,
+    start: int = 0,
+    **settings: Any,
+) -> Samples:
+    """Samples `start` to `start + n` of a seed, made here and kept nowhere: those that a step `Generate` of
+    these settings makes, whose noise and labels depend on the seed and the index alone.
+
+    They equal a run's bit for bit where they are made in batches of the same size on the same kind of
+    machine; a batch of another size can differ in the rounding of the network.
+
+    Args:
+        score: of `open(root).score()`.
+        guidance: `discriminator.guidance(weight=2.0)`, any other guidance with networks of the same root, or
+            several.
+        n: number of samples.
+        sampler: by default Heun with 18 steps.
+        settings: further ones of `Generate`, such as `selection` or `precision`.
+
+    Raises:
+        ValueError: settings that do not go together; networks of another root.
+    """
+    from dgflow.diffusion.sampler_specs import Heun
+    from dgflow.steps.generate import Generate
+
+    if n < 1:
+        raise ValueError(f"expected at least one sample, found n={n}")
+    terms = tuple(guidance) if isinstance(guidance, Sequence) else (guidance,)
+    chosen = Heun() if sampler is None else sampler
+    step = Generate(score=score.weights, guidance=terms, sampler=chosen, seed=seed, **settings)
+    make = step.shard_builder(score.records.bind(step))
+    return Samples(dict(make(start, start + n)))

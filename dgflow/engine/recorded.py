@@ -1,0 +1,209 @@
+"""The steps of a root and what they were made from, by their records alone: no recipe is needed.
+
+A recipe says which steps there are and what each reads. Their records say the same afterwards: `step.json`
+has the fields of a step, and every receipt the digests of its inputs. So a step is rebuilt from its document,
+and an input is the committed part that has the recorded digest, whatever was trained or made again since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from dgflow.specs.bound import Bound, BoundItem, BoundMeasurements, BoundResult, BoundRows, BoundWeights
+from dgflow.specs.recorded import rebuilt, references_in
+from dgflow.specs.step import Measurements, Reference, Result, Slice, Step, Weights
+from dgflow.store.address import sealed_slices, step_names
+from dgflow.store.objects import ObjectStore
+from dgflow.store.receipts import CorruptObject, Receipt
+from dgflow.store.step_store import StepStore, read_step
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A step as its record has it. `document` has its kind, schema_version and fields."""
+
+    step_store: StepStore
+    document: Mapping[str, object]
+
+    @property
+    def name(self) -> str:
+        return self.step_store.name
+
+    @property
+    def kind(self) -> str:
+        return self.step_store.kind
+
+
+@dataclass(frozen=True)
+class Use:
+    """A committed part that was made from the weights of some step: what its reference says, and their
+    digest."""
+
+    which: str
+    digest: str
+
+
+@dataclass
+class RecordedRoot:
+    """The recorded steps of a store. Reads only; steps are read when they are asked for, and kept."""
+
+    store: ObjectStore
+    _recorded: dict[str, Recorded] = field(default_factory=dict)
+    _live: dict[str, Step] = field(default_factory=dict)
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The names of the steps, sorted."""
+        return step_names(self.store)
+
+    def recorded(self, name: str) -> Recorded:
+        """The record of the step in the folder `name`. Raises ValueError where there is none."""
+        if name not in self._recorded:
+            found = read_step(self.store, name)
+            if found is None:
+                raise ValueError(
+                    f"expected {name}/step.json in {self.store.url}, found none; run the recipe again"
+                )
+            step_store = StepStore(self.store, name.rpartition("-")[0], found["fingerprint"])
+            self._recorded[name] = Recorded(step_store, found["document"])
+        return self._recorded[name]
+
+    def step(self, name: str) -> Step:
+        """The live step of the folder `name`; a training has the epochs that are committed.
+
+        Raises:
+            ValueError: its record cannot be rebuilt here, see `specs.recorded.rebuilt`.
+        """
+        if name not in self._live:
+            recorded = self.recorded(name)
+            epochs = recorded.step_store.newest("epochs")
+            self._live[name] = rebuilt(
+                recorded.document,
+                recorded.step_store.fingerprint,
+                lambda kind, fingerprint: self.step(f"{kind}-{fingerprint[:12]}"),
+                **({"epochs": max(epochs)} if epochs else {}),
+            )
+        return self._live[name]
+
+    def bound(self, step: Step, digests: Mapping[str, str]) -> Bound:
+        """The inputs of a part of `step` whose receipt records these digests.
+
+        Raises:
+            CorruptObject: one of them is no longer in the root.
+        """
+        items = {name: self._of_digest(reference, digests[name]) for name, reference in step.reads.items()}
+        return Bound(items, choices=step.choices(Bound(items)))
+
+    def weights(self, step: Step, receipt: Receipt) -> BoundWeights:
+        """The weights of one epoch, or of a step that makes one file of weights, by their receipt."""
+        step_store = self._store_of(step)
+        return BoundWeights(step, step_store, receipt, self.bound(step, receipt.inputs))  # type: ignore[arg-type]
+
+    def newest(self, step: Step) -> dict[int, Receipt]:
+        """The receipts of the step's parts that were made from the inputs of the latest one, by number."""
+        step_store = self._store_of(step)
+        keys = step_store.newest(step.folder)
+        return dict(
+            zip(sorted(keys), step_store.receipts([keys[number] for number in sorted(keys)]), strict=True)
+        )
+
+    def bind(self, step: Step) -> Bound:
+        """The inputs of a step that is not in the root and reads steps that are: of each the weights that the
+        reference chooses among those made last.
+
+        Raises ValueError for steps of another root, and for other inputs than weights.
+        """
+        items: dict[str, BoundItem] = {}
+        for path, reference in step.reads.items():
+            name = reference.step.name
+            if name not in self.names:
+                raise ValueError(
+                    f"{path}: expected a step of {self.store.url}, found {name}, which is not there"
+                )
+            if not isinstance(reference, Weights):
+                raise ValueError(f"{path}: expected weights, found {type(reference).__name__} of {name}")
+            items[path] = self.weights(reference.step, self.chosen(reference))
+        return Bound(items, choices=step.choices(Bound(items)))
+
+    def chosen(self, reference: Weights) -> Receipt:
+        """The receipt of the weights that a reference names. Raises ValueError where they are not there."""
+        receipts = self.newest(reference.step)
+        part = (
+            reference.choose({number: receipt.metrics for number, receipt in receipts.items()})
+            if receipts
+            else 0
+        )
+        if part not in receipts:
+            there = f"{min(receipts)} to {max(receipts)}" if receipts else "none"
+            raise ValueError(
+                f"expected the weights {reference.which} of {reference.step.name} in {self.store.url}, found "
+                f"{there}; run the recipe"
+            )
+        return receipts[part]
+
+    def uses(self, name: str) -> list[Use]:
+        """The weights of the step in the folder `name` that parts of other steps were made from."""
+        fingerprint, found = self.recorded(name).step_store.fingerprint, []
+        for reader, path, reference in self._references():
+            if reference["fingerprint"] != fingerprint or "which" not in reference:
+                continue
+            folder = next((each for each in ("shards", "results", "epochs") if reader.newest(each)), None)
+            if folder is not None:
+                receipt = reader.receipt(next(iter(reader.newest(folder).values())))
+                found += (
+                    [Use(str(reference["which"]), receipt.inputs[path])] if path in receipt.inputs else []
+                )
+        return list(dict.fromkeys(found))
+
+    def readers(self, name: str) -> list[str]:
+        """The names of the steps that read the step in the folder `name`."""
+        fingerprint = self.recorded(name).step_store.fingerprint
+        found = (reader.name for reader, _, each in self._references() if each["fingerprint"] == fingerprint)
+        return list(dict.fromkeys(found))
+
+    def _references(self) -> Iterator[tuple[StepStore, str, Mapping[str, object]]]:
+        for name in self.names:
+            recorded = self.recorded(name)
+            for path, reference in references_in(recorded.document["fields"]):
+                yield recorded.step_store, path, reference
+
+    def _store_of(self, step: Step) -> StepStore:
+        return StepStore(self.store, step.kind, step.fingerprint)
+
+    def _of_digest(self, reference: Reference, digest: str) -> BoundItem:
+        step, step_store = reference.step, self._store_of(reference.step)
+        match reference:
+            case Slice(start=start, stop=stop):
+                for manifest in sealed_slices(step_store):
+                    if (manifest.start, manifest.stop, manifest.digest) == (start, stop, digest):
+                        return BoundRows(step_store, manifest, start, stop)
+            case Measurements():
+                for receipts in _trainings(step_store):
+                    for count in range(len(receipts), 0, -1):
+                        item = BoundMeasurements(step_store, tuple(receipts[:count]))
+                        if item.digest == digest:
+                            return item
+            case Weights() | Result():
+                for receipts in _trainings(step_store, step.folder):
+                    for receipt in receipts:
+                        if receipt.rows_sha256 == digest:
+                            if isinstance(reference, Weights):
+                                return self.weights(step, receipt)
+                            return BoundResult(step_store, receipt)
+        raise CorruptObject(
+            f"expected what {step_store.name} made with digest {digest[:16]} in {self.store.url}, found it "
+            "no longer; "
+            "it was removed, or made again from other inputs: run the recipe again"
+        )
+
+
+def _trainings(step_store: StepStore, folder: str = "epochs") -> Iterator[Sequence[Receipt]]:
+    """The receipts of the parts that were made from the same inputs, in order of their numbers."""
+    by_inputs: dict[str, dict[int, str]] = {}
+    for number, keys in step_store.committed(folder).items():
+        for inputs, key in keys.items():
+            by_inputs.setdefault(inputs, {})[number] = key
+    for keys in by_inputs.values():
+        yield step_store.receipts([keys[number] for number in sorted(keys)])

@@ -1,0 +1,129 @@
+"""Steps from their records: the live value of a `step.json`, without the recipe that wrote it.
+
+A record holds every field that is identity, and references as fingerprints. Rebuilding it is checked: the
+value has to have the fingerprint that is recorded. Fields that are not identity have their defaults, except
+those that the caller gives.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from dgflow.specs.spec import Spec
+from dgflow.specs.step import Measurements, Reference, Result, Slice, Step, Weights, kind_of
+
+Kind = TypeVar("Kind", bound=Spec)
+
+StepOf = Callable[[str, str], Step]
+"""(kind, fingerprint) -> the live step that a reference names."""
+
+
+def rebuilt(document: Mapping[str, Any], fingerprint: str, step_of: StepOf, **placement: Any) -> Step:
+    """The step that `document` (kind, schema_version, fields) describes.
+
+    Args:
+        fingerprint: the recorded one, which the rebuilt step has to have.
+        placement: values of fields that are not identity, such as `epochs`.
+
+    Raises:
+        ValueError: a kind or class that is not defined in this process, or of another version of dgflow.
+    """
+    kind, fields = document["kind"], document["fields"]
+    known = _by_name(Step, kind_of)
+    if kind not in known:
+        raise ValueError(
+            f"expected a kind of step that is defined here, found {kind!r}; import the module that defines "
+            "it "
+            "before the root is opened"
+        )
+    step_class = known[kind]
+    if document["schema_version"] != step_class.schema_version:
+        raise ValueError(
+            f"expected schema_version {step_class.schema_version} of {kind}, found "
+            f"{document['schema_version']}; "
+            "use the version of dgflow that wrote it"
+        )
+    specs = _by_name(Spec, lambda each: each.__name__)
+    try:
+        live = {name: _live(value, specs, step_of) for name, value in fields.items()}
+        step = step_class(**live, **placement)
+    except ValidationError as error:
+        unknown = sorted({name for name in _types(fields) if name not in specs})
+        remedy = (
+            f"import the module that defines {', '.join(unknown)} before the root is opened"
+            if unknown
+            else "what is missing was not recorded, as the source of images outside the root"
+        )
+        raise ValueError(f"{kind}-{fingerprint[:12]} cannot be rebuilt from its record: {remedy}") from error
+    if step.fingerprint != fingerprint:
+        raise ValueError(
+            f"expected the fingerprint {fingerprint[:12]} of the rebuilt {kind}, found "
+            f"{step.fingerprint[:12]}; "
+            "use the version of dgflow that wrote it"
+        )
+    return step
+
+
+def references_in(value: Any, path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The references to steps in the fields of a record, by the path of the field: mappings with `step`,
+    `fingerprint` and what tells the kind of reference."""
+    if isinstance(value, Mapping) and _is_reference(value):
+        yield path, value
+    elif isinstance(value, Mapping | list):
+        for name, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from references_in(item, f"{path}.{name}".lstrip("."))
+
+
+def _live(value: Any, specs: Mapping[str, type[Spec]], step_of: StepOf) -> Any:
+    if isinstance(value, list):
+        return tuple(_live(item, specs, step_of) for item in value)
+    if not isinstance(value, Mapping):
+        return value
+    if _is_reference(value):
+        return _reference(value, step_of)
+    live = {name: _live(item, specs, step_of) for name, item in value.items() if name != "type"}
+    if "type" not in value:
+        return live
+    named = specs.get(value["type"]) if isinstance(value["type"], str) else None
+    return {"type": value["type"], **live} if named is None else named(**live)
+
+
+def _is_reference(value: Mapping[str, Any]) -> bool:
+    return isinstance(value.get("step"), str) and isinstance(value.get("fingerprint"), str)
+
+
+def _reference(value: Mapping[str, Any], step_of: StepOf) -> Reference:
+    step: Any = step_of(value["step"], value["fingerprint"])
+    others = {name: item for name, item in value.items() if name not in ("step", "fingerprint")}
+    if "which" in others:
+        return Weights(step=step, **others)
+    if "start" in others:
+        return Slice(step=step, **others)
+    return Measurements(step=step) if step.folder == "epochs" else Result(step=step)
+
+
+def _types(value: Any) -> Iterator[str]:
+    """The names of the classes that a record names."""
+    if isinstance(value, Mapping):
+        if isinstance(value.get("type"), str):
+            yield value["type"]
+        for item in value.values():
+            yield from _types(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _types(item)
+
+
+def _by_name(base: type[Kind], name: Callable[[type[Kind]], str]) -> dict[str, type[Kind]]:
+    """The concrete classes below `base` that are defined in this process; of two with one name the later
+    one."""
+    found: dict[str, type[Kind]] = {}
+    for each in base.__subclasses__():
+        if not inspect.isabstract(each):
+            found[name(each)] = each
+        found |= _by_name(each, name)
+    return found
