@@ -17,13 +17,15 @@ def complete(target: Target, store: ObjectStore) -> Bound:
     """Build a step and all it needs, one after the other in here, without Ray; gives what it reads."""
     root = Root(store)
     known: dict[str, Bound | None] = {}
-    for node in graph(target):
+    nodes = graph(target)
+    names = {node.step.name for node in nodes}
+    for node in nodes:
         state = look(root, node, known)
         steps = root.step_store(node.step)
         if state.complete:
             continue
         assert state.bound is not None
-        steps.declare(node.step.document())
+        steps.declare(node.step.document(), node.step.described(names))
         if isinstance(node.step, SampleStep):
             node.step.check_source(state.bound)
             work = shard_work(node.step, steps, state.bound)

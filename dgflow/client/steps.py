@@ -57,10 +57,7 @@ class StepView:
     @property
     def receipts(self) -> dict[int, Receipt]:
         """The receipts of its committed parts, by number: shards from 0, epochs from 1, or one result, 0."""
-        step_store = self.recorded.step_store
-        keys = step_store.newest(self.folder)
-        numbers = sorted(keys)
-        return dict(zip(numbers, step_store.receipts([keys[number] for number in numbers]), strict=True))
+        return self.records.receipts(self.recorded.step_store, self.folder)
 
     @property
     def folder(self) -> str:

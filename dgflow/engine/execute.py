@@ -61,6 +61,7 @@ def execute(target: Target, store: ObjectStore, placement: Placement, progress: 
 
 def _execute(nodes: Sequence[Node], store: ObjectStore, session: _Session) -> None:
     root, bounds, progress = Root(store), {}, session.progress
+    names = {node.step.name for node in nodes}
     built = False  # all networks, without their weights, which is done before the first part is made
     lacking: list[Exception] = []  # files from outside that cannot be had: all are reported together
     for node in nodes:
@@ -69,7 +70,7 @@ def _execute(nodes: Sequence[Node], store: ObjectStore, session: _Session) -> No
             break
         state = look(root, node, bounds)
         step_store = root.step_store(step)
-        step_store.declare(step.document())
+        step_store.declare(step.document(), step.described(names))
         if state.complete:
             step.check_unchanged(partial(_first_file, state, step_store), store)
             progress.reused(step, len(state.wanted), partial(_seconds, state, step_store))

@@ -16,8 +16,8 @@ from dgflow.specs.recorded import rebuilt, references_in
 from dgflow.specs.step import Measurements, Reference, Result, Slice, Step, Weights
 from dgflow.store.address import sealed_slices, step_names
 from dgflow.store.objects import ObjectStore
-from dgflow.store.receipts import CorruptObject, Receipt
-from dgflow.store.step_store import StepStore, read_step
+from dgflow.store.receipts import CorruptObject, Receipt, parse_json
+from dgflow.store.step_store import StepStore
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Recorded:
 
     step_store: StepStore
     document: Mapping[str, object]
+    described: Mapping[str, Mapping[str, object]] = field(default_factory=dict)  # see `Step.described`
 
     @property
     def name(self) -> str:
@@ -47,11 +48,18 @@ class Use:
 
 @dataclass
 class RecordedRoot:
-    """The recorded steps of a store. Reads only; steps are read when they are asked for, and kept."""
+    """The recorded steps of a store. Reads only; records and receipts are read when they are asked for, and
+    kept, since they never change.
+
+    `epochs` are those of trainings, by the step's name, by default as many as are committed: the last and
+    best weights of a training depend on their number.
+    """
 
     store: ObjectStore
+    epochs: Mapping[str, int] = field(default_factory=dict)
     _recorded: dict[str, Recorded] = field(default_factory=dict)
     _live: dict[str, Step] = field(default_factory=dict)
+    _receipts: dict[str, Receipt] = field(default_factory=dict)
 
     @cached_property
     def names(self) -> list[str]:
@@ -60,15 +68,24 @@ class RecordedRoot:
 
     def recorded(self, name: str) -> Recorded:
         """The record of the step in the folder `name`. Raises ValueError where there is none."""
-        if name not in self._recorded:
-            found = read_step(self.store, name)
-            if found is None:
-                raise ValueError(
-                    f"expected {name}/step.json in {self.store.url}, found none; run the recipe again"
-                )
-            step_store = StepStore(self.store, name.rpartition("-")[0], found["fingerprint"])
-            self._recorded[name] = Recorded(step_store, found["document"])
-        return self._recorded[name]
+        return self.all_recorded([name])[0]
+
+    def all_recorded(self, names: Sequence[str]) -> list[Recorded]:
+        """As `recorded`, of several steps, read concurrently where that helps."""
+        missing = [name for name in names if name not in self._recorded]
+        keys = [f"{name}/step.json" for name in missing]
+        try:
+            found = self.store.get_many(keys) if keys else []
+        except FileNotFoundError as error:
+            raise ValueError(
+                f"expected the descriptions {', '.join(keys)} in {self.store.url}, found not all of them "
+                f"({error}); run the recipe again"
+            ) from error
+        for name, key, data in zip(missing, keys, found, strict=True):
+            record = parse_json(data, key, self.store.url)
+            step_store = StepStore(self.store, name.rpartition("-")[0], record["fingerprint"])
+            self._recorded[name] = Recorded(step_store, record["document"], record.get("described", {}))
+        return [self._recorded[name] for name in names]
 
     def step(self, name: str) -> Step:
         """The live step of the folder `name`; a training has the epochs that are committed.
@@ -78,14 +95,32 @@ class RecordedRoot:
         """
         if name not in self._live:
             recorded = self.recorded(name)
-            epochs = recorded.step_store.newest("epochs")
+            epochs = self.epochs.get(name) or max(recorded.step_store.newest("epochs"), default=0)
             self._live[name] = rebuilt(
                 recorded.document,
                 recorded.step_store.fingerprint,
-                lambda kind, fingerprint: self.step(f"{kind}-{fingerprint[:12]}"),
-                **({"epochs": max(epochs)} if epochs else {}),
+                lambda kind, fingerprint: self._named(f"{kind}-{fingerprint[:12]}", fingerprint, recorded),
+                **({"epochs": epochs} if epochs else {}),
             )
         return self._live[name]
+
+    def _named(self, name: str, fingerprint: str, by: Recorded) -> Step:
+        """A step that a record names: that of a folder, or one that the record describes."""
+        if name not in by.described or name in self._recorded or name in self.names:
+            return self.step(name)
+        return rebuilt(
+            by.described[name],
+            fingerprint,
+            lambda kind, fingerprint: self._named(f"{kind}-{fingerprint[:12]}", fingerprint, by),
+        )
+
+    def receipts(self, step_store: StepStore, folder: str) -> dict[int, Receipt]:
+        """The receipts of the step's parts that were made from the inputs of the latest one, by number: one
+        listing, and those that were not read before."""
+        keys = step_store.newest(folder)
+        missing = [key for key in keys.values() if key not in self._receipts]
+        self._receipts |= dict(zip(missing, step_store.receipts(missing), strict=True))
+        return {number: self._receipts[keys[number]] for number in sorted(keys)}
 
     def bound(self, step: Step, digests: Mapping[str, str]) -> Bound:
         """The inputs of a part of `step` whose receipt records these digests.
@@ -102,12 +137,8 @@ class RecordedRoot:
         return BoundWeights(step, step_store, receipt, self.bound(step, receipt.inputs))  # type: ignore[arg-type]
 
     def newest(self, step: Step) -> dict[int, Receipt]:
-        """The receipts of the step's parts that were made from the inputs of the latest one, by number."""
-        step_store = self._store_of(step)
-        keys = step_store.newest(step.folder)
-        return dict(
-            zip(sorted(keys), step_store.receipts([keys[number] for number in sorted(keys)]), strict=True)
-        )
+        """As `receipts`, of a live step."""
+        return self.receipts(self._store_of(step), step.folder)
 
     def bind(self, step: Step) -> Bound:
         """The inputs of a step that is not in the root and reads steps that are: of each the weights that the
@@ -164,8 +195,7 @@ class RecordedRoot:
         return list(dict.fromkeys(found))
 
     def _references(self) -> Iterator[tuple[StepStore, str, Mapping[str, object]]]:
-        for name in self.names:
-            recorded = self.recorded(name)
+        for recorded in self.all_recorded(self.names):
             for path, reference in references_in(recorded.document["fields"]):
                 yield recorded.step_store, path, reference
 
@@ -194,8 +224,7 @@ class RecordedRoot:
                             return BoundResult(step_store, receipt)
         raise CorruptObject(
             f"expected what {step_store.name} made with digest {digest[:16]} in {self.store.url}, found it "
-            "no longer; "
-            "it was removed, or made again from other inputs: run the recipe again"
+            "no longer; it was removed, or made again from other inputs: run the recipe again"
         )
 
 

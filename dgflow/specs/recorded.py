@@ -37,15 +37,13 @@ def rebuilt(document: Mapping[str, Any], fingerprint: str, step_of: StepOf, **pl
     if kind not in known:
         raise ValueError(
             f"expected a kind of step that is defined here, found {kind!r}; import the module that defines "
-            "it "
-            "before the root is opened"
+            "it before the root is opened"
         )
     step_class = known[kind]
     if document["schema_version"] != step_class.schema_version:
         raise ValueError(
             f"expected schema_version {step_class.schema_version} of {kind}, found "
-            f"{document['schema_version']}; "
-            "use the version of dgflow that wrote it"
+            f"{document['schema_version']}; use the version of dgflow that wrote it"
         )
     specs = _by_name(Spec, lambda each: each.__name__)
     try:
@@ -62,8 +60,7 @@ def rebuilt(document: Mapping[str, Any], fingerprint: str, step_of: StepOf, **pl
     if step.fingerprint != fingerprint:
         raise ValueError(
             f"expected the fingerprint {fingerprint[:12]} of the rebuilt {kind}, found "
-            f"{step.fingerprint[:12]}; "
-            "use the version of dgflow that wrote it"
+            f"{step.fingerprint[:12]}; use the version of dgflow that wrote it"
         )
     return step
 
@@ -89,7 +86,18 @@ def _live(value: Any, specs: Mapping[str, type[Spec]], step_of: StepOf) -> Any:
     if "type" not in value:
         return live
     named = specs.get(value["type"]) if isinstance(value["type"], str) else None
-    return {"type": value["type"], **live} if named is None else named(**live)
+    return {"type": value["type"], **live} if named is None else _as_recorded(named(**live), live)
+
+
+def _as_recorded(spec: Spec, fields: Mapping[str, Any]) -> Spec:
+    """The spec with integers where they are recorded: a copy of a spec with other fields is not validated, so
+    that recipes have made some with 1 in the place of 1.0, which is another identity."""
+    integers = {
+        name: value
+        for name, value in fields.items()
+        if isinstance(value, int) and isinstance(getattr(spec, name), float)
+    }
+    return spec.model_copy(update=integers) if integers else spec
 
 
 def _is_reference(value: Mapping[str, Any]) -> bool:

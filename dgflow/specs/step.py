@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, cast
@@ -95,6 +95,17 @@ class Step(Spec):
     def document(self) -> dict[str, Any]:
         """The step as plain JSON data: the content of `step.json`, and what the fingerprint is made from."""
         return {"kind": self.kind, "schema_version": self.schema_version, "fields": self.plain_fields()}
+
+    def described(self, known: Collection[str]) -> dict[str, dict[str, Any]]:
+        """The documents of the steps that its fields name and whose names are not `known`, such as the
+        samples whose paths `RejectionThresholds` walks: its record holds them too, so that a root describes
+        itself."""
+        found: dict[str, dict[str, Any]] = {}
+        for _, reference in self.references(""):
+            other: Step = reference.step
+            if other.name not in known and other.name not in found:
+                found |= {other.name: other.document()} | other.described(known)
+        return found
 
     @cached_property
     def fingerprint(self) -> str:

@@ -51,9 +51,12 @@ class StepStore:
         self.fingerprint = fingerprint
         self.name = f"{kind}-{fingerprint[:12]}"
 
-    def declare(self, document: Mapping[str, Any]) -> None:
-        """Record what the step is, once. Raises StepMismatch, with the fields, where another is recorded."""
-        encoded = canonical_json(self._declaration(document)).encode()
+    def declare(self, document: Mapping[str, Any], described: Mapping[str, Mapping[str, Any]] = {}) -> None:
+        """Record what the step is, once; `described` are the documents, by name, of steps that its fields
+        name and that are not in the store. Raises StepMismatch, with the fields, where another is
+        recorded."""
+        beside = {"described": dict(described)} if described else {}
+        encoded = canonical_json(self._declaration(document) | beside).encode()
         try:
             if self.store.create(f"{self.name}/step.json", encoded):
                 return
@@ -68,6 +71,8 @@ class StepStore:
     def check(self, document: Mapping[str, Any]) -> None:
         """Raises StepMismatch, with the fields, where another step is recorded; nothing recorded is fine."""
         recorded = self.recorded()
+        if recorded is not None:
+            recorded = {name: value for name, value in recorded.items() if name != "described"}
         if recorded is not None and (changed := differences(recorded, self._declaration(document))):
             raise StepMismatch(
                 f"{self.name}/step.json in {self.store.url} records another step: {'; '.join(changed)}."
@@ -75,7 +80,8 @@ class StepStore:
             )
 
     def recorded(self) -> dict[str, Any] | None:
-        """The declaration, `{"fingerprint": ..., "document": ...}`; None where there is none yet."""
+        """The declaration, `{"fingerprint": ..., "document": ...}`, perhaps with `described`; None where
+        there is none yet."""
         return read_step(self.store, self.name)
 
     def committed(self, folder: str) -> dict[int, dict[str, str]]:
