@@ -26,6 +26,7 @@ LAYERS = [
     "estimate",
     "engine",  # knows no kind of step
     "runtime",
+    "diffusers",
     "networks",
     "diffusion",
     "specs",

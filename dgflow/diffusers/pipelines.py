@@ -1,0 +1,88 @@
+"""diffusers' pipelines under discriminator guidance: their own loops, their own schedulers, guided steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar, Self
+
+import torch
+from diffusers.pipelines.ddim.pipeline_ddim import DDIMPipeline
+from diffusers.pipelines.ddpm.pipeline_ddpm import DDPMPipeline
+from diffusers.pipelines.dit.pipeline_dit import DiTPipeline
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from torch import Tensor
+
+from dgflow.diffusers.steps import guided_steps
+from dgflow.diffusion.guidance import GuidanceTerm
+
+
+class _GuidedPipeline(DiffusionPipeline):
+    """What the guided pipelines have in common. They have the components of diffusers' own (`plain`), are
+    loaded with `from_pretrained` from the same files or with `from_pipe` from such a pipeline, whose networks
+    they share, and are saved as such a pipeline. Guidance is passed to each call, and stays with the
+    caller."""
+
+    plain: ClassVar[type[DiffusionPipeline]]
+
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> Self:
+        """The same pipeline, guided, in its own dtype unless `torch_dtype` is given; see diffusers."""
+        guided: Any = super().from_pipe(pipeline, **{"torch_dtype": pipeline.dtype, **kwargs})
+        if hasattr(pipeline, "labels"):  # of DiTPipeline, which are in no file
+            guided.labels = pipeline.labels
+        return guided
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """Save as diffusers' own pipeline, which loads without dgflow; guidance is not part of it."""
+        plain = self.plain.from_pipe(self, torch_dtype=self.dtype)
+        plain.save_pretrained(save_directory, *args, **kwargs)
+
+    def _guided(
+        self, guidance: Sequence[GuidanceTerm], class_labels: Tensor | None = None
+    ) -> AbstractContextManager[None]:
+        scheduler: Any = self.scheduler
+        if float(scheduler.init_noise_sigma) != 1.0:
+            raise ValueError(
+                f"expected a scheduler whose state begins as unit noise, such as DDIM or DPM-Solver, found "
+                f"{type(scheduler).__name__}: {self.plain.__name__} does not scale its first noise, with "
+                "guidance or without. Use another scheduler, or guided_steps in a loop of your own"
+            )
+        return guided_steps(scheduler, guidance, class_labels)
+
+
+class DiscriminatorGuidedDDPMPipeline(_GuidedPipeline, DDPMPipeline):
+    """`DDPMPipeline` with a further argument, `guidance`."""
+
+    plain = DDPMPipeline
+
+    def __call__(self, *args: Any, guidance: Sequence[GuidanceTerm] = (), **kwargs: Any) -> Any:
+        """As `DDPMPipeline`; `guidance` and its errors are those of `guided_steps`."""
+        with self._guided(guidance):
+            return super().__call__(*args, **kwargs)
+
+
+class DiscriminatorGuidedDDIMPipeline(_GuidedPipeline, DDIMPipeline):
+    """`DDIMPipeline` with a further argument, `guidance`."""
+
+    plain = DDIMPipeline
+
+    def __call__(self, *args: Any, guidance: Sequence[GuidanceTerm] = (), **kwargs: Any) -> Any:
+        """As `DDIMPipeline`; `guidance` and its errors are those of `guided_steps`."""
+        with self._guided(guidance):
+            return super().__call__(*args, **kwargs)
+
+
+class DiscriminatorGuidedDiTPipeline(_GuidedPipeline, DiTPipeline):
+    """`DiTPipeline` with a further argument, `guidance`, whose networks see latents and the class labels.
+    Gradients are added once per sample, after classifier-free guidance (Kim et al. 2023, DiT-G++)."""
+
+    plain = DiTPipeline
+
+    def __call__(
+        self, class_labels: list[int], *args: Any, guidance: Sequence[GuidanceTerm] = (), **kwargs: Any
+    ) -> Any:
+        """As `DiTPipeline`; `guidance` and its errors are those of `guided_steps`."""
+        labels = torch.tensor(class_labels, device=self._execution_device).reshape(-1)
+        with self._guided(guidance, labels):
+            return super().__call__(class_labels, *args, **kwargs)
