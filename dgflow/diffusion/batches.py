@@ -12,15 +12,22 @@ from typing import TypeVar
 
 import torch
 
+from dgflow.diffusion.memory import is_out_of_memory
+
 Result = TypeVar("Result")
 Cut = TypeVar("Cut")
 
 log = logging.getLogger(__name__)
 
 
+PATIENCE = 16
+"""Calls that fit, after which a halved size is doubled again: memory may have been short for a while only, as
+where another process held some. Each time that this was too early, the next try waits twice as long."""
+
+
 class Batches:
-    """At most `size` rows at a time, in parts of nearly equal size. Out of memory, the size is halved and
-    stays so.
+    """At most `size` rows at a time, in parts of nearly equal size. Out of memory, the size is halved; after
+    a while the larger one is tried again.
 
     Args:
         of: name of the step, for messages.
@@ -29,6 +36,7 @@ class Batches:
 
     def __init__(self, size: int, *, of: str, fixed: bool = False) -> None:
         self.size, self.of, self.fixed = size, of, fixed
+        self._most, self._fitted, self._patience = size, 0, PATIENCE
 
     def map(self, make: Callable[[int, int], Result], start: int, stop: int) -> list[Result]:
         """`make(first, last)` of every batch of [start, stop), in order; all again if memory runs out.
@@ -54,11 +62,16 @@ class Batches:
     ) -> Result:
         """`make` of how the rows are cut, again with smaller batches if memory runs out; `rows` is the
         largest batch of a cut."""
+        tried = self._grown()
         while True:
             cuts = cut()
             try:
-                return make(cuts)
-            except torch.OutOfMemoryError as error:
+                made = make(cuts)
+                self._fitted += 1
+                return made
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 largest = rows(cuts)
                 if self.fixed:
                     raise ValueError(
@@ -72,7 +85,9 @@ class Batches:
                         f"({error}); take GPUs with more memory, "
                         "one process a GPU (--num-gpus 1), the CPU (--num-gpus 0), or precision='bfloat16'"
                     ) from error
-                self.size = largest // 2
+                self.size, self._fitted = largest // 2, 0
+                if tried:
+                    tried, self._patience = False, 2 * self._patience
                 log.warning(
                     "%s: out of GPU memory with batches of %d; this worker goes on with at most %d, which "
                     "can change rounding",
@@ -82,6 +97,13 @@ class Batches:
                 )
             # After the handler: until its end the error holds the tensors of the batch.
             torch.cuda.empty_cache()
+
+    def _grown(self) -> bool:
+        """Double a size that was halved, once enough calls have fitted; True where that was done."""
+        if self.size == self._most or self._fitted < self._patience:
+            return False
+        self.size, self._fitted = min(2 * self.size, self._most), 0
+        return True
 
     def _edges(self, start: int, stop: int) -> list[int]:
         """The ends of the batches."""

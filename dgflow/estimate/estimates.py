@@ -148,9 +148,9 @@ def _key(work: Work) -> _Key:
 
 def _measured(work: Work, device: torch.device) -> tuple[int, float]:
     """(rows of the batch, seconds per row)."""
-    import torch
 
     from dgflow.diffusion.acceleration import prepared
+    from dgflow.diffusion.memory import is_out_of_memory
     from dgflow.estimate.exercise import timed
 
     network = work.network.fresh().to(device)
@@ -169,7 +169,9 @@ def _measured(work: Work, device: torch.device) -> tuple[int, float]:
         try:
             batch(more)
             rows, seconds = more, batch(more)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             break
     return rows, seconds / rows
 

@@ -23,9 +23,11 @@ def group_norm(x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: fl
 
 
 def wide_linear(layer: nn.Linear, x: Tensor) -> Tensor:
-    """`layer(x)` in float32 at least."""
+    """`layer(x)` in float32 at least, under autocast too, which would narrow a product again."""
     dtype = wide(layer.weight.dtype)
-    return F.linear(x.to(dtype), layer.weight.to(dtype), None if layer.bias is None else layer.bias.to(dtype))
+    bias = None if layer.bias is None else layer.bias.to(dtype)
+    with torch.autocast(x.device.type, enabled=False):
+        return F.linear(x.to(dtype), layer.weight.to(dtype), bias)
 
 
 def kept_wide(before: Tensor, after: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ class BoundWeights:
         return self.receipt.rows_sha256
 
 
-ABOUT_THE_RUN = frozenset({"data_wait", "workers", "warnings"})
+ABOUT_THE_RUN = frozenset({"data_wait", "workers", "warnings", "micro_batches"})
 """Metrics of an epoch that tell of the run and not of the network."""
 
 

@@ -8,7 +8,13 @@ from parity.inception_recipe import weights
 from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from dgflow.networks.inception.module import InceptionFeatures, InceptionV3Module, accelerated
+from dgflow.networks.inception.module import (
+    InceptionFeatures,
+    InceptionV3Module,
+    _allows_tf32,
+    accelerated,
+    full_precision,
+)
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +142,36 @@ def test_what_the_process_allows_of_lower_precision_does_not_reach_the_network(f
         conv.fp32_precision, matmul.fp32_precision = before
     assert left == ("bf16", "bf16")
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def _tf32_settings() -> list[Any]:
+    """The settings of both of torch's interfaces, with None for one that it refuses to tell."""
+    backends: Any = torch.backends
+    new = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn, backends.mkldnn.matmul)
+    return [each.fp32_precision for each in new] + [
+        _allows_tf32(backends.cuda.matmul),
+        _allows_tf32(backends.cudnn),
+    ]
+
+
+@pytest.mark.parametrize("allow", [True, False])
+@pytest.mark.parametrize("conv", [None, "ieee", "tf32"])
+def test_both_interfaces_to_tf32_agree_inside_and_are_as_they_were_outside(allow, conv):
+    backends: Any = torch.backends
+    fresh = _tf32_settings()
+    try:
+        backends.cuda.matmul.allow_tf32 = backends.cudnn.allow_tf32 = allow
+        if conv is not None:
+            backends.cudnn.conv.fp32_precision = conv
+        before = _tf32_settings()
+        with full_precision(torch.device("cpu")):
+            assert _tf32_settings() == ["ieee"] * 4 + [False, False]
+        assert _tf32_settings() == before
+    finally:
+        backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32 = fresh[-2:]
+        new = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn, backends.mkldnn.matmul)
+        for place, precision in zip(new, fresh[:-2], strict=True):
+            place.fp32_precision = precision
 
 
 def test_nothing_is_trained(network, prepared):

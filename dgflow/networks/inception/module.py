@@ -98,10 +98,9 @@ def accelerated(network: InceptionV3Module) -> InceptionV3Module:
     keeps the published weights.
 
     The normalisations are folded into the convolutions and the weights laid out channels last, in which
-        pooling is vectorised: on one CPU
-    thread 1.6 times the images a second of torch-fidelity's extractor, 1.1 times without that layout. Nine
-        tenths of what is left are
-    convolutions at the speed of a matrix product.
+    pooling is vectorised: on one CPU thread 1.6 times the images per second of torch-fidelity's extractor,
+    1.1 times without that layout. Nine tenths of what is left are convolutions at the speed of a matrix
+    product.
     """
     fast = copy.deepcopy(network)
     for module in fast.modules():
@@ -115,16 +114,36 @@ def full_precision(device: torch.device) -> Iterator[None]:
     """float32 products and convolutions with all their bits: neither TF32 (the default of cuDNN's
     convolutions), bfloat16 nor autocast.
 
-    The settings are the process's and are put back: not for two threads at once.
+    The settings are the process's and are put back: not for two threads at once. torch keeps them twice, by
+    its old interface (`allow_tf32`) and its new one (`fp32_precision`), and CUDA's products fail where the
+    two disagree; so both are set.
     """
     backends: Any = torch.backends  # whose attributes are made at run time
-    places = (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv)
-    before = [place.fp32_precision for place in places]
+    old = (backends.cuda.matmul, backends.cudnn)
+    new = (
+        *(backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn),
+        *(backends.mkldnn.matmul, backends.mkldnn.conv),
+    )
+    allowed = [_allows_tf32(place) for place in old]
+    before = [place.fp32_precision for place in new]
     try:
-        for place in places:
+        for place in old:
+            place.allow_tf32 = False
+        for place in new:
             place.fp32_precision = "ieee"
         with torch.autocast(device.type, enabled=False):
             yield
     finally:
-        for place, precision in zip(places, before, strict=True):
+        for place, allow in zip(old, allowed, strict=True):
+            if allow is not None:
+                place.allow_tf32 = allow
+        for place, precision in zip(new, before, strict=True):
             place.fp32_precision = precision
+
+
+def _allows_tf32(place: Any) -> bool | None:
+    """The setting by the old interface; None where torch refuses to tell, as the new one says otherwise."""
+    try:
+        return place.allow_tf32
+    except RuntimeError:
+        return None

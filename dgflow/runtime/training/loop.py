@@ -22,10 +22,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from dgflow.diffusion.bfloat16 import slow_bfloat16
+from dgflow.diffusion.memory import is_out_of_memory
 from dgflow.runtime.environment import attempt, failed
 from dgflow.runtime.training.averages import Averages
 from dgflow.runtime.training.checkpoints import commit, forget, newest_whole, restore, state, unbroken
 from dgflow.runtime.training.finiteness import Finite
+from dgflow.runtime.training.micro_batches import MicroBatches
 from dgflow.runtime.training.notes import EpochNotes
 from dgflow.specs.training_task import Measurement, TrainingTask
 from dgflow.store.step_store import StepStore
@@ -52,7 +54,8 @@ def train(
     another number.
 
     Metrics of an epoch: `train_loss`, `data_wait` (the share of the time that the slowest worker waited for
-    data), `workers`, and those of `task.measurements`.
+    data), `workers`, `micro_batches` where a worker's memory asked for more than one, and those of
+    `task.measurements`.
 
     Raises:
         FloatingPointError: the loss or the weights are not finite; names the epoch, the step and the learning
@@ -90,10 +93,14 @@ def _train(
     averages = Averages(task.trained, task.ema_halflife, ramp_up=task.ema_ramp_up)
     begun = _resume(task, averages, step_store, inputs, rank, world_size, done)
     network = wrap(task.network) if wrap else task.network
+    batches = MicroBatches(task, network, step_store.name, alone=world_size == 1)
+    if world_size > 1 and task.device.type == "cuda":
+        slots = torch.tensor(share(task.batch_size, rank, world_size))
+        batches.probe(slots, begun * task.steps_per_epoch, _moments(task))
     for epoch in range(begun + 1, epochs + 1):
         with _noted(step_store, epoch, rank) as write:
             notes = EpochNotes(write, task.steps_per_epoch)
-            _epoch(task, network, averages, step_store, inputs, epoch, rank, world_size, notes)
+            _epoch(task, network, batches, averages, step_store, inputs, epoch, rank, world_size, notes)
         asked = enough if epoch < epochs else None
         if asked is not None and _of_workers(float(rank == 0 and asked()), world_size)[0]:
             return
@@ -102,6 +109,7 @@ def _train(
 def _epoch(
     task: TrainingTask,
     network: nn.Module,
+    batches: MicroBatches,
     averages: Averages,
     step_store: StepStore,
     inputs: Mapping[str, str],
@@ -120,21 +128,21 @@ def _epoch(
     first = (epoch - 1) * task.steps_per_epoch
     for step in range(first, first + task.steps_per_epoch):
         torch.manual_seed(step * world_size + rank)  # dropout alone draws from it
-        loss = task.loss(network, slots, step).mean() * weight
-        task.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = batches.backward(slots, step, weight)
         if task.learning_rate is not None:
             for group in task.optimizer.param_groups:
                 group["lr"] = task.learning_rate(step)
         task.optimizer.step()
         averages.update((step + 1) * task.batch_size, task.batch_size)
-        total += loss.detach().double()
+        total += loss
         finite.loss(total, step)
         notes.step(step + 1 - first, total, weight)
     data_wait = (_waited(task) - waited) / (time.monotonic() - began)
     train_loss = _of_workers(float(total / task.steps_per_epoch), world_size).mean()
     data_wait = round(float(_of_workers(data_wait, world_size).max()), 4)
     metrics = {"train_loss": float(train_loss), "data_wait": data_wait, "workers": world_size}
+    if (parts := int(_of_workers(batches.parts, world_size).max())) > 1:
+        metrics["micro_batches"] = parts
     metrics |= _slowness(task)
     with averages.applied():
         metrics |= _held_out(task, rank, world_size)
@@ -168,6 +176,14 @@ def _noted(
         raise
 
 
+def _moments(task: TrainingTask) -> int:
+    """Bytes that the optimizer will still add: two moments of each parameter that learns, before its first
+    step."""
+    if task.optimizer.state:
+        return 0
+    return 2 * sum(each.nbytes for each in task.trained.parameters() if each.requires_grad)
+
+
 def _slowness(task: TrainingTask) -> dict[str, Any]:
     """A warning for the receipt where float32 would be quicker."""
     if task.precision != "bfloat16" or not (warning := slow_bfloat16()):
@@ -191,7 +207,8 @@ def _held_out(task: TrainingTask, rank: int, world_size: int) -> dict[str, Any]:
 def _measured(network: nn.Module, measurement: Measurement, rank: int, world_size: int) -> dict[str, Any]:
     items = torch.arange(rank, measurement.items, world_size)  # none, with more workers than items
     with torch.no_grad():
-        parts = [measurement.measure(network, chunk) for chunk in items.split(256) if len(chunk)]
+        chunks = [chunk for chunk in items.split(256) if len(chunk)]
+        parts = [part for chunk in chunks for part in _fitting(network, measurement, chunk)]
     own = {name: torch.cat([part[name] for part in parts]).cpu() for name in (parts[0] if parts else ())}
     if world_size > 1:
         gathered: list[Any] = [None] * world_size
@@ -200,6 +217,17 @@ def _measured(network: nn.Module, measurement: Measurement, rank: int, world_siz
         order = torch.cat([part[0] for part in gathered]).argsort()
         own = {name: torch.cat([part[1][name] for part in gathered])[order] for name in gathered[0][1]}
     return measurement.summarise(own)
+
+
+def _fitting(network: nn.Module, measurement: Measurement, items: Tensor) -> list[dict[str, Tensor]]:
+    """The values of some items, in halves where memory does not suffice for all at once."""
+    try:
+        return [measurement.measure(network, items)]
+    except RuntimeError as error:
+        if len(items) == 1 or not is_out_of_memory(error):
+            raise
+    torch.cuda.empty_cache()
+    return [part for half in items.tensor_split(2) for part in _fitting(network, measurement, half)]
 
 
 def _of_workers(value: float, world_size: int) -> Tensor:

@@ -84,7 +84,8 @@ class Stream:
 
     def take(self, step: int, slots: Tensor) -> tuple[Tensor, Tensor]:
         """(float32 [b, C, H, W], labels int64 [b]) on the device, for these slots (of this stream) of a
-        step's batch. The next steps are prepared for the same slots.
+        step's batch. The next steps are prepared for the same slots. A batch may be taken in parts: each is
+        prepared by itself.
         """
         began = time.perf_counter()
         own = np.searchsorted(self._slots, slots.numpy())
@@ -93,7 +94,8 @@ class Stream:
             key: self._ahead.get(key) or self._assembler.submit(self._assembled, number, own)
             for key, number in wanted.items()
         }
-        self._ahead = ahead
+        others = {key: batch for key, batch in self._ahead.items() if key[0] >= step}
+        self._ahead = ahead = others | ahead
         batch = ahead.pop((step, own.tobytes())).result()
         self.waited += time.perf_counter() - began
         return self._finished(batch, held=False)

@@ -1,0 +1,94 @@
+"""A worker's share of a batch in as many parts as its memory asks for, with the gradient of the whole.
+
+A batch is a pure function of (seed, step, slots), so a part is what a further worker would compute: the
+gradients of the parts, weighted by their rows, add up to that of the share except for rounding (and dropout).
+The number of parts is found by running out of memory, and is never identity.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dgflow.diffusion.memory import is_out_of_memory
+from dgflow.specs.training_task import TrainingTask
+
+log = logging.getLogger(__name__)
+
+
+class MicroBatches:
+    """Forward and backward of this worker's slots, in `parts` parts.
+
+    A single worker that runs out of memory doubles the parts and repeats the step. Several workers meet
+    within backward, so that none can repeat it alone: each finds its parts beforehand, by `probe`, and
+    running out of memory later ends the worker.
+    """
+
+    def __init__(self, task: TrainingTask, network: nn.Module, of: str, *, alone: bool) -> None:
+        self.parts = 1
+        self._task, self._network, self._of, self._alone = task, network, of, alone
+
+    def backward(self, slots: Tensor, step: int, weight: float) -> Tensor:
+        """Gradients of `weight` times the mean loss of the slots, into the parameters; returns that value.
+
+        Raises:
+            ValueError: memory does not suffice for one row.
+        """
+        while True:
+            try:
+                return self._attempt(slots, step, weight, meet=True)
+            except RuntimeError as error:
+                if not self._alone or not is_out_of_memory(error):
+                    raise
+                self._double(slots, error)
+            torch.cuda.empty_cache()  # after the handler: until its end the error holds the step's tensors
+
+    def probe(self, slots: Tensor, step: int, reserve: int) -> None:
+        """Find the number of parts without meeting other workers; `reserve` bytes are held meanwhile, for
+        what the first step of the optimizer will add. Leaves no gradients."""
+        while True:
+            try:
+                held = torch.empty(reserve, dtype=torch.uint8, device=self._task.device)
+                self._attempt(slots, step, 1.0, meet=False)
+                del held
+                break
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._double(slots, error)
+            torch.cuda.empty_cache()
+        self._task.optimizer.zero_grad(set_to_none=True)
+
+    def _attempt(self, slots: Tensor, step: int, weight: float, *, meet: bool) -> Tensor:
+        self._task.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), dtype=torch.float64, device=self._task.device)
+        parts = slots.tensor_split(self.parts)
+        apart: Callable[[], Any] = getattr(self._network, "no_sync", nullcontext)
+        for number, part in enumerate(parts):
+            last = number == len(parts) - 1
+            with nullcontext() if meet and last else apart():
+                loss = self._task.loss(self._network, part, step).mean() * (weight * len(part) / len(slots))
+                loss.backward()
+            total += loss.detach().double()
+        return total
+
+    def _double(self, slots: Tensor, error: RuntimeError) -> None:
+        if self.parts >= len(slots):
+            raise ValueError(
+                f"{self._of}: expected GPU memory for one row of a batch, found too little ({error}); take "
+                "GPUs "
+                'with more memory, or train with precision="bfloat16"'
+            ) from error
+        self.parts = min(2 * self.parts, len(slots))
+        log.warning(
+            "%s: out of GPU memory; this worker trains on its %d rows of a batch in %d parts, with the same "
+            "gradient except for rounding",
+            self._of,
+            len(slots),
+            self.parts,
+        )
