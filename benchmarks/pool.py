@@ -28,8 +28,9 @@ import torch
 
 from dgflow.engine.root import Root
 from dgflow.engine.shard_work import shard_work
-from dgflow.runtime.cluster import ALLOCATOR, connect
+from dgflow.runtime.cluster import connect
 from dgflow.runtime.environment import versions
+from dgflow.runtime.machine import ALLOCATOR
 from dgflow.runtime.pool.pool import Pool
 from dgflow.specs.bound import Bound, BoundWeights
 from dgflow.steps.generate import Generate

@@ -36,6 +36,7 @@ LAYERS = [
     "files",
     "store",
     "options",
+    "extras",
     "_version",
 ]
 

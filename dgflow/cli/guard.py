@@ -14,6 +14,7 @@ from typer.exceptions import TyperException
 
 from dgflow.cli.characters import degrade
 from dgflow.engine.execute import StepFailed
+from dgflow.extras import explained
 from dgflow.report.layout import wrapped
 from dgflow.specs.mistakes import described
 from dgflow.store.objects import StoreError
@@ -66,6 +67,10 @@ def guarded(call: Callable[[], Any]) -> int:
         return _failed(described(error))
     except (ValueError, FloatingPointError, StepFailed, StoreError, CorruptObject, StepMismatch) as error:
         return _failed(str(error))
+    except ModuleNotFoundError as error:
+        if (remedy := explained(error)) is None:
+            raise
+        return _failed(remedy)
     except OSError as error:
         if isinstance(error.filename, str):  # of a file that was named: its rights, a full disk
             reason = (error.strerror or str(error)).lower()

@@ -13,10 +13,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dgflow.engine.networks import check_built, check_sizes
-from dgflow.engine.plan import StepPlan, look
+from dgflow.engine.plan import StepPlan, look, plan
 from dgflow.engine.receipt_warnings import WarnsOnce
 from dgflow.engine.root import Root
 from dgflow.engine.shard_work import shard_work
+from dgflow.extras import installed, require
 from dgflow.specs.bound import Bound
 from dgflow.specs.graph import Node, graph
 from dgflow.specs.step import FileStep, ResultStep, SampleStep, Spread, Step, Target, here
@@ -52,11 +53,20 @@ def execute(target: Target, store: ObjectStore, placement: Placement, progress: 
     session, nodes = _Session(store, placement, progress), graph(target)
     try:
         check_sizes(nodes)
+        _check_training(target, store)
         session.check_root()
         with progress.run(nodes, store):
             _execute(nodes, store, session)
     finally:
         session.close()
+
+
+def _check_training(target: Target, store: ObjectStore) -> None:
+    """Refuse a recipe that has something to train where Ray is not installed, before anything is made."""
+    if not installed("ray"):
+        for state in plan(target, store):
+            if isinstance(state.step, TrainStep) and not state.complete:
+                require("ray", f"{state.step.title}: training")
 
 
 def _execute(nodes: Sequence[Node], store: ObjectStore, session: _Session) -> None:
@@ -129,8 +139,8 @@ def _seconds(state: StepPlan, step_store: StepStore) -> list[float]:
 
 
 class _Session:
-    """Ray, connected when first needed; pools are kept from step to step and given back while a training
-    needs their CPUs and GPUs."""
+    """The workers of a run, connected to when first needed. Pools are kept from step to step, and given back
+    while a training needs their CPUs and GPUs."""
 
     def __init__(self, store: ObjectStore, placement: Placement, progress: Progress) -> None:
         self.store, self.placement, self.progress = store, placement, progress
@@ -147,19 +157,17 @@ class _Session:
             self.connect()
 
     def check_machine(self) -> None:
-        """Refuse a machine that Ray cannot start on, or a cluster that does not answer, before anything is
-        made."""
+        """As `backend.check`, once."""
         if not self._checked:
             self._checked = True
-            from dgflow.runtime.machine import check_ray
+            from dgflow.runtime import backend
 
-            check_ray()
+            backend.check()
 
     def connect(self) -> None:
-        from dgflow.runtime.cluster import connect, resolved
+        from dgflow.runtime import backend
 
-        connect(self.store)
-        self.placement = resolved(self.placement)
+        self.placement = backend.connect(self.store, self.placement)
 
     def pool(self, *, gpu: bool) -> Pool:
         """Workers that have a GPU, where there are GPUs, or workers for other work, for which hosts without a
@@ -170,7 +178,7 @@ class _Session:
         """
         if not self._pools:
             self.connect()
-        from dgflow.runtime.cluster import elastic
+        from dgflow.runtime.machine import elastic
         from dgflow.runtime.pool.pool import Pool
 
         num_gpus = (self.placement.num_gpus or 0.0) if gpu else 0.0
@@ -183,11 +191,10 @@ class _Session:
 
     def release_gpus(self) -> None:
         """On a cluster, give back the workers that have a GPU, before work that needs none."""
-        if any(self._pools):  # else Ray is not connected
-            from dgflow.runtime.cluster import elastic
+        from dgflow.runtime.machine import elastic
 
-            if elastic():
-                self.close()
+        if any(self._pools) and elastic():
+            self.close()
 
     def spread(
         self,

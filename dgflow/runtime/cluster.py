@@ -20,25 +20,11 @@ from ray.exceptions import AuthenticationError
 
 from dgflow.runtime import ray_private
 from dgflow.runtime.environment import first_line
-from dgflow.runtime.machine import check_address, check_local
+from dgflow.runtime.machine import ALLOCATOR, check_address, check_local, elastic
 from dgflow.runtime.placement import Placement
 from dgflow.store.objects import ObjectStore
 
 log = logging.getLogger(__name__)
-
-# glibc gives large blocks back to the system at once and then pays for their page faults again. Kept, a
-# training step of the digits' discriminator takes 44 ms of CPU instead of 61, and 250 guided samples 2.4 s
-# instead of 2.8 (one thread, AMD EPYC).
-ALLOCATOR = {
-    "MALLOC_MMAP_THRESHOLD_": "268435456",
-    "MALLOC_TRIM_THRESHOLD_": "268435456",
-    "MALLOC_TOP_PAD_": "67108864",
-}
-
-
-def elastic() -> bool:
-    """Tells if `RAY_ADDRESS` names a cluster (`ray job submit` sets it), whose hosts may come and go."""
-    return os.environ.get("RAY_ADDRESS", "local") not in ("", "local")
 
 
 def connect(store: ObjectStore) -> None:
@@ -104,10 +90,7 @@ def resolved(placement: Placement) -> Placement:
         return replace(placement, num_gpus=1.0 if now or (autoscaler_maximum() or {}).get("GPU", 0) else 0.0)
     if placement.num_gpus and not now:
         if not elastic():
-            raise ValueError(
-                f"expected GPUs for --num-gpus {placement.num_gpus:g}, found none on this machine; leave "
-                "the option out"
-            )
+            raise placement.without_gpus()
         log.warning("the cluster has no GPU now; waiting until it starts nodes that have some")
     return placement
 

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from dgflow._version import __version__  # not the package's metadata: a job's folder is not installed
+from dgflow.extras import installed
 from dgflow.runtime import ray_private
 
 
 def attempt() -> dict[str, Any]:
     """Who is at work, for `status`: host, process, start by its own clock, and its log file on that host."""
-    log = ray_private.error_log() if "ray" in sys.modules else ""
+    log = ray_private.error_log() if sys.modules.get("ray") else ""
     note = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
     return note | ({"log": Path(log).name} if log else {})
 
@@ -56,4 +57,4 @@ def without_gpus() -> None:
 def versions() -> dict[str, str]:
     """Versions that can change the numbers."""
     own = {"dgflow": __version__, "python": platform.python_version(), "machine": platform.machine()}
-    return own | {name: version(name) for name in ("torch", "numpy", "ray")}
+    return own | {name: version(name) for name in ("torch", "numpy", "ray") if installed(name)}

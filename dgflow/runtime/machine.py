@@ -1,7 +1,7 @@
-"""Looks at what Ray needs of this machine and of RAY_ADDRESS, before Ray does: it tries for minutes, or names
-no variable.
+"""What this machine has, and whether Ray can start on it or join the cluster that RAY_ADDRESS names.
 
-Raises ValueError with the variable and what to set. Loads Ray only to find the cluster that `auto` means.
+The checks are made before Ray makes them: it tries for minutes, or names no variable. They raise ValueError
+with the variable and what to set. Ray is loaded only to find the cluster that `auto` means.
 """
 
 from __future__ import annotations
@@ -13,9 +13,42 @@ import tempfile
 from pathlib import Path
 
 ANSWER_SECONDS = 5.0
+# glibc gives large blocks back to the system at once and then pays for their page faults again. Kept, a
+# training step of the digits' discriminator takes 44 ms of CPU instead of 61, and 250 guided samples 2.4 s
+# instead of 2.8 (one thread, AMD EPYC).
+ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": "268435456",
+    "MALLOC_TRIM_THRESHOLD_": "268435456",
+    "MALLOC_TOP_PAD_": "67108864",
+}
+"""Environment variables of a worker on this machine."""
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _SOCKET_BYTES = 107  # of a socket's path, by the system
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"  # HTTP/2, and empty settings
 _SETTINGS = 4  # the kind of the frame that every server of HTTP/2 sends first
+
+
+def elastic() -> bool:
+    """Tells if `RAY_ADDRESS` names a cluster (`ray job submit` sets it), whose hosts may come and go."""
+    return os.environ.get("RAY_ADDRESS", "local") not in ("", "local")
+
+
+def cpus() -> int:
+    """The CPUs that this process may use: those it is bound to, within its container's quota."""
+    bound = len(os.sched_getaffinity(0))
+    try:
+        quota, period = _QUOTA.read_text().split()
+        return max(1, min(bound, int(quota) // int(period)))
+    except (OSError, ValueError):  # another kind of cgroups, or no quota ("max")
+        return bound
+
+
+def gpus() -> list[str]:
+    """The GPUs that this process may use, as `CUDA_VISIBLE_DEVICES` names them."""
+    import torch
+
+    visible, count = os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count()
+    return [str(number) for number in range(count)] if visible is None else visible.split(",")[:count]
 
 
 def check_ray() -> None:
@@ -23,8 +56,7 @@ def check_ray() -> None:
     is nothing to check."""
     if (loaded := sys.modules.get("ray")) is not None and loaded.is_initialized():
         return
-    address = os.environ.get("RAY_ADDRESS", "local")
-    check_local() if address in ("", "local") else check_address(address)
+    check_address(os.environ["RAY_ADDRESS"]) if elastic() else check_local()
 
 
 def check_local() -> None:

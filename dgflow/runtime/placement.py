@@ -19,3 +19,10 @@ class Placement:
     workers: int | None = None
     train_workers: int | None = None
     num_gpus: float | None = None
+
+    def without_gpus(self) -> ValueError:
+        """The error of a machine that has none of the GPUs that are asked for."""
+        return ValueError(
+            f"expected GPUs for --num-gpus {self.num_gpus:g}, found none on this machine; leave the option "
+            "out"
+        )

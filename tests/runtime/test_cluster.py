@@ -10,6 +10,7 @@ import yaml
 from ray.exceptions import AuthenticationError
 
 from dgflow.runtime import cluster, ray_private
+from dgflow.runtime.machine import elastic
 from dgflow.runtime.placement import Placement
 from dgflow.store.memory import MemoryStore
 from dgflow.store.open import open_store
@@ -54,10 +55,10 @@ def joined(monkeypatch, tmp_path):
 
 def test_a_named_cluster_is_elastic_and_ray_of_our_own_is_not(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    assert not cluster.elastic()
+    assert not elastic()
     for address, expected in {"": False, "local": False, "auto": True, "10.0.0.1:6379": True}.items():
         monkeypatch.setenv("RAY_ADDRESS", address)
-        assert cluster.elastic() is expected
+        assert elastic() is expected
 
 
 def test_a_cluster_may_have_no_room_and_a_machine_always_has_some(joined, monkeypatch):

@@ -1,4 +1,5 @@
-"""The actor pool on a real local Ray: retries, poison, innocent neighbours, and loading once."""
+"""The pool on a real local Ray and on processes without it: retries, poison, innocent neighbours, and loading
+once."""
 
 import os
 import signal
@@ -8,19 +9,31 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import cloudpickle
 import pytest
-from ray import cloudpickle
+from ray import cloudpickle as ray_cloudpickle
 
-from dgflow.runtime.pool.fleet import RayFleet
 from dgflow.runtime.pool.pool import Pool
+from dgflow.runtime.pool.process_fleet import ProcessFleet
+from dgflow.runtime.pool.ray_fleet import RayFleet
 
 # The workers cannot import this file: they get its functions by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
+ray_cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+@pytest.fixture(params=[pytest.param("Ray", marks=pytest.mark.ray), "processes"])
+def new_fleet(request):
+    """Makes fleets of workers with a CPU each."""
+    if request.param == "processes":
+        return lambda: ProcessFleet(0.0)
+    request.getfixturevalue("local_ray")
+    return lambda: RayFleet(0.0)
 
 
 @pytest.fixture
-def pool(local_ray):
-    with Pool(2) as pool:
+def pool(new_fleet):
+    with Pool(2, fleet=new_fleet()) as pool:
         yield pool
 
 
@@ -134,10 +147,10 @@ def test_an_item_that_kills_its_worker_three_times_is_poison_and_its_neighbours_
     assert all(marks(tmp_path, f"item{item}") == 1 for item in results)
 
 
-def test_leaving_the_pool_gives_its_cpus_back(local_ray):
-    with Pool(2) as pool:
+def test_leaving_the_pool_gives_its_cpus_back(new_fleet):
+    with Pool(2, fleet=new_fleet()) as pool:
         run(pool, lambda: lambda item: item, range(2))
-    with Pool(2) as other:  # would wait for ever for CPUs that the first one still holds
+    with Pool(2, fleet=new_fleet()) as other:  # would wait for ever for CPUs that the first one still holds
         assert run(other, lambda: lambda item: item, range(2))[0] == {0: 0, 1: 1}
 
 
@@ -158,7 +171,7 @@ def test_what_waits_behind_a_long_item_is_done_by_an_idle_worker_and_by_no_other
     assert all(marks(tmp_path, f"item{item}") == 1 for item in results)
 
 
-def test_an_item_whose_worker_was_killed_runs_again_within_15_seconds(local_ray, tmp_path):
+def test_an_item_whose_worker_was_killed_runs_again_within_15_seconds(new_fleet, tmp_path):
     def make():
         def work(item):
             mark(tmp_path, "began")
@@ -169,7 +182,7 @@ def test_an_item_whose_worker_was_killed_runs_again_within_15_seconds(local_ray,
 
         return work
 
-    with Pool(1) as alone:  # no other worker is there to take it
+    with Pool(1, fleet=new_fleet()) as alone:  # no other worker is there to take it
         results, failures = run(alone, make, ["item"])
     assert not failures
     assert results["item"] - (tmp_path / "killed-0").stat().st_mtime < 15

@@ -1,23 +1,15 @@
-"""Workers as Ray actors, behind the few calls that the pool makes.
+"""What a pool asks of the workers, whatever runs them.
 
 A fleet starts and stops workers, hands them items, and says how a call ended and which hosts are alive. It
-decides nothing: who gets what, how many workers there are and what a failure means is the pool's.
+decides nothing: who gets what, how many workers there are and what a failure means is the pool's. Two are
+here: actors of Ray (`ray_fleet.py`) and processes of this machine (`process_fleet.py`).
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Protocol
-from uuid import uuid4
-
-import ray
-from ray import ObjectRef
-from ray.exceptions import RayError, RayTaskError
-
-from dgflow.runtime import cluster, ray_private
-from dgflow.runtime.environment import without_gpus
 
 Work = Callable[[Any], Any]
 
@@ -47,7 +39,7 @@ class Room:
 
 
 class Fleet(Protocol):
-    """The calls that a pool makes, to Ray or to a simulation of it."""
+    """The calls that a pool makes."""
 
     needs: str  # what a worker takes, in words: "1 GPU"
     elastic: bool  # hosts come and go, so that workers are worth giving back
@@ -88,117 +80,3 @@ class Fleet(Protocol):
         ...
 
     def room(self) -> Room: ...
-
-
-class Worker:
-    """The actor, which keeps the function that `make` gave for the latest job."""
-
-    def __init__(self, *, gpu: bool) -> None:
-        if not gpu:
-            without_gpus()
-        self.job: int | None = None
-        self.work: Work | None = None
-        self.seconds = 0.0  # of the last item
-
-    def ready(self) -> str:
-        """The id of the worker's host."""
-        return ray.get_runtime_context().get_node_id()
-
-    def run(self, job: int, make: list[ObjectRef[Callable[[], Work]]], item: Any) -> Any:
-        task = ray.get_runtime_context().get_task_id()
-        if self.seconds >= CANCELLED_LATE and ray_private.has_note(_cancellation(task)):
-            return _Skipped()
-        began = time.monotonic()
-        if self.job != job or self.work is None:
-            self.work = None  # frees the last job's networks before the next one's are loaded
-            self.work, self.job = ray.get(make[0])(), job
-        try:
-            return self.work(item)
-        finally:
-            self.seconds = time.monotonic() - began
-
-
-class _Skipped:
-    """The value of a call that was taken back before it began."""
-
-
-def _cancellation(task: str | None) -> str:
-    """The name of the note that takes a call back."""
-    return f"dgflow-skip-{task}"
-
-
-class RayFleet:
-    """Actors that have `num_gpus` GPUs each, or a CPU and no GPU where that is 0.
-
-    Those with GPUs ask for no CPU, so that pools of both kinds can run side by side. Ray repeats nothing: the
-    pool counts attempts. Ray's autoscaler sees an actor that does not fit yet as demand, which ends with its
-    job; what `ray.autoscaler.sdk.request_resources` asks for would outlive a driver that was killed.
-    """
-
-    def __init__(self, num_gpus: float) -> None:
-        self.needs = f"{num_gpus:g} GPU" if num_gpus else "1 CPU"
-        self.elastic = cluster.elastic()
-        self._num_gpus = num_gpus
-        self._actor = ray.remote(
-            num_cpus=0 if num_gpus else 1, num_gpus=num_gpus, max_restarts=0, max_task_retries=0
-        )(Worker)
-        self._kind, self._started = f"{'gpu' if num_gpus else 'cpu'}-{uuid4().hex[:6]}", 0
-        self._job, self._make = 0, []
-        self._cancelled: set[str] = set()
-
-    def clock(self) -> float:
-        return time.monotonic()
-
-    def load(self, make: Callable[[], Work]) -> None:
-        self._job += 1
-        self._make = [ray.put(make)]  # in a list: Ray then leaves fetching it to the worker, once a job
-
-    def start(self, avoid: Collection[str]) -> tuple[Any, Any]:
-        self._started += 1
-        # Unique: two drivers may share a namespace.
-        options: dict[str, Any] = {"name": f"dgflow worker {self._kind}-{self._started}"}
-        if avoid:
-            options["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(avoid))})"}
-        actor = self._actor.options(**options).remote(gpu=self._num_gpus > 0)
-        return actor, actor.ready.remote()
-
-    def submit(self, worker: Any, item: Any, name: str) -> Any:
-        return worker.run.options(name=name).remote(self._job, self._make, item)
-
-    def cancel(self, call: Any) -> None:
-        # Not `ray.cancel`: Ray 2.60 runs an actor's queued call all the same, and then drops its result
-        # (measured).
-        self._cancelled.add(call.task_id().hex())
-        ray_private.set_note(_cancellation(call.task_id().hex()))
-
-    def wait(self, calls: list[Any], seconds: float) -> list[Any]:
-        if not calls:
-            time.sleep(seconds)
-            return []
-        ended, others = ray.wait(calls, num_returns=1, timeout=seconds)
-        if ended and others:
-            ended += ray.wait(others, num_returns=len(others), timeout=0)[0]
-        return ended
-
-    def end(self, call: Any) -> End:
-        if (task := call.task_id().hex()) in self._cancelled:
-            self._cancelled.remove(task)
-            ray_private.remove_note(_cancellation(task))
-        try:
-            value = ray.get(call)
-            return End(cancelled=True) if isinstance(value, _Skipped) else End(value=value)
-        except RayTaskError as error:
-            return End(error=error.cause if isinstance(error.cause, Exception) else error)
-        except (
-            RayError
-        ) as error:  # the actor died, was killed for its memory, or its result lost with its host
-            return End(error=error, died=True)
-
-    def stop(self, worker: Any) -> None:
-        ray.kill(worker)
-
-    def hosts(self) -> dict[str, str]:
-        return cluster.hosts()
-
-    def room(self) -> Room:
-        return Room(cluster.slots(self._num_gpus), cluster.most_slots(self._num_gpus))

@@ -1,4 +1,5 @@
-"""The scheduling policy: which worker gets which item, and what a failure means. No Ray call is made here.
+"""The scheduling policy: which worker gets which item, and what a failure means. Nothing here depends on
+what runs the workers.
 
 Workers load what they need once and then work through items, two in flight each. An exception or a worker's
 death counts against the item that was being worked on, the loss of a host does not. An item that has failed
@@ -16,8 +17,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dgflow.runtime import backend
 from dgflow.runtime.environment import first_line
-from dgflow.runtime.pool.fleet import CANCELLED_LATE, Fleet, RayFleet, Work
+from dgflow.runtime.pool.fleet import CANCELLED_LATE, Fleet, Work
 from dgflow.runtime.pool.hosts import Item
 from dgflow.runtime.pool.staff import Call, Member, Staff, WorkersFailed
 from dgflow.store.objects import StoreRefusal
@@ -80,8 +82,8 @@ class Pool:
     """Up to `max_workers` workers (None: as many as there is room for), with `num_gpus` GPUs each, or a CPU
     and no GPU where that is 0.
 
-    `tell` gets a line when workers come or go, and while there are none. `fleet` runs them, by default Ray.
-    Leaving the context gives the resources back.
+    `tell` gets a line when workers come or go, and while there are none. `fleet` runs them, by default that
+    of the `backend`. Leaving the context gives the resources back.
     """
 
     def __init__(
@@ -94,7 +96,7 @@ class Pool:
         fleet: Fleet | None = None,
     ) -> None:
         self.attempts = attempts
-        self._fleet: Fleet = fleet or RayFleet(num_gpus)
+        self._fleet: Fleet = fleet or backend.fleet(num_gpus)
         self._staff = Staff(self._fleet, max_workers, tell or (lambda _line: None))
 
     def __enter__(self) -> Pool:

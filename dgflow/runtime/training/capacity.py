@@ -19,7 +19,8 @@ from ray.util.placement_group import (
     remove_placement_group,
 )
 
-from dgflow.runtime.cluster import elastic, slots
+from dgflow.runtime.cluster import slots
+from dgflow.runtime.machine import elastic
 from dgflow.runtime.ray_private import is_start_timeout
 
 POLL_SECONDS = 2.0

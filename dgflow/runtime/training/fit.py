@@ -43,8 +43,9 @@ from ray.train.torch import TorchTrainer
 from torch.distributed import DistError
 
 from dgflow.runtime import metrics
-from dgflow.runtime.cluster import elastic, most_slots
 from dgflow.runtime.cluster import hosts as hosts_alive
+from dgflow.runtime.cluster import most_slots
+from dgflow.runtime.machine import elastic
 from dgflow.runtime.placement import Placement
 from dgflow.runtime.pool.hosts import HOST_DEATH_SECONDS
 from dgflow.runtime.ray_private import is_error_of_ray_train, raised_by_worker

@@ -6,8 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scipy.special import stdtrit
-
 from dgflow.steps.arm_values import over_seeds
 
 COVERAGE = 0.95  # of the interval of a difference
@@ -32,6 +30,8 @@ def difference(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]
     value = over_seeds([a - b for a, b in zip(ours, theirs, strict=True)])
     if value["spread"] is None:
         return value | {"interval": None}
+    from scipy.special import stdtrit  # a quarter of a second to import
+
     quantile = float(stdtrit(len(ours) - 1, (1 + COVERAGE) / 2))
     return value | {"interval": quantile * value["spread"] / math.sqrt(len(ours))}
 

@@ -1,0 +1,59 @@
+"""Packages that only some uses of dgflow need, and the extras that install them.
+
+They are imported in the functions that use them. Where one is missing, the message names the extra.
+"""
+
+import importlib.util
+
+_RUN = ("run", "metrics")
+EXTRAS: dict[str, tuple[str, ...]] = {
+    "torch": _RUN,
+    "torchvision": _RUN,
+    "scipy": _RUN,
+    "cleanfid": _RUN,
+    "safetensors": _RUN,
+    "google": _RUN,
+    "cloudpickle": _RUN,
+    "ray": ("run",),
+    "yaml": ("run",),
+    "huggingface_hub": ("publish",),
+    "s3fs": ("s3",),
+    "aiohttp": ("s3",),
+    "botocore": ("s3",),
+    "fsspec": ("s3",),
+    "mlxtend": ("digits",),
+    "sklearn": ("digits",),
+    "diffusers": ("diffusers",),
+    "pandas": ("python",),
+    "matplotlib": ("python",),
+    "tensorboard": ("tensorboard",),
+    "mlflow": ("mlflow",),
+    "wandb": ("wandb",),
+    "trackio": ("trackio",),
+}
+"""The extras that bring a package, by the name under which it is imported; the first one is enough."""
+
+
+def installed(package: str) -> bool:
+    """Tells if a package can be imported, without importing it."""
+    return importlib.util.find_spec(package) is not None
+
+
+def require(package: str, purpose: str) -> None:
+    """Raises ValueError where `package` is missing, which `purpose` ("training") needs."""
+    if not installed(package):
+        raise ValueError(f"{purpose} needs the package {package}: {_install(package)}")
+
+
+def explained(error: ModuleNotFoundError) -> str | None:
+    """What to install after an import that failed; None where no extra has the package."""
+    package = (error.name or "").partition(".")[0]
+    if package not in EXTRAS or installed(package):
+        return None
+    return f"expected the package {package}, which is not installed: {_install(package)}"
+
+
+def _install(package: str) -> str:
+    first, *others = EXTRAS[package]
+    alone = "; 'dgflow[metrics]' has what metrics on one machine need" if "metrics" in others else ""
+    return f"pip install 'dgflow[{first}]'{alone}"

@@ -1,0 +1,56 @@
+"""Chooses what runs the workers: Ray, or processes of this machine where Ray is not installed."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from dgflow.extras import installed, require
+from dgflow.runtime import machine
+from dgflow.runtime.placement import Placement
+from dgflow.store.objects import ObjectStore
+
+if TYPE_CHECKING:
+    from dgflow.runtime.pool.fleet import Fleet
+
+
+def check() -> None:
+    """Refuse a machine that nothing can be computed on, or a cluster that does not answer, before anything is
+    made.
+
+    Raises ValueError with what to install or to set.
+    """
+    require("torch", "computing")
+    if machine.elastic():
+        require("ray", f"the cluster at RAY_ADDRESS={os.environ['RAY_ADDRESS']}")
+    if installed("ray"):
+        machine.check_ray()
+
+
+def connect(store: ObjectStore, placement: Placement) -> Placement:
+    """Join or start Ray where it is installed. Returns `placement` with the GPUs per worker decided.
+
+    Raises:
+        ValueError: as `cluster.connect`, or for GPUs that this machine has not.
+    """
+    if installed("ray"):
+        from dgflow.runtime import cluster
+
+        cluster.connect(store)
+        return cluster.resolved(placement)
+    found = bool(machine.gpus())
+    if placement.num_gpus and not found:
+        raise placement.without_gpus()
+    return replace(placement, num_gpus=float(found)) if placement.num_gpus is None else placement
+
+
+def fleet(num_gpus: float) -> Fleet:
+    """Workers with `num_gpus` GPUs each, or a CPU and no GPU where that is 0."""
+    if installed("ray"):
+        from dgflow.runtime.pool.ray_fleet import RayFleet
+
+        return RayFleet(num_gpus)
+    from dgflow.runtime.pool.process_fleet import ProcessFleet
+
+    return ProcessFleet(num_gpus)

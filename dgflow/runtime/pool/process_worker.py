@@ -1,0 +1,67 @@
+"""The worker's side of `process_fleet`: does items in order, until the driver's end is closed.
+
+Messages from the driver are (call, job, file of the job's function, item), and (call,) to take a call back
+that has not begun; those to it are (call, "value" | "error" | "cancelled", what).
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+from collections import deque
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+
+from dgflow.runtime.pool.fleet import Work
+
+
+def main(descriptor: int) -> None:
+    """Work for the driver at the other end of the socket `descriptor`."""
+    threading.Thread(target=_end_with_driver, args=(descriptor,), daemon=True).start()
+    connection = Connection(descriptor)
+    connection.send((0, "value", socket.gethostname()))
+    waiting: deque[tuple[int, int, str, Any]] = deque()
+    cancelled: set[int] = set()
+    present: tuple[int, Work] | None = None
+    while True:
+        while not waiting or connection.poll():
+            match connection.recv():
+                case (call,):
+                    cancelled.add(call)
+                case message:
+                    waiting.append(message)
+        call, job, made, item = waiting.popleft()
+        if call in cancelled:
+            cancelled.remove(call)
+            connection.send((call, "cancelled", None))
+            continue
+        try:
+            if present is None or present[0] != job:
+                present = None  # frees the last job's networks before the next one's are loaded
+                present = job, cloudpickle.loads(Path(made).read_bytes())()
+            reply = cloudpickle.dumps((call, "value", present[1](item)))
+        except Exception as error:
+            reply = cloudpickle.dumps((call, "error", _portable(error)))
+        connection.send_bytes(reply)
+
+
+def _portable(error: Exception) -> Exception:
+    """`error`, or its words where the driver could not read it."""
+    try:
+        cloudpickle.loads(cloudpickle.dumps(error))
+        return error
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+
+
+def _end_with_driver(descriptor: int) -> None:
+    """Ends this process, whatever it computes, once the other end of the socket is closed."""
+    poll = select.poll()
+    poll.register(descriptor, 0)  # reports a hang-up alone
+    poll.poll()
+    os._exit(1)
