@@ -1,9 +1,10 @@
-"""Looks at a root without a recipe: `dgflow ls ROOT` and `dgflow status ROOT`. Writes nothing."""
+"""Looks at a root without a recipe: `dgflow ls ROOT` and `dgflow status ROOT`. Writes previews at most."""
 
 import shlex
 from typing import Any
 
 from dgflow.cli.guard import print_json
+from dgflow.cli.preview import print_previews
 from dgflow.report import runs_text
 from dgflow.report.layout import parts, terminal_width, wrapped
 from dgflow.report.runs_text import Variant
@@ -27,8 +28,9 @@ def list_runs(store: ObjectStore, *, json: bool) -> int:
     return 0
 
 
-def status(store: ObjectStore, *, json: bool) -> int:
-    """Print the state of every step of every run in the root; the exit status is 1 while one is missing."""
+def status(store: ObjectStore, *, json: bool, preview: bool = False) -> int:
+    """Print the state of every step of every run in the root, and with `preview` first samples; the exit
+    status is 1 while one is missing."""
     names, now = store.names(), store.now()
     found = runs_text.variants(store, now)
     steps = runs_text.seen_steps(found, store, names)
@@ -42,8 +44,10 @@ def status(store: ObjectStore, *, json: bool) -> int:
         total = status_total(rows, variant.drivers)
         everything.append(_json(variant, steps) | {"rows": rows, "total": total})
     _print_unrecorded(others, some=bool(found))
+    once = {step.name: step for seen in steps.values() for step in seen}
+    previews = print_previews(list(once.values())) if preview else []
     if json:
-        print_json({"runs": everything, "unrecorded": dict(others)})
+        print_json({"runs": everything, "unrecorded": dict(others), "previews": previews})
     return 0 if all(each.complete for row in steps.values() for each in row) else 1
 
 

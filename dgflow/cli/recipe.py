@@ -7,6 +7,7 @@ be understood.
 import inspect
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,9 +18,11 @@ from dgflow.cli.building import built
 from dgflow.cli.collect import collect_garbage
 from dgflow.cli.command import RecipeCommand, as_written
 from dgflow.cli.guard import SETTINGS, print_json, run, tell
+from dgflow.cli.live_page import page_while_running
 from dgflow.cli.opening import Use, at_toy_size, root_for, tell_others, warn
 from dgflow.cli.options import AsJson, NumGpus, Root, Smoke, TrainWorkers, Workers, Yes
 from dgflow.cli.parameters import recipe_option, recipe_parameters
+from dgflow.cli.preview import AsPreview, print_previews
 from dgflow.cli.root import root_url
 from dgflow.cli.sweep import add_sweep
 from dgflow.engine.execute import execute
@@ -33,11 +36,13 @@ from dgflow.report import page, runs_text, status_text, summary
 from dgflow.report.layout import terminal_width, wrapped
 from dgflow.report.page_file import PAGE, page_of, put_page
 from dgflow.report.plan_text import plan_json, plan_table
+from dgflow.report.seen import of_plan
 from dgflow.runtime.placement import Placement
 from dgflow.runtime.progress import Progress
 from dgflow.specs.graph import graph
 from dgflow.specs.step import Target
 from dgflow.store.objects import ObjectStore, StoreError
+from dgflow.store.open import as_typed
 from dgflow.store.runs import Asked
 
 
@@ -104,14 +109,25 @@ def _run(
     train_workers: TrainWorkers = None,
     num_gpus: NumGpus = None,
 ) -> int:
-    """Do what is missing, print the table, write report.html.
+    """Do what is missing, print the table, write report.html; also every half minute or so on the way.
 
     Stopped anywhere, the same command goes on from there.
     """
     warn(target)
-    execute(target, store, Placement(workers, train_workers, num_gpus), Progress(asked))
+    progress = Progress(asked)
+    with page_while_running(partial(_write_early, target, store, asked, progress.say)):
+        execute(target, store, Placement(workers, train_workers, num_gpus), progress)
     _report(target, store, asked, json)
     return 0
+
+
+def _write_early(target: Target, store: ObjectStore, asked: Asked, say: Callable[[str], None]) -> None:
+    """Write the page of a run that is at work, and name it where it is not there yet."""
+    text = page.render(target, store, asked).encode()
+    is_new = store.size(PAGE) is None
+    put_page(store, target.name, text)
+    if is_new:
+        say(f"page of the run so far: {as_typed(store)}/{PAGE}")
 
 
 def _plan(
@@ -181,6 +197,7 @@ def _status(
         float | None,
         typer.Option(min=0, help="Price per worker-hour, used for the cost so far.", show_default=False),
     ] = None,
+    preview: AsPreview = False,
 ) -> int:
     """Show how far a run is, how fast, what it has cost and what failed where, from the root alone: it can
     run on another machine.
@@ -201,9 +218,10 @@ def _status(
     print(status_text.status_table(rows, now, mine))
     if others := runs_text.others_line(found, asked, goal):
         print(others)
+    previews = print_previews([of_plan(each, store) for each in plans]) if preview else []
     if json:
         total = status_text.status_total(rows, mine)
-        known = {"run": runs_text.as_json(own) if own else None}
+        known = {"run": runs_text.as_json(own) if own else None, "previews": previews}
         others = [runs_text.as_json(each) for each in found if each is not own]
         print_json({"steps": rows, "total": total} | known | {"others": others})
     return 0 if all(each.complete for each in plans) else 1

@@ -15,6 +15,7 @@ from dgflow.cli.export import export as write
 from dgflow.cli.guard import SETTINGS, print_json, run
 from dgflow.cli.new import new_folder
 from dgflow.cli.options import AsJson, DropAlpha, ExistingRoot, IgnoreLabels, NumGpus, Workers, Yes
+from dgflow.cli.preview import AsPreview
 from dgflow.cli.remove import remove_step
 from dgflow.cli.root import existing_root, open_root, root_url
 from dgflow.engine.execute import execute, result_of
@@ -253,10 +254,10 @@ def ls(root: ExistingRoot, json: AsJson = False) -> int:
 
 
 @app.command(short_help="Show how far the runs of a root are.")
-def status(root: ExistingRoot, json: AsJson = False) -> int:
+def status(root: ExistingRoot, json: AsJson = False, preview: AsPreview = False) -> int:
     """Show every step of the runs that a root holds, from the root alone. Needs no recipe, and writes
-    nothing. Exit status 1 while anything is missing."""
-    return look.status(existing_root(root), json=json)
+    nothing but previews. Exit status 1 while anything is missing."""
+    return look.status(existing_root(root), json=json, preview=preview)
 
 
 @app.command(short_help="Remove what nothing names from a root.")

@@ -1,5 +1,5 @@
-"""Garbage collection: data objects that no receipt commits, notes of attempts at committed parts, and what
-drivers that were ended hard left as signs of life.
+"""Garbage collection: data objects that no receipt commits, notes of attempts at committed parts, previews,
+and what drivers that were ended hard left as signs of life.
 
 Workers that died between a put and its receipt leave such data, and so do those that lost a race with other
 bytes. Taken is only what is older than a week by the store's own clock, in folders of steps that say what
@@ -35,6 +35,7 @@ _AT_ONCE = 16
 _DATA = re.compile(r"data/(?:([a-z]+)-)?(\d{5,})-[0-9a-f]{16}\.[a-z0-9.]+")
 _RECEIPT = re.compile(r"([a-z]+)/(\d{5,})-[0-9a-f]{16}\.json")
 _NOTE = re.compile(r"attempts/([a-z]+)-(\d{5,})\.json")
+_PREVIEW = "attempts/preview.png"
 
 Part = tuple[str, int]  # folder and number, such as ("shards", 42)
 
@@ -132,16 +133,19 @@ class _Look:
     receipts: dict[Part, list[Entry]]
     notes: dict[Part, Entry]
     manifests: list[str]
+    previews: list[Entry]
 
     @classmethod
     def at(cls, step_store: StepStore) -> _Look:
-        look = cls(step_store, {}, {}, {}, [])
+        look = cls(step_store, {}, {}, {}, [], [])
         for entry in step_store.store.list(step_store.name):
             key = entry.key.removeprefix(f"{step_store.name}/")
             if match := _DATA.fullmatch(key):
                 look.data.setdefault((match[1] or "shards", int(match[2])), []).append(entry)
             elif match := _NOTE.fullmatch(key):
                 look.notes[match[1], int(match[2])] = entry
+            elif key == _PREVIEW:
+                look.previews.append(entry)
             elif key.startswith("manifests/"):
                 look.manifests.append(entry.key)
             elif match := _RECEIPT.fullmatch(key):
@@ -172,12 +176,15 @@ class _Look:
         return {receipt.key for receipt in self.step_store.receipts(keys)}
 
     def spent_notes(self, before: float) -> Iterator[Entry]:
-        """Notes left before that time, and before a commit of their part."""
+        """Notes left before that time, and before a commit of their part; previews of samples of which
+        committed ones are there."""
         for part, note in self.notes.items():
             if note.modified < before and any(
                 receipt.modified >= note.modified for receipt in self.receipts.get(part, [])
             ):
                 yield note
+        if any(folder == "shards" for folder, _ in self.receipts):
+            yield from (entry for entry in self.previews if entry.modified < before)
 
     def _sealed(self) -> set[str]:
         store = self.step_store.store

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+from dgflow.engine.preview import leaves
 from dgflow.specs.bound import Bound
 from dgflow.specs.step import MeasuredColumns, SampleStep
 from dgflow.store.shards import Columns
@@ -15,12 +17,20 @@ from dgflow.store.step_store import StepStore
 log = logging.getLogger(__name__)
 
 
-def shard_work(step: SampleStep, step_store: StepStore, inputs: Bound) -> Callable[[int], float]:
+def shard_work(
+    step: SampleStep, step_store: StepStore, inputs: Bound, first: int | None = None
+) -> Callable[[int], float]:
     """Load once; the function returned builds and commits one shard and gives the seconds it took, 0 for one
-    that was committed already. An error is noted, then raised."""
+    that was committed already. An error is noted, then raised.
+
+    While the shard `first` is made, its first rows are left as the step's preview.
+    """
     from dgflow.runtime import metrics
     from dgflow.runtime.environment import attempt, device_name, failed, versions
 
+    if first is not None:
+        start, stop = step.shard_range(first)
+        inputs = replace(inputs, show=leaves(step_store, inputs.digests, start, stop - start))
     build = step.shard_builder(inputs)
     device = device_name()
 

@@ -1,8 +1,8 @@
 """A run as one self-contained HTML page.
 
 No request leaves the page, everything that comes from the store is escaped, and the same root gives the same
-bytes (no time of writing). An incomplete root shows what is there and what is missing. `page.html` has the
-looks.
+bytes (no time of writing). An incomplete root shows what is there and what is missing; while a run is at work
+on it the page says so, with the time, and loads itself again. `page.html` has the looks.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from dgflow.report.images import grids
 from dgflow.report.layout import duration, labelled, labels, listed, parts, size
 from dgflow.report.own_receipts import own_receipts
 from dgflow.report.result_section import figure_sections, result
+from dgflow.report.runs_text import at_work_lines
 from dgflow.report.summary import Summary, cost_line, missing, summarise
 from dgflow.report.training_section import training
 from dgflow.specs.spec import PLACEMENT
@@ -31,6 +32,8 @@ from dgflow.store.objects import ObjectStore
 from dgflow.store.receipts import Receipt
 from dgflow.store.runs import Asked, newest
 from dgflow.testing.smoke_root import is_smoke_run
+
+REFRESH_SECONDS = 30  # after which a page of a run at work loads itself again
 
 
 def render(target: Target, store: ObjectStore, asked: Asked | None = None) -> str:
@@ -53,6 +56,9 @@ def render(target: Target, store: ObjectStore, asked: Asked | None = None) -> st
         commits=f"{_utc(min(times))} to {_utc(max(times))}" if times else "",
         cost=cost_line(summary),
         missing=missing(summary),
+        at_work=[] if summary.complete else at_work_lines(target, store),
+        refresh=REFRESH_SECONDS,
+        now=_utc(store.now()),
         failures=_failures(summary, store),
         result=result(summary),
         figures=figure_sections(summary, store),

@@ -96,6 +96,14 @@ def driver_lines(variant: Variant) -> list[str]:
     return [printable(line) for line in lines]
 
 
+def at_work_lines(target: Target, store: ObjectStore) -> list[str]:
+    """A line per driver that is at work on this target now."""
+    own, now = goal_of(target), store.now()
+    return [
+        printable(_driver(each)) for each in drivers(store, now) if each.alive and each.record.goal == own
+    ]
+
+
 def _driver(driver: Driver) -> str:
     record, beat = driver.record, driver.beat
     who = f"{record.host}, process {record.pid}"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dgflow.engine.plan import StepPlan
+from dgflow.engine.preview import inputs_digest
 from dgflow.store.objects import ObjectStore
 from dgflow.store.receipts import CorruptObject
 from dgflow.store.runs import RunRecord, RunStep
@@ -29,6 +30,7 @@ class Seen:
     complete: bool
     waiting: bool  # for what it reads
     step_store: StepStore | None  # None where nothing of the step is in the root
+    inputs: str | None = None  # the digest of what it reads, None where it is not known
 
     @property
     def missing(self) -> list[int]:
@@ -49,6 +51,7 @@ def of_plan(plan: StepPlan, store: ObjectStore) -> Seen:
         complete=plan.complete,
         waiting=plan.bound is None,
         step_store=StepStore(store, step.kind, step.fingerprint),
+        inputs=None if plan.bound is None else inputs_digest(plan.bound.digests),
     )
 
 

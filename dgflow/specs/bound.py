@@ -7,7 +7,7 @@ result also carries the digests of its inputs, and is reused only while both agr
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -117,16 +117,26 @@ class Choice(Protocol):
         ...
 
 
+def _unseen(columns: Columns) -> None:
+    """Nobody looks."""
+    del columns
+
+
 BoundItem = BoundRows | BoundWeights | BoundMeasurements | BoundResult
 
 
 @dataclass(frozen=True)
 class Bound:
     """Everything that one step reads, and its choices by that (`Step.choices`). Picklable: it travels to the
-    workers."""
+    workers.
+
+    A step that makes a shard in batches calls `show` with each batch's rows, for the step's preview; it never
+    raises, and nothing depends on it.
+    """
 
     items: Mapping[str, BoundItem] = field(default_factory=dict)
     choices: Mapping[str, Choice] = field(default_factory=dict, kw_only=True)
+    show: Callable[[Columns], None] = field(default=_unseen, kw_only=True, compare=False, repr=False)
 
     @property
     def digests(self) -> dict[str, str]:

@@ -110,7 +110,9 @@ class Decode(SampleStep):
             latents = torch.from_numpy(columns["mean" if encoded else "latent"])
 
             def batch(first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-                return self._images(network, latents[first - start : last - start].to(own_device))
+                made = self._images(network, latents[first - start : last - start].to(own_device))
+                inputs.show({"index": np.arange(first, last), "image": made[0]})
+                return made
 
             images, flags = (
                 np.concatenate(parts) for parts in zip(*batches.map(batch, start, stop), strict=True)

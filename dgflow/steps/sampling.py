@@ -269,7 +269,9 @@ class Sampling(SampleStep):
 
         draw = draws(torch.arange(start, stop, device=loaded.device))
         sample = self._sample(loaded, draw)
-        return self._columns(sample.x, draw.labels, sample.log_ratio, start)
+        columns = self._columns(sample.x, draw.labels, sample.log_ratio, start)
+        loaded.inputs.show(columns)
+        return columns
 
     def _sample(self, loaded: _Loaded, draw: Draw) -> Sample:
         begin = {} if draw.start is None else {"start": draw.start}

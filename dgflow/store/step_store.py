@@ -1,10 +1,14 @@
 """The objects of one step in a store: what the step is, which parts are done, and the commit of one more.
 
     {kind}-{fingerprint[:12]}/
-        step.json                               what the step is data/00042-<sha16>.parquet              data,
-        named by its own digest data/epochs-00007-<sha16>.safetensors shards/00042-<inputs16>.json
-        receipts: the commits epochs/00007-<inputs16>.json manifests/0-50000-<inputs16>.json       sealed
-        slices attempts/shards-00042.json              advisory
+        step.json                               what the step is
+        data/00042-<sha16>.parquet              data, named by its own digest
+        data/epochs-00007-<sha16>.safetensors
+        shards/00042-<inputs16>.json            receipts: the commits
+        epochs/00007-<inputs16>.json
+        manifests/0-50000-<inputs16>.json       sealed slices
+        attempts/shards-00042.json              advisory: notes of attempts,
+        attempts/preview.png                    and the first samples
 
 The point of this layout is that a receipt's name holds the digest of its inputs (`inputs16`: 16 hex digits of
 `fingerprint(inputs)`). What was made from a discriminator trained anew has another name, so a stale result

@@ -1,0 +1,49 @@
+"""The output of `status --preview`: the first samples of the steps under way, in the terminal and as PNG
+files in the root."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from dgflow.engine.preview import Preview, keep, preview_key
+from dgflow.report.blocks import draw
+from dgflow.report.previews import to_show
+from dgflow.report.seen import Seen
+from dgflow.store.objects import StoreError
+from dgflow.store.open import as_typed
+
+AsPreview = Annotated[
+    bool,
+    typer.Option(
+        "--preview",
+        help="Also show the first samples, up to 64, of the steps under way, else of the last one, and write "
+        "them as attempts/preview.png into the step's folder.",
+    ),
+]
+
+
+def print_previews(steps: Sequence[Seen]) -> list[dict[str, Any]]:
+    """Print the previews of `steps` and the paths of their files; gives them as JSON data."""
+    shown = to_show(steps)
+    told = [_print(step, preview) for step, preview in shown]
+    if not shown:
+        print("\nno samples to show yet")
+    return told
+
+
+def _print(step: Seen, preview: Preview) -> dict[str, Any]:
+    assert step.step_store is not None
+    print(f"\n{step.title}: {preview.caption}")
+    drawn, count, path = draw(preview.images), len(preview.images), None
+    try:
+        # What a worker left is there already.
+        key = keep(step.step_store, preview) if preview.committed else preview_key(step.step_store)
+        path = f"{as_typed(step.step_store.store)}/{key}"
+        print(f"  {f'the first {drawn} of {count}, all in ' if 0 < drawn < count else ''}{path}")
+    except StoreError as error:  # a root that can only be read
+        print(f"  not written as a file: {error}")
+    known = {"start": preview.start, "samples": count, "of": preview.of, "committed": preview.committed}
+    return {"step": step.name, "title": step.title, **known, "file": path}

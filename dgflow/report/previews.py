@@ -1,0 +1,44 @@
+"""The first samples of the steps of a run: from committed shards, before the first of them from what a worker
+left."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+
+from dgflow.engine.preview import Preview, left, of_shards
+from dgflow.report.seen import Seen
+from dgflow.store.receipts import CorruptObject
+
+_log = logging.getLogger(__name__)
+
+
+def preview_of(step: Seen) -> Preview | None:
+    """The first samples of a step; None where there are none yet, and of a step without images or latents."""
+    if step.step_store is None or step.folder != "shards" or step.waiting:
+        return None
+    try:
+        if step.done:
+            return of_shards(step.step_store, step.done)
+    except (CorruptObject, FileNotFoundError) as error:
+        _log.warning("no preview of %s: %s", step.title, error)
+        return None
+    preview = left(step.step_store)
+    stale = preview is not None and step.inputs not in (None, preview.inputs)  # of other inputs, before
+    return None if stale else preview
+
+
+def under_way(steps: Sequence[Seen]) -> Iterator[tuple[Seen, Preview]]:
+    """The previews of the steps that are begun and not complete."""
+    for step in steps:
+        if not step.complete and (preview := preview_of(step)) is not None:
+            yield step, preview
+
+
+def to_show(steps: Sequence[Seen]) -> list[tuple[Seen, Preview]]:
+    """The previews of the steps under way; where no step is, that of the last one that has samples."""
+    shown = list(under_way(steps))
+    for step in () if shown else reversed(steps):
+        if (preview := preview_of(step)) is not None:
+            return [(step, preview)]
+    return shown
