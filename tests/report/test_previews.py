@@ -8,7 +8,6 @@ import re
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from uuid import uuid4
 
 import numpy as np
@@ -45,17 +44,13 @@ from dgflow.store.step_store import StepStore
 @pytest.fixture(scope="module")
 def target(tmp_path_factory) -> Slice:
     """12 samples of 8 x 8 pixels in shards of 12, by batches of 4."""
-    return generate(tmp_path_factory.mktemp("network"))[:12]
-
-
-def generate(folder: Path, **fields) -> dg.Generate:
-    score = pretrained(folder, "SongUNet", **SCORES["SongUNet"])
-    options = {"shard_size": 12, "batch_size": 4, "seed": 3} | fields
-    return dg.Generate(score=score.weights(), sampler=dg.Heun(steps=2), **options)
+    score = pretrained(tmp_path_factory.mktemp("network"), "SongUNet", **SCORES["SongUNet"]).weights()
+    return dg.Generate(score=score, sampler=dg.Heun(steps=2), seed=3, shard_size=12, batch_size=4)[:12]
 
 
 def ready(target: Slice, store: ObjectStore) -> StepStore:
     """A root with the weights; the samples' step in it."""
+    assert isinstance(target.step, dg.Generate)
     complete(target.step.score.step, store)
     return Root(store).step_store(target.step)
 
@@ -155,11 +150,11 @@ def test_latents_and_what_is_decoded_from_them_leave_them_too(tmp_path):
     store = MemoryStore(uuid4().hex)
     for source in (score, vae):
         complete(source, store)
-    for part, of in ((latents[:8], "latents"), (decoded[:8], "images")):
+    for part, of, batch in ((latents[:8], "latents", 4), (decoded[:8], "images", 2)):
         work(part, store)(0)
         preview = left(Root(store).step_store(part.step))
         assert preview is not None
-        assert (preview.of, len(preview.images)) == (of, part.step.batch_size)
+        assert (preview.of, len(preview.images)) == (of, batch)
         complete(part, store)
     np.testing.assert_array_equal(preview.images, rows(decoded[:8], store)[:2])
 
