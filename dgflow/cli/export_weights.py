@@ -12,6 +12,7 @@ from dgflow.store.address import split_address, step_name
 from dgflow.store.open import open_store
 from dgflow.store.receipts import Receipt
 from dgflow.store.step_store import StepStore, read_step
+from dgflow.weights.metadata import with_metadata
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt")
 OF_ONE_FILE = ("pretrained", "merge")
@@ -120,15 +121,6 @@ def _settings(document: Mapping[str, Any]) -> dict[str, Any]:
         return network
     defaults = {name: Discriminator.model_fields[name].default for name in ("fine_tune", "process", "noise")}
     return defaults | network
-
-
-def with_metadata(data: bytes, metadata: Mapping[str, str]) -> bytes:
-    """The safetensors file with this metadata; its tensors stay as they are, byte for byte."""
-    size = int.from_bytes(data[:8], "little")
-    header = {"__metadata__": dict(metadata), **json.loads(data[8 : 8 + size])}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # tensors begin at multiples of 8
-    return len(text).to_bytes(8, "little") + text + data[8 + size :]
 
 
 def _as_torch(data: bytes) -> bytes:

@@ -16,6 +16,7 @@ from dgflow.cli.guard import SETTINGS, print_json, run
 from dgflow.cli.new import new_folder
 from dgflow.cli.options import AsJson, DropAlpha, ExistingRoot, IgnoreLabels, NumGpus, Workers, Yes
 from dgflow.cli.preview import AsPreview
+from dgflow.cli.publish import publish_step
 from dgflow.cli.remove import remove_step
 from dgflow.cli.root import existing_root, open_root, root_url
 from dgflow.engine.execute import execute, result_of
@@ -209,6 +210,58 @@ def export(
     text = write(source, output, format, ignore_labels=ignore_labels, drop_alpha=drop_alpha, epoch=epoch)
     print(text)
     return 0
+
+
+@app.command(short_help="Publish a trained network, or generated images.")
+def publish(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="ROOT/STEP",
+            help="A training, whose weights of one epoch are published, or generated images, "
+            "ROOT/STEP[start:stop]; a beginning of the step's name is enough.",
+        ),
+    ],
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="TARGET",
+            help="A new folder, on a disk or s3://, or hf:user/name on the Hugging Face hub, with the token "
+            "of `hf auth login` or HF_TOKEN.",
+        ),
+    ],
+    epoch: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a training: last, best (held-out loss), or a number. By default the one that the steps "
+            "of the root were made from, else the last.",
+            show_default=False,
+        ),
+    ] = None,
+    licence: Annotated[
+        str | None,
+        typer.Option(
+            "--licence",
+            "--license",
+            help="The hub's name of the licence, such as mit. By default that of the published networks that "
+            "it was made with, where they have one.",
+            show_default=False,
+        ),
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository a private one.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="On the hub: replace what another step left there.")
+    ] = False,
+    json: AsJson = False,
+) -> int:
+    """Publish a trained network, with what `official` needs to use it in a recipe, or generated images as a
+    data set, with a card that is written from receipts.
+
+    The same again makes no new commit.
+    """
+    return publish_step(
+        source, target, epoch=epoch, licence=licence, private=private, replace=replace, json=json
+    )
 
 
 @app.command(short_help="Write the folder of a recipe of your own.")

@@ -10,7 +10,7 @@ import contextlib
 import json
 import logging
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import IO, Literal, NamedTuple
 
 import numpy as np
@@ -31,10 +31,13 @@ _ROW_GROUP = 8 * 2**20  # bytes of pictures in a row group
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that zip can express: equal images give equal files
 
 
-class _Row(NamedTuple):
+class Row(NamedTuple):
+    """An image with what is known of it."""
+
     index: int
     image: np.ndarray  # uint8 [H, W, C]
     label: int | None
+    log_ratio: float | None = None
 
 
 def export_images(images: Images, out: str, format: ExportFormat) -> None:
@@ -97,17 +100,23 @@ def write_png(images: Images, out: str) -> None:
 
 
 def write_parquet(images: Images, out: str) -> None:
-    """Files `train-00000.parquet`, ... of at most 500 MB: `image` {bytes: a PNG, path}, `index`, and `label`
-    where there are labels."""
+    """Files `train-00000.parquet`, ... as `write_rows` writes them."""
     _check_suffix(out, ("",), "parquet")
-    schema = _schema(images.labels is not None)
-    with new_folder(out) as open_new, contextlib.ExitStack() as open_files:
+    with new_folder(out) as open_new:
+        write_rows(_rows(images), open_new, ["label"] if images.labels is not None else [])
+
+
+def write_rows(rows: Iterable[Row], open_new: OpenNew, columns: Collection[str], folder: str = "") -> None:
+    """Write rows as Parquet that Hugging Face's `datasets` reads, in files `train-00000.parquet`, ... of at
+    most 500 MB: `index`, `image` {bytes: a PNG, path}, and of `label` and `log_ratio` those in `columns`."""
+    schema = _schema(columns)
+    with contextlib.ExitStack() as open_files:
         writer, shards, size = None, 0, 0
-        for group in _row_groups(images):
+        for group in _row_groups(rows):
             group_size = sum(len(data) for _, data in group)
             if writer is None or size + group_size > _SHARD:
                 open_files.close()
-                file = open_files.enter_context(open_new(f"train-{shards:05d}.parquet"))
+                file = open_files.enter_context(open_new(f"{folder}train-{shards:05d}.parquet"))
                 # PNG is compressed already.
                 options = {"compression": "none", "use_dictionary": False, "write_page_checksum": True}
                 writer = open_files.enter_context(pq.ParquetWriter(file, schema, **options))
@@ -126,10 +135,10 @@ def _one_shape(images: Images) -> tuple[int, ...]:
     return shape
 
 
-def _row_groups(images: Images) -> Iterator[list[tuple[_Row, bytes]]]:
+def _row_groups(rows: Iterable[Row]) -> Iterator[list[tuple[Row, bytes]]]:
     """Rows with their pictures, in lists of about 8 MiB."""
     group, size = [], 0
-    for row in _rows(images):
+    for row in rows:
         group.append((row, encode_png(row.image)))
         size += len(group[-1][1])
         if size >= _ROW_GROUP:
@@ -139,7 +148,7 @@ def _row_groups(images: Images) -> Iterator[list[tuple[_Row, bytes]]]:
         yield group
 
 
-def _rows(images: Images) -> Iterator[_Row]:
+def _rows(images: Images) -> Iterator[Row]:
     first = images.first_index or 0
     labels = images.labels
     for start in range(0, images.rows, _AT_ONCE):
@@ -150,7 +159,7 @@ def _rows(images: Images) -> Iterator[_Row]:
                 f"expected {stop - start} images at row {start} of {images.source}, found {len(block)}"
             )
         for row, image in enumerate(block, start):
-            yield _Row(first + row, image, None if labels is None else int(labels[row]))
+            yield Row(first + row, image, None if labels is None else int(labels[row]))
 
 
 def _check_suffix(out: str, suffixes: tuple[str, ...], format: str) -> None:
@@ -181,23 +190,28 @@ def _write_pngs(images: Images, open_new: OpenNew) -> None:
             file.write(json.dumps({"labels": labels}).encode())
 
 
-def _schema(labelled: bool) -> pa.Schema:
+def _schema(columns: Collection[str]) -> pa.Schema:
     """The columns, with the note by which `datasets` knows that the structs are pictures."""
     fields = [
         pa.field("index", pa.int64()),
         pa.field("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
     ]
-    features = {"index": {"dtype": "int64", "_type": "Value"}, "image": {"_type": "Image"}}
-    if labelled:
-        fields.append(pa.field("label", pa.int64()))
-        features["label"] = {"dtype": "int64", "_type": "Value"}
+    features: dict[str, dict[str, str]] = {
+        "index": {"dtype": "int64", "_type": "Value"},
+        "image": {"_type": "Image"},
+    }
+    for name, dtype in (("label", "int64"), ("log_ratio", "float32")):
+        if name in columns:
+            fields.append(pa.field(name, pa.type_for_alias(dtype)))
+            features[name] = {"dtype": dtype, "_type": "Value"}
     return pa.schema(fields, {"huggingface": json.dumps({"info": {"features": features}})})
 
 
-def _table(group: list[tuple[_Row, bytes]], schema: pa.Schema) -> pa.Table:
+def _table(group: list[tuple[Row, bytes]], schema: pa.Schema) -> pa.Table:
     columns = {
         "index": [row.index for row, _ in group],
         "image": [{"bytes": data, "path": f"{row.index:06d}.png"} for row, data in group],
         "label": [row.label for row, _ in group],
+        "log_ratio": [row.log_ratio for row, _ in group],
     }
     return pa.table({name: columns[name] for name in schema.names}, schema=schema)

@@ -65,6 +65,23 @@ def rebuilt(document: Mapping[str, Any], fingerprint: str, step_of: StepOf, **pl
     return step
 
 
+def spec_of(value: Mapping[str, Any], references: Mapping[str, Reference]) -> Spec:
+    """The live value of a spec's `plain()`; `references` are its fields that refer to steps, which `value`
+    leaves out.
+
+    Raises:
+        ValueError: a class that is not defined in this process, or fields that it does not take.
+    """
+    specs = _by_name(Spec, lambda each: each.__name__)
+    if unknown := sorted({name for name in _types(value) if name not in specs}):
+        raise ValueError(
+            f"expected classes that are defined here, found {', '.join(unknown)}; import the module that "
+            "defines them first, or use the version of dgflow that wrote it"
+        )
+    fields = {name: _live(item, specs, _no_step) for name, item in value.items() if name != "type"}
+    return specs[value["type"]](**fields, **references)
+
+
 def references_in(value: Any, path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The references to steps in the fields of a record, by the path of the field: mappings with `step`,
     `fingerprint` and what tells the kind of reference."""
@@ -112,6 +129,10 @@ def _reference(value: Mapping[str, Any], step_of: StepOf) -> Reference:
     if "start" in others:
         return Slice(step=step, **others)
     return Measurements(step=step) if step.folder == "epochs" else Result(step=step)
+
+
+def _no_step(kind: str, fingerprint: str) -> Step:
+    raise ValueError(f"expected no reference to a step, found {kind}-{fingerprint[:12]}")
 
 
 def _types(value: Any) -> Iterator[str]:

@@ -1,42 +1,31 @@
-"""The published networks of the catalogue, as what other steps take:
-`official("edm-cifar10-32x32-uncond-vp")`."""
+"""Published networks as what other steps take: `official("edm-cifar10-32x32-uncond-vp")`,
+`official("hf:user/name")`."""
 
 from __future__ import annotations
 
-from dgflow.networks.catalogue import CATALOGUE, catalogue_file
 from dgflow.specs.step import Weights
-from dgflow.steps.pretrained import Pretrained
+from dgflow.steps.catalogue_weights import catalogue_weights
+from dgflow.steps.published_network import is_folder, published_weights
 
 
 def official(name: str, part: str | None = None) -> Weights:
     """The weights of a published score network, classifier, discriminator, autoencoder or feature network.
 
     Args:
-        part: which network of a file that has several, by default the first: of LSGM's "prior" or "vae".
+        name: of the catalogue; or the folder of a network that `dgflow publish` wrote: a path,
+            `s3://bucket/folder`, or `hf:user/name@revision` on the Hugging Face hub. Its `config.json`, which
+            says what the network is, is read here; of the hub through the hub's cache, without a request
+            where the revision is a commit that is in it.
+        part: which network of a file of the catalogue that has several, by default the first: of LSGM's
+            "prior" or "vae".
 
     Raises:
         ValueError: there is no such file, with the names there are; or it has no such part, or no network
             that a step can take.
+        StoreError: the folder cannot be reached.
     """
-    file = catalogue_file(name)
-    if not file.network:
-        raise ValueError(
-            "expected a score network, a classifier, a discriminator or an autoencoder, found "
-            f"{name}: no network"
-        )
-    if part is not None and part not in file.network:
-        parts = {other: ", ".join(file.network) for other, file in CATALOGUE.items() if len(file.network) > 1}
-        have = "; ".join(f"{other} has {names}" for other, names in parts.items())
-        if name in parts:
-            raise ValueError(f"expected a part of {name}, found {part!r}: {have}")
-        raise ValueError(f"expected no part of {name}, which is one network, found {part!r}: {have}")
-    found = next(iter(file.network.values())) if part is None else file.network[part]
-    read = {field: official(other) for field, other in found.reads.items()}
-    return Pretrained(
-        source=name,
-        network=found.network.model_copy(update=read),
-        image_size=found.image_size,
-        channels=found.channels,
-        num_classes=found.num_classes,
-        format=file.format,
-    ).weights()
+    if not is_folder(name):
+        return catalogue_weights(name, part)
+    if part is not None:
+        raise ValueError(f"expected no part of {name}, which is one network, found {part!r}: leave it out")
+    return published_weights(name)

@@ -1,0 +1,161 @@
+"""A repository of the Hugging Face hub as a target: what is there, and one commit with what is new.
+
+Needs the package huggingface_hub, whose own settings count: HF_TOKEN or `hf auth login`, HF_ENDPOINT.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dgflow.store.objects import StoreError
+
+T = TypeVar("T")
+
+_NAME = re.compile(r"hf:(?P<repo>[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*)")
+_LEFT = (".gitattributes", ".gitignore")  # files that the hub or a person keeps, and that stay
+_LARGEST = 2**26  # bytes of a marker
+_REMEDIES = {
+    401: "the token is not valid: run `hf auth login`, or set HF_TOKEN",
+    403: "take a token with write access to this user or organisation, or another name",
+    404: "there is no such user or organisation, or the token does not see it: check the name",
+}
+
+
+@dataclass(frozen=True)
+class Committed:
+    """What a commit came to: its address and id; `changed` is False where everything was there already."""
+
+    url: str
+    commit: str
+    changed: bool
+
+
+class Repository:
+    """`hf:user/name`, of the type "model" or "dataset".
+
+    Raises:
+        ValueError: another form of name, no package, or no token.
+    """
+
+    def __init__(self, target: str, hub_type: str) -> None:
+        match = _NAME.fullmatch(target)
+        if not match:
+            raise ValueError(f"expected hf:user/name, found {target!r}")
+        try:
+            from huggingface_hub import HfApi, get_token
+        except ImportError:
+            raise ValueError(
+                "publishing on the hub needs the package huggingface_hub: pip install 'dgflow[publish]'"
+            ) from None
+        if get_token() is None:
+            raise ValueError(
+                "expected a token of the Hugging Face hub that may write, found none: run `hf auth login`, "
+                "or set HF_TOKEN"
+            )
+        self.target, self.repo, self.hub_type = target, match["repo"], hub_type
+        self._api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
+
+    def files(self) -> list[str] | None:
+        """The names of the files in it; None where the token sees no such repository."""
+        from huggingface_hub.errors import RepositoryNotFoundError
+
+        def listed() -> list[str] | None:
+            try:
+                return self._api.list_repo_files(self.repo, repo_type=self.hub_type)
+            except RepositoryNotFoundError as error:
+                if error.response.status_code == 401:  # as for a token that is not valid
+                    raise
+                return None
+
+        return self._asked("look at", listed)
+
+    def published(self, marker: str) -> Mapping[str, Any] | None:
+        """The content of the file `marker`, which names the step that the repository is of."""
+
+        def read() -> Mapping[str, Any] | None:
+            path = Path(self._api.hf_hub_download(self.repo, marker, repo_type=self.hub_type))
+            value = json.loads(path.read_bytes()) if path.stat().st_size <= _LARGEST else None
+            return value if isinstance(value, dict) else None
+
+        try:
+            return self._asked("read", read)
+        except ValueError:
+            return None
+
+    def check_free(self, marker: str, identity: Mapping[str, Any]) -> None:
+        """Raises ValueError where something else is there than an earlier version of the same."""
+        files = [name for name in self.files() or () if name not in _LEFT]
+        if not files:
+            return
+        there = self.published(marker) if marker in files else None
+        if there is None:
+            shown = ", ".join(files[:3])
+            raise ValueError(
+                f"expected an empty repository, or one that `dgflow publish` wrote, at {self.target}, found "
+                f"{len(files)} other files ({shown}); give another name, or --replace to write over them"
+            )
+        if there.get("fingerprint") != identity["fingerprint"]:
+            raise ValueError(
+                f"expected {identity['step']} at {self.target}, found {there.get('step')}; give another "
+                "name, or --replace to publish this one in its place"
+            )
+
+    def commit(self, folder: Path, message: str, *, private: bool) -> Committed:
+        """Make the repository the content of `folder`, in one commit; none where nothing differs.
+
+        A repository that is there stays private or public.
+        """
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+        def send() -> Committed:
+            self._api.create_repo(self.repo, repo_type=self.hub_type, private=private or None, exist_ok=True)
+            before = self._api.repo_info(self.repo, repo_type=self.hub_type).sha
+            new = {
+                str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()
+            }
+            there = self._api.list_repo_files(self.repo, repo_type=self.hub_type)
+            operations = [
+                *(CommitOperationAdd(name, path) for name, path in new.items()),
+                *(CommitOperationDelete(name) for name in there if name not in new and name not in _LEFT),
+            ]
+            done = self._api.create_commit(
+                self.repo, operations, commit_message=message, repo_type=self.hub_type
+            )
+            return Committed(done.repo_url.url if done.repo_url else "", done.oid, done.oid != before)
+
+        return self._asked("write", send)
+
+    def _asked(self, verb: str, ask: Callable[[], T]) -> T:
+        """The hub's answer. Raises ValueError for what it refuses, StoreError where it does not answer."""
+        try:
+            return ask()
+        except Exception as error:  # those of the package and its client have no base class in common
+            raise self._failure(verb, error) from error
+
+    def _failure(self, verb: str, error: BaseException) -> Exception:
+        from huggingface_hub.errors import HfHubHTTPError
+
+        reply = error
+        while reply.__cause__ is not None and not isinstance(reply, HfHubHTTPError):
+            reply = reply.__cause__
+        if not isinstance(reply, HfHubHTTPError):
+            if isinstance(error, ValueError):
+                return error
+            found = f"could not {verb} {self.target}: {type(reply).__name__}: {_printable(str(reply))}"
+            return StoreError(f"{found}; check this host's network, and run again")
+        status, said = reply.response.status_code, _printable(reply.server_message or "")
+        found = f"could not {verb} {self.target}: the hub answers {status}{f' ({said})' if said else ''}"
+        if status >= 500 or status == 429:
+            return StoreError(f"{found}; try again later")
+        return ValueError(f"{found}; {_REMEDIES.get(status, 'see what it says')}")
+
+
+def _printable(text: str) -> str:
+    """The first line of a text from elsewhere, fit for a terminal."""
+    return re.sub(r"[^ -~]", "?", (text.strip().splitlines() or [""])[0])[:200]

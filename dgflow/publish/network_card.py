@@ -1,0 +1,298 @@
+"""The model card of a published network. Every number in it is from a receipt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from dgflow._version import __version__
+from dgflow.diffusion.guidance_specs import DiscriminatorGuidance
+from dgflow.networks.roles import ClassifierSpec, DiscriminatorSpec, ScoreNetworkSpec
+from dgflow.publish.lineage import call, licence_in_words, network_in_words, public, samples_in_words
+from dgflow.publish.network_facts import NetworkFacts
+from dgflow.publish.pieces import MADE_UP, card, python, table
+from dgflow.publish.tables import Table
+from dgflow.specs.figures import Metric, directions
+from dgflow.specs.step import Slice, Weights
+from dgflow.steps.arm_values import value_text
+
+_CURVE = 20  # rows of the table of epochs
+
+
+def network_card(facts: NetworkFacts, licence: str, name: str, *, made_up: bool = False) -> str:
+    """The card as Markdown with the hub's front matter.
+
+    Args:
+        licence: the hub's name of it.
+        name: as `official` takes it.
+    """
+    parts = [
+        f"# {_kind(facts)} for {_source(facts)}, {facts.step.shape.image_size} pixels",
+        MADE_UP if made_up else "",
+        _about(facts),
+        "## Use",
+        *_use(facts, name),
+        "## Training",
+        *_training(facts),
+        "## Held-out measurements",
+        *_held_out(facts),
+        *_measured(facts),
+        "## Licence",
+        _licence(facts, licence),
+        "## Provenance",
+        _provenance(facts),
+    ]
+    return card(_front(facts, licence, name), parts)
+
+
+def _front(facts: NetworkFacts, licence: str, name: str) -> dict[str, Any]:
+    hub = [base.name for base in facts.bases if base.name.startswith("hf:")]
+    return {
+        "library_name": "dgflow",
+        "license": licence,
+        "pipeline_tag": "unconditional-image-generation",
+        "tags": ["dgflow", "diffusion", *_tags(facts)],
+        "base_model": sorted({"/".join(each.removeprefix("hf:").split("/")[:2]) for each in hub}),
+        "model-index": _model_index(facts, name.rpartition("/")[2]),
+    }
+
+
+def _tags(facts: NetworkFacts) -> list[str]:
+    spec = facts.network.spec
+    if isinstance(spec, DiscriminatorSpec):
+        return ["discriminator-guidance"]
+    return ["noisy-classifier"] if isinstance(spec, ClassifierSpec) else []
+
+
+def _model_index(facts: NetworkFacts, name: str) -> list[dict[str, Any]]:
+    source = _source(facts)
+    results = [
+        {
+            "task": {"type": "unconditional-image-generation"},
+            "dataset": {"name": source, "type": source},
+            "metrics": [
+                {
+                    "type": column,
+                    "name": f"{metric.heading} ({arm})",
+                    "value": table.arms[arm][column]["mean"],
+                }
+                for column, metric in table.columns.items()
+                if column in table.arms[arm]
+            ],
+        }
+        for table in facts.tables
+        for arm in sorted(table.with_it)
+    ]
+    return [{"name": name, "results": results}] if results else []
+
+
+def _source(facts: NetworkFacts) -> str:
+    """The name of the real data."""
+    source = getattr(facts.step.real.step, "source", None)
+    return public(source) if isinstance(source, str) else facts.step.real.step.kind
+
+
+def _kind(facts: NetworkFacts) -> str:
+    spec = facts.network.spec
+    if isinstance(spec, DiscriminatorSpec):
+        return "Discriminator"
+    return "Score network" if isinstance(spec, ScoreNetworkSpec) else "Classifier"
+
+
+def _about(facts: NetworkFacts) -> str:
+    shape, spec = facts.step.shape, facts.network.spec
+    classes = facts.step.classes
+    on = f"{shape.image_size} x {shape.image_size} x {shape.channels} {_samples(facts)}"
+    told = f", told the class ({classes:,})" if classes else ", told no class"
+    if isinstance(spec, DiscriminatorSpec):
+        does = (
+            f"Tells real from generated {on} at every noise level{told}. Its logit estimates the log of the "
+            "density ratio of real to generated samples, and the gradient of it corrects a frozen diffusion "
+            "model while it samples: Discriminator Guidance (Kim et al., ICML 2023)."
+            if spec.knows_noise
+            else f"Tells real from generated {on}, without noise{told}. It scores and selects finished "
+            "samples, and cannot guide."
+        )
+    elif isinstance(spec, ScoreNetworkSpec):
+        does = f"Denoises {on}{told}."
+    else:
+        does = f"Classifies noisy {on} into {classes:,} classes."
+    time = facts.told.get("time")
+    hears = f" It is given the time `{time}` of a noise level." if time and spec.knows_noise else ""
+    return f"{does}{hears} The network is `{_network(facts)}`."
+
+
+def _samples(facts: NetworkFacts) -> str:
+    return "latents" if facts.step.sees_latents else "images"
+
+
+def _network(facts: NetworkFacts) -> str:
+    return call(facts.network.spec)
+
+
+def _use(facts: NetworkFacts, name: str) -> Iterator[str]:
+    yield "In a recipe of dgflow:"
+    official = f'official("{name}")'
+    if isinstance(facts.network.spec, DiscriminatorSpec) and facts.network.spec.knows_noise:
+        lines = [
+            f"discriminator = dg.{official}",
+            "samples = dg.Generate(",
+            "    score=score,",
+            f"    guidance=({_guidance(facts)},),",
+            ")[:50_000]",
+        ]
+    elif isinstance(facts.network.spec, ScoreNetworkSpec):
+        lines = [f"samples = dg.Generate(score=dg.{official})[:50_000]"]
+    else:
+        lines = [f"weights = dg.{official}"]
+    yield python("\n".join(["import dgflow as dg", "", *lines]))
+    if name.startswith("hf:"):
+        yield "Add `@COMMIT` to the name to pin this version: then a recipe is built without a network."
+
+
+def _guidance(facts: NetworkFacts) -> str:
+    """The guidance of the first arm that was measured with the discriminator, else the plain one."""
+    for found in facts.tables:
+        for arm in sorted(found.with_it & found.samples.keys()):
+            for term in getattr(found.samples[arm].origin.step, "guidance", ()):
+                if (
+                    isinstance(term, DiscriminatorGuidance)
+                    and getattr(term.discriminator, "step", None) == facts.step
+                ):
+                    return f"dg.{call(term)}".replace(
+                        f"discriminator={facts.step.name}", "discriminator=discriminator"
+                    )
+    return "dg.DiscriminatorGuidance(discriminator=discriminator, weight=1.0)"
+
+
+def _training(facts: NetworkFacts) -> Iterator[str]:
+    step = facts.step
+    lines = [f"- real: {samples_in_words(step.real)}"]
+    for path, reference in step.reads.items():
+        if isinstance(reference, Slice) and path != "real":
+            lines.append(f"- {path}: {samples_in_words(reference)}")
+        elif isinstance(reference, Weights):
+            lines.append(f"- {path}: {network_in_words(reference)}")
+    settings = {
+        name: value
+        for name, value in step.plain_fields().items()
+        if isinstance(value, bool | int | float | str) or value is None
+    }
+    told = ", ".join(f"{name}={value!r}" for name, value in settings.items())
+    lines.append(f"- epoch {facts.network.epoch} of {max(facts.epochs)}; {told}")
+    yield "\n".join(lines)
+
+
+def _held_out(facts: NetworkFacts) -> Iterator[str]:
+    own = facts.network.bound.receipt.number
+    held = round(facts.step.real.rows * facts.step.held_out)
+    chance = facts.step.chance
+    at_chance = f" At chance, `held_out_loss` is {chance.words} = {chance.loss:.4f}." if chance else ""
+    if facts.step.held_out_items:
+        yield f"On the last {held:,} real samples of these, which it never trained on.{at_chance}"
+    names = [
+        name
+        for name, value in facts.metrics.items()
+        if isinstance(value, float) and name in facts.epochs[own]
+    ]
+    rows = [
+        [f"**{number}**" if number == own else str(number), *(_number(metrics.get(name)) for name in names)]
+        for number, metrics in _thinned(facts.epochs, own)
+    ]
+    yield table(["epoch", *names], rows)
+    if levels := facts.metrics.get("by_sigma"):
+        columns = [name for name in levels[0] if name not in ("sigma", "n")]
+        yield f"Epoch {own} by noise level:"
+        yield table(
+            ["sigma", *columns],
+            [
+                [
+                    " to ".join(f"{edge:.3g}" for edge in level["sigma"]),
+                    *(_number(level[name]) for name in columns),
+                ]
+                for level in levels
+            ],
+        )
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, int | float) else ""
+
+
+def _thinned(epochs: Mapping[int, Any], own: int | None) -> list[tuple[int, Any]]:
+    """About `_CURVE` epochs, evenly spaced, the first, the last and the published one among them."""
+    every = -(-len(epochs) // _CURVE)
+    kept = {min(epochs), max(epochs), own} | {number for number in epochs if number % every == 0}
+    return [(number, epochs[number]) for number in sorted(epochs) if number in kept]
+
+
+def _measured(facts: NetworkFacts) -> Iterator[str]:
+    if not facts.tables:
+        yield "## Measured effect"
+        yield "Nothing in its root was measured with these weights."
+        return
+    yield "## Measured effect"
+    for each in facts.tables:
+        yield _arms(each)
+        yield _protocol(each)
+        yield "\n".join(f"- {arm}: {samples_in_words(part)}" for arm, part in each.samples.items())
+
+
+def _arms(found: Table) -> str:
+    rows = []
+    for arm, values in found.arms.items():
+        with_it = "yes" if arm in found.with_it else "no"
+        numbers = [_value(values, column, metric) for column, metric in found.columns.items()]
+        rows.append([arm, with_it, f"{values['n']:,}" if "n" in values else "", _seeds(values), *numbers])
+    headings = [metric.heading for metric in found.columns.values()]
+    return table(["arm", "with this network", "samples", "seeds", *headings], rows)
+
+
+def _seeds(values: Mapping[str, Any]) -> str:
+    return ", ".join(str(seed) for seed in values.get("seeds", []))
+
+
+def _value(values: Mapping[str, Any], column: str, metric: Metric) -> str:
+    return value_text(values[column], metric.decimals) if column in values else ""
+
+
+def _protocol(found: Table) -> str:
+    lines = [f"Mean and sample standard deviation over the seeds; {directions(found.columns.values())}."]
+    reference = found.reference
+    if "protocol" in reference:
+        count = reference.get("reference_n")
+        against = f" against {count:,} reference images" if count else ""
+        lines.append(
+            f"Protocol `{reference['protocol']}`{against} (digest `{_short(reference, 'reference_digest')}`),"
+            f" features of the network `{_short(reference, 'network_digest')}`."
+        )
+    lines += [
+        f"{arm}: {warning}" for arm, values in found.arms.items() for warning in values.get("warnings", [])
+    ]
+    return " ".join(lines[:2]) + "".join(f"\n- {line}" for line in lines[2:])
+
+
+def _short(reference: Mapping[str, Any], name: str) -> str:
+    return str(reference.get(name))[:12]
+
+
+def _licence(facts: NetworkFacts, licence: str) -> str:
+    return licence_in_words(licence, facts.bases)
+
+
+def _provenance(facts: NetworkFacts) -> str:
+    receipt = facts.network.bound.receipt
+    versions = ", ".join(f"{name} {value}" for name, value in receipt.versions.items())
+    return (
+        f"Written by dgflow {__version__} from the records of `{facts.step.name}`: `training.json` has every "
+        "step behind it, the measurements of all epochs, and the receipt of this one.\n\n"
+        + table(
+            ["", ""],
+            [
+                ["step", f"`{facts.step.fingerprint}`"],
+                ["weights (sha256)", f"`{receipt.rows_sha256}`"],
+                *([f"input `{name}`", f"`{digest}`"] for name, digest in receipt.inputs.items()),
+                ["trained on", f"{receipt.device}; {versions}"],
+            ],
+        )
+    )

@@ -1,0 +1,69 @@
+"""What a root records about a trained network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from dgflow.client.networks import Network
+from dgflow.client.open_root import OpenRoot
+from dgflow.networks.roles import DiscriminatorSpec, GuideSpec
+from dgflow.publish.lineage import Base, bases
+from dgflow.publish.tables import Table, tables
+from dgflow.specs.bound import ABOUT_THE_RUN
+from dgflow.specs.train_step import TrainStep
+from dgflow.steps.training.train_discriminator import TrainDiscriminator
+
+
+class NetworkFacts:
+    """The facts about one epoch of a training. Raises ValueError for the weights of another step."""
+
+    def __init__(self, root: OpenRoot, network: Network) -> None:
+        if not isinstance(network.step, TrainStep):
+            raise ValueError(
+                f"expected a training or generated images, found {network.step.name}, whose weights come "
+                "from elsewhere: name their source in recipes, or write them with `dgflow export`"
+            )
+        self.root, self.network = root, network
+        self.step: TrainStep = network.step
+
+    @property
+    def title(self) -> str:
+        return f"epoch {self.network.epoch} of {self.step.name}"
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        """The measurements of the epoch."""
+        return self.network.bound.receipt.metrics
+
+    @cached_property
+    def bases(self) -> list[Base]:
+        """The published networks that it was made with."""
+        return bases(self.step)
+
+    @cached_property
+    def epochs(self) -> dict[int, dict[str, Any]]:
+        """The measurements of all epochs of the training, by number."""
+        receipts = self.root.records.newest(self.step)
+        return {
+            number: {name: value for name, value in each.metrics.items() if name not in ABOUT_THE_RUN}
+            for number, each in receipts.items()
+        }
+
+    @cached_property
+    def tables(self) -> list[Table]:
+        """The tables that measured samples which these weights made or guided."""
+        return tables(self.root, self.step, self.network.bound.digest)
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What the network is told of the noise, and the noise levels that it was trained for."""
+        network, told = self.network.spec, {}
+        if isinstance(network, GuideSpec):
+            told["time"] = network.time_name
+        if isinstance(network, DiscriminatorSpec):
+            told |= {name: getattr(network, name) for name in ("process", "noise") if hasattr(network, name)}
+        if isinstance(self.step, TrainDiscriminator) and network.knows_noise:
+            told["sigma_range"] = [self.step.sigma_min, self.step.sigma_max]
+        return told

@@ -1,0 +1,40 @@
+"""Pieces of what is published: cards with their front matter, tables, JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from dgflow.files.outputs import OpenNew
+
+MADE_UP = (
+    "> **Made up.** This comes from a smoke run, which only checks that the pipeline runs: weights and "
+    "numbers are meaningless."
+)
+
+
+def card(front: Mapping[str, Any], parts: Iterable[str]) -> str:
+    """A card of the hub: YAML between `---`, without fields that are empty, and Markdown in paragraphs."""
+    import yaml
+
+    kept = {name: value for name, value in front.items() if value}
+    text = yaml.safe_dump(kept, sort_keys=False, allow_unicode=True, width=1000)
+    return f"---\n{text}---\n\n" + "\n\n".join(part for part in parts if part) + "\n"
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown; a `|` in a cell is escaped."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join(f"| {' | '.join(each.replace('|', chr(92) + '|') for each in line)} |" for line in lines)
+
+
+def python(code: str) -> str:
+    """A block of Python."""
+    return f"```python\n{code.strip()}\n```"
+
+
+def write_json(open_new: OpenNew, name: str, value: Any) -> None:
+    """Write a value as a JSON file that people can read."""
+    with open_new(name) as file:
+        file.write((json.dumps(value, indent=1, allow_nan=False) + "\n").encode())

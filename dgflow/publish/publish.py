@@ -1,0 +1,100 @@
+"""`dgflow publish`: a network or generated images of a root, for others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from dgflow.client.open_root import OpenRoot
+from dgflow.client.open_root import open as open_root
+from dgflow.files.outputs import new_folder
+from dgflow.publish.hub import Repository
+from dgflow.publish.lineage import UNKNOWN, licence_of, licences_in_words, steps_behind
+from dgflow.publish.network import NetworkFolder
+from dgflow.publish.samples import SamplesFolder
+from dgflow.store.address import find_slice, is_slice, split_address
+from dgflow.testing.smoke_root import is_smoke_run
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What was published: `commit` is None in a folder, `changed` False where the hub had all of it."""
+
+    title: str
+    target: str
+    kind: str
+    licence: str
+    commit: str | None = None
+    url: str | None = None
+    changed: bool = True
+
+
+def publish(
+    address: str,
+    target: str,
+    *,
+    epoch: str | None = None,
+    licence: str | None = None,
+    private: bool = False,
+    replace: bool = False,
+) -> Publication:
+    """Write the step at `address` with its card into a new folder, or a repository of the hub.
+
+    Args:
+        address: `ROOT/STEP` of a training, `ROOT/STEP[start:stop]` of generated images.
+        target: a folder, here or on S3, or `hf:user/name`.
+        epoch: of a training: "last", "best" by its held-out loss, or a number. By default the one that the
+            steps of the root were made from, else the last.
+        licence: the hub's name of it, by default that of the published networks that it was made with.
+        private: make a new repository a private one.
+        replace: write over what another step left there.
+
+    Raises:
+        ValueError: no such step, nothing to publish, something else at the target, no licence that is known,
+            or a hub that refuses.
+        StoreError: the root or the hub cannot be reached.
+    """
+    on_hub = target.lower().startswith("hf:")
+    root_url, name = split_address(address)
+    root = open_root(root_url)
+    folder = _folder(root, name, address, epoch)
+    made_up = is_smoke_run(root.store) or any(each.is_made_up for each in steps_behind(folder.step))
+    licence = licence or licence_of(folder.bases)
+    if not on_hub:
+        shown = f"path/to/{target.rstrip('/').rpartition('/')[2]}"
+        with new_folder(target) as open_new:
+            folder.write(open_new, licence, shown, made_up=made_up)
+        return Publication(folder.title, target, folder.hub_type, licence)
+    if made_up:
+        raise ValueError(
+            f"expected results of a real run for the hub, found the smoke run of {root.url}, whose weights "
+            "are random; a folder can have them"
+        )
+    if licence == UNKNOWN:
+        raise ValueError(
+            "expected a licence for the hub, found none: give --licence, such as --licence mit. Made with "
+            f"{licences_in_words(folder.bases)}"
+        )
+    repository = Repository(target, folder.hub_type)
+    if not replace:
+        repository.check_free(folder.marker, folder.identity)
+    with TemporaryDirectory() as scratch:
+        path = Path(scratch) / "published"
+        with new_folder(str(path)) as open_new:
+            folder.write(open_new, licence, target)
+        done = repository.commit(path, f"{folder.title}, by dgflow publish", private=private)
+    return Publication(folder.title, target, folder.hub_type, licence, done.commit, done.url, done.changed)
+
+
+def _folder(root: OpenRoot, name: str, address: str, epoch: str | None) -> NetworkFolder | SamplesFolder:
+    view = root.step(name)
+    if view.folder == "shards":
+        if epoch is not None:
+            raise ValueError(f"expected --epoch with a training, found {view.name}; leave it out")
+        return SamplesFolder(root, find_slice(address))
+    if is_slice(address):
+        raise ValueError(f"expected [start:stop] with generated images, found {view.name}; leave it out")
+    if epoch not in (None, "last", "best") and not str(epoch).isdecimal():
+        raise ValueError(f"expected --epoch last, best or a number, found {epoch!r}")
+    return NetworkFolder(root, root.network(name, epoch=epoch))

@@ -1,0 +1,110 @@
+"""The tables of a root that measured something made with one network's weights, by what receipts record and
+not by names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dgflow.client.open_root import OpenRoot
+from dgflow.specs.bound import BoundItem, BoundMeasurements, BoundRows, BoundWeights
+from dgflow.specs.figures import Metric
+from dgflow.specs.step import Reference, ResultStep, Slice, Step
+from dgflow.store.receipts import CorruptObject
+
+
+@dataclass(frozen=True)
+class Table:
+    """The arms of a result.
+
+    Attributes:
+        step: its name in the root.
+        columns: the quantities that some arm has.
+        arms: by name, as `ResultStep.compared` gives them.
+        samples: the first samples of an arm, where the result names them.
+        with_it: the arms whose samples were made with the weights.
+        reference: what the arms were compared with, and how, where the file says it.
+    """
+
+    step: str
+    columns: Mapping[str, Metric]
+    arms: Mapping[str, Mapping[str, Any]]
+    samples: Mapping[str, Slice]
+    with_it: frozenset[str]
+    reference: Mapping[str, Any]
+
+
+@dataclass
+class _Behind:
+    """The weights that parts of a root were made with."""
+
+    root: OpenRoot
+    known: dict[tuple[str, str], frozenset[str]] = field(default_factory=dict)
+
+    def digests(self, reference: Reference, item: BoundItem) -> frozenset[str]:
+        """The digests of all weights behind something that a step reads, its own included."""
+        key = (reference.step.name, item.digest)
+        if key not in self.known:
+            own = frozenset([item.digest]) if isinstance(item, BoundWeights) else frozenset()
+            self.known[key] = own.union(*self.each(reference.step, _inputs(item)).values())
+        return self.known[key]
+
+    def each(self, step: Step, inputs: Mapping[str, str]) -> dict[str, frozenset[str]]:
+        """The same by the path of what `step` reads, for a part that was made from `inputs`."""
+        items = self.root.records.bound(step, inputs).items
+        return {path: self.digests(step.reads[path], item) for path, item in items.items()}
+
+
+def _inputs(item: BoundItem) -> Mapping[str, str]:
+    if isinstance(item, BoundRows):
+        return item.manifest.inputs
+    return item.receipts[0].inputs if isinstance(item, BoundMeasurements) else item.receipt.inputs
+
+
+def tables(root: OpenRoot, step: Step, digest: str) -> list[Table]:
+    """The tables with an arm that was made with the weights of this digest, of `step`."""
+    behind, found = _Behind(root), []
+    for name in root.records.names:
+        try:
+            result = root.records.step(name)
+        except ValueError:
+            continue  # a kind that is not defined here: it cannot be read
+        receipts = root.step(name).receipts
+        if not isinstance(result, ResultStep) or not receipts or not _reads(result, step):
+            continue
+        content = root.step(name).content
+        if not (arms := result.compared(content)):
+            continue
+        try:
+            paths = behind.each(result, receipts[0].inputs)
+        except CorruptObject:
+            continue  # its samples were removed since
+        with_it = frozenset(arm for arm in arms if digest in _of_arm(arm, paths))
+        if with_it:
+            columns = {
+                column: metric
+                for column, metric in result.columns.items()
+                if any(column in arm for arm in arms.values())
+            }
+            reference = root.step(name).result.get("reference") or {}
+            samples = {arm: parts[0] for arm, parts in getattr(result, "arms", {}).items() if arm in arms}
+            found.append(Table(name, columns, arms, samples, with_it, reference))
+    return found
+
+
+def _of_arm(arm: str, paths: Mapping[str, frozenset[str]]) -> frozenset[str]:
+    own = [each for path, each in paths.items() if path.startswith(f"arms.{arm}.")]
+    return frozenset().union(*own)
+
+
+def _reads(result: Step, step: Step) -> bool:
+    seen: set[str] = set()
+
+    def visit(each: Step) -> bool:
+        if each.fingerprint in seen:
+            return False
+        seen.add(each.fingerprint)
+        return each.fingerprint == step.fingerprint or any(visit(ref.step) for ref in each.reads.values())
+
+    return visit(result)
