@@ -1,5 +1,6 @@
-"""cluster.yaml, docs/kuberay.yaml and .rayignore, held against the schemas of Ray, EC2 and Kubernetes,
-without a network.
+"""cluster.yaml, docs/kuberay.yaml, docs/skypilot.yaml, the Dockerfile and .rayignore, held against the
+schemas of Ray, EC2, Kubernetes and SkyPilot and a linter, without a network. docs/slurm.sh is run by
+cluster/test_slurm.py.
 
 KubeRay's own schema is in no package of PyPI or npm, so what is outside of the pods is checked by
 `RayCluster` below, strict and with the fields that its reference documents (KubeRay 1.6), and by Ray's own
@@ -10,6 +11,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import time
 import tomllib
 import zipfile
@@ -17,6 +19,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
+import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
@@ -29,6 +32,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 
 PROJECT = Path(__file__).resolve().parents[1]
 CLUSTER, KUBERAY = PROJECT / "cluster.yaml", PROJECT / "docs" / "kuberay.yaml"
+SKYPILOT = PROJECT / "docs" / "skypilot.yaml"
 FILLED_IN = {
     "REGION": "eu-central-1",
     "INSTANCE_PROFILE_ARN": "arn:aws:iam::111122223333:instance-profile/dgflow",
@@ -376,3 +380,64 @@ def test_a_job_carries_the_package_and_the_recipes_and_little_else(tmp_path: Pat
     assert not [name for name in carried if name.startswith(left_behind)]
     assert not any("__pycache__" in name for name in carried)
     assert (tmp_path / "job.zip").stat().st_size < 3e6  # bytes; 2.2 MB now, not compressed
+
+
+def skypilot() -> dict[str, Any]:
+    return yaml.safe_load(SKYPILOT.read_text())
+
+
+def test_skypilot_accepts_the_task() -> None:
+    """By the schemas of SkyPilot 0.14.1, which are copied: the package itself would bring 100 others."""
+    schemas = json.loads(Path(__file__).with_name("skypilot_schemas.json").read_text())
+    task = skypilot()
+    jsonschema.validate(task, schemas["task"])
+    jsonschema.validate(task["resources"], schemas["resources"])
+    with pytest.raises(jsonschema.ValidationError, match="num_node"):
+        jsonschema.validate(task | {"num_node": 1}, schemas["task"])
+    assert list(task["secrets"].values()) == [None]  # given on the command line
+
+
+@pytest.mark.parametrize(("rank", "started"), [(0, 0), (1, 0), (0, 1)])
+def test_skypilots_first_node_runs_the_recipe_on_a_cluster_of_our_own(
+    rank: int, started: int, tmp_path: Path
+) -> None:
+    """The task's `run` as it stands, with programs in the place of `python` and SkyPilot's script."""
+    bin = tmp_path / "dgflow" / "bin"
+    bin.mkdir(parents=True)
+    (bin / "activate").write_text(f"PATH={bin}:$PATH\n")
+    template = tmp_path / "sky_templates" / "ray" / "start_cluster"
+    template.parent.mkdir(parents=True)
+    for program, script in {
+        template: f"echo ray $RAY_HEAD_PORT $UV_OVERRIDE; exit {started}",
+        bin / "python": 'echo "$RAY_AUTH_MODE $RAY_ADDRESS $@"',
+    }.items():
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+    task = skypilot()
+    node = {"SKYPILOT_NODE_RANK": str(rank), "SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2"}
+    environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], **task["envs"], **node}
+    run = subprocess.run(
+        ["bash", "-c", task["run"]], cwd=PROJECT, env=environment, capture_output=True, text=True
+    )
+    assert run.returncode == started, run.stderr
+    first, *others = run.stdout.splitlines()
+    assert first == f"ray 6379 {PROJECT}/constraints.txt"  # SkyPilot's own Ray has 6380
+    recipe = f"workflows/imagenet256_dit.py --data {task['envs']['DATA']} --root {task['envs']['ROOT']}"
+    assert others == ([f"token 10.0.0.1:6379 {recipe}"] if not rank and not started else [])
+
+
+def test_hadolint_has_nothing_against_the_dockerfile() -> None:
+    hadolint = Path(sys.executable).with_name("hadolint")
+    linted = subprocess.run([hadolint, PROJECT / "Dockerfile"], capture_output=True, text=True)
+    assert linted.returncode == 0, linted.stdout + linted.stderr
+
+
+def test_the_images_context_holds_what_it_is_built_from() -> None:
+    """What `.dockerignore` lets in is there, and the package's build needs nothing else."""
+    lines = (PROJECT / ".dockerignore").read_text().splitlines()
+    assert [line for line in lines if not line.startswith("#")][0] == "*"
+    let_in = {line[1:] for line in lines if line.startswith("!")}
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    assert {project["readme"], *project["license-files"]} <= let_in
+    assert let_in >= {"dgflow", "workflows", "pyproject.toml", "constraints.txt"}
+    assert all((PROJECT / name).exists() for name in let_in)

@@ -13,8 +13,13 @@ def kill_wrapped(wrapper: subprocess.Popen) -> None:
     A child that outlives its wrapper waits for the first process of this machine or container to reap it.
     Some never do, and then the child's whole PID namespace cannot end.
     """
+    signal_wrapped(wrapper, signal.SIGKILL)
+
+
+def signal_wrapped(wrapper: subprocess.Popen, number: int) -> None:
+    """Send a signal to the child of `wrapper`, or to `wrapper` itself where it has no child."""
     if wrapper.poll() is None:
         children = Path(f"/proc/{wrapper.pid}/task/{wrapper.pid}/children").read_text().split()
         for pid in map(int, children or [wrapper.pid]):
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, number)

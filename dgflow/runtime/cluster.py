@@ -13,16 +13,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import ray
 import yaml
-from ray.exceptions import AuthenticationError
+from ray.exceptions import AuthenticationError, NodeDiedError, TaskUnschedulableError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dgflow.runtime import ray_private
 from dgflow.runtime.environment import first_line
 from dgflow.runtime.machine import ALLOCATOR, check_address, check_local, elastic
 from dgflow.runtime.placement import Placement
-from dgflow.store.objects import ObjectStore
+from dgflow.store.objects import ObjectStore, StoreError
+from dgflow.store.runs import FOLDER
 
 log = logging.getLogger(__name__)
 
@@ -48,13 +51,46 @@ def connect(store: ObjectStore) -> None:
             ray_private.start_on_loopback()
     if store.shared:
         return
-    nodes = len(hosts())
-    if nodes > 1 or autoscaler_maximum() is not None:
-        others = f"has {nodes} nodes" if nodes > 1 else "has an autoscaler that may start nodes"
-        raise ValueError(
-            f"the cluster {others}, which cannot all see the root {store.url}; give one that they share, as "
-            "in --root s3://bucket/prefix"
-        )
+    if autoscaler_maximum() is not None:
+        lacking = "the cluster has an autoscaler that may start nodes, which cannot all see"
+    elif blind := _hosts_without(store):
+        lacking = f"{', '.join(blind)} of the cluster's {len(hosts())} nodes cannot see"
+    else:
+        return
+    raise ValueError(
+        f"{lacking} the root {store.url}; give one that all share: --root s3://bucket/prefix, or a folder of "
+        "a file system that all nodes mount at the same path"
+    )
+
+
+def _hosts_without(store: ObjectStore) -> list[str]:
+    """The names of the hosts that do not see what this process writes to `store`: none where it is on a
+    shared file system."""
+    if len(nodes := hosts()) == 1:
+        return []
+    key = f"{FOLDER}/{uuid4().hex}.seen"
+    store.put(key, b"seen")
+    try:
+        sees = ray.remote(num_cpus=0)(_sees)
+        there = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
+        answers = [sees.options(scheduling_strategy=each).remote(store, key) for each in there]
+        return [name for name, answer in zip(nodes.values(), answers, strict=True) if not _seen(answer)]
+    finally:
+        store.delete(key)
+
+
+def _seen(answer: ray.ObjectRef) -> bool:
+    try:
+        return ray.get(answer)
+    except (NodeDiedError, TaskUnschedulableError):  # the host has been lost meanwhile
+        return True
+
+
+def _sees(store: ObjectStore, key: str) -> bool:
+    try:
+        return store.size(key) is not None
+    except StoreError:  # such as one that may not be read there
+        return False
 
 
 def _join(address: str) -> None:

@@ -122,9 +122,10 @@ class Undisturbed:
     def samples(self) -> Generate:
         return cluster_driver.samples(self.source)
 
-    def begun(self, name: str, *without: str) -> str:
-        """A new root, with what is in this one but for the steps whose names begin like this."""
-        root = f"{self.root.rsplit('/', 1)[0]}/{name}"
+    def begun(self, name: str, *without: str, beside: str | None = None) -> str:
+        """A new root, with what is in this one but for the steps whose names begin like this; in the same
+        bucket, or in the folder `beside`."""
+        root = f"{beside or self.root.rsplit('/', 1)[0]}/{name}"
         source, target = open_store(self.root), open_store(root)
         for entry in source.list(""):
             if not entry.key.startswith(without):

@@ -23,8 +23,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from listening import family
 from seaweed import seaweed
-from wrapped import kill_wrapped
+from wrapped import kill_wrapped, signal_wrapped
 
 T = TypeVar("T")
 
@@ -95,6 +96,10 @@ class Process:
     def kill(self) -> None:
         kill_wrapped(self._outside)
         self._outside.wait()
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the command, and to none of its children."""
+        signal_wrapped(self._outside, number)
 
     def wait(self, seconds: float = DEADLINE) -> int:
         try:
@@ -193,6 +198,10 @@ class Host:
         self._commands += 1
         log = self.folder / f"{self._commands:02d}-{Path(command[0]).name}.log"
         return Process([*self.enter(), *_DIES_WITH_ITS_PARENT, *command], {**self.env, **(env or {})}, log)
+
+    def processes(self) -> list[int]:
+        """The processes on the host beside its first one, as this machine counts them."""
+        return family(self.pid)[1:]
 
     def signal(self, name: str, pid: int) -> None:
         """Send a signal to a process by the number that it has on the host; nothing where it has ended."""

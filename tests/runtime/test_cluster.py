@@ -118,9 +118,13 @@ def test_a_root_on_one_disk_is_refused_where_there_are_other_hosts_or_may_be(joi
         r"mem.*--root s3://",
     ):
         cluster.connect(store)
+    monkeypatch.setattr(ray_private, "reported_maximum", lambda: None)
     monkeypatch.setattr(ray, "nodes", lambda: nodes(True, False, True))
-    with pytest.raises(ValueError, match="the cluster has 2 nodes, which cannot all see the root"):
+    monkeypatch.setattr(cluster, "_hosts_without", lambda _: ["host-2"])
+    with pytest.raises(ValueError, match="host-2 of the cluster's 2 nodes cannot see the root mem"):
         cluster.connect(store)
+    monkeypatch.setattr(cluster, "_hosts_without", lambda _: [])
+    cluster.connect(store)
 
 
 def test_an_address_where_nothing_answers_is_told_before_ray_tries_for_minutes(monkeypatch, tmp_path):
