@@ -40,7 +40,7 @@ lint: .venv/dev
 	@$(PYTHON) -m venv .venv
 	@touch $@
 
-.venv/digits: EXTRAS = digits,dit
+.venv/digits: EXTRAS = run,digits,dit
 .venv/dev: EXTRAS = dev
 .venv/digits .venv/dev: .venv/python pyproject.toml constraints.txt
 	@echo "installing dgflow[$(EXTRAS)] with the versions of constraints.txt into .venv (some 7 GB, a few minutes)"

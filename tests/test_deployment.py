@@ -235,9 +235,21 @@ def test_what_is_installed_are_the_dependencies_in_the_versions_of_constraints(t
     )
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     asked = (tmp_path / "dgflow" / "requirements.txt").read_text().splitlines()
-    assert asked == project["dependencies"] + project["optional-dependencies"]["dit"]
+    assert set(asked) == _asked_for(project, "dgflow[run,dit]") and len(asked) == len(set(asked))
     installs = [command for command in found["head_setup_commands"] if "pip install" in command]
     assert installs and all("--constraint ~/dgflow/constraints.txt" in command for command in installs)
+
+
+def _asked_for(project: dict[str, Any], line: str) -> set[str]:
+    """The requirements of `dgflow[...]`, with those of the extras that its extras name."""
+    own, _, names = line.rstrip("]").partition("[")
+    assert own == "dgflow"
+    found = set(project["dependencies"])
+    for name in names.split(","):
+        for requirement in project["optional-dependencies"][name]:
+            nested = requirement.startswith("dgflow[")
+            found |= _asked_for(project, requirement) if nested else {requirement}
+    return found
 
 
 def test_versions_are_those_of_constraints() -> None:

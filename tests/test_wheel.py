@@ -16,12 +16,16 @@ import pytest
 import yaml
 
 import dgflow
+from dgflow.extras import EXTRAS
 
 ROOT = Path(__file__).resolve().parents[1]
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-cache-dir"]
 COMES_WITH = {
     "aiohttp": "s3fs",
     "botocore": "s3fs",
+    "fsspec": "s3fs",
+    "mlflow": "mlflow-skinny",
+    "sklearn": "mlxtend",
     "markupsafe": "jinja2",
     "pydantic_core": "pydantic",
     "yaml": "ray",
@@ -93,13 +97,26 @@ def test_the_citation_names_the_version_and_the_licence_of_the_package():
     assert project["urls"]["Paper"] == citation["references"][0]["url"]
 
 
+def test_the_extra_that_a_message_names_brings_the_package():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+
+    def brought(name: str) -> set[str]:
+        nested = [re.fullmatch(r"dgflow\[(.*)\]", line) for line in extras[name]]
+        inner = [brought(each) for found in nested if found for each in found[1].split(",")]
+        return {re.split(r"[^\w-]", line)[0].lower() for line in extras[name]}.union(*inner)
+
+    distributions = packages_distributions()
+    for package, names in EXTRAS.items():
+        named = {COMES_WITH.get(package, ""), *distributions.get(package, [package])}
+        for name in names:
+            assert brought(name) & {text.lower() for text in named}, (package, name)
+
+
 def test_every_package_that_is_imported_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    declared = {
-        re.split(r"[^\w-]", text)[0].lower()
-        for text in (*project["dependencies"], *extras["digits"], *extras["dit"])
-    }
+    listed = [project["dependencies"], *(lines for name, lines in extras.items() if name != "dev")]
+    declared = {re.split(r"[^\w-]", text)[0].lower() for lines in listed for text in lines}
     imported = {
         name.split(".")[0]
         for path in (ROOT / "dgflow").rglob("*.py")
