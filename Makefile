@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 PROCESSES ?= 2
 SPREAD := -n $(PROCESSES) --dist loadfile --no-loadscope-reorder --ignore=tests/cluster
 
-.PHONY: plane digits test test-fast test-slow test-cluster lint clean
+.PHONY: plane digits test test-fast test-slow test-cluster lint gpu clean
 
 plane: .venv/digits
 	$(BIN)/python workflows/plane.py run --root runs/plane
@@ -29,6 +29,10 @@ test-slow: .venv/dev
 # Hosts as network namespaces: wants root and iproute2.
 test-cluster: .venv/dev
 	$(PYTEST) tests/cluster
+
+# What a first hour on a GPU has to tell; with the interpreter of .venv where there is one, else $(PYTHON).
+gpu:
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/gpu.py --json gpu.json
 
 lint: .venv/dev
 	$(BIN)/ruff check .

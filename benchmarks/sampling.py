@@ -64,8 +64,20 @@ TITLES = {
     "edm": "EDM CIFAR-10, Heun 18 steps",
     "adm": "ADM ImageNet-64, DDPM 250 steps",
     "dit": "DiT-S/2 latents, DDPM 250 steps",
+    "adm256": "ADM ImageNet-256, DDPM 250 steps",
+    "dit-xl": "DiT-XL/2 latents, DDPM 250 steps",
+    "toy": "a toy of EDM's networks, Heun 18 steps",
 }
-SHAPES = {"edm": (3, 32, 32), "adm": (3, 64, 64), "dit": (4, 32, 32)}
+SHAPES = {
+    "edm": (3, 32, 32),
+    "adm": (3, 64, 64),
+    "dit": (4, 32, 32),
+    "adm256": (3, 256, 256),
+    "dit-xl": (4, 32, 32),
+    "toy": (3, 8, 8),
+}
+OF_EDM = ("edm", "toy")
+DEFAULT = ("edm", "adm", "dit")
 F32_BOUND = 1e-3
 """What a float32 variant may differ from the plain way."""
 
@@ -86,7 +98,7 @@ class Measured:
 def schedule_counts(system: str) -> tuple[int, int, int]:
     """The published schedule's evaluations of the score, of the discriminator within its window, and of one
     asked in every step."""
-    if system == "edm":
+    if system in OF_EDM:
         sigmas = edm_sigmas(18)[:-1]
         return 2 * len(sigmas) - 1, sum(tau_from_sigma(sigma) >= 0.01 for sigma in sigmas), len(sigmas)
     timesteps = DiscreteSchedule.of(respacing="250").timestep_map
@@ -97,9 +109,14 @@ def networks(system: str) -> tuple[nn.Module, DiscriminatorModule]:
     """Score network and discriminator of published size; layers that start at or close to zero do not, lest
     all outputs be equal."""
     torch.manual_seed(0)
-    classes = None if system == "edm" else 1000
-    if system == "edm":
-        score: nn.Module = VPPrecond(SongUNetModule(32, 3, augment_dim=9, channel_mult=(2, 2, 2)))
+    classes = None if system in OF_EDM else 1000
+    if system == "toy":
+        score: nn.Module = VPPrecond(
+            SongUNetModule(8, 3, model_channels=16, channel_mult=(1, 2), num_blocks=1)
+        )
+        features = _classifier(8, 3, (1, 2), 1, (2,), channels_per_level=64)
+    elif system == "edm":
+        score = VPPrecond(SongUNetModule(32, 3, augment_dim=9, channel_mult=(2, 2, 2)))
         features = _classifier(32, 3, (1, 2, 4), 4, (1, 2, 4))
     elif system == "adm":
         mult, where = (1, 2, 3, 4), (2, 4, 8)
@@ -114,13 +131,25 @@ def networks(system: str) -> tuple[nn.Module, DiscriminatorModule]:
             new_attention_order=True,
         )
         features = _classifier(64, 3, mult, 4, where)
+    elif system == "adm256":
+        mult, where = (1, 1, 2, 2, 4, 4), (8, 16, 32)
+        score = ADMUNetModule(
+            image_size=256,
+            model_channels=256,
+            out_channels=6,
+            num_res_blocks=2,
+            attention_resolutions=where,
+            channel_mult=mult,
+            num_classes=classes,
+        )
+        features = _classifier(256, 3, mult, 2, where)
     else:
-        score = DiTModule(**SIZES["DiT-S/2"])
+        score = DiTModule(**SIZES["DiT-XL/2" if system == "dit-xl" else "DiT-S/2"])
         features = _classifier(32, 4, (1, 2, 3), 2, (1, 2, 4))
     head = ADMEncoderModule(
-        image_size=8,
+        image_size=features.feature_size,
         in_channels=features.feature_channels,
-        model_channels=128,
+        model_channels=64 if system == "toy" else 128,
         out_channels=1,
         num_res_blocks=2,
         attention_resolutions=(1,),
@@ -137,12 +166,17 @@ def networks(system: str) -> tuple[nn.Module, DiscriminatorModule]:
 
 
 def _classifier(
-    size: int, channels: int, mult: tuple[int, ...], depth: int, where: tuple[int, ...]
+    size: int,
+    channels: int,
+    mult: tuple[int, ...],
+    depth: int,
+    where: tuple[int, ...],
+    channels_per_level: int = 128,
 ) -> ADMEncoderModule:
     return ADMEncoderModule(
         image_size=size,
         in_channels=channels,
-        model_channels=128,
+        model_channels=channels_per_level,
         out_channels=1000,
         num_res_blocks=depth,
         attention_resolutions=where,
@@ -182,9 +216,9 @@ def measure(system: str, batch: int, variant: str, threads: int, seconds: float,
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(batch, *SHAPES[system], dtype=torch.float64, generator=generator).to(device)
     sigma = torch.ones(batch, dtype=torch.float64, device=device)
-    labels = None if system == "edm" else (torch.arange(batch, device=device) * 7) % 1000
+    labels = None if system in OF_EDM else (torch.arange(batch, device=device) * 7) % 1000
     predictor = learned_range(score)
-    if system == "dit":
+    if system.startswith("dit"):
         predictor = ClassifierFreePredictor(
             predictor, 1000, ClassifierFree(scale=Switch(above=1.25, below=3.0, timestep=200))
         )
@@ -193,7 +227,7 @@ def measure(system: str, batch: int, variant: str, threads: int, seconds: float,
     def denoised() -> Tensor:
         return (
             score(x, sigma, labels)
-            if system == "edm"
+            if system in OF_EDM
             else predictor(x.float(), 400 * sigma.float(), labels)[0]
         )
 
@@ -214,7 +248,7 @@ def measure(system: str, batch: int, variant: str, threads: int, seconds: float,
 
     def run() -> Sample:
         term: GuidanceTerm = unthinking if variant == "plain" else DiscriminatorTerm(discriminator)
-        if system == "edm":
+        if system in OF_EDM:
             return heun(score, x, edm_sigmas(4), guidance=[term])
         schedule = DiscreteSchedule.of(respacing="4")
         return ddpm(predictor, x, schedule, noise=lambda step: x, class_labels=labels, guidance=[term])
@@ -308,7 +342,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--system", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--system", nargs="+", choices=SHAPES, default=DEFAULT)
     parser.add_argument("--batch", nargs="+", type=int, default=[1])
     parser.add_argument(
         "--variant",

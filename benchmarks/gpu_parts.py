@@ -1,0 +1,538 @@
+"""The parts of `gpu.py`, each a function that writes rows as it finds them: a row has `what`, figures, and
+`wrong` with a reason where a figure is not what it has to be.
+
+    python benchmarks/gpu_parts.py PART FILE SECONDS [--toy]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any, cast
+
+import sampling
+import torch
+from torch import Tensor
+
+from dgflow.diffusion import noise
+from dgflow.diffusion.acceleration import prepared, products
+from dgflow.diffusion.batches import Batches
+from dgflow.diffusion.memory import is_out_of_memory
+from dgflow.specs.spec import Precision
+
+ERRORS: dict[Precision, float] = {"float32": 1e-3, "tf32": 2e-2, "bfloat16": 0.3}
+"""What outputs of the golden networks may differ from the originals', relative to the largest."""
+PRECISIONS: tuple[Precision, ...] = ("float32", "tf32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Where a part computes, how long, and where its rows go."""
+
+    device: torch.device
+    toy: bool
+    seconds: float
+    file: Path
+
+    def row(self, what: str, **figures: Any) -> None:
+        """Keep a row at once, so that it outlives the part's own end."""
+        with self.file.open("a") as file:
+            file.write(json.dumps({"what": what, **figures}) + "\n")
+
+    @property
+    def began(self) -> float:
+        return BEGAN
+
+    @property
+    def time_is_up(self) -> bool:
+        return time.monotonic() - self.began > self.seconds
+
+    def wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+BEGAN = time.monotonic()
+
+
+def machine(part: Part) -> None:
+    """What is there: a GPU that torch sees, its driver, and the versions that change bits."""
+    part.row(
+        "versions",
+        torch=torch.__version__,
+        cuda=torch.version.cuda,
+        cudnn=torch.backends.cudnn.version(),
+        python=platform.python_version(),
+        driver=_driver(),
+    )
+    if part.device.type != "cuda":
+        part.row("device", name="CPU", threads=torch.get_num_threads())
+        return
+    properties = torch.cuda.get_device_properties(0)
+    part.row(
+        "device",
+        name=properties.name,
+        gib=round(properties.total_memory / 2**30, 1),
+        processors=properties.multi_processor_count,
+        capability=f"{properties.major}.{properties.minor}",
+    )
+    side = 8192
+    for precision in PRECISIONS:
+        dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        a = torch.randn(side, side, device=part.device, dtype=dtype)
+        with products(precision):
+            seconds = _median(part, lambda a=a: a @ a, 1.0)
+        part.row(f"product of {side} x {side} matrices, {precision}", tflops=2e-12 * side**3 / seconds)
+
+
+def _driver() -> str:
+    with suppress(OSError, subprocess.SubprocessError):
+        command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.split("\n")[0]
+    return ""
+
+
+def noise_bits(part: Part) -> None:
+    """The counter-based draws have the CPU's bits."""
+    index = torch.tensor([0, 1, 49_999, 2**31, 2**40])
+    draws: dict[str, Callable[[Tensor], Tensor]] = {
+        "uniform": lambda index: noise.uniform(7, index, (3, 32, 32), step=3),
+        "standard_normal": lambda index: noise.standard_normal(2**40 + 1, index, (3, 64, 64), step=0),
+        "integers": lambda index: noise.integers(11, index, 1000),
+    }
+    for name, draw in draws.items():
+        expected, found = draw(index), draw(index.to(part.device)).cpu()
+        differ = int((expected != found).sum())
+        part.row(
+            name, numbers=expected.numel(), differ=differ, wrong="other bits than the CPU's" if differ else ""
+        )
+
+
+def goldens(part: Part) -> None:
+    """The originals' outputs from their weights, on the device and in every precision."""
+    _without_pytest()
+    from parity import goldens as cases
+    from parity.test_networks import RUNS
+
+    for precision in PRECISIONS:
+        worst: dict[str, float] = {}
+        for chosen, run, _ in RUNS:
+            for param in cases.cases(chosen):
+                (case,) = cast(Any, param).values
+                if part.time_is_up or (part.toy and len(worst) >= 2):
+                    break
+                config, arrays, weights = cases.load(case)
+                with _on(part, precision) as given:
+                    outputs = run(config, given(arrays), weights)
+                worst[case.name] = max(_error(outputs[name], arrays[name]) for name in outputs)
+        name, error = max(worst.items(), key=lambda item: item[1], default=("none", 0.0))
+        part.row(
+            f"networks in {precision}",
+            cases=len(worst),
+            worst=name,
+            error=error,
+            wrong=f"differs by more than {ERRORS[precision]}" if error > ERRORS[precision] else "",
+        )
+
+
+def _without_pytest() -> None:
+    """Stand in for what the files of the tests take from pytest at import, where it is not installed."""
+    with suppress(ImportError):
+        import pytest  # noqa: F401
+
+        return
+    pytest: Any = ModuleType("pytest")
+    pytest.param = lambda *values, id=None: SimpleNamespace(values=values, id=id)
+    pytest.mark = SimpleNamespace(parametrize=lambda *_, **__: lambda test: test)
+    sys.modules["pytest"] = pytest
+
+
+@contextmanager
+def _on(part: Part, precision: Precision) -> Iterator[Callable[[dict[str, Tensor]], dict[str, Tensor]]]:
+    """New networks are made on the device, and compute in that precision; the value moves arrays there."""
+    torch.set_default_device(part.device)
+    try:
+        with (
+            products(precision),
+            torch.autocast(part.device.type, torch.bfloat16, enabled=precision == "bfloat16"),
+        ):
+            yield lambda arrays: {name: value.to(part.device) for name, value in arrays.items()}
+    finally:
+        torch.set_default_device("cpu")
+
+
+def _error(found: Tensor, expected: Tensor) -> float:
+    found, expected = found.detach().cpu().double(), expected.double()
+    finite = expected.isfinite()
+    if not finite.any():
+        return 0.0
+    return float(
+        (found[finite] - expected[finite]).abs().max() / expected[finite].abs().max().clamp_min(1e-30)
+    )
+
+
+def training(part: Part) -> None:
+    """An epoch through a process group of one (NCCL on a GPU), and a second one after a resumption: the
+    losses of two undisturbed epochs."""
+    import tiny
+    import torch.distributed as dist
+    from inprocess import complete
+    from torch.nn.parallel import DistributedDataParallel
+
+    from dgflow.engine.root import Root
+    from dgflow.runtime.training.loop import train
+    from dgflow.store.open import open_store
+
+    with tempfile.TemporaryDirectory() as folder:
+        source = tiny.write_images(Path(folder) / "images.npz")
+        store = open_store(f"{folder}/root")
+        step = tiny.score(source, epochs=1)
+        inputs = complete(step, store)
+        backend = "nccl" if part.device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, init_method=f"file://{folder}/meeting", rank=0, world_size=1)
+        losses: dict[str, list[float]] = {}
+        for name, stops in (("undisturbed", [2]), ("resumed", [1, 2])):
+            own = step.model_copy(update={"seed": 5})
+            steps = Root(open_store(f"{folder}/{name}")).step_store(own)
+            for epochs in stops:
+                task = own.training_task(inputs)
+                train(
+                    task,
+                    steps,
+                    inputs.digests,
+                    epochs=epochs,
+                    wrap=lambda network: DistributedDataParallel(network, broadcast_buffers=False),
+                )
+            receipts = steps.receipts(list(steps.done("epochs", inputs.digests).values()))
+            losses[name] = [
+                receipt.metrics["train_loss"] for receipt in sorted(receipts, key=lambda r: r.number)
+            ]
+        dist.destroy_process_group()
+    apart = max(abs(a - b) / abs(a) for a, b in zip(*losses.values(), strict=True))
+    part.row(
+        f"two epochs through {backend}",
+        losses=[round(loss, 6) for loss in losses["undisturbed"]],
+        resumed_differs=apart,
+        wrong="a resumed training has another loss" if apart > 1e-4 else "",
+    )
+
+
+def memory(part: Part) -> None:
+    """Running out of memory is met by halves: of a sampling batch, and of a training batch."""
+    if part.device.type != "cuda":
+        limit, asked = 4, []
+
+        def make(first: int, last: int) -> int:
+            asked.append(last - first)
+            if last - first > limit:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return last - first
+    else:
+        torch.cuda.set_per_process_memory_fraction(
+            min(1.0, 2 * 2**30 / torch.cuda.get_device_properties(0).total_memory)
+        )
+        asked = []
+
+        def make(first: int, last: int) -> int:
+            asked.append(last - first)
+            rows = torch.zeros(
+                last - first, 100 * 2**20, dtype=torch.uint8, device=part.device
+            )  # 100 MiB each
+            return len(rows)
+
+    batches = Batches(32, of="rows of 100 MiB")
+    made = batches.map(make, 0, 32)
+    part.row(
+        "rows in halved batches",
+        asked=asked,
+        wrong="" if sum(made) == 32 and batches.size < 32 else "not halved, or rows are missing",
+    )
+    if part.device.type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    _micro_batches(part)
+
+
+def _micro_batches(part: Part) -> None:
+    """The gradient of a batch in parts, after the device ran out of memory, against that of the whole
+    batch."""
+    from dgflow.runtime.training.micro_batches import MicroBatches
+
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(64, 4096), torch.nn.SiLU(), torch.nn.Linear(4096, 1)).to(
+        part.device
+    )
+    rows = torch.randn(512, 64, device=part.device)
+    room = {"rows": 512}
+
+    def loss(network: torch.nn.Module, slots: Tensor, step: int) -> Tensor:
+        if len(slots) > room["rows"]:
+            if part.device.type == "cuda":
+                torch.empty(2**50, dtype=torch.uint8, device=part.device)  # more than any device has
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return network(rows[slots.to(part.device)]).square()[:, 0]
+
+    optimizer = torch.optim.SGD(network.parameters())
+    task = cast(Any, SimpleNamespace(loss=loss, optimizer=optimizer, device=part.device))
+    batches, gradients = MicroBatches(task, network, "a toy", alone=True), []
+    for most in (512, 100):
+        room["rows"] = most
+        batches.backward(torch.arange(512), 0, 1.0)
+        gradients.append(
+            torch.cat([each.grad.flatten() for each in network.parameters() if each.grad is not None])
+        )
+    error = _error(gradients[1], gradients[0].cpu())
+    part.row(
+        "a training batch in parts",
+        parts=batches.parts,
+        gradient_differs=error,
+        wrong="" if batches.parts == 8 and error < 1e-4 else "another number of parts, or another gradient",
+    )
+
+
+def compiled(part: Part) -> None:
+    """torch.compile of a score network and of its guidance, and CUDA graphs of both for a fixed batch."""
+    system, batch = ("toy", 4) if part.toy else ("edm", 16)
+    score, discriminator = sampling.networks(system)
+    x = torch.randn(batch, *sampling.SHAPES[system], dtype=torch.float64).to(part.device)
+    sigma = torch.ones(batch, dtype=torch.float64, device=part.device)
+    for network in (score, discriminator):
+        prepared(network, device=part.device)
+
+    def denoise() -> Tensor:
+        with torch.no_grad():
+            return score(x, sigma, None)
+
+    def guide() -> Tensor:
+        return sampling.log_ratio_and_gradient(discriminator, x, sigma, None)[1]
+
+    functions: dict[str, Callable[[], Tensor]] = {"score": denoise, "guidance": guide}
+    eager = {name: (function().clone(), _median(part, function, 1.0)) for name, function in functions.items()}
+    for name, network in (("score", score), ("guidance", discriminator)):
+        if part.time_is_up:
+            break
+        began = time.monotonic()
+        network.compile(dynamic=False, backend="aot_eager" if part.toy else "inductor")
+        try:
+            value = functions[name]()
+        except Exception as error:  # of any compiler: a row, and the next part goes on
+            part.row(f"compile, {name}", wrong=f"{type(error).__name__}: {str(error).splitlines()[0]}")
+            continue
+        ready = time.monotonic() - began
+        reference, seconds = eager[name]
+        own, error = _median(part, functions[name], 1.0), _error(value, reference.cpu())
+        part.row(
+            f"compile, {name}, {system} batch {batch}",
+            start_s=ready,
+            gain=seconds / own,
+            differs=error,
+            wrong="differs from eager" if error > ERRORS["float32"] else "",
+        )
+    if part.device.type == "cuda":
+        _graphs(part, system, batch)
+
+
+def _graphs(part: Part, system: str, batch: int) -> None:
+    score, _ = sampling.networks(system)
+    prepared(score, device=part.device)
+    x = torch.randn(batch, *sampling.SHAPES[system], dtype=torch.float64).to(part.device)
+    sigma = torch.ones(batch, dtype=torch.float64, device=part.device)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream), torch.no_grad():
+        for _ in range(3):
+            expected = score(x, sigma, None)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph), torch.no_grad():
+        held = score(x, sigma, None)
+    graph.replay()
+    part.wait()
+    error = _error(held, expected.cpu())
+
+    def eager() -> Tensor:
+        with torch.no_grad():
+            return score(x, sigma, None)
+
+    def replay() -> Tensor:
+        graph.replay()
+        return held
+
+    gain = _median(part, eager, 1.0) / _median(part, replay, 1.0)
+    part.row(
+        f"CUDA graph, score, {system} batch {batch}",
+        gain=gain,
+        differs=error,
+        wrong="differs from eager" if error > ERRORS["float32"] else "",
+    )
+
+
+def speed(part: Part) -> None:
+    """Guided sampling at published sizes against the plain way; the largest batches last, while time is
+    left."""
+    systems = ("toy",) if part.toy else ("edm", "dit-xl", "adm", "adm256")
+    batches = (1, 2) if part.toy else (1, 16, 64, 256)
+    variants = (
+        ("plain", "f32-nhwc") if part.toy else ("plain", "f32-nchw", "f32-nhwc", "bf16-nchw", "bf16-nhwc")
+    )
+    peak = _peak(part)
+    for batch in batches:
+        for system in systems:
+            plain = None
+            for variant in variants:
+                if part.time_is_up:
+                    part.row("time is up", before=f"{system} batch {batch} {variant}")
+                    return
+                try:
+                    found = sampling.measure(
+                        system, batch, variant, torch.get_num_threads(), 0.3, validate=False
+                    )
+                except RuntimeError as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    part.row(f"{system} batch {batch} {variant}", out_of_memory=True)
+                    torch.cuda.empty_cache()
+                    continue
+                plain = plain or found
+                row = sampling.table_row(system, batch, variant, found, plain)
+                precision = "bfloat16" if variant.startswith("bf16") else "float32"
+                part.row(
+                    f"{system} batch {batch} {variant}",
+                    images_per_s=row["guided_images_per_s"],
+                    gain=row["gain_guided"],
+                    peak_mib=round(row["peak_bytes"] / 2**20),
+                    denoised_differs=row["denoised_difference"],
+                    gradient_differs=row["gradient_difference"],
+                    **_rate(part, system, batch, found.score, peak.get(precision)),
+                )
+
+
+@cache
+def _flops(system: str, device: torch.device) -> int:
+    """FLOP of the score network for one sample."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    score, _ = sampling.networks(system)
+    score.to(device)
+    x, sigma = torch.zeros(1, *sampling.SHAPES[system], device=device), torch.ones(1, device=device)
+    labels = None if system in sampling.OF_EDM else torch.zeros(1, dtype=torch.int64, device=device)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        score(x, sigma, labels)
+    return counter.get_total_flops()
+
+
+def _rate(part: Part, system: str, batch: int, seconds: float, peak: float | None) -> dict[str, float]:
+    """FLOP/s of the score network, and the share of the device's published rate where that is known."""
+    twice = 2 if system.startswith("dit") else 1  # classifier-free guidance
+    rate = twice * batch * _flops(system, part.device) / seconds
+    return {"tflops": rate / 1e12} | ({} if peak is None else {"share_of_peak": rate / (peak * 1e12)})
+
+
+def _peak(part: Part) -> dict[str, float]:
+    """TFLOP/s by precision of the device, as its vendor states them; none for an unknown one."""
+    from dgflow.estimate.devices import DEVICES
+
+    name = torch.cuda.get_device_name() if part.device.type == "cuda" else ""
+    device = next(
+        (DEVICES[key] for key in ("b200", "h200", "h100", "a100", "l40s", "l4") if key.upper() in name), None
+    )
+    return {} if device is None else {"float32": device.tf32, "bfloat16": device.bfloat16}
+
+
+def features(part: Part) -> None:
+    """Images per second of Inception's features, float32 with all its bits, as the metrics take them."""
+    from dgflow.networks.inception.module import InceptionV3Module, accelerated
+
+    torch.manual_seed(0)
+    network = accelerated(InceptionV3Module().eval().requires_grad_(False).to(part.device))
+    for batch in (2,) if part.toy else (16, 64, 256):
+        if part.time_is_up:
+            return
+        images = torch.rand(batch, 3, 299, 299, device=part.device) * 2 - 1
+        seconds = _median(part, lambda images=images: network(images).pooled, 0.2 if part.toy else 2.0)
+        part.row(f"Inception, batch {batch}", images_per_s=batch / seconds)
+
+
+def rows(part: Part) -> None:
+    """Rows per second of training: forward, backward and a step of Adam of the published latent
+    discriminator's head with its features, by precision."""
+    system, batch = ("toy", 8) if part.toy else ("edm", 128)
+    for precision in ("float32", "bfloat16"):
+        if part.time_is_up:
+            return
+        _, discriminator = sampling.networks(system)
+        discriminator.to(part.device).train()
+        optimizer = torch.optim.Adam([each for each in discriminator.parameters() if each.requires_grad])
+        x = torch.randn(batch, *sampling.SHAPES[system], device=part.device)
+        tau = torch.full((batch,), 0.5, device=part.device)
+
+        def step(
+            discriminator=discriminator, optimizer=optimizer, x=x, tau=tau, precision=precision
+        ) -> Tensor:
+            with torch.autocast(part.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+                loss = discriminator(x, tau, None).float().square().mean()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        part.row(
+            f"training of {system}'s discriminator, batch {batch}, {precision}",
+            rows_per_s=batch / _median(part, step, 2.0),
+        )
+
+
+def _median(part: Part, evaluate: Callable[[], Tensor], seconds: float) -> float:
+    """Seconds of a call: the median of those within `seconds`, three at least, after one that is not
+    counted."""
+    evaluate()
+    part.wait()
+    found, end = [], time.perf_counter() + (min(seconds, 0.1) if part.toy else seconds)
+    while len(found) < 3 or time.perf_counter() < end:
+        began = time.perf_counter()
+        evaluate()
+        part.wait()
+        found.append(time.perf_counter() - began)
+    return statistics.median(found)
+
+
+PARTS: dict[str, Callable[[Part], None]] = {
+    "machine": machine,
+    "noise": noise_bits,
+    "goldens": goldens,
+    "training": training,
+    "memory": memory,
+    "compiled": compiled,
+    "speed": speed,
+    "features": features,
+    "rows": rows,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("seconds", type=float)
+    parser.add_argument("--toy", action="store_true")
+    options = parser.parse_args()
+    cuda = torch.cuda.is_available() and not options.toy
+    device = torch.device("cuda" if cuda else "cpu")
+    PARTS[options.part](Part(device, not cuda, options.seconds, options.file))
+
+
+if __name__ == "__main__":
+    main()
