@@ -1,5 +1,6 @@
 """`dgflow new FOLDER`: the files of the chapter on one's own model, which plan and run as they are."""
 
+import importlib
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from inprocess import execute_here
 from dgflow.cli import tool
 from dgflow.cli.guard import guarded
 from dgflow.cli.new import FILES, TEMPLATES
+from dgflow.cli.recipe import application
 
 CHAPTER = (Path(__file__).resolve().parents[1] / "docs" / "own-model.md").read_text()
 
@@ -28,7 +30,7 @@ def folder(tmp_path, monkeypatch):
 
 def test_the_files_are_those_of_the_chapter(folder):
     chapter = dict(re.findall(r"```\w*\n# ([\w.]+)\n(.*?)```", CHAPTER, re.DOTALL))
-    assert sorted(chapter) == [".rayignore", "my_model.py", "own_recipe.py"]
+    assert sorted(chapter) == [".rayignore", "my_model.py", "own_recipe.py", "test_own_recipe.py"]
     for name, text in (chapter | {".gitignore": chapter[".rayignore"]}).items():
         assert (folder / name).read_text() == text
     assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
@@ -74,11 +76,45 @@ def test_the_recipe_plans_with_neither_weights_nor_data(folder):
     assert not (folder / "runs").exists()
 
 
+@pytest.mark.slow
+def test_the_test_passes_as_it_is(folder):
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    passed = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert passed.returncode == 0 and "4 passed" in passed.stdout, passed.stdout
+
+
+@pytest.fixture
+def its_tests(folder, monkeypatch):
+    """The tests of networks in the folder, by name, with `my_model.py` as it is by then."""
+    monkeypatch.syspath_prepend(folder)
+    names = ("test_own_recipe", "own_recipe", "my_model")
+
+    def load():
+        for name in names:
+            sys.modules.pop(name, None)
+        importlib.invalidate_caches()
+        found = vars(importlib.import_module("test_own_recipe"))
+        return {name: found[name] for name in found if name.startswith("test_") and "plans" not in name}
+
+    yield load
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+def test_its_tests_pass_and_tell_a_network_that_predicts_the_noise(folder, its_tests, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # the file changes within a second
+    assert len(its_tests()) == 3
+    for test in its_tests().values():
+        test()
+    denoiser = (folder / "my_model.py").read_text()
+    noise = denoiser.replace("return c_skip * x + ", "return x / s - ")
+    assert noise != denoiser
+    (folder / "my_model.py").write_text(noise)
+    with pytest.raises(AssertionError, match="not close"):
+        its_tests()["test_where_there_is_no_noise_nothing_is_removed"]()
+
+
 def test_the_recipe_runs_at_toy_size(folder, monkeypatch, capsys):
-    import importlib
-
-    from dgflow.cli.recipe import application
-
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(folder)
     for name in ("own_recipe", "my_model"):

@@ -1,11 +1,13 @@
 """Writes a folder for one's own recipe: the files of docs/own-model.md, and what git and Ray leave out."""
 
+import shlex
 from pathlib import Path
 
 TEMPLATES = Path(__file__).with_name("templates")
 FILES = {
     "own_recipe.py": "own_recipe.txt",
     "my_model.py": "my_model.txt",
+    "test_own_recipe.py": "test_own_recipe.txt",
     ".rayignore": "rayignore.txt",
     ".gitignore": "rayignore.txt",
 }
@@ -34,6 +36,8 @@ def new_folder(folder: str) -> str:
             file.write((TEMPLATES / template).read_text(encoding="utf-8"))
     return (
         f"{folder}: {', '.join(FILES)}\n"
-        "change my_model.py and own_recipe.py to your network and data; at toy size, with neither:\n"
-        f"  cd {folder} && python own_recipe.py run --smoke"
+        "change my_model.py and own_recipe.py to your network and data; with neither:\n"
+        f"  cd {shlex.quote(folder)}\n"
+        "  python -m pytest                    the networks' shapes and the plan, in seconds\n"
+        "  python own_recipe.py run --smoke    the whole recipe at toy size"
     )

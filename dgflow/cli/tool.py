@@ -273,8 +273,8 @@ def new(
         ),
     ],
 ) -> int:
-    """Write a recipe on a network of your own, a stub of the network, .rayignore and .gitignore: the start of
-    docs/own-model.md."""
+    """Write a recipe on a network of your own, a stub of the network, a test of both, .rayignore and
+    .gitignore: the start of docs/own-model.md."""
     print(new_folder(folder))
     return 0
 

@@ -163,4 +163,4 @@ def _shown(latents_BCHW: np.ndarray) -> np.ndarray:
     channels = 3 if latents_BCHW.shape[1] >= 3 else 1
     values = latents_BCHW[:, :channels].astype(np.float32).transpose(0, 2, 3, 1)
     low, high = np.percentile(values, (1, 99))
-    return np.uint8(255 * ((values - low) / max(high - low, 1e-6)).clip(0, 1) + 0.5)
+    return (255 * ((values - low) / max(high - low, 1e-6)).clip(0, 1) + 0.5).astype(np.uint8)
