@@ -11,6 +11,7 @@ import typer
 from dgflow.cli import look
 from dgflow.cli.asked import described
 from dgflow.cli.collect import collect_garbage
+from dgflow.cli.completion import script
 from dgflow.cli.export import export as write
 from dgflow.cli.guard import SETTINGS, print_json, run
 from dgflow.cli.new import new_folder
@@ -23,6 +24,7 @@ from dgflow.engine.execute import execute, result_of
 from dgflow.metrics.protocols import METRICS, Distances
 from dgflow.metrics.result import MetricResult, difference, read_result
 from dgflow.networks.catalogue import CATALOGUE
+from dgflow.networks.inception import published as inception
 from dgflow.networks.published import STATISTICS_FORMATS
 from dgflow.report.metrics_table import metrics_table
 from dgflow.runtime.placement import Placement
@@ -37,6 +39,7 @@ SOURCES = (
     "of a run, ROOT/NAME[start:stop]; local or s3://. Of several splits train is taken; SOURCE@SPLIT, such "
     "as data@val, names another."
 )
+_STATISTICS = [name for name, file in CATALOGUE.items() if file.format in STATISTICS_FORMATS]
 app = typer.Typer(
     help="Metrics of generated images that can be published, samples in the formats of other tools, and the "
     "removal of what no run needs.",
@@ -63,6 +66,7 @@ def metrics(
         str,
         typer.Argument(
             metavar="REFERENCE",
+            autocompletion=lambda: _STATISTICS,
             help="What it is compared with: as SAMPLES; an .npz with mu, sigma [mu_s, sigma_s] too; or a "
             "published one, by its name: "
             "fid-cifar10-32x32, fid-ffhq-64x64, adm-reference-imagenet-256.",
@@ -78,7 +82,8 @@ def metrics(
     weights: Annotated[
         str,
         typer.Option(
-            help="Inception: a name of the catalogue, or a file (.pth, .pt, .pb, .pkl, .safetensors)."
+            autocompletion=lambda: [file.name for file in inception.FILES],
+            help="Inception: a name of the catalogue, or a file (.pth, .pt, .pb, .pkl, .safetensors).",
         ),
     ] = "inception-2015-12-05",
     metric: Annotated[
@@ -86,6 +91,7 @@ def metrics(
         typer.Option(
             metavar="NAME",
             callback=lambda names: _known(names),
+            autocompletion=lambda: list(METRICS),
             help=f"{', '.join(METRICS)}; repeat it for several. By default the protocol's.",
             show_default=False,
         ),
@@ -122,8 +128,8 @@ def metrics(
     # What can be wrong is found before the first image goes through the network, as far as it can be.
     before = None if against is None else _earlier(against)
     url = root_url(root, "runs/metrics")
-    if (published := CATALOGUE.get(reference)) is not None and published.format in STATISTICS_FORMATS:
-        reference = str(fetch(open_root(url), published).path)
+    if reference in _STATISTICS:
+        reference = str(fetch(open_root(url), CATALOGUE[reference]).path)
     target = comparison(
         samples,
         reference,
@@ -320,3 +326,16 @@ def gc(root: ExistingRoot, yes: Yes = False, json: AsJson = False) -> int:
     A run may be at work meanwhile. Without --yes nothing is removed.
     """
     return collect_garbage(existing_root(root), yes=yes, json=json)
+
+
+@app.command(short_help="Print the completion script for bash and zsh.")
+def completion() -> int:
+    """Print a script that completes this command in bash and zsh: commands, options and their values, names
+    of the catalogue, and, as files, the steps of a root. Load it where the shell starts:
+
+    \b
+    dgflow completion > ~/.dgflow-completion
+    echo '. ~/.dgflow-completion' >> ~/.bashrc    # or ~/.zshrc
+    """
+    print(script(app), end="")
+    return 0
