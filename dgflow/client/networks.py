@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from dgflow.diffusion.discriminator_guidance import DiscriminatorTerm
+    from dgflow.diffusion.guidance_settings import Switch
     from dgflow.diffusion.score_model import ScoreModel
 
 
@@ -150,3 +152,8 @@ class DiscriminatorNetwork(Network):
         """This discriminator as guidance, for `sample` and recipes; `settings` are those of
         `DiscriminatorGuidance`."""
         return DiscriminatorGuidance(discriminator=self.weights, weight=weight, **settings)
+
+    def term(self, weight: float | Switch = 1.0, **settings: Any) -> DiscriminatorTerm:
+        """This discriminator as a gradient, for the functions of `dgflow.diffusion` and for diffusers;
+        `settings` are those of `DiscriminatorSettings`."""
+        return self.guidance(weight, **settings).build(self.network, self.spec.time_map())

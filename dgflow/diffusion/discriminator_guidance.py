@@ -13,6 +13,7 @@ from dgflow.diffusion.guidance import (
     Bounds,
     Point,
     at_least_float32,
+    differentiated,
     edges,
     is_idle,
     scale_at,
@@ -113,7 +114,6 @@ def norm_ratio(preceding: Tensor, gradient: Tensor) -> Tensor:
     return (wanted / own.clamp_min(torch.finfo(torch.float64).tiny)).clamp_max(MAX_NORM_RATIO)
 
 
-@torch.no_grad()
 def log_ratio_at(
     discriminator: LogRatio,
     x: Tensor,
@@ -122,10 +122,12 @@ def log_ratio_at(
     *,
     time: TimeMap = tau_from_sigma,
 ) -> Tensor:
-    """The log-ratio [B] alone, of x at noise levels sigma [B], float32 at least."""
+    """The log-ratio [B] alone, of x at noise levels sigma [B], float32 at least; detached unless x requires
+    gradients."""
     sigma = sigma.double()
-    y = per_sample((1.0 + sigma.square()).rsqrt(), x) * x
-    return at_least_float32(discriminator(y.float(), time(sigma).float(), class_labels))
+    with torch.set_grad_enabled(differentiated(x)):
+        y = per_sample((1.0 + sigma.square()).rsqrt(), x) * x
+        return at_least_float32(discriminator(y.float(), time(sigma).float(), class_labels))
 
 
 def log_ratio_and_gradient(

@@ -148,7 +148,7 @@ def test_networks_in_half_precision_are_guided_in_float32():
     whole = images(guided(toys.ddim_pipeline(clip_sample=False)), guidance=[term])
     found = images(pipeline, guidance=[term])
     assert found.dtype == torch.float16
-    torch.testing.assert_close(found.float(), whole, rtol=0, atol=0.02)
+    torch.testing.assert_close(found.float(), whole, rtol=0, atol=0.005)
 
 
 def test_the_names_of_classes_are_kept():

@@ -21,13 +21,19 @@ from dgflow.diffusion.guidance_settings import DiscriminatorSettings
 MODEL, REAL = (0.0, 1.0), (0.4, 0.6)  # mean and standard deviation of every value
 WHOLE = DiscriminatorSettings(tau_min=0.0, second_order_weight=1.0)
 EDM = [name for name in VARIANCE_EXPLODING if name.startswith("EDM")]
+KINDS = {  # of the prediction; one scheduler of each form, where diffusers has it
+    "DDIMScheduler": ("epsilon", "v_prediction", "sample"),
+    "DPMSolverMultistepScheduler": ("epsilon", "v_prediction", "sample"),
+    "EulerDiscreteScheduler": ("epsilon", "v_prediction", "sample"),
+    "HeunDiscreteScheduler": ("epsilon", "v_prediction"),
+    "EDMEulerScheduler": ("epsilon", "v_prediction"),
+}
 CASES = [
     (name, kind)
     for name in (*VARIANCE_PRESERVING, *VARIANCE_EXPLODING)
     if name != "DDPMScheduler"
-    for kind in ("epsilon", "v_prediction", "sample")
-    if not (kind == "sample" and name in (*EDM, "PNDMScheduler", "EulerAncestralDiscreteScheduler"))
-]  # "sample" where diffusers has it
+    for kind in KINDS.get(name, ("epsilon",))
+]
 
 
 def log_density(x: Tensor, sigma: Tensor, law: tuple[float, float]) -> Tensor:

@@ -29,18 +29,23 @@ SCHEDULE = DiscreteSchedule(
     tuple(torch.linspace(1e-4, 2e-3, 1000, dtype=torch.float64).tolist()),
     respaced_timesteps(1000, f"ddim{STEPS}"),
 )
+DISCRIMINATOR = Discriminator(
+    head=ADMEncoder(
+        model_channels=32, num_res_blocks=1, attention_resolutions=(), channel_mult=(1,), num_head_channels=32
+    )
+)
 
 
-def unet() -> UNet2DModel:
+def unet(side: int = 4) -> UNet2DModel:
     torch.manual_seed(0)
     blocks: dict[str, Any] = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
     sizes: dict[str, Any] = {"block_out_channels": (8,), "norm_num_groups": 4, "layers_per_block": 1}
-    network = UNet2DModel(sample_size=4, in_channels=3, out_channels=3, **sizes, **blocks)
+    network = UNet2DModel(sample_size=side, in_channels=3, out_channels=3, **sizes, **blocks)
     return network.eval()
 
 
-def ddpm_pipeline(**config: Any) -> DDPMPipeline:
-    return quiet(DDPMPipeline(unet(), DDPMScheduler(**BETAS, **config)))
+def ddpm_pipeline(side: int = 4, **config: Any) -> DDPMPipeline:
+    return quiet(DDPMPipeline(unet(side), DDPMScheduler(**BETAS, **config)))
 
 
 def ddim_pipeline(**config: Any) -> DDIMPipeline:
@@ -48,25 +53,22 @@ def ddim_pipeline(**config: Any) -> DDIMPipeline:
     return quiet(DDIMPipeline(unet(), scheduler))
 
 
-def dit_pipeline(**config: Any) -> DiTPipeline:
+def dit_pipeline(side: int = 4, **config: Any) -> DiTPipeline:
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 1}
-    transformer = DiTTransformer2DModel(in_channels=4, out_channels=8, sample_size=4, **sizes).eval()
+    transformer = DiTTransformer2DModel(in_channels=4, out_channels=8, sample_size=side, **sizes).eval()
     generator = torch.Generator().manual_seed(0)
     for parameter in transformer.parameters():  # the last layers begin as zeros
         scale = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.1
         parameter.data = scale * torch.randn(parameter.shape, generator=generator)
-    vae = AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, latent_channels=4, sample_size=4)
+    vae = AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, latent_channels=4, sample_size=side)
     scheduler: Any = DDIMScheduler(clip_sample=False, **BETAS, **config)
     return quiet(DiTPipeline(transformer, vae.eval(), scheduler))
 
 
-def discriminator(channels: int, classes: int = 0) -> nn.Module:
-    head = ADMEncoder(
-        model_channels=32, num_res_blocks=1, attention_resolutions=(), channel_mult=(1,), num_head_channels=32
-    )
+def discriminator(channels: int, classes: int = 0, side: int = 4) -> nn.Module:
     torch.manual_seed(1)
-    network = Discriminator(head=head).build(image_size=4, channels=channels, num_classes=classes)
+    network = DISCRIMINATOR.build(image_size=side, channels=channels, num_classes=classes)
     for parameter in network.parameters():
         if parameter.ndim > 1 and not parameter.any():  # the last layers begin as zeros
             nn.init.normal_(parameter, std=1.0)
