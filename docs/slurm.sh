@@ -35,6 +35,7 @@ folder="${RAY_TMPDIR:-/tmp}/ray-$SLURM_JOB_ID" # Ray's files on each node, remov
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$HOME/.ray/slurm-$SLURM_JOB_ID"
 unset RAY_AUTH_TOKEN # takes precedence over the file
 
+ulimit -c 0 # Ray's drivers abort at SIGTERM; no core of gigabytes each time
 running= # the command that the script waits for
 steps=() # the sruns
 requeue=
@@ -45,7 +46,7 @@ finish() {
     trap '' TERM USR1
     if [ -n "$running" ]; then
         kill "$running" 2> /dev/null || true
-        wait "$running" || true
+        { wait "$running" || true; } 2> /dev/null # says how it ended
     fi
     # srun forwards USR1 to its tasks. On TERM it would kill them at once, and Ray's files would stay.
     kill -USR1 "${steps[@]}" 2> /dev/null || true
