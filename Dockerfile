@@ -27,7 +27,7 @@ RUN case "$VARIANT" in \
     esac
 
 # The dependencies are those of an empty dgflow, in a layer that changes of the code leave alone.
-ARG EXTRAS=run,s3,dit
+ARG EXTRAS=run,dit
 RUN mkdir dgflow && touch dgflow/__init__.py README.md LICENSE \
     && echo '__version__ = "0"' > dgflow/_version.py \
     && pip install --constraint constraints.txt ".[$EXTRAS]"

@@ -444,6 +444,14 @@ def test_hadolint_has_nothing_against_the_dockerfile() -> None:
     assert linted.returncode == 0, linted.stdout + linted.stderr
 
 
+def test_what_images_and_nodes_install_are_extras_of_the_package() -> None:
+    extras = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    dockerfile = (PROJECT / "Dockerfile").read_text()
+    [image] = re.findall(r"^ARG EXTRAS=(\S+)$", dockerfile, flags=re.MULTILINE)
+    [nodes] = re.findall(r"--editable '\.\[(\S+)\]'", skypilot()["setup"])
+    assert image == nodes and set(image.split(",")) <= set(extras)
+
+
 def test_the_images_context_holds_what_it_is_built_from() -> None:
     """What `.dockerignore` lets in is there, and the package's build needs nothing else."""
     lines = (PROJECT / ".dockerignore").read_text().splitlines()
