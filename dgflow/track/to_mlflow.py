@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from dgflow.track.content import Configuration, Item, Key, Picture, Sheet, TrackedRun, Value, run_id
-from dgflow.track.needed import needed
 
 _TAG = "dgflow.run"  # the run's id
 _DONE = "dgflow.artifact."  # and the artifact's name
@@ -25,7 +24,6 @@ class MLflow:
     """A `Tracker` at a tracking URI: a server, or a database such as sqlite:///mlflow.db."""
 
     def __init__(self, uri: str | None = None) -> None:
-        needed("mlflow")
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 

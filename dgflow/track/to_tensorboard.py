@@ -17,7 +17,6 @@ from typing import Any
 
 from dgflow.store.identity import sha256_hex
 from dgflow.track.content import PROVENANCE, Configuration, Item, Key, Picture, Sheet, TrackedRun, Value
-from dgflow.track.needed import needed
 
 _MARK = "dgflow.json"  # in a group's folder: the root that it is of
 
@@ -28,7 +27,6 @@ class TensorBoard:
     errors = (OSError,)
 
     def __init__(self, logdir: str | os.PathLike[str]) -> None:
-        needed("tensorboard")
         self.logdir = Path(logdir)
         self._files: dict[str, Path] = {}  # of this process, by run id
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Sequence
+from importlib import import_module
 from itertools import groupby
 from typing import Any
 
 from dgflow.track.content import Configuration, Item, Key, Picture, Sheet, TrackedRun, Value
-from dgflow.track.needed import needed
 
 
 class Trackio:
@@ -18,7 +18,7 @@ class Trackio:
     errors: tuple[type[Exception], ...] = (OSError,)
 
     def __init__(self) -> None:
-        self._trackio = needed("trackio")
+        self._trackio = import_module("trackio")
         self._project = ""
 
     @property

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from dgflow.track.content import Item, Key, Picture, Sheet, TrackedRun, Value
-from dgflow.track.needed import needed
 
 
 class Wandb:
@@ -25,7 +24,9 @@ class Wandb:
     WANDB_PROJECT, WANDB_ENTITY, WANDB_DIR."""
 
     def __init__(self) -> None:
-        self._wandb = wandb = needed("wandb")
+        import wandb
+
+        self._wandb = wandb
         self.errors: tuple[type[Exception], ...] = (wandb.Error,)
         settings = wandb.setup(wandb.Settings(silent=True)).settings
         if settings.mode == "disabled":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from dgflow.extras import require
 from dgflow.track.tracker import Tracker
 
 TrackerName = Literal["tensorboard", "mlflow", "wandb", "trackio"]
@@ -25,6 +26,7 @@ def opened(name: TrackerName, *, logdir: str | None = None, tracking_uri: str | 
             raise ValueError(
                 f"expected --{option} with --to {owner} only, found it with --to {name}; leave it out"
             )
+    require(name, f"--to {name}")
     match name:
         case "tensorboard":
             from dgflow.track.to_tensorboard import TensorBoard
