@@ -4,15 +4,14 @@ import io
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
-from tensorboard.plugins.hparams.plugin_data_pb2 import (
-    HParamsPluginData,  # pyright: ignore[reportAttributeAccessIssue]
-)
+from tensorboard.plugins.hparams import plugin_data_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 from track.conftest import receipts, tell
 
@@ -92,7 +91,8 @@ def test_settings_are_a_text_and_columns_to_compare_runs_by(made, logdir):
     (text,) = found.Tensors("configuration")
     assert f"| learning_rate | {fields['learning_rate']} |" in text.tensor_proto.string_val[0].decode()
     data = found.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
-    settings = HParamsPluginData.FromString(data).session_start_info.hparams
+    parsed: Any = plugin_data_pb2
+    settings = parsed.HParamsPluginData.FromString(data).session_start_info.hparams
     assert settings["learning_rate"].number_value == fields["learning_rate"] > 0
     assert settings["network.type"].string_value == "ADMEncoder" and "root" not in settings
 
