@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import math
 import re
 from collections.abc import Callable
@@ -19,7 +20,9 @@ import dgflow as dg
 from dgflow.cli.root import open_root
 from dgflow.diffusers import DiscriminatorGuidedDDPMPipeline
 from dgflow.diffusion.discrete import DiscreteSchedule, table
+from dgflow.diffusion.guidance import Point
 from dgflow.diffusion.times import sigma_from_tau
+from dgflow.steps.published_network import CONFIG, FORMAT, WEIGHTS, PublishedNetwork
 from dgflow.weights.tensors import save_weights
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "library.md").read_text()
@@ -60,14 +63,16 @@ def flowed(x: Tensor, sigma: float, mean: float = MEAN) -> Tensor:
 
 
 def write_root(folder: Path) -> str:
-    """A root whose only step is a discriminator of 8 x 8 images."""
+    """A root whose only step is a discriminator of 8 x 8 images, and the same as a published folder."""
     network: Any = toys.discriminator(3, side=8)
-    (folder / "net.safetensors").write_bytes(save_weights(network.head.state_dict()))
-    source = str(folder / "net.safetensors")
-    complete(
-        dg.Pretrained(source=source, network=toys.DISCRIMINATOR, image_size=8),
-        open_root(str(folder / "root")),
-    )
+    published = folder / "toy-discriminator"
+    published.mkdir()
+    source = published / WEIGHTS
+    source.write_bytes(save_weights(network.head.state_dict()))
+    step = dg.Pretrained(source=str(source), network=toys.DISCRIMINATOR, image_size=8)
+    config = {"dgflow_format": FORMAT, **PublishedNetwork.of(step).model_dump(mode="json")}
+    (published / CONFIG).write_text(json.dumps(config))
+    complete(step, open_root(str(folder / "root")))
     return str(folder / "root")
 
 
@@ -160,6 +165,12 @@ def test_a_discriminator_of_a_root_is_the_same_by_its_term_and_by_its_log_ratio(
     )
     assert names["gradient"].abs().max() > 0 and names["guided"].guidance_nfe > 10
     torch.testing.assert_close(by_term, names["gradient"], rtol=1e-5, atol=1e-9)
+
+
+def test_a_published_discriminator_is_that_of_the_root(after):
+    point = Point(torch.ones(1, 3, 8, 8, dtype=torch.float64), torch.ones(1).double(), None, 0, 1, (1.0, 1.0))
+    (found, _), (own, _) = (after(words)["term"](point) for words in ("open_published", "dg.open(root)"))
+    assert torch.equal(found, own)
 
 
 def test_the_pipelines_give_images(after):

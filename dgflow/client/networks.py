@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dgflow.client.samples import as_network_input
+from dgflow.diffusion.guidance_settings import DiscriminatorSettings, Switch
 from dgflow.diffusion.guidance_specs import DiscriminatorGuidance
 from dgflow.engine.recorded import RecordedRoot
 from dgflow.networks.roles import DiscriminatorSpec
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from dgflow.diffusion.discriminator_guidance import DiscriminatorTerm
-    from dgflow.diffusion.guidance_settings import Switch
     from dgflow.diffusion.score_model import ScoreModel
 
 
@@ -156,4 +156,7 @@ class DiscriminatorNetwork(Network):
     def term(self, weight: float | Switch = 1.0, **settings: Any) -> DiscriminatorTerm:
         """This discriminator as a gradient, for the functions of `dgflow.diffusion` and for diffusers;
         `settings` are those of `DiscriminatorSettings`."""
-        return self.guidance(weight, **settings).build(self.network, self.spec.time_map())
+        from dgflow.diffusion.discriminator_guidance import DiscriminatorTerm
+
+        chosen = DiscriminatorSettings(weight=weight, **settings)
+        return DiscriminatorTerm(self.network, chosen, self.spec.time_map())

@@ -1,7 +1,10 @@
 """Guidance in the steps of diffusers' schedulers, on Gaussian data whose noise and log-ratio are known."""
 
+import importlib
 import inspect
 import math
+import re
+import sys
 from typing import Any
 
 import diffusers
@@ -215,3 +218,10 @@ def test_afterwards_the_scheduler_is_as_before_even_after_an_error():
 def test_what_cannot_be_guided_is_refused(scheduler, guidance, expected):
     with pytest.raises(ValueError, match=expected), guided_steps(scheduler, guidance):
         pass
+
+
+def test_without_diffusers_the_message_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    monkeypatch.delitem(sys.modules, "dgflow.diffusers")
+    with pytest.raises(ImportError, match=re.escape("pip install 'dgflow[diffusers]'")):
+        importlib.import_module("dgflow.diffusers")
