@@ -1,1 +1,0 @@
-"""What a root holds, told to an experiment tracker: TensorBoard, MLflow, Weights & Biases or Trackio."""
