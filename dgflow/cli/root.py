@@ -1,18 +1,15 @@
 """Opens the root that a command works on."""
 
 import contextlib
-import json
 import os
 import re
 
 from dgflow.cli.nearby import roots_nearby
+from dgflow.store.address import ROOT_FORMAT, ROOT_MARK
 from dgflow.store.objects import ObjectStore, StoreDenied, check_exclusive
 from dgflow.store.open import open_store
 from dgflow.store.urls import split_url
 from dgflow.testing.smoke_root import check_root
-
-ROOT_FORMAT = 1
-_MARK = json.dumps({"dgflow_root": ROOT_FORMAT}).encode()
 
 
 def root_url(given: str | None, default: str, smoke: bool = False) -> str:
@@ -46,7 +43,7 @@ def open_root(url: str, smoke: bool = False) -> ObjectStore:
     if store.size("dgflow.json") is None:
         if store.names():
             raise ValueError(f"{_expected(store)}; give an empty or a new folder, as in --root runs/mine")
-        store.create("dgflow.json", _MARK)
+        store.create("dgflow.json", ROOT_MARK)
     _check_format(store)
     with contextlib.suppress(StoreDenied):  # a complete root is read where nothing can be written
         check_exclusive(store, "dgflow.json")
@@ -89,7 +86,7 @@ def _expected(store: ObjectStore) -> str:
 
 
 def _check_format(store: ObjectStore) -> None:
-    if (mark := store.get("dgflow.json")) != _MARK:
+    if (mark := store.get("dgflow.json")) != ROOT_MARK:
         raise ValueError(
             f"expected a root of format {ROOT_FORMAT} at {store.url}, found {mark[:80]!r}; "
             "use another root, or the version of dgflow that wrote it"

@@ -233,7 +233,7 @@ def publish(
         typer.Argument(
             metavar="TARGET",
             help="A new folder, on a disk or s3://, or hf:user/name on the Hugging Face hub, with the token "
-            "of `hf auth login` or HF_TOKEN.",
+            "of hf auth login or HF_TOKEN.",
         ),
     ],
     epoch: Annotated[
@@ -260,7 +260,7 @@ def publish(
     ] = False,
     json: AsJson = False,
 ) -> int:
-    """Publish a trained network, with what `official` needs to use it in a recipe, or generated images as a
+    """Publish a trained network, with what official() needs to use it in a recipe, or generated images as a
     data set, with a card that is written from receipts.
 
     The same again makes no new commit.

@@ -149,7 +149,7 @@ class RecordedRoot:
         items: dict[str, BoundItem] = {}
         for path, reference in step.reads.items():
             name = reference.step.name
-            if name not in self.names:
+            if self.store.size(f"{name}/step.json") is None:
                 raise ValueError(
                     f"{path}: expected a step of {self.store.url}, found {name}, which is not there"
                 )

@@ -15,6 +15,8 @@ from dgflow.publish.tables import Table
 from dgflow.specs.figures import Metric, directions
 from dgflow.specs.step import Slice, Weights
 from dgflow.steps.arm_values import value_text
+from dgflow.steps.published_network import name_of
+from dgflow.steps.sampling import Sampling
 
 _CURVE = 20  # rows of the table of epochs
 
@@ -131,38 +133,68 @@ def _network(facts: NetworkFacts) -> str:
 
 
 def _use(facts: NetworkFacts, name: str) -> Iterator[str]:
-    yield "In a recipe of dgflow:"
-    official = f'official("{name}")'
-    if isinstance(facts.network.spec, DiscriminatorSpec) and facts.network.spec.knows_noise:
-        lines = [
-            f"discriminator = dg.{official}",
-            "samples = dg.Generate(",
-            "    score=score,",
-            f"    guidance=({_guidance(facts)},),",
-            ")[:50_000]",
+    network, official = facts.network.spec, f'dg.official("{name}")'
+    arm = _guided_by(facts)
+    yield f"In a recipe of dgflow{', as it was measured' if arm else ''}:"
+    if isinstance(network, DiscriminatorSpec) and network.knows_noise:
+        recipe = [
+            f"discriminator = {official}",
+            f"guidance = {_guidance(facts, arm)}",
+            f"score = {_score(arm)}",
+            f"samples = dg.Generate(score=score, {_sampler(arm)}guidance=(guidance,))[:50_000]",
         ]
-    elif isinstance(facts.network.spec, ScoreNetworkSpec):
-        lines = [f"samples = dg.Generate(score=dg.{official})[:50_000]"]
+    elif isinstance(network, ScoreNetworkSpec):
+        recipe = [f"samples = dg.Generate(score={official})[:50_000]"]
     else:
-        lines = [f"weights = dg.{official}"]
-    yield python("\n".join(["import dgflow as dg", "", *lines]))
+        recipe = [f"weights = {official}"]
+    yield python("\n".join(["import dgflow as dg", "", *recipe]))
+    yield "In Python, without a recipe:"
+    labels = ", labels" if facts.step.classes else ""
+    asked = "module = network.network  # gives logits of noisy images and their time"
+    if isinstance(network, DiscriminatorSpec):
+        asked = f"log_ratio = network.log_ratio(images, 0.5{labels})  # [n], at noise level 0.5"
+    elif isinstance(network, ScoreNetworkSpec):
+        asked = f"clean = network.denoise(noisy, 0.5{labels})  # [n, C, H, W], at noise level 0.5"
+    lines = ["import dgflow as dg", "", f"network = dg.load({official})", asked]
+    if isinstance(network, DiscriminatorSpec) and network.knows_noise:
+        settings = _guidance(facts, arm).partition("discriminator=discriminator, ")[2] or ")"
+        lines.append(
+            f"term = network.term({settings}  # for dgflow.diffusion, and the pipelines of diffusers"
+        )
+    yield python("\n".join(lines))
     if name.startswith("hf:"):
         yield "Add `@COMMIT` to the name to pin this version: then a recipe is built without a network."
 
 
-def _guidance(facts: NetworkFacts) -> str:
-    """The guidance of the first arm that was measured with the discriminator, else the plain one."""
+def _guided_by(facts: NetworkFacts) -> Sampling | None:
+    """The samples of the first arm that was measured with the discriminator."""
     for found in facts.tables:
         for arm in sorted(found.with_it & found.samples.keys()):
-            for term in getattr(found.samples[arm].origin.step, "guidance", ()):
-                if (
-                    isinstance(term, DiscriminatorGuidance)
-                    and getattr(term.discriminator, "step", None) == facts.step
-                ):
-                    return f"dg.{call(term)}".replace(
-                        f"discriminator={facts.step.name}", "discriminator=discriminator"
-                    )
-    return "dg.DiscriminatorGuidance(discriminator=discriminator, weight=1.0)"
+            step = found.samples[arm].origin.step
+            if isinstance(step, Sampling) and any(_is_of(term, facts) for term in step.guidance):
+                return step
+    return None
+
+
+def _is_of(term: Any, facts: NetworkFacts) -> bool:
+    return isinstance(term, DiscriminatorGuidance) and getattr(term.discriminator, "step", None) == facts.step
+
+
+def _guidance(facts: NetworkFacts, arm: Sampling | None) -> str:
+    if arm is None:
+        return "dg.DiscriminatorGuidance(discriminator=discriminator, weight=1.0)"
+    term = next(term for term in arm.guidance if _is_of(term, facts))
+    return f"dg.{call(term)}".replace(f"discriminator={facts.step.name}", "discriminator=discriminator")
+
+
+def _score(arm: Sampling | None) -> str:
+    if arm is not None and (name := name_of(arm.score)):
+        return f'dg.official("{name}")'
+    return "...  # the network of the fakes, which is not published here"
+
+
+def _sampler(arm: Sampling | None) -> str:
+    return "" if arm is None else f"sampler=dg.{call(arm.sampler)}, "
 
 
 def _training(facts: NetworkFacts) -> Iterator[str]:
@@ -200,6 +232,8 @@ def _held_out(facts: NetworkFacts) -> Iterator[str]:
         for number, metrics in _thinned(facts.epochs, own)
     ]
     yield table(["epoch", *names], rows)
+    if len(rows) < len(facts.epochs):
+        yield f"Some of {len(facts.epochs)} epochs; `training.json` has all."
     if levels := facts.metrics.get("by_sigma"):
         columns = [name for name in levels[0] if name not in ("sigma", "n")]
         yield f"Epoch {own} by noise level:"

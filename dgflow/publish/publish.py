@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,8 +14,11 @@ from dgflow.publish.hub import Repository
 from dgflow.publish.lineage import UNKNOWN, licence_of, licences_in_words, steps_behind
 from dgflow.publish.network import NetworkFolder
 from dgflow.publish.samples import SamplesFolder
+from dgflow.specs.step import NetworkStep
 from dgflow.store.address import find_slice, is_slice, split_address
 from dgflow.testing.smoke_root import is_smoke_run
+
+_LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 
 
 @dataclass(frozen=True)
@@ -60,12 +64,18 @@ def publish(
     root = open_root(root_url)
     folder = _folder(root, name, address, epoch)
     made_up = is_smoke_run(root.store) or any(each.is_made_up for each in steps_behind(folder.step))
-    licence = licence or licence_of(folder.bases)
+    licence = licence_of(folder.bases) if licence is None else licence
+    if not _LICENCE.fullmatch(licence):
+        raise ValueError(
+            f"expected the hub's name of a licence, such as mit or cc-by-nc-4.0, found {licence!r}: correct "
+            "--licence"
+        )
     if not on_hub:
         shown = f"path/to/{target.rstrip('/').rpartition('/')[2]}"
         with new_folder(target) as open_new:
             folder.write(open_new, licence, shown, made_up=made_up)
         return Publication(folder.title, target, folder.hub_type, licence)
+    repository = Repository(target, folder.hub_type)
     if made_up:
         raise ValueError(
             f"expected results of a real run for the hub, found the smoke run of {root.url}, whose weights "
@@ -76,7 +86,6 @@ def publish(
             "expected a licence for the hub, found none: give --licence, such as --licence mit. Made with "
             f"{licences_in_words(folder.bases)}"
         )
-    repository = Repository(target, folder.hub_type)
     if not replace:
         repository.check_free(folder.marker, folder.identity)
     with TemporaryDirectory() as scratch:
@@ -93,6 +102,8 @@ def _folder(root: OpenRoot, name: str, address: str, epoch: str | None) -> Netwo
         if epoch is not None:
             raise ValueError(f"expected --epoch with a training, found {view.name}; leave it out")
         return SamplesFolder(root, find_slice(address))
+    if not isinstance(view.spec, NetworkStep):
+        raise ValueError(f"expected a training or generated images, found {view.name}, which is neither")
     if is_slice(address):
         raise ValueError(f"expected [start:stop] with generated images, found {view.name}; leave it out")
     if epoch not in (None, "last", "best") and not str(epoch).isdecimal():

@@ -33,16 +33,15 @@ class SamplesFolder:
         assert isinstance(step, SampleStep)
         self.sealed, self.step = sealed, step
         self.part = step[sealed.start : sealed.stop]
+        names = sealed.step_store.read_shard(sealed.manifest.entries[0]).keys()
+        if "image" not in names:
+            decoded = "; publish the images that Decode makes of them" if "latent" in names else ""
+            found = ", ".join(sorted(names - {"index", "label"}))
+            raise ValueError(f"expected generated images, found {step.name} with {found}{decoded}")
         if self.part.drawn.seed is None:
             raise ValueError(
                 f"expected generated images, found {step.name}, which no sampler drew: images of a data set "
                 "are not published; `dgflow export` writes them"
-            )
-        names = sealed.step_store.read_shard(sealed.manifest.entries[0]).keys()
-        if "image" not in names:
-            raise ValueError(
-                f"expected images, found {', '.join(sorted(names - {'index', 'label'}))} of {step.name}; "
-                "publish the images that Decode makes of latents"
             )
         self.columns = [name for name in ("label", "log_ratio") if name in names]
 
@@ -108,12 +107,13 @@ class SamplesFolder:
             ],
         }
         load = name.removeprefix("hf:")
+        channels = f"{shape.channels} channel{'s' * (shape.channels > 1)}"
         of_column = {
             "label": f"int64, the class, one of {shape.num_classes:,}; -1 for none",
             "log_ratio": "float32, the logit of the discriminator at the last step that it guided",
         }
         rows = [
-            ["image", f"{shape.image_size} x {shape.image_size}, {shape.channels} channels, PNG"],
+            ["image", f"{shape.image_size} x {shape.image_size}, {channels}, PNG"],
             ["index", f"int64, the sample's number, {self.sealed.start:,} to {self.sealed.stop - 1:,}"],
             *([column, of_column[column]] for column in self.columns),
         ]

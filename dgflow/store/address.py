@@ -4,6 +4,7 @@ The slice is whole by its manifest, and the only one that the address can mean; 
 that lists what is there.
 """
 
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,6 +21,10 @@ _RANGE = re.compile(r"\[[^/\[\]]*\]$")
 _SLICE = re.compile(r"\[\d*:\d+\]$")
 _STEP = re.compile(r"(?P<kind>[a-z0-9]+(-[a-z0-9]+)*)-[0-9a-f]{12}")
 _MANIFEST = re.compile(r"(?P<start>\d+)-(?P<stop>\d+)-(?P<inputs>[0-9a-f]{16})\.json")
+ROOT_FORMAT = 1
+ROOT_MARK = json.dumps({"dgflow_root": ROOT_FORMAT}).encode()
+"""The content of `dgflow.json`, which marks a root."""
+
 _FORM = "ROOT/STEP or ROOT/STEP[start:stop], such as runs/digits/generate-3fa9[0:5000]"
 
 
