@@ -29,7 +29,7 @@ from torch import Tensor
 from dgflow.diffusion import noise
 from dgflow.diffusion.acceleration import prepared, products
 from dgflow.diffusion.batches import Batches
-from dgflow.diffusion.memory import is_out_of_memory
+from dgflow.diffusion.device_errors import is_out_of_memory
 from dgflow.specs.spec import Precision
 
 ERRORS: dict[Precision, float] = {"float32": 1e-3, "tf32": 2e-2, "bfloat16": 0.3}

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import torch
 
-from dgflow.diffusion.memory import is_out_of_memory
+from dgflow.diffusion.device_errors import is_out_of_memory
 
 Result = TypeVar("Result")
 Cut = TypeVar("Cut")

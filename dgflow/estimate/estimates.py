@@ -150,7 +150,7 @@ def _measured(work: Work, device: torch.device) -> tuple[int, float]:
     """(rows of the batch, seconds per row)."""
 
     from dgflow.diffusion.acceleration import prepared
-    from dgflow.diffusion.memory import is_out_of_memory
+    from dgflow.diffusion.device_errors import is_out_of_memory
     from dgflow.estimate.exercise import timed
 
     network = work.network.fresh().to(device)

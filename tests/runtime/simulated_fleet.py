@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-from dgflow.runtime.pool.fleet import End, Room
+from dgflow.runtime.pool.fleet import End, Place, Room
 from dgflow.runtime.pool.pool import Failure, Pool
 
 
@@ -44,6 +44,7 @@ class SimulatedWorker:
     asked: float
     ready: Any = None  # a SimulatedCall
     host: SimulatedHost | None = None
+    slot: int = 0  # the place on its host, the first that is free
     queue: deque[SimulatedCall] = field(default_factory=deque)
     ready_at: float | None = None
     begun_at: float | None = None  # when what it works on began
@@ -60,6 +61,11 @@ class SimulatedHost:
     dead: bool = False  # its processes are gone
     listed: bool = True  # the cluster takes it for alive
     cut: bool = False  # nothing from it arrives
+    sick: dict[int, Does] = field(default_factory=dict)  # what any item does in a slot
+
+    @property
+    def free_slot(self) -> int:
+        return min(set(range(self.places)) - {worker.slot for worker in self.workers})
 
 
 class SimulatedFleet:
@@ -202,7 +208,7 @@ class SimulatedFleet:
                 if worker is None:
                     break
                 self.pending.remove(worker)
-                worker.host = host
+                worker.host, worker.slot = host, host.free_slot
                 host.workers.append(worker)
                 does = host.starts()
                 self.at(self.now + does.seconds, lambda worker=worker, does=does: self._started(worker, does))
@@ -213,15 +219,21 @@ class SimulatedFleet:
         if worker.ready.end is None and worker in host.workers:
             if does.dies:
                 self._worker_dies(worker, "no memory to start in")
+            elif does.error is not None:
+                worker.ready.end = End(error=does.error)
             else:
-                worker.ready.end = End(value=host.id)
+                worker.ready.end = End(value=Place(host.id, str(worker.slot)))
                 worker.ready_at = worker.idle_since = self.now
         return worker.ready
 
     def _begin(self, worker: SimulatedWorker) -> None:
         assert worker.host is not None
         call = worker.queue[0]
-        does = Does(0.0) if call.withdrawn else self.does(call.item, worker.host.name)
+        does = (
+            Does(0.0)
+            if call.withdrawn
+            else worker.host.sick.get(worker.slot) or self.does(call.item, worker.host.name)
+        )
         if not call.withdrawn:
             self.runs.append((self.now, call.item, worker.host.name))
             if worker.idle_since is not None:

@@ -6,7 +6,7 @@ from inprocess import complete
 from tiny import discriminator, score, write_images
 
 from dgflow.diffusion.batches import PATIENCE, Batches
-from dgflow.diffusion.memory import is_out_of_memory
+from dgflow.diffusion.device_errors import is_out_of_memory
 from dgflow.engine.root import Root
 from dgflow.runtime.training.loop import train
 from dgflow.runtime.training.micro_batches import MicroBatches

@@ -1,6 +1,7 @@
 """Which workers get a GPU, how many there are, and what is refused before any of them starts."""
 
 import json
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -134,7 +135,12 @@ with Pool(1) as cpus, Pool(2, num_gpus=1.0) as gpus:
         print(json.dumps(sorted(found)))
 """
     found = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", program],
+        env=os.environ | {"DGFLOW_EMULATED_GPUS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
     )
     without, with_one = map(json.loads, found.stdout.splitlines()[-2:])
     assert without == [""] and with_one and set(with_one) <= {"0", "1"}
@@ -188,6 +194,8 @@ def test_a_training_worker_takes_its_own_device_before_anything_is_loaded(
 ):
     order = []
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setenv("DGFLOW_EMULATED_GPUS", "1")
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "node"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: seen)
     monkeypatch.setattr(torch.cuda, "set_device", lambda place: order.append(str(place)))
     monkeypatch.setattr(worker, "get_device", lambda: torch.device("cuda:1"))

@@ -206,7 +206,7 @@ def test_no_worker_is_placed_on_a_host_that_was_set_aside(local_ray):
     kept_away, never = fleet.start({here})
     placed, ready = fleet.start({"0" * len(here)})
     try:
-        assert fleet.wait([never, ready], 60) == [ready] and fleet.end(ready).value == here
+        assert fleet.wait([never, ready], 60) == [ready] and fleet.end(ready).value.host == here
     finally:
         fleet.stop(kept_away)
         fleet.stop(placed)

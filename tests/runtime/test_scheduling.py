@@ -5,12 +5,14 @@ import errno
 import logging
 import tracemalloc
 from collections import Counter
+from itertools import chain, repeat
 
 import pytest
 from runtime.simulated_fleet import Does, SimulatedFleet, items_of, nothing, run
 
+from dgflow.runtime.devices import DeviceBroken, NoDevice
 from dgflow.runtime.pool.hosts import Hosts, Item
-from dgflow.runtime.pool.pool import Pool
+from dgflow.runtime.pool.pool import Pool, WorkersFailed
 from dgflow.store.objects import StoreRefusal
 
 
@@ -185,7 +187,7 @@ def test_a_host_that_does_some_items_is_not_set_aside_for_those_that_it_fails():
 
 
 def test_a_worker_that_was_on_its_way_to_a_host_when_that_was_set_aside_is_stopped():
-    starts = iter([Does(1.0), Does(60.0)])
+    starts = chain([Does(1.0)], repeat(Does(60.0)))
     fleet = SimulatedFleet(lambda item, host: Does(1.0, error=OSError("no")) if host == "bad" else Does(5.0))
     fleet.join("bad", places=2, starts=lambda: next(starts))
     fleet.join("good")
@@ -272,7 +274,8 @@ def test_the_drivers_memory_does_not_grow_with_the_number_of_items():
     fleet = SimulatedFleet(
         lambda item, host: Does(1.0, error=OSError("once") if item % 7 == 0 and host == "a" else None)
     )
-    fleet.runs = fleet.names = fleet.idle = type("Forgetful", (list,), {"append": lambda self, _: None})()
+    forgetful = type("Forgetful", (list,), {"append": lambda self, _: None})()
+    fleet.runs = fleet.names = fleet.idle = fleet.stopped = forgetful
     fleet.join("a", places=4)
     fleet.join("b", places=4)
     seen = {}
@@ -293,3 +296,81 @@ def test_the_drivers_memory_does_not_grow_with_the_number_of_items():
         tracemalloc.stop()
         logging.disable(logging.NOTSET)
     assert seen[20_000] - seen[2_000] < 50_000
+
+
+SICK = Does(0.01, error=DeviceBroken("CUDA error: an illegal memory access was encountered"))
+
+
+@pytest.mark.parametrize("elastic", [True, False])
+def test_one_sick_gpu_of_eight_costs_a_few_attempts_and_no_item(elastic, caplog):
+    """After a CUDA error every later call of a process fails in milliseconds: its worker would always be the
+    idle one, and take every item three times."""
+    fleet = SimulatedFleet(lambda item, host: Does(60.0), elastic=elastic)
+    host = fleet.join("host", places=8, starts=lambda: Does(20.0))
+    fleet.at(1_000.0, lambda: host.sick.update({3: SICK}))
+    results, failures = run(fleet, range(400))
+    assert items_of(results) == list(range(400)) and not failures
+    assert len(fleet.runs) - 400 <= 4
+    assert "GPU 3 of host host is set aside: it failed 2 workers in a row" in caplog.text
+    seconds = max(when for when, _, _ in results)
+    assert seconds < 1.02 * (1_000 + (400 - 8 * (1_000 - 20) / 60) / 7 * 60 + 120)  # seven GPUs go on
+
+
+def test_an_item_that_failed_goes_to_another_worker_of_the_same_host():
+    fleet = SimulatedFleet(lambda item, host: Does(10.0), elastic=False)
+    host = fleet.join("host", places=3)
+    host.sick[1] = Does(1.0, error=RuntimeError("no"))  # and not one that torch would know
+    results, failures = run(fleet, range(60))
+    assert items_of(results) == list(range(60)) and not failures
+
+
+def test_a_worker_that_fails_twice_without_a_success_is_replaced():
+    fleet = SimulatedFleet(lambda item, host: Does(10.0), elastic=False)
+    host = fleet.join("host", places=2)
+    host.sick[0] = Does(1.0, error=RuntimeError("no"))
+    fleet.at(3.5, lambda: host.sick.clear())  # as a new process often does better
+    results, failures = run(fleet, range(40))
+    assert items_of(results) == list(range(40)) and not failures
+    assert len([when for when, _ in fleet.stopped if when < 30]) == 1
+
+
+def test_bad_items_replace_no_worker():
+    bad = {3, 4, 5, 6}
+    fleet = SimulatedFleet(
+        lambda item, host: Does(10.0, error=ValueError("bad input") if item in bad else None), elastic=False
+    )
+    fleet.join("host", places=2)
+    results, failures = run(fleet, range(20))
+    assert items_of(results) == sorted(set(range(20)) - bad) and {each.item for each in failures} == bad
+    assert not [when for when, _ in fleet.stopped if when < max(when for when, _, _ in results)]
+
+
+def test_a_host_whose_only_gpu_is_sick_is_set_aside_and_not_held():
+    fleet = SimulatedFleet(lambda item, host: Does(10.0))
+    fleet.join("good", places=2)
+    sick = fleet.join("sick")
+    sick.sick[0] = SICK
+    results, failures = run(fleet, range(60))
+    assert items_of(results) == list(range(60)) and not failures
+    assert len([host for _, _, host in fleet.runs if host == "sick"]) <= 4
+    assert fleet.workers_on("sick") == 0
+
+
+def test_a_host_whose_gpus_cannot_be_used_gets_no_work_and_its_message_is_told(caplog):
+    fleet = SimulatedFleet(lambda item, host: Does(10.0))
+    fleet.join("good")
+    blind = fleet.join("blind", places=4)
+    blind.starts = lambda: Does(2.0, error=NoDevice(blind.id, "found none that torch can use"))
+    results, failures = run(fleet, range(20))
+    assert items_of(results) == list(range(20)) and not failures
+    assert caplog.text.count("host blind is set aside: found none that torch can use") == 1
+
+
+def test_a_machine_whose_gpu_cannot_be_used_ends_the_job_with_the_reason():
+    fleet = SimulatedFleet(elastic=False)
+    host = fleet.join("here")
+    host.starts = lambda: Does(2.0, error=NoDevice(host.id, "found none that torch can use"))
+    with pytest.raises(
+        WorkersFailed, match="no host has a GPU that can be used; .* found none that torch can use"
+    ):
+        run(fleet, range(4))

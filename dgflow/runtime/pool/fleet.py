@@ -9,13 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 Work = Callable[[Any], Any]
 
 CANCELLED_LATE = (
     1.0  # seconds that a call has waited before it is taken back: after shorter ones nobody looks
 )
+
+
+class Place(NamedTuple):
+    """Where a worker computes: the id of its host, and its GPUs, or what else tells it from others there."""
+
+    host: str
+    device: str
 
 
 @dataclass(frozen=True)
@@ -53,8 +60,8 @@ class Fleet(Protocol):
         ...
 
     def start(self, avoid: Collection[str]) -> tuple[Any, Any]:
-        """A worker on a host that is not in `avoid`, and the call that ends, with its host's id, once it is
-        ready."""
+        """A worker on a host that is not in `avoid`, and the call that ends, with its `Place`, once it is
+        ready; NoDevice is the error of one that was given a GPU and cannot use it."""
         ...
 
     def submit(self, worker: Any, item: Any, name: str) -> Any:

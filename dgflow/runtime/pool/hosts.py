@@ -10,6 +10,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
+from dgflow.runtime.pool.fleet import Place
+
 ACQUITTALS = 2  # items that failed on a host and were then done elsewhere: one may be chance
 HOST_DEATH_SECONDS = 60.0  # Ray may report a worker's death this long before its host's
 
@@ -25,6 +27,7 @@ class Item:
     calls: int = 0
     done: bool = False
     failed_on: dict[str, int] = field(default_factory=dict)  # host: items that had succeeded there by then
+    failed_at: set[Place] = field(default_factory=set)
 
 
 @dataclass

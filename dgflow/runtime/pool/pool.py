@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from dgflow.runtime import backend
+from dgflow.runtime.devices import DeviceBroken
 from dgflow.runtime.environment import first_line
-from dgflow.runtime.pool.fleet import CANCELLED_LATE, Fleet, Work
+from dgflow.runtime.pool.fleet import CANCELLED_LATE, Fleet, Place, Work
 from dgflow.runtime.pool.hosts import Item
 from dgflow.runtime.pool.staff import Call, Member, Staff, WorkersFailed
 from dgflow.store.objects import StoreRefusal
@@ -29,6 +30,7 @@ __all__ = ["Failure", "Pool", "WorkersFailed"]
 log = logging.getLogger(__name__)
 
 IN_FLIGHT = 2  # the second call waits in the worker's queue, so that it is never idle between items
+FAILURES = 2  # of a worker without a success between them, before another one is started in its place
 POLL_SECONDS = 1.0
 DEATH_LOOK_SECONDS = 0.1  # after a worker's death, how old the list of living hosts may be
 # Items given up in a row, and two a worker, after which the rest is not tried: each costs as much as one that
@@ -61,10 +63,14 @@ class _Job:
     def waits(self) -> bool:
         return bool(self.again) or self.begun < len(self.items)
 
-    def take(self, host: str, usable: set[str]) -> Item | None:
-        """The next item for a worker on `host`: one that failed goes to another host while there is one."""
+    def take(self, place: Place, usable: set[Place]) -> Item | None:
+        """The next item for a worker at `place`: one that failed goes to another host while there is one,
+        else to another place."""
         for item in self.again:
-            if host not in item.failed_on or usable <= item.failed_on.keys():
+            elsewhere = {
+                each for each in usable if each.host not in item.failed_on
+            } or usable - item.failed_at
+            if place in (elsewhere or usable):
                 self.again.remove(item)
                 return item
         if self.begun == len(self.items):
@@ -166,13 +172,14 @@ class Pool:
     def _assign(self, job: _Job) -> None:
         ready = self._staff.ready
         usable = self._staff.hosts.usable({member.host for member in ready if member.host is not None})
+        places = {member.place for member in ready if member.place is not None and member.host in usable}
         for length in range(IN_FLIGHT):  # idle workers are served before busy ones
             for member in ready:
                 if not job.waits:
                     break
-                if len(member.queue) != length or member.host not in usable:
+                if len(member.queue) != length or member.place is None or member.host not in usable:
                     continue
-                if (item := job.take(member.host, usable)) is not None:
+                if (item := job.take(member.place, places)) is not None:
                     self._give(job, member, item)
         if idle := [member for member in ready if not member.queue and member.host in usable]:
             self._steal(job, ready, idle)
@@ -207,7 +214,7 @@ class Pool:
     def _ended(self, job: _Job, member: Member, host: str) -> None:
         end = self._fleet.end(member.queue[0].reference)
         if end.died:
-            self._died(job, member, host, end.error)
+            self._died(job, member, end.error)
             return
         item = member.queue.popleft().item
         item.calls -= 1
@@ -217,27 +224,45 @@ class Pool:
         if end.cancelled:
             job.put_back([item])
         elif end.error is not None:
-            self._failed(job, item, host, end.error, died=False)
+            self._failed(job, item, member.place, end.error, died=False)
+            self._replace(job, member, end.error)
         else:
             item.done = True
             job.open -= 1
             job.in_a_row = 0
+            self._staff.succeeded(member)
             for guilty in self._staff.hosts.succeeded(item, host):
                 self._set_aside(job, guilty)
             job.on_result(item.value, end.value)
 
-    def _died(self, job: _Job, member: Member, host: str, error: BaseException | None) -> None:
+    def _died(self, job: _Job, member: Member, error: BaseException | None) -> None:
         job.put_back(self._staff.look(oldest=DEATH_LOOK_SECONDS))
         if member not in self._staff.members:
             return  # its host is gone, and with it what it had: nobody's fault
+        place = member.place
         blamed, *behind = self._staff.drop(member)
         job.put_back(behind)
         if not blamed.done:
             assert error is not None
-            self._failed(job, blamed, host, error, died=True)
+            self._failed(job, blamed, place, error, died=True)
 
-    def _failed(self, job: _Job, item: Item, host: str, error: BaseException, *, died: bool) -> None:
+    def _replace(self, job: _Job, member: Member, error: BaseException) -> None:
+        """Another worker in the place of one that can do nothing any more, or failed again and again."""
+        if member not in self._staff.members:
+            return  # its host was set aside
+        member.failures += not _is_lasting(error)
+        if isinstance(error, DeviceBroken):
+            job.put_back(self._staff.broke(member))
+        elif member.failures >= FAILURES:
+            job.put_back(self._staff.drop(member))
+
+    def _failed(
+        self, job: _Job, item: Item, place: Place | None, error: BaseException, *, died: bool
+    ) -> None:
+        assert place is not None
+        host = place.host
         item.attempts += 1
+        item.failed_at.add(place)
         hosts = self._staff.hosts
         hosts.failed(item, host, error, died=died, now=self._fleet.clock())
         what = f"{job.name} {item.label} failed on {hosts.name(host)}: {first_line(error)}"

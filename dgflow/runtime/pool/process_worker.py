@@ -17,14 +17,15 @@ from typing import Any
 
 import cloudpickle
 
-from dgflow.runtime.pool.fleet import Work
+from dgflow.runtime.devices import NoDevice, broken, check_gpu
+from dgflow.runtime.pool.fleet import Place, Work
 
 
 def main(descriptor: int) -> None:
     """Work for the driver at the other end of the socket `descriptor`."""
     threading.Thread(target=_end_with_driver, args=(descriptor,), daemon=True).start()
     connection = Connection(descriptor)
-    connection.send((0, "value", socket.gethostname()))
+    connection.send(_ready())
     waiting: deque[tuple[int, int, str, Any]] = deque()
     cancelled: set[int] = set()
     present: tuple[int, Work] | None = None
@@ -46,8 +47,19 @@ def main(descriptor: int) -> None:
                 present = job, cloudpickle.loads(Path(made).read_bytes())()
             reply = cloudpickle.dumps((call, "value", present[1](item)))
         except Exception as error:
-            reply = cloudpickle.dumps((call, "error", _portable(error)))
+            reply = cloudpickle.dumps((call, "error", _portable(broken(error) or error)))
         connection.send_bytes(reply)
+
+
+def _ready() -> tuple[int, str, Any]:
+    """The answer to the first call: where this worker is, or NoDevice."""
+    host, gpus = socket.gethostname(), os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if gpus:
+        try:
+            check_gpu(host)
+        except NoDevice as error:
+            return 0, "error", error
+    return 0, "value", Place(host, gpus or str(os.getpid()))
 
 
 def _portable(error: Exception) -> Exception:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Collection
 from typing import Any
@@ -12,24 +13,31 @@ from ray import ObjectRef
 from ray.exceptions import RayError, RayTaskError
 
 from dgflow.runtime import cluster, ray_private
+from dgflow.runtime.devices import broken, check_gpu
 from dgflow.runtime.environment import without_gpus
 from dgflow.runtime.machine import elastic
-from dgflow.runtime.pool.fleet import CANCELLED_LATE, End, Room, Work
+from dgflow.runtime.pool.fleet import CANCELLED_LATE, End, Place, Room, Work
 
 
 class Worker:
     """The actor, which keeps the function that `make` gave for the latest job."""
 
     def __init__(self, *, gpu: bool) -> None:
+        self.gpu = gpu
         if not gpu:
             without_gpus()
         self.job: int | None = None
         self.work: Work | None = None
         self.seconds = 0.0  # of the last item
 
-    def ready(self) -> str:
-        """The id of the worker's host."""
-        return ray.get_runtime_context().get_node_id()
+    def ready(self) -> Place:
+        """Where the worker is. Raises NoDevice where it was given a GPU that it cannot use."""
+        context = ray.get_runtime_context()
+        host = context.get_node_id()
+        if not self.gpu:
+            return Place(host, str(os.getpid()))
+        check_gpu(host)
+        return Place(host, ",".join(context.get_accelerator_ids().get("GPU", [])))
 
     def run(self, job: int, make: list[ObjectRef[Callable[[], Work]]], item: Any) -> Any:
         task = ray.get_runtime_context().get_task_id()
@@ -41,6 +49,10 @@ class Worker:
             self.work, self.job = ray.get(make[0])(), job
         try:
             return self.work(item)
+        except Exception as error:
+            if (worse := broken(error)) is None:
+                raise
+            raise worse from error
         finally:
             self.seconds = time.monotonic() - began
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from dgflow.runtime.devices import NoDevice
 from dgflow.runtime.environment import first_line
-from dgflow.runtime.pool.fleet import Fleet, Room
+from dgflow.runtime.pool.fleet import Fleet, Place, Room
 from dgflow.runtime.pool.hosts import HOST_DEATH_SECONDS, Hosts, Item
 
 log = logging.getLogger(__name__)
@@ -24,6 +25,7 @@ LOOK_SECONDS = 2.0  # hosts and room are asked for, and changes reported, at mos
 IDLE_SECONDS = 15.0  # before a worker is given back, and before the lack of any is reported
 REMIND_SECONDS = 60.0
 START_DEATHS = 10
+BREAKS = 2  # workers in a row that a device fails before it gets no other
 START_PAUSE = 1.0  # seconds: keeps a host that cannot start workers from being asked in a tight loop
 LONGEST_PAUSE = 60.0  # while others are at work: each start costs that host seconds of computing
 
@@ -44,9 +46,16 @@ class Call:
 class Member:
     worker: Any
     ready: Any
-    host: str | None = None  # None while it is pending
+    place: Place | None = None  # None while it is pending
+    failures: int = 0  # since its last success
+    parked: bool = False  # holds a place that gets no work, so that no other worker is put there
     idle_since: float = 0.0
     queue: deque[Call] = field(default_factory=deque)  # the first is being worked on
+
+    @property
+    def host(self) -> str | None:
+        """The id of its host; None while it is pending."""
+        return None if self.place is None else self.place.host
 
 
 class Staff:
@@ -57,6 +66,7 @@ class Staff:
         self.members: list[Member] = []
         self.hosts = Hosts()
         self._fleet, self._max_workers, self._tell = fleet, max_workers, tell
+        self._broken: Counter[Place] = Counter()  # workers that a place's device has failed
         self._room, self._looked = Room(0, 0), float("-inf")
         self._reported, self._reported_at = (0, 0), float("-inf")
         self._none_since: float | None = None  # since when no worker is ready
@@ -65,7 +75,12 @@ class Staff:
 
     @property
     def ready(self) -> list[Member]:
-        return [member for member in self.members if member.host is not None]
+        """Those that can be given work."""
+        return [member for member in self.members if member.host is not None and not member.parked]
+
+    @property
+    def parked(self) -> list[Member]:
+        return [member for member in self.members if member.parked]
 
     def rest(self) -> None:
         """A job begins: the time between two jobs was not spent idle or waiting."""
@@ -88,23 +103,26 @@ class Staff:
         if self.hosts.names.keys() != before:
             # Workers that died before they were ready may have died with a host; a new host does not wait.
             self._start_deaths, self._start_after = 0, float("-inf")
-        gone = [member for member in self.ready if member.host not in self.hosts.names]
+        arrived = [member for member in self.members if member.host is not None]
+        gone = [member for member in arrived if member.host not in self.hosts.names]
         return [item for member in gone for item in self.drop(member)]
 
     def adjust(self, open_items: int) -> None:
         """Ask for as many workers as the open items can use, and give back what they cannot."""
         now = self._fleet.clock()
         # One is asked for even where there is no room, so that whatever starts hosts sees the demand.
-        wanted = min(open_items, max(self._room.most, 1), self._max_workers or MOST_WORKERS, MOST_WORKERS)
+        parked = len(self.parked)
+        most = min(self._max_workers or MOST_WORKERS, MOST_WORKERS)
+        wanted = min(min(open_items, most) + parked, max(self._room.most, 1))
         while len(self.members) < wanted and now >= self._start_after:
             self.members.append(Member(*self._fleet.start(self.hosts.aside)))
         # On a machine of our own nothing is given back: starting a process costs seconds, and the next step
         # wants it.
-        if self._fleet.elastic and len(self.members) > open_items:
+        if self._fleet.elastic and len(self.members) - parked > open_items:
             pending = [member for member in reversed(self.members) if member.host is None]
             idle = [each for each in self.ready if not each.queue and now - each.idle_since >= IDLE_SECONDS]
             # Every idle one goes, so that the autoscaler can take a host as soon as its last item has ended.
-            for member in (pending + idle)[: len(self.members) - open_items]:
+            for member in (pending + idle)[: len(self.members) - parked - open_items]:
                 self.drop(member)
 
     def arrived(self, member: Member) -> None:
@@ -115,12 +133,15 @@ class Staff:
         """
         now, end = self._fleet.clock(), self._fleet.end(member.ready)
         if end.error is None:
-            member.host, member.idle_since = end.value, now
+            member.place, member.idle_since = end.value, now
             self._start_deaths = 0
             if member.host in self.hosts.aside:  # was on its way there when that was found out
                 self.drop(member)
             return
         self.drop(member)
+        if isinstance(end.error, NoDevice):
+            self._set_aside(end.error)
+            return
         log.warning("a worker died before it was ready%s: %s", _on_host(end.error), first_line(end.error))
         if now < self._start_after:
             return  # together with others, as when their host is lost: one death
@@ -135,6 +156,55 @@ class Staff:
                 f"workers died {self._start_deaths} times before any was ready; the last one's error: "
                 f"{first_line(end.error)}"
             ) from end.error
+
+    def _set_aside(self, error: NoDevice) -> None:
+        """Ask for no more workers on a host whose GPUs cannot be used.
+
+        Raises:
+            WorkersFailed: there is no other host, and none will come.
+        """
+        if error.host not in self.hosts.aside:
+            log.warning("host %s is set aside: %s", self.hosts.name(error.host), error)
+        self.hosts.aside.add(error.host)
+        if not self._fleet.elastic and not self.hosts.names.keys() - self.hosts.aside:
+            raise WorkersFailed(
+                f"no host has a GPU that can be used; the last one's error: {error}"
+            ) from error
+
+    def broke(self, member: Member) -> list[Item]:
+        """Replace a worker whose device has failed; returns its items.
+
+        A place that breaks one worker after another gets no further one: this one is kept there without work.
+        Where no other place of its host is left, the host is set aside.
+        """
+        place, host = member.place, member.host
+        assert place is not None and host is not None
+        self._broken[place] += 1
+        if self._broken[place] < BREAKS:
+            return self.drop(member)
+        log.warning(
+            "GPU %s of host %s is set aside: it failed %d workers in a row",
+            place.device,
+            self.hosts.name(host),
+            self._broken[place],
+        )
+        items = [call.item for call in member.queue]
+        for item in items:
+            item.calls -= 1
+        member.queue.clear()
+        member.parked = True
+        there = [each for each in self.members if each.host == host]
+        if all(each.parked for each in there):
+            self.hosts.aside.add(host)
+            for each in there:
+                self.drop(each)
+        return items
+
+    def succeeded(self, member: Member) -> None:
+        """Take note of an item that a worker has done."""
+        member.failures = 0
+        assert member.place is not None
+        self._broken.pop(member.place, None)
 
     def drop(self, member: Member) -> list[Item]:
         """Stop a worker and forget it; returns its items, in order."""

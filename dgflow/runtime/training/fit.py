@@ -42,6 +42,7 @@ from ray.train import (
 from ray.train.torch import TorchTrainer
 from torch.distributed import DistError
 
+from dgflow.diffusion.device_errors import is_broken
 from dgflow.runtime import metrics
 from dgflow.runtime.cluster import hosts as hosts_alive
 from dgflow.runtime.cluster import most_slots
@@ -267,9 +268,11 @@ def _failures(error: BaseException) -> list[Exception]:
 
 
 def _from_outside(failure: BaseException) -> bool:
-    """Tells if Ray lost the worker, or the worker lost another one or the root."""
+    """Tells if Ray lost the worker, or the worker lost its GPU, another worker or the root."""
     if isinstance(failure, StoreRefusal):  # denied, or the disk is full: another start would meet it again
         return False
     if isinstance(failure, RayError | DistError | StoreError) or is_error_of_ray_train(failure):
+        return True
+    if is_broken(failure):  # a GPU may work again in another process, or on another host
         return True
     return isinstance(failure, RuntimeError | OSError) and bool(_OF_A_PEER.search(str(failure)))

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from dgflow.diffusion.bfloat16 import slow_bfloat16
-from dgflow.diffusion.memory import is_out_of_memory
+from dgflow.diffusion.device_errors import is_out_of_memory
 from dgflow.runtime.environment import attempt, failed
 from dgflow.runtime.training.averages import Averages
 from dgflow.runtime.training.checkpoints import commit, forget, newest_whole, restore, state, unbroken

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dgflow.diffusion.memory import is_out_of_memory
+from dgflow.diffusion.device_errors import is_out_of_memory
 from dgflow.specs.training_task import TrainingTask
 
 log = logging.getLogger(__name__)

@@ -1,7 +1,7 @@
 """One worker of a training, as Ray Train starts it: its device, its process group, its part of the loop.
 
-Workers use NCCL where each has a GPU that torch sees, else gloo: where only Ray knows of a GPU, the CPU
-computes.
+Workers use NCCL where each has a GPU that torch sees, else gloo. A worker whose GPU is not there refuses,
+unless GPUs are emulated (`devices.check_gpu`).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dgflow.diffusion.acceleration import device
 from dgflow.runtime.cluster import slots
+from dgflow.runtime.devices import check_gpu
 from dgflow.runtime.environment import without_gpus
 from dgflow.runtime.training.loop import train
 from dgflow.specs.training_task import TrainingTask
@@ -53,6 +54,8 @@ def work(job: TrainingJob) -> None:
     """Runs in each worker."""
     context, began = get_context(), time.monotonic()
     world_size = context.get_world_size()
+    if job.use_gpu:
+        check_gpu(ray.get_runtime_context().get_node_id())
     if job.use_gpu and torch.cuda.is_available():
         # Each sees all GPUs of its node, and all would take the first: so this comes before the task is made
         # and before the first collective.
