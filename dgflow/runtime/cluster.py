@@ -121,30 +121,46 @@ def hosts() -> dict[str, str]:
 
 def resolved(placement: Placement) -> Placement:
     """`placement` with the GPUs per worker decided. Raises ValueError for GPUs that this machine has not."""
-    now = ray.cluster_resources().get("GPU", 0)
+    largest = max((each.get("GPU", 0) for each in _resources()), default=0)
     if placement.num_gpus is None:
-        return replace(placement, num_gpus=1.0 if now or (autoscaler_maximum() or {}).get("GPU", 0) else 0.0)
-    if placement.num_gpus and not now:
+        return replace(
+            placement, num_gpus=1.0 if largest or (autoscaler_maximum() or {}).get("GPU", 0) else 0.0
+        )
+    if placement.num_gpus > largest:
         if not elastic():
-            raise placement.without_gpus()
-        log.warning("the cluster has no GPU now; waiting until it starts nodes that have some")
+            raise placement.without_gpus(int(largest))
+        there = f"no host with more than {largest:g} GPUs" if largest else "no GPU"
+        log.warning("the cluster has %s now; waiting until it starts hosts that have some", there)
     return placement
 
 
 def slots(num_gpus: float) -> int:
     """The number of workers, with `num_gpus` GPUs or else a CPU each, that fit on the hosts that are alive;
     0 only on a cluster."""
-    fit = _fit(ray.cluster_resources(), num_gpus)
+    fit = sum(_fit(each, num_gpus) for each in _resources())
     return fit if elastic() else max(1, fit)
 
 
 def most_slots(num_gpus: float) -> int:
-    """The number that fits with all hosts that the autoscaler may bring; `sys.maxsize` for unknown limits."""
+    """The number that fits at most with all hosts that the autoscaler may bring; `sys.maxsize` for unknown
+    limits."""
     return max(slots(num_gpus), _fit(autoscaler_maximum() or {}, num_gpus))
 
 
+def _resources() -> list[Mapping[str, float]]:
+    """The CPUs and GPUs of each host that is alive."""
+    return [node.get("Resources", {}) for node in ray.nodes() if node["Alive"]]
+
+
 def _fit(resources: Mapping[str, float], num_gpus: float) -> int:
-    fit = resources.get("GPU", 0) / num_gpus if num_gpus else resources.get("CPU", 0)
+    """The number of workers that fit on a host. Those that share a GPU lie on that one alone: three with 0.3
+    each."""
+    if not num_gpus:
+        fit = resources.get("CPU", 0)
+    elif num_gpus < 1:
+        fit = resources.get("GPU", 0) * int(1 / num_gpus)
+    else:
+        fit = resources.get("GPU", 0) / num_gpus
     return int(min(fit, sys.maxsize))
 
 

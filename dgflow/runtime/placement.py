@@ -20,9 +20,9 @@ class Placement:
     train_workers: int | None = None
     num_gpus: float | None = None
 
-    def without_gpus(self) -> ValueError:
-        """The error of a machine that has none of the GPUs that are asked for."""
+    def without_gpus(self, there: int = 0) -> ValueError:
+        """The error of a machine that has too few GPUs for a worker."""
         return ValueError(
-            f"expected GPUs for --num-gpus {self.num_gpus:g}, found none on this machine; leave the option "
-            "out"
+            f"expected GPUs for --num-gpus {self.num_gpus:g}, found {there or 'none'} on this machine; leave "
+            "the option out"
         )

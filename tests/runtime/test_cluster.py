@@ -50,7 +50,9 @@ def joined(monkeypatch, tmp_path):
     monkeypatch.setattr(ray, "nodes", lambda: nodes(True))
     monkeypatch.setattr(ray_private, "reported_maximum", lambda: None)
     monkeypatch.setattr(ray_private, "has_autoscaler", lambda: False)
-    return lambda resources: monkeypatch.setattr(ray, "cluster_resources", lambda: resources)
+    return lambda *hosts: monkeypatch.setattr(
+        ray, "nodes", lambda: [nodes(True)[0] | {"Resources": each} for each in hosts]
+    )
 
 
 def test_a_named_cluster_is_elastic_and_ray_of_our_own_is_not(monkeypatch):
@@ -66,6 +68,8 @@ def test_a_cluster_may_have_no_room_and_a_machine_always_has_some(joined, monkey
     assert (cluster.slots(0.0), cluster.slots(1.0), cluster.most_slots(1.0)) == (0, 0, 0)
     joined({"CPU": 12.0, "GPU": 3.0})
     assert (cluster.slots(0.0), cluster.slots(1.0), cluster.slots(0.5), cluster.slots(2.0)) == (12, 3, 6, 1)
+    joined({"CPU": 8.0, "GPU": 3.0}, {"CPU": 4.0, "GPU": 1.0})  # counted by host
+    assert (cluster.slots(2.0), cluster.slots(0.3), cluster.slots(0.0)) == (1, 12, 12)
     monkeypatch.delenv("RAY_ADDRESS")
     joined({})
     assert (cluster.slots(0.0), cluster.slots(1.0), cluster.most_slots(1.0)) == (1, 1, 1)

@@ -33,7 +33,8 @@ def on(monkeypatch):
     """Pretends that Ray is connected to a machine with such resources."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(cluster, "connect", lambda store: None)
-    return lambda resources: monkeypatch.setattr(ray, "cluster_resources", lambda: resources)
+    host = {"NodeID": "id", "NodeManagerHostname": "host", "Alive": True}
+    return lambda resources: monkeypatch.setattr(ray, "nodes", lambda: [host | {"Resources": resources}])
 
 
 @pytest.mark.parametrize(
@@ -55,6 +56,10 @@ def test_gpus_that_this_machine_has_not_are_refused_and_those_of_a_cluster_waite
     on(CPU_HOST)
     with pytest.raises(ValueError, match="expected GPUs for --num-gpus 0.5, found none on this machine"):
         cluster.resolved(Placement(num_gpus=0.5))
+    on(GPU_HOST)
+    with pytest.raises(ValueError, match="expected GPUs for --num-gpus 4, found 2 on this machine"):
+        cluster.resolved(Placement(num_gpus=4))
+    on(CPU_HOST)
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     assert cluster.resolved(Placement(num_gpus=0.5)).num_gpus == 0.5
 
@@ -98,7 +103,7 @@ def test_only_steps_that_run_networks_ask_for_gpus(tmp_path, monkeypatch):
     asked = {}
     for node in graph(tiny.workflow(str(tmp_path / "images.npz"))):
         if isinstance(node.step, SampleStep):
-            state: Any = SimpleNamespace(step=node.step, missing=[])
+            state: Any = SimpleNamespace(step=node.step, wanted=[0], missing=[])
             session: Any = SimpleNamespace(
                 spread=lambda step, _unit, gpu, *_: asked.update({step.kind: gpu}), progress=Progress()
             )
@@ -162,7 +167,6 @@ def test_training_takes_whole_gpus_or_none_and_as_many_workers_as_fit_and_have_a
     on, monkeypatch, resources, placement, expected
 ):
     on(resources)
-    monkeypatch.setattr(ray, "nodes", list)
     started = []
 
     class Trainer:

@@ -55,15 +55,19 @@ class Cluster:
         monkeypatch.setattr(capacity, "remove_placement_group", self.places.remove)
         monkeypatch.setattr(capacity.Capacity, "release", lambda _: self.released.append(len(self.started)))
         monkeypatch.setattr(capacity, "time", SimpleNamespace(monotonic=lambda: self.now, sleep=self._sleep))
-        monkeypatch.setattr(
-            ray,
-            "nodes",
-            lambda: [{"NodeID": host, "NodeManagerHostname": host, "Alive": True} for host in self.hosts],
-        )
-        monkeypatch.setattr(
-            ray, "cluster_resources", lambda: {"CPU": 2.0} | ({"GPU": float(self.gpus)} if self.gpus else {})
-        )
+        monkeypatch.setattr(ray, "nodes", self._nodes)
+        monkeypatch.setattr(ray, "cluster_resources", self._resources)
         monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 2.0})
+
+    def _resources(self) -> dict[str, float]:
+        return {"CPU": 2.0} | ({"GPU": float(self.gpus)} if self.gpus else {})
+
+    def _nodes(self) -> list[dict[str, Any]]:
+        """The hosts, of which the first has all that there is."""
+        hosts = [{"NodeID": host, "NodeManagerHostname": host, "Alive": True} for host in self.hosts]
+        return [
+            host | {"Resources": {} if number else self._resources()} for number, host in enumerate(hosts)
+        ]
 
     def fit(self, *, epochs: int = 3, wish: int | None = None, batch_size: int = 16) -> "Cluster":
         steps: Any = SimpleNamespace(
