@@ -106,6 +106,7 @@ mkdir -p "$HOME/.ray"
 # a number for one of them.
 address=$(srun --nodes=1 --ntasks=1 --nodelist="$SLURMD_NODENAME" printenv SLURM_LAUNCH_NODE_IPADDR)
 port=$("${container[@]}" python -c 'import socket; print(socket.create_server(("", 0)).getsockname()[1])')
+rm -rf "$folder" # of a requeued job that was killed
 start_ray 1 --nodelist="$SLURMD_NODENAME" \
     --head --node-ip-address="$address" --port=0 --ray-client-server-port="$port" --include-dashboard=false
 until [ -s "$folder/ray/ray_current_cluster" ]; do # Ray writes its address there when it is up

@@ -85,6 +85,9 @@ def test_jobs_share_a_node_and_end_with_their_recipes_status_or_when_they_are_ca
         "print('offered:', *[ray.cluster_resources()[name] for name in ('CPU', 'GPU')], flush=True)\n"
         "sys.exit(int(open(sys.argv[1]).read()))\n"
     )
+    stale = nodes[0].folder / "disk" / "ray-10" / "ray" / "ray_current_cluster"  # of a job that was killed
+    stale.parent.mkdir(parents=True)
+    stale.write_text("10.99.0.1:1")
     jobs = []
     for number, told in enumerate((tmp_path / "failing", tmp_path / "cancelled")):
         os.mkfifo(told)
