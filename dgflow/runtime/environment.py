@@ -16,6 +16,7 @@ from typing import Any
 from dgflow._version import __version__  # not the package's metadata: a job's folder is not installed
 from dgflow.extras import installed
 from dgflow.runtime import ray_private
+from dgflow.runtime.devices import driver
 
 
 def attempt() -> dict[str, Any]:
@@ -53,8 +54,25 @@ def without_gpus() -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
-@cache
+LIBRARIES = ("torch", "numpy", "ray")
+LOADED = {"PIL": "pillow", "torchvision": "torchvision", "diffusers": "diffusers", "scipy": "scipy"}
+"""Packages, by the name of their module, that are recorded by a process that has loaded them."""
+
+
 def versions() -> dict[str, str]:
-    """Versions that can change the numbers."""
-    own = {"dgflow": __version__, "python": platform.python_version(), "machine": platform.machine()}
-    return own | {name: version(name) for name in ("torch", "numpy", "ray") if installed(name)}
+    """The versions that can change the numbers that this process makes, those of a GPU among them."""
+    found = {"dgflow": __version__, "python": platform.python_version(), "machine": platform.machine()}
+    found |= {name: _version(name) for name in LIBRARIES if installed(name)}
+    found |= {name: _version(name) for module, name in LOADED.items() if module in sys.modules}
+    return found | (_of_the_gpu() if device_name() != "cpu" else {})
+
+
+_version = cache(version)
+
+
+@cache
+def _of_the_gpu() -> dict[str, str]:
+    import torch
+
+    found = {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(), "driver": driver()}
+    return {name: str(value) for name, value in found.items() if value}

@@ -71,3 +71,19 @@ def test_a_pool_whose_gpu_is_not_there_ends_with_the_reason_and_computes_nothing
     ):
         pool.map(lambda: lambda item: item, range(3), lambda item, _: done.append(item))
     assert not done
+
+
+def test_receipts_record_the_versions_that_change_bits_of_what_is_loaded(monkeypatch):
+    from PIL import __version__ as pillow
+
+    from dgflow.runtime import environment
+
+    found = environment.versions()
+    assert found["pillow"] == pillow and found["torch"] == torch.__version__.partition("+")[0]
+    assert not found.keys() & {"cuda", "cudnn", "driver"}
+    monkeypatch.setattr(environment, "device_name", lambda: "NVIDIA H100")
+    monkeypatch.setattr(environment, "driver", lambda: "580.65.06")
+    environment._of_the_gpu.cache_clear()
+    found = environment.versions()
+    assert found["driver"] == "580.65.06" and found.get("cuda") == torch.version.cuda
+    environment._of_the_gpu.cache_clear()
