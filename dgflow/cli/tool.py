@@ -20,6 +20,7 @@ from dgflow.cli.preview import AsPreview
 from dgflow.cli.publish import publish_step
 from dgflow.cli.remove import remove_step
 from dgflow.cli.root import existing_root, open_root, root_url
+from dgflow.cli.track import track as track_root
 from dgflow.engine.execute import execute, result_of
 from dgflow.metrics.protocols import METRICS, Distances
 from dgflow.metrics.result import MetricResult, difference, read_result
@@ -32,6 +33,7 @@ from dgflow.runtime.progress import Progress
 from dgflow.steps.judging.comparison import check_may_compare, comparison
 from dgflow.store.objects import ObjectStore, StoreError
 from dgflow.store.open import as_typed
+from dgflow.track.trackers import LOGDIR, TrackerName, opened
 from dgflow.weights.fetch import fetch
 
 SOURCES = (
@@ -317,6 +319,39 @@ def status(root: ExistingRoot, json: AsJson = False, preview: AsPreview = False)
     """Show every step of the runs that a root holds, from the root alone. Needs no recipe, and writes
     nothing but previews. Exit status 1 while anything is missing."""
     return look.status(existing_root(root), json=json, preview=preview)
+
+
+@app.command(short_help="Show a root in TensorBoard, MLflow, W&B or Trackio.")
+def track(
+    root: ExistingRoot,
+    to: Annotated[TrackerName, typer.Option(help="The tracker; install it with dgflow[TRACKER].")],
+    follow: Annotated[
+        bool,
+        typer.Option("--follow", help="Go on until no run is at work; wait for a root that is not there."),
+    ] = False,
+    every: Annotated[float, typer.Option(min=1, help="Seconds between two looks with --follow.")] = 30.0,
+    logdir: Annotated[
+        str | None, typer.Option(help=f"Of TensorBoard: its folder. By default {LOGDIR}.", show_default=False)
+    ] = None,
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option(
+            help="Of MLflow: a server or database. By default $MLFLOW_TRACKING_URI, else sqlite:///mlflow.db.",
+            show_default=False,
+        ),
+    ] = None,
+    json: AsJson = False,
+) -> int:
+    """Write curves of epochs, tables of metrics, sample grids and settings to an experiment tracker.
+
+    Reads the root alone, and writes nothing there. What the tracker has is not written again, so that the
+    command can be stopped and repeated at any time. W&B and Trackio are set up by their own variables, such
+    as WANDB_PROJECT and WANDB_MODE=offline.
+    """
+    if not follow:
+        existing_root(root)
+    tracker = opened(to, logdir=logdir, tracking_uri=tracking_uri)
+    return track_root(root, tracker, follow=follow, every=every, json=json)
 
 
 @app.command(short_help="Remove what nothing names from a root.")

@@ -53,7 +53,9 @@ class Slurm:
     def __exit__(self, *_: object) -> None:
         self._listener.close()
 
-    def sbatch(self, nodes: Sequence[Host], number: int, script: Path, *arguments: str) -> Process:
+    def sbatch(
+        self, nodes: Sequence[Host], number: int, script: Path, *arguments: str, container: str = ""
+    ) -> Process:
         """Start a batch script on the first of its nodes, each of which has a CPU and a pretended GPU."""
         self._jobs[str(number)] = nodes
         path = f"{self._programs}:{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -65,6 +67,8 @@ class Slurm:
             "PATH": path,
             "HOME": str(self.home),
             "RAY_TMPDIR": "/mnt",  # a node's own
+            "DGFLOW_CONTAINER": container,
+            "DGFLOW_EMULATED_GPUS": "1",
             "PYTHONPATH": f"{_TESTS.parent}:{_TESTS}",
             _SOCKET: f"{self.folder}/slurm",
         }

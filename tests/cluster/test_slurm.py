@@ -80,9 +80,10 @@ def test_jobs_share_a_node_and_end_with_their_recipes_status_or_when_they_are_ca
 ) -> None:
     recipe = tmp_path / "recipe.py"
     recipe.write_text(
-        "import sys, ray\n"
+        "import os, sys, ray\n"
         "ray.init(log_to_driver=False)\n"
-        "print('offered:', *[ray.cluster_resources()[name] for name in ('CPU', 'GPU')], flush=True)\n"
+        "offered = [ray.cluster_resources()[name] for name in ('CPU', 'GPU')]\n"
+        "print('offered', *offered, 'in', os.environ.get('CONTAINER'), flush=True)\n"
         "sys.exit(int(open(sys.argv[1]).read()))\n"
     )
     stale = nodes[0].folder / "disk" / "ray-10" / "ray" / "ray_current_cluster"  # of a job that was killed
@@ -91,9 +92,9 @@ def test_jobs_share_a_node_and_end_with_their_recipes_status_or_when_they_are_ca
     jobs = []
     for number, told in enumerate((tmp_path / "failing", tmp_path / "cancelled")):
         os.mkfifo(told)
-        jobs.append(slurm.sbatch(nodes[:1], 10 + number, SCRIPT, str(recipe), str(told)))
-    for job in jobs:
-        job.says("offered: 1.0 1.0", 300)
+        container = f"env CONTAINER={told.name}"
+        jobs.append(slurm.sbatch(nodes[:1], 10 + number, SCRIPT, str(recipe), str(told), container=container))
+        jobs[-1].says(f"offered 1.0 1.0 in {told.name}", 300)
     failing, cancelled = jobs
     (tmp_path / "failing").write_text("7")
     assert failing.wait(300) == 7, failing.output

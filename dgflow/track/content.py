@@ -1,0 +1,333 @@
+"""What a tracker is told of a root, the same for each tracker: runs, each with its configuration, values,
+tables and pictures.
+
+Everything is read from receipts. A run of a tracker is a training, a step that makes images, a step that
+makes a table, or an arm of that table. Each item has a key within its run, by which a tracker knows what it
+has.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+from urllib.parse import quote
+
+from dgflow.client.open_root import OpenRoot
+from dgflow.client.steps import StepView
+from dgflow.images.grids import grid_file
+from dgflow.report.outcome import Outcome
+from dgflow.specs.figures import Table
+from dgflow.specs.step import ResultStep, SampleStep, Slice
+from dgflow.steps.judging.features import Features
+from dgflow.steps.judging.measure import Measure
+from dgflow.store.identity import sha256_hex
+from dgflow.store.receipts import Receipt
+from dgflow.store.runs import RunRecord
+
+SHOWN = 64  # samples of a picture
+BY_SIGMA = ("loss", "accuracy", "calibration_error")  # held-out, of each range of noise levels
+WORK = ("data_wait", "workers")  # of an epoch's measurements; others are of the network
+PROVENANCE = ("root", "step", "command", "commit", "dgflow")  # of a configuration; the rest are settings
+
+Key = tuple[str, int]
+"""The name of an item and its step: the epoch of a value, else 0."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing that a tracker is told of a run. `time` is when it was committed, in seconds since the
+    epoch."""
+
+    name: str
+    time: float
+    step: int = 0
+
+    @property
+    def key(self) -> Key:
+        return self.name, self.step
+
+
+@dataclass(frozen=True)
+class Configuration(Item):
+    """How a run was asked for. Plain values by name; the same whenever it is told."""
+
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def markdown(self) -> str:
+        """A table of two columns."""
+        return _markdown(("setting", "value"), [(name, str(value)) for name, value in self.values.items()])
+
+
+@dataclass(frozen=True)
+class Value(Item):
+    """A point of a curve, or a single number."""
+
+    value: float = 0.0
+
+
+@dataclass(frozen=True)
+class Sheet(Item):
+    """A table."""
+
+    table: Table = field(default_factory=lambda: Table("", (), ()))
+
+    @property
+    def markdown(self) -> str:
+        """The table with its note."""
+        return _markdown(self.table.heading, self.table.rows) + f"\n{self.table.note}\n" * bool(
+            self.table.note
+        )
+
+
+@dataclass(frozen=True)
+class Picture(Item):
+    """The first images of some samples as a PNG file, which is made when it is asked for."""
+
+    caption: str = ""
+    png: Callable[[], bytes] = field(default=bytes, repr=False)
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """One run of a tracker. `name` is the folder of a step, or STEP/ARM; `id` is of that name in this
+    root."""
+
+    root: str  # url
+    name: str
+    title: str  # for people
+    kind: str
+    items: tuple[Item, ...]
+    parent: str | None = None  # the name of the run whose table has this arm
+
+    @property
+    def id(self) -> str:
+        return run_id(self.root, self.name)
+
+    @property
+    def label(self) -> str:
+        """The name with what the title says beside the kind: `generate-775d065de646 seed 101`."""
+        words = self.title.removeprefix(self.kind).strip(" ,")
+        return self.name if self.parent or words == self.title else f"{self.name} {words}".strip()
+
+    def is_label(self, text: str) -> bool:
+        """True for a label of this run, also one that an earlier version of dgflow gave it."""
+        return text == self.name or text.startswith(f"{self.name} ")
+
+    @property
+    def group(self) -> str:
+        """The last part of the root's url: for people, not unique."""
+        return self.root.rstrip("/").rpartition("/")[2]
+
+    @property
+    def configuration(self) -> Mapping[str, Any]:
+        return next((item.values for item in self.items if isinstance(item, Configuration)), {})
+
+
+def run_id(root: str, name: str) -> str:
+    """16 hexadecimal digits."""
+    return sha256_hex(f"{root} {name}".encode())[:16]
+
+
+def tracked(root: OpenRoot) -> Iterator[TrackedRun]:
+    """All that is to be told of a root now, step by step; what is committed later is told by a later call.
+
+    Raises:
+        StoreError: the root cannot be reached.
+        CorruptObject: a receipt or a result is damaged.
+    """
+    first: dict[str, RunRecord] = {}  # that asked for a step, by its name in the order of work
+    for record in root.runs:
+        first |= {step.name: record for step in record.steps if step.name not in first}
+    targets = {record.target for record in root.runs}
+    for view in sorted(root.steps(), key=lambda view: (*first, view.name).index(view.name)):
+        receipts = view.receipts
+        if not receipts:
+            continue
+        about = _about(root, view, first.get(view.name))
+        name = _run_name(view, receipts)
+        if view.folder == "epochs":
+            items = [_configuration(about | _settings(view), receipts), *_curves(receipts)]
+            yield _run(root, view, name, items)
+        elif view.folder == "shards" and (picture := _picture(view, 0, SHOWN, receipts)) is not None:
+            yield _run(root, view, name, [_configuration(about | _settings(view), receipts), picture])
+        elif view.folder == "results" and isinstance(spec := _spec(view), ResultStep):
+            if isinstance(spec, Measure) and view.name not in targets:
+                continue  # it is in the table of an evaluation
+            yield from _result(root, view, name, about, receipts)
+
+
+def _run(root: OpenRoot, view: StepView, name: str, items: Sequence[Item], **more: Any) -> TrackedRun:
+    ordered = sorted(items, key=lambda item: item.step)
+    seed = view.settings.get("seed") if view.folder == "epochs" else None
+    title = view.title if seed is None else f"{view.title}, seed {seed}"
+    return TrackedRun(root.store.url, name, title, view.kind, tuple(ordered), **more)
+
+
+def _run_name(view: StepView, receipts: Mapping[int, Receipt]) -> str:
+    """The step's name; where it was made again from other inputs, with their digest for all but the first."""
+    sets: dict[str, str] = {}  # a receipt of each set of inputs
+    for keys in view.recorded.step_store.committed(view.folder).values():
+        sets = keys | sets
+    if len(sets) == 1:
+        return view.name
+    there = view.recorded.step_store.receipts(list(sets.values()))
+    first = min(there, key=lambda receipt: receipt.created)
+    own = next(iter(receipts.values())).inputs_sha256
+    return view.name if own == first.inputs_sha256 else f"{view.name}-from-{own[:8]}"
+
+
+def _configuration(values: Mapping[str, Any], receipts: Mapping[int, Receipt]) -> Configuration:
+    return Configuration("configuration", _first(receipts).created, values=values)
+
+
+def _first(receipts: Mapping[int, Receipt]) -> Receipt:
+    return receipts[min(receipts)]
+
+
+def _about(root: OpenRoot, view: StepView, record: RunRecord | None) -> dict[str, Any]:
+    """Where it comes from: root, step, and the first run that asked for it."""
+    known: dict[str, Any] = {"root": root.store.url, "step": view.name}
+    if record is None:
+        return known
+    asked = record.asked
+    known |= {"recipe": asked.recipe, "command": shlex.join(asked.command), "dgflow": record.version}
+    known |= {"commit": asked.commit} if asked.commit else {}
+    return known | {f"option.{name}": _plain(value) for name, value in asked.options.items()}
+
+
+def _settings(view: StepView) -> dict[str, Any]:
+    """The fields of a step as plain values, those of nested specs by their path."""
+    return dict(_flat(view.settings))
+
+
+def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and not _is_reference(value):
+        for name, inner in value.items():
+            yield from _flat(inner, f"{path}.{name}".lstrip("."))
+    elif isinstance(value, list) and any(isinstance(inner, Mapping) for inner in value):
+        for number, inner in enumerate(value):
+            yield from _flat(inner, f"{path}.{number}")
+    else:
+        yield path, _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    """A number, text or truth value; a reference as `generate-a387775b0a0d[0:8000]`."""
+    if isinstance(value, Mapping) and _is_reference(value):
+        name = f"{value['step']}-{value['fingerprint'][:12]}"
+        if "start" in value:
+            return f"{name}[{value['start']}:{value['stop']}]"
+        return f"{name} {value['which']}" if "which" in value else name
+    return value if isinstance(value, str | int | float | bool) else json.dumps(value, default=str)
+
+
+def _is_reference(value: Mapping[str, Any]) -> bool:
+    return {"step", "fingerprint"} <= value.keys()
+
+
+def _curves(receipts: Mapping[int, Receipt]) -> Iterator[Value]:
+    for epoch, receipt in receipts.items():
+        for name, value in _measured(receipt):
+            yield Value(name, receipt.created, epoch, value=value)
+
+
+def _measured(receipt: Receipt) -> Iterator[tuple[str, float]]:
+    for name, value in receipt.metrics.items():
+        if isinstance(value, int | float):
+            yield f"{'work' if name in WORK else 'training'}/{name}", float(value)
+    yield "work/seconds", receipt.seconds
+    for level in receipt.metrics.get("by_sigma", ()):
+        low, high = level["sigma"]
+        for name in BY_SIGMA:
+            if name in level:
+                yield f"training_by_sigma_{name}/{low:.3g} to {high:.3g}", float(level[name])
+
+
+def _spec(view: StepView) -> Any:
+    """None for a step that cannot be rebuilt here, as one of a class outside dgflow."""
+    try:
+        return view.spec
+    except ValueError:
+        return None
+
+
+def _picture(
+    view: StepView, start: int, stop: int, receipts: Mapping[int, Receipt] | None = None
+) -> Picture | None:
+    """The images of a range, None of samples that are no images, and while one is missing."""
+    spec = _spec(view)
+    if not isinstance(spec, SampleStep) or isinstance(spec, Features) or spec.gives_latents:
+        return None
+    stop = min(stop, spec.length or stop)
+    there = [each for each in (receipts or view.receipts).values() if (each.stop or 0) > start]
+    there = [each for each in there if each.start is not None and each.start < stop]
+    if sum(min(each.stop or 0, stop) - max(each.start or 0, start) for each in there) != stop - start:
+        return None
+    samples = view.samples
+    return Picture(
+        "samples",
+        max(each.created for each in there),
+        caption=f"{view.title}: indices {start} to {stop - 1}",
+        png=lambda: grid_file(samples.read(slice(start, stop), ["image"]).images),
+    )
+
+
+def _result(
+    root: OpenRoot, view: StepView, name: str, about: Mapping[str, Any], receipts: Mapping[int, Receipt]
+) -> Iterator[TrackedRun]:
+    """The run of a table, then that of each arm."""
+    outcome, receipt = Outcome(view.spec, view.content), _first(receipts)
+    if not outcome.tables:
+        return
+    items: list[Item] = [_configuration(about, receipts)]
+    for number, table in enumerate(outcome.tables):
+        same = sum(each.title == table.title for each in outcome.tables[:number])
+        title = f"{table.title or 'arms'}{f' {same + 1}' if same else ''}"
+        items.append(Sheet(f"tables/{title}", receipt.created, table=table))
+    floor = (outcome.plain or {}).get("floor") if isinstance(outcome.plain, dict) else None
+    for key in outcome.shown:
+        if isinstance(floor, dict) and key in floor:
+            items.append(Value(f"result/{key}", receipt.created, value=floor[key]))
+    yield _run(root, view, name, items)
+    for arm, values in outcome.arms.items():
+        yield _arm(root, view, outcome, f"{name}/{quote(arm, safe=' ,=+()')}", arm, values, about, receipt)
+
+
+def _arm(
+    root: OpenRoot,
+    view: StepView,
+    outcome: Outcome,
+    name: str,
+    arm: str,
+    values: Mapping[str, Any],
+    about: Mapping[str, Any],
+    receipt: Receipt,
+) -> TrackedRun:
+    items: list[Item] = []
+    configuration = {**about, "arm": arm}
+    part = next(iter(getattr(outcome.step, "arms", {}).get(arm, ())), None)
+    if isinstance(part, Slice):
+        configuration |= _settings(root.step(part.origin.step.name))
+        if picture := _picture(root.step(part.step.name), part.start, min(part.stop, part.start + SHOWN)):
+            items.append(replace(picture, caption=f"{arm}: {picture.caption}", time=receipt.created))
+    items.append(Configuration("configuration", receipt.created, values=configuration))
+    for key in outcome.shown:
+        if key in values:
+            items.append(Value(f"result/{key}", receipt.created, value=values[key]["mean"]))
+            if values[key]["spread"] is not None:
+                items.append(Value(f"result/{key}_spread", receipt.created, value=values[key]["spread"]))
+    run = _run(root, view, name, items, parent=name.rpartition("/")[0])
+    return replace(run, title=f"{view.title}: {arm}")
+
+
+def _markdown(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heading, ["---"] * len(heading), *rows]
+    return "".join("| " + " | ".join(_cell(cell) for cell in line) + " |\n" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,81 @@
+"""Trackio: a project per root in its local database, one run per run."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from importlib import import_module
+from itertools import groupby
+from typing import Any
+
+from dgflow.track.content import Configuration, Item, Key, Picture, Sheet, TrackedRun, Value
+
+
+class Trackio:
+    """A `Tracker` in Trackio's folder: TRACKIO_DIR, else its own default."""
+
+    errors: tuple[type[Exception], ...] = (OSError,)
+
+    def __init__(self) -> None:
+        self._trackio = import_module("trackio")
+        self._project = ""
+
+    @property
+    def where(self) -> str:
+        return str(self._trackio.TRACKIO_DIR)
+
+    @property
+    def look(self) -> str:
+        return f"trackio show --project {self._project}" if self._project else "trackio show"
+
+    def known(self, run: TrackedRun) -> set[Key]:
+        self._project = run.group
+        points = self._trackio.SQLiteStorage.get_logs(run.group, self._name(run))
+        known = {(name, point["step"]) for point in points for name in point}
+        if points:  # it is kept with them
+            known |= {item.key for item in run.items if isinstance(item, Configuration)}
+        return known
+
+    def write(self, run: TrackedRun, items: Sequence[Item]) -> None:
+        with contextlib.redirect_stdout(io.StringIO()):
+            own = self._trackio.init(
+                run.group,
+                self._name(run),
+                group=run.kind,
+                config=dict(run.configuration),
+                resume="allow",
+                embed=False,
+                auto_log_gpu=False,
+                auto_log_cpu=False,
+            )
+            for step, together in groupby(items, key=lambda item: item.step):
+                told = [item for item in together if not isinstance(item, Configuration)]
+                if told:
+                    own.log({item.name: self._logged(item) for item in told}, step=step)
+            self._trackio.finish()
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _name(self, run: TrackedRun) -> str:
+        """The run's label; of a second root of the same last name, with the beginning of its id."""
+        storage = self._trackio.SQLiteStorage
+        names = [str(record["name"]) for record in storage.get_run_records(run.group)]
+        for name in filter(run.is_label, names):
+            if storage.get_run_config(run.group, name)["root"] == run.root:
+                return name
+        return run.label if run.label not in names else f"{run.label} ({run.id[:6]})"
+
+    def _logged(self, item: Item) -> Any:
+        from PIL import Image
+
+        match item:
+            case Value():
+                return item.value
+            case Sheet():
+                return self._trackio.Markdown(item.markdown)
+            case Picture():
+                return self._trackio.Image(Image.open(io.BytesIO(item.png())), caption=item.caption)
+            case _:
+                raise TypeError(item)

@@ -1,0 +1,120 @@
+"""Weights & Biases: a project per root, one run per run, of an id that follows from root and name.
+
+Online, a run that is there goes on: what it has is told by the number of its next step. An offline run cannot
+be read back, and each process leaves a folder for `wandb sync`: it holds the whole run, so that a folder that
+is synchronised after another repeats it and adds nothing twice. A note beside these folders, written when
+wandb has finished a run, saves asking again; without it nothing is lost.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from dgflow.track.content import Item, Key, Picture, Sheet, TrackedRun, Value
+
+
+class Wandb:
+    """A `Tracker`, set up by wandb's own variables: WANDB_API_KEY or `wandb login`, WANDB_MODE,
+    WANDB_PROJECT, WANDB_ENTITY, WANDB_DIR."""
+
+    def __init__(self) -> None:
+        import wandb
+
+        self._wandb = wandb
+        self.errors: tuple[type[Exception], ...] = (wandb.Error,)
+        settings = wandb.setup(wandb.Settings(silent=True)).settings
+        if settings.mode == "disabled":
+            raise ValueError("expected WANDB_MODE online or offline, found disabled; run `wandb enabled`")
+        self._offline = settings.mode in ("offline", "dryrun")
+        self._notes = Path(settings.wandb_dir, "dgflow")
+        self._runs: dict[str, Any] = {}  # wandb's, by id
+        self._written: dict[str, set[Key]] = {}
+
+    @property
+    def where(self) -> str:
+        return str(self._notes.parent) if self._offline else "Weights & Biases"
+
+    @property
+    def look(self) -> str:
+        if self._offline:
+            return f"wandb sync {self._notes.parent}/offline-run-*"
+        return os.environ.get("WANDB_BASE_URL", "https://wandb.ai")
+
+    def known(self, run: TrackedRun) -> set[Key]:
+        note = self._note(run.id)
+        return {(name, step) for name, step in json.loads(note.read_text())} if note.exists() else set()
+
+    def write(self, run: TrackedRun, items: Sequence[Item]) -> None:
+        if run.id not in self._runs:
+            self._runs[run.id] = self._begin(run)
+            if self._offline:
+                items = run.items
+        own = self._runs[run.id]
+        self._written.setdefault(run.id, self.known(run)).update(item.key for item in items)
+        for step, together in groupby(items, key=lambda item: item.step):
+            if step >= own.step:  # further back is what a run that goes on has
+                logged = {item.name: _logged(item) for item in together}
+                own.log({name: value for name, value in logged.items() if value is not None}, step=step)
+        if not any(item.step for item in run.items):  # no epochs: it has all that it will have
+            self._finish(run.id)
+
+    def close(self) -> None:
+        """Finish the runs, and note what they hold."""
+        for number in list(self._runs):
+            self._finish(number)
+
+    def _finish(self, run_id: str) -> None:
+        self._runs.pop(run_id).finish()
+        note = self._note(run_id)
+        note.parent.mkdir(parents=True, exist_ok=True)
+        scratch = note.with_suffix(".new")
+        scratch.write_text(json.dumps(sorted(self._written[run_id])))
+        scratch.replace(note)
+
+    def _begin(self, run: TrackedRun) -> Any:
+        settings = self._wandb.Settings(
+            silent=True,
+            console="off",
+            disable_git=True,
+            disable_code=True,
+            x_disable_stats=True,
+            x_disable_machine_info=True,
+        )
+        return self._wandb.init(
+            project=os.environ.get("WANDB_PROJECT") or run.group,
+            id=run.id,
+            name=run.label,
+            group=run.group,
+            job_type=run.kind,
+            notes=run.title,
+            config=dict(run.configuration),
+            resume="allow",
+            reinit="create_new",
+            settings=settings,
+        )
+
+    def _note(self, run_id: str) -> Path:
+        return self._notes / f"{run_id}.json"
+
+
+def _logged(item: Item) -> Any:
+    """What wandb logs for an item; None for a configuration, which is the run's."""
+    import wandb
+    from PIL import Image
+
+    match item:
+        case Value():
+            return item.value
+        case Sheet():
+            columns: list[Any] = [heading or "arm" for heading in item.table.heading]
+            return wandb.Table(columns=columns, data=[list(row) for row in item.table.rows])
+        case Picture():
+            return wandb.Image(Image.open(io.BytesIO(item.png())), caption=item.caption)
+        case _:
+            return None
