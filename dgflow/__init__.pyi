@@ -5,7 +5,6 @@ from dgflow._version import __version__ as __version__
 from dgflow.cli import main as main
 from dgflow.client.load import load as load
 from dgflow.client.open_root import open as open
-from dgflow.client.published import open_published as open_published
 from dgflow.client.sample import sample as sample
 from dgflow.diffusion.correction_presets import epsilon_scaling as epsilon_scaling
 from dgflow.diffusion.correction_presets import network_guidance as network_guidance
