@@ -43,7 +43,8 @@ class SamplesFolder:
                 f"expected generated images, found {step.name}, which no sampler drew: images of a data set "
                 "are not published; `dgflow export` writes them"
             )
-        self.columns = [name for name in ("label", "log_ratio") if name in names]
+        known = ("label", "log_ratio") if step.labelled else ("log_ratio",)
+        self.columns = [name for name in known if name in names]
 
     @property
     def title(self) -> str:
@@ -109,7 +110,7 @@ class SamplesFolder:
         load = name.removeprefix("hf:")
         channels = f"{shape.channels} channel{'s' * (shape.channels > 1)}"
         of_column = {
-            "label": f"int64, the class, one of {shape.num_classes:,}; -1 for none",
+            "label": f"int64, the class, one of {shape.num_classes:,}",
             "log_ratio": "float32, the logit of the discriminator at the last step that it guided",
         }
         rows = [

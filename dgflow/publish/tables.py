@@ -64,17 +64,17 @@ def _inputs(item: BoundItem) -> Mapping[str, str]:
 
 def tables(root: OpenRoot, step: Step, digest: str) -> list[Table]:
     """The tables with an arm that was made with the weights of this digest, of `step`."""
-    behind, found = _Behind(root), []
-    for name in root.records.names:
+    behind, found, records = _Behind(root), [], root.records
+    for name in [each.name for each in records.all_recorded(records.names)]:  # read together
         try:
-            result = root.records.step(name)
+            result = records.step(name)
         except ValueError:
             continue  # a kind that is not defined here: it cannot be read
-        receipts = root.step(name).receipts
-        if not isinstance(result, ResultStep) or not receipts or not _reads(result, step):
+        if not isinstance(result, ResultStep) or not _reads(result, step):
             continue
-        content = root.step(name).content
-        if not (arms := result.compared(content)):
+        view = root.step(name)
+        receipts = view.receipts
+        if not receipts or not (arms := result.compared(view.content)):
             continue
         try:
             paths = behind.each(result, receipts[0].inputs)
@@ -87,7 +87,7 @@ def tables(root: OpenRoot, step: Step, digest: str) -> list[Table]:
                 for column, metric in result.columns.items()
                 if any(column in arm for arm in arms.values())
             }
-            reference = root.step(name).result.get("reference") or {}
+            reference = view.result.get("reference") or {}
             samples = {arm: parts[0] for arm, parts in getattr(result, "arms", {}).items() if arm in arms}
             found.append(Table(name, columns, arms, samples, with_it, reference))
     return found

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from inprocess import complete
 from publish.cards import card, rows
-from publish.hub_server import READ_ONLY, Hub
+from publish.hub_server import READ_ONLY, TOKEN, Hub
 from safetensors.torch import load_file
 
 import dgflow
@@ -183,12 +183,38 @@ def test_loaded_networks_sample_together_without_ray(root: str, opened: OpenRoot
 def test_publishing_the_same_again_makes_no_commit(address: str, hub: Hub) -> None:
     first = publish(address, NAME, licence="mit", private=True)
     repo = hub.repos["models/ada/toy-discriminator"]
+    assert TOKEN.encode() not in b"".join(repo.commits[-1].values())
     assert repo.private and first.commit == repo.sha and len(repo.commits) == 2
     again = publish(address, NAME, licence="mit")
     assert (again.changed, again.commit, len(repo.commits)) == (False, first.commit, 2)
     other = publish(address, NAME, licence="mit", epoch="1")
     assert other.changed and len(repo.commits) == 3
     assert json.loads(repo.commits[-1]["config.json"])["epoch"] == 1
+
+
+def test_weights_that_change_on_a_branch_are_refused_after_they_were_locked(
+    address: str, hub: Hub, tmp_path: Path
+) -> None:
+    store = open_store(str(tmp_path / "root"))
+    publish(address, NAME, licence="mit")
+    step = official(NAME).step
+    assert isinstance(step, Pretrained)
+    complete(step, store)
+    publish(address, NAME, licence="mit", epoch="1")
+    with pytest.raises(ValueError, match="as when it was first used, with sha256 .* found one with sha256"):
+        step.check_unchanged(bytes, store)
+
+
+def test_a_folder_on_s3_is_taken_like_one_on_a_disk(
+    root: str, address: str, s3_url: str, tmp_path: Path
+) -> None:
+    publish(address, f"{s3_url}/published")
+    publish(address, str(tmp_path / "published"))
+    weights = official(f"{s3_url}/published")
+    assert weights.step.architecture == official(str(tmp_path / "published")).step.architecture
+    assert source(weights) == f"{s3_url}/published/model.safetensors"
+    data = (tmp_path / "published" / "model.safetensors").read_bytes()
+    assert open_store(f"{s3_url}/published").get("model.safetensors") == data
 
 
 def test_what_another_step_published_is_not_replaced_without_saying_so(
