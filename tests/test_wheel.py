@@ -28,7 +28,6 @@ COMES_WITH = {
     "sklearn": "mlxtend",
     "markupsafe": "jinja2",
     "pydantic_core": "pydantic",
-    "yaml": "ray",
 }
 """Packages that are imported and come with a declared one, in the version that it needs."""
 PROGRAM = """

@@ -156,18 +156,16 @@ def test_metrics_are_the_same_to_the_last_bit_on_processes_and_through_ray(made,
     command = ["metrics", "a.npz", "b.npz", *ADM, "--weights", str(made / "inception.safetensors"), "--json"]
     command += [part for name in ("fid", "precision", "recall", "kid") for part in ("--metric", name)]
     plain = "from dgflow.cli.tool import main; main()"
+    others = [name for name, extras in EXTRAS.items() if "metrics" not in extras]
+    alone = WITHOUT.format(names=others) + plain  # as with the extra `metrics` alone
     found = {
         root: python(program, *command, "--root", root, "--workers", workers, cwd=tmp_path)
-        for root, program, workers in [
-            ("ray", plain, 2),
-            ("one", WITHOUT.format(names=["ray"]) + plain, 1),
-            ("two", WITHOUT.format(names=["ray"]) + plain, 2),
-        ]
+        for root, program, workers in [("ray", plain, 2), ("one", alone, 1), ("two", alone, 2)]
     }
     assert all(each.returncode == 0 for each in found.values()), found
 
     # Killed while it computes the first features, as its note says.
-    arguments = [sys.executable, "-c", WITHOUT.format(names=["ray"]) + plain, *command, "--root", "killed"]
+    arguments = [sys.executable, "-c", alone, *command, "--root", "killed"]
     with (tmp_path / "stderr").open("w") as stderr:
         driver = subprocess.Popen(
             arguments, cwd=tmp_path, env=NO_CLOUD, stdout=subprocess.PIPE, stderr=stderr, text=True
