@@ -347,7 +347,8 @@ def _ray(host: Host, options: Sequence[str], env: dict[str, str] | None, ready: 
 
 def _base_env() -> dict[str, str]:
     own = {name: value for name, value in os.environ.items() if not name.startswith(_NO_OTHER_SETTINGS)}
-    return {**own, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "RAY_AUTH_MODE": "disabled"}
+    emulated = {"DGFLOW_EMULATED_GPUS": "1"}  # GPUs are pretended, and the CPU computes
+    return {**own, **emulated, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "RAY_AUTH_MODE": "disabled"}
 
 
 def _port(host: Host) -> str:
