@@ -24,6 +24,8 @@ def publish_step(
         print(f"{done.title} published to {where}, licence: {done.licence}")
     else:
         print(f"{done.title}: nothing new for {where}")
+    if done.url:
+        print(done.url)
     if done.kind == "model":
         pinned = target if done.commit is None else f"{target}@{done.commit}"
         print(f'In a recipe: official("{pinned}")')

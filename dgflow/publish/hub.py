@@ -5,10 +5,12 @@ Needs the package huggingface_hub, whose own settings count: HF_TOKEN or `hf aut
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -124,9 +126,10 @@ class Repository:
                 *(CommitOperationAdd(name, path) for name, path in new.items()),
                 *(CommitOperationDelete(name) for name in there if name not in new and name not in _LEFT),
             ]
-            done = self._api.create_commit(
-                self.repo, operations, commit_message=message, repo_type=self.hub_type
-            )
+            with _no_note_of_empty_commits():
+                done = self._api.create_commit(
+                    self.repo, operations, commit_message=message, repo_type=self.hub_type
+                )
             return Committed(done.repo_url.url if done.repo_url else "", done.oid, done.oid != before)
 
         return self._asked("write", send)
@@ -154,6 +157,18 @@ class Repository:
         if status >= 500 or status == 429:
             return StoreError(f"{found}; try again later")
         return ValueError(f"{found}; {_REMEDIES.get(status, 'see what it says')}")
+
+
+@contextlib.contextmanager
+def _no_note_of_empty_commits() -> Iterator[None]:
+    """The package warns of a commit that it leaves out, which `Committed.changed` says."""
+    logger = logging.getLogger("huggingface_hub.hf_api")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _printable(text: str) -> str:
