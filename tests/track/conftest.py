@@ -1,6 +1,7 @@
 """A finished digits-like root on a disk, for tests of what trackers are told of it."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from dgflow.store.open import open_store
 from dgflow.store.runs import Asked, RunRecord, record_key
 from dgflow.track.tracker import Teller
 
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # before its import: no test goes beyond this machine
 MARK = b'{"dgflow_root": 1}'
 ASKED = Asked(
     recipe="digits", options={"samples": 200, "weight": 2.0}, command=("digits.py", "run"), commit="0de1ed1"
