@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from dgflow.extras import require
 from dgflow.store.objects import StoreError
 
 T = TypeVar("T")
@@ -49,12 +50,9 @@ class Repository:
         match = _NAME.fullmatch(target)
         if not match:
             raise ValueError(f"expected hf:user/name, found {target!r}")
-        try:
-            from huggingface_hub import HfApi, get_token
-        except ImportError:
-            raise ValueError(
-                "publishing on the hub needs the package huggingface_hub: pip install 'dgflow[publish]'"
-            ) from None
+        require("huggingface_hub", "publishing on the hub")
+        from huggingface_hub import HfApi, get_token
+
         if get_token() is None:
             raise ValueError(
                 "expected a token of the Hugging Face hub that may write, found none: run `hf auth login`, "
