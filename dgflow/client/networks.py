@@ -72,7 +72,13 @@ class Network:
                 f"expected labels, one class of {self.step.classes} per sample, for {self.weights.title}, "
                 "found None"
             )
-        return torch.as_tensor(labels, dtype=torch.int64).expand(rows).to(self._device)
+        told = _per_row(torch.as_tensor(labels, dtype=torch.int64), rows, "labels")
+        if not 0 <= int(told.min()) <= int(told.max()) < self.step.classes:
+            raise ValueError(
+                f"expected labels from 0 to {self.step.classes - 1} for {self.weights.title}, found "
+                f"{int(told.min())} to {int(told.max())}"
+            )
+        return told.to(self._device)
 
     @property
     def _device(self) -> torch.device:
@@ -82,26 +88,38 @@ class Network:
         """Samples as networks take them; images uint8 [n, H, W, C] become float32 [n, C, H, W] in [-1, 1]."""
         import torch
 
-        if isinstance(x, np.ndarray):
-            x = as_network_input(x) if x.dtype == np.uint8 else torch.from_numpy(x)
+        if not isinstance(x, torch.Tensor):
+            x = np.asarray(x)
+            x = as_network_input(x) if x.dtype == np.uint8 and x.ndim == 4 else torch.from_numpy(x)
         shape = self.step.shape
         sides = (shape.channels, shape.image_size, shape.image_size)
         if x.dtype == torch.uint8 or tuple(x.shape[1:]) != sides:
             raise ValueError(
                 f"expected samples float [n, {', '.join(map(str, sides))}], or images uint8 [n, H, W, C] as "
-                "NumPy "
-                f"array, for {self.weights.title}, found {x.dtype} {list(x.shape)}"
+                f"NumPy array, for {self.weights.title}, found {x.dtype} {list(x.shape)}"
             )
         return x.to(self._device)
 
     def _sigma(self, sigma: Any, rows: int) -> Tensor:
         import torch
 
-        return torch.as_tensor(sigma, dtype=torch.float64).expand(rows).to(self._device)
+        levels = _per_row(torch.as_tensor(sigma, dtype=torch.float64), rows, "sigma")
+        if not bool(((levels >= 0) & levels.isfinite()).all()):
+            raise ValueError(f"expected noise levels sigma of 0 or more, found {sigma}")
+        return levels.to(self._device)
 
     def __repr__(self) -> str:
         epoch = "" if self.epoch is None else f", epoch {self.epoch}"
         return f"<{type(self).__name__} {self.step.name}: {type(self.spec).__name__}{epoch}>"
+
+
+def _per_row(values: Tensor, rows: int, name: str) -> Tensor:
+    """A number, or one per sample, as [rows]. Raises ValueError for another shape."""
+    if values.ndim > 1 or (values.ndim == 1 and len(values) != rows):
+        raise ValueError(
+            f"expected {name} as a number or [{rows}], one per sample, found shape {list(values.shape)}"
+        )
+    return values.expand(rows)
 
 
 class ScoreNetwork(Network):
@@ -124,7 +142,10 @@ class ScoreNetwork(Network):
 
         x = self._x(x)
         with torch.no_grad():
-            return self.model.denoiser(x.double(), self._sigma(sigma, len(x)), self._labels(labels, len(x)))
+            denoised = self.model.denoiser(
+                x.double(), self._sigma(sigma, len(x)), self._labels(labels, len(x))
+            )
+        return denoised.double()
 
 
 class DiscriminatorNetwork(Network):

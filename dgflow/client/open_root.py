@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import cached_property
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from dgflow.client.kinds import load_kinds
 from dgflow.client.networks import DiscriminatorNetwork, Network, ScoreNetwork
@@ -12,13 +12,17 @@ from dgflow.client.samples import SampleStream
 from dgflow.client.steps import StepView
 from dgflow.engine.recorded import RecordedRoot
 from dgflow.networks.roles import DiscriminatorSpec, ScoreNetworkSpec
+from dgflow.report.summary import summarise, table, worker_seconds
 from dgflow.specs.network import NetworkSpec
-from dgflow.specs.step import NetworkStep, Weights
+from dgflow.specs.step import NetworkStep, SampleStep, Weights
 from dgflow.store import runs
 from dgflow.store.address import is_root, step_name
 from dgflow.store.objects import ObjectStore
 from dgflow.store.open import as_typed, open_store
 from dgflow.store.runs import RunRecord
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 Loaded = TypeVar("Loaded", bound=Network)
 
@@ -78,19 +82,16 @@ class OpenRoot:
             recipe: the name of a recipe, such as `digits`.
 
         Raises:
-            ValueError: no run of that recipe is recorded.
+            ValueError: no run of that recipe is recorded, or there is no step of that kind.
         """
         names = self._records.names
         if recipe is not None:
-            asked = [record for record in self.runs if record.asked.recipe == recipe]
-            if not asked:
-                there = ", ".join(dict.fromkeys(record.asked.recipe for record in self.runs)) or "none"
-                raise ValueError(
-                    f"expected runs of the recipe {recipe} in {self.url}, found those of: {there}"
-                )
-            names = [step.name for step in asked[-1].steps if step.name in names]
-        views = [self._view(name) for name in names]
-        return [view for view in views if kind in (None, view.kind)]
+            names = [step.name for step in self._runs_of(recipe)[-1].steps if step.name in names]
+        names = [name for name in names if kind in (None, name.rpartition("-")[0])]
+        if kind is not None and not names:
+            kinds = ", ".join(sorted({name.rpartition("-")[0] for name in self._records.names})) or "none"
+            raise ValueError(f"expected steps of the kind {kind!r} in {self.url}, found those of: {kinds}")
+        return [StepView(self._records, recorded) for recorded in self._records.all_recorded(names)]
 
     def step(self, name: str) -> StepView:
         """The only step whose name begins so, as `generate-3fa9`. Raises ValueError, listing what is
@@ -100,6 +101,61 @@ class OpenRoot:
     def samples(self, name: str) -> SampleStream:
         """The samples of a step, of which `[100:116]` reads a part: as `step(name).samples`."""
         return self.step(name).samples
+
+    def frame(self) -> DataFrame:
+        """What the root holds, a row per step: kind, title, committed parts and samples, bytes, seconds of
+        work, and the recipes that ask for it. Needs pandas."""
+        from dgflow.client.frames import frame_of_rows
+
+        recipes: dict[str, dict[str, None]] = {}
+        for record in self.runs:
+            for step in record.steps:
+                recipes.setdefault(step.name, {})[record.asked.recipe] = None
+        rows = []
+        for view in self.steps():
+            receipts = view.receipts.values()
+            rows.append(
+                {
+                    "step": view.name,
+                    "kind": view.kind,
+                    "title": view.title,
+                    "parts": len(receipts),
+                    "samples": sum((each.stop or 0) - (each.start or 0) for each in receipts),
+                    "bytes": sum(each.bytes for each in receipts),
+                    "seconds": sum(map(worker_seconds, receipts)),
+                    "recipes": ", ".join(recipes.get(view.name, ())),
+                }
+            )
+        return frame_of_rows(rows, "step")
+
+    def table(self, recipe: str | None = None) -> str:
+        """The table that the latest run ends with, or the latest one of `recipe`, as `report` prints it; or
+        what is missing.
+
+        Raises:
+            ValueError: no run is recorded, or its last step has not begun.
+        """
+        asked = self._runs_of(recipe)[-1]
+        if asked.target not in self.refresh().records.names:
+            raise ValueError(
+                f"expected a run of {asked.asked.recipe} that has come to its last step, {asked.target}, in "
+                f"{self.url}, found none; run it to its end"
+            )
+        epochs = {step.name: max(step.parts) for step in asked.steps if step.folder == "epochs"}
+        target = RecordedRoot(self.store, epochs).step(asked.target)
+        if isinstance(target, SampleStep):
+            start, stop = asked.steps[-1].parts[0], asked.steps[-1].parts[-1] + 1
+            target = target[start * target.shard_size : stop * target.shard_size]
+        return table(summarise(target, self.store))
+
+    def _runs_of(self, recipe: str | None) -> list[RunRecord]:
+        """The runs of a recipe, or of all. Raises ValueError where there is none."""
+        found = [record for record in self.runs if recipe in (None, record.asked.recipe)]
+        if not found:
+            there = ", ".join(dict.fromkeys(record.asked.recipe for record in self.runs)) or "none"
+            wanted = "runs" if recipe is None else f"runs of the recipe {recipe}"
+            raise ValueError(f"expected {wanted} in {self.url}, found those of: {there}")
+        return found
 
     def _view(self, name: str) -> StepView:
         return StepView(self._records, self._records.recorded(name))
@@ -154,18 +210,18 @@ class OpenRoot:
                 )
             return "file"
         if epoch is None:
-            digests = {use.digest for use in self._records.uses(step.name)}
-            used = [
-                number for number, each in self._records.newest(step).items() if each.rows_sha256 in digests
-            ]
+            used = self._records.used_epochs(step.name)
             if len(used) > 1:
                 raise ValueError(
                     f"expected one epoch of {step.name} that the steps of {self.url} were made from, found "
-                    f"{used}; "
-                    "give epoch="
+                    f"{used}; give epoch="
                 )
             return f"epoch:{used[0]}" if used else "last"
-        return {"best": "best:held_out_loss"}.get(str(epoch), f"epoch:{epoch}" if epoch != "last" else "last")
+        if epoch in ("last", "best"):
+            return {"last": "last", "best": "best:held_out_loss"}[epoch]
+        if not isinstance(epoch, int):
+            raise ValueError(f'expected as epoch a number, "last" or "best", found {epoch!r}')
+        return f"epoch:{epoch}"
 
     def _only(self, role: type[NetworkSpec], words: str) -> str:
         """The name of the only step with a network of that role whose weights are there."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import io
+import operator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,8 @@ from dgflow.store.shards import Columns
 from dgflow.store.step_store import StepStore
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+    from PIL.Image import Image
     from torch import Tensor
 
 
@@ -72,6 +76,33 @@ class Samples:
             return torch.from_numpy(self.latents).float()
         return as_network_input(self.images)
 
+    def frame(self) -> DataFrame:
+        """A row per sample with its columns of one number, such as `label` and `log_ratio`. Needs pandas."""
+        from dgflow.client.frames import frame_of_samples
+
+        return frame_of_samples(self)
+
+    def grid(self, columns: int = 8, scale: int | None = None) -> Image:
+        """The images side by side as a PIL image, magnified by a whole factor, by default to some 500 pixels;
+        large ones are shrunk to 64 pixels. A notebook shows it for the samples themselves."""
+        from PIL import Image
+
+        from dgflow.images.grids import grid
+        from dgflow.report.images import SHOWN_WIDTH
+
+        columns = max(1, min(columns, len(self)))
+        canvas = grid(self.images, columns)
+        factor = max(1, SHOWN_WIDTH // canvas.shape[1]) if scale is None else scale
+        sheet = Image.fromarray(canvas)
+        return sheet.resize((factor * sheet.width, factor * sheet.height), Image.Resampling.NEAREST)
+
+    def _repr_png_(self) -> bytes | None:
+        if "image" not in self.columns or not len(self):
+            return None
+        out = io.BytesIO()
+        Samples({"index": self.index[:64], "image": self.images[:64]}).grid().save(out, "PNG")
+        return out.getvalue()
+
     def __repr__(self) -> str:
         columns = ", ".join(
             f"{name} {values.dtype} {list(values.shape)}" for name, values in self.columns.items()
@@ -89,7 +120,8 @@ def as_network_input(images: np.ndarray) -> Tensor:
 class SampleStream:
     """The committed samples of a step, which may still be growing: `samples[100:116]` reads these alone.
 
-    `len(samples)` counts the samples from the first one on without a gap.
+    `len(samples)` counts the samples from the first one on without a gap. Each look lists the shards anew, so
+    that those of a run at work are seen.
     """
 
     def __init__(self, step_store: StepStore, receipts: Callable[[], dict[int, Receipt]]) -> None:
@@ -102,12 +134,7 @@ class SampleStream:
         return [receipt for _, receipt in sorted(self._receipts().items())]
 
     def __len__(self) -> int:
-        length = 0
-        for receipt in self.shards:
-            if receipt.start != length:
-                break
-            length = receipt.stop or length
-        return length
+        return _length(self.shards)
 
     def __getitem__(self, key: slice | int) -> Samples:
         """The samples of a range, all by default; of one index, one sample.
@@ -118,49 +145,71 @@ class SampleStream:
         """
         return self.read(key)
 
-    def read(self, key: slice | int, columns: list[str] | None = None) -> Samples:
-        """As `samples[key]`, of these columns and `index` alone."""
-        start, stop = self._range(key)
+    def read(self, key: slice | int = slice(None), columns: Sequence[str] | None = None) -> Samples:
+        """As `samples[key]`, of these columns and `index` alone.
+
+        Raises:
+            ValueError: as `samples[key]`, and for a column that the step does not make.
+        """
+        shards = self.shards
+        start, stop = _range(key, _length(shards))
         names = None if columns is None else list(dict.fromkeys(["index", *columns]))
-        parts = [
-            read_range(self._step_store, shard, max(start, shard.start), min(stop, shard.stop), names)
-            for shard in self.shards
-            if shard.start is not None
-            and shard.stop is not None
-            and shard.start < stop
-            and shard.stop > start
-        ]
-        if sum(len(part["index"]) for part in parts) != stop - start:
+        ranges = [(shard, max(start, shard.start or 0), min(stop, shard.stop or 0)) for shard in shards]
+        ranges = [(shard, first, last) for shard, first, last in ranges if first < last]
+        if sum(last - first for _, first, last in ranges) != stop - start:
             raise ValueError(
                 f"expected committed samples [{start}:{stop}] of {self._step_store.name}, found "
-                f"{self._there()}"
+                f"{_listed(shards)}"
             )
+        parts = [read_range(self._step_store, shard, first, last, names) for shard, first, last in ranges]
         return Samples({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+
+    def frame(self) -> DataFrame:
+        """A row per sample with its columns of one number, without reading the images. Needs pandas."""
+        first = self[0].columns
+        return self.read(columns=[name for name, values in first.items() if values.ndim == 1]).frame()
 
     def __iter__(self) -> Iterator[Samples]:
         """The samples, a shard at a time."""
         for shard in self.shards:
             yield self[shard.start or 0 : shard.stop]
 
-    def _range(self, key: slice | int) -> tuple[int, int]:
-        if isinstance(key, int):
-            key = slice(key, key + 1)
-        start, stop = key.start or 0, len(self) if key.stop is None else key.stop
-        if key.step is not None or not 0 <= start < stop:
-            raise ValueError(
-                "expected samples counted from the first one, as in samples[100:116], found "
-                f"[{key.start}:{key.stop}{f':{key.step}' if key.step is not None else ''}] of {len(self)}"
-            )
-        return start, stop
-
-    def _there(self) -> str:
-        ranges: list[list[int]] = []
-        for shard in self.shards:
-            if ranges and ranges[-1][1] == shard.start:
-                ranges[-1][1] = shard.stop or 0
-            else:
-                ranges.append([shard.start or 0, shard.stop or 0])
-        return ", ".join(f"[{start}:{stop}]" for start, stop in ranges) or "none yet"
-
     def __repr__(self) -> str:
-        return f"<samples of {self._step_store.name}: {self._there()}>"
+        return f"<samples of {self._step_store.name}: {_listed(self.shards)}>"
+
+
+def _length(shards: Sequence[Receipt]) -> int:
+    """The number of samples from the first one on without a gap."""
+    length = 0
+    for shard in shards:
+        if shard.start != length:
+            break
+        length = shard.stop or length
+    return length
+
+
+def _range(key: slice | int, length: int) -> tuple[int, int]:
+    """Start and stop. Raises ValueError for other keys than ranges that count from the first sample."""
+    if not isinstance(key, slice):
+        key = slice(operator.index(key), operator.index(key) + 1)
+    start = 0 if key.start is None else operator.index(key.start)
+    stop = length if key.stop is None else operator.index(key.stop)
+    if key.step is not None or not 0 <= start < stop:
+        written = ":".join("" if each is None else str(each) for each in (key.start, key.stop))
+        written += "" if key.step is None else f":{key.step}"
+        raise ValueError(
+            f"expected samples counted from the first one, as in samples[100:116], found [{written}] of "
+            f"{length:,} samples"
+        )
+    return start, stop
+
+
+def _listed(shards: Sequence[Receipt]) -> str:
+    """The committed ranges in words."""
+    ranges: list[list[int]] = []
+    for shard in shards:
+        if ranges and ranges[-1][1] == shard.start:
+            ranges[-1][1] = shard.stop or 0
+        else:
+            ranges.append([shard.start or 0, shard.stop or 0])
+    return ", ".join(f"[{start}:{stop}]" for start, stop in ranges) or "none yet"

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dgflow.client.samples import SampleStream
+import numpy as np
+
+from dgflow.client.samples import Samples, SampleStream
 from dgflow.engine.recorded import Recorded, RecordedRoot
-from dgflow.specs.figures import Figure
-from dgflow.specs.step import ResultStep, SampleStep, Step
+from dgflow.report.charts import training_charts
+from dgflow.report.outcome import Outcome, has_figures
+from dgflow.specs.figures import Figure, Table
+from dgflow.specs.step import ResultStep, Step
 from dgflow.store.receipts import Receipt
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Plot
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True, repr=False)
@@ -85,23 +94,119 @@ class StepView:
 
     @property
     def result(self) -> Any:
-        """The content of the one file that a step makes: JSON as plain data, else its bytes.
+        """The content of the one file that a step makes: JSON as plain data, `.npz` as arrays by name, else
+        its bytes.
 
         Raises:
             ValueError: the step makes samples or trains, or its file is not there yet.
         """
-        content = self.content
-        return json.loads(content) if self._result_receipt.key.endswith(".json") else content
+        content, key = self.content, self._result_receipt.key
+        if key.endswith(".npz"):
+            with np.load(io.BytesIO(content)) as arrays:
+                return dict(arrays)
+        return json.loads(content) if key.endswith(".json") else content
 
     @property
     def content(self) -> bytes:
         """The bytes of the one file that a step makes, compared with its receipt. Raises as `result`."""
         return self.recorded.step_store.read(self._result_receipt)
 
+    def frame(self, *, per_seed: bool = False) -> DataFrame:
+        """What the step has made as a pandas DataFrame: the measurements of a training's epochs, a row each;
+        the arms of a comparison, a row each, with mean and `_spread` over seeds of each quantity; or the
+        columns of samples that are one number each, such as `label` and `log_ratio`.
+
+        Args:
+            per_seed: of a comparison, a row per arm and seed.
+
+        Raises:
+            ValueError: there is nothing to tabulate, or no pandas (`pip install "dgflow[python]"`).
+        """
+        from dgflow.client.frames import frame_of_arms, frame_of_epochs, frame_of_table
+
+        if self.folder == "epochs":
+            return frame_of_epochs(self.metrics)
+        if self.folder == "shards":
+            return self.samples.frame()
+        outcome = self._outcome
+        if outcome is not None and outcome.arms:
+            return frame_of_arms(outcome, per_seed=per_seed)
+        if outcome is not None and outcome.tables:
+            return frame_of_table(outcome.tables[0])
+        raise self._unlike("a table", "Evaluate, a Compare step, a sweep, a training or samples")
+
     @property
     def figures(self) -> Sequence[Figure]:
-        """The figures and tables of a result as data, as the page draws them; () for a step without some."""
-        return self.spec.figures(self.content) if isinstance(self.spec, ResultStep) else ()
+        """The charts and tables of the step as data (`dgflow.specs.figures`), as the page draws them: those
+        of a result, or the curves of a training; () for a step without some."""
+        if self.folder == "epochs":
+            metrics = self.metrics
+            used = self.records.used_epochs(self.name)
+            chosen = used[0] if len(used) == 1 else max(metrics, default=None)
+            if chosen not in metrics:
+                return ()
+            return training_charts(self.spec, metrics, chosen, used=len(used) == 1).all
+        outcome = self._outcome
+        if outcome is None:
+            return ()
+        return [*([] if outcome.table is None else [outcome.table]), *outcome.figures]
+
+    def plot(self, title: str | None = None) -> Plot:
+        """The charts of the step on one Matplotlib figure; or the one, or the table, whose title begins so.
+
+        Raises:
+            ValueError: the step has no such figure, or there is no Matplotlib
+                (`pip install "dgflow[python]"`).
+        """
+        from dgflow.client.plots import plot
+
+        figures = self.figures
+        if title is None:
+            chosen = [each for each in figures if not isinstance(each, Table)] or figures
+        else:
+            chosen = [each for each in figures if each.title.lower().startswith(title.lower())]
+        if not chosen:
+            there = ", ".join(repr(each.title) for each in figures) or "none"
+            wanted = "some" if title is None else f"one named {title!r}"
+            raise ValueError(f"expected figures of {self.name}, {wanted}, found: {there}")
+        return plot(chosen)
+
+    def again(self, start: int = 0, stop: int | None = None, **placement: Any) -> Samples:
+        """Samples of the step made again here, in the run's own shards and batches, and kept nowhere: on the
+        same kind of machine they equal the committed ones bit for bit.
+
+        Args:
+            start: the first sample.
+            stop: the end of the range, by default that of the first sample's shard.
+            placement: fields that are not identity, where the run had others than the defaults, such as
+                `batch_size`.
+
+        Raises:
+            ValueError: those samples are not committed, or the step cannot be rebuilt from its record.
+        """
+        step = self.spec.model_copy(update=placement)
+        shards = [
+            shard
+            for shard in self.samples.shards
+            if (shard.stop or 0) > start and (stop is None or (shard.start or 0) < stop)
+        ]
+        shards = shards[:1] if stop is None else shards
+        stop = (shards[0].stop if shards else 0) if stop is None else stop
+        first, parts = self.samples.read(slice(start, stop), ["index"]), []
+        for shard in shards:
+            make = step.shard_builder(self.records.bound(step, shard.inputs))
+            parts.append(make(shard.start, shard.stop))
+        made = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        chosen = np.isin(made["index"], first.index)
+        return Samples({name: values[chosen] for name, values in made.items()})
+
+    @property
+    def _outcome(self) -> Outcome | None:
+        """The file of a result step with its meaning; None for another step."""
+        step = self.spec
+        if not isinstance(step, ResultStep) or not (step.suffix == ".json" or has_figures(step)):
+            return None
+        return Outcome(step, self.content)
 
     @property
     def _result_receipt(self) -> Receipt:
@@ -129,8 +234,3 @@ class StepView:
         count = len(self.receipts)
         unit = self.folder.removesuffix("s") if count == 1 else self.folder
         return f"<{self.name}: {self.title}, {count} {unit}>"
-
-
-def is_samples(view: StepView) -> bool:
-    """True for a step that makes samples."""
-    return view.folder == "shards" and (view._live is None or isinstance(view.spec, SampleStep))

@@ -188,6 +188,12 @@ class RecordedRoot:
                 )
         return list(dict.fromkeys(found))
 
+    def used_epochs(self, name: str) -> list[int]:
+        """The epochs of the training in the folder `name` that parts of other steps were made from."""
+        digests = {use.digest for use in self.uses(name)}
+        receipts = self.receipts(self.recorded(name).step_store, "epochs")
+        return [number for number, receipt in receipts.items() if receipt.rows_sha256 in digests]
+
     def readers(self, name: str) -> list[str]:
         """The names of the steps that read the step in the folder `name`."""
         fingerprint = self.recorded(name).step_store.fingerprint

@@ -18,21 +18,28 @@ GRID = 8  # pictures per row
 _KEYWORD = "dgflow"
 
 
+def grid(images_BHWC: np.ndarray, columns: int = GRID) -> np.ndarray:
+    """The pictures uint8 [B, H, W, C], of one or three channels, in rows of `columns`: RGBA uint8."""
+    small = np.stack([shrunk(image) for image in images_BHWC])
+    count, height, width = small.shape[:3]
+    rows = -(-count // columns)
+    canvas = np.zeros((rows * (height + 1) - 1, columns * (width + 1) - 1, 4), np.uint8)
+    for number, image in enumerate(small):
+        y, x = number // columns * (height + 1), number % columns * (width + 1)
+        canvas[y : y + height, x : x + width, :3] = image
+        canvas[y : y + height, x : x + width, 3] = 255
+    return canvas
+
+
 def grid_file(images_BHWC: np.ndarray, about: Mapping[str, Any] | None = None) -> bytes:
     """The pictures uint8 [B, H, W, C], of one or three channels, as a PNG file; `about`, JSON data, is kept
     in it as text."""
-    small = np.stack([shrunk(image) for image in images_BHWC])
-    count, height, width = small.shape[:3]
-    rows = -(-count // GRID)
-    canvas = np.zeros((rows * (height + 1) - 1, GRID * (width + 1) - 1, 4), np.uint8)
-    for number, image in enumerate(small):
-        y, x = number // GRID * (height + 1), number % GRID * (width + 1)
-        canvas[y : y + height, x : x + width, :3] = image
-        canvas[y : y + height, x : x + width, 3] = 255
     info, out = PngInfo(), io.BytesIO()
     if about is not None:
-        info.add_text(_KEYWORD, json.dumps({**about, "count": count, "height": height, "width": width}))
-    Image.fromarray(canvas).save(out, "PNG", optimize=True, pnginfo=info)
+        height, width = shrunk(images_BHWC[0]).shape[:2]
+        size = {"count": len(images_BHWC), "height": height, "width": width}
+        info.add_text(_KEYWORD, json.dumps({**about, **size}))
+    Image.fromarray(grid(images_BHWC)).save(out, "PNG", optimize=True, pnginfo=info)
     return out.getvalue()
 
 

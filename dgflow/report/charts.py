@@ -1,52 +1,94 @@
-"""The line charts of trainings."""
+"""The charts of trainings as data, and how the page draws them: held-out curves in the first colour."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
+from markupsafe import Markup
+
+from dgflow.diffusion.gain_figures import gain_figures
 from dgflow.report.figures.lines import draw_lines
 from dgflow.specs.figures import Curve, Lines
+from dgflow.specs.train_step import TrainStep
 
 LOG_RATIO = 20.0  # a y axis whose positive values span more than this is logarithmic
+TRAINING = "training"  # the curve of the training loss
 
-Point = tuple[float, float]
-Data = Literal["training", "held-out"]
-COLOURS: dict[Data, int] = {"held-out": 0, "training": 1}  # numbers of looks
+CALIBRATION = {"loss": "held-out loss", "accuracy": "accuracy", "calibration_error": "calibration error"}
+"""Measurements of a discriminator's epoch by noise level, and their titles."""
 
 
 @dataclass(frozen=True)
-class Series:
-    """One line: its name in the legend, its points in order of x, and its data, which sets the colour."""
+class TrainingCharts:
+    """The charts of one training: losses and accuracy by epoch, Gain, and measurements by noise level of the
+    epoch that is shown."""
 
-    label: str
-    points: Sequence[Point]
-    data: Data = "held-out"
+    by_epoch: Sequence[Lines] = ()
+    gain: Sequence[Lines] = ()
+    calibration: Sequence[Lines] = ()
+
+    @property
+    def all(self) -> list[Lines]:
+        return [*self.by_epoch, *self.gain, *self.calibration]
+
+
+def training_charts(
+    step: TrainStep, metrics: Mapping[int, Mapping[str, Any]], chosen: int, *, used: bool
+) -> TrainingCharts:
+    """The charts of the epochs' `metrics`. Noise levels are those of the epoch `chosen`, which is marked
+    where it is the one `used` by other steps."""
+    measured = "held_out_loss" in metrics[chosen]
+    chance = (step.chance.loss, f"chance, {step.chance.words}") if measured and step.chance else None
+    mark = (float(chosen), f"epoch {chosen}") if used else None
+
+    def curve(key: str, label: str) -> Curve:
+        points = {float(epoch): values[key] for epoch, values in metrics.items() if key in values}
+        return Curve(label, list(points), list(points.values()))
+
+    losses = [curve("train_loss", TRAINING), curve("held_out_loss", "held-out")]
+    accuracy = [curve("held_out_accuracy", "held-out")]
+    by_epoch = [
+        line_chart(title, curves, x_label="epoch", mark=mark, level=level)
+        for title, all_curves, level in (("loss", losses, chance), ("held-out accuracy", accuracy, None))
+        if (curves := [each for each in all_curves if each.x])
+    ]
+    levels = metrics[chosen].get("by_sigma", [])
+    middles = [math.sqrt(level["sigma"][0] * level["sigma"][1]) for level in levels]
+    expected = {"loss": chance, "accuracy": (0.5, "chance")}
+    calibration = [
+        line_chart(
+            title,
+            [Curve(title, middles, [level[key] for level in levels])],
+            x_label="sigma",
+            log_x=True,
+            level=expected.get(key),
+        )
+        for key, title in (CALIBRATION.items() if levels else ())
+    ]
+    return TrainingCharts(by_epoch, gain_figures(metrics, chosen, mark), calibration)
 
 
 def line_chart(
-    name: str,
-    series: Sequence[Series],
+    title: str,
+    curves: Sequence[Curve],
     *,
     x_label: str,
     log_x: bool = False,
     mark: tuple[float, str] | None = None,
     level: tuple[float, str] | None = None,
-) -> str:
-    """One chart as an `<svg>` element; `mark` is an x to point out and `level` a y to compare with,
-    captioned.
+) -> Lines:
+    """A chart whose y axis is logarithmic where positive values span far; `mark` is an x to point out and
+    `level` a y to compare with, captioned."""
+    values = [y for curve in curves for y in curve.y] + ([level[0]] if level else [])
+    log_y = bool(values) and min(values) > 0 and max(values) > LOG_RATIO * min(values)
+    return Lines(title, curves, x_label, log_x=log_x, log_y=log_y, mark=mark, level=level)
 
-    Raises ValueError where there is no point to draw.
-    """
-    values = [y for one in series for _, y in one.points] + ([level[0]] if level else [])
-    figure = Lines(
-        title=name,
-        curves=[Curve(one.label, [x for x, _ in one.points], [y for _, y in one.points]) for one in series],
-        x_label=x_label,
-        log_x=log_x,
-        log_y=bool(values) and min(values) > 0 and max(values) > LOG_RATIO * min(values),
-        mark=mark,
-        level=level,
-    )
-    return draw_lines(figure, [COLOURS[one.data] for one in series]).element
+
+def draw_chart(chart: Lines) -> Markup:
+    """The chart as an `<svg>` element, in the same colours whichever curves it has. Raises ValueError where
+    there is no point to draw."""
+    colours = [int(curve.label == TRAINING) for curve in chart.curves]
+    return Markup(draw_lines(chart, colours).element)  # draw_lines escapes its texts

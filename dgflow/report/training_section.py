@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-from markupsafe import Markup
-
-from dgflow.diffusion.gain_figures import gain_figures
 from dgflow.engine.plan import StepPlan
-from dgflow.report.charts import Data, Series, line_chart
+from dgflow.report.charts import CALIBRATION, draw_chart, training_charts
 from dgflow.report.figures.draw import drawn
 from dgflow.report.layout import parts
 from dgflow.report.own_receipts import own_receipts
@@ -17,7 +13,6 @@ from dgflow.report.summary import Summary
 from dgflow.specs.step import Weights
 from dgflow.specs.train_step import TrainStep
 
-CALIBRATION = {"loss": "held-out loss", "accuracy": "accuracy", "calibration_error": "calibration error"}
 COLUMNS = (
     ("train_loss", "training loss"),
     ("held_out_loss", "held-out loss"),
@@ -49,20 +44,10 @@ def training(step_plan: StepPlan, summary: Summary) -> dict[str, Any]:
     chosen, how = (used.choose(metrics), used.which) if used else (max(metrics), "the newest so far")
     how = how.replace("best:", "best ").replace("epoch:", "epoch ")
     by_sigma = metrics[chosen].get("by_sigma", [])
-    measured = "held_out_loss" in metrics[chosen]
-    chance = (step.chance.loss, f"chance, {step.chance.words}") if measured and step.chance else None
-    mark = (float(chosen), f"epoch {chosen}") if used else None
-
-    def curve(key: str, data: Data) -> Series:
-        points = [(float(epoch), values[key]) for epoch, values in metrics.items() if key in values]
-        return Series(data, points, data)
-
-    losses = [curve("train_loss", "training"), curve("held_out_loss", "held-out")]
-    accuracy = [curve("held_out_accuracy", "held-out")]
-    for label, curves, level in (("loss", losses, chance), ("held-out accuracy", accuracy, None)):
-        if curves := [each for each in curves if each.points]:
-            page["charts"].append(_chart(label, curves, x_label="epoch", mark=mark, level=level))
-    page["gain"] = [drawn(figure) for figure in gain_figures(metrics, chosen, mark)]
+    charts = training_charts(step, metrics, chosen, used=used is not None)
+    page["charts"] = [draw_chart(chart) for chart in charts.by_epoch]
+    page["gain"] = [drawn(figure) for figure in charts.gain]
+    page["calibration"] = [draw_chart(chart) for chart in charts.calibration]
     page["chosen"] = f"{'used' if used else 'shown'}: epoch {chosen} of {len(step_plan.wanted)} ({how})"
     columns = COLUMNS if "gain" in metrics[chosen] else COLUMNS[:-1]
     page["columns"] = [label for _, label in columns]
@@ -70,11 +55,6 @@ def training(step_plan: StepPlan, summary: Summary) -> dict[str, Any]:
         (epoch, [_value(values.get(key)) for key, _ in columns], epoch == chosen and bool(used))
         for epoch, values in metrics.items()
     ]
-    for key, label in CALIBRATION.items() if by_sigma else ():
-        points = [(math.sqrt(level["sigma"][0] * level["sigma"][1]), level[key]) for level in by_sigma]
-        expected = {"loss": chance, "accuracy": (0.5, "chance")}.get(key)
-        chart = _chart(label, [Series(label, points)], x_label="sigma", log_x=True, level=expected)
-        page["calibration"].append(chart)
     page["by_sigma"] = [
         [
             f"{level['sigma'][0]:.3g} to {level['sigma'][1]:.3g}",
@@ -84,10 +64,6 @@ def training(step_plan: StepPlan, summary: Summary) -> dict[str, Any]:
         for level in by_sigma
     ]
     return page
-
-
-def _chart(*arguments: Any, **options: Any) -> Markup:
-    return Markup(line_chart(*arguments, **options))  # charts.py escapes its texts
 
 
 def _value(value: float | None) -> str:

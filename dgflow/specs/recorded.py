@@ -13,10 +13,12 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from dgflow.specs.spec import Spec
+from dgflow.specs.spec import PLACEMENT, Spec
 from dgflow.specs.step import Measurements, Reference, Result, Slice, Step, Weights, kind_of
 
 Kind = TypeVar("Kind", bound=Spec)
+
+NOT_RECORDED = "(not recorded)"
 
 StepOf = Callable[[str, str], Step]
 """(kind, fingerprint) -> the live step that a reference names."""
@@ -103,7 +105,15 @@ def _live(value: Any, specs: Mapping[str, type[Spec]], step_of: StepOf) -> Any:
     if "type" not in value:
         return live
     named = specs.get(value["type"]) if isinstance(value["type"], str) else None
-    return {"type": value["type"], **live} if named is None else _as_recorded(named(**live), live)
+    if named is None:
+        return {"type": value["type"], **live}
+    return _as_recorded(named(**_unrecorded(named) | live), live)
+
+
+def _unrecorded(spec_class: type[Spec]) -> dict[str, str]:
+    """Words for fields that a spec needs and that are not identity, as the place of images outside a root."""
+    fields = spec_class.model_fields.items()
+    return {name: NOT_RECORDED for name, info in fields if PLACEMENT in info.metadata and info.is_required()}
 
 
 def _as_recorded(spec: Spec, fields: Mapping[str, Any]) -> Spec:

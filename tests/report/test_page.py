@@ -16,10 +16,11 @@ from report.fake_root import SHARD, digits, epoch_metrics, fill, new_store, reci
 from dgflow.diffusion.gain_curve import GainCurve, LevelGain, MeasuredGain
 from dgflow.engine.plan import plan
 from dgflow.engine.root import Root
-from dgflow.report.charts import Series, line_chart
+from dgflow.report.charts import draw_chart, line_chart
 from dgflow.report.page import render
 from dgflow.report.page_file import PAGE, page_of, put_page
 from dgflow.report.summary import as_json, summarise
+from dgflow.specs.figures import Curve
 from dgflow.specs.train_step import TrainStep
 from dgflow.store.runs import Asked, RunRecord, record_key
 
@@ -278,8 +279,10 @@ def points_of(svg: str) -> list[tuple[float, float]]:
 
 def test_a_logarithmic_axis_spaces_equal_ratios_equally():
     points = points_of(
-        line_chart(
-            "loss", [Series("loss", [(0.1, 1.0), (1.0, 2.0), (10.0, 3.0)])], x_label="sigma", log_x=True
+        draw_chart(
+            line_chart(
+                "loss", [Curve("loss", [0.1, 1.0, 10.0], [1.0, 2.0, 3.0])], x_label="sigma", log_x=True
+            )
         )
     )
     gaps = np.diff([x for x, _ in points])
@@ -289,17 +292,14 @@ def test_a_logarithmic_axis_spaces_equal_ratios_equally():
 
 @pytest.mark.parametrize("values", [[0.5], [0.0, 0.0], [1e-9, 1e9], [-3.0, 4.0], [0.693, 0.6930001]])
 def test_charts_of_odd_ranges_stay_inside_their_frame(values):
-    svg = line_chart(
-        "loss",
-        [Series("a < b", [(float(place + 1), value) for place, value in enumerate(values)])],
-        x_label="epoch",
-    )
+    curve = Curve("a < b", [float(place + 1) for place in range(len(values))], values)
+    svg = draw_chart(line_chart("loss", [curve], x_label="epoch"))
     assert all(0 <= x <= 380 and 0 <= y <= 236 for x, y in points_of(svg))
 
 
 def test_a_chart_without_points_is_refused():
     with pytest.raises(ValueError, match="expected finite points"):
-        line_chart("loss", [Series("training", [])], x_label="epoch")
+        draw_chart(line_chart("loss", [Curve("training", [], [])], x_label="epoch"))
 
 
 def test_the_gain_of_a_discriminator_is_shown_by_epoch_weight_and_noise_level(source, monkeypatch):

@@ -1,0 +1,78 @@
+"""What steps have made as pandas DataFrames. Needs pandas (`pip install "dgflow[python]"`), which is imported
+by these functions alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dgflow.client.optional import need
+from dgflow.specs.figures import Table
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from dgflow.client.samples import Samples
+    from dgflow.report.outcome import Outcome
+
+
+def frame_of_rows(rows: Sequence[Mapping[str, Any]], index: str) -> DataFrame:
+    """Rows by column, with the column `index` as the index."""
+    need("pandas")
+    import pandas
+
+    return pandas.DataFrame(
+        list(rows), columns=list(dict.fromkeys(name for row in rows for name in row)) or [index]
+    ).set_index(index)
+
+
+def frame_of_epochs(metrics: Mapping[int, Mapping[str, Any]]) -> DataFrame:
+    """A row per epoch with the measurements that are numbers."""
+    rows = [
+        {"epoch": epoch} | {name: value for name, value in values.items() if isinstance(value, int | float)}
+        for epoch, values in metrics.items()
+    ]
+    return frame_of_rows(rows, "epoch")
+
+
+def frame_of_samples(samples: Samples) -> DataFrame:
+    """A row per sample with its columns of one number: label, log_ratio, ..."""
+    need("pandas")
+    import pandas
+
+    numbers = {name: values for name, values in samples.columns.items() if values.ndim == 1}
+    return pandas.DataFrame(numbers).set_index("index")
+
+
+def frame_of_arms(outcome: Outcome, *, per_seed: bool) -> DataFrame:
+    """A row per arm: of each quantity its mean, and in `<quantity>_spread` its standard deviation over seeds;
+    with `per_seed` a row per arm and seed. Empty for a step that compares no arms."""
+    rows: list[dict[str, Any]] = []
+    for name, arm in outcome.arms.items():
+        shown = {key: arm[key] for key in outcome.shown if key in arm}
+        if per_seed:
+            count = max((len(value["per_seed"]) for value in shown.values()), default=0)
+            seeds = arm.get("seeds", range(1, count + 1))
+            rows += [
+                {"arm": name, "seed": seed}
+                | {
+                    key: value["per_seed"][number]
+                    for key, value in shown.items()
+                    if number < len(value["per_seed"])
+                }
+                for number, seed in zip(range(count), seeds, strict=False)
+            ]
+        else:
+            means = ({key: value["mean"], f"{key}_spread": value["spread"]} for key, value in shown.items())
+            rows.append({"arm": name} | {key: value for each in means for key, value in each.items()})
+    frame = frame_of_rows(rows, "arm")
+    return frame.astype({name: float for name in frame.columns if name.endswith("_spread")})
+
+
+def frame_of_table(table: Table) -> DataFrame:
+    """The cells of a figure's table as text."""
+    need("pandas")
+    import pandas
+
+    rows = [list(row) for row in table.rows]
+    return pandas.DataFrame(rows, columns=list(table.heading)).set_index(table.heading[0])

@@ -1,0 +1,41 @@
+"""The root of a toy run of `digits`, finished, in `runs/digits` of a folder: made once, in this process."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from client import digits
+from inprocess import complete
+
+from dgflow.cli import main, recipe
+from dgflow.client.open_root import OpenRoot
+from dgflow.client.open_root import open as open_root
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("client")
+    digits.write_images(folder / "images.npz")
+
+    def execute_here(target, store, placement, progress) -> None:
+        from dgflow.specs.graph import graph
+
+        with progress.run(nodes := graph(target), store):
+            with progress.step(nodes[0].step, total=1, done=0) as advance:
+                advance(1)
+            complete(target, store)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe, "execute", execute_here)
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["digits.py", "run", "--root", "runs/digits"])
+        with pytest.raises(SystemExit) as ended:
+            main(digits.workflow)
+        assert not ended.value.code, ended.value.code
+    yield folder
+
+
+@pytest.fixture
+def run(folder: Path) -> OpenRoot:
+    return open_root(folder / "runs/digits")
