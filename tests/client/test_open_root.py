@@ -72,7 +72,7 @@ def test_samples_are_those_committed_across_shards(run):
     assert len(guided.samples) == len(whole) == 128 and len(guided.samples.shards) == 2
     part = guided.samples[60:70]
     assert (part.images == whole[60:70]).all() and part.index.tolist() == list(range(60, 70))
-    assert guided.samples[np.int64(5)].index.tolist() == [5]
+    assert guided.samples[5].index.tolist() == [5]
     torch.testing.assert_close(part.torch(), torch.from_numpy(whole[60:70]).permute(0, 3, 1, 2) / 127.5 - 1)
     assert set(guided.samples.read(slice(0, 3), ["label"]).columns) == {"index", "label"}
 
