@@ -6,6 +6,7 @@ from dgflow.cli import main as main
 from dgflow.client.load import load as load
 from dgflow.client.open_root import open as open
 from dgflow.client.sample import sample as sample
+from dgflow.client.samples import image_grid as image_grid
 from dgflow.diffusion.correction_presets import epsilon_scaling as epsilon_scaling
 from dgflow.diffusion.correction_presets import network_guidance as network_guidance
 from dgflow.diffusion.correction_specs import EpsilonScaling as EpsilonScaling

@@ -85,16 +85,7 @@ class Samples:
     def grid(self, columns: int = 8, scale: int | None = None) -> Image:
         """The images side by side as a PIL image, magnified by a whole factor, by default to some 500 pixels;
         large ones are shrunk to 64 pixels. A notebook shows it for the samples themselves."""
-        from PIL import Image
-
-        from dgflow.images.grids import grid
-        from dgflow.report.images import SHOWN_WIDTH
-
-        columns = max(1, min(columns, len(self)))
-        canvas = grid(self.images, columns)
-        factor = max(1, SHOWN_WIDTH // canvas.shape[1]) if scale is None else scale
-        sheet = Image.fromarray(canvas)
-        return sheet.resize((factor * sheet.width, factor * sheet.height), Image.Resampling.NEAREST)
+        return image_grid(self.images, columns, scale)
 
     def _repr_png_(self) -> bytes | None:
         if "image" not in self.columns or not len(self):
@@ -108,6 +99,22 @@ class Samples:
             f"{name} {values.dtype} {list(values.shape)}" for name, values in self.columns.items()
         )
         return f"<Samples [{self.index[0]}:{self.index[-1] + 1}]: {columns}>"
+
+
+def image_grid(images: np.ndarray | Tensor, columns: int = 8, scale: int | None = None) -> Image:
+    """Images side by side as a PIL image: uint8 [n, H, W, C], or a tensor [n, C, H, W] in [-1, 1], such as
+    denoised ones. See `Samples.grid`."""
+    from PIL import Image
+
+    from dgflow.images.grids import grid
+    from dgflow.report.images import SHOWN_WIDTH
+
+    if not isinstance(images, np.ndarray):
+        pixels = ((images.detach().cpu().clamp(-1, 1) + 1) * 127.5).round()
+        images = pixels.permute(0, 2, 3, 1).numpy().astype(np.uint8)
+    sheet = Image.fromarray(grid(images, max(1, min(columns, len(images)))))
+    factor = max(1, SHOWN_WIDTH // sheet.width) if scale is None else scale
+    return sheet.resize((factor * sheet.width, factor * sheet.height), Image.Resampling.NEAREST)
 
 
 def as_network_input(images: np.ndarray) -> Tensor:

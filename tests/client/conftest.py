@@ -11,21 +11,21 @@ from inprocess import complete
 from dgflow.cli import main, recipe
 from dgflow.client.open_root import OpenRoot
 from dgflow.client.open_root import open as open_root
+from dgflow.specs.graph import graph
+
+
+def execute_here(target, store, placement, progress) -> None:
+    """`complete` in the place of `dgflow.engine.execute.execute`, which leaves the record of a run."""
+    with progress.run(nodes := graph(target), store):
+        with progress.step(nodes[0].step, total=1, done=0) as advance:
+            advance(1)
+        complete(target, store)
 
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("client")
     digits.write_images(folder / "images.npz")
-
-    def execute_here(target, store, placement, progress) -> None:
-        from dgflow.specs.graph import graph
-
-        with progress.run(nodes := graph(target), store):
-            with progress.step(nodes[0].step, total=1, done=0) as advance:
-                advance(1)
-            complete(target, store)
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recipe, "execute", execute_here)
         patch.chdir(folder)

@@ -82,6 +82,8 @@ def test_a_grid_has_the_pixels_of_the_images(run):
     sheet = np.asarray(part.grid(columns=5, scale=1))
     assert sheet.shape == (33, 84, 4)
     assert (sheet[17:, 17:33, :3] == part.images[6]).all() and not sheet[:, 16, 3].any()
+    from_tensor = np.asarray(dgflow.image_grid(part.torch(), columns=5, scale=1))
+    assert (from_tensor == sheet).all()
     shown = part._repr_png_()
     assert shown is not None and Image.open(io.BytesIO(shown)).height == 33 * (560 // 135)
 
