@@ -12,8 +12,8 @@ from dgflow.specs.figures import Table
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from dgflow.client.samples import Samples
     from dgflow.report.outcome import Outcome
+    from dgflow.store.shards import Columns
 
 
 def frame_of_rows(rows: Sequence[Mapping[str, Any]], index: str) -> DataFrame:
@@ -35,12 +35,12 @@ def frame_of_epochs(metrics: Mapping[int, Mapping[str, Any]]) -> DataFrame:
     return frame_of_rows(rows, "epoch")
 
 
-def frame_of_samples(samples: Samples) -> DataFrame:
+def frame_of_samples(columns: Columns) -> DataFrame:
     """A row per sample with its columns of one number: label, log_ratio, ..."""
     need("pandas")
     import pandas
 
-    numbers = {name: values for name, values in samples.columns.items() if values.ndim == 1}
+    numbers = {name: values for name, values in columns.items() if values.ndim == 1}
     return pandas.DataFrame(numbers).set_index("index")
 
 

@@ -80,7 +80,7 @@ class Samples:
         """A row per sample with its columns of one number, such as `label` and `log_ratio`. Needs pandas."""
         from dgflow.client.frames import frame_of_samples
 
-        return frame_of_samples(self)
+        return frame_of_samples(self.columns)
 
     def grid(self, columns: int = 8, scale: int | None = None) -> Image:
         """The images side by side as a PIL image, magnified by a whole factor, by default to some 500 pixels;
