@@ -13,7 +13,7 @@ from functools import cached_property
 
 from dgflow.specs.bound import Bound, BoundItem, BoundMeasurements, BoundResult, BoundRows, BoundWeights
 from dgflow.specs.recorded import rebuilt, references_in
-from dgflow.specs.step import Measurements, Reference, Result, Slice, Step, Weights
+from dgflow.specs.step import Measurements, NetworkStep, Reference, Result, Slice, Step, Weights
 from dgflow.store.address import sealed_slices, step_names
 from dgflow.store.objects import ObjectStore
 from dgflow.store.receipts import CorruptObject, Receipt, parse_json
@@ -132,9 +132,16 @@ class RecordedRoot:
         return Bound(items, choices=step.choices(Bound(items)))
 
     def weights(self, step: Step, receipt: Receipt) -> BoundWeights:
-        """The weights of one epoch, or of a step that makes one file of weights, by their receipt."""
+        """The weights of one epoch, or of a step that makes one file of weights, by their receipt.
+
+        Raises:
+            ValueError: the network is code that is not imported here, see `NetworkSpec.check_recorded`.
+            CorruptObject: as `bound`.
+        """
+        assert isinstance(step, NetworkStep), step.name
+        step.architecture.check_recorded()
         step_store = self._store_of(step)
-        return BoundWeights(step, step_store, receipt, self.bound(step, receipt.inputs))  # type: ignore[arg-type]
+        return BoundWeights(step, step_store, receipt, self.bound(step, receipt.inputs))
 
     def newest(self, step: Step) -> dict[int, Receipt]:
         """As `receipts`, of a live step."""

@@ -87,6 +87,10 @@ class NetworkSpec(Spec, ABC):
         changed = (name for name in own if own[name] != theirs[name])
         return ", ".join(f"{name}={theirs[name]!r} for {own[name]!r}" for name in changed)
 
+    def check_recorded(self) -> None:
+        """Raise ValueError for a spec from a record, which others may have written, that would run code which
+        nobody has imported here."""
+
     @abstractmethod
     def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
         """The network with fresh weights.

@@ -68,7 +68,8 @@ class PublishedNetwork(BaseModel):
     def weights(self, folder: str) -> Weights:
         """Its weights in the published folder.
 
-        Raises ValueError for a class that is not defined here, and settings that do not fit.
+        Raises ValueError for a class that is not defined here, code that is not imported here, and settings
+        that do not fit.
         """
         reads = {
             field: catalogue_weights(other) if isinstance(other, str) else other.weights(folder)
@@ -77,6 +78,7 @@ class PublishedNetwork(BaseModel):
         network = spec_of(self.network, reads)
         if not isinstance(network, NetworkSpec):
             raise ValueError(f"expected a network, found {type(network).__name__}")
+        network.check_recorded()
         return Pretrained(
             source=source_in(folder, self.file),
             network=network,

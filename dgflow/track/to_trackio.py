@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Sequence
-from importlib import import_module
 from itertools import groupby
 from typing import Any
 
@@ -18,7 +17,9 @@ class Trackio:
     errors: tuple[type[Exception], ...] = (OSError,)
 
     def __init__(self) -> None:
-        self._trackio = import_module("trackio")
+        import trackio  # pyright: ignore[reportMissingImports] (not among the packages of the tests)
+
+        self._trackio: Any = trackio
         self._project = ""
 
     @property

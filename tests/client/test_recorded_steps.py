@@ -1,14 +1,22 @@
 """Every step that dgflow can write is rebuilt from its record alone, and has the fingerprint that it had."""
 
+import importlib
+import sys
+from typing import Any
+
 import pytest
+import torch
+from safetensors.torch import save_file
 from steps.identities import INSTANCES
 from steps.shipped import SYSTEMS, built, recipe
 
+from dgflow import OwnDenoiser, Pretrained
 from dgflow.client.kinds import load_kinds
 from dgflow.engine.recorded import RecordedRoot
 from dgflow.specs.graph import graph
 from dgflow.specs.step import Step, Target
 from dgflow.specs.train_step import TrainStep
+from dgflow.steps.published_network import PublishedNetwork
 from dgflow.store.memory import MemoryStore
 from dgflow.store.objects import ObjectStore
 from dgflow.store.step_store import StepStore
@@ -69,3 +77,22 @@ def test_a_kind_that_is_not_imported_is_named_with_what_to_do():
     root.recorded(step).document["kind"] = "own-kind"  # type: ignore[index]
     with pytest.raises(ValueError, match="found 'own-kind'; import the module that defines it before"):
         root.step(step)
+
+
+def test_no_code_is_run_because_a_record_names_it(tmp_path, monkeypatch):
+    """A root, and what others published, may name any module: it has to be imported by who opens them."""
+    (tmp_path / "written_by_others.py").write_text("from torch.nn import Identity as Network\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own = OwnDenoiser(factory="written_by_others:Network")
+    save_file({"x": torch.zeros(1)}, tmp_path / "weights.safetensors")
+    step = Pretrained(source=str(tmp_path / "weights.safetensors"), network=own, image_size=8)
+    root, _ = recorded(step, MemoryStore("own-code"))
+    rebuilt = root.step(step.name)  # what it is can be looked at
+    receipt: Any = None
+    with pytest.raises(ValueError, match="import written_by_others first"):
+        root.weights(rebuilt, receipt)
+    with pytest.raises(ValueError, match="import written_by_others first"):
+        PublishedNetwork.of(step).weights(str(tmp_path))
+    assert "written_by_others" not in sys.modules
+    importlib.import_module("written_by_others")
+    assert PublishedNetwork.of(step).weights(str(tmp_path)).step.network == own

@@ -61,6 +61,14 @@ class OwnNetwork(NetworkSpec):
     def title(self) -> str:
         return self.factory
 
+    def check_recorded(self) -> None:
+        module = self.factory.partition(":")[0]
+        if module not in sys.modules:
+            raise ValueError(
+                f"expected the module {module} to be imported, found a record that names its {self.factory}, "
+                f"and no code is run because a record names it; import {module} first"
+            )
+
     def said(self, network: Any, shape: DataShape) -> dict[str, Said]:
         """As of every network, with its options."""
         from dgflow.weights.declared import Said
