@@ -18,25 +18,25 @@ from dgflow.diffusion.guidance import GuidanceTerm
 
 
 class _GuidedPipeline(DiffusionPipeline):
-    """What the guided pipelines have in common. They have the components of diffusers' own (`plain`), are
-    loaded with `from_pretrained` from the same files or with `from_pipe` from such a pipeline, whose networks
-    they share, and are saved as such a pipeline. Guidance is passed to each call, and stays with the
-    caller."""
+    """Base of the guided pipelines. They have the components of diffusers' own (`plain`), are loaded with
+    `from_pretrained` from the same files or with `from_pipe` from such a pipeline, and are saved as such a
+    pipeline. Guidance is passed to each call, and stays with the caller."""
 
     plain: ClassVar[type[DiffusionPipeline]]
 
     @classmethod
-    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> Self:
-        """The same pipeline, guided, in its own dtype unless `torch_dtype` is given; see diffusers."""
-        guided: Any = super().from_pipe(pipeline, **{"torch_dtype": pipeline.dtype, **kwargs})
+    def from_pipe(cls, pipeline: DiffusionPipeline, **components: Any) -> Self:
+        """The same pipeline, guided. It shares the networks, which stay as they are; `components` replace
+        those of `pipeline`."""
+        # diffusers' from_pipe would cast all networks, in place, to one dtype.
+        guided: Any = cls(**{**pipeline.components, **components})
         if hasattr(pipeline, "labels"):  # of DiTPipeline, which are in no file
             guided.labels = pipeline.labels
         return guided
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """Save as diffusers' own pipeline, which loads without dgflow; guidance is not part of it."""
-        plain = self.plain.from_pipe(self, torch_dtype=self.dtype)
-        plain.save_pretrained(save_directory, *args, **kwargs)
+        self.plain(**self.components).save_pretrained(save_directory, *args, **kwargs)
 
     def _guided(
         self, guidance: Sequence[GuidanceTerm], class_labels: Tensor | None = None

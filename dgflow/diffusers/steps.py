@@ -61,7 +61,7 @@ def guided_steps(
         class_labels: [B], passed on to the terms. A state of 2 B samples is B samples twice, as under
             classifier-free guidance in `DiTPipeline`, and guidance is asked about the first B.
 
-    Raises ValueError for another scheduler or prediction, and for a correction among the terms; in a step,
+    Raises ValueError for another scheduler or prediction, and for what is no term of a gradient; in a step,
     for a state that is no multiple of the labels.
     """
     _check(scheduler, guidance)
@@ -190,7 +190,14 @@ def _check(scheduler: Any, guidance: Sequence[GuidanceTerm]) -> None:
             f"expected a scheduler of a diffusion, with prediction_type {', '.join(PREDICTIONS)}, found "
             f"{found}: flows have no guidance here"
         )
+    if not isinstance(guidance, Sequence):
+        raise ValueError(f"expected a list of terms, found {type(guidance).__name__}: use guidance=[term]")
     for term in guidance:
+        if isinstance(term, torch.nn.Module) or not callable(term):
+            raise ValueError(
+                f"expected terms of gradients, found {type(term).__name__}: a discriminator becomes one with "
+                "DiscriminatorTerm(module), or by .term(weight=1.0) of a network that dgflow opened"
+            )
         if isinstance(term, Correction):
             raise ValueError(
                 f"expected terms of gradients, found {type(term).__name__}, which corrects the denoised "

@@ -151,6 +151,18 @@ def test_networks_in_half_precision_are_guided_in_float32():
     torch.testing.assert_close(found.float(), whole, rtol=0, atol=0.005)
 
 
+def test_networks_of_several_dtypes_stay_as_they_are(tmp_path):
+    plain = toys.dit_pipeline()
+    plain.transformer.to(torch.float16)
+    pipeline = guided(plain)
+    pipeline.save_pretrained(tmp_path)
+    dtypes = {"transformer": torch.float16, "vae": torch.float32}
+    assert {name: getattr(pipeline, name).dtype for name in dtypes} == dtypes
+    assert pipeline.vae is plain.vae
+    other = toys.dit_pipeline().vae
+    assert type(pipeline).from_pipe(plain, vae=other).vae is other
+
+
 def test_the_names_of_classes_are_kept():
     plain = toys.dit_pipeline()
     plain.labels = {"cat": 3}
