@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dgflow.client.optional import need
+from dgflow.extras import require
 from dgflow.specs.figures import Table
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def frame_of_rows(rows: Sequence[Mapping[str, Any]], index: str) -> DataFrame:
     """Rows by column, with the column `index` as the index."""
-    need("pandas")
+    require("pandas", "a DataFrame")
     import pandas
 
     return pandas.DataFrame(
@@ -37,7 +37,7 @@ def frame_of_epochs(metrics: Mapping[int, Mapping[str, Any]]) -> DataFrame:
 
 def frame_of_samples(columns: Columns) -> DataFrame:
     """A row per sample with its columns of one number: label, log_ratio, ..."""
-    need("pandas")
+    require("pandas", "a DataFrame")
     import pandas
 
     numbers = {name: values for name, values in columns.items() if values.ndim == 1}
@@ -71,7 +71,7 @@ def frame_of_arms(outcome: Outcome, *, per_seed: bool) -> DataFrame:
 
 def frame_of_table(table: Table) -> DataFrame:
     """The cells of a figure's table as text."""
-    need("pandas")
+    require("pandas", "a DataFrame")
     import pandas
 
     rows = [list(row) for row in table.rows]

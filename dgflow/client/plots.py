@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dgflow.client.optional import need
+from dgflow.extras import require
 from dgflow.report.figures.arrows import arrow_scale
 from dgflow.report.figures.heat_map import NOTHING
 from dgflow.report.figures.table import starred
@@ -32,7 +32,7 @@ def plot(figures: Sequence[Figure]) -> Plot:
 
     Raises ValueError where matplotlib is missing.
     """
-    need("matplotlib")
+    require("matplotlib", "a figure")
     from matplotlib.figure import Figure as Plot
 
     columns = min(PER_ROW, len(figures))

@@ -13,7 +13,7 @@ from PIL import Image
 from report.made_up_figures import every_kind
 
 import dgflow
-from dgflow.client.optional import need
+from dgflow import extras
 from dgflow.client.plots import plot
 from dgflow.client.steps import StepView
 from dgflow.report.summary import summarise, table
@@ -237,9 +237,12 @@ def test_guidance_of_another_root_is_refused(run, folder, tmp_path):
     assert score.weights == other.weights
 
 
-def test_a_missing_package_is_told_with_the_extra_that_has_it():
-    with pytest.raises(ValueError, match=r"package not_there, found none: pip install 'dgflow\[python\]'"):
-        need("not_there")
+def test_a_missing_package_is_told_with_the_extra_that_has_it(run, monkeypatch):
+    monkeypatch.setattr(extras, "installed", lambda package: package != "pandas")
+    with pytest.raises(
+        ValueError, match=r"a DataFrame needs the package pandas: pip install 'dgflow\[python\]'"
+    ):
+        run.frame()
 
 
 def test_looking_at_a_root_loads_neither_torch_nor_ray_nor_matplotlib(folder):
