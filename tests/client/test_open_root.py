@@ -16,6 +16,7 @@ import dgflow
 from dgflow import extras
 from dgflow.client.plots import plot
 from dgflow.client.steps import StepView
+from dgflow.engine.recorded import RecordedRoot
 from dgflow.report.summary import summarise, table
 from dgflow.specs.figures import Lines, Table
 
@@ -228,13 +229,10 @@ def test_several_discriminators_are_listed(run, monkeypatch):
         run.discriminator()
 
 
-def test_guidance_of_another_root_is_refused(run, folder, tmp_path):
-    score = run.score()
-    other = dgflow.open(folder / "runs/digits").score()
-    object.__setattr__(other.records, "names", [])
-    with pytest.raises(ValueError, match="expected a step of .*, found train-score-.*, which is not there"):
-        dgflow.sample(other, n=1)
-    assert score.weights == other.weights
+def test_networks_of_another_root_are_refused(run):
+    step, another = of_seed(run, 101, guided=True).spec, RecordedRoot(MemoryStore("another"))
+    with pytest.raises(ValueError, match="memory://another, found train-score-.*, which is not there"):
+        another.bind(step)
 
 
 def test_a_missing_package_is_told_with_the_extra_that_has_it(run, monkeypatch):
