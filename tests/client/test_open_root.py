@@ -19,6 +19,7 @@ from dgflow.client.steps import StepView
 from dgflow.engine.recorded import RecordedRoot
 from dgflow.report.summary import summarise, table
 from dgflow.specs.figures import Lines, Table
+from dgflow.store.memory import MemoryStore
 
 
 def of_seed(run, seed: int, *, guided: bool) -> StepView:
