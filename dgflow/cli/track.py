@@ -23,7 +23,7 @@ def track(url: str, tracker: Tracker, *, follow: bool, every: float, json: bool)
             told.append(each)
             print(each, flush=True)
     finally:
-        tracker.close()
+        teller.close()
     if not told:
         print(f"nothing new: {tracker.where} has all of {url}")
     print(f"look at it: {tracker.look}")

@@ -3,7 +3,8 @@
 Online, a run that is there goes on: what it has is told by the number of its next step. An offline run cannot
 be read back, and each process leaves a folder for `wandb sync`: it holds the whole run, so that a folder that
 is synchronised after another repeats it and adds nothing twice. A note beside these folders, written when
-wandb has finished a run, saves asking again; without it nothing is lost.
+wandb has finished a run, saves asking again; without it nothing is lost. There are notes for each server,
+entity and project, and others for offline runs.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from dgflow.track.content import Item, Key, Picture, Sheet, TrackedRun, Value
 
@@ -32,30 +34,31 @@ class Wandb:
         if settings.mode == "disabled":
             raise ValueError("expected WANDB_MODE online or offline, found disabled; run `wandb enabled`")
         self._offline = settings.mode in ("offline", "dryrun")
-        self._notes = Path(settings.wandb_dir, "dgflow")
-        self._runs: dict[str, Any] = {}  # wandb's, by id
+        self._wandb_dir = Path(settings.wandb_dir)
+        self._server, self._entity = str(settings.base_url), settings.entity
+        self._runs: dict[str, tuple[Any, Path]] = {}  # wandb's and its note, by id
         self._written: dict[str, set[Key]] = {}
 
     @property
     def where(self) -> str:
-        return str(self._notes.parent) if self._offline else "Weights & Biases"
+        return str(self._wandb_dir) if self._offline else "Weights & Biases"
 
     @property
     def look(self) -> str:
         if self._offline:
-            return f"wandb sync {self._notes.parent}/offline-run-*"
+            return f"wandb sync {self._wandb_dir}/offline-run-*"
         return os.environ.get("WANDB_BASE_URL", "https://wandb.ai")
 
     def known(self, run: TrackedRun) -> set[Key]:
-        note = self._note(run.id)
+        note = self._note(run)
         return {(name, step) for name, step in json.loads(note.read_text())} if note.exists() else set()
 
     def write(self, run: TrackedRun, items: Sequence[Item]) -> None:
         if run.id not in self._runs:
-            self._runs[run.id] = self._begin(run)
+            self._runs[run.id] = self._begin(run), self._note(run)
             if self._offline:
                 items = run.items
-        own = self._runs[run.id]
+        own, _ = self._runs[run.id]
         self._written.setdefault(run.id, self.known(run)).update(item.key for item in items)
         for step, together in groupby(items, key=lambda item: item.step):
             if step >= own.step:  # further back is what a run that goes on has
@@ -70,8 +73,8 @@ class Wandb:
             self._finish(number)
 
     def _finish(self, run_id: str) -> None:
-        self._runs.pop(run_id).finish()
-        note = self._note(run_id)
+        own, note = self._runs.pop(run_id)
+        own.finish()
         note.parent.mkdir(parents=True, exist_ok=True)
         scratch = note.with_suffix(".new")
         scratch.write_text(json.dumps(sorted(self._written[run_id])))
@@ -87,7 +90,7 @@ class Wandb:
             x_disable_machine_info=True,
         )
         return self._wandb.init(
-            project=os.environ.get("WANDB_PROJECT") or run.group,
+            project=_project(run),
             id=run.id,
             name=run.label,
             group=run.group,
@@ -99,8 +102,15 @@ class Wandb:
             settings=settings,
         )
 
-    def _note(self, run_id: str) -> Path:
-        return self._notes / f"{run_id}.json"
+    def _note(self, run: TrackedRun) -> Path:
+        """Of what was written to the place where the run goes now."""
+        place = "offline" if self._offline else self._server
+        parts = (place, self._entity or "default", _project(run))
+        return self._wandb_dir.joinpath("dgflow", *(quote(part, safe="") for part in parts), f"{run.id}.json")
+
+
+def _project(run: TrackedRun) -> str:
+    return os.environ.get("WANDB_PROJECT") or run.group
 
 
 def _logged(item: Item) -> Any:

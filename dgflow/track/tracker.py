@@ -91,3 +91,12 @@ class Teller:
                 ) from error
             known |= {item.key for item in items}
             yield Told(run, items)
+
+    def close(self) -> None:
+        """Finish what the tracker has open. Raises ValueError as `tell`."""
+        try:
+            self.tracker.close()
+        except self.tracker.errors as error:
+            raise ValueError(
+                f"could not finish the runs in {self.tracker.where}: {error}; the same command finishes them"
+            ) from error

@@ -7,6 +7,7 @@ import pytest
 
 from dgflow import extras
 from dgflow.cli import tool
+from dgflow.track.to_tensorboard import TensorBoard
 
 
 @pytest.fixture
@@ -59,6 +60,22 @@ def test_ctrl_c_ends_with_what_was_written_in_its_place(track, made, monkeypatch
     status, _, err = track("runs/none-yet", "--to", "tensorboard", "--follow")
     assert status == 130
     assert err.splitlines()[0] == "waiting for a run in runs/none-yet"
+
+
+def test_a_tracker_that_fails_is_one_message(track, made, monkeypatch):
+    class Failing(TensorBoard):
+        errors = (ConnectionResetError,)
+
+        def write(self, run, items):
+            raise ConnectionResetError("gone")
+
+        def close(self):
+            raise ConnectionResetError("still gone")
+
+    monkeypatch.setattr("dgflow.cli.tool.opened", lambda *_, **__: Failing("logs"))
+    status, out, err = track(made, "--to", "tensorboard")
+    assert (status, out) == (1, "")
+    assert err == "error: could not finish the runs in logs: still gone; the same command finishes them\n"
 
 
 def test_mistakes_are_one_message(track, made, monkeypatch):

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 from track.conftest import receipts
 from wandb.proto import wandb_internal_pb2
 
 import dgflow
 from dgflow.track.content import Picture, Sheet, Value, tracked
+from dgflow.track.to_wandb import Wandb
 
 pytestmark = pytest.mark.slow  # wandb starts a service process
 
@@ -95,3 +97,22 @@ def test_each_file_has_the_run_from_its_beginning_and_a_repetition_leaves_none(r
         settings = {each.key: json.loads(each.value_json) for each in begun.config.update}
         assert settings.items() >= dict(run.configuration).items()
         assert (begun.project, begun.display_name) == ("digits", run.label)
+
+
+def test_what_is_noted_holds_for_one_place(root, monkeypatch, tmp_path):
+    """Notes of an offline run are not believed online, nor those of one project in another."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    run = next(iter(tracked(dgflow.open(root))))
+    tracker = Wandb()
+    tracker.write(run, run.items)
+    tracker.close()
+    keys = {item.key for item in run.items}
+    assert Wandb().known(run) == keys
+    monkeypatch.setenv("WANDB_PROJECT", "other")
+    assert Wandb().known(run) == set()
+    monkeypatch.delenv("WANDB_PROJECT")
+    wandb.teardown()  # it read its variables once
+    monkeypatch.setenv("WANDB_MODE", "online")
+    online = Wandb()
+    assert (online.known(run), online.where) == (set(), "Weights & Biases")
