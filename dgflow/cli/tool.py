@@ -1,4 +1,4 @@
-"""The command `dgflow`: metrics and export of any images, and gc of a root, all without a recipe.
+"""The command `dgflow`: what can be done with images and roots without a recipe.
 
 Exit status: 0 when it is done, 1 when it could not be, 2 for a command line that cannot be understood.
 """
@@ -43,8 +43,8 @@ SOURCES = (
 )
 _STATISTICS = [name for name, file in CATALOGUE.items() if file.format in STATISTICS_FORMATS]
 app = typer.Typer(
-    help="Metrics of generated images that can be published, samples in the formats of other tools, and the "
-    "removal of what no run needs.",
+    help="Looks at what runs have made, measures and exports images, publishes networks and samples, and "
+    "removes what no run needs.",
     no_args_is_help=True,
     **SETTINGS,
 )
