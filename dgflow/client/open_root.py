@@ -219,7 +219,7 @@ class OpenRoot:
             return f"epoch:{used[0]}" if used else "last"
         if epoch in ("last", "best"):
             return {"last": "last", "best": "best:held_out_loss"}[epoch]
-        if not isinstance(epoch, int):
+        if not str(epoch).isdecimal():
             raise ValueError(f'expected as epoch a number, "last" or "best", found {epoch!r}')
         return f"epoch:{epoch}"
 
