@@ -20,7 +20,8 @@ def load(weights: Weights, root: str | None = None) -> Network:
     """A published network: `load(official("hf:user/name"))`; a `DiscriminatorNetwork` or a `ScoreNetwork`
     where it is one.
 
-    Its file is fetched once, checked and locked, as in a run. Needs no Ray.
+    Its file is fetched once, checked and locked, as in a run; another file in its place is refused. Needs no
+    Ray.
 
     Args:
         weights: of `official`, or `Pretrained(...).weights()`.
@@ -28,7 +29,8 @@ def load(weights: Weights, root: str | None = None) -> Network:
             used together (`dgflow.sample`) have to lie in one root.
 
     Raises:
-        ValueError: the weights of a training, whose root is to be opened; a file that does not fit.
+        ValueError: the weights of a training, whose root is to be opened; a file that does not fit, or that
+            changed since it was fetched.
         StoreError: it cannot be fetched.
     """
     if not weights.step.is_fetched:
@@ -46,7 +48,9 @@ def load(weights: Weights, root: str | None = None) -> Network:
         state, step_store = look(into, node, known), into.step_store(node.step)
         assert state.bound is not None
         step_store.declare(node.step.document(), node.step.described(names))
-        if not state.complete:
+        if state.complete:
+            node.step.check_unchanged(bytes, store)
+        else:
             make_result(node.step, step_store, state.bound, store)
         known[node.key] = state.bound
     opened, name, network = open_root(store.url), weights.step.name, weights.step.architecture

@@ -15,7 +15,8 @@ from dgflow.publish.lineage import UNKNOWN, licence_of, licences_in_words, steps
 from dgflow.publish.network import NetworkFolder
 from dgflow.publish.samples import SamplesFolder
 from dgflow.specs.step import NetworkStep
-from dgflow.store.address import find_slice, is_slice, split_address
+from dgflow.store.address import check_root, find_slice, is_slice, split_address
+from dgflow.store.open import open_store
 from dgflow.testing.smoke_root import is_smoke_run
 
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]*")
@@ -61,6 +62,7 @@ def publish(
     """
     on_hub = target.lower().startswith("hf:")
     root_url, name = split_address(address)
+    check_root(open_store(root_url))
     root = open_root(root_url)
     folder = _folder(root, name, address, epoch)
     made_up = is_smoke_run(root.store) or any(each.is_made_up for each in steps_behind(folder.step))

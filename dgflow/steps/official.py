@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dgflow.networks.catalogue import CATALOGUE
 from dgflow.specs.step import Weights
 from dgflow.steps.catalogue_weights import catalogue_weights
 from dgflow.steps.published_network import is_folder, published_weights
@@ -25,7 +26,12 @@ def official(name: str, part: str | None = None) -> Weights:
         StoreError: the folder cannot be reached.
     """
     if not is_folder(name):
-        return catalogue_weights(name, part)
+        try:
+            return catalogue_weights(name, part)
+        except ValueError as error:
+            if name in CATALOGUE:
+                raise
+            raise ValueError(f"no folder is at {name}, and no network has this name: {error}") from None
     if part is not None:
         raise ValueError(f"expected no part of {name}, which is one network, found {part!r}: leave it out")
     return published_weights(name)

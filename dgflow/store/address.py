@@ -87,7 +87,7 @@ def find_slice(address: str) -> Sealed:
     if not match:
         raise ValueError(f"expected the address of a step's samples, {_FORM}, found another form")
     store = open_store(match["root"] or ".")
-    _check_root(store)
+    check_root(store)
     name = step_name(store, match["name"])
     recorded = read_step(store, name)
     if recorded is None:
@@ -111,7 +111,8 @@ def steps_among(names: Iterable[str]) -> list[str]:
     return [name for name in names if _STEP.fullmatch(name)]
 
 
-def _check_root(store: ObjectStore) -> None:
+def check_root(store: ObjectStore) -> None:
+    """Raises ValueError where the root of an address is none."""
     if store.size("dgflow.json") is None:
         raise ValueError(
             f"expected a dgflow root at {store.url}, found no dgflow.json there; an address is {_FORM}"

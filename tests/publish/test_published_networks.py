@@ -205,6 +205,17 @@ def test_weights_that_change_on_a_branch_are_refused_after_they_were_locked(
         step.check_unchanged(bytes, store)
 
 
+def test_load_never_gives_weights_of_an_earlier_version(address: str, tmp_path: Path) -> None:
+    folder, networks = tmp_path / "published", str(tmp_path / "networks")
+    publish(address, str(folder))
+    dgflow.load(official(str(folder)), networks)
+    dgflow.load(official(str(folder)), networks)
+    shutil.rmtree(folder)
+    publish(address, str(folder), epoch="1")
+    with pytest.raises(ValueError, match="as when it was first used, with sha256 .*, found"):
+        dgflow.load(official(str(folder)), networks)
+
+
 def test_a_folder_on_s3_is_taken_like_one_on_a_disk(
     root: str, address: str, s3_url: str, tmp_path: Path
 ) -> None:
@@ -273,6 +284,8 @@ def test_a_name_with_nothing_published_says_so(hub: Hub, tmp_path: Path) -> None
         StoreError, match=r"hf:ada/nothing/config\.json: RepositoryNotFoundError.*check the name"
     ):
         official("hf:ada/nothing")
+    with pytest.raises(ValueError, match="no folder is at toy-discriminators, and no network has this name"):
+        official("toy-discriminators")
     with pytest.raises(ValueError, match="expected no part"):
         official("hf:ada/nothing", "vae")
 
@@ -318,6 +331,8 @@ def test_a_hub_that_is_not_there_is_no_fault_of_the_command(
 
 
 def test_what_cannot_be_published_is_refused(root: str, address: str, tmp_path: Path, hub: Hub) -> None:
+    with pytest.raises(ValueError, match=r"no dgflow\.json there; an address is ROOT/STEP"):
+        publish(root, str(tmp_path / "published"))
     with pytest.raises(ValueError, match=r"found none: give --licence.*Made with no published network"):
         publish(address, NAME)
     for wrong, message in {
