@@ -103,12 +103,19 @@ class Samples:
 
 def image_grid(images: np.ndarray | Tensor, columns: int = 8, scale: int | None = None) -> Image:
     """Images side by side as a PIL image: uint8 [n, H, W, C], or a tensor [n, C, H, W] in [-1, 1], such as
-    denoised ones. See `Samples.grid`."""
+    denoised ones. See `Samples.grid`. Raises ValueError for others."""
     from PIL import Image
 
     from dgflow.images.grids import grid
     from dgflow.report.images import SHOWN_WIDTH
 
+    pixels = isinstance(images, np.ndarray)
+    fits = images.dtype == np.uint8 if pixels else images.is_floating_point()
+    if not fits or images.ndim != 4 or not len(images):
+        raise ValueError(
+            "expected images uint8 [n, H, W, C] as NumPy array, or a tensor float [n, C, H, W], found "
+            f"{images.dtype} {list(images.shape)}"
+        )
     if not isinstance(images, np.ndarray):
         pixels = ((images.detach().cpu().clamp(-1, 1) + 1) * 127.5).round()
         images = pixels.permute(0, 2, 3, 1).numpy().astype(np.uint8)
@@ -158,8 +165,14 @@ class SampleStream:
         Raises:
             ValueError: as `samples[key]`, and for a column that the step does not make.
         """
+        if isinstance(columns, str):
+            columns = [columns]
         shards = self.shards
-        start, stop = _range(key, _length(shards))
+        return self._read(shards, *_range(key, _length(shards)), columns)
+
+    def _read(
+        self, shards: Sequence[Receipt], start: int, stop: int, columns: Sequence[str] | None = None
+    ) -> Samples:
         names = None if columns is None else list(dict.fromkeys(["index", *columns]))
         ranges = [(shard, max(start, shard.start or 0), min(stop, shard.stop or 0)) for shard in shards]
         ranges = [(shard, first, last) for shard, first, last in ranges if first < last]
@@ -179,7 +192,7 @@ class SampleStream:
     def __iter__(self) -> Iterator[Samples]:
         """The samples, a shard at a time."""
         for shard in self.shards:
-            yield self[shard.start or 0 : shard.stop]
+            yield self._read([shard], shard.start or 0, shard.stop or 0)
 
     def __repr__(self) -> str:
         return f"<samples of {self._step_store.name}: {_listed(self.shards)}>"

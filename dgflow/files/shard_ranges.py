@@ -19,8 +19,8 @@ def read_range(
 ) -> Columns:
     """The samples [start, stop) of a shard, which holds them, all columns or those named.
 
-    A whole shard is compared with its receipt. Of a part of one only the row groups that hold it are read,
-    and Parquet's page checksums are verified.
+    All columns of a whole shard are compared with its receipt. Of a part of one only the row groups and the
+    columns that hold it are read, and Parquet's page checksums are verified.
 
     Raises:
         CorruptObject: the shard is missing or damaged.
@@ -28,7 +28,8 @@ def read_range(
     """
     assert entry.start is not None and entry.stop is not None
     url = step_store.store.url
-    if (start, stop) == (entry.start, entry.stop) or not entry.key.endswith(".parquet") or "memory://" in url:
+    whole = columns is None and (start, stop) == (entry.start, entry.stop)
+    if whole or not entry.key.endswith(".parquet") or "memory://" in url:
         rows = step_store.read_shard(entry, columns)
         return {name: values[start - entry.start : stop - entry.start] for name, values in rows.items()}
     try:

@@ -103,3 +103,19 @@ def test_shards_that_a_run_adds_are_seen(tmp_path):
         samples[490:510]
     add(step_store, 1)
     assert len(samples) == 2 * ROWS and samples[490:510].index.tolist() == list(range(490, 510))
+
+
+def test_a_column_of_whole_shards_is_read_without_the_images(tmp_path, monkeypatch):
+    step_store = written(LocalStore(tmp_path))
+    samples, read = stream(step_store), counted(monkeypatch)
+    monkeypatch.setattr(StepStore, "read", lambda self, entry: pytest.fail("the whole shard is read"))
+    assert samples.read(columns="label").labels.tolist() == [number % 10 for number in range(ROWS)]
+    assert 0 < sum(read) < 0.1 * samples.shards[0].bytes
+
+
+def test_a_walk_over_samples_lists_the_shards_once(tmp_path):
+    step_store, listings = written(LocalStore(tmp_path)), []
+    add(step_store, 1)
+    receipts = {n: step_store.receipt(key) for n, key in step_store.newest("shards").items()}
+    samples = SampleStream(step_store, lambda: listings.append(1) or receipts)
+    assert [len(part) for part in samples] == [ROWS, ROWS] and len(listings) == 1
