@@ -56,7 +56,7 @@ class OpenRoot:
 
     @property
     def records(self) -> RecordedRoot:
-        """The steps by their records. A new step of a run that is at work is seen after `refresh`."""
+        """The steps by their records."""
         return self._records
 
     @cached_property
@@ -64,7 +64,8 @@ class OpenRoot:
         return RecordedRoot(self.store)
 
     def refresh(self) -> OpenRoot:
-        """Look at the root again: for steps that a run has begun since."""
+        """Forget what was read: for a root in which steps were removed, or removed and made again. What a run
+        adds is seen without it."""
         self.__dict__.pop("_records", None)
         return self
 
@@ -84,12 +85,12 @@ class OpenRoot:
         Raises:
             ValueError: no run of that recipe is recorded, or there is no step of that kind.
         """
-        names = self._records.names
+        names = there = self._records.names
         if recipe is not None:
-            names = [step.name for step in self._runs_of(recipe)[-1].steps if step.name in names]
+            names = [step.name for step in self._runs_of(recipe)[-1].steps if step.name in there]
         names = [name for name in names if kind in (None, name.rpartition("-")[0])]
         if kind is not None and not names:
-            kinds = ", ".join(sorted({name.rpartition("-")[0] for name in self._records.names})) or "none"
+            kinds = ", ".join(sorted({name.rpartition("-")[0] for name in there})) or "none"
             raise ValueError(f"expected steps of the kind {kind!r} in {self.url}, found those of: {kinds}")
         return [StepView(self._records, recorded) for recorded in self._records.all_recorded(names)]
 
@@ -136,7 +137,7 @@ class OpenRoot:
             ValueError: no run is recorded, or its last step has not begun.
         """
         asked = self._runs_of(recipe)[-1]
-        if asked.target not in self.refresh().records.names:
+        if asked.target not in self._records.names:
             raise ValueError(
                 f"expected a run of {asked.asked.recipe} that has come to its last step, {asked.target}, in "
                 f"{self.url}, found none; run it to its end"
@@ -196,6 +197,8 @@ class OpenRoot:
         step = self.step(name).spec
         if not isinstance(step, NetworkStep) or not isinstance(step.architecture, role):
             raise ValueError(f"expected a step of a {words}, found {step.name}")
+        if step.folder == "epochs":  # it may have trained on since it was rebuilt
+            step = step.model_copy(update={"epochs": max(self._records.newest(step), default=1)})
         weights = Weights(step=step, which=self._which(step, epoch))
         receipt = self._records.chosen(weights)
         if step.folder == "epochs":

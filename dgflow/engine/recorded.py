@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 from dgflow.specs.bound import Bound, BoundItem, BoundMeasurements, BoundResult, BoundRows, BoundWeights
 from dgflow.specs.recorded import rebuilt, references_in
@@ -49,7 +48,7 @@ class Use:
 @dataclass
 class RecordedRoot:
     """The recorded steps of a store. Reads only; records and receipts are read when they are asked for, and
-    kept, since they never change.
+    kept, since they never change. Which ones there are is looked up each time.
 
     `epochs` are those of trainings, by the step's name, by default as many as are committed: the last and
     best weights of a training depend on their number.
@@ -61,7 +60,7 @@ class RecordedRoot:
     _live: dict[str, Step] = field(default_factory=dict)
     _receipts: dict[str, Receipt] = field(default_factory=dict)
 
-    @cached_property
+    @property
     def names(self) -> list[str]:
         """The names of the steps, sorted."""
         return step_names(self.store)
