@@ -72,7 +72,10 @@ class Network:
                 f"expected labels, one class of {self.step.classes} per sample, for {self.weights.title}, "
                 "found None"
             )
-        told = _per_row(torch.as_tensor(labels, dtype=torch.int64), rows, "labels")
+        classes = torch.as_tensor(labels)
+        if classes.is_floating_point() or classes.dtype == torch.bool:
+            raise ValueError(f"expected labels as integers, found {classes.dtype}")
+        told = _per_row(classes.to(torch.int64), rows, "labels")
         if not 0 <= int(told.min()) <= int(told.max()) < self.step.classes:
             raise ValueError(
                 f"expected labels from 0 to {self.step.classes - 1} for {self.weights.title}, found "
@@ -93,19 +96,22 @@ class Network:
             x = as_network_input(x) if x.dtype == np.uint8 and x.ndim == 4 else torch.from_numpy(x)
         shape = self.step.shape
         sides = (shape.channels, shape.image_size, shape.image_size)
-        if x.dtype == torch.uint8 or tuple(x.shape[1:]) != sides:
+        if not x.is_floating_point() or tuple(x.shape[1:]) != sides or not len(x):
             raise ValueError(
                 f"expected samples float [n, {', '.join(map(str, sides))}], or images uint8 [n, H, W, C] as "
                 f"NumPy array, for {self.weights.title}, found {x.dtype} {list(x.shape)}"
             )
         return x.to(self._device)
 
-    def _sigma(self, sigma: Any, rows: int) -> Tensor:
+    def _sigma(self, sigma: Any, rows: int, *, zero: bool) -> Tensor:
+        """Noise levels float64 [rows] on the network's device; `zero` allows 0."""
         import torch
 
         levels = _per_row(torch.as_tensor(sigma, dtype=torch.float64), rows, "sigma")
-        if not bool(((levels >= 0) & levels.isfinite()).all()):
-            raise ValueError(f"expected noise levels sigma of 0 or more, found {sigma}")
+        if not bool(((levels >= 0 if zero else levels > 0) & levels.isfinite()).all()):
+            raise ValueError(
+                f"expected noise levels sigma {'of 0 or more' if zero else 'above 0'}, found {sigma}"
+            )
         return levels.to(self._device)
 
     def __repr__(self) -> str:
@@ -135,7 +141,7 @@ class ScoreNetwork(Network):
 
         Args:
             x: samples [n, C, H, W] with noise of standard deviation `sigma`, x = x0 + sigma z, x0 in [-1, 1].
-            sigma: noise level, a number or [n].
+            sigma: noise level above 0, a number or [n].
             labels: classes, a number or [n]; needed by a network with classes.
         """
         import torch
@@ -143,7 +149,7 @@ class ScoreNetwork(Network):
         x = self._x(x)
         with torch.no_grad():
             denoised = self.model.denoiser(
-                x.double(), self._sigma(sigma, len(x)), self._labels(labels, len(x))
+                x.double(), self._sigma(sigma, len(x), zero=False), self._labels(labels, len(x))
             )
         return denoised.double()
 
@@ -166,7 +172,7 @@ class DiscriminatorNetwork(Network):
         x, rows = self._x(x), len(x)
         told = self._labels(labels, rows)
         return log_ratio_at(
-            self.network, x.double(), self._sigma(sigma, rows), told, time=self.spec.time_map()
+            self.network, x.double(), self._sigma(sigma, rows, zero=True), told, time=self.spec.time_map()
         ).double()
 
     def guidance(self, weight: Any = 1.0, **settings: Any) -> DiscriminatorGuidance:

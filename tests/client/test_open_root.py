@@ -202,6 +202,23 @@ MISTAKES = {
         lambda run: run.score().denoise(torch.zeros(2, 1, 16, 16), [1.0] * 3, 0),
         r"sigma as a number or \[2\], one per sample, found shape \[3\]",
     ),
+    "noise level 0": (lambda run: run.score().denoise(torch.zeros(2, 1, 16, 16), 0, 0), "above 0, found 0"),
+    "labels that are no classes": (
+        lambda run: run.score().denoise(torch.zeros(2, 1, 16, 16), 1.0, [0.0, 1.5]),
+        "labels as integers, found torch.float32",
+    ),
+    "no rows": (
+        lambda run: run.score().denoise(torch.zeros(0, 1, 16, 16), 1.0, []),
+        r"found torch.float32 \[0, 1, 16, 16\]",
+    ),
+    "integers": (
+        lambda run: run.score().denoise(torch.zeros(2, 1, 16, 16, dtype=torch.int64), 1.0, 0),
+        "samples float .*, found torch.int64",
+    ),
+    "float images": (
+        lambda run: dgflow.image_grid(np.zeros((2, 4, 4, 1))),
+        r"images uint8 .*, found float64 \[2, 4, 4, 1\]",
+    ),
     "no such figure": (lambda run: run.steps("train-score")[0].plot("x"), "one named 'x', found: 'loss'"),
     "nothing drawn": (lambda run: run.steps("statistics")[0].plot(), "figures of statistics-.* found: none"),
     "no table": (lambda run: run.steps("statistics")[0].frame(), "makes a table .*, found statistics-"),
