@@ -126,12 +126,16 @@ def network_in_words(weights: Weights) -> str:
 
 def call(spec: Spec) -> str:
     """A spec as a recipe writes it, with the settings that are not its defaults: `Heun(steps=8)`."""
-    settings = []
-    for name, info in type(spec).model_fields.items():
-        value = getattr(spec, name)
-        if value != info.get_default(call_default_factory=True):
-            settings.append(f"{name}={_value(value)}")
-    return f"{type(spec).__name__}({', '.join(settings)})"
+    return f"{type(spec).__name__}({', '.join(settings(spec))})"
+
+
+def settings(spec: Spec) -> list[str]:
+    """The settings that are not a spec's defaults: `steps=8`."""
+    return [
+        f"{name}={_value(getattr(spec, name))}"
+        for name, info in type(spec).model_fields.items()
+        if getattr(spec, name) != info.get_default(call_default_factory=True)
+    ]
 
 
 def _value(value: Any) -> str:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dgflow._version import __version__
 from dgflow.diffusion.guidance_specs import DiscriminatorGuidance
 from dgflow.networks.roles import ClassifierSpec, DiscriminatorSpec, ScoreNetworkSpec
-from dgflow.publish.lineage import call, licence_in_words, network_in_words, public, samples_in_words
+from dgflow.publish.lineage import (
+    call,
+    licence_in_words,
+    network_in_words,
+    public,
+    samples_in_words,
+    settings,
+)
 from dgflow.publish.network_facts import NetworkFacts
 from dgflow.publish.pieces import MADE_UP, card, python, table
 from dgflow.publish.tables import Table
@@ -29,7 +37,7 @@ def network_card(facts: NetworkFacts, licence: str, name: str, *, made_up: bool 
         name: as `official` takes it.
     """
     parts = [
-        f"# {_kind(facts)} for {_source(facts)}, {facts.step.shape.image_size} pixels",
+        f"# {_kind(facts)} for {_source(facts)}, {_size(facts)}",
         MADE_UP if made_up else "",
         _about(facts),
         "## Use",
@@ -124,6 +132,12 @@ def _about(facts: NetworkFacts) -> str:
     return f"{does}{hears} The network is `{_network(facts)}`."
 
 
+def _size(facts: NetworkFacts) -> str:
+    """The size of its samples, for a title."""
+    side, channels = facts.step.shape.image_size, facts.step.shape.channels
+    return f"{side} x {side} x {channels} latents" if facts.step.sees_latents else f"{side} pixels"
+
+
 def _samples(facts: NetworkFacts) -> str:
     return "latents" if facts.step.sees_latents else "images"
 
@@ -135,11 +149,15 @@ def _network(facts: NetworkFacts) -> str:
 def _use(facts: NetworkFacts, name: str) -> Iterator[str]:
     network, official = facts.network.spec, f'dg.official("{name}")'
     arm = _guided_by(facts)
-    yield f"In a recipe of dgflow{', as it was measured' if arm else ''}:"
+    chosen = _settings(facts, arm)
+    measured = ", as it was measured" if arm else ""
+    if arm and (len(arm.guidance) > 1 or arm.selection is not None):
+        measured = ", with its settings in the arm that was measured, which has more than this network"
+    yield f"In a recipe of dgflow{measured}:"
     if isinstance(network, DiscriminatorSpec) and network.knows_noise:
         recipe = [
             f"discriminator = {official}",
-            f"guidance = {_guidance(facts, arm)}",
+            f"guidance = dg.DiscriminatorGuidance({', '.join(['discriminator=discriminator', *chosen])})",
             f"score = {_score(arm)}",
             f"samples = dg.Generate(score=score, {_sampler(arm)}guidance=(guidance,))[:50_000]",
         ]
@@ -152,15 +170,13 @@ def _use(facts: NetworkFacts, name: str) -> Iterator[str]:
     labels = ", labels" if facts.step.classes else ""
     asked = "module = network.network  # gives logits of noisy images and their time"
     if isinstance(network, DiscriminatorSpec):
-        asked = f"log_ratio = network.log_ratio(images, 0.5{labels})  # [n], at noise level 0.5"
+        asked = f"log_ratio = network.log_ratio({_samples(facts)}, 0.5{labels})  # [n], at noise level 0.5"
     elif isinstance(network, ScoreNetworkSpec):
         asked = f"clean = network.denoise(noisy, 0.5{labels})  # [n, C, H, W], at noise level 0.5"
     lines = ["import dgflow as dg", "", f"network = dg.load({official})", asked]
     if isinstance(network, DiscriminatorSpec) and network.knows_noise:
-        settings = _guidance(facts, arm).partition("discriminator=discriminator, ")[2] or ")"
-        lines.append(
-            f"term = network.term({settings}  # for dgflow.diffusion, and the pipelines of diffusers"
-        )
+        term = f"term = network.term({', '.join(chosen)})"
+        lines.append(f"{term}  # for dgflow.diffusion, and the pipelines of diffusers")
     yield python("\n".join(lines))
     if name.startswith("hf:"):
         yield "Add `@COMMIT` to the name to pin this version: then a recipe is built without a network."
@@ -177,14 +193,20 @@ def _guided_by(facts: NetworkFacts) -> Sampling | None:
 
 
 def _is_of(term: Any, facts: NetworkFacts) -> bool:
-    return isinstance(term, DiscriminatorGuidance) and getattr(term.discriminator, "step", None) == facts.step
+    """True for guidance by the network alone, with settings that hold outside its root."""
+    return (
+        isinstance(term, DiscriminatorGuidance)
+        and getattr(term.discriminator, "step", None) == facts.step
+        and not term.asks_gain
+    )
 
 
-def _guidance(facts: NetworkFacts, arm: Sampling | None) -> str:
+def _settings(facts: NetworkFacts, arm: Sampling | None) -> list[str]:
+    """The settings of the guidance by the network, in code."""
     if arm is None:
-        return "dg.DiscriminatorGuidance(discriminator=discriminator, weight=1.0)"
+        return ["weight=1.0"]
     term = next(term for term in arm.guidance if _is_of(term, facts))
-    return f"dg.{call(term)}".replace(f"discriminator={facts.step.name}", "discriminator=discriminator")
+    return [_code(each) for each in settings(term) if not each.startswith("discriminator=")]
 
 
 def _score(arm: Sampling | None) -> str:
@@ -194,7 +216,12 @@ def _score(arm: Sampling | None) -> str:
 
 
 def _sampler(arm: Sampling | None) -> str:
-    return "" if arm is None else f"sampler=dg.{call(arm.sampler)}, "
+    return "" if arm is None else f"sampler={_code(call(arm.sampler))}, "
+
+
+def _code(text: str) -> str:
+    """The text of specs with the names that they have outside dgflow: `dg.Heun(steps=8)`."""
+    return re.sub(r"\b[A-Z]\w*\(", r"dg.\g<0>", text)
 
 
 def _training(facts: NetworkFacts) -> Iterator[str]:
@@ -205,12 +232,12 @@ def _training(facts: NetworkFacts) -> Iterator[str]:
             lines.append(f"- {path}: {samples_in_words(reference)}")
         elif isinstance(reference, Weights):
             lines.append(f"- {path}: {network_in_words(reference)}")
-    settings = {
+    plain = {
         name: value
         for name, value in step.plain_fields().items()
         if isinstance(value, bool | int | float | str) or value is None
     }
-    told = ", ".join(f"{name}={value!r}" for name, value in settings.items())
+    told = ", ".join(f"{name}={value!r}" for name, value in plain.items())
     lines.append(f"- epoch {facts.network.epoch} of {max(facts.epochs)}; {told}")
     yield "\n".join(lines)
 

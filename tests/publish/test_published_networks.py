@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,13 @@ from safetensors.torch import load_file
 import dgflow
 from dgflow.client.networks import DiscriminatorNetwork, ScoreNetwork
 from dgflow.client.open_root import OpenRoot
+from dgflow.diffusion.correction_specs import EpsilonScaling
+from dgflow.diffusion.guidance_settings import Boost, Switch
 from dgflow.diffusion.guidance_specs import DiscriminatorGuidance
 from dgflow.networks.perceptron.spec import Perceptron
 from dgflow.publish.lineage import bases, licence_of
 from dgflow.publish.network import NetworkFolder
+from dgflow.publish.network_card import network_card
 from dgflow.publish.publish import publish
 from dgflow.specs.step import Weights
 from dgflow.steps.official import official
@@ -97,6 +101,29 @@ def test_a_card_has_the_numbers_of_the_receipts(address: str, opened: OpenRoot, 
     assert "DiscriminatorGuidance(discriminator=discriminator)" in text  # as it was measured
     training = json.loads((tmp_path / "published" / "training.json").read_text())
     assert training["epochs"]["1"]["held_out_loss"] == metrics[1]["held_out_loss"]
+
+
+def test_the_code_of_a_card_has_all_settings_of_the_arm(opened: OpenRoot) -> None:
+    facts = NetworkFolder(opened, opened.discriminator()).facts
+    (found,) = facts.tables
+    step: Any = found.samples["guided"].step
+    term = step.guidance[0].model_copy(
+        update={
+            "boost": Boost(weight=3.0),
+            "saturate": True,
+            "weight": Switch(above=1.0, below=2.0, timestep=500),
+        }
+    )
+    arm = step.model_copy(update={"guidance": (term, EpsilonScaling(factor=1.01))})
+    facts.tables[0] = replace(found, samples={"guided": arm[:8]})
+    text = network_card(facts, "mit", NAME)
+    assert "in the arm that was measured, which has more than this network" in text
+    (recipe,) = re.findall("^guidance = (.*)$", text, re.M)
+    network = opened.discriminator()
+    term = term.model_copy(update={"discriminator": network.weights})
+    assert eval(recipe, {"dg": dgflow, "discriminator": network.weights}) == term
+    (shell,) = re.findall("^term = network.(term.*?)  #", text, re.M)
+    assert eval(shell, {"dg": dgflow, "term": network.guidance}) == term
 
 
 def test_the_table_of_other_weights_is_not_shown(address: str, tmp_path: Path) -> None:
