@@ -1,12 +1,12 @@
-"""The root of a toy run of `digits`, finished, in `runs/digits` of a folder: made once, in this process."""
+"""The root of a toy run of `digits`, finished, in `runs/digits` of a folder: made once."""
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from client import digits
 from inprocess import complete
+from once import once
 
 from dgflow.cli import main, recipe
 from dgflow.client.open_root import OpenRoot
@@ -23,8 +23,11 @@ def execute_here(target, store, placement, progress) -> None:
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("client")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return once(tmp_path_factory, "toy-digits", _run)
+
+
+def _run(folder: Path) -> None:
     digits.write_images(folder / "images.npz")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recipe, "execute", execute_here)
@@ -33,7 +36,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         with pytest.raises(SystemExit) as ended:
             main(digits.workflow)
         assert not ended.value.code, ended.value.code
-    yield folder
 
 
 @pytest.fixture

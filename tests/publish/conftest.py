@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from inprocess import complete
+from once import once
 from publish.hub_server import TOKEN, Hub, hub_server
 from tiny import workflow, write_images
 
@@ -16,12 +17,14 @@ from dgflow.store.open import open_store
 @pytest.fixture(scope="session")
 def root(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The url of the root; tests read it."""
-    folder = tmp_path_factory.mktemp("publish")
+    return str(once(tmp_path_factory, "to-publish", _make) / "root")
+
+
+def _make(folder: Path) -> None:
     images = write_images(folder / "private-images.npz")
     store = open_store(str(folder / "root"))
     store.create("dgflow.json", b'{"dgflow_root": 1}')
     complete(workflow(str(images)), store)
-    return str(folder / "root")
 
 
 @pytest.fixture
