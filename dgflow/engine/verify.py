@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 from dgflow.engine.root import Root
 from dgflow.runtime.durations import duration
@@ -22,6 +24,7 @@ from dgflow.store.shards import check_shard, rows_sha256
 from dgflow.store.step_store import StepStore, decoded
 
 LINE_SECONDS = 15.0  # between two lines on a step that takes long
+AT_ONCE = 8  # parts that are read and checked at the same time, and in memory
 
 
 @dataclass
@@ -124,22 +127,38 @@ def _check_parts(
 ) -> dict[str, Receipt]:
     """The receipts that can be read, by their keys; `tell` gets a line from time to time."""
     receipts: dict[str, Receipt] = {}
+    keys = [key for _, key in sorted(parts.items())]
     began = last = time.monotonic()
-    for number, (_, key) in enumerate(sorted(parts.items())):
-        now = time.monotonic()
-        if number and now - last >= LINE_SECONDS:
-            last, left = now, (now - began) / number * (len(parts) - number)
-            tell(f"  {number:,} of {len(parts):,} checked, about {duration(left)} left")
-        try:
-            receipts[key] = receipt = step_store.receipt(key)
-            data = step_store.read(receipt)
-            if folder == "shards":
-                _check_rows(step_store, receipt, data)
-        except (CorruptObject, ValueError) as error:
-            verified.damage(error, key)
-        else:
-            verified.checked, verified.bytes = verified.checked + 1, verified.bytes + len(data)
+    readers = ThreadPoolExecutor(AT_ONCE)
+    try:
+        found = readers.map(partial(_checked, step_store, folder), keys)
+        for number, (key, (receipt, size)) in enumerate(zip(keys, found, strict=True)):
+            now = time.monotonic()
+            if number and now - last >= LINE_SECONDS:
+                last, left = now, (now - began) / number * (len(parts) - number)
+                tell(f"  {number:,} of {len(parts):,} checked, about {duration(left)} left")
+            if receipt is not None:
+                receipts[key] = receipt
+            if isinstance(size, int):
+                verified.checked, verified.bytes = verified.checked + 1, verified.bytes + size
+            else:
+                verified.damage(size, key)
+    finally:
+        readers.shutdown(cancel_futures=True)
     return receipts
+
+
+def _checked(step_store: StepStore, folder: str, key: str) -> tuple[Receipt | None, int | Exception]:
+    """The receipt of a part where it can be read, and the part's bytes, or what is wrong with it."""
+    receipt = None
+    try:
+        receipt = step_store.receipt(key)
+        data = step_store.read(receipt)
+        if folder == "shards":
+            _check_rows(step_store, receipt, data)
+    except (CorruptObject, ValueError) as error:
+        return receipt, error
+    return receipt, len(data)
 
 
 def _check_rows(step_store: StepStore, receipt: Receipt, data: bytes) -> None:

@@ -3,6 +3,7 @@ not."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 import tiny
@@ -15,7 +16,9 @@ from dgflow.specs.bound import Bound
 from dgflow.specs.graph import graph
 from dgflow.specs.step import ResultStep, Slice, Spread
 from dgflow.steps.sources import import_images
+from dgflow.store.local import LocalStore
 from dgflow.store.objects import ObjectStore
+from dgflow.store.open import open_store
 from dgflow.store.step_store import StepStore, read_rows
 
 SAMPLES = 64  # two shards
@@ -186,3 +189,24 @@ def _bound(target: Means, store: ObjectStore) -> Bound:
     bound = root.bind(step, known)
     assert bound is not None
     return bound
+
+
+def test_shards_are_read_at_the_same_time_and_what_is_wrong_is_told_in_their_order(
+    target, tmp_path, monkeypatch
+):
+    store = open_store(str(tmp_path / "root"))
+    complete(target, store)
+    steps = Root(store).step_store(target.samples.step)
+    for key in (the(steps, "data", 0), the(steps, "data", 1)):
+        store.put(key, b"damaged")
+    together, get = Barrier(2, timeout=60), LocalStore.get
+
+    def met(self: LocalStore, key: str) -> bytes:
+        if "/data/" in key and steps.name in key:
+            together.wait()  # breaks, and with it the test, where one shard is read after the other
+        return get(self, key)
+
+    monkeypatch.setattr(LocalStore, "get", met)
+    found = verify(target, store, lambda _: None)
+    damaged = [line for line in found.damaged if "shards/" in line]
+    assert [line.split("shards/")[1][:5] for line in damaged] == ["00000", "00001"]
