@@ -26,11 +26,19 @@ from dgflow.steps.judging.measure import Measure
 from dgflow.store.identity import sha256_hex
 from dgflow.store.receipts import Receipt
 from dgflow.store.runs import RunRecord
+from dgflow.testing.smoke_root import is_smoke_run
 
 SHOWN = 64  # samples of a picture
 BY_SIGMA = ("loss", "accuracy", "calibration_error")  # held-out, of each range of noise levels
 WORK = ("data_wait", "workers")  # of an epoch's measurements; others are of the network
-PROVENANCE = ("root", "step", "command", "commit", "dgflow")  # of a configuration; the rest are settings
+PROVENANCE = (
+    "root",
+    "step",
+    "smoke_run",
+    "command",
+    "commit",
+    "dgflow",
+)  # of a configuration; the rest are settings
 
 Key = tuple[str, int]
 """The name of an item and its step: the epoch of a value, else 0."""
@@ -142,12 +150,13 @@ def tracked(root: OpenRoot) -> Iterator[TrackedRun]:
     first: dict[str, RunRecord] = {}  # that asked for a step, by its name in the order of work
     for record in root.runs:
         first |= {step.name: record for step in record.steps if step.name not in first}
+    smoke = {"smoke_run": True} if is_smoke_run(root.store) else {}
     targets = {record.target for record in root.runs}
     for view in sorted(root.steps(), key=lambda view: (*first, view.name).index(view.name)):
         receipts = view.receipts
         if not receipts:
             continue
-        about = _about(root, view, first.get(view.name))
+        about = _about(root, view, first.get(view.name)) | smoke
         name = _run_name(view, receipts)
         if view.folder == "epochs":
             items = [_configuration(about | _settings(view), receipts), *_curves(receipts)]

@@ -7,6 +7,7 @@ tags too. A picture or table is an artifact, and counted as there by a tag that 
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,11 +36,12 @@ class MLflow:
 
     @property
     def where(self) -> str:
-        return self.uri
+        """The uri without credentials."""
+        return re.sub(r"//[^/]*@", "//", self.uri)
 
     @property
     def look(self) -> str:
-        return self.uri if self.uri.startswith("http") else f"mlflow ui --backend-store-uri {self.uri}"
+        return self.where if self.uri.startswith("http") else f"mlflow ui --backend-store-uri {self.where}"
 
     def known(self, run: TrackedRun) -> set[Key]:
         if (found := self._find(run.root, run.name, run.group)) is None:

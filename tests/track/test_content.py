@@ -114,3 +114,9 @@ def test_a_configuration_has_settings_and_where_they_are_from(made):
     assert found["real"].startswith("import-images-") and found["real"].endswith("[0:150]")
     arm = next(run for run in runs.values() if run.name.endswith("/guided"))
     assert arm.configuration["guidance.0.weight"] == 2.0 and arm.configuration["sampler.type"] == "Heun"
+
+
+def test_runs_of_a_smoke_root_are_marked(root):
+    assert not any("smoke_run" in run.configuration for run in told(root).values())
+    (root / "smoke.json").write_text('{"smoke":2}')
+    assert all(run.configuration["smoke_run"] is True for run in told(root).values())

@@ -140,3 +140,8 @@ def free_port() -> int:
     with socket.socket() as own:
         own.bind(("127.0.0.1", 0))
         return own.getsockname()[1]
+
+
+def test_credentials_of_a_uri_are_not_shown():
+    server = MLflow("https://ada:secret@mlflow.example/path")
+    assert server.where == server.look == "https://mlflow.example/path"
