@@ -3,6 +3,8 @@ time embeddings and their frequencies. Where nothing has to be widened, nothing 
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -26,7 +28,8 @@ def wide_linear(layer: nn.Linear, x: Tensor) -> Tensor:
     """`layer(x)` in float32 at least, under autocast too, which would narrow a product again."""
     dtype = wide(layer.weight.dtype)
     bias = None if layer.bias is None else layer.bias.to(dtype)
-    with torch.autocast(x.device.type, enabled=False):
+    narrows = not x.is_meta and torch.is_autocast_enabled(x.device.type)
+    with torch.autocast(x.device.type, enabled=False) if narrows else nullcontext():
         return F.linear(x.to(dtype), layer.weight.to(dtype), bias)
 
 

@@ -16,3 +16,9 @@ def test_a_wide_product_is_float32_under_autocast_and_in_narrow_networks(dtype):
         found = wide_linear(layer, x)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_wide_product_has_a_shape_without_memory():
+    layer = nn.Linear(4, 3, device="meta", dtype=torch.bfloat16)
+    found = wide_linear(layer, torch.empty(2, 4, device="meta"))
+    assert (found.shape, found.dtype) == ((2, 3), torch.float32)
