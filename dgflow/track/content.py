@@ -31,14 +31,8 @@ from dgflow.testing.smoke_root import is_smoke_run
 SHOWN = 64  # samples of a picture
 BY_SIGMA = ("loss", "accuracy", "calibration_error")  # held-out, of each range of noise levels
 WORK = ("data_wait", "workers")  # of an epoch's measurements; others are of the network
-PROVENANCE = (
-    "root",
-    "step",
-    "smoke_run",
-    "command",
-    "commit",
-    "dgflow",
-)  # of a configuration; the rest are settings
+PROVENANCE = ("root", "step", "smoke_run", "command", "commit", "dgflow")
+"""Parts of a configuration that are no settings."""
 
 Key = tuple[str, int]
 """The name of an item and its step: the epoch of a value, else 0."""
