@@ -54,6 +54,7 @@ def test_commands_and_every_option_of_each_are_completed(script):
         (["export", "a", "--format", "p"], ["png", "parquet"]),
         (["export", "runs/x"], []),  # left to the completion of files
         (["status", "--preview", "a"], []),
+        (["metrics", "--workers", ""], []),  # a value without a list
     ],
 )
 def test_values_of_options_and_names_of_the_catalogue_are_completed(script, words, expected):

@@ -14,7 +14,7 @@ from typer.main import get_command
 
 _SCRIPT = """\
 # Completion of the command dgflow in bash and zsh, written by `dgflow completion`.
-if [ -n "$ZSH_VERSION" ]; then
+if [ -n "${ZSH_VERSION-}" ]; then
     autoload -U +X compinit && compinit -u
     autoload -U +X bashcompinit && bashcompinit
 fi
@@ -44,7 +44,8 @@ def script(app: typer.Typer) -> str:
                 positions += known
                 continue
             names += [*parameter.opts, *parameter.secondary_opts]
-            values += [_case(f'[0-9]*" {name} {option} "*', known) for option in parameter.opts if known]
+            if not parameter.is_flag:  # without a list, files are completed
+                values += [_case(f'[0-9]*" {name} {option} "*', known) for option in parameter.opts]
         options.append(_case(f'*" {name} "*" -"*', names))
         arguments += [_case(f'*" {name} "*', positions)] if positions else []
     lines = {"values": values, "options": options, "arguments": arguments}
