@@ -5,7 +5,7 @@ import os
 import re
 
 from dgflow.cli.nearby import roots_nearby
-from dgflow.store.address import ROOT_FORMAT, ROOT_MARK
+from dgflow.store.address import ROOT_MARK, check_format
 from dgflow.store.objects import ObjectStore, StoreDenied, check_exclusive
 from dgflow.store.open import open_store
 from dgflow.store.urls import split_url
@@ -44,7 +44,7 @@ def open_root(url: str, smoke: bool = False) -> ObjectStore:
         if store.names():
             raise ValueError(f"{_expected(store)}; give an empty or a new folder, as in --root runs/mine")
         store.create("dgflow.json", ROOT_MARK)
-    _check_format(store)
+    check_format(store)
     with contextlib.suppress(StoreDenied):  # a complete root is read where nothing can be written
         check_exclusive(store, "dgflow.json")
     check_root(store, smoke, write=True)
@@ -59,7 +59,7 @@ def future_root(url: str, smoke: bool = False) -> ObjectStore | None:
         if store.names():
             raise ValueError(nothing_at(store))
         return None
-    _check_format(store)
+    check_format(store)
     check_root(store, smoke, write=False)
     return store
 
@@ -70,7 +70,7 @@ def existing_root(url: str) -> ObjectStore:
     store = open_store(url)
     if store.size("dgflow.json") is None:
         raise ValueError(nothing_at(store))
-    _check_format(store)
+    check_format(store)
     return store
 
 
@@ -83,11 +83,3 @@ def _expected(store: ObjectStore) -> str:
     others = store.names()
     found = f" and other things ({', '.join(others[:3])})" if others else ""
     return f"expected a dgflow root at {store.url}, found no dgflow.json{found} there; {roots_nearby(store)}"
-
-
-def _check_format(store: ObjectStore) -> None:
-    if (mark := store.get("dgflow.json")) != ROOT_MARK:
-        raise ValueError(
-            f"expected a root of format {ROOT_FORMAT} at {store.url}, found {mark[:80]!r}; "
-            "use another root, or the version of dgflow that wrote it"
-        )

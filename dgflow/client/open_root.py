@@ -16,7 +16,7 @@ from dgflow.report.summary import summarise, table, worker_seconds
 from dgflow.specs.network import NetworkSpec
 from dgflow.specs.step import NetworkStep, SampleStep, Weights
 from dgflow.store import runs
-from dgflow.store.address import is_root, step_name
+from dgflow.store.address import check_format, is_root, step_name
 from dgflow.store.objects import ObjectStore
 from dgflow.store.open import as_typed, open_store
 from dgflow.store.runs import RunRecord
@@ -32,7 +32,7 @@ def open(root: str | os.PathLike[str]) -> OpenRoot:
     no Ray.
 
     Raises:
-        ValueError: there is no root.
+        ValueError: there is no root, or one of another version.
         StoreError: it cannot be reached.
     """
     url = os.fspath(root)
@@ -40,8 +40,9 @@ def open(root: str | os.PathLike[str]) -> OpenRoot:
         raise ValueError(
             f"expected a dgflow root at {url}, found no dgflow.json there; give the --root of a run"
         )
+    check_format(store := open_store(url))
     load_kinds()
-    return OpenRoot(open_store(url))
+    return OpenRoot(store)
 
 
 class OpenRoot:
@@ -153,9 +154,11 @@ class OpenRoot:
         """The runs of a recipe, or of all. Raises ValueError where there is none."""
         found = [record for record in self.runs if recipe in (None, record.asked.recipe)]
         if not found:
-            there = ", ".join(dict.fromkeys(record.asked.recipe for record in self.runs)) or "none"
+            there = ", ".join(dict.fromkeys(record.asked.recipe for record in self.runs))
             wanted = "runs" if recipe is None else f"runs of the recipe {recipe}"
-            raise ValueError(f"expected {wanted} in {self.url}, found those of: {there}")
+            raise ValueError(
+                f"expected {wanted} in {self.url}, found {f'those of: {there}' if there else 'none'}"
+            )
         return found
 
     def _view(self, name: str) -> StepView:
@@ -231,8 +234,10 @@ class OpenRoot:
         found = [
             view.name for view in self.steps() if isinstance(_architecture(view), role) and view.receipts
         ]
-        if len(found) != 1:
-            listed = ", ".join(found) or "none"
+        if not found:
+            raise ValueError(f"expected a {words} in {self.url}, found none with committed weights")
+        if len(found) > 1:
+            listed = ", ".join(found)
             raise ValueError(f"expected one {words} in {self.url}, found {listed}; give the name of one")
         return found[0]
 

@@ -109,8 +109,7 @@ def image_grid(images: np.ndarray | Tensor, columns: int = 8, scale: int | None 
     from dgflow.images.grids import grid
     from dgflow.report.images import SHOWN_WIDTH
 
-    pixels = isinstance(images, np.ndarray)
-    fits = images.dtype == np.uint8 if pixels else images.is_floating_point()
+    fits = images.dtype == np.uint8 if isinstance(images, np.ndarray) else images.is_floating_point()
     if not fits or images.ndim != 4 or not len(images):
         raise ValueError(
             "expected images uint8 [n, H, W, C] as NumPy array, or a tensor float [n, C, H, W], found "

@@ -167,8 +167,8 @@ class StepView:
             chosen = [each for each in figures if each.title.lower().startswith(title.lower())]
         if not chosen:
             there = ", ".join(repr(each.title) for each in figures) or "none"
-            wanted = "some" if title is None else f"one named {title!r}"
-            raise ValueError(f"expected figures of {self.name}, {wanted}, found: {there}")
+            wanted = "a figure" if title is None else f"a figure whose title begins with {title!r}"
+            raise ValueError(f"expected {wanted} of {self.name}, found: {there}")
         return plot(chosen)
 
     def again(self, start: int = 0, stop: int | None = None, **placement: Any) -> Samples:

@@ -72,6 +72,15 @@ def is_root(url: str) -> bool:
     return open_store(url).size("dgflow.json") is not None
 
 
+def check_format(store: ObjectStore) -> None:
+    """Raises ValueError for the root of another version of dgflow."""
+    if (mark := store.get("dgflow.json")) != ROOT_MARK:
+        raise ValueError(
+            f"expected a root of format {ROOT_FORMAT} at {store.url}, found {mark[:80]!r}; "
+            "use another root, or the version of dgflow that wrote it"
+        )
+
+
 def find_slice(address: str) -> Sealed:
     """The samples at `ROOT/NAME[start:stop]`; without a range, the longest sealed slice.
 
@@ -135,7 +144,7 @@ def step_name(store: ObjectStore, name: str) -> str:
         return fitting[0]
     listed = ", ".join(fitting or names) or "none"
     many = f"{len(fitting)} that do: {listed}; give more of its name"
-    found = many if fitting else f"the steps {listed}; give one of these"
+    found = many if fitting else f"the steps {listed}; give one of these" if names else "no steps"
     raise ValueError(f"expected one step in {store.url} whose name begins with {name!r}, found {found}")
 
 

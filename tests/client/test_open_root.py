@@ -19,6 +19,7 @@ from dgflow.client.steps import StepView
 from dgflow.engine.recorded import RecordedRoot
 from dgflow.report.summary import summarise, table
 from dgflow.specs.figures import Lines, Table
+from dgflow.store.address import ROOT_MARK
 from dgflow.store.memory import MemoryStore
 
 
@@ -219,8 +220,11 @@ MISTAKES = {
         lambda run: dgflow.image_grid(np.zeros((2, 4, 4, 1))),
         r"images uint8 .*, found float64 \[2, 4, 4, 1\]",
     ),
-    "no such figure": (lambda run: run.steps("train-score")[0].plot("x"), "one named 'x', found: 'loss'"),
-    "nothing drawn": (lambda run: run.steps("statistics")[0].plot(), "figures of statistics-.* found: none"),
+    "no such figure": (
+        lambda run: run.steps("train-score")[0].plot("x"),
+        "title begins with 'x' of train-score-.*, found: 'loss'",
+    ),
+    "nothing drawn": (lambda run: run.steps("statistics")[0].plot(), "a figure of statistics-.* found: none"),
     "no table": (lambda run: run.steps("statistics")[0].frame(), "makes a table .*, found statistics-"),
     "no sample": (lambda run: dgflow.sample(run.score(), n=0), "at least one sample, found n=0"),
 }
@@ -236,6 +240,22 @@ def test_a_mistake_is_told_with_what_is_there(run, mistake):
 
 def test_where_no_root_is_the_option_of_a_run_is_named(tmp_path):
     with pytest.raises(ValueError, match="found no dgflow.json there; give the --root of a run"):
+        dgflow.open(tmp_path)
+
+
+def test_an_empty_root_says_that_it_is_and_one_of_another_version_is_refused(tmp_path):
+    mark = tmp_path / "dgflow.json"
+    mark.write_bytes(ROOT_MARK)
+    run = dgflow.open(tmp_path)
+    assert run.steps() == run.runs == [] and len(run.frame()) == 0 and repr(run).endswith(": no steps>")
+    with pytest.raises(ValueError, match="expected a score network in .*, found none with committed weights"):
+        run.score()
+    with pytest.raises(ValueError, match="expected runs in .*, found none$"):
+        run.table()
+    with pytest.raises(ValueError, match="begins with 'x', found no steps"):
+        run.step("x")
+    mark.write_text('{"dgflow_root": 2}')
+    with pytest.raises(ValueError, match="expected a root of format 1"):
         dgflow.open(tmp_path)
 
 
