@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 
 from dgflow.engine.plan import StepPlan
 from dgflow.estimate.devices import UTILISATION, device_named
+from dgflow.estimate.memory import TrainingMemory, training_memory
 from dgflow.estimate.operations import Networks, Operations
 from dgflow.specs.spec import Precision
 from dgflow.specs.step import SAMPLING_USES, NetworkStep, Use, Work
+from dgflow.specs.train_step import TrainStep
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +38,7 @@ class Estimate:
     seconds: float  # on one device
     flops: float | None  # multiplications and additions; None for a pilot
     bytes: int | None  # of weights that are kept; None for a step that keeps none
+    memory: TrainingMemory | None = None  # of a training, where operations are counted
 
 
 @dataclass(frozen=True)
@@ -47,12 +50,14 @@ class Costs:
         assumptions: what else the numbers depend on, for people.
         steps: by key of the node, for unfinished steps with networks.
         price: per device-hour, if given.
+        gpu_bytes: memory of a device from the table, None for this machine.
     """
 
     device: str
     assumptions: str
     steps: dict[str, Estimate]
     price: float | None = None
+    gpu_bytes: float | None = None
 
 
 def counted(
@@ -77,15 +82,16 @@ def counted(
 
     steps = {}
     for plan, works in _unfinished(plans):
-        steps[plan.node.key] = networks.estimate(
-            plan, works, sum(map(seconds, works)), operations.total(works)
-        )
+        estimate = networks.estimate(plan, works, sum(map(seconds, works)), operations.total(works))
+        if isinstance(plan.step, TrainStep):
+            estimate = replace(estimate, memory=training_memory(plan.step, networks.of(plan.step)))
+        steps[plan.node.key] = estimate
     assumptions = (
         f"{device.title}, {device.memory_gb} GB: {utilisation:.0%} (--utilisation) of its peak, "
         f"{device.float32:,.4g} TFLOP/s in float32, "
         f"{device.tf32:,.4g} in TF32 (float32 convolutions) and {device.bfloat16:,.4g} in bfloat16"
     )
-    return Costs(name.lower(), assumptions, steps, price)
+    return Costs(name.lower(), assumptions, steps, price, 1e9 * device.memory_gb)
 
 
 def piloted(plans: Sequence[StepPlan], tell: Callable[[str], None], *, price: float | None = None) -> Costs:

@@ -29,8 +29,8 @@ def plan_json(
     `worker_hours` and `bytes` are estimates from receipts of the same step, else of others of its kind in
     this plan (`bytes_from` is "receipts"). Without any, or without `store`, `worker_hours` is None, and
     `bytes` an upper bound from the step's fields (`bytes_from` is "fields") or None. `costs` adds
-    `parameters`, `flops` (None of a pilot), `device_hours` and, with a price per hour, `money`; `costs` then
-    tells their assumptions.
+    `parameters`, `flops` (None of a pilot), `device_hours`, of a training `training_memory_bytes` (a batch on
+    one GPU) and, with a price per hour, `money`; `costs` then tells their assumptions.
     """
     rates = rates_of(plans, store) if store is not None else {}
     by_kind = rates_by_kind(plans, rates)
@@ -165,11 +165,33 @@ def _notes(total: dict[str, Any], costs: Costs | None) -> list[str]:
         "guides and training in them, too"
     )
     notes.append(f"{costs.device} hours: {costs.assumptions}.")
+    notes += _memory_notes(costs)
     notes.append(
         "Not in them: reading and writing data, metrics on features, optimisers, talk between devices, "
         "waiting."
     )
     return notes
+
+
+def _memory_notes(costs: Costs) -> list[str]:
+    """A line per size of batch that trainings take, with what a smaller GPU does."""
+    lines = []
+    for estimate in costs.steps.values():
+        if (memory := estimate.memory) is None or costs.gpu_bytes is None:
+            continue
+        whole, parts, gpus = memory.of(1), memory.parts(costs.gpu_bytes), memory.gpus(costs.gpu_bytes)
+        line = (
+            f"a training batch of {memory.batch:,} takes about {size(whole)} of a GPU's memory in one piece"
+        )
+        if gpus is None:
+            line += f"; warning: not one of its rows fits into {size(costs.gpu_bytes)}"
+        elif gpus > 1:
+            line += (
+                f"; warning: {size(costs.gpu_bytes)} hold it in {parts} parts, with the same gradient, or on "
+                f"{gpus} GPUs (--train-workers {gpus})"
+            )
+        lines.append(f"{line}.")
+    return list(dict.fromkeys(lines))
 
 
 def _size(row: dict[str, Any]) -> str:
@@ -242,4 +264,6 @@ def _cost(estimate: Estimate | None, price: float | None) -> dict[str, Any]:
         )
     hours = estimate.seconds / 3600
     cost = {"parameters": estimate.parameters, "flops": estimate.flops, "device_hours": hours}
+    if estimate.memory is not None:
+        cost["training_memory_bytes"] = round(estimate.memory.of(1))
     return cost | ({} if price is None else {"money": hours * price})
