@@ -26,6 +26,7 @@ _LARGEST = 2**26  # bytes of a marker
 _REMEDIES = {
     401: "the token is not valid: run `hf auth login`, or set HF_TOKEN",
     403: "take a token with write access to this user or organisation, or another name",
+    412: "somebody else has changed the repository meanwhile: look at it, and run again",
     404: "there is no such user or organisation, or the token does not see it: check the name",
 }
 
@@ -107,7 +108,8 @@ class Repository:
             )
 
     def commit(self, folder: Path, message: str, *, private: bool) -> Committed:
-        """Make the repository the content of `folder`, in one commit; none where nothing differs.
+        """Make the repository the content of `folder`, in one commit; none where nothing differs, and an
+        error where another commit came between.
 
         A repository that is there stays private or public.
         """
@@ -119,14 +121,18 @@ class Repository:
             new = {
                 str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()
             }
-            there = self._api.list_repo_files(self.repo, repo_type=self.hub_type)
+            there = self._api.list_repo_files(self.repo, repo_type=self.hub_type, revision=before)
             operations = [
                 *(CommitOperationAdd(name, path) for name, path in new.items()),
                 *(CommitOperationDelete(name) for name in there if name not in new and name not in _LEFT),
             ]
             with _no_note_of_empty_commits():
                 done = self._api.create_commit(
-                    self.repo, operations, commit_message=message, repo_type=self.hub_type
+                    self.repo,
+                    operations,
+                    commit_message=message,
+                    repo_type=self.hub_type,
+                    parent_commit=before,
                 )
             return Committed(done.repo_url.url if done.repo_url else "", done.oid, done.oid != before)
 

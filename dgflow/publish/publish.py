@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from dgflow.store.address import check_root, find_slice, is_slice, split_address
 from dgflow.store.open import open_store
 from dgflow.testing.smoke_root import is_smoke_run
 
+_log = logging.getLogger(__name__)
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 
 
@@ -66,7 +68,12 @@ def publish(
     root = open_root(root_url)
     folder = _folder(root, name, address, epoch)
     made_up = is_smoke_run(root.store) or any(each.is_made_up for each in steps_behind(folder.step))
-    licence = licence_of(folder.bases) if licence is None else licence
+    own = licence_of(folder.bases)
+    if licence is not None and own not in (UNKNOWN, licence):
+        _log.warning(
+            "%s is published as %s, and was made with %s", address, licence, licences_in_words(folder.bases)
+        )
+    licence = own if licence is None else licence
     if not _LICENCE.fullmatch(licence):
         raise ValueError(
             f"expected the hub's name of a licence, such as mit or cc-by-nc-4.0, found {licence!r}: correct "

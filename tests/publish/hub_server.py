@@ -189,6 +189,10 @@ class _Handler(BaseHTTPRequestHandler):
         for line in map(json.loads, body.splitlines()):
             value = line["value"]
             match line["key"]:
+                case "header" if value.get("parentCommit") not in (None, repo.sha):
+                    return self._send(
+                        412, {"error": "A commit has happened since. Please refresh and try again."}
+                    )
                 case "file":
                     files[value["path"]] = base64.b64decode(value["content"])
                 case "lfsFile":

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from huggingface_hub import HfApi
 from inprocess import complete
 from publish.cards import card, rows
 from publish.hub_server import READ_ONLY, TOKEN, Hub
@@ -21,6 +22,7 @@ from dgflow.diffusion.correction_specs import EpsilonScaling
 from dgflow.diffusion.guidance_settings import Boost, Switch
 from dgflow.diffusion.guidance_specs import DiscriminatorGuidance
 from dgflow.networks.perceptron.spec import Perceptron
+from dgflow.publish import publish as module
 from dgflow.publish.lineage import bases, licence_of
 from dgflow.publish.network import NetworkFolder
 from dgflow.publish.network_card import network_card
@@ -272,6 +274,34 @@ def test_what_another_step_published_is_not_replaced_without_saying_so(
         ValueError, match=r"found 1 other files \(notes\.md\); give another name, or --replace"
     ):
         publish(address, NAME, licence="mit")
+
+
+def test_a_commit_of_somebody_else_in_between_is_not_undone(
+    address: str, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(address, NAME, licence="mit")
+    repo, listed = hub.repos["models/ada/toy-discriminator"], HfApi.list_repo_files
+
+    def between(self: HfApi, *arguments: Any, **options: Any) -> list[str]:
+        found = listed(self, *arguments, **options)
+        repo.commits.append(repo.commits[-1] | {"notes.md": b"by somebody else"})
+        return found
+
+    monkeypatch.setattr(HfApi, "list_repo_files", between)
+    with pytest.raises(ValueError, match="412 .*somebody else has changed the repository meanwhile"):
+        publish(address, NAME, licence="apache-2.0")
+    assert "notes.md" in repo.commits[-1]
+
+
+def test_a_licence_beside_that_of_the_base_is_warned_of(
+    address: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "licence_of", lambda bases: "cc-by-nc-sa-4.0")
+    publish(address, str(tmp_path / "own"), licence="mit")
+    assert "is published as mit, and was made with" in caplog.text
+    caplog.clear()
+    publish(address, str(tmp_path / "same"), licence="cc-by-nc-sa-4.0")
+    assert not caplog.text
 
 
 def test_a_pinned_network_is_asked_for_once(address: str, hub: Hub) -> None:
