@@ -20,6 +20,7 @@ from dgflow.store.address import check_format, is_root, step_name
 from dgflow.store.objects import ObjectStore
 from dgflow.store.open import as_typed, open_store
 from dgflow.store.runs import RunRecord
+from dgflow.testing.smoke_root import is_smoke_run
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -247,7 +248,8 @@ class OpenRoot:
             kind = name.rpartition("-")[0]
             counts[kind] = counts.get(kind, 0) + 1
         steps = ", ".join(f"{count} {kind}" for kind, count in counts.items()) or "no steps"
-        return f"<dgflow root {self.url}: {steps}>"
+        smoke = " of a smoke run, whose results are meaningless" if is_smoke_run(self.store) else ""
+        return f"<dgflow root {self.url}{smoke}: {steps}>"
 
 
 def _architecture(view: StepView) -> NetworkSpec | None:

@@ -19,6 +19,7 @@ from dgflow.store.step_store import StepStore, read_step
 _ADDRESS = re.compile(r"((?P<root>.+?)/+)?(?P<name>[a-z0-9-]+)/*(\[(?P<start>\d*):(?P<stop>\d+)\])?")
 _RANGE = re.compile(r"\[[^/\[\]]*\]$")
 _SLICE = re.compile(r"\[\d*:\d+\]$")
+SHOWN = 12  # steps that a message lists
 _STEP = re.compile(r"(?P<kind>[a-z0-9]+(-[a-z0-9]+)*)-[0-9a-f]{12}")
 _MANIFEST = re.compile(r"(?P<start>\d+)-(?P<stop>\d+)-(?P<inputs>[0-9a-f]{16})\.json")
 ROOT_FORMAT = 1
@@ -142,7 +143,9 @@ def step_name(store: ObjectStore, name: str) -> str:
     fitting = [name] if name in names else [each for each in names if each.startswith(name)]
     if len(fitting) == 1:
         return fitting[0]
-    listed = ", ".join(fitting or names) or "none"
+    shown = fitting or [each for each in names if each.partition("-")[0] == name.partition("-")[0]] or names
+    more = f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else ""
+    listed = ", ".join(shown[:SHOWN]) + more
     many = f"{len(fitting)} that do: {listed}; give more of its name"
     found = many if fitting else f"the steps {listed}; give one of these" if names else "no steps"
     raise ValueError(f"expected one step in {store.url} whose name begins with {name!r}, found {found}")

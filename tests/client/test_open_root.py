@@ -289,3 +289,9 @@ def test_looking_at_a_root_loads_neither_torch_nor_ray_nor_matplotlib(folder):
     )
     found = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True)
     assert (found.returncode, found.stdout.strip()) == (0, "[]"), found.stderr
+
+
+def test_a_smoke_run_is_named_as_such(run, monkeypatch):
+    assert "smoke" not in repr(run)
+    monkeypatch.setattr("dgflow.client.open_root.is_smoke_run", lambda store: True)
+    assert "of a smoke run, whose results are meaningless: " in repr(run)
