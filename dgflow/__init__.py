@@ -6,6 +6,7 @@ so that importing dgflow loads nothing else. Building a recipe and planning one 
 """
 
 import ast
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,9 @@ __all__ = sorted(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        raise AttributeError(
+            f"module {__name__!r} has no attribute {name!r}", name=name, obj=sys.modules[__name__]
+        )
     module = _MODULES[name]
     value = import_module(f"{__name__}.{name}") if module is None else getattr(import_module(module), name)
     globals()[name] = value

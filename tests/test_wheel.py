@@ -126,7 +126,8 @@ def test_every_package_that_is_imported_is_declared():
     missing = {
         name
         for name in imported - set(sys.stdlib_module_names) - {"dgflow"}
-        if not declared & {text.lower() for text in [COMES_WITH.get(name, ""), *distributions.get(name, [])]}
+        if not declared
+        & {text.lower() for text in (COMES_WITH.get(name, ""), *distributions.get(name, [name]))}
     }
     assert not missing
 

@@ -144,7 +144,8 @@ def _pictures(figure: Pictures, axes: Axes) -> None:
     for row, (_, pictures) in enumerate(figure.rows):
         for column, data in enumerate(pictures):
             if data is not None:
-                image = np.array(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"))
+                picture = Image.open(io.BytesIO(base64.b64decode(data)), formats=("PNG",))
+                image = np.array(picture.convert("RGB"))
                 y, x = row * (side + 1), column * (side + 1)
                 canvas[y : y + image.shape[0], x : x + image.shape[1]] = image[: side + 1, : side + 1]
     axes.imshow(canvas, interpolation="nearest")

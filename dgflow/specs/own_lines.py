@@ -7,6 +7,7 @@ import sysconfig
 import traceback
 from pathlib import Path
 
+_NAMES = str(Path(__file__).resolve().parents[1] / "__init__.py")  # which only looks up what a line names
 _LIBRARIES = (str(Path(__file__).resolve().parents[1]), sysconfig.get_path("stdlib"))
 
 
@@ -26,7 +27,7 @@ def package_frame(error: BaseException) -> traceback.FrameSummary | None:
     for frame in traceback.extract_tb(error.__traceback__):
         if not _is_of_a_library(frame.filename):
             behind = None
-        elif frame.filename.startswith(_LIBRARIES[0]):
+        elif frame.filename.startswith(_LIBRARIES[0]) and frame.filename != _NAMES:
             behind = frame
     return behind
 

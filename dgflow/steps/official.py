@@ -25,7 +25,7 @@ def official(name: str, part: str | None = None) -> Weights:
             that a step can take.
         StoreError: the folder cannot be reached.
     """
-    if not is_folder(name):
+    if not isinstance(name, str) or not is_folder(name):
         try:
             return catalogue_weights(name, part)
         except ValueError as error:

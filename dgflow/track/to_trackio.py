@@ -77,6 +77,7 @@ class Trackio:
             case Sheet():
                 return self._trackio.Markdown(item.markdown)
             case Picture():
-                return self._trackio.Image(Image.open(io.BytesIO(item.png())), caption=item.caption)
+                picture = Image.open(io.BytesIO(item.png()), formats=("PNG",))
+                return self._trackio.Image(picture, caption=item.caption)
             case _:
                 raise TypeError(item)

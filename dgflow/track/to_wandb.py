@@ -125,6 +125,6 @@ def _logged(item: Item) -> Any:
             columns: list[Any] = [heading or "arm" for heading in item.table.heading]
             return wandb.Table(columns=columns, data=[list(row) for row in item.table.rows])
         case Picture():
-            return wandb.Image(Image.open(io.BytesIO(item.png())), caption=item.caption)
+            return wandb.Image(Image.open(io.BytesIO(item.png()), formats=("PNG",)), caption=item.caption)
         case _:
             return None

@@ -320,7 +320,7 @@ def test_a_pinned_network_is_asked_for_once(address: str, hub: Hub) -> None:
     ("change", "message"),
     [
         ({"dgflow_format": 2}, "found one of format 2; use a newer dgflow"),
-        ({"network": {"type": "Elsewhere"}}, "found Elsewhere; import the module that defines them first"),
+        ({"network": {"type": "DefinedNowhere"}}, "found DefinedNowhere; import the module that"),
         ({"network": {"type": "Heun"}}, "expected a network, found Heun"),
         ({"image_size": 0}, "found another file; check the name"),
         ({"file": "../../secret.safetensors"}, "found another file; check the name"),
