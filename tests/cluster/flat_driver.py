@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import flat_steps
+import flat_steps  # pyright: ignore[reportMissingImports]
 from listening import family
 
 from dgflow.engine.execute import execute

@@ -32,7 +32,7 @@ from dgflow.store.open import open_store
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
-from fingerprints import fingerprints, recipe  # noqa: E402
+from fingerprints import fingerprints, recipe  # noqa: E402  # pyright: ignore[reportMissingImports]
 
 MADE_ON = "GenuineIntel 6 167 AVX512 "
 EXPECTED = json.loads((HERE / "fingerprints.json").read_text())
