@@ -56,19 +56,15 @@ class OpenRoot:
     def url(self) -> str:
         return as_typed(self.store)
 
-    @property
+    @cached_property
     def records(self) -> RecordedRoot:
         """The steps by their records."""
-        return self._records
-
-    @cached_property
-    def _records(self) -> RecordedRoot:
         return RecordedRoot(self.store)
 
     def refresh(self) -> OpenRoot:
         """Forget what was read: for a root in which steps were removed, or removed and made again. What a run
         adds is seen without it."""
-        self.__dict__.pop("_records", None)
+        self.__dict__.pop("records", None)
         return self
 
     @property
@@ -87,14 +83,14 @@ class OpenRoot:
         Raises:
             ValueError: no run of that recipe is recorded, or there is no step of that kind.
         """
-        names = there = self._records.names
+        names = there = self.records.names
         if recipe is not None:
             names = [step.name for step in self._runs_of(recipe)[-1].steps if step.name in there]
         names = [name for name in names if kind in (None, name.rpartition("-")[0])]
         if kind is not None and not names:
             kinds = ", ".join(sorted({name.rpartition("-")[0] for name in there})) or "none"
             raise ValueError(f"expected steps of the kind {kind!r} in {self.url}, found those of: {kinds}")
-        return [StepView(self._records, recorded) for recorded in self._records.all_recorded(names)]
+        return [StepView(self.records, recorded) for recorded in self.records.all_recorded(names)]
 
     def step(self, name: str) -> StepView:
         """The only step whose name begins so, as `generate-3fa9`. Raises ValueError, listing what is
@@ -139,7 +135,7 @@ class OpenRoot:
             ValueError: no run is recorded, or its last step has not begun.
         """
         asked = self._runs_of(recipe)[-1]
-        if asked.target not in self._records.names:
+        if asked.target not in self.records.names:
             raise ValueError(
                 f"expected a run of {asked.asked.recipe} that has come to its last step, {asked.target}, in "
                 f"{self.url}, found none; run it to its end"
@@ -163,7 +159,7 @@ class OpenRoot:
         return found
 
     def _view(self, name: str) -> StepView:
-        return StepView(self._records, self._records.recorded(name))
+        return StepView(self.records, self.records.recorded(name))
 
     def score(self, name: str | None = None, *, epoch: int | str | None = None) -> ScoreNetwork:
         """A score network: the only one, or that of a step; see `network`."""
@@ -202,12 +198,12 @@ class OpenRoot:
         if not isinstance(step, NetworkStep) or not isinstance(step.architecture, role):
             raise ValueError(f"expected a step of a {words}, found {step.name}")
         if step.folder == "epochs":  # it may have trained on since it was rebuilt
-            step = step.model_copy(update={"epochs": max(self._records.newest(step), default=1)})
+            step = step.model_copy(update={"epochs": max(self.records.newest(step), default=1)})
         weights = Weights(step=step, which=self._which(step, epoch))
-        receipt = self._records.chosen(weights)
+        receipt = self.records.chosen(weights)
         if step.folder == "epochs":
             weights = Weights(step=step, which=f"epoch:{receipt.number}")
-        return loaded(self._records, weights, self._records.weights(step, receipt))
+        return loaded(self.records, weights, self.records.weights(step, receipt))
 
     def _which(self, step: NetworkStep, epoch: int | str | None) -> str:
         if step.folder == "results":
@@ -217,7 +213,7 @@ class OpenRoot:
                 )
             return "file"
         if epoch is None:
-            used = self._records.used_epochs(step.name)
+            used = self.records.used_epochs(step.name)
             if len(used) > 1:
                 raise ValueError(
                     f"expected one epoch of {step.name} that the steps of {self.url} were made from, found "
@@ -244,7 +240,7 @@ class OpenRoot:
 
     def __repr__(self) -> str:
         counts: dict[str, int] = {}
-        for name in self._records.names:
+        for name in self.records.names:
             kind = name.rpartition("-")[0]
             counts[kind] = counts.get(kind, 0) + 1
         steps = ", ".join(f"{count} {kind}" for kind, count in counts.items()) or "no steps"

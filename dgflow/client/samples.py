@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dgflow.engine.preview import ROWS
 from dgflow.files.shard_ranges import read_range
 from dgflow.store.receipts import Receipt
 from dgflow.store.shards import Columns
@@ -91,7 +92,7 @@ class Samples:
         if "image" not in self.columns or not len(self):
             return None
         out = io.BytesIO()
-        Samples({"index": self.index[:64], "image": self.images[:64]}).grid().save(out, "PNG")
+        image_grid(self.images[:ROWS]).save(out, "PNG")
         return out.getvalue()
 
     def __repr__(self) -> str:
@@ -108,6 +109,7 @@ def image_grid(images: np.ndarray | Tensor, columns: int = 8, scale: int | None 
 
     from dgflow.images.grids import grid
     from dgflow.report.images import SHOWN_WIDTH
+    from dgflow.steps.pixels import pixels
 
     fits = images.dtype == np.uint8 if isinstance(images, np.ndarray) else images.is_floating_point()
     if not fits or images.ndim != 4 or not len(images):
@@ -116,8 +118,7 @@ def image_grid(images: np.ndarray | Tensor, columns: int = 8, scale: int | None 
             f"{images.dtype} {list(images.shape)}"
         )
     if not isinstance(images, np.ndarray):
-        pixels = ((images.detach().cpu().clamp(-1, 1) + 1) * 127.5).round()
-        images = pixels.permute(0, 2, 3, 1).numpy().astype(np.uint8)
+        images = pixels(images.detach())
     sheet = Image.fromarray(grid(images, max(1, min(columns, len(images)))))
     factor = max(1, SHOWN_WIDTH // sheet.width) if scale is None else scale
     return sheet.resize((factor * sheet.width, factor * sheet.height), Image.Resampling.NEAREST)
@@ -127,7 +128,9 @@ def as_network_input(images: np.ndarray) -> Tensor:
     """Images uint8 [n, H, W, C] as networks take them: float32 [n, C, H, W] in [-1, 1]."""
     import torch
 
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+    from dgflow.steps.training.rows import scaled
+
+    return scaled(torch.from_numpy(images).permute(0, 3, 1, 2))
 
 
 class SampleStream:

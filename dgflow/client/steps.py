@@ -14,7 +14,7 @@ import numpy as np
 from dgflow.client.samples import Samples, SampleStream
 from dgflow.engine.recorded import Recorded, RecordedRoot
 from dgflow.report.charts import training_charts
-from dgflow.report.outcome import Outcome, has_figures
+from dgflow.report.outcome import Outcome, is_for_people
 from dgflow.specs.figures import Figure, Table
 from dgflow.specs.step import ResultStep, Step
 from dgflow.store.receipts import Receipt
@@ -204,7 +204,7 @@ class StepView:
     def _outcome(self) -> Outcome | None:
         """The file of a result step with its meaning; None for another step."""
         step = self.spec
-        if not isinstance(step, ResultStep) or not (step.suffix == ".json" or has_figures(step)):
+        if not isinstance(step, ResultStep) or not is_for_people(step):
             return None
         return Outcome(step, self.content)
 

@@ -36,15 +36,6 @@ class Recorded:
         return self.step_store.kind
 
 
-@dataclass(frozen=True)
-class Use:
-    """A committed part that was made from the weights of some step: what its reference says, and their
-    digest."""
-
-    which: str
-    digest: str
-
-
 @dataclass
 class RecordedRoot:
     """The recorded steps of a store. Reads only; records and receipts are read when they are asked for, and
@@ -180,31 +171,17 @@ class RecordedRoot:
             )
         return receipts[part]
 
-    def uses(self, name: str) -> list[Use]:
-        """The weights of the step in the folder `name` that parts of other steps were made from."""
-        fingerprint, found = self.recorded(name).step_store.fingerprint, []
-        for reader, path, reference in self._references():
-            if reference["fingerprint"] != fingerprint or "which" not in reference:
-                continue
-            folder = next((each for each in ("shards", "results", "epochs") if reader.newest(each)), None)
-            if folder is not None:
-                receipt = reader.receipt(next(iter(reader.newest(folder).values())))
-                found += (
-                    [Use(str(reference["which"]), receipt.inputs[path])] if path in receipt.inputs else []
-                )
-        return list(dict.fromkeys(found))
-
     def used_epochs(self, name: str) -> list[int]:
         """The epochs of the training in the folder `name` that parts of other steps were made from."""
-        digests = {use.digest for use in self.uses(name)}
-        receipts = self.receipts(self.recorded(name).step_store, "epochs")
+        step_store, digests = self.recorded(name).step_store, set()
+        for reader, path, reference in self._references():
+            if reference["fingerprint"] != step_store.fingerprint or "which" not in reference:
+                continue
+            folders = (reader.newest(each) for each in ("shards", "results", "epochs"))
+            if (made := next(filter(None, folders), None)) is not None:
+                digests.add(reader.receipt(next(iter(made.values()))).inputs.get(path))
+        receipts = self.receipts(step_store, "epochs")
         return [number for number, receipt in receipts.items() if receipt.rows_sha256 in digests]
-
-    def readers(self, name: str) -> list[str]:
-        """The names of the steps that read the step in the folder `name`."""
-        fingerprint = self.recorded(name).step_store.fingerprint
-        found = (reader.name for reader, _, each in self._references() if each["fingerprint"] == fingerprint)
-        return list(dict.fromkeys(found))
 
     def _references(self) -> Iterator[tuple[StepStore, str, Mapping[str, object]]]:
         for recorded in self.all_recorded(self.names):

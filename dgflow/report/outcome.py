@@ -87,12 +87,15 @@ def outcome_of(step_plan: StepPlan, store: ObjectStore) -> Outcome | None:
     """The outcome of a step that makes a result for people; None for another one, and while it is not
     complete. Raises CorruptObject where its file is damaged."""
     step = step_plan.step
-    if not isinstance(step, ResultStep) or not step_plan.complete:
-        return None
-    if step.suffix != ".json" and not has_figures(step):
+    if not isinstance(step, ResultStep) or not is_for_people(step) or not step_plan.complete:
         return None
     step_store = Root(store).step_store(step)
     return Outcome(step, step_store.read(step_store.receipt(step_plan.done[step_plan.wanted[0]])))
+
+
+def is_for_people(step: ResultStep) -> bool:
+    """True for a step whose file an `Outcome` can show."""
+    return step.suffix == ".json" or has_figures(step)
 
 
 def has_figures(step: Step) -> bool:

@@ -87,11 +87,16 @@ def spec_of(value: Mapping[str, Any], references: Mapping[str, Reference]) -> Sp
 def references_in(value: Any, path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The references to steps in the fields of a record, by the path of the field: mappings with `step`,
     `fingerprint` and what tells the kind of reference."""
-    if isinstance(value, Mapping) and _is_reference(value):
+    if isinstance(value, Mapping) and is_reference(value):
         yield path, value
     elif isinstance(value, Mapping | list):
         for name, item in value.items() if isinstance(value, Mapping) else enumerate(value):
             yield from references_in(item, f"{path}.{name}".lstrip("."))
+
+
+def is_reference(value: Mapping[str, Any]) -> bool:
+    """True for a reference to a step in the fields of a record, see `references_in`."""
+    return isinstance(value.get("step"), str) and isinstance(value.get("fingerprint"), str)
 
 
 def _live(value: Any, specs: Mapping[str, type[Spec]], step_of: StepOf) -> Any:
@@ -99,7 +104,7 @@ def _live(value: Any, specs: Mapping[str, type[Spec]], step_of: StepOf) -> Any:
         return tuple(_live(item, specs, step_of) for item in value)
     if not isinstance(value, Mapping):
         return value
-    if _is_reference(value):
+    if is_reference(value):
         return _reference(value, step_of)
     live = {name: _live(item, specs, step_of) for name, item in value.items() if name != "type"}
     if "type" not in value:
@@ -125,10 +130,6 @@ def _as_recorded(spec: Spec, fields: Mapping[str, Any]) -> Spec:
         if isinstance(value, int) and isinstance(getattr(spec, name), float)
     }
     return spec.model_copy(update=integers) if integers else spec
-
-
-def _is_reference(value: Mapping[str, Any]) -> bool:
-    return isinstance(value.get("step"), str) and isinstance(value.get("fingerprint"), str)
 
 
 def _reference(value: Mapping[str, Any], step_of: StepOf) -> Reference:

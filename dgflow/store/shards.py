@@ -11,9 +11,10 @@ import math
 import struct
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -74,38 +75,49 @@ def decode_shard(data: bytes, format: Format = "parquet", columns: Sequence[str]
 
     Raises ValueError where the file is damaged (page checksums are verified), or has no such column.
     """
-    try:
+    with _whole(format):
         if format == "npz":
             return _decode_npz(data, columns)
-        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-        names = file.schema_arrow.names if columns is None else list(columns)
-        _check_names(names, file.schema_arrow.names)
-        table = file.read(columns=names)
-        return {name: _from_arrow(table.column(name)) for name in names}
-    except _UNREADABLE as error:
-        raise ValueError(
-            f"expected a whole {format} shard, found one that does not decode ({type(error).__name__}: "
-            f"{error})"
-        ) from error
+        parquet, names = _opened(pa.BufferReader(data), columns)
+        return _decoded(parquet.read(columns=names), names)
 
 
 def decode_rows(file: IO[bytes], start: int, stop: int, columns: Sequence[str] | None = None) -> Columns:
     """The rows [start, stop) of a Parquet file made by `encode_shard`, of which only the row groups that hold
     them are read. Raises ValueError as `decode_shard`."""
-    try:
-        parquet = pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False)
-        names = parquet.schema_arrow.names if columns is None else list(columns)
-        _check_names(names, parquet.schema_arrow.names)
+    with _whole("parquet"):
+        parquet, names = _opened(file, columns)
         edges = [0]
         for number in range(parquet.num_row_groups):
             edges.append(edges[-1] + parquet.metadata.row_group(number).num_rows)
         groups = [number for number, (low, high) in enumerate(pairwise(edges)) if low < stop and high > start]
         table = parquet.read_row_groups(groups, columns=names)
-        table = table.slice(start - edges[groups[0]], stop - start)
-        return {name: _from_arrow(table.column(name)) for name in names}
+        return _decoded(table.slice(start - edges[groups[0]], stop - start), names)
+
+
+def _opened(file: Any, columns: Sequence[str] | None) -> tuple[pq.ParquetFile, list[str]]:
+    """A Parquet shard, whose pages are checked as they are read, and the names of the columns that are asked
+    for."""
+    parquet = pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False)
+    names = parquet.schema_arrow.names
+    if columns is not None:
+        _check_names(columns, names)
+        names = list(columns)
+    return parquet, names
+
+
+def _decoded(table: pa.Table, names: Sequence[str]) -> Columns:
+    return {name: _from_arrow(table.column(name)) for name in names}
+
+
+@contextmanager
+def _whole(format: Format) -> Iterator[None]:
+    """Turns the errors of a file that is damaged into a ValueError."""
+    try:
+        yield
     except _UNREADABLE as error:
         raise ValueError(
-            f"expected a whole Parquet shard, found one that does not decode ({type(error).__name__}: "
+            f"expected a whole {format} shard, found one that does not decode ({type(error).__name__}: "
             f"{error})"
         ) from error
 

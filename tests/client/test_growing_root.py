@@ -16,10 +16,11 @@ def growing(folder: Path, tmp_path: Path) -> tuple[OpenRoot, Path]:
     whole, root = folder / "runs/digits", tmp_path / "root"
     shutil.copytree(whole, root)
     run = dgflow.open(whole)
-    training = run.discriminator().step.name
-    for name in run.records.readers(training):
-        shutil.rmtree(root / name)
-    for receipt in (root / training / "epochs").glob("00002-*"):
+    training = run.discriminator().step
+    for step in run.steps():
+        if training.fingerprint in {each.fingerprint for each in step.spec.reads.values()}:
+            shutil.rmtree(root / step.name)
+    for receipt in (root / training.name / "epochs").glob("00002-*"):
         receipt.unlink()
     return dgflow.open(root), whole
 
