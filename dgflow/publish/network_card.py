@@ -18,8 +18,9 @@ from dgflow.publish.lineage import (
     settings,
 )
 from dgflow.publish.network_facts import NetworkFacts
-from dgflow.publish.pieces import MADE_UP, card, python, table
+from dgflow.publish.pieces import MADE_UP, card, python
 from dgflow.publish.tables import Table
+from dgflow.report.layout import markdown_table
 from dgflow.specs.figures import Metric, directions
 from dgflow.specs.step import Slice, Weights
 from dgflow.steps.arm_values import value_text
@@ -48,7 +49,7 @@ def network_card(facts: NetworkFacts, licence: str, name: str, *, made_up: bool 
         *_held_out(facts),
         *_measured(facts),
         "## Licence",
-        _licence(facts, licence),
+        licence_in_words(licence, facts.bases),
         "## Provenance",
         _provenance(facts),
     ]
@@ -129,7 +130,7 @@ def _about(facts: NetworkFacts) -> str:
         does = f"Classifies noisy {on} into {classes:,} classes."
     time = facts.told.get("time")
     hears = f" It is given the time `{time}` of a noise level." if time and spec.knows_noise else ""
-    return f"{does}{hears} The network is `{_network(facts)}`."
+    return f"{does}{hears} The network is `{call(facts.network.spec)}`."
 
 
 def _size(facts: NetworkFacts) -> str:
@@ -140,10 +141,6 @@ def _size(facts: NetworkFacts) -> str:
 
 def _samples(facts: NetworkFacts) -> str:
     return "latents" if facts.step.sees_latents else "images"
-
-
-def _network(facts: NetworkFacts) -> str:
-    return call(facts.network.spec)
 
 
 def _use(facts: NetworkFacts, name: str) -> Iterator[str]:
@@ -258,13 +255,13 @@ def _held_out(facts: NetworkFacts) -> Iterator[str]:
         [f"**{number}**" if number == own else str(number), *(_number(metrics.get(name)) for name in names)]
         for number, metrics in _thinned(facts.epochs, own)
     ]
-    yield table(["epoch", *names], rows)
+    yield markdown_table(["epoch", *names], rows)
     if len(rows) < len(facts.epochs):
         yield f"Some of {len(facts.epochs)} epochs; `training.json` has all."
     if levels := facts.metrics.get("by_sigma"):
         columns = [name for name in levels[0] if name not in ("sigma", "n")]
         yield f"Epoch {own} by noise level:"
-        yield table(
+        yield markdown_table(
             ["sigma", *columns],
             [
                 [
@@ -288,11 +285,10 @@ def _thinned(epochs: Mapping[int, Any], own: int | None) -> list[tuple[int, Any]
 
 
 def _measured(facts: NetworkFacts) -> Iterator[str]:
+    yield "## Measured effect"
     if not facts.tables:
-        yield "## Measured effect"
         yield "Nothing in its root was measured with these weights."
         return
-    yield "## Measured effect"
     for each in facts.tables:
         yield _arms(each)
         yield _protocol(each)
@@ -306,7 +302,7 @@ def _arms(found: Table) -> str:
         numbers = [_value(values, column, metric) for column, metric in found.columns.items()]
         rows.append([arm, with_it, f"{values['n']:,}" if "n" in values else "", _seeds(values), *numbers])
     headings = [metric.heading for metric in found.columns.values()]
-    return table(["arm", "with this network", "samples", "seeds", *headings], rows)
+    return markdown_table(["arm", "with this network", "samples", "seeds", *headings], rows)
 
 
 def _seeds(values: Mapping[str, Any]) -> str:
@@ -337,17 +333,13 @@ def _short(reference: Mapping[str, Any], name: str) -> str:
     return str(reference.get(name))[:12]
 
 
-def _licence(facts: NetworkFacts, licence: str) -> str:
-    return licence_in_words(licence, facts.bases)
-
-
 def _provenance(facts: NetworkFacts) -> str:
     receipt = facts.network.bound.receipt
     versions = ", ".join(f"{name} {value}" for name, value in receipt.versions.items())
     return (
         f"Written by dgflow {__version__} from the records of `{facts.step.name}`: `training.json` has every "
         "step behind it, the measurements of all epochs, and the receipt of this one.\n\n"
-        + table(
+        + markdown_table(
             ["", ""],
             [
                 ["step", f"`{facts.step.fingerprint}`"],

@@ -11,7 +11,7 @@ from dgflow.client.open_root import OpenRoot
 from dgflow.networks.roles import DiscriminatorSpec, GuideSpec
 from dgflow.publish.lineage import Base, bases
 from dgflow.publish.tables import Table, tables
-from dgflow.specs.bound import ABOUT_THE_RUN
+from dgflow.specs.bound import BoundMeasurements
 from dgflow.specs.train_step import TrainStep
 from dgflow.steps.training.train_discriminator import TrainDiscriminator
 
@@ -46,10 +46,7 @@ class NetworkFacts:
     def epochs(self) -> dict[int, dict[str, Any]]:
         """The measurements of all epochs of the training, by number."""
         receipts = self.root.records.newest(self.step)
-        return {
-            number: {name: value for name, value in each.metrics.items() if name not in ABOUT_THE_RUN}
-            for number, each in receipts.items()
-        }
+        return BoundMeasurements(self.network.bound.step_store, tuple(receipts.values())).metrics
 
     @cached_property
     def tables(self) -> list[Table]:

@@ -1,9 +1,9 @@
-"""Pieces of what is published: cards with their front matter, tables, JSON."""
+"""Pieces of what is published: cards with their front matter, code, JSON."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dgflow.files.outputs import OpenNew
@@ -21,12 +21,6 @@ def card(front: Mapping[str, Any], parts: Iterable[str]) -> str:
     kept = {name: value for name, value in front.items() if value}
     text = yaml.safe_dump(kept, sort_keys=False, allow_unicode=True, width=1000)
     return f"---\n{text}---\n\n" + "\n\n".join(part for part in parts if part) + "\n"
-
-
-def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown; a `|` in a cell is escaped."""
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join(f"| {' | '.join(each.replace('|', chr(92) + '|') for each in line)} |" for line in lines)
 
 
 def python(code: str) -> str:

@@ -13,7 +13,8 @@ from dgflow.client.open_root import OpenRoot
 from dgflow.files.outputs import OpenNew
 from dgflow.images.write import Row, write_rows
 from dgflow.publish.lineage import Base, bases, documents, licence_in_words, samples_in_words
-from dgflow.publish.pieces import MADE_UP, card, python, table, write_json
+from dgflow.publish.pieces import MADE_UP, card, python, write_json
+from dgflow.report.layout import markdown_table
 from dgflow.specs.step import SampleStep
 from dgflow.store.address import Sealed
 from dgflow.store.step_store import read_rows
@@ -127,7 +128,7 @@ class SamplesFolder:
                 python(
                     f'from datasets import load_dataset\n\nsamples = load_dataset("{load}", split="train")'
                 ),
-                table(["column", ""], rows),
+                markdown_table(["column", ""], rows),
                 "Noise and label of a sample depend on the seed and its index alone. `generation.json` has "
                 "every step behind them.",
                 "## Licence",

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dgflow.client.open_root import OpenRoot
+from dgflow.publish.lineage import steps_behind
+from dgflow.report.outcome import Outcome
 from dgflow.specs.bound import BoundItem, BoundMeasurements, BoundRows, BoundWeights
 from dgflow.specs.figures import Metric
 from dgflow.specs.step import Reference, ResultStep, Slice, Step
@@ -70,11 +72,15 @@ def tables(root: OpenRoot, step: Step, digest: str) -> list[Table]:
             result = records.step(name)
         except ValueError:
             continue  # a kind that is not defined here: it cannot be read
-        if not isinstance(result, ResultStep) or not _reads(result, step):
+        if not isinstance(result, ResultStep) or not _is_behind(step, result):
             continue
         view = root.step(name)
         receipts = view.receipts
-        if not receipts or not (arms := result.compared(view.content)):
+        if not receipts:
+            continue
+        outcome = Outcome(result, view.content)
+        arms = outcome.arms
+        if not arms:
             continue
         try:
             paths = behind.each(result, receipts[0].inputs)
@@ -82,14 +88,9 @@ def tables(root: OpenRoot, step: Step, digest: str) -> list[Table]:
             continue  # its samples were removed since
         with_it = frozenset(arm for arm in arms if digest in _of_arm(arm, paths))
         if with_it:
-            columns = {
-                column: metric
-                for column, metric in result.columns.items()
-                if any(column in arm for arm in arms.values())
-            }
             reference = view.result.get("reference") or {}
             samples = {arm: parts[0] for arm, parts in getattr(result, "arms", {}).items() if arm in arms}
-            found.append(Table(name, columns, arms, samples, with_it, reference))
+            found.append(Table(name, outcome.shown, arms, samples, with_it, reference))
     return found
 
 
@@ -98,13 +99,5 @@ def _of_arm(arm: str, paths: Mapping[str, frozenset[str]]) -> frozenset[str]:
     return frozenset().union(*own)
 
 
-def _reads(result: Step, step: Step) -> bool:
-    seen: set[str] = set()
-
-    def visit(each: Step) -> bool:
-        if each.fingerprint in seen:
-            return False
-        seen.add(each.fingerprint)
-        return each.fingerprint == step.fingerprint or any(visit(ref.step) for ref in each.reads.values())
-
-    return visit(result)
+def _is_behind(step: Step, result: Step) -> bool:
+    return step.fingerprint in {each.fingerprint for each in steps_behind(result)}

@@ -130,6 +130,16 @@ def aligned(rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list[s
     ]
 
 
+def markdown_table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown, each cell on one line, with `|` escaped."""
+    lines = [heading, ["---"] * len(heading), *rows]
+    return "\n".join(f"| {' | '.join(map(_markdown_cell, line))} |" for line in lines)
+
+
+def _markdown_cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
 def with_details(lines: Sequence[str], details: Iterable[Sequence[str]]) -> list[str]:
     """A table's lines, from its heading to its total, with lines of details below each row."""
     body = [line for row, below in zip(lines[1:-1], details, strict=True) for line in (row, *below)]

@@ -17,9 +17,13 @@ from urllib.parse import quote
 
 from dgflow.client.open_root import OpenRoot
 from dgflow.client.steps import StepView
+from dgflow.engine.preview import ROWS
 from dgflow.images.grids import grid_file
+from dgflow.report.layout import markdown_table
 from dgflow.report.outcome import Outcome
+from dgflow.specs.bound import ABOUT_THE_RUN
 from dgflow.specs.figures import Table
+from dgflow.specs.recorded import is_reference
 from dgflow.specs.step import ResultStep, SampleStep, Slice
 from dgflow.steps.judging.features import Features
 from dgflow.steps.judging.measure import Measure
@@ -28,9 +32,7 @@ from dgflow.store.receipts import Receipt
 from dgflow.store.runs import RunRecord
 from dgflow.testing.smoke_root import is_smoke_run
 
-SHOWN = 64  # samples of a picture
 BY_SIGMA = ("loss", "accuracy", "calibration_error")  # held-out, of each range of noise levels
-WORK = ("data_wait", "workers")  # of an epoch's measurements; others are of the network
 PROVENANCE = ("root", "step", "smoke_run", "command", "commit", "dgflow")
 """Parts of a configuration that are no settings."""
 
@@ -61,7 +63,8 @@ class Configuration(Item):
     @property
     def markdown(self) -> str:
         """A table of two columns."""
-        return _markdown(("setting", "value"), [(name, str(value)) for name, value in self.values.items()])
+        rows = [(name, str(value)) for name, value in self.values.items()]
+        return markdown_table(("setting", "value"), rows) + "\n"
 
 
 @dataclass(frozen=True)
@@ -80,9 +83,8 @@ class Sheet(Item):
     @property
     def markdown(self) -> str:
         """The table with its note."""
-        return _markdown(self.table.heading, self.table.rows) + f"\n{self.table.note}\n" * bool(
-            self.table.note
-        )
+        note = f"\n{self.table.note}\n" if self.table.note else ""
+        return f"{markdown_table(self.table.heading, self.table.rows)}\n{note}"
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ def tracked(root: OpenRoot) -> Iterator[TrackedRun]:
         if view.folder == "epochs":
             items = [_configuration(about | _settings(view), receipts), *_curves(receipts)]
             yield _run(root, view, name, items)
-        elif view.folder == "shards" and (picture := _picture(view, 0, SHOWN, receipts)) is not None:
+        elif view.folder == "shards" and (picture := _picture(view, 0, ROWS, receipts)) is not None:
             yield _run(root, view, name, [_configuration(about | _settings(view), receipts), picture])
         elif view.folder == "results" and isinstance(spec := _spec(view), ResultStep):
             if isinstance(spec, Measure) and view.name not in targets:
@@ -208,7 +210,7 @@ def _settings(view: StepView) -> dict[str, Any]:
 
 
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping) and not _is_reference(value):
+    if isinstance(value, Mapping) and not is_reference(value):
         for name, inner in value.items():
             yield from _flat(inner, f"{path}.{name}".lstrip("."))
     elif isinstance(value, list) and any(isinstance(inner, Mapping) for inner in value):
@@ -220,16 +222,12 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def _plain(value: Any) -> Any:
     """A number, text or truth value; a reference as `generate-a387775b0a0d[0:8000]`."""
-    if isinstance(value, Mapping) and _is_reference(value):
+    if isinstance(value, Mapping) and is_reference(value):
         name = f"{value['step']}-{value['fingerprint'][:12]}"
         if "start" in value:
             return f"{name}[{value['start']}:{value['stop']}]"
         return f"{name} {value['which']}" if "which" in value else name
     return value if isinstance(value, str | int | float | bool) else json.dumps(value, default=str)
-
-
-def _is_reference(value: Mapping[str, Any]) -> bool:
-    return {"step", "fingerprint"} <= value.keys()
 
 
 def _curves(receipts: Mapping[int, Receipt]) -> Iterator[Value]:
@@ -241,7 +239,7 @@ def _curves(receipts: Mapping[int, Receipt]) -> Iterator[Value]:
 def _measured(receipt: Receipt) -> Iterator[tuple[str, float]]:
     for name, value in receipt.metrics.items():
         if isinstance(value, int | float):
-            yield f"{'work' if name in WORK else 'training'}/{name}", float(value)
+            yield f"{'work' if name in ABOUT_THE_RUN else 'training'}/{name}", float(value)
     yield "work/seconds", receipt.seconds
     for level in receipt.metrics.get("by_sigma", ()):
         low, high = level["sigma"]
@@ -315,7 +313,7 @@ def _arm(
     part = next(iter(getattr(outcome.step, "arms", {}).get(arm, ())), None)
     if isinstance(part, Slice):
         configuration |= _settings(root.step(part.origin.step.name))
-        if picture := _picture(root.step(part.step.name), part.start, min(part.stop, part.start + SHOWN)):
+        if picture := _picture(root.step(part.step.name), part.start, min(part.stop, part.start + ROWS)):
             items.append(replace(picture, caption=f"{arm}: {picture.caption}", time=receipt.created))
     items.append(Configuration("configuration", receipt.created, values=configuration))
     for key in outcome.shown:
@@ -325,12 +323,3 @@ def _arm(
                 items.append(Value(f"result/{key}_spread", receipt.created, value=values[key]["spread"]))
     run = _run(root, view, name, items, parent=name.rpartition("/")[0])
     return replace(run, title=f"{view.title}: {arm}")
-
-
-def _markdown(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heading, ["---"] * len(heading), *rows]
-    return "".join("| " + " | ".join(_cell(cell) for cell in line) + " |\n" for line in lines)
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
