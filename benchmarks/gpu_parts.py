@@ -34,7 +34,7 @@ from dgflow.specs.spec import Precision
 
 ERRORS: dict[Precision, float] = {"float32": 1e-3, "tf32": 2e-2, "bfloat16": 0.3}
 """What outputs of the golden networks may differ from the originals', relative to the largest."""
-PRECISIONS: tuple[Precision, ...] = ("float32", "tf32", "bfloat16")
+PRECISIONS = tuple(ERRORS)
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,8 @@ class Part:
             file.write(json.dumps({"what": what, **figures}) + "\n")
 
     @property
-    def began(self) -> float:
-        return BEGAN
-
-    @property
     def time_is_up(self) -> bool:
-        return time.monotonic() - self.began > self.seconds
+        return time.monotonic() - BEGAN > self.seconds
 
     def wait(self) -> None:
         if self.device.type == "cuda":

@@ -77,6 +77,24 @@ SHAPES = {
     "toy": (3, 8, 8),
 }
 OF_EDM = ("edm", "toy")
+ADM: dict[str, dict[str, Any]] = {
+    "adm": {
+        "image_size": 64,
+        "model_channels": 192,
+        "num_res_blocks": 3,
+        "attention_resolutions": (2, 4, 8),
+        "channel_mult": (1, 2, 3, 4),
+        "new_attention_order": True,
+    },
+    "adm256": {
+        "image_size": 256,
+        "model_channels": 256,
+        "num_res_blocks": 2,
+        "attention_resolutions": (8, 16, 32),
+        "channel_mult": (1, 1, 2, 2, 4, 4),
+    },
+}
+CLASSIFIER_DEPTH = {"adm": 4, "adm256": 2}
 DEFAULT = ("edm", "adm", "dit")
 F32_BOUND = 1e-3
 """What a float32 variant may differ from the plain way."""
@@ -118,31 +136,11 @@ def networks(system: str) -> tuple[nn.Module, DiscriminatorModule]:
     elif system == "edm":
         score = VPPrecond(SongUNetModule(32, 3, augment_dim=9, channel_mult=(2, 2, 2)))
         features = _classifier(32, 3, (1, 2, 4), 4, (1, 2, 4))
-    elif system == "adm":
-        mult, where = (1, 2, 3, 4), (2, 4, 8)
-        score = ADMUNetModule(
-            image_size=64,
-            model_channels=192,
-            out_channels=6,
-            num_res_blocks=3,
-            attention_resolutions=where,
-            channel_mult=mult,
-            num_classes=classes,
-            new_attention_order=True,
-        )
-        features = _classifier(64, 3, mult, 4, where)
-    elif system == "adm256":
-        mult, where = (1, 1, 2, 2, 4, 4), (8, 16, 32)
-        score = ADMUNetModule(
-            image_size=256,
-            model_channels=256,
-            out_channels=6,
-            num_res_blocks=2,
-            attention_resolutions=where,
-            channel_mult=mult,
-            num_classes=classes,
-        )
-        features = _classifier(256, 3, mult, 2, where)
+    elif system in ADM:
+        adm = ADM[system]
+        score = ADMUNetModule(**adm, out_channels=6, num_classes=classes)
+        mult, where = adm["channel_mult"], adm["attention_resolutions"]
+        features = _classifier(adm["image_size"], 3, mult, CLASSIFIER_DEPTH[system], where)
     else:
         score = DiTModule(**SIZES["DiT-XL/2" if system == "dit-xl" else "DiT-S/2"])
         features = _classifier(32, 4, (1, 2, 3), 2, (1, 2, 4))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from dgflow.engine.plan import StepPlan
 from dgflow.estimate.devices import UTILISATION, device_named
-from dgflow.estimate.memory import TrainingMemory, training_memory
+from dgflow.estimate.memory import MOMENTS, TrainingMemory, training_memory
 from dgflow.estimate.operations import Networks, Operations
 from dgflow.specs.spec import Precision
 from dgflow.specs.step import SAMPLING_USES, NetworkStep, Use, Work
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-MOMENTS = 2  # tensors that Adam keeps for every parameter, beside the number of its steps
 TENSOR_HEADER = 200  # bytes of a name with shape and place, and of that number
 _Key = tuple[str, Use, Precision]
 BATCH_SECONDS = 1.0  # of a pilot's batches, about

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 CONTEXT_BYTES = 1e9  # of CUDA, cuDNN's workspaces and the allocator's slack: an assumption
-MOMENTS = 2  # tensors that Adam keeps for every parameter
+MOMENTS = 2  # tensors that Adam keeps for every parameter, beside the number of its steps
 NARROW = 0.75  # of the bytes of activations in float32, with bfloat16: norms keep theirs; an assumption
 
 

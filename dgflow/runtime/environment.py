@@ -61,13 +61,18 @@ LOADED = {"PIL": "pillow", "torchvision": "torchvision", "diffusers": "diffusers
 
 def versions() -> dict[str, str]:
     """The versions that can change the numbers that this process makes, those of a GPU among them."""
-    found = {"dgflow": __version__, "python": platform.python_version(), "machine": platform.machine()}
-    found |= {name: _version(name) for name in LIBRARIES if installed(name)}
+    found = dict(_of_every_process())
     found |= {name: _version(name) for module, name in LOADED.items() if module in sys.modules}
     return found | (_of_the_gpu() if device_name() != "cpu" else {})
 
 
 _version = cache(version)
+
+
+@cache
+def _of_every_process() -> dict[str, str]:
+    own = {"dgflow": __version__, "python": platform.python_version(), "machine": platform.machine()}
+    return own | {name: version(name) for name in LIBRARIES if installed(name)}
 
 
 @cache

@@ -8,12 +8,13 @@ import contextlib
 import hashlib
 import json
 import re
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+import serving
 
 OWNER, TOKEN, READ_ONLY = "ada", "hf_may_write", "hf_may_read"
 LFS = (".safetensors", ".parquet")
@@ -62,15 +63,8 @@ def hub_server() -> Iterator[Hub]:
     class Handler(_Handler):
         served = hub
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        hub.url = f"http://127.0.0.1:{server.server_port}"
-        try:
-            yield hub
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving.served(Handler) as hub.url:
+        yield hub
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -2,11 +2,12 @@
 other."""
 
 import contextlib
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+import serving
 
 
 @dataclass
@@ -38,15 +39,8 @@ def file_server() -> Iterator[FileServer]:
         def log_message(self, format: str, *args: Any) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        served.url = f"http://127.0.0.1:{server.server_port}"
-        try:
-            yield served
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving.served(Handler) as served.url:
+        yield served
 
 
 def _answer(handler: BaseHTTPRequestHandler, served: FileServer) -> None:

@@ -188,11 +188,7 @@ class Staff:
             self.hosts.name(host),
             self._broken[place],
         )
-        items = [call.item for call in member.queue]
-        for item in items:
-            item.calls -= 1
-        member.queue.clear()
-        member.parked = True
+        items, member.parked = _released(member), True
         there = [each for each in self.members if each.host == host]
         if all(each.parked for each in there):
             self.hosts.aside.add(host)
@@ -210,10 +206,7 @@ class Staff:
         """Stop a worker and forget it; returns its items, in order."""
         self.members.remove(member)
         self._fleet.stop(member.worker)
-        items = [call.item for call in member.queue]
-        for item in items:
-            item.calls -= 1
-        return items
+        return _released(member)
 
     def drop_pending(self) -> None:
         """Stop asking for workers that have not come, so that no host is started for work that is done."""
@@ -251,6 +244,15 @@ class Staff:
         sure = 0 < self._room.most < MOST_WORKERS  # that hosts with GPUs can come
         cpus = "; --num-gpus 0 would compute on CPUs" if "GPU" in self._fleet.needs and not sure else ""
         return bad + cpus
+
+
+def _released(member: Member) -> list[Item]:
+    """The items of a worker, in order, of which it has none from now on."""
+    items = [call.item for call in member.queue]
+    for item in items:
+        item.calls -= 1
+    member.queue.clear()
+    return items
 
 
 def _on_host(error: BaseException) -> str:

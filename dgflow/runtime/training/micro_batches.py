@@ -10,13 +10,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from dgflow.diffusion.device_errors import is_out_of_memory
 from dgflow.specs.training_task import TrainingTask
+
+Made = TypeVar("Made")
 
 log = logging.getLogger(__name__)
 
@@ -39,30 +41,32 @@ class MicroBatches:
         Raises:
             ValueError: memory does not suffice for one row.
         """
-        while True:
-            try:
-                return self._attempt(slots, step, weight, meet=True)
-            except RuntimeError as error:
-                if not self._alone or not is_out_of_memory(error):
-                    raise
-                self._double(slots, error)
-            torch.cuda.empty_cache()  # after the handler: until its end the error holds the step's tensors
+        if not self._alone:
+            return self._attempt(slots, step, weight, meet=True)
+        return self._fitting(slots, lambda: self._attempt(slots, step, weight, meet=True))
 
     def probe(self, slots: Tensor, step: int, reserve: int) -> None:
         """Find the number of parts without meeting other workers; `reserve` bytes are held meanwhile, for
         what the first step of the optimizer will add. Leaves no gradients."""
+
+        def attempt() -> None:
+            held = torch.empty(reserve, dtype=torch.uint8, device=self._task.device)
+            self._attempt(slots, step, 1.0, meet=False)
+            del held
+
+        self._fitting(slots, attempt)
+        self._task.optimizer.zero_grad(set_to_none=True)
+
+    def _fitting(self, slots: Tensor, attempt: Callable[[], Made]) -> Made:
+        """`attempt()`, repeated with twice as many parts while memory runs out."""
         while True:
             try:
-                held = torch.empty(reserve, dtype=torch.uint8, device=self._task.device)
-                self._attempt(slots, step, 1.0, meet=False)
-                del held
-                break
+                return attempt()
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
                 self._double(slots, error)
-            torch.cuda.empty_cache()
-        self._task.optimizer.zero_grad(set_to_none=True)
+            torch.cuda.empty_cache()  # after the handler: until its end the error holds the step's tensors
 
     def _attempt(self, slots: Tensor, step: int, weight: float, *, meet: bool) -> Tensor:
         self._task.optimizer.zero_grad(set_to_none=True)
@@ -81,8 +85,7 @@ class MicroBatches:
         if self.parts >= len(slots):
             raise ValueError(
                 f"{self._of}: expected GPU memory for one row of a batch, found too little ({error}); take "
-                "GPUs "
-                'with more memory, or train with precision="bfloat16"'
+                'GPUs with more memory, or train with precision="bfloat16"'
             ) from error
         self.parts = min(2 * self.parts, len(slots))
         log.warning(
