@@ -33,13 +33,13 @@ from dgflow.diffusion.device_errors import is_out_of_memory
 from dgflow.specs.spec import Precision
 
 ERRORS: dict[Precision, float] = {"float32": 1e-3, "tf32": 2e-2, "bfloat16": 0.3}
-"""What outputs of the golden networks may differ from the originals', relative to the largest."""
+"""Largest accepted error of the golden networks' outputs, relative to the largest value."""
 PRECISIONS = tuple(ERRORS)
 
 
 @dataclass(frozen=True)
 class Part:
-    """Where a part computes, how long, and where its rows go."""
+    """Device, time limit and output file of a part."""
 
     device: torch.device
     toy: bool
@@ -64,7 +64,7 @@ BEGAN = time.monotonic()
 
 
 def machine(part: Part) -> None:
-    """What is there: a GPU that torch sees, its driver, and the versions that change bits."""
+    """The GPU that torch sees, its driver, and the versions that change bits."""
     part.row(
         "versions",
         torch=torch.__version__,

@@ -24,7 +24,7 @@ def page_while_running(
     """The context of a run during which `write` writes its page from time to time.
 
     Where the run ends in an error, a page that was written is written once more: it no longer says that the
-    run is at work. A page that cannot be written is told once, and fails nothing.
+    run is at work. A failure to write it is logged once, and the run goes on.
     """
     page, ended = _Page(write), threading.Event()
 

@@ -1,4 +1,4 @@
-"""What steps have made as pandas DataFrames. Needs pandas (`pip install "dgflow[python]"`), which is imported
+"""Results of steps as pandas DataFrames. Needs pandas (`pip install "dgflow[python]"`), which is imported
 by these functions alone."""
 
 from __future__ import annotations

@@ -29,8 +29,7 @@ Loaded = TypeVar("Loaded", bound=Network)
 
 
 def open(root: str | os.PathLike[str]) -> OpenRoot:
-    """What the root of a run holds: a path or `s3://bucket/prefix`. Writes nothing, and needs no recipe and
-    no Ray.
+    """Open the root of a run, a path or `s3://bucket/prefix`, for reading. Needs no recipe and no Ray.
 
     Raises:
         ValueError: there is no root, or one of another version.
@@ -102,7 +101,7 @@ class OpenRoot:
         return self.step(name).samples
 
     def frame(self) -> DataFrame:
-        """What the root holds, a row per step: kind, title, committed parts and samples, bytes, seconds of
+        """One row per step: kind, title, committed parts and samples, bytes, seconds of
         work, and the recipes that ask for it. Needs pandas."""
         from dgflow.client.frames import frame_of_rows
 
