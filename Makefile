@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 PROCESSES ?= 2
 SPREAD := -n $(PROCESSES) --dist loadfile --no-loadscope-reorder --ignore=tests/cluster
 
-.PHONY: plane digits test test-fast test-slow test-cluster lint gpu clean
+.PHONY: plane digits test test-fast test-slow test-cluster lint site gpu clean
 
 plane: .venv/digits
 	$(BIN)/python workflows/plane.py run --root runs/plane
@@ -37,6 +37,10 @@ gpu:
 lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# The pages of docs/ in site/, which open without a server. A broken link or an unknown name is an error.
+site: .venv/dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 # The stamps are as new as the last complete installation of what pyproject.toml and constraints.txt ask for.
 .venv/python:

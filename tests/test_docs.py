@@ -147,3 +147,12 @@ def test_a_recipe_of_a_published_system_says_what_was_published_and_where_its_fi
             else (file.licence, file.licence.partition(" (")[0])
         )
         assert any(licence in text for licence in licences) or file.name.startswith("inception"), file.name
+
+
+API = "\n".join(page.read_text() for page in (ROOT / "docs" / "api").glob("*.md"))
+
+
+@pytest.mark.parametrize("name", [name for name in vars(dgflow)["__all__"] if not name.startswith("__")])
+def test_every_public_name_is_on_an_api_page_and_has_a_docstring(name):
+    assert re.search(rf"^::: dgflow\.(\w+\.)*{name}$", API, flags=re.MULTILINE)
+    assert getattr(dgflow, name).__doc__
