@@ -1,1 +1,1 @@
-"""Identity, objects, shards, receipts and manifests: a run as it is kept, with the means to check it."""
+"""The storage of a run: identity, objects, shards, receipts and manifests, with the means to verify them."""

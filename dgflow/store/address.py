@@ -1,7 +1,7 @@
-"""Finds the sealed slice that an address, `ROOT/NAME[start:stop]`, names.
+"""Find the sealed slice that an address, `ROOT/NAME[start:stop]`, names.
 
-The slice is whole by its manifest, and the only one that the address can mean; anything else is a ValueError
-that lists what is there.
+The slice has a manifest and is the only one that the address can mean; anything else raises a ValueError that
+lists the available slices.
 """
 
 import json
@@ -15,7 +15,7 @@ from dgflow.store.open import open_store
 from dgflow.store.receipts import Manifest, parse_record
 from dgflow.store.step_store import StepStore, read_step
 
-# A name has the letters of a step's folder only, so that no message can repeat a secret from an address.
+# A name holds only the characters of a step's folder, so no message can repeat a secret from an address.
 _ADDRESS = re.compile(r"((?P<root>.+?)/+)?(?P<name>[a-z0-9-]+)/*(\[(?P<start>\d*):(?P<stop>\d+)\])?")
 _RANGE = re.compile(r"\[[^/\[\]]*\]$")
 _SLICE = re.compile(r"\[\d*:\d+\]$")
@@ -34,14 +34,14 @@ class Sealed:
     """Samples `start` to `stop` (exclusive) of a step, within a slice of it that is sealed."""
 
     step_store: StepStore
-    manifest: Manifest  # of the sealed slice, which may hold more
+    manifest: Manifest  # manifest of the sealed slice, which may hold more samples
     start: int
     stop: int
-    document: dict[str, Any]  # of `step.json`: kind, schema_version, fields
+    document: dict[str, Any]  # content of `step.json`: kind, schema_version, fields
 
     @property
     def digest(self) -> str:
-        """The digest that the manifest of just these samples has, whether they, or more, were sealed."""
+        """The digest that a manifest of exactly these samples has, even if a longer slice was sealed."""
         whole = self.manifest
         entries = tuple(each for each in whole.entries if each.start < self.stop and each.stop > self.start)
         return Manifest(
@@ -54,27 +54,27 @@ class Sealed:
 
 
 def names_range(address: str) -> bool:
-    """Tells if the text ends in brackets: an address, unless a file or folder has that name."""
+    """True if the text ends in brackets: an address, unless a file or folder has that name."""
     return _RANGE.search(address) is not None
 
 
 def is_slice(address: str) -> bool:
-    """Tells if the text ends in `[start:stop]`."""
+    """True if the text ends in `[start:stop]`."""
     return _SLICE.search(address) is not None
 
 
 def is_step_name(name: str) -> bool:
-    """Tells if a folder in a root has the name of a step."""
+    """True if a folder in a root has the name of a step."""
     return _STEP.fullmatch(name) is not None
 
 
 def is_root(url: str) -> bool:
-    """Tells if a root is at this url. Raises as `open_store`."""
+    """True if a root is at this url. Raises the errors of `open_store`."""
     return open_store(url).size("dgflow.json") is not None
 
 
 def check_format(store: ObjectStore) -> None:
-    """Raises ValueError for the root of another version of dgflow."""
+    """Raise ValueError for a root of another version of dgflow."""
     if (mark := store.get("dgflow.json")) != ROOT_MARK:
         raise ValueError(
             f"expected a root of format {ROOT_FORMAT} at {store.url}, found {mark[:80]!r}; "
@@ -83,10 +83,9 @@ def check_format(store: ObjectStore) -> None:
 
 
 def find_slice(address: str) -> Sealed:
-    """The samples at `ROOT/NAME[start:stop]`; without a range, the longest sealed slice.
+    """Find the samples at `ROOT/NAME[start:stop]`; without a range, the longest sealed slice.
 
-    ROOT is a url of `open_store` that holds `dgflow.json`; NAME is a step's folder, or a beginning of only
-    one.
+    ROOT is a url of `open_store` that holds `dgflow.json`; NAME is a step's folder or a unique prefix of one.
 
     Raises:
         ValueError: no such root, step or sealed slice, or more than one; the message lists what is there.
@@ -112,17 +111,17 @@ def find_slice(address: str) -> Sealed:
 
 
 def step_names(store: ObjectStore) -> list[str]:
-    """The folders of the steps in a root, sorted."""
+    """List the folders of the steps in a root, sorted."""
     return steps_among(store.names())
 
 
 def steps_among(names: Iterable[str]) -> list[str]:
-    """Those of the names in a root that are folders of steps."""
+    """Select the names in a root that are folders of steps."""
     return [name for name in names if _STEP.fullmatch(name)]
 
 
 def check_root(store: ObjectStore) -> None:
-    """Raises ValueError where the root of an address is none."""
+    """Raise ValueError if the root of an address is not a dgflow root."""
     if store.size("dgflow.json") is None:
         raise ValueError(
             f"expected a dgflow root at {store.url}, found no dgflow.json there; an address is {_FORM}"
@@ -138,7 +137,7 @@ def split_address(address: str) -> tuple[str, str]:
 
 
 def step_name(store: ObjectStore, name: str) -> str:
-    """The only step in a root whose name begins with this. Raises ValueError, listing what is there."""
+    """The only step in a root whose name begins with `name`. Raises ValueError that lists the steps there."""
     names = step_names(store)
     fitting = [name] if name in names else [each for each in names if each.startswith(name)]
     if len(fitting) == 1:

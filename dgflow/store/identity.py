@@ -1,10 +1,10 @@
-"""Canonical JSON and the fingerprints made from it.
+"""Canonical JSON, and fingerprints computed from it.
 
-Equal values have equal text, on every machine and Python version; a value with no stable text is an error
-that names its path. The text is JSON in UTF-8 with keys sorted by code point, no spaces, tuples as lists, and
-floats as Python's shortest `repr`, so that a whole number reads `2.0` as a float and `2` as an integer. Types
-are matched exactly, not by inheritance: a `StrEnum` or a numpy scalar prints like its base type until one day
-it does not.
+Equal values have equal text on every machine and Python version; a value without a stable text raises an
+error that names its path. The text is JSON in UTF-8 with keys sorted by code point, no spaces, tuples as
+lists, and floats as Python's shortest `repr`, so that a whole number reads `2.0` as a float and `2` as an
+integer. Types are matched exactly, not by inheritance: a `StrEnum` or a numpy scalar prints like its base
+type only as long as its library keeps it so.
 """
 
 import hashlib
@@ -12,13 +12,15 @@ import json
 import math
 from typing import Any
 
-_SHOWN = 160  # characters of a value that `differences` shows before it cuts
+_SHOWN = 160  # characters of a value that `differences` shows before it truncates
 
 
 def canonical_json(value: Any) -> str:
-    """The one text of a plain value: None, bool, int, float, str, list, tuple, or dict with str keys, nested.
+    """The canonical text of a plain value: None, bool, int, float, str, list, tuple, or dict with str keys,
+    nested.
 
-    Raises ValueError for anything else; the message begins with the path, such as `guidance[0].weight`.
+    Raises ValueError for anything else; the message begins with the path of the value, such as
+    `guidance[0].weight`.
     """
     _check(value, "")
     return json.dumps(value, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
@@ -37,7 +39,8 @@ def fingerprint(value: Any) -> str:
 def differences(recorded: Any, current: Any) -> list[str]:
     """One line per leaf in which two plain values differ, such as `fields.steps: recorded 18, now 35`.
 
-    They are compared by their canonical JSON, so the float 2.0 and the integer 2 differ, as in a fingerprint.
+    Values are compared by their canonical JSON, so the float 2.0 and the integer 2 differ, as in a
+    fingerprint.
     """
     return list(_differences(recorded, current, ""))
 

@@ -1,8 +1,8 @@
-"""Objects as files below a folder of this host, safe across threads, processes and their crashes.
+"""Objects as files below a local folder; safe for concurrent threads and processes, and after crashes.
 
-An object is written to a temporary file in the same tree, flushed to the disk, and only then given its name,
-by `os.link` (which fails where the name exists) or `os.replace`. A dead writer leaves a file in `.tmp`, which
-no listing shows. Needs a file system with hard links.
+An object is written to a temporary file in the same tree, flushed to disk, and only then given its name, by
+`os.link` (which fails where the name exists) or `os.replace`. A writer that is killed leaves a file in
+`.tmp`, which no listing shows. The file system must support hard links.
 """
 
 import contextlib
@@ -47,14 +47,14 @@ _NO_LINKS = (
 
 
 class LocalStore:
-    """Objects below one folder, which the first write makes. Every key is the file of that name."""
+    """Objects below one folder, which the first write creates. A key is the relative path of its file."""
 
     shared = False
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
-        """`root` is made absolute here, for workers with another working directory.
+        """Make `root` absolute, for workers with another working directory.
 
-        Raises StoreError where it is a file, or lies below one.
+        Raises StoreError if `root` is a file or lies below one.
         """
         self.root = Path(os.path.abspath(os.path.expanduser(root)))
         self.url = self.root.as_uri()
@@ -89,8 +89,8 @@ class LocalStore:
             try:
                 os.link(temporary, self.root / key)
             except FileExistsError:
-                # NFS repeats a link whose reply was lost, and the repetition fails: a second name on our file
-                # says that it was made.
+                # NFS repeats a link request whose reply was lost, and the repetition fails: a link count of
+                # two shows that the first one succeeded.
                 return os.stat(temporary).st_nlink == 2
             except OSError as error:
                 if error.errno in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
@@ -131,14 +131,15 @@ class LocalStore:
                 self._check_root()
 
     def remove_empty(self, prefix: str) -> None:
-        """Remove the folder of the objects below `prefix`, and the folders in it, where they are empty."""
+        """Remove the folder of the objects below `prefix`, and the folders in it, if they are empty."""
         for folder, _, _ in os.walk(self.root / check_key(prefix), topdown=False):
             with contextlib.suppress(OSError):
                 os.rmdir(folder)
 
     def now(self) -> float:
-        """The time of a file that is written now, which on a network is its server's; this host's own where
-        nothing can be written, or there is no root yet."""
+        """The modification time of a file written now: on a network disk, the server's clock. This host's
+        clock if nothing can be written, or if there is no root yet.
+        """
         if not self.root.is_dir():
             return time.time()
         temporary = self.root / _TEMPORARY / f"{os.getpid()}-{uuid.uuid4().hex}"
@@ -146,7 +147,7 @@ class LocalStore:
             try:
                 _make_folder(temporary.parent)
                 with open(temporary, "xb") as file:
-                    file.write(b"\0")  # a time that is set when a file is opened may be this host's
+                    file.write(b"\0")  # writing sets the server's time, opening may not
                     file.flush()
                     return os.stat(temporary).st_mtime
             except OSError as error:
@@ -159,14 +160,15 @@ class LocalStore:
 
     @contextlib.contextmanager
     def _written(self, key: str, data: bytes) -> Iterator[Path]:
-        """A context with a temporary file of these bytes, flushed to the disk, and the folder for `key`."""
+        """A context with a temporary file of these bytes, flushed to disk, and the folder for `key`."""
         folder = self.root / _TEMPORARY
         _make_folder(folder)
         _make_folder((self.root / key).parent)
         self._sweep(folder)
         temporary = folder / f"{os.getpid()}-{uuid.uuid4().hex}"
         try:
-            # Not tempfile.mkstemp: its files are for one user alone, and a root may be shared by a group.
+            # Not tempfile.mkstemp: its files are readable by one user only, and a root may be shared by a
+            # group.
             descriptor = os.open(
                 temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666
             )
@@ -183,7 +185,7 @@ class LocalStore:
                 os.unlink(temporary)
 
     def _sweep(self, folder: Path) -> None:
-        """Once per instance: remove the temporary files of writers that died a week ago."""
+        """Remove temporary files older than a week, once per instance: their writers are dead."""
         if not self._swept:
             self._swept = True
             with contextlib.suppress(OSError):
@@ -205,7 +207,9 @@ class LocalStore:
             raise store_error(attempted, self.url, *other) from error
 
     def _check_root(self) -> None:
-        """Tell a root that is no folder, or lies below a file, from an object that is not there."""
+        """Raise StoreError if the root is not a folder or lies below a file, rather than report a missing
+        object.
+        """
         if self.root.is_dir():
             return
         for path in (self.root, *self.root.parents):
@@ -216,7 +220,7 @@ class LocalStore:
 
 
 def _files(folder: Path, prefix: str) -> Iterator[Entry]:
-    """Every file below `folder`; what disappears meanwhile is left out."""
+    """List every file below `folder`, except files that disappear during the listing."""
     try:
         items = list(os.scandir(folder))
     except (FileNotFoundError, NotADirectoryError):
@@ -233,7 +237,7 @@ def _files(folder: Path, prefix: str) -> Iterator[Entry]:
 
 
 def _make_folder(folder: Path) -> None:
-    """As `mkdir -p`, with each new name flushed to the disk."""
+    """Create a folder and its parents, flushing each new name to disk."""
     if not folder.is_dir():
         _make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
@@ -241,7 +245,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Make a new name survive a power cut."""
+    """Flush a folder to disk, so that a new name in it survives a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,6 +1,7 @@
-"""Objects in this process's memory, under `memory://name`: for tests and for trying things out.
+"""Objects in this process's memory, under `memory://name`, for tests and experiments.
 
-Another process cannot see them: unpickling there is an error rather than an empty store.
+Other processes cannot see the objects: unpickling a store there raises an error instead of giving an empty
+store.
 """
 
 import os
@@ -15,7 +16,7 @@ _stores: dict[str, dict[str, tuple[bytes, float]]] = {}  # name -> key -> (bytes
 
 
 class MemoryStore:
-    """The objects of `memory://name`, the same ones for every instance of that name."""
+    """The objects of `memory://name`, shared by all instances of that name."""
 
     shared = False
 

@@ -1,8 +1,8 @@
-"""The interface to a store of objects (bytes under a key), and the one error that stores raise.
+"""The interface of an object store (bytes under a key), and the errors that stores raise.
 
 A key is relative to the store's root: names of letters, digits, `.`, `_`, `-`, `=` or `+`, joined by `/`.
-Every backend promises: a reader sees an object whole or not at all; `create` has exactly one winner per key
-and never alters what is there; `list` and `size` see every write that had returned.
+Every backend guarantees: a reader sees an object whole or not at all; `create` has exactly one winner per key
+and never alters an existing object; `list` and `size` see every write that has returned.
 """
 
 import re
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-# Bytes; of racing multipart uploads two have been seen to win, of single-part ones never more than one.
+# Bytes. Two racing multipart uploads have both been seen to win; of racing single-part uploads, one wins.
 LARGEST_CREATE = 64 * 2**20
 
 _NOT_EXCLUSIVE = (
@@ -23,29 +23,29 @@ _KEY = re.compile(r"[A-Za-z0-9._=+-]+(/[A-Za-z0-9._=+-]+)*")
 
 
 class StoreError(RuntimeError):
-    """A store failed: the message says what was attempted, where, what was found and what to do."""
+    """A store failed. The message states what was attempted, where, what was found, and the remedy."""
 
 
 class StoreRefusal(StoreError):
-    """A store failed in a way that no repetition mends, such as denied access or a full disk."""
+    """A store failed in a way that no retry resolves, such as denied access or a full disk."""
 
 
 class StoreDenied(StoreRefusal):
-    """This user may not do it there, or nobody may: a store that can only be read."""
+    """The operation is not permitted, to this user or, in a read-only store, to anybody."""
 
 
 def store_error(
     attempted: str, url: str, found: str, remedy: str, kind: type[StoreError] = StoreError
 ) -> StoreError:
-    """The message's one form: `could not write KEY in URL: FOUND; REMEDY`."""
+    """A store error in the standard form: `could not write KEY in URL: FOUND; REMEDY`."""
     return kind(f"could not {attempted} in {url}: {found}; {remedy}")
 
 
 def check_exclusive(store: "ObjectStore", key: str) -> None:
-    """Raises StoreRefusal for a store whose `create` replaces what is there: tried on an object, by its own
-    bytes.
+    """Raise StoreRefusal if the store's `create` replaces an existing object; tested on `key` with that
+    object's own bytes.
 
-    Everything that is committed once rests on that. One request to read, and one that has to fail.
+    Committing results exactly once relies on this. Costs two requests: a read, and a create that must fail.
     """
     if store.create(key, store.get(key)):
         raise store_error(f"rely on what is written to {key}", store.url, *_NOT_EXCLUSIVE, kind=StoreRefusal)
@@ -57,66 +57,73 @@ class Entry:
 
     key: str
     bytes: int
-    modified: float  # seconds since the epoch by the store's own clock, which may differ from this host's
+    modified: float  # seconds since the epoch by the store's clock, which may differ from this host's
 
 
 class ObjectStore(Protocol):
-    """A store. Instances can be pickled and used after a fork and from several threads."""
+    """An object store. Instances can be pickled, and used after a fork and from several threads."""
 
     @property
     def url(self) -> str:
-        """The url for messages and for `open_store`; never carries a secret."""
+        """The url, for messages and for `open_store`; never contains a secret."""
         ...
 
     @property
     def shared(self) -> bool:
-        """Tells if other hosts see the same objects under this url."""
+        """True if other hosts see the same objects under this url."""
         ...
 
     def get(self, key: str) -> bytes:
-        """The object's bytes. Raises FileNotFoundError where there is none."""
+        """The object's bytes. Raises FileNotFoundError if there is no such object."""
         ...
 
     def get_many(self, keys: Sequence[str]) -> list[bytes]:
-        """As `get`, in the order of `keys`, concurrently where that helps."""
+        """Get several objects, in the order of `keys`, concurrently where that helps. Raises the errors of
+        `get`.
+        """
         ...
 
     def put(self, key: str, data: bytes) -> None:
-        """Write or replace content-addressed data, or an advisory record: nothing guards the old bytes."""
+        """Write or replace an object. Only for content-addressed data and advisory records: nothing protects
+        the old bytes.
+        """
         ...
 
     def create(self, key: str, data: bytes) -> bool:
-        """Write an object where there is none: True if this call made it, False if it was there, untouched.
+        """Create an object: True if this call created it; False if it existed already, which leaves it
+        unchanged.
 
-        `data` has 1 to LARGEST_CREATE bytes: on S3 an empty exclusive write does not report that it lost.
+        `data` has 1 to LARGEST_CREATE bytes: on S3 an empty conditional write does not report that it lost.
         """
         ...
 
     def size(self, key: str) -> int | None:
-        """The object's length in bytes, None where there is none."""
+        """The object's length in bytes; None if there is no such object."""
         ...
 
     def list(self, prefix: str) -> list[Entry]:
-        """All objects below a folder such as `generate-abc/shards`, at any depth, by key; `""` is the
-        root."""
+        """List all objects below a folder such as `generate-abc/shards`, at any depth, sorted by key; `""` is
+        the root.
+        """
         ...
 
     def names(self) -> "list[str]":  # quoted: `list` is a method here
-        """The names directly in the root, of folders and objects, sorted: one request, however much is
-        below."""
+        """List the names of folders and objects directly in the root, sorted, by one request, regardless of
+        the number of objects.
+        """
         ...
 
     def delete(self, key: str) -> None:
-        """Remove an object; removing what is not there is fine."""
+        """Remove an object; no error if it does not exist."""
         ...
 
     def now(self) -> float:
-        """The time by the store's own clock, to compare with `Entry.modified`, good to a second."""
+        """The time by the store's clock, accurate to a second, to compare with `Entry.modified`."""
         ...
 
 
 def check_key(key: str) -> str:
-    """Return `key`, or raise ValueError: one grammar for all backends, so that no key can leave the root."""
+    """Return `key`, or raise ValueError: all backends share one grammar, so no key can leave the root."""
     if not _KEY.fullmatch(key) or any(part.startswith(".") for part in key.split("/")):
         raise ValueError(
             "expected a key such as 'generate-0123/shards/00001.json' (letters, digits and ._=+- in names "
@@ -126,7 +133,7 @@ def check_key(key: str) -> str:
 
 
 def check_new(key: str, data: bytes) -> None:
-    """Raises ValueError for what `create` does not accept."""
+    """Raise ValueError for a key or data that `create` does not accept."""
     check_key(key)
     if not data:
         raise ValueError(
@@ -136,5 +143,5 @@ def check_new(key: str, data: bytes) -> None:
 
 
 def under(prefix: str) -> str:
-    """The beginning of the keys below the folder `prefix`: `a/b` -> `a/b/`, and nothing for the root."""
+    """The prefix of the keys below the folder `prefix`: `a/b` -> `a/b/`; empty for the root."""
     return f"{check_key(prefix)}/" if prefix else ""

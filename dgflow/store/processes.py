@@ -1,8 +1,8 @@
-"""Identifies a process, so that another one on the same host can tell that it has ended.
+"""Identify a process, so that another process on the same host can tell that it has ended.
 
-A number of a process says little: it is used again, and another container has the same numbers. So the boot
-of the host, the namespace of the numbers and the start of the process go with it. Linux only; elsewhere
-nothing is known.
+A process id alone is ambiguous: ids are reused, and containers have their own. The identity therefore
+includes the host's boot id, the PID namespace and the start time of the process. Linux only; elsewhere the
+identity is unknown.
 """
 
 import os
@@ -12,23 +12,23 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Process(BaseModel):
-    """A process of a host, told apart from earlier and later ones with its number."""
+    """A process of a host, distinguished from earlier and later processes with the same id."""
 
     model_config = ConfigDict(frozen=True)
 
     pid: int
-    boot: str  # the host's random name of its present boot
-    namespace: str  # of process numbers
-    start: int  # in ticks of the clock since the boot
+    boot: str  # the host's boot id, random per boot
+    namespace: str  # the PID namespace
+    start: int  # start time in clock ticks since the boot
 
 
 def this_process() -> Process | None:
-    """This process; None where the system does not say."""
+    """Identify this process; None if the system does not provide the facts."""
     return _process(os.getpid())
 
 
 def has_ended(process: Process) -> bool | None:
-    """Tells if the process has ended; None where that cannot be seen from here."""
+    """True if the process has ended; None if that cannot be determined from here."""
     here = this_process()
     if here is None or (here.boot, here.namespace) != (process.boot, process.namespace):
         return None

@@ -1,6 +1,6 @@
-"""The records of work: the receipt that commits a piece, and the manifest that lists the receipts of a slice.
+"""Records of work: the receipt that commits a part, and the manifest that lists the receipts of a slice.
 
-A record that parses is consistent with itself. That the data it names is there is checked by `step_store`.
+A record that parses is self-consistent. `step_store` checks that the data it names exists.
 """
 
 import json
@@ -17,7 +17,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class CorruptObject(RuntimeError):
-    """A committed object is missing, or is not what was recorded."""
+    """A committed object is missing, or differs from its record."""
 
 
 class StepMismatch(RuntimeError):
@@ -33,20 +33,20 @@ class _Record(BaseModel):
 
 
 class Receipt(_Record):
-    """One committed piece of work: its data is complete, and has this digest."""
+    """One committed part: its data is complete and has this digest."""
 
     part: str  # folder and number, such as "shards/00042"
     number: int
-    key: str  # of the data object, from the store's root
-    sha256: Sha256  # of the data object's bytes
-    rows_sha256: Sha256  # of the decoded rows, or whatever the step compares its artefacts by
+    key: str  # key of the data object, relative to the store's root
+    sha256: Sha256  # digest of the data object's bytes
+    rows_sha256: Sha256  # digest of the decoded rows, or whatever the step compares its artefacts by
     bytes: int
-    start: int | None  # sample indices [start, stop), None for what is not samples
+    start: int | None  # sample indices [start, stop); None for data other than samples
     stop: int | None
-    inputs: dict[str, str]  # what it was made from: name -> digest of a manifest, or of weights as loaded
+    inputs: dict[str, str]  # inputs by name: digest of a manifest, or of weights as loaded
     inputs_sha256: Sha256  # fingerprint(inputs)
-    seconds: float  # of work
-    created: float  # seconds since the epoch by the writer's clock
+    seconds: float  # duration of the work
+    created: float  # seconds since the epoch, by the writer's clock
     device: str
     versions: dict[str, str]
     metrics: dict[str, Any] = {}
@@ -63,7 +63,7 @@ class Receipt(_Record):
 
 
 class ManifestEntry(_Record):
-    """One whole shard of a slice."""
+    """One complete shard of a slice."""
 
     number: int
     receipt: str  # key of the receipt
@@ -76,18 +76,20 @@ class ManifestEntry(_Record):
 
 
 class Manifest(_Record):
-    """The samples [start, stop) as whole shards in index order; readers trim the first and the last."""
+    """The samples [start, stop) as complete shards in index order; readers trim the first and the last."""
 
     start: int
     stop: int
     inputs: dict[str, str]
     inputs_sha256: Sha256
     entries: tuple[ManifestEntry, ...]
-    remarks: tuple[str, ...] = ()  # for people, such as the images that were left out
+    remarks: tuple[str, ...] = ()  # remarks for readers, such as on images that were skipped
 
     @property
     def digest(self) -> str:
-        """The digest that steps which read this slice record: of its rows, not of times and file formats."""
+        """The digest of the rows, independent of times and file formats; steps that read this slice record
+        it.
+        """
         rows = [[entry.start, entry.stop, entry.rows_sha256] for entry in self.entries]
         return fingerprint({"start": self.start, "stop": self.stop, "rows": rows})
 
@@ -101,7 +103,9 @@ class Manifest(_Record):
         receipts: Sequence[Receipt],
         remarks: Sequence[str] = (),
     ) -> Self:
-        """The manifest of receipts and their keys, in index order. Raises ValueError for other shards."""
+        """Build a manifest from receipts and their keys, in index order. Raises ValueError for shards that do
+        not fit.
+        """
         entries: list[ManifestEntry] = []
         for key, receipt in zip(keys, receipts, strict=True):
             if changed := differences(receipt.inputs, dict(inputs)):
@@ -138,7 +142,7 @@ Record = TypeVar("Record", Receipt, Manifest)
 
 
 def parse_record(model: type[Record], data: bytes, key: str, url: str) -> Record:
-    """The receipt or manifest in the bytes at `key` in the store at `url`. Raises CorruptObject."""
+    """Parse the bytes at `key` in the store at `url` as a receipt or manifest. Raises CorruptObject."""
     try:
         return model.model_validate(parse_json(data, key, url))
     except ValidationError as error:
@@ -149,7 +153,7 @@ def parse_record(model: type[Record], data: bytes, key: str, url: str) -> Record
 
 
 def parse_json(data: bytes, key: str, url: str) -> dict[str, Any]:
-    """The JSON object in these bytes. Raises CorruptObject."""
+    """Parse bytes as a JSON object. Raises CorruptObject."""
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -161,7 +165,7 @@ def parse_json(data: bytes, key: str, url: str) -> dict[str, Any]:
 
 
 def _check_cover(start: int, stop: int, entries: Sequence[ManifestEntry]) -> None:
-    """Raises ValueError unless the shards follow one another, are all needed, and hold [start, stop)."""
+    """Raise ValueError unless the shards are consecutive, all needed, and cover [start, stop)."""
     if not 0 <= start < stop:
         raise ValueError(f"expected 0 <= start < stop, found start {start} and stop {stop}")
     if not entries:

@@ -1,11 +1,11 @@
-"""The records of runs in a root: who asked for what, and the drivers' signs of life.
+"""Records of the runs in a root: what each was asked for, and the drivers' heartbeats.
 
     runs/<id>.json        the record of a run: recipe, options, command, steps; rewritten once, at its end
-    runs/<id>.alive.json  the driver's sign of life, rewritten every `BEAT_SECONDS` and removed at its end
+    runs/<id>.alive.json  the driver's heartbeat, rewritten every `BEAT_SECONDS` and removed at its end
 
-A run writes its record when it finds something to do; one that only reuses leaves nothing. All of it is
-advisory: no step is identified by it, nothing is committed by it, and a root of before has none. Ages are
-judged by the store's own clock, and a driver on this very host by its process too.
+A run writes its record once it finds something to do; a run that only reuses results writes none. The records
+are advisory: they neither identify steps nor commit results, and roots of earlier versions have none. Ages
+are judged by the store's clock, and a driver on this host also by its process.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dgflow.store.validation import shortened
 
 FOLDER = "runs"
 BEAT_SECONDS = 20.0
-STALE_SECONDS = 90.0  # of a sign of life: several in a row did not come
+STALE_SECONDS = 90.0  # age of a heartbeat at which several in a row are missing
 _RECORD = re.compile(rf"{FOLDER}/([0-9a-z-]+)\.json")
 _BEAT = re.compile(rf"{FOLDER}/([0-9a-z-]+)\.alive\.json")
 
@@ -34,21 +34,21 @@ log = logging.getLogger(__name__)
 
 
 class _Advisory(BaseModel):
-    """Frozen; fields of later versions are passed over."""
+    """A frozen record that ignores unknown fields, which later versions may write."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class Asked(_Advisory):
-    """The command that a person gave."""
+    """The command that a user gave."""
 
-    recipe: str = ""  # its name, such as `digits`; `dgflow metrics`
-    file: str | None = None  # of the recipe, without its folder
+    recipe: str = ""  # the recipe's name, such as `digits`, or `dgflow metrics`
+    file: str | None = None  # file name of the recipe, without its folder
     about: str = ""  # the recipe's docstring
     options: dict[str, Any] = {}  # all options of the recipe, with their values
-    changed: tuple[str, ...] = ()  # the names of options that have another value than their default
+    changed: tuple[str, ...] = ()  # names of the options that differ from their defaults
     command: tuple[str, ...] = ()  # as given, without secrets
-    commit: str | None = None  # of git where the recipe lies; ends in `-dirty` where files differ from it
+    commit: str | None = None  # git commit of the recipe's folder; ends in `-dirty` if files differ from it
 
     @property
     def headline(self) -> str:
@@ -58,26 +58,26 @@ class Asked(_Advisory):
 
     @property
     def short_commit(self) -> str:
-        """The first twelve digits of the commit, and `-dirty` where files differ from it."""
+        """The first twelve digits of the commit, with `-dirty` if files differ from it."""
         digits, *dirty = (self.commit or "").split("-", 1)
         return "-".join([digits[:12], *dirty])
 
     @property
     def given(self) -> str:
-        """The options that differ from their defaults, as on a command line; empty where none does."""
+        """The options that differ from their defaults, as on a command line; empty if none does."""
         values = ((name, self.options.get(name)) for name in self.changed)
         return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in values)
 
 
 class RunStep(_Advisory):
-    """A step of a run, with the ranges of parts that the run asks for."""
+    """A step of a run, with the ranges of parts that the run needs."""
 
-    name: str  # of its folder in the root
+    name: str  # name of its folder in the root
     title: str
     kind: str
-    folder: str  # that holds the receipts of its parts
+    folder: str  # folder of the receipts of its parts
     unit: str
-    wanted: tuple[tuple[int, int], ...]  # [start, stop) each
+    wanted: tuple[tuple[int, int], ...]  # ranges [start, stop) of parts
 
     @property
     def parts(self) -> list[int]:
@@ -89,57 +89,57 @@ class RunRecord(_Advisory):
 
     id: str
     asked: Asked = Asked()
-    target: str  # name of the last step
+    target: str  # name of the recipe's last step
     steps: tuple[RunStep, ...]
-    version: str  # of dgflow
+    version: str  # version of dgflow
     host: str
     pid: int
     process: Process | None = None
-    started: float  # seconds since the epoch by the driver's clock
-    outcome: str | None = None  # `done`, `interrupted`, `failed: ...`; None for a run that has not ended
+    started: float  # seconds since the epoch, by the driver's clock
+    outcome: str | None = None  # `done`, `interrupted`, `failed: ...`; None if the run has not ended
 
     @property
     def goal(self) -> str:
-        """Equal for runs that ask for the same: the last step, with the parts of it that are wanted."""
+        """The last step with its wanted parts: equal for runs that ask for the same."""
         return goal(self.target, self.steps[-1].wanted if self.steps else ())
 
 
 class Beat(_Advisory):
-    """A driver's sign of life: what it does now."""
+    """A driver's heartbeat: its current work."""
 
-    step: str | None = None  # name of the step that it works on; None between steps
+    step: str | None = None  # name of the current step; None between steps
     title: str = ""
-    number: int = 0  # of that step, from 1
-    of: int = 0  # steps of the run
-    done: int = 0  # parts of the step
+    number: int = 0  # number of the current step, from 1
+    of: int = 0  # number of steps of the run
+    done: int = 0  # finished parts of the step
     wanted: int = 0
     unit: str = ""
-    does: str = ""  # the last thing it told, such as `training with 2 workers`
-    step_seconds: float = 0.0  # since it began with the step
-    step_left: float | None = None  # seconds of the step that are left, None where unknown
-    run_left: float | None = None  # and of all steps that have been timed
-    untimed: int = 0  # steps still to do that have not been timed
-    written: float = 0.0  # by the driver's clock
+    does: str = ""  # the latest message, such as `training with 2 workers`
+    step_seconds: float = 0.0  # seconds since the step began
+    step_left: float | None = None  # estimated seconds left for the step; None if unknown
+    run_left: float | None = None  # estimated seconds left for all steps that have been timed
+    untimed: int = 0  # number of remaining steps that have not been timed
+    written: float = 0.0  # time of writing, by the driver's clock
 
 
 @dataclass(frozen=True)
 class Driver:
-    """A driver that has left a sign of life and not removed it: it is at work, or it was ended hard."""
+    """A driver with a heartbeat that it has not removed: it is at work, or it was killed."""
 
     record: RunRecord
     beat: Beat
-    seen: float  # when the sign was written, by the store's own clock
-    silent: float  # seconds since
+    seen: float  # time of the heartbeat, by the store's clock
+    silent: float  # seconds since the heartbeat
     alive: bool
 
 
 def goal(target: str, wanted: Sequence[tuple[int, int]]) -> str:
-    """See `RunRecord.goal`."""
+    """The goal of a run, see `RunRecord.goal`."""
     return " ".join([target, *(f"{start}-{stop}" for start, stop in wanted)])
 
 
 def new_id() -> str:
-    """The id of a run that starts now; ids sort by time."""
+    """Make the id of a run that starts now; ids sort by time."""
     return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
 
 
@@ -152,20 +152,21 @@ def beat_key(run: str) -> str:
 
 
 def records(store: ObjectStore) -> list[RunRecord]:
-    """The records of all runs, oldest first: one listing, and a read of each. Unreadable ones are left
-    out."""
+    """Read the records of all runs, oldest first: one listing, and one read per record. Unreadable records
+    are skipped.
+    """
     listed = store.list(FOLDER)
     found = _read(store, [entry for entry in listed if _RECORD.fullmatch(entry.key)], RunRecord)
     return sorted(found.values(), key=lambda record: record.id)
 
 
 def newest(store: ObjectStore, target: str) -> RunRecord | None:
-    """The record of the latest run whose last step has this name; None where there is none."""
+    """The record of the latest run whose last step has this name; None if there is none."""
     return next((record for record in reversed(records(store)) if record.target == target), None)
 
 
 def drivers(store: ObjectStore, now: float | None = None) -> list[Driver]:
-    """The drivers that have not ended cleanly, oldest first, judged at `now` by the store's clock."""
+    """The drivers that have not ended cleanly, oldest first; `now` is a time of the store's clock."""
     beats = [entry for entry in store.list(FOLDER) if _BEAT.fullmatch(entry.key)]
     if not beats:
         return []
@@ -184,18 +185,18 @@ def drivers(store: ObjectStore, now: float | None = None) -> list[Driver]:
 
 
 def alive(store: ObjectStore, now: float | None = None) -> list[Driver]:
-    """The drivers that are at work in a root now."""
+    """The drivers that are now at work in a root."""
     return [driver for driver in drivers(store, now) if driver.alive]
 
 
 def abandoned(store: ObjectStore, before: float) -> list[Entry]:
-    """The signs of life written before that time, by the store's own clock."""
+    """The heartbeats written before the time `before` of the store's clock."""
     listed = store.list(FOLDER)
     return [entry for entry in listed if _BEAT.fullmatch(entry.key) and entry.modified < before]
 
 
 def ranges(numbers: Iterable[int]) -> tuple[tuple[int, int], ...]:
-    """The numbers as ranges [start, stop) in order: 0, 1, 2, 7 -> (0, 3), (7, 8)."""
+    """Join numbers into ranges [start, stop), in order: 0, 1, 2, 7 -> (0, 3), (7, 8)."""
     found: list[list[int]] = []
     for number in sorted(numbers):
         if found and found[-1][1] == number:
@@ -206,13 +207,13 @@ def ranges(numbers: Iterable[int]) -> tuple[tuple[int, int], ...]:
 
 
 def without_secrets(words: Sequence[str]) -> tuple[str, ...]:
-    """A command's words, with what stands before an `@` or behind a `?` of a url left out."""
+    """Remove the part of a url before an `@` or after a `?` from a command's words."""
     hidden = (re.sub(r"(?<=://)[^/\s@]*@", "...@", word) for word in words)
     return tuple(re.sub(r"(://[^\s?]*)\?.*", r"\1?...", word) for word in hidden)
 
 
 def _unknown(run: str) -> RunRecord:
-    """In the place of a record that is missing or unreadable."""
+    """A substitute for a record that is missing or unreadable."""
     return RunRecord(
         id=run, target="", steps=(), version="unknown", host="an unknown host", pid=0, started=0.0
     )
@@ -228,12 +229,12 @@ _Kind = TypeVar("_Kind", RunRecord, Beat)
 
 
 def _read(store: ObjectStore, entries: Sequence[Entry], kind: type[_Kind]) -> Mapping[str, _Kind]:
-    """The records that can be read, by key."""
+    """Read the records of a kind, by key; unreadable ones are skipped."""
     found: dict[str, _Kind] = {}
     keys = [entry.key for entry in entries]
     try:
         texts: Sequence[bytes | None] = store.get_many(keys)
-    except FileNotFoundError:  # one was removed since it was listed
+    except FileNotFoundError:  # an object was removed after the listing
         texts = [_text(store, key) for key in keys]
     for key, text in zip(keys, texts, strict=True):
         if text is None:

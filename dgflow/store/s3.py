@@ -1,13 +1,12 @@
-"""Objects in an S3 bucket, or in any server that honours `If-None-Match: *` (SeaweedFS, MinIO, Ceph, R2,
-...).
+"""Objects in an S3 bucket, on AWS or on any server that honours `If-None-Match: *` (SeaweedFS, MinIO, Ceph,
+R2, ...).
 
 Endpoint, region and credentials come from the usual AWS environment, profile or role, and are read at the
-first request: an instance carries the bucket and prefix only, so that it can be pickled into a log without
-harm.
+first request. An instance holds only the bucket and prefix, so a pickle of it contains no secret.
 
-A create that was repeated after a lost reply meets its own object, and looks like a loss. botocore and s3fs
-repeat requests, which is turned off here, and so does aiohttp beneath them, which cannot be: so every create
-carries a name of its own, and one that seems lost looks up whose name the object bears.
+A create that is repeated after a lost reply meets its own object and looks like a loss. Retries by botocore
+and s3fs are turned off here; retries by aiohttp beneath them cannot be. Therefore every create writes a
+unique name into the object's metadata, and a create that seems lost checks whose name the object has.
 """
 
 import contextlib
@@ -46,14 +45,14 @@ from dgflow.store.s3_errors import (
     status,
 )
 
-# Seconds before each repetition, halved to doubled at random: six attempts, about 8 s
+# Seconds before each retry, times a random factor from one half to two: six attempts, about 8 s
 BACK_OFF = (0.25, 0.5, 1.0, 2.0, 4.0)
-PATIENCE = 300.0  # seconds in which a request is repeated to a store that has answered before
+PATIENCE = 300.0  # seconds for which requests are retried if the store has answered before
 _LONGEST_PAUSE = 20.0  # seconds
-_CONNECT_SECONDS, _SILENT_SECONDS = 10, 60  # without a connection; without a byte of a reply
-_SLOWEST = 250_000  # bytes a second: a write that is slower has been cut off
-_WRITER = "dgflow-writer"  # the metadata of a created object that names the call which made it
-_MANY = 32  # concurrent reads of `get_many`
+_CONNECT_SECONDS, _SILENT_SECONDS = 10, 60  # timeouts: for a connection; for the next byte of a reply
+_SLOWEST = 250_000  # bytes per second: a slower write has lost its connection
+_WRITER = "dgflow-writer"  # metadata key of a created object for the unique name of the call that created it
+_MANY = 32  # concurrent reads in `get_many`
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +63,9 @@ class S3Store:
     shared = True
 
     def __init__(self, path: str) -> None:
-        """`path` is `bucket` or `bucket/prefix`. Makes no request. Raises ValueError for no bucket name."""
+        """Set the location: `path` is `bucket` or `bucket/prefix`. Makes no request. Raises ValueError
+        without a bucket.
+        """
         bucket, _, prefix = path.partition("/")
         if not bucket:
             raise ValueError("expected s3://bucket/prefix, found no bucket")
@@ -74,9 +75,9 @@ class S3Store:
         self._bucket = bucket
         self._root = f"{prefix}/" if prefix else ""
         self._connections: dict[int, s3fs.S3FileSystem] = {}
-        self._answered = False  # it is there, and worth waiting for
-        self._admitted = False  # it has taken credentials of this process, which may be renewed
-        self._silent_since: float | None = None  # the time, by `time.monotonic`, of the warning about that
+        self._answered = False  # the store has responded, so an outage is worth waiting for
+        self._admitted = False  # the store has accepted credentials of this process, which may be renewed
+        self._silent_since: float | None = None  # `time.monotonic` of the warning about silence
 
     def __reduce__(self) -> tuple[object, tuple[str], dict[str, Any]]:
         return S3Store, (self._path,), {"_answered": self._answered}
@@ -133,7 +134,7 @@ class S3Store:
         return None if head is None else int(head["ContentLength"])
 
     def version(self, key: str) -> tuple[int, str] | None:
-        """The object's length and its ETag, None where there is none."""
+        """The object's length and ETag; None if there is no such object."""
         head = self._head(key)
         return None if head is None else (int(head["ContentLength"]), str(head.get("ETag", "")).strip('"'))
 
@@ -142,7 +143,7 @@ class S3Store:
             Entry(item["Key"].removeprefix(self._root), int(item["Size"]), item["LastModified"].timestamp())
             for page in self._pages(f"list {prefix or 'all'}", self._root + under(prefix))
             for item in page.get("Contents", [])
-            if not item["Key"].endswith("/")  # some consoles and servers make such an object for a folder
+            if not item["Key"].endswith("/")  # some consoles and servers represent a folder by such an object
         ]
         return sorted(entries, key=lambda entry: entry.key)
 
@@ -154,7 +155,7 @@ class S3Store:
         return sorted({key.removeprefix(self._root).rstrip("/") for key in keys} - {""})
 
     def _pages(self, attempted: str, folder: str, **options: str) -> Iterator[dict[str, Any]]:
-        """The replies to a listing of the keys that begin with `folder`, up to 1,000 keys each."""
+        """Yield the pages of a listing of the keys that begin with `folder`, up to 1,000 keys each."""
         more: dict[str, str] | None = {}
         while more is not None:
             fields = {"Bucket": self._bucket, "Prefix": folder, **options, **more}
@@ -179,7 +180,7 @@ class S3Store:
             except OSError as error:
                 if status(error) != 404 or (known := client_error(error)) is None:
                     raise
-                reply = known.response  # every reply tells the time
+                reply = known.response  # every reply has the server's time
             return reply["ResponseMetadata"]["HTTPHeaders"]["date"]
 
         return parsedate_to_datetime(self.request("ask the time", date)).timestamp()
@@ -199,14 +200,13 @@ class S3Store:
     def request(
         self, attempted: str, call: Callable[[s3fs.S3FileSystem], Any], may_lack: bool = False
     ) -> Any:
-        """Make a request, repeating it after errors that pass; with `may_lack`, None where there is no
-        object.
+        """Make a request, retried after transient errors; with `may_lack`, None if there is no object.
 
-        If a store that has answered before, here or where this instance was pickled, becomes unreachable, the
-        request is repeated for PATIENCE, so that a run goes on when the store is back. One that never
-        answered has a wrong address, and fails after `BACK_OFF`. Credentials that have expired, or could not
-        be renewed, are waited for in the same way where the store has taken some of this process: each
-        attempt reads them anew.
+        If a store that has responded before, here or where this instance was pickled, becomes unreachable,
+        the request is retried for PATIENCE seconds, so that a run continues once the store is back. A store
+        that never responded probably has a wrong address, and the request fails after `BACK_OFF`. Expired
+        credentials are retried in the same way if the store has accepted credentials of this process before;
+        each attempt reads them again.
         """
         began, attempts = time.monotonic(), 0
         while True:
@@ -229,7 +229,7 @@ class S3Store:
                     kind = StoreError if transient else StoreDenied if denied else StoreRefusal
                     raise store_error(attempted, self.url, *found, kind=kind) from error
                 if stale:
-                    self._connections.pop(os.getpid(), None)  # it holds what it has read of them
+                    self._connections.pop(os.getpid(), None)  # the connection caches the credentials
                 if attempts > len(BACK_OFF):
                     self._warn_of_silence(error)
             else:
@@ -252,9 +252,10 @@ class S3Store:
             _log.warning("%s answers again, %.0f s later", self.url, time.monotonic() - since)
 
     def _filesystem(self) -> s3fs.S3FileSystem:
-        """This process's connection: fsspec's event loop does not survive a fork.
+        """The connection of this process; each process has its own, as fsspec's event loop does not survive a
+        fork.
 
-        What a fork inherited is kept and not closed, as its sockets belong to the parent.
+        An inherited connection is kept and not closed, as its sockets belong to the parent.
         """
         if (pid := os.getpid()) not in self._connections:
             check_configuration()
@@ -268,21 +269,23 @@ class S3Store:
                 anon=False, use_listings_cache=False, skip_instance_cache=True, config_kwargs=config
             )
             filesystem.retries = 1
-            # One for all threads: connecting takes a tenth of a second.
+            # Shared by all threads: connecting takes 0.1 s.
             self._connections.setdefault(pid, filesystem)
         filesystem = self._connections[pid]
         client: Any = filesystem.s3
-        check_endpoint(client.meta.endpoint_url)  # that of a configuration file, too
+        check_endpoint(client.meta.endpoint_url)  # includes the endpoint of a configuration file
         return filesystem
 
 
 def _pause(attempts: int) -> float:
-    """Seconds before a request's next attempt, at random, so that many workers do not come back at once."""
+    """Seconds before a request's next attempt, with jitter, so that many workers do not retry at once."""
     if attempts <= len(BACK_OFF):
         return BACK_OFF[attempts - 1] * random.uniform(0.5, 2.0)
     return min(_LONGEST_PAUSE, BACK_OFF[-1] * 2 ** (attempts - len(BACK_OFF))) * random.uniform(0.5, 1.0)
 
 
 def _write_seconds(data: bytes) -> float:
-    """The longest that a write may take: nothing below ends one whose server falls silent in the body."""
+    """The timeout of a write in seconds: the libraries below have none for a server that stops reading the
+    body.
+    """
     return _SILENT_SECONDS + len(data) / _SLOWEST

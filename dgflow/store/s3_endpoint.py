@@ -1,4 +1,4 @@
-"""Refuses what the environment says of S3 where no request should be made with it."""
+"""Check the S3 settings in the environment, and refuse those with which no request should be made."""
 
 import ipaddress
 import os
@@ -10,17 +10,17 @@ LOGIN = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or giv
 
 
 def configured_endpoint() -> str | None:
-    """The endpoint that the environment names."""
+    """The endpoint set in the environment."""
     return os.environ.get(_variable()) or None
 
 
 def _variable() -> str:
-    """The variable that names the endpoint."""
+    """Name of the environment variable that sets the endpoint."""
     return "AWS_ENDPOINT_URL_S3" if os.environ.get("AWS_ENDPOINT_URL_S3") else "AWS_ENDPOINT_URL"
 
 
 def check_configuration() -> None:
-    """Raises ValueError for settings in the environment that no request should be made with."""
+    """Raise ValueError for settings in the environment with which no request should be made."""
     check_endpoint(configured_endpoint())
     if (bundle := os.environ.get("AWS_CA_BUNDLE")) and not os.path.exists(bundle):
         raise ValueError(
@@ -29,12 +29,13 @@ def check_configuration() -> None:
 
 
 def check_endpoint(endpoint: str | None) -> None:
-    """Raises ValueError for one that is no url or has credentials in it, or is on a network without TLS
-    although nobody allowed it."""
+    """Raise ValueError for an endpoint that is not a url, contains credentials, or is remote without TLS
+    while PLAIN_HTTP is not set.
+    """
     if endpoint is None:
         return
     parts = urlsplit(endpoint)
-    if "@" in endpoint:  # it would be in every error of the libraries below, and in this one
+    if "@" in endpoint:  # errors, here and in the libraries below, would repeat the secret
         raise ValueError(f"expected {_variable()} without credentials; {LOGIN}")
     if parts.scheme not in ("http", "https") or not _has_host(endpoint):
         meant = re.sub(r"^[a-z0-9]*:?/+", "", endpoint.strip(), flags=re.IGNORECASE)
@@ -58,7 +59,7 @@ def _has_host(endpoint: str) -> bool:
         return (
             bool(parts.hostname) and (parts.port is None or parts.port > 0) and endpoint == endpoint.strip()
         )
-    except ValueError:  # a port that is no number
+    except ValueError:  # the port is not a number
         return False
 
 

@@ -1,4 +1,4 @@
-"""Explains errors of S3: if they pass, what was found, what to do.
+"""Explain S3 errors: whether they are transient, what was found, and the remedy.
 
 s3fs raises OSErrors whose cause is botocore's reply; botocore and aiohttp have errors of their own.
 """
@@ -33,7 +33,7 @@ _TRANSIENT = (
     asyncio.TimeoutError,
     aiohttp.ClientError,
 )
-# RuntimeError: botocore's for credentials that were renewed and are still expired.
+# botocore raises RuntimeError for renewed credentials that are still expired.
 RAISED = (OSError, RuntimeError, boto.BotoCoreError, boto.ClientError, *_TRANSIENT)
 _NO_CREDENTIALS = (
     boto.NoCredentialsError,
@@ -60,7 +60,7 @@ _KEYS = "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN or AWS_PROF
 
 
 def client_error(error: BaseException | None) -> boto.ClientError | None:
-    """The reply of the service behind an error, where there was one."""
+    """The service's error reply behind an error; None if there was none."""
     while error is not None and not isinstance(error, boto.ClientError):
         error = error.__cause__
     return error
@@ -77,12 +77,12 @@ def status(error: BaseException) -> int | None:
 
 
 def is_missing(error: BaseException) -> bool:
-    """Tells if there is no such object, in a bucket that may well be there."""
+    """True if the object does not exist; the bucket may."""
     return status(error) == 404 and code(error) != "NoSuchBucket"
 
 
 def is_transient(error: BaseException) -> bool:
-    """Tells if the same request may succeed later."""
+    """True if the same request may succeed later."""
     if client_error(error):
         return status(error) in _TRANSIENT_STATUS or code(error) in _TRANSIENT_CODES
     if _certificate_error(error) or _speaks_plain_http(error) or is_of_credentials(error):
@@ -93,7 +93,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def is_of_credentials(error: BaseException) -> bool:
-    """Tells if there are no valid credentials now: they have expired, or could not be renewed."""
+    """True if there are no valid credentials now: they have expired or could not be renewed."""
     if (reply := client_error(error)) is not None:
         renewal = _OF_CREDENTIALS.match(getattr(reply, "operation_name", "") or "")
         return code(error) in _EXPIRED or renewal is not None
@@ -103,13 +103,13 @@ def is_of_credentials(error: BaseException) -> bool:
 
 
 def is_foreign(error: BaseException) -> bool:
-    """Tells an error of the program, which no message here explains, from those of the service."""
+    """True for an error of the program rather than of the service; no message here explains it."""
     known = isinstance(error, RecursionError) or is_of_credentials(error) or is_transient(error)
     return isinstance(error, RuntimeError) and not known
 
 
 def explained(error: Exception, bucket: str, endpoint: str | None, tried: str) -> tuple[str, str]:
-    """(what was found, what to do); `tried` is the number of times, such as `6 attempts`."""
+    """Explain an error as (what was found, remedy); `tried` counts the attempts, such as `6 attempts`."""
     error_code, number = code(error), status(error)
     where = endpoint or "the AWS endpoint of the region"
     if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError):
@@ -129,7 +129,7 @@ def explained(error: Exception, bucket: str, endpoint: str | None, tried: str) -
         )
     if _speaks_plain_http(error):
         return f"{where} answers without TLS", "correct AWS_ENDPOINT_URL: http:// in the place of https://"
-    # A server that sends elsewhere and names no region is asked by botocore until the stack is full.
+    # botocore follows a redirect without a region until the stack overflows.
     if number in (301, 302, 307, 308) or error_code in _OTHER_REGION or isinstance(error, RecursionError):
         return _other_region(error, bucket, where)
     if number == 501 or error_code == "NotImplemented":
@@ -149,7 +149,7 @@ def explained(error: Exception, bucket: str, endpoint: str | None, tried: str) -
             f"there is no bucket {bucket!r} ({error_code})",
             "create it, or correct the url or AWS_ENDPOINT_URL",
         )
-    if number in (404, 405):  # of a listing or a write: what lacks is more than an object
+    if number in (404, 405):  # for a listing or a write, more than an object is missing
         return (
             f"{where} knows no such bucket or request ({error_code or number})",
             f"see that bucket {bucket!r} is there, and that AWS_ENDPOINT_URL is the address of an S3 server",
@@ -162,7 +162,7 @@ def explained(error: Exception, bucket: str, endpoint: str | None, tried: str) -
             f"check the credentials ({_KEYS}), and that they may get, put, list and delete in bucket "
             f"{bucket!r}",
         )
-    if number == 400 and error_code in (None, "400", "BadRequest"):  # a HEAD's reply gives no reason
+    if number == 400 and error_code in (None, "400", "BadRequest"):  # a HEAD reply has no reason
         return (
             f"{where} refuses the request without a reason (400)",
             f"check AWS_DEFAULT_REGION, the credentials ({_KEYS}) and AWS_ENDPOINT_URL",
@@ -181,7 +181,7 @@ def explained(error: Exception, bucket: str, endpoint: str | None, tried: str) -
 
 
 def _other_region(error: BaseException, bucket: str, where: str) -> tuple[str, str]:
-    """As `explained`, for a bucket that another endpoint has."""
+    """Explain a redirect, as `explained` does, for a bucket at another endpoint."""
     reply = client_error(error)
     response = reply.response if reply else {}
     headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
@@ -202,12 +202,12 @@ def _other_region(error: BaseException, bucket: str, where: str) -> tuple[str, s
 
 
 def _certificate_error(error: BaseException) -> ssl.SSLCertVerificationError | None:
-    """The refusal of a certificate behind an error."""
+    """The certificate error behind an error; None if there is none."""
     return next((each for each in _tls_errors(error) if isinstance(each, ssl.SSLCertVerificationError)), None)
 
 
 def _speaks_plain_http(error: BaseException) -> bool:
-    """Tells if a server that was asked for TLS answered without."""
+    """True if the server answered a TLS request with plain HTTP."""
     return any(
         each.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL")
         for each in _tls_errors(error)
@@ -215,7 +215,7 @@ def _speaks_plain_http(error: BaseException) -> bool:
 
 
 def _tls_errors(error: BaseException | None) -> Iterator[ssl.SSLError]:
-    """The errors of TLS behind an error: in its chain of causes, or wrapped by aiohttp."""
+    """Yield the TLS errors behind an error: in its chain of causes, or wrapped by aiohttp."""
     seen: list[BaseException] = []
     while error is not None and error not in seen:
         seen.append(error)

@@ -1,8 +1,8 @@
-"""Shards: columns of rows as the bytes of one Parquet or npz file, and the digest of the rows themselves.
+"""Shards: encode columns of rows as one Parquet or npz file, decode them, and compute the digest of the rows.
 
-Decoding gives back the dtypes, shapes and bits that were encoded; a damaged page is an error and never other
-rows; equal columns give equal bytes with the same library versions. `rows_sha256` is of the decoded rows and
-so compares across formats, compression and versions.
+Decoding restores the dtypes, shapes and bits that were encoded. A damaged page raises an error and never
+gives wrong rows. Equal columns give equal bytes with the same library versions. `rows_sha256` is computed
+from the decoded rows, so it compares across formats, compression and versions.
 """
 
 import hashlib
@@ -38,12 +38,12 @@ _UNREADABLE = (
     zipfile.BadZipFile,
     zlib.error,
 )
-_ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that zip can express
+_ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest date that zip can express
 
 
 def encode_shard(columns: Columns, format: Format = "parquet") -> bytes:
-    """The file of these columns: Parquet (multi-dimensional columns as fixed-shape tensors, zstd, page
-    checksums) or npz (not compressed). Raises ValueError for columns that a shard cannot have.
+    """Encode columns as a file: Parquet (multi-dimensional columns as fixed-shape tensors, zstd, page
+    checksums) or npz (not compressed). Raises ValueError for columns that a shard cannot hold.
     """
     rows = _check_columns(columns)
     little = {
@@ -61,9 +61,9 @@ def encode_shard(columns: Columns, format: Format = "parquet") -> bytes:
         row_group_size=max(1, int(_ROW_GROUP / row_bytes)),
         compression="zstd",
         write_page_checksum=True,
-        # Measured on smooth 32 x 32 images: 2.8 MB in 0.03 s, and 3.9 MB in 0.13 s plain (Parquet widens
-        # uint8 to 32 bits), and with dictionaries 2.8 MB in 0.06 s; float16 latents come out 8 % smaller than
-        # plain and dictionaries make them larger.
+        # Measured on smooth 32 x 32 images: 2.8 MB in 0.03 s; plain encoding, 3.9 MB in 0.13 s (Parquet
+        # widens uint8 to 32 bits); dictionaries, 2.8 MB in 0.06 s. float16 latents are 8 % smaller than with
+        # plain encoding; dictionaries make them larger.
         use_dictionary=False,
         use_byte_stream_split=split,  # pyright: ignore[reportArgumentType] (annotated bool, documented list)
     )
@@ -71,9 +71,9 @@ def encode_shard(columns: Columns, format: Format = "parquet") -> bytes:
 
 
 def decode_shard(data: bytes, format: Format = "parquet", columns: Sequence[str] | None = None) -> Columns:
-    """The columns of a file made by `encode_shard`, all or those named; nothing is unpickled.
+    """Decode a file of `encode_shard`: all columns, or those named; nothing is unpickled.
 
-    Raises ValueError where the file is damaged (page checksums are verified), or has no such column.
+    Raises ValueError if the file is damaged (page checksums are verified) or lacks a column.
     """
     with _whole(format):
         if format == "npz":
@@ -83,8 +83,9 @@ def decode_shard(data: bytes, format: Format = "parquet", columns: Sequence[str]
 
 
 def decode_rows(file: IO[bytes], start: int, stop: int, columns: Sequence[str] | None = None) -> Columns:
-    """The rows [start, stop) of a Parquet file made by `encode_shard`, of which only the row groups that hold
-    them are read. Raises ValueError as `decode_shard`."""
+    """Decode the rows [start, stop) of a Parquet file of `encode_shard`, reading only the row groups that
+    hold them. Raises the errors of `decode_shard`.
+    """
     with _whole("parquet"):
         parquet, names = _opened(file, columns)
         edges = [0]
@@ -96,8 +97,9 @@ def decode_rows(file: IO[bytes], start: int, stop: int, columns: Sequence[str] |
 
 
 def _opened(file: Any, columns: Sequence[str] | None) -> tuple[pq.ParquetFile, list[str]]:
-    """A Parquet shard, whose pages are checked as they are read, and the names of the columns that are asked
-    for."""
+    """Open a Parquet shard, whose pages are verified as they are read, and list the names of the requested
+    columns.
+    """
     parquet = pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False)
     names = parquet.schema_arrow.names
     if columns is not None:
@@ -112,7 +114,7 @@ def _decoded(table: pa.Table, names: Sequence[str]) -> Columns:
 
 @contextmanager
 def _whole(format: Format) -> Iterator[None]:
-    """Turns the errors of a file that is damaged into a ValueError."""
+    """Turn decoding errors of a damaged file into a ValueError."""
     try:
         yield
     except _UNREADABLE as error:
@@ -126,8 +128,8 @@ def rows_sha256(columns: Columns) -> str:
     """The sha256 of the rows: for each column by name, its canonical JSON `[name, dtype, shape]`, a newline,
     and its C-order bytes.
 
-    dtypes and bytes are little-endian (`"<f4"`, `"|u1"`). Independent of the file format and of the order of
-    the columns.
+    dtypes and bytes are little-endian (`"<f4"`, `"|u1"`). The digest does not depend on the file format or
+    the order of the columns.
     """
     digest = hashlib.sha256()
     for name in sorted(columns):
@@ -138,11 +140,11 @@ def rows_sha256(columns: Columns) -> str:
 
 
 def check_shard(columns: Columns, start: int, stop: int) -> None:
-    """Raises ValueError, naming the column and the first bad index, for bad rows of the indices [start,
-    stop).
+    """Raise ValueError, naming the column and the first bad index, unless the rows of the indices [start,
+    stop) are valid.
 
-    Good rows have an int64 column `index` equal to arange(start, stop), equal counts, dtypes bool, integer or
-    float, and finite floats.
+    Valid rows have an int64 column `index` equal to arange(start, stop), equal counts, dtypes bool, integer
+    or float, and finite floats.
     """
     if not 0 <= start < stop:
         raise ValueError(f"expected 0 <= start < stop, found start {start} and stop {stop}")
@@ -174,7 +176,7 @@ def check_shard(columns: Columns, start: int, stop: int) -> None:
 
 
 def _check_columns(columns: Columns) -> int:
-    """The number of rows that all columns have."""
+    """The number of rows, which all columns share. Raises ValueError for columns that a shard cannot hold."""
     counts: dict[str, int] = {}
     for name, values in columns.items():
         if not name.isidentifier():
@@ -207,7 +209,7 @@ def _to_arrow(values: np.ndarray) -> pa.Array:
 
 
 def _leaf(name: str, values: np.ndarray) -> str:
-    """Parquet's path of the values of a column."""
+    """The path of a column's values in the Parquet schema."""
     return name if values.ndim == 1 else f"{name}.list.element"
 
 
@@ -243,6 +245,6 @@ def _decode_npz(data: bytes, columns: Sequence[str] | None) -> Columns:
         found = [name.removesuffix(".npy") for name in archive.namelist()]
         names = found if columns is None else list(columns)
         _check_names(names, found)
-        # Read whole before it is parsed: zip verifies its checksum at the end of a member.
+        # Read the member whole before parsing: zip verifies the checksum at its end.
         members = {name: io.BytesIO(archive.read(f"{name}.npy")) for name in names}
     return {name: np.lib.format.read_array(member, allow_pickle=False) for name, member in members.items()}

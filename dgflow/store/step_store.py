@@ -1,4 +1,4 @@
-"""The objects of one step in a store: what the step is, which parts are done, and the commit of one more.
+"""The objects of one step in a store: its declaration, its committed parts, and the commit of further parts.
 
     {kind}-{fingerprint[:12]}/
         step.json                               what the step is
@@ -10,13 +10,13 @@
         attempts/shards-00042.json              advisory: notes of attempts,
         attempts/preview.png                    and the first samples
 
-The point of this layout is that a receipt's name holds the digest of its inputs (`inputs16`: 16 hex digits of
-`fingerprint(inputs)`). What was made from a discriminator trained anew has another name, so a stale result
-can never be mistaken for a fresh one, nor stand in its way; a receipt is only ever created, so a late writer
-cannot alter anything; and one listing, without a read, tells what is done.
+A receipt's name contains the digest of its inputs (`inputs16`: 16 hex digits of `fingerprint(inputs)`). A
+part made from a retrained discriminator has another name, so a stale result is never mistaken for a fresh one
+and never blocks it. A receipt is only ever created, never replaced, so a late writer cannot alter anything.
+One listing, without reads, shows which parts are done.
 
-A receipt means complete data with that sha256; each (folder, number, inputs) has one receipt, which never
-changes; a manifest holds each index once.
+Invariants: a receipt means complete data with its sha256; each (folder, number, inputs) has at most one
+receipt, which never changes; a manifest holds each index once.
 """
 
 import logging
@@ -44,10 +44,10 @@ _log = logging.getLogger(__name__)
 
 
 class StepStore:
-    """The objects of one step. Holds no state beyond its name; can be pickled where its store can."""
+    """The objects of one step. Holds no state beyond the step's name; can be pickled if its store can."""
 
     def __init__(self, store: ObjectStore, kind: str, fingerprint: str) -> None:
-        """`kind` is the step's kind, such as `generate`; `fingerprint` has all 64 hex digits."""
+        """Name the step: `kind` is its kind, such as `generate`; `fingerprint` has all 64 hex digits."""
         if not re.fullmatch(r"[0-9a-f]{64}", fingerprint):
             raise ValueError(f"expected a fingerprint of 64 hex digits, found {fingerprint!r}")
         self.store = store
@@ -56,9 +56,10 @@ class StepStore:
         self.name = f"{kind}-{fingerprint[:12]}"
 
     def declare(self, document: Mapping[str, Any], described: Mapping[str, Mapping[str, Any]] = {}) -> None:
-        """Record what the step is, once; `described` are the documents, by name, of steps that its fields
-        name and that are not in the store. Raises StepMismatch, with the fields, where another is
-        recorded."""
+        """Record the step's document, once. `described` holds the documents, by name, of steps that its
+        fields name and that are not in the store. Raises StepMismatch, which lists the fields, if another
+        step is recorded.
+        """
         beside = {"described": dict(described)} if described else {}
         encoded = canonical_json(self._declaration(document) | beside).encode()
         try:
@@ -73,7 +74,7 @@ class StepStore:
         return {"fingerprint": self.fingerprint, "document": dict(document)}
 
     def check(self, document: Mapping[str, Any]) -> None:
-        """Raises StepMismatch, with the fields, where another step is recorded; nothing recorded is fine."""
+        """Raise StepMismatch, which lists the fields, if another step is recorded; no error if none is."""
         recorded = self.recorded()
         if recorded is not None:
             recorded = {name: value for name, value in recorded.items() if name != "described"}
@@ -84,20 +85,22 @@ class StepStore:
             )
 
     def recorded(self) -> dict[str, Any] | None:
-        """The declaration, `{"fingerprint": ..., "document": ...}`, perhaps with `described`; None where
-        there is none yet."""
+        """The declaration, `{"fingerprint": ..., "document": ...}`, perhaps with `described`; None if there
+        is none yet.
+        """
         return read_step(self.store, self.name)
 
     def committed(self, folder: str) -> dict[int, dict[str, str]]:
-        """All receipts of a folder, by one listing: number -> {`inputs16`: receipt key}."""
+        """List all receipts of a folder, by one request: number -> {`inputs16`: receipt key}."""
         receipts: dict[int, dict[str, str]] = {}
         for entry, number, inputs in self._listed(folder):
             receipts.setdefault(number, {})[inputs] = entry.key
         return receipts
 
     def newest(self, folder: str) -> dict[int, str]:
-        """The receipts of parts made from the inputs of the latest one, by one listing: number -> receipt
-        key. Without the recipe nothing says which inputs are wanted; those of the latest work are."""
+        """List the receipts with the same inputs as the latest receipt, by one request: number -> receipt
+        key. For readers without the recipe, which alone says which inputs are wanted.
+        """
         listed = list(self._listed(folder))
         if not listed:
             return {}
@@ -105,30 +108,34 @@ class StepStore:
         return {number: entry.key for entry, number, inputs in listed if inputs == latest}
 
     def _listed(self, folder: str) -> Iterator[tuple[Entry, int, str]]:
-        """The receipts of a folder: entry, number and `inputs16`."""
+        """List the receipts of a folder: entry, number and `inputs16`."""
         prefix = f"{self.name}/{folder}"
         for entry in self.store.list(prefix):
             if match := _RECEIPT.fullmatch(entry.key.removeprefix(f"{prefix}/")):
                 yield entry, int(match[1]), match[2]
 
     def done(self, folder: str, inputs: Mapping[str, str]) -> dict[int, str]:
-        """The receipts of parts made from exactly these inputs: number -> receipt key."""
+        """List the receipts of parts made from exactly these inputs: number -> receipt key."""
         return made_from(self.committed(folder), inputs)
 
     def key(self, folder: str, number: int, inputs: Mapping[str, str]) -> str:
-        """The key of the receipt of one part, made from exactly these inputs, whether it is there or not."""
+        """The key of the receipt of a part made from exactly these inputs, existing or not."""
         return f"{self.name}/{folder}/{number:05d}-{_short(inputs)}.json"
 
     def is_committed(self, folder: str, number: int, inputs: Mapping[str, str]) -> bool:
-        """Tells if that receipt is there, by one request and no listing."""
+        """True if that receipt exists; one request, no listing."""
         return self.store.size(self.key(folder, number, inputs)) is not None
 
     def receipt(self, key: str) -> Receipt:
-        """The receipt at a key. Raises FileNotFoundError, or CorruptObject where it is of another name."""
+        """Read the receipt at a key. Raises FileNotFoundError, or CorruptObject if its content belongs to
+        another name.
+        """
         return self._checked_receipt(key, self.store.get(key))
 
     def receipts(self, keys: Sequence[str]) -> list[Receipt]:
-        """As `receipt`, in the order of `keys`, read concurrently where that helps."""
+        """Read several receipts, in the order of `keys`, concurrently where that helps. Raises the errors of
+        `receipt`.
+        """
         return list(map(self._checked_receipt, keys, self.store.get_many(keys)))
 
     def commit(
@@ -147,13 +154,12 @@ class StepStore:
         versions: Mapping[str, str],
         metrics: Mapping[str, Any] = {},
     ) -> Receipt:
-        """Store data and commit it with a receipt; returns the receipt that stands, perhaps of another
-        attempt.
+        """Store data and commit it with a receipt; returns the valid receipt, possibly of another attempt.
 
-        `folder` is such as `shards` or `epochs`, `suffix` the data's file name extension. Safe to repeat
-        after any error, in any number of processes at once: the first receipt wins, and a later attempt's
-        data is left for `gc`. Repeating it also restores data that was lost or damaged, if the bytes come out
-        the same.
+        `folder` is `shards` or `epochs`, for example; `suffix` is the file name extension of the data. The
+        commit is idempotent: it can be repeated after any error and by several processes at once. The first
+        receipt wins; a later attempt's data is left for `gc`. Repeating a commit also restores lost or
+        damaged data if the bytes are the same.
         """
         sha256 = sha256_hex(data)
         prefix = "" if folder == "shards" else f"{folder}-"
@@ -178,11 +184,11 @@ class StepStore:
         created = 0 < len(data) <= LARGEST_CREATE and self.store.create(receipt.key, data)
         if (
             not created
-        ):  # perhaps damaged, perhaps an old orphan: written again, it is whole and too young for gc
+        ):  # may be damaged or an old orphan: writing it again makes it whole and too recent for gc
             self.store.put(receipt.key, data)
         standing = self._create_record(self._receipt_key(receipt), receipt, encoded)
         if not created and standing.key == receipt.key and self.store.size(receipt.key) is None:
-            self.store.put(receipt.key, data)  # gc had seen the orphan, and took it (see engine/gc.py)
+            self.store.put(receipt.key, data)  # gc had removed it as an orphan (see engine/gc.py)
         return standing
 
     def write_shard(
@@ -217,7 +223,7 @@ class StepStore:
         )
 
     def read(self, entry: Receipt | ManifestEntry) -> bytes:
-        """The committed data, verified. Raises CorruptObject where it is missing or altered."""
+        """Read committed data and verify it. Raises CorruptObject if it is missing or altered."""
         part = entry.part if isinstance(entry, Receipt) else f"shards/{entry.number:05d}"
         try:
             data = self.store.get(entry.key)
@@ -235,7 +241,7 @@ class StepStore:
         )
 
     def read_shard(self, entry: Receipt | ManifestEntry, columns: Sequence[str] | None = None) -> Columns:
-        """The rows of a shard, all columns or those named. Raises as `read` and `decoded`."""
+        """Read the rows of a shard: all columns, or those named. Raises as `read` and `decoded`."""
         return decoded(entry, self.read(entry), columns)
 
     def seal(
@@ -249,8 +255,8 @@ class StepStore:
         """Write the manifest of the samples [start, stop); `keys` are the receipts of its shards, in index
         order.
 
-        Raises ValueError where the shards are not those of the slice or of these inputs, CorruptObject where
-        a data object is missing or has another size, StepMismatch where it was sealed with other shards.
+        Raises ValueError if the shards are not those of the slice or of these inputs, CorruptObject if a data
+        object is missing or has another size, and StepMismatch if the slice was sealed with other shards.
         """
         manifest = Manifest.of(start, stop, inputs, keys, self.receipts(keys), remarks)
         self._check_present(manifest.entries)
@@ -265,7 +271,7 @@ class StepStore:
         return manifest
 
     def manifest(self, start: int, stop: int, inputs: Mapping[str, str]) -> Manifest | None:
-        """The sealed slice, None where it is not sealed. Raises CorruptObject where it cannot be read."""
+        """Read the manifest of a slice; None if it is not sealed. Raises CorruptObject if it is damaged."""
         key = self.manifest_key(start, stop, inputs)
         try:
             manifest = parse_record(Manifest, self.store.get(key), key, self.store.url)
@@ -279,7 +285,7 @@ class StepStore:
     def discard(self, key: str) -> None:
         """Remove a receipt and then its data: for scratch that nothing refers to, such as checkpoints.
 
-        Where the receipt is damaged the data is left for `gc`.
+        If the receipt is damaged, the data is left for `gc`.
         """
         try:
             receipt = self.receipt(key)
@@ -293,7 +299,7 @@ class StepStore:
         self.store.delete(receipt.key)
 
     def note_attempt(self, folder: str, number: int, record: Mapping[str, Any]) -> None:
-        """Leave a note of an attempt, for `status`. Advisory: a failure is logged and never raised."""
+        """Write a note of an attempt, for `status`. Advisory: a failure is logged and never raised."""
         key = f"{self.name}/attempts/{folder}-{number:05d}.json"
         try:
             self.store.put(key, canonical_json(dict(record)).encode())
@@ -301,7 +307,7 @@ class StepStore:
             _log.warning("could not note an attempt of %s %s/%05d: %s", self.name, folder, number, error)
 
     def attempt(self, folder: str, number: int) -> dict[str, Any]:
-        """The note of the latest attempt at a part; empty where there is none that can be read."""
+        """Read the note of the latest attempt at a part; empty if there is none or it cannot be read."""
         key = f"{self.name}/attempts/{folder}-{number:05d}.json"
         try:
             return parse_json(self.store.get(key), key, self.store.url)
@@ -309,8 +315,7 @@ class StepStore:
             return {}
 
     def noted(self, folder: str) -> dict[int, Entry]:
-        """The objects with the note of the latest attempt at each part of a folder, by number: one
-        listing."""
+        """List the notes of the latest attempt at each part of a folder, by number, by one request."""
         prefix = f"{self.name}/attempts"
         pattern = re.compile(rf"{re.escape(f'{prefix}/{folder}')}-(\d+)\.json")
         return {
@@ -320,7 +325,9 @@ class StepStore:
         }
 
     def _create_record(self, key: str, record: Record, encoded: bytes) -> Record:
-        """Create the record, or return the one that stands after a loss or an error behind the write."""
+        """Create a record, or return the existing one if another writer won or if the write succeeded despite
+        an error.
+        """
         try:
             if self.store.create(key, encoded):
                 return record
@@ -329,7 +336,7 @@ class StepStore:
                 return parse_record(type(record), self.store.get(key), key, self.store.url)
             except (FileNotFoundError, StoreError):
                 pass
-            raise  # the first error: nothing stands there, or nobody can tell
+            raise  # the first error: there is no record, or that cannot be determined
         return parse_record(type(record), self.store.get(key), key, self.store.url)
 
     def _checked_receipt(self, key: str, data: bytes) -> Receipt:
@@ -352,8 +359,9 @@ class StepStore:
         return f"{self.name}/manifests/{start}-{stop}-{_short(inputs)}.json"
 
     def _check_present(self, entries: Sequence[ManifestEntry]) -> None:
-        """Check all data by one listing, and by a look at each object that it lacks or shows with another
-        size."""
+        """Check all data by one listing, and by one request for each object that is missing there or has
+        another size.
+        """
         listed = {entry.key: entry.bytes for entry in self.store.list(f"{self.name}/data")}
         for entry in entries:
             if listed.get(entry.key) != entry.bytes and (size := self.store.size(entry.key)) != entry.bytes:
@@ -365,19 +373,20 @@ class StepStore:
 
 
 def made_from(committed: Mapping[int, Mapping[str, str]], inputs: Mapping[str, str]) -> dict[int, str]:
-    """The receipts in `StepStore.committed` of parts made from exactly these inputs: number -> receipt
-    key."""
+    """Select the receipts of `StepStore.committed` made from exactly these inputs: number -> receipt key."""
     wanted = _short(inputs)
     return {number: keys[wanted] for number, keys in committed.items() if wanted in keys}
 
 
 def decoded(entry: Receipt | ManifestEntry, data: bytes, columns: Sequence[str] | None = None) -> Columns:
-    """The rows in a shard's data, all columns or those named. Raises ValueError for one that is not there."""
+    """Decode the rows of a shard's data: all columns, or those named. Raises ValueError for an unknown
+    one.
+    """
     return decode_shard(data, "npz" if entry.key.endswith(".npz") else "parquet", columns)
 
 
 def read_step(store: ObjectStore, name: str) -> dict[str, Any] | None:
-    """The declaration in the folder `name`; None where there is none. Raises CorruptObject."""
+    """Read the declaration in the folder `name`; None if there is none. Raises CorruptObject."""
     key = f"{name}/step.json"
     try:
         return parse_json(store.get(key), key, store.url)
@@ -388,9 +397,9 @@ def read_step(store: ObjectStore, name: str) -> dict[str, Any] | None:
 def read_rows(
     step_store: StepStore, manifest: Manifest, start: int, stop: int, columns: Sequence[str] | None = None
 ) -> Iterator[Columns]:
-    """The samples [start, stop) of a sealed slice, a shard at a time in index order, trimmed to the range.
+    """Yield the samples [start, stop) of a sealed slice, shard by shard in index order, trimmed to the range.
 
-    Raises ValueError for a range that the manifest does not hold; CorruptObject as `StepStore.read`.
+    Raises ValueError for a range that the manifest does not hold, and the errors of `StepStore.read`.
     """
     if not manifest.start <= start < stop <= manifest.stop:
         raise ValueError(

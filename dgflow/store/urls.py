@@ -1,6 +1,6 @@
-"""Takes paths and urls apart, and refuses those that were mistyped, with the likely meaning.
+"""Split paths and urls, and refuse mistyped ones with a hint at the likely meaning.
 
-No message repeats what may be a secret: a text with `@`, `?` or `#` behind a scheme is not shown.
+No message repeats a possible secret: a text with `@`, `?` or `#` after a scheme is not shown.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ _OF_OTHERS = (
     "hf",
 )
 _ARN = re.compile(r"arn:[a-z-]+:s3:::([a-z0-9.-]+)(?:/(.*))?", re.DOTALL)
-# The web addresses of Amazon's own service: the bucket in the host, in the path, or of the console.
+# Web addresses of Amazon S3: with the bucket in the host, with the bucket in the path, and of the console.
 _WEB = (
     re.compile(r"https?://([a-z0-9.-]+?)\.s3[a-z0-9.-]*\.amazonaws\.com(?:/([^?#]*))?", re.IGNORECASE),
     re.compile(r"https?://s3[a-z0-9.-]*\.amazonaws\.com/([a-z0-9.-]+)(?:/([^?#]*))?", re.IGNORECASE),
@@ -37,10 +37,10 @@ _FORMS = "a path, file:///path, memory://name or s3://bucket/prefix"
 
 
 def split_url(text: str) -> tuple[str, str]:
-    """The scheme of a location and the rest: (`s3`, `bucket/prefix`), (`memory`, `name`), (`file`, a path).
+    """Split a location into scheme and rest: (`s3`, `bucket/prefix`), (`memory`, `name`), (`file`, a path).
 
-    A path is returned with its `~` expanded; it may be relative. Raises ValueError for what is neither a path
-    nor a url that is understood, naming the likely meaning; a text that may hold a secret is not repeated.
+    A path is returned with its `~` expanded; it may be relative. Raises ValueError, with the likely meaning,
+    for a text that is neither a path nor a supported url; a text that may hold a secret is not repeated.
     """
     if not text.strip():
         raise ValueError(f"expected {_FORMS}, found an empty text; is a variable of the shell unset?")
@@ -62,7 +62,7 @@ def split_url(text: str) -> tuple[str, str]:
 
 
 def _checked_bucket(rest: str) -> str:
-    """`bucket/prefix` of an S3 url, or ValueError."""
+    """Validate the `bucket/prefix` of an S3 url. Raises ValueError."""
     bucket, _, prefix = rest.partition("/")
     if not bucket:
         meant = rest.strip("/")
@@ -80,7 +80,7 @@ def _checked_bucket(rest: str) -> str:
 
 
 def _refuse_other_urls(text: str) -> None:
-    """Raises ValueError for a text that has, or was meant to have, another scheme."""
+    """Raise ValueError for a text that has, or was meant to have, another scheme."""
     if arn := _ARN.fullmatch(text.strip()):
         raise ValueError(f"expected {_FORMS}, found an ARN{_suggested(_joined('s3', *arn.groups()))}")
     if match := _WITHOUT_COLON.fullmatch(text):
@@ -102,7 +102,7 @@ def _refuse_other_urls(text: str) -> None:
 
 
 def _likely(scheme: str, rest: str, slashes: bool = True) -> str:
-    """The hint at what a url of another scheme was meant to be; empty where nobody can tell."""
+    """A hint at the intended form of a url of another scheme; empty if it cannot be guessed."""
     if re.search(r"[@?#]", rest) or not rest.strip("/"):
         return ""
     if scheme.lower() in _OF_S3:
@@ -134,7 +134,7 @@ def _shown(text: str) -> str:
 
 
 def _checked_path(path: str, text: str) -> str:
-    """A path with its `~` expanded, or ValueError for one that cannot be meant."""
+    """Expand the `~` of a path. Raises ValueError for a path that is surely a mistake."""
     if "\0" in path:
         raise ValueError(f"expected a path, found a zero byte in {text!r}")
     if path != path.strip() and not os.path.lexists(path):
@@ -156,7 +156,7 @@ def _checked_path(path: str, text: str) -> str:
 
 
 def _with_home(path: str, text: str) -> str:
-    """The path with the home folder in the place of a `~` at its beginning."""
+    """Replace a leading `~` of a path by the home folder."""
     if not path.startswith("~") or (path.split("/")[0] != "~" and os.path.lexists(path)):
         return path
     user = path.split("/")[0]

@@ -1,4 +1,4 @@
-"""The words for data that are not what a record expects."""
+"""Short descriptions of validation errors of records."""
 
 from pydantic import ValidationError
 
@@ -6,7 +6,7 @@ _SHOWN = 3
 
 
 def shortened(error: ValidationError) -> str:
-    """The first mistakes as one line, each with its field: `part: Field required; ... and 11 more`."""
+    """The first errors on one line, each with its field: `part: Field required; ... and 11 more`."""
     lines = [
         f"{'.'.join(map(str, line['loc']))}: {text}" if line["loc"] else text
         for line in error.errors(include_url=False, include_input=False)
