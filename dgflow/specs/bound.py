@@ -1,7 +1,7 @@
 """The inputs of a step as a root holds them: manifests of slices, weights of epochs, and their digests.
 
-A fingerprint names a recipe and not bytes, and training does not give the same bytes everywhere. So every
-result also carries the digests of its inputs, and is reused only while both agree.
+A fingerprint identifies a recipe, not bytes, and training does not give the same bytes everywhere. Therefore
+every result also records the digests of its inputs, and is reused only if both agree.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BoundRows:
-    """A sealed slice."""
+    """A sealed slice, readable by rows."""
 
     step_store: StepStore
     manifest: Manifest
@@ -38,7 +38,7 @@ class BoundRows:
     def read(
         self, columns: Sequence[str] | None = None, start: int = 0, stop: int | None = None
     ) -> Iterator[Columns]:
-        """Its rows [start, stop), counted from the slice's own start, in order, shard by shard."""
+        """Yield the rows [start, stop), counted from the slice's own start, in order, shard by shard."""
         end = self.stop if stop is None else self.start + stop
         return read_rows(self.step_store, self.manifest, self.start + start, end, columns)
 
@@ -53,8 +53,9 @@ class BuildsNetwork(Protocol):
 
 @dataclass(frozen=True)
 class BoundWeights:
-    """One epoch of a training step or a file's weights, with the step's own inputs (a discriminator's frozen
-    features)."""
+    """The weights of one epoch or of a file, with the inputs of their step (a discriminator's frozen
+    features).
+    """
 
     step: BuildsNetwork
     step_store: StepStore
@@ -67,7 +68,7 @@ class BoundWeights:
 
 
 ABOUT_THE_RUN = frozenset({"data_wait", "workers", "warnings", "micro_batches"})
-"""Metrics of an epoch that tell of the run and not of the network."""
+"""Metrics of an epoch that describe the run, not the network."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class BoundMeasurements:
 
     @property
     def metrics(self) -> dict[int, dict[str, Any]]:
-        """By epoch, without those about the run."""
+        """Metrics by epoch, except those about the run."""
         return {
             receipt.number: {
                 name: value for name, value in receipt.metrics.items() if name not in ABOUT_THE_RUN
@@ -105,20 +106,20 @@ class BoundResult:
 
 
 class Choice(Protocol):
-    """Numbers that a step takes from the measurements of what it reads; as text for people, with str()."""
+    """Numbers that a step takes from the measurements of its inputs; `str()` gives the text for readers."""
 
     def plain(self) -> dict[str, Any]:
-        """As JSON data."""
+        """The choice as JSON data."""
         ...
 
     @property
     def warning(self) -> str:
-        """What there is to say against it; empty for nothing."""
+        """A warning about the choice; empty if there is none."""
         ...
 
 
 def _unseen(columns: Columns) -> None:
-    """Nobody looks."""
+    """Ignore the rows: the default of `Bound.show`."""
     del columns
 
 
@@ -127,11 +128,11 @@ BoundItem = BoundRows | BoundWeights | BoundMeasurements | BoundResult
 
 @dataclass(frozen=True)
 class Bound:
-    """Everything that one step reads, and its choices by that (`Step.choices`). Picklable: it travels to the
+    """The inputs of one step, and the choices made from them (`Step.choices`). Picklable, as it is sent to
     workers.
 
-    A step that makes a shard in batches calls `show` with each batch's rows, for the step's preview; it never
-    raises, and nothing depends on it.
+    A step that makes a shard in batches calls `show` with the rows of each batch, for a preview. `show` never
+    raises, and no result depends on it.
     """
 
     items: Mapping[str, BoundItem] = field(default_factory=dict)
@@ -140,14 +141,18 @@ class Bound:
 
     @property
     def digests(self) -> dict[str, str]:
-        """By field path, and by name for choices: receipts record them, and reuse compares them."""
+        """Digests of the inputs by field path, and of choices by name; receipts record them, and reuse
+        compares them.
+        """
         items = {name: item.digest for name, item in self.items.items()}
         return items | {name: fingerprint(choice.plain()) for name, choice in self.choices.items()}
 
     def pieces(
         self, name: str, columns: Sequence[str] | None = None, start: int = 0, stop: int | None = None
     ) -> Iterator[Columns]:
-        """The rows [start, stop) of a slice, counted from its start (all by default), shard by shard."""
+        """Yield the rows [start, stop) of a slice, counted from its start (all by default), shard by
+        shard.
+        """
         item = self.items[name]
         assert isinstance(item, BoundRows), name
         return item.read(columns, start, stop)
@@ -155,40 +160,36 @@ class Bound:
     def rows(
         self, name: str, columns: Sequence[str] | None = None, start: int = 0, stop: int | None = None
     ) -> Columns:
-        """As `pieces`, all in memory at once."""
+        """Read the rows that `pieces` yields, all in memory at once."""
         parts = list(self.pieces(name, columns, start, stop))
         return {column: np.concatenate([part[column] for part in parts]) for column in parts[0]}
 
     def result(self, name: str) -> bytes:
-        """The file of a step that makes one.
+        """Read the file of a step.
 
-        Raises CorruptObject where it is not the one that was committed.
+        Raises CorruptObject if it differs from the committed file.
         """
         item = self.items[name]
         assert isinstance(item, BoundResult), name
         return item.step_store.read(item.receipt)
 
     def measurements(self, name: str) -> dict[int, dict[str, Any]]:
-        """The metrics of a training's epochs, by epoch."""
+        """The metrics of a training, by epoch."""
         item = self.items[name]
         assert isinstance(item, BoundMeasurements), name
         return item.metrics
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """The weights of a network by the names in it, on the CPU, without the network.
-
-        Raises:
-            CorruptObject: the file is not the one that was committed.
+        """Read the weights of a network by parameter name, on the CPU, without building the network. Raises
+        CorruptObject if the file differs from the committed file.
         """
         item = self.items[name]
         assert isinstance(item, BoundWeights), name
         return _tensors(item)
 
     def network(self, name: str) -> nn.Module:
-        """A network with its weights: evaluation mode, frozen, on the CPU.
-
-        Raises:
-            CorruptObject: the file is not the one that was committed.
+        """Build a network with its weights: in evaluation mode, frozen, on the CPU. Raises CorruptObject if
+        the file differs from the committed file.
         """
         item = self.items[name]
         assert isinstance(item, BoundWeights), name
@@ -197,8 +198,9 @@ class Bound:
 
 @dataclass(frozen=True)
 class SharedNetworks(Bound):
-    """As `Bound`, for networks that only compute: one that several networks read is loaded once, and they
-    hold the same module."""
+    """The networks of a `Bound`, for inference only: a network that several others read is loaded once and
+    shared.
+    """
 
     modules: dict[object, nn.Module] = field(default_factory=dict)  # by `_identity`
 
@@ -212,13 +214,13 @@ class SharedNetworks(Bound):
             if any(id(value) in shared for value in item.step.trained_part(network).parameters()):
                 network = copy.deepcopy(
                     network.requires_grad_(False)
-                )  # it was trained further, from weights that others read
+                )  # trained further from weights that others read
             self.modules[key] = _loaded(item, network)
         return self.modules[key]
 
 
 def _identity(item: BoundItem) -> object:
-    """Equal for networks that are the same to the last bit."""
+    """A key that is equal for networks with identical weights."""
     inputs = item.inputs.items if isinstance(item, BoundWeights) else {}
     return item.step_store.name, item.digest, tuple((name, _identity(inputs[name])) for name in inputs)
 
@@ -230,7 +232,7 @@ def _tensors(item: BoundWeights) -> dict[str, Tensor]:
 
 
 def _loaded(item: BoundWeights, network: nn.Module) -> nn.Module:
-    """`network`, that of the item's step, with its weights."""
+    """Load the weights of the item into `network`, the network of the item's step."""
     from dgflow.weights.tensors import load_into
 
     weights = _tensors(item)

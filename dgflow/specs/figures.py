@@ -1,5 +1,6 @@
-"""Figures and tables as data: the content of a step's result for people. The report draws them; nothing here
-draws, and nothing here imports torch."""
+"""Figures and tables as data: a step's result for readers. The report draws them; this module draws nothing
+and does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +13,9 @@ Pair = tuple[float, float]
 
 @dataclass(frozen=True)
 class Metric:
-    """A measured quantity of an arm: its heading in a table, its decimals, and which direction is better;
-    `nearest` names the value to come near to, where neither direction is."""
+    """A measured quantity of an arm: its column heading, its decimals, and the better direction. If neither
+    direction is better, `nearest` names the value to approach.
+    """
 
     heading: str
     decimals: int = 4
@@ -22,7 +24,7 @@ class Metric:
 
 
 def directions(metrics: Iterable[Metric]) -> str:
-    """Which values of the metrics are better, for the note of a table."""
+    """The better direction of each metric, for a table's note."""
     headings: dict[str, list[str]] = {}
     for metric in metrics:
         value = "lower" if metric.lower_is_better else "higher"
@@ -34,7 +36,8 @@ def directions(metrics: Iterable[Metric]) -> str:
 
 @dataclass(frozen=True)
 class Curve:
-    """One curve: its name in the legend, and its points in order of x; `error` is half of each error bar.
+    """One curve: its name in the legend, and its points in order of x; `error` is half the length of each
+    error bar.
 
     Curves of one `group`, such as a quantity and its estimate, share a colour.
     """
@@ -49,8 +52,9 @@ class Curve:
 
 @dataclass(frozen=True)
 class Lines:
-    """Curves over one x axis; `mark` is an x to point out, `level` a y to compare with, `front` points to
-    ring and join, captioned."""
+    """Curves over one x axis. `mark` is an x to mark, `level` a y to compare with, `front` a captioned set of
+    points to circle and connect.
+    """
 
     title: str
     curves: Sequence[Curve]
@@ -66,15 +70,16 @@ class Lines:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """A value for each pair (row, column), with its text; `marked` are the cells (row, column) to point
-    out."""
+    """A value for each pair (row, column), with its text; `marked` are the cells (row, column) to
+    highlight.
+    """
 
     title: str
     x_label: str
     y_label: str
     columns: Sequence[str]
     rows: Sequence[str]
-    values: Sequence[Sequence[float | None]]  # by row; None where there is no value
+    values: Sequence[Sequence[float | None]]  # values by row; None for a missing value
     texts: Sequence[Sequence[str]]
     marked: Sequence[tuple[int, int]] = ()
     lower_is_better: bool = True
@@ -83,7 +88,7 @@ class HeatMap:
 
 @dataclass(frozen=True)
 class Cloud:
-    """Points in the plane under one name."""
+    """A named set of points in the plane."""
 
     label: str
     points: Sequence[Pair]
@@ -91,10 +96,10 @@ class Cloud:
 
 @dataclass(frozen=True)
 class PlanePlot:
-    """A part of the plane, with clouds of points and arrows (from, by) drawn to one scale.
+    """A region of the plane with point clouds, and arrows (start, vector) at one scale.
 
-    `arrow_scale` is the length in the plane at which an arrow of length 1 is drawn: plots that are to be
-    compared share it. None picks one by which the arrows fill the plot.
+    `arrow_scale` is the drawn length, in units of the plane, of an arrow of length 1; plots to be compared
+    share it. None chooses a scale with which the arrows fill the plot.
     """
 
     title: str
@@ -108,7 +113,7 @@ class PlanePlot:
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as text; the first column is set to the left. `marked` are the rows to point out."""
+    """Cells as text; the first column is left-aligned. `marked` are the rows to highlight."""
 
     title: str
     heading: Sequence[str]
@@ -119,8 +124,9 @@ class Table:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Small pictures of one size under `columns`, in rows of (label, pictures): each a PNG file in base64,
-    None for one that is missing. `side` is their width in pixels."""
+    """Small pictures of one size under `columns`, in rows of (label, pictures). Each picture is a PNG in
+    base64; None if missing. `side` is the width in pixels.
+    """
 
     title: str
     columns: Sequence[str]

@@ -1,4 +1,4 @@
-"""The steps of a recipe, in the order in which they are run."""
+"""The graph of a recipe: its steps in execution order."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from dgflow.specs.step import Reference, Slice, Step, Target, last_step
 class Node:
     """A step of a recipe, with the slices that the recipe takes of it.
 
-    `key` names the node within its graph: the step's fingerprint, or its `variant` where the graph has steps
-    of one fingerprint that stand on different numbers of epochs. `reads` are the keys of the steps that it
-    reads, by the path of the field.
+    `key` identifies the node within its graph: the step's fingerprint, or its `variant` if several steps of
+    the graph share a fingerprint but depend on different numbers of epochs. `reads` holds the keys of the
+    steps that it reads, by field path.
     """
 
     step: Step
@@ -26,14 +26,14 @@ class Node:
 
 
 def graph(target: Target) -> list[Node]:
-    """Every step that `target` needs and its own last step, each after what it reads.
+    """Return all steps that `target` needs, including its last step, each after its inputs.
 
-    A training that is named with several numbers of epochs is one step with the most of them: each reference
-    to its last or best weights still means its own number.
+    A training that is named with several numbers of epochs is one step with the largest number; each
+    reference to its last or best weights keeps its own number.
 
-    Files from outside come first, so that one that cannot be had is found before hours of work. Of the other
-    steps that could come next, those that use the workers as the last one did come first: a change between
-    sampling and training restarts processes.
+    External files come first, so that an unavailable file is found before hours of work. Among the other
+    steps that are ready, those that use the workers like the previous step come first, because a change
+    between sampling and training restarts processes.
     """
     found = _Steps()
     last = last_step(target)
@@ -57,7 +57,7 @@ def graph(target: Target) -> list[Node]:
 
 
 class _Steps:
-    """Steps by their variant, in the order of a walk from the last one: what it reads before each."""
+    """Steps by variant, in the order of a depth-first walk from the last step: inputs before the step."""
 
     def __init__(self) -> None:
         self.steps: dict[str, Step] = {}
@@ -67,7 +67,7 @@ class _Steps:
     def visit(self, step: Step) -> None:
         variant = step.variant
         if variant in self.inputs:
-            # Trainings of one variant may differ in the number of their epochs: the most stands for all.
+            # Trainings of one variant may differ in their number of epochs: the largest represents all.
             self.steps[variant] = max(self.steps[variant], step, key=lambda each: len(each.parts(())))
             return
         inputs = self.inputs[variant] = step.reads
@@ -81,7 +81,7 @@ class _Steps:
         self.slices.setdefault(part.step.variant, {})[(part.start, part.stop)] = part
 
     def ordered(self) -> list[str]:
-        """The variants in the order in which the steps are run."""
+        """The variants in execution order."""
         place = {variant: number for number, variant in enumerate(self.steps)}
         readers: dict[str, list[str]] = {variant: [] for variant in self.steps}
         open_inputs: dict[str, int] = {}
@@ -90,8 +90,7 @@ class _Steps:
             open_inputs[variant] = len(read)
             for other in read:
                 readers[other].append(variant)
-        # Steps whose inputs are all in the order, by their place in the walk: files from outside, others and
-        # trainings.
+        # Ready steps, by position in the walk: external files, other steps, trainings.
         ready: tuple[list[tuple[int, str]], ...] = ([], [], [])
 
         def is_ready(variant: str) -> None:

@@ -1,5 +1,6 @@
-"""Mistakes in the fields of a frozen value in a recipe's words: the class, the field, what was expected and
-found, and what to write instead."""
+"""Explain validation errors in the terms of a recipe: the class, the field, what was expected and found, and
+the remedy.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +13,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-EXPLAINED = "mistake"  # the type of a line that has its words already
-SHOWN = 60  # characters of a value in a message
+EXPLAINED = "mistake"  # type of an error line that is explained already
+SHOWN = 60  # maximum characters of a value in a message
 
 _EXPECTED = {
     "model_type": "{class_name}",
@@ -44,12 +45,13 @@ _ADVICE = {
     "Slice": "samples are step[start:stop] or step.all()",
     "Result": "the file of a step is step.result()",
 }
-"""The ways to write a reference, by its class."""
+"""How to write a reference, by its class."""
 
 
 def explained(error: ValidationError, kind: type[BaseModel], given: Any) -> ValidationError:
-    """The error of making a `kind` from `given`, each line in words; lines about one value that may be one of
-    several things become one."""
+    """Explain the validation error of a `kind` made from `given`. Error lines about one value of a union
+    become one line.
+    """
     groups: dict[tuple[Any, ...], list[Any]] = {}
     for line in error.errors(include_url=False):
         loc, line = _placed(line, given)
@@ -59,7 +61,7 @@ def explained(error: ValidationError, kind: type[BaseModel], given: Any) -> Vali
 
 
 def described(error: ValidationError) -> str:
-    """The error as one text: `Heun.step: no such field, ...`."""
+    """Join the lines of an error into one text: `Heun.step: no such field, ...`."""
     lines = []
     for line in error.errors(include_url=False):
         where = path((error.title, *line["loc"]))
@@ -68,19 +70,19 @@ def described(error: ValidationError) -> str:
 
 
 def path(parts: Iterable[int | str]) -> str:
-    """`guidance[0].weight`."""
+    """Format a field path: `guidance[0].weight`."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
     return text.removeprefix(".")
 
 
 def did_you_mean(name: object, names: Iterable[str]) -> str:
-    """`; did you mean steps?`, empty where no name is near."""
+    """Suggest a similar name: `; did you mean steps?`; empty if no name is close."""
     near = get_close_matches(str(name), list(names), 1)
     return f"; did you mean {near[0]}?" if near else ""
 
 
 def found(value: Any) -> str:
-    """A value in words."""
+    """Describe a value."""
     if isinstance(value, type):
         return f"the class {value.__name__} (call it: {value.__name__}(...))"
     if isinstance(value, BaseModel):
@@ -106,16 +108,16 @@ def _some(items: Iterable[str]) -> str:
 
 
 def _placed(line: Any, given: Any) -> tuple[tuple[int | str, ...], Any]:
-    """(location of the value that the line is about, line)."""
+    """The location of the value that an error line is about, and the line."""
     value: Any = given
     loc, place = line["loc"], ()
     for depth, part in enumerate(loc):
         if value is line["input"] and value is not None and depth:
-            return place, line  # the rest only says with which of several classes it was tried
-        if isinstance(value, BaseModel) and isinstance(part, int):  # taken apart where a tuple is expected
+            return place, line  # the rest only names the member of the union that was tried
+        if isinstance(value, BaseModel) and isinstance(part, int):  # iterated over where a tuple is expected
             return place, {"type": "tuple_type", "input": value, "loc": place}
         if depth and isinstance(part, str) and (value is None or isinstance(value, list | tuple)):
-            continue  # the class with which it was tried
+            continue  # the member of the union that was tried
         place = (*place, part)
         try:
             items: Any = value
@@ -170,7 +172,7 @@ def _expected(line: Any) -> str:
 
 
 def _advice(value: Any, classes: Sequence[str]) -> str:
-    """The remedy for a value in the place of one of `classes`: the value's own words first."""
+    """The remedy for a value given instead of one of `classes`; the value's own advice comes first."""
     naming: Mapping[str, str] = {} if isinstance(value, type) else getattr(value, "naming", {})
     for name in classes:
         if name in naming:

@@ -1,5 +1,6 @@
-"""The base of every network that a recipe names: a frozen description that builds the network, asks it, and
-reads and writes its published files. Importing it loads no torch."""
+"""The base of every network that a recipe names: a frozen description that builds and calls the network, and
+reads and writes its published files. Importing this module does not load torch.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +18,18 @@ if TYPE_CHECKING:
 
 
 GENERAL_FORMATS = ("safetensors", "state_dict")
-"""Formats of files that every network can have: names and tensors, and nothing else."""
+"""File formats that every network supports: names and tensors, and nothing else."""
 
 
 UNTOLD = ("dropout",)
-"""Fields of networks that change nothing in what their weights mean."""
+"""Fields of networks that do not change the meaning of their weights."""
 
 TOY_GROUPS, TOY_PER_GROUP = 2, 3
-"""The latents of a hierarchical autoencoder in smoke runs, in the place of 20 and 9."""
+"""Latents of a hierarchical autoencoder in smoke runs, instead of 20 and 9."""
 
 
 class DataShape(NamedTuple):
-    """The data that a network is for: square images or latents; `num_classes` 0 where they have none."""
+    """The shape of a network's data: square images or latents; `num_classes` is 0 for unlabelled data."""
 
     image_size: int
     channels: int
@@ -41,17 +42,18 @@ class DataShape(NamedTuple):
 
     @property
     def toy(self) -> DataShape:
-        """Its shape in smoke runs: 512 and 256 pixels become 64, 64 and 32 become 16, and latents follow.
+        """The shape in smoke runs: 512 and 256 pixels become 64, 64 and 32 become 16, and latents shrink
+        likewise.
 
-        The channels tell images (1 or 3), latents of Stable Diffusion's autoencoder (4) and of hierarchical
-        ones (more) from each other. Points, of one pixel, stay as they are.
+        The number of channels distinguishes images (1 or 3), latents of Stable Diffusion's autoencoder (4)
+        and latents of hierarchical autoencoders (more). Points, of one pixel, keep their shape.
         """
         side, channels = self.image_size, self.channels
         if side == 1:  # points
             return self
         if channels > 4:
             return self._replace(image_size=max(8, side // 2), channels=TOY_GROUPS * TOY_PER_GROUP)
-        if side > (32 if channels == 4 else 256):  # of 512 pixels
+        if side > (32 if channels == 4 else 256):  # images or latents of 512 pixels
             return self._replace(image_size=max(8, side // 8))
         if channels == 4 or side >= 64:
             return self._replace(image_size=max(8, side // 4))
@@ -59,28 +61,28 @@ class DataShape(NamedTuple):
 
 
 class NetworkSpec(Spec, ABC):
-    """A network as recipes name it."""
+    """Base of the networks that recipes name."""
 
-    formats: ClassVar[tuple[str, ...]] = ()  # of its published files, beside GENERAL_FORMATS
-    read_only: ClassVar[tuple[str, ...]] = ()  # those of them that smoke runs cannot write
-    shares_files: ClassVar[bool] = False  # a file of it may hold other networks too
-    fixed_size: ClassVar[bool] = False  # it takes images of one size alone
+    formats: ClassVar[tuple[str, ...]] = ()  # formats of its published files, besides GENERAL_FORMATS
+    read_only: ClassVar[tuple[str, ...]] = ()  # formats that smoke runs cannot write
+    shares_files: ClassVar[bool] = False  # True if one file may hold several networks
+    fixed_size: ClassVar[bool] = False  # True if it accepts images of one size only
     needs_classes: ClassVar[bool] = False
-    judges_images: ClassVar[bool] = False  # its features can be compared by the evaluation
-    stays_float32: ClassVar[bool] = False  # its matrix products never use TF32
+    judges_images: ClassVar[bool] = False  # True if the evaluation can compare its features
+    stays_float32: ClassVar[bool] = False  # True if its matrix products never use TF32
 
     @property
     def title(self) -> str:
-        """For people."""
+        """Title for display."""
         return type(self).__name__
 
     @property
     def knows_noise(self) -> bool:
-        """False for a network of clean samples alone: it is asked at noise level 0, and cannot guide."""
+        """False for a network of clean samples only: it is called at noise level 0 and cannot guide."""
         return True
 
     def unlike(self, other: NetworkSpec) -> str:
-        """The difference for people where weights mean something else in `other`; empty where they do not."""
+        """Describe how the meaning of weights differs in `other`; empty if it does not."""
         if type(other) is not type(self):
             return type(other).__name__
         own, theirs = (network.model_dump(exclude=set(UNTOLD)) for network in (self, other))
@@ -88,52 +90,56 @@ class NetworkSpec(Spec, ABC):
         return ", ".join(f"{name}={theirs[name]!r} for {own[name]!r}" for name in changed)
 
     def check_recorded(self) -> None:
-        """Raise ValueError for a spec from a record, which others may have written, that would run code which
-        nobody has imported here."""
+        """Raise ValueError for a spec from a record that would run code that this process has not imported;
+        others may have written the record.
+        """
 
     @abstractmethod
     def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
-        """The network with fresh weights.
-
-        Raises:
-            ValueError: numbers that do not fit each other, or a package that is not installed.
+        """Build the network with fresh weights. Raises ValueError for inconsistent settings, or if a package
+        is not installed.
         """
 
     def check(self, shape: DataShape) -> None:
-        """Raise ValueError for settings that cannot be on data of that shape, as far as arithmetic tells: in
-        a plan, where nothing is built."""
+        """Raise ValueError for settings that are impossible for data of that shape. A plan calls it, so it
+        computes from the settings and builds nothing.
+        """
 
     def assemble(self, shape: DataShape, load: Callable[[str], nn.Module]) -> nn.Module:
-        """The network with fresh weights, on other networks where it names the weights of some: `load` gives
-        the network of a field."""
+        """Build the network with fresh weights, on top of the networks whose weights it names; `load` returns
+        the network of a field.
+        """
         del load
         return self.build(**shape._asdict())
 
     def kept(self, network: Any) -> nn.Module:
-        """The part of what `build` gave whose weights are kept: all, by default."""
+        """The part of the built network whose weights are stored; by default, the whole network."""
         return network
 
     @abstractmethod
     def probe(self, network: Any, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
-        """The output for made-up data, asked as steps ask it: counted and timed by estimates.
+        """Call the network on synthetic data as steps do; estimates count and time this call.
 
         Args:
             x: float32 [B, C, H, W].
             sigma: float64 [B], noise levels.
-            labels: int64 [B], None for a network that is asked about no class.
+            labels: int64 [B]; None for a network without classes.
         """
 
     def in_smoke(self, smoke: SmokeRun, factor: int) -> Self:
         return super().in_smoke(smoke, factor).toy(factor)
 
     def toy(self, factor: int) -> Self:
-        """Its form in smoke runs: narrow, with the options that choose other code as they are. `factor` is
-        what image sides are divided by."""
+        """The network in smoke runs: narrow, but with all options that select code paths unchanged. `factor`
+        divides the image side.
+        """
         del factor
         return self
 
     def fill(self, network: Any) -> None:
-        """Replace weights that begin as zero by random ones, for smoke runs: published networks have none."""
+        """Replace weights initialised to zero by random ones, for smoke runs: published networks have
+        none.
+        """
         for parameter in network.parameters():
             if parameter.ndim > 1 and not parameter.any():
                 parameter.normal_(std=0.5 / parameter[0].numel() ** 0.5)
@@ -149,17 +155,17 @@ class NetworkSpec(Spec, ABC):
         key: str | None = None,
         beside: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> dict[str, Tensor]:
-        """The weights in a file, by the names of `kept(network)`; nothing in the file is run.
+        """Read the weights from a file, by the names of `kept(network)`; no code from the file is run.
 
         Args:
-            network: `kept(network)` of one that `build` gave, possibly on the meta device.
-            source: what to call the file in an error.
-            key: of the state dict in a file of one of GENERAL_FORMATS that has several.
-            beside: settings in files beside it, by the names of these.
+            network: `kept(network)` of a built network, possibly on the meta device.
+            source: name of the file in errors.
+            key: of the state dict, for a file of GENERAL_FORMATS with several.
+            beside: settings from accompanying files, by file name.
 
         Raises:
-            ValueError: refused, another format, damaged or cut short; or it says settings of itself that are
-                not those of this network.
+            ValueError: the file is refused, of another format, damaged or truncated; or it declares settings
+                that differ from this network's.
         """
         from dgflow.weights.declared import check_declared
 
@@ -185,7 +191,7 @@ class NetworkSpec(Spec, ABC):
         return found if isinstance(found, WeightFile) else WeightFile(found, {})
 
     def said(self, network: Any, shape: DataShape) -> dict[str, Said]:
-        """The settings that a file may tell, by the names that files have for them, as they are here."""
+        """The settings of this network that a file may declare, by the names used in files."""
         from dgflow.weights.declared import Said
 
         del network
@@ -198,7 +204,7 @@ class NetworkSpec(Spec, ABC):
         }
 
     def declared(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """The settings of a file by the names of `said`."""
+        """Translate the settings declared in a file to the names of `said`."""
         from dgflow.weights.declared import flat
 
         return flat(settings)
@@ -206,16 +212,18 @@ class NetworkSpec(Spec, ABC):
     def read_published(
         self, file: File, format: str, network: Any, shape: DataShape, source: str
     ) -> dict[str, Tensor] | WeightFile:
-        """As `read`, of a file of one of `formats`; with its settings where it tells some."""
+        """Read a file of one of `formats`, as `read` does, with the settings that the file declares, if
+        any.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no reader of {format}")
 
     def write(
         self, format: str, network: Any, shape: DataShape, others: Sequence[tuple[NetworkSpec, Any]] = ()
     ) -> bytes:
-        """A file for smoke runs, of any format but `read_only` ones.
+        """Write a file for smoke runs, of any format except `read_only` ones.
 
         Args:
-            others: networks that are in the same file, only where `shares_files`.
+            others: further networks in the same file, only with `shares_files`.
         """
         from dgflow.weights.tensors import save_weights
         from dgflow.weights.torch_file import save_torch
@@ -228,5 +236,5 @@ class NetworkSpec(Spec, ABC):
     def write_published(
         self, format: str, network: Any, shape: DataShape, others: Sequence[tuple[NetworkSpec, Any]]
     ) -> bytes:
-        """As `write`, a file of one of `formats`."""
+        """Write a file of one of `formats`, as `write` does."""
         raise NotImplementedError(f"{type(self).__name__} has no writer of {format}")

@@ -1,8 +1,7 @@
-"""Steps from their records: the live value of a `step.json`, without the recipe that wrote it.
+"""Rebuild steps from their records: the live step of a `step.json`, without the recipe that wrote it.
 
-A record holds every field that is identity, and references as fingerprints. Rebuilding it is checked: the
-value has to have the fingerprint that is recorded. Fields that are not identity have their defaults, except
-those that the caller gives.
+A record holds every field that is part of the identity, and references as fingerprints. The rebuilt step must
+have the recorded fingerprint. Fields outside the identity have their defaults, unless the caller gives them.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ StepOf = Callable[[str, str], Step]
 
 
 def rebuilt(document: Mapping[str, Any], fingerprint: str, step_of: StepOf, **placement: Any) -> Step:
-    """The step that `document` (kind, schema_version, fields) describes.
+    """Rebuild the step that `document` (kind, schema_version, fields) describes.
 
     Args:
-        fingerprint: the recorded one, which the rebuilt step has to have.
-        placement: values of fields that are not identity, such as `epochs`.
+        fingerprint: the recorded fingerprint, which the rebuilt step must have.
+        placement: values of fields outside the identity, such as `epochs`.
 
     Raises:
         ValueError: a kind or class that is not defined in this process, or of another version of dgflow.
@@ -68,11 +67,11 @@ def rebuilt(document: Mapping[str, Any], fingerprint: str, step_of: StepOf, **pl
 
 
 def spec_of(value: Mapping[str, Any], references: Mapping[str, Reference]) -> Spec:
-    """The live value of a spec's `plain()`; `references` are its fields that refer to steps, which `value`
-    leaves out.
+    """Rebuild a spec from its `plain()`; `references` are its fields that refer to steps, which `value`
+    omits.
 
     Raises:
-        ValueError: a class that is not defined in this process, or fields that it does not take.
+        ValueError: a class that is not defined in this process, or fields that it does not have.
     """
     specs = _by_name(Spec, lambda each: each.__name__)
     if unknown := sorted({name for name in _types(value) if name not in specs}):
@@ -85,8 +84,9 @@ def spec_of(value: Mapping[str, Any], references: Mapping[str, Reference]) -> Sp
 
 
 def references_in(value: Any, path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The references to steps in the fields of a record, by the path of the field: mappings with `step`,
-    `fingerprint` and what tells the kind of reference."""
+    """Find the references to steps in the fields of a record, by field path: mappings with `step`,
+    `fingerprint` and the key that gives the kind of reference.
+    """
     if isinstance(value, Mapping) and is_reference(value):
         yield path, value
     elif isinstance(value, Mapping | list):
@@ -116,14 +116,17 @@ def _live(value: Any, specs: Mapping[str, type[Spec]], step_of: StepOf) -> Any:
 
 
 def _unrecorded(spec_class: type[Spec]) -> dict[str, str]:
-    """Words for fields that a spec needs and that are not identity, as the place of images outside a root."""
+    """Name the required fields of a spec that are not identity, such as the location of images outside a
+    root.
+    """
     fields = spec_class.model_fields.items()
     return {name: NOT_RECORDED for name, info in fields if PLACEMENT in info.metadata and info.is_required()}
 
 
 def _as_recorded(spec: Spec, fields: Mapping[str, Any]) -> Spec:
-    """The spec with integers where they are recorded: a copy of a spec with other fields is not validated, so
-    that recipes have made some with 1 in the place of 1.0, which is another identity."""
+    """Restore recorded integers in a spec. Copies of a spec with changed fields are not validated, so some
+    recipes have stored 1 instead of 1.0, which is a different identity.
+    """
     integers = {
         name: value
         for name, value in fields.items()
@@ -147,7 +150,7 @@ def _no_step(kind: str, fingerprint: str) -> Step:
 
 
 def _types(value: Any) -> Iterator[str]:
-    """The names of the classes that a record names."""
+    """The class names in a record."""
     if isinstance(value, Mapping):
         if isinstance(value.get("type"), str):
             yield value["type"]
@@ -159,8 +162,9 @@ def _types(value: Any) -> Iterator[str]:
 
 
 def _by_name(base: type[Kind], name: Callable[[type[Kind]], str]) -> dict[str, type[Kind]]:
-    """The concrete classes below `base` that are defined in this process; of two with one name the later
-    one."""
+    """The concrete subclasses of `base` in this process, by name; for duplicate names, the later
+    definition.
+    """
     found: dict[str, type[Kind]] = {}
     for each in base.__subclasses__():
         if not inspect.isabstract(each):

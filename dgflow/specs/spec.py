@@ -1,4 +1,4 @@
-"""The base of every frozen value that a recipe names, and annotated types that its fields share."""
+"""The base of every frozen value that a recipe names, and annotated types shared by fields."""
 
 from __future__ import annotations
 
@@ -10,36 +10,38 @@ from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, Va
 from dgflow.specs.mistakes import explained
 
 PLACEMENT = "placement"
-"""Metadata of fields that are not identity, as in `epochs: Annotated[int, PLACEMENT] = 10`."""
+"""Metadata of fields that are not part of the identity, as in `epochs: Annotated[int, PLACEMENT] = 10`."""
 
 LATER = "later"
-"""Metadata of fields that a released kind got later. They are identity only where they differ from their
-default, so the fingerprints of earlier roots stay: `alpha: Annotated[bool, LATER] = False`."""
+"""Metadata of fields added to a released kind. They are part of the identity only if they differ from their
+default, so the fingerprints of earlier roots stay valid: `alpha: Annotated[bool, LATER] = False`.
+"""
 
 BatchSize = Annotated[int, PLACEMENT, Field(gt=0)]
-"""An upper bound: a shard is cut into equal batches that fit into memory."""
+"""An upper bound: a shard is split into equal batches that fit into memory."""
 
 Precision = Literal["float32", "tf32", "bfloat16"]
 ActivationPrecision = Literal["float32", "bfloat16"]
 Seeding = Literal["counter", "edm"]
-"""The rule by which a seed and an index give a sample's noise."""
+"""The rule that derives a sample's noise from a seed and an index."""
 
 Grid = Literal["tail", "whole"]
-"""The noise levels of a run that begins within a sampler's range. "tail": those of the sampler's own grid
-that lie below the first one. "whole": as many as in a whole run, laid anew between the first and the last."""
+"""The noise levels of a run that starts within a sampler's range. "tail": the levels of the sampler's grid
+below the first level. "whole": as many as in a full run, placed anew between the first and the last.
+"""
 
 
 class SmokeRun(Protocol):
-    """The same recipe at toy size, into which steps and specs turn themselves."""
+    """A smoke run: the same recipe at toy size. Steps and specs give their toys through it."""
 
     def value(self, value: Any, factor: int) -> Any:
-        """The toy of a field's value; sides of images are divided by `factor`."""
+        """The toy of a field's value; image sides are divided by `factor`."""
 
     def step(self, step: Any) -> Any:
-        """The toy of a step, each made once."""
+        """The toy of a step, made once per step."""
 
     def slice(self, part: Any) -> Any:
-        """The slice of a toy step in the place of `part`."""
+        """The slice of a toy step that replaces `part`."""
 
     def checkpoint(self, step: Any) -> Any:
         """The toy of a `Pretrained`, whose file the smoke run writes."""
@@ -52,23 +54,23 @@ class SmokeRun(Protocol):
 
 
 class Spec(BaseModel):
-    """A frozen value with named fields; unknown fields are refused, and floats that have no stable form."""
+    """A frozen value with named fields. Unknown fields are refused, as are floats without a stable form."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @model_validator(mode="wrap")
     @classmethod
     def _in_words(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Errors name what was expected and found, and what to write."""
+        """Explain validation errors: what was expected, what was found, and the remedy."""
         try:
             return handler(value)
         except ValidationError as error:
-            if not isinstance(value, Mapping):  # in a field of another value, which knows more of it
+            if not isinstance(value, Mapping):  # nested in another value, which explains the error
                 raise
             raise explained(error, cls, value) from None
 
     def plain_fields(self) -> dict[str, Any]:
-        """The fields that are identity, as plain data."""
+        """The fields that form the identity, as plain data."""
         values = {
             name: (getattr(self, name), info)
             for name, info in type(self).model_fields.items()
@@ -81,16 +83,16 @@ class Spec(BaseModel):
         }
 
     def plain(self) -> dict[str, Any]:
-        """Plain data that identify it."""
+        """The class name and the fields that form the identity, as plain data."""
         return {"type": type(self).__name__, **self.plain_fields()}
 
     def references(self, path: str) -> Iterator[tuple[str, Any]]:
-        """The references to steps in its fields, by the path of the field."""
+        """The references to steps in the fields, by field path."""
         for name in type(self).model_fields:
             yield from references(f"{path}.{name}".lstrip("."), getattr(self, name))
 
     def in_smoke(self, smoke: SmokeRun, factor: int) -> Self:
-        """Its toy: itself, if none of its fields has a smaller one."""
+        """The toy of this spec: the spec itself, if none of its fields has a smaller toy."""
         fields = {name: getattr(self, name) for name in type(self).model_fields}
         toys = {name: smoke.value(value, factor) for name, value in fields.items()}
         changed = {name: toy for name, toy in toys.items() if toy is not fields[name]}
@@ -98,7 +100,7 @@ class Spec(BaseModel):
 
 
 def plain(value: Any) -> Any:
-    """A field's value as plain data; canonical JSON refuses what has no stable form."""
+    """Convert a field's value to plain data; canonical JSON refuses values without a stable form."""
     if isinstance(value, Spec):
         return value.plain()
     if isinstance(value, Mapping):
@@ -107,7 +109,7 @@ def plain(value: Any) -> Any:
 
 
 def references(path: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """The references to steps in a field's value, by the path of the field."""
+    """The references to steps in a field's value, by field path."""
     if isinstance(value, Spec):
         yield from value.references(path)
     elif isinstance(value, Mapping | list | tuple):

@@ -1,9 +1,9 @@
-"""Steps: frozen descriptions with an identity, and the ways in which one step reads another.
+"""Steps, frozen descriptions with an identity, and the references by which one step reads another.
 
-A step holds no state, touches no storage and imports neither torch nor ray, so that a recipe can be built and
+A step holds no state, touches no storage and imports neither torch nor ray, so a recipe can be built and
 planned anywhere; `dgflow.engine` runs it. Its fingerprint is the sha256 of its canonical JSON: kind,
-`schema_version`, every field with defaults filled in, the fingerprints of the steps it reads. Fields
-annotated with `PLACEMENT` are not part of it.
+`schema_version`, every field with defaults filled in, and the fingerprints of the steps it reads. Fields
+annotated with `PLACEMENT` are excluded.
 """
 
 from __future__ import annotations
@@ -32,31 +32,32 @@ if TYPE_CHECKING:
 
 
 PAGES = 1.001
-"""Size of Parquet to that of its columns where nothing compresses: pages and their checksums; measured on
-noise as 1.0004."""
+"""Size of a Parquet file relative to its columns if nothing compresses (pages, checksums); measured on noise
+as 1.0004.
+"""
 FILE_HEADER = 4_096
-"""Bytes of a file's schema and footer; a shard's were measured at 1.3 kB."""
-INDEX_AND_LABEL, LOG_RATIO, COUNT = 16, 4, 4  # bytes per row of these columns
+"""Bytes of a file's schema and footer; measured for a shard: 1.3 kB."""
+INDEX_AND_LABEL, LOG_RATIO, COUNT = 16, 4, 4  # bytes per row of each column
 
-TOY_SHARD_SIZE = 12  # of smoke runs, so that two workers have something to share
+TOY_SHARD_SIZE = 12  # shard size in smoke runs: gives work to two workers
 
 Best = Literal["smallest", "largest"]
-"""The value of a measurement that is the best."""
+"""The best value of a measurement."""
 
 Use = Literal["forward", "gradient", "head-gradient", "train", "train-gradient", "encode", "decode"]
-"""gradient: forward, and backward to the input, with frozen weights. head-gradient: the same of a
+"""gradient: forward, and backward to the input, with frozen weights. head-gradient: the same for a
 discriminator's head alone, on features that another member of its ensemble has computed. train: forward, and
-backward to the weights that learn. train-gradient: the same of a loss of the output and of its gradient in
-the input, so that backward goes through this too. encode and decode: one pass of that half of an
-autoencoder."""
+backward to the trained weights. train-gradient: the same for a loss of the output and of its gradient in the
+input, so that backward includes that gradient. encode and decode: one pass of that half of an autoencoder.
+"""
 
 SAMPLING_USES: tuple[Use, ...] = ("forward", "gradient", "head-gradient")
-"""Of networks whose weights, and not only activations, have the precision that is asked for."""
+"""Uses of networks whose weights, not only activations, have the requested precision."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """`times` evaluations of a network, counted in rows, in batches of at most `batch`."""
+    """An amount of work: `times` evaluations of a network, counted in rows, in batches of at most `batch`."""
 
     network: NetworkStep
     use: Use
@@ -66,23 +67,25 @@ class Work:
 
 
 def kind_of(step_class: type[Step]) -> str:
-    """The kind of the steps of a class: `train-score` of `TrainScore`."""
+    """The kind of a step class: `train-score` for `TrainScore`."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", step_class.__name__).lower()
 
 
 class Step(Spec):
     """Base of every step. A subclass is one kind: `TrainScore` is the kind `train-score`.
 
-    A step is made in parts: shards of samples, epochs of a training, or one file.
+    A step is executed in parts: shards of samples, epochs of a training, or one file.
     """
 
-    schema_version: ClassVar[int] = 1  # raised by hand when the meaning of a kind changes
-    folder: ClassVar[str] = "results"  # holds the receipts of its parts
-    unit: ClassVar[str] = "result"  # its parts, for people
-    naming: ClassVar[Mapping[str, str]] = {}  # class of a reference to it: the words for how to write one
+    schema_version: ClassVar[int] = 1  # incremented by hand when the meaning of a kind changes
+    folder: ClassVar[str] = "results"  # folder of the receipts of its parts
+    unit: ClassVar[str] = "result"  # word for a part in messages
+    naming: ClassVar[Mapping[str, str]] = {}  # how to write a reference to the step, by the reference's class
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """The step with other fields, validated. pydantic's own would also copy a cached fingerprint."""
+        """Copy the step with changed fields, validated. pydantic's method would also copy a cached
+        fingerprint.
+        """
         del deep  # all fields are frozen
         return type(self)(
             **{name: getattr(self, name) for name in type(self).model_fields} | dict(update or {})
@@ -93,13 +96,13 @@ class Step(Spec):
         return kind_of(type(self))
 
     def document(self) -> dict[str, Any]:
-        """The step as plain JSON data: the content of `step.json`, and what the fingerprint is made from."""
+        """The step as plain JSON data: the content of `step.json` and the input of the fingerprint."""
         return {"kind": self.kind, "schema_version": self.schema_version, "fields": self.plain_fields()}
 
     def described(self, known: Collection[str]) -> dict[str, dict[str, Any]]:
-        """The documents of the steps that its fields name and whose names are not `known`, such as the
-        samples whose paths `RejectionThresholds` walks: its record holds them too, so that a root describes
-        itself."""
+        """The documents of the steps that the fields name and that are not `known`, such as the samples whose
+        paths `RejectionThresholds` follows. The step's record includes them, so that a root describes itself.
+        """
         found: dict[str, dict[str, Any]] = {}
         for _, reference in self.references(""):
             other: Step = reference.step
@@ -113,8 +116,10 @@ class Step(Spec):
 
     @cached_property
     def variant(self) -> str:
-        """Equal for steps that make the same of what they read: the fingerprint, with the number of epochs
-        of every training whose last or best weights stand behind it. Of a training, not its own number."""
+        """The fingerprint together with the number of epochs of every training whose last or best weights the
+        step depends on. Equal for steps with the same result. For a training, its own number of epochs is
+        excluded.
+        """
         behind = {name: reference.variant for name, reference in self.reads.items()}
         return fingerprint({"step": self.fingerprint, "inputs": behind}) if behind else self.fingerprint
 
@@ -125,42 +130,43 @@ class Step(Spec):
 
     @property
     def title(self) -> str:
-        """For people; not unique."""
+        """Title for display; not unique."""
         return self.kind
 
     def inputs(self) -> dict[str, Reference]:
-        """The references that this step reads, by the path of the field (`guidance.0.discriminator`)."""
+        """The references that this step reads, by field path (`guidance.0.discriminator`)."""
         return dict(self.references(""))
 
     @cached_property
     def reads(self) -> Mapping[str, Reference]:
-        """`inputs()`, made once: what a step reads may be steps that it builds."""
+        """`inputs()`, computed once: a step may build the steps that it reads."""
         return self.inputs()
 
     @property
     def is_fetched(self) -> bool:
-        """True for a file that needs no samples and no training: it comes from outside."""
+        """True for an external file, which needs no samples and no training."""
         return self.folder == "results" and all(
             reference.step.is_fetched for reference in self.reads.values()
         )
 
     @property
     def is_made_up(self) -> bool:
-        """True for random numbers in the place of published ones, as a smoke run has them."""
+        """True for random numbers instead of published ones, as in a smoke run."""
         return False
 
     def choices(self, inputs: Bound) -> Mapping[str, Choice]:
-        """The numbers that the step takes from the measurements of its inputs, by name. They identify its
-        parts as the digests of the inputs do."""
+        """The numbers that the step takes from the measurements of its inputs, by name. Like the digests of
+        the inputs, they identify its parts.
+        """
         del inputs
         return {}
 
     def cautions(self) -> list[str]:
-        """Warnings of what the recipe alone shows, for `plan`, `run` and the report."""
+        """Warnings that follow from the recipe alone, for `plan`, `run` and the report."""
         return []
 
     def toy(self, smoke: SmokeRun) -> Step:
-        """Its form in a smoke run."""
+        """The step in a smoke run."""
         fields = {name: getattr(self, name) for name in type(self).model_fields}
         toys = {name: smoke.value(value, self._toy_factor) for name, value in fields.items()}
         return self.model_copy(update=toys | self._toy_fields())
@@ -170,49 +176,51 @@ class Step(Spec):
         return 1
 
     def _toy_fields(self) -> dict[str, Any]:
-        """The fields that have other values in a smoke run."""
+        """The fields that have different values in a smoke run."""
         return {}
 
     def parts(self, slices: Sequence[Slice]) -> list[int]:
-        """The numbers of the parts to make where a recipe takes these slices."""
+        """The numbers of the parts to make for these slices."""
         del slices
         return [0]
 
     def check_slices(self, slices: Sequence[Slice], inputs: Bound | None) -> None:
-        """Raise ValueError where a slice is longer than the samples, as far as `inputs`, None while they are
-        not complete, tell their number."""
+        """Raise ValueError if a slice exceeds the number of samples, where that is known. `inputs` is None
+        until the inputs are complete.
+        """
 
     def amount(self, parts: Sequence[int]) -> int:
         """The number of samples, epochs or files in `parts`."""
         return len(parts)
 
     def network_evaluations(self, rows: int) -> int:
-        """Evaluations of networks that `rows` samples take; 0 where no network runs, and of a training."""
+        """Network evaluations for `rows` samples; 0 for a training and for steps without a network."""
         del rows
         return 0
 
     def work(self, amount: int) -> list[Work]:
-        """The evaluations of networks that `amount` samples, epochs or files take."""
+        """The network evaluations for `amount` samples, epochs or files."""
         del amount
         return []
 
     def stored_bytes(self, parts: Sequence[int]) -> int | None:
-        """An upper bound for the size of `parts`; None where unknown."""
+        """An upper bound of the stored size of `parts` in bytes; None if unknown."""
         del parts
         return self.file_bytes
 
     @property
     def file_bytes(self) -> int | None:
-        """An upper bound for the size of its file; None where unknown."""
+        """An upper bound of the size of its file in bytes; None if unknown."""
         return None
 
     def check_unchanged(self, read: Callable[[], bytes], store: ObjectStore) -> None:
-        """Raise ValueError where the data that the step read outside the root has changed since; `read` gives
-        its file."""
+        """Raise ValueError if the data that the step read outside the root has changed since; `read` returns
+        its file.
+        """
 
 
 class _Reference(Spec):
-    """A reference to what another step makes, identified by that step's fingerprint."""
+    """A reference to a result of another step, identified by that step's fingerprint."""
 
     @property
     def fingerprint(self) -> str:
@@ -231,7 +239,7 @@ class _Reference(Spec):
 
     @property
     def title(self) -> str:
-        """For people; not unique."""
+        """Title for display; not unique."""
         return self.step.title  # type: ignore[attr-defined]
 
     def references(self, path: str) -> Iterator[tuple[str, Any]]:
@@ -244,7 +252,7 @@ class _Reference(Spec):
 
 
 class Slice(_Reference):
-    """Samples `start` to `stop` (exclusive) of a step; what `step[start:stop]` gives."""
+    """Samples `start` to `stop` (exclusive) of a step, as written `step[start:stop]`."""
 
     step: SerializeAsAny[SampleStep]
     start: int = Field(ge=0)
@@ -268,7 +276,7 @@ class Slice(_Reference):
 
     @property
     def image_shape(self) -> DataShape:
-        """The shape of its images. Raises ValueError for latents, and for samples that are neither."""
+        """The shape of the images. Raises ValueError for latents and other samples."""
         shape = self.step.shape
         if self.step.gives_latents:
             raise ValueError(
@@ -278,7 +286,7 @@ class Slice(_Reference):
         return shape
 
     def check_labelled(self, field: str, told: str, remedy: str) -> None:
-        """Raise ValueError, naming `field`, for samples without labels, where `told` is told these."""
+        """Raise ValueError, naming `field`, for samples without labels if `told` needs labels."""
         if not self.step.labelled:
             raise ValueError(
                 f"{field}: expected samples with labels, which {told} is told, found those of "
@@ -287,12 +295,12 @@ class Slice(_Reference):
 
     @property
     def shards(self) -> range:
-        """The numbers of the shards that cover it."""
+        """The numbers of the shards that cover the slice."""
         return range(self.start // self.step.shard_size, -(-self.stop // self.step.shard_size))
 
     @property
     def origin(self) -> Slice:
-        """The samples that were drawn: those behind decoded images, else the slice itself."""
+        """The slice of drawn samples: the latents behind decoded images, otherwise the slice itself."""
         return self.step.origin(self)
 
     def in_smoke(self, smoke: SmokeRun, factor: int) -> Self:
@@ -300,21 +308,22 @@ class Slice(_Reference):
 
     @property
     def drawn(self) -> Drawn:
-        """The seed and indices that its samples were drawn with."""
+        """The seed and indices with which the samples were drawn."""
         origin = self.origin
         seeds = origin.step.seeds
         return Drawn() if seeds is None else Drawn(*seeds, origin.start, origin.stop)
 
 
 def _bracketed(key: slice) -> str:
-    """`[10:5]`, as it was written."""
+    """Format an index as written: `[10:5]`."""
     edges = (key.start, key.stop) if key.step is None else (key.start, key.stop, key.step)
     return f"[{':'.join('' if edge is None else str(edge) for edge in edges)}]"
 
 
 class MeasuredColumns(dict[str, "np.ndarray"]):
-    """Columns of a shard, with measurements of them for its receipt: `saturated`, the number of samples far
-    outside the range of images."""
+    """Columns of a shard with measurements for its receipt: `saturated`, the number of samples far outside
+    the range of images.
+    """
 
     def __init__(self, columns: Columns, metrics: Mapping[str, Any]) -> None:
         super().__init__(columns)
@@ -322,7 +331,7 @@ class MeasuredColumns(dict[str, "np.ndarray"]):
 
 
 class Drawn(NamedTuple):
-    """The draws behind some samples, as far as they are known."""
+    """The random draws behind samples, as far as known."""
 
     seed: int | None = None
     seeding: Seeding | None = None
@@ -333,7 +342,7 @@ class Drawn(NamedTuple):
 class SampleStep(Step, ABC):
     """A step that makes an indexed stream of samples in shards of a fixed size.
 
-    The number of samples follows from the slices that other steps take, and is not identity.
+    The number of samples follows from the slices that other steps take, and is not part of the identity.
     """
 
     folder: ClassVar[str] = "shards"
@@ -358,7 +367,7 @@ class SampleStep(Step, ABC):
 
     @property
     def shape(self) -> DataShape:
-        """The shape of its images or latents. Raises ValueError where it gives neither."""
+        """The shape of the images or latents. Raises ValueError if the samples are neither."""
         raise ValueError(
             "expected a step that gives images or latents (ImportImages, Generate, Encode or Decode), found "
             f"{self.kind}"
@@ -366,12 +375,12 @@ class SampleStep(Step, ABC):
 
     @property
     def gives_latents(self) -> bool:
-        """True for samples that are latents, for a decoder, and not images."""
+        """True if the samples are latents for a decoder, not images."""
         return False
 
     @property
     def labelled(self) -> bool:
-        """False for samples whose labels are all -1. Raises ValueError where `shape` does."""
+        """False for samples whose labels are all -1. Raises as `shape`."""
         return self.shape.num_classes > 0
 
     @property
@@ -381,28 +390,28 @@ class SampleStep(Step, ABC):
 
     @property
     def row_bytes(self) -> int | None:
-        """The bytes of a sample's columns, uncompressed; None where unknown."""
+        """The uncompressed bytes of a sample's columns; None if unknown."""
         return None
 
     @property
     def length(self) -> int | None:
-        """The number of samples there can be; None where it is unlimited, or unknown beforehand."""
+        """The maximum number of samples; None if it is unlimited, or unknown in advance."""
         return None
 
     @property
     def seeds(self) -> tuple[int, Seeding] | None:
-        """The seed that a sampler draws with, and its rule; None for samples that are not drawn."""
+        """The sampler's seed and seed rule; None for samples that are not drawn."""
         return None
 
     def origin(self, part: Slice) -> Slice:
-        """The slice whose draws are those of `part`, a slice of this step."""
+        """The slice whose random draws `part`, a slice of this step, has."""
         return part
 
     def _toy_fields(self) -> dict[str, Any]:
         return {"shard_size": min(TOY_SHARD_SIZE, self.shard_size)}
 
     def all(self) -> Slice:
-        """Every sample. Raises ValueError where their number is not known beforehand."""
+        """The slice of all samples. Raises ValueError if their number is not known in advance."""
         if self.length is None:
             raise ValueError(
                 f"expected a {self.kind} whose number of samples is known beforehand; name the samples, as "
@@ -411,26 +420,26 @@ class SampleStep(Step, ABC):
         return self[: self.length]
 
     def remarks(self, inputs: Bound) -> tuple[str, ...]:
-        """Remarks for readers of a slice, such as images that were left out; kept in the manifest."""
+        """Remarks for readers of a slice, such as on skipped images; stored in the manifest."""
         del inputs
         return ()
 
     def check_source(self, inputs: Bound) -> None:
-        """Look, before any shard is made, for what would stop one of them; raise ValueError for it."""
+        """Raise ValueError, before any shard is made, for a fault of the source that would stop one."""
         del inputs
 
     def doubts(self, part: Slice, inputs: Bound) -> tuple[str, ...]:
-        """Reasons to doubt a slice of this step, told once when the slice is complete."""
+        """Reasons to doubt a slice of this step, reported once when the slice is complete."""
         del part, inputs
         return ()
 
     def shard_range(self, number: int) -> tuple[int, int]:
-        """First index and end of shard `number`: every shard is full, except possibly the last."""
+        """First index and end index of shard `number`: every shard is full, except possibly the last."""
         stop = (number + 1) * self.shard_size
         return number * self.shard_size, stop if self.length is None else min(stop, self.length)
 
     def known_length(self, inputs: Bound | None) -> int | None:
-        """The number of samples there are, from `inputs` where these are complete; None where unknown."""
+        """The number of samples, from `inputs` if these are complete; None if unknown."""
         del inputs
         return self.length
 
@@ -456,31 +465,31 @@ class SampleStep(Step, ABC):
 
     @abstractmethod
     def shard_builder(self, inputs: Bound) -> Callable[[int, int], Columns]:
-        """Load what is needed, once per worker; the function returned makes the samples [start, stop)."""
+        """Load the inputs, once per worker, and return the function that makes the samples [start, stop)."""
 
 
 class NetworkStep(Step, ABC):
     """A step whose result is the weights of a network: trained here (`TrainStep`) or elsewhere
     (`Pretrained`)."""
 
-    averages: ClassVar[bool] = False  # trains a moving average of the weights
-    held_out_metrics: ClassVar[Mapping[str, Best]] = {}  # by which an epoch can be chosen; {}: not told
+    averages: ClassVar[bool] = False  # True if it trains a moving average of the weights
+    held_out_metrics: ClassVar[Mapping[str, Best]] = {}  # metrics for choosing an epoch; {}: unknown
 
     network: SerializeAsAny[NetworkSpec]
 
     @property
     def architecture(self) -> NetworkSpec:
-        """The whole network: `network` itself, unless the step builds more around it."""
+        """The whole network: `network`, unless the step builds more around it."""
         return self.network
 
     @property
     @abstractmethod
     def shape(self) -> DataShape:
-        """The data that the network is for."""
+        """The shape of the network's data."""
 
     @property
     def classes(self) -> int:
-        """Number of classes that the network is asked about or conditioned on, 0 for none."""
+        """Number of classes that the network predicts or is conditioned on; 0 for none."""
         return self.shape.num_classes
 
     @property
@@ -489,12 +498,12 @@ class NetworkStep(Step, ABC):
 
     @property
     def sees_latents(self) -> bool:
-        """True for a network that was trained here on latents."""
+        """True for a network that is trained on latents in the recipe."""
         return False
 
     @property
     def knows_noise(self) -> bool:
-        """False for a network that was made for clean samples alone, see `NetworkSpec.knows_noise`."""
+        """False for a network of clean samples only, see `NetworkSpec.knows_noise`."""
         return self.architecture.knows_noise
 
     @property
@@ -503,9 +512,10 @@ class NetworkStep(Step, ABC):
         return self.network.judges_images
 
     def fresh(self) -> nn.Module:
-        """The network and those that it reads with fresh weights, on the device of the context.
+        """Build the network, and the networks that it reads, with fresh weights, on the device of the
+        context.
 
-        Raises ValueError where a package that it is made of is not installed.
+        Raises ValueError if a required package is not installed.
         """
         try:
             return self.build(cast("Bound", _Unbound(self)))
@@ -513,18 +523,18 @@ class NetworkStep(Step, ABC):
             raise ValueError(f"{self.title}: the network cannot be built: {error}") from error
 
     def build(self, inputs: Bound) -> nn.Module:
-        """The network, with fresh weights where it learns."""
+        """Build the network; trained parts have fresh weights."""
         shape = self.shape._replace(num_classes=self.classes)
         return self.architecture.assemble(shape, lambda field: inputs.network(f"network.{field}"))
 
     def trained_part(self, network: nn.Module) -> nn.Module:
-        """The part of what `build` gave whose weights are kept."""
+        """The part of the built network whose weights are stored."""
         return self.architecture.kept(network)
 
 
 @dataclass(frozen=True)
 class _Unbound:
-    """The inputs of a network step before any of them is there: networks with fresh weights."""
+    """The inputs of a network step before any exists: networks with fresh weights."""
 
     step: NetworkStep
 
@@ -535,14 +545,14 @@ class _Unbound:
 
 
 class Weights(_Reference):
-    """One epoch's weights of a training step, or the file of weights that another step makes."""
+    """The weights of one epoch of a training, or the weight file of another step."""
 
     step: SerializeAsAny[NetworkStep]
-    which: str  # "last", "epoch:7", "best:held_out_loss"; "file" for those of a step that makes one file
+    which: str  # "last", "epoch:7", "best:held_out_loss"; "file" for a step with one file
 
     @property
     def variant(self) -> str:
-        """The step's, with the number of its epochs where these decide which weights are meant."""
+        """The step's variant, with its number of epochs if that decides which weights are meant."""
         if self.which.partition(":")[0] not in ("last", "best"):
             return self.step.variant
         return f"{self.step.variant} of {len(self.step.parts(()))}"
@@ -557,17 +567,18 @@ class Weights(_Reference):
 
     @property
     def part(self) -> int | str:
-        """The part that `which` names, or "best:..." where only measurements tell."""
+        """The part that `which` names, or "best:..." if that depends on measurements."""
         return self.which if self.which.startswith("best") else self.choose({})
 
     @property
     def identity(self) -> tuple[str, int | str]:
-        """Equal for the same weights, however they are named: `last()` of ten epochs and `epoch(10)`."""
+        """A key that is equal for equal weights, such as `last()` of ten epochs and `epoch(10)`."""
         return (self.variant if self.which.startswith("best") else self.step.variant), self.part
 
     def choose(self, metrics: Mapping[int, Mapping[str, Any]]) -> int:
-        """The part that `which` names; for "best", the earliest of equals by the metrics of every epoch of
-        its step, of which others may have trained more."""
+        """Return the part that `which` names. "best" needs the metrics of every epoch; of equal values the
+        earliest epoch wins, and epochs beyond those of the reference are ignored.
+        """
         how, _, what = self.which.partition(":")
         if how == "epoch":
             return int(what)
@@ -598,7 +609,7 @@ class Measurements(_Reference):
 
     @property
     def variant(self) -> str:
-        """The step's, with the number of its epochs."""
+        """The step's variant, with its number of epochs."""
         return f"{self.step.variant} of {len(self.step.parts(()))}"
 
     def in_smoke(self, smoke: SmokeRun, factor: int) -> Self:
@@ -606,14 +617,15 @@ class Measurements(_Reference):
 
 
 class FileStep(Step, ABC):
-    """A step that makes one file: a `ResultStep`, or a network's weights that are fetched."""
+    """A step that makes one file: a `ResultStep`, or fetched weights of a network."""
 
     suffix: ClassVar[str] = ".json"
 
     @abstractmethod
     def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
-        """The file. Work that is worth sharing goes through `spread`; files from outside are fetched into the
-        root, `store`."""
+        """Compute the file. `spread` distributes large work; external files are fetched into the root,
+        `store`.
+        """
 
 
 class ResultStep(FileStep, ABC):
@@ -621,32 +633,32 @@ class ResultStep(FileStep, ABC):
 
     naming: ClassVar[Mapping[str, str]] = {"Result": "name its file: .result()"}
 
-    quantities: ClassVar[Mapping[str, Metric]] = {}  # that the kind itself measures
+    quantities: ClassVar[Mapping[str, Metric]] = {}  # quantities that the kind itself measures
 
     @property
     def columns(self) -> Mapping[str, Metric]:
-        """The quantities that an arm of `compared` may have, in the order of a table."""
+        """The quantities that an arm of `compared` may have, in table order."""
         return self.quantities
 
     def result(self) -> Result:
-        """The reference that other steps take."""
+        """The reference to the file, for other steps."""
         return Result(step=self)
 
     def compared(self, content: bytes) -> Mapping[str, Mapping[str, Any]]:
-        """The arms that its file compares, by name, with their `columns` as `Evaluate` writes them: each a
-        mapping with `mean`, `spread` (None with one seed) and `per_seed`. Empty for a file that compares
-        none."""
+        """The arms that the file compares, by name, with their `columns` as `Evaluate` writes them: mappings
+        with `mean`, `spread` (None with one seed) and `per_seed`. Empty if the file compares no arms.
+        """
         del content
         return {}
 
     def figures(self, content: bytes) -> Sequence[Figure]:
-        """The figures and tables of its file, for the page."""
+        """The figures and tables of the file, for the report page."""
         del content
         return ()
 
 
 class Result(_Reference):
-    """The one file that a step makes."""
+    """A reference to the one file of a step."""
 
     step: SerializeAsAny[ResultStep]
 
@@ -655,27 +667,28 @@ class Result(_Reference):
 
 
 Reference = Slice | Weights | Measurements | Result
-"""The ways in which one step reads another."""
+"""The references by which one step reads another."""
 
 Target = Step | Slice | Weights | Result
-"""The end of a recipe: a step with all that it reads, or samples or weights alone."""
+"""The target of a recipe: a step, or samples or weights."""
 
 
 def last_step(target: Target) -> Step:
-    """The step that is run last for a target."""
+    """The last step to run for a target."""
     return target if isinstance(target, Step) else target.step
 
 
 Spread = Callable[[Callable[[], Callable[[Any], Any]], Sequence[Any], Callable[[Any, Any], None]], None]
-"""`spread(make, items, take)`: workers each call `make()` once and apply the function that it gives to items
-(hashable ones); `take(item, result)` is called here as each is done, in any order. All are done when it
-returns."""
+"""`spread(make, items, take)`: each worker calls `make()` once and applies the returned function to items
+(hashable); `take(item, result)` is called in this process per finished item, in any order, until the call
+returns.
+"""
 
 
 def here(
     make: Callable[[], Callable[[Any], Any]], items: Sequence[Any], take: Callable[[Any, Any], None]
 ) -> None:
-    """A `Spread` that does everything in this process, in order."""
+    """A `Spread` that works through the items in this process, in order."""
     work = make()
     for item in items:
         take(item, work(item))

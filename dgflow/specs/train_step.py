@@ -1,4 +1,4 @@
-"""TrainStep: the base of every training."""
+"""The base of all training steps, `TrainStep`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Chance(NamedTuple):
-    """The held-out loss of a network that has learned nothing, and its words for people."""
+    """The held-out loss of a network that has learned nothing, with a description."""
 
     loss: float
     words: str
@@ -30,21 +30,22 @@ class Chance(NamedTuple):
 class TrainStep(NetworkStep, ABC):
     """A step that trains a network and keeps every epoch's weights.
 
-    The number of epochs is not identity: raising it continues from the last one. `held_out` is the share of
-    the images, the last ones by index, that are never trained on and are measured after every epoch.
+    The number of epochs is not part of the identity: raising it continues from the last epoch. `held_out` is
+    the share of the images, the last ones by index, that are held out from training and measured after every
+    epoch.
     """
 
     folder: ClassVar[str] = "epochs"
     unit: ClassVar[str] = "epochs"
     naming: ClassVar[Mapping[str, str]] = {"Weights": "name its weights: .last(), .epoch(n), .best(...)"}
-    share: ClassVar[int] = 1  # a batch takes 1 / share of its rows from the real images
-    levels: ClassVar[int] = 1  # noise levels at which each held-out image is measured
+    share: ClassVar[int] = 1  # 1 / share of each batch is real images
+    levels: ClassVar[int] = 1  # number of noise levels at which each held-out image is measured
 
     epochs: Annotated[int, PLACEMENT] = Field(default=10, gt=0)
     images_per_epoch: int | None = Field(
         default=None, gt=0
-    )  # None: one pass over the training images (of two kinds, the real ones)
-    batch_size: int = Field(default=128, gt=0)  # over all workers together
+    )  # None: one pass over the training images (over the real images if there are fake ones too)
+    batch_size: int = Field(default=128, gt=0)  # global batch over all workers
     learning_rate: float = Field(default=1e-3, gt=0)
     held_out: float = Field(default=0.1, ge=0, lt=1)
     seed: int = Field(default=0, ge=0)
@@ -78,7 +79,7 @@ class TrainStep(NetworkStep, ABC):
 
     @property
     def chance(self) -> Chance | None:
-        """The held-out loss at chance; None where it is not known beforehand."""
+        """The held-out loss at chance; None if it is not known in advance."""
         return None
 
     def parts(self, slices: Sequence[Slice]) -> list[int]:
@@ -86,13 +87,12 @@ class TrainStep(NetworkStep, ABC):
 
     @abstractmethod
     def training_task(self, inputs: Bound) -> TrainingTask:
-        """Data, loss and optimiser, for `dgflow.runtime.training.loop`."""
+        """The data, loss and optimiser, for `dgflow.runtime.training.loop`."""
 
     def split(self, name: str, *, least: int = 1) -> tuple[int, int]:
-        """The numbers of rows of the slice `name` of `reads` that a pass takes and that are held out.
-
-        Raises:
-            ValueError: fewer than `least` to train on, or none to hold out where some are expected.
+        """The numbers of training rows and of held-out rows in the slice `name` of `reads`. Raises ValueError
+        for fewer than `least` training rows, or if no rows remain to hold out although `held_out` asks for
+        some.
         """
         part = self.slice_of(name)
         held = round(part.rows * self.held_out)
@@ -106,14 +106,15 @@ class TrainStep(NetworkStep, ABC):
         return part.rows - held, held
 
     def slice_of(self, name: str) -> Slice:
-        """The slice that the step reads under that name."""
+        """The slice that the step reads under this name."""
         part = self.reads[name]
         assert isinstance(part, Slice), name
         return part
 
     def times_drawn(self, name: str) -> np.ndarray | None:
-        """The number of times that a pass takes each row of the slice `name` of `reads`, int64 [rows]; rows
-        that it never takes are held out. None: the first rows once each, by `split`."""
+        """The number of times that a pass uses each row of the slice `name` of `reads`, int64 [rows]; unused
+        rows are held out. None: the first rows once each, by `split`.
+        """
         return None
 
     @property
@@ -124,12 +125,12 @@ class TrainStep(NetworkStep, ABC):
 
     @property
     def held_out_items(self) -> int:
-        """The number of items that are measured after every epoch."""
+        """The number of held-out items, measured after every epoch."""
         return self.levels * self.split("real")[1]
 
     @property
     def uses(self) -> tuple[Use, Use]:
-        """The use of the network by which it is trained, and that by which it is measured."""
+        """The uses of the network in training and in held-out measurements."""
         return "train", "forward"
 
     def work(self, amount: int) -> list[Work]:
@@ -146,7 +147,7 @@ class TrainStep(NetworkStep, ABC):
         return Weights(step=self, which="last")
 
     def measurements(self) -> Measurements:
-        """The metrics of every epoch, for a step that compares epochs."""
+        """The metrics of all epochs, for a step that compares epochs."""
         return Measurements(step=self)
 
     def epoch(self, number: int) -> Weights:
@@ -156,13 +157,15 @@ class TrainStep(NetworkStep, ABC):
         return Weights(step=self, which=f"epoch:{number}")
 
     def chosen(self, epoch: int | None = None, *, best: bool = False) -> Weights:
-        """The weights of `epoch` where there is one; else the best by held-out loss, or the last."""
+        """The weights of `epoch` if given; otherwise the best by held-out loss, or the last."""
         if epoch is not None and best:
             raise ValueError(f"expected an epoch or best=True, found both: epoch {epoch}")
         return self.epoch(epoch) if epoch is not None else self.best() if best else self.last()
 
     def best(self, metric: str = "held_out_loss") -> Weights:
-        """The epoch whose `metric` on the held-out images is best: the smallest loss, the largest Gain."""
+        """The weights of the epoch with the best `metric` on the held-out images: smallest loss, largest
+        Gain.
+        """
         if not self.held_out_items:
             raise ValueError(
                 f"{self.kind} keeps no held-out images (held_out=0), so no epoch can be chosen by "
