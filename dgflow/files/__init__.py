@@ -1,2 +1,3 @@
-"""Files of other tools, local or in S3: read by ranges, zip, tar, npz, inert pickles, atomic outputs. No
-torch, no ray."""
+"""Read and write files of other tools, local or in S3: byte ranges, zip, tar, npz, inert pickles, atomic
+outputs. Imports neither torch nor ray.
+"""

@@ -1,8 +1,8 @@
-"""Pickles taken apart without running them.
+"""Parse pickles without executing them.
 
-Nothing is executed or imported: a pickle may name only the globals that the caller allows, and gets a class
-of records for each. Every claim of a length or of a place in the memo is checked before the pickle machine
-sees it, so that a pickle takes no more memory than its bytes pay for.
+Nothing is executed or imported: a pickle may name only the globals that the caller allows, and a record
+stands in for each. Every declared length and memo index is checked before the unpickler sees it, so a pickle
+cannot use more memory than its own size justifies.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ _MEMO = {"PUT", "BINPUT", "LONG_BINPUT"}
 
 
 class Record:
-    """An object that a pickle describes, not made: the arguments of its class or function, its items, and its
-    state."""
+    """An object as a pickle describes it, not constructed: the arguments of its class or function, its items
+    and its state.
+    """
 
-    name: str  # the global's
+    name: str  # name of the global
     args: tuple[Any, ...]
     items: dict[Any, Any]
     state: Any
 
-    def __new__(cls, *args: Any) -> Record:  # not in __init__, which pickles can go around
+    def __new__(cls, *args: Any) -> Record:  # not __init__, which pickles can bypass
         record = super().__new__(cls)
         record.args, record.items, record.state = args, {}, None
         return record
@@ -44,7 +45,7 @@ class Record:
 
 
 class Refused(pickle.UnpicklingError):
-    """The pickle names a global that is not allowed; the text is that name."""
+    """The pickle names a global that is not allowed; the message is that name."""
 
 
 def load_records(
@@ -55,17 +56,17 @@ def load_records(
     *,
     encoding: str = "ASCII",
 ) -> Any:
-    """The object of the pickle that begins where `stream` stands; the stream is left at the pickle's end.
+    """Parse the pickle at the stream's position, and leave the stream at the end of the pickle.
 
     Args:
         size: bytes of the whole stream.
-        allowed: globals, such as "collections.OrderedDict", that become records.
-        persistent: gives the object of a persistent id; without it, such ids are refused.
-        encoding: of the strings of Python 2; "bytes" leaves them as bytes.
+        allowed: names of globals that become records, such as "collections.OrderedDict".
+        persistent: returns the object of a persistent id; without it, persistent ids are refused.
+        encoding: encoding of Python 2 strings; "bytes" keeps them as bytes.
 
     Raises:
-        Refused: another global.
-        Exception: any, for bytes that are no pickle, or claim what the stream does not have.
+        Refused: the pickle names a global that is not allowed.
+        Exception: any kind, for bytes that are not a pickle or that declare more than the stream holds.
     """
     start = stream.tell()
     _check_claims(_Bounded(stream, size))
@@ -86,7 +87,7 @@ class _Unpickler(pickle.Unpickler):
     ) -> None:
         super().__init__(stream, encoding=encoding)
         self._allowed, self._persistent = allowed, persistent
-        # Of this file alone, so that it can alter nothing that outlives it.
+        # Classes per file, so that a pickle cannot alter anything that outlives the call.
         self._classes: dict[str, type[Record]] = {}
 
     def find_class(self, module_name: str, global_name: str) -> type[Record]:
@@ -104,7 +105,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _Bounded:
-    """A stream that refuses to make room for more bytes than it has."""
+    """A stream that refuses to allocate more bytes than it has left."""
 
     def __init__(self, stream: BinaryIO, size: int) -> None:
         self._stream, self._size = stream, size
@@ -120,7 +121,7 @@ class _Bounded:
 
 
 def _check_claims(stream: _Bounded) -> None:
-    # The pickle machine's memo is an array as long as the highest index: 9 bytes could ask for gigabytes.
+    # The unpickler's memo is an array as long as the highest index, so 9 bytes could allocate gigabytes.
     # Picklers count up from 0 or 1.
     for number, (instruction, argument, _) in enumerate(pickletools.genops(stream)):  # pyright: ignore[reportArgumentType]
         if instruction.name in _MEMO and argument is not None and int(argument) > number:
@@ -130,15 +131,15 @@ def _check_claims(stream: _Bounded) -> None:
 
 
 def number(dtype_args: tuple[Any, ...], dtype_state: Any, data: Any) -> bool | int | float:
-    """The Python number of a pickled numpy scalar.
+    """Convert a pickled numpy scalar to a Python number.
 
     Args:
         dtype_args: the arguments of `numpy.dtype`, such as `("f8", False, True)`.
-        dtype_state: the state it was then given, such as `(3, "<", None, ...)`; None for none.
+        dtype_state: the state of the dtype, such as `(3, "<", None, ...)`; None for none.
         data: the scalar's bytes.
 
     Raises:
-        ValueError: anything but a real number, of the right length.
+        ValueError: the scalar is not a real number, or has the wrong length.
     """
     code = dtype_args[0] if dtype_args else None
     order = dtype_state[1] if isinstance(dtype_state, tuple) and len(dtype_state) > 1 else "|"

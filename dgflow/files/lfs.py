@@ -1,4 +1,4 @@
-"""Pointers of Git LFS: the short texts that a clone without LFS has in the place of files."""
+"""Detect Git LFS pointers: short text files that a clone without LFS has instead of the data."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ from dgflow.files.locations import Location
 
 REMEDY = "fetch the file itself, with `git lfs pull` in that repository"
 _FIRST = b"version https://git-lfs.github.com/spec/"
-_LARGEST = 1024  # bytes, by the specification
+_LARGEST = 1024  # maximum bytes of a pointer, by the specification
 
 
 def is_pointer(data: bytes) -> bool:
@@ -14,7 +14,7 @@ def is_pointer(data: bytes) -> bool:
 
 
 def check_fetched(location: Location, sizes: Mapping[str, int]) -> None:
-    """Raises ValueError where the first small one of the files at `location` is a pointer. Reads one file."""
+    """Raise ValueError if the first small file at `location` is a Git LFS pointer. Reads one file."""
     name = next((name for name, size in sizes.items() if size <= _LARGEST), None)
     if name is None:
         return

@@ -1,7 +1,7 @@
-"""Local paths and `s3://bucket/key` urls, of a file or a folder, read by ranges.
+"""Locations of files and folders, local or `s3://bucket/key`, read by byte ranges.
 
-A location can be pickled and opened in any process, and an opened file keeps its own position after a fork.
-S3 has the endpoint and credentials of `dgflow.store.s3`. No message holds a secret.
+A location can be pickled and opened in any process. An open file keeps its own position after a fork. S3 uses
+the endpoint and credentials of `dgflow.store.s3`. No message contains a secret.
 """
 
 from __future__ import annotations
@@ -20,42 +20,45 @@ from dgflow.store.urls import split_url
 if TYPE_CHECKING:
     from dgflow.store.s3 import S3Store
 
-_AT_ONCE = 32  # requests of `read_many`
-# Bytes that small reads fetch at once: a request to S3 costs as much as 1 MiB.
+_AT_ONCE = 32  # concurrent requests of `read_many`
+# Read-ahead of small reads in bytes: a request to S3 costs as much as 1 MiB.
 _LOCAL_BUFFER, _S3_BUFFER = 2**16, 2**20
 
 
 class Location(Protocol):
-    """A file or a folder, which may not exist. Picklable."""
+    """The location of a file or folder, which may not exist. Picklable."""
 
     @property
     def url(self) -> str:
-        """The path or url, fit for messages."""
+        """The path or url, for messages; contains no secret."""
         ...
 
     def kind(self) -> Literal["file", "folder"] | None:
-        """The kind of what is there now."""
+        """The kind of object that now exists at the location."""
         ...
 
     def contents(self) -> Contents:
-        """Every file below a folder."""
+        """List every file below a folder."""
         ...
 
     def open(self, name: str = "") -> io.BufferedReader:
-        """The file, or the file `name` of the folder, for reading and seeking. Raises FileNotFoundError."""
+        """Open the file, or the file `name` of the folder, for reading and seeking. Raises
+        FileNotFoundError.
+        """
         ...
 
     def read_many(self, names: Sequence[str]) -> list[bytes]:
-        """Whole files of the folder, in order, concurrently where that helps."""
+        """Read whole files of the folder, in order, concurrently where that helps."""
         ...
 
 
 def locate(source: str, folder: str = "") -> Location:
-    """The location of a path (a relative one below `folder`), a `file:///path` or an `s3://bucket/key`. Makes
-    no request.
+    """Return the location of a path (a relative path starts at `folder`), a `file:///path` or an
+    `s3://bucket/key`. Makes no request.
 
     Raises:
-        ValueError: another scheme, a mistyped url, or one that carries credentials (it is not repeated).
+        ValueError: another scheme, a mistyped url, or a url with credentials (which the message does not
+            repeat).
     """
     scheme, rest = split_url(source)
     if scheme == "memory":
@@ -67,7 +70,7 @@ def locate(source: str, folder: str = "") -> Location:
 
 
 def file_size(location: Location, name: str = "") -> int:
-    """Bytes of a file. Raises FileNotFoundError."""
+    """The size of a file in bytes. Raises FileNotFoundError."""
     with location.open(name) as file:
         return file.seek(0, 2)
 
@@ -132,12 +135,13 @@ class S3Location:
             return list(pool.map(read, names))
 
     def request(self, attempted: str, call: Callable, may_lack: bool = False):
-        """A call of s3fs with the store's repetitions and errors. Not the store's own methods, whose keys are
-        fewer than those that S3 allows."""
+        """Call s3fs with the store's retries and errors. The store's own methods accept fewer keys than S3
+        does.
+        """
         return self._store().request(attempted, call, may_lack)
 
     def size(self, key: str) -> int | None:
-        """Bytes of the object at a key of the bucket; None where there is none."""
+        """The size in bytes of the object at a key of the bucket; None if there is none."""
         reply = self.request(
             f"look up {key}", lambda fs: fs.call_s3("head_object", Bucket=self.bucket, Key=key), may_lack=True
         )
@@ -145,7 +149,7 @@ class S3Location:
 
     def _store(self) -> S3Store:
         if (store := _stores.get(self.url)) is None:
-            from dgflow.store.s3 import S3Store  # s3fs takes half a second to import: only where it is used
+            from dgflow.store.s3 import S3Store  # importing s3fs takes half a second
 
             store = _stores[self.url] = S3Store(f"{self.bucket}/{self.key}")
         return store
@@ -159,11 +163,13 @@ class S3Location:
         )
 
 
-_stores: dict[str, S3Store] = {}  # of this process: a connection takes a fifth of a second to make
+_stores: dict[str, S3Store] = {}  # per process: connecting takes 0.2 s
 
 
 def ranged(descriptor: int) -> io.BufferedReader:
-    """The file of a descriptor, which it then owns, with a position that no other process shares."""
+    """Open a file from a descriptor, which the file then owns, with a position that no other process
+    shares.
+    """
     try:
         size = os.fstat(descriptor).st_size
         raw = _Ranged(lambda start, stop: os.pread(descriptor, stop - start, start), size, descriptor)
@@ -174,7 +180,7 @@ def ranged(descriptor: int) -> io.BufferedReader:
 
 
 class _Ranged(io.RawIOBase):
-    """A file of which ranges are fetched."""
+    """A file that is read by fetching byte ranges."""
 
     def __init__(self, fetch: Callable[[int, int], bytes], size: int, descriptor: int | None = None) -> None:
         self._fetch, self._size, self._position, self._descriptor = fetch, size, 0, descriptor
@@ -187,7 +193,7 @@ class _Ranged(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
-        if position < 0:  # an OSError, as of files: zipfile looks for its end in this way
+        if position < 0:  # OSError, like files: zipfile relies on it to find the end
             raise OSError(f"expected a position of at least 0, found {position}")
         self._position = position
         return position
@@ -211,7 +217,7 @@ class _Ranged(io.RawIOBase):
 
 
 def window(file: IO[bytes], start: int, size: int) -> io.RawIOBase:
-    """A range of a file as a file."""
+    """Present a byte range of a file as a file."""
 
     def fetch(first: int, last: int) -> bytes:
         file.seek(start + first)

@@ -1,7 +1,7 @@
-"""Numpy's npz: arrays by name, whole or by ranges of bytes; nothing is unpickled.
+"""Read numpy's npz files: arrays by name, whole or by byte ranges; nothing is unpickled.
 
-Memory is flat: an array that is not compressed is read where it lies, a compressed one as a stream (going on
-is cheap, going back starts anew). Checksums are verified where an array is read whole.
+Memory use is constant: an uncompressed array is read in place, a compressed one as a stream (seeking forward
+is cheap, seeking back restarts). Checksums are verified if an array is read whole.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ import numpy as np
 
 from dgflow.files.zips import DAMAGED, data_offset
 
-_BLOCK = 16 * 2**20  # bytes that `blocks` holds
+_BLOCK = 16 * 2**20  # bytes per block in `blocks`
 
 
 class Openable(Protocol):
-    """A `Location` of a file, or anything else that opens one."""
+    """A `Location` of a file, or another object that can open one."""
 
     def open(self) -> BinaryIO: ...
 
 
 class Header(NamedTuple):
-    """An array's form, as its member says."""
+    """The dtype and shape of an array, from its header."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
-    offset: int  # bytes from the member's start to the values
+    offset: int  # bytes from the start of the member to the values
     fortran: bool
 
 
 class NpzFile:
-    """The arrays of an npz. Opened when they are first read; picklable if `file` is."""
+    """The arrays of an npz file. Opened at the first read; picklable if `file` is."""
 
     def __init__(self, source: str, file: Openable) -> None:
         self.source = source
@@ -63,21 +63,22 @@ class NpzFile:
 
     @property
     def names(self) -> list[str]:
-        """Names of the arrays, as in the file."""
+        """Names of the arrays, in file order."""
         return [name.removesuffix(".npy") for name in self._archive.namelist() if name.endswith(".npy")]
 
     @property
     def size(self) -> int:
-        """Bytes of the file."""
+        """Size of the file in bytes."""
         return self._file.seek(0, 2)
 
     def checksums(self) -> dict[str, int]:
-        """CRC-32 of the members, as the directory has them: nothing is read."""
+        """CRC-32 of the members, from the zip directory: no data is read."""
         return {entry.filename: entry.CRC for entry in self._archive.infolist()}
 
     def header(self, name: str) -> Header:
-        """Raises ValueError for a member that is no array of numbers, or not of the size that its header
-        says."""
+        """Read an array's header. Raises ValueError if the member is not a numeric array or differs in size
+        from its header.
+        """
         member = self._archive.getinfo(f"{name}.npy")
         try:
             with self._archive.open(member) as stream:
@@ -104,7 +105,7 @@ class NpzFile:
         return Header(shape, dtype, offset, fortran)
 
     def array(self, name: str) -> np.ndarray:
-        """A whole array; its checksum is verified."""
+        """Read a whole array; its checksum is verified."""
         header = self.header(name)
         data = bytearray(math.prod(header.shape) * header.dtype.itemsize)
         position = 0
@@ -114,7 +115,7 @@ class NpzFile:
         return np.frombuffer(data, header.dtype).reshape(header.shape, order="F" if header.fortran else "C")
 
     def blocks(self, name: str, header: Header) -> Iterator[bytes]:
-        """The bytes of the values, in blocks; the checksum is verified with the last one."""
+        """Yield the bytes of the values in blocks; the checksum is verified with the last block."""
         try:
             with self._archive.open(f"{name}.npy") as stream:
                 stream.read(header.offset)
@@ -124,7 +125,7 @@ class NpzFile:
             raise self._damaged(name, error) from error
 
     def fill(self, name: str, offset: int, out: np.ndarray) -> None:
-        """Read `out.nbytes` bytes into `out` (C order), from `offset` bytes behind the member's start."""
+        """Read `out.nbytes` bytes into `out` (C order), from `offset` bytes after the start of the member."""
         member = self._archive.getinfo(f"{name}.npy")
         try:
             if member.compress_type == zipfile.ZIP_STORED:

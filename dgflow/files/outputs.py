@@ -1,8 +1,8 @@
-"""New files and folders, local or in S3, that appear whole or not at all, and never replace what is there.
+"""Write files and folders, local or in S3, that appear whole or not at all and never replace existing ones.
 
 A local output is written under a hidden name beside its own and then renamed; an object is a multipart upload
-that is completed at the end. What a killed process leaves is such a hidden name (to be removed by hand) or an
-upload (which a bucket's lifecycle rules remove).
+that is completed at the end. A killed process leaves such a hidden file (to be removed by hand) or an
+incomplete upload (which a bucket's lifecycle rules remove).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import IO, Any
 from dgflow.files.locations import LocalLocation, Location, S3Location, locate
 from dgflow.store.objects import StoreError
 
-_PART = 32 * 2**20  # bytes of a part of an upload, of which there may be 10,000
+_PART = 32 * 2**20  # bytes per part of an upload, which has at most 10,000 parts
 
 OpenNew = Callable[[str], IO[bytes]]
 """Opens a new file of a folder for writing, by its relative path."""
@@ -27,7 +27,7 @@ OpenNew = Callable[[str], IO[bytes]]
 
 @contextlib.contextmanager
 def new_file(out: str) -> Iterator[IO[bytes]]:
-    """Write a new file, from its start to its end. Raises ValueError where something is there."""
+    """Write a new file sequentially. Raises ValueError if `out` exists."""
     location = locate(out)
     _check_new(location, out)
     if isinstance(location, S3Location):
@@ -42,7 +42,7 @@ def new_file(out: str) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         try:
-            os.link(temporary, location.path)  # unlike a rename, this fails where something is there by now
+            os.link(temporary, location.path)  # unlike a rename, this fails if the name exists by now
         except FileExistsError:
             raise _exists(out) from None
         except OSError:  # a file system without hard links
@@ -53,9 +53,9 @@ def new_file(out: str) -> Iterator[IO[bytes]]:
 
 
 def write_output(out: str, data: bytes) -> None:
-    """Write or replace a file, on a disk or in S3, whole or not at all.
+    """Write or replace a file atomically, on disk or in S3.
 
-    Raises ValueError for a location that cannot be one, StoreError or OSError where it cannot be written.
+    Raises ValueError for a location that cannot be a file, and StoreError or OSError if writing fails.
     """
     location = locate(out)
     if isinstance(location, S3Location):
@@ -72,7 +72,7 @@ def write_output(out: str, data: bytes) -> None:
         return
     assert isinstance(location, LocalLocation)
     path = location.path.resolve()
-    if path.exists() and not path.is_file():  # a pipe or a terminal is written to, and never replaced
+    if path.exists() and not path.is_file():  # write into a pipe or terminal instead of replacing it
         path.write_bytes(data)
         return
     temporary = _temporary(path)
@@ -85,7 +85,7 @@ def write_output(out: str, data: bytes) -> None:
 
 @contextlib.contextmanager
 def new_folder(out: str) -> Iterator[OpenNew]:
-    """Write a new folder, file by file. Raises ValueError where something is there."""
+    """Write a new folder, file by file. Raises ValueError if `out` exists."""
     location = locate(out)
     _check_new(location, out)
     if isinstance(location, S3Location):
@@ -104,7 +104,7 @@ def new_folder(out: str) -> Iterator[OpenNew]:
     try:
         yield open_new
         _check_new(location, out)
-        os.rename(temporary, location.path)  # fails where a folder with files appeared meanwhile
+        os.rename(temporary, location.path)  # fails if a non-empty folder has appeared meanwhile
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -128,7 +128,7 @@ def _exists(out: str) -> ValueError:
 
 @contextlib.contextmanager
 def _uploads(location: S3Location, out: str) -> Iterator[Callable[[str], IO[bytes]]]:
-    """Uploads below a location: all of them are completed after the block, or none."""
+    """A context for uploads below a location; after the block, either all are completed or none."""
     uploads: list[_Upload] = []
     files: list[IO[bytes]] = []
 
@@ -153,8 +153,9 @@ def _uploads(location: S3Location, out: str) -> Iterator[Callable[[str], IO[byte
 
 
 class _Upload(io.RawIOBase):
-    """A multipart upload. Closing it keeps it open in S3: `complete` makes the object, `abort` removes what
-    was sent."""
+    """A multipart upload. Closing the file leaves the upload open in S3: `complete` creates the object,
+    `abort` discards the sent parts.
+    """
 
     def __init__(self, location: S3Location, key: str) -> None:
         self._location, self._key = location, key
@@ -176,7 +177,9 @@ class _Upload(io.RawIOBase):
             self._send(len(self._buffer))
 
     def complete(self, replace: bool = False) -> bool:
-        """Make the object; unless `replace`, False where one is there by now, and is untouched."""
+        """Create the object. Without `replace`, return False if an object exists by now, and leave it
+        unchanged.
+        """
         finished: dict[str, Any] = {"UploadId": self._id, "MultipartUpload": {"Parts": self._parts}}
         if not replace:
             finished["IfNoneMatch"] = "*"
@@ -197,7 +200,7 @@ class _Upload(io.RawIOBase):
 
     def abort(self) -> None:
         if self._id is not None:
-            with contextlib.suppress(StoreError):  # the error that ended the export is the one to report
+            with contextlib.suppress(StoreError):  # report the error that ended the export
                 self._call("abort_multipart_upload", may_lack=True, UploadId=self._id)
             self._id = None
 
@@ -216,7 +219,7 @@ class _Upload(io.RawIOBase):
 
 
 def _precondition_failed(error: BaseException | None) -> bool:
-    """True where S3's reply, below the errors of the store and of s3fs, says that the object exists."""
+    """True if S3's reply, beneath the errors of the store and of s3fs, states that the object exists."""
     while error is not None:
         if getattr(error, "response", {}).get("ResponseMetadata", {}).get("HTTPStatusCode") == 412:
             return True

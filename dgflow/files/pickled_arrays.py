@@ -1,4 +1,6 @@
-"""The arrays of a dict in a pickle of dicts, read without running it; the form of EDM2's FID references."""
+"""Read the arrays of a pickled dict of dicts, the format of EDM2's FID references, without executing the
+pickle.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +15,14 @@ from dgflow.files.npz import Header, Openable
 
 _MODULES = ("numpy.core", "numpy._core")
 _SCALARS = tuple(f"{module}.multiarray.scalar" for module in _MODULES)
-_EMPTY = tuple(f"{module}.multiarray._reconstruct" for module in _MODULES)  # its state has shape and bytes
-_WHOLE = tuple(f"{module}.numeric._frombuffer" for module in _MODULES)  # of pickle protocol 5
+_EMPTY = tuple(f"{module}.multiarray._reconstruct" for module in _MODULES)  # the state holds shape and bytes
+_WHOLE = tuple(f"{module}.numeric._frombuffer" for module in _MODULES)  # pickle protocol 5
 _DICTS = ("collections.OrderedDict", "dnnlib.util.EasyDict")
 ALLOWED = frozenset({*_SCALARS, *_EMPTY, *_WHOLE, *_DICTS, "numpy.ndarray", "numpy.dtype"})
 
 
 class PickledArrays:
-    """The arrays under `section` of the dict at `file`, by name. Opened when they are first read."""
+    """The arrays under `section` of the dict in `file`, by name. Opened at the first read."""
 
     def __init__(self, source: str, file: Openable, section: str) -> None:
         self.source, self._openable, self._section = source, file, section
@@ -52,16 +54,16 @@ class PickledArrays:
 
     @property
     def names(self) -> list[str]:
-        """Names of the arrays, as in the file. Raises ValueError for a file that is no such pickle."""
+        """Names of the arrays, in file order. Raises ValueError if the file is not such a pickle."""
         return list(self._arrays)
 
     def header(self, name: str) -> Header:
-        """The form of an array."""
+        """The dtype and shape of an array."""
         array = self._arrays[name]
         return Header(array.shape, array.dtype, 0, False)
 
     def array(self, name: str) -> np.ndarray:
-        """A whole array."""
+        """Read a whole array."""
         return self._arrays[name]
 
 
@@ -74,7 +76,7 @@ def _dict(value: Any) -> dict[Any, Any]:
 
 
 def _array(value: Any) -> np.ndarray | None:
-    """The array that a record describes; None for anything that is none."""
+    """The array that a record describes; None for any other value."""
     if not isinstance(value, Record):
         return None
     if value.name in _SCALARS:
@@ -94,7 +96,7 @@ def _array(value: Any) -> np.ndarray | None:
 
 
 def _code(dtype: Record) -> str:
-    """The code of a pickled dtype, such as "<f8". Raises ValueError for one that is not of numbers."""
+    """The code of a pickled dtype, such as "<f8". Raises ValueError for a non-numeric dtype."""
     order, code = dtype.state[1], dtype.args[0]
-    number(dtype.args, dtype.state, bytes(int(code[1:])))  # refuses others
+    number(dtype.args, dtype.state, bytes(int(code[1:])))  # raises for other dtypes
     return f"{order}{code}"

@@ -1,4 +1,4 @@
-"""Rows of a committed shard without the rest of its file: the row groups of a Parquet file that hold them."""
+"""Read rows of a committed shard by fetching only the row groups of the Parquet file that hold them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def read_range(
     stop: int,
     columns: Sequence[str] | None = None,
 ) -> Columns:
-    """The samples [start, stop) of a shard, which holds them, all columns or those named.
+    """Read the samples [start, stop) of the shard that holds them: all columns, or those named.
 
-    All columns of a whole shard are compared with its receipt. Of a part of one only the row groups and the
-    columns that hold it are read, and Parquet's page checksums are verified.
+    Reading all columns of a whole shard verifies the digest in its receipt. A partial read fetches only the
+    needed row groups and columns, and verifies Parquet's page checksums.
 
     Raises:
         CorruptObject: the shard is missing or damaged.
-        ValueError: it has no such column.
+        ValueError: the shard lacks a column.
     """
     assert entry.start is not None and entry.stop is not None
     url = step_store.store.url
@@ -36,5 +36,5 @@ def read_range(
         with locate(url).open(entry.key) as file:
             return decode_rows(file, start - entry.start, stop - entry.start, columns)
     except (FileNotFoundError, ValueError) as error:
-        step_store.read_shard(entry, columns)  # says what is wrong with it
+        step_store.read_shard(entry, columns)  # raises with the cause
         raise error

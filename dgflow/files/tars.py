@@ -1,8 +1,8 @@
-"""Tars, plain or compressed with gzip: every file listed, and read by offset.
+"""List and read the files of a tar, plain or gzip-compressed, by offset.
 
-A compressed tar is decompressed once per process, into a temporary file that ends with the process; one that
-grows as no pictures do is refused. The files of a tar within a tar are listed below that tar's name, as the
-files of a folder.
+A compressed tar is decompressed once per process, into a temporary file that is removed with the process; a
+tar that expands more than pictures can is refused. The files of a tar inside a tar are listed below that
+tar's name, like the files of a folder.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from dgflow.files.names import is_shown
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
-_END = 512  # bytes of a header, and of the empty one that ends a tar
+_END = 512  # bytes of a header, and of the empty block that ends a tar
 _DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile)
 _BLOCK = 2**20
-# Compressed pictures hardly shrink further, and headers of tiny files by ten times; gzip can by a thousand.
+# Compressed pictures hardly shrink further, headers of tiny files shrink tenfold; gzip allows a thousandfold.
 _MOST_GROWTH, _SMALL = 100, 2**28
-_MOST_LEVELS = 4  # of tars in tars; those of data sets are two
-_MOST_HEADER = 2**20  # bytes of a header's extension: long names
+_MOST_LEVELS = 4  # nesting depth of tars; data sets use two
+_MOST_HEADER = 2**20  # bytes of a header's extension, such as a long name
 
 
 class Member(NamedTuple):
     name: str
-    size: int  # bytes
-    offset: int  # in the decompressed tar
-    crc: int  # of its header
-    link: str = ""  # the name of the file that it is a hard link to, whose data it has
+    size: int  # size in bytes
+    offset: int  # offset in the decompressed tar
+    crc: int  # CRC of its header
+    link: str = ""  # for a hard link, the name of the target file, which holds the data
 
 
 class Listed(NamedTuple):
-    """The files of a tar, and the names of those that hold none of their own (symbolic links, devices)."""
+    """The files of a tar, and the names of members without data (symbolic links, devices)."""
 
     members: list[Member]
     unusable: list[str]
@@ -54,20 +54,20 @@ def is_compressed(name: str) -> bool:
 
 
 def stem(name: str) -> str:
-    """The name of a tar without folders and suffix."""
+    """The file name of a tar without folders and suffix."""
     base = name.rpartition("/")[2]
     return base[: -max(len(suffix) for suffix in SUFFIXES if base.lower().endswith(suffix))]
 
 
 def open_tar(location: Location, name: str) -> IO[bytes]:
-    """The decompressed tar at `location`, or in the folder there.
+    """Open the decompressed tar at `location`, or at `name` in the folder there.
 
-    Raises ValueError where a compressed one is damaged or cut short.
+    Raises ValueError if a compressed tar is damaged or truncated.
     """
     where = f"{location.url}/{name}".rstrip("/")
     file = location.open(name)
     if not is_compressed(where):
-        # Without its buffer, a look at a header reads no more than the header.
+        # Unbuffered, so that reading a header fetches only the header.
         return cast(IO[bytes], file.detach()) if isinstance(location, LocalLocation) else file
     compressed = file.seek(0, 2)
     file.seek(0)
@@ -85,9 +85,9 @@ def open_tar(location: Location, name: str) -> IO[bytes]:
 
 
 def members(file: IO[bytes], where: str) -> Listed:
-    """Every shown file of a tar, and of the tars in it.
+    """List every non-hidden file of a tar and of the tars inside it.
 
-    Raises ValueError for what is no tar, is cut short, or is nested more deeply than data sets are.
+    Raises ValueError for a file that is not a tar, is truncated, or is nested too deeply.
     """
     listed = Listed([], [])
     _list(file, where, 0, "", 1, listed)
@@ -95,14 +95,14 @@ def members(file: IO[bytes], where: str) -> Listed:
 
 
 def read_member(file: IO[bytes], offset: int, size: int, crc: int) -> bytes | None:
-    """The file whose data are at `offset`; None where another header than that of `crc` stands before it."""
+    """Read the file whose data start at `offset`; None if the header before it does not match `crc`."""
     file.seek(offset - _END)
     data = file.read(_END + size)
     return data[_END:] if zlib.crc32(data[:_END]) == crc else None
 
 
 def content_sha256(file: IO[bytes]) -> str:
-    """The sha256 of a decompressed tar."""
+    """Compute the sha256 of a decompressed tar."""
     file.seek(0)
     return hashlib.file_digest(file, "sha256").hexdigest()  # pyright: ignore[reportArgumentType] (a file of bytes)
 
@@ -129,7 +129,9 @@ def _decompress(stream: gzip.GzipFile, out: IO[bytes], compressed: int, where: s
 
 
 def _list(file: IO[bytes], where: str, start: int, prefix: str, level: int, listed: Listed) -> None:
-    """Add the files of the tar that begins `start` bytes into the outermost one, named below `prefix`."""
+    """Add the files of the tar that begins at byte `start` of the outermost tar, with names below
+    `prefix`.
+    """
     if level > _MOST_LEVELS:
         raise ValueError(
             f"expected tars in tars at most {_MOST_LEVELS} levels deep, found more at {where}; unpack it"
@@ -169,7 +171,7 @@ def _list(file: IO[bytes], where: str, start: int, prefix: str, level: int, list
 
 
 def _resolve(listed: Listed, first: int) -> None:
-    """Give the hard links among the members from `first` on the data of their targets."""
+    """Point the hard links among the members from `first` on to the data of their targets."""
     links = [number for number in range(first, len(listed.members)) if listed.members[number].link]
     if not links:
         return
@@ -187,7 +189,7 @@ def _resolve(listed: Listed, first: int) -> None:
 
 
 class _Headers:
-    """A tar of which tarfile reads the headers; one of megabytes is refused before it is in memory."""
+    """The tar as tarfile reads its headers; a header of megabytes is refused before it is in memory."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self.seek, self.tell = file, file.seek, file.tell

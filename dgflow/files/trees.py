@@ -1,4 +1,4 @@
-"""A local folder with everything below it: each real folder is read once, however many links lead to it."""
+"""Walk a local folder: each real folder is read once, regardless of the number of links to it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import NamedTuple
 
 from dgflow.files.names import is_shown
 
-_AT_ONCE = 32  # looks into folders: on a network disk every look waits for an answer
+_AT_ONCE = 32  # concurrent folder listings: on a network disk each one waits for a reply
 
 
 class Contents(NamedTuple):
     """The files below a folder, by relative path with `/`; hidden files are left out.
 
     Attributes:
-        sizes: bytes of each file, sorted by path.
-        unusable: links that lead nowhere, pipes, sockets and devices.
-        again: links to files and folders that are there already, which are not read again.
-        shared: links to a file outside that another link leads to as well; each is read.
+        sizes: size of each file in bytes, sorted by path.
+        unusable: broken links, pipes, sockets and devices.
+        again: links to files and folders that are listed already; not read again.
+        shared: links to an outside file that another link points to as well; each is read.
     """
 
     sizes: dict[str, int]
@@ -31,7 +31,7 @@ class Contents(NamedTuple):
 
 @dataclass
 class _Level:
-    """The files and folders directly in one folder."""
+    """The direct entries of one folder."""
 
     folders: list[str] = field(default_factory=list)
     sizes: dict[str, int] = field(default_factory=dict)
@@ -40,10 +40,10 @@ class _Level:
 
 
 def contents(root: str) -> Contents:
-    """Everything below a folder. Real folders come before links to them, so that names do not depend on
-    links; a link to a folder elsewhere is followed, one to a folder above itself is not.
+    """List the files below a folder. Real folders come before links to them, so names do not depend on links.
+    A link to a folder elsewhere is followed; a link to one of its own parents is not.
 
-    Raises OSError where a folder cannot be read.
+    Raises OSError if a folder cannot be read.
     """
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="list") as pool:
         walk = _Walk(root, pool)
@@ -60,7 +60,7 @@ def contents(root: str) -> Contents:
 class _Walk:
     def __init__(self, root: str, pool: ThreadPoolExecutor) -> None:
         self._root, self._pool = root, pool
-        self._names: dict[str, str] = {}  # real folder to the path by which it is read
+        self._names: dict[str, str] = {}  # real folder -> path by which it is read
         self.sizes: dict[str, int] = {}
         self.folder_links: list[str] = []
         self._file_links: list[str] = []
@@ -85,13 +85,13 @@ class _Walk:
         """Add the folders in a real folder to those to read next."""
         for name in folders:
             place = os.path.join(real, name.rpartition("/")[2])
-            if place in self._names:  # read by a link
+            if place in self._names:  # already read through a link
                 self.again.append(name)
                 continue
             self._names[place], below[name] = name, place
 
     def follow(self, name: str) -> None:
-        """Read the folder behind a link, unless it was read or lies above the link."""
+        """Read the folder behind a link, unless it was read already or is a parent of the link."""
         path = os.path.join(self._root, name)
         real, above = os.path.realpath(path), os.path.realpath(os.path.dirname(path))
         if real in self._names or above == real or above.startswith(real.rstrip("/") + "/"):
@@ -100,14 +100,16 @@ class _Walk:
             self.visit(name, real)
 
     def look_at_file_links(self) -> tuple[str, ...]:
-        """Leave out links to files that are there under their own names; returns those with one target."""
+        """Drop links to files that are listed under their own names. Return all but the first of links with
+        the same target.
+        """
         targets: dict[str, list[str]] = {}
         links = set(self._file_links)
         for name in sorted(links):
             real = os.path.realpath(os.path.join(self._root, name))
             folder, _, base = real.rpartition("/")
             own = "/".join(part for part in (self._names.get(folder, ".."), base) if part)
-            # A store of files by their digests, such as a cache, keeps them under names without a suffix.
+            # Content-addressed caches store files under names without a suffix.
             if own in self.sizes and own not in links and _suffix(own) == _suffix(name):
                 del self.sizes[name]
                 self.again.append(name)
@@ -135,7 +137,7 @@ def _add(level: _Level, entry: os.DirEntry, name: str) -> None:
         return
     try:
         facts = entry.stat()
-    except OSError:  # a link to nothing, or to itself
+    except OSError:  # a link to a missing file, or to itself
         if not link:
             raise
         level.unusable.append(name)

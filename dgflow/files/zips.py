@@ -1,4 +1,4 @@
-"""Zips: every file listed from the directory, and read by offset without it."""
+"""List the files of a zip from its directory, and read them by offset without the directory."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from dgflow.files.names import is_shown
 DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, lzma.LZMAError)
 """Errors of a damaged member (bz2 raises OSError)."""
 
-_LOCAL_HEADER = struct.Struct("<8xH16xHH")  # how it is compressed, the lengths of its name and extra field
+_LOCAL_HEADER = struct.Struct("<8xH16xHH")  # compression method, lengths of the name and the extra field
 _ENCRYPTED = 1
 _LZMA_MEMORY = 2**28  # bytes, four times what the highest presets need
-# Each gives at most as many bytes as are asked for, whatever the member says of itself.
+# Each returns at most `most` bytes, whatever size the member declares.
 _DECOMPRESS = {
     zipfile.ZIP_STORED: lambda data, most: data,
     zipfile.ZIP_DEFLATED: lambda data, most: zlib.decompressobj(-15).decompress(data, most),
@@ -29,23 +29,23 @@ _DECOMPRESS = {
 
 
 MOST = 2**30
-"""Bytes of a file that is read whole: no picture that PIL agrees to decode has more."""
+"""Maximum bytes of a file that is read whole; every picture that PIL agrees to decode is smaller."""
 
 
 class Member(NamedTuple):
-    name: str  # with `/`, also where Windows wrote backslashes
-    size: int  # bytes
-    offset: int  # of its header
-    stored: int  # bytes in the zip
+    name: str  # path with `/`, even if Windows wrote backslashes
+    size: int  # size in bytes
+    offset: int  # offset of its header
+    stored: int  # compressed bytes in the zip
     crc: int
-    is_link: bool = False  # it holds the name of another file
+    is_link: bool = False  # True if the data is the name of another file
 
 
 def members(location: Location, source: str) -> list[Member]:
-    """Every shown file of a zip.
+    """List every non-hidden file of a zip.
 
-    Raises ValueError for what is no zip, is cut short, or is encrypted or compressed in a way that Python
-    cannot read.
+    Raises ValueError for a file that is not a zip, is truncated or encrypted, or uses a compression that
+    Python cannot read.
     """
     try:
         with location.open() as file, zipfile.ZipFile(file) as archive:
@@ -79,8 +79,9 @@ def _name(entry: zipfile.ZipInfo) -> str:
 
 
 def data_offset(file: IO[bytes], header_offset: int) -> tuple[int, int]:
-    """The start of a member's data and their compression, by its own header, which may be longer than the
-    directory says. Raises EOFError where the file ends before it."""
+    """Read the start of a member's data and its compression from the member's own header, which may be longer
+    than the directory states. Raises EOFError if the file ends before the data.
+    """
     file.seek(header_offset)
     header = file.read(_LOCAL_HEADER.size)
     if len(header) < _LOCAL_HEADER.size:
@@ -90,9 +91,9 @@ def data_offset(file: IO[bytes], header_offset: int) -> tuple[int, int]:
 
 
 def read_member(file: IO[bytes], offset: int, stored: int, size: int, crc: int) -> bytes:
-    """The file whose header is at `offset`.
+    """Read the file whose header is at `offset`.
 
-    Raises ValueError where its bytes are not those of `crc`, or are too many.
+    Raises ValueError if the bytes do not match `crc` or are too many.
     """
     if size > MOST:
         raise ValueError(f"{size:,} bytes, more than the {MOST:,} that are read at once")
@@ -108,10 +109,12 @@ def read_member(file: IO[bytes], offset: int, stored: int, size: int, crc: int) 
 
 
 def _lzma(data: bytes, most: int) -> bytes:
-    """A member begins with a version, the length of the coder's properties (5), and these; a file of format
-    "alone" has the properties and its size, here unknown, before the same stream."""
+    """Decompress an LZMA member. It begins with a version, the length of the coder's properties (5) and the
+    properties; a file of format "alone" has the properties and the size, unknown here, before the same
+    stream.
+    """
     if data[2:4] != b"\x05\x00":
         raise EOFError("no properties of lzma")
     decompressor = lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=_LZMA_MEMORY)
-    # One byte less than `most`: without an end marker, what follows the data can be decoded too.
+    # One byte less than `most`: without an end marker, bytes after the data can be decoded too.
     return decompressor.decompress(data[4:9] + b"\xff" * 8 + data[9:], most - 1)
