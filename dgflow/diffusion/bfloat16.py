@@ -1,4 +1,4 @@
-"""Tells if this process computes bfloat16 slower than float32."""
+"""True if this process computes bfloat16 slower than float32."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ MARK = "smoke.json"
 
 
 def is_smoke_run(store: ObjectStore) -> bool:
-    """Tells if this is the root of a smoke run."""
+    """True if this is the root of a smoke run."""
     return store.size(MARK) is not None
 
 
