@@ -24,6 +24,9 @@ Mechanism = Annotated[
     int, "real images, and samples of each arm, for the figures of mechanism beside the table; 0: none"
 ]
 SkipBroken = Annotated[int, "broken images that may be left out"]
+KeepPixels = Annotated[
+    bool, "store the prepared images; without, the source is read and encoded at once, to the same latents"
+]
 DropAlpha = Annotated[bool, "leave out the alpha channel of transparent images, which are refused otherwise"]
 
 # The sampler and the guidance of the samples that are measured; the fakes are made as before.

@@ -64,6 +64,7 @@ def workflow(
     ] = "counter",
     seeds: dg.options.Seeds = (0,),
     precision: dg.options.Precision = "tf32",
+    keep_pixels: dg.options.KeepPixels = True,
 ) -> dg.Evaluate:
     vae = dg.official("edm2-vae")
     generate = partial(dg.Generate, sampler=dg.Heun(steps=steps), precision=precision)
@@ -77,7 +78,7 @@ def workflow(
             source=data, num_images=1_281_167, num_classes=1000, image_size=512, preparation="adm-center-crop"
         )
         training = dg.TrainDiscriminator(
-            real=dg.Encode(images=images[:reals], vae=vae).all(),
+            real=dg.Encode(images=images[:reals], vae=vae, keep_pixels=keep_pixels).all(),
             fake=systems["EDM2"](seed=1_000_000)[:fakes],
             network=dg.ADMEncoder(channel_mult=(1, 2, 3, 4)),
             epochs=epochs,

@@ -194,7 +194,8 @@ class StepView:
         stop = (shards[0].stop if shards else 0) if stop is None else stop
         first, parts = self.samples.read(slice(start, stop), ["index"]), []
         for shard in shards:
-            make = step.shard_builder(self.records.bound(step, shard.inputs))
+            own = step.as_made(shard.inputs)
+            make = own.shard_builder(self.records.bound(own, shard.inputs))
             parts.append(make(shard.start, shard.stop))
         made = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         chosen = np.isin(made["index"], first.index)

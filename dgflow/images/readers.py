@@ -69,19 +69,22 @@ class Reader(ABC):
             Changed: the source is another one than was listed.
             ValueError: the source is not there, or damaged where it holds more than one image.
         """
-        for row, cell in zip(rows, self._cells(rows), strict=True):
-            if not isinstance(cell, bytes):
-                yield cell
-                continue
-            try:
-                yield decode_picture(cell, self._row_name(int(row)), self.drop_alpha)
-            except ValueError as error:
-                yield error
+        return map(self.decoded, rows, self.cells(rows))
+
+    def decoded(self, row: int, cell: Any) -> np.ndarray | ValueError:
+        """The pixels of a row whose cell `cells` gave, or the error that names its picture. Safe in any
+        thread."""
+        if not isinstance(cell, bytes):
+            return cell
+        try:
+            return decode_picture(cell, self._row_name(int(row)), self.drop_alpha)
+        except ValueError as error:
+            return error
 
     def digest(self, order: np.ndarray, labels: np.ndarray | None) -> str:
         """The digest of all rows in this order, with these labels: of pixels, or of pictures' bytes. Reads
         everything once."""
-        return pictures_sha256(unbroken(self._cells(order)), labels)
+        return pictures_sha256(unbroken(self.cells(order)), labels)
 
     def looked_at(self, order: np.ndarray, labels: np.ndarray | None) -> tuple[str, int, int]:
         """The digest, and the numbers of grey and of coloured pictures: 0 where the images are no pictures.
@@ -93,7 +96,7 @@ class Reader(ABC):
         counts = {1: 0, 3: 0}
 
         def checked() -> Iterator[bytes]:
-            for row, cell in zip(order, unbroken(self._cells(order)), strict=True):
+            for row, cell in zip(order, unbroken(self.cells(order)), strict=True):
                 counts[check_picture(cell, self._row_name(int(row)), self.drop_alpha)] += 1
                 yield cell
 
@@ -101,7 +104,7 @@ class Reader(ABC):
 
     def check(self, row: int) -> None:
         """Raises ValueError for a picture that cannot be used, from its header; damage is not looked for."""
-        (cell,) = self._cells([row])
+        (cell,) = self.cells([row])
         if isinstance(cell, bytes):
             check_picture(cell, self._row_name(row), self.drop_alpha)
 
@@ -109,8 +112,8 @@ class Reader(ABC):
         """True for encoded pictures, False for arrays of pixels."""
         return False
 
-    def _cells(self, rows: Rows) -> Iterator[Any]:
-        """The pixels of each row, the bytes of its picture, or the error that names it."""
+    def cells(self, rows: Rows) -> Iterator[Any]:
+        """The pixels of each row, the bytes of its picture, or the error that names it. Raises as `read`."""
         for start in range(0, len(rows), _AT_ONCE):
             yield from self._block([int(row) for row in rows[start : start + _AT_ONCE]])
 
@@ -124,7 +127,7 @@ class Reader(ABC):
 
     @abstractmethod
     def _block(self, rows: list[int]) -> Iterator[Any]:
-        """As `_cells`, of a few rows."""
+        """As `cells`, of a few rows."""
 
     def _row_name(self, row: int) -> str:
         return f"{self.source}: {self.listing.name(row)}"
@@ -297,7 +300,7 @@ class ParquetReader(Reader):
         shape = self._file(0).shape
         if shape is None:
             return super().digest(order, labels)
-        return pixels_sha256((cell.tobytes() for cell in self._cells(order)), (len(order), *shape), labels)
+        return pixels_sha256((cell.tobytes() for cell in self.cells(order)), (len(order), *shape), labels)
 
     def _block(self, rows: list[int]) -> Iterator[bytes | np.ndarray]:
         for row in rows:

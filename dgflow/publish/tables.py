@@ -54,6 +54,7 @@ class _Behind:
 
     def each(self, step: Step, inputs: Mapping[str, str]) -> dict[str, frozenset[str]]:
         """The same by the path of what `step` reads, for a part that was made from `inputs`."""
+        step = step.as_made(inputs)
         items = self.root.records.bound(step, inputs).items
         return {path: self.digests(step.reads[path], item) for path, item in items.items()}
 

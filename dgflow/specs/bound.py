@@ -147,6 +147,14 @@ class Bound:
         items = {name: item.digest for name, item in self.items.items()}
         return items | {name: fingerprint(choice.plain()) for name, choice in self.choices.items()}
 
+    def below(self, field: str) -> Bound:
+        """The inputs that a step has taken over from the one that `field` names, by the names that these
+        have there."""
+        prefix = f"{field}."
+        return Bound(
+            {name.removeprefix(prefix): item for name, item in self.items.items() if name.startswith(prefix)}
+        )
+
     def pieces(
         self, name: str, columns: Sequence[str] | None = None, start: int = 0, stop: int | None = None
     ) -> Iterator[Columns]:

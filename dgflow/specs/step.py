@@ -142,6 +142,12 @@ class Step(Spec):
         """`inputs()`, computed once: a step may build the steps that it reads."""
         return self.inputs()
 
+    def as_made(self, inputs: Collection[str]) -> Self:
+        """The step as it made a part from inputs of these names, where a field that is not identity decides
+        what it reads."""
+        del inputs
+        return self
+
     @property
     def is_fetched(self) -> bool:
         """True for an external file, which needs no samples and no training."""

@@ -5,22 +5,26 @@ Where the encoder gives a distribution, that is stored and not a draw: a trainin
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Annotated, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from dgflow.networks.families import autoencoder_of
 from dgflow.specs.network import DataShape
-from dgflow.specs.spec import ActivationPrecision, BatchSize
-from dgflow.specs.step import INDEX_AND_LABEL, SampleStep, Slice, Weights, Work
+from dgflow.specs.spec import PLACEMENT, ActivationPrecision, BatchSize
+from dgflow.specs.step import INDEX_AND_LABEL, Reference, SampleStep, Slice, Weights, Work
+from dgflow.steps.sources.import_images import ImportImages
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from dgflow.specs.bound import Bound
     from dgflow.store.shards import Columns
+
+READERS = 8
+"""Threads that decode pictures for one GPU, which encodes faster than one CPU core decodes."""
 
 
 class Encode(SampleStep):
@@ -31,6 +35,10 @@ class Encode(SampleStep):
     later groups depend on the draws of the earlier ones, so it gives `latent` [2 * draws, C, H, W]: `draws`
     of the image, then `draws` of the flipped one, with noise by (`seed`, index). Images are mirrored before
     encoding: a flipped latent is something else.
+
+    With `keep_pixels=False` images of an `ImportImages` are read, prepared and encoded in one pass, and the
+    root holds no pixels. The latents are the same bit for bit, so this is not identity; the other steps that
+    read those images do have them stored.
     """
 
     images: Slice
@@ -39,9 +47,15 @@ class Encode(SampleStep):
     seed: int = Field(default=0, ge=0, lt=2**63)  # of the draws
     precision: ActivationPrecision = "float32"  # of the convolutions
     batch_size: BatchSize = 32
+    keep_pixels: Annotated[bool, PLACEMENT] = True
 
     @model_validator(mode="after")
     def _fits(self) -> Encode:
+        if not self.keep_pixels and not isinstance(self.images.step, ImportImages):
+            raise ValueError(
+                "keep_pixels: expected False only for images of an ImportImages, whose source is read, "
+                f"found {self.images.step.title}; leave keep_pixels at True"
+            )
         spec = autoencoder_of(self.vae)
         shape, expected = self.images.image_shape, self.vae.step.shape
         if shape[:2] != expected[:2]:
@@ -92,6 +106,41 @@ class Encode(SampleStep):
             return spec.latent_columns
         return *spec.latent_columns, *(f"{name}_flipped" for name in spec.latent_columns)
 
+    def inputs(self) -> dict[str, Reference]:
+        inputs = super().inputs()
+        if not self.keep_pixels:
+            del inputs["images"]
+            inputs |= {f"images.{name}": each for name, each in self._source.inputs().items()}
+        return inputs
+
+    def as_made(self, inputs: Collection[str]) -> Self:
+        return self.model_copy(update={"keep_pixels": "images" in inputs})
+
+    @property
+    def _source(self) -> ImportImages:
+        """The import whose source is read."""
+        assert isinstance(self.images.step, ImportImages)
+        return self.images.step
+
+    def check_source(self, inputs: Bound) -> None:
+        if not self.keep_pixels:
+            self._source.check_source(inputs.below("images"))
+
+    def check_slices(self, slices: Sequence[Slice], inputs: Bound | None) -> None:
+        super().check_slices(slices, inputs)
+        if not self.keep_pixels:
+            self._source.check_slices([self.images], inputs and inputs.below("images"))
+
+    def remarks(self, inputs: Bound) -> tuple[str, ...]:
+        return () if self.keep_pixels else self._source.remarks(inputs.below("images"))
+
+    def doubts(self, part: Slice, inputs: Bound) -> tuple[str, ...]:
+        if self.keep_pixels:
+            return ()
+        first = self.images.start
+        images = self._source[first + part.start : first + part.stop]
+        return self._source.doubts(images, inputs.below("images"))
+
     def network_evaluations(self, rows: int) -> int:
         return rows * 2 * self.draws
 
@@ -109,9 +158,10 @@ class Encode(SampleStep):
         own_device = device()
         network = prepared(inputs.network("vae"), device=own_device)
         batches = Batches(self.batch_size, of=self.name)
+        read = self._images(inputs, READERS if own_device.type == "cuda" else 1)
 
         def rows(start: int, stop: int) -> Columns:
-            columns = inputs.rows("images", ["label", "image"], start, stop)
+            columns = read(start, stop)
 
             def batch(first: int, last: int) -> Columns:
                 index_B = torch.arange(first, last, device=own_device)
@@ -123,6 +173,13 @@ class Encode(SampleStep):
             return {"index": index, "label": label, **latents}
 
         return rows
+
+    def _images(self, inputs: Bound, threads: int) -> Callable[[int, int], Columns]:
+        """A function of rows [start, stop) that gives their labels and images."""
+        if self.keep_pixels:
+            return lambda start, stop: inputs.rows("images", ["label", "image"], start, stop)
+        read, first = self._source.reader(inputs.below("images"), threads), self.images.start
+        return lambda start, stop: read(first + start, first + stop)
 
     def _batch(self, network: nn.Module, images_BHWC: np.ndarray, index_B: Tensor) -> Columns:
         import torch

@@ -9,7 +9,7 @@ sizes.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count, pairwise
@@ -22,6 +22,7 @@ from dgflow.specs.graph import graph
 from dgflow.specs.network import DataShape
 from dgflow.specs.spec import Spec
 from dgflow.specs.step import TOY_SHARD_SIZE, SampleStep, Slice, Step, Target
+from dgflow.steps.encode import Encode
 from dgflow.steps.judging.published_reference import PublishedStatistics
 from dgflow.steps.pretrained import Pretrained
 from dgflow.steps.sources.import_images import ImportImages
@@ -73,17 +74,21 @@ class _Run:
         self.toy_edges: dict[str, dict[int, int]] = {}  # and those in its toy
         self.largest = 1
         for node in graph(target):
-            if not node.slices:
-                continue
-            own = {0, *(part.start for part in node.slices), *(part.stop for part in node.slices)}
-            edges = sorted(own.union(self.edges.get(node.step.fingerprint, ())))
-            self.edges[node.step.fingerprint] = edges
-            if node.slices[0].step.length is None:
-                self.largest = max(self.largest, *(stop - start for start, stop in pairwise(edges)))
+            self._add_edges(node.slices)
+            self._add_edges(_read_at_the_source(node.step))
         self.steps: dict[str, Step] = {}
         self.checkpoints: dict[str, tuple[Pretrained, ...]] = {}
         self.pictures: dict[Pictures, str] = {}  # and the source that each stands for
         self.references: dict[str, Reference] = {}
+
+    def _add_edges(self, slices: Sequence[Slice]) -> None:
+        """Note the edges of slices of one step."""
+        if not slices:
+            return
+        key, own = slices[0].step.fingerprint, [edge for each in slices for edge in (each.start, each.stop)]
+        edges = self.edges[key] = sorted({0, *own, *self.edges.get(key, ())})
+        if slices[0].step.length is None:
+            self.largest = max(self.largest, *(stop - start for start, stop in pairwise(edges)))
 
     def step(self, step: Step) -> Step:
         """The toy of `step`, made once."""
@@ -195,6 +200,11 @@ class _Run:
         known = self.references.get(key, Reference(key=key))
         self.references[key] = known.model_copy(update={"pictures": pictures})
         return source
+
+
+def _read_at_the_source(step: Step) -> list[Slice]:
+    """The images of an import that a step encodes without having them stored."""
+    return [step.images] if isinstance(step, Encode) and not step.keep_pixels else []
 
 
 def _pictures(step: ImportImages, count: int, side: int) -> Pictures:

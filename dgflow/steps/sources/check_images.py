@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, PrivateAttr, field_validator, model_validator
@@ -88,10 +89,10 @@ class ListedImages(SampleStep):
 
 
 class PreparedImages:
-    """The prepared images of a listing. Opened once per worker; picklable."""
+    """The prepared images of a listing, decoded by `threads`. Opened once per worker; picklable."""
 
-    def __init__(self, step: ListedImages, inputs: Bound) -> None:
-        self._step = step
+    def __init__(self, step: ListedImages, inputs: Bound, threads: int = 1) -> None:
+        self._step, self._threads = step, threads
         step_store = inputs.items["listing"].step_store
         self._listed_at = f"{step_store.name} in {step_store.store.url}"
         self.listing: Listing = Listing.decoded(inputs.result("listing"))
@@ -110,20 +111,28 @@ class PreparedImages:
         Raises:
             ValueError: the source is another one than was listed, or cannot be seen from here.
         """
-        images = self._reader.read(rows)
-        for row in rows:
-            try:
-                image = next(images)
-            except Changed as error:
-                raise ValueError(
-                    f"{error}; bring back the data of then, or, to import what is there now, delete "
-                    f"{self._listed_at} and run again"
-                ) from error
-            yield image if isinstance(image, ValueError) else self._prepared(image, int(row))
+        if self._threads == 1:
+            yield from map(self._prepared, rows, self._cells(rows))
+            return
+        with ThreadPoolExecutor(self._threads, "pictures") as pool:
+            yield from pool.map(self._prepared, rows, self._cells(rows))
 
-    def _prepared(self, image: np.ndarray, row: int) -> np.ndarray | ValueError:
-        step = self._step
+    def _cells(self, rows: Sequence[int] | np.ndarray) -> Iterator[Any]:
+        """What the reader has of each row, not yet decoded."""
+        try:
+            yield from self._reader.cells(rows)
+        except Changed as error:
+            raise ValueError(
+                f"{error}; bring back the data of then, or, to import what is there now, delete "
+                f"{self._listed_at} and run again"
+            ) from error
+
+    def _prepared(self, row: int, cell: Any) -> np.ndarray | ValueError:
+        step, row = self._step, int(row)
         size, channels, pool, pad = step.image_size, step.channels, step.average_pool, step.pad
+        image = self._reader.decoded(row, cell)
+        if isinstance(image, ValueError):
+            return image
         try:
             return prepare(image, step.preparation, size, channels, average_pool=pool, pad=pad)
         except ValueError as error:

@@ -101,9 +101,12 @@ class ImportImages(ListedImages):
         return inputs
 
     def shard_builder(self, inputs: Bound) -> Callable[[int, int], Columns]:
-        """Open the source; the function returned gives the rows [start, stop), fewer where the source
-        ends."""
-        images = PreparedImages(self, inputs)
+        return self.reader(inputs)
+
+    def reader(self, inputs: Bound, threads: int = 1) -> Callable[[int, int], Columns]:
+        """Open the source; the function returned gives the rows [start, stop), fewer where the source ends.
+        Also for steps that read the images without storing them. Pictures are decoded by `threads`."""
+        images = PreparedImages(self, inputs, threads)
         listing, order = images.listing, self._order(inputs, images)
         end = len(order) if self.length is None else self.length
 
