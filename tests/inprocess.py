@@ -28,7 +28,7 @@ def complete(target: Target, store: ObjectStore) -> Bound:
         steps.declare(node.step.document(), node.step.described(names))
         if isinstance(node.step, SampleStep):
             node.step.check_source(state.bound)
-            work = shard_work(node.step, steps, state.bound)
+            work = shard_work(node.step, steps, state.bound, None, state.copies)
             for number in state.missing:
                 work(number)
             done = steps.done("shards", state.bound.digests)

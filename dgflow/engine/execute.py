@@ -251,8 +251,10 @@ def _complete(
         case SampleStep() as step:
             gpu = step.network_evaluations(1) > 0
             step.check_source(bound)
+            if state.copies:
+                session.progress.say(f"{step.title}: {state.reason}")
             first = state.wanted[0] if state.wanted[0] in state.missing else None
-            work = partial(shard_work, step, step_store, bound, first)
+            work = partial(shard_work, step, step_store, bound, first, state.copies)
             tell = WarnsOnce(step, step_store, "shards", bound, session.progress.say)
 
             def take(number: int, seconds: float) -> None:

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from dgflow.engine.differences import Change, Recorded
+from dgflow.engine.lengths import Copy
 from dgflow.engine.root import Root
 from dgflow.specs.bound import Bound
 from dgflow.specs.graph import Node, graph
-from dgflow.specs.step import Reference, Step, Target, Weights, Work
+from dgflow.specs.step import Reference, SampleStep, Step, Target, Weights, Work
 from dgflow.store.objects import ObjectStore
 from dgflow.store.step_store import StepStore, made_from
 
@@ -27,6 +28,7 @@ class StepPlan:
     wanted: list[int]
     bound: Bound | None  # the step's inputs, None while they are not complete
     done: dict[int, str] = field(default_factory=dict)  # part made from these inputs to its receipt's key
+    copies: dict[int, Copy] = field(default_factory=dict)  # missing parts that need not be made
     action: Action = "build"
     reason: str = ""
     waits_for: list[Step] = field(default_factory=list)  # inputs that are not complete
@@ -46,13 +48,13 @@ class StepPlan:
 
     @property
     def amount(self) -> int:
-        """The number of samples, epochs or files that are missing."""
-        return self.step.amount(self.missing)
+        """The number of samples, epochs or files that are to be made."""
+        return self.step.amount([number for number in self.missing if number not in self.copies])
 
     @property
     def work(self) -> list[Work]:
         """The evaluations of networks that the missing parts take."""
-        return self.step.work(self.amount) if self.missing else []
+        return self.step.work(self.amount) if self.amount else []
 
     @property
     def stored_bytes(self) -> int | None:
@@ -120,6 +122,10 @@ def look(root: Root, node: Node, known: dict[str, Bound | None]) -> StepPlan:
                 f"; {earlier:,} {unit} of earlier inputs {'are' if earlier > 1 else 'is'} kept, and reused "
                 "if the inputs come out the same"
             )
+        if isinstance(step, SampleStep) and (likely := root.lengths.likely(step, state.wanted)):
+            state.reason += (
+                f"; up to {likely:,} {step.unit} of another length are copied if made from the same samples"
+            )
         step.check_slices(node.slices, None)
         return state
     wanted = set(state.wanted)
@@ -132,9 +138,14 @@ def look(root: Root, node: Node, known: dict[str, Bound | None]) -> StepPlan:
     if step.folder == "epochs":
         known[node.key] = state.bound  # its first epochs may be all that a reference asks for
     step.check_slices(node.slices, state.bound)
-    if state.done:
+    if isinstance(step, SampleStep):
+        state.copies = root.lengths.copies(step, state.bound, state.missing)
+    if state.done or state.copies:
         state.action = "extend"
         state.reason = f"{len(state.done):,} of {len(wanted):,} {step.unit} are there"
+        if state.copies:
+            others = dict.fromkeys(each.step_store.name for each in state.copies.values())
+            state.reason += f"; {len(state.copies):,} of another length are copied from {_some(others)}"
     elif committed:
         state.action, state.reason = "rebuild", _why_stale(step_store, committed, state.bound)
     return state

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from dgflow.engine.lengths import Lengths
 from dgflow.specs.bound import Bound, BoundItem, BoundMeasurements, BoundResult, BoundRows, BoundWeights
 from dgflow.specs.graph import Node
 from dgflow.specs.step import Measurements, Reference, Result, Slice, Step, Weights
@@ -17,7 +18,7 @@ class Root:
     """A root as the steps of one recipe see it. Reads only."""
 
     def __init__(self, store: ObjectStore) -> None:
-        self.store = store
+        self.store, self.lengths = store, Lengths(store)
         # Trainings that are complete: one listing each, however many steps read them.
         self._trained: set[tuple[str, int, str]] = set()
 

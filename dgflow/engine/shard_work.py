@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache, partial
 from typing import Any
 
+from dgflow.engine.lengths import Copy, copied
 from dgflow.engine.preview import leaves
 from dgflow.specs.bound import Bound
 from dgflow.specs.step import MeasuredColumns, SampleStep
@@ -18,32 +20,40 @@ log = logging.getLogger(__name__)
 
 
 def shard_work(
-    step: SampleStep, step_store: StepStore, inputs: Bound, first: int | None = None
+    step: SampleStep,
+    step_store: StepStore,
+    inputs: Bound,
+    first: int | None = None,
+    copies: Mapping[int, Copy] = {},
 ) -> Callable[[int], float]:
     """Load once; the function returned builds and commits one shard and gives the seconds it took, 0 for one
-    that was committed already. An error is noted, then raised.
+    that was committed already, or that is one of `copies`. An error is noted, then raised.
 
     While the shard `first` is made, its first rows are left as the step's preview.
     """
     from dgflow.runtime import metrics
     from dgflow.runtime.environment import attempt, device_name, failed, versions
 
-    if first is not None:
+    if first is not None and first not in copies:
         start, stop = step.shard_range(first)
         inputs = replace(inputs, show=leaves(step_store, inputs.digests, start, stop - start))
-    build = step.shard_builder(inputs)
+    builder = cache(partial(step.shard_builder, inputs))
+    if not copies:
+        builder()
     device = device_name()
 
     def work(number: int) -> float:
         # Another driver, a host that seemed lost or a worker that died after its commit may have built it.
         if step_store.is_committed("shards", number, inputs.digests):
             return 0.0
+        if number in copies and copied(step_store, number, inputs.digests, copies[number]):
+            return 0.0
         own = attempt()
         step_store.note_attempt("shards", number, own)
         began = time.monotonic()
         try:
             start, stop = step.shard_range(number)
-            columns = build(start, stop)
+            columns = builder()(start, stop)
             seconds = time.monotonic() - began
             rows = len(columns["index"])
             step_store.write_shard(

@@ -233,12 +233,13 @@ def _number(hours: float) -> str:
 
 def _plan_row(step_plan: StepPlan, rate: Rate | None, estimate: Estimate | None) -> dict[str, Any]:
     work, stored = step_plan.amount, None if estimate is None else estimate.bytes
+    rows = step_plan.step.amount(step_plan.missing)  # with those that are copied
     # Another step's samples compress alike where they hold as much.
     from_receipts = rate is not None and (
         rate.own or (rate.row is not None and rate.row == row_of(step_plan.step))
     )
     if rate is not None and from_receipts:
-        stored = round(rate.bytes * work)
+        stored = round(rate.bytes * rows)
     elif stored is None:
         stored = step_plan.stored_bytes
     return {
@@ -250,8 +251,8 @@ def _plan_row(step_plan: StepPlan, rate: Rate | None, estimate: Estimate | None)
         "done": len(step_plan.done),
         "todo": len(step_plan.missing),
         "unit": step_plan.unit,
-        "bytes": stored if work else 0,
-        "bytes_from": None if not work or stored is None else "receipts" if from_receipts else "fields",
+        "bytes": stored if rows else 0,
+        "bytes_from": None if not rows or stored is None else "receipts" if from_receipts else "fields",
         "evaluations": step_plan.evaluations,
         "worker_hours": 0.0 if not work else None if rate is None else rate.seconds * work / 3600,
     }

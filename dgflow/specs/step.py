@@ -355,6 +355,10 @@ class SampleStep(Step, ABC):
     unit: ClassVar[str] = "shards"
     naming: ClassVar[Mapping[str, str]] = {"Slice": "name its samples: [start:stop] or .all()"}
 
+    maps: ClassVar[str] = ""
+    """The field of the slice whose rows are this step's, one by one, so that a shard depends on the rows of
+    its own range alone; "" for none. Then a step of a longer slice takes the shards of a shorter one over."""
+
     shard_size: int = Field(default=500, gt=0)
 
     def __getitem__(self, key: slice) -> Slice:

@@ -6,7 +6,7 @@ Discriminators are trained on the latents themselves.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from pydantic import model_validator
@@ -31,6 +31,8 @@ class Decode(SampleStep):
     Columns: `index`, `label`, `image` (uint8 [H, W, C]), and `log_ratio` where the samples have it. Of an
     `Encode`, the posterior's means are decoded: reconstructions.
     """
+
+    maps: ClassVar[str] = "latents"
 
     latents: Slice
     vae: Weights

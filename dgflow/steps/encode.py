@@ -6,7 +6,7 @@ Where the encoder gives a distribution, that is stored and not a draw: a trainin
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -40,6 +40,8 @@ class Encode(SampleStep):
     root holds no pixels. The latents are the same bit for bit, so this is not identity; the other steps that
     read those images do have them stored.
     """
+
+    maps: ClassVar[str] = "images"
 
     images: Slice
     vae: Weights

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -42,6 +42,8 @@ class Translate(Sampling):
     `precision` and `compile` are those of `Generate`. Noise depends on (`seed`, i) alone; a `Generate` with
     the same seed has the same.
     """
+
+    maps: ClassVar[str] = "source"
 
     source: Slice
     start: float = Field(gt=0, le=1)

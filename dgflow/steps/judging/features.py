@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from pydantic import model_validator
@@ -39,6 +39,8 @@ class Features(SampleStep):
     the image itself `constant` (bool: it is of one colour) and `pixels` (int64, a digest: equal images have
     equal ones).
     """
+
+    maps: ClassVar[str] = "samples"
 
     samples: Slice | ImageSet
     network: Weights
