@@ -9,10 +9,53 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
 from dgflow.store.identity import canonical_json
+
+
+class Digests(NamedTuple):
+    """The digest of a set of images, and those of its rows, by which a reader of a few verifies these alone.
+
+    Attributes:
+        whole: sha256 of all rows and labels, 64 hex digits.
+        rows: sha256 of each row, uint8 [rows, 32]; None where a reader verifies all rows in any case.
+    """
+
+    whole: str
+    rows: np.ndarray | None = None
+
+
+def row_sha256(row: bytes | np.ndarray) -> bytes:
+    """The digest of one picture's bytes, or of one image's pixels in C order: 32 bytes."""
+    return hashlib.sha256(_buffer(row)).digest()
+
+
+def picture_digests(pictures: Iterable[bytes], labels: np.ndarray | None) -> Digests:
+    """The digests of encoded pictures in row order, each by the sha256 of its bytes, and int64 labels."""
+    rows = bytearray()
+    for picture in pictures:
+        rows += row_sha256(picture)
+    digest = hashlib.sha256(b'"pictures"\n')
+    digest.update(rows)
+    _add_labels(digest, labels)
+    return Digests(digest.hexdigest(), _by_row(rows))
+
+
+def pixel_digests(
+    images: Iterable[bytes | np.ndarray], shape: tuple[int, ...], labels: np.ndarray | None
+) -> Digests:
+    """The digests of uint8 images [rows, H, W, C], given one by one, and int64 labels."""
+    rows = bytearray()
+
+    def blocks() -> Iterable[bytes | memoryview]:
+        for image in images:
+            rows.extend(row_sha256(image))
+            yield _buffer(image)
+
+    return Digests(pixels_sha256(blocks(), shape, labels), _by_row(rows))
 
 
 def pixels_sha256(
@@ -27,13 +70,12 @@ def pixels_sha256(
     return digest.hexdigest()
 
 
-def pictures_sha256(pictures: Iterable[bytes], labels: np.ndarray | None) -> str:
-    """The digest of encoded pictures in row order, each by the sha256 of its bytes, and int64 labels."""
-    digest = hashlib.sha256(b'"pictures"\n')
-    for picture in pictures:
-        digest.update(hashlib.sha256(picture).digest())
-    _add_labels(digest, labels)
-    return digest.hexdigest()
+def _buffer(row: bytes | np.ndarray) -> bytes | memoryview:
+    return np.ascontiguousarray(row).data if isinstance(row, np.ndarray) else row
+
+
+def _by_row(digests: bytearray) -> np.ndarray:
+    return np.frombuffer(digests, np.uint8).reshape(-1, hashlib.sha256().digest_size)
 
 
 def _add_labels(digest, labels: np.ndarray | None) -> None:

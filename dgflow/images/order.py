@@ -24,6 +24,9 @@ class Unordered(ValueError):
         super().__init__(message)
         self.order, self.note = order, note
 
+    def __reduce__(self) -> tuple[type[Unordered], tuple[str, np.ndarray, str]]:
+        return Unordered, (str(self), self.order, self.note)
+
 
 _SHOWN = 5  # indices that a message names
 OTHER_INDEX = "the column index is of another data set, leave that column out or give it another name"

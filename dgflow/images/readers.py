@@ -8,6 +8,7 @@ for one thread.
 from __future__ import annotations
 
 import contextlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
@@ -18,7 +19,7 @@ import numpy as np
 from dgflow.files import tars, zips
 from dgflow.files.locations import Location, file_size
 from dgflow.images.cifar import find_batches, read_batches
-from dgflow.images.digests import pictures_sha256, pixels_sha256
+from dgflow.images.digests import Digests, picture_digests, pixel_digests, pixels_sha256, row_sha256
 from dgflow.images.listing import Listing, changed, replaced, unseen
 from dgflow.images.npz import NpzImages
 from dgflow.images.order import OTHER_INDEX, Unordered, index_order, ordered
@@ -61,15 +62,19 @@ class Reader(ABC):
         assert self._location is not None
         return self._location
 
-    def read(self, rows: Rows) -> Iterator[np.ndarray | ValueError]:
+    def read(self, rows: Rows, expected: np.ndarray | None = None) -> Iterator[np.ndarray | ValueError]:
         """The pixels of rows, uint8 [H, W, 1|3] and the caller's own, in the order asked for; for a broken
         picture the error that names it. Fastest in ascending order.
 
+        Args:
+            expected: the `Digests.rows` of these rows, with which they are compared.
+
         Raises:
-            Changed: the source is another one than was listed.
+            Changed: the source is another one than was listed, or a row is another one than expected.
             ValueError: the source is not there, or damaged where it holds more than one image.
         """
-        return map(self.decoded, rows, self.cells(rows))
+        cells = self.cells(rows) if expected is None else self._compared(rows, expected)
+        return map(self.decoded, rows, cells)
 
     def decoded(self, row: int, cell: Any) -> np.ndarray | ValueError:
         """The pixels of a row whose cell `cells` gave, or the error that names its picture. Safe in any
@@ -81,18 +86,25 @@ class Reader(ABC):
         except ValueError as error:
             return error
 
-    def digest(self, order: np.ndarray, labels: np.ndarray | None) -> str:
-        """The digest of all rows in this order, with these labels: of pixels, or of pictures' bytes. Reads
-        everything once."""
-        return pictures_sha256(unbroken(self.cells(order)), labels)
+    def _compared(self, rows: Rows, expected: np.ndarray) -> Iterator[Any]:
+        """As `cells`. Raises Changed for a row whose digest is another than expected."""
+        for row, cell, digest in zip(rows, self.cells(rows), expected, strict=True):
+            if not isinstance(cell, ValueError) and row_sha256(cell) != digest.tobytes():
+                raise replaced(self._row_name(int(row)))
+            yield cell
 
-    def looked_at(self, order: np.ndarray, labels: np.ndarray | None) -> tuple[str, int, int]:
-        """The digest, and the numbers of grey and of coloured pictures: 0 where the images are no pictures.
+    def digests(self, order: np.ndarray, labels: np.ndarray | None) -> Digests:
+        """The digests of all rows in this order, with these labels: of pixels, or of pictures' bytes. Reads
+        everything once."""
+        return picture_digests(unbroken(self.cells(order)), labels)
+
+    def looked_at(self, order: np.ndarray, labels: np.ndarray | None) -> tuple[Digests, int, int]:
+        """The digests, and the numbers of grey and of coloured pictures: 0 where the images are no pictures.
 
         Reads everything once. Raises ValueError for a picture that cannot be used, from its header.
         """
         if not self._holds_pictures():
-            return self.digest(order, labels), 0, 0
+            return self.digests(order, labels), 0, 0
         counts = {1: 0, 3: 0}
 
         def checked() -> Iterator[bytes]:
@@ -100,7 +112,7 @@ class Reader(ABC):
                 counts[check_picture(cell, self._row_name(int(row)), self.drop_alpha)] += 1
                 yield cell
 
-        return pictures_sha256(checked(), labels), counts[1], counts[3]
+        return picture_digests(checked(), labels), counts[1], counts[3]
 
     def check(self, row: int) -> None:
         """Raises ValueError for a picture that cannot be used, from its header; damage is not looked for."""
@@ -156,6 +168,16 @@ def unbroken(cells: Iterable[Any]) -> Iterator[Any]:
         if isinstance(cell, ValueError):
             raise cell
         yield cell
+
+
+def _pieces(blocks: Iterable[bytes], size: int) -> Iterator[bytes]:
+    """The bytes of consecutive blocks in pieces of `size`."""
+    left = b""
+    for block in blocks:
+        left += block
+        whole = len(left) // size * size
+        yield from (left[start : start + size] for start in range(0, whole, size))
+        left = left[whole:]
 
 
 class PictureReader(Reader):
@@ -251,9 +273,10 @@ class NpzReader(Reader):
             raise replaced(self.source)
         return npz
 
-    def digest(self, order: np.ndarray, labels: np.ndarray | None) -> str:
+    def digests(self, order: np.ndarray, labels: np.ndarray | None) -> Digests:
         del order  # npz have no indices
-        return pixels_sha256(self._npz.blocks(), self._npz.shape, labels)
+        shape = self._npz.shape
+        return pixel_digests(_pieces(self._npz.blocks(), math.prod(shape[1:])), shape, labels)
 
     def _block(self, rows: list[int]) -> Iterator[np.ndarray]:
         for run in np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1):
@@ -296,11 +319,11 @@ class ParquetReader(Reader):
     def _holds_pictures(self) -> bool:
         return self._file(0).shape is None
 
-    def digest(self, order: np.ndarray, labels: np.ndarray | None) -> str:
+    def digests(self, order: np.ndarray, labels: np.ndarray | None) -> Digests:
         shape = self._file(0).shape
         if shape is None:
-            return super().digest(order, labels)
-        return pixels_sha256((cell.tobytes() for cell in self.cells(order)), (len(order), *shape), labels)
+            return super().digests(order, labels)
+        return pixel_digests(self.cells(order), (len(order), *shape), labels)
 
     def _block(self, rows: list[int]) -> Iterator[bytes | np.ndarray]:
         for row in rows:
@@ -314,7 +337,8 @@ class ParquetReader(Reader):
             yield cell.copy() if isinstance(cell, np.ndarray) else cell
 
     def _row_name(self, row: int) -> str:
-        return f"row {row} of {self.source}"
+        number, offset = self._numbers(row, "file", "offset")
+        return f"row {offset} of {self._file_name(number)}"
 
     def _file(self, number: int) -> ImageFile:
         if number not in self._files:
@@ -340,9 +364,9 @@ class WholeReader(Reader):
             raise replaced(self.source)
         return images
 
-    def digest(self, order: np.ndarray, labels: np.ndarray | None) -> str:
+    def digests(self, order: np.ndarray, labels: np.ndarray | None) -> Digests:
         del order, labels  # without indices, and always with labels
-        return self.listing.digest
+        return Digests(self.listing.digest)
 
     def _block(self, rows: list[int]) -> Iterator[np.ndarray]:
         return (self._images[row].copy() for row in rows)

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from dgflow.files.locations import LocalLocation, S3Location, locate
+from dgflow.images.digests import Digests
 from dgflow.images.discovery import list_images
 from dgflow.images.headers import check_headers
 from dgflow.images.order import Unordered
@@ -26,6 +27,9 @@ from dgflow.store.open import open_store
 
 class FileImages:
     """The images of a listing: in the order of their indices where they carry some, else as listed.
+
+    Picklable, with the listing and the digests that are known: another process lists nothing and opens only
+    the files of the rows that it reads.
 
     Attributes:
         source: as it was given; one with secrets in it is refused.
@@ -64,26 +68,31 @@ class FileImages:
         check_headers(self._reader)
 
     def look(self) -> None:
-        """Read everything once: check the header of every picture, compute `digest`, and add to `notes`.
+        """Read everything once: check the header of every picture, compute `digests`, and add to `notes`.
 
         Raises ValueError for a picture that cannot be used, as `read` does.
         """
-        self.digest, grey, coloured = self._reader.looked_at(self._order, self.labels)
+        self.digests, grey, coloured = self._reader.looked_at(self._order, self.labels)
         if grey and coloured:
             self.notes += (
                 f"{grey:,} of {grey + coloured:,} pictures are grey: their channel is repeated to three",
             )
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """A sha256 of what decides the pixels, their order and the labels, and of nothing else, such as the
         path.
 
         Arrays (npz, tensors in Parquet, CIFAR): of pixels and labels, equal across those. Pictures (folder,
         zip, tar, Hugging Face's Parquet): of the files' bytes and the labels, equal across those. Reads
-        everything once.
+        everything once, unless `look` did.
         """
-        return self._reader.digest(self._order, self.labels)
+        return self.digests.whole
+
+    @cached_property
+    def digests(self) -> Digests:
+        """`digest`, and the digests of the rows."""
+        return self._reader.digests(self._order, self.labels)
 
     def labels_of(self, start: int, stop: int) -> np.ndarray | None:
         """The labels of rows [start, stop)."""
@@ -92,9 +101,13 @@ class FileImages:
     def read(self, start: int, stop: int) -> list[np.ndarray]:
         """Rows [start, stop), as a slice of a list would: uint8 [H, W, 1|3] each, sizes may differ.
 
-        Raises ValueError for damaged ones.
+        Where `digests` are known, each row is compared with its own.
+
+        Raises ValueError for damaged rows, and Changed for others than were listed.
         """
-        return list(unbroken(self._reader.read(self._order[start:stop])))
+        known: Digests | None = vars(self).get("digests")
+        expected = None if known is None or known.rows is None else known.rows[start:stop]
+        return list(unbroken(self._reader.read(self._order[start:stop], expected)))
 
 
 Images = FileImages | StepImages

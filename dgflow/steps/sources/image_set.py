@@ -22,9 +22,10 @@ class ImageSet(Spec):
     """All images of `source`: an `.npz`, a folder, a zip, tars, Parquet files, CIFAR's archive or a step of a
     run, as in `dgflow.images`. Of several splits `train` is taken, or the one that `SOURCE@SPLIT` names.
 
-    They are read where they lie and not copied into the root. `seed`, `seeding` and `start` (the index of the
-    first) are known where a step of dgflow made them. With `drop_alpha` transparent pictures are
-    taken without their alpha channel.
+    They are read where they lie and not copied into the root. `at` lists and reads all of them once; a worker
+    gets the listing and the digest of each row with the step, opens only the files of its rows, and compares
+    these. `seed`, `seeding` and `start` (the index of the first) are known where a step of dgflow made them.
+    With `drop_alpha` transparent pictures are taken without their alpha channel.
     """
 
     source: Annotated[str, PLACEMENT]
@@ -36,6 +37,7 @@ class ImageSet(Spec):
     drop_alpha: Annotated[bool, LATER] = False
     _ignore_labels: bool = PrivateAttr(False)  # the digest tells the labels
     _notes: tuple[str, ...] = PrivateAttr(())
+    _images: Images | None = PrivateAttr(None)  # as `at` saw them
 
     @classmethod
     def at(
@@ -68,7 +70,7 @@ class ImageSet(Spec):
             start=images.first_index,
             drop_alpha=drop_alpha,
         )
-        spec._ignore_labels, spec._notes = ignore_labels, notes
+        spec._ignore_labels, spec._notes, spec._images = ignore_labels, notes, images
         return spec
 
     @property
@@ -92,8 +94,12 @@ class ImageSet(Spec):
         )
 
     def open(self) -> Images:
-        """Its reader. Raises ValueError where the source holds other images by now."""
-        images = _opened(self.source, self._ignore_labels, self.drop_alpha)
+        """Its reader. Without `at`, as of a step that a root describes, all images are read once.
+
+        Raises ValueError where the source holds other images by now: here without `at`, else by the reader,
+        which names the first that it reads.
+        """
+        images = self._images or _opened(self.source, self._ignore_labels, self.drop_alpha)
         if images.digest != self.digest:
             raise ValueError(
                 f"{self.title}: expected images with digest {self.digest}, found {images.digest}; they "
