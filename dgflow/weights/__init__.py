@@ -1,1 +1,1 @@
-"""Weight files: downloads that are locked at first use, and readers that run none of a file's code."""
+"""Weight files: downloads locked at first use, and readers that never run code from a file."""

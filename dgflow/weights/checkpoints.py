@@ -1,8 +1,8 @@
-"""Checkpoints as trainers write them: the one part of a file that fits a network, under the network's names.
+"""Find the one part of a trainer's checkpoint that fits a network, under the network's parameter names.
 
-Wrappers of modules leave prefixes (`module.`, `_orig_mod.`, `ema_model.`), and trainers put state dicts
-beside other things (`state_dict`, `ema`, optimizers). A part fits where it has every name of the network in
-its shape, and none beside them. Where exactly one part fits, it is taken; nothing is guessed.
+Module wrappers leave prefixes (`module.`, `_orig_mod.`, `ema_model.`), and trainers store state dicts beside
+other values (`state_dict`, `ema`, optimizers). A part fits if it has exactly the network's names and shapes.
+If exactly one part fits, it is used; nothing is guessed.
 """
 
 from __future__ import annotations
@@ -17,28 +17,30 @@ from torch import Tensor, nn
 from dgflow.weights.weight_file import check_state_dict, short
 
 _INNER = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
-"""Parts of names that torch's wrappers put in anywhere."""
-_DEEPEST = 3  # dicts within dicts that are searched
-_TRIED = 16  # names of the network by which a prefix is found
+"""Name components that torch's wrappers insert."""
+_DEEPEST = 3  # nesting depth of dicts that is searched
+_TRIED = 16  # number of the network's names tried to find a prefix
 
 
 @dataclass(frozen=True)
 class Part:
-    """A state dict in a file: the keys that lead to it, and what its names have more than the network's."""
+    """A state dict in a file: the keys that lead to it, and what its names have in addition to the
+    network's.
+    """
 
     path: tuple[str, ...]
     prefix: str
     inner: tuple[str, ...]
-    tensors: Mapping[str, Any]  # by the network's names
+    tensors: Mapping[str, Any]  # tensors by the network's names
 
     @property
     def key(self) -> str:
-        """The text by which a recipe names it."""
+        """The key by which a recipe names the part."""
         return ".".join((*self.path, *self.prefix.rstrip(".").split("."))).strip(".")
 
     @property
     def note(self) -> str:
-        """The ways in which it differs from a plain state dict; empty for one."""
+        """The differences of the part from a plain state dict; empty if there are none."""
         stripped = [repr(part) for part in (self.prefix, *self.inner) if part]
         taken = f"took {'.'.join(self.path)!r}" if self.path else ""
         removed = f"removed {' and '.join(stripped)} from its names" if stripped else ""
@@ -48,16 +50,17 @@ class Part:
 def fitting(
     found: Any, network: nn.Module, source: str, key: str | None = None
 ) -> tuple[dict[str, Tensor], str]:
-    """The tensors of the only part of `found` that fits `network`, and a note of what was taken or removed.
+    """Return the tensors of the only part of `found` that fits `network`, and a note of what was selected or
+    removed.
 
-    Where nothing fits, the tensors are those of the part with the most names of the network, for an error
-    that names the differences.
+    If no part fits, the tensors are from the part with the most names of the network, so that an error can
+    list the differences.
 
     Args:
-        key: of the part, where several fit.
+        key: key of the part, if several fit.
 
     Raises:
-        ValueError: several parts fit, none has the key, or there are no tensors.
+        ValueError: several parts fit, no part has the key, or there are no tensors.
     """
     expected = network.state_dict()
     parts = list(_parts(found, expected)) if expected else []
@@ -86,7 +89,7 @@ def fitting(
 
 
 def _parts(found: Any, expected: Mapping[str, Tensor], path: tuple[str, ...] = ()) -> Iterator[Part]:
-    """Every state dict in the file that has names of the network, the outermost first."""
+    """Yield every state dict in the file with names of the network, outermost first."""
     if not isinstance(found, dict):
         return
     tensors = {name: value for name, value in dict.items(found) if isinstance(name, str) and _has(value)}
@@ -105,11 +108,11 @@ def _has(value: Any) -> bool:
 def _prefixed(
     tensors: Mapping[str, Any], expected: Mapping[str, Tensor], path: tuple[str, ...]
 ) -> Iterator[Part]:
-    """The state dicts in one dict of tensors, which differ by their prefixes."""
+    """Yield the state dicts in one dict of tensors, distinguished by their prefixes."""
     removed = tuple(part for part in _INNER if not any(part in name for name in expected))
     names = {_without(name, removed): name for name in tensors}
     if len(names) < len(tensors):
-        return  # a wrapped and an unwrapped name that are the same one
+        return  # a wrapped and an unwrapped form of the same name
     inner = tuple(part for part in removed if any(part in name for name in tensors))
     tried = list(expected)[:: max(1, len(expected) // _TRIED)]
     prefixes = dict.fromkeys(
@@ -132,7 +135,7 @@ def _dotless(
     expected: Mapping[str, Tensor],
     path: tuple[str, ...],
 ) -> Iterator[Part]:
-    """The averages of latent diffusion's trainers, whose names are the network's without dots."""
+    """Yield the averages of latent diffusion's trainers, whose names are the network's without dots."""
     plain = {name.replace(".", ""): name for name in expected}
     first = next((name for name in plain if name not in expected), None)
     if first is None or len(plain) < len(expected):
@@ -166,8 +169,8 @@ def _listed(parts: list[Part]) -> str:
 
 
 def _averaged(parts: list[Part]) -> Part:
-    """The part that is an average by its name, which is the usual one to sample with; else the last.
+    """The part whose name marks an average, the usual choice for sampling; otherwise the last part.
 
-    The inmost name decides: of `ema.online_model` and `ema.ema_model` only the second is one.
+    The innermost name decides: of `ema.online_model` and `ema.ema_model` only the second is an average.
     """
     return max(reversed(parts), key=lambda part: ["ema" in name for name in reversed(part.key.split("."))])

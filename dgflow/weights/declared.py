@@ -1,4 +1,4 @@
-"""The settings that a weight file tells of itself, compared with those that a recipe says."""
+"""Compare the settings that a weight file declares with those of the recipe."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ SECTIONS = (
     *("hyper_parameters", "hparams", "args", "config", "model_config", "model_args", "model_kwargs"),
     *("model", "data", "network", "network_kwargs", "unet_config", "params", "options"),
 )
-"""Names under which trainers keep settings together."""
+"""Names under which trainers group settings."""
 _BESIDE = ("config.json", "training_options.json", "args.json", "hparams.yaml", "config.yaml", "config.yml")
 _CLOSE = 1e-6
 _SHOWN = 6
 
 
 class Said(NamedTuple):
-    """A setting as the recipe has it.
+    """A setting of the recipe.
 
     Attributes:
-        value: None where the recipe leaves it open.
-        write: the field that says it, None for what the network always computes with.
-        close: relative difference that is none.
+        value: the value; None if the recipe leaves it open.
+        write: the field that sets it; None for a fixed property of the network.
+        close: relative difference that counts as equal.
     """
 
     value: Any
@@ -35,9 +35,9 @@ class Said(NamedTuple):
 
 
 def check_declared(declared: Mapping[str, Any], said: Mapping[str, Said], source: str) -> None:
-    """Raises ValueError where a file says otherwise than the recipe, with both values and what to write."""
+    """Raise ValueError if a file contradicts the recipe, with both values and the remedy."""
     other = [name for name, value in declared.items() if name in said and not _same(value, said[name], name)]
-    other.sort(key=lambda name: said[name].write is None)  # from what can be written the others may follow
+    other.sort(key=lambda name: said[name].write is None)  # settable fields first: they may determine others
     differences = [
         f"{name} is {short(declared[name])} in the file and {short(_plain(said[name].value))} in the recipe"
         f" ({_remedy(said[name].write, declared[name])})"
@@ -53,7 +53,7 @@ def check_declared(declared: Mapping[str, Any], said: Mapping[str, Said], source
 
 
 def flat(settings: Any) -> dict[str, Any]:
-    """The settings with those of their sections, the outer ones first; texts that are JSON as their value."""
+    """Flatten nested settings, outer ones first; JSON texts become their values."""
     found: dict[str, Any] = {}
     if not isinstance(settings, Mapping):
         return found
@@ -68,7 +68,7 @@ def flat(settings: Any) -> dict[str, Any]:
 
 
 def beside(source: Source) -> dict[str, dict[str, Any]]:
-    """The settings in files beside a weight file, on this host or on S3, by the names of these files."""
+    """Read the settings files beside a weight file, on this host or on S3, by file name."""
     stem = source.file_name.rpartition(".")[0]
     found = {}
     for name in dict.fromkeys((f"{stem}.json", f"{stem}.yaml", f"{stem}.yml", *_BESIDE)):
@@ -77,7 +77,7 @@ def beside(source: Source) -> dict[str, dict[str, Any]]:
             text = (data or b"").decode()
             value = json.loads(text) if name.endswith(".json") else _yaml(text)
         except (ValueError, RecursionError):
-            continue  # none, or another file of that name
+            continue  # no such file, or an unrelated one with that name
         if isinstance(value, dict):
             found[name] = value
     return found
@@ -93,7 +93,7 @@ def _yaml(text: str) -> Any:
 
 
 def _read(value: Any) -> Any:
-    """A text that is JSON as its value; anything else as it is."""
+    """Decode a JSON text; return any other value unchanged."""
     if not isinstance(value, str):
         return value
     try:
@@ -111,7 +111,7 @@ def _same(value: Any, said: Said, name: str) -> bool:
 
 def _alike(value: Any, mine: Any, close: float, unordered: bool = False) -> bool:
     if isinstance(value, Mapping):
-        return True  # a section, whose own names are compared
+        return True  # a section: its entries are compared
     if isinstance(value, list | tuple) and isinstance(mine, list):
         pair = (sorted(value, key=repr), sorted(mine, key=repr)) if unordered else (value, mine)
         return len(pair[0]) == len(pair[1]) and all(_alike(a, b, close) for a, b in zip(*pair, strict=True))

@@ -1,4 +1,4 @@
-"""A published file as plain data: importing this loads no torch, so that recipes can be planned with it."""
+"""A published file as plain data. Importing this module does not load torch, so recipes can be planned."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ class CatalogueFile:
     """One published file.
 
     Attributes:
-        name: of the file in recipes, and of its folder in the root.
-        file_name: as published, or if that is unknown, its name in the root.
-        source: as in `dgflow.weights.sources`; None if only a person can download it, from `page`.
-        licence: of the weights; "none stated" if the publisher states none.
-        sha256: if known; otherwise the first use locks it.
+        name: name of the file in recipes, and of its folder in the root.
+        file_name: the published file name or, if unknown, the name in the root.
+        source: as in `dgflow.weights.sources`; None if it must be downloaded by hand from `page`.
+        licence: licence of the weights; "none stated" if the publisher states none.
+        sha256: the digest if known; otherwise the first use locks it.
     """
 
     name: str

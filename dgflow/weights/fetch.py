@@ -1,6 +1,6 @@
-"""Weight files in the root, checked at every use against the sha256 that was locked at the first.
+"""Fetch weight files into the root, and verify them at every use against the sha256 locked at first use.
 
-A file is held in memory once on its way into or out of the root, since stores read and write objects whole.
+A file is held in memory once while it is read or written, since stores transfer whole objects.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class LocalFile:
-    """A file on this host whose content is known, in the root or the scratch folder: do not change it.
+    """A verified file on this host, in the root or the scratch folder. Do not modify it.
 
     Attributes:
         size: bytes.
-        lock_key: of the lock in the root. An error about a bad file should say that deleting the lock, once
-            the right file is available, makes the next use a first one.
+        lock_key: key of the lock in the root. An error about a bad file should say that deleting the lock,
+            once the right file is available, makes the next use count as the first.
     """
 
     path: Path
@@ -59,7 +59,7 @@ class _Request:
     scratch: Path
     name: str
     file_name: str
-    source: Source | None  # None: only by hand
+    source: Source | None  # None: must be downloaded by hand
     page: str
     sha256: str | None
 
@@ -87,20 +87,20 @@ def fetch(
     scratch: Path | None = None,
     accept: Callable[[bytes], None] | None = None,
 ) -> LocalFile:
-    """The file on this host, complete and checked: from the root, or else from its source into the root.
+    """Return the file on this host, complete and verified: from the root, or from its source via the root.
 
     Args:
         root: the store, or its url.
-        file: of the catalogue, or a source as in `dgflow.weights.sources`. A relative path names another file
-            in another folder.
-        expected_sha256: 64 hex digits, if known from elsewhere.
-        scratch: folder for downloads and copies, by default `scratch_folder()`.
-        accept: called with the bytes at their first use; where it raises, they are neither kept nor locked,
-            so that a wrong file does not stand in the way of the right one.
+        file: an entry of the catalogue, or a source as in `dgflow.weights.sources`. A relative path names
+            another file in another folder.
+        expected_sha256: 64 hex digits, if known from another source.
+        scratch: folder for downloads and copies; by default `scratch_folder()`.
+        accept: called with the bytes at first use. If it raises, the file is neither stored nor locked, so a
+            wrong file does not block the right one.
 
     Raises:
-        ValueError: the source is not understood, the file has to be put in the root by hand, or it is not the
-            expected one and not kept.
+        ValueError: the source is not understood; the file must be put into the root by hand; or it is not the
+            expected file, and is not stored.
         CorruptObject: the file is not the locked one; both digests are named.
         FileNotFoundError, StoreError: the source or the root cannot be used.
     """
@@ -124,9 +124,10 @@ def read_fetched(
     read: Callable[[File], T],
     expected_sha256: str | None = None,
 ) -> T:
-    """The value that `read` makes of a file, of its bytes at their first use and of its path later.
+    """Apply `read` to a fetched file: to its bytes at first use, and to its path later.
 
-    A file that `read` refuses at its first use is neither kept nor locked. Raises as `fetch` and `read`.
+    A file that `read` refuses at first use is neither stored nor locked. Raises the errors of `fetch` and
+    `read`.
     """
     values: list[T] = []
     fetched = fetch(
@@ -159,28 +160,29 @@ def _request(
         return _Request(store, scratch, file.name, file.file_name, source, file.page, sha256)
     source = parse_source(file)
     file_name = re.sub(r"[^A-Za-z0-9._=+-]", "_", source.file_name)[-80:].lstrip(".") or "file"
-    # A digest of the source keeps files of one name apart and shows no secret; a new signature is a new file.
+    # A digest of the source distinguishes files of one name without showing a secret; a new signature counts
+    # as a new file.
     name = f"{file_name}-{sha256_hex(source.text.encode())[:12]}"
     return _Request(store, scratch, name, file_name, source, source.public, expected_sha256)
 
 
 def check_unchanged(root: ObjectStore, file: CatalogueFile | str, step: str) -> None:
-    """Compare a source with what was locked at its first use, as far as that costs no download.
+    """Compare a source with the lock from its first use, as far as possible without a download.
 
-    A source that cannot be seen from here is no change.
+    A source that is unreachable from here counts as unchanged.
 
     Args:
-        step: the name of the step that was made of it, for the error.
+        step: name of the step made from the file, for the error.
 
     Raises:
-        ValueError: it has other bytes now; both digests are named.
+        ValueError: the source has changed; both digests are named.
     """
     request = _request(root, scratch_folder(), file, None)
     lock = read_lock(root, request.name)
     if request.source is None or (isinstance(file, CatalogueFile) and request.source.kind != "file"):
         return  # published files do not change
     if lock is not None and lock.key == request.manual_key:
-        return  # put into the root by hand
+        return  # the file was put into the root by hand
     now = version(request.source)
     if now is None:
         return
@@ -200,7 +202,7 @@ def check_unchanged(root: ObjectStore, file: CatalogueFile | str, step: str) -> 
 
 
 def _difference(now: Version, lock: Lock) -> str:
-    """The way in which a source is not what was locked; empty where none is seen."""
+    """Describe how a source differs from its lock; empty if no difference is visible."""
     if now.sha256 and now.sha256 != lock.sha256:
         return f"one with sha256 {now.sha256}"
     if now.size is not None and now.size != lock.bytes:
@@ -211,7 +213,7 @@ def _difference(now: Version, lock: Lock) -> str:
 
 
 def _first_use(request: _Request, accept: Callable[[bytes], None] | None) -> Lock:
-    """Puts the file into the root, once it is accepted, and locks its digest."""
+    """Store an accepted file in the root and lock its digest."""
     store, name, key = request.store, request.name, request.manual_key
     if store.size(key) is not None:
         origin = f"{store.url}/{key}"
@@ -238,7 +240,7 @@ def _first_use(request: _Request, accept: Callable[[bytes], None] | None) -> Loc
 
 
 def _accepted(data: bytes, accept: Callable[[bytes], None] | None, request: _Request) -> None:
-    """Raises what `accept` raises; the download is then removed, since another may be tried."""
+    """Call `accept`. If it raises, remove the download, so that another one can be tried."""
     try:
         if accept is not None:
             accept(data)
@@ -248,7 +250,9 @@ def _accepted(data: bytes, accept: Callable[[bytes], None] | None, request: _Req
 
 
 def _from_root(request: _Request, lock: Lock) -> LocalFile | None:
-    """The locked file, by way of the scratch folder if not local; None if the root has none or another."""
+    """The locked file, copied to the scratch folder if the root is not local; None if the root's file is
+    missing or differs.
+    """
     local = request.store if isinstance(request.store, LocalStore) else None
     copies = request.scratch / "copies" / lock.sha256
     path = copies / Path(lock.key).name if local is None else local.root / lock.key
@@ -266,7 +270,7 @@ def _from_root(request: _Request, lock: Lock) -> LocalFile | None:
 
 
 def _repaired(request: _Request, lock: Lock) -> LocalFile:
-    """The file, fetched again since the root's is lost or altered, and kept only if it is the locked one."""
+    """Fetch a file again if the root's copy is lost or altered; store it only if it matches the lock."""
     store = request.store
     size = store.size(lock.key)
     damage = (
@@ -295,7 +299,7 @@ def _repaired(request: _Request, lock: Lock) -> LocalFile:
 
 
 def _obtained(request: _Request) -> tuple[bytes, str, str]:
-    """The file's bytes from its source, read once, their digest and the source's ETag."""
+    """Read the file from its source, once: its bytes, their digest and the source's ETag."""
     if request.source is None:
         store, key = request.store, request.manual_key
         raise ValueError(
@@ -313,7 +317,9 @@ def _obtained(request: _Request) -> tuple[bytes, str, str]:
 
 
 def _checked(data: bytes, request: _Request, origin: str) -> str:
-    """The digest of bytes from `origin`. Raises ValueError for none, a web page, or an unexpected file."""
+    """The digest of bytes from `origin`. Raises ValueError for an empty file, a web page, or an unexpected
+    file.
+    """
     if not data:
         raise ValueError(f"{request.name}: expected a weight file from {origin}, found an empty one")
     if lfs.is_pointer(data):

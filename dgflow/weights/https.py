@@ -1,8 +1,8 @@
-"""HTTPS downloads that resume where they stopped, in the same call or a later one.
+"""HTTPS downloads that resume after an interruption, in the same call or a later one.
 
-The destination appears only when the server's count of bytes is complete, and bytes of two versions of a file
-(by ETag or Last-Modified) are never joined; a sha256 is the caller's to check. Errors show no query of a url
-and no text of a server. One process at a time may download to a destination.
+The destination appears only once all bytes that the server announced are there. Bytes of two versions of a
+file (by ETag or Last-Modified) are never joined. Checking a sha256 is left to the caller. Errors show neither
+the query of a url nor text from a server. Only one process at a time may download to a destination.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from urllib.parse import urlsplit
 from dgflow.store.objects import StoreError
 from dgflow.weights.partial import Partial
 
-# Seconds before each repetition, halved to doubled at random: nine attempts in about 40 s.
+# Seconds before each retry, times a random factor from one half to two: nine attempts in about 40 s.
 BACK_OFF = (0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0, 8.0)
-TIMEOUT = 60.0  # seconds without a byte
-MOST = 64 * 2**30  # bytes of a file whose size the server does not announce
+TIMEOUT = 60.0  # timeout in seconds without a byte
+MOST = 64 * 2**30  # maximum bytes of a file whose size the server does not announce
 _CHUNK = 2**20
 _TRANSIENT_STATUS = {408, 425, 429, 500, 502, 503, 504}
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
 class _Again(Exception):
-    """An attempt that ended in a way that may pass; its text says how."""
+    """An attempt failed in a transient way; the message says how."""
 
 
 _TRANSIENT = (
@@ -47,7 +47,7 @@ _TRANSIENT = (
 
 
 def check_url(url: str) -> str:
-    """The url, if it is https, or http on this host's loopback, in ASCII without spaces and without a
+    """Return the url if it is https (or http to this host's loopback), ASCII without spaces, and without a
     password.
 
     Raises ValueError otherwise.
@@ -80,7 +80,7 @@ def check_url(url: str) -> str:
 
 
 def public(url: str) -> str:
-    """The url without its query and fragment, which may be secret: for messages and records."""
+    """The url without its query and fragment, which may hold secrets; for messages and records."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{_host(url)}{parts.path}"
 
@@ -100,13 +100,13 @@ def _failure(url: str, reason: str) -> StoreError:
 
 
 def download(url: str, destination: Path, *, unsized: bool = False) -> str:
-    """Downloads to `destination`, by way of a `.partial` file beside it that a later call resumes.
+    """Download to `destination`, through a `.partial` file beside it that a later call resumes.
 
-    Returns the server's strong ETag, otherwise the time of the file's last change; "" where it tells none.
+    Returns the server's strong ETag, or else the file's Last-Modified time; "" if the server sends neither.
 
     Args:
-        unsized: take a reply that does not say where it ends, so that a cut one is not noticed; for callers
-            with a sha256.
+        unsized: accept a reply without a length, whose truncation goes unnoticed; for callers that check a
+            sha256.
 
     Raises:
         ValueError: a url that `check_url` refuses.
@@ -123,7 +123,7 @@ def download(url: str, destination: Path, *, unsized: bool = False) -> str:
             break
         except _TRANSIENT as error:
             if pause is None:
-                text = "" if isinstance(error, http.client.HTTPException) else str(error)  # the server's
+                text = "" if isinstance(error, http.client.HTTPException) else str(error)  # server's text
                 kept = f"{partial.size()} bytes are kept; run again to go on from there"
                 attempts = f"after {len(BACK_OFF) + 1} attempts"
                 raise _failure(url, f"{text or type(error).__name__}, {attempts}; {kept}") from error
@@ -138,8 +138,9 @@ def download(url: str, destination: Path, *, unsized: bool = False) -> str:
 
 
 def head(url: str, timeout: float) -> tuple[int | None, str]:
-    """The size that the server announces, and the version as `download` gives it. Raises an exception where
-    it does not answer."""
+    """The size that the server announces, and the version as `download` returns it. Raises if it does not
+    answer.
+    """
     headers = {"User-Agent": "dgflow", "Accept-Encoding": "identity"}
     request = urllib.request.Request(check_url(url), headers=headers, method="HEAD")
     with urllib.request.build_opener(_Redirects(url)).open(request, timeout=timeout) as reply:
@@ -148,7 +149,7 @@ def head(url: str, timeout: float) -> tuple[int | None, str]:
 
 
 def _attempt(url: str, partial: Partial, unsized: bool) -> None:
-    """Receives what is missing. Raises _Again or another of `_TRANSIENT` if something is still missing."""
+    """Receive the missing bytes. Raises _Again or another of `_TRANSIENT` if some are still missing."""
     version = partial.version(url)
     start = partial.size() if version else 0
     if version and version["size"] == start:
@@ -170,7 +171,7 @@ def _attempt(url: str, partial: Partial, unsized: bool) -> None:
                 raise _failure(url, f"the server does not say where the file ends; {remedy}")
             partial.begin(url, validator, size)
         else:
-            partial.begin(url, None, None)  # the next attempt asks for all of it
+            partial.begin(url, None, None)  # the next attempt requests the whole file
             raise _Again(f"the server sent a range that was not asked for (status {reply.status})")
         _receive(reply, url, partial, size)
     if size is not None and partial.size() != size:
@@ -202,7 +203,7 @@ def _opened(request: urllib.request.Request, partial: Partial) -> Any:
     except urllib.error.HTTPError as error:
         error.close()
         status = f"{error.code} {http.client.responses.get(error.code, '')}".strip()
-        if error.code == 416:  # more was received than the file has
+        if error.code == 416:  # more bytes were received than the file has
             partial.begin(url, None, None)
             raise _Again("the server has less than was downloaded before") from error
         if error.code in _TRANSIENT_STATUS:
@@ -228,7 +229,7 @@ def _opened(request: urllib.request.Request, partial: Partial) -> Any:
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows a server only to urls that `check_url` admits, and from another host never to this one."""
+    """Follow redirects only to urls that `check_url` admits, and never from another host to this one."""
 
     def __init__(self, first: str) -> None:
         self._first = first
@@ -254,13 +255,13 @@ def _check_reply(reply: Any, url: str) -> None:
 
 
 def _validator(reply: Any) -> str | None:
-    """The value for `If-Range`: a strong ETag, otherwise the time of the last change."""
+    """The value for `If-Range`: a strong ETag, or else the Last-Modified time."""
     etag = reply.headers.get("ETag")
     return etag if etag and not etag.startswith("W/") else reply.headers.get("Last-Modified")
 
 
 def _length(reply: Any, url: str) -> int | None:
-    """The announced number of bytes. Raises StoreError for two or for no number, which are ambiguous."""
+    """The announced number of bytes. Raises StoreError for several values, or one that is not a number."""
     lengths = set(reply.headers.get_all("Content-Length", []))
     if not lengths:
         return None
@@ -271,7 +272,7 @@ def _length(reply: Any, url: str) -> int | None:
 
 
 def _range(reply: Any) -> tuple[int | None, int | None]:
-    """(first byte of a 206, bytes of the whole file); None twice if the reply does not say both."""
+    """(first byte of a 206 reply, bytes of the whole file); (None, None) unless the reply states both."""
     content_range = reply.headers.get("Content-Range", "")
     match = re.fullmatch(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18})", content_range)
     return (int(match[1]), int(match[2])) if match else (None, None)

@@ -1,4 +1,4 @@
-"""Locks: records in the root of the content that a weight file had at its first use."""
+"""Locks: records in the root of a weight file's content at first use."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Lock(BaseModel):
     source: str
     sha256: Sha256
     bytes: int
-    key: str  # of the file in the root
-    created: float  # seconds since the epoch by the writer's clock
-    etag: str | None = None  # of the source when it was fetched, where it tells one
+    key: str  # key of the file in the root
+    created: float  # seconds since the epoch, by the writer's clock
+    etag: str | None = None  # ETag of the source when it was fetched, if any
 
 
 def lock_key(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Weights beyond others: linear extrapolation, tensor by tensor."""
+"""Linear extrapolation of weights, tensor by tensor."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ def merged(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor], weight: floa
     """(1 + weight) base - weight tuned of every tensor, by name (Neon, arXiv 2510.03597).
 
     Computed in float64 and rounded once to the format of `base`. Values that are equal in both, such as
-    frozen buffers, are copied bit for bit, and so is everything at weight 0. Integers, and tensors that
-    `base` alone has, are those of `base`.
+    frozen buffers, are copied bit for bit, as is everything at weight 0. Integers, and tensors only in
+    `base`, are taken from `base`.
 
     Raises:
-        ValueError: tensors of another shape, or some that `base` has not.
+        ValueError: shapes differ, or `tuned` has tensors that `base` lacks.
     """
     if extra := sorted(tuned.keys() - base.keys()):
         raise ValueError(f"expected tensors that the base has too, found {extra[0]!r} besides")

@@ -1,4 +1,4 @@
-"""The metadata of safetensors files: texts by name. Importing this loads no torch."""
+"""The metadata of safetensors files: texts by name. Importing this module does not load torch."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 
 def with_metadata(data: bytes, metadata: Mapping[str, str]) -> bytes:
-    """The safetensors file with this metadata; its tensors stay as they are, byte for byte."""
+    """Replace the metadata of a safetensors file; its tensors stay unchanged, byte for byte."""
     size = int.from_bytes(data[:8], "little")
     header = {"__metadata__": dict(metadata), **json.loads(data[8 : 8 + size])}
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # tensors begin at multiples of 8
+    text += b" " * (-len(text) % 8)  # tensors start at multiples of 8
     return len(text).to_bytes(8, "little") + text + data[8 + size :]

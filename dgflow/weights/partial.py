@@ -1,4 +1,4 @@
-"""A partial download: its bytes so far, and a note beside them of the file that they belong to."""
+"""A partial download: the bytes so far, and a note of the file that they belong to."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from dgflow.store.identity import sha256_hex
 
 
 class Partial:
-    """The partial download of one destination. Every method raises OSError if the file system refuses.
+    """The partial download of one destination. Every method raises OSError if the file system fails.
 
-    Links in the place of its files are not followed: they may lead anywhere.
+    Links in place of its files are not followed, since they may lead anywhere.
     """
 
     def __init__(self, destination: Path) -> None:
@@ -32,7 +32,9 @@ class Partial:
         return 0
 
     def version(self, url: str) -> dict[str, Any]:
-        """`validator` and `size` of the bytes' file; {} if the note is damaged or of another url."""
+        """`validator` and `size` of the file being downloaded; {} if the note is damaged or for another
+        url.
+        """
         with contextlib.suppress(OSError, ValueError):
             note = json.loads(self.note.read_text())
             if isinstance(note, dict) and note.get("url_sha256") == _digest(url) and self.size():
@@ -43,30 +45,30 @@ class Partial:
         return {}
 
     def begin(self, url: str, validator: str | None, size: int | None) -> None:
-        """Drops the bytes, for another version of the file to follow."""
+        """Discard the bytes and start another version of the file."""
         self.opened(os.O_TRUNC).close()
         self.describe(url, validator, size)
 
     def describe(self, url: str, validator: str | None, size: int | None) -> None:
-        """Writes the note: a digest of `url`, as it may be secret, the ETag or date, and the file's size."""
+        """Write the note: a digest of `url`, which may be secret, the ETag or date, and the file's size."""
         note = {"url_sha256": _digest(url), "validator": validator, "size": size}
         with _opened(self.note, os.O_TRUNC) as file:
             file.write(json.dumps(note).encode())
 
     def opened(self, flag: int) -> BinaryIO:
-        """The bytes, opened for writing with O_TRUNC or O_APPEND."""
+        """Open the bytes for writing with O_TRUNC or O_APPEND."""
         return _opened(self.path, flag)
 
     def finish(self) -> None:
-        """Gives the bytes the destination's name, once they are on the disk."""
+        """Rename the bytes to the destination, once they are flushed to disk."""
         with self.opened(os.O_APPEND) as file:
-            os.fsync(file.fileno())  # so that what has the name is whole even after a crash of the host
+            os.fsync(file.fileno())  # so that the named file is whole even after the host crashes
         os.replace(self.path, self.destination)
         self.note.unlink(missing_ok=True)
 
 
 def _opened(path: Path, flag: int) -> BinaryIO:
-    """The file, opened for writing without a buffer, so that a full disk fails where bytes are written."""
+    """Open a file for unbuffered writing, so that a full disk fails at the write."""
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | flag, 0o666), "wb", buffering=0)
 
 

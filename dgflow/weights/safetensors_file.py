@@ -1,4 +1,4 @@
-"""Safetensors files: tensors by name, and texts as settings. The format cannot hold code."""
+"""Read safetensors files: tensors by name, and texts as settings. The format cannot hold code."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _log = logging.getLogger(__name__)
 def read_safetensors(
     file: File, *, source: str | None = None, network: nn.Module | None = None, key: str | None = None
 ) -> WeightFile:
-    """The tensors, and the file's metadata as settings; with a `network` those that fit it, as
-    `checkpoints.fitting` finds them.
+    """Read the tensors, and the metadata as settings; with a `network`, the tensors that fit it, by
+    `checkpoints.fitting`.
 
-    Raises ValueError for another or a damaged file, and as `fitting`.
+    Raises ValueError for another or a damaged file, and the errors of `fitting`.
     """
     found = _content(file, source)
     if network is None:
@@ -41,7 +41,7 @@ def _content(file: File, source: str | None) -> WeightFile:
         with safetensors.safe_open(as_path(file), framework="pt") as opened:  # maps large files
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
             return WeightFile(tensors, dict(opened.metadata() or {}))
-    # The last: shapes beyond int64.
+    # The last one: for shapes beyond int64.
     except (safetensors.SafetensorError, KeyError, UnicodeDecodeError, TypeError, RuntimeError) as error:
         line = (str(error).splitlines() or [""])[0][:200]
         raise ValueError(

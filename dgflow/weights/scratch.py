@@ -1,4 +1,4 @@
-"""The folder of this host for downloads and copies of weight files."""
+"""The local folder for downloads and copies of weight files."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from pathlib import Path
 
 from dgflow.store.objects import StoreError
 
-NOTICE_AFTER = 5.0  # seconds of waiting for another process before it is logged
+NOTICE_AFTER = 5.0  # seconds of waiting for another process before the wait is logged
 
 _log = logging.getLogger(__name__)
 
 
 def scratch_folder() -> Path:
-    """`dgflow/weights` in the user's cache (XDG_CACHE_HOME, otherwise ~/.cache). Raises StoreError without
-    one."""
+    """Return `dgflow/weights` in the user's cache (XDG_CACHE_HOME, or else ~/.cache). Raises StoreError if
+    there is none.
+    """
     try:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError as error:
@@ -33,7 +34,7 @@ def scratch_folder() -> Path:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file that appears whole. Raises StoreError if it cannot be written."""
+    """Write a file atomically. Raises StoreError if it cannot be written."""
     temporary = path.with_name(f".{uuid.uuid4().hex}")
     with file_errors(f"write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +53,7 @@ def digest(path: Path) -> str:
 
 @contextlib.contextmanager
 def file_errors(attempt: str) -> Iterator[None]:
-    """Turns errors of the file system into StoreErrors with a remedy."""
+    """Turn file system errors into StoreErrors with a remedy."""
     try:
         yield
     except OSError as error:
@@ -65,7 +66,9 @@ def file_errors(attempt: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def alone(scratch: Path, name: str) -> Iterator[None]:
-    """Admits one process of this host at a time, since two would write into one partial download."""
+    """A context that admits one process of this host at a time, since two would write into one partial
+    download.
+    """
     path = scratch / f"{name}.lock"
     with file_errors(f"write {path}"):
         scratch.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Sources of weight files as one line of text, and getting a file from there.
+"""Sources of weight files, written as one line of text, and obtaining a file from a source.
 
 /path/file.pt, file:///path/file.pt       a file of this host
 https://host/path/file.pt                 a download that can be resumed
@@ -21,8 +21,8 @@ from dgflow.store.urls import split_url
 from dgflow.weights import https
 from dgflow.weights.scratch import digest, file_errors, write_whole
 
-LARGEST = 2**20  # bytes of a file of settings
-_GLANCE = 5.0  # seconds to wait for a server that is only asked for what is new
+LARGEST = 2**20  # maximum bytes of a settings file
+_GLANCE = 5.0  # timeout in seconds for a mere check of a server for changes
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _PATH = r"[A-Za-z0-9][A-Za-z0-9._/-]*"
@@ -34,9 +34,9 @@ class Source:
     """The source of one file.
 
     Attributes:
-        text: as given, with its scheme in lower case and a path made absolute. It may hold a secret.
-        public: the same without what may be secret: for records and messages.
-        file_name: the last part of its path.
+        text: the text as given, with a lower-case scheme and an absolute path. It may hold a secret.
+        public: the text without possible secrets, for records and messages.
+        file_name: the last component of the path.
     """
 
     kind: Literal["file", "https", "hf", "s3"]
@@ -46,9 +46,10 @@ class Source:
 
 
 def parse_source(text: str) -> Source:
-    """The source that the text names.
+    """Parse the text of a source.
 
-    Raises ValueError for none of the forms above, a path that leads out by `..`, or a url with a password.
+    Raises ValueError for a text in none of the forms above, a path that escapes by `..`, or a url with a
+    password.
     """
     if any(ord(character) < 32 or ord(character) == 127 for character in text):
         raise ValueError("expected the source of a file as one line of text, found a control character in it")
@@ -65,7 +66,7 @@ def parse_source(text: str) -> Source:
             raise ValueError(f"expected hf:owner/repo/path/file@revision, found {shown!r}")
         source = Source("hf", text, text, match["path"].rpartition("/")[2])
     elif scheme == "s3":
-        open_store(text)  # refuses credentials in the url
+        open_store(text)  # raises for credentials in the url
         if _has_dots(text):
             raise ValueError(f"expected s3://bucket/path/file without '.' and '..', found {text!r}")
         source = Source("s3", text, text, text.rpartition("/")[2])
@@ -74,7 +75,7 @@ def parse_source(text: str) -> Source:
         source = Source("file", str(path), path.as_uri(), path.name)
     else:
         if scheme in ("s3a", "s3n"):
-            split_url(text)  # refuses it, and says how it is written here
+            split_url(text)  # raises, with the accepted form
         raise ValueError(
             "expected a path, file:///..., https://..., hf:owner/repo/path@revision or s3://..., found a "
             f"{scheme!r} url"
@@ -85,9 +86,9 @@ def parse_source(text: str) -> Source:
 
 
 def recordable(text: str) -> Source:
-    """The source that a recipe names, fit to be written down.
+    """Return the source that a recipe names in a form that can be recorded.
 
-    Raises ValueError as `parse_source`, and for a url with a query, which can hold a secret.
+    Raises ValueError as `parse_source`, and for a url with a query, which may hold a secret.
     """
     source = parse_source(text)
     if source.kind == "https" and source.public != source.text:
@@ -117,21 +118,21 @@ def _has_dots(text: str) -> bool:
 
 
 class Obtained(NamedTuple):
-    """A file on this host, and the version that its server gave it, "" where it gave none."""
+    """A file on this host, with the version that its server gave; "" if none."""
 
     path: Path
     etag: str = ""
 
 
 def obtain(source: Source, destination: Path, *, unsized: bool = False) -> Obtained:
-    """Gets the file. Its path is `destination`, or its own if it is on this host already.
+    """Obtain the file. Its path is `destination`, or its own path if it is on this host already.
 
     Args:
         unsized: as in `https.download`.
 
     Raises:
         FileNotFoundError: there is no such path or object.
-        StoreError: the file cannot be had, or not be written here.
+        StoreError: the file cannot be fetched, or cannot be written here.
     """
     if source.kind == "file":
         with file_errors(f"read {source.text}"):
@@ -151,11 +152,11 @@ def obtain(source: Source, destination: Path, *, unsized: bool = False) -> Obtai
 
 
 class Version(NamedTuple):
-    """The facts about a source's content that cost no download.
+    """The facts about a source's content that need no download.
 
     Attributes:
-        etag: of the server, or the time of the last change; "" where it tells none.
-        sha256: "" where only the whole file would tell.
+        etag: the server's ETag, or the Last-Modified time; "" if it sends neither.
+        sha256: the digest; "" if it would need the whole file.
     """
 
     size: int | None
@@ -164,8 +165,9 @@ class Version(NamedTuple):
 
 
 def version(source: Source) -> Version | None:
-    """The version of what is at the source now; None where it cannot be seen from here. A file of this host
-    is read for its digest."""
+    """The current version at the source; None if it is unreachable from here. A local file is read for its
+    digest.
+    """
     try:
         if source.kind == "file":
             path = Path(source.text)
@@ -183,12 +185,12 @@ def version(source: Source) -> Version | None:
         if source.kind == "https":
             return Version(*https.head(source.text, _GLANCE))
         return _version_on_hub(source)
-    except Exception:  # a host without the disk, the network or the credentials that were there at first use
+    except Exception:  # this host lacks the disk, network or credentials of the first use
         return None
 
 
 def _version_on_hub(source: Source) -> Version:
-    """The size and, of large files, the digest, by which the hub names them."""
+    """The size and, for large files, the digest, which the hub uses as their name."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     match = _HUB.fullmatch(source.text)
@@ -201,7 +203,7 @@ def _version_on_hub(source: Source) -> Version:
 
 
 def neighbour(source: Source, name: str) -> bytes | None:
-    """The small file of that name beside the source; None where there is none, or it cannot be seen."""
+    """Read the small file `name` beside the source; None if it is missing or unreachable."""
     try:
         if source.kind == "file":
             path = Path(source.text).with_name(name)
@@ -210,23 +212,25 @@ def neighbour(source: Source, name: str) -> bytes | None:
             store = open_store(source.text.rpartition("/")[0])
             size = store.size(name)
             return store.get(name) if size is not None and size <= LARGEST else None
-    except Exception:  # it is looked for, and not needed
+    except Exception:  # the file is optional
         return None
     return None
 
 
 def _from_hub(source: Source) -> Path:
-    """The path in the hub's own cache; its credentials are those of the environment (HF_HOME, HF_TOKEN)."""
-    from huggingface_hub import hf_hub_download  # a third of a second to import
+    """The path in the hub's cache. Cache and credentials are configured by the environment (HF_HOME,
+    HF_TOKEN).
+    """
+    from huggingface_hub import hf_hub_download  # importing takes 0.3 s
 
     match = _HUB.fullmatch(source.text)
     assert match
     repo, path, revision = match["repo"], match["path"], match["revision"]
-    endpoint = os.environ.get("HF_ENDPOINT")  # which the library reads only when it is imported
+    endpoint = os.environ.get("HF_ENDPOINT")  # the library reads it only on import
     try:
         return Path(hf_hub_download(repo, path, revision=revision, endpoint=endpoint))
-    except Exception as error:  # huggingface_hub's own errors and its client's have no base class in common
-        line = (str(error).strip().splitlines() or [""])[0]  # partly the server's
+    except Exception as error:  # errors of huggingface_hub and of its client share no base class
+        line = (str(error).strip().splitlines() or [""])[0]  # partly text from the server
         found = re.sub(r"[^ -~]", "?", line)[:200]
         raise StoreError(
             f"could not download {source.public}: {type(error).__name__}: {found}; check the name and "

@@ -1,6 +1,6 @@
-"""Weights as safetensors bytes, and loading them into a network that they fit exactly.
+"""Encode weights as safetensors bytes, and load them into a network that they fit exactly.
 
-Nothing in a file is ever executed: a pickle is refused.
+No code from a file is ever executed: a pickle is refused.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-SHOWN = 4  # names that an error lists of each kind, before it counts the rest
+SHOWN = 4  # names of each kind that an error lists; the rest is counted
 
 
 def save_weights(state_dict: Mapping[str, Tensor]) -> bytes:
-    """The tensors, from any device, as one safetensors file; equal tensors give equal bytes."""
-    # Clones, because safetensors refuses tensors that share memory; sorted, because equal state dicts should
-    # not differ by their history.
+    """Encode tensors, from any device, as one safetensors file; equal tensors give equal bytes."""
+    # Cloned, because safetensors refuses tensors that share memory; sorted, so that the order of a state dict
+    # does not matter.
     return safetensors.torch.save(
         {name: state_dict[name].detach().cpu().contiguous().clone() for name in sorted(state_dict)}
     )
 
 
 def load_weights(data: bytes) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, on the CPU. Raises ValueError for other or incomplete bytes."""
+    """Decode a safetensors file to tensors on the CPU. Raises ValueError for other or incomplete bytes."""
     try:
         return safetensors.torch.load(data)
-    # The last three: a number format or a shape that torch does not have.
+    # The last three: for a number format or a shape that torch does not support.
     except (safetensors.SafetensorError, KeyError, TypeError, RuntimeError) as error:
         line = (str(error).splitlines() or [""])[0]
         if data.startswith((b"PK", b"\x80")):
@@ -42,21 +42,21 @@ def load_weights(data: bytes) -> dict[str, Tensor]:
 
 
 def load_into(network: nn.Module, state_dict: Mapping[str, Tensor], *, source: str) -> None:
-    """Copies parameters and buffers into `network`, keeping its dtypes and devices.
+    """Copy parameters and buffers into `network`, keeping its dtypes and devices.
 
-    Raises ValueError as `check_fits`; the network is then unchanged.
+    Raises ValueError as `check_fits`, and then leaves the network unchanged.
     """
     check_fits(network, state_dict, source=source)
     network.load_state_dict(dict(state_dict), strict=True)
 
 
 def check_fits(network: nn.Module, state_dict: Mapping[str, Tensor], *, source: str) -> None:
-    """Compares names, shapes and kinds of numbers with those of `network`, which may be on the meta device.
+    """Check that names, shapes and kinds of numbers match `network`, which may be on the meta device.
 
-    Floating-point weights may have any format of 16 bits or more; other numbers must have the same kind.
+    Floating-point weights may have any format of at least 16 bits; other numbers must have the same kind.
 
     Args:
-        source: where the weights come from, for the error.
+        source: the origin of the weights, for the error.
 
     Raises:
         ValueError: names are missing or unexpected, or tensors have another shape or kind.
@@ -91,7 +91,7 @@ def _fits(expected: Tensor, value: object) -> bool:
 
 
 def _kind(tensor: Tensor) -> str:
-    """The kind of its numbers: copying them into another kind would lose more than digits."""
+    """The kind of a tensor's numbers; copying into another kind would lose more than precision."""
     dtype = tensor.dtype
     if dtype.is_floating_point:
         return "floating" if dtype.itemsize >= 2 else str(dtype)
@@ -103,7 +103,7 @@ def _kind(tensor: Tensor) -> str:
 
 
 def _form(value: object) -> str:
-    """A tensor's shape and dtype."""
+    """Describe a tensor's shape and dtype."""
     if not isinstance(value, Tensor):
         return f"a {type(value).__name__}"
     values = " without values" if value.is_meta else ""
@@ -111,5 +111,5 @@ def _form(value: object) -> str:
 
 
 def _plain(name: object) -> str:
-    """A name from a file, with nothing that a terminal would act on."""
+    """A name from a file, without terminal control characters."""
     return repr(str(name))[1:-1][:120]

@@ -1,8 +1,9 @@
-"""Files of `torch.save`, through torch's restricted unpickler, and the flat state dicts among them.
+"""Read files of `torch.save` through torch's restricted unpickler, and the flat state dicts in them.
 
-Nothing in a file is executed. Before torch reads it, it is taken apart (`inert_pickle`) and refused, by name,
-for any global except those of tensors of numbers, plain containers, and `argparse.Namespace`, numpy's scalar
-and dtype, which get inert stand-ins. Other globals that torch or the process allow are refused too.
+No code from a file is executed. Before torch reads a file, it is parsed inertly (`inert_pickle`) and refused,
+by name, for any global other than those of numeric tensors and plain containers, and `argparse.Namespace`,
+numpy's scalar and dtype, which get inert stand-ins. Other globals that torch or the process allows are
+refused too.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from dgflow.weights.weight_file import AGAIN, File, WeightFile
 
 _log = logging.getLogger(__name__)
 
-_ALLOWING = threading.Lock()  # torch keeps the list of allowed globals for the whole process
+_ALLOWING = threading.Lock()  # torch's list of allowed globals is per process
 
 
 class Namespace:
-    """Stand-in for `argparse.Namespace`: its attributes are in `__dict__`."""
+    """Stand-in for `argparse.Namespace`; its attributes are in `__dict__`."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -75,18 +76,19 @@ _ALLOWED = frozenset(
         "torch.Size",
         "torch.device",
         "builtins.set",
-        "__builtin__.set",  # as Python 2 calls it, and pickles of protocol 2
+        "__builtin__.set",  # the name in Python 2 and in pickles of protocol 2
         "_codecs.encode",
     }
 )
-# Of the old form: magic number, protocol, sizes of integers, the object, the names of its storages.
+# Pickles of the legacy format: magic number, protocol, sizes of integers, the object, the names of its
+# storages.
 _LEGACY_PICKLES = 5
 
 
 def load_torch(file: File, source: str) -> Any:
-    """The object in a file of `torch.save`, tensors in memory.
+    """Load the object in a file of `torch.save`, with tensors in memory.
 
-    Raises ValueError for a global that is not understood, and a file that is damaged, cut short, compressed
+    Raises ValueError for a global that is not allowed, and for a file that is damaged, truncated, compressed
     or of another format.
     """
     opened = io.BytesIO(file) if isinstance(file, bytes) else weight_file.as_path(file)
@@ -94,7 +96,7 @@ def load_torch(file: File, source: str) -> Any:
         with io.BytesIO(file) if isinstance(file, bytes) else weight_file.as_path(file).open("rb") as stream:
             _check(stream)
         with _ALLOWING, torch.serialization.safe_globals(_STAND_INS):  # pyright: ignore[reportArgumentType]
-            # Not mapped: torch maps a zip's records without a look at their sizes and compression.
+            # Not memory-mapped: torch maps a zip's records without checking their sizes and compression.
             return torch.load(opened, map_location="cpu", weights_only=True, mmap=False)
     except MemoryError:
         raise
@@ -113,10 +115,12 @@ def load_torch(file: File, source: str) -> Any:
 
 
 def _check(stream: BinaryIO) -> None:
-    """Refuses what torch would read and should not: globals beyond ours, and sizes beyond the file's."""
+    """Raise for contents that torch would read and should not: globals that are not allowed, and sizes beyond
+    the file's.
+    """
     size = stream.seek(0, io.SEEK_END)
     stream.seek(0)
-    is_zip = stream.read(4) == b"PK\x03\x04"  # as torch decides it
+    is_zip = stream.read(4) == b"PK\x03\x04"  # torch's own criterion
     stream.seek(0)
     if is_zip:
         _check_archive(stream, size)
@@ -150,9 +154,10 @@ def _check_archive(stream: BinaryIO, size: int) -> None:
 
 
 def read_state_dict(file: File, *, source: str | None = None) -> WeightFile:
-    """A flat `.pt`, `.pth` or `.ckpt` of names and tensors: ADM, DG's `discriminator_N.pt`, released DiT.
+    """Read a flat `.pt`, `.pth` or `.ckpt` of names and tensors, such as ADM, DG's `discriminator_N.pt`,
+    released DiT.
 
-    Raises ValueError as `load_torch`, or if the file holds something else, whose first key is named.
+    Raises ValueError as `load_torch`, and for other contents, naming the first wrong key.
     """
     name = weight_file.called(file, source)
     return WeightFile(weight_file.check_state_dict(load_torch(file, name), name), {})
@@ -166,16 +171,16 @@ def read_checkpoint(
     key: str | None = None,
     formats: Sequence[str] = (),
 ) -> WeightFile:
-    """The state dict in a file of `torch.save` that fits `network`, as `checkpoints.fitting` finds it.
+    """Read the state dict that fits `network`, by `checkpoints.fitting`, from a file of `torch.save`.
 
     Args:
-        formats: others that files for this network have, which are refused unless `key` says a part.
+        formats: other formats of files for this network; refused unless `key` names a part.
 
     Returns:
-        Settings: the plain ones beside it, such as a trainer's `args` or `hyper_parameters`.
+        Settings: the plain values beside it, such as a trainer's `args` or `hyper_parameters`.
 
     Raises:
-        ValueError: as `load_torch` and `fitting`, or it is a file of another format.
+        ValueError: as `load_torch` and `fitting`, or the file has another format.
     """
     name = weight_file.called(file, source)
     found = load_torch(file, name)
@@ -189,7 +194,7 @@ def read_checkpoint(
 
 
 def _items(found: Any) -> list[tuple[Any, Any]]:
-    """What may be settings: all but tensors, and dicts that have some."""
+    """Yield the possible settings: all values except tensors and dicts that contain tensors."""
     items = dict.items(found) if isinstance(found, dict) else ()
     return [(name, value) for name, value in items if not _holds_tensors(value)]
 
@@ -201,7 +206,7 @@ def _holds_tensors(value: Any) -> bool:
 
 @contextlib.contextmanager
 def inert(file: File, source: str, kind: str) -> Iterator[tuple[BinaryIO, int]]:
-    """The file and its size, to be taken apart. Errors while it is open become a ValueError that names it."""
+    """A context with the open file and its size. Errors inside become a ValueError that names the file."""
     try:
         with io.BytesIO(file) if isinstance(file, bytes) else weight_file.as_path(file).open("rb") as stream:
             size = stream.seek(0, io.SEEK_END)
@@ -219,7 +224,7 @@ def inert(file: File, source: str, kind: str) -> Iterator[tuple[BinaryIO, int]]:
 
 
 def refusal(source: str, name: str) -> str:
-    """The message for a file that asks for a global which weights do not need."""
+    """The message for a file with a global that weights do not need."""
     return (
         f"{source}: refused, since reading it would need `{name}`, which plain weights do not; nothing was "
         "run. Get the file from its publisher's page, or convert it to safetensors where it was made"
@@ -233,7 +238,7 @@ def _line(error: Exception) -> str:
 
 
 def save_torch(value: Any) -> bytes:
-    """`value` as a file of `torch.save`."""
+    """Encode `value` as a file of `torch.save`."""
     file = io.BytesIO()
     torch.save(value, file)
     return file.getvalue()

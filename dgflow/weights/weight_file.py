@@ -1,7 +1,7 @@
-"""The content of a weight file, and what its readers share: state dicts, plain settings, names in errors.
+"""The content of a weight file, and helpers shared by readers: state dicts, plain settings, names in errors.
 
-A file may be made to do harm: nothing here grows beyond it, and no object is asked what its own attributes
-could answer.
+A file may be malicious: nothing here allocates more than the file justifies, and no object's own attributes
+are trusted.
 """
 
 from __future__ import annotations
@@ -18,12 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-VALUES = (
-    1_000_000  # settings per file: lists in lists can make a small file describe more than a host can hold
-)
+VALUES = 1_000_000  # most settings per file, since nested lists can describe more than fits into memory
 
-# What to do about a file that a reader does not understand, and a list of averages that does not fit its
-# names.
+# Remedies: for a file that a reader does not understand; for a list of averages that does not fit its names.
 AGAIN = "fetch it again, or name the format that it has"
 ORDER = (
     "give the names in the order of this network's parameters, built with the settings that it was trained "
@@ -33,7 +30,7 @@ ORDER = (
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 120
 short = _SHORT.repr
-"""`repr`, but never long, and with nothing that a terminal would act on."""
+"""`repr`, shortened and without terminal control characters."""
 
 File = bytes | str | os.PathLike[str]
 """A file's bytes, or its path."""
@@ -44,9 +41,9 @@ class WeightFile:
     """The content of a weight file.
 
     Attributes:
-        tensors: on the CPU, by the network's names. They may be views into the file, which has to stay as it
-            is.
-        settings: constructor arguments, epoch, step: None, bool, int, float, str, list and dict alone.
+        tensors: tensors on the CPU, by the network's names. They may be views into the file, which must not
+            change.
+        settings: constructor arguments, epoch, step: only None, bool, int, float, str, list and dict.
     """
 
     tensors: dict[str, Tensor]
@@ -59,7 +56,7 @@ def called(file: File, source: str | None) -> str:
 
 
 def as_path(file: str | os.PathLike[str]) -> Path:
-    """The path of a file. Raises FileNotFoundError if there is none."""
+    """The path of a file. Raises FileNotFoundError if it does not exist."""
     path = Path(file)
     if not path.is_file():
         found = "a folder" if path.is_dir() else "nothing"
@@ -68,14 +65,14 @@ def as_path(file: str | os.PathLike[str]) -> Path:
 
 
 def plain(value: Any, left: Iterator[int] | None = None) -> Any:
-    """`value` as plain data; tuples and sets become lists, tensors of one number become that.
+    """Convert `value` to plain data; tuples and sets become lists, one-element tensors become numbers.
 
     Args:
-        left: an iterator that is as long as there may be values, by default VALUES.
+        left: an iterator whose length limits the number of values; by default VALUES.
 
     Raises:
-        ValueError: it has no such form, or more values.
-        RecursionError: it contains itself, or is very deep.
+        ValueError: it has no plain form, or too many values.
+        RecursionError: it contains itself, or is nested too deeply.
     """
     left = iter(range(VALUES)) if left is None else left
     if next(left, None) is None:
@@ -94,7 +91,7 @@ def plain(value: Any, left: Iterator[int] | None = None) -> Any:
 
 
 def plain_items(items: Any) -> dict[str, Any]:
-    """The items of a dict that have a plain form; the others are left out, so as not to lose the tensors."""
+    """The items of a dict that have a plain form. Other items are skipped rather than fail the whole file."""
     settings: dict[str, Any] = {}
     left = iter(range(VALUES))
     for name, value in dict.items(items) if isinstance(items, dict) else ():
@@ -105,9 +102,9 @@ def plain_items(items: Any) -> dict[str, Any]:
 
 
 def check_state_dict(value: Any, source: str, what: str = "the file") -> dict[str, Tensor]:
-    """`value` as names and dense tensors on the CPU, detached and without other attributes.
+    """Return `value` as names and dense tensors on the CPU, detached and without other attributes.
 
-    Raises ValueError for anything else, naming the first key that is wrong.
+    Raises ValueError for anything else, naming the first wrong key.
     """
     expected = f"{source}: expected {what} to be a state dict (names and tensors), found a"
     if not isinstance(value, dict):
@@ -130,7 +127,7 @@ def _numbers(tensor: Tensor, name: str, source: str) -> Tensor:
 
 
 def section(value: Any, key: str, source: str, kind: str) -> Any:
-    """`value[key]`. Raises ValueError, naming the keys that are there, if there is none."""
+    """Return `value[key]`. Raises ValueError, which lists the existing keys, if it is missing."""
     if not isinstance(value, dict) or key not in value:
         found = some(list(value)) if isinstance(value, dict) else f"a {type(value).__name__}"
         raise ValueError(f"{source}: expected {kind} with {key!r}, found {found}: {_guess(value)}")
@@ -138,9 +135,9 @@ def section(value: Any, key: str, source: str, kind: str) -> Any:
 
 
 def replaced(tensors: Mapping[str, Tensor], averages: Mapping[str, Any], source: str) -> dict[str, Tensor]:
-    """`tensors` with those of `averages` in their place.
+    """Replace tensors by their `averages`.
 
-    Raises ValueError for a name that `tensors` lack, or another shape or dtype.
+    Raises ValueError for a name that `tensors` lack, or for another shape or dtype.
     """
     plain_averages = {}
     for name, average in averages.items():
@@ -159,7 +156,7 @@ def replaced(tensors: Mapping[str, Tensor], averages: Mapping[str, Any], source:
 
 
 def unaveraged(tensors: Mapping[str, Tensor], averaged: Collection[str]) -> dict[str, Tensor]:
-    """`tensors` with other values for the averaged names, so that reading the wrong ones is noticed."""
+    """Change the values of the averaged names in `tensors`, so that reading the wrong ones is noticed."""
     return {
         name: tensor + 1 if name in averaged and tensor.is_floating_point() else tensor
         for name, tensor in tensors.items()
@@ -167,13 +164,13 @@ def unaveraged(tensors: Mapping[str, Tensor], averaged: Collection[str]) -> dict
 
 
 def reason(error: Exception) -> str:
-    """An error in a few words, from its arguments, since a file can make its text endless."""
+    """Summarise an error from its arguments, since a file can make the text arbitrarily long."""
     text = error.args[0] if error.args and isinstance(error.args[0], str) else ""
     return f"{type(error).__name__}: {text.partition(chr(10))[0][:200]}"
 
 
 def some(names: Collection[Any]) -> str:
-    """A few of the names, and the number of the others."""
+    """List a few of the names, and count the others."""
     shown = ", ".join(short(name) for name in list(names)[:6]) or "none"
     return f"{shown} and {len(names) - 6} more" if len(names) > 6 else shown
 
@@ -183,8 +180,9 @@ def _form(value: Any) -> str:
 
 
 def check_format(value: Any, formats: Collection[str], source: str) -> None:
-    """Raises ValueError for a file that looks like one of `formats`, which say what in it are the weights to
-    use: read as plain names and tensors it would give others."""
+    """Raise ValueError for a file that looks like one of `formats`. Each format defines which weights to use;
+    reading the file as plain names and tensors would give others.
+    """
     format = _looks_like(value)
     if format in formats:
         raise ValueError(
@@ -194,7 +192,7 @@ def check_format(value: Any, formats: Collection[str], source: str) -> None:
 
 
 def _guess(value: Any) -> str:
-    """The remedy for a file of another kind."""
+    """A remedy for a file of another kind."""
     format = _looks_like(value)
     return (
         f"it looks like format {format!r}, read it as that"
@@ -204,7 +202,7 @@ def _guess(value: Any) -> str:
 
 
 def _looks_like(value: Any) -> str | None:
-    """The format that the keys of a file are those of; None where they are of none, or of several."""
+    """The format that the keys of a file match; None if they match none or several."""
     keys = set(value) if isinstance(value, dict) else set()
     formats = set()
     if keys & {"dae_state_dict", "vae_state_dict"}:
