@@ -1,4 +1,4 @@
 """Metrics of generated images: Fréchet distance and its error, Inception score, KID, precision and recall.
 
-Nothing is imported here, since some of the modules need no torch.
+This module imports nothing, since some of the modules do not need torch.
 """

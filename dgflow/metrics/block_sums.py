@@ -1,4 +1,4 @@
-"""Sums over blocks of sample indices that merge in any order and from any partition to the same bits.
+"""Sums over blocks of sample indices: merging them gives the same bits in any order and from any partition.
 
 The block numbers fix the order of the additions: block 0 + block 1, block 2 + block 3, then those two sums,
 and so on. A state of n contiguous blocks has at most 2 log2(n) nodes.
@@ -23,7 +23,8 @@ T = TypeVar("T", bound=Addable)
 
 @dataclass(frozen=True, eq=False)
 class BlockSums(Generic[T]):
-    """Sums of blocks: `BlockSums()` holds none, `BlockSums.of(number, value)` one, `a + b` those of both.
+    """Sums of blocks: `BlockSums()` holds none, `BlockSums.of(number, value)` one, `a + b` the blocks of
+    both.
 
     `nodes` maps (level, position) to the sum of the 2^level blocks from block position * 2^level on. Values
     are never changed in place.
@@ -39,7 +40,7 @@ class BlockSums(Generic[T]):
         return cls({(0, block): value})
 
     def __add__(self, other: BlockSums[T]) -> BlockSums[T]:
-        """The sums of the blocks of both. Raises ValueError naming the first block that both hold."""
+        """The sums of the blocks of both. Raises ValueError, which names the first block that both hold."""
         for a, b in pairwise(sorted([*self.blocks(), *other.blocks()], key=lambda blocks: blocks.start)):
             if b.start < a.stop:
                 raise ValueError(f"block {b.start} is in both sums; add each block of rows once")
@@ -52,15 +53,15 @@ class BlockSums(Generic[T]):
         return BlockSums(nodes)
 
     def blocks(self) -> list[range]:
-        """The blocks that are summed, one range per node, in ascending order."""
+        """The summed blocks, one range per node, in ascending order."""
         nodes = (range(position << level, (position + 1) << level) for level, position in self.nodes)
         return sorted(nodes, key=lambda node: node.start)
 
     def total(self, blocks: int | None = None) -> T:
         """The sum over all blocks: the nodes, added from the left.
 
-        Raises ValueError if there are none; with `blocks`, also naming the first of 0 to blocks - 1 that is
-        missing, or one beyond them.
+        Raises ValueError if there are none. With `blocks`, raises ValueError also for the first missing block
+        of 0 to blocks - 1, and for a block beyond them.
         """
         held = self.blocks()
         if blocks is not None:

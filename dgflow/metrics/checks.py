@@ -1,4 +1,4 @@
-"""Checks of samples, a reference or their features before a number is believed.
+"""Checks of samples, of a reference and of their features, before a number is trusted.
 
 Functions named `check_...` raise ValueError; the others return warnings, [] if there are none.
 """
@@ -12,13 +12,13 @@ import numpy as np
 
 from dgflow.metrics.protocols import Protocol
 
-_NAMED = 5  # at most so many indices or classes are named
-_UNEVEN = 1e-6  # p below which a histogram of classes is not by chance
-_FEW_EXPECTED = 5.0  # samples per class below which the chi-square law does not hold (Cochran 1954)
+_NAMED = 5  # maximum number of indices or classes named in a message
+_UNEVEN = 1e-6  # p-value below which a class histogram is not due to chance
+_FEW_EXPECTED = 5.0  # expected samples per class below which chi-square is invalid (Cochran 1954)
 
 
 def sample_count(n: int, width: int, protocol: Protocol | None, metric: str = "FID") -> list[str]:
-    """Warns if n <= `width` (features), so that the covariance is singular, or if n is not the protocol's."""
+    """Warn if n <= `width` (features), so that the covariance is singular, or if n is not the protocol's."""
     warnings = []
     if n <= width:
         warnings.append(
@@ -34,7 +34,7 @@ def sample_count(n: int, width: int, protocol: Protocol | None, metric: str = "F
 
 
 def reference_count(n: int, width: int, metric: str = "FID") -> list[str]:
-    """Warns if the covariance of `width` features of n reference images is singular."""
+    """Warn if the covariance of `width` features of n reference images is singular."""
     if n > width:
         return []
     return [
@@ -44,7 +44,7 @@ def reference_count(n: int, width: int, metric: str = "FID") -> list[str]:
 
 
 def shared_images(digests_N: Sequence[bytes], reference_digests_M: Sequence[bytes]) -> list[str]:
-    """Warns of samples that equal an image of the reference; digests of `pixel_digests`, in index order."""
+    """Warn of samples that equal an image of the reference; digests of `pixel_digests`, in index order."""
     known = set(reference_digests_M)
     indices = [index for index, digest in enumerate(digests_N) if digest in known]
     if not indices:
@@ -56,7 +56,7 @@ def shared_images(digests_N: Sequence[bytes], reference_digests_M: Sequence[byte
 
 
 def manifold_count(reference_n: int, protocol: Protocol | None) -> list[str]:
-    """Warns if precision and recall use another number of reference images than the protocol does."""
+    """Warn if precision and recall use another number of reference images than the protocol."""
     if protocol is None or protocol.manifold_images in (None, reference_n):
         return []
     return [
@@ -67,11 +67,11 @@ def manifold_count(reference_n: int, protocol: Protocol | None) -> list[str]:
 
 
 def class_balance(labels_N: np.ndarray | None, classes: int | None) -> list[str]:
-    """Warns if labels in [0, classes) are far from uniform: chi-square p < 1e-6.
+    """Warn if labels in [0, classes) are far from uniform: chi-square p < 1e-6.
 
-    Unknown labels (None, any -1) and fewer than 5 per class are not judged; one outside is a ValueError.
-    Where the number of classes is not known (None) it is that of the largest label, and labels of which any
-    is negative are not judged.
+    Unknown labels (None, any -1) and fewer than 5 per class are not judged; a label out of range raises
+    ValueError. If the number of classes is unknown (None), it follows from the largest label, and labels with
+    any negative value are not judged.
     """
     if labels_N is None or len(labels_N) == 0 or (np.asarray(labels_N) == -1).any():
         return []
@@ -108,12 +108,14 @@ def class_balance(labels_N: np.ndarray | None, classes: int | None) -> list[str]
 
 
 def constant_indices(images: Iterable[np.ndarray], first_index: int = 0) -> list[int]:
-    """Indices of a batch's images [H, W] or [H, W, C] that have a single colour; for `constant_images`."""
+    """Indices of the images [H, W] or [H, W, C] of a batch that have a single colour; for
+    `constant_images`.
+    """
     return [first_index + number for number, image in enumerate(images) if (image == image[:1, :1]).all()]
 
 
 def constant_images(indices: Sequence[int], n: int) -> list[str]:
-    """Warns of the images, of n, that have a single colour: all `constant_indices`."""
+    """Warn of images with a single colour among n; `indices` are all `constant_indices`."""
     if not indices:
         return []
     return [f"{len(indices):,} of {n:,} images have a single colour: index {_first(sorted(indices))}"]
@@ -128,7 +130,7 @@ def pixel_digests(images: Iterable[np.ndarray]) -> list[bytes]:
 
 
 def repeated_images(digests_N: Sequence[bytes]) -> list[str]:
-    """Warns of images that equal an earlier one; `digests_N` of `pixel_digests`, in index order from 0."""
+    """Warn of images that equal an earlier one; `digests_N` of `pixel_digests`, in index order from 0."""
     firsts: dict[bytes, int] = {}
     earlier_N = [firsts.setdefault(digest, index) for index, digest in enumerate(digests_N)]
     pairs = [(index, earlier) for index, earlier in enumerate(earlier_N) if earlier != index]
@@ -141,7 +143,7 @@ def repeated_images(digests_N: Sequence[bytes]) -> list[str]:
 
 
 def check_statistics(statistics_width: int, features_width: int, metric: str = "FID") -> None:
-    """Raises ValueError unless published statistics [D], [D, D] have the features' dimension."""
+    """Raise ValueError unless published statistics [D], [D, D] have the dimension of the features."""
     if statistics_width != features_width:
         raise ValueError(
             f"{metric}: expected reference statistics of {features_width:,} features, found "
@@ -150,7 +152,7 @@ def check_statistics(statistics_width: int, features_width: int, metric: str = "
 
 
 def check_apart(samples: tuple[str, int, int], reference: tuple[str, int, int]) -> None:
-    """Raises ValueError if samples and reference, each (source or digest, start, stop), share an image."""
+    """Raise ValueError if samples and reference, each (source or digest, start, stop), share an image."""
     (source, start, stop), (other, other_start, other_stop) = samples, reference
     if source == other and start < other_stop and other_start < stop:
         raise ValueError(
@@ -161,6 +163,6 @@ def check_apart(samples: tuple[str, int, int], reference: tuple[str, int, int]) 
 
 
 def _first(items: Sequence[int] | np.ndarray) -> str:
-    """The first items, such as `3, 7, 9 and 12 more`."""
+    """List the first items, such as `3, 7, 9 and 12 more`."""
     more = f" and {len(items) - _NAMED:,} more" if len(items) > _NAMED else ""
     return ", ".join(str(item) for item in items[:_NAMED]) + more

@@ -1,8 +1,8 @@
-"""Energy distance between samples in the plane and a Gaussian mixture that is known (Székely and Rizzo 2013).
+"""Energy distance between samples in the plane and a known Gaussian mixture (Székely and Rizzo 2013).
 
-2 E|X - Y| - E|X - X'| - E|Y - Y'| is zero for equal distributions alone. The terms of the mixture are in
-closed form (the mean of Rice's distribution), so no second set of samples adds its noise. Float64 and one
-thread.
+2 E|X - Y| - E|X - X'| - E|Y - Y'| is zero only for equal distributions. The terms of the mixture have a
+closed form (the mean of Rice's distribution), so no second set of samples adds noise. Computed in float64 by
+one thread.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dgflow.metrics.rows import one_thread
 
-BLOCK_ROWS = 1_000  # of the distances among the samples that are in memory together
+BLOCK_ROWS = 1_000  # rows of the distance matrix in memory at a time
 
 
 def energy_distance(
@@ -24,7 +24,7 @@ def energy_distance(
 ) -> float:
     """The energy distance of samples [N, 2] to the mixture of isotropic Gaussians, in units of the data.
 
-    Without bias, and so possibly a little below 0 for samples of the mixture itself.
+    The estimate is unbiased, so it can be slightly below 0 for samples of the mixture itself.
 
     Raises ValueError for fewer than two samples, or samples that are not finite points of the plane.
     """
@@ -52,10 +52,10 @@ def _mean_distance(distance: Tensor, std: Tensor) -> Tensor:
 
 
 def _mean_pair_distance(points: Tensor) -> Tensor:
-    """The mean distance of two different samples."""
+    """The mean distance between two different samples."""
     total = points.new_zeros(())
     for start in range(0, len(points), BLOCK_ROWS):
         block = points[start : start + BLOCK_ROWS]
-        # Differences and not products: the distances of near points keep their digits.
+        # Differences rather than products: distances of near points keep their precision.
         total += torch.cdist(block, points, compute_mode="donot_use_mm_for_euclid_dist").sum()
     return total / (len(points) * (len(points) - 1))

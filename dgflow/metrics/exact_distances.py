@@ -1,6 +1,6 @@
-"""Near pairs of rows, by bounds from a fast matrix product, and their exact squared distances.
+"""Find near pairs of rows by bounds from a fast matrix product, and compute their exact squared distances.
 
-The bounds hold with all rounding errors; the distances have the same bits on every device.
+The bounds account for all rounding errors; the distances have the same bits on every device.
 """
 
 from __future__ import annotations
@@ -12,25 +12,27 @@ import torch
 # Shape suffixes: N rows, Q queries, S a strip of them, C centres, K the k + 1 nearest, P pairs of a query and
 # a centre, D features.
 _STRIP_ROWS = 1024  # queries compared with centres at once: 8 MB of float32 bounds, 17 MB of float64 ones
-_PAIR_ELEMENTS = 2**17  # pairs x features per step of the exact distances: 1 MB, which stays in the cache
-_UNCLEAR = 64  # pairs per query, of 2,048, left open by float32 bounds above which float64 ones are cheaper
+_PAIR_ELEMENTS = 2**17  # pairs x features per step of the exact distances: 1 MB, which fits into the cache
+_UNCLEAR = 64  # if float32 bounds leave more pairs per query (of 2,048) undecided, float64 bounds are cheaper
 _UNDERFLOW = 2.0**-99  # added to squared norms in error bounds: covers products too small for float32
-_LARGEST = 1e37  # squared norm that float32 bounds take
-_WIDEST = 2**17  # features up to which (D + 16) eps is as small as the bounds assume
+_LARGEST = 1e37  # largest squared norm for float32 bounds
+_WIDEST = 2**17  # most features for which (D + 16) eps is as small as the bounds assume
 
 
 def strips(rows: int) -> Iterator[slice]:
-    """Strips of `rows` queries."""
+    """Yield strips of `rows` queries."""
     return (slice(start, start + _STRIP_ROWS) for start in range(0, rows, _STRIP_ROWS))
 
 
 def index_strips(rows_Q: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Strips of queries given by their indices."""
+    """Yield strips of queries given by their indices."""
     return rows_Q.split(_STRIP_ROWS)
 
 
 class Shifted:
-    """Rows about an origin. Any origin is correct; one amid the rows keeps the rounding errors small."""
+    """Rows relative to an origin. Any origin is correct; one in the middle of the rows keeps rounding errors
+    small.
+    """
 
     def __init__(self, rows_ND: torch.Tensor, origin: torch.Tensor):
         self.rows, self.origin = rows_ND, origin
@@ -47,7 +49,7 @@ class Shifted:
 
     @classmethod
     def amid(cls, rows_ND: torch.Tensor) -> Shifted:
-        """The rows about the mean of the first ones."""
+        """Shift the rows by the mean of the first ones."""
         return cls(rows_ND, rows_ND[:4096].double().mean(dim=0))
 
     def precise(self, rows: slice | torch.Tensor) -> torch.Tensor:
@@ -60,17 +62,17 @@ def _bounds(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(lower [S, C], slack [S, 1], slack [C]): each `squared_distance` is in [lower, lower + slack + slack].
 
-    From |a|^2 + |b|^2 - 2 a.b. A sum of D products rounds by at most about D eps / 2 of the sum of their
-    magnitudes (Higham 2002, section 3.1), here at most (|a|^2 + |b|^2) / 2. So the float32 term covers the
-    product, its rounded factors, and the additions here and in comparisons with radii; the float64 one the
-    norms, the shift of origin and the rounding of the exact form too.
+    Computed from |a|^2 + |b|^2 - 2 a.b. A sum of D products rounds by at most about D eps / 2 of the sum of
+    their magnitudes (Higham 2002, section 3.1), here at most (|a|^2 + |b|^2) / 2. The float32 term covers the
+    product, its rounded factors, and the additions here and in comparisons with radii; the float64 term also
+    covers the norms, the shift of the origin and the rounding of the exact form.
     """
     width = a.rows.shape[1]
     error = 4 * (width + 8) * torch.finfo(torch.float64).eps
     if dtype == torch.float32:
         assert a.low is not None and b.low is not None
         error += 0.505 * (width + 16) * torch.finfo(dtype).eps
-        # NumPy's product, which no setting of torch makes less precise than float32.
+        # NumPy's product: no setting of torch can make it less precise than float32.
         lower_SC = torch.from_numpy(a.low[rows_S].numpy() @ b.low.numpy().T)
     else:
         lower_SC = a.precise(rows_S) @ b.precise(slice(None)).T
@@ -85,20 +87,20 @@ def _precisions(a: Shifted, b: Shifted) -> list[torch.dtype]:
 
 
 def _up(bound: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """A number of `dtype` that is surely not below the bound."""
+    """Round a bound up to a number of `dtype`."""
     return torch.nextafter(bound.to(dtype), torch.tensor(torch.inf, dtype=dtype, device=bound.device))
 
 
 def nearest_pairs(
     a: Shifted, strip: slice, b: Shifted, reach_S: torch.Tensor, k: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(q [P], c [P]), q ascending: pairs possibly among a query's k + 1 nearest, within `reach_S`."""
-    # A reach of 0 is final: rows that are all the same need not be compared one by one.
+    """(q [P], c [P]), q ascending: candidate pairs for a query's k + 1 nearest, within `reach_S`."""
+    # A reach of 0 is final: identical rows need not be compared one by one.
     reach_S = torch.where(reach_S > 0, reach_S, -torch.inf)
     for dtype in _precisions(a, b):
         lower_SC, slack_S, slack_C = _bounds(a, strip, b, dtype)
-        near = ~(lower_SC > _up(reach_S, dtype)[:, None])  # NaN, from an overflow, is not clear
-        # Many pairs are near: these are the first centres, or much nearer ones.
+        near = ~(lower_SC > _up(reach_S, dtype)[:, None])  # NaN, from an overflow, is undecided
+        # Many near pairs: these are the first centres, or much nearer ones.
         if lower_SC.shape[1] > k and near.count_nonzero() > 8 * (k + 1) * len(near):
             lower_SK, c_SK = lower_SC.topk(k + 1, largest=False)
             upper_S = (lower_SK + slack_S + slack_C[c_SK]).amax(dim=1)
@@ -112,7 +114,9 @@ def nearest_pairs(
 def open_pairs(
     a: Shifted, rows_S: torch.Tensor, b: Shifted, radii_C: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(inside [S], q [P], c [P]): queries surely in a ball; pairs of others that need exact distances."""
+    """(inside [S], q [P], c [P]): queries that are surely in a ball; pairs of the others that need exact
+    distances.
+    """
     for dtype in _precisions(a, b):
         lower_SC, slack_S, slack_C = _bounds(a, rows_S, b, dtype)
         near = ~(lower_SC > _up(radii_C, dtype))
@@ -141,7 +145,7 @@ def squared_distance(
 ) -> torch.Tensor:
     """Squared distance [P] of the pairs a[rows], b[columns], from float64 differences.
 
-    They are added by halves: a device's own reduction chooses its order by the shape.
+    The squares are added by halves, since a device's own reduction chooses its order by the shape.
     """
     distances = []
     chunk = max(1, _PAIR_ELEMENTS // a.shape[1])

@@ -1,7 +1,7 @@
 """Fréchet distance between two Gaussians (FID, sFID) from mergeable float64 moments.
 
-The bits of the moments depend on the features and not on how they were sharded, given one processor type and
-library version.
+For one processor type and library version, the bits of the moments depend on the features only, not on the
+sharding.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from dgflow.images.covariance import covariance_fault
 from dgflow.metrics.rows import BlockAccumulator, check_widths, one_thread
 
 LOW = 4
-"""A covariance of rank up to D / LOW, as of few samples, is factorised without the eigenvalues of the whole
-matrix: for 2,048 features in a hundredth of the time at rank 32, in an eighth at 500."""
+"""A covariance of rank up to D / LOW, as from few samples, is factorised without the eigenvalues of the whole
+matrix: for 2,048 features in a hundredth of the time at rank 32, in an eighth at 500.
+"""
 _ROUNDING = np.finfo(np.float64).eps
 
 
 @dataclass(frozen=True, eq=False)
 class Gaussian:
-    """Mean [D] and covariance [D, D] of published reference statistics (`mu`, `sigma`), made float64.
+    """Mean [D] and covariance [D, D] of published reference statistics (`mu`, `sigma`), converted to float64.
 
     Raises ValueError if the shapes disagree, a number is not finite, or `covariance` is not symmetric and
     positive semidefinite.
@@ -75,26 +76,29 @@ class Moments:
         return accumulator.moments()
 
     def __add__(self, other: Moments) -> Moments:
-        """Moments of both sets of rows, with bits that depend on the order; `BlockSums` fixes it."""
+        """Moments of both sets of rows. The bits depend on the order, which `BlockSums` fixes."""
         check_widths(len(self.sum), len(other.sum), "moments")
         return Moments(self.n + other.n, self.sum + other.sum, self.outer + other.outer)
 
     @property
     def mean(self) -> np.ndarray:
-        """[D]. Raises ValueError for n < 1."""
+        """The mean [D]. Raises ValueError for n < 1."""
         if self.n < 1:
             raise ValueError("a mean needs at least 1 row, found 0; check that the slice is not empty")
         return self.sum / self.n
 
     @cached_property
     def factor(self) -> torch.Tensor:
-        """A [D, rank] with the covariance A A^T, by `low_rank_factor`; kept, since a distance and its error
-        both need it, and 2,048 features take a second."""
+        """A [D, rank] with the covariance A A^T, by `low_rank_factor`. Cached, since a distance and its error
+        both need it, and it takes a second for 2,048 features.
+        """
         return low_rank_factor(torch.from_numpy(self.covariance))
 
     @cached_property
     def covariance(self) -> np.ndarray:
-        """[D, D], unbiased (divided by n - 1), exactly symmetric. Raises ValueError for n < 2."""
+        """The covariance [D, D], unbiased (divided by n - 1), exactly symmetric. Raises ValueError for n <
+        2.
+        """
         if self.n < 2:
             raise ValueError(f"a covariance needs at least 2 rows, found {self.n}; evaluate a longer slice")
         covariance = (self.outer - np.outer(self.sum, self.sum) / self.n) / (self.n - 1)
@@ -102,7 +106,7 @@ class Moments:
 
 
 class MomentsAccumulator(BlockAccumulator[Moments]):
-    """Moments of features that arrive in pieces, from `first_index` on, a multiple of 1000."""
+    """Accumulate moments of features that arrive in pieces, from `first_index` on, a multiple of 1000."""
 
     def __init__(self, first_index: int = 0):
         super().__init__(_moments_of_block, "features", first_index)
@@ -117,7 +121,9 @@ def _moments_of_block(_: int, block_ND: np.ndarray) -> Moments:
 
 
 def _gram(x_ND: torch.Tensor, strip: int = 512) -> torch.Tensor:
-    """x^T x [D, D] from strips of its lower triangle, mirrored: 0.7 of the time of the whole product."""
+    """x^T x [D, D] from strips of its lower triangle, mirrored; takes 0.7 of the time of the whole
+    product.
+    """
     gram = x_ND.new_empty(x_ND.shape[1], x_ND.shape[1])
     for first in range(0, len(gram), strip):
         lower = x_ND[:, first:].T @ x_ND[:, first : first + strip]
@@ -128,9 +134,9 @@ def _gram(x_ND: torch.Tensor, strip: int = 512) -> torch.Tensor:
 def frechet_distance(a: Moments | Gaussian, b: Moments | Gaussian) -> float:
     """Squared Fréchet (2-Wasserstein) distance |m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)), the FID.
 
-    Dowson and Landau 1982; Heusel et al. 2017. With S = L L^T, the eigenvalues of S_a S_b are those of
-    L_a^T S_b L_a, and their roots the singular values of L_a^T L_b, for singular covariances too (relative
-    error at most 3e-12 in the tests). The bits do not depend on the number of threads.
+    Dowson and Landau 1982; Heusel et al. 2017. With S = L L^T, the eigenvalues of S_a S_b are those of L_a^T
+    S_b L_a, and their roots the singular values of L_a^T L_b, also for singular covariances (relative error
+    at most 3e-12 in the tests). The bits do not depend on the number of threads.
 
     Raises:
         ValueError: a side has fewer than 2 rows, or the dimensions differ.
@@ -141,20 +147,20 @@ def frechet_distance(a: Moments | Gaussian, b: Moments | Gaussian) -> float:
     with one_thread():
         trace_sqrt = _trace_sqrt_of_product(a, b)
     distance = np.sum((mean_a - mean_b) ** 2) + traces[0] + traces[1] - 2 * trace_sqrt
-    return max(float(distance), 0.0)  # equal sides leave a rounding error of either sign
+    return max(float(distance), 0.0)  # for equal sides a rounding error of either sign remains
 
 
 def _trace_sqrt_of_product(a: Moments | Gaussian, b: Moments | Gaussian) -> float:
     S_a, S_b = torch.from_numpy(a.covariance), torch.from_numpy(b.covariance)
     L_a, L_b = cholesky_factor(S_a), cholesky_factor(S_b)
-    if L_a is None or L_b is None:  # any factors do
+    if L_a is None or L_b is None:  # any factors will do
         A, B = (law.factor if L is None else L for law, L in ((a, L_a), (b, L_b)))
         return float(torch.linalg.svdvals(A.T @ B).sum())
     eigenvalues = torch.linalg.eigvalsh(congruence(L_a, S_b), UPLO="L")
     if eigenvalues[0] > len(S_a) * _ROUNDING * eigenvalues[-1]:
         return float(eigenvalues.sqrt().sum())
-    # The root of an eigenvalue that is all rounding error would turn 1e-16 into 1e-8. Singular values avoid
-    # that, at three times the time.
+    # The square root of an eigenvalue that is pure rounding error would turn 1e-16 into 1e-8. Singular values
+    # avoid this, in three times the time.
     return float(torch.linalg.svdvals(L_a.T @ L_b).sum())
 
 
@@ -166,7 +172,7 @@ def cholesky_factor(S: torch.Tensor) -> torch.Tensor | None:
 
 
 def congruence(L: torch.Tensor, S: torch.Tensor, strip: int = 256) -> torch.Tensor:
-    """The lower triangle of L^T S L, for a lower triangular L, in a third of the work of two whole products.
+    """The lower triangle of L^T S L, for a lower triangular L, at a third of the cost of two whole products.
 
     Elements above the diagonal are not meaningful.
     """
@@ -190,10 +196,10 @@ def low_rank_factor(S: torch.Tensor) -> torch.Tensor:
 
 
 def _pivoted_cholesky(S: torch.Tensor, most: int) -> torch.Tensor | None:
-    """A [D, rank] with S = A A^T to working precision, by a Cholesky decomposition that takes the largest
-    remaining diagonal element as its next pivot; None where it takes more than `most` of them.
+    """A [D, rank] with S = A A^T to working precision, by a Cholesky decomposition whose next pivot is the
+    largest remaining diagonal element; None if it needs more than `most` pivots.
 
-    What it leaves has no eigenvalue above D eps tr(S).
+    The remainder has no eigenvalue above D eps tr(S).
     """
     A, left = S.new_zeros(len(S), most), S.diagonal().clone()
     least = len(S) * _ROUNDING * left.sum()

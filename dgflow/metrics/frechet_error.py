@@ -1,7 +1,7 @@
-"""Standard error of a Fréchet distance from drawing finitely many samples, by the infinitesimal jackknife.
+"""Standard error of a Fréchet distance due to finitely many samples, by the infinitesimal jackknife.
 
 The reference is taken as fixed. The bias, which makes a distance from few samples too large (Chong and
-Forsyth 2020), is not included and often many times larger.
+Forsyth 2020), is not included, and is often many times larger.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import torch
 from dgflow.metrics.frechet import Gaussian, Moments, cholesky_factor, congruence
 from dgflow.metrics.rows import BlockAccumulator, check_widths, checked_rows, one_thread
 
-_FEWEST = 10  # samples: with fewer, the standard error itself varied by more than half of its size
+_FEWEST = 10  # minimum number of samples: with fewer, the standard error varied by over half its size
 
 
 @dataclass(frozen=True)
 class InfluenceSums:
-    """n influences, their sum and the sum of their squares; those of other samples can be added."""
+    """The number of influences, their sum and the sum of their squares; addable over samples."""
 
     n: int
     sum: float
@@ -33,9 +33,9 @@ class InfluenceSums:
     def standard_error(self) -> float:
         """Standard error of the distance, in its unit: the influences' standard deviation / sqrt(n).
 
-        Its ratio to the spread over independent draws, by n / D: 0.96 to 1.09 from 24 on (up to 1.6 if the
-        two laws are the same, since the first order then vanishes), 0.83 to 0.88 at 4 to 8 (rectified
-        Gaussians), 0.71 to 0.78 at 1.1 to 4, 0.9 to 2 below 1. Raises ValueError for n < 2.
+        Measured ratio to the spread over independent draws, by n / D: 0.96 to 1.09 from 24 on (up to 1.6 if
+        the two distributions are equal, since the first order then vanishes), 0.83 to 0.88 at 4 to 8
+        (rectified Gaussians), 0.71 to 0.78 at 1.1 to 4, 0.9 to 2 below 1. Raises ValueError for n < 2.
         """
         if self.n < 2:
             raise ValueError(
@@ -60,7 +60,7 @@ class FrechetInfluence:
 
     @classmethod
     def of(cls, samples: Moments, reference: Moments | Gaussian) -> FrechetInfluence:
-        """The influence on the distance between these; for a singular S, such as of n <= D, on its range.
+        """The influence function of this distance; for a singular S, as with n <= D, on the range of S.
 
         Raises ValueError if the dimensions differ, or for fewer than 10 samples.
         """
@@ -98,7 +98,9 @@ def _root_of_map(samples: Moments, reference: Moments | Gaussian) -> torch.Tenso
 
 
 class InfluenceAccumulator(BlockAccumulator[InfluenceSums]):
-    """Influences of the samples that gave the moments, summed from `first_index` on, a multiple of 1000."""
+    """Accumulate the influences of the samples behind the moments, from `first_index` on, a multiple of
+    1000.
+    """
 
     def __init__(self, influence: FrechetInfluence, first_index: int = 0):
         def block_sum(_: int, block_ND: np.ndarray) -> InfluenceSums:

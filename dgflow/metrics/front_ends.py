@@ -1,7 +1,7 @@
-"""Resizing of images to the Inception network's input, in the three ways behind published numbers.
+"""Resize images to the Inception network's input, in the three ways behind published numbers.
 
 `adm` equals TensorFlow 1's resize (OpenAI's evaluator), `edm` the affine grid of NVIDIA's network file,
-`clean` clean-fid's resizer. Do not mix them: another resize moves features by a tenth of their maximum.
+`clean` clean-fid's resizer. Do not mix them: another resize changes features by a tenth of their maximum.
 """
 
 from collections.abc import Sequence
@@ -23,11 +23,12 @@ def prepare(
 ) -> Tensor:
     """The network's input, (x - 128) / 128 as float32 [N, 3, 299, 299] on `device`, channels last in memory.
 
-    It takes 1.1 MB per image. Images of 299 x 299 pass through `adm` and `clean` unchanged; `edm`'s grid
-    moves them by about 0.01 grey level.
+    The input takes 1.1 MB per image. Images of 299 x 299 pass through `adm` and `clean` unchanged; the grid
+    of `edm` changes them by about 0.01 grey level.
 
     Args:
-        images: uint8 [H, W, 3], or [H, W, 1], repeated to three channels; sizes in a list may differ.
+        images: uint8 [H, W, 3], or [H, W, 1], which is repeated to three channels; sizes in a list may
+            differ.
 
     Raises:
         ValueError: there is no image, one has another dtype or shape (the first is named), or the front end
@@ -43,8 +44,8 @@ def prepare(
         by_shape.setdefault(_checked(image, index).shape, []).append(index)
     device = torch.device(device)
     prepared_NSSC = torch.empty((len(images), SIDE, SIDE, 3), device=device)
-    # One image stays in a CPU's cache: at 256 x 256 `adm` is three times as fast as with 32 at once. A GPU
-    # takes all images of a size at once.
+    # One image fits into a CPU's cache: at 256 x 256, `adm` is three times as fast as with 32 images at once.
+    # A GPU takes all images of a size at once.
     batch_size = 1 if device.type == "cpu" else len(images)
     for indices in by_shape.values():
         for first in range(0, len(indices), batch_size):
@@ -80,7 +81,7 @@ def _resized(images_NHWC: np.ndarray, front_end: FrontEndName, device: torch.dev
 def _tensorflow(images_NHWC: Tensor) -> Tensor:
     """TensorFlow 1's resize_bilinear without half-pixel centres: its operations, in float32 and in its order.
 
-    Output pixel i lies at i * H / 299 between its two neighbours; the width is interpolated first.
+    Output pixel i lies at i * H / 299, between its two neighbours; the width is interpolated first.
     """
     images_NHSC = _interpolated(images_NHWC, dim=2)
     return _interpolated(images_NHSC, dim=1)
@@ -98,13 +99,15 @@ def _interpolated(images_NHWC: Tensor, dim: int) -> Tensor:
 
 
 def _affine_grid(images_NHWC: Tensor) -> Tensor:
-    """The points of `_tensorflow` through a sampling grid (NVIDIA's form), up to 0.01 grey level apart."""
+    """The points of `_tensorflow` by a sampling grid (NVIDIA's form), which differs by up to 0.01 grey
+    level.
+    """
     n, height, width, channels = images_NHWC.shape
     theta = torch.eye(2, 3, device=images_NHWC.device)
     theta[0, 2] += 1 / width - 1 / SIDE  # so that the first output pixel is the first input pixel
     theta[1, 2] += 1 / height - 1 / SIDE
     grid = F.affine_grid(theta.expand(n, 2, 3), [n, channels, SIDE, SIDE], align_corners=False)
-    images_NCHW = images_NHWC.permute(0, 3, 1, 2).contiguous()  # channels last, it takes 1.3 times as long
+    images_NCHW = images_NHWC.permute(0, 3, 1, 2).contiguous()  # channels last takes 1.3 times as long
     points = F.grid_sample(images_NCHW, grid, mode="bilinear", padding_mode="border", align_corners=False)
     return points.permute(0, 2, 3, 1)
 

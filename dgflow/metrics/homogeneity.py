@@ -1,5 +1,5 @@
-"""Tests that groups of samples are of one distribution of classes: samples and reference by their labels, the
-splits of an Inception score by their labels and by the classes that the network sees in them.
+"""Test that groups of samples share one class distribution: samples and reference by their labels; the splits
+of an Inception score by their labels and by the predicted classes.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from scipy.special import chdtrc
 
 from dgflow.metrics.inception_score import ScoreSums
 
-_NAMED = 3  # at most so many classes are named
-_UNLIKE = 1e-3  # p below which samples and reference differ by more than chance
-# Cohen's w^2 of a small effect (1988), such as 55 to 45 beside 50 to 50. Uniform samples beside ImageNet's
-# training set, of 732 to 1,300 images per class, stay below it.
+_NAMED = 3  # maximum number of classes named in a message
+_UNLIKE = 1e-3  # p-value below which samples and reference differ by more than chance
+# Cohen's w^2 of a small effect (1988), such as 55 to 45 against 50 to 50. Uniform samples against ImageNet's
+# training set, with 732 to 1,300 images per class, stay below it.
 _SMALL = 0.01
-_UNORDERED = 1e-6  # p below which splits are not in random order
-_FEW_EXPECTED = 5.0  # samples per class below which the chi-square law does not hold (Cochran 1954)
+_UNORDERED = 1e-6  # p-value below which splits are not in random order
+_FEW_EXPECTED = 5.0  # expected samples per class below which chi-square is invalid (Cochran 1954)
 
 
 def unlike_class_counts(labels_N: np.ndarray, reference_labels_M: np.ndarray) -> list[str]:
-    """Warns if the classes have other shares in the samples than in the reference: chi-square p < 1e-3, and
-    at least a small effect.
+    """Warn if class shares differ between samples and reference: chi-square p < 1e-3, and at least a small
+    effect.
 
     Unknown labels (any -1) and fewer than 5 per class on a side are not judged.
     """
@@ -46,8 +46,9 @@ def unlike_class_counts(labels_N: np.ndarray, reference_labels_M: np.ndarray) ->
 
 
 def disorder(labels_N: np.ndarray, sums: ScoreSums, split_size: int) -> str:
-    """The reason to believe that the splits of an Inception score are not those of a random order, in words;
-    empty for one split, and where chance alone may have made them (p >= 1e-6)."""
+    """The reason to believe that the splits of an Inception score are not in random order; empty for one
+    split, and if chance explains them (p >= 1e-6).
+    """
     if len(sums.splits) < 2:
         return ""
     labels_N = np.asarray(labels_N)
@@ -63,7 +64,7 @@ def disorder(labels_N: np.ndarray, sums: ScoreSums, split_size: int) -> str:
 
 
 def _counts(groups: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """The classes that occur [K], and their counts [G, K] in each group."""
+    """The occurring classes [K], and their counts [G, K] in each group."""
     classes, places = np.unique(np.concatenate(groups), return_inverse=True)
     edges = np.cumsum([0, *map(len, groups)])
     counts = [
@@ -74,7 +75,9 @@ def _counts(groups: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _p_of_counts(counts_GK: np.ndarray) -> float:
-    """p of Pearson's chi-square test that the groups are of one law; 1 where there are too few to judge."""
+    """p-value of Pearson's chi-square test that the groups share one distribution; 1 if there are too few
+    samples.
+    """
     counts = counts_GK[counts_GK.sum(axis=1) >= _FEW_EXPECTED * counts_GK.shape[1]]
     counts = counts[:, counts.sum(axis=0) > 0]
     groups, classes = counts.shape
@@ -87,7 +90,8 @@ def _p_of_counts(counts_GK: np.ndarray) -> float:
 
 def _effect(counts_2K: np.ndarray) -> float:
     """Sum of (p - q)^2 over the mean of both, for the shares p and q of two groups: Pearson's statistic per
-    sample, without what chance adds to it."""
+    sample, minus its expectation under chance.
+    """
     n_2 = counts_2K.sum(axis=1)
     expected = np.outer(n_2, counts_2K.sum(axis=0)) / n_2.sum()
     statistic = float((np.square(counts_2K - expected) / expected).sum())
@@ -95,11 +99,11 @@ def _effect(counts_2K: np.ndarray) -> float:
 
 
 def _p_of_predictions(sums: ScoreSums) -> float:
-    """An upper bound of p for the mean predictions of the splits.
+    """An upper bound of the p-value for the mean predictions of the splits.
 
-    The statistic is Pearson's with mean probabilities in the place of shares. In a random order it is a sum
-    of chi-squares of (splits - 1) degrees of freedom with weights that sum to the trace below; far out none
-    has more weight in its tail than a single one (Szekely and Bakirov 2003).
+    The statistic is Pearson's with mean probabilities instead of shares. In random order it is a sum of
+    chi-squares of (splits - 1) degrees of freedom, with weights that sum to the trace below; far in the tail,
+    none exceeds a single chi-square (Szekely and Bakirov 2003).
     """
     splits = list(sums.splits.values())
     n_S = np.array([split.n for split in splits], dtype=np.float64)

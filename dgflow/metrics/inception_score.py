@@ -1,6 +1,6 @@
 """Inception score (Salimans et al. 2016) from logits, by contiguous splits, in float64.
 
-A log-softmax gives a number where probabilities underflow. The published protocol's logits have 1008 ways and
+A log-softmax stays finite if probabilities underflow. The published protocol's logits have 1008 classes and
 no bias.
 """
 
@@ -15,7 +15,7 @@ from scipy.special import log_softmax, xlogy
 
 from dgflow.metrics.rows import BLOCK_SIZE, BlockAccumulator
 
-SPLIT_SIZE = 5000  # of OpenAI's evaluator; 50,000 samples make 10 splits
+SPLIT_SIZE = 5000  # as in OpenAI's evaluator; 50,000 samples make 10 splits
 SHUFFLE_SEED = 2020  # torch-fidelity's
 
 
@@ -37,7 +37,7 @@ class SplitSums:
         return cls(len(p_NK), p_NK.sum(axis=0), float((p_NK * log_p_NK).sum()), squares_K)
 
     def __add__(self, other: SplitSums) -> SplitSums:
-        """Sums over the rows of both, which belong to one split."""
+        """The sums over the rows of both, which must belong to one split."""
         return SplitSums(
             self.n + other.n,
             self.sum_p + other.sum_p,
@@ -54,7 +54,7 @@ class SplitSums:
 
 @dataclass(frozen=True, eq=False)
 class ScoreSums:
-    """Sums of each split, by its number, `index // split_size`."""
+    """Sums of each split, by split number, `index // split_size`."""
 
     splits: Mapping[int, SplitSums]
 
@@ -67,7 +67,7 @@ class ScoreSums:
 
 @dataclass(frozen=True)
 class InceptionScore:
-    """Mean and population standard deviation of the splits' scores, and these scores in index order."""
+    """Mean and population standard deviation of the splits' scores, and the scores in index order."""
 
     mean: float
     std: float
@@ -75,7 +75,7 @@ class InceptionScore:
 
     @classmethod
     def of(cls, sums: ScoreSums) -> InceptionScore:
-        """The score from all splits; a shorter last one counts like the others, as published."""
+        """The score from all splits; a shorter last split counts like the others, as published."""
         per_split = tuple(sums.splits[split].score for split in sorted(sums.splits))
         return cls(float(np.mean(per_split)), float(np.std(per_split)), per_split)
 
@@ -86,9 +86,10 @@ def shuffled_positions(n: int, seed: int = SHUFFLE_SEED) -> np.ndarray:
 
 
 class InceptionScoreAccumulator(BlockAccumulator[ScoreSums]):
-    """Sums by split of logits that arrive in pieces, from `first_index` on, a multiple of `block_size`.
+    """Accumulate sums by split of logits that arrive in pieces, from `first_index` on, a multiple of
+    `block_size`.
 
-    `positions`: the place of each row in another order, whose contiguous splits are then taken.
+    `positions`: the position of each row in another order, whose contiguous splits are then used.
     """
 
     def __init__(

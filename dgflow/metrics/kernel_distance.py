@@ -1,7 +1,7 @@
 """Kernel distance (KID; Bińkowski et al. 2018): unbiased squared MMD of features under (x.y / D + 1)^3.
 
-In float64 and with one thread, so that the bits depend on the features alone. The subsets are those of
-torch-fidelity and clean-fid, index by index, so that each can be measured by another worker.
+Computed in float64 by one thread, so the bits depend on the features only. The subsets are those of
+torch-fidelity and clean-fid, index by index, so each can be measured by another worker.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def subset_indices(
 def polynomial_mmd2(real_ND: np.ndarray, fake_MD: np.ndarray, block_size: int = 512) -> float:
     """Unbiased squared MMD of rows [N, D] and [M, D] (Gretton et al. 2012, equation 3); it may be below 0.
 
-    Memory is that of a few blocks of the kernel matrix. Raises ValueError if a row is not finite, the widths
+    Memory holds a few blocks of the kernel matrix. Raises ValueError if a row is not finite, the widths
     differ or a side has fewer than 2 rows.
     """
     real = torch.from_numpy(checked_rows(real_ND, "real").astype(np.float64))

@@ -1,8 +1,8 @@
-"""Squared distances rounded as OpenAI's evaluator rounds them, for comparison with its numbers.
+"""Squared distances, rounded as in OpenAI's evaluator, for comparison with its numbers.
 
 Its radii are reproduced bit for bit (TensorFlow 2.21 on x86; float16 for 12 to 512 features, float32 for 32
 and 64), its precision and recall also for 2048 features. The order in which the float32 products of a wide
-row are added is not reproduced: one float16 distance in some thousands can differ in its last place.
+row are added is not reproduced: one float16 distance in a few thousand can differ in its last bit.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import torch
 # Shape suffixes: Q queries, C centres, S a strip of queries, N rows, D features.
 BLOCK_ROWS = 10_000
 _STRIP_ROWS = 500  # queries whose distances to a block are held at once: 20 MB per array
-_LANES = 8  # numbers in a vector register of TensorFlow's processor code, and so in one of its partial sums
+_LANES = 8  # numbers per vector register in TensorFlow's CPU code, and so per partial sum
 _LEAF_VECTORS = {torch.float16: 200, torch.float32: 1024}  # added one by one; longer rows are halved first
-_SURELY_FINITE = 60_000.0  # of 65,504; the rest covers the rounding of the norms
+_SURELY_FINITE = 60_000.0  # below 65,504 by a margin for the rounding of the norms
 
 
 def distance_strips(
@@ -24,15 +24,17 @@ def distance_strips(
 ) -> Iterator[tuple[slice, torch.Tensor]]:
     """(queries, their squared distances [S, C] to all centres), strip by strip, float32, for one block.
 
-    A block is 10,000 x 10,000 rows, cut at multiples of 10,000 from index 0; the last of a set may be
-    smaller. Distances are rounded to float16 if all those of the block are finite, otherwise to float32.
+    A block has 10,000 x 10,000 rows, cut at multiples of 10,000 from index 0; the last block may be smaller.
+    Distances are rounded to float16 if all distances of the block are finite in it, otherwise to float32.
     """
     half = _Block(queries_QD.half(), centres_CD.half())
     return (half if half.is_finite() else _Block(queries_QD.float(), centres_CD.float())).strips()
 
 
 class _Block:
-    """max(|q|^2 - 2 q.c + |c|^2, 0), operations rounded to the rows' dtype, products summed in float32."""
+    """max(|q|^2 - 2 q.c + |c|^2, 0), with operations rounded to the rows' dtype and products summed in
+    float32.
+    """
 
     def __init__(self, queries_QD: torch.Tensor, centres_CD: torch.Tensor):
         self._queries, self._query_norms = queries_QD, _row_sums(queries_QD.square())
@@ -46,7 +48,7 @@ class _Block:
             yield strip, distances_SC.clamp_(min=0).float()
 
     def is_finite(self) -> bool:
-        """True if no distance is infinite or NaN; clear from the norms for features such as Inception's."""
+        """True if no distance is infinite or NaN; for features such as Inception's, the norms decide."""
         if not (len(self._query_norms) and len(self._centre_norms)):
             return True
         longest = self._query_norms.max().float().sqrt() + self._centre_norms.max().float().sqrt()
@@ -62,9 +64,9 @@ def _row_sums(terms_ND: torch.Tensor) -> torch.Tensor:
     width = terms_ND.shape[1]
     if width > _LANES * _LEAF_VECTORS[terms_ND.dtype]:
         half = -(-width // 2)
-        half += -half % _LANES  # as there for rows that begin at a multiple of 8, so for widths that are one
+        half += -half % _LANES  # as in TensorFlow for rows that start at multiples of 8
         return _row_sums(terms_ND[:, :half]) + _row_sums(terms_ND[:, half:])
-    # Four vectors side by side while they last, added from the left, then single vectors, then single
+    # Four vectors side by side as long as there are four, added from the left; then single vectors, then
     # numbers.
     fours, whole = width - width % (4 * _LANES), width - width % _LANES
     four = _group_sum(terms_ND[:, :fours], 4 * _LANES)
@@ -76,7 +78,7 @@ def _row_sums(terms_ND: torch.Tensor) -> torch.Tensor:
 
 
 def _group_sum(terms_ND: torch.Tensor, width: int) -> torch.Tensor:
-    """Sum [N, width] of the groups of `width` columns, one after another."""
+    """Sum [N, width] of the groups of `width` columns, in order."""
     total = terms_ND.new_zeros(len(terms_ND), width)
     for start in range(0, terms_ND.shape[1], width):
         total += terms_ND[:, start : start + width]

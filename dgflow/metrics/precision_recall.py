@@ -1,7 +1,7 @@
 """Improved precision and recall (Kynkäänniemi et al. 2019), exact, by blocks of queries over streamed rows.
 
-The counts are those of float64 squared differences, ties inside, with the same bits for any cut and order of
-the rows, device and number of threads. Memory does not grow with the number of rows.
+Counts follow from float64 squared differences; ties count as inside. They are the same for any partition and
+order of the rows, device and number of threads. Memory does not grow with the number of rows.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from dgflow.metrics.protocols import Distances
 from dgflow.metrics.rows import checked_rows
 
 # Shape suffixes: N rows, Q queries, S a strip of them, C centres, K the k + 1 nearest, D features.
-_CENTRE_ROWS = 2048  # rows compared at once, in whatever pieces they come
+_CENTRE_ROWS = 2048  # rows compared at once, however they are divided into pieces
 
 
 @dataclass(frozen=True)
 class PrecisionRecall:
     """Shares, in [0, 1], of the fakes inside the reals' manifold and of the reals inside the fakes' manifold.
 
-    A manifold is the union of the closed balls around its samples, each of which reaches the k-th nearest
-    other sample.
+    A manifold is the union of closed balls around its samples; each ball reaches the k-th nearest other
+    sample.
     """
 
     precision: float
@@ -43,7 +43,7 @@ class PrecisionRecall:
 
     @property
     def f1(self) -> float:
-        """Harmonic mean of the two, 0 where both are 0."""
+        """Harmonic mean of precision and recall; 0 if both are 0."""
         total = self.precision + self.recall
         return 2 * self.precision * self.recall / total if total else 0.0
 
@@ -56,10 +56,12 @@ def squared_radii_of(
     distances: Distances = "exact",
     device: torch.device | str = "cpu",
 ) -> np.ndarray:
-    """Squared distance [Q], float64, of each query to its k-th nearest other row of a population with it.
+    """Squared distance [Q], float64, from each query to its k-th nearest other row of a population that
+    contains it.
 
     Args:
-        population: pieces [n, D] of any size, in any order. Up to 2,048 rows are held: do not overwrite them.
+        population: pieces [n, D] of any size, in any order. Up to 2,048 rows are referenced: do not overwrite
+            them.
         distances: for "openai-float16" the queries are one whole block of 10,000 rows (the last of a set may
             be smaller), and pieces come in index order and are held up to 10,000 rows.
 
@@ -100,10 +102,10 @@ def inside_any_ball_of(
     distances: Distances = "exact",
     device: torch.device | str = "cpu",
 ) -> np.ndarray:
-    """True [Q] for each query that lies in a closed ball around some centre.
+    """True [Q] for each query inside a closed ball around any centre.
 
-    `centres` are pieces (rows [n, D], their squared radii [n]), otherwise as the population of
-    `squared_radii_of`; errors as there.
+    `centres` are pieces (rows [n, D], their squared radii [n]), otherwise like the population of
+    `squared_radii_of`. Raises the errors of that function.
     """
     queries = _queries(queries_QD, distances, device)
     inside = torch.zeros(len(queries), dtype=torch.bool, device=device)
@@ -134,7 +136,7 @@ def _queries(rows_QD: np.ndarray, distances: Distances, device: torch.device | s
 
 
 def _tensor(rows: np.ndarray, device: torch.device | str) -> torch.Tensor:
-    # Read-only arrays, such as Parquet's, are copied, since torch warns of them.
+    # Read-only arrays, such as Parquet's, are copied, since torch warns about them.
     floats = rows if rows.dtype in (np.float16, np.float32) else rows.astype(np.float64, copy=False)
     return torch.from_numpy(np.require(floats, requirements=["C", "W"])).to(device)
 
@@ -142,7 +144,7 @@ def _tensor(rows: np.ndarray, device: torch.device | str) -> torch.Tensor:
 def _groups(
     pieces: Iterable[tuple[np.ndarray, ...]], what: str, width: int, distances: Distances
 ) -> Iterator[tuple[np.ndarray, ...]]:
-    """The pieces, each rows and arrays of one number per row, checked and joined to groups of one size.
+    """Check the pieces (rows, and arrays of one number per row), and join them into groups of one size.
 
     The last group may be smaller.
     """
@@ -162,7 +164,7 @@ def _groups(
             rows, others, count = rows[rest], [other[rest] for other in others], count + len(held[-1][0])
             if count == size:
                 group = _joined(held)
-                held, count = [], 0  # before the group is worked on: the pieces need not stay
+                held, count = [], 0  # released before the group is processed
                 yield group
     if held:
         yield _joined(held)

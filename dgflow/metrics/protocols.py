@@ -1,7 +1,8 @@
-"""The protocols that published numbers follow, as data: `adm` is that of OpenAI's evaluator (ImageNet), `edm`
-that of EDM's (CIFAR, FFHQ, CelebA), `clean` that of clean-fid.
+"""The protocols that published numbers follow, as data: `adm` of OpenAI's evaluator (ImageNet), `edm` of
+EDM's evaluator (CIFAR, FFHQ, CelebA), `clean` of clean-fid.
 
-Do not compare their numbers: another resize alone moves Inception features by about 10 % of their maximum.
+Numbers of different protocols do not compare: the resize alone changes Inception features by about 10 % of
+their maximum.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import Literal, get_args
 MetricName = Literal["fid", "sfid", "is", "precision", "recall", "f1", "kid"]
 SIDE = 299  # pixels per side of Inception's input
 FrontEndName = Literal["adm", "edm", "clean"]
-# Of precision and recall: float64, or rounded as OpenAI's evaluator rounds them.
+# Distances for precision and recall: float64, or rounded as in OpenAI's evaluator.
 Distances = Literal["exact", "openai-float16"]
 
 METRICS: tuple[MetricName, ...] = get_args(MetricName)  # in the order of tables
@@ -20,7 +21,7 @@ OF_NEIGHBOURS: tuple[MetricName, ...] = ("precision", "recall", "f1")
 HEADINGS: dict[str, str] = dict(
     zip(METRICS, ("FID", "sFID", "IS", "precision", "recall", "F1", "KID"), strict=True)
 )
-DECIMALS: dict[str, int] = dict(zip(METRICS, (2, 2, 2, 3, 3, 3, 5), strict=True))  # of a table of arms
+DECIMALS: dict[str, int] = dict(zip(METRICS, (2, 2, 2, 3, 3, 3, 5), strict=True))  # in a table of arms
 
 
 @dataclass(frozen=True)
@@ -28,30 +29,30 @@ class Protocol:
     """The settings of one family of published numbers."""
 
     name: str
-    front_end: FrontEndName | None  # of the 2015-12-05 Inception network; None: another network
-    metrics: tuple[MetricName, ...]  # its own, in table order
+    front_end: FrontEndName | None  # front end of the 2015-12-05 Inception network; None: another network
+    metrics: tuple[MetricName, ...]  # the protocol's own metrics, in table order
     samples: int | None = (
-        50_000  # generated images, with random labels if there are classes; None: any number
+        50_000  # number of generated images, with random labels if there are classes; None: any number
     )
     manifold_images: int | None = None  # reference images for precision and recall; None: any number
     neighbours: int = 3  # k of precision and recall
-    split_size: int = 5000  # contiguous samples in one split of the Inception score
-    seed_ranges: tuple[tuple[int, int], ...] = ()  # [first, stop) of each; the lowest FID is published
+    split_size: int = 5000  # contiguous samples per split of the Inception score
+    seed_ranges: tuple[tuple[int, int], ...] = ()  # seed ranges [first, stop); the lowest FID is published
     kid_subsets: int = 100
     kid_subset_size: int = 1000
-    kid_seed: int = 2020  # torch-fidelity's; clean-fid sets none, so its KID differs from call to call
+    kid_seed: int = 2020  # torch-fidelity's seed; clean-fid sets none, so its KID varies between calls
 
 
 _ADM = Protocol("adm", "adm", ("fid", "sfid", "is", "precision", "recall", "f1"), manifold_images=10_000)
 _EDM = Protocol("edm", "edm", ("fid",), seed_ranges=((0, 50_000), (50_000, 100_000), (100_000, 150_000)))
 _CLEAN = Protocol("clean", "clean", ("fid", "kid"))
 PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (_ADM, _EDM, _CLEAN)}
-# Features of a classifier trained for the purpose: these numbers compare only with each other.
+# Features of a classifier trained for the purpose: its numbers compare only with each other.
 CUSTOM = Protocol("custom", None, ("fid", "is", "precision", "recall"), samples=None)
 
 
 def chosen(protocol: Protocol, names: Sequence[str] | None = None) -> tuple[MetricName, ...]:
-    """The metrics to measure, in table order and each once: `names`, or the protocol's own if None.
+    """The metrics to measure, in table order, without duplicates: `names`, or the protocol's own if None.
 
     Raises ValueError if there are none or one is unknown.
     """
@@ -65,7 +66,7 @@ def chosen(protocol: Protocol, names: Sequence[str] | None = None) -> tuple[Metr
 
 
 def outside_protocol(protocol: Protocol, names: Sequence[str]) -> list[str]:
-    """A note for the result if some of these metrics are not the protocol's own; [] for `CUSTOM`."""
+    """A note for the result if some of the metrics are not the protocol's own; [] for `CUSTOM`."""
     others = [HEADINGS[name] for name in chosen(protocol, names) if name not in protocol.metrics]
     if protocol is CUSTOM or not others:
         return []

@@ -1,4 +1,4 @@
-"""Rank correlations of a few pairs, with exact or sampled permutation tests and a bootstrap over repetitions.
+"""Rank correlations of few pairs, with exact or sampled permutation tests and a bootstrap over repetitions.
 
 Spearman's rho is Pearson's correlation of average ranks; Kendall's tau is tau-b, which corrects for ties.
 """
@@ -14,14 +14,16 @@ from typing import NamedTuple
 import numpy as np
 
 EXACT = 8
-"""The most pairs whose permutations are all tried, 40,320; of more, `DRAWN` random ones are."""
+"""The largest number of pairs for which all permutations (40,320) are tried; beyond it, `DRAWN` random
+ones.
+"""
 DRAWN = 20_000
-MOST_RESAMPLES = 2_000  # that differ: of seven repetitions, 1,716
-_SAME = 1e-9  # two correlations of the same pairs differ by rounding alone
+MOST_RESAMPLES = 2_000  # maximum number of distinct resamples: seven repetitions have 1,716
+_SAME = 1e-9  # difference of correlations that is rounding only
 
 
 class Interval(NamedTuple):
-    """Where 95 % of resamples lie."""
+    """The interval that holds 95 % of resamples."""
 
     low: float
     high: float
@@ -29,20 +31,18 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class RankCorrelation:
-    """A correlation in [-1, 1] and its two-sided p-value by permutation; None for values that are all
-    equal."""
+    """A correlation in [-1, 1] and its two-sided permutation p-value; None if all values are equal."""
 
     value: float | None
     p: float | None
 
 
 Coefficient = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""`coefficient(a, b)`: the correlations of a [n] with each row of b [m, n]; not finite where one is
-constant."""
+"""`coefficient(a, b)`: the correlations of a [n] with each row of b [m, n]; not finite if one is constant."""
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
-    """The average ranks of the last axis, from 1."""
+    """The average ranks along the last axis, starting at 1."""
     smaller = (values[..., None, :] < values[..., :, None]).sum(-1)
     equal = (values[..., None, :] == values[..., :, None]).sum(-1)
     return smaller + (equal + 1) / 2
@@ -61,8 +61,9 @@ def kendall(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def rank_correlation(coefficient: Coefficient, a: Sequence[float], b: Sequence[float]) -> RankCorrelation:
-    """The correlation of two sequences of one length, at least two, and the share of the permutations of `b`
-    that correlate at least as much with `a`, with either sign."""
+    """The correlation of two sequences of equal length, at least two, and its p-value: the share of
+    permutations of `b` whose correlation with `a` is at least as large in magnitude.
+    """
     x, y = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     value = float(coefficient(x, y[None])[0])
     if not math.isfinite(value):
@@ -75,10 +76,11 @@ def rank_correlation(coefficient: Coefficient, a: Sequence[float], b: Sequence[f
 def over_repetitions(
     coefficient: Coefficient, a: Sequence[float], repetitions: Sequence[Sequence[float]]
 ) -> Interval | None:
-    """The 95 % interval of the correlation of `a` [n] with the mean of `repetitions` [r, n], over all ways to
-    draw r of these with replacement. None with one repetition or more than seven, and where it is constant.
+    """The 95 % interval of the correlation of `a` [n] with the mean of `repetitions` [r, n], over all
+    resamples of r repetitions with replacement. None for one repetition, for more than seven, and if any
+    resampled mean is constant.
 
-    Few repetitions have few resamples: of three, ten that differ.
+    Few repetitions have few resamples: three have ten distinct ones.
     """
     count = len(repetitions)
     if count < 2 or math.comb(2 * count - 1, count) > MOST_RESAMPLES:
@@ -96,10 +98,10 @@ def over_repetitions(
 
 
 def _orders(count: int) -> tuple[np.ndarray, bool]:
-    """Permutations [m, count], and whether they are all of them."""
+    """Permutations [m, count], and True if they are all permutations."""
     if count <= EXACT:
         return np.array(list(permutations(range(count)))), True
-    # The raw stream of a bit generator is the same in every version of numpy.
+    # The raw stream of a bit generator is stable across versions of numpy.
     keys = np.random.Philox(key=0).random_raw(DRAWN * count).reshape(DRAWN, count)
     return keys.argsort(-1, kind="stable"), False
 

@@ -1,6 +1,6 @@
-"""The result of an evaluation as one JSON file: values, their errors and everything that they depend on.
+"""The result of an evaluation as one JSON file: values, their errors and everything that determines them.
 
-Results that were not measured alike are refused, with every field in which they differ.
+Comparing results that were measured differently is refused, with every field in which they differ.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from dgflow.store.identity import canonical_json
 from dgflow.store.receipts import Sha256
 
 FORMAT = 1
-NOISE = 2.0  # a change of fewer standard errors is within noise
-# Fields of `Provenance` in which results may differ that are compared.
+NOISE = 2.0  # a change of fewer standard errors counts as noise
+# Fields of `Provenance` in which comparable results may differ.
 _OF_THE_SAMPLES = {"seed", "seeding", "start", "stop", "samples_digest", "dgflow_version"}
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -32,24 +32,25 @@ class _Frozen(BaseModel):
 class Provenance(_Frozen):
     """Everything that the numbers depend on.
 
-    The reference is images, published statistics, or both: then the statistics are for FID and sFID.
+    The reference is images, published statistics, or both, in which case the statistics are used for FID and
+    sFID.
     """
 
-    protocol: str  # its name, `CUSTOM`'s included
-    front_end: FrontEndName | None  # None: features of another network than Inception
-    n: Annotated[int, Field(ge=1)] | None  # samples; None: only their statistics were given
-    seed: int | None  # of the run that generated them; None: unknown
-    seeding: Literal["counter", "edm"] | None = None  # how a seed and an index give a sample; None: unknown
-    start: int | None  # [start, stop): indices under that seed, or numbers in names; None: unknown
+    protocol: str  # name of the protocol, or of `CUSTOM`
+    front_end: FrontEndName | None  # None: features of a network other than Inception
+    n: Annotated[int, Field(ge=1)] | None  # number of samples; None: only statistics were given
+    seed: int | None  # seed of the generation; None: unknown
+    seeding: Literal["counter", "edm"] | None = None  # rule from seed and index to sample; None: unknown
+    start: int | None  # first index under that seed, or number in file names, of [start, stop); None: unknown
     stop: int | None
-    samples_digest: Sha256  # of the images, or of their statistics
-    reference_digest: Sha256 | None  # of the reference images; None: statistics alone
-    reference_n: int | None  # reference images; None: statistics alone
-    statistics_digest: Sha256 | None  # of mu, sigma, ... as published; None: computed from the images
-    network_digest: Sha256 | None  # of the weights that give the features; None: statistics on both sides
-    k: int  # neighbours of precision and recall
-    distances: Distances  # of precision and recall
-    split_size: int  # samples in one split of the Inception score
+    samples_digest: Sha256  # digest of the images, or of their statistics
+    reference_digest: Sha256 | None  # digest of the reference images; None: statistics only
+    reference_n: int | None  # number of reference images; None: statistics only
+    statistics_digest: Sha256 | None  # digest of the published mu, sigma, ...; None: computed from the images
+    network_digest: Sha256 | None  # digest of the feature network's weights; None: statistics on both sides
+    k: int  # neighbours in precision and recall
+    distances: Distances  # distances in precision and recall
+    split_size: int  # samples per split of the Inception score
     kid_subsets: int
     kid_subset_size: int
     kid_seed: int
@@ -81,7 +82,7 @@ class Provenance(_Frozen):
 
     @property
     def seed_range(self) -> tuple[int, int] | None:
-        """Seeds [first, stop), `seed` + index, of samples that have one each, as EDM's; otherwise None."""
+        """Seeds [first, stop), `seed` + index, if every sample has its own, as in EDM; otherwise None."""
         if self.start is None or self.stop is None or self.seeding == "counter":
             return None
         first = self.seed or 0
@@ -92,7 +93,7 @@ class MetricResult(_Frozen):
     """One evaluation.
 
     Attributes:
-        errors: standard errors of the values from drawing these samples, with the reference taken as fixed;
+        errors: standard errors of the values due to the finite sample, with the reference taken as fixed;
             None or absent if unknown, as for recall and F1. FID and sFID: by the infinitesimal jackknife
             (Jaeckel 1972), without the bias at small n; IS: `split_error`; precision: `share_error`; KID:
             `subset_error`.
@@ -106,7 +107,7 @@ class MetricResult(_Frozen):
     spreads: dict[str, Error] = {}
     provenance: Provenance
     warnings: list[str] = []  # reasons to doubt the numbers
-    notes: list[str] = []  # other facts for a reader, such as metrics that are not part of the protocol
+    notes: list[str] = []  # other remarks, such as on metrics outside the protocol
 
     @model_validator(mode="after")
     def _named(self) -> Self:
@@ -121,15 +122,17 @@ class MetricResult(_Frozen):
         return self
 
     def encoded(self) -> bytes:
-        """Canonical JSON, the content of a result file; `read_result` gives an equal result."""
+        """Canonical JSON, the content of a result file; `read_result` restores an equal result."""
         return canonical_json(self.model_dump()).encode()
 
 
 def read_result(data: bytes | str, where: str) -> MetricResult:
-    """The result in a file's content. Raises ValueError that names the file as `where` and its fault."""
+    """Parse the content of a result file. Raises ValueError, which names the file as `where` and the
+    fault.
+    """
     try:
         document = json.loads(data)
-    except ValueError as error:  # of the encoding, too
+    except ValueError as error:  # includes encoding errors
         raise ValueError(
             f"{where}: expected the JSON that `dgflow metrics` writes, found none: {error}"
         ) from error
@@ -156,7 +159,7 @@ def read_result(data: bytes | str, where: str) -> MetricResult:
 
 
 def check_comparable(a: MetricResult, b: MetricResult) -> None:
-    """Raises ValueError, naming every difference, unless both were measured alike.
+    """Raise ValueError, naming every difference, unless both results were measured in the same way.
 
     Only samples, seeds and version may differ.
     """
@@ -174,12 +177,12 @@ def check_comparable(a: MetricResult, b: MetricResult) -> None:
 
 
 def _short(value: object) -> str:
-    """The value as text, the beginning of a digest."""
+    """The value as text; a digest is shortened."""
     return value[:12] if isinstance(value, str) and len(value) == 64 else str(value)
 
 
 class Change(NamedTuple):
-    """Change of one metric and its standard error, in the metric's unit, and if it is within `NOISE` errors.
+    """Change of one metric, its standard error in the metric's unit, and True if it is within `NOISE` errors.
 
     The last two are None if an error is unknown.
     """
@@ -190,7 +193,8 @@ class Change(NamedTuple):
 
 
 def difference(result: MetricResult, against: MetricResult) -> dict[str, Change]:
-    """`result` minus `against`, whose samples are independent, for each metric of both, in table order.
+    """`result` minus `against` for each metric that both have, in table order; their samples must be
+    independent.
 
     Raises ValueError if they may not be compared or share no metric.
     """
@@ -209,15 +213,17 @@ def difference(result: MetricResult, against: MetricResult) -> dict[str, Change]
 
 
 class LowestOfSeedRanges(_Frozen):
-    """The lowest FID over the published seed ranges, as in papers. It is below the mean; show `label` too."""
+    """The lowest FID over the published seed ranges, as in papers. It is below the mean, so show `label` with
+    it.
+    """
 
     label: str
     fid: float
-    results: list[MetricResult]  # one per range, in order of seeds
+    results: list[MetricResult]  # one result per range, in order of seeds
 
 
 def lowest(results: Sequence[MetricResult]) -> LowestOfSeedRanges:
-    """The lowest FID of results that cover the seed ranges of their protocol, each exactly once.
+    """The lowest FID of results that cover each seed range of their protocol exactly once.
 
     Raises ValueError if they do not, if the protocol has no seed ranges, or if they may not be compared.
     """
@@ -262,9 +268,10 @@ def share_error(share: float, n: int) -> float:
 def subset_error(spread: float, subsets: int, subset_size: int, n: int) -> float | None:
     """Standard error of KID, from the population standard deviation over random subsets of m of n samples.
 
-    None for one subset, or n < 2 m. Subsets overlap, so spread / sqrt(subsets) is the error of choosing them.
-    By Hoeffding's decomposition the variance over subsets is that over n fresh samples times (n - m) / m; the
-    two add up. The reference's share of the spread counts as the samples', so this errs on the large side.
+    None for one subset, or n < 2 m. Subsets overlap, so spread / sqrt(subsets) is only the error of choosing
+    them. By Hoeffding's decomposition, the variance over subsets is the variance over n fresh samples times
+    (n - m) / m; the two variances add. The reference's part of the spread is attributed to the samples, so
+    the estimate is on the large side.
     """
     if subsets < 2 or n < 2 * subset_size:
         return None

@@ -1,4 +1,4 @@
-"""Rows of features: the checks, and the summing in whole index blocks, that the metrics share."""
+"""Checks of feature rows, and summation in whole index blocks, shared by the metrics."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ import torch
 
 from dgflow.metrics.block_sums import BlockSums, T
 
-BLOCK_SIZE = 1000  # indices per block; another size changes the last bits of every sum
+BLOCK_SIZE = 1000  # indices per block; a different size changes the last bits of every sum
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Runs torch with one thread, since BLAS may split a sum, and so round it, by the number of threads."""
+    """A context in which torch uses one thread, since BLAS may split, and so round, a sum by the number of
+    threads.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -26,9 +28,9 @@ def one_thread() -> Iterator[None]:
 
 
 def checked_rows(rows: np.ndarray, what: str, first_index: int = 0, width: int | None = None) -> np.ndarray:
-    """`rows` [N, D] as an array, checked to be 2-D, real, finite and, if given, `width` wide.
+    """Return `rows` [N, D] as an array, checked to be 2-D, real, finite and, if given, of width `width`.
 
-    Raises ValueError that calls them `what` and names the first bad row, counted from `first_index`.
+    Raises ValueError, which calls the rows `what` and names the first bad row, counted from `first_index`.
     """
     rows = np.asarray(rows)
     if rows.ndim != 2 or rows.shape[1] == 0:
@@ -50,7 +52,7 @@ def checked_rows(rows: np.ndarray, what: str, first_index: int = 0, width: int |
 
 
 def check_widths(a: int, b: int, what: str = "features") -> None:
-    """Raises ValueError unless two sets of features have one dimension."""
+    """Raise ValueError unless two sets of features have the same dimension."""
     if a != b:
         raise ValueError(
             f"expected {what} of one dimension, found {a} and {b}; take one layer of one network"
@@ -58,16 +60,16 @@ def check_widths(a: int, b: int, what: str = "features") -> None:
 
 
 class BlockAccumulator(Generic[T]):
-    """Sums by block of rows that arrive in index order, in pieces of any size.
+    """Accumulate sums by block over rows that arrive in index order, in pieces of any size.
 
-    Blocks are cut at the multiples of `block_size`, so the sums do not depend on the pieces. Workers may each
-    sum a range that begins at such a multiple; their `sums()`, added in any order, have the total of one
-    pass, bit for bit.
+    Blocks are cut at multiples of `block_size`, so the sums do not depend on the pieces. Workers may each sum
+    a range that begins at such a multiple; their `sums()`, added in any order, equal the total of one pass
+    bit for bit.
 
     Args:
         block_sum: sums one block, given the index of its first row and the rows, float64 [<= block_size, D].
         what: the name of the rows in messages.
-        first_index: of the first row, a multiple of `block_size`.
+        first_index: index of the first row, a multiple of `block_size`.
     """
 
     def __init__(
@@ -85,11 +87,11 @@ class BlockAccumulator(Generic[T]):
         self._block_sum, self._what, self.block_size = block_sum, what, block_size
         self._next_index = first_index
         self._width: int | None = None
-        self._pieces: list[np.ndarray] = []  # of the unfinished block
+        self._pieces: list[np.ndarray] = []  # pieces of the unfinished block
         self._sums: BlockSums[T] = BlockSums()
 
     def add(self, rows_ND: np.ndarray) -> None:
-        """Takes the next rows [N, D]. Raises ValueError as `checked_rows`, before any row is taken."""
+        """Add the next rows [N, D]. Raises ValueError as `checked_rows`, before any row is added."""
         rows_ND = checked_rows(rows_ND, self._what, self._next_index, self._width)
         self._width = rows_ND.shape[1]
         while len(rows_ND):
@@ -100,7 +102,7 @@ class BlockAccumulator(Generic[T]):
                 self._sums, self._pieces = self.sums(), []
 
     def sums(self) -> BlockSums[T]:
-        """Sums of all rows so far, those of an unfinished block included; more rows may follow."""
+        """Sums of all rows so far, including an unfinished block; more rows may follow."""
         if not self._pieces:
             return self._sums
         block = np.concatenate(self._pieces)

@@ -1,4 +1,4 @@
-"""Comparing two curves of a trade-off, such as realism over faithfulness: how much lower one lies."""
+"""Compare two trade-off curves, such as realism over faithfulness: how much lower one lies."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 
 Curve = tuple[Sequence[float], Sequence[float]]
-"""x and y of its points, in any order."""
+"""x and y of a curve's points, in any order."""
 
 
 def mean_gap(curve: Curve, base: Curve) -> float | None:
-    """How much lower `curve` lies than `base`: the mean of y_base - y over the range of x that both cover.
-    Between its points a curve is linear.
+    """Return how much lower `curve` lies than `base`: the mean of y_base - y over the range of x that both
+    cover. Between its points a curve is linear.
 
-    None where they have less than an interval of x in common.
+    None if their ranges of x do not overlap in an interval.
     """
     (x, y), (base_x, base_y) = _ordered(curve), _ordered(base)
     low, high = max(x[0], base_x[0]), min(x[-1], base_x[-1])
@@ -22,7 +22,7 @@ def mean_gap(curve: Curve, base: Curve) -> float | None:
         return None
     corners = np.unique(np.clip(np.concatenate([x, base_x]), low, high))
     gap = np.interp(corners, base_x, base_y) - np.interp(corners, x, y)
-    # Linear between the corners, so that trapezia are exact.
+    # Linear between the corners, so trapezoids are exact.
     return float(np.sum((gap[1:] + gap[:-1]) / 2 * np.diff(corners)) / (high - low))
 
 
