@@ -1,2 +1,3 @@
-"""Networks and their weights: ADM encoders, the discriminator, EDM score networks. torch only; nothing here
-fetches or trains."""
+"""Network architectures, one family per folder, with their published names and files. Needs torch only;
+nothing here fetches or trains.
+"""

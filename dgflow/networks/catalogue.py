@@ -1,8 +1,7 @@
-"""The official files: where they are, which network is in them, under which licence, and what was published
-with them.
+"""The catalogue of official files: location, network, licence and published results of each.
 
-Holds facts that were looked up and nothing guessed; no checksum is listed, since none is known. Loads no
-torch. Fetching is left to `dgflow.weights.fetch`.
+All facts were looked up, none guessed. No checksum is listed, since none is known. Does not load torch.
+`dgflow.weights.fetch` fetches the files.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ CATALOGUE: dict[str, PublishedFile] = {
 
 
 def catalogue_file(name: str) -> PublishedFile:
-    """The entry of that name. Raises ValueError, with the names there are, where there is none."""
+    """The entry of that name. Raises ValueError, which lists the names, if there is none."""
     if name not in CATALOGUE:
         near = did_you_mean(name, CATALOGUE)
         raise ValueError(f"expected one of {', '.join(CATALOGUE)}; found {name!r}{near}")

@@ -1,4 +1,4 @@
-"""Checks that several families make of their settings."""
+"""Checks of settings, shared by several families."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Sequence
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raises ValueError for a setting that is none of `choices`."""
+    """Raise ValueError for a setting that is not one of `choices`."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, found {value!r}")
 
 
 def check_unconditional(name: str, num_classes: int) -> None:
-    """Raises ValueError for classes of a network that has none."""
+    """Raise ValueError if classes are given for a network without classes."""
     if num_classes:
         raise ValueError(f"{name} has no classes: expected num_classes=0, found {num_classes}")
 
 
 def halved(image_size: int, times: int) -> int:
-    """The side after that many halvings. Raises ValueError for one that cannot be halved so often."""
+    """The side after `times` halvings. Raises ValueError if the side cannot be halved that often."""
     if image_size % (1 << times):
         raise ValueError(
             f"expected images whose side can be halved {times} times, found {image_size}: resize or crop them"
@@ -27,7 +27,7 @@ def halved(image_size: int, times: int) -> int:
 
 
 def check_halvings(image_size: int, levels: int) -> None:
-    """Raises ValueError for an image that so many levels cannot halve."""
+    """Raise ValueError if `levels` levels cannot halve the image."""
     if image_size % 2 ** (levels - 1):
         raise ValueError(
             f"image_size {image_size} cannot be halved {levels - 1} times, as {levels} levels need: "
@@ -36,7 +36,7 @@ def check_halvings(image_size: int, levels: int) -> None:
 
 
 def check_widths(widths: Sequence[int], groups: int) -> None:
-    """Raises ValueError for widths that group norms of so many groups cannot split."""
+    """Raise ValueError if a width is not a multiple of `groups`, the groups of a group norm."""
     if any(width <= 0 or width % groups for width in widths):
         raise ValueError(
             f"every level's width must be a multiple of {groups} (group norm), found {list(widths)}: change "
@@ -45,8 +45,9 @@ def check_widths(widths: Sequence[int], groups: int) -> None:
 
 
 def check_unet_widths(first: int, widths: Sequence[int], num_blocks: int) -> None:
-    """Raises ValueError for widths that the group norms of EDM's and score_sde's U-Nets cannot split: of
-    min(32, C // 4) groups each, on the widths of levels and, in the decoder, on these with those of skips.
+    """Raise ValueError for widths that the group norms of EDM's and score_sde's U-Nets cannot split. The
+    norms have min(32, C // 4) groups and act on the width of a level or, in the decoder, on this width plus
+    that of a skip.
 
     Args:
         first: width of the first convolution.
@@ -67,6 +68,8 @@ def check_unet_widths(first: int, widths: Sequence[int], num_blocks: int) -> Non
 
 
 def check_heads(width: int, heads: int, setting: str) -> None:
-    """Raises ValueError for a width that so many attention heads cannot share; `setting` says which field."""
+    """Raise ValueError if a width is not a multiple of the number of attention heads; `setting` names the
+    field.
+    """
     if heads < 1 or width % heads:
         raise ValueError(f"a width of {width} channels cannot be split into {heads} heads: change {setting}")

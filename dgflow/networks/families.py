@@ -1,4 +1,4 @@
-"""The families of networks: one line each."""
+"""The list of network families, one line per family."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ Role = TypeVar("Role", bound=NetworkSpec)
 
 
 def names(role: type[Role], separator: str = ", ", having: Callable[[type[Role]], bool] = bool) -> str:
-    """The families with a role, for messages."""
+    """Name the families with a role, for messages."""
     kept = (family for family in FAMILIES if issubclass(family, role) and having(family))
     return separator.join(family.__name__ for family in kept)
 
 
 def autoencoder_of(weights: Weights) -> AutoencoderSpec:
-    """The autoencoder that these are the weights of. Raises ValueError where they are another network's."""
+    """The autoencoder to which the weights belong. Raises ValueError for weights of another network."""
     network = weights.step.network
     if not isinstance(network, AutoencoderSpec):
         raise ValueError(
@@ -60,12 +60,12 @@ def autoencoder_of(weights: Weights) -> AutoencoderSpec:
 
 
 def of_latents(score: Weights) -> bool:
-    """True for a score network whose samples are latents, for a decoder, and not images."""
+    """True for a score network whose samples are latents for a decoder, not images."""
     return score.step.sees_latents or score_network(score).gives_latents
 
 
 def score_network(weights: Weights) -> ScoreNetworkSpec:
-    """The score network that these are the weights of. Raises ValueError where they are another network's."""
+    """The score network to which the weights belong. Raises ValueError for weights of another network."""
     network = weights.step.architecture
     if not isinstance(network, ScoreNetworkSpec):
         raise ValueError(

@@ -1,7 +1,7 @@
-"""The forms in which class labels come: indices int64 [B], or rows [B, K] that mark the class.
+"""Convert between the forms of class labels: indices int64 [B], or rows [B, K] that mark the class.
 
-Another form or width is a `ValueError`. Values are not checked: reading them inside a network's forward would
-wait for the device.
+Another form or width raises `ValueError`. Values are not checked: reading them in a network's forward would
+synchronise with the device.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from torch.nn import functional as F
 
 
 def label_indices(class_labels: Tensor | None, num_classes: int) -> Tensor:
-    """Integer [B] for a label embedding, from indices or from rows [B, K], K <= num_classes, whose largest
-    entry marks the class.
+    """Class indices [B] for a label embedding, from indices or from rows [B, K], K <= num_classes, whose
+    largest entry marks the class.
 
     Raises:
-        ValueError: no labels, or labels of another form.
+        ValueError: labels are missing or have another form.
     """
     if class_labels is None:
         raise ValueError(
@@ -33,10 +33,10 @@ def label_indices(class_labels: Tensor | None, num_classes: int) -> Tensor:
 
 
 def with_labels(emb_BE: Tensor, label_emb: nn.Embedding | None, class_labels: Tensor | None) -> Tensor:
-    """`emb_BE` plus the embedded labels; itself for a network without classes (`label_emb` None).
+    """`emb_BE` plus the embedded labels; unchanged for a network without classes (`label_emb` None).
 
     Raises:
-        ValueError: labels missing, unwanted or of another form.
+        ValueError: labels are missing, unexpected or of another form.
     """
     if label_emb is not None:
         return emb_BE + label_emb(label_indices(class_labels, label_emb.num_embeddings))
@@ -52,7 +52,7 @@ def one_hot_labels(class_labels: Tensor | None, label_dim: int, device: torch.de
     are given.
 
     Raises:
-        ValueError: labels that are neither int64 [B] nor rows [B, label_dim].
+        ValueError: labels are neither int64 [B] nor rows [B, label_dim].
     """
     if label_dim == 0:
         return None

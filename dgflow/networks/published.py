@@ -1,4 +1,4 @@
-"""Rows of the catalogue: published files and the networks in them."""
+"""Rows of the catalogue: published files and their networks."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ STATISTICS_FORMATS = ("npz", "statistics_pickle")
 
 
 class Published(NamedTuple):
-    """A network with the data that it is for: the fields of a `Pretrained`."""
+    """A network and its data shape: the fields of a `Pretrained`."""
 
     network: NetworkSpec
     image_size: int
     channels: int = 3
     num_classes: int = 0
     reads: Mapping[str, str] = {}
-    """Fields of the network that are other networks' weights, and the names of these in the catalogue."""
+    """Fields of the network that hold other networks' weights, with the names of those networks in the
+    catalogue.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +33,11 @@ class PublishedFile(CatalogueFile):
 
     Attributes:
         format: one of the formats of its network, or of STATISTICS_FORMATS.
-        network: the networks in the file by part, "" for the only one; {} for a reference.
-        image_size: side in pixels of the images, or of the latents, that it is for.
-        published_fid: FID-50k of the samples without a discriminator, as published; None where not published
-            or not known.
-        fid_note: how that was measured; other distances.
+        network: the networks in the file by part; "" for the only one; {} for a reference.
+        image_size: side of the network's images or latents in pixels.
+        published_fid: published FID-50k of the samples without a discriminator; None if not published or not
+            known.
+        fid_note: conditions of that measurement; other distances.
     """
 
     format: str

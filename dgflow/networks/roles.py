@@ -1,4 +1,4 @@
-"""The roles that a network can play. A backbone's spec is a subclass of one of them."""
+"""The roles of networks. A backbone's spec is a subclass of one of them."""
 
 from __future__ import annotations
 
@@ -18,52 +18,51 @@ if TYPE_CHECKING:
 
 
 class ScoreNetworkSpec(NetworkSpec):
-    """A network that samplers draw with."""
+    """A score network, for samplers."""
 
-    gives_latents: ClassVar[bool] = False  # its samples are latents, for a decoder
-    has_null_class: ClassVar[bool] = False  # needed for classifier-free guidance
+    gives_latents: ClassVar[bool] = False  # True if samples are latents, for a decoder
+    has_null_class: ClassVar[bool] = False  # True with a null class, as classifier-free guidance needs
 
     @abstractmethod
     def score_model(self, network: Any) -> ScoreModel:
-        """The functions by which samplers ask `network`."""
+        """The functions by which samplers call `network`."""
 
     def probe(self, network: Any, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
         return self.score_model(network).denoiser(x.double(), sigma, labels)
 
 
 class AutoencoderSpec(NetworkSpec):
-    """A network between images in [-1, 1] and the latents that some score networks work in."""
+    """An autoencoder between images in [-1, 1] and the latents of some score networks."""
 
     latent_columns: ClassVar[tuple[str, ...]] = ("mean", "std")
-    """The parts that `encode` gives: mean and standard deviation, or ("latent",) where latents can only be
-    drawn."""
+    """The columns of `encode`: mean and standard deviation, or ("latent",) if latents can only be drawn."""
     pixel_offset: ClassVar[float] = 128.0
-    """Added to 127.5 times a decoded image before it is truncated to pixels: 128 rounds."""
+    """Added to 127.5 times a decoded image before truncation to pixels: 128 rounds."""
 
     @abstractmethod
     def latent_shape(self, image_size: int) -> tuple[int, int]:
         """(side, channels) of the latents of images of that side.
 
-        Raises ValueError where it cannot be halved often enough.
+        Raises ValueError if the side cannot be halved often enough.
         """
 
     @abstractmethod
     def encode(
         self, network: Any, images_BCHW: Tensor, noise_BCHW: Tensor | None = None
     ) -> tuple[Tensor, ...]:
-        """The `latent_columns` of images in [-1, 1], each [B, C, H, W].
+        """Encode images in [-1, 1] to the `latent_columns`, each [B, C, H, W].
 
         Args:
-            noise_BCHW: standard normal, shaped like the latents; needed where latents are drawn.
+            noise_BCHW: standard normal, shaped like the latents; needed if latents are drawn.
         """
 
     @abstractmethod
     def decode(self, network: Any, latents_BCHW: Tensor) -> Tensor:
-        """Images in [-1, 1] for the most part, not clamped."""
+        """Decode latents to images, mostly in [-1, 1] but not clamped."""
 
     @property
     def draws(self) -> bool:
-        """True where `encode` needs noise."""
+        """True if `encode` needs noise."""
         return self.latent_columns == ("latent",)
 
     def probe(self, network: Any, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
@@ -74,7 +73,7 @@ class AutoencoderSpec(NetworkSpec):
         return self.encode(network, x, noise)[0]
 
     def probe_decoder(self, network: Any, x: Tensor) -> Tensor:
-        """As `probe`, of the other half: the images of made-up latents for images like `x`."""
+        """Call the decoder, as `probe` does, on synthetic latents for images like `x`."""
         import torch
 
         side, channels = self.latent_shape(x.shape[-1])
@@ -82,16 +81,17 @@ class AutoencoderSpec(NetworkSpec):
 
 
 class GuideSpec(NetworkSpec):
-    """A network of noisy samples and their time that can guide a sampler."""
+    """A network of a noisy sample and its time that can guide a sampler."""
 
     @abstractmethod
     def time_map(self) -> TimeMap:
-        """The time that the network is given for a noise level."""
+        """The map from a noise level to the network's time."""
 
     @property
     def time_name(self) -> str:
-        """The name of `time_map`, equal for networks that can be asked together. A class whose time depends
-        on its fields has to say so here."""
+        """A name of `time_map`, equal for networks that can be evaluated together. A class whose time depends
+        on its fields must include them in the name.
+        """
         return f"that of {type(self).__name__}"
 
     def probe(self, network: Any, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
@@ -105,19 +105,19 @@ class ClassifierSpec(GuideSpec):
 
 
 class HeadSpec(GuideSpec):
-    """A network that can be the head of a discriminator: one logit of a noisy sample, or of its features.
+    """A network that can be a discriminator's head: one logit from a noisy sample, or from its features.
 
-    `time` is the time that it is given; on features, that of these.
+    `time` is the time of its input; on features, the features' time.
     """
 
     time: TimeName = "linear-vp"
 
     @abstractmethod
     def head(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
-        """A head with fresh weights, for samples or features of these sizes.
+        """Build a head with fresh weights, for samples or features of these sizes.
 
-        It is called as `head(x [B, C, H, W], time [B], class_labels)` and gives logits [B, 1]. With
-        `num_classes` 0 it ignores labels; else it needs them, int64 [B] or one-hot [B, K].
+        The call `head(x [B, C, H, W], time [B], class_labels)` returns logits [B, 1]. With `num_classes` 0
+        the head ignores labels; otherwise it needs them, int64 [B] or one-hot [B, K].
         """
 
     def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
@@ -139,13 +139,15 @@ class DiscriminatorSpec(GuideSpec):
 
     @property
     def frozen_features(self) -> Weights | None:
-        """The frozen network whose output its head reads, None without one. The members of an ensemble that
-        have the same one share its computation."""
+        """The frozen network whose output the head reads; None if there is none. Members of an ensemble with
+        the same frozen network share its computation.
+        """
         return None
 
     def probe_head(self, network: Any, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
-        """As `probe`, of the head alone, on made-up features for samples like `x`, which require gradients;
-        asked where there are `frozen_features`."""
+        """Call the head alone, as `probe` does, on synthetic features for samples like `x`, with gradients
+        required; used if there are `frozen_features`.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no head on frozen features")
 
     def probe(self, network: Any, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
@@ -153,23 +155,25 @@ class DiscriminatorSpec(GuideSpec):
 
 
 class FeatureNetworkSpec(NetworkSpec):
-    """A network that judges clean images: the evaluation compares its features."""
+    """A feature network of clean images; the evaluation compares its features."""
 
     judges_images: ClassVar[bool] = True
-    takes_front_end: ClassVar[bool] = False  # its input is made by the front end of a protocol
+    takes_front_end: ClassVar[bool] = False  # True if a protocol's front end prepares its input
 
     @property
     def gives_logits(self) -> bool:
-        """True where there are logits beside the features."""
+        """True if the network gives logits in addition to features."""
         return True
 
     @abstractmethod
     def judge(self, network: Any) -> Callable[[Tensor], dict[str, Tensor]]:
-        """A function of images float32 [B, C, H, W] in [-1, 1], or of what a front end made of them: the
-        columns of `Features` (`features` and, where it has them, `spatial` and `logits`)."""
+        """A function from images float32 [B, C, H, W] in [-1, 1], or from a front end's output, to the
+        columns of `Features` (`features` and, if any, `spatial` and `logits`).
+        """
 
     def feature_widths(self, num_classes: int) -> tuple[int, ...] | None:
-        """Width of each of the columns, in the order of `features`, `spatial`, `logits`; None where only
-        running the network would tell."""
+        """Width of each column, in the order `features`, `spatial`, `logits`; None if only running the
+        network would tell.
+        """
         del num_classes
         return None

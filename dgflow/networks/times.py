@@ -1,4 +1,4 @@
-"""The time that noisy classifiers and discriminators are given for a noise level."""
+"""Map a noise level to the time input of noisy classifiers and discriminators."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ if TYPE_CHECKING:
     from dgflow.diffusion.times import TimeMap
 
 TimeName = Literal["linear-vp", "cosine-vp", "ddpm-linear", "ddpm-cosine"]
-"""The time that a network is given for a noise level: in [0, 1] on the linear or the cosine schedule, or the
-step 0..999 of a DDPM schedule."""
+"""The time input of a network: in [0, 1] on the linear or the cosine schedule, or the step 0..999 of a DDPM
+schedule.
+"""
 
 ProcessName = Literal["linear-vp", "edm"]
-"""The sample and time that a discriminator gets: y = x / sqrt(1 + sigma^2) and its linear-VP time, or x = x0
-+ sigma z itself and EDM's log(sigma) / 4."""
+"""The sample and time that a discriminator receives: y = x / sqrt(1 + sigma^2) and its linear-VP time, or x =
+x0 + sigma z itself and EDM's log(sigma) / 4.
+"""
 
 NoiseName = Literal["linear_vp", "none"]
-"""The noise of the samples that a network is trained on: that of the linear VP diffusion, or none."""
+"""The noise of a network's training samples: of the linear-VP diffusion, or none."""
 
 
 def time_map(name: TimeName) -> TimeMap:
-    """The function of sigma that `name` stands for."""
+    """The function of sigma named `name`."""
     from dgflow.diffusion.discrete import DiscreteSchedule
     from dgflow.diffusion.times import cosine_from_sigma, tau_from_sigma
 
@@ -34,5 +36,5 @@ def time_map(name: TimeName) -> TimeMap:
 
 
 def time_scale(name: TimeName) -> float:
-    """The factor from that time to the step 0..999 that networks embed."""
+    """The factor from that time to the embedded step 0..999."""
     return 1.0 if name.startswith("ddpm") else 999.0

@@ -1,4 +1,4 @@
-"""Arithmetic of toy forms: what smoke runs put in the place of published sizes."""
+"""Sizes of toy networks: the values that replace published sizes in smoke runs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ Number = TypeVar("Number", int, float)
 
 
 def divided(sides: Iterable[int], factor: int) -> tuple[int, ...]:
-    """Sides of attention, where those of the images are divided by `factor`."""
+    """Divide the sides with attention by `factor`, like the image's side."""
     return tuple(max(1, side // factor) for side in sides)
 
 
 def capped(multiples: Iterable[Number], most: Number) -> tuple[Number, ...]:
-    """Multiples of a width, none above `most`."""
+    """Limit the multiples of a width to `most`."""
     return tuple(min(multiple, most) for multiple in multiples)

@@ -24,14 +24,14 @@ class ADMEncoderModule(nn.Module):
         in_channels: channels of the input.
         model_channels: base width; the time embedding is four times as wide.
         out_channels: outputs per sample (classes, or 1 for a log-ratio).
-        num_res_blocks: residual blocks a level.
+        num_res_blocks: residual blocks per level.
         attention_resolutions: downsampling factors (1, 2, 4, ...) with attention; values that match no level,
             such as 0, are allowed.
         channel_mult: width of each level as a multiple of `model_channels`; each width must be a multiple of
             32.
         num_head_channels: channels of one attention head, in the blocks and in the attention pool.
-        num_classes: rows of the label embedding, None for an unconditional network. Published discriminators
-            have 1000 whatever the data.
+        num_classes: rows of the label embedding; None for an unconditional network. Published discriminators
+            have 1000, regardless of the data.
         pool: "attention" (token 0 of an attention pool, the published choice) or "adaptive" (global average,
             then a 1x1 convolution).
         use_scale_shift_norm: the time embedding scales and shifts after the second norm; otherwise it is
@@ -39,13 +39,13 @@ class ADMEncoderModule(nn.Module):
         resblock_updown: levels end in a downsampling residual block; otherwise in a convolution with stride
             2.
         new_attention_order: channel layout of qkv in the blocks: (q, k, v) outermost instead of the head. The
-            pool always has the former.
-        time_scale: factor from the `t` given to the step that is embedded: 999 for t in [0, 1], 1 where the
-            caller gives steps 0..999.
+            pool always has (q, k, v) outermost.
+        time_scale: factor from `t` to the embedded step: 999 for t in [0, 1], 1 if the caller gives steps
+            0..999.
 
     Raises:
-        ValueError: widths that are no multiple of 32 or of `num_head_channels`, a size that the levels cannot
-            halve, an unknown pool.
+        ValueError: a width is not a multiple of 32 or of `num_head_channels`, the levels cannot halve the
+            size, or the pool is unknown.
     """
 
     def __init__(
@@ -102,12 +102,12 @@ class ADMEncoderModule(nn.Module):
         self.pool = pool
 
     def features(self, x_BCHW: Tensor, t_B: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """The middle block's output [B, feature_channels, feature_size, feature_size]: what a discriminator
-        head reads.
+        """The middle block's output [B, feature_channels, feature_size, feature_size], the input of a
+        discriminator head.
 
         Args:
             x_BCHW: noisy images; cast to the dtype of the parameters.
-            t_B: times [B] or [1], integer or float, multiplied by `time_scale` in their own precision.
+            t_B: times [B] or [1], integer or float, multiplied by `time_scale` in the precision of `t_B`.
             class_labels: int64 [B] or one-hot [B, K] (its argmax is used), for a conditional network; others
                 ignore them.
         """
@@ -121,13 +121,13 @@ class ADMEncoderModule(nn.Module):
         return self.middle_block(h, emb_BE)
 
     def head(self, features_BCHW: Tensor) -> Tensor:
-        """[B, out_channels] from `features`: normalise, pool, project."""
+        """Map `features` to [B, out_channels]: normalise, pool, project."""
         return self.out(features_BCHW)
 
     def pooled(self, features_BCHW: Tensor) -> Tensor:
-        """[B, feature_channels]: the global average that the last 1x1 convolution sees.
+        """The global average [B, feature_channels] that the last 1x1 convolution reads.
 
-        ValueError unless `pool="adaptive"`.
+        Raises ValueError unless `pool="adaptive"`.
         """
         if self.pool != "adaptive":
             raise ValueError(
@@ -136,5 +136,5 @@ class ADMEncoderModule(nn.Module):
         return self.out[:3](features_BCHW).flatten(1)
 
     def forward(self, x_BCHW: Tensor, t_B: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """`head(features(...))`: [B, out_channels] logits. Arguments as in `features`."""
+        """Logits [B, out_channels], `head(features(...))`. Arguments as in `features`."""
         return self.head(self.features(x_BCHW, t_B, class_labels))

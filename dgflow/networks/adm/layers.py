@@ -1,5 +1,5 @@
-"""Layers of the ADM networks (Dhariwal & Nichol 2021), with the published parameter names. Numbers do not
-depend on the memory format; group norms, softmaxes and time embeddings are in float32 at least.
+"""Layers of the ADM networks (Dhariwal & Nichol 2021), with the published parameter names. Results do not
+depend on the memory format; group norms, softmaxes and time embeddings are computed in at least float32.
 
 Shape letters: B batch, C channels, H W height and width, N tokens, E embedding width.
 """
@@ -30,7 +30,7 @@ def sinusoid(t_B: Tensor, dim: int) -> Tensor:
 
 
 class TimeEmbedding(nn.Sequential):
-    """Sinusoid, linear, silu, linear: steps [B] to [B, E], E = 4 dim, in float32 at least."""
+    """Sinusoid, linear, SiLU, linear: steps [B] to [B, E], E = 4 dim, in at least float32."""
 
     def __init__(self, dim: int) -> None:
         super().__init__(nn.Linear(dim, 4 * dim), nn.SiLU(), nn.Linear(4 * dim, 4 * dim))
@@ -43,7 +43,7 @@ class TimeEmbedding(nn.Sequential):
 
 
 class GroupNorm(nn.GroupNorm):
-    """32 groups, eps 1e-5, computed in float32 at least whatever the precision of the input."""
+    """Group norm with 32 groups, eps 1e-5, computed in at least float32 for any precision of the input."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(NUM_GROUPS, channels)
@@ -53,7 +53,7 @@ class GroupNorm(nn.GroupNorm):
 
 
 class Block(nn.Sequential):
-    """Layers in order; the embedding goes to those that take one."""
+    """A sequence of layers; layers that take an embedding receive it."""
 
     def forward(self, input: Tensor, emb_BE: Tensor) -> Tensor:
         for layer in self:
@@ -62,7 +62,7 @@ class Block(nn.Sequential):
 
 
 class Downsample(nn.Module):
-    """Half the side by a 3x3 convolution with stride 2."""
+    """Halve the side by a 3x3 convolution with stride 2."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Twice the side by nearest neighbours, then a 3x3 convolution."""
+    """Double the side by nearest neighbours, then a 3x3 convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -84,14 +84,14 @@ class Upsample(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """Two norm, silu, 3x3 convolution passes with the embedding between them, and a skip.
+    """Residual block: norm, SiLU and 3x3 convolution, twice, with the embedding in between, and a skip.
 
     Args:
         use_scale_shift_norm: the embedding scales and shifts after the second norm; otherwise it is added
             before it.
         resample: double ("up", nearest) or halve ("down", 2x2 means) the side before the first convolution,
             None for neither.
-        dropout: probability, before the second convolution, in training only.
+        dropout: probability of dropout before the second convolution, in training only.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class AttentionBlock(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """Attention with the spatial mean as an extra first token, which is the only one whose result is used.
+    """Attention pool: the spatial mean is an extra first token, and only its result is used.
 
     [B, C, H, W] to [B, out].
     """
@@ -173,7 +173,7 @@ class AttentionPool(nn.Module):
         x_BCN = torch.cat([x_BCN.mean(dim=2, keepdim=True), x_BCN], dim=2) + self.positional_embedding
         B, C, N = x_BCN.shape
         q, k, v = self.qkv_proj(x_BCN).reshape(B, 3, self.num_heads, -1, N).unbind(1)
-        # The last product in float32 at least: a log-ratio or an entropy has no use for eight bits.
+        # The last product in at least float32: eight bits are too few for a log-ratio or an entropy.
         dtype, last = wide(self.c_proj.weight.dtype), self.c_proj
         assert last.bias is not None
         return F.conv1d(
@@ -182,20 +182,21 @@ class AttentionPool(nn.Module):
 
 
 def resampled(x_BCHW: Tensor, resample: Resample) -> Tensor:
-    """Twice the side by nearest neighbours, or half of it by 2x2 means."""
+    """Double the side by nearest neighbours, or halve it by 2x2 means."""
     return (
         F.interpolate(x_BCHW, scale_factor=2, mode="nearest") if resample == "up" else F.avg_pool2d(x_BCHW, 2)
     )
 
 
 def zeroed(layer: nn.Conv1d | nn.Conv2d) -> nn.Conv1d | nn.Conv2d:
-    """`layer` with its parameters zero, so that the branch it ends adds nothing at the start of training."""
+    """Set the parameters of `layer` to zero, so that its branch adds nothing at the start of training."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
 
 
 def _over_pixels(layer: nn.Conv1d | nn.Conv2d, x_BCHW: Tensor) -> Tensor:
-    """The 1x1 `layer`, stored as a one-dimensional convolution, on images: flattened, channels_last ones
-    would be copied."""
+    """Apply the 1x1 `layer`, stored as a one-dimensional convolution, to images. Flattening channels_last
+    images would copy them.
+    """
     return F.conv2d(x_BCHW, layer.weight[..., None], layer.bias)

@@ -1,5 +1,6 @@
 """The descending half of ADM's U-Net and of its encoder: levels of blocks, with the published order and
-names. Settings that cannot work are refused with the reason."""
+names. Impossible settings are refused with the reason.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +18,7 @@ class Levels:
     """Settings of the blocks, and the blocks of one network. Arguments as for `ADMUNet`.
 
     Raises:
-        ValueError: widths that are no multiple of 32 or of the heads, or an image that the levels cannot
-            halve.
+        ValueError: a width is not a multiple of 32 or of the heads, or the levels cannot halve the image.
     """
 
     image_size: int
@@ -44,7 +44,7 @@ class Levels:
 
     @property
     def reduction(self) -> int:
-        """Side of the image over side of the deepest level."""
+        """Ratio of the image's side to the side of the deepest level."""
         return 2 ** (len(self.channel_mult) - 1)
 
     def attends(self, level: int) -> bool:
@@ -71,7 +71,9 @@ class Levels:
         return self.res(width, width, "up") if self.resblock_updown else Upsample(width)
 
     def input_blocks(self, in_channels: int) -> tuple[nn.ModuleList, list[int]]:
-        """The encoder's blocks and the width of each one's output, in order; the first is a convolution."""
+        """The encoder's blocks, and the width of each block's output, in order; the first block is a
+        convolution.
+        """
         width = self.widths[0]
         blocks, out_widths = nn.ModuleList([Block(nn.Conv2d(in_channels, width, 3, padding=1))]), [width]
         for level, next_width in enumerate(self.widths):

@@ -1,4 +1,4 @@
-"""The files of ADM (guided-diffusion)."""
+"""Published files of ADM (guided-diffusion)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _CLASSIFIER_256: Any = {
     "channel_mult": (1, 1, 2, 2, 4, 4),
     "time": "ddpm-linear",
 }
-# The multiples are those of the default, and floats in the identity of these entries.
+# The multiples are the default's, but stored as floats in the identity of these entries.
 _UNET = ADMUNet(channel_mult=(1, 1, 2, 2, 4, 4))
 FILES = (
     PublishedFile(

@@ -1,4 +1,4 @@
-"""Sizes of ADM's networks that cannot be, by arithmetic on their settings. Loads no torch."""
+"""Check the sizes of ADM's networks by arithmetic on their settings. Does not load torch."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def check_levels(
     num_head_channels: int | None,
     num_heads: int,
 ) -> None:
-    """Raises ValueError for widths that are no multiple of 32 or of the heads, or an image that the levels
-    cannot halve.
+    """Raise ValueError if a width is not a multiple of 32 or of the heads, or if the levels cannot halve the
+    image.
 
     Args:
-        num_heads: where num_head_channels is None.
+        num_heads: number of heads, used if num_head_channels is None.
     """
     check_widths(widths, NUM_GROUPS)
     for level, width in enumerate(widths):

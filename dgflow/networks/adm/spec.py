@@ -1,4 +1,4 @@
-"""ADM's networks as recipes name them."""
+"""Specs of ADM's networks, for recipes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ADMUNet(ScoreNetworkSpec):
     num_res_blocks: int = 2
     attention_resolutions: tuple[int, ...] = (8, 16, 32)
     num_head_channels: int | None = 64
-    num_heads: int = 4  # where num_head_channels is None
+    num_heads: int = 4  # used if num_head_channels is None
     use_scale_shift_norm: bool = True
     resblock_updown: bool = True
     new_attention_order: bool = False
@@ -43,7 +43,7 @@ class ADMUNet(ScoreNetworkSpec):
         _check_levels(self, shape, self.num_heads)
 
     def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
-        """The network with fresh weights; `num_classes` 0 for an unconditional one."""
+        """Build the network with fresh weights; `num_classes` is 0 for an unconditional network."""
         from dgflow.networks.adm.unet import ADMUNetModule
 
         return ADMUNetModule(
@@ -66,12 +66,12 @@ class ADMEncoder(ClassifierSpec, HeadSpec, FeatureNetworkSpec):
     """ADM's encoder half: the noise-conditioned classifier, the discriminator, and with `pool="adaptive"` a
     feature network.
 
-    `attention_resolutions` are downsampling factors (1 is the full image). Widths have to be multiples of 32.
-    `time` is the time that the network is given: published 256-pixel and latent classifiers know DDPM's
-    steps, the 64-pixel one the cosine schedule.
+    `attention_resolutions` are downsampling factors (1 is the full image). Widths must be multiples of 32.
+    `time` selects the network's time input: published 256-pixel and latent classifiers use DDPM's steps, the
+    64-pixel classifier the cosine schedule.
     """
 
-    judges_images: ClassVar[bool] = False  # except one that was trained here on clean images
+    judges_images: ClassVar[bool] = False  # except networks trained here on clean images
 
     model_channels: int = 128
     channel_mult: tuple[int, ...] = (1,)
@@ -84,17 +84,18 @@ class ADMEncoder(ClassifierSpec, HeadSpec, FeatureNetworkSpec):
         _check_levels(self, shape, 1)
 
     def feature_shape(self, shape: DataShape) -> DataShape:
-        """The side and channels of what the middle block gives for data of that shape."""
+        """The side and channels of the middle block's output for data of that shape."""
         side = shape.image_size >> (len(self.channel_mult) - 1)
         return DataShape(side, self.model_channels * self.channel_mult[-1], shape.num_classes)
 
     def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
-        """The classifier with fresh weights, one output per class."""
+        """Build the classifier with fresh weights, one output per class."""
         return self._built(image_size, channels, outputs=num_classes, labels=0)
 
     def head(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
-        """The head of a discriminator with fresh weights: one output, and `num_classes` rows of label
-        embedding (0: unconditional)."""
+        """Build a discriminator head with fresh weights: one output, and `num_classes` rows of label
+        embedding (0: unconditional).
+        """
         return self._built(image_size, channels, outputs=1, labels=num_classes)
 
     def _built(self, image_size: int, channels: int, *, outputs: int, labels: int) -> nn.Module:
@@ -110,7 +111,7 @@ class ADMEncoder(ClassifierSpec, HeadSpec, FeatureNetworkSpec):
         )
 
     def judge(self, network: Any) -> Callable[[Tensor], dict[str, Tensor]]:
-        """Pooled features and logits, at time 0.
+        """A function for pooled features and logits, at time 0.
 
         Raises ValueError unless `pool="adaptive"`.
         """

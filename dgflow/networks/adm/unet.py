@@ -1,5 +1,5 @@
-"""ADM's U-Net (Dhariwal & Nichol 2021), with the published parameter names: noise, and beside it the
-interpolation coefficients of the variance where these are learned.
+"""ADM's U-Net (Dhariwal & Nichol 2021), with the published parameter names: predicts noise and, if the
+variance is learned, its interpolation coefficients.
 
 Shape letters: B batch, C channels, H W height and width, E embedding width.
 """
@@ -18,30 +18,30 @@ from dgflow.networks.labels import with_labels
 
 
 class ADMUNetModule(nn.Module):
-    """Noisy image, step and label to `out_channels` channels of the same side.
+    """U-Net from noisy image, step and label to `out_channels` channels of the same side.
 
     Args:
         image_size: side of the (square) image in pixels.
         in_channels: channels of the input.
         model_channels: base width; the time embedding is four times as wide.
-        out_channels: channels of the output: twice the image's where the variance is learned.
-        num_res_blocks: residual blocks a level (one more in the ascending half).
+        out_channels: channels of the output: twice the image's if the variance is learned.
+        num_res_blocks: residual blocks per level (one more in the ascending half).
         attention_resolutions: downsampling factors (1, 2, 4, ...) with attention; the middle always has one.
         channel_mult: width of each level as a multiple of `model_channels`; each width must be a multiple of
             32.
-        num_classes: rows of the label embedding, None for an unconditional network.
-        num_head_channels: channels of one attention head, None to have `num_heads` heads everywhere.
-        num_heads: attention heads where `num_head_channels` is None.
-        num_heads_upsample: of the ascending half, None for as many as `num_heads`.
+        num_classes: rows of the label embedding; None for an unconditional network.
+        num_head_channels: channels per attention head; None for `num_heads` heads everywhere.
+        num_heads: attention heads, used if `num_head_channels` is None.
+        num_heads_upsample: heads in the ascending half; None for `num_heads`.
         use_scale_shift_norm: the time embedding scales and shifts after the second norm; otherwise it is
             added before it.
         resblock_updown: levels change in a resampling residual block; otherwise in a convolution.
         new_attention_order: channel layout of qkv: (q, k, v) outermost instead of the head. Of the published
-            ones only 64x64 has it.
-        dropout: probability in the residual blocks, in training only.
+            networks, only 64x64 uses it.
+        dropout: probability of dropout in the residual blocks, in training only.
 
     Raises:
-        ValueError: widths that are no multiple of 32 or of the heads, a size that the levels cannot halve.
+        ValueError: a width is not a multiple of 32 or of the heads, or the levels cannot halve the size.
     """
 
     def __init__(
@@ -109,11 +109,11 @@ class ADMUNetModule(nn.Module):
 
         Args:
             x_BCHW: noisy images of the variance-preserving diffusion; cast to the dtype of the parameters.
-            timesteps_B: steps 0..999 of the full diffusion, whole or between two, [B] or [1].
-            class_labels: int64 [B] or one-hot [B, K], for a conditional network and for no other.
+            timesteps_B: steps 0..999 of the full diffusion, integer or fractional, [B] or [1].
+            class_labels: int64 [B] or one-hot [B, K], for a conditional network only.
 
         Raises:
-            ValueError: labels missing, unwanted or of another form. Their range is not checked.
+            ValueError: labels are missing, unexpected or of another form. Their range is not checked.
         """
         dtype = next(self.parameters()).dtype
         emb_BE = self.time_embed(timesteps_B.reshape(-1)).to(dtype)

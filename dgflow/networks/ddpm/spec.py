@@ -1,4 +1,4 @@
-"""DDPM's U-Net as recipes name it."""
+"""Spec of DDPM's U-Net, for recipes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 
 class DDPMUNet(ScoreNetworkSpec):
-    """DDPM's U-Net (Ho et al. 2020) as in SDEdit's checkpoints: noise at a step of the linear schedule.
+    """DDPM's U-Net (Ho et al. 2020) as in SDEdit's checkpoints: predicts the noise at a step of the linear
+    schedule.
 
     `attn_resolutions` are sides.
     """
@@ -34,7 +35,7 @@ class DDPMUNet(ScoreNetworkSpec):
         check_widths([self.ch, *(self.ch * mult for mult in self.ch_mult)], 32)
 
     def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
-        """The network with fresh weights."""
+        """Build the network with fresh weights."""
         from dgflow.networks.ddpm.unet import DDPMUNetModule
 
         check_unconditional("DDPMUNet", num_classes)

@@ -1,5 +1,5 @@
 """The U-Net of DDPM (Ho et al. 2020) in the form of its PyTorch checkpoints (SDEdit's CelebA-HQ and LSUN
-models). In half precision, group norms, softmaxes and the time embedding still compute in float32.
+models). Group norms, softmaxes and the time embedding are computed in float32 even in half precision.
 
 Shape letters: B batch, C channels, H W height and width, E embedding width.
 """
@@ -22,15 +22,15 @@ class DDPMUNetModule(nn.Module):
 
     Args:
         image_size: side in pixels, divisible by 2 for every level but the first.
-        in_channels: of input and output.
+        in_channels: channels of input and output.
         ch: base width; the embedding is four times as wide.
         ch_mult: width of each level as a multiple of `ch`; every width a multiple of 32.
-        num_res_blocks: residual blocks a level, one more in the decoder.
+        num_res_blocks: residual blocks per level, one more in the decoder.
         attn_resolutions: sides in pixels with attention after every block.
-        dropout: probability, in training only.
-        resamp_with_conv: sides change by convolutions, and by 2x2 means and nearest neighbours alone if not.
+        dropout: probability of dropout, in training only.
+        resamp_with_conv: resample with convolutions; otherwise by 2x2 means and nearest neighbours only.
 
-    Raises ValueError for widths or sides that do not divide.
+    Raises ValueError for widths or sides that are not divisible.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class DDPMUNetModule(nn.Module):
         self.norm_out, self.conv_out = GroupNorm(width), conv(width, in_channels)
 
     def forward(self, x_BCHW: Tensor, timesteps_B: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """Predicted noise, like `x_BCHW`, for steps [B] of the schedule, 0 the cleanest.
+        """Predicted noise, shaped like `x_BCHW`, for steps [B] of the schedule; step 0 is the cleanest.
 
         There are no classes: labels are ignored.
         """
@@ -118,7 +118,7 @@ class DDPMUNetModule(nn.Module):
 
 
 class Level(nn.Module):
-    """The blocks of one side, each with its attention where there is any, and what leads to the next side."""
+    """The blocks of one side, each with its optional attention, and the resampling to the next side."""
 
     def __init__(
         self, inputs: Sequence[int], width: int, emb_channels: int, attention: bool, dropout: float
@@ -135,7 +135,7 @@ class Level(nn.Module):
 
 
 class GroupNorm(nn.GroupNorm):
-    """32 groups, eps 1e-6, computed in float32 at least."""
+    """Group norm with 32 groups, eps 1e-6, computed in at least float32."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(32, channels, eps=1e-6)
@@ -145,7 +145,7 @@ class GroupNorm(nn.GroupNorm):
 
 
 class ResBlock(nn.Module):
-    """Norm, silu, convolution, plus the embedding, and again; plus a skip."""
+    """Residual block: norm, SiLU and convolution, twice, with the embedding added in between; plus a skip."""
 
     def __init__(self, channels: int, width: int, emb_channels: int, dropout: float) -> None:
         super().__init__()
@@ -176,7 +176,7 @@ class Attention(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Half the side by a 3x3 convolution with stride 2, zeros on the right and below."""
+    """Halve the side by a 3x3 convolution with stride 2, zero-padded on the right and below."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -187,7 +187,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Twice the side by nearest neighbours, then a 3x3 convolution."""
+    """Double the side by nearest neighbours, then a 3x3 convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

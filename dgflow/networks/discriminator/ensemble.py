@@ -1,4 +1,6 @@
-"""Several discriminators asked together: members on the same frozen features share one pass through them."""
+"""Evaluate several discriminators together: members on the same frozen features share one pass through
+these.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +13,14 @@ from dgflow.networks.discriminator.module import DiscriminatorModule
 
 
 class EnsembleModule(nn.Module):
-    """The logits of `members`, discriminators of the same samples and the same time.
+    """Compute the logits of `members`, discriminators of the same samples at the same time.
 
     Features are computed once per call for all members whose `features` are the same module, and autograd
-    adds up the gradients of those members' heads before one pass back. Other members run on their own.
+    sums the gradients of those members' heads before one backward pass. Other members run separately.
 
-    Heads are a loop. Six of the published depth cost a fifth of what their features do
-    (`benchmarks/ensemble.py`); `torch.func.vmap` would save a tenth of the whole, has no rule for attention
-    on the CPU, and takes heads of one shape alone.
+    Heads are evaluated in a loop. Six heads of the published depth cost a fifth of their features
+    (`benchmarks/ensemble.py`). `torch.func.vmap` would save a tenth of the total, has no rule for attention
+    on the CPU, and needs heads of equal shape.
 
     Args:
         members: in the order of the rows of the output; at least one.
@@ -29,7 +31,7 @@ class EnsembleModule(nn.Module):
         self.members = nn.ModuleList(members)
 
     def forward(self, x_BCHW: Tensor, t_B: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """Logits [K, B] of the K members; arguments as those of `DiscriminatorModule`."""
+        """Logits [K, B] of the K members; arguments as in `DiscriminatorModule`."""
         computed: dict[nn.Module, Tensor] = {}
         logits = []
         for member in self.members:

@@ -1,6 +1,7 @@
-"""The discriminator: log-ratio of real to generated density of a noisy sample, as a logit (real = 1,
-fake = 0), with gradients to the sample through the frozen features. The state dict of its trained part,
-`head`, is the published `discriminator_N.pt`."""
+"""The discriminator: the log-ratio of real to generated density at a noisy sample, as a logit (real = 1, fake
+= 0), differentiable in the sample through the frozen features. The state dict of its trained part, `head`, is
+the published `discriminator_N.pt`.
+"""
 
 from __future__ import annotations
 
@@ -13,21 +14,20 @@ from dgflow.networks.times import ProcessName
 
 class DiscriminatorModule(nn.Module):
     """`head` on the sample itself, or on the features of a classifier of noisy images (Kim et al. 2023,
-    section 4.2 and table 8), which are frozen or learn with it.
+    section 4.2 and table 8), which are frozen or fine-tuned with it.
 
     Args:
-        features: extractor whose middle block's output the head reads, None if the head reads the sample. Its
-            own head (`out`) is not used and stays frozen.
-        head: the network that `HeadSpec.head` gives, such as an encoder with `out_channels=1`, conditional or
-            not.
-        fine_tune: leave the parameters of the features free to learn.
-        process: "edm" gives the head x = x0 + sigma z and log(sigma) / 4, the noise condition of Karras et
-            al. 2022. The module itself gets y = x / sqrt(1 + sigma^2) as always, with sigma as the time, and
-            scales y back.
+        features: extractor whose middle block's output the head reads; None if the head reads the sample. The
+            extractor's own head (`out`) is unused and stays frozen.
+        head: a network of `HeadSpec.head`, such as an encoder with `out_channels=1`, conditional or not.
+        fine_tune: train the parameters of the features too.
+        process: "edm" passes x = x0 + sigma z and log(sigma) / 4, the noise condition of Karras et al. 2022,
+            to the head. The module itself receives y = x / sqrt(1 + sigma^2) as always, with sigma as the
+            time, and rescales y.
 
     Raises:
-        ValueError: a head with more than one output, an extractor that needs labels, or sizes of the two that
-            do not fit.
+        ValueError: the head has more than one output, the extractor needs labels, or their sizes do not
+            match.
     """
 
     def __init__(
@@ -54,11 +54,11 @@ class DiscriminatorModule(nn.Module):
         """Logit [B] = log p_real(x | t) - log p_fake(x | t).
 
         Args:
-            x_BCHW: noisy samples, scaled to preserve variance.
-            t_B: times [B] or [1] in the networks' unit, the same for extractor and head; noise levels sigma
-                where `process` is "edm".
-            class_labels: int64 [B] or one-hot [B, K]. An unconditional head ignores them, so that it can
-                guide a conditional sampler; a conditional one must be given them (ValueError).
+            x_BCHW: noisy samples in the variance-preserving scaling.
+            t_B: times [B] or [1] in the networks' unit, shared by extractor and head; noise levels sigma if
+                `process` is "edm".
+            class_labels: int64 [B] or one-hot [B, K]. An unconditional head ignores labels, so that it can
+                guide a conditional sampler; a conditional head requires them (ValueError).
         """
         if self.process == "edm":
             x_BCHW, t_B = x_BCHW * per_sample((1.0 + t_B.square()).sqrt(), x_BCHW), t_B.log() / 4
@@ -67,7 +67,7 @@ class DiscriminatorModule(nn.Module):
         return self.on_features(x_BCHW, t_B, class_labels)
 
     def on_features(self, features_BCHW: Tensor, t_B: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """As `forward`, from what the head reads: the output of `features` for the samples."""
+        """Logits as in `forward`, from the head's input: the output of `features` for the samples."""
         logits = self.head(features_BCHW, t_B, class_labels)
         if logits.shape[1:] != (1,):
             raise ValueError(

@@ -1,4 +1,6 @@
-"""Discriminator Guidance's own files. They are on Google Drive, which answers programs with questions."""
+"""Published files of Discriminator Guidance. They are on Google Drive, which interrupts programs with
+confirmation pages.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +23,13 @@ def _file(name: str, file_name: str, drive_id: str, network: Published) -> Publi
 
 
 def _head(features: str, channels: int = 3, *, conditional: bool) -> Published:
-    """On the features of a classifier; a conditional one has 1000 rows of labels, whatever the data."""
+    """A discriminator on a classifier's features; a conditional one has 1000 label rows, regardless of the
+    data.
+    """
     return Published(Discriminator(), 32, channels, 1000 if conditional else 0, {"features": features})
 
 
-# The features of these are classifiers of 1000 classes, whatever the data.
+# The feature networks are classifiers of 1000 classes, regardless of the data.
 _CLASSIFIER_32 = ADMEncoder(num_res_blocks=4, attention_resolutions=(1, 2, 4), channel_mult=(1, 2, 4))
 _CLASSIFIER_LATENT = ADMEncoder(attention_resolutions=(1, 2, 4), channel_mult=(1, 2, 3), time="ddpm-linear")
 FILES = (

@@ -1,4 +1,4 @@
-"""The discriminator as recipes name it."""
+"""Spec of the discriminator, for recipes."""
 
 from __future__ import annotations
 
@@ -22,21 +22,20 @@ if TYPE_CHECKING:
 
 
 class Discriminator(DiscriminatorSpec):
-    """A head, with one output, on the middle features of a noisy classifier, or on the samples themselves.
+    """A discriminator: a head with one output, on the middle features of a noisy classifier or on the
+    samples.
 
-    The features are frozen, as published, or with `fine_tune` learn with the head from the given weights on
-    (the paper's figure 28b); a discriminator then keeps them beside its head.
+    The features are frozen, as published. With `fine_tune` they are trained with the head from the given
+    weights on (the paper's figure 28b), and stored beside the head.
 
-    With features, the time that both are given is the features' own, and the head's `time` has to be left
-    alone.
+    With features, both networks use the features' time, and the head's `time` must be left at its default.
 
-    `process` is the diffusion whose samples and times the head gets (figure 28a). "linear-vp", as published:
-    the sample scaled to preserve variance, and its linear-VP time. "edm": the sample x0 + sigma z itself, and
-    log(sigma) / 4, as in EDM's score networks. The sampler is the same for both. Features know the process
-    that they were trained on, linear VP, so that "edm" needs a head without features.
+    `process` is the diffusion in whose terms the head receives samples and times (figure 28a). "linear-vp",
+    as published: the sample in variance-preserving scaling, and its linear-VP time. "edm": the sample x0 +
+    sigma z itself, and log(sigma) / 4, as in EDM's score networks. The sampler is the same for both. Features
+    were trained on linear VP, so "edm" requires a head without features.
 
-    With `noise="none"` it is a discriminator of clean samples, which it is given at the time of noise level
-    0.
+    With `noise="none"` it is a discriminator of clean samples, evaluated at the time of noise level 0.
     """
 
     head: SerializeAsAny[HeadSpec] = ADMEncoder()
@@ -74,7 +73,7 @@ class Discriminator(DiscriminatorSpec):
         return self
 
     def _timed_head(self) -> HeadSpec:
-        """The head with the time that both are given."""
+        """The head with the time that both networks use."""
         if self.features is None:
             return self.head
         below = self.features.step.architecture
@@ -99,10 +98,10 @@ class Discriminator(DiscriminatorSpec):
     def build(
         self, *, image_size: int, channels: int, num_classes: int, features: nn.Module | None = None
     ) -> nn.Module:
-        """The discriminator with a fresh head, on the network of `features` where there is one.
+        """Build the discriminator with a fresh head, on the network of `features` if there is one.
 
-        Size and channels are those of the samples; the head's follow from the features. `num_classes` 0 for
-        an unconditional head.
+        Size and channels are the samples'; the head's follow from the features. `num_classes` is 0 for an
+        unconditional head.
         """
         from dgflow.networks.adm.encoder import ADMEncoderModule
         from dgflow.networks.discriminator.module import DiscriminatorModule
@@ -119,12 +118,12 @@ class Discriminator(DiscriminatorSpec):
         return self.build(**shape._asdict(), features=load("features") if self.features else None)
 
     def kept(self, network: Any) -> nn.Module:
-        """The head; with fine-tuned features these too."""
+        """The stored part: the head and, if fine-tuned, the features."""
         return network if self.fine_tune else network.head
 
     def time_map(self) -> TimeMap:
         if self.process == "edm":
-            lowest = EDM_RANGE[0]  # in the place of 0, whose logarithm the network would be told
+            lowest = EDM_RANGE[0]  # instead of 0, whose logarithm would be the network's input
             return lambda sigma: sigma.where(sigma > 0.0, lowest)
         return self._timed_head().time_map()
 
@@ -149,7 +148,7 @@ class Discriminator(DiscriminatorSpec):
 
 
 def check_process(process: ProcessName, features: Weights | None, head: HeadSpec) -> None:
-    """Raises ValueError for features or a head that cannot be told of a process."""
+    """Raise ValueError if the features or the head cannot take the inputs of a process."""
     if process == "linear-vp":
         return
     if features is not None:

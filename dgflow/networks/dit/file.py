@@ -1,5 +1,6 @@
-"""DiT's files: released ones are flat state dicts, those of its training have `model`, `ema`, `opt` and
-`args`, and the hub has diffusers' names."""
+"""Read DiT's files: released files are flat state dicts, training checkpoints have `model`, `ema`, `opt` and
+`args`, and the hub uses diffusers' names.
+"""
 
 from __future__ import annotations
 
@@ -36,11 +37,11 @@ _FROM_DIFFUSERS_ENDS = {
 
 
 _SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
-"""Depth, width and heads of the published models, by name."""
+"""Depth, width and number of heads of the published models, by name."""
 
 
 def named_settings(model: Any) -> dict[str, Any]:
-    """The settings that a name such as "DiT-XL/2" stands for; none for another name."""
+    """The settings of a published name such as "DiT-XL/2"; empty for another name."""
     size, _, patch = model.removeprefix("DiT-").partition("/") if isinstance(model, str) else ("", "", "")
     if size not in _SIZES or not patch.isdecimal():
         return {}
@@ -49,13 +50,14 @@ def named_settings(model: Any) -> dict[str, Any]:
 
 
 def read_dit(file: File, network: nn.Module | None = None, *, source: str | None = None) -> WeightFile:
-    """The averaged weights (`ema`) of a training file, with its `args` as settings, or those of a flat file.
+    """Read the averaged weights (`ema`) of a training checkpoint, with its `args` as settings, or the weights
+    of a flat file.
 
     Args:
-        network: takes the part that fits it, as `checkpoints.fitting` does.
+        network: selects the part that fits it, by `checkpoints.fitting`.
 
     Raises:
-        ValueError: something else, a global that is not understood, damaged or cut short.
+        ValueError: the file has another format or a global that is not allowed, or is damaged or truncated.
     """
     name = called(file, source)
     found = load_torch(file, name)
@@ -74,16 +76,17 @@ def read_dit(file: File, network: nn.Module | None = None, *, source: str | None
 
 
 def from_diffusers(state_dict: Mapping[str, Tensor], input_size: int = 32) -> dict[str, Tensor]:
-    """Weights of diffusers' `DiTTransformer2DModel` (hub folders `transformer/`) under the names of `DiT`.
+    """Rename weights of diffusers' `DiTTransformer2DModel` (hub folders `transformer/`) to the names of
+    `DiT`.
 
-    q, k and v are joined; the time and label embedders, of which diffusers stores a copy a block, must be
+    q, k and v are joined; the time and label embedders, of which diffusers stores one copy per block, must be
     equal in all blocks and become one; `pos_embed`, which diffusers computes, is added for latents of side
-    `input_size`. Only weights are taken over: diffusers' own forward has slightly different time frequencies
-    (10000^(-i/127) for 10000^(-i/128)) and, by default, another epsilon in the second norm of a block; `DiT`
-    computes what the weights were trained with.
+    `input_size`. Only the weights are converted: diffusers' forward has slightly different time frequencies
+    (10000^(-i/127) instead of 10000^(-i/128)) and, by default, another epsilon in the second norm of a block;
+    `DiT` computes what the weights were trained with.
 
     Raises:
-        ValueError: names missing or left over, or embedders that differ between blocks.
+        ValueError: names are missing or left over, or embedders differ between blocks.
     """
     rest = dict(state_dict)
     depth = len({name.split(".")[1] for name in rest if name.startswith("transformer_blocks.")})
@@ -112,7 +115,7 @@ def from_diffusers(state_dict: Mapping[str, Tensor], input_size: int = 32) -> di
         raise ValueError(
             f"expected the names of diffusers' DiTTransformer2DModel: {error.args[0]} is missing"
         ) from error
-    rest.pop("pos_embed.pos_embed", None)  # stored by some versions
+    rest.pop("pos_embed.pos_embed", None)  # stored by some versions of diffusers
     if rest:
         raise ValueError(
             f"expected the names of diffusers' DiTTransformer2DModel, found {len(rest)} more, such as "

@@ -1,5 +1,5 @@
-"""DiT, the diffusion transformer on latents (Peebles & Xie 2023), with the published parameter names. In half
-precision, norms, softmaxes and the time embedding still compute in float32.
+"""DiT, the diffusion transformer on latents (Peebles & Xie 2023), with the published parameter names. Norms,
+softmaxes and the time embedding are computed in float32 even in half precision.
 
 Shape letters: B batch, C channels, H W height and width of the latent, N tokens (patches, row by row), D
 width of a token.
@@ -18,7 +18,7 @@ from dgflow.networks.labels import label_indices
 from dgflow.networks.precision import wide_linear
 
 TIME_FREQUENCIES = 256
-"""Width of the sinusoid that timesteps are embedded as: 128 cosines, 128 sines."""
+"""Width of the sinusoidal timestep embedding: 128 cosines, 128 sines."""
 
 
 class Size(TypedDict):
@@ -38,8 +38,8 @@ SIZES: dict[str, Size] = {
 
 
 class DiTModule(nn.Module):
-    """Latent, timestep and class to predicted noise and, with `learn_sigma`, as many channels that
-    interpolate the reverse variance.
+    """Transformer from latent, timestep and class to predicted noise and, with `learn_sigma`, as many
+    channels that interpolate the reverse variance.
 
     Args:
         input_size: side of the latent: 32 for images of 256 pixels, 64 for 512.
@@ -47,15 +47,14 @@ class DiTModule(nn.Module):
         in_channels: channels of the latent.
         hidden_size: width of a token, a multiple of 4 and of `num_heads`.
         depth: number of transformer blocks.
-        num_heads: attention heads, each `hidden_size / num_heads` wide.
+        num_heads: attention heads, each of width `hidden_size / num_heads`.
         mlp_ratio: width of a block's hidden layer as a multiple of `hidden_size`.
         num_classes: classes, at least 1.
         learn_sigma: twice as many output channels as input channels: noise, then variance.
-        null_class: one more row of the label embedding, `null_label` = `num_classes`, which stands for no
-            class.
+        null_class: add a row to the label embedding, `null_label` = `num_classes`, which means no class.
 
     Raises:
-        ValueError: sizes that do not divide as said above.
+        ValueError: sizes that are not divisible as stated above.
     """
 
     def __init__(
@@ -88,8 +87,7 @@ class DiTModule(nn.Module):
         self.out_channels = 2 * in_channels if learn_sigma else in_channels
         self.num_classes, self.null_label = num_classes, num_classes if null_class else None
 
-        # A parameter and not a buffer, and in this place, because the published files and optimizers have it
-        # so.
+        # A parameter rather than a buffer, and at this position, as in the published files and optimisers.
         self.pos_embed = nn.Parameter(
             position_table(hidden_size, input_size // patch_size), requires_grad=False
         )
@@ -100,16 +98,14 @@ class DiTModule(nn.Module):
         self.final_layer = FinalLayer(hidden_size, patch_size**2 * self.out_channels)
 
     def forward(self, x_BCHW: Tensor, timesteps_B: Tensor, class_labels: Tensor | None) -> Tensor:
-        """[B, out_channels, H, W] in the dtype of the parameters.
+        """Output [B, out_channels, H, W] in the dtype of the parameters.
 
-        Args:
-            x_BCHW: noisy latents [B, in_channels, input_size, input_size]; cast to the dtype of the
-                parameters.
-            timesteps_B: steps 0..999 of the full schedule, [B], [1] or 0-d, integer or float.
-            class_labels: int64 [B] with `null_label` for no class, or one-hot rows.
+        Args: x_BCHW: noisy latents [B, in_channels, input_size, input_size]; cast to the dtype of the
+        parameters. timesteps_B: steps 0..999 of the full schedule, [B], [1] or 0-d, integer or float.
+        class_labels: int64 [B] with `null_label` for no class, or one-hot rows.
 
         Raises:
-            ValueError: latents or labels of another form.
+            ValueError: latents or labels have another form.
         """
         side, patch = self.input_size, self.patch_size
         if x_BCHW.shape[1:] != (self.in_channels, side, side):
@@ -122,7 +118,7 @@ class DiTModule(nn.Module):
         c_BD = (self.t_embedder(timesteps_B.reshape(-1)) + self.y_embedder(labels_B)).to(x_BND.dtype)
         for block in self.blocks:
             x_BND = block(x_BND, c_BD)
-        # A token's numbers: row of the patch, column of the patch, channel.
+        # Order of a token's numbers: row in the patch, column in the patch, channel.
         h = self.final_layer(x_BND, c_BD).reshape(
             -1, side // patch, side // patch, patch, patch, self.out_channels
         )
@@ -130,7 +126,7 @@ class DiTModule(nn.Module):
 
 
 class PatchEmbedding(nn.Module):
-    """Latent [B, C, H, W] to tokens [B, N, D], one a patch."""
+    """Embed a latent [B, C, H, W] as tokens [B, N, D], one per patch."""
 
     def __init__(self, channels: int, patch_size: int, width: int) -> None:
         super().__init__()
@@ -141,7 +137,7 @@ class PatchEmbedding(nn.Module):
 
 
 class TimestepEmbedding(nn.Module):
-    """Timesteps [B] to [B, D], in float32 at least."""
+    """Embed timesteps [B] as [B, D], in at least float32."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -154,7 +150,7 @@ class TimestepEmbedding(nn.Module):
 
 
 class LabelEmbedding(nn.Module):
-    """Class indices [B] to [B, D]."""
+    """Embed class indices [B] as [B, D]."""
 
     def __init__(self, rows: int, width: int) -> None:
         super().__init__()
@@ -165,7 +161,7 @@ class LabelEmbedding(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over all tokens. Rows of qkv: q, k or v, then head, then channel."""
+    """Multi-head self-attention over all tokens. Row order of qkv: q, k or v; head; channel."""
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
@@ -212,7 +208,7 @@ class Block(nn.Module):
 
 
 class FinalLayer(nn.Module):
-    """Modulated norm, then the numbers of a token's patch."""
+    """Final layer: modulated norm, then projection to the numbers of a token's patch."""
 
     def __init__(self, width: int, out_features: int) -> None:
         super().__init__()
@@ -224,7 +220,7 @@ class FinalLayer(nn.Module):
 
 
 def position_table(width: int, grid: int) -> Tensor:
-    """Sines and cosines of each token's place, float32 [1, grid^2, width], computed in float64.
+    """Sinusoidal position embedding of each token, float32 [1, grid^2, width], computed in float64.
 
     The first half of the width is [sin, cos] of the column times width / 4 frequencies 10000^(-i / (width /
     4)), the second of the row.
@@ -238,7 +234,7 @@ def position_table(width: int, grid: int) -> Tensor:
 
 
 def _modulated(x_BND: Tensor, shift_B1D: Tensor, scale_B1D: Tensor) -> Tensor:
-    # Layer norm's kernels compute in float32 inside, whatever the precision of x.
+    # Layer norm kernels compute in float32 internally, for any precision of x.
     return torch.addcmul(shift_B1D, F.layer_norm(x_BND, x_BND.shape[-1:], eps=1e-6), 1 + scale_B1D)
 
 

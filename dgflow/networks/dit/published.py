@@ -1,4 +1,4 @@
-"""DiT's files."""
+"""Published files of DiT."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DiT as recipes name it."""
+"""Spec of DiT, for recipes."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 LATENT_FACTOR = 8
-"""Side of images over side of latents."""
+"""Ratio of the image's side to the latent's side."""
 
 
 class DiT(ScoreNetworkSpec):
     """Diffusion transformer of Peebles & Xie 2023 on latents; DiT-XL/2 by default.
 
-    It has one class more than the data, the null class.
+    The network has one class more than the data, the null class.
     """
 
     formats: ClassVar[tuple[str, ...]] = ("dit", "diffusers_dit")
@@ -53,7 +53,7 @@ class DiT(ScoreNetworkSpec):
             raise ValueError(f"hidden_size must be a multiple of 4, found {self.hidden_size}")
 
     def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
-        """The network with fresh weights; `image_size` is the side of the latent."""
+        """Build the network with fresh weights; `image_size` is the side of the latent."""
         from dgflow.networks.dit.module import DiTModule
 
         return DiTModule(
@@ -83,7 +83,9 @@ class DiT(ScoreNetworkSpec):
         return read_dit(file, network, source=source)
 
     def said(self, network: Any, shape: DataShape) -> dict[str, Said]:
-        """As of every network; `image_size` of DiT's `args` is that of images, eight times the latent's."""
+        """The settings that a file may declare. `image_size` in DiT's `args` is the side of images, eight
+        times the latent's.
+        """
         from dgflow.weights.declared import Said
 
         said = super().said(network, shape)
@@ -98,7 +100,7 @@ class DiT(ScoreNetworkSpec):
         return said | diffusers | {"input_size": side, "image_size": side}
 
     def declared(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """The settings of DiT's `args`, or of diffusers' `config.json`."""
+        """Translate the settings of DiT's `args`, or of diffusers' `config.json`."""
         from dgflow.networks.dit.file import named_settings
         from dgflow.weights.declared import flat
 

@@ -1,5 +1,5 @@
 """EDM's form of the ADM U-Net (DhariwalUNet, Karras et al. 2022), with the published names and ADM's
-initialisation. `preconditioners` makes a denoiser of it.
+initialisation. `preconditioners` turns it into a denoiser.
 
 Shape letters: B batch, C channels, H W height and width, E embedding width.
 """
@@ -18,29 +18,29 @@ from dgflow.networks.edm.layers import Conv2d, GroupNorm, UNetBlock, linear, pos
 from dgflow.networks.precision import wide_linear
 
 HEAD_CHANNELS = 64
-"""Channels of one attention head. Levels that are narrower have no attention, as in the original."""
+"""Channels per attention head. Narrower levels have no attention, as in the original."""
 
 
 class DhariwalUNetModule(nn.Module):
-    """U-Net of (image, noise condition, labels). The defaults are those of edm-imagenet-64x64-cond-adm but
-    for its 1000 classes.
+    """U-Net of (image, noise condition, labels). The defaults are edm-imagenet-64x64-cond-adm, except for its
+    1000 classes.
 
     Args:
         img_resolution: side of the image in pixels, divisible by 2 for every level but the first.
         img_channels: channels of the input.
-        label_dim: number of classes, 0 for an unconditional network.
-        augment_dim: width of the augmentation labels, 0 for none.
-        out_channels: channels of the output, None for as many as the input; twice as many in networks of
+        label_dim: number of classes; 0 for an unconditional network.
+        augment_dim: width of the augmentation labels; 0 for none.
+        out_channels: channels of the output; None for as many as the input; twice as many under
             `iDDPMPrecond`.
         model_channels: base width; the embedding is four times as wide.
         channel_mult: width of each level as a multiple of `model_channels`.
-        num_blocks: residual blocks a level (one more in the decoder).
+        num_blocks: residual blocks per level (one more in the decoder).
         attn_resolutions: sides in pixels at which every block has attention; the decoder always begins with
-            one.
-        dropout: probability, in training only.
+            attention.
+        dropout: probability of dropout, in training only.
 
     Raises:
-        ValueError: a resolution that the levels cannot halve, or a width that cannot be split into heads.
+        ValueError: the levels cannot halve the resolution, or a width cannot be split into heads.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class DhariwalUNetModule(nn.Module):
                 which the result has.
             c_noise_B: float32 noise condition [B] or [1].
             class_labels: one-hot (or zero) rows [B, label_dim] or [1, label_dim], for a conditional network.
-            augment_labels: [B, augment_dim]; None stands for clean images, as when sampling.
+            augment_labels: [B, augment_dim]; None for images without augmentation, as in sampling.
         """
         dtype = self.map_layer0.weight.dtype
         emb_BE = self._embedding(c_noise_B, class_labels, augment_labels).to(dtype)
@@ -165,8 +165,9 @@ class DhariwalUNetModule(nn.Module):
 
 
 def _initialise(network: DhariwalUNetModule) -> None:
-    """ADM's start: uniform in +-1/sqrt(fan in), branches and output ending in zeros, and labels embedded as
-    standard normal rows."""
+    """Initialise as ADM does: uniform in +-1/sqrt(fan in), zeros in the last layers of branches and output,
+    and standard normal label rows.
+    """
     for module in network.modules():
         if isinstance(module, (nn.Linear, Conv2d)):
             for parameter in module.parameters():

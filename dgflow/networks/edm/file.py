@@ -1,8 +1,8 @@
-"""EDM's and EDM2's `.pkl` files, read without running them: pickles of a whole network, with its source code
-inside.
+"""Read EDM's and EDM2's `.pkl` files without executing them: pickles of a whole network, including its source
+code.
 
-A file is taken apart into records (`inert_pickle`); any global that such files are not known to name is
-refused. Tensors are built from the records, and checked against the storage that they view.
+A file is parsed into records (`inert_pickle`); globals that such files are not known to name are refused.
+Tensors are built from the records and checked against the storage that they view.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dgflow.weights.weight_file import VALUES, File, WeightFile, called, plain, 
 _PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
 _SCALARS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
 _ARRAYS = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct", "numpy.ndarray")
-"""Of EDM2's encoder of latents, which lies beside the network and is not looked at."""
+"""Globals of EDM2's latent encoder, which is stored beside the network and ignored."""
 _DICTS = ("collections.OrderedDict", "dnnlib.util.EasyDict")
 ALLOWED = frozenset(
     {
@@ -37,20 +37,19 @@ ALLOWED = frozenset(
         "torch.storage._load_from_bytes",
     }
 )
-_DEEPEST = 100  # modules within modules; EDM's networks have five
+_DEEPEST = 100  # nesting depth of modules; EDM's networks have five levels
 
 
 def read_edm_pickle(file: File, *, source: str | None = None) -> WeightFile:
-    """The tensors of the pickle's `ema` network, by their state-dict names.
+    """Read the tensors of the pickle's `ema` network, by their state-dict names.
 
     Returns:
-        Settings: `class_name` (such as "EDMPrecond"), `init_args`, `init_kwargs` (what it was constructed
-            with) and `attributes` (its plain
-        ones, such as sigma_min), and under `model`, where there is one, the same of the network inside.
+        Settings: `class_name` (such as "EDMPrecond"), `init_args`, `init_kwargs` (the constructor's
+            arguments) and `attributes` (plain ones, such as sigma_min); under `model`, if there is one, the
+            same for the network inside.
 
     Raises:
-        ValueError: a global that is not among those of such files, a file of another kind, damaged or cut
-            short.
+        ValueError: the file names a global that is not allowed, is of another kind, damaged or truncated.
     """
     name = called(file, source)
     with inert(file, name, "pickle of EDM's") as (stream, size):
@@ -69,7 +68,7 @@ def read_edm_pickle(file: File, *, source: str | None = None) -> WeightFile:
         return WeightFile(dict(reader.tensors(network, "", 0)), reader.settings(network))
     except (ValueError, MemoryError):
         raise
-    except Exception as error:  # records may be put together in any way
+    except Exception as error:  # records may be combined in any way
         raise ValueError(
             f"{name}: expected a network of EDM's under 'ema', found records that are none "
             f"({reason(error)}): fetch it again"
@@ -77,7 +76,7 @@ def read_edm_pickle(file: File, *, source: str | None = None) -> WeightFile:
 
 
 class Reader:
-    """Makes tensors and settings of the records of one file."""
+    """Build tensors and settings from the records of one file."""
 
     def __init__(self, source: str) -> None:
         self.source = source
@@ -86,7 +85,9 @@ class Reader:
         self._values = 0
 
     def tensors(self, module: Any, prefix: str, depth: int) -> Iterator[tuple[str, Tensor]]:
-        """As `state_dict()`: parameters, then persistent buffers, then those of the modules inside."""
+        """The tensors in the order of `state_dict()`: parameters, persistent buffers, then the modules
+        inside.
+        """
         if depth > _DEEPEST:
             raise self._error(prefix, f"modules at most {_DEEPEST} deep", "more")
         state = self._state(module, prefix)
@@ -108,7 +109,7 @@ class Reader:
                 yield f"{prefix}{name}", value
 
     def settings(self, module: Any) -> dict[str, Any]:
-        """The description of a persistent module, and of its child `model` where it has one."""
+        """The settings of a persistent module, and of its child `model` if it has one."""
         found = self._described(module)
         child = self._dict(self._state(module, "").get("_modules", {}), "").get("model")
         return found if child is None else {**found, "model": self._described(child)}
@@ -133,7 +134,7 @@ class Reader:
         }
 
     def _plain(self, values: dict[Any, Any]) -> dict[str, Any]:
-        """Those of the values that are plain data, by the names that are text."""
+        """Select the values that are plain data and whose names are strings."""
         found = {}
         for name, value in values.items():
             if isinstance(name, str):
@@ -142,15 +143,17 @@ class Reader:
         return found
 
     def _count(self, at: str) -> None:
-        """Lists in lists, or modules in modules, can make a small file describe more values than a host can
-        hold."""
+        """Count a value and raise beyond the limit: nested lists or modules can make a small file describe
+        more values than fit into memory.
+        """
         self._values += 1
         if self._values > VALUES:
             raise self._error(at, f"at most {VALUES} values", "more")
 
     def _state(self, module: Any, at: str) -> dict[Any, Any]:
-        """The attributes of a module: of a persistent one, the `state` of its record; of torch's own, what it
-        was given."""
+        """The attributes of a module: the `state` of the record for a persistent module, the given state for
+        torch's own.
+        """
         if not isinstance(module, Record):
             raise self._error(at, "a module", _kind(module))
         if module.name != _PERSISTENT:
@@ -170,8 +173,7 @@ class Reader:
         return value
 
     def _value(self, value: Any, at: str) -> Any:
-        """Plain containers of what records stand for, as far as that is plain; other records stay as they
-        are."""
+        """Convert records to plain values and containers; records without a plain form stay unchanged."""
         self._count(at)
         if isinstance(value, Record):
             if value.name in _DICTS:
@@ -201,13 +203,12 @@ class Reader:
         try:
             untyped, dtype = self._storage(storage, at)
             flat = torch.empty(0, dtype=dtype).set_(untyped)
-            return flat.as_strided(size, stride, offset)  # refuses a view beyond the storage
+            return flat.as_strided(size, stride, offset)  # raises for a view beyond the storage
         except (RuntimeError, TypeError) as error:
             raise self._error(at, "a tensor within its storage", str(error).partition("\n")[0]) from error
 
     def _storage(self, record: Any, at: str) -> tuple[torch.UntypedStorage, torch.dtype]:
-        """The storage in the record's bytes, which are a torch.save of one; the same one for all tensors that
-        share it."""
+        """Load the storage from the record's bytes, a torch.save of one; shared by all tensors on it."""
         if (
             not isinstance(record, Record)
             or record.name != "torch.storage._load_from_bytes"
@@ -218,7 +219,7 @@ class Reader:
             raise self._error(at, "the bytes of a storage", _kind(record.args[0]))
         key = id(
             record.args[0]
-        )  # they live as long as this reader, and many records of the same ones must not make many storages
+        )  # the bytes live as long as this reader; equal records must not create many storages
         if key not in self._storages:
             storage = load_torch(record.args[0], f"{self.source}, the storage of {short(at)}")
             if not isinstance(storage, torch.TypedStorage):

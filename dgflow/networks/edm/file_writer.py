@@ -1,9 +1,9 @@
-"""Pickles in the published format of EDM and EDM2, made of any network: what `edm_pickle` reads, for runs
-without the published files and for tests.
+"""Write any network as a pickle in the published format of EDM and EDM2, for smoke runs and tests without the
+published files.
 
-Every module is a persistent object with its source text, ModuleDicts are torch's own. The modules and classes
-that such pickles name exist only while one is written, so that a reader which imported them would fail; the
-source text, where it is run, says so and stops.
+Every module is a persistent object with its source text; ModuleDicts are torch's own. The modules and classes
+that the pickles name exist only during writing, so a reader that imported them would fail; the source text
+raises an error if executed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SOURCE = "raise AssertionError('the source code of a pickled network was execute
 
 
 class Persistent:
-    """Reduces as EDM's persistent objects do: a function by name, with one dict."""
+    """An object that is pickled like EDM's persistent objects: a function by name, with one dict."""
 
     def __init__(self, meta: dict[str, Any]) -> None:
         self.meta = meta
@@ -44,13 +44,14 @@ def write_edm_pickle(
     change: Callable[[dict[str, Any]], None] | None = None,
     beside: Mapping[str, Any] = MappingProxyType({}),
 ) -> bytes:
-    """The file for `network`, under "ema".
+    """Return the file for `network`, stored under "ema".
 
     Args:
         network: one of EDM's preconditioners with a network inside, or EDM2's.
-        init_kwargs: what the network inside was constructed with; where it is no `model`, the whole.
-        source: the text that each module carries as its source code.
-        change: edits the outermost module's state.
+        init_kwargs: the constructor's arguments of the network inside (`model`), or of `network` if there is
+            none.
+        source: the text stored as each module's source code.
+        change: a function that edits the outermost module's state.
         beside: further entries of the file.
     """
     with _named_modules() as easy_dict:
@@ -67,7 +68,7 @@ def write_edm_pickle(
 
 @contextlib.contextmanager
 def _named_modules() -> Iterator[type[dict[str, Any]]]:
-    """The modules that the pickle names, while it is written; gives `dnnlib.util.EasyDict`."""
+    """A context in which the modules that the pickle names exist; yields `dnnlib.util.EasyDict`."""
 
     def _reconstruct_persistent_obj(meta: Any) -> Any:
         raise AssertionError("called while writing")
@@ -121,7 +122,7 @@ def _persistent(
             "type": "class",
             "version": 6,
             "module_src": source,
-            "class_name": type(module).__name__.removesuffix("Module"),  # ours says so
+            "class_name": type(module).__name__.removesuffix("Module"),  # our class names end in Module
             "state": state,
         }
     )

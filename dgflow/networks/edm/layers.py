@@ -1,6 +1,6 @@
 """Layers of EDM's SongUNet (DDPM++ and NCSN++ in one) and DhariwalUNet (ADM), with the published parameter
-and buffer names. Numbers do not depend on the memory format; group norms, softmaxes, noise embeddings and
-random frequencies are in float32 at least.
+and buffer names. Results do not depend on the memory format; group norms, softmaxes, noise embeddings and
+random frequencies are computed in at least float32.
 
 Shape letters: B batch, C channels, H W height and width, E embedding width.
 """
@@ -19,11 +19,11 @@ from dgflow.networks.attention import attend
 from dgflow.networks.precision import group_norm, kept_wide
 
 INIT_SMALL = 1e-5
-"""Scale of the initial weights of layers that end a branch: the branch starts close to zero."""
+"""Scale of the initial weights of a branch's last layer: the branch starts close to zero."""
 
 
 def linear(in_features: int, out_features: int, bias: bool = True) -> nn.Linear:
-    """Linear layer with the initialisation of the original: Xavier uniform, bias zero."""
+    """Linear layer with the original's initialisation: Xavier uniform, bias zero."""
     layer = nn.Linear(in_features, out_features, bias=bias)
     nn.init.xavier_uniform_(layer.weight)
     if bias:
@@ -32,8 +32,9 @@ def linear(in_features: int, out_features: int, bias: bool = True) -> nn.Linear:
 
 
 class GroupNorm(nn.GroupNorm):
-    """At most 32 groups of at least 4 channels, computed in float32 at least whatever the precision of the
-    input."""
+    """Group norm with at most 32 groups of at least 4 channels, computed in at least float32 for any
+    precision of the input.
+    """
 
     def __init__(self, channels: int, eps: float) -> None:
         super().__init__(max(1, min(32, channels // 4)), channels, eps=eps)
@@ -43,10 +44,9 @@ class GroupNorm(nn.GroupNorm):
 
 
 class Conv2d(nn.Module):
-    """Convolution with optional resampling by a FIR filter. `kernel=0` only resamples and keeps no weight.
+    """Convolution with optional resampling by a FIR filter. `kernel=0` only resamples and has no weight.
 
-    The signal is resampled first and convolved second; `fused` (down only) convolves first. Borders are
-    zero-padded.
+    The input is resampled, then convolved; `fused` (down only) convolves first. Borders are zero-padded.
 
     Args:
         resample: None, or to double ("up") or halve ("down") the side.
@@ -89,7 +89,7 @@ class Conv2d(nn.Module):
         return F.conv2d(x_BCHW, self.weight, self.bias, padding=self.kernel // 2) if self.kernel else x_BCHW
 
     def _filtered(self, x_BCHW: Tensor, padding: int) -> Tensor:
-        if self.is_box:  # the same numbers as the depthwise convolution below, several times faster on a CPU
+        if self.is_box:  # equal to the depthwise convolution below, several times faster on a CPU
             return (
                 F.interpolate(x_BCHW, scale_factor=2, mode="nearest")
                 if self.resample == "up"
@@ -97,9 +97,7 @@ class Conv2d(nn.Module):
             )
         channels = x_BCHW.shape[1]
         taps = self.resample_filter.expand(channels, -1, -1, -1)
-        if (
-            self.resample == "up"
-        ):  # 4 = the zeros that upsampling by two puts between samples, to keep the mean
+        if self.resample == "up":  # 4: keeps the mean, since upsampling by two inserts zeros
             return F.conv_transpose2d(x_BCHW, 4 * taps, stride=2, padding=padding, groups=channels)
         return F.conv2d(x_BCHW, taps, stride=2, padding=padding, groups=channels)
 
@@ -109,14 +107,14 @@ class UNetBlock(nn.Module):
     Defaults as in DhariwalUNet.
 
     Args:
-        resample: the first convolution and the skip change the side by two, None for neither.
-        num_heads: heads of self-attention over all pixels after the residual part, 0 for no attention.
-        dropout: probability, before the second convolution, in training only.
+        resample: the first convolution and the skip change the side by a factor of two; None for no change.
+        num_heads: heads of the self-attention over all pixels after the residual part; 0 for no attention.
+        dropout: probability of dropout before the second convolution, in training only.
         adaptive_scale: the embedding scales and shifts after the second norm; otherwise it is added before
             it.
-        skip_scale: factor on each of the block's two sums.
-        eps: of the group norms.
-        resample_proj: a skip that resamples has a 1x1 convolution even if the width stays.
+        skip_scale: factor on both sums of the block.
+        eps: epsilon of the group norms.
+        resample_proj: a resampling skip has a 1x1 convolution even if the width does not change.
     """
 
     def __init__(
@@ -171,7 +169,7 @@ class UNetBlock(nn.Module):
         x_BCHW = self._scaled(h + self.skip(x_BCHW))
         if self.num_heads:
             B, C, H, W = x_BCHW.shape
-            # Rows of qkv: head, then channel, then q, k or v.
+            # Row order of qkv: head; channel; q, k or v.
             q, k, v = (
                 self.qkv(self.norm2(x_BCHW)).flatten(2).reshape(B, self.num_heads, -1, 3, H * W).unbind(3)
             )
@@ -183,13 +181,13 @@ class UNetBlock(nn.Module):
 
 
 def positional_angles(c_noise_B: Tensor, half: int, divisor: int) -> Tensor:
-    """c f [B, half], with frequencies f_i = 10000^(-i / divisor), i < half."""
+    """Angles c f [B, half], with frequencies f_i = 10000^(-i / divisor), i < half."""
     exponents = torch.arange(half, dtype=torch.float32, device=c_noise_B.device) / divisor
     return c_noise_B.outer((1 / 10_000) ** exponents)
 
 
 class PositionalEmbedding(nn.Module):
-    """SongUNet's [sin(c f), cos(c f)], with frequencies whose last is 1/10000 exactly."""
+    """SongUNet's [sin(c f), cos(c f)], whose last frequency is exactly 1/10000."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -201,8 +199,9 @@ class PositionalEmbedding(nn.Module):
 
 
 class FourierEmbedding(nn.Module):
-    """[sin(2 pi c f), cos(2 pi c f)] with random frequencies f ~ N(0, scale^2) drawn at construction and
-    stored as a buffer."""
+    """[sin(2 pi c f), cos(2 pi c f)] with random frequencies f ~ N(0, scale^2), drawn at construction and
+    stored as a buffer.
+    """
 
     freqs: Tensor
 
@@ -215,7 +214,7 @@ class FourierEmbedding(nn.Module):
         return torch.cat([angles.sin(), angles.cos()], dim=1)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # Angles reach hundreds: frequencies of eight bits would turn the embedding into noise.
+        # Angles reach hundreds: eight-bit frequencies would turn the embedding into noise.
         freqs = self.freqs
         super()._apply(fn, recurse)
         self.freqs = kept_wide(freqs, self.freqs)

@@ -1,8 +1,8 @@
 """Preconditioners (Karras et al. 2022, table 1): a raw network F becomes a denoiser D(x, sigma, labels) =
 c_skip x + c_out F(c_in x, c_noise).
 
-The numbers are the published ones, float32 formulas included, since the networks were trained with them. x,
-sigma, the coefficients and the result are float32; the network alone may be in another precision.
+The formulas are the published ones, including their float32 rounding, since the networks were trained with
+it. x, sigma, the coefficients and the result are float32; only the network may have another precision.
 """
 
 from __future__ import annotations
@@ -22,12 +22,11 @@ from dgflow.networks.precision import kept_wide
 
 Network = SongUNetModule | DhariwalUNetModule
 Level = TypeVar("Level", float, Tensor)
-"""Noise levels: a number on the host, or a tensor where it is."""
+"""Noise levels: a number on the host, or a tensor on any device."""
 
 
 class Coefficients(NamedTuple):
-    """Coefficients of one noise level or of a batch of them, [B, 1, 1, 1]; plain numbers where they are
-    constants."""
+    """Coefficients for one noise level or a batch of them, [B, 1, 1, 1]; constants are plain numbers."""
 
     c_skip: Tensor | float
     c_out: Tensor
@@ -36,8 +35,8 @@ class Coefficients(NamedTuple):
 
 
 class EDMPrecond(nn.Module):
-    """EDM's preconditioning, which keeps inputs and training targets at unit variance. sigma from 0 to
-    infinity.
+    """EDM's preconditioning, which keeps inputs and training targets at unit variance. Valid for sigma from 0
+    to infinity.
 
     Args:
         sigma_data: standard deviation of the training images.
@@ -81,17 +80,17 @@ class EDMPrecond(nn.Module):
         return _denoise(self, x_BCHW, sigma, class_labels, augment_labels)
 
     def round_sigma(self, sigma: Level) -> Level:
-        """The nearest sigma that the network knows: any, so `sigma` itself."""
+        """The nearest sigma that the network supports: it supports any, so `sigma` itself."""
         return sigma
 
 
 class VPPrecond(nn.Module):
-    """Variance preserving, of Song et al. 2021 (DDPM++): the network predicts noise, and its condition is the
-    step in 0..M-1.
+    """Variance-preserving preconditioning of Song et al. 2021 (DDPM++): the network predicts noise, and its
+    condition is the step in 0..M-1.
 
     Args:
         beta_d, beta_min: slope and offset of the linear beta(t), t in [0, 1].
-        M: number of steps that the condition is scaled to.
+        M: number of steps to which the condition is scaled.
         epsilon_s: smallest time, which gives sigma_min.
     """
 
@@ -110,8 +109,8 @@ class VPPrecond(nn.Module):
             model.label_dim,
         )
         self.beta_d, self.beta_min, self.M, self.epsilon_t = beta_d, beta_min, M, epsilon_s
-        # In float32 as published: 2^-10 and 152.167 at the defaults. The cpu is named so that building on the
-        # meta device works.
+        # In float32 as published: 2^-10 and 152.167 at the defaults. On the CPU explicitly, so that building
+        # on the meta device works.
         self.sigma_min = float(self.sigma(torch.tensor(epsilon_s, dtype=torch.float32, device="cpu")))
         self.sigma_max = float(self.sigma(torch.tensor(1.0, dtype=torch.float32, device="cpu")))
         self.model = model
@@ -141,13 +140,14 @@ class VPPrecond(nn.Module):
         return _denoise(self, x_BCHW, sigma, class_labels, augment_labels)
 
     def round_sigma(self, sigma: Level) -> Level:
-        """The nearest sigma that the network knows: any, so `sigma` itself."""
+        """The nearest sigma that the network supports: it supports any, so `sigma` itself."""
         return sigma
 
 
 class VEPrecond(nn.Module):
-    """Variance exploding, of Song et al. 2021 (NCSN++): the network predicts the scaled score, its condition
-    is ln(sigma / 2)."""
+    """Variance-exploding preconditioning of Song et al. 2021 (NCSN++): the network predicts the scaled score,
+    and its condition is ln(sigma / 2).
+    """
 
     def __init__(self, model: Network, sigma_min: float = 0.02, sigma_max: float = 100.0) -> None:
         super().__init__()
@@ -173,19 +173,19 @@ class VEPrecond(nn.Module):
         return _denoise(self, x_BCHW, sigma, class_labels, augment_labels)
 
     def round_sigma(self, sigma: Level) -> Level:
-        """The nearest sigma that the network knows: any, so `sigma` itself."""
+        """The nearest sigma that the network supports: it supports any, so `sigma` itself."""
         return sigma
 
 
 class iDDPMPrecond(nn.Module):
-    """iDDPM's (Nichol & Dhariwal 2021): the network predicts noise, and knows only the M levels of a cosine
-    schedule. C of 2 C outputs are used.
+    """iDDPM's preconditioning (Nichol & Dhariwal 2021): the network predicts noise and supports only the M
+    levels of a cosine schedule. C of 2 C outputs are used.
 
-    The state dict holds the levels as `u`: float32 [M + 1], descending, u[M] = 0. They stay in float32 where
-        a network is converted.
+    The state dict holds the levels as `u`: float32 [M + 1], descending, u[M] = 0. The levels stay in float32
+    if the network is converted.
 
     Args:
-        C_1: bound on the ratio of successive alpha_bar, from below.
+        C_1: lower bound of the ratio of successive alpha_bar.
         C_2: offset of the cosine.
         M: number of steps.
     """
@@ -200,7 +200,7 @@ class iDDPMPrecond(nn.Module):
             model.label_dim,
         )
         self.C_1, self.C_2, self.M = C_1, C_2, M
-        # In float32 as published. The cpu is named so that building on the meta device works.
+        # In float32 as published. On the CPU explicitly, so that building on the meta device works.
         angles = torch.arange(M + 1, dtype=torch.float32, device="cpu") * (0.5 * math.pi) / M / (C_2 + 1)
         alpha_bar = angles.sin() ** 2
         ratio = (alpha_bar[:-1] / alpha_bar[1:]).clamp_min(C_1)
@@ -212,7 +212,9 @@ class iDDPMPrecond(nn.Module):
         self.model = model
 
     def nearest(self, sigma: Tensor) -> Tensor:
-        """Index in `u` of the nearest level, the first of two that are equally near. int64, sigma's shape."""
+        """Index in `u` of the nearest level; of two equally near levels, the first. int64, shaped like
+        sigma.
+        """
         return (sigma.to(torch.float32)[..., None] - self.u).abs().argmin(dim=-1)
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
@@ -231,9 +233,9 @@ class iDDPMPrecond(nn.Module):
         return _denoise(self, x_BCHW, sigma, class_labels, augment_labels)
 
     def round_sigma(self, sigma: Level) -> Level:
-        """The nearest sigma that the network knows, in sigma's dtype.
+        """The nearest sigma that the network supports, in sigma's dtype.
 
-        A number is rounded on the host, which reads `u` there.
+        A plain number is rounded on the host, which copies `u` there.
         """
         if isinstance(sigma, Tensor):
             return self.u[self.nearest(sigma)].to(sigma.dtype)
@@ -250,15 +252,15 @@ Denoiser = EDMPrecond | VPPrecond | VEPrecond | iDDPMPrecond
 
 
 def check_sigmas(denoiser: Denoiser, sigmas: Sequence[float]) -> None:
-    """Refuse a schedule with levels that the network was not made for. A last level of 0 is the clean image
-    and never enters the network.
+    """Refuse a schedule with levels outside the network's range. A last level of 0 is the clean image and
+    never enters the network.
 
     Args:
         sigmas: noise levels in the order of sampling, on the host.
 
     Raises:
-        ValueError: a level outside [sigma_min, sigma_max] by more than float32's rounding, or not above 0;
-            names the first.
+        ValueError: a level lies outside [sigma_min, sigma_max] by more than float32's rounding, or is not
+            positive; the first is named.
     """
     levels = sigmas[:-1] if len(sigmas) and sigmas[-1] == 0 else sigmas
     i = first_outside(levels, denoiser.sigma_min, denoiser.sigma_max)

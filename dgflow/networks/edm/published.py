@@ -1,4 +1,6 @@
-"""EDM's files. Its baseline pickles are left out: the arguments of their networks are not known."""
+"""Published files of EDM. Its baseline pickles are omitted, since the arguments of their networks are not
+known.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,7 @@ def _pair(
     fid: float | None = None,
     note: str = "",
 ) -> list[PublishedFile]:
-    """The vp and the ve network of one data set; what was published is the former's.
+    """The vp and the ve network of one data set; the published FID is the vp network's.
 
     "vp" and "ve" name the architecture (DDPM++, NCSN++); the preconditioning is EDM's in both.
     """
@@ -55,7 +57,7 @@ def _pair(
 
 
 def _reference(name: str, size: int) -> PublishedFile:
-    """`mu` and `sigma` of the training set's Inception features."""
+    """The reference of one data set: `mu` and `sigma` of the training set's Inception features."""
     source = f"{_SITE}/fid-refs/{name}.npz"
     return PublishedFile(
         name=f"fid-{name}", file_name=f"{name}.npz", source=source, format="npz", image_size=size, **_FROM

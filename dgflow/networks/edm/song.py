@@ -1,5 +1,5 @@
 """EDM's score network SongUNet (Karras et al. 2022): DDPM++ and NCSN++, with the published names and
-initialisation. `preconditioners` makes a denoiser of it.
+initialisation. `preconditioners` turns it into a denoiser.
 
 Shape letters: B batch, C channels, H W height and width, E embedding width.
 """
@@ -39,22 +39,22 @@ class SongUNetModule(nn.Module):
     Args:
         img_resolution: side of the image in pixels, divisible by 2 for every level but the first.
         img_channels: channels of input and output.
-        label_dim: number of classes, 0 for an unconditional network.
-        augment_dim: width of the augmentation labels, 0 for none (9 in the published networks).
+        label_dim: number of classes; 0 for an unconditional network.
+        augment_dim: width of the augmentation labels; 0 for none (9 in the published networks).
         model_channels: base width; the embedding is four times as wide, the noise embedding
             `channel_mult_noise` times.
         channel_mult: width of each level as a multiple of `model_channels`.
-        num_blocks: residual blocks a level (one more in the decoder).
-        attn_resolutions: sides in pixels at which there is attention; the deepest level of the decoder always
-            begins with one.
-        dropout: probability, in training only.
+        num_blocks: residual blocks per level (one more in the decoder).
+        attn_resolutions: sides in pixels with attention; the deepest level of the decoder always begins with
+            attention.
+        dropout: probability of dropout, in training only.
         embedding_type: "positional" or "fourier" (random frequencies, stored).
-        encoder_type, decoder_type: "standard", or how a pyramid of small images joins: "skip" (sum) or
-            "residual" (learned; encoder only).
+        encoder_type, decoder_type: "standard", or the way in which a pyramid of small images joins: "skip"
+            (sum) or "residual" (learned; encoder only).
         resample_filter: taps of the filter between levels.
 
     Raises:
-        ValueError: an unknown type or a resolution that the levels cannot halve.
+        ValueError: a type is unknown, or the levels cannot halve the resolution.
     """
 
     def __init__(
@@ -183,7 +183,7 @@ class SongUNetModule(nn.Module):
                 which the result has.
             c_noise_B: float32 noise condition [B] or [1].
             class_labels: one-hot (or zero) rows [B, label_dim] or [1, label_dim], for a conditional network.
-            augment_labels: [B, augment_dim]; None stands for clean images, as when sampling.
+            augment_labels: [B, augment_dim]; None for images without augmentation, as in sampling.
         """
         dtype = self.map_layer0.weight.dtype
         emb_BE = self._embedding(c_noise_B, class_labels, augment_labels).to(dtype)

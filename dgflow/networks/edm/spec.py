@@ -1,4 +1,4 @@
-"""EDM's networks as recipes name them."""
+"""Specs of EDM's networks, for recipes."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 
 
 PRECONDITIONERS = {"EDMPrecond": "edm", "VPPrecond": "vp", "VEPrecond": "ve", "iDDPMPrecond": "iddpm"}
-"""EDM's classes, and the values of `precond`."""
+"""EDM's preconditioner classes, by the value of `precond`."""
 CONSTANTS = ("beta_d", "beta_min", "M", "C_1", "C_2", "epsilon_t")
 ROUNDED = 0.1
-"""Relative difference of two ends of noise levels that is rounding: where they follow from a float32 formula,
-neighbouring results are 6% apart."""
+"""Relative difference of two ends of noise levels that counts as rounding: where a float32 formula gives
+them, neighbouring results are 6% apart.
+"""
 
 
 class _Preconditioned(ScoreNetworkSpec):
@@ -32,12 +33,14 @@ class _Preconditioned(ScoreNetworkSpec):
     formats: ClassVar[tuple[str, ...]] = ("edm_pickle",)
 
     precond: Literal["edm", "vp", "ve", "iddpm"] = "edm"
-    sigma_data: float = 0.5  # of the EDM preconditioner
+    sigma_data: float = 0.5  # standard deviation of the data, for the EDM preconditioner
     augment_dim: int = 0
 
     @property
     def untrained(self) -> tuple[str, ...]:
-        """Modules that `TrainScore` leaves as they are: what augmentation trains, which it has not."""
+        """Modules that `TrainScore` leaves untrained: those for augmentation labels, which it does not
+        use.
+        """
         return ("model.map_augment",) if self.augment_dim else ()
 
     def arguments(self, shape: DataShape) -> dict[str, Any]:
@@ -50,7 +53,7 @@ class _Preconditioned(ScoreNetworkSpec):
         }
 
     def preconditioned(self, network: Any) -> nn.Module:
-        """The denoiser D(x, sigma, class_labels) that is made of a U-Net."""
+        """Wrap a U-Net as the denoiser D(x, sigma, class_labels)."""
         from dgflow.networks.edm import preconditioners as edm
 
         if self.precond == "edm":
@@ -71,7 +74,9 @@ class _Preconditioned(ScoreNetworkSpec):
         return read_edm_pickle(file, source=source)
 
     def said(self, network: Any, shape: DataShape) -> dict[str, Said]:
-        """As of every network, with its class and the constants of its preconditioner."""
+        """The settings that a file may declare, including the class and the constants of the
+        preconditioner.
+        """
         from dgflow.weights.declared import Said
 
         said = super().said(network, shape)
@@ -86,7 +91,7 @@ class _Preconditioned(ScoreNetworkSpec):
         return said
 
     def declared(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """The settings of a pickle, or of `training_options.json` beside it."""
+        """Translate the settings of a pickle, or of `training_options.json` beside it."""
         inner = settings.get("model")
         told = super().declared(inner if isinstance(inner, dict) and "init_kwargs" in inner else settings)
         for part in (settings, inner):
@@ -100,7 +105,7 @@ class _Preconditioned(ScoreNetworkSpec):
         if network := network or told.get("model_type"):
             told["network"] = network
         if told.get("precond", "edm") != "edm":
-            told.pop("sigma_data", None)  # it has none
+            told.pop("sigma_data", None)  # this class has no sigma_data
         return told
 
     def write_published(
@@ -112,7 +117,7 @@ class _Preconditioned(ScoreNetworkSpec):
 
 
 class SongUNet(_Preconditioned):
-    """EDM's U-Net (DDPM++ as `positional`/`standard`, NCSN++ as `fourier`/`residual`) under one of EDM's
+    """EDM's U-Net (DDPM++ is `positional`/`standard`, NCSN++ is `fourier`/`residual`) under one of EDM's
     preconditioners.
 
     `attn_resolutions` are image sides in pixels. Image side and channels come from the data.
@@ -150,7 +155,7 @@ class SongUNet(_Preconditioned):
 
 
 class DhariwalUNet(_Preconditioned):
-    """EDM's port of ADM's U-Net; `edm-imagenet-64x64-cond-adm` has the defaults.
+    """EDM's port of ADM's U-Net; the defaults are `edm-imagenet-64x64-cond-adm`.
 
     `attn_resolutions` are image sides in pixels.
     """
@@ -180,7 +185,7 @@ class DhariwalUNet(_Preconditioned):
     def toy(self, factor: int) -> Self:
         return self.model_copy(
             update={
-                "model_channels": 64,  # its heads have 64 channels
+                "model_channels": 64,  # heads have 64 channels
                 "channel_mult": capped(self.channel_mult, 1),
                 "num_blocks": 1,
                 "attn_resolutions": divided(self.attn_resolutions, factor),

@@ -1,7 +1,8 @@
 """Magnitude-preserving layers of EDM2 (Karras et al. 2024, arXiv 2312.02696), with the published parameter
-names: each gives outputs of unit magnitude for such inputs, by construction rather than by group norms.
+names: each layer maps inputs of unit magnitude to outputs of unit magnitude, by construction rather than by
+group norms.
 
-Magnitudes, noise embeddings and their frequencies are in float32 at least.
+Magnitudes, noise embeddings and their frequencies are computed in at least float32.
 """
 
 from __future__ import annotations
@@ -17,35 +18,36 @@ from torch.nn import functional as F
 from dgflow.networks.precision import kept_wide, wide
 
 EPS = 1e-4
-"""Added to every magnitude before it divides."""
+"""Added to every magnitude before dividing by it."""
 SILU_MAGNITUDE = 0.596
 """Root mean square of silu(z) for a unit normal z, rounded as published."""
 
 
 def magnitude(values: Tensor, dims: Sequence[int]) -> Tensor:
-    """Root mean square over `dims`, which are kept, plus EPS; float32 at least."""
+    """Root mean square over `dims`, which are kept, plus EPS; in at least float32."""
     norm = torch.linalg.vector_norm(values, dim=list(dims), keepdim=True, dtype=wide(values.dtype))
     return EPS + norm * math.sqrt(norm.numel() / values.numel())
 
 
 def normalized(values: Tensor, dims: Sequence[int]) -> Tensor:
-    """`values` divided by their magnitude over `dims`, in their own dtype."""
+    """`values` divided by their magnitude over `dims`, in the dtype of `values`."""
     return values / magnitude(values, dims).to(values.dtype)
 
 
 def mp_silu(x: Tensor) -> Tensor:
-    """silu(x), at the magnitude of a unit normal x."""
+    """silu(x), rescaled to unit magnitude for a unit normal x."""
     return F.silu(x) / SILU_MAGNITUDE
 
 
 def mp_sum(a: Tensor, b: Tensor, balance: float) -> Tensor:
-    """(1 - t) a + t b with t = `balance`, at the magnitude that a and b have if they are uncorrelated."""
+    """(1 - t) a + t b with t = `balance`, rescaled to preserve magnitude for uncorrelated a and b."""
     return a.lerp(b, balance) / math.hypot(1 - balance, balance)
 
 
 def mp_cat(a_BCHW: Tensor, b_BCHW: Tensor, balance: float) -> Tensor:
-    """Both along the channels; their norms become as 1 - t to t with t = `balance`, whatever the number of
-    channels of either."""
+    """Concatenate along the channels; the norms of a and b get the ratio 1 - t to t with t = `balance`, for
+    any numbers of channels.
+    """
     a_channels, b_channels = a_BCHW.shape[1], b_BCHW.shape[1]
     scale = math.sqrt(a_channels + b_channels) / math.hypot(1 - balance, balance)
     a_weight = scale * (1 - balance) / math.sqrt(a_channels)
@@ -53,12 +55,12 @@ def mp_cat(a_BCHW: Tensor, b_BCHW: Tensor, balance: float) -> Tensor:
 
 
 def resampled(x_BCHW: Tensor, direction: Literal["up", "down"], taps: Sequence[float]) -> Tensor:
-    """Images of twice or half the side, by a separable filter that keeps the mean.
+    """Double or halve the side of images by a separable filter that preserves the mean.
 
     Args:
-        taps: of the filter, of any sum; [1, 1] is nearest neighbour up and 2x2 means down.
+        taps: taps of the filter, with any sum; [1, 1] is nearest neighbour up and 2x2 means down.
     """
-    if list(taps) == [1, 1]:  # the same numbers as below, several times faster on a CPU
+    if list(taps) == [1, 1]:  # equal to the code below, several times faster on a CPU
         if direction == "up":
             return F.interpolate(x_BCHW, scale_factor=2, mode="nearest")
         return F.avg_pool2d(x_BCHW, 2)
@@ -67,18 +69,18 @@ def resampled(x_BCHW: Tensor, direction: Literal["up", "down"], taps: Sequence[f
     kernel = row.outer(row).expand(channels, 1, -1, -1)
     if direction == "down":
         return F.conv2d(x_BCHW, kernel, stride=2, padding=padding, groups=channels)
-    # 4 = the zeros that upsampling by two puts between samples, to keep the mean
+    # 4: keeps the mean, since upsampling by two inserts zeros
     return F.conv_transpose2d(x_BCHW, 4 * kernel, stride=2, padding=padding, groups=channels)
 
 
 class MPConv(nn.Module):
-    """Convolution, or a linear layer without `kernel`, by weights of unit magnitude; no bias.
+    """Convolution (without `kernel`, linear layer) with weights of unit magnitude and no bias.
 
-    In training mode the stored weights are brought to unit magnitude before each use ("forced weight
+    In training mode the stored weights are normalised to unit magnitude before each use ("forced weight
     normalisation"), so that the learning rate keeps its meaning.
 
     Args:
-        kernel: sides of the kernel, odd; images keep their size.
+        kernel: sides of the kernel, odd; the image size is preserved.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: tuple[int, ...] = ()) -> None:
@@ -117,7 +119,7 @@ class MPFourier(nn.Module):
         return math.sqrt(2) * angles.cos()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # Frequencies and phases of eight bits would be another embedding than the one trained with.
+        # Eight-bit frequencies and phases would be another embedding than in training.
         freqs, phases = self.freqs, self.phases
         super()._apply(fn, recurse)
         self.freqs, self.phases = kept_wide(freqs, self.freqs), kept_wide(phases, self.phases)

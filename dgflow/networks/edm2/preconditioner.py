@@ -1,7 +1,7 @@
-"""EDM2's denoiser: its U-Net under EDM's preconditioning, with the published names, and the uncertainty by
-which its training weighs noise levels.
+"""EDM2's denoiser: its U-Net under EDM's preconditioning, with the published names, and the learned
+uncertainty by which training weights noise levels.
 
-x, sigma, the coefficients and the result are float32; the network alone may be in another precision.
+x, sigma, the coefficients and the result are float32; only the network may have another precision.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class Precond(nn.Module):
 
     Args:
         img_resolution, img_channels: side in pixels and channels of images or latents.
-        label_dim: number of classes, 0 for an unconditional network.
+        label_dim: number of classes; 0 for an unconditional network.
         sigma_data: standard deviation of the training images or latents.
-        logvar_channels: width of the embedding that `log_variance` is linear in.
+        logvar_channels: width of the embedding of which `log_variance` is a linear function.
         unet: the other arguments of `UNetModule`.
     """
 
@@ -63,8 +63,9 @@ class Precond(nn.Module):
         return c_skip * x + c_out * F_x.to(torch.float32)
 
     def log_variance(self, sigma: Tensor) -> Tensor:
-        """The learned logarithm of the weighted loss at noise levels sigma [B], float32 [B]. Only training
-        uses it: each level's loss is divided by its exponential."""
+        """The learned logarithm of the weighted loss at noise levels sigma [B], float32 [B]. Used only in
+        training: the loss at each level is divided by the exponential.
+        """
         return self.logvar_linear(self.logvar_fourier(self._condition(sigma.to(torch.float32)))).flatten()
 
     @staticmethod
@@ -73,7 +74,7 @@ class Precond(nn.Module):
 
 
 def in_half(network: Precond) -> Precond:
-    """A copy whose parameters and buffers are float16, as in EDM2's files."""
+    """Return a copy with float16 parameters and buffers, as in EDM2's files."""
     copied = copy.deepcopy(network)
     for module in copied.modules():
         for name, parameter in module.named_parameters(recurse=False):

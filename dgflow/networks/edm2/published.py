@@ -1,7 +1,8 @@
-"""EDM2's files: averages of the weights, named by size, thousands of training images, and the average's
-relative length. Those with the best published FID and FD_DINOv2, without guidance and with each kind of it.
+"""Published files of EDM2: averages of the weights, named by size, thousands of training images, and relative
+length of the average. Listed are the files with the best published FID and FD_DINOv2, without guidance and
+with each kind of guidance.
 
-Latents of ImageNet-512 are those of `edm2-vae`.
+Latents of ImageNet-512 come from `edm2-vae`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _CLASSES = 1000
 
 
 def edm2(size: str, *, latent: bool = False) -> EDM2UNet:
-    """The network of a published size, "xxs" to "xxl"; `latent` for ImageNet-512.
+    """Return the network of a published size, "xxs" to "xxl"; `latent` for ImageNet-512.
 
     Raises ValueError for another size.
     """
@@ -33,7 +34,9 @@ def edm2(size: str, *, latent: bool = False) -> EDM2UNet:
 
 
 def _file(data: str, name: str, fid: float | None = None, note: str = "") -> PublishedFile:
-    """`name`: size, "uncond" where it has no classes, thousands of images, and length of the average."""
+    """A published file. `name`: size, "uncond" for a network without classes, thousands of images, and length
+    of the average.
+    """
     file, size = f"edm2-{data}-{name}", name.partition("-")[0]
     latent = data == "img512"
     return PublishedFile(
@@ -57,7 +60,9 @@ def _file(data: str, name: str, fid: float | None = None, note: str = "") -> Pub
 
 
 def _reference(side: int) -> PublishedFile:
-    """Of Inception's features of the training set, and of DINOv2's, which are not read."""
+    """The reference: statistics of the training set's Inception features, and of DINOv2 features, which are
+    not read.
+    """
     return PublishedFile(
         name=f"fid-imagenet-{side}",
         file_name=f"img{side}.pkl",
@@ -82,7 +87,7 @@ FILES = (
     _file("img64", "m-2147483-0.060", 1.43, _PLAIN),
     _file("img64", "l-1073741-0.040", 1.33, _PLAIN),
     _file("img64", "xl-0671088-0.040", 1.33, _PLAIN),
-    # Classifier-free guidance, by an unconditional network of the same average.
+    # Classifier-free guidance, by an unconditional network with the same average length.
     _file("img512", "xs-2147483-0.045", 2.91, _BY.format("xs-uncond-2147483-0.045", 1.4)),
     _file("img512", "xs-uncond-2147483-0.045"),
     _file("img512", "s-2147483-0.025", 2.23, _BY.format("xs-uncond-2147483-0.025", 1.4)),
@@ -94,7 +99,7 @@ FILES = (
         _BY.format("xs-uncond-2147483-0.015", 1.2) + "; " + _DINO.format(33.09) + "weight 1.7",
     ),
     _file("img512", "xs-uncond-2147483-0.015"),
-    # Autoguidance, by a smaller network that was trained less.
+    # Autoguidance, by a smaller, less trained network.
     _file("img512", "s-2147483-0.070", 1.34, _BY.format("xs-0134217-0.125", 2.1)),
     _file("img512", "xs-0134217-0.125"),
     _file("img512", "xxl-0939524-0.075", 1.25, _BY.format("m-0268435-0.155", 2.05)),
@@ -103,7 +108,7 @@ FILES = (
     _file("img512", "xs-uncond-0134217-0.110"),
     _file("img64", "s-1073741-0.045", 1.01, _BY.format("xs-0134217-0.110", 1.7)),
     _file("img64", "xs-0134217-0.110"),
-    # The best by FD_DINOv2.
+    # The best files by FD_DINOv2.
     _file("img512", "s-2147483-0.190", note=_DINO.format(68.64) + _PLAIN),
     _file("img512", "xxl-0939524-0.150", note=_DINO.format(42.84) + _PLAIN),
     _file("img512", "s-2147483-0.120", note=_DINO.format(36.67) + _BY.format("xs-0134217-0.165", 2.45)),

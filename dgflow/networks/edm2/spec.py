@@ -1,4 +1,4 @@
-"""EDM2's networks as recipes name them."""
+"""Specs of EDM2's networks, for recipes."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
     from dgflow.weights.weight_file import File, WeightFile
 
 CLASS = "Precond"
-"""The name that EDM2's files have for its networks."""
+"""The class name of the networks in EDM2's files."""
 
 
 class EDM2UNet(ScoreNetworkSpec):
     """EDM2's magnitude-preserving U-Net under EDM's preconditioning (Karras et al. 2024); EDM2-S by default.
 
-    The published sizes differ in `model_channels` and `dropout`: `edm2("xs")`.
-    `attn_resolutions` are image sides in pixels; levels of fewer than `channels_per_head` channels have no
-    attention. `latent`: its samples are latents, for a decoder. Image side and channels come from the data.
+    The published sizes differ in `model_channels` and `dropout`: `edm2("xs")`. `attn_resolutions` are image
+    sides in pixels; levels with fewer than `channels_per_head` channels have no attention. `latent`: samples
+    are latents, for a decoder. Image side and channels come from the data.
     """
 
     formats: ClassVar[tuple[str, ...]] = ("edm_pickle",)
 
     model_channels: int = Field(default=192, gt=0)
     channel_mult: tuple[int, ...] = (1, 2, 3, 4)
-    channel_mult_noise: int | None = Field(default=None, gt=0)  # None: the first level's
-    channel_mult_emb: int | None = Field(default=None, gt=0)  # None: the largest
+    channel_mult_noise: int | None = Field(default=None, gt=0)  # None: the first level's multiple
+    channel_mult_emb: int | None = Field(default=None, gt=0)  # None: the largest multiple
     num_blocks: int = Field(default=3, ge=0)
     attn_resolutions: tuple[int, ...] = (16, 8)
     channels_per_head: int = Field(default=64, gt=0)
@@ -57,7 +57,7 @@ class EDM2UNet(ScoreNetworkSpec):
 
     @property
     def untrained(self) -> tuple[str, ...]:
-        """Modules that `TrainScore` leaves as they are: the uncertainty, which is not in its loss."""
+        """Modules that `TrainScore` leaves untrained: the uncertainty, which is not in its loss."""
         return ("logvar_linear",)
 
     def check(self, shape: DataShape) -> None:
@@ -65,7 +65,7 @@ class EDM2UNet(ScoreNetworkSpec):
         sides = [shape.image_size >> level for level in range(len(self.channel_mult))]
         for side, mult in zip(sides, self.channel_mult, strict=True):
             width = self.model_channels * mult
-            heads = width // self.channels_per_head  # none in narrow levels
+            heads = width // self.channels_per_head  # 0 in narrow levels
             if heads and (side in self.attn_resolutions or side == sides[-1]):
                 check_heads(width, heads, "model_channels, to a multiple of channels_per_head")
 
@@ -100,7 +100,9 @@ class EDM2UNet(ScoreNetworkSpec):
         )
 
     def fill(self, network: Any) -> None:
-        """As of every network, and gains that begin at zero are one."""
+        """Replace weights initialised to zero, as for every network, and set gains initialised to zero to
+        one.
+        """
         super().fill(network)
         for name, parameter in network.named_parameters():
             if name.endswith("gain"):
@@ -109,7 +111,7 @@ class EDM2UNet(ScoreNetworkSpec):
     def read_published(
         self, file: File, format: str, network: Any, shape: DataShape, source: str
     ) -> WeightFile:
-        """Of a snapshot's averages, which EDM2's files store in float16, buffers too: as float32."""
+        """Read a snapshot's averages as float32; EDM2's files store parameters and buffers in float16."""
         from dgflow.networks.edm.file import read_edm_pickle
         from dgflow.weights.weight_file import WeightFile
 
@@ -117,13 +119,13 @@ class EDM2UNet(ScoreNetworkSpec):
         return WeightFile({name: tensor.float() for name, tensor in found.tensors.items()}, found.settings)
 
     def said(self, network: Any, shape: DataShape) -> dict[str, Said]:
-        """As of every network, with the name of its class."""
+        """The settings that a file may declare, including the class name."""
         from dgflow.weights.declared import Said
 
         return super().said(network, shape) | {"class_name": Said(CLASS, None)}
 
     def declared(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """The settings of a pickle, or of `training_options.json` beside it."""
+        """Translate the settings of a pickle, or of `training_options.json` beside it."""
         told = super().declared(settings)
         for part in ("init_kwargs", "attributes"):
             told |= settings.get(part, {})

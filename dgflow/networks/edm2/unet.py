@@ -1,5 +1,5 @@
 """EDM2's U-Net (Karras et al. 2024, configuration G): magnitude-preserving, without biases or group norms,
-with the published names. `preconditioner` makes a denoiser of it.
+with the published names. `preconditioner` turns it into a denoiser.
 
 Shape letters: B batch, C channels, H W height and width, E embedding width.
 """
@@ -22,17 +22,17 @@ from dgflow.networks.edm2.layers import MPConv, MPFourier, mp_cat, mp_silu, mp_s
 class Block(nn.Module):
     """Residual block of the encoder or the decoder, then optional multi-head attention.
 
-    The encoder's normalises its input pixel by pixel; the decoder's does not. The embedding scales the values
-    between the two convolutions.
+    An encoder block normalises its input pixel by pixel; a decoder block does not. The embedding scales the
+    values between the two convolutions.
 
     Args:
         flavor: "enc" or "dec".
-        resample: change the side by two before anything else, None for not.
-        attention: attention after the residual part, with as many heads as there are whole
-            `channels_per_head` in `out_channels`: none at all below.
-        dropout: probability, before the second convolution, in training only.
-        res_balance, attn_balance: share of the branch in each of the two sums.
-        clip_act: bound on the magnitude of the result, None for none.
+        resample: double or halve the side first; None for no change.
+        attention: attention after the residual part, with `out_channels // channels_per_head` heads; none if
+            that is 0.
+        dropout: probability of dropout before the second convolution, in training only.
+        res_balance, attn_balance: weight of the branch in each of the two sums.
+        clip_act: bound on the magnitude of the result; None for no bound.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Block(nn.Module):
         x = mp_sum(self._skipped(x) if self.flavor == "dec" else x, y, self.res_balance)
         if self.attn_qkv is not None and self.attn_proj is not None:
             B, C, H, W = x.shape
-            # Rows of qkv: head, then channel, then q, k or v.
+            # Row order of qkv: head; channel; q, k or v.
             qkv = self.attn_qkv(x).flatten(2).reshape(B, self.num_heads, C // self.num_heads, 3, H * W)
             attended = attend(*normalized(qkv, [2]).unbind(3)).reshape(B, C, H, W)
             x = mp_sum(x, self.attn_proj(attended), self.attn_balance)
@@ -93,19 +93,19 @@ class UNetModule(nn.Module):
     Args:
         img_resolution: side of the image in pixels, divisible by 2 for every level but the first.
         img_channels: channels of input and output.
-        label_dim: number of classes, 0 for an unconditional network.
+        label_dim: number of classes; 0 for an unconditional network.
         model_channels: base width.
         channel_mult: width of each level as a multiple of `model_channels`.
-        channel_mult_noise, channel_mult_emb: the same for the noise embedding and for the embedding; None for
-            the first level's width and for the largest.
-        num_blocks: residual blocks a level (one more in the decoder).
-        attn_resolutions: sides in pixels at which there is attention; the decoder always begins with one.
-        label_balance: share of the labels in the embedding.
-        concat_balance: share of the skip in each block of the decoder.
+        channel_mult_noise, channel_mult_emb: width multiples of the noise embedding and of the embedding;
+            None for the first level's and for the largest.
+        num_blocks: residual blocks per level (one more in the decoder).
+        attn_resolutions: sides in pixels with attention; the decoder always begins with attention.
+        label_balance: weight of the labels in the embedding.
+        concat_balance: weight of the skip in each decoder block.
         block: the other arguments of `Block`.
 
     Raises:
-        ValueError: a resolution that the levels cannot halve.
+        ValueError: the levels cannot halve the resolution.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class UNetModule(nn.Module):
         self.emb_label = MPConv(label_dim, E) if label_dim else None
 
         encoder = partial(Block, emb_channels=E, flavor="enc", **block)
-        width = img_channels + 1  # a channel of ones takes the place of biases
+        width = img_channels + 1  # a channel of ones replaces biases
         skips = []
         self.enc = nn.ModuleDict()
         for side, next_width in zip(sides, widths, strict=True):

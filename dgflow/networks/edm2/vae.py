@@ -12,12 +12,12 @@ from dgflow.networks.stable_diffusion.module import StableDiffusionVAEModule
 
 
 class EDM2VAEModule(StableDiffusionVAEModule):
-    """KL autoencoder whose latents are scale * raw + bias in each channel.
+    """KL autoencoder whose latents are scale * raw + bias per channel.
 
     Args:
         autoencoder: a diffusers `AutoencoderKL`, put into evaluation mode here.
-        raw_mean, raw_std: of its latents of the data, channel by channel.
-        final_mean, final_std: of the latents that come out.
+        raw_mean, raw_std: mean and standard deviation of the raw latents of the data, per channel.
+        final_mean, final_std: mean and standard deviation of the normalised latents.
     """
 
     scale_C: Tensor
@@ -46,5 +46,5 @@ class EDM2VAEModule(StableDiffusionVAEModule):
         return mean * self.scale_C + self.bias_C, std * self.scale_C
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Images [B, 3, H, W] of normalised latents. In [-1, 1] for the most part; not clamped."""
+        """Decode normalised latents to images [B, 3, H, W], mostly in [-1, 1] but not clamped."""
         return 2 * super().decode((latents - self.bias_C) / self.scale_C) - 1

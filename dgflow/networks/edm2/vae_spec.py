@@ -1,4 +1,4 @@
-"""EDM2's autoencoder as recipes name it."""
+"""Spec of EDM2's autoencoder, for recipes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
 
 class EDM2VAE(DiffusersVAE):
-    """diffusers' `AutoencoderKL` (`pip install "dgflow[dit]"`) of images in [0, 1], its latents brought from
-    `raw_mean` and `raw_std` of each channel to `final_mean` and `final_std`; the defaults are EDM2's on
-    ImageNet-512."""
+    """diffusers' `AutoencoderKL` (`pip install "dgflow[dit]"`) of images in [0, 1], with latents rescaled per
+    channel from `raw_mean` and `raw_std` to `final_mean` and `final_std`; the defaults are EDM2's on
+    ImageNet-512.
+    """
 
-    pixel_offset: ClassVar[float] = 127.5  # pixels are cut off at 255 v, as published
+    pixel_offset: ClassVar[float] = 127.5  # pixels are truncated at 255 v, as published
 
     raw_mean: tuple[float, ...] = (5.81, 3.25, 0.12, -2.15)
     raw_std: tuple[float, ...] = (4.17, 4.62, 3.71, 3.28)

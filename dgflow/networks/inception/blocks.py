@@ -1,21 +1,21 @@
 """The blocks of the Inception network of 2015-12-05 (Szegedy et al. 2015, figures 5 to 7), with the submodule
 names of the published PyTorch weights. Maps are [N, C, H, W].
 
-TensorFlow's graph differs from the paper in two places: averages leave padding out, and the last block pools
-by maximum.
+TensorFlow's graph differs from the paper in two points: averages exclude padding, and the last block uses
+maximum pooling.
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-EPSILON = 1e-3  # of every batch normalisation in that graph
+EPSILON = 1e-3  # of every batch normalisation in TensorFlow's graph
 
 
 class FrozenNorm(nn.Module):
     """Batch normalisation by stored statistics.
 
-    nn.BatchNorm2d would bring a counter of training batches, which the published network does not have.
+    nn.BatchNorm2d would add a counter of training batches, which the published network does not have.
     """
 
     def __init__(self, channels: int):
@@ -55,19 +55,19 @@ class ConvNorm(nn.Module):
         return F.relu(self.bn(self.conv(x)), inplace=True)
 
     def after_average(self, x: Tensor) -> Tensor:
-        """This unit, of a 1x1 convolution, applied to the averages of x over 3x3, padding left out.
+        """Apply this unit, a 1x1 convolution, to the 3x3 averages of x, which exclude padding.
 
-        A 1x1 convolution and a mean of the same points commute; behind the convolution there are 4 to 7 times
-        fewer channels to average.
+        A 1x1 convolution commutes with the average; after the convolution there are 4 to 7 times fewer
+        channels to average.
         """
         return F.relu(
             F.avg_pool2d(self.bn(self.conv(x)), 3, stride=1, padding=1, count_include_pad=False), inplace=True
         )
 
     def fold(self) -> None:
-        """Make the normalisation part of the convolution, in place.
+        """Fold the normalisation into the convolution, in place.
 
-        The products are rounded once, from float64.
+        The products are computed in float64 and rounded once.
         """
         if not isinstance(self.bn, FrozenNorm):
             return
@@ -164,7 +164,7 @@ class Shrink17(nn.Module):
 
 
 class Mixed8(nn.Module):
-    """Mixed_7b and Mixed_7c, on maps of 8 x 8: 2048 channels. The second of them pools by maximum."""
+    """Mixed_7b and Mixed_7c, on maps of 8 x 8: 2048 channels. The second uses maximum pooling."""
 
     def __init__(self, inputs: int, maximum: bool):
         super().__init__()

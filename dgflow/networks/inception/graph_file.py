@@ -1,7 +1,7 @@
 """OpenAI's `classify_image_graph_def.pb`, a frozen TensorFlow graph, read as data: no graph is built or run.
 
-Constants are taken from it, and two attributes of the batch norms that consume them. The messages are
-declared below with the field numbers of TensorFlow's published `.proto` files.
+Only constants are read, and two attributes of the batch norms that consume them. The messages are declared
+below, with the field numbers of TensorFlow's published `.proto` files.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ from torch import Tensor
 from dgflow.networks.inception.names import SCOPES, checked
 from dgflow.weights.weight_file import AGAIN, File, WeightFile, as_path, called, short, some
 
-# name, number, type (a message's name where it is one), repeated. The enum DataType and the oneof in
-# AttrValue are plain fields here, and the map of attributes a list of its entries: on the wire these are the
-# same.
+# Name, number, type (or the name of a message), repeated. The enum DataType and the oneof in AttrValue are
+# plain fields here, and the map of attributes is a list of its entries; the wire format is the same.
 _FIELDS: dict[str, list[tuple[str, int, str, bool]]] = {
     "Dim": [("size", 1, "int64", False)],
     "Shape": [("dim", 2, "Dim", True), ("unknown_rank", 3, "bool", False)],
@@ -44,7 +43,7 @@ _FIELDS: dict[str, list[tuple[str, int, str, bool]]] = {
     "Graph": [("node", 1, "Node", True)],
 }
 _DTYPES = {1: torch.float32, 19: torch.float16}  # DT_FLOAT, DT_HALF
-_SCALING = "BatchNormWithGlobalNormalization"  # inputs: what it normalizes, mean, variance, beta, gamma
+_SCALING = "BatchNormWithGlobalNormalization"  # inputs: x, mean, variance, beta, gamma
 _EPSILON = 1e-3
 _PARTS = {
     "conv2d_params": "conv.weight",
@@ -62,18 +61,18 @@ NODES = {
     "softmax/weights": "fc.weight",
     "softmax/biases": "fc.bias",
 }
-"""A constant of the graph -> its name in PyTorch's ports."""
-_PASSED = 10  # Identity nodes between a constant and who reads it; freezing leaves one
+"""Constant of the graph -> name in PyTorch's ports."""
+_PASSED = 10  # most Identity nodes between a constant and its reader; freezing leaves one
 
 
 def read_inception_graph(file: File, *, source: str | None = None) -> WeightFile:
-    """The graph's constants by the names of PyTorch's ports.
+    """Read the graph's constants by the names of PyTorch's ports.
 
-    Where a batch norm does not scale after normalizing, its gamma is not applied, and the weight is ones.
+    If a batch norm does not scale after normalising, its gamma is not applied, and the weight is set to ones.
 
     Raises:
-        ValueError: another graph, a tensor whose size is not its shape's, a batch norm with another epsilon,
-            damaged or cut short.
+        ValueError: the file is another graph, damaged or truncated, a tensor's size does not match its shape,
+            or a batch norm has another epsilon.
     """
     name = called(file, source)
     try:
@@ -113,7 +112,7 @@ def read_inception_graph(file: File, *, source: str | None = None) -> WeightFile
 
 @cache
 def message(name: str) -> type[Any]:
-    """The class of messages of that name, in a pool of its own."""
+    """The message class of that name, in a separate descriptor pool."""
     kinds = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name="graph.proto", package="dgflow", syntax="proto3")
     for message, fields in _FIELDS.items():
@@ -138,7 +137,7 @@ def message(name: str) -> type[Any]:
 
 
 def _constant(nodes: dict[str, Any], name: str) -> Any | None:
-    """The Const that `name` is, or that it hands on."""
+    """The Const node that `name` is or forwards."""
     for _ in range(_PASSED):
         node = nodes.get(name.removesuffix(":0"))
         if node is None or node.op == "Const":
@@ -154,7 +153,7 @@ def _attributes(node: Any) -> dict[str, Any]:
 
 
 def _unscaled(nodes: dict[str, Any], source: str) -> set[str]:
-    """The constants that are gamma of a batch norm that leaves it out."""
+    """The gamma constants of batch norms that do not scale."""
     found = set()
     for node in nodes.values():
         if node.op != _SCALING:
@@ -177,7 +176,9 @@ def _unscaled(nodes: dict[str, Any], source: str) -> set[str]:
 
 
 def _tensor(node: Any, size: int, source: str) -> Tensor:
-    """The constant's numbers in TensorFlow's order: raw, as a list, or one number that stands for all."""
+    """The constant's numbers in TensorFlow's order, stored as raw bytes, as a list, or as one number for
+    all.
+    """
     value = _attributes(node).get("value", message("Value")()).tensor
     shape = [dim.size for dim in value.tensor_shape.dim[:9]]
     where = f"{source}: expected numbers at {short(node.name)}"
@@ -212,13 +213,14 @@ def _tensor(node: Any, size: int, source: str) -> Tensor:
 
 
 def _halves(bits: Any) -> Tensor:
-    """Half-precision numbers from their bits, one an integer."""
+    """Half-precision numbers from their bits, one per integer."""
     return torch.from_numpy((np.array(bits, np.int64) & 0xFFFF).astype(np.uint16).view(np.float16))
 
 
 def write_inception_graph(tensors: Mapping[str, Tensor]) -> bytes:
-    """OpenAI's frozen graph, from tensors by the names of PyTorch's ports: constants, and the batch norms
-    that read them."""
+    """Encode tensors, by the names of PyTorch's ports, as OpenAI's frozen graph: constants, and the batch
+    norms that read them.
+    """
     graph = message("Graph")()
     for name, ours in NODES.items():
         tensor = tensors[ours]

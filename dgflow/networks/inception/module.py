@@ -1,5 +1,5 @@
 """The Inception network of 2015-12-05, whose features define FID, sFID, the Inception score, precision and
-recall. For evaluation only, in full float32 on every device; its input is made by `metrics.front_ends`.
+recall. For evaluation only, in full float32 on every device; `metrics.front_ends` prepares its input.
 
 Shape suffixes: N images, C channels, H and W rows and columns.
 """
@@ -20,7 +20,7 @@ SPATIAL_CHANNELS = 7  # of 192; 7 x 17 x 17 = 2023 is about as wide as `pooled` 
 
 
 class InceptionFeatures(NamedTuple):
-    """The values that the metrics read of N images, in the network's dtype.
+    """The network's outputs for the metrics, for N images, in the network's dtype.
 
     pooled: [N, 2048], the average of the last maps (pool_3), >= 0. FID, KID, precision and recall.
     spatial: [N, 2023], the first 7 channels of Mixed_6d's 1x1 branch (mixed_6/conv), flattened as [17, 17,
@@ -61,11 +61,11 @@ class InceptionV3Module(nn.Module):
         self.requires_grad_(False).eval()
 
     def forward(self, x: Tensor) -> InceptionFeatures:
-        """Features of prepared images [N, 3, 299, 299] in [-1, 1], of the network's dtype and device
-        (`front_ends.prepare`).
+        """Features of images [N, 3, 299, 299] in [-1, 1], prepared by `front_ends.prepare`, in the network's
+        dtype and on its device.
 
-        float32 is kept whole, whatever the process allows elsewhere; float64 needs a float64 network. Raises
-        ValueError for another shape or dtype: half precision moves the features by 0.5 %.
+        float32 is computed in full precision, whatever the process allows elsewhere; float64 needs a float64
+        network. Raises ValueError for another shape or dtype: half precision changes the features by 0.5 %.
         """
         if x.ndim != 4 or tuple(x.shape[1:]) != (3, SIDE, SIDE):
             raise ValueError(
@@ -87,20 +87,19 @@ class InceptionV3Module(nn.Module):
         x = F.max_pool2d(x, 3, stride=2)
         x = self.Mixed_6a(self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(x))))
         x = self.Mixed_6d(self.Mixed_6c(self.Mixed_6b(x)))
-        spatial_NHWC = x[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1)  # a Mixed17 puts its 1x1 branch first
+        spatial_NHWC = x[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1)  # the 1x1 branch comes first in a Mixed17
         x = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(self.Mixed_6e(x))))
         pooled = x.mean(dim=(2, 3))
         return InceptionFeatures(pooled, spatial_NHWC.flatten(1), pooled @ self.fc.weight.T)
 
 
 def accelerated(network: InceptionV3Module) -> InceptionV3Module:
-    """A copy that computes the same up to rounding (< 1e-6 of the largest feature) and faster; `network`
+    """Return a faster copy whose results are equal up to rounding (< 1e-6 of the largest feature); `network`
     keeps the published weights.
 
-    The normalisations are folded into the convolutions and the weights laid out channels last, in which
-    pooling is vectorised: on one CPU thread 1.6 times the images per second of torch-fidelity's extractor,
-    1.1 times without that layout. Nine tenths of what is left are convolutions at the speed of a matrix
-    product.
+    The normalisations are folded into the convolutions, and the weights are channels last, for vectorised
+    pooling: on one CPU thread, 1.6 times the images per second of torch-fidelity's extractor, 1.1 times
+    without that layout. Nine tenths of the remaining time are convolutions at the speed of a matrix product.
     """
     fast = copy.deepcopy(network)
     for module in fast.modules():
@@ -111,14 +110,14 @@ def accelerated(network: InceptionV3Module) -> InceptionV3Module:
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """float32 products and convolutions with all their bits: neither TF32 (the default of cuDNN's
-    convolutions), bfloat16 nor autocast.
+    """A context with full-precision float32 products and convolutions: no TF32 (the default of cuDNN's
+    convolutions), no bfloat16, no autocast.
 
-    The settings are the process's and are put back: not for two threads at once. torch keeps them twice, by
-    its old interface (`allow_tf32`) and its new one (`fp32_precision`), and CUDA's products fail where the
-    two disagree; so both are set.
+    The settings are process-wide and restored afterwards, so the context is not for two threads at once.
+    torch has an old interface (`allow_tf32`) and a new one (`fp32_precision`), and CUDA's products fail if
+    the two disagree; therefore both are set.
     """
-    backends: Any = torch.backends  # whose attributes are made at run time
+    backends: Any = torch.backends  # attributes exist at run time only
     old = (backends.cuda.matmul, backends.cudnn)
     new = (
         *(backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn),
@@ -142,7 +141,7 @@ def full_precision(device: torch.device) -> Iterator[None]:
 
 
 def _allows_tf32(place: Any) -> bool | None:
-    """The setting by the old interface; None where torch refuses to tell, as the new one says otherwise."""
+    """The setting of the old interface; None if torch refuses to return it because the new one disagrees."""
     try:
         return place.allow_tf32
     except RuntimeError:

@@ -1,8 +1,8 @@
-"""The names of Inception's tensors in its published files, and one form for all of them: 472 names in one
-order, float32, kernels as OIHW, as in torch-fidelity's `.pth`.
+"""Map the names of Inception's tensors in published files to one form: 472 names in one order, float32,
+kernels as OIHW, as in torch-fidelity's `.pth`.
 
 TensorFlow's graph names the convolutions by scope (`mixed_6/tower/conv_1`), PyTorch's ports by branch
-(`Mixed_6d.branch7x7_2`), and NVIDIA's by scope again, in part joined with underscores.
+(`Mixed_6d.branch7x7_2`), and NVIDIA's file by scope again, partly joined with underscores.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch import Tensor
 from dgflow.weights.torch_file import read_state_dict
 from dgflow.weights.weight_file import File, WeightFile, called, some
 
-# Numbers in a file's tensors, ten times the network's: views into one storage may claim far more than the
-# file has
+# Most numbers in a file's tensors, ten times the network's: views into one storage may claim far more than
+# the file has
 _MOST = 250_000_000
 
 
@@ -58,8 +58,8 @@ SCOPES: dict[str, str] = {
 """The scope of each of the 94 convolutions in TensorFlow's graph -> its module in PyTorch's ports, in the
 order of the latter."""
 
-# Of a module's tensor: its rank, and what files call it. Read like this, `weight` under a batch norm is gamma
-# and not the kernel.
+# A module's tensor: its rank, and its names in files. By this table, `weight` under a batch norm is gamma and
+# not the kernel.
 _PARTS: dict[str, tuple[int, frozenset[str]]] = {
     "conv.weight": (4, frozenset({"weight", "conv2d_params", "kernel"})),
     "bn.weight": (1, frozenset({"weight", "gamma", "scale"})),
@@ -75,19 +75,16 @@ _RANKS = {
 NAMES: tuple[str, ...] = tuple(_RANKS)
 """The state dict's names, without `num_batches_tracked`."""
 
-# A dot or an underscore: NVIDIA's files have both, `layers.mixed_8.tower.conv_1` and
+# Dot or underscore: NVIDIA's files have both, `layers.mixed_8.tower.conv_1` and
 # `layers.mixed_9.tower_1_conv_1`.
 _MODULES = {scope.replace("/", "_"): module for scope, module in SCOPES.items()}
-_INNER = frozenset(
-    {"conv", "bn", "batchnorm"}
-)  # modules in a convolution's, where its tensors are not its own
+_INNER = frozenset({"conv", "bn", "batchnorm"})  # submodules of a convolution that hold its tensors
 
 
 def read_inception_pth(file: File, *, source: str | None = None) -> WeightFile:
-    """The flat state dict of torch-fidelity and pytorch-fid.
+    """Read the flat state dict of torch-fidelity and pytorch-fid.
 
-    Raises:
-        ValueError: another network's, or as `read_state_dict`.
+    Raises ValueError for another network, and as `read_state_dict`.
     """
     name = called(file, source)
     tensors = read_state_dict(file, source=name).tensors
@@ -97,11 +94,10 @@ def read_inception_pth(file: File, *, source: str | None = None) -> WeightFile:
 
 
 def checked(found: Mapping[str, Tensor], source: str) -> WeightFile:
-    """`found` in the order of NAMES, float32.
+    """Return `found` in the order of NAMES, as float32.
 
     Raises:
-        ValueError: names missing or unexpected, a rank that is another, or numbers that float32 does not
-            hold.
+        ValueError: names are missing or unexpected, a rank differs, or float32 cannot hold a number.
     """
     missing, others = (
         [name for name in NAMES if name not in found],
@@ -132,14 +128,14 @@ def checked(found: Mapping[str, Tensor], source: str) -> WeightFile:
 
 
 def from_modules(found: Mapping[str, Tensor], source: str) -> WeightFile:
-    """The tensors of a port that names its modules by TensorFlow's scopes, such as
-    `layers.mixed_6.conv.beta`; gamma may be absent.
+    """Rename the tensors of a port that uses TensorFlow's scopes, such as `layers.mixed_6.conv.beta`; gamma
+    may be absent.
 
     The output layer may have any name: it is the one module with a matrix and a vector as long as one of its
         sides.
 
     Raises:
-        ValueError: a tensor with no place in the network, or two with one; or as `checked`.
+        ValueError: a tensor has no place in the network, two tensors have the same place, or as `checked`.
     """
     tensors: dict[str, Tensor] = {}
     others: dict[str, Tensor] = {}
@@ -159,7 +155,7 @@ def from_modules(found: Mapping[str, Tensor], source: str) -> WeightFile:
     tensors.update(_output(others, source))
     if not any(
         name.endswith(".bn.weight") for name in tensors
-    ):  # the graph that was ported does not scale after normalizing
+    ):  # the ported graph does not scale after normalising
         betas = {name: beta for name, beta in tensors.items() if name.endswith(".bn.bias")}
         tensors.update(
             {
@@ -171,7 +167,7 @@ def from_modules(found: Mapping[str, Tensor], source: str) -> WeightFile:
 
 
 def _place(name: str, tensor: Tensor) -> str | None:
-    """The tensor's name in PyTorch's ports; None where it is no convolution's."""
+    """The tensor's name in PyTorch's ports; None if it does not belong to a convolution."""
     path, _, leaf = name.removeprefix("layers.").rpartition(".")
     outer, _, inner = path.rpartition(".")
     module = _MODULES.get(path.replace(".", "_")) or (

@@ -1,6 +1,6 @@
-"""The files of the network that FID is measured with.
+"""Published files of the network that defines FID.
 
-All are TensorFlow's weights of 2015-12-05, under the licence that those were shared under.
+All hold TensorFlow's weights of 2015-12-05, under the licence of those weights.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The Inception network as recipes name it."""
+"""Spec of the Inception network, for recipes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from dgflow.weights.weight_file import File
 
 WIDTHS = {"features": 2048, "spatial": 2023, "logits": 1008}
-"""Widths of the columns that it gives: for FID, sFID and the Inception score."""
+"""Widths of the output columns: for FID, sFID and the Inception score."""
 
 
 SUFFIXES = {
@@ -23,13 +23,13 @@ SUFFIXES = {
     ".pb": "inception_graph",
     ".pkl": "inception_pickle",
 }
-"""Formats by the ends of names of published files."""
+"""Formats by suffix of the published files' names."""
 
 
 class InceptionV3(FeatureNetworkSpec):
     """The 2015-12-05 Inception network that FID is defined by.
 
-    It judges images and neither samples nor guides.
+    The network evaluates images and neither samples nor guides.
     """
 
     formats: ClassVar[tuple[str, ...]] = tuple(SUFFIXES.values())
@@ -49,7 +49,7 @@ class InceptionV3(FeatureNetworkSpec):
         return InceptionV3Module()
 
     def probe(self, network: Any, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
-        # Its forward sets the precision of a device, and meta is none.
+        # The forward pass sets a device's precision, which the meta device does not have.
         return (network._features if x.is_meta else network)(x).pooled
 
     def judge(self, network: Any) -> Callable[[Tensor], dict[str, Tensor]]:
@@ -69,7 +69,7 @@ class InceptionV3(FeatureNetworkSpec):
         return tuple(WIDTHS.values())
 
     def fill(self, network: Any) -> None:
-        """Random weights that keep the size of features through its many layers."""
+        """Random weights that preserve the magnitude of features through the many layers."""
         for parameter in network.parameters():
             if parameter.ndim > 1:
                 parameter.normal_(std=(2 / parameter[0].numel()) ** 0.5)

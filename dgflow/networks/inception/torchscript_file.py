@@ -1,5 +1,6 @@
-"""NVIDIA's Inception network, a TorchScript archive (`.pt`) or a pickle (`.pkl`), taken apart and not run:
-torch.jit never sees it. Tensors are picked out by name, and checked against the storage that they view."""
+"""Read NVIDIA's Inception network, a TorchScript archive (`.pt`) or a pickle (`.pkl`), without executing it:
+torch.jit is not involved. Tensors are selected by name and checked against the storage that they view.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from dgflow.networks.inception.names import from_modules
 from dgflow.weights.torch_file import inert
 from dgflow.weights.weight_file import VALUES, File, WeightFile, called, short
 
-_MODULE = "__torch__."  # what TorchScript puts before the names of a program's classes
+_MODULE = "__torch__."  # TorchScript's prefix of class names
 _TENSOR, _PARAMETER = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"
 _DTYPES = {
     "torch.FloatStorage": torch.float32,
@@ -27,11 +28,11 @@ _DTYPES = {
     "torch.DoubleStorage": torch.float64,
     "torch.LongStorage": torch.int64,
 }
-_DEEPEST = 100  # modules within modules; the network has four
+_DEEPEST = 100  # nesting depth of modules; the network has four levels
 
 
 class _Names(frozenset[str]):
-    """Those, and the archive's own classes."""
+    """The allowed globals, and the archive's own classes."""
 
     def __contains__(self, name: object) -> bool:
         return super().__contains__(name) or (isinstance(name, str) and name.startswith(_MODULE))
@@ -43,7 +44,7 @@ _ALLOWED = _Names(
         _TENSOR,
         _PARAMETER,
         "collections.OrderedDict",
-        # What attributes that are lists and dicts are wrapped in.
+        # Wrappers of attributes that are lists and dicts.
         "torch.jit._pickle.restore_type_tag",
         "torch.jit._pickle.build_intlist",
         "torch.jit._pickle.build_doublelist",
@@ -58,10 +59,11 @@ _LAYERS = {
 
 
 def read_inception_torchscript(file: File, *, source: str | None = None) -> WeightFile:
-    """The tensors of the archive's modules, by the names of PyTorch's ports.
+    """Read the tensors of the archive's modules, by the names of PyTorch's ports.
 
     Raises:
-        ValueError: a global that weights do not need, another network, another file, damaged or cut short.
+        ValueError: the file names a global that weights do not need, is of another kind or network, damaged
+            or truncated.
     """
     name = called(file, source)
     with inert(file, name, "archive of TorchScript") as (stream, size), zipfile.ZipFile(stream) as archive:
@@ -70,11 +72,11 @@ def read_inception_torchscript(file: File, *, source: str | None = None) -> Weig
 
 
 def read_inception_pickle(file: File, *, source: str | None = None) -> WeightFile:
-    """The tensors of the pickled network, as `read_inception_torchscript`; it is pickled as EDM's networks
-    are, but with nothing around it.
+    """Read the tensors of the pickled network, as `read_inception_torchscript` does. The pickle has the form
+    of EDM's networks, without the surrounding dict.
 
     Raises:
-        ValueError: as there.
+        ValueError: as `read_inception_torchscript`.
     """
     name = called(file, source)
     with inert(file, name, "pickle of NVIDIA's Inception network") as (stream, size):
@@ -85,7 +87,7 @@ def read_inception_pickle(file: File, *, source: str | None = None) -> WeightFil
 
 @dataclass(frozen=True)
 class _Storage:
-    """The meaning of a persistent id: numbers in a member of the archive."""
+    """A storage named by a persistent id: numbers in a member of the archive."""
 
     key: str
     dtype: torch.dtype
@@ -93,8 +95,9 @@ class _Storage:
 
 
 class _Archive:
-    """Tensors of one archive of `ScriptModule.save`, whose parts are in one folder: `data.pkl`, `data/0`,
-    `data/1`, and code."""
+    """The tensors of one `ScriptModule.save` archive, which has one folder with `data.pkl`, `data/0`,
+    `data/1` and code.
+    """
 
     def __init__(self, archive: zipfile.ZipFile, size: int) -> None:
         members = archive.infolist()
@@ -108,7 +111,7 @@ class _Archive:
         self._values = 0
 
     def tensors(self) -> dict[str, Tensor]:
-        """Those of all modules, by dotted names."""
+        """The tensors of all modules, by dotted names."""
         pickled = self._member("data.pkl")
         network = load_records(io.BytesIO(pickled), len(pickled), _ALLOWED, _storage)
         if not isinstance(network, Record) or not network.name.startswith(_MODULE):
@@ -119,17 +122,16 @@ class _Archive:
         member = self._archive.getinfo(self._folder + name)
         if (
             member.compress_type != zipfile.ZIP_STORED
-        ):  # the code in these archives is compressed; it is not read
+        ):  # the code in these archives is compressed; the code is not read
             raise zipfile.BadZipFile(f"its {short(name)} is compressed, which torch never does")
-        return self._archive.read(member)  # with its checksum
+        return self._archive.read(member)  # verifies the checksum
 
     def _walk(self, module: Record, prefix: str, depth: int) -> Iterator[tuple[str, Tensor]]:
         state = {} if module.state is None else module.state
         if not isinstance(state, dict) or depth > _DEEPEST:
             raise ValueError(f"a module at {short(prefix)} without attributes, or {_DEEPEST} deep")
         for name, value in state.items():
-            # Modules that are in each other many times can make a small file describe more than a host can
-            # hold
+            # Repeated nesting of modules can make a small file describe more than fits into memory
             self._values += 1
             if not isinstance(name, str) or self._values > VALUES:
                 raise ValueError(
@@ -162,7 +164,7 @@ class _Archive:
             if storage.numbers
             else torch.empty(0)
         )
-        return flat.as_strided(shape, stride, offset)  # refuses a view beyond the storage
+        return flat.as_strided(shape, stride, offset)  # raises for a view beyond the storage
 
 
 def _storage(pid: Any) -> _Storage:

@@ -1,8 +1,7 @@
-"""LSGM's checkpoints: prior (`dae`) and NVAE (`vae`) in one file, with the run's arguments.
+"""Read and write LSGM's checkpoints: prior (`dae`) and NVAE (`vae`) in one file, with the run's arguments.
 
-In `checkpoint.pt` the prior is the raw one, and its averages lie in the optimizer's state by position;
-`checkpoint_fid.pt` and its like have no optimizer, and a prior that is averaged already. The NVAE has no
-averages.
+`checkpoint.pt` holds the raw prior, and its averages in the optimiser's state, by position.
+`checkpoint_fid.pt` and similar files have no optimiser and an averaged prior. The NVAE has no averages.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from dgflow.weights.weight_file import (
 
 _KIND = "a checkpoint of LSGM"
 _SETTINGS = ("epoch", "global_step", "best_score", "best_score_fid", "best_score_nll")
-# The Fourier frequencies: a parameter with a position, but never stepped, so without an average
+# The Fourier frequencies: a parameter with a position, but never updated, so without an average
 _UNTRAINED = "temb_fun.w"
 
 
@@ -40,19 +39,18 @@ def read_lsgm(
     *,
     source: str | None = None,
 ) -> WeightFile:
-    """The weights of one of the two networks, the prior's averaged.
+    """Read the weights of one of the two networks; the prior's are the averages.
 
     Args:
-        ema_names: for the prior, the names of its parameters in `parameters()` order; needed where the file
-            has an optimizer.
+        ema_names: for the prior, the names of its parameters in `parameters()` order; needed if the file has
+            an optimiser.
 
     Returns:
-        Settings: `args` (the run's arguments) and, where the file has them, `epoch`, `global_step` and the
-            best scores.
+        Settings: `args` (the run's arguments) and, if present, `epoch`, `global_step` and the best scores.
 
     Raises:
-        ValueError: something else, damaged or cut short; or the averages fit the names in neither number,
-            shape nor dtype.
+        ValueError: the file has another format, is damaged or truncated; or the averages do not match the
+            names in number, shape or dtype.
     """
     name = called(file, source)
     found = load_torch(file, name)
@@ -75,7 +73,7 @@ def _averages(optimizer: Any, ema_names: Sequence[str] | None, source: str) -> d
     groups = groups if isinstance(groups, list) else []
     lists = [section(group, "params", source, f"{_KIND}, its optimizer's groups") for group in groups]
     lists = [positions for positions in lists if isinstance(positions, list)]
-    count = sum(len(positions) for positions in lists)  # before they are joined: one list may be in many
+    count = sum(len(positions) for positions in lists)  # before joining them: one list may occur many times
     if count != len(ema_names):
         raise ValueError(
             f"{source}: expected an optimizer of {len(ema_names)} parameters, found one of {count}: {ORDER}"
@@ -96,8 +94,9 @@ def _averages(optimizer: Any, ema_names: Sequence[str] | None, source: str) -> d
 def write_lsgm(
     prior: Mapping[str, Tensor], ema_names: Sequence[str], vae: Mapping[str, Tensor], args: Mapping[str, Any]
 ) -> bytes:
-    """LSGM's `checkpoint.pt`, with the run's arguments: `prior` as the averages, which its optimizer keeps by
-    position, and the NVAE."""
+    """Encode LSGM's `checkpoint.pt`, with the run's arguments: `prior` as the averages, which the optimiser
+    holds by position, and the NVAE.
+    """
     state = {position: {"step": 1, "ema": prior[name].clone()} for position, name in enumerate(ema_names)}
     optimizer = {"state": state, "param_groups": [{"lr": 1e-4, "params": list(range(len(ema_names)))}]}
     found = {

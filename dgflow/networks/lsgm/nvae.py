@@ -1,8 +1,8 @@
-"""LSGM's NVAE: images to and from the latent space that its prior works in, with the published parameter and
-buffer names.
+"""LSGM's NVAE: encode images into the latent space of LSGM's prior, and decode them, with the published
+parameter and buffer names.
 
-Source: Vahdat & Kautz 2020 (NVAE), Vahdat et al. 2021 (LSGM). No random number is drawn here: `decode` gives
-the mean of the output head, `encode` takes its noise from the caller. Options are named after LSGM's
+Source: Vahdat & Kautz 2020 (NVAE), Vahdat et al. 2021 (LSGM). Nothing here draws random numbers: `decode`
+returns the mean of the output head, and the caller passes noise to `encode`. Options are named after LSGM's
 arguments.
 
 Latents: one tensor per scale, coarsest first, [B, num_groups_per_scale * num_latent_per_group, H, W], its
@@ -38,37 +38,35 @@ from dgflow.networks.lsgm.nvae_layers import (
 )
 
 MBCONV_EXPANSION = {"decoder": 6, "post": 3}
-"""Expansion of the cells that `res_mbconv` uses in these places; all others are `res_bnswish`."""
+"""Expansion of the cells at the positions where `res_mbconv` uses them; all others are `res_bnswish`."""
 
 GroupSource = Callable[[int, tuple[int, ...]], Tensor]
-"""From a group's number and shape (B, Z, H, W) to its latent variables."""
+"""A function from a group's number and shape (B, Z, H, W) to its latent variables."""
 
 
 class NVAEModule(nn.Module):
-    """Hierarchical VAE whose latent variables come in groups, coarsest scale first. Always evaluates: there
-    is no training mode.
+    """Hierarchical VAE whose latent variables form groups, coarsest scale first. Always in evaluation mode;
+    there is no training mode.
 
     Args:
         image_size: side of the square images.
         in_channels: 3 for the heads "dml", "normal" and "dl", 1 for "bin".
         decoder_dist: output head.
-        arch_instance: the cells: "res_bnswish" and "res_bnswish2" (two convolutions after batch norm and
+        arch_instance: kind of cells: "res_bnswish" and "res_bnswish2" (two convolutions after batch norm and
             swish), or "res_mbconv".
         channel_mult: width at each side, finest first, as a multiple of `num_channels_enc` and
-            `num_channels_dec`; as many as `num_preprocess_blocks + num_latent_scales`.
-        num_preprocess_blocks, num_postprocess_blocks: halvings before and doublings after the latent scales;
-            the same number.
-        num_nf: pairs of normalizing-flow cells for each group, after its posterior. Decoding does not need
-            them.
-        progressive_input_vae: "none", or "input_skip" to add a pyramid of the features to the encoder at each
-            scale.
+            `num_channels_dec`; has length `num_preprocess_blocks + num_latent_scales`.
+        num_preprocess_blocks, num_postprocess_blocks: number of halvings before and doublings after the
+            latent scales; must be equal.
+        num_nf: pairs of normalising-flow cells per group, after its posterior. Decoding does not need them.
+        progressive_input_vae: "none", or "input_skip" to add a feature pyramid to the encoder at each scale.
         log_sig_q_scale: limit of the posterior's |log sigma|.
         num_mixture_dec: components of the head "dml".
-        batch_statistics: batch norms by the statistics of the batch at hand instead of the stored ones
-            (LSGM's `vae_train_mode`). An image then depends on its batch mates.
+        batch_statistics: use statistics of the current batch in batch norms instead of the stored ones
+            (LSGM's `vae_train_mode`). An image then depends on the rest of its batch.
 
     Raises:
-        ValueError: an unknown option or numbers that do not fit each other.
+        ValueError: an option is unknown, or settings are inconsistent.
     """
 
     def __init__(
@@ -163,7 +161,7 @@ class NVAEModule(nn.Module):
                 skips += [nn.ModuleDict({"conv": BNSwishConv(enc[level], enc[level + 1], "down")})]
         self.enc_tower = nn.ModuleList(
             tower[:-1]
-        )  # the top of the encoder is the first group's posterior: nothing to combine it with
+        )  # the top of the encoder is the first group's posterior, with nothing to combine
         if progressive_input_vae == "input_skip":
             self.progressive_input_cells = nn.ModuleList(skips)
         self.input_skip = progressive_input_vae == "input_skip"
@@ -197,11 +195,11 @@ class NVAEModule(nn.Module):
                 module.batch_statistics = batch_statistics
 
     def decompose(self, latents: Tensor | Sequence[Tensor]) -> list[Tensor]:
-        """The groups [B, Z, H, W] in the decoder's order, of the scales given, coarsest first; one tensor is
-        the coarsest scale alone.
+        """Split latents of the given scales, coarsest first, into groups [B, Z, H, W] in the decoder's order;
+        a single tensor is the coarsest scale.
 
         Raises:
-            ValueError: more scales than there are, or another shape than `latent_shapes`.
+            ValueError: there are too many scales, or shapes differ from `latent_shapes`.
         """
         scales = [latents] if isinstance(latents, Tensor) else list(latents)
         found = [tuple(scale.shape[1:]) for scale in scales]
@@ -216,18 +214,19 @@ class NVAEModule(nn.Module):
         """Images [B, C, H, W] in [0, 1], the mean of the output head.
 
         Args:
-            latents: as `decompose` takes them; all scales, or the first ones.
-            draw: gives the groups of the scales that `latents` does not have (LSGM: standard normal). Called
-                in the decoder's order.
+            latents: as in `decompose`; all scales, or the first ones.
+            draw: returns the groups of the scales missing in `latents` (LSGM: standard normal). Called in the
+                decoder's order.
 
         Raises:
-            ValueError: scales are missing and there is no `draw`, or shapes that differ.
+            ValueError: scales are missing without `draw`, or shapes differ.
         """
         return (image_mean(self.decoder_dist, self.logits(latents, draw)).clamp(-1, 1) + 1) / 2
 
     def logits(self, latents: Tensor | Sequence[Tensor], draw: GroupSource | None = None) -> Tensor:
-        """The output head's parameters [B, C', H, W] for `decode`'s arguments (`nvae_heads` says what they
-        mean)."""
+        """The output head's parameters [B, C', H, W] for the arguments of `decode`; `nvae_heads` defines
+        them.
+        """
         groups = self.decompose(latents)
         batch = groups[0].shape[0]
         for number in range(len(groups), len(self.eps_conv)):
@@ -244,14 +243,14 @@ class NVAEModule(nn.Module):
         return self.image_conditional(x)
 
     def encode(self, images: Tensor, noise: Sequence[Tensor] | None = None) -> list[Tensor]:
-        """Latents of `images` [B, C, H, W] in [0, 1], one tensor a scale, as the prior models them and
-        `decode` takes them.
+        """Latents of `images` [B, C, H, W] in [0, 1], one tensor per scale, as modelled by the prior and
+        accepted by `decode`.
 
         Args:
-            noise: standard normal, shaped like the result; None gives each group its posterior's mean.
+            noise: standard normal, shaped like the result; None uses the mean of each group's posterior.
 
         Raises:
-            ValueError: images of another size, or noise of other shapes than `latent_shapes`.
+            ValueError: images have another size, or the shapes of the noise differ from `latent_shapes`.
         """
         expected = (self.in_channels, self.image_size, self.image_size)
         if tuple(images.shape[1:]) != expected:
@@ -267,7 +266,7 @@ class NVAEModule(nn.Module):
         def encode_group(number: int, decoder_BCHW: Tensor) -> Tensor:
             if number == 0:
                 x = top
-            else:  # the encoder meets the groups in the reverse order
+            else:  # the encoder reaches the groups in reverse order
                 combiner, features = saved[-number]
                 x = combiner(features, decoder_BCHW)
             mean, log_sigma = self.enc_sampler[number](x).chunk(2, dim=1)
@@ -286,7 +285,7 @@ class NVAEModule(nn.Module):
         ]
 
     def _encoder_tower(self, images: Tensor) -> tuple[Tensor, list[tuple[EncoderCombiner, Tensor]]]:
-        """Features at the top, and at each combiner on the way there."""
+        """The features at the top, and at each combiner on the way."""
         x = self.stem(2 * images - 1)
         for layer in self.pre_process:
             x = layer(x)
@@ -303,9 +302,9 @@ class NVAEModule(nn.Module):
         return x, saved
 
     def _decoder_tower(self, batch: int, latent: Callable[[int, Tensor], Tensor]) -> Tensor:
-        """Features after the last group.
+        """The features after the last group.
 
-        `latent` gives each group's variables from its number and the features before it.
+        `latent` returns a group's variables from its number and the features before it.
         """
         x = self.prior_ftr0.expand(batch, -1, -1, -1)
         number = 0

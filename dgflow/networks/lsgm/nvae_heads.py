@@ -1,5 +1,6 @@
-"""Output heads of LSGM's NVAE: the mean image, in [-1, 1], that the decoder's logits describe. The mixture of
-logistics with linear dependence between colours is that of PixelCNN++ (Salimans et al. 2017)."""
+"""Output heads of LSGM's NVAE: compute the mean image, in [-1, 1], from the decoder's logits. The mixture of
+logistics with linear dependence between colours is that of PixelCNN++ (Salimans et al. 2017).
+"""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from dgflow.networks.lsgm.nvae_layers import soft_clamp
 NUM_MIXTURES = 10
 """Components of published mixtures."""
 PER_MIXTURE = 10
-"""Logit channels of one component: its logit, and mean, log-scale and coefficient of three colours."""
+"""Logit channels per component: its logit, and mean, log-scale and coefficient for three colours."""
 HEAD_CHANNELS = {"dml": PER_MIXTURE * NUM_MIXTURES, "normal": 6, "dl": 6, "bin": 1}
 """Logit channels of each `decoder_dist`: mixture of discretised logistics, normal, discretised logistic,
 Bernoulli."""
@@ -21,19 +22,18 @@ IMAGE_CHANNELS = {"dml": 3, "normal": 3, "dl": 3, "bin": 1}
 
 
 class LogisticMixture(NamedTuple):
-    """Numbers for the means of the mixture; its scales, which only a likelihood needs, are left out."""
+    """The parameters for the mixture's means; the scales, needed only for a likelihood, are omitted."""
 
     logits_BMHW: Tensor
     """Unnormalised log-probabilities of the M components."""
     means_BCMHW: Tensor
     """Means of the C = 3 colours."""
     coefficients_BCMHW: Tensor
-    """In (-1, 1): of green on red, of blue on red, of blue on green."""
+    """Coefficients in (-1, 1): of green on red, of blue on red, of blue on green."""
 
 
 def logistic_mixture(logits_BCHW: Tensor) -> LogisticMixture:
-    """The parts of 10 M logit channels: M mixture logits, then M means, log-scales and coefficients for each
-    colour."""
+    """Split 10 M logit channels: M mixture logits, then M means, log-scales and coefficients per colour."""
     mixtures = logits_BCHW.shape[1] // PER_MIXTURE
     rest = logits_BCHW[:, mixtures:].unflatten(1, (3, 3 * mixtures))
     means, _, coefficients = rest.split(mixtures, dim=2)
@@ -41,14 +41,15 @@ def logistic_mixture(logits_BCHW: Tensor) -> LogisticMixture:
 
 
 def image_mean(decoder_dist: str, logits_BCHW: Tensor) -> Tensor:
-    """Mean image [B, C, H, W] of a head. In [-1, 1], except "normal" and "dl", whose means may lie outside.
+    """Mean image [B, C, H, W] of a head, in [-1, 1], except for "normal" and "dl", whose means may lie
+    outside.
 
     Args:
         decoder_dist: one of `HEAD_CHANNELS`.
-        logits_BCHW: with the channels stated there; "dml" with 10 for each of its components.
+        logits_BCHW: logits with the channels stated there; "dml" has 10 per component.
 
     Raises:
-        ValueError: another head.
+        ValueError: the head is unknown.
     """
     if decoder_dist == "dml":
         return _mixture_mean(logistic_mixture(logits_BCHW))
@@ -62,7 +63,7 @@ def image_mean(decoder_dist: str, logits_BCHW: Tensor) -> Tensor:
 
 
 def _mixture_mean(mixture: LogisticMixture) -> Tensor:
-    """Each colour's mean, with the dependence on the colours before it applied to their clipped means."""
+    """Each colour's mean, with its dependence on the preceding colours applied to their clipped means."""
     weights = mixture.logits_BMHW.softmax(dim=1)[:, None]
     mean_red, mean_green, mean_blue = (weights * mixture.means_BCMHW).sum(dim=2).unbind(1)
     green_red, blue_red, blue_green = (weights * mixture.coefficients_BCMHW).sum(dim=2).unbind(1)

@@ -1,7 +1,7 @@
 """Layers of LSGM's NVAE (Vahdat & Kautz 2020), with the published parameter and buffer names.
 
-Batch norms never update their statistics, and effective weights are computed in every forward.
-Shape letters: B batch, C channels, H W height and width, Z latent channels of one group.
+Batch norms never update their statistics, and effective weights are computed in every forward pass. Shape
+letters: B batch, C channels, H W height and width, Z latent channels of one group.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Resample = Literal["up", "down"] | None
-"""None keeps the side; "up" doubles and "down" halves it."""
+"""Resampling: None keeps the side, "up" doubles and "down" halves it."""
 
 RESIDUAL_SCALE = 0.1
 NORM_EPSILON = 1e-5
-"""Added to a weight's norm before the division by it."""
+"""Added to a weight's norm before dividing by it."""
 
 
 class WeightNormConv2d(nn.Conv2d):
@@ -49,15 +49,15 @@ class WeightNormConv2d(nn.Conv2d):
 
 
 class MaskedConv2d(WeightNormConv2d):
-    """`WeightNormConv2d` whose output sees only what comes before it, in raster order of the pixels and,
-    inside one, of the variables.
+    """Causal `WeightNormConv2d`: an output depends only on preceding inputs, in raster order of the pixels
+    and, within a pixel, in order of the variables.
 
-    The fewer of input and output channels are variables; the others are equal runs, one run a variable. The
-    mask is not stored.
+    The smaller of the two channel counts is the number of variables; the channels of the other side form
+    equal runs, one per variable. The mask is not stored.
 
     Args:
-        strict: an output does not see its own pixel and variable either.
-        mirror: the reverse order of the pixels; variables keep theirs.
+        strict: exclude the output's own pixel and variable too.
+        mirror: reverse the order of the pixels, but not of the variables.
     """
 
     mask: Tensor
@@ -74,11 +74,11 @@ class MaskedConv2d(WeightNormConv2d):
         bias: bool = False,
     ) -> None:
         super().__init__(channels, out_channels, kernel, groups=groups, bias=bias)
-        # Offsets of what is read from what is written, in pixels and, inside the same pixel, in variables.
+        # Offsets of the input from the output, in pixels and, within a pixel, in variables.
         pixel = torch.arange(kernel**2) - kernel**2 // 2
         num_variables = min(channels, out_channels)
         written = torch.arange(out_channels) * num_variables // out_channels
-        # Depthwise, each output channel reads the channel of its own number.
+        # In a depthwise convolution, each output channel reads the channel with its own number.
         read = torch.arange(channels) * num_variables // channels if groups == 1 else written[:, None]
         variable = (read - written[:, None])[..., None]
         if mirror:
@@ -91,8 +91,9 @@ class MaskedConv2d(WeightNormConv2d):
 
 
 class PlainConv2d(nn.Conv2d):
-    """Convolution without bias and weight norm, that the original stores under two names, `weight` and
-    `weight_normalized`."""
+    """Convolution without bias and weight norm; the original stores its weight under two names, `weight` and
+    `weight_normalized`.
+    """
 
     def __init__(self, channels: int, out_channels: int, kernel: int, *, groups: int = 1) -> None:
         super().__init__(channels, out_channels, kernel, padding=kernel // 2, groups=groups, bias=False)
@@ -100,8 +101,9 @@ class PlainConv2d(nn.Conv2d):
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch norm by the stored statistics, or by those of the batch (which then change nothing stored),
-    whatever the module's mode."""
+    """Batch norm by the stored statistics, or by the batch's statistics without updating the stored ones,
+    independent of the module's mode.
+    """
 
     batch_statistics = False
 
@@ -135,7 +137,8 @@ class BNSwishConv(nn.Module):
 
 class MBConv(nn.Module):
     """Inverted bottleneck: doubling for "up", widening by `expansion`, a depthwise 5x5 convolution,
-    narrowing, with batch norms between."""
+    narrowing, with batch norms in between.
+    """
 
     def __init__(self, channels: int, out_channels: int, resample: Resample, expansion: int) -> None:
         super().__init__()
@@ -157,14 +160,14 @@ class MBConv(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         for layer in self.conv:
-            # The dictionaries hold one layer each: they are there for the names alone.
+            # The dictionaries hold one layer each, only for the parameter names.
             for part in layer.values() if isinstance(layer, nn.ModuleDict) else [layer]:
                 x_BCHW = part(x_BCHW)
         return x_BCHW
 
 
 class SqueezeExcite(nn.Module):
-    """Scales each channel by a gate in (0, 1), computed by a small network from the means of all channels."""
+    """Scale each channel by a gate in (0, 1) that a small network computes from the means of all channels."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -178,8 +181,9 @@ class SqueezeExcite(nn.Module):
 
 
 class DownSkip(nn.Module):
-    """Half the side: swish, then four 1x1 convolutions with stride 2, one for each pixel of a 2x2 block, side
-    by side in channels."""
+    """Halve the side: swish, then four 1x1 convolutions with stride 2, one per pixel of a 2x2 block,
+    concatenated along channels.
+    """
 
     def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__()
@@ -205,7 +209,7 @@ class Cell(nn.Module):
 
     Args:
         op: "res_bnswish", two of `BNSwishConv`, or the expansion of one `MBConv`.
-        use_se: with `SqueezeExcite`.
+        use_se: include `SqueezeExcite`.
     """
 
     def __init__(
@@ -238,8 +242,7 @@ class Cell(nn.Module):
 
 
 class EncoderCombiner(nn.Module):
-    """The encoder's features plus the decoder's through a 1x1 convolution: what a group's posterior is read
-    from."""
+    """The encoder's features plus a 1x1 convolution of the decoder's: the input of a group's posterior."""
 
     def __init__(self, decoder_channels: int, encoder_channels: int) -> None:
         super().__init__()
@@ -250,7 +253,7 @@ class EncoderCombiner(nn.Module):
 
 
 class DecoderCombiner(nn.Module):
-    """The decoder's features and one group's latent variables, through a 1x1 convolution of both."""
+    """A 1x1 convolution of the decoder's features and one group's latent variables."""
 
     def __init__(self, channels: int, latent_channels: int) -> None:
         super().__init__()
@@ -261,9 +264,10 @@ class DecoderCombiner(nn.Module):
 
 
 class FlowCell(nn.Module):
-    """Autoregressive shift z - mu(z), mu of a variable from those before it in the order of `MaskedConv2d`.
+    """Autoregressive shift z - mu(z), with mu a function of the preceding variables in the order of
+    `MaskedConv2d`.
 
-    It keeps volumes.
+    The map preserves volume.
     """
 
     def __init__(self, latent_channels: int, *, mirror: bool) -> None:
@@ -293,7 +297,7 @@ class FlowPair(nn.Module):
 
 
 def soft_clamp(x: Tensor, limit: float) -> Tensor:
-    """`x` pressed smoothly into (-limit, limit): limit * tanh(x / limit)."""
+    """Squash `x` smoothly into (-limit, limit): limit * tanh(x / limit)."""
     return limit * torch.tanh(x / limit)
 
 

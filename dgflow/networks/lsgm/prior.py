@@ -1,8 +1,8 @@
 """The score network of LSGM's latent prior (Vahdat et al. 2021), with the published parameter names.
 
-Promises official state dicts (`dae_state_dict`) load key for key, and the noise prediction mixed with that of
-a normal prior, which is how LSGM samples. The diffusion's variances, the ODE, and the autoencoder between
-latents and images are left to others, as are class labels: the prior has none.
+Official state dicts (`dae_state_dict`) load key for key. The noise prediction is mixed with that of a normal
+prior, as in LSGM's sampling. The diffusion's variances, the ODE, and the autoencoder are implemented
+elsewhere. The prior has no class labels.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ class LSGMPriorModule(nn.Module):
         num_input_channels: channels of the latent.
         num_channels: base width of the U-Net.
         ch_mult: width of each level as a multiple of `num_channels`.
-        num_res_blocks: residual blocks a level (one more in the decoder).
-        attn_resolutions: sides at which there is attention, 16 alone in published priors; between encoder and
-            decoder there always is.
-        dropout: probability, in training only.
-        fir, progressive, progressive_input, progressive_combine: as for `NCSNpp`.
-        embedding_dim: width of the features of the time; the time embedding is four times as wide.
+        num_res_blocks: residual blocks per level (one more in the decoder).
+        attn_resolutions: sides with attention, only 16 in published priors; there is always attention between
+            encoder and decoder.
+        dropout: probability of dropout, in training only.
+        fir, progressive, progressive_input, progressive_combine: as in `NCSNpp`.
+        embedding_dim: width of the time features; the time embedding is four times as wide.
         embedding_type: "positional", or "fourier" with fixed random frequencies.
-        embedding_scale: factor on the time before it is embedded; with "fourier" the standard deviation of
+        embedding_scale: factor on the time before the embedding; with "fourier", the standard deviation of
             the frequencies.
-        mixed_prediction: the noise is a learned mixture, channel by channel, of the network's and a normal
-            prior's (`epsilon`).
-        mixing_logit_init: first value of the mixture's logit, the network's share: -3, for MNIST -6.
+        mixed_prediction: the noise is a learned mixture, per channel, of the network's output and that of a
+            normal prior (`epsilon`).
+        mixing_logit_init: initial logit of the network's share in the mixture: -3; -6 for MNIST.
 
     Raises:
-        ValueError: an unknown choice, or a latent that the levels cannot halve.
+        ValueError: a choice is unknown, or the levels cannot halve the latent.
     """
 
     def __init__(
@@ -95,8 +95,7 @@ class LSGMPriorModule(nn.Module):
         )
 
     def forward(self, x_BCHW: Tensor, t_B: Tensor) -> Tensor:
-        """The network's own output, before it is mixed: [B, num_input_channels, H, W] in the dtype of the
-        parameters.
+        """The network's output before mixing: [B, num_input_channels, H, W] in the dtype of the parameters.
 
         Args:
             x_BCHW: latents of the diffusion; cast to the dtype of the parameters.
@@ -108,8 +107,8 @@ class LSGMPriorModule(nn.Module):
         """Predicted noise, like `forward`: (1 - a) sqrt(variance) x + a network, a = sigmoid(mixing_logit);
         LSGM, equation 9.
 
-        sqrt(variance) x is the noise that belongs to a standard normal prior under a variance-preserving
-        diffusion, LSGM's geometric one included. Without `mixed_prediction` it is the network's output.
+        sqrt(variance) x is the noise of a standard normal prior under a variance-preserving diffusion,
+        including LSGM's geometric one. Without `mixed_prediction` the result is the network's output.
 
         Args:
             variance_B: variance of the diffusion at `t_B`, [B], [1] or 0-d.
@@ -117,14 +116,14 @@ class LSGMPriorModule(nn.Module):
         predicted = self(x_BCHW, t_B)
         if self.mixing_logit is None:
             return predicted
-        # Not in a narrower dtype of the parameters: `normal` is exact, and nearly all of the sum.
+        # Not in a narrower dtype of the parameters: `normal` is exact and dominates the sum.
         share = self.mixing_logit.to(wide(self.mixing_logit.dtype)).sigmoid()
         normal = variance_B.reshape(-1, 1, 1, 1).sqrt() * x_BCHW
         return ((1 - share) * normal + share * predicted).to(x_BCHW.dtype)
 
     def ema_names(self) -> list[str]:
-        """All parameters, so that `dae_optimizer["state"][i]["ema"]` of a training checkpoint belongs to name
-        i.
+        """Names of all parameters: `dae_optimizer["state"][i]["ema"]` of a training checkpoint belongs to
+        name i.
 
         A parameter that is not trained (`temb_fun.w`) has no entry there.
         """

@@ -1,4 +1,4 @@
-"""LSGM's file: prior and autoencoder of the CIFAR-10 model with the best FID."""
+"""Published file of LSGM: prior and autoencoder of the CIFAR-10 model with the best FID."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LSGM's prior and its autoencoder NVAE as recipes name them."""
+"""Specs of LSGM's prior and of its autoencoder NVAE, for recipes."""
 
 from __future__ import annotations
 
@@ -42,8 +42,9 @@ class _InCheckpoint(NetworkSpec):
 
 
 class LSGMPrior(_InCheckpoint, ScoreNetworkSpec):
-    """LSGM's latent prior with its mixed parametrisation; the defaults are those of the CIFAR-10 model with
-    the best FID."""
+    """LSGM's latent prior with its mixed parametrisation; the defaults are the CIFAR-10 model with the best
+    FID.
+    """
 
     gives_latents: ClassVar[bool] = True
 
@@ -63,7 +64,7 @@ class LSGMPrior(_InCheckpoint, ScoreNetworkSpec):
         check_unet_widths(self.num_channels, widths, self.num_res_blocks)
 
     def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
-        """The network with fresh weights; `image_size` and `channels` are those of the latent."""
+        """Build the network with fresh weights; `image_size` and `channels` are the latent's."""
         from dgflow.networks.lsgm.prior import LSGMPriorModule
 
         check_unconditional("LSGMPrior", num_classes)
@@ -101,7 +102,7 @@ class LSGMPrior(_InCheckpoint, ScoreNetworkSpec):
         return read_lsgm(file, "prior", network.ema_names(), source=source)
 
     def said(self, network: Any, shape: DataShape) -> dict[str, Said]:
-        """The settings by the names of LSGM's `args`, with those that the prior here does not have."""
+        """The settings by the names of LSGM's `args`, including those that this prior does not have."""
         from dgflow.weights.declared import Said
 
         names = {
@@ -136,8 +137,9 @@ class LSGMPrior(_InCheckpoint, ScoreNetworkSpec):
 
 
 class NVAE(_InCheckpoint, AutoencoderSpec):
-    """LSGM's hierarchical VAE with one scale of latents; the defaults are those of the CIFAR-10 model with
-    the best FID."""
+    """LSGM's hierarchical VAE with one scale of latents; the defaults are the CIFAR-10 model with the best
+    FID.
+    """
 
     latent_columns: ClassVar[tuple[str, ...]] = ("latent",)
 
@@ -177,9 +179,9 @@ class NVAE(_InCheckpoint, AutoencoderSpec):
             )
 
     def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
-        """The network with fresh weights.
+        """Build the network with fresh weights.
 
-        Raises ValueError for numbers that do not fit each other, and for classes, which it has not.
+        Raises ValueError for inconsistent settings, and for classes, which the network does not have.
         """
         from dgflow.networks.lsgm.nvae import NVAEModule
 
@@ -191,7 +193,7 @@ class NVAE(_InCheckpoint, AutoencoderSpec):
     def encode(
         self, network: Any, images_BCHW: Tensor, noise_BCHW: Tensor | None = None
     ) -> tuple[Tensor, ...]:
-        """Latents, each group drawn from its posterior given those before it."""
+        """Draw latents, each group from its posterior given the preceding groups."""
         assert noise_BCHW is not None
         return (network.encode((images_BCHW + 1) / 2, [noise_BCHW])[0],)
 
@@ -220,7 +222,7 @@ class NVAE(_InCheckpoint, AutoencoderSpec):
         return read_lsgm(file, "vae", source=source)
 
     def said(self, network: Any, shape: DataShape) -> dict[str, Said]:
-        """As of every network; the sizes in LSGM's `args` belong to its data sets."""
+        """The settings that a file may declare; the sizes in LSGM's `args` belong to its data sets."""
         from dgflow.weights.declared import Said
 
         fields = {name: Said(value, name) for name, value in self.model_dump().items()}

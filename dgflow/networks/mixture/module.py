@@ -1,6 +1,6 @@
 """The exact denoiser of a Gaussian mixture and the exact log-ratio of two, as modules without parameters.
 
-Both compute in float64 from the mixtures' own numbers; no precision of a sampling changes them.
+Both compute in float64 from the mixtures' parameters, independent of the sampling precision.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dgflow.diffusion.times import per_sample
 
 
 class MixtureDenoiser(nn.Module):
-    """E[x0 | x] under a mixture."""
+    """The denoiser E[x0 | x] of a mixture."""
 
     def __init__(self, mixture: GaussianMixture) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class MixtureDenoiser(nn.Module):
 
 
 class MixtureLogRatio(nn.Module):
-    """log p_real / p_model of noisy points: a perfect discriminator."""
+    """The log-ratio log p_real / p_model of noisy points: a perfect discriminator."""
 
     def __init__(self, real: GaussianMixture, model: GaussianMixture) -> None:
         super().__init__()

@@ -1,5 +1,6 @@
-"""Networks whose answers are known in closed form: a score network that is exact for a Gaussian mixture, and
-a discriminator that is exact for two. They stand beside trained ones wherever the truth is wanted."""
+"""Networks with closed-form outputs: the exact score network of a Gaussian mixture, and the exact
+discriminator of two mixtures. They serve as ground truth beside trained networks.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +20,14 @@ if TYPE_CHECKING:
 
 
 def data_shape(mixture: GaussianMixture) -> DataShape:
-    """Points of a mixture as data: one pixel, with a channel per coordinate."""
+    """The data shape of a mixture's points: one pixel, with a channel per coordinate."""
     return DataShape(image_size=1, channels=mixture.dimensions, num_classes=0)
 
 
 class MixtureScore(ScoreNetworkSpec):
     """The exact score of a Gaussian mixture at every noise level; no parameters."""
 
-    gives_latents: ClassVar[bool] = True  # points have no bounds, unlike images
+    gives_latents: ClassVar[bool] = True  # unlike images, points are unbounded
 
     mixture: GaussianMixture
 

@@ -1,7 +1,8 @@
-"""Soft Truncation's `.pth`, of the score_sde family: `optimizer`, `model`, `ema` and `step`.
+"""Read and write Soft Truncation's `.pth` files, of the score_sde family: `optimizer`, `model`, `ema` and
+`step`.
 
-`model` has the prefix of DataParallel; the averages that sampling uses are a list without names, in the order
-of the trainable parameters.
+The names in `model` have the prefix of DataParallel. The averages for sampling are an unnamed list, in the
+order of the trainable parameters.
 """
 
 from __future__ import annotations
@@ -28,17 +29,17 @@ _KIND = "a checkpoint of Soft Truncation"
 
 
 def read_soft_truncation(file: File, ema_names: Sequence[str], *, source: str | None = None) -> WeightFile:
-    """The averaged weights, with what has no average (buffers, frozen frequencies) as the network had it.
+    """Read the averaged weights; tensors without an average (buffers, frozen frequencies) come from `model`.
 
     Args:
         ema_names: names of the trainable parameters, in `parameters()` order and without `module.`.
 
     Returns:
-        Settings: `step` and the averages' `decay` and `num_updates`, where the file has them.
+        Settings: `step`, and `decay` and `num_updates` of the averages, if present.
 
     Raises:
-        ValueError: something else, damaged or cut short; or the averages fit the names in neither number,
-            shape nor dtype.
+        ValueError: the file has another format, is damaged or truncated; or the averages do not match the
+            names in number, shape or dtype.
     """
     name = called(file, source)
     found = load_torch(file, name)
@@ -64,8 +65,9 @@ def read_soft_truncation(file: File, ema_names: Sequence[str], *, source: str | 
 
 
 def write_soft_truncation(tensors: Mapping[str, Tensor], ema_names: Sequence[str]) -> bytes:
-    """Soft Truncation's `.pth`: `tensors` as the averages, which it holds for the trainable parameters
-    `ema_names`, in their order."""
+    """Encode Soft Truncation's `.pth`: `tensors` as the averages of the trainable parameters `ema_names`, in
+    that order.
+    """
     model = {f"{_PREFIX}{name}": tensor for name, tensor in unaveraged(tensors, ema_names).items()}
     ema = {"decay": 0.9999, "num_updates": 1, "shadow_params": [tensors[name].clone() for name in ema_names]}
     optimizer = {"state": {}, "param_groups": [{"lr": 2e-4, "params": list(range(len(ema_names)))}]}

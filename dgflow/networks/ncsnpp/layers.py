@@ -1,5 +1,5 @@
-"""Layers of NCSN++ and DDPM++ as in score_sde (Song et al. 2021), with the published parameter names. In half
-precision, group norms, softmaxes and all that depends on time alone still compute in float32.
+"""Layers of NCSN++ and DDPM++ as in score_sde (Song et al. 2021), with the published parameter names. Group
+norms, softmaxes and everything that depends on time alone are computed in float32 even in half precision.
 
 Shape letters: B batch, C channels, H W height and width, E embedding width.
 """
@@ -20,11 +20,11 @@ from dgflow.networks.attention import attend
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
 INIT_SMALL = 1e-5
-"""Scale of the initial weights of layers that end a branch: the branch starts close to zero."""
+"""Scale of the initial weights of a branch's last layer: the branch starts close to zero."""
 FIR_TAPS = (1.0, 3.0, 3.0, 1.0)
-"""The separable low-pass filter of published networks with `fir`; layers take () for no filter."""
+"""The separable low-pass filter of published networks with `fir`; () means no filter."""
 SKIP_RESCALE = math.sqrt(0.5)
-"""Factor on the sum of two branches in published networks: their mean's scale, and not their sum's."""
+"""Factor on the sum of two branches in published networks, which preserves its scale."""
 
 
 def conv(
@@ -49,7 +49,7 @@ def linear(in_features: int, out_features: int) -> nn.Linear:
 
 
 class GroupNorm(nn.GroupNorm):
-    """At most 32 groups of at least 4 channels, eps 1e-6, computed in float32 at least."""
+    """Group norm with at most 32 groups of at least 4 channels, eps 1e-6, computed in at least float32."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(max(1, min(32, channels // 4)), channels, eps=1e-6)
@@ -59,8 +59,9 @@ class GroupNorm(nn.GroupNorm):
 
 
 def sinusoid(t_B: Tensor, dim: int) -> Tensor:
-    """[sin(t f), cos(t f)], float32 at least, [B, dim]: f_i = 10000^(-i / (half - 1)), i < half = dim // 2;
-    an odd dim ends in a zero."""
+    """[sin(t f), cos(t f)] in at least float32, [B, dim]: f_i = 10000^(-i / (half - 1)), i < half = dim // 2;
+    an odd dim ends in a zero.
+    """
     half = dim // 2
     t_B = t_B.to(precision.wide(t_B.dtype) if t_B.is_floating_point() else torch.float32)
     freqs = torch.exp(
@@ -75,9 +76,9 @@ class FourierFeatures(nn.Module):
     stored and never trained.
 
     Args:
-        name, shape: of the stored parameter, as the published files have it.
-        angular: multiply by 2 pi before the time and not after it, as LSGM does: angles of hundreds of
-            radians are rounded otherwise.
+        name, shape: name and shape of the stored parameter in published files.
+        angular: multiply by 2 pi before the time rather than after it, as LSGM does: angles of hundreds of
+            radians are rounded differently.
     """
 
     def __init__(self, name: str, shape: tuple[int, ...], scale: float, angular: bool = False) -> None:
@@ -86,15 +87,14 @@ class FourierFeatures(nn.Module):
         self.register_parameter(name, nn.Parameter(torch.randn(shape) * scale, requires_grad=False))
 
     def forward(self, t_B: Tensor) -> Tensor:
-        """[B, 2 F] for F frequencies, in float32 at least."""
+        """Features [B, 2 F] for F frequencies, in at least float32."""
         freqs = self.get_parameter(self.name).flatten()
         t_B1, turn = t_B.to(precision.wide(freqs.dtype))[:, None], 2 * math.pi
         angles = t_B1 * (turn * freqs) if self.angular else t_B1 * freqs * turn
         return torch.cat([angles.sin(), angles.cos()], dim=1)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FourierFeatures:
-        # Frequencies rounded to half precision would be other frequencies, and the network would be told
-        # another time.
+        # Rounding the frequencies to half precision would change the time that the network receives.
         before = self.get_parameter(self.name).data
         super()._apply(fn, recurse)
         parameter = self.get_parameter(self.name)
@@ -103,8 +103,9 @@ class FourierFeatures(nn.Module):
 
 
 class Resample(nn.Module):
-    """Twice ("up") or half ("down") the side: by the FIR filter with zero borders, or by nearest neighbours
-    and 2x2 means."""
+    """Double ("up") or halve ("down") the side: by the FIR filter with zero borders, or by nearest neighbours
+    and 2x2 means.
+    """
 
     taps: Tensor
 
@@ -112,7 +113,7 @@ class Resample(nn.Module):
         super().__init__()
         self.direction, self.fir, self.padding = direction, bool(fir), len(fir) // 2 - 1
         if fir:
-            # 4 = the zeros that upsampling by two puts between samples, to keep the mean.
+            # 4: keeps the mean, since upsampling by two inserts zeros.
             taps = 4 * _taps(fir) if direction == "up" else _taps(fir).flip(2, 3)
             self.register_buffer("taps", taps, persistent=False)
 
@@ -135,8 +136,8 @@ class ResBlock(nn.Module):
     the first convolution.
 
     Args:
-        resample: change the side of both branches, None for neither.
-        dropout: probability, before the second convolution, in training only.
+        resample: resample both branches; None for no change.
+        dropout: probability of dropout before the second convolution, in training only.
     """
 
     def __init__(
@@ -165,7 +166,7 @@ class ResBlock(nn.Module):
         )
 
     def forward(self, x_BCHW: Tensor, active_emb_BE: Tensor) -> Tensor:
-        """`active_emb_BE` is the time embedding after its silu, [B, E] or [1, E]."""
+        """Apply the block; `active_emb_BE` is the time embedding after SiLU, [B, E] or [1, E]."""
         h = self.Conv_0(self.resample(F.silu(self.GroupNorm_0(x_BCHW))))
         h = h + precision.wide_linear(self.Dense_0, active_emb_BE).to(h.dtype)[:, :, None, None]
         h = self.Conv_1(F.dropout(F.silu(self.GroupNorm_1(h)), self.dropout, self.training))
@@ -202,8 +203,8 @@ class Attention(nn.Module):
 
 
 class ResidualInput(nn.Module):
-    """Next smaller image of the input pyramid, by a learned convolution with stride 2 (after the FIR filter
-    if there is one).
+    """The next smaller image of the input pyramid, by a learned convolution with stride 2 (after the FIR
+    filter, if any).
 
     Its mean with the main branch is both the new main branch and the new image.
     """
@@ -235,9 +236,9 @@ class ResidualInput(nn.Module):
 
 
 class SkipInput(nn.Module):
-    """Next smaller image of the input pyramid, which joins the main branch through a 1x1 convolution.
+    """The next smaller image of the input pyramid, which joins the main branch through a 1x1 convolution.
 
-    "sum" adds it, "cat" puts it before the channels of the main branch.
+    "sum" adds the image, "cat" prepends it to the channels of the main branch.
     """
 
     def __init__(
@@ -256,7 +257,7 @@ class SkipInput(nn.Module):
 
 
 class ResidualOutput(nn.Module):
-    """Next larger image of the output pyramid: nearest-neighbour doubling, then a learned convolution.
+    """The next larger image of the output pyramid: nearest-neighbour doubling, then a learned convolution.
 
     Its mean with the main branch is both the new main branch and the new image.
     """

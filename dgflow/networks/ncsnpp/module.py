@@ -1,5 +1,5 @@
 """The U-Net of score_sde (NCSN++, DDPM++; Song et al. 2021) and Soft Truncation's networks (Kim et al. 2022),
-with the published parameter names. LSGM's prior is built of the same U-Net.
+with the published parameter names. LSGM's prior uses the same U-Net.
 
 Shape letters: B batch, C channels, H W height and width, E embedding width.
 """
@@ -39,19 +39,18 @@ Combination = Literal["sum", "cat"]
 
 
 class ScoreUNet(nn.ModuleList):
-    """The U-Net as the flat list of its modules; image and features of the time in, image out.
+    """The U-Net as a flat list of modules, from image and time features to image.
 
-    `forward` takes the modules in the order in which the constructor added them: the two are to be read side
-        by side.
+    `forward` uses the modules in the order in which the constructor adds them; read the two side by side.
 
     Args:
         image_size: side of the image in pixels, divisible by 2 for every level but the first.
         channels: channels of input and output.
-        time_features: width of the features of the time.
-        emb_channels: width of the time embedding made of them.
-        before: modules that the owner wants to have the first numbers; they are not called here.
+        time_features: width of the time features.
+        emb_channels: width of the time embedding.
+        before: modules that get the first numbers in the list; they are not called here.
 
-    The other arguments are those of `NCSNpp`, where they are explained.
+    The other arguments are explained in `NCSNpp`.
     """
 
     def __init__(
@@ -137,12 +136,13 @@ class ScoreUNet(nn.ModuleList):
             self.extend([GroupNorm(width), conv(width, channels, init=INIT_SMALL)])
 
     def forward(self, x_BCHW: Tensor, time_features: Tensor) -> Tensor:
-        """[B, channels, H, W] in the dtype of the parameters, from images in any and features [B, F] or [1,
-        F] as wide or wider."""
-        layers: Any = iter(list(self)[self.first :])  # modules that take different arguments
+        """Output [B, channels, H, W] in the dtype of the parameters, from images in any dtype and features
+        [B, F] or [1, F] in the same or a wider dtype.
+        """
+        layers: Any = iter(list(self)[self.first :])  # modules with different signatures
         first, second = next(layers), next(layers)
         emb_BE = F.silu(wide_linear(first, time_features))
-        emb_BE = F.silu(wide_linear(second, emb_BE))  # every block would begin with this silu
+        emb_BE = F.silu(wide_linear(second, emb_BE))  # every block would begin with it
 
         image = x_BCHW.to(first.weight.dtype)
         h = next(layers)(image)
@@ -189,39 +189,37 @@ class NCSNppModule(nn.Module):
     """Soft Truncation's score network. The defaults are DDPM++ on CelebA, which predicts the noise of the
     linear-VP diffusion.
 
-    Published networks of the variance-preserving diffusion take 999 tau, with tau in [0, 1], and give the
-    noise; those of the exploding ones take sigma and give the score.
+    Published variance-preserving networks take 999 tau, with tau in [0, 1], and predict the noise;
+    variance-exploding ones take sigma and predict the score.
 
     Args:
         image_size: side of the image in pixels.
         num_channels: channels of input and output.
         nf: base width; the time embedding is four times as wide.
         ch_mult: width of each level as a multiple of `nf`.
-        num_res_blocks: residual blocks a level (one more in the decoder).
-        attn_resolutions: sides in pixels at which there is attention; between encoder and decoder there
-            always is.
-        dropout: probability, in training only.
+        num_res_blocks: residual blocks per level (one more in the decoder).
+        attn_resolutions: sides in pixels with attention; there is always attention between encoder and
+            decoder.
+        dropout: probability of dropout, in training only.
         fir: resample by the filter `fir_kernel` instead of nearest neighbours and 2x2 means.
-        skip_rescale: the sum of two branches is multiplied by sqrt(1/2).
-        progressive: "output_skip" sums images of all levels; "none" has one at the end; "residual", without
-            `fir` alone, adds learned features of each level to those of the next.
-        progressive_input: how smaller copies of the input join the encoder: by a 1x1 convolution
+        skip_rescale: multiply the sum of two branches by sqrt(1/2).
+        progressive: "output_skip" sums images of all levels; "none" has one image at the end; "residual",
+            only without `fir`, adds learned features of each level to those of the next.
+        progressive_input: the way in which smaller copies of the input join the encoder: by a 1x1 convolution
             ("input_skip"), or learned ("residual").
-        progressive_combine: whether "input_skip" adds to the main branch ("sum") or widens it ("cat").
-        embedding_type: of the label: "positional" in 0..999, or "fourier" of log(sigma) at fixed random
-            frequencies.
-        embedding_dim: width of the positional features in place of `nf` (networks with `lsgm`), None for
-            `nf`.
-        fourier_scale: standard deviation of those frequencies.
-        scale_by_sigma: divide the output by sigma: the label itself if "fourier", `sigmas[label]` if
+        progressive_combine: "input_skip" adds to the main branch ("sum") or is concatenated to it ("cat").
+        embedding_type: embedding of the label: "positional" in 0..999, or "fourier" of log(sigma) at fixed
+            random frequencies.
+        embedding_dim: width of the positional features (networks with `lsgm`); None for `nf`.
+        fourier_scale: standard deviation of the random frequencies.
+        scale_by_sigma: divide the output by sigma: the label with "fourier", `sigmas[label]` with
             "positional".
-        centered: images are in [-1, 1]; otherwise they are in [0, 1] and the network itself maps them to [-1,
-            1].
-        num_scales, sigma_min, sigma_max: the stored `sigmas`, float64 [num_scales], geometric from sigma_max
-            down to sigma_min.
+        centered: images are in [-1, 1]; otherwise they are in [0, 1] and the network maps them to [-1, 1].
+        num_scales, sigma_min, sigma_max: define the stored `sigmas`, float64 [num_scales], geometric from
+            sigma_max down to sigma_min.
 
     Raises:
-        ValueError: an unknown choice, or an image that the levels cannot halve.
+        ValueError: a choice is unknown, or the levels cannot halve the image.
     """
 
     sigmas: Tensor
@@ -286,8 +284,7 @@ class NCSNppModule(nn.Module):
         Args:
             x_BCHW: noisy images; cast to the dtype of the parameters.
             labels_B: [B], [1] or 0-d; 999 tau, or the noise level sigma > 0 with "fourier".
-            class_labels: ignored, since the network has no classes; taken so that all networks can be asked
-                alike.
+            class_labels: ignored, since the network has no classes; accepted for a uniform interface.
         """
         labels_B = labels_B.reshape(-1)
         if self.positional_features is not None:
@@ -302,8 +299,8 @@ class NCSNppModule(nn.Module):
 
     def ema_names(self) -> list[str]:
         """Names of the trainable parameters, in the order of a checkpoint's `ema.shadow_params`."""
-        # By name and not by requires_grad, which sampling turns off everywhere. These are the Fourier
-        # frequencies, if there are any.
+        # By name, since sampling turns requires_grad off everywhere. The excluded name is the Fourier
+        # frequencies.
         return [name for name, _ in self.named_parameters() if name != "all_modules.0.W"]
 
 
@@ -320,7 +317,7 @@ def _check(
             f"image_size {image_size} cannot be halved {len(ch_mult) - 1} times, as {len(ch_mult)} levels "
             "need"
         )
-    # "residual" outputs with FIR fail in the original implementation, so no weights with them exist.
+    # "residual" outputs with FIR fail in the original implementation, so no such weights exist.
     check_choice("progressive", progressive, ("none", "output_skip") if fir else get_args(Progressive))
     check_choice("progressive_input", progressive_input, ("none", "input_skip", "residual"))
     check_choice("progressive_combine", progressive_combine, ("sum", "cat"))

@@ -1,4 +1,4 @@
-"""Soft Truncation's file."""
+"""Published file of Soft Truncation."""
 
 from __future__ import annotations
 

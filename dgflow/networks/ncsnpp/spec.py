@@ -1,4 +1,4 @@
-"""score_sde's networks as recipes name them."""
+"""Spec of score_sde's networks, for recipes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from dgflow.weights.declared import Said
     from dgflow.weights.weight_file import File, WeightFile
 
-TIME_SCALE = 999.0  # from time in [0, 1] to the steps that the networks embed
+TIME_SCALE = 999.0  # factor from time in [0, 1] to the embedded steps
 UNBOUNDED_CONSTANT = 0.001
-"""The stabilizing constant of Soft Truncation's configurations."""
+"""The stabilising constant of Soft Truncation's configurations."""
 
 
 class NCSNpp(ScoreNetworkSpec):
-    """score_sde's DDPM++ as Soft Truncation uses it for CelebA and CIFAR-10: it predicts the noise of the
+    """score_sde's DDPM++ as Soft Truncation uses it for CelebA and CIFAR-10: predicts the noise of the
     linear-VP diffusion.
 
     `unbounded`: the time of its "u" models, log(sigma^2 / (1 + sigma^2) + 0.001) + log(1 + sigma^2) from time
@@ -64,7 +64,7 @@ class NCSNpp(ScoreNetworkSpec):
         from dgflow.diffusion.score_model import ScoreModel
         from dgflow.diffusion.times import sigma_from_tau, tau_from_sigma
 
-        # Its own range in time is [1e-5, 1].
+        # The network's own time range is [1e-5, 1].
         levels = (sigma_from_tau(1e-5), sigma_from_tau(1.0))
 
         def unbounded(sigma: torch.Tensor) -> torch.Tensor:
@@ -92,7 +92,9 @@ class NCSNpp(ScoreNetworkSpec):
         return read_soft_truncation(file, network.ema_names(), source=source)
 
     def said(self, network: Any, shape: DataShape) -> dict[str, Said]:
-        """As of every network, with the options of score_sde's configurations that this one does not have."""
+        """The settings that a file may declare, including options of score_sde's configurations that this
+        network lacks.
+        """
         from dgflow.weights.declared import Said
 
         fixed = {

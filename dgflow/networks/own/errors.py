@@ -1,4 +1,4 @@
-"""Errors in the code of a network that a user brings, with the file and the line."""
+"""Report errors in the code of a user's own network, with the file and the line."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from dgflow.specs.own_lines import own_frames, shown_path
 
 _OF_THE_DEVICE = re.compile(r"out of memory|alloc|CUDA|cuDNN|cublas|NCCL|HIP error", re.IGNORECASE)
-"""Messages of errors that another batch, host or attempt may not meet."""
+"""Messages of errors that may not recur with another batch, host or attempt."""
 
 
 @contextmanager
 def own_code(factory: str) -> Iterator[None]:
-    """The context of a call into a user's own code: an error in it becomes a ValueError with file, line and
-    function. Errors of the device, such as of its memory, are left as they are."""
+    """A context for a call into a user's own code: an error becomes a ValueError with file, line and
+    function. Device errors, such as out of memory, pass unchanged.
+    """
     try:
         yield
     except Exception as error:

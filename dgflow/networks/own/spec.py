@@ -1,7 +1,7 @@
-"""Networks that a user brings, named by where their code can be imported from: `package.module:function`.
+"""A user's own networks, named by the import path of their code: `package.module:function`.
 
-The module is imported only where a network is built. Its text is no part of a step's identity, so `version`
-is raised by hand when its numbers change.
+The module is imported only when a network is built. Its source text is not part of a step's identity, so
+raise `version` by hand when its results change.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ _GIVEN = ("image_size", "channels", "num_classes")
 
 
 class OwnNetwork(NetworkSpec):
-    """The result of `factory(image_size=, channels=, num_classes=, **options)`: a function that gives a
-    module, or the module's class."""
+    """A network made by `factory(image_size=, channels=, num_classes=, **options)`; the factory is a function
+    that returns a module, or the module's class.
+    """
 
     factory: str
     options: Mapping[str, Option] = {}
@@ -70,7 +71,7 @@ class OwnNetwork(NetworkSpec):
             )
 
     def said(self, network: Any, shape: DataShape) -> dict[str, Said]:
-        """As of every network, with its options."""
+        """The settings that a file may declare, including the options."""
         from dgflow.weights.declared import Said
 
         options = {name: Said(value, f"options[{name!r}]") for name, value in self.options.items()}
@@ -79,11 +80,11 @@ class OwnNetwork(NetworkSpec):
         return said | options
 
     def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
-        """The network with fresh weights, on the CPU.
+        """Build the network with fresh weights, on the CPU.
 
         Raises:
-            ValueError: there is no such factory, it does not take these arguments, or what it returns is no
-                torch module.
+            ValueError: the factory does not exist, does not take these arguments, or does not return a torch
+                module.
         """
         import torch
 
@@ -95,7 +96,8 @@ class OwnNetwork(NetworkSpec):
             **self.options,
         }
         _check_takes(factory, arguments, self.factory)
-        # Shapes are checked without memory elsewhere; code that reads its own tensors could not be built so.
+        # Elsewhere, shapes are checked on the meta device; user code that reads its own tensors could not be
+        # built there.
         with torch.device("cpu"), own_code(self.factory):
             network = factory(**arguments)
         if not isinstance(network, torch.nn.Module):
@@ -106,13 +108,13 @@ class OwnNetwork(NetworkSpec):
 
 
 class OwnDenoiser(OwnNetwork, ScoreNetworkSpec):
-    """A score network in EDM's convention: `network(x, sigma, class_labels)` gives the expected clean images.
+    """A score network in EDM's convention: `network(x, sigma, class_labels)` returns the expected clean
+    images.
 
     x: float32 [B, C, H, W], clean images in [-1, 1] plus noise of standard deviation sigma. sigma: float32
-        [B]. class_labels: int64 [B], or
-    None where `num_classes` is 0. `sigma_min` and `sigma_max` are the noise levels it was trained for;
-        samplers stay within them. `latent`:
-    its samples are latents, for a decoder. It samples in float32.
+        [B]. class_labels: int64 [B]; None if `num_classes` is 0. `sigma_min` and `sigma_max` bound the noise
+        levels of its training; samplers stay within them. `latent`: samples are latents, for a decoder.
+        Sampling uses float32.
     """
 
     sigma_min: float = Field(default=0.002, gt=0)
@@ -132,9 +134,9 @@ class OwnDenoiser(OwnNetwork, ScoreNetworkSpec):
         return self.latent
 
     def score_model(self, network: nn.Module) -> ScoreModel:
-        """The functions by which samplers ask `network`.
+        """The functions by which samplers call `network`.
 
-        Raises ValueError for one that was converted to another precision than float32.
+        Raises ValueError for a network in a precision other than float32.
         """
         import torch
 
@@ -163,11 +165,11 @@ class OwnDenoiser(OwnNetwork, ScoreNetworkSpec):
 
 
 class OwnFeatures(OwnNetwork, FeatureNetworkSpec):
-    """A feature network for the evaluation: `network(images)` gives features [B, d], or with `logits`
+    """A feature network for the evaluation: `network(images)` returns features [B, d] or, with `logits`,
     (features, logits [B, classes]).
 
-    images: float32 [B, C, H, W] in [-1, 1], of the `image_size` and `channels` of its `Pretrained`. Logits
-        are for the Inception score.
+    images: float32 [B, C, H, W] in [-1, 1], of the `image_size` and `channels` of its `Pretrained`. The
+    logits give the Inception score.
     """
 
     logits: bool = False
@@ -184,7 +186,7 @@ class OwnFeatures(OwnNetwork, FeatureNetworkSpec):
         return lambda images: self.judged(network, images)
 
     def judged(self, network: nn.Module, images: Tensor) -> dict[str, Tensor]:
-        """`features` and, where it has them, `logits`. Raises ValueError for an output of another form."""
+        """Evaluate `features` and, if any, `logits`. Raises ValueError for an output of another form."""
         import torch
 
         with own_code(self.factory):
@@ -205,7 +207,7 @@ class OwnFeatures(OwnNetwork, FeatureNetworkSpec):
 
 
 def _imported(factory: str) -> Any:
-    """The callable of that name."""
+    """Import the callable of that name."""
     module_name, _, name = factory.partition(":")
     try:
         module = importlib.import_module(module_name)

@@ -1,4 +1,4 @@
-"""A perceptron of noisy samples and their time: the discriminator of Kim et al. 2023's section 5.1.
+"""A perceptron of a noisy sample and its time: the discriminator of Kim et al. 2023, section 5.1.
 
 Shape letters: B batch, C channels, H W height and width, E embedding width.
 """
@@ -17,24 +17,25 @@ EMBEDDING = 128  # channels of the embedded time
 
 
 class PerceptronModule(nn.Module):
-    """Sample and time to one logit: the flattened sample through `layers` layers of `width` SiLU units.
+    """Perceptron from sample and time to one logit: the flattened sample passes `layers` layers of `width`
+    SiLU units.
 
-    The embedded time and class scale and shift what the first layer makes of the sample, so that its slopes
-    can follow the noise level. On mixtures in the plane this learns the log-ratio in a third of the steps
-    that an embedding beside the sample takes. The last layer begins as zero: an untrained discriminator
-    guides nowhere.
+    The embedded time and class scale and shift the output of the first layer, so that its slopes can follow
+    the noise level. On mixtures in the plane this learns the log-ratio in a third of the steps of an
+    embedding concatenated to the sample. The last layer is initialised to zero, so an untrained discriminator
+    does not guide.
 
-    First and last layer and the embedding are in float32 at least: a sample of two values and a log-ratio
-    have no use for eight bits.
+    First layer, last layer and embedding are computed in at least float32: eight bits are too few for a
+    sample of two values and for a log-ratio.
 
     Args:
         image_size: side of the input.
         in_channels: channels of the input.
-        num_classes: rows of the label embedding, None for an unconditional network.
-        time_scale: factor from the time that is given to the step that is embedded, as of ADM's encoder.
+        num_classes: rows of the label embedding; None for an unconditional network.
+        time_scale: factor from the given time to the embedded step, as in ADM's encoder.
 
     Raises:
-        ValueError: no units or no layers.
+        ValueError: there are no units or no layers.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class PerceptronModule(nn.Module):
 
         Args:
             x_BCHW: noisy samples.
-            t_B: times [B] or [1], multiplied by `time_scale` in their own precision.
+            t_B: times [B] or [1], multiplied by `time_scale` in the precision of `t_B`.
             class_labels: int64 [B] or one-hot [B, K], for a conditional network; others ignore them.
         """
         emb_BE = wide_linear(self.time_embed, sinusoid(t_B.reshape(-1) * self.time_scale, EMBEDDING))

@@ -1,4 +1,4 @@
-"""The perceptron as recipes name it."""
+"""Spec of the perceptron, for recipes."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
 
 class Perceptron(HeadSpec):
-    """`layers` layers of `width` smooth units, for discriminators of small samples of any shape: that of Kim
-    et al. 2023, section 5.1, for data in the plane.
+    """A perceptron of `layers` layers of `width` smooth units, for discriminators of small samples of any
+    shape, such as data in the plane (Kim et al. 2023, section 5.1).
 
-    A sample is taken as its values in order, without a sense of place. The embedded time, and the class where
-    there is one, scale and shift the first layer.
+    A sample is flattened, so its spatial structure is not used. The embedded time and class, if any, scale
+    and shift the first layer.
     """
 
     width: int = 256
     layers: int = 4
 
     def check(self, shape: DataShape) -> None:
-        del shape  # any
+        del shape  # any shape
         check_units(self.width, self.layers)
 
     def head(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:

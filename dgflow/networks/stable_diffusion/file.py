@@ -1,4 +1,4 @@
-"""Names in files of Stable Diffusion's autoencoder."""
+"""Map the names in files of Stable Diffusion's autoencoder."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from torch import Tensor
 
 OLD_ATTENTION_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""Names in files that early versions of diffusers wrote, to today's."""
+"""Names in files of early versions of diffusers -> current names."""
 
 
 def present_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of an `AutoencoderKL` under the names that diffusers gives them today."""
+    """Rename the weights of an `AutoencoderKL` to diffusers' current names."""
     return {_present_name(name): tensor for name, tensor in state_dict.items()}
 
 

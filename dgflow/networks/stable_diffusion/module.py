@@ -1,5 +1,6 @@
-"""Stable Diffusion's KL autoencoder, with diffusers (`pip install "dgflow[dit]"`), which is imported on first
-use. Latents are diffusers' times the scale."""
+"""Stable Diffusion's KL autoencoder, by diffusers (`pip install "dgflow[dit]"`), which is imported on first
+use. Latents are diffusers' latents times the scale.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 SCALE = 0.18215
-"""Factor on the latents that brings them to about unit variance (Rombach et al. 2022; DiT)."""
+"""Factor that scales latents to about unit variance (Rombach et al. 2022; DiT)."""
 
 
 class StableDiffusionVAEModule(nn.Module):
@@ -28,8 +29,8 @@ class StableDiffusionVAEModule(nn.Module):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], **scaling: Any) -> Self:
-        """With fresh weights, of `AutoencoderKL`'s configuration as in a published config.json, and what
-        scales the latents.
+        """Build the autoencoder with fresh weights from `AutoencoderKL`'s configuration, as in a published
+        config.json, and the scaling arguments.
 
         Raises:
             ImportError: diffusers is not installed.
@@ -51,5 +52,5 @@ class StableDiffusionVAEModule(nn.Module):
         return self.scale * posterior.mean, self.scale * posterior.std
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Images [B, 3, H, W] of scaled latents. In [-1, 1] for the most part; not clamped."""
+        """Decode scaled latents to images [B, 3, H, W], mostly in [-1, 1] but not clamped."""
         return self.autoencoder.decode(latents / self.scale).sample

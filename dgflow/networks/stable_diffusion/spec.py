@@ -1,4 +1,4 @@
-"""Stable Diffusion's autoencoder as recipes name it."""
+"""Spec of Stable Diffusion's autoencoder, for recipes."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class DiffusersVAE(AutoencoderSpec):
 
     @abstractmethod
     def module(self, config: Mapping[str, Any]) -> nn.Module:
-        """The network with fresh weights, of `AutoencoderKL`'s configuration."""
+        """Build the network with fresh weights from `AutoencoderKL`'s configuration."""
 
     def build(self, *, image_size: int, channels: int, num_classes: int) -> nn.Module:
         """The network with fresh weights.
 
         Raises:
-            ValueError: diffusers is not installed, or classes, which it has not.
+            ValueError: diffusers is not installed, or classes are given, which the network does not have.
         """
         check_unconditional(type(self).__name__, num_classes)
         levels = len(self.block_out_channels)
@@ -71,7 +71,7 @@ class DiffusersVAE(AutoencoderSpec):
         return network.encode(images_BCHW)
 
     def decode(self, network: Any, latents_BCHW: Tensor) -> Tensor:
-        """Images in [-1, 1] for the most part, not clamped."""
+        """Decode latents to images, mostly in [-1, 1] but not clamped."""
         return network.decode(latents_BCHW)
 
     def toy(self, factor: int) -> Self:
@@ -87,14 +87,16 @@ class DiffusersVAE(AutoencoderSpec):
     def _content(
         self, file: File, format: str, network: Any, shape: DataShape, source: str, key: str | None
     ) -> WeightFile:
-        """The weights under the names that diffusers gives them today."""
+        """Read the weights under diffusers' current names."""
         from dgflow.networks.stable_diffusion.file import present_names
 
         found = super()._content(file, format, network, shape, source, key)
         return replace(found, tensors=present_names(found.tensors))
 
     def said(self, network: Any, shape: DataShape) -> dict[str, Said]:
-        """As of every network, but that the autoencoder takes images of any size."""
+        """The settings that a file may declare; the image size is omitted, since the autoencoder takes any
+        size.
+        """
         from dgflow.weights.declared import Said
 
         said = super().said(network, shape)
@@ -103,8 +105,9 @@ class DiffusersVAE(AutoencoderSpec):
 
 
 class StableDiffusionVAE(DiffusersVAE):
-    """diffusers' `AutoencoderKL` (`pip install "dgflow[dit]"`), its latents scaled by `scale`; the defaults
-    are those of DiT's."""
+    """diffusers' `AutoencoderKL` (`pip install "dgflow[dit]"`) with latents scaled by `scale`; the defaults
+    are the autoencoder of DiT.
+    """
 
     scale: float = 0.18215
 
@@ -114,7 +117,7 @@ class StableDiffusionVAE(DiffusersVAE):
         return StableDiffusionVAEModule.from_config(config, scale=self.scale)
 
     def said(self, network: Any, shape: DataShape) -> dict[str, Said]:
-        """As of every network, with what diffusers' `config.json` calls otherwise."""
+        """The settings that a file may declare, including names that differ in diffusers' `config.json`."""
         from dgflow.weights.declared import Said
 
         said = super().said(network, shape)
