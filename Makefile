@@ -2,8 +2,7 @@
 # the tests; each sets itself up in .venv on the first call.
 PYTHON ?= python3
 BIN := .venv/bin
-# Each process of the tests computes with one thread. Tests on several hosts share one machine's network, so they
-# run in one process.
+# Each process of the tests computes with one thread. Each makes a network of its own for tests on several hosts.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 PROCESSES ?= 2
 SPREAD := -n $(PROCESSES) --dist loadfile --no-loadscope-reorder --ignore=tests/cluster
@@ -28,7 +27,7 @@ test-slow: .venv/dev
 
 # Hosts as network namespaces: wants root and iproute2.
 test-cluster: .venv/dev
-	$(PYTEST) tests/cluster
+	$(PYTEST) -n $(PROCESSES) --dist loadfile --no-loadscope-reorder tests/cluster
 
 # What a first hour on a GPU has to tell; with the interpreter of .venv where there is one, else $(PYTHON).
 gpu:

@@ -1,7 +1,7 @@
-"""Memory over 20,000 shards through the real plan, pool, store and seal: as much at the end as at the
-beginning.
+"""Memory over 6,000 shards through the real plan, pool, store and seal: it does not grow on the way.
 
-`python -m pytest tests/cluster/test_flat.py -s` prints what was measured.
+`python -m pytest tests/cluster/test_flat.py -s` prints what was measured; `flat_driver.py ROOT 20000 1000`
+measures more shards.
 """
 
 from __future__ import annotations
@@ -18,16 +18,14 @@ import pytest
 from seaweed import seaweed
 
 DRIVER = Path(__file__).with_name("flat_driver.py")
-SHARDS, EVERY = 20_000, 1_000
+SHARDS, EVERY = 6_000, 500
 FIRST = 2_000  # by here everything is loaded that a run loads once
-S3_SHARDS, S3_EVERY, S3_FIRST = 1_500, 250, 500
-GROWTH = (
-    20e6  # bytes: what an allocator may keep in pieces; measured 2.9 MB of the driver, 9.2 MB of a worker
-)
+S3_SHARDS, S3_EVERY, S3_FIRST = 1_000, 250, 500
+GROWTH = 12e6  # bytes that an allocator may keep in pieces; a leak of 3 kB a shard is more
 SEALING = 3_000  # bytes a shard: its receipt in memory and its line in the manifest; measured 0.8 to 1.4 kB
 OVERHEAD = 0.020  # seconds a shard
 
-pytestmark = pytest.mark.timeout(1_300)
+pytestmark = pytest.mark.timeout(900)
 
 
 class Moment(NamedTuple):
@@ -43,7 +41,7 @@ def watched(root: str, shards: int, every: int, **environment: str) -> list[Mome
     command = [sys.executable, str(DRIVER), root, str(shards), str(every)]
     threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     run = subprocess.run(
-        command, env={**os.environ, **threads, **environment}, capture_output=True, text=True, timeout=1_200
+        command, env={**os.environ, **threads, **environment}, capture_output=True, text=True, timeout=800
     )
     assert run.returncode == 0, run.stderr[-4000:]
     moments = [Moment(**json.loads(line)) for line in run.stdout.splitlines()]
@@ -82,7 +80,7 @@ def test_sealing_takes_no_more_than_the_receipts(local: list[Moment]):
 
 
 def test_a_shard_costs_less_than_twenty_milliseconds_besides_its_samples(local: list[Moment]):
-    """The quickest thousand: other programs on the machine only ever add to it."""
+    """The quickest few hundred: other programs on the machine only ever add to it."""
     quickest = min(after.seconds - before.seconds for before, after in pairwise(local[:-1]))
     assert quickest / EVERY < OVERHEAD
 
