@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
+from dgflow.diffusion.rounded_products import emulated_autocast, lacks_kernels
 from dgflow.specs.spec import Precision
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -81,6 +82,9 @@ def products(precision: Precision) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
     """Context in which, with "bfloat16", activations have that precision; weights keep their own."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+    narrow = precision == "bfloat16"
+    if narrow and device.type == "cpu" and not torch.compiler.is_compiling() and lacks_kernels():
+        return emulated_autocast()
+    return torch.autocast(device.type, torch.bfloat16, enabled=narrow)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from dgflow.diffusion.bfloat16 import slow_bfloat16
 from dgflow.diffusion.device_errors import is_out_of_memory
+from dgflow.diffusion.rounded_products import lacks_kernels
 from dgflow.runtime.environment import attempt, failed
 from dgflow.runtime.training.averages import Averages
 from dgflow.runtime.training.checkpoints import commit, forget, newest_whole, restore, state, unbroken
@@ -186,7 +187,7 @@ def _moments(task: TrainingTask) -> int:
 
 def _slowness(task: TrainingTask) -> dict[str, Any]:
     """A warning for the receipt where float32 would be quicker."""
-    if task.precision != "bfloat16" or not (warning := slow_bfloat16()):
+    if task.precision != "bfloat16" or lacks_kernels() or not (warning := slow_bfloat16()):
         return {}
     return {"warnings": [warning]}
 
