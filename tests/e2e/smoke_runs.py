@@ -33,12 +33,13 @@ OPTIONS = {name: [()] for name in RUNS} | {
 }
 """Recipe to the options of its runs, all in one root."""
 WITHOUT_RAY = OPTIONS | {"cifar10_lsgm": [("--mechanism", "8")]}
-THROUGH_RAY = ("cifar10_lsgm",)
-"""Recipes that `make test` runs from the command line: with the one of `test_cli.py` every kind of step and
-every command."""
+THROUGH_RAY = ("cifar10_edm", "cifar10_lsgm")
+"""Recipes that `make test-slow` runs from the command line, through Ray: images and latents, which together
+with the recipe of `test_cli.py` have every kind of training and of pool."""
 
 LONG = ("cifar10_edm_further", "afhq_edm_translate", "imagenet512_edm2")
-"""Recipes that `make test` does not run at all: the steps that they add have tests of their own."""
+"""Recipes that `make test-slow` runs and `make test` does not: the steps that they add have tests of their
+own."""
 
 
 def check_run(recipe: str, output: str, root: Path, options: Sequence[str]) -> None:

@@ -1,7 +1,7 @@
 """Shipped systems from the command line at toy size: `python workflows/X.py run --smoke`, with Ray, to a
 table of finite numbers.
 
-`make test-slow` runs those that `make test` runs without Ray.
+All others run in one process (`test_smoke_runs_here.py`): the same steps, at less than half of the time.
 """
 
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e.smoke_runs import OPTIONS, RUNS, THROUGH_RAY, check_run
+from e2e.smoke_runs import OPTIONS, THROUGH_RAY, check_run
 from recipe_command import here
 from steps.shipped import WORKFLOWS
 
@@ -34,9 +34,8 @@ def command(recipe: str, *arguments: str, cwd: Path) -> subprocess.CompletedProc
     )
 
 
-@pytest.mark.parametrize(
-    "recipe", [name if name in THROUGH_RAY else pytest.param(name, marks=pytest.mark.slow) for name in RUNS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", THROUGH_RAY)
 def test_a_recipe_runs_the_whole_way_at_toy_size(
     recipe: str, tmp_path: Path, own_ray: None, here: Any
 ) -> None:

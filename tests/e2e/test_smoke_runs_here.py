@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch.nn.functional as F
-from e2e.smoke_runs import LONG, RUNS, THROUGH_RAY, WITHOUT_RAY, check_run
+from e2e.smoke_runs import LONG, RUNS, WITHOUT_RAY, check_run
 from inprocess import execute_here
 from steps.shipped import WORKFLOWS
 from torch import Tensor
@@ -40,12 +40,7 @@ def small_inception(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("small_inception")
 @pytest.mark.parametrize(
-    "recipe",
-    [
-        pytest.param(name, marks=pytest.mark.slow) if name in THROUGH_RAY else name
-        for name in RUNS
-        if name not in LONG
-    ],
+    "recipe", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in RUNS]
 )
 def test_a_recipe_runs_the_whole_way_at_toy_size_without_ray(
     recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
