@@ -27,6 +27,14 @@ LONGEST = (
 """Files and folders that take longest: they come first, so that no process is left alone with one of them."""
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out files without a slow test where only these are asked for: to import all files takes each
+    process half a minute."""
+    if config.option.markexpr != "slow" or collection_path.suffix != ".py":
+        return None
+    return True if "mark.slow" not in collection_path.read_text() else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if {"local_ray", "own_ray"} & set(getattr(item, "fixturenames", ())):
