@@ -10,14 +10,12 @@ import pytest
 
 from dgflow.store.objects import ObjectStore
 
-RACERS = 16
-
 
 class StoreSuite:
     """Behaviour of `ObjectStore`."""
 
     processes = True  # whether other processes of this host see the objects
-    races = 5
+    races, racers = 5, 16
 
     def test_what_was_put_is_read_back(self, store: ObjectStore) -> None:
         store.put("step/data/00001.parquet", b"\x00bytes\xff")
@@ -165,7 +163,7 @@ class StoreSuite:
     def test_of_racing_threads_exactly_one_creates(self, store: ObjectStore) -> None:
         for race in range(self.races):
             wins: list[int] = []
-            gate = threading.Barrier(RACERS)
+            gate = threading.Barrier(self.racers)
 
             def racer(
                 i: int, race: int = race, wins: list[int] = wins, gate: threading.Barrier = gate
@@ -174,7 +172,7 @@ class StoreSuite:
                 if store.create(f"race/{race}", f"racer {i}".encode()):
                     wins.append(i)
 
-            _join([threading.Thread(target=racer, args=(i,)) for i in range(RACERS)])
+            _join([threading.Thread(target=racer, args=(i,)) for i in range(self.racers)])
             assert len(wins) == 1
             assert store.get(f"race/{race}") == f"racer {wins[0]}".encode()
 
@@ -184,7 +182,7 @@ class StoreSuite:
             return
         store.put("before", b"the parent's connection is open")
         context = multiprocessing.get_context("fork")
-        gate, wins = context.Barrier(RACERS), context.SimpleQueue()
+        gate, wins = context.Barrier(self.racers), context.SimpleQueue()
 
         def racer(i: int) -> None:
             gate.wait()
@@ -199,7 +197,7 @@ class StoreSuite:
                 )
             )
 
-        racers = [context.Process(target=racer, args=(i,)) for i in range(RACERS)]
+        racers = [context.Process(target=racer, args=(i,)) for i in range(self.racers)]
         for each in racers:
             each.start()
         results = [wins.get() for _ in racers]

@@ -18,7 +18,7 @@ from dgflow.store.s3 import S3Store
 
 
 class TestS3Store(StoreSuite):
-    races = 1  # SeaweedFS makes those who contend for a key wait for whole seconds
+    races, racers = 1, 5  # SeaweedFS makes those who contend for a key wait for whole seconds
 
     @pytest.fixture
     def store(self, s3_store: ObjectStore) -> ObjectStore:
