@@ -11,11 +11,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from dgflow.specs.bound import Bound, BoundRows
 from dgflow.specs.step import SampleStep
-from dgflow.store.address import sealed_slices
+from dgflow.store.address import sealed_slices, step_names
 from dgflow.store.identity import fingerprint as digest
 from dgflow.store.objects import ObjectStore
 from dgflow.store.receipts import CorruptObject, Manifest, Receipt
@@ -56,10 +57,15 @@ class _Mapping(NamedTuple):
 
 @dataclass
 class Lengths:
-    """The steps of a store that differ in the length of a slice. Each record is read once."""
+    """The steps of a store that differ in the length of a slice, as they are at the first look. Each record
+    is read once."""
 
     store: ObjectStore
     _records: dict[str, _Mapping | None] = field(default_factory=dict)  # by the step's name
+
+    @cached_property
+    def _names(self) -> list[str]:
+        return step_names(self.store)
 
     def copies(self, step: SampleStep, inputs: Bound, missing: Iterable[int]) -> dict[int, Copy]:
         """Of the shards `missing`, those that a step of another length has made from the same."""
@@ -130,7 +136,7 @@ class Lengths:
         own = _Mapping.of(step.kind, step.fingerprint, step.document(), step.maps)
         if own is None:
             return
-        for name in self.store.names():
+        for name in self._names:
             if name.rpartition("-")[0] == step.kind and name != own.name:
                 other = self._recorded(name, step.maps)
                 if other is not None and self._alike(step, own, other):
