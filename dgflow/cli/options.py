@@ -64,3 +64,11 @@ TrainWorkers = Annotated[
         show_default=False,
     ),
 ]
+CheckpointMinutes = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        help="Minutes between checkpoints within an epoch of a training; 0 keeps those at the ends of epochs "
+        "alone.",
+    ),
+]

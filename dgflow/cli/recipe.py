@@ -20,7 +20,7 @@ from dgflow.cli.command import RecipeCommand, as_written
 from dgflow.cli.guard import SETTINGS, print_json, run, tell
 from dgflow.cli.live_page import page_while_running
 from dgflow.cli.opening import Use, at_toy_size, root_for, tell_others, warn
-from dgflow.cli.options import AsJson, NumGpus, Root, Smoke, TrainWorkers, Workers, Yes
+from dgflow.cli.options import AsJson, CheckpointMinutes, NumGpus, Root, Smoke, TrainWorkers, Workers, Yes
 from dgflow.cli.parameters import recipe_option, recipe_parameters
 from dgflow.cli.preview import AsPreview, print_previews
 from dgflow.cli.root import root_url
@@ -108,6 +108,7 @@ def _run(
     workers: Workers = None,
     train_workers: TrainWorkers = None,
     num_gpus: NumGpus = None,
+    checkpoint_minutes: CheckpointMinutes = Placement.checkpoint_minutes,
 ) -> int:
     """Do what is missing, print the table, write report.html; also every half minute or so on the way.
 
@@ -115,8 +116,9 @@ def _run(
     """
     warn(target)
     progress = Progress(asked)
+    placement = Placement(workers, train_workers, num_gpus, checkpoint_minutes)
     with page_while_running(partial(_write_early, target, store, asked, progress.say)):
-        execute(target, store, Placement(workers, train_workers, num_gpus), progress)
+        execute(target, store, placement, progress)
     _report(target, store, asked, json)
     return 0
 

@@ -8,7 +8,7 @@ import typer
 
 from dgflow.cli.command import RecipeCommand
 from dgflow.cli.opening import root_for
-from dgflow.cli.options import AsJson, NumGpus, Root, Smoke, TrainWorkers, Workers
+from dgflow.cli.options import AsJson, CheckpointMinutes, NumGpus, Root, Smoke, TrainWorkers, Workers
 from dgflow.cli.parameters import Parameter, parameter_of, recipe_parameters
 from dgflow.cli.root import root_url
 from dgflow.cli.sweep_run import STDOUT, Options, Recipe, run_selection, run_sweep
@@ -113,6 +113,7 @@ def _own(
     workers: Workers = None,
     train_workers: TrainWorkers = None,
     num_gpus: NumGpus = None,
+    checkpoint_minutes: CheckpointMinutes = Placement.checkpoint_minutes,
 ) -> None:
     """The options of the command, for its signature."""
 
@@ -148,6 +149,7 @@ def _sweep(
     workers: int | None,
     train_workers: int | None,
     num_gpus: float | None,
+    checkpoint_minutes: float,
 ) -> int:
     if csv == STDOUT and json:
         raise typer.BadParameter("expected --json or --csv -, found both: each has standard output to itself")
@@ -171,7 +173,8 @@ def _sweep(
     averages = averaged(over or (), swept, known)
     settings = combinations(swept, zipped=zip, yes=yes)
     selection = None if select_on is None else selection_of(select_on, by, known, swept, fixed)
-    options = Options(plan, json, csv, Placement(workers, train_workers, num_gpus), smoke)
+    placement = Placement(workers, train_workers, num_gpus, checkpoint_minutes)
+    options = Options(plan, json, csv, placement, smoke)
     recipe = Recipe(workflow, name, fixed, averages, zip)
     first = recipe.sweep(settings, {} if selection is None else {"seeds": selection.chosen_on})
     if selection is not None:

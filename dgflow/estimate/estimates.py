@@ -200,15 +200,15 @@ class _Networks(Networks):
         return Estimate(parameters, seconds, flops, kept)
 
     def _kept(self, step: NetworkStep, parts: int) -> int:
-        """The bytes of weights that are kept, and of a training's checkpoints."""
-        from dgflow.runtime.training.loop import KEPT_CHECKPOINTS
+        """The bytes of weights that are kept, and of a training's checkpoints at the ends of epochs."""
+        from dgflow.runtime.training.checkpoints import KEPT
 
         part = step.trained_part(self.of(step))
         weights, learns = _file(part.state_dict().values()), _file(part.parameters())
         if step.folder == "results":
             return weights
         checkpoint = weights + (MOMENTS + step.averages) * learns
-        return parts * weights + min(KEPT_CHECKPOINTS, len(step.parts(()))) * checkpoint
+        return parts * weights + min(KEPT, len(step.parts(()))) * checkpoint
 
 
 def _file(tensors: Iterable[Tensor]) -> int:

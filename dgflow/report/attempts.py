@@ -42,6 +42,12 @@ class Attempt:
         within = {name: self.note[name] for name in WITHIN if name in self.note}
         return {"part": self.part, **known, "started": self.noted - seconds_within(self.note), **within}
 
+    def safe(self) -> dict[str, int] | None:
+        """As JSON data: the `step` of `steps` in `part` up to which a checkpoint holds an epoch."""
+        if "safe" not in self.note or "steps" not in self.note:
+            return None
+        return {"part": self.part, "step": self.note["safe"], "steps": self.note["steps"]}
+
     def failure(self) -> dict[str, Any]:
         """As JSON data: `part`, `host`, `pid`, `failed`, `error`, `where` (`file.py:123 in function`) and
         `log` (a file on that host)."""

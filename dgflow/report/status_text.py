@@ -71,10 +71,11 @@ def rows_of(
     A step is running where one of the `drivers` works on it; None judges by commits and attempts, for roots
     without records of runs. `in_flight` are the attempts under way, of a training with its step within the
     epoch and its loss; `failed` those that ended in an error, of parts that are not committed, newest first;
-    `part` is the number of the shard or epoch. `rate_per_minute` is that of the newest commits,
-    `seconds_left` is what the driver expects, else it follows from the rate while the step is running;
-    `worker_seconds` is the work in committed parts (exact up to 64 parts, then estimated from 64), and
-    `money` its cost with the `price` per worker-hour.
+    `part` is the number of the shard or epoch. `safe` is the `step` of `steps` of the open epoch `part` that
+    its newest checkpoint holds. `rate_per_minute` is that of the newest commits, `seconds_left` is what the
+    driver expects, else it follows from the rate while the step is running; `worker_seconds` is the work in
+    committed parts (exact up to 64 parts, then estimated from 64), and `money` its cost with the `price` per
+    worker-hour.
     """
     rows = [_row(step, now, drivers) for step in steps]
     return rows if price is None else [row | {"money": row["worker_seconds"] / 3600 * price} for row in rows]
@@ -146,6 +147,7 @@ def _row(step: Seen, now: float, drivers: Sequence[Driver] | None) -> dict[str, 
         "unit": step.unit,
         "in_flight": sorted(in_flight, key=lambda attempt: attempt["part"]),
         "failed": [attempt.failure() for attempt in attempts if attempt.has_failed],
+        "safe": next((safe for attempt in attempts if (safe := attempt.safe()) is not None), None),
         "rate_per_minute": None if per_second is None else 60 * per_second,
         "seconds_left": left,
         "worker_seconds": fmean(map(worker_seconds, sample)) * len(step.done) if sample else 0.0,
@@ -219,12 +221,15 @@ def _cells(row: dict[str, Any], numbers: Sequence[str]) -> list[str]:
 
 
 def _epochs(row: dict[str, Any]) -> list[str]:
-    """A line per epoch in training: its step and the loss so far."""
-    return [
+    """A line per epoch in training: its step and the loss so far, and what a loss of the workers leaves."""
+    lines = [
         f"  epoch {attempt['part']}: {within_epoch(attempt)}"
         for attempt in row["in_flight"]
         if "step" in attempt
     ]
+    if not lines and (safe := row["safe"]) is not None:
+        return [f"  epoch {safe['part']}: step {safe['step']:,} of {safe['steps']:,} safe"]
+    return lines
 
 
 def _failures(row: dict[str, Any], now: float | None) -> list[str]:

@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -135,9 +135,10 @@ def resolved(placement: Placement) -> Placement:
 
 
 def slots(num_gpus: float) -> int:
-    """The number of workers, with `num_gpus` GPUs or else a CPU each, that fit on the hosts that are alive;
-    0 only on a cluster."""
-    fit = sum(_fit(each, num_gpus) for each in _resources())
+    """The number of workers, with `num_gpus` GPUs or else a CPU each, that fit on the hosts that are alive
+    and will not be taken away; 0 only on a cluster."""
+    leaving = ray_private.draining() if elastic() else set[str]()
+    fit = sum(_fit(each, num_gpus) for each in _resources(without=leaving))
     return fit if elastic() else max(1, fit)
 
 
@@ -147,9 +148,10 @@ def most_slots(num_gpus: float) -> int:
     return max(slots(num_gpus), _fit(autoscaler_maximum() or {}, num_gpus))
 
 
-def _resources() -> list[Mapping[str, float]]:
-    """The CPUs and GPUs of each host that is alive."""
-    return [node.get("Resources", {}) for node in ray.nodes() if node["Alive"]]
+def _resources(*, without: Collection[str] = ()) -> list[Mapping[str, float]]:
+    """The CPUs and GPUs of each host that is alive, except those `without`."""
+    there = (node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in without)
+    return [node.get("Resources", {}) for node in there]
 
 
 def _fit(resources: Mapping[str, float], num_gpus: float) -> int:

@@ -13,12 +13,14 @@ class Placement:
     per GPU where there are any; on a cluster as many as there is room for, which may change, and for shards
     as many as its autoscaler may make room for. `num_gpus` is the GPUs per worker that runs networks:
     fractions share one, 0 computes on the CPU, None is one where the cluster has any, else none. Other
-    workers have a CPU each.
+    workers have a CPU each. `checkpoint_minutes` are between two checkpoints within an epoch of a training,
+    which a kill costs at most; 0 writes those at the ends of epochs alone.
     """
 
     workers: int | None = None
     train_workers: int | None = None
     num_gpus: float | None = None
+    checkpoint_minutes: float = 10.0
 
     def without_gpus(self, there: int = 0) -> ValueError:
         """The error of a machine that has too few GPUs for a worker."""

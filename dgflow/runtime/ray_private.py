@@ -124,3 +124,24 @@ def raised_by_worker(failure: Exception) -> BaseException:
         from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 
         return failure._base_exc if isinstance(failure, UserExceptionWithTraceback) else failure
+
+
+def is_preempted() -> bool:
+    """Tells, in a worker of Ray Train, if the host of one of the workers will be taken away.
+
+    Ray Train asks the cluster every 5 s, and tells each worker. Reading that costs nothing; the public
+    function is a barrier of all workers.
+    """
+    with _part("ray.train.v2._internal.execution.context.get_train_context().preemption_context"):
+        from ray.train.v2._internal.execution.context import get_train_context
+
+        return get_train_context().preemption_context.preemption_info is not None
+
+
+def draining() -> set[str]:
+    """The ids of the hosts that will be taken away, on which nothing new is placed."""
+    with _part("ray._private.state.state.get_draining_nodes"):
+        from ray._private.state import state
+
+        ask = state.get_draining_nodes
+    return set(ask())

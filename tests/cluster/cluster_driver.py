@@ -51,6 +51,11 @@ def training(source: Path) -> TrainScore:
     return tiny.score(source, epochs=EPOCHS)
 
 
+def long(source: Path) -> TrainScore:
+    """One epoch of 1,500 steps: a minute or more."""
+    return tiny.score(source, epochs=1).model_copy(update={"images_per_epoch": 16 * 1500})
+
+
 def guided(source: Path) -> Generate:
     guidance = DiscriminatorGuidance(discriminator=tiny.discriminator(source, epochs=1).best(), weight=1.0)
     return samples(source).model_copy(update={"sampler": Heun(steps=20), "guidance": (guidance,)})
@@ -66,12 +71,13 @@ def target(what: str, source: Path) -> Step:
     """The step that WHAT names.
 
     `samples`: 20 shards, by workers with a GPU each where there are any; `training`: many epochs of the score
-        network that makes them, by
-    up to three workers; `table`: samples and guided samples compared.
+    network that makes them, by up to three workers; `long`: one long epoch of that; `table`: samples and
+    guided samples compared.
     """
     made: dict[str, Callable[[], Step]] = {
         "samples": lambda: Taken(samples=samples(source)[: 8 * SHARDS]),
         "training": lambda: training(source),
+        "long": lambda: long(source),
         "table": lambda: table(source),
     }
     return made[what]()
@@ -92,7 +98,7 @@ if __name__ == "__main__":
     train.work = soon
     placement = Placement(
         workers=int(workers[0]) if workers else None,
-        train_workers=3 if what == "training" else 1,  # one gives the same bits wherever it runs
-        num_gpus=0 if what == "training" else None,
+        train_workers=3 if what in ("training", "long") else 1,  # one gives the same bits wherever it runs
+        num_gpus=0 if what in ("training", "long") else None,
     )
     execute(target(what, Path(source)), open_store(root), placement, Progress())

@@ -3,12 +3,15 @@ left, and grows again."""
 
 from __future__ import annotations
 
+import sys
+import time
 from itertools import groupby
+from pathlib import Path
 
 import pytest
 from cluster import cluster_driver
 from cluster.disturbed import Undisturbed, drive, parts, running, stopped_in_a_shard, store_of
-from cluster.hosts import Network
+from cluster.hosts import GCS_PORT, Network
 from notes import attempts
 
 from dgflow.engine.execute import result_of
@@ -85,6 +88,33 @@ def test_training_goes_on_with_two_of_three_workers_and_grows_again_when_a_host_
     run.finish(SECONDS)
     assert [workers for workers, _ in groupby(sizes(root, undisturbed))] == [3, 2, 3]
     assert closest(root, trained, undisturbed) < TOLERANCE
+
+
+def test_a_notice_that_a_host_will_be_taken_away_makes_a_checkpoint_at_once_and_a_start_without_it(
+    shared, undisturbed
+):
+    """As a spot host's own script or a pod's hook gives it. Within its only epoch, the training has no other
+    checkpoint before ten minutes."""
+    root = undisturbed.begun("drained", "train-", "generate-", "taken-")
+    step = cluster_driver.long(undisturbed.source)
+    leaving = shared.have(2)[0]
+    run = shared.drive("long", root, undisturbed.source)
+    steps = store_of(root, step)
+    run.wait_for(lambda: steps.attempt("epochs", 1).get("step", 0) >= 50, "fiftieth step")
+    address = {"RAY_ADDRESS": f"{shared.head.address}:{GCS_PORT}"}
+    notice = "--reason DRAIN_NODE_REASON_PREEMPTION --reason-message spot --deadline-remaining-seconds 120"
+    began = time.monotonic()
+    drain = [str(Path(sys.executable).parent / "ray"), "drain-node", *notice.split()]
+    leaving.run(drain, address).finish()
+    told = time.monotonic() - began
+    safe = run.wait_for(lambda: steps.committed("steps"), "checkpoint within the epoch")
+    print(f"step {max(safe)} is safe {time.monotonic() - began:.1f} s after the notice began ({told:.1f} s)")
+    run.says("training goes on with 1 worker")
+    shared.lose(leaving)
+    run.finish(SECONDS)
+    [receipt] = parts(root, step, "epochs").values()
+    assert receipt.metrics["workers"] == 1 and "try" not in run.output
+    assert steps.committed("steps") == {}
 
 
 def test_a_host_lost_after_the_training_changes_no_metric(shared, network, undisturbed):

@@ -1,7 +1,9 @@
 """A driver to be killed: `driver.py WHAT ROOT SOURCE` completes a toy step in a root, with Ray and worker
 processes of its own."""
 
+import os
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -29,4 +31,9 @@ def target(what: str, source: Path) -> Step:
 
 if __name__ == "__main__":
     what, root, source = sys.argv[1:]
+    if stale := os.environ.get("STALE_SECONDS"):  # of a driver's signs of life, for who waits for them
+        from dgflow.runtime.training import fit, lease
+
+        lease.STALE_SECONDS = float(stale)
+        fit.Lease = partial(lease.Lease, every=float(stale) / 5)
     execute(target(what, Path(source)), open_store(root), Placement(workers=2, train_workers=2), Progress())

@@ -32,8 +32,8 @@ pytestmark = pytest.mark.usefixtures("own_ray")
 class Run:
     """A driver process and the root that it works on."""
 
-    def __init__(self, what: str, root: Path, source: Path) -> None:
-        self.output = root.parent / f"{root.name}.log"
+    def __init__(self, what: str, root: Path, source: Path, log: str = "") -> None:
+        self.output = root.parent / f"{log or root.name}.log"
         self.process = subprocess.Popen(
             [sys.executable, driver.__file__, what, str(root), str(source)],
             stdout=self.output.open("w"),
@@ -175,6 +175,41 @@ def test_killing_a_worker_in_training_goes_on_from_the_last_whole_checkpoint_wit
     # one's first two.
     assert digests(tmp_path / "driver", step, "epochs") == digests(tmp_path / "killed", step, "epochs")
     assert len(after) == driver.EPOCHS
+
+
+def tree(pid: int) -> list[int]:
+    """A process and all below it."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(below for child in map(int, children) for below in tree(child))]
+
+
+@pytest.mark.slow
+def test_a_driver_that_is_stopped_is_followed_by_one_that_waited_and_waits_when_it_comes_back(
+    tmp_path, source, trained, monkeypatch
+):
+    """With its workers; both end well, and each epoch is committed once, with the undisturbed run's bits."""
+    monkeypatch.setenv("STALE_SECONDS", "15")
+    step, root = driver.target("long", source), tmp_path / "root"
+    steps = steps_of(root, step)
+    first = Run("long", root, source)
+    first.wait_for(lambda: len(steps.committed("epochs")) >= 2, "second epoch")
+    second = Run("long", root, source, log="second")
+    second.wait_for(lambda: "waiting: process" in second.output.read_text(), "word of who trains")
+    stopped = tree(first.process.pid)
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    before = len(steps.committed("epochs"))
+    assert before < driver.EPOCHS, "the first ended too soon to be stopped"
+    try:
+        second.wait_for(lambda: len(steps.committed("epochs")) >= before + 2, "epochs of the second")
+    finally:
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+    assert f"waiting: process {first.process.pid} on " in second.finish()
+    first.finish()
+    found = digests(root, step, "epochs")
+    assert len(found) == driver.EPOCHS
+    assert {number: found[number] for number in (1, 2)} == digests(trained, step, "epochs")
 
 
 @pytest.mark.slow

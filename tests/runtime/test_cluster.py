@@ -50,6 +50,7 @@ def joined(monkeypatch, tmp_path):
     monkeypatch.setattr(ray, "nodes", lambda: nodes(True))
     monkeypatch.setattr(ray_private, "reported_maximum", lambda: None)
     monkeypatch.setattr(ray_private, "has_autoscaler", lambda: False)
+    monkeypatch.setattr(ray_private, "draining", lambda: set())
     return lambda *hosts: monkeypatch.setattr(
         ray, "nodes", lambda: [nodes(True)[0] | {"Resources": each} for each in hosts]
     )
@@ -70,6 +71,8 @@ def test_a_cluster_may_have_no_room_and_a_machine_always_has_some(joined, monkey
     assert (cluster.slots(0.0), cluster.slots(1.0), cluster.slots(0.5), cluster.slots(2.0)) == (12, 3, 6, 1)
     joined({"CPU": 8.0, "GPU": 3.0}, {"CPU": 4.0, "GPU": 1.0})  # counted by host
     assert (cluster.slots(2.0), cluster.slots(0.3), cluster.slots(0.0)) == (1, 12, 12)
+    monkeypatch.setattr(ray_private, "draining", lambda: {nodes(True)[0]["NodeID"]})
+    assert cluster.slots(1.0) == 0  # nothing is placed on hosts that will be taken away
     monkeypatch.delenv("RAY_ADDRESS")
     joined({})
     assert (cluster.slots(0.0), cluster.slots(1.0), cluster.most_slots(1.0)) == (1, 1, 1)

@@ -4,7 +4,8 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import start_processes
 
-from dgflow.runtime.training.finiteness import EVERY, Finite
+from dgflow.runtime.training.finiteness import Finite
+from dgflow.runtime.training.looks import EVERY, Looks, Wish
 from dgflow.specs.training_task import TrainingTask
 
 
@@ -26,11 +27,11 @@ def task():
 
 def _worker(rank, folder):
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    finite, total = Finite(task(), "train", 2, 2), torch.zeros((), dtype=torch.float64)
+    looks, total = Looks(Finite(task(), "train", 2), rank, 2, 0), torch.zeros((), dtype=torch.float64)
     for step in range(100, 200):
         total += float("inf") if rank == 1 and step == 112 else 1.0
         try:
-            finite.loss(total, step)
+            looks.after(step - 99, total, Wish)
         except FloatingPointError as error:
             (folder / f"{rank}").write_text(f"{step} {error}")
             return

@@ -177,6 +177,8 @@ def test_training_takes_whole_gpus_or_none_and_as_many_workers_as_fit_and_have_a
             pass
 
     monkeypatch.setattr(fit, "TorchTrainer", Trainer)
+    lease = SimpleNamespace(take=lambda: None, end=lambda: None, number=1)
+    monkeypatch.setattr(fit, "Lease", lambda _: lease)
     steps: Any = SimpleNamespace(
         name="train-score-0", done=lambda *_: {}, is_committed=lambda _, number, __: number <= len(started)
     )

@@ -8,13 +8,16 @@ import os
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ray
 from packaging.requirements import Requirement
 from ray import cloudpickle
+from ray.train import PreemptionInfo
 from ray.train.v2._internal import constants, exceptions
 from ray.train.v2._internal.constants import get_env_vars_to_propagate
+from ray.train.v2._internal.execution import context, preemption
 
 from dgflow.runtime import ray_private
 from dgflow.runtime.machine import check_address
@@ -110,6 +113,19 @@ def test_a_note_is_seen_by_a_worker_until_it_is_removed(local_ray):
     ray_private.remove_note("dgflow-test")
     seen.append(in_a_worker(lambda: ray_private.has_note("dgflow-test")))
     assert seen == [False, True, False]
+
+
+def test_a_cluster_that_loses_no_host_is_known_to_lose_none(local_ray):
+    assert ray_private.draining() == set()
+
+
+def test_a_worker_reads_what_ray_train_told_it_of_hosts_that_will_be_taken_away(monkeypatch):
+    """`tests/cluster/test_faults_training.py` has a host drained."""
+    told = preemption.PreemptionContext()
+    monkeypatch.setattr(context, "get_train_context", lambda: SimpleNamespace(preemption_context=told))
+    assert not ray_private.is_preempted()
+    told.preemption_info = PreemptionInfo(deadline_ms=None, preempted_node_to_ranks={"a": [1]})
+    assert ray_private.is_preempted()
 
 
 def test_errors_of_ray_train_are_told_from_others():

@@ -13,6 +13,7 @@ from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError, Wo
 
 from dgflow.runtime.placement import Placement
 from dgflow.runtime.training import capacity, fit, worker
+from dgflow.runtime.training.lease import Claim
 from dgflow.store.objects import StoreError, StoreRefusal
 from dgflow.store.receipts import CorruptObject
 
@@ -44,8 +45,11 @@ class Cluster:
         self.places: list[object] = []
         self.events: list[Any] = []  # an error, a number of epochs that are made, or a function
         self.naps: list[Any] = []
+        self.number = 1
+        self.holders: list[Claim | None] = []  # that the lease is found with, before it can be had
         monkeypatch.setattr(fit, "_watched", self._watched)
         monkeypatch.setattr(fit, "elastic", lambda: True)
+        monkeypatch.setattr(fit, "Lease", lambda _: self)
         monkeypatch.setattr(capacity, "elastic", lambda: True)
         monkeypatch.setattr(capacity, "slots", lambda _: self.gpus)
         monkeypatch.setattr(capacity, "request_resources", lambda bundles: self.asked.append(bundles))
@@ -58,6 +62,12 @@ class Cluster:
         monkeypatch.setattr(ray, "nodes", self._nodes)
         monkeypatch.setattr(ray, "cluster_resources", self._resources)
         monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 2.0})
+
+    def take(self) -> Claim | None:
+        return self.holders.pop(0) if self.holders else None
+
+    def end(self) -> None:
+        self.number = 0
 
     def _resources(self) -> dict[str, float]:
         return {"CPU": 2.0} | ({"GPU": float(self.gpus)} if self.gpus else {})
@@ -232,6 +242,30 @@ def test_two_workers_make_room_for_more_where_a_gpu_is_free_and_wanted(
     assert (
         worker.room_for_more(worker.TrainingJob(unused, unused, {}, 3, 0, batch, True, True, wish), 2) is more
     )
+
+
+def test_a_second_driver_says_who_trains_takes_the_epochs_as_they_come_and_goes_on_after(
+    cluster, monkeypatch
+):
+    def nap(seconds):
+        cluster.epochs += 1
+
+    monkeypatch.setattr(fit, "time", SimpleNamespace(monotonic=lambda: 0.0, sleep=nap))
+    cluster.holders = [Claim(id="a", host="laptop", pid=42, seconds=130.0)] * 2
+    cluster.fit()
+    [waiting, *_] = cluster.told
+    assert waiting.startswith("waiting: process 42 on laptop has trained train-score-0 for 2 min 10 s.")
+    assert (cluster.told[1:], cluster.started, cluster.number) == (["training with 2 workers"], [2], 0)
+
+
+def test_where_another_driver_does_it_all_no_worker_is_started(cluster, monkeypatch):
+    def nap(seconds):
+        cluster.epochs += 1
+
+    monkeypatch.setattr(fit, "time", SimpleNamespace(monotonic=lambda: 0.0, sleep=nap))
+    cluster.holders = [Claim(id="a")] * 5
+    cluster.fit()
+    assert (cluster.started, cluster.epochs) == ([], 3)
 
 
 def test_gloo_is_bound_to_the_interface_of_the_address_that_ray_knows():

@@ -1,13 +1,24 @@
 """The state that a training keeps in the root: weights of every epoch, and checkpoints to go on from.
 
-A checkpoint whose bytes are not those of its receipt is never used. Keeping a few costs a few requests per
-epoch and no listing.
+    epochs/00003-...       the weights after epoch 3, which are kept
+    checkpoints/00003-...  everything that the next step depends on, at the end of epoch 3
+    steps/00400-...        the same within an epoch, after 400 steps counted over all epochs
+
+Checkpoints are scratch: the newest two of each kind are kept, and those within an epoch until it ends. Their
+names hold the digest of the weights of the last whole epoch, and those within an epoch the number of workers
+too. So a training goes on only from a checkpoint that belongs to the committed epochs, whoever else has
+trained the step: of two that commit an epoch in different bits, as GPUs give, one is first, and the other
+stops (`finish`). Of each epoch the checkpoint is committed before the weights, so that no other training
+stands in between.
+
+A checkpoint whose bytes are not those of its receipt is never used.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
@@ -16,10 +27,14 @@ from torch import Tensor, nn
 
 from dgflow.runtime.environment import versions
 from dgflow.runtime.training.averages import Averages
-from dgflow.store.receipts import CorruptObject
+from dgflow.store.receipts import CorruptObject, Receipt
 from dgflow.store.shards import rows_sha256
 from dgflow.store.step_store import StepStore
 from dgflow.weights.tensors import load_weights, save_weights
+
+KEPT = 2  # of each kind: the newest may be torn by a dying disk
+ENDS, WITHIN = "checkpoints", "steps"  # folders
+WEIGHTS, WORKERS = "weights of the last epoch", "workers"  # what names hold beside a training's inputs
 
 log = logging.getLogger(__name__)
 
@@ -27,20 +42,20 @@ log = logging.getLogger(__name__)
 def commit(
     step_store: StepStore,
     folder: str,
-    epoch: int,
-    tensors: dict[str, Tensor],
+    number: int,
+    tensors: Mapping[str, Tensor],
     inputs: Mapping[str, str],
     seconds: float,
-    metrics: dict[str, Any],
+    metrics: Mapping[str, Any],
     device: torch.device,
-) -> None:
-    """Commit the tensors of an epoch, as `StepStore.commit`."""
-    step_store.commit(
+) -> Receipt:
+    """Commit tensors as a part, as `StepStore.commit`."""
+    return step_store.commit(
         folder,
-        epoch,
+        number,
         save_weights(tensors),
         suffix=".safetensors",
-        rows_sha256=rows_sha256({name: value.numpy() for name, value in tensors.items()}),
+        rows_sha256=digest(tensors),
         inputs=inputs,
         seconds=seconds,
         device=str(device),
@@ -49,8 +64,13 @@ def commit(
     )
 
 
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """The digest of tensors on the CPU, as their receipt has it."""
+    return rows_sha256({name: value.numpy() for name, value in tensors.items()})
+
+
 def state(trained: nn.Module, optimizer: torch.optim.Optimizer, averages: Averages) -> dict[str, Tensor]:
-    """Everything that the next step depends on, as flat named tensors."""
+    """Everything that the next step depends on, as flat named tensors: copies on the CPU."""
     tensors = {f"trained.{name}": value for name, value in trained.state_dict().items()}
     tensors |= {f"ema.{name}": value for name, value in averages.values.items()}
     for number, slots in optimizer.state_dict()["state"].items():
@@ -59,7 +79,7 @@ def state(trained: nn.Module, optimizer: torch.optim.Optimizer, averages: Averag
 
 
 def restore(
-    trained: nn.Module, optimizer: torch.optim.Optimizer, averages: Averages, tensors: dict[str, Tensor]
+    trained: nn.Module, optimizer: torch.optim.Optimizer, averages: Averages, tensors: Mapping[str, Tensor]
 ) -> None:
     """Put back what `state` gave."""
     own = {name.removeprefix("trained."): tensors[name] for name in tensors if name.startswith("trained.")}
@@ -74,55 +94,178 @@ def restore(
     optimizer.load_state_dict(optimizer.state_dict() | {"state": slots})
 
 
-def newest_whole(
-    step_store: StepStore, inputs: Mapping[str, str], epochs: int, kept: int
-) -> tuple[int, dict[str, Tensor] | None]:
-    """The newest checkpoint that can be read, as its epoch, `epochs` at most, and its tensors; else (0,
-    None).
+@dataclass(frozen=True)
+class Start:
+    """The state to go on from: `steps` are done, counted over all epochs; those of an unfinished epoch took
+    `seconds`. Without `tensors` it is the beginning."""
 
-    `epochs` are those that are committed without a gap: one in the middle that a repair left out is trained
-    again. The keys of the newest `kept` are tried first; the others are listed only where none of those is
-    whole. Those that cannot be read are removed, so that the epoch's next one can take their place.
-    """
-    likely = range(epochs, max(0, epochs - kept), -1)
-    for epoch in likely:
-        if (tensors := _read(step_store, step_store.key("checkpoints", epoch, inputs), epoch)) is not None:
-            return epoch, tensors
-    older = {} if epochs <= kept else step_store.done("checkpoints", inputs)
-    for epoch in sorted((epoch for epoch in older if epoch <= epochs - kept), reverse=True):
-        if (tensors := _read(step_store, older[epoch], epoch)) is not None:
-            return epoch, tensors
-    if epochs:
-        log.warning(
-            "%s: %d epochs are committed, but no checkpoint is left to go on from; training begins anew",
-            step_store.name,
-            epochs,
+    steps: int = 0
+    tensors: dict[str, Tensor] | None = None
+    seconds: float = 0.0
+
+
+class Checkpoints:
+    """The checkpoints of one training, as the one process sees them that writes them."""
+
+    def __init__(self, step_store: StepStore, inputs: Mapping[str, str], steps_per_epoch: int) -> None:
+        self._step_store, self._steps_per_epoch = step_store, steps_per_epoch
+        self._inputs = dict(inputs)
+        self._weights = ""  # digest of the last whole epoch's
+        self._keys: dict[str, list[str]] = {ENDS: [], WITHIN: []}  # of receipts, oldest first
+
+    def newest(self, epochs: int) -> Start:
+        """The newest checkpoint that can be read and follows the committed epochs, of which `epochs` are
+        there without a gap: one in the middle that a repair left out is trained again.
+
+        Those that cannot be read are removed, so that the epoch's next one can take their place, and so are
+        those of trainings whose epoch was not the one committed. Takes two listings, and the receipts of
+        what is listed.
+        """
+        self._keys = {ENDS: [], WITHIN: []}
+        found: list[tuple[int, str, str, Receipt]] = []  # steps, folder, key, receipt
+        for folder, steps in ((ENDS, self._steps_per_epoch), (WITHIN, 1)):
+            for number, keys in self._step_store.committed(folder).items():
+                if number * steps < (epochs + 1) * self._steps_per_epoch:
+                    receipts = ((key, self._receipt(key)) for key in keys.values())
+                    found += [(number * steps, folder, key, each) for key, each in receipts if each]
+        start = Start()
+        for steps, folder, key, receipt in sorted(found, key=lambda each: (each[0], each[1]), reverse=True):
+            if not self._belongs(receipt, steps // self._steps_per_epoch):
+                continue
+            if start.tensors is None:
+                if (tensors := self._read(key, receipt)) is None:
+                    continue
+                start = Start(steps, tensors, receipt.seconds)
+            self._keys[folder].insert(0, key)
+        if epochs and start.tensors is None:
+            log.warning(
+                "%s: %d epochs are committed, but no checkpoint is left to go on from; training begins anew",
+                self._step_store.name,
+                epochs,
+            )
+        done = start.steps // self._steps_per_epoch
+        self._weights = self._committed_weights(done) or ""
+        self._forget(WITHIN, KEPT if start.steps % self._steps_per_epoch else 0)
+        self._forget(ENDS, KEPT)  # who saved them may have died before it could
+        return start
+
+    def save(
+        self, steps: int, tensors: Mapping[str, Tensor], workers: int, seconds: float, device: torch.device
+    ) -> None:
+        """Commit the state within an epoch, after `steps` over all epochs."""
+        names = {WEIGHTS: self._weights, WORKERS: str(workers)}
+        self._commit(WITHIN, steps, tensors, names, workers, seconds, device)
+        self._forget(WITHIN, KEPT)
+
+    def finish(
+        self,
+        epoch: int,
+        weights: Mapping[str, Tensor],
+        tensors: Mapping[str, Tensor],
+        seconds: float,
+        metrics: Mapping[str, Any],
+        device: torch.device,
+    ) -> bool:
+        """Commit the state at the end of an epoch, and its weights. Tells if the training may go on.
+
+        It may not where another training has committed other weights of this epoch: what comes next has to
+        follow from those. Where the checkpoint of those is lost nothing can, and this one goes on.
+        """
+        workers, own = metrics["workers"], digest(weights)
+        self._commit(ENDS, epoch, tensors, {WEIGHTS: own}, workers, 0.0, device)
+        receipt = commit(self._step_store, "epochs", epoch, weights, self._inputs, seconds, metrics, device)
+        self._weights = receipt.rows_sha256
+        if receipt.rows_sha256 != own:
+            self._step_store.discard(self._keys[ENDS].pop())
+            if self._others_since(epoch):
+                return False
+            log.warning(
+                "%s: epoch %d is committed with other weights, whose checkpoint is lost; the epochs after it "
+                "follow from the weights that this training came to",
+                self._step_store.name,
+                epoch,
+            )
+            self._commit(ENDS, epoch, tensors, {WEIGHTS: receipt.rows_sha256}, workers, 0.0, device)
+        self._forget(WITHIN, 0)
+        self._forget(ENDS, KEPT)
+        return True
+
+    def _commit(
+        self,
+        folder: str,
+        number: int,
+        tensors: Mapping[str, Tensor],
+        names: Mapping[str, str],
+        workers: int,
+        seconds: float,
+        device: torch.device,
+    ) -> None:
+        inputs = self._inputs | dict(names)
+        commit(self._step_store, folder, number, tensors, inputs, seconds, {"workers": workers}, device)
+        self._keys[folder].append(self._step_store.key(folder, number, inputs))
+
+    def _forget(self, folder: str, kept: int) -> None:
+        """Remove all but the newest `kept`."""
+        keys = self._keys[folder]
+        while len(keys) > kept:
+            self._step_store.discard(keys.pop(0))
+
+    def _belongs(self, receipt: Receipt, epoch: int) -> bool:
+        """Tells if a checkpoint is of this training and follows the committed weights of `epoch`; one that
+        follows others is removed. Earlier versions did not name the weights."""
+        beside = {name: value for name, value in receipt.inputs.items() if name not in (WEIGHTS, WORKERS)}
+        if beside != self._inputs:
+            return False
+        named, committed = receipt.inputs.get(WEIGHTS), self._committed_weights(epoch)
+        if named is None or committed is None or named == committed:
+            return True
+        self._step_store.discard(self._step_store.key(*_part(receipt), receipt.inputs))
+        return False
+
+    def _committed_weights(self, epoch: int) -> str | None:
+        """The digest of the committed weights of an epoch, empty before the first; None where the receipt
+        cannot be read."""
+        if not epoch:
+            return ""
+        try:
+            key = self._step_store.key("epochs", epoch, self._inputs)
+            return self._step_store.receipt(key).rows_sha256
+        except (CorruptObject, FileNotFoundError):
+            return None
+
+    def _others_since(self, epoch: int) -> bool:
+        """Tells if a start would find a checkpoint of the committed epochs from this one on."""
+        epochs = unbroken(self._step_store.done("epochs", self._inputs))
+        return any(
+            (receipt := self._receipt(key)) is not None and self._belongs(receipt, number)
+            for number, keys in self._step_store.committed(ENDS).items()
+            if epoch <= number <= epochs
+            for key in keys.values()
         )
-    return 0, None
+
+    def _receipt(self, key: str) -> Receipt | None:
+        try:
+            return self._step_store.receipt(key)
+        except FileNotFoundError:
+            return None
+        except CorruptObject as error:
+            return self._passed_over(key, error)
+
+    def _read(self, key: str, receipt: Receipt) -> dict[str, Tensor] | None:
+        try:
+            return load_weights(self._step_store.read(receipt))
+        except (CorruptObject, FileNotFoundError) as error:
+            return self._passed_over(key, error)
+
+    def _passed_over(self, key: str, error: Exception) -> None:
+        name = key.removeprefix(f"{self._step_store.name}/")
+        log.warning("the checkpoint %s cannot be used, trying the one before: %s", name, error)
+        self._step_store.discard(key)
 
 
-def _read(step_store: StepStore, key: str, epoch: int) -> dict[str, Tensor] | None:
-    try:
-        receipt = step_store.receipt(key)
-    except FileNotFoundError:
-        return None
-    except CorruptObject as error:
-        return _passed_over(step_store, key, epoch, error)
-    try:
-        return load_weights(step_store.read(receipt))
-    except (CorruptObject, FileNotFoundError) as error:
-        return _passed_over(step_store, key, epoch, error)
-
-
-def _passed_over(step_store: StepStore, key: str, epoch: int, error: Exception) -> None:
-    log.warning("checkpoint of epoch %d cannot be used, trying the one before: %s", epoch, error)
-    step_store.discard(key)
-
-
-def forget(step_store: StepStore, inputs: Mapping[str, str], epoch: int, kept: int) -> None:
-    """Remove the checkpoint that is `kept` older than that of `epoch`: they are scratch."""
-    if epoch > kept:
-        step_store.discard(step_store.key("checkpoints", epoch - kept, inputs))
+def _part(receipt: Receipt) -> tuple[str, int]:
+    """The folder and the number of a part."""
+    return receipt.part.partition("/")[0], receipt.number
 
 
 def unbroken(epochs: Collection[int]) -> int:

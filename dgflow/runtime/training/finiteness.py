@@ -7,12 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch.distributed as dist
 from torch import Tensor
 
 from dgflow.specs.training_task import TrainingTask
-
-EVERY = 10  # steps between two looks, where each waits for a device or for other workers
 
 
 @dataclass(frozen=True)
@@ -25,21 +22,14 @@ class Finite:
     task: TrainingTask
     name: str  # of the training step
     epoch: int
-    world_size: int
 
-    def loss(self, total: Tensor, step: int) -> None:
-        """Check the sum of the epoch's losses after `step`, counted from 0 over all epochs: every step where
-        that costs nothing."""
-        number = step + 1 - (self.epoch - 1) * self.task.steps_per_epoch
-        alone = self.world_size == 1 and total.device.type == "cpu"
-        if not alone and number % EVERY and number < self.task.steps_per_epoch:
-            return
-        bad = (~total.isfinite()).double()
-        if self.world_size > 1:
-            dist.all_reduce(bad)
+    def check(self, total: Tensor, bad: bool, step: int) -> None:
+        """`bad` says that the sum of the losses of an epoch's first `step` steps is not finite, be it that of
+        this worker (`total`) or of another."""
         if bad:
             found = "NaN or infinity of another worker" if total.isfinite() else float(total)
-            raise self._error("training loss", found, f", step {number} of {self._steps},", step == 0)
+            untrained = self.epoch == 1 and step == 1
+            raise self._error("training loss", found, f", step {step} of {self._steps},", untrained)
 
     def weights(self, metrics: Mapping[str, Any]) -> None:
         """Check the weights that would be committed, and the held-out measurements."""

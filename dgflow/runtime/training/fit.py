@@ -4,7 +4,12 @@ done.
 Checkpoints and weights go to the root and not through Ray, so a run goes on from the same state whether a
 worker died, the driver died or another cluster took over. On a cluster the number of workers follows the
 hosts: after a loss training goes on with those that are left, and where there is room for more it stops at
-the end of an epoch and starts again with them. A loss costs the epoch in flight.
+the end of an epoch and starts again with them. A loss costs the steps since the last checkpoint: those since
+the begin of the epoch, or of `placement.checkpoint_minutes` in a long one. Where Ray tells of a host that
+will be taken away, the workers commit a checkpoint at once and start again without that host.
+
+One driver trains a step at a time (`lease`). Another one on the same root waits, takes the epochs as they
+come, and goes on where the first has ended or given no sign of life.
 
 The driver restarts workers; Ray Train's own restarts are off. A training that keeps dying without finishing
 another epoch is given up after `ATTEMPTS`; deaths that came with the loss of a host, and starts for which
@@ -19,6 +24,7 @@ commits an epoch.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import tempfile
@@ -46,22 +52,26 @@ from dgflow.diffusion.device_errors import is_broken
 from dgflow.runtime import metrics
 from dgflow.runtime.cluster import hosts as hosts_alive
 from dgflow.runtime.cluster import most_slots
+from dgflow.runtime.durations import duration
 from dgflow.runtime.machine import elastic
 from dgflow.runtime.placement import Placement
 from dgflow.runtime.pool.hosts import HOST_DEATH_SECONDS
 from dgflow.runtime.ray_private import is_error_of_ray_train, raised_by_worker
 from dgflow.runtime.training.capacity import Capacity
 from dgflow.runtime.training.checkpoints import unbroken
+from dgflow.runtime.training.lease import Claim, Lease
 from dgflow.runtime.training.notes import NOTE_SECONDS
 from dgflow.runtime.training.worker import ProcessGroup, TrainingJob, work
 from dgflow.specs.training_task import TrainingTask
 from dgflow.store.objects import StoreError, StoreRefusal
+from dgflow.store.runs import STALE_SECONDS
 from dgflow.store.step_store import StepStore
 
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 3
 POLL_SECONDS = 2.0
+WAIT_SECONDS, REMINDER_SECONDS = 5.0, 600.0  # between looks at another driver's training, and messages on it
 COLLECTIVE_SECONDS = 900
 SETTINGS = {
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",
@@ -107,8 +117,18 @@ def fit(
     before, lost, refused = 0, False, False
     read = time.monotonic()  # when the note was read last
     earlier = {} if on_note is None else step_store.attempt("epochs", newest + 1)  # of an attempt that ended
+    lease, reminded = Lease(step_store), -math.inf
     try:
         while newest < epochs:
+            if (holder := lease.take()) is not None:
+                if time.monotonic() - reminded >= REMINDER_SECONDS:
+                    reminded = time.monotonic()
+                    tell(_waiting(holder, step_store.name))
+                time.sleep(WAIT_SECONDS)
+                if (committed := _newest(step_store, inputs, newest)) > newest:
+                    newest = committed
+                    on_epoch(newest)
+                continue
             workers, hosts = capacity.taken(), set(hosts_alive())
             if (committed := _newest(step_store, inputs, newest)) > newest:
                 newest = committed  # another driver has trained while this one waited
@@ -136,7 +156,17 @@ def fit(
                     on_epoch(newest)
 
             job = TrainingJob(
-                make_task, step_store, dict(inputs), epochs, newest, batch_size, use_gpu, may_grow, wish
+                make_task,
+                step_store,
+                dict(inputs),
+                epochs,
+                newest,
+                batch_size,
+                use_gpu,
+                may_grow,
+                wish,
+                lease.number,
+                60.0 * placement.checkpoint_minutes,
             )
             error = _watched(job, workers, look)
             look()
@@ -153,6 +183,15 @@ def fit(
     finally:
         metrics.workers(step_store.name, 0)
         capacity.leave()
+        lease.end()
+
+
+def _waiting(holder: Claim, name: str) -> str:
+    return (
+        f"waiting: process {holder.pid} on {holder.host} has trained {name} for {duration(holder.seconds)}. "
+        "This run takes its epochs as they come, and goes on by itself where that process ends or gives no "
+        f"sign of life for {STALE_SECONDS:.0f} s. To go on here at once, end it"
+    )
 
 
 def _change(workers: int, before: int, lost: bool) -> str:

@@ -2,10 +2,11 @@
 
 A batch is a pure function of (seed, step): which images, which noise. So the loop keeps no random state, a
 resumed run draws what an undisturbed one draws, and every worker computes its share of the same global batch.
-After every epoch the weights are committed with metrics of the held-out images, then a checkpoint. A run that
-was killed goes on from the last whole checkpoint, and with the same number of workers on the CPU ends with
-the same bits. With another number, which may change from epoch to epoch, each batch and its gradient are the
-same except for rounding (and dropout, where a network has it).
+After every epoch a checkpoint is committed, then the weights with metrics of the held-out images; in a long
+epoch a checkpoint is committed every `checkpoint_seconds`, and when a worker has notice that its host will be
+taken away. A run that was killed goes on from the last whole checkpoint, and with the same number of workers
+on the CPU ends with the same bits and the same training loss. With another number, which may change at each
+start, each batch and its gradient are the same except for rounding (and dropout, where a network has it).
 
 The loop knows torch and the store, not Ray: `fit` runs it on many workers, tests in their own process.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,14 +28,16 @@ from dgflow.diffusion.device_errors import is_out_of_memory
 from dgflow.diffusion.rounded_products import lacks_kernels
 from dgflow.runtime.environment import attempt, failed
 from dgflow.runtime.training.averages import Averages
-from dgflow.runtime.training.checkpoints import commit, forget, newest_whole, restore, state, unbroken
+from dgflow.runtime.training.checkpoints import Checkpoints, Start, restore, state, unbroken
 from dgflow.runtime.training.finiteness import Finite
+from dgflow.runtime.training.looks import Looks, Wish
 from dgflow.runtime.training.micro_batches import MicroBatches
 from dgflow.runtime.training.notes import EpochNotes
+from dgflow.runtime.training.saver import Saver
 from dgflow.specs.training_task import Measurement, TrainingTask
 from dgflow.store.step_store import StepStore
 
-KEPT_CHECKPOINTS = 2  # the newest may be torn by a dying disk; the one before it then costs one epoch
+TOTALS = "totals"  # in a checkpoint within an epoch: the sum of each worker's losses, float64 [workers]
 
 
 def train(
@@ -47,16 +51,21 @@ def train(
     wrap: Callable[[nn.Module], nn.Module] | None = None,
     done: int | None = None,
     enough: Callable[[], bool] | None = None,
+    checkpoint_seconds: float = 0.0,
+    asks: Callable[[], Wish] = Wish,
 ) -> None:
     """Train to the end of epoch `epochs`, from the last whole checkpoint if there is one. Rank 0 commits.
 
     `done` is the number of epochs that are committed without a gap; None looks it up. Rank 0 asks `enough`
     after each committed epoch except the last; where it says so all workers return, to be started again in
-    another number.
+    another number. They return too where a worker's `asks` says so, within an epoch, and where another
+    training has committed other weights of an epoch than these (`Checkpoints.finish`). A checkpoint is
+    committed within an epoch where a worker's `asks` says so, and `checkpoint_seconds` after the last one or
+    the last epoch's end; 0 is never.
 
     Metrics of an epoch: `train_loss`, `data_wait` (the share of the time that the slowest worker waited for
-    data), `workers`, `micro_batches` where a worker's memory asked for more than one, and those of
-    `task.measurements`.
+    data, since the training started or resumed), `workers`, `micro_batches` where a worker's memory asked for
+    more than one, and those of `task.measurements`.
 
     Raises:
         FloatingPointError: the loss or the weights are not finite; names the epoch, the step and the learning
@@ -68,9 +77,13 @@ def train(
             f"expected at most {task.batch_size} training workers, one for each slot of a batch, found "
             f"{world_size}"
         )
+    checkpoints = Checkpoints(step_store, inputs, task.steps_per_epoch)
+    saver = Saver(checkpoints, checkpoint_seconds)
     try:
-        _train(task, step_store, inputs, epochs, rank, world_size, wrap, done, enough)
+        training = _Training(task, step_store, inputs, rank, world_size, wrap, checkpoints, saver, asks)
+        training.run(epochs, done, enough)
     finally:
+        saver.close()
         for data in task.data:
             data.close()
 
@@ -80,89 +93,142 @@ def share(batch_size: int, rank: int, world_size: int) -> range:
     return range(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
 
 
-def _train(
-    task: TrainingTask,
-    step_store: StepStore,
-    inputs: Mapping[str, str],
-    epochs: int,
-    rank: int,
-    world_size: int,
-    wrap: Callable[[nn.Module], nn.Module] | None,
-    done: int | None,
-    enough: Callable[[], bool] | None,
-) -> None:
-    averages = Averages(task.trained, task.ema_halflife, ramp_up=task.ema_ramp_up)
-    begun = _resume(task, averages, step_store, inputs, rank, world_size, done)
-    network = wrap(task.network) if wrap else task.network
-    batches = MicroBatches(task, network, step_store.name, alone=world_size == 1)
-    if world_size > 1 and task.device.type == "cuda":
-        slots = torch.tensor(share(task.batch_size, rank, world_size))
-        batches.probe(slots, begun * task.steps_per_epoch, _moments(task))
-    for epoch in range(begun + 1, epochs + 1):
-        with _noted(step_store, epoch, rank) as write:
-            notes = EpochNotes(write, task.steps_per_epoch)
-            _epoch(task, network, batches, averages, step_store, inputs, epoch, rank, world_size, notes)
-        asked = enough if epoch < epochs else None
-        if asked is not None and _of_workers(float(rank == 0 and asked()), world_size)[0]:
-            return
+@dataclass
+class _Training:
+    """One worker's part of a training."""
 
+    task: TrainingTask
+    step_store: StepStore
+    inputs: Mapping[str, str]
+    rank: int
+    world_size: int
+    wrap: Callable[[nn.Module], nn.Module] | None
+    checkpoints: Checkpoints
+    saver: Saver
+    asks: Callable[[], Wish]
 
-def _epoch(
-    task: TrainingTask,
-    network: nn.Module,
-    batches: MicroBatches,
-    averages: Averages,
-    step_store: StepStore,
-    inputs: Mapping[str, str],
-    epoch: int,
-    rank: int,
-    world_size: int,
-    notes: EpochNotes,
-) -> None:
-    slots = torch.tensor(share(task.batch_size, rank, world_size))
-    # Gradients are averaged over workers, so a larger share weighs more; 1 where shares are even.
-    weight = len(slots) * world_size / task.batch_size
-    began, waited = time.monotonic(), _waited(task)
-    network.train()
-    total = torch.zeros((), dtype=torch.float64, device=task.device)
-    finite = Finite(task, step_store.name, epoch, world_size)
-    first = (epoch - 1) * task.steps_per_epoch
-    for step in range(first, first + task.steps_per_epoch):
-        torch.manual_seed(step * world_size + rank)  # dropout alone draws from it
-        loss = batches.backward(slots, step, weight)
-        if task.learning_rate is not None:
-            for group in task.optimizer.param_groups:
-                group["lr"] = task.learning_rate(step)
-        task.optimizer.step()
-        averages.update((step + 1) * task.batch_size, task.batch_size)
-        total += loss
-        finite.loss(total, step)
-        notes.step(step + 1 - first, total, weight)
-    data_wait = (_waited(task) - waited) / (time.monotonic() - began)
-    train_loss = _of_workers(float(total / task.steps_per_epoch), world_size).mean()
-    data_wait = round(float(_of_workers(data_wait, world_size).max()), 4)
-    metrics = {"train_loss": float(train_loss), "data_wait": data_wait, "workers": world_size}
-    if (parts := int(_of_workers(batches.parts, world_size).max())) > 1:
-        metrics["micro_batches"] = parts
-    metrics |= _slowness(task)
-    with averages.applied():
-        metrics |= _held_out(task, rank, world_size)
-        finite.weights(metrics)
-        weights = {name: value.detach().cpu().clone() for name, value in task.trained.state_dict().items()}
-    if rank == 0:
-        commit(step_store, "epochs", epoch, weights, inputs, time.monotonic() - began, metrics, task.device)
-        whole = state(task.trained, task.optimizer, averages)
-        commit(step_store, "checkpoints", epoch, whole, inputs, 0.0, {"workers": world_size}, task.device)
-        forget(step_store, inputs, epoch, KEPT_CHECKPOINTS)
+    def run(self, epochs: int, done: int | None, enough: Callable[[], bool] | None) -> None:
+        task = self.task
+        self.averages = Averages(task.trained, task.ema_halflife, ramp_up=task.ema_ramp_up)
+        start = self._resume(done)
+        self.network = self.wrap(task.network) if self.wrap else task.network
+        self.batches = MicroBatches(task, self.network, self.step_store.name, alone=self.world_size == 1)
+        self.slots = torch.tensor(share(task.batch_size, self.rank, self.world_size))
+        if self.world_size > 1 and task.device.type == "cuda":
+            self.batches.probe(self.slots, start.steps, _moments(task))
+        for epoch in range(start.steps // task.steps_per_epoch + 1, epochs + 1):
+            with _noted(self.step_store, epoch, self.rank, start, task.steps_per_epoch) as write:
+                leave = self._epoch(epoch, EpochNotes(write, task.steps_per_epoch), start)
+            asked, start = enough if epoch < epochs else None, Start()
+            leave = leave or (self.rank == 0 and asked is not None and asked())
+            if epoch < epochs and self._of_workers(float(leave)).any():
+                return
+
+    def _epoch(self, epoch: int, notes: EpochNotes, start: Start) -> bool:
+        """Train one epoch, from `start` where that lies within it; tells if the training has to end."""
+        task, first = self.task, (epoch - 1) * self.task.steps_per_epoch
+        # Gradients are averaged over workers, so a larger share weighs more; 1 where shares are even.
+        weight = len(self.slots) * self.world_size / task.batch_size
+        began, waited = time.monotonic(), _waited(task)
+        self.network.train()
+        total, begun = self._total(start), max(0, start.steps - first)
+        looks = Looks(Finite(task, self.step_store.name, epoch), self.rank, self.world_size, begun)
+        wish = Wish()
+        for step in range(first + begun, first + task.steps_per_epoch):
+            torch.manual_seed(step * self.world_size + self.rank)  # dropout alone draws from it
+            loss = self.batches.backward(self.slots, step, weight)
+            if task.learning_rate is not None:
+                for group in task.optimizer.param_groups:
+                    group["lr"] = task.learning_rate(step)
+            task.optimizer.step()
+            self.averages.update((step + 1) * task.batch_size, task.batch_size)
+            total += loss
+            number = step + 1 - first
+            wish = looks.after(number, total, self._wish)
+            notes.step(number, total, weight, self.saver.safe - first)
+            if number == task.steps_per_epoch:
+                break  # its checkpoint is that of the epoch
+            if wish.save:
+                self._save(step + 1, total, start.seconds + time.monotonic() - began)
+            if wish.leave:
+                self.saver.wait()
+                return True
+        seconds = time.monotonic() - began
+        return (
+            self._finish(epoch, total, start.seconds, began, (_waited(task) - waited) / seconds) or wish.leave
+        )
+
+    def _wish(self) -> Wish:
+        """This worker's own."""
+        wish = self.asks()
+        return wish._replace(save=wish.save or (self.rank == 0 and self.saver.due))
+
+    def _save(self, steps: int, total: Tensor, seconds: float) -> None:
+        """Begin a checkpoint after `steps` over all epochs: rank 0 writes it, all give their totals."""
+        totals = self._of_workers(float(total))
+        if self.rank == 0 and totals.isfinite().all():  # else the next look ends the training
+            tensors = state(self.task.trained, self.task.optimizer, self.averages) | {TOTALS: totals}
+            self.saver.save(steps, tensors, self.world_size, seconds, self.task.device)
+
+    def _total(self, start: Start) -> Tensor:
+        """The sum of this worker's losses at `start`: its own, where as many workers go on as there were."""
+        totals = torch.zeros(1, dtype=torch.float64) if start.tensors is None else start.tensors[TOTALS]
+        own = totals[self.rank] if len(totals) == self.world_size else totals.mean()
+        return own.to(self.task.device, copy=True)
+
+    def _finish(self, epoch: int, total: Tensor, before: float, began: float, data_wait: float) -> bool:
+        """Measure and commit an epoch; tells, on rank 0, if the training has to end."""
+        task = self.task
+        train_loss = self._of_workers(float(total / task.steps_per_epoch)).mean()
+        data_wait = round(float(self._of_workers(data_wait).max()), 4)
+        metrics = {"train_loss": float(train_loss), "data_wait": data_wait, "workers": self.world_size}
+        if (parts := int(self._of_workers(self.batches.parts).max())) > 1:
+            metrics["micro_batches"] = parts
+        metrics |= _slowness(task)
+        with self.averages.applied():
+            metrics |= _held_out(task, self.rank, self.world_size)
+            Finite(task, self.step_store.name, epoch).weights(metrics)
+            weights = {name: each.detach().cpu().clone() for name, each in task.trained.state_dict().items()}
+        if self.rank:
+            return False
+        self.saver.wait()
+        whole = state(task.trained, task.optimizer, self.averages)
+        seconds = before + time.monotonic() - began
+        goes_on = self.checkpoints.finish(epoch, weights, whole, seconds, metrics, task.device)
+        self.saver.restart()
+        return not goes_on
+
+    def _resume(self, done: int | None) -> Start:
+        """Load the newest whole checkpoint, which rank 0 chooses for all."""
+        shared = [Start()]
+        if self.rank == 0:
+            usable = unbroken(self.step_store.done("epochs", self.inputs)) if done is None else done
+            shared = [self.checkpoints.newest(usable)]
+            self.saver.safe = shared[0].steps
+        if self.world_size > 1:
+            dist.broadcast_object_list(shared, src=0)
+        [start] = shared
+        if start.tensors is None:
+            return start
+        restore(self.task.trained, self.task.optimizer, self.averages, start.tensors)
+        totals = {name: value for name, value in start.tensors.items() if name == TOTALS}
+        return replace(start, tensors=totals or None)  # the state itself needs no memory any more
+
+    def _of_workers(self, value: float) -> Tensor:
+        """The value of every worker, float64 [world_size]."""
+        return _of_workers(value, self.world_size)
 
 
 @contextmanager
 def _noted(
-    step_store: StepStore, epoch: int, rank: int
+    step_store: StepStore, epoch: int, rank: int, start: Start, steps: int
 ) -> Iterator[Callable[[Mapping[str, Any]], None] | None]:
-    """Note who trains the epoch, and the error that ended it early; the context's value adds to the note, on
-    rank 0."""
+    """Note who trains the epoch of so many steps, from `start`, and the error that ended it early; the
+    context's value adds to the note, on rank 0."""
     own = attempt()
+    own["started"] -= start.seconds
+    if (safe := start.steps - (epoch - 1) * steps) > 0:
+        own |= {"safe": safe, "steps": steps}
     if rank == 0:
         step_store.note_attempt("epochs", epoch, own)
 
@@ -238,26 +304,3 @@ def _of_workers(value: float, world_size: int) -> Tensor:
         parts = [None] * world_size
         dist.all_gather_object(parts, value)
     return torch.tensor(parts, dtype=torch.float64)
-
-
-def _resume(
-    task: TrainingTask,
-    averages: Averages,
-    step_store: StepStore,
-    inputs: Mapping[str, str],
-    rank: int,
-    world_size: int,
-    done: int | None,
-) -> int:
-    """Load the newest whole checkpoint, which rank 0 chooses for all; returns its epoch, 0 without one."""
-    shared: list[Any] = [0, None]
-    if rank == 0:
-        usable = unbroken(step_store.done("epochs", inputs)) if done is None else done
-        shared = list(newest_whole(step_store, inputs, usable, KEPT_CHECKPOINTS))
-        forget(step_store, inputs, shared[0], KEPT_CHECKPOINTS)  # who saved it may have died before it could
-    if world_size > 1:
-        dist.broadcast_object_list(shared, src=0)
-    chosen, tensors = shared
-    if tensors is not None:
-        restore(task.trained, task.optimizer, averages, tensors)
-    return chosen

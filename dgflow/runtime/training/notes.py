@@ -14,7 +14,9 @@ from typing import Any, SupportsFloat
 
 NOTE_SECONDS = 15.0
 FIRST_SECONDS = 5.0  # until the first one in an epoch: a quarter of a minute is long for who watches
-WITHIN = ("step", "steps", "loss")  # the fields of a note: steps done, steps of the epoch, mean loss of these
+WITHIN = ("step", "steps", "loss", "safe")
+"""The fields of a note: steps done, steps of the epoch, mean loss of these, and the steps that a loss of the
+workers would not undo, where there is a checkpoint within the epoch."""
 
 
 class EpochNotes:
@@ -29,20 +31,23 @@ class EpochNotes:
         self._write, self._steps, self._clock = write, steps, clock
         self._next = clock() + FIRST_SECONDS
 
-    def step(self, done: int, total: SupportsFloat, weight: float = 1.0) -> None:
-        """`done` steps of the epoch are done; `total` is the sum of their losses, each times `weight`."""
+    def step(self, done: int, total: SupportsFloat, weight: float = 1.0, safe: int = 0) -> None:
+        """`done` steps of the epoch are done, of which a checkpoint holds `safe`; `total` is the sum of their
+        losses, each times `weight`."""
         if self._write is None or self._clock() < self._next:
             return
         self._next = self._clock() + NOTE_SECONDS
         mean = float(total) / weight / done
         fields = {"step": done, "steps": self._steps, "updated": time.time()}
+        fields |= {"safe": safe} if safe > 0 else {}
         self._write(fields | ({"loss": mean} if math.isfinite(mean) else {}))
 
 
 def within_epoch(note: Mapping[str, Any]) -> str:
-    """`step 120 of 400, loss 0.1234`."""
-    loss = note.get("loss")
-    return f"step {note['step']:,} of {note['steps']:,}" + ("" if loss is None else f", loss {loss:.4g}")
+    """`step 120 of 400, loss 0.1234, step 100 safe`."""
+    loss, safe = note.get("loss"), note.get("safe")
+    words = f"step {note['step']:,} of {note['steps']:,}" + ("" if loss is None else f", loss {loss:.4g}")
+    return words if safe is None else f"{words}, step {safe:,} safe"
 
 
 def seconds_within(note: Mapping[str, Any]) -> float:

@@ -27,6 +27,9 @@ from dgflow.diffusion.acceleration import device
 from dgflow.runtime.cluster import slots
 from dgflow.runtime.devices import check_gpu
 from dgflow.runtime.environment import without_gpus
+from dgflow.runtime.ray_private import is_preempted
+from dgflow.runtime.training.lease import Watch
+from dgflow.runtime.training.looks import Wish
 from dgflow.runtime.training.loop import train
 from dgflow.specs.training_task import TrainingTask
 from dgflow.store.step_store import StepStore
@@ -37,7 +40,8 @@ _SIOCGIFADDR = 0x8915  # Linux: the address of an interface
 
 @dataclass
 class TrainingJob:
-    """The work of every worker. `wish` is the most workers that are wanted, None for as many as fit."""
+    """The work of every worker. `wish` is the most workers that are wanted, None for as many as fit; `claim`
+    is the number of the driver's `lease`."""
 
     make_task: Callable[[], TrainingTask]
     step_store: StepStore
@@ -48,6 +52,8 @@ class TrainingJob:
     use_gpu: bool
     may_grow: bool
     wish: int | None
+    claim: int = 0
+    checkpoint_seconds: float = 0.0
 
 
 def work(job: TrainingJob) -> None:
@@ -66,6 +72,13 @@ def work(job: TrainingJob) -> None:
     def enough() -> bool:
         return time.monotonic() - began >= GROWTH_SECONDS and room_for_more(job, world_size)
 
+    watch = Watch(job.step_store, job.claim) if context.get_world_rank() == 0 else None
+
+    def asks() -> Wish:
+        if is_preempted():
+            return Wish(save=True, leave=True)
+        return Wish(leave=watch is not None and watch.lost)
+
     train(
         job.make_task(),
         job.step_store,
@@ -76,7 +89,11 @@ def work(job: TrainingJob) -> None:
         wrap=_shared if world_size > 1 else None,
         done=job.done,
         enough=enough if job.may_grow else None,
+        checkpoint_seconds=job.checkpoint_seconds,
+        asks=asks,
     )
+    if watch is not None:
+        watch.end()
 
 
 def room_for_more(job: TrainingJob, workers: int) -> bool:
