@@ -2,7 +2,8 @@
 64 512] [--price 2.5]`.
 
 Arithmetic on the recipe's own plan (`plan --device`), on pieces that were measured one by one (below, with
-the command of each), and on assumptions (below, called so). Nothing here ran on such a cluster.
+the command of each), and on assumptions (below, called so); the run as a whole is simulated event by event
+(`held_hours.py`). Nothing here ran on such a cluster.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from dgflow.steps.generate import Generate
 from dgflow.store.memory import MemoryStore
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from held_hours import Cluster, Simulation, Task
+
 from workflows import imagenet256_dit
 
 # Measured, on two cores that other programs used as well.
@@ -42,7 +45,7 @@ NEIGHBOURS = 274  # CPU seconds of precision and recall, 50,000 x 10,000: README
 CPUS = 32  # of CPU hosts: cluster.yaml's four of eight. Its GPU hosts offer none
 TRAIN_START = 20  # s until Ray Train's workers begin; seen on two cores: 14 to 23
 BOOT = 300  # s from a host's request to its worker, paid for: cluster.yaml, `setup_commands`
-IDLE = 300  # s that a host is held after its last work: cluster.yaml, `idle_timeout_minutes`
+IDLE = 120  # s that a host is held after its last work: cluster.yaml, `idle_timeout_minutes`
 CONNECTION = 90e6  # bytes/s of one connection to S3: Amazon's advice says 85 to 90 MB/s
 TRAINERS = (
     8  # GPUs that share a batch of 1,024: `run --train-workers 8`, as without it all that are there take part
@@ -138,16 +141,19 @@ def main() -> None:
     parser.add_argument("--device", default="h100")
     parser.add_argument("--price", type=float, default=2.5, help="of an hour of one GPU, an assumption")
     parser.add_argument("--shard-size", type=int, default=500, help="of the samples that are generated")
+    parser.add_argument("--boot", type=float, default=BOOT, help="seconds until a host is there")
+    parser.add_argument("--idle", type=float, default=IDLE, help="seconds that an idle host is held")
+    parser.add_argument("--load-once", action="store_true", help="the workers of a host load together")
     options = parser.parse_args()
     plans = plan(imagenet256_dit.workflow(), MemoryStore("scale"))
     model = Model(plans, counted(plans, options.device, price=options.price), options.shard_size)
     print("\n".join(aligned(steps(model, options.gpus))))
-    print("\n" + "\n".join(aligned(totals(model, options.gpus, options.price))))
+    print("\n" + "\n".join(aligned(runs(model, options.gpus, options))))
     print(
-        f"money: at {options.price:g} an hour of a GPU, all of them held from {BOOT} s before the first "
-        f"step to {IDLE} s after the last; "
-        "without the head, CPU hosts and shards that are made again\n"
+        f"a host takes {options.boot:g} s to come and goes after {options.idle:g} idle ones; money at "
+        f"{options.price:g} an hour of a GPU, without the head, CPU hosts and shards that are made again\n"
     )
+    print("\n".join(aligned(totals(model, options.gpus))) + "\n")
     print("\n".join(limits(model, options.gpus)))
 
 
@@ -180,46 +186,70 @@ def steps(model: Model, gpus: list[int]) -> list[list[str]]:
     return cells
 
 
-def totals(model: Model, gpus: list[int], price: float) -> list[list[str]]:
-    cells = [
-        [
-            "GPUs",
-            "time",
-            "GPU hours held",
-            "at work",
-            "money",
-            "GPU hours loading",
-            "PUT",
-            "HEAD",
-            "GET",
-            "their price",
-            "read",
-            "written",
-        ]
-    ]
+def tasks(model: Model) -> list[Task]:
+    """The recipe's steps for the simulation."""
+    found = []
+    for made in model.plans:
+        step, busy, loading = made.step, model.busy(made), model.weights(made) / CONNECTION
+        reads, shards = tuple(set(made.node.reads.values())), model.shards(made)
+        if isinstance(step, TrainStep):
+            task = Task(made.node.key, reads, "training", 1, TRAIN_START + busy / TRAINERS, loading)
+        elif not isinstance(step, SampleStep):
+            seconds = NEIGHBOURS / CPUS if step.kind == "measure" else 0.0
+            task = Task(made.node.key, reads, "driver", 1, seconds)
+        else:
+            gpu = step.network_evaluations(1) > 0
+            whole = busy if gpu else sum(part.rows for part in made.node.slices) / IMPORTS
+            task = Task(
+                made.node.key,
+                reads,
+                "gpu" if gpu else "cpu",
+                shards,
+                whole / shards + SHARD_OVERHEAD,
+                loading,
+                shards * SEAL_SECONDS,
+            )
+        found.append(task)
+    return found
+
+
+def runs(model: Model, gpus: list[int], options: argparse.Namespace) -> list[list[str]]:
+    """The run on clusters of each size: hosts that come and go, and all held; steps in turn, and at once."""
+    cells = [["GPUs", "hosts", "steps", "time", "GPU hours held", "at work", "money"]]
+    work = sum(map(model.busy, model.plans)) / 3600
+    for number in gpus:
+        for fixed in (True, False):
+            for together in (False, True):
+                cluster = Cluster(
+                    number, options.boot, options.idle, CPUS, fixed, together, options.load_once
+                )
+                seconds, held = Simulation(tasks(model), cluster).run()
+                cells.append(
+                    [
+                        f"{number}",
+                        "all held" if fixed else "come and go",
+                        "at once" if together else "in turn",
+                        duration(seconds),
+                        f"{held:,.0f}",
+                        f"{work / held:.0%}",
+                        f"{held * options.price:,.0f}",
+                    ]
+                )
+    return cells
+
+
+def totals(model: Model, gpus: list[int]) -> list[list[str]]:
+    """What the workers ask of the store, whatever the order of the steps."""
+    cells = [["GPUs", "GPU hours loading", "PUT", "HEAD", "GET", "their price", "read", "written"]]
     for number in gpus:
         rows = [model.row(made, number) for made in model.plans]
-        whole = BOOT + sum(row.seconds for row in rows)
-        held, shards = number * (whole + IDLE) / 3600, sum(row.shards for row in rows)
+        shards = sum(row.shards for row in rows)
         loading = sum(min(number, row.shards or TRAINERS) * row.loading for row in rows) / 3600
         gets = shards * GETS + sum(map(model.shards_read, model.plans))
         dollars = shards * PUTS * PUT_PRICE + (shards * HEADS + gets) * GET_PRICE
-        share = sum(row.busy for row in rows) / 3600 / held
         bytes_ = [size(sum(row.read for row in rows)), size(sum(row.written for row in rows))]
         counts = [f"{count:,}" for count in (shards * PUTS, shards * HEADS, gets)]
-        cells.append(
-            [
-                f"{number}",
-                duration(whole),
-                f"{held:,.0f}",
-                f"{share:.0%}",
-                f"{held * price:,.0f}",
-                f"{loading:,.1f}",
-                *counts,
-                f"{dollars:.2f}",
-                *bytes_,
-            ]
-        )
+        cells.append([f"{number}", f"{loading:,.1f}", *counts, f"{dollars:.2f}", *bytes_])
     return cells
 
 

@@ -1,4 +1,4 @@
-"""Completing a recipe in a root, step by step.
+"""Completing a recipe in a root: which step begins when, and what it does.
 
 Ray and torch are imported only when there is something to do.
 """
@@ -6,17 +6,19 @@ Ray and torch are imported only when there is something to do.
 from __future__ import annotations
 
 import logging
-import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dgflow.engine.networks import check_built, check_sizes
 from dgflow.engine.plan import StepPlan, look, plan
 from dgflow.engine.receipt_warnings import WarnsOnce
 from dgflow.engine.root import Root
 from dgflow.engine.shard_work import shard_work
+from dgflow.engine.workers import Shared, StepFailed, Workers
 from dgflow.extras import installed, require
 from dgflow.specs.bound import Bound
 from dgflow.specs.graph import Node, graph
@@ -29,7 +31,6 @@ from dgflow.store.step_store import StepStore
 
 if TYPE_CHECKING:
     from dgflow.runtime.placement import Placement
-    from dgflow.runtime.pool.pool import Pool
     from dgflow.runtime.progress import Advance, Progress
 
 
@@ -39,10 +40,6 @@ TIMED = 4  # receipts of a step that an estimate of the time left reads
 _log = logging.getLogger(__name__)
 
 
-class StepFailed(RuntimeError):
-    """A step could not be completed; its committed parts stay."""
-
-
 def execute(target: Target, store: ObjectStore, placement: Placement, progress: Progress) -> None:
     """Complete `target` and every step that it needs.
 
@@ -50,15 +47,16 @@ def execute(target: Target, store: ObjectStore, placement: Placement, progress: 
         StepFailed: a shard was given up, or training died again and again.
         ValueError, StoreError: input, configuration or storage; the message says what to do.
     """
-    session, nodes = _Session(store, placement, progress), graph(target)
+    nodes = graph(target)
+    workers = Workers(store, placement, progress, [node.step for node in nodes])
     try:
         check_sizes(nodes)
         _check_training(target, store)
-        session.check_root()
+        workers.check_root()
         with progress.run(nodes, store):
-            _execute(nodes, store, session)
+            _Run(nodes, store, workers).complete()
     finally:
-        session.close()
+        workers.close()
 
 
 def _check_training(target: Target, store: ObjectStore) -> None:
@@ -69,49 +67,142 @@ def _check_training(target: Target, store: ObjectStore) -> None:
                 require("ray", f"{state.step.title}: training")
 
 
-def _execute(nodes: Sequence[Node], store: ObjectStore, session: _Session) -> None:
-    root, bounds, progress = Root(store), {}, session.progress
-    names = {node.step.name for node in nodes}
-    built = False  # all networks, without their weights, which is done before the first part is made
-    lacking: list[Exception] = []  # files from outside that cannot be had: all are reported together
-    for node in nodes:
-        step = node.step
-        if lacking and not step.is_fetched:
-            break
-        state = look(root, node, bounds)
-        step_store = root.step_store(step)
-        step_store.declare(step.document(), step.described(names))
-        if state.complete:
-            step.check_unchanged(partial(_first_file, state, step_store), store)
-            progress.reused(step, len(state.wanted), partial(_seconds, state, step_store))
-            continue
-        if state.bound is None and lacking:
-            continue  # reads a file that cannot be had
-        if not built:
-            check_built(nodes)
-            built = True
-        assert state.bound is not None, f"{step.name} is run before its inputs"
-        session.check_machine()
-        for name, choice in state.bound.choices.items():
-            progress.say(f"{step.title}: {name}: {choice}")
+@dataclass(frozen=True)
+class _AtWork:
+    """A step whose shards the workers make."""
+
+    state: StepPlan
+    bound: Bound
+    step_store: StepStore
+    shared: Shared
+    shown: ExitStack  # its progress
+
+
+class _Run:
+    """The steps of a recipe, of which several can be at work.
+
+    A step begins as soon as what it reads is complete. The shards of several steps are made at once: workers
+    take those of the first step that has one waiting, so that a step's last shards leave nobody idle. A
+    result is made in the driver, which goes on serving the workers while it waits for its own pieces. A
+    training needs the workers' CPUs and GPUs, and so begins once no shards are at work.
+    """
+
+    def __init__(self, nodes: Sequence[Node], store: ObjectStore, workers: Workers) -> None:
+        self.nodes, self.store, self.workers, self.progress = nodes, store, workers, workers.progress
+        self.root, self.bounds = Root(store), {}
+        self.names = {node.step.name for node in nodes}
+        self.waiting = list(nodes)
+        self.states: dict[str, StepPlan] = {}  # of those that could begin, by the node's key
+        self.at_work: list[_AtWork] = []
+        self.complete_keys: set[str] = set()
+        self.built = False  # all networks, without their weights, which is done before the first part is made
+        # Files from outside that cannot be had: all are reported together
+        self.lacking: list[Exception] = []
+
+    def complete(self) -> None:
+        """Raises as `execute`, after what is at work is finished."""
+        with ExitStack() as shown:
+            try:
+                while self._begin(shown) or self._serve():
+                    pass
+            except Exception:
+                self.workers.settle()
+                raise
+        if len(self.lacking) == 1:
+            raise self.lacking[0]
+        if self.lacking:
+            lines = "\n".join(f"- {error}" for error in self.lacking)
+            raise StepFailed(
+                f"{len(self.lacking)} things that are needed from outside cannot be had:\n{lines}"
+            ) from self.lacking[0]
+
+    def _begin(self, shown: ExitStack) -> bool:
+        """Begin the first step that can be, and complete it where the workers do not make its shards. False
+        where there is none."""
+        for node in self.waiting:
+            ready = self.complete_keys.issuperset(node.reads.values())
+            if not ready or (self.lacking and not node.step.is_fetched):
+                continue
+            state = self._look(node)
+            if isinstance(node.step, TrainStep) and self.at_work and not state.complete:
+                continue
+            self.waiting.remove(node)
+            if state.complete:
+                self._reuse(state)
+            elif (begun := self._work(state)) is not None:
+                self.at_work.append(begun)
+                shown.push(begun.shown)
+            return True
+        return False
+
+    def _serve(self) -> bool:
+        """Take what the workers have done, and seal the steps that it completes. False where none is at
+        work."""
+        if not self.at_work:
+            return False
+        self.workers.give_back_idle()
+        self.workers.turn()
+        for each in [each for each in self.at_work if each.shared.over]:
+            self.at_work.remove(each)
+            with each.shown:
+                each.shared.check()
+            self._seal(each.state, each.bound, each.step_store)
+        return True
+
+    def _look(self, node: Node) -> StepPlan:
+        if node.key not in self.states:
+            state = self.states[node.key] = look(self.root, node, self.bounds)
+            self.root.step_store(node.step).declare(node.step.document(), node.step.described(self.names))
+            return state
+        return self.states[node.key]
+
+    def _reuse(self, state: StepPlan) -> None:
+        step, step_store = state.step, self.root.step_store(state.step)
+        step.check_unchanged(partial(_first_file, state, step_store), self.store)
+        self.progress.reused(step, len(state.wanted), partial(_seconds, state, step_store))
+        self.complete_keys.add(state.node.key)
+
+    def _work(self, state: StepPlan) -> _AtWork | None:
+        """Begin the work on a step; None where it is done already."""
+        step, bound, step_store = state.step, state.bound, self.root.step_store(state.step)
+        if not self.built:
+            check_built(self.nodes)
+            self.built = True
+        assert bound is not None, f"{step.name} is run before its inputs"
+        self.workers.check_machine()
+        for name, choice in bound.choices.items():
+            self.progress.say(f"{step.title}: {name}: {choice}")
         try:
-            known, done = _seconds(state, step_store), len(state.done)
-            with progress.step(step, total=len(state.wanted), done=done, known=known) as advance:
-                _complete(state, state.bound, step_store, session, _gauged(state, advance))
+            begun = self._begun(state, bound, step_store)
         except (ValueError, OSError, StoreError, CorruptObject) as error:
             if not step.is_fetched:
                 raise
-            lacking.append(error)
-            continue
-        _seal(state, state.bound, step_store)
-        bounds[node.key] = state.bound
-    if len(lacking) == 1:
-        raise lacking[0]
-    if lacking:
-        lines = "\n".join(f"- {error}" for error in lacking)
-        raise StepFailed(
-            f"{len(lacking)} things that are needed from outside cannot be had:\n{lines}"
-        ) from lacking[0]
+            self.lacking.append(error)
+            return None
+        if begun is None:
+            self._seal(state, bound, step_store)
+        return begun
+
+    def _begun(self, state: StepPlan, bound: Bound, step_store: StepStore) -> _AtWork | None:
+        """As `_work`, without the manifests."""
+        step, known, done = state.step, _seconds(state, step_store), len(state.done)
+        with ExitStack() as shown:
+            own = self.progress.step(step, total=len(state.wanted), done=done, known=known)
+            advance = _gauged(state, shown.enter_context(own))
+            match step:
+                case SampleStep():
+                    shared = _shards(state, step, step_store, bound, self.workers, advance)
+                    return _AtWork(state, bound, step_store, shared, shown.pop_all())
+                case TrainStep():
+                    _train(step, step_store, bound, self.workers, done, advance)
+                case _:
+                    _result(step, step_store, bound, self.workers, advance)
+        return None
+
+    def _seal(self, state: StepPlan, bound: Bound, step_store: StepStore) -> None:
+        _seal(state, bound, step_store)
+        self.bounds[state.node.key] = bound
+        self.complete_keys.add(state.node.key)
 
 
 def result_of(target: ResultStep, store: ObjectStore) -> bytes:
@@ -138,139 +229,30 @@ def _seconds(state: StepPlan, step_store: StepStore) -> list[float]:
         return []
 
 
-class _Session:
-    """The workers of a run, connected to when first needed. Pools are kept from step to step, and given back
-    while a training needs their CPUs and GPUs."""
+def _shards(
+    state: StepPlan, step: SampleStep, step_store: StepStore, bound: Bound, workers: Workers, advance: Advance
+) -> Shared:
+    """The missing shards of a step as work of the workers."""
+    step.check_source(bound)
+    if state.copies:
+        workers.progress.say(f"{step.title}: {state.reason}")
+    first = state.wanted[0] if state.wanted[0] in state.missing else None
+    work = partial(shard_work, step, step_store, bound, first, state.copies)
+    tell = WarnsOnce(step, step_store, "shards", bound, workers.progress.say)
 
-    def __init__(self, store: ObjectStore, placement: Placement, progress: Progress) -> None:
-        self.store, self.placement, self.progress = store, placement, progress
-        self._pools: dict[float, Pool] = {}  # by the GPUs of a worker
-        self._checked = False
+    def take(number: int, seconds: float) -> None:
+        tell(number)
+        advance(1, seconds)
 
-    def check_root(self) -> None:
-        """Refuse a root that other hosts of a cluster cannot see, before anything is put into it.
-
-        Raises as `cluster.connect`.
-        """
-        if not self.store.shared and os.environ.get("RAY_ADDRESS"):
-            self.check_machine()
-            self.connect()
-
-    def check_machine(self) -> None:
-        """As `backend.check`, once."""
-        if not self._checked:
-            self._checked = True
-            from dgflow.runtime import backend
-
-            backend.check()
-
-    def connect(self) -> None:
-        from dgflow.runtime import backend
-
-        self.placement = backend.connect(self.store, self.placement)
-
-    def pool(self, *, gpu: bool) -> Pool:
-        """Workers that have a GPU, where there are GPUs, or workers for other work, for which hosts without a
-        GPU do too.
-
-        On one machine both kinds stay. On a cluster one kind is given back before the other is requested:
-        idle hosts cost money.
-        """
-        if not self._pools:
-            self.connect()
-        from dgflow.runtime.machine import elastic
-        from dgflow.runtime.pool.pool import Pool
-
-        num_gpus = (self.placement.num_gpus or 0.0) if gpu else 0.0
-        if elastic() and num_gpus not in self._pools:
-            self.close()
-        if num_gpus not in self._pools:
-            tell = self.progress.tell if elastic() else None  # on one machine all workers start at once
-            self._pools[num_gpus] = Pool(self.placement.workers, num_gpus=num_gpus, tell=tell)
-        return self._pools[num_gpus]
-
-    def release_gpus(self) -> None:
-        """On a cluster, give back the workers that have a GPU, before work that needs none."""
-        from dgflow.runtime.machine import elastic
-
-        if any(self._pools) and elastic():
-            self.close()
-
-    def spread(
-        self,
-        step: Step,
-        unit: str,
-        gpu: bool,
-        make: Callable[[], Callable[[Any], Any]],
-        items: Sequence[Any],
-        take: Callable[[Any, Any], None],
-    ) -> None:
-        """A `Spread` over the workers.
-
-        Raises StepFailed where an item was given up, or no worker could be started.
-        """
-        from dgflow.runtime import metrics
-        from dgflow.runtime.pool.pool import WorkersFailed
-
-        pool, done = self.pool(gpu=gpu), 0
-
-        def on_result(item: Any, result: Any) -> None:
-            nonlocal done
-            metrics.workers(step.name, pool.workers)
-            if unit == "shard":
-                self.progress.workers(pool.workers)
-            else:
-                done += 1
-                self.progress.pieces(done, len(items))
-            take(item, result)
-
-        try:
-            failures = pool.map(make, items, on_result, title=step.title, unit=unit)
-        except WorkersFailed as error:
-            raise StepFailed(f"{step.title}: {error}") from error
-        finally:
-            metrics.workers(step.name, 0)
-        if failures:
-            first = failures[0]
-            tried = "1 attempt" if first.attempts == 1 else f"{first.attempts} attempts"
-            raise StepFailed(
-                f"{step.title}: {len(failures)} of {len(items)} {unit}s could not be made; what is committed "
-                f"stays. {unit.capitalize()} {first.item} after {tried}: {first.error}"
-            ) from first.error
-
-    def close(self) -> None:
-        for pool in self._pools.values():
-            pool.close()
-        self._pools = {}
+    return workers.add(step, "shard", step.network_evaluations(1) > 0, work, state.missing, take)
 
 
-def _complete(
-    state: StepPlan, bound: Bound, step_store: StepStore, session: _Session, advance: Advance
-) -> None:
-    match state.step:
-        case SampleStep() as step:
-            gpu = step.network_evaluations(1) > 0
-            step.check_source(bound)
-            if state.copies:
-                session.progress.say(f"{step.title}: {state.reason}")
-            first = state.wanted[0] if state.wanted[0] in state.missing else None
-            work = partial(shard_work, step, step_store, bound, first, state.copies)
-            tell = WarnsOnce(step, step_store, "shards", bound, session.progress.say)
-
-            def take(number: int, seconds: float) -> None:
-                tell(number)
-                advance(1, seconds)
-
-            session.spread(step, "shard", gpu, work, state.missing, take)
-        case TrainStep() as step:
-            _train(step, step_store, bound, session, len(state.done), advance)
-        case step:
-            gpu = step.network_evaluations(1) > 0
-            if not gpu:
-                session.release_gpus()
-            spread = partial(session.spread, step, "part", gpu)
-            make_result(step, step_store, bound, session.store, spread)
-            advance(1)
+def _result(step: Step, step_store: StepStore, bound: Bound, workers: Workers, advance: Advance) -> None:
+    gpu = step.network_evaluations(1) > 0
+    if not gpu:
+        workers.release_gpus()
+    make_result(step, step_store, bound, workers.store, partial(workers.spread, step, "part", gpu))
+    advance(1)
 
 
 def _gauged(state: StepPlan, advance: Advance) -> Advance:
@@ -289,13 +271,13 @@ def _gauged(state: StepPlan, advance: Advance) -> Advance:
 
 
 def _train(
-    step: TrainStep, step_store: StepStore, bound: Bound, session: _Session, done: int, advance: Advance
+    step: TrainStep, step_store: StepStore, bound: Bound, workers: Workers, done: int, advance: Advance
 ) -> None:
-    session.close()
-    session.connect()
+    workers.close()
+    workers.connect()
     from dgflow.runtime.training.fit import TrainingFailed, fit
 
-    warn = WarnsOnce(step, step_store, "epochs", bound, session.progress.say)
+    warn = WarnsOnce(step, step_store, "epochs", bound, workers.progress.say)
 
     def on_epoch(newest: int) -> None:
         nonlocal done
@@ -310,10 +292,10 @@ def _train(
             bound.digests,
             epochs=step.epochs,
             batch_size=step.batch_size,
-            placement=session.placement,
+            placement=workers.placement,
             on_epoch=on_epoch,
-            tell=session.progress.tell,
-            on_note=session.progress.epoch,
+            tell=workers.progress.tell,
+            on_note=partial(workers.progress.epoch, step),
         )
     except TrainingFailed as error:
         raise StepFailed(str(error)) from error

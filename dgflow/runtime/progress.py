@@ -7,7 +7,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from dgflow.runtime.environment import first_line
@@ -29,6 +31,17 @@ class Advance(Protocol):
     def __call__(self, count: int, seconds: float | None = None) -> None: ...
 
 
+@dataclass(eq=False)
+class _AtWork:
+    """A step that is worked on."""
+
+    step: Step
+    number: int  # from 1
+    pace: Pace
+    note: dict[str, Any] = field(default_factory=dict)  # within the present part
+    began: float = field(default_factory=time.monotonic)
+
+
 class Progress:
     """Tells when each step is reused, worked on and done. `asked` is the command that a person gave."""
 
@@ -37,15 +50,15 @@ class Progress:
         self._asked = asked or Asked(command=without_secrets(sys.argv))
         self._lock = threading.RLock()  # the threads of the sign of life and of the lines read what follows
         self._nodes: Sequence[Node] = ()
-        self._number = 0  # of the present step, from 1
-        self._step: Step | None = None
-        self._pace: Pace | None = None
+        self._behind: dict[int, Node] = {}  # steps that have not begun, by their number
+        self._at_work: list[_AtWork] = []  # in the order in which they began
+        self._number = 0  # of the step that began last, from 1
         self._timings = Timings()
         self._workers = 1  # of the latest step that had several
-        self._note: dict[str, Any] = {}  # within the present part
         self._does = ""
-        self._began, self._foreseen = 0.0, 0.0
-        self._rest = (0.0, 0)  # seconds of the steps behind the present one, and those that are not timed
+        self._foreseen = 0.0
+        self._rest = (0.0, 0)  # seconds of the steps that have not begun, and those that are not timed
+        self._screen = ExitStack()  # the live lines, while a step is at work
         self._store: ObjectStore | None = None
         self._heart: Heartbeat | None = None
 
@@ -57,30 +70,34 @@ class Progress:
         self.say(f"{time.strftime('%H:%M:%S')} {line}")
         self._does = line
 
-    def workers(self, number: int) -> None:
-        """So many workers are at work on the step."""
+    def workers(self, step: Step, number: int) -> None:
+        """So many workers are at work on the step, and on others."""
         with self._lock:
             self._workers = max(1, number)
-            if self._pace is not None:
-                self._pace.workers = self._workers
+            if (at_work := self._find(step)) is not None:
+                at_work.pace.workers = self._workers
 
-    def epoch(self, note: Mapping[str, Any]) -> None:
+    def epoch(self, step: Step, note: Mapping[str, Any]) -> None:
         """The newest note of the epoch in training: its step and loss."""
         with self._lock:
-            self._note = {name: note[name] for name in WITHIN if name in note}
-            if self._pace is not None and note.get("step"):
-                self._pace.within(note["step"] / note["steps"], seconds_within(note))
+            if (at_work := self._find(step)) is None:
+                return
+            at_work.note = {name: note[name] for name in WITHIN if name in note}
+            if note.get("step"):
+                at_work.pace.within(note["step"] / note["steps"], seconds_within(note))
 
-    def pieces(self, done: int, total: int) -> None:
+    def pieces(self, step: Step, done: int, total: int) -> None:
         """So many of the pieces of work on a result are done."""
         with self._lock:
-            self._note = {"pieces": done, "of": total}
+            if (at_work := self._find(step)) is not None:
+                at_work.note = {"pieces": done, "of": total}
 
     @contextmanager
     def run(self, nodes: Sequence[Node], store: ObjectStore) -> Iterator[None]:
         """The context of the work on these steps. The root gets the record of the run, and signs of life,
         from the first step that is not reused."""
         self._nodes, self._number, self._store = nodes, 0, store
+        self._behind = dict(enumerate(nodes, start=1))
         outcome = "interrupted"
         try:
             yield
@@ -89,105 +106,131 @@ class Progress:
             outcome = f"failed: {first_line(error)}"
             raise
         finally:
-            if self._step is not None and outcome == "interrupted":
-                view = self._view()
-                self.say(f"stopped in {view.place}: {view.counts} committed")
+            if outcome == "interrupted":
+                for view in self._views():
+                    self.say(f"stopped in {view.place}: {view.counts} committed")
+            self._at_work = []
             if self._heart is not None:
                 self._heart.stop(outcome)
             self._heart, self._store = None, None
 
     def reused(self, step: Step, total: int, seconds: Callable[[], Sequence[float]] = list) -> None:
         """A step is complete; `seconds` gives what some of its parts took."""
-        self._number += 1
+        self._number = self._begun(step)
         self._timings.remember(step, seconds)
         self.say(f"{step.title}: reused, {_count(total, step.unit)}")
 
     @contextmanager
     def step(self, step: Step, *, total: int, done: int, known: Sequence[float] = ()) -> Iterator[Advance]:
         """The context of the work on one step, of whose parts some that are done took `known` seconds."""
-        pace = self._begin(step, total, done, known)
+        at_work = self._begin(step, total, done, known)
 
         def advance(count: int, seconds: float | None = None) -> None:
             with self._lock:
-                pace.finished(count, seconds)
-                self._note = {}
+                at_work.pace.finished(count, seconds)
+                at_work.note = {}
                 if time.monotonic() - self._foreseen >= FORESIGHT_SECONDS:
                     self._foresee()
 
         try:
-            with self._shown():
+            with self._shown(at_work):
                 yield advance
         except Exception:
-            self._step = None  # its error says where
+            self._at_work.remove(at_work)  # its error says where
             raise
         with self._lock:
             self._foresee()
-            took = time.monotonic() - self._began
-            self._step, self._pace, self._note = None, None, {}
+            took = time.monotonic() - at_work.began
+            self._at_work.remove(at_work)
         self.say(f"{step.title}: done, {_count(total, step.unit)} in {took:.0f} s")
 
-    def _begin(self, step: Step, total: int, done: int, known: Sequence[float]) -> Pace:
+    def _begin(self, step: Step, total: int, done: int, known: Sequence[float]) -> _AtWork:
         with self._lock:
-            self._number += 1
-            self._step, self._pace = step, Pace(total, done, known=known)
-            self._pace.workers = self._workers if step.folder == "shards" else 1
-            self._note, self._does, self._began = {}, "", time.monotonic()
+            self._number = self._begun(step)
+            at_work = _AtWork(step, self._number, Pace(total, done, known=known))
+            at_work.pace.workers = self._workers if step.folder == "shards" else 1
+            self._at_work.append(at_work)
+            self._does = ""
             self._foresee()
         if self._heart is not None:
             self._heart.now()
         elif self._store is not None:
             self._heart = Heartbeat(self._store, new_record(self._asked, self._nodes), self._beat)
             self._heart.start()
-        return self._pace
+        return at_work
+
+    def _begun(self, step: Step) -> int:
+        """The number of a step that begins, from 1."""
+        number = next(number for number, node in self._behind.items() if node.step is step)
+        del self._behind[number]
+        return number
+
+    def _find(self, step: Step) -> _AtWork | None:
+        return next((each for each in self._at_work if each.step is step), None)
 
     def _foresee(self) -> None:
-        """Take the pace of the present step into the estimate of those behind it."""
+        """Take the pace of the steps at work into the estimate of those behind them."""
         self._foreseen = time.monotonic()
-        assert self._step is not None and self._pace is not None
-        if self._pace.made:
-            together = self._step.folder == "shards"  # else the start of the processes counts too
-            own = (self._foreseen - self._began) / self._pace.made
-            self._timings.add(self._step, self._pace.each or own if together else own)
-        self._rest = self._timings.rest(self._nodes[self._number :], self._workers)
+        for each in self._at_work:
+            if each.pace.made:
+                together = each.step.folder == "shards"  # else the start of the processes counts too
+                own = (self._foreseen - each.began) / each.pace.made
+                self._timings.add(each.step, each.pace.each or own if together else own)
+        self._rest = self._timings.rest(list(self._behind.values()), self._workers)
 
-    def _shown(self) -> AbstractContextManager[None]:
-        if self.terminal:
-            return live(self._view)
-        return lines_now_and_then(self._view, self.say)
+    @contextmanager
+    def _shown(self, at_work: _AtWork) -> Iterator[None]:
+        """Lines about a step: in a terminal those of all steps at work are shown together."""
+        if not self.terminal:
+            with lines_now_and_then(partial(self._view, at_work), self.say):
+                yield
+            return
+        if len(self._at_work) == 1:
+            self._screen.enter_context(live(self._views))
+        try:
+            yield
+        finally:
+            if self._at_work == [at_work]:
+                self._screen.close()
 
-    def _view(self) -> View:
-        """What there is to show now."""
+    def _views(self) -> list[View]:
         with self._lock:
-            step, pace = self._step, self._pace
-            assert step is not None and pace is not None
+            return [self._view(each) for each in self._at_work]
+
+    def _view(self, at_work: _AtWork) -> View:
+        """What there is to show now of a step."""
+        with self._lock:
+            others = [each.pace.left() for each in self._at_work if each is not at_work]
             return View(
-                title=step.title,
-                number=self._number,
-                of=max(len(self._nodes), self._number),
-                unit=step.unit,
-                done=pace.done,
-                total=pace.total,
-                elapsed=time.monotonic() - self._began,
-                left=pace.left(),
-                rest=self._rest[0],
-                untimed=self._rest[1],
-                note=self._note,
+                title=at_work.step.title,
+                number=at_work.number,
+                of=max(len(self._nodes), at_work.number),
+                unit=at_work.step.unit,
+                done=at_work.pace.done,
+                total=at_work.pace.total,
+                elapsed=time.monotonic() - at_work.began,
+                left=at_work.pace.left(),
+                rest=self._rest[0] + sum(left or 0.0 for left in others),
+                untimed=self._rest[1] + others.count(None),
+                note=at_work.note,
             )
 
     def _beat(self) -> Beat:
         with self._lock:
-            if self._step is None:
+            if not self._at_work:
                 return Beat(number=self._number, of=len(self._nodes), does="between steps")
-            view = self._view()
+            at_work, *others = self._at_work
+            view = self._view(at_work)
+            beside = [f"beside it {other.title}, {other.counts}" for other in map(self._view, others)]
             return Beat(
-                step=self._step.name,
+                step=at_work.step.name,
                 title=view.title,
                 number=view.number,
                 of=view.of,
                 done=view.done,
                 wanted=view.total,
                 unit=view.unit,
-                does=self._does,
+                does="; ".join(filter(None, [self._does, *beside])),
                 step_seconds=view.elapsed,
                 step_left=view.left,
                 run_left=view.run_left,

@@ -100,8 +100,8 @@ def _fitted(row: str, width: int) -> str:
 
 
 @contextmanager
-def live(view: Callable[[], View]) -> Iterator[None]:
-    """Show the view in the terminal while the context lasts."""
+def live(views: Callable[[], list[View]]) -> Iterator[None]:
+    """Show the views in the terminal while the context lasts."""
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
@@ -109,7 +109,8 @@ def live(view: Callable[[], View]) -> Iterator[None]:
     class Rows:
         def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
             del console
-            yield Text("\n".join(view().rows(options.max_width)), no_wrap=True)
+            rows = [row for view in views() for row in view.rows(options.max_width)]
+            yield Text("\n".join(rows), no_wrap=True)
 
     with Live(Rows(), console=Console(stderr=True), transient=True, refresh_per_second=2):
         yield

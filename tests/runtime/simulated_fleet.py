@@ -150,7 +150,7 @@ class SimulatedFleet:
         self._place()
         return worker, worker.ready
 
-    def submit(self, worker: Any, item: Any, name: str) -> Any:
+    def submit(self, worker: Any, loaded: Any, item: Any, name: str) -> Any:
         call = SimulatedCall(item, worker, name)
         self.names.append(name)
         worker.queue.append(call)

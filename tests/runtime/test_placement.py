@@ -84,14 +84,14 @@ def pools(monkeypatch):
 
 def test_without_gpus_all_steps_share_one_pool(on, pools):
     on(CPU_HOST)
-    session = execution._Session(MemoryStore(uuid4().hex), Placement(), Progress())
+    session = execution.Workers(MemoryStore(uuid4().hex), Placement(), Progress())
     assert session.pool(gpu=True) is session.pool(gpu=False)
     assert pools == [0.0]
 
 
 def test_with_gpus_networks_get_workers_with_a_gpu_and_other_work_those_with_a_cpu(on, pools):
     on(GPU_HOST)
-    session = execution._Session(MemoryStore(uuid4().hex), Placement(), Progress())
+    session = execution.Workers(MemoryStore(uuid4().hex), Placement(), Progress())
     for gpu in (False, True, False, True):
         session.pool(gpu=gpu)
     assert pools == [0.0, 1.0]
@@ -103,13 +103,13 @@ def test_only_steps_that_run_networks_ask_for_gpus(tmp_path, monkeypatch):
     asked = {}
     for node in graph(tiny.workflow(str(tmp_path / "images.npz"))):
         if isinstance(node.step, SampleStep):
-            state: Any = SimpleNamespace(step=node.step, wanted=[0], missing=[])
-            session: Any = SimpleNamespace(
-                spread=lambda step, _unit, gpu, *_: asked.update({step.kind: gpu}), progress=Progress()
+            state: Any = SimpleNamespace(wanted=[0], missing=[])
+            workers: Any = SimpleNamespace(
+                add=lambda step, _unit, gpu, *_: asked.update({step.kind: gpu}), progress=Progress()
             )
             monkeypatch.setattr(type(node.step), "check_source", lambda *_: None)
             unused: Any = None
-            execution._complete(state, unused, unused, session, lambda count, seconds=None: None)
+            execution._shards(state, node.step, unused, unused, workers, unused)
     assert asked == {"import-images": False, "generate": True, "features": True}
 
 

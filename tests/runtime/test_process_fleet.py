@@ -42,11 +42,11 @@ def finished(fleet, call):
 
 def test_a_worker_without_a_gpu_sees_none_and_computes_with_one_thread(fleet, worker, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    fleet.load(lambda: os.environ.get)
-    assert finished(fleet, fleet.submit(worker, "CUDA_VISIBLE_DEVICES", "")).value == ""
+    loaded = fleet.load(lambda: os.environ.get)
+    assert finished(fleet, fleet.submit(worker, loaded, "CUDA_VISIBLE_DEVICES", "")).value == ""
     other, _ = fleet.start(())
     try:
-        assert finished(fleet, fleet.submit(other, "OMP_NUM_THREADS", "")).value == "1"
+        assert finished(fleet, fleet.submit(other, loaded, "OMP_NUM_THREADS", "")).value == "1"
     finally:
         fleet.stop(other)
 
@@ -95,8 +95,8 @@ def test_a_call_that_waits_is_taken_back_and_one_that_has_begun_is_not(fleet, wo
 
         return work
 
-    fleet.load(make)
-    first, second, third = (fleet.submit(worker, item, "") for item in ("first", "second", "third"))
+    loaded = fleet.load(make)
+    first, second, third = (fleet.submit(worker, loaded, item, "") for item in ("first", "second", "third"))
     begun.read_text()
     fleet.cancel(first)
     fleet.cancel(second)
@@ -116,8 +116,8 @@ def test_an_error_that_cannot_be_sent_is_told_in_words(fleet, worker):
 
         return work
 
-    fleet.load(make)
-    end = finished(fleet, fleet.submit(worker, 1, ""))
+    loaded = fleet.load(make)
+    end = finished(fleet, fleet.submit(worker, loaded, 1, ""))
     assert isinstance(end.error, RuntimeError) and "of this process" in str(end.error) and not end.died
 
 
@@ -138,8 +138,8 @@ def test_a_death_ends_all_calls_of_the_worker_with_how_it_ended_and_its_last_wor
 
         return work
 
-    fleet.load(make)
-    calls = [fleet.submit(worker, item, "") for item in range(2)]
+    loaded = fleet.load(make)
+    calls = [fleet.submit(worker, loaded, item, "") for item in range(2)]
     for call in calls:
         end = finished(fleet, call)
         assert end.died and isinstance(end.error, WorkerDied)
@@ -160,10 +160,10 @@ def make():
 
 process_fleet.cpus = lambda: 2
 fleet = process_fleet.ProcessFleet(0.0)
-fleet.load(make)
+loaded = fleet.load(make)
 workers = [fleet.start(())[0] for _ in range(2)]
 for worker in workers:
-    fleet.submit(worker, sys.argv[1], "")
+    fleet.submit(worker, loaded, sys.argv[1], "")
 time.sleep(600)
 """
     told = tmp_path / "told"

@@ -178,7 +178,7 @@ def test_a_few_bad_items_do_not_bring_a_host_down():
 def test_a_host_that_does_some_items_is_not_set_aside_for_those_that_it_fails():
     hosts = Hosts()
     hosts.seen({"x": "x", "y": "y"}, 0.0)
-    first, second, third = (Item(number, number) for number in range(3))
+    first, second, third = (Item(None, number, number) for number in range(3))
     for item in (first, second):
         hosts.failed(item, "x", OSError("no"), died=False, now=0.0)
     assert hosts.usable({"x", "y"}) == {"y"} and hosts.usable({"x"}) == {"x"}
@@ -376,3 +376,53 @@ def test_a_machine_whose_gpu_cannot_be_used_ends_the_job_with_the_reason():
         WorkersFailed, match="no host has a GPU that can be used; .* found none that torch can use"
     ):
         run(fleet, range(4))
+
+
+def together(fleet, jobs, *, until=float("inf")):
+    """Results of several jobs (items, place) of one pool that were added at once, by job, in the order they
+    came; `until` stops handing out items."""
+    results = [[] for _ in jobs]
+    with Pool(None, fleet=fleet) as pool:
+        for (items, place), found in zip(jobs, results, strict=True):
+            pool.add(
+                nothing, items, lambda item, _, found=found: found.append((fleet.now, item)), place=place
+            )
+        while pool.busy:
+            pool.turn()
+            if fleet.now >= until:
+                pool.stop()
+    return results
+
+
+def test_the_last_items_of_a_job_leave_no_worker_idle_while_another_job_has_some():
+    fleet = SimulatedFleet(lambda item, host: Does(10.0))
+    fleet.join("a", places=4)
+    first, second = together(fleet, [(range(6), 0), (range(10, 16), 1)])
+    assert items_of([(*each, None) for each in first]) == list(range(6))
+    assert fleet.now == pytest.approx(2.0 + 30.0)  # 12 items by 4 workers; one job after the other takes 40 s
+    assert max(when for when, _ in first) < max(when for when, _ in second)
+
+
+def test_items_of_the_job_with_the_lower_place_are_taken_first_though_it_came_later():
+    fleet = SimulatedFleet(lambda item, host: Does(10.0))
+    fleet.join("a")
+    later, earlier = together(fleet, [(range(4), 5), (range(10, 14), 2)])
+    assert max(when for when, _ in earlier) < min(when for when, _ in later)
+
+
+def test_a_lost_host_gives_each_job_its_items_back():
+    fleet = SimulatedFleet(lambda item, host: Does(10.0))
+    host = fleet.join("a", places=3)
+    fleet.join("b")
+    fleet.at(25.0, lambda: fleet.lose(host))
+    results = together(fleet, [(range(7), 0), (range(10, 17), 1)])
+    assert [sorted(item for _, item in found) for found in results] == [[*range(7)], [*range(10, 17)]]
+    assert len(fleet.runs) <= 14 + 3
+
+
+def test_a_pool_that_is_stopped_finishes_what_is_at_work_and_begins_nothing_else():
+    fleet = SimulatedFleet(lambda item, host: Does(10.0))
+    fleet.join("a", places=2)
+    first, second = together(fleet, [(range(3), 0), (range(10, 30), 1)], until=13.0)
+    assert sorted(item for _, item in first) == [0, 1, 2]
+    assert [item for _, item in second] == [10] and len(fleet.runs) == 4

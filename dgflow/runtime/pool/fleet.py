@@ -55,8 +55,9 @@ class Fleet(Protocol):
         """Seconds since some moment; never goes back."""
         ...
 
-    def load(self, make: Callable[[], Work]) -> None:
-        """From now on items are for the function that `make()` gives; a worker calls it at its first item."""
+    def load(self, make: Callable[[], Work]) -> Any:
+        """The function that `make()` gives, as `submit` takes it. A worker makes it at the first item for it,
+        and keeps it until it gets an item for another."""
         ...
 
     def start(self, avoid: Collection[str]) -> tuple[Any, Any]:
@@ -64,8 +65,8 @@ class Fleet(Protocol):
         ready; NoDevice is the error of one that was given a GPU and cannot use it."""
         ...
 
-    def submit(self, worker: Any, item: Any, name: str) -> Any:
-        """The call that does `item`, after what the worker already has."""
+    def submit(self, worker: Any, loaded: Any, item: Any, name: str) -> Any:
+        """The call of `loaded` on `item`, after what the worker already has."""
         ...
 
     def cancel(self, call: Any) -> None:

@@ -18,9 +18,10 @@ HOST_DEATH_SECONDS = 60.0  # Ray may report a worker's death this long before it
 
 @dataclass(eq=False)
 class Item:
-    """One item on its way: what it is called, how often it failed and where, and how many calls have it
-    now."""
+    """One item of a job on its way: what it is called, how often it failed and where, and how many calls have
+    it now."""
 
+    job: Any
     value: Any
     label: Any
     attempts: int = 0

@@ -1,7 +1,8 @@
 """The scheduling policy: which worker gets which item, and what a failure means. Nothing here depends on
 what runs the workers.
 
-Workers load what they need once and then work through items, two in flight each. An exception or a worker's
+Workers load what they need once per job and then work through its items, two in flight each. Several jobs can
+be at work: each worker takes the next item of the first job that has one waiting. An exception or a worker's
 death counts against the item that was being worked on, the loss of a host does not. An item that has failed
 `attempts` times is given up, and the others go on. Results pass through the driver, so workers commit large
 ones to the store. Memory here does not grow with the number of items. `staff` decides how many workers there
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import logging
+from bisect import insort
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,7 +27,7 @@ from dgflow.runtime.pool.hosts import Item
 from dgflow.runtime.pool.staff import Call, Member, Staff, WorkersFailed
 from dgflow.store.objects import StoreRefusal
 
-__all__ = ["Failure", "Pool", "WorkersFailed"]
+__all__ = ["Failure", "Job", "Pool", "WorkersFailed"]
 
 log = logging.getLogger(__name__)
 
@@ -48,20 +50,38 @@ class Failure:
     error: BaseException
 
 
-class _Job:
-    """The items of one `map`, and those of them that have to be tried again."""
+class Job:
+    """Items of one kind of work, and those of them that have to be tried again. It is `over` once each is
+    done or given up; `failures` are those given up."""
 
-    def __init__(self, items: Sequence[Any], on_result: Callable[[Any, Any], None], name: str) -> None:
-        self.items, self.on_result, self.name = items, on_result, name
+    def __init__(
+        self,
+        loaded: Any,
+        items: Sequence[Any],
+        on_result: Callable[[Any, Any], None],
+        name: str,
+        place: int = 0,
+    ) -> None:
+        self.loaded, self.items, self.on_result, self.name = loaded, items, on_result, name
+        self.place = place
         self.open = len(items)
+        self.over = not items
         self.begun = 0
         self.again: deque[Item] = deque()
         self.failures: list[Failure] = []
         self.in_a_row = 0  # given up since the last one that was done
+        self._stopped = False
 
     @property
     def waits(self) -> bool:
         return bool(self.again) or self.begun < len(self.items)
+
+    def stop(self) -> None:
+        """Hand out no more items; those that are at work are finished."""
+        self._stopped = True
+        self.open -= len(self.items) - self.begun + len(self.again)
+        self.begun = len(self.items)
+        self.again.clear()
 
     def take(self, place: Place, usable: set[Place]) -> Item | None:
         """The next item for a worker at `place`: one that failed goes to another host while there is one,
@@ -77,11 +97,17 @@ class _Job:
             return None
         value = self.items[self.begun]
         self.begun += 1
-        return Item(value, value if isinstance(value, int | str) else self.begun - 1)
+        return Item(self, value, value if isinstance(value, int | str) else self.begun - 1)
 
-    def put_back(self, items: list[Item]) -> None:
-        """These have to be tried again, unless they are done or another worker has them."""
-        self.again.extendleft(item for item in reversed(items) if not item.done and item.calls == 0)
+    def put_back(self, item: Item) -> None:
+        """This has to be tried again, unless it is done or another worker has it."""
+        if item.done or item.calls:
+            return
+        if self._stopped:
+            item.done = True
+            self.open -= 1
+        else:
+            self.again.appendleft(item)
 
 
 class Pool:
@@ -104,6 +130,7 @@ class Pool:
         self.attempts = attempts
         self._fleet: Fleet = fleet or backend.fleet(num_gpus)
         self._staff = Staff(self._fleet, max_workers, tell or (lambda _line: None))
+        self._jobs: list[Job] = []  # that are not over, in the order in which they are served
 
     def __enter__(self) -> Pool:
         return self
@@ -114,6 +141,11 @@ class Pool:
     def close(self) -> None:
         for member in list(self._staff.members):
             self._staff.drop(member)
+
+    @property
+    def busy(self) -> bool:
+        """True while a job is not over."""
+        return bool(self._jobs)
 
     @property
     def workers(self) -> int:
@@ -133,58 +165,113 @@ class Pool:
         per item, as it is done.
 
         Returns what was given up; where nothing works the rest is not tried. Waits while a cluster has no
-        room for a worker. `title` and `unit` name the calls. Raises WorkersFailed where workers died, one
-        after another, before any was ready.
+        room for a worker. `title` and `unit` name the calls. Raises as `turn`.
         """
-        job = _Job(items, on_result, f"{title}: {unit}" if title else unit)
-        staff = self._staff
-        self._fleet.load(make)
-        staff.rest()
+        job = self.add(make, items, on_result, title=title, unit=unit)
         try:
-            while job.open:
-                if job.in_a_row >= max(NOTHING_WORKS, IN_FLIGHT * len(staff.ready)):
-                    message = "%d in a row were given up: the other %d of %s are not tried"
-                    log.warning(message, job.in_a_row, job.open, job.name)
-                    break
-                job.put_back(staff.look())
-                staff.adjust(job.open)
-                self._assign(job)
-                staff.report()
-                watched = {
-                    member.queue[0].reference if member.queue else member.ready: member
-                    for member in staff.members
-                    if member.queue or member.host is None
-                }
-                for reference in self._fleet.wait(list(watched), POLL_SECONDS):
-                    if (member := watched[reference]) not in staff.members:
-                        continue  # dropped a moment ago, with its host
-                    if member.host is None:
-                        staff.arrived(member)
-                    else:
-                        self._ended(job, member, member.host)
+            while not job.over:
+                self.turn()
         finally:
-            for member in staff.members:
-                for call in member.queue:
-                    call.item.done = True  # a copy that is still running: its end concerns nobody
-            staff.drop_pending()
+            self._end(job)
         return job.failures
 
-    def _assign(self, job: _Job) -> None:
+    def add(
+        self,
+        make: Callable[[], Work],
+        items: Sequence[Any],
+        on_result: Callable[[Any, Any], None],
+        *,
+        title: str = "",
+        unit: str = "shard",
+        place: int = 0,
+    ) -> Job:
+        """A job as of `map`, which the `turn`s do from now on. Workers take items of the job with the lowest
+        `place` that has some waiting, of equal ones the oldest."""
+        name = f"{title}: {unit}" if title else unit
+        job = Job(self._fleet.load(make), items, on_result, name, place)
+        if not self._jobs:
+            self._staff.rest()
+        if not job.over:
+            insort(self._jobs, job, key=lambda each: each.place)
+        return job
+
+    def turn(self, seconds: float = POLL_SECONDS) -> None:
+        """Hand out items, and take what ends within `seconds`.
+
+        Raises WorkersFailed where workers died, one after another, before any was ready.
+        """
+        staff = self._staff
+        self._put_back(staff.look())
+        staff.adjust(sum(job.open for job in self._jobs))
+        self._assign()
+        staff.report()
+        watched = {
+            member.queue[0].reference if member.queue else member.ready: member
+            for member in staff.members
+            if member.queue or member.host is None
+        }
+        for reference in self._fleet.wait(list(watched), seconds):
+            if (member := watched[reference]) not in staff.members:
+                continue  # dropped a moment ago, with its host
+            if member.host is None:
+                staff.arrived(member)
+            else:
+                self._ended(member, member.host)
+        for job in list(self._jobs):
+            if job.open and job.in_a_row >= max(NOTHING_WORKS, IN_FLIGHT * len(staff.ready)):
+                message = "%d in a row were given up: the other %d of %s are not tried"
+                log.warning(message, job.in_a_row, job.open, job.name)
+                self._end(job)
+            elif not job.open:
+                self._end(job)
+
+    def stop(self) -> None:
+        """Hand out no more items: the jobs are over once what is at work has ended."""
+        now = self._fleet.clock()
+        for job in self._jobs:
+            job.stop()
+        for member in self._staff.members:
+            for call in list(member.queue)[1:]:
+                if not call.cancelled and now - call.began >= CANCELLED_LATE:
+                    call.cancelled = True
+                    self._fleet.cancel(call.reference)
+
+    def _end(self, job: Job) -> None:
+        """A job is over, or given up with what waits and what is at work."""
+        job.over = True
+        if job not in self._jobs:
+            return
+        self._jobs.remove(job)
+        for member in self._staff.members:
+            for call in member.queue:
+                # A copy that is still running: its end concerns nobody.
+                call.item.done = call.item.done or call.item.job is job
+        if not self._jobs:
+            self._staff.drop_pending()
+
+    @staticmethod
+    def _put_back(items: list[Item]) -> None:
+        """These have to be tried again, in this order, unless they are done or another worker has them."""
+        for item in reversed(items):
+            item.job.put_back(item)
+
+    def _assign(self) -> None:
         ready = self._staff.ready
         usable = self._staff.hosts.usable({member.host for member in ready if member.host is not None})
         places = {member.place for member in ready if member.place is not None and member.host in usable}
         for length in range(IN_FLIGHT):  # idle workers are served before busy ones
             for member in ready:
-                if not job.waits:
+                if not any(job.waits for job in self._jobs):
                     break
                 if len(member.queue) != length or member.place is None or member.host not in usable:
                     continue
-                if (item := job.take(member.place, places)) is not None:
-                    self._give(job, member, item)
+                items = (job.take(member.place, places) for job in self._jobs if job.waits)
+                if (item := next((item for item in items if item is not None), None)) is not None:
+                    self._give(member, item)
         if idle := [member for member in ready if not member.queue and member.host in usable]:
-            self._steal(job, ready, idle)
+            self._steal(ready, idle)
 
-    def _steal(self, job: _Job, ready: list[Member], idle: list[Member]) -> None:
+    def _steal(self, ready: list[Member], idle: list[Member]) -> None:
         """Give idle workers what waits elsewhere. Where it had begun after all, whichever ends first
         counts."""
         now = self._fleet.clock()
@@ -200,67 +287,66 @@ class Pool:
             call.cancelled = True
             self._fleet.cancel(call.reference)
             idle.remove(taker)
-            self._give(job, taker, call.item)
+            self._give(taker, call.item)
             if not idle:
                 return
 
-    def _give(self, job: _Job, member: Member, item: Item) -> None:
+    def _give(self, member: Member, item: Item) -> None:
         item.calls += 1
         # Named after the job alone: Ray keeps a series of metrics for every name, some 20 KB an item in the
         # driver.
-        reference = self._fleet.submit(member.worker, item.value, job.name)
+        reference = self._fleet.submit(member.worker, item.job.loaded, item.value, item.job.name)
         member.queue.append(Call(reference, item, self._fleet.clock()))
 
-    def _ended(self, job: _Job, member: Member, host: str) -> None:
+    def _ended(self, member: Member, host: str) -> None:
         end = self._fleet.end(member.queue[0].reference)
         if end.died:
-            self._died(job, member, end.error)
+            self._died(member, end.error)
             return
         item = member.queue.popleft().item
+        job: Job = item.job
         item.calls -= 1
         member.idle_since = self._fleet.clock()
         if item.done:
             return
         if end.cancelled:
-            job.put_back([item])
+            job.put_back(item)
         elif end.error is not None:
-            self._failed(job, item, member.place, end.error, died=False)
-            self._replace(job, member, end.error)
+            self._failed(item, member.place, end.error, died=False)
+            self._replace(member, end.error)
         else:
             item.done = True
             job.open -= 1
             job.in_a_row = 0
             self._staff.succeeded(member)
             for guilty in self._staff.hosts.succeeded(item, host):
-                self._set_aside(job, guilty)
+                self._set_aside(guilty)
             job.on_result(item.value, end.value)
 
-    def _died(self, job: _Job, member: Member, error: BaseException | None) -> None:
-        job.put_back(self._staff.look(oldest=DEATH_LOOK_SECONDS))
+    def _died(self, member: Member, error: BaseException | None) -> None:
+        self._put_back(self._staff.look(oldest=DEATH_LOOK_SECONDS))
         if member not in self._staff.members:
             return  # its host is gone, and with it what it had: nobody's fault
         place = member.place
         blamed, *behind = self._staff.drop(member)
-        job.put_back(behind)
+        self._put_back(behind)
         if not blamed.done:
             assert error is not None
-            self._failed(job, blamed, place, error, died=True)
+            self._failed(blamed, place, error, died=True)
 
-    def _replace(self, job: _Job, member: Member, error: BaseException) -> None:
+    def _replace(self, member: Member, error: BaseException) -> None:
         """Another worker in the place of one that can do nothing any more, or failed again and again."""
         if member not in self._staff.members:
             return  # its host was set aside
         member.failures += not _is_lasting(error)
         if isinstance(error, DeviceBroken):
-            job.put_back(self._staff.broke(member))
+            self._put_back(self._staff.broke(member))
         elif member.failures >= FAILURES:
-            job.put_back(self._staff.drop(member))
+            self._put_back(self._staff.drop(member))
 
-    def _failed(
-        self, job: _Job, item: Item, place: Place | None, error: BaseException, *, died: bool
-    ) -> None:
+    def _failed(self, item: Item, place: Place | None, error: BaseException, *, died: bool) -> None:
         assert place is not None
-        host = place.host
+        host, job = place.host, item.job
         item.attempts += 1
         item.failed_at.add(place)
         hosts = self._staff.hosts
@@ -279,9 +365,9 @@ class Pool:
             hosts.closed(item)
             job.failures.append(Failure(item.value, item.attempts, error))
         else:
-            job.put_back([item])
+            job.put_back(item)
 
-    def _set_aside(self, job: _Job, host: str) -> None:
+    def _set_aside(self, host: str) -> None:
         hosts = self._staff.hosts
         hosts.aside.add(host)
         log.warning(
@@ -291,7 +377,7 @@ class Pool:
             first_line(hosts.last_error(host)),
         )
         for member in [member for member in self._staff.members if member.host == host]:
-            job.put_back(self._staff.drop(member))
+            self._put_back(self._staff.drop(member))
 
 
 def _is_lasting(error: BaseException) -> bool:

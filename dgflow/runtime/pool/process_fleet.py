@@ -131,21 +131,24 @@ class ProcessFleet:
         self._places = places(num_gpus)
         self._free = list(reversed(self._places))
         self._folder = tempfile.TemporaryDirectory(prefix="dgflow-")
-        self._job = 0
+        self._jobs = 0
 
     def clock(self) -> float:
         return time.monotonic()
 
-    def load(self, make: Callable[[], Work]) -> None:
-        self._job += 1
-        self._made().write_bytes(cloudpickle.dumps(make))
+    def load(self, make: Callable[[], Work]) -> tuple[int, Path]:
+        """In a file: workers read it once, and items stay small messages."""
+        self._jobs += 1
+        made = Path(self._folder.name) / str(self._jobs)
+        made.write_bytes(cloudpickle.dumps(make))
+        return self._jobs, made
 
     def start(self, avoid: Collection[str]) -> tuple[ProcessWorker, ProcessCall]:
         worker = ProcessWorker(self._free.pop())
         return worker, worker.ready
 
-    def submit(self, worker: ProcessWorker, item: Any, name: str) -> ProcessCall:
-        return worker.submit(self._job, self._made(), item)
+    def submit(self, worker: ProcessWorker, loaded: tuple[int, Path], item: Any, name: str) -> ProcessCall:
+        return worker.submit(*loaded, item)
 
     def cancel(self, call: ProcessCall) -> None:
         call.worker.cancel(call)
@@ -177,10 +180,6 @@ class ProcessFleet:
 
     def room(self) -> Room:
         return Room(len(self._places), len(self._places))
-
-    def _made(self) -> Path:
-        """The file of the present job's function: workers read it once, and items stay small messages."""
-        return Path(self._folder.name) / str(self._job)
 
 
 def places(num_gpus: float) -> list[str]:

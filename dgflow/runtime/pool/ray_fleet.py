@@ -82,15 +82,16 @@ class RayFleet:
             num_cpus=0 if num_gpus else 1, num_gpus=num_gpus, max_restarts=0, max_task_retries=0
         )(Worker)
         self._kind, self._started = f"{'gpu' if num_gpus else 'cpu'}-{uuid4().hex[:6]}", 0
-        self._job, self._make = 0, []
+        self._jobs = 0
         self._cancelled: set[str] = set()
 
     def clock(self) -> float:
         return time.monotonic()
 
-    def load(self, make: Callable[[], Work]) -> None:
-        self._job += 1
-        self._make = [ray.put(make)]  # in a list: Ray then leaves fetching it to the worker, once a job
+    def load(self, make: Callable[[], Work]) -> tuple[int, list[ObjectRef[Callable[[], Work]]]]:
+        self._jobs += 1
+        # In a list: Ray then leaves fetching it to the worker, once a job.
+        return self._jobs, [ray.put(make)]
 
     def start(self, avoid: Collection[str]) -> tuple[Any, Any]:
         self._started += 1
@@ -101,8 +102,8 @@ class RayFleet:
         actor = self._actor.options(**options).remote(gpu=self._num_gpus > 0)
         return actor, actor.ready.remote()
 
-    def submit(self, worker: Any, item: Any, name: str) -> Any:
-        return worker.run.options(name=name).remote(self._job, self._make, item)
+    def submit(self, worker: Any, loaded: Any, item: Any, name: str) -> Any:
+        return worker.run.options(name=name).remote(*loaded, item)
 
     def cancel(self, call: Any) -> None:
         # Not `ray.cancel`: Ray 2.60 runs an actor's queued call all the same, and then drops its result
