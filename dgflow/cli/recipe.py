@@ -34,7 +34,8 @@ from dgflow.estimate.estimates import UTILISATION, counted, piloted
 from dgflow.files.outputs import write_output
 from dgflow.report import page, runs_text, status_text, summary
 from dgflow.report.layout import terminal_width, wrapped
-from dgflow.report.page_file import PAGE, page_of, put_page
+from dgflow.report.page_file import INDEX, PAGE, page_of
+from dgflow.report.pages import write_pages
 from dgflow.report.plan_text import plan_json, plan_table
 from dgflow.report.seen import of_plan
 from dgflow.runtime.placement import Placement
@@ -127,7 +128,7 @@ def _write_early(target: Target, store: ObjectStore, asked: Asked, say: Callable
     """Write the page of a run that is at work, and name it where it is not there yet."""
     text = page.render(target, store, asked).encode()
     is_new = store.size(PAGE) is None
-    put_page(store, target.name, text)
+    write_pages(store, target.name, text)
     if is_new:
         say(f"page of the run so far: {as_typed(store)}/{PAGE}")
 
@@ -279,7 +280,7 @@ def _report(
     """Write report.html from what the root holds. Exit status 1 while the result is missing: the page then
     shows what is there.
 
-    The page of another variant that stood there is kept beside it, as report-STEP.html.
+    A root of several variants keeps the page of each, as report-STEP.html, and compares them in index.html.
     """
     result = summary.summarise(target, store)
     print(summary.table(result))
@@ -288,13 +289,15 @@ def _report(
         write_output(output, text)
     failure, beside = None, None
     try:
-        beside = put_page(store, target.name, text)
+        beside = write_pages(store, target.name, text)
     except StoreError as error:  # a root that can only be read
         failure = error
     if failure is None or output is not None:
         print(f"\nreport: {output or f'{store.url}/{PAGE}'}")
     if beside is not None:
         print(f"the page of {beside} before it: {store.url}/{page_of(beside)}")
+    if failure is None and store.size(INDEX) is not None:
+        print(f"all variants of this root: {store.url}/{INDEX}")
     if json:
         print_json(summary.as_json(result))
     if failure is not None and output is None:

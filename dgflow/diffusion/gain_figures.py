@@ -52,7 +52,7 @@ def curve_figures(measured: MeasuredGain, weights: Sequence[float] = WEIGHTS) ->
                 f"weight {weight:g}": [level.curve.at(weight) for level in measured.levels]
                 for weight in weights
             },
-            x_label="sigma",
+            x_label="noise level sigma",
             log_x=True,
         ),
     ]

@@ -1,4 +1,4 @@
-"""The recipe, its parameters, the command and the code behind a result, as the page tells them."""
+"""The parameters, the command and the code behind a result, as the page tells them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ def recipe_facts(record: RunRecord | None, asked: Asked | None) -> dict[str, Any
     source = asked if record is None else record.asked
     if source is None or not (source.recipe or source.file):
         return None
-    facts = [("recipe", ": ".join(filter(None, [source.file or source.recipe, source.headline])))]
-    facts += [("parameters", source.given or "all by default")]
+    facts = [("parameters", source.given or "all by default")]
     if record is not None:
         if source.command:
             facts.append(("command", shlex.join(source.command)))
-        of_git = f", commit {source.commit}" if source.commit else ""
+        of_git = f", commit {source.short_commit}" if source.commit else ""
         facts.append(("code", f"dgflow {record.version}{of_git}"))
     options = [(f"--{name.replace('_', '-')}", str(value)) for name, value in source.options.items()]
+    options += [("commit", source.commit)] if record is not None and source.commit else []
     about = source.about.strip()
     return {"facts": facts, "about": about, "options": options, "details": bool(about or options)}

@@ -16,9 +16,14 @@ from dgflow.specs.train_step import TrainStep
 
 LOG_RATIO = 20.0  # a y axis whose positive values span more than this is logarithmic
 TRAINING = "training"  # the curve of the training loss
+LOSS, ACCURACY, SIGMA = "mean loss", "share classified correctly", "noise level sigma"  # titles of axes
 
-CALIBRATION = {"loss": "held-out loss", "accuracy": "accuracy", "calibration_error": "calibration error"}
-"""Measurements of a discriminator's epoch by noise level, and their titles."""
+CALIBRATION = {
+    "loss": ("held-out loss", LOSS),
+    "accuracy": ("accuracy", ACCURACY),
+    "calibration_error": ("calibration error", "error of the probability"),
+}
+"""Measurements of a discriminator's epoch by noise level: their titles, and the titles of their axes."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +56,11 @@ def training_charts(
     losses = [curve("train_loss", TRAINING), curve("held_out_loss", "held-out")]
     accuracy = [curve("held_out_accuracy", "held-out")]
     by_epoch = [
-        line_chart(title, curves, x_label="epoch", mark=mark, level=level)
-        for title, all_curves, level in (("loss", losses, chance), ("held-out accuracy", accuracy, None))
+        line_chart(title, curves, x_label="epoch", y_label=y_label, mark=mark, level=level)
+        for title, y_label, all_curves, level in (
+            ("loss", LOSS, losses, chance),
+            ("held-out accuracy", ACCURACY, accuracy, None),
+        )
         if (curves := [each for each in all_curves if each.x])
     ]
     levels = metrics[chosen].get("by_sigma", [])
@@ -62,11 +70,12 @@ def training_charts(
         line_chart(
             title,
             [Curve(title, middles, [level[key] for level in levels])],
-            x_label="sigma",
+            x_label=SIGMA,
+            y_label=y_label,
             log_x=True,
             level=expected.get(key),
         )
-        for key, title in (CALIBRATION.items() if levels else ())
+        for key, (title, y_label) in (CALIBRATION.items() if levels else ())
     ]
     return TrainingCharts(by_epoch, gain_figures(metrics, chosen, mark), calibration)
 
@@ -76,6 +85,7 @@ def line_chart(
     curves: Sequence[Curve],
     *,
     x_label: str,
+    y_label: str = "",
     log_x: bool = False,
     mark: tuple[float, str] | None = None,
     level: tuple[float, str] | None = None,
@@ -84,7 +94,7 @@ def line_chart(
     `level` a y to compare with, captioned."""
     values = [y for curve in curves for y in curve.y] + ([level[0]] if level else [])
     log_y = bool(values) and min(values) > 0 and max(values) > LOG_RATIO * min(values)
-    return Lines(title, curves, x_label, log_x=log_x, log_y=log_y, mark=mark, level=level)
+    return Lines(title, curves, x_label, y_label, log_x=log_x, log_y=log_y, mark=mark, level=level)
 
 
 def draw_chart(chart: Lines) -> Markup:

@@ -2,7 +2,7 @@
 URIs; while the recipe is not complete, also the first samples of the steps under way.
 
 Pixels are as they were committed, magnified by a whole factor; large images are shrunk, and the caption says
-so. Nothing is selected.
+so. Nothing is selected, except the pairs of `pairs.py`.
 """
 
 from __future__ import annotations
@@ -19,24 +19,31 @@ from dgflow.images.grids import GRID, grid_file
 from dgflow.images.thumbnails import LARGEST, shrunk
 from dgflow.report.layout import labelled
 from dgflow.report.own_receipts import own_receipts
-from dgflow.report.previews import under_way
+from dgflow.report.pairs import pairs
+from dgflow.report.previews import preview_of, under_way
 from dgflow.report.seen import Seen, of_plan
 from dgflow.report.summary import Summary
 from dgflow.specs.step import SampleStep, Slice
 from dgflow.steps.judging.evaluate import Evaluate
 from dgflow.store.objects import ObjectStore
 from dgflow.store.receipts import CorruptObject
+from dgflow.store.shards import Columns
 
 SHOWN_WIDTH = 560  # pixels that a magnified grid may take
 LARGE_WIDTH = 1240  # and an enlarged one, as wide as the page
+BYTES = 1.8e6  # of the pixels of all grids: with more, each grid has fewer rows
 
 
 def grids(summary: Summary, store: ObjectStore) -> dict[str, Any]:
     """The first images of every arm's first slice, and of the reference, `paired` where all arms share seed,
-    indices and labels; and the first samples of other steps that are begun and not complete."""
+    indices and labels, with the `pairs` that differ most; the first samples of other steps that are begun and
+    not complete, and those that a recipe of samples ends with."""
     previews = {seen.name: preview for seen, preview in under_way(_seen(summary, store))}
     found = _arms(summary, store, previews)
     shown = found.pop("steps")
+    last = summary.plans[-1]
+    if last.complete and isinstance(last.step, SampleStep) and (own := preview_of(of_plan(last, store))):
+        previews[last.step.name] = own
     found["items"] += [
         _early(label, previews[step_plan.step.name])
         for label, step_plan in labelled(summary.plans)
@@ -50,50 +57,58 @@ def _seen(summary: Summary, store: ObjectStore) -> list[Seen]:
 
 
 def _arms(summary: Summary, store: ObjectStore, previews: Mapping[str, Preview]) -> dict[str, Any]:
-    """The items of an evaluation, the names of the `steps` that they show, and `paired`."""
+    """The items of an evaluation, the names of the `steps` that they show, `paired` and the `pairs`."""
     target = summary.target
     if not isinstance(target, Evaluate):
-        return {"items": [], "paired": False, "steps": set()}
-    items, labels, begins, steps = [], [], set(), set()
-    shown_parts = [(name, arm[0]) for name, arm in target.arms.items()]
+        return {"items": [], "paired": False, "pairs": None, "steps": set()}
+    parts = {name: arm[0] for name, arm in target.arms.items()}
     if isinstance(target.reference, Slice):  # what lies outside the root is not opened for a page
-        shown_parts.append(("real (reference)", target.reference))
-    for name, part in shown_parts:
-        is_arm = part is not target.reference
-        drawn, seed = part.origin, part.drawn.seed if is_arm else None
-        item: dict[str, Any] = {"name": name, "caption": "", "uri": "", "problem": ""}
-        try:
-            shown = _first_images(part, summary, store)
-        except CorruptObject as error:
-            shown, item["problem"] = None, str(error)
-        if shown is not None:
-            images, own = shown
-            side = max(images.shape[1:3])
-            item |= _png(images)
-            item["caption"] = (
-                f"{f'seed {seed}, ' if seed is not None else ''}indices {drawn.start} to "
-                f"{drawn.start + len(images) - 1}{f', shrunk from {side} pixels' if side > LARGEST else ''}"
-            )
-            item["alt"] = f"Grid of the first {len(images)} images of {name}, {item['caption']}"
-            if is_arm:
-                labels.append(own.tolist())
-            steps.add(part.name)
+        parts |= {"real (reference)": target.reference}
+    rows, problems = _read(parts, summary, store)
+    count = _count(rows)
+    items, steps = [], set()
+    for name, part in parts.items():
+        item: dict[str, Any] = {"name": name, "caption": "", "uri": "", "problem": problems.get(name, "")}
+        seed = part.drawn.seed if name in target.arms else None
+        if name in rows:
+            item |= _shown(name, rows[name]["image"][:count], seed, part.origin.start)
         elif not item["problem"]:
             item["problem"] = "not made yet"
             if part.name in previews:
                 item |= _early(name, previews[part.name])
-                steps.add(part.name)
-        if is_arm:
-            begins.add((seed, drawn.start))
+        if item["uri"]:
+            steps.add(part.name)
         items.append(item)
-    paired = (
-        len(labels) == len(target.arms) > 1 and len(begins) == 1 and all(own == labels[0] for own in labels)
-    )
-    return {"items": items, "paired": paired, "steps": steps}
+    own = {name: rows[name] for name in target.arms if name in rows}
+    paired = len(own) == len(target.arms) > 1 and _share_noise(target, own)
+    return {"items": items, "paired": paired, "pairs": pairs(target, own) if paired else None, "steps": steps}
 
 
-def _first_images(part: Slice, summary: Summary, store: ObjectStore) -> tuple[np.ndarray, np.ndarray] | None:
-    """Images uint8 [n, H, W, C] and labels [n] of the slice's first rows, None while one is missing."""
+def _share_noise(target: Evaluate, rows: Mapping[str, Columns]) -> bool:
+    """True for arms that began with the same noise and labels."""
+    begins = {(arm[0].drawn.seed, arm[0].origin.start) for arm in target.arms.values()}
+    labels = [own["label"][:ROWS].tolist() for own in rows.values()]
+    return len(begins) == 1 and all(own == labels[0] for own in labels)
+
+
+def _read(
+    parts: Mapping[str, Slice], summary: Summary, store: ObjectStore
+) -> tuple[dict[str, Columns], dict[str, str]]:
+    """The first rows of each slice that has them, and the problems of damaged ones."""
+    rows, problems = {}, {}
+    for name, part in parts.items():
+        try:
+            own = _first_rows(part, summary, store)
+        except CorruptObject as error:
+            problems[name] = str(error)
+        else:
+            rows |= {} if own is None else {name: own}
+    return rows, problems
+
+
+def _first_rows(part: Slice, summary: Summary, store: ObjectStore) -> Columns | None:
+    """`index`, `label` and `image` of the slice's rows in the shards that hold its first `ROWS`, None while
+    one of these is missing."""
     step = part.step
     assert isinstance(step, SampleStep)
     start, stop = part.start, min(part.stop, part.start + ROWS)
@@ -104,8 +119,26 @@ def _first_images(part: Slice, summary: Summary, store: ObjectStore) -> tuple[np
     step_store = Root(store).step_store(step)
     shards = [step_store.read_shard(receipts[number], ["index", "image", "label"]) for number in numbers]
     columns = {name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]}
-    chosen = (columns["index"] >= start) & (columns["index"] < stop)
-    return columns["image"][chosen], columns["label"][chosen]
+    chosen = (columns["index"] >= start) & (columns["index"] < part.stop)
+    return {name: values[chosen] for name, values in columns.items()}
+
+
+def _count(rows: Mapping[str, Columns]) -> int:
+    """The images of each grid: `ROWS`, or fewer rows of them where all grids together have more than
+    `BYTES`."""
+    pixels = sum(3 * shrunk(own["image"][0])[..., 0].size for own in rows.values())
+    lines = ROWS // GRID
+    while lines > 1 and lines * GRID * pixels > BYTES:
+        lines //= 2
+    return lines * GRID
+
+
+def _shown(name: str, images: np.ndarray, seed: int | None, start: int) -> dict[str, Any]:
+    side = max(images.shape[1:3])
+    caption = f"{f'seed {seed}, ' if seed is not None else ''}indices {start} to {start + len(images) - 1}"
+    caption += f", shrunk from {side} pixels" if side > LARGEST else ""
+    alt = f"Grid of the first {len(images)} images of {name}, {caption}"
+    return {"caption": caption, "alt": alt, **_png(images)}
 
 
 def _png(images: np.ndarray) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 No request leaves the page, everything that comes from the store is escaped, and the same root gives the same
 bytes (no time of writing). An incomplete root shows what is there and what is missing; while a run is at work
-on it the page says so, with the time, and loads itself again. `page.html` has the looks.
+on it the page says so, with the time, and loads itself again. `page.html` has the sections, `style.html` the
+looks.
 """
 
 from __future__ import annotations
@@ -10,20 +11,23 @@ from __future__ import annotations
 import json
 from collections import Counter
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from dgflow.engine.plan import StepPlan
 from dgflow.engine.root import Root
 from dgflow.report.asked import recipe_facts
 from dgflow.report.attempts import open_attempts
+from dgflow.report.html import rendered
 from dgflow.report.images import grids
-from dgflow.report.layout import duration, labelled, labels, listed, parts, size
+from dgflow.report.layout import labelled, listed
 from dgflow.report.own_receipts import own_receipts
+from dgflow.report.page_file import NO_INDEX
 from dgflow.report.result_section import figure_sections, result
 from dgflow.report.runs_text import at_work_lines
 from dgflow.report.summary import Summary, cost_line, missing, summarise
+from dgflow.report.timeline import timeline
 from dgflow.report.training_section import training
+from dgflow.report.verdict import verdict
 from dgflow.specs.spec import PLACEMENT
 from dgflow.specs.step import SampleStep, Target
 from dgflow.specs.train_step import TrainStep
@@ -41,25 +45,28 @@ def render(target: Target, store: ObjectStore, asked: Asked | None = None) -> st
 
     `asked` describes the recipe where the root has no record of a run of it.
     """
-    from jinja2 import Environment, StrictUndefined
-
     summary = summarise(target, store)
-    times = [receipt.created for receipts in summary.receipts.values() for receipt in receipts]
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8")).render(
-        title=_title(target, store),
+    record = newest(store, target.name)
+    recipe = recipe_facts(record, asked)
+    source = asked if record is None else record.asked
+    at_work = [] if summary.complete else at_work_lines(target, store)
+    return rendered(
+        "page.html",
+        title=_title(target, store, source),
+        tagline="" if source is None else source.headline,
         target=target.name,
-        recipe=recipe_facts(newest(store, target.name), asked),
-        root=store.url,
-        commits=f"{_utc(min(times))} to {_utc(max(times))}" if times else "",
-        cost=cost_line(summary),
+        recipe=recipe,
+        facts=recipe["facts"] if recipe else [],
+        about=_about(summary, store),
+        index=NO_INDEX,
         missing=missing(summary),
-        at_work=[] if summary.complete else at_work_lines(target, store),
+        progress={"done": sum(each.complete for each in summary.plans), "of": len(summary.plans)},
+        at_work=at_work,
+        ended="" if at_work or record is None or record.outcome in (None, "done") else record.outcome,
         refresh=REFRESH_SECONDS,
         now=_utc(store.now()),
         failures=_failures(summary, store),
+        verdict=verdict(summary),
         result=result(summary),
         figures=figure_sections(summary, store),
         grids=grids(summary, store),
@@ -68,16 +75,27 @@ def render(target: Target, store: ObjectStore, asked: Asked | None = None) -> st
             for step_plan in summary.plans
             if isinstance(step_plan.step, TrainStep)
         ],
-        costs=_costs(summary),
+        cost=cost_line(summary),
+        costs=timeline(summary),
         steps=[_details(step_plan, summary, store) for step_plan in summary.plans],
         environments=_environments(summary),
     )
 
 
-def _title(target: Target, store: ObjectStore) -> str:
+def _title(target: Target, store: ObjectStore, asked: Asked | None) -> str:
+    """The recipe's name; what the target is where no recipe is known."""
     title = f"Evaluation of {listed(list(target.arms))}" if isinstance(target, Evaluate) else target.title
     title = title[:1].upper() + title[1:]
+    if asked is not None and (asked.recipe or asked.file):
+        title = asked.recipe or str(asked.file)
     return f"Smoke run, nothing to compare with: {title}" if is_smoke_run(store) else title
+
+
+def _about(summary: Summary, store: ObjectStore) -> list[tuple[str, str]]:
+    """The root, the last step and the times of the commits."""
+    facts = [("root", store.url), ("last step", summary.target.name)]
+    times = [receipt.created for receipts in summary.receipts.values() for receipt in receipts]
+    return [*facts, *([("committed", f"{_utc(min(times))} to {_utc(max(times))}")] if times else [])]
 
 
 def _utc(seconds: float) -> str:
@@ -94,33 +112,6 @@ def _failures(summary: Summary, store: ObjectStore) -> list[dict[str, Any]]:
             failed = [attempt.failure() | about for attempt in attempts if attempt.has_failed]
             failures += sorted(failed, key=lambda failure: failure["part"])
     return failures
-
-
-def _costs(summary: Summary) -> dict[str, Any]:
-    longest = max((row.seconds for row in summary.steps), default=0.0) or 1.0
-    rows = [
-        {
-            "title": label,
-            "done": f"{row.done:,} of {parts(row.wanted, row.unit)}"
-            if row.done != row.wanted
-            else parts(row.done, row.unit),
-            "share": round(100 * row.seconds / longest, 1),
-            "work": duration(row.seconds),
-            "elapsed": duration(row.elapsed),
-            "bytes": size(row.bytes),
-            "evaluations": f"{row.evaluations:,}" if row.evaluations else "",
-        }
-        for label, row in zip(
-            labels((row.title, row.name) for row in summary.steps), summary.steps, strict=True
-        )
-    ]
-    evaluations = sum(row.evaluations for row in summary.steps)
-    total = {
-        "work": duration(sum(row.seconds for row in summary.steps)),
-        "bytes": size(sum(row.bytes for row in summary.steps)),
-        "evaluations": f"{evaluations:,}",
-    }
-    return {"rows": rows, "total": total}
 
 
 def _details(step_plan: StepPlan, summary: Summary, store: ObjectStore) -> dict[str, Any]:

@@ -1,20 +1,28 @@
-"""The files of pages in a root: `report.html` is that of the latest variant of a recipe, and the page of each
-other variant lies beside it under the name of its last step."""
+"""The files of pages in a root: `report.html` is that of the latest variant of a recipe. A root of several
+variants also has a page of each under the name of its last step, and `index.html`, which compares them."""
 
 from __future__ import annotations
 
 import re
 
+from markupsafe import Markup
+
 from dgflow.store.objects import ObjectStore
 
-PAGE = "report.html"
+PAGE, INDEX = "report.html", "index.html"
+NO_INDEX = Markup("<!-- no index -->")  # where a page has its link once there is an index
 _TARGET = re.compile(rb'<meta name="dgflow-target" content="([a-z0-9-]+)">')
 _BEFORE = re.compile(rb'<span class="mono">([a-z0-9-]+)</span> in <span')  # earlier pages
 
 
 def page_of(target: str) -> str:
-    """The key of a variant's page beside the latest one; `target` names its last step."""
+    """The key of a variant's own page; `target` names its last step."""
     return f"report-{target}.html"
+
+
+def index_link() -> Markup:
+    """The link from a page to the index beside it."""
+    return Markup(' <a href="{}">All variants</a>').format(INDEX)
 
 
 def put_page(store: ObjectStore, target: str, text: bytes) -> str | None:
@@ -26,8 +34,14 @@ def put_page(store: ObjectStore, target: str, text: bytes) -> str | None:
     match = _TARGET.search(old) or _BEFORE.search(old)
     other = match[1].decode() if match and match[1].decode() != target else None
     if other is not None:
-        store.put(page_of(other), old)
-    store.put(PAGE, text)
-    if page_of(target) in store.names():  # kept when another variant was the latest
+        store.put(page_of(other), _linked(old))
+    names = store.names()
+    if other is not None or INDEX in names or page_of(target) in names:
+        text = _linked(text)
         store.put(page_of(target), text)
+    store.put(PAGE, text)
     return other
+
+
+def _linked(page: bytes) -> bytes:
+    return page.replace(NO_INDEX.encode(), index_link().encode(), 1)

@@ -9,6 +9,7 @@ from dgflow.report.layout import labelled
 from dgflow.report.outcome import has_figures, of_seed, outcome_of
 from dgflow.report.summary import Summary, comparisons, measured, notes, table_rows
 from dgflow.report.timings import timing_table, timings
+from dgflow.report.verdict import arm_plots
 from dgflow.steps.judging.evaluate import Evaluate
 from dgflow.steps.sweeping.sweep import SelectedSweep, Sweep
 from dgflow.store.objects import ObjectStore
@@ -18,10 +19,17 @@ def result(summary: Summary) -> dict[str, Any] | None:
     """The result of the recipe, None while it is not complete."""
     figures = [] if summary.outcome is None else [drawn(each) for each in summary.outcome.figures]
     if summary.result is not None:
-        return _evaluation(summary) | {"figures": figures}
+        return _evaluation(summary) | {"figures": figures, "arms": arm_plots(summary)}
     if summary.product is None:
         return None
-    section: dict[str, Any] = {"rows": [], "notes": notes(summary), "per_seed": [], "figures": figures}
+    section: dict[str, Any] = {
+        "arms": arm_plots(summary),
+        "rows": [],
+        "notes": notes(summary),
+        "comparisons": [],
+        "per_seed": [],
+        "figures": figures,
+    }
     if (own := summary.outcome) is None or not own.arms:
         return section
     table = [] if own.table is None else [drawn(own.table)]
@@ -32,7 +40,8 @@ def result(summary: Summary) -> dict[str, Any] | None:
 
 def _evaluation(summary: Summary) -> dict[str, Any]:
     assert isinstance(summary.target, Evaluate) and summary.result is not None
-    heading, *rows = table_rows(summary)
+    (_, *heading), *rows = table_rows(summary)
+    floor = None if summary.result["floor"] is None else rows.pop()
     shown = measured(summary.target, summary.result)
     per_seed = []
     for name in summary.target.arms:
@@ -41,11 +50,11 @@ def _evaluation(summary: Summary) -> dict[str, Any]:
             cells = (of_seed(metric, arm.get(key), number) for key, metric in shown.items())
             per_seed.append([name, "" if seed is None else str(seed), *cells])
     return {
-        "heading": heading,
+        "heading": ["arm", *heading],
         "rows": rows,
-        "floor": None if summary.result["floor"] is None else len(rows) - 1,
+        "floor": floor,
         "per_seed": per_seed,
-        "seed_heading": ["arm", "seed", *heading[1:-2]],
+        "seed_heading": ["arm", "seed", *heading[:-2]],
         "notes": notes(summary),
         "comparisons": comparisons(summary),
     }

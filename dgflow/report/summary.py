@@ -17,6 +17,7 @@ from dgflow.engine.plan import StepPlan, plan
 from dgflow.engine.root import Root
 from dgflow.metrics.protocols import DECIMALS
 from dgflow.report.doubts import choice_doubts, doubts
+from dgflow.report.effects import base_of, guidance_of
 from dgflow.report.figures.table import starred
 from dgflow.report.layout import (
     aligned,
@@ -293,11 +294,11 @@ def comparisons(summary: Summary) -> list[str]:
     target, result = summary.target, summary.result
     assert result is not None and isinstance(target, Evaluate)
     arms = result["arms"]
-    base = next((name for name in target.arms if not _guidance(target, name)), next(iter(target.arms)))
+    base = base_of(target, arms)
     lines = [_change(name, arms[name]["fid"], arms[base]["fid"]) for name in target.arms if name != base]
     families: dict[str, list[str]] = {}
     for name in target.arms:
-        if name != base and _guidance(target, name):
+        if name != base and guidance_of(target, name):
             families.setdefault(_but_for_discriminator_seed(target.arms[name]), []).append(name)
     for names in families.values():
         if len(names) > 1:
@@ -322,10 +323,6 @@ def _change(name: str, fid: Mapping[str, Any], base: Mapping[str, Any]) -> str:
         error = number("fid", math.hypot(own, other))
         return f"{how}; the standard error of that is {error}, and the spread over seeds is not known"
     return f"{how}; the spreads together are {number('fid', fid['spread'] + base['spread'])}"
-
-
-def _guidance(target: Evaluate, arm: str) -> tuple[Any, ...]:
-    return getattr(target.arms[arm][0].origin.step, "guidance", ())
 
 
 def _but_for_discriminator_seed(arm: tuple[Slice, ...]) -> str:

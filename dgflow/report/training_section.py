@@ -27,6 +27,7 @@ def training(step_plan: StepPlan, summary: Summary) -> dict[str, Any]:
     assert isinstance(step, TrainStep)
     metrics = {receipt.number: receipt.metrics for receipt in receipts}
     page: dict[str, Any] = {"title": f"{step.title}, seed {step.seed}", "name": step.name}
+    page["label"] = f"{page['title']}, {step.name.rpartition('-')[2][:6]}"
     page |= {
         "state": "",
         "chosen": "",

@@ -232,7 +232,8 @@ def test_the_page_shows_them_while_the_run_is_at_work_and_has_none_of_it_at_the_
     thread.join()
     complete(target, store)
     final = render(target, store)
-    assert not re.search("refresh|not committed yet|At work|<img", final)
+    assert not re.search('"refresh"|not committed yet|At work', final)
+    assert len(re.findall("<img", final)) == 1 and "indices 0 to 11" in final  # the recipe ends with samples
 
 
 def test_status_preview_writes_the_file_and_names_it(target, tmp_path, capsys):

@@ -14,9 +14,9 @@ SHOWN = 64
 def draw_pictures(figure: Pictures) -> str:
     """Raises ValueError for a picture that is not base64."""
     width = figure.side * max(1, SHOWN // figure.side)
-    heading = "".join(f'<th scope="col">{escape(name)}</th>' for name in ("", *figure.columns))
-    out = [f'<div class="wide" role="region" aria-label="{escape(figure.title)}" tabindex="0">']
-    out.append(f'<table class="pictures"><thead><tr>{heading}</tr></thead><tbody>')
+    heading = "".join(f'<th scope="col">{escape(name)}</th>' for name in figure.columns)
+    out = [f'<div class="wide" role="region" aria-label="{escape(figure.title)}, pictures" tabindex="0">']
+    out.append(f'<table class="pictures"><thead><tr><td></td>{heading}</tr></thead><tbody>')
     for label, pictures in figure.rows:
         cells = "".join(
             f"<td>{_picture(picture, width, f'{label}, {column}')}</td>"

@@ -21,8 +21,10 @@ def starred(figure: Table) -> list[list[str]]:
 def draw_table(figure: Table) -> str:
     heading, *rows = starred(figure)
     label = escape(figure.title or "Table")
-    cells = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in heading)
-    out = [f'<div class="wide" role="region" aria-label="{label}" tabindex="0"><table>']
+    cells = "".join(f'<th scope="col">{escape(cell)}</th>' if cell else "<td></td>" for cell in heading)
+    out = [
+        f'<div class="wide" role="region" aria-label="{label}, table" tabindex="0"><table class="sortable">'
+    ]
     out.append(f"<thead><tr>{cells}</tr></thead><tbody>")
     for number, row in enumerate(rows):
         kind = ' class="chosen"' if number in figure.marked else ""

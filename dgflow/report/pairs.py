@@ -1,0 +1,64 @@
+"""The samples that guidance changed most: the same noise and label with and without it, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from dgflow.images.thumbnails import LARGEST, thumbnail
+from dgflow.report.effects import base_of
+from dgflow.steps.judging.evaluate import Evaluate
+from dgflow.store.shards import Columns
+
+MOST = 8  # pairs
+SHOWN, LARGE = 96, 192  # pixels that a magnified picture may take, and an enlarged one
+LEAST = 1 / 255  # a change that can be seen in the pixels
+
+
+def pairs(target: Evaluate, rows: Mapping[str, Columns]) -> dict[str, Any] | None:
+    """The `columns` (sample indices) and `rows` (arm and pictures) of the samples that changed most, by the
+    root mean square of the change of their pixels, in the mean over all arms but the base; `among` is the
+    number of samples compared. None where nothing changed.
+
+    Args:
+        rows: of every arm, its first samples: `index`, `label` and `image`, from the same noise.
+    """
+    base = base_of(target, {name: {} for name in target.arms})
+    among = min(len(own["index"]) for own in rows.values())
+    changes_N = np.mean(
+        [_change(own, rows[base], among) for name, own in rows.items() if name != base], axis=0
+    )
+    chosen = [place for place in np.argsort(-changes_N, kind="stable")[:MOST] if changes_N[place] >= LEAST]
+    if not chosen:
+        return None
+    start = target.arms[base][0].origin.start
+    labels = rows[base]["label"]
+    side = rows[base]["image"].shape[2]
+    width = min(side, LARGEST)
+    return {
+        "among": f"{among:,}",
+        "columns": [
+            {
+                "index": f"{start + place:,}",
+                "label": int(labels[place]) if labels[place] >= 0 else None,
+                "change": f"{changes_N[place]:.2f}",
+            }
+            for place in chosen
+        ],
+        "rows": [(name, [_uri(rows[name]["image"][place]) for place in chosen]) for name in rows],
+        "width": width * max(1, SHOWN // width),
+        "large": width * max(2, LARGE // width),
+        "shrunk": side if side > LARGEST else None,
+    }
+
+
+def _change(own: Columns, base: Columns, among: int) -> np.ndarray:
+    """By sample, the root mean square of the change of its pixels, with 1 for black to white."""
+    difference = own["image"][:among].astype(np.float32) - base["image"][:among]
+    return np.sqrt(np.mean(np.square(difference / 255), axis=(1, 2, 3)))
+
+
+def _uri(image: np.ndarray) -> str:
+    return f"data:image/png;base64,{thumbnail(image)}"

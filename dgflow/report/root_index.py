@@ -1,0 +1,103 @@
+"""The index of a root that holds several variants: each with its page, what it was asked, and what its arms
+changed. It reads the records of runs and the files of their last steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from dgflow.engine.recorded import RecordedRoot
+from dgflow.report.effects import Effect, effects
+from dgflow.report.figures.dots import draw_dots
+from dgflow.report.html import rendered
+from dgflow.report.page_file import page_of
+from dgflow.report.runs_text import Variant, seen_steps, variants
+from dgflow.report.verdict import INTERVAL, effect_dots
+from dgflow.specs.step import ResultStep
+from dgflow.store.objects import ObjectStore
+from dgflow.store.receipts import CorruptObject
+
+
+def render_index(store: ObjectStore) -> str | None:
+    """The index, the latest variant first; None of a root with fewer than two variants."""
+    now = store.now()
+    found = variants(store, now)[::-1]
+    if len(found) < 2:
+        return None
+    names = store.names()
+    steps = seen_steps(found, store, names)
+    root = RecordedRoot(store)
+    labels = _labels([each.record.asked for each in found])
+    rows: list[list[Any]] = []
+    by_metric: dict[str, list[tuple[str, Effect]]] = {}
+    for label, variant in zip(labels, found, strict=True):
+        record, own = variant.record, steps[variant.record.goal]
+        changed = _effects(root, variant)
+        for each in changed:
+            title = label if len(changed) == 1 else f"{label}, {each.arm}"
+            by_metric.setdefault(f"{each.metric.heading} against {each.base}", []).append((title, each))
+        begun = f"{sum(step.complete for step in own)} of {len(own)} steps done"
+        state = variant.outcome if variant.outcome == "done" else f"{variant.outcome}; {begun}"
+        about = [state, _day(record.started)]
+        link = _link(record.target, label, names)
+        shown = [_cells(each) for each in changed] or [["", "", "", ""]]
+        rows += [[link, *cells, *about] for cells in shown]
+    return rendered(
+        "index.html",
+        title="Variants of this root",
+        tagline=f"{len(found)} recipes or settings of them, the latest first",
+        root=store.url,
+        interval=INTERVAL,
+        heading=["variant", "arm", "metric", "value", f"change ({INTERVAL})", "state", "begun, UTC"],
+        rows=rows,
+        figures=[_figure(title, each) for title, each in by_metric.items()],
+    )
+
+
+def _figure(title: str, found: Sequence[tuple[str, Effect]]) -> dict[str, Any]:
+    dots = effect_dots([each for _, each in found], [label for label, _ in found])
+    return {"title": title, "drawn": Markup(draw_dots(dots).element)}
+
+
+def _cells(effect: Effect) -> list[str]:
+    return [effect.arm, effect.metric.heading, effect.shown(effect.after), effect.words]
+
+
+def _effects(root: RecordedRoot, variant: Variant) -> list[Effect]:
+    """Of the file of the variant's last step; none where there is no such file, or its kind is not known
+    here."""
+    try:
+        step = root.step(variant.record.target)
+        receipts = root.newest(step) if isinstance(step, ResultStep) else {}
+        if not isinstance(step, ResultStep) or not receipts:
+            return []
+        content = root.recorded(step.name).step_store.read(receipts[max(receipts)])
+        return effects(step, step.compared(content))
+    except (ValueError, CorruptObject):
+        return []
+
+
+def _labels(asked: Sequence[Any]) -> list[str]:
+    """Each variant by its recipe and the options that differ among those of the same recipe."""
+    out = []
+    for own in asked:
+        same = [each.options for each in asked if each.recipe == own.recipe]
+        differing = [
+            name for name in own.options if any(each.get(name) != own.options[name] for each in same)
+        ]
+        given = own.model_copy(update={"changed": tuple(differing)}).given
+        out.append(f"{own.recipe or own.file or 'a run'} {given}".strip())
+    return out
+
+
+def _link(target: str, label: str, names: Sequence[str] | Mapping[str, Any]) -> Markup | str:
+    page = page_of(target)
+    return Markup('<a href="{}">{}</a>').format(page, label) if page in names else label
+
+
+def _day(seconds: float) -> str:
+    from datetime import UTC, datetime
+
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M}"
