@@ -1,2 +1,3 @@
-"""Time maps, random numbers, samplers, guidance and losses: the mathematics of guided diffusion, in torch
-alone."""
+"""Time maps, random numbers, samplers, guidance and losses: the mathematics of guided diffusion, in plain
+torch.
+"""

@@ -1,8 +1,8 @@
 """EDM's general sampler, guided (Karras et al. 2022, Table 1, Algorithm 1, appendix D).
 
 Noise levels (`discretization`), the time in which the ODE is solved (`schedule`), the scale of its state
-(`scaling`) and the method (`solver`, `alpha`) combine freely. For the case "edm", "linear", "none", "heun",
-1, use `heun`.
+(`scaling`) and the method (`solver`, `alpha`) combine freely. For "edm", "linear", "none", "heun", 1, use
+`heun`.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ def ablation_sigmas(
     C_2: float = 0.008,
     M: int = 1000,
 ) -> tuple[float, ...]:
-    """The `num_steps` falling noise levels of Table 1, then 0.0, not yet rounded to those of a network.
+    """The `num_steps` decreasing noise levels of Table 1, then 0.0, not rounded to a network's levels.
 
     Args:
         discretization: "vp": times from 1 to epsilon_s in equal steps; "ve": sigma^2 geometric; "iddpm":
-            chosen among the M levels of a cosine schedule that lie in the range (C_1, C_2 are its bound and
+            chosen from the M levels of a cosine schedule within the range (C_1, C_2 are its bound and
             offset); "edm": equation 5, by rho.
-        sigma_min, sigma_max: None for `default_range`. "vp" bends its schedule so that it passes both.
+        sigma_min, sigma_max: None for `default_range`. "vp" adapts its schedule to pass through both.
 
-    Raises ValueError for fewer than two steps, an empty range, and more steps than "iddpm" has levels in the
+    Raises ValueError for fewer than two steps, an empty range, and more steps than "iddpm" levels in the
     range.
     """
     low, high = default_range(discretization, epsilon_s)
@@ -71,7 +71,7 @@ def ablation_sigmas(
             f"expected at most {len(known)} steps, as many as there are iDDPM levels in [{low}, {high}], "
             f"found {num_steps}"
         )
-    # round() is to even, as in the published code.
+    # round() rounds half to even, as in the published code.
     return *(known[round((len(known) - 1) / (num_steps - 1) * i)] for i in range(num_steps)), 0.0
 
 
@@ -79,7 +79,7 @@ def vp_betas(sigma_min: float, sigma_max: float, epsilon_s: float = EPSILON_S) -
     """(beta_d, beta_min) with which sigma(t) = sqrt(exp(beta_d t^2 / 2 + beta_min t) - 1) is sigma_min at
     epsilon_s and sigma_max at 1.
 
-    beta_min is negative for EDM's range, which does no harm between epsilon_s and 1.
+    beta_min is negative for EDM's range, which is harmless between epsilon_s and 1.
     """
     bottom, top = math.log1p(sigma_min**2), math.log1p(sigma_max**2)
     beta_d = 2.0 * (bottom / epsilon_s - top) / (epsilon_s - 1.0)
@@ -111,17 +111,18 @@ def ablation(
     """Algorithm 1 with the second-order family of appendix D.2 and churn; a step in t of state s(t) x.
 
     Args:
-        latents: unit normals [B, ...], scaled by s * sigmas[0] in here.
-        sigmas: falling noise levels in the network's range, the last one 0, such as `ablation_sigmas`.
-        schedule: sigma(t) is `vp_betas`' form of t, sqrt(t), or t. scaling: s is 1 / sqrt(1 + sigma^2), or 1.
+        latents: unit normals [B, ...]; scaled by s * sigmas[0] here.
+        sigmas: decreasing noise levels in the network's range, ending in 0, such as `ablation_sigmas`.
+        schedule: sigma(t) has the form of `vp_betas`, or is sqrt(t) or t. scaling: s is 1 / sqrt(1 +
+            sigma^2), or 1.
         solver, alpha: "euler"; or "heun" with its second slope at the fraction alpha of a step (1 is Heun,
             1/2 the midpoint rule).
-        vp_range: (sigma_min, sigma_max) for `vp_betas` of the "vp" schedule, None for the last level above 0
+        vp_range: (sigma_min, sigma_max) for `vp_betas` of the "vp" schedule; None for the last positive level
             and the first.
         others: as in `heun`.
 
-    Raises ValueError for unknown choices, levels that do not fall to 0 after rounding, and churn without
-    `churn_noise`.
+    Raises ValueError for unknown choices, for levels that do not decrease to 0 after rounding, and for churn
+    without `churn_noise`.
     """
     path = AblationPath.of(
         denoiser,
@@ -150,9 +151,8 @@ class AblationPath(Path):
     """The steps of `ablation`, each a move; churn takes one draw.
 
     Args:
-        levels: falling noise levels, as the network knows them, the last one 0.
-        time: the time of the ODE.
-        times: of every level.
+        levels: decreasing noise levels, rounded for the network, ending in 0.
+        time: the time of the ODE. times: the time of every level.
         alpha: see `ablation`; None for Euler's method.
     """
 
@@ -186,7 +186,7 @@ class AblationPath(Path):
         S_max: float = math.inf,
         S_noise: float = 1.0,
     ) -> AblationPath:
-        """The path of these settings, which are those of `ablation`."""
+        """Build the path from the arguments of `ablation`."""
         levels = rounded([float(sigma) for sigma in sigmas], round_sigma, device)
         falling = len(levels) > 1 and all(a > b for a, b in pairwise(levels))
         if not falling or levels[-1] != 0.0 or not math.isfinite(levels[0]):
@@ -252,7 +252,7 @@ class AblationPath(Path):
             inner_x, inner_t = x + per_sample(alpha * h, x) * d, t + alpha * h
             on_the_way = None if all(taking_part) else rows.where(taking_part)
             if on_the_way is not None:
-                # Rows that arrive are asked with the others, as before, and keep what they have.
+                # Rows that arrive are evaluated with the others, as before, and keep their values.
                 inner_x = torch.where(per_sample(on_the_way, x), inner_x, x)
                 inner_t = torch.where(on_the_way, inner_t, t)
             inner = [
@@ -267,7 +267,7 @@ class AblationPath(Path):
         return state.moved(x_next, log_ratios, slope.adviser.evaluations, self.scale_at(end.sigma))
 
     def scale_at(self, sigma: Tensor) -> Tensor:
-        """The state's scale s at noise levels [B]."""
+        """The scale s of the state at noise levels [B]."""
         return (1.0 + sigma.square()).rsqrt() if self.vp_scaled else torch.ones_like(sigma)
 
 
@@ -288,7 +288,7 @@ class _Slope:
         """(slope, log-ratios) of the scaled state at times [B]: (sigma'/sigma + s'/s) x - sigma' s / sigma *
         denoised (Algorithm 1, line 4); the noise levels of each group lie within its `bounds`."""
         time, scale = self.path.time, self.path.scale_at
-        # The way there and back through t rounds.
+        # The round trip through t rounds.
         low, high = (self.adviser.rows.each(ends) for ends in zip(*bounds, strict=True))
         sigma = time.sigma(t).clamp(low, high)
         s, rate = scale(sigma), time.slope(t, sigma) / sigma
@@ -303,7 +303,7 @@ class _Slope:
 
 @dataclass(frozen=True)
 class _Time:
-    """sigma of t, its slope given (t, sigma), and its inverse."""
+    """sigma(t), its slope as a function of (t, sigma), and its inverse."""
 
     sigma: Callable[[Tensor], Tensor]
     slope: Callable[[Tensor, Tensor], Tensor]
@@ -324,7 +324,7 @@ def _time(schedule: str, beta_d: float, beta_min: float) -> _Time:
 
 
 def _iddpm_levels(C_1: float, C_2: float, M: int) -> list[float]:
-    """The M + 1 levels of a cosine schedule, falling to 0 (Nichol and Dhariwal 2021, as in Table 1)."""
+    """The M + 1 levels of a cosine schedule, decreasing to 0 (Nichol and Dhariwal 2021, as in Table 1)."""
     alpha_bar = [math.sin(0.5 * math.pi * j / M / (C_2 + 1.0)) ** 2 for j in range(M + 1)]
     u = [0.0]
     for j in range(M, 0, -1):

@@ -1,4 +1,4 @@
-"""Guidance in one step of a sampler, with a count of what was evaluated."""
+"""Evaluate guidance in one step of a sampler, and count evaluations."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from dgflow.diffusion.rows import Levels, Rows
 
 
 class Adviser:
-    """Asks all entries of guidance about the images that the score network gives in one step.
+    """Evaluate all entries of guidance on the score network's images in one step.
 
     Args:
-        numbers: of the step at every position, see `Point.step`.
-        began: the noise levels at which the step began, before churn.
+        numbers: step number at every position, see `Point.step`.
+        began: noise levels at which the step began, before churn.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Adviser:
 
     @property
     def evaluations(self) -> np.ndarray:
-        """int64 [B, 1 + entries]: of the score network and of each entry so far."""
+        """Evaluations so far of the score network and of each entry, int64 [B, 1 + entries]."""
         return self.rows.counts(self.counts)
 
     def __call__(
@@ -46,7 +46,8 @@ class Adviser:
         taking_part: Sequence[bool] | None = None,
     ) -> Advice:
         """The advice on x [B, ...], in EDM's scaling, at noise levels; `taking_part` are the groups of rows
-        that count, None for all."""
+        to count; None for all.
+        """
         began = self.began
         point = Point(
             x,
@@ -70,6 +71,6 @@ class Adviser:
 
     @property
     def is_guided(self) -> list[bool]:
-        """Of each group of rows, whether a gradient acted on it the last time."""
+        """True for each group of rows on which a gradient acted in the last evaluation."""
         terms = np.array([not isinstance(entry, Correction) for entry in self.guidance], bool)
         return [bool((asked & terms).any()) for asked in self.asked]

@@ -1,7 +1,6 @@
-"""The samplers of discrete diffusions as moves: DDPM's ancestral one and DDIM. See `ddpm` for what they
-compute.
+"""Ancestral sampling (DDPM) and DDIM as moves along a path. `ddpm` documents the computation.
 
-All coefficients are on the host, by position: 0 is the noisiest index of the schedule.
+All coefficients are on the host, by position; position 0 is the noisiest index of the schedule.
 """
 
 from __future__ import annotations
@@ -25,8 +24,9 @@ from dgflow.diffusion.times import per_sample
 
 
 class Seen(NamedTuple):
-    """A step: its rows and their state y, the denoised image after corrections, clipped if it has to be, the
-    predictor's v, the noise levels [B], guidance, and of each group of rows whether a gradient acts on it."""
+    """The evaluation of one step: rows, state y, denoised image after corrections (and clipping), the
+    predictor's v, noise levels [B], guidance, and for each group of rows, True if a gradient acts on it.
+    """
 
     rows: Rows
     y: Tensor
@@ -37,19 +37,19 @@ class Seen(NamedTuple):
     is_guided: Sequence[bool]
 
     def of(self, values: Sequence[float]) -> Tensor:
-        """[B, 1, ...]: each row's value, which is that at its position."""
+        """The value at each row's position, [B, 1, ...]."""
         return per_sample(self.rows.of(values), self.y)
 
     def each(self, values: Sequence[float]) -> Tensor:
-        """[B, 1, ...], of one value per group of rows."""
+        """One value per group of rows, expanded to [B, 1, ...]."""
         return per_sample(self.rows.each(values), self.y)
 
 
 class AncestralPath(Path):
-    """The steps of a discrete diffusion, each a move with one draw, except for the last.
+    """The steps of a discrete diffusion, each a move with one draw, except the last.
 
     Args:
-        schedule: whose steps are walked, from the noisiest to index 0.
+        schedule: the schedule, walked from the noisiest index to index 0.
         clip_denoised: clip the denoised image to [-1, 1].
     """
 
@@ -96,11 +96,11 @@ class AncestralPath(Path):
 
     @abstractmethod
     def after(self, seen: Seen, noise: Noise | None) -> Tensor:
-        """y at the next cleaner index."""
+        """Return y at the next cleaner index."""
 
 
 class DDPMPath(AncestralPath):
-    """The steps of `ddpm.ddpm`. Copies part by the sampler's own noise."""
+    """The steps of `ddpm.ddpm`. Copies diverge by the sampler's own noise."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class DDPMPath(AncestralPath):
         super().__init__(predictor, schedule, guidance, clip_denoised)
         small = schedule.posterior_log_variance_clipped
         betas = [math.log(beta) for beta in schedule.betas]
-        # At index 0 the posterior's: no noise is added there, and guidance moves the mean by it.
+        # At index 0 the posterior variance: no noise is added there, and guidance shifts the mean by it.
         fixed = small if fixed_variance == "small" else [small[0], *betas[1:]]
         self.fixed, self.small = fixed[::-1], small[::-1]
         self.widths = [beta - low for beta, low in zip(betas[::-1], self.small, strict=True)]
@@ -144,7 +144,7 @@ class DDPMPath(AncestralPath):
 
 
 class DDIMPath(AncestralPath):
-    """The steps of `ddpm.ddim`. Copies that have to part take a step of eta 1."""
+    """The steps of `ddpm.ddim`. Copies that must diverge take a step with eta 1."""
 
     def __init__(
         self,

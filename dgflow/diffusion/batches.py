@@ -1,6 +1,7 @@
-"""Batches that fit into memory: a range of rows is cut evenly, and finer if a GPU runs out of memory.
+"""Split a range of rows into equal batches that fit into memory, with smaller ones if a GPU runs out of
+memory.
 
-A row's batch changes its values by rounding at most.
+The batch of a row changes the row's values by rounding at most.
 """
 
 from __future__ import annotations
@@ -21,17 +22,19 @@ log = logging.getLogger(__name__)
 
 
 PATIENCE = 16
-"""Calls that fit, after which a halved size is doubled again: memory may have been short for a while only, as
-where another process held some. Each time that this was too early, the next try waits twice as long."""
+"""Successful calls after which a halved size is doubled again, as memory may have been short only
+temporarily, such as while another process held some. After each failed attempt, the next one waits twice as
+long.
+"""
 
 
 class Batches:
-    """At most `size` rows at a time, in parts of nearly equal size. Out of memory, the size is halved; after
-    a while the larger one is tried again.
+    """Process at most `size` rows at a time, in parts of nearly equal size. If memory runs out, the size is
+    halved; later, the larger size is tried again.
 
     Args:
         of: name of the step, for messages.
-        fixed: cut at every `size` rows and never finer, since a batch's rows decide its values.
+        fixed: split at every `size` rows and never finer, since the values depend on the batch.
     """
 
     def __init__(self, size: int, *, of: str, fixed: bool = False) -> None:
@@ -39,10 +42,10 @@ class Batches:
         self._most, self._fitted, self._patience = size, 0, PATIENCE
 
     def map(self, make: Callable[[int, int], Result], start: int, stop: int) -> list[Result]:
-        """`make(first, last)` of every batch of [start, stop), in order; all again if memory runs out.
+        """Call `make(first, last)` for every batch of [start, stop), in order; start over if memory runs out.
 
         Raises:
-            ValueError: memory does not suffice for one row, or for a batch that is fixed.
+            ValueError: memory does not suffice for one row, or for a fixed batch.
         """
 
         def make_all(edges: list[int]) -> list[Result]:
@@ -54,14 +57,17 @@ class Batches:
         return self._fitting(lambda: self._edges(start, stop), make_all, largest)
 
     def whole(self, make: Callable[[int], Result]) -> Result:
-        """`make(size)`, which cuts its rows into batches of at most `size` itself; as in `map`."""
+        """Call `make(size)`, which splits its rows into batches of at most `size` itself; otherwise as
+        `map`.
+        """
         return self._fitting(lambda: self.size, make, lambda size: size)
 
     def _fitting(
         self, cut: Callable[[], Cut], make: Callable[[Cut], Result], rows: Callable[[Cut], int]
     ) -> Result:
-        """`make` of how the rows are cut, again with smaller batches if memory runs out; `rows` is the
-        largest batch of a cut."""
+        """Call `make` with a split of the rows, and again with smaller batches if memory runs out; `rows` is
+        the largest batch of a split.
+        """
         tried = self._grown()
         while True:
             cuts = cut()
@@ -95,18 +101,18 @@ class Batches:
                     largest,
                     self.size,
                 )
-            # After the handler: until its end the error holds the tensors of the batch.
+            # After the handler, since the error holds the tensors of the batch until the handler's end.
             torch.cuda.empty_cache()
 
     def _grown(self) -> bool:
-        """Double a size that was halved, once enough calls have fitted; True where that was done."""
+        """Double a halved size once enough calls have succeeded; True if it was doubled."""
         if self.size == self._most or self._fitted < self._patience:
             return False
         self.size, self._fitted = min(2 * self.size, self._most), 0
         return True
 
     def _edges(self, start: int, stop: int) -> list[int]:
-        """The ends of the batches."""
+        """The boundaries of the batches."""
         if self.fixed:
             return [*range(start, stop, self.size), stop]
         count = -(-(stop - start) // self.size)

@@ -1,4 +1,4 @@
-"""EDM's churn: noise that is added before a step, and removed in it."""
+"""EDM's churn: noise that is added before a step and removed in it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ MAX_GAMMA = math.sqrt(2.0) - 1.0
 
 
 def gamma_of(S_churn: float, steps: int) -> float:
-    """The share of its level by which churn raises each of so many steps."""
+    """The relative increase of the noise level by churn, for `steps` steps."""
     return min(S_churn / steps, MAX_GAMMA)
 
 
 @dataclass(frozen=True)
 class Raised:
-    """The levels sigma [B] that churn raises a step's samples to, the highest that those of each group may be
-    raised to, and the standard deviation [B] of the noise to add for it, S_noise included."""
+    """The levels sigma [B] to which churn raises a step's samples, the highest possible level of each group,
+    and the standard deviation [B] of the noise to add, including S_noise.
+    """
 
     sigma: Tensor
     highest: Sequence[float]
@@ -37,12 +38,12 @@ class Churn:
     guidance terms.
 
     Args:
-        levels: the schedule, as the network knows it.
-        boosts: of every entry of guidance, None where it has none.
-        round_sigma: None where there is none.
-        steps: number of steps that S_churn is divided among; None for those of `levels`.
-        gammas: see `gamma_of`, of the step at every level; None for S_churn's at all of them.
-        numbers: of the step at every level, by which boosts choose steps; None for 0, 1, 2, ...
+        levels: the schedule, rounded for the network.
+        boosts: boost of every entry of guidance; None for an entry without one.
+        round_sigma: rounds levels for the network; None for no rounding.
+        steps: number of steps among which S_churn is divided; None for the steps of `levels`.
+        gammas: gamma of the step at every level, see `gamma_of`; None to derive it from S_churn for all.
+        numbers: step number at every level, by which boosts choose steps; None for 0, 1, 2, ...
         S_churn, S_min, S_max, S_noise: as in the paper. A boost replaces S_churn and S_noise for the samples
             that it churns.
     """
@@ -70,7 +71,7 @@ class Churn:
         boosted = {gamma_of(boost.S_churn, self.steps) for boost in boosts if boost is not None}
         known = {*self.gammas} | boosted
         self.adds_noise: bool = max(known) > 0.0
-        # The highest level of every step, by the gamma that makes it: on the host before the first step.
+        # The highest level of every step, by gamma, computed on the host before the first step.
         self.highest = {
             gamma: rounded([level * (1.0 + gamma) for level in levels], round_sigma, device)
             for gamma in known | {MAX_GAMMA}
@@ -78,7 +79,7 @@ class Churn:
         }
 
     def check(self, noise: Noise | None) -> None:
-        """Raise ValueError if noise can be added and there is none."""
+        """Raise ValueError if churn can add noise and `noise` is missing."""
         if self.adds_noise and noise is None:
             raise ValueError(
                 "expected churn_noise, as S_churn or a term's boost adds noise: pass a function of the "
@@ -86,8 +87,9 @@ class Churn:
             )
 
     def __call__(self, rows: Rows, log_ratios: LogRatios) -> Raised | None:
-        """The levels of a step, given the log-ratios of the step before; None if no row's changes. Rows that
-        have to spread get `MAX_GAMMA`."""
+        """The raised levels of a step, given the log-ratios of the previous step; None if no row changes.
+        Rows that must diverge get `MAX_GAMMA`.
+        """
         acts = [self.S_min <= self.levels[position] <= self.S_max for position in rows.positions]
         if not any(acts):
             return None
@@ -113,7 +115,7 @@ class Churn:
             gamma = torch.where(rows.where(acts), gamma, 0.0)
         sigma = level * (1.0 + gamma)
         if self.round_sigma is None:
-            added = level * torch.sqrt(gamma * (2.0 + gamma))  # sqrt(sigma^2 - level^2), no difference
+            added = level * torch.sqrt(gamma * (2.0 + gamma))  # sqrt(sigma^2 - level^2), without cancellation
         else:
             sigma = self.round_sigma(sigma)
             added = ((sigma - level) * (sigma + level)).clamp_min(0.0).sqrt()

@@ -15,18 +15,18 @@ from dgflow.diffusion.times import per_sample
 
 @dataclass(frozen=True)
 class ClassifierFreePredictor:
-    """A `samplers.Predictor` guided towards its class: epsilon = null + scale * (conditional - null); v stays
-    the conditional one.
+    """A `samplers.Predictor` guided towards its class: epsilon = null + scale * (conditional - null); v is
+    the conditional network's.
 
-    It calls the network once per step, on the conditional and the unconditional rows together; the originals
-    also carry a second, unused set of samples.
+    The network is called once per step, on conditional and unconditional rows together; the original code
+    also carries a second, unused set of samples.
 
     Args:
-        predictor: called with 2 B rows, conditional ones first; with B rows, and no null ones, if the scale
-            is 1 throughout.
-        null_label: index that means "no class" (DiT's is its number of classes).
-        settings: scale and channels. A scale of 1 is the conditional network itself, 0 the unconditional one;
-            a `Switch` compares the predictor's own time. Channels that are not guided stay conditional.
+        predictor: called with 2 B rows, conditional ones first; with B conditional rows only, if the scale is
+            1 throughout.
+        null_label: index for "no class" (for DiT, the number of classes).
+        settings: scale and channels. Scale 1 is the conditional network, scale 0 the unconditional one; a
+            `Switch` refers to the predictor's own time. Unguided channels stay conditional.
     """
 
     predictor: Predictor
@@ -46,7 +46,7 @@ class ClassifierFreePredictor:
             )
         labels = torch.cat([class_labels, torch.full_like(class_labels, self.null_label)])
         epsilon, v = self.predictor(torch.cat([y, y]), torch.cat([time, time]), labels)
-        # The difference is amplified: in float32 at least, whatever the network's precision.
+        # At least float32 for any network precision, since the difference is amplified.
         conditional, null = at_least_float32(epsilon).chunk(2)
         scale_B = per_sample(scale_at(scale, time, "timestep"), epsilon).to(conditional.dtype)
         guided = null[:, :channels] + scale_B * (conditional[:, :channels] - null[:, :channels])

@@ -23,12 +23,14 @@ from dgflow.diffusion.guidance_settings import ClassifierSettings
 from dgflow.diffusion.times import TimeMap, tau_from_sigma
 
 ENTROPY_FLOOR = ClassifierSettings().entropy_floor
-"""Float32 still knows an entropy of this size to within 1 %, and the scale stays below 6.91e4; a classifier
-this sure has almost no gradient left to scale."""
+"""Float32 represents an entropy of this size to within 1 %, and the scale stays below 6.91e4; a classifier
+this sure has almost no gradient left to scale.
+"""
 
 ENTROPY_CLASSES = 1000
-"""The published constant whatever the number of classes, so that a uniform answer over 10 gives a scale of 3,
-not 1."""
+"""The published constant, regardless of the number of classes: a uniform output over 10 classes gives scale
+3, not 1.
+"""
 
 Classifier = Callable[[Tensor, Tensor], Tensor]
 """(y [B, ...] float32 in variance-preserving scaling, its time [B] float32) -> logits [B, K]."""
@@ -39,14 +41,13 @@ class ClassifierTerm:
     """score + weight * grad_x log p(class_labels | x) (Dhariwal & Nichol 2021, equation 10).
 
     Args:
-        classifier: logits of (y, time), y = x / sqrt(1 + sigma^2). Parameters that do not require gradients
-            save the memory of theirs.
-        settings: weight, window, entropy scaling. Where the weight is 0 for the whole step nothing is
-            evaluated.
+        classifier: logits of (y, time), y = x / sqrt(1 + sigma^2). Freeze its parameters to save the memory
+            of their gradients.
+        settings: weight, window, entropy scaling. Nothing is evaluated in a step with weight 0 throughout.
         time: the classifier's time for a noise level: linear-VP time, `times.cosine_from_sigma`, or for the
             published upstream classifiers the index of a discrete schedule, 0 to 999.
 
-    A NaN of the classifier inside the window is passed on. There is no log-ratio.
+    A NaN of the classifier inside the window propagates. The term has no log-ratio.
     """
 
     classifier: Classifier
@@ -64,8 +65,8 @@ class ClassifierTerm:
         return not is_idle(self.settings.weight, self.settings.window, sigmas)
 
     def __call__(self, point: Point) -> tuple[Tensor | None, None]:
-        """See `GuidanceTerm`. None if no sample can be in the window or the weight is 0 for all, else zero
-        for each sample outside.
+        """See `GuidanceTerm`. Returns None if no sample can be in the window or the weight is 0 for all;
+        otherwise zero for each sample outside the window.
 
         Raises ValueError without class labels.
         """
@@ -89,23 +90,24 @@ class ClassifierTerm:
 
 
 def entropy_scale(logits: Tensor, floor: float = ENTROPY_FLOOR) -> Tensor:
-    """log(1000) / H [B] float64, H the entropy in nats of softmax(logits [B, K]), at least `floor`: more
-    guidance where the classifier is surer.
+    """log(1000) / H [B] float64, H the entropy in nats of softmax(logits [B, K]), at least `floor`: guidance
+    is stronger where the classifier is more certain.
 
-    The guidance of an ancestral sampler vanishes early because the classifier is sure early; this keeps it up
-    (Li et al. 2022, "Entropy-driven Sampling and Training Scheme for Conditional Diffusion Generation"). It
-    is a factor of the weight: the guidance is not its gradient. A floor of 0 is the published form, whose
-    scale is infinite where float32 rounds H to 0 (a logit ahead of the others by 104 or more), and whose
-    guidance is NaN there as 0 * inf.
+    An ancestral sampler's guidance vanishes early because the classifier becomes certain early; the scale
+    sustains it (Li et al. 2022, "Entropy-driven Sampling and Training Scheme for Conditional Diffusion
+    Generation"). The scale multiplies the weight and is not differentiated. A floor of 0 is the published
+    form: its scale is infinite where float32 rounds H to 0 (one logit ahead of the others by at least 104),
+    and its guidance is NaN there, as 0 * inf.
     """
     return (math.log(ENTROPY_CLASSES) / entropy(logits).clamp_min(floor)).double()
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """Entropy [B] of softmax(logits [B, K]) in nats; of float32 logits it is 5 % off where one is 20 ahead,
-    and 0 where it is 104 ahead."""
-    # p by softmax and not by exp of its logarithm: the published arithmetic, whose rounding is all that
-    # remains of a sure answer's entropy.
+    """Entropy [B] of softmax(logits [B, K]) in nats; with float32 logits it is 5 % off if one logit is 20
+    ahead, and 0 if one is 104 ahead.
+    """
+    # p by softmax rather than exp of log-softmax: the published arithmetic, whose rounding determines the
+    # entropy of a certain output.
     logits = at_least_float32(logits)
     return (logits.softmax(dim=1) * -logits.log_softmax(dim=1)).sum(dim=1)
 
@@ -116,8 +118,8 @@ def logits_and_gradient(
     """The classifier's logits [B, K] for x at noise levels sigma [B], and the gradient of log p(class_labels
     | x) in x, float64; see `guidance.vp_gradient`.
 
-    class_labels: int64 [B], or one-hot rows [B, K], whose largest entry counts.
-    Raises ValueError for logits or labels of another shape.
+    class_labels: int64 [B], or one-hot rows [B, K], whose largest entry marks the class. Raises ValueError
+    for logits or labels of another shape.
     """
     index = class_labels.argmax(dim=1) if class_labels.ndim == 2 else class_labels
     if index.shape != sigma.shape or index.is_floating_point():

@@ -1,4 +1,4 @@
-"""Published settings of corrections, with their FIDs, and as what recipes list under `guidance`.
+"""Published settings of corrections with their FIDs, as entries for a recipe's `guidance`.
 
 Second networks: Karras et al. 2024 ("EDM2", and "Guiding a Diffusion Model with a Bad Version of Itself"),
 Kynkäänniemi et al. 2024, Zheng et al. 2025 ("DDO"). Epsilon scaling: Ning et al. 2023.
@@ -21,8 +21,8 @@ class NetworkRow:
     """EDM2 with a second network, by `Heun(steps=32)`.
 
     Args:
-        second: what the second network is.
-        baseline_fid: without guidance; None where it is not told.
+        second: description of the second network.
+        baseline_fid: FID without guidance; None if not published.
     """
 
     settings: NetworkSettings
@@ -33,7 +33,7 @@ class NetworkRow:
 
 @dataclass(frozen=True)
 class ScalingRow:
-    """A divisor, and the sampler that it was found for."""
+    """A divisor, and the sampler for which it was found."""
 
     settings: ScalingSettings
     sampler: str
@@ -58,13 +58,14 @@ NETWORK_ROWS = MappingProxyType(
         "edm2-img512-xs-guid": _unconditional(1.4, 2.91, 3.53),
         "edm2-img512-s-guid": _unconditional(1.4, 2.23, 2.56),
         "edm2-img512-xxl-guid": _unconditional(1.2, 1.81, 1.91),
-        # Steps 17 to 22 of 32, which begin at 1.609 to 0.283.
+        # Steps 17 to 22 of 32, which begin at noise levels 1.609 to 0.283.
         "edm2-img512-xxl-interval": _unconditional(2.0, 1.40, 1.91, sigma_min=0.19, sigma_max=1.61),
         "edm2-img512-l-ddo": NetworkRow(NetworkSettings(weight=1.1), "an XS", 1.21, 1.26),
     }
 )
-"""`-autog`: autoguidance. `-guid`: classifier-free guidance. `-interval`: the same within an interval, 1.81
-without. `-ddo`: of a network fine-tuned by DDO."""
+"""`-autog`: autoguidance. `-guid`: classifier-free guidance. `-interval`: classifier-free guidance within an
+interval, FID 1.81 without. `-ddo`: with a network fine-tuned by DDO.
+"""
 
 
 def _scaled(factor: float, sampler: str) -> ScalingRow:

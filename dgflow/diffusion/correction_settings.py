@@ -1,5 +1,6 @@
-"""The numbers of corrections of the denoised image, without networks. Recipes list `correction_specs`; what
-corrects reads these. Nothing here imports torch."""
+"""Numeric settings of corrections of the denoised image, without networks. Recipes list `correction_specs`;
+corrections read these settings. Does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +14,11 @@ from dgflow.specs.spec import Spec
 
 
 class NetworkSettings(Spec):
-    """Takes the denoised image D of the score network away from another network's, D_other + weight * (D -
-    D_other), in steps that begin at a noise level between `sigma_min` and `sigma_max`, both included; None is
-    no upper end.
+    """Settings of extrapolation from another network's denoised image to the score network's, D_other +
+    weight * (D - D_other), in steps that begin at a noise level from `sigma_min` to `sigma_max`, inclusive;
+    None is no upper end.
 
-    A weight of 1 is the score network alone, 0 the other one, more than 1 goes beyond the score network.
+    Weight 1 is the score network alone, 0 the other network; above 1 extrapolates beyond the score network.
     """
 
     weight: Number
@@ -35,20 +36,19 @@ class NetworkSettings(Spec):
 
     @property
     def levels(self) -> tuple[float, float]:
-        """First and last noise level at which it acts: an empty range (inf, 0) at weight 1."""
+        """Lowest and highest noise level of action; the empty range (inf, 0) at weight 1."""
         if self.weight == 1.0:
             return math.inf, 0.0
         return self.sigma_min, math.inf if self.sigma_max is None else self.sigma_max
 
 
 class ScalingSettings(Spec):
-    """Divides the predicted noise, x - (x - D) / divisor (Ning et al. 2023), by `factor` + `slope` * tau, tau
-    the linear-VP time (about the timestep / 1000).
+    """Settings that divide the predicted noise, x - (x - D) / divisor (Ning et al. 2023), by `factor` +
+    `slope` * tau, with tau the linear-VP time (about timestep / 1000).
 
-    A divisor a little above 1 makes up for the drift of a sampler that sees its own errors. `twice` is
-    compatibility with the published code (ADM-ES): in DDIM steps that a gradient guides, the guided noise is
-    divided once more. With other samplers it has no
-    effect.
+    A divisor slightly above 1 compensates for the drift of a sampler on its own errors (exposure bias).
+    `twice` reproduces the published code (ADM-ES): in DDIM steps guided by a gradient, the guided noise is
+    divided again. It has no effect with other samplers.
     """
 
     factor: Number = Field(gt=0)

@@ -1,7 +1,8 @@
 """Corrections of the denoised image: by a second network (autoguidance, SIMS, guidance in an interval), and
-by a scaled prediction of the noise (epsilon scaling).
+by epsilon scaling.
 
-Both are float64 around the networks, act per sample, and are differentiable in x where x requires gradients.
+Both compute in float64 around the networks, act per sample, and are differentiable in x if x requires
+gradients.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from dgflow.diffusion.times import per_sample, tau_from_sigma
 
 @dataclass(frozen=True)
 class NetworkCorrection:
-    """other + weight * (denoised - other), `other` the image of a second network (Karras et al. 2024,
+    """other + weight * (denoised - other), with `other` the image of a second network (Karras et al. 2024,
     "Guiding a Diffusion Model with a Bad Version of Itself", equation 3), for samples whose step begins at a
     noise level in the range of `settings`.
 
     Args:
-        model: the second network, asked with the sampler's own x, noise levels and labels.
-        settings: weight and range. Where no sample of a batch can be in the range, or the weight is 1, the
-            network is not evaluated.
+        model: the second network, evaluated at the sampler's x, noise levels and labels.
+        settings: weight and range. The network is not evaluated if no sample of a batch can be in the range,
+            or if the weight is 1.
     """
 
     model: ScoreModel
@@ -50,8 +51,8 @@ class NetworkCorrection:
     def correct(self, point: Point) -> Tensor | None:
         """See `guidance.Correction`.
 
-        Raises ValueError where the step leaves the noise levels that the network was made for; not for a
-        batch whose samples stand at different positions.
+        Raises ValueError if the step leaves the network's range of noise levels, except for a batch whose
+        samples are at different positions.
         """
         began_B, (lowest, highest) = point.began
         if not self.acts(point.order, point.sigma_bounds, (lowest, highest)):
@@ -60,7 +61,8 @@ class NetworkCorrection:
         if low <= lowest and highest <= high:
             self._check((min(lowest, point.sigma_bounds[0]), highest))
             return self._corrected(point, point.sigma)
-        # The others are asked at levels that the network knows; it may overflow elsewhere. Chosen by where.
+        # Samples outside are evaluated at levels within the network's range, as it may overflow elsewhere,
+        # and deselected by where.
         inside_B = (began_B >= low) & (began_B <= high)
         known_B = torch.where(inside_B, point.sigma, point.sigma.clamp(*self.model.sigma_range))
         denoised, corrected = cast("Tensor", point.denoised).double(), self._corrected(point, known_B)
@@ -90,11 +92,11 @@ class NoiseScaling:
     is_free: ClassVar[bool] = True
 
     def correct(self, point: Point) -> Tensor | None:
-        """See `guidance.Correction`; None where the divisor is 1 throughout."""
+        """See `guidance.Correction`; None if the divisor is 1 throughout."""
         return self.scaled(point.x, point.sigma, cast("Tensor", point.denoised))
 
     def scaled(self, x: Tensor, sigma: Tensor, denoised: Tensor) -> Tensor | None:
-        """The image of the scaled noise, float64; None where the divisor is 1 throughout."""
+        """The image of the scaled noise, float64; None if the divisor is 1 throughout."""
         settings = self.settings
         if (settings.factor, settings.slope) == (1.0, 0.0):
             return None
@@ -104,8 +106,9 @@ class NoiseScaling:
 
 
 def scaled_again(guidance: Sequence[Guide], x: Tensor, sigma: Tensor, guided: Tensor) -> Tensor:
-    """The guided image of a DDIM step as ADM-ES's code has it: the noise that it points at is divided once
-    more by every scaling that says `twice`."""
+    """The guided image of a DDIM step as in ADM-ES's code: the guided noise is divided again by every scaling
+    with `twice`.
+    """
     for entry in guidance:
         if isinstance(entry, NoiseScaling) and entry.settings.twice:
             again = entry.scaled(x, sigma, guided)

@@ -1,9 +1,9 @@
-"""The samplers of discrete diffusions, guided: DDPM's ancestral one and DDIM.
+"""Guided samplers of discrete diffusions: ancestral sampling (DDPM) and DDIM.
 
 The state y is in variance-preserving scaling, kept in float64; networks see it in float32. A step's index and
-all coefficients are on the host. Guidance terms are asked at Point.x = y sqrt(1 + sigma^2), Point.step
-counts from 0, the noisiest, and Point.order is 1. A term's boost multiplies its gradient; its churn does not
-apply, as these samplers add their own noise.
+all coefficients are on the host. Guidance terms are evaluated at Point.x = y sqrt(1 + sigma^2); Point.step
+counts from 0, the noisiest; Point.order is 1. A term's boost multiplies its gradient; the boost's churn does
+not apply, as these samplers add their own noise.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ def ddpm(
     """Ancestral sampling (Ho et al. 2020, algorithm 2; learned variance of Nichol & Dhariwal 2021, equation
     15), guided.
 
-    Advice moves the mean by variance * sum of gradients with respect to y (Dhariwal & Nichol 2021,
+    Guidance shifts the mean by variance * sum of gradients with respect to y (Dhariwal & Nichol 2021,
     algorithm 1).
 
     Args:
         latents: unit normals [B, ...], the state at the noisiest index.
-        images: clean images [B, ...] that are diffused to the noisiest index, with the latents as noise; None
-            for none.
-        noise: unit normals [B, ...] for a step, asked for in every step but the last (the originals draw
-            there, too, and drop it).
-        class_labels: passed on to predictor and guidance.
-        clip_denoised: clip the denoised image to [-1, 1]: yes for ADM's images, no for latents.
-        fixed_variance: for a predictor without v: "small", the posterior's, or "large", beta.
+        images: clean images [B, ...], diffused to the noisiest index with the latents as noise; None to start
+            from noise.
+        noise: unit normals [B, ...] by step, drawn in every step except the last (the original code draws
+            there too, and discards the draw).
+        class_labels: passed to predictor and guidance.
+        clip_denoised: clip the denoised image to [-1, 1]: for ADM's images, not for latents.
+        fixed_variance: variance for a predictor without v: "small" is the posterior's, "large" is beta.
     """
     path = DDPMPath(predictor, schedule, guidance, clip_denoised, fixed_variance=fixed_variance)
     return walk(path, latents, images=images, class_labels=class_labels, noise=noise)
@@ -67,13 +67,12 @@ def ddim(
     """DDIM (Song et al. 2021, equation 12), guided: epsilon - sqrt(1 - abar) * sum of gradients (Dhariwal &
     Nichol 2021, algorithm 2).
 
-    The image that guided epsilon points at, denoised + sigma^2 * sum of gradients with respect to x, is not
-    clipped again, as published.
+    The image of the guided epsilon, denoised + sigma^2 * sum of gradients with respect to x, is not clipped
+    again, as published.
 
     Args:
-        eta: 0 is deterministic, 1 has the noise of ancestral sampling; in between, the standard deviation is
-            multiplied by it.
-        noise: unit normals [B, ...] for a step, asked for if eta > 0, except in the last step.
+        eta: factor on the standard deviation of ancestral sampling's noise; 0 is deterministic.
+        noise: unit normals [B, ...] by step, drawn if eta > 0, except in the last step.
         others: as in `ddpm`. v is not used.
     """
     path = DDIMPath(predictor, schedule, guidance, clip_denoised, eta=eta)

@@ -1,4 +1,4 @@
-"""Conversions between denoisers and noise predictors, so that every network runs under every sampler."""
+"""Convert between denoisers and noise predictors, so that every network works with every sampler."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Network = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 @dataclass(frozen=True)
 class VPDenoiser:
-    """A `Denoiser` of a predictor: D(x, sigma) = x - sigma * epsilon(x / sqrt(1 + sigma^2), time(sigma)).
+    """A `Denoiser` from a predictor: D(x, sigma) = x - sigma * epsilon(x / sqrt(1 + sigma^2), time(sigma)).
 
-    float64 around the predictor, which gets float32.
+    Computes in float64 around the predictor, which receives float32.
 
     Args:
-        predictor: its v is not used.
+        predictor: the noise predictor; its v is not used.
         time: the predictor's time for a noise level, such as `schedule.timesteps_from_sigma()`.
     """
 
@@ -30,7 +30,7 @@ class VPDenoiser:
     time: TimeMap
 
     def __call__(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """The denoised x [B, ...] of noise levels sigma [B], float64."""
+        """The denoised x [B, ...] at noise levels sigma [B], float64."""
         x, sigma = x.double(), sigma.double()
         y = per_sample((1.0 + sigma.square()).rsqrt(), x) * x
         epsilon, _ = self.predictor(y.float(), self.time(sigma).float(), class_labels)
@@ -38,7 +38,7 @@ class VPDenoiser:
 
 
 def learned_range(network: Network) -> Predictor:
-    """The predictor of a network with 2 C output channels, epsilon first, then v: ADM and DiT with learned
+    """A predictor from a network with 2 C output channels, epsilon first, then v: ADM and DiT with learned
     variance.
 
     Raises ValueError when called, for a network with another number of channels.
@@ -59,9 +59,9 @@ def learned_range(network: Network) -> Predictor:
 
 
 def epsilon_only(network: Network) -> Predictor:
-    """The predictor of a network that learns no variance.
+    """A predictor from a network without learned variance.
 
-    Raises ValueError when called, if the output is not like the input in shape.
+    Raises ValueError when called, if the output's shape differs from the input's.
     """
 
     def predict(y: Tensor, time: Tensor, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
@@ -77,10 +77,10 @@ def epsilon_only(network: Network) -> Predictor:
 
 
 def predictor_of(denoiser: Denoiser, schedule: DiscreteSchedule) -> Predictor:
-    """The predictor, without v, of an EDM denoiser at the schedule's noise levels: epsilon = (x - D(x,
+    """A predictor, without v, from an EDM denoiser at the schedule's noise levels: epsilon = (x - D(x,
     sigma)) / sigma.
 
-    Its time is the timestep of the original diffusion, as in `ddpm` and `ddim`.
+    The predictor's time is the timestep of the original diffusion, as in `ddpm` and `ddim`.
     """
 
     def predict(y: Tensor, time: Tensor, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor | None]:

@@ -1,6 +1,6 @@
-"""Errors of a device, by their words: memory that does not suffice, and a device that computes no more.
+"""Classify device errors by their text: out of memory, and a device that is broken.
 
-torch, CUDA, cuBLAS and cuDNN each raise errors of their own.
+torch, CUDA, cuBLAS and cuDNN each raise different errors.
 """
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from __future__ import annotations
 import torch
 
 _ALLOCATION = ("out of memory", "STATUS_ALLOC_FAILED")
-"""Words of CUDA's errors, and of cuBLAS's and cuDNN's, whose workspaces torch's allocator does not hand
-out."""
+"""Texts of CUDA's errors, and of cuBLAS's and cuDNN's, whose workspaces torch's allocator does not hand
+out.
+"""
 
 _BROKEN = (
     *(
@@ -22,18 +23,18 @@ _BROKEN = (
     ),
     *("device-side assert", "uncorrectable ECC"),
 )
-"""Words of errors after which a process's CUDA context fails every call, at once."""
+"""Texts of errors after which every call in the process's CUDA context fails at once."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True for an error that a smaller batch would not have met."""
+    """True for an error that a smaller batch would have avoided."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _ALLOCATION)
 
 
 def is_broken(error: BaseException) -> bool:
-    """True for an error of a GPU that no later call of the same process will be without."""
+    """True for a GPU error that will recur in every later call of the same process."""
     return (
         isinstance(error, RuntimeError)
         and not is_out_of_memory(error)

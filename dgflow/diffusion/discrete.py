@@ -1,11 +1,12 @@
-"""The discrete diffusions of ADM and DiT: betas, respacing, and how timesteps and noise levels correspond.
+"""The discrete diffusions of ADM and DiT: betas, respacing, and the correspondence of timesteps and noise
+levels.
 
 A discrete diffusion adds noise in `original_num_steps` steps: y_i = sqrt(abar_i) x0 + sqrt(1 - abar_i) z,
-abar_i the product of 1 - beta up to i. A respaced one samples with a few of these steps, `timestep_map`. Its
-`index` 0 .. n - 1 counts the kept ones, cleanest first; its `timestep` is the number in the original
-diffusion, which networks take. Index i is at EDM noise level sqrt((1 - abar_i) / abar_i).
+with abar_i the product of 1 - beta up to i. A respaced diffusion samples with a subset of these steps,
+`timestep_map`. Its `index` 0 .. n - 1 counts the kept steps, cleanest first; its `timestep` is the number in
+the original diffusion, the networks' input. Index i is at EDM noise level sqrt((1 - abar_i) / abar_i).
 
-All numbers are Python floats (float64) in the order of operations of the originals, since 1 - abar loses four
+All numbers are Python floats (float64) in the original code's order of operations, since 1 - abar loses four
 digits near 0. Sources: Ho et al. 2020, equations 4 to 7; Nichol & Dhariwal 2021, sections 3.2 (cosine) and 4
 (respacing).
 """
@@ -27,14 +28,14 @@ from dgflow.diffusion.times import COSINE_S, TimeMap, tau_from_sigma
 from dgflow.specs.spec import Grid
 
 MAX_BETA = 0.999
-"""Bound of the cosine schedule's betas, which keeps the last one from 1."""
+"""Upper bound of the cosine schedule's betas, which keeps the last beta below 1."""
 
 
 def linear_betas(num_steps: int) -> tuple[float, ...]:
-    """Evenly spaced from 1e-4 to 0.02 for 1000 steps (Ho et al. 2020); for other numbers both ends are
+    """Evenly spaced from 1e-4 to 0.02 for 1000 steps (Ho et al. 2020); for other step counts both ends are
     multiplied by 1000 / num_steps.
 
-    Raises ValueError for fewer than 21 steps, where the last beta would not be below 1.
+    Raises ValueError for fewer than 21 steps, for which the last beta would reach 1.
     """
     if num_steps < 21:
         raise ValueError(
@@ -45,8 +46,9 @@ def linear_betas(num_steps: int) -> tuple[float, ...]:
 
 
 def cosine_betas(num_steps: int) -> tuple[float, ...]:
-    """Those that give abar ~ cos^2((t + s) / (1 + s) * pi / 2) at t = (i + 1) / num_steps, s = 0.008, at most
-    0.999 each."""
+    """Betas that give abar ~ cos^2((t + s) / (1 + s) * pi / 2) at t = (i + 1) / num_steps, s = 0.008, at most
+    0.999 each.
+    """
     levels = [
         math.cos((i / num_steps + COSINE_S) / (1 + COSINE_S) * math.pi / 2) ** 2 for i in range(num_steps + 1)
     ]
@@ -54,15 +56,15 @@ def cosine_betas(num_steps: int) -> tuple[float, ...]:
 
 
 def respaced_timesteps(num_steps: int, respacing: str | Sequence[int] = "") -> tuple[int, ...]:
-    """The timesteps to keep of 0 .. num_steps - 1, rising.
+    """The timesteps to keep of 0 .. num_steps - 1, increasing.
 
     Args:
         respacing: "" keeps all; "ddim25" keeps every k-th from 0, k < num_steps such that 25 remain; "250",
-            "10,20,30" or [10, 20, 30] divides the steps into as many equal sections (the first ones longer by
-            one where they must) and keeps so many of each, evenly spaced from a section's first to its last.
-            A section of which 0 are wanted is left out.
+            "10,20,30" or [10, 20, 30] divides the steps into one section per number, of equal length up to
+            one (the first ones longer), and keeps that many of each, evenly spaced from a section's first to
+            its last. A section with 0 is skipped.
 
-    Raises ValueError where no stride gives that number, and for a section with fewer steps than are wanted.
+    Raises ValueError if no stride gives that number, and if a section has fewer steps than requested.
     """
     if isinstance(respacing, str) and respacing.startswith("ddim"):
         wanted = _count(respacing.removeprefix("ddim"), respacing)
@@ -91,8 +93,8 @@ def respaced_timesteps(num_steps: int, respacing: str | Sequence[int] = "") -> t
                 "it has"
             )
         stride = (size - 1) / (count - 1) if count > 1 else 1.0
-        # Summed up and not multiplied, as published: where the exact position is half-way, the sum's
-        # rounding decides.
+        # Summed rather than multiplied, as published: if the exact position is half-way, the sum's rounding
+        # decides.
         position = 0.0
         for _ in range(count):
             kept.append(start + round(position))
@@ -103,12 +105,11 @@ def respaced_timesteps(num_steps: int, respacing: str | Sequence[int] = "") -> t
 
 @dataclass(frozen=True)
 class DiscreteSchedule:
-    """A discrete diffusion, of which the steps in `timestep_map` are sampled; tuples hold one number per
-    index.
+    """A discrete diffusion, sampled at the steps in `timestep_map`; tuples hold one number per index.
 
     Args:
-        original_betas: in (0, 1), of the diffusion that the network was trained with.
-        timestep_map: two or more, rising, of 0 .. original_num_steps - 1.
+        original_betas: betas, in (0, 1), of the diffusion of the network's training.
+        timestep_map: at least two timesteps of 0 .. original_num_steps - 1, increasing.
     """
 
     original_betas: tuple[float, ...]
@@ -142,16 +143,16 @@ class DiscreteSchedule:
         return cls(makers[betas](num_steps), respaced_timesteps(num_steps, respacing))
 
     def respaced(self, respacing: str | Sequence[int]) -> DiscreteSchedule:
-        """The same original diffusion with other steps kept; see `respaced_timesteps`."""
+        """The same original diffusion with other steps; see `respaced_timesteps`."""
         return DiscreteSchedule(self.original_betas, respaced_timesteps(self.original_num_steps, respacing))
 
     def respaced_below(self, sigma: float, respacing: str | Sequence[int], grid: Grid) -> DiscreteSchedule:
-        """The steps to keep of a run that begins at noise level `sigma`: "tail", those of a whole run from
-        the one on whose level is nearest in log sigma; "whole", respaced anew below the nearest timestep,
-        where a fixed stride is counted down from it.
+        """The schedule of a run that begins at noise level `sigma`. "tail": the steps of a full run from the
+        one nearest in log sigma on. "whole": respaced anew below the nearest timestep; a fixed stride is
+        counted down from it.
 
-        Raises ValueError for a level outside the schedule, where fewer than two steps are left, and for
-        sections of which the last one would leave the start out.
+        Raises ValueError for a level outside the schedule, if fewer than two steps remain, and for sections
+        whose last one would omit the start.
         """
         whole = grid == "whole"
         timesteps = range(self.original_num_steps) if whole else self.respaced(respacing).timestep_map
@@ -199,12 +200,12 @@ class DiscreteSchedule:
 
     @cached_property
     def sigmas(self) -> tuple[float, ...]:
-        """EDM noise levels, rising: sqrt(1 / abar - 1)."""
+        """EDM noise levels, increasing: sqrt(1 / abar - 1)."""
         return tuple(math.sqrt(1 / abar - 1) for abar in self.alphas_cumprod)
 
     @cached_property
     def original_sigmas(self) -> tuple[float, ...]:
-        """EDM noise levels of every timestep of the original diffusion, rising."""
+        """EDM noise levels of every timestep of the original diffusion, increasing."""
         return tuple(math.sqrt(1 / abar - 1) for abar in self.original_alphas_cumprod)
 
     @cached_property
@@ -215,7 +216,9 @@ class DiscreteSchedule:
 
     @cached_property
     def posterior_log_variance_clipped(self) -> tuple[float, ...]:
-        """log of `posterior_variance`; index 0, where no noise is added, has index 1's for -infinity."""
+        """log of `posterior_variance`; index 0, where no noise is added, has the value of index 1 instead of
+        -infinity.
+        """
         return tuple(map(math.log, (self.posterior_variance[1], *self.posterior_variance[1:])))
 
     @cached_property
@@ -231,12 +234,12 @@ class DiscreteSchedule:
         return tuple((1 - before) * math.sqrt(1 - beta) / (1 - abar) for beta, abar, before in rows)
 
     def tau_after(self, timestep: int) -> float:
-        """A linear-VP time strictly between those of `timestep` and `timestep` + 1 of the original diffusion
-        (half-way in log sigma).
+        """A linear-VP time strictly between the times of `timestep` and `timestep` + 1 of the original
+        diffusion (half-way in log sigma).
 
-        Windows and switches in tau that begin here are exactly the published "t > timestep", under every
-        sampler. Above 1 for the last few timesteps, whose noise levels (up to 157) are beyond those of linear
-        VP. Raises ValueError unless both timesteps exist.
+        Windows and switches in tau that begin here equal the published "t > timestep" exactly, for every
+        sampler. The time is above 1 for the last few timesteps, whose noise levels (up to 157) exceed linear
+        VP's. Raises ValueError unless both timesteps exist.
         """
         if not 0 <= timestep < self.original_num_steps - 1:
             raise ValueError(
@@ -246,12 +249,12 @@ class DiscreteSchedule:
         return tau_from_sigma(math.sqrt(self.original_sigmas[timestep] * self.original_sigmas[timestep + 1]))
 
     def timesteps_from_sigma(self, scale: float = 1.0) -> TimeMap:
-        """The map of noise levels [B] to timesteps of the original diffusion, times `scale`, for networks
+        """The map from noise levels [B] to timesteps of the original diffusion, times `scale`, for networks
         trained on it.
 
-        Linear in log sigma between timesteps and, up to float32 rounding, equal to them at their own levels;
-        levels outside count as the first or the last timestep. `scale` is 1 for networks that take timesteps,
-        1 / (original_num_steps - 1) for discriminators that take [0, 1], and 1000 / original_num_steps for
+        The map is linear in log sigma between timesteps and, up to float32 rounding, exact at their levels;
+        levels outside map to the first or the last timestep. `scale` is 1 for networks that take timesteps, 1
+        / (original_num_steps - 1) for discriminators that take [0, 1], and 1000 / original_num_steps for
         networks trained with rescaled timesteps.
         """
         log_sigmas = tuple(math.log(sigma) for sigma in self.original_sigmas)
@@ -267,18 +270,19 @@ class DiscreteSchedule:
 
 
 DDPM_LINEAR = DiscreteSchedule.of("linear")
-"""Ho et al. 2020: the schedule in whose timesteps windows and switches are published."""
+"""The schedule of Ho et al. 2020, in whose timesteps windows and switches are published."""
 
 
 @cache
 def table(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """`values` as a float64 tensor, made once per device: the first call copies from the host, so it cannot
-    be inside a CUDA graph."""
+    """`values` as a float64 tensor, cached per device. The first call copies from the host, so it must be
+    outside a CUDA graph.
+    """
     return torch.tensor(values, dtype=torch.float64, device=device)
 
 
 def _respaced_to(last: int, respacing: str | Sequence[int]) -> tuple[int, ...]:
-    """The timesteps from 0 to `last` that a run keeps; `last` is one of them."""
+    """The timesteps from 0 to `last` that a run keeps, including `last`."""
     kept = respaced_timesteps(last + 1, respacing)
     short = last - kept[-1]
     if short and not (isinstance(respacing, str) and respacing.startswith("ddim")):

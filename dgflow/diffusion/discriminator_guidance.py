@@ -27,9 +27,10 @@ PUBLISHED_CLIP = 1e-5
 """Bound of the published code on the discriminator's probability, hence |log_ratio| <= 11.51."""
 
 MAX_NORM_RATIO = 100.0
-"""Largest factor by which `match_preceding_norm` scales a gradient up. Networks in bfloat16 know a gradient
-to about a hundredth of its usual size; a smaller one, as at noise levels where real and fake look alike,
-scaled up to a classifier's would guide by rounding."""
+"""Largest factor by which `match_preceding_norm` scales a gradient up. Networks in bfloat16 resolve a
+gradient to about a hundredth of its usual size; a smaller one, as at noise levels where real and fake look
+alike, scaled up to a classifier's, would be rounding noise.
+"""
 
 LogRatio = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """(y [B, ...] float32 in linear-VP scaling, its time [B] float32, class labels) -> logit [B], the log of
@@ -41,14 +42,14 @@ class DiscriminatorTerm:
     """score + weight * grad_x log(p_real / p_model) (Kim et al. 2023, equation 8).
 
     Args:
-        discriminator: log-ratio of (y, time, class labels), y = x / sqrt(1 + sigma^2). Parameters that do not
-            require gradients save the memory of theirs.
-        settings: weights, window, boost. An order whose weight is 0 for the whole step is not evaluated.
+        discriminator: log-ratio of (y, time, class labels), y = x / sqrt(1 + sigma^2). Freeze its parameters
+            to save the memory of their gradients.
+        settings: weights, window, boost. An order with weight 0 for the whole step is not evaluated.
         time: the discriminator's time for a noise level: linear-VP time, `times.cosine_from_sigma` for the
-            64-pixel ADM classifiers, or the index of a discrete schedule. The window is in tau all the same.
+            64-pixel ADM classifiers, or the index of a discrete schedule. The window is always in tau.
 
-    A NaN of the discriminator inside the window is passed on. Call it under `torch.no_grad` or not, but not
-    under inference mode.
+    A NaN of the discriminator inside the window propagates. The term works with or without `torch.no_grad`,
+    but not in inference mode.
     """
 
     discriminator: LogRatio
@@ -74,10 +75,10 @@ class DiscriminatorTerm:
         return self.settings.weight if order == 1 else self.settings.second_order_weight
 
     def __call__(self, point: Point) -> tuple[Tensor | None, Tensor | None]:
-        """See `GuidanceTerm`. (None, None) if no sample can be in the window or the weight is 0 for all; else
-        zero gradient and OUTSIDE_LOG_RATIO for each sample outside.
+        """See `GuidanceTerm`. Returns (None, None) if no sample can be in the window or the weight is 0 for
+        all; otherwise zero gradient and OUTSIDE_LOG_RATIO for each sample outside the window.
 
-        Raises ValueError where a norm is to be matched and no term is listed before.
+        Raises ValueError if a norm is to be matched and no term is listed before this one.
         """
         settings, boost = self.settings, self.boost
         if settings.match_preceding_norm and point.preceding is None:
@@ -108,8 +109,9 @@ class DiscriminatorTerm:
 
 
 def norm_ratio(preceding: Tensor, gradient: Tensor) -> Tensor:
-    """Each sample's |preceding| / |gradient| in L2 norms, at most MAX_NORM_RATIO, float64 [B]; where the
-    gradient is 0, so is its multiple."""
+    """Each sample's |preceding| / |gradient| in L2 norms, at most MAX_NORM_RATIO, float64 [B]; a gradient of
+    0 stays 0.
+    """
     wanted, own = (value.double().flatten(1).norm(dim=1) for value in (preceding, gradient))
     return (wanted / own.clamp_min(torch.finfo(torch.float64).tiny)).clamp_max(MAX_NORM_RATIO)
 
@@ -122,8 +124,9 @@ def log_ratio_at(
     *,
     time: TimeMap = tau_from_sigma,
 ) -> Tensor:
-    """The log-ratio [B] alone, of x at noise levels sigma [B], float32 at least; detached unless x requires
-    gradients."""
+    """The log-ratio [B] of x at noise levels sigma [B], in at least float32; detached unless x requires
+    gradients.
+    """
     sigma = sigma.double()
     with torch.set_grad_enabled(differentiated(x)):
         y = per_sample((1.0 + sigma.square()).rsqrt(), x) * x
@@ -139,12 +142,12 @@ def log_ratio_and_gradient(
     time: TimeMap = tau_from_sigma,
     saturate: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """The log-ratio [B] of x at noise levels sigma [B], float32 at least, and its gradient with respect to x,
-    float64; see `guidance.vp_gradient`.
+    """The log-ratio [B] of x at noise levels sigma [B], in at least float32, and its gradient with respect to
+    x, float64; see `guidance.vp_gradient`.
 
-    This is the published update: a slope (x - denoised) / sigma - sigma * w * grad_x adds
-    -w * sigma / sqrt(1 + sigma^2) * grad_y = -w * std_vp * grad_y, where the code computes
-    w / sigma * (-sigma^2 * mean * grad_y).
+    This equals the published update: a slope (x - denoised) / sigma - sigma * w * grad_x adds -w * sigma /
+    sqrt(1 + sigma^2) * grad_y = -w * std_vp * grad_y, where the published code computes w / sigma * (-sigma^2
+    * mean * grad_y).
     """
 
     def ask(y: Tensor, t_B: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""f-divergences as weights of score matching."""
+"""Weights of score matching from f-divergences."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from dgflow.diffusion.weighting_specs import Divergence
 
 _POWERS = {"chi-squared": 1.0, "hellinger": -0.5, "kl": 0.0, "reverse-kl": -1.0}
-"""Divergence to the power of the ratio that is the weight."""
+"""Divergence -> power of the ratio that is the weight."""
 
 
 def divergence_weight(log_ratio: Tensor, divergence: Divergence, largest: float) -> Tensor:
@@ -18,7 +18,7 @@ def divergence_weight(log_ratio: Tensor, divergence: Divergence, largest: float)
     at r = 1, between 1 / largest and largest.
 
     Args:
-        log_ratio: log r [B], of real to model density at the noisy sample.
+        log_ratio: log r [B], with r the ratio of real to model density at the noisy sample.
         largest: >= 1.
     """
     log_ratio = log_ratio.double()

@@ -1,8 +1,7 @@
-"""Dormand and Prince's adaptive 5(4) method over a batch of initial values, each with its own steps.
+"""Dormand and Prince's adaptive 5(4) method for a batch of initial values, each with its own steps.
 
-The method and its step control are those of Hairer, Norsett and Wanner 1993 (section II.4), as scipy's
-`solve_ivp(method="RK45")` has them. What the times and states mean is left to the callers (`rk45`,
-`likelihood`).
+The method and its step control follow Hairer, Norsett and Wanner 1993 (section II.4), like scipy's
+`solve_ivp(method="RK45")`. The callers (`rk45`, `likelihood`) define times and states.
 """
 
 from __future__ import annotations
@@ -27,18 +26,21 @@ new state itself."""
 ERROR = (-71 / 57600, 0.0, 71 / 16695, -71 / 1920, 17253 / 339200, -22 / 525, 1 / 40)
 """Weights of the slopes in the difference of the orders 5 and 4."""
 AT_START = 2
-"""Evaluations before the first attempt. Where slopes are reused, an attempt takes as many as STAGES has."""
+"""Evaluations before the first attempt. If slopes are reused, an attempt takes one evaluation per entry of
+STAGES.
+"""
 SAFETY, LEAST_FACTOR, LARGEST_FACTOR = 0.9, 0.2, 10.0
 MAX_ATTEMPTS = 10_000
-"""Attempts in one piece before giving up; published runs at tolerance 1e-5 need 25 to 100."""
+"""Maximum attempts in one piece; published runs at tolerance 1e-5 need 25 to 100."""
 INSIDE = 1e-12
-"""Relative distance of all evaluations from the edges of a piece: above rounding, so that a term sees them on
-the inner side."""
+"""Relative distance of all evaluations from the edges of a piece: above rounding, so that they are on the
+inner side.
+"""
 
 Slope = Callable[[Tensor, Tensor, int], Tensor]
 """(y [B, ...], time [B], number of the attempt) -> dy/dtime, like y; float64."""
 Norm = Callable[[Tensor], Tensor]
-"""An error or a size in units of what is allowed, like y -> one number [B] per sample."""
+"""An error or a size in units of the tolerance, like y -> one number [B] per sample."""
 
 
 def check_tolerances(rtol: float, atol: float) -> None:
@@ -50,10 +52,12 @@ def check_tolerances(rtol: float, atol: float) -> None:
 
 
 def pieces(high: float, low: float, edges: Iterable[float]) -> list[float]:
-    """The times (or noise levels) above 0 between which nothing jumps, from `high` down to `low`."""
+    """The boundaries, as times (or noise levels) above 0 from `high` down to `low`, between which nothing
+    jumps.
+    """
     times = [high]
     for edge in sorted(set(edges), reverse=True):
-        # Nearer than this it is the same edge, up to the rounding of the maps.
+        # Closer edges are equal up to the rounding of the maps.
         if low * (1.0 + 1e-9) < edge < times[-1] * (1.0 - 1e-9):
             times.append(edge)
     return [*times, low]
@@ -73,22 +77,22 @@ def solve(
     attempted: Callable[[Tensor], None] | None = None,
     time: str = "tau",
 ) -> Tensor:
-    """The states at `end` of samples that have states y [B, ...] at `start`, a later time: time falls.
+    """Integrate states y [B, ...] from `start` to `end`, an earlier time: time decreases.
 
     All unfinished samples attempt a step together, each from its own time with its own size; a finished one
-    idles. The only wait for the device is between attempts. `slope` has to be smooth between the two times.
+    idles. The host waits for the device only between attempts. `slope` must be smooth between the two times.
 
     Args:
-        norm: the size of a step's error; the step is taken where it is below 1.
+        norm: the size of a step's error; a step is accepted if it is below 1.
         rtol, atol: allowed error of a step, relative to |y| and absolute.
-        reuse: the last slope of an attempt is the first of the next: six evaluations per attempt, else
-            seven.
-        moved: told after the evaluation at `start`, and after that at the end of each attempt, which samples
-            [B] it is a point of the path of.
-        attempted: told after each attempt which samples [B] were unfinished before it.
+        reuse: use the last slope of an attempt as the first of the next: six evaluations per attempt instead
+            of seven.
+        moved: called after the evaluation at `start`, and after each attempt, with the mask [B] of samples
+            whose path contains the evaluated point.
+        attempted: called after each attempt with the mask [B] of samples that were unfinished before it.
         time: name of the time in messages.
 
-    Raises FloatingPointError where a solution cannot go on (above all for NaN).
+    Raises FloatingPointError if a solution cannot continue (mostly for NaN).
     """
     record = moved if moved is not None else lambda _: None
     tau = torch.full((len(y),), start, dtype=torch.float64, device=y.device)
@@ -109,7 +113,7 @@ def solve(
             slopes.append(slope(y_next, tau - fraction * h if fraction < 1.0 else tau_next, attempt))
         error = norm(h_x * _combine(ERROR, slopes) / (atol + rtol * torch.maximum(y.abs(), y_next.abs())))
         accepted, unfinished = error < 1.0, tau > end
-        factor = (SAFETY * error**-0.2).nan_to_num(0.0)  # too large a step may overflow
+        factor = (SAFETY * error**-0.2).nan_to_num(0.0)  # a step that is too large may overflow
         larger = factor.clamp_max(LARGEST_FACTOR)
         larger = torch.where(rejected, larger.clamp_max(1.0), larger)  # not right after a rejection
         h = h * torch.where(accepted, larger, factor.clamp_min(LEAST_FACTOR))

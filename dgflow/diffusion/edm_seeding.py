@@ -1,7 +1,8 @@
-"""Compatibility: the random numbers of EDM's `generate.py`, with a seeded torch generator per sample.
+"""The random numbers of EDM's `generate.py`, with a seeded torch generator per sample, for compatibility.
 
 A generator draws the latent (float32), the class label if the network has labels, then one float64 normal per
-sampler step, used or not. The numbers are those of torch's CPU generator; on CUDA the originals draw others.
+sampler step, used or not. The numbers are those of torch's CPU generator; the original code draws different
+ones on CUDA.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ def edm_draws(
 
     Args:
         seeds: one per sample, taken modulo 2**32 as in the original.
-        shape: of one sample.
-        label_dim: number of classes, 0 for none.
+        shape: shape of one sample.
+        label_dim: number of classes; 0 for none.
 
     Returns (latents float32 [B, *shape]; class labels int64 [B], or None; churn_noise(step), float64 [B,
-    *shape]). churn_noise takes steps in rising order and raises ValueError otherwise; skipped steps are drawn
-    and dropped.
+    *shape]). churn_noise takes steps in increasing order and raises ValueError otherwise; skipped steps are
+    drawn and discarded.
     """
     generators = [torch.Generator().manual_seed(int(seed) % 2**32) for seed in seeds]
 

@@ -1,4 +1,6 @@
-"""Several discriminators as one log-ratio: the mean of theirs, or that of their mean probability."""
+"""Combine several discriminators into one log-ratio: the mean log-ratio, or the log-ratio of the mean
+probability.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +20,15 @@ members."""
 
 @dataclass(frozen=True)
 class EnsembleLogRatio:
-    """The combined log-ratio of `members`, as one discriminator's: a `discriminator_guidance.LogRatio`."""
+    """The combined log-ratio of `members`, usable like one discriminator's: a
+    `discriminator_guidance.LogRatio`.
+    """
 
     members: MemberLogRatios
     combine: Combine = "logits"
 
     def __call__(self, y: Tensor, time_B: Tensor, class_labels: Tensor | None) -> Tensor:
-        """Logit [B]. Raises ValueError where a member has other than one logit per sample."""
+        """Logit [B]. Raises ValueError unless every member has one logit per sample."""
         logits_KB = self.members(y, time_B, class_labels)
         if logits_KB.ndim != 2 or logits_KB.shape[1] != len(y):
             raise ValueError(
@@ -35,13 +39,13 @@ class EnsembleLogRatio:
 
 
 def combined(logits_KB: Tensor, combine: Combine) -> Tensor:
-    """One log-ratio [B], float32 at least, of the members' logits [K, B].
+    """Combine the members' logits [K, B] into one log-ratio [B], in at least float32.
 
     "logits" is their mean: the ratio is the geometric mean of the members' ratios, a product of experts, and
     the gradient the mean of their gradients. "probabilities" is logit(mean of sigmoid(logit)) (Kleger &
     Sartor, equation 3), as the difference of two log-sum-exps of log-sigmoids: no member saturates, in value
-    or gradient, however large its logit. It is computed in float64, since in float32 the gradient would be
-    off by 1e-5 at logits of 300. One member alone is given as it is.
+    or gradient, for any logit. It is computed in float64, since in float32 the gradient would be off by 1e-5
+    at logits of 300. A single member is returned unchanged.
     """
     logits_KB = at_least_float32(logits_KB)
     if len(logits_KB) == 1:

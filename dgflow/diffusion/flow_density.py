@@ -1,8 +1,8 @@
-"""The log-density that the probability-flow ODE of a score gives its samples, with the exact divergence.
+"""The log-density of samples of a score's probability-flow ODE, with the exact divergence.
 
 Along dx/ds = -sigma^2 S(x, sigma), s = log sigma, the log-density changes by sigma^2 div S per unit of s (the
-instantaneous change of variables, Chen et al. 2018), so that log p(x) at the lowest level is that of the
-starting Gaussian at the highest less the integral of sigma^2 div S between.
+instantaneous change of variables, Chen et al. 2018), so log p(x) at the lowest level is the log-density of
+the initial Gaussian at the highest level minus the integral of sigma^2 div S in between.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ Field = Callable[[Tensor, float], tuple[Tensor, Tensor]]
 def flow_log_density(field: Field, x: Tensor, levels: Sequence[float]) -> Tensor:
     """log p(x) [B] of samples that the ODE of `field` draws from N(0, levels[-1]^2), at noise levels[0].
 
-    Runge and Kutta's fourth-order method over rising `levels`, on y = x / sqrt(1 + sigma^2), which hardly
-    moves where noise dominates. `field` is taken to be smooth between two levels, so that the edges of a
-    guidance window belong among them (`flow_levels`).
+    The fourth-order Runge-Kutta method over increasing `levels`, on y = x / sqrt(1 + sigma^2), which hardly
+    changes where noise dominates. `field` must be smooth between two levels, so include the edges of a
+    guidance window among them (`flow_levels`).
     """
     y = x.double() / math.hypot(1.0, levels[0])
     change = y.new_zeros(len(y))
@@ -45,8 +45,9 @@ def flow_log_density(field: Field, x: Tensor, levels: Sequence[float]) -> Tensor
 
 
 def flow_levels(sigma_min: float, sigma_max: float, steps: int, edges: Sequence[float] = ()) -> list[float]:
-    """About `steps` steps from sigma_min to sigma_max, even in log sigma, with the `edges` within them as
-    levels of their own."""
+    """About `steps` steps from sigma_min to sigma_max, even in log sigma, with the `edges` in between as
+    additional levels.
+    """
     stops = [sigma_min, *sorted(edge for edge in edges if sigma_min < edge < sigma_max), sigma_max]
     total, levels = math.log(sigma_max / sigma_min), [sigma_min]
     for low, high in pairwise(stops):
@@ -61,8 +62,8 @@ def log_ratio_derivatives(
     """The log-ratio [B] of points x [B, d] at a noise level, its gradient [B, d] and its Laplacian [B] with
     respect to x, float64, by automatic differentiation.
 
-    The network is asked as while guiding, with y = x / sqrt(1 + sigma^2) as float32 [B, d, 1, 1]; it has to
-    be twice differentiable.
+    The network is evaluated as in guidance, at y = x / sqrt(1 + sigma^2) as float32 [B, d, 1, 1]; it must be
+    twice differentiable.
     """
     mean = 1.0 / math.sqrt(1.0 + sigma**2)
     sigma_B = x.new_full((len(x),), sigma, dtype=torch.float64)
@@ -72,7 +73,7 @@ def log_ratio_derivatives(
         (gradient,) = torch.autograd.grad(value.sum(), y, create_graph=True)
         laplacian = torch.zeros_like(gradient[:, 0])
         for axis in range(x.shape[1]):
-            if gradient.requires_grad:  # else the log-ratio is linear
+            if gradient.requires_grad:  # otherwise the log-ratio is linear
                 (second,) = torch.autograd.grad(gradient[:, axis].sum(), y, retain_graph=True)
                 laplacian = laplacian + second[:, axis]
     gradient, laplacian = gradient.detach().double(), laplacian.detach().double()

@@ -1,14 +1,14 @@
-"""Gain (Kim et al. 2023, theorem 2) from held-out real images: it selects a discriminator, its weight and its
-window without generating an image.
+"""Gain (Kim et al. 2023, theorem 2) from held-out real images: the basis for selecting a discriminator, its
+weight and its window without generating images.
 
 Theorem 2's difference of score errors equals the difference of denoising errors on real images, where the
 unknown score of the data cancels:
 
     Gain(w) = integral of sigma^-3 E[|x0 - D|^2 - |x0 - D'|^2] d sigma,   D' = D + w sigma^2 gradient
 
-with the gradient of the log-ratio in x = x0 + sigma z. Multiplied out, so that no two large errors are
-subtracted, an item gives 2 w agreement - w^2 energy in each unit of log sigma (`gain_curve`). Positive is
-better; only the noise levels that are integrated over count.
+with the gradient of the log-ratio in x = x0 + sigma z. Expanded, so that no two large errors are subtracted,
+an item gives 2 w agreement - w^2 energy per unit of log sigma (`gain_curve`). Positive is better; only the
+integrated range of noise levels counts.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from dgflow.diffusion.times import TimeMap, per_sample, tau_from_sigma
 
 
 class Noisy(NamedTuple):
-    """Noisy real images, and what a score network leaves of them: independent of the discriminator.
+    """Noisy real images, and a score network's residuals on them; independent of the discriminator.
 
     Args:
         x: x0 + sigma z [B, ...], float32.
         residual: x0 - D(x) like x, float32.
         sigma: [B], float64.
-        class_labels: as the discriminator gets them.
+        class_labels: the discriminator's labels.
     """
 
     x: Tensor
@@ -45,12 +45,12 @@ class Noisy(NamedTuple):
         return self._each(lambda values: values[first:last])
 
     def to(self, device: torch.device | str) -> Noisy:
-        """The same on a device."""
+        """Copy to a device."""
         return self._each(lambda values: values.to(device))
 
     @classmethod
     def joined(cls, parts: Sequence[Noisy]) -> Noisy:
-        """All images of some parts, in order."""
+        """Concatenate parts, in order."""
         labels = [part.class_labels for part in parts if part.class_labels is not None]
         x, residual, sigma = (
             torch.cat(values)
@@ -85,11 +85,11 @@ def denoised(
     class_labels: Tensor | None = None,
     seen: Tensor | None = None,
 ) -> Noisy:
-    """Images x0 [B, ...] with unit normals `noise` at levels sigma [B], and what the denoiser leaves.
+    """Images x0 [B, ...] with unit normals `noise` at levels sigma [B], and the denoiser's residuals.
 
     Args:
-        class_labels: as the denoiser gets them.
-        seen: as the discriminator gets them.
+        class_labels: the denoiser's labels.
+        seen: the discriminator's labels.
     """
     sigma, images = sigma.double(), images.double()
     x = images + per_sample(sigma, images) * noise
@@ -99,7 +99,7 @@ def denoised(
 
 @torch.no_grad()
 def moments(discriminator: LogRatio, noisy: Noisy, *, time: TimeMap = tau_from_sigma) -> Moments:
-    """The two numbers of each item; `time` as in `DiscriminatorTerm`."""
+    """Agreement and energy of each item; `time` as in `DiscriminatorTerm`."""
     _, gradient = log_ratio_and_gradient(
         discriminator, noisy.x.double(), noisy.sigma, noisy.class_labels, time=time
     )
@@ -107,13 +107,13 @@ def moments(discriminator: LogRatio, noisy: Noisy, *, time: TimeMap = tau_from_s
 
 
 def measured(items: Moments, edges: Sequence[float]) -> MeasuredGain:
-    """Gain over images, each with one item at each level, float64 [images, levels].
+    """Gain over images, with one item per image and level, float64 [images, levels].
 
     Args:
-        edges: the noise levels between which the levels lie, rising; within each, log sigma was drawn
-            uniformly.
+        edges: the boundaries of the levels' ranges, increasing noise levels; within each range, log sigma was
+            drawn uniformly.
 
-    Raises ValueError for fewer than two images, of which no error can be estimated.
+    Raises ValueError for fewer than two images, for which no error can be estimated.
     """
     images, levels = items.agreement.shape
     if images < 2:
@@ -124,7 +124,7 @@ def measured(items: Moments, edges: Sequence[float]) -> MeasuredGain:
         raise ValueError(f"expected {levels + 1} edges of {levels} levels, found {len(edges)}")
     pairs = torch.stack(items, dim=2).double()  # [images, levels, 2]
     width = torch.tensor(edges, dtype=torch.float64).log().diff()[:, None]
-    pairs = pairs * width  # of the integral over log sigma
+    pairs = pairs * width  # width in log sigma, for the integral
     parts = (
         LevelGain(float(low), float(high), _curve(pairs[:, number]))
         for number, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True))
@@ -133,13 +133,13 @@ def measured(items: Moments, edges: Sequence[float]) -> MeasuredGain:
 
 
 def level_edges(levels: int, sigma_min: float, sigma_max: float) -> list[float]:
-    """The ends of `levels` ranges of equal size in log sigma, rising."""
+    """The boundaries of `levels` ranges of equal size in log sigma, increasing."""
     inner = (sigma_min * (sigma_max / sigma_min) ** (number / levels) for number in range(1, levels))
     return [sigma_min, *inner, sigma_max]
 
 
 def _curve(pairs_N2: Tensor) -> GainCurve:
-    """The parabola of independent pairs (agreement, energy)."""
+    """The Gain curve of independent pairs (agreement, energy)."""
     mean = pairs_N2.mean(0)
     spread = (pairs_N2 - mean).T @ (pairs_N2 - mean) / (len(pairs_N2) - 1) / len(pairs_N2)
     first, mixed, second = float(spread[0, 0]), float(spread[0, 1]), float(spread[1, 1])

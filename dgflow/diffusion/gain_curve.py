@@ -1,12 +1,12 @@
-"""Gain as a parabola in the weight of guidance, with its standard error, and the choices made from it.
+"""Gain as a parabola in the guidance weight, with its standard error, and choices based on it.
 
-Gain (Kim et al. 2023, theorem 2) is the fall in a bound on KL(data || samples) that a weight w of guidance
-brings, in nats per image. Every held-out item gives two numbers, whose means give Gain at every w:
+Gain (Kim et al. 2023, theorem 2) is the decrease of a bound on KL(data || samples) by guidance of weight w,
+in nats per image. Every held-out item gives two numbers, whose means determine Gain at every w:
 
     Gain(w) = 2 w agreement - w^2 energy
 
-It is largest at w = agreement / energy. `dgflow.diffusion.gain` measures the two; here nothing imports torch,
-so that a plan can choose.
+It is largest at w = agreement / energy. `dgflow.diffusion.gain` measures both; this module does not import
+torch, so that a plan can choose.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import Any, NamedTuple, Self
 from dgflow.specs.step import Best
 
 WEIGHTS = (0.5, 1.0, 2.0)
-"""Weights whose Gain every epoch records; that at any other follows."""
+"""Weights whose Gain every epoch records; Gain at any other weight follows."""
 
 GAIN_METRICS: Mapping[str, Best] = {"gain": "largest", "gain_at_best_weight": "largest"}
 """The measurements of Gain by which an epoch can be chosen: at weight 1, and at the epoch's best weight."""
 
 QUANTILE = 1.6449
-"""Standard errors below a mean at which its one-sided 95 % confidence bound lies."""
+"""Distance of the one-sided 95 % confidence bound below a mean, in standard errors."""
 
 WEIGHT_DECIMALS = 2
 """Decimals of a chosen weight: an error of 0.005 costs 0.003 % of the largest Gain, and a last bit of a
@@ -40,7 +40,7 @@ class Estimate(NamedTuple):
 
     @property
     def lower_bound(self) -> float:
-        """Of the mean, one-sided at 95 %."""
+        """Lower confidence bound of the mean, one-sided at 95 %."""
         return self.mean - QUANTILE * self.error
 
 
@@ -51,7 +51,7 @@ class GainCurve:
     Args:
         agreement: mean of (x0 - D) * gradient, integrated over log sigma: half the slope of Gain at weight 0.
         energy: mean of |sigma * gradient|^2, integrated likewise.
-        covariance: of these two means: variance of agreement, covariance, variance of energy.
+        covariance: covariance matrix of the two means: variance of agreement, covariance, variance of energy.
     """
 
     agreement: float
@@ -67,12 +67,12 @@ class GainCurve:
 
     @property
     def gains(self) -> bool:
-        """True where some weight above 0 has a Gain above 0, at 95 % confidence."""
+        """True if some positive weight has a positive Gain at 95 % confidence."""
         return self.energy > 0 and Estimate(self.agreement, math.sqrt(self.covariance[0])).lower_bound > 0
 
     @property
     def best_weight(self) -> Estimate:
-        """The weight of 0 or more at which Gain is largest."""
+        """The non-negative weight with the largest Gain."""
         if self.energy <= 0 or self.agreement <= 0:
             return Estimate(0.0, 0.0)
         weight = self.agreement / self.energy
@@ -91,16 +91,16 @@ class LevelGain:
 
     @property
     def middle(self) -> float:
-        """In log sigma."""
+        """The middle of the range in log sigma."""
         return math.sqrt(self.low * self.high)
 
 
 @dataclass(frozen=True)
 class MeasuredGain:
-    """Gain on held-out images: in all, and by noise level, whose parts add up to it.
+    """Gain on held-out images: the total, and by noise level, with parts that sum to the total.
 
-    Every image has an item at every level, and its items belong together. So the error of the total is that
-    of a mean over images of the sums of their items.
+    Every image has an item at every level, and the items of an image are dependent. The error of the total is
+    therefore the error of a mean over images of the sum of their items.
     """
 
     images: int
@@ -109,17 +109,17 @@ class MeasuredGain:
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Self:
-        """From what `plain` gave."""
+        """Restore from `plain()`."""
         levels = (LevelGain(*_pair(each["sigma"]), _curve(each)) for each in plain["by_sigma"])
         return cls(plain["images"], _curve(plain), tuple(levels))
 
     def plain(self) -> dict[str, Any]:
-        """As JSON data, with Gain and its error at `WEIGHTS`."""
+        """The measurement as JSON data, with Gain and its error at `WEIGHTS`."""
         levels = [{"sigma": [each.low, each.high], **_plain(each.curve)} for each in self.levels]
         return {"images": self.images, "weights": list(WEIGHTS), **_plain(self.total), "by_sigma": levels}
 
     def metrics(self) -> dict[str, Any]:
-        """The measurements of an epoch: `gain` is that at weight 1, as guidance has it by default."""
+        """The metrics of an epoch; `gain` is Gain at weight 1, the default of guidance."""
         best = self.total.best_weight
         mean, error = self.total.at(1.0)
         return {
@@ -130,8 +130,9 @@ class MeasuredGain:
         }
 
     def window(self, weight: float) -> tuple[LevelGain, ...]:
-        """The neighbouring levels at which Gain at this weight is above 0 with 95 % confidence, one-sided and
-        level by level; of several such ranges that with the largest Gain. Empty where there is none."""
+        """The contiguous levels with positive Gain at this weight, at 95 % confidence (one-sided, per level);
+        of several ranges, the one with the largest Gain; empty if there is none.
+        """
         runs: list[list[LevelGain]] = [[]]
         for level in self.levels:
             if level.curve.at(weight).lower_bound > 0:
@@ -141,7 +142,7 @@ class MeasuredGain:
         return tuple(max(runs, key=lambda run: sum(level.curve.at(weight).mean for level in run)))
 
     def best_weight_within(self, levels: Sequence[LevelGain]) -> float:
-        """The weight at which the Gain of these levels alone is largest."""
+        """The weight with the largest Gain over these levels only."""
         agreement, energy = (
             math.fsum(getattr(level.curve, name) for level in levels) for name in ("agreement", "energy")
         )
@@ -150,9 +151,9 @@ class MeasuredGain:
 
 @dataclass(frozen=True)
 class GainChoice:
-    """A weight and a window chosen by Gain; None for what was not to be chosen.
+    """A weight and a window chosen by Gain; None for values not chosen by Gain.
 
-    `sigma_max` is infinite where Gain is above 0 up to the highest level that was measured.
+    `sigma_max` is infinite if Gain is positive up to the highest measured level.
     """
 
     weight: float | None = None
@@ -161,11 +162,11 @@ class GainChoice:
 
     @classmethod
     def of(cls, measured: MeasuredGain, weight: float | None, *, low: bool, high: bool) -> Self:
-        """The weight where Gain is largest, unless `weight` is given, and the ends of the window that are
-        asked for.
+        """Choose the weight with the largest Gain, unless `weight` is given, and the requested ends of the
+        window.
 
-        The window is that at the weight which is best over all measured levels (or the given one), and the
-        weight is then the best one within it. Without a Gain above 0 the weight is 0: no guidance.
+        The window is the one at the best weight over all measured levels (or at the given weight); the weight
+        is then the best one within the window. Without a positive Gain the weight is 0: no guidance.
         """
         if weight is None and not measured.total.gains:
             return cls(weight=0.0)
@@ -184,11 +185,11 @@ class GainChoice:
 
     @property
     def guides(self) -> bool:
-        """False where no weight has a Gain above 0."""
+        """False if no weight has a positive Gain."""
         return self.weight != 0.0
 
     def plain(self) -> dict[str, Any]:
-        """As JSON data."""
+        """The choice as JSON data."""
         values = asdict(self)
         return values | {"sigma_max": None if self.sigma_max == math.inf else self.sigma_max}
 
@@ -204,7 +205,7 @@ class GainChoice:
         )
 
     def __str__(self) -> str:
-        """`weight 0.93, sigma 0.12 to 4.1`."""
+        """The choice as text: `weight 0.93, sigma 0.12 to 4.1`."""
         if not self.guides:
             return "weight 0, as no weight has a Gain above 0"
         ends = []

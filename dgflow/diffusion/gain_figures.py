@@ -1,4 +1,4 @@
-"""The figures of Gain: by weight and noise level, and of a training by epoch."""
+"""Figures of Gain: by weight and noise level, and by epoch of a training."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from dgflow.specs.figures import Curve, Lines
 
 UNIT = "nats per image"
 NONE = (0.0, "no gain")
-STEPS = 15  # of the curve over weights, up to twice the best weight, where Gain is 0 again
+STEPS = 15  # points of the curve over weights, up to twice the best weight, where Gain returns to 0
 
 
 def gain_figures(
     metrics: Mapping[int, Mapping[str, Any]], chosen: int, mark: tuple[float, str] | None
 ) -> list[Lines]:
-    """Gain by epoch, and that of the epoch `chosen` by weight and by noise level; nothing where epochs record
-    none."""
+    """Gain by epoch, and Gain of the epoch `chosen` by weight and by noise level; empty if epochs record
+    none.
+    """
     measured = {
         epoch: MeasuredGain.of(values["gain_curve"])
         for epoch, values in metrics.items()

@@ -1,15 +1,16 @@
-"""Matching the gradient of a log-ratio to the error of a score network (Verine et al. 2025, "Improving
+"""Match the gradient of a log-ratio to the error of a score network (Verine et al. 2025, "Improving
 Discriminator Guidance", arXiv 2503.16117).
 
-Guidance uses the gradient of the log-ratio, and cross-entropy fits its value: a discriminator that overfits
-has a good value and a wrong gradient. On noisy real images x = x0 + sigma z the denoising error of the guided
+Guidance uses the gradient of the log-ratio, but cross-entropy fits its value: an overfitted discriminator has
+a good value and a wrong gradient. On noisy real images x = x0 + sigma z the denoising error of the guided
 score measures the gradient itself,
 
     |D(x) + sigma^2 grad_x l(x) - x0|^2 / sigma^2,
 
-and is least where grad_x l is the score of the data less that of the network. Over log sigma it integrates
-to the bound on KL of theorem 2 (Kim et al. 2023), hence the weight. Training on it takes the gradient of a
-gradient. No generated image is needed, and the constant of l stays free: cross-entropy has to fix it.
+and is minimal if grad_x l is the score of the data minus the score of the network. Integrated over log sigma
+it gives the bound on KL of theorem 2 (Kim et al. 2023), hence the weight. Training on it needs second-order
+gradients. No generated image is needed, and the constant of l stays undetermined, so cross-entropy must fix
+it.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from dgflow.diffusion.times import per_sample
 def logits_and_gradients(ask: Callable[[Tensor], Tensor], y: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
     """The logits [B] of y = x / sqrt(1 + sigma^2) at sigma [B], and their gradients in x, float64 like y.
 
-    Both can be differentiated in the network's parameters where gradients are enabled. `ask` gives the logits
-    of y and mixes no samples.
+    Both are differentiable in the network's parameters if gradients are enabled. `ask` returns the logits of
+    y and must not mix samples.
     """
     learns = torch.is_grad_enabled()
-    # Attention by plain products, as the fast kernels have one derivative only.
+    # Attention by plain products, as the fast kernels have only a first derivative.
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         y = y.detach().requires_grad_()
         logit_B = ask(y)
@@ -42,9 +43,9 @@ def logits_and_gradients(ask: Callable[[Tensor], Tensor], y: Tensor, sigma: Tens
 
 def gradient_loss(items: Moments) -> Tensor:
     """(|D + sigma^2 g - x0|^2 - |D - x0|^2) / sigma^2 [B] of gradients g: the denoising error, summed over
-    the values of an image, less that of the network alone, which no discriminator changes.
+    the values of an image, minus the error of the network alone, which no discriminator changes.
 
-    Multiplied out, so that no two large errors are subtracted. It is 0 for a discriminator that knows nothing
-    and negative for one that helps. Its integral over log sigma is -Gain at weight 1, in nats.
+    Expanded, so that no two large errors are subtracted. The loss is 0 for an uninformative discriminator and
+    negative for a helpful one. Its integral over log sigma is -Gain at weight 1, in nats.
     """
     return items.energy - 2.0 * items.agreement

@@ -1,10 +1,10 @@
-"""Guidance: terms whose gradients a sampler adds to the score, corrections of the denoised image, and how a
-sampler asks for them.
+"""Guidance: terms whose gradients a sampler adds to the score, corrections of the denoised image, and their
+evaluation by a sampler.
 
-Every sampler asks in EDM's scaling (x = x0 + sigma * z), so every term combines with every sampler; one whose
-own state is y = x / sqrt(1 + sigma^2) multiplies the gradient by sqrt(1 + sigma^2). Terms decide windows,
-weights and boosts per sample on the device, without host syncs, so that a sample's result does not depend on
-its batch mates.
+Every sampler evaluates guidance in EDM's scaling (x = x0 + sigma * z), so every term combines with every
+sampler; a sampler with the state y = x / sqrt(1 + sigma^2) multiplies the gradient by sqrt(1 + sigma^2).
+Terms apply windows, weights and boosts per sample on the device, without host syncs, so a sample's result
+does not depend on the rest of its batch.
 """
 
 from __future__ import annotations
@@ -24,35 +24,37 @@ from dgflow.diffusion.guidance_settings import Boost, Scale, Switch
 from dgflow.diffusion.times import TimeMap, per_sample, tau_from_sigma
 
 OUTSIDE_LOG_RATIO = 1e7
-"""Log-ratio reported for a sample outside a term's window, where nothing is evaluated: "surely real", so that
-no boost follows."""
+"""Log-ratio reported for a sample outside a term's window, where nothing is evaluated: "surely real", so no
+boost follows.
+"""
 
 Bounds = tuple[float, float]
-"""Host floats (low, high) that hold noise levels."""
+"""Host floats (low, high) that enclose noise levels."""
 
 LogRatios = list[Tensor | None]
-"""One per term: [B], or None of a term that has none."""
+"""Log-ratios by term: [B], or None for a term without one."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """A state of the sampler at which it asks for guidance.
+    """A state at which a sampler evaluates guidance.
 
     Args:
         x: the state [B, ...] in EDM scaling, float64.
         sigma: its noise levels [B], float64.
-        class_labels: as the denoiser gets them.
-        step: number of the sampler's step, from 0; int64 [B] where the samples are in different ones.
-        order: 1 in the step's first evaluation, 2 in a correction (Heun's).
-        sigma_bounds: host floats (low, high) that hold every sample's sigma, so that a term can skip its work
+        class_labels: the denoiser's labels.
+        step: number of the sampler's step, from 0; int64 [B] if the samples are in different steps.
+        order: 1 in the step's first evaluation, 2 in Heun's correction.
+        sigma_bounds: host floats (low, high) that enclose every sample's sigma, so that a term can skip work
             without a host sync.
-        preceding: sum of the gradients of the terms listed before this one, like x, zero if none of them gave
-            any; None for the first term of a list.
+        preceding: sum of the gradients of the terms listed before this one, like x, zero if none of them
+            returned one; None for the first term.
         denoised: the score network's image at this point, like x, not clipped; for gradient terms after all
-            corrections. None where a sampler does not tell.
-        step_sigma: noise levels [B] at which the sampler's step began, before churn, float64; None where
-            these are sigma.
-        step_bounds: host floats (low, high) that hold every sample's `step_sigma`; None for `sigma_bounds`.
+            corrections. None if a sampler does not provide it.
+        step_sigma: noise levels [B] at which the sampler's step began, before churn, float64; None if they
+            equal sigma.
+        step_bounds: host floats (low, high) that enclose every sample's `step_sigma`; None for
+            `sigma_bounds`.
     """
 
     x: Tensor
@@ -68,24 +70,24 @@ class Point:
 
     @property
     def began(self) -> tuple[Tensor, Bounds]:
-        """The noise levels [B] at which the step began, and host floats that hold them."""
+        """The noise levels [B] at which the step began, and host floats that enclose them."""
         sigma = self.sigma if self.step_sigma is None else self.step_sigma
         return sigma, self.sigma_bounds if self.step_bounds is None else self.step_bounds
 
 
 class GuidanceTerm(Protocol):
-    """Called by a sampler once for each evaluation of the score.
+    """A gradient term; a sampler calls it once per evaluation of the score.
 
-    Returns (the weighted gradient of a log-density with respect to x, like x, or None where it is surely zero
-    for all; the log-ratio [B] or None).
+    Returns (the weighted gradient of a log-density with respect to x, like x, or None if it is zero for all;
+    the log-ratio [B] or None).
 
-    Where `point.x` requires gradients (likelihood), the gradient has to be differentiable in x once more:
-    computed with `create_graph`, and not detached.
+    If `point.x` requires gradients (likelihood), the gradient must itself be differentiable in x: computed
+    with `create_graph`, and not detached.
 
     Three attributes are optional: `boost: Boost | None` asks for churn; `tau_edges: tuple[float, ...]` are
-    the linear-VP times at which the gradient jumps, where an adaptive ODE solver has to stop and start again;
-    `acts(order, sigmas: Bounds, began: Bounds) -> bool` tells, without a network, whether a batch with noise
-    levels between these bounds, in steps that began between those, is evaluated.
+    the linear-VP times at which the gradient jumps, where an adaptive ODE solver must restart; `acts(order,
+    sigmas: Bounds, began: Bounds) -> bool` is True, without evaluating a network, if the term is evaluated
+    for a batch with noise levels in `sigmas`, in steps that began within `began`.
     """
 
     def __call__(self, point: Point) -> tuple[Tensor | None, Tensor | None]: ...
@@ -93,12 +95,13 @@ class GuidanceTerm(Protocol):
 
 @runtime_checkable
 class Correction(Protocol):
-    """Called by a sampler once for each evaluation of the score network, before the terms of gradients: it
-    gives another denoised image, as a second network or a scaled prediction of the noise does.
+    """A correction of the denoised image, such as by a second network or by epsilon scaling; a sampler calls
+    it once per evaluation of the score network, before the gradient terms.
 
-    Returns the corrected image, like `point.denoised`, or None where that stays as it is for all. Where
-    `point.x` requires gradients (likelihood), it has to be differentiable in x. `tau_edges` and `acts` as of
-    a `GuidanceTerm`; `is_free: bool`, also optional, is True for one that evaluates no network.
+    Returns the corrected image, like `point.denoised`, or None if it is unchanged for all samples. If
+    `point.x` requires gradients (likelihood), the image must be differentiable in x. `tau_edges` and `acts`
+    are as in `GuidanceTerm`; `is_free: bool`, also optional, is True for a correction that evaluates no
+    network.
     """
 
     def correct(self, point: Point) -> Tensor | None: ...
@@ -110,13 +113,13 @@ Guide = GuidanceTerm | Correction
 
 @dataclass(frozen=True)
 class Advice:
-    """The answer of all entries of `guidance` at a point.
+    """The result of all entries of `guidance` at a point.
 
     Args:
-        denoised: the image of the point after all corrections; of a point without one there is none.
-        gradient: None where it is zero for all.
-        log_ratios: one per entry; None of a correction.
-        asked: whether each entry was evaluated, except for those that evaluate no network.
+        denoised: the point's image after all corrections; None for a point without an image.
+        gradient: the sum of the gradients; None if it is zero for all.
+        log_ratios: one per entry; None for a correction.
+        asked: True per entry that was evaluated; entries without a network do not count.
     """
 
     denoised: Tensor
@@ -131,9 +134,10 @@ class Advice:
 
 
 def guide(guidance: Sequence[Guide], point: Point) -> Advice:
-    """Correct the denoised image in order, then ask every term of a gradient in order, and add up.
+    """Apply all corrections to the denoised image, then evaluate all gradient terms, in order, and sum the
+    gradients.
 
-    Raises ValueError for a term whose gradient has to be differentiable in x and is not, and for a correction
+    Raises ValueError for a term whose gradient must be differentiable in x and is not, and for a correction
     at a point without a denoised image.
     """
     asked = [False] * len(guidance)
@@ -169,7 +173,8 @@ def guide(guidance: Sequence[Guide], point: Point) -> Advice:
 
 def guided(advice: Advice, sigma: Tensor, denoised: Tensor | None = None) -> Tensor:
     """The denoised image of the guided score, float64: denoised + sigma^2 * gradient (Tweedie), sigma [B].
-    `denoised` is the advice's own unless it is given, as where it was clipped."""
+    `denoised` defaults to the advice's image; it is given, for example, if the image was clipped.
+    """
     denoised = (advice.denoised if denoised is None else denoised).double()
     if advice.gradient is None:
         return denoised
@@ -179,11 +184,11 @@ def guided(advice: Advice, sigma: Tensor, denoised: Tensor | None = None) -> Ten
 def asked_of(
     guidance: Sequence[Guide], asked: Sequence[bool], order: int, groups: Sequence[tuple[Bounds, Bounds]]
 ) -> np.ndarray:
-    """bool [groups, entries], on the host: the entries that were `asked` by a batch, and act on each group of
-    its rows itself; so this does not depend on the other rows.
+    """The entries that were `asked` for a batch and act on each group of rows, bool [groups, entries], on the
+    host; independent of the other rows.
 
     Args:
-        groups: of each, the bounds of its noise levels, and of those at which its step began.
+        groups: per group, the bounds of its noise levels, and of the levels at which its step began.
     """
 
     def own(sigmas: Bounds, began: Bounds) -> list[bool]:
@@ -199,12 +204,12 @@ def edges_of(terms: Sequence[Guide]) -> list[float]:
 
 
 def boosts_of(terms: Sequence[Guide]) -> list[Boost | None]:
-    """Every term's boost, None for those that have none."""
+    """Every term's boost; None for a term without one."""
     return [getattr(term, "boost", None) for term in terms]
 
 
 def latest(old: LogRatios, new: LogRatios) -> LogRatios:
-    """The log-ratios to remember: `new` where it is inside the term's window, else `old`."""
+    """The log-ratios to remember: `new` for samples inside the term's window, otherwise `old`."""
 
     def choose(old_B: Tensor | None, new_B: Tensor | None) -> Tensor | None:
         if old_B is None or new_B is None:
@@ -215,12 +220,12 @@ def latest(old: LogRatios, new: LogRatios) -> LogRatios:
 
 
 def first_of(log_ratios: LogRatios) -> Tensor | None:
-    """That of the first term that has one: `samplers.Sample.log_ratio`."""
+    """The log-ratio of the first term that has one, for `samplers.Sample.log_ratio`."""
     return next((value for value in log_ratios if value is not None), None)
 
 
 def scale_at(scale: Scale, time_B: Tensor, unit: Literal["tau", "timestep"] = "tau") -> Tensor:
-    """[B] float64: the number for samples at times [B], in linear-VP time or in timesteps."""
+    """The scale for samples at times [B], in linear-VP time or in timesteps; float64 [B]."""
     if not isinstance(scale, Switch):
         return torch.full_like(time_B, scale, dtype=torch.float64)
     above = torch.full_like(time_B, scale.above, dtype=torch.float64)
@@ -228,7 +233,7 @@ def scale_at(scale: Scale, time_B: Tensor, unit: Literal["tau", "timestep"] = "t
 
 
 def is_idle(scale: Scale, window: tuple[float, float], sigma_bounds: Bounds) -> bool:
-    """True if no sigma within the bounds is in the window of tau, or the weight is 0 at all of them."""
+    """True if no sigma within the bounds is in the window of tau, or if the weight is 0 at all of them."""
     low, high = map(tau_from_sigma, sigma_bounds)
     if high < window[0] or low > window[1]:
         return True
@@ -238,35 +243,36 @@ def is_idle(scale: Scale, window: tuple[float, float], sigma_bounds: Bounds) -> 
 
 
 def edges(window: tuple[float, float], *scales: Scale) -> tuple[float, ...]:
-    """The times tau, falling, at which a term of this window and these weights jumps."""
+    """The times tau, decreasing, at which a term with this window and these weights jumps."""
     times = {*window, *(scale.tau for scale in scales if isinstance(scale, Switch))}
     return tuple(sorted((tau for tau in times if 0.0 < tau < math.inf), reverse=True))
 
 
 def weighted(gradient: Tensor, weight_B: Tensor, inside_B: Tensor) -> Tensor:
-    """weight * gradient, 0 for the samples outside; chosen by where, not multiplied by 0, as a network may
-    overflow at noise levels outside its window."""
+    """weight * gradient, 0 for samples outside; by where rather than a factor 0, as a network may overflow at
+    noise levels outside its window.
+    """
     return torch.where(per_sample(inside_B, gradient), gradient * per_sample(weight_B, gradient), 0.0)
 
 
 def differentiated(x: Tensor) -> bool:
-    """True where what is computed from x will be differentiated in x."""
+    """True if results computed from x will be differentiated in x."""
     return x.requires_grad and torch.is_grad_enabled()
 
 
 def vp_gradient(
     ask: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], x: Tensor, sigma: Tensor, time: TimeMap
 ) -> tuple[Tensor, Tensor]:
-    """A network's answer about x at noise levels sigma [B], and the gradient of a log-density in x, float64.
+    """A network's output for x at noise levels sigma [B], and the gradient of a log-density in x, float64.
 
-    Both are detached, or differentiable in x where x requires gradients.
+    Both are detached, unless x requires gradients: then both are differentiable in x.
 
-    ask: (y, time [B]) -> (answer, log-density [B]). The network sees float32 y = mean * x with mean = 1 /
+    ask: (y, time [B]) -> (output, log-density [B]). The network sees float32 y = mean * x with mean = 1 /
         sqrt(1 + sigma^2), so grad_x = mean * grad_y.
     """
     sigma = sigma.double()
     mean, again = per_sample((1.0 + sigma.square()).rsqrt(), x), differentiated(x)
-    # Attention by plain products, as the fast kernels have one derivative only.
+    # Attention by plain products, as the fast kernels have only a first derivative.
     kernels = sdpa_kernel(SDPBackend.MATH) if again else nullcontext()
     with torch.enable_grad(), kernels:
         y = (mean * x).float() if again else (mean * x).detach().float().requires_grad_()

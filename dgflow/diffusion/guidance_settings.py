@@ -1,5 +1,6 @@
-"""The numbers of guidance, without its networks. Recipes add the networks (`guidance_specs`); terms and
-predictors read the numbers. Nothing here imports torch."""
+"""Numeric settings of guidance, without networks. Recipes add the networks (`guidance_specs`); terms and
+predictors read the settings. Does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +13,18 @@ from pydantic import Field, model_validator
 from dgflow.specs.spec import Spec
 
 TAU_MIN = 0.01
-"""Lower end of a discriminator's window unless a recipe sets another: sigma = 0.0447."""
+"""Default lower end of a discriminator's window: sigma = 0.0447."""
 
 TIMESTEP_ERROR = 0.01
-"""A bound for the difference between `_tau_after(t)` and t / 1000, which is at most 0.005."""
+"""An upper bound of the difference between `_tau_after(t)` and t / 1000, which is at most 0.005."""
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Switch(Spec):
-    """A number that changes once on the way down: `above` at DDPM timesteps greater than `timestep` (of
-    0..999, linear schedule), else `below`."""
+    """A number that changes once during sampling: `above` at DDPM timesteps greater than `timestep` (of
+    0..999, linear schedule), otherwise `below`.
+    """
 
     above: Number
     below: Number
@@ -30,23 +32,24 @@ class Switch(Spec):
 
     @property
     def tau(self) -> float:
-        """Linear-VP time of the change, for terms; noise predictors compare their own timestep."""
+        """Linear-VP time of the change, for terms; noise predictors compare their timestep."""
         return _tau_after(self.timestep)
 
 
 Scale = Number | Switch
 Combine = Literal["logits", "probabilities"]
-"""The log-ratio of several discriminators: the mean of theirs, or that of their mean probability
-(`dgflow.diffusion.ensembles`)."""
+"""The log-ratio of several discriminators: the mean log-ratio, or the log-ratio of the mean probability
+(`dgflow.diffusion.ensembles`).
+"""
 
 
 class Boost(Spec):
     """The published adaptive boost for samples that look fake, log_ratio < 0 (EDM-G++, Kim et al. 2023).
 
-    In every step that is a multiple of `period` (from 0), `weight` multiplies their first-order gradient. In
-    every step that is a multiple of `churn_period`, `S_churn` and `S_noise` replace the sampler's own for
-    samples that looked fake in the step before; samplers that do not churn ignore this. The paper says "every
-    odd step" for both, counted from 1; the defaults are the published code's.
+    In every step whose number (from 0) is a multiple of `period`, `weight` multiplies their first-order
+    gradient. In every step whose number is a multiple of `churn_period`, `S_churn` and `S_noise` replace the
+    sampler's settings for samples that looked fake in the previous step; samplers without churn ignore this.
+    The paper says "every odd step" for both, counted from 1; the defaults are the published code's.
     """
 
     period: int = Field(default=2, ge=1)
@@ -67,10 +70,10 @@ class _Windowed(Spec, ABC):
 
     @property
     def window(self) -> tuple[float, float]:
-        """First and last linear-VP time at which the term acts.
+        """Lowest and highest linear-VP time at which the term acts.
 
-        A `tau_max` of 1 is no upper end, as discrete schedules begin a little above (ADM's at 1.003). Raises
-        ValueError if the first is above `tau_max`.
+        A `tau_max` of 1 means no upper end, as discrete schedules begin slightly above 1 (ADM's at 1.003).
+        Raises ValueError if the lower end is above `tau_max`.
         """
         low = self._first_tau()
         _check_order(low, self.tau_max)
@@ -78,8 +81,7 @@ class _Windowed(Spec, ABC):
 
 
 class DiscriminatorOptions(Spec):
-    """Settings of a discriminator's guidance that are no numbers of its weight and window; see
-    `DiscriminatorSettings`."""
+    """Settings of a discriminator's guidance other than weight and window; see `DiscriminatorSettings`."""
 
     after_timestep: int | None = Field(default=None, ge=0, lt=996)  # from 996 on there is no linear-VP time
     boost: Boost | None = None
@@ -88,16 +90,16 @@ class DiscriminatorOptions(Spec):
 
 
 class DiscriminatorSettings(_Windowed, DiscriminatorOptions):
-    """Adds the gradient of a discriminator's log-ratio to the score while `tau_min` <= tau <= `tau_max`
-    (linear-VP time).
+    """Settings that add the gradient of a discriminator's log-ratio to the score for `tau_min` <= tau <=
+    `tau_max` (linear-VP time).
 
-    `weight` acts in the predictor of Heun's step, `second_order_weight` in its corrector. With an exact ratio
-    (1, 1) is right; (2, 0), the published choice for CIFAR-10, has about the same effect at half the cost.
-    `match_preceding_norm` scales the gradient to the norm of the sum of those listed before it, per sample,
-    before the weight (ADM-G++'s "Scaling"). `after_timestep`, in place of `tau_min` (default `TAU_MIN`): at
-    DDPM timesteps (of 0..999, linear schedule) greater than this one. `saturate`: compatibility with the
-    published sigmoid and clip, which give no gradient to the samples that look most fake; of several
-    discriminators, the combined probability is clipped, since that is what the logarithm is taken of.
+    `weight` acts in the predictor of Heun's step, `second_order_weight` in its corrector. With an exact
+    ratio, (1, 1) is correct; (2, 0), the published choice for CIFAR-10, has about the same effect at half the
+    cost. `match_preceding_norm` scales the gradient to the norm of the sum of the preceding terms' gradients,
+    per sample, before the weight (ADM-G++'s "Scaling"). `after_timestep` replaces `tau_min` (default
+    `TAU_MIN`): act at DDPM timesteps (of 0..999, linear schedule) greater than this one. `saturate`
+    reproduces the published sigmoid and clip, which give no gradient to the samples that look most fake; for
+    several discriminators, the combined probability is clipped.
     """
 
     second_order_weight: Scale = 0.0
@@ -115,12 +117,12 @@ class DiscriminatorSettings(_Windowed, DiscriminatorOptions):
 
 
 class ClassifierSettings(_Windowed):
-    """Adds the gradient of a noisy classifier's log-probability of the sample's class (Dhariwal & Nichol
-    2021, equation 10).
+    """Settings that add the gradient of a noisy classifier's log-probability of the sample's class (Dhariwal
+    & Nichol 2021, equation 10).
 
-    `entropy_scaling` divides the weight by the normalised entropy of the classifier's answer (EDS of ED-DPM,
-    Li et al. 2022), which counts as at least `entropy_floor` nats; 0 is the published form, infinite for a
-    classifier that is sure.
+    `entropy_scaling` divides the weight by the normalised entropy of the classifier's output (EDS of ED-DPM,
+    Li et al. 2022), bounded below by `entropy_floor` nats; a floor of 0 is the published form, infinite for a
+    certain classifier.
     """
 
     tau_min: float = Field(default=0.0, ge=0, le=1)
@@ -137,8 +139,9 @@ class ClassifierSettings(_Windowed):
 
 
 class ClassifierFree(Spec):
-    """Classifier-free guidance (Ho & Salimans 2022) on the first `channels` channels, None for all; 3, on
-    four-channel latents, is what DiT publishes."""
+    """Classifier-free guidance (Ho & Salimans 2022) on the first `channels` channels; None for all. DiT
+    publishes 3, on four-channel latents.
+    """
 
     scale: Scale = 1.5
     channels: int | None = Field(default=3, gt=0)
@@ -151,13 +154,13 @@ def _tau_after(timestep: int) -> float:
 
 
 def check_window(tau_min: float | None, tau_max: float, after_timestep: int | None) -> None:
-    """Raise ValueError for ends of a discriminator's window that cannot be."""
+    """Raise ValueError for impossible ends of a discriminator's window."""
     if tau_min is not None and after_timestep is not None:
         raise ValueError(f"expected tau_min or after_timestep, found both: {tau_min} and {after_timestep}")
     if after_timestep is None:
         _check_order(TAU_MIN if tau_min is None else tau_min, tau_max)
     elif after_timestep / 1000 - TIMESTEP_ERROR > tau_max:
-        # The exact time of a timestep takes torch, which planning does without.
+        # The exact time of a timestep needs torch, which planning does not load.
         raise ValueError(
             f"expected after_timestep below tau_max (timestep t is about t / 1000), found "
             f"{after_timestep} and {tau_max}: the term would never act"

@@ -1,5 +1,6 @@
-"""Guidance as recipes list it: settings and the network that guides. Corrections act first, and terms add up,
-in the order of the list; `ClassifierFree` is neither: it changes how the score network is asked."""
+"""Specs of guidance, for recipes: settings and the guiding network. Corrections act first, then terms add up,
+in the order of the list. `ClassifierFree` is neither: it changes the evaluation of the score network.
+"""
 
 from __future__ import annotations
 
@@ -55,29 +56,28 @@ TauOrGain = Annotated[Annotated[_Tau, Tag("number")] | _Gain, Discriminator(_tag
 
 
 class DiscriminatorGuidance(DiscriminatorOptions):
-    """The gradient of `discriminator`'s log-ratio; its settings are those of `DiscriminatorSettings`.
+    """Guidance by the gradient of `discriminator`'s log-ratio, with the settings of `DiscriminatorSettings`.
 
-    A tuple of discriminators guides as an ensemble. `combine` makes one log-ratio of theirs: "logits", the
-    mean (a product of experts), or "probabilities", the log-ratio of the mean probability (Kleger & Sartor,
-    equation 3). Boost, window and `match_preceding_norm` act on the combined one. Members may differ in
-    anything but the time, the samples and the classes that they know; those on the same frozen features share
-    one pass through them.
+    A tuple of discriminators guides as an ensemble. `combine` gives one log-ratio: "logits", the mean (a
+    product of experts), or "probabilities", the log-ratio of the mean probability (Kleger & Sartor, equation
+    3). Boost, window and `match_preceding_norm` act on the combined log-ratio. Members must share time input,
+    samples and classes; members on the same frozen features share one pass through these.
 
-    Weight and window may be chosen by Gain (theorem 2), which was measured on held-out real images:
-    `weight="gain"` takes the weight at which Gain is largest, rounded to 0.01; `tau_min="gain"` and
-    `tau_max="gain"` take the ends of the range of noise levels in which Gain at that weight is above 0 with
-    95 % confidence, one-sided and level by level, and the weight is then the best one within it. Where Gain
-    is above 0 up to the highest level that was measured, there is no upper end. Without such a Gain the
-    weight is 0, and samples are unguided. An effective weight w of Heun's step takes both weights,
-    `weight="gain", second_order_weight="gain"`; with the second one at 0 the effect is about that of w / 2.
+    Weight and window can be chosen by Gain (theorem 2), measured on held-out real images: `weight="gain"`
+    takes the weight with the largest Gain, rounded to 0.01; `tau_min="gain"` and `tau_max="gain"` take the
+    ends of the range of noise levels with positive Gain at that weight, with 95 % confidence, one-sided and
+    level by level, and the weight is then the best one within it. If Gain is positive up to the highest
+    measured level, there is no upper end. Without a positive Gain the weight is 0, and samples are unguided.
+    An effective weight w of Heun's step needs both weights, `weight="gain", second_order_weight="gain"`; with
+    the second at 0 the effect is about that of w / 2.
 
-    Gain is that of the epoch of one discriminator that was trained with `gain_of`. In the place of
-    `weight="gain"`, the result of a step `Gain` brings that of an ensemble, or of a discriminator that was
-    trained elsewhere. Both have to be of the score network that is guided. What was chosen identifies the
-    samples beside the weights' bytes.
+    Gain comes from the epoch of one discriminator trained with `gain_of`. For an ensemble, or a discriminator
+    trained elsewhere, give the result of a `Gain` step instead of `weight="gain"`. Both must be measured with
+    the score network that is guided. The chosen values are part of the samples' identity, like the bytes of
+    the weights.
     """
 
-    role: ClassVar[str] = "discriminator"  # of the network, and the name of its field
+    role: ClassVar[str] = "discriminator"  # role of the network, and name of its field
 
     discriminator: OneOrSeveral
     combine: Annotated[Combine, LATER] = "logits"
@@ -127,7 +127,7 @@ class DiscriminatorGuidance(DiscriminatorOptions):
 
     @property
     def asks_gain(self) -> bool:
-        """True where Gain chooses a weight or an end of the window."""
+        """True if Gain chooses a weight or an end of the window."""
         return self._weight_by_gain or "gain" in (self.tau_min, self.tau_max)
 
     @property
@@ -136,17 +136,18 @@ class DiscriminatorGuidance(DiscriminatorOptions):
 
     @property
     def window(self) -> tuple[float, float]:
-        """See `DiscriminatorSettings.window`; the widest where Gain is to choose."""
+        """See `DiscriminatorSettings.window`; the widest window if Gain is to choose."""
         return self.settings().window
 
     def chosen(self, measured: MeasuredGain) -> GainChoice:
-        """The weight and window that are asked for, by Gain."""
+        """Choose the requested weight and window by Gain."""
         weight = self.weight if isinstance(self.weight, float) else None
         return GainChoice.of(measured, weight, low=self.tau_min == "gain", high=self.tau_max == "gain")
 
     def settings(self, choice: GainChoice | None = None) -> DiscriminatorSettings:
-        """The numbers, with those that Gain has chosen; without a choice weight 1 and the widest window in
-        their place."""
+        """The settings with the values that Gain has chosen; without a choice, weight 1 and the widest
+        window.
+        """
         fields: dict[str, Any] = {name: getattr(self, name) for name in DiscriminatorSettings.model_fields}
         if isinstance(self.weight, Result):
             fields["weight"] = "gain"
@@ -163,8 +164,9 @@ class DiscriminatorGuidance(DiscriminatorOptions):
         return DiscriminatorSettings(**fields)
 
     def build(self, network: nn.Module, time: TimeMap, choice: GainChoice | None = None) -> DiscriminatorTerm:
-        """The term of a loaded discriminator that takes `time`, with a logit [B]; of a tuple, of a network
-        that gives the logits of all [K, B]. `choice` is that of Gain, where it is asked."""
+        """Build the term of a loaded discriminator with time input `time` and logits [B]; for a tuple, of a
+        network with the logits of all members [K, B]. `choice` is Gain's choice, if any.
+        """
         from dgflow.diffusion.discriminator_guidance import DiscriminatorTerm
         from dgflow.diffusion.ensembles import EnsembleLogRatio
 
@@ -181,7 +183,9 @@ def _tau(sigma: float) -> float:
 
 
 class ClassifierGuidance(ClassifierSettings):
-    """The gradient of `classifier`'s log-probability; its settings are those of `ClassifierSettings`."""
+    """Guidance by the gradient of `classifier`'s log-probability, with the settings of
+    `ClassifierSettings`.
+    """
 
     role: ClassVar[str] = "classifier"
 
@@ -192,7 +196,7 @@ class ClassifierGuidance(ClassifierSettings):
         return (self.classifier,)
 
     def build(self, network: nn.Module, time: TimeMap) -> ClassifierTerm:
-        """The term of a loaded classifier that takes `time`."""
+        """Build the term of a loaded classifier with time input `time`."""
         from dgflow.diffusion.classifier_guidance import ClassifierTerm
 
         return ClassifierTerm(network, self, time)

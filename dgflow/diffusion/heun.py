@@ -1,4 +1,4 @@
-"""EDM's stochastic sampler, guided: Heun's method with churn (Karras et al. 2022, Algorithm 2)."""
+"""EDM's stochastic sampler with guidance: Heun's method with churn (Karras et al. 2022, Algorithm 2)."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ from dgflow.diffusion.times import per_sample
 def edm_sigmas(
     num_steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
 ) -> tuple[float, ...]:
-    """The noise levels of Karras et al. 2022, equation 5: `num_steps` of them from sigma_max down to
-    sigma_min, then 0.0."""
+    """The noise levels of Karras et al. 2022, equation 5: `num_steps` levels from sigma_max down to
+    sigma_min, then 0.0.
+    """
     if num_steps < 2 or not 0.0 < sigma_min < sigma_max < math.inf or not rho > 0.0:
         found = f"num_steps={num_steps}, sigma_min={sigma_min}, sigma_max={sigma_max}, rho={rho}"
         raise ValueError(f"expected num_steps >= 2, 0 < sigma_min < sigma_max and rho > 0, found {found}")
@@ -52,21 +53,20 @@ def heun(
     * sum of gradients.
 
     Args:
-        latents: unit normals [B, ...], scaled by sigmas[0] in here.
-        sigmas: falling noise levels; a last one of 0 ends with an Euler step.
+        latents: unit normals [B, ...]; scaled by sigmas[0] here.
+        sigmas: decreasing noise levels; a last level of 0 is reached by an Euler step.
         images: clean images [B, ...] to which the scaled latents are added; None for none, as published.
-        round_sigma: for a network that knows some levels only; rounds the schedule and levels raised by
-            churn.
-        class_labels: passed on to denoiser and guidance.
-        guidance: terms whose gradients are added up; see `guidance.GuidanceTerm`.
-        churn_noise: unit normals [B, ...] for a step. Called at most once per step and only where noise can
-            be added; a stream with state has to skip the other steps (the originals draw in every step).
-        churn_steps: number of steps that S_churn is divided among, for the last levels of a longer schedule;
-            None for those of `sigmas`.
+        round_sigma: for a network with discrete levels: rounds the schedule and the levels raised by churn.
+        class_labels: passed to denoiser and guidance.
+        guidance: terms whose gradients are summed; see `guidance.GuidanceTerm`.
+        churn_noise: unit normals [B, ...] by step. Called at most once per step and only if noise can be
+            added; a stateful stream must skip the other steps (the original code draws in every step).
+        churn_steps: number of steps among which S_churn is divided, for the last levels of a longer schedule;
+            None for the steps of `sigmas`.
         S_churn, S_min, S_max, S_noise: as in the paper. A term's boost replaces S_churn and S_noise for the
             samples that it churns.
 
-    Raises ValueError for levels that do not fall, and for churn without `churn_noise`.
+    Raises ValueError for levels that do not decrease, and for churn without `churn_noise`.
     """
     path = HeunPath.of(
         denoiser,
@@ -89,7 +89,7 @@ class HeunPath(Path):
     """The steps of `heun`, each a move; churn takes one draw.
 
     Args:
-        levels: falling noise levels, as the network knows them; the last one may be 0.
+        levels: decreasing noise levels, rounded for the network; the last one may be 0.
     """
 
     denoiser: Denoiser
@@ -112,7 +112,7 @@ class HeunPath(Path):
         S_max: float = math.inf,
         S_noise: float = 1.0,
     ) -> HeunPath:
-        """The path of these settings, which are those of `heun`."""
+        """Build the path from the arguments of `heun`."""
         levels = known_levels(sigmas, round_sigma, device)
         options: dict[str, Any] = {"S_churn": S_churn, "S_min": S_min, "S_max": S_max, "S_noise": S_noise}
         churn = Churn(levels, boosts_of(guidance), round_sigma, device, steps=churn_steps, **options)
@@ -151,7 +151,7 @@ class HeunPath(Path):
 def known_levels(
     sigmas: Sequence[float], round_sigma: RoundSigma | None, device: torch.device
 ) -> list[float]:
-    """The levels as the network knows them. Raises ValueError for levels that do not fall."""
+    """Round the levels for the network. Raises ValueError for levels that do not decrease."""
     levels = rounded([float(sigma) for sigma in sigmas], round_sigma, device)
     falling = all(a > b for a, b in pairwise(levels))
     if len(levels) < 2 or not falling or levels[-1] < 0.0 or not math.isfinite(levels[0]):
@@ -189,7 +189,7 @@ def heun_step(slope: Slope, x: Tensor, begin: Levels, end: Levels) -> tuple[Tens
     if low > 0.0:
         d_next, _ = slope(x_next, end, 2)
         return x + h * (0.5 * d + 0.5 * d_next), log_ratios
-    # Rows that have arrived are asked with the others, at one of their levels, and keep what they have.
+    # Rows that have arrived are evaluated with the others, at one of their levels, and keep their values.
     on_the_way = end.sigma > 0.0
     taking_part = [level > 0.0 for level, _ in end.groups]
     least = min(level for level, _ in end.groups if level > 0.0)

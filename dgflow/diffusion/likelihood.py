@@ -1,10 +1,10 @@
-"""The log-likelihood of images under a score, guided or not: by the probability-flow ODE, and as a bound
+"""The log-likelihood of images under a score, guided or not: exact by the probability-flow ODE, or as a bound
 (NELBO) by the stochastic process.
 
-Both are those of x at noise level sigma_min. Whether x is a clean image taken for one at sigma_min, as Song
-et al. 2021 do, or an image with noise of that level, is for the caller to decide. An ODE has no steps with a
-predictor and a corrector: of a discriminator's two weights the first-order one acts. Heun's method at weights
-(w1, w2) solves the ODE of weight (w1 + w2) / 2.
+Both refer to x at noise level sigma_min. The caller decides if x is a clean image treated as one at
+sigma_min, as in Song et al. 2021, or an image with noise of that level. An ODE has no predictor and
+corrector, so only the first-order one of a discriminator's two weights acts. Heun's method at weights (w1,
+w2) solves the ODE of weight (w1 + w2) / 2.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dgflow.diffusion.samplers import Denoiser
 from dgflow.diffusion.times import per_sample, sigma_from_tau
 
 Field = Callable[[Tensor], Tensor]
-"""x [B, ...] -> like x; differentiable where x requires gradients."""
+"""x [B, ...] -> like x; differentiable if x requires gradients."""
 
 NOT_DIFFERENTIABLE = ("is not implemented", "support double backward")
 """Parts of torch's messages about an operation without a further derivative, and about a compiled network."""
@@ -34,9 +34,9 @@ class LogLikelihood(NamedTuple):
 
     Args:
         nats: log-density of x at sigma_min, [B] float64.
-        nfe: evaluations that each image needed, [B] int64; those of the batch are in every piece as many as
-            its slowest image needed.
-        latents: where the ODE takes x to, at sigma_max, in units of the prior's standard deviation, like x.
+        nfe: evaluations that each image needed, int64 [B]; in every piece, the batch takes as many as its
+            slowest image.
+        latents: the end point of the ODE at sigma_max, in units of the prior's standard deviation, like x.
     """
 
     nats: Tensor
@@ -62,30 +62,29 @@ def log_likelihood(
     """log p(x) of images x [B, ...] at noise level sigma_min, under the probability-flow ODE that starts from
     Gaussian noise at sigma_max (Song et al. 2021, appendix D.2).
 
-    log p(x) = log N(x_T; 0, prior_std^2) + integral of (d - tr J) d log(sigma) along dx / d log(sigma) =
-    x - D(x), with J the Jacobian of the guided denoiser D in x. Every image has its own steps, so that its
-    result does not depend on its batch mates. The solver stops and starts again at every edge of a guidance
-    window.
+    log p(x) = log N(x_T; 0, prior_std^2) + integral of (d - tr J) d log(sigma) along dx / d log(sigma) = x -
+    D(x), with J the Jacobian of the guided denoiser D in x. Every image has its own steps, so its result does
+    not depend on the rest of the batch. The solver restarts at every edge of a guidance window.
 
     Args:
-        x: not clipped or scaled further; float64 inside.
-        guidance: terms that can be differentiated in x once more. Scales that depend on x
-            (`match_preceding_norm`, entropy scaling) are differentiated, too.
-        tau_edges: times at which the denoiser itself jumps.
+        x: images; not clipped or scaled further; float64 internally.
+        guidance: terms whose gradients are differentiable in x. Scales that depend on x
+            (`match_preceding_norm`, entropy scaling) are differentiated too.
+        tau_edges: times at which the denoiser jumps.
         probe: e = +-1 with equal probability, like x, for Hutchinson's unbiased estimate e . (J e) of the
-            trace; the same along the whole path. None: the trace itself, with as many backward passes per
-            evaluation as x has dimensions.
+            trace; the same along the whole path. None: the exact trace, with one backward pass per dimension
+            of x and evaluation.
         rtol, atol: allowed error of a step: of the state x / sqrt(1 + sigma^2) in root mean square over an
             image, and of the log-density in nats per dimension. On digits of 16 x 16, 1e-3, 1e-4, 1e-5 and
             1e-6 are 0.006, 0.002, 0.0002 and less off in bits per dimension, at 50, 62, 92 and 128
-            evaluations; guided they are 0.006, 0.001, 0.0002 and less, at 78, 78, 126 and 282, as the
-            rounding of float32 then asks for small steps.
-        prior_std: of the noise at sigma_max that samples start from. None: sigma_max, as in EDM; a sampler
-            whose state preserves variance (RK45) starts from sqrt(1 + sigma_max^2).
+            evaluations; guided, 0.006, 0.001, 0.0002 and less, at 78, 78, 126 and 282, as float32 rounding
+            then forces small steps.
+        prior_std: standard deviation of the noise at sigma_max from which samples start. None: sigma_max, as
+            in EDM; a variance-preserving sampler (RK45) starts from sqrt(1 + sigma_max^2).
 
-    Raises ValueError for impossible levels and tolerances, for terms with a boost (it acts in steps of a
-    sampler, and an ODE has none), and where a denoiser or a term cannot be differentiated;
-    FloatingPointError where the solution cannot go on (above all for NaN).
+    Raises ValueError for impossible levels and tolerances, for terms with a boost (which acts in a sampler's
+    steps, and an ODE has none), and for a denoiser or a term that cannot be differentiated;
+    FloatingPointError if the solution cannot continue (mostly for NaN).
     """
     _check(sigma_min, sigma_max, guidance)
     check_tolerances(rtol, atol)
@@ -132,21 +131,21 @@ def nelbo(
     guidance: Sequence[Guide] = (),
     prior_std: float | None = None,
 ) -> Tensor:
-    """Estimates [B] in nats, float64, of an upper bound of E_z[-log p(x0 + sigma_min z)], p what the reverse
-    SDE of the guided score gives from Gaussian noise at sigma_max (Song et al. 2021, "Maximum Likelihood
-    Training of Score-Based Diffusion Models"; Kim et al. 2023, appendix A.3):
+    """Estimates [B] in nats, float64, of an upper bound of E_z[-log p(x0 + sigma_min z)], with p the
+    distribution that the reverse SDE of the guided score gives from Gaussian noise at sigma_max (Song et al.
+    2021, "Maximum Likelihood Training of Score-Based Diffusion Models"; Kim et al. 2023, appendix A.3):
 
         d / 2 log(2 pi T^2) + (|x0|^2 + d sigma_max^2) / (2 T^2) + log(sigma_max / sigma_min) E[|r|^2 - d]
 
     with T = prior_std, r = (x0 - D(x0 + sigma z)) / sigma and log sigma uniform, which is importance sampling
-    by g^2 / sigma^2. It is the likelihood itself where the guided scores are those of one diffused
-    distribution. Where they are not, the ODE has another density than the SDE, and an image may be less
-    likely under the ODE than this bound says.
+    by g^2 / sigma^2. The bound is tight if the guided scores are those of one diffused distribution.
+    Otherwise the ODE's density differs from the SDE's, and an image may be less likely under the ODE than
+    this bound states.
 
     Args:
         x0: clean images [B, ...].
-        uniforms: on (0, 1), [B, n]. Draw k lies in the k-th of n equal ranges of log sigma: the mean is the
-            same, and the spread of an estimate of 16 draws falls to a quarter (digits of 16 x 16).
+        uniforms: on (0, 1), [B, n]. Draw k lies in the k-th of n equal ranges of log sigma: the mean is
+            unchanged, and the spread of an estimate from 16 draws falls to a quarter (digits of 16 x 16).
         normals: n tensors like x0.
         class_labels, guidance, prior_std: as in `log_likelihood`; nothing is differentiated twice.
 
@@ -174,8 +173,8 @@ def nelbo(
 
 
 def bits_per_dimension(log_density: Tensor, dimensions: int, *, unit: float = 127.5) -> Tensor:
-    """Bits per dimension of images with that log-density [B] in nats: -log2 of the density of pixel values,
-    of which one unit of x holds `unit`.
+    """Bits per dimension of images with log-density [B] in nats: -log2 of the density of pixel values, with
+    `unit` pixel values per unit of x.
 
     x = (pixel + u) / 127.5 - 1 with u uniform on [0, 1), or [-1/2, 1/2), has 127.5 and so the constant
     log2(127.5) = 6.994; x = (pixel + u) / 128 - 1 (Song et al. 2021) has 128 and 7. The mean over u bounds
@@ -187,13 +186,13 @@ def bits_per_dimension(log_density: Tensor, dimensions: int, *, unit: float = 12
 def flow_slopes(
     field: Field, x: Tensor, probe: Tensor | None, *, mean: Tensor, mean_rate: Tensor, sigma_rate: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """dy/dt and its divergence in y [B] of the probability-flow ODE of any process y = mean(t) (x0 + sigma(t)
-    z), float64.
+    """dy/dt and its divergence in y [B] for the probability-flow ODE of any process y = mean(t) (x0 +
+    sigma(t) z), float64.
 
     Args:
         field: the denoiser D at the sigma of x.
         x: y / mean, [B, ...].
-        probe: as in `log_likelihood`; of any distribution with covariance 1.
+        probe: as in `log_likelihood`; from any distribution with unit covariance.
         mean, mean_rate, sigma_rate: mean, d log mean / dt and d log sigma / dt, [B].
     """
     denoised, trace = value_and_trace(field, x, probe)
@@ -203,7 +202,7 @@ def flow_slopes(
 
 
 def value_and_trace(field: Field, x: Tensor, probe: Tensor | None) -> tuple[Tensor, Tensor]:
-    """field(x), and the trace [B] of its Jacobian: probe . (J probe), or exactly where probe is None.
+    """field(x), and the trace [B] of its Jacobian: probe . (J probe), or the exact trace if probe is None.
 
     Raises ValueError for a field that cannot be differentiated.
     """
@@ -226,7 +225,7 @@ def value_and_trace(field: Field, x: Tensor, probe: Tensor | None) -> tuple[Tens
 
 
 def _pulled(value: Tensor, x: Tensor, along: Tensor, *, keep: bool) -> Tensor:
-    """along . J."""
+    """The product along . J."""
     try:
         (result,) = torch.autograd.grad(value, x, along, retain_graph=keep)
     except RuntimeError as error:
@@ -240,8 +239,9 @@ def _pulled(value: Tensor, x: Tensor, along: Tensor, *, keep: bool) -> Tensor:
 
 
 class _Flow:
-    """Slopes of [y, log-density / dimensions] in time log(1 / sigma), which falls, with y = x / sqrt(1 +
-    sigma^2), and the evaluations that each image needed, `nfe` [B]."""
+    """Slopes of [y, log-density / dimensions] in time log(1 / sigma), which decreases, with y = x / sqrt(1 +
+    sigma^2), and the evaluations that each image needed, `nfe` [B].
+    """
 
     def __init__(
         self,

@@ -1,5 +1,6 @@
-"""The linear variance-preserving diffusion, in numbers of the host, for specs, which load no torch. Its maps
-for tensors are in `times`."""
+"""The linear variance-preserving diffusion for host numbers, for specs, which do not load torch. `times` has
+the maps for tensors.
+"""
 
 from __future__ import annotations
 
@@ -44,4 +45,4 @@ class LinearVP:
 
 
 LINEAR_VP = LinearVP()
-"""The one of score_sde, LSGM and Kim et al. 2023."""
+"""The linear VP diffusion of score_sde, LSGM and Kim et al. 2023."""

@@ -15,7 +15,7 @@ from dgflow.diffusion.times import mean_std, per_sample
 DiscriminatorLoss = Literal["bce", "lsif", "ukl"]
 
 AS_PUBLISHED = {"lsif": 5.0, "ukl": 10.0}
-"""|logit| up to which these losses are as published; no slope is steeper than exp(10) = 22,026 for either."""
+"""|logit| up to which the losses are as published; no slope of either exceeds exp(10) = 22,026."""
 
 
 def lognormal_sigma(normal: Tensor, P_mean: float = -1.2, P_std: float = 1.2) -> Tensor:
@@ -50,14 +50,14 @@ def perturb(images: Tensor, tau: Tensor, noise: Tensor) -> Tensor:
 
 
 def discriminator_loss(logit: Tensor, is_real: Tensor, kind: DiscriminatorLoss = "bce") -> Tensor:
-    """Bregman loss [B] of log-ratio estimates: its mean over real and fake samples in equal numbers is least
-    at log(p_real / p_fake), whatever that is (Kim et al. 2023, appendix B).
+    """Bregman loss [B] of log-ratio estimates: its mean over equal numbers of real and fake samples is
+    minimal at log(p_real / p_fake) (Kim et al. 2023, appendix B).
 
     Every such loss has the slope -a(logit) on real and a(logit) exp(logit) on fake samples, for a positive
-    weight a that chooses it: 1 / (1 + exp(logit)) for "bce", 1 for "ukl", exp(logit) for "lsif". Beyond
-    `AS_PUBLISHED` the weights of "lsif" and "ukl" go on as "bce" has them: they fall as exp(-logit) above,
-    and are constant below. So the slope stays bounded and does not vanish where the estimate is on the wrong
-    side, and the least is where it was.
+    weight a that defines the loss: 1 / (1 + exp(logit)) for "bce", 1 for "ukl", exp(logit) for "lsif". Beyond
+    `AS_PUBLISHED` the weights of "lsif" and "ukl" continue like those of "bce": they decay as exp(-logit)
+    above, and are constant below. The slope therefore stays bounded and does not vanish on the wrong side,
+    and the minimum is unchanged.
 
     Args:
         logit: [B], the estimated log-ratio.
@@ -74,7 +74,7 @@ def discriminator_loss(logit: Tensor, is_real: Tensor, kind: DiscriminatorLoss =
         raise ValueError(f'expected kind "bce", "lsif" or "ukl", found {kind!r}')
     edge = AS_PUBLISHED[kind]
     logit = logit.double()
-    # The slope of clamp at an edge itself is not the same in all versions of torch.
+    # The slope of clamp exactly at an edge differs between versions of torch.
     inner = torch.where(logit.abs() <= edge, logit, logit.detach().clamp(-edge, edge))
     above, below = F.relu(logit - edge), F.relu(-edge - logit)
     if kind == "lsif":
@@ -83,7 +83,8 @@ def discriminator_loss(logit: Tensor, is_real: Tensor, kind: DiscriminatorLoss =
     else:
         on_real, on_fake = -inner, inner.exp()
         high = low = 1.0
-    # The integrals of the slopes beyond the edges; not by expm1, whose slope torch takes from a difference.
+    # The integrals of the slopes beyond the edges; not by expm1, whose slope torch computes from a
+    # difference.
     on_real = on_real + high * ((-above).exp() - 1.0) + low * below
     on_fake = on_fake + high * math.exp(edge) * above + low * math.exp(-edge) * ((-below).exp() - 1.0)
     return torch.where(real, on_real, on_fake)

@@ -1,5 +1,6 @@
-"""Gaussian mixtures as recipes name them: distributions whose noisy density, score and denoiser are known
-exactly. `mixtures` computes with them; nothing here imports torch."""
+"""Specs of Gaussian mixtures, for recipes: distributions with a closed-form noisy density, score and
+denoiser. `mixtures` computes with them. Does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from pydantic import Field, model_validator
 from dgflow.specs.spec import Spec
 
 ROUNDING = 1e-6
-"""Largest difference from 1 of a sum of weights that counts as rounding."""
+"""Largest difference of a sum of weights from 1 that counts as rounding."""
 
 Coordinate = Annotated[float, Field(allow_inf_nan=False)]
 

@@ -1,8 +1,9 @@
-"""The mathematics of Gaussian mixtures under noise, in closed form and float64.
+"""Gaussian mixtures under noise, in closed form and float64.
 
-With x = x0 + sigma * z, a mixture of isotropic Gaussians stays one: every variance grows by sigma^2. So the
-density of noisy points, its score, the denoiser and the log-ratio of two mixtures are known at every noise
-level, and expectations are sums over the nodes of a quadrature. Points are [B, d], noise levels [B].
+With x = x0 + sigma * z, a mixture of isotropic Gaussians stays one: every variance grows by sigma^2. The
+density of noisy points, its score, the denoiser and the log-ratio of two mixtures are therefore known at
+every noise level, and expectations are sums over the nodes of a quadrature. Points are [B, d], noise levels
+[B].
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def denoised(mixture: GaussianMixture, x: Tensor, sigma: Tensor) -> Tensor:
 
 
 def score(mixture: GaussianMixture, x: Tensor, sigma: Tensor) -> Tensor:
-    """grad_x log p_sigma(x) [B, d]."""
+    """The score grad_x log p_sigma(x) [B, d]."""
     pulls, posterior = _pulls(mixture, x.double(), sigma.double())
     return (posterior[..., None] * pulls).sum(dim=1)
 
@@ -63,8 +64,9 @@ def posterior(mixture: GaussianMixture, x: Tensor, sigma: Tensor) -> Tensor:
 
 
 def points(mixture: GaussianMixture, seed: int, index_B: Tensor) -> Tensor:
-    """The samples `index_B` (int64 [B]) of the mixture, float64 [B, d]: a function of seed and index alone,
-    drawn apart from every sampler's latents."""
+    """The samples `index_B` (int64 [B]) of the mixture, float64 [B, d]: a function of seed and index only,
+    independent of every sampler's latents.
+    """
     uniform = noise.uniform(seed, index_B, (), step=0, draw=noise.COMPONENT)
     edges = torch.tensor(list(accumulate(mixture.weights))[:-1], dtype=torch.float64, device=index_B.device)
     chosen = (uniform[:, None] > edges).sum(dim=1)
@@ -77,7 +79,7 @@ def points(mixture: GaussianMixture, seed: int, index_B: Tensor) -> Tensor:
 def nodes(mixture: GaussianMixture, sigma: float, count: int) -> tuple[Tensor, Tensor]:
     """Nodes [N, d] and weights [N] of a quadrature under p_sigma: E[f] = sum of weights * f(nodes).
 
-    Gauss and Hermite's rule in each coordinate of each component, N = K * count^d: exact for polynomials of
+    The Gauss-Hermite rule in each coordinate of each component, N = K * count^d: exact for polynomials of
     degree 2 * count - 1 in each coordinate.
     """
     roots, shares = np.polynomial.hermite_e.hermegauss(count)

@@ -1,12 +1,12 @@
 """Random numbers as a pure function of (seed, sample index, step, draw): Philox 4x32-10 (Salmon et al. 2011,
 "Random123") in torch.
 
-The numbers of sample i do not depend on batch, batch mates, shard, worker, thread count or device. There is
-no state and no host sync. The bits agree everywhere because only operations with one right answer are used:
+The numbers of sample i do not depend on batch, other samples, shard, worker, thread count or device. There is
+no state and no host sync. The bits agree everywhere because only exactly defined operations are used:
 integers below 2**63, and float64 +, -, * and /, which IEEE 754 rounds correctly. Library logarithms, sines
-and (MKL's) square roots differ in the last bit between devices and vector lengths, so Box-Muller has its own.
-A compiler that fuses multiply and add may change the last bit of a normal (never of a uniform or an integer);
-run eagerly where bits matter.
+and (MKL's) square roots differ in the last bit between devices and vector lengths, so Box-Muller has its own
+versions. A compiler that fuses multiply and add may change the last bit of a normal (never of a uniform or an
+integer); run eagerly if bits matter.
 
 Layout, which is part of every stored sample's identity and must not change:
     key      word 0   seed, low 32 bits               word 1   seed, high 32 bits
@@ -35,24 +35,21 @@ LEVEL = 3  # a training example's noise level, sigma or tau
 NOISE = 4  # a training example's noise
 FLIP = 5  # the mirroring of a training example
 ORDER = 6  # keys that put a set into its random order
-EVALUATION_LEVEL = (
-    7  # as LEVEL, for losses on held-out data, whose draws are the same in every epoch; for Gain with step 1,
-    # for losses by level with step 2
-)
+EVALUATION_LEVEL = 7  # LEVEL for held-out losses, equal in all epochs; step 1: Gain, step 2: losses by level
 EVALUATION_NOISE = 8  # as NOISE, for losses on held-out data
 POSTERIOR = 9  # the unit normal of a latent that is drawn from an encoder's posterior
 COMPONENT = 10  # the component of a mixture that a point is drawn from
 POINT = 11  # the unit normal of a point of a mixture
-DEQUANTISATION = 12  # the place of an image's values within their pixels; `step` is the repeat
+DEQUANTISATION = 12  # the position of an image's values within their quantisation steps; `step` is the repeat
 PROBE = 13  # the signs of Hutchinson's estimator; `step` is the repeat
 BOUND_LEVEL = 14  # the noise levels of an image's likelihood bound; `step` is the repeat
-BOUND_NOISE = 15  # its noise at each of n levels, in steps n r to n r + n - 1 of repeat r
-TRUNCATION = 16  # the noise of an image whose likelihood begins at a noise level; `step` is the repeat
-REGENERATION = 17  # noise of a real image that is regenerated: step 0 the start's, step 1 + n that of step n
+BOUND_NOISE = 15  # the bound's noise at each of n levels, in steps n r to n r + n - 1 of repeat r
+TRUNCATION = 16  # the noise of an image whose likelihood starts at a noise level; `step` is the repeat
+REGENERATION = 17  # noise of a regenerated real image: step 0 for the start, step 1 + n for step n
 REJECTION_UNIFORM = 19  # the uniform of a sample's test; `step` is the number of the test
-REJECTION_NORMAL = 20  # noise that sends a sample back or lets it start anew; `step` counts a sample's own
+REJECTION_NORMAL = 20  # noise that sends a sample back or restarts it; `step` counts per sample
 RESAMPLING = 22  # uniforms that choose among a sample's particles; `step` is the path's position
-PARTICLE_LATENT = 23  # as LATENT, of a sample's further particles; `step` is the particle
+PARTICLE_LATENT = 23  # as LATENT, for a sample's further particles; `step` is the particle
 PARTICLE_NOISE = 24  # as CHURN; `step` is particle * 2**14 + the number of the draw
 
 _MASK = 0xFFFFFFFF
@@ -83,7 +80,7 @@ def philox(counter: Words, key: tuple[int, int]) -> Words:
 
 
 Step = int | Tensor
-"""The step of a draw: one for all samples, or one for each, int64 [B]."""
+"""The step of a draw: one for all samples, or one per sample, int64 [B]."""
 
 
 def uniform(seed: int, index_B: Tensor, shape: Sequence[int], *, step: Step, draw: int = 0) -> Tensor:
@@ -91,10 +88,10 @@ def uniform(seed: int, index_B: Tensor, shape: Sequence[int], *, step: Step, dra
 
     Args:
         seed: 64-bit seed.
-        index_B: int64 [B], the samples' indices (a negative one is refused on the CPU, where looking costs no
-            sync).
-        shape: shape of one sample, () for a single number.
-        step, draw: see the layout above. Steps of a tensor are not checked.
+        index_B: int64 [B], the samples' indices (negative ones are refused on the CPU, where the check needs
+            no sync).
+        shape: shape of one sample; () for a single number.
+        step, draw: see the layout above. Steps in a tensor are not checked.
 
     Raises ValueError for arguments that do not fit the layout.
     """
@@ -122,7 +119,7 @@ def integers(seed: int, index_B: Tensor, high: int, *, step: int = 0, draw: int 
     if not 1 <= high <= 2**31:
         raise ValueError(f"expected 1 <= high <= 2**31, found {high}")
     words = _words(seed, index_B, 1, step, draw)
-    # The high half of (64 random bits) * high, in two steps that stay below 2**63.
+    # The high half of (64 random bits) * high, in two steps below 2**63.
     return ((words[0] * high + ((words[1] * high) >> 32)) >> 32)[:, 0]
 
 
@@ -153,7 +150,7 @@ def _words(seed: int, index_B: Tensor, size: int, step: Step, draw: int) -> Word
 
 
 def _elements(pairs: Tensor, shape: Sequence[int]) -> Tensor:
-    """[B, blocks, 2] to [B, *shape], without the last value of a last block that is only half used."""
+    """Reshape [B, blocks, 2] to [B, *shape], dropping the last value if the last block is half used."""
     return pairs.flatten(1)[:, : math.prod(shape)].reshape(pairs.shape[0], *shape)
 
 
@@ -173,7 +170,7 @@ def _unit(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _log(u: Tensor) -> Tensor:
-    """Natural logarithm of float64 u in (0, 1) by +, -, *, / alone; relative error below 5e-16."""
+    """Natural logarithm of float64 u in (0, 1) by +, -, *, / only; relative error below 5e-16."""
     # u = mantissa * 2**exponent by its bits, mantissa in [0.5, 1) at first; torch.frexp does not compile on
     # the CPU (torch 2.14).
     bits = u.view(torch.int64)
@@ -192,10 +189,10 @@ def _log(u: Tensor) -> Tensor:
 
 
 def _sqrt(x: Tensor) -> Tensor:
-    """Correctly rounded square root of float64 x > 0, whatever the library's last bit is (MKL's is wrong now
-    and then).
+    """Correctly rounded square root of float64 x > 0, independent of the library's last bit (MKL's is
+    sometimes wrong).
 
-    One Newton step with the exact residual x - root^2, the square split into two floats as by Dekker 1971.
+    One Newton step with the exact residual x - root^2, with the square split into two floats (Dekker 1971).
     """
     root = torch.sqrt(x)
     scaled = 134217729.0 * root  # 2**27 + 1
@@ -207,7 +204,7 @@ def _sqrt(x: Tensor) -> Tensor:
 
 
 def _cos_sin_turns(u: Tensor) -> tuple[Tensor, Tensor]:
-    """cos(2 pi u), sin(2 pi u) for float64 u in (0, 1) by +, -, * alone; absolute error below 1e-15."""
+    """cos(2 pi u), sin(2 pi u) for float64 u in (0, 1) by +, -, * only; absolute error below 1e-15."""
     quarter = torch.floor(4.0 * u + 0.5)
     x = (u - 0.25 * quarter) * (2.0 * math.pi)  # the subtraction is exact, |x| <= pi / 4
     square = x * x

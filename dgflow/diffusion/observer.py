@@ -1,4 +1,4 @@
-"""The log-ratio of a discriminator along the path of a sampler: a guidance term that only looks."""
+"""Record the log-ratio of a discriminator along a sampler's path, by a guidance term without a gradient."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from dgflow.diffusion.times import TimeMap, tau_from_sigma
 
 @dataclass
 class Observer:
-    """A guidance term without a gradient, for the end of a list of terms: it records the log-ratio wherever a
-    sampler asks for guidance first in a step, and changes no sample by a bit.
+    """A guidance term without a gradient, for the end of a list of terms. It records the log-ratio at the
+    first evaluation of every step, and leaves all samples bit-identical.
 
-    With an adaptive solver these are the stages of all attempts, rejected ones among them, which lie on the
-    path within the solver's tolerance.
+    With an adaptive solver, the records are the stages of all attempts, including rejected ones, which lie on
+    the path within the solver's tolerance.
 
     Args:
         discriminator, time: as in `DiscriminatorTerm`.
@@ -41,8 +41,9 @@ class Observer:
         return None, None
 
     def at(self, edges: Sequence[float]) -> tuple[Tensor, Tensor]:
-        """(noise levels, log-ratios) of each sample, both [B, ranges], NaN where it was not seen: in each
-        range between two rising `edges`, those that are nearest to its middle in log sigma."""
+        """(noise levels, log-ratios) of each sample, both [B, ranges]: for each range between two increasing
+        `edges`, the record nearest to its middle in log sigma; NaN if there is none.
+        """
         sigmas, log_ratios = torch.stack(self._sigmas), torch.stack(self._log_ratios)  # [evaluations, B]
         ends = torch.tensor(edges, dtype=torch.float64, device=sigmas.device)
         low, high = ends[:-1, None, None], ends[1:, None, None]

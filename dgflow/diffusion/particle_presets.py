@@ -18,14 +18,14 @@ from dgflow.specs.step import Weights
 
 @dataclass(frozen=True)
 class ParticleRow:
-    """A sampler for the networks of EDM's release, and where its particles are resampled, see `Particles`."""
+    """A sampler for the networks of EDM's release, and the positions of its resampling, see `Particles`."""
 
     sampler: Heun
     at: Literal["restarts"] | tuple[float, ...]
 
 
 def _before(steps: Sequence[int], sampler: Heun) -> ParticleRow:
-    """Resampled before some of a sampler's steps, counted from 0."""
+    """Resampling before the given steps of a sampler, counted from 0."""
     levels = rho_levels(sampler.steps, *EDM_RANGE, sampler.rho)
     return ParticleRow(sampler, tuple(levels[step] for step in steps))
 
@@ -52,12 +52,12 @@ PARTICLE_ROWS = MappingProxyType(
         "ffhq64": _before((15, 19, 23, 27), Heun(steps=32, S_churn=2.5, **_CHURN)),
     }
 )
-"""By data set and, where it is not Heun's, sampler. FFHQ's range of churn is taken to be ImageNet's."""
+"""By data set and, if it is not Heun's, sampler. FFHQ's range of churn is assumed to be ImageNet's."""
 
 
 def particle_filter(row: str, discriminator: Weights, count: int = 4) -> tuple[Heun, Particles]:
     """A published sampler and its resampling, as the `sampler` and `selection` of a `Generate`:
-    "imagenet64-restart", "imagenet64" or "ffhq64". Four particles are published for the first.
+    "imagenet64-restart", "imagenet64" or "ffhq64". The first is published with four particles.
 
     Raises ValueError for another row.
     """

@@ -1,4 +1,4 @@
-"""Selections among several particles per sample, as recipes name them."""
+"""Specs of selections among several particles per sample, for recipes."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ def _different(levels: Sequence[float]) -> Sequence[float]:
 
 
 Levels = Annotated[tuple[Annotated[float, Field(gt=0)], ...], AfterValidator(_different)]
-"""Noise levels, none of them twice."""
+"""Noise levels without duplicates."""
 
 
 class BestOf(SelectionSpec):
-    """Of `count` samples, the one to which `discriminator` gives the largest log-ratio is kept.
+    """Best of n: keep the one of `count` samples with the largest log-ratio by `discriminator`.
 
-    Any sampler and guidance draws them; all have the sample's class. The first is the sample that is made
-    without a selection. The discriminator is asked at noise level 0, so that one of clean images
-    (`TrainDiscriminator(noise="none")`) fits best.
+    Any sampler and guidance can draw the candidates; all have the sample's class. The first candidate is the
+    sample without a selection. The discriminator is evaluated at noise level 0, so a discriminator of clean
+    images (`TrainDiscriminator(noise="none")`) fits best.
 
-    Samples are drawn towards the largest ratio, beyond the data's law: precision rises with `count`, and
-    recall falls.
+    The selection overshoots the data distribution towards the largest ratio: precision rises with `count`,
+    and recall falls.
     """
 
     count: Several = 4
@@ -84,22 +84,24 @@ class BestOf(SelectionSpec):
 
 
 class Particles(SelectionSpec):
-    """Of `count` particles per sample, those with a large log-ratio go on between the sampler's steps, in the
-    places of the others, and one is kept at the end (Liu et al. 2023).
+    """Particle filter: of `count` particles per sample, those with a large log-ratio replace the others
+    between the sampler's steps, and one is kept at the end (Liu et al. 2023).
 
     Particles are weighted by the change of their log-ratio since the last resampling, and resampled where
     their effective size, 1 / sum of squared weights, falls below `share` of them; always with a share of 1.
-    With the exact log-ratio the weighted particles have the data's law, the closer the more there are.
+    With the exact log-ratio, the weighted particles converge to the data distribution as their number grows.
 
     Args:
-        count: all have the sample's class. The first begins as the sample does without a selection.
-        at: where weights are looked at: "always", before every step but the first; "restarts", before every
-            repetition of `Restart`; or the noise levels, each at the step that begins nearest to it.
+        count: number of particles; all have the sample's class. The first starts like the sample without a
+            selection.
+        at: positions at which weights are evaluated: "always", before every step except the first;
+            "restarts", before every repetition of `Restart`; or the noise levels, each at the step that
+            begins nearest to it.
         resampling: "systematic", or "multinomial" as published, which has more variance.
-        churn: the step after a resampling churns as much as a step of the sampler can, so that copies part
-            where the sampler's own noise does not part them.
-        keep: at the end "weight" draws a particle by its weight, "best" takes the one with the largest
-            log-ratio, as published, which leaves the data's law as best of n does.
+        churn: use the sampler's maximum churn in the step after a resampling, so that copies diverge even if
+            the sampler's own noise does not separate them.
+        keep: the final choice: "weight" draws a particle by weight; "best" takes the largest log-ratio, as
+            published, which deviates from the data distribution like best of n.
     """
 
     asks_on_the_way: ClassVar[bool] = True
@@ -120,9 +122,9 @@ class Particles(SelectionSpec):
         return particles(run, run.path, start, stop, self.count, rule, self.keep)
 
     def positions(self, levels: Sequence[float]) -> frozenset[int]:
-        """The positions of a path of these noise levels before whose moves weights are looked at.
+        """The positions of a path with these noise levels at which weights are evaluated before the move.
 
-        Raises ValueError for a level outside them.
+        Raises ValueError for a level outside the path's levels.
         """
         moves = range(len(levels) - 1)
         if self.at == "always":
@@ -138,7 +140,7 @@ class Particles(SelectionSpec):
         return self.count * sampler.nfe, self.count * (1 + self._looks(sampler))
 
     def _looks(self, sampler: SamplerSpec) -> int:
-        """The number of times that weights are looked at before the end."""
+        """The number of evaluations of weights before the end."""
         if isinstance(self.at, tuple):
             return len(self.at)
         return _repeats(sampler) if self.at == "restarts" else sampler.moves - 1
@@ -156,7 +158,7 @@ class Particles(SelectionSpec):
                 f"{type(sampler).__name__} without any: take Restart(restarts=...), or look at weights "
                 '"always" or at noise levels'
             )
-        # A network may narrow the range, which `positions` tells.
+        # A network may narrow the range, which `positions` reports.
         if isinstance(self.at, tuple) and sampler.widest_range is not None:
             _check_between(f"{where}.at", self.at, *sampler.widest_range)
 
@@ -165,12 +167,14 @@ class Particles(SelectionSpec):
         return f"resampled among {self.count} particles"
 
     def toy(self) -> Self:
-        # A sampler's own toy may have neither restarts nor these levels.
+        # The sampler's toy may have neither restarts nor these levels.
         return self.model_copy(update={"count": _few(self.count), "at": "always"})
 
 
 def _few(count: int) -> int:
-    """A smaller number that differs for numbers that differ by a factor of 2, as arms of a recipe do."""
+    """A smaller count that stays distinct for counts that differ by a factor of 2, such as in arms of a
+    recipe.
+    """
     return max(2, count.bit_length())
 
 
@@ -184,5 +188,5 @@ def _check_between(where: str, levels: Sequence[float], low: float, high: float)
 
 
 def _repeats(sampler: SamplerSpec) -> int:
-    """The number of times that a sampler restarts."""
+    """The number of a sampler's restarts."""
     return sampler.repeats if isinstance(sampler, Restart) else 0

@@ -1,8 +1,8 @@
-"""Samplers as moves between positions of falling noise levels.
+"""Samplers as moves between positions with decreasing noise levels.
 
-A plain run walks a path from its first position to its last (`walk`). Selections look at the samples between
-moves, and may send some of them back: the rows of a batch then stand at different positions. They see the
-state in EDM's scaling, x = x0 + sigma * n, whatever the sampler's own is.
+A plain run walks a path from its first position to its last (`walk`). Selections inspect the samples between
+moves and may send some of them back, so rows of a batch can be at different positions. Selections see the
+state in EDM's scaling, x = x0 + sigma * n, independent of the sampler's own scaling.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ class State:
 
     Args:
         scaled: [B, ...] float64, in the sampler's own scaling: `x` times `scale`.
-        previous: log-ratios [B] of the last move, one per entry of guidance, None if it was not evaluated.
-        last: each sample's last log-ratios inside the windows; None of an entry that never gave one.
-        evaluations: int64 [B, 1 + entries of guidance], on the host: those of the score network, and of each
-            entry, in which each sample took part.
+        previous: log-ratios [B] of the last move, one per entry of guidance; None for an entry that was not
+            evaluated.
+        last: each sample's last log-ratios inside the windows; None for an entry that never returned one.
+        evaluations: evaluations of the score network and of each entry of guidance in which each sample took
+            part, int64 [B, 1 + entries], on the host.
         scale: [B] float64; None for 1, EDM's scaling.
     """
 
@@ -41,17 +42,17 @@ class State:
 
     @classmethod
     def fresh(cls, scaled: Tensor, entries: int, scale: Tensor | None = None) -> State:
-        """Samples that have not moved, under so many entries of guidance."""
+        """Samples before the first move, with `entries` entries of guidance."""
         none: LogRatios = [None] * entries
         return cls(scaled, none, none, np.zeros((len(scaled), 1 + entries), np.int64), scale)
 
     @property
     def x(self) -> Tensor:
-        """[B, ...] float64 in EDM's scaling."""
+        """The samples in EDM's scaling, float64 [B, ...]."""
         return self.scaled if self.scale is None else self.scaled / per_sample(self.scale, self.scaled)
 
     def times(self, scale: Tensor) -> Tensor:
-        """x times `scale` [B]: exactly what the last move left, if its scale was the same."""
+        """x times `scale` [B]; exactly the result of the last move if its scale was the same."""
         ratio = scale if self.scale is None else scale / self.scale
         return self.scaled * per_sample(ratio, self.scaled)
 
@@ -63,8 +64,9 @@ class State:
         return State(scaled, log_ratios, last, self.evaluations + evaluations, scale)
 
     def with_x(self, x: Tensor) -> State:
-        """The same with other samples, as after noise was added. Those that are as before keep their bits in
-        the sampler's own scaling."""
+        """Replace the samples, for example after adding noise. Unchanged samples keep their bits in the
+        sampler's own scaling.
+        """
         if self.scale is None:
             return replace(self, scaled=x)
         kept = (x == self.x).flatten(1).all(dim=1)
@@ -72,7 +74,7 @@ class State:
         return replace(self, scaled=scaled, scale=torch.where(kept, self.scale, 1.0))
 
     def rows(self, index: Sequence[int]) -> State:
-        """Some of the samples, in the order of `index`."""
+        """Select samples, in the order of `index`."""
         chosen = torch.tensor(index, dtype=torch.int64, device=self.scaled.device)
 
         def some(log_ratios: LogRatios) -> LogRatios:
@@ -87,7 +89,7 @@ class State:
         )
 
     def put(self, index: Sequence[int], samples: State) -> State:
-        """Other samples in the places of `index`."""
+        """Replace the samples at `index`."""
         places = list(range(len(self.scaled)))
         for number, place in enumerate(index):
             places[place] = len(places) + number
@@ -95,7 +97,7 @@ class State:
 
     @staticmethod
     def joined(states: Sequence[State]) -> State:
-        """One batch of several. A log-ratio that only some of them have is "outside" of the others."""
+        """Join several batches. A log-ratio that only some batches have is "outside" for the others."""
 
         def together(parts: Sequence[LogRatios]) -> LogRatios:
             return [_filled(values, states, OUTSIDE_LOG_RATIO) for values in zip(*parts, strict=True)]
@@ -128,17 +130,17 @@ def _filled(values: Sequence[Tensor | None], states: Sequence[State], default: f
 class Path(ABC):
     """A sampler on a network, as moves from each of its positions to the next.
 
-    A row's result does not depend on the other rows of its batch, nor on where these stand (as far as the
-    networks' own arithmetic does not).
+    A row's result does not depend on the other rows of its batch or their positions (up to the networks' own
+    arithmetic).
     """
 
     guidance: Sequence[Guide]
     levels: Sequence[float]
-    """The noise level of every position, not rising; the last one is 0."""
+    """The noise level of every position, non-increasing; the last one is 0."""
     draws: Sequence[int]
-    """The most unit normals that the move from each position but the last can take."""
+    """The maximum number of draws in the move from each position except the last."""
     evaluations: Sequence[int]
-    """Evaluations of the score network that these moves take."""
+    """Evaluations of the score network in these moves."""
 
     @property
     def entries(self) -> int:
@@ -146,7 +148,7 @@ class Path(ABC):
         return len(self.guidance)
 
     def begin(self, latents: Tensor, images: Tensor | None = None) -> State:
-        """Samples at the first position, from unit normals [B, ...], on clean images if there are any."""
+        """Samples at the first position, from unit normals [B, ...], added to clean images if given."""
         return State.fresh(noised(latents, self.levels[0], images), self.entries)
 
     @abstractmethod
@@ -161,10 +163,10 @@ class Path(ABC):
         """Move every row from its position to the next.
 
         Args:
-            at: the positions of the rows, on the host; they may differ.
-            noise: the number of a draw within the move, from 0 -> unit normals [B, ...]; None for none.
-            spread: rows that are copies of each other and have to part: they get as much churn as a step of
-                the sampler can have (`MAX_GAMMA`), where its churn acts. None for none.
+            at: positions of the rows, on the host; they may differ.
+            noise: number of a draw within the move, from 0 -> unit normals [B, ...]; None for no noise.
+            spread: rows that are copies of each other and must diverge: they get the maximum churn of a step
+                (`MAX_GAMMA`) where the sampler's churn acts; None for no rows.
         """
 
 
@@ -177,7 +179,9 @@ def walk(
     class_labels: Tensor | None = None,
     noise: Noise | None = None,
 ) -> Sample:
-    """The whole run of a sampler. Draws are counted over all moves, `noise` is asked by their number."""
+    """Run a sampler over its whole path. Draws are numbered over all moves; `noise` is called with the
+    number.
+    """
     state = path.begin(latents, images)
     before = 0
     for position, draws in enumerate(path.draws):

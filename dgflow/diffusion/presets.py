@@ -1,5 +1,6 @@
-"""The published guidance settings of Kim et al. 2023 (Discriminator Guidance), with their FIDs, and as what
-recipes list under `guidance`."""
+"""The published guidance settings of Kim et al. 2023 (Discriminator Guidance), with their FIDs, as entries
+for a recipe's `guidance`.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +27,15 @@ Discriminators = Weights | tuple[Weights, ...]
 """One discriminator, or the members of an ensemble; see `DiscriminatorGuidance`."""
 
 Pair = tuple[float, float]
-"""(at timesteps greater than the switch, at the switch and below); timesteps of the linear schedule of 1000
-steps, 0 the cleanest."""
+"""(value at timesteps greater than the switch, value at the switch and below); timesteps of the linear
+schedule of 1000 steps, 0 the cleanest.
+"""
 
 
 class Changes(TypedDict, total=False):
-    """Settings of a discriminator's guidance in place of the published ones; None leaves the published one.
+    """Settings that replace the published ones of a discriminator's guidance; None keeps the published one.
 
-    `tau_min` takes the place of a published `after_timestep`, and the other way round.
+    `tau_min` replaces a published `after_timestep`, and vice versa.
     """
 
     weight: Scale | FromGain | Result | None
@@ -42,13 +44,14 @@ class Changes(TypedDict, total=False):
     tau_max: float | FromGain | None
     after_timestep: int | None
     boost: Boost | None
-    combine: Combine | None  # of several discriminators
+    combine: Combine | None  # combination of several discriminators
 
 
 @dataclass(frozen=True)
 class EDMRow:
-    """EDM-G++ with Heun's sampler; the baseline is EDM without guidance. With `cosine_time`, the classifier
-    under the discriminator, of 64 pixels, takes cosine time."""
+    """EDM-G++ with Heun's sampler; the baseline is EDM without guidance. With `cosine_time`, the
+    discriminator's feature classifier, of 64 pixels, uses cosine time.
+    """
 
     discriminator: DiscriminatorSettings
     num_steps: int
@@ -83,8 +86,10 @@ def _edm(weight: float, *, boost: bool) -> DiscriminatorSettings:
 
 
 def _adm(*, classifier: Pair, fake: Pair, switch: int, published_fid: float) -> ADMRow:
-    """`classifier`: its weights before entropy scaling. `fake`: the discriminator's for samples of log-ratio
-    < 0 in even steps counted from 0 (the paper's odd ones, counted from 1); for others it is 1."""
+    """A row. `classifier`: the classifier's weights before entropy scaling. `fake`: the discriminator's
+    weights for samples with log-ratio < 0 in even steps counted from 0 (the paper's odd steps, counted from
+    1); the weight is 1 for other samples.
+    """
     return ADMRow(
         ClassifierSettings(weight=_scale(classifier, switch), entropy_scaling=True),
         DiscriminatorSettings(
@@ -120,8 +125,10 @@ ADM_GPP = MappingProxyType(
         "4.45": _adm(classifier=(0.1, 2.0), fake=(5.0, 0.5), switch=600, published_fid=4.45),
     }
 )
-"""By published FID. No code was released: on which side of the switch a number belongs follows from how FID,
-IS and recall move; entropy scaling and norm matching are stated for 3.18, and assumed for the other rows."""
+"""Rows by published FID. No code was released: the side of the switch of each number is inferred from how
+FID, IS and recall change; entropy scaling and norm matching are stated for 3.18 and assumed for the other
+rows.
+"""
 
 DIT_GPP = DiTRow(
     ClassifierFree(scale=_scale((1.25, 3.0), 200), channels=3),
@@ -172,7 +179,7 @@ def _guide(
 
 
 def known_row(row: str, rows: Mapping[str, object]) -> str:
-    """`row`, if it is one of `rows`. Raises ValueError for another."""
+    """Return `row`. Raises ValueError if it is not one of `rows`."""
     if row not in rows:
         near = did_you_mean(row, rows)
         raise ValueError(f"expected one of the published rows {', '.join(rows)}, found {row!r}{near}")

@@ -1,4 +1,4 @@
-"""The noise levels of samplers, and those between which they run by default. No torch."""
+"""The noise levels of samplers, and their default ranges. Does not load torch."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from dgflow.diffusion.linear_vp import LINEAR_VP
 Discretization = Literal["vp", "ve", "iddpm", "edm"]
 
 EPSILON_S = 1e-3
-"""Last time of "vp" levels before 0."""
+"""The last time of "vp" levels before 0."""
 
 ROUNDING = 1e-6
-"""Relative error that a noise level computed in float32 may have at the ends of a range."""
+"""Tolerated relative error of a float32 noise level at the ends of a range."""
 
 EDM_RANGE = (0.002, 80.0)
-"""Of Karras et al. 2022, equation 5."""
+"""The exponent rho of Karras et al. 2022, equation 5."""
 
 
 def rho_levels(num_steps: int, sigma_min: float, sigma_max: float, rho: float) -> tuple[float, ...]:
-    """`num_steps` falling noise levels from sigma_max to sigma_min (Karras et al. 2022, equation 5)."""
+    """`num_steps` decreasing noise levels from sigma_max to sigma_min (Karras et al. 2022, equation 5)."""
     top, bottom = sigma_max ** (1.0 / rho), sigma_min ** (1.0 / rho)
     return tuple((top + i / (num_steps - 1) * (bottom - top)) ** rho for i in range(num_steps))
 
 
 def default_range(discretization: Discretization, epsilon_s: float = EPSILON_S) -> tuple[float, float]:
-    """(sigma_min, sigma_max) of Table 1 of Karras et al. 2022; the published sampler narrows it to what the
-    network knows.
+    """(sigma_min, sigma_max) of Table 1 of Karras et al. 2022; the published sampler narrows it to the
+    network's range.
 
     Raises ValueError for an unknown name.
     """

@@ -1,5 +1,6 @@
-"""Restart sampling, guided: at some of its noise levels Heun's method adds noise again and solves once more
-(Xu et al. 2023, "Restart Sampling for Improving Generative Processes", Algorithm 2)."""
+"""Restart sampling with guidance: at some noise levels, Heun's method adds noise and solves again (Xu et al.
+2023, "Restart Sampling for Improving Generative Processes", Algorithm 2).
+"""
 
 from __future__ import annotations
 
@@ -24,8 +25,9 @@ from dgflow.diffusion.times import per_sample
 
 
 class Move(NamedTuple):
-    """Steps from a position to the next: the place of the first one in the solver's levels, their number, and
-    the standard deviation of the noise that a restart adds before them, None in a step of the schedule."""
+    """The steps between two positions: index of the first in the solver's levels, number of steps, and
+    standard deviation of the noise that a restart adds before them; None for a step of the schedule.
+    """
 
     first: int
     steps: int = 1
@@ -35,13 +37,13 @@ class Move(NamedTuple):
 @dataclass(frozen=True)
 class RestartPath(Path):
     """Heun's method with restarts. Each repetition of a restart is a move from a level to the same level:
-    noise up to `sigma_max`, its first draw, and steps down again, with one draw each for churn. `Point.step`
+    noise up to `sigma_max`, the first draw, then steps back down, with one draw each for churn. `Point.step`
     counts the steps of a restart from 0. Without restarts it is `HeunPath`, bit for bit.
 
     Args:
-        solver: of all steps: its levels are those of the schedule, followed by those of every restart.
-        levels: of every position.
-        moves: from every position but the last.
+        solver: the solver of all steps; its levels are the schedule's, followed by those of every restart.
+        levels: noise level of every position.
+        moves: the move from every position except the last.
     """
 
     solver: HeunPath
@@ -66,16 +68,16 @@ class RestartPath(Path):
         S_max: float = math.inf,
         S_noise: float = 1.0,
     ) -> RestartPath:
-        """The path of these settings, which are those of `heun`, and:
+        """Build the path from the arguments of `heun`, and:
 
         Args:
-            restarts: for the levels that `placed` chooses.
-            rho: of the levels within restarts.
-            restart_gamma: share of its level by which churn raises a step of a restart, between S_min and
-                S_max; S_churn is that of the schedule's steps.
-            S_noise: of churn, and of the noise that restarts add.
+            restarts: the restarts, at the levels that `placed` chooses.
+            rho: exponent of the levels within restarts.
+            restart_gamma: relative increase of the level by churn in a restart's steps, between S_min and
+                S_max; S_churn applies to the schedule's steps.
+            S_noise: factor on the noise of churn and of restarts.
 
-        Raises ValueError for levels that do not fall, and for restarts that fit none of them.
+        Raises ValueError for levels that do not decrease, and for restarts that match none of them.
         """
         main = known_levels(sigmas, round_sigma, device)
         churn_steps = len(main) - 1 if churn_steps is None else churn_steps
@@ -84,7 +86,7 @@ class RestartPath(Path):
         places = placed(main, restarts)
         for place, level in enumerate(main):
             if (restart := places.get(place)) is not None:
-                # Back at the schedule's own level, which the formula misses by rounding.
+                # Exactly the schedule's level, which the formula misses by rounding.
                 within = (*rho_levels(restart.points, level, restart.sigma_max, rho)[:-1], level)
                 within = known_levels(within, round_sigma, device)
                 added = S_noise * math.sqrt((within[0] - level) * (within[0] + level))
@@ -130,7 +132,7 @@ class RestartPath(Path):
         noise: Noise | None,
         spread: Sequence[bool] | None = None,
     ) -> State:
-        """See `Path.move`. Copies part in a restart by its noise, without more churn."""
+        """See `Path.move`. In a restart, copies diverge by its noise, without extra churn."""
         rows = Rows.at(at, state.x.device, spread)
         moves = [self.moves[position] for position in rows.positions]
         restarted = [move.added is not None for move in moves]
@@ -147,7 +149,7 @@ class RestartPath(Path):
             after = self.solver.move(state, places, class_labels, own, spread)
             due = [number < move.steps for move in moves]
             if not all(due):
-                # The others have arrived. They are asked all the same, so that batches keep their width.
+                # The other rows have arrived. They are evaluated anyway, so that batches keep their width.
                 index = [row for row, still in enumerate(rows.listed(due)) if still]
                 after = state.put(index, after.rows(index))
             state = after
@@ -155,7 +157,7 @@ class RestartPath(Path):
 
 
 def _churn_noise(noise: Noise, rows: Rows, restarted: Sequence[bool], number: int, _: int) -> Tensor:
-    """The normals for churn in the steps of this number: groups that restart took one draw before."""
+    """The normals for churn in the steps with this number; restarting groups have taken one draw before."""
     if number > 0 or all(restarted):
         return noise(number + 1)
     if not any(restarted):

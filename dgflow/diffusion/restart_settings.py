@@ -1,4 +1,4 @@
-"""The intervals within which a sampler restarts, and the levels to which they lead back. No torch."""
+"""The intervals in which a sampler restarts, and their levels. Does not load torch."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from dgflow.specs.spec import Spec
 
 
 class RestartInterval(Spec):
-    """Noise up to level `sigma_max` and the ODE down again, `repeats` times in a row, where the sampler comes
-    to the level that is nearest to `sigma_min`.
+    """A restart interval: at the level nearest to `sigma_min`, add noise up to `sigma_max` and solve the ODE
+    back down, `repeats` times.
 
-    points: number of noise levels of one way down, both ends included; each of its points - 1 steps is of the
-        second order.
+    points: number of noise levels of one descent, including both ends; each of the points - 1 steps is
+    second-order.
     """
 
     points: int = Field(ge=2)
@@ -35,15 +35,15 @@ class RestartInterval(Spec):
         return 2 * self.repeats * (self.points - 1)
 
     def place(self, levels: Sequence[float]) -> int:
-        """The position of the level that it comes back to."""
+        """The position of the level at which the interval restarts."""
         return min(range(len(levels)), key=lambda place: abs(levels[place] - self.sigma_min))
 
 
 def placed(levels: Sequence[float], restarts: Sequence[RestartInterval]) -> dict[int, RestartInterval]:
-    """The restarts by the position of their level. As published, the first level has none, and of several
-    restarts of one level the last one counts.
+    """The restarts by position of their level. As published, the first level has none, and of several
+    restarts at one level the last one counts.
 
-    Raises ValueError for a restart whose level is 0, or not below its `sigma_max`.
+    Raises ValueError for a restart whose level is 0 or not below its `sigma_max`.
     """
     places = {restart.place(levels): restart for restart in restarts}
     places.pop(0, None)

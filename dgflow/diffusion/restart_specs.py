@@ -1,4 +1,4 @@
-"""Restart sampling as recipes name it."""
+"""Spec of restart sampling, for recipes."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 
 class Restart(Heun):
-    """Heun's method that adds noise again within intervals of noise levels, and solves once more (Xu et al.
-    2023); 2 * steps - 1 evaluations of the denoiser, and 2 * repeats * (points - 1) per interval. Without
-    `restarts` it is `Heun`.
+    """Heun's method that adds noise within intervals of noise levels and solves again (Xu et al. 2023); 2 *
+    steps - 1 evaluations of the denoiser, and 2 * repeats * (points - 1) per interval. Without `restarts` it
+    is `Heun`.
 
-    `S_noise` multiplies the noise of restarts, too. `restart_gamma`: churn within restarts, the share of the
-    level by which a step is raised between `S_min` and `S_max`.
+    `S_noise` also multiplies the noise of restarts. `restart_gamma` is the churn within restarts: the
+    relative increase of a step's level between `S_min` and `S_max`.
 
-    From a `start`, intervals that reach above it are left out.
+    For a run from a `start`, intervals that reach above it are omitted.
     """
 
     restarts: tuple[RestartInterval, ...] = ()
@@ -60,7 +60,7 @@ class Restart(Heun):
 
     @property
     def repeats(self) -> int:
-        """The number of times that noise is added."""
+        """The total number of restarts."""
         return sum(restart.repeats for restart in placed(self._own_levels, self.restarts).values())
 
     def nfe_from(self, tau: float, grid: Grid) -> int:
@@ -72,7 +72,7 @@ class Restart(Heun):
         return self._evaluations((*levels, 0.0), _within(first, self.restarts))
 
     def toy(self) -> Self:
-        """Few steps, and a short restart of every level that is left."""
+        """The sampler in smoke runs: few steps, and a short restart at every remaining level."""
         few = self.model_copy(update={"steps": min(6, self.steps), "restarts": ()})
         levels = few._own_levels
         last = {restart.place(levels): restart for restart in self.restarts}
@@ -98,7 +98,7 @@ class Restart(Heun):
 
     @property
     def _own_levels(self) -> tuple[float, ...]:
-        """The schedule's levels, 0 last, of a network that was made for all of them."""
+        """The schedule's levels, ending in 0, for a network that supports all of them."""
         return *rho_levels(self.steps, *self._limits(self.own_range), self.rho), 0.0
 
     @staticmethod
@@ -107,5 +107,5 @@ class Restart(Heun):
 
 
 def _within(highest: float, restarts: Sequence[RestartInterval]) -> tuple[RestartInterval, ...]:
-    """The restarts that do not lead above the noise level `highest`."""
+    """The restarts that do not exceed the noise level `highest`."""
     return tuple(restart for restart in restarts if restart.sigma_max <= highest * (1 + ROUNDING))

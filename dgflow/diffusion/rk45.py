@@ -1,7 +1,7 @@
 """The guided probability-flow ODE in linear-VP time, by Dormand and Prince's adaptive 5(4) method.
 
 dy/dtau = -beta / 2 * (y + score_y) of Song et al. 2021 (equation 13). Published results of LSGM and Soft
-Truncation share one step size over a batch of samples; here every sample has its own, and the shared one is a
+Truncation share one step size over a batch; here every sample has its own, and the shared step size is a
 compatibility mode.
 """
 
@@ -60,34 +60,35 @@ def rk45(
     gradients).
 
     All unfinished samples attempt a step together, each from its own time with its own size; a finished one
-    idles. The only wait for the device is between attempts. The solver stops and starts again at every time
-    in the terms' `tau_edges`, where the slope jumps, and evaluates no term beyond an edge. An attempt takes
-    six evaluations, or seven if a term has a boost.
+    idles. The host waits for the device only between attempts. The solver restarts at every time in the
+    terms' `tau_edges`, where the slope jumps, and evaluates no term beyond an edge. An attempt takes six
+    evaluations, or seven if a term has a boost.
 
     Args:
         latents: unit normals [B, ...], the state y at tau_max.
-        images: clean images [B, ...] that are diffused to tau_max, with the latents as their noise; None for
-            none.
-        tau_max, tau_min: in the time of `vp`. Soft Truncation ends at 1e-5, LSGM at 1e-5 or 1e-6.
+        images: clean images [B, ...], diffused to tau_max with the latents as noise; None to start from
+            noise.
+        tau_max, tau_min: start and end, in the time of `vp`. Soft Truncation ends at 1e-5, LSGM at 1e-5 or
+            1e-6.
         rtol, atol: allowed error of a step, relative to |y| and absolute; the root mean square over a sample
             is below 1.
-        class_labels: passed on to denoiser and guidance.
+        class_labels: passed to denoiser and guidance.
         guidance: see `guidance.GuidanceTerm`. `Point.step` counts the attempts in the piece, and `order` is
-            1. The paper leaves a boost undefined for this solver: here it acts in attempts that are multiples
-            of its period, its churn never.
-        tau_edges: times at which the denoiser itself jumps (a classifier-free scale that switches).
-        shared_step: compatibility. One step size for the batch, by the error over all of its samples, as
-            published: a sample's result then depends on its batch mates.
-        vp: the diffusion that the network was trained with. All edges are times of `LINEAR_VP` all the same.
+            1. The paper leaves a boost undefined for this solver: here it acts in attempts whose number is a
+                multiple of its period; its churn never acts.
+        tau_edges: times at which the denoiser jumps (a classifier-free scale that switches).
+        shared_step: compatibility mode: one step size for the batch, from the error over all samples, as
+            published; a sample's result then depends on the rest of its batch.
+        vp: the diffusion of the network's training. All edges remain times of `LINEAR_VP`.
         denoise_last: end with the guided denoised image at tau_min.
-        denoise_tau: the time of that last denoising if not tau_min. Soft Truncation's is the time to which it
-            trained, whatever the time to which it solves.
+        denoise_tau: the time of that last denoising, if not tau_min. Soft Truncation uses the lower end of
+            its training, independent of the end of the ODE.
 
-    Returns the state at tau_min as `x`; `nfe` counts evaluations of the batch, in every piece as many as the
-    slowest sample needed; `evaluations` those of every sample until it was finished.
+    Returns the state at tau_min as `x`; `nfe` counts evaluations of the batch: in every piece, as many as the
+    slowest sample needed; `evaluations` counts those of each sample until it was finished.
 
-    Raises ValueError for impossible times and tolerances, FloatingPointError where a solution cannot go on
-    (above all for NaN).
+    Raises ValueError for impossible times and tolerances, FloatingPointError if a solution cannot continue
+    (mostly for NaN).
     """
     if not 0.0 < tau_min < tau_max <= 1.0:
         raise ValueError(f"expected 0 < tau_min < tau_max <= 1, found tau_min={tau_min}, tau_max={tau_max}")
@@ -95,7 +96,7 @@ def rk45(
         raise ValueError(f"expected 0 < denoise_tau <= 1, found {denoise_tau}")
     check_tolerances(rtol, atol)
     flow = _Flow(denoiser, len(latents), class_labels, guidance, vp)
-    # A boost makes the last slope of an attempt another than the next's first.
+    # With a boost, the last slope of an attempt differs from the first of the next.
     reuse = all(boost is None for boost in boosts_of(guidance))
     last: LogRatios = [None] * len(guidance)
     y = latents.double()
@@ -158,11 +159,11 @@ class _Flow:
         self.bounds = (0.0, 0.0)
         self.log_ratios: LogRatios = []
         self.of_batch = [0] * (1 + len(guidance))
-        self._counted = list(self.of_batch)  # the part of them that `of_samples` has
+        self._counted = list(self.of_batch)  # the evaluations already in `of_samples`
         self.of_samples: Tensor = torch.zeros(samples, len(self.of_batch), dtype=torch.int64)
 
     def count(self, unfinished: Tensor) -> None:
-        """Count the evaluations since the last time of the samples [B] that were unfinished."""
+        """Add the evaluations since the last call to the samples [B] that were unfinished."""
         new = [count - before for count, before in zip(self.of_batch, self._counted, strict=True)]
         self._counted = list(self.of_batch)
         new_E = torch.tensor(new, device=unfinished.device)

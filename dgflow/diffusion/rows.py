@@ -1,7 +1,7 @@
-"""The rows of a batch at their positions along a path, in groups of rows that move alike.
+"""The rows of a batch at their positions along a path, in groups of rows that move together.
 
-Positions are known on the host, so that nothing waits for the device; and host work is per group, so that it
-does not grow with the batch.
+Positions are known on the host, so nothing waits for the device; host work is per group, so it does not grow
+with the batch.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ T = TypeVar("T")
 
 
 class Levels(NamedTuple):
-    """Noise levels of a batch's rows, [B] float64, and what holds those of each group, on the host."""
+    """Noise levels of a batch's rows, float64 [B], and the bounds of each group, on the host."""
 
     sigma: Tensor
     groups: Sequence[Bounds]
 
     @property
     def bounds(self) -> Bounds:
-        """Host floats (low, high) that hold the levels of all groups."""
+        """Host floats (low, high) that enclose the levels of all groups."""
         return min(low for low, _ in self.groups), max(high for _, high in self.groups)
 
 
@@ -37,10 +37,10 @@ class Rows:
     """The rows of a batch.
 
     Args:
-        positions: of each group.
-        spread: of each group, see `paths.Path.move`.
-        group: of each row, int64 [B], on the host; None where there is one group.
-        count: B.
+        positions: position of each group.
+        spread: per group, see `paths.Path.move`.
+        group: group of each row, int64 [B], on the host; None if there is one group.
+        count: number of rows, B.
     """
 
     positions: Sequence[int]
@@ -51,7 +51,7 @@ class Rows:
 
     @classmethod
     def at(cls, at: Sequence[int], device: torch.device, spread: Sequence[bool] | None = None) -> Rows:
-        """The rows of these positions, [B] each."""
+        """Group rows by their positions; arguments [B] each."""
         spread = [False] * len(at) if spread is None else spread
         first = (at[0], spread[0]) if at else (0, False)
         if (at.count(first[0]), spread.count(first[1])) == (len(at), len(at)):
@@ -61,21 +61,22 @@ class Rows:
         return cls([p for p, _ in known], [s for _, s in known], np.array(group), len(at), device)
 
     def step(self, numbers: Sequence[int]) -> int | Tensor:
-        """`Point.step`: the number of the step at each row's position, as one if they are equal, else int64
-        [B]."""
+        """`Point.step`: the step number at each row's position: one number if all are equal, otherwise int64
+        [B].
+        """
         own = [numbers[position] for position in self.positions]
         return own[0] if len(set(own)) == 1 else self._tensor(own, torch.int64)
 
     def of(self, values: Sequence[float], ahead: int = 0) -> Tensor:
-        """[B] float64: each row's value, which is that at its position, or so many positions ahead."""
+        """The value at each row's position, or `ahead` positions further; float64 [B]."""
         return self.each([values[position + ahead] for position in self.positions])
 
     def each(self, values: Sequence[float]) -> Tensor:
-        """[B] float64, of one value per group."""
+        """One value per group, expanded to float64 [B]."""
         return self._tensor(values, torch.float64)
 
     def where(self, chosen: Sequence[bool]) -> Tensor:
-        """[B] bool, of one value per group."""
+        """One value per group, expanded to bool [B]."""
         return self._tensor(chosen, torch.bool)
 
     def levels(self, values: Sequence[float], ahead: int = 0) -> Levels:
@@ -84,13 +85,13 @@ class Rows:
         return Levels(self.each(own), [(value, value) for value in own])
 
     def listed(self, values: Sequence[T]) -> list[T]:
-        """[B] on the host, of one value per group."""
+        """One value per group, expanded to [B] on the host."""
         if self.group is None:
             return [values[0]] * self.count
         return [values[group] for group in self.group]
 
     def counts(self, values: np.ndarray) -> np.ndarray:
-        """[B, ...] on the host, of [groups, ...]."""
+        """Expand [groups, ...] to [B, ...] on the host."""
         if self.group is None:
             return np.broadcast_to(values[0], (self.count, *values.shape[1:]))
         return values[self.group]

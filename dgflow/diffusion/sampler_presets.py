@@ -12,7 +12,7 @@ from dgflow.diffusion.restart_specs import Restart
 
 @dataclass(frozen=True)
 class RestartRow:
-    """A sampler for the networks of EDM's release; `published_fid` is None where it is not at hand."""
+    """A sampler for the networks of EDM's release; `published_fid` is None if unknown."""
 
     sampler: Restart
     published_fid: float | None = None
@@ -50,7 +50,7 @@ RESTART_ROWS = MappingProxyType(
         ),
     }
 )
-"""By data set, score network where it is not EDM's own (or PFGM++), and evaluations: 43 of "cifar10"."""
+"""Rows by data set, score network unless it is EDM's own (or PFGM++), and evaluations; "cifar10" has 43."""
 
 
 def restart(row: str) -> Restart:

@@ -1,6 +1,6 @@
-"""Samplers as recipes name them: frozen values whose `sample` runs where torch is.
+"""Specs of samplers, for recipes: frozen values whose `sample` runs with torch.
 
-Every sampler takes every guidance term, and every score network that was made for its noise levels.
+Every sampler supports every guidance term, and every score network that covers its noise levels.
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ if TYPE_CHECKING:
 
 
 Respacing = Annotated[str, Field(pattern=r"^(ddim[1-9]\d*|(0,)*[1-9]\d*(,(0|[1-9]\d*))*)?$")]
-"""The steps of a schedule to walk: "250" evenly, "10,20,30" in each of equal sections ("40,0,5": none in
-the second), "ddim25" by a fixed stride, "" all."""
+"""The steps of a schedule to use: "250" evenly, "10,20,30" in each of equal sections ("40,0,5": none in the
+second), "ddim25" by a fixed stride, "" all.
+"""
 
 
 class SamplerSpec(Spec, ABC):
-    """A sampler. Subclasses from outside this package work like those in it."""
+    """Base of all samplers. Subclasses outside this package work like those in it."""
 
     @property
     @abstractmethod
@@ -53,24 +54,24 @@ class SamplerSpec(Spec, ABC):
         noise: Noise,
         start: Start | None = None,
     ) -> Sample:
-        """One batch.
+        """Draw one batch.
 
         Args:
             latents: unit normals [B, C, H, W] float64.
             class_labels: int64 [B]; None for an unconditional network.
-            terms: guidance, asked by `dgflow.diffusion.guidance.guide`.
-            noise: unit normals like `latents`, by the number of the step.
-            start: the images from which to go on, and the noise level to begin at; None for the whole run.
-                Steps are counted from 0 in both. Optional for subclasses: without it, they cannot translate
-                images.
+            terms: guidance, evaluated by `dgflow.diffusion.guidance.guide`.
+            noise: unit normals like `latents`, by step number.
+            start: images to continue from, and the noise level to begin at; None for a full run. Steps are
+                counted from 0 in both cases. Optional for subclasses, which cannot translate images without
+                it.
 
         Raises ValueError for a start outside the sampler's noise levels.
         """
 
     def path(self, model: ScoreModel, terms: Terms, device: torch.device, start: Start | None = None) -> Path:
-        """The sampler as moves between noise levels, for selections; its whole walk gives what `sample` does.
+        """The sampler as moves between noise levels, for selections; walking the whole path equals `sample`.
 
-        Raises ValueError for a sampler that is none, and for a start outside its noise levels.
+        Raises ValueError for a sampler without a path, and for a start outside its noise levels.
         """
         del model, terms, device, start
         raise ValueError(
@@ -80,28 +81,30 @@ class SamplerSpec(Spec, ABC):
 
     @property
     def has_path(self) -> bool:
-        """True for a sampler whose steps are fixed beforehand."""
+        """True for a sampler whose steps are fixed in advance."""
         return type(self).path is not SamplerSpec.path
 
     @property
     def moves(self) -> int:
-        """The number of moves of its path, as far as it is known without a network."""
+        """The number of moves of the path, as far as known without a network."""
         return self.nfe
 
     @property
     def widest_range(self) -> tuple[float, float] | None:
-        """The lowest and highest noise level at which a step can begin, whatever the network; None where that
-        is not known without it."""
+        """The lowest and highest noise level at which a step can begin, for any network; None if that depends
+        on the network.
+        """
         return None
 
     @property
     def starts_within(self) -> bool:
-        """True for a sampler that can begin within its range, at the images of a `start`."""
+        """True for a sampler that can begin within its range, from the images of a `start`."""
         return "start" in inspect.signature(self.sample).parameters
 
     def check_start(self, tau: float) -> None:
-        """Raise ValueError for a linear-VP time at which it cannot begin, as far as that is known without a
-        network."""
+        """Raise ValueError for a linear-VP time at which the sampler cannot begin, as far as known without a
+        network.
+        """
         if not self.starts_within:
             raise ValueError(
                 f"expected a sampler that can begin within its range, found {type(self).__name__}, whose "
@@ -109,24 +112,27 @@ class SamplerSpec(Spec, ABC):
             )
 
     def nfe_from(self, tau: float, grid: Grid) -> int:
-        """Rough number of evaluations of the score network per sample that begins at linear-VP time `tau`."""
+        """Approximate number of evaluations of the score network for a sample that begins at linear-VP time
+        `tau`.
+        """
         if (within := self.evaluations_within(0.0, tau)) is not None:
             return max(1, round(within))
         return self.nfe if grid == "whole" else max(1, round(self.nfe * tau))
 
     @property
     def second_order_share(self) -> float:
-        """Share of the slope of the second order (`Point.order`) in a step; 0 for steps of one order."""
+        """Share of the second-order slope (`Point.order`) in a step; 0 for first-order steps."""
         return 0.0
 
     @property
     def block(self) -> int | None:
-        """Number of samples that share step sizes, a divisor of shards; None where each has its own."""
+        """Number of samples that share step sizes, a divisor of shards; None if each has its own."""
         return None
 
     def evaluations_within(self, low: float, high: float) -> float | None:
-        """Rough number of evaluations with `low` <= tau <= `high`; None where the steps are fixed beforehand
-        and can be counted."""
+        """Approximate number of evaluations with `low` <= tau <= `high`; None if the steps are fixed in
+        advance and can be counted.
+        """
         del low, high
         return None
 
@@ -134,12 +140,12 @@ class SamplerSpec(Spec, ABC):
         return super().in_smoke(smoke, factor).toy()
 
     def toy(self) -> Self:
-        """Its form in smoke runs, with few steps."""
+        """The sampler in smoke runs, with few steps."""
         return self
 
 
 class _Moves(SamplerSpec):
-    """A sampler whose steps are fixed beforehand: it walks its path."""
+    """A sampler whose steps are fixed in advance, which walks its path."""
 
     def sample(
         self,
@@ -162,11 +168,11 @@ class _Moves(SamplerSpec):
 
 
 class _Levels(_Moves):
-    """Steps between two noise levels; None for `sigma_min`, `sigma_max` is the sampler's own, narrowed to
-    what the network was made for.
+    """A sampler between two noise levels; None for `sigma_min`, `sigma_max` is the sampler's default,
+    narrowed to the network's range.
 
-    EDM's stochasticity: noise of `S_churn` / steps of the level is added and removed again, between `S_min`
-    and `S_max`.
+    EDM's stochasticity: between `S_min` and `S_max`, noise raises the level by the fraction `S_churn` / steps
+    and is removed again.
     """
 
     S_churn: float = Field(default=0.0, ge=0)
@@ -195,14 +201,14 @@ class _Levels(_Moves):
         return self.model_copy(update={"steps": min(6, self.steps)})
 
     def churn(self, model: ScoreModel) -> dict[str, Any]:
-        """Keyword arguments of the samplers' functions and paths."""
+        """Keyword arguments for the samplers' functions and paths."""
         top = float("inf") if self.S_max is None else self.S_max
         levels = {"S_churn": self.S_churn, "S_min": self.S_min, "S_max": top, "S_noise": self.S_noise}
         return levels | {"churn_steps": self.steps, "round_sigma": model.round_sigma}
 
     @property
     def own_range(self) -> tuple[float, float]:
-        """(sigma_min, sigma_max) where these are None."""
+        """The defaults of (sigma_min, sigma_max)."""
         return EDM_RANGE
 
     @property
@@ -232,9 +238,9 @@ class _Levels(_Moves):
     def levels(
         self, model: ScoreModel, start: Start | None, between: Callable[[float, float], tuple[float, ...]]
     ) -> tuple[float, ...]:
-        """The levels of a run, the last one 0; `between` makes those from the lowest to the highest one.
+        """The levels of a run, ending in 0; `between` makes the levels from the lowest to the highest.
 
-        Raises ValueError for levels that the network was not made for.
+        Raises ValueError for levels outside the network's range.
         """
         low, high = self.span(model)
         if start is None:
@@ -245,7 +251,7 @@ class _Levels(_Moves):
         return sigmas
 
     def span(self, model: ScoreModel) -> tuple[float, float]:
-        """(sigma_min, sigma_max) for `model`."""
+        """The range (sigma_min, sigma_max) for `model`."""
         return self._limits(model.narrowed(*self.own_range))
 
     def _limits(self, own: tuple[float, float]) -> tuple[float, float]:
@@ -260,7 +266,7 @@ class Heun(_Levels):
     """EDM's second-order sampler (Karras et al. 2022, Algorithm 2); 2 * steps - 1 evaluations of the
     denoiser.
 
-    None for `sigma_min`, `sigma_max` is 0.002 and 80, narrowed to what the network was made for.
+    None for `sigma_min`, `sigma_max` is 0.002 and 80, narrowed to the network's range.
     """
 
     @model_validator(mode="after")
@@ -291,8 +297,7 @@ class EDMAblation(_Levels):
     """EDM's general sampler (Karras et al. 2022, Table 1): its discretisations, schedules, scalings and
     solvers in any combination.
 
-    None for `sigma_min`, `sigma_max` is the discretisation's own range, narrowed to what the network was made
-    for.
+    None for `sigma_min`, `sigma_max` is the discretisation's range, narrowed to the network's range.
     """
 
     solver: Literal["euler", "heun"] = "heun"
@@ -326,10 +331,10 @@ class EDMAblation(_Levels):
 
 
 class _Ancestral(_Moves):
-    """Steps of a network's discrete schedule, or of linear VP at 1,000 steps for networks without one."""
+    """A sampler on a network's discrete schedule, or on linear VP at 1,000 steps for networks without one."""
 
     respacing: Respacing
-    clip_denoised: bool | None = None  # None: images are clipped to [-1, 1] in every step, latents are not
+    clip_denoised: bool | None = None  # None: clip images to [-1, 1] in every step, but not latents
 
     @property
     def nfe(self) -> int:
@@ -337,11 +342,11 @@ class _Ancestral(_Moves):
         return sum(map(int, counts)) if self.respacing else 1000
 
     def nfe_from(self, tau: float, grid: Grid) -> int:
-        # Where every step is kept, there are no more behind a start.
+        # If every step is kept, there are no further steps below a start.
         return super().nfe_from(tau, grid if self.respacing else "tail")
 
     def toy(self) -> Self:
-        """Ten steps, in as many sections or by as fixed a stride."""
+        """The sampler in smoke runs: ten steps, with the same number of sections or a fixed stride."""
         sections = self.respacing.split(",")
         sectioned = ",".join([str(max(2, 10 // len(sections)))] * len(sections))
         return self.model_copy(
@@ -354,17 +359,17 @@ class _Ancestral(_Moves):
 
 
 class DDPM(_Ancestral):
-    """Ancestral sampling (Ho et al. 2020) on a network's discrete schedule, with the variance that it learned
-    if it learned one.
+    """Ancestral sampling (Ho et al. 2020) on a network's discrete schedule, with the learned variance, if
+    any.
 
-    Networks without a schedule are sampled on linear VP at 1,000 steps. `clip_denoised`, None: images are
-    clipped to [-1, 1] in every step, latents are not.
+    Networks without a schedule are sampled on linear VP at 1,000 steps. With `clip_denoised` None, images are
+    clipped to [-1, 1] in every step, but not latents.
 
-    `respacing`: how many of the steps, "250", or how many of each of several equal sections, "10,20,30".
+    `respacing`: the number of steps, "250", or the numbers of steps in equal sections, "10,20,30".
     """
 
     respacing: Respacing = "250"
-    fixed_variance: Literal["small", "large"] = "small"  # for networks that learn none
+    fixed_variance: Literal["small", "large"] = "small"  # for networks without learned variance
 
     def path(self, model: ScoreModel, terms: Terms, device: torch.device, start: Start | None = None) -> Path:
         from dgflow.diffusion.ancestral import DDPMPath
@@ -374,7 +379,7 @@ class DDPM(_Ancestral):
 
 
 class DDIM(_Ancestral):
-    """Song et al. 2021 on a network's discrete schedule; `eta` 0 is deterministic, 1 as noisy as DDPM.
+    """DDIM (Song et al. 2021) on a network's discrete schedule; `eta` 0 is deterministic, 1 as noisy as DDPM.
 
     `respacing` "ddim25": 25 steps.
     """
@@ -393,9 +398,10 @@ class RK45(SamplerSpec):
     """The probability-flow ODE solved by Dormand and Prince's 5(4) in linear-VP time, from `tau_max` down to
     `tau_min`.
 
-    Every sample has its own step size, so that batch mates do not matter. `shared_block`: compatibility with
-    the originals, in which a block of so many samples shares one step size; the block's samples then depend
-    on each other. `denoise_last` ends with a denoising step, at `denoise_tau` (None: at `tau_min`).
+    Every sample has its own step size and does not depend on the rest of its batch. `shared_block` is a
+    compatibility mode in which a block of that many samples shares one step size, as in the original code;
+    the samples of a block then depend on each other. `denoise_last` ends with a denoising step, at
+    `denoise_tau` (None: at `tau_min`).
     """
 
     tolerance: float = Field(default=1e-5, gt=0)
@@ -431,7 +437,7 @@ class RK45(SamplerSpec):
             )
 
     def toy(self) -> Self:
-        block = None if self.shared_block is None else 4  # divides the shards of smoke runs
+        block = None if self.shared_block is None else 4  # a divisor of the shards of smoke runs
         return self.model_copy(update={"tolerance": max(0.1, self.tolerance), "shared_block": block})
 
     def sample(

@@ -1,9 +1,9 @@
-"""The forms of denoiser, noise predictor and result that all samplers share.
+"""The interfaces of denoiser, noise predictor and result that all samplers share.
 
 A sampler is a plain function of (denoiser or predictor, latents, schedule). Its state is float64; its
-schedule is Python floats and its noise levels are per sample on the device, so that no step waits for the
-device. A sample's result does not depend on its batch mates (as far as the networks' own arithmetic does
-not). Networks, random numbers and guidance terms are the caller's.
+schedule is Python floats, and its noise levels are per sample on the device, so no step waits for the device.
+A sample's result does not depend on the rest of its batch (up to the networks' own arithmetic). The caller
+provides networks, random numbers and guidance terms.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ step's log variance between its two bounds, -1 to 1, None for a network that lea
 and LSGM's prior have this form; `denoisers` makes a `Denoiser` of it."""
 
 Noise = Callable[[int], Tensor]
-"""Number of a step -> unit normals [B, ...]; a stream with state answers in rising order only."""
+"""Step number -> unit normals [B, ...]; a stateful stream accepts increasing numbers only."""
 
 RoundSigma = Callable[[Tensor], Tensor]
-"""Noise levels, any shape, float64 -> the nearest ones that a network knows, without a host sync."""
+"""Noise levels, any shape, float64 -> the nearest levels of a network, without a host sync."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class Sample:
         guidance_nfe: evaluations of guidance terms.
         log_ratio: [B] float64, the first-order log-ratio of each sample in its last step inside the window,
             by the first term that has one; OUTSIDE_LOG_RATIO (1e7) for a sample that was never inside; None
-            if no term ever gave one.
-        guide_nfe: evaluations of each entry of guidance, which are `guidance_nfe` in all; None where the
-            sampler does not tell.
-        evaluations: int64 [B, 1 + entries], those of the denoiser and of each entry in which each sample took
-            part; None where it took part in all.
+            if no term ever returned one.
+        guide_nfe: evaluations of each entry of guidance, `guidance_nfe` in total; None if the sampler does
+            not count them.
+        evaluations: evaluations of the denoiser and of each entry in which each sample took part, int64 [B, 1
+            + entries]; None if every sample took part in all.
     """
 
     x: Tensor
@@ -59,9 +59,9 @@ class Sample:
     evaluations: Tensor | None = None
 
     def counts(self, entries: int) -> Tensor:
-        """`evaluations` of so many entries of guidance.
+        """`evaluations` for `entries` entries of guidance.
 
-        Raises ValueError for several whose evaluations the sampler does not tell apart.
+        Raises ValueError for several entries if the sampler does not count them separately.
         """
         if self.evaluations is not None:
             return self.evaluations
@@ -76,14 +76,14 @@ class Sample:
 
 @dataclass(frozen=True)
 class Start:
-    """Clean images from which a sampler goes on (SDEdit, Meng et al. 2022): x = images + level * latents at
+    """Clean images from which a sampler continues (SDEdit, Meng et al. 2022): x = images + level * latents at
     its first level.
 
     Args:
         images: [B, ...] float64, in the units of the denoiser's clean x0.
-        sigma: the first noise level. A sampler whose network or schedule knows some levels only begins at the
-            nearest of these.
-        grid: the levels behind it, see `Grid`. Without meaning for a solver that chooses its own steps.
+        sigma: the first noise level. A sampler with a discrete network or schedule begins at the nearest
+            level.
+        grid: the levels below it, see `Grid`; unused by an adaptive solver.
     """
 
     images: Tensor
@@ -92,16 +92,18 @@ class Start:
 
 
 def noised(latents: Tensor, level: float | Tensor, images: Tensor | None) -> Tensor:
-    """The state [B, ...] float64 at a noise level, a number or [B], of unit normals: alone, or on clean
-    images."""
+    """The state [B, ...] float64 at a noise level, a number or [B], from unit normals, added to clean images
+    if given.
+    """
     scale = per_sample(level, latents) if isinstance(level, Tensor) else level
     noise = latents.double() * scale
     return noise if images is None else images.double() + noise
 
 
 def rounded(levels: Sequence[float], round_sigma: RoundSigma | None, device: torch.device) -> list[float]:
-    """Levels as the network knows them, except a last one of 0, on the host: one wait for the device before
-    the first step."""
+    """Round levels for the network, except a last level of 0, on the host; waits for the device once, before
+    the first step.
+    """
     if round_sigma is None:
         return list(levels)
     known = levels[:-1] if levels[-1] == 0.0 else levels

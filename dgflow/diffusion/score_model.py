@@ -1,5 +1,6 @@
-"""One seam for every backbone: a denoiser for the ODE samplers, a noise predictor on its own schedule for the
-ancestral ones."""
+"""The common interface of all score networks: a denoiser for ODE samplers, and a noise predictor on its own
+schedule for ancestral ones.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +27,10 @@ VP_SCHEDULE = DiscreteSchedule(
     ),
     tuple(range(VP_STEPS)),
 )
-"""Linear VP at 1,000 equal steps of time, from sigma = 152.17, for networks that know no discrete schedule.
+"""Linear VP at 1,000 equal steps of time, from sigma = 152.17, for networks without a discrete schedule.
 DDPM's own is close to it (half a step at the clean end) but begins at 157.4, beyond the range of networks of
-continuous time."""
+continuous time.
+"""
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,13 @@ class ScoreModel:
 
     Args:
         denoiser: in the EDM convention.
-        predictor, schedule: the network itself and its schedule, if that is a discrete one (ADM, DiT).
-        null_label: the "no class" label of a network that has one.
-        round_sigma: the nearest noise levels that the network knows; None if it knows all of its range.
-        sigma_range: the noise levels that it was made for.
+        predictor, schedule: the network and its schedule, if discrete (ADM, DiT).
+        null_label: the "no class" label; None if there is none.
+        round_sigma: rounds to the network's nearest noise levels; None if it supports all levels in its
+            range.
+        sigma_range: the network's range of noise levels.
         tau_edges: linear-VP times at which the denoiser jumps.
-        latent: samples are latents, which have no bounds, and not images in [-1, 1].
+        latent: True if samples are latents, which are unbounded, rather than images in [-1, 1].
     """
 
     denoiser: Denoiser
@@ -55,12 +58,13 @@ class ScoreModel:
     latent: bool = False
 
     def narrowed(self, sigma_min: float, sigma_max: float) -> tuple[float, float]:
-        """The part of [sigma_min, sigma_max] that the network was made for."""
+        """The part of [sigma_min, sigma_max] in the network's range."""
         return max(sigma_min, self.sigma_range[0]), min(sigma_max, self.sigma_range[1])
 
     def check_sigmas(self, sigmas: Sequence[float]) -> None:
-        """Raise ValueError for noise levels that the network was not made for, rounding apart. Churn may pass
-        the upper end, as published."""
+        """Raise ValueError for noise levels outside the network's range, up to rounding. Churn may exceed the
+        upper end, as published.
+        """
         low, high = self.sigma_range
         i = first_outside(sigmas, low, high)
         if i is not None:
@@ -73,14 +77,14 @@ class ScoreModel:
     def levels_from(
         self, start: Start, sigmas: Callable[[float], Sequence[float]], span: tuple[float, float]
     ) -> tuple[float, ...]:
-        """The falling noise levels of a run that begins at `start`, as this network knows them; a last one of
-        0 stays.
+        """The decreasing noise levels of a run that begins at `start`, rounded for this network; a last level
+        of 0 stays.
 
         Args:
-            sigmas: highest level -> the levels of a sampler down from it.
-            span: (lowest, highest level) of a whole run.
+            sigmas: highest level -> the sampler's levels from there down.
+            span: (lowest, highest) level of a full run.
 
-        Raises ValueError for a start that is not above the lowest and at most the highest level.
+        Raises ValueError for a start outside (lowest, highest].
         """
         low, high = span
         if not low < start.sigma <= high * (1 + ROUNDING):
@@ -96,10 +100,10 @@ class ScoreModel:
         return first, *(level for level in known if whole or level < first * (1 - ROUNDING))
 
     def discrete(self, respacing: str, start: Start | None = None) -> tuple[Predictor, DiscreteSchedule]:
-        """The network on its own schedule, or on `VP_SCHEDULE` if it has none, respaced; where there is a
-        start, the part that is at or below its noise level.
+        """The network on its own schedule, or on `VP_SCHEDULE` if it has none, respaced; with a start, the
+        part at or below its noise level.
 
-        Raises ValueError if the network was not made for that schedule's noise levels.
+        Raises ValueError if the schedule's noise levels are outside the network's range.
         """
         schedule = VP_SCHEDULE if self.predictor is None or self.schedule is None else self.schedule
         if start is None:
@@ -112,7 +116,7 @@ class ScoreModel:
         return predictor_of(self.denoiser, schedule), schedule
 
     def classifier_free(self, settings: ClassifierFree) -> ScoreModel:
-        """The same under classifier-free guidance; a `Switch` of the scale is in the schedule's steps.
+        """The model with classifier-free guidance; a `Switch` of the scale refers to the schedule's steps.
 
         Raises ValueError for a network without a null class.
         """
@@ -128,7 +132,7 @@ class ScoreModel:
         return replace(self, denoiser=denoiser, predictor=predictor, tau_edges=edges)
 
     def of_null_class(self) -> ScoreModel:
-        """The same, asked for no class whatever the labels.
+        """The model evaluated for no class, whatever the labels.
 
         Raises ValueError for a network without a null class.
         """
@@ -142,15 +146,16 @@ class ScoreModel:
         return replace(self, denoiser=unconditional, predictor=None)
 
     def without_labels(self) -> ScoreModel:
-        """The same for a network without classes whose guides have some: labels do not reach the network."""
+        """The model without labels, for a network without classes whose guides have classes."""
         denoiser, predictor = self.denoiser, self.predictor
         alone = None if predictor is None else lambda y, time, _: predictor(y, time, None)
         return replace(self, denoiser=lambda x, sigma, _: denoiser(x, sigma, None), predictor=alone)
 
 
 def first_outside(sigmas: Sequence[float], sigma_min: float, sigma_max: float) -> int | None:
-    """Position of the first noise level outside [sigma_min, sigma_max], float32 rounding apart, or not finite
-    and above 0; None if all are inside."""
+    """Position of the first noise level that is outside [sigma_min, sigma_max], up to float32 rounding, or
+    not finite and positive; None if all are valid.
+    """
     low, high = sigma_min * (1 - ROUNDING), sigma_max * (1 + ROUNDING)
     return next(
         (i for i, sigma in enumerate(sigmas) if not (low <= sigma <= high and 0 < sigma < math.inf)), None

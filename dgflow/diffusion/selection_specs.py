@@ -1,8 +1,6 @@
-"""Selections as recipes name them: which of the samples that a sampler draws, or of their parts on the way,
-are kept.
+"""Specs of selections, for recipes: which of a sampler's samples, or of their intermediate states, are kept.
 
-A selection looks at samples with a discriminator's log-ratio. What it does when it runs is in
-`dgflow.diffusion.selection`.
+A selection evaluates samples by a discriminator's log-ratio. `dgflow.diffusion.selection` implements it.
 """
 
 from __future__ import annotations
@@ -21,43 +19,43 @@ if TYPE_CHECKING:
 
 
 class SelectionSpec(Spec, ABC):
-    """How samples are selected. A selection makes whole shards, so that it can regroup the samples that are
-    on their way."""
+    """Base of all selections. A selection makes whole shards, so that it can regroup samples during
+    sampling.
+    """
 
     asks_on_the_way: ClassVar[bool] = False
-    """True where `discriminator` is asked about noisy samples, not about finished ones alone."""
+    """True if `discriminator` is evaluated on noisy samples, not only on finished ones."""
 
     discriminator: Weights
 
     @abstractmethod
     def select(self, run: Run, start: int, stop: int, inputs: Bound) -> Selected:
-        """The samples [start, stop).
+        """Make the samples [start, stop).
 
         Args:
-            run: the loaded system that samples are drawn from.
-            inputs: of the step; results that the selection names have paths like `selection.thresholds`.
+            run: the loaded system from which samples are drawn.
+            inputs: inputs of the step; results that the selection names have paths like
+                `selection.thresholds`.
 
-        Raises ValueError for a sampler or system that it cannot select from.
+        Raises ValueError for an unsupported sampler or system.
         """
 
     @abstractmethod
     def evaluations(self, sampler: SamplerSpec) -> tuple[float, float]:
-        """About how many evaluations a sample takes, as far as can be known: (of the score network, of
-        `discriminator`, forward)."""
+        """Approximate evaluations per sample, as far as known: (score network, `discriminator` forward)."""
 
     def check(self, where: str, sampler: SamplerSpec, score: Weights, guidance: tuple[Guidance, ...]) -> None:
-        """Raise ValueError, naming the field, for a sampler, score network or guidance that it cannot select
-        from."""
+        """Raise ValueError, naming the field, for an unsupported sampler, score network or guidance."""
         del where, sampler, score, guidance
 
     @property
     def title(self) -> str:
-        """For people, as in "by rejection"."""
+        """Title for display, such as "by rejection"."""
         return "selected"
 
     def in_smoke(self, smoke: SmokeRun, factor: int) -> Self:
         return super().in_smoke(smoke, factor).toy()
 
     def toy(self) -> Self:
-        """Its form in smoke runs, with few samples that are drawn for one."""
+        """The selection in smoke runs, with few draws per sample."""
         return self

@@ -2,10 +2,10 @@
 
 Everywhere in dgflow `sigma` is the EDM noise level (x = x0 + sigma * z) and `tau` is the time in [0, 1] of
 the linear variance-preserving diffusion dy = -beta/2 y dtau + sqrt(beta) dw with beta(tau) = beta_0 + (beta_1
-- beta_0) tau. The two describe the same sample at another scale: y = x / sqrt(1 + sigma^2), with B(tau) =
-integral of beta = log(1 + sigma^2). The forms below do not cancel near 0 (log1p, expm1), so float32 keeps its
-relative accuracy at every level; the textbook forms lose all of it below tau = 1e-4. Windows, switches and
-discriminators mean `LINEAR_VP`; a backbone trained with other betas passes its own as `vp`.
+- beta_0) tau. Both describe the same sample at different scales: y = x / sqrt(1 + sigma^2), with B(tau) =
+integral of beta = log(1 + sigma^2). The formulas below avoid cancellation near 0 (log1p, expm1), so float32
+keeps its relative accuracy at every level; the textbook formulas lose all accuracy below tau = 1e-4. Windows,
+switches and discriminators refer to `LINEAR_VP`; a backbone trained with other betas passes its own `vp`.
 
 The maps take a tensor (any shape, any device, no host sync) or a Python float, and return the same kind.
 Sources: Kim et al. 2023 (Discriminator Guidance), appendix A; Nichol and Dhariwal 2021 (cosine schedule).
@@ -29,11 +29,11 @@ COSINE_S = 0.008
 Level = TypeVar("Level", float, Tensor)
 
 TimeMap = Callable[[Tensor], Tensor]
-"""Noise levels sigma [B], float64 -> a network's time [B] for them, in the unit that it was trained with."""
+"""Noise levels sigma [B], float64 -> a network's time [B], in the unit of its training."""
 
 
 def beta(tau: Level, vp: LinearVP = LINEAR_VP) -> Level:
-    """beta(tau), the rate at which noise is mixed in."""
+    """beta(tau), the rate of adding noise."""
     return vp.beta_0 + vp.slope * tau
 
 
@@ -44,7 +44,7 @@ def integrated_beta(tau: Level, vp: LinearVP = LINEAR_VP) -> Level:
 
 def tau_from_integrated_beta(beta: Level, vp: LinearVP = LINEAR_VP) -> Level:
     """The time tau at which B(tau) = `beta`; NaN or negative below B(0)."""
-    # The positive root of a quadratic equation, in the form that has no difference in it.
+    # The positive root of a quadratic equation, in the form without cancellation.
     grown = beta - vp.start
     square = vp.beta_0**2 + 2.0 * vp.slope * grown
     return 2.0 * grown / (vp.beta_0 + _library(square).sqrt(square))
@@ -71,7 +71,7 @@ def mean_std(tau: Level, vp: LinearVP = LINEAR_VP) -> tuple[Level, Level]:
 def cosine_time(tau: Level, s: float = COSINE_S, vp: LinearVP = LINEAR_VP) -> Level:
     """The cosine-schedule time in [0, 1] with the signal-to-noise ratio of linear-VP time `tau`.
 
-    Both diffusions preserve variance, so a network's input y is the same and only its time changes. Equal to
+    Both diffusions preserve variance, so a network's input y is unchanged and only its time differs. Equal to
     (1 + s) (2 / pi) arccos(sqrt(f0) exp(-B / 2)) - s with f0 = cos^2(s / (1 + s) * pi / 2), in a form that is
     accurate where arccos is not.
     """
@@ -91,7 +91,7 @@ def cosine_from_sigma(sigma: Level, s: float = COSINE_S) -> Level:
 def log_uniform_sigma(u: Tensor, sigma_min: float, sigma_max: float) -> Tensor:
     """sigma with log(sigma) uniform on [log(sigma_min), log(sigma_max)], from `u` uniform on [0, 1].
 
-    Between the levels that guidance visits, such as 0.0447 (tau = 0.01) to 80, no training is spent
+    With the levels that guidance visits as bounds, such as 0.0447 (tau = 0.01) to 80, no training is spent
     elsewhere: 32 % of `importance_tau`'s draws lie below tau = 0.01 and 5 % above sigma = 80. Raises
     ValueError unless 0 < sigma_min < sigma_max.
     """
@@ -106,7 +106,7 @@ def importance_tau(u: Tensor, tau_min: float = 1e-5, vp: LinearVP = LINEAR_VP) -
     """Importance-sampled times in [tau_min, 1]: density proportional to beta / std^2, from `u` uniform on [0,
     1] (Kim et al. 2023).
 
-    That density is exactly log(sigma) uniform between the levels of tau_min and of 1, and it is computed so.
+    This density equals log(sigma) uniform between the levels of tau_min and of 1, and is computed that way.
     """
     _check_tau_min(tau_min)
     return tau_from_sigma(log_uniform_sigma(u, sigma_from_tau(tau_min, vp), sigma_from_tau(1.0, vp)), vp)
@@ -119,12 +119,12 @@ def uniform_tau(u: Tensor, tau_min: float = 1e-5) -> Tensor:
 
 
 def per_sample(value: Tensor, like: Tensor) -> Tensor:
-    """One number per sample, [B], as [B, 1, 1, ...], to broadcast over `like` [B, ...]."""
+    """Reshape one number per sample, [B], to [B, 1, 1, ...], to broadcast over `like` [B, ...]."""
     return value.reshape(-1, *[1] * (like.ndim - 1))
 
 
 def _library(value: float | Tensor) -> Any:
-    """The module whose functions take `value`."""
+    """The module, math or torch, whose functions take `value`."""
     return torch if isinstance(value, Tensor) else math
 
 

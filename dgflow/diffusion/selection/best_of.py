@@ -1,4 +1,4 @@
-"""Best of n: of several samples, the one with the largest log-ratio is kept."""
+"""Best of n: keep the one of several samples with the largest log-ratio."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from dgflow.diffusion.selection.run import Run, Selected
 
 
 def best_of(run: Run, start: int, stop: int, count: int) -> Selected:
-    """The best of `count` for each of the samples [start, stop), by the log-ratio at noise level 0; the first
-    of equals."""
+    """Select the best of `count` candidates for each of the samples [start, stop), by log-ratio at noise
+    level 0; of equals, the first.
+    """
     return in_groups(run, start, stop, count, _best)
 
 

@@ -1,10 +1,11 @@
-"""Chains of rejection in batches of one width.
+"""Run the chains of rejection in batches of one width.
 
-Chains stand at different positions and end at different times. Those that wait for the same thing, a test or
-a move of as many evaluations, are taken together, the oldest first. With n kinds of them and n * (width - 1)
-+ 1 chains on their way, one batch can always be filled; a chain that has ended is replaced from the queue at
-once. Once the queue is empty, batches are filled up with copies, whose results are thrown away. So networks
-see batches of one shape, whatever happens to which chain, and a sample's bits do not depend on the others.
+Chains are at different positions and end at different times. Chains that wait for the same operation, a test
+or a move with the same number of evaluations, are batched together, the oldest first. With n kinds of
+operations and n * (width - 1) + 1 active chains, one batch can always be filled; a finished chain is replaced
+from the queue at once. Once the queue is empty, batches are padded with copies, whose results are discarded.
+Networks therefore see batches of one shape, whatever happens to a chain, and a sample's bits do not depend on
+the other samples.
 """
 
 from __future__ import annotations
@@ -24,15 +25,16 @@ from dgflow.diffusion.selection.run import Run, Selected
 from dgflow.diffusion.times import per_sample
 
 PARTS = 32
-"""A batch is this part of a shard's rows, or less, as the last chains are few and some are ten times as long
-as others: with chains of the lengths that shards of 500 digits have at quantiles from 0.5 to 0.9, it
-keeps 83 to 97 % of the rows in use, and a sixteenth 69 to 89 %."""
+"""Divisor of a shard's rows for the largest batch, as the last chains are few and some are ten times as long
+as others: with chains of the lengths that shards of 500 digits have at quantiles from 0.5 to 0.9, it keeps 83
+to 97 % of the rows in use, and a sixteenth 69 to 89 %.
+"""
 
-AHEAD = 16  # uniforms that are drawn at once
+AHEAD = 16  # number of uniforms drawn at once
 
 
 def width(batch_size: int, rows: int) -> int:
-    """Rows in every batch of a shard of so many."""
+    """The number of rows per batch for a shard of `rows` rows."""
     return max(1, min(batch_size, rows // PARTS))
 
 
@@ -64,10 +66,10 @@ class Chains:
 
     @torch.no_grad()
     def selected(self) -> Selected:
-        """The samples in order, with all chains run to their ends.
+        """The samples in order, after all chains have ended.
 
-        Raises ValueError where one takes more than `rule.max_checks` log-ratios, FloatingPointError for a
-        log-ratio that is NaN.
+        Raises ValueError if a chain takes more than `rule.max_checks` log-ratios, and FloatingPointError for
+        a NaN log-ratio.
         """
         while waiting := max(self.to_test, *self.to_move.values(), key=len):
             waiting.sort(key=lambda chain: chain.index)
@@ -95,8 +97,9 @@ class Chains:
         )
 
     def _wait(self, chains: Iterable[Chain], *, passed: bool = False) -> None:
-        """Queue chains for a test at their positions, unless they have passed it or there is none, or for
-        their next move, where the budget suffices for the rest of the path."""
+        """Queue chains for a test at their positions, unless they have passed it or there is none; otherwise
+        for their next move, if the budget suffices for the rest of the path.
+        """
         thrown = list[Chain]()
         for chain in chains:
             due = not passed and (chain.at in self.rule.tested or chain.at == self.end)
@@ -135,7 +138,7 @@ class Chains:
         self._wait(chains)
 
     def _test(self, chains: Sequence[Chain]) -> None:
-        """Let chains go on, back, anew or out, by their log-ratios."""
+        """Test chains by their log-ratios: they continue, go back, restart or end."""
         passed, back, anew, ended = (list[Chain]() for _ in range(4))
         self._draw_uniforms(chains)
         for chain, log_ratio in zip(chains, self._log_ratios(chains), strict=True):
@@ -203,7 +206,7 @@ class Chains:
         self._wait(chains)
 
     def _start_anew(self, chains: Sequence[Chain]) -> None:
-        """Put chains to the beginning of the path, with other latents."""
+        """Restart chains at the beginning of the path, with new latents."""
         places = _places(chains)
         fresh = self.path.begin(self._normals(chains))
         self.state = self.state.put(places, replace(fresh, evaluations=self.state.evaluations[places]))
@@ -219,7 +222,7 @@ class Chains:
         return self.run.normals(index_B, step=step_B, draw=noise.REJECTION_NORMAL)
 
     def _end(self, chains: Sequence[Chain]) -> None:
-        """Take chains out, and others from the queue in."""
+        """Remove finished chains, and replace them from the queue."""
         places = _places(chains)
         self.ended += chains
         self.results.append((self.state.rows(places), self.labels[self._ints(places)]))
@@ -234,7 +237,7 @@ class Chains:
         self._wait(Chain(index, place) for index, place in zip(indices, places, strict=True))
 
     def _filled(self, chains: Sequence[Chain]) -> list[Chain]:
-        """A batch of the width: the chains, and copies of the last one."""
+        """Pad the chains to a full batch with copies of the last one."""
         return [*chains, *[chains[-1]] * (self.width - len(chains))]
 
     def _asked(self, chains: Sequence[Chain]) -> Tensor | None:
@@ -245,8 +248,9 @@ class Chains:
 
 
 def places_back(levels: Sequence[float], steps: int) -> list[int]:
-    """For every position the one that is so many noise levels higher, or the first: of positions of one level
-    the last, so that restarts are not repeated."""
+    """The position `steps` noise levels above each position, or the first; among positions of one level the
+    last, so that restarts are not repeated.
+    """
     higher = [0]
     for at in range(1, len(levels)):
         higher.append(at - 1 if levels[at - 1] > levels[at] else higher[-1])

@@ -1,4 +1,4 @@
-"""Several particles per sample, which start from noise of their own and share the sample's class."""
+"""Several particles per sample, with independent noise and the sample's class."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from dgflow.diffusion.selection.run import Draw, Run, Selected
 
 MAX_PARTICLES = 2**10
 MAX_DRAWS = 2**14
-"""Unit normals of a particle: (particle, number of the draw) is one step of `noise`."""
+"""Maximum draws per particle: (particle, draw number) is one step of `noise`."""
 
 BATCHES = 8
-"""Full batches of particles that go through the sampler side by side: the last one is filled to more than
-7 / 8, whatever the number of particles."""
+"""Number of full batches of particles sampled together: the last one is filled to more than 7 / 8, for any
+number of particles.
+"""
 
 
 @dataclass(frozen=True)
 class Group:
     """The particles of the samples [start, stop): row r is particle r % count of sample start + r // count.
 
-    The first particle of a sample has the draws that it has without a selection.
+    The first particle of a sample has the same draws as the sample without a selection.
     """
 
     run: Run
@@ -36,16 +37,16 @@ class Group:
 
     @property
     def samples(self) -> Tensor:
-        """Their indices, int64 [samples]."""
+        """The indices of the samples, int64 [samples]."""
         return torch.arange(self.start, self.stop, device=self.run.device)
 
     def batches(self) -> list[range]:
-        """The rows in as few batches as fit into memory, of nearly equal size."""
+        """Split the rows into as few batches as fit into memory, of nearly equal size."""
         rows = (self.stop - self.start) * self.count
         return [range(*ends) for ends in pairwise(_edges(0, rows, self.run.batch_size))]
 
     def draw(self, rows: range) -> Draw:
-        """The draws of some rows."""
+        """The draws of the given rows."""
         row = torch.arange(rows.start, rows.stop, device=self.run.device)
         index, particle = self.start + row // self.count, row % self.count
         firsts = [place for place, number in enumerate(rows) if number % self.count == 0]
@@ -73,7 +74,7 @@ class Group:
         return own._replace(latents=latents, noise=added)
 
     def compared(self, log_ratio: Tensor) -> np.ndarray:
-        """Log-ratios [rows] as float64 [samples, count], on the host.
+        """Reshape log-ratios [rows] to float64 [samples, count], on the host.
 
         Raises FloatingPointError for NaN.
         """
@@ -89,7 +90,7 @@ class Group:
 
 
 def in_groups(run: Run, start: int, stop: int, count: int, choose: Callable[[Group], Selected]) -> Selected:
-    """The samples [start, stop), some at a time: what `choose` makes of the particles of each part."""
+    """Make the samples [start, stop) part by part; `choose` selects from the particles of each part."""
     at_once = max(1, BATCHES * run.batch_size // count)
     groups = [Group(run, *ends, count) for ends in pairwise(_edges(start, stop, at_once))]
     parts = [choose(group) for group in groups]
@@ -108,6 +109,6 @@ def in_groups(run: Run, start: int, stop: int, count: int, choose: Callable[[Gro
 
 
 def _edges(start: int, stop: int, size: int) -> list[int]:
-    """The ends of parts of at most `size`, nearly equal."""
+    """The boundaries of nearly equal parts of at most `size`."""
     count = -(-(stop - start) // size)
     return [start + (stop - start) * number // count for number in range(count + 1)]

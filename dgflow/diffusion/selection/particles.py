@@ -1,5 +1,6 @@
-"""A particle filter between the steps of a sampler (Liu et al. 2023): particles with a large log-ratio go on
-in the places of those with a small one."""
+"""A particle filter between the steps of a sampler (Liu et al. 2023): particles with a large log-ratio
+replace those with a small one.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +24,14 @@ Keep = Literal["weight", "best"]
 
 @dataclass(frozen=True)
 class Rule:
-    """When and how particles are resampled.
+    """The rule of resampling.
 
     Args:
-        positions: of the path, before whose moves their weights are looked at.
-        share: resampled where the effective size is below this share of the particles; always for 1.
+        positions: positions of the path at which weights are evaluated before the move.
+        share: resample if the effective size is below this share of the particles; always for 1.
         scheme: see `resampling.chosen`.
-        spread: whether the move after a resampling churns as much as a step can, so that copies part. A move
-            that does not lower the noise level, as a restart, parts them itself.
+        spread: use maximum churn in the move after a resampling, so that copies diverge. A move that does not
+            lower the noise level, such as a restart, separates them itself.
     """
 
     positions: frozenset[int]
@@ -39,12 +40,12 @@ class Rule:
     spread: bool = True
 
     def due(self, weights: np.ndarray) -> np.ndarray:
-        """True for the samples whose particles are resampled, bool [samples]."""
+        """True for samples whose particles are to be resampled, bool [samples]."""
         return (self.share == 1.0) | (effective_size(weights) < self.share * weights.shape[1])
 
 
 class Look(NamedTuple):
-    """The weights [samples, particles] before the move from a position, and the particles that went on."""
+    """The weights [samples, particles] before the move from a position, and the chosen particles."""
 
     position: int
     weights: np.ndarray
@@ -55,13 +56,13 @@ class Filtered(NamedTuple):
     """Particles at the end of their path; arrays are [samples, particles].
 
     Args:
-        state: at noise level 0; row r is particle r % count of sample r // count. Its evaluations are those
-            of the row, not of the particles that were copied into it.
-        log_ratio: of the state, not clipped.
-        weights: of the state, since the last resampling; their sum is 1.
+        state: at noise level 0; row r is particle r % count of sample r // count. Evaluations count per row,
+            not per ancestor particle.
+        log_ratio: log-ratio of the state, not clipped.
+        weights: weights of the state since the last resampling, normalised to sum 1.
         log_constant: [samples], the logarithm of an unbiased estimate of the ratio's mean under the model,
             which is 1 for an exact ratio.
-        looks: at every position of the rule.
+        looks: the record at every position of the rule.
     """
 
     state: State
@@ -80,15 +81,15 @@ def filtered(
     log_ratio: Callable[[State, float], np.ndarray],
     uniforms: Callable[[int], np.ndarray],
 ) -> Filtered:
-    """Particles from the first position of `path` to its last.
+    """Run particles from the first position of `path` to its last.
 
-    Their weights are exp(l - l'), where l is the log-ratio of real to model and l' what it was of the
-    particle that was copied at the last resampling, 0 before the first. They telescope, so that weighted
-    particles have the data's law, the closer the more there are, whenever they are resampled.
+    Weights are exp(l - l'), where l is the log-ratio of real to model and l' is the log-ratio of the copied
+    particle at the last resampling, 0 before the first. The weights telescope, so weighted particles converge
+    to the data distribution as their number grows, whenever they are resampled.
 
     Args:
         state: the particles at the first position.
-        move: (state, position, rows that have to part) -> the state at the next position.
+        move: (state, position, rows that must diverge) -> the state at the next position.
         log_ratio: (state, noise level) -> [samples, particles].
         uniforms: position -> numbers in (0, 1), [samples, particles].
     """
@@ -123,8 +124,9 @@ def filtered(
 
 
 def particles(run: Run, path: Path, start: int, stop: int, count: int, rule: Rule, keep: Keep) -> Selected:
-    """One of `count` particles for each of the samples [start, stop): drawn by weight, or the one with the
-    largest log-ratio."""
+    """Select one of `count` particles for each of the samples [start, stop): drawn by weight, or the one with
+    the largest log-ratio.
+    """
     return in_groups(run, start, stop, count, partial(_kept, path, rule, keep))
 
 

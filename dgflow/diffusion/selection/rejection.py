@@ -1,8 +1,8 @@
-"""Rejection along the path of a sampler: when a sample goes on, goes back, or starts anew (DiffRS, Na et al.
-2024, arXiv 2405.17880).
+"""Rejection along the path of a sampler: a sample continues, goes back or restarts (DiffRS, Na et al. 2024,
+arXiv 2405.17880).
 
-Every sample owns a chain of moves and tests, which is run to its end; its result stands at its own index. So
-quick chains are not preferred. `chains` runs many of them side by side.
+Every sample has its own chain of moves and tests, which runs to its end; the result has the sample's index,
+so quick chains are not preferred. `chains` runs many chains side by side.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ SMALLEST_UNIFORM = 1e-7
 
 @dataclass(frozen=True)
 class Rule:
-    """When a chain passes a test, and what happens if it does not.
+    """The rule of the tests, and of what follows a failed one.
 
     Args:
-        first: by position, the least log-ratio of a chain that came by a move, relative to that of the last
-            test that it passed (0 before any). As in `again`, log(u) is added, u uniform.
-        again: by position, the least log-ratio of a chain that came by new noise.
+        first: by position, the minimum log-ratio of a chain that arrived by a move, relative to its last
+            passed test (0 before any). As in `again`, log(u) is added, with u uniform.
+        again: by position, the minimum log-ratio of a chain that arrived by new noise.
         tested: the positions with a test.
-        backsteps: the number of noise levels that a chain goes back; None to start anew.
-        budget: evaluations of the score network within which a chain has to end, else it is thrown away and
-            starts anew; None for no limit.
-        max_checks: log-ratios of one chain after which the run is stopped.
+        backsteps: number of noise levels by which a chain goes back; None to restart.
+        budget: evaluations of the score network within which a chain must end; otherwise it is discarded and
+            restarts. None for no limit.
+        max_checks: maximum number of log-ratios per chain; more stop the run.
     """
 
     first: Sequence[float]
@@ -45,19 +45,19 @@ class Rule:
 
 @dataclass(eq=False)
 class Chain:
-    """The course of one sample, as the host knows it.
+    """The state of one sample's chain on the host.
 
     Args:
-        index: of the sample.
-        place: its row in the state of all chains.
-        at: its position.
-        moved: it came there by a move, not by new noise.
-        passed: the log-ratio of the last test that it passed, and at its end that of the sample.
-        thrown: evaluations of the score network until the budget last threw it away.
-        uniforms, normals, churned: draws so far, for tests, for new noise, and in moves.
-        ahead: uniforms of its next tests, the first one last.
-        checks: log-ratios so far.
-        resets: how often the budget threw it away.
+        index: index of the sample.
+        place: row in the state of all chains.
+        at: current position.
+        moved: True if it arrived by a move rather than by new noise.
+        passed: log-ratio of the last passed test; at the end, of the sample.
+        thrown: evaluations of the score network up to the last discard by the budget.
+        uniforms, normals, churned: number of draws so far for tests, for new noise, and in moves.
+        ahead: uniforms of the next tests, in reverse order.
+        checks: number of log-ratios so far.
+        resets: number of discards by the budget.
     """
 
     index: int

@@ -1,4 +1,6 @@
-"""Run and Selected: the loaded system that a selection draws samples from, and the samples that it gives."""
+"""The input and output of a selection: `Run`, a loaded system to draw samples from, and `Selected`, the
+samples.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +22,14 @@ LogRatioAt = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 class Draw(NamedTuple):
-    """What some samples are made from.
+    """The draws from which samples are made.
 
     Args:
         latents: unit normals [B, C, H, W].
-        labels: of the samples, int64 [B]; -1 without a class.
-        asked: the classes that the networks are asked about, None for none.
-        noise: unit normals by the number of the step.
-        start: the images from which the sampler goes on, if any.
+        labels: class labels of the samples, int64 [B]; -1 without a class.
+        asked: class labels for the networks; None for no classes.
+        noise: unit normals by step number.
+        start: images from which the sampler continues, if any.
     """
 
     latents: Tensor
@@ -38,17 +40,18 @@ class Draw(NamedTuple):
 
 
 class Selected(NamedTuple):
-    """Samples that were selected.
+    """The selected samples.
 
     Args:
         x: [B, ...] float64, not clipped.
         labels: int64 [B], as in `Draw`.
-        log_ratio: of the selection's discriminator, float64 [B], at the sample.
-        score_evaluations: int64 [B], on the host: the score network's, of all that was drawn for the sample.
-        guide_evaluations: int64 [B, entries of guidance]: of each entry, likewise.
-        discriminator_evaluations: int64 [B]: of the selection's discriminator, forward.
-        utilisation: the share of the rows that networks were asked about, were each batch full, that samples
-            needed.
+        log_ratio: log-ratio of the selection's discriminator at the sample, float64 [B].
+        score_evaluations: evaluations of the score network for everything drawn for the sample, int64 [B], on
+            the host.
+        guide_evaluations: evaluations of each entry of guidance, likewise, int64 [B, entries].
+        discriminator_evaluations: forward evaluations of the selection's discriminator, int64 [B].
+        utilisation: share of the rows needed by samples among the rows evaluated by networks, counting every
+            batch as full.
     """
 
     x: Tensor
@@ -65,15 +68,15 @@ class Run:
     """A loaded system.
 
     Args:
-        draw: the draws of samples int64 [B], as they are made without a selection.
-        sample: the whole sampler, guided.
-        path: the sampler as moves between noise levels; None for one that has none.
-        log_ratio: of the selection's discriminator.
-        entries: of guidance.
-        seed: of the samples.
+        draw: sample indices, int64 [B] -> their draws, as without a selection.
+        sample: the whole sampler, with guidance.
+        path: the sampler as moves between noise levels; None for a sampler without a path.
+        log_ratio: log-ratio of the selection's discriminator.
+        entries: number of entries of guidance.
+        seed: seed of the samples.
         sides: (channels, height, width) of a sample.
-        batch_size: rows at a time.
-        device: of the networks.
+        batch_size: rows per batch.
+        device: device of the networks.
     """
 
     draw: Callable[[Tensor], Draw]

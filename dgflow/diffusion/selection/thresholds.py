@@ -1,4 +1,4 @@
-"""The constants of rejection, from the log-ratios of a sampler's own samples along their paths."""
+"""Compute the thresholds of rejection from log-ratios of a sampler's own samples along their paths."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from dgflow.diffusion.selection.run import Draw, LogRatioAt
 
 
 class Thresholds(NamedTuple):
-    """Thresholds by position, see `rejection.Rule`: of log-ratios, and of their changes from the position
-    before. Both 0 where nothing was looked at."""
+    """Thresholds by position, see `rejection.Rule`: for log-ratios, and for their changes from the previous
+    position. Both are 0 at positions that were not evaluated.
+    """
 
     again: list[float]
     first: list[float]
 
     @classmethod
     def of(cls, log_ratios: np.ndarray, quantile: float, *, floor: bool = True) -> Thresholds:
-        """Quantiles (linear between values) of log-ratios [samples, positions]; NaN at positions that were
-        not looked at, whose log-ratio counts as 0.
+        """Quantiles (linear between values) of log-ratios [samples, positions]; NaN marks positions that were
+        not evaluated, whose log-ratio counts as 0.
 
-        floor: none of them is below 0, as the constants of rejection are bounds of a ratio whose mean is 1.
+        floor: bound thresholds below by 0, as they bound a ratio whose mean is 1.
         """
         seen = np.nan_to_num(log_ratios.astype(np.float64))
         changes = np.diff(seen, axis=1, prepend=seen[:, :1])
@@ -36,8 +37,7 @@ class Thresholds(NamedTuple):
 
 @torch.no_grad()
 def log_ratios_along(path: Path, draw: Draw, log_ratio: LogRatioAt, *, only_at_end: bool = False) -> Tensor:
-    """The log-ratios [B, positions] of samples on their way along a path; NaN before its end with
-    `only_at_end`."""
+    """The log-ratios [B, positions] of samples along a path; NaN before its end with `only_at_end`."""
     state, end = path.begin(draw.latents), len(path.levels) - 1
     before = [0, *accumulate(path.draws)]
     seen = list[Tensor]()
