@@ -3,8 +3,9 @@
 Under pytest-xdist every process of the tests has one of each.
 """
 
+import gc
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,18 @@ LONGEST = (
     "test_tool.py",
 )
 """Files and folders that take longest: they come first, so that no process is left alone with one of them."""
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep what is imported and collected, a million objects, out of all garbage collections: looking through
+    them took a fifth of the time of collecting and a sixth of that of the tests."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -270,14 +270,16 @@ def test_a_label_that_cannot_be_fails_the_run_with_its_image_before_any_is_impor
 
 
 @pytest.mark.slow
-def test_the_whole_recipe_on_s3(finished, folder, s3_environment, s3_url):
-    """Against a real server, with the same numbers as on the local disk, and no secret in anything that is
-    written."""
+def test_the_whole_recipe_on_s3(here, folder, own_ray, s3_environment, s3_url, monkeypatch):
+    """Against a real server, with the same numbers as in one process on the local disk, and no secret in
+    anything that is written."""
     arguments = ("run", "--root", s3_url, "--json", "--train-workers", "1")
     result = call(*arguments, cwd=folder, environment=s3_environment)
     assert result.returncode == 0, result.stderr
-    local = json.loads(finished[1].stdout.splitlines()[-1])
-    assert json.loads(result.stdout.splitlines()[-1])["arms"] == local["arms"]
+    monkeypatch.setattr("dgflow.cli.recipe.execute", execute_here)
+    local = here("run", "--root", "here", "--json", cwd=folder)
+    numbers = [json.loads(run.stdout.splitlines()[-1])["arms"] for run in (result, local)]
+    assert numbers[0] == numbers[1]
     assert call("verify", "--root", s3_url, cwd=folder, environment=s3_environment).returncode == 0
     secret, store = s3_environment["AWS_SECRET_ACCESS_KEY"], open_store(s3_url)
     for entry in store.list(""):

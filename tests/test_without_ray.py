@@ -151,8 +151,8 @@ def test_an_import_that_fails_is_told_with_its_extra_and_another_one_keeps_its_t
 
 @pytest.mark.slow
 def test_metrics_are_the_same_to_the_last_bit_on_processes_and_through_ray(made, tmp_path, own_ray):
-    write_images(tmp_path / "a.npz", 40, seed=1)
-    write_images(tmp_path / "b.npz", 36, seed=2)
+    write_images(tmp_path / "a.npz", 14, seed=1)
+    write_images(tmp_path / "b.npz", 12, seed=2)
     command = ["metrics", "a.npz", "b.npz", *ADM, "--weights", str(made / "inception.safetensors"), "--json"]
     command += [part for name in ("fid", "precision", "recall", "kid") for part in ("--metric", name)]
     plain = "from dgflow.cli.tool import main; main()"
