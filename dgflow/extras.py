@@ -1,6 +1,6 @@
-"""Packages that only some uses of dgflow need, and the extras that install them.
+"""Optional packages, and the extras that install them.
 
-They are imported in the functions that use them. Where one is missing, the message names the extra.
+They are imported in the functions that use them. If one is missing, the message names the extra.
 """
 
 import importlib.util
@@ -31,22 +31,22 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "wandb": ("wandb",),
     "trackio": ("trackio",),
 }
-"""The extras that bring a package, by the name under which it is imported; the first one is enough."""
+"""The extras that install a package, by import name; the first one suffices."""
 
 
 def installed(package: str) -> bool:
-    """Tells if a package can be imported, without importing it."""
+    """True if a package can be imported; does not import it."""
     return importlib.util.find_spec(package) is not None
 
 
 def require(package: str, purpose: str) -> None:
-    """Raises ValueError where `package` is missing, which `purpose` ("training") needs."""
+    """Raise ValueError if `package`, which `purpose` ("training") needs, is missing."""
     if not installed(package):
         raise ValueError(f"{purpose} needs the package {package}: {_install(package)}")
 
 
 def explained(error: ModuleNotFoundError) -> str | None:
-    """What to install after an import that failed; None where no extra has the package."""
+    """The remedy for a failed import; None if no extra has the package."""
     package = (error.name or "").partition(".")[0]
     if package not in EXTRAS or installed(package):
         return None

@@ -1,6 +1,6 @@
-"""Options that recipes share, as annotated types: `samples: dg.options.Samples = 50_000` is `--samples`.
+"""Options shared by recipes, as annotated types: `samples: dg.options.Samples = 50_000` defines `--samples`.
 
-`epochs: dg.options.Epochs | None = None` is an option that is as published unless it is given.
+`epochs: dg.options.Epochs | None = None` defines an option whose default is the published value.
 """
 
 from collections.abc import Sequence
@@ -8,51 +8,49 @@ from typing import Annotated, Literal, NamedTuple
 
 
 class Former(NamedTuple):
-    """The name that an option had before, which its command line still takes."""
+    """A former name of an option, still accepted on the command line."""
 
     name: str
 
 
 Samples = Annotated[int, "images per arm and sampling seed"]
-Seed = Annotated[int, "of the samples that are measured"]
-Seeds = Annotated[Sequence[int], "sampling seeds, each of which is measured", Former("seed")]
+Seed = Annotated[int, "sampling seed of the measured samples"]
+Seeds = Annotated[Sequence[int], "sampling seeds; each is measured", Former("seed")]
 SelectionSeeds = Annotated[Sequence[int], "sampling seeds on which settings are chosen"]
-Methods = Annotated[Sequence[str], "to compare with plain sampling; by default all"]
-Precision = Annotated[Literal["float32", "tf32", "bfloat16"], "of the networks while sampling"]
-Likelihood = Annotated[int, "real images whose bits per dimension stand beside the table; 0: none"]
-Mechanism = Annotated[
-    int, "real images, and samples of each arm, for the figures of mechanism beside the table; 0: none"
-]
-SkipBroken = Annotated[int, "broken images that may be left out"]
+Methods = Annotated[Sequence[str], "methods to compare with plain sampling; by default all"]
+Precision = Annotated[Literal["float32", "tf32", "bfloat16"], "precision of the networks while sampling"]
+Likelihood = Annotated[int, "real images to measure in bits per dimension; 0: none"]
+Mechanism = Annotated[int, "real images, and samples per arm, for the figures of mechanism; 0: none"]
+SkipBroken = Annotated[int, "maximum number of broken images to skip"]
 KeepPixels = Annotated[
-    bool, "store the prepared images; without, the source is read and encoded at once, to the same latents"
+    bool, "store the prepared images; otherwise the source is encoded directly, to the same latents"
 ]
-DropAlpha = Annotated[bool, "leave out the alpha channel of transparent images, which are refused otherwise"]
+DropAlpha = Annotated[bool, "drop the alpha channel of transparent images, which are refused otherwise"]
 
-# The sampler and the guidance of the samples that are measured; the fakes are made as before.
-Steps = Annotated[int, "of the sampler; Heun's evaluates the score network 2 * steps - 1 times"]
-Respacing = Annotated[int, "steps of the sampler: its evaluations of the score network"]
-Tolerance = Annotated[float, "of the adaptive sampler, which sets its number of evaluations"]
-GuidanceWeight = Annotated[float, "of the discriminator's gradient, in the sampler's first order"]
-SecondOrderWeight = Annotated[float, "of the discriminator's gradient in Heun's second order"]
+# Sampler and guidance of the measured samples; the fakes do not change.
+Steps = Annotated[int, "sampler steps; Heun's sampler evaluates the score network 2 * steps - 1 times"]
+Respacing = Annotated[int, "sampler steps, each with one evaluation of the score network"]
+Tolerance = Annotated[float, "tolerance of the adaptive sampler; determines its number of evaluations"]
+GuidanceWeight = Annotated[float, "weight of the discriminator's gradient, in the sampler's first order"]
+SecondOrderWeight = Annotated[float, "weight of the discriminator's gradient in Heun's second order"]
 TauMin = Annotated[float, "lowest time (linear-VP, 0 to 1) at which the discriminator guides"]
 TauMax = Annotated[float, "highest time at which the discriminator guides; 1: no upper end"]
 
-# The same, or chosen by Gain (theorem 2 of the paper) on real images that are held out of the training.
+# The same, or chosen by Gain (theorem 2 of the paper) on held-out real images.
 GuidanceWeightOrGain = Annotated[
-    float | Literal["gain"], "of the discriminator's gradient; gain: the weight at which Gain is largest"
+    float | Literal["gain"], "weight of the discriminator's gradient; gain: the weight with the largest Gain"
 ]
 SecondOrderWeightOrGain = Annotated[
     float | Literal["gain"],
-    "of the discriminator's gradient in Heun's second order; gain where guidance_weight is",
+    "weight of the discriminator's gradient in Heun's second order; gain if guidance_weight is",
 ]
 TauMinOrGain = Annotated[
     float | Literal["gain"],
-    "lowest time (linear-VP, 0 to 1) at which the discriminator guides; gain: from where on Gain is above 0",
+    "lowest time (linear-VP, 0 to 1) at which the discriminator guides; gain: lower end of positive Gain",
 ]
 TauMaxOrGain = Annotated[
     float | Literal["gain"],
-    "highest time at which the discriminator guides; 1: no upper end; gain: up to where Gain is above 0",
+    "highest time at which the discriminator guides; 1: no upper end; gain: upper end of positive Gain",
 ]
 
 AfterTimestep = Annotated[int, "the discriminator guides at timesteps (of 0 to 999) greater than this"]
@@ -60,30 +58,30 @@ AfterTimestep = Annotated[int, "the discriminator guides at timesteps (of 0 to 9
 # The training of the discriminator.
 Reals = Annotated[int, "real images to train the discriminator on"]
 Fakes = Annotated[int, "fake samples to train the discriminator on"]
-Epochs = Annotated[int, "the discriminator's passes over the real images"]
-Epoch = Annotated[int | None, "epoch of the discriminator that guides, in place of the last or best"]
-BatchSize = Annotated[int, "of the discriminator's training, half real and half fake"]
+Epochs = Annotated[int, "passes of the discriminator's training over the real images"]
+Epoch = Annotated[int | None, "epoch of the discriminator that guides, instead of the last or best"]
+BatchSize = Annotated[int, "batch size of the discriminator's training, half real and half fake"]
 Times = Annotated[
     Literal["importance", "log-uniform"],
-    "distribution of training times: as published, or log sigma uniform where guidance acts",
+    "distribution of training times: published, or uniform in log sigma within the guided range",
 ]
-Loss = Annotated[Literal["bce", "lsif", "ukl"], "of the discriminator"]
+Loss = Annotated[Literal["bce", "lsif", "ukl"], "loss of the discriminator"]
 LossOrGradient = Annotated[
     Literal["bce", "lsif", "ukl", "bce+gradient"],
-    "of the discriminator; bce+gradient: its gradient is matched to the score's error, too",
+    "loss of the discriminator; bce+gradient: also match its gradient to the score's error",
 ]
 FeatureUse = Literal["frozen", "fine-tuned", "none"]
 Features = Annotated[
-    FeatureUse, "under the discriminator: a classifier, frozen or trained on, or none (from scratch)"
+    FeatureUse, "features of the discriminator: a classifier, frozen or fine-tuned, or none (from scratch)"
 ]
 Process = Annotated[
     Literal["linear-vp", "edm"],
-    "the diffusion that the discriminator is told of; edm: as EDM's networks are, needs features none",
+    "diffusion of the discriminator's input; edm: as in EDM's networks, needs features none",
 ]
 Divergence = Annotated[
     Literal["chi-squared", "hellinger", "jensen-shannon", "reverse-kl"],
-    "that the score network's loss lowers where a discriminator's ratio weights it",
+    "divergence minimised by the score network's loss, weighted by a discriminator's ratio",
 ]
-HeldOut = Annotated[float, "share of real and fake samples held out to measure every epoch; published is 0"]
-Best = Annotated[bool, "guide with the epoch of the smallest held-out loss; published is the last"]
-DiscriminatorSeed = Annotated[int, "of the discriminator's fresh weights and batches"]
+HeldOut = Annotated[float, "share of real and fake samples held out to measure every epoch; published: 0"]
+Best = Annotated[bool, "guide with the epoch of the smallest held-out loss; published: the last"]
+DiscriminatorSeed = Annotated[int, "seed of the discriminator's initial weights and batches"]

@@ -1,2 +1,3 @@
-"""A root in Python: its steps, samples, measurements, figures and networks, without a recipe and without
-Ray."""
+"""Access to a root from Python: steps, samples, measurements, figures and networks, without a recipe and
+without Ray.
+"""

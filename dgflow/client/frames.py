@@ -1,5 +1,6 @@
-"""Results of steps as pandas DataFrames. Needs pandas (`pip install "dgflow[python]"`), which is imported
-by these functions alone."""
+"""Results of steps as pandas DataFrames. Needs pandas (`pip install "dgflow[python]"`), imported only by
+these functions.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def frame_of_rows(rows: Sequence[Mapping[str, Any]], index: str) -> DataFrame:
-    """Rows by column, with the column `index` as the index."""
+    """A DataFrame of rows, with the column `index` as its index."""
     require("pandas", "a DataFrame")
     import pandas
 
@@ -27,7 +28,7 @@ def frame_of_rows(rows: Sequence[Mapping[str, Any]], index: str) -> DataFrame:
 
 
 def frame_of_epochs(metrics: Mapping[int, Mapping[str, Any]]) -> DataFrame:
-    """A row per epoch with the measurements that are numbers."""
+    """One row per epoch, with the numeric measurements."""
     rows = [
         {"epoch": epoch} | {name: value for name, value in values.items() if isinstance(value, int | float)}
         for epoch, values in metrics.items()
@@ -36,7 +37,7 @@ def frame_of_epochs(metrics: Mapping[int, Mapping[str, Any]]) -> DataFrame:
 
 
 def frame_of_samples(columns: Columns) -> DataFrame:
-    """A row per sample with its columns of one number: label, log_ratio, ..."""
+    """One row per sample, with its scalar columns: label, log_ratio, ..."""
     require("pandas", "a DataFrame")
     import pandas
 
@@ -45,8 +46,9 @@ def frame_of_samples(columns: Columns) -> DataFrame:
 
 
 def frame_of_arms(outcome: Outcome, *, per_seed: bool) -> DataFrame:
-    """A row per arm: of each quantity its mean, and in `<quantity>_spread` its standard deviation over seeds;
-    with `per_seed` a row per arm and seed. Empty for a step that compares no arms."""
+    """One row per arm: the mean of each quantity and, in `<quantity>_spread`, its standard deviation over
+    seeds; with `per_seed` one row per arm and seed. Empty for a step that compares no arms.
+    """
     rows: list[dict[str, Any]] = []
     for name, arm in outcome.arms.items():
         shown = {key: arm[key] for key in outcome.shown if key in arm}
@@ -70,7 +72,7 @@ def frame_of_arms(outcome: Outcome, *, per_seed: bool) -> DataFrame:
 
 
 def frame_of_table(table: Table) -> DataFrame:
-    """The cells of a figure's table as text."""
+    """The cells of a table as text."""
     require("pandas", "a DataFrame")
     import pandas
 

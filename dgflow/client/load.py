@@ -1,4 +1,4 @@
-"""`dgflow.load`: a published network in a shell."""
+"""`dgflow.load`: use a published network interactively."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from dgflow.weights.scratch import scratch_folder
 
 
 def load(weights: Weights, root: str | None = None) -> Network:
-    """A published network: `load(official("hf:user/name"))`; a `DiscriminatorNetwork` or a `ScoreNetwork`
-    where it is one.
+    """Load a published network, `load(official("hf:user/name"))`, as a `DiscriminatorNetwork`, `ScoreNetwork`
+    or other `Network`.
 
-    Its file is fetched once, checked and locked, as in a run; another file in its place is refused. Needs no
-    Ray.
+    The file is fetched once, verified and locked, as in a run; a different file is then refused. Does not
+    need Ray.
 
     Args:
-        weights: of `official`, or `Pretrained(...).weights()`.
-        root: where networks are kept, by default `dgflow/networks` in the user's cache. Networks that are
-            used together (`dgflow.sample`) have to lie in one root.
+        weights: the result of `official`, or `Pretrained(...).weights()`.
+        root: the root that stores networks; by default `dgflow/networks` in the user's cache. Networks used
+            together (`dgflow.sample`) must share a root.
 
     Raises:
-        ValueError: the weights of a training, whose root is to be opened; a file that does not fit, or that
-            changed since it was fetched.
-        StoreError: it cannot be fetched.
+        ValueError: the weights belong to a training, whose root must be opened instead; or the file does not
+            fit, or has changed since it was fetched.
+        StoreError: the file cannot be fetched.
     """
     if not weights.step.is_fetched:
         raise ValueError(

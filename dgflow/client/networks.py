@@ -1,4 +1,4 @@
-"""The networks of a root, loaded: score networks that denoise, discriminators that give log-ratios."""
+"""Loaded networks of a root: score networks that denoise, and discriminators that give log-ratios."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class Network:
-    """The weights of one epoch of a training, or of a file, with the network that they are for.
+    """The weights of one epoch of a training, or of a file, with their network.
 
-    `weights` is the reference that recipes and guidance take; `bound` has the committed part.
+    `weights` is the reference for recipes and guidance; `bound` holds the committed part.
     """
 
     records: RecordedRoot
@@ -41,28 +41,30 @@ class Network:
 
     @property
     def spec(self) -> Any:
-        """The description of the whole network, as a recipe names it."""
+        """The spec of the whole network, as in a recipe."""
         return self.step.architecture
 
     @property
     def epoch(self) -> int | None:
-        """The epoch of a training, None for the weights of a file."""
+        """The epoch of a training; None for the weights of a file."""
         return self.bound.receipt.number if self.bound.receipt.part.startswith("epochs/") else None
 
     @cached_property
     def network(self) -> nn.Module:
-        """The module: evaluation mode, frozen, float32, on the device that samplers use (the first GPU, else
+        """The module in evaluation mode, frozen, in float32, on the samplers' device (the first GPU, or else
         the CPU).
 
         Raises:
-            CorruptObject: the file is not the one that was committed.
+            CorruptObject: the file differs from the committed one.
         """
         from dgflow.diffusion.acceleration import device
 
         return Bound({"network": self.bound}).network("network").to(device())
 
     def _labels(self, labels: Any, rows: int) -> Tensor | None:
-        """Class labels int64 [rows] on the network's device; None for a network without classes."""
+        """Convert to class labels int64 [rows] on the network's device; None for a network without
+        classes.
+        """
         import torch
 
         if self.step.classes == 0:
@@ -88,7 +90,9 @@ class Network:
         return next(self.network.parameters()).device
 
     def _x(self, x: Tensor | np.ndarray) -> Tensor:
-        """Samples as networks take them; images uint8 [n, H, W, C] become float32 [n, C, H, W] in [-1, 1]."""
+        """Convert samples for the network; images uint8 [n, H, W, C] become float32 [n, C, H, W] in [-1,
+        1].
+        """
         import torch
 
         if not isinstance(x, torch.Tensor):
@@ -104,7 +108,7 @@ class Network:
         return x.to(self._device)
 
     def _sigma(self, sigma: Any, rows: int, *, zero: bool) -> Tensor:
-        """Noise levels float64 [rows] on the network's device; `zero` allows 0."""
+        """Convert to noise levels float64 [rows] on the network's device; `zero` allows 0."""
         import torch
 
         levels = _per_row(torch.as_tensor(sigma, dtype=torch.float64), rows, "sigma")
@@ -120,7 +124,7 @@ class Network:
 
 
 def _per_row(values: Tensor, rows: int, name: str) -> Tensor:
-    """A number, or one per sample, as [rows]. Raises ValueError for another shape."""
+    """Expand a number, or one number per sample, to [rows]. Raises ValueError for another shape."""
     if values.ndim > 1 or (values.ndim == 1 and len(values) != rows):
         raise ValueError(
             f"expected {name} as a number or [{rows}], one per sample, found shape {list(values.shape)}"
@@ -133,15 +137,15 @@ class ScoreNetwork(Network):
 
     @cached_property
     def model(self) -> ScoreModel:
-        """The functions by which samplers ask the network."""
+        """The functions by which samplers call the network."""
         return self.spec.score_model(self.network)
 
     def denoise(self, x: Tensor | np.ndarray, sigma: Any, labels: Any = None) -> Tensor:
-        """The expected clean sample given noisy ones, D(x, sigma), float64 [n, C, H, W].
+        """The expected clean samples given noisy ones, D(x, sigma), float64 [n, C, H, W].
 
         Args:
-            x: samples [n, C, H, W] with noise of standard deviation `sigma`, x = x0 + sigma z, x0 in [-1, 1].
-            sigma: noise level above 0, a number or [n].
+            x: samples [n, C, H, W] with noise of standard deviation `sigma`: x = x0 + sigma z, with x0 in
+                [-1, 1]. sigma: noise level above 0, a number or [n].
             labels: classes, a number or [n]; needed by a network with classes.
         """
         import torch
@@ -158,7 +162,8 @@ class DiscriminatorNetwork(Network):
     """A discriminator of a root."""
 
     def log_ratio(self, x: Tensor | np.ndarray, sigma: Any, labels: Any = None) -> Tensor:
-        """The log of density real / generated at noise level `sigma`, float64 [n]; differentiable in `x`.
+        """The log of the density ratio real / generated at noise level `sigma`, float64 [n]; differentiable
+        in `x`.
 
         Args:
             x: samples [n, C, H, W] with noise of standard deviation `sigma`, x = x0 + sigma z, x0 in [-1, 1];
@@ -176,13 +181,15 @@ class DiscriminatorNetwork(Network):
         ).double()
 
     def guidance(self, weight: Any = 1.0, **settings: Any) -> DiscriminatorGuidance:
-        """This discriminator as guidance, for `sample` and recipes; `settings` are those of
-        `DiscriminatorGuidance`."""
+        """Return this discriminator as guidance, for `sample` and recipes, with the `settings` of
+        `DiscriminatorGuidance`.
+        """
         return DiscriminatorGuidance(discriminator=self.weights, weight=weight, **settings)
 
     def term(self, weight: float | Switch = 1.0, **settings: Any) -> DiscriminatorTerm:
-        """This discriminator as a gradient, for the functions of `dgflow.diffusion` and for diffusers;
-        `settings` are those of `DiscriminatorSettings`."""
+        """Return this discriminator as a gradient term, for the functions of `dgflow.diffusion` and for
+        diffusers, with the `settings` of `DiscriminatorSettings`.
+        """
         from dgflow.diffusion.discriminator_guidance import DiscriminatorTerm
 
         chosen = DiscriminatorSettings(weight=weight, **settings)

@@ -1,4 +1,4 @@
-"""`dgflow.open`: what a root holds, in Python."""
+"""`dgflow.open`: read the content of a root in Python."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ Loaded = TypeVar("Loaded", bound=Network)
 
 
 def open(root: str | os.PathLike[str]) -> OpenRoot:
-    """Open the root of a run, a path or `s3://bucket/prefix`, for reading. Needs no recipe and no Ray.
+    """Open the root of a run, a path or `s3://bucket/prefix`, for reading. Needs neither recipe nor Ray.
 
     Raises:
-        ValueError: there is no root, or one of another version.
-        StoreError: it cannot be reached.
+        ValueError: there is no root, or a root of another version.
+        StoreError: the root cannot be reached.
     """
     url = os.fspath(root)
     if not is_root(url):
@@ -57,12 +57,13 @@ class OpenRoot:
 
     @cached_property
     def records(self) -> RecordedRoot:
-        """The steps by their records."""
+        """The recorded steps."""
         return RecordedRoot(self.store)
 
     def refresh(self) -> OpenRoot:
-        """Forget what was read: for a root in which steps were removed, or removed and made again. What a run
-        adds is seen without it."""
+        """Discard cached records. Needed only after steps were removed, or removed and made again; new
+        results of a run are visible without it.
+        """
         self.__dict__.pop("records", None)
         return self
 
@@ -72,15 +73,14 @@ class OpenRoot:
         return runs.records(self.store)
 
     def steps(self, kind: str | None = None, *, recipe: str | None = None) -> list[StepView]:
-        """The steps, sorted by name; with `recipe` those of its latest run, in the order in which they are
-        run.
+        """List the steps, sorted by name; with `recipe`, the steps of its latest run in execution order.
 
         Args:
             kind: only those of this kind, such as `generate`.
             recipe: the name of a recipe, such as `digits`.
 
         Raises:
-            ValueError: no run of that recipe is recorded, or there is no step of that kind.
+            ValueError: no run of the recipe is recorded, or there is no step of the kind.
         """
         names = there = self.records.names
         if recipe is not None:
@@ -92,17 +92,19 @@ class OpenRoot:
         return [StepView(self.records, recorded) for recorded in self.records.all_recorded(names)]
 
     def step(self, name: str) -> StepView:
-        """The only step whose name begins so, as `generate-3fa9`. Raises ValueError, listing what is
-        there."""
+        """The only step whose name begins with `name`, such as `generate-3fa9`. Raises ValueError, which
+        lists the steps.
+        """
         return self._view(step_name(self.store, name))
 
     def samples(self, name: str) -> SampleStream:
-        """The samples of a step, of which `[100:116]` reads a part: as `step(name).samples`."""
+        """The samples of a step, same as `step(name).samples`; `[100:116]` reads a part."""
         return self.step(name).samples
 
     def frame(self) -> DataFrame:
-        """One row per step: kind, title, committed parts and samples, bytes, seconds of
-        work, and the recipes that ask for it. Needs pandas."""
+        """One row per step: kind, title, committed parts and samples, bytes, seconds of work, and the recipes
+        that need it. Needs pandas.
+        """
         from dgflow.client.frames import frame_of_rows
 
         recipes: dict[str, dict[str, None]] = {}
@@ -127,11 +129,11 @@ class OpenRoot:
         return frame_of_rows(rows, "step")
 
     def table(self, recipe: str | None = None) -> str:
-        """The table that the latest run ends with, or the latest one of `recipe`, as `report` prints it; or
-        what is missing.
+        """The final table of the latest run, or of the latest run of `recipe`, as `report` prints it; or the
+        list of missing parts.
 
         Raises:
-            ValueError: no run is recorded, or its last step has not begun.
+            ValueError: no run is recorded, or its last step has not started.
         """
         asked = self._runs_of(recipe)[-1]
         if asked.target not in self.records.names:
@@ -147,7 +149,7 @@ class OpenRoot:
         return table(summarise(target, self.store))
 
     def _runs_of(self, recipe: str | None) -> list[RunRecord]:
-        """The runs of a recipe, or of all. Raises ValueError where there is none."""
+        """The runs of a recipe, or all runs. Raises ValueError if there are none."""
         found = [record for record in self.runs if recipe in (None, record.asked.recipe)]
         if not found:
             there = ", ".join(dict.fromkeys(record.asked.recipe for record in self.runs))
@@ -161,25 +163,25 @@ class OpenRoot:
         return StepView(self.records, self.records.recorded(name))
 
     def score(self, name: str | None = None, *, epoch: int | str | None = None) -> ScoreNetwork:
-        """A score network: the only one, or that of a step; see `network`."""
+        """Load a score network: the only one, or the network of a step; see `network`."""
         return self._network(ScoreNetwork, ScoreNetworkSpec, "score network", name, epoch)
 
     def discriminator(
         self, name: str | None = None, *, epoch: int | str | None = None
     ) -> DiscriminatorNetwork:
-        """A discriminator: the only one, or that of a step; see `network`."""
+        """Load a discriminator: the only one, or the network of a step; see `network`."""
         return self._network(DiscriminatorNetwork, DiscriminatorSpec, "discriminator", name, epoch)
 
     def network(self, name: str, *, epoch: int | str | None = None) -> Network:
-        """The weights of a step, with the network.
+        """Load the weights of a step, with the network.
 
         Args:
-            name: a step's, or its beginning.
-            epoch: of a training: a number, "last", or "best" by its held-out loss. By default the epoch that
-                the steps of the root were made from, where they agree, else the last.
+            name: name of the step, or a prefix of it.
+            epoch: for a training, a number, "last", or "best" by held-out loss. By default the epoch from
+                which the root's steps were made, if they agree; otherwise the last.
 
         Raises:
-            ValueError: no such network or epoch, or several; the message lists them.
+            ValueError: there is no such network or epoch, or there are several; the message lists them.
         """
         return self._network(Network, NetworkSpec, "network", name, epoch)
 
@@ -196,7 +198,7 @@ class OpenRoot:
         step = self.step(name).spec
         if not isinstance(step, NetworkStep) or not isinstance(step.architecture, role):
             raise ValueError(f"expected a step of a {words}, found {step.name}")
-        if step.folder == "epochs":  # it may have trained on since it was rebuilt
+        if step.folder == "epochs":  # training may have continued since it was rebuilt
             step = step.model_copy(update={"epochs": max(self.records.newest(step), default=1)})
         weights = Weights(step=step, which=self._which(step, epoch))
         receipt = self.records.chosen(weights)
@@ -226,7 +228,7 @@ class OpenRoot:
         return f"epoch:{epoch}"
 
     def _only(self, role: type[NetworkSpec], words: str) -> str:
-        """The name of the only step with a network of that role whose weights are there."""
+        """The name of the only step with committed weights of a network with that role."""
         found = [
             view.name for view in self.steps() if isinstance(_architecture(view), role) and view.receipts
         ]

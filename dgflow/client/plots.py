@@ -1,5 +1,6 @@
-"""The figures of the page with Matplotlib, from the same data. Needs matplotlib
-(`pip install "dgflow[python]"`), which is imported by these functions alone."""
+"""The report's figures in Matplotlib, from the same data. Needs matplotlib (`pip install "dgflow[python]"`),
+imported only by these functions.
+"""
 
 from __future__ import annotations
 
@@ -22,15 +23,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Plot
 
 PER_ROW = 3  # axes side by side
-WIDTH, HEIGHT = 4.8, 3.4  # inches of one
+WIDTH, HEIGHT = 4.8, 3.4  # inches per axes
 MARKED = "tab:red"
 
 
 def plot(figures: Sequence[Figure]) -> Plot:
-    """All figures on one Matplotlib figure, which a notebook shows and `savefig` writes. It is not one of
-    pyplot's, so nothing has to be closed.
+    """Draw all figures on one Matplotlib figure, which a notebook shows and `savefig` writes. The figure is
+    not managed by pyplot, so it need not be closed.
 
-    Raises ValueError where matplotlib is missing.
+    Raises ValueError if matplotlib is missing.
     """
     require("matplotlib", "a figure")
     from matplotlib.figure import Figure as Plot
@@ -48,14 +49,14 @@ def plot(figures: Sequence[Figure]) -> Plot:
 
 
 def png(sheet: Plot) -> bytes:
-    """The figure as a PNG file."""
+    """Encode the figure as a PNG file."""
     out = io.BytesIO()
     sheet.savefig(out, format="png", dpi=80)
     return out.getvalue()
 
 
 def draw(figure: Figure, axes: Axes) -> None:
-    """One figure into axes of one's own."""
+    """Draw one figure into given axes."""
     axes.set_title(figure.title, fontsize="medium", wrap=True)
     if isinstance(figure, Lines):
         _lines(figure, axes)

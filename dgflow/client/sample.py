@@ -1,4 +1,4 @@
-"""Samples in a shell: a score network of a root, guided or not, without a recipe and without Ray."""
+"""Sample interactively from a score network of a root, guided or not, without a recipe and without Ray."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ def sample(
     start: int = 0,
     **settings: Any,
 ) -> Samples:
-    """Samples `start` to `start + n` of a seed, made here and kept nowhere: those that a step `Generate` of
-    these settings makes, whose noise and labels depend on the seed and the index alone.
+    """Draw samples `start` to `start + n` of a seed in this process, without storing them. They are the
+    samples of a `Generate` step with these settings: noise and labels depend on seed and index only.
 
-    They equal a run's bit for bit where they are made in batches of the same size on the same kind of
-    machine; a batch of another size can differ in the rounding of the network.
+    Samples equal a run's bit for bit for the same batch size on the same kind of machine; another batch size
+    can change the network's rounding.
 
     Args:
-        score: of `open(root).score()`.
+        score: result of `open(root).score()`.
         guidance: `discriminator.guidance(weight=2.0)`, any other guidance with networks of the same root, or
-            several.
+            a sequence of guidance.
         n: number of samples.
-        sampler: by default Heun with 18 steps.
-        settings: further ones of `Generate`, such as `selection` or `precision`.
+        sampler: the sampler; by default Heun with 18 steps.
+        settings: further settings of `Generate`, such as `selection` or `precision`.
 
     Raises:
-        ValueError: settings that do not go together; networks of another root.
+        ValueError: settings are incompatible, or networks belong to another root.
     """
     from dgflow.diffusion.sampler_specs import Heun
     from dgflow.steps.generate import Generate

@@ -1,4 +1,4 @@
-"""Samples of a step as arrays."""
+"""Read the samples of a step as arrays."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Samples:
-    """Consecutive samples: the columns of their step as NumPy arrays, whose first dimension is the samples.
+    """Consecutive samples: the columns of their step as NumPy arrays, with samples as the first dimension.
 
-    `columns` has `index` int64; `image` uint8 [n, H, W, C] or `latent` float16 [n, C, H, W]; of most steps
-    `label` int64, -1 without a class; `log_ratio` float32 of samples that a discriminator guided; and what
-    else the step makes, such as `point` or `features`.
+    `columns` has `index` int64; `image` uint8 [n, H, W, C] or `latent` float16 [n, C, H, W]; for most steps
+    `label` int64, -1 without a class; `log_ratio` float32 for samples guided by a discriminator; and further
+    columns of the step, such as `point` or `features`.
     """
 
     columns: Columns
@@ -37,7 +37,7 @@ class Samples:
         return len(self.columns["index"])
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """A column. Raises ValueError, with those there are."""
+        """Return a column. Raises ValueError, which lists the columns."""
         if name not in self.columns:
             raise ValueError(f"expected a column of {', '.join(self.columns)}, found {name!r}")
         return self.columns[name]
@@ -48,27 +48,28 @@ class Samples:
 
     @property
     def images(self) -> np.ndarray:
-        """uint8 [n, H, W, C]."""
+        """Images, uint8 [n, H, W, C]."""
         return self["image"]
 
     @property
     def latents(self) -> np.ndarray:
-        """float16 [n, C, H, W]."""
+        """Latents, float16 [n, C, H, W]."""
         return self["latent"]
 
     @property
     def labels(self) -> np.ndarray:
-        """int64 [n], -1 for no class."""
+        """Class labels, int64 [n]; -1 for no class."""
         return self["label"]
 
     @property
     def log_ratio(self) -> np.ndarray:
-        """float32 [n]: the logit of the discriminator at the last step that it guided."""
+        """The discriminator's logit at the last step that it guided, float32 [n]."""
         return self["log_ratio"]
 
     def torch(self, name: str | None = None) -> Tensor:
-        """A column as a tensor on the CPU; by default images as float32 [n, C, H, W] in [-1, 1], or latents
-        as float32, as networks take them."""
+        """Return a column as a tensor on the CPU; by default images as float32 [n, C, H, W] in [-1, 1], or
+        latents as float32, ready for networks.
+        """
         import torch
 
         if name is not None:
@@ -78,14 +79,15 @@ class Samples:
         return as_network_input(self.images)
 
     def frame(self) -> DataFrame:
-        """A row per sample with its columns of one number, such as `label` and `log_ratio`. Needs pandas."""
+        """One row per sample, with its scalar columns, such as `label` and `log_ratio`. Needs pandas."""
         from dgflow.client.frames import frame_of_samples
 
         return frame_of_samples(self.columns)
 
     def grid(self, columns: int = 8, scale: int | None = None) -> Image:
-        """The images side by side as a PIL image, magnified by a whole factor, by default to some 500 pixels;
-        large ones are shrunk to 64 pixels. A notebook shows it for the samples themselves."""
+        """The images in a grid as a PIL image, magnified by an integer factor, by default to about 500
+        pixels; large images are reduced to 64 pixels. Notebooks show this grid for the samples.
+        """
         return image_grid(self.images, columns, scale)
 
     def _repr_png_(self) -> bytes | None:
@@ -103,8 +105,9 @@ class Samples:
 
 
 def image_grid(images: np.ndarray | Tensor, columns: int = 8, scale: int | None = None) -> Image:
-    """Images side by side as a PIL image: uint8 [n, H, W, C], or a tensor [n, C, H, W] in [-1, 1], such as
-    denoised ones. See `Samples.grid`. Raises ValueError for others."""
+    """Images in a grid as a PIL image: uint8 [n, H, W, C], or a tensor [n, C, H, W] in [-1, 1], such as
+    denoised images. See `Samples.grid`. Raises ValueError for other arrays.
+    """
     from PIL import Image
 
     from dgflow.images.grids import grid
@@ -125,7 +128,7 @@ def image_grid(images: np.ndarray | Tensor, columns: int = 8, scale: int | None 
 
 
 def as_network_input(images: np.ndarray) -> Tensor:
-    """Images uint8 [n, H, W, C] as networks take them: float32 [n, C, H, W] in [-1, 1]."""
+    """Convert images uint8 [n, H, W, C] to network input, float32 [n, C, H, W] in [-1, 1]."""
     import torch
 
     from dgflow.steps.training.rows import scaled
@@ -134,10 +137,10 @@ def as_network_input(images: np.ndarray) -> Tensor:
 
 
 class SampleStream:
-    """The committed samples of a step, which may still be growing: `samples[100:116]` reads these alone.
+    """The committed samples of a step, which may still be growing; `samples[100:116]` reads only that range.
 
-    `len(samples)` counts the samples from the first one on without a gap. Each look lists the shards anew, so
-    that those of a run at work are seen.
+    `len(samples)` counts the samples from the first one up to the first gap. Each access lists the shards
+    again, so shards committed by an active run are visible.
     """
 
     def __init__(self, step_store: StepStore, receipts: Callable[[], dict[int, Receipt]]) -> None:
@@ -153,19 +156,19 @@ class SampleStream:
         return _length(self.shards)
 
     def __getitem__(self, key: slice | int) -> Samples:
-        """The samples of a range, all by default; of one index, one sample.
+        """Read a range of samples, all by default, or the sample at one index.
 
         Raises:
-            ValueError: some of them are not committed.
+            ValueError: some of the samples are not committed.
             CorruptObject: a shard is damaged.
         """
         return self.read(key)
 
     def read(self, key: slice | int = slice(None), columns: Sequence[str] | None = None) -> Samples:
-        """As `samples[key]`, of these columns and `index` alone.
+        """Read `samples[key]` with only these columns and `index`.
 
         Raises:
-            ValueError: as `samples[key]`, and for a column that the step does not make.
+            ValueError: as `samples[key]`, and for a column that the step does not have.
         """
         if isinstance(columns, str):
             columns = [columns]
@@ -187,12 +190,12 @@ class SampleStream:
         return Samples({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
     def frame(self) -> DataFrame:
-        """A row per sample with its columns of one number, without reading the images. Needs pandas."""
+        """One row per sample, with its scalar columns, without reading images. Needs pandas."""
         first = self[0].columns
         return self.read(columns=[name for name, values in first.items() if values.ndim == 1]).frame()
 
     def __iter__(self) -> Iterator[Samples]:
-        """The samples, a shard at a time."""
+        """Yield the samples shard by shard."""
         for shard in self.shards:
             yield self._read([shard], shard.start or 0, shard.stop or 0)
 
@@ -201,7 +204,7 @@ class SampleStream:
 
 
 def _length(shards: Sequence[Receipt]) -> int:
-    """The number of samples from the first one on without a gap."""
+    """The number of samples from the first one up to the first gap."""
     length = 0
     for shard in shards:
         if shard.start != length:
@@ -211,7 +214,7 @@ def _length(shards: Sequence[Receipt]) -> int:
 
 
 def _range(key: slice | int, length: int) -> tuple[int, int]:
-    """Start and stop. Raises ValueError for other keys than ranges that count from the first sample."""
+    """Start and stop of a key. Raises ValueError for keys other than ranges counted from the first sample."""
     if not isinstance(key, slice):
         key = slice(operator.index(key), operator.index(key) + 1)
     start = 0 if key.start is None else operator.index(key.start)
@@ -227,7 +230,7 @@ def _range(key: slice | int, length: int) -> tuple[int, int]:
 
 
 def _listed(shards: Sequence[Receipt]) -> str:
-    """The committed ranges in words."""
+    """Describe the committed ranges."""
     ranges: list[list[int]] = []
     for shard in shards:
         if ranges and ranges[-1][1] == shard.start:

@@ -1,4 +1,4 @@
-"""The steps of a root as people look at them: what each is, what it has made, and where that lies."""
+"""Views of the steps of a root: what each step is, and its results."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class StepView:
-    """A step of a root. Nothing is read before it is asked for; what a run commits meanwhile is seen.
+    """A step of a root. Data is read only on access, and includes results that a run commits meanwhile.
 
-    Where a step was made from several sets of inputs, as after a discriminator was trained again, the views
-    are of what was made last.
+    If a step was made from several sets of inputs, for example after a discriminator was retrained, the view
+    shows the latest results.
     """
 
     records: RecordedRoot
@@ -37,29 +37,30 @@ class StepView:
 
     @property
     def name(self) -> str:
-        """The folder in the root."""
+        """The step's folder in the root."""
         return self.recorded.name
 
     @property
     def kind(self) -> str:
-        """Such as `generate` or `train-discriminator`."""
+        """The kind, such as `generate` or `train-discriminator`."""
         return self.recorded.kind
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """The fields that identify the step, as plain data; steps that it reads by their fingerprints."""
+        """The fields that identify the step, as plain data; steps that it reads appear as fingerprints."""
         fields: Any = self.recorded.document["fields"]
         return fields
 
     @cached_property
     def spec(self) -> Any:
-        """The live step, as its recipe built it. Raises ValueError where it cannot be rebuilt from its
-        record."""
+        """The live step, as built by its recipe. Raises ValueError if it cannot be rebuilt from its
+        record.
+        """
         return self.records.step(self.name)
 
     @property
     def title(self) -> str:
-        """For people; not unique."""
+        """Title for display; not unique."""
         step = self._live
         return self.kind if step is None else step.title
 
@@ -79,26 +80,24 @@ class StepView:
 
     @property
     def samples(self) -> SampleStream:
-        """The samples of a step that makes some: `step.samples[100:116]`. Raises ValueError for another
-        step."""
+        """The samples of the step: `step.samples[100:116]`. Raises ValueError for a step without samples."""
         if self.folder != "shards":
             raise self._unlike("samples", "Generate, ImportImages, Decode, Features, ...")
         return SampleStream(self.recorded.step_store, lambda: self.receipts)
 
     @property
     def metrics(self) -> dict[int, dict[str, Any]]:
-        """The measurements of a training's committed epochs, by epoch. Raises ValueError for another step."""
+        """The measurements of a training's committed epochs, by epoch. Raises ValueError for other steps."""
         if self.folder != "epochs":
             raise self._unlike("epochs", "TrainScore, TrainClassifier or TrainDiscriminator")
         return {number: receipt.metrics for number, receipt in self.receipts.items()}
 
     @property
     def result(self) -> Any:
-        """The content of the one file that a step makes: JSON as plain data, `.npz` as arrays by name, else
-        its bytes.
+        """The content of the step's file: JSON as plain data, `.npz` as arrays by name, otherwise bytes.
 
         Raises:
-            ValueError: the step makes samples or trains, or its file is not there yet.
+            ValueError: the step makes samples or trains, or its file does not exist yet.
         """
         content, key = self.content, self._result_receipt.key
         if key.endswith(".npz"):
@@ -108,19 +107,19 @@ class StepView:
 
     @property
     def content(self) -> bytes:
-        """The bytes of the one file that a step makes, compared with its receipt. Raises as `result`."""
+        """The bytes of the step's file, verified by its receipt. Raises as `result`."""
         return self.recorded.step_store.read(self._result_receipt)
 
     def frame(self, *, per_seed: bool = False) -> DataFrame:
-        """What the step has made as a pandas DataFrame: the measurements of a training's epochs, a row each;
-        the arms of a comparison, a row each, with mean and `_spread` over seeds of each quantity; or the
-        columns of samples that are one number each, such as `label` and `log_ratio`.
+        """The step's results as a pandas DataFrame: one row per epoch of a training, with the measurements;
+        one row per arm of a comparison, with mean and `_spread` over seeds of each quantity; or one row per
+        sample, with scalar columns such as `label` and `log_ratio`.
 
         Args:
-            per_seed: of a comparison, a row per arm and seed.
+            per_seed: for a comparison, one row per arm and seed.
 
         Raises:
-            ValueError: there is nothing to tabulate, or no pandas (`pip install "dgflow[python]"`).
+            ValueError: there is nothing to tabulate, or pandas is missing (`pip install "dgflow[python]"`).
         """
         from dgflow.client.frames import frame_of_arms, frame_of_epochs, frame_of_table
 
@@ -137,8 +136,9 @@ class StepView:
 
     @property
     def figures(self) -> Sequence[Figure]:
-        """The charts and tables of the step as data (`dgflow.specs.figures`), as the page draws them: those
-        of a result, or the curves of a training; () for a step without some."""
+        """The charts and tables of the step as data (`dgflow.specs.figures`), as in the report: those of a
+        result, or the curves of a training; () if there are none.
+        """
         if self.folder == "epochs":
             metrics = self.metrics
             used = self.records.used_epochs(self.name)
@@ -152,11 +152,12 @@ class StepView:
         return [*([] if outcome.table is None else [outcome.table]), *outcome.figures]
 
     def plot(self, title: str | None = None) -> Plot:
-        """The charts of the step on one Matplotlib figure; or the one, or the table, whose title begins so.
+        """Draw the charts of the step on one Matplotlib figure, or only the chart or table whose title begins
+        with `title`.
 
         Raises:
-            ValueError: the step has no such figure, or there is no Matplotlib
-                (`pip install "dgflow[python]"`).
+            ValueError: the step has no such figure, or Matplotlib is missing (`pip install
+                "dgflow[python]"`).
         """
         from dgflow.client.plots import plot
 
@@ -172,17 +173,16 @@ class StepView:
         return plot(chosen)
 
     def again(self, start: int = 0, stop: int | None = None, **placement: Any) -> Samples:
-        """Samples of the step made again here, in the run's own shards and batches, and kept nowhere: on the
-        same kind of machine they equal the committed ones bit for bit.
+        """Recompute samples of the step in this process, in the run's shards and batches, without storing
+        them. On the same kind of machine they equal the committed samples bit for bit.
 
         Args:
             start: the first sample.
-            stop: the end of the range, by default that of the first sample's shard.
-            placement: fields that are not identity, where the run had others than the defaults, such as
-                `batch_size`.
+            stop: the end of the range; by default the end of the first sample's shard.
+            placement: fields outside the identity, such as `batch_size`, if the run did not use the defaults.
 
         Raises:
-            ValueError: those samples are not committed, or the step cannot be rebuilt from its record.
+            ValueError: the samples are not committed, or the step cannot be rebuilt from its record.
         """
         step = self.spec.model_copy(update=placement)
         shards = [
@@ -203,7 +203,7 @@ class StepView:
 
     @property
     def _outcome(self) -> Outcome | None:
-        """The file of a result step with its meaning; None for another step."""
+        """The file of a result step with its interpretation; None for another step."""
         step = self.spec
         if not isinstance(step, ResultStep) or not is_for_people(step):
             return None

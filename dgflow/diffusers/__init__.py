@@ -1,5 +1,6 @@
-"""Discriminator guidance in diffusers: three of its pipelines, guided, and the steps of its schedulers for
-any other loop. Needs the package diffusers."""
+"""Discriminator guidance in diffusers: three guided pipelines, and guided scheduler steps for any other loop.
+Needs the package diffusers.
+"""
 
 try:
     import diffusers as _diffusers  # noqa: F401

@@ -1,4 +1,4 @@
-"""diffusers' pipelines under discriminator guidance: their own loops, their own schedulers, guided steps."""
+"""diffusers' pipelines with discriminator guidance: original loops and schedulers with guided steps."""
 
 from __future__ import annotations
 
@@ -18,24 +18,26 @@ from dgflow.diffusion.guidance import GuidanceTerm
 
 
 class _GuidedPipeline(DiffusionPipeline):
-    """Base of the guided pipelines. They have the components of diffusers' own (`plain`), are loaded with
-    `from_pretrained` from the same files or with `from_pipe` from such a pipeline, and are saved as such a
-    pipeline. Guidance is passed to each call, and stays with the caller."""
+    """Base of the guided pipelines. A guided pipeline has the components of diffusers' pipeline (`plain`), is
+    loaded with `from_pretrained` from the same files or with `from_pipe` from a plain pipeline, and is saved
+    as a plain pipeline. Guidance is an argument of each call, and is not stored.
+    """
 
     plain: ClassVar[type[DiffusionPipeline]]
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **components: Any) -> Self:
-        """The same pipeline, guided. It shares the networks, which stay as they are; `components` replace
-        those of `pipeline`."""
+        """Return the guided version of a pipeline. It shares the networks, unchanged; `components` replace
+        those of `pipeline`.
+        """
         # diffusers' from_pipe would cast all networks, in place, to one dtype.
         guided: Any = cls(**{**pipeline.components, **components})
-        if hasattr(pipeline, "labels"):  # of DiTPipeline, which are in no file
+        if hasattr(pipeline, "labels"):  # DiTPipeline's labels are not stored in a file
             guided.labels = pipeline.labels
         return guided
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """Save as diffusers' own pipeline, which loads without dgflow; guidance is not part of it."""
+        """Save as diffusers' plain pipeline, which loads without dgflow; guidance is not saved."""
         self.plain(**self.components).save_pretrained(save_directory, *args, **kwargs)
 
     def _guided(
@@ -52,37 +54,38 @@ class _GuidedPipeline(DiffusionPipeline):
 
 
 class DiscriminatorGuidedDDPMPipeline(_GuidedPipeline, DDPMPipeline):
-    """`DDPMPipeline` with a further argument, `guidance`."""
+    """`DDPMPipeline` with the additional argument `guidance`."""
 
     plain = DDPMPipeline
 
     def __call__(self, *args: Any, guidance: Sequence[GuidanceTerm] = (), **kwargs: Any) -> Any:
-        """As `DDPMPipeline`; `guidance` and its errors are those of `guided_steps`."""
+        """Call the pipeline as `DDPMPipeline`; `guidance` and its errors are as in `guided_steps`."""
         with self._guided(guidance):
             return super().__call__(*args, **kwargs)
 
 
 class DiscriminatorGuidedDDIMPipeline(_GuidedPipeline, DDIMPipeline):
-    """`DDIMPipeline` with a further argument, `guidance`."""
+    """`DDIMPipeline` with the additional argument `guidance`."""
 
     plain = DDIMPipeline
 
     def __call__(self, *args: Any, guidance: Sequence[GuidanceTerm] = (), **kwargs: Any) -> Any:
-        """As `DDIMPipeline`; `guidance` and its errors are those of `guided_steps`."""
+        """Call the pipeline as `DDIMPipeline`; `guidance` and its errors are as in `guided_steps`."""
         with self._guided(guidance):
             return super().__call__(*args, **kwargs)
 
 
 class DiscriminatorGuidedDiTPipeline(_GuidedPipeline, DiTPipeline):
-    """`DiTPipeline` with a further argument, `guidance`, whose networks see latents and the class labels.
-    Gradients are added once per sample, after classifier-free guidance (Kim et al. 2023, DiT-G++)."""
+    """`DiTPipeline` with the additional argument `guidance`, whose networks receive latents and class labels.
+    Gradients are added once per sample, after classifier-free guidance (Kim et al. 2023, DiT-G++).
+    """
 
     plain = DiTPipeline
 
     def __call__(
         self, class_labels: list[int], *args: Any, guidance: Sequence[GuidanceTerm] = (), **kwargs: Any
     ) -> Any:
-        """As `DiTPipeline`; `guidance` and its errors are those of `guided_steps`."""
+        """Call the pipeline as `DiTPipeline`; `guidance` and its errors are as in `guided_steps`."""
         labels = torch.tensor(class_labels, device=self._execution_device).reshape(-1)
         with self._guided(guidance, labels):
             return super().__call__(class_labels, *args, **kwargs)

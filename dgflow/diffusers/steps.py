@@ -1,7 +1,8 @@
 """Guidance in the steps of diffusers' schedulers.
 
-A pipeline gives `scheduler.step` the network's prediction, after classifier-free guidance and whatever else
-it does, and the state at which the network was asked: all that guidance needs. So no loop is written again.
+A pipeline passes to `scheduler.step` the network's prediction, after classifier-free guidance and other
+changes, and the state at which the network was evaluated. Guidance needs nothing else, so no loop is
+rewritten.
 """
 
 from __future__ import annotations
@@ -46,23 +47,23 @@ PREDICTIONS = ("epsilon", "v_prediction", "sample")
 def guided_steps(
     scheduler: Any, guidance: Sequence[GuidanceTerm], class_labels: Tensor | None = None
 ) -> Iterator[None]:
-    """While this is open, `scheduler.step` adds the gradients of `guidance` to what the network predicted.
+    """A context in which `scheduler.step` adds the gradients of `guidance` to the network's prediction.
 
     epsilon - sigma * sum of gradients with respect to x = x0 + sigma * z (Dhariwal & Nichol 2021, algorithm
-    2), and the same in the scheduler's `prediction_type`; a clip of the scheduler's acts after it.
-    `DDPMScheduler` moves its mean instead, by variance * sum of gradients with respect to y, after its clip
-    (algorithm 1), as `dgflow.diffusion.ddpm.ddpm` does; its last step adds no noise and is not moved.
+    2), or its equivalent in the scheduler's `prediction_type`; the scheduler's clip acts afterwards. For
+    `DDPMScheduler` the mean is shifted instead, by variance * sum of gradients with respect to y, after its
+    clip (algorithm 1), as in `dgflow.diffusion.ddpm.ddpm`; its last step adds no noise and is not shifted.
     `Point.step` counts the steps, and `Point.order` is 2 in the second evaluation of a
-    `HeunDiscreteScheduler`'s step. A step without a gradient is the scheduler's own, bit for bit.
+    `HeunDiscreteScheduler` step. A step without a gradient equals the plain step bit for bit.
 
     Args:
         scheduler: one of `VARIANCE_PRESERVING` or `VARIANCE_EXPLODING`.
-        guidance: terms of gradients, such as `DiscriminatorTerm`, with networks on the device of the state.
-        class_labels: [B], passed on to the terms. A state of 2 B samples is B samples twice, as under
-            classifier-free guidance in `DiTPipeline`, and guidance is asked about the first B.
+        guidance: gradient terms, such as `DiscriminatorTerm`, with networks on the device of the state.
+        class_labels: [B], passed to the terms. A state of 2 B samples is B samples twice, as in `DiTPipeline`
+            with classifier-free guidance; guidance is evaluated on the first B.
 
-    Raises ValueError for another scheduler or prediction, and for what is no term of a gradient; in a step,
-    for a state that is no multiple of the labels.
+    Raises ValueError for another scheduler or prediction type, and for an entry that is not a gradient term;
+    in a step, for a state whose size is not a multiple of the labels'.
     """
     _check(scheduler, guidance)
     step, own = scheduler.step, vars(scheduler).get("step")
@@ -103,11 +104,11 @@ class _Guided:
         self.step = -1
 
     def gradient(self, timestep: Any, sample: Tensor) -> tuple[Tensor | None, float]:
-        """The sum of gradients with respect to x, float64, None where it is zero for all; and sigma."""
+        """The sum of gradients with respect to x, float64, or None if it is zero for all; and sigma."""
         order = 1 if getattr(self.scheduler, "state_in_first_order", True) else 2
         self.step += order == 1
         sigma = _sigma(self.scheduler, timestep)
-        if not 0.0 < sigma < math.inf:  # without noise, or without a signal: nothing to tell apart
+        if not 0.0 < sigma < math.inf:  # without noise or without signal, there is no gradient
             return None, sigma
         labels = self.class_labels
         batch = len(sample) if labels is None else len(labels)
@@ -126,7 +127,7 @@ class _Guided:
 
 
 def _sigma(scheduler: Any, timestep: Any) -> float:
-    """The EDM noise level of the state at which the network was asked."""
+    """The EDM noise level of the state at which the network was evaluated."""
     if not hasattr(scheduler, "step_index"):
         abar = _alphas_cumprod(scheduler)[int(timestep)]
         return math.sqrt((1.0 - abar) / abar) if abar > 0.0 else math.inf
@@ -139,12 +140,12 @@ def _sigma(scheduler: Any, timestep: Any) -> float:
 
 
 def _alphas_cumprod(scheduler: Any) -> list[float]:
-    """abar of every timestep; in float64, as diffusers' float32 ones lose four digits of 1 - abar."""
+    """abar of every timestep, in float64, as diffusers' float32 values lose four digits of 1 - abar."""
     return torch.cumprod(1.0 - scheduler.betas.double(), dim=0).tolist()
 
 
 def _response(scheduler: Any, sigma: float) -> float:
-    """What a gradient of 1 adds to the network's prediction: denoised + sigma^2 * gradient."""
+    """The change of the network's prediction by a gradient of 1: denoised + sigma^2 * gradient."""
     if hasattr(scheduler, "precondition_outputs"):  # EDM's: denoised is affine in the prediction
         return sigma**2 / float(scheduler.precondition_outputs(0.0, 1.0, sigma))
     kind = scheduler.config.prediction_type
@@ -152,7 +153,7 @@ def _response(scheduler: Any, sigma: float) -> float:
 
 
 def _variance(scheduler: Any, timestep: int, model_output: Tensor, sample: Tensor) -> Tensor | float:
-    """Of the noise that a step of DDPM adds: one number, or one per value where the network learned it."""
+    """The variance of the noise in a DDPM step: one number, or one per value if the network learned it."""
     alphas_cumprod, previous = _alphas_cumprod(scheduler), int(scheduler.previous_timestep(timestep))
     abar, before = alphas_cumprod[timestep], alphas_cumprod[previous] if previous >= 0 else 1.0
     large = 1.0 - abar / before

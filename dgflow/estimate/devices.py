@@ -1,6 +1,6 @@
-"""Devices as their vendors describe them, for estimates before a run.
+"""Vendors' specifications of devices, for estimates before a run.
 
-Dense rates, without sparsity; of bfloat16 with float32 sums. No prices: they are the user's to give.
+Rates are dense, without sparsity; bfloat16 with float32 accumulation. Prices are given by the user.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from dgflow.specs.mistakes import did_you_mean
 from dgflow.specs.spec import Precision
 
 UTILISATION = 0.35
-"""The share of the vendor's rate that networks are assumed to reach. It is not measured: large batches of
-large networks reach more, small networks and short runs less."""
+"""The share of the vendor's rate that networks are assumed to reach. An assumption, not measured: large
+batches of large networks reach more, small networks and short runs less.
+"""
 
 
 @dataclass(frozen=True)
 class Device:
-    """Rates are in TFLOP/s; where a device has no unit for a format, the rate of float32."""
+    """A device. Rates are in TFLOP/s; a format without hardware support has the rate of float32."""
 
     title: str
     memory_gb: int
@@ -28,7 +29,7 @@ class Device:
     def rates(self, precision: Precision, *, whole: bool = False) -> tuple[float, float]:
         """TFLOP/s of convolutions and of other products in torch.
 
-        In float32 torch by default uses TF32 for convolutions and not for products of matrices; `whole` keeps
+        In float32, torch by default uses TF32 for convolutions but not for matrix products; `whole` keeps
         both in float32, as for Inception.
         """
         if precision == "bfloat16":
@@ -56,7 +57,7 @@ DEVICES = {
 
 
 def device_named(name: str) -> Device:
-    """Raises ValueError for a name that is not in the table; the message lists the names."""
+    """The device of that name. Raises ValueError, which lists the names, if there is none."""
     device = DEVICES.get(name.lower())
     if device is None:
         near = did_you_mean(name.lower(), DEVICES).rstrip("?")

@@ -1,8 +1,8 @@
-"""The missing work of a plan in parameters, device-hours and bytes of weights: by counting operations, or by
-timing one batch of everything.
+"""Estimate the missing work of a plan in parameters, device-hours and bytes of weights: by counting
+operations, or by timing one batch of each kind of work.
 
-Counting takes a device's published rate and an assumed share of it; a pilot times this machine. Both leave
-out reading and writing data, optimisers, communication between devices, and waiting.
+Counting uses a device's published rate and an assumed utilisation; a pilot times this machine. Both omit data
+input and output, optimisers, communication between devices, and waiting.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-TENSOR_HEADER = 200  # bytes of a name with shape and place, and of that number
+TENSOR_HEADER = 200  # bytes of a tensor's header: name, shape and offsets
 _Key = tuple[str, Use, Precision]
-BATCH_SECONDS = 1.0  # of a pilot's batches, about
-SLOW = 5.0  # seconds of a first call that a pilot does not repeat
+BATCH_SECONDS = 1.0  # approximate duration of a pilot's batches
+SLOW = 5.0  # a first call that takes longer, in seconds, is not repeated
 
 
 @dataclass(frozen=True)
 class Estimate:
     """The missing work of one step."""
 
-    parameters: int  # of the networks that it fetches, trains or runs
-    seconds: float  # on one device
+    parameters: int  # parameters of the networks that the step fetches, trains or runs
+    seconds: float  # duration on one device
     flops: float | None  # multiplications and additions; None for a pilot
-    bytes: int | None  # of weights that are kept; None for a step that keeps none
-    memory: TrainingMemory | None = None  # of a training, where operations are counted
+    bytes: int | None  # stored weights in bytes; None for a step that stores none
+    memory: TrainingMemory | None = None  # memory of a training, if operations are counted
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class Costs:
 
     Attributes:
         device: short name.
-        assumptions: what else the numbers depend on, for people.
-        steps: by key of the node, for unfinished steps with networks.
-        price: per device-hour, if given.
-        gpu_bytes: memory of a device from the table, None for this machine.
+        assumptions: further assumptions behind the numbers, for readers.
+        steps: estimates by node key, for unfinished steps with networks.
+        price: price per device-hour, if given.
+        gpu_bytes: memory of the device in bytes; None for this machine.
     """
 
     device: str
@@ -62,7 +62,7 @@ class Costs:
 def counted(
     plans: Sequence[StepPlan], name: str, *, utilisation: float = UTILISATION, price: float | None = None
 ) -> Costs:
-    """Costs by the number of operations and the rate of the device with that name.
+    """Estimate costs by the number of operations and the rate of the named device.
 
     Raises ValueError for a device that is not in the table, a utilisation outside (0, 1], and a network that
     cannot be counted here.
@@ -94,7 +94,8 @@ def counted(
 
 
 def piloted(plans: Sequence[StepPlan], tell: Callable[[str], None], *, price: float | None = None) -> Costs:
-    """Costs by one batch of everything on this machine, with fresh weights; the first batch is not counted.
+    """Estimate costs by timing one batch of each kind of work on this machine, with fresh weights; the first
+    batch is not counted.
 
     A call of more than five seconds is not repeated. Raises ValueError for a network that cannot be built
     here.
@@ -111,7 +112,7 @@ def piloted(plans: Sequence[StepPlan], tell: Callable[[str], None], *, price: fl
     unfinished = list(_unfinished(plans))
     wanted = {_key(work): work for _, works in unfinished for work in works}
     known: dict[_Key, float] = {}
-    # By network, so that one at a time is in memory.
+    # Grouped by network, so that one network is in memory at a time.
     for key, work in sorted(wanted.items(), key=lambda item: item[0][0]):
         rows, known[key] = _measured(work, own_device)
         tell(
@@ -130,8 +131,9 @@ def piloted(plans: Sequence[StepPlan], tell: Callable[[str], None], *, price: fl
 def _slow_bfloat16(
     works: Sequence[Work], known: Mapping[_Key, float], device: torch.device, tell: Callable[[str], None]
 ) -> str:
-    """A remark on the time of float32, for the slowest network, where this CPU has no instructions for
-    bfloat16; else ""."""
+    """A remark with the float32 time of the slowest network if this CPU has no bfloat16 instructions;
+    otherwise "".
+    """
     from dgflow.diffusion.bfloat16 import slow_bfloat16
 
     narrow = [work for work in works if work.precision == "bfloat16"]
@@ -152,7 +154,7 @@ def _key(work: Work) -> _Key:
 
 
 def _measured(work: Work, device: torch.device) -> tuple[int, float]:
-    """(rows of the batch, seconds per row)."""
+    """Time a batch: (rows of the batch, seconds per row)."""
 
     from dgflow.diffusion.acceleration import prepared
     from dgflow.diffusion.device_errors import is_out_of_memory
@@ -182,7 +184,7 @@ def _measured(work: Work, device: torch.device) -> tuple[int, float]:
 
 
 class _Networks(Networks):
-    """Networks without memory, and what their work takes."""
+    """Networks on the meta device, and the cost of their work."""
 
     def estimate(
         self, plan: StepPlan, works: Sequence[Work], seconds: float, flops: float | None
@@ -212,7 +214,7 @@ class _Networks(Networks):
 
 
 def _file(tensors: Iterable[Tensor]) -> int:
-    """The size of a file of tensors."""
+    """The size of a file of tensors in bytes."""
     return sum(value.numel() * value.element_size() + TENSOR_HEADER for value in tensors)
 
 

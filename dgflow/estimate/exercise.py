@@ -1,8 +1,8 @@
-"""One call of a network with fresh weights, as a step makes it: counted without memory, or timed on a device.
+"""Call a network with fresh weights as a step does: counted on the meta device, or timed on a device.
 
-FLOP are floating-point operations: a multiplication and an addition are two (papers often state
-multiply-adds, half as many). Only convolutions and products of matrices are counted; the rest is under a few
-per cent.
+FLOP are floating-point operations: a multiplication and an addition count as two (papers often state
+multiply-adds, half as many). Only convolutions and matrix products are counted; the rest is at most a few per
+cent.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-NOISE_LEVEL = 1.0  # a sigma that every network knows; none takes longer at another
+NOISE_LEVEL = 1.0  # a sigma that every network supports; the cost does not depend on it
 
 
 @dataclass(frozen=True)
 class Flops:
-    """FLOP per row. Devices have different speeds for convolutions and other products in float32."""
+    """FLOP per row, separately for convolutions and other products, whose float32 rates differ."""
 
     convolutions: float
     products: float
@@ -36,9 +36,9 @@ class Flops:
 
 
 def count(step: NetworkStep, network: nn.Module, use: Use) -> Flops:
-    """FLOP of `use` per row; `network` is on the meta device.
+    """Count the FLOP of `use` per row; `network` is on the meta device.
 
-    Raises ValueError for a network that cannot run there, such as one that reads its values.
+    Raises ValueError for a network that cannot run on the meta device, such as one that reads its values.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -55,14 +55,14 @@ def count(step: NetworkStep, network: nn.Module, use: Use) -> Flops:
 
 
 def timed(step: NetworkStep, network: nn.Module, use: Use, rows: int, precision: Precision) -> float:
-    """Seconds that `use` of a batch of `rows` takes on the network's device, until all of it is done."""
+    """Time `use` of a batch of `rows` on the network's device, in seconds, until the device has finished."""
     import torch
 
     from dgflow.diffusion.acceleration import autocast, products
 
     device = _device(network)
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    # Samplers convert the weights, and not the activations.
+    # Samplers convert the weights, not the activations.
     activations = "float32" if use in SAMPLING_USES else precision
     with products(precision), autocast(device, activations):
         wait()
@@ -73,7 +73,7 @@ def timed(step: NetworkStep, network: nn.Module, use: Use, rows: int, precision:
 
 
 def run(step: NetworkStep, network: nn.Module, use: Use, rows: int) -> None:
-    """`use` of a batch of `rows` made-up samples."""
+    """Perform `use` on a batch of `rows` synthetic samples."""
     import torch
 
     from dgflow.diffusion.gradient_matching import logits_and_gradients
@@ -85,7 +85,7 @@ def run(step: NetworkStep, network: nn.Module, use: Use, rows: int) -> None:
     backward = trains or use in ("gradient", "head-gradient")
     x = _noise(step, network, rows)
     if use == "train-gradient":
-        # A clone, since the counter's hooks refuse a leaf while its gradient is taken.
+        # A clone, since the counter's hooks refuse a leaf during its backward pass.
         total, gradient = logits_and_gradients(
             lambda y: _asked(step, network, use, y.clone()), x, x.new_full((rows,), NOISE_LEVEL)
         )
@@ -106,7 +106,7 @@ def _noise(step: NetworkStep, network: nn.Module, rows: int) -> Tensor:
 
 
 def _asked(step: NetworkStep, network: nn.Module, use: Use, x: Tensor) -> Tensor:
-    """The output for noise."""
+    """The network's output for noise."""
     import torch
 
     spec, rows, device = step.architecture, len(x), x.device
@@ -124,7 +124,7 @@ def _asked(step: NetworkStep, network: nn.Module, use: Use, x: Tensor) -> Tensor
 
 
 def _device(network: nn.Module) -> torch.device:
-    """The device of its numbers; the CPU for a network that has none."""
+    """The device of the network's tensors; the CPU for a network without tensors."""
     import torch
 
     tensors = itertools.chain(network.parameters(), network.buffers())

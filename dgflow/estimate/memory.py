@@ -1,5 +1,6 @@
-"""The memory of a GPU that a training takes: weights, gradients and moments, and at its peak a batch's
-activations, counted on networks without memory."""
+"""Estimate the GPU memory of a training: weights, gradients and moments, and the peak of a batch's
+activations, counted on the meta device.
+"""
 
 from __future__ import annotations
 
@@ -16,40 +17,39 @@ from dgflow.specs.train_step import TrainStep
 if TYPE_CHECKING:
     from torch import nn
 
-CONTEXT_BYTES = 1e9  # of CUDA, cuDNN's workspaces and the allocator's slack: an assumption
-MOMENTS = 2  # tensors that Adam keeps for every parameter, beside the number of its steps
-NARROW = 0.75  # of the bytes of activations in float32, with bfloat16: norms keep theirs; an assumption
+CONTEXT_BYTES = 1e9  # CUDA context, cuDNN workspaces and allocator slack: an assumption
+MOMENTS = 2  # Adam's tensors per parameter, besides the step count
+NARROW = 0.75  # bytes of activations in bfloat16 relative to float32, as norms stay in float32: an assumption
 
 
 @dataclass(frozen=True)
 class TrainingMemory:
-    """Bytes of one GPU: `fixed` whatever the batch, and `row` for each of its rows on that GPU."""
+    """Memory of one GPU in bytes: `fixed` for any batch, and `row` per row of the batch on that GPU."""
 
     fixed: float
     row: float
     batch: int
 
     def of(self, gpus: int) -> float:
-        """Bytes of each of so many GPUs that share a batch, in one piece."""
+        """The bytes per GPU if `gpus` GPUs share an unsplit batch."""
         return self.fixed + math.ceil(self.batch / gpus) * self.row
 
     def gpus(self, memory: float) -> int | None:
-        """The least number of GPUs of so many bytes that hold a batch in one piece; None where no row
-        fits."""
+        """The minimum number of GPUs with `memory` bytes that hold an unsplit batch; None if no row fits."""
         rows = int((memory - self.fixed) // self.row)
         return None if rows < 1 else math.ceil(self.batch / rows)
 
     def parts(self, memory: float) -> int | None:
-        """The parts into which one such GPU cuts a batch, a power of two; None where no row fits."""
+        """The number of parts, a power of two, into which one GPU splits a batch; None if no row fits."""
         gpus = self.gpus(memory)
         return None if gpus is None else min(self.batch, 2 ** math.ceil(math.log2(gpus)))
 
 
 def training_memory(step: TrainStep, network: nn.Module) -> TrainingMemory:
-    """The memory of a training, whose network is on the meta device: that of a whole batch, and by half of
-    one that of each row.
+    """The memory of a training, with its network on the meta device: measured for a full batch, and per row
+    by comparison with half a batch.
 
-    Raises ValueError for a network that cannot run there.
+    Raises ValueError for a network that cannot run on the meta device.
     """
     half, peaks = max(1, step.batch_size // 2), []
     try:
@@ -68,7 +68,7 @@ def training_memory(step: TrainStep, network: nn.Module) -> TrainingMemory:
 
 @dataclass
 class _Peak:
-    """The bytes of tensors that were made and are alive, now and at most."""
+    """The current and peak bytes of live tensors."""
 
     now: int = 0
     most: int = 0

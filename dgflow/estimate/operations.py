@@ -1,4 +1,4 @@
-"""FLOP of the evaluations of networks, from networks without memory."""
+"""Count the FLOP of network evaluations, on the meta device."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Networks:
-    """Networks without memory, each built once."""
+    """Networks on the meta device, each built once."""
 
     def __init__(self) -> None:
         self._built: dict[str, nn.Module] = {}
@@ -28,19 +28,19 @@ class Networks:
 
 
 class Operations:
-    """FLOP of work, each use of a network counted once."""
+    """The FLOP of work; each use of a network is counted once."""
 
     def __init__(self, networks: Networks) -> None:
         self._networks = networks
         self._known: dict[tuple[str, Use], Flops] = {}
 
     def per_row(self, work: Work) -> Flops:
-        """Raises ValueError as `exercise.count`."""
+        """The FLOP per row. Raises ValueError as `exercise.count`."""
         key = (work.network.fingerprint, work.use)
         if key not in self._known:
             self._known[key] = count(work.network, self._networks.of(work.network), work.use)
         return self._known[key]
 
     def total(self, works: Iterable[Work]) -> float:
-        """FLOP of all of it."""
+        """The total FLOP of all works."""
         return sum(work.times * self.per_row(work).total for work in works)

@@ -1,2 +1,3 @@
-"""Networks and samples of a root as others can take them: a folder, or a repository on the Hugging Face hub,
-with a card that is written from receipts."""
+"""Publish networks and samples of a root as a folder, or as a repository on the Hugging Face hub, with a card
+written from receipts.
+"""

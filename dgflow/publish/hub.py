@@ -1,6 +1,6 @@
-"""A repository of the Hugging Face hub as a target: what is there, and one commit with what is new.
+"""Publish to a repository of the Hugging Face hub: read its content, and commit the changes at once.
 
-Needs the package huggingface_hub, whose own settings count: HF_TOKEN or `hf auth login`, HF_ENDPOINT.
+Needs the package huggingface_hub and uses its configuration: HF_TOKEN or `hf auth login`, HF_ENDPOINT.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from dgflow.store.objects import StoreError
 T = TypeVar("T")
 
 _NAME = re.compile(r"hf:(?P<repo>[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*)")
-_LEFT = (".gitattributes", ".gitignore")  # files that the hub or a person keeps, and that stay
-_LARGEST = 2**26  # bytes of a marker
+_LEFT = (".gitattributes", ".gitignore")  # files of the hub or the user, which are kept
+_LARGEST = 2**26  # maximum bytes of a marker
 _REMEDIES = {
     401: "the token is not valid: run `hf auth login`, or set HF_TOKEN",
     403: "take a token with write access to this user or organisation, or another name",
@@ -33,7 +33,7 @@ _REMEDIES = {
 
 @dataclass(frozen=True)
 class Committed:
-    """What a commit came to: its address and id; `changed` is False where everything was there already."""
+    """The result of a commit: address and id; `changed` is False if there was nothing new."""
 
     url: str
     commit: str
@@ -41,10 +41,10 @@ class Committed:
 
 
 class Repository:
-    """`hf:user/name`, of the type "model" or "dataset".
+    """A repository `hf:user/name`, of type "model" or "dataset".
 
     Raises:
-        ValueError: another form of name, no package, or no token.
+        ValueError: the name has another form, or the package or a token is missing.
     """
 
     def __init__(self, target: str, hub_type: str) -> None:
@@ -63,21 +63,21 @@ class Repository:
         self._api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
 
     def files(self) -> list[str] | None:
-        """The names of the files in it; None where the token sees no such repository."""
+        """The names of the repository's files; None if the token has no access to such a repository."""
         from huggingface_hub.errors import RepositoryNotFoundError
 
         def listed() -> list[str] | None:
             try:
                 return self._api.list_repo_files(self.repo, repo_type=self.hub_type)
             except RepositoryNotFoundError as error:
-                if error.response.status_code == 401:  # as for a token that is not valid
+                if error.response.status_code == 401:  # also for an invalid token
                     raise
                 return None
 
         return self._asked("look at", listed)
 
     def published(self, marker: str) -> Mapping[str, Any] | None:
-        """The content of the file `marker`, which names the step that the repository is of."""
+        """The content of the file `marker`, which names the published step."""
 
         def read() -> Mapping[str, Any] | None:
             path = Path(self._api.hf_hub_download(self.repo, marker, repo_type=self.hub_type))
@@ -90,7 +90,9 @@ class Repository:
             return None
 
     def check_free(self, marker: str, identity: Mapping[str, Any]) -> None:
-        """Raises ValueError where something else is there than an earlier version of the same."""
+        """Raise ValueError if the repository holds anything other than an earlier version of the same
+        step.
+        """
         files = [name for name in self.files() or () if name not in _LEFT]
         if not files:
             return
@@ -108,10 +110,10 @@ class Repository:
             )
 
     def commit(self, folder: Path, message: str, *, private: bool) -> Committed:
-        """Make the repository the content of `folder`, in one commit; none where nothing differs, and an
-        error where another commit came between.
+        """Replace the repository's content by `folder` in one commit; no commit if nothing differs, and an
+        error if another commit came in between.
 
-        A repository that is there stays private or public.
+        An existing repository keeps its visibility.
         """
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
@@ -139,10 +141,10 @@ class Repository:
         return self._asked("write", send)
 
     def _asked(self, verb: str, ask: Callable[[], T]) -> T:
-        """The hub's answer. Raises ValueError for what it refuses, StoreError where it does not answer."""
+        """Call the hub. Raises ValueError if it refuses, and StoreError if it does not answer."""
         try:
             return ask()
-        except Exception as error:  # those of the package and its client have no base class in common
+        except Exception as error:  # errors of the package and its client share no base class
             raise self._failure(verb, error) from error
 
     def _failure(self, verb: str, error: BaseException) -> Exception:
@@ -165,7 +167,7 @@ class Repository:
 
 @contextlib.contextmanager
 def _no_note_of_empty_commits() -> Iterator[None]:
-    """The package warns of a commit that it leaves out, which `Committed.changed` says."""
+    """Suppress the package's warning about an empty commit, which `Committed.changed` reports."""
     logger = logging.getLogger("huggingface_hub.hf_api")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -176,5 +178,5 @@ def _no_note_of_empty_commits() -> Iterator[None]:
 
 
 def _printable(text: str) -> str:
-    """The first line of a text from elsewhere, fit for a terminal."""
+    """The first line of an external text, without terminal control characters."""
     return re.sub(r"[^ -~]", "?", (text.strip().splitlines() or [""])[0])[:200]

@@ -1,5 +1,6 @@
-"""What something was made of: its steps, without what is private to a machine, and the licences of the
-published networks among them."""
+"""The lineage of a published result: its steps, without machine-specific details, and the licences of the
+published networks among them.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ LICENCES = {
     "CC BY-NC 4.0": "cc-by-nc-4.0",
     "CC BY-NC-SA 4.0": "cc-by-nc-sa-4.0",
 }
-"""The licences of the catalogue that the hub has a name for."""
+"""Licences of the catalogue -> the hub's names."""
 
 UNKNOWN = "unknown"
 
@@ -29,7 +30,7 @@ _PUBLIC = re.compile(r"(https?|hf|mlxtend|sklearn):[^?]*")
 
 
 class Base(NamedTuple):
-    """A published network that something was made with."""
+    """A published network used for the result."""
 
     name: str
     licence: str
@@ -37,12 +38,12 @@ class Base(NamedTuple):
 
 
 def steps_behind(step: Step) -> list[Step]:
-    """A step and all that it was made from."""
+    """A step and all steps that it was made from."""
     return [node.step for node in graph(step)]
 
 
 def bases(step: Step) -> list[Base]:
-    """The published networks that a step was made with."""
+    """The published networks with which a step was made."""
     found = {}
     for each in steps_behind(step):
         if isinstance(each, Pretrained):
@@ -54,13 +55,13 @@ def bases(step: Step) -> list[Base]:
 
 
 def licence_of(made_with: Sequence[Base]) -> str:
-    """The hub's name of the only licence of what something was made with, else `UNKNOWN`."""
+    """The hub's name of the only licence among the networks used; otherwise `UNKNOWN`."""
     names = {LICENCES.get(base.licence, UNKNOWN) for base in made_with}
     return names.pop() if len(names) == 1 else UNKNOWN
 
 
 def licences_in_words(made_with: Sequence[Base]) -> str:
-    """`edm-cifar10-32x32-uncond-vp: CC BY-NC-SA 4.0; ...`"""
+    """List licences as `edm-cifar10-32x32-uncond-vp: CC BY-NC-SA 4.0; ...`."""
     if not made_with:
         return "no published network; the licence of the data is not recorded"
     return "; ".join(
@@ -70,20 +71,20 @@ def licences_in_words(made_with: Sequence[Base]) -> str:
 
 
 def licence_in_words(licence: str, made_with: Sequence[Base]) -> str:
-    """The licence of something published, and those of what it was made with."""
+    """Describe the licence of a publication, and the licences of the networks used."""
     given = "No licence is given" if licence == UNKNOWN else f"`{licence}`"
     return f"{given}. Made with {licences_in_words(made_with)}."
 
 
 def public(source: str) -> str:
-    """A source as anybody may see it: of a path or a bucket the last part alone."""
+    """A source fit for publication: only the last component of a path or bucket."""
     if source in CATALOGUE or _PUBLIC.fullmatch(source):
         return source
     return source.rstrip("/").rpartition("/")[2]
 
 
 def documents(step: Step) -> dict[str, dict[str, Any]]:
-    """The records of a step and all that it was made from, by name, with public sources."""
+    """The records of a step and of all steps that it was made from, by name, with public sources."""
     return {each.name: _public_document(each.document()) for each in steps_behind(step)}
 
 
@@ -94,7 +95,9 @@ def _public_document(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def samples_in_words(part: Slice) -> str:
-    """One line of Markdown on samples: real ones by their source, generated ones by how they were drawn."""
+    """Describe samples in one line of Markdown: real samples by source, generated samples by how they were
+    drawn.
+    """
     step, span = part.step, f"`[{part.start}:{part.stop}]`"
     if isinstance(step, Sampling):
         guided = f", guided by {_listed(step.guidance)}" if step.guidance else ""
@@ -117,7 +120,7 @@ def samples_in_words(part: Slice) -> str:
 
 
 def network_in_words(weights: Weights) -> str:
-    """A network in Markdown: a published one by its name, another by the step that made it."""
+    """Describe a network in Markdown: a published network by name, otherwise by the step that made it."""
     step = weights.step
     if isinstance(step, Pretrained):
         return f"`{public(step.source)}`"
@@ -125,12 +128,12 @@ def network_in_words(weights: Weights) -> str:
 
 
 def call(spec: Spec) -> str:
-    """A spec as a recipe writes it, with the settings that are not its defaults: `Heun(steps=8)`."""
+    """Format a spec as in a recipe, with its non-default settings: `Heun(steps=8)`."""
     return f"{type(spec).__name__}({', '.join(settings(spec))})"
 
 
 def settings(spec: Spec) -> list[str]:
-    """The settings that are not a spec's defaults: `steps=8`."""
+    """Format the non-default settings of a spec: `steps=8`."""
     return [
         f"{name}={_value(getattr(spec, name))}"
         for name, info in type(spec).model_fields.items()

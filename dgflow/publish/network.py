@@ -1,5 +1,6 @@
-"""A trained network as a folder: its weights, `config.json` by which `official` builds it, the evidence in
-`training.json`, and a card."""
+"""Write a trained network as a folder: weights, `config.json` for `official`, the records in `training.json`,
+and a card.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +24,13 @@ from dgflow.weights.metadata import with_metadata
 
 
 class NetworkFolder:
-    """What is published of a training: the weights of one epoch.
+    """The publication of a training: the weights of one epoch.
 
     Raises ValueError for another step.
     """
 
     hub_type = "model"
-    marker = CONFIG  # the file that names the step that a folder is of
+    marker = CONFIG  # the file that names the published step
 
     def __init__(self, root: OpenRoot, network: Network) -> None:
         self.facts = NetworkFacts(root, network)
@@ -40,12 +41,12 @@ class NetworkFolder:
 
     @property
     def bases(self) -> list[Base]:
-        """The published networks that it was made with."""
+        """The published networks with which it was made."""
         return self.facts.bases
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What tells this network from any other."""
+        """The identity of this network."""
         receipt = self.facts.network.bound.receipt
         return {
             "step": self.facts.step.name,
@@ -62,9 +63,9 @@ class NetworkFolder:
         """Write the files.
 
         Args:
-            licence: the hub's name of it.
-            name: as `official` takes it: `hf:user/name` where it is published there, else the folder.
-            made_up: say in the card that the weights mean nothing.
+            licence: the hub's name of the licence.
+            name: the name for `official`: `hf:user/name` if published there, otherwise the folder.
+            made_up: state in the card that the weights are meaningless.
         """
         facts = self.facts
         published = PublishedNetwork.of(facts.step)
@@ -112,7 +113,7 @@ class NetworkFolder:
 def _parts(
     published: PublishedNetwork, bound: BoundWeights
 ) -> Iterator[tuple[PublishedNetwork, BoundWeights]]:
-    """The networks whose weights lie in the folder: the published one, and those that it reads."""
+    """The networks whose weights are in the folder: the published network, and those that it reads."""
     yield published, bound
     step: Any = bound.step
     for field, reference in step.architecture.references(""):
@@ -125,7 +126,7 @@ def _parts(
 
 
 def _metadata(published: PublishedNetwork, weights: BoundWeights) -> dict[str, str]:
-    """Settings that `Pretrained` compares with a recipe's, and the step that made the weights."""
+    """The settings that `Pretrained` compares with a recipe's, and the step that made the weights."""
     sizes = {name: str(getattr(published, name)) for name in ("image_size", "channels", "num_classes")}
     made = {"dgflow_step": weights.step_store.name}
     if weights.receipt.part.startswith("epochs/"):

@@ -1,4 +1,4 @@
-"""The model card of a published network. Every number in it is from a receipt."""
+"""Write the model card of a published network. Every number in the card comes from a receipt."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from dgflow.steps.arm_values import value_text
 from dgflow.steps.published_network import name_of
 from dgflow.steps.sampling import Sampling
 
-_CURVE = 20  # rows of the table of epochs
+_CURVE = 20  # approximate rows of the table of epochs
 
 
 def network_card(facts: NetworkFacts, licence: str, name: str, *, made_up: bool = False) -> str:
-    """The card as Markdown with the hub's front matter.
+    """Write the card as Markdown with the hub's front matter.
 
     Args:
-        licence: the hub's name of it.
-        name: as `official` takes it.
+        licence: the hub's name of the licence.
+        name: the name for `official`.
     """
     parts = [
         f"# {_kind(facts)} for {_source(facts)}, {_size(facts)}",
@@ -134,7 +134,7 @@ def _about(facts: NetworkFacts) -> str:
 
 
 def _size(facts: NetworkFacts) -> str:
-    """The size of its samples, for a title."""
+    """The size of the network's samples, for a title."""
     side, channels = facts.step.shape.image_size, facts.step.shape.channels
     return f"{side} x {side} x {channels} latents" if facts.step.sees_latents else f"{side} pixels"
 
@@ -180,7 +180,7 @@ def _use(facts: NetworkFacts, name: str) -> Iterator[str]:
 
 
 def _guided_by(facts: NetworkFacts) -> Sampling | None:
-    """The samples of the first arm that was measured with the discriminator."""
+    """The samples of the first measured arm with the discriminator."""
     for found in facts.tables:
         for arm in sorted(found.with_it & found.samples.keys()):
             step = found.samples[arm].origin.step
@@ -190,7 +190,7 @@ def _guided_by(facts: NetworkFacts) -> Sampling | None:
 
 
 def _is_of(term: Any, facts: NetworkFacts) -> bool:
-    """True for guidance by the network alone, with settings that hold outside its root."""
+    """True for guidance by this network only, with settings that are valid outside its root."""
     return (
         isinstance(term, DiscriminatorGuidance)
         and getattr(term.discriminator, "step", None) == facts.step
@@ -199,7 +199,7 @@ def _is_of(term: Any, facts: NetworkFacts) -> bool:
 
 
 def _settings(facts: NetworkFacts, arm: Sampling | None) -> list[str]:
-    """The settings of the guidance by the network, in code."""
+    """The settings of guidance by the network, as code."""
     if arm is None:
         return ["weight=1.0"]
     term = next(term for term in arm.guidance if _is_of(term, facts))
@@ -217,7 +217,7 @@ def _sampler(arm: Sampling | None) -> str:
 
 
 def _code(text: str) -> str:
-    """The text of specs with the names that they have outside dgflow: `dg.Heun(steps=8)`."""
+    """Prefix the names of specs in a text for use outside dgflow: `dg.Heun(steps=8)`."""
     return re.sub(r"\b[A-Z]\w*\(", r"dg.\g<0>", text)
 
 
@@ -278,7 +278,7 @@ def _number(value: Any) -> str:
 
 
 def _thinned(epochs: Mapping[int, Any], own: int | None) -> list[tuple[int, Any]]:
-    """About `_CURVE` epochs, evenly spaced, the first, the last and the published one among them."""
+    """Select about `_CURVE` evenly spaced epochs, including the first, the last and the published one."""
     every = -(-len(epochs) // _CURVE)
     kept = {min(epochs), max(epochs), own} | {number for number in epochs if number % every == 0}
     return [(number, epochs[number]) for number in sorted(epochs) if number in kept]

@@ -1,4 +1,4 @@
-"""What a root records about a trained network."""
+"""Read the facts that a root records about a trained network."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class NetworkFacts:
 
     @cached_property
     def bases(self) -> list[Base]:
-        """The published networks that it was made with."""
+        """The published networks with which it was made."""
         return bases(self.step)
 
     @cached_property
@@ -50,12 +50,12 @@ class NetworkFacts:
 
     @cached_property
     def tables(self) -> list[Table]:
-        """The tables that measured samples which these weights made or guided."""
+        """The tables that measure samples made or guided with these weights."""
         return tables(self.root, self.step, self.network.bound.digest)
 
     @property
     def told(self) -> dict[str, Any]:
-        """What the network is told of the noise, and the noise levels that it was trained for."""
+        """Describe the network's noise input, and the noise levels of its training."""
         network, told = self.network.spec, {}
         if isinstance(network, GuideSpec):
             told["time"] = network.time_name

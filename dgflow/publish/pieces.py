@@ -1,4 +1,4 @@
-"""Pieces of what is published: cards with their front matter, code, JSON."""
+"""Building blocks of publications: cards with front matter, code, JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ MADE_UP = (
 
 
 def card(front: Mapping[str, Any], parts: Iterable[str]) -> str:
-    """A card of the hub: YAML between `---`, without fields that are empty, and Markdown in paragraphs."""
+    """Format a card for the hub: YAML front matter between `---`, without empty fields, and Markdown
+    paragraphs.
+    """
     import yaml
 
     kept = {name: value for name, value in front.items() if value}
@@ -24,11 +26,11 @@ def card(front: Mapping[str, Any], parts: Iterable[str]) -> str:
 
 
 def python(code: str) -> str:
-    """A block of Python."""
+    """Format a block of Python."""
     return f"```python\n{code.strip()}\n```"
 
 
 def write_json(open_new: OpenNew, name: str, value: Any) -> None:
-    """Write a value as a JSON file that people can read."""
+    """Write a value as a readable JSON file."""
     with open_new(name) as file:
         file.write((json.dumps(value, indent=1, allow_nan=False) + "\n").encode())

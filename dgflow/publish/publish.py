@@ -1,4 +1,4 @@
-"""`dgflow publish`: a network or generated images of a root, for others."""
+"""`dgflow publish`: publish a network or generated images of a root."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ _LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 
 @dataclass(frozen=True)
 class Publication:
-    """What was published: `commit` is None in a folder, `changed` False where the hub had all of it."""
+    """The result of publishing: `commit` is None for a folder; `changed` is False if the hub already had
+    everything.
+    """
 
     title: str
     target: str
@@ -49,17 +51,17 @@ def publish(
     """Write the step at `address` with its card into a new folder, or a repository of the hub.
 
     Args:
-        address: `ROOT/STEP` of a training, `ROOT/STEP[start:stop]` of generated images.
-        target: a folder, here or on S3, or `hf:user/name`.
-        epoch: of a training: "last", "best" by its held-out loss, or a number. By default the one that the
-            steps of the root were made from, else the last.
-        licence: the hub's name of it, by default that of the published networks that it was made with.
-        private: make a new repository a private one.
-        replace: write over what another step left there.
+        address: `ROOT/STEP` for a training, `ROOT/STEP[start:stop]` for generated images.
+        target: a folder, local or on S3, or `hf:user/name`.
+        epoch: for a training, "last", "best" by held-out loss, or a number. By default the epoch from which
+            the root's steps were made, or else the last.
+        licence: the hub's name of the licence; by default the licence of the published networks used.
+        private: create a new repository as private.
+        replace: overwrite the content that another step left there.
 
     Raises:
-        ValueError: no such step, nothing to publish, something else at the target, no licence that is known,
-            or a hub that refuses.
+        ValueError: the step does not exist or cannot be published, the target holds something else, no
+            licence is known, or the hub refuses.
         StoreError: the root or the hub cannot be reached.
     """
     on_hub = target.lower().startswith("hf:")

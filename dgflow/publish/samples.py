@@ -1,5 +1,6 @@
-"""Generated images as a data set: Parquet that Hugging Face's `datasets` loads, how they were made, and a
-card."""
+"""Write generated images as a data set: Parquet for Hugging Face's `datasets`, the records of their origin,
+and a card.
+"""
 
 from __future__ import annotations
 
@@ -53,12 +54,12 @@ class SamplesFolder:
 
     @property
     def bases(self) -> list[Base]:
-        """The published networks that they were made with."""
+        """The published networks with which they were made."""
         return bases(self.step)
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What tells these samples from any other."""
+        """The identity of these samples."""
         return {
             "step": self.step.name,
             "fingerprint": self.step.fingerprint,

@@ -1,5 +1,6 @@
-"""The tables of a root that measured something made with one network's weights, by what receipts record and
-not by names."""
+"""Find the tables of a root that measure results of one network's weights, by the records in receipts rather
+than by names.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +22,12 @@ class Table:
     """The arms of a result.
 
     Attributes:
-        step: its name in the root.
-        columns: the quantities that some arm has.
-        arms: by name, as `ResultStep.compared` gives them.
-        samples: the first samples of an arm, where the result names them.
+        step: name of the step in the root.
+        columns: the quantities of at least one arm.
+        arms: arms by name, as in `ResultStep.compared`.
+        samples: the first samples of each arm that the result names.
         with_it: the arms whose samples were made with the weights.
-        reference: what the arms were compared with, and how, where the file says it.
+        reference: the reference and protocol of the comparison, if the file states them.
     """
 
     step: str
@@ -39,13 +40,13 @@ class Table:
 
 @dataclass
 class _Behind:
-    """The weights that parts of a root were made with."""
+    """The weights with which parts of a root were made."""
 
     root: OpenRoot
     known: dict[tuple[str, str], frozenset[str]] = field(default_factory=dict)
 
     def digests(self, reference: Reference, item: BoundItem) -> frozenset[str]:
-        """The digests of all weights behind something that a step reads, its own included."""
+        """The digests of all weights behind an input of a step, including its own."""
         key = (reference.step.name, item.digest)
         if key not in self.known:
             own = frozenset([item.digest]) if isinstance(item, BoundWeights) else frozenset()
@@ -53,7 +54,7 @@ class _Behind:
         return self.known[key]
 
     def each(self, step: Step, inputs: Mapping[str, str]) -> dict[str, frozenset[str]]:
-        """The same by the path of what `step` reads, for a part that was made from `inputs`."""
+        """The digests by field path of `step`'s inputs, for a part made from `inputs`."""
         step = step.as_made(inputs)
         items = self.root.records.bound(step, inputs).items
         return {path: self.digests(step.reads[path], item) for path, item in items.items()}
@@ -66,13 +67,13 @@ def _inputs(item: BoundItem) -> Mapping[str, str]:
 
 
 def tables(root: OpenRoot, step: Step, digest: str) -> list[Table]:
-    """The tables with an arm that was made with the weights of this digest, of `step`."""
+    """The tables with an arm made with the weights of `step` that have this digest."""
     behind, found, records = _Behind(root), [], root.records
-    for name in [each.name for each in records.all_recorded(records.names)]:  # read together
+    for name in [each.name for each in records.all_recorded(records.names)]:  # read in one batch
         try:
             result = records.step(name)
         except ValueError:
-            continue  # a kind that is not defined here: it cannot be read
+            continue  # a kind that is not defined here cannot be read
         if not isinstance(result, ResultStep) or not _is_behind(step, result):
             continue
         view = root.step(name)
@@ -86,7 +87,7 @@ def tables(root: OpenRoot, step: Step, digest: str) -> list[Table]:
         try:
             paths = behind.each(result, receipts[0].inputs)
         except CorruptObject:
-            continue  # its samples were removed since
+            continue  # its samples have been removed
         with_it = frozenset(arm for arm in arms if digest in _of_arm(arm, paths))
         if with_it:
             reference = view.result.get("reference") or {}

@@ -1,6 +1,7 @@
-"""A recipe at toy size: the same steps, classes and files, run from end to end in a minute on two CPU cores.
+"""Smoke runs: a recipe at toy size, with the same steps, classes and files, run end to end in a minute on two
+CPU cores.
 
-Steps and specs say their own toy form: narrow networks, marked `made_up`, small images, a few dozen samples.
+Steps and specs define their own toys: narrow networks, marked `made_up`, small images, a few dozen samples.
 The checkpoints, data and references that the recipe names are written in their official formats
 (`smoke_files`, `smoke_images`). One step stays one step, disjoint slices stay disjoint, and arms keep equal
 sizes.
@@ -30,9 +31,9 @@ from dgflow.store.objects import ObjectStore
 from dgflow.testing.smoke_files import Reference, checkpoint, write_file, write_pictures
 from dgflow.testing.smoke_images import CIFAR, CIFAR_SIDE, Pictures
 
-REAL, FEWEST_REAL = 32, 16  # real images, in all and between two edges of slices
+REAL, FEWEST_REAL = 32, 16  # real images: in total, and minimum between two edges of slices
 REFERENCE = 64  # images in a published reference: the same number in every recipe of a root
-MADE, FEWEST_MADE = 32, 24  # samples between two edges of slices, at most and at least
+MADE, FEWEST_MADE = 32, 24  # samples between two edges of slices: maximum and minimum
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,12 @@ class Smoke:
     """The toy target, and the files that it needs in the root."""
 
     target: Target
-    checkpoints: Mapping[str, tuple[Pretrained, ...]]  # key in the root to the networks that are in the file
+    checkpoints: Mapping[str, tuple[Pretrained, ...]]  # key in the root -> networks in the file
     pictures: tuple[Pictures, ...]
     references: tuple[Reference, ...]
 
     def write(self, store: ObjectStore) -> None:
-        """Write the files that are missing."""
+        """Write the missing files."""
         for key, steps in self.checkpoints.items():
             write_file(store, key, partial(checkpoint, steps))
         for reference in self.references:
@@ -54,10 +55,10 @@ class Smoke:
 
 
 def smoke(target: Target, url: str) -> Smoke:
-    """`target` at toy size, for a root at `url`.
+    """Return `target` at toy size, for a root at `url`.
 
     Raises:
-        ValueError: it reads an image set from outside, or a file that cannot be made small.
+        ValueError: the target reads an external image set, or a file without a toy.
     """
     scheme, separator, rest = url.partition("://")
     run = _Run(target, unquote(rest) if scheme == "file" and separator else url)
@@ -66,19 +67,19 @@ def smoke(target: Target, url: str) -> Smoke:
 
 
 class _Run:
-    """A `SmokeRun`: toys by their steps, and the files that these need in the root."""
+    """A `SmokeRun`: toys by step, and the files that they need in the root."""
 
     def __init__(self, target: Target, url: str) -> None:
         self.url = url
-        self.edges: dict[str, list[int]] = {}  # beginnings and ends of a step's slices, by fingerprint
-        self.toy_edges: dict[str, dict[int, int]] = {}  # and those in its toy
+        self.edges: dict[str, list[int]] = {}  # edges of a step's slices, by fingerprint
+        self.toy_edges: dict[str, dict[int, int]] = {}  # edges -> edges in the toy, by fingerprint
         self.largest = 1
         for node in graph(target):
             self._add_edges(node.slices)
             self._add_edges(_read_at_the_source(node.step))
         self.steps: dict[str, Step] = {}
         self.checkpoints: dict[str, tuple[Pretrained, ...]] = {}
-        self.pictures: dict[Pictures, str] = {}  # and the source that each stands for
+        self.pictures: dict[Pictures, str] = {}  # pictures -> source that they replace
         self.references: dict[str, Reference] = {}
 
     def _add_edges(self, slices: Sequence[Slice]) -> None:
@@ -91,8 +92,8 @@ class _Run:
             self.largest = max(self.largest, *(stop - start for start, stop in pairwise(edges)))
 
     def step(self, step: Step) -> Step:
-        """The toy of `step`, made once."""
-        key = f"{step.variant} {len(step.parts(()))}"  # of a training, the epochs too
+        """The toy of `step`, cached."""
+        key = f"{step.variant} {len(step.parts(()))}"  # includes the epochs of a training
         if key not in self.steps:
             self.steps[key] = step.toy(self)
         return self.steps[key]
@@ -108,7 +109,7 @@ class _Run:
         return value
 
     def slice(self, part: Slice) -> Slice:
-        """The slice of a toy in the place of `part`."""
+        """The slice of a toy that replaces `part`."""
         key, toy = part.step.fingerprint, self.step(part.step)
         assert isinstance(toy, SampleStep)
         if key not in self.toy_edges:
@@ -146,8 +147,9 @@ class _Run:
         return toy
 
     def _placed(self, source: str, digest: str) -> tuple[str, str]:
-        """(key in the root, source) of a file in the place of the one at `source`; a file of the catalogue
-        lies where a person would put it."""
+        """(key in the root, source) of the file that replaces the one at `source`; a catalogue file is at the
+        key of a manual download.
+        """
         if source in CATALOGUE:
             return f"weights/{source}/{CATALOGUE[source].file_name}", source
         name = (
@@ -170,7 +172,7 @@ class _Run:
         edges = self.edges[key]
         self.toy_edges[key] = _spread(edges, REAL, edges[-1], FEWEST_REAL)
         change: dict[str, Any] = {"image_size": side, "shard_size": min(TOY_SHARD_SIZE, step.shard_size)}
-        if step.source in PACKAGED and side == step.image_size:  # small, and in a package
+        if step.source in PACKAGED and side == step.image_size:  # small, and part of a package
             return step.model_copy(update=change)
         skipped = min(step.skip_broken, FEWEST_REAL)
         rows = max(*self.toy_edges[key].values(), step.num_classes)
@@ -187,7 +189,7 @@ class _Run:
         return step.model_copy(update=change | {"skip_broken": skipped})
 
     def _of_a_source(self, pictures: Pictures, source: str) -> Pictures:
-        """The pictures in a series of their own, where another source has some of that kind."""
+        """The pictures in a separate series if another source has pictures of that kind."""
         others = {each.series for each, of in self.pictures.items() if of != source and each.like(pictures)}
         series = next(number for number in count() if number not in others)
         own = pictures.model_copy(update={"series": series})
@@ -208,7 +210,7 @@ def _read_at_the_source(step: Step) -> list[Slice]:
 
 
 def _pictures(step: ImportImages, count: int, side: int) -> Pictures:
-    """Pictures that the step's preparation makes squares of `side` of, in the form that its source has."""
+    """Pictures from which the step's preparation makes squares of `side`, in the format of its source."""
     name = step.source.rstrip("/").rpartition("/")[2]
     width = height = (side - 2 * step.pad) * step.average_pool
     if step.preparation == "adm-center-crop":
@@ -230,7 +232,7 @@ def _pictures(step: ImportImages, count: int, side: int) -> Pictures:
 
 
 def _spread(edges: list[int], most: int, whole: int, fewest: int) -> dict[int, int]:
-    """The edges of slices in a toy: `most` rows for `whole` ones, at least `fewest` between two edges."""
+    """The edges of slices in a toy: `most` rows for `whole` rows, at least `fewest` between two edges."""
     toy_edges = {0: 0}
     for start, stop in pairwise(edges):
         toy_edges[stop] = toy_edges[start] + max(fewest, most * (stop - start) // whole)

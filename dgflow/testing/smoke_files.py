@@ -1,8 +1,8 @@
-"""The files of a smoke run: small checkpoints in the official formats with random weights, and random
+"""Write the files of a smoke run: small checkpoints in the official formats with random weights, and random
 statistics.
 
-The same description gives the same weights, and no number overflows. Existing files are left alone. They lie
-where a person puts files that no program can download: `weights/NAME/FILE`.
+The same description gives the same weights, and no number overflows. Existing files are kept. Files are at
+the key of manual downloads: `weights/NAME/FILE`.
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ from dgflow.testing.smoke_images import Pictures
 if TYPE_CHECKING:
     from torch import nn
 
-_AT_ONCE = 16  # small files that are written at the same time
+_AT_ONCE = 16  # small files written concurrently
 WIDTHS = {"": 2048, "_s": 2023}
-"""Widths of Inception's features, and of those for sFID, by the ends of the names of a reference's arrays."""
+"""Widths of Inception's features, and of the sFID features, by suffix of the names of a reference's
+arrays.
+"""
 
 
 class Reference(Spec):
-    """A published reference to write: random moments, and the images beside them if there are `pictures`."""
+    """A published reference to write: random moments, and images if there are `pictures`."""
 
     key: str
     spatial: bool = False
@@ -54,7 +56,7 @@ class Reference(Spec):
 
 
 def write_pictures(store: ObjectStore, pictures: Iterable[Pictures]) -> None:
-    """Write every data set; one that is not complete is written again."""
+    """Write every data set; rewrite incomplete ones."""
     for each in pictures:
         complete = f"{each.key.rpartition('/')[0]}.json"
         if store.size(complete) is None:
@@ -65,14 +67,14 @@ def write_pictures(store: ObjectStore, pictures: Iterable[Pictures]) -> None:
 
 def write_file(store: ObjectStore, key: str, make: Callable[[], bytes]) -> None:
     if store.size(key) is None:
-        store.put(key, make())  # too large for S3's exclusive write; every writer writes the same bytes
+        store.put(key, make())  # too large for S3's conditional write; all writers write the same bytes
 
 
 def checkpoint(steps: Iterable[Pretrained]) -> bytes:
-    """The file of `steps`, in their format: one network, or several that share a file.
+    """Encode the file of `steps`, in their format: one network, or several that share a file.
 
     Raises:
-        ValueError: a format that is not written.
+        ValueError: there is no writer for the format.
     """
     steps = tuple(steps)
     step, spec = steps[0], steps[0].network
@@ -86,7 +88,7 @@ def checkpoint(steps: Iterable[Pretrained]) -> bytes:
 
 
 def _filled(step: Pretrained) -> nn.Module:
-    """The network with random weights, also where fresh ones are zero: published networks have none."""
+    """The network with random weights, even where initial weights are zero: published networks have none."""
     import torch
 
     seed = int(sha256_hex(step.source.encode())[:8], 16)

@@ -1,7 +1,8 @@
-"""Small pictures for a smoke run: crops of one drawn picture, in the form of the data set they stand for.
+"""Make small pictures for a smoke run: crops of one drawn picture, in the format of the data set that they
+replace.
 
-The same description gives the same files. Each picture is as large as the recipe's preparation needs it, and
-every class of the data set has some.
+The same description gives the same files. Each picture is as large as the recipe's preparation needs, and
+every class of the data set has pictures.
 """
 
 from __future__ import annotations
@@ -32,18 +33,19 @@ CIFAR = {
 
 
 class Pictures(Spec):
-    """A data set to be made: `count` pictures of `width` x `height`, picture i of class i modulo `classes`
-    (0: it has none)."""
+    """A data set to make: `count` pictures of `width` x `height`; picture i has class i modulo `classes` (0:
+    no classes).
+    """
 
     form: Literal["folder", "zip", "cifar", "npz"]
-    name: str  # of the file; of a folder, any
+    name: str  # name of the file; for a folder, any name
     count: int
     classes: int
     width: int
     height: int
     channels: int = 3
     codec: Literal["png", "jpeg"] = "png"
-    series: int = 0  # for data sets that differ in nothing else
+    series: int = 0  # distinguishes otherwise equal data sets
 
     @property
     def key(self) -> str:
@@ -53,11 +55,11 @@ class Pictures(Spec):
         return f"smoke/{digest[:12]}/{self.name}"
 
     def like(self, other: Pictures) -> bool:
-        """True for pictures that differ in number and series at most."""
+        """True for pictures that differ at most in number and series."""
         return self.model_copy(update={"count": other.count, "series": other.series}) == other
 
     def files(self) -> Iterator[tuple[str, bytes]]:
-        """(key, bytes) of every file."""
+        """Yield (key, bytes) of every file."""
         if self.form == "folder":
             yield from ((f"{self.key}/{name}", data) for name, data in self._named())
         else:
@@ -65,13 +67,13 @@ class Pictures(Spec):
             yield self.key, make()
 
     def pixels(self) -> Iterator[np.ndarray]:
-        """uint8 [height, width, channels], one after another."""
+        """Yield the pictures, uint8 [height, width, channels]."""
         for image in self._pictures():
             array = np.array(image)
             yield array[:, :, None] if self.channels == 1 else array
 
     def _pictures(self) -> Iterator[Image.Image]:
-        """Crops at random places and of random extent, every other one mirrored."""
+        """Yield crops of random position and size, every second one mirrored."""
         scene = _scene().convert("L" if self.channels == 1 else "RGB")
         largest = min(scene.width / self.width, scene.height / self.height)
         draws = _bits(self.series, 3 * self.count).reshape(-1, 3) / 2.0**64
@@ -95,7 +97,7 @@ class Pictures(Spec):
         file = io.BytesIO()
         with zipfile.ZipFile(file, "w") as archive:
             for name, data in self._named():
-                archive.writestr(zipfile.ZipInfo(name), data)  # whose date is fixed
+                archive.writestr(zipfile.ZipInfo(name), data)  # ZipInfo's date is fixed
         return file.getvalue()
 
     def _npz(self) -> bytes:
@@ -133,13 +135,13 @@ class Pictures(Spec):
 
 
 def _bits(seed: int, count: int) -> np.ndarray:
-    """uint64 [count]; Philox's raw bits are fixed by its definition, with every version of numpy."""
+    """Random bits, uint64 [count]; Philox's raw bits are the same in every version of numpy."""
     return np.random.Philox(seed).random_raw(count)
 
 
 @cache
 def _scene() -> Image.Image:
-    """A picture with shapes, shades and grain, made with integers alone: the same on every machine."""
+    """A picture with shapes, shades and grain, drawn with integers only: the same on every machine."""
     size = (512, 600)
     pixels = np.zeros((size[1], size[0], 3), np.int64)
     for seed, (cells, weight) in enumerate({3: 6, 12: 4, 48: 3, 192: 2, 512: 1}.items(), start=1):
@@ -156,7 +158,7 @@ def _scene() -> Image.Image:
 
 
 def _binary_batch(rows: np.ndarray, labels: np.ndarray, hundred: bool) -> bytes:
-    """Records of label and pixels; CIFAR-100's begin with the coarse one."""
+    """Records of label and pixels; CIFAR-100's begin with the coarse label."""
     columns = [labels // 5, labels] if hundred else [labels]
     return np.concatenate([np.stack(columns, axis=1).astype(np.uint8), rows], axis=1).tobytes()
 
@@ -169,11 +171,11 @@ def _python_batch(rows: np.ndarray, labels: np.ndarray, hundred: bool) -> bytes:
     return _pickled(batch | {b"labels": fine})
 
 
-_Pickler: Any = vars(pickle)["_Pickler"]  # in Python: the one in C cannot be told how to write bytes
+_Pickler: Any = vars(pickle)["_Pickler"]  # in Python: the C one cannot change how bytes are written
 
 
 class _Python2(_Pickler):
-    """Writes bytes as the strings of Python 2."""
+    """Pickle bytes as Python 2 strings."""
 
     dispatch = dict(_Pickler.dispatch)
 
@@ -185,7 +187,7 @@ class _Python2(_Pickler):
 
 
 def _pickled(value: object) -> bytes:
-    """As Python 2 and the numpy of 2009 pickled it."""
+    """Pickle a value like Python 2 with the numpy of 2009."""
     file = io.BytesIO()
     _Python2(file, protocol=2).dump(value)
     return file.getvalue().replace(b"cnumpy._core.", b"cnumpy.core.")

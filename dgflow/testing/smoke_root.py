@@ -1,9 +1,10 @@
-"""Keeps the roots of smoke runs apart: they hold random weights under official names, which no real run may
-meet."""
+"""Separate the roots of smoke runs from real ones: they hold random weights under official names, which a
+real run must not use.
+"""
 
 from dgflow.store.objects import ObjectStore
 
-VERSION = 2  # raised by hand when the made files change
+VERSION = 2  # incremented by hand when the files change
 MARK = "smoke.json"
 
 
@@ -13,7 +14,7 @@ def is_smoke_run(store: ObjectStore) -> bool:
 
 
 def check_root(store: ObjectStore, smoke: bool, write: bool = True) -> None:
-    """Raises ValueError where the root is of the other kind; with `smoke` and `write`, marks a new one."""
+    """Raise ValueError if the root is of the other kind; with `smoke` and `write`, mark a new root."""
     recorded = store.get(MARK) if is_smoke_run(store) else None
     mark = f'{{"smoke":{VERSION}}}'.encode()
     if not smoke and recorded is not None:

@@ -1,1 +1,1 @@
-"""What a root holds, told to an experiment tracker: TensorBoard, MLflow, Weights & Biases or Trackio."""
+"""Write the content of a root to an experiment tracker: TensorBoard, MLflow, Weights & Biases or Trackio."""

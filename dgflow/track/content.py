@@ -1,9 +1,8 @@
-"""What a tracker is told of a root, the same for each tracker: runs, each with its configuration, values,
+"""The content of a root for experiment trackers, independent of the tracker: runs with configuration, values,
 tables and pictures.
 
-Everything is read from receipts. A run of a tracker is a training, a step that makes images, a step that
-makes a table, or an arm of that table. Each item has a key within its run, by which a tracker knows what it
-has.
+Everything is read from receipts. A tracker's run is a training, a step with images, a step with a table, or
+an arm of that table. Each item has a key within its run, by which existing items are recognised.
 """
 
 from __future__ import annotations
@@ -32,18 +31,17 @@ from dgflow.store.receipts import Receipt
 from dgflow.store.runs import RunRecord
 from dgflow.testing.smoke_root import is_smoke_run
 
-BY_SIGMA = ("loss", "accuracy", "calibration_error")  # held-out, of each range of noise levels
+BY_SIGMA = ("loss", "accuracy", "calibration_error")  # held-out metrics by range of noise levels
 PROVENANCE = ("root", "step", "smoke_run", "command", "commit", "dgflow")
-"""Parts of a configuration that are no settings."""
+"""Entries of a configuration that are not settings."""
 
 Key = tuple[str, int]
-"""The name of an item and its step: the epoch of a value, else 0."""
+"""The name of an item and its step: the epoch of a value, otherwise 0."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One thing that a tracker is told of a run. `time` is when it was committed, in seconds since the
-    epoch."""
+    """One item of a run for a tracker. `time` is the time of the commit, in seconds since the epoch."""
 
     name: str
     time: float
@@ -56,13 +54,13 @@ class Item:
 
 @dataclass(frozen=True)
 class Configuration(Item):
-    """How a run was asked for. Plain values by name; the same whenever it is told."""
+    """The configuration of a run, as plain values by name; the same in every call."""
 
     values: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def markdown(self) -> str:
-        """A table of two columns."""
+        """Format as a table of two columns."""
         rows = [(name, str(value)) for name, value in self.values.items()]
         return markdown_table(("setting", "value"), rows) + "\n"
 
@@ -82,14 +80,14 @@ class Sheet(Item):
 
     @property
     def markdown(self) -> str:
-        """The table with its note."""
+        """Format the table with its note."""
         note = f"\n{self.table.note}\n" if self.table.note else ""
         return f"{markdown_table(self.table.heading, self.table.rows)}\n{note}"
 
 
 @dataclass(frozen=True)
 class Picture(Item):
-    """The first images of some samples as a PNG file, which is made when it is asked for."""
+    """The first images of some samples as a PNG file, encoded on access."""
 
     caption: str = ""
     png: Callable[[], bytes] = field(default=bytes, repr=False)
@@ -97,15 +95,16 @@ class Picture(Item):
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """One run of a tracker. `name` is the folder of a step, or STEP/ARM; `id` is of that name in this
-    root."""
+    """One run of a tracker. `name` is the folder of a step, or STEP/ARM; `id` is derived from that name and
+    the root.
+    """
 
-    root: str  # url
+    root: str  # url of the root
     name: str
-    title: str  # for people
+    title: str  # title for display
     kind: str
     items: tuple[Item, ...]
-    parent: str | None = None  # the name of the run whose table has this arm
+    parent: str | None = None  # name of the run whose table has this arm
 
     @property
     def id(self) -> str:
@@ -113,17 +112,17 @@ class TrackedRun:
 
     @property
     def label(self) -> str:
-        """The name with what the title says beside the kind: `generate-775d065de646 seed 101`."""
+        """The name with the part of the title after the kind: `generate-775d065de646 seed 101`."""
         words = self.title.removeprefix(self.kind).strip(" ,")
         return self.name if self.parent or words == self.title else f"{self.name} {words}".strip()
 
     def is_label(self, text: str) -> bool:
-        """True for a label of this run, also one that an earlier version of dgflow gave it."""
+        """True for a label of this run, including labels by earlier versions of dgflow."""
         return text == self.name or text.startswith(f"{self.name} ")
 
     @property
     def group(self) -> str:
-        """The last part of the root's url: for people, not unique."""
+        """The last component of the root's url; for display, not unique."""
         return self.root.rstrip("/").rpartition("/")[2]
 
     @property
@@ -132,18 +131,18 @@ class TrackedRun:
 
 
 def run_id(root: str, name: str) -> str:
-    """16 hexadecimal digits."""
+    """The id of a run: 16 hexadecimal digits."""
     return sha256_hex(f"{root} {name}".encode())[:16]
 
 
 def tracked(root: OpenRoot) -> Iterator[TrackedRun]:
-    """All that is to be told of a root now, step by step; what is committed later is told by a later call.
+    """Yield the current content of a root, step by step; later commits need another call.
 
     Raises:
         StoreError: the root cannot be reached.
         CorruptObject: a receipt or a result is damaged.
     """
-    first: dict[str, RunRecord] = {}  # that asked for a step, by its name in the order of work
+    first: dict[str, RunRecord] = {}  # first run that needs a step, by step name in execution order
     for record in root.runs:
         first |= {step.name: record for step in record.steps if step.name not in first}
     smoke = {"smoke_run": True} if is_smoke_run(root.store) else {}
@@ -161,7 +160,7 @@ def tracked(root: OpenRoot) -> Iterator[TrackedRun]:
             yield _run(root, view, name, [_configuration(about | _settings(view), receipts), picture])
         elif view.folder == "results" and isinstance(spec := _spec(view), ResultStep):
             if isinstance(spec, Measure) and view.name not in targets:
-                continue  # it is in the table of an evaluation
+                continue  # included in the table of an evaluation
             yield from _result(root, view, name, about, receipts)
 
 
@@ -173,8 +172,10 @@ def _run(root: OpenRoot, view: StepView, name: str, items: Sequence[Item], **mor
 
 
 def _run_name(view: StepView, receipts: Mapping[int, Receipt]) -> str:
-    """The step's name; where it was made again from other inputs, with their digest for all but the first."""
-    sets: dict[str, str] = {}  # a receipt of each set of inputs
+    """The step's name; if it was remade from other inputs, followed by their digest, except for the first
+    inputs.
+    """
+    sets: dict[str, str] = {}  # one receipt per set of inputs
     for keys in view.recorded.step_store.committed(view.folder).values():
         sets = keys | sets
     if len(sets) == 1:
@@ -194,7 +195,7 @@ def _first(receipts: Mapping[int, Receipt]) -> Receipt:
 
 
 def _about(root: OpenRoot, view: StepView, record: RunRecord | None) -> dict[str, Any]:
-    """Where it comes from: root, step, and the first run that asked for it."""
+    """The origin of a run: root, step, and the first run that needs it."""
     known: dict[str, Any] = {"root": root.store.url, "step": view.name}
     if record is None:
         return known
@@ -205,7 +206,7 @@ def _about(root: OpenRoot, view: StepView, record: RunRecord | None) -> dict[str
 
 
 def _settings(view: StepView) -> dict[str, Any]:
-    """The fields of a step as plain values, those of nested specs by their path."""
+    """The fields of a step as plain values; fields of nested specs are named by path."""
     return dict(_flat(view.settings))
 
 
@@ -221,7 +222,7 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """A number, text or truth value; a reference as `generate-a387775b0a0d[0:8000]`."""
+    """Convert to a number, string or boolean; a reference becomes `generate-a387775b0a0d[0:8000]`."""
     if isinstance(value, Mapping) and is_reference(value):
         name = f"{value['step']}-{value['fingerprint'][:12]}"
         if "start" in value:
@@ -249,7 +250,7 @@ def _measured(receipt: Receipt) -> Iterator[tuple[str, float]]:
 
 
 def _spec(view: StepView) -> Any:
-    """None for a step that cannot be rebuilt here, as one of a class outside dgflow."""
+    """The spec of a step; None if it cannot be rebuilt here, such as a class outside dgflow."""
     try:
         return view.spec
     except ValueError:
@@ -259,7 +260,7 @@ def _spec(view: StepView) -> Any:
 def _picture(
     view: StepView, start: int, stop: int, receipts: Mapping[int, Receipt] | None = None
 ) -> Picture | None:
-    """The images of a range, None of samples that are no images, and while one is missing."""
+    """The images of a range; None if the samples are not images, or while one is missing."""
     spec = _spec(view)
     if not isinstance(spec, SampleStep) or isinstance(spec, Features) or spec.gives_latents:
         return None
@@ -280,7 +281,7 @@ def _picture(
 def _result(
     root: OpenRoot, view: StepView, name: str, about: Mapping[str, Any], receipts: Mapping[int, Receipt]
 ) -> Iterator[TrackedRun]:
-    """The run of a table, then that of each arm."""
+    """Yield the run of a table, then the run of each arm."""
     outcome, receipt = Outcome(view.spec, view.content), _first(receipts)
     if not outcome.tables:
         return

@@ -1,4 +1,4 @@
-"""Follows a root until its runs have ended."""
+"""Follow a root until its runs have ended."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from dgflow.track.tracker import Teller, Told
 def follow(
     url: str, teller: Teller, *, wait: Callable[[], None], say: Callable[[str], None]
 ) -> Iterator[Told]:
-    """Tell what is in the root, and what its runs commit, until none is at work; yields as `Teller.tell`.
+    """Write the content of the root, and what its runs commit, until no run is active; yields as
+    `Teller.tell`.
 
-    A root that is not there yet, has no run yet, or cannot be reached for a while is waited for.
+    Waits for a root that does not exist yet, has no run yet, or is temporarily unreachable.
 
     Args:
-        wait: returns when the root is to be looked at again.
-        say: takes a line about what is waited for, once each time that this changes.
+        wait: blocks until the root should be read again.
+        say: receives a line about what is waited for, whenever this changes.
 
     Raises:
-        ValueError: the tracker cannot be reached, or what is at `url` cannot be a root.
+        ValueError: the tracker cannot be reached, or `url` cannot be a root.
         StoreRefusal: the root may not be read.
     """
     root: OpenRoot | None = None
@@ -37,7 +38,7 @@ def follow(
             elif is_root(url):
                 root = open_client(url)
             if root is not None and (records := root.runs):
-                # What was committed before the drivers' last signs of life went is seen by what follows.
+                # The following read includes everything committed before the drivers' last heartbeats ended.
                 at_work = {driver.record.id for driver in runs.alive(root.store)}
                 yield from teller.tell(root)
                 if not at_work:

@@ -1,7 +1,8 @@
-"""MLflow: one experiment per root, one run per run, found by a tag; arms are child runs of their table.
+"""Write to MLflow: one experiment per root, one MLflow run per run, found by a tag; arms are child runs of
+their table.
 
-MLflow keeps a point of a metric once, however often it is logged with the same time and step; parameters and
-tags too. A picture or table is an artifact, and counted as there by a tag that is set after it.
+Logging is idempotent in MLflow for metric points of equal time and step, and for parameters and tags. A
+picture or table is an artifact; a tag set after the upload marks it as complete.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from typing import Any
 
 from dgflow.track.content import Configuration, Item, Key, Picture, Sheet, TrackedRun, Value, run_id
 
-_TAG = "dgflow.run"  # the run's id
-_DONE = "dgflow.artifact."  # and the artifact's name
-_BATCH = 100  # parameters per request, MLflow's limit; of metrics it is 1,000
-_LONGEST = 6000  # characters of a parameter
+_TAG = "dgflow.run"  # tag with the run's id
+_DONE = "dgflow.artifact."  # prefix of tags, followed by the artifact's name
+_BATCH = 100  # parameters per request, MLflow's limit; for metrics it is 1,000
+_LONGEST = 6000  # maximum characters of a parameter
 
 
 class MLflow:
@@ -32,11 +33,11 @@ class MLflow:
         self.errors: tuple[type[Exception], ...] = (MlflowException,)
         self._client = MlflowClient(tracking_uri=self.uri)
         self._experiments: dict[str, str] = {}
-        self._open: dict[str, float] = {}  # MLflow's ids of runs that are not finished, with their last time
+        self._open: dict[str, float] = {}  # MLflow ids of unfinished runs, with their last time
 
     @property
     def where(self) -> str:
-        """The uri without credentials."""
+        """The tracking URI without credentials."""
         return re.sub(r"//[^/]*@", "//", self.uri)
 
     @property
@@ -46,7 +47,7 @@ class MLflow:
     def known(self, run: TrackedRun) -> set[Key]:
         if (found := self._find(run.root, run.name, run.group)) is None:
             return set()
-        if found.info.status == "RUNNING":  # a process was ended in it
+        if found.info.status == "RUNNING":  # a process was killed during the run
             self._open[found.info.run_id] = max(item.time for item in run.items)
         known = {
             (name, point.step)
@@ -106,7 +107,7 @@ class MLflow:
         return next(iter(self._client.search_runs([self._experiment(group)], query, max_results=1)), None)
 
     def _run(self, run: TrackedRun) -> str:
-        """MLflow's id of the run, which is made where it is missing."""
+        """MLflow's id of the run; creates the run if it is missing."""
         if (found := self._find(run.root, run.name, run.group)) is not None:
             return found.info.run_id
         tags = {

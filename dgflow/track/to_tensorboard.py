@@ -1,7 +1,7 @@
-"""TensorBoard: event files below a folder, one subfolder per run, written without TensorFlow or PyTorch.
+"""Write to TensorBoard: event files below a folder, one subfolder per run, without TensorFlow or PyTorch.
 
-What is there is read from the event files themselves. Each process writes files of its own, each item is one
-record, and TensorBoard passes over the record that a process was ended in.
+Existing items are read from the event files. Each process writes its own files, each item is one record, and
+TensorBoard skips a record truncated by a killed process.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from dgflow.store.identity import sha256_hex
 from dgflow.track.content import PROVENANCE, Configuration, Item, Key, Picture, Sheet, TrackedRun, Value
 
-_MARK = "dgflow.json"  # in a group's folder: the root that it is of
+_MARK = "dgflow.json"  # file in a group's folder that names its root
 
 
 class TensorBoard:
@@ -28,7 +28,7 @@ class TensorBoard:
 
     def __init__(self, logdir: str | os.PathLike[str]) -> None:
         self.logdir = Path(logdir)
-        self._files: dict[str, Path] = {}  # of this process, by run id
+        self._files: dict[str, Path] = {}  # files of this process, by run id
 
     @property
     def where(self) -> str:
@@ -67,10 +67,12 @@ class TensorBoard:
                 writer.write(event.SerializeToString())
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no connection is open."""
 
     def _folder(self, run: TrackedRun, make: bool = False) -> Path:
-        """The folder of a run: GROUP/LABEL; of a second root with the same last name, GROUP-xxxxxx/LABEL."""
+        """The folder of a run: GROUP/LABEL, or GROUP-xxxxxx/LABEL for a second root with the same last
+        name.
+        """
         for group in (run.group, f"{run.group}-{sha256_hex(run.root.encode())[:6]}"):
             folder, mark = self.logdir / group, self.logdir / group / _MARK
             if make and not mark.exists():
@@ -80,7 +82,7 @@ class TensorBoard:
                 scratch.replace(mark)
             if not mark.exists() or json.loads(mark.read_text())["root"] == run.root:
                 break
-        if run.parent:  # below that of its table
+        if run.parent:  # below the folder of its table
             own = folder / run.name
         else:
             there = (path for path in folder.glob(f"{run.name}*") if run.is_label(path.name))
@@ -102,7 +104,7 @@ def _summary(run: TrackedRun, item: Item) -> Any:
             return text_pb(item.name, item.markdown)
         case Configuration():
             summary = text_pb(item.name, item.markdown)
-            if any(isinstance(each, Value) for each in run.items):  # to compare by
+            if any(isinstance(each, Value) for each in run.items):  # settings for comparing runs
                 settings = {name: value for name, value in item.values.items() if name not in PROVENANCE}
                 summary.MergeFrom(hparams_pb(settings, trial_id=run.name, start_time_secs=item.time))
             return summary

@@ -1,4 +1,4 @@
-"""Trackio: a project per root in its local database, one run per run."""
+"""Write to Trackio: one project per root in its local database, one Trackio run per run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dgflow.track.content import Configuration, Item, Key, Picture, Sheet, Track
 
 
 class Trackio:
-    """A `Tracker` in Trackio's folder: TRACKIO_DIR, else its own default."""
+    """A `Tracker` in Trackio's folder: TRACKIO_DIR, or else Trackio's default."""
 
     errors: tuple[type[Exception], ...] = (OSError,)
 
@@ -34,7 +34,7 @@ class Trackio:
         self._project = run.group
         points = self._trackio.SQLiteStorage.get_logs(run.group, self._name(run))
         known = {(name, point["step"]) for point in points for name in point}
-        if points:  # it is kept with them
+        if points:  # stored with the points
             known |= {item.key for item in run.items if isinstance(item, Configuration)}
         return known
 
@@ -57,10 +57,10 @@ class Trackio:
             self._trackio.finish()
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no connection is open."""
 
     def _name(self, run: TrackedRun) -> str:
-        """The run's label; of a second root of the same last name, with the beginning of its id."""
+        """The run's label; for a second root with the same last name, followed by the beginning of the id."""
         storage = self._trackio.SQLiteStorage
         names = [str(record["name"]) for record in storage.get_run_records(run.group)]
         for name in filter(run.is_label, names):

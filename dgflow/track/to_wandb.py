@@ -1,10 +1,11 @@
-"""Weights & Biases: a project per root, one run per run, of an id that follows from root and name.
+"""Write to Weights & Biases: one project per root, one W&B run per run, with an id derived from root and
+name.
 
-Online, a run that is there goes on: what it has is told by the number of its next step. An offline run cannot
-be read back, and each process leaves a folder for `wandb sync`: it holds the whole run, so that a folder that
-is synchronised after another repeats it and adds nothing twice. A note beside these folders, written when
-wandb has finished a run, saves asking again; without it nothing is lost. There are notes for each server,
-entity and project, and others for offline runs.
+Online, an existing run is continued; its next step number shows what it already has. An offline run cannot be
+read back, so each process leaves a folder for `wandb sync` that holds the whole run: synchronising several
+folders repeats the run and adds nothing twice. A note beside these folders, written when wandb has finished a
+run, avoids further queries; it is optional. Notes are separate per server, entity and project, and for
+offline runs.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Wandb:
         self._offline = settings.mode in ("offline", "dryrun")
         self._wandb_dir = Path(settings.wandb_dir)
         self._server, self._entity = str(settings.base_url), settings.entity
-        self._runs: dict[str, tuple[Any, Path]] = {}  # wandb's and its note, by id
+        self._runs: dict[str, tuple[Any, Path]] = {}  # wandb's run and its note, by id
         self._written: dict[str, set[Key]] = {}
 
     @property
@@ -61,14 +62,14 @@ class Wandb:
         own, _ = self._runs[run.id]
         self._written.setdefault(run.id, self.known(run)).update(item.key for item in items)
         for step, together in groupby(items, key=lambda item: item.step):
-            if step >= own.step:  # further back is what a run that goes on has
+            if step >= own.step:  # earlier steps are already in a continued run
                 logged = {item.name: _logged(item) for item in together}
                 own.log({name: value for name, value in logged.items() if value is not None}, step=step)
-        if not any(item.step for item in run.items):  # no epochs: it has all that it will have
+        if not any(item.step for item in run.items):  # without epochs, the run is complete
             self._finish(run.id)
 
     def close(self) -> None:
-        """Finish the runs, and note what they hold."""
+        """Finish the runs, and note their content."""
         for number in list(self._runs):
             self._finish(number)
 
@@ -103,7 +104,7 @@ class Wandb:
         )
 
     def _note(self, run: TrackedRun) -> Path:
-        """Of what was written to the place where the run goes now."""
+        """The path of the note about what was written to the run's current destination."""
         place = "offline" if self._offline else self._server
         parts = (place, self._entity or "default", _project(run))
         return self._wandb_dir.joinpath("dgflow", *(quote(part, safe="") for part in parts), f"{run.id}.json")
@@ -114,7 +115,7 @@ def _project(run: TrackedRun) -> str:
 
 
 def _logged(item: Item) -> Any:
-    """What wandb logs for an item; None for a configuration, which is the run's."""
+    """The value that wandb logs for an item; None for a configuration, which belongs to the run."""
     import wandb
     from PIL import Image
 

@@ -1,4 +1,4 @@
-"""What a tracker has to do, and telling it what it does not have yet."""
+"""The interface of a tracker, and `Teller`, which writes to it what it does not have yet."""
 
 from __future__ import annotations
 
@@ -14,47 +14,48 @@ NOUNS = {Configuration: "configuration", Value: "value", Sheet: "table", Picture
 
 
 class Tracker(Protocol):
-    """Where runs are told to. What it has is looked up there and not in notes of ours, so that a process can
-    be ended at any moment, and the next one tells the rest."""
+    """Destination of runs. Existing items are looked up in the tracker, not in local notes, so a process can
+    be killed at any time and the next one writes the rest.
+    """
 
     @property
     def errors(self) -> tuple[type[Exception], ...]:
-        """What it raises where it cannot be reached, or refuses."""
+        """Exceptions that the tracker raises if it cannot be reached, or refuses."""
         ...
 
     @property
     def where(self) -> str:
-        """The place that is written to, for messages."""
+        """The destination, for messages."""
         ...
 
     @property
     def look(self) -> str:
-        """How a person looks at it: a command or a url."""
+        """A command or a url to view the tracker."""
         ...
 
     def known(self, run: TrackedRun) -> set[Key]:
-        """The keys of the run's items that are there already."""
+        """The keys of the run's existing items."""
         ...
 
     def write(self, run: TrackedRun, items: Sequence[Item]) -> None:
-        """Add items that are not there, in order of their steps."""
+        """Add new items, in order of their steps."""
         ...
 
     def close(self) -> None:
-        """Finish what is open. Nothing is lost without it."""
+        """Finish open runs. Nothing is lost without this call."""
         ...
 
 
 @dataclass(frozen=True)
 class Told:
-    """What one run of the tracker got."""
+    """The items written to one run of the tracker."""
 
     run: TrackedRun
     items: tuple[Item, ...]
 
     @property
     def counts(self) -> dict[str, int]:
-        """The number of items by their kind."""
+        """The number of items by kind."""
         return dict(Counter(NOUNS[type(item)] for item in self.items))
 
     def __str__(self) -> str:
@@ -63,14 +64,14 @@ class Told:
 
 
 class Teller:
-    """Tells a tracker what it lacks. What it has is asked once for each run."""
+    """Write to a tracker what it lacks. The existing items are queried once per run."""
 
     def __init__(self, tracker: Tracker) -> None:
         self.tracker = tracker
         self._known: dict[str, set[Key]] = {}
 
     def tell(self, root: OpenRoot) -> Iterator[Told]:
-        """Write what the root holds and the tracker does not; yields each run that got something.
+        """Write everything in the root that the tracker lacks; yields each run that received items.
 
         Raises:
             ValueError: the tracker cannot be reached, or refuses.
@@ -93,7 +94,7 @@ class Teller:
             yield Told(run, items)
 
     def close(self) -> None:
-        """Finish what the tracker has open. Raises ValueError as `tell`."""
+        """Finish the tracker's open runs. Raises ValueError as `tell`."""
         try:
             self.tracker.close()
         except self.tracker.errors as error:

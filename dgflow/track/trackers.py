@@ -1,4 +1,4 @@
-"""The trackers by their names."""
+"""The trackers by name."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ LOGDIR = "runs/tensorboard"
 
 
 def opened(name: TrackerName, *, logdir: str | None = None, tracking_uri: str | None = None) -> Tracker:
-    """The tracker of that name.
+    """Open the tracker of that name.
 
     Args:
-        logdir: of TensorBoard; `LOGDIR` by default.
-        tracking_uri: of MLflow; by default $MLFLOW_TRACKING_URI, else sqlite:///mlflow.db.
+        logdir: folder of TensorBoard; by default `LOGDIR`.
+        tracking_uri: URI of MLflow; by default $MLFLOW_TRACKING_URI, or else sqlite:///mlflow.db.
 
     Raises:
         ValueError: its package is not installed, or an option of another tracker is given.
