@@ -171,8 +171,8 @@ def killed(system: Callable[..., Iterator[int]], options: argparse.Namespace, fo
         ends.append(time.monotonic())
     took = time.monotonic() - began
     killer.join(10.0)
-    before = [end for end in ends if end < times["killed"]]
-    each = (before[-1] - before[0]) / (len(before) - 1) * options.workers
+    before = [end for end in ends if end < times["killed"]] or ends[:1]
+    each = (before[-1] - before[0]) / max(1, len(before) - 1) * options.workers
     built = Counter(number for number, _pid in _begun(Path(step.marks)))
     return {
         "seconds": took,
