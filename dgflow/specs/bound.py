@@ -234,9 +234,9 @@ def _identity(item: BoundItem) -> object:
 
 
 def _tensors(item: BoundWeights) -> dict[str, Tensor]:
-    from dgflow.weights.tensors import load_weights
+    from dgflow.weights.host_copies import committed_weights
 
-    return load_weights(item.step_store.read(item.receipt))
+    return committed_weights(item.step_store, item.receipt)
 
 
 def _loaded(item: BoundWeights, network: nn.Module) -> nn.Module:

@@ -65,9 +65,9 @@ def file_errors(attempt: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def alone(scratch: Path, name: str) -> Iterator[None]:
+def alone(scratch: Path, name: str, level: int = logging.WARNING) -> Iterator[None]:
     """A context that admits one process of this host at a time, since two would write into one partial
-    download.
+    download. A long wait is logged at `level`.
     """
     path = scratch / f"{name}.lock"
     with file_errors(f"write {path}"):
@@ -75,7 +75,7 @@ def alone(scratch: Path, name: str) -> Iterator[None]:
         file = path.open("a")
     with file:
         message = "waiting for another process, which fetches %s and holds %s"
-        notice = threading.Timer(NOTICE_AFTER, _log.warning, [message, name, path])
+        notice = threading.Timer(NOTICE_AFTER, _log.log, [level, message, name, path])
         notice.daemon = True
         notice.start()
         try:
