@@ -5,7 +5,8 @@
 ARG PYTHON=3.12
 FROM python:${PYTHON}-slim-bookworm
 
-# g++ is for torch.compile; wget for KubeRay's probes.
+# For torch.compile: g++ for inductor, gcc, which comes with it, for Triton, and Python's headers, which this base has. wget is for
+# KubeRay's probes.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --no-install-recommends --yes g++ wget \

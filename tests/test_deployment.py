@@ -338,9 +338,6 @@ def test_pods_share_a_root_and_a_role_and_are_reached_by_nobody_outside() -> Non
         pod = group["template"]["spec"]
         assert pod["serviceAccountName"] == found["ServiceAccount"]["metadata"]["name"]
         assert pod["restartPolicy"] == "Never"
-        assert pod["nodeSelector"]["eks.amazonaws.com/capacityType"] == (
-            "ON_DEMAND" if group is spec["headGroupSpec"] else "SPOT"
-        )
         (container,) = pod["containers"]
         assert container["env"] == [{"name": "DGFLOW_ROOT", "value": FILLED_IN["s3://BUCKET/PREFIX"]}]
         assert container["image"] == FILLED_IN["IMAGE"]
@@ -348,6 +345,53 @@ def test_pods_share_a_root_and_a_role_and_are_reached_by_nobody_outside() -> Non
     own = {"matchLabels": {"ray.io/cluster": found["RayCluster"]["metadata"]["name"]}}
     assert found["NetworkPolicy"]["spec"]["podSelector"] == own
     assert found["NetworkPolicy"]["spec"]["ingress"] == [{"from": [{"podSelector": own}]}]
+
+
+@pytest.mark.parametrize(
+    ("label", "on_demand", "spot"),
+    [
+        # Set by Karpenter and EKS Auto Mode; by EKS on the nodes of managed node groups.
+        ("karpenter.sh/capacity-type", "on-demand", "spot"),
+        ("eks.amazonaws.com/capacityType", "ON_DEMAND", "SPOT"),
+    ],
+)
+def test_the_head_is_on_demand_and_workers_are_spot_on_nodes_of_either_autoscaler(
+    label: str, on_demand: str, spot: str
+) -> None:
+    spec = manifests()["RayCluster"]["spec"]
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        fit = [_may_run(group["template"]["spec"], {label: value}) for value in (on_demand, spot)]
+        assert fit == ([True, False] if group is spec["headGroupSpec"] else [False, True])
+        assert not _may_run(group["template"]["spec"], {})
+
+
+def _may_run(pod: dict[str, Any], labels: dict[str, str]) -> bool:
+    """The scheduler's rule, for the operator In: all of `nodeSelector`, and every expression of any term."""
+    required = pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    terms = [term["matchExpressions"] for term in required["nodeSelectorTerms"]]
+    assert all(each["operator"] == "In" for term in terms for each in term)
+    selected = all(labels.get(key) == value for key, value in pod.get("nodeSelector", {}).items())
+    return selected and any(all(labels.get(each["key"]) in each["values"] for each in term) for term in terms)
+
+
+def test_no_autoscaler_of_nodes_moves_a_pod_of_the_run() -> None:
+    """Annotations of pods, by the names that Karpenter (since 0.32) and Cluster Autoscaler document; as text,
+    since an annotation that is a YAML boolean is refused."""
+    spec = manifests()["RayCluster"]["spec"]
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        annotations = group["template"]["metadata"]["annotations"]
+        assert annotations["karpenter.sh/do-not-disrupt"] == "true"
+        assert annotations["cluster-autoscaler.kubernetes.io/safe-to-evict"] == "false"
+
+
+def test_images_and_hosts_have_what_torch_compile_calls() -> None:
+    """The C++ compiler of inductor, the C compiler of Triton, and Python.h: Debian's and Ubuntu's g++ depends
+    on gcc, and Python's official images have their headers."""
+    dockerfile = (PROJECT / "Dockerfile").read_text()
+    assert re.search(r"apt-get install .*\bg\+\+", dockerfile)
+    assert re.findall(r"^FROM (\S+)", dockerfile, flags=re.MULTILINE) == ["python:${PYTHON}-slim-bookworm"]
+    (command,) = [each for each in cluster()["setup_commands"] if "g++" in each]
+    assert "python3-dev" in command and command.startswith("g++ --version && python3 -c ")
 
 
 def test_the_documented_role_may_read_the_documented_data_and_every_command_names_it() -> None:
