@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -30,11 +30,17 @@ from dgflow.diffusion import noise
 from dgflow.diffusion.acceleration import prepared, products
 from dgflow.diffusion.batches import Batches
 from dgflow.diffusion.device_errors import is_out_of_memory
+from dgflow.diffusion.discriminator_guidance import DiscriminatorTerm
+from dgflow.diffusion.evaluation import Guides
+from dgflow.diffusion.guidance import Guide
+from dgflow.diffusion.heun import edm_sigmas, heun
+from dgflow.diffusion.one_graph import OneGraph
 from dgflow.specs.spec import Precision
 
-ERRORS: dict[Precision, float] = {"float32": 1e-3, "tf32": 2e-2, "bfloat16": 0.3}
+ERRORS: dict[Precision, float] = {"float32": 1e-3, "tf32": 2e-2, "bfloat16": 0.3, "float16": 0.1}
 """Largest accepted error of the golden networks' outputs, relative to the largest value."""
 PRECISIONS = tuple(ERRORS)
+NARROW = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -86,8 +92,7 @@ def machine(part: Part) -> None:
     )
     side = 8192
     for precision in PRECISIONS:
-        dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-        a = torch.randn(side, side, device=part.device, dtype=dtype)
+        a = torch.randn(side, side, device=part.device, dtype=NARROW.get(precision, torch.float32))
         with products(precision):
             seconds = _median(part, lambda a=a: a @ a, 1.0)
         part.row(f"product of {side} x {side} matrices, {precision}", tflops=2e-12 * side**3 / seconds)
@@ -162,7 +167,9 @@ def _on(part: Part, precision: Precision) -> Iterator[Callable[[dict[str, Tensor
     try:
         with (
             products(precision),
-            torch.autocast(part.device.type, torch.bfloat16, enabled=precision == "bfloat16"),
+            torch.autocast(
+                part.device.type, NARROW.get(precision, torch.bfloat16), enabled=precision in NARROW
+            ),
         ):
             yield lambda arrays: {name: value.to(part.device) for name, value in arrays.items()}
     finally:
@@ -298,45 +305,61 @@ def _micro_batches(part: Part) -> None:
 
 
 def compiled(part: Part) -> None:
-    """torch.compile of a score network and of its guidance, and CUDA graphs of both for a fixed batch."""
-    system, batch = ("toy", 4) if part.toy else ("edm", 16)
-    score, discriminator = sampling.networks(system)
+    """Guided sampling with score network and guidance as one compiled graph, on CUDA replayed, against the
+    eager one; on CUDA no step of either may wait for the device."""
+    from torch._dynamo.utils import counters
+
+    system, batch, steps = ("toy", 2, 3) if part.toy else ("edm", 16, 18)
+    score, discriminator = (prepared(each, device=part.device) for each in sampling.networks(system))
     x = torch.randn(batch, *sampling.SHAPES[system], dtype=torch.float64).to(part.device)
-    sigma = torch.ones(batch, dtype=torch.float64, device=part.device)
-    for network in (score, discriminator):
-        prepared(network, device=part.device)
+    term = DiscriminatorTerm(discriminator)
+    one_graph = OneGraph("eager" if part.toy else "inductor")
+    ways = {"eager": [term], "one graph": Guides([term], one_graph)}
+    found: dict[str, tuple[Tensor, float]] = {}
+    for name, guidance in ways.items():
 
-    def denoise() -> Tensor:
-        with torch.no_grad():
-            return score(x, sigma, None)
+        def run(guidance: Sequence[Guide] = guidance) -> Tensor:
+            return heun(score, x, edm_sigmas(steps), guidance=guidance).x
 
-    def guide() -> Tensor:
-        return sampling.log_ratio_and_gradient(discriminator, x, sigma, None)[1]
-
-    functions: dict[str, Callable[[], Tensor]] = {"score": denoise, "guidance": guide}
-    eager = {name: (function().clone(), _median(part, function, 1.0)) for name, function in functions.items()}
-    for name, network in (("score", score), ("guidance", discriminator)):
-        if part.time_is_up:
-            break
         began = time.monotonic()
-        network.compile(dynamic=False, backend="aot_eager" if part.toy else "inductor")
         try:
-            value = functions[name]()
+            run()
+            ready = time.monotonic() - began
+            with _without_waits(part):
+                run()
+            found[name] = run(), _median(part, run, 1.0)
         except Exception as error:  # of any compiler: a row, and the next part goes on
-            part.row(f"compile, {name}", wrong=f"{type(error).__name__}: {str(error).splitlines()[0]}")
+            part.row(f"{steps} guided steps, {name}", wrong=f"{type(error).__name__}: {error}".split("\n")[0])
             continue
-        ready = time.monotonic() - began
-        reference, seconds = eager[name]
-        own, error = _median(part, functions[name], 1.0), _error(value, reference.cpu())
+        if "eager" not in found:
+            continue
+        (expected, plain), (x_0, seconds) = found["eager"], found[name]
+        error = _error(x_0, expected.cpu())
         part.row(
-            f"compile, {name}, {system} batch {batch}",
+            f"{steps} guided steps, {name}, {system} batch {batch}",
             start_s=ready,
-            gain=seconds / own,
+            images_per_s=batch / seconds,
+            gain=plain / seconds,
+            graphs=counters["stats"]["unique_graphs"],
+            breaks=sum(counters["graph_break"].values()),
             differs=error,
             wrong="differs from eager" if error > ERRORS["float32"] else "",
         )
     if part.device.type == "cuda":
         _graphs(part, system, batch)
+
+
+@contextmanager
+def _without_waits(part: Part) -> Iterator[None]:
+    """On CUDA, raise an error where the host waits for the device."""
+    if part.device.type != "cuda":
+        yield
+        return
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def _graphs(part: Part, system: str, batch: int) -> None:
@@ -378,9 +401,11 @@ def speed(part: Part) -> None:
     """Guided sampling at published sizes against the plain way; the largest batches last, while time is
     left."""
     systems = ("toy",) if part.toy else ("edm", "dit-xl", "adm", "adm256")
-    batches = (1, 2) if part.toy else (1, 16, 64, 256)
+    batches = (2,) if part.toy else (1, 16, 64, 256)
     variants = (
-        ("plain", "f32-nhwc") if part.toy else ("plain", "f32-nchw", "f32-nhwc", "bf16-nchw", "bf16-nhwc")
+        ("plain", "f32-nhwc", "f16-nhwc")
+        if part.toy
+        else ("plain", "f32-nchw", "f32-nhwc", "bf16-nchw", "bf16-nhwc", "f16-nhwc")
     )
     peak = _peak(part)
     for batch in batches:
@@ -392,7 +417,12 @@ def speed(part: Part) -> None:
                     return
                 try:
                     found = sampling.measure(
-                        system, batch, variant, torch.get_num_threads(), 0.3, validate=False
+                        system,
+                        batch,
+                        variant,
+                        torch.get_num_threads(),
+                        0.01 if part.toy else 0.3,
+                        validate=False,
                     )
                 except RuntimeError as error:
                     if not is_out_of_memory(error):
@@ -402,7 +432,6 @@ def speed(part: Part) -> None:
                     continue
                 plain = plain or found
                 row = sampling.table_row(system, batch, variant, found, plain)
-                precision = "bfloat16" if variant.startswith("bf16") else "float32"
                 part.row(
                     f"{system} batch {batch} {variant}",
                     images_per_s=row["guided_images_per_s"],
@@ -410,7 +439,7 @@ def speed(part: Part) -> None:
                     peak_mib=round(row["peak_bytes"] / 2**20),
                     denoised_differs=row["denoised_difference"],
                     gradient_differs=row["gradient_difference"],
-                    **_rate(part, system, batch, found.score, peak.get(precision)),
+                    **_rate(part, system, batch, found.score, peak.get(sampling.precision_of(variant))),
                 )
 
 
@@ -443,7 +472,7 @@ def _peak(part: Part) -> dict[str, float]:
     device = next(
         (DEVICES[key] for key in ("b200", "h200", "h100", "a100", "l40s", "l4") if key.upper() in name), None
     )
-    return {} if device is None else {"float32": device.tf32, "bfloat16": device.bfloat16}
+    return {} if device is None else {name: device.rates(name)[0] for name in PRECISIONS}
 
 
 def features(part: Part) -> None:

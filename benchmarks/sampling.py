@@ -13,9 +13,10 @@ machine disturb less; otherwise it is the wall's.
 
 "plain" is what a guided sampler does without care: float32, NCHW, parameters that require gradients, a
 `.backward()` of the log-ratio, the discriminator asked in every step. The others are `acceleration.prepared`
-networks within the published window: f32 or bf16, channels_last (nhwc) or not (nchw), compiled (-c) or not.
-Beside each stand the largest differences of its denoised images and its guidance gradients from the plain
-way's on the same input, relative to the largest value of those.
+networks within the published window: f32, bf16 or f16, channels_last (nhwc) or not (nchw), compiled (-c) or
+not. Beside each stand the largest differences of its denoised images and its guidance gradients from the
+plain way's on the same input, relative to the largest value of those. Compiled, score network and guidance
+are one graph, and the time of guidance is what the two take beyond the graph of the score network alone.
 
 Peak memory is what the process held at most while sampling beyond what it held before it built the networks
 (compiled: with what the compiler left); on CUDA, what was allocated at most. The default is batch 1 without
@@ -46,9 +47,11 @@ from dgflow.diffusion.ddpm import ddpm
 from dgflow.diffusion.denoisers import learned_range
 from dgflow.diffusion.discrete import DiscreteSchedule
 from dgflow.diffusion.discriminator_guidance import DiscriminatorTerm, log_ratio_and_gradient
-from dgflow.diffusion.guidance import GuidanceTerm, Point
+from dgflow.diffusion.evaluation import Guides, Network, OfDenoiser, OfPredictor, Place, eagerly
+from dgflow.diffusion.guidance import Point
 from dgflow.diffusion.guidance_settings import ClassifierFree, Switch
 from dgflow.diffusion.heun import edm_sigmas, heun
+from dgflow.diffusion.one_graph import OneGraph
 from dgflow.diffusion.samplers import Sample
 from dgflow.diffusion.times import per_sample, tau_from_sigma
 from dgflow.networks.adm.encoder import ADMEncoderModule
@@ -57,8 +60,10 @@ from dgflow.networks.discriminator.module import DiscriminatorModule
 from dgflow.networks.dit.module import SIZES, DiTModule
 from dgflow.networks.edm.preconditioners import VPPrecond
 from dgflow.networks.edm.song import SongUNetModule
+from dgflow.networks.perceptron.module import PerceptronModule
+from dgflow.specs.spec import Precision
 
-VARIANTS = ("plain", "f32-nchw", "f32-nhwc", "bf16-nchw", "bf16-nhwc")
+VARIANTS = ("plain", "f32-nchw", "f32-nhwc", "bf16-nchw", "bf16-nhwc", "f16-nchw", "f16-nhwc")
 COMPILED = tuple(f"{name}-c" for name in VARIANTS[1:])
 TITLES = {
     "edm": "EDM CIFAR-10, Heun 18 steps",
@@ -113,6 +118,12 @@ class Measured:
     gradient: list[float]
 
 
+def precision_of(variant: str) -> Precision:
+    """The precision of the networks in a variant."""
+    precisions: dict[str, Precision] = {"bf16": "bfloat16", "f16": "float16"}
+    return precisions.get(variant.split("-")[0], "float32")
+
+
 def schedule_counts(system: str) -> tuple[int, int, int]:
     """The published schedule's evaluations of the score, of the discriminator within its window, and of one
     asked in every step."""
@@ -129,10 +140,8 @@ def networks(system: str) -> tuple[nn.Module, DiscriminatorModule]:
     torch.manual_seed(0)
     classes = None if system in OF_EDM else 1000
     if system == "toy":
-        score: nn.Module = VPPrecond(
-            SongUNetModule(8, 3, model_channels=16, channel_mult=(1, 2), num_blocks=1)
-        )
-        features = _classifier(8, 3, (1, 2), 1, (2,), channels_per_level=64)
+        score: nn.Module = VPPrecond(SongUNetModule(8, 3, model_channels=16, channel_mult=(1,), num_blocks=1))
+        features = None
     elif system == "edm":
         score = VPPrecond(SongUNetModule(32, 3, augment_dim=9, channel_mult=(2, 2, 2)))
         features = _classifier(32, 3, (1, 2, 4), 4, (1, 2, 4))
@@ -144,16 +153,19 @@ def networks(system: str) -> tuple[nn.Module, DiscriminatorModule]:
     else:
         score = DiTModule(**SIZES["DiT-XL/2" if system == "dit-xl" else "DiT-S/2"])
         features = _classifier(32, 4, (1, 2, 3), 2, (1, 2, 4))
-    head = ADMEncoderModule(
-        image_size=features.feature_size,
-        in_channels=features.feature_channels,
-        model_channels=64 if system == "toy" else 128,
-        out_channels=1,
-        num_res_blocks=2,
-        attention_resolutions=(1,),
-        channel_mult=(1,),
-        num_classes=classes,
-    )
+    if features is None:
+        head: nn.Module = PerceptronModule(image_size=8, in_channels=3, width=32, layers=2)
+    else:
+        head = ADMEncoderModule(
+            image_size=features.feature_size,
+            in_channels=features.feature_channels,
+            model_channels=128,
+            out_channels=1,
+            num_res_blocks=2,
+            attention_resolutions=(1,),
+            channel_mult=(1,),
+            num_classes=classes,
+        )
     discriminator = DiscriminatorModule(features, head)
     with torch.no_grad():
         for parameter in (*score.parameters(), *discriminator.parameters()):
@@ -164,17 +176,12 @@ def networks(system: str) -> tuple[nn.Module, DiscriminatorModule]:
 
 
 def _classifier(
-    size: int,
-    channels: int,
-    mult: tuple[int, ...],
-    depth: int,
-    where: tuple[int, ...],
-    channels_per_level: int = 128,
+    size: int, channels: int, mult: tuple[int, ...], depth: int, where: tuple[int, ...]
 ) -> ADMEncoderModule:
     return ADMEncoderModule(
         image_size=size,
         in_channels=channels,
-        model_channels=channels_per_level,
+        model_channels=128,
         out_channels=1000,
         num_res_blocks=depth,
         attention_resolutions=where,
@@ -207,9 +214,8 @@ def measure(system: str, batch: int, variant: str, threads: int, seconds: float,
             discriminator.to(device).requires_grad_(True),
         )
     else:
-        precision, compile = "bfloat16" if variant.startswith("bf16") else "float32", variant.endswith("-c")
         for network in (score, discriminator):
-            prepared(network, precision=precision, device=device, compile=compile)
+            prepared(network, precision=precision_of(variant), device=device)
             network.to(memory_format=torch.contiguous_format if "nchw" in variant else torch.channels_last)
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(batch, *SHAPES[system], dtype=torch.float64, generator=generator).to(device)
@@ -221,35 +227,42 @@ def measure(system: str, batch: int, variant: str, threads: int, seconds: float,
             predictor, 1000, ClassifierFree(scale=Switch(above=1.25, below=3.0, timestep=200))
         )
 
+    compiled = variant.endswith("-c")
+    how = OneGraph() if compiled else eagerly
+    evaluated: Network = OfDenoiser(score) if system in OF_EDM else OfPredictor(predictor)
+    state = (x,) if system in OF_EDM else (x, x, 400 * sigma)
+    place, term = Place(sigma, labels, 0, 1, (1.0, 1.0)), DiscriminatorTerm(discriminator)
+
     @torch.no_grad()
     def denoised() -> Tensor:
-        return (
-            score(x, sigma, labels)
-            if system in OF_EDM
-            else predictor(x.float(), 400 * sigma.float(), labels)[0]
-        )
+        return how(evaluated, state, (), place)[0].denoised
 
     def gradient() -> Tensor:
         if variant == "plain":
             return plain_gradient(discriminator, x, sigma, labels)
+        if compiled:
+            gradient = how(evaluated, state, (term,), place)[0].gradient
+            assert gradient is not None
+            return gradient
         return log_ratio_and_gradient(discriminator, x, sigma, labels)[1]
 
     outputs = denoised(), gradient()  # the warm-up; compiles
     _forget_peak()
     # One thread computes all the time: its CPU time is what the wall's would be on a machine of its own.
     clock = time.process_time if threads == 1 and device.type == "cpu" else time.perf_counter
-    times = _median_seconds(denoised, seconds, clock), _median_seconds(gradient, seconds, clock)
+    alone, guided = _median_seconds(denoised, seconds, clock), _median_seconds(gradient, seconds, clock)
+    times = alone, guided - alone if compiled else guided
     peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else _memory("VmHWM") - idle
 
     def unthinking(point: Point) -> tuple[Tensor | None, Tensor | None]:
         return plain_gradient(discriminator, point.x, point.sigma, point.class_labels), None
 
     def run() -> Sample:
-        term: GuidanceTerm = unthinking if variant == "plain" else DiscriminatorTerm(discriminator)
+        guides = Guides([unthinking if variant == "plain" else term], how)
         if system in OF_EDM:
-            return heun(score, x, edm_sigmas(4), guidance=[term])
+            return heun(score, x, edm_sigmas(4), guidance=guides)
         schedule = DiscreteSchedule.of(respacing="4")
-        return ddpm(predictor, x, schedule, noise=lambda step: x, class_labels=labels, guidance=[term])
+        return ddpm(predictor, x, schedule, noise=lambda step: x, class_labels=labels, guidance=guides)
 
     validation = None
     if validate:

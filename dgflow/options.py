@@ -18,7 +18,9 @@ Seed = Annotated[int, "sampling seed of the measured samples"]
 Seeds = Annotated[Sequence[int], "sampling seeds; each is measured", Former("seed")]
 SelectionSeeds = Annotated[Sequence[int], "sampling seeds on which settings are chosen"]
 Methods = Annotated[Sequence[str], "methods to compare with plain sampling; by default all"]
-Precision = Annotated[Literal["float32", "tf32", "bfloat16"], "precision of the networks while sampling"]
+Precision = Annotated[
+    Literal["float32", "tf32", "bfloat16", "float16"], "precision of the networks while sampling"
+]
 Likelihood = Annotated[int, "real images to measure in bits per dimension; 0: none"]
 Mechanism = Annotated[int, "real images, and samples per arm, for the figures of mechanism; 0: none"]
 SkipBroken = Annotated[int, "maximum number of broken images to skip"]

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dgflow.diffusion.adviser import Adviser
 from dgflow.diffusion.churn import Churn
+from dgflow.diffusion.evaluation import OfDenoiser
 from dgflow.diffusion.guidance import Bounds, Guide, LogRatios, boosts_of, guided
 from dgflow.diffusion.heun import edm_sigmas
 from dgflow.diffusion.paths import Path, State, walk
@@ -295,8 +296,8 @@ class _Slope:
         # s'/s = -sigma sigma' s^2 for "vp", which leaves sigma'/sigma * (1 - sigma^2 s^2) = sigma'/sigma *
         # s^2; 1 likewise for "none".
         x_0 = x / per_sample(s, x)
-        denoised = self.path.denoiser(x_0, sigma, self.adviser.class_labels).double()
-        advice = self.adviser(x_0, denoised, Levels(sigma, bounds), order, taking_part)
+        network = OfDenoiser(self.path.denoiser)
+        advice, _ = self.adviser(network, (x_0,), Levels(sigma, bounds), order, taking_part)
         d = per_sample(rate * s.square(), x) * x - per_sample(rate * s, x) * guided(advice, sigma)
         return d, advice.log_ratios
 

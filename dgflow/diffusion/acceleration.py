@@ -1,4 +1,4 @@
-"""The device of a process, and networks set up for sampling: moved, converted, frozen, compiled.
+"""The device of a process, and networks set up for sampling: moved, converted, frozen.
 
 Parameters get no gradients: computing them makes a guidance evaluation 1.4 times as expensive (CIFAR-10, one
 CPU thread). Figures: `benchmarks/sampling.py`.
@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import torch
 from torch import nn
 
+from dgflow.diffusion.float16 import to_float16
 from dgflow.diffusion.rounded_products import emulated_autocast, lacks_kernels
 from dgflow.specs.spec import Precision
 
@@ -31,39 +32,31 @@ def device() -> torch.device:
 
 
 def prepared(
-    network: Network,
-    *,
-    precision: Precision = "float32",
-    device: torch.device | str = "cpu",
-    compile: bool = False,
+    network: Network, *, precision: Precision = "float32", device: torch.device | str = "cpu"
 ) -> Network:
     """`network` itself, ready to sample or to guide: on the device, in evaluation mode, with frozen
     parameters.
 
-    channels_last on CUDA and in bfloat16. In float32 on a CPU it gains nothing at the published sizes, and
-    the gradient of a small encoder (32 channels, 16 pixels a side) takes 1.8 times as long.
+    channels_last on CUDA, in bfloat16 and in float16. In float32 on a CPU it gains nothing at the published
+    sizes, and the gradient of a small encoder (32 channels, 16 pixels a side) takes 1.8 times as long.
 
     Args:
         precision: of the weights and activations; "tf32" is float32 here, and `products` rounds. Networks
-            may keep parts in float32 (`networks.precision`).
-        compile: run torch.compile for each batch size at its first call: two minutes on a CPU for CIFAR-10's
-            score network, which is then a tenth faster, three for its discriminator, which gains nothing.
-            Bits then depend on the machine's compiler, too.
+            may keep parts in float32 (`networks.precision`, `float16`).
 
-    Raises ValueError for another precision.
+    Raises ValueError for another precision, and for weights that float16 cannot hold.
     """
-    if precision not in ("float32", "tf32", "bfloat16"):
-        raise ValueError(f'expected precision "float32", "tf32" or "bfloat16", found {precision!r}')
-    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    known = get_args(Precision)
+    if precision not in known:
+        raise ValueError(f"expected precision {', '.join(known)}, found {precision!r}")
     device = torch.device(device)
-    network.to(device=device, dtype=dtype).requires_grad_(False).eval()
-    if device.type == "cuda" or dtype == torch.bfloat16:
+    network.to(device).requires_grad_(False).eval()
+    if precision == "float16":
+        to_float16(network)
+    else:
+        network.to(torch.bfloat16 if precision == "bfloat16" else torch.float32)
+    if device.type == "cuda" or precision in ("bfloat16", "float16"):
         network.to(memory_format=torch.channels_last)
-    if compile:
-        # Constant weights are laid out once for the CPU's convolutions. It has no effect where gradients flow
-        # to the input.
-        options: dict[str, Any] = {"freezing": True} if device.type == "cpu" else {}
-        network.compile(dynamic=False, options=options)
     return network
 
 

@@ -1,4 +1,4 @@
-"""Evaluate guidance in one step of a sampler, and count evaluations."""
+"""Evaluate network and guidance in one step of a sampler, and count evaluations."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from dgflow.diffusion.guidance import Advice, Correction, Guide, Point, asked_of, guide
+from dgflow.diffusion.evaluation import Network, Place, evaluate
+from dgflow.diffusion.guidance import Advice, Correction, Guide, asked_of
 from dgflow.diffusion.rows import Levels, Rows
 
 
 class Adviser:
-    """Evaluate all entries of guidance on the score network's images in one step.
+    """Evaluate the score network, and all entries of guidance on its images, in one step.
 
     Args:
         numbers: step number at every position, see `Point.step`.
@@ -39,35 +40,27 @@ class Adviser:
 
     def __call__(
         self,
-        x: Tensor,
-        denoised: Tensor,
+        network: Network,
+        state: tuple[Tensor, ...],
         levels: Levels,
         order: int,
         taking_part: Sequence[bool] | None = None,
-    ) -> Advice:
-        """The advice on x [B, ...], in EDM's scaling, at noise levels; `taking_part` are the groups of rows
-        to count; None for all.
+    ) -> tuple[Advice, Tensor | None]:
+        """The advice on the network's image of a state at noise levels, and its v; `taking_part` are the
+        groups of rows to count; None for all.
         """
         began = self.began
-        point = Point(
-            x,
-            levels.sigma,
-            self.class_labels,
-            self.step,
-            order,
-            levels.bounds,
-            denoised=denoised,
-            step_sigma=began.sigma,
-            step_bounds=began.bounds,
+        place = Place(
+            levels.sigma, self.class_labels, self.step, order, levels.bounds, began.sigma, began.bounds
         )
-        advice = guide(self.guidance, point)
+        advice, v = evaluate(network, state, self.guidance, place)
         groups = list(zip(levels.groups, began.groups, strict=True))
         asked = asked_of(self.guidance, advice.asked, order, groups)
         counts = np.insert(asked.astype(np.int64), 0, 1, axis=1)
         if taking_part is not None:
             counts = counts * np.asarray(taking_part)[:, None]
         self.counts, self.asked = self.counts + counts, asked
-        return advice
+        return advice, v
 
     @property
     def is_guided(self) -> list[bool]:

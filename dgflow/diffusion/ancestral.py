@@ -16,6 +16,7 @@ from torch import Tensor
 from dgflow.diffusion.adviser import Adviser
 from dgflow.diffusion.corrections import scaled_again
 from dgflow.diffusion.discrete import DiscreteSchedule
+from dgflow.diffusion.evaluation import OfPredictor
 from dgflow.diffusion.guidance import Advice, Guide, guided
 from dgflow.diffusion.paths import Path, State
 from dgflow.diffusion.rows import Rows
@@ -85,11 +86,9 @@ class AncestralPath(Path):
         rows = Rows.at(at, state.scaled.device, spread)
         levels, mean = rows.levels(self.levels), rows.of(self.means)
         y = state.times(mean)
-        epsilon, v = self.predictor(y.float(), rows.of(self.timesteps).float(), class_labels)
-        x = y / per_sample(mean, y)
-        denoised = x - per_sample(levels.sigma, x) * epsilon.double()
+        state_of_network = y / per_sample(mean, y), y, rows.of(self.timesteps)
         adviser = Adviser(self.guidance, class_labels, rows, range(len(self.levels)), levels)
-        advice = adviser(x, denoised, levels, 1)
+        advice, v = adviser(OfPredictor(self.predictor), state_of_network, levels, 1)
         denoised = advice.denoised.clamp(-1.0, 1.0) if self.clip_denoised else advice.denoised
         y = self.after(Seen(rows, y, denoised, v, levels.sigma, advice, adviser.is_guided), noise)
         return state.moved(y, advice.log_ratios, adviser.evaluations, rows.of(self.means, 1))

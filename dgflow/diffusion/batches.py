@@ -35,10 +35,13 @@ class Batches:
     Args:
         of: name of the step, for messages.
         fixed: split at every `size` rows and never finer, since the values depend on the batch.
+        make_room: called after running out of memory; drops what can be made again.
     """
 
-    def __init__(self, size: int, *, of: str, fixed: bool = False) -> None:
-        self.size, self.of, self.fixed = size, of, fixed
+    def __init__(
+        self, size: int, *, of: str, fixed: bool = False, make_room: Callable[[], None] | None = None
+    ) -> None:
+        self.size, self.of, self.fixed, self.make_room = size, of, fixed, make_room
         self._most, self._fitted, self._patience = size, 0, PATIENCE
 
     def map(self, make: Callable[[int, int], Result], start: int, stop: int) -> list[Result]:
@@ -102,6 +105,8 @@ class Batches:
                     self.size,
                 )
             # After the handler, since the error holds the tensors of the batch until the handler's end.
+            if self.make_room is not None:
+                self.make_room()
             torch.cuda.empty_cache()
 
     def _grown(self) -> bool:

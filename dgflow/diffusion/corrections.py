@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dgflow.diffusion.correction_settings import NetworkSettings, ScalingSettings
-from dgflow.diffusion.guidance import Bounds, Guide, Point
+from dgflow.diffusion.guidance import ANYWHERE, Bounds, Guide, Point
 from dgflow.diffusion.score_model import ScoreModel, first_outside
 from dgflow.diffusion.times import per_sample, tau_from_sigma
 
@@ -54,12 +54,12 @@ class NetworkCorrection:
         Raises ValueError if the step leaves the network's range of noise levels, except for a batch whose
         samples are at different positions.
         """
-        began_B, (lowest, highest) = point.began
-        if not self.acts(point.order, point.sigma_bounds, (lowest, highest)):
+        began_B, began = point.began
+        if not self.acts(point.order, point.sigma_bounds, began):
             return None
+        self.check(point.sigma_bounds, began)
         low, high = self.settings.levels
-        if low <= lowest and highest <= high:
-            self._check((min(lowest, point.sigma_bounds[0]), highest))
+        if self._is_within(began):
             return self._corrected(point, point.sigma)
         # Samples outside are evaluated at levels within the network's range, as it may overflow elsewhere,
         # and deselected by where.
@@ -72,8 +72,16 @@ class NetworkCorrection:
         other = self.model.denoiser(point.x, sigma_B, point.class_labels).double()
         return other + self.settings.weight * (cast("Tensor", point.denoised).double() - other)
 
-    def _check(self, sigmas: tuple[float, float]) -> None:
-        known = self.model.sigma_range
+    def _is_within(self, began: Bounds) -> bool:
+        low, high = self.settings.levels
+        return low <= began[0] and began[1] <= high
+
+    def check(self, sigmas: Bounds, began: Bounds) -> None:
+        """Raise ValueError where a step between these bounds, all of it in the range, leaves the noise levels
+        that the network was made for."""
+        if sigmas == ANYWHERE or not self._is_within(began):
+            return
+        known, sigmas = self.model.sigma_range, (min(began[0], sigmas[0]), began[1])
         i = first_outside(sigmas, *known)
         if i is not None:
             raise ValueError(

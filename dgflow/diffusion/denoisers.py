@@ -78,15 +78,22 @@ def epsilon_only(network: Network) -> Predictor:
 
 def predictor_of(denoiser: Denoiser, schedule: DiscreteSchedule) -> Predictor:
     """A predictor, without v, from an EDM denoiser at the schedule's noise levels: epsilon = (x - D(x,
-    sigma)) / sigma.
+    sigma)) / sigma. Two from the same denoiser and schedule are equal.
 
     The predictor's time is the timestep of the original diffusion, as in `ddpm` and `ddim`.
     """
+    return _PredictorOf(denoiser, schedule)
 
-    def predict(y: Tensor, time: Tensor, class_labels: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        sigma = table(schedule.original_sigmas, y.device)[time.round().long()]
+
+@dataclass(frozen=True)
+class _PredictorOf:
+    denoiser: Denoiser
+    schedule: DiscreteSchedule
+
+    def __call__(
+        self, y: Tensor, time: Tensor, class_labels: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        sigma = table(self.schedule.original_sigmas, y.device)[time.round().long()]
         sigma_y = per_sample(sigma, y)
         x = y.double() * (1.0 + sigma_y.square()).sqrt()
-        return (x - denoiser(x, sigma, class_labels).double()) / sigma_y, None
-
-    return predict
+        return (x - self.denoiser(x, sigma, class_labels).double()) / sigma_y, None

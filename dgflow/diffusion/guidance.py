@@ -31,6 +31,13 @@ boost follows.
 Bounds = tuple[float, float]
 """Host floats (low, high) that enclose noise levels."""
 
+ANYWHERE: Bounds = (0.0, 1e9)
+"""Bounds of noise levels that the host does not know: each sample's own decides."""
+
+GRADIENT_SCALE = 2.0**10
+"""A network's gradient is computed times this, which keeps it out of float16's subnormal numbers. A power of
+two, so that the bits in other precisions are those without it."""
+
 LogRatios = list[Tensor | None]
 """Log-ratios by term: [B], or None for a term without one."""
 
@@ -277,8 +284,8 @@ def vp_gradient(
     with torch.enable_grad(), kernels:
         y = (mean * x).float() if again else (mean * x).detach().float().requires_grad_()
         answer, log_density = ask(y, time(sigma).float())
-        (gradient,) = torch.autograd.grad(log_density.sum(), y, create_graph=again)
-    return answer if again else answer.detach(), mean * gradient.double()
+        (gradient,) = torch.autograd.grad(GRADIENT_SCALE * log_density.sum(), y, create_graph=again)
+    return answer if again else answer.detach(), mean * (gradient.double() / GRADIENT_SCALE)
 
 
 def at_least_float32(values: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dgflow.diffusion.adviser import Adviser
 from dgflow.diffusion.churn import Churn
+from dgflow.diffusion.evaluation import OfDenoiser
 from dgflow.diffusion.guidance import Guide, LogRatios, boosts_of
 from dgflow.diffusion.paths import Path, State, walk
 from dgflow.diffusion.ranges import rho_levels
@@ -163,14 +164,13 @@ class Slope:
     """The slope dx/dsigma of the guided ODE in one step."""
 
     def __init__(self, denoiser: Denoiser, adviser: Adviser) -> None:
-        self.denoiser, self.adviser = denoiser, adviser
+        self.network, self.adviser = OfDenoiser(denoiser), adviser
 
     def __call__(
         self, x: Tensor, levels: Levels, order: int, taking_part: Sequence[bool] | None = None
     ) -> tuple[Tensor, LogRatios]:
         """(slope, log-ratios) of x at noise levels; see `Adviser`."""
-        denoised = self.denoiser(x, levels.sigma, self.adviser.class_labels).double()
-        advice = self.adviser(x, denoised, levels, order, taking_part)
+        advice, _ = self.adviser(self.network, (x,), levels, order, taking_part)
         sigma = per_sample(levels.sigma, x)
         d = (x - advice.denoised) / sigma
         if advice.gradient is not None:

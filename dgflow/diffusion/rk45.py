@@ -14,15 +14,14 @@ import torch
 from torch import Tensor
 
 from dgflow.diffusion.dormand_prince import INSIDE, check_tolerances, pieces, solve
+from dgflow.diffusion.evaluation import OfDenoiser, Place, evaluate
 from dgflow.diffusion.guidance import (
     OUTSIDE_LOG_RATIO,
     Guide,
     LogRatios,
-    Point,
     boosts_of,
     edges_of,
     first_of,
-    guide,
     guided,
     latest,
 )
@@ -155,7 +154,12 @@ class _Flow:
         guidance: Sequence[Guide],
         vp: LinearVP,
     ) -> None:
-        self.denoiser, self.class_labels, self.guidance, self.vp = denoiser, class_labels, guidance, vp
+        self.network, self.class_labels, self.guidance, self.vp = (
+            OfDenoiser(denoiser),
+            class_labels,
+            guidance,
+            vp,
+        )
         self.bounds = (0.0, 0.0)
         self.log_ratios: LogRatios = []
         self.of_batch = [0] * (1 + len(guidance))
@@ -179,9 +183,8 @@ class _Flow:
         """(guided denoised image, x, sigma [B])."""
         sigma = sigma_from_tau(tau, self.vp).clamp(*self.bounds)
         x = y * per_sample((1.0 + sigma.square()).sqrt(), y)
-        denoised = self.denoiser(x, sigma, self.class_labels).double()
-        point = Point(x, sigma, self.class_labels, attempt, 1, self.bounds, denoised=denoised)
-        advice = guide(self.guidance, point)
+        place = Place(sigma, self.class_labels, attempt, 1, self.bounds)
+        advice, _ = evaluate(self.network, (x,), self.guidance, place)
         asked = (True, *advice.asked)
         self.of_batch = [count + one for count, one in zip(self.of_batch, asked, strict=True)]
         self.log_ratios = advice.log_ratios

@@ -59,7 +59,7 @@ class SamplerSpec(Spec, ABC):
         Args:
             latents: unit normals [B, C, H, W] float64.
             class_labels: int64 [B]; None for an unconditional network.
-            terms: guidance, evaluated by `dgflow.diffusion.guidance.guide`.
+            terms: guidance, evaluated with the network by `dgflow.diffusion.evaluation.evaluate`.
             noise: unit normals like `latents`, by step number.
             start: images to continue from, and the noise level to begin at; None for a full run. Steps are
                 counted from 0 in both cases. Optional for subclasses, which cannot translate images without

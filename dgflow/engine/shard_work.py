@@ -85,7 +85,10 @@ def _measurements(step: SampleStep, columns: Columns, device: str) -> dict[str, 
     found = dict(columns.metrics) if isinstance(columns, MeasuredColumns) else {}
     if device == "cpu" and step.network_evaluations(1):
         from dgflow.diffusion.bfloat16 import slow_bfloat16
+        from dgflow.diffusion.float16 import SLOW
 
-        if (slow := slow_bfloat16()) and any(work.precision == "bfloat16" for work in step.work(1)):
-            found["warnings"] = [slow]
+        slow = {"bfloat16": slow_bfloat16(), "float16": SLOW}
+        warnings = {slow.get(work.precision, "") for work in step.work(1)} - {""}
+        if warnings:
+            found["warnings"] = sorted(warnings)
     return found

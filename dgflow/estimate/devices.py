@@ -1,6 +1,7 @@
 """Vendors' specifications of devices, for estimates before a run.
 
-Rates are dense, without sparsity; bfloat16 with float32 accumulation. Prices are given by the user.
+Rates are dense, without sparsity; bfloat16 and float16 with float32 accumulation. Prices are given by the
+user.
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ batches of large networks reach more, small networks and short runs less.
 
 @dataclass(frozen=True)
 class Device:
-    """A device. Rates are in TFLOP/s; a format without hardware support has the rate of float32."""
+    """A device. Rates are in TFLOP/s; a format without hardware support has the rate of float32. `float16` is
+    None where it equals `bfloat16`.
+    """
 
     title: str
     memory_gb: int
     float32: float
     tf32: float
     bfloat16: float
+    float16: float | None = None
 
     def rates(self, precision: Precision, *, whole: bool = False) -> tuple[float, float]:
         """TFLOP/s of convolutions and of other products in torch.
@@ -34,6 +38,9 @@ class Device:
         """
         if precision == "bfloat16":
             return self.bfloat16, self.bfloat16
+        if precision == "float16":
+            half = self.bfloat16 if self.float16 is None else self.float16
+            return half, half
         if precision == "tf32":
             return self.tf32, self.tf32
         return self.float32 if whole else self.tf32, self.float32
@@ -49,8 +56,8 @@ DEVICES = {
     "l40s": Device("NVIDIA L40S", 48, 91.6, 183, 362),
     "a10": Device("NVIDIA A10", 24, 31.2, 62.5, 125),
     "l4": Device("NVIDIA L4", 24, 30.3, 60, 121),
-    "v100": Device("NVIDIA V100 SXM2", 32, 15.7, 15.7, 15.7),
-    "t4": Device("NVIDIA T4", 16, 8.1, 8.1, 8.1),
+    "v100": Device("NVIDIA V100 SXM2", 32, 15.7, 15.7, 15.7, 125),
+    "t4": Device("NVIDIA T4", 16, 8.1, 8.1, 8.1, 65),
     "rtx4090": Device("NVIDIA RTX 4090", 24, 82.6, 82.6, 165.2),
     "rtx3090": Device("NVIDIA RTX 3090", 24, 35.6, 35.6, 71),
 }

@@ -1,5 +1,6 @@
-"""Operations that stay in float32 when a network is converted by `.to(torch.bfloat16)`: group norms, time
-embeddings and their frequencies. Nothing is copied unless it must be widened.
+"""Operations that stay in float32 when a network is converted to bfloat16 or float16: group norms, time
+embeddings and their frequencies. Nothing is copied unless it must be widened. In float16 their weights stay
+float32 too (`diffusion.float16`).
 """
 
 from __future__ import annotations

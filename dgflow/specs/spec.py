@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
 
 from dgflow.specs.mistakes import explained
 
@@ -20,8 +28,19 @@ default, so the fingerprints of earlier roots stay valid: `alpha: Annotated[bool
 BatchSize = Annotated[int, PLACEMENT, Field(gt=0)]
 """An upper bound: a shard is split into equal batches that fit into memory."""
 
-Precision = Literal["float32", "tf32", "bfloat16"]
-ActivationPrecision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "tf32", "bfloat16", "float16"]
+
+
+def _not_float16(value: Any) -> Any:
+    if value == "float16":
+        raise ValueError(
+            'expected "float32" or "bfloat16", found "float16", which is for sampling alone: trainings would '
+            "have to scale their losses in it, which nothing that is rebuilt here was published with"
+        )
+    return value
+
+
+ActivationPrecision = Annotated[Literal["float32", "bfloat16"], BeforeValidator(_not_float16)]
 Seeding = Literal["counter", "edm"]
 """The rule that derives a sample's noise from a seed and an index."""
 

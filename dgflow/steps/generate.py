@@ -27,10 +27,9 @@ class Generate(Sampling):
     Labels are drawn from the score network's classes, or from the guides' where only they have some.
 
     `seeding="edm"` draws what EDM's per-sample generators draw for the seeds `seed`, `seed` + 1, ...: 50,000
-    samples of seed 0, 50,000 and 100,000 are the three published sets. `precision` is that of the networks'
-    weights and activations, "tf32" that of CUDA's products alone; the sampler's state is float64. `compile`
-    runs torch.compile on the score networks: minutes of start-up per worker, worthwhile for long runs, and
-    rounding that depends on the machine.
+    samples of seed 0, 50,000 and 100,000 are the three published sets. `precision` and `compile` are
+    as in `Sampling`: "tf32" is that of CUDA's products alone, the others of the networks' weights and
+    activations; `compile` makes one graph of the score network and its guidance.
     """
 
     seeding: Seeding = "counter"

@@ -70,8 +70,10 @@ class Sampling(SampleStep):
     selection none are recorded.
 
     `precision` is that of the networks' weights and activations, "tf32" that of CUDA's products alone; the
-    sampler's state is float64. `compile` runs torch.compile on the score networks: minutes of start-up per
-    worker, worthwhile for long runs, and rounding that depends on the machine.
+    sampler's state is float64. In "float16" norms, embeddings and the linear layers of U-Nets stay float32,
+    and an overflow is refused with its step and noise level. `compile` makes one graph of the score network
+    and its guidance by torch.compile: minutes of start-up per worker, worthwhile for long runs, and rounding
+    that depends on the machine.
     """
 
     score: Weights
@@ -237,7 +239,9 @@ class Sampling(SampleStep):
         choices = gain_choices(self.guides, inputs)
         system = networks.system(self.score, self.guidance, "guidance", choices, compile=self.compile)
         block = self.sampler.block
-        batches = Batches(block or self.batch_size, of=self.name, fixed=block is not None)
+        batches = Batches(
+            block or self.batch_size, of=self.name, fixed=block is not None, make_room=system.forget_graphs
+        )
         log_ratio = None
         if self.selection is not None:
             log_ratio = networks.log_ratio("selection.discriminator", self.selection.discriminator)
@@ -259,6 +263,7 @@ class Sampling(SampleStep):
                 parts = loaded.batches.map(make, start, stop)
             else:
                 selected = loaded.batches.whole(partial(self._select, loaded, draws, start, stop))
+                loaded.system.check(self.name)
                 metrics["utilisation"] = selected.utilisation
                 parts = [self._selected(selected, start, stop)]
         columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -269,6 +274,7 @@ class Sampling(SampleStep):
 
         draw = draws(torch.arange(start, stop, device=loaded.device))
         sample = self._sample(loaded, draw)
+        loaded.system.check(self.name)
         columns = self._columns(sample.x, draw.labels, sample.log_ratio, start)
         loaded.inputs.show(columns)
         return columns

@@ -12,9 +12,12 @@ from torch import Tensor, nn
 from dgflow.diffusion import acceleration
 from dgflow.diffusion.correction_specs import EpsilonScaling, NetworkGuidance
 from dgflow.diffusion.discriminator_guidance import log_ratio_at
+from dgflow.diffusion.evaluation import Guides, eagerly
 from dgflow.diffusion.gain_curve import GainChoice
 from dgflow.diffusion.guidance import Guide
 from dgflow.diffusion.guidance_specs import ClassifierFree, Guidance, GuideTerm
+from dgflow.diffusion.one_graph import OneGraph
+from dgflow.diffusion.overflow import Watch
 from dgflow.diffusion.score_model import ScoreModel
 from dgflow.diffusion.selection.run import LogRatioAt
 from dgflow.networks.families import of_latents, score_network
@@ -31,6 +34,19 @@ class System(NamedTuple):
     score: ScoreModel
     terms: Sequence[Guide]
     classes: int  # of the labels that they are told, 0 for none
+    one_graph: OneGraph | None = None  # that of `terms`, if the system is compiled
+    watch: Watch | None = None  # that of `terms`, in float16
+
+    def check(self, name: str) -> None:
+        """Raise FloatingPointError where float16 overflowed in what `name` has made; at the end of a batch,
+        since it waits for the device."""
+        if self.watch is not None:
+            self.watch.check(name)
+
+    def forget_graphs(self) -> None:
+        """Make room on the device: graphs are compiled again at their next use."""
+        if self.one_graph is not None:
+            self.one_graph.forget()
 
 
 class Networks:
@@ -41,12 +57,10 @@ class Networks:
         self.precision: Precision = precision
         self._networks = SharedNetworks(inputs.items)
 
-    def score(
-        self, path: str, weights: Weights, guidance: Sequence[Guidance] = (), *, compile: bool = False
-    ) -> ScoreModel:
+    def score(self, path: str, weights: Weights, guidance: Sequence[Guidance] = ()) -> ScoreModel:
         """The score network of the field `path`, which are `weights`, under classifier-free guidance where
         that is asked. Labels do not reach a network without classes."""
-        model = score_network(weights).score_model(self._network(path, compile))
+        model = score_network(weights).score_model(self._network(path))
         model = replace(model, latent=of_latents(weights))
         if weights.step.classes == 0:
             model = model.without_labels()
@@ -55,17 +69,14 @@ class Networks:
                 model = model.classifier_free(term)
         return model
 
-    def terms(
-        self, guides: Mapping[str, GuideTerm], choices: Mapping[str, GainChoice], *, compile: bool = False
-    ) -> list[Guide]:
-        """The terms and corrections of `guides_of`; `choices` are those of Gain, by the same paths. `compile`
-        is for score networks."""
+    def terms(self, guides: Mapping[str, GuideTerm], choices: Mapping[str, GainChoice]) -> list[Guide]:
+        """The terms and corrections of `guides_of`; `choices` are those of Gain, by the same paths."""
         found: list[Guide] = []
         for path, term in guides.items():
             if isinstance(term, EpsilonScaling):
                 found.append(term.build())
             elif isinstance(term, NetworkGuidance):
-                found.append(term.build(self.score(path, term.network, compile=compile)))
+                found.append(term.build(self.score(path, term.network)))
             else:
                 found.append(loaded_term(path, term, self._network, choices.get(path)))
         return found
@@ -91,13 +102,16 @@ class Networks:
         *,
         compile: bool = False,
     ) -> System:
-        """The score network of the field `score`, and the guidance of the field `path`."""
-        return System(
-            self.score("score", score, guidance, compile=compile),
-            self.terms(guides_of(path, guidance), choices, compile=compile),
-            classes_asked(score, guidance),
-        )
+        """The score network of the field `score`, and the guidance of the field `path`; with `compile`, they
+        are evaluated as one graph. In float16 an overflow is looked for; `System.check` tells it."""
+        one_graph = OneGraph() if compile else None
+        watch = Watch(one_graph or eagerly) if self.precision == "float16" else None
+        terms: Sequence[Guide] = self.terms(guides_of(path, guidance), choices)
+        if (how := watch or one_graph) is not None:
+            terms = Guides(terms, how)
+        model = self.score("score", score, guidance)
+        return System(model, terms, classes_asked(score, guidance), one_graph, watch)
 
-    def _network(self, path: str, compile: bool = False) -> nn.Module:
+    def _network(self, path: str) -> nn.Module:
         network = self._networks.network(path)
-        return acceleration.prepared(network, precision=self.precision, device=self.device, compile=compile)
+        return acceleration.prepared(network, precision=self.precision, device=self.device)

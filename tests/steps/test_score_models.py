@@ -159,16 +159,17 @@ def test_edm_seeding_draws_what_edm_draws_whatever_the_batch(folder, tmp_path):
     assert made["label"].tolist() == expected
 
 
-def test_bfloat16_samples_are_close_to_float32_ones(folder, tmp_path):
+@pytest.mark.parametrize(("narrow", "apart"), [("bfloat16", 3), ("float16", 0.5)])
+def test_samples_in_narrow_precisions_are_close_to_float32_ones(folder, tmp_path, narrow, apart):
     step = pretrained(folder, "SongUNet", **SCORES["SongUNet"])
     single, half = (
         rows(
             dg.Generate(score=step.weights(), sampler=SAMPLERS["Heun"], precision=precision, shard_size=4),
             tmp_path,
         )["image"].astype(int)
-        for precision in ("float32", "bfloat16")
+        for precision in ("float32", narrow)
     )
-    assert (single != half).any() and abs(single - half).mean() < 3
+    assert (single != half).any() and abs(single - half).mean() < apart
 
 
 def test_a_schedule_outside_the_network_s_range_is_refused_with_the_range(folder, tmp_path):

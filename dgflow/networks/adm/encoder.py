@@ -11,6 +11,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from dgflow.diffusion.float16 import WideSequential, widened
 from dgflow.networks.adm.layers import AttentionPool, GroupNorm, TimeEmbedding, zeroed
 from dgflow.networks.adm.levels import Levels
 from dgflow.networks.labels import with_labels
@@ -89,14 +90,16 @@ class ADMEncoderModule(nn.Module):
         self.input_blocks, _ = levels.input_blocks(in_channels)
         self.middle_block = levels.middle_block()
         if pool == "attention":
-            self.out = nn.Sequential(
+            self.out = WideSequential(
                 GroupNorm(width),
                 nn.SiLU(),
                 AttentionPool(self.feature_size, width, num_head_channels, out_channels),
             )
         elif pool == "adaptive":
             last = zeroed(nn.Conv2d(width, out_channels, 1))
-            self.out = nn.Sequential(GroupNorm(width), nn.SiLU(), nn.AdaptiveAvgPool2d(1), last, nn.Flatten())
+            self.out = WideSequential(
+                GroupNorm(width), nn.SiLU(), nn.AdaptiveAvgPool2d(1), last, nn.Flatten()
+            )
         else:
             raise ValueError(f'pool must be "attention" or "adaptive", found {pool!r}')
         self.pool = pool
@@ -111,18 +114,17 @@ class ADMEncoderModule(nn.Module):
             class_labels: int64 [B] or one-hot [B, K] (its argmax is used), for a conditional network; others
                 ignore them.
         """
-        dtype = next(self.parameters()).dtype
-        emb_BE = self.time_embed(t_B.reshape(-1) * self.time_scale).to(dtype)
+        emb_BE = self.time_embed(t_B.reshape(-1) * self.time_scale).to(next(self.parameters()).dtype)
         if self.label_emb is not None:
             emb_BE = with_labels(emb_BE, self.label_emb, class_labels)
-        h = x_BCHW.to(dtype)
+        h = x_BCHW.to(next(self.input_blocks.parameters()).dtype)
         for block in self.input_blocks:
             h = block(h, emb_BE)
         return self.middle_block(h, emb_BE)
 
     def head(self, features_BCHW: Tensor) -> Tensor:
         """Map `features` to [B, out_channels]: normalise, pool, project."""
-        return self.out(features_BCHW)
+        return self.out(widened(features_BCHW, next(self.out.parameters())))
 
     def pooled(self, features_BCHW: Tensor) -> Tensor:
         """The global average [B, feature_channels] that the last 1x1 convolution reads.
@@ -133,7 +135,7 @@ class ADMEncoderModule(nn.Module):
             raise ValueError(
                 f'pooled features exist with pool="adaptive" only, this network has pool={self.pool!r}'
             )
-        return self.out[:3](features_BCHW).flatten(1)
+        return self.out[:3](widened(features_BCHW, next(self.out.parameters()))).flatten(1)
 
     def forward(self, x_BCHW: Tensor, t_B: Tensor, class_labels: Tensor | None = None) -> Tensor:
         """Logits [B, out_channels], `head(features(...))`. Arguments as in `features`."""

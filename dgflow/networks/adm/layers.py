@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dgflow.diffusion.float16 import Wide, WideSequential
 from dgflow.networks.adm.sizes import NUM_GROUPS
 from dgflow.networks.attention import attend
 from dgflow.networks.precision import group_norm, wide, wide_linear
@@ -29,7 +30,7 @@ def sinusoid(t_B: Tensor, dim: int) -> Tensor:
     return F.pad(torch.cat([angles.cos(), angles.sin()], dim=1), (0, dim % 2))
 
 
-class TimeEmbedding(nn.Sequential):
+class TimeEmbedding(Wide, nn.Sequential):
     """Sinusoid, linear, SiLU, linear: steps [B] to [B, E], E = 4 dim, in at least float32."""
 
     def __init__(self, dim: int) -> None:
@@ -110,7 +111,7 @@ class ResBlock(nn.Module):
         self.in_layers = nn.Sequential(
             GroupNorm(channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1)
         )
-        self.emb_layers = nn.Sequential(
+        self.emb_layers = WideSequential(
             nn.SiLU(), nn.Linear(emb_channels, (2 if use_scale_shift_norm else 1) * out_channels)
         )
         last = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
@@ -125,7 +126,7 @@ class ResBlock(nn.Module):
         if self.resample is not None:
             h, x_BCHW = resampled(h, self.resample), resampled(x_BCHW, self.resample)
         h = conv(h)
-        emb = self.emb_layers(emb_BE)[:, :, None, None]
+        emb = self.emb_layers(emb_BE)[:, :, None, None].to(h.dtype)
         if self.use_scale_shift_norm:
             scale, shift = emb.chunk(2, dim=1)
             norm, silu, dropout, conv = self.out_layers

@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from dgflow.diffusion.float16 import WideSequential, widened
 from dgflow.networks.adm.layers import Block, GroupNorm, TimeEmbedding, zeroed
 from dgflow.networks.adm.levels import Levels
 from dgflow.networks.labels import with_labels
@@ -100,7 +101,7 @@ class ADMUNetModule(nn.Module):
                 if i == num_res_blocks and level > 0:
                     block.append(levels.up(width))
                 self.output_blocks.append(block)
-        self.out = nn.Sequential(
+        self.out = WideSequential(
             GroupNorm(width), nn.SiLU(), zeroed(nn.Conv2d(width, out_channels, 3, padding=1))
         )
 
@@ -115,14 +116,13 @@ class ADMUNetModule(nn.Module):
         Raises:
             ValueError: labels are missing, unexpected or of another form. Their range is not checked.
         """
-        dtype = next(self.parameters()).dtype
-        emb_BE = self.time_embed(timesteps_B.reshape(-1)).to(dtype)
+        emb_BE = self.time_embed(timesteps_B.reshape(-1)).to(next(self.parameters()).dtype)
         emb_BE = with_labels(emb_BE, self.label_emb, class_labels)
-        h, skips = x_BCHW.to(dtype), []
+        h, skips = x_BCHW.to(next(self.input_blocks.parameters()).dtype), []
         for block in self.input_blocks:
             h = block(h, emb_BE)
             skips.append(h)
         h = self.middle_block(h, emb_BE)
         for block in self.output_blocks:
             h = block(torch.cat([h, skips.pop()], dim=1), emb_BE)
-        return self.out(h).to(x_BCHW.dtype)
+        return self.out(widened(h, next(self.out.parameters()))).to(x_BCHW.dtype)

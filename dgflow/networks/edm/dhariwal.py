@@ -135,9 +135,8 @@ class DhariwalUNetModule(nn.Module):
             class_labels: one-hot (or zero) rows [B, label_dim] or [1, label_dim], for a conditional network.
             augment_labels: [B, augment_dim]; None for images without augmentation, as in sampling.
         """
-        dtype = self.map_layer0.weight.dtype
-        emb_BE = self._embedding(c_noise_B, class_labels, augment_labels).to(dtype)
-        x, skips = x_BCHW.to(dtype), []
+        emb_BE = self._embedding(c_noise_B, class_labels, augment_labels).to(self.map_layer0.weight.dtype)
+        x, skips = x_BCHW.to(self.out_conv.weight.dtype), []
         for name, layer in self.enc.items():
             x = layer(x) if name.endswith("_conv") else layer(x, emb_BE)
             skips.append(x)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dgflow.diffusion.float16 import WideLinear
 from dgflow.networks.attention import attend
 from dgflow.networks.precision import group_norm, kept_wide
 
@@ -24,7 +25,7 @@ INIT_SMALL = 1e-5
 
 def linear(in_features: int, out_features: int, bias: bool = True) -> nn.Linear:
     """Linear layer with the original's initialisation: Xavier uniform, bias zero."""
-    layer = nn.Linear(in_features, out_features, bias=bias)
+    layer = WideLinear(in_features, out_features, bias=bias)
     nn.init.xavier_uniform_(layer.weight)
     if bias:
         nn.init.zeros_(layer.bias)
@@ -159,7 +160,7 @@ class UNetBlock(nn.Module):
 
     def forward(self, x_BCHW: Tensor, emb_BE: Tensor) -> Tensor:
         h = self.conv0(F.silu(self.norm0(x_BCHW)))
-        emb = self.affine(emb_BE)[:, :, None, None]
+        emb = self.affine(emb_BE)[:, :, None, None].to(h.dtype)
         if self.adaptive_scale:
             scale, shift = emb.chunk(2, dim=1)
             h = torch.addcmul(shift, self.norm1(h), 1 + scale)

@@ -185,10 +185,9 @@ class SongUNetModule(nn.Module):
             class_labels: one-hot (or zero) rows [B, label_dim] or [1, label_dim], for a conditional network.
             augment_labels: [B, augment_dim]; None for images without augmentation, as in sampling.
         """
-        dtype = self.map_layer0.weight.dtype
-        emb_BE = self._embedding(c_noise_B, class_labels, augment_labels).to(dtype)
+        emb_BE = self._embedding(c_noise_B, class_labels, augment_labels).to(self.map_layer0.weight.dtype)
         skips = []
-        x = aux = x_BCHW.to(dtype)
+        x = aux = x_BCHW.to(next(self.enc.parameters()).dtype)
         for side in self.sides:
             name = f"{side}x{side}"
             if side == self.img_resolution:

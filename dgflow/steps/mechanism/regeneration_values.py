@@ -146,6 +146,7 @@ class Regenerations:
         sample = self.sampler.sample(
             system.score, normals(0), asked, system.terms, lambda step: normals(1 + step), start
         )
+        system.check(self.name)
         if not sample.x.isfinite().all():
             raise FloatingPointError(
                 f"expected finite values, found NaN or infinity in regenerated images of {self.name}: take "

@@ -1,0 +1,169 @@
+"""Evaluations as one compiled graph: the score network and all guidance that acts, forward and backward.
+
+Everything that a graph reads is a tensor on the device. What depends on the host (which entries act at these
+noise levels, the order within a step) chooses the graph, so that none is compiled again from step to step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from dgflow.diffusion.evaluation import Network, Place, eagerly
+from dgflow.diffusion.guidance import ANYWHERE, Advice, Bounds, Correction, Guide, LogRatios, Point
+
+PADDED = 0.75
+"""The share of a known batch size from which a smaller batch is padded to it, and not compiled anew: the
+batches of a shard differ by a row."""
+
+
+class OneGraph:
+    """An `evaluation.Evaluate` that compiles: one graph for each kind of evaluation and batch size, which is
+    traced and compiled at its first use. On CUDA a graph is replayed as a CUDA graph.
+
+    It is for one system, a score network and its guidance. Results equal those of `eagerly` but for rounding,
+    which depends on the machine's compiler.
+
+    Args:
+        backend: of torch.compile.
+
+    Raises ValueError for a network that reads a number of the device on the host.
+    """
+
+    def __init__(self, backend: str = "inductor") -> None:
+        self.backend = backend
+        self._graphs: dict[tuple[_Kind, int], _Graph] = {}
+
+    def __call__(
+        self, network: Network, state: tuple[Tensor, ...], guidance: Sequence[Guide], place: Place
+    ) -> tuple[Advice, Tensor | None]:
+        """See `evaluation.Evaluate`."""
+        began = place.sigma if place.step_sigma is None else place.step_sigma
+        if began is place.sigma:  # without churn; a graph's inputs must be tensors of their own
+            began = began.clone()
+        began_bounds = place.sigma_bounds if place.step_bounds is None else place.step_bounds
+        acts = tuple(_acts(entry, place.order, place.sigma_bounds, began_bounds) for entry in guidance)
+        for entry, acting in zip(guidance, acts, strict=True):
+            check = getattr(entry, "check", None)
+            if acting and check is not None:
+                check(place.sigma_bounds, began_bounds)
+        # The order means nothing where nothing acts.
+        kind = _Kind(network, place.order if any(acts) else 1, acts, place.class_labels is not None)
+        rows = len(place.sigma)
+        step = place.step
+        if isinstance(step, int):
+            step = torch.full((rows,), step, device=place.sigma.device)
+        labels = () if place.class_labels is None else (place.class_labels,)
+        given = (place.sigma, began, step, *labels, *state)
+        size = self._size(kind, rows)
+        if size > rows:
+            given = tuple(torch.cat([each, each[-1:].expand(size - rows, *each.shape[1:])]) for each in given)
+        if (kind, size) not in self._graphs:
+            self._graphs[kind, size] = self._compiled(kind, guidance, given)
+        return self._graphs[kind, size](given, rows)
+
+    def _size(self, kind: _Kind, rows: int) -> int:
+        """The batch size at which so many rows are evaluated."""
+        sizes = (size for known, size in self._graphs if known == kind and rows <= size)
+        return min((size for size in sizes if rows >= PADDED * size), default=rows)
+
+    def forget(self) -> None:
+        """Drop all graphs and what they hold of the device's memory, as before batches of another size."""
+        if self._graphs:
+            self._graphs.clear()
+            torch.compiler.reset()
+
+    def _compiled(self, kind: _Kind, guidance: Sequence[Guide], given: tuple[Tensor, ...]) -> _Graph:
+        guides = [
+            entry if acting else _IDLE[isinstance(entry, Correction)]
+            for entry, acting in zip(guidance, kind.acts, strict=True)
+        ]
+        asked: list[bool] = []
+
+        def run(*given: Tensor) -> tuple[Tensor | None, ...]:
+            sigma, began, step, *rest = given
+            labels, state = (rest[0], rest[1:]) if kind.labelled else (None, rest)
+            place = Place(sigma, labels, step, kind.order, ANYWHERE, began, ANYWHERE)
+            advice, v = eagerly(kind.network, tuple(state), guides, place)
+            asked[:] = advice.asked
+            return advice.denoised, advice.gradient, v, *advice.log_ratios
+
+        # Traced by running it: the backward pass is part of the trace, and its first result is not needed.
+        with torch.no_grad():
+            try:
+                module = make_fx(run)(*given)
+            except RuntimeError as error:
+                if "tracing tensor" not in str(error):
+                    raise
+                raise ValueError(
+                    "compile: expected networks that read no number of the device on the host (.item(), "
+                    f"if tensor, .cpu()), found one that does: {str(error).splitlines()[0]}; change its "
+                    "forward, or leave compile out"
+                ) from error
+        on_cuda = given[0].is_cuda
+        options: dict[str, Any] | None = None
+        if self.backend == "inductor":
+            # Constant weights are laid out once for the CPU's convolutions.
+            options = {"triton.cudagraphs": True} if on_cuda else {"freezing": True}
+        compiled = torch.compile(module, fullgraph=True, dynamic=False, backend=self.backend, options=options)
+        return _Graph(compiled, tuple(asked), on_cuda)
+
+
+class _Kind(NamedTuple):
+    """What chooses a graph: the network, the order of the evaluation, the entries of guidance that act, and
+    whether there are class labels."""
+
+    network: Network
+    order: int
+    acts: tuple[bool, ...]
+    labelled: bool
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """A compiled evaluation, and which entries of guidance it asks."""
+
+    run: Callable[..., tuple[Tensor | None, ...]]
+    asked: tuple[bool, ...]
+    on_cuda: bool
+
+    def __call__(self, given: tuple[Tensor, ...], rows: int) -> tuple[Advice, Tensor | None]:
+        """The results for the first `rows` rows."""
+        with torch.no_grad():
+            if self.on_cuda:
+                # The next replay overwrites what this one gives.
+                torch.compiler.cudagraph_mark_step_begin()
+            denoised, gradient, v, *log_ratios = (
+                None if value is None else (value.clone() if self.on_cuda else value)[:rows]
+                for value in self.run(*given)
+            )
+        assert denoised is not None
+        found: LogRatios = log_ratios
+        return Advice(denoised, gradient, found, self.asked), v
+
+
+def _acts(entry: Guide, order: int, sigmas: Bounds, began: Bounds) -> bool:
+    acts = getattr(entry, "acts", None)
+    return True if acts is None else acts(order, sigmas, began)
+
+
+class _IdleTerm:
+    """A term that does not act."""
+
+    def __call__(self, point: Point) -> tuple[None, None]:
+        return None, None
+
+
+class _IdleCorrection:
+    """A correction that does not act."""
+
+    def correct(self, point: Point) -> None:
+        return None
+
+
+_IDLE: dict[bool, Guide] = {False: _IdleTerm(), True: _IdleCorrection()}
