@@ -60,7 +60,7 @@ AfterTimestep = Annotated[int, "the discriminator guides at timesteps (of 0 to 9
 # The training of the discriminator.
 Reals = Annotated[int, "real images to train the discriminator on"]
 Fakes = Annotated[int, "fake samples to train the discriminator on"]
-Epochs = Annotated[int, "passes of the discriminator's training over the real images"]
+Epochs = Annotated[int, "the discriminator's passes over the real images"]
 Epoch = Annotated[int | None, "epoch of the discriminator that guides, instead of the last or best"]
 BatchSize = Annotated[int, "batch size of the discriminator's training, half real and half fake"]
 Times = Annotated[

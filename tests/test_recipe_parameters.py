@@ -89,7 +89,12 @@ def test_a_default_is_not_told_as_given_in_another_form_of_it() -> None:
         (int, int, (), ()),
         (int | None, int | None, (), ()),
         (Annotated[int, "of it"], int, ("of it",), ()),
-        (options.Seed | None, int | None, ("of the samples that are measured; by default as published",), ()),
+        (
+            options.Seed | None,
+            int | None,
+            ("sampling seed of the measured samples; by default as published",),
+            (),
+        ),
         (Annotated[int | None, "of it"], int | None, ("of it",), ()),
         (Annotated[Annotated[int, "of it"], options.Former("old")], int, ("of it",), ("old",)),
         (Annotated[Sequence[int], "all"], Sequence[int], ("all",), ()),

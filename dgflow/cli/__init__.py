@@ -1,4 +1,4 @@
-"""The command lines: of a recipe (`main`), and of dgflow itself (`dgflow metrics`, `export` and `gc`)."""
+"""The command lines of recipes (`main`) and of dgflow (`dgflow metrics`, `export`, `gc` and others)."""
 
 from dgflow.cli.recipe import application, main
 from dgflow.cli.root import open_root

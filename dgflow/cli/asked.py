@@ -1,4 +1,4 @@
-"""Describes the command that a person gave, for the record of its run."""
+"""Describe the command that a user gave, for the record of its run."""
 
 import enum
 import inspect
@@ -10,11 +10,12 @@ from typing import Any
 
 from dgflow.store.runs import Asked, without_secrets
 
-GIT_SECONDS = 5.0  # a large work tree on a slow disk is not waited for
+GIT_SECONDS = 5.0  # timeout, for a large work tree on a slow disk
 
 
 def asked(function: Callable[..., Any], name: str, options: Mapping[str, Any]) -> Asked:
-    """The command line of this process, which calls `function`, the recipe `name`, with these options.
+    """Describe the command line of this process, which calls `function`, the recipe `name`, with these
+    options.
 
     Runs no other program: see `with_commit`.
     """
@@ -26,7 +27,7 @@ def asked(function: Callable[..., Any], name: str, options: Mapping[str, Any]) -
 
 
 def described(name: str, about: str | None, options: Mapping[str, Any], changed: Iterable[str]) -> Asked:
-    """The command line of this process, of the command `name`, described by `about`."""
+    """Describe the command line of this process for the command `name`, with the description `about`."""
     return Asked(
         recipe=name,
         about=inspect.cleandoc(about or ""),
@@ -37,7 +38,7 @@ def described(name: str, about: str | None, options: Mapping[str, Any], changed:
 
 
 def with_commit(asked: Asked, function: Callable[..., Any]) -> Asked:
-    """`asked` with the commit of git that the file of `function` lies in, where it lies in one."""
+    """Add the git commit of the file of `function`, if it is in a work tree."""
     return asked.model_copy(update={"commit": _commit(Path(inspect.getfile(function)).parent)})
 
 
@@ -46,12 +47,12 @@ def _commit(folder: Path) -> str | None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=GIT_SECONDS, check=True)
     except (OSError, subprocess.SubprocessError):
-        return None  # no git, no work tree, or none that this user may read
+        return None  # no git, no work tree, or no permission to read it
     return done.stdout.strip() or None
 
 
 def _plain(value: Any) -> Any:
-    """The value as JSON has it; text for what JSON has not."""
+    """Convert a value to JSON data; other values become text."""
     if isinstance(value, enum.Enum):
         return _plain(value.value)
     if isinstance(value, list | tuple):

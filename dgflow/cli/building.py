@@ -1,4 +1,4 @@
-"""Calls a recipe and checks what it returns: a mistake in it is one message with its file and line."""
+"""Call a recipe and check its result; a mistake in the recipe becomes one message with file and line."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ from dgflow.specs.mistakes import described, did_you_mean, found
 from dgflow.specs.own_lines import own_frames, package_frame, shown_path
 from dgflow.specs.step import SampleStep, Target
 
-_WEIGHTS = ("weights", "last", "epoch", "best")  # methods that name weights, of one kind of step or another
+_WEIGHTS = ("weights", "last", "epoch", "best")  # methods of steps that name weights
 
 
 class RecipeError(ValueError):
@@ -19,10 +19,10 @@ class RecipeError(ValueError):
 
 
 def built(workflow: Callable[..., Any], given: Mapping[str, Any]) -> Target:
-    """The target that the recipe returns for these parameters.
+    """Call the recipe with these parameters and return its target.
 
     Raises RecipeError for a mistake in the recipe: a field that a class does not have, a reference of another
-    kind, an error in its own lines, a value returned that is no target.
+    kind, an error in its own lines, or a returned value that is not a target.
     """
     try:
         target = workflow(**given)
@@ -32,7 +32,7 @@ def built(workflow: Callable[..., Any], given: Mapping[str, Any]) -> Target:
         frames = own_frames(error)
         inner = package_frame(error)
         if not frames or not (inner is None or isinstance(error, ValueError | TypeError)):
-            raise  # of the package's own code
+            raise  # an error of the package itself
         place, words = f"{shown_path(frames[-1].filename)}:{frames[-1].lineno}", _words(error)
         if inner is not None and isinstance(error, TypeError) and not words.startswith("expected"):
             words += f" (in {inner.name} of dgflow/{Path(inner.filename).name}; a value of another type?)"
@@ -60,7 +60,7 @@ def _checked(target: Any, workflow: Callable[..., Any]) -> Target:
 
 
 def _words(error: Exception) -> str:
-    """The error as one text; Python's own with its class, and the nearest name."""
+    """The error as one text; Python's errors with their class and the nearest name."""
     if isinstance(error, ValidationError):
         return described(error)
     text = str(error)

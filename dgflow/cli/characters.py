@@ -1,4 +1,4 @@
-"""Lets a terminal or a file of another encoding than UTF-8 cost characters, and never a finished run."""
+"""Replace characters that the output's encoding lacks, so that a terminal without UTF-8 never fails a run."""
 
 import codecs
 import io
@@ -29,7 +29,7 @@ _PLAIN = {
 
 
 def degrade() -> None:
-    """From now on standard output and standard error write what their encoding lacks by plain characters."""
+    """Make standard output and standard error replace characters that their encoding lacks."""
     codecs.register_error(_NAME, _replaced)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -37,7 +37,7 @@ def degrade() -> None:
 
 
 def _replaced(error: UnicodeError) -> tuple[str | bytes, int]:
-    """The characters that cannot be encoded, by ones that look alike, else as `\\xe9`."""
+    """Replace characters that cannot be encoded by similar ones, or else by `\\xe9`."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     text = error.object[error.start : error.end]
@@ -49,7 +49,7 @@ def _plain(character: str) -> str:
         return _PLAIN[character]
     if "\u2500" <= character <= "\u257f":  # rules and corners of boxes
         return _box(character)
-    if "\u2580" <= character <= "\u259f":  # blocks, of which bars are made
+    if "\u2580" <= character <= "\u259f":  # blocks, as used for bars
         return "#"
     letters = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
     return letters or character.encode("ascii", "backslashreplace").decode()

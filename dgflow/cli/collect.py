@@ -1,4 +1,4 @@
-"""The output of `dgflow gc ROOT`, and of its other spelling, `python RECIPE.py gc`."""
+"""Run `dgflow gc ROOT` and `python RECIPE.py gc`, and print the result."""
 
 from dgflow.cli.guard import print_json
 from dgflow.engine.gc import collect
@@ -6,7 +6,7 @@ from dgflow.store.objects import ObjectStore
 
 
 def collect_garbage(store: ObjectStore, *, yes: bool, json: bool) -> int:
-    """Show what nothing names, and with `yes` remove it; returns the exit status."""
+    """Show unreferenced objects, and with `yes` remove them; returns the exit status."""
     collected = collect(store, delete=yes, tell=print)
     objects = "1 object" if collected.number == 1 else f"{collected.number:,} objects"
     print(f"{'removed' if yes else 'would remove'} {objects} ({collected.bytes / 1e6:,.1f} MB)")

@@ -1,4 +1,4 @@
-"""The command line of one command of a recipe, and the form of its help."""
+"""The command class of recipes' command lines, and the format of its help."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from typer.exceptions import TyperException
 
 
 class RecipeCommand(TyperCommand):
-    """A command that tells the right order where a command's name stands behind the options."""
+    """A command whose error names the right order if a command's name follows the options."""
 
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
         given = list(args)
@@ -29,7 +29,9 @@ class RecipeCommand(TyperCommand):
 
 
 def as_written(text: str) -> str:
-    """A docstring whose paragraphs with indented lines, such as lists of commands, keep their lines."""
+    """Format a docstring for help; paragraphs with indented lines, such as lists of commands, keep their
+    lines.
+    """
     paragraphs = text.split("\n\n")
     return "\n\n".join(
         f"\b\n{each}" if any(line.startswith(" ") for line in each.splitlines()) else each

@@ -1,8 +1,8 @@
-"""The completion of the command `dgflow` in bash and zsh, as a script that runs no Python: a key press takes
-milliseconds, and not the seconds of a start.
+"""Completion of the command `dgflow` in bash and zsh, by a script that does not run Python: a key press takes
+milliseconds instead of the seconds of a start.
 
-It knows the commands, their options, and the values of those that have a list of them; everything else is
-completed as a file, which steps in a root on a disk are.
+The script completes commands, options and listed values; everything else is completed as a file name, which
+includes steps in a local root.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ complete -o default -F _dgflow dgflow
 
 
 def script(app: typer.Typer) -> str:
-    """The script for an application whose commands are `dgflow COMMAND`."""
+    """Generate the script for an application with commands `dgflow COMMAND`."""
     group: Any = get_command(app)
     values, options, arguments = [], [], []
     for name, command in group.commands.items():
@@ -44,7 +44,7 @@ def script(app: typer.Typer) -> str:
                 positions += known
                 continue
             names += [*parameter.opts, *parameter.secondary_opts]
-            if not parameter.is_flag:  # without a list, files are completed
+            if not parameter.is_flag:  # options without listed values complete files
                 values += [_case(f'[0-9]*" {name} {option} "*', known) for option in parameter.opts]
         options.append(_case(f'*" {name} "*" -"*', names))
         arguments += [_case(f'*" {name} "*', positions)] if positions else []

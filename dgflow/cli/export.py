@@ -1,5 +1,4 @@
-"""Writes samples as files that other tools read, statistics of features as references are published, and
-weights."""
+"""Export samples, statistics of features and weights as files for other tools."""
 
 import logging
 from typing import Literal
@@ -26,11 +25,11 @@ def export(
     drop_alpha: bool = False,
     epoch: str = "last",
 ) -> str:
-    """Write the images at `source` (as `open_images` takes it) to `output`; of a step of features, `mu`,
-    `sigma` [`mu_s`, `sigma_s`]; of a step of a network, its weights, those of `epoch` of a training.
+    """Write the images at `source` (as in `open_images`) to `output`; for a step of features, `mu`, `sigma`
+    [`mu_s`, `sigma_s`]; for a step with a network, its weights, for a training those of `epoch`.
 
-    Returns what was written, in a sentence. Raises ValueError where something is at `output`, or the format
-    does not fit.
+    Returns a sentence about the written files. Raises ValueError if `output` exists or the format does not
+    fit.
     """
     if is_step(source) and (weights := weights_of(source)):
         return export_weights(*weights, output, epoch)
@@ -60,7 +59,7 @@ def _export_statistics(sealed: Sealed, output: str) -> str:
         )
     columns = [name for name in NAMES if name in sealed.step_store.read_shard(sealed.manifest.entries[0])]
     accumulators = {name: MomentsAccumulator() for name in columns}
-    with new_file(output) as file:  # opened first: it fails before features are read where something is there
+    with new_file(output) as file:  # opened first, to fail before reading features if the file exists
         for piece in read_rows(sealed.step_store, sealed.manifest, sealed.start, sealed.stop, columns):
             for name, accumulator in accumulators.items():
                 accumulator.add(piece[name])

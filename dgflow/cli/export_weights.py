@@ -1,4 +1,4 @@
-"""Writes the weights of a step as a file that other tools read, with what they are."""
+"""Export the weights of a step as a file for other tools, with a description."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from dgflow.weights.metadata import with_metadata
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt")
 OF_ONE_FILE = ("pretrained", "merge")
-_LEAST = "held_out_loss"  # that "best" chooses by
+_LEAST = "held_out_loss"  # metric of "best"
 
 
 def weights_of(source: str) -> tuple[StepStore, dict[str, Any], str] | None:
-    """The step at an address without a range, its document and the folder of its weights; None where it is
-    one without weights."""
+    """The step at an address without a range, its document and the folder of its weights; None for a step
+    without weights.
+    """
     if source.endswith("]"):
         return None
     root, name = split_address(source)
@@ -41,15 +42,16 @@ def weights_of(source: str) -> tuple[StepStore, dict[str, Any], str] | None:
 def export_weights(
     step_store: StepStore, document: Mapping[str, Any], folder: str, output: str, epoch: str
 ) -> str:
-    """Write the weights to `output`, as safetensors or a file of `torch.save` by its name.
+    """Write the weights to `output`, as safetensors or a file of `torch.save`, depending on its name.
 
-    Returns what was written, in a sentence.
+    Returns a sentence about the written file.
 
     Args:
-        epoch: of a training: a number, "last", or "best" by its held-out loss.
+        epoch: for a training, a number, "last", or "best" by held-out loss.
 
     Raises:
-        ValueError: no such epoch, weights of several inputs, or a name of another kind of file.
+        ValueError: the epoch does not exist, there are weights from several inputs, or the name has another
+            suffix.
     """
     suffix = next((suffix for suffix in SUFFIXES if output.lower().endswith(suffix)), None)
     if suffix is None:
@@ -68,7 +70,7 @@ def export_weights(
 
 
 def _chosen(step_store: StepStore, folder: str, epoch: str) -> Receipt:
-    """The receipt of the epoch, or of the only file."""
+    """Choose the receipt of the epoch, or of the only file."""
     committed = step_store.committed(folder)
     where = f"{step_store.name} in {step_store.store.url}"
     if not committed:
@@ -100,7 +102,9 @@ def _network(document: Mapping[str, Any]) -> str:
 
 
 def _facts(step_store: StepStore, document: Mapping[str, Any], receipt: Receipt | None) -> dict[str, str]:
-    """The network's settings, which `Pretrained` compares, and the step that made the weights."""
+    """The network's settings, which `Pretrained` compares with a recipe's, and the step that made the
+    weights.
+    """
     fields = document["fields"]
     facts = {"format": "pt", "network": json.dumps(_settings(document)), "dgflow_step": step_store.name}
     facts |= {
@@ -110,8 +114,9 @@ def _facts(step_store: StepStore, document: Mapping[str, Any], receipt: Receipt 
 
 
 def _settings(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of the whole network: of a discriminator, also those around its head, as `Discriminator`
-    has them, with defaults filled in."""
+    """The settings of the whole network with defaults filled in; for a discriminator, including those of
+    `Discriminator` around its head.
+    """
     fields = document["fields"]
     network = fields["network"]
     if document["kind"] == "train-discriminator":

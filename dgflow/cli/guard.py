@@ -1,4 +1,4 @@
-"""Runs a command line: one message and an exit status for whatever it cannot do, and JSON on request."""
+"""Run a command line: errors become one message and an exit status, as JSON on request."""
 
 import errno
 import json
@@ -20,13 +20,13 @@ from dgflow.specs.mistakes import described
 from dgflow.store.objects import StoreError
 from dgflow.store.receipts import CorruptObject, StepMismatch
 
-INTERRUPTED = 130  # exit status of a program that Ctrl-C ended
+INTERRUPTED = 130  # exit status after Ctrl-C
 SETTINGS: dict[str, Any] = {
     "rich_markup_mode": "rich" if sys.stdout.isatty() else None,
     "add_completion": False,
     "context_settings": {"help_option_names": ["-h", "--help"]},
 }
-"""Options of every Typer application here."""
+"""Settings of every Typer application here."""
 
 
 def print_json(value: Any) -> None:
@@ -34,30 +34,30 @@ def print_json(value: Any) -> None:
 
 
 def tell(line: str) -> None:
-    """Print a line on standard error, wrapped in a terminal."""
+    """Print a line on standard error, wrapped if it is a terminal."""
     lines = wrapped(line, hanging="  ") if sys.stderr.isatty() else [line]
     print("\n".join(lines), file=sys.stderr)
 
 
 def run(application: Callable[[], typer.Typer], arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the application that `application()` gives, by default with the process's arguments, and exit."""
+    """Run the application that `application()` returns, by default with the process's arguments, and exit."""
     degrade()
     if os.environ.get("HOME") == "":
-        del os.environ["HOME"]  # empty it would be the working directory, unset it is looked up
+        del os.environ["HOME"]  # empty means the working directory; unset, it is looked up
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     sys.exit(guarded(lambda: application()(args=arguments, standalone_mode=False)))
 
 
 def guarded(call: Callable[[], Any]) -> int:
-    """Errors that a person can act on become one message; others keep their traceback."""
+    """Turn errors that a user can act on into one message; other errors keep their traceback."""
     try:
         status = int(call() or 0)
-        if status == INTERRUPTED:  # what Typer makes of Ctrl-C
+        if status == INTERRUPTED:  # Typer's status for Ctrl-C
             raise KeyboardInterrupt
         return status
     except typer.Exit as stop:
         return stop.exit_code
-    except TyperException as error:  # an option that is unknown, or a value of the wrong type
+    except TyperException as error:  # an unknown option, or a value of the wrong type
         error.show()  # pyright: ignore[reportAttributeAccessIssue] (its public base class does not declare it)
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
@@ -72,7 +72,7 @@ def guarded(call: Callable[[], Any]) -> int:
             raise
         return _failed(remedy)
     except OSError as error:
-        if isinstance(error.filename, str):  # of a file that was named: its rights, a full disk
+        if isinstance(error.filename, str):  # a named file: permissions, or a full disk
             reason = (error.strerror or str(error)).lower()
             return _failed(
                 f"could not read or write {error.filename}: {reason}; check the path, the rights and the "
@@ -80,7 +80,7 @@ def guarded(call: Callable[[], Any]) -> int:
             )
         if isinstance(error, FileNotFoundError):
             return _failed(str(error))
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # of standard output, or of a file without a name
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # standard output, or a file without a name
             return _failed(f"could not write: {os.strerror(error.errno).lower()}; free some space")
         raise
 

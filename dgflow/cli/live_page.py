@@ -1,5 +1,6 @@
-"""Writes the page of a run while it is at work: a thread of the driver, which takes a fiftieth of its time at
-most."""
+"""Write the page of a run during the run, in a thread of the driver that takes at most a fiftieth of its
+time.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +10,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-FIRST_SECONDS = 10.0  # until the first page: what is done by then has its own soon
+FIRST_SECONDS = 10.0  # delay of the first page; shorter runs only have the final page
 EVERY_SECONDS = 30.0
-SHARE = 50  # a page that took a second is written again after this many, where that is later
-LAST_SECONDS = 5.0  # that the page of a run that was stopped may take
+SHARE = 50  # minimum interval between pages, in multiples of the time to write one
+LAST_SECONDS = 5.0  # time limit for the page of a stopped run
 
 _log = logging.getLogger(__name__)
 
@@ -21,10 +22,10 @@ _log = logging.getLogger(__name__)
 def page_while_running(
     write: Callable[[], None], *, first: float = FIRST_SECONDS, every: float = EVERY_SECONDS
 ) -> Iterator[None]:
-    """The context of a run during which `write` writes its page from time to time.
+    """A context in which `write` writes the run's page periodically.
 
-    Where the run ends in an error, a page that was written is written once more: it no longer says that the
-    run is at work. A failure to write it is logged once, and the run goes on.
+    If the run ends in an error, an existing page is written once more, so that it no longer shows an active
+    run. A failure to write is logged once, and the run continues.
     """
     page, ended = _Page(write), threading.Event()
 
@@ -45,11 +46,11 @@ def page_while_running(
             page.attempt()
         raise
     ended.set()
-    thread.join()  # the page of the finished run is the last one that is written
+    thread.join()  # the page of the finished run must be written last
 
 
 class _Page:
-    """`seconds` are those of the last attempt."""
+    """The writer of the page; `seconds` is the duration of the last attempt."""
 
     def __init__(self, write: Callable[[], None]) -> None:
         self._write, self.seconds, self.written, self._warned = write, 0.0, False, False

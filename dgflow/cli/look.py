@@ -1,4 +1,6 @@
-"""Looks at a root without a recipe: `dgflow ls ROOT` and `dgflow status ROOT`. Writes previews at most."""
+"""Inspect a root without a recipe: `dgflow ls ROOT` and `dgflow status ROOT`. Writes nothing except
+previews.
+"""
 
 import shlex
 from typing import Any
@@ -14,7 +16,7 @@ from dgflow.store.objects import ObjectStore
 
 
 def list_runs(store: ObjectStore, *, json: bool) -> int:
-    """Print a line for each recipe and its options that the root holds, with how far it is."""
+    """Print one line per recipe and options in the root, with its progress."""
     names, now = store.names(), store.now()
     found = runs_text.variants(store, now)
     steps = runs_text.seen_steps(found, store, names)
@@ -29,8 +31,9 @@ def list_runs(store: ObjectStore, *, json: bool) -> int:
 
 
 def status(store: ObjectStore, *, json: bool, preview: bool = False) -> int:
-    """Print the state of every step of every run in the root, and with `preview` first samples; the exit
-    status is 1 while one is missing."""
+    """Print the state of every step of every run in the root and, with `preview`, first samples; the exit
+    status is 1 while a step is incomplete.
+    """
     names, now = store.names(), store.now()
     found = runs_text.variants(store, now)
     steps = runs_text.seen_steps(found, store, names)

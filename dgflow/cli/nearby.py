@@ -1,4 +1,4 @@
-"""Finds the roots near a place that holds none: a mistyped root is one letter, or one folder, away."""
+"""Find roots near a mistyped location: often one letter or one folder away."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from dgflow.store.address import is_root, step_names
 from dgflow.store.objects import ObjectStore, StoreError
 from dgflow.store.open import as_typed, open_store
 
-_LOOKS = 50  # folders that are looked into for `dgflow.json`, on each level
+_LOOKS = 50  # folders per level in which `dgflow.json` is looked for
 _SHOWN = 5
-_UP = 4  # folders above
+_UP = 4  # levels of parent folders
 
 
 def roots_nearby(store: ObjectStore) -> str:
-    """The roots around the place, in words: one that it lies in, those in it and beside it. Reads only."""
+    """Describe the roots around a location: the root that contains it, and the roots in it and beside it.
+    Reads only.
+    """
     for above in _above(store.url):
         with contextlib.suppress(ValueError, StoreError):
             if is_root(above):
@@ -32,7 +34,7 @@ def roots_nearby(store: ObjectStore) -> str:
 
 
 def others_only(target: Target, store: ObjectStore) -> str | None:
-    """The remark that a root holds steps, and none of a recipe's; None where it holds one, or none at all."""
+    """A remark if a root holds steps but none of the recipe's; otherwise None."""
     there = step_names(store)
     if not there or {node.step.name for node in graph(target)} & set(there):
         return None
@@ -44,7 +46,7 @@ def others_only(target: Target, store: ObjectStore) -> str | None:
 
 
 def _above(url: str) -> Iterator[str]:
-    """The urls of the folders above, from the nearest on."""
+    """Yield the urls of the parent folders, nearest first."""
     beginning = url.index("://") + 3
     for _ in range(_UP):
         url = url.rpartition("/")[0]
@@ -54,7 +56,7 @@ def _above(url: str) -> Iterator[str]:
 
 
 def _roots_in(folder: str, near: str) -> list[str]:
-    """The roots directly in a folder, those with a name like `near` first."""
+    """The roots directly in a folder; names similar to `near` come first."""
     try:
         store = open_store(folder)
         names = store.names()
@@ -63,7 +65,7 @@ def _roots_in(folder: str, near: str) -> list[str]:
     names.sort(key=lambda name: -difflib.SequenceMatcher(None, name, near).ratio())
     found = []
     for name in names[:_LOOKS]:
-        with contextlib.suppress(ValueError, StoreError):  # a name that no key has
+        with contextlib.suppress(ValueError, StoreError):  # a name that is not a valid key
             if store.size(f"{name}/dgflow.json") is not None:
                 found.append(_shown(f"{store.url}/{name}"))
     return found

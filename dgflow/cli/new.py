@@ -1,4 +1,4 @@
-"""Writes a folder for one's own recipe: the files of docs/own-model.md, and what git and Ray leave out."""
+"""Write a folder for a user's own recipe: the files of docs/own-model.md, .gitignore and .rayignore."""
 
 import shlex
 from pathlib import Path
@@ -11,14 +11,13 @@ FILES = {
     ".rayignore": "rayignore.txt",
     ".gitignore": "rayignore.txt",
 }
-"""Names in the folder, and their texts."""
+"""File names in the folder -> contents."""
 
 
 def new_folder(folder: str) -> str:
-    """Write the files into `folder`, which may exist; gives what to do next, in a sentence a line.
+    """Write the files into `folder`, which may exist; returns the next actions, one sentence per line.
 
-    Raises ValueError where one of the files, or another file in the folder's place, is there; nothing is
-    written then.
+    Raises ValueError, before anything is written, if one of the files exists or `folder` is a file.
     """
     path = Path(folder)
     if not folder.strip() or "://" in folder:

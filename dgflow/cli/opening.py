@@ -1,5 +1,4 @@
-"""Opens the root of a recipe's command, and tells what a person should know before the command does its
-work."""
+"""Open the root of a recipe's command, and print remarks before the command starts."""
 
 import sys
 import time
@@ -17,13 +16,13 @@ from dgflow.store.runs import Asked
 from dgflow.testing.smoke import smoke as smoke_run
 
 Use = Literal["run", "plan", "status", "look"]
-"""The use that a command makes of a root: `run` makes one, `plan` works without one, the others only look."""
+"""A command's use of a root: `run` creates it, `plan` works without it, the others only read."""
 
 
 def root_for(use: Use, url: str, smoke: bool) -> ObjectStore:
-    """The root at `url` for a command, or the place where a plan's may come to be.
+    """Open the root at `url` for a command; for a plan, the root may not exist yet.
 
-    Raises as `open_root`; ValueError where there is none to look at.
+    Raises as `open_root`, and ValueError if there is no root to read.
     """
     if use == "run":
         return open_root(url, smoke)
@@ -37,7 +36,9 @@ def root_for(use: Use, url: str, smoke: bool) -> ObjectStore:
 
 
 def tell_others(use: Use, target: Target, store: ObjectStore, question: Asked) -> None:
-    """Tell that a root holds other options or recipes, and no run of this one; `status` says so itself."""
+    """Print a remark if a root holds other options or recipes but no run of this one; `status` reports that
+    itself.
+    """
     found, goal = runs_text.variants(store, time.time()), runs_text.goal_of(target)
     if any(each.record.goal == goal for each in found):
         return
@@ -49,7 +50,7 @@ def tell_others(use: Use, target: Target, store: ObjectStore, question: Asked) -
 
 
 def at_toy_size(use: Use, target: Target, store: ObjectStore, out: TextIO | None = None) -> Target:
-    """The smoke run's target in place of `target`; `run` puts what it reads from outside into its root."""
+    """Replace `target` by its smoke run; `run` writes the external files into its root."""
     toy = smoke_run(target, store.url)
     print(
         "smoke run: toy networks with random weights on made images; its numbers compare with nothing",
@@ -62,6 +63,6 @@ def at_toy_size(use: Use, target: Target, store: ObjectStore, out: TextIO | None
 
 
 def warn(target: Target) -> None:
-    """Tell what the recipe alone shows to be doubtful."""
+    """Print the warnings that follow from the recipe alone."""
     for line in dict.fromkeys(line for node in graph(target) for line in node.step.cautions()):
         tell(f"warning: {line}")

@@ -1,4 +1,4 @@
-"""The parameters of a recipe: their types, help and values, and they as options of its command line."""
+"""The parameters of a recipe: types, help and values, and their options on the command line."""
 
 import inspect
 import math
@@ -14,14 +14,14 @@ from dgflow.options import Former
 from dgflow.specs.mistakes import did_you_mean
 from dgflow.specs.step import Target
 
-PUBLISHED = "by default as published"  # of an option that its recipe leaves to the published value
+PUBLISHED = "by default as published"  # help of an option with default None
 _LISTS = (list, tuple, Sequence)
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 _FORMS = {int: "INT", float: "NUMBER", bool: "true|false", str: "TEXT", NoneType: "none"}  # in --help
 
 
 class Documented(NamedTuple):
-    """A type with the words and the former names of its annotation."""
+    """A type with the help text and the former names in its annotation."""
 
     kind: Any
     words: tuple[str, ...] = ()
@@ -29,8 +29,9 @@ class Documented(NamedTuple):
 
 
 def documented(annotation: Any) -> Documented:
-    """An annotation taken apart: `Annotated[int, "help"]`, or `Annotated[int, "help"] | None`, whose help
-    says what None means."""
+    """Split an annotation: `Annotated[int, "help"]`, or `Annotated[int, "help"] | None`, whose help states
+    the meaning of None.
+    """
     if get_origin(annotation) in (Union, UnionType):
         kinds = get_args(annotation)
         annotated = [documented(kind) for kind in kinds if get_origin(kind) is Annotated]
@@ -48,7 +49,7 @@ def documented(annotation: Any) -> Documented:
 
 
 def recipe_parameters(workflow: Callable[..., Target]) -> list[inspect.Parameter]:
-    """The parameters of a recipe with their annotations as types."""
+    """The parameters of a recipe, with evaluated annotations."""
     return list(inspect.signature(workflow, eval_str=True).parameters.values())
 
 
@@ -60,7 +61,7 @@ class Parameter:
     kind: Any
     help: str = ""
     default: Any = inspect.Parameter.empty
-    former: tuple[str, ...] = ()  # names that it had before
+    former: tuple[str, ...] = ()  # former names
 
     @property
     def option(self) -> str:
@@ -68,7 +69,7 @@ class Parameter:
 
     @property
     def options(self) -> list[str]:
-        """Its option, and those of its former names."""
+        """The option, and the options of its former names."""
         return [f"--{name.replace('_', '-')}" for name in (self.name, *self.former)]
 
     @property
@@ -77,7 +78,7 @@ class Parameter:
 
     @property
     def kinds(self) -> tuple[Any, ...]:
-        """Its type, or the types of a union."""
+        """The type, or the types of a union."""
         return get_args(self.kind) if get_origin(self.kind) in (Union, UnionType) else (self.kind,)
 
     @property
@@ -86,12 +87,12 @@ class Parameter:
 
     @property
     def expected(self) -> str:
-        """The values that it takes, in words."""
+        """The accepted values, in words."""
         return " or ".join(dict.fromkeys(map(_words, self.kinds)))
 
     @property
     def form(self) -> str:
-        """One value of it in the help, such as `INT|none`."""
+        """The form of a value in the help, such as `INT|none`."""
         forms = (
             "|".join(map(str, get_args(kind)))
             if get_origin(kind) is Literal
@@ -102,7 +103,7 @@ class Parameter:
 
 
 def parameter_of(parameter: inspect.Parameter) -> Parameter:
-    """A parameter of the recipe's function."""
+    """Describe a parameter of the recipe's function."""
     kind, words, former = documented(parameter.annotation)
     if kind is inspect.Parameter.empty:
         kind = str if parameter.default in (None, inspect.Parameter.empty) else type(parameter.default)
@@ -121,7 +122,7 @@ def _words(kind: Any) -> str:
 
 
 def value_of(parameter: Parameter, word: str) -> Any:
-    """One value of a parameter from its text. Raises typer.BadParameter for one of another type."""
+    """Parse one value of a parameter. Raises typer.BadParameter for a value of another type."""
     kinds = parameter.kinds
     if NoneType in kinds and word.lower() == "none":
         return None
@@ -149,14 +150,14 @@ def _parsed(kind: Any, word: str) -> Any:
 
 
 def recipe_option(parameter: inspect.Parameter) -> inspect.Parameter:
-    """A parameter of the recipe as an option; `Annotated[int, "what it is"]` gives its help."""
+    """Make the command-line option of a recipe's parameter; `Annotated[int, "help"]` gives the help."""
     kind, words, former = documented(parameter.annotation)
     if get_origin(kind) is Sequence:
         kind = list[get_args(kind)]
     names = [f"--{name.replace('_', '-')}" for name in (parameter.name, *former)] if former else []
     option = typer.Option(*names, help=" ".join(words), rich_help_panel="Recipe (changes what is made)")
     own = parameter_of(parameter)
-    if len([each for each in own.kinds if each is not NoneType]) > 1:  # such as a number or a word
+    if len([each for each in own.kinds if each is not NoneType]) > 1:  # unions such as a number or a word
         option.parser, option.metavar = lambda word: value_of(own, str(word)), own.form
         kind = Any
     return parameter.replace(annotation=Annotated[kind, option])

@@ -15,7 +15,7 @@ def publish_step(
     replace: bool,
     json: bool,
 ) -> int:
-    """Publish, and say what was done; returns the exit status."""
+    """Publish, and print the result; returns the exit status."""
     from dgflow.publish.publish import publish
 
     done = publish(source, target, epoch=epoch, licence=licence, private=private, replace=replace)

@@ -1,7 +1,7 @@
-"""The command line of a recipe: `main(workflow)` makes the function's parameters options of each command.
+"""The command line of a recipe: `main(workflow)` turns the function's parameters into options of each
+command.
 
-Exit status: 0 when everything that was asked for is there, 1 when it is not, 2 for a command line that cannot
-be understood.
+Exit status: 0 if everything requested is complete, 1 if not, 2 for an invalid command line.
 """
 
 import inspect
@@ -52,12 +52,12 @@ def main(workflow: Callable[..., Target]) -> None:
     name = Path(inspect.getfile(workflow)).stem
     arguments = sys.argv[1:]
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("--help", "-h")):
-        arguments = ["run", *arguments]  # no command means run
+        arguments = ["run", *arguments]  # the default command is run
     run(lambda: application(workflow, name), arguments)
 
 
 def application(workflow: Callable[..., Target], name: str) -> typer.Typer:
-    """The Typer application of a recipe; `name` is the default root's name."""
+    """Build the Typer application of a recipe; `name` is the default root's name."""
     app = typer.Typer(
         help=as_written(inspect.cleandoc(sys.modules[workflow.__module__].__doc__ or workflow.__doc__ or "")),
         epilog="No command means run: `python RECIPE.py --root DIR` is `python RECIPE.py run --root DIR`.",
@@ -125,7 +125,7 @@ def _run(
 
 
 def _write_early(target: Target, store: ObjectStore, asked: Asked, say: Callable[[str], None]) -> None:
-    """Write the page of a run that is at work, and name it where it is not there yet."""
+    """Write the page of an active run, and print its path the first time."""
     text = page.render(target, store, asked).encode()
     is_new = store.size(PAGE) is None
     write_pages(store, target.name, text)
@@ -212,7 +212,7 @@ def _status(
     found = runs_text.variants(store, now)
     goal = runs_text.goal_of(target)
     own = next((each for each in found if each.record.goal == goal), None)
-    # Another target may share steps with this one, and a driver may be at work on them.
+    # Another target may share steps with this one, and its driver may be active.
     at_work = [driver for each in found for driver in each.drivers] if found else None
     rows = status_text.status_rows(plans, store, now=now, price=price, drivers=at_work)
     for line in runs_text.driver_lines(own) if own else ():
@@ -290,7 +290,7 @@ def _report(
     failure, beside = None, None
     try:
         beside = write_pages(store, target.name, text)
-    except StoreError as error:  # a root that can only be read
+    except StoreError as error:  # a read-only root
         failure = error
     if failure is None or output is not None:
         print(f"\nreport: {output or f'{store.url}/{PAGE}'}")

@@ -1,4 +1,4 @@
-"""The output of `dgflow rm ROOT/STEP`."""
+"""Run `dgflow rm ROOT/STEP`, and print the result."""
 
 from dgflow.cli.guard import print_json
 from dgflow.cli.root import existing_root
@@ -6,13 +6,13 @@ from dgflow.engine.removal import at_work, doomed, remove
 from dgflow.store.address import is_root, names_range, split_address, step_name, step_names
 from dgflow.store.open import open_store
 
-_SHOWN = 3  # names of steps in a line
+_SHOWN = 3  # names of steps per line
 
 
 def remove_step(address: str, *, yes: bool, json: bool) -> int:
-    """Show the step and what was made from it, and with `yes` remove them; returns the exit status.
+    """Show the step and the steps made from it, and with `yes` remove them; returns the exit status.
 
-    Raises ValueError for what is no step of a root, and where a run that needs one of the steps is at work.
+    Raises ValueError if the address is not a step, and if an active run needs one of the steps.
     """
     if names_range(address):
         raise ValueError(

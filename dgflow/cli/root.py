@@ -1,4 +1,4 @@
-"""Opens the root that a command works on."""
+"""Open the root of a command."""
 
 import contextlib
 import os
@@ -13,10 +13,10 @@ from dgflow.testing.smoke_root import check_root
 
 
 def root_url(given: str | None, default: str, smoke: bool = False) -> str:
-    """The root that a command line names: `given`, else $DGFLOW_ROOT, else `default`; `-smoke` is added to
-    the latter two for a smoke run.
+    """The url of the root: `given`, or else $DGFLOW_ROOT, or else `default`; the latter two get the suffix
+    `-smoke` for a smoke run.
 
-    Raises ValueError, naming the option or the variable, for one that was mistyped.
+    Raises ValueError, which names the option or the variable, for a mistyped url.
     """
     variable = os.environ.get("DGFLOW_ROOT") if given is None else None
     url = given if given is not None else variable or default
@@ -32,12 +32,12 @@ def root_url(given: str | None, default: str, smoke: bool = False) -> str:
 
 
 def open_root(url: str, smoke: bool = False) -> ObjectStore:
-    """The store at `url`, which becomes a root if it is empty; `smoke` for a smoke run's.
+    """Open the store at `url`, which becomes a root if it is empty; `smoke` for a smoke run's root.
 
     Raises:
-        ValueError: the place holds something else than a dgflow root, one of another format or of the other
+        ValueError: the location holds something other than a dgflow root, or a root of another format or
             kind.
-        StoreError: it cannot be reached, may not be written, or lets two writers create one object.
+        StoreError: the store cannot be reached or written, or lets two writers create one object.
     """
     store = open_store(url)
     if store.size("dgflow.json") is None:
@@ -45,15 +45,16 @@ def open_root(url: str, smoke: bool = False) -> ObjectStore:
             raise ValueError(f"{_expected(store)}; give an empty or a new folder, as in --root runs/mine")
         store.create("dgflow.json", ROOT_MARK)
     check_format(store)
-    with contextlib.suppress(StoreDenied):  # a complete root is read where nothing can be written
+    with contextlib.suppress(StoreDenied):  # a complete root can be read without write access
         check_exclusive(store, "dgflow.json")
     check_root(store, smoke, write=True)
     return store
 
 
 def future_root(url: str, smoke: bool = False) -> ObjectStore | None:
-    """The root at `url`, None where there is nothing yet and a root may come to be. Writes nothing; raises as
-    `open_root`."""
+    """Open the root at `url`; None if there is nothing yet, and a root can be created. Writes nothing; raises
+    as `open_root`.
+    """
     store = open_store(url)
     if store.size("dgflow.json") is None:
         if store.names():
@@ -65,8 +66,9 @@ def future_root(url: str, smoke: bool = False) -> ObjectStore | None:
 
 
 def existing_root(url: str) -> ObjectStore:
-    """The root at `url`, of any kind. Writes nothing. Raises ValueError where there is none; else as
-    `open_root`."""
+    """Open the root at `url`, of either kind. Writes nothing. Raises ValueError if there is none; otherwise
+    as `open_root`.
+    """
     store = open_store(url)
     if store.size("dgflow.json") is None:
         raise ValueError(nothing_at(store))
@@ -75,7 +77,7 @@ def existing_root(url: str) -> ObjectStore:
 
 
 def nothing_at(store: ObjectStore) -> str:
-    """The message for a place where a root was expected and is not."""
+    """The message for a location without the expected root."""
     return f"nothing at this root: {_expected(store)}. Give the root of a run, such as runs/digits"
 
 

@@ -1,4 +1,4 @@
-"""The command `sweep` of a recipe: its own parameters over a grid, as one union of graphs and one table."""
+"""The command `sweep` of a recipe: its parameters over a grid, as one graph and one table."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -78,8 +78,9 @@ value where a parameter takes that.
 
 
 def add_sweep(app: typer.Typer, workflow: Callable[..., Target], name: str) -> None:
-    """Register the command `sweep` of the recipe `name`. A parameter of the recipe that is named as an option
-    of the command cannot be swept."""
+    """Register the command `sweep` of the recipe `name`. A parameter with the name of one of the command's
+    options cannot be swept.
+    """
     own = list(inspect.signature(_own).parameters.values())
     taken = {parameter.name for parameter in own}
     known = [parameter_of(each) for each in recipe_parameters(workflow) if each.name not in taken]
@@ -115,7 +116,7 @@ def _own(
     num_gpus: NumGpus = None,
     checkpoint_minutes: CheckpointMinutes = Placement.checkpoint_minutes,
 ) -> None:
-    """The options of the command, for its signature."""
+    """The options of the command itself, as a signature."""
 
 
 def _option(parameter: Parameter) -> Any:

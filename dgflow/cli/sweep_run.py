@@ -1,4 +1,4 @@
-"""Runs a sweep: builds a recipe with each combination, completes the union of graphs, and shows the table."""
+"""Run a sweep: build a recipe for each combination, complete the joint graph, and show the table."""
 
 import inspect
 import sys
@@ -33,7 +33,7 @@ STDOUT = "-"
 
 @dataclass(frozen=True)
 class Options:
-    """The options of the command itself."""
+    """Options of the command itself."""
 
     plan: bool
     json: bool
@@ -47,13 +47,13 @@ class Options:
 
     @property
     def out(self) -> TextIO:
-        """Where tables go: not where the CSV goes."""
+        """The stream for tables: standard error if the CSV is on standard output."""
         return sys.stderr if self.csv == STDOUT else sys.stdout
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The function of a recipe, with the parameters that are the same in all combinations."""
+    """The function of a recipe, with the parameters shared by all combinations."""
 
     workflow: Callable[..., Target]
     name: str
@@ -62,7 +62,7 @@ class Recipe:
     zipped: bool
 
     def sweep(self, settings: Sequence[Mapping[str, Any]], also: Mapping[str, Any]) -> Sweep:
-        """The sweep over these combinations, with the parameters `also` in each.
+        """Build the sweep over these combinations, with the parameters `also` in each.
 
         Raises RecipeError for a combination that the recipe refuses, and for a recipe whose result compares
         no arms.
@@ -95,7 +95,7 @@ class Recipe:
         select_on: str | None,
         by: str | None,
     ) -> Asked:
-        """The command line, for the record of the run."""
+        """Describe the command line, for the record of the run."""
         lists = {
             key: (";" if any(isinstance(value, list | tuple) for value in values) else ",").join(
                 map(value_text, values)
@@ -122,7 +122,7 @@ class Recipe:
 
 
 def run_sweep(sweep: Sweep, recipe: Recipe, store: ObjectStore, question: Asked, options: Options) -> int:
-    """Plan a sweep, or complete and show it."""
+    """Plan a sweep, or complete it and show the table."""
     target = _toy(sweep, store, options)
     tell_others(options.use, target, store, question)
     warn(target)
@@ -140,7 +140,7 @@ def run_sweep(sweep: Sweep, recipe: Recipe, store: ObjectStore, question: Asked,
 def run_selection(
     grid: Sweep, recipe: Recipe, selection: Selection, store: ObjectStore, question: Asked, options: Options
 ) -> int:
-    """Measure the grid on the seeds of the selection, then the choice on the others."""
+    """Measure the grid on the seeds of the selection, then the choice on the other seeds."""
     first = _toy(grid, store, options)
     question = question.model_copy(update={"recipe": f"{question.recipe} (selection)"})
     tell_others(options.use, first, store, question)
@@ -180,7 +180,7 @@ def run_selection(
 
 
 def _toy(sweep: Sweep, store: ObjectStore, options: Options) -> Sweep:
-    """The sweep itself, or its smoke run's."""
+    """The sweep, or its smoke run."""
     if not options.smoke:
         return sweep
     target = at_toy_size(options.use, sweep, store, options.out)
@@ -195,8 +195,9 @@ def _execute(
 
 
 def _show_plan(targets: Mapping[str, ResultStep], store: ObjectStore, options: Options) -> int:
-    """The plans by their heading; with --json one object of the only one, or of all by `selection` and
-    `report`."""
+    """Print the plans by heading; with --json one object, for a selection with the keys `selection` and
+    `report`.
+    """
     data = []
     for heading, target in targets.items():
         check_sizes(graph(target))
@@ -210,7 +211,7 @@ def _show_plan(targets: Mapping[str, ResultStep], store: ObjectStore, options: O
 
 
 def _show(tables: Mapping[str, SweepTable], options: Options) -> None:
-    """The tables as text, that of the result last, and as CSV."""
+    """Print the tables as text, the result last, and write the CSV."""
     for table in tables.values():
         print(sweep_text.as_text(table), end="\n\n", file=options.out)
     if options.csv is not None:
@@ -223,7 +224,7 @@ def _show(tables: Mapping[str, SweepTable], options: Options) -> None:
 
 
 def _put_page(target: ResultStep, store: ObjectStore, question: Asked, options: Options) -> None:
-    """Write the page into the root, where that can be written."""
+    """Write the page into the root, if the root is writable."""
     try:
         beside = write_pages(store, target.name, page.render(target, store, question).encode())
     except StoreError as error:

@@ -1,4 +1,4 @@
-"""The seeds of a selection: those that a sweep chooses on, and the others that its choice is reported on."""
+"""The selection of a sweep: it chooses on some sampling seeds, and reports the choice on others."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from dgflow.steps.judging.shared_samples import shared
 from dgflow.steps.sweeping.sweep import Combination, Sweep
 from dgflow.steps.sweeping.sweep_table import SweepTable, option_name
 
-SEEDS = "seeds"  # the parameter of a recipe that lists its sampling seeds
+SEEDS = "seeds"  # parameter with a recipe's sampling seeds
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Choose by `by` (None: the first quantity of the table) on some seeds, report on others."""
+    """A choice by `by` (None: the first quantity of the table) on some seeds, reported on others."""
 
     chosen_on: Sequence[int]
     reported_on: Sequence[int]
@@ -38,11 +38,11 @@ class Selection:
         return ", ".join(map(str, self.reported_on))
 
     def check(self, grid: Sweep, report: Sweep) -> None:
-        """Refuse an unknown metric, and samples that both stages would measure.
+        """Raise for an unknown metric, and for samples that both stages would measure.
 
         Raises:
-            typer.BadParameter: the metric is none of the recipe's.
-            ValueError: samples of the one are samples of the other, as with seeds of EDM that overlap.
+            typer.BadParameter: the recipe does not have the metric.
+            ValueError: both stages share samples, as with overlapping EDM seeds.
         """
         quantities = grid.combinations[0].result.step.columns
         if self.by is not None and self.by not in quantities:
@@ -57,9 +57,9 @@ class Selection:
                     )
 
     def choice(self, table: SweepTable) -> tuple[str, dict[str, Any]]:
-        """The quantity that was chosen by, and the settings of its best row.
+        """The quantity of the choice, and the settings of its best row.
 
-        Raises ValueError where it was not measured.
+        Raises ValueError if it was not measured.
         """
         by = self.by or next(iter(table.quantities))
         if by not in table.best:
@@ -79,10 +79,10 @@ def selection_of(
     swept: Mapping[str, Sequence[Any]],
     fixed: Mapping[str, Any],
 ) -> Selection:
-    """The selection that `--select-on` and `--by` ask for; it is reported on the recipe's `seeds`.
+    """The selection of `--select-on` and `--by`, reported on the recipe's `seeds`.
 
-    Raises typer.BadParameter for a recipe without a list of seeds, seeds that are swept, seeds on both sides,
-    and a sweep in which nothing is to be chosen.
+    Raises typer.BadParameter for a recipe without a list of seeds, for swept seeds, for seeds on both sides,
+    and for a sweep with nothing to choose.
     """
     seeds = next((each for each in known if each.name == SEEDS and each.is_list), None)
     if seeds is None:

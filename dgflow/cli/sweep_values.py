@@ -1,7 +1,7 @@
-"""The values of a sweep as its command line gives them, and their combinations.
+"""Parse the values of a sweep from its command line, and form their combinations.
 
-A parameter takes one value, or several with commas between them. For a parameter that is a list, a list with
-commas is one value; several have semicolons between them, which separate the values of any parameter.
+A parameter takes one value, or several separated by commas. For a list parameter, a comma-separated list is
+one value; semicolons separate values of any parameter.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ MOST_COMBINATIONS = 1_000  # without --yes
 
 
 def values_of(parameter: Parameter, texts: Sequence[str]) -> list[Any]:
-    """The values that a command line gives to a parameter, each once.
+    """Parse the distinct values that a command line gives to a parameter.
 
-    Raises typer.BadParameter for a value of another type, and for one that is given twice.
+    Raises typer.BadParameter for a value of another type, and for a repeated value.
     """
     separator = ";" if parameter.is_list or any(";" in text for text in texts) else ","
     if parameter.is_list and not any(";" in text for text in texts):
-        texts = [",".join(texts)]  # an option that is repeated, as `run` takes a list
+        texts = [",".join(texts)]  # a repeated option, the way `run` takes a list
     words = [word.strip() for text in texts for word in text.split(separator)]
     values = [value_of(parameter, word) for word in words]
     for number, value in enumerate(values):
@@ -38,10 +38,10 @@ def values_of(parameter: Parameter, texts: Sequence[str]) -> list[Any]:
 
 
 def combinations(swept: Mapping[str, Sequence[Any]], *, zipped: bool, yes: bool) -> list[dict[str, Any]]:
-    """Every combination of the values, the last parameter changing fastest; or, zipped, the first values of
-    all lists, then the second ones.
+    """The combinations of the values, the last parameter varying fastest; or, zipped, the first values of all
+    lists, then the second ones.
 
-    Raises typer.BadParameter for zipped lists of several lengths, and for more than 1,000 combinations
+    Raises typer.BadParameter for zipped lists of different lengths, and for more than 1,000 combinations
     without `yes`.
     """
     if zipped:
@@ -66,10 +66,10 @@ def combinations(swept: Mapping[str, Sequence[Any]], *, zipped: bool, yes: bool)
 def averaged(
     names: Sequence[str], swept: Mapping[str, Sequence[Any]], known: Sequence[Parameter]
 ) -> list[str]:
-    """The swept parameters that `--over` names, as Python names. A list with one value, such as sampling
-    seeds, is left out: an arm's spread is over it already.
+    """The swept parameters in `--over`, as Python names. A list parameter with one value, such as sampling
+    seeds, is omitted: an arm's spread covers it already.
 
-    Raises typer.BadParameter for a parameter that the recipe does not have, or that has one value.
+    Raises typer.BadParameter for a parameter that the recipe does not have, or with only one value.
     """
     by_name = {parameter.name: parameter for parameter in known}
     words = [word.strip().lstrip("-").replace("-", "_") for text in names for word in text.split(",")]

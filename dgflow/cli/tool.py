@@ -1,6 +1,6 @@
-"""The command `dgflow`: what can be done with images and roots without a recipe.
+"""The command `dgflow`: work on images and roots without a recipe.
 
-Exit status: 0 when it is done, 1 when it could not be, 2 for a command line that cannot be understood.
+Exit status: 0 if done, 1 if it could not be done, 2 for an invalid command line.
 """
 
 from pathlib import Path
@@ -51,7 +51,7 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """The command `dgflow`."""
+    """Run the command `dgflow`."""
     run(lambda: app)
 
 
@@ -127,7 +127,7 @@ def metrics(
 ) -> int:
     """FID, sFID, Inception score, precision, recall, F1 and KID of SAMPLES against REFERENCE, equal to the
     standard evaluators'."""
-    # What can be wrong is found before the first image goes through the network, as far as it can be.
+    # Errors are found before the first image goes through the network, as far as possible.
     before = None if against is None else _earlier(against)
     url = root_url(root, "runs/metrics")
     if reference in _STATISTICS:
@@ -153,7 +153,7 @@ def metrics(
         raise StoreError(f"{error}{_by_hand(weights, store) if target.features else ''}") from error
     result = read_result(result_of(target, store), target.title)
     if before is not None:
-        difference(result, before)  # refuses unlike results before anything is printed
+        difference(result, before)  # raises for incomparable results before anything is printed
     print(metrics_table(result, before))
     if json:
         print_json(result.model_dump(mode="json"))
@@ -167,14 +167,15 @@ def _known(names: list[str] | None) -> list[str] | None:
 
 
 def _earlier(path: Path) -> MetricResult:
-    """The result in a file: alone, or on the last line, as when all that was printed is kept."""
+    """Read the result in a file: alone, or on the last line of saved output."""
     data = path.read_bytes().strip()
     return read_result(data if data.startswith(b"{") else data.rpartition(b"\n")[2], str(path))
 
 
 def _by_hand(weights: str, store: ObjectStore) -> str:
-    """The remedy where published weights cannot be downloaded; empty where the root has them, and something
-    else failed."""
+    """The remedy if published weights cannot be downloaded; empty if the root has them and something else
+    failed.
+    """
     file = CATALOGUE.get(weights)
     if file is None or store.size(f"weights/{file.name}.json") is not None:
         return ""

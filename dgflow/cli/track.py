@@ -1,5 +1,6 @@
-"""`dgflow track ROOT --to TRACKER`: tells an experiment tracker what a root holds. Writes nothing to the
-root."""
+"""`dgflow track ROOT --to TRACKER`: write the content of a root to an experiment tracker. Writes nothing to
+the root.
+"""
 
 import time
 from collections import Counter
@@ -11,7 +12,7 @@ from dgflow.track.tracker import Teller, Told, Tracker
 
 
 def track(url: str, tracker: Tracker, *, follow: bool, every: float, json: bool) -> int:
-    """Print a line for each run of the tracker that gets something, then how to look at it."""
+    """Print one line per run of the tracker that receives items, then how to view the tracker."""
     teller = Teller(tracker)
     told: list[Told] = []
     try:

@@ -202,7 +202,7 @@ class _Networks(Networks):
         return Estimate(parameters, seconds, flops, kept)
 
     def _kept(self, step: NetworkStep, parts: int) -> int:
-        """The bytes of weights that are kept, and of a training's checkpoints at the ends of epochs."""
+        """The bytes of stored weights, and of a training's checkpoints at the ends of epochs."""
         from dgflow.runtime.training.checkpoints import KEPT
 
         part = step.trained_part(self.of(step))
