@@ -178,34 +178,36 @@ def test_killing_a_worker_in_training_goes_on_from_the_last_whole_checkpoint_wit
 
 
 def tree(pid: int) -> list[int]:
-    """A process and all below it."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    """A process and all below it; what ends meanwhile has none."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except FileNotFoundError:
+        return []
     return [pid, *(below for child in map(int, children) for below in tree(child))]
 
 
 @pytest.mark.slow
-def test_a_driver_that_is_stopped_is_followed_by_one_that_waited_and_waits_when_it_comes_back(
+def test_a_driver_that_is_stopped_is_followed_by_another_and_waits_when_it_comes_back(
     tmp_path, source, trained, monkeypatch
 ):
     """With its workers; both end well, and each epoch is committed once, with the undisturbed run's bits."""
-    monkeypatch.setenv("STALE_SECONDS", "15")
+    monkeypatch.setenv("STALE_SECONDS", "10")
     step, root = driver.target("long", source), tmp_path / "root"
     steps = steps_of(root, step)
     first = Run("long", root, source)
     first.wait_for(lambda: len(steps.committed("epochs")) >= 2, "second epoch")
-    second = Run("long", root, source, log="second")
-    second.wait_for(lambda: "waiting: process" in second.output.read_text(), "word of who trains")
     stopped = tree(first.process.pid)
     for pid in stopped:
         os.kill(pid, signal.SIGSTOP)
     before = len(steps.committed("epochs"))
     assert before < driver.EPOCHS, "the first ended too soon to be stopped"
+    second = Run("long", root, source, log="second")
     try:
         second.wait_for(lambda: len(steps.committed("epochs")) >= before + 2, "epochs of the second")
     finally:
         for pid in stopped:
             os.kill(pid, signal.SIGCONT)
-    assert f"waiting: process {first.process.pid} on " in second.finish()
+    second.finish()
     first.finish()
     found = digests(root, step, "epochs")
     assert len(found) == driver.EPOCHS

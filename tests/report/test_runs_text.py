@@ -111,6 +111,13 @@ def test_an_epoch_shows_its_step_and_loss(source, clock):
     }
     assert attempt["started"] == clock.now - 30  # by the store's clock
     assert "  epoch 24: step 120 of 400, loss 0.5" in status_table(rows).splitlines()
+    steps.note_attempt("epochs", 24, note | {"safe": 100})
+    rows = status_rows(plan(target, store), store, drivers=drivers(store))
+    assert "  epoch 24: step 120 of 400, loss 0.5, step 100 safe" in status_table(rows).splitlines()
+    store.delete(beat_key(record.id))  # the driver has ended
+    rows = status_rows(plan(target, store), store, drivers=drivers(store))
+    assert row_of(rows, "train-score")["safe"] == {"part": 24, "step": 100, "steps": 400}
+    assert "  epoch 24: step 100 of 400 safe" in status_table(rows).splitlines()
 
 
 def test_a_root_without_its_recipe_shows_the_same_rows(unfinished, clock):

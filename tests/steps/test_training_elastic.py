@@ -136,6 +136,11 @@ def made(tmp_path_factory):
         for workers, stop in ((3, 2), (2, 4), (3, None))
     ]
     trainings += [Training(long, folder / "same", inputs, 1)]
+    trainings += [
+        Training(long, folder / "left", inputs, 2, leave=11),
+        Training(long, folder / "left", inputs, 2),
+    ]
+    trainings += [Training(long, folder / "stayed", inputs, 2)]
     run(folder, trainings)
 
     def epochs(name: str) -> list[tuple[Receipt, dict[str, torch.Tensor]]]:
@@ -171,6 +176,14 @@ def test_workers_share_the_held_out_images_of_gain(made):
     assert found["gain"] == pytest.approx(expected["gain"], rel=1e-3, abs=1e-6)
     for level, other in zip(found["by_sigma"], expected["by_sigma"], strict=True):
         assert level["energy"] == pytest.approx(other["energy"], rel=1e-3)
+
+
+def test_two_workers_that_leave_within_an_epoch_go_on_to_the_same_bits_and_the_same_loss(made):
+    """At a notice that one of them has, after step 11 of 24, the third of the third epoch."""
+    left, stayed = made("left"), made("stayed")
+    assert [receipt.rows_sha256 for receipt, _ in left] == [receipt.rows_sha256 for receipt, _ in stayed]
+    losses = [[receipt.metrics["train_loss"] for receipt, _ in each] for each in (left, stayed)]
+    assert losses[0] == losses[1]
 
 
 def test_three_then_two_then_three_workers_end_with_the_loss_of_one_that_nothing_disturbed(made):

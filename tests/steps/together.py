@@ -15,6 +15,8 @@ from torch.multiprocessing.spawn import start_processes
 from torch.nn.parallel import DistributedDataParallel
 
 from dgflow.engine.root import Root
+from dgflow.runtime.training import looks
+from dgflow.runtime.training.looks import Wish
 from dgflow.runtime.training.loop import train
 from dgflow.specs.bound import Bound
 from dgflow.specs.train_step import TrainStep
@@ -23,7 +25,8 @@ from dgflow.store.open import open_store
 
 @dataclass
 class Training:
-    """Of `step` in the root to its last epoch by so many workers, or until there are `stop` epochs.
+    """Of `step` in the root to its last epoch by so many workers, or until there are `stop` epochs, or a
+    checkpoint after step `leave` of the training.
 
     Receipts name no inputs.
     """
@@ -33,6 +36,7 @@ class Training:
     inputs: Bound
     workers: int
     stop: int | None = None
+    leave: int | None = None
     plain: bool = (
         False  # steps of plain gradient descent of rate 1, whose change of the weights is the gradient
     )
@@ -77,6 +81,13 @@ def _train(rank: int, each: Training) -> None:
         if each.workers > 1
         else {}
     )
+    looks.EVERY = 1
     if each.stop is not None:
         options["enough"] = enough
+    if each.leave is not None:
+        whole, taken = task.loss, []
+        task.loss = lambda network, slots, step: taken.append(step) or whole(network, slots, step)
+        # Only the last worker has the notice, as on a host that will be taken away.
+        last = rank == each.workers - 1
+        options["asks"] = lambda: Wish(*[last and taken[-1] + 1 == each.leave] * 2)
     train(task, steps, {}, epochs=each.step.epochs, rank=rank, world_size=each.workers, **options)

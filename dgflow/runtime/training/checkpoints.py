@@ -75,7 +75,7 @@ def state(trained: nn.Module, optimizer: torch.optim.Optimizer, averages: Averag
     tensors |= {f"ema.{name}": value for name, value in averages.values.items()}
     for number, slots in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in slots.items()}
-    return {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
+    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
 
 
 def restore(
