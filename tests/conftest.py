@@ -1,4 +1,5 @@
-"""What all tests share: a cache of the session's own, an S3 server, a Ray, and the marks `ray` and `smoke`.
+"""Fixtures shared by all tests: a separate cache per session, an S3 server, a Ray, and the marks `ray` and
+`smoke`.
 
 Under pytest-xdist every process of the tests has one of each.
 """

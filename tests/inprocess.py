@@ -14,7 +14,7 @@ from dgflow.store.objects import ObjectStore
 
 
 def complete(target: Target, store: ObjectStore) -> Bound:
-    """Build a step and all it needs, one after the other in here, without Ray; gives what it reads."""
+    """Build a step and all its inputs sequentially in this process, without Ray; returns the bound inputs."""
     root = Root(store)
     known: dict[str, Bound | None] = {}
     nodes = graph(target)

@@ -1,4 +1,4 @@
-"""At which addresses a process and its descendants accept connections, as the kernel tells it."""
+"""Find the addresses at which a process and its descendants accept connections, as reported by the kernel."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "0000000000000000000
 
 
 def family(pid: int) -> list[int]:
-    """A process and all that descend from it, as far as they live."""
+    """A process and all its live descendants."""
     parents: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():

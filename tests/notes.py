@@ -1,4 +1,4 @@
-"""Reading what workers noted of their attempts."""
+"""Read the workers' notes of their attempts."""
 
 from typing import Any
 

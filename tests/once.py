@@ -1,4 +1,4 @@
-"""What several processes of the tests need, made by the first of them."""
+"""Make a resource shared by several test processes once, in the first of them."""
 
 import fcntl
 import os

@@ -62,8 +62,9 @@ class Server:
         options: Sequence[str] = (),
         scheme: str = "http",
     ) -> None:
-        """As `seaweed`; `options` are further ones of the server's command, `scheme` what they make it
-        speak."""
+        """Arguments as in `seaweed`; `options` are further options of the server's command, `scheme` the
+        resulting protocol.
+        """
         ports = dict(zip(_PORTS, _free_ports(len(_PORTS)), strict=True))
         self.folder = tmp_path / f"seaweed-{uuid.uuid4().hex[:8]}"
         self.folder.mkdir(parents=True)

@@ -34,8 +34,7 @@ class Called(NamedTuple):
 
     @property
     def error(self) -> str:
-        """The one message of a command that failed: no traceback, and nothing that could be taken for a
-        result."""
+        """The only message of a failed command; asserts that there is no traceback and no result."""
         assert self.status == 1, self.stderr
         assert "Traceback" not in self.stderr and self.stdout == ""
         (line,) = [line for line in self.stderr.splitlines() if line.startswith("error: ")]

@@ -1,5 +1,6 @@
-"""What is doubtful gets a warning with its numbers, what is wrong an error that names it, and what is well
-gets neither."""
+"""Doubtful inputs give a warning with numbers, wrong ones an error that names the fault, and valid ones
+neither.
+"""
 
 import numpy as np
 import pytest

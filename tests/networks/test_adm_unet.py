@@ -15,7 +15,7 @@ PLAIN: dict[str, Any] = {"use_scale_shift_norm": False, "resblock_updown": False
 
 
 def unet(randomise: bool = True, **changes: Any) -> ADMUNetModule:
-    """With every parameter random: freshly built networks give zeros."""
+    """A U-Net with every parameter random, since freshly built networks give zeros."""
     torch.manual_seed(0)
     network = ADMUNetModule(**SMALL | changes)
     if randomise:

@@ -29,8 +29,9 @@ HEAD = EXTRACTOR | {
 
 
 def discriminator(num_classes: int | None = 10, **changes: Any) -> DiscriminatorModule:
-    """In float64, with every parameter random: freshly built networks are almost constant, since their
-    branches end in zeros."""
+    """A discriminator in float64, with every parameter random: freshly built networks are almost constant,
+    since their branches end in zeros.
+    """
     torch.manual_seed(0)
     network = DiscriminatorModule(
         ADMEncoderModule(**EXTRACTOR, **changes), ADMEncoderModule(**HEAD, num_classes=num_classes, **changes)

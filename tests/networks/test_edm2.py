@@ -35,7 +35,7 @@ def fresh(**changes: Any) -> Any:
 
 
 def filled(**changes: Any) -> Precond:
-    """With gains of one, which begin at zero."""
+    """A network with gains of one instead of their initial zero."""
     network = fresh(**changes)
     with torch.no_grad():
         SPEC.fill(network)

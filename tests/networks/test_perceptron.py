@@ -21,7 +21,7 @@ PLANE = DataShape(image_size=1, channels=2, num_classes=0)
 
 
 def perceptron(shape: DataShape = PLANE, width: int = 24, layers: int = 3) -> PerceptronModule:
-    """In float64, its last layer random too."""
+    """A perceptron in float64, including a random last layer."""
     torch.manual_seed(0)
     network = dg.Perceptron(width=width, layers=layers).head(**shape._asdict()).double()
     assert isinstance(network, PerceptronModule)

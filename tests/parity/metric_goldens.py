@@ -1,4 +1,4 @@
-"""Which folder of metric goldens the tests run against, and its cases.
+"""The folder of metric goldens in use, and its cases.
 
 $DGFLOW_METRIC_GOLDENS names the folder; else it is the full set beside the repository, or, where that is
 absent, the small set of the repository. Every number whose input is in the folder is tested, so that another
@@ -64,15 +64,17 @@ def features(case: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def is_stated(case: str) -> bool:
-    """Whether the README's tolerances were stated for this very case, and not for one of that name from other
-    seeds."""
+    """True if the README states tolerances for exactly this case, not for one of that name from other
+    seeds.
+    """
     return TRUTH["features"][case] == STATED.get(case)
 
 
 @cache
 def is_singular(case: str) -> bool:
-    """Whether a covariance is: fewer rows than features, or columns that depend on one another up to the
-    rounding of float32."""
+    """True if a covariance is singular: fewer rows than features, or columns that are dependent up to float32
+    rounding.
+    """
     for rows in features(case):
         spread = np.linalg.svd(rows - rows.mean(axis=0, dtype=np.float64), compute_uv=False)
         if len(rows) <= rows.shape[1] or spread[-1] <= np.finfo(np.float32).eps * spread[0]:
@@ -87,13 +89,14 @@ def longest_squared(case: str) -> float:
 
 
 def is_beyond_float16(case: str) -> bool:
-    """Whether some |x|^2 is, of which the `far` and `fp16_overflow` of the README have many."""
+    """True if some |x|^2 exceeds float16, as in the README's `far` and `fp16_overflow`."""
     return longest_squared(case) > float(np.finfo(np.float16).max)
 
 
 def openai_is_exact(case: str) -> bool:
-    """Whether OpenAI's evaluator counts what exact distances do: in one float32 block, of equal sides, of
-    integers that float16 holds."""
+    """True if OpenAI's evaluator has the same counts as exact distances: in one float32 block, of equal
+    sides, of integers that float16 holds.
+    """
     real, fake = features(case)
     if (
         not ADM["features"][case].get("adm_block_first_is_fp16", True)

@@ -87,7 +87,7 @@ def in_x(y: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def gradient_in_y(term: GuidanceTerm, y: Tensor, timesteps: Tensor, labels: Tensor) -> Tensor:
-    """What a term adds to the score of y; zero where it says nothing."""
+    """The gradient that a term adds to the score of y; zero if it returns None."""
     x, sigma = in_x(y, timesteps)
     gradient, _ = term(Point(x, sigma, labels, 0, 1, (float(sigma.min()), float(sigma.max()))))
     return torch.zeros_like(x) if gradient is None else gradient * per_sample((1 + sigma**2).sqrt(), y)
@@ -127,7 +127,7 @@ def test_the_gradient_of_the_classifier_is_the_published_one(case: Case) -> None
 
 @pytest.mark.parametrize("case", cases(is_entropy_scaling_of_a_network))
 def test_entropy_scaling_of_a_network_is_the_published_one(case: Case) -> None:
-    """With and without the floor, which no sample of these comes near."""
+    """Equal with and without the floor, which no sample here approaches."""
     config, arrays, weights = load(case)
     net = encoder(config["classifier"], weights["classifier"], "classifier", 1.0)
     scale, of_classes = config["classifier_scale"], math.log(config["NUM_CLASSES"]) / math.log(1000)

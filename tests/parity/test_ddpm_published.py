@@ -116,7 +116,7 @@ def states(predictor: Recorder, sample: Sample) -> Tensor:
 
 
 def denoised_images(predictor: Recorder, schedule: DiscreteSchedule, clip: bool) -> Tensor:
-    """What every step takes for the clean image, before guidance."""
+    """The denoised image of every step, before guidance."""
     rows = []
     for (y, *_), (epsilon, _) in [(args, result) for args, result in predictor.calls]:
         abar = schedule.alphas_cumprod[-1 - len(rows)]
@@ -291,7 +291,7 @@ def on_first_half(term: DiscriminatorTerm) -> Callable[[Point], tuple[Tensor | N
 @pytest.mark.parametrize("form", ["original", "halved"])
 @pytest.mark.parametrize("case", cases(is_dit))
 def test_guided_dit_samples_as_published(case: Case, form: str) -> None:
-    """As the original computes it, with 2 n states and labels; and from n states, its first half."""
+    """Compare the original's form, with 2 n states and labels, and n states with its first half."""
     config, arrays, weights = load(case)
     schedule = DiscreteSchedule.of("linear", TRAINED_STEPS, config["num_sampling_steps"])
     net = DiTModule(**{key: value for key, value in config["net"].items() if key != "class_dropout_prob"})

@@ -68,8 +68,9 @@ def published_log_variance(schedule: DiscreteSchedule, kind: str) -> torch.Tenso
 
 @dataclass
 class Edit:
-    """What SDEdit's first pass is made from: the network and its schedule, the image, the pixels that are
-    kept, and the normals, first those of the start, then those of each step."""
+    """The inputs of SDEdit's first pass: the network and its schedule, the image, the pixels that are kept,
+    and the normals, first those of the start, then those of each step.
+    """
 
     network: DDPMUNetModule
     schedule: DiscreteSchedule

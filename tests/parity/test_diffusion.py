@@ -119,8 +119,9 @@ def only(i: int, found: Tensor, expected: Tensor) -> Tensor:
 @pytest.mark.parametrize("saturate", [False, True], ids=["logit", "saturate"])
 @pytest.mark.parametrize("case", cases(is_gradient))
 def test_the_gradient_of_the_log_ratio_is_the_published_one(case: Case, saturate: bool) -> None:
-    """All batches of a case, through the published window; a sample beyond the published clip is compared on
-    that route alone."""
+    """Compare all batches of a case within the published window; a sample beyond the published clip is
+    compared on that route alone.
+    """
     config, arrays, weights = load(case)
     net = discriminator(config, weights)
     settings = DiscriminatorSettings(
@@ -308,8 +309,7 @@ def guidance_of(config: dict[str, Any], net: DiscriminatorModule, *, saturate: b
 
 
 def differs_by_route(options: dict[str, Any], arrays: dict[str, Tensor]) -> bool:
-    """Whether the published clip or the published window change a result: then the default is another
-    function."""
+    """True if the published clip or window changes a result, so that the default is another function."""
     tau, ratio = times.tau_from_sigma(arrays["out_t_hat"]), arrays["out_log_ratio"]
     inside = (tau >= options["time_min"]) & (tau <= options["time_max"])
     clipped = (ratio.abs() > 8) & (ratio != OUTSIDE_LOG_RATIO)
@@ -377,7 +377,9 @@ def test_guided_heun_is_the_published_one(case: Case, compatible: bool) -> None:
 
 @pytest.mark.parametrize("case", cases(is_guided))
 def test_each_guidance_tensor_is_the_published_one(case: Case) -> None:
-    """Those of the first steps and both orders, which the published code returns before weight and boost."""
+    """Tensors of the first steps and both orders, as the published code returns them, before weight and
+    boost.
+    """
     config, arrays, weights = load(case)
     options, net = config["sampler"], discriminator(config, weights)
     sigmas, churn = schedule_and_churn(options)

@@ -31,7 +31,9 @@ CLAIMS: list[Callable[[Case], bool]] = [is_dit]
 
 
 def built(config: dict[str, Any]) -> DiTModule:
-    """From the original's constructor arguments; a dropout of labels means a row for "no class"."""
+    """Build the network from the original's constructor arguments; label dropout means a row for "no
+    class".
+    """
     kwargs = {
         name: value for name, value in config.items() if name in inspect.signature(DiTModule).parameters
     }
@@ -87,8 +89,9 @@ def test_the_full_size_network_has_every_published_name_and_shape_in_the_publish
 
 
 def diffusers_model(**config: Any) -> DiTTransformer2DModel:
-    """With the epsilon and the time frequencies of the original, from which diffusers departs a little, and
-    one embedder in all blocks."""
+    """diffusers' model with the original's epsilon and time frequencies, from which diffusers deviates
+    slightly, and one embedder in all blocks.
+    """
     model = DiTTransformer2DModel(in_channels=4, out_channels=8, norm_eps=1e-6, **config).eval()
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():

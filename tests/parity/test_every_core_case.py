@@ -18,8 +18,9 @@ CLAIMING = {
 
 
 def is_elsewhere(case: Case) -> bool:
-    """Of flow matching in another time (SiT, REPA), or of another judge (DINOv2, and distances from its
-    statistics): kinds that dgflow does not have."""
+    """True for kinds outside dgflow: flow matching in another time (SiT, REPA), or another judge (DINOv2, and
+    distances from its statistics).
+    """
     kinds = ("/SiT", "/REPA", "/dinov2", "DINOv2", "calculate_metrics_from_stats")
     return any(kind in case.reference for kind in kinds)
 

@@ -1,5 +1,6 @@
-"""From two .npz files of images to every number of the `adm` protocol, as `dgflow metrics` makes them,
-against OpenAI's evaluator's."""
+"""Compare every number of the `adm` protocol, computed by `dgflow metrics` from two .npz files of images,
+with OpenAI's evaluator.
+"""
 
 import json
 

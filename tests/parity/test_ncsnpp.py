@@ -41,7 +41,7 @@ CLAIMS: list[Callable[[Case], bool]] = [is_soft_truncation_network, is_lsgm_prio
 
 
 def soft_truncation_network(config: Config) -> NCSNppModule:
-    """From the sections `data` and `model` of the original's configuration."""
+    """Build the network from the sections `data` and `model` of the original's configuration."""
     data, model = config["data"], config["model"]
     return NCSNppModule(
         image_size=data["image_size"],
@@ -57,7 +57,7 @@ def soft_truncation_network(config: Config) -> NCSNppModule:
 
 
 def vp_std(t: Tensor, model: Config) -> Tensor:
-    """In float32 as in the original, whose rounding is 0.6 % at t = 1e-5."""
+    """The standard deviation in float32, as in the original, whose rounding is 0.6 % at t = 1e-5."""
     log_mean = -0.25 * t**2 * (model["beta_max"] - model["beta_min"]) - 0.5 * t * model["beta_min"]
     return (1.0 - (2.0 * log_mean).exp()).sqrt()
 
@@ -86,8 +86,10 @@ def ve_std(t: Tensor, config: Config) -> Tensor:
 
 
 def moved(network: Callable[[Tensor, Tensor], Tensor], x: Tensor, t: Tensor, logarithm: bool) -> Tensor:
-    """How far each sample's output moves when its time does by what float32 leaves of the angles 2 pi W t of
-    Fourier features, hundreds of radians: each is a product (of a logarithm), some 2^-24 of it off."""
+    """The change of each sample's output for a change of time by the float32 rounding of the Fourier
+    features' angles 2 pi W t, hundreds of radians: each is a product (of a logarithm) with a relative error
+    of about 2^-24.
+    """
     relative = 2**-22 * (1 + t.log().abs() if logarithm else torch.ones_like(t))
     distance = (network(x, t * (1 + relative)) - network(x, t)).abs()
     return distance.flatten(1).amax(dim=1).reshape(-1, *[1] * (distance.ndim - 1))
@@ -129,7 +131,7 @@ def run_soft_truncation(
 
 
 def latent_variance(t: Tensor, sde: Config) -> Tensor:
-    """Of LSGM's two variance-preserving diffusions: linear beta, or geometric."""
+    """The variance of LSGM's two variance-preserving diffusions: linear beta, or geometric."""
     if sde["sde_type"] == "vpsde":
         beta = t * (sde["beta_start"] + 0.5 * (sde["beta_end"] - sde["beta_start"]) * t)
         return 1 - (1 - sde["sigma2_0"]) * torch.exp(-beta)

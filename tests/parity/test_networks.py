@@ -206,8 +206,9 @@ def run_edm_block(config: dict[str, Any], arrays: Arrays, weights: Weights) -> O
 
 
 def adm_unet(config: dict[str, Any]) -> ADMUNetModule:
-    """From the options of the reference's factory: resolutions are sides in pixels, and an empty
-    `channel_mult` goes by the image size."""
+    """Build a U-Net from the options of the reference's factory: resolutions are sides in pixels, and an
+    empty `channel_mult` goes by the image size.
+    """
     size, mults = config["image_size"], config["channel_mult"]
     return ADMUNetModule(
         image_size=size,
@@ -228,7 +229,9 @@ def adm_unet(config: dict[str, Any]) -> ADMUNetModule:
 
 
 def adm_encoder(config: dict[str, Any], time_scale: float) -> ADMEncoderModule:
-    """From the reference's constructor arguments; its `condition` and `num_class` are our `num_classes`."""
+    """Build an encoder from the reference's constructor arguments; its `condition` and `num_class` are our
+    `num_classes`.
+    """
     kwargs = {
         name: value for name, value in config.items() if name not in ("use_fp16", "condition", "num_class")
     }

@@ -107,8 +107,9 @@ def solve(
 
 
 def soft_truncation_time(config: dict[str, Any], vp: LinearVP) -> TimeMap:
-    """What the networks are told: tau or, with the unbounded parametrisation, nearly the log of sigma, scaled
-    to [0, 1]; times 999."""
+    """The time input of the networks: tau or, with the unbounded parametrisation, nearly the log of sigma,
+    scaled to [0, 1]; times 999.
+    """
     training = config["full"]["training"]
     if not training["unbounded_parametrization"]:
         return lambda sigma: TIME_SCALE * tau_from_sigma(sigma, vp)
@@ -135,8 +136,9 @@ class LastState:
 
 @pytest.mark.parametrize("case", cases(is_soft_truncation))
 def test_the_ode_of_soft_truncation_is_the_published_one(case: Case) -> None:
-    """At every tolerance, and with the last denoising where the case has it; extra cases at their loosest
-    tolerance."""
+    """Compare every tolerance, and the last denoising if the case has it; extra cases only at their loosest
+    tolerance.
+    """
     config, arrays, weights = load(case)
     data, model = config["full"]["data"], config["full"]["model"]
     options: dict[str, Any] = {key: model[key] for key in NETWORK_OPTIONS if key in model}
@@ -231,8 +233,9 @@ def test_the_ode_of_lsgm_is_the_published_one(case: Case) -> None:
 
 @pytest.mark.parametrize("case", cases(is_geometric_toy_prior))
 def test_the_geometric_ode_of_lsgm_has_the_same_solution_in_linear_vp_time(case: Case) -> None:
-    """It preserves variance too and differs in its time alone, hence in its steps: the number of evaluations
-    is not compared."""
+    """The geometric ODE preserves variance too and differs only in its time, hence in its steps: the number
+    of evaluations is not compared.
+    """
     config, arrays, weights = load(case)
     low, ratio = config["sigma2_min"], config["sigma2_max"] / config["sigma2_min"]
     epsilon = toy_prior(weights["dae"])

@@ -51,7 +51,7 @@ def tau_rounding(kept_error: Tensor, tau: Tensor, vp: LinearVP) -> Tensor:
 def lsgm_rounding(
     times: LSGMTimes, rho: Tensor, weighting: Weighting, importance: bool, tau_min: float, vp: LinearVP
 ) -> dict[str, Tensor]:
-    """What float32 leaves of each published number: absolute errors by the names of the outputs.
+    """Absolute errors of the published numbers due to float32, by output name.
 
     First-order propagation of the errors of the variance (`VARIANCE`) and of the time through the formulas
     of `lsgm_times`.

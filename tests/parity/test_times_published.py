@@ -27,8 +27,9 @@ OF_TAU = ("marg_mean", "marg_std", "integral_beta", "t_cos", "antiderivative")
 
 
 def rounding(key: str, tau: Tensor, vp: times.LinearVP, s: float, eps: float) -> Tensor:
-    """What the published form of an output loses where 1, a variance near 0 or a cosine near 1 is rounded to
-    `eps`."""
+    """The error of an output's published formula if 1, a variance near 0 or a cosine near 1 is rounded to
+    `eps`.
+    """
     std = times.mean_std(tau, vp)[1]
     if key in ("tau", "tr_tau"):
         return eps / times.beta(tau, vp)
@@ -111,8 +112,7 @@ def test_the_constants_of_the_training_times_are_the_published_ones(case: Case) 
 
 @pytest.mark.parametrize("case", cases(is_time))
 def test_perturb_scales_like_the_published_marginals(case: Case) -> None:
-    """Where they are those of the linear VP of the paper, which `perturb` means; the others have been
-    compared above."""
+    """Only marginals of the paper's linear VP, to which `perturb` refers; the others are compared above."""
     config, arrays, _ = load(case)
     tau = arrays["in_t"].double()
     images, noise = (

@@ -101,7 +101,9 @@ def test_a_network_gives_the_reference_s_numbers(case: Case) -> None:
 
 @pytest.mark.parametrize("case", goldens.cases(is_loss, "workbench"))
 def test_gradients_reach_gain_and_uncertainty_as_in_the_reference(case: Case) -> None:
-    """Of its training loss: the weighted error over exp(u), plus u, with the learned uncertainty u."""
+    """Gradients of the training loss: the weighted error over exp(u), plus u, with the learned uncertainty
+    u.
+    """
     config, arrays, weights = goldens.load(case)
     network, settings = precond(config["net"], weights["net"]), config["loss"]
     images, normal = arrays["in_images"], arrays["in_rnd_normal"]
@@ -122,7 +124,7 @@ def test_gradients_reach_gain_and_uncertainty_as_in_the_reference(case: Case) ->
 @torch.no_grad()
 @pytest.mark.parametrize("case", goldens.cases(is_sampler, "workbench"))
 def test_the_guided_sampler_follows_the_reference_s_path(case: Case) -> None:
-    """In float64, where the reference's state is float32 by default."""
+    """Computed in float64; the reference's state is float32 by default."""
     config, arrays, weights = goldens.load(case)
     settings = {name: value for name, value in config["sampler"].items() if name != "dtype"}
     weight, steps = float(settings.pop("guidance")), settings.pop("num_steps")
@@ -155,7 +157,7 @@ def test_the_guided_sampler_follows_the_reference_s_path(case: Case) -> None:
 
 
 class Raw(torch.nn.Module):
-    """In the place of the autoencoder: the same moments and images for all; `asked` lists what came."""
+    """A stand-in for the autoencoder with constant moments and images; `asked` lists the inputs."""
 
     def __init__(self, raw: Tensor, decoded: Tensor) -> None:
         super().__init__()

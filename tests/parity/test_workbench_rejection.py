@@ -227,8 +227,9 @@ def test_chains_side_by_side_are_those_of_each_alone(case: Case, monkeypatch: py
 
 
 def churned(options: Mapping[str, Any], path: HeunPath, level_after: Tensor) -> list[list[int]]:
-    """Of each sample's moves, the number of the normal: the original draws one where a move begins in the
-    range of churn."""
+    """The number of the normal for each sample's moves: the original draws one if a move begins in the range
+    of churn.
+    """
     low, high = options.get("S_min", 0.0), options.get("S_max", float("inf"))
     numbers = []
     for after in level_after.tolist():

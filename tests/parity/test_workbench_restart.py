@@ -27,7 +27,7 @@ CLAIMS = [is_restart]
 
 
 def interval(points: int, repeats: int, sigma_min: float, sigma_max: float) -> dg.RestartInterval:
-    """From the published order."""
+    """Build an interval from arguments in the published order."""
     return dg.RestartInterval(points=points, repeats=repeats, sigma_min=sigma_min, sigma_max=sigma_max)
 
 

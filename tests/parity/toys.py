@@ -22,7 +22,7 @@ class ToyMixture:
 
     @classmethod
     def of(cls, arrays: Mapping[str, Tensor], kind: str = "gm") -> ToyMixture:
-        """That of a case's arrays `in_<kind>_*`."""
+        """The denoiser of a case's arrays `in_<kind>_*`."""
         means, stds, log_weights = (arrays[f"in_{kind}_{part}"].double() for part in ("mean", "std", "logpi"))
         label = arrays.get(f"in_{kind}_label")
         return cls(means, stds, log_weights, None if label is None else label.double())
@@ -59,7 +59,7 @@ class ToyLogit:
 
     @classmethod
     def of(cls, arrays: Mapping[str, Tensor]) -> ToyLogit:
-        """That of a case's arrays `in_dl_*`."""
+        """The logit of a case's arrays `in_dl_*`."""
         c0, c1, c2 = arrays["in_dl_c"].tolist()
         return cls(arrays["in_dl_A"].float(), (c0, c1, c2), arrays.get("in_dl_e"))
 

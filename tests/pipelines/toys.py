@@ -88,7 +88,7 @@ def generators(count: int) -> list[torch.Generator]:
 
 
 def normals(shape: tuple[int, ...], steps: int) -> list[Tensor]:
-    """What `generators` give a pipeline: its latents [B, ...], then the noise of every step."""
+    """The numbers that `generators` give a pipeline: latents [B, ...], then the noise of every step."""
     count, *rest = shape
     drawn = [[torch.randn(1, *rest, generator=one) for _ in range(steps + 1)] for one in generators(count)]
     return [torch.cat(step) for step in zip(*drawn, strict=True)]

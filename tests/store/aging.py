@@ -1,5 +1,4 @@
-"""A store whose clock the test sets, and two who use it at once, whose single operations the test puts in an
-order."""
+"""A store with a clock that the test sets, and two concurrent users whose operations the test orders."""
 
 import threading
 from collections.abc import Callable, Iterable
@@ -39,8 +38,7 @@ class AgingStore(FaultyStore):
 
 
 class Stepped:
-    """One who works in a thread of its own, and waits before each of its store's operations until it is told
-    to do one."""
+    """A user in a separate thread that waits for permission before each store operation."""
 
     def __init__(self, store: AgingStore, work: Callable[["SteppedStore"], object]) -> None:
         self._turn, self._done = threading.Semaphore(0), threading.Semaphore(0)
@@ -63,7 +61,7 @@ class Stepped:
         self._thread.start()
 
     def step(self) -> None:
-        """Let it do one operation, or come to its end."""
+        """Let the user do one operation, or finish."""
         self._turn.release()
         assert self._done.acquire(timeout=30)
 

@@ -1,5 +1,6 @@
-"""A TCP proxy on loopback that loses replies: the request reaches the server, and the client never hears of
-it."""
+"""A TCP proxy on loopback that loses replies: the request reaches the server, but the client gets no
+reply.
+"""
 
 import contextlib
 import socket

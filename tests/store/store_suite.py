@@ -1,5 +1,6 @@
-"""What every backend has to do: subclassed by a test module for each, with a fixture `store` that is
-empty."""
+"""The test suite of every store backend: each backend's test module subclasses it, with a fixture `store`
+that is empty.
+"""
 
 import multiprocessing
 import pickle

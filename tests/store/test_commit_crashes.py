@@ -17,7 +17,7 @@ SHARDS = 2
 
 
 def work(steps: StepStore, salt: int = 0) -> Manifest:
-    """What a driver does, with everything it may find done already."""
+    """The work of a driver; any part of it may be done already."""
     steps.declare(DOCUMENT)
     done = steps.done("shards", INPUTS)
     for number in range(SHARDS):

@@ -40,7 +40,7 @@ def fresh() -> AgingStore:
 
 
 def orphan(store: ObjectStore, number: int = 0, salt: int = 0) -> str:
-    """What a writer leaves that dies between its put and its receipt; gives the data's key."""
+    """Leave the data of a writer that dies between put and receipt; return the data's key."""
     before = {entry.key for entry in store.list("")}
     with contextlib.suppress(Crash):
         write(step(FaultyStore(store, 1)), number, salt=salt)
@@ -88,7 +88,7 @@ def test_what_was_made_from_earlier_inputs_is_committed_and_stays(aging: AgingSt
 
 
 def test_what_only_a_manifest_names_stays(aging: AgingStore) -> None:
-    """As after a repair that was stopped: the receipt is removed, and its shard not built again."""
+    """The state after an interrupted repair: the receipt is removed, and the shard is not rebuilt."""
     steps = step(aging)
     write(steps, 0)
     steps.seal(0, ROWS, INPUTS, [steps.key("shards", 0, INPUTS)])
@@ -218,7 +218,7 @@ def commits(store: ObjectStore, salt: int = 0) -> StepStore:
 
 
 def check_whole(store: ObjectStore) -> None:
-    """What is committed is there."""
+    """Assert that committed data exists."""
     steps = step(store)
     (key,) = steps.done("shards", INPUTS).values()
     assert steps.read_shard(steps.receipt(key))["index"].size == ROWS

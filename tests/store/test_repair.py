@@ -159,7 +159,7 @@ def test_rows_that_come_out_otherwise_are_not_put_in_the_place_of_sealed_ones(
 def test_the_same_rows_in_other_bytes_are_sealed_again_with_the_same_digest(
     target: Means, made: StepStore
 ) -> None:
-    """As another version of pyarrow writes them."""
+    """Another version of pyarrow writes such bytes."""
     key, manifest = (
         the(made, "shards"),
         Root(made.store).bind(target, {target.samples.step.fingerprint: _bound(target, made.store)}),

@@ -1,4 +1,4 @@
-"""What a shard costs in requests to S3, counted on the wire: each is money, and time that a worker waits."""
+"""The number of S3 requests per shard, counted on the wire: each costs money and waiting time."""
 
 import os
 import uuid
@@ -30,7 +30,7 @@ def store(s3_url: str, proxy: FaultyProxy) -> ObjectStore:
 
 
 def work(steps: StepStore, shards: int) -> None:
-    """As a worker does it (`dgflow/engine/shard_work.py`)."""
+    """Make shards like a worker (`dgflow/engine/shard_work.py`)."""
     for number in range(shards):
         if not steps.is_committed("shards", number, INPUTS):
             steps.note_attempt("shards", number, {"host": "a", "pid": 1})
@@ -38,7 +38,7 @@ def work(steps: StepStore, shards: int) -> None:
 
 
 def seal(steps: StepStore, shards: int) -> None:
-    """As the driver does it at the end of a step, which knows all keys."""
+    """Seal a slice like the driver at the end of a step, with all keys known."""
     steps.seal(0, shards * ROWS, INPUTS, [steps.key("shards", number, INPUTS) for number in range(shards)])
 
 

@@ -1,5 +1,6 @@
-"""What a service refuses: told at once with the variable to set, and waited for where new credentials may
-come."""
+"""Refusals by an S3 service: reported at once with the variable to set, and retried if credentials may be
+renewed.
+"""
 
 import logging
 from collections.abc import Iterator
@@ -101,7 +102,7 @@ def test_a_server_that_ignores_exclusive_writes_is_refused_as_a_root(server: Tin
 def test_a_disk_that_replaces_by_a_link_is_refused_as_a_root(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As file systems in user space do that map a link onto a rename."""
+    """Some file systems in user space map a link to a rename."""
     monkeypatch.setattr("os.link", lambda source, target: Path(target).write_bytes(Path(source).read_bytes()))
     with pytest.raises(StoreRefusal, match="a hard link to a name that exists"):
         open_root(str(tmp_path / "root"))

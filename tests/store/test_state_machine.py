@@ -29,7 +29,7 @@ stops = st.integers((SHARDS - 1) * ROWS - 1, SHARDS * ROWS)
 
 @dataclass
 class StaleStore(FaultyStore):
-    """As a listing was some time ago: without the newest objects."""
+    """A store with stale listings, which lack the newest objects."""
 
     hidden: set[str] = field(default_factory=set)
 

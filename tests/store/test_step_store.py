@@ -25,7 +25,7 @@ def steps(store: ObjectStore) -> StepStore:
 
 @pytest.fixture
 def in_memory() -> StepStore:
-    """For what does not depend on the backend."""
+    """A step in memory, for behaviour independent of the backend."""
     return step(open_store(f"memory://{uuid.uuid4().hex}"))
 
 

@@ -127,7 +127,7 @@ def test_temporary_files_of_long_dead_writers_are_removed_by_the_next_one(store:
 def test_a_link_that_was_made_although_its_reply_was_lost_counts_as_ours(
     store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As NFS does it: the repeated request finds the name that the first one gave."""
+    """NFS behaves so: the repeated request finds the name that the first one made."""
     link = os.link
 
     def linked_twice(source: Path, target: Path) -> None:

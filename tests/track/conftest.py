@@ -20,7 +20,7 @@ ASKED = Asked(
 
 
 def run_record(run: str = "20260101-000000-abcdef", outcome: str | None = "done") -> RunRecord:
-    """Of a run that asked for nothing: tests of steps do not need them listed."""
+    """The record of a run without requested steps, for tests that do not need them."""
     return RunRecord(
         id=run,
         asked=ASKED,

@@ -1,4 +1,4 @@
-"""What is told of a root: every number that its receipts have, under names that stay."""
+"""The content for trackers: every number in a root's receipts, under stable names."""
 
 import io
 import json

@@ -33,7 +33,7 @@ def uri(template, tmp_path, monkeypatch):
 
 
 def contents(uri: str) -> dict[str, dict]:
-    """All that the experiment `digits` has, by the names of runs."""
+    """The content of the experiment `digits`, by run name."""
     client: Any = MlflowClient(tracking_uri=uri)
     found: dict[str, dict] = {}
     for run in client.search_runs([client.get_experiment_by_name("digits").experiment_id]):

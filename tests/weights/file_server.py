@@ -12,8 +12,9 @@ import serving
 
 @dataclass
 class FileServer:
-    """What it serves, and how. `url` is its address; `requests` are the headers of each request so far, with
-    the path as "path"."""
+    """A file server's content and faults. `url` is its address; `requests` are the headers of each request so
+    far, with the path as "path".
+    """
 
     url: str = ""
     files: dict[str, bytes] = field(default_factory=dict)  # path -> content

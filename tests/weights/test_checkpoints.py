@@ -102,7 +102,7 @@ def test_the_key_that_is_suggested_is_of_the_average_and_not_of_the_network_besi
 
 
 def test_averages_whose_names_have_lost_their_dots_are_a_part_that_can_be_named():
-    """As latent diffusion's trainer writes them, beside the weights without average."""
+    """Latent diffusion's trainer writes averages beside the raw weights."""
     network = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4))
     raw = {f"model.diffusion_model.{name}": tensor for name, tensor in network.state_dict().items()}
     averages = {name: tensor + 1 for name, tensor in network.state_dict().items()}

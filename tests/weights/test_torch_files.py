@@ -76,7 +76,7 @@ def _zipped(weight: bytes) -> bytes:
 
 
 def _legacy(weight: bytes, numbers: int) -> bytes:
-    """In the form before version 1.6, with one storage of so many 32-bit numbers."""
+    """A file in the format before version 1.6, with one storage of `numbers` 32-bit numbers."""
     head = b"".join(
         pickle.dumps(value, protocol=2) for value in (MAGIC_NUMBER, PROTOCOL_VERSION, {"little_endian": True})
     )
@@ -90,7 +90,7 @@ def _legacy(weight: bytes, numbers: int) -> bytes:
 
 
 def _both(data: bytes, tmp_path: Path) -> list[bytes | Path]:
-    """As bytes and as a path: torch reads them in different ways."""
+    """Read as bytes and as a path, which torch does in different ways."""
     (tmp_path / "w.pt").write_bytes(data)
     return [data, tmp_path / "w.pt"]
 

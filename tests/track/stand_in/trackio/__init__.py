@@ -69,7 +69,7 @@ def init(
 
 
 def finish() -> None:
-    """As Trackio does, keep everything at the end of a run."""
+    """Store everything at the end of a run, like Trackio."""
     run, runs = _current.pop(), _runs()
     record = runs.setdefault(run.key, {"config": run.config, "logs": []})
     record["logs"] += run.logs
