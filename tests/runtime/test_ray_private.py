@@ -77,6 +77,13 @@ def test_ray_of_our_own_listens_on_loopback(local_ray):
     assert [node["NodeManagerAddress"] for node in ray.nodes()] == ["127.0.0.1"]
 
 
+def test_ray_of_our_own_has_no_process_that_one_machine_has_no_use_for(local_ray):
+    """Each of them is a second of CPU for every run."""
+    processes = set(ray._private.worker._global_node.all_processes)  # pyright: ignore
+    assert {"raylet", "gcs_server"} <= processes
+    assert not processes & {"monitor", "log_monitor"}
+
+
 def test_a_worker_knows_the_file_of_its_standard_error(local_ray):
     path, pid = in_a_worker(lambda: (ray_private.error_log(), ray.get_runtime_context().get_worker_id()))
     assert Path(path).suffix == ".err" and pid in path and Path(path).exists()
