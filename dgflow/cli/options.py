@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 ExistingRoot = Annotated[
-    str, typer.Argument(metavar="ROOT", help="Where runs are kept: a folder or s3://bucket/prefix.")
+    str, typer.Argument(metavar="ROOT", help="Root of the runs: a folder or s3://bucket/prefix.")
 ]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on the last line of standard output.")
@@ -14,8 +14,8 @@ Workers = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="The most processes that make samples and features. By default one per GPU for networks, where "
-        "there are any, else one per CPU; on a cluster as many as its autoscaler may make room for.",
+        help="Maximum number of processes for samples and features. By default one per GPU for networks, or "
+        "else one per CPU; on a cluster, as many as its autoscaler may provide.",
         show_default=False,
     ),
 ]
@@ -23,27 +23,27 @@ NumGpus = Annotated[
     float | None,
     typer.Option(
         min=0,
-        help="GPUs of each process that runs networks; a fraction shares one, 0 computes on the CPU. By "
-        "default 1 where there are any.",
+        help="GPUs per process that runs networks; a fraction shares a GPU, 0 computes on the CPU. By "
+        "default 1 if there are GPUs.",
         show_default=False,
     ),
 ]
 IgnoreLabels = Annotated[
-    bool, typer.Option("--ignore-labels", help="Read no labels: neither of samples nor of a reference.")
+    bool, typer.Option("--ignore-labels", help="Ignore the labels of samples and reference.")
 ]
 DropAlpha = Annotated[
     bool,
     typer.Option(
         "--drop-alpha",
-        help="Leave out the alpha channel of transparent pictures, as the standard tools do. Without it they "
-        "are refused.",
+        help="Drop the alpha channel of transparent pictures, as the standard tools do. By default they are "
+        "refused.",
     ),
 ]
-Yes = Annotated[bool, typer.Option("--yes", help="Remove it. Without this, only show what would go.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Remove. By default, only show what would be removed.")]
 Root = Annotated[
     str | None,
     typer.Option(
-        help="Where everything is kept: a folder or s3://bucket/prefix. By default $DGFLOW_ROOT, else "
+        help="Root for all results: a folder or s3://bucket/prefix. By default $DGFLOW_ROOT, or else "
         "runs/NAME.",
         show_default=False,
     ),
@@ -52,7 +52,7 @@ Smoke = Annotated[
     bool,
     typer.Option(
         "--smoke",
-        help="The same recipe at toy size, on random weights and made images, in a root of its own "
+        help="Run the recipe at toy size, with random weights and synthetic images, in a separate root "
         "(runs/NAME-smoke).",
     ),
 ]
@@ -60,7 +60,7 @@ TrainWorkers = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="The most processes that train together. By default one per GPU, or per CPU.",
+        help="Maximum number of processes that train together. By default one per GPU, or else per CPU.",
         show_default=False,
     ),
 ]

@@ -20,8 +20,8 @@ AsPreview = Annotated[
     bool,
     typer.Option(
         "--preview",
-        help="Also show the first samples, up to 64, of the steps under way, else of the last one, and write "
-        "them as attempts/preview.png into the step's folder.",
+        help="Also show the first samples, up to 64, of the active steps, or else of the last step, and "
+        "write them as attempts/preview.png into the step's folder.",
     ),
 ]
 

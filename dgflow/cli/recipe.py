@@ -60,7 +60,8 @@ def application(workflow: Callable[..., Target], name: str) -> typer.Typer:
     """Build the Typer application of a recipe; `name` is the default root's name."""
     app = typer.Typer(
         help=as_written(inspect.cleandoc(sys.modules[workflow.__module__].__doc__ or workflow.__doc__ or "")),
-        epilog="No command means run: `python RECIPE.py --root DIR` is `python RECIPE.py run --root DIR`.",
+        epilog="The default command is run: `python RECIPE.py --root DIR` means `python RECIPE.py run "
+        "--root DIR`.",
         **SETTINGS,
     )
     recipe = list(map(recipe_option, recipe_parameters(workflow)))
@@ -111,9 +112,10 @@ def _run(
     num_gpus: NumGpus = None,
     checkpoint_minutes: CheckpointMinutes = Placement.checkpoint_minutes,
 ) -> int:
-    """Do what is missing, print the table, write report.html; also every half minute or so on the way.
+    """Do the missing work, print the table and write report.html, which is also updated about every half
+    minute during the run.
 
-    Stopped anywhere, the same command goes on from there.
+    After an interruption, the same command continues from there.
     """
     warn(target)
     progress = Progress(asked)
@@ -139,11 +141,14 @@ def _plan(
     asked: Asked,
     json: AsJson = False,
     device: Annotated[
-        str | None, typer.Option(help="Count hours of this device, such as h100 or l4.", show_default=False)
+        str | None,
+        typer.Option(help="Estimate hours on this device, such as h100 or l4.", show_default=False),
     ] = None,
     pilot: Annotated[
         bool,
-        typer.Option("--pilot", help="Time one batch of everything on this machine, and count hours of it."),
+        typer.Option(
+            "--pilot", help="Time one batch of each kind of work on this machine, and estimate hours."
+        ),
     ] = False,
     price: Annotated[
         float | None,
@@ -151,16 +156,13 @@ def _plan(
     ] = None,
     utilisation: Annotated[
         float | None,
-        typer.Option(
-            help="Share of the device's peak that is reached. By default 0.35, an assumption.",
-            show_default=False,
-        ),
+        typer.Option(help="Assumed share of the device's peak rate. By default 0.35.", show_default=False),
     ] = None,
 ) -> int:
-    """Show for every step what is there, what would be done, why, and what it takes. Starts nothing, and
-    needs neither data nor weights.
+    """Show for every step what exists, what would be done and why, and the cost. Starts nothing, and needs
+    neither data nor weights.
 
-    With --device or --pilot also parameters, hours and, with --price, money.
+    --device or --pilot adds parameters and hours, and with --price the money.
     """
     if device is not None and pilot:
         raise typer.BadParameter(
@@ -202,11 +204,11 @@ def _status(
     ] = None,
     preview: AsPreview = False,
 ) -> int:
-    """Show how far a run is, how fast, what it has cost and what failed where, from the root alone: it can
-    run on another machine.
+    """Show progress, speed, cost so far and failures of a run. Reads only the root, so it works on another
+    machine.
 
-    Work and cost are those of what is committed: starting, waiting and lost attempts come on top. Exit status
-        1 while anything is missing.
+    Work and cost cover committed parts; start-up, waiting and lost attempts are not included. Exit status 1
+    while anything is missing.
     """
     plans, now = plan(target, store), store.now()
     found = runs_text.variants(store, now)
@@ -236,10 +238,10 @@ def _verify(
     asked: Asked,
     json: AsJson = False,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Build damaged parts again, and check once more.")
+        bool, typer.Option("--repair", help="Rebuild damaged parts, and verify again.")
     ] = False,
 ) -> int:
-    """Read everything back and compare it with its checksums.
+    """Read all data back and compare it with its checksums.
 
     Exit status 1 when anything is damaged or missing.
     """
@@ -259,7 +261,7 @@ def _verify(
 
 
 def _gc(target: Target, store: ObjectStore, asked: Asked, json: AsJson = False, yes: Yes = False) -> int:
-    """Remove what nothing names, in the whole root: another spelling of `dgflow gc ROOT`."""
+    """Remove unreferenced objects in the whole root; same as `dgflow gc ROOT`."""
     return collect_garbage(store, yes=yes, json=json)
 
 
@@ -272,13 +274,13 @@ def _report(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Write the page here as well as into the root, where that can be written; a path or s3://.",
+            help="Also write the page here, besides the root if it is writable; a path or s3://.",
             show_default=False,
         ),
     ] = None,
 ) -> int:
-    """Write report.html from what the root holds. Exit status 1 while the result is missing: the page then
-    shows what is there.
+    """Write report.html from the content of the root. Exit status 1 while the result is missing; the page
+    then shows what exists.
 
     A root of several variants keeps the page of each, as report-STEP.html, and compares them in index.html.
     """

@@ -21,12 +21,12 @@ from dgflow.steps.sweeping.sweep_table import value_text
 PANEL = "Recipe (one value, or several with commas: 0.5,1,2)"
 
 Plan = Annotated[
-    bool, typer.Option("--plan", help="Show what is there and what would be done. Starts nothing.")
+    bool, typer.Option("--plan", help="Show what exists and what would be done. Starts nothing.")
 ]
 Zip = Annotated[
     bool,
     typer.Option(
-        "--zip", help="Pair the first values of all lists, then the second ones, in place of a grid."
+        "--zip", help="Pair the first values of all lists, then the second ones, instead of forming a grid."
     ),
 ]
 Over = Annotated[
@@ -51,7 +51,7 @@ By = Annotated[
     str | None,
     typer.Option(
         metavar="METRIC",
-        help="The metric that --select-on chooses by. By default the first of the table.",
+        help="The metric for --select-on. By default the first of the table.",
         show_default=False,
     ),
 ]

@@ -43,8 +43,8 @@ SOURCES = (
 )
 _STATISTICS = [name for name, file in CATALOGUE.items() if file.format in STATISTICS_FORMATS]
 app = typer.Typer(
-    help="Looks at what runs have made, measures and exports images, publishes networks and samples, and "
-    "removes what no run needs.",
+    help="Inspect the results of runs, measure and export images, publish networks and samples, and remove "
+    "what no run needs.",
     no_args_is_help=True,
     **SETTINGS,
 )
@@ -100,22 +100,22 @@ def metrics(
     ] = None,
     distances: Annotated[
         Distances,
-        typer.Option(help="Of precision and recall: exact, or rounded as OpenAI's evaluator rounds them."),
+        typer.Option(help="Distances for precision and recall: exact, or rounded as in OpenAI's evaluator."),
     ] = "exact",
     against: Annotated[
         Path | None,
         typer.Option(
             exists=True,
             dir_okay=False,
-            help="A file with what --json printed: what changed since, and whether it is more than noise.",
+            help="A file with earlier --json output: show the changes since, and which exceed noise.",
             show_default=False,
         ),
     ] = None,
     root: Annotated[
         str | None,
         typer.Option(
-            help="Where features are kept, for the next comparison and to go on after a stop. By default "
-            "$DGFLOW_ROOT, else runs/metrics.",
+            help="Root for features, for later comparisons and for continuing after a stop. By default "
+            "$DGFLOW_ROOT, or else runs/metrics.",
             show_default=False,
         ),
     ] = None,
@@ -185,7 +185,7 @@ def _by_hand(weights: str, store: ObjectStore) -> str:
     )
 
 
-@app.command(short_help="Write samples as other tools read them.")
+@app.command(short_help="Write samples as files for other tools.")
 def export(
     source: Annotated[
         str,
@@ -199,7 +199,7 @@ def export(
         str,
         typer.Argument(
             metavar="OUTPUT",
-            help="File or folder to write, on a disk or s3://; nothing that is there is overwritten.",
+            help="File or folder to write, on a disk or s3://; existing files are never overwritten.",
         ),
     ],
     format: Annotated[
@@ -215,7 +215,7 @@ def export(
         str, typer.Option(help="Of the weights of a training: last, best (held-out loss), or a number.")
     ] = "last",
 ) -> int:
-    """Write samples, statistics of features, or weights, as other tools read them."""
+    """Write samples, statistics of features, or weights as files for other tools."""
     text = write(source, output, format, ignore_labels=ignore_labels, drop_alpha=drop_alpha, epoch=epoch)
     print(text)
     return 0
@@ -278,7 +278,7 @@ def new(
     folder: Annotated[
         str,
         typer.Argument(
-            metavar="FOLDER", help="Folder to write into; it may exist. Nothing in it is overwritten."
+            metavar="FOLDER", help="Folder to write into; it may exist. Existing files are not overwritten."
         ),
     ],
 ) -> int:
@@ -288,7 +288,7 @@ def new(
     return 0
 
 
-@app.command(short_help="Remove a step from a root, with what was made from it.")
+@app.command(short_help="Remove a step from a root, with the steps made from it.")
 def rm(
     step: Annotated[
         str,
@@ -302,8 +302,8 @@ def rm(
 ) -> int:
     """Remove a step from a root, and every step there that was made from it, directly or not.
 
-    Without --yes nothing is removed, and what would go is shown. Refused while a run that needs one of them
-    is at work. A run of the recipe makes again what it needs.
+    Without --yes nothing is removed, and what would be removed is shown. Refused while an active run needs
+    one of the steps. A run of the recipe rebuilds what it needs.
     """
     return remove_step(step, yes=yes, json=json)
 
@@ -315,7 +315,7 @@ def ls(root: ExistingRoot, json: AsJson = False) -> int:
     return look.list_runs(existing_root(root), json=json)
 
 
-@app.command(short_help="Show how far the runs of a root are.")
+@app.command(short_help="Show the progress of the runs in a root.")
 def status(root: ExistingRoot, json: AsJson = False, preview: AsPreview = False) -> int:
     """Show every step of the runs that a root holds, from the root alone. Needs no recipe, and writes
     nothing but previews. Exit status 1 while anything is missing."""
@@ -328,9 +328,13 @@ def track(
     to: Annotated[TrackerName, typer.Option(help="The tracker; install it with dgflow[TRACKER].")],
     follow: Annotated[
         bool,
-        typer.Option("--follow", help="Go on until no run is at work; wait for a root that is not there."),
+        typer.Option(
+            "--follow", help="Continue until no run is active; wait for a root that does not exist yet."
+        ),
     ] = False,
-    every: Annotated[float, typer.Option(min=1, help="Seconds between two looks with --follow.")] = 30.0,
+    every: Annotated[
+        float, typer.Option(min=1, help="Seconds between two reads of the root with --follow.")
+    ] = 30.0,
     logdir: Annotated[
         str | None, typer.Option(help=f"Of TensorBoard: its folder. By default {LOGDIR}.", show_default=False)
     ] = None,
@@ -355,11 +359,11 @@ def track(
     return track_root(root, tracker, follow=follow, every=every, json=json)
 
 
-@app.command(short_help="Remove what nothing names from a root.")
+@app.command(short_help="Remove unreferenced objects from a root.")
 def gc(root: ExistingRoot, yes: Yes = False, json: AsJson = False) -> int:
-    """Remove what nothing names: data without a receipt and notes of finished work, older than a week.
+    """Remove unreferenced objects: data without a receipt and notes of finished work, older than a week.
 
-    A run may be at work meanwhile. Without --yes nothing is removed.
+    A run may be active meanwhile. Without --yes nothing is removed.
     """
     return collect_garbage(existing_root(root), yes=yes, json=json)
 
