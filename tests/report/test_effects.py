@@ -83,8 +83,8 @@ def test_words_have_the_decimals_of_the_metric_and_a_true_minus_sign():
     assert sentence(effect) == "guided lowers FID from 3.19 to 1.41."
 
 
-def test_the_base_is_an_arm_without_guidance_whatever_the_order(finished):
-    target, _ = finished
+def test_the_base_is_an_arm_without_guidance_whatever_the_order(source):
+    target = recipe(source=source)
     arms = dict(reversed(target.arms.items()))
     assert list(arms)[0] == "guided" and base_of(target, arms) == "unguided"
 

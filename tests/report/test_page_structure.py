@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from report.fake_root import fill, new_store, recipe, write_source
 from report.test_page import Page
 
 import dgflow.report
@@ -14,9 +15,16 @@ STYLE = (Path(dgflow.report.__path__[0]) / "style.html").read_text()
 TEXT, GRAPHIC = 4.5, 3.0  # least contrast by WCAG 2.2, success criteria 1.4.3 and 1.4.11
 
 
-@pytest.fixture
-def page(finished):
-    return Page(render(*finished))
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    target = recipe(source=write_source(tmp_path_factory.mktemp("source") / "digits.npz"))
+    fill(target, store := new_store())
+    return render(target, store)
+
+
+@pytest.fixture(scope="module")
+def page(text):
+    return Page(text)
 
 
 def test_headings_come_in_order_and_there_is_one_title(page):
@@ -35,8 +43,8 @@ def test_all_that_can_be_reached_has_a_name_and_names_of_regions_differ(page):
     assert all(attributes.get("lang") for tag, attributes in page.tags if tag == "html")
 
 
-def test_every_head_of_a_table_has_words_and_a_scope(finished):
-    heads = re.findall(r"<th(\s[^>]*|)>(.*?)</th>", render(*finished), re.DOTALL)
+def test_every_head_of_a_table_has_words_and_a_scope(text):
+    heads = re.findall(r"<th(\s[^>]*|)>(.*?)</th>", text, re.DOTALL)
     assert len(heads) > 30
     assert all("scope=" in attributes and words.strip() for attributes, words in heads)
 

@@ -5,6 +5,7 @@ import io
 
 import numpy as np
 from PIL import Image
+from report.fake_root import recipe
 
 from dgflow.report.pairs import MOST, pairs
 
@@ -14,8 +15,8 @@ def rows(images):
     return {"index": np.arange(count), "label": np.arange(count) % 10, "image": images}
 
 
-def test_the_samples_that_changed_most_come_first_and_unchanged_ones_not_at_all(finished):
-    target, _ = finished
+def test_the_samples_that_changed_most_come_first_and_unchanged_ones_not_at_all(source):
+    target = recipe(source=source)
     plain = np.full((12, 16, 16, 1), 100, np.uint8)
     changed = plain.copy()
     changed[3] += 51  # all pixels by a fifth of the range
@@ -31,8 +32,8 @@ def test_the_samples_that_changed_most_come_first_and_unchanged_ones_not_at_all(
     np.testing.assert_array_equal(picture, changed[7, ..., 0])
 
 
-def test_there_are_at_most_so_many_and_none_where_nothing_changed(finished):
-    target, _ = finished
+def test_there_are_at_most_so_many_and_none_where_nothing_changed(source):
+    target = recipe(source=source)
     plain = np.zeros((20, 16, 16, 1), np.uint8)
     found = pairs(target, {"unguided": rows(plain), "guided": rows(plain + 10)})
     assert found is not None and len(found["columns"]) == MOST

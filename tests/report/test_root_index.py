@@ -1,7 +1,7 @@
 """The index of a root of several variants: each with a link to its page, and the changes of its arms."""
 
 import pytest
-from report.fake_root import fill, new_store, recipe
+from report.fake_root import fill, new_store, recipe, write_source
 from report.test_page import Page
 
 from dgflow.engine.plan import plan
@@ -38,9 +38,9 @@ def record(store, target, number, **options):
     store.put(record_key(run.id), run.model_dump_json().encode())
 
 
-@pytest.fixture
-def variants(source):
-    store = new_store()
+@pytest.fixture(scope="module")
+def variants(tmp_path_factory):
+    source, store = write_source(tmp_path_factory.mktemp("source") / "digits.npz"), new_store()
     targets = [recipe(source=source), recipe(source=source, discriminators=2)]
     for number, target in enumerate(targets, 1):
         fill(target, store)
@@ -51,7 +51,6 @@ def variants(source):
 
 def test_a_root_of_one_variant_has_no_index(source):
     target, store = recipe(source=source), new_store()
-    fill(target, store)
     record(store, target, 1)
     assert write_pages(store, target.name, render(target, store).encode()) is None
     assert render_index(store) is None and INDEX not in store.names()
