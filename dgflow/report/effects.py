@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -70,7 +70,7 @@ class Effect:
         return f"{value:+z,.{self.metric.decimals}f}".replace("-", "−")
 
 
-def base_of(step: ResultStep, arms: Arms) -> str:
+def base_of(step: ResultStep, arms: Collection[str]) -> str:
     """The arm that the others are compared with: the first whose samples no term guides, else the first."""
     return next((name for name in arms if not guidance_of(step, name)), next(iter(arms)))
 

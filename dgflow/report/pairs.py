@@ -25,7 +25,7 @@ def pairs(target: Evaluate, rows: Mapping[str, Columns]) -> dict[str, Any] | Non
     Args:
         rows: of every arm, its first samples: `index`, `label` and `image`, from the same noise.
     """
-    base = base_of(target, {name: {} for name in target.arms})
+    base = base_of(target, target.arms)
     among = min(len(own["index"]) for own in rows.values())
     changes_N = np.mean(
         [_change(own, rows[base], among) for name, own in rows.items() if name != base], axis=0
