@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 
 def label_indices(class_labels: Tensor | None, num_classes: int) -> Tensor:
@@ -59,7 +58,9 @@ def one_hot_labels(class_labels: Tensor | None, label_dim: int, device: torch.de
     if class_labels is None:
         return torch.zeros(1, label_dim, device=device)
     if class_labels.ndim == 1 and not class_labels.is_floating_point():
-        return F.one_hot(class_labels.long(), label_dim).to(torch.float32)
+        # Not F.one_hot, which reads the labels on the host of a CPU.
+        rows = torch.zeros(len(class_labels), label_dim, device=class_labels.device)
+        return rows.scatter(1, class_labels.long()[:, None], 1.0)
     if class_labels.ndim != 2 or class_labels.shape[1] != label_dim:
         raise ValueError(
             f"class_labels must be int64 [B] or one-hot [B, {label_dim}], found {_form(class_labels)}"

@@ -1,5 +1,6 @@
 """Recipes with every score network, sampler and guidance term: what is made, and what is refused."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from inprocess import complete
 from steps.toy_networks import HEAD, SCORES, discriminator, pretrained
 
 import dgflow as dg
+from dgflow.diffusion.one_graph import OneGraph
+from dgflow.steps import systems
 from dgflow.store.open import open_store
 
 SAMPLERS: dict[str, Any] = {
@@ -170,6 +173,24 @@ def test_samples_in_narrow_precisions_are_close_to_float32_ones(folder, tmp_path
         for precision in ("float32", narrow)
     )
     assert (single != half).any() and abs(single - half).mean() < apart
+
+
+@pytest.mark.slow  # two graphs of real networks, traced twice
+def test_compiled_samples_of_a_network_with_classes_equal_the_others(folder, tmp_path, guides, monkeypatch):
+    monkeypatch.setattr(systems, "OneGraph", partial(OneGraph, "eager"))
+    step = pretrained(folder, "SongUNet", **SCORES["SongUNet"])
+    terms = (dg.DiscriminatorGuidance(discriminator=guides[3][1].weights(), weight=2.0),)
+    generate = partial(
+        dg.Generate,
+        score=step.weights(),
+        sampler=dg.Heun(steps=3),
+        guidance=terms,
+        shard_size=4,
+        batch_size=2,
+    )
+    settings: list[dict[str, Any]] = [{}, {"compile": True}, {"compile": True, "precision": "float16"}]
+    plain, compiled, half = (rows(generate(**each), tmp_path)["image"].astype(int) for each in settings)
+    assert abs(plain - compiled).max() <= 1 and abs(plain - half).mean() < 0.5
 
 
 def test_a_schedule_outside_the_network_s_range_is_refused_with_the_range(folder, tmp_path):
