@@ -103,7 +103,7 @@ def test_only_steps_that_run_networks_ask_for_gpus(tmp_path, monkeypatch):
     asked = {}
     for node in graph(tiny.workflow(str(tmp_path / "images.npz"))):
         if isinstance(node.step, SampleStep):
-            state: Any = SimpleNamespace(wanted=[0], missing=[])
+            state: Any = SimpleNamespace(wanted=[0], missing=[], copies={})
             workers: Any = SimpleNamespace(
                 add=lambda step, _unit, gpu, *_: asked.update({step.kind: gpu}), progress=Progress()
             )
