@@ -184,7 +184,7 @@ def test_a_training_whose_epoch_another_has_committed_in_other_bits_stops_and_go
     for entry in store.list(""):
         alone.put(entry.key, store.get(entry.key))
     other = Run(store)
-    taken = first.train(epochs=4, crash=5, save=[5], meanwhile=lambda: other.train(scale=1.5, epochs=3))
+    taken = first.train(epochs=4, crash=5, meanwhile=lambda: other.train(scale=1.5, epochs=3))
     assert taken == [4, 5, 6, 7]  # and not epoch 3 from weights that are not committed
     expected = Run(alone)
     expected.train(scale=1.5, epochs=3)
