@@ -1,5 +1,5 @@
-"""Facts that a picture's own header tells and PIL does not: the bits of a channel, which PIL reduces to 8
-without a word, and the notes in a PNG, of which PIL reads no more than a megabyte."""
+"""Facts in a picture's header that PIL does not report: the bits per channel, which PIL silently reduces to
+8, and the text chunks of a PNG, of which PIL reads no more than a megabyte."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from collections.abc import Iterator
 from PIL import Image
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_PNG_DEPTH = 24  # the byte of a PNG that holds the bits of a channel
-_BITS_PER_SAMPLE = 258  # a tag of TIFF
+_PNG_DEPTH = 24  # position of the byte that holds a PNG's bits per channel
+_BITS_PER_SAMPLE = 258  # TIFF tag
 _NOTES = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # chunks of a PNG that do not change pixels
 
 
 def bits_per_channel(data: bytes, image: Image.Image) -> int:
-    """The bits of a channel in the file `data`, opened as `image` and not yet loaded; 8 for fewer."""
-    bits = 16 if image.mode[0] in "IF" else 8  # whole numbers or floats of 16 or 32 bits
+    """Returns the bits per channel of the file `data`, opened as `image` and not yet loaded; 8 where there
+    are fewer."""
+    bits = 16 if image.mode[0] in "IF" else 8  # integers or floats of 16 or 32 bits
     if image.format == "PNG":
         return max(bits, data[_PNG_DEPTH])
     if image.format == "TIFF":
@@ -30,12 +31,12 @@ def bits_per_channel(data: bytes, image: Image.Image) -> int:
 
 
 def without_notes(png: bytes) -> bytes:
-    """A PNG without its texts and its colour profile."""
+    """Returns the PNG without its text chunks and colour profile."""
     return _PNG + b"".join(chunk for kind, chunk in _chunks(png) if kind not in _NOTES)
 
 
 def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The kind of each chunk, and its bytes with its length and checksum."""
+    """Yields the kind of each chunk, and its bytes with length and checksum."""
     start = len(_PNG)
     while start + 8 <= len(png):
         length, kind = struct.unpack_from(">I4s", png, start)

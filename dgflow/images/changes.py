@@ -1,8 +1,8 @@
-"""Comparing a source with its listing, as far as that is cheap.
+"""Cheap comparison of a source with its listing.
 
-Only directories, footers, checksums and sizes are read: other pixels in a file of the same size are found in
-zips, npz and mostly in Parquet, else when they are read, or not at all (a picture in a folder). A source that
-cannot be seen is no change.
+Only directories, footers, checksums and sizes are read. Changed pixels in a file of the same size are
+detected in zips, npz and most Parquet files; elsewhere they are detected when they are read, or (a picture in
+a folder) not at all. A source that cannot be reached counts as unchanged.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from dgflow.store.objects import StoreError
 
 
 def check_unchanged(source: str, listing: Listing, folder: str = "") -> None:
-    """Raises Changed where files are more, fewer or others than were listed."""
+    """Raises Changed if files were added, removed or replaced since the listing."""
     if listing.form in FORMS:
         return
     location, _ = locate_images(source, folder)
-    with contextlib.suppress(OSError, StoreError):  # it cannot be seen from here
+    with contextlib.suppress(OSError, StoreError):  # the source cannot be reached from here
         kind, local = location.kind(), isinstance(location, LocalLocation)
-        if kind is None or (kind == "folder" and not local):  # to list a folder in S3 takes minutes
+        if kind is None or (kind == "folder" and not local):  # listing a folder in S3 takes minutes
             return
         if kind == "file":
             _compare(source, dict(listing.files), {"": file_size(location)})
@@ -54,7 +54,7 @@ def check_unchanged(source: str, listing: Listing, folder: str = "") -> None:
 
 
 def _content(listing: Listing) -> dict[str, Any]:
-    """The cheap facts about each file or picture."""
+    """Returns the facts about each file or picture that are cheap to read."""
     if listing.names is None:
         facts = zip(listing.files, listing.digest.split(), strict=True)
         return {name: (size, digest) for (name, size), digest in facts}
@@ -63,8 +63,7 @@ def _content(listing: Listing) -> dict[str, Any]:
 
 
 def _as_then(current: dict[str, Any], listing: Listing) -> dict[str, Any]:
-    """The facts without pictures of suffixes that were not listed, if the listing is of a version that did
-    not list them."""
+    """Returns the facts without pictures whose suffixes the listing's version of dgflow did not list."""
     if listing.form == "parquet" or not _all_former(_content(listing)):
         return current
     return {name: facts for name, facts in current.items() if _all_former([name])}

@@ -1,4 +1,5 @@
-"""The training batches of CIFAR-10 and CIFAR-100 as their authors publish them: pickles or plain bytes."""
+"""Training batches of CIFAR-10 and CIFAR-100 in the form in which their authors publish them: pickles or
+plain bytes."""
 
 from __future__ import annotations
 
@@ -18,8 +19,8 @@ _GLOBALS = ("numpy.core.multiarray._reconstruct", "numpy.ndarray", "numpy.dtype"
 
 class _Form(NamedTuple):
     batches: tuple[str, ...]
-    mark: str  # a file that lies beside them
-    label: str | int  # the key of the labels, or the bytes before a picture, of which the last is its label
+    mark: str  # a file that lies beside the batches
+    label: str | int  # the key of the labels, or the count of bytes before a picture; the last is its label
     classes: int
 
 
@@ -39,9 +40,9 @@ class CifarBatches(NamedTuple):
 
 
 def find_batches(names: Sequence[str], source: str) -> CifarBatches | None:
-    """The training batches among paths; None where there are none.
+    """Returns the training batches among the paths; None if there are none.
 
-    Raises ValueError where some are missing.
+    Raises ValueError if some batches are missing.
     """
     for form in _FORMS:
         marked = [name for name in names if name.rpartition("/")[2] == form.mark]
@@ -49,7 +50,7 @@ def find_batches(names: Sequence[str], source: str) -> CifarBatches | None:
             continue
         folder = marked[0].removesuffix(form.mark)
         missing = [batch for batch in form.batches if f"{folder}{batch}" not in names]
-        if len(missing) == len(form.batches):  # another file of that name
+        if len(missing) == len(form.batches):  # an unrelated file of that name
             continue
         if missing:
             raise ValueError(
@@ -63,11 +64,11 @@ def find_batches(names: Sequence[str], source: str) -> CifarBatches | None:
 def read_batches(
     batches: CifarBatches, read: Callable[[str], bytes], source: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Images, uint8 [N, 32, 32, 3], and labels (CIFAR-100's fine ones), int64 [N], in the order of the
-    batches; `read` gives the bytes of a file.
+    """Returns images, uint8 [N, 32, 32, 3], and labels (CIFAR-100's fine ones), int64 [N], in the order of
+    the batches. `read` returns the bytes of a file.
 
     Raises:
-        ValueError: a batch that is damaged or of another form.
+        ValueError: a batch is damaged or has another form.
     """
     images, labels = [], []
     for name in batches.names:
@@ -113,12 +114,12 @@ def _binary(data: bytes, form: _Form, where: str) -> tuple[np.ndarray, np.ndarra
 
 
 def load_batch(data: bytes, where: str) -> dict[str, Any]:
-    """The dictionary that a batch pickles: uint8 arrays as numpy's, the rest as Python wrote it (strings as
-    bytes).
+    """Returns the dictionary that a batch pickles: uint8 arrays as numpy arrays, the rest as Python wrote it
+    (strings as bytes).
 
     Raises:
-        ValueError: not the pickle of a dictionary, one that names other globals, or arrays that are not uint8
-            or not whole.
+        ValueError: the pickle holds no dictionary, names other globals, or holds arrays that are not uint8 or
+            not complete.
     """
     try:
         batch = load_records(io.BytesIO(data), len(data), _GLOBALS, encoding="bytes")
@@ -141,7 +142,7 @@ def load_batch(data: bytes, where: str) -> dict[str, Any]:
 
 
 def _array(value: Any) -> Any:
-    """The array that a record describes; anything else as it is."""
+    """Converts the record of an array to that array; returns any other value unchanged."""
     if not isinstance(value, Record):
         return value
     _version, shape, dtype, fortran, data = value.state

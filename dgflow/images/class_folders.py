@@ -1,4 +1,5 @@
-"""Classes of pictures from the folders that they lie in; folders that only number their pictures are none."""
+"""Classes of pictures from the folders that hold them. Folders that only number their pictures are not
+classes."""
 
 from __future__ import annotations
 
@@ -10,16 +11,16 @@ import numpy as np
 
 _NUMBER = re.compile(r"[A-Za-z_-]{0,5}(\d{1,18})")
 _HEX, _LONG_HEX = re.compile(r"[0-9a-f]{1,3}"), re.compile(r"[0-9a-f]{8,}")
-# Folders of so many pictures: named by their first number (FFHQ: 01000/01234.png), or by their own, in names
-# of five digits and more (img2dataset: 00012/000120034.jpg).
+# Folders that group a fixed number of pictures: named by their first number (FFHQ: 01000/01234.png), or by
+# their own number, with picture names of five digits or more (img2dataset: 00012/000120034.jpg).
 _STARTS, _COUNTS = (1000, 100, 10_000), (1000, 10_000)
 _SHARD = re.compile(r"(?P<before>.*?)[-_.]?(?P<number>\d{4,})(?:-of-\d+)?")
 _NO_SHARD = ("class", "label", "categor", "cls")
 
 
 class FolderClasses(NamedTuple):
-    """Labels, int64 [rows], None where the folders are no classes; the classes' names, in the order of the
-    labels; and a note on folders whose meaning is not plain, else ""."""
+    """Labels, int64 [rows], None if the folders are not classes; the class names in the order of the labels;
+    and a note on folders whose meaning is ambiguous, else ""."""
 
     labels: np.ndarray | None
     names: tuple[str, ...] = ()
@@ -27,10 +28,10 @@ class FolderClasses(NamedTuple):
 
 
 def folder_classes(names: Sequence[str], tars: bool = False) -> FolderClasses:
-    """Classes from paths: the first sub-folder below what all share, in alphabetical order.
+    """Returns classes from paths: the first sub-folder below the common one, in alphabetical order.
 
-    Folders that number their pictures, begin their hexadecimal names, or are tars numbered through are no
-    classes; further folders below them are.
+    Folders that number their pictures, folders named by the first digits of hexadecimal file names, and
+    consecutively numbered tars are not classes. Deeper folders are ignored.
     """
     parts = [name.split("/")[:-1] for name in names]
     while all(parts) and len({part[0] for part in parts}) == 1:
@@ -49,7 +50,7 @@ def folder_classes(names: Sequence[str], tars: bool = False) -> FolderClasses:
 
 
 def _no_classes(classes: list[str], parts: list[list[str]], names: Sequence[str], tars: bool) -> str:
-    """The reason why folders are no classes; "" where they are."""
+    """Returns the reason why folders are not classes; "" if they are."""
     if len({len(name) for name in classes}) > 1:
         return ""
     stems = [name.rpartition("/")[2].rpartition(".")[0] for name in names]
@@ -73,7 +74,7 @@ def _number_them(folders: list[str], stems: list[str]) -> bool:
 
 
 def _begin_them(folders: list[str], stems: list[str]) -> bool:
-    """True for names such as hashes, in folders by their first letters."""
+    """True if folders hold the names (such as hashes) that begin with the folder's own name."""
     pairs = zip(folders, stems, strict=True)
     return all(_LONG_HEX.fullmatch(stem) and stem.startswith(folder) for folder, stem in pairs) and any(
         not stem.isdecimal() for stem in stems
@@ -81,7 +82,7 @@ def _begin_them(folders: list[str], stems: list[str]) -> bool:
 
 
 def _are_shards(classes: list[str]) -> bool:
-    """True for tars such as shard-000000 to shard-000999: one name, and numbers without a gap."""
+    """True for tars such as shard-000000 to shard-000999: one name, consecutive numbers."""
     matches = [_SHARD.fullmatch(name) for name in classes]
     found = [match for match in matches if match]
     if len(found) < len(classes) or len({match["before"] for match in found}) > 1:
@@ -93,8 +94,8 @@ def _are_shards(classes: list[str]) -> bool:
 
 
 def _numbers_note(classes: list[str]) -> str:
-    """A note on folders whose names are numbers with leading zeros: whether they are classes, names do not
-    tell."""
+    """Returns a note on folders whose names are numbers with leading zeros: their names do not tell if they
+    are classes."""
     plain = all(re.fullmatch(r"(?=.*\d)[0-9a-f]{2,}", name) for name in classes) and classes[0][0] == "0"
     if not plain or len({len(name) for name in classes}) > 1:
         return ""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 _ASYMMETRY = 1e-6  # of the largest element: some statistics were computed in float32
-_INDEFINITE = 1e-4  # the same, for eigenvalues of a few thousand features
+_INDEFINITE = 1e-4  # relative to the largest eigenvalue, for eigenvalues of a few thousand features
 
 
 def covariance_fault(covariance_DD: np.ndarray) -> str:
-    """The reason why a finite float64 matrix cannot be a covariance, to follow "a matrix that"; else ""."""
+    """Returns the reason why a finite float64 matrix cannot be a covariance, phrased to follow "a matrix
+    that"; else ""."""
     scale = float(np.abs(covariance_DD).max(initial=0))
     if not scale:
         return ""

@@ -1,7 +1,9 @@
-"""Looking once at a source of images: `list_images` tells the forms apart and lists the images.
+"""Recognition and listing of image sources: `list_images` determines the form of a source and lists its
+images once.
 
-A cut archive, a broken directory and a mixture are refused here, before anything is read. Pictures are listed
-in the order of their names, so that a folder, a zip and a tar of the same pictures give the same rows.
+Truncated archives, damaged directories and mixtures of forms are refused before any image is read. Pictures
+are listed in the order of their names, so that a folder, a zip and a tar of the same pictures give the same
+rows.
 """
 
 from __future__ import annotations
@@ -47,17 +49,17 @@ _FORMS = (
 def list_images(
     source: str, labelled: Labelled = True, folder: str = "", *, every_split: bool = False
 ) -> Listing:
-    """The images at a path (a relative one below `folder`) or an `s3://` url, of the split `train` where
-    there are several, or of the one that `SOURCE@SPLIT` names. Labels are read where they are wanted;
-    optional ones of another form than whole numbers are understood or left out, with a note.
+    """Lists the images at a path (a relative one is below `folder`) or an `s3://` URL: those of the split
+    `train` if there are several, or of the split that `SOURCE@SPLIT` names. Labels are read if they are
+    wanted; optional labels that are not integers are interpreted or left out, with a note.
 
-    A folder, zip or tar of pictures (a tar of tars, a folder of tars), Parquet, an npz, CIFAR's own archives
-    or what they unpack to, or digits that a package carries. With `every_split` the pictures of all splits
-    are listed, as earlier versions did.
+    A source is a folder, zip or tar of pictures (a tar of tars, a folder of tars), Parquet, an npz, CIFAR's
+    own archives or their unpacked files, or digits that a package carries. With `every_split` the pictures of
+    all splits are listed, as earlier versions did.
 
     Raises:
-        ValueError: nothing is there, none of these forms, a mixture, several splits of which none can be
-            meant, or something that is cut short or damaged.
+        ValueError: nothing is there, the form is unknown, forms are mixed, none of several splits is the
+            default, or the source is truncated or damaged.
         StoreError: S3 cannot be reached.
     """
     if source in PACKAGED:
@@ -151,7 +153,8 @@ def _list_npz(source: str, location: Location, labelled: Labelled) -> Listing:
 
 
 def _list_parquet(asked: Asked, location: Location, names: Sequence[str]) -> Listing:
-    """Reads footers and, where they are wanted, labels of files (names within `location`, "" for itself)."""
+    """Reads the footers and, if wanted, the labels of files (names within `location`, "" for the location
+    itself)."""
     source, labelled = asked.source, asked.labelled
     files, counts, groups, digests, labels, forms = [], [], [], [], [], set()
     for name in names:
@@ -189,7 +192,7 @@ def _list_parquet(asked: Asked, location: Location, names: Sequence[str]) -> Lis
 
 
 def _cells_of(file: ImageFile, label: str, labelled: Labelled) -> list[Any]:
-    """The labels of a file. Raises ValueError where they are needed and no whole numbers."""
+    """Returns the labels of a file. Raises ValueError if labels are needed and are not integers."""
     if labelled == "optional":
         return file.labels(label)
     try:
@@ -226,12 +229,12 @@ def _list_tars(asked: Asked, location: Location, files: dict[str, int]) -> Listi
             "them"
         )
     members: list[tars.Member] = []
-    numbers: list[int] = []  # of the file of each
+    numbers: list[int] = []  # the number of the file of each picture
     digests, labels_json, links = [], None, []
     for number, name in enumerate(files):
         with tars.open_tar(location, name) as file:
             found, unusable = tars.members(file, f"{source}: {name}" if name else source)
-            # A compressed one was read whole to be decompressed.
+            # A compressed tar was read in full when it was decompressed.
             digests.append(tars.content_sha256(file) if tars.is_compressed(name or location.url) else "-")
             if not name:
                 if (batches := find_batches([member.name for member in found], source)) is not None:
@@ -259,7 +262,7 @@ def _list_tars(asked: Asked, location: Location, files: dict[str, int]) -> Listi
 
 
 def _chosen(asked: Asked, names: Sequence[str]) -> Pictures:
-    """The pictures of an archive. Raises ValueError where there are none."""
+    """Returns the pictures of an archive. Raises ValueError if there are none."""
     pictures = [name for name in names if is_picture(name)]
     if not pictures:
         raise ValueError(
@@ -282,7 +285,7 @@ def _noted(note: str) -> tuple[str, ...]:
 
 
 def _list_cifar(asked: Asked, location: Location, batches: CifarBatches, sizes: dict[str, int]) -> Listing:
-    """`sizes` are of the files of the folder, or of the archive, {"": bytes}."""
+    """Lists CIFAR's batches; `sizes` are those of the folder's files, or of the archive, {"": bytes}."""
     if asked.split not in ("", "train"):
         raise ValueError(
             f"expected the split train in {asked.source.removesuffix(f'@{asked.split}')}, found "

@@ -1,5 +1,5 @@
-"""Several pictures as one PNG file: rows of eight, each shrunk to at most 64 pixels, with transparent gaps of
-one pixel between them."""
+"""Grids of several pictures in one PNG file: rows of eight, each picture shrunk to at most 64 pixels, with
+transparent gaps of one pixel between them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ _KEYWORD = "dgflow"
 
 
 def grid(images_BHWC: np.ndarray, columns: int = GRID) -> np.ndarray:
-    """The pictures uint8 [B, H, W, C], of one or three channels, in rows of `columns`: RGBA uint8."""
+    """Arranges the pictures uint8 [B, H, W, C], of one or three channels, in rows of `columns`; returns RGBA
+    uint8."""
     small = np.stack([shrunk(image) for image in images_BHWC])
     count, height, width = small.shape[:3]
     rows = -(-count // columns)
@@ -32,8 +33,8 @@ def grid(images_BHWC: np.ndarray, columns: int = GRID) -> np.ndarray:
 
 
 def grid_file(images_BHWC: np.ndarray, about: Mapping[str, Any] | None = None) -> bytes:
-    """The pictures uint8 [B, H, W, C], of one or three channels, as a PNG file; `about`, JSON data, is kept
-    in it as text."""
+    """Returns a PNG file of the pictures uint8 [B, H, W, C], of one or three channels; `about`, JSON data, is
+    stored in it as text."""
     info, out = PngInfo(), io.BytesIO()
     if about is not None:
         height, width = shrunk(images_BHWC[0]).shape[:2]
@@ -44,9 +45,10 @@ def grid_file(images_BHWC: np.ndarray, about: Mapping[str, Any] | None = None) -
 
 
 def read_grid(data: bytes) -> tuple[np.ndarray, dict[str, Any]]:
-    """The pictures of a file of `grid_file`, uint8 [B, H, W, 3], shrunk as they are there, and its `about`.
+    """Returns the pictures of a file that `grid_file` wrote, uint8 [B, H, W, 3], shrunk as in the file, and
+    its `about`.
 
-    Raises ValueError or OSError for another file.
+    Raises ValueError or OSError for any other file.
     """
     with Image.open(io.BytesIO(data), formats=["PNG"]) as file:
         assert isinstance(file, PngImageFile)

@@ -1,8 +1,8 @@
-"""A look at the headers of many pictures, for what would stop their import later: transparency, and more than
-8 bits a channel.
+"""Checks of the headers of many pictures for what would stop their import later: transparency, and more than
+8 bits per channel.
 
-It is for pictures on a local disk, whose first bytes cost a fraction of what their import costs; elsewhere,
-and after a time, whoever reads a picture finds out.
+The check is meant for pictures on a local disk, where reading the first bytes costs a fraction of the import.
+For other pictures, and after a time limit, the error is raised when the picture is read.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from dgflow.images.readers import Reader
 
 SECONDS = 60.0
 _FORMS = ("folder", "zip", "tar")
-_HEAD = 1024  # bytes, in which a PNG tells its depth, and mostly its transparency
+_HEAD = 1024  # bytes that contain a PNG's bit depth, and mostly its transparency
 _PNG, _WEBP = b"\x89PNG", b"WEBPVP8"
-_DEPTH, _COLOUR, _WITH_ALPHA = 24, 25, (4, 6)  # fields of a PNG
+_DEPTH, _COLOUR, _WITH_ALPHA = 24, 25, (4, 6)  # fields of a PNG header
 
 
 def check_headers(reader: Reader, seconds: float = SECONDS) -> None:
-    """Raises ValueError for the first picture with transparent pixels, unless `reader` drops alpha, or
-    with more than 8 bits a channel, as far as `seconds` reach."""
+    """Raises ValueError for the first picture that has transparent pixels (unless `reader` drops alpha) or
+    more than 8 bits per channel. Stops after `seconds`."""
     end = time.monotonic() + seconds
     if reader.listing.form not in _FORMS:
         return
-    with contextlib.suppress(OSError, EOFError, Changed):  # whoever reads the pictures says what is wrong
+    with contextlib.suppress(OSError, EOFError, Changed):  # reading the pictures reports these errors
         for row, head in _heads(reader.listing, reader.location):
             if time.monotonic() > end:
                 return
@@ -43,7 +43,8 @@ def check_headers(reader: Reader, seconds: float = SECONDS) -> None:
 
 
 def _heads(listing: Listing, location: Location) -> Iterator[tuple[int, bytes]]:
-    """The first bytes of pictures on a local disk, by row; not of those for which more has to be read."""
+    """Yields the first bytes of pictures on a local disk, by row; skips pictures of which more would have to
+    be read."""
     if not isinstance(location, LocalLocation):
         return
     if listing.form == "folder":
@@ -81,7 +82,7 @@ def _inflated(data: bytes, method: int) -> bytes:
 
 
 def _is_unusual(head: bytes) -> bool:
-    """True for what may have an alpha channel, or more than 8 bits a channel."""
+    """True if the picture may have an alpha channel or more than 8 bits per channel."""
     if head.startswith(_PNG) and len(head) > _COLOUR:
         return head[_DEPTH] > 8 or head[_COLOUR] in _WITH_ALPHA or b"tRNS" in head
     return head[8:15] == _WEBP and head[15:16] in b"XL"

@@ -1,9 +1,9 @@
-"""Classes of images, from whatever a source writes beside them.
+"""Classes of images, from the labels that a source holds.
 
-Labels are classes as whole numbers. Where they are needed (to train networks with classes), anything else is
-refused. Where they are optional (metrics, export), one-hot vectors, text and labels with gaps are understood,
-other forms are left out, and a note says so. Labels that are not of these images (another number of them, or
-none for some files) are refused in both cases.
+Labels are classes as integers. If they are required (to train networks with classes), anything else is
+refused. If they are optional (metrics, export), one-hot vectors, text and labels with gaps are interpreted,
+other forms are left out, and a note reports it. Labels that do not belong to these images (another number of
+labels, or none for some files) are refused in both cases.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ Labelled = bool | Literal["optional"]
 UNKNOWN = -1
 """The label of an image whose class is not known."""
 
-_MOST_CLASSES = 10**6  # more than any data set has
-_SHOWN = 3  # class names that a note tells
+_MOST_CLASSES = 10**6  # more than any known data set has
+_SHOWN = 3  # class names in a note
 NUMBER_THEM = (
     "number the classes from 0 (of one-hot rows: numpy.argmax(labels, axis=1)), or, to import without "
     "classes, give num_classes=0"
@@ -30,18 +30,17 @@ IGNORE = "to leave labels out: --ignore-labels (in Python ignore_labels=True)"
 
 
 class Classes(NamedTuple):
-    """Classes as int64 [rows], None where there are none, and how they were understood, "" for whole
-    numbers."""
+    """Classes as int64 [rows], None if there are none, and how they were interpreted, "" for integers."""
 
     labels: np.ndarray | None
     note: str = ""
 
 
 def as_labels(values: np.ndarray, rows: int, where: str) -> np.ndarray | None:
-    """Classes as int64 [rows]; None where all are -1, which is how dgflow writes that there are none.
+    """Converts labels to classes, int64 [rows]; None if all are -1, which is how dgflow stores absent labels.
 
     Raises:
-        ValueError: another number, shape or type of them.
+        ValueError: the number, shape or type of the labels is wrong.
     """
     if values.ndim != 1 or values.dtype.kind not in "iu" or len(values) != rows:
         raise ValueError(
@@ -52,11 +51,12 @@ def as_labels(values: np.ndarray, rows: int, where: str) -> np.ndarray | None:
 
 
 def taken(values: np.ndarray, rows: int, where: str, labelled: Labelled) -> Classes:
-    """The classes of `rows` images from labels of any form: numbers, vectors, or objects (text, None).
+    """Returns the classes of `rows` images from labels of any form: numbers, vectors, or objects (text,
+    None).
 
     Raises:
-        ValueError: another number of labels than of images; or, where labels are needed, another form than
-            whole numbers.
+        ValueError: the number of labels is not that of the images; or labels are required and are not
+            integers.
     """
     if labelled != "optional":
         return Classes(as_labels(values, rows, where))
@@ -72,16 +72,16 @@ def taken(values: np.ndarray, rows: int, where: str, labelled: Labelled) -> Clas
 
 
 def left_out(why: str) -> Classes:
-    """No classes, with a note that says why."""
+    """Returns no classes, with a note that gives the reason."""
     return Classes(None, f"the labels are left out: {why}")
 
 
 def listed_labels(names: Sequence[str], labels_json: bytes, source: str, labelled: Labelled) -> Classes:
-    """The classes of files from a `dataset.json`, `{"labels": [[path, label], ...]}`; none where it says that
-    there are none.
+    """Returns the classes of files from a `dataset.json`, `{"labels": [[path, label], ...]}`; none if the
+    file says that there are none.
 
     Raises:
-        ValueError: a file without a label; or, where labels are needed, another form than whole numbers.
+        ValueError: a file has no label; or labels are required and are not integers.
     """
     where = f"dataset.json of {source}"
     try:
@@ -103,33 +103,33 @@ def listed_labels(names: Sequence[str], labels_json: bytes, source: str, labelle
 
 
 def array_of(values: Sequence[Any]) -> np.ndarray:
-    """Labels as a list of Python's values in an array: of numbers, [rows] or [rows, K], where they are; else
-    of objects."""
+    """Converts a list of labels to an array: of numbers, [rows] or [rows, K], if they are numbers; else of
+    objects."""
     if any(value is None for value in values):
         return _objects(values)
     try:
         array = np.array(values)
-    except (ValueError, OverflowError):  # lists of several lengths
+    except (ValueError, OverflowError):  # lists of different lengths
         return _objects(values)
     return array if array.dtype.kind in "biuf" else _objects(values)
 
 
 def classes_or_unknown(labels: np.ndarray) -> np.ndarray:
-    """The labels; where some cannot be classes (negative, except -1, or too large), -1 for all."""
+    """Returns the labels; -1 for all if some cannot be classes (negative, except -1, or too large)."""
     if not len(labels) or (labels.min() >= UNKNOWN and labels.max() < _MOST_CLASSES):
         return labels
     return np.full_like(labels, UNKNOWN)
 
 
 def no_classes(labels: np.ndarray | None) -> str:
-    """A note on labels of which some cannot be classes; "" where there are none."""
+    """Returns a note on labels of which some cannot be classes; "" if all can."""
     if labels is None or classes_or_unknown(labels) is labels:
         return ""
     return f"labels from {labels.min()} to {labels.max()} are no classes (0, 1, ...): they are not looked at"
 
 
 def _understood(values: np.ndarray) -> tuple[np.ndarray | None, str]:
-    """int64 [rows] and how they were understood, or None and what they are."""
+    """Returns int64 [rows] and the interpretation, or None and a description of the labels."""
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
     if values.dtype.kind in "US":
@@ -166,7 +166,7 @@ def _of_floats(values: np.ndarray) -> tuple[np.ndarray | None, str]:
 
 
 def _of_objects(values: np.ndarray) -> tuple[np.ndarray | None, str]:
-    """Of text and of cells that may be empty."""
+    """Interprets labels that are text or cells that may be empty."""
     missing = np.array([value is None for value in values], bool)
     there = [
         value.decode(errors="replace") if isinstance(value, bytes) else value for value in values[~missing]
@@ -193,7 +193,7 @@ def _gaps(missing: int, rows: int) -> str:
 
 def _objects(values: Sequence[Any]) -> np.ndarray:
     array = np.empty(len(values), object)
-    for row, value in enumerate(values):  # one by one: lists of one length would make an axis
+    for row, value in enumerate(values):  # one by one, since lists of one length would add an axis
         array[row] = value
     return array
 

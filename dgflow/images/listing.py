@@ -1,7 +1,7 @@
-"""The images of a source as one compact record: which pictures, where each lies, its class.
+"""The images of a source as one compact record: the pictures, the location of each, and its class.
 
-Two sources of the same content have the same record, wherever they lie. `discovery` makes it, `readers` read
-by it.
+Two sources of the same content have the same record, wherever they are stored. `discovery` writes it,
+`readers` read by it.
 """
 
 from __future__ import annotations
@@ -25,37 +25,39 @@ _META = b"dgflow"
 class Listing:
     """The images of a source in row order.
 
-    `files` are those to open (path within the source, "" for the source itself; bytes), none for a folder of
-    pictures, whose rows are its files. `digest` is of the content, where listing reads it or its checksums
-    anyway: of tars and of Parquet (its footers) one for each of `files`, with a space between, "-" for a tar
-    that is not compressed. `columns` locate a row (int64 [rows] each): `size` bytes of the picture, `file`
-    its number in `files`, `offset` in that file (its row, in Parquet), `group` of Parquet's row groups,
-    counted over all files, `stored` bytes in a zip, and `crc` of a zip's picture or of a tar's header.
+    `files` are the files to open (path within the source, "" for the source itself; bytes); empty for a
+    folder of pictures, whose rows are its files. `digest` is the digest of the content if listing reads the
+    content or its checksums anyway: for tars and Parquet (the footers) one for each of `files`, separated by
+    spaces, "-" for an uncompressed tar. `columns` locate a row (int64 [rows] each): `size` bytes of the
+    picture, `file` its number in `files`, `offset` in that file (its row, in Parquet), `group` of Parquet's
+    row groups, counted over all files, `stored` bytes in a zip, and `crc` of a zip's picture or of a tar's
+    header.
     """
 
     form: Form
     rows: int
     files: tuple[tuple[str, int], ...] = ()
-    names: pa.StringArray | None = None  # of pictures
+    names: pa.StringArray | None = None  # names of the pictures
     labels: np.ndarray | None = None  # int64 [rows]
     classes: tuple[str, ...] = ()  # the names of class folders, in the order of the labels
     digest: str = ""
     columns: dict[str, np.ndarray] = field(default_factory=dict)
-    # Known when the source is listed, and not kept in the file:
-    split: str = ""  # taken where the source has others
-    notes: tuple[str, ...] = ()  # for people, such as labels that were left out
+    # Known when the source is listed, and not stored in the file:
+    split: str = ""  # the split that is read, if the source has others
+    notes: tuple[str, ...] = ()  # remarks for people, such as labels that were left out
 
     def name(self, row: int) -> str:
-        """The name of a row in messages."""
+        """Returns the name of a row in messages."""
         return f"image {row}" if self.names is None else self.names[row].as_py()
 
     def paths(self, rows: list[int]) -> list[str]:
-        """The names of the pictures in these rows."""
+        """Returns the names of the pictures in these rows."""
         assert self.names is not None
         return self.names.take(pa.array(rows, pa.int64())).to_pylist()
 
     def encoded(self) -> bytes:
-        """A Parquet file; equal listings give equal bytes with the same version of pyarrow."""
+        """Encodes the listing as a Parquet file; equal listings give equal bytes with the same version of
+        pyarrow."""
         columns: dict[str, pa.Array | np.ndarray] = {} if self.names is None else {"name": self.names}
         columns |= {} if self.labels is None else {"label": self.labels}
         columns |= self.columns
@@ -69,12 +71,12 @@ class Listing:
 
     @staticmethod
     def rows_in(data: bytes) -> int:
-        """The number of images in a file that `encoded` made, from its footer alone."""
+        """Returns the number of images in a file that `encoded` wrote, from its footer alone."""
         return pq.read_metadata(io.BytesIO(data)).num_rows
 
     @classmethod
     def decoded(cls, data: bytes) -> Listing:
-        """The listing in a file that `encoded` made."""
+        """Decodes the listing in a file that `encoded` wrote."""
         table = pq.read_table(io.BytesIO(data))
         meta = json.loads((table.schema.metadata or {})[_META])
         columns = {name: table.column(name) for name in table.column_names if name != "row"}
@@ -97,7 +99,7 @@ def _one(column: pa.ChunkedArray) -> pa.Array:
 
 
 class Changed(ValueError):
-    """The source holds something else than when it was listed."""
+    """Raised if the content of a source differs from its listing."""
 
 
 def changed(where: str, expected: int, found: int) -> Changed:
@@ -115,7 +117,7 @@ def replaced(where: str) -> Changed:
 
 
 def unseen(what: str) -> ValueError:
-    """The error of a file that cannot be seen from here."""
+    """Returns the error for a file that cannot be reached from this host."""
     return ValueError(
         f"{socket.gethostname()} cannot see {what}, which was there when it was listed: put the data where "
         "every node sees it, such as s3://, or bring it back"

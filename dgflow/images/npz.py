@@ -15,7 +15,7 @@ from dgflow.store.identity import fingerprint
 IMAGE_NAMES = ("arr_0", "samples", "image")
 """OpenAI's, another that is used, and dgflow's own."""
 
-_MOST_BYTES = 2**30  # of labels, which are read whole
+_MOST_BYTES = 2**30  # limit for labels, which are read in full
 _LABEL_NAMES = {"arr_0": ("arr_1",), "samples": ("label", "labels"), "image": ("label", "labels")}
 
 
@@ -23,7 +23,7 @@ class NpzImages:
     """The uint8 images [rows, H, W, C] or [rows, H, W] of an npz; `shape` has four dimensions."""
 
     def __init__(self, source: str, location: Location) -> None:
-        """Reads the header. Raises ValueError where there are no images, or images of another form."""
+        """Reads the header. Raises ValueError if there are no images, or images of another form."""
         self._npz = NpzFile(source, location)
         names = self._npz.names
         found = [name for name in IMAGE_NAMES if name in names]
@@ -39,11 +39,12 @@ class NpzImages:
 
     @property
     def digest(self) -> str:
-        """The digest of the checksums in the file's directory: no values are read."""
+        """Returns the digest of the checksums in the file's directory; reads no values."""
         return fingerprint(self._npz.checksums())
 
     def labels(self, labelled: Labelled = True) -> Classes:
-        """The classes, none where there is no array of labels. Raises ValueError as `labels.taken`."""
+        """Returns the classes; none if there is no array of labels. Raises ValueError as `labels.taken`
+        does."""
         name = next((name for name in _LABEL_NAMES[self._name] if name in self._npz.names), None)
         if name is None:
             return Classes(None)
@@ -59,18 +60,18 @@ class NpzImages:
         return taken(self._npz.array(name), self.shape[0], where, labelled)
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Rows [start, stop), uint8 [rows, H, W, C]."""
+        """Reads rows [start, stop), uint8 [rows, H, W, C]."""
         images = np.empty((stop - start, *self.shape[1:]), np.uint8)
         self._npz.fill(self._name, self._header.offset + start * math.prod(self.shape[1:]), images)
         return images
 
     def blocks(self) -> Iterator[bytes]:
-        """The bytes of all rows; the checksum is verified with the last ones."""
+        """Yields the bytes of all rows; the checksum is verified with the last ones."""
         return self._npz.blocks(self._name, self._header)
 
 
 def _image_shape(header: Header, where: str) -> tuple[int, int, int, int]:
-    """[rows, H, W, C] of uint8 images in C order."""
+    """Returns [rows, H, W, C] of uint8 images in C order."""
     shape, dtype = header.shape, header.dtype
     if dtype != np.uint8:
         remedy = (

@@ -1,6 +1,6 @@
-"""The order, classes and indices of images, from the names of files or a column of indices.
+"""Order, classes and indices of images, from file names or a column of indices.
 
-Samples that carry a number come in the order of their numbers, each exactly once, or not at all.
+Samples with indices are taken in the order of their indices, each exactly once, or not at all.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ import numpy as np
 
 
 class Unordered(ValueError):
-    """Images carry numbers that do not follow one another. As samples some are missing; the numbers of a
-    reference may be those of a larger set.
+    """Raised if the images' indices are not consecutive. For samples, some are missing; for a reference, the
+    indices may be those of a larger set.
 
-    Attributes:
-        order: int64 [rows], in which the images are taken nevertheless.
-        note: a remark that then goes with them.
+    Attributes: order: int64 [rows], the order in which the images are taken nevertheless. note: a remark that
+    is added in that case.
     """
 
     def __init__(self, message: str, order: np.ndarray, note: str) -> None:
@@ -28,34 +27,34 @@ class Unordered(ValueError):
         return Unordered, (str(self), self.order, self.note)
 
 
-_SHOWN = 5  # indices that a message names
+_SHOWN = 5  # indices in a message
 OTHER_INDEX = "the column index is of another data set, leave that column out or give it another name"
 _STEM = re.compile(r"\d{1,18}")
 _STYLEGAN = re.compile(r"img(\d{8})")
 
 
 def index_order(names: Sequence[str], source: str) -> tuple[np.ndarray, int] | None:
-    """The order (int64 [rows]) of picture files by the indices in their paths, and the first index; None
-    where the paths are names.
+    """Returns the order (int64 [rows]) of picture files by the indices in their paths, and the first index;
+    None if the paths are names.
 
     Indices are `000000/000123.png` (folders of a thousand, as EDM writes them), `00000/img00000123.png` (as
-    in the data sets of StyleGAN and EDM), and plain numbers of which at least half are there (fewer: names
-    such as COCO's, not indices).
+    in the data sets of StyleGAN and EDM), and plain numbers of which at least half are present (with fewer,
+    they are names such as COCO's, not indices).
 
     Raises:
-        Unordered: indices that are missing.
-        ValueError: indices that are doubled.
+        Unordered: indices are missing.
+        ValueError: indices are duplicated.
     """
     index = _indices(names)
     return None if index is None else ordered(index, source, names)
 
 
 def ordered(index: np.ndarray, source: str, names: Sequence[str] | None = None) -> tuple[np.ndarray, int]:
-    """The order (int64 [rows]) that sorts indices, and the first of them.
+    """Returns the order (int64 [rows]) that sorts the indices, and the first index.
 
     Raises:
-        Unordered: some of first, first + 1, ..., last are missing; names the first few.
-        ValueError: some are doubled.
+        Unordered: some of first, first + 1, ..., last are missing; the message names the first few.
+        ValueError: some indices are duplicated.
     """
     order = np.argsort(index, kind="stable")
     steps = np.diff(index[order])
@@ -90,9 +89,9 @@ def ordered(index: np.ndarray, source: str, names: Sequence[str] | None = None) 
 
 
 def _indices(names: Sequence[str]) -> np.ndarray | None:
-    """The numbers of files whose names are numbers, None where they are names."""
+    """Returns the numbers of files whose names are numbers, None if the names are not."""
     if len({name.rpartition("/")[0].rpartition("/")[0] for name in names}) > 1:
-        return None  # further folders, above those that could be thousands
+        return None  # more folders, above those that could group a thousand files
     numbers, numbered = [], True
     for name in names:
         folder = name.rpartition("/")[0].rpartition("/")[2]

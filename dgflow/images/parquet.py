@@ -1,6 +1,6 @@
-"""Images in Parquet: dgflow's shards (tensors) and the form of Hugging Face's data sets (encoded pictures).
+"""Images in Parquet: dgflow's shards (tensors) and the format of Hugging Face's data sets (encoded pictures).
 
-Page checksums are verified where a file has them.
+Page checksums are verified if a file has them.
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ _BYTES = (
 class ImageFile:
     """One Parquet file of images.
 
-    `shape` is [H, W, C] of tensors, None of pictures; `label` the column of labels, None where there is none;
-    `counts` the rows of each row group.
+    `shape` is [H, W, C] of tensors, None for pictures; `label` is the column of labels, None if there is
+    none; `counts` are the rows of each row group.
     """
 
     def __init__(self, location: Location, name: str, source: str) -> None:
-        """Raises FileNotFoundError, and ValueError for another file, one that is cut short, or no images."""
+        """Opens the file. Raises FileNotFoundError, and ValueError for another format, a truncated file, or
+        no images."""
         self.where = f"{source}: {name}" if name else source
         self._handle = location.open(name)
         try:
@@ -51,22 +52,22 @@ class ImageFile:
         self.shape = _shape_of(schema.field(self._image).type, self._image, self.where)
         self.label = next((name for name in LABEL_NAMES if name in self.columns), None)
         self.counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-        self.starts = np.cumsum([0, *self.counts])  # the first row of each group, and the number of all
+        self.starts = np.cumsum([0, *self.counts])  # the first row of each group, and the total number
 
     @property
     def size(self) -> int:
-        """Bytes of the file."""
+        """Returns the size of the file in bytes."""
         return self._handle.seek(0, 2)
 
     def footer_sha256(self) -> str:
-        """The digest of the footer, which says where every part of the file lies."""
+        """Returns the digest of the footer, which locates every part of the file."""
         end = self._handle.seek(-8, 2)
         length = min(int.from_bytes(self._handle.read(4), "little"), end)
         self._handle.seek(end - length)
         return hashlib.sha256(self._handle.read(length)).hexdigest()
 
     def numbers(self, name: str) -> np.ndarray:
-        """A column as int64. Raises ValueError where it holds anything but whole numbers."""
+        """Reads a column as int64. Raises ValueError if it holds anything but integers."""
         column = self._read(lambda: self._file.read(columns=[name])).column(0)
         if pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
@@ -78,11 +79,11 @@ class ImageFile:
         return column.to_numpy().astype(np.int64)
 
     def labels(self, name: str) -> list[Any]:
-        """A column of labels of any type as Python's values, None where a cell is empty."""
+        """Reads a column of labels of any type as Python values, None for an empty cell."""
         return self._read(lambda: self._file.read(columns=[name])).column(0).to_pylist()
 
     def cells(self, group: int) -> Sequence[Any] | np.ndarray:
-        """The images of a row group: uint8 [rows, H, W, C], or a list of bytes."""
+        """Reads the images of a row group: uint8 [rows, H, W, C], or a list of bytes."""
         column = self._read(lambda: self._file.read_row_group(group, columns=[self._image])).column(0)
         if self.shape is not None:
             return self._tensors(column, group)
@@ -120,12 +121,12 @@ class ImageFile:
 
 
 def _part(structs: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
-    """One field of structs, empty where the struct is."""
+    """Returns one field of a column of structs, empty where the struct is empty."""
     return pc.struct_field(structs, name)  # pyright: ignore[reportAttributeAccessIssue] (made at import)
 
 
 def _image_column(columns: Sequence[str], where: str) -> str:
-    """The name of the column of images. Raises ValueError where there is none."""
+    """Returns the name of the column of images. Raises ValueError if there is none."""
     for name in IMAGE_NAMES:
         if name in columns:
             return name
@@ -136,7 +137,7 @@ def _image_column(columns: Sequence[str], where: str) -> str:
 
 
 def _shape_of(kind: pa.DataType, name: str, where: str) -> tuple[int, int, int] | None:
-    """[H, W, C] of tensors, None for pictures. Raises ValueError for anything else."""
+    """Returns [H, W, C] of tensors, None for pictures. Raises ValueError for anything else."""
     if isinstance(kind, pa.FixedShapeTensorType):
         shape = tuple(kind.shape)
         shape = (*shape, 1) if len(shape) == 2 else shape

@@ -1,5 +1,5 @@
-"""The pictures among the files of a folder, a zip or tars: which are read, with which classes, and notes on
-all that is left out."""
+"""Selection of pictures among the files of a folder, a zip or tars: the pictures to read, their classes, and
+notes on what is left out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LABELS = "dataset.json"
 
 
 class Named(Protocol):
-    """A file of an archive."""
+    """A file in an archive."""
 
     @property
     def name(self) -> str: ...
@@ -30,8 +30,8 @@ class Named(Protocol):
 
 @dataclass(frozen=True)
 class Asked:
-    """A question to a source: its address, the split that the address names ("" for the default), the labels
-    that are wanted, and whether all splits are listed, as they were by earlier versions."""
+    """A request to a source: its address, the split that the address names ("" for the default), the labels
+    that are wanted, and whether all splits are listed, as earlier versions did."""
 
     source: str
     split: str = ""
@@ -40,7 +40,7 @@ class Asked:
 
 
 class Pictures(NamedTuple):
-    """The pictures that are read, as names in order; their split; and notes on the others."""
+    """The pictures to read, as names in order; their split; and notes on the others."""
 
     split: Split
     notes: tuple[str, ...]
@@ -51,9 +51,9 @@ def is_picture(name: str) -> bool:
 
 
 def chosen_pictures(asked: Asked, names: Sequence[str], others: Collection[str]) -> Pictures:
-    """The pictures of one split among `names`, sorted; `others` are the files beside them.
+    """Returns the pictures of one split among `names`, sorted; `others` are the files beside them.
 
-    Raises as `split_of_pictures`.
+    Raises as `split_of_pictures` does.
     """
     split = Split(sorted(names)) if asked.every_split else _split(asked, sorted(names))
     note = "" if asked.split else note_of(split, asked.source, len(split.names))
@@ -61,7 +61,8 @@ def chosen_pictures(asked: Asked, names: Sequence[str], others: Collection[str])
 
 
 def members_by_name(source: str, members: Iterable[Named], names: Iterable[str]) -> list:
-    """The members with these names, in their order. Raises ValueError where a name is there twice."""
+    """Returns the members with these names, in the order of the names. Raises ValueError if a name occurs
+    twice."""
     found: dict[str, Named] = {}
     wanted = set(names)
     for member in members:
@@ -85,8 +86,8 @@ def listing_of(
     digest: str = "",
     tars: bool = False,
 ) -> Listing:
-    """The listing of pictures, with the classes that `dataset.json` or their folders give them; `tars`: the
-    first folders are tars of a folder."""
+    """Returns the listing of pictures, with the classes from `dataset.json` or from their folders; `tars`:
+    the first folders are tars of a folder."""
     names, level = pictures.split.names, pictures.split.level
     labels, classes, note = None, (), ""
     if labels_json is not None:
@@ -108,7 +109,7 @@ def listing_of(
 
 
 def left_out(names: Collection[str]) -> str:
-    """A note that counts files that are not read by their suffixes; "" without any."""
+    """Returns a note that counts the files that are not read, by suffix; "" if there are none."""
     names = [name for name in names if name != LABELS]
     if not names:
         return ""
@@ -120,9 +121,9 @@ def left_out(names: Collection[str]) -> str:
 
 
 def link_notes(source: str, contents: Contents, is_data: Collection[str]) -> tuple[str, ...]:
-    """Notes on links below a folder; `is_data` are the suffixes of the files that are read.
+    """Returns notes on links below a folder; `is_data` are the suffixes of the files that are read.
 
-    Raises ValueError for a link without a target where a file of data was meant.
+    Raises ValueError for a broken link to a data file.
     """
     for name in contents.unusable:
         if name.lower().endswith(tuple(is_data)):
@@ -146,7 +147,7 @@ def _split(asked: Asked, names: list[str]) -> Split:
 
 
 def _without(name: str, level: int | None) -> str:
-    """A path without its folder at that depth."""
+    """Returns a path without its folder at that depth."""
     if level is None:
         return name
     parts = name.split("/")

@@ -1,9 +1,9 @@
-"""One picture file as pixels, as PIL decodes it and as the standard evaluators see it: EXIF rotation is not
-applied, a colour profile is not applied, and of several frames the first is taken.
+"""Decoding of one picture file to pixels, as PIL and the standard evaluators do: EXIF rotation and colour
+profiles are not applied, and the first of several frames is taken.
 
-Transparency has no one meaning (evaluators drop it, viewers draw it over white), so pictures that have any
-are refused unless it is to be dropped; an alpha channel that is opaque everywhere is dropped. A picture is
-read by its content, whatever its suffix.
+Transparency has no single meaning (evaluators drop it, viewers draw it over white), so pictures with
+transparent pixels are refused unless the alpha channel is to be dropped. A fully opaque alpha channel is
+dropped. The format is recognised from the content, whatever the suffix.
 """
 
 from __future__ import annotations
@@ -29,45 +29,47 @@ T = TypeVar("T")
 
 
 def decode_picture(data: bytes, name: str, drop_alpha: bool = False) -> np.ndarray:
-    """The picture in these bytes, uint8 [H, W, 3], or [H, W, 1] of one that is grey.
+    """Decodes the picture in these bytes to uint8 [H, W, 3], or [H, W, 1] if it is grey.
 
     With `drop_alpha` an alpha channel is left out, as `PIL.Image.convert("RGB")` does.
 
     Raises:
-        ValueError: not a picture, damaged, more than 8 bits a channel, or transparent; names it.
+        ValueError: the bytes are not a picture, or the picture is damaged, has more than 8 bits per channel,
+            or is transparent; the message names it.
     """
     return _opened(data, name, lambda image: _pixels(image, drop_alpha))
 
 
 def check_picture(data: bytes, name: str, drop_alpha: bool = False) -> Channels:
-    """The number of channels that `decode_picture` will give, from the picture's header.
+    """Returns the number of channels that `decode_picture` will give, from the picture's header.
 
     Only a picture with an alpha channel is decoded.
 
     Raises:
-        ValueError: not a picture, more than 8 bits a channel, or transparent; names it.
+        ValueError: the bytes are not a picture, or the picture has more than 8 bits per channel or is
+            transparent; the message names it.
     """
     return _opened(data, name, lambda image: _checked(image, drop_alpha))
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-    """A PNG of uint8 [H, W, 1|3]."""
+    """Encodes uint8 [H, W, 1|3] as a PNG."""
     out = io.BytesIO()
     Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(out, "PNG")
     return out.getvalue()
 
 
 def _opened(data: bytes, name: str, use: Callable[[Image.Image], T]) -> T:
-    """`use` of the opened picture; whatever is wrong with the picture is one error that names it."""
+    """Calls `use` with the opened picture; any fault of the picture becomes one error that names it."""
     try:
         return _used(data, use)
-    except UnidentifiedImageError:  # whose own text names a place in memory, another each time
+    except UnidentifiedImageError:  # PIL's own text contains a memory address, which differs each time
         reason, cause = f"a file of another kind than {', '.join(FORMATS)}", None
     except Image.DecompressionBombError as error:
         reason, cause = f"{error} Make it smaller", error
     except MemoryError:
         raise
-    except Exception as error:  # of a damaged picture a decoder may raise anything
+    except Exception as error:  # decoders can raise anything for a damaged picture
         reason, cause = str(error), error
     raise ValueError(
         f"expected an image at {name}, found what cannot be used ({reason}); mend or remove it"

@@ -1,5 +1,5 @@
-"""From a picture to the square that a network sees: the resizing and cropping of the data sets' own
-preparations, with which published reference statistics were made. From and to uint8 [H, W, C], C 1 or 3."""
+"""Preparation of pictures for networks: the resizing and cropping with which the data sets' published
+reference statistics were computed. Input and output are uint8 [H, W, C], C 1 or 3."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image
 
 Preparation = Literal["none", "adm-center-crop", "score-sde-celeba", "lanczos"]
 
-_CELEBA_CROP = 140  # pixels, of pictures of 178 x 218
+_CELEBA_CROP = 140  # side in pixels, for pictures of 178 x 218
 
 
 def prepare(
@@ -22,17 +22,17 @@ def prepare(
     average_pool: int = 1,
     pad: int = 0,
 ) -> np.ndarray:
-    """One picture as uint8 [size, size, channels].
+    """Prepares one picture as uint8 [size, size, channels].
 
     Args:
-        pixels: uint8 [H, W] or [H, W, 1 or 3]. A grey one becomes three equal channels where three are
-            wanted, and three equal channels become one where one is.
-        average_pool: shrink by this whole factor, with preparation "none".
+        pixels: uint8 [H, W] or [H, W, 1 or 3]. A grey picture becomes three equal channels if three are
+            wanted, and three equal channels become one if one is wanted.
+        average_pool: shrink by this integer factor, with preparation "none".
         pad: then add that many black pixels on every side, with preparation "none".
 
     Raises:
-        ValueError: of another type, colour where one channel is wanted, or of a size that the preparation
-            does not take.
+        ValueError: the type is wrong, the picture has colour where one channel is wanted, or the preparation
+            does not accept its size.
     """
     pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
@@ -53,10 +53,10 @@ def prepare(
 
 
 def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
-    """A picture as [H, W, channels]: a grey one repeated to three channels, or the first of three that are
-    equal.
+    """Returns a picture as [H, W, channels]: a grey one repeated to three channels, or the first of three
+    equal channels.
 
-    Raises ValueError for a picture in colour where one channel is wanted.
+    Raises ValueError for a picture in colour if one channel is wanted.
     """
     if channels > 1:
         return np.repeat(pixels, channels, axis=2) if pixels.shape[2] < channels else pixels
@@ -69,10 +69,9 @@ def with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
 
 
 def adm_center_crop(pixels: np.ndarray, size: int) -> np.ndarray:
-    """ImageNet as ADM and DiT are trained on it: halve with a box filter while the shorter side is at least 2
-    `size`, bring it to `size` with PIL's bicubic filter, crop the centre (offsets rounded down). A smaller
-    picture is enlarged.
-    """
+    """Prepares ImageNet as ADM and DiT are trained on it: halve with a box filter while the shorter side is
+    at least 2 `size`, bring it to `size` with PIL's bicubic filter, crop the centre (offsets rounded down). A
+    smaller picture is enlarged."""
     image = _to_pil(pixels)
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
@@ -82,10 +81,9 @@ def adm_center_crop(pixels: np.ndarray, size: int) -> np.ndarray:
 
 
 def score_sde_celeba(pixels: np.ndarray, size: int) -> np.ndarray:
-    """CelebA as score_sde's models are trained on it: the centre 140 x 140 (offsets rounded down) of the
-    aligned pictures, resized with an antialiased linear filter in floating point, then rounded to the nearest
-    whole value (halves up).
-    """
+    """Prepares CelebA as score_sde's models are trained on it: the centre 140 x 140 (offsets rounded down) of
+    the aligned pictures, resized with an antialiased linear filter in floating point, then rounded to the
+    nearest integer (halves up)."""
     if min(pixels.shape[:2]) < _CELEBA_CROP:
         raise ValueError(
             f"expected a picture of at least {_CELEBA_CROP} x {_CELEBA_CROP} for score-sde-celeba, found "
@@ -103,7 +101,8 @@ def score_sde_celeba(pixels: np.ndarray, size: int) -> np.ndarray:
 
 
 def lanczos(pixels: np.ndarray, size: int) -> np.ndarray:
-    """A square picture resized with PIL's Lanczos filter, as FFHQ's 64 x 64 are made of its 1024 x 1024."""
+    """Resizes a square picture with PIL's Lanczos filter, as FFHQ's 64 x 64 pictures are made from 1024 x
+    1024."""
     if pixels.shape[0] != pixels.shape[1]:
         raise ValueError(
             f"expected a square picture for lanczos, found {_sides(pixels)}; crop the pictures first, or "

@@ -1,8 +1,8 @@
 """Reading the images of a listing, in any order and in any process.
 
-A source that is no longer as it was listed is refused (`Changed`). A broken picture is an answer, so that
-whoever checks can go on to the next. Readers can be pickled; what they have open stays behind. One reader is
-for one thread.
+A source that no longer matches its listing is refused (`Changed`). A broken picture is returned as an error
+value, so that a check can continue with the next picture. Readers can be pickled; open files are not. Each
+reader is for one thread.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from dgflow.images.parquet import ImageFile
 from dgflow.images.pictures import check_picture, decode_picture
 from dgflow.images.splits import locate_images
 
-_AT_ONCE = 32  # pictures whose bytes are held
+_AT_ONCE = 32  # pictures whose bytes are held in memory
 OPEN_TARS = 256
 """The number that is kept open: it bounds a worker's use of the disk, where they are compressed."""
 _OPEN_PARQUET = 128
@@ -37,8 +37,8 @@ Rows = Sequence[int] | np.ndarray
 
 
 def open_reader(source: str, listing: Listing, folder: str = "", drop_alpha: bool = False) -> Reader:
-    """A reader of the images that `listing` has of `source`, a relative path below `folder`; of transparent
-    pictures without their alpha channel if `drop_alpha`. Opens nothing yet."""
+    """Returns a reader of the images that `listing` has of `source`, a relative path below `folder`. With
+    `drop_alpha` the alpha channel of transparent pictures is left out. Opens no file yet."""
     whole = dict.fromkeys(["cifar", *FORMS], WholeReader)
     kinds = {"npz": NpzReader, "parquet": ParquetReader, **whole}
     location = None if listing.form in FORMS else locate_images(source, folder)[0]
@@ -63,22 +63,22 @@ class Reader(ABC):
         return self._location
 
     def read(self, rows: Rows, expected: np.ndarray | None = None) -> Iterator[np.ndarray | ValueError]:
-        """The pixels of rows, uint8 [H, W, 1|3] and the caller's own, in the order asked for; for a broken
-        picture the error that names it. Fastest in ascending order.
+        """Returns the pixels of rows in the order of the request, uint8 [H, W, 1|3], owned by the caller; for
+        a broken picture the error that names it. Ascending order is fastest.
 
         Args:
-            expected: the `Digests.rows` of these rows, with which they are compared.
+            expected: the `Digests.rows` of these rows, with which the rows are compared.
 
         Raises:
-            Changed: the source is another one than was listed, or a row is another one than expected.
-            ValueError: the source is not there, or damaged where it holds more than one image.
+            Changed: the source differs from the listing, or a row differs from the expected one.
+            ValueError: the source is missing, or a file of more than one image is damaged.
         """
         cells = self.cells(rows) if expected is None else self._compared(rows, expected)
         return map(self.decoded, rows, cells)
 
     def decoded(self, row: int, cell: Any) -> np.ndarray | ValueError:
-        """The pixels of a row whose cell `cells` gave, or the error that names its picture. Safe in any
-        thread."""
+        """Returns the pixels of a row whose cell `cells` yielded, or the error that names its picture.
+        Thread-safe."""
         if not isinstance(cell, bytes):
             return cell
         try:
@@ -87,21 +87,22 @@ class Reader(ABC):
             return error
 
     def _compared(self, rows: Rows, expected: np.ndarray) -> Iterator[Any]:
-        """As `cells`. Raises Changed for a row whose digest is another than expected."""
+        """Yields as `cells`. Raises Changed for a row whose digest is not the expected one."""
         for row, cell, digest in zip(rows, self.cells(rows), expected, strict=True):
             if not isinstance(cell, ValueError) and row_sha256(cell) != digest.tobytes():
                 raise replaced(self._row_name(int(row)))
             yield cell
 
     def digests(self, order: np.ndarray, labels: np.ndarray | None) -> Digests:
-        """The digests of all rows in this order, with these labels: of pixels, or of pictures' bytes. Reads
-        everything once."""
+        """Returns the digests of all rows in this order, with these labels: of pixels, or of pictures' bytes.
+        Reads everything once."""
         return picture_digests(unbroken(self.cells(order)), labels)
 
     def looked_at(self, order: np.ndarray, labels: np.ndarray | None) -> tuple[Digests, int, int]:
-        """The digests, and the numbers of grey and of coloured pictures: 0 where the images are no pictures.
+        """Returns the digests, and the numbers of grey and of colour pictures; both are 0 if the images are
+        not pictures.
 
-        Reads everything once. Raises ValueError for a picture that cannot be used, from its header.
+        Reads everything once. Raises ValueError for a picture whose header shows that it cannot be used.
         """
         if not self._holds_pictures():
             return self.digests(order, labels), 0, 0
@@ -115,7 +116,8 @@ class Reader(ABC):
         return picture_digests(checked(), labels), counts[1], counts[3]
 
     def check(self, row: int) -> None:
-        """Raises ValueError for a picture that cannot be used, from its header; damage is not looked for."""
+        """Raises ValueError for a picture whose header shows that it cannot be used; does not look for
+        damage."""
         (cell,) = self.cells([row])
         if isinstance(cell, bytes):
             check_picture(cell, self._row_name(row), self.drop_alpha)
@@ -125,21 +127,21 @@ class Reader(ABC):
         return False
 
     def cells(self, rows: Rows) -> Iterator[Any]:
-        """The pixels of each row, the bytes of its picture, or the error that names it. Raises as `read`."""
+        """Yields for each row its pixels, the bytes of its picture, or the error that names it. Raises as
+        `read` does."""
         for start in range(0, len(rows), _AT_ONCE):
             yield from self._block([int(row) for row in rows[start : start + _AT_ONCE]])
 
     def order(self) -> tuple[np.ndarray, int] | None:
-        """The rows in the order of the indices that they carry, and the first index; None where they carry
-        none.
+        """Returns the rows in the order of their indices, and the first index; None if they carry no indices.
 
-        Raises Unordered for indices that do not follow one another, or that only some rows carry.
+        Raises Unordered for indices that are not consecutive, or that only some rows carry.
         """
         return None
 
     @abstractmethod
     def _block(self, rows: list[int]) -> Iterator[Any]:
-        """As `cells`, of a few rows."""
+        """Yields as `cells`, for a few rows."""
 
     def _row_name(self, row: int) -> str:
         return f"{self.source}: {self.listing.name(row)}"
@@ -152,7 +154,7 @@ class Reader(ABC):
         return [int(self.listing.columns[name][row]) for name in columns]
 
     def _check_size(self, number: int) -> None:
-        """Raises ValueError where a file of the listing is not there, Changed where it has another size."""
+        """Raises ValueError if a file of the listing is missing, Changed if its size differs."""
         name, size = self.listing.files[number]
         try:
             found = file_size(self.location, name)
@@ -163,7 +165,7 @@ class Reader(ABC):
 
 
 def unbroken(cells: Iterable[Any]) -> Iterator[Any]:
-    """The cells or pixels that a reader gives; the first error among them is raised."""
+    """Yields the cells or pixels of a reader; raises the first error among them."""
     for cell in cells:
         if isinstance(cell, ValueError):
             raise cell
@@ -171,7 +173,7 @@ def unbroken(cells: Iterable[Any]) -> Iterator[Any]:
 
 
 def _pieces(blocks: Iterable[bytes], size: int) -> Iterator[bytes]:
-    """The bytes of consecutive blocks in pieces of `size`."""
+    """Yields the bytes of consecutive blocks in pieces of `size`."""
     left = b""
     for block in blocks:
         left += block
@@ -256,14 +258,14 @@ class PictureReader(Reader):
             name = self.listing.files[number][0]
             file = tars.open_tar(self.location, name)
             digest = self.listing.digest.split()[number]
-            if digest != "-" and digest != tars.content_sha256(file):  # only a compressed one has any
+            if digest != "-" and digest != tars.content_sha256(file):  # only a compressed tar has a digest
                 raise replaced(self._file_name(number))
             self._tars[number] = file
         return self._tars[number]
 
 
 class NpzReader(Reader):
-    """Rows of an npz."""
+    """Reads rows of an npz."""
 
     @cached_property
     def _npz(self) -> NpzImages:
@@ -274,7 +276,7 @@ class NpzReader(Reader):
         return npz
 
     def digests(self, order: np.ndarray, labels: np.ndarray | None) -> Digests:
-        del order  # npz have no indices
+        del order  # npz files have no indices
         shape = self._npz.shape
         return pixel_digests(_pieces(self._npz.blocks(), math.prod(shape[1:])), shape, labels)
 
@@ -284,7 +286,8 @@ class NpzReader(Reader):
 
 
 class ParquetReader(Reader):
-    """Rows of Parquet files. Holds one row group; of rows in the order of their places, reads each once."""
+    """Reads rows of Parquet files. Holds one row group in memory; reads each group once if rows are requested
+    in ascending order."""
 
     @cached_property
     def _files(self) -> dict[int, ImageFile]:
@@ -307,11 +310,11 @@ class ParquetReader(Reader):
                     f"{len(indexed):,} of {len(files):,}; open them one at a time"
                 )
             index = np.concatenate([file.numbers("index") for file in files])
-            # As of files: of numbers by which most are missing, these rows are no series.
+            # As with file names: numbers of which most are missing are not a series.
             if files[0].shape is None and 2 * len(index) <= index.max() - index.min():
                 return None
             return ordered(index, self.source)
-        except ValueError as error:  # it may not be of these rows, which then stay as they are
+        except ValueError as error:  # the indices may not be of these rows, whose order then stays unchanged
             rows = np.arange(self.listing.rows)
             note = "the column index does not number these rows and is not looked at"
             raise Unordered(f"{error}; if {OTHER_INDEX}", rows, note) from error
@@ -353,7 +356,7 @@ class ParquetReader(Reader):
 
 
 class WholeReader(Reader):
-    """Sets that are small enough to be held whole: CIFAR (154 MB), the digits."""
+    """Reads sets that are small enough to hold in memory: CIFAR (154 MB), the digits."""
 
     @cached_property
     def _images(self) -> np.ndarray:
@@ -365,7 +368,7 @@ class WholeReader(Reader):
         return images
 
     def digests(self, order: np.ndarray, labels: np.ndarray | None) -> Digests:
-        del order, labels  # without indices, and always with labels
+        del order, labels  # these sets have no indices, and always labels
         return Digests(self.listing.digest)
 
     def _block(self, rows: list[int]) -> Iterator[np.ndarray]:
@@ -373,7 +376,7 @@ class WholeReader(Reader):
 
 
 def read_whole(source: str, location: Location | None) -> tuple[np.ndarray, np.ndarray]:
-    """The images and labels of CIFAR, or, without a location, of a set that a package carries."""
+    """Returns the images and labels of CIFAR, or, without a location, of a set in a package."""
     if location is None:
         return PACKAGED[source].read()
     with _batch_files(location, source) as (sizes, read):
@@ -384,7 +387,8 @@ def read_whole(source: str, location: Location | None) -> tuple[np.ndarray, np.n
 
 @contextlib.contextmanager
 def _batch_files(location: Location, source: str) -> Iterator[tuple[dict[str, int], Callable[[str], bytes]]]:
-    """The paths in a folder or in a tar that is the location, and a function that gives the bytes of one."""
+    """Returns the paths in a folder, or in a tar that is the location, and a function that returns the bytes
+    of one."""
     if location.kind() == "folder":
         yield location.contents().sizes, lambda name: location.read_many([name])[0]
         return

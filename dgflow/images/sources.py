@@ -1,8 +1,8 @@
-"""Images to evaluate or export, from wherever they lie: `open_images`.
+"""Opening images for evaluation or export, wherever they are stored: `open_images`.
 
-Any source of `discovery.list_images`, and the steps of a run. What cannot have been meant is refused when it
-is opened; reading takes memory for the rows asked for and no more than a row group, a shard, a set such as
-CIFAR or a compressed tar on the disk beside.
+A source is any source of `discovery.list_images`, or a step of a run. Ambiguous sources are refused when they
+are opened. Reading takes memory for the requested rows plus at most one row group, one shard, or a set such
+as CIFAR; a compressed tar also takes local disk space.
 """
 
 from __future__ import annotations
@@ -26,18 +26,17 @@ from dgflow.store.open import open_store
 
 
 class FileImages:
-    """The images of a listing: in the order of their indices where they carry some, else as listed.
+    """The images of a listing: in the order of their indices if they carry indices, else in the order of the
+    listing.
 
-    Picklable, with the listing and the digests that are known: another process lists nothing and opens only
-    the files of the rows that it reads.
+    Picklable, with the listing and the known digests: another process lists nothing and opens only the files
+    of the rows that it reads.
 
-    Attributes:
-        source: as it was given; one with secrets in it is refused.
-        labels: classes, int64 [rows]; None where there are none.
-        first_index: the index of row 0, where the rows carry consecutive indices; None where they carry none.
-        gap: the error of indices that do not follow one another, for those who need all samples; else None.
-        split: the one that is taken where the source has others, which are left out; else "".
-        notes: remarks for people, such as labels that were left out; more after `look`.
+    Attributes: source: the source as given; a source that contains secrets is refused. labels: classes, int64
+    [rows]; None if there are none. first_index: the index of row 0, if the rows carry consecutive indices;
+    else None. gap: the error for indices that are not consecutive, for callers that need all samples; else
+    None. split: the split that is read, if the source has others, which are left out; else "". notes: remarks
+    for people, such as labels that were left out; `look` adds more.
     """
 
     seed: int | None = None
@@ -56,19 +55,19 @@ class FileImages:
         except Unordered as error:
             self._order, self.first_index, self.gap = error.order, None, error
         labels = listing.labels
-        if listing.classes and self.first_index is not None:  # folders of a thousand are no classes
+        if listing.classes and self.first_index is not None:  # folders of a thousand are not classes
             labels = None
         self.labels = None if labels is None else labels[self._order]
         self.split = listing.split
         self.notes = listing.notes
 
     def check(self) -> None:
-        """Raises ValueError for a picture whose header says that it cannot be used, as far as looking is
+        """Raises ValueError for a picture whose header shows that it cannot be used, as far as checking is
         cheap."""
         check_headers(self._reader)
 
     def look(self) -> None:
-        """Read everything once: check the header of every picture, compute `digests`, and add to `notes`.
+        """Reads everything once: checks the header of every picture, computes `digests`, and adds to `notes`.
 
         Raises ValueError for a picture that cannot be used, as `read` does.
         """
@@ -80,12 +79,12 @@ class FileImages:
 
     @property
     def digest(self) -> str:
-        """A sha256 of what decides the pixels, their order and the labels, and of nothing else, such as the
-        path.
+        """The sha256 of what determines the pixels, their order and the labels, and of nothing else, such as
+        the path.
 
-        Arrays (npz, tensors in Parquet, CIFAR): of pixels and labels, equal across those. Pictures (folder,
-        zip, tar, Hugging Face's Parquet): of the files' bytes and the labels, equal across those. Reads
-        everything once, unless `look` did.
+        Arrays (npz, tensors in Parquet, CIFAR): the digest of pixels and labels, equal across these formats.
+        Pictures (folder, zip, tar, Hugging Face's Parquet): the digest of the files' bytes and the labels,
+        equal across these formats. Reads everything once, unless `look` already did.
         """
         return self.digests.whole
 
@@ -95,15 +94,16 @@ class FileImages:
         return self._reader.digests(self._order, self.labels)
 
     def labels_of(self, start: int, stop: int) -> np.ndarray | None:
-        """The labels of rows [start, stop)."""
+        """Returns the labels of rows [start, stop)."""
         return None if self.labels is None else self.labels[start:stop]
 
     def read(self, start: int, stop: int) -> list[np.ndarray]:
-        """Rows [start, stop), as a slice of a list would: uint8 [H, W, 1|3] each, sizes may differ.
+        """Reads rows [start, stop), with the semantics of list slices: uint8 [H, W, 1|3] each, sizes may
+        differ.
 
-        Where `digests` are known, each row is compared with its own.
+        If `digests` are known, each row is compared with its own.
 
-        Raises ValueError for damaged rows, and Changed for others than were listed.
+        Raises ValueError for damaged rows, and Changed for rows that differ from the listing.
         """
         known: Digests | None = vars(self).get("digests")
         expected = None if known is None or known.rows is None else known.rows[start:stop]
@@ -114,10 +114,10 @@ Images = FileImages | StepImages
 
 
 def is_step(source: str) -> bool:
-    """True for the address of a step: it ends in `[start:stop]`, or is no file and its parent is a root. A
-    file or folder of that very name is none, but for a step's own folder.
+    """True for the address of a step: it ends in `[start:stop]`, or is not a file and its parent is a root. A
+    file or folder of that exact name is not a step, except for a step's own folder.
 
-    Raises as `open_images`.
+    Raises as `open_images` does.
     """
     if names_range(source):
         return not _is_path(source)
@@ -134,27 +134,28 @@ def is_step(source: str) -> bool:
 
 
 def _is_path(source: str) -> bool:
-    """True for a path or url whose brackets are of a name, as in `run[v2]`."""
+    """True for a path or URL whose brackets belong to a name, as in `run[v2]`."""
     return not source.startswith("memory://") and locate(source).kind() is not None
 
 
 def _may_be_step(name: str, kind: str | None) -> bool:
-    """True for the folder of a step, or where there is none, so that it may be the beginning of its name."""
+    """True for the folder of a step; also if no folder exists, since the address may be the beginning of a
+    step's name."""
     return kind is None or is_step_name(name)
 
 
 def open_images(
     source: str, *, ignore_labels: bool = False, drop_alpha: bool = False, gaps: bool = False
 ) -> Images:
-    """Open images at a path or an `s3://` url, or the samples at the address of a step.
+    """Opens images at a path or an `s3://` URL, or the samples at the address of a step.
 
     Args:
         ignore_labels: read no labels.
         drop_alpha: leave out the alpha channel of transparent pictures, which are refused otherwise.
-        gaps: take numbered images of which some numbers are missing, with a note: a part of a larger set.
+        gaps: accept numbered images with missing numbers, with a note: a part of a larger set.
 
     Raises:
-        ValueError: nothing is there, or no form of images, or a mixture; images of another form.
+        ValueError: nothing is there, the form is unknown or mixed, or the images have another form.
         StoreError: S3 or a root cannot be reached.
     """
     if source in PACKAGED:

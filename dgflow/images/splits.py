@@ -1,7 +1,8 @@
-"""Splits of a data set: found by the names of folders and files, and named in an address, `SOURCE@SPLIT`.
+"""Splits of a data set: recognised by the names of folders and files, and selected in an address,
+`SOURCE@SPLIT`.
 
-A split is never a class. Of several, `train` is taken, or the one that the address names; where that leaves a
-choice, the error lists them.
+A split is never a class. Of several splits, `train` is read, or the one that the address names. If the choice
+is ambiguous, the error lists the splits.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ _KINDS = {
 _KIND_OF = {name: kind for kind, names in _KINDS.items() for name in names}
 _WORDS = "|".join(sorted(_KIND_OF, key=len, reverse=True))
 _EXACT = re.compile(_WORDS)
-# A word of those between other signs than letters, as in train2017 and seg_train.
+# Such a word between non-letters, as in train2017 and seg_train.
 _WITHIN = re.compile(rf"(?P<before>(?:.*[^a-z])?)(?P<word>{_WORDS})(?P<after>(?:[^a-z].*)?)")
-_SHARD = re.compile(r"([A-Za-z]\w*)-\d+-of-\d+(?:-[0-9a-f]+)?")  # of Hugging Face
-# Before the @ of a url no credentials can stand: those have a colon, and no key before them.
+_SHARD = re.compile(r"([A-Za-z]\w*)-\d+-of-\d+(?:-[0-9a-f]+)?")  # Hugging Face's file names
+# The text before the @ of a URL cannot be credentials: those contain a colon, and keys never precede them.
 _S3_ADDRESS = re.compile(r"(?P<base>s3://[a-z0-9.-]+/[^@?#:]+)@(?P<split>[A-Za-z][\w.-]*)")
 _ADDRESS = re.compile(r"(?P<base>.*[^/@])@(?P<split>[A-Za-z][\w.-]*)")
 
@@ -33,11 +34,9 @@ _ADDRESS = re.compile(r"(?P<base>.*[^/@])@(?P<split>[A-Za-z][\w.-]*)")
 class Split(NamedTuple):
     """The part of a source that is read.
 
-    Attributes:
-        names: of its files, in order.
-        name: of the split, "" where the source has no others.
-        left_out: the other splits, with their numbers of files.
-        level: the depth of the folder that says it, which is no class; None where none does.
+    Attributes: names: of its files, in order. name: of the split, "" if the source has no others. left_out:
+    the other splits, with their numbers of files. level: the depth of the folder that names the split and is
+    not a class; None if no folder does.
     """
 
     names: list[str]
@@ -47,8 +46,8 @@ class Split(NamedTuple):
 
 
 def locate_images(source: str, folder: str = "") -> tuple[Location, str]:
-    """The location of a source, and the split that its address names: `SOURCE@SPLIT`, unless a file or folder
-    has that very name. Raises as `locate`."""
+    """Returns the location of a source, and the split that its address names: `SOURCE@SPLIT`, unless a file
+    or folder has exactly that name. Raises as `locate` does."""
     if (match := _S3_ADDRESS.fullmatch(source)) and _WITHIN.fullmatch(match["split"].lower()):
         return locate(match["base"], folder), match["split"]
     location = locate(source, folder)
@@ -59,14 +58,14 @@ def locate_images(source: str, folder: str = "") -> tuple[Location, str]:
 
 
 def split_of_pictures(names: Sequence[str], source: str, wanted: str) -> Split:
-    """The pictures of one split, by the folders in their paths.
+    """Returns the pictures of one split, by the folders in their paths.
 
     Splits are folders of one level with names such as train and val, or train2017 and val2017: at least two,
     or the one that is `wanted`.
 
     Raises:
-        ValueError: several splits without `train` among them, other folders beside them, or `wanted` is none
-            of them.
+        ValueError: there are several splits without `train`, other folders beside the splits, or no split
+            `wanted`.
     """
     folders = {name.rpartition("/")[0] for name in names}
     depth = max((folder.count("/") + 1 for folder in folders if folder), default=0)
@@ -90,12 +89,12 @@ def split_of_pictures(names: Sequence[str], source: str, wanted: str) -> Split:
 
 
 def split_of_files(names: Sequence[str], source: str, wanted: str) -> Split:
-    """The Parquet files of one split: by their folders, or by their own names, as Hugging Face names them
-    (`train-00000-of-00040.parquet`, `test/0000.parquet`, `validation.parquet`).
+    """Returns the Parquet files of one split: by their folders, or by their own names, as Hugging Face names
+    them (`train-00000-of-00040.parquet`, `test/0000.parquet`, `validation.parquet`).
 
     Raises:
-        ValueError: several splits without `train` among them, some files of none, or `wanted` is none of
-            them.
+        ValueError: there are several splits without `train`, files that belong to no split, or no split
+            `wanted`.
     """
     kinds = {name: _split_of_file(name) for name in names}
     found = set(kinds.values())
@@ -117,14 +116,14 @@ def split_of_files(names: Sequence[str], source: str, wanted: str) -> Split:
 
 
 def has_splits(names: Sequence[str]) -> bool:
-    """True where pictures lie in the folders of several splits."""
+    """True if pictures are in the folders of several splits."""
     folders = {name.rpartition("/")[0] for name in names}
     depth = max((folder.count("/") + 1 for folder in folders if folder), default=0)
     return any(_splits({_part(folder, level) for folder in folders}) for level in range(depth))
 
 
 def note_of(split: Split, source: str, images: int) -> str:
-    """A note on the split that is taken where none is named; "" without others."""
+    """Returns a note on the split that is read if none is named; "" if there are no others."""
     if not split.left_out:
         return ""
     others = ", ".join(f"{name} ({count:,} file{'s' * (count != 1)})" for name, count in split.left_out)
@@ -135,7 +134,7 @@ def note_of(split: Split, source: str, images: int) -> str:
 
 
 def _splits(found: Collection[str]) -> dict[str, str]:
-    """The folders of a level that are splits, with their kinds; none where fewer than two are."""
+    """Returns the folders of a level that are splits, with their kinds; none if there are fewer than two."""
     exact = {name: _KIND_OF[name.lower()] for name in found if _EXACT.fullmatch(name.lower())}
     if len({name.lower() for name in exact}) > 1:
         return exact
@@ -149,7 +148,7 @@ def _splits(found: Collection[str]) -> dict[str, str]:
 
 
 def _named(wanted: str, found: Collection[str], splits: dict[str, str]) -> set[str]:
-    """The folders of a level, or splits of files, that an address means: by name, else by kind."""
+    """Returns the folders of a level, or splits of files, that an address names: by name, else by kind."""
     wanted = wanted.lower()
     exact = {name for name in found if name.lower() == wanted}
     if exact and (splits or _WITHIN.fullmatch(wanted)):
@@ -163,7 +162,7 @@ def _cut(
 ) -> Split:
     parted = _parted(names, lambda name: _part(name.rpartition("/")[0], level), chosen, split)
     counts: dict[str, int] = {}
-    for name, count in parted.left_out:  # tars of one split are told by their kind
+    for name, count in parted.left_out:  # tars of one split are recognised by their kind
         kind = splits.get(name, name)
         alone = list(splits.values()).count(kind) < 2
         counts[name if alone else kind] = counts.get(name if alone else kind, 0) + count
@@ -185,7 +184,7 @@ def _parted(
 
 
 def _part(folder: str, level: int) -> str:
-    """The folder at a depth of a path, "" where it ends before."""
+    """Returns the folder at a depth of a path, "" if the path ends earlier."""
     parts = folder.split("/")
     return parts[level] if level < len(parts) else ""
 
@@ -195,7 +194,7 @@ def _one(chosen: Collection[str], otherwise: str) -> str:
 
 
 def _split_of_file(name: str) -> str:
-    """The split that a file's folder or name says, "" where none does."""
+    """Returns the split that a file's folder or name gives, "" if neither does."""
     *folders, base = name.split("/")
     for folder in reversed(folders):
         if folder.lower() in _KIND_OF:

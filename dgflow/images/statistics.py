@@ -1,6 +1,6 @@
-"""Means and covariances of features, as references for FID and sFID are published: an npz with `mu` and
-`sigma`, and `mu_s` and `sigma_s`, or EDM2's pickle of a dict with `mu` and `sigma` under "fid". Images beside
-them are not loaded, and nothing in a pickle is run."""
+"""Means and covariances of features, in the formats of published references for FID and sFID: an npz with
+`mu` and `sigma`, and `mu_s` and `sigma_s`, or EDM2's pickle of a dict with `mu` and `sigma` under "fid".
+Images in the same file are not loaded, and no code in a pickle is executed."""
 
 from __future__ import annotations
 
@@ -23,37 +23,36 @@ class Statistics:
     """Moments of the features of a reference, float64."""
 
     source: str
-    # `rows_sha256` of the arrays that are there, as float64: independent of the file and its other arrays
+    # `rows_sha256` of the arrays in the file, as float64: independent of the file and its other arrays
     digest: str
-    mu: np.ndarray  # [D] of pool_3
-    sigma: np.ndarray  # [D, D]
-    mu_s: np.ndarray | None  # [D_s] of the spatial features, for sFID
-    sigma_s: np.ndarray | None  # [D_s, D_s]
+    mu: np.ndarray  # mean [D] of pool_3
+    sigma: np.ndarray  # covariance [D, D]
+    mu_s: np.ndarray | None  # mean [D_s] of the spatial features, for sFID
+    sigma_s: np.ndarray | None  # covariance [D_s, D_s] of the spatial features
 
 
 def has_statistics(source: str) -> bool:
-    """True for a file with any of the moments. Raises as `locate`; ValueError for an .npz or .pkl that is
-    none."""
+    """True for a file with any of the moments. Raises as `locate` does; ValueError if an .npz
+    or .pkl is not one."""
     return any(name in array_names(source) for pair in _PAIRS for name in pair)
 
 
 def has_images(source: str) -> bool:
-    """False for an npz without images, and for statistics in a pickle; True for every other source, of which
-    `open_images` tells more.
+    """False for an npz without images, and for statistics in a pickle; True for every other source, which
+    `open_images` examines.
 
-    Raises as `has_statistics`.
+    Raises as `has_statistics` does.
     """
     names = array_names(source)
     return not names or any(name in names for name in IMAGE_NAMES)
 
 
 def read_statistics(source: str) -> Statistics | None:
-    """The moments in an .npz or .pkl at a path or `s3://` url; None where the source holds none.
+    """Returns the moments in an .npz or .pkl at a path or `s3://` URL; None if the source holds none.
 
     Raises:
-        ValueError: one of a pair without the other, shapes that do not fit, values that are not finite or
-            have fewer bits than float32 (which moves a FID by less than 1e-4), or a matrix that is no
-            covariance.
+        ValueError: one of a pair is missing, shapes do not match, values are not finite or have fewer bits
+            than float32 (whose rounding changes a FID by less than 1e-4), or a matrix is not a covariance.
     """
     file = _opened(source)
     if file is None or not has_statistics(source):
@@ -83,14 +82,14 @@ def read_statistics(source: str) -> Statistics | None:
 
 
 def array_names(source: str) -> list[str]:
-    """The names of the arrays in an .npz, or in a .pkl under "fid"; [] for every other source. Raises as
-    `has_statistics`."""
+    """Returns the names of the arrays in an .npz, or in a .pkl under "fid"; [] for every other source. Raises
+    as `has_statistics` does."""
     file = _opened(source)
     return [] if file is None else file.names
 
 
 def _opened(source: str) -> NpzFile | PickledArrays | None:
-    """The file by the end of its name; None for a source that is neither an .npz nor a .pkl."""
+    """Opens the file by its suffix; None for a source that is neither an .npz nor a .pkl."""
     ending = source.lower().rpartition(".")[2]
     if ending not in ("npz", "pkl"):
         return None
@@ -105,7 +104,7 @@ def _finite(values: np.ndarray, where: str) -> np.ndarray:
         raise ValueError(
             f"expected finite numbers in {where}, found {values.dtype} with NaN, infinity or no numbers"
         )
-    whole = values.dtype.kind != "f"  # a mean may be one; a covariance of whole numbers was rounded
+    whole = values.dtype.kind != "f"  # a mean may hold integers; a covariance of integers was rounded
     if (whole and where.startswith("sigma")) or (not whole and values.dtype.itemsize < 4):
         raise ValueError(
             f"expected float64 or float32 in {where}, found {values.dtype}, whose rounding moves a FID by a "

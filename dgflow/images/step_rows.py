@@ -15,15 +15,15 @@ from dgflow.store.step_store import read_rows
 
 
 class StepImages:
-    """Images of a sealed slice, a shard at a time; as `sources.FileImages`."""
+    """The images of a sealed slice, read one shard at a time; has the interface of `sources.FileImages`."""
 
     split = ""
     gap = None
     notes: tuple[str, ...] = ()
 
     def __init__(self, address: str, ignore_labels: bool = False) -> None:
-        """Finds the slice and reads its first shard. Raises as `find_slice`; ValueError where the step makes
-        something else."""
+        """Finds the slice and reads its first shard. Raises as `find_slice` does; ValueError if the step does
+        not make images."""
         self.source = address
         self._sealed: Sealed = find_slice(address)
         self.rows = self._sealed.stop - self._sealed.start
@@ -49,19 +49,20 @@ class StepImages:
         return {name: value for name, value in vars(self).items() if name != "_held"}
 
     def check(self) -> None:
-        """Nothing: a step's shards hold arrays."""
+        """Does nothing: a step's shards hold arrays."""
 
     def look(self) -> None:
-        """Nothing: receipts tell what the shards hold."""
+        """Does nothing: receipts record what the shards hold."""
 
     @property
     def digest(self) -> str:
-        """The digest of the slice's manifest: of all its columns and its indices, without reading them."""
+        """The digest of the slice's manifest, which covers all its columns and its indices; reads none of
+        them."""
         return self._sealed.digest
 
     @cached_property
     def labels(self) -> np.ndarray | None:
-        """All of them, which reads every shard."""
+        """The labels of all rows; reads every shard."""
         if not self._labelled:
             return None
         sealed = self._sealed
@@ -72,14 +73,14 @@ class StepImages:
         return as_labels(np.concatenate(parts), self.rows, f"label of {self.source}")
 
     def labels_of(self, start: int, stop: int) -> np.ndarray | None:
-        """The labels of rows [start, stop), from the shards that `read` reads for them."""
+        """Returns the labels of rows [start, stop), from the shards that `read` reads for them."""
         return self._gathered(start, stop)[1] if self._labelled else None
 
     def read(self, start: int, stop: int) -> list[np.ndarray]:
         return [each.copy() for each in self._gathered(start, stop)[0]]
 
     def _gathered(self, start: int, stop: int) -> tuple[list[np.ndarray], np.ndarray]:
-        """Images and labels of rows [start, stop)."""
+        """Returns the images and labels of rows [start, stop)."""
         start, stop, _ = slice(start, stop).indices(self.rows)
         first = self._sealed.start
         images: list[np.ndarray] = []
@@ -101,7 +102,7 @@ class StepImages:
         )
 
     def _shard(self, entry: ManifestEntry) -> tuple[int, Columns]:
-        """The first index and the rows of a shard; the last one is kept."""
+        """Returns the first index and the rows of a shard; the last shard is cached."""
         held = vars(self).get("_held")
         if held is None or held[0] != entry.number:
             sealed = self._sealed

@@ -1,4 +1,4 @@
-"""Small copies of pictures, for pages."""
+"""Thumbnails of pictures, for pages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ LARGEST = 64
 
 
 def shrunk(image_HWC: np.ndarray) -> np.ndarray:
-    """A picture uint8 [H, W, C] with a longer side of at most 64 pixels, each the mean of its share."""
+    """Shrinks a picture uint8 [H, W, C] to a longer side of at most 64 pixels; each pixel is the mean of its
+    area."""
     side = max(image_HWC.shape[:2])
     if side <= LARGEST:
         return image_HWC
@@ -23,7 +24,7 @@ def shrunk(image_HWC: np.ndarray) -> np.ndarray:
 
 
 def thumbnail(image_HWC: np.ndarray) -> str:
-    """A picture uint8 [H, W, C], shrunk, as a PNG file in base64."""
+    """Returns a picture uint8 [H, W, C], shrunk, as a PNG file in base64."""
     out = io.BytesIO()
     Image.fromarray(shrunk(image_HWC).squeeze()).save(out, "PNG", optimize=True)
     return base64.b64encode(out.getvalue()).decode()

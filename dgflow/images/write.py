@@ -1,7 +1,7 @@
-"""Export: any images as the files that other tools read, whole or not at all, and never over another file.
+"""Export of images to the file formats of other tools. An export is atomic and never overwrites a file.
 
-`open_images` opens them again with the same pixels, labels and (except in npz, which has no field for them)
-indices.
+`open_images` reads the export back with the same pixels, labels and (except in npz, which has no field for
+them) indices.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ExportFormat = Literal["npz", "png", "parquet"]
 _AT_ONCE = 64  # images that are read together
 _SHARD = 450 * 10**6  # bytes of pictures in a Parquet file: Hugging Face asks for files of at most 500 MB
 _ROW_GROUP = 8 * 2**20  # bytes of pictures in a row group
-_ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that zip can express: equal images give equal files
+_ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # zip's earliest date: equal images give equal files
 
 
 class Row(NamedTuple):
@@ -41,23 +41,23 @@ class Row(NamedTuple):
 
 
 def export_images(images: Images, out: str, format: ExportFormat) -> None:
-    """Write images to a path or an `s3://` url.
+    """Writes images to a path or an `s3://` URL.
 
-    `npz`: OpenAI's, `arr_0` uint8 [N, H, W, C] and `arr_1` int64 labels. `png`: a folder or a `.zip` as EDM
-    lays them out. `parquet`: a folder that Hugging Face's `datasets` reads.
+    `npz`: OpenAI's format, `arr_0` uint8 [N, H, W, C] and `arr_1` int64 labels. `png`: a folder or a `.zip`
+    in EDM's layout. `parquet`: a folder that Hugging Face's `datasets` reads.
 
     Raises:
-        ValueError: something is at `out`, its name does not fit the format, the images cannot be read, or
-            (npz) differ in size.
+        ValueError: `out` exists, its name does not match the format, the images cannot be read, or (npz)
+            their sizes differ.
         StoreError: S3 cannot be reached.
     """
-    images.check()  # before hours of writing
+    images.check()  # fail before hours of writing
     {"npz": write_npz, "png": write_png, "parquet": write_parquet}[format](images, out)
 
 
 def write_npz(images: Images, out: str) -> None:
-    """`arr_0` uint8 [N, H, W, C] and, where there are labels, `arr_1` int64 [N], neither compressed;
-    `numpy.load` reads it."""
+    """Writes `arr_0` uint8 [N, H, W, C] and, if there are labels, `arr_1` int64 [N], both uncompressed;
+    `numpy.load` reads the file."""
     _check_suffix(out, (".npz",), "npz")
     shape, grey = _one_shape(images), 0
     with new_file(out) as file, zipfile.ZipFile(file, "w") as archive:
@@ -83,8 +83,8 @@ def write_npz(images: Images, out: str) -> None:
 
 
 def write_png(images: Images, out: str) -> None:
-    """`000000/000123.png` by index, in folders of a thousand, and labels in `dataset.json`; a local folder,
-    or a `.zip` anywhere."""
+    """Writes `000000/000123.png` by index, in folders of a thousand, and labels in `dataset.json`; to a local
+    folder, or to a `.zip` anywhere."""
     _check_suffix(out, ("", ".zip"), "png")
     if out.lower().endswith(".zip"):
         with new_file(out) as file, zipfile.ZipFile(file, "w") as archive:
@@ -100,14 +100,14 @@ def write_png(images: Images, out: str) -> None:
 
 
 def write_parquet(images: Images, out: str) -> None:
-    """Files `train-00000.parquet`, ... as `write_rows` writes them."""
+    """Writes files `train-00000.parquet`, ... as `write_rows` does."""
     _check_suffix(out, ("",), "parquet")
     with new_folder(out) as open_new:
         write_rows(_rows(images), open_new, ["label"] if images.labels is not None else [])
 
 
 def write_rows(rows: Iterable[Row], open_new: OpenNew, columns: Collection[str], folder: str = "") -> None:
-    """Write rows as Parquet that Hugging Face's `datasets` reads, in files `train-00000.parquet`, ... of at
+    """Writes rows as Parquet that Hugging Face's `datasets` reads, in files `train-00000.parquet`, ... of at
     most 500 MB: `index`, `image` {bytes: a PNG, path}, and of `label` and `log_ratio` those in `columns`."""
     schema = _schema(columns)
     with contextlib.ExitStack() as open_files:
@@ -117,7 +117,7 @@ def write_rows(rows: Iterable[Row], open_new: OpenNew, columns: Collection[str],
             if writer is None or size + group_size > _SHARD:
                 open_files.close()
                 file = open_files.enter_context(open_new(f"{folder}train-{shards:05d}.parquet"))
-                # PNG is compressed already.
+                # PNG is already compressed.
                 options = {"compression": "none", "use_dictionary": False, "write_page_checksum": True}
                 writer = open_files.enter_context(pq.ParquetWriter(file, schema, **options))
                 shards, size = shards + 1, 0
@@ -126,7 +126,8 @@ def write_rows(rows: Iterable[Row], open_new: OpenNew, columns: Collection[str],
 
 
 def _one_shape(images: Images) -> tuple[int, ...]:
-    """The shape of the first image, with three channels where any image has: a grey one is repeated."""
+    """Returns the shape of the first image, with three channels if any image has three: grey images are
+    repeated."""
     shape = images.read(0, 1)[0].shape
     for start in range(0, images.rows, _AT_ONCE):
         if shape[2] == 3:
@@ -136,7 +137,7 @@ def _one_shape(images: Images) -> tuple[int, ...]:
 
 
 def _row_groups(rows: Iterable[Row]) -> Iterator[list[tuple[Row, bytes]]]:
-    """Rows with their pictures, in lists of about 8 MiB."""
+    """Yields rows with their pictures, in lists of about 8 MiB."""
     group, size = [], 0
     for row in rows:
         group.append((row, encode_png(row.image)))
@@ -191,7 +192,7 @@ def _write_pngs(images: Images, open_new: OpenNew) -> None:
 
 
 def _schema(columns: Collection[str]) -> pa.Schema:
-    """The columns, with the note by which `datasets` knows that the structs are pictures."""
+    """Returns the columns, with the metadata by which `datasets` recognises the structs as pictures."""
     fields = [
         pa.field("index", pa.int64()),
         pa.field("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
