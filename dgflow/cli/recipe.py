@@ -33,7 +33,7 @@ from dgflow.engine.verify import verify
 from dgflow.estimate.estimates import UTILISATION, counted, piloted
 from dgflow.files.outputs import write_output
 from dgflow.report import page, runs_text, status_text, summary
-from dgflow.report.layout import terminal_width, wrapped
+from dgflow.report.layout import UNLIMITED, terminal_width, wrapped
 from dgflow.report.page_file import INDEX, PAGE, page_of
 from dgflow.report.pages import write_pages
 from dgflow.report.plan_text import plan_json, plan_table
@@ -218,7 +218,7 @@ def _status(
     at_work = [driver for each in found for driver in each.drivers] if found else None
     rows = status_text.status_rows(plans, store, now=now, price=price, drivers=at_work)
     for line in runs_text.driver_lines(own) if own else ():
-        print("\n".join(wrapped(line, hanging="  ", width=terminal_width(status_text.UNLIMITED))))
+        print("\n".join(wrapped(line, hanging="  ", width=terminal_width(UNLIMITED))))
     mine = own.drivers if own else ()
     print(status_text.status_table(rows, now, mine))
     if others := runs_text.others_line(found, asked, goal):
@@ -285,7 +285,6 @@ def _report(
     A root of several variants keeps the page of each, as report-STEP.html, and compares them in index.html.
     """
     result = summary.summarise(target, store)
-    print(summary.table(result))
     text = page.render(target, store, asked).encode()
     if output is not None:
         write_output(output, text)
@@ -295,11 +294,12 @@ def _report(
     except StoreError as error:  # a read-only root
         failure = error
     if failure is None or output is not None:
-        print(f"\nreport: {output or f'{store.url}/{PAGE}'}")
+        print(f"report: {output or f'{store.url}/{PAGE}'}")
     if beside is not None:
         print(f"the page of {beside} before it: {store.url}/{page_of(beside)}")
     if failure is None and store.size(INDEX) is not None:
         print(f"all variants of this root: {store.url}/{INDEX}")
+    print(f"\n{summary.table(result)}")
     if json:
         print_json(summary.as_json(result))
     if failure is not None and output is None:

@@ -130,8 +130,8 @@ def run_sweep(sweep: Sweep, recipe: Recipe, store: ObjectStore, question: Asked,
         return _show_plan({"": target}, store, options)
     _execute(target, store, recipe, question, options)
     table = target.table(result_of(target, store))
-    _show({"": table}, options)
     _put_page(target, store, question, options)
+    _show({"": table}, options)
     if options.json:
         print_json(sweep_text.as_json(table) | {"step": target.name})
     return 0
@@ -170,8 +170,8 @@ def run_selection(
     question = question.model_copy(update={"recipe": question.recipe.replace("selection", "report")})
     _execute(final, store, recipe, question, options)
     tables = final.tables(result_of(final, store))
-    _show(dict(zip(("selection", "report"), tables, strict=True)), options)
     _put_page(final, store, question, options)
+    _show(dict(zip(("selection", "report"), tables, strict=True)), options)
     if options.json:
         stages = zip(("selection", "report"), tables, strict=True)
         chosen = {"choice": choice, "by": by, "step": final.name}
@@ -212,8 +212,8 @@ def _show_plan(targets: Mapping[str, ResultStep], store: ObjectStore, options: O
 
 def _show(tables: Mapping[str, SweepTable], options: Options) -> None:
     """Print the tables as text, the result last, and write the CSV."""
-    for table in tables.values():
-        print(sweep_text.as_text(table), end="\n\n", file=options.out)
+    for number, table in enumerate(tables.values()):
+        print(*([""] if number else []), sweep_text.as_text(table), sep="\n", file=options.out)
     if options.csv is not None:
         text = sweep_text.as_csv(tables)
         if options.csv == STDOUT:
@@ -235,3 +235,4 @@ def _put_page(target: ResultStep, store: ObjectStore, question: Asked, options: 
         print(f"the page of {beside} before it: {store.url}/{page_of(beside)}", file=options.out)
     if store.size(INDEX) is not None:
         print(f"all variants of this root: {store.url}/{INDEX}", file=options.out)
+    print(file=options.out)

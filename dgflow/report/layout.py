@@ -15,6 +15,7 @@ from dgflow.runtime.durations import duration as duration
 
 WIDTH = 140  # characters of a line at most
 PIPED, NARROWEST = 110, 60  # characters of a table's line where there is no terminal; in the narrowest
+UNLIMITED = 10_000  # characters of a line of text where there is no terminal
 LABEL_WIDTH, LABEL_HEAD = 58, 28  # characters of a label in a table, and of its beginning
 METRICS = {name: (heading, DECIMALS[name]) for name, heading in HEADINGS.items()}  # heading and decimals
 
@@ -128,6 +129,24 @@ def aligned(rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list[s
         ).rstrip()
         for row in rows
     ]
+
+
+def in_blocks(rows: Sequence[Sequence[str]], width: int | None = None) -> list[str]:
+    """A table with a rule below its heading, as lines of at most `width` characters, by
+    default those of the terminal. Columns that do not fit follow below, beside the first column again."""
+    width = width or terminal_width(UNLIMITED)
+    first, *others = (list(column) for column in zip(*rows, strict=True))
+    label = max(map(len, first))
+    blocks: list[list[list[str]]] = []
+    used = 0
+    for column in others:
+        taken = 2 + max(map(len, column))
+        if not blocks or used + taken > width:
+            blocks, used = [*blocks, [first]], label
+        blocks[-1].append(column)
+        used += taken
+    tables = [ruled(aligned(list(zip(*block, strict=True)))) for block in blocks or [[first]]]
+    return [line for number, table in enumerate(tables) for line in ([""] if number else []) + table]
 
 
 def markdown_table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

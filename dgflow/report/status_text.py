@@ -17,7 +17,7 @@ from typing import Any
 from dgflow.engine.plan import StepPlan
 from dgflow.report.attempts import open_attempts
 from dgflow.report.columns import Column, fitted
-from dgflow.report.layout import duration, evenly, parts, printable, row_labels, terminal_width
+from dgflow.report.layout import UNLIMITED, duration, evenly, parts, printable, row_labels, terminal_width
 from dgflow.report.seen import Seen, of_plan
 from dgflow.report.summary import worker_seconds
 from dgflow.runtime.training.notes import within_epoch
@@ -34,7 +34,6 @@ FIRST_SILENCE = 3600.0  # the same while no committed part tells how long one ta
 SHOWN_ERRORS = 5  # the newest per step in a table; JSON holds all
 SHOWN_ERROR = 200  # characters of an error in a table; JSON holds all of it
 
-UNLIMITED = 10_000  # characters of a line where there is no terminal
 COLUMNS = (  # the least needed ones move below the rows of a narrow terminal first
     Column("step", left=True),
     Column("done"),

@@ -20,13 +20,14 @@ from dgflow.report.doubts import choice_doubts, doubts
 from dgflow.report.effects import base_of, guidance_of
 from dgflow.report.figures.table import starred
 from dgflow.report.layout import (
-    aligned,
+    UNLIMITED,
     duration,
+    in_blocks,
     labelled,
     number,
     own_error,
     parts,
-    ruled,
+    terminal_width,
     with_spread,
     wrapped,
 )
@@ -168,9 +169,10 @@ def table(summary: Summary) -> str:
     if summary.result is None:
         return "\n".join(["no result yet", *(f"  {line}" for line in missing(summary))])
     times = [line for each in _timing_tables(summary) for line in ("", table_text(each).rstrip())]
-    return "\n".join(
-        [*ruled(aligned(table_rows(summary))), "", *notes(summary), *comparisons(summary), *times]
-    )
+    width = terminal_width(UNLIMITED)
+    below = [*notes(summary), *comparisons(summary)]
+    lines = [line for each in below for line in wrapped(each, hanging="  ", width=width)]
+    return "\n".join([*in_blocks(table_rows(summary)), "", *lines, *times])
 
 
 def _timing_tables(summary: Summary) -> list[Table]:
@@ -183,7 +185,7 @@ def table_text(figure: Table) -> str:
     """A table among figures as lines, with its note and an empty line behind it."""
     title = [figure.title] if figure.title else []
     note = [line for each in figure.note.splitlines() for line in wrapped(each, hanging="  ")]
-    return "\n".join([*title, *ruled(aligned(starred(figure))), *note, ""])
+    return "\n".join([*title, *in_blocks(starred(figure)), *note, ""])
 
 
 def table_rows(summary: Summary) -> list[list[str]]:

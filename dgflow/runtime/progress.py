@@ -23,6 +23,7 @@ from dgflow.store.objects import ObjectStore
 from dgflow.store.runs import Asked, Beat, without_secrets
 
 FORESIGHT_SECONDS = 5.0
+NAMED = 3  # reused steps that follow each other, with a line each
 
 
 class Advance(Protocol):
@@ -50,6 +51,7 @@ class Progress:
         self._asked = asked or Asked(command=without_secrets(sys.argv))
         self._lock = threading.RLock()  # the threads of the sign of life and of the lines read what follows
         self._nodes: Sequence[Node] = ()
+        self._reused: list[tuple[Step, int]] = []  # steps with their parts, not yet told
         self._behind: dict[int, Node] = {}  # steps that have not begun, by their number
         self._at_work: list[_AtWork] = []  # in the order in which they began
         self._number = 0  # of the step that began last, from 1
@@ -63,7 +65,20 @@ class Progress:
         self._heart: Heartbeat | None = None
 
     def say(self, line: str) -> None:
+        self._say_reused()
         print(line, file=sys.stderr, flush=True)
+
+    def _say_reused(self) -> None:
+        """Print the steps that were reused since the last line: a few by name, more of them in one line."""
+        with self._lock:
+            reused, self._reused = self._reused, []
+            if len(reused) <= NAMED:
+                lines = [f"{step.title}: reused, {_count(total, step.unit)}" for step, total in reused]
+            else:
+                (first, _), (last, _) = reused[0], reused[-1]
+                lines = [f"reused: {len(reused)} steps, from {first.title} to {last.title}"]
+            for line in lines:
+                print(line, file=sys.stderr, flush=True)
 
     def tell(self, line: str) -> None:
         """A line about the workers, with the time."""
@@ -109,6 +124,7 @@ class Progress:
             if outcome == "interrupted":
                 for view in self._views():
                     self.say(f"stopped in {view.place}: {view.counts} committed")
+            self._say_reused()
             self._at_work = []
             if self._heart is not None:
                 self._heart.stop(outcome)
@@ -118,7 +134,8 @@ class Progress:
         """A step is complete; `seconds` gives what some of its parts took."""
         self._number = self._begun(step)
         self._timings.remember(step, seconds)
-        self.say(f"{step.title}: reused, {_count(total, step.unit)}")
+        with self._lock:
+            self._reused.append((step, total))
 
     @contextmanager
     def step(self, step: Step, *, total: int, done: int, known: Sequence[float] = ()) -> Iterator[Advance]:
@@ -145,6 +162,7 @@ class Progress:
         self.say(f"{step.title}: done, {_count(total, step.unit)} in {took:.0f} s")
 
     def _begin(self, step: Step, total: int, done: int, known: Sequence[float]) -> _AtWork:
+        self._say_reused()
         with self._lock:
             self._number = self._begun(step)
             at_work = _AtWork(step, self._number, Pace(total, done, known=known))
