@@ -1,12 +1,12 @@
 """AFHQ 64: photographs of cats into dogs, by EDM under Discriminator Guidance (Kim et al. 2023, section 5.3).
 
-Noise is added to a source image up to a start time, and EDM takes it out again (SDEdit). For every start time
-a discriminator learns to tell target images from source images and their translations, and guides. The page
-has FID to the target over the distance to the source, the curve of figure 12. The paper gives no numbers of
-it and does not name its images; nothing was measured here.
+Noise is added to a source image up to a start time, and EDM removes it again (SDEdit). For every start time a
+discriminator learns to distinguish target images from source images and their translations, and guides the
+translation. The page plots FID to the target over the distance to the source, the curve of figure 12. The
+paper gives no numbers for the curve and does not name its images; nothing was measured here.
 
-EDM's network is one of cats, dogs and wild animals together: what makes it one of dogs is the discriminator.
-`--source` and `--target` take any two folders of faces, such as `data/ffhq` and `data/afhqv2/train`.
+EDM's network models cats, dogs and wild animals together; the discriminator restricts it to dogs. `--source`
+and `--target` take any two folders of faces, such as `data/ffhq` and `data/afhqv2/train`.
 
 Weights: EDM (CC BY-NC-SA 4.0), OpenAI's 64x64 classifier (MIT), Inception of StyleGAN3.
 Data: AFHQv2, github.com/clovaai/stargan-v2 (CC BY-NC 4.0), 5,065 cats and 4,678 dogs of 512 x 512 in `train`.
@@ -23,16 +23,18 @@ def workflow(
     source: Annotated[str, "images of the source domain: a folder or a zip"] = "data/afhqv2/train/cat",
     target: Annotated[str, "images of the target domain"] = "data/afhqv2/train/dog",
     network: Annotated[Literal["vp", "ve"], "architecture of EDM's network"] = "vp",
-    samples: Annotated[int, "source images that are translated and measured"] = 1_000,
-    fakes: Annotated[int, "further source images, for the discriminators"] = 4_000,
-    reals: Annotated[int, "target images, for the discriminators and as reference"] = 4_600,
+    samples: Annotated[int, "source images to translate and measure"] = 1_000,
+    fakes: Annotated[int, "more source images, to train the discriminators on"] = 4_000,
+    reals: Annotated[int, "target images, for the discriminators and the reference"] = 4_600,
     starts: Annotated[Sequence[float], "start times (linear-VP); a later one keeps less of the source"] = (
         0.3,
         0.4,
         0.5,
         0.6,
     ),
-    source_share: Annotated[float, "of source images among the fakes; the others are translations"] = 0.5,
+    source_share: Annotated[
+        float, "share of source images among the fakes; the others are translations"
+    ] = 0.5,
     epochs: dg.options.Epochs = 60,
     batch_size: dg.options.BatchSize = 128,
     times: dg.options.Times = "log-uniform",

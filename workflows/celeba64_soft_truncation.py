@@ -5,14 +5,15 @@ given), to be reached; not measured here:
   Soft Truncation       1.90
   Soft-Truncation-G++   1.34
 
-Depth 4 on OpenAI's 64-pixel classifier at its cosine time; fakes of seed 1. The paper calls the guidance
-adaptive but does not say what that means for RK45, nor its weight: here weight 1 (--guidance-weight), doubled
-for samples that look fake in every second attempt at a step. The reference is the 162,770 training images,
-cut to 140 pixels and shrunk as score_sde does, by EDM's evaluator; the published numbers are TFGAN's.
+The discriminator has depth 4, on OpenAI's 64-pixel classifier at its cosine time; the fakes are those of seed
+1. The paper calls the guidance adaptive, but defines neither that for RK45 nor the weight. Here the weight is
+1 (--guidance-weight), doubled for samples that look fake in every second attempt at a step. The reference is
+the 162,770 training images, cropped to 140 pixels and resized as in score_sde, measured by EDM's evaluator;
+the published numbers were measured by TFGAN's.
 
-Weights: Soft Truncation's DDPM++ (no licence stated; put there by hand), OpenAI's 64x64 classifier (MIT).
+Weights: Soft Truncation's DDPM++ (no licence stated; placed by hand), OpenAI's 64x64 classifier (MIT).
 Data: CelebA aligned and cropped, mmlab.ie.cuhk.edu.hk/projects/CelebA.html, for research: images 000001 to
-162770, the training part.
+162770, the training split.
 Budget of the paper: one V100. Yours: `plan --device a100 --price 2`.
 """
 

@@ -5,12 +5,13 @@ reached; not measured here:
   unconditional   2.03 -> 1.77, weight 2 of the first order; 25,000 fakes, 60 epochs
   --conditional   1.82 -> 1.64, weight 1, boosted (1.66 without); 50,000 fakes, 250 epochs
 
-These are of random seeds. EDM's own numbers, 1.97 and 1.79, are the least of three: `--seeding edm --seeds
-0 --seeds 50000 --seeds 100000`. A reproduction study found 2.09 -> 1.88 with the published discriminator
-(unconditional), and users found the best epoch well before the last.
+These numbers are of random seeds. EDM's own numbers, 1.97 and 1.79, are the lowest of three: `--seeding edm
+--seeds 0 --seeds 50000 --seeds 100000`. A reproduction study measured 2.09 -> 1.88 with the published
+discriminator (unconditional), and users found that the best epoch came well before the last.
 
-Weights: EDM (CC BY-NC-SA 4.0), Discriminator Guidance's 32-pixel classifier (put there by hand, no licence
-stated; or trained here on ImageNet 32, --classifier-data: AdamW 3e-4 annealed over 300,000 iterations).
+Weights: EDM (CC BY-NC-SA 4.0), Discriminator Guidance's 32-pixel classifier (place the file by hand, no
+licence stated; or train it here on ImageNet 32, --classifier-data: AdamW 3e-4 annealed over 300,000
+iterations).
 Data: CIFAR-10, cs.toronto.edu/~kriz/cifar.html.
 Budget of the paper: 1 h for the fakes, 10 min for the discriminator, 1 h for samples, one V100 or A100.
 Yours: `plan --device a100`.
@@ -70,7 +71,7 @@ def workflow(
         network = dg.ADMEncoder(channel_mult=(1, 2, 4), num_res_blocks=4, attention_resolutions=(1, 2, 4))
         classifier = dg.published_classifier(imagenet.all(), network).last()
 
-    if second_order_weight is None:  # Gain is that of one weight in both orders
+    if second_order_weight is None:  # Gain assumes one weight in both orders
         second_order_weight = "gain" if guidance_weight == "gain" else 0.0
     asks_gain = "gain" in (guidance_weight, second_order_weight, tau_min, tau_max)
     fake = dg.Generate(score=edm, sampler=dg.Heun(steps=18), seed=200_000)

@@ -2,18 +2,19 @@
 
 Kim et al. 2023 train EDM's published network further, which overfits, and compare it with a discriminator at
 the same cost (figures 13 and 25). Published FID: EDM 2.03, EDM-G++ 1.77 (random seeds), to be reached; not
-measured here. Each arm takes about as many operations as the discriminator of `cifar10_edm.py` and its fakes:
+measured here. Each arm takes about as many operations as the discriminator of `cifar10_edm.py` with its
+fakes:
 
-  trained further   all on the score network, from EDM's weights on
+  trained further   all on the score network, starting from EDM's weights
   EDM-G++           all on the discriminator
-  in turn           a third on the score network, then fakes and half as long a discriminator of these
-  weighted          half as long a discriminator, then the score network, its loss weighted by their ratio
+  in turn           a third on the score network, then new fakes and a discriminator trained half as long
+  weighted          a discriminator trained half as long, then the score network, its loss weighted by it
 
-The table has the operations; those of published networks count nothing. The score network is trained with
-EDM's loss, noise levels, batches of 512 and half-life of 500,000 images, and without its augmentation.
+The table shows the operations; those of published networks are not counted. The score network is trained with
+EDM's loss, noise levels, batches of 512 and half-life of 500,000 images, but without EDM's augmentation.
 
-Weights: EDM (CC BY-NC-SA 4.0), Discriminator Guidance's classifier (no licence stated), as `cifar10_edm.py`,
-whose `--classifier-data` trains the latter. Data: CIFAR-10.
+Weights: EDM (CC BY-NC-SA 4.0), Discriminator Guidance's classifier (no licence stated), as in
+`cifar10_edm.py`, whose `--classifier-data` trains the latter. Data: CIFAR-10.
 Budget of the paper: 1 h for fakes, 10 min for the discriminator, one V100 or A100. Yours: `plan --device`.
 """
 
@@ -34,16 +35,16 @@ def workflow(
     conditional: Annotated[bool, "the class-conditional system, with the boost"] = False,
     samples: dg.options.Samples = 50_000,
     further_epochs: Annotated[
-        int, "further passes of the score network; a third of them in the last two arms"
+        int, "additional passes of the score network; a third of them in the last two arms"
     ] = 20,
     epochs: Annotated[
         int, "the discriminator's passes over the real images; half of them in the last two arms"
     ] = 60,
-    learning_rate: Annotated[float, "of the score network where it is trained further"] = 1e-4,
+    learning_rate: Annotated[float, "learning rate of the score network in further training"] = 1e-4,
     divergence: dg.options.Divergence = "chi-squared",
     held_out: dg.options.HeldOut = 0.04,
     best: Annotated[
-        bool, "take the epoch of the smallest held-out loss of every training, not its last"
+        bool, "take the epoch with the lowest held-out loss of every training, not the last"
     ] = False,
     seeds: dg.options.Seeds = (0,),
 ) -> dg.Evaluate:

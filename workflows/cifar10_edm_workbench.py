@@ -1,9 +1,10 @@
-"""CIFAR-10, EDM: ways to refine the published network, at equal cost, each with a few settings.
+"""CIFAR-10, EDM: methods to refine the published network, compared at equal cost, each with a few settings.
 
-The system of `cifar10_edm.py`, whose root it can share, with its discriminator. With --methods it makes the
-arms of some methods only. Published FID, to be reached; not measured here (35 evaluations unless given):
+The system is that of `cifar10_edm.py`, with its discriminator; both recipes can share a root. --methods
+restricts the arms to some methods. Published FID, to be reached; not measured here (35 evaluations unless
+stated):
 
-  plain                EDM 1.97 (the least of three; 2.03 with random seeds), 1.79 with classes
+  plain                EDM 1.97 (the lowest of three; 2.03 with random seeds), 1.79 with classes
   DG                   2.03 -> 1.77; with classes 1.82 -> 1.64
   gradient matching    BoostDM; no figure at hand
   SIMS                 away from a copy that was trained on 100,000 of its own samples
@@ -14,12 +15,12 @@ arms of some methods only. Published FID, to be reached; not measured here (35 e
   best of n            no figure at hand
   epsilon scaling      1.0048 for 13 steps of Euler's method, 1.0006 for these with classes
 
-Settings are chosen by FID on the selection's seeds and reported on others. Neon's copy is trained without
-EDM's augmentation, and with a constant learning rate in the place of the first part of a ramp.
+Settings are chosen by FID on the selection's seeds and reported on other seeds. Neon's copy is trained
+without EDM's augmentation, and with a constant learning rate instead of the first part of a ramp.
 
-Weights: EDM (CC BY-NC-SA 4.0), Discriminator Guidance's classifier (no licence stated), as `cifar10_edm.py`,
-whose `--classifier-data` trains the latter. Data: CIFAR-10.
-Budget of the papers: not stated as one. Yours: `plan --device`.
+Weights: EDM (CC BY-NC-SA 4.0), Discriminator Guidance's classifier (no licence stated), as in
+`cifar10_edm.py`, whose `--classifier-data` trains the latter. Data: CIFAR-10.
+Budget of the papers: no single one is stated. Yours: `plan --device`.
 """
 
 from functools import partial
@@ -29,7 +30,7 @@ import cifar10_edm
 
 import dgflow as dg
 
-Fields = dict[str, Any]  # of Generate
+Fields = dict[str, Any]  # fields of Generate
 
 
 def workflow(
@@ -45,7 +46,7 @@ def workflow(
     selection_seeds: dg.options.SelectionSeeds = (100_000,),
     seeds: dg.options.Seeds = (0,),
     own_samples: Annotated[int, "samples of EDM that a copy of it is trained on"] = 6_000,
-    own_epochs: Annotated[int, "passes of that copy over them"] = 1_000,
+    own_epochs: Annotated[int, "passes of that copy over own_samples"] = 1_000,
     held_out: dg.options.HeldOut = 0.04,
     best: dg.options.Best = False,
 ) -> dg.CompareRefinements:
@@ -92,7 +93,7 @@ def workflow(
 
     def rejected(quantile: float) -> Fields:
         drawn = plain.model_copy(update={"seed": training.fake.step.seed})
-        pilot = drawn[training.fake.stop : training.fake.stop + 1_000]  # behind those of the training
+        pilot = drawn[training.fake.stop : training.fake.stop + 1_000]  # after those of the training
         both = {"discriminator": guide.discriminator}
         thresholds = dg.RejectionThresholds(samples=pilot, quantile=quantile, **both)
         return {"selection": dg.Rejection(thresholds=thresholds.result(), budget=105, **both)}

@@ -5,13 +5,14 @@ reached; not measured here:
   LSGM       2.10
   LSGM-G++   1.94, weight 2 at times >= 0.1
 
-The discriminator learns from scratch on latents of 180 channels and 16 x 16, without a classifier under it:
-50,000 fakes of seed 1 and 280 epochs, at times from 0.01. Real latents are the VAE's draws, of both flips.
-Published samplers share one step size per batch (--shared-block 100); here every sample has its own. 2.10
-and 1.94 were measured by pytorch-fid; here EDM's evaluator and statistics are used.
+The discriminator is trained from scratch on latents of 180 channels and 16 x 16, without a pretrained
+classifier: 50,000 fakes of seed 1 and 280 epochs, at times from 0.01. Real latents are draws from the VAE,
+for both flips. The published sampler shares one step size per batch (--shared-block 100); here every sample
+has its own. The published 2.10 and 1.94 were measured by pytorch-fid; here EDM's evaluator and statistics are
+used.
 
-Weights: LSGM's best FID on CIFAR-10, prior and VAE in one file (NVIDIA Source Code License, non-commercial;
-put there by hand).
+Weights: LSGM's checkpoint with the best FID on CIFAR-10, prior and VAE in one file (NVIDIA Source Code
+License, non-commercial; place the file by hand).
 Data: CIFAR-10, cs.toronto.edu/~kriz/cifar.html.
 Budget of the paper: one V100. Yours: `plan --device a100 --price 2`.
 """
@@ -42,7 +43,7 @@ def workflow(
     tau_max: dg.options.TauMaxOrGain = 1.0,
     tolerance: dg.options.Tolerance = 1e-5,
     shared_block: Annotated[
-        int | None, "samples that share one step size, as published; a divisor of 500"
+        int | None, "number of samples that share a step size, as published; a divisor of 500"
     ] = None,
     seeds: dg.options.Seeds = (0,),
     mechanism: dg.options.Mechanism = 0,

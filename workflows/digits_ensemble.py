@@ -1,13 +1,13 @@
 """Ensembles of discriminators on handwritten digits: each member alone, and all of them together.
 
-The images, judge, score network and fakes are those of `digits.py`: in its root they are not made again.
+The images, judge, score network and fakes are those of `digits.py`; in its root they are reused.
 
     python workflows/digits_ensemble.py run --root runs/digits
 
-Members differ in their seed (fresh weights, noise, order of the images); bagged members also learn from their
-own resample of the images, and are measured on the images that are not in it. Both kinds guide one by one and
-as ensembles, by the mean of log-ratios (`logits`) and by the mean of probabilities. The first member is the
-discriminator of `digits.py`. Nothing was tuned on SEEDS.
+Members differ in their seed (initial weights, noise, order of the images). Bagged members are also trained on
+their own resample of the images, and their held-out set is the images outside it. Members of both kinds guide
+one by one and as ensembles, by the mean of log-ratios (`logits`) and by the mean of probabilities. The first
+member is the discriminator of `digits.py`. Nothing was tuned on SEEDS.
 """
 
 from functools import partial
@@ -21,8 +21,8 @@ SEEDS = (101, 102, 103)
 def workflow(
     samples: dg.options.Samples = 2_500,
     seeds: dg.options.Seeds = SEEDS,
-    members: Annotated[int, "discriminators of an ensemble, plain and bagged"] = 3,
-    guidance_weight: Annotated[float, "of the discriminators' gradient, in both orders"] = 2.0,
+    members: Annotated[int, "members of each ensemble, plain and bagged"] = 3,
+    guidance_weight: Annotated[float, "weight of the discriminators' gradient, in both orders"] = 2.0,
     epochs: Annotated[
         int, "a discriminator's passes over the real images; the best by held-out loss guides"
     ] = 24,
@@ -36,7 +36,7 @@ def workflow(
     encoder = partial(
         dg.ADMEncoder, model_channels=32, num_res_blocks=1, attention_resolutions=(), num_head_channels=32
     )
-    # The judge's features measure; it is trained apart from everything that guides.
+    # The judge provides the metric's features; it is trained separately from every guiding network.
     judge = dg.TrainClassifier(
         real=real,
         network=encoder(channel_mult=(1, 1, 2, 4), pool="adaptive"),

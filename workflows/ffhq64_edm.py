@@ -5,8 +5,8 @@ measured here:
   EDM       2.39 at 79 evaluations, 40 steps
   EDM-G++   1.98 at 71 evaluations, 36 steps, weight 1, boosted (2.04 without)
 
-The discriminator has depth 4 on OpenAI's 64-pixel classifier and gets that classifier's cosine time, in
-training and when guiding (the published code trains on another time than it guides with).
+The discriminator has depth 4, on OpenAI's 64-pixel classifier. It receives that classifier's cosine time in
+training and in guidance (the published code trains and guides with different times).
 
 Weights: EDM (CC BY-NC-SA 4.0), OpenAI's 64x64 classifier (MIT).
 Data: FFHQ, github.com/NVlabs/ffhq-dataset (CC BY-NC-SA 4.0 as a set).
@@ -62,7 +62,7 @@ def workflow(
     classifier = dg.official("adm-imagenet-64x64-classifier")
     generate = partial(dg.Generate, score=edm, precision=precision, batch_size=125)
 
-    if second_order_weight is None:  # Gain is that of one weight in both orders
+    if second_order_weight is None:  # Gain assumes one weight in both orders
         second_order_weight = "gain" if guidance_weight == "gain" else 0.0
     asks_gain = "gain" in (guidance_weight, second_order_weight, tau_min, tau_max)
     training = dg.TrainDiscriminator(

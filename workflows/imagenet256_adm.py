@@ -7,10 +7,10 @@ reached; not measured here:
   ADM-G++, row 3.73   FID 3.73  sFID 5.03  IS 204.49  precision 0.78  recall 0.59
   ADM-G++, row 4.45   FID 4.45  sFID 5.38  IS 190.71  precision 0.76  recall 0.60
 
-No code was released: what a row means is read from the paper (docs/models.md). The classifier's weight is
-scaled by entropy (EDS), both weights switch with the timestep, and the discriminator's gradient is brought
-to the norm of the classifier's. ADM-G's scale is 1.0, as OpenAI publishes these numbers (the paper says
-1.5). Fakes: 400,000 of seed 1, without guidance ("ADM samples" in the paper).
+No code was released; the meaning of a row is inferred from the paper (docs/models.md). The classifier's
+weight is scaled by entropy (EDS), both weights switch with the timestep, and the discriminator's gradient is
+scaled to the norm of the classifier's. ADM-G's scale is 1.0, with which OpenAI publishes these numbers (the
+paper says 1.5). The fakes are 400,000 samples of seed 1, without guidance ("ADM samples" in the paper).
 
 Weights: OpenAI's diffusion model and classifier (MIT).
 Data: ImageNet 2012, image-net.org, for research.
@@ -25,7 +25,7 @@ import dgflow as dg
 
 
 def workflow(
-    row: Annotated[Literal["3.18", "3.73", "4.45"], "of the paper's table, by its FID"] = "3.18",
+    row: Annotated[Literal["3.18", "3.73", "4.45"], "row of the paper's table, named by its FID"] = "3.18",
     data: Annotated[
         str, "training images: 1,000 class folders, ILSVRC2012_img_train.tar, or Parquet files"
     ] = "data/imagenet/train",

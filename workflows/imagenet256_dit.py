@@ -5,11 +5,11 @@ reached; not measured here:
   DiT-XL/2, scale 1.5   FID 2.27  sFID 4.60  IS 278.24  precision 0.83  recall 0.57
   DiT-XL/2-G++          FID 1.83  sFID 5.16  IS 281.53  precision 0.78  recall 0.64
 
-Guidance scale 1.25 above timestep 200 and 3.0 from there; the discriminator, weight 1, above 100; its fakes
-are of scale 1.5 (seed 1).
+The guidance scale is 1.25 above timestep 200 and 3.0 from there on. The discriminator acts with weight 1
+above timestep 100; its fakes have scale 1.5 (seed 1).
 
 Weights: DiT (CC BY-NC 4.0), Stable Diffusion's VAE (MIT), Discriminator Guidance's classifier of latents
-(put there by hand, no licence stated; or trained here by --train-classifier: AdamW 3e-4 annealed over
+(place the file by hand, no licence stated; or train it here with --train-classifier: AdamW 3e-4 annealed over
 300,000 iterations).
 Data: ImageNet 2012, image-net.org, for research.
 Budget of the paper: 7 epochs on one A100 for the discriminator. Yours: `plan --device h100 --price 2.5`;
@@ -59,7 +59,7 @@ def workflow(
         skip_broken=skip_broken,
         drop_alpha=drop_alpha,
     )
-    # Mean and spread, both flips; the one step that needs pixels.
+    # Mean and standard deviation, for both flips; the only step that needs pixels.
     encoded = dg.Encode(images=images.all(), vae=dg.official("sd-vae-ft-ema"), keep_pixels=keep_pixels)
     generate = partial(dg.Generate, score=dg.official("dit-xl-2-256"), precision=precision)
     plain = (dg.ClassifierFree(scale=1.5, channels=3),)

@@ -8,9 +8,9 @@ measured here:
   the same within an interval                 -         1.40   63 + 12 (Kynkäänniemi et al. 2024)
   autoguidance, by a worse EDM2            1.34         1.25   63 + 63
 
-Each kind has the weights of its best FID, which differ in the length of their average. --discriminator adds
-Discriminator Guidance of the plain network (Kim et al. 2023), which has no published number: a discriminator
-of latents, trained here from scratch.
+Each arm uses the weights with its best FID; they differ in the length of their average. --discriminator adds
+Discriminator Guidance of the plain network (Kim et al. 2023), which has no published number; its
+discriminator of latents is trained here from scratch.
 
 Weights: EDM2 (CC BY-NC-SA 4.0), Stable Diffusion's VAE (MIT), Inception of StyleGAN3.
 Data: EDM2's statistics of the training set; with --discriminator ImageNet 2012, image-net.org, for research.
@@ -42,7 +42,7 @@ GUIDED = {
 
 
 def workflow(
-    size: Annotated[Literal["s", "xxl"], "of EDM2"] = "s",
+    size: Annotated[Literal["s", "xxl"], "size of EDM2"] = "s",
     data: Annotated[
         str, "images for --discriminator: 1,000 class folders, ILSVRC2012_img_train.tar, or Parquet files"
     ] = "data/imagenet/train",

@@ -1,10 +1,11 @@
 """Discriminator Guidance in the plane, where the truth is known: a minute on two CPU cores.
 
-Section 5.1 of the paper (figures 6, 15, 16): data from a mixture of two Gaussians, and a model that is wrong
-and known exactly, "confused" about the places and weights of the modes or "blind" to them. A perceptron of 4
-layers of 256 learns the log-ratio from points alone, by the same steps as for images; the exact log-ratio
-guides an arm of its own. All is compared with the exact numbers: KL to the data, the log-ratio and its
-gradient by noise level, Gain, and both over the guidance weight. Nothing was tuned on SEEDS.
+As in section 5.1 of the paper (figures 6, 15, 16), the data come from a mixture of two Gaussians. The model
+is wrong and known exactly: "confused" about the places and weights of the modes, or "blind" to them. A
+perceptron of 4 layers of 256 learns the log-ratio from points alone, by the same steps as for images; another
+arm is guided by the exact log-ratio. All results are compared with exact values: KL to the data, the
+log-ratio and its gradient by noise level, Gain, and KL and Gain over the guidance weight. Nothing was tuned
+on SEEDS.
 """
 
 from functools import partial
@@ -24,17 +25,15 @@ def workflow(
     model: Annotated[Literal["confused", "blind"], "the wrong model, whose score is exact"] = "confused",
     loss: Annotated[
         Literal["bce", "lsif", "ukl", "all", "bce+gradient"],
-        "of the discriminator; all: an arm for each of the paper's three; bce+gradient: its gradient is "
-        "matched to the score's error, too",
+        "loss of the discriminator; all: one arm for each of the paper's three; bce+gradient: its gradient "
+        "is also matched to the score's error",
     ] = "bce",
     samples: Annotated[int, "points per arm and sampling seed"] = 2_000,
     seeds: dg.options.Seeds = SEEDS,
     steps: dg.options.Steps = 12,
-    guidance_weight: Annotated[
-        float, "of the log-ratio's gradient; with an exact log-ratio 1 is right"
-    ] = 1.0,
+    guidance_weight: Annotated[float, "weight of the log-ratio's gradient (1 for an exact log-ratio)"] = 1.0,
     second_order_weight: Annotated[
-        float | None, "of the gradient in Heun's second order; by default guidance_weight"
+        float | None, "the weight in Heun's second-order correction; by default guidance_weight"
     ] = None,
     tau_min: dg.options.TauMin = 0.0,
     tau_max: dg.options.TauMax = 1.0,

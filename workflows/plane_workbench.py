@@ -1,9 +1,9 @@
-"""The refinement workbench in the plane: what law does each method converge to, where the data's is known?
+"""The refinement workbench in the plane: which distribution does each method converge to?
 
-The system of plane.py, whose root it can share (--root runs/plane): a model with an exact score and a wrong
-law. "exact" and the selections have the exact log-ratio, so that what is left is the method's own; arms named
-"learned" have a trained discriminator.
-docs/plane.md has what was measured.
+The system is that of plane.py; both recipes can share a root (--root runs/plane). The model has an exact
+score and a wrong distribution; that of the data is known. "exact" and the selections use the exact log-ratio,
+so that the remaining error is the method's own; arms named "learned" use a trained discriminator.
+docs/plane.md has the measurements.
 """
 
 from functools import partial
@@ -21,7 +21,7 @@ def workflow(
     samples: Annotated[int, "points per arm and sampling seed"] = 2_000,
     seeds: dg.options.Seeds = plane.SEEDS,
     steps: dg.options.Steps = 24,
-    threshold_points: Annotated[int, "points on which the thresholds of rejection are measured"] = 2_000,
+    threshold_points: Annotated[int, "points to measure the thresholds of rejection on"] = 2_000,
 ) -> dg.CompareLaws:
     system = partial(plane.workflow, samples=samples, seeds=seeds, steps=steps)
     arms = system().arms | {"bce+gradient": system(loss="bce+gradient").arms["bce+gradient"]}
