@@ -1,4 +1,4 @@
-"""What can stand beside the table of a recipe: measurements of its arms that need no samples."""
+"""Measurements of a recipe's arms that need no samples, shown beside the recipe's table."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ GRAPH = 4
 def beside(
     arms: Mapping[str, Sequence[Slice]], *, real: Slice, likelihood: int = 0, mechanism: int = 0
 ) -> tuple[Result, ...]:
-    """The results that stand beside the table of `arms`, for `Evaluate(beside=...)`.
+    """Returns the results that stand beside the table of `arms`, for `Evaluate(beside=...)`.
 
     Score network and guidance are those of each arm's `Generate`. A likelihood's lowest and highest noise
-    levels are the sampler's `sigma_min` and `sigma_max`; where it has none (RK45, DDPM, DDIM) or they are not
-    set, 0.002 and 80, narrowed to what the network was made for. It is that of the probability-flow ODE,
-    whatever noise the sampler adds. Measured are the last images of `real`: trainings on its first ones, or
-    with a share held out, have not seen them.
+    levels are the sampler's `sigma_min` and `sigma_max`; if the sampler has none (RK45, DDPM, DDIM) or they
+    are not set, 0.002 and 80, narrowed to the network's own range. The likelihood is that of the
+    probability-flow ODE, whatever noise the sampler adds. The last images of `real` are measured: trainings
+    on its first images, or with a held-out share, have not seen them.
 
     Arms with a selection are left out: their samples do not follow the flow of their score network and
-    guidance, and no density of them is known.
+    guidance, and their density is not known.
 
     Args:
-        real: in the form that the score network knows, images or latents.
+        real: in the form that the score network takes, images or latents.
         likelihood: the number of images whose bits per dimension are measured by `Likelihood`; 0: none.
-        mechanism: the number of images, and of samples of each arm, for the figures of mechanism
+        mechanism: the number of images, and of samples per arm, for the figures of mechanism
             (`dgflow.steps.mechanism.of_arms`); 0: none.
 
     Raises ValueError for the likelihood of latents, for arms of several score networks or ranges of noise
-    levels, for figures of mechanism without a discriminator, for more images than there are, and where every
-    arm has a selection.
+    levels, for figures of mechanism without a discriminator, for more images than there are, and if every arm
+    has a selection.
     """
     results: list[Result] = []
     if likelihood or mechanism:
@@ -108,13 +108,14 @@ def _generate(name: str, arm: Sequence[Slice]) -> Generate:
 
 
 def _ends(step: Generate) -> tuple[float | None, float | None]:
-    """The ends of the sampler's noise levels, None where it has its own."""
+    """Returns the ends of the sampler's noise levels, None if the sampler does not set them."""
     low, high = (getattr(step.sampler, name, None) for name in ("sigma_min", "sigma_max"))
     return low, high
 
 
 def _of_flow(name: str, step: Generate) -> tuple[Guidance, ...]:
-    """The guidance of the ODE whose samples the sampler draws: each term with one weight, without boost."""
+    """Returns the guidance of the ODE whose samples the sampler draws: each term with one weight, without
+    boost."""
     terms: list[Guidance] = []
     for term in step.guidance:
         if isinstance(term, DiscriminatorGuidance):
@@ -125,7 +126,8 @@ def _of_flow(name: str, step: Generate) -> tuple[Guidance, ...]:
 
 
 def _mean(name: str, term: DiscriminatorGuidance, share: float) -> ScaleOrGainOf:
-    """The mean of both orders' weights, whose flow a step with that share of the second order follows."""
+    """Returns the mean of both orders' weights, whose flow is followed by a step with that share of the
+    second order."""
     first, second = term.weight, term.second_order_weight
     if share == 0 or first == second or (isinstance(first, Result) and second == "gain"):
         return first

@@ -1,4 +1,4 @@
-"""The networks of the catalogue as what other steps take."""
+"""References to the catalogue's networks, in the form that other steps take."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dgflow.steps.pretrained import Pretrained
 
 
 def catalogue_weights(name: str, part: str | None = None) -> Weights:
-    """The weights of a network of the catalogue, by its name there.
+    """Returns the weights of a network of the catalogue, by its name there.
 
     Args:
-        part: which network of a file that has several, by default the first: of LSGM's "prior" or "vae".
+        part: the network in a file that has several, by default the first: "prior" or "vae" for LSGM.
 
     Raises:
-        ValueError: there is no such file, with the names there are; or it has no such part, or no network
-            that a step can take.
+        ValueError: the catalogue has no such file (the message lists the names), or the file has no such
+            part, or no network that a step can take.
     """
     file = catalogue_file(name)
     if not file.network:

@@ -1,4 +1,4 @@
-"""ClosedForm: a network that needs no weights, in the place where recipes take weights."""
+"""ClosedForm: a network that needs no weights, usable where recipes take weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class ClosedForm(NetworkStep, FileStep):
-    """A network that is known exactly. Its file of weights holds none; what it computes is its identity."""
+    """A network in closed form. Its weights file is empty; its identity is the function that it computes."""
 
     suffix: ClassVar[str] = ".safetensors"
     naming: ClassVar = {"Weights": "name its weights: .weights()"}
@@ -38,7 +38,7 @@ class ClosedForm(NetworkStep, FileStep):
         return Weights(step=self, which="file")
 
     def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
-        """A safetensors file without tensors."""
+        """Returns a safetensors file without tensors."""
         del inputs, spread, store
         from dgflow.weights.tensors import save_weights
 

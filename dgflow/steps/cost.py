@@ -1,4 +1,4 @@
-"""Cost: what the arms of a comparison took to train and take to sample, in operations."""
+"""Cost: the operations to train and to sample the arms of a comparison."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 class Cost(ResultStep):
     """The operations of arms, for `Evaluate(beside=(cost.result(),))`, counted as in `plan --device`.
 
-    `training` is that of every network behind an arm that was trained here, with the samples that it was
-    trained on, and of measurements behind it (`Gain`, `RejectionThresholds`); of a training all epochs count,
-    whichever is used. `sampling` is per image; where a selection
-    decides how often the networks are asked, by the evaluations that the samples record. Both count
-    convolutions and products of matrices (a multiplication and an addition are two operations), so that they
-    depend on no machine, and not on what else it does. Networks that were trained elsewhere count nothing.
+    `training` counts every network behind an arm that was trained in the recipe, with the samples that it was
+    trained on, and the measurements behind the arm (`Gain`, `RejectionThresholds`). A training counts with
+    all its epochs, whichever epoch is used. `sampling` is per image; if a selection decides how often the
+    networks are evaluated, it is computed from the evaluations that the samples record. Both count
+    convolutions and matrix products (a multiplication and an addition are two operations), so that they
+    depend neither on the machine nor on its load. Networks that were trained elsewhere count as zero.
     """
 
     quantities: ClassVar[Mapping[str, Metric]] = {
@@ -61,8 +61,8 @@ class Cost(ResultStep):
         return False
 
     def inputs(self) -> dict[str, Measurements | Slice]:
-        """All epochs of the trainings: the samples tell the one that is used, and not how many there were. Of
-        selections also the samples."""
+        """All epochs of the trainings, since the samples name only the epoch that they use; of selections
+        also the samples."""
         trainings = {
             f"arms.{name}.{number}": training.measurements()
             for name, arm in self.arms.items()
@@ -78,7 +78,8 @@ class Cost(ResultStep):
         return {**trainings, **selected}
 
     def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
-        """`arms`, as in `compared`, and `trainings`: TFLOP of every step behind them, and of which arms."""
+        """Computes `arms`, as in `compared`, and `trainings`: TFLOP of every step behind the arms, and the
+        arms that it serves."""
         del spread, store
         operations = Operations(Networks())
         arms: dict[str, Any] = {}
@@ -119,20 +120,20 @@ class Cost(ResultStep):
 
 
 def _trainings(part: Slice) -> list[TrainStep]:
-    """Every training behind `part`."""
+    """Returns every training behind `part`."""
     return [node.step for node in graph(part) if isinstance(node.step, TrainStep)]
 
 
 def _made(part: Slice) -> tuple[object, ...]:
-    """Equal for slices of the same cost."""
+    """Returns a key that is equal for slices of the same cost."""
     trained = ((training.variant, training.epochs) for training in _trainings(part))
     samplings = [each.step for each in sampled_by(part) if isinstance(each.step, Sampling)]
     return (*trained, *((step.sampler, step.selection) for step in samplings))
 
 
 def _trained_on(part: Slice) -> Iterator[tuple[str, Step, list[int]]]:
-    """Every training and measurement behind `part`, and every step behind one, once: its variant, itself and
-    its parts."""
+    """Returns every training and measurement behind `part`, and every step behind one, once: its variant,
+    itself and its parts."""
     found: dict[str, tuple[Step, set[int]]] = {}
     for prepared in (node.step for node in graph(part) if isinstance(node.step, TrainStep | ResultStep)):
         for behind in graph(prepared):
@@ -143,8 +144,8 @@ def _trained_on(part: Slice) -> Iterator[tuple[str, Step, list[int]]]:
 
 
 def sampled_by(part: Slice) -> Iterator[Slice]:
-    """The samples that become `part`, step by step: itself, and those that each step makes its own of. Every
-    step reads one slice at most, so that one of them is selected at most."""
+    """Returns the samples that become `part`, step by step: `part` itself, and the slices that each step
+    derives its own from. Every step reads at most one slice, so at most one of them is selected."""
     yield part
     for reference in part.step.reads.values():
         if isinstance(reference, Slice):
@@ -157,8 +158,8 @@ def _is_selected(step: Step) -> TypeGuard[Sampling]:
 
 
 def _work(part: Slice, rows: int, samples: Callable[[Sequence[str]], Columns]) -> list[Work]:
-    """The evaluations of `rows` samples like those of `part`; `samples` reads columns of `part` if these
-    record them."""
+    """Returns the evaluations of `rows` samples like those of `part`; `samples` reads columns of `part` if
+    these record them."""
     step = part.step
     if not _is_selected(step):
         return step.work(rows)

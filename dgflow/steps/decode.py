@@ -1,4 +1,4 @@
-"""Decode: the images of latents, for people and for the evaluation.
+"""Decode: images from latents, for viewing and for evaluation.
 
 Discriminators are trained on the latents themselves.
 """
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 
 class Decode(SampleStep):
-    """Images of latents, for the rows of a slice, counted from 0.
+    """Images decoded from the latents in the rows of a slice, counted from 0.
 
-    Columns: `index`, `label`, `image` (uint8 [H, W, C]), and `log_ratio` where the samples have it. Of an
+    Columns: `index`, `label`, `image` (uint8 [H, W, C]), and `log_ratio` if the samples have it. For an
     `Encode`, the posterior's means are decoded: reconstructions.
     """
 
@@ -36,7 +36,7 @@ class Decode(SampleStep):
 
     latents: Slice
     vae: Weights
-    precision: ActivationPrecision = "float32"  # of the convolutions
+    precision: ActivationPrecision = "float32"  # precision of the convolutions
     batch_size: BatchSize = 32
 
     @model_validator(mode="after")
@@ -96,7 +96,7 @@ class Decode(SampleStep):
         return [Work(self.vae.step, "decode", amount, self.batch_size, self.precision)]
 
     def shard_builder(self, inputs: Bound) -> Callable[[int, int], Columns]:
-        """Load the autoencoder; the function returned decodes the rows [start, stop)."""
+        """Loads the autoencoder; the returned function decodes the rows [start, stop)."""
         import torch
 
         from dgflow.diffusion.acceleration import device, prepared

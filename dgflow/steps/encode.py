@@ -1,6 +1,7 @@
-"""Encode: the latents of real images, flipped and not, from an autoencoder.
+"""Encode: latents of real images, with and without horizontal flip, from an autoencoder.
 
-Where the encoder gives a distribution, that is stored and not a draw: a training draws again in every epoch.
+If the encoder gives a distribution, the distribution is stored instead of a draw; a training draws anew in
+every epoch.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ class Encode(SampleStep):
     """Latents of images, for the rows of a slice, counted from 0.
 
     Columns: `index`, `label`, and float16 latents as score networks see them (scaled). Stable Diffusion's VAE
-    gives `mean`, `std`, `mean_flipped` and `std_flipped` [C, H, W]: a latent is mean + std * normal. NVAE's
-    later groups depend on the draws of the earlier ones, so it gives `latent` [2 * draws, C, H, W]: `draws`
-    of the image, then `draws` of the flipped one, with noise by (`seed`, index). Images are mirrored before
-    encoding: a flipped latent is something else.
+    gives `mean`, `std`, `mean_flipped` and `std_flipped` [C, H, W]; a latent is mean + std * normal. NVAE's
+    later groups depend on the draws of the earlier ones, so NVAE gives `latent` [2 * draws, C, H, W]: `draws`
+    for the image, then `draws` for the flipped image, with noise from (`seed`, index). Images are mirrored
+    before encoding; mirroring a latent would give a different result.
 
     With `keep_pixels=False` images of an `ImportImages` are read, prepared and encoded in one pass, and the
-    root holds no pixels. The latents are the same bit for bit, so this is not identity; the other steps that
-    read those images do have them stored.
+    root holds no pixels. The latents are bit-identical, so the field is not part of identity. Other steps
+    that read those images still store them.
     """
 
     maps: ClassVar[str] = "images"
@@ -46,8 +47,8 @@ class Encode(SampleStep):
     images: Slice
     vae: Weights
     draws: int = Field(default=1, gt=0)
-    seed: int = Field(default=0, ge=0, lt=2**63)  # of the draws
-    precision: ActivationPrecision = "float32"  # of the convolutions
+    seed: int = Field(default=0, ge=0, lt=2**63)  # seed of NVAE's draws
+    precision: ActivationPrecision = "float32"  # precision of the convolutions
     batch_size: BatchSize = 32
     keep_pixels: Annotated[bool, PLACEMENT] = True
 
@@ -120,7 +121,7 @@ class Encode(SampleStep):
 
     @property
     def _source(self) -> ImportImages:
-        """The import whose source is read."""
+        """Returns the import whose source is read."""
         assert isinstance(self.images.step, ImportImages)
         return self.images.step
 
@@ -151,7 +152,7 @@ class Encode(SampleStep):
         return [Work(self.vae.step, "encode", evaluations, self.batch_size, self.precision)]
 
     def shard_builder(self, inputs: Bound) -> Callable[[int, int], Columns]:
-        """Load the autoencoder; the function returned encodes the rows [start, stop)."""
+        """Loads the autoencoder; the returned function encodes the rows [start, stop)."""
         import torch
 
         from dgflow.diffusion.acceleration import device, prepared
@@ -177,7 +178,7 @@ class Encode(SampleStep):
         return rows
 
     def _images(self, inputs: Bound, threads: int) -> Callable[[int, int], Columns]:
-        """A function of rows [start, stop) that gives their labels and images."""
+        """Returns a function of rows [start, stop) that gives their labels and images."""
         if self.keep_pixels:
             return lambda start, stop: inputs.rows("images", ["label", "image"], start, stop)
         read, first = self._source.reader(inputs.below("images"), threads), self.images.start
@@ -195,7 +196,7 @@ class Encode(SampleStep):
         return {name: values.to(torch.float16).cpu().numpy() for name, values in latents}
 
     def _latents(self, network: nn.Module, images_BCHW: Tensor, index_B: Tensor) -> list[Tensor]:
-        """The latents in the order of `columns`."""
+        """Returns the latents in the order of `columns`."""
         import torch
 
         spec, both = autoencoder_of(self.vae), (images_BCHW, images_BCHW.flip(-1))

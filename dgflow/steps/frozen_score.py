@@ -1,4 +1,4 @@
-"""The score network against which a discriminator is trained or measured: frozen, and asked about noisy real
+"""The frozen score network against which a discriminator is trained or measured; it denoises noisy real
 images."""
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from dgflow.steps.guides import without_network
 
 @dataclass
 class FrozenScore:
-    """The score network of `weights`, loaded when it is first asked and let go by `release`.
+    """The score network of `weights`, loaded at its first evaluation and released by `release`.
 
     Args:
-        load: the network itself.
-        conditional: the discriminator is told the labels.
-        name: of the training, for messages.
+        load: loads the network.
+        conditional: the discriminator receives the labels.
+        name: name of the training, for messages.
     """
 
     weights: Weights
@@ -37,9 +37,9 @@ class FrozenScore:
     _model: ScoreModel | None = None
 
     def known(self, sigma_min: float, sigma_max: float, *, use: str) -> tuple[float, float]:
-        """The part of the noise levels that the network was made for. Loads nothing.
+        """Returns the part of the noise levels that the network was trained for. Loads nothing.
 
-        Raises ValueError, which says the `use` of the levels, where there is none.
+        Raises ValueError, which names the `use` of the levels, if that part is empty.
         """
         low, high = without_network(self.weights).narrowed(sigma_min, sigma_max)
         if not 0 < low < high:
@@ -51,12 +51,13 @@ class FrozenScore:
         return low, high
 
     def rounded(self, sigma_B: Tensor) -> Tensor:
-        """The nearest levels that it knows."""
+        """Rounds to the nearest levels of the network."""
         rounding = self._loaded().round_sigma
         return sigma_B if rounding is None else rounding(sigma_B.to(self.device)).to(sigma_B.device)
 
     def denoised(self, images: Tensor, labels: Tensor, sigma_B: Tensor, normals: Tensor) -> Noisy:
-        """Images [b, ...] with unit normals at levels sigma (float64), and what the network leaves of them.
+        """Adds unit normals at levels sigma (float64) to images [b, ...] and returns the network's denoised
+        images.
 
         Raises ValueError for labels that the network does not know.
         """
@@ -77,7 +78,7 @@ class FrozenScore:
             )
 
     def release(self) -> None:
-        """Let the network go."""
+        """Releases the network."""
         self._model = None
 
     def _loaded(self) -> ScoreModel:

@@ -1,4 +1,5 @@
-"""What Gain is measured on: how many held-out images, and which score networks fit them. No torch."""
+"""Checks of the inputs of Gain: the number of held-out images, and the score networks that fit them. No
+torch."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ to 64 pixels a side, 170 of 256."""
 
 
 def check_score(score: Weights, real: Slice, *, field: str) -> None:
-    """Raise ValueError, naming `field`, for a score network that is not for these real images or latents."""
+    """Raises ValueError, naming `field`, for a score network that does not fit these real images or
+    latents."""
     network = score_network(score)
     shape, known = real.step.shape, score.step.shape
     if known[:2] != shape[:2]:
@@ -38,6 +40,6 @@ def check_score(score: Weights, real: Slice, *, field: str) -> None:
 
 
 def measured_images(held: int, shape: DataShape, levels: int) -> int:
-    """The number of images that Gain is measured on, of `held` that there are."""
+    """Returns the number of images that Gain is measured on, out of `held` held-out ones."""
     each = 2 * 4 * levels * shape.values  # two float32 copies at every level
     return min(held, MOST_IMAGES, max(2, MOST_BYTES // each))

@@ -1,4 +1,4 @@
-"""The weights and windows of guidance that Gain chooses: where it was measured, and what follows from it."""
+"""The weights and windows of guidance that Gain chooses: finding the measurement, and reading its choice."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dgflow.steps.training.train_discriminator import TrainDiscriminator
 
 
 def check_gain(score: Weights, guidance: Sequence[Guidance]) -> None:
-    """Raise ValueError, naming the field, where Gain is to choose and was not measured for `score` and the
+    """Raises ValueError, naming the field, if Gain is to choose and was not measured for `score` and the
     discriminators that guide it."""
     for number, term in enumerate(guidance):
         if isinstance(term, DiscriminatorGuidance) and term.asks_gain:
@@ -67,7 +67,7 @@ def _named(term: DiscriminatorGuidance) -> str:
 
 
 def gain_choices(guides: Mapping[str, GuideTerm], inputs: Bound) -> dict[str, GainChoice]:
-    """The choice of Gain for the terms that ask it, by the path of the field of their networks."""
+    """Returns Gain's choice for the terms that use it, by the path of the field of their networks."""
     return {
         path: term.chosen(_measured(path, term, inputs))
         for path, term in guides.items()
@@ -76,7 +76,7 @@ def gain_choices(guides: Mapping[str, GuideTerm], inputs: Bound) -> dict[str, Ga
 
 
 def by_gain(guides: Mapping[str, GuideTerm], inputs: Bound) -> dict[str, GainChoice]:
-    """The same by the path of the term, `guidance.0.by_gain`: the `choices` of a step."""
+    """Returns Gain's choices by the path of the term, `guidance.0.by_gain`: the `choices` of a step."""
     return {
         f"{path.rpartition('.')[0]}.by_gain": choice for path, choice in gain_choices(guides, inputs).items()
     }

@@ -1,4 +1,4 @@
-"""Gain of a discriminator on held-out real images, item by item: an image at a noise level."""
+"""Gain of a discriminator on held-out real images, item by item; an item is an image at a noise level."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ Rows = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 @dataclass
 class GainItems:
-    """The items of Gain, and what a score network leaves of them.
+    """The items of Gain, with the score network's denoised images.
 
     Item k is image k // levels at a noise level drawn from range k % levels of log sigma. Noise and level are
-    a function of (seed, k): the same in every epoch, in a training that goes on after a kill, and for any
-    number of workers. A process asks the score network once about each of its items, keeps the answers in
-    host memory, and lets the network go when all are measured.
+    a function of (seed, k): the same in every epoch, after a restart, and for any number of workers. A
+    process evaluates the score network once per item of its own, caches the results in host memory, and
+    releases the network when all items are measured.
 
     Args:
         rows: the held-out images.
-        images: how many of them are measured.
-        sigma_range: noise levels to measure; narrowed to those that the score network was made for.
-        batch_size: items at a time.
-        keeps: keep the score network's answers, for items that are measured again.
+        images: the number of images that are measured.
+        sigma_range: noise levels to measure; narrowed to those that the score network was trained for.
+        batch_size: items per evaluation.
+        keeps: cache the score network's results, for items that are measured again.
     """
 
     rows: Rows
@@ -57,12 +57,13 @@ class GainItems:
 
     @cached_property
     def edges(self) -> list[float]:
-        """Ends of the ranges of noise levels."""
+        """The ends of the ranges of noise levels."""
         low, high = self.score.known(*self.sigma_range, use="to measure Gain at")
         return level_edges(self.levels, low, high)
 
     def measure(self, discriminator: LogRatio, items: Tensor) -> dict[str, Tensor]:
-        """The moments of items (int64 [b], rising), float64 [b] each; see `Measurement.measure`."""
+        """Returns the moments of items (int64 [b], ascending), float64 [b] each; see
+        `Measurement.measure`."""
         noisy = self._noisy(items)
 
         def log_ratio(y: Tensor, time_B: Tensor, labels: Tensor | None) -> Tensor:
@@ -76,12 +77,13 @@ class GainItems:
         return {name: torch.cat([getattr(part, name) for part in parts]) for name in Moments._fields}
 
     def gain(self, values: dict[str, Tensor]) -> MeasuredGain:
-        """Gain, from the moments of all items."""
+        """Returns Gain from the moments of all items."""
         pairs = (values[name].view(self.images, self.levels) for name in Moments._fields)
         return measured(Moments(*pairs), self.edges)
 
     def summarise(self, values: dict[str, Tensor]) -> dict[str, Any]:
-        """The metrics of an epoch; see `Measurement.summarise`. The score network is done with."""
+        """Returns the metrics of an epoch; see `Measurement.summarise`. The score network is not needed
+        afterwards."""
         self.score.release()
         return self.gain(values).metrics()
 
@@ -90,7 +92,7 @@ class GainItems:
         return Batches(self.batch_size, of=self.score.name)
 
     def _noisy(self, items: Tensor) -> Noisy:
-        """On the host."""
+        """Returns the score network's results for a batch of items, in host memory."""
         key = items.numpy().tobytes()
         if (known := self._known.get(key)) is not None:
             return known

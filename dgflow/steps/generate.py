@@ -1,4 +1,4 @@
-"""Generate: samples of a score network, guided or not."""
+"""Generate: samples of a score network, with or without guidance."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 
 class Generate(Sampling):
-    """Samples by index: noise and label of sample i depend on (`seed`, i) alone, whatever the shard, worker
-    or cluster.
+    """Samples by index: noise and label of sample i depend only on (`seed`, i), whatever the shard, worker or
+    cluster.
 
     Columns: `index`, `label` (class, -1 without one), `image` (uint8 [H, W, C]) or, for a network of latents,
     `latent` (float16 [C, H, W], from the sampler), and with a discriminator `log_ratio` (its logit at the
     last guided step, float32).
 
-    Labels are drawn from the score network's classes, or from the guides' where only they have some.
+    Labels are drawn from the score network's classes, or from the guides' if only they have classes.
 
     `seeding="edm"` draws what EDM's per-sample generators draw for the seeds `seed`, `seed` + 1, ...: 50,000
-    samples of seed 0, 50,000 and 100,000 are the three published sets. `precision` and `compile` are
-    as in `Sampling`: "tf32" is that of CUDA's products alone, the others of the networks' weights and
-    activations; `compile` makes one graph of the score network and its guidance.
+    samples each of the seeds 0, 50,000 and 100,000 are the three published sets. `precision` and `compile`
+    are as in `Sampling`: "tf32" applies only to CUDA's matrix products, the others to the networks' weights
+    and activations; `compile` makes one graph of the score network and its guidance.
     """
 
     seeding: Seeding = "counter"
@@ -62,7 +62,7 @@ class Generate(Sampling):
 
 
 def _labelled(latents: Tensor, labels: Tensor | None, added: Noise, index_B: Tensor) -> Draw:
-    """Samples whose labels are those that the networks are asked about, -1 for none."""
+    """Returns the samples with the labels that the networks receive, -1 for none."""
     import torch
 
     from dgflow.diffusion.selection.run import Draw

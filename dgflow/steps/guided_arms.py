@@ -1,4 +1,4 @@
-"""GuidedArms: the base of steps that compare ways of guiding one score network, on real images."""
+"""GuidedArms: the base of steps that compare the guidance of one score network on real images."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from dgflow.steps.guides import check_guides, classes_asked, guides_of
 
 
 class GuidedArms(ResultStep, ABC):
-    """A score network, guided by the terms of each arm, and the real images that it is asked about; () is the
-    score network alone."""
+    """A score network, guided by the terms of each arm, and the real images that it is evaluated on; () is
+    the score network alone."""
 
     score: Weights
     arms: dict[str, tuple[Guidance, ...]] = Field(min_length=1)
     real: Slice
 
     def check_arms(self) -> None:
-        """Raise ValueError, naming the arm, for networks that do not fit each other or the labels of the
+        """Raises ValueError, naming the arm, for networks that do not fit each other or the labels of the
         images."""
         known = self.real.step.shape.num_classes
         for name, terms in self.arms.items():
@@ -40,11 +40,11 @@ class GuidedArms(ResultStep, ABC):
                 raise ValueError(f"arm {name!r}: {error}") from None
 
     def check_terms(self, terms: tuple[Guidance, ...]) -> None:
-        """Raise ValueError for guidance that the step cannot measure."""
+        """Raises ValueError for guidance that the step cannot measure."""
 
     @property
     def guides(self) -> dict[str, GuideTerm]:
-        """The terms that have networks, by the path of the field that names them."""
+        """Returns the terms that have networks, by the path of the field that names them."""
         return {
             path: term
             for name, terms in self.arms.items()
@@ -53,9 +53,9 @@ class GuidedArms(ResultStep, ABC):
 
     @property
     def networks(self) -> list[Weights]:
-        """The score network and all that guide it."""
+        """Returns the score network and all networks that guide it."""
         return [self.score, *(weights for term in self.guides.values() for weights in term.guides)]
 
     def choices(self, inputs: Bound) -> dict[str, GainChoice]:
-        """Of Gain, by the path of the term."""
+        """Returns Gain's choices, by the path of the term."""
         return by_gain(self.guides, inputs)

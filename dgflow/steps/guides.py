@@ -1,8 +1,8 @@
-"""What guides a sampler: which networks fit a score network, and how often they are evaluated.
+"""The networks that guide a sampler: compatibility with a score network, and evaluation counts.
 
-A guide, a second score network among them, sees the score network's own samples and labels, so that shapes
-have to be equal, and a guide with classes has to know them all. The members of an ensemble are asked
-together, so that they also have to agree with each other.
+A guide (a second score network is one too) sees the score network's samples and labels. Therefore shapes have
+to be equal, and a guide with classes has to know all of them. The members of an ensemble are evaluated
+together, so they also have to be compatible with each other.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def check_guides(score: Weights, guidance: Sequence[Guidance]) -> None:
 
 
 def _check_second(where: str, score: Weights, term: NetworkGuidance) -> None:
-    """Raise ValueError for a second score network of other samples, or that is the first one again."""
+    """Raises ValueError for a second score network of different samples, or one that equals the first."""
     other = term.network
     if of_latents(other) != of_latents(score):
         kinds = [("latents" if of_latents(weights) else "images") for weights in (score, other)]
@@ -98,8 +98,8 @@ def _check_null_class(where: str, weights: Weights, needs: str) -> None:
 
 
 def guides_of(path: str, guidance: Sequence[Guidance]) -> dict[str, GuideTerm]:
-    """The terms and corrections, by the path of the field that names their networks; `path` is that of the
-    list."""
+    """Returns the terms and corrections, by the path of the field that names their networks; `path` is that
+    of the list."""
     return {
         f"{path}.{number}.{term.role}": term
         for number, term in enumerate(guidance)
@@ -108,13 +108,13 @@ def guides_of(path: str, guidance: Sequence[Guidance]) -> dict[str, GuideTerm]:
 
 
 def times_asked(guidance: Sequence[Guidance]) -> int:
-    """Evaluations of the score network at a point: one more where it is also asked without a class."""
+    """Returns the evaluations of the score network per point: two if it is also evaluated without a class."""
     return 1 + any(isinstance(term, ClassifierFree) for term in guidance)
 
 
 def classes_asked(score: Weights, guidance: Sequence[Guidance]) -> int:
-    """The number of classes that the networks are asked about, 0 for none: the score network's, or the
-    guides' where only they have some."""
+    """Returns the number of classes that the networks receive, 0 for none: the score network's, or the
+    guides' if only they have classes."""
     if score.step.classes:
         return score.step.classes
     terms = guides_of("guidance", guidance).values()
@@ -123,13 +123,13 @@ def classes_asked(score: Weights, guidance: Sequence[Guidance]) -> int:
 
 
 def members_of(path: str, term: GuideTerm) -> dict[str, Weights]:
-    """The networks of a term by the paths of their fields, `path` being that of the term's own field: a name
-    more for each member of an ensemble."""
+    """Returns the networks of a term by the paths of their fields. `path` is that of the term's own field;
+    each member of an ensemble adds a name."""
     return dict(references(path, getattr(term, term.role)))
 
 
 def check_guide(where: str, field: str, weights: Weights, role: str, shape: DataShape, classes: int) -> None:
-    """Raise ValueError where a network cannot guide samples of that shape and those classes."""
+    """Raises ValueError if a network cannot guide samples of that shape and those classes."""
     step, (kind, training) = weights.step, ROLES[role]
     if not isinstance(step.architecture, kind):
         raise ValueError(
@@ -149,7 +149,7 @@ def check_guide(where: str, field: str, weights: Weights, role: str, shape: Data
 
 
 def check_knows_noise(field: str, weights: Weights) -> None:
-    """Raise ValueError for a guide of clean samples alone where it would be asked along noise levels."""
+    """Raises ValueError for a guide of clean samples if it would be evaluated along noise levels."""
     step = weights.step
     if not step.knows_noise:
         use = ", or use this one for best of n, rejection or MeanLogRatio, which ask about finished samples"
@@ -161,7 +161,7 @@ def check_knows_noise(field: str, weights: Weights) -> None:
 
 
 def check_ensemble(members: Mapping[str, Weights]) -> None:
-    """Raise ValueError for members that are the same twice, or that cannot be asked together."""
+    """Raises ValueError for duplicate members, or members that cannot be evaluated together."""
     first, *_ = members
     known: dict[tuple[str, int | str], str] = {}
     for name, weights in members.items():
@@ -200,8 +200,8 @@ def _architecture(weights: Weights) -> GuideSpec:
 def loaded_term(
     path: str, term: GradientTerm, load: Callable[[str], nn.Module], choice: GainChoice | None = None
 ) -> GuidanceTerm:
-    """The term of loaded networks; `load` gives that of a field, `path` is that of the term's own. `choice`
-    is that of Gain, where the term asks it."""
+    """Returns the term with loaded networks; `load` loads that of a field, `path` is that of the term's own.
+    `choice` is Gain's, if the term uses it."""
     members = members_of(path, term)
     networks = [load(name) for name in members]
     time = _architecture(next(iter(members.values()))).time_map()
@@ -216,8 +216,8 @@ def loaded_term(
 
 
 def guide_uses(term: GuideTerm) -> list[tuple[NetworkStep, Use]]:
-    """The networks that an evaluation of a term runs, and how: of members on the same frozen features, the
-    heads alone except for the first; of a second score network, no gradient."""
+    """Returns the networks that an evaluation of a term runs, and how. Members on the same frozen features
+    run only their heads, except the first; a second score network runs without gradient."""
     if isinstance(term, NetworkGuidance):
         return [(term.network.step, "forward")]
     uses: list[tuple[NetworkStep, Use]] = []
@@ -233,7 +233,7 @@ def guide_uses(term: GuideTerm) -> list[tuple[NetworkStep, Use]]:
 
 
 def guides_title(term: Guidance) -> str:
-    """A term's networks, for people."""
+    """Returns a readable name of a term's networks."""
     if isinstance(term, ClassifierFree):
         return "its null class"
     if isinstance(term, EpsilonScaling):
@@ -249,18 +249,18 @@ def _kind(weights: Weights) -> str:
 
 
 def guide_evaluations(score: Weights, sampler: SamplerSpec, terms: Sequence[GuideTerm]) -> list[float]:
-    """Evaluations of every term per sample of a whole run."""
+    """Returns the evaluations of every term per sample over a whole run."""
     return evaluations(score, sampler, terms)[1]
 
 
 def evaluations(
     score: Weights, sampler: SamplerSpec, terms: Sequence[GuideTerm], begin: tuple[float, Grid] | None = None
 ) -> tuple[float, list[float]]:
-    """Evaluations per sample of the score network, and of every term: inside its window, and where its weight
-    is not 0.
+    """Returns the evaluations per sample of the score network, and of every term: inside its window, at a
+    weight other than 0.
 
-    Counted by walking the sampler and the terms over one pixel, with networks that do nothing; estimated
-    where the sampler chooses its steps by what the networks give.
+    Counted by running the sampler and the terms over one pixel, with networks that do nothing. Estimated if
+    the sampler chooses its steps from the networks' output.
 
     Args:
         begin: linear-VP time and grid of a run that begins within the sampler's range, None for a whole one.
@@ -294,7 +294,7 @@ def evaluations(
 
 
 def _without_networks(term: GuideTerm, asked: Callable[[], None]) -> Guide:
-    """The term with networks that do nothing, and say where they are asked."""
+    """Returns the term with networks that do nothing and record where they are evaluated."""
     import torch
 
     if isinstance(term, EpsilonScaling):
@@ -320,7 +320,7 @@ def _without_networks(term: GuideTerm, asked: Callable[[], None]) -> Guide:
 
 
 def without_weights(score: Weights) -> ScoreModel:
-    """The score model of a network that can be asked about its noise levels, and not be run."""
+    """Returns the score model of a network that knows its noise levels and cannot be evaluated."""
     import torch
 
     with torch.device("meta"):
@@ -328,10 +328,11 @@ def without_weights(score: Weights) -> ScoreModel:
 
 
 def without_network(score: Weights) -> ScoreModel:
-    """The score model of a network, with its noise levels and schedule, that sees noise alone."""
+    """Returns the score model of a network, with its noise levels and schedule, that treats every input as
+    noise."""
     import torch
 
-    # Rounding to the network's own levels would move a few of them across the edge of a window at most.
+    # Rounding to the network's own levels would move at most a few of them across the edge of a window.
     model = without_weights(score)
     return replace(
         model,

@@ -1,4 +1,4 @@
-"""Images or latents of a slice by number, as trainings see held-out ones."""
+"""Images or latents of a slice by number, in the form in which trainings see held-out ones."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from dgflow.steps.training.rows import Form
 def image_rows(
     inputs: Bound, field: str, *, seed: int, source: str
 ) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """A function of neighbouring numbers (int64 [b], any order, repeats allowed): images float32 [b, C, H, W]
-    and labels int64 [b] of the slice that `inputs` has as `field`, on the device.
+    """Returns a function of adjacent numbers (int64 [b], any order, repeats allowed) that gives images
+    float32 [b, C, H, W] and labels int64 [b] of the slice that `inputs` has as `field`, on the device.
 
     Args:
-        seed: of the draws where the rows are means and spreads of latents.
+        seed: of the draws if the rows are means and standard deviations of latents.
         source: the slice, for messages.
     """
     form = Form.of(inputs.rows(field, None, 0, 1), mirror=False, source=source)

@@ -1,4 +1,4 @@
-"""CompareRefinements: ways to refine one frozen model, each with its settings, at equal cost."""
+"""CompareRefinements: methods to refine one frozen model, each with several settings, at equal cost."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ if TYPE_CHECKING:
 
 COST = "sampling"
 """The quantity of `Cost` that is the x axis: operations per sample."""
-FEW = 3  # methods that a title names
+FEW = 3  # methods in a title
 
 
 class CompareRefinements(ResultStep):
     """Methods that refine one model, each with a few settings, compared by cost per sample.
 
-    `selection` and `report` are the results of two `Evaluate` with the same arms and no sample in common; the
-    second has a `Cost` beside it. Of each method, the setting with the least FID in the selection is chosen,
-    and its numbers are those of the report. What it gains is its FID less that of the `base`, a method too
-    (such as the plain sampler with more steps), in the setting that the selection chooses among those of no
-    more operations per sample. Operations of trainings are shown, and not part of that comparison.
+    `selection` and `report` are the results of two `Evaluate` steps with the same arms and no sample in
+    common; the second has a `Cost` beside it. For each method, the setting with the lowest FID in the
+    selection is chosen, and its numbers are taken from the report. The gain of a method is its FID minus that
+    of the `base`, which is a method too (such as the plain sampler with more steps). The base's setting is
+    chosen in the selection among those that need no more operations per sample. Operations of trainings are
+    shown, but not part of that comparison.
 
     The Pareto front of each metric is chosen in the selection too.
 
@@ -59,18 +60,18 @@ class CompareRefinements(ResultStep):
         report_on: Sequence[int],
         only: Sequence[str] | None = None,
     ) -> Self:
-        """The comparison of `sweeps`: by method and setting, the fields with which `generate` makes its
-        samples. The first method is the base.
+        """Returns the comparison of `sweeps`: by method and setting, the fields with which `generate` makes
+        its samples. The first method is the base.
 
         Args:
-            generate: the step that makes the samples, of the field `seed` and of those of the setting, as in
-                `partial(dg.Generate, score=score)`.
+            generate: the step that makes the samples, called with the field `seed` and those of the setting,
+                as in `partial(dg.Generate, score=score)`.
             evaluate: `Evaluate` without its arms, as in `partial(dg.Evaluate, reference=..., features=...)`.
             samples: per arm and seed.
             select_on, report_on: the sampling seeds.
             only: the methods to compare with the base, by default all.
 
-        Raises ValueError for a method in `only` that there is not.
+        Raises ValueError for an unknown method in `only`.
         """
         base, *others = sweeps
         wanted = others if only is None else only
@@ -138,7 +139,7 @@ class CompareRefinements(ResultStep):
         return 200_000
 
     def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
-        """As JSON: `arms` of the report; `selection`, the metrics' means; and by method `chosen`, `rivals`
+        """Returns JSON: `arms` of the report; `selection`, the metrics' means; by method `chosen`, `rivals`
         (the base's arm at equal cost) and `gains`; and by metric `fronts`."""
         del spread, store
         selection, report = (json.loads(inputs.result(name))["arms"] for name in ("selection", "report"))
@@ -174,7 +175,8 @@ class CompareRefinements(ResultStep):
         ).encode()
 
     def compared(self, content: bytes) -> Mapping[str, Mapping[str, Any]]:
-        """By method: the report's numbers of the chosen setting, and FID less than the base at equal cost."""
+        """Returns by method the report's numbers of the chosen setting, and FID minus that of the base at
+        equal cost."""
         found = json.loads(content)
         return {
             name: found["arms"][found["chosen"][name]] | {"gain": found["gains"][name]}
@@ -189,8 +191,8 @@ class CompareRefinements(ResultStep):
 def swept(
     parameter: str, values: Sequence[float], fields: Callable[[Any], Mapping[str, Any]]
 ) -> dict[str, Mapping[str, Any]]:
-    """The settings of a method for `CompareRefinements.of`: `fields` of each value of its main parameter,
-    named after it, such as `weight 2`."""
+    """Returns the settings of a method for `CompareRefinements.of`: the `fields` of each value of its main
+    parameter, named after it, such as `weight 2`."""
     return {f"{parameter} {value:g}": fields(value) for value in values}
 
 

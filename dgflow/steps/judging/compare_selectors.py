@@ -1,4 +1,4 @@
-"""CompareSelectors: FID by epoch of a discriminator beside what can be measured without samples."""
+"""CompareSelectors: FID by epoch of a discriminator, compared with measurements that need no samples."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ FEWEST = 2  # epochs that can be ordered
 
 
 class CompareSelectors(ResultStep):
-    """Which epoch of a discriminator each measurement would choose, and what FID that costs.
+    """The epoch of a discriminator that each measurement would choose, and the FID that the choice costs.
 
-    `by_epoch` is the result of an `Evaluate` with an arm for each of some epochs of `training`, which guides
-    it; arms without that discriminator are shown for comparison. The measurements are Gain, held-out loss,
+    `by_epoch` is the result of an `Evaluate` with an arm for several epochs of `training`, which guides it;
+    arms without that discriminator are shown for comparison. The measurements are Gain, held-out loss,
     held-out accuracy and calibration error, as far as the training records them, and the last epoch.
 
-    The epoch of the least FID is found on the same samples as its FID, so that every regret is a little too
-    large; an epoch is chosen among those with an arm.
+    The epoch with the lowest FID is selected on the same samples that measure its FID, so that every regret
+    is slightly overestimated. An epoch is chosen among those with an arm.
     """
 
     quantities: ClassVar[Mapping[str, Metric]] = {
@@ -72,7 +72,7 @@ class CompareSelectors(ResultStep):
         return 200_000
 
     def _guides(self) -> dict[str, Weights]:
-        """The weights of `training` that guide an arm, by the arm's name."""
+        """Returns the weights of `training` that guide an arm, by the arm's name."""
         evaluation = self.by_epoch.step
         assert isinstance(evaluation, Evaluate)
         guides = {}
@@ -95,8 +95,8 @@ class CompareSelectors(ResultStep):
         ]
 
     def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
-        """As JSON: `epochs` with their `fid`, `arms` of the others, and `selectors` with the values of every
-        epoch of the training, the choice among `epochs`, its regret and rank correlations."""
+        """Returns JSON: `epochs` with their `fid`, `arms` of the others, and `selectors` with the values of
+        every epoch of the training, the choice among `epochs`, its regret and rank correlations."""
         del spread, store
         arms = json.loads(inputs.result("by_epoch"))["arms"]
         metrics = inputs.measurements("training")
@@ -127,7 +127,7 @@ class CompareSelectors(ResultStep):
         ).encode()
 
     def compared(self, content: bytes) -> Mapping[str, Mapping[str, Any]]:
-        """By selector: FID and regret of the epoch that it chooses."""
+        """Returns by selector FID and regret of the epoch that it chooses."""
         selectors = json.loads(content)["selectors"]
         return {
             each["heading"]: {"fid": each["fid"], "regret": each["regret"]} for each in selectors.values()

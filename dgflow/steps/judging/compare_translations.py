@@ -31,7 +31,7 @@ SOURCE = "source"
 
 
 class System(NamedTuple):
-    """The translations of an arm from one start time, a slice per seed: their places in the arm."""
+    """The translations of an arm from one start time, one slice per seed: their positions in the arm."""
 
     arm: str
     start: float
@@ -43,25 +43,25 @@ class System(NamedTuple):
 
     @property
     def names(self) -> list[str]:
-        """The slices, as the step reads them."""
+        """The slices, by the names under which the step reads them."""
         return [f"arms.{self.arm}.{place}" for place in self.places]
 
 
 class CompareTranslations(Comparison):
-    """Translations of the same source images from several start times, guided and not (Kim et al. 2023,
-    section 5.3 and figure 12).
+    """Translations of the same source images from several start times, with and without guidance (Kim et al.
+    2023, section 5.3 and figure 12).
 
-    An arm has slices of `Translate` (decoded ones, of latents): at every start one for each seed. They have
-    one score network, sampler, grid and labels; guidance may differ from start to start. Measured are
+    An arm has slices of `Translate` (for latents, decoded ones): one per seed at every start. They have one
+    score network, sampler, grid and labels; guidance may differ from start to start. The measurements are
 
     - faithfulness: of every image the L2 distance to its source, with values in [0, 1], and the Euclidean
       distance of their `features`;
     - realism: FID of a whole slice to the `reference`, images of the target domain.
 
-    The file holds both by arm and start with their spread over seeds, and for each arm after the first how
-    far its curve of FID over a distance lies below the first arm's, on average over the distances that both
-    reach and seed by seed (`lift`). Arms in another order share the file, and with it the arm that they are
-    compared with.
+    The file holds both by arm and start with their spread over seeds. For each arm after the first it also
+    holds how far the arm's curve of FID over a distance lies below the first arm's, on average over the
+    distances that both reach and per seed (`lift`). Arms in another order share the file, and with it the arm
+    that they are compared with.
 
     `evaluate()` is the table with all of it; the other fields are those of `Evaluate`.
     """
@@ -94,7 +94,7 @@ class CompareTranslations(Comparison):
         return self
 
     def _check_seeds(self, name: str) -> None:
-        """Raise ValueError for an arm without the same seeds at every start, those of the first arm."""
+        """Raises ValueError for an arm without the same seeds at every start, those of the first arm."""
         expected = self._seeds(self.systems[0])
         for system in self.systems:
             if system.arm == name and (found := self._seeds(system)) != expected:
@@ -112,7 +112,7 @@ class CompareTranslations(Comparison):
 
     @cached_property
     def systems(self) -> tuple[System, ...]:
-        """Arm by arm, from the earliest start on."""
+        """Returns the systems arm by arm, in ascending order of start."""
         found = []
         for name, arm in self.arms.items():
             starts = [_translate(part).start for part in arm]
@@ -130,7 +130,7 @@ class CompareTranslations(Comparison):
 
     @cached_property
     def evaluation(self) -> Evaluate:
-        """FID of every system, and of the sources themselves."""
+        """The step that measures the FID of every system, and of the sources themselves."""
         shared = {name: getattr(self, name) for name in ("features", "floor", *Comparison.model_fields)}
         arms = {
             system.title: tuple(self.arms[system.arm][place] for place in system.places)
@@ -139,14 +139,15 @@ class CompareTranslations(Comparison):
         return Evaluate(arms=arms | {SOURCE: (self.source,)}, **shared)
 
     def evaluate(self) -> Evaluate:
-        """The table: a row per arm and start with realism and faithfulness; the curves are on its page."""
+        """Returns the table: a row per arm and start with realism and faithfulness; the curves are on its
+        page."""
         return self.evaluation.model_copy(update={"beside": (self.result(),)})
 
     def cautions(self) -> list[str]:
         return trained_on(SOURCE, (self.source,), [node.step for node in graph(self)])
 
     def inputs(self) -> dict[str, Reference]:
-        """What the table measures of every slice, and images and features, which it reads too."""
+        """The inputs of the table for every slice, and the images and features that the step also reads."""
         measured = self.evaluation.measures
         inputs: dict[str, Reference] = {
             "source": self.source,
@@ -162,7 +163,7 @@ class CompareTranslations(Comparison):
         return inputs
 
     def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
-        """As JSON: `curves` by arm, `source_fid`, `lift` by arm and distance."""
+        """Returns JSON: `curves` by arm, `source_fid`, `lift` by arm and distance."""
         del store
         from dgflow.steps.judging.faithfulness import DISTANCES, distances
 
@@ -195,7 +196,8 @@ class CompareTranslations(Comparison):
         ).encode()
 
     def compared(self, content: bytes) -> Mapping[str, Mapping[str, Any]]:
-        """By arm and start, as in the table, and the sources, whose distances are 0."""
+        """Returns the values by arm and start, as in the table, and those of the sources, whose distances are
+        0."""
         curves = json.loads(content)["curves"]
         points = (point for name in self.arms for point in curves[name])
         found = {
@@ -214,7 +216,8 @@ class CompareTranslations(Comparison):
 
 
 def _lift(curve: list[dict[str, Any]], base: list[dict[str, Any]], distance: str) -> dict[str, Any] | None:
-    """How far a curve of FID lies below another one, seed by seed; None where they share no distances."""
+    """Returns the distance by which a curve of FID lies below another one, per seed; None if they share no
+    distances."""
 
     def of_seed(points: list[dict[str, Any]], seed: int) -> tuple[list[float], list[float]]:
         x, y = ([point[key]["per_seed"][seed] for point in points] for key in (distance, "fid"))
@@ -233,7 +236,7 @@ def _translate(part: Slice) -> Translate:
 
 
 def _check_part(name: str, part: Slice, first: Slice) -> None:
-    """Raise ValueError for a slice that is no translation of the sources of `first`."""
+    """Raises ValueError for a slice that does not translate the sources of `first`."""
     step = part.origin.step
     if not isinstance(step, Translate):
         raise ValueError(
@@ -254,7 +257,7 @@ def _check_part(name: str, part: Slice, first: Slice) -> None:
 
 
 def _check_alike(name: str, part: Slice, first: Slice) -> None:
-    """Raise ValueError for a slice of an arm that was made otherwise than the arm's first."""
+    """Raises ValueError for a slice whose settings differ from those of the arm's first slice."""
     own, other = _translate(part), _translate(first)
     for field in ("score", "sampler", "grid", "labels"):
         if getattr(own, field) != getattr(other, field):

@@ -27,10 +27,10 @@ def comparison(
     ignore_labels: bool = False,
     drop_alpha: bool = False,
 ) -> Measure:
-    """The step that measures `samples` against `reference`: sources of images, of statistics, or (the
+    """Returns the step that measures `samples` against `reference`: sources of images, of statistics, or (the
     reference) of both. `ignore_labels` and `drop_alpha` are those of `open_images`.
 
-    Raises ValueError and FileNotFoundError where a source holds neither, or does not suffice for the metrics.
+    Raises ValueError and FileNotFoundError if a source holds neither, or does not suffice for the metrics.
     """
     read = partial(ImageSet.at, ignore_labels=ignore_labels, drop_alpha=drop_alpha)
     images, statistics = _population(reference, partial(read, gaps=True))
@@ -47,9 +47,8 @@ def comparison(
 
 
 def check_may_compare(target: Measure, before: MetricResult) -> None:
-    """Raises ValueError where `difference` will refuse to compare the result of `target`, of images or files,
-    with `before`. The network is not compared: its digest is not known before anything is measured.
-    """
+    """Raises ValueError if `difference` will refuse to compare the result of `target`, of images or files,
+    with `before`. The network is not compared: its digest is not known before anything is measured."""
     from dgflow.metrics.result import MetricResult, difference
 
     images = target.reference_images
@@ -71,7 +70,7 @@ def check_may_compare(target: Measure, before: MetricResult) -> None:
 def _population(
     source: str, read: Callable[[str], ImageSet]
 ) -> tuple[ImageSet | None, StatisticsFile | None]:
-    """The images and the statistics of a source: at least one of the two."""
+    """Returns the images and the statistics of a source: at least one of the two."""
     if not has_statistics(source):
         if not has_images(source):
             raise ValueError(

@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 
 class Evaluate(Comparison):
-    """Every arm measured against the reference by a `Measure`, in one table.
+    """A table of all arms, each measured against the reference by a `Measure`.
 
     An arm has one slice per sampling seed; its spread is the sample standard deviation over them, so that no
-    two may share a sample. `floor` holds real images that are measured like an arm, as a bound for samples.
+    two slices may share a sample. `floor` holds real images that are measured like an arm, as a lower bound.
     The other fields are those of `Measure`.
 
-    `beside` are results of other steps about the same systems, such as `Likelihood`: what they measure of an
-    arm (`compared`, by the arm's name) is in its row, and their figures are on the page.
+    `beside` are results of other steps about the same systems, such as `Likelihood`. Their values for an arm
+    (`compared`, by the arm's name) appear in its row, and their figures on the page.
 
     `Evaluate(arms=..., against=reference(NAME))` takes protocol, features, statistics and reference from a
     published reference; the step is the same as with these fields written out.
@@ -82,7 +82,7 @@ class Evaluate(Comparison):
 
     @property
     def columns(self) -> Mapping[str, Metric]:
-        """Its own metrics, then those of the results beside it."""
+        """The table's own metrics, then those of the results beside it."""
         others = (item for result in self.beside for item in result.step.columns.items())
         return {**self.quantities, **dict(others)}
 
@@ -92,7 +92,7 @@ class Evaluate(Comparison):
 
     @cached_property
     def measures(self) -> Mapping[str, Measure]:
-        """What measures each slice of an arm, `arms.NAME.NUMBER`, and the `floor`."""
+        """The steps that measure the slices of an arm, `arms.NAME.NUMBER`, and the `floor`."""
         shared = {name: getattr(self, name) for name in ("features", *Comparison.model_fields)}
         parts = {
             f"arms.{name}.{place}": part for name, arm in self.arms.items() for place, part in enumerate(arm)
@@ -101,14 +101,14 @@ class Evaluate(Comparison):
         return {name: Measure(samples=part, **shared) for name, part in (parts | floor).items()}
 
     def inputs(self) -> dict[str, Slice | Weights | Result]:
-        """The numbers of every slice: steps of their own, so that one more arm costs only its own work."""
+        """The numbers of every slice, as separate steps, so that one more arm costs only its own work."""
         measured: dict[str, Slice | Weights | Result] = {
             name: measure.result() for name, measure in self.measures.items()
         }
         return measured | {f"beside.{number}": result for number, result in enumerate(self.beside)}
 
     def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
-        """The table as JSON: `arms`, `floor`, and the provenance of the numbers."""
+        """Returns the table as JSON: `arms`, `floor`, and the provenance of the numbers."""
         del store
         measured = {name: json.loads(inputs.result(name)) for name in self.measures}
         arms: dict[str, Any] = {}
@@ -140,7 +140,7 @@ class Evaluate(Comparison):
         return {name: arms[name] for name in self.arms}
 
     def _lowest(self, results: list[dict[str, Any]]) -> dict[str, Any] | None:
-        """The lowest FID and its label, where the arm has the seed ranges of which the protocol's papers
+        """Returns the lowest FID and its label, if the arm has the seed ranges of which the protocol's papers
         report the lowest."""
         from dgflow.metrics.result import MetricResult, lowest
 
@@ -153,7 +153,8 @@ class Evaluate(Comparison):
 
 
 def _over_seeds(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """By metric: mean and sample standard deviation over the results, their values and their own errors."""
+    """Returns by metric the mean and sample standard deviation over the results, their values and their own
+    errors."""
     table: dict[str, Any] = {}
     for metric in results[0]["values"]:
         values = [result["values"][metric] for result in results]

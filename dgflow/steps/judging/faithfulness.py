@@ -1,4 +1,4 @@
-"""How near translated images stay to their sources: distances of images, and of their features."""
+"""Distances of translated images to their sources: of the images, and of their features."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ Item = tuple[str, int, int]
 def distances(
     inputs: Bound, names: Sequence[str], rows: int, spread: Spread
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Of each slice in `names`, by distance: float64 [rows], of every image to its source.
+    """Returns for each slice in `names`, by distance, the distance of every image to its source, float64
+    [rows].
 
     `l2` is the Euclidean distance of the images, with values in [0, 1]; `perceptual` that of their features.
     `inputs` has images and features of the sources as `source` and `source.features`, and those of a slice as

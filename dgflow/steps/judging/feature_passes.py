@@ -1,8 +1,8 @@
-"""Passes over stored features, spread over workers: sums, influences, neighbours, kernel distances.
+"""Passes over stored features, distributed over workers: sums, influences, neighbours, kernel distances.
 
-The bits do not depend on how the work was cut or in which order it came back, and memory does not grow with
-the number of rows: a worker reads shard by shard, and keeps the rows that it compares others with only while
-they are small.
+The results are bit-identical for any division of the work and any order of completion. Memory does not grow
+with the number of rows: a worker reads shard by shard, and caches the rows that it compares others with only
+if they are small.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ SUMMED = 8_000
 features."""
 QUERIES = 2_500
 """Rows per item of neighbours: 20 MB in float32 at 2048 features, and 20 items for 50,000 samples."""
-KEPT = 2**29  # bytes of rows that a worker keeps between items instead of reading them again
+KEPT = 2**29  # bytes of rows that a worker caches between items instead of reading them again
 SUBSETS = 10  # subsets per item of kernel distances
 
 
 def ranges(rows: int, size: int) -> list[tuple[int, int]]:
-    """[0, rows) in pieces of `size`."""
+    """Returns [0, rows) in pieces of `size`."""
     return [(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 
 def _in_order(
     make: Callable[[], Callable[[tuple[int, int]], Any]], items: Sequence[tuple[int, int]], spread: Spread
 ) -> list[Any]:
-    """The result of each item, in the order of the items."""
+    """Yields the result of each item, in the order of the items."""
     results: dict[tuple[int, int], Any] = {}
     spread(make, items, results.__setitem__)
     return [results[item] for item in items]
@@ -57,7 +57,7 @@ def _in_order(
 def _total(
     make: Callable[[], Callable[[tuple[int, int]], Total]], rows: int, zero: Total, spread: Spread
 ) -> Total:
-    """The sum over [0, rows) of the results of items of `SUMMED` rows."""
+    """Returns the sum over [0, rows) of the results of items of `SUMMED` rows."""
     total: Any = zero
 
     def take(_: Any, part: Any) -> None:
@@ -81,7 +81,7 @@ class Sums:
     facts: dict[int, Columns] = field(default_factory=dict)
 
     def __add__(self, other: Sums) -> Sums:
-        """The sums over the rows of both, which have none in common."""
+        """Returns the sums over the rows of both, which must be disjoint."""
         moments = {
             name: sums + other.moments[name] if name in other.moments else sums
             for name, sums in self.moments.items()
@@ -89,12 +89,12 @@ class Sums:
         return Sums(other.moments | moments, self.scores + other.scores, self.facts | other.facts)
 
     def totals(self) -> dict[str, Moments]:
-        """Moments of all rows, by column. Raises ValueError for a missing block of rows."""
+        """Returns the moments of all rows, by column. Raises ValueError for a missing block of rows."""
         blocks = -(-len(self.fact("label")) // BLOCK_SIZE)
         return {column: sums.total(blocks) for column, sums in self.moments.items()}
 
     def fact(self, column: str) -> np.ndarray:
-        """One of the columns of `facts`, of all rows in order."""
+        """Returns one of the columns of `facts`, for all rows in order."""
         return np.concatenate([self.facts[start][column] for start in sorted(self.facts)])
 
 
@@ -104,8 +104,8 @@ FACTS = ("label", "constant", "pixels")
 def summed(
     inputs: Bound, name: str, rows: int, columns: Sequence[str], split_size: int, spread: Spread
 ) -> Sums:
-    """Moments of `features` and `spatial` and sums of `logits`, as far as `columns` names them, and the
-    images' facts."""
+    """Returns moments of `features` and `spatial` and sums of `logits`, as far as `columns` names them, and
+    the images' facts."""
     total = _total(partial(_summing, inputs, name, tuple(columns), split_size), rows, Sums(), spread)
     if (found := len(total.fact("label"))) != rows:
         raise ValueError(f"expected {rows} rows of {name}, found {found}; run `verify` on the root")
@@ -134,7 +134,7 @@ def _summing(
 
 
 def shuffled_scores(inputs: Bound, name: str, rows: int, split_size: int, spread: Spread) -> ScoreSums:
-    """Sums of `logits` by the splits of a random order, that of `shuffled_positions`."""
+    """Returns the sums of `logits` by the splits of a random order, that of `shuffled_positions`."""
     make = partial(_summing_shuffled, inputs, name, rows, split_size)
     return _total(make, rows, BlockSums[ScoreSums](), spread).total()
 
@@ -156,7 +156,7 @@ def _summing_shuffled(
 def influence(
     inputs: Bound, name: str, rows: int, column: str, influence: FrechetInfluence, spread: Spread
 ) -> BlockSums[InfluenceSums]:
-    """The sums of the influence of every row of `column` on the Fréchet distance."""
+    """Returns the sums of the influence of every row of `column` on the Fréchet distance."""
     make = partial(_influencing, inputs, name, column, influence)
     return _total(make, rows, BlockSums[InfluenceSums](), spread)
 
@@ -164,7 +164,7 @@ def influence(
 def _influencing(
     inputs: Bound, name: str, column: str, influence: FrechetInfluence
 ) -> Callable[[tuple[int, int]], BlockSums[InfluenceSums]]:
-    # Ray hands out arrays that cannot be written to, and torch warns of those.
+    # Ray returns read-only arrays, and torch warns of those.
     own = replace(influence, bend=np.require(influence.bend, requirements="W"))
 
     def work(item: tuple[int, int]) -> BlockSums[InfluenceSums]:
@@ -178,7 +178,7 @@ def _influencing(
 
 @dataclass(frozen=True)
 class Population:
-    """Rows of features that are compared with others: the first `rows` of a slice, or `held` in memory."""
+    """Rows of features that others are compared with: the first `rows` of a slice, or `held` in memory."""
 
     inputs: Bound
     name: str
@@ -187,7 +187,7 @@ class Population:
 
     @classmethod
     def at(cls, positions: np.ndarray, inputs: Bound, name: str, spread: Spread) -> Population:
-        """The rows at `positions`, which ascend, held in memory; reads every shard once."""
+        """Returns the rows at `positions` (ascending), held in memory; reads every shard once."""
         items = [
             (start, stop)
             for start, stop in ranges(int(positions[-1]) + 1, SUMMED)
@@ -197,7 +197,7 @@ class Population:
         return cls(inputs, name, len(positions), held)
 
     def pieces(self, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
-        """The features of its rows [start, stop), shard by shard."""
+        """Yields the features of rows [start, stop), shard by shard."""
         stop = self.rows if stop is None else stop
         if self.held is not None:
             yield self.held[start:stop]
@@ -206,11 +206,12 @@ class Population:
             yield piece["features"]
 
     def block(self, start: int, stop: int) -> np.ndarray:
-        """Its rows [start, stop) in memory."""
+        """Returns rows [start, stop) in memory."""
         return np.concatenate(list(self.pieces(start, stop)))
 
     def again(self) -> Callable[[], Iterator[np.ndarray]]:
-        """A function that gives all rows at each call, from memory after the first where they are small."""
+        """Returns a function that yields all rows at each call, from memory after the first call if they are
+        small."""
         kept: list[np.ndarray] = []
 
         def pieces() -> Iterator[np.ndarray]:
@@ -228,7 +229,7 @@ class Population:
 
 
 def _inside_of(positions: np.ndarray, start: int, stop: int) -> np.ndarray:
-    """The part of `positions`, which ascend, in [start, stop), counted from `start`."""
+    """Returns the part of `positions` (ascending) in [start, stop), counted from `start`."""
     return positions[np.searchsorted(positions, start) : np.searchsorted(positions, stop)] - start
 
 
@@ -241,7 +242,7 @@ def _choosing(inputs: Bound, name: str, positions: np.ndarray) -> Callable[[tupl
 
 
 def _picked(pieces: Iterator[np.ndarray], positions: np.ndarray) -> np.ndarray:
-    """The rows at `positions`, which ascend, of rows that come in pieces."""
+    """Yields the rows at `positions` (ascending), from rows that come in pieces."""
     rows, first = [], 0
     for piece in pieces:
         rows.append(piece[_inside_of(positions, first, first + len(piece))])
@@ -252,7 +253,8 @@ def _picked(pieces: Iterator[np.ndarray], positions: np.ndarray) -> np.ndarray:
 def neighbours(
     real: Population, fake: Population, k: int, distances: Distances, spread: Spread
 ) -> PrecisionRecall:
-    """Precision and recall by blocks of rows: radii of both sides first, then who lies in whose balls."""
+    """Returns precision and recall by blocks of rows: the radii of both sides first, then the points inside
+    the balls."""
     size = BLOCK_ROWS if distances == "openai-float16" else QUERIES
 
     def over(work: Callable[..., Any], population: Population, *arguments: Any) -> np.ndarray:
@@ -292,7 +294,7 @@ def _inside(
 def kernel_distances(
     real: Population, fake: Population, subsets: int, subset_size: int, seed: int, spread: Spread
 ) -> np.ndarray:
-    """The unbiased squared MMD of every subset, in their order."""
+    """Returns the unbiased squared MMD of every subset, in order."""
     make = partial(_kernel, real, fake, subsets, subset_size, seed)
     return np.concatenate(_in_order(make, ranges(subsets, SUBSETS), spread))
 
@@ -314,7 +316,8 @@ def _kernel(
 
 
 def _gathered(pieces: Iterator[np.ndarray], wanted: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The rows that any of `wanted` names, once each, and the indices of each among them."""
+    """Returns the union of the rows in `wanted`, without repeats, and the indices of each array among
+    them."""
     needed = np.unique(np.concatenate(wanted))
     return _picked(pieces, needed), [np.searchsorted(needed, indices) for indices in wanted]
 

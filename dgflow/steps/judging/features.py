@@ -32,12 +32,12 @@ Judge = Callable[[list[np.ndarray]], "dict[str, torch.Tensor]"]
 class Features(SampleStep):
     """Features and logits of images, for the rows of a slice or of an image set, counted from 0.
 
-    The network is Inception, whose input the `front_end` of a protocol makes (`adm`, `edm`, `clean`), or
-    without a `front_end` a classifier of clean images that was trained here, or one's own network. Columns:
-    `index`, `label` (-1 where unknown), `features` (float32 [d]), `logits` where the network has some
-    (float32 [classes]; Inception's without the bias), of Inception `spatial` (float32 [2023], sFID's), and of
-    the image itself `constant` (bool: it is of one colour) and `pixels` (int64, a digest: equal images have
-    equal ones).
+    The network is Inception with the `front_end` of a protocol (`adm`, `edm`, `clean`) or, without a
+    `front_end`, a classifier of clean images that was trained in the recipe, or a network of your own.
+    Columns: `index`, `label` (-1 if unknown), `features` (float32 [d]), `logits` if the network has them
+    (float32 [classes]; Inception's without the bias), for Inception `spatial` (float32 [2023], sFID's), and
+    facts about the image itself: `constant` (bool: it has a single colour) and `pixels` (int64, a digest:
+    equal images have equal ones).
     """
 
     maps: ClassVar[str] = "samples"
@@ -87,14 +87,14 @@ class Features(SampleStep):
 
     @property
     def spec(self) -> FeatureNetworkSpec:
-        """The network."""
+        """The network's spec."""
         spec = self.network.step.architecture
         assert isinstance(spec, FeatureNetworkSpec)
         return spec
 
     @property
     def widths(self) -> tuple[int, ...] | None:
-        """The widths of the columns of features; None where only running the network would tell."""
+        """The widths of the columns of features; None if they are only known by running the network."""
         return self.spec.feature_widths(self.network.step.shape.num_classes)
 
     @property
@@ -102,7 +102,8 @@ class Features(SampleStep):
         return None if self.widths is None else INDEX_AND_LABEL + IMAGE_FLAGS + 4 * sum(self.widths)
 
     def inputs(self) -> dict[str, Reference]:
-        """The network first: one that cannot be had is found before samples are made."""
+        """The inputs, the network first, so that a network that is unavailable is reported before samples are
+        made."""
         inputs = super().inputs()
         return {"network": inputs.pop("network")} | inputs
 
@@ -113,7 +114,7 @@ class Features(SampleStep):
         return [Work(self.network.step, "forward", amount, self.batch_size)]
 
     def shard_builder(self, inputs: Bound) -> Callable[[int, int], Columns]:
-        """Load the network; the function returned makes the rows [start, stop)."""
+        """Loads the network; the returned function computes the rows [start, stop)."""
         from dgflow.diffusion.acceleration import device
 
         judge = self.judge(inputs.network("network"), device())
@@ -128,7 +129,8 @@ class Features(SampleStep):
         return rows
 
     def judge(self, network: nn.Module, own_device: torch.device) -> Judge:
-        """A function of images uint8 [H, W, C] each: the columns that `network`, loaded, gives for them."""
+        """Returns a function of images uint8 [H, W, C] each: the columns that `network`, loaded, gives for
+        them."""
         import torch
 
         channels = self.network.step.shape.channels
@@ -141,12 +143,13 @@ class Features(SampleStep):
         return judge
 
     def _batches(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """Batches of nearly equal size, which depend on the shard and the bound alone."""
+        """Returns batches of nearly equal size, which depend only on the shard and the bound."""
         edges = np.linspace(start, stop, -(-(stop - start) // self.batch_size) + 1).astype(int)
         yield from zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
 
     def _reader(self, inputs: Bound) -> Callable[[int, int], Read]:
-        """A function of a shard [start, stop) that gives a reader of the images and labels of its batches."""
+        """Returns a function of a shard [start, stop) that gives a reader of the images and labels of its
+        batches."""
         if isinstance(self.samples, ImageSet):
             images = self.samples.open()
 
@@ -158,7 +161,7 @@ class Features(SampleStep):
             return lambda start, stop: read_set
 
         def reader(start: int, stop: int) -> Read:
-            # All at once, since a batch alone takes the whole shard to read.
+            # All at once, since reading a single batch reads the whole shard.
             rows = inputs.rows("samples", ["image", "label"], start, stop)
             return lambda first, last: (
                 list(rows["image"][first - start : last - start]),
@@ -180,11 +183,11 @@ class Features(SampleStep):
 def _prepared(
     images: list[np.ndarray], front_end: FrontEndName | None, channels: int, device: torch.device
 ) -> torch.Tensor:
-    """uint8 [H, W, C] each to float32 [B, C, H, W] in [-1, 1], of one size: by the front end, or as they are,
-    grey ones with the network's number of channels.
+    """Prepares uint8 [H, W, C] each as float32 [B, C, H, W] in [-1, 1], of one size: by the front end, or
+    unchanged, with grey images repeated to the network's number of channels.
 
-    Raises ValueError where their sizes differ and no front end makes them equal, and for pictures in colour
-    where the network has one channel.
+    Raises ValueError if their sizes differ and no front end equalises them, and for colour pictures if the
+    network has one channel.
     """
     import torch
 

@@ -28,17 +28,17 @@ if TYPE_CHECKING:
     from dgflow.steps.gain_items import GainItems
     from dgflow.store.objects import ObjectStore
 
-IMAGES_AT_ONCE = 32  # of a worker's piece of the work
+IMAGES_AT_ONCE = 32  # per piece of a worker's work
 Pairs = tuple[list[float], list[float]]
 
 
 class Gain(ResultStep):
     """Gain (Kim et al. 2023, theorem 2) of discriminators on real images that none of them was trained on.
 
-    As `TrainDiscriminator(gain_of=...)` records it in every epoch, for any discriminator or ensemble: on up
-    to 2,048 of the images, the first ones, each at a noise level of every eighth of log sigma between
-    `sigma_min` and `sigma_max`. `DiscriminatorGuidance(weight=gain.result())` takes the weight at which it
-    is largest.
+    The measurement is that of `TrainDiscriminator(gain_of=...)` in every epoch, for any discriminator or
+    ensemble: on up to 2,048 of the images, the first ones, each at one noise level from every eighth of log
+    sigma between `sigma_min` and `sigma_max`. `DiscriminatorGuidance(weight=gain.result())` takes the weight
+    with the largest Gain.
 
     The file holds `gain` and `gain_error` (at weight 1, nats per image, with its standard error),
     `gain_at_best_weight`, `best_weight` and its error, and `gain_curve`, as epochs do.
@@ -98,7 +98,7 @@ class Gain(ResultStep):
 
     @cached_property
     def term(self) -> DiscriminatorGuidance:
-        """Guidance by the discriminators."""
+        """Returns guidance by the discriminators."""
         return DiscriminatorGuidance(discriminator=self.discriminator, combine=self.combine)
 
     @property
@@ -143,7 +143,7 @@ class Gain(ResultStep):
         return [Table("Gain", ["", "value"], rows, note=note), *curves]
 
     def _measurer(self, inputs: Bound) -> Callable[[int], Pairs]:
-        """Load the networks; the function returned measures the images from a number on."""
+        """Loads the networks; the returned function measures the images from a number on."""
         import torch
 
         from dgflow.diffusion.acceleration import device, prepared

@@ -12,7 +12,8 @@ FORMATS = {**SUFFIXES, ".safetensors": "safetensors"}
 
 
 def inception(source: str) -> Weights:
-    """The weights of that name in the catalogue, or those in a file, whose suffix gives its format."""
+    """Returns the weights of that name in the catalogue, or those in a file, whose suffix gives its
+    format."""
     if source in CATALOGUE:
         return official(source)
     suffix = next((suffix for suffix in FORMATS if source.lower().partition("@")[0].endswith(suffix)), None)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dgflow.specs.bound import Bound
     from dgflow.store.objects import ObjectStore
 
-IMAGES_AT_ONCE = 64  # of a worker's piece of the work
+IMAGES_AT_ONCE = 64  # per piece of a worker's work
 EVALUATIONS, GUIDED = 100, 350
 """Of the ODE's slope per image at tolerance 1e-5, without and with guidance, for `plan`: 86 and 348 were
 measured on digits. A discriminator bends the path more than the score network does."""
@@ -84,7 +84,7 @@ class Likelihood(LikelihoodFields):
         return self
 
     def check_terms(self, terms: tuple[Guidance, ...]) -> None:
-        """Of an ODE: no boost."""
+        """Raises ValueError for a boost, which an ODE does not have."""
         for number, term in enumerate(terms):
             if isinstance(term, DiscriminatorGuidance) and term.boost is not None:
                 raise ValueError(
@@ -93,7 +93,7 @@ class Likelihood(LikelihoodFields):
                 )
 
     def cautions(self) -> list[str]:
-        """Images that a network of an arm was trained on."""
+        """Returns warnings of images that a network of an arm was trained on."""
         steps = {weights.fingerprint: weights for weights in self.networks}
         found = []
         for weights in steps.values():
@@ -137,14 +137,14 @@ class Likelihood(LikelihoodFields):
             yield Work(self.score.step, "forward", losses * asked, self.batch_size)
             for term in guides.values():
                 for network, use in guide_uses(term):
-                    if isinstance(term, NetworkGuidance):  # differentiated once, as the score network
+                    if isinstance(term, NetworkGuidance):  # differentiated once, like the score network
                         yield Work(network, "gradient", own, self.batch_size)
                         yield Work(network, use, losses, self.batch_size)
                     else:
                         yield Work(network, use, TWICE * own + losses, self.batch_size)
 
     def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
-        """The numbers as JSON; the images are shared by the workers."""
+        """Returns the numbers as JSON; the workers share the images."""
         del store
         from dgflow.steps.judging.likelihood_values import Meter, span, summary
 
@@ -170,6 +170,6 @@ class Likelihood(LikelihoodFields):
         return likelihood_figures(self._content(content), self.methods)
 
     def _content(self, content: bytes) -> dict[str, Any]:
-        """The file, with the arms in the recipe's order; canonical JSON sorts them."""
+        """Returns the file, with the arms in the recipe's order; canonical JSON sorts them."""
         found = json.loads(content)
         return found | {"arms": {name: found["arms"][name] for name in self.arms}}

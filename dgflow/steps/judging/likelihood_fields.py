@@ -1,4 +1,4 @@
-"""What a `Likelihood` is asked: networks, images, noise levels, and how both are measured."""
+"""The fields of a `Likelihood`: networks, images, noise levels, and the methods of measurement."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ class LikelihoodFields(GuidedArms, ABC):
     """The fields of `Likelihood`.
 
     Args:
-        arms: guidance by name; () is the score network alone. The first arm is the one that the others are
-            compared with, image by image.
-        sigma_min, sigma_max: the ends of the ODE; None: 0.002 and 80, narrowed to what the network knows. The
-            numbers at `sigma_min` are those of the table.
-        truncations: further noise levels, rising, at which the ODE begins.
-        methods: what is measured.
-        divergence: by Hutchinson's estimator with one vector of signs per image and repeat, or "exact", with
-            as many gradients per evaluation as there are dimensions.
-        dequantise: False for samples that are no pixels: x is the sample itself, the constant is 0.
+        arms: guidance by name; () is the score network alone. The others are compared with the first arm,
+            image by image.
+        sigma_min, sigma_max: the ends of the ODE; None: 0.002 and 80, narrowed to the network's own range.
+            The numbers at `sigma_min` are those of the table.
+        truncations: further noise levels, ascending, at which the ODE begins.
+        methods: the quantities to measure.
+        divergence: Hutchinson's estimator with one vector of signs per image and repeat, or "exact", with as
+            many gradients per evaluation as there are dimensions.
+        dequantise: False for samples that are not pixels: x is the sample itself, the constant is 0.
         repeats: draws of u, z and signs per image; their mean counts as one value.
         times: noise levels per image, repeat and truncation that `nelbo` is averaged over.
         tolerance: of the ODE's steps, relative and absolute.

@@ -13,7 +13,8 @@ X_LABEL = "noise level at which the ODE begins"
 
 
 def likelihood_figures(content: Mapping[str, Any], methods: Sequence[str]) -> list[Figure]:
-    """Bits per dimension by arm at the lowest noise level, and by the level at which the ODE begins."""
+    """Returns bits per dimension by arm at the lowest noise level, and by the level at which the ODE
+    begins."""
     table = _table(content, methods)
     if len(content["levels"]) == 1:
         return [table]
@@ -40,8 +41,8 @@ def _table(content: Mapping[str, Any], methods: Sequence[str]) -> Table:
 
 
 def _compared(content: Mapping[str, Any], methods: Sequence[str]) -> tuple[str, list[str]]:
-    """The arm that changes are from, and the others: as the file has them, which arms in another order
-    share."""
+    """Returns the arm that changes are measured from, and the others, as the file has them; arms in another
+    order share the file."""
     arms = content["arms"]
     others = [name for name, arm in arms.items() if f"{methods[0]}_change" in arm]
     (first,) = (name for name in arms if name not in others)
@@ -53,8 +54,8 @@ def _cell(arm: Mapping[str, Any], key: str, sign: str = "") -> str:
 
 
 def _lines(content: Mapping[str, Any], methods: Sequence[str]) -> list[Lines]:
-    """Both by truncation, and what guidance changes in them, image by image. An arm has one colour in both:
-    the one that the others are compared with is drawn last."""
+    """Returns both by truncation, and what guidance changes in them, image by image. An arm has the same
+    colour in both; the arm that the others are compared with is drawn last."""
     first, others = _compared(content, methods)
 
     def curves(arms: Sequence[str], suffix: str = "") -> list[Curve]:

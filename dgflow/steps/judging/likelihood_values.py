@@ -1,7 +1,7 @@
-"""The work of `Likelihood`: pixels made continuous, bits per dimension of every image, and their means.
+"""The computation of `Likelihood`: dequantised pixels, bits per dimension of every image, and their means.
 
 All random numbers are functions of (seed, index of the image, repeat), the same for all arms and noise
-levels: differences between arms are those of equal draws.
+levels, so that arms are compared on equal draws.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ Values = dict[str, np.ndarray]
 
 
 class Span(NamedTuple):
-    """The noise levels at which the ODE begins, rising, and that at which it ends."""
+    """The noise levels at which the ODE begins, ascending, and the level at which it ends."""
 
     levels: tuple[float, ...]
     highest: float
 
 
 def span(step: LikelihoodFields) -> Span:
-    """The noise levels of a step.
+    """Returns the noise levels of a step.
 
     Raises ValueError for a network that has no ODE, or none at these levels.
     """
@@ -75,7 +75,7 @@ class Meter:
     """Measures an arm on some images, with networks that are loaded once.
 
     Args:
-        at_once: images of a piece of the work.
+        at_once: images per piece of the work.
     """
 
     def __init__(self, step: LikelihoodFields, inputs: Bound, ends: Span, at_once: int) -> None:
@@ -90,14 +90,14 @@ class Meter:
         self.batches = Batches(step.batch_size, of=step.name)
 
     def __call__(self, item: tuple[str, int]) -> Values:
-        """The values of an arm on the images from a number on."""
+        """Returns the values of an arm on the images from a number on."""
         name, start = item
         stop = min(start + self.at_once, self.step.real.rows)
         parts = self.batches.map(partial(self._measured, self.arms[name]), start, stop)
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _measured(self, arm: System, first: int, last: int) -> Values:
-        """Means over the repeats."""
+        """Returns the means over the repeats."""
         step, levels = self.step, self.ends.levels
         images, labels = self.rows(torch.arange(first, last))
         self._check_labels(arm, labels)
@@ -129,7 +129,7 @@ class Meter:
     def _flow(
         self, arm: System, draws: _Draws, x0: Tensor, level: float, options: Mapping[str, Any]
     ) -> tuple[Tensor, Tensor]:
-        """(-log p [B] in nats, evaluations [B])"""
+        """Returns (-log p [B] in nats, evaluations [B])."""
         step = self.step
         result = log_likelihood(
             arm.score.denoiser,
@@ -169,8 +169,8 @@ class _Draws(NamedTuple):
     repeat: int
 
     def continuous(self, images: Tensor) -> Tensor:
-        """Images as points of a continuous density, float64 [B, C, H, W]: each value uniform within its
-        pixel, in the bins by which samples are rounded to pixels."""
+        """Returns images as points of a continuous density, float64 [B, C, H, W]: each value uniform within
+        its pixel, in the bins by which samples are rounded to pixels."""
         if not self.step.dequantise:
             return images.double()
         return images.double() + (self._uniform(images.shape[1:], noise.DEQUANTISATION) - 0.5) / PIXELS
@@ -179,11 +179,11 @@ class _Draws(NamedTuple):
         return noise.standard_normal(self.step.seed, self.index_B, x.shape[1:], step=number, draw=draw)
 
     def signs(self, x: Tensor) -> Tensor:
-        """Plus or minus one, like x."""
+        """Returns plus or minus one, with the shape of x."""
         return torch.where(self._uniform(x.shape[1:], noise.PROBE) < 0.5, -1.0, 1.0).to(x.dtype)
 
     def uniforms(self) -> Tensor:
-        """[B, times] on (0, 1)."""
+        """Returns [B, times] on (0, 1)."""
         return self._uniform((self.step.times,), noise.BOUND_LEVEL)
 
     def _uniform(self, shape: Sequence[int], draw: int) -> Tensor:
@@ -191,8 +191,8 @@ class _Draws(NamedTuple):
 
 
 class _BoundNormals(Sequence[Tensor]):
-    """The normals of a bound, one for each of its `times`, drawn when they are asked for: as many copies of
-    the images need not fit into memory."""
+    """The normals of a bound, one for each of its `times`, drawn on demand: that many copies of the images
+    may not fit into memory."""
 
     def __init__(self, draws: _Draws, x: Tensor) -> None:
         self.draws, self.x = draws, x
@@ -208,7 +208,7 @@ class _BoundNormals(Sequence[Tensor]):
 
 
 def summary(step: LikelihoodFields, ends: Span, pieces: Mapping[str, Sequence[Values]]) -> dict[str, Any]:
-    """The content of the file, from the values of the images by arm."""
+    """Returns the content of the file, from the values of the images by arm."""
     first = next(iter(pieces))
     bits = {
         name: {method: np.concatenate([part[method] for part in parts]) for method in step.methods}
@@ -232,5 +232,5 @@ def summary(step: LikelihoodFields, ends: Span, pieces: Mapping[str, Sequence[Va
 
 
 def _mean(name: str, values_BL: np.ndarray) -> dict[str, list[float]]:
-    """The mean over images and its standard error, by noise level."""
+    """Returns the mean over images and its standard error, by noise level."""
     return {name: values_BL.mean(axis=0).tolist(), f"{name}_error": standard_error(values_BL).tolist()}

@@ -30,21 +30,23 @@ if TYPE_CHECKING:
     from dgflow.specs.bound import Bound
     from dgflow.store.objects import ObjectStore
 
-ROWS_AT_ONCE = 512  # of a worker's piece of the work
+ROWS_AT_ONCE = 512  # per piece of a worker's work
 
 
 class MeanLogRatio(ResultStep):
     """The mean of a discriminator's log-ratio log(p_real / p_model) over the samples of every arm, and over
     `real` images that it was not trained on, each with its standard error, in nats.
 
-    The model is the one whose fakes the discriminator was trained against. If it is exact, real images have
-    KL(real | model), that model's own samples -KL(model | real), and samples of the data's law what real
-    images have: an arm is the better, the nearer it comes to these. Above them lie samples that the
-    discriminator takes for real more surely than real ones, such as those of the likeliest kinds alone.
+    The model is the one whose fakes the discriminator was trained against. If the discriminator is exact,
+    real images have KL(real | model), the model's own samples -KL(model | real), and samples of the data
+    distribution the value of real images; an arm is the better, the nearer its value is to that of real
+    images. Values above it mean that the discriminator takes the samples for real more surely than real ones,
+    such as samples of only the likeliest kinds.
 
-    Samples are asked about at noise level 0: train the discriminator with `noise="none"`. One of noisy
-    samples answers a little below the levels that it knows. A tuple is an ensemble; `combine` is that of
-    `DiscriminatorGuidance`. What guided or chose the samples of an arm may not score them.
+    Samples are evaluated at noise level 0: train the discriminator with `noise="none"`. A discriminator of
+    noisy samples is evaluated slightly below the levels that it was trained on. A tuple is an ensemble;
+    `combine` is that of `DiscriminatorGuidance`. A discriminator that guided or selected the samples of an
+    arm may not score them.
 
     The file holds `arms`, as `Evaluate` writes them (a value for each slice, with `errors`), and `real`.
     """
@@ -112,7 +114,7 @@ class MeanLogRatio(ResultStep):
 
     @cached_property
     def term(self) -> DiscriminatorGuidance:
-        """The discriminators as they are named and loaded for guidance."""
+        """The discriminators in the form in which guidance names and loads them."""
         return DiscriminatorGuidance(discriminator=self.discriminator, combine=self.combine)
 
     @cached_property
@@ -124,7 +126,7 @@ class MeanLogRatio(ResultStep):
         return own
 
     def cautions(self) -> list[str]:
-        """Real images that the features of a discriminator were trained on."""
+        """Returns warnings of real images that the features of a discriminator were trained on."""
         return [
             f"{self.title}: {count:,} of the {self.real.rows:,} real images are ones that the features of "
             f"{weights.title} were trained on, so that their log-ratio may differ from that of unseen ones: "
@@ -193,7 +195,7 @@ class MeanLogRatio(ResultStep):
                 yield field, start
 
     def _asker(self, inputs: Bound) -> Callable[[tuple[str, int]], np.ndarray]:
-        """Load the discriminators; the function returned gives the log-ratios, float64, of the rows of a
+        """Loads the discriminators; the returned function gives the log-ratios, float64, of the rows of a
         slice from a number on."""
         import torch
 
@@ -234,7 +236,8 @@ def _starts(part: Slice) -> range:
 
 
 def _summary(log_ratio: np.ndarray) -> dict[str, float]:
-    """The mean with its standard error, and the share of samples above 0, which are taken for real."""
+    """Returns the mean with its standard error, and the share of samples above 0, which are classified as
+    real."""
     return {
         "log_ratio": float(log_ratio.mean()),
         "error": float(standard_error(log_ratio)),

@@ -15,23 +15,23 @@ if TYPE_CHECKING:
 
 
 class Measure(MeasureFields):
-    """`samples` against `reference`, in the features of `features`, by a `protocol`; without one, by a
-    classifier that was trained here.
+    """Measures `samples` against `reference`, in the features of `features`, by a `protocol`; without one, by
+    a classifier that was trained in the recipe.
 
     Args:
         samples: images, or only their statistics, which give FID and sFID alone.
-        features: the network; not needed where both sides are statistics.
-        reference: images. Where there are `statistics` too, FID and sFID are measured against those, as
-            OpenAI publishes them.
+        features: the network; not needed if both sides are statistics.
+        reference: images. If `statistics` are given too, FID and sFID are measured against those, as OpenAI
+            publishes them.
         statistics: a file, read when the recipe is built; or the result of a `PublishedStatistics`, which is
             fetched when it runs.
-        metrics: in the table's order; by default all of the protocol that the inputs allow.
+        metrics: in the table's order; by default all metrics of the protocol that the inputs allow.
         neighbours: k of precision and recall.
         distances: of precision and recall; "openai-float16" rounds as OpenAI's evaluator does.
     """
 
     def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
-        """A `MetricResult` as JSON."""
+        """Returns a `MetricResult` as JSON."""
         del store
         from dgflow.steps.judging.metric_values import measured
 

@@ -1,4 +1,4 @@
-"""The fields of a comparison, and the checks that they fit together. Computing is left to `metric_values`."""
+"""The fields of a comparison, and the checks that they are consistent. `metric_values` computes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ NEED_IMAGES = (*OF_NEIGHBOURS, "kid")
 
 
 class Comparison(ResultStep, ABC):
-    """The fields that say against what samples are measured, and how; `features` is each kind's own."""
+    """The fields that say what samples are measured against, and how; each subclass has its own
+    `features`."""
 
     quantities: ClassVar[Mapping[str, Metric]] = {
         name: Metric(HEADINGS[name], DECIMALS[name], name in LOWER_IS_BETTER) for name in METRICS
@@ -58,7 +59,7 @@ class Comparison(ResultStep, ABC):
 
 
 class MeasureFields(Comparison, ABC):
-    """The fields of `Measure`, checked, and what follows from them."""
+    """The checked fields of `Measure`, and properties derived from them."""
 
     samples: Slice | ImageSet | StatisticsFile
     features: Weights | None = None
@@ -98,7 +99,7 @@ class MeasureFields(Comparison, ABC):
         return self
 
     def _check_sides(self) -> None:
-        """Checks that the slices are images, of one size, with no image in common."""
+        """Checks that the slices are images, of one size, without a common image."""
         slices = {
             name: part
             for name, part in (("the samples", self.samples), ("the reference", self.reference))
@@ -118,12 +119,12 @@ class MeasureFields(Comparison, ABC):
 
     @property
     def images(self) -> Slice | ImageSet | None:
-        """The samples, None where only their statistics are given."""
+        """The samples, None if only their statistics are given."""
         return None if isinstance(self.samples, StatisticsFile) else self.samples
 
     @property
     def files(self) -> list[StatisticsFile]:
-        """The files of statistics, of the samples first."""
+        """The files of statistics, those of the samples first."""
         return [part for part in (self.samples, self.statistics) if isinstance(part, StatisticsFile)]
 
     @property
@@ -133,7 +134,8 @@ class MeasureFields(Comparison, ABC):
         return step if isinstance(step, PublishedStatistics) else None
 
     def _check_widths(self) -> None:
-        """Refuses statistics that cannot be compared, before the features of any image are computed."""
+        """Raises ValueError for statistics that cannot be compared, before the features of any image are
+        computed."""
         files = [file for file in self.files if file.widths]
         for number, (metric, column) in enumerate(FRECHET.items()):
             if metric not in self.wanted:
@@ -162,7 +164,7 @@ class MeasureFields(Comparison, ABC):
         return tuple(name for name in self.yardstick.metrics if not self.lacking(name))
 
     def lacking(self, metric: MetricName) -> str:
-        """The reason why a metric cannot be measured from the inputs; empty if it can."""
+        """Returns the reason why a metric cannot be measured from the inputs; empty if it can."""
         if metric == "sfid":
             if self.protocol is None:
                 return "sFID is of Inception's features, and the judge is another network"
@@ -199,13 +201,14 @@ class MeasureFields(Comparison, ABC):
 
     @property
     def reference_images(self) -> Slice | ImageSet | None:
-        """The reference's images, None where published statistics suffice."""
+        """The reference's images, None if published statistics suffice."""
         return self.reference if self.statistics is None or set(self.wanted) & set(NEED_IMAGES) else None
 
     def inputs(self) -> dict[str, Slice | Weights | Result]:
-        """Features, and statistics of the reference: steps of their own, shared with every other comparison.
+        """The features, and statistics of the reference, as separate steps shared with every other
+        comparison.
 
-        The reference comes first, so that its faults are found before samples are drawn.
+        The reference comes first, so that its faults are reported before samples are drawn.
         """
         inputs: dict[str, Slice | Weights | Result] = {}
         if isinstance(self.statistics, Result) and set(self.wanted) & set(FRECHET):

@@ -40,7 +40,7 @@ from dgflow.store.shards import rows_sha256
 
 
 def measured(step: MeasureFields, inputs: Bound, spread: Spread) -> MetricResult:
-    """The numbers, with their provenance, warnings and notes."""
+    """Returns the numbers, with their provenance, warnings and notes."""
     values: dict[str, float] = {}
     errors: dict[str, float | None] = {}
     spreads: dict[str, float] = {}
@@ -88,9 +88,9 @@ def _sums(step: MeasureFields, inputs: Bound, rows: int, spread: Spread) -> Sums
 def _frechet(
     step: MeasureFields, inputs: Bound, metric: str, moments: Moments | None, spread: Spread
 ) -> tuple[float, float | None]:
-    """A Fréchet distance and its standard error, None where that is not known.
+    """Returns a Fréchet distance and its standard error, None if the error is not known.
 
-    `moments` are the samples', None where only their statistics are given.
+    `moments` are the samples', None if only their statistics are given.
     """
     reference = _reference(step, inputs, metric)
     if moments is None:
@@ -100,7 +100,7 @@ def _frechet(
     distance = frechet_distance(moments, reference)
     try:
         influences = FrechetInfluence.of(moments, reference)
-    except ValueError:  # too few samples: there is a warning already
+    except ValueError:  # too few samples, of which a warning tells already
         return distance, None
     sums = influence(inputs, "samples", moments.n, FRECHET[metric], influences, spread)
     return distance, sums.total().standard_error
@@ -115,22 +115,22 @@ def _reference(step: MeasureFields, inputs: Bound, metric: str) -> Gaussian:
 
 
 def _arrays(inputs: Bound) -> NpzFile:
-    """The arrays of the step of statistics, by name; each is read where it is used."""
+    """Returns the arrays of the step of statistics, by name; each is read when it is used."""
     return np.load(io.BytesIO(inputs.result("statistics")), allow_pickle=False)
 
 
 def _manifold(step: MeasureFields, reference: Slice | ImageSet, inputs: Bound, spread: Spread) -> Population:
-    """The reference's images for precision and recall."""
+    """Returns the reference's images for precision and recall."""
     size = manifold_size(step, reference)
     if size == reference.rows:
         return Population(inputs, "reference", size)
-    # A folder is in the order of its classes, so the first ones would not do.
+    # A folder is sorted by class, so the first images would not represent it.
     chosen = np.random.RandomState(0).permutation(reference.rows)[:size]
     return Population.at(np.sort(chosen), inputs, "reference", spread)
 
 
 def _kid_subset_size(step: MeasureFields) -> int:
-    """The protocol's, or the size of the smaller set where that has fewer."""
+    """Returns the protocol's subset size, or the size of the smaller set if that has fewer."""
     return min(step.yardstick.kid_subset_size, *(part.rows for part in (step.reference, step.images) if part))
 
 
@@ -158,7 +158,7 @@ def _provenance(step: MeasureFields, inputs: Bound) -> Provenance:
 
 
 def _statistics_digest(step: MeasureFields, inputs: Bound) -> str | None:
-    """The digest of the numbers alone, the same for a published file wherever it was fetched from."""
+    """Returns the digest of the numbers alone, the same for a published file wherever it was fetched from."""
     if isinstance(step.statistics, StatisticsFile):
         return step.statistics.digest
     if not step.published or "statistics" not in inputs.items:

@@ -22,13 +22,13 @@ from dgflow.steps.judging.measure_fields import FRECHET, MeasureFields
 from dgflow.steps.judging.statistics import NAMES
 from dgflow.steps.sources.image_set import ImageSet, StatisticsFile
 
-# Samples a feature, below which the first order is a rough measure of a Fréchet distance's spread
+# Samples per feature below which the first order is a rough estimate of a Fréchet distance's spread
 # (`frechet_error`)
 _FEW = 10
 
 
 def made_up(step: MeasureFields) -> list[str]:
-    """One text, whatever is made up, so that a table has it once."""
+    """Returns one text for all made-up inputs, so that a table shows it once."""
     if not any(node.step.is_made_up for node in graph(step)):
         return []
     return [
@@ -38,8 +38,8 @@ def made_up(step: MeasureFields) -> list[str]:
 
 
 def of_statistics(step: MeasureFields) -> list[str]:
-    """Warnings of files of statistics that are not of the protocol's features, where no features of images
-    show it, or that are those of too few images."""
+    """Returns warnings of statistics files that are not of the protocol's features (if no features of images
+    show it), or that come from too few images."""
     warnings = []
     for file in step.files:
         arrays = file.read()
@@ -62,8 +62,8 @@ def of_statistics(step: MeasureFields) -> list[str]:
 
 
 def _singular(mean_D: np.ndarray, covariance_DD: np.ndarray) -> bool:
-    """Tells if the covariance of the features that vary is singular: one that is the same for all images,
-    such as a rectified unit that no image activates, says nothing of their number."""
+    """True if the covariance of the varying features is singular. Features that are constant over all images,
+    such as a rectified unit that no image activates, say nothing of the number of images."""
     rounding = len(mean_D) * np.finfo(np.float64).eps
     variance_D = covariance_DD.diagonal()
     varied = np.flatnonzero(variance_D > rounding * (variance_D.max(initial=0) + np.square(mean_D)))
@@ -80,7 +80,7 @@ def of_images(
     moments: Mapping[str, Moments],
     spread: Spread,
 ) -> list[str]:
-    """Warnings of the samples, whose pass gave `sums` and `moments`, and of the reference."""
+    """Returns warnings of the samples, whose pass gave `sums` and `moments`, and of the reference."""
     protocol = PROTOCOLS.get(step.yardstick.name)
     warnings: list[str] = []
     for metric, column in FRECHET.items():
@@ -100,13 +100,14 @@ def of_images(
 
 
 def _of_pixels(sums: Sums, rows: int) -> list[str]:
-    """Warnings of images of one colour, and of repeated ones."""
+    """Returns warnings of images of one colour, and of duplicate images."""
     constant = checks.constant_images(np.flatnonzero(sums.fact("constant")).tolist(), rows)
     return constant + checks.repeated_images(_digests(sums))
 
 
 def _of_order(step: MeasureFields, rows: int, inputs: Bound, sums: Sums, spread: Spread) -> list[str]:
-    """A warning of samples whose order lowers or raises the Inception score, with that of a random order."""
+    """Returns a warning of samples whose order lowers or raises the Inception score, with the score in a
+    random order."""
     size = step.yardstick.split_size
     if "is" not in step.wanted or not (reason := disorder(_labels(sums), sums.scores.total(), size)):
         return []
@@ -119,7 +120,8 @@ def _of_order(step: MeasureFields, rows: int, inputs: Bound, sums: Sums, spread:
 
 
 def _of_reference(step: MeasureFields, inputs: Bound, sums: Sums, spread: Spread) -> list[str]:
-    """Warnings of the reference's images, alone and beside the samples, whose pass gave `sums`."""
+    """Returns warnings of the reference's images, alone and compared with the samples, whose pass gave
+    `sums`."""
     images = step.reference_images
     if images is None:
         return []
@@ -132,7 +134,7 @@ def _of_reference(step: MeasureFields, inputs: Bound, sums: Sums, spread: Spread
 
 
 def _labels(sums: Sums) -> np.ndarray:
-    """The labels, -1 for all where some cannot be classes."""
+    """Returns the labels, -1 for all if some cannot be classes."""
     return classes_or_unknown(sums.fact("label"))
 
 
@@ -143,7 +145,7 @@ def _digests(sums: Sums) -> list[bytes]:
 def notes(
     step: MeasureFields, moments: Mapping[str, Moments], errors: Mapping[str, float | None]
 ) -> list[str]:
-    """Other facts for a reader."""
+    """Returns other facts for a reader."""
     lines = outside_protocol(step.yardstick, step.wanted)
     sets = [part for part in (step.images, step.reference) if isinstance(part, ImageSet)]
     lines += dict.fromkeys(f"{part.title}: {note}" for part in sets for note in part.notes)
@@ -167,7 +169,7 @@ def notes(
 
 
 def images_digest(inputs: Bound, name: str, part: Slice | ImageSet | StatisticsFile) -> str:
-    """The digest of the images behind features, from the manifest of these."""
+    """Returns the digest of the images behind features, from the features' manifest."""
     if not isinstance(part, Slice):
         return part.digest
     item = inputs.items[name]
@@ -176,5 +178,6 @@ def images_digest(inputs: Bound, name: str, part: Slice | ImageSet | StatisticsF
 
 
 def manifold_size(step: MeasureFields, reference: Slice | ImageSet) -> int:
-    """The number of the reference's images for precision and recall: all, unless the protocol takes fewer."""
+    """Returns the number of the reference's images for precision and recall: all, unless the protocol takes
+    fewer."""
     return min(reference.rows, step.yardstick.manifold_images or reference.rows)

@@ -1,6 +1,7 @@
-"""Published references by name: their statistics as a step, and how numbers against them are measured.
+"""Published references by name: their statistics as a step, and the protocol for numbers measured against
+them.
 
-Their sources and licences are in `dgflow.networks.catalogue`; neither building nor planning reads a file.
+Sources and licences are in `dgflow.networks.catalogue`; neither building nor planning reads a file.
 """
 
 from __future__ import annotations
@@ -37,14 +38,14 @@ if TYPE_CHECKING:
 
 
 class PublishedStatistics(ResultStep):
-    """`mu`, `sigma` and, where the file has them, `mu_s` and `sigma_s` of a published reference: an `.npz`
-    of float64. Images that the file holds beside them are not kept. Of EDM2's pickles, FID's are taken.
+    """`mu`, `sigma` and, if the file has them, `mu_s` and `sigma_s` of a published reference: an `.npz` of
+    float64. Images in the file are not stored. Of EDM2's pickles, FID's moments are taken.
 
     Args:
         source: the name of a file in the catalogue, or a source as for `Pretrained`.
         image_size: side in pixels of the images that were measured; arms of another size are refused.
-        spatial: the file has `mu_s` and `sigma_s`, for sFID.
-        sha256: checked where given; otherwise the file's digest is locked in the root at first use.
+        spatial: the file has `mu_s` and `sigma_s`, for sFID. sha256: checked if given; otherwise the file's
+            digest is locked in the root at first use.
         made_up: random numbers, written for a smoke run; results against them are meaningless.
     """
 
@@ -59,8 +60,8 @@ class PublishedStatistics(ResultStep):
     @field_validator("source")
     @classmethod
     def _absolute(cls, source: str) -> str:
-        """Makes a path absolute, so that it names the same file from every folder; refuses urls that may hold
-        a secret."""
+        """Makes a path absolute, so that it names the same file from every folder; refuses URLs that may
+        contain a secret."""
         if source in CATALOGUE:
             if CATALOGUE[source].format not in STATISTICS_FORMATS:
                 raise ValueError(
@@ -105,9 +106,9 @@ class PublishedStatistics(ResultStep):
         return content.getvalue()
 
     def check_unchanged(self, read: Callable[[], bytes], store: ObjectStore) -> None:
-        """Compare the source with the file that was read, as far as that costs no download.
+        """Compares the source with the file that was read, as far as that needs no download.
 
-        Raises ValueError where it has other statistics now.
+        Raises ValueError if the source has different statistics now.
         """
         del read
         from dgflow.weights.fetch import check_unchanged
@@ -131,7 +132,7 @@ class PublishedStatistics(ResultStep):
                 raise ValueError(str(error).replace(str(path), self.source)) from error
 
     def _moments_at(self, path: str) -> Statistics:
-        """The moments in the file. Raises ValueError where it lacks some."""
+        """Returns the moments in the file. Raises ValueError if some are missing."""
         from dgflow.images.statistics import read_statistics
 
         moments = read_statistics(path)
@@ -143,10 +144,11 @@ class PublishedStatistics(ResultStep):
 
 @dataclass(frozen=True)
 class PublishedReference:
-    """A reference that published numbers were measured against, and how: the `against` of an `Evaluate`.
+    """A reference that published numbers were measured against, and the protocol: the `against` of an
+    `Evaluate`.
 
     Args:
-        images: the reference's images, where precision and recall are measured against them.
+        images: the reference's images, if precision and recall are measured against them.
     """
 
     protocol: FrontEndName
@@ -160,7 +162,7 @@ class PublishedReference:
         return measured if self.images is None else measured | {"reference": self.images}
 
 
-# By name: protocol, Inception's file (the one of the protocol's own evaluator, or another of the same
+# By name: protocol, Inception's file (that of the protocol's own evaluator, or another one with the same
 # weights), and the number of images that the reference holds beside its statistics.
 _REFERENCES: dict[str, tuple[FrontEndName, str, int]] = {
     "adm-reference-imagenet-256": ("adm", "inception-2015-12-05-openai", 10_000),
@@ -172,7 +174,7 @@ _REFERENCES: dict[str, tuple[FrontEndName, str, int]] = {
 
 
 def reference(name: str, *, inception: str | None = None) -> PublishedReference:
-    """A published reference by name: `Evaluate(arms=..., against=reference(name))`.
+    """Returns a published reference by name: `Evaluate(arms=..., against=reference(name))`.
 
     Args:
         name: adm-reference-imagenet-256, fid-cifar10-32x32, fid-ffhq-64x64, fid-imagenet-64 or

@@ -1,4 +1,4 @@
-"""The result of `CompareRefinements` as figures: each method in its best setting, all settings, and each
+"""The result of `CompareRefinements` as figures: each method with its best setting, all settings, and each
 metric over operations per sample with its Pareto front."""
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ def refinement_figures(
     columns: Mapping[str, Metric],
     cost: str,
 ) -> Sequence[Figure]:
-    """For the terminal and the page; `result` is what `CompareRefinements.compute` writes."""
+    """Returns the figures for the terminal and the page; `result` is the file of
+    `CompareRefinements.compute`."""
     shown = {name: metric for name, metric in columns.items() if name in next(iter(result["arms"].values()))}
     return [
         _choices(result, methods, base, shown),
@@ -93,7 +94,7 @@ def _choices(
 
 
 def _gain(result: Mapping[str, Any], method: str, base: str) -> tuple[str, str]:
-    """The base's setting at equal cost, and the change of FID from it in words."""
+    """Returns the base's setting at equal cost, and the change of FID from it in words."""
     if method == base:
         return "", ""
     gain, rival = result["gains"][method], _setting(result["rivals"][method], base)

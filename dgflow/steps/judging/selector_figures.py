@@ -18,7 +18,7 @@ _NOTE = (
 
 
 def figures_of(result: Mapping[str, Any]) -> Sequence[Figure]:
-    """For the page; `result` is what `CompareSelectors.compute` writes."""
+    """Returns the figures for the page; `result` is the file of `CompareSelectors.compute`."""
     selectors = result["selectors"].items()
     return (
         _fid(result),

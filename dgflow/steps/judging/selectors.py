@@ -1,5 +1,5 @@
-"""The measurements by which an epoch of a discriminator can be chosen without samples, and how well they
-order epochs as FID does."""
+"""The measurements by which an epoch of a discriminator can be chosen without samples, and how well their
+order agrees with that of FID."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Metrics = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Selector:
-    """A measurement of an epoch, from its number and metrics; None where the training does not have it."""
+    """A measurement of an epoch, from its number and metrics; None if the training does not have it."""
 
     name: str
     heading: str
@@ -25,13 +25,13 @@ class Selector:
     error: Callable[[Metrics], float | None] = lambda metrics: None
 
     def values(self, metrics: Mapping[int, Metrics]) -> dict[int, float] | None:
-        """By epoch; None unless every epoch has one."""
+        """Returns the values by epoch; None unless every epoch has one."""
         found = {epoch: self.value(epoch, each) for epoch, each in metrics.items()}
         values = {epoch: value for epoch, value in found.items() if value is not None}
         return values if len(values) == len(found) else None
 
     def choice(self, by_epoch: Mapping[int, float]) -> int:
-        """The epoch whose value is best, the earliest of equals."""
+        """Returns the epoch with the best value, the earliest of equals."""
         sign = 1 if self.lower_is_better else -1
         return min(by_epoch, key=lambda epoch: (sign * by_epoch[epoch], epoch))
 
@@ -41,7 +41,7 @@ def _recorded(name: str) -> Callable[[int, Metrics], float | None]:
 
 
 def _calibration_error(epoch: int, metrics: Metrics) -> float | None:
-    """The expected calibration error; where there are noise levels its mean, weighted by their items."""
+    """Returns the expected calibration error; with noise levels, their mean weighted by items."""
     del epoch
     levels = metrics.get("by_sigma")
     if not levels:
@@ -62,14 +62,15 @@ SELECTORS = (
 def verdict(
     selector: Selector, values: Mapping[int, float], fids: Mapping[int, Sequence[float]]
 ) -> dict[str, Any]:
-    """The epoch that `selector` would choose by `values`, its FID and regret, and the rank correlations.
+    """Returns the epoch that `selector` would choose by `values`, its FID and regret, and the rank
+    correlations.
 
     Args:
         values: the selector's, by epoch.
         fids: by the same epochs, one for each sampling seed.
 
-    A correlation of 1 means that the selector orders the epochs as FID does, -1 that its order is the other
-    way round. The regret is the FID of the choice less the least mean FID of the epochs, seed by seed.
+    A correlation of 1 means that the selector orders the epochs as FID does, -1 that it reverses the order.
+    The regret is the FID of the choice minus the lowest mean FID of the epochs, per seed.
     """
     epochs = sorted(values)
     means = {epoch: statistics.fmean(fids[epoch]) for epoch in epochs}

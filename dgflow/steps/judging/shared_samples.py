@@ -1,5 +1,5 @@
-"""Samples that two slices have in common: the same indices of a step, or the same seeds of one sampler under
-another name. Told from the recipe alone."""
+"""Detection of samples that two slices share: the same indices of a step, or the same seeds of one sampler
+under another name. Uses only the recipe."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from dgflow.steps.training.train_discriminator import TrainDiscriminator
 from dgflow.steps.training.train_score import TrainScore
 from dgflow.store.identity import canonical_json
 
-# Fields of a sampler's step that leave a sample's noise and label as they are; its seed is compared apart.
+# Fields of a sampler's step that do not affect a sample's noise and label; its seed is compared separately.
 _NOT_DRAWN = {"seed", "seeding", "shard_size", "batch_size", "precision", "compile"}
 
 
 def shared(a: Slice, b: Slice) -> int:
-    """The number of samples that are drawn alike in both."""
+    """Returns the number of samples that are drawn identically in both."""
     a, b = a.origin, b.origin
     if a.step.fingerprint == b.step.fingerprint:
         return _overlap(a, b)
@@ -34,7 +34,7 @@ def shared(a: Slice, b: Slice) -> int:
 
 
 def check_seeds_differ(name: str, arm: Sequence[Slice]) -> None:
-    """Raises ValueError where the slices of an arm, one per sampling seed, have samples in common."""
+    """Raises ValueError if the slices of an arm, one per sampling seed, share samples."""
     for a, b in combinations(arm, 2):
         if not (common := shared(a, b)):
             continue
@@ -53,7 +53,8 @@ def check_seeds_differ(name: str, arm: Sequence[Slice]) -> None:
 
 
 def trained_on(name: str, arm: Sequence[Slice], steps: Iterable[Step]) -> list[str]:
-    """A warning where samples of an arm are the fakes on which a discriminator of the recipe was trained."""
+    """Returns a warning if samples of an arm are the fakes on which a discriminator of the recipe was
+    trained."""
     trainings = [step for step in steps if isinstance(step, TrainDiscriminator)]
     for part in arm:
         fakes = [images_behind(fake) for training in trainings for fake in training.fakes]
@@ -68,8 +69,8 @@ def trained_on(name: str, arm: Sequence[Slice], steps: Iterable[Step]) -> list[s
 
 
 def trained_rows(weights: Weights, part: Slice) -> list[range]:
-    """The indices of `part`'s step that a network was trained on here, real or fake: a range for each slice
-    of that step that it read; of a bagged discriminator, all that it drew from."""
+    """Returns the indices of `part`'s step that a network was trained on, real or fake: a range for each
+    slice of that step that it read; for a bagged discriminator, all that it drew from."""
     step = weights.step
     if not isinstance(step, TrainStep):
         return []
@@ -85,8 +86,8 @@ def trained_rows(weights: Weights, part: Slice) -> list[range]:
 
 
 def fakes_seen(weights: Weights, part: Slice) -> int:
-    """The number of samples of `part` that are drawn like fakes on which a discriminator was trained here; of
-    a bagged one, on which it could be."""
+    """Returns the number of samples of `part` that are drawn identically to fakes of a discriminator's
+    training; for a bagged discriminator, to fakes that it may have drawn."""
     step = weights.step
     if not isinstance(step, TrainDiscriminator):
         return 0
@@ -99,7 +100,7 @@ def fakes_seen(weights: Weights, part: Slice) -> int:
 
 
 def check_held_out(field: str, weights: Weights, part: Slice) -> None:
-    """Raise ValueError, naming the field, where a network was trained here on one of the samples."""
+    """Raises ValueError, naming the field, if a network was trained on one of the samples."""
     for trained in trained_rows(weights, part):
         if part.start < trained.stop and trained.start < part.stop:
             first, last = trained.start, trained.stop
@@ -111,15 +112,15 @@ def check_held_out(field: str, weights: Weights, part: Slice) -> None:
 
 
 def not_trained_on(networks: Iterable[Weights], part: Slice) -> Slice:
-    """The slice of a toy step, moved behind the samples that networks were trained on: a toy training holds
-    out another share than the training. At least two rows."""
+    """Returns the slice of a toy step, moved behind the samples that networks were trained on: a toy training
+    holds out another share than the training. At least two rows."""
     trained = [rows.stop for weights in networks for rows in trained_rows(weights, part)]
     begin = max([part.start, *trained])
     return part.step[begin : max(part.stop, begin + 2)]
 
 
 def seen(weights: Weights, part: Slice) -> int:
-    """The number of samples of `part` that a network, or one behind it, was trained on here."""
+    """Returns the number of samples of `part` that a network, or one behind it, was trained on."""
     known = np.zeros(part.rows, dtype=bool)
     for each in _and_behind(weights):
         for trained in trained_rows(each, part):
@@ -128,8 +129,8 @@ def seen(weights: Weights, part: Slice) -> int:
 
 
 def _and_behind(weights: Weights) -> Iterator[Weights]:
-    """A network, and those that its training went on from, was weighted by, or took features from, or that
-    it is merged of."""
+    """Yields a network and the networks behind it: those that its training started from, was weighted by, or
+    took features from, and those that it is merged from."""
     yield weights
     step, behind = weights.step, list[Weights | None]()
     if isinstance(step, TrainScore):
@@ -144,7 +145,7 @@ def _and_behind(weights: Weights) -> Iterator[Weights]:
 
 
 def images_behind(part: Slice) -> Slice:
-    """The images behind encoded ones, else the slice itself."""
+    """Returns the images behind encoded ones, else the slice itself."""
     while isinstance(part.step, Encode):
         images = part.step.images
         part = images.step[images.start + part.start : images.start + part.stop]
@@ -156,6 +157,6 @@ def _overlap(a: Slice, b: Slice, first: int = 0, other: int = 0) -> int:
 
 
 def _sampler(step: Step) -> str:
-    """The step, but for its seed and for what does not change its draws."""
+    """Returns the step without its seed and the fields that do not affect its draws."""
     fields = {name: value for name, value in step.plain_fields().items() if name not in _NOT_DRAWN}
     return canonical_json([step.kind, fields])

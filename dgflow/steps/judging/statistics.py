@@ -1,5 +1,5 @@
-"""Statistics: mean and covariance of the features of a reference, computed once for all that is compared with
-it."""
+"""Statistics: mean and covariance of a reference's features, computed once for every comparison with the
+reference."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAMES = {"features": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
 
 
 class Statistics(ResultStep):
-    """`mu` [D] and `sigma` [D, D] of `features`, of Inception `mu_s` and `sigma_s` of sFID's too, and their
+    """`mu` [D] and `sigma` [D, D] of `features`, for Inception also sFID's `mu_s` and `sigma_s`, and their
     number `n`, as an `.npz`."""
 
     suffix: ClassVar[str] = ".npz"
@@ -55,7 +55,7 @@ class Statistics(ResultStep):
         return None if widths is None else moments_bytes(widths[: len(self.columns)])
 
     def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
-        """The file."""
+        """Returns the file."""
         del store
         from dgflow.steps.judging.feature_passes import summed
 
@@ -66,12 +66,12 @@ class Statistics(ResultStep):
 
 
 def moments_bytes(widths: Sequence[int]) -> int:
-    """The size of a file of means and covariances of features of these widths."""
+    """Returns the size of a file of means and covariances of features of these widths."""
     return FILE_HEADER + 8 * sum(width * (width + 1) for width in widths)
 
 
 def arrays_of(moments: Mapping[str, Moments]) -> dict[str, np.ndarray]:
-    """Mean and covariance by the names of `NAMES`, of moments by column."""
+    """Returns mean and covariance by the names of `NAMES`, from moments by column."""
     arrays = {}
     for column, (mean, covariance) in NAMES.items():
         if column in moments:

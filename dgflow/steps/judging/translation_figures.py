@@ -1,5 +1,5 @@
 """The result of `CompareTranslations` as figures: FID over each distance to the source, how far each curve
-lies below that of the arm compared with, and both axes by start time."""
+lies below that of the reference arm, and both axes by start time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ _LIFT_NOTE = (
 
 
 def translation_figures(result: Mapping[str, Any], distances: Mapping[str, Metric]) -> Sequence[Figure]:
-    """For the page; `result` is what `CompareTranslations.compute` writes, arms in their order."""
+    """Returns the figures for the page; `result` is the file of `CompareTranslations.compute`, arms in their
+    order."""
     curves = result["curves"]
     seeds = len(result["seeds"])
     spread = f", mean and spread over {seeds} seeds" if seeds > 1 else ""
@@ -53,7 +54,7 @@ def _lift(result: Mapping[str, Any], distances: Mapping[str, Metric]) -> list[Ta
     lift = result["lift"]
     if not lift:
         return []
-    # As the file has it, which arms in another order share.
+    # In the file's order; arms in another order share the file.
     (first,) = (name for name in result["curves"] if name not in lift)
     heading = ("arm", *(f"over {metric.heading}" for metric in distances.values()))
     rows = [(name, *(_value(found[key]) for key in distances)) for name, found in lift.items()]
@@ -74,7 +75,7 @@ def _value(value: Mapping[str, Any] | None) -> str:
 
 
 def _curve(name: str, points: Sequence[Point], distance: str) -> Curve:
-    """FID over a distance."""
+    """Returns the curve of FID over a distance."""
     ordered = sorted(points, key=lambda point: point[distance]["mean"])
     return _errors(name, [point[distance]["mean"] for point in ordered], [point["fid"] for point in ordered])
 
