@@ -1,4 +1,5 @@
-"""Merge: weights beyond those of a network, away from a copy that was trained further on its own samples."""
+"""Merge: weights extrapolated from a network, away from a copy that was trained further on the network's own
+samples."""
 
 from __future__ import annotations
 
@@ -21,12 +22,12 @@ class Merge(NetworkStep, FileStep):
     """The weights (1 + `weight`) `base` - `weight` `tuned` of a score network, tensor by tensor
     (`dgflow.weights.merging`).
 
-    With `tuned` trained from `base` on, on samples of `base` alone, a weight above 0 is Neon's negative
-    extrapolation (arXiv 2510.03597): training on its own samples moves a network away from the data, and the
-    merged one lies on the other side. A weight of 0 gives `base` bit for bit, -1 gives `tuned`, and between
-    them lie their averages. Sampling costs what it does with `base`.
+    If `tuned` was trained further from `base`, on samples of `base` alone, a weight above 0 is Neon's
+    negative extrapolation (arXiv 2510.03597): training on its own samples moves a network away from the data,
+    and the merged network lies on the other side. A weight of 0 gives `base` bit for bit, -1 gives `tuned`,
+    and weights between give their averages. Sampling costs the same as with `base`.
 
-    Samples of the merged network are others than those of `base`: a discriminator that was trained against
+    Samples of the merged network differ from those of `base`, so a discriminator that was trained against
     `base` does not know their log-ratio.
 
     `network` is that of `base`, and is not given.
@@ -44,7 +45,7 @@ class Merge(NetworkStep, FileStep):
         def __init__(self, *, base: Weights, tuned: Weights, weight: float) -> None: ...
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """As `Step.model_copy`; the network is that of the new base."""
+        """Copies the step as `Step.model_copy` does; the network is that of the new base."""
         changed = dict(update or {})
         own = changed.get("base", self.base).step.architecture
         return super().model_copy(update={"network": own} | changed, deep=deep)
@@ -96,7 +97,7 @@ class Merge(NetworkStep, FileStep):
         return self.base.step.sees_latents
 
     def cautions(self) -> list[str]:
-        """Of weights that were trained apart."""
+        """Returns a warning for weights that were trained separately."""
         if not isinstance(self.tuned.step, TrainScore) or _began_with(self.tuned.step, self.base):
             return []
         return [
@@ -109,7 +110,7 @@ class Merge(NetworkStep, FileStep):
         return Weights(step=self, which="file")
 
     def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
-        """The merged weights as safetensors."""
+        """Returns the merged weights as safetensors."""
         del spread, store
         from dgflow.weights.merging import merged
         from dgflow.weights.tensors import save_weights
@@ -118,7 +119,7 @@ class Merge(NetworkStep, FileStep):
 
 
 def _began_with(step: TrainScore, base: Weights) -> bool:
-    """True where a training went on from `base`, or from one that did."""
+    """True if a training started from `base`, or from a network that did."""
     start = step.start
     if start is None:
         return False

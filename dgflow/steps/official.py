@@ -1,4 +1,4 @@
-"""Published networks as what other steps take: `official("edm-cifar10-32x32-uncond-vp")`,
+"""Published networks, in the form that other steps take: `official("edm-cifar10-32x32-uncond-vp")`,
 `official("hf:user/name")`."""
 
 from __future__ import annotations
@@ -10,19 +10,20 @@ from dgflow.steps.published_network import is_folder, published_weights
 
 
 def official(name: str, part: str | None = None) -> Weights:
-    """The weights of a published score network, classifier, discriminator, autoencoder or feature network.
+    """Returns the weights of a published score network, classifier, discriminator, autoencoder or feature
+    network.
 
     Args:
-        name: of the catalogue; or the folder of a network that `dgflow publish` wrote: a path,
+        name: a name of the catalogue; or the folder of a network that `dgflow publish` wrote: a path,
             `s3://bucket/folder`, or `hf:user/name@revision` on the Hugging Face hub. Its `config.json`, which
-            says what the network is, is read here; of the hub through the hub's cache, without a request
-            where the revision is a commit that is in it.
-        part: which network of a file of the catalogue that has several, by default the first: of LSGM's
-            "prior" or "vae".
+            describes the network, is read here; from the hub through the hub's cache, without a request if
+            the revision is a commit in the cache.
+        part: the network in a catalogue file that has several, by default the first: "prior" or "vae" for
+            LSGM.
 
     Raises:
-        ValueError: there is no such file, with the names there are; or it has no such part, or no network
-            that a step can take.
+        ValueError: the catalogue has no such file (the message lists the names), or the file has no such
+            part, or no network that a step can take.
         StoreError: the folder cannot be reached.
     """
     if not isinstance(name, str) or not is_folder(name):

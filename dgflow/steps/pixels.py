@@ -1,4 +1,4 @@
-"""Samples as images in [-1, 1] and as pixels, there and back, and the count of those that are no images."""
+"""Conversion of samples between images in [-1, 1] and pixels, and the count of saturated samples."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ SATURATED = "saturated"
 
 
 def saturated(images_BCHW: Tensor) -> np.ndarray:
-    """True [B] for images that are none: more than a quarter of the values lie outside [-1.5, 1.5]."""
+    """Returns True [B] for saturated images: more than a quarter of the values lie outside [-1.5, 1.5]."""
     return ((images_BCHW.abs() > 1.5).flatten(1).float().mean(dim=1) > 0.25).cpu().numpy()
 
 
 def counted(
     columns: Columns, saturated_N: np.ndarray | None, metrics: Mapping[str, float] | None = None
 ) -> Columns:
-    """The columns, with other metrics and the number of saturated images for the receipt where there are
+    """Returns the columns, with other metrics and the number of saturated images for the receipt if there are
     any."""
     count = 0 if saturated_N is None else int(saturated_N.sum())
     metrics = dict(metrics or {}) | ({SATURATED: count} if count else {})
@@ -34,8 +34,8 @@ def counted(
 
 
 def pixels(images_BCHW: Tensor, offset: float = 128.0) -> np.ndarray:
-    """uint8 [B, H, W, C] of images in [-1, 1]: 127.5 times the image plus `offset`, truncated; by default as
-    EDM and DiT write theirs."""
+    """Converts images in [-1, 1] to uint8 [B, H, W, C]: 127.5 times the image plus `offset`, truncated; by
+    default as EDM and DiT write their images."""
     import torch
 
     return (
@@ -50,15 +50,16 @@ def pixels(images_BCHW: Tensor, offset: float = 128.0) -> np.ndarray:
 
 
 def clean_column(step: SampleStep) -> str:
-    """The column that holds the clean samples of a step: of an `Encode`, the means where it has them."""
+    """Returns the column that holds the clean samples of a step; for an `Encode`, the means if it has
+    them."""
     if not step.gives_latents:
         return "image"
     return "mean" if isinstance(step, Encode) and "mean" in step.columns else "latent"
 
 
 def clean_images(rows: Columns) -> Tensor:
-    """The samples in a `clean_column`, float64 [B, C, H, W]: images in [-1, 1], or latents, of several draws
-    the first."""
+    """Returns the samples in a `clean_column`, float64 [B, C, H, W]: images in [-1, 1], or latents; of
+    several draws the first."""
     import torch
 
     (values,) = (torch.from_numpy(np.ascontiguousarray(values)) for values in rows.values())

@@ -1,8 +1,8 @@
-"""Pretrained: a network that was trained elsewhere, fetched, checked and kept in the root as safetensors.
+"""Pretrained: a network that was trained elsewhere; fetched, checked and stored in the root as safetensors.
 
-The file is read without running anything in it, every tensor's name and shape is compared with the network's
-before anything is committed, and from then on the root's copy is what every worker loads. Where files come
-from and how they are read is left to `dgflow.weights`.
+Reading the file runs no code from it. Every tensor's name and shape is compared with the network's before
+anything is committed; from then on every worker loads the root's copy. `dgflow.weights` fetches and reads the
+files.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 
 
 class Pretrained(NetworkStep, FileStep):
-    """The weights at `source`, for `network` on data of `image_size`, `channels` and `num_classes` (0: it has
-    no classes).
+    """The weights at `source`, for `network` on data of `image_size`, `channels` and `num_classes` (0 for no
+    classes).
 
     `source` is a path, `file:`, `https:`, `s3:`, `hf:owner/repository/file@revision`, or the name of a file
-    of the catalogue. Its sha256 is checked where `sha256` says it, and locked in the root at first use
+    of the catalogue. Its sha256 is checked if `sha256` gives it, and locked in the root at first use
     otherwise. A classifier has `num_classes` outputs; the head of a published discriminator has 1,000 rows of
-    labels whatever the data, so give `num_classes=1000`. `key`: of the state dict in a file that has several
-    which fit, such as "ema", in the formats "safetensors" and "state_dict". `made_up`: random weights,
-    written for a smoke run; nothing that is measured with them compares with anything.
+    labels whatever the data, so give `num_classes=1000`. `key` selects the state dict in a file with several
+    that fit, such as "ema", in the formats "safetensors" and "state_dict". `made_up`: random weights, written
+    for a smoke run; results with them are meaningless.
     """
 
     suffix: ClassVar[str] = ".safetensors"
@@ -54,9 +54,9 @@ class Pretrained(NetworkStep, FileStep):
     @field_validator("source")
     @classmethod
     def _a_place(cls, source: str) -> str:
-        """The same file from every folder and on every host: a path becomes absolute.
+        """Makes a path absolute, so that it names the same file from every folder and on every host.
 
-        What can hold a secret stays out of records.
+        Sources that can contain a secret are kept out of records.
         """
         return source if source in CATALOGUE else recordable(source).text
 
@@ -114,11 +114,11 @@ class Pretrained(NetworkStep, FileStep):
         return self.made_up
 
     def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
-        """The weights as safetensors, fetched and checked.
+        """Returns the weights as safetensors, fetched and checked.
 
         Raises:
-            ValueError: the file is not whole, not the one that was locked, of another format, or does not fit
-                the network.
+            ValueError: the file is truncated, differs from the locked one, has another format, or does not
+                fit the network.
         """
         del spread
         import torch
@@ -127,8 +127,8 @@ class Pretrained(NetworkStep, FileStep):
         from dgflow.weights.fetch import read_fetched
         from dgflow.weights.tensors import check_fits, save_weights
 
-        # Built before anything is fetched: settings that cannot be are found in a second and not after
-        # gigabytes. Without memory, unless it reads other networks, which are loaded.
+        # Built before anything is fetched, so that invalid settings are reported within a second instead of
+        # after gigabytes. It takes no memory, unless the network reads other networks, which are loaded.
         with torch.device("cpu" if inputs.items else "meta"):
             network = self.trained_part(self.build(inputs))
         settings = beside(parse_source(self.source)) if self.source not in CATALOGUE else {}
@@ -149,9 +149,9 @@ class Pretrained(NetworkStep, FileStep):
         return save_weights(read_fetched(store, self._file, tensors, self.sha256))
 
     def check_unchanged(self, read: Callable[[], bytes], store: ObjectStore) -> None:
-        """Compare the source with the file that was read, as far as that costs no download.
+        """Compares the source with the file that was read, as far as that needs no download.
 
-        Raises ValueError where it has other weights now.
+        Raises ValueError if the source has different weights now.
         """
         del read
         from dgflow.weights.fetch import check_unchanged

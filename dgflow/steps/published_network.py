@@ -1,5 +1,5 @@
-"""Networks as `dgflow publish` writes them: a folder, here or on the hub, whose `config.json` says which
-network is in its `model.safetensors`. This is the one definition of that file."""
+"""Networks as `dgflow publish` writes them: a folder, local or on the hub, whose `config.json` describes the
+network in its `model.safetensors`. This module is the only definition of that file."""
 
 from __future__ import annotations
 
@@ -33,14 +33,12 @@ _HUB = re.compile(r"hf:(?P<path>[^@?#]+)(?P<revision>@[^?#]+)?")
 class PublishedNetwork(BaseModel):
     """A network of a published folder.
 
-    Attributes:
-        network: the class of its spec, and all fields that are not in `reads` as plain data.
-        reads: the fields of the network that are other networks' weights: the name of a network of the
-            catalogue, or a network in the same folder.
-        file: the name of its weights, safetensors.
+    Attributes: network: the class of its spec, and all fields that are not in `reads` as plain data. reads:
+    the fields of the network that are other networks' weights: the name of a network of the catalogue, or a
+    network in the same folder. file: the name of its weights, safetensors.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")  # beside these stands what people want to know
+    model_config = ConfigDict(frozen=True, extra="ignore")  # other entries are information for people
 
     network: dict[str, Any]
     image_size: int = Field(gt=0)
@@ -51,7 +49,8 @@ class PublishedNetwork(BaseModel):
 
     @classmethod
     def of(cls, step: NetworkStep, file: str = WEIGHTS) -> PublishedNetwork:
-        """The network of a step. Those that it reads lie beside it, unless they are in the catalogue."""
+        """Returns the network of a step. Networks that it reads are stored beside it, unless they are in the
+        catalogue."""
         reads: dict[str, str | PublishedNetwork] = {}
         for field, weights in step.architecture.references(""):
             before = "" if file == WEIGHTS else f"{file.removesuffix('.safetensors')}."
@@ -66,10 +65,10 @@ class PublishedNetwork(BaseModel):
         )
 
     def weights(self, folder: str) -> Weights:
-        """Its weights in the published folder.
+        """Returns the network's weights in the published folder.
 
-        Raises ValueError for a class that is not defined here, code that is not imported here, and settings
-        that do not fit.
+        Raises ValueError for an unknown class, a class whose code is not imported, and settings that do not
+        fit.
         """
         reads = {
             field: catalogue_weights(other) if isinstance(other, str) else other.weights(folder)
@@ -89,7 +88,7 @@ class PublishedNetwork(BaseModel):
 
 
 def name_of(weights: Weights) -> str:
-    """The name by which the catalogue has these weights; empty for others."""
+    """Returns the name by which the catalogue has these weights; empty for others."""
     step = weights.step
     if not isinstance(step, Pretrained) or step.source not in CATALOGUE:
         return ""
@@ -97,27 +96,28 @@ def name_of(weights: Weights) -> str:
 
 
 def is_folder(name: str) -> bool:
-    """Tells a published folder from a name of the catalogue."""
+    """True for a published folder, False for a name of the catalogue."""
     return name not in CATALOGUE and (":" in name or os.sep in name or Path(name).is_dir())
 
 
 def source_in(folder: str, file: str) -> str:
-    """The source of a file in a published folder: `hf:user/name/FILE@revision` of `hf:user/name@revision`."""
+    """Returns the source of a file in a published folder: `hf:user/name/FILE@revision` for
+    `hf:user/name@revision`."""
     if match := _HUB.fullmatch(folder):
         return f"hf:{match['path'].rstrip('/')}/{file}{match['revision'] or ''}"
     return f"{folder.rstrip('/')}/{file}"
 
 
 def published_weights(folder: str) -> Weights:
-    """The weights of the network that `dgflow publish` wrote into a folder: a path, `s3://bucket/folder`,
-    `https://host/folder`, or `hf:user/name[@revision]`.
+    """Returns the weights of the network that `dgflow publish` wrote into a folder: a path,
+    `s3://bucket/folder`, `https://host/folder`, or `hf:user/name[@revision]`.
 
-    Reads `config.json` there; of the hub by way of its cache, which asks the hub about a revision that may
-    move, and not about a commit that it has.
+    Reads `config.json` there; from the hub through its cache, which queries the hub for a revision that may
+    move, but not for a cached commit.
 
     Raises:
-        ValueError: nothing published is there, or by another version of dgflow.
-        StoreError: it cannot be reached.
+        ValueError: nothing published is there, or it was published by another version of dgflow.
+        StoreError: the folder cannot be reached.
     """
     source = recordable(source_in(folder, CONFIG))
     expected = f"expected a network that `dgflow publish` wrote, with its {CONFIG}, at {folder}, found"

@@ -1,5 +1,5 @@
-"""The base of the steps that run a sampler on a score network, guided or not: `Generate`, which begins with
-noise, and `Translate`, which begins with images."""
+"""The base of the steps that run a sampler on a score network, with or without guidance: `Generate`, which
+starts from noise, and `Translate`, which starts from images."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 
 class _Loaded(NamedTuple):
-    """The networks and settings that a worker keeps from shard to shard."""
+    """The networks and settings that a worker caches between shards."""
 
     system: System
     device: torch.device
@@ -57,23 +57,23 @@ class _Loaded(NamedTuple):
 
 
 class Sampling(SampleStep):
-    """Samples by index from a score network: the draws of sample i depend on (`seed`, i) alone, whatever the
+    """Samples by index from a score network: the draws of sample i depend only on (`seed`, i), whatever the
     shard, worker or cluster.
 
     Columns: `index`, `label` (class, -1 without one), `image` (uint8 [H, W, C]) or, for a network of latents,
     `latent` (float16 [C, H, W], from the sampler), and with a discriminator `log_ratio` (its logit at the
     last guided step, float32).
 
-    With `selection` not every sample that is drawn is kept; `log_ratio` is then that of its discriminator at
-    the sample itself, and int32 columns say what each sample took, all that was rejected for it included:
-    `score_evaluations`, `guide_evaluations` [entries of guidance], `discriminator_evaluations`. Without a
-    selection none are recorded.
+    With `selection` not every drawn sample is kept. `log_ratio` is then that of the selection's discriminator
+    at the sample itself, and int32 columns record the cost of each sample, including everything that was
+    rejected for it: `score_evaluations`, `guide_evaluations` [entries of guidance],
+    `discriminator_evaluations`. Without a selection they are not recorded.
 
-    `precision` is that of the networks' weights and activations, "tf32" that of CUDA's products alone; the
-    sampler's state is float64. In "float16" norms, embeddings and the linear layers of U-Nets stay float32,
-    and an overflow is refused with its step and noise level. `compile` makes one graph of the score network
-    and its guidance by torch.compile: minutes of start-up per worker, worthwhile for long runs, and rounding
-    that depends on the machine.
+    `precision` is that of the networks' weights and activations; "tf32" applies only to CUDA's matrix
+    products. The sampler's state is float64. In "float16" norms, embeddings and the linear layers of U-Nets
+    stay float32, and an overflow raises an error with its step and noise level. `compile` makes one graph of
+    the score network and its guidance by torch.compile: minutes of start-up per worker, worthwhile for long
+    runs, and rounding that depends on the machine.
     """
 
     score: Weights
@@ -110,18 +110,18 @@ class Sampling(SampleStep):
 
     @property
     def guides(self) -> dict[str, GuideTerm]:
-        """The terms that have networks, by the path of the field that names them."""
+        """Returns the terms that have networks, by the path of the field that names them."""
         return guides_of("guidance", self.guidance)
 
     @property
     def classes(self) -> int:
-        """The number of classes that the networks are asked about, 0 for none."""
+        """The number of classes that the networks receive, 0 for none."""
         known = classes_asked(self.score, self.guidance)
         return known or (0 if self.selection is None else self.selection.discriminator.step.classes)
 
     @property
     def guided_by(self) -> str:
-        """The end of its title."""
+        """The end of the step's title."""
         titles = " and ".join(map(guides_title, self.guidance))
         selected = "" if self.selection is None else f", {self.selection.title}"
         return f"{', guided by ' * bool(self.guidance)}{titles}{selected}"
@@ -136,7 +136,7 @@ class Sampling(SampleStep):
 
     @property
     def sides(self) -> tuple[int, int, int]:
-        """(channels, height, width) of a sample."""
+        """Returns (channels, height, width) of a sample."""
         return self.shape.channels, self.shape.image_size, self.shape.image_size
 
     @property
@@ -160,12 +160,13 @@ class Sampling(SampleStep):
         return INDEX_AND_LABEL + values + LOG_RATIO * self.gives_log_ratio + COUNT * counts
 
     def network_evaluations(self, rows: int) -> int:
-        # Of the score network; the guides' come on top.
+        # The score network's evaluations; those of the guides are added.
         nfe = self.sampler.nfe if self.selection is None else self.selection.evaluations(self.sampler)[0]
         return round(rows * nfe * times_asked(self.guidance))
 
     def evaluations(self, guides: Sequence[GuideTerm]) -> tuple[float, list[float]]:
-        """Evaluations of the score network and of every guide per sample, as far as they can be counted."""
+        """Returns the evaluations of the score network and of every guide per sample, as far as they can be
+        counted."""
         return self.sampler.nfe, guide_evaluations(self.score, self.sampler, guides) if guides else []
 
     def work(self, amount: int) -> list[Work]:
@@ -177,8 +178,8 @@ class Sampling(SampleStep):
         return self.work_of(amount * own, [amount * each for each in times], amount * looks)
 
     def work_of(self, score: float, guides: Sequence[float], selecting: float) -> list[Work]:
-        """That of as many evaluations: of the score network, of every guide, and of the discriminator of the
-        selection."""
+        """Returns the work of that many evaluations: of the score network, of every guide, and of the
+        discriminator of the selection."""
         work = partial(Work, batch=self.batch_size, precision=self.precision)
         works = [work(self.score.step, "forward", score * times_asked(self.guidance))]
         for term, times in zip(self.guides.values(), guides, strict=True):
@@ -188,15 +189,15 @@ class Sampling(SampleStep):
         return works
 
     def choices(self, inputs: Bound) -> dict[str, GainChoice]:
-        """Of Gain, by the path of the term: `guidance.0.by_gain`."""
+        """Returns Gain's choices, by the path of the term: `guidance.0.by_gain`."""
         return by_gain(self.guides, inputs)
 
     def remarks(self, inputs: Bound) -> tuple[str, ...]:
         return tuple(f"{name}: {choice}" for name, choice in self.choices(inputs).items())
 
     def cautions(self) -> list[str]:
-        """A discriminator that guides and selects, by the weights of any epoch, and settings of `guidance`
-        that do not go with one another or with the sampler."""
+        """Returns warnings of a discriminator that both guides and selects (by the weights of any epoch), and
+        of settings of `guidance` that do not fit one another or the sampler."""
         lines = self._cautions_of_guidance()
         if self.selection is None:
             return lines
@@ -230,7 +231,7 @@ class Sampling(SampleStep):
         return tuple(choice.warning for choice in self.choices(inputs).values() if choice.warning)
 
     def shard_builder(self, inputs: Bound) -> Callable[[int, int], Columns]:
-        """Load the networks; the function returned makes the samples [start, stop)."""
+        """Loads the networks; the returned function draws the samples [start, stop)."""
         from dgflow.diffusion.acceleration import device
         from dgflow.diffusion.batches import Batches
         from dgflow.steps.systems import Networks
@@ -250,7 +251,7 @@ class Sampling(SampleStep):
 
     @abstractmethod
     def draws(self, inputs: Bound, start: int, stop: int) -> Callable[[Tensor], Draw]:
-        """Read what the samples [start, stop) are made from; the function returned gives that of some of
+        """Reads the inputs of the samples [start, stop); the returned function gives the inputs of some of
         them, int64 [B], on their device."""
 
     def _rows(self, loaded: _Loaded, draws: Callable[[Tensor], Draw], start: int, stop: int) -> Columns:
@@ -315,7 +316,7 @@ class Sampling(SampleStep):
         return columns
 
     def _columns(self, x: Tensor, labels: Tensor, log_ratio: Tensor | None, start: int) -> Columns:
-        """Of the samples from `start` on."""
+        """Returns the columns of the samples from `start` on."""
         import torch
 
         finite_B = x.isfinite().flatten(1).all(dim=1)
@@ -337,7 +338,7 @@ class Sampling(SampleStep):
         return columns
 
     def normals(self, index_B: Tensor) -> tuple[Tensor, Noise]:
-        """Latents, and the noise of a step, of samples `index_B`."""
+        """Returns the latents, and the noise of a step, of samples `index_B`."""
         from dgflow.diffusion import noise
 
         seed, sides = self.seed, self.sides

@@ -1,4 +1,4 @@
-"""The networks of a system, a score network and what guides it, as its steps load them."""
+"""The networks of a system (a score network and its guides), as steps load them."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ from dgflow.steps.guides import classes_asked, guides_of, loaded_term
 
 
 class System(NamedTuple):
-    """A score network and what guides it, loaded."""
+    """A loaded score network with its guides."""
 
     score: ScoreModel
     terms: Sequence[Guide]
-    classes: int  # of the labels that they are told, 0 for none
-    one_graph: OneGraph | None = None  # that of `terms`, if the system is compiled
-    watch: Watch | None = None  # that of `terms`, in float16
+    classes: int  # of the labels that the networks receive, 0 for none
+    one_graph: OneGraph | None = None  # the graph of `terms`, if the system is compiled
+    watch: Watch | None = None  # the watch of `terms`, in float16
 
     def check(self, name: str) -> None:
-        """Raise FloatingPointError where float16 overflowed in what `name` has made; at the end of a batch,
-        since it waits for the device."""
+        """Raises FloatingPointError if float16 overflowed in the output of `name`. Called at the end of a
+        batch, since it waits for the device."""
         if self.watch is not None:
             self.watch.check(name)
 
     def forget_graphs(self) -> None:
-        """Make room on the device: graphs are compiled again at their next use."""
+        """Frees memory on the device; graphs are compiled again at their next use."""
         if self.one_graph is not None:
             self.one_graph.forget()
 
 
 class Networks:
-    """Networks on a device, each loaded once whatever asks for it."""
+    """Networks on a device, each loaded once, however many terms use it."""
 
     def __init__(self, inputs: Bound, device: torch.device, precision: Precision) -> None:
         self.device: torch.device = device
@@ -58,8 +58,8 @@ class Networks:
         self._networks = SharedNetworks(inputs.items)
 
     def score(self, path: str, weights: Weights, guidance: Sequence[Guidance] = ()) -> ScoreModel:
-        """The score network of the field `path`, which are `weights`, under classifier-free guidance where
-        that is asked. Labels do not reach a network without classes."""
+        """Returns the score network of the field `path`, with the weights `weights`, under classifier-free
+        guidance if that is requested. A network without classes receives no labels."""
         model = score_network(weights).score_model(self._network(path))
         model = replace(model, latent=of_latents(weights))
         if weights.step.classes == 0:
@@ -70,7 +70,7 @@ class Networks:
         return model
 
     def terms(self, guides: Mapping[str, GuideTerm], choices: Mapping[str, GainChoice]) -> list[Guide]:
-        """The terms and corrections of `guides_of`; `choices` are those of Gain, by the same paths."""
+        """Returns the terms and corrections of `guides_of`; `choices` are Gain's, by the same paths."""
         found: list[Guide] = []
         for path, term in guides.items():
             if isinstance(term, EpsilonScaling):
@@ -82,8 +82,8 @@ class Networks:
         return found
 
     def log_ratio(self, path: str, weights: Weights) -> LogRatioAt:
-        """The log-ratio of the discriminator of the field `path`, at any noise level; labels do not reach
-        one without classes."""
+        """Returns the log-ratio of the discriminator of the field `path`, at any noise level; a discriminator
+        without classes receives no labels."""
         network, spec = self._network(path), weights.step.architecture
         assert isinstance(spec, DiscriminatorSpec)
         time, told = spec.time_map(), weights.step.classes > 0
@@ -102,8 +102,9 @@ class Networks:
         *,
         compile: bool = False,
     ) -> System:
-        """The score network of the field `score`, and the guidance of the field `path`; with `compile`, they
-        are evaluated as one graph. In float16 an overflow is looked for; `System.check` tells it."""
+        """Returns the score network of the field `score` and the guidance of the field `path`; with
+        `compile`, they are evaluated as one graph. In float16 overflows are recorded, and `System.check`
+        reports them."""
         one_graph = OneGraph() if compile else None
         watch = Watch(one_graph or eagerly) if self.precision == "float16" else None
         terms: Sequence[Guide] = self.terms(guides_of(path, guidance), choices)

@@ -1,4 +1,5 @@
-"""Translate: images of one domain into those of a score network's, by noise and denoising (SDEdit)."""
+"""Translate: images of one domain translated into the domain of a score network, by noise and denoising
+(SDEdit)."""
 
 from __future__ import annotations
 
@@ -31,16 +32,17 @@ class Translate(Sampling):
 
     The later the start, the more of the source is lost and the more realistic the result: SDEdit's own range
     is 0.3 to 0.6, noise levels 1.2 to 6.1. Any sampler takes its steps from there to 0: with `grid="tail"`
-    those of its own grid that lie below the start, with "whole" as many as in a whole run, laid anew. A
-    discrete schedule (DDPM, DDIM) starts at the nearest of its levels; RK45 chooses its steps anyway.
+    those of its own grid that lie below the start, with "whole" as many as in a whole run, on a new grid. A
+    discrete schedule (DDPM, DDIM) starts at the nearest of its levels; RK45 chooses its own steps in either
+    case.
 
-    `labels` are those of the results, which score network and guides are asked about where they know classes:
-    "kept", the source image's own, for domains with the same classes; a number, that class for all;
-    "dropped", none, for networks without classes.
+    `labels` are those of the results, which score network and guides receive if they know classes: "kept",
+    the source image's own, for domains with the same classes; a number, that class for all; "dropped", none,
+    for networks without classes.
 
-    Latents are translated likewise; of an `Encode`, the means, or the first draws where it has none. Columns,
-    `precision` and `compile` are those of `Generate`. Noise depends on (`seed`, i) alone; a `Generate` with
-    the same seed has the same.
+    Latents are translated likewise; for an `Encode`, the means, or the first draws if it has none. Columns,
+    `precision` and `compile` are those of `Generate`. Noise depends only on (`seed`, i), and equals that of a
+    `Generate` with the same seed.
     """
 
     maps: ClassVar[str] = "source"
@@ -76,8 +78,8 @@ class Translate(Sampling):
         return self
 
     def _check_labels(self, source: int) -> None:
-        """Raise ValueError where the networks cannot be asked about the labels; `source` is the number of the
-        source's classes."""
+        """Raises ValueError if the networks do not accept the labels; `source` is the number of the source's
+        classes."""
         asked = self.classes
         if asked == 0 and not isinstance(self.labels, str):
             raise ValueError(
@@ -131,7 +133,7 @@ class Translate(Sampling):
         return evaluations(self.score, self.sampler, guides, (self.start, self.grid))
 
     def check_source(self, inputs: Bound) -> None:
-        """A start that is outside the range of the network."""
+        """Raises ValueError for a start outside the range of the network."""
         self.evaluations([])
 
     def draws(self, inputs: Bound, start: int, stop: int) -> Callable[[Tensor], Draw]:

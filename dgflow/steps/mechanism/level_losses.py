@@ -29,7 +29,7 @@ from dgflow.steps.training.draws import Draws
 SCORE = "score"
 """Name of the score network's values in what an item gives; those of a discriminator have `guide_key`."""
 KINDS: tuple[DiscriminatorLoss, ...] = ("bce", "lsif")
-IMAGES_AT_ONCE = 32  # of a worker's piece of the work
+IMAGES_AT_ONCE = 32  # per piece of a worker's work
 
 Item = tuple[str, int]
 """A piece of the work: "real" or "fake", and the number of its first image."""
@@ -46,10 +46,10 @@ class LevelLosses:
     """The images, networks and noise levels of a `LossesByLevel`.
 
     Args:
-        name: of the step, for messages.
+        name: name of the step, for messages.
         terms: guidance by each of the discriminators, by its name.
         images: "real" and "fake".
-        span: lowest and highest noise level, cut into `levels` equal ranges of log sigma.
+        span: lowest and highest noise level, divided into `levels` equal ranges of log sigma.
     """
 
     name: str
@@ -64,7 +64,7 @@ class LevelLosses:
 
     @property
     def items(self) -> list[Item]:
-        """All pieces of the work."""
+        """Returns all pieces of the work."""
         return [
             (kind, start)
             for kind, part in self.images.items()
@@ -72,9 +72,9 @@ class LevelLosses:
         ]
 
     def measurer(self, inputs: Bound) -> Callable[[Item], Values]:
-        """Load the networks. The function returned measures the images of a piece, each at every level:
-        logits of each discriminator and, of real images, the score network's errors, all as images x levels,
-        flat."""
+        """Loads the networks. The returned function measures the images of a piece, each at every level:
+        logits of each discriminator and, for real images, the score network's errors, all as images x levels,
+        flattened."""
         networks = Networks(inputs, device(), "float32")
         paths = {f"discriminators.{name}": term for name, term in self.terms.items()}
         terms: list[Any] = networks.terms(paths, {})
@@ -92,7 +92,7 @@ class LevelLosses:
         return measurer.measure
 
     def content(self, pieces: Mapping[Item, Values]) -> dict[str, Any]:
-        """The content of the step's file, from the values of all pieces."""
+        """Returns the content of the step's file, from the values of all pieces."""
         low, high = self.span
         real, fake = (self._joined(pieces, kind) for kind in ("real", "fake"))
         return {
@@ -106,7 +106,7 @@ class LevelLosses:
         }
 
     def _joined(self, pieces: Mapping[Item, Values], kind: str) -> dict[str, np.ndarray]:
-        """The values of all images of a kind, [images, levels], by name."""
+        """Returns the values of all images of a kind, [images, levels], by name."""
         own = [pieces[item] for item in self.items if item[0] == kind]
         return {
             name: np.reshape([value for piece in own for value in piece[name]], (-1, self.levels))
@@ -116,7 +116,7 @@ class LevelLosses:
 
 @dataclass(frozen=True)
 class _Measurer:
-    """The losses with their networks on a device."""
+    """Measures the losses, with the networks on a device."""
 
     losses: LevelLosses
     model: ScoreModel
@@ -161,7 +161,7 @@ class _Measurer:
 
 
 def _of_logits(real_NL: np.ndarray, fake_NL: np.ndarray, kind: DiscriminatorLoss) -> dict[str, Any]:
-    """A loss of a discriminator's logits on real and on fake images, and in the mean of the two."""
+    """Returns a loss of a discriminator's logits on real and on fake images, and the mean of the two."""
     real, fake = (
         discriminator_loss(torch.from_numpy(logits), torch.tensor(is_real), kind).numpy()
         for logits, is_real in ((real_NL, True), (fake_NL, False))
@@ -170,16 +170,17 @@ def _of_logits(real_NL: np.ndarray, fake_NL: np.ndarray, kind: DiscriminatorLoss
 
 
 def _by_level(losses_NL: np.ndarray) -> dict[str, list[float]]:
-    """Mean and standard error over the images, by level."""
+    """Returns mean and standard error over the images, by level."""
     return {"mean": losses_NL.mean(axis=0).tolist(), "error": standard_error(losses_NL).tolist()}
 
 
 def _integrated(parts: Sequence[np.ndarray]) -> dict[str, list[float]]:
-    """Of a loss that is the sum of the means of independent parts [images, levels]: its values by level, and
-    the share of its integral over log sigma that lies below each level's upper end, with standard errors.
+    """Integrates a loss that is the sum of the means of independent parts [images, levels]. Returns its
+    values by level, and the share of its integral over log sigma below each level's upper end, with standard
+    errors.
 
-    The error of a share, a ratio of two means, is linearised: that of the mean of (below - share * whole) /
-    |whole|.
+    The error of a share, a ratio of two means, is linearised: it is that of the mean of (below - share *
+    whole) / |whole|.
     """
     loss = np.sum([part.mean(axis=0) for part in parts], axis=0)
     share = loss.cumsum() / loss.sum()

@@ -1,5 +1,5 @@
-"""The noise levels that discriminators know, the samples that they have seen, and the networks that only
-their logits take."""
+"""The noise levels that discriminators know, the samples that they were trained on, and the networks that run
+for their logits alone."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ USUAL = (0.0447, 80.0)
 def level_span(
     name: str, score: Weights, guides: Sequence[Weights], sigma_min: float | None, sigma_max: float | None
 ) -> tuple[float, float]:
-    """The noise levels to measure at: as given, else those that all `guides` were trained on; narrowed to
-    those that the score network was made for.
+    """Returns the noise levels to measure at: as given, else those that all `guides` were trained on;
+    narrowed to those that the score network was trained for.
 
-    Raises ValueError, naming the step, where none is left.
+    Raises ValueError, naming the step, if none is left.
     """
     known = [
         weights.step.drawn_range if isinstance(weights.step, TrainDiscriminator) else USUAL
@@ -39,19 +39,19 @@ def level_span(
 
 
 def forward_uses(term: DiscriminatorGuidance) -> list[tuple[NetworkStep, Use]]:
-    """The networks that a logit of a term runs, and how. The head of a member on shared features is counted
-    with its gradient: it costs little."""
+    """Returns the networks that a logit of a term runs, and how. The head of a member on shared features is
+    counted with its gradient, which costs little."""
     return [(network, "forward" if use == "gradient" else use) for network, use in guide_uses(term)]
 
 
 def two_or_more(part: Slice) -> Slice:
-    """The slice of a toy step, widened to the front where scaling has left one row."""
+    """Returns the slice of a toy step, extended to the front if scaling has left one row."""
     return part.step[min(part.start, max(0, part.stop - 2)) : part.stop]
 
 
 def seen_in_training(networks: Sequence[Weights], **parts: Slice) -> list[str]:
-    """A warning for each slice, by the name of its field, with samples that a network was trained on, naming
-    the one that was trained on most of them."""
+    """Returns a warning for each slice, by the name of its field, that has samples that a network was trained
+    on; the warning names the network that was trained on most of them."""
     lines = []
     for field, part in parts.items():
         known, title = max((seen(weights, part), weights.step.title) for weights in networks)

@@ -1,5 +1,5 @@
-"""LogRatioPath: how real the images look to a discriminator at every noise level, samples along their paths
-beside diffused real images."""
+"""LogRatioPath: a discriminator's log-ratio at every noise level, of samples along their paths and of
+diffused real images."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ if TYPE_CHECKING:
     from dgflow.steps.mechanism.path_values import Paths
     from dgflow.store.objects import ObjectStore
 
-TOY_SAMPLES = 8  # of an arm in smoke runs
+TOY_SAMPLES = 8  # per arm, in smoke runs
 
 
 class LogRatioPath(ResultStep):
-    """The log-ratio of `discriminator` by noise level: of real images that are diffused, and of the samples
-    of `arms` along their paths, unguided and guided (Kim et al. 2023, figure 8).
+    """The log-ratio of `discriminator` by noise level: of diffused real images, and of the samples of `arms`
+    along their paths, unguided and guided (Kim et al. 2023, figure 8).
 
-    An arm is a slice of `Generate` or `Translate`, or of images decoded from it. Its samples are drawn once
-    more, the same to the last bit, with the discriminator looking on at every first evaluation of a step; the
-    samples themselves are not read. Any sampler and any guidance can be looked at, but no selection, whose
-    samples are not those that the sampler draws.
+    An arm is a slice of `Generate` or `Translate`, or of images decoded from it. Its samples are drawn again,
+    bit-identical, while the discriminator observes every first evaluation of a step; the stored samples are
+    not read. Any sampler and any guidance can be observed, but no selection, whose samples are not those that
+    the sampler draws.
 
-    Noise levels from `sigma_min` to `sigma_max` are cut into `levels` equal ranges of log sigma; None is the
-    range that the discriminator was trained on. The file holds, for the real images and for each arm, by
-    range: `sigma`, `mean` and `std` of the log-ratios of the `images` that were seen there, each where it was
-    nearest to the middle of the range in log sigma. Real images are diffused to the middles. Where a sampler
-    takes no step in a range, it has no value. Real images should be ones that the discriminator was not
-    trained on; others are warned of.
+    Noise levels from `sigma_min` to `sigma_max` are divided into `levels` equal ranges of log sigma; None is
+    the range that the discriminator was trained on. The file holds, for the real images and for each arm, by
+    range: `sigma`, `mean` and `std` of the log-ratios of the `images` that were observed there, each at its
+    point nearest to the middle of the range in log sigma. Real images are diffused to the middles. If a
+    sampler takes no step in a range, the range has no value. The discriminator should not have been trained
+    on the real images; a warning names those that it was trained on.
     """
 
     arms: dict[str, Slice]
@@ -84,7 +84,7 @@ class LogRatioPath(ResultStep):
 
     @cached_property
     def observer(self) -> DiscriminatorGuidance:
-        """Guidance by the discriminator at all noise levels, in whose place it looks on."""
+        """Guidance by the discriminator at all noise levels, replaced by the observer during sampling."""
         combine = "logits" if isinstance(self.discriminator, Weights) else self.combine
         return DiscriminatorGuidance(
             discriminator=self.discriminator, combine=combine, weight=1.0, tau_min=0.0, tau_max=1.0
@@ -92,9 +92,9 @@ class LogRatioPath(ResultStep):
 
     @cached_property
     def observed(self) -> dict[str, Sampling]:
-        """What samples the arms, with `observer` as the last of its guidance: so networks and classes are
-        checked, loaded and asked as those of a guide. Raises ValueError for samples that are not drawn, or
-        that are selected."""
+        """Returns the sampling steps of the arms, with `observer` as the last term of their guidance, so that
+        the networks and classes of the observer are checked, loaded and evaluated like those of a guide.
+        Raises ValueError for samples that are not drawn, or that are selected."""
         found = {}
         for name, part in self.arms.items():
             step = part.origin.step
@@ -112,7 +112,7 @@ class LogRatioPath(ResultStep):
         return found
 
     def inputs(self) -> dict[str, Reference]:
-        """The networks of the arms, and not their samples."""
+        """The networks of the arms, without their samples."""
         own = {"real": self.real, **dict(self.observer.references(""))}
         arms = {
             f"arms.{name}.{path}": reference
@@ -122,7 +122,7 @@ class LogRatioPath(ResultStep):
         return own | arms
 
     def choices(self, inputs: Bound) -> dict[str, GainChoice]:
-        """Of Gain, by the path of the term in its arm."""
+        """Returns Gain's choices, by the path of the term in its arm."""
         guides = {
             path: term
             for name, step in self.observed.items()
@@ -131,7 +131,7 @@ class LogRatioPath(ResultStep):
         return by_gain(guides, inputs)
 
     def toy(self, smoke: SmokeRun) -> LogRatioPath:
-        # The slices of the arms are not read, so that a smoke run does not know them.
+        # The slices of the arms are not read, so a smoke run does not scale them.
         steps = {name: smoke.value(part.origin.step, 1) for name, part in self.arms.items()}
         return self.model_copy(
             update={
@@ -150,7 +150,7 @@ class LogRatioPath(ResultStep):
 
     @cached_property
     def span(self) -> tuple[float, float]:
-        """The lowest and highest noise level; needs torch."""
+        """Returns the lowest and highest noise level; needs torch."""
         score = next(iter(self.observed.values())).score
         return level_span(self.name, score, self.observer.guides, self.sigma_min, self.sigma_max)
 
@@ -174,7 +174,7 @@ class LogRatioPath(ResultStep):
         return works
 
     def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
-        """The log-ratios as JSON; pieces of the images are work of their own."""
+        """Returns the log-ratios as JSON; the pieces of the images are distributed over workers."""
         del store
         from dgflow.steps.mechanism.path_values import Item, Values
 

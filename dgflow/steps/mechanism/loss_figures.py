@@ -14,7 +14,8 @@ AT_CHANCE = (math.log(2), "chance: log 2")
 
 
 def loss_figures(content: Mapping[str, Any]) -> Sequence[Figure]:
-    """The integrals up to each level as shares, and cross-entropy and score matching level by level."""
+    """Returns the figures: the integrals up to each level as shares, and cross-entropy and score matching by
+    level."""
     edges, guides = content["sigma"], content["discriminators"]
     middles = [math.sqrt(low * high) for low, high in zip(edges, edges[1:], strict=False)]
     real, fake = (content["images"][kind] for kind in ("real", "fake"))
@@ -56,5 +57,5 @@ def loss_figures(content: Mapping[str, Any]) -> Sequence[Figure]:
 
 
 def _share(label: str, edges: Sequence[float], loss: Mapping[str, Any]) -> Curve:
-    """From 0 at the lowest level to 1 at the highest."""
+    """Returns the share, from 0 at the lowest level to 1 at the highest."""
     return Curve(label, edges, [0.0, *loss["share"]], [0.0, *loss["share_error"]])

@@ -1,4 +1,5 @@
-"""LossesByLevel: where along the noise levels the losses of discriminators and of a score network lie."""
+"""LossesByLevel: the distribution of the losses of discriminators and of a score network over noise
+levels."""
 
 from __future__ import annotations
 
@@ -29,19 +30,19 @@ class LossesByLevel(ResultStep):
     """Losses by noise level, and the share of their integral below each level (Kim et al. 2023, figures 11
     and 17b).
 
-    All losses have one weighting: their integrals are over log sigma. Under it score matching,
-    E|noise - predicted noise|^2, is that of maximum likelihood, and the losses of a discriminator are those
-    of the published distribution of times. The file holds, by level and with standard errors over images:
+    All losses have one weighting: their integrals are over log sigma. With it score matching, E|noise -
+    predicted noise|^2, is that of maximum likelihood, and the losses of a discriminator are those of the
+    published distribution of times. The file holds, by level and with standard errors over images:
 
     - `score_matching`, per pixel, on the real images;
-    - of each discriminator, `bce` (cross-entropy) and `lsif` (least squares of the ratio) of its logit, on
-      `real` and on `fake` images; `loss` is the mean of the two, as it is trained
+    - for each discriminator, `bce` (cross-entropy) and `lsif` (least squares of the ratio) of its logit, on
+      `real` and on `fake` images; `loss` is the mean of the two, as in training
       (`dgflow.diffusion.losses.discriminator_loss`).
 
     `share` is the part of a loss's integral between the lowest level and the upper end of each. Every image
     is measured once in each of `levels` equal ranges of log sigma between `sigma_min` and `sigma_max`; None
-    is the range that all discriminators were trained on. Both are narrowed to that of the score network.
-    Real and fake images should be ones that no network was trained on; others are warned of.
+    is the range that all discriminators were trained on. Both are narrowed to the range of the score network.
+    No network should have been trained on the real and fake images; a warning names those that were seen.
     """
 
     score: Weights
@@ -111,7 +112,7 @@ class LossesByLevel(ResultStep):
 
     @cached_property
     def span(self) -> tuple[float, float]:
-        """The lowest and highest noise level; needs torch."""
+        """Returns the lowest and highest noise level; needs torch."""
         guides = [weights for term in self.terms.values() for weights in term.guides]
         return level_span(self.name, self.score, guides, self.sigma_min, self.sigma_max)
 
@@ -127,7 +128,7 @@ class LossesByLevel(ResultStep):
         ]
 
     def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
-        """The losses as JSON; pieces of the images are work of their own."""
+        """Returns the losses as JSON; the pieces of the images are distributed over workers."""
         del store
         from dgflow.steps.mechanism.level_losses import Item, LevelLosses, Values
 

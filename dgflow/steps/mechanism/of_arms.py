@@ -1,4 +1,4 @@
-"""The figures of mechanism of a recipe's arms: who guides them, and which images to look at."""
+"""The figures of mechanism of a recipe's arms: their discriminators, and the images to measure."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ Guide = tuple[OneOrSeveral, Combine]
 
 
 def mechanism(arms: Mapping[str, Slice], real: Slice) -> tuple[Result, ...]:
-    """For each discriminator, or ensemble, of the arms: its log-ratio along the paths of the arms that it
-    guides and of those that none guides. Of all of them: the losses by noise level, and the averages of
-    regenerated images under the score network of the guided arms, alone and guided as the arms are.
+    """Returns the steps that measure the mechanism of guidance. For each discriminator, or ensemble, of the
+    arms: its log-ratio along the paths of the arms that it guides and of the unguided arms. For all of them
+    together: the losses by noise level, and the averages of regenerated images under the score network of the
+    guided arms, alone and guided as in the arms.
 
-    As many samples of each arm are looked at, the first ones, as there are real images. Fakes are ones that
-    the first discriminator was not trained on: held out, or drawn beyond those.
+    From each arm the first samples are measured, as many as there are real images. The fakes are ones that
+    the first discriminator was not trained on: held out, or drawn beyond its training set.
 
     Raises ValueError for arms that are not sampled, that no discriminator guides, or that are guided away
     from several score networks.
@@ -64,7 +65,7 @@ def mechanism(arms: Mapping[str, Slice], real: Slice) -> tuple[Result, ...]:
 
 
 def _losses(score: Weights, guided: Mapping[str, Guide], real: Slice) -> list[LossesByLevel]:
-    """One for each way in which ensembles are combined."""
+    """Returns one step for each way in which ensembles are combined."""
     fake = _unseen(*next(iter(guided.items())), real.rows)
     ways: dict[Combine, None] = dict.fromkeys(how for _, how in guided.values())
     return [
@@ -82,7 +83,8 @@ def _losses(score: Weights, guided: Mapping[str, Guide], real: Slice) -> list[Lo
 
 
 def _regeneration(own: Sampling, steps: Mapping[str, Sampling], real: Slice) -> Regeneration:
-    """Of the arms of the score network of `own`, by its sampler, each sample with step sizes of its own."""
+    """Regenerates images with the arms of the score network of `own`, by its sampler, each sample with its
+    own step sizes."""
     sampler = own.sampler
     if isinstance(sampler, RK45):
         sampler = sampler.model_copy(update={"shared_block": None})
@@ -107,13 +109,13 @@ def _sampling(name: str, part: Slice) -> Sampling:
 
 
 def _guide(step: Sampling) -> Guide | None:
-    """The first discriminator, or ensemble, that guides."""
+    """Returns the first discriminator, or ensemble, that guides."""
     terms = (term for term in step.guidance if isinstance(term, DiscriminatorGuidance))
     return next(((term.discriminator, term.combine) for term in terms), None)
 
 
 def _unseen(name: str, guide: Guide, count: int) -> Slice:
-    """Fakes of the kind that a discriminator was trained on, and none of those that it was trained on."""
+    """Returns fakes of the kind that a discriminator was trained on, without those that it was trained on."""
     weights = guide[0] if isinstance(guide[0], Weights) else guide[0][0]
     step = weights.step
     if not isinstance(step, TrainDiscriminator) or not isinstance(step.fake, Slice):

@@ -13,7 +13,8 @@ AT_CHANCE = (0.0, "real and fake equally likely")
 
 
 def path_figures(curves: Mapping[str, Mapping[str, Any]]) -> Sequence[Figure]:
-    """Mean and standard deviation of the log-ratio by noise level, of real images and of each arm."""
+    """Returns mean and standard deviation of the log-ratio by noise level, for real images and for each
+    arm."""
     counts = {name: max(values["images"], default=0) for name, values in curves.items()}
     note = ", ".join(f"{count:,} {name}" for name, count in counts.items())
     means = [Curve(name, values["sigma"], values["mean"], _errors(values)) for name, values in curves.items()]

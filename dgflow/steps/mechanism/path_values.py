@@ -30,7 +30,7 @@ from dgflow.steps.sampling import Sampling
 from dgflow.steps.systems import Networks
 from dgflow.steps.training.draws import Draws
 
-AT_ONCE = 32  # images of a worker's piece of the work
+AT_ONCE = 32  # images per piece of a worker's work
 
 Item = tuple[str | None, int]
 """A piece of the work: an arm, None for the real images, and the number of its first one."""
@@ -44,9 +44,10 @@ class Paths:
     """The arms, real images and noise levels of a `LogRatioPath`.
 
     Args:
-        name: of the step, for messages.
-        arms: by name, what samples, with the observing discriminator as its last guidance, and the indices.
-        edges: of the ranges of noise levels, rising.
+        name: name of the step, for messages.
+        arms: by name, the sampling step with the observing discriminator as its last guidance, and the
+            indices.
+        edges: of the ranges of noise levels, ascending.
     """
 
     name: str
@@ -59,7 +60,7 @@ class Paths:
 
     @property
     def items(self) -> list[Item]:
-        """All pieces of the work; the samples that share a sampler's block are in one."""
+        """Returns all pieces of the work; samples that share a sampler's block are in one piece."""
         pieces: list[Item] = [(None, start) for start in range(0, self.real.rows, AT_ONCE)]
         for name, (step, indices) in self.arms.items():
             block = step.sampler.block
@@ -68,11 +69,11 @@ class Paths:
         return pieces
 
     def measurer(self, inputs: Bound) -> Callable[[Item], Values]:
-        """A function that gives the log-ratios of a piece; it loads networks as it needs them."""
+        """Returns a function that computes the log-ratios of a piece and loads networks on demand."""
         return _Measurer(self, inputs).measure
 
     def content(self, pieces: Mapping[Item, Values]) -> dict[str, Any]:
-        """The content of the step's file, from the values of all pieces."""
+        """Returns the content of the step's file, from the values of all pieces."""
         return {
             "sigma": list(self.edges),
             "real": self._summary(pieces, None),
@@ -80,8 +81,8 @@ class Paths:
         }
 
     def _summary(self, pieces: Mapping[Item, Values], name: str | None) -> dict[str, list[float]]:
-        """By range in which an image was seen: its mean noise level (geometric), how many there are, and the
-        mean and standard deviation of their log-ratios."""
+        """Returns, by range in which an image was observed: its mean noise level (geometric), the number of
+        images, and the mean and standard deviation of their log-ratios."""
         own = [pieces[item] for item in self.items if item[0] == name]
         sigmas, ratios = (np.array([row for piece in own for row in piece[part]]) for part in (0, 1))
         counts = np.isfinite(ratios).sum(axis=0)
@@ -103,7 +104,7 @@ class _Arm(NamedTuple):
 
 
 class _Measurer:
-    """`Paths` with what a worker has loaded."""
+    """`Paths` with the networks that a worker has loaded."""
 
     def __init__(self, paths: Paths, inputs: Bound) -> None:
         self.paths, self.inputs = paths, inputs
@@ -139,7 +140,7 @@ class _Measurer:
         return self._arms[name]
 
     def _diffused(self, start: int) -> tuple[Tensor, Tensor]:
-        """Real images at the middle of every range."""
+        """Returns the log-ratios of real images at the middle of every range."""
         paths, real = self.paths, self.paths.real
         (step, _), *_ = paths.arms.values()
         networks = self._of(step.precision)
@@ -164,8 +165,9 @@ class _Measurer:
         return sigma.view(len(numbers), -1), torch.cat(parts).double().view(len(numbers), -1)
 
     def _followed(self, name: str, start: int) -> tuple[Tensor, Tensor]:
-        """Samples of an arm, each where it was seen nearest to the middle of every range. A sampler's block
-        is drawn in full, as the samples were, and those that are not looked at are left out."""
+        """Returns the log-ratios of an arm's samples, each at its point nearest to the middle of every range.
+        A sampler's block is drawn in full, as for the stored samples, and samples outside the piece are
+        dropped."""
         (step, indices), arm = self.paths.arms[name], self._arm(name)
         block = step.sampler.block
         end = indices.stop if block is None else (step.length or start + block)

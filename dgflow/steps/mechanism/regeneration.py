@@ -1,4 +1,4 @@
-"""Regeneration: real images, noised a little and solved back, on average over the noise."""
+"""Regeneration: real images, noised and solved back, averaged over the noise."""
 
 from __future__ import annotations
 
@@ -35,13 +35,14 @@ class Regeneration(GuidedArms):
     """Averages of regenerated real images, by noise level, guided and not (Kim et al. 2023, figure 7).
 
     Every image is noised to sigma, x = image + sigma z, and solved back to 0 by `sampler`, `draws` times with
-    other noise. The average over the noise shows what a score does to the image on the way: a wrong one draws
-    it elsewhere. A nearer average alone is no proof of a better score: one that is too wide leaves images as
-    they are, and the data's own erases what the level hides; so it is no column of a table of arms. The file
-    holds for every arm and level, as means over the images with their standard errors:
+    different noise. The average over the noise shows how a score moves the image on the way; a wrong score
+    moves it elsewhere. A nearer average alone does not prove a better score: a score whose distribution is
+    too wide leaves images unchanged, while the data's own score removes what the noise hides. Therefore no
+    column of a table of arms shows it. The file holds for every arm and level, as means over the images with
+    their standard errors:
 
     - `average`: the squared distance of the expected regenerated image to the image, per value. The noise of
-      an average of so few draws is taken out, so that the number does not depend on `draws`; it can be
+      an average of so few draws is subtracted, so that the number does not depend on `draws`; it can be
       slightly negative.
     - `single`: the squared distance of one regenerated image, per value.
     - `features`: with the judge's `features`, the Euclidean distance between those of the average, as pixels,
@@ -49,12 +50,12 @@ class Regeneration(GuidedArms):
     - `difference`: of each of them to that of the first arm, image by image: all arms have the same noise.
       Arms in another order share the file, and with it the arm that they are compared with.
 
-    Images of the first `shown` averages are in the file and on the page. Labels are those of the images; the
-    real images should be ones that no network was trained on, others are warned of.
+    The first `shown` averages are in the file and on the page as images. Labels are those of the images. No
+    network should have been trained on the real images; a warning names those that were seen.
 
     Args:
         arms: guidance by name; () is the score network alone.
-        sigmas: noise levels, rising.
+        sigmas: noise levels, ascending.
         grid: of the noise levels below each; see `Translate`.
         features, front_end: the judge, as in `Features`; None for none.
     """
@@ -127,7 +128,7 @@ class Regeneration(GuidedArms):
 
     @property
     def taus(self) -> list[float]:
-        """The linear-VP times of the noise levels."""
+        """Returns the linear-VP times of the noise levels."""
         return [LINEAR_VP.time(sigma) for sigma in self.sigmas]
 
     def network_evaluations(self, rows: int) -> int:
@@ -152,7 +153,7 @@ class Regeneration(GuidedArms):
         return works
 
     def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
-        """The numbers and pictures as JSON; pieces of the images are work of their own."""
+        """Returns the numbers and pictures as JSON; the pieces of the images are distributed over workers."""
         del store
         from dgflow.steps.mechanism.regeneration_values import Item, Piece, Regenerations
 

@@ -11,7 +11,7 @@ NOISE = "noise level sigma"
 
 
 def regeneration_figures(content: Mapping[str, Any]) -> Sequence[Figure]:
-    """Distances by noise level, as curves and as a table, and the pictures of a few averages."""
+    """Returns distances by noise level, as curves and as a table, and the pictures of a few averages."""
     sigmas, arms = content["sigmas"], content["arms"]
     count, draws = content["images"], content["draws"]
     note = f"mean ± standard error of {count:,} real images, with {draws:,} draws of noise each"
@@ -47,7 +47,7 @@ def _table(sigmas: Sequence[float], arms: Mapping[str, Any], note: str) -> Table
     def cells(values: Sequence[Mapping[str, float]]) -> list[str]:
         return [f"{value['mean']:.3g} ± {value['error']:.2g}" for value in values]
 
-    # As the file has them, which arms in another order share.
+    # In the file's order; arms in another order share the file.
     others = [name for name in arms if "difference" in arms[name]]
     (first,) = (name for name in arms if name not in others)
     rows = [[name, *cells(arms[name]["average"])] for name in arms]

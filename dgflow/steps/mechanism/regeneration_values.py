@@ -27,7 +27,7 @@ from dgflow.steps.judging.features import Features
 from dgflow.steps.pixels import clean_column, clean_images, pixels
 from dgflow.steps.systems import Networks, System
 
-IMAGES_AT_ONCE = 8  # of a worker's piece of the work, each with all its draws
+IMAGES_AT_ONCE = 8  # per piece of a worker's work, each with all its draws
 INDICES_PER_IMAGE = 2**20
 """Draw k of image i has index i 2^20 + k among the random numbers."""
 
@@ -65,7 +65,7 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Regenerations:
-    """The computation of a `Regeneration`, whose fields it has. `judge` makes the features, if any."""
+    """The computation of a `Regeneration`, whose fields it has. `judge` computes the features, if any."""
 
     name: str
     score: Weights
@@ -87,7 +87,7 @@ class Regenerations:
         return [Item(name, level, start) for name in self.arms for level in levels for start in starts]
 
     def measurer(self, choices: Mapping[str, GainChoice], inputs: Bound) -> Callable[[Item], Piece]:
-        """Load the networks of all arms; the function returned measures an item."""
+        """Loads the networks of all arms; the returned function measures an item."""
         networks = Networks(inputs, device(), self.precision)
         systems = {
             name: networks.system(self.score, terms, f"arms.{name}", choices)
@@ -111,9 +111,9 @@ class Regenerations:
         return measure
 
     def _piece(self, made: Tensor, part: Part, judge: Judge | None) -> Piece:
-        """The distances of regenerated images [images, draws, C, H, W] to the images."""
+        """Returns the distances of regenerated images [images, draws, C, H, W] to the images."""
         off = (made - part.images[:, None]).flatten(2)
-        # |mean of the draws|^2 is too large by the variance of that mean.
+        # mean of the draws|^2 is overestimated by the variance of that mean.
         average = off.mean(1).square().mean(1) - off.var(dim=1).mean(1) / self.draws
         features, pictures, originals = list[float](), list[str](), list[str]()
         if not self.real.step.gives_latents:
@@ -125,7 +125,8 @@ class Regenerations:
         return Piece(average.tolist(), off.square().mean((1, 2)).tolist(), features, pictures, originals)
 
     def _regenerated(self, system: System, part: Part, first: int, last: int) -> Tensor:
-        """The regenerated images [pairs, C, H, W] of pairs [first, last), draw by draw of each image."""
+        """Returns the regenerated images [pairs, C, H, W] of pairs [first, last), draw by draw for each
+        image."""
         pair = torch.arange(first, last)
         image, own_device = pair // self.draws, device()
         index = ((part.start + image) * INDICES_PER_IMAGE + pair % self.draws).to(own_device)
@@ -155,7 +156,7 @@ class Regenerations:
         return sample.x.double().cpu()
 
     def content(self, pieces: Mapping[Item, Piece]) -> dict[str, Any]:
-        """The content of the file, from the pieces of all items."""
+        """Returns the content of the file, from the pieces of all items."""
         first, *_ = self.arms
         kinds = ("average", "single") if self.judge is None else ("average", "single", "features")
         values = {name: {kind: self._values(pieces, name, kind) for kind in kinds} for name in self.arms}
@@ -177,7 +178,7 @@ class Regenerations:
         return counts | {"arms": arms, "pictures": pictures}
 
     def _by_level(self, pieces: Mapping[Item, Piece], arm: str, kind: str) -> list[list[Any]]:
-        """A part of the pieces of an arm, joined for each level."""
+        """Returns a part of the pieces of an arm, joined for each level."""
         return [
             [
                 value
@@ -189,7 +190,7 @@ class Regenerations:
         ]
 
     def _values(self, pieces: Mapping[Item, Piece], arm: str, kind: str) -> list[np.ndarray]:
-        """Of every level, a value per image."""
+        """Returns one value per image for every level."""
         return [np.array(values) for values in self._by_level(pieces, arm, kind)]
 
 

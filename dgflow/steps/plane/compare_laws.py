@@ -1,4 +1,4 @@
-"""CompareLaws: samples in the plane, however they were made, against the law of the data."""
+"""CompareLaws: samples in the plane, from any method, compared with the distribution of the data."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 class CompareLaws(PlaneArms):
     """Arms of samples in the plane, one slice per sampling seed, against a mixture whose density is known.
 
-    For methods whose samples have no known density, such as rejection and resampling: samples are compared
-    with closed forms of the mixture, so that the mixture adds no noise. The file holds of each arm
+    It serves methods whose samples have no known density, such as rejection and resampling. Samples are
+    compared with closed forms of the mixture, so that the mixture adds no noise. The file holds for each arm
 
-    - `energy`, the energy distance to the mixture, 0 for its law alone;
+    - `energy`, the energy distance to the mixture, 0 only for the mixture's distribution;
     - `deviation`, the same in standard errors, which are those of as many points of the mixture itself;
     - `modes`, half the sum of |share - weight| over the mixture's components, where a component's share is
-      its mean posterior probability at the samples: 0 where every mode has its weight;
-    - `log_density`, the mean of log p at the samples less that at the mixture's own points: above 0 where
-      samples are drawn to the modes, below where they lie between or beside them;
-    - `evaluations` of the score network per sample, as recorded where a selection decides on them; 0 of
-      points that no network drew.
+      its mean posterior probability at the samples: 0 if every mode has its weight;
+    - `log_density`, the mean of log p at the samples minus that at the mixture's own points: above 0 if
+      samples are drawn to the modes, below if they lie between or beside them;
+    - `evaluations` of the score network per sample, as recorded if a selection decides on them; 0 for points
+      that no network drew.
     """
 
     quantities: ClassVar[Mapping[str, Metric]] = {
@@ -64,7 +64,7 @@ class CompareLaws(PlaneArms):
         return f"laws in the plane of {', '.join(self.arms)}"
 
     def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
-        """The numbers as JSON."""
+        """Returns the numbers as JSON."""
         del spread, store
         from dgflow.steps.plane.laws_values import evaluations, law_values, points_of, true_error
 
@@ -97,6 +97,6 @@ class CompareLaws(PlaneArms):
         return laws_figures(self._content(content), self.data)
 
     def _content(self, content: bytes) -> dict[str, Any]:
-        """The file, with arms in the recipe's order; canonical JSON sorts them."""
+        """Returns the file, with arms in the recipe's order; canonical JSON sorts them."""
         found = json.loads(content)
         return {part: {name: found[part][name] for name in self.arms} for part in ("arms", "points")}

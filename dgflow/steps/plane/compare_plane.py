@@ -1,4 +1,4 @@
-"""ComparePlane: samples in the plane and the discriminators that guided them, against the truth."""
+"""ComparePlane: samples in the plane and the discriminators that guided them, compared with exact values."""
 
 from __future__ import annotations
 
@@ -29,14 +29,13 @@ class ComparePlane(PlaneArms):
     """Arms of samples of a wrong model of `data`, with and without guidance, and their exact numbers.
 
     The samples are those of `Generate` with a `MixtureScore`; an arm has one slice per sampling seed, and is
-    guided by one discriminator or by none. The file holds, in nats where it is a divergence:
+    guided by one discriminator or by none. The file holds, with divergences in nats:
 
-    - of each arm, KL(data || samples), which is that of the probability-flow ODE of its guided score, with
-      the exact divergence of the field, at the sampler's lowest noise level, whatever noise the sampler adds;
-      and the energy distance of the drawn samples to the data;
-    - of each discriminator, by noise level: its error as a log-ratio and as a correction of the score; Gain
-      (theorem 2 of Kim et al. 2023) by quadrature, and as it is estimated from samples; KL and Gain at
-      `weights`.
+    - for each arm, KL(data || samples) and the energy distance of the drawn samples to the data. KL is that
+      of the probability-flow ODE of the guided score, with the exact divergence of the field, at the
+      sampler's lowest noise level, whatever noise the sampler adds;
+    - for each discriminator, by noise level: its error as a log-ratio and as a correction of the score; Gain
+      (theorem 2 of Kim et al. 2023) by quadrature, and as estimated from samples; KL and Gain at `weights`.
     """
 
     quantities: ClassVar[Mapping[str, Metric]] = {
@@ -79,7 +78,7 @@ class ComparePlane(PlaneArms):
 
     @property
     def guides(self) -> dict[str, DiscriminatorGuidance]:
-        """The guidance of the arms that have some."""
+        """Returns the guidance of the guided arms."""
         terms = {name: self._first(name).guidance for name in self.arms}
         return {
             name: term[0]
@@ -89,7 +88,7 @@ class ComparePlane(PlaneArms):
 
     @property
     def span(self) -> tuple[float, float]:
-        """The sampler's lowest and highest noise level."""
+        """Returns the sampler's lowest and highest noise level."""
         sampler = self._first(next(iter(self.arms))).sampler
         low, high = (getattr(sampler, name, None) for name in ("sigma_min", "sigma_max"))
         return low or 0.002, high or 80.0
@@ -100,7 +99,7 @@ class ComparePlane(PlaneArms):
         return step
 
     def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
-        """The numbers as JSON; each discriminator and weight is work of its own."""
+        """Returns the numbers as JSON; each discriminator and weight is a separate piece of the work."""
         del store
         from dgflow.steps.plane.plane_values import Plane, arm_values, common_values, guide_values
 
@@ -146,21 +145,21 @@ class ComparePlane(PlaneArms):
         return plane_figures(self._content(content), self.quantities)
 
     def _content(self, content: bytes) -> dict[str, Any]:
-        """The file, with arms and discriminators in the recipe's order; canonical JSON sorts them."""
+        """Returns the file, with arms and discriminators in the recipe's order; canonical JSON sorts them."""
         found = json.loads(content)
         order = {"arms": [*self.arms], "guides": [*self.guides], "points": ["data", *self.arms]}
         return found | {part: {name: found[part][name] for name in names} for part, names in order.items()}
 
 
 def effective_weight(term: DiscriminatorGuidance) -> float:
-    """The weight of the flow whose field Heun's step averages: the mean of both orders' weights."""
+    """Returns the weight of the flow whose field Heun's step averages: the mean of both orders' weights."""
     first, second = term.weight, term.second_order_weight
     assert isinstance(first, int | float) and isinstance(second, int | float)
     return (first + second) / 2
 
 
 def _gain(values: Mapping[str, Any], weight: float) -> float:
-    """Gain at a weight: 2 w agreement - w^2 energy, each integrated over log sigma."""
+    """Returns Gain at a weight: 2 w agreement - w^2 energy, each integrated over log sigma."""
     return weight * (2 * values["agreement"] - weight * values["energy"])
 
 
@@ -170,7 +169,7 @@ def _but_for_seed(part: Slice) -> str:
 
 
 def _check_samples(name: str, part: Slice) -> None:
-    """Raise ValueError for a slice of samples whose density is not known."""
+    """Raises ValueError for a slice of samples whose density is not known."""
     step = part.step
     if not isinstance(step, Generate) or not isinstance(network := step.score.step.network, MixtureScore):
         raise ValueError(

@@ -14,8 +14,8 @@ SURE = 3.0
 
 
 def laws_figures(content: Mapping[str, Any], data: GaussianMixture) -> Sequence[Figure]:
-    """The table of the arms, those marked that have the law of the data within their error, and their
-    samples."""
+    """Returns the table of the arms, with a mark on those that have the distribution of the data within their
+    error, and their samples."""
     half = max(
         abs(coordinate) + 4 * std
         for mean, std in zip(data.means, data.stds, strict=True)

@@ -15,18 +15,18 @@ from dgflow.specs.bound import Bound
 from dgflow.specs.step import Slice
 from dgflow.steps.sampling import Sampling
 
-TRUE_SEED = 20_230_726  # of the mixture's own points, apart from a recipe's seeds
-DRAWS = 16  # sets of them, which give the error of a distance to a fifth
+TRUE_SEED = 20_230_726  # of the mixture's own points, different from a recipe's seeds
+DRAWS = 16  # sets of the mixture's points, which give the error of a distance to a fifth
 NODES = 32  # per coordinate and component, of the mean log-density
 
 
 def points_of(inputs: Bound, name: str) -> np.ndarray:
-    """The points [N, 2] of a slice, float64."""
+    """Returns the points [N, 2] of a slice, float64."""
     return inputs.rows(name, ["latent"])["latent"].reshape(-1, 2).astype(np.float64)
 
 
 def evaluations(part: Slice, inputs: Bound, name: str) -> float:
-    """Those of the score network per sample of a slice."""
+    """Returns the score network's evaluations per sample of a slice."""
     step = part.step
     if isinstance(step, Sampling) and step.selection is not None:
         return float(inputs.rows(name, ["score_evaluations"])["score_evaluations"].mean())
@@ -34,7 +34,7 @@ def evaluations(part: Slice, inputs: Bound, name: str) -> float:
 
 
 def law_values(data: GaussianMixture, points: np.ndarray) -> dict[str, float]:
-    """`energy`, `modes` and `log_density` of points [N, 2]."""
+    """Returns `energy`, `modes` and `log_density` of points [N, 2]."""
     with one_thread():
         x = torch.from_numpy(points)
         zero = torch.zeros(len(x), dtype=torch.float64)
@@ -50,7 +50,7 @@ def law_values(data: GaussianMixture, points: np.ndarray) -> dict[str, float]:
 
 
 def true_error(data: GaussianMixture, count: int) -> float:
-    """The standard deviation of the energy distance of `count` points of the mixture itself."""
+    """Returns the standard deviation of the energy distance of `count` points of the mixture itself."""
     found = []
     for number in range(DRAWS):
         index = torch.arange(number * count, (number + 1) * count)

@@ -1,4 +1,4 @@
-"""PlaneArms: the base of steps that compare arms of samples in the plane with a mixture that is known."""
+"""PlaneArms: the base of steps that compare arms of samples in the plane with a known mixture."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class PlaneArms(ResultStep, ABC):
 
     @abstractmethod
     def check_arm(self, name: str, arm: Sequence[Slice]) -> None:
-        """Raise ValueError, naming the arm, for samples that the step cannot compare."""
+        """Raises ValueError, naming the arm, for samples that the step cannot compare."""
 
     def cautions(self) -> list[str]:
         steps = [node.step for node in graph(self)]

@@ -17,8 +17,8 @@ ONE = (1.0, "weight 1")
 
 
 def plane_figures(content: Mapping[str, Any], quantities: Mapping[str, Metric]) -> Sequence[Figure]:
-    """The table of the arms, what each discriminator is worth, samples, fields, curves by noise level and by
-    weight."""
+    """Returns the table of the arms, the value of each discriminator, samples, fields, and curves by noise
+    level and by weight."""
     guides = content["guides"]
     figures: list[Figure] = [_arms(content, quantities)]
     if guides:
@@ -47,7 +47,7 @@ def _arms(content: Mapping[str, Any], quantities: Mapping[str, Metric]) -> Table
 
 
 def _value(metric: Metric, value: Mapping[str, Any]) -> str:
-    """`0.0123 ± 0.0004`; what rounds to nothing has no sign."""
+    """Formats a value, as in `0.0123 ± 0.0004`; a value that rounds to zero has no sign."""
     mean = f"{value['mean']:z.{metric.decimals}f}"
     return mean + ("" if value["spread"] is None else f" ± {value['spread']:.{metric.decimals}f}")
 
@@ -94,7 +94,8 @@ def _samples(content: Mapping[str, Any]) -> list[Figure]:
 
 
 def _fields(content: Mapping[str, Any]) -> list[Figure]:
-    """The score of the model, the exact correction and the learned ones; all corrections to one scale."""
+    """Returns the score of the model, the exact correction and the learned ones; all corrections to one
+    scale."""
     field, half = content["field"], content["half_width"]
     box, at = (-half, half), field["at"]
     corrections = {"exact": field["correction"]} | {
@@ -184,7 +185,7 @@ def _by_level(content: Mapping[str, Any]) -> list[Figure]:
 
 
 def _per_log(level: Mapping[str, Any]) -> tuple[float, float]:
-    """Gain of a range of noise levels and its error, per unit of log sigma."""
+    """Returns the Gain of a range of noise levels and its error, per unit of log sigma."""
     width = math.log(level["high"] / level["low"])
     return level["gain"][0] / width, level["gain"][1] / width
 

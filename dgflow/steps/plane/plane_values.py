@@ -25,25 +25,25 @@ from dgflow.specs.bound import Bound
 if TYPE_CHECKING:
     from torch import nn
 
-LEVELS = 33  # of quantities by noise level; the integrals over log sigma are trapezoidal sums of them
+LEVELS = 33  # of quantities by noise level; integrals over log sigma are trapezoidal sums over them
 LEVEL_NODES, FLOW_NODES = 12, 8  # per coordinate and component
-FLOW_STEPS = 20  # of the fourth order; 16 give the log-density of an exact score within 1e-4
-GAIN_POINTS, GAIN_LEVELS = 2_000, 8  # of the estimate of Gain: fresh points of the data, each at every level
-GAIN_SEED = 20_230_724  # of these points and their noise, apart from a recipe's seeds
-SHOWN_LEVEL = 0.5  # noise level of the fields that are drawn
-GRID = 13  # arrows along a side
-SHOWN_SEED = 20_230_725  # of the data's points that are drawn
+FLOW_STEPS = 20  # of fourth order; 16 give the log-density of an exact score within 1e-4
+GAIN_POINTS, GAIN_LEVELS = 2_000, 8  # for the estimate of Gain: fresh points of the data, each at every level
+GAIN_SEED = 20_230_724  # of these points and their noise, different from a recipe's seeds
+SHOWN_LEVEL = 0.5  # noise level of the fields in the figure
+GRID = 13  # arrows per side
+SHOWN_SEED = 20_230_725  # of the data's points in the figure
 
 
 @dataclass(frozen=True)
 class Plane:
-    """The two mixtures, and what is asked about them.
+    """The two mixtures, and the quantities to compute about them.
 
     Args:
         span: the sampler's lowest and highest noise level.
         weights: of guidance, at which KL and Gain are computed.
         guides: the guidance of each guided arm, by the arm's name.
-        shown: how many points of each set are drawn.
+        shown: the number of points of each set in the figures.
     """
 
     data: GaussianMixture
@@ -55,7 +55,8 @@ class Plane:
 
 
 def common_values(plane: Plane) -> dict[str, Any]:
-    """What no discriminator changes: KL of the wrong model, the fields and points that are drawn."""
+    """Returns the values that do not depend on a discriminator: KL of the wrong model, and the fields and
+    points of the figures."""
     with one_thread():
         low, high = plane.span
         grid, half = grid_points(plane)
@@ -77,7 +78,7 @@ def common_values(plane: Plane) -> dict[str, Any]:
 
 
 def arm_values(plane: Plane, inputs: Bound, name: str) -> tuple[float, list[list[float]]]:
-    """The energy distance of a slice's samples to the data, and the first of its samples."""
+    """Returns the energy distance of a slice's samples to the data, and the first of its samples."""
     points = inputs.rows(name, ["latent"])["latent"][:, :, 0, 0]
     data = plane.data
     shown = points[: plane.shown].astype(float).tolist()
@@ -85,8 +86,8 @@ def arm_values(plane: Plane, inputs: Bound, name: str) -> tuple[float, list[list
 
 
 def guide_values(plane: Plane, inputs: Bound) -> Callable[[tuple[str, float | None]], dict[str, Any]]:
-    """A function of (name of a discriminator, weight): the KL of the flow that it guides at this weight, or,
-    for None, its values by noise level."""
+    """Returns a function of (name of a discriminator, weight): the KL of the flow that it guides at this
+    weight, or, for None, its values by noise level."""
     networks: dict[str, nn.Module] = {}
 
     def values(item: tuple[str, float | None]) -> dict[str, Any]:
@@ -115,7 +116,7 @@ class _Guide:
         self.high = min(high, math.inf if last == math.inf else sigma_from_tau(last))
 
     def flow_kl(self, weight: float) -> float:
-        """KL(data || samples of the guided flow) at the lowest noise level."""
+        """Returns KL(data || samples of the guided flow) at the lowest noise level."""
         low, high = self.plane.span
         x, shares = mixtures.nodes(self.data, low, FLOW_NODES)
         levels = flow_levels(low, high, FLOW_STEPS, (self.low, self.high))
@@ -134,7 +135,7 @@ class _Guide:
         return field
 
     def by_level(self) -> dict[str, Any]:
-        """Errors by noise level under the data's noisy density, Gain, and the field that is drawn."""
+        """Returns errors by noise level under the data's noisy density, Gain, and the field of the figure."""
         levels = [self._level(sigma) for sigma in _levels(self.low, self.high)]
         logs = torch.tensor([level["sigma"] for level in levels], dtype=torch.float64).log()
         integrals = {
@@ -153,10 +154,11 @@ class _Guide:
         }
 
     def _level(self, sigma: float) -> dict[str, float]:
-        """Means over the data's density at this noise level.
+        """Returns means over the data's density at this noise level.
 
         `agreement`, `energy`, `correction` and `error` are sigma^2 times the means of c * g, |g|^2, |c|^2 and
-        |c - g|^2, with c the exact and g the learned correction: parts of Gain in a unit of log sigma.
+        |c - g|^2, with c the exact and g the learned correction: the contributions to Gain per unit of log
+        sigma.
         """
         x, shares = mixtures.nodes(self.data, sigma, LEVEL_NODES)
         level = _full(sigma, x)
@@ -185,14 +187,14 @@ class _Guide:
         }
 
     def _gradient(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
-        """The log-ratio [B] and its gradient [B, 2] at x [B, 2]."""
+        """Returns the log-ratio [B] and its gradient [B, 2] at x [B, 2]."""
         value, gradient = log_ratio_and_gradient(
             self.network, x[:, :, None, None], _full(sigma, x), None, time=self.time
         )
         return value.double(), gradient.flatten(1)
 
     def _estimate(self) -> dict[str, Any]:
-        """Gain from samples of the data alone, as a training measures it on held-out images, at the
+        """Estimates Gain from samples of the data alone, as a training measures it on held-out images, at the
         comparison's weights."""
         edges = gain.level_edges(GAIN_LEVELS, self.low, self.high)
         index = torch.arange(GAIN_POINTS)
@@ -226,7 +228,7 @@ class _Guide:
 
 
 def grid_points(plane: Plane) -> tuple[Tensor, float]:
-    """The feet [GRID^2, 2] of the arrows, and half the width of the part of the plane that is drawn: three
+    """Returns the feet [GRID^2, 2] of the arrows, and half the width of the visible part of the plane: three
     standard deviations beyond every centre of the data and the model."""
     half = max(
         abs(coordinate) + 3 * std

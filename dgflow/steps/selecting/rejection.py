@@ -1,4 +1,4 @@
-"""Rejection, as recipes name it."""
+"""Rejection: the selection of samples by a discriminator's log-ratio along their paths."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ if TYPE_CHECKING:
 
 _Part = Weights | SamplerSpec | tuple[Guidance, ...]
 
-PASSES = 2.0  # that a sample takes in plans; published, by thresholds at 0.75: 64 evaluations in place of 35
+PASSES = 2.0  # per sample, in plans; published, with thresholds at 0.75: 64 evaluations instead of 35
 
 
 class Rejection(SelectionSpec):
-    """Samples go on along their path where they look real enough (DiffRS, Na et al. 2024, arXiv 2405.17880):
+    """Samples continue along their path if they look real enough (DiffRS, Na et al. 2024, arXiv 2405.17880):
     a step from one noise level to the next is accepted with probability min(1, (L' / L) / M), where L is the
     density ratio, exp(log-ratio), and M the constant of `thresholds`.
 
-    - `at="steps"`: every position behind `min_backsteps` and up to `max_backsteps` is tested, and with
-      `min_backsteps=0` the latents too. A rejected sample goes `backsteps` noise levels back by new noise,
-      where its log-ratio itself is tested, or with None starts anew. Restarts that it has behind it are not
-      repeated, and one that it is in is left.
-    - `at="end"`: the finished sample alone is tested, and starts anew if it is rejected. This is the test for
+    - `at="steps"`: every position after `min_backsteps` and up to `max_backsteps` is tested; with
+      `min_backsteps=0` the latents are tested too. A rejected sample goes `backsteps` noise levels back by
+      new noise, where its log-ratio is tested itself; with None it restarts. Restart intervals that it has
+      already passed are not repeated, and one that it is in is left.
+    - `at="end"`: only the finished sample is tested, and it restarts if it is rejected. This is the test for
       a discriminator of clean images.
 
-    With the exact log-ratio, thresholds that bound it, and samples that start anew, accepted samples have the
-    law of the real images. Steps back cost less, and are approximate.
+    With the exact log-ratio, thresholds that bound it, and samples that restart, accepted samples have the
+    distribution of the real images. Steps back cost less, and are approximate.
 
     Args:
         thresholds: of a `RejectionThresholds` of the same system and discriminator.
-        budget: evaluations of the score network, at least one pass. A sample that cannot end within them is
-            thrown away and starts anew with the whole budget, so that quick paths are preferred. None for no
-            limit.
+        budget: evaluations of the score network, at least one pass. A sample that cannot finish within the
+            budget is discarded and restarts with the whole budget, so that short paths are preferred. None
+            for no limit.
         max_checks: log-ratios of one sample after which the run stops with an error.
     """
 
@@ -54,7 +54,7 @@ class Rejection(SelectionSpec):
     at: Literal["steps", "end"] = "steps"
     backsteps: int | None = Field(default=1, gt=0)
     min_backsteps: int = Field(default=0, ge=0)
-    max_backsteps: int | None = Field(default=None, gt=0)  # None: to the end
+    max_backsteps: int | None = Field(default=None, gt=0)  # None: until the end of the path
     budget: int | None = Field(default=None, gt=0)
     max_checks: Annotated[int, PLACEMENT, Field(gt=0)] = 10_000
 
@@ -117,7 +117,7 @@ class Rejection(SelectionSpec):
         score: Weights,
         guidance: tuple[Guidance, ...],
     ) -> None:
-        """Raise ValueError for thresholds of another system or discriminator."""
+        """Raises ValueError for thresholds of another system or discriminator."""
         system = measured.system
         pairs = {
             "discriminator": (self.discriminator, measured.discriminator),
@@ -139,12 +139,12 @@ class Rejection(SelectionSpec):
         return "by rejection" + " of finished samples" * (self.at == "end")
 
     def evaluations(self, sampler: SamplerSpec) -> tuple[float, float]:
-        # A log-ratio for every test, and that of the sample.
+        # One log-ratio per test, and that of the finished sample.
         looks = len({*self.tested(sampler.moves), sampler.moves})
         return PASSES * sampler.nfe, PASSES * looks
 
     def tested(self, moves: int) -> range:
-        """The positions with a test, on a path of so many moves."""
+        """Returns the tested positions on a path of so many moves."""
         if self.at == "end":
             return range(moves, moves + 1)
         first = self.min_backsteps + 1 if self.min_backsteps else 0
@@ -161,19 +161,19 @@ class Rejection(SelectionSpec):
         return Chains(run, rule, range(start, stop)).selected()
 
     def rule(self, path: Path, thresholds: Thresholds) -> Rule:
-        """What decides about the chains on `path`."""
+        """Returns the rule that accepts or rejects chains on `path`."""
         from dgflow.diffusion.selection.rejection import Rule
 
         tested = self.tested(len(path.levels) - 1)
         limits = {"budget": self.budget, "max_checks": self.max_checks}
         if self.at == "end":
-            # The one test compares with nothing before it.
+            # The only test has no earlier log-ratio to compare with.
             return Rule(thresholds.again, thresholds.again, tested, None, **limits)
         return Rule(thresholds.first, thresholds.again, tested, self.backsteps, **limits)
 
 
 def _told_apart(own: _Part, other: _Part) -> tuple[str, str]:
-    """Both for people; of samplers what they do not share."""
+    """Returns readable names for both; for samplers, the fields in which they differ."""
     if not isinstance(own, SamplerSpec) or not isinstance(other, SamplerSpec):
         return _named(own), _named(other)
     if type(own) is not type(other):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dgflow.specs.bound import Bound
     from dgflow.store.objects import ObjectStore
 
-AT_ONCE = 32  # samples of a worker's piece of the work
+AT_ONCE = 32  # samples per piece of a worker's work
 TOY_SAMPLES = 12  # in smoke runs
 
 Piece = tuple[list[float], list[list[float]]]
@@ -30,20 +30,20 @@ Piece = tuple[list[float], list[list[float]]]
 
 
 class RejectionThresholds(ResultStep):
-    """What `Rejection` compares log-ratios with: quantiles of `discriminator`'s log-ratios over `samples`, by
-    position of their path (Na et al. 2024, DiffRS; 0.75 of 1,000 samples on CIFAR-10).
+    """The thresholds that `Rejection` compares log-ratios with: quantiles of `discriminator`'s log-ratios
+    over `samples`, by position of their path (Na et al. 2024, DiffRS; 0.75 of 1,000 samples on CIFAR-10).
 
-    `samples` are of a `Generate` without selection, whose paths are walked once more, the same but for
-    rounding; the samples themselves are not read. `Rejection` takes the same score network, sampler and
-    guidance. They should be samples that the discriminator was not trained on, to which it gives too small a
-    log-ratio; others are warned of.
+    `samples` are of a `Generate` without selection, whose paths are computed again, equal up to rounding; the
+    stored samples are not read. `Rejection` takes the same score network, sampler and guidance. The
+    discriminator should not have been trained on the samples, because it gives those too small a log-ratio; a
+    warning reports it.
 
-    A larger `quantile` rejects more: 1.0 is the largest log-ratio that was seen, and samples above a smaller
-    one are accepted as if they stood there. With `floor` no threshold is below 0, as published.
+    A larger `quantile` rejects more. 1.0 is the largest observed log-ratio; with a smaller quantile, samples
+    above it are accepted as if they had its value. With `floor` no threshold is below 0, as published.
 
     The file holds, by position: `levels`, noise levels; `again`, quantiles of the log-ratio; `first`, those
-    of its change from the position before. A discriminator of clean images looks at the last position alone,
-    and the log-ratio counts as 0 before.
+    of its change from the previous position. A discriminator of clean images is evaluated only at the last
+    position, and the log-ratio counts as 0 before.
     """
 
     samples: Slice
@@ -81,7 +81,7 @@ class RejectionThresholds(ResultStep):
 
     @property
     def system(self) -> Generate:
-        """What samples. Raises ValueError for samples that are not drawn."""
+        """Returns the sampling step. Raises ValueError for samples that are not drawn."""
         step = self.samples.origin.step
         if not isinstance(step, Generate):
             raise ValueError(
@@ -92,11 +92,11 @@ class RejectionThresholds(ResultStep):
 
     @property
     def knows_noise(self) -> bool:
-        """False for a discriminator of clean images, which looks at the end of a path alone."""
+        """False for a discriminator of clean images, which is evaluated only at the end of a path."""
         return self.discriminator.step.knows_noise
 
     def inputs(self) -> dict[str, Reference]:
-        """The networks that sample, and not the samples."""
+        """The networks that sample, without the samples."""
         system = {f"samples.{path}": reference for path, reference in self.system.reads.items()}
         return {**system, "discriminator": self.discriminator}
 
@@ -104,7 +104,7 @@ class RejectionThresholds(ResultStep):
         return by_gain(guides_of("samples.guidance", self.system.guidance), inputs)
 
     def toy(self, smoke: SmokeRun) -> RejectionThresholds:
-        # The slice is not read, so that a smoke run does not know it.
+        # The slice is not read, so a smoke run does not scale it.
         step = smoke.value(self.samples.origin.step, 1)
         discriminator = smoke.value(self.discriminator, 1)
         return self.model_copy(update={"samples": step[:TOY_SAMPLES], "discriminator": discriminator})
@@ -132,7 +132,7 @@ class RejectionThresholds(ResultStep):
         return [*system.work(rows), own]
 
     def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
-        """The thresholds as JSON; pieces of the samples are work of their own."""
+        """Returns the thresholds as JSON; the pieces of the samples are distributed over workers."""
         del store
         import numpy as np
 
@@ -153,7 +153,7 @@ class RejectionThresholds(ResultStep):
         return canonical_json({"levels": levels, **tables._asdict(), **settings}).encode()
 
     def _measurer(self, inputs: Bound) -> Callable[[int], Piece]:
-        """Load the networks; the function returned gives the log-ratios of `AT_ONCE` samples."""
+        """Loads the networks; the returned function gives the log-ratios of `AT_ONCE` samples."""
         import torch
 
         from dgflow.diffusion.acceleration import device, products

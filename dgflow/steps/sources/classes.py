@@ -1,4 +1,4 @@
-"""Comparing the labels of images with the classes that networks are made for."""
+"""Comparison of images' labels with the classes that networks are made for."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-_SHOWN = 5  # classes that a message names
+_SHOWN = 5  # classes in a message
 
 
 def check_range(labels: np.ndarray, num_classes: int, source: str, name_of: Callable[[int], str]) -> None:
-    """Raises ValueError for a label that is none of 0 to `num_classes` - 1; `name_of(row)` names an image."""
+    """Raises ValueError for a label outside 0 to `num_classes` - 1; `name_of(row)` names an image."""
     wrong = (labels < 0) | (labels >= num_classes)
     if wrong.any():
         row = int(wrong.argmax())
@@ -24,7 +24,7 @@ def check_range(labels: np.ndarray, num_classes: int, source: str, name_of: Call
 
 
 def missing_classes(labels: np.ndarray, num_classes: int, source: str) -> str:
-    """A sentence on the classes without an image, "" where there are none."""
+    """Returns a sentence on the classes without an image, "" if every class has one."""
     missing = np.setdiff1d(np.arange(num_classes), labels)
     if not len(missing):
         return ""
@@ -35,14 +35,14 @@ def missing_classes(labels: np.ndarray, num_classes: int, source: str) -> str:
 
 
 def named(classes: np.ndarray) -> str:
-    """The first classes, such as `2, 3, 4, 5, 6 and 12 more`."""
+    """Names the first classes, such as `2, 3, 4, 5, 6 and 12 more`."""
     more = f" and {len(classes) - _SHOWN:,} more" if len(classes) > _SHOWN else ""
     return ", ".join(map(str, classes[:_SHOWN])) + more
 
 
 def check_numbering(labels: np.ndarray, num_classes: int, source: str) -> None:
-    """Raises ValueError where classes are missing at one end alone, which is no chance: labels that count
-    from 1, or that are of fewer classes than `num_classes`. Fewer images than classes are not judged."""
+    """Raises ValueError if classes are missing at only one end, which is not chance: labels that count from
+    1, or that have fewer classes than `num_classes`. Sets with fewer images than classes are not checked."""
     there = np.unique(labels)
     first, last = int(there[0]), int(there[-1])
     if len(labels) < num_classes or len(there) == num_classes or len(there) != last - first + 1:

@@ -1,4 +1,5 @@
-"""Images and statistics from outside the root, as steps read them: named by their content, not their path."""
+"""Images and statistics from outside the root, as inputs of steps: identified by their content, not their
+path."""
 
 from __future__ import annotations
 
@@ -20,12 +21,13 @@ _log = logging.getLogger(__name__)
 
 class ImageSet(Spec):
     """All images of `source`: an `.npz`, a folder, a zip, tars, Parquet files, CIFAR's archive or a step of a
-    run, as in `dgflow.images`. Of several splits `train` is taken, or the one that `SOURCE@SPLIT` names.
+    run, as in `dgflow.images`. Of several splits `train` is read, or the one that `SOURCE@SPLIT` names.
 
-    They are read where they lie and not copied into the root. `at` lists and reads all of them once; a worker
-    gets the listing and the digest of each row with the step, opens only the files of its rows, and compares
-    these. `seed`, `seeding` and `start` (the index of the first) are known where a step of dgflow made them.
-    With `drop_alpha` transparent pictures are taken without their alpha channel.
+    The images are read at their source and not copied into the root. `at` lists and reads all of them once; a
+    worker receives the listing and the digest of each row with the step, opens only the files of its rows,
+    and compares their digests. `seed`, `seeding` and `start` (the index of the first image) are known if a
+    step of dgflow made the images. With `drop_alpha` transparent pictures are accepted without their alpha
+    channel.
     """
 
     source: Annotated[str, PLACEMENT]
@@ -35,21 +37,21 @@ class ImageSet(Spec):
     seeding: Annotated[Literal["counter", "edm"] | None, PLACEMENT] = None
     start: Annotated[int | None, PLACEMENT] = None
     drop_alpha: Annotated[bool, LATER] = False
-    _ignore_labels: bool = PrivateAttr(False)  # the digest tells the labels
+    _ignore_labels: bool = PrivateAttr(False)  # the digest covers the labels
     _notes: tuple[str, ...] = PrivateAttr(())
-    _images: Images | None = PrivateAttr(None)  # as `at` saw them
+    _images: Images | None = PrivateAttr(None)  # as `at` read them
 
     @classmethod
     def at(
         cls, source: str, *, ignore_labels: bool = False, drop_alpha: bool = False, gaps: bool = False
     ) -> Self:
-        """Look at `source`, which reads all of it once for its digest and checks every picture's header. With
+        """Opens `source`, reads all of it once for its digest and checks every picture's header. With
         `ignore_labels` the images have no labels.
 
-        With `gaps` numbered images of which some numbers are missing are taken, with a note: a reference may
-        be a part of a larger set, samples are to be whole.
+        With `gaps` numbered images with missing numbers are accepted, with a note: a reference may be a part
+        of a larger set, samples must be complete.
 
-        Raises ValueError and FileNotFoundError as `open_images`.
+        Raises ValueError and FileNotFoundError as `open_images` does.
         """
         images = _opened(source, ignore_labels, drop_alpha)
         if images.gap and not gaps:
@@ -94,10 +96,11 @@ class ImageSet(Spec):
         )
 
     def open(self) -> Images:
-        """Its reader. Without `at`, as of a step that a root describes, all images are read once.
+        """Returns the reader of the images. Without `at`, as for a step that a root describes, all images are
+        read once.
 
-        Raises ValueError where the source holds other images by now: here without `at`, else by the reader,
-        which names the first that it reads.
+        Raises ValueError if the source holds different images by now: here without `at`, otherwise by the
+        reader, which names the first image that differs.
         """
         images = self._images or _opened(self.source, self._ignore_labels, self.drop_alpha)
         if images.digest != self.digest:
@@ -109,8 +112,8 @@ class ImageSet(Spec):
 
 
 class StatisticsFile(Spec):
-    """Mean and covariance of features, `mu` and `sigma`, and of sFID's, `mu_s` and `sigma_s`, in the `.npz`
-    at `source`."""
+    """Mean and covariance of features, `mu` and `sigma`, and for sFID `mu_s` and `sigma_s`, in the `.npz` at
+    `source`."""
 
     source: Annotated[str, PLACEMENT]
     digest: str
@@ -118,7 +121,7 @@ class StatisticsFile(Spec):
 
     @classmethod
     def at(cls, source: str) -> Self:
-        """Look at `source`. Raises ValueError and FileNotFoundError as `read_statistics`."""
+        """Opens `source`. Raises ValueError and FileNotFoundError as `read_statistics` does."""
         statistics = _statistics(source)
         spec = cls(source=source, digest=statistics.digest)
         spec._widths = tuple(len(mean) for mean in (statistics.mu, statistics.mu_s) if mean is not None)
@@ -130,9 +133,8 @@ class StatisticsFile(Spec):
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """The number of features of `mu`, and of `mu_s` if it is there, so that a file that does not fit is
-        refused before work begins. () without `at`: the file is checked when it is read.
-        """
+        """The number of features of `mu`, and of `mu_s` if it is there, so that an unsuitable file is refused
+        before work begins. () without `at`: the file is checked when it is read."""
         return self._widths
 
     @property
@@ -140,7 +142,8 @@ class StatisticsFile(Spec):
         return self.source.rpartition("/")[2]
 
     def read(self) -> dict[str, np.ndarray]:
-        """The arrays by name, float64. Raises ValueError where the file holds others by now."""
+        """Returns the arrays by name, float64. Raises ValueError if the file holds different arrays by
+        now."""
         statistics = _statistics(self.source)
         if statistics.digest != self.digest:
             raise ValueError(
@@ -153,7 +156,7 @@ class StatisticsFile(Spec):
 
 @lru_cache(maxsize=8)
 def _opened(source: str, ignore_labels: bool, drop_alpha: bool) -> Images:
-    """Once per process: the digest of 10 GB takes its time."""
+    """Opens the source once per process, since hashing 10 GB takes time."""
     return open_images(source, ignore_labels=ignore_labels, drop_alpha=drop_alpha, gaps=True)
 
 

@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from dgflow.specs.bound import Bound
     from dgflow.store.shards import Columns
 
-_SHOWN = 3  # broken images that a message names
+_SHOWN = 3  # broken images in a message
 _LEAVE_OUT = (
     "To leave out up to N broken images: skip_broken=N (of a shipped recipe: --skip-broken N); it is part of "
     "the import's identity, so all are imported anew"
 )
-_REASON = 200  # characters of a reason that are kept
+_REASON = 200  # characters of a reason that are stored
 
 
 class ImportImages(ListedImages):
     """Real images in a seeded random order, so that streaming never meets one class after another. Parquet is
-    read by row groups: those are in random order, and rows are shuffled within windows of a few
+    read by row groups: the groups are in random order, and rows are shuffled within windows of a few groups
     (`dgflow.images.shuffle`).
 
     Columns: `index`, `label` (-1 without classes), `image` (uint8 [image_size, image_size, channels]). The
@@ -40,9 +40,9 @@ class ImportImages(ListedImages):
 
     Args:
         skip_broken: up to so many pictures that cannot be decoded or prepared are left out, and named in the
-            manifest; needs `num_images`, and reads everything once before. Where fewer are broken, whole ones
-            are left out too: the number of images is always `num_images` - `skip_broken`. With 0 the first
-            broken picture ends the import.
+            manifest; needs `num_images`, and reads everything once in advance. If fewer are broken, intact
+            ones are left out too: the number of images is always `num_images` - `skip_broken`. With 0 the
+            first broken picture ends the import.
         seed: of the order.
     """
 
@@ -78,12 +78,12 @@ class ImportImages(ListedImages):
 
     @property
     def length(self) -> int | None:
-        """The number of images in any case: fewer broken ones than `skip_broken` change nothing."""
+        """The number of images, which does not depend on the number of broken ones up to `skip_broken`."""
         return None if self.num_images is None else self.num_images - self.skip_broken
 
     def known_length(self, inputs: Bound | None) -> int | None:
-        """As of `length`; where the recipe does not say it, the number of images in the listing. None for one
-        that is damaged, of which `verify` tells."""
+        """Returns `length`; if the recipe does not set it, the number of images in the listing. None for a
+        damaged listing, which `verify` reports."""
         if self.length is not None or inputs is None:
             return self.length
         try:
@@ -104,7 +104,7 @@ class ImportImages(ListedImages):
         return self.reader(inputs)
 
     def reader(self, inputs: Bound, threads: int = 1) -> Callable[[int, int], Columns]:
-        """Open the source; the function returned gives the rows [start, stop), fewer where the source ends.
+        """Opens the source; the returned function gives the rows [start, stop), fewer if the source ends.
         Also for steps that read the images without storing them. Pictures are decoded by `threads`."""
         images = PreparedImages(self, inputs, threads)
         listing, order = images.listing, self._order(inputs, images)
@@ -124,7 +124,7 @@ class ImportImages(ListedImages):
                 else listing.labels[items].astype(np.int64)
             )
             image = np.empty((len(items), self.image_size, self.image_size, self.channels), np.uint8)
-            forwards = np.argsort(items)  # as archives and row groups are read
+            forwards = np.argsort(items)  # archives and row groups are read in this order
             for row, pixels in zip(forwards, images.read(items[forwards]), strict=True):
                 if isinstance(pixels, ValueError):
                     raise ValueError(f"{pixels}. {_LEAVE_OUT}")
@@ -134,17 +134,17 @@ class ImportImages(ListedImages):
         return rows
 
     def _order(self, inputs: Bound, images: PreparedImages) -> np.ndarray:
-        """The rows of the listing in the order of the import."""
+        """Returns the rows of the listing in the order of the import."""
         listing = images.listing
         kept = np.setdiff1d(np.arange(listing.rows), self._broken(inputs, images))
         groups = listing.columns.get("group")
         return shuffled(kept, self.seed, None if groups is None else groups[kept], 2 * self.shard_size)
 
     def check_source(self, inputs: Bound) -> None:
-        """Look at headers, so that one transparent picture is not found after hours."""
+        """Checks headers, so that a single transparent picture is not found after hours."""
         if (
             self.skip_broken or self.source in CATALOGUE
-        ):  # CheckImages has read every picture; arrays have none
+        ):  # CheckImages has read every picture; arrays have no headers
             return
         try:
             PreparedImages(self, inputs).check_headers()
@@ -152,8 +152,8 @@ class ImportImages(ListedImages):
             raise ValueError(f"{error}. {_LEAVE_OUT}") from error
 
     def doubts(self, part: Slice, inputs: Bound) -> tuple[str, ...]:
-        """Classes without an image in the slice, though the source has images of them; not of slices of fewer
-        images than classes."""
+        """Returns a warning of classes without an image in the slice, although the source has images of them;
+        not for slices of fewer images than classes."""
         if not self.num_classes or part.rows < self.num_classes:
             return ()
         images = PreparedImages(self, inputs)
@@ -169,7 +169,7 @@ class ImportImages(ListedImages):
         )
 
     def remarks(self, inputs: Bound) -> tuple[str, ...]:
-        """The images that were left out, and why."""
+        """Returns the images that were left out, with the reasons."""
         if not self.skip_broken:
             return ()
         images = PreparedImages(self, inputs)
@@ -182,7 +182,8 @@ class ImportImages(ListedImages):
         return tuple(lines)
 
     def _broken(self, inputs: Bound, images: PreparedImages) -> np.ndarray:
-        """The broken rows of the listing. Raises ValueError where they are more than may be left out."""
+        """Returns the broken rows of the listing. Raises ValueError if more are broken than may be left
+        out."""
         if not self.skip_broken:
             return np.zeros(0, np.int64)
         broken = np.flatnonzero(inputs.rows("checks", ["broken"])["broken"])

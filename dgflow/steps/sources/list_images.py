@@ -1,4 +1,4 @@
-"""ListImages: the images of a source, listed once for all who read it."""
+"""ListImages: the images of a source, listed once for every step that reads them."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 LISTED = 300  # bytes per image in a listing, whose name has up to 250 characters
-_NAMED = 3  # class folders that a message names
+_NAMED = 3  # class folders in a message
 
 
 class ListImages(ResultStep):
-    """Names, places, sizes and labels of the images at `source`, as Parquet. Looked at in the driver, and
-    checked before it is kept.
+    """Names, places, sizes and labels of the images at `source`, as Parquet. Listed in the driver, and
+    checked before it is stored.
 
-    `num_images` and `num_classes` are what must be there, so that a cut download is found before any work;
-    `num_images=None` takes any number, `num_classes=0` ignores labels.
+    `num_images` and `num_classes` are what the source must hold, so that a truncated download is found before
+    any work; `num_images=None` accepts any number, `num_classes=0` ignores labels.
     """
 
     suffix: ClassVar[str] = ".parquet"
@@ -41,7 +41,7 @@ class ListImages(ResultStep):
     source: str
     num_classes: int = Field(ge=0)
     num_images: int | None = Field(default=None, gt=0)
-    # The folder that a relative source is below; the text alone is identity.
+    # The folder that a relative source is below; only the text is part of identity.
     _folder: str = PrivateAttr(default_factory=os.getcwd)
 
     @property
@@ -53,8 +53,8 @@ class ListImages(ResultStep):
         return None if self.num_images is None else FILE_HEADER + LISTED * self.num_images
 
     def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
-        """The listing. Raises ValueError for a source that is not as it should be, and StoreError where it
-        cannot be reached."""
+        """Returns the listing. Raises ValueError for a source that does not meet the requirements, and
+        StoreError if it cannot be reached."""
         del inputs, spread
         listing = list_images(located(self.source, store), labelled=self.num_classes > 0, folder=self._folder)
         for note in listing.notes:
@@ -62,8 +62,8 @@ class ListImages(ResultStep):
         return self._checked(listing).encoded()
 
     def check_unchanged(self, read: Callable[[], bytes], store: ObjectStore) -> None:
-        """Compare the source with its listing of an earlier run, as far as that is cheap and the source can
-        be seen from here.
+        """Compares the source with its listing of an earlier run, as far as that is cheap and the source can
+        be reached from here.
 
         Raises:
             ValueError: the data changed since.
@@ -119,10 +119,11 @@ class ListImages(ResultStep):
 
 
 def located(source: str, store: ObjectStore) -> str:
-    """The source itself; for a name of the catalogue the file, fetched into the root where it is not there.
+    """Returns the source itself; for a name of the catalogue the file, fetched into the root if it is not
+    there.
 
     Raises:
-        ValueError: a file of the catalogue that holds no images.
+        ValueError: the file of the catalogue holds no images.
     """
     if source not in CATALOGUE:
         return source

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 class MixturePoints(SampleStep):
-    """Points of `mixture` by index: point i depends on (`seed`, i) alone.
+    """Points of `mixture` by index: point i depends only on (`seed`, i).
 
     Columns: `index`, `label` (-1), `latent` (float16 [d, 1, 1], as `Generate` stores them; the rounding error
-    is at most 2^-11 of a coordinate, of points and generated samples alike).
+    is at most 2^-11 of a coordinate, for points and generated samples alike).
     """
 
     mixture: GaussianMixture
@@ -50,7 +50,7 @@ class MixturePoints(SampleStep):
         return INDEX_AND_LABEL + 2 * self.shape.values
 
     def shard_builder(self, inputs: Bound) -> Callable[[int, int], Columns]:
-        """The function returned draws the points [start, stop)."""
+        """Returns a function that draws the points [start, stop)."""
         del inputs
         import torch
 

@@ -1,4 +1,4 @@
-"""OfClasses: the images of some classes, as a domain of its own."""
+"""OfClasses: the images of some classes, as a domain of their own."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class OfClasses(SampleStep):
     """The first `count` images of `images` whose label is one of `classes`, in their order.
 
-    Columns: `index`, `label` (as it was), `image` (uint8 [H, W, C]). Fewer than `count` are an error when it
-    runs.
+    Columns: `index`, `label` (unchanged), `image` (uint8 [H, W, C]). Fewer than `count` matching images raise
+    an error when the step runs.
     """
 
     images: Slice
@@ -49,7 +49,7 @@ class OfClasses(SampleStep):
     def toy(self, smoke: SmokeRun) -> OfClasses:
         images = smoke.slice(self.images)
         expected = images.rows * len(self.classes) / self.shape.num_classes
-        # Half of that, since a few images need not have all classes alike.
+        # Half of the expected number, since a small set need not have all classes equally often.
         return self.model_copy(
             update=self._toy_fields() | {"images": images, "count": max(1, int(expected / 2))}
         )
@@ -71,9 +71,9 @@ class OfClasses(SampleStep):
         return INDEX_AND_LABEL + self.shape.values
 
     def shard_builder(self, inputs: Bound) -> Callable[[int, int], Columns]:
-        """Look through the labels; the function returned gives the images [start, stop).
+        """Scans the labels; the returned function gives the images [start, stop).
 
-        Raises ValueError where there are fewer than `count`.
+        Raises ValueError if there are fewer than `count`.
         """
         labels = inputs.rows("images", ["label"])["label"]
         own = np.flatnonzero(np.isin(labels, self.classes))[: self.count]

@@ -1,5 +1,5 @@
 """Sweep: the results of one recipe with several combinations of its parameters, side by side; and
-SelectedSweep, a sweep in which the best was chosen, with the choice measured again."""
+SelectedSweep, a sweep in which the best combination was chosen and measured again."""
 
 from __future__ import annotations
 
@@ -35,8 +35,9 @@ class Combination(Spec):
 class Sweep(ResultStep):
     """The arms that each combination's result compares, in one table.
 
-    All combinations are one graph, so what they share is made once. `over` are parameters whose values are
-    repetitions: the table averages over them. `zipped` tells that the values were paired, and are no grid.
+    All combinations are one graph, so shared steps run once. `over` are parameters whose values are
+    repetitions: the table averages over them. `zipped` means that the values were paired instead of combined
+    in a grid.
     """
 
     combinations: tuple[Combination, ...]
@@ -67,14 +68,14 @@ class Sweep(ResultStep):
 
     @property
     def groups(self) -> dict[str, str]:
-        """The combination in words that each result is for, by the path of its field."""
+        """Returns the combination in words for each result, by the path of its field."""
         return {
             f"combinations.{number}.result": settings_text(each.settings)
             for number, each in enumerate(self.combinations)
         }
 
     def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
-        """The arms of every combination as JSON, with the quantities that they have."""
+        """Returns the arms of every combination as JSON, with their quantities."""
         del spread, store
         compared = [
             each.result.step.compared(inputs.result(f"combinations.{number}.result"))
@@ -94,7 +95,7 @@ class Sweep(ResultStep):
         return canonical_json(content).encode()
 
     def table(self, content: bytes) -> SweepTable:
-        """The rows of its file, and which of them are best."""
+        """Returns the rows of the file's table, and the best of them."""
         return sweep_table(json.loads(content))
 
     def figures(self, content: bytes) -> Sequence[Figure]:
@@ -103,7 +104,7 @@ class Sweep(ResultStep):
 
 class SelectedSweep(ResultStep):
     """A sweep on the seeds `chosen_on`, in which the combination `choice` is best by the quantity `by`; and
-    the same combination on other seeds, which are what is reported."""
+    the same combination on other seeds, whose results are reported."""
 
     selection: Result
     report: Result
@@ -118,11 +119,11 @@ class SelectedSweep(ResultStep):
 
     @property
     def groups(self) -> dict[str, str]:
-        """The stage that each sweep is, by the path of its field."""
+        """Returns the stage that each sweep is, by the path of its field."""
         return {"selection": "selection", "report": "report"}
 
     def compute(self, inputs: Bound, spread: Spread, store: ObjectStore) -> bytes:
-        """Both sweeps as JSON, with the choice."""
+        """Returns both sweeps as JSON, with the choice."""
         del spread, store
         content = {
             "choice": self.choice,
@@ -135,7 +136,7 @@ class SelectedSweep(ResultStep):
         return canonical_json(content).encode()
 
     def tables(self, content: bytes) -> tuple[SweepTable, SweepTable]:
-        """The table that was chosen from, and that of the choice."""
+        """Returns the table that was chosen from, and that of the choice."""
         data: Mapping[str, Any] = json.loads(content)
         seeds = {name: ", ".join(map(str, data[name])) for name in ("chosen_on", "reported_on")}
         selection = sweep_table(
@@ -152,7 +153,7 @@ class SelectedSweep(ResultStep):
 
 
 def check_compares(step: ResultStep) -> None:
-    """Raise ValueError for a result that compares no arms."""
+    """Raises ValueError for a result that compares no arms."""
     if type(step).compared is ResultStep.compared:
         raise ValueError(
             f"expected a recipe whose result compares arms, such as Evaluate, found {step.kind}, which has "

@@ -17,13 +17,13 @@ from dgflow.steps.sweeping.sweep_table import (
 )
 
 MOST_CURVES = 8  # in one figure
-WIDE = 10.0  # largest to smallest value of a parameter from which its axis is logarithmic
+WIDE = 10.0  # ratio of a parameter's largest to smallest value from which its axis is logarithmic
 
 
 def sweep_figures(table: SweepTable) -> list[Figure]:
-    """The table; curves with error bars over one numeric parameter (for zipped ones over the first), a heat
-    map over two parameters or over one of words; for more parameters curves over the first, one per
-    combination of the others, where these are few."""
+    """Returns the table; curves with error bars over one numeric parameter (for zipped ones over the first),
+    or a heat map over two parameters or over a non-numeric one. With more parameters, curves over the first,
+    one per combination of the others, if these are few."""
     figures: list[Figure] = [table_figure(table)]
     if len(table.rows) < 2 or not table.parameters:
         return figures
@@ -40,7 +40,7 @@ def sweep_figures(table: SweepTable) -> list[Figure]:
 
 
 def table_figure(table: SweepTable) -> Table:
-    """The rows as text, with a column of arms where there are several, then the references."""
+    """Returns the rows as text, with a column of arms if there are several, then the references."""
     with_arms = len(table.arms) > 1 or bool(table.references) or not table.parameters
     heading = [*map(option_name, table.parameters), *(["arm"] if with_arms else [])]
     heading += [metric.heading for metric in table.quantities.values()]
@@ -61,7 +61,7 @@ def table_figure(table: SweepTable) -> Table:
 
 
 def value_shown(value: Value | None, metric: Metric) -> str:
-    """`29.49 ± 0.41`, without a sign where it rounds to nothing; empty where there is none."""
+    """Formats a value, as in `29.49 ± 0.41`, without a sign if it rounds to zero; empty if there is none."""
     if value is None:
         return ""
     text = f"{value.mean:z,.{metric.decimals}f}"
@@ -69,7 +69,7 @@ def value_shown(value: Value | None, metric: Metric) -> str:
 
 
 def _mark(table: SweepTable, name: str, number: int | None) -> str:
-    """The mark behind a value; blanks where there is none, so that the columns stay aligned."""
+    """Returns the mark behind a value; blanks if there is none, so that the columns stay aligned."""
     best = table.best.get(name)
     if best is None:
         return ""
@@ -82,7 +82,8 @@ def _is_numeric(table: SweepTable, parameter: str) -> bool:
 
 
 def _curves(table: SweepTable, name: str) -> list[Curve]:
-    """A curve over the first parameter per arm and combination of the others (of zipped ones per arm)."""
+    """Returns a curve over the first parameter per arm and combination of the others (for zipped ones per
+    arm)."""
     first, *others = table.parameters
     if table.zipped:
         others = []
@@ -121,8 +122,8 @@ def _lines(table: SweepTable, name: str, metric: Metric, curves: Sequence[Curve]
 
 
 def _heat_map(table: SweepTable, name: str, metric: Metric, arm: str) -> HeatMap:
-    """One arm by two parameters: columns are the values of the second, rows those of the first; by a single
-    parameter it is one row."""
+    """Returns one arm by two parameters: columns are the values of the second, rows those of the first; with
+    a single parameter there is one row."""
     down, across = table.parameters if len(table.parameters) == 2 else (None, table.parameters[0])
     rows = {number: row for number, row in enumerate(table.rows) if row.arm == arm and name in row.values}
 

@@ -1,5 +1,5 @@
-"""The table of a sweep: a row per combination and arm, with the best of each quantity and all that are within
-its error."""
+"""The table of a sweep: a row per combination and arm, with the best value of each quantity and all values
+within its error."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ SELECTED_HERE = (
 
 @dataclass(frozen=True)
 class Value:
-    """A quantity of a row: the mean of `values`, and their sample standard deviation, None for a single one,
-    whose own standard error is `error`, if that is known."""
+    """A quantity of a row: the mean of `values`, and their sample standard deviation, None for a single
+    value; `error` is the standard error of a single value, if it is known."""
 
     mean: float
     spread: float | None
@@ -33,23 +33,23 @@ class Value:
 
     @property
     def half_width(self) -> float | None:
-        """The number behind ±: the spread, else the error of a single value; None where neither is known."""
+        """The number behind ±: the spread, else the error of a single value; None if neither is known."""
         return self.error if self.spread is None else self.spread
 
 
 @dataclass(frozen=True)
 class Row:
-    """An arm with one combination of the parameters that are not averaged over; none of a reference."""
+    """An arm with one combination of the parameters that are not averaged over; a reference has none."""
 
     settings: Mapping[str, Any]
     arm: str
     values: Mapping[str, Value]
-    repetitions: int = 1  # results that it averages over
+    repetitions: int = 1  # results that the row averages over
 
 
 @dataclass(frozen=True)
 class Best:
-    """The best row of a quantity, and the rows within its error, itself not among them."""
+    """The best row of a quantity, and the other rows within its error."""
 
     row: int
     within_error: tuple[int, ...]
@@ -61,10 +61,10 @@ class SweepTable:
     that are the same in all of them."""
 
     title: str
-    parameters: tuple[str, ...]  # that the rows differ in
+    parameters: tuple[str, ...]  # in which the rows differ
     over: tuple[str, ...]
     zipped: bool
-    quantities: Mapping[str, Metric]  # those that the rows have
+    quantities: Mapping[str, Metric]  # that the rows have
     rows: Sequence[Row]
     references: Sequence[Row]
     best: Mapping[str, Best] = field(default_factory=dict)
@@ -82,8 +82,9 @@ def sweep_table(
     selected: bool = False,
     unchanged: Sequence[str] | None = None,
 ) -> SweepTable:
-    """The table of the content of a `Sweep`; `selected`: nothing is chosen on these numbers and reported on
-    them. `unchanged` are the arms that are references, where that is known; by default they are found."""
+    """Returns the table of the content of a `Sweep`; `selected`: no choice is made on these numbers and
+    reported on the same numbers. `unchanged` are the arms that are references, if they are known; by default
+    they are detected."""
     combinations = [
         {"settings": each["settings"], "arms": dict(each["arms"])} for each in content["combinations"]
     ]
@@ -123,18 +124,18 @@ def sweep_table(
 
 
 def option_name(parameter: str) -> str:
-    """`guidance-weight`."""
+    """Formats the name of an option, as in `guidance-weight`."""
     return parameter.replace("_", "-")
 
 
 def options_text(parameters: Sequence[str]) -> str:
-    """`guidance-weight, steps and epochs`."""
+    """Formats names of options, as in `guidance-weight, steps and epochs`."""
     *others, last = map(option_name, parameters)
     return f"{', '.join(others)} and {last}" if others else last
 
 
 def value_text(value: Any) -> str:
-    """A value as a command line takes it."""
+    """Formats a value as on a command line."""
     if isinstance(value, list | tuple):
         return ",".join(map(value_text, value))
     if value is None or isinstance(value, bool):
@@ -143,7 +144,7 @@ def value_text(value: Any) -> str:
 
 
 def settings_text(settings: Mapping[str, Any]) -> str:
-    """`guidance-weight 2, epochs 4`."""
+    """Formats settings, as in `guidance-weight 2, epochs 4`."""
     return ", ".join(f"{option_name(name)} {value_text(value)}" for name, value in settings.items())
 
 
@@ -157,8 +158,8 @@ _Arms = Mapping[str, Mapping[str, Any]]
 def _groups(
     combinations: Sequence[Mapping[str, Any]], shown: Sequence[str], over: Sequence[str]
 ) -> dict[str, dict[str, _Arms]]:
-    """The arms of the combinations, by the values of the parameters that are shown, then by those that are
-    averaged over."""
+    """Returns the arms of the combinations, by the values of the parameters that are shown, then by those
+    that are averaged over."""
     groups: dict[str, dict[str, _Arms]] = {}
     for each in combinations:
         group = groups.setdefault(_key(each["settings"], shown), {})
@@ -169,8 +170,8 @@ def _groups(
 def _unchanged(
     combinations: Sequence[Mapping[str, Any]], groups: Mapping[str, Mapping[str, _Arms]]
 ) -> list[str]:
-    """The arms that the parameters leave as they are, where some arm is changed: in every group the same for
-    each repetition; of a single group the same in every repetition."""
+    """Returns the arms that the parameters leave unchanged, if some arm is changed: in every group the same
+    for each repetition; for a single group the same in every repetition."""
     first = next(iter(groups.values()))
     names = [
         name for name in next(iter(first.values())) if all(name in each["arms"] for each in combinations)
@@ -195,7 +196,7 @@ def _row(
     known: Mapping[str, Metric],
 ) -> Row:
     if all(each == repetitions[0] for each in repetitions):
-        repetitions = repetitions[:1]  # nothing was repeated
+        repetitions = repetitions[:1]  # without repetitions
     values = {
         name: _value([each[name] for each in repetitions])
         for name in known
@@ -228,7 +229,7 @@ def _best(rows: Sequence[Row], name: str, metric: Metric) -> Best:
 
 
 def _notes(table: SweepTable, selected: bool) -> list[str]:
-    """The meaning of ± and of the marks."""
+    """Returns the meaning of ± and of the marks."""
     values = [value for row in table.rows for value in row.values.values()]
     repeated = max(row.repetitions for row in table.rows)
     if repeated > 1:
@@ -250,7 +251,7 @@ def _notes(table: SweepTable, selected: bool) -> list[str]:
 
 
 def _references_ahead(table: SweepTable) -> list[str]:
-    """A line per quantity in which an arm that nothing was changed in is better than every combination."""
+    """Returns a line per quantity in which an unchanged arm is better than every combination."""
     lines = []
     for name, best in table.best.items():
         metric, top = table.quantities[name], table.rows[best.row].values[name].mean
@@ -266,7 +267,7 @@ def _references_ahead(table: SweepTable) -> list[str]:
 
 
 def _same(combinations: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
-    """A line where combinations have the same numbers in all arms: a parameter that changed nothing."""
+    """Returns a line if combinations have the same numbers in all arms: a parameter without effect."""
     first: dict[str, Mapping[str, Any]] = {}
     alike: list[str] = []
     for each in combinations:
@@ -279,7 +280,7 @@ def _same(combinations: Sequence[Mapping[str, Any]], names: Sequence[str]) -> li
 
 
 def _warnings(combinations: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Warnings that results give of their arms, each once."""
+    """Returns the warnings of the results about their arms, each once."""
     lines = (
         line for each in combinations for arm in each["arms"].values() for line in arm.get("warnings", ())
     )

@@ -1,4 +1,4 @@
-"""The training of a discriminator on clean samples: noise level 0 and no other."""
+"""The training of a discriminator on clean samples, at noise level 0 only."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class CleanTask:
     device: torch.device
 
     def logits(self, network: nn.Module, rows: LabelledRows) -> Tensor:
-        """float32 [b], at the time of noise level 0."""
+        """Returns logits, float32 [b], at the time of noise level 0."""
         sigma_B = torch.zeros(len(rows.images), dtype=torch.float64, device=self.device)
         labels = rows.labels if self.conditional else None
         with autocast(self.device, self.precision):
@@ -40,8 +40,8 @@ class CleanTask:
         return discriminator_loss(self.logits(network, rows), rows.is_real.to(self.device), self.kind)
 
     def measure(self, network: nn.Module, items: Tensor) -> dict[str, Tensor]:
-        """See `Measurement.measure`: logit, loss and kind of each item, and its cross-entropy `bce` where
-        that is not the loss."""
+        """Measures held-out items, see `Measurement.measure`: logit, loss and kind of each item, and its
+        cross-entropy `bce` if the loss is another one."""
         rows = self.data.held_out(items, levels=1)
         logit_B, is_real = self.logits(network, rows), rows.is_real.to(self.device)
         values = {"logit": logit_B, "loss": discriminator_loss(logit_B, is_real, self.kind)}

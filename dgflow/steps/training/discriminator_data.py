@@ -1,4 +1,4 @@
-"""Real and fake rows for a discriminator: which rows are in a batch, and which pairs are held out."""
+"""Real and fake rows for a discriminator: the rows of each batch, and the held-out pairs."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ class LabelledRows(NamedTuple):
 
 
 class RealAndFake:
-    """The rows of a discriminator's real and fake slices: as many real ones as fake ones, and of several
-    fake slices as many of each as its share says.
+    """The rows of a discriminator's real and fake slices: equally many real and fake ones, and from each of
+    several fake slices its share.
 
-    Slots of a batch alternate real and fake, and those of the fake slices are spread evenly, so that every
+    Slots of a batch alternate between real and fake, and the fake slices are spread evenly, so that every
     worker's share is balanced too. A held-out item is one of a pair at one noise level: even items are real,
     odd ones fake.
 
     Args:
         names: of the real slice and of the fake ones, as `step` reads them.
-        fakes: the rows of a batch that are from each fake slice, half a batch in all.
-        held_out: the held-out pairs whose fake is from each fake slice.
+        fakes: rows per batch from each fake slice, half a batch in all.
+        held_out: the number of held-out pairs whose fake is from each fake slice.
         num_classes: as for `Stream`.
 
     Raises:
-        ValueError, CorruptObject: as `Stream`.
+        ValueError, CorruptObject: as `Stream` does.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class RealAndFake:
         num_classes: int,
         device: torch.device,
     ) -> None:
-        self._kind_of_slot = np.zeros(step.batch_size, dtype=np.int64)  # 0: real, 1 and on: fake
+        self._kind_of_slot = np.zeros(step.batch_size, dtype=np.int64)  # 0: real, 1 and above: fake
         self._kind_of_slot[1::2] = 1 + interleaved(fakes)
         self.streams = tuple(
             Stream(
@@ -68,7 +68,7 @@ class RealAndFake:
             for kind, name in enumerate(names)
         )
         self._batch_size = step.batch_size
-        # Of each held-out pair: the kind of its fake, and its row among those of that kind.
+        # For each held-out pair: the kind of its fake, and its row among those of that kind.
         kinds = 1 + interleaved(held_out)
         self._fake_kind, self._fake_row = torch.from_numpy(kinds), torch.from_numpy(_counted(kinds))
 
@@ -77,19 +77,19 @@ class RealAndFake:
         return self.streams[0]
 
     def index(self, slots: Tensor, step: int) -> Tensor:
-        """int64 [b]: the uses of rows, counted over all steps, by which their draws are indexed."""
+        """Returns int64 [b]: the uses of rows, counted over all steps, by which their draws are indexed."""
         return step * self._batch_size + slots
 
     def batch(self, slots: Tensor, step: int) -> LabelledRows:
-        """The rows of these slots of a step's batch."""
+        """Returns the rows of these slots of a step's batch."""
         kind = torch.from_numpy(self._kind_of_slot)[slots]
         return _together(
             kind, [rows.take(step, slots[kind == number]) for number, rows in enumerate(self.streams)]
         )
 
     def held_out(self, items: Tensor, levels: int) -> LabelledRows:
-        """The rows of these held-out items, each pair of rows at `levels` noise levels: items 2k and 2k + 1
-        are pair k // levels at level k % levels."""
+        """Returns the rows of these held-out items, each pair of rows at `levels` noise levels: items 2k and
+        2k + 1 are pair k // levels at level k % levels."""
         is_real, pair = items % 2 == 0, items // 2 // levels
         kind = torch.where(is_real, 0, self._fake_kind[pair])
         row = torch.where(is_real, pair, self._fake_row[pair])
@@ -99,7 +99,7 @@ class RealAndFake:
 
 
 def _counted(kinds: np.ndarray) -> np.ndarray:
-    """The number of earlier entries of the same kind, of each."""
+    """Returns for each entry the number of earlier entries of the same kind."""
     rows = np.empty_like(kinds)
     for kind in np.unique(kinds):
         own = np.flatnonzero(kinds == kind)
@@ -108,7 +108,7 @@ def _counted(kinds: np.ndarray) -> np.ndarray:
 
 
 def _together(kind: Tensor, parts: Sequence[tuple[Tensor, Tensor]]) -> LabelledRows:
-    """Images and labels of all kinds, in the order of `kind`."""
+    """Returns images and labels of all kinds, in the order of `kind`."""
     index = torch.empty_like(kind)
     index[kind.argsort(stable=True)] = torch.arange(len(kind))
     images, labels = (torch.cat(columns) for columns in zip(*parts, strict=True))

@@ -1,4 +1,4 @@
-"""The metrics of an epoch of a discriminator, from what was measured of its held-out items."""
+"""The metrics of a discriminator's epoch, computed from the measurements of its held-out items."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ CHANCE: Mapping[LossName, Chance] = {
 
 
 def summarise(values: dict[str, Tensor], sigma_min: float, sigma_max: float) -> dict[str, Any]:
-    """Held-out loss, accuracy, and calibration by noise level.
+    """Returns held-out loss, accuracy, and calibration by noise level.
 
     `held_out_loss` and the `loss` by noise level are in the loss's own units: at chance it is log 2 = 0.693
-    for cross-entropy, -1/4 for "lsif" and 1/2 for "ukl". Where `values` have the cross-entropy `bce` beside
-    another loss, its mean is `held_out_bce`, which compares discriminators of different losses; where they
-    have that of the `gradient`, its mean over real items is `held_out_gradient`, in all and by noise level.
-    Accuracy and calibration are of the logit, whatever the loss.
+    for cross-entropy, -1/4 for "lsif" and 1/2 for "ukl". If `values` contain the cross-entropy `bce` beside
+    another loss, its mean is `held_out_bce`, which compares discriminators of different losses. If they
+    contain that of the `gradient`, its mean over real items is `held_out_gradient`, in all and by noise
+    level. Accuracy and calibration are of the logit, whatever the loss.
 
     `calibration_error` is the expected calibration error: the mean over `CALIBRATION_BINS` bins of predicted
     probability, weighted by their share of the items, of |share of real - mean prediction|.
@@ -69,14 +69,14 @@ def summarise(values: dict[str, Tensor], sigma_min: float, sigma_max: float) -> 
 
 
 def _gradient(values: Mapping[str, Tensor], chosen: Tensor, name: str) -> dict[str, float]:
-    """The gradient's mean loss over the real ones of the chosen items, where it was measured."""
+    """Returns the gradient's mean loss over the real items among the chosen ones, if it was measured."""
     if "gradient" not in values:
         return {}
     return {name: float(values["gradient"][chosen & values["is_real"].bool()].mean())}
 
 
 def summarise_clean(values: dict[str, Tensor]) -> dict[str, Any]:
-    """Held-out loss, accuracy and calibration as `summarise`, of items without noise levels."""
+    """Returns held-out loss, accuracy and calibration as `summarise` does, for items without noise levels."""
     right = (values["logit"] > 0) == values["is_real"].bool()
     beside = {"held_out_bce": float(values["bce"].mean())} if "bce" in values else {}
     return {
@@ -88,7 +88,7 @@ def summarise_clean(values: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def _calibration_error(probability: Tensor, is_real: Tensor) -> float:
-    """The expected calibration error of items, both float64 [n]."""
+    """Returns the expected calibration error of items, both float64 [n]."""
     bins = (probability * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)
     gaps = probability.new_zeros(CALIBRATION_BINS).index_add(0, bins, is_real - probability)
     return float(gaps.abs().sum() / len(probability))

@@ -1,4 +1,4 @@
-"""The three ways in which a discriminator can stand on a classifier (Kim et al. 2023, figure 28b)."""
+"""The three ways to build a discriminator on a classifier (Kim et al. 2023, figure 28b)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from dgflow.specs.step import Weights
 def discriminator_on(
     classifier: Weights, features: FeatureUse = "frozen", head: ADMEncoder | None = None
 ) -> dict[str, Any]:
-    """The fields `network`, `features` and `fine_tune` of a `TrainDiscriminator`.
+    """Returns the fields `network`, `features` and `fine_tune` of a `TrainDiscriminator`.
 
     Args:
         classifier: weights of an `ADMEncoder` that was trained on noisy samples.
-        features: "frozen", `head` on the classifier's middle features, as published; "fine-tuned", the
-            classifier trains on with it; "none", the classifier's own architecture with fresh weights, on the
-            samples themselves, so that sizes fit and all of it is trained.
+        features: "frozen": `head` on the classifier's middle features, as published; "fine-tuned": the
+            classifier is trained further together with the head; "none": the classifier's own architecture
+            with fresh weights, on the samples themselves, so that sizes fit and all of it is trained.
         head: the published depth by default.
     """
     if features == "none":

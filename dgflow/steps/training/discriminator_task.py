@@ -22,8 +22,8 @@ from dgflow.steps.training.gradient_matching import GradientMatching
 class LogRatioTask:
     """Loss and held-out measurements of a discriminator, for a `TrainingTask`.
 
-    Noise levels are log-uniform: in training on `drawn_range`, of held-out items on `measured_range`, cut
-    into `levels` equal parts of log sigma. With `matching`, gradients have a loss too.
+    Noise levels are log-uniform: in training on `drawn_range`, for held-out items on `measured_range`,
+    divided into `levels` equal parts of log sigma. With `matching`, gradients have a loss too.
     """
 
     data: RealAndFake
@@ -41,8 +41,8 @@ class LogRatioTask:
     def losses(
         self, network: nn.Module, rows: LabelledRows, sigma_B: Tensor, index: Tensor, draws: Draws
     ) -> dict[str, Tensor]:
-        """Of the rows with the noise that `index` draws at `sigma_B` (float64, on the CPU), [b] each: their
-        `logit` (float32), their `loss`, and its parts `bce` and `gradient` where it has two."""
+        """Returns per row, with the noise that `index` draws at `sigma_B` (float64, on the CPU), [b] each:
+        the `logit` (float32), the `loss`, and its parts `bce` and `gradient` if it has two."""
         matching = self.matching
         if matching is not None:
             sigma_B = matching.known(sigma_B)
@@ -62,7 +62,7 @@ class LogRatioTask:
             return {"logit": logit_B, "loss": discriminator_loss(logit_B, is_real, self.kind)}
         logit_B, gradient_B = matching.asked(ask, noisy, rows, own_sigma_B, normals)
         bce_B = discriminator_loss(logit_B, is_real, self.kind)
-        # Only real rows, every second one, have a loss of the gradient, and a mean over all rows is taken.
+        # Only real rows (every second one) have a loss of the gradient, and the mean is over all rows.
         loss_B = bce_B + 2.0 * matching.weight * gradient_B
         return {"logit": logit_B, "loss": loss_B, "bce": bce_B, "gradient": gradient_B}
 
@@ -74,10 +74,9 @@ class LogRatioTask:
         return self.losses(network, rows, sigma_B, index, draws)["loss"]
 
     def measure(self, network: nn.Module, items: Tensor) -> dict[str, Tensor]:
-        """See `Measurement.measure`: what `losses` gives, noise level and kind of each item, and its
-        cross-entropy `bce` where that is not the loss."""
-        # Real and fake items follow each other with the same level, so that no bin has more of one than of
-        # the other.
+        """Measures held-out items, see `Measurement.measure`: the values of `losses`, noise level and kind of
+        each item, and its cross-entropy `bce` if the loss is another one."""
+        # A real item is followed by a fake one at the same level, so that no bin has more of one kind.
         pair, draws = items // 2, Draws.held_out(self.seed)
         rows = self.data.held_out(items, self.levels)
         quantile_B = (pair % self.levels + draws.uniform(pair)) / self.levels

@@ -42,21 +42,21 @@ class Draws(NamedTuple):
         return cls(seed, noise.EVALUATION_LEVEL, noise.EVALUATION_NOISE, step=3)
 
     def uniform(self, index_B: Tensor) -> Tensor:
-        """float64 [b] in [0, 1), on the CPU."""
+        """Returns float64 [b] in [0, 1), on the CPU."""
         return noise.uniform(self.seed, index_B, (), step=self.step, draw=self.level)
 
     def normal(self, index_B: Tensor) -> Tensor:
-        """float32 [b], on the CPU."""
+        """Returns float32 [b], on the CPU."""
         return noise.standard_normal(self.seed, index_B, (), step=self.step, draw=self.level).float()
 
     def normals(self, index_B: Tensor, like: Tensor) -> Tensor:
-        """float32, of the shape and on the device of the images `like`."""
+        """Returns float32, of the shape and on the device of the images `like`."""
         return normals(
             self.seed, index_B, like.shape[1:], draw=self.noise, step=self.step, device=like.device
         )
 
 
 def fresh_network(step: TrainStep, inputs: Bound, device: torch.device) -> nn.Module:
-    """The network of a training before its first step, drawn from the step's seed."""
+    """Returns the network of a training before its first step, drawn from the step's seed."""
     torch.manual_seed(step.seed)
     return step.build(inputs).to(device)

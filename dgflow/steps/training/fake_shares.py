@@ -1,4 +1,4 @@
-"""Fakes from several slices: how many rows of each a batch takes, and in which order."""
+"""Fakes from several slices: the rows per batch from each, and their order."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ _ROUNDING = 1e-9
 
 
 def checked_shares(parts: int, shares: Sequence[float] | None) -> tuple[float, ...]:
-    """The share of each of `parts` slices, with the sum 1; equal ones where none are given.
+    """Returns the share of each of `parts` slices, with the sum 1; equal shares if none are given.
 
-    Raises ValueError for another number of shares, and for shares that are not positive or do not add up
-    to 1.
+    Raises ValueError if the number of shares is wrong, or shares are not positive or do not add up to 1.
     """
     if not parts:
         raise ValueError("fake: expected one slice or more, found none")
@@ -41,7 +40,7 @@ def checked_shares(parts: int, shares: Sequence[float] | None) -> tuple[float, .
 
 
 def whole_rows(rows: int, shares: Sequence[float]) -> list[int]:
-    """`rows` divided by `shares`: whole numbers with that sum, each within one of its share (Hamilton's
+    """Divides `rows` by `shares` into integers with that sum, each within one of its share (Hamilton's
     method)."""
     exact = [rows * share for share in shares]
     counts = [math.floor(value + _ROUNDING) for value in exact]
@@ -52,11 +51,12 @@ def whole_rows(rows: int, shares: Sequence[float]) -> list[int]:
 
 
 def most_rows(available: Sequence[int], shares: Sequence[float]) -> int:
-    """The largest number of rows that `whole_rows` can divide without taking more than there are of any."""
+    """Returns the largest number of rows that `whole_rows` can divide without exceeding the rows of any
+    slice."""
     return min(math.floor(rows / share + _ROUNDING) for rows, share in zip(available, shares, strict=True))
 
 
 def interleaved(counts: Sequence[int]) -> np.ndarray:
-    """The part of each row, int64 [sum(counts)], every part spread evenly over the whole."""
+    """Returns the part of each row, int64 [sum(counts)], with every part spread evenly over the whole."""
     place = np.concatenate([(np.arange(count) + 0.5) / max(1, count) for count in counts])
     return np.repeat(np.arange(len(counts)), counts)[np.argsort(place, kind="stable")]

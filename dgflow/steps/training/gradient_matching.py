@@ -1,4 +1,4 @@
-"""The part of a discriminator's training that matches its gradient to the error of a score network."""
+"""The loss term of a discriminator's training that matches its gradient to the error of a score network."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from dgflow.steps.training.discriminator_data import LabelledRows
 
 @dataclass(frozen=True)
 class GradientMatching:
-    """The logits of noisy rows, and the loss of their gradients where the rows are real.
+    """The logits of noisy rows, and the loss of their gradients for real rows.
 
     Args:
         score: the network that is to be guided.
         weight: factor of the loss of each real row, which the task adds to the cross-entropy of all rows.
-        sigma_range: where it acts: the levels that the score network knows. Rows at other levels have none.
+        sigma_range: the levels that the score network knows, where the loss acts. Rows at other levels have
+            none.
     """
 
     score: FrozenScore
@@ -30,8 +31,8 @@ class GradientMatching:
     sigma_range: tuple[float, float]
 
     def known(self, sigma_B: Tensor) -> Tensor:
-        """The levels of rows (float64, on the CPU) with those inside the range as the score network knows
-        them."""
+        """Returns the levels of rows (float64, on the CPU), with those inside the range rounded to the score
+        network's levels."""
         return torch.where(self._inside(sigma_B), self.score.rounded(sigma_B), sigma_B)
 
     def asked(
@@ -42,7 +43,7 @@ class GradientMatching:
         sigma_B: Tensor,
         normals: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """The logits [b] of the rows, and the loss of their gradients, float64 [b]: 0 for fake ones.
+        """Returns the logits [b] of the rows, and the loss of their gradients, float64 [b]: 0 for fake ones.
 
         Args:
             ask: noisy rows -> logits, called once.

@@ -1,11 +1,11 @@
 """The row for each slot of a training batch: a pure function of (seed, step) that reads shards one by one.
 
-A pass over the rows takes the shards in a random order, and the rows within each in a random order. Which
-rows share a shard is random from the start (importing permutes, sampling is independent), so this mixes about
-as well as an order of all rows. The pass is cut into `lanes` ranges of nearly equal length; a batch takes as
-many rows from each lane, and each lane repeats its own range, pass after pass. So every row is used exactly
-once per pass, a batch mixes rows of as many shards as there are lanes, and one or two shards per lane are in
-memory. Workers have their own slots, and so read the shards of their own lanes.
+A pass over the rows takes the shards in a random order, and the rows within each in a random order. The rows
+of a shard are random from the start (importing permutes, sampling is independent), so this mixes about as
+well as a permutation of all rows. The pass is divided into `lanes` ranges of nearly equal length. A batch
+takes equally many rows from each lane, and each lane repeats its own range, pass after pass. So every row is
+used exactly once per pass, a batch mixes rows of as many shards as there are lanes, and one or two shards per
+lane are in memory. Workers have their own slots, and so read only the shards of their own lanes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Rows(NamedTuple):
 
 class _Located(NamedTuple):
     rows: Rows
-    end: np.ndarray  # of the piece, in the pass's order
+    end: np.ndarray  # end of the piece, in the pass's order
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,12 @@ class Order:
         return sum(self.sizes)
 
     def batch_rows(self, step: int, slots: np.ndarray) -> Rows:
-        """The rows of `slots` (int64 [b], from 0 to `batch`) of the batch of a step, counted from 0 over all
-        passes."""
+        """Returns the rows of `slots` (int64 [b], from 0 to `batch`) in the batch of a step, counted from 0
+        over all passes."""
         return self._located(*self._positions(step, slots)).rows
 
     def ahead(self, step: int, slots: np.ndarray) -> list[int]:
-        """The next pieces of the lanes of these slots, after those of this step."""
+        """Returns the next pieces of the lanes of these slots, after those of this step."""
         lane = self._lane(slots)
         last = np.array([slots[lane == each].max() for each in np.unique(lane)], dtype=np.int64)
         passes, position = self._positions(step, last)
@@ -66,12 +66,12 @@ class Order:
         return self._located(passes + ~goes_on, following).rows.piece.tolist()
 
     def lanes_of(self, slots: np.ndarray) -> int:
-        """The number of lanes that these slots are in."""
+        """Returns the number of lanes that contain these slots."""
         return len(np.unique(self._lane(slots)))
 
     @cached_property
     def _begins(self) -> np.ndarray:
-        """The beginning of each lane, and the end of the last."""
+        """Returns the beginning of each lane, and the end of the last."""
         return np.arange(self.lanes + 1, dtype=np.int64) * self.rows // self.lanes
 
     @cached_property
@@ -82,9 +82,9 @@ class Order:
         return slots // (self.batch // self.lanes)
 
     def _positions(self, step: int, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The pass of each slot, and the position in its order."""
+        """Returns the pass of each slot, and the position in its order."""
         share, lane = self.batch // self.lanes, self._lane(slots)
-        drawn = step * share + slots % share  # rows that the lane has given before
+        drawn = step * share + slots % share  # rows that the lane has yielded before
         length = np.diff(self._begins)[lane]
         return drawn // length, self._begins[lane] + drawn % length
 
@@ -106,6 +106,6 @@ class Order:
 @lru_cache(maxsize=256)
 def _shuffled(seed: int, number: int, stream: int, size: int) -> np.ndarray:
     # Philox's raw bits are fixed by its definition, so the order is the same on every machine and version.
-    # Streams lie 2**192 blocks apart.
+    # Streams are 2**192 blocks apart.
     keys = np.random.Philox(key=[seed, number], counter=[0, 0, 0, stream]).random_raw(size)
     return np.argsort(keys, kind="stable")

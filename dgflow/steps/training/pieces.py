@@ -1,4 +1,4 @@
-"""Pieces of shards: the rows of a slice that a training takes, and those that it holds out."""
+"""Pieces of shards: the rows of a slice for training, and the held-out rows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Piece:
         return self.stop - self.start if self.chosen is None else len(self.chosen)
 
     def located(self, rows: np.ndarray) -> np.ndarray:
-        """The places, counted from `start`, of the piece's rows by number."""
+        """Returns the positions, counted from `start`, of the piece's rows by number."""
         return rows if self.chosen is None else self.chosen[rows]
 
 
@@ -42,9 +42,8 @@ class Decoded:
     def get(
         self, wanted: Sequence[int], following: Sequence[int], keep: int, readers: ThreadPoolExecutor
     ) -> dict[int, Future[Columns]]:
-        """`wanted` pieces, being read; reading those `following` begins too. Of others the newest stay,
-        `keep` in all. One thread at a time.
-        """
+        """Returns the pieces `wanted`, which it reads, and starts to read those `following`. Of the others
+        the most recent stay, `keep` in all. Not thread-safe."""
         needed = [*wanted, *following]
         for number in needed:
             if number not in self.held:
@@ -59,13 +58,14 @@ class Decoded:
 
 
 def divided(rows: BoundRows, training: int) -> tuple[list[Piece], list[Piece]]:
-    """The first `training` rows, each once, and the others, which are held out."""
+    """Returns the first `training` rows, each once, and the others, which are held out."""
     edge = rows.start + training
     return _cut(rows, rows.start, edge), _cut(rows, edge, rows.stop)
 
 
 def resampled(rows: BoundRows, times: np.ndarray) -> tuple[list[Piece], list[Piece]]:
-    """Each row `times` (int64 [rows]) it was drawn, and those that were not, which are held out."""
+    """Returns each row as often as it was drawn (`times`, int64 [rows]), and the rows that were not drawn,
+    which are held out."""
     taken, left = [], []
     for piece in _cut(rows, rows.start, rows.stop):
         own = times[piece.start - rows.start : piece.stop - rows.start]
@@ -77,6 +77,6 @@ def resampled(rows: BoundRows, times: np.ndarray) -> tuple[list[Piece], list[Pie
 
 
 def _cut(rows: BoundRows, start: int, stop: int) -> list[Piece]:
-    """The parts of shards that cover the indices [start, stop)."""
+    """Returns the parts of shards that cover the indices [start, stop)."""
     cut = (Piece(entry, max(start, entry.start), min(stop, entry.stop)) for entry in rows.manifest.entries)
     return [piece for piece in cut if piece.start < piece.stop]

@@ -1,4 +1,4 @@
-"""The weights of a `RatioWeighting`, of real images as a training draws them."""
+"""The weights of a `RatioWeighting`, for real images as a training draws them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dgflow.specs.bound import Bound
 
 @dataclass(frozen=True)
 class RatioWeights:
-    """Weights [B] of noisy real images; `conditional`: the discriminator is told the labels."""
+    """Weights [B] of noisy real images; `conditional`: the discriminator receives the labels."""
 
     weighting: RatioWeighting
     discriminator: LogRatio
@@ -28,14 +28,14 @@ class RatioWeights:
 
     @classmethod
     def loaded(cls, weighting: RatioWeighting, inputs: Bound, field: str, device: torch.device) -> Self:
-        """With the discriminator of the field `field`, on the device."""
+        """Loads the discriminator of the field `field` onto the device."""
         step = weighting.discriminator.step
         assert isinstance(step.architecture, GuideSpec)
         network = prepared(inputs.network(f"{field}.discriminator"), device=device)
         return cls(weighting, network, step.architecture.time_map(), step.classes > 0)
 
     def of(self, x: Tensor, sigma_B: Tensor, labels: Tensor) -> Tensor:
-        """float32 [B], of x = x0 + sigma * z [B, ...] with classes int64 [B]."""
+        """Returns float32 [B], for x = x0 + sigma * z [B, ...] with classes int64 [B]."""
         seen = labels if self.conditional else None
         log_ratio = log_ratio_at(self.discriminator, x, sigma_B, seen, time=self.time)
         weight_B = divergence_weight(log_ratio, self.weighting.divergence, self.weighting.largest)

@@ -17,12 +17,12 @@ import numpy as np
 
 
 def times_drawn(rows: int, *, seed: int, number: int, stream: int) -> np.ndarray:
-    """The number of draws that take each row, int64 [rows], `rows` in all; zero out of bag.
+    """Returns the number of draws that take each row, int64 [rows], `rows` in all; zero for rows out of bag.
 
     Args:
         rows: from 1 to 2**31.
         seed, number: from 0, below 2**63.
-        stream: of draws that are independent of those of other streams.
+        stream: draws of different streams are independent.
     """
     words = np.random.Philox(key=[seed, number], counter=[0, 0, 1, stream]).random_raw(rows)
     # The high half of word * rows, in two steps that stay below 2**64; the bias is below rows / 2**64.
@@ -34,5 +34,5 @@ def times_drawn(rows: int, *, seed: int, number: int, stream: int) -> np.ndarray
 
 @lru_cache(maxsize=1024)
 def out_of_bag(rows: int, *, seed: int, number: int, stream: int) -> int:
-    """The number of rows that no draw takes."""
+    """Returns the number of rows that no draw takes."""
     return int(np.count_nonzero(times_drawn(rows, seed=seed, number=number, stream=stream) == 0))

@@ -1,8 +1,9 @@
-"""Rows of training data, and their form as network input: images, latents, or the mean and spread of latents.
+"""Rows of training data, and their form as network input: images, latents, or the mean and standard deviation
+of latents.
 
-An image may be mirrored. A sampler's latent is taken as it is. Of an encoder's rows (`Encode`) a flip and a
-draw from the posterior are taken at every use: mean + std * normal, or one of the draws that are stored. The
-draws are a pure function of (seed, use), and for held-out rows of (seed, row).
+An image may be mirrored. A sampler's latent is used unchanged. For an encoder's rows (`Encode`) a flip and a
+draw from the posterior are taken at every use: mean + std * normal, or one of the stored draws. The draws are
+a pure function of (seed, use), and for held-out rows of (seed, row).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from dgflow.store.shards import Columns
 _SPREAD = ("mean", "std")
 _USE_FLIP, _HELD_FLIP = 2, 3  # steps of noise.FLIP; a classifier's shifts are 0 and 1
 _USE_NORMAL, _HELD_NORMAL = 0, 1  # steps of noise.POSTERIOR
-_AT_ONCE = 2**22  # normals that are drawn together: some hundred bytes of memory each on the way
+_AT_ONCE = 2**22  # normals that are drawn together; each takes some hundred bytes of memory temporarily
 
 
 @dataclass(frozen=True)
@@ -28,16 +29,16 @@ class Form:
     """The form in which the rows of one step are stored, from its first shard."""
 
     columns: tuple[str, ...]
-    variants: int  # among which one is picked at each use
-    shape: tuple[int, ...]  # of what is picked
-    arrays: int  # of that shape: 1, or 2 for mean and spread
+    variants: int  # one of which is picked at each use
+    shape: tuple[int, ...]  # of the picked variant
+    arrays: int  # arrays of that shape: 1, or 2 for mean and standard deviation
     dtype: np.dtype
 
     @classmethod
     def of(cls, rows: Columns, *, mirror: bool, source: str) -> Form:
-        """The form of decoded rows with all their columns.
+        """Returns the form of decoded rows with all their columns.
 
-        Raises ValueError where there is nothing to train on, or `mirror` is set for latents.
+        Raises ValueError if there is nothing to train on, or `mirror` is set for latents.
         """
         if "image" in rows:
             return cls(("image",), 2 if mirror else 1, rows["image"].shape[1:], 1, rows["image"].dtype)
@@ -59,7 +60,7 @@ class Form:
         raise ValueError(f"expected a column image, latent or mean in {source}, found {sorted(rows)}")
 
     def variant(self, seed: int, index_B: Tensor, *, held: bool) -> np.ndarray:
-        """The variant to pick of each row, int64 [b]."""
+        """Returns the variant to pick for each row, int64 [b]."""
         if self.variants == 1 or (held and self.columns == ("image",)):
             return np.zeros(len(index_B), dtype=np.int64)
         return noise.integers(
@@ -67,7 +68,7 @@ class Form:
         ).numpy()
 
     def stored(self, piece: Columns, variant: int) -> list[np.ndarray]:
-        """The arrays [rows, ...] of a variant, `arrays` of them, as views of the piece's columns."""
+        """Returns the arrays [rows, ...] of a variant, `arrays` of them, as views of the piece's columns."""
         if self.arrays > 1:
             return [piece[f"{name}_flipped" if variant else name] for name in _SPREAD]
         if "latent" in self.columns:
@@ -75,7 +76,7 @@ class Form:
         return [piece["image"][:, :, ::-1] if variant else piece["image"]]
 
     def picked(self, piece: Columns, variant: np.ndarray) -> list[np.ndarray]:
-        """The arrays [rows, ...], each row in its variant (int64 [rows])."""
+        """Returns the arrays [rows, ...], each row in its variant (int64 [rows])."""
         parts = {number: self.stored(piece, number) for number in np.unique(variant).tolist()}
         return [
             np.stack([parts[number][part][row] for row, number in enumerate(variant.tolist())])
@@ -83,7 +84,7 @@ class Form:
         ]
 
     def finished(self, values: Sequence[Tensor], seed: int, index_B: Tensor, *, held: bool) -> Tensor:
-        """Network input, float32 [b, C, H, W], on the device of `values`."""
+        """Returns network input, float32 [b, C, H, W], on the device of `values`."""
         if self.columns == ("image",):
             return scaled(values[0].permute(0, 3, 1, 2).contiguous())
         if self.arrays == 1:
@@ -96,14 +97,15 @@ class Form:
 
 
 def scaled(images: Tensor) -> Tensor:
-    """uint8 to float32 in [-1, 1]."""
+    """Converts uint8 to float32 in [-1, 1]."""
     return images.float() / 127.5 - 1
 
 
 def normals(
     seed: int, index_B: Tensor, shape: Sequence[int], *, draw: int, step: int = 0, device: torch.device
 ) -> Tensor:
-    """`noise.standard_normal` as float32 [b, *shape], some rows at a time; `device` does not change a bit."""
+    """Returns `noise.standard_normal` as float32 [b, *shape], computed in chunks of rows; the bits do not
+    depend on `device`."""
     rows = max(1, _AT_ONCE // max(1, int(np.prod(shape))))
     parts = index_B.to(device).split(rows)
     return torch.cat(

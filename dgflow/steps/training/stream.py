@@ -1,9 +1,9 @@
 """Rows of a slice for training, streamed from storage: shards are read ahead in the background, and memory
 does not grow with their number.
 
-The rows of a batch are a pure function of (seed, step), for any number of workers. In memory are two shards
+The rows of a batch are a pure function of (seed, step), for any number of workers. Memory holds two shards
 per lane (`order`; at most 32 shards per stream, and a discriminator has a stream for each of its slices) and
-two batches. Reads are verified as everywhere, and a damaged shard is an error of the step that needs it.
+two batches. Reads are verified as everywhere, and a damaged shard raises an error in the step that needs it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dgflow.store.shards import Columns
 if TYPE_CHECKING:
     from dgflow.specs.train_step import TrainStep
 
-READERS = 8  # shards that are read at the same time
+READERS = 8  # shards that are read concurrently
 BATCHES_AHEAD = 2
 
 
@@ -37,11 +37,12 @@ class _Batch(NamedTuple):
 
 
 class Stream:
-    """The rows of one slice in batches: `training` rows, and `held` that are held out, the last by index.
+    """The rows of one slice in batches: `training` rows, and `held` rows that are held out, the last by
+    index.
 
-    Of a batch of `step.batch_size` slots this stream fills those of `slots`; their numbers over all steps
-    index the draws of `rows`. `waited` is the seconds that `take` has waited so far. `close` ends its
-    threads; a later call starts others.
+    This stream fills `slots` of a batch of `step.batch_size` slots; their numbers over all steps index the
+    draws of `rows`. `waited` is the number of seconds that `take` has waited so far. `close` ends its
+    threads; a later call starts new ones.
     """
 
     def __init__(
@@ -55,14 +56,14 @@ class Stream:
         mirror: bool = False,
         slots: np.ndarray | None = None,
     ) -> None:
-        """The stream of the slice in the field `name` of `step`; reads its first shard.
+        """Opens the stream of the slice in the field `name` of `step`; reads its first shard.
 
         Args:
-            num_classes: what labels are checked against, 0 for no check.
+            num_classes: the number of classes that labels are checked against, 0 for no check.
             slots: int64, ascending; None: all.
 
         Raises:
-            ValueError: a slice without rows to train on or to hold out, or without columns to train on.
+            ValueError: a slice has no rows to train on or to hold out, or no columns to train on.
             CorruptObject: as `StepStore.read`.
         """
         rows = inputs.items[name]
@@ -83,10 +84,9 @@ class Stream:
         self._ahead: dict[tuple[int, bytes], Future[_Batch]] = {}
 
     def take(self, step: int, slots: Tensor) -> tuple[Tensor, Tensor]:
-        """(float32 [b, C, H, W], labels int64 [b]) on the device, for these slots (of this stream) of a
-        step's batch. The next steps are prepared for the same slots. A batch may be taken in parts: each is
-        prepared by itself.
-        """
+        """Returns (float32 [b, C, H, W], labels int64 [b]) on the device, for these slots (of this stream) of
+        a step's batch. The next steps are prepared for the same slots. A batch may be taken in parts; each
+        part is prepared separately."""
         began = time.perf_counter()
         own = np.searchsorted(self._slots, slots.numpy())
         wanted = {(number, own.tobytes()): number for number in range(step, step + 1 + BATCHES_AHEAD)}
@@ -101,9 +101,8 @@ class Stream:
         return self._finished(batch, held=False)
 
     def kept_apart(self, items: Tensor) -> tuple[Tensor, Tensor]:
-        """As `take`, of held-out rows, counted from 0 to `held`, with the same draws at every use. Reads each
-        shard once where items come in ascending order.
-        """
+        """Returns as `take` does the held-out rows, counted from 0 to `held`, with the same draws at every
+        use. Reads each shard once if items come in ascending order."""
         index = items.numpy()
         piece = np.searchsorted(self._ends, index, side="right")
         rows = index - self._ends[piece] + np.diff(self._ends, prepend=0)[piece]
@@ -112,7 +111,7 @@ class Stream:
         return self._finished(batch, held=True)
 
     def close(self) -> None:
-        """End the threads, and drop the shards that were read ahead."""
+        """Ends the threads, and drops the shards that were read ahead."""
         if self._threads is not None:
             assembler, readers = self._threads
             assembler.shutdown(wait=False, cancel_futures=True)

@@ -1,5 +1,5 @@
 """TrainClassifier: ADM's encoder as a classifier, of clean images (a metric's feature network) or of noisy
-ones (a discriminator's)."""
+ones (a discriminator's features)."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 
 class TrainClassifier(TrainStep):
-    """Cross-entropy over the classes of `real`.
+    """Training of a classifier by cross-entropy over the classes of `real`.
 
-    `noise="none"` sees clean images at time 0; with `network.pool="adaptive"` it is a network for `Features`.
-    `noise="linear_vp"` sees images or latents diffused to linear-VP times, given as `network.time`; it may
-    guide, and then it may not judge. `times`: importance-sampled (Kim et al. 2023), or uniform, as ADM's
-    classifiers were trained.
+    `noise="none"` trains on clean images at time 0; with `network.pool="adaptive"` the result is a network
+    for `Features`. `noise="linear_vp"` trains on images or latents diffused to linear-VP times, given as
+    `network.time`; such a classifier may guide, and then may not judge. `times`: importance-sampled (Kim et
+    al. 2023), or uniform, as for ADM's classifiers.
 
-    `shift` moves training images by up to that many pixels each way, `flip` mirrors half of them (rows of
-    `Encode` hold both flips). With `anneal` the learning rate falls linearly to 0 over that many steps.
-    `precision` is that of the network's activations; weights, optimiser and loss are float32.
+    `shift` moves training images by up to that many pixels in each direction, `flip` mirrors half of them
+    (rows of `Encode` hold both flips). With `anneal` the learning rate falls linearly to 0 over that many
+    steps. `precision` is that of the network's activations; weights, optimiser and loss are float32.
     """
 
     schema_version: ClassVar[int] = 2  # batches are drawn by lanes
@@ -64,7 +64,7 @@ class TrainClassifier(TrainStep):
         return self
 
     def learning_rate_at(self, step: int) -> float:
-        """The learning rate of a step, counted from 0 over all epochs."""
+        """Returns the learning rate of a step, counted from 0 over all epochs."""
         return self.learning_rate * (1.0 if self.anneal is None else 1.0 - step / self.anneal)
 
     def _toy_fields(self) -> dict[str, Any]:
@@ -147,7 +147,7 @@ class TrainClassifier(TrainStep):
 
 
 def _shifted(images_BCHW: Tensor, most: int, seed: int, index_B: Tensor) -> Tensor:
-    """The images, each rolled by up to `most` pixels each way."""
+    """Returns the images, each rolled by up to `most` pixels in each direction."""
     import torch
 
     from dgflow.diffusion import noise
@@ -172,11 +172,12 @@ def published_classifier(
     held_out: float = 0.01,
     seed: int = 0,
 ) -> TrainClassifier:
-    """The classifier of noisy images or latents that Kim et al. 2023 trained (appendix; ADM's recipe).
+    """Returns the training of the classifier of noisy images or latents of Kim et al. 2023 (appendix; ADM's
+    recipe).
 
     AdamW, 3e-4 falling linearly to 0 over `iterations`, weight decay 0.05, batches of 256, flips, bfloat16
-    activations, no average of weights, at uniform times. Its weights are kept every `keep_every` iterations.
-    ADM's random crops are left out: the images of `real` have the network's size.
+    activations, no average of weights, at uniform times. Its weights are stored every `keep_every`
+    iterations. ADM's random crops are left out: the images of `real` have the network's size.
     """
     if iterations % keep_every:
         raise ValueError(

@@ -1,11 +1,12 @@
-"""TrainDiscriminator: real against fake at every noise level; its logit is the log-ratio that guides.
+"""TrainDiscriminator: a discriminator of real and fake samples at every noise level; its logit is the
+log-ratio that guides.
 
-The spec and what it refuses are here. Beside it:
+This module holds the spec and its checks. Beside it:
 
 - `fake_shares`: the rows of several fake slices in a batch;
 - `discriminator_data`: the rows of a batch and of the held-out pairs;
-- `discriminator_task`: noise, logits, loss, and what is measured of a held-out item;
-- `gradient_matching`: the loss of its gradient, where there is one;
+- `discriminator_task`: noise, logits, loss, and the measurements of a held-out item;
+- `gradient_matching`: the loss of its gradient, if there is one;
 - `clean_task`: the same without noise;
 - `discriminator_metrics`: the metrics of an epoch from these;
 - `dgflow.steps.gain_items`: Gain on held-out real images, a further measurement of an epoch.
@@ -48,29 +49,29 @@ if TYPE_CHECKING:
     from dgflow.steps.training.stream import Stream
 
 _GREY = "; import grey pictures with channels=1, which takes three equal channels as one"
-TAU_MIN = 1e-5  # of the published times
+TAU_MIN = 1e-5  # lower end of the published times
 
 
 class TrainDiscriminator(TrainStep):
     """A discriminator of diffused images (Kim et al. 2023, Algorithm 1): real = 1, fake = 0.
 
-    Batches are half real, half fake; an epoch is one pass over the real images, and where there are fewer
-    fakes, these come round more often. Noise levels are drawn with log sigma uniform on [`sigma_min`,
-    `sigma_max`]: the default is where guidance with its default window acts in EDM's sampler.
-    `times="importance"` draws them as published, tau in [1e-5, 1] importance-sampled, which is log sigma
-    uniform on [0.001, 152] and spends a third of its draws below that window; the two limits then apply to
-    measuring alone. `precision` is that of activations; weights, optimiser and loss are float32.
+    Batches are half real, half fake. An epoch is one pass over the real images; if there are fewer fakes,
+    they are used more often. Noise levels are drawn with log sigma uniform on [`sigma_min`, `sigma_max`]; by
+    default where guidance with its default window acts in EDM's sampler. `times="importance"` draws them as
+    published, tau in [1e-5, 1] importance-sampled, which is log sigma uniform on [0.001, 152] and spends a
+    third of its draws below that window; the two limits then apply only to measuring. `precision` is that of
+    activations; weights, optimiser and loss are float32.
 
     With `features`, `network` reads the middle features of a frozen classifier of noisy images, as in the
-    paper, else the images themselves. Both get the time that those features were trained with
-    (`ADMEncoder.time`), here and when guiding; the published code trains on linear-VP time at 64 pixels and
-    guides with cosine time. With `fine_tune` the features learn too, from the classifier's weights on (figure
-    28b), and are kept beside the head. Without features, `process="edm"` tells the network of EDM's own
-    diffusion in place of the linear VP one (figure 28a); see `Discriminator`.
+    paper; otherwise the images themselves. Both receive the time that those features were trained with
+    (`ADMEncoder.time`), in training and in guidance; the published code trains on linear-VP time at 64 pixels
+    and guides with cosine time. With `fine_tune` the features are trained too, starting from the classifier's
+    weights (figure 28b), and are stored with the head. Without features, `process="edm"` gives the network
+    the time of EDM's own diffusion instead of the linear VP one (figure 28a); see `Discriminator`.
 
-    With `noise="none"` it sees clean images alone, at the time of noise level 0, on the features of a
-    classifier of clean images (`TrainClassifier(noise="none")`) or on none. It has no noise levels, and so no
-    settings of them and no Gain, and cannot guide; it chooses among finished samples (best of n, rejection at
+    With `noise="none"` it is trained on clean images alone, at the time of noise level 0, on the features of
+    a classifier of clean images (`TrainClassifier(noise="none")`) or on none. It then has no noise levels, no
+    settings of them and no Gain, and cannot guide. It selects among finished samples (best of n, rejection at
     the last step) and scores them (`MeanLogRatio`).
 
     `bootstrap` makes it a member of a bagged ensemble: of n real images, and of the fakes likewise, it trains
@@ -80,8 +81,8 @@ class TrainDiscriminator(TrainStep):
     `loss` is the Bregman divergence by which the log-ratio is fitted (appendix B): "bce", binary
     cross-entropy, as published; "lsif", least squares of the ratio; "ukl", the unnormalised Kullback-Leibler
     divergence. All have their minimum at the true log-ratio. For logits beyond 5 ("lsif") or 10 ("ukl") they
-    go on with bounded slopes and the same minimum (`dgflow.diffusion.losses.discriminator_loss`), so that a
-    bad batch does not overflow.
+    continue with bounded slopes and the same minimum (`dgflow.diffusion.losses.discriminator_loss`), so that
+    a bad batch does not overflow.
 
     `loss="bce+gradient"` adds to the cross-entropy, which fits the value of the log-ratio, a loss of its
     gradient, which is what guides (Verine et al. 2025, arXiv 2503.16117): with D the network of `score`, the
@@ -91,24 +92,24 @@ class TrainDiscriminator(TrainStep):
 
     The second square is a constant, so that an untrained discriminator has 0. The mean is -Gain at weight 1
     per unit of log sigma, in nats. Both losses have their minimum at the true log-ratio if the fakes are
-    exact samples of the score network; noise levels that this was not made for have cross-entropy alone. A
-    step takes the gradient of a gradient, through frozen features too: twice the operations, and an
-    evaluation of the score network for each real row. The parts are recorded as `held_out_bce` and
-    `held_out_gradient`.
+    exact samples of the score network. Noise levels that the score network was not trained for have
+    cross-entropy alone. A step takes the gradient of a gradient, through frozen features too: twice the
+    operations, and an evaluation of the score network for each real row. The parts are recorded as
+    `held_out_bce` and `held_out_gradient`.
 
     `fake` may be several slices, for a discriminator against a mixture: every batch takes the share of each
-    that `fake_shares` says, rounded to whole rows (by default all have the same share), and so do the
+    that `fake_shares` gives, rounded to whole rows (by default all have the same share), and so do the
     held-out pairs. The logit is then the log-ratio of the real images to that mixture.
 
     Every epoch records its held-out loss, because too much training is the best-known way to make FID worse,
-    and its calibration by noise level. The held-out loss is in the units of `loss`; where that is not "bce",
-    the cross-entropy of the same logits is recorded beside it, as `held_out_bce`.
+    and its calibration by noise level. The held-out loss is in the units of `loss`; if that is not "bce", the
+    cross-entropy of the same logits is recorded beside it, as `held_out_bce`.
 
     With `gain_of`, the score network that is to be guided, every epoch also records Gain (theorem 2) on up to
     2,048 of the held-out real images, between `sigma_min` and `sigma_max`: for every weight, by noise level,
     with standard errors (`dgflow.diffusion.gain_curve`). `.best("gain")` is the epoch with the largest Gain
     at weight 1, `.best("gain_at_best_weight")` that with the largest at its own best weight. The score
-    network is asked once about each image and level.
+    network is evaluated once per image and level.
     """
 
     schema_version: ClassVar[int] = 2  # batches are drawn by lanes
@@ -134,7 +135,7 @@ class TrainDiscriminator(TrainStep):
     weight_decay: float = Field(default=1e-7, ge=0)
     precision: ActivationPrecision = "float32"
     loss: Annotated[LossName, LATER] = "bce"
-    score: Annotated[Weights | None, LATER] = None  # of loss="bce+gradient" alone, like the next
+    score: Annotated[Weights | None, LATER] = None  # only for loss="bce+gradient", like the next
     gradient_weight: Annotated[float, LATER] = Field(default=1.0, gt=0, allow_inf_nan=False)
     gain_of: Annotated[Weights | None, LATER] = None
     bootstrap: Annotated[int | None, LATER] = Field(default=None, ge=0, lt=2**63)  # None: no resampling
@@ -180,7 +181,7 @@ class TrainDiscriminator(TrainStep):
             )
 
     def _fake_rows_of_batch(self) -> list[int]:
-        """The rows of a batch that are from each fake slice. Raises ValueError for one without any."""
+        """Returns the rows of a batch from each fake slice. Raises ValueError for a slice without any."""
         if self.fake_shares is not None and isinstance(self.fake, Slice):
             raise ValueError(
                 "fake_shares: expected several slices of fakes to share a batch, found one; leave it out, or "
@@ -197,8 +198,8 @@ class TrainDiscriminator(TrainStep):
         return rows
 
     def _check_gradient(self) -> None:
-        """Raises ValueError for a loss of the gradient without a score network, and for settings of one that
-        is not taken."""
+        """Raises ValueError for a loss of the gradient without a score network, and for settings of that loss
+        if it is not used."""
         if self.matches_gradient:
             if self.score is None:
                 raise ValueError(
@@ -216,7 +217,7 @@ class TrainDiscriminator(TrainStep):
                 )
 
     def _check_clean(self) -> None:
-        """Raises ValueError for settings of noise levels, of which there are none."""
+        """Raises ValueError for settings of noise levels, which a clean discriminator does not have."""
         if self.matches_gradient:
             raise ValueError(
                 'loss: expected "bce", "lsif" or "ukl" with noise="none", found "bce+gradient", whose '
@@ -240,7 +241,8 @@ class TrainDiscriminator(TrainStep):
             )
 
     def cautions(self) -> list[str]:
-        """Of features that know no noise, and of a gradient that matches another network than the fakes'."""
+        """Returns warnings of features that know no noise, and of a gradient that matches another network
+        than the fakes'."""
         lines = []
         below = None if self.features is None else self.features.step
         if self.noise != "none" and isinstance(below, TrainClassifier) and below.noise == "none":
@@ -275,7 +277,7 @@ class TrainDiscriminator(TrainStep):
         return "real", *(name for name, _ in references("fake", self.fake))
 
     def fake_rows(self, rows: int) -> list[int]:
-        """The number of `rows` fake ones that are from each fake slice."""
+        """Returns how many of `rows` fake rows come from each fake slice."""
         return whole_rows(rows, self.shares)
 
     def _toy_fields(self) -> dict[str, Any]:
@@ -313,7 +315,7 @@ class TrainDiscriminator(TrainStep):
 
     @property
     def drawn_range(self) -> tuple[float, float]:
-        """The noise levels that training draws from; needs torch for the published ones."""
+        """Returns the noise levels that training draws from; needs torch for the published ones."""
         if self.times == "log-uniform":
             return self.sigma_min, self.sigma_max
         from dgflow.diffusion.times import sigma_from_tau
@@ -326,8 +328,8 @@ class TrainDiscriminator(TrainStep):
 
     @property
     def held_out_pairs(self) -> int:
-        """The number of real rows, and of fake ones by their shares, that are measured: as many of each kind,
-        so that the loss at chance is known."""
+        """Returns the number of real rows, and of fake ones by their shares, that are measured: equally many
+        of each kind, so that the loss at chance is known."""
         real, *fakes = (self.split(name)[1] for name in self.slice_names)
         return min(real, most_rows(fakes, self.shares))
 
@@ -337,7 +339,7 @@ class TrainDiscriminator(TrainStep):
 
     @property
     def matches_gradient(self) -> bool:
-        """True where the gradient has a loss too."""
+        """True if the gradient has a loss too."""
         return self.loss == "bce+gradient"
 
     @property
@@ -346,7 +348,7 @@ class TrainDiscriminator(TrainStep):
 
     @property
     def gain_images(self) -> int:
-        """The number of held-out real images that Gain is measured on, each at every noise level."""
+        """Returns the number of held-out real images that Gain is measured on, each at every noise level."""
         if self.gain_of is None:
             return 0
         return measured_images(self._held_out_real, self.shape, self.levels)
@@ -408,7 +410,7 @@ class TrainDiscriminator(TrainStep):
         )
 
     def build(self, inputs: Bound) -> nn.Module:
-        """The network with a fresh head."""
+        """Builds the network with a fresh head."""
         return self.architecture.assemble(self.shape._replace(num_classes=self.classes), inputs.network)
 
     def training_task(self, inputs: Bound) -> TrainingTask:
@@ -450,7 +452,7 @@ class TrainDiscriminator(TrainStep):
         )
 
     def _task(self, inputs: Bound, data: RealAndFake, device: torch.device) -> LogRatioTask | CleanTask:
-        """Loss and held-out measurements."""
+        """Returns the task: loss and held-out measurements."""
         from dgflow.steps.training.clean_task import CleanTask
         from dgflow.steps.training.discriminator_task import LogRatioTask
 
@@ -474,7 +476,7 @@ class TrainDiscriminator(TrainStep):
         )
 
     def _matching(self, inputs: Bound, device: torch.device) -> GradientMatching | None:
-        """The loss of the gradient, where there is one."""
+        """Returns the loss of the gradient, if there is one."""
         if self.score is None:
             return None
         from dgflow.steps.training.gradient_matching import GradientMatching
@@ -499,7 +501,7 @@ class TrainDiscriminator(TrainStep):
         )
 
     def _further(self, inputs: Bound, real: Stream, device: torch.device) -> list[Measurement]:
-        """Gain, where it is measured."""
+        """Returns the measurement of Gain, if Gain is measured."""
         if self.gain_of is None:
             return []
         from dgflow.specs.training_task import Measurement

@@ -1,4 +1,4 @@
-"""TrainScore: a small denoiser under EDM preconditioning, from fresh weights or from given ones on."""
+"""TrainScore: a small denoiser under EDM preconditioning, trained from fresh or given weights."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ class TrainScore(TrainStep):
 
     Log-normal noise levels, weighted squared error, averaged weights, no augmentation.
 
-    With `start` it goes on from weights of the same network, trained here or elsewhere. Their average, where
-    they are one, is what both the weights and the new average begin with; the latter keeps the half-life
-    `ema_halflife` from the first step on. The optimiser is fresh: its moments are no part of any weights. To
-    continue a training with its optimiser, raise its `epochs`. Give it another `seed` than the training that
-    the weights are of: batches and noise are functions of seed and step, and would come round again.
+    With `start` the training starts from weights of the same network, trained here or elsewhere. If they are
+    an average, both the weights and the new average start from it; the new average has the half-life
+    `ema_halflife` from the first step on. The optimiser is fresh: its moments are not part of any weights. To
+    continue a training with its optimiser, raise its `epochs`. Use a `seed` different from that of the
+    training that the weights come from: batches and noise are functions of seed and step, and would repeat.
 
-    With `weighting` the denoising errors are weighted by a discriminator's ratio, so that they lower another
-    f-divergence than Kullback-Leibler's (`RatioWeighting`). `held_out_loss` remains the loss without weights,
-    which compares between weightings; beside it are `held_out_weighted_loss` and the mean of the weights,
-    `held_out_weight`.
+    With `weighting` the denoising errors are weighted by a discriminator's ratio, so that they lower an
+    f-divergence other than Kullback-Leibler's (`RatioWeighting`). `held_out_loss` remains the unweighted
+    loss, which is comparable between weightings; beside it are `held_out_weighted_loss` and the mean of the
+    weights, `held_out_weight`.
     """
 
     schema_version: ClassVar[int] = 2  # batches are drawn by lanes
@@ -104,7 +104,7 @@ class TrainScore(TrainStep):
 
     @property
     def _classes_told(self) -> int:
-        """The number of classes whose labels the network or the discriminator is told, 0 for none."""
+        """The number of classes whose labels the network or the discriminator receives, 0 for none."""
         guide = 0 if self.weighting is None else self.weighting.discriminator.step.classes
         return self.shape.num_classes if self.conditional or guide else 0
 
@@ -124,7 +124,7 @@ class TrainScore(TrainStep):
         return [*works, Work(self.weighting.discriminator.step, "forward", asked, self.batch_size)]
 
     def _begun(self, inputs: Bound, device: torch.device) -> nn.Module:
-        """The network before the first step."""
+        """Returns the network before the first step."""
         from dgflow.steps.training.draws import fresh_network
 
         network = fresh_network(self, inputs, device)
@@ -155,7 +155,7 @@ class TrainScore(TrainStep):
         def losses(
             network: nn.Module, batch: tuple[Tensor, Tensor], index: Tensor, draws: Draws
         ) -> tuple[Tensor, Tensor | None]:
-            """Denoising errors [b], and their weights where there are any."""
+            """Returns denoising errors [b], and their weights if there are any."""
             images, labels = batch
             sigma_B = lognormal_sigma(draws.normal(index).to(own_device), self.P_mean, self.P_std)
             given = labels if self.conditional else None
