@@ -1,5 +1,5 @@
-"""The differences of a step to the nearest one of its kind in a root: its fields, and the fields of the steps
-that it reads."""
+"""Differences between a step and the nearest one of its kind in a root: its fields, and the fields of the
+steps that it reads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dgflow.specs.step import Step
 from dgflow.store.identity import canonical_json
 from dgflow.store.step_store import read_step
 
-SHOWN = 40  # characters of a value
+SHOWN = 40  # characters of a value in a message
 _ABSENT = object()
 
 
@@ -30,16 +30,17 @@ class Change:
 
 
 class Recorded:
-    """The steps that a root has on record, each read once."""
+    """The recorded steps of a root, each read once."""
 
     def __init__(self, root: Root, current: Mapping[str, Step]) -> None:
-        """`current` are the steps of the recipe, by fingerprint."""
+        """Stores `current`, the steps of the recipe by fingerprint."""
         self._root, self._current = root, current
         self._names: dict[str, list[str]] | None = None
         self._documents: dict[str, dict[str, Any] | None] = {}
 
     def nearest(self, step: Step) -> list[Change] | None:
-        """The changes from the step of the same kind with the fewest differing leaves; None without any."""
+        """Returns the changes from the step of the same kind with the fewest differing leaves; None if there
+        is no such step."""
         if self._names is None:
             self._names = {}
             for name in self._root.store.names():
@@ -59,7 +60,7 @@ class Recorded:
         return self._documents[name]
 
     def _between(self, before: dict[str, Any], now: dict[str, Any]) -> list[Change]:
-        seen: set[tuple[str, str]] = set()  # steps that several fields read differ once
+        seen: set[tuple[str, str]] = set()  # steps that several fields read are compared once
         changes = list(self._changes(before["fields"], now["fields"], "", seen))
         versions = before.get("schema_version"), now.get("schema_version")
         if versions[0] != versions[1]:
@@ -87,7 +88,7 @@ class Recorded:
     def _inner(
         self, before: dict[str, Any], now: dict[str, Any], path: str, seen: set[tuple[str, str]]
     ) -> Iterator[Change]:
-        """The differences of the steps that two references name."""
+        """Returns the differences between the steps that two references name."""
         pair = before["fingerprint"], now["fingerprint"]
         if pair in seen:
             return

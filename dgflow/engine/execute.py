@@ -1,6 +1,6 @@
-"""Completing a recipe in a root: which step begins when, and what it does.
+"""Execution of a recipe in a root: the order in which steps start, and the work of each.
 
-Ray and torch are imported only when there is something to do.
+Ray and torch are imported only if there is work to do.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ if TYPE_CHECKING:
     from dgflow.runtime.progress import Advance, Progress
 
 
-TIMED = 4  # receipts of a step that an estimate of the time left reads
+TIMED = 4  # receipts of a step from which the remaining time is estimated
 
 
 _log = logging.getLogger(__name__)
 
 
 def execute(target: Target, store: ObjectStore, placement: Placement, progress: Progress) -> None:
-    """Complete `target` and every step that it needs.
+    """Completes `target` and every step that it needs.
 
     Raises:
-        StepFailed: a shard was given up, or training died again and again.
+        StepFailed: a shard was given up, or training died repeatedly.
         ValueError, StoreError: input, configuration or storage; the message says what to do.
     """
     nodes = graph(target)
@@ -60,7 +60,7 @@ def execute(target: Target, store: ObjectStore, placement: Placement, progress: 
 
 
 def _check_training(target: Target, store: ObjectStore) -> None:
-    """Refuse a recipe that has something to train where Ray is not installed, before anything is made."""
+    """Raises an error before any work if the recipe needs a training and Ray is not installed."""
     if not installed("ray"):
         for state in plan(target, store):
             if isinstance(state.step, TrainStep) and not state.complete:
@@ -69,22 +69,22 @@ def _check_training(target: Target, store: ObjectStore) -> None:
 
 @dataclass(frozen=True)
 class _AtWork:
-    """A step whose shards the workers make."""
+    """A step whose shards the workers are building."""
 
     state: StepPlan
     bound: Bound
     step_store: StepStore
     shared: Shared
-    shown: ExitStack  # its progress
+    shown: ExitStack  # the context of its progress display
 
 
 class _Run:
-    """The steps of a recipe, of which several can be at work.
+    """The steps of a recipe; several can be in progress at once.
 
-    A step begins as soon as what it reads is complete. The shards of several steps are made at once: workers
-    take those of the first step that has one waiting, so that a step's last shards leave nobody idle. A
-    result is made in the driver, which goes on serving the workers while it waits for its own pieces. A
-    training needs the workers' CPUs and GPUs, and so begins once no shards are at work.
+    A step starts as soon as its inputs are complete. Shards of several steps are built concurrently: workers
+    take shards of the first step that has one waiting, so that the last shards of a step leave no worker
+    idle. A result is computed in the driver, which continues to serve the workers while it waits for its own
+    pieces. A training needs the workers' CPUs and GPUs, so it starts only when no shards are in progress.
     """
 
     def __init__(self, nodes: Sequence[Node], store: ObjectStore, workers: Workers) -> None:
@@ -92,15 +92,15 @@ class _Run:
         self.root, self.bounds = Root(store), {}
         self.names = {node.step.name for node in nodes}
         self.waiting = list(nodes)
-        self.states: dict[str, StepPlan] = {}  # of those that could begin, by the node's key
+        self.states: dict[str, StepPlan] = {}  # of the steps that could start, by the node's key
         self.at_work: list[_AtWork] = []
         self.complete_keys: set[str] = set()
-        self.built = False  # all networks, without their weights, which is done before the first part is made
-        # Files from outside that cannot be had: all are reported together
+        self.built = False  # all networks, without their weights; done before the first part is built
+        # External files that are unavailable: all are reported together
         self.lacking: list[Exception] = []
 
     def complete(self) -> None:
-        """Raises as `execute`, after what is at work is finished."""
+        """Completes the recipe. Raises as `execute` does, after work in progress has finished."""
         with ExitStack() as shown:
             try:
                 while self._begin(shown) or self._serve():
@@ -117,8 +117,8 @@ class _Run:
             ) from self.lacking[0]
 
     def _begin(self, shown: ExitStack) -> bool:
-        """Begin the first step that can be, and complete it where the workers do not make its shards. False
-        where there is none."""
+        """Starts the first step that is ready, and completes it unless the workers build its shards. False if
+        no step is ready."""
         for node in self.waiting:
             ready = self.complete_keys.issuperset(node.reads.values())
             if not ready or (self.lacking and not node.step.is_fetched):
@@ -136,8 +136,8 @@ class _Run:
         return False
 
     def _serve(self) -> bool:
-        """Take what the workers have done, and seal the steps that it completes. False where none is at
-        work."""
+        """Collects the workers' results, and seals the steps that they complete. False if no step is in
+        progress."""
         if not self.at_work:
             return False
         self.workers.give_back_idle()
@@ -163,7 +163,7 @@ class _Run:
         self.complete_keys.add(state.node.key)
 
     def _work(self, state: StepPlan) -> _AtWork | None:
-        """Begin the work on a step; None where it is done already."""
+        """Starts the work on a step; returns None if it is already done."""
         step, bound, step_store = state.step, state.bound, self.root.step_store(state.step)
         if not self.built:
             check_built(self.nodes)
@@ -184,7 +184,7 @@ class _Run:
         return begun
 
     def _begun(self, state: StepPlan, bound: Bound, step_store: StepStore) -> _AtWork | None:
-        """As `_work`, without the manifests."""
+        """Starts a step as `_work` does, without its manifests."""
         step, known, done = state.step, _seconds(state, step_store), len(state.done)
         with ExitStack() as shown:
             own = self.progress.step(step, total=len(state.wanted), done=done, known=known)
@@ -206,7 +206,7 @@ class _Run:
 
 
 def result_of(target: ResultStep, store: ObjectStore) -> bytes:
-    """The file that `execute` made of a step. Raises ValueError while there is none."""
+    """Returns the file that `execute` made of a step. Raises ValueError if it is not there yet."""
     root, known = Root(store), {}
     for node in graph(target):
         state = look(root, node, known)
@@ -220,8 +220,8 @@ def _first_file(state: StepPlan, step_store: StepStore) -> bytes:
 
 
 def _seconds(state: StepPlan, step_store: StepStore) -> list[float]:
-    """The seconds of the last few committed parts. Empty where their receipts cannot be read: an estimate is
-    not worth an error."""
+    """Returns the seconds of the last few committed parts. Empty if their receipts cannot be read, since only
+    an estimate depends on them."""
     keys = [state.done[number] for number in sorted(state.done)[-TIMED:]]
     try:
         return [receipt.seconds for receipt in step_store.receipts(keys)]
@@ -232,7 +232,7 @@ def _seconds(state: StepPlan, step_store: StepStore) -> list[float]:
 def _shards(
     state: StepPlan, step: SampleStep, step_store: StepStore, bound: Bound, workers: Workers, advance: Advance
 ) -> Shared:
-    """The missing shards of a step as work of the workers."""
+    """Returns the missing shards of a step as work of the workers."""
     step.check_source(bound)
     if state.copies:
         workers.progress.say(f"{step.title}: {state.reason}")
@@ -256,7 +256,7 @@ def _result(step: Step, step_store: StepStore, bound: Bound, workers: Workers, a
 
 
 def _gauged(state: StepPlan, advance: Advance) -> Advance:
-    """`advance` that also updates Ray's metrics of the step's progress."""
+    """Returns an `advance` that also updates Ray's metrics of the step's progress."""
     from dgflow.runtime import metrics
 
     done = len(state.done)
@@ -304,7 +304,7 @@ def _train(
 def make_result(
     step: Step, step_store: StepStore, bound: Bound, store: ObjectStore, spread: Spread = here
 ) -> None:
-    """Make and commit the file of a step that makes one."""
+    """Computes and commits the file of a step that makes one file."""
     from dgflow.runtime.environment import versions
 
     assert isinstance(step, FileStep), step
@@ -324,7 +324,7 @@ def make_result(
 
 
 def _seal(state: StepPlan, bound: Bound, step_store: StepStore) -> None:
-    """Write the manifests of the slices that the recipe takes."""
+    """Writes the manifests of the slices that the recipe takes."""
     for part in state.node.slices:
         if step_store.manifest(part.start, part.stop, bound.digests) is not None:
             continue

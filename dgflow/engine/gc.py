@@ -1,18 +1,19 @@
 """Garbage collection: data objects that no receipt commits, notes of attempts at committed parts, previews,
-and what drivers that were ended hard left as signs of life.
+and the signs of life of killed drivers.
 
 Workers that died between a put and its receipt leave such data, and so do those that lost a race with other
-bytes. Taken is only what is older than a week by the store's own clock, in folders of steps that say what
-they are, and named by no receipt or manifest. Half-done multipart uploads of S3 are no objects: a lifecycle
-rule of the bucket (AbortIncompleteMultipartUpload) removes those.
+bytes. Only data older than a week by the store's own clock is deleted, in folders of steps with a valid
+description, and only if no receipt or manifest names it. Incomplete multipart uploads in S3 are not objects:
+a lifecycle rule of the bucket (AbortIncompleteMultipartUpload) removes those.
 
-A run may be at work meanwhile. Age protects what it writes, with one exception: a worker that makes the very
-bytes of an old orphan overwrites it and creates the receipt. No order of listings is safe then, and S3 cannot
-delete on condition. So whoever is last repairs it. Here, bytes are kept until a listing after the delete
-shows that no receipt has come; data that has been named is put back. And `StepStore.commit`, where it
-overwrote something, checks after its receipt that the data is still there. Data too large for memory is
-deleted right after such a listing instead, if that shows it as old as before. Run one gc at a time; one that
-is killed between a delete and its listing may leave a receipt without data, which `verify --repair` mends.
+A run may be in progress during a collection. Age protects what the run writes, with one exception: a worker
+that produces exactly the bytes of an old orphan overwrites it and creates the receipt. No order of listings
+is safe then, and S3 has no conditional delete. Therefore the last one to act repairs it. The collector keeps
+the bytes until a listing after the delete shows that no receipt has appeared, and restores data that a
+receipt names by then. `StepStore.commit`, if it overwrote an object, checks after its receipt that the data
+is still there. Data too large for memory is instead deleted immediately after such a listing, if the listing
+shows the same age as before. Run one gc at a time. A gc that is killed between a delete and its listing may
+leave a receipt without data, which `verify --repair` repairs.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from dgflow.store.runs import FOLDER, abandoned
 from dgflow.store.step_store import StepStore, read_step
 
 AGE = 7 * 86_400.0  # seconds, by the store's own clock
-KEPT = 256 * 2**20  # bytes held in memory until a look shows that nobody needs them
+KEPT = 256 * 2**20  # bytes held in memory until a listing shows that no receipt names them
 _AT_ONCE = 16
 
 _DATA = re.compile(r"data/(?:([a-z]+)-)?(\d{5,})-[0-9a-f]{16}\.[a-z0-9.]+")
@@ -42,7 +43,7 @@ Part = tuple[str, int]  # folder and number, such as ("shards", 42)
 
 @dataclass(frozen=True)
 class Garbage:
-    """The garbage of one step; of the folder of runs, the signs of life of drivers that were ended."""
+    """The garbage of one step; for the folder of runs, the signs of life of drivers that have ended."""
 
     step: str
     data: list[Entry]
@@ -59,9 +60,10 @@ class Garbage:
 
 @dataclass
 class Collected:
-    """Garbage found, and removed where `deleted`.
+    """Garbage found, and removed if `deleted`.
 
-    `left` gives the reason for each folder that was not touched; `restored` the keys committed meanwhile.
+    `left` gives the reason for each folder that was not touched; `restored` the keys of data that was
+    committed meanwhile.
     """
 
     deleted: bool
@@ -79,10 +81,10 @@ class Collected:
 
 
 def collect(store: ObjectStore, *, delete: bool, tell: Callable[[str], None]) -> Collected:
-    """Find the garbage in every step of a root, and remove it if `delete`.
+    """Finds the garbage in every step of a root, and removes it if `delete`.
 
-    Takes one listing per step, one more for each `KEPT` bytes removed, and the receipts only of parts that
-    have more data objects than receipts. Where a part's data was lost and an orphan lies beside, that orphan
+    Needs one listing per step, one more per `KEPT` bytes removed, and only the receipts of parts that have
+    more data objects than receipts. If a part's data was lost and an orphan of the part remains, that orphan
     stays. Raises StoreError.
     """
     collected, now, names = Collected(delete), store.now(), store.names()
@@ -111,7 +113,8 @@ def collect(store: ObjectStore, *, delete: bool, tell: Callable[[str], None]) ->
 
 
 def _opened(store: ObjectStore, name: str) -> StepStore:
-    """The step of a folder. Raises CorruptObject where its description is missing or another step's."""
+    """Returns the step of a folder. Raises CorruptObject if its description is missing or belongs to another
+    step."""
     recorded = read_step(store, name)
     if recorded is None:
         raise CorruptObject(
@@ -153,9 +156,9 @@ class _Look:
         return look
 
     def unnamed(self, before: float) -> Iterator[Entry]:
-        """Data last written before that time that nothing names.
+        """Returns data last written before that time that no record names.
 
-        Raises CorruptObject where a record cannot be read.
+        Raises CorruptObject if a record cannot be read.
         """
         surplus = {
             part: entries
@@ -168,7 +171,8 @@ class _Look:
             yield from (entry for entry in old if entry.key not in named)
 
     def named(self, parts: Iterable[Part], but: _Look | None = None) -> set[str]:
-        """The data named by the receipts of some parts, except the receipts that an earlier look listed."""
+        """Returns the data named by the receipts of some parts, without the receipts that an earlier listing
+        contained."""
         known = {entry.key for part in parts for entry in but.receipts.get(part, [])} if but else set()
         keys = [
             entry.key for part in parts for entry in self.receipts.get(part, []) if entry.key not in known
@@ -176,8 +180,8 @@ class _Look:
         return {receipt.key for receipt in self.step_store.receipts(keys)}
 
     def spent_notes(self, before: float) -> Iterator[Entry]:
-        """Notes left before that time, and before a commit of their part; previews of samples of which
-        committed ones are there."""
+        """Returns notes written before that time and before a commit of their part, and previews of samples
+        whose shard is committed."""
         for part, note in self.notes.items():
             if note.modified < before and any(
                 receipt.modified >= note.modified for receipt in self.receipts.get(part, [])
@@ -195,7 +199,7 @@ class _Look:
 
 
 def _remove(look: _Look, garbage: Garbage) -> list[str]:
-    """Remove the garbage; gives the keys of data that had to be put back."""
+    """Removes the garbage; returns the keys of data that had to be restored."""
     store = look.step_store.store
     _delete(store, [entry.key for entry in garbage.notes])
     restored: list[str] = []
@@ -212,12 +216,12 @@ def _remove(look: _Look, garbage: Garbage) -> list[str]:
 
 
 def _removed_with_care(look: _Look, taken: Sequence[Entry]) -> list[str]:
-    """Delete, look for new receipts, and put back the data they name."""
+    """Deletes data, looks for new receipts, and restores the data that they name."""
     store = look.step_store.store
     kept = dict(
         zip([entry.key for entry in taken], store.get_many([entry.key for entry in taken]), strict=True)
     )
-    needed = set(kept)  # until a look shows better: an interruption puts everything back
+    needed = set(kept)  # until a listing shows otherwise: an interruption restores everything
     try:
         _delete(store, list(kept))
         now = _Look.at(look.step_store)
@@ -230,7 +234,7 @@ def _removed_with_care(look: _Look, taken: Sequence[Entry]) -> list[str]:
 
 
 def _rounds(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
-    """All of them, in groups of at most `KEPT` bytes."""
+    """Yields all of the data, in groups of at most `KEPT` bytes."""
     group: list[Entry] = []
     for entry in entries:
         if group and sum(each.bytes for each in group) + entry.bytes > KEPT:

@@ -1,9 +1,9 @@
-"""Shards that a step of the same samples, but of another number of them, has in a root.
+"""Reuse of shards between steps that differ only in the number of samples.
 
 The slice that `Decode` or `Features` reads is part of their identity, and so is its length: with more samples
-they are other steps. But none of their rows depends on it (`SampleStep.maps`). So a shard of the other step
-is copied where it was made from the same rows, as the digests in the manifests tell, and from the same other
-inputs. Samples of a network that was trained anew have other digests, and are never mixed in.
+they are different steps. But none of their rows depends on the length (`SampleStep.maps`). Therefore a shard
+of the other step is copied if it was made from the same rows, as the digests in the manifests show, and from
+the same other inputs. Samples of a retrained network have different digests and are never mixed in.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Copy(NamedTuple):
 
 
 class _Mapping(NamedTuple):
-    """A step that maps a slice: what the step is but for the slice, as a fingerprint, and the slice, as
-    records have it."""
+    """A step that maps a slice: the fingerprint of the step without the slice, and the slice in its recorded
+    form."""
 
     name: str
     fingerprint: str
@@ -43,7 +43,7 @@ class _Mapping(NamedTuple):
 
     @classmethod
     def of(cls, kind: str, fingerprint: str, document: Mapping[str, Any], maps: str) -> _Mapping | None:
-        """None where the field `maps` is no slice."""
+        """Returns None if the field `maps` is not a slice."""
         fields = dict(document["fields"])
         part = fields.pop(maps, None)
         if not isinstance(part, Mapping) or "stop" not in part:
@@ -57,8 +57,8 @@ class _Mapping(NamedTuple):
 
 @dataclass
 class Lengths:
-    """The steps of a store that differ in the length of a slice, as they are at the first look. Each record
-    is read once."""
+    """The steps of a store that differ in the length of a slice, as found at the first lookup. Each record is
+    read once."""
 
     store: ObjectStore
     _records: dict[str, _Mapping | None] = field(default_factory=dict)  # by the step's name
@@ -68,7 +68,8 @@ class Lengths:
         return step_names(self.store)
 
     def copies(self, step: SampleStep, inputs: Bound, missing: Iterable[int]) -> dict[int, Copy]:
-        """Of the shards `missing`, those that a step of another length has made from the same."""
+        """Returns those of the shards `missing` that a step of another length has made from the same
+        inputs."""
         wanted, found = set(missing), dict[int, Copy]()
         for other in self._others(step) if wanted else ():
             step_store = StepStore(self.store, step.kind, other.fingerprint)
@@ -82,19 +83,19 @@ class Lengths:
         return found
 
     def likely(self, step: SampleStep, missing: Iterable[int]) -> int:
-        """The number of shards that `copies` may give once the inputs of the step are complete."""
+        """Returns the number of shards that `copies` may give once the inputs of the step are complete."""
         wanted = set(missing)
         shards = (keys for other in self._others(step) for keys in self._shards(other, step, wanted))
         return len({number for keys in shards for number in keys})
 
     def _shards(self, other: _Mapping, step: SampleStep, wanted: set[int]) -> list[dict[int, str]]:
-        """The keys of the other step's receipts of the same ranges, by number; those that were made from the
-        same inputs together."""
+        """Returns the keys of the other step's receipts of the same ranges, by number, grouped by equal
+        inputs."""
         by_inputs: dict[str, dict[int, str]] = {}
         committed = StepStore(self.store, step.kind, other.fingerprint).committed("shards")
         for number in wanted & committed.keys():
             stop = min((number + 1) * step.shard_size, other.length)
-            if stop == step.shard_range(number)[1]:  # else it is the last one of the shorter step
+            if stop == step.shard_range(number)[1]:  # else it is the last shard of the shorter step
                 for inputs16, key in committed[number].items():
                     by_inputs.setdefault(inputs16, {})[number] = key
         return list(by_inputs.values())
@@ -102,13 +103,13 @@ class Lengths:
     def _same(
         self, other: _Mapping, receipt: Receipt, step: SampleStep, inputs: Bound
     ) -> Callable[[int], bool]:
-        """A function of a shard's number: True where the other step's, whose inputs a receipt of it tells,
-        was made from the same."""
+        """Returns a function of a shard's number: True if the other step's shard, whose inputs one of its
+        receipts gives, was made from the same inputs."""
         own, theirs = inputs.digests, dict(receipt.inputs)
         mapped = own.pop(step.maps, None), theirs.pop(step.maps, None)
         if own != theirs:
             return lambda number: False
-        if mapped[0] == mapped[1]:  # also where the slice is read without being stored
+        if mapped[0] == mapped[1]:  # also if the slice is read without being stored
             return lambda number: True
         item = inputs.items.get(step.maps)
         manifest = self._manifest(other, mapped[1])
@@ -124,7 +125,8 @@ class Lengths:
         return same
 
     def _manifest(self, other: _Mapping, wanted: str | None) -> Manifest | None:
-        """The manifest of the slice that the other step maps, as of this digest; None where it is gone."""
+        """Returns the manifest, with this digest, of the slice that the other step maps; None if it is
+        gone."""
         part = other.slice
         source = StepStore(self.store, part["step"], part["fingerprint"])
         edges = part["start"], part["stop"]
@@ -132,7 +134,7 @@ class Lengths:
         return next((each for each in sealed if each.digest == wanted), None)
 
     def _others(self, step: SampleStep) -> Iterator[_Mapping]:
-        """The recorded steps that differ from `step` in the length of the slice alone."""
+        """Returns the recorded steps that differ from `step` only in the length of the slice."""
         own = _Mapping.of(step.kind, step.fingerprint, step.document(), step.maps)
         if own is None:
             return
@@ -148,7 +150,7 @@ class Lengths:
             return False
         if mine["fingerprint"] == theirs["fingerprint"]:
             return True
-        source = getattr(step, step.maps).step  # perhaps of another length, too
+        source = getattr(step, step.maps).step  # may differ in its length, too
         own_source = _Mapping.of(source.kind, source.fingerprint, source.document(), source.maps)
         of_other = self._recorded(f"{theirs['step']}-{theirs['fingerprint'][:12]}", source.maps)
         return own_source is not None and of_other is not None and self._alike(source, own_source, of_other)
@@ -168,8 +170,8 @@ class Lengths:
 
 
 def copied(step_store: StepStore, number: int, inputs: Mapping[str, str], copy: Copy) -> bool:
-    """Commit a shard of another step as this one's, made from `inputs`: the same bytes, and the seconds,
-    device and versions that made them. False where the other one is gone or damaged."""
+    """Commits a shard of another step as this one's, made from `inputs`: the same bytes, with the seconds,
+    device and versions of the original. False if the original is gone or damaged."""
     try:
         receipt = copy.step_store.receipt(copy.receipt)
         data = copy.step_store.read(receipt)

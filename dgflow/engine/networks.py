@@ -1,6 +1,6 @@
-"""Networks that cannot be, found before anything is made: by arithmetic in a plan, by building them in a run.
+"""Detection of invalid networks before any work: by arithmetic in a plan, by building them in a run.
 
-All of a recipe's are reported together. Torch is loaded only to build.
+All invalid networks of a recipe are reported together. Torch is loaded only to build.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from dgflow.specs.step import NetworkStep
 
 
 def check_sizes(nodes: Sequence[Node]) -> None:
-    """Raises ValueError for networks whose settings cannot be, as far as arithmetic tells."""
+    """Raises ValueError for networks with invalid settings, as far as arithmetic shows."""
     _check(nodes, lambda step: step.architecture.check(step.shape._replace(num_classes=step.classes)))
 
 
 def check_built(nodes: Sequence[Node]) -> None:
-    """Build every network with fresh weights and without memory, except those that users bring, which are
+    """Builds every network with fresh weights and without memory, except the users' own networks, which are
     built on the CPU.
 
-    Raises ValueError where some cannot be built.
+    Raises ValueError if some cannot be built.
     """
 
     def build(step: NetworkStep) -> None:

@@ -1,4 +1,5 @@
-"""The state of a recipe in a root: what is missing, and why. Reads the store alone: no torch, no Ray."""
+"""The state of a recipe in a root: the missing parts, and the reasons. Reads the store alone: no torch, no
+Ray."""
 
 from __future__ import annotations
 
@@ -22,17 +23,17 @@ SHOWN_REASONS = 3
 
 @dataclass
 class StepPlan:
-    """One step: the parts that the recipe wants and those that are there."""
+    """One step: the parts that the recipe wants and those that are committed."""
 
     node: Node
     wanted: list[int]
-    bound: Bound | None  # the step's inputs, None while they are not complete
+    bound: Bound | None  # committed parts of these inputs -> receipt's key
     done: dict[int, str] = field(default_factory=dict)  # part made from these inputs to its receipt's key
-    copies: dict[int, Copy] = field(default_factory=dict)  # missing parts that need not be made
+    copies: dict[int, Copy] = field(default_factory=dict)  # missing parts that can be copied instead of built
     action: Action = "build"
     reason: str = ""
-    waits_for: list[Step] = field(default_factory=list)  # inputs that are not complete
-    changes: list[Change] = field(default_factory=list)  # from the nearest step of the kind in the root
+    waits_for: list[Step] = field(default_factory=list)  # inputs that are incomplete
+    changes: list[Change] = field(default_factory=list)  # from the nearest step of the same kind in the root
 
     @property
     def step(self) -> Step:
@@ -48,22 +49,22 @@ class StepPlan:
 
     @property
     def amount(self) -> int:
-        """The number of samples, epochs or files that are to be made."""
+        """The number of samples, epochs or files to be made."""
         return self.step.amount([number for number in self.missing if number not in self.copies])
 
     @property
     def work(self) -> list[Work]:
-        """The evaluations of networks that the missing parts take."""
+        """The network evaluations that the missing parts take."""
         return self.step.work(self.amount) if self.amount else []
 
     @property
     def stored_bytes(self) -> int | None:
-        """An upper bound for the size of the missing parts; None where unknown."""
+        """An upper bound for the size of the missing parts; None if unknown."""
         return self.step.stored_bytes(self.missing) if self.missing else 0
 
     @property
     def choices(self) -> dict[str, str]:
-        """What the step chose by the measurements of its inputs, in words, by name."""
+        """The step's choices by the measurements of its inputs, in words, by name."""
         return {} if self.bound is None else {name: str(each) for name, each in self.bound.choices.items()}
 
     @property
@@ -76,12 +77,12 @@ class StepPlan:
 
     @property
     def evaluations(self) -> int:
-        """The evaluations of networks that the missing samples take."""
+        """Returns the network evaluations that the missing samples take."""
         return self.step.network_evaluations(self.amount)
 
 
 def plan(target: Target, store: ObjectStore) -> list[StepPlan]:
-    """The state of every step of the recipe, in the order in which they are run."""
+    """Returns the state of every step of the recipe, in execution order."""
     root, known, plans = Root(store), {}, []
     nodes = graph(target)
     times = Counter(node.step.fingerprint for node in nodes)
@@ -94,14 +95,15 @@ def plan(target: Target, store: ObjectStore) -> list[StepPlan]:
             lines = f"differs from the nearest one there: {_some(map(str, state.changes))}"
             state.reason = "nothing like it is there" if changes is None else lines
         if state.action == "rebuild" and times[node.step.fingerprint] > 1:
-            # Parts of the same step for other epochs of a training are no earlier state of these.
+            # Parts of the same step for other epochs of a training are not an earlier state of these.
             state.action, state.reason = "build", "made for other numbers of epochs so far"
         plans.append(state)
     return plans
 
 
 def look(root: Root, node: Node, known: dict[str, Bound | None]) -> StepPlan:
-    """The state of one step; adds its inputs to `known`, None if nothing can be made from the step yet."""
+    """Returns the state of one step; adds its inputs to `known`, None if nothing can be made from the step
+    yet."""
     step = node.step
     state = StepPlan(node, step.parts(node.slices), root.bind(node, known))
     known[node.key] = None
@@ -136,7 +138,7 @@ def look(root: Root, node: Node, known: dict[str, Bound | None]) -> StepPlan:
         known[node.key] = state.bound
         return state
     if step.folder == "epochs":
-        known[node.key] = state.bound  # its first epochs may be all that a reference asks for
+        known[node.key] = state.bound  # a reference may need only its first epochs
     step.check_slices(node.slices, state.bound)
     if isinstance(step, SampleStep):
         state.copies = root.lengths.copies(step, state.bound, state.missing)
@@ -152,7 +154,7 @@ def look(root: Root, node: Node, known: dict[str, Bound | None]) -> StepPlan:
 
 
 def _is_open(root: Root, reference: Reference, inputs: Bound | None) -> bool:
-    """True for a reference to what is not complete."""
+    """True for a reference to an incomplete step."""
     return inputs is None or (isinstance(reference, Weights) and root.item(reference, inputs) is None)
 
 

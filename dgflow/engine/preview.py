@@ -1,8 +1,8 @@
 """The preview of a step: its first samples as one small PNG file in its folder, `attempts/preview.png`.
 
-A worker leaves it as soon as it has made some rows of the step's first shard, which may take an hour as a
-whole. It is advisory: nothing reads it to decide on work, a failure is logged and never raised, and the rows
-of a committed shard take its place.
+A worker writes it as soon as it has made some rows of the step's first shard, which may take an hour to
+complete. The preview is advisory: no decision about work depends on it, a failure is logged and never raised,
+and the rows of a committed shard replace it.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ _log = logging.getLogger(__name__)
 class Preview:
     """The first samples of a step.
 
-    Of latents, the first three channels (the first of fewer) are shown, with their 1st to 99th percentile as
-    the range of brightness.
+    For latents, the first three channels (the first one if there are fewer) are shown, with their 1st to 99th
+    percentile as the range of brightness.
     """
 
-    start: int  # index of the first
+    start: int  # index of the first sample
     images: np.ndarray  # uint8 [n, H, W, C]
     of: Literal["images", "latents"]
-    inputs: str  # the digest of what the step read, `inputs_digest`
-    side: int  # pixels of their longer side before they are shrunk
+    inputs: str  # the digest of the step's inputs, see `inputs_digest`
+    side: int  # pixels of the images' longer side before they are shrunk
     committed: bool
 
     @property
     def caption(self) -> str:
-        """Which samples these are."""
+        """Describes the samples that are shown."""
         words = [f"indices {self.start} to {self.start + len(self.images) - 1}"]
         if self.side > LARGEST:
             words.append(f"shrunk from {self.side} pixels")
@@ -56,18 +56,18 @@ class Preview:
 
     @cached_property
     def png(self) -> bytes:
-        """The grid as a file."""
+        """Returns the grid as a PNG file."""
         about = {"start": self.start, "of": self.of, "inputs": self.inputs, "side": self.side}
         return grid_file(self.images, about)
 
 
 def inputs_digest(inputs: Mapping[str, str]) -> str:
-    """The digest of what a step read, as in the names of its receipts."""
+    """Returns the digest of a step's inputs, as in the names of its receipts."""
     return fingerprint(dict(inputs))
 
 
 def of_columns(columns: Columns, inputs: str, *, committed: bool) -> Preview | None:
-    """The preview of the first rows; None of rows that have neither images nor latents."""
+    """Returns the preview of the first rows; None for rows without images and latents."""
     if "image" in columns:
         of, images = "images", columns["image"][:ROWS]
     elif "latent" in columns:
@@ -79,10 +79,10 @@ def of_columns(columns: Columns, inputs: str, *, committed: bool) -> Preview | N
 
 
 def of_shards(step_store: StepStore, done: Mapping[int, str]) -> Preview | None:
-    """The preview of the lowest committed shards, verified; `done` maps their numbers to the keys of their
-    receipts. None of a step without images and latents, or without shards.
+    """Returns the preview of the lowest committed shards, verified; `done` maps their numbers to the keys of
+    their receipts. None for a step without images and latents, or without shards.
 
-    Raises CorruptObject as `StepStore.read`.
+    Raises CorruptObject as `StepStore.read` does.
     """
     parts: list[Columns] = []
     inputs = ""
@@ -105,24 +105,24 @@ def of_shards(step_store: StepStore, done: Mapping[int, str]) -> Preview | None:
 
 
 def _columns(receipt: Receipt, data: bytes) -> Columns | None:
-    """The index of a shard's rows and their images or latents; None where they have neither."""
+    """Returns the index of a shard's rows and their images or latents; None if they have neither."""
     for column in ("image", "latent"):
         try:
             rows = decoded(receipt, data, ["index", column])
-        except ValueError:  # it has no such column
+        except ValueError:  # the shard has no such column
             continue
         return {name: values[:ROWS] for name, values in rows.items()}
     return None
 
 
 def keep(step_store: StepStore, preview: Preview) -> str:
-    """Put a preview into the step's folder; gives its key. Raises StoreError."""
+    """Writes a preview into the step's folder; returns its key. Raises StoreError."""
     step_store.store.put(key := preview_key(step_store), preview.png)
     return key
 
 
 def left(step_store: StepStore) -> Preview | None:
-    """What a worker left; None without it, or where it cannot be read."""
+    """Returns the preview that a worker wrote; None if there is none, or if it cannot be read."""
     try:
         images, about = read_grid(step_store.store.get(preview_key(step_store)))
         known = {name: about[name] for name in ("start", "of", "inputs", "side")}
@@ -137,13 +137,13 @@ def left(step_store: StepStore) -> Preview | None:
 def leaves(
     step_store: StepStore, inputs: Mapping[str, str], start: int, rows: int
 ) -> Callable[[Columns], None]:
-    """What a worker calls with rows of the shard [start, start + rows) before it is complete: it leaves the
-    preview with the first of them, and never raises."""
+    """Returns a function that a worker calls with rows of the shard [start, start + rows) before it is
+    complete: it writes the preview from the first of them, and never raises."""
 
     def show(columns: Columns) -> None:
         try:
             index = columns["index"]
-            if index[0] != start or len(index) >= rows:  # the whole shard is committed at once
+            if index[0] != start or len(index) >= rows:  # a whole shard is committed immediately
                 return
             if preview := of_columns(columns, inputs_digest(inputs), committed=False):
                 keep(step_store, preview)
@@ -154,12 +154,12 @@ def leaves(
 
 
 def preview_key(step_store: StepStore) -> str:
-    """The key of the file."""
+    """Returns the key of the preview file."""
     return f"{step_store.name}/attempts/preview.png"
 
 
 def _shown(latents_BCHW: np.ndarray) -> np.ndarray:
-    """Channels of latents as pictures, uint8 [B, H, W, 3 or 1]."""
+    """Converts channels of latents to pictures, uint8 [B, H, W, 3 or 1]."""
     channels = 3 if latents_BCHW.shape[1] >= 3 else 1
     values = latents_BCHW[:, :channels].astype(np.float32).transpose(0, 2, 3, 1)
     low, high = np.percentile(values, (1, 99))

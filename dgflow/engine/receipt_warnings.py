@@ -1,4 +1,4 @@
-"""The warnings in the receipts of a step: of samples that are no images, and of slow workers."""
+"""The warnings in the receipts of a step: of saturated samples, and of slow workers."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _SATURATED = 0.05  # share of the samples
 
 
 def receipt_warnings(step: Step, receipts: Sequence[Receipt]) -> list[str]:
-    """Warnings of these parts of `step`, each once."""
+    """Returns the warnings of these parts of `step`, each once."""
     told = [line for receipt in receipts for line in receipt.metrics.get("warnings", [])]
     return [f"{step.title}: {line}" for line in dict.fromkeys([*_saturated(receipts), *told])]
 
 
 class WarnsOnce:
-    """Says the warnings in the receipt of the first part of a step that is done in this run."""
+    """Prints the warnings in the receipt of a step's first part that completes in this run."""
 
     def __init__(
         self, step: Step, step_store: StepStore, folder: str, bound: Bound, say: Callable[[str], None]

@@ -1,8 +1,9 @@
-"""The steps of a root and what they were made from, by their records alone: no recipe is needed.
+"""The steps of a root and their inputs, from their records alone, without a recipe.
 
-A recipe says which steps there are and what each reads. Their records say the same afterwards: `step.json`
-has the fields of a step, and every receipt the digests of its inputs. So a step is rebuilt from its document,
-and an input is the committed part that has the recorded digest, whatever was trained or made again since.
+A recipe says which steps there are and what each reads. Their records hold the same information afterwards:
+`step.json` has the fields of a step, and every receipt the digests of its inputs. A step is therefore rebuilt
+from its document, and an input is the committed part with the recorded digest, whatever was trained or made
+again since.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from dgflow.store.step_store import StepStore
 
 @dataclass(frozen=True)
 class Recorded:
-    """A step as its record has it. `document` has its kind, schema_version and fields."""
+    """A step in its recorded form. `document` has its kind, schema_version and fields."""
 
     step_store: StepStore
     document: Mapping[str, object]
@@ -38,8 +39,8 @@ class Recorded:
 
 @dataclass
 class RecordedRoot:
-    """The recorded steps of a store. Reads only; records and receipts are read when they are asked for, and
-    kept, since they never change. Which ones there are is looked up each time.
+    """The recorded steps of a store. Read-only. Records and receipts are read on demand and cached, since
+    they never change; the set of steps is looked up each time.
 
     `epochs` are those of trainings, by the step's name, by default as many as are committed: the last and
     best weights of a training depend on their number.
@@ -53,15 +54,15 @@ class RecordedRoot:
 
     @property
     def names(self) -> list[str]:
-        """The names of the steps, sorted."""
+        """Returns the names of the steps, sorted."""
         return step_names(self.store)
 
     def recorded(self, name: str) -> Recorded:
-        """The record of the step in the folder `name`. Raises ValueError where there is none."""
+        """Returns the record of the step in the folder `name`. Raises ValueError if there is none."""
         return self.all_recorded([name])[0]
 
     def all_recorded(self, names: Sequence[str]) -> list[Recorded]:
-        """As `recorded`, of several steps, read concurrently where that helps."""
+        """Returns the records of several steps as `recorded` does, read concurrently if that is faster."""
         missing = [name for name in names if name not in self._recorded]
         keys = [f"{name}/step.json" for name in missing]
         try:
@@ -78,7 +79,7 @@ class RecordedRoot:
         return [self._recorded[name] for name in names]
 
     def step(self, name: str) -> Step:
-        """The live step of the folder `name`; a training has the epochs that are committed.
+        """Returns the live step of the folder `name`; a training has the epochs that are committed.
 
         Raises:
             ValueError: its record cannot be rebuilt here, see `specs.recorded.rebuilt`.
@@ -95,7 +96,7 @@ class RecordedRoot:
         return self._live[name]
 
     def _named(self, name: str, fingerprint: str, by: Recorded) -> Step:
-        """A step that a record names: that of a folder, or one that the record describes."""
+        """Returns a step that a record names: that of a folder, or one that the record describes."""
         if name not in by.described or name in self._recorded or name in self.names:
             return self.step(name)
         return rebuilt(
@@ -105,15 +106,15 @@ class RecordedRoot:
         )
 
     def receipts(self, step_store: StepStore, folder: str) -> dict[int, Receipt]:
-        """The receipts of the step's parts that were made from the inputs of the latest one, by number: one
-        listing, and those that were not read before."""
+        """Returns the receipts of the step's parts that were made from the inputs of the latest one, by
+        number. Needs one listing, and reads the receipts that were not read before."""
         keys = step_store.newest(folder)
         missing = [key for key in keys.values() if key not in self._receipts]
         self._receipts |= dict(zip(missing, step_store.receipts(missing), strict=True))
         return {number: self._receipts[keys[number]] for number in sorted(keys)}
 
     def bound(self, step: Step, digests: Mapping[str, str]) -> Bound:
-        """The inputs of a part of `step` whose receipt records these digests.
+        """Returns the inputs of a part of `step` whose receipt records these digests.
 
         Raises:
             CorruptObject: one of them is no longer in the root.
@@ -122,10 +123,10 @@ class RecordedRoot:
         return Bound(items, choices=step.choices(Bound(items)))
 
     def weights(self, step: Step, receipt: Receipt) -> BoundWeights:
-        """The weights of one epoch, or of a step that makes one file of weights, by their receipt.
+        """Returns the weights of one epoch, or of a step that makes one file of weights, by their receipt.
 
         Raises:
-            ValueError: the network is code that is not imported here, see `NetworkSpec.check_recorded`.
+            ValueError: the network's code is not imported here, see `NetworkSpec.check_recorded`.
             CorruptObject: as `bound`.
         """
         assert isinstance(step, NetworkStep), step.name
@@ -134,14 +135,14 @@ class RecordedRoot:
         return BoundWeights(step, step_store, receipt, self.bound(step, receipt.inputs))
 
     def newest(self, step: Step) -> dict[int, Receipt]:
-        """As `receipts`, of a live step."""
+        """Returns the receipts of a live step as `receipts` does."""
         return self.receipts(self._store_of(step), step.folder)
 
     def bind(self, step: Step) -> Bound:
-        """The inputs of a step that is not in the root and reads steps that are: of each the weights that the
-        reference chooses among those made last.
+        """Returns the inputs of a step that is not in the root and reads steps that are: for each, the
+        weights that the reference chooses among those made last.
 
-        Raises ValueError for steps of another root, and for other inputs than weights.
+        Raises ValueError for steps of another root, and for inputs other than weights.
         """
         items: dict[str, BoundItem] = {}
         for path, reference in step.reads.items():
@@ -156,7 +157,8 @@ class RecordedRoot:
         return Bound(items, choices=step.choices(Bound(items)))
 
     def chosen(self, reference: Weights) -> Receipt:
-        """The receipt of the weights that a reference names. Raises ValueError where they are not there."""
+        """Returns the receipt of the weights that a reference names. Raises ValueError if they are not
+        there."""
         receipts = self.newest(reference.step)
         part = (
             reference.choose({number: receipt.metrics for number, receipt in receipts.items()})
@@ -172,7 +174,8 @@ class RecordedRoot:
         return receipts[part]
 
     def used_epochs(self, name: str) -> list[int]:
-        """The epochs of the training in the folder `name` that parts of other steps were made from."""
+        """Returns the epochs of the training in the folder `name` that parts of other steps were made
+        from."""
         step_store, digests = self.recorded(name).step_store, set()
         for reader, path, reference in self._references():
             if reference["fingerprint"] != step_store.fingerprint or "which" not in reference:
@@ -218,7 +221,7 @@ class RecordedRoot:
 
 
 def _trainings(step_store: StepStore, folder: str = "epochs") -> Iterator[Sequence[Receipt]]:
-    """The receipts of the parts that were made from the same inputs, in order of their numbers."""
+    """Returns the receipts of the parts that were made from the same inputs, in order of their numbers."""
     by_inputs: dict[str, dict[int, str]] = {}
     for number, keys in step_store.committed(folder).items():
         for inputs, key in keys.items():

@@ -3,9 +3,13 @@
 A step that reads another names it in its description, or has its digest among the inputs in its receipts: a
 comparison names samples, and reads features and statistics of them.
 
-Steps that read others go first, and of a step first the manifests, then the receipts, then the data, at last
-its description. So a removal that is stopped anywhere leaves less, and nothing that names what is gone: run
-it again, or run the recipe, which makes again what it needs.
+Order of removal:
+
+1. Steps that read other steps go before the steps that they read.
+2. Within a step, manifests go first, then receipts, then data, and last its description.
+
+So an interrupted removal leaves no record that names removed data. Run it again, or run the recipe, which
+rebuilds what it needs.
 """
 
 from __future__ import annotations
@@ -33,7 +37,8 @@ _ORDER = ("manifests", "receipts", "attempts", "data", "step.json")
 
 @dataclass(frozen=True)
 class Doomed:
-    """A step to be removed: its objects, and those of the steps to be removed that it was made from."""
+    """A step to be removed: its objects, and those steps among the ones to be removed that it was made
+    from."""
 
     step: str
     reads: tuple[str, ...]
@@ -45,10 +50,10 @@ class Doomed:
 
 
 def doomed(store: ObjectStore, name: str) -> list[Doomed]:
-    """The step and all that were made from it, in the order of their removal; lists every step in the root,
-    and reads descriptions, manifests and receipts.
+    """Returns the step and all steps that were made from it, in the order of their removal. Lists every step
+    in the root, and reads descriptions, manifests and receipts.
 
-    What is missing or damaged of these counts as nothing read.
+    Missing or damaged records count as naming no step.
     """
     steps = {each: _Step.of(store, each) for each in step_names(store)}
     reads = {each: _read_by(step, steps) for each, step in steps.items()}
@@ -63,7 +68,8 @@ def doomed(store: ObjectStore, name: str) -> list[Doomed]:
 
 
 def at_work(store: ObjectStore, steps: Sequence[Doomed]) -> list[str]:
-    """The runs at work now that ask for one of the steps, in words; also those that do not say for what."""
+    """Describes the runs in progress that ask for one of the steps, and those that do not record what they
+    ask for."""
     names = {each.step for each in steps}
     return [
         f"{driver.record.asked.recipe or 'a run'} on {driver.record.host}, pid {driver.record.pid}"
@@ -73,7 +79,7 @@ def at_work(store: ObjectStore, steps: Sequence[Doomed]) -> list[str]:
 
 
 def remove(store: ObjectStore, steps: Sequence[Doomed]) -> None:
-    """Remove what `doomed` gave. Raises StoreError; what is removed by then stays so."""
+    """Removes the result of `doomed`. Raises StoreError; what was removed by then stays removed."""
     for each in steps:
         for kind in _ORDER:
             keys = [entry.key for entry in each.entries if _kind(entry.key) == kind]
@@ -84,15 +90,16 @@ def remove(store: ObjectStore, steps: Sequence[Doomed]) -> None:
 
 
 def _kind(key: str) -> str:
-    """The part of `_ORDER` that an object of a step belongs to; what is not known goes with the receipts."""
+    """Returns the part of `_ORDER` that an object of a step belongs to; unknown objects go with the
+    receipts."""
     folder = key.split("/", 2)[1]
     return folder if folder in _ORDER else "receipts"
 
 
 @dataclass(frozen=True)
 class _Step:
-    """A step in a root: its objects, the beginnings of the fingerprints that its description holds, and the
-    digests of what it was made from and of what it made."""
+    """A step in a root: its objects, the prefixes of the fingerprints in its description, and the digests of
+    its inputs and results."""
 
     name: str
     entries: tuple[Entry, ...]
@@ -121,8 +128,8 @@ class _Step:
 
 
 def _telling(entries: Sequence[Entry]) -> list[str]:
-    """The keys of the manifests and receipts that tell all inputs and results: of the shards that were made
-    from the same inputs one is enough."""
+    """Returns the keys of the manifests and receipts that together name all inputs and results: one receipt
+    is enough for shards that were made from the same inputs."""
     keys: dict[str, str] = {}
     for key in (entry.key for entry in entries):
         if match := _RECEIPT.fullmatch(key):
@@ -134,15 +141,15 @@ def _telling(entries: Sequence[Entry]) -> list[str]:
 
 
 def _read_by(step: _Step, steps: Mapping[str, _Step]) -> set[str]:
-    """The steps in the root that a step reads: those that its description names, and those that made inputs
-    which none of these made."""
+    """Returns the steps in the root that a step reads: those that its description names, and those that made
+    inputs which none of the named steps made."""
     named = {each for each in steps if each.rpartition("-")[2] in step.fingerprints} - {step.name}
     others = step.inputs.difference(*(steps[each].made for each in named))
     return named | {each for each, other in steps.items() if other.made & others} - {step.name}
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """All strings in a JSON value."""
+    """Yields all strings in a JSON value."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):

@@ -15,21 +15,21 @@ from dgflow.store.step_store import StepStore
 
 
 class Root:
-    """A root as the steps of one recipe see it. Reads only."""
+    """A root as the steps of one recipe see it. Read-only."""
 
     def __init__(self, store: ObjectStore) -> None:
         self.store, self.lengths = store, Lengths(store)
-        # Trainings that are complete: one listing each, however many steps read them.
+        # Complete trainings: one listing each, however many steps read them.
         self._trained: set[tuple[str, int, str]] = set()
 
     def step_store(self, step: Step) -> StepStore:
         return StepStore(self.store, step.kind, step.fingerprint)
 
     def bind(self, node: Node | Step, known: Mapping[str, Bound | None]) -> Bound | None:
-        """The inputs of a step, or None while any of them is not complete.
+        """Returns the inputs of a step, or None while any of them is incomplete.
 
         `known` holds the bounds of the steps before it, by the keys of their nodes; a step outside a graph
-        reads steps by their fingerprints.
+        looks steps up by their fingerprints.
         """
         step, reads = (node.step, node.reads) if isinstance(node, Node) else (node, {})
         items: dict[str, BoundItem] = {}
@@ -42,7 +42,8 @@ class Root:
         return Bound(items, choices=step.choices(Bound(items)))
 
     def item(self, reference: Reference, inputs: Bound) -> BoundItem | None:
-        """The data that `reference` stands for, of a step with these inputs; None while not complete."""
+        """Returns the data that `reference` names, of a step with these inputs; None while it is
+        incomplete."""
         match reference:
             case Slice(start=start, stop=stop):
                 step_store = self.step_store(reference.step)
@@ -73,7 +74,7 @@ class Root:
         return BoundWeights(step, step_store, receipts[epoch], inputs)
 
     def _epochs(self, step: Step, inputs: Bound, wanted: Sequence[int]) -> dict[int, Receipt] | None:
-        """The receipts of some epochs of a training; None while any epoch of it is missing."""
+        """Returns the receipts of some epochs of a training; None while any epoch is missing."""
         step_store, epochs = self.step_store(step), step.parts(())
         training = (step_store.name, len(epochs), fingerprint(inputs.digests))
         if training not in self._trained:
@@ -85,7 +86,7 @@ class Root:
 
 
 def _result(step_store: StepStore, inputs: Bound) -> Receipt | None:
-    """The receipt of a step that makes one file: its name is known, so nothing is listed."""
+    """Returns the receipt of a step that makes one file: its name is known, so nothing is listed."""
     try:
         return step_store.receipt(step_store.key("results", 0, inputs.digests))
     except FileNotFoundError:

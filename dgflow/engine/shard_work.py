@@ -1,4 +1,5 @@
-"""A worker's work on one shard: build and commit it unless it is committed, with notes for `status`."""
+"""A worker's work on one shard: build and commit the shard unless it is committed, with notes for
+`status`."""
 
 from __future__ import annotations
 
@@ -26,10 +27,10 @@ def shard_work(
     first: int | None = None,
     copies: Mapping[int, Copy] = {},
 ) -> Callable[[int], float]:
-    """Load once; the function returned builds and commits one shard and gives the seconds it took, 0 for one
-    that was committed already, or that is one of `copies`. An error is noted, then raised.
+    """Loads once. The returned function builds and commits one shard and returns the seconds that it took; 0
+    for a shard that was already committed, or that is one of `copies`. An error is noted, then raised.
 
-    While the shard `first` is made, its first rows are left as the step's preview.
+    While the shard `first` is built, its first rows are written as the step's preview.
     """
     from dgflow.runtime import metrics
     from dgflow.runtime.environment import attempt, device_name, failed, versions
@@ -81,7 +82,7 @@ def shard_work(
 
 
 def _measurements(step: SampleStep, columns: Columns, device: str) -> dict[str, Any]:
-    """The measurements of a shard for its receipt, with `warnings` of the worker that made it."""
+    """Returns the measurements of a shard for its receipt, with `warnings` of the worker that made it."""
     found = dict(columns.metrics) if isinstance(columns, MeasuredColumns) else {}
     if device == "cpu" and step.network_evaluations(1):
         from dgflow.diffusion.bfloat16 import slow_bfloat16

@@ -1,8 +1,8 @@
-"""Verify: read everything back that a recipe has in a root, and compare it with its records; and repair,
-which rebuilds it.
+"""Verification: reads back everything that a recipe has in a root and compares it with its records. Repair
+rebuilds damaged parts.
 
-Every damaged or missing part is named, and every repair that gave other rows than a manifest sealed. Damage
-that hides behind other damage is named once that is repaired.
+Every damaged or missing part is reported, and every repair that gave rows other than those that a manifest
+sealed. Damage that is hidden by other damage is reported once the latter is repaired.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from dgflow.store.receipts import CorruptObject, Receipt, StepMismatch
 from dgflow.store.shards import check_shard, rows_sha256
 from dgflow.store.step_store import StepStore, decoded
 
-LINE_SECONDS = 15.0  # between two lines on a step that takes long
-AT_ONCE = 8  # parts that are read and checked at the same time, and in memory
+LINE_SECONDS = 15.0  # between two progress lines on a long step
+AT_ONCE = 8  # parts that are read and checked concurrently, and in memory
 
 
 @dataclass
 class Verified:
-    """`damaged` and `missing` hold one line each, naming step and part.
+    """The result of a verification: `damaged` and `missing` hold one line each, with step and part.
 
-    `records` are the keys of records that `run` rebuilds where they are missing: receipts of damaged parts,
+    `records` are the keys of records that `run` rebuilds if they are missing: receipts of damaged parts,
     manifests, steps' descriptions.
     """
 
@@ -48,8 +48,8 @@ class Verified:
 
 
 def verify(target: Target, store: ObjectStore, tell: Callable[[str], None]) -> Verified:
-    """Check the bytes of every committed part against its receipt, the rows of every shard against their
-    digest, every slice's manifest."""
+    """Checks the bytes of every committed part against its receipt, the rows of every shard against their
+    digest, and every slice's manifest."""
     root, verified = Root(store), Verified()
     known: dict[str, Bound | None] = {}
     nodes = graph(target)
@@ -90,10 +90,11 @@ def verify(target: Target, store: ObjectStore, tell: Callable[[str], None]) -> V
 def repair(
     target: Target, store: ObjectStore, tell: Callable[[str], None], build: Callable[[], None]
 ) -> Verified:
-    """Verify, remove the records of damaged parts, let `build` make them again, and repeat while that finds
-    new damage; gives what is left.
+    """Verifies, removes the records of damaged parts, calls `build` to make them again, and repeats while new
+    damage is found; returns the remaining damage.
 
-    Sealed slices keep their rows' digests, so a part that comes out with other rows is reported as damaged.
+    Sealed slices keep their rows' digests, so a part that is rebuilt with different rows is reported as
+    damaged.
     """
     verified, tried = verify(target, store, tell), set[str]()
     while not tried.issuperset(verified.records):
@@ -111,7 +112,7 @@ def repair(
 
 
 def _check_description(step_store: StepStore, node: Node, verified: Verified) -> bool | None:
-    """True where `step.json` is there, False where it is not; None where it is damaged or another step's."""
+    """True if `step.json` is there, False if it is not; None if it is damaged or another step's."""
     try:
         step_store.check(node.step.document())
         return step_store.recorded() is not None
@@ -125,7 +126,7 @@ def _check_description(step_store: StepStore, node: Node, verified: Verified) ->
 def _check_parts(
     step_store: StepStore, folder: str, parts: dict[int, str], verified: Verified, tell: Callable[[str], None]
 ) -> dict[str, Receipt]:
-    """The receipts that can be read, by their keys; `tell` gets a line from time to time."""
+    """Returns the receipts that can be read, by their keys; `tell` receives a line from time to time."""
     receipts: dict[str, Receipt] = {}
     keys = [key for _, key in sorted(parts.items())]
     began = last = time.monotonic()
@@ -149,7 +150,7 @@ def _check_parts(
 
 
 def _checked(step_store: StepStore, folder: str, key: str) -> tuple[Receipt | None, int | Exception]:
-    """The receipt of a part where it can be read, and the part's bytes, or what is wrong with it."""
+    """Returns the receipt of a part, if it can be read, and the part's bytes or what is wrong with them."""
     receipt = None
     try:
         receipt = step_store.receipt(key)
@@ -175,7 +176,7 @@ def _check_rows(step_store: StepStore, receipt: Receipt, data: bytes) -> None:
 def _check_manifests(
     step_store: StepStore, node: Node, bound: Bound, receipts: dict[str, Receipt], verified: Verified
 ) -> bool:
-    """True where every slice has a manifest, damaged or not."""
+    """True if every slice has a manifest, damaged or not."""
     keys = [step_store.manifest_key(part.start, part.stop, bound.digests) for part in node.slices]
     sealed = True
     for part, key in zip(node.slices, keys, strict=True):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dgflow.runtime.pool.pool import Job, Pool
     from dgflow.runtime.progress import Progress
 
-IN_TURN_SECONDS = 0.05  # for which each of two pools at work is waited for
+IN_TURN_SECONDS = 0.05  # timeout of each wait if two pools are at work
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class StepFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class Shared:
-    """Items of a step that the workers do."""
+    """Items of a step that are distributed over the workers."""
 
     step: Step
     unit: str
@@ -38,7 +38,7 @@ class Shared:
         return self.job.over
 
     def check(self) -> None:
-        """Raises StepFailed where an item was given up."""
+        """Raises StepFailed if an item was given up."""
         if not self.job.failures:
             return
         first, count = self.job.failures[0], len(self.job.failures)
@@ -50,30 +50,30 @@ class Shared:
 
 
 class Workers:
-    """The workers of a run, connected to when first needed. Pools are kept from step to step, and given back
-    while a training needs their CPUs and GPUs."""
+    """The workers of a run, connected on first use. Pools are kept between steps, and released while a
+    training needs their CPUs and GPUs."""
 
     def __init__(
         self, store: ObjectStore, placement: Placement, progress: Progress, steps: Sequence[Step] = ()
     ) -> None:
-        """`steps` are those of the run, in the order in which the workers serve them."""
+        """Stores `steps`, the steps of the run in the order in which the workers serve them."""
         self.store, self.placement, self.progress = store, placement, progress
         self._places = {id(step): place for place, step in enumerate(steps)}
-        self._pools: dict[float, Pool] = {}  # by the GPUs of a worker
+        self._pools: dict[float, Pool] = {}  # by the GPUs per worker
         self._at_work: list[tuple[Pool, Shared]] = []
         self._checked = False
 
     def check_root(self) -> None:
-        """Refuse a root that other hosts of a cluster cannot see, before anything is put into it.
+        """Refuses a root that other hosts of a cluster cannot see, before anything is written to it.
 
-        Raises as `cluster.connect`.
+        Raises as `cluster.connect` does.
         """
         if not self.store.shared and os.environ.get("RAY_ADDRESS"):
             self.check_machine()
             self.connect()
 
     def check_machine(self) -> None:
-        """As `backend.check`, once."""
+        """Checks the machine as `backend.check` does, once."""
         if not self._checked:
             self._checked = True
             from dgflow.runtime import backend
@@ -86,8 +86,8 @@ class Workers:
         self.placement = backend.connect(self.store, self.placement)
 
     def pool(self, *, gpu: bool) -> Pool:
-        """Workers that have a GPU, where there are GPUs, or workers for other work, for which hosts without a
-        GPU do too."""
+        """Returns workers with a GPU, if there are GPUs, or workers for other work, which hosts without a GPU
+        can do too."""
         if not self._pools:
             self.connect()
         from dgflow.runtime.machine import elastic
@@ -108,7 +108,7 @@ class Workers:
         return self._pools[num_gpus]
 
     def release_gpus(self) -> None:
-        """On a cluster, give back workers that have a GPU and no work, before work that needs none."""
+        """Releases, on a cluster, workers that have a GPU and no work, before work that needs none."""
         if any(self._pools):
             self._give_back()
 
@@ -121,7 +121,7 @@ class Workers:
         items: Sequence[Any],
         take: Callable[[Any, Any], None],
     ) -> Shared:
-        """Work as of a `Spread`, which the `turn`s do from now on: earlier steps of the recipe first."""
+        """Adds work as a `Spread`, which later `turn`s do: earlier steps of the recipe first."""
         from dgflow.runtime import metrics
 
         pool, done = self.pool(gpu=gpu), 0
@@ -143,9 +143,9 @@ class Workers:
         return shared
 
     def turn(self) -> None:
-        """Wait a moment for the work of the steps, and go on with it.
+        """Waits a moment for the work of the steps, and continues it.
 
-        Raises StepFailed where no worker could be started.
+        Raises StepFailed if no worker could be started.
         """
         from dgflow.runtime.pool.pool import POLL_SECONDS, WorkersFailed
 
@@ -168,9 +168,9 @@ class Workers:
         items: Sequence[Any],
         take: Callable[[Any, Any], None],
     ) -> None:
-        """A `Spread` over the workers, who go on with the other steps as well.
+        """Returns a `Spread` over the workers, which continue with the other steps as well.
 
-        Raises StepFailed where an item was given up, or no worker could be started.
+        Raises StepFailed if an item was given up, or no worker could be started.
         """
         shared = self.add(step, unit, gpu, make, items, take)
         while not shared.over:
@@ -178,7 +178,7 @@ class Workers:
         shared.check()
 
     def settle(self) -> None:
-        """Finish what the workers are at, and begin nothing else: a shard may be half an hour of work."""
+        """Finishes the work in progress, and starts no other: a shard may be half an hour of work."""
         for pool in self._pools.values():
             pool.stop()
         try:
@@ -188,7 +188,7 @@ class Workers:
             log.warning("what was at work could not be finished: %s", error)
 
     def give_back_idle(self) -> None:
-        """On a cluster, give back the pool that has no work while the other has some."""
+        """Releases, on a cluster, the pool that has no work while the other one has some."""
         if any(pool.busy for pool in self._pools.values()):
             self._give_back()
 
@@ -198,7 +198,8 @@ class Workers:
         self._pools = {}
 
     def _give_back(self) -> None:
-        """On a cluster, close the pools without work: idle hosts cost money. On one machine they stay."""
+        """Closes, on a cluster, the pools without work, because idle hosts cost money. On one machine they
+        stay."""
         from dgflow.runtime.machine import elastic
 
         if elastic():
@@ -206,7 +207,7 @@ class Workers:
                 self._pools.pop(num_gpus).close()
 
     def _leave(self) -> None:
-        """Take note of what is over."""
+        """Records the work that is over."""
         from dgflow.runtime import metrics
 
         for each in [each for each in self._at_work if each[1].over]:
