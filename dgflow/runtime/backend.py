@@ -1,4 +1,4 @@
-"""Chooses what runs the workers: Ray, or processes of this machine where Ray is not installed."""
+"""Selection of the backend that runs the workers: Ray, or local processes if Ray is not installed."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ if TYPE_CHECKING:
 
 
 def check() -> None:
-    """Refuse a machine that nothing can be computed on, or a cluster that does not answer, before anything is
-    made.
+    """Raises an error before any work if the machine cannot compute, or the cluster does not answer.
 
-    Raises ValueError with what to install or to set.
+    Raises ValueError that says what to install or to set.
     """
     require("torch", "computing")
     if machine.elastic():
@@ -29,10 +28,10 @@ def check() -> None:
 
 
 def connect(store: ObjectStore, placement: Placement) -> Placement:
-    """Join or start Ray where it is installed. Returns `placement` with the GPUs per worker decided.
+    """Joins or starts Ray if it is installed. Returns `placement` with the GPUs per worker resolved.
 
     Raises:
-        ValueError: as `cluster.connect`, or for GPUs that this machine has not.
+        ValueError: as `cluster.connect`, or for GPUs that this machine does not have.
     """
     if installed("ray"):
         from dgflow.runtime import cluster
@@ -46,7 +45,7 @@ def connect(store: ObjectStore, placement: Placement) -> Placement:
 
 
 def fleet(num_gpus: float) -> Fleet:
-    """Workers with `num_gpus` GPUs each, or a CPU and no GPU where that is 0."""
+    """Returns workers with `num_gpus` GPUs each, or with a CPU and no GPU if that is 0."""
     if installed("ray"):
         from dgflow.runtime.pool.ray_fleet import RayFleet
 

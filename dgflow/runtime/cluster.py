@@ -1,6 +1,6 @@
-"""Connects to Ray, and counts the workers it has room for, now and with all hosts an autoscaler may bring.
+"""Connection to Ray, and the number of workers that fit, now and with all hosts that an autoscaler may add.
 
-Ray is the cluster that `RAY_ADDRESS` names, else one of our own, on loopback, that ends with the process.
+Ray is the cluster that `RAY_ADDRESS` names, or a local instance on loopback that ends with the process.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ log = logging.getLogger(__name__)
 
 
 def connect(store: ObjectStore) -> None:
-    """Join the cluster that `RAY_ADDRESS` names, else start Ray here.
+    """Joins the cluster that `RAY_ADDRESS` names, or starts Ray locally.
 
     Raises:
-        ValueError: the cluster cannot be reached or refuses our token; or it has, or may start, hosts that
+        ValueError: the cluster cannot be reached or refuses our token; it has, or may start, hosts that
             cannot see the root; or Ray cannot start here.
     """
     if not ray.is_initialized():
@@ -43,9 +43,10 @@ def connect(store: ObjectStore) -> None:
         else:
             for name, value in ALLOCATOR.items():
                 os.environ.setdefault(name, value)  # the workers inherit it
-            # One host: polling is cheap, and a death is seen sooner.
+            # One host: polling is cheap, and a death is detected sooner.
             os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-            # No cloud takes this host away, so no process has to ask: that is 4 s of CPU for each training.
+            # No cloud reclaims this host, so no process has to poll for that, which costs 4 s of CPU per
+            # training.
             os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
             check_local()
             ray_private.start_on_loopback()
@@ -64,7 +65,7 @@ def connect(store: ObjectStore) -> None:
 
 
 def _hosts_without(store: ObjectStore) -> list[str]:
-    """The names of the hosts that do not see what this process writes to `store`: none where it is on a
+    """Returns the names of the hosts that do not see what this process writes to `store`: none if it is on a
     shared file system."""
     if len(nodes := hosts()) == 1:
         return []
@@ -82,14 +83,14 @@ def _hosts_without(store: ObjectStore) -> list[str]:
 def _seen(answer: ray.ObjectRef) -> bool:
     try:
         return ray.get(answer)
-    except (NodeDiedError, TaskUnschedulableError):  # the host has been lost meanwhile
+    except (NodeDiedError, TaskUnschedulableError):  # the host was lost meanwhile
         return True
 
 
 def _sees(store: ObjectStore, key: str) -> bool:
     try:
         return store.size(key) is not None
-    except StoreError:  # such as one that may not be read there
+    except StoreError:  # for example no permission to read there
         return False
 
 
@@ -111,7 +112,7 @@ def _join(address: str) -> None:
 
 
 def hosts() -> dict[str, str]:
-    """The names of the hosts that are alive, by id. A host that was lost and comes back has another id."""
+    """Returns the names of the hosts that are alive, by id. A host that was lost and returns has a new id."""
     return {
         node["NodeID"]: node["NodeManagerHostname"] or node["NodeManagerAddress"]
         for node in ray.nodes()
@@ -120,7 +121,8 @@ def hosts() -> dict[str, str]:
 
 
 def resolved(placement: Placement) -> Placement:
-    """`placement` with the GPUs per worker decided. Raises ValueError for GPUs that this machine has not."""
+    """Returns `placement` with the GPUs per worker resolved. Raises ValueError for GPUs that this machine
+    does not have."""
     largest = max((each.get("GPU", 0) for each in _resources()), default=0)
     if placement.num_gpus is None:
         return replace(
@@ -135,28 +137,28 @@ def resolved(placement: Placement) -> Placement:
 
 
 def slots(num_gpus: float) -> int:
-    """The number of workers, with `num_gpus` GPUs or else a CPU each, that fit on the hosts that are alive
-    and will not be taken away; 0 only on a cluster."""
+    """Returns the number of workers, with `num_gpus` GPUs or else a CPU each, that fit on the hosts that are
+    alive and not draining; 0 only on a cluster."""
     leaving = ray_private.draining() if elastic() else set[str]()
     fit = sum(_fit(each, num_gpus) for each in _resources(without=leaving))
     return fit if elastic() else max(1, fit)
 
 
 def most_slots(num_gpus: float) -> int:
-    """The number that fits at most with all hosts that the autoscaler may bring; `sys.maxsize` for unknown
-    limits."""
+    """Returns the number of workers that fit with all hosts that the autoscaler may add; `sys.maxsize` if its
+    limits are unknown."""
     return max(slots(num_gpus), _fit(autoscaler_maximum() or {}, num_gpus))
 
 
 def _resources(*, without: Collection[str] = ()) -> list[Mapping[str, float]]:
-    """The CPUs and GPUs of each host that is alive, except those `without`."""
+    """Returns the CPUs and GPUs of each host that is alive, except those `without`."""
     there = (node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in without)
     return [node.get("Resources", {}) for node in there]
 
 
 def _fit(resources: Mapping[str, float], num_gpus: float) -> int:
-    """The number of workers that fit on a host. Those that share a GPU lie on that one alone: three with 0.3
-    each."""
+    """Returns the number of workers that fit on a host. Workers that share a GPU use only that GPU: three
+    with 0.3 each."""
     if not num_gpus:
         fit = resources.get("CPU", 0)
     elif num_gpus < 1:
@@ -167,12 +169,12 @@ def _fit(resources: Mapping[str, float], num_gpus: float) -> int:
 
 
 def autoscaler_maximum() -> Mapping[str, float] | None:
-    """The CPUs and GPUs that the cluster's autoscaler may bring it to, infinite where its limits are not
-    known; None without an autoscaler.
+    """Returns the CPUs and GPUs up to which the cluster's autoscaler may grow it, infinite if its limits are
+    not known; None without an autoscaler.
 
-    Some autoscalers report their limits. `ray up`'s leaves its configuration, with the resources of every
-    node type, in the head's home folder, where a submitted job finds it. KubeRay's is known by its switch
-    alone.
+    Some autoscalers report their limits. `ray up`'s autoscaler leaves its configuration, with the resources
+    of every node type, in the head's home folder, where a submitted job finds it. KubeRay's is recognised
+    only by its switch.
     """
     if not elastic():
         return None
@@ -187,7 +189,7 @@ def autoscaler_maximum() -> Mapping[str, float] | None:
 
 
 def configured_maximum(configuration: dict[str, Any]) -> dict[str, float]:
-    """The CPUs and GPUs of a cluster that has all the nodes that `ray up`'s configuration allows."""
+    """Returns the CPUs and GPUs of a cluster with all the nodes that `ray up`'s configuration allows."""
     workers = configuration.get("max_workers", 2)  # Ray's own default
     types = dict(configuration["available_node_types"])
     head = types.pop(configuration["head_node_type"])

@@ -1,4 +1,4 @@
-"""What can be wrong with a worker's GPU: it is not there, or it computes no more."""
+"""Failures of a worker's GPU: the GPU is missing, or it no longer computes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ _DRIVER = Path("/proc/driver/nvidia/version")
 
 
 class DeviceBroken(RuntimeError):
-    """A GPU failed in a way that ends the use of it by this process: every later call would fail at once."""
+    """Raised if a GPU failed in a way that makes it unusable by this process: every later call would fail
+    immediately."""
 
 
 class NoDevice(RuntimeError):
-    """A worker that was given a GPU cannot use it, on the host with this id."""
+    """Raised if a worker that was given a GPU cannot use it, on the host with this id."""
 
     def __init__(self, host: str, message: str) -> None:
         super().__init__(host, message)
@@ -26,7 +27,7 @@ class NoDevice(RuntimeError):
 
 
 def check_gpu(host: str) -> None:
-    """Raises NoDevice where torch sees no GPU: what was asked for one would be computed on the CPU.
+    """Raises NoDevice if torch sees no GPU; the work that needs one would run on the CPU.
 
     With DGFLOW_EMULATED_GPUS=1 the CPU computes, for tests of clusters whose GPUs are only declared.
     """
@@ -51,7 +52,7 @@ def check_gpu(host: str) -> None:
 
 
 def driver() -> str:
-    """The version of NVIDIA's driver, "" without one."""
+    """Returns the version of NVIDIA's driver, "" without one."""
     try:
         match = re.search(r"Kernel Module\D*([\d.]+)", _DRIVER.read_text())
     except OSError:
@@ -60,7 +61,7 @@ def driver() -> str:
 
 
 def broken(error: Exception) -> DeviceBroken | None:
-    """The error to raise in the place of one that says that the GPU computes no more; None for another."""
+    """Returns the error to raise instead of one that reports an unusable GPU; None for any other error."""
     if "torch" not in sys.modules:
         return None
     from dgflow.diffusion.device_errors import is_broken

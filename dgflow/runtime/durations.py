@@ -1,8 +1,8 @@
-"""Seconds as text."""
+"""Formatting of durations."""
 
 
 def duration(seconds: float) -> str:
-    """`< 0.01 s`, `0.42 s`, `41 s`, `3 min 05 s`, `2 h 10 min`, `4 d 06 h`."""
+    """Formats seconds: `< 0.01 s`, `0.42 s`, `41 s`, `3 min 05 s`, `2 h 10 min`, `4 d 06 h`."""
     if 0 < seconds < 0.01:
         return "< 0.01 s"
     if seconds < 59.5:

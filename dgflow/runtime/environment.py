@@ -1,4 +1,4 @@
-"""The process at work: what a receipt or a note says of it, and the device that it computes on."""
+"""Facts about the current process for receipts and notes, and the device that it computes on."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ from dgflow.runtime.devices import driver
 
 
 def attempt() -> dict[str, Any]:
-    """Who is at work, for `status`: host, process, start by its own clock, and its log file on that host."""
+    """Returns the identity of the current process, for `status`: host, process, start by its own clock, and
+    its log file on that host."""
     log = ray_private.error_log() if sys.modules.get("ray") else ""
     note = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
     return note | ({"log": Path(log).name} if log else {})
 
 
 def failed(error: BaseException) -> dict[str, Any]:
-    """The fields that complete `attempt` after an error: when, what, and the innermost line that raised
-    it."""
+    """Returns the fields that complete `attempt` after an error: time, error, and the innermost line that
+    raised it."""
     note = {"failed": time.time(), "error": str(error).strip() or type(error).__name__}
     if frames := traceback.extract_tb(error.__traceback__):
         note["where"] = f"{Path(frames[-1].filename).name}:{frames[-1].lineno} in {frames[-1].name}"
@@ -36,12 +37,13 @@ def failed(error: BaseException) -> dict[str, Any]:
 
 
 def first_line(error: BaseException | None) -> str:
-    """The first line of an error's message, for a log; its class where it says nothing."""
+    """Returns the first line of an error's message, for a log; the error's class if the message is empty."""
     return (str(error or "").strip() or type(error).__name__).splitlines()[0]
 
 
 def device_name() -> str:
-    """The GPU that this process computes on, else `cpu`: a step that has not loaded torch has used none."""
+    """Returns the GPU that this process computes on, else `cpu`. A step that has not loaded torch has used no
+    GPU."""
     if (torch := sys.modules.get("torch")) is None:
         return "cpu"
     from dgflow.diffusion.acceleration import device
@@ -50,7 +52,8 @@ def device_name() -> str:
 
 
 def without_gpus() -> None:
-    """From now on this process computes on the CPU. Ray does not hide the GPUs from who asked for none."""
+    """Makes this process compute on the CPU from now on. Ray does not hide the GPUs from workers that
+    requested none."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
@@ -60,7 +63,7 @@ LOADED = {"PIL": "pillow", "torchvision": "torchvision", "diffusers": "diffusers
 
 
 def versions() -> dict[str, str]:
-    """The versions that can change the numbers that this process makes, those of a GPU among them."""
+    """Returns the versions that can affect this process's numbers, those of a GPU among them."""
     found = dict(_of_every_process())
     found |= {name: _version(name) for module, name in LOADED.items() if module in sys.modules}
     return found | (_of_the_gpu() if device_name() != "cpu" else {})

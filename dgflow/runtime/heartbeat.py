@@ -1,6 +1,6 @@
 """A driver's record and sign of life in its root, written by a thread of the driver.
 
-Nothing here fails the run: a sign that cannot be written is told once, and tried again.
+No failure here fails the run: a sign of life that cannot be written is reported once, and retried.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from dgflow.store.runs import (
     record_key,
 )
 
-END_SECONDS = 10.0  # that the end of a run waits for a request of the thread
+END_SECONDS = 10.0  # that the end of a run waits for a pending request of the thread
 
 log = logging.getLogger(__name__)
 
 
 def new_record(asked: Asked, nodes: Sequence[Node]) -> RunRecord:
-    """The record of a run of these steps that starts now, in this process."""
+    """Returns the record of a run of these steps that starts now, in this process."""
     steps = tuple(
         RunStep(
             name=node.step.name,
@@ -61,7 +61,7 @@ def new_record(asked: Asked, nodes: Sequence[Node]) -> RunRecord:
 
 
 class Heartbeat:
-    """The sign of life of one run, from `start` to `stop`; `beat` gives what the driver does now."""
+    """The sign of life of one run, from `start` to `stop`; `beat` returns what the driver is doing now."""
 
     def __init__(
         self, store: ObjectStore, record: RunRecord, beat: Callable[[], Beat], every: float = BEAT_SECONDS
@@ -72,17 +72,17 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def start(self) -> None:
-        """Write the record and the first sign, and go on in a thread."""
+        """Writes the record and the first sign of life, and continues in a thread."""
         self._write(record_key(self.record.id), self.record)
         self._write_beat()
         self._thread.start()
 
     def now(self) -> None:
-        """Write the next sign at once, as the driver does something else."""
+        """Writes the next sign of life immediately, because the driver's activity changed."""
         self._wake.set()
 
     def stop(self, outcome: str) -> None:
-        """Write how the run ended, and remove the sign of life."""
+        """Writes how the run ended, and removes the sign of life."""
         self._ended.set()
         self._wake.set()
         self._thread.join(END_SECONDS)

@@ -1,7 +1,8 @@
-"""What this machine has, and whether Ray can start on it or join the cluster that RAY_ADDRESS names.
+"""The resources of this machine, and checks that Ray can start on it or join the cluster that RAY_ADDRESS
+names.
 
-The checks are made before Ray makes them: it tries for minutes, or names no variable. They raise ValueError
-with the variable and what to set. Ray is loaded only to find the cluster that `auto` means.
+The checks run before Ray's own, which retry for minutes or name no variable. They raise ValueError with the
+variable and what to set. Ray is loaded only to find the cluster that `auto` means.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import tempfile
 from pathlib import Path
 
 ANSWER_SECONDS = 5.0
-# glibc gives large blocks back to the system at once and then pays for their page faults again. Kept, a
-# training step of the digits' discriminator takes 44 ms of CPU instead of 61, and 250 guided samples 2.4 s
-# instead of 2.8 (one thread, AMD EPYC).
+# glibc returns large blocks to the system immediately and then pays for their page faults again. If they are
+# kept, a training step of the digits' discriminator takes 44 ms of CPU instead of 61, and 250 guided samples
+# 2.4 s instead of 2.8 (one thread, AMD EPYC).
 ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": "268435456",
     "MALLOC_TRIM_THRESHOLD_": "268435456",
@@ -23,28 +24,29 @@ ALLOCATOR = {
 }
 """Environment variables of a worker on this machine."""
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
-_SOCKET_BYTES = 107  # of a socket's path, by the system
+_SOCKET_BYTES = 107  # the system's limit for the path of a socket
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"  # HTTP/2, and empty settings
-_SETTINGS = 4  # the kind of the frame that every server of HTTP/2 sends first
+_SETTINGS = 4  # the kind of the frame that every HTTP/2 server sends first
 
 
 def elastic() -> bool:
-    """Tells if `RAY_ADDRESS` names a cluster (`ray job submit` sets it), whose hosts may come and go."""
+    """True if `RAY_ADDRESS` names a cluster (`ray job submit` sets it), whose hosts may come and go."""
     return os.environ.get("RAY_ADDRESS", "local") not in ("", "local")
 
 
 def cpus() -> int:
-    """The CPUs that this process may use: those it is bound to, within its container's quota."""
+    """Returns the CPUs that this process may use: those in its affinity mask, within its container's
+    quota."""
     bound = len(os.sched_getaffinity(0))
     try:
         quota, period = _QUOTA.read_text().split()
         return max(1, min(bound, int(quota) // int(period)))
-    except (OSError, ValueError):  # another kind of cgroups, or no quota ("max")
+    except (OSError, ValueError):  # another version of cgroups, or no quota ("max")
         return bound
 
 
 def gpus() -> list[str]:
-    """The GPUs that this process may use, as `CUDA_VISIBLE_DEVICES` names them."""
+    """Returns the GPUs that this process may use, as `CUDA_VISIBLE_DEVICES` names them."""
     import torch
 
     visible, count = os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count()
@@ -52,21 +54,21 @@ def gpus() -> list[str]:
 
 
 def check_ray() -> None:
-    """Check that the cluster that RAY_ADDRESS names answers, or that Ray can start here; once Ray runs there
-    is nothing to check."""
+    """Checks that the cluster that RAY_ADDRESS names answers, or that Ray can start here; does nothing once
+    Ray runs."""
     if (loaded := sys.modules.get("ray")) is not None and loaded.is_initialized():
         return
     check_address(os.environ["RAY_ADDRESS"]) if elastic() else check_local()
 
 
 def check_local() -> None:
-    """Check that Ray can start here: the folder of its sockets, and the home folder with its token."""
+    """Checks that Ray can start here: the folder of its sockets, and the home folder with its token."""
     _check_temporary()
     _check_home()
 
 
 def check_address(address: str) -> None:
-    """Check that a cluster answers at a value of RAY_ADDRESS."""
+    """Checks that a cluster answers at a value of RAY_ADDRESS."""
     if address == "auto":
         from dgflow.runtime.ray_private import running_cluster
 
@@ -87,7 +89,7 @@ def check_address(address: str) -> None:
 
 
 def _check_answer(address: str, named: str) -> None:
-    """Check that a server of gRPC answers at host:port; `named` says for messages where that comes from."""
+    """Checks that a gRPC server answers at host:port; `named` tells messages where the address comes from."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise ValueError(
@@ -109,7 +111,7 @@ def _check_answer(address: str, named: str) -> None:
 
 
 def _speaks_grpc(connection: socket.socket) -> bool:
-    """Tells if the server answers in HTTP/2."""
+    """True if the server answers in HTTP/2."""
     try:
         connection.sendall(_PREFACE)
         head = b""
@@ -121,7 +123,7 @@ def _speaks_grpc(connection: socket.socket) -> bool:
 
 
 def _temporary() -> tuple[str, str]:
-    """Ray's choice of a folder for temporary files, and the variable that names it."""
+    """Returns Ray's choice of a folder for temporary files, and the variable that names it."""
     for variable in ("RAY_TMPDIR", "TMPDIR"):
         if variable in os.environ:
             return os.environ[variable], variable
@@ -153,7 +155,7 @@ def _check_temporary() -> None:
 
 
 def _check_home() -> None:
-    """Ray writes the token of its own cluster into the home folder."""
+    """Checks the home folder, into which Ray writes the token of its own cluster."""
     given = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
     if given or os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
         return

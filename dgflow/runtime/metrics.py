@@ -1,9 +1,9 @@
 """Metrics for Prometheus, through Ray's export: shards, samples, failures, times, workers, parts.
 
-Nothing here fails or delays the work: without Ray nothing happens, and what goes wrong is dropped. Ray puts
-`ray_` before each name. The one tag, `step`, is the name of the step's folder: Ray and Prometheus keep a
-series for every value of a tag, so one that differed by shard would grow with the shards. Counters are per
-worker (sum over it) and end with it. Use `dgflow_parts_done` or `status` for progress; `status` also knows of
+No failure here fails or delays the work: without Ray nothing is recorded, and errors are dropped. Ray puts
+`ray_` before each name. The only tag, `step`, is the name of the step's folder: Ray and Prometheus keep a
+series for every value of a tag, so a tag with a value per shard would grow with the shards. Counters are per
+worker (sum over it) and end with it. Use `dgflow_parts_done` or `status` for progress; `status` also includes
 earlier runs.
 """
 
@@ -19,7 +19,7 @@ BUCKETS = [0.1, 0.3, 1, 3, 10, 30, 60, 120, 300, 600, 1200, 1800, 2700, 3600, 54
 
 
 class _Metrics:
-    """Made once per process, after Ray has started."""
+    """The metrics of a process, created once, after Ray has started."""
 
     def __init__(self) -> None:
         from ray.util.metrics import Counter, Gauge, Histogram
@@ -39,24 +39,26 @@ class _Metrics:
 
 
 def shard_done(step: str, seconds: float, rows: int) -> None:
-    """In a worker: a shard of `rows` samples of `step` (such as `generate-0123456789ab`) is committed."""
+    """Records in a worker that a shard of `rows` samples of `step` (such as `generate-0123456789ab`) is
+    committed."""
     _tell(lambda metrics: metrics.shards.inc(1, {"step": step}))
     _tell(lambda metrics: metrics.samples.inc(rows, {"step": step}))
     _tell(lambda metrics: metrics.seconds.observe(seconds, {"step": step}))
 
 
 def shard_failed(step: str) -> None:
-    """In a worker: an attempt at a shard ended in an error. Deaths of workers are not counted here."""
+    """Records in a worker that an attempt at a shard ended in an error. Deaths of workers are not counted
+    here."""
     _tell(lambda metrics: metrics.failures.inc(1, {"step": step}))
 
 
 def workers(step: str, number: int) -> None:
-    """In the driver: the number of workers now; 0 when the step ends."""
+    """Records in the driver the current number of workers; 0 when the step ends."""
     _tell(lambda metrics: metrics.workers.set(number, {"step": step}))
 
 
 def parts(step: str, done: int, wanted: int) -> None:
-    """In the driver: the shards or epochs that are committed, and those that are asked for."""
+    """Records in the driver the number of committed shards or epochs, and the number requested."""
     _tell(lambda metrics: metrics.done.set(done, {"step": step}))
     _tell(lambda metrics: metrics.wanted.set(wanted, {"step": step}))
 
@@ -68,7 +70,8 @@ def _tell(change: Callable[[_Metrics], None]) -> None:
 
 
 def _metrics() -> _Metrics | None:
-    """None where this process has not joined Ray: who builds shards without Ray does not load it for this."""
+    """Returns None if this process has not joined Ray: a process that builds shards without Ray does not load
+    it for metrics."""
     ray = sys.modules.get("ray")
     return _made_once() if ray is not None and ray.is_initialized() else None
 

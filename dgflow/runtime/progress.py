@@ -1,5 +1,5 @@
-"""Shows the progress of a run on standard error, live in a terminal, else as a line from time to time; and in
-the root, as the driver's sign of life."""
+"""The progress of a run: on standard error, live in a terminal, else as a line from time to time; and in the
+root, as the driver's sign of life."""
 
 from __future__ import annotations
 
@@ -23,44 +23,44 @@ from dgflow.store.objects import ObjectStore
 from dgflow.store.runs import Asked, Beat, without_secrets
 
 FORESIGHT_SECONDS = 5.0
-NAMED = 3  # reused steps that follow each other, with a line each
+NAMED = 3  # consecutive reused steps that get a line each
 
 
 class Advance(Protocol):
-    """Called with the number of newly done parts, and with the seconds of work that one took, if known."""
+    """A callback for the number of newly completed parts, and the seconds of work that one took, if known."""
 
     def __call__(self, count: int, seconds: float | None = None) -> None: ...
 
 
 @dataclass(eq=False)
 class _AtWork:
-    """A step that is worked on."""
+    """A step in progress."""
 
     step: Step
-    number: int  # from 1
+    number: int  # counted from 1
     pace: Pace
-    note: dict[str, Any] = field(default_factory=dict)  # within the present part
+    note: dict[str, Any] = field(default_factory=dict)  # within the current part
     began: float = field(default_factory=time.monotonic)
 
 
 class Progress:
-    """Tells when each step is reused, worked on and done. `asked` is the command that a person gave."""
+    """Reports when each step is reused, in progress and done. `asked` is the command that a person gave."""
 
     def __init__(self, asked: Asked | None = None) -> None:
         self.terminal = sys.stderr.isatty()
         self._asked = asked or Asked(command=without_secrets(sys.argv))
-        self._lock = threading.RLock()  # the threads of the sign of life and of the lines read what follows
+        self._lock = threading.RLock()  # guards the fields below, which other threads read
         self._nodes: Sequence[Node] = ()
-        self._reused: list[tuple[Step, int]] = []  # steps with their parts, not yet told
-        self._behind: dict[int, Node] = {}  # steps that have not begun, by their number
-        self._at_work: list[_AtWork] = []  # in the order in which they began
-        self._number = 0  # of the step that began last, from 1
+        self._reused: list[tuple[Step, int]] = []  # steps with their parts, not yet reported
+        self._behind: dict[int, Node] = {}  # steps that have not started, by their number
+        self._at_work: list[_AtWork] = []  # in the order in which they started
+        self._number = 0  # of the step that started last, from 1
         self._timings = Timings()
-        self._workers = 1  # of the latest step that had several
+        self._workers = 1  # of the latest step with several workers
         self._does = ""
         self._foreseen = 0.0
-        self._rest = (0.0, 0)  # seconds of the steps that have not begun, and those that are not timed
-        self._screen = ExitStack()  # the live lines, while a step is at work
+        self._rest = (0.0, 0)  # seconds of the steps that have not started, and the number without a timing
+        self._screen = ExitStack()  # the live lines, while a step is in progress
         self._store: ObjectStore | None = None
         self._heart: Heartbeat | None = None
 
@@ -69,7 +69,7 @@ class Progress:
         print(line, file=sys.stderr, flush=True)
 
     def _say_reused(self) -> None:
-        """Print the steps that were reused since the last line: a few by name, more of them in one line."""
+        """Prints the steps that were reused since the last line: a few by name, more of them in one line."""
         with self._lock:
             reused, self._reused = self._reused, []
             if len(reused) <= NAMED:
@@ -81,19 +81,19 @@ class Progress:
                 print(line, file=sys.stderr, flush=True)
 
     def tell(self, line: str) -> None:
-        """A line about the workers, with the time."""
+        """Prints a line about the workers, with the time."""
         self.say(f"{time.strftime('%H:%M:%S')} {line}")
         self._does = line
 
     def workers(self, step: Step, number: int) -> None:
-        """So many workers are at work on the step, and on others."""
+        """Records the number of workers on the step, and on others."""
         with self._lock:
             self._workers = max(1, number)
             if (at_work := self._find(step)) is not None:
                 at_work.pace.workers = self._workers
 
     def epoch(self, step: Step, note: Mapping[str, Any]) -> None:
-        """The newest note of the epoch in training: its step and loss."""
+        """Records the newest note of the epoch in training: its step and loss."""
         with self._lock:
             if (at_work := self._find(step)) is None:
                 return
@@ -102,15 +102,15 @@ class Progress:
                 at_work.pace.within(note["step"] / note["steps"], seconds_within(note))
 
     def pieces(self, step: Step, done: int, total: int) -> None:
-        """So many of the pieces of work on a result are done."""
+        """Records how many of the pieces of work on a result are done."""
         with self._lock:
             if (at_work := self._find(step)) is not None:
                 at_work.note = {"pieces": done, "of": total}
 
     @contextmanager
     def run(self, nodes: Sequence[Node], store: ObjectStore) -> Iterator[None]:
-        """The context of the work on these steps. The root gets the record of the run, and signs of life,
-        from the first step that is not reused."""
+        """Returns the context of the work on these steps. The root gets the record of the run, and signs of
+        life, from the first step that is not reused."""
         self._nodes, self._number, self._store = nodes, 0, store
         self._behind = dict(enumerate(nodes, start=1))
         outcome = "interrupted"
@@ -131,7 +131,7 @@ class Progress:
             self._heart, self._store = None, None
 
     def reused(self, step: Step, total: int, seconds: Callable[[], Sequence[float]] = list) -> None:
-        """A step is complete; `seconds` gives what some of its parts took."""
+        """Records that a step is complete; `seconds` returns the durations of some of its parts."""
         self._number = self._begun(step)
         self._timings.remember(step, seconds)
         with self._lock:
@@ -139,7 +139,8 @@ class Progress:
 
     @contextmanager
     def step(self, step: Step, *, total: int, done: int, known: Sequence[float] = ()) -> Iterator[Advance]:
-        """The context of the work on one step, of whose parts some that are done took `known` seconds."""
+        """Returns the context of the work on one step, of whose parts some committed ones took `known`
+        seconds."""
         at_work = self._begin(step, total, done, known)
 
         def advance(count: int, seconds: float | None = None) -> None:
@@ -153,7 +154,7 @@ class Progress:
             with self._shown(at_work):
                 yield advance
         except Exception:
-            self._at_work.remove(at_work)  # its error says where
+            self._at_work.remove(at_work)  # its error reports the place
             raise
         with self._lock:
             self._foresee()
@@ -178,7 +179,7 @@ class Progress:
         return at_work
 
     def _begun(self, step: Step) -> int:
-        """The number of a step that begins, from 1."""
+        """Returns the number of a step that starts, from 1."""
         number = next(number for number, node in self._behind.items() if node.step is step)
         del self._behind[number]
         return number
@@ -187,7 +188,7 @@ class Progress:
         return next((each for each in self._at_work if each.step is step), None)
 
     def _foresee(self) -> None:
-        """Take the pace of the steps at work into the estimate of those behind them."""
+        """Updates the estimate of the later steps with the pace of the steps in progress."""
         self._foreseen = time.monotonic()
         for each in self._at_work:
             if each.pace.made:
@@ -198,7 +199,8 @@ class Progress:
 
     @contextmanager
     def _shown(self, at_work: _AtWork) -> Iterator[None]:
-        """Lines about a step: in a terminal those of all steps at work are shown together."""
+        """Returns the context that shows lines about a step; in a terminal those of all steps in progress are
+        shown together."""
         if not self.terminal:
             with lines_now_and_then(partial(self._view, at_work), self.say):
                 yield
@@ -216,7 +218,7 @@ class Progress:
             return [self._view(each) for each in self._at_work]
 
     def _view(self, at_work: _AtWork) -> View:
-        """What there is to show now of a step."""
+        """Returns the current view of a step."""
         with self._lock:
             others = [each.pace.left() for each in self._at_work if each is not at_work]
             return View(

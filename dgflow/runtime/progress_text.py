@@ -15,7 +15,7 @@ from dgflow.runtime.training.notes import within_epoch
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
 
-# Seconds between the lines of a log: (until the step is so old, one line in so many)
+# Seconds between the lines of a log: (up to this age of the step, interval)
 INTERVALS = ((120.0, 15.0), (3600.0, 60.0))
 LATER_INTERVAL = 300.0
 BAR = 24  # characters
@@ -24,19 +24,19 @@ TICK_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class View:
-    """A step in work, and the run around it."""
+    """A step in progress, and the run around it."""
 
     title: str
-    number: int  # from 1
+    number: int  # counted from 1
     of: int
     unit: str
     done: int
     total: int
     elapsed: float
-    left: float | None  # seconds; None while nothing is known
-    rest: float = 0.0  # seconds of the steps behind it, as far as they have been timed
-    untimed: int = 0  # steps behind it that have not
-    note: Mapping[str, Any] = field(default_factory=dict)  # within the present part
+    left: float | None  # seconds; None while unknown
+    rest: float = 0.0  # seconds of the later steps, as far as they have been timed
+    untimed: int = 0  # later steps without a timing
+    note: Mapping[str, Any] = field(default_factory=dict)  # within the current part
 
     @property
     def place(self) -> str:
@@ -48,7 +48,8 @@ class View:
 
     @property
     def within(self) -> str:
-        """`step 120 of 400, loss 0.1234` of an epoch, `12 of 40 pieces` of a result; empty for neither."""
+        """Describes the progress within a part: `step 120 of 400, loss 0.1234` of an epoch, `12 of 40 pieces`
+        of a result; empty for neither."""
         if "step" in self.note:
             return within_epoch(self.note)
         return f"{self.note['pieces']:,} of {self.note['of']:,} pieces" if "pieces" in self.note else ""
@@ -59,12 +60,12 @@ class View:
 
     @property
     def run_left(self) -> float | None:
-        """Seconds of this step and of those behind it that have been timed."""
+        """The seconds of this step and of the later steps that have been timed."""
         return None if self.left is None else self.left + self.rest
 
     @property
     def run(self) -> str:
-        """The time left of the whole run; empty in the last step."""
+        """The remaining time of the whole run; empty in the last step."""
         if self.number == self.of:
             return ""
         steps = f"{self.untimed} step{'' if self.untimed == 1 else 's'} not yet timed" if self.untimed else ""
@@ -73,14 +74,14 @@ class View:
         return f"run: about {duration(self.run_left)} left{f' + {steps}' if steps else ''}"
 
     def line(self) -> str:
-        """All of it as one line of a log."""
+        """Returns everything as one line of a log."""
         within = f" ({self.within})" if self.within else ""
         run = f"; {self.run}" if self.run else ""
         counts = f"{self.counts}{within}, {duration(self.elapsed)} so far, {self.step_left}"
         return f"{self.place}: {counts}{run}"
 
     def rows(self, width: int) -> list[str]:
-        """The lines for a terminal of that many columns."""
+        """Returns the lines for a terminal of that many columns."""
         done = self.done + (self.note["step"] / self.note["steps"] if "step" in self.note else 0.0)
         filled = round(BAR * min(1.0, done / self.total)) if self.total else 0
         bar = "━" * filled + "─" * (BAR - filled)
@@ -101,7 +102,7 @@ def _fitted(row: str, width: int) -> str:
 
 @contextmanager
 def live(views: Callable[[], list[View]]) -> Iterator[None]:
-    """Show the views in the terminal while the context lasts."""
+    """Shows the views in the terminal while the context lasts."""
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
@@ -117,14 +118,13 @@ def live(views: Callable[[], list[View]]) -> Iterator[None]:
 
 
 def interval(age: float) -> float:
-    """Seconds between two lines about a step that has been in work for `age` seconds."""
+    """Returns the seconds between two lines about a step that has been in progress for `age` seconds."""
     return next((each for until, each in INTERVALS if age < until), LATER_INTERVAL)
 
 
 @contextmanager
 def lines_now_and_then(view: Callable[[], View], say: Callable[[str], None]) -> Iterator[None]:
-    """Say a line at the begin, and one from time to time while the context lasts, less often as it lasts
-    longer."""
+    """Prints a line at the start, and further ones while the context lasts, at growing intervals."""
     first, ended = view(), threading.Event()
     say(f"{first.place}: {first.counts} there, working")
 

@@ -1,7 +1,7 @@
-"""Everything that dgflow uses of Ray beside its public interface, one function for each part.
+"""All uses of Ray outside its public interface, one function per use.
 
 `pyproject.toml` bounds Ray to the minor versions that `tests/runtime/test_ray_private.py` passes with.
-Imports stand in the functions: a process that has not loaded Ray does not load it for these.
+Imports are inside the functions, so that a process without Ray does not load it for these.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 @contextmanager
 def _part(name: str) -> Iterator[None]:
-    """Raises ImportError, saying what to do, where this Ray has no such part."""
+    """Raises ImportError, which says what to do, if this Ray has no such part."""
     try:
         yield
     except (ImportError, AttributeError) as error:
@@ -27,11 +27,11 @@ def _part(name: str) -> Iterator[None]:
 
 
 def start_on_loopback() -> None:
-    """Start Ray in this process, listening on 127.0.0.1 alone, without a dashboard.
+    """Starts Ray in this process, listening only on 127.0.0.1, without a dashboard.
 
-    Ray otherwise takes this host's own address in place of 127.0.0.1 and listens on all. Its environment
-    variable for that would be passed on to this process's children. The autoscaler's monitor and the monitor
-    of logs are left out: one machine has no use for them, and each takes a second of CPU to start.
+    Otherwise Ray replaces 127.0.0.1 by this host's own address and listens on all. Its environment variable
+    for that would be inherited by this process's children. The autoscaler's monitor and the log monitor are
+    left out: a single machine does not need them, and each takes a second of CPU to start.
     """
     import ray
 
@@ -52,7 +52,7 @@ def start_on_loopback() -> None:
 
 @contextmanager
 def _without_monitors() -> Iterator[None]:
-    """Context in which Ray starts without the autoscaler's monitor and without the monitor of logs."""
+    """Context in which Ray starts without the autoscaler's monitor and without the log monitor."""
     with _part("ray._private.node.Node"):
         from ray._private import node
 
@@ -70,8 +70,8 @@ def _without_monitors() -> Iterator[None]:
 
 
 def running_cluster() -> str | None:
-    """The address that RAY_ADDRESS=auto means: of a cluster that runs here, or that was last started here and
-    may have ended; None without one."""
+    """Returns the address that RAY_ADDRESS=auto means: that of a cluster that runs here, or that was last
+    started here and may have ended; None without one."""
     with _part("ray._private.services.get_ray_address_from_environment"):
         from ray._private.services import get_ray_address_from_environment
     try:
@@ -81,8 +81,8 @@ def running_cluster() -> str | None:
 
 
 def error_log() -> str:
-    """The file that this worker's standard error goes to; empty where this process is none of Ray's
-    workers."""
+    """Returns the file that receives this worker's standard error; empty if this process is not a Ray
+    worker."""
     with _part("ray._private.worker.global_worker.get_err_file_path"):
         from ray._private.worker import global_worker
 
@@ -91,7 +91,8 @@ def error_log() -> str:
 
 
 def reported_maximum() -> Mapping[str, float] | None:
-    """The resources that the cluster's autoscaler may bring it to, as far as it has reported them."""
+    """Returns the resources up to which the cluster's autoscaler may grow it, as far as it has reported
+    them."""
     with _part("ray._private.state.state.get_max_resources_from_cluster_config"):
         from ray._private.state import state
 
@@ -100,21 +101,21 @@ def reported_maximum() -> Mapping[str, float] | None:
 
 
 def has_autoscaler() -> bool:
-    """Tells if the cluster was started for Ray's present autoscaler (v2), as `ray up` and KubeRay do."""
+    """True if the cluster was started for Ray's current autoscaler (v2), as `ray up` and KubeRay do."""
     with _part("ray.autoscaler.v2.utils.is_autoscaler_v2"):
         from ray.autoscaler.v2.utils import is_autoscaler_v2
     return is_autoscaler_v2(fetch_from_server=True)
 
 
 def set_note(name: str) -> None:
-    """Leave a note on the cluster, which every process that is connected to it sees."""
+    """Leaves a note on the cluster, visible to every connected process."""
     with _part("ray.experimental.internal_kv._internal_kv_put"):
         from ray.experimental.internal_kv import _internal_kv_put
     _internal_kv_put(name.encode(), b"1")
 
 
 def has_note(name: str) -> bool:
-    """Tells if such a note is there."""
+    """True if the note exists."""
     with _part("ray.experimental.internal_kv._internal_kv_exists"):
         from ray.experimental.internal_kv import _internal_kv_exists
     return _internal_kv_exists(name.encode())
@@ -127,21 +128,22 @@ def remove_note(name: str) -> None:
 
 
 def is_error_of_ray_train(error: BaseException) -> bool:
-    """Tells an error of Ray Train itself from one that a worker's code raised."""
+    """True for an error of Ray Train itself, False for one that a worker's code raised."""
     with _part("ray.train.v2._internal.exceptions.RayTrainError"):
         from ray.train.v2._internal.exceptions import RayTrainError
     return isinstance(error, RayTrainError)
 
 
 def is_start_timeout(error: BaseException | None) -> bool:
-    """Tells if workers of a training did not start in time, as where there is no room for them."""
+    """True if workers of a training did not start in time, for example because there is no room for them."""
     with _part("ray.train.v2._internal.exceptions.WorkerGroupStartupTimeoutError"):
         from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
     return isinstance(error, WorkerGroupStartupTimeoutError)
 
 
 def raised_by_worker(failure: Exception) -> BaseException:
-    """The error that a worker's code raised, without Ray Train's wrapping; any other error as it is."""
+    """Returns the error that a worker's code raised, without Ray Train's wrapping; any other error
+    unchanged."""
     with _part("ray.train.v2._internal.exceptions.UserExceptionWithTraceback"):
         from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 
@@ -149,9 +151,9 @@ def raised_by_worker(failure: Exception) -> BaseException:
 
 
 def is_preempted() -> bool:
-    """Tells, in a worker of Ray Train, if the host of one of the workers will be taken away.
+    """True, in a worker of Ray Train, if the host of one of the workers will be reclaimed.
 
-    Ray Train asks the cluster every 5 s, and tells each worker. Reading that costs nothing; the public
+    Ray Train queries the cluster every 5 s, and informs each worker. Reading that costs nothing; the public
     function is a barrier of all workers.
     """
     with _part("ray.train.v2._internal.execution.context.get_train_context().preemption_context"):
@@ -161,7 +163,7 @@ def is_preempted() -> bool:
 
 
 def draining() -> set[str]:
-    """The ids of the hosts that will be taken away, on which nothing new is placed."""
+    """Returns the ids of the hosts that will be reclaimed, on which nothing new is placed."""
     with _part("ray._private.state.state.get_draining_nodes"):
         from ray._private.state import state
 

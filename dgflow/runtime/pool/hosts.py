@@ -1,7 +1,7 @@
-"""A pool's records of its hosts, which tell a bad item from a bad host (a full disk, a wrong clock).
+"""A pool's records of its hosts, which distinguish a bad item from a bad host (a full disk, a wrong clock).
 
-The difference shows when the item is tried elsewhere. `Hosts` counts that, keeps work from a host under
-suspicion, and says when it is to be set aside. It calls no worker.
+The difference appears when the item is retried elsewhere. `Hosts` counts such cases, keeps work from a
+suspected host, and decides when to set it aside. It calls no worker.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any
 
 from dgflow.runtime.pool.fleet import Place
 
-ACQUITTALS = 2  # items that failed on a host and were then done elsewhere: one may be chance
+ACQUITTALS = 2  # items that failed on a host and then succeeded elsewhere: one may be chance
 HOST_DEATH_SECONDS = 60.0  # Ray may report a worker's death this long before its host's
 
 
 @dataclass(eq=False)
 class Item:
-    """One item of a job on its way: what it is called, how often it failed and where, and how many calls have
-    it now."""
+    """An item of a job: its name, how often it failed and where, and the number of calls that work on it
+    now."""
 
     job: Any
     value: Any
@@ -27,15 +27,15 @@ class Item:
     attempts: int = 0
     calls: int = 0
     done: bool = False
-    failed_on: dict[str, int] = field(default_factory=dict)  # host: items that had succeeded there by then
+    failed_on: dict[str, int] = field(default_factory=dict)  # host: its successes at that time
     failed_at: set[Place] = field(default_factory=set)
 
 
 @dataclass
 class _Record:
     successes: int = 0
-    acquitted: int = 0  # since its last success, items that failed here and were done elsewhere
-    # Since its last success, open items that failed here and nowhere else
+    acquitted: int = 0  # since its last success, items that failed here and succeeded elsewhere
+    # Since its last success, open items that failed only here
     doubts: set[Item] = field(default_factory=set)
     deaths: list[tuple[float, Item]] = field(default_factory=list)  # (when, item)
     last_error: BaseException | None = None
@@ -45,7 +45,7 @@ class Hosts:
     """The records of the hosts that are alive, by id."""
 
     def __init__(self) -> None:
-        self.names: dict[str, str] = {}  # of those alive
+        self.names: dict[str, str] = {}  # of the hosts that are alive
         self.aside: set[str] = set()
         self._records: dict[str, _Record] = {}
 
@@ -56,8 +56,8 @@ class Hosts:
         return self._record(host).last_error
 
     def seen(self, names: dict[str, str], now: float) -> None:
-        """Take note of the living hosts. Deaths counted against items shortly before their host went are
-        undone."""
+        """Records the living hosts. Deaths that were counted against items shortly before their host was lost
+        are undone."""
         self.names = names
         for host in [host for host in self._records if host not in names]:
             for when, item in self._records.pop(host).deaths:
@@ -66,7 +66,8 @@ class Hosts:
         self.aside &= names.keys()
 
     def succeeded(self, item: Item, host: str) -> list[str]:
-        """An item was done on `host`; returns the hosts to set aside now, where it and others had failed."""
+        """Records that an item succeeded on `host`; returns the hosts to set aside now, on which it and other
+        items had failed."""
         self.closed(item)
         record = self._record(host)
         record.successes += 1
@@ -84,7 +85,7 @@ class Hosts:
         return guilty
 
     def failed(self, item: Item, host: str, error: BaseException, *, died: bool, now: float) -> None:
-        """An attempt on `host` was counted against the item."""
+        """Records that an attempt on `host` was counted against the item."""
         self.closed(item)
         record = self._record(host)
         if not item.failed_on:
@@ -96,14 +97,15 @@ class Hosts:
             record.deaths = [*recent, (now, item)]
 
     def closed(self, item: Item) -> None:
-        """The item is done, given up, or has failed elsewhere too: it no longer speaks against a host."""
+        """Records that the item is done, given up, or has failed elsewhere too: it no longer counts against a
+        host."""
         for host in item.failed_on:
             if host in self._records:
                 self._records[host].doubts.discard(item)
 
     def usable(self, ready: Collection[str]) -> set[str]:
-        """The hosts in `ready` that get work: those without two unsettled failures, so that a bad host does
-        not take every item once; all, where each has two."""
+        """Returns the hosts in `ready` that receive work: those without two unsettled failures, so that a bad
+        host does not fail every item once; all, if each has two."""
         return {host for host in ready if len(self._record(host).doubts) < ACQUITTALS} or set(ready)
 
     def _record(self, host: str) -> _Record:

@@ -1,12 +1,12 @@
-"""The scheduling policy: which worker gets which item, and what a failure means. Nothing here depends on
-what runs the workers.
+"""The scheduling policy: the assignment of items to workers, and the consequences of failures. It does not
+depend on the backend.
 
-Workers load what they need once per job and then work through its items, two in flight each. Several jobs can
-be at work: each worker takes the next item of the first job that has one waiting. An exception or a worker's
-death counts against the item that was being worked on, the loss of a host does not. An item that has failed
-`attempts` times is given up, and the others go on. Results pass through the driver, so workers commit large
-ones to the store. Memory here does not grow with the number of items. `staff` decides how many workers there
-are, `hosts` which hosts to avoid, and `fleet` runs the workers.
+Workers load what they need once per job and then process its items, two in flight each. Several jobs can be
+in progress: each worker takes the next item of the first job that has one waiting. An exception or a worker's
+death counts against the item that was in progress; the loss of a host does not. An item that has failed
+`attempts` times is given up, and the others continue. Results pass through the driver, so workers commit
+large ones to the store. Memory here does not grow with the number of items. `staff` decides how many workers
+there are, `hosts` which hosts to avoid, and `fleet` runs the workers.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ __all__ = ["Failure", "Job", "Pool", "WorkersFailed"]
 
 log = logging.getLogger(__name__)
 
-IN_FLIGHT = 2  # the second call waits in the worker's queue, so that it is never idle between items
-FAILURES = 2  # of a worker without a success between them, before another one is started in its place
+IN_FLIGHT = 2  # the second call waits in the worker's queue, so that the worker is never idle between items
+FAILURES = 2  # of a worker without a success between them, before the worker is replaced
 POLL_SECONDS = 1.0
-DEATH_LOOK_SECONDS = 0.1  # after a worker's death, how old the list of living hosts may be
-# Items given up in a row, and two a worker, after which the rest is not tried: each costs as much as one that
-# is done
+DEATH_LOOK_SECONDS = 0.1  # after a worker's death, the maximum age of the list of living hosts
+# Items given up in a row, and two per worker, after which the rest is not attempted: each attempt costs as
+# much as a successful item
 NOTHING_WORKS = 10
 _LASTING = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR}
 
@@ -51,8 +51,8 @@ class Failure:
 
 
 class Job:
-    """Items of one kind of work, and those of them that have to be tried again. It is `over` once each is
-    done or given up; `failures` are those given up."""
+    """Items of one kind of work, and those of them that have to be retried. The job is `over` once each item
+    is done or given up; `failures` are those given up."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Job:
         self.begun = 0
         self.again: deque[Item] = deque()
         self.failures: list[Failure] = []
-        self.in_a_row = 0  # given up since the last one that was done
+        self.in_a_row = 0  # given up since the last success
         self._stopped = False
 
     @property
@@ -77,14 +77,14 @@ class Job:
         return bool(self.again) or self.begun < len(self.items)
 
     def stop(self) -> None:
-        """Hand out no more items; those that are at work are finished."""
+        """Hands out no more items; those in progress are finished."""
         self._stopped = True
         self.open -= len(self.items) - self.begun + len(self.again)
         self.begun = len(self.items)
         self.again.clear()
 
     def take(self, place: Place, usable: set[Place]) -> Item | None:
-        """The next item for a worker at `place`: one that failed goes to another host while there is one,
+        """Returns the next item for a worker at `place`. A failed item goes to another host if there is one,
         else to another place."""
         for item in self.again:
             elsewhere = {
@@ -100,7 +100,7 @@ class Job:
         return Item(self, value, value if isinstance(value, int | str) else self.begun - 1)
 
     def put_back(self, item: Item) -> None:
-        """This has to be tried again, unless it is done or another worker has it."""
+        """Queues the item again, unless it is done or another worker has it."""
         if item.done or item.calls:
             return
         if self._stopped:
@@ -111,11 +111,11 @@ class Job:
 
 
 class Pool:
-    """Up to `max_workers` workers (None: as many as there is room for), with `num_gpus` GPUs each, or a CPU
-    and no GPU where that is 0.
+    """Up to `max_workers` workers (None: as many as fit), with `num_gpus` GPUs each, or a CPU and no GPU if
+    that is 0.
 
-    `tell` gets a line when workers come or go, and while there are none. `fleet` runs them, by default that
-    of the `backend`. Leaving the context gives the resources back.
+    `tell` receives a line when workers come or go, and while there are none. `fleet` runs them, by default
+    that of the `backend`. Leaving the context releases the resources.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class Pool:
 
     @property
     def workers(self) -> int:
-        """The number that is ready now."""
+        """The number of workers that are ready now."""
         return len(self._staff.ready)
 
     def map(
@@ -161,11 +161,11 @@ class Pool:
         title: str = "",
         unit: str = "shard",
     ) -> list[Failure]:
-        """Apply the function that `make()` gives to every item; `on_result(item, result)` is called here once
-        per item, as it is done.
+        """Applies the function that `make()` gives to every item; `on_result(item, result)` is called in this
+        process once per item, when it is done.
 
-        Returns what was given up; where nothing works the rest is not tried. Waits while a cluster has no
-        room for a worker. `title` and `unit` name the calls. Raises as `turn`.
+        Returns the items that were given up; if nothing succeeds, the rest is not attempted. Waits while a
+        cluster has no room for a worker. `title` and `unit` name the calls. Raises as `turn` does.
         """
         job = self.add(make, items, on_result, title=title, unit=unit)
         try:
@@ -185,8 +185,8 @@ class Pool:
         unit: str = "shard",
         place: int = 0,
     ) -> Job:
-        """A job as of `map`, which the `turn`s do from now on. Workers take items of the job with the lowest
-        `place` that has some waiting, of equal ones the oldest."""
+        """Adds a job as for `map`, which later `turn`s do. Workers take items of the job with the lowest
+        `place` that has some waiting; among equal ones, the oldest job."""
         name = f"{title}: {unit}" if title else unit
         job = Job(self._fleet.load(make), items, on_result, name, place)
         if not self._jobs:
@@ -196,9 +196,9 @@ class Pool:
         return job
 
     def turn(self, seconds: float = POLL_SECONDS) -> None:
-        """Hand out items, and take what ends within `seconds`.
+        """Hands out items, and collects the calls that end within `seconds`.
 
-        Raises WorkersFailed where workers died, one after another, before any was ready.
+        Raises WorkersFailed if workers died, one after another, before any was ready.
         """
         staff = self._staff
         self._put_back(staff.look())
@@ -226,7 +226,7 @@ class Pool:
                 self._end(job)
 
     def stop(self) -> None:
-        """Hand out no more items: the jobs are over once what is at work has ended."""
+        """Hands out no more items: the jobs are over once the items in progress have ended."""
         now = self._fleet.clock()
         for job in self._jobs:
             job.stop()
@@ -237,21 +237,21 @@ class Pool:
                     self._fleet.cancel(call.reference)
 
     def _end(self, job: Job) -> None:
-        """A job is over, or given up with what waits and what is at work."""
+        """Ends a job, or gives it up with its waiting items and those in progress."""
         job.over = True
         if job not in self._jobs:
             return
         self._jobs.remove(job)
         for member in self._staff.members:
             for call in member.queue:
-                # A copy that is still running: its end concerns nobody.
+                # A copy that is still running: its result is ignored.
                 call.item.done = call.item.done or call.item.job is job
         if not self._jobs:
             self._staff.drop_pending()
 
     @staticmethod
     def _put_back(items: list[Item]) -> None:
-        """These have to be tried again, in this order, unless they are done or another worker has them."""
+        """Queues the items again, in this order, unless they are done or another worker has them."""
         for item in reversed(items):
             item.job.put_back(item)
 
@@ -272,8 +272,8 @@ class Pool:
             self._steal(ready, idle)
 
     def _steal(self, ready: list[Member], idle: list[Member]) -> None:
-        """Give idle workers what waits elsewhere. Where it had begun after all, whichever ends first
-        counts."""
+        """Gives idle workers items that wait in other workers' queues. If an item had started after all, the
+        first result counts."""
         now = self._fleet.clock()
         for victim in ready:
             if len(victim.queue) < IN_FLIGHT:
@@ -293,7 +293,7 @@ class Pool:
 
     def _give(self, member: Member, item: Item) -> None:
         item.calls += 1
-        # Named after the job alone: Ray keeps a series of metrics for every name, some 20 KB an item in the
+        # Named after the job alone: Ray keeps a series of metrics for every name, some 20 KB per item in the
         # driver.
         reference = self._fleet.submit(member.worker, item.job.loaded, item.value, item.job.name)
         member.queue.append(Call(reference, item, self._fleet.clock()))
@@ -326,7 +326,7 @@ class Pool:
     def _died(self, member: Member, error: BaseException | None) -> None:
         self._put_back(self._staff.look(oldest=DEATH_LOOK_SECONDS))
         if member not in self._staff.members:
-            return  # its host is gone, and with it what it had: nobody's fault
+            return  # its host is gone, with all its work: no item is at fault
         place = member.place
         blamed, *behind = self._staff.drop(member)
         self._put_back(behind)
@@ -335,7 +335,7 @@ class Pool:
             self._failed(blamed, place, error, died=True)
 
     def _replace(self, member: Member, error: BaseException) -> None:
-        """Another worker in the place of one that can do nothing any more, or failed again and again."""
+        """Replaces a worker that no longer works, or failed repeatedly."""
         if member not in self._staff.members:
             return  # its host was set aside
         member.failures += not _is_lasting(error)
@@ -354,7 +354,7 @@ class Pool:
         what = f"{job.name} {item.label} failed on {hosts.name(host)}: {first_line(error)}"
         log.warning("attempt %d of %d at %s", item.attempts, self.attempts, what)
         # Bad input, bad numbers and a full disk would only fail again, but a bad host (its set-up, its GPU)
-        # can raise the same: one more try elsewhere.
+        # can raise the same error: retry once elsewhere.
         elsewhere = any(member.host not in (host, *hosts.aside) for member in self._staff.ready)
         tried = len(item.failed_on) > 1 or not elsewhere
         hopeless = tried and _is_lasting(error)
@@ -381,7 +381,7 @@ class Pool:
 
 
 def _is_lasting(error: BaseException) -> bool:
-    """Tells if the same work would only fail again on the same host."""
+    """True if the same work would only fail again on the same host."""
     if isinstance(error, OSError):
         return error.errno in _LASTING
     return isinstance(error, ValueError | FloatingPointError | StoreRefusal)

@@ -1,8 +1,8 @@
-"""Workers as processes of this machine, without Ray.
+"""Workers as local processes, without Ray.
 
-Each worker is a Python of its own (nothing is forked: threads of torch do not survive that) at one end of a
-pair of sockets. Its death is the end of that connection, so it is noticed at once. A worker ends as soon as
-the driver's end is closed, however the driver ended.
+Each worker is a separate Python process (nothing is forked, since torch's threads do not survive a fork) at
+one end of a socket pair. Its death closes the connection, so it is detected immediately. A worker ends as
+soon as the driver's end is closed, however the driver ended.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ PROGRAM = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]);"
     "from dgflow.runtime.pool.process_worker import main; main(int(sys.argv[2]))"
 )
-END_SECONDS = 5.0  # for a process that has closed its connection to end
+END_SECONDS = 5.0  # timeout for a process that has closed its connection
 
 
 class WorkerDied(RuntimeError):
-    """A worker's process has ended."""
+    """Raised if a worker's process has ended."""
 
 
 @dataclass(eq=False)
@@ -49,7 +49,7 @@ class ProcessWorker:
     """The driver's side of one process."""
 
     def __init__(self, place: str) -> None:
-        """Start it with `place` as the GPUs that it sees, none where that is empty."""
+        """Starts the process with `place` as the GPUs that it sees, none if that is empty."""
         self.place = place
         self._log: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 (`stop` closes it)
         # One thread each, as in Ray's workers.
@@ -68,7 +68,7 @@ class ProcessWorker:
         self.connection = Connection(ours.detach())
         self._calls: dict[int, ProcessCall] = {}
         self._count = 0
-        self.ready = self._expect()  # the worker's first message ends it
+        self.ready = self._expect()  # ended by the worker's first message
 
     def submit(self, job: int, made: Path, item: Any) -> ProcessCall:
         call = self._expect()
@@ -79,7 +79,7 @@ class ProcessWorker:
         self._send((call.number,))
 
     def receive(self) -> None:
-        """Take the next message, which ends one call; the death of the process ends all."""
+        """Receives the next message, which ends one call; the death of the process ends all."""
         try:
             number, what, value = self.connection.recv()
         except (EOFError, OSError):
@@ -103,7 +103,7 @@ class ProcessWorker:
         return call
 
     def _send(self, message: tuple[Any, ...]) -> None:
-        with suppress(OSError):  # it has died, which `receive` tells
+        with suppress(OSError):  # it has died, which `receive` reports
             self.connection.send(message)
 
     def _obituary(self) -> str:
@@ -122,7 +122,7 @@ class ProcessWorker:
 
 
 class ProcessFleet:
-    """Processes that have `num_gpus` GPUs each, or a CPU and no GPU where that is 0."""
+    """Processes that have `num_gpus` GPUs each, or a CPU and no GPU if that is 0."""
 
     elastic = False
 
@@ -137,7 +137,7 @@ class ProcessFleet:
         return time.monotonic()
 
     def load(self, make: Callable[[], Work]) -> tuple[int, Path]:
-        """In a file: workers read it once, and items stay small messages."""
+        """Writes the function to a file: workers read it once, and items stay small messages."""
         self._jobs += 1
         made = Path(self._folder.name) / str(self._jobs)
         made.write_bytes(cloudpickle.dumps(make))
@@ -183,7 +183,7 @@ class ProcessFleet:
 
 
 def places(num_gpus: float) -> list[str]:
-    """The `CUDA_VISIBLE_DEVICES` of each worker that this machine has room for, one at least."""
+    """Returns the `CUDA_VISIBLE_DEVICES` of each worker that fits on this machine; at least one."""
     if not num_gpus:
         return [""] * cpus()
     names = gpus()

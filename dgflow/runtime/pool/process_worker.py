@@ -1,7 +1,7 @@
-"""The worker's side of `process_fleet`: does items in order, until the driver's end is closed.
+"""The worker's side of `process_fleet`: processes items in order, until the driver's end is closed.
 
-Messages from the driver are (call, job, file of the job's function, item), and (call,) to take a call back
-that has not begun; those to it are (call, "value" | "error" | "cancelled", what).
+Messages from the driver are (call, job, file of the job's function, item), or (call,) to cancel a call that
+has not started. Messages to the driver are (call, "value" | "error" | "cancelled", content).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dgflow.runtime.pool.fleet import Place, Work
 
 
 def main(descriptor: int) -> None:
-    """Work for the driver at the other end of the socket `descriptor`."""
+    """Works for the driver at the other end of the socket `descriptor`."""
     threading.Thread(target=_end_with_driver, args=(descriptor,), daemon=True).start()
     connection = Connection(descriptor)
     connection.send(_ready())
@@ -52,7 +52,7 @@ def main(descriptor: int) -> None:
 
 
 def _ready() -> tuple[int, str, Any]:
-    """The answer to the first call: where this worker is, or NoDevice."""
+    """Returns the answer to the first call: the place of this worker, or NoDevice."""
     host, gpus = socket.gethostname(), os.environ.get("CUDA_VISIBLE_DEVICES", "")
     if gpus:
         try:
@@ -63,7 +63,7 @@ def _ready() -> tuple[int, str, Any]:
 
 
 def _portable(error: Exception) -> Exception:
-    """`error`, or its words where the driver could not read it."""
+    """Returns `error`, or its text if the driver could not unpickle it."""
     try:
         cloudpickle.loads(cloudpickle.dumps(error))
         return error
@@ -74,6 +74,6 @@ def _portable(error: Exception) -> Exception:
 def _end_with_driver(descriptor: int) -> None:
     """Ends this process, whatever it computes, once the other end of the socket is closed."""
     poll = select.poll()
-    poll.register(descriptor, 0)  # reports a hang-up alone
+    poll.register(descriptor, 0)  # reports only a hang-up
     poll.poll()
     os._exit(1)

@@ -20,7 +20,7 @@ from dgflow.runtime.pool.fleet import CANCELLED_LATE, End, Place, Room, Work
 
 
 class Worker:
-    """The actor, which keeps the function that `make` gave for the latest job."""
+    """The actor; it keeps the function that `make` returned for the latest job."""
 
     def __init__(self, *, gpu: bool) -> None:
         self.gpu = gpu
@@ -31,7 +31,7 @@ class Worker:
         self.seconds = 0.0  # of the last item
 
     def ready(self) -> Place:
-        """Where the worker is. Raises NoDevice where it was given a GPU that it cannot use."""
+        """Returns the worker's place. Raises NoDevice if it was given a GPU that it cannot use."""
         context = ray.get_runtime_context()
         host = context.get_node_id()
         if not self.gpu:
@@ -58,20 +58,21 @@ class Worker:
 
 
 class _Skipped:
-    """The value of a call that was taken back before it began."""
+    """The value of a call that was cancelled before it started."""
 
 
 def _cancellation(task: str | None) -> str:
-    """The name of the note that takes a call back."""
+    """Returns the name of the note that cancels a call."""
     return f"dgflow-skip-{task}"
 
 
 class RayFleet:
-    """Actors that have `num_gpus` GPUs each, or a CPU and no GPU where that is 0.
+    """Actors that have `num_gpus` GPUs each, or a CPU and no GPU if that is 0.
 
-    Those with GPUs ask for no CPU, so that pools of both kinds can run side by side. Ray repeats nothing: the
-    pool counts attempts. Ray's autoscaler sees an actor that does not fit yet as demand, which ends with its
-    job; what `ray.autoscaler.sdk.request_resources` asks for would outlive a driver that was killed.
+    Actors with GPUs request no CPU, so that pools of both kinds can run side by side. Ray retries nothing:
+    the pool counts attempts. Ray's autoscaler counts an actor that does not fit yet as demand, which ends
+    with its job; a request through `ray.autoscaler.sdk.request_resources` would outlive a driver that was
+    killed.
     """
 
     def __init__(self, num_gpus: float) -> None:
@@ -90,7 +91,7 @@ class RayFleet:
 
     def load(self, make: Callable[[], Work]) -> tuple[int, list[ObjectRef[Callable[[], Work]]]]:
         self._jobs += 1
-        # In a list: Ray then leaves fetching it to the worker, once a job.
+        # In a list: Ray then leaves fetching it to the worker, once per job.
         return self._jobs, [ray.put(make)]
 
     def start(self, avoid: Collection[str]) -> tuple[Any, Any]:
@@ -106,8 +107,7 @@ class RayFleet:
         return worker.run.options(name=name).remote(*loaded, item)
 
     def cancel(self, call: Any) -> None:
-        # Not `ray.cancel`: Ray 2.60 runs an actor's queued call all the same, and then drops its result
-        # (measured).
+        # Not `ray.cancel`: Ray 2.60 still runs an actor's queued call, and then drops its result (measured).
         self._cancelled.add(call.task_id().hex())
         ray_private.set_note(_cancellation(call.task_id().hex()))
 
@@ -131,7 +131,7 @@ class RayFleet:
             return End(error=error.cause if isinstance(error.cause, Exception) else error)
         except (
             RayError
-        ) as error:  # the actor died, was killed for its memory, or its result lost with its host
+        ) as error:  # the actor died, was killed for its memory, or its result was lost with its host
             return End(error=error, died=True)
 
     def stop(self, worker: Any) -> None:

@@ -1,7 +1,6 @@
-"""The workers of a pool: how many are asked for, which are ready, on which hosts, and when some are given
-back.
+"""The workers of a pool: the number requested, those that are ready, their hosts, and when some are released.
 
-A worker that is dropped hands back its items to the pool. Ray calls are the fleet's.
+A dropped worker returns its items to the pool. The fleet makes the calls to Ray.
 """
 
 from __future__ import annotations
@@ -20,25 +19,25 @@ from dgflow.runtime.pool.hosts import HOST_DEATH_SECONDS, Hosts, Item
 
 log = logging.getLogger(__name__)
 
-MOST_WORKERS = 1000  # what one driver can watch
-LOOK_SECONDS = 2.0  # hosts and room are asked for, and changes reported, at most this often
-IDLE_SECONDS = 15.0  # before a worker is given back, and before the lack of any is reported
+MOST_WORKERS = 1000  # that one driver can watch
+LOOK_SECONDS = 2.0  # minimum time between two queries for hosts and room, and between two reports of changes
+IDLE_SECONDS = 15.0  # before a worker is released, and before the lack of any is reported
 REMIND_SECONDS = 60.0
 START_DEATHS = 10
-BREAKS = 2  # workers in a row that a device fails before it gets no other
-START_PAUSE = 1.0  # seconds: keeps a host that cannot start workers from being asked in a tight loop
-LONGEST_PAUSE = 60.0  # while others are at work: each start costs that host seconds of computing
+BREAKS = 2  # workers in a row with a failed device, after which a device gets no other
+START_PAUSE = 1.0  # seconds; limits the rate of start requests to a host that cannot start workers
+LONGEST_PAUSE = 60.0  # while others work: each start costs that host seconds of computing
 
 
 class WorkersFailed(RuntimeError):
-    """Workers cannot be started at all; carries the last one's error as its cause."""
+    """Raised if workers cannot be started at all; carries the last one's error as its cause."""
 
 
 @dataclass(eq=False)
 class Call:
     reference: Any
     item: Item
-    began: float  # when it was handed over
+    began: float  # when it was submitted
     cancelled: bool = False
 
 
@@ -48,34 +47,34 @@ class Member:
     ready: Any
     place: Place | None = None  # None while it is pending
     failures: int = 0  # since its last success
-    parked: bool = False  # holds a place that gets no work, so that no other worker is put there
+    parked: bool = False  # holds a place that gets no work, so that no other worker starts there
     idle_since: float = 0.0
-    queue: deque[Call] = field(default_factory=deque)  # the first is being worked on
+    queue: deque[Call] = field(default_factory=deque)  # the first call is in progress
 
     @property
     def host(self) -> str | None:
-        """The id of its host; None while it is pending."""
+        """The id of the worker's host; None while it is pending."""
         return None if self.place is None else self.place.host
 
 
 class Staff:
-    """Up to `max_workers` workers (None: as many as fit) of `fleet`; `tell` gets a line when their number
+    """Up to `max_workers` workers (None: as many as fit) of `fleet`; `tell` receives a line when their number
     changes."""
 
     def __init__(self, fleet: Fleet, max_workers: int | None, tell: Callable[[str], None]) -> None:
         self.members: list[Member] = []
         self.hosts = Hosts()
         self._fleet, self._max_workers, self._tell = fleet, max_workers, tell
-        self._broken: Counter[Place] = Counter()  # workers that a place's device has failed
+        self._broken: Counter[Place] = Counter()  # workers that failed with a place's device
         self._room, self._looked = Room(0, 0), float("-inf")
         self._reported, self._reported_at = (0, 0), float("-inf")
-        self._none_since: float | None = None  # since when no worker is ready
+        self._none_since: float | None = None  # time since which no worker is ready
         self._reminded = float("-inf")
         self._start_deaths, self._first_death, self._start_after = 0, 0.0, float("-inf")
 
     @property
     def ready(self) -> list[Member]:
-        """Those that can be given work."""
+        """Returns the workers that can be given work."""
         return [member for member in self.members if member.host is not None and not member.parked]
 
     @property
@@ -83,16 +82,17 @@ class Staff:
         return [member for member in self.members if member.parked]
 
     def rest(self) -> None:
-        """A job begins: the time between two jobs was not spent idle or waiting."""
+        """Resets the idle times at the start of a job: the time between two jobs does not count as idle or
+        waiting."""
         self._none_since = None
         for member in self.members:
             member.idle_since = self._fleet.clock()
 
     def look(self, *, oldest: float = LOOK_SECONDS) -> list[Item]:
-        """Ask for living hosts and room, unless that was done less than `oldest` seconds ago.
+        """Queries living hosts and room, unless that was done less than `oldest` seconds ago.
 
-        Workers whose host is gone are dropped at once, and their items returned: Ray can take minutes to fail
-        a call to a host that was cut off.
+        Workers whose host is gone are dropped immediately, and their items returned: Ray can take minutes to
+        fail a call to a host that was cut off.
         """
         now = self._fleet.clock()
         if now - self._looked < oldest:
@@ -108,25 +108,26 @@ class Staff:
         return [item for member in gone for item in self.drop(member)]
 
     def adjust(self, open_items: int) -> None:
-        """Ask for as many workers as the open items can use, and give back what they cannot."""
+        """Requests as many workers as the open items can use, and releases those that they cannot."""
         now = self._fleet.clock()
-        # One is asked for even where there is no room, so that whatever starts hosts sees the demand.
+        # One is requested even if there is no room, so that an autoscaler sees the demand.
         parked = len(self.parked)
         most = min(self._max_workers or MOST_WORKERS, MOST_WORKERS)
         wanted = min(min(open_items, most) + parked, max(self._room.most, 1))
         while len(self.members) < wanted and now >= self._start_after:
             self.members.append(Member(*self._fleet.start(self.hosts.aside)))
-        # On a machine of our own nothing is given back: starting a process costs seconds, and the next step
-        # wants it.
+        # On a local machine nothing is released: starting a process costs seconds, and the next step needs
+        # it.
         if self._fleet.elastic and len(self.members) - parked > open_items:
             pending = [member for member in reversed(self.members) if member.host is None]
             idle = [each for each in self.ready if not each.queue and now - each.idle_since >= IDLE_SECONDS]
-            # Every idle one goes, so that the autoscaler can take a host as soon as its last item has ended.
+            # Every idle worker goes, so that the autoscaler can remove a host as soon as its last item has
+            # ended.
             for member in (pending + idle)[: len(self.members) - parked - open_items]:
                 self.drop(member)
 
     def arrived(self, member: Member) -> None:
-        """A pending worker is ready, or has died.
+        """Records that a pending worker is ready, or has died.
 
         Raises:
             WorkersFailed: none is ready, and `START_DEATHS` times new ones died first, on the same hosts.
@@ -135,7 +136,7 @@ class Staff:
         if end.error is None:
             member.place, member.idle_since = end.value, now
             self._start_deaths = 0
-            if member.host in self.hosts.aside:  # was on its way there when that was found out
+            if member.host in self.hosts.aside:  # was starting there when the host was set aside
                 self.drop(member)
             return
         self.drop(member)
@@ -158,10 +159,10 @@ class Staff:
             ) from end.error
 
     def _set_aside(self, error: NoDevice) -> None:
-        """Ask for no more workers on a host whose GPUs cannot be used.
+        """Requests no more workers on a host whose GPUs cannot be used.
 
         Raises:
-            WorkersFailed: there is no other host, and none will come.
+            WorkersFailed: there is no other host, and none will be added.
         """
         if error.host not in self.hosts.aside:
             log.warning("host %s is set aside: %s", self.hosts.name(error.host), error)
@@ -172,10 +173,10 @@ class Staff:
             ) from error
 
     def broke(self, member: Member) -> list[Item]:
-        """Replace a worker whose device has failed; returns its items.
+        """Replaces a worker whose device has failed; returns its items.
 
-        A place that breaks one worker after another gets no further one: this one is kept there without work.
-        Where no other place of its host is left, the host is set aside.
+        A place that fails one worker after another gets no further one: the last one is kept there without
+        work. If its host has no other place left, the host is set aside.
         """
         place, host = member.place, member.host
         assert place is not None and host is not None
@@ -197,25 +198,25 @@ class Staff:
         return items
 
     def succeeded(self, member: Member) -> None:
-        """Take note of an item that a worker has done."""
+        """Records that a worker has completed an item."""
         member.failures = 0
         assert member.place is not None
         self._broken.pop(member.place, None)
 
     def drop(self, member: Member) -> list[Item]:
-        """Stop a worker and forget it; returns its items, in order."""
+        """Stops a worker and forgets it; returns its items, in order."""
         self.members.remove(member)
         self._fleet.stop(member.worker)
         return _released(member)
 
     def drop_pending(self) -> None:
-        """Stop asking for workers that have not come, so that no host is started for work that is done."""
+        """Withdraws the requests for pending workers, so that no host is started for work that is done."""
         if self._fleet.elastic:
             for member in [member for member in self.members if member.host is None]:
                 self.drop(member)
 
     def report(self) -> None:
-        """Report workers that came or went, and waiting for any."""
+        """Reports workers that came or went, and waiting for any."""
         now, ready = self._fleet.clock(), self.ready
         state = len(ready), len({member.host for member in ready})
         if state != self._reported and now - self._reported_at >= LOOK_SECONDS:
@@ -241,13 +242,13 @@ class Staff:
     def _ways_out(self) -> str:
         aside = ", ".join(sorted(self.hosts.name(host) for host in self.hosts.aside))
         bad = f"; set aside, and not counted on: {aside}" if aside else ""
-        sure = 0 < self._room.most < MOST_WORKERS  # that hosts with GPUs can come
+        sure = 0 < self._room.most < MOST_WORKERS  # that hosts with GPUs can be added
         cpus = "; --num-gpus 0 would compute on CPUs" if "GPU" in self._fleet.needs and not sure else ""
         return bad + cpus
 
 
 def _released(member: Member) -> list[Item]:
-    """The items of a worker, in order, of which it has none from now on."""
+    """Takes from a worker all its items; returns them in order."""
     items = [call.item for call in member.queue]
     for item in items:
         item.calls -= 1
@@ -256,6 +257,6 @@ def _released(member: Member) -> list[Item]:
 
 
 def _on_host(error: BaseException) -> str:
-    """The host on which a worker died, as far as Ray says. The cause is not diagnosed."""
+    """Returns the host on which a worker died, as far as Ray reports it. The cause is not diagnosed."""
     address = re.search(r"^\s*ip: (\S+)", str(error), re.MULTILINE)
     return f" on the host at {address[1]}" if address else ""

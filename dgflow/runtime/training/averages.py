@@ -1,4 +1,4 @@
-"""Exponential moving average of a network's weights, by images seen, whatever the batch."""
+"""Exponential moving average of a network's weights, by images seen, independent of the batch size."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ RAMP_UP = 0.05
 class Averages:
     """Exponential moving average of the network's parameters; disabled if `halflife` (in images) is None.
 
-    The half-life is at most 5 % of the images seen, as in EDM, so that early averages are not stuck at the
-    initial weights. Without `ramp_up` it is the same from the first step on, for initial weights that are to
-    be kept for as long as any others.
+    The half-life is at most 5 % of the images seen, as in EDM, so that early averages are not dominated by
+    the initial weights. Without `ramp_up` it is the same from the first step on, for initial weights that
+    should count as much as any others.
     """
 
     def __init__(self, network: nn.Module, halflife: int | None, *, ramp_up: bool = True) -> None:
@@ -28,7 +28,7 @@ class Averages:
 
     @torch.no_grad()
     def update(self, images_seen: int, batch_size: int) -> None:
-        """To be called after a step of `batch_size` images, with `images_seen` in all."""
+        """Updates the average after a step of `batch_size` images, with `images_seen` in all."""
         if not self.values:
             return
         halflife = self.halflife or 1
@@ -41,7 +41,7 @@ class Averages:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """A context in which the network has the averaged weights."""
+        """Returns a context in which the network has the averaged weights."""
         self._swap()
         try:
             yield

@@ -1,6 +1,6 @@
-"""The number of workers that a training has room for, and asking an autoscaler for more.
+"""The number of workers that fit for a training, and requests for more to an autoscaler.
 
-What is asked of an autoscaler is asked no longer once the driver is gone, however it ended.
+Requests to an autoscaler end with the driver, however the driver ended.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from dgflow.runtime.machine import elastic
 from dgflow.runtime.ray_private import is_start_timeout
 
 POLL_SECONDS = 2.0
-PATIENCE_SECONDS, REMINDER_SECONDS = 15.0, 60.0  # of waiting for room, before the first and the next message
+PATIENCE_SECONDS, REMINDER_SECONDS = 15.0, 60.0  # of waiting for room, before the first and each later line
 
 
 class Capacity:
-    """Room for `most` workers of a training at most. An autoscaler is asked to make room for all of them
-    where `asked` says that a person wants as many, else for one."""
+    """Room for at most `most` workers of a training. An autoscaler is asked for room for all of them if
+    `asked` says that a person requested that number, else for one."""
 
     def __init__(self, use_gpu: bool, most: int, *, asked: bool, tell: Callable[[str], None]) -> None:
         self._resource, self._gpus = ("GPU", 1.0) if use_gpu else ("CPU", 0.0)
         self._most, self._tell = most, tell
         self._wanted = most if asked else 1
-        self._limit = most  # fewer after a start for which there was no room although it seemed so
+        self._limit = most  # fewer after a start that failed for lack of room
         self._taken = 0
         self._cluster = elastic()
         self.settled()
 
     def taken(self) -> int:
-        """The number of workers to start now. Waits on a cluster without room for one."""
+        """Returns the number of workers to start now. Waits on a cluster without room for one."""
         groups = []
         while not (room := slots(self._gpus)):
-            # An autoscaler sees them as demand, and they end with the driver.
+            # An autoscaler counts them as demand, and they end with the driver.
             groups = groups or [placement_group([{self._resource: 1}]) for _ in range(self._wanted)]
             self._wait()
             time.sleep(POLL_SECONDS)
@@ -54,17 +54,17 @@ class Capacity:
         return self._taken
 
     def refused(self, error: BaseException) -> bool:
-        """Tells if workers could not start for want of room, as after the death of a host; then fewer are
-        next."""
+        """True if workers could not start for lack of room, as after the death of a host; then fewer are
+        started next."""
         if not (isinstance(error, ControllerError) and is_start_timeout(error.controller_failure)):
             return False
-        # In large steps: other work may hold much of a cluster, and each try costs half a minute.
+        # In large steps: other work may occupy much of a cluster, and each attempt costs half a minute.
         self._limit = max(1, self._taken - max(1, self._taken // 4))
         self._wait()
         return True
 
     def release(self) -> None:
-        """Give up the room of workers whose start failed, which Ray Train 2.60 can keep for the job's
+        """Releases the room of workers whose start failed, which Ray Train 2.60 can hold for the job's
         life."""
         job = ray.get_runtime_context().get_job_id()
         for name, group in placement_group_table().items():
@@ -72,21 +72,21 @@ class Capacity:
                 remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(name))))
 
     def settled(self) -> None:
-        """Workers are at work: any waiting is over."""
+        """Records that workers are running: any waiting is over."""
         self._waiting_since: float | None = None
         self._last_message = -math.inf
 
     def ask(self) -> None:
-        """Ask an autoscaler, while workers are at work, for room for all that are wanted.
+        """Asks an autoscaler, while workers are running, for room for all that are wanted.
 
-        Ray Train replaces this every 20 s by the number that was started: so it has to be asked again, and
-        ends soon after the driver.
+        Every 20 s Ray Train replaces this request by the number that was started, so the request has to be
+        repeated; for the same reason it ends soon after the driver.
         """
         if self._cluster and self._taken < self._wanted:
             request_resources(bundles=[{self._resource: 1}] * self._wanted)
 
     def leave(self) -> None:
-        """Ask for no more room."""
+        """Withdraws the request for more room."""
         if self._cluster and self._wanted > 1:
             request_resources(bundles=[])
 

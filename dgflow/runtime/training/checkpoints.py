@@ -1,17 +1,17 @@
-"""The state that a training keeps in the root: weights of every epoch, and checkpoints to go on from.
+"""The state of a training in the root: weights of every epoch, and checkpoints from which a training resumes.
 
     epochs/00003-...       the weights after epoch 3, which are kept
     checkpoints/00003-...  everything that the next step depends on, at the end of epoch 3
     steps/00400-...        the same within an epoch, after 400 steps counted over all epochs
 
-Checkpoints are scratch: the newest two of each kind are kept, and those within an epoch until it ends. Their
-names hold the digest of the weights of the last whole epoch, and those within an epoch the number of workers
-too. So a training goes on only from a checkpoint that belongs to the committed epochs, whoever else has
-trained the step: of two that commit an epoch in different bits, as GPUs give, one is first, and the other
-stops (`finish`). Of each epoch the checkpoint is committed before the weights, so that no other training
-stands in between.
+Checkpoints are temporary: the newest two of each kind are kept, and those within an epoch until it ends.
+Their names hold the digest of the weights of the last complete epoch, and for those within an epoch the
+number of workers too. So a training resumes only from a checkpoint that belongs to the committed epochs,
+whoever else has trained the step. If two trainings commit an epoch with different bits, as GPUs produce, one
+is first, and the other stops (`finish`). The checkpoint of an epoch is committed before its weights, so that
+no other training can intervene.
 
-A checkpoint whose bytes are not those of its receipt is never used.
+A checkpoint whose bytes do not match its receipt is never used.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from dgflow.store.shards import rows_sha256
 from dgflow.store.step_store import StepStore
 from dgflow.weights.tensors import load_weights, save_weights
 
-KEPT = 2  # of each kind: the newest may be torn by a dying disk
+KEPT = 2  # of each kind: the newest may be damaged by a failing disk
 ENDS, WITHIN = "checkpoints", "steps"  # folders
-WEIGHTS, WORKERS = "weights of the last epoch", "workers"  # what names hold beside a training's inputs
+WEIGHTS, WORKERS = "weights of the last epoch", "workers"  # in names, beside a training's inputs
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def commit(
     metrics: Mapping[str, Any],
     device: torch.device,
 ) -> Receipt:
-    """Commit tensors as a part, as `StepStore.commit`."""
+    """Commits tensors as a part, as `StepStore.commit` does."""
     return step_store.commit(
         folder,
         number,
@@ -65,12 +65,12 @@ def commit(
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
-    """The digest of tensors on the CPU, as their receipt has it."""
+    """Returns the digest of tensors on the CPU, as in their receipt."""
     return rows_sha256({name: value.numpy() for name, value in tensors.items()})
 
 
 def state(trained: nn.Module, optimizer: torch.optim.Optimizer, averages: Averages) -> dict[str, Tensor]:
-    """Everything that the next step depends on, as flat named tensors: copies on the CPU."""
+    """Returns everything that the next step depends on, as flat named tensors: copies on the CPU."""
     tensors = {f"trained.{name}": value for name, value in trained.state_dict().items()}
     tensors |= {f"ema.{name}": value for name, value in averages.values.items()}
     for number, slots in optimizer.state_dict()["state"].items():
@@ -81,7 +81,7 @@ def state(trained: nn.Module, optimizer: torch.optim.Optimizer, averages: Averag
 def restore(
     trained: nn.Module, optimizer: torch.optim.Optimizer, averages: Averages, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Put back what `state` gave."""
+    """Restores the result of `state`."""
     own = {name.removeprefix("trained."): tensors[name] for name in tensors if name.startswith("trained.")}
     trained.load_state_dict(own)
     for name, value in averages.values.items():
@@ -96,7 +96,7 @@ def restore(
 
 @dataclass(frozen=True)
 class Start:
-    """The state to go on from: `steps` are done, counted over all epochs; those of an unfinished epoch took
+    """The state to resume from: `steps` are done, counted over all epochs; those of an unfinished epoch took
     `seconds`. Without `tensors` it is the beginning."""
 
     steps: int = 0
@@ -105,21 +105,21 @@ class Start:
 
 
 class Checkpoints:
-    """The checkpoints of one training, as the one process sees them that writes them."""
+    """The checkpoints of one training, for the single process that writes them."""
 
     def __init__(self, step_store: StepStore, inputs: Mapping[str, str], steps_per_epoch: int) -> None:
         self._step_store, self._steps_per_epoch = step_store, steps_per_epoch
         self._inputs = dict(inputs)
-        self._weights = ""  # digest of the last whole epoch's
+        self._weights = ""  # digest of the last complete epoch's weights
         self._keys: dict[str, list[str]] = {ENDS: [], WITHIN: []}  # of receipts, oldest first
 
     def newest(self, epochs: int) -> Start:
-        """The newest checkpoint that can be read and follows the committed epochs, of which `epochs` are
-        there without a gap: one in the middle that a repair left out is trained again.
+        """Returns the newest readable checkpoint that follows the committed epochs. `epochs` of them are
+        committed without a gap: an epoch that a repair left out in the middle is trained again.
 
-        Those that cannot be read are removed, so that the epoch's next one can take their place, and so are
-        those of trainings whose epoch was not the one committed. Takes two listings, and the receipts of
-        what is listed.
+        Unreadable checkpoints are removed, so that the epoch's next one can take their place, and so are
+        those of trainings whose epoch was not the committed one. Needs two listings, and the receipts of what
+        is listed.
         """
         self._keys = {ENDS: [], WITHIN: []}
         found: list[tuple[int, str, str, Receipt]] = []  # steps, folder, key, receipt
@@ -146,13 +146,13 @@ class Checkpoints:
         done = start.steps // self._steps_per_epoch
         self._weights = self._committed_weights(done) or ""
         self._forget(WITHIN, KEPT if start.steps % self._steps_per_epoch else 0)
-        self._forget(ENDS, KEPT)  # who saved them may have died before it could
+        self._forget(ENDS, KEPT)  # their writer may have died before it could remove them
         return start
 
     def save(
         self, steps: int, tensors: Mapping[str, Tensor], workers: int, seconds: float, device: torch.device
     ) -> None:
-        """Commit the state within an epoch, after `steps` over all epochs."""
+        """Commits the state within an epoch, after `steps` over all epochs."""
         names = {WEIGHTS: self._weights, WORKERS: str(workers)}
         self._commit(WITHIN, steps, tensors, names, workers, seconds, device)
         self._forget(WITHIN, KEPT)
@@ -166,10 +166,11 @@ class Checkpoints:
         metrics: Mapping[str, Any],
         device: torch.device,
     ) -> bool:
-        """Commit the state at the end of an epoch, and its weights. Tells if the training may go on.
+        """Commits the state at the end of an epoch, and its weights. True if the training may continue.
 
-        It may not where another training has committed other weights of this epoch: what comes next has to
-        follow from those. Where the checkpoint of those is lost nothing can, and this one goes on.
+        It may not continue if another training has committed different weights of this epoch, because what
+        follows has to be based on those. If the checkpoint of those weights is lost, no training can continue
+        from them, and this one continues.
         """
         workers, own = metrics["workers"], digest(weights)
         self._commit(ENDS, epoch, tensors, {WEIGHTS: own}, workers, 0.0, device)
@@ -205,14 +206,14 @@ class Checkpoints:
         self._keys[folder].append(self._step_store.key(folder, number, inputs))
 
     def _forget(self, folder: str, kept: int) -> None:
-        """Remove all but the newest `kept`."""
+        """Removes all but the newest `kept`."""
         keys = self._keys[folder]
         while len(keys) > kept:
             self._step_store.discard(keys.pop(0))
 
     def _belongs(self, receipt: Receipt, epoch: int) -> bool:
-        """Tells if a checkpoint is of this training and follows the committed weights of `epoch`; one that
-        follows others is removed. Earlier versions did not name the weights."""
+        """True if a checkpoint is of this training and follows the committed weights of `epoch`; one that
+        follows different weights is removed. Earlier versions did not name the weights."""
         beside = {name: value for name, value in receipt.inputs.items() if name not in (WEIGHTS, WORKERS)}
         if beside != self._inputs:
             return False
@@ -223,8 +224,8 @@ class Checkpoints:
         return False
 
     def _committed_weights(self, epoch: int) -> str | None:
-        """The digest of the committed weights of an epoch, empty before the first; None where the receipt
-        cannot be read."""
+        """Returns the digest of the committed weights of an epoch, empty before the first; None if the
+        receipt cannot be read."""
         if not epoch:
             return ""
         try:
@@ -234,7 +235,7 @@ class Checkpoints:
             return None
 
     def _others_since(self, epoch: int) -> bool:
-        """Tells if a start would find a checkpoint of the committed epochs from this one on."""
+        """True if a start would find a checkpoint of the committed epochs from this one on."""
         epochs = unbroken(self._step_store.done("epochs", self._inputs))
         return any(
             (receipt := self._receipt(key)) is not None and self._belongs(receipt, number)
@@ -264,10 +265,10 @@ class Checkpoints:
 
 
 def _part(receipt: Receipt) -> tuple[str, int]:
-    """The folder and the number of a part."""
+    """Returns the folder and the number of a part."""
     return receipt.part.partition("/")[0], receipt.number
 
 
 def unbroken(epochs: Collection[int]) -> int:
-    """The number of epochs, from the first, without a gap."""
+    """Returns the number of epochs, from the first, without a gap."""
     return next(number for number in count() if number + 1 not in epochs)

@@ -24,15 +24,15 @@ class Finite:
     epoch: int
 
     def check(self, total: Tensor, bad: bool, step: int) -> None:
-        """`bad` says that the sum of the losses of an epoch's first `step` steps is not finite, be it that of
-        this worker (`total`) or of another."""
+        """Checks the loss: `bad` means that the sum of the losses of an epoch's first `step` steps is not
+        finite, either on this worker (`total`) or on another."""
         if bad:
             found = "NaN or infinity of another worker" if total.isfinite() else float(total)
             untrained = self.epoch == 1 and step == 1
             raise self._error("training loss", found, f", step {step} of {self._steps},", untrained)
 
     def weights(self, metrics: Mapping[str, Any]) -> None:
-        """Check the weights that would be committed, and the held-out measurements."""
+        """Checks the weights to be committed, and the held-out measurements."""
         for name, value in self.task.trained.state_dict().items():
             if value.is_floating_point() and not value.isfinite().all():
                 raise self._error(

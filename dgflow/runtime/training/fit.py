@@ -1,24 +1,24 @@
-"""The driver of a training: starts its workers through Ray Train, again after losses, until its epochs are
-done.
+"""The driver of a training: starts its workers through Ray Train, and restarts them after losses, until its
+epochs are done.
 
-Checkpoints and weights go to the root and not through Ray, so a run goes on from the same state whether a
+Checkpoints and weights go to the root and not through Ray, so a run resumes from the same state whether a
 worker died, the driver died or another cluster took over. On a cluster the number of workers follows the
-hosts: after a loss training goes on with those that are left, and where there is room for more it stops at
-the end of an epoch and starts again with them. A loss costs the steps since the last checkpoint: those since
-the begin of the epoch, or of `placement.checkpoint_minutes` in a long one. Where Ray tells of a host that
-will be taken away, the workers commit a checkpoint at once and start again without that host.
+hosts: after a loss the training continues with the remaining ones; if there is room for more, it stops at the
+end of an epoch and restarts with them. A loss costs the steps since the last checkpoint: since the start of
+the epoch, or since the last `placement.checkpoint_minutes` in a long one. If Ray announces that a host will
+be reclaimed, the workers commit a checkpoint immediately and restart without that host.
 
-One driver trains a step at a time (`lease`). Another one on the same root waits, takes the epochs as they
-come, and goes on where the first has ended or given no sign of life.
+One driver trains a step at a time (`lease`). Another driver on the same root waits, uses the epochs as they
+appear, and takes over if the first has ended or given no sign of life.
 
-The driver restarts workers; Ray Train's own restarts are off. A training that keeps dying without finishing
-another epoch is given up after `ATTEMPTS`; deaths that came with the loss of a host, and starts for which
-there was no room, do not count.
+The driver restarts workers; Ray Train's own restarts are off. A training that dies repeatedly without
+finishing another epoch is given up after `ATTEMPTS`. Deaths that came with the loss of a host, and starts for
+which there was no room, do not count.
 
-A worker that died is noticed at once, one that hangs or whose host is cut off after a minute (`SETTINGS`) or
-when Ray finds the host dead; the others are then ended too. `COLLECTIVE_SECONDS` is the last resort, for
-workers that wait for each other while Ray sees all of them alive; it is long because all wait while one
-commits an epoch.
+A dead worker is detected immediately. A worker that hangs, or whose host is cut off, is detected after a
+minute (`SETTINGS`) or when Ray declares the host dead; the other workers are then ended too.
+`COLLECTIVE_SECONDS` is the last resort, for workers that wait for each other while Ray sees all of them
+alive; it is long because all wait while one commits an epoch.
 """
 
 from __future__ import annotations
@@ -71,18 +71,18 @@ log = logging.getLogger(__name__)
 
 ATTEMPTS = 3
 POLL_SECONDS = 2.0
-WAIT_SECONDS, REMINDER_SECONDS = 5.0, 600.0  # between looks at another driver's training, and messages on it
+WAIT_SECONDS, REMINDER_SECONDS = 5.0, 600.0  # between checks of another driver's training, and messages on it
 COLLECTIVE_SECONDS = 900
 SETTINGS = {
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",
-    # There was room a moment ago: a host died meanwhile.
+    # There was room a moment ago, so a host died meanwhile.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
 }
 _OF_A_PEER = re.compile(r"onnection|[Tt]imed? ?out|[Ss]ocket|[Bb]roken pipe|gloo|NCCL")
 
 
 class TrainingFailed(RuntimeError):
-    """Training ended without its epochs; carries the workers' own error as its cause."""
+    """Raised if training ended without its epochs; carries the workers' own error as its cause."""
 
 
 def fit(
@@ -97,16 +97,17 @@ def fit(
     tell: Callable[[str], None] = log.info,
     on_note: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> None:
-    """Train until the weights of `epochs` epochs are committed; `on_epoch(number)` is called as each appears.
+    """Trains until the weights of `epochs` epochs are committed; `on_epoch(number)` is called as each
+    appears.
 
-    `placement` comes from `cluster.resolved`. Training starts with as many workers as there is room for, at
-    most `placement.train_workers` and the slots of a batch, and waits on a cluster that has room for none.
-    `tell` gets a line when their number changes, and while it waits. `on_note(note)` gets the newest note of
+    `placement` comes from `cluster.resolved`. Training starts with as many workers as fit, at most
+    `placement.train_workers` and the slots of a batch, and waits on a cluster that has room for none. `tell`
+    receives a line when their number changes, and while it waits. `on_note(note)` receives the newest note of
     the epoch in training, with its step and loss, every `NOTE_SECONDS`.
 
     Raises:
         TrainingFailed: the workers died `ATTEMPTS` times in a row without finishing another epoch.
-        Exception: what the workers' own code raised, such as a ValueError about its data.
+        Exception: any error of the workers' own code, such as a ValueError about its data.
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -115,7 +116,7 @@ def fit(
     newest = unbroken(step_store.done("epochs", inputs))
     deaths: list[_Death] = []  # since the last new epoch
     before, lost, refused = 0, False, False
-    read = time.monotonic()  # when the note was read last
+    read = time.monotonic()  # when the note was last read
     earlier = {} if on_note is None else step_store.attempt("epochs", newest + 1)  # of an attempt that ended
     lease, reminded = Lease(step_store), -math.inf
     try:
@@ -205,7 +206,7 @@ def _change(workers: int, before: int, lost: bool) -> str:
 
 
 def _watched(job: TrainingJob, workers: int, look: Callable[[], None]) -> BaseException | None:
-    """Run the workers, with a look at the root every few seconds; returns their error, if they had one."""
+    """Runs the workers and checks the root every few seconds; returns their error, if they had one."""
     outcome: list[BaseException | None] = []
 
     def target() -> None:
@@ -232,13 +233,13 @@ def _watched(job: TrainingJob, workers: int, look: Callable[[], None]) -> BaseEx
     thread.start()
     while thread.is_alive():
         thread.join(POLL_SECONDS)
-        with suppress(StoreError):  # the workers may get through; the look after their end raises it
+        with suppress(StoreError):  # the workers may succeed; the check after their end raises it
             look()
     return outcome[0]
 
 
 def _newest(step_store: StepStore, inputs: Mapping[str, str], known: int) -> int:
-    """The last epoch that is committed with all before it, of which `known` are."""
+    """Returns the last epoch that is committed with all before it, of which `known` are."""
     while step_store.is_committed("epochs", known + 1, inputs):
         known += 1
     return known
@@ -248,7 +249,7 @@ def _newest(step_store: StepStore, inputs: Mapping[str, str], known: int) -> int
 class _Death:
     """A death of workers that were started while `hosts` were alive.
 
-    `own` is None while the loss of a host may yet turn out to be the cause.
+    `own` is None while the loss of a host may still turn out to be the cause.
     """
 
     hosts: set[str]
@@ -257,8 +258,8 @@ class _Death:
 
 
 def _settle(deaths: list[_Death]) -> None:
-    """Decide which deaths came with the loss of a host, as far as is known: Ray may find a host dead only
-    after its workers are missed."""
+    """Decides which deaths came with the loss of a host, as far as known: Ray may declare a host dead only
+    after its workers were missed."""
     if all(death.own is not None for death in deaths):
         return
     alive = hosts_alive().keys()
@@ -272,7 +273,7 @@ def _settle(deaths: list[_Death]) -> None:
 def _count(
     deaths: list[_Death], hosts: set[str], error: BaseException, name: str, newest: int, epochs: int
 ) -> None:
-    """Add a death of workers that were started on `hosts`. Raises TrainingFailed after too many."""
+    """Records a death of workers that were started on `hosts`. Raises TrainingFailed after too many."""
     innocent = isinstance(error, PreemptionError) or not hosts
     deaths.append(_Death(hosts, time.monotonic(), False if innocent else None))
     _settle(deaths)
@@ -287,7 +288,7 @@ def _count(
 
 
 def _first_line(error: BaseException) -> str:
-    """The line of the controller's error, or of the first worker's, that says most, for a log."""
+    """Returns the most informative line of the controller's error, or of the first worker's, for a log."""
     inner = error.controller_failure if isinstance(error, ControllerError) else None
     lines = str(inner or next(iter(_failures(error)), error)).strip().splitlines()
     return next(
@@ -296,8 +297,8 @@ def _first_line(error: BaseException) -> str:
 
 
 def _own_error(error: BaseException) -> BaseException | None:
-    """The error of a worker's own code, which would only be raised again; None where a worker died, hung or
-    was not reached."""
+    """Returns the error of a worker's own code, which a restart would only raise again; None if a worker
+    died, hung or was unreachable."""
     raised = map(raised_by_worker, _failures(error))
     return next((failure for failure in raised if not _from_outside(failure)), None)
 
@@ -307,7 +308,7 @@ def _failures(error: BaseException) -> list[Exception]:
 
 
 def _from_outside(failure: BaseException) -> bool:
-    """Tells if Ray lost the worker, or the worker lost its GPU, another worker or the root."""
+    """True if Ray lost the worker, or the worker lost its GPU, another worker or the root."""
     if isinstance(failure, StoreRefusal):  # denied, or the disk is full: another start would meet it again
         return False
     if isinstance(failure, RayError | DistError | StoreError) or is_error_of_ray_train(failure):

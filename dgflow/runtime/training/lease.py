@@ -1,14 +1,14 @@
-"""One driver trains a step at a time: the claims of drivers in the root.
+"""The lease on a training: one driver trains a step at a time, by claims of drivers in the root.
 
     attempts/drivers-00007.json   the seventh claim; the newest one holds
 
-A claim is created, so each number has one owner, which alone writes it again, as a sign of life. Whoever
-comes next waits while the newest claim gives signs of life, and creates the next number once it has been
-silent for `STALE_SECONDS` by the store's clock, has ended, or its process on this very host is gone. A driver
-that was paused meanwhile finds a newer claim than its own; so do its workers, and end.
+A claim is created, so each number has one owner, which alone rewrites it as a sign of life. A later driver
+waits while the newest claim gives signs of life. It creates the next number once the claim has been silent
+for `STALE_SECONDS` by the store's clock, has ended, or its process on this very host is gone. A driver that
+was paused meanwhile finds a newer claim than its own and ends; so do its workers.
 
-Nothing that is committed rests on this: epochs of different trainings are kept apart by the names of their
-checkpoints. It saves the work of the training that would come second.
+No committed data depends on the lease: epochs of different trainings are distinguished by the names of their
+checkpoints. The lease only saves the work of a second training.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 class Claim(BaseModel):
-    """A driver that trains a step, or has."""
+    """A driver that trains a step, or has trained it."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -44,7 +44,7 @@ class Claim(BaseModel):
     host: str = "an unknown host"
     pid: int = 0
     process: Process | None = None
-    seconds: float = 0.0  # since it began, at its latest sign of life
+    seconds: float = 0.0  # since it started, at its latest sign of life
     ended: bool = False
 
 
@@ -58,7 +58,7 @@ class Lease:
         every: float = BEAT_SECONDS,
         process: Callable[[], Process | None] = this_process,
     ) -> None:
-        self.number = 0  # of this process' claim, 0 before the first
+        self.number = 0  # of this process's claim, 0 before the first
         self.lost = True
         self._step_store, self._every = step_store, every
         self._claim = Claim(id=uuid4().hex, host=socket.gethostname(), pid=os.getpid(), process=process())
@@ -66,7 +66,7 @@ class Lease:
         self._thread: threading.Thread | None = None
 
     def take(self) -> Claim | None:
-        """Take the lease: returns None once it is held, and the claim of who holds it otherwise.
+        """Takes the lease: returns None once it is held, otherwise the claim of its holder.
 
         Raises StoreError.
         """
@@ -95,12 +95,12 @@ class Lease:
         return None
 
     def beat(self) -> None:
-        """Give a sign of life, and find out if another driver has taken the lease meanwhile."""
+        """Gives a sign of life, and checks if another driver has taken the lease meanwhile."""
         self._write({"seconds": time.monotonic() - self._began})
         self.lost = self.lost or is_lost(self._step_store, self.number)
 
     def end(self) -> None:
-        """Give the lease up."""
+        """Releases the lease."""
         self._stop()
         if not self.lost:
             self.lost = True
@@ -140,12 +140,12 @@ class Lease:
 
 
 def is_lost(step_store: StepStore, number: int) -> bool:
-    """Tells if there is a newer claim than that number. Raises StoreError."""
+    """True if there is a newer claim than that number. Raises StoreError."""
     return max(step_store.noted(FOLDER), default=0) > number
 
 
 class Watch:
-    """Looks from time to time, in a thread, if the claim of a worker's driver is still the newest."""
+    """Checks periodically, in a thread, if the claim of a worker's driver is still the newest."""
 
     def __init__(self, step_store: StepStore, number: int, every: float = BEAT_SECONDS) -> None:
         self.lost = False

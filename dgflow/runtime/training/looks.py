@@ -1,9 +1,9 @@
-"""The steps of an epoch at which its workers look up: is the loss finite, is a checkpoint wanted?
+"""The steps of an epoch at which its workers synchronise: is the loss finite, is a checkpoint wanted?
 
-Clocks and notices differ between workers, so they tell each other in one sum. A look of several workers costs
-an all-reduce of four numbers and a wait for the device, and so comes every `EVERY` steps; where steps are
-slow it comes every `SECONDS`, by the clock of the first worker, which tells the others when. One worker alone
-asks after every step, and waits for its device no oftener.
+Clocks and notices differ between workers, so they exchange both in one sum. A look of several workers costs
+an all-reduce of four numbers and a wait for the device, so it happens every `EVERY` steps. If steps are slow
+it happens every `SECONDS`, by the clock of the first worker, which tells the others when. A single worker
+checks after every step, and waits for its device no more often.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from torch import Tensor
 
 from dgflow.runtime.training.finiteness import Finite
 
-EVERY = 10  # steps between two looks, at most
-SECONDS = 5.0  # between two looks, about, where that is fewer steps: a host is given up at short notice
+EVERY = 10  # maximum number of steps between two looks
+SECONDS = 5.0  # time between two looks, if that is fewer steps: a host is reclaimed at short notice
 
 
 class Wish(NamedTuple):
@@ -45,9 +45,10 @@ class Looks:
         self._next = begun + EVERY
 
     def after(self, step: int, total: Tensor, wish: Callable[[], Wish]) -> Wish:
-        """The wish of all workers after `step` steps of the epoch; `wish` gives this one's own.
+        """Returns the combined wish of all workers after `step` steps of the epoch; `wish` returns this
+        worker's own.
 
-        Raises FloatingPointError, on all workers, where the loss `total` of one is not finite.
+        Raises FloatingPointError, on all workers, if the loss `total` of one is not finite.
         """
         last = step >= self._finite.task.steps_per_epoch
         alone = self._world_size == 1
@@ -67,7 +68,7 @@ class Looks:
         return Wish(save > 0, leave > 0)
 
     def _until_next(self, step: int) -> int:
-        """The steps until the next look, told by the first worker; 0 from the others."""
+        """Returns the number of steps until the next look, set by the first worker; 0 from the others."""
         if self._rank:
             return 0
         now = self._clock()

@@ -1,14 +1,14 @@
 """The training loop of one worker, for the score network, the classifier and the discriminator alike.
 
-A batch is a pure function of (seed, step): which images, which noise. So the loop keeps no random state, a
+A batch is a pure function of (seed, step): its images and its noise. So the loop keeps no random state, a
 resumed run draws what an undisturbed one draws, and every worker computes its share of the same global batch.
-After every epoch a checkpoint is committed, then the weights with metrics of the held-out images; in a long
-epoch a checkpoint is committed every `checkpoint_seconds`, and when a worker has notice that its host will be
-taken away. A run that was killed goes on from the last whole checkpoint, and with the same number of workers
-on the CPU ends with the same bits and the same training loss. With another number, which may change at each
-start, each batch and its gradient are the same except for rounding (and dropout, where a network has it).
+After every epoch a checkpoint is committed, then the weights with metrics of the held-out images. In a long
+epoch a checkpoint is also committed every `checkpoint_seconds`, and when a worker is notified that its host
+will be reclaimed. A killed run resumes from the last complete checkpoint; with the same number of workers on
+the CPU it ends with the same bits and the same training loss. With another number, which may change at each
+start, each batch and its gradient are the same except for rounding (and dropout, if a network has it).
 
-The loop knows torch and the store, not Ray: `fit` runs it on many workers, tests in their own process.
+The loop uses torch and the store, not Ray: `fit` runs it on many workers, tests in their own process.
 """
 
 from __future__ import annotations
@@ -54,22 +54,26 @@ def train(
     checkpoint_seconds: float = 0.0,
     asks: Callable[[], Wish] = Wish,
 ) -> None:
-    """Train to the end of epoch `epochs`, from the last whole checkpoint if there is one. Rank 0 commits.
+    """Trains to the end of epoch `epochs`, from the last complete checkpoint if there is one. Rank 0 commits.
 
-    `done` is the number of epochs that are committed without a gap; None looks it up. Rank 0 asks `enough`
-    after each committed epoch except the last; where it says so all workers return, to be started again in
-    another number. They return too where a worker's `asks` says so, within an epoch, and where another
-    training has committed other weights of an epoch than these (`Checkpoints.finish`). A checkpoint is
-    committed within an epoch where a worker's `asks` says so, and `checkpoint_seconds` after the last one or
-    the last epoch's end; 0 is never.
+    `done` is the number of epochs that are committed without a gap; None looks it up. The loop returns early
+    in three cases:
+
+    - Rank 0 calls `enough` after each committed epoch except the last; if it is true all workers return, to
+      be started again in another number.
+    - A worker's `asks` requests it, within an epoch.
+    - Another training has committed different weights of an epoch (`Checkpoints.finish`).
+
+    A checkpoint is committed within an epoch if a worker's `asks` requests it, and `checkpoint_seconds` after
+    the last one or the last epoch's end; 0 is never.
 
     Metrics of an epoch: `train_loss`, `data_wait` (the share of the time that the slowest worker waited for
-    data, since the training started or resumed), `workers`, `micro_batches` where a worker's memory asked for
+    data, since the training started or resumed), `workers`, `micro_batches` if a worker's memory required
     more than one, and those of `task.measurements`.
 
     Raises:
         FloatingPointError: the loss or the weights are not finite; names the epoch, the step and the learning
-            rate. What was committed stays, and nothing of that epoch is.
+            rate. Earlier commits stay, and nothing of that epoch is committed.
         ValueError: there are more workers than a batch has slots.
     """
     if task.batch_size < world_size:
@@ -89,7 +93,8 @@ def train(
 
 
 def share(batch_size: int, rank: int, world_size: int) -> range:
-    """A worker's slots of a batch: together they are all of it, and in number they differ by one at most."""
+    """Returns a worker's slots of a batch: together the shares are the whole batch, and their sizes differ by
+    at most one."""
     return range(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
 
 
@@ -125,7 +130,7 @@ class _Training:
                 return
 
     def _epoch(self, epoch: int, notes: EpochNotes, start: Start) -> bool:
-        """Train one epoch, from `start` where that lies within it; tells if the training has to end."""
+        """Trains one epoch, from `start` if that lies within it; True if the training has to end."""
         task, first = self.task, (epoch - 1) * self.task.steps_per_epoch
         # Gradients are averaged over workers, so a larger share weighs more; 1 where shares are even.
         weight = len(self.slots) * self.world_size / task.batch_size
@@ -135,7 +140,7 @@ class _Training:
         looks = Looks(Finite(task, self.step_store.name, epoch), self.rank, self.world_size, begun)
         wish = Wish()
         for step in range(first + begun, first + task.steps_per_epoch):
-            torch.manual_seed(step * self.world_size + self.rank)  # dropout alone draws from it
+            torch.manual_seed(step * self.world_size + self.rank)  # only dropout draws from it
             loss = self.batches.backward(self.slots, step, weight)
             if task.learning_rate is not None:
                 for group in task.optimizer.param_groups:
@@ -159,25 +164,27 @@ class _Training:
         )
 
     def _wish(self) -> Wish:
-        """This worker's own."""
+        """Returns this worker's own wish."""
         wish = self.asks()
         return wish._replace(save=wish.save or (self.rank == 0 and self.saver.due))
 
     def _save(self, steps: int, total: Tensor, seconds: float) -> None:
-        """Begin a checkpoint after `steps` over all epochs: rank 0 writes it, all give their totals."""
+        """Starts a checkpoint after `steps` over all epochs: rank 0 writes it, all contribute their
+        totals."""
         totals = self._of_workers(float(total))
         if self.rank == 0 and totals.isfinite().all():  # else the next look ends the training
             tensors = state(self.task.trained, self.task.optimizer, self.averages) | {TOTALS: totals}
             self.saver.save(steps, tensors, self.world_size, seconds, self.task.device)
 
     def _total(self, start: Start) -> Tensor:
-        """The sum of this worker's losses at `start`: its own, where as many workers go on as there were."""
+        """Returns the sum of this worker's losses at `start`: its own sum, if the number of workers is the
+        same as before."""
         totals = torch.zeros(1, dtype=torch.float64) if start.tensors is None else start.tensors[TOTALS]
         own = totals[self.rank] if len(totals) == self.world_size else totals.mean()
         return own.to(self.task.device, copy=True)
 
     def _finish(self, epoch: int, total: Tensor, before: float, began: float, data_wait: float) -> bool:
-        """Measure and commit an epoch; tells, on rank 0, if the training has to end."""
+        """Measures and commits an epoch; True, on rank 0, if the training has to end."""
         task = self.task
         train_loss = self._of_workers(float(total / task.steps_per_epoch)).mean()
         data_wait = round(float(self._of_workers(data_wait).max()), 4)
@@ -199,7 +206,7 @@ class _Training:
         return not goes_on
 
     def _resume(self, done: int | None) -> Start:
-        """Load the newest whole checkpoint, which rank 0 chooses for all."""
+        """Loads the newest complete checkpoint, which rank 0 chooses for all."""
         shared = [Start()]
         if self.rank == 0:
             usable = unbroken(self.step_store.done("epochs", self.inputs)) if done is None else done
@@ -212,10 +219,10 @@ class _Training:
             return start
         restore(self.task.trained, self.task.optimizer, self.averages, start.tensors)
         totals = {name: value for name, value in start.tensors.items() if name == TOTALS}
-        return replace(start, tensors=totals or None)  # the state itself needs no memory any more
+        return replace(start, tensors=totals or None)  # the state itself is no longer needed in memory
 
     def _of_workers(self, value: float) -> Tensor:
-        """The value of every worker, float64 [world_size]."""
+        """Returns the value of every worker, float64 [world_size]."""
         return _of_workers(value, self.world_size)
 
 
@@ -223,7 +230,7 @@ class _Training:
 def _noted(
     step_store: StepStore, epoch: int, rank: int, start: Start, steps: int
 ) -> Iterator[Callable[[Mapping[str, Any]], None] | None]:
-    """Note who trains the epoch of so many steps, from `start`, and the error that ended it early; the
+    """Notes who trains the epoch of so many steps, from `start`, and the error that ended it early; the
     context's value adds to the note, on rank 0."""
     own = attempt()
     own["started"] -= start.seconds
@@ -244,15 +251,15 @@ def _noted(
 
 
 def _moments(task: TrainingTask) -> int:
-    """Bytes that the optimizer will still add: two moments of each parameter that learns, before its first
-    step."""
+    """Returns the bytes that the optimiser will still allocate: two moments of each trainable parameter,
+    before its first step."""
     if task.optimizer.state:
         return 0
     return 2 * sum(each.nbytes for each in task.trained.parameters() if each.requires_grad)
 
 
 def _slowness(task: TrainingTask) -> dict[str, Any]:
-    """A warning for the receipt where float32 would be quicker."""
+    """Returns a warning for the receipt if float32 would be faster."""
     if task.precision != "bfloat16" or lacks_kernels() or not (warning := slow_bfloat16()):
         return {}
     return {"warnings": [warning]}
@@ -263,7 +270,7 @@ def _waited(task: TrainingTask) -> float:
 
 
 def _held_out(task: TrainingTask, rank: int, world_size: int) -> dict[str, Any]:
-    """Metrics of the held-out items, of which each worker measures every `world_size`-th."""
+    """Returns metrics of the held-out items, of which each worker measures every `world_size`-th."""
     task.network.eval()
     metrics: dict[str, Any] = {}
     for each in task.measurements:
@@ -272,7 +279,7 @@ def _held_out(task: TrainingTask, rank: int, world_size: int) -> dict[str, Any]:
 
 
 def _measured(network: nn.Module, measurement: Measurement, rank: int, world_size: int) -> dict[str, Any]:
-    items = torch.arange(rank, measurement.items, world_size)  # none, with more workers than items
+    items = torch.arange(rank, measurement.items, world_size)  # none, if there are more workers than items
     with torch.no_grad():
         chunks = [chunk for chunk in items.split(256) if len(chunk)]
         parts = [part for chunk in chunks for part in _fitting(network, measurement, chunk)]
@@ -287,7 +294,7 @@ def _measured(network: nn.Module, measurement: Measurement, rank: int, world_siz
 
 
 def _fitting(network: nn.Module, measurement: Measurement, items: Tensor) -> list[dict[str, Tensor]]:
-    """The values of some items, in halves where memory does not suffice for all at once."""
+    """Returns the values of some items, in halves if memory does not suffice for all at once."""
     try:
         return [measurement.measure(network, items)]
     except RuntimeError as error:
@@ -298,7 +305,7 @@ def _fitting(network: nn.Module, measurement: Measurement, items: Tensor) -> lis
 
 
 def _of_workers(value: float, world_size: int) -> Tensor:
-    """The value of every worker, float64 [world_size]."""
+    """Returns the value of every worker, float64 [world_size]."""
     parts: list[Any] = [value]
     if world_size > 1:
         parts = [None] * world_size

@@ -1,8 +1,9 @@
-"""A worker's share of a batch in as many parts as its memory asks for, with the gradient of the whole.
+"""Micro-batches: a worker's share of a batch in as many parts as its memory requires, with the gradient of
+the whole.
 
-A batch is a pure function of (seed, step, slots), so a part is what a further worker would compute: the
+A batch is a pure function of (seed, step, slots), so a part is what an additional worker would compute: the
 gradients of the parts, weighted by their rows, add up to that of the share except for rounding (and dropout).
-The number of parts is found by running out of memory, and is never identity.
+The number of parts is found by running out of memory, and is not part of identity.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ log = logging.getLogger(__name__)
 
 
 class MicroBatches:
-    """Forward and backward of this worker's slots, in `parts` parts.
+    """Forward and backward passes of this worker's slots, in `parts` parts.
 
-    A single worker that runs out of memory doubles the parts and repeats the step. Several workers meet
-    within backward, so that none can repeat it alone: each finds its parts beforehand, by `probe`, and
+    A single worker that runs out of memory doubles the parts and repeats the step. Several workers
+    synchronise within backward, so none can repeat it alone: each finds its parts beforehand, by `probe`, and
     running out of memory later ends the worker.
     """
 
@@ -36,7 +37,8 @@ class MicroBatches:
         self._task, self._network, self._of, self._alone = task, network, of, alone
 
     def backward(self, slots: Tensor, step: int, weight: float) -> Tensor:
-        """Gradients of `weight` times the mean loss of the slots, into the parameters; returns that value.
+        """Adds the gradients of `weight` times the mean loss of the slots to the parameters; returns that
+        value.
 
         Raises:
             ValueError: memory does not suffice for one row.
@@ -46,8 +48,8 @@ class MicroBatches:
         return self._fitting(slots, lambda: self._attempt(slots, step, weight, meet=True))
 
     def probe(self, slots: Tensor, step: int, reserve: int) -> None:
-        """Find the number of parts without meeting other workers; `reserve` bytes are held meanwhile, for
-        what the first step of the optimizer will add. Leaves no gradients."""
+        """Finds the number of parts without synchronising with other workers; `reserve` bytes are held
+        meanwhile, for what the first step of the optimiser will allocate. Leaves no gradients."""
 
         def attempt() -> None:
             held = torch.empty(reserve, dtype=torch.uint8, device=self._task.device)
@@ -58,7 +60,7 @@ class MicroBatches:
         self._task.optimizer.zero_grad(set_to_none=True)
 
     def _fitting(self, slots: Tensor, attempt: Callable[[], Made]) -> Made:
-        """`attempt()`, repeated with twice as many parts while memory runs out."""
+        """Returns `attempt()`, repeated with twice as many parts while memory runs out."""
         while True:
             try:
                 return attempt()

@@ -1,7 +1,7 @@
 """The progress within an epoch, which the first worker adds to its note of the attempt at that epoch.
 
-The note is a small object in the root that stands until the epoch is committed and is then taken by gc; it is
-written again every `NOTE_SECONDS`, so a long epoch shows its steps and loss at the price of a few requests a
+The note is a small object in the root that stays until the epoch is committed and is then removed by gc. It
+is rewritten every `NOTE_SECONDS`, so a long epoch shows its steps and loss at the cost of a few requests per
 minute.
 """
 
@@ -13,14 +13,15 @@ from collections.abc import Callable, Mapping
 from typing import Any, SupportsFloat
 
 NOTE_SECONDS = 15.0
-FIRST_SECONDS = 5.0  # until the first one in an epoch: a quarter of a minute is long for who watches
+FIRST_SECONDS = 5.0  # until the first note in an epoch: a quarter of a minute is long for an observer
 WITHIN = ("step", "steps", "loss", "safe")
 """The fields of a note: steps done, steps of the epoch, mean loss of these, and the steps that a loss of the
 workers would not undo, where there is a checkpoint within the epoch."""
 
 
 class EpochNotes:
-    """The steps of one epoch, noted from time to time by `write(fields)`; `write` None keeps silent."""
+    """The steps of one epoch, noted from time to time by `write(fields)`; with `write` None nothing is
+    noted."""
 
     def __init__(
         self,
@@ -32,8 +33,8 @@ class EpochNotes:
         self._next = clock() + FIRST_SECONDS
 
     def step(self, done: int, total: SupportsFloat, weight: float = 1.0, safe: int = 0) -> None:
-        """`done` steps of the epoch are done, of which a checkpoint holds `safe`; `total` is the sum of their
-        losses, each times `weight`."""
+        """Records that `done` steps of the epoch are done, of which a checkpoint holds `safe`; `total` is the
+        sum of their losses, each times `weight`."""
         if self._write is None or self._clock() < self._next:
             return
         self._next = self._clock() + NOTE_SECONDS
@@ -44,13 +45,14 @@ class EpochNotes:
 
 
 def within_epoch(note: Mapping[str, Any]) -> str:
-    """`step 120 of 400, loss 0.1234, step 100 safe`."""
+    """Formats a note: `step 120 of 400, loss 0.1234, step 100 safe`."""
     loss, safe = note.get("loss"), note.get("safe")
     words = f"step {note['step']:,} of {note['steps']:,}" + ("" if loss is None else f", loss {loss:.4g}")
     return words if safe is None else f"{words}, step {safe:,} safe"
 
 
 def seconds_within(note: Mapping[str, Any]) -> float:
-    """The seconds from the begin of an attempt to its latest note, by the clock of the host that wrote."""
+    """Returns the seconds from the start of an attempt to its latest note, by the clock of the writing
+    host."""
     started, updated = note.get("started"), note.get("updated")
     return max(0.0, updated - started) if started is not None and updated is not None else 0.0

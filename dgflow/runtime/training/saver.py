@@ -1,9 +1,9 @@
-"""Checkpoints within an epoch: when one is due, and writing it beside the training.
+"""Checkpoints within an epoch: when one is due, and writing it concurrently with the training.
 
-The training waits for the copy of its state to memory alone: weights, two moments and averages, 16 bytes per
-parameter, at 0.7 s of CPU per GB (two cores beside other programs; from a GPU the bus decides). Digests, file
-and upload are a thread's: 5.4 s of CPU per GB, and the network's time. The end of an epoch, and a further
-checkpoint, wait for one that is being written.
+The training waits only for the copy of its state to memory: weights, two moments and averages, 16 bytes per
+parameter, at 0.7 s of CPU per GB (two cores beside other programs; from a GPU the bus decides). A thread
+computes digests, writes the file and uploads it: 5.4 s of CPU per GB, and the network's time. The end of an
+epoch, and a further checkpoint, wait for one that is being written.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ log = logging.getLogger(__name__)
 
 
 class Saver:
-    """Writes one checkpoint at a time, `every` seconds after the end of the last one or of the last epoch;
-    0: only those that are asked for.
+    """Writes one checkpoint at a time, `every` seconds after the end of the last one or of the last epoch; 0:
+    only requested checkpoints.
 
-    A checkpoint that cannot be written is a warning: the one before stands, and the epoch's own comes.
+    A checkpoint that cannot be written is a warning: the previous one remains, and the epoch's own follows.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Saver:
 
     @property
     def due(self) -> bool:
-        """Tells if the interval has passed, and nothing is being written."""
+        """True if the interval has passed and nothing is being written."""
         if not self._every or (self._writing is not None and not self._writing.done()):
             return False
         return self._clock() - self._last >= self._every
@@ -47,18 +47,18 @@ class Saver:
     def save(
         self, steps: int, tensors: Mapping[str, Tensor], workers: int, seconds: float, device: torch.device
     ) -> None:
-        """Begin to write the state after `steps` over all epochs; arguments as `Checkpoints.save`."""
+        """Starts to write the state after `steps` over all epochs; arguments as for `Checkpoints.save`."""
         self.wait()
         self._writing = self._thread.submit(self._write, steps, tensors, workers, seconds, device)
 
     def wait(self) -> None:
-        """Until nothing is being written."""
+        """Waits until nothing is being written."""
         if self._writing is not None:
             self._writing.result()
             self._writing = None
 
     def restart(self) -> None:
-        """An epoch is committed: the interval begins anew."""
+        """Restarts the interval, because an epoch is committed."""
         self._last = self._clock()
 
     def close(self) -> None:

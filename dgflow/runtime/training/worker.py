@@ -1,6 +1,6 @@
 """One worker of a training, as Ray Train starts it: its device, its process group, its part of the loop.
 
-Workers use NCCL where each has a GPU that torch sees, else gloo. A worker whose GPU is not there refuses,
+Workers use NCCL if each has a GPU that torch sees, else gloo. A worker whose GPU is missing raises an error,
 unless GPUs are emulated (`devices.check_gpu`).
 """
 
@@ -34,14 +34,14 @@ from dgflow.runtime.training.loop import train
 from dgflow.specs.training_task import TrainingTask
 from dgflow.store.step_store import StepStore
 
-GROWTH_SECONDS = 60.0  # at least between two starts: each costs 15 to 30 s
+GROWTH_SECONDS = 60.0  # minimum time between two starts: each costs 15 to 30 s
 _SIOCGIFADDR = 0x8915  # Linux: the address of an interface
 
 
 @dataclass
 class TrainingJob:
-    """The work of every worker. `wish` is the most workers that are wanted, None for as many as fit; `claim`
-    is the number of the driver's `lease`."""
+    """The work of every worker. `wish` is the maximum number of workers, None for as many as fit; `claim` is
+    the number of the driver's `lease`."""
 
     make_task: Callable[[], TrainingTask]
     step_store: StepStore
@@ -63,8 +63,8 @@ def work(job: TrainingJob) -> None:
     if job.use_gpu:
         check_gpu(ray.get_runtime_context().get_node_id())
     if job.use_gpu and torch.cuda.is_available():
-        # Each sees all GPUs of its node, and all would take the first: so this comes before the task is made
-        # and before the first collective.
+        # Each worker sees all GPUs of its node and would take the first one, so this comes before the task is
+        # made and before the first collective.
         torch.cuda.set_device(get_device())
     else:
         without_gpus()
@@ -97,10 +97,10 @@ def work(job: TrainingJob) -> None:
 
 
 def room_for_more(job: TrainingJob, workers: int) -> bool:
-    """Tells if more than `workers` are wanted and the cluster has room for another one now."""
+    """True if more than `workers` are wanted and the cluster has room for another one now."""
     if workers >= min(job.wish or job.batch_size, job.batch_size):
         return False
-    # What is there, and what of it nobody holds: other work on the cluster may hold some.
+    # All resources, and those that are free: other work on the cluster may hold some.
     free = ray.available_resources().get("GPU" if job.use_gpu else "CPU", 0)
     return free >= 1 and slots(1.0 if job.use_gpu else 0.0) > workers
 
@@ -113,9 +113,9 @@ def _shared(network: nn.Module) -> nn.Module:
 class ProcessGroup(TorchConfig):
     """Ray's own set-up of the process group, with two changes.
 
-    Where a worker's torch sees no GPU, gloo replaces NCCL. The workers are asked: the driver's host may have
-    no GPU where theirs have some. And gloo listens at the address under which Ray knows the host; by default
-    it takes that of the host's name, which on many systems is loopback.
+    If a worker's torch sees no GPU, gloo replaces NCCL. The workers are asked, since the driver's host may
+    have no GPU while theirs do. And gloo listens at the address under which Ray knows the host; by default it
+    takes the address of the host's name, which on many systems is loopback.
     """
 
     @property
@@ -137,7 +137,7 @@ def _listen_where_ray_does() -> None:
 
 
 def interface_of(address: str) -> str | None:
-    """The network interface with an IPv4 address; None where there is none, or this is not Linux."""
+    """Returns the network interface with an IPv4 address; None if there is none, or this is not Linux."""
     if sys.platform != "linux":
         return None
     import fcntl
